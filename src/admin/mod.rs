@@ -1,0 +1,1 @@
+//! The admin listener: publishing, figures, disconnecting, health, metrics.

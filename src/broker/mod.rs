@@ -1,0 +1,1 @@
+//! Brokers: what stands between the gateways and the backends.

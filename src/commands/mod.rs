@@ -1,0 +1,1 @@
+//! Routes commands to backends and brings exactly one answer back for each.

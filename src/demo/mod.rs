@@ -1,0 +1,1 @@
+//! A paper-trading backend that uses only the public ways in.

@@ -1,0 +1,81 @@
+//! One published event, and the finished frames it is sent as.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::channel::Channel;
+
+/// The forms an event can take on the wire: one per dialect (and, later, one more for each when compressed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Encoding {
+    /// The native dialect's text frame.
+    Native,
+}
+
+impl Encoding {
+    /// How many there are.
+    pub const COUNT: usize = 1;
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [Self::Native];
+}
+
+/// An event as a publisher gives it: checked, not yet numbered.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Where it goes.
+    pub channel: Channel,
+    /// Its name, such as `filled`: 1 to 128 bytes without control characters.
+    pub name: Box<str>,
+    /// One JSON value as the publisher wrote it, byte for byte; `null` when there was none.
+    pub data: Bytes,
+    /// Unix milliseconds.
+    pub timestamp_ms: u64,
+}
+
+/// An event on its way to its subscribers. Shared between shards as `Arc<Event>` and never changed.
+#[derive(Debug)]
+pub struct Event {
+    /// Where it goes.
+    pub channel: Channel,
+    /// Its name.
+    pub name: Box<str>,
+    /// One JSON value, byte for byte as published.
+    pub data: Bytes,
+    /// Unix milliseconds.
+    pub timestamp_ms: u64,
+    /// Position in the channel's history, on channels that keep one.
+    pub offset: Option<u64>,
+    // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
+    frames: [OnceLock<Bytes>; Encoding::COUNT],
+}
+
+impl Event {
+    /// An event from its parts; no form is encoded yet.
+    #[must_use]
+    pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
+        Self {
+            channel: new.channel,
+            name: new.name,
+            data: new.data,
+            timestamp_ms: new.timestamp_ms,
+            offset,
+            frames: Default::default(),
+        }
+    }
+
+    /// The finished frame of one form, when somebody has encoded it.
+    #[must_use]
+    pub fn frame(&self, encoding: Encoding) -> Option<&Bytes> {
+        self.frames[encoding as usize].get()
+    }
+
+    /// Offers a finished frame. Never waits for another thread: when two encode at once, the first one stays and
+    /// the second is dropped (`get_or_init` across shards was measured to wait up to 6.5 ms).
+    pub fn offer_frame(&self, encoding: Encoding, frame: Bytes) -> &Bytes {
+        let slot = &self.frames[encoding as usize];
+        let _ = slot.set(frame);
+        slot.get().expect("set just now, by this thread or another")
+    }
+}

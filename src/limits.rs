@@ -1,0 +1,138 @@
+//! Limits of one connection, and the token bucket that meters it.
+
+/// The limits of one connection (`[limits]`), with one endpoint's overrides applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Data messages per second; the burst is the same number.
+    pub messages_per_second: u32,
+    /// Commands per second; the burst is the same number.
+    pub commands_per_second: u32,
+    /// Distinct patterns held.
+    pub subscriptions: u32,
+    /// Longest message a client may send, in bytes, after reassembly.
+    pub message_bytes: u32,
+    /// Longest event a publisher may send, in bytes of `data`.
+    pub event_bytes: u32,
+    /// Pending event frames.
+    pub outbox_frames: u32,
+    /// Pending event bytes.
+    pub outbox_bytes: u32,
+    /// Pending replies and control messages.
+    pub reply_frames: u32,
+    /// Bytes of pending replies and control messages.
+    pub reply_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            messages_per_second: 100,
+            commands_per_second: 10,
+            subscriptions: 50,
+            message_bytes: 64 * 1024,
+            event_bytes: 256 * 1024,
+            outbox_frames: 1000,
+            outbox_bytes: 1024 * 1024,
+            reply_frames: 256,
+            reply_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// A token bucket in thousandths of a token: integer arithmetic, no drift, eight bytes.
+///
+/// Invariant: over any span of `t` milliseconds it grants at most `burst + rate * t / 1000` tokens, rounded down.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBucket {
+    milli_tokens: u32,
+    refilled_ms: u32,
+}
+
+impl TokenBucket {
+    /// A full bucket. `rate_per_second` is also the burst.
+    #[must_use]
+    pub const fn full(rate_per_second: u32, now_mono_ms: u64) -> Self {
+        Self {
+            milli_tokens: rate_per_second.saturating_mul(1000),
+            refilled_ms: low(now_mono_ms),
+        }
+    }
+
+    /// Takes one token, or says how many milliseconds until there is one.
+    pub const fn take(&mut self, rate_per_second: u32, now_mono_ms: u64) -> Result<(), u32> {
+        self.refill(rate_per_second, now_mono_ms);
+        if self.milli_tokens >= 1000 {
+            self.milli_tokens -= 1000;
+            return Ok(());
+        }
+        if rate_per_second == 0 {
+            return Err(u32::MAX);
+        }
+        Err((1000 - self.milli_tokens).div_ceil(rate_per_second))
+    }
+
+    // The clock is kept in 32 bits; a pause of more than 49 days refills nothing for a moment, which costs nobody.
+    const fn refill(&mut self, rate_per_second: u32, now_mono_ms: u64) {
+        let elapsed_ms = low(now_mono_ms).wrapping_sub(self.refilled_ms);
+        self.refilled_ms = low(now_mono_ms);
+        let cap = rate_per_second.saturating_mul(1000);
+        let grown = self
+            .milli_tokens
+            .saturating_add(rate_per_second.saturating_mul(elapsed_ms));
+        self.milli_tokens = if grown < cap { grown } else { cap };
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the bucket's clock wraps by design")]
+const fn low(ms: u64) -> u32 {
+    ms as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_bucket_grants_its_burst_and_then_says_when() {
+        let mut bucket = TokenBucket::full(10, 5_000);
+        for _ in 0..10 {
+            assert_eq!(bucket.take(10, 5_000), Ok(()));
+        }
+        assert_eq!(bucket.take(10, 5_000), Err(100));
+        assert_eq!(bucket.take(10, 5_099), Err(1));
+        assert_eq!(bucket.take(10, 5_100), Ok(()));
+    }
+
+    #[test]
+    fn a_rate_of_zero_grants_nothing() {
+        let mut bucket = TokenBucket::full(0, 0);
+        assert_eq!(bucket.take(0, 60_000), Err(u32::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn never_grants_more_than_burst_plus_rate(rate in 1u32..500, steps in prop::collection::vec(0u64..50, 1..400)) {
+            let (start, mut now, mut granted) = (1_000u64, 1_000u64, 0u64);
+            let mut bucket = TokenBucket::full(rate, start);
+            for step in steps {
+                now += step;
+                granted += u64::from(bucket.take(rate, now).is_ok());
+                prop_assert!(granted <= u64::from(rate) + u64::from(rate) * (now - start) / 1000);
+            }
+        }
+
+        #[test]
+        fn the_wait_it_names_is_enough(rate in 1u32..500, gap in 0u64..30) {
+            let mut bucket = TokenBucket::full(rate, 0);
+            let mut now = 0;
+            loop {
+                match bucket.take(rate, now) {
+                    Ok(()) => now += gap.min(1),
+                    Err(wait) => { prop_assert!(bucket.take(rate, now + u64::from(wait)).is_ok()); break; }
+                }
+                if now > 2_000 { break; }
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The state machine of one connection, without I/O, clock or randomness.
+//!
+//! [`Session::handle`] takes one [`Input`] and appends [`Output`]s; what takes long is asked for, not done. The
+//! shard carries the outputs out in order and brings the answers back as inputs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::auth::{Identity, TokenError};
+use crate::channel::{Channel, Pattern};
+use crate::disconnect::Disconnect;
+use crate::event::NewEvent;
+use crate::message::{ErrorCode, RequestId};
+use crate::time::Now;
+use crate::wire;
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The connection was adopted. The first input, once.
+    Opened,
+    /// A whole message or control frame arrived.
+    Frame(wire::Message<'a>),
+    /// What arrived broke the framing; nothing more will be read.
+    Malformed(wire::Error),
+    /// The peer closed its side without a Close frame, or the socket failed.
+    Lost,
+    /// Answer to [`Output::Verify`].
+    Verified {
+        /// The request's number.
+        request: u32,
+        /// Who it is, or why not.
+        outcome: Result<Arc<Identity>, TokenError>,
+    },
+    /// Answer to [`Output::Join`]: the patterns are live from here on. Holds the shard's own (interned) instances.
+    Joined {
+        /// The request's number.
+        request: u32,
+        /// As asked for, interned.
+        patterns: Vec<Pattern>,
+    },
+    /// Answer to [`Output::Publish`].
+    Published {
+        /// The request's number.
+        request: u32,
+        /// Position in the channel's history, where it keeps one.
+        offset: Option<u64>,
+    },
+    /// Answer to [`Output::Command`].
+    Responded {
+        /// The request's number.
+        request: u32,
+        /// The backend's answer, or why there is none.
+        outcome: CommandOutcome,
+    },
+    /// The deadline of [`Session::next_deadline_ms`] passed.
+    Timer,
+    /// The outbox's reply bound overflowed, an operator disconnects, the token was revoked, ...
+    End(Disconnect),
+    /// The gateway drains: tell the client when it will be closed. The close itself comes as [`Input::End`].
+    GoingAway {
+        /// Milliseconds until the close.
+        close_in_ms: u64,
+        /// Milliseconds the client should wait after it before it comes back; random per client.
+        reconnect_after_ms: u64,
+    },
+}
+
+/// How a command ended. `data` and `error` are raw JSON, byte for byte as the backend wrote them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// The backend answered `success: true`.
+    Success {
+        /// Its `data`; `null` when absent.
+        data: Bytes,
+    },
+    /// The backend answered `success: false`.
+    Failure {
+        /// Its `error` object.
+        error: Bytes,
+    },
+    /// There is no answer: `UNKNOWN_ACTION`, `BACKEND_UNAVAILABLE`, `TIMEOUT`, ...
+    Refused {
+        /// The code.
+        code: ErrorCode,
+        /// For the client.
+        message: Box<str>,
+    },
+}
+
+/// What a session asks of its shard, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Queue these finished frames (in [`Outputs::bytes`]) as replies or control messages; never dropped.
+    Reply {
+        /// Where in [`Outputs::bytes`] it begins.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+    },
+    /// Have a token verified; answered by [`Input::Verified`].
+    Verify {
+        /// Number of the request.
+        request: u32,
+        /// The JWT.
+        token: Box<str>,
+    },
+    /// Join patterns (none of them held yet); answered by [`Input::Joined`].
+    Join {
+        /// Number of the request.
+        request: u32,
+        /// Distinct, permitted, within the limit.
+        patterns: Vec<Pattern>,
+    },
+    /// Give patterns back. No event that only they match is delivered after this.
+    Leave {
+        /// Held patterns.
+        patterns: Vec<Pattern>,
+    },
+    /// Publish; answered by [`Input::Published`]. The shard reads nothing more from this connection until it has
+    /// the credit to do so.
+    Publish {
+        /// Number of the request.
+        request: u32,
+        /// What to publish.
+        event: NewEvent,
+    },
+    /// Route a command to its backend; answered by [`Input::Responded`], always, once.
+    Command {
+        /// Number of the request.
+        request: u32,
+        /// What to route.
+        command: Command,
+    },
+    /// The session is over: flush what is queued, send the Close frame (already in the replies when one is due),
+    /// shut down, discard input for at most five seconds. The last output, once.
+    Close(Disconnect),
+}
+
+/// A command on its way to a backend.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The client's `id`.
+    pub id: RequestId,
+    /// What to do.
+    pub action: Channel,
+    /// One JSON value, byte for byte.
+    pub params: Bytes,
+    /// Who asks.
+    pub identity: Arc<Identity>,
+}
+
+/// The outputs of one or more inputs; one per shard, reused.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// In order.
+    pub list: Vec<Output>,
+    /// The bytes of all [`Output::Reply`]s.
+    pub bytes: Vec<u8>,
+}
+
+/// What a session may look at while it handles an input.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Both clocks.
+    pub now: Now,
+    /// The endpoint's settings.
+    pub settings: &'a Settings,
+    /// Messages delivered to this client so far (for `get_status`).
+    pub delivered: u64,
+    /// Events dropped for this client so far.
+    pub dropped: u64,
+}
+
+/// What sessions of one endpoint share.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which dialect it speaks.
+    pub dialect: crate::dialect::Dialect,
+    /// Limits, with the endpoint's overrides applied.
+    pub limits: crate::limits::Limits,
+    /// `[auth] mode`; an endpoint with `anonymous = true` has `Optional`.
+    pub auth_mode: crate::auth::Mode,
+    /// Who a connection without a token is (`mode` optional or off, or an anonymous endpoint).
+    pub anonymous: Arc<Identity>,
+    /// Time to authenticate in-band.
+    pub auth_timeout_ms: u64,
+    /// How long before its end a token's owner is warned.
+    pub expiry_warning_ms: u64,
+    /// Between the server's pings.
+    pub heartbeat_interval_ms: u64,
+    /// Without any frame for so long, the connection is closed.
+    pub heartbeat_timeout_ms: u64,
+}

@@ -1,0 +1,1 @@
+//! One thread, one owner of everything in it: sockets, sessions, subscription table, outboxes, timers.

@@ -1,0 +1,57 @@
+//! Time as an argument: nothing but the drivers reads a clock.
+//!
+//! A [`Now`] is one reading of both clocks. Deadlines are monotonic milliseconds; what a client sees is Unix
+//! milliseconds. Milliseconds are enough: the finest limit is 100 messages a second.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// One reading of the monotonic and of the wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on the monotonic clock, since an arbitrary start (the [`Clock`]'s).
+    pub mono_ms: u64,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// The same two clocks `ms` milliseconds later.
+    #[must_use]
+    pub const fn after_ms(self, ms: u64) -> Self {
+        Self {
+            mono_ms: self.mono_ms + ms,
+            unix_ms: self.unix_ms + ms,
+        }
+    }
+}
+
+/// The real clocks. One is made at start and copied to every thread, so that their monotonic readings compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose monotonic reading starts near zero.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Reads both clocks.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now {
+            mono_ms: u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            unix_ms: unix_ms(),
+        }
+    }
+}
+
+/// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

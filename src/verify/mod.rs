@@ -1,0 +1,1 @@
+//! Verifies tokens off the shard threads, with a cache of verified ones.
