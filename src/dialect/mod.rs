@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::disconnect::Disconnect;
 use crate::event::{Encoding, Event};
 use crate::json::Scratch;
-use crate::message::{ClientMessage, Malformed, Reply, RequestId};
+use crate::message::{ClientMessage, Echo, ErrorCode, Malformed, Reply, RequestId};
 
 /// How an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,8 +51,13 @@ impl Dialect {
     /// What is wrong with it, and what an answer can be tied to.
     pub fn parse<'t>(self, text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
         match self {
-            // An echo endpoint's messages mean nothing to the gateway; the session returns them unread.
-            Self::Native | Self::Echo => native::parse(text, scratch),
+            Self::Native => native::parse(text, scratch),
+            Self::Echo => Err(Malformed {
+                code: ErrorCode::UnknownType,
+                message: "an echo endpoint's messages have no meaning".into(),
+                echo: Echo::default(),
+                message_type: None,
+            }),
         }
     }
 

@@ -82,7 +82,11 @@ impl<'s, 't> Fields<'s, 't> {
         if value.kind == Kind::Integer {
             let number: i128 = value.raw.parse().map_err(|_| wrong())?;
             let fits = (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number);
-            return if fits { Ok(Some(RequestId::Number(number))) } else { Err(wrong()) };
+            return if fits {
+                Ok(Some(RequestId::Number(number)))
+            } else {
+                Err(wrong())
+            };
         }
         match self.0.text(value) {
             Some(text) if text.len() <= ID_BYTES_MAX => Ok(Some(RequestId::Text(text.into()))),
@@ -93,8 +97,7 @@ impl<'s, 't> Fields<'s, 't> {
     /// A name by the channel grammar, without wildcards; breaking it is reported as `code`.
     pub(crate) fn channel(&mut self, name: &str, code: ErrorCode) -> Result<Channel, FieldError> {
         let text = self.text(name)?;
-        Channel::parse(&text)
-            .map_err(|error| FieldError::new(code, format!("`{name}` \"{}\" {error}", shorten(&text))))
+        Channel::parse(&text).map_err(|error| FieldError::new(code, format!("`{name}` \"{}\" {error}", shorten(&text))))
     }
 
     /// The name of an event.
@@ -123,9 +126,8 @@ impl<'s, 't> Fields<'s, 't> {
 
     /// Whether the field is absent or holds nothing.
     pub(crate) fn is_empty_object(&self, name: &str) -> bool {
-        self.get(name).is_none_or(|value| {
-            value.kind == Kind::Object && value.raw[1..value.raw.len() - 1].trim_ascii().is_empty()
-        })
+        self.get(name)
+            .is_none_or(|value| value.kind == Kind::Object && value.raw[1..value.raw.len() - 1].trim_ascii().is_empty())
     }
 
     /// Whether there is such a field at all.
@@ -135,7 +137,9 @@ impl<'s, 't> Fields<'s, 't> {
 
     /// The raw text of an object.
     pub(crate) fn object(&self, name: &str) -> Option<&'t str> {
-        self.get(name).filter(|value| value.kind == Kind::Object).map(|value| value.raw)
+        self.get(name)
+            .filter(|value| value.kind == Kind::Object)
+            .map(|value| value.raw)
     }
 
     /// The `channels` of a request.

@@ -68,13 +68,33 @@ mod tests {
             ("", ErrorCode::InvalidJson, "unexpected end"),
             ("[]", ErrorCode::InvalidMessage, "object"),
             (r#"{"event":"e"}"#, ErrorCode::InvalidMessage, "`channel`"),
-            (r#"{"channel":"a.*","event":"e"}"#, ErrorCode::InvalidChannel, "`channel`"),
+            (
+                r#"{"channel":"a.*","event":"e"}"#,
+                ErrorCode::InvalidChannel,
+                "`channel`",
+            ),
             (r#"{"channel":"a"}"#, ErrorCode::InvalidMessage, "`event`"),
             (r#"{"channel":"a","event":""}"#, ErrorCode::InvalidMessage, "`event`"),
-            (r#"{"channel":"a","event":"x\ny"}"#, ErrorCode::InvalidMessage, "`event`"),
-            (r#"{"channel":"a","event":"e","timestamp":-1}"#, ErrorCode::InvalidMessage, "`timestamp`"),
-            (r#"{"channel":"a","event":"e","timestamp":1.5}"#, ErrorCode::InvalidMessage, "`timestamp`"),
-            (r#"{"channel":"a","event":"e","id":[]}"#, ErrorCode::InvalidMessage, "`id`"),
+            (
+                r#"{"channel":"a","event":"x\ny"}"#,
+                ErrorCode::InvalidMessage,
+                "`event`",
+            ),
+            (
+                r#"{"channel":"a","event":"e","timestamp":-1}"#,
+                ErrorCode::InvalidMessage,
+                "`timestamp`",
+            ),
+            (
+                r#"{"channel":"a","event":"e","timestamp":1.5}"#,
+                ErrorCode::InvalidMessage,
+                "`timestamp`",
+            ),
+            (
+                r#"{"channel":"a","event":"e","id":[]}"#,
+                ErrorCode::InvalidMessage,
+                "`id`",
+            ),
         ] {
             let (got, message) = PublishItem::parse(text, &mut scratch).unwrap_err();
             assert_eq!(got, code, "{text}: {message}");

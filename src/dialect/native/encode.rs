@@ -208,7 +208,11 @@ impl Writer<'_> {
     fn response(&mut self, id: &RequestId, success: bool) {
         self.begin_with("response", Some(id));
         self.timestamp();
-        self.push(if success { ",\"success\":true" } else { ",\"success\":false" });
+        self.push(if success {
+            ",\"success\":true"
+        } else {
+            ",\"success\":false"
+        });
     }
 
     fn published(&mut self, echo: &Echo, offset: Option<u64>) {

@@ -1,9 +1,7 @@
 //! From text to [`ClientMessage`].
 
 use crate::json::Scratch;
-use crate::message::{
-    ClientMessage, Echo, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten,
-};
+use crate::message::{ClientMessage, Echo, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten};
 
 /// Reads one message. Unknown fields are ignored, a client's `timestamp` too.
 pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
