@@ -198,3 +198,6 @@ impl ShardHandle {
         unimplemented!()
     }
 }
+
+/// The shard's end of its mailbox; owned by its thread.
+pub struct Mailbox {}
