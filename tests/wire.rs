@@ -233,7 +233,7 @@ fn every_broken_rule_has_its_error() {
 #[test]
 fn what_is_right_comes_through() {
     let text = |text: &str| Owned::Text(text.into());
-    let table: &[(&str, Vec<Vec<u8>>, Vec<Owned>)] = &[
+    let table = [
         ("empty text", vec![frame(TEXT, b"")], vec![text("")]),
         ("empty binary", vec![frame(BINARY, b"")], vec![Owned::Binary(vec![])]),
         (
@@ -313,7 +313,7 @@ fn what_is_right_comes_through() {
         ),
     ];
     for (name, parts, expected) in table {
-        assert_eq!(decode_parts(parts), (expected.clone(), End::Input), "{name}");
+        assert_eq!(decode_parts(&parts), (expected, End::Input), "{name}");
     }
 }
 
