@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::channel::Pattern;
-use crate::dialect::frame::{self, HEADER_BYTES_MAX};
+use crate::channel::{Channel, Pattern};
 use crate::event::Event;
 use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
+use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Appends the frame of a reply; says where it lies.
 pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Range<usize> {
-    frame::append(out, frame::TEXT, |out| Writer { out, now_unix_ms }.reply(reply))
+    let frame = encode::begin(out);
+    Writer { out, now_unix_ms }.reply(reply);
+    encode::finish(out, frame, Kind::Text)
 }
 
 /// The frame of an event, once for all its receivers.
@@ -20,21 +22,21 @@ pub(in crate::dialect) fn encode_event(event: &Event) -> Bytes {
     // The keys, the punctuation and two long integers come to less than this.
     const AROUND: usize = HEADER_BYTES_MAX + 120;
     let mut out = Vec::with_capacity(AROUND + event.channel.as_str().len() + event.name.len() + event.data.len());
-    let range = frame::append(&mut out, frame::TEXT, |out| {
-        push(out, "{\"type\":\"event\",\"channel\":");
-        push_string(out, event.channel.as_str());
-        push(out, ",\"event\":");
-        push_string(out, &event.name);
-        push(out, ",\"timestamp\":");
-        push_u64(out, event.timestamp_ms);
-        if let Some(offset) = event.offset {
-            push(out, ",\"offset\":");
-            push_u64(out, offset);
-        }
-        push(out, ",\"data\":");
-        out.extend_from_slice(&event.data);
-        out.push(b'}');
-    });
+    let frame = encode::begin(&mut out);
+    push(&mut out, "{\"type\":\"event\",\"channel\":");
+    push_string(&mut out, event.channel.as_str());
+    push(&mut out, ",\"event\":");
+    push_string(&mut out, &event.name);
+    push(&mut out, ",\"timestamp\":");
+    push_u64(&mut out, event.timestamp_ms);
+    if let Some(offset) = event.offset {
+        push(&mut out, ",\"offset\":");
+        push_u64(&mut out, offset);
+    }
+    push(&mut out, ",\"data\":");
+    out.extend_from_slice(&event.data);
+    out.push(b'}');
+    let range = encode::finish(&mut out, frame, Kind::Text);
     Bytes::from(out).slice(range)
 }
 
@@ -80,10 +82,10 @@ impl Writer<'_> {
             } => {
                 self.begin("unsubscribed", echo);
                 self.subscriptions(patterns, active);
-                self.push("}");
                 if lost_permission {
                     self.push(",\"reason\":\"permission\"");
                 }
+                self.push("}");
             }
             Reply::CommandSucceeded { id, data } => {
                 self.response(id, true);
@@ -111,6 +113,14 @@ impl Writer<'_> {
                 retry_after_ms,
                 refused,
             } => self.rate_limited(retry_after_ms, refused),
+            Reply::Dropped { count, channels } => {
+                self.begin_unasked("dropped");
+                self.push(",\"data\":{\"count\":");
+                push_u64(self.out, count);
+                self.push(",\"channels\":");
+                self.names(channels.iter().map(Channel::as_str));
+                self.push("}");
+            }
             Reply::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,
@@ -174,12 +184,16 @@ impl Writer<'_> {
     }
 
     fn patterns(&mut self, patterns: &[Pattern]) {
+        self.names(patterns.iter().map(Pattern::as_str));
+    }
+
+    fn names<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
         self.push("[");
-        for (index, pattern) in patterns.iter().enumerate() {
+        for (index, name) in names.enumerate() {
             if index > 0 {
                 self.push(",");
             }
-            push_string(self.out, pattern.as_str());
+            push_string(self.out, name);
         }
         self.push("]");
     }
