@@ -69,6 +69,6 @@ impl Config {
     /// `[]` stands for an element of an array of tables, `<name>` for a table's free name.
     #[must_use]
     pub fn keys() -> Vec<(String, Option<String>)> {
-        visit::catalogue()
+        visit::catalogue::<Self>()
     }
 }

@@ -53,6 +53,11 @@ impl Environment {
         Self(variables.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
     }
 
+    /// Sets a variable in this copy.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
     /// A variable's value, when it is set to UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -310,6 +310,3 @@ mod tests {
         assert!(matches!(*back, ShardMessage::Drain { over_ms: 7 }));
     }
 }
-
-/// The shard's end of its mailbox; owned by its thread.
-pub struct Mailbox {}
