@@ -54,7 +54,10 @@ impl Config {
         let mut check = Check::new(&given, &mut problems);
         config.add_default_key(environment);
         config.check(&mut check);
-        config.secrets = secrets::resolve(&config, environment, &mut check);
+        // Only then is it clear which secrets are meant.
+        if check.is_fine() {
+            config.secrets = secrets::resolve(&config, environment, &mut check);
+        }
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 

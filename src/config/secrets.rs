@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::model::check::Check;
-use super::model::{Algorithm, Config, DEFAULT_ADMIN_KEY_ENV};
+use super::model::{Config, DEFAULT_ADMIN_KEY_ENV, Key};
 use super::source::Environment;
+use crate::auth;
 
 /// Bytes that are never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,8 +37,8 @@ impl fmt::Debug for Secret {
 /// What the named secrets hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Secrets {
-    /// For each `[[auth.key]]`, in order: the HMAC secret, or the public key as PEM.
-    pub(super) keys: Vec<Secret>,
+    /// The keys of `[[auth.key]]`, in order.
+    pub(super) keys: Vec<auth::Key>,
     pub(super) admin_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
@@ -48,41 +49,19 @@ pub(super) struct Secrets {
 /// Finds every secret that `config` names, which has no contradictions.
 pub(super) fn resolve(config: &Config, environment: &Environment, check: &mut Check<'_>) -> Secrets {
     let mut search = Search { environment, check, exposed_files: Vec::new() };
-    let short = config.auth.allow_short_secret;
-    let keys = config.auth.keys.iter().enumerate().filter_map(|(index, key)| {
-        let at = format!("auth.key[{index}]");
-        if let Some(path) = &key.public_key_file {
-            return search.file(path, &format!("{at}.public_key_file"));
-        }
-        let bytes_min = if short { 1 } else { key.algorithm.map_or(1, secret_bytes_min) };
-        search.either(key.secret_env.as_deref(), key.secret_file.as_deref(), &format!("{at}.secret"), bytes_min)
-    });
+    let keys = config.auth.keys.iter().enumerate();
+    let keys = keys.filter_map(|(index, key)| search.key(key, &format!("auth.key[{index}]"), config.auth.allow_short_secret));
     let keys = keys.collect();
-    let default_key = environment.get(DEFAULT_ADMIN_KEY_ENV).map(|_| DEFAULT_ADMIN_KEY_ENV);
-    let variable = config.admin.key_env.as_deref();
-    let variable = if config.admin.key_file.is_none() { variable.or(default_key) } else { variable };
-    let admin_key = search.either(variable, config.admin.key_file.as_deref(), "admin.key", 1);
-    if admin_key.as_ref().is_some_and(|key| !key.expose().iter().all(u8::is_ascii_graphic)) {
-        let message = "the admin key must be visible ASCII: it travels in the Authorization header";
-        search.check.refuse("admin", message);
-    }
     let commands = config.commands.iter().enumerate().map(|(index, command)| {
         let at = format!("command[{index}].hmac_secret");
-        search.either(command.hmac_secret_env.as_deref(), command.hmac_secret_file.as_deref(), &at, 1)
+        search.either(command.hmac_secret_env.as_deref(), command.hmac_secret_file.as_deref(), &at)
     });
-    let commands = commands.collect();
+    let commands = commands.map(|found| found.map(|(secret, _)| secret)).collect();
+    let admin_key = search.admin_key(config);
     Secrets { keys, admin_key, commands, exposed_files: search.exposed_files }
 }
 
-/// RFC 7518, section 3.2: a key of the hash's size or larger.
-fn secret_bytes_min(algorithm: Algorithm) -> usize {
-    match algorithm {
-        Algorithm::HS384 => 48,
-        Algorithm::HS512 => 64,
-        _ => 32,
-    }
-}
-
+/// Looks secrets up and tells `check` what is wrong with them.
 struct Search<'a, 'b> {
     environment: &'a Environment,
     check: &'a mut Check<'b>,
@@ -90,34 +69,58 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    /// The secret of `<key>_env` or `<key>_file`; `None` when neither is given or, told to `check`, it is no good.
-    fn either(&mut self, variable: Option<&str>, file: Option<&Path>, key: &str, bytes_min: usize) -> Option<Secret> {
-        let (secret, key, from) = match (variable, file) {
+    fn key(&mut self, key: &Key, at: &str, allow_short: bool) -> Option<auth::Key> {
+        let algorithm = key.algorithm?;
+        let (made, name) = match &key.public_key_file {
+            Some(path) => {
+                let name = format!("{at}.public_key_file");
+                let pem = self.file(path, &name)?;
+                (auth::Key::public_pem(algorithm, pem.expose()), name)
+            }
+            None => {
+                let (secret, name) =
+                    self.either(key.secret_env.as_deref(), key.secret_file.as_deref(), &format!("{at}.secret"))?;
+                (auth::Key::hmac(algorithm, secret.expose(), allow_short), name)
+            }
+        };
+        let from = key.secret_env.as_ref().map(|variable| format!(" (variable {variable})")).unwrap_or_default();
+        let refused = |error| self.check.refuse(&name, format!("{error}{from}"));
+        made.map_err(refused).ok()
+    }
+
+    fn admin_key(&mut self, config: &Config) -> Option<Secret> {
+        let admin = &config.admin;
+        let default = self.environment.get(DEFAULT_ADMIN_KEY_ENV).map(|_| DEFAULT_ADMIN_KEY_ENV);
+        let variable = admin.key_env.as_deref().or(default.filter(|_| admin.key_file.is_none()));
+        let (key, name) = self.either(variable, admin.key_file.as_deref(), "admin.key")?;
+        if key.expose().iter().all(u8::is_ascii_graphic) {
+            return Some(key);
+        }
+        self.check.refuse(&name, "the admin key must be visible ASCII: it travels in the Authorization header");
+        None
+    }
+
+    /// The secret of `<key>_env` or `<key>_file`, and which of the two it was. `None`: neither is given, or it is not
+    /// there.
+    fn either(&mut self, variable: Option<&str>, file: Option<&Path>, key: &str) -> Option<(Secret, String)> {
+        let (found, key) = match (variable, file) {
             (Some(name), _) => {
                 let key = format!("{key}_env");
-                (self.variable(name, &key)?, key, format!("variable {name}"))
+                (self.variable(name, &key)?, key)
             }
             (None, Some(path)) => {
                 let key = format!("{key}_file");
                 let secret = self.file(path, &key)?;
                 self.note_exposure(path);
-                (secret, key, format!("file {}", path.display()))
+                (secret, key)
             }
             (None, None) => return None,
         };
-        let bytes = secret.expose().len();
-        if bytes < bytes_min.max(1) {
-            let message = match (bytes, bytes_min) {
-                (0, _) => format!("the secret in {from} is empty"),
-                _ => format!(
-                    "the secret in {from} is shorter than {bytes_min} bytes, which its algorithm wants \
-                     (auth.allow_short_secret accepts it)"
-                ),
-            };
-            self.check.refuse(&key, message);
+        if found.expose().is_empty() {
+            self.check.refuse(&key, "the secret is empty");
             return None;
         }
-        Some(secret)
+        Some((found, key))
     }
 
     fn variable(&mut self, name: &str, key: &str) -> Option<Secret> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::problem::Origin;
 use super::source::{Content, Node};
+use crate::auth::Algorithm;
 use crate::channel::Pattern;
+use crate::commands::BackendUrl;
 use crate::door::{ListenAddress, Origins, TrustedProxies};
 
 /// A value of a key.
@@ -177,6 +179,25 @@ impl Value for Pattern {
     }
     fn write(&self) -> Option<toml::Value> {
         Some(self.as_str().into())
+    }
+}
+
+impl Value for Algorithm {
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let text = text(node, "an algorithm in quotes")?;
+        text.parse().map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.as_str().into())
+    }
+}
+
+impl Value for BackendUrl {
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        Self::parse(text(node, "a URL in quotes")?).map_err(Refusal::new)
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.to_string().into())
     }
 }
 

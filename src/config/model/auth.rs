@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::Check;
-use crate::auth::Mode;
-use crate::channel::Pattern;
+use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
 use crate::config::value::choices;
 use crate::config::visit::{Section, Visitor};
 use crate::door::Refuse;
@@ -39,42 +38,23 @@ choices!(Refuse { "auto" => Self::Auto, "http" => Self::Http, "close" => Self::C
 
 impl Default for Auth {
     fn default() -> Self {
-        let trader = Role::of(
-            &["grid.*", "backtest.*", "strategy.*", "stock.*", "board.*", "market.*", "system.*"],
-            &["grid.*", "backtest.*", "strategy.*"],
-        );
-        let default = [
-            "market.*",
-            "stock.*",
-            "strategy.*",
-            "board.*",
-            "system.health",
-            "system.status",
-            "system.kill_switch",
-            "system.exchange",
-        ];
-        let anonymous = [
-            "market.*",
-            "stock.*.price",
-            "strategy.*.prices",
-            "board.*.prices",
-            "system.health",
-            "system.status",
-        ];
+        let Settings { subject_claim, leeway_ms, issuer, audience, policy } = Settings::default();
+        let Policy { roles, default, anonymous } = policy;
+        let role = |permissions: &Permissions| Role(permissions.clone());
         Self {
             mode: Mode::Required,
             refuse: Refuse::Auto,
             timeout: Duration::from_secs(5),
             expiry_warning: Duration::from_secs(30),
-            leeway: Duration::from_secs(5),
-            subject_claim: "sub".to_owned(),
+            leeway: Duration::from_millis(leeway_ms),
+            subject_claim: subject_claim.into(),
             allow_short_secret: false,
-            issuer: None,
-            audience: None,
+            issuer: issuer.map(Into::into),
+            audience: audience.map(Into::into),
             keys: Vec::new(),
-            roles: BTreeMap::from([("trader".to_owned(), trader)]),
-            default: Role::of(&default, &[]),
-            anonymous: Role::of(&anonymous, &[]),
+            roles: roles.iter().map(|(name, permissions)| (name.to_string(), role(permissions))).collect(),
+            default: role(&default),
+            anonymous: role(&anonymous),
         }
     }
 }
@@ -101,7 +81,7 @@ impl Auth {
     pub(super) fn check(&self, check: &mut Check<'_>) {
         check.require(!self.timeout.is_zero(), "auth.timeout", "must be longer than 0s");
         check.require(!self.subject_claim.is_empty(), "auth.subject_claim", "must not be empty");
-        let narrow = self.roles.contains_key("admin");
+        let narrow = self.roles.contains_key(ADMIN_ROLE);
         check.require(!narrow, "auth.role.admin", "is built in and may do everything; give another name");
         for (index, key) in self.keys.iter().enumerate() {
             key.check(&format!("auth.key[{index}]"), check);
@@ -133,7 +113,7 @@ impl Section for Key {
 impl Key {
     pub(super) fn default_of_environment() -> Self {
         Self {
-            algorithm: Some(Algorithm::HS256),
+            algorithm: Some(Algorithm::Hs256),
             secret_env: Some(DEFAULT_SECRET_ENV.to_owned()),
             ..Self::default()
         }
@@ -147,62 +127,20 @@ impl Key {
         if sources.into_iter().filter(|given| *given).count() != 1 {
             return check.refuse(key, "needs exactly one of secret_env, secret_file and public_key_file");
         }
-        let message = if algorithm.is_hmac() {
-            "an HMAC algorithm needs secret_env or secret_file, not public_key_file"
-        } else {
-            "this algorithm needs public_key_file, not a secret"
-        };
+        let message = "an HS algorithm needs a secret, every other one a public_key_file";
         check.require(algorithm.is_hmac() == self.public_key_file.is_none(), &format!("{key}.algorithm"), message);
-    }
-}
-
-/// How tokens are signed (RFC 7518, section 3.1; RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    ES256,
-    ES384,
-    EdDSA,
-}
-
-choices!(Algorithm {
-    "HS256" => Self::HS256, "HS384" => Self::HS384, "HS512" => Self::HS512,
-    "RS256" => Self::RS256, "RS384" => Self::RS384, "RS512" => Self::RS512,
-    "ES256" => Self::ES256, "ES384" => Self::ES384, "EdDSA" => Self::EdDSA,
-});
-
-impl Algorithm {
-    pub(in crate::config) fn is_hmac(self) -> bool {
-        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
     }
 }
 
 /// What a role may do: `[auth.role.<name>]`, `[auth.default]`, `[auth.anonymous]`.
 #[derive(Clone, Debug, Default)]
-pub(in crate::config) struct Role {
-    pub(in crate::config) channels: Vec<Pattern>,
-    pub(in crate::config) commands: Vec<Pattern>,
-    pub(in crate::config) publish: Vec<Pattern>,
-}
-
-impl Role {
-    fn of(channels: &[&str], commands: &[&str]) -> Self {
-        // The texts are the ones above; a test parses them all.
-        let parse = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
-        Self { channels: parse(channels), commands: parse(commands), publish: Vec::new() }
-    }
-}
+pub(in crate::config) struct Role(pub(in crate::config) Permissions);
 
 impl Section for Role {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        visitor.value("channels", &mut self.channels);
-        visitor.value("commands", &mut self.commands);
-        visitor.value("publish", &mut self.publish);
+        visitor.value("channels", &mut self.0.channels);
+        visitor.value("commands", &mut self.0.commands);
+        visitor.value("publish", &mut self.0.publish);
     }
 }
 

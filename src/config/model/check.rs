@@ -14,6 +14,11 @@ impl<'a> Check<'a> {
         Self { given, problems }
     }
 
+    /// Whether nothing was refused so far.
+    pub(in crate::config) fn is_fine(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// Refuses `key`. The place told is its own or, when it is a default, that of its section.
     pub(in crate::config) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         self.problems.add(self.origin(key), key, message);

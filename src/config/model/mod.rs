@@ -11,7 +11,7 @@ pub(super) mod check;
 mod operations;
 mod server;
 
-pub(super) use auth::{Admin, Algorithm, Auth, DEFAULT_ADMIN_KEY_ENV, Key};
+pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key};
 use check::Check;
 pub use operations::{Format, Level};
 pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};

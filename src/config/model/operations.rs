@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check::Check;
 use crate::channel::Pattern;
+use crate::commands::BackendUrl;
 use crate::config::value::choices;
 use crate::config::visit::{Section, Visitor};
 
@@ -102,7 +103,7 @@ impl Heartbeat {
 #[derive(Clone, Debug)]
 pub(in crate::config) struct Command {
     pub(in crate::config) pattern: Option<Pattern>,
-    pub(in crate::config) http: Option<String>,
+    pub(in crate::config) http: Option<BackendUrl>,
     pub(in crate::config) timeout: Duration,
     pub(in crate::config) hmac_secret_env: Option<String>,
     pub(in crate::config) hmac_secret_file: Option<PathBuf>,
