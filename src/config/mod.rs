@@ -26,6 +26,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use build::{NoKey, RunKeys};
 pub use model::{Config, Format, Level};
 pub use problem::{Origin, Problem, Problems};
 pub use secrets::Secret;
@@ -71,7 +72,7 @@ impl Config {
     /// Every key that can be written, with its default as TOML (`None`: unset), in the order of the sections.
     /// `[]` stands for an element of an array of tables, `<name>` for a table's free name.
     #[must_use]
-    pub fn keys() -> Vec<(String, Option<String>)> {
+    pub fn catalogue() -> Vec<(String, Option<String>)> {
         visit::catalogue::<Self>()
     }
 }

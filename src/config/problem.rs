@@ -38,7 +38,10 @@ impl Problems {
     /// No problem yet with `file`.
     #[must_use]
     pub fn in_file(file: Option<&Path>) -> Self {
-        Self { file: file.map(Path::to_owned), list: Vec::new() }
+        Self {
+            file: file.map(Path::to_owned),
+            list: Vec::new(),
+        }
     }
 
     /// Whether there is none.
@@ -54,7 +57,11 @@ impl Problems {
     }
 
     pub(super) fn add(&mut self, origin: Origin, key: &str, message: impl Into<String>) {
-        self.list.push(Problem { origin, key: key.into(), message: message.into().into() });
+        self.list.push(Problem {
+            origin,
+            key: key.into(),
+            message: message.into().into(),
+        });
     }
 }
 

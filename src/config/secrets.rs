@@ -48,17 +48,31 @@ pub(super) struct Secrets {
 
 /// Finds every secret that `config` names, which has no contradictions.
 pub(super) fn resolve(config: &Config, environment: &Environment, check: &mut Check<'_>) -> Secrets {
-    let mut search = Search { environment, check, exposed_files: Vec::new() };
+    let mut search = Search {
+        environment,
+        check,
+        exposed_files: Vec::new(),
+    };
     let keys = config.auth.keys.iter().enumerate();
-    let keys = keys.filter_map(|(index, key)| search.key(key, &format!("auth.key[{index}]"), config.auth.allow_short_secret));
+    let keys =
+        keys.filter_map(|(index, key)| search.key(key, &format!("auth.key[{index}]"), config.auth.allow_short_secret));
     let keys = keys.collect();
     let commands = config.commands.iter().enumerate().map(|(index, command)| {
         let at = format!("command[{index}].hmac_secret");
-        search.either(command.hmac_secret_env.as_deref(), command.hmac_secret_file.as_deref(), &at)
+        search.either(
+            command.hmac_secret_env.as_deref(),
+            command.hmac_secret_file.as_deref(),
+            &at,
+        )
     });
     let commands = commands.map(|found| found.map(|(secret, _)| secret)).collect();
     let admin_key = search.admin_key(config);
-    Secrets { keys, admin_key, commands, exposed_files: search.exposed_files }
+    Secrets {
+        keys,
+        admin_key,
+        commands,
+        exposed_files: search.exposed_files,
+    }
 }
 
 /// Looks secrets up and tells `check` what is wrong with them.
@@ -78,25 +92,41 @@ impl Search<'_, '_> {
                 (auth::Key::public_pem(algorithm, pem.expose()), name)
             }
             None => {
-                let (secret, name) =
-                    self.either(key.secret_env.as_deref(), key.secret_file.as_deref(), &format!("{at}.secret"))?;
+                let (secret, name) = self.either(
+                    key.secret_env.as_deref(),
+                    key.secret_file.as_deref(),
+                    &format!("{at}.secret"),
+                )?;
                 (auth::Key::hmac(algorithm, secret.expose(), allow_short), name)
             }
         };
-        let from = key.secret_env.as_ref().map(|variable| format!(" (variable {variable})")).unwrap_or_default();
+        let from = key
+            .secret_env
+            .as_ref()
+            .map(|variable| format!(" (variable {variable})"))
+            .unwrap_or_default();
         let refused = |error| self.check.refuse(&name, format!("{error}{from}"));
         made.map_err(refused).ok()
     }
 
     fn admin_key(&mut self, config: &Config) -> Option<Secret> {
         let admin = &config.admin;
-        let default = self.environment.get(DEFAULT_ADMIN_KEY_ENV).map(|_| DEFAULT_ADMIN_KEY_ENV);
-        let variable = admin.key_env.as_deref().or(default.filter(|_| admin.key_file.is_none()));
+        let default = self
+            .environment
+            .get(DEFAULT_ADMIN_KEY_ENV)
+            .map(|_| DEFAULT_ADMIN_KEY_ENV);
+        let variable = admin
+            .key_env
+            .as_deref()
+            .or(default.filter(|_| admin.key_file.is_none()));
         let (key, name) = self.either(variable, admin.key_file.as_deref(), "admin.key")?;
         if key.expose().iter().all(u8::is_ascii_graphic) {
             return Some(key);
         }
-        self.check.refuse(&name, "the admin key must be visible ASCII: it travels in the Authorization header");
+        self.check.refuse(
+            &name,
+            "the admin key must be visible ASCII: it travels in the Authorization header",
+        );
         None
     }
 
@@ -126,7 +156,8 @@ impl Search<'_, '_> {
     fn variable(&mut self, name: &str, key: &str) -> Option<Secret> {
         let found = self.environment.get(name).map(|value| Secret::new(value.as_bytes()));
         if found.is_none() {
-            self.check.refuse(key, format!("variable {name} is not set (or is not UTF-8)"));
+            self.check
+                .refuse(key, format!("variable {name} is not set (or is not UTF-8)"));
         }
         found
     }
@@ -143,7 +174,8 @@ impl Search<'_, '_> {
                 Some(Secret::new(bytes))
             }
             Err(error) => {
-                self.check.refuse(key, format!("{} cannot be read: {error}", path.display()));
+                self.check
+                    .refuse(key, format!("{} cannot be read: {error}", path.display()));
                 None
             }
         }

@@ -31,7 +31,10 @@ pub(super) enum Content {
     Other(&'static str),
     /// From the environment: the text itself, and what it is when read as TOML. A key that wants a text takes the
     /// text, so that nobody has to quote twice.
-    Variable { text: String, typed: Option<Box<Node>> },
+    Variable {
+        text: String,
+        typed: Option<Box<Node>>,
+    },
 }
 
 pub(super) type Table = BTreeMap<String, Node>;
@@ -44,13 +47,22 @@ impl Environment {
     /// This process's own. Names that are not UTF-8 cannot be meant for the gateway and are left out.
     #[must_use]
     pub fn of_process() -> Self {
-        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+        Self(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+                .collect(),
+        )
     }
 
     /// One made of these variables.
     #[must_use]
     pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
+        Self(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .collect(),
+        )
     }
 
     /// Sets a variable in this copy.
@@ -109,7 +121,11 @@ struct Lines(Vec<usize>);
 
 impl Lines {
     fn of(text: &str) -> Self {
-        Self(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+        Self(
+            std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
+        )
     }
 
     fn at(&self, span: &Range<usize>) -> Origin {
@@ -127,7 +143,13 @@ fn table(from: &DeTable<'_>, lines: &Lines) -> Table {
         .map(|(key, value)| {
             let origin = lines.at(&key.span());
             let (name, value) = entry((key, value));
-            (name, Node { content: content(value.get_ref(), lines), origin })
+            (
+                name,
+                Node {
+                    content: content(value.get_ref(), lines),
+                    origin,
+                },
+            )
         })
         .collect()
 }
@@ -141,7 +163,10 @@ fn content(from: &DeValue<'_>, lines: &Lines) -> Content {
         DeValue::Datetime(_) => Content::Other("a date or time"),
         DeValue::Array(list) => Content::List(
             list.iter()
-                .map(|value| Node { content: content(value.get_ref(), lines), origin: lines.at(&value.span()) })
+                .map(|value| Node {
+                    content: content(value.get_ref(), lines),
+                    origin: lines.at(&value.span()),
+                })
                 .collect(),
         ),
         DeValue::Table(inner) => Content::Table(table(inner, lines)),
@@ -176,9 +201,18 @@ fn variable(text: &str, origin: &Origin) -> Node {
     let typed = DeValue::parse(text).ok().map(|value| {
         let mut content = content(value.get_ref(), &Lines::of(text));
         adopt(&mut content, origin);
-        Box::new(Node { content, origin: origin.clone() })
+        Box::new(Node {
+            content,
+            origin: origin.clone(),
+        })
     });
-    Node { content: Content::Variable { text: text.to_owned(), typed }, origin: origin.clone() }
+    Node {
+        content: Content::Variable {
+            text: text.to_owned(),
+            typed,
+        },
+        origin: origin.clone(),
+    }
 }
 
 /// Makes everything inside `content` stand where `origin` says.
@@ -198,11 +232,18 @@ fn set(tree: &mut Table, path: &str, node: Node, origin: &Origin) -> Result<(), 
     let (parents, key) = path.rsplit_once("__").ok_or("names no section")?;
     let mut table = tree;
     for parent in parents.split("__") {
-        let new = || Node { content: Content::Table(Table::new()), origin: origin.clone() };
+        let new = || Node {
+            content: Content::Table(Table::new()),
+            origin: origin.clone(),
+        };
         let inner = table.entry(parent.to_owned()).or_insert_with(new);
         match &mut inner.content {
             Content::Table(inner) => table = inner,
-            Content::List(_) => return Err(format!("`{parent}` is an array of tables: variables set single keys only")),
+            Content::List(_) => {
+                return Err(format!(
+                    "`{parent}` is an array of tables: variables set single keys only"
+                ));
+            }
             _ => return Err(format!("`{parent}` is not a table")),
         }
     }

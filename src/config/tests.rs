@@ -19,12 +19,20 @@ fn load(toml: &str, environment: &Environment) -> Result<Config, Problems> {
 }
 
 fn environment() -> Environment {
-    Environment::of([("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"), ("GRID_HMAC", "grid")])
+    Environment::of([
+        ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("GRID_HMAC", "grid"),
+    ])
 }
 
 /// The file with all keys, and the secrets it names beside it.
 fn all_keys(directory: &Path) -> String {
-    for (name, text) in [("hs512", "short\n"), ("admin", "admin-key\r\n"), ("hmac", "hmac"), ("ed25519.pem", ED25519)] {
+    for (name, text) in [
+        ("hs512", "short\n"),
+        ("admin", "admin-key\r\n"),
+        ("hmac", "hmac"),
+        ("ed25519.pem", ED25519),
+    ] {
         let file = directory.join(name);
         std::fs::write(&file, text).expect("written");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("changed");
@@ -32,7 +40,7 @@ fn all_keys(directory: &Path) -> String {
     ALL_KEYS.replace("{dir}", &directory.display().to_string())
 }
 
-/// Full names of the keys in a TOML text, with `[]` and `<name>` as in [`Config::keys`].
+/// Full names of the keys in a TOML text, with `[]` and `<name>` as in [`Config::catalogue`].
 fn names(toml: &str) -> Vec<String> {
     fn walk(path: &str, value: &toml::Value, names: &mut Vec<String>) {
         match value {
@@ -40,7 +48,13 @@ fn names(toml: &str) -> Vec<String> {
                 table.values().for_each(|value| walk("auth.role.<name>", value, names));
             }
             toml::Value::Table(table) => {
-                let name = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+                let name = |key: &str| {
+                    if path.is_empty() {
+                        key.to_owned()
+                    } else {
+                        format!("{path}.{key}")
+                    }
+                };
                 table.iter().for_each(|(key, value)| walk(&name(key), value, names));
             }
             toml::Value::Array(list) if list.iter().any(toml::Value::is_table) => {
@@ -60,11 +74,18 @@ fn every_key_is_accepted() {
     let toml = all_keys(directory.path());
     let config = load(&toml, &environment()).unwrap_or_else(|problems| panic!("{problems}"));
     let written = names(&toml);
-    for (key, _) in Config::keys() {
+    for (key, _) in Config::catalogue() {
         let other_place = ["admin.key_env"].contains(&key.as_str());
-        assert!(other_place || written.contains(&key), "{key} is not in the file with all keys");
+        assert!(
+            other_place || written.contains(&key),
+            "{key} is not in the file with all keys"
+        );
     }
-    assert_eq!(config.secrets.admin_key.as_ref().map(Secret::expose), Some(&b"admin-key"[..]), "without its newline");
+    assert_eq!(
+        config.secrets.admin_key.as_ref().map(Secret::expose),
+        Some(&b"admin-key"[..]),
+        "without its newline"
+    );
     assert_eq!(config.secrets.keys.len(), 3);
     assert!(config.exposed_secret_files().is_empty());
 }
@@ -76,7 +97,11 @@ fn every_bad_configuration_gets_its_answer() {
     let (mut cases, mut failures) = (0, String::new());
     for case in BAD.split("\n== ").skip(1) {
         let (name, rest) = case.split_once('\n').expect("a name");
-        let pick = |prefix: &str| rest.lines().filter_map(|line| line.strip_prefix(prefix)).collect::<Vec<_>>();
+        let pick = |prefix: &str| {
+            rest.lines()
+                .filter_map(|line| line.strip_prefix(prefix))
+                .collect::<Vec<_>>()
+        };
         let mut variables = Environment::default();
         for (name, value) in pick("$ ").into_iter().filter_map(|line| line.split_once('=')) {
             variables.set(name, value);
@@ -104,27 +129,43 @@ fn without_a_file_everything_is_default() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     assert_eq!(config.to_toml(), Config::default().to_toml());
     assert_eq!(config.auth.roles["trader"].0.channels.len(), 7);
-    assert_eq!((config.auth.default.0.channels.len(), config.auth.anonymous.0.channels.len()), (8, 6));
+    assert_eq!(
+        (
+            config.auth.default.0.channels.len(),
+            config.auth.anonymous.0.channels.len()
+        ),
+        (8, 6)
+    );
 }
 
 #[test]
 fn a_missing_file_is_told() {
     let problems = Config::load(Some(Path::new("/nonexistent/tickgate.toml")), &Environment::default());
     let text = problems.expect_err("cannot be read").to_string();
-    assert_eq!(text, "/nonexistent/tickgate.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        text,
+        "/nonexistent/tickgate.toml: cannot be read: No such file or directory (os error 2)"
+    );
 }
 
 #[test]
 fn what_is_printed_reads_back_to_the_same() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for toml in ["", "[[endpoint]]\npath = \"/e\"\ndialect = \"echo\"\n", &all_keys(directory.path())] {
+    for toml in [
+        "",
+        "[[endpoint]]\npath = \"/e\"\ndialect = \"echo\"\n",
+        &all_keys(directory.path()),
+    ] {
         let config = load(toml, &environment()).unwrap_or_else(|problems| panic!("{problems}"));
         let printed = config.to_toml();
         let again = load(&printed, &environment()).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
         assert_eq!(again.to_toml(), printed);
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
         for secret in ["0123456789abcdef", "admin-key"] {
-            assert!(!printed.contains(secret) && !format!("{config:?}").contains(secret), "shows a secret");
+            assert!(
+                !printed.contains(secret) && !format!("{config:?}").contains(secret),
+                "shows a secret"
+            );
         }
     }
 }
@@ -189,12 +230,32 @@ fn a_secret_file_that_all_can_read_is_noted() {
 
 #[test]
 fn durations_are_written_in_the_largest_whole_unit() {
-    let pairs = [("0s", 0), ("1ms", 1), ("1500ms", 1500), ("90s", 90_000), ("1m", 60_000), ("36h", 129_600_000), ("1d", 86_400_000)];
+    let pairs = [
+        ("0s", 0),
+        ("1ms", 1),
+        ("1500ms", 1500),
+        ("90s", 90_000),
+        ("1m", 60_000),
+        ("36h", 129_600_000),
+        ("1d", 86_400_000),
+    ];
     for (text, ms) in pairs {
         let duration = std::time::Duration::from_millis(ms);
-        assert_eq!((duration_text(duration).as_str(), duration_from_text(text)), (text, Some(duration)));
+        assert_eq!(
+            (duration_text(duration).as_str(), duration_from_text(text)),
+            (text, Some(duration))
+        );
     }
-    for bad in ["", "5", "s", "-1s", "1.5s", "5 parsecs", "99999999999999999999s", "999999999999999999d"] {
+    for bad in [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "1.5s",
+        "5 parsecs",
+        "99999999999999999999s",
+        "999999999999999999d",
+    ] {
         assert_eq!(duration_from_text(bad), None, "{bad}");
     }
 }
@@ -206,10 +267,16 @@ fn the_documentation_lists_every_key_with_its_default() {
         let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.splitn(3, " | ");
         let (key, default, meaning) = (cells.next()?.strip_suffix('`')?, cells.next()?, cells.next()?);
         assert!(!meaning.trim().is_empty(), "{key} has no meaning");
-        Some((key.to_owned(), default.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')).map(str::to_owned)))
+        Some((
+            key.to_owned(),
+            default
+                .strip_prefix('`')
+                .and_then(|cell| cell.strip_suffix('`'))
+                .map(str::to_owned),
+        ))
     };
     let documented: Vec<_> = DOCUMENTATION.lines().filter_map(row).collect();
-    assert_eq!(documented, Config::keys());
+    assert_eq!(documented, Config::catalogue());
 }
 
 #[test]
@@ -221,5 +288,8 @@ fn what_is_deployed_is_accepted() {
     }
     let toml = include_str!("../../deploy/tickgate.toml").replace("/etc/tickgate/secrets", &path);
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!((config.secrets.keys.len(), config.secrets.admin_key.is_some()), (1, true));
+    assert_eq!(
+        (config.secrets.keys.len(), config.secrets.admin_key.is_some()),
+        (1, true)
+    );
 }

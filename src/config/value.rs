@@ -27,7 +27,10 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(message: impl Into<String>) -> Self {
-        Self { origin: None, message: message.into() }
+        Self {
+            origin: None,
+            message: message.into(),
+        }
     }
 
     fn wanted(what: &str, found: &Node) -> Self {
@@ -113,7 +116,13 @@ impl Value for Duration {
     }
 }
 
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// A duration from text: a whole number and one of the units `ms s m h d`.
 #[must_use]
@@ -121,7 +130,11 @@ pub fn duration_from_text(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let (_, unit_ms) = UNITS.into_iter().find(|(name, _)| *name == unit.trim_start())?;
-    number.parse::<u64>().ok()?.checked_mul(unit_ms).map(Duration::from_millis)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
 }
 
 /// A duration as text in the largest unit that keeps it whole.
@@ -131,7 +144,10 @@ pub fn duration_text(duration: Duration) -> String {
     if ms == 0 {
         return "0s".to_owned();
     }
-    let (name, unit_ms) = UNITS.into_iter().find(|(_, unit_ms)| ms % unit_ms == 0).unwrap_or(("ms", 1));
+    let (name, unit_ms) = UNITS
+        .into_iter()
+        .find(|(_, unit_ms)| ms % unit_ms == 0)
+        .unwrap_or(("ms", 1));
     format!("{}{name}", ms / unit_ms)
 }
 
@@ -165,7 +181,8 @@ impl<T: Value> Value for Vec<T> {
 impl Value for ListenAddress {
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "an address in quotes")?;
-        text.parse().map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
+        text.parse()
+            .map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
     }
     fn write(&self) -> Option<toml::Value> {
         Some(self.to_string().into())
@@ -185,7 +202,8 @@ impl Value for Pattern {
 impl Value for Algorithm {
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "an algorithm in quotes")?;
-        text.parse().map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
+        text.parse()
+            .map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
     }
     fn write(&self) -> Option<toml::Value> {
         Some(self.as_str().into())

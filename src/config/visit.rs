@@ -35,26 +35,43 @@ pub(super) type Given = BTreeMap<String, Origin>;
 /// Reads `tree` into `section`.
 pub(super) fn read<S: Section>(tree: Table, section: &mut S, problems: &mut Problems) -> Given {
     let mut given = Given::new();
-    Reader { table: tree, path: String::new(), known: Vec::new(), given: &mut given, problems }.run(section);
+    Reader {
+        table: tree,
+        path: String::new(),
+        known: Vec::new(),
+        given: &mut given,
+        problems,
+    }
+    .run(section);
     given
 }
 
 /// `section` as TOML.
 pub(super) fn print<S: Section>(mut section: S) -> String {
-    let mut printer = Printer { text: String::new(), path: String::new() };
+    let mut printer = Printer {
+        text: String::new(),
+        path: String::new(),
+    };
     section.visit(&mut printer);
     printer.text
 }
 
 /// Every key that `S` knows, with its default.
 pub(super) fn catalogue<S: Section>() -> Vec<(String, Option<String>)> {
-    let mut catalogue = Catalogue { keys: Vec::new(), path: String::new() };
+    let mut catalogue = Catalogue {
+        keys: Vec::new(),
+        path: String::new(),
+    };
     S::default().visit(&mut catalogue);
     catalogue.keys
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 struct Reader<'a> {
@@ -86,9 +103,18 @@ impl Reader<'_> {
         self.given.insert(path.clone(), node.origin.clone());
         match node.content {
             Content::Table(table) => {
-                Reader { table, path, known: Vec::new(), given: self.given, problems: self.problems }.run(section);
+                Reader {
+                    table,
+                    path,
+                    known: Vec::new(),
+                    given: self.given,
+                    problems: self.problems,
+                }
+                .run(section);
             }
-            other => self.problems.add(node.origin, &path, format!("expected a table, found {}", other.kind())),
+            other => self
+                .problems
+                .add(node.origin, &path, format!("expected a table, found {}", other.kind())),
         }
     }
 }
@@ -98,7 +124,9 @@ impl Visitor for Reader<'_> {
         let Some((path, node)) = self.take(key) else { return };
         match T::read(&node) {
             Ok(read) => *value = read,
-            Err(refusal) => self.problems.add(refusal.origin.unwrap_or(node.origin), &path, refusal.message),
+            Err(refusal) => self
+                .problems
+                .add(refusal.origin.unwrap_or(node.origin), &path, refusal.message),
         }
     }
 
@@ -120,7 +148,11 @@ impl Visitor for Reader<'_> {
                 }
             }
             (_, Origin::Variable(_)) => {
-                self.problems.add(node.origin, &path, "is an array of tables: it can be set in the file only");
+                self.problems.add(
+                    node.origin,
+                    &path,
+                    "is an array of tables: it can be set in the file only",
+                );
             }
             (other, _) => {
                 let message = format!("expected an array of tables ([[{path}]]), found {}", other.kind());
@@ -185,8 +217,15 @@ impl Visitor for Printer {
 
     fn named<S: Section>(&mut self, key: &'static str, sections: &mut BTreeMap<String, S>) {
         for (name, section) in sections {
-            let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-            let name = if bare { name.clone() } else { toml::Value::String(name.clone()).to_string() };
+            let bare = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+            let name = if bare {
+                name.clone()
+            } else {
+                toml::Value::String(name.clone()).to_string()
+            };
             let path = format!("{}.{name}", join(&self.path, key));
             self.inside(&format!("[{path}]"), path, section);
         }
@@ -208,7 +247,8 @@ impl Catalogue {
 
 impl Visitor for Catalogue {
     fn value<T: Value>(&mut self, key: &'static str, value: &mut T) {
-        self.keys.push((join(&self.path, key), value.write().map(|value| value.to_string())));
+        self.keys
+            .push((join(&self.path, key), value.write().map(|value| value.to_string())));
     }
 
     fn table<S: Section>(&mut self, key: &'static str, section: &mut S) {

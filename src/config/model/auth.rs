@@ -38,8 +38,18 @@ choices!(Refuse { "auto" => Self::Auto, "http" => Self::Http, "close" => Self::C
 
 impl Default for Auth {
     fn default() -> Self {
-        let Settings { subject_claim, leeway_ms, issuer, audience, policy } = Settings::default();
-        let Policy { roles, default, anonymous } = policy;
+        let Settings {
+            subject_claim,
+            leeway_ms,
+            issuer,
+            audience,
+            policy,
+        } = Settings::default();
+        let Policy {
+            roles,
+            default,
+            anonymous,
+        } = policy;
         let role = |permissions: &Permissions| Role(permissions.clone());
         Self {
             mode: Mode::Required,
@@ -52,7 +62,10 @@ impl Default for Auth {
             issuer: issuer.map(Into::into),
             audience: audience.map(Into::into),
             keys: Vec::new(),
-            roles: roles.iter().map(|(name, permissions)| (name.to_string(), role(permissions))).collect(),
+            roles: roles
+                .iter()
+                .map(|(name, permissions)| (name.to_string(), role(permissions)))
+                .collect(),
             default: role(&default),
             anonymous: role(&anonymous),
         }
@@ -80,9 +93,17 @@ impl Section for Auth {
 impl Auth {
     pub(super) fn check(&self, check: &mut Check<'_>) {
         check.require(!self.timeout.is_zero(), "auth.timeout", "must be longer than 0s");
-        check.require(!self.subject_claim.is_empty(), "auth.subject_claim", "must not be empty");
+        check.require(
+            !self.subject_claim.is_empty(),
+            "auth.subject_claim",
+            "must not be empty",
+        );
         let narrow = self.roles.contains_key(ADMIN_ROLE);
-        check.require(!narrow, "auth.role.admin", "is built in and may do everything; give another name");
+        check.require(
+            !narrow,
+            "auth.role.admin",
+            "is built in and may do everything; give another name",
+        );
         for (index, key) in self.keys.iter().enumerate() {
             key.check(&format!("auth.key[{index}]"), check);
         }
@@ -123,12 +144,20 @@ impl Key {
         let Some(algorithm) = self.algorithm else {
             return check.refuse(&format!("{key}.algorithm"), "is missing, such as \"HS256\"");
         };
-        let sources = [self.secret_env.is_some(), self.secret_file.is_some(), self.public_key_file.is_some()];
+        let sources = [
+            self.secret_env.is_some(),
+            self.secret_file.is_some(),
+            self.public_key_file.is_some(),
+        ];
         if sources.into_iter().filter(|given| *given).count() != 1 {
             return check.refuse(key, "needs exactly one of secret_env, secret_file and public_key_file");
         }
         let message = "an HS algorithm needs a secret, every other one a public_key_file";
-        check.require(algorithm.is_hmac() == self.public_key_file.is_none(), &format!("{key}.algorithm"), message);
+        check.require(
+            algorithm.is_hmac() == self.public_key_file.is_none(),
+            &format!("{key}.algorithm"),
+            message,
+        );
     }
 }
 

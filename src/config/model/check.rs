@@ -26,7 +26,10 @@ impl<'a> Check<'a> {
 
     /// Refuses two keys that contradict each other; told at the first one that was written.
     pub(in crate::config) fn contradiction(&mut self, keys: [&str; 2], message: impl Into<String>) {
-        let key = keys.into_iter().find(|key| self.given.contains_key(*key)).unwrap_or(keys[0]);
+        let key = keys
+            .into_iter()
+            .find(|key| self.given.contains_key(*key))
+            .unwrap_or(keys[0]);
         self.problems.add(self.origin(key), key, message);
     }
 

@@ -11,11 +11,11 @@ pub(super) mod check;
 mod operations;
 mod server;
 
-pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key};
+pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
-pub use operations::{Format, Level};
 pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
-pub(super) use server::{Endpoint, Server};
+pub use operations::{Format, Level};
+pub(super) use server::{Endpoint, SHARDS_MAX, Server};
 
 /// The whole configuration. [`Config::load`] makes one; its default is what no file at all means.
 #[derive(Clone, Debug)]

@@ -18,7 +18,10 @@ pub(in crate::config) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connection: crate::limits::Limits::default(), publish_body_bytes: 16 * 1024 * 1024 }
+        Self {
+            connection: crate::limits::Limits::default(),
+            publish_body_bytes: 16 * 1024 * 1024,
+        }
     }
 }
 
@@ -52,12 +55,25 @@ impl Limits {
         for (key, value) in at_least_one {
             check.require(value > 0, key, "must be at least 1");
         }
-        check.require(limits.messages_per_second <= 1_000_000, "limits.messages_per_second", "must be at most 1000000");
-        check.require(limits.commands_per_second <= 1_000_000, "limits.commands_per_second", "must be at most 1000000");
+        check.require(
+            limits.messages_per_second <= 1_000_000,
+            "limits.messages_per_second",
+            "must be at most 1000000",
+        );
+        check.require(
+            limits.commands_per_second <= 1_000_000,
+            "limits.commands_per_second",
+            "must be at most 1000000",
+        );
         check.require(limits.reply_frames >= 8, "limits.reply_frames", "must be at least 8");
-        check.require(limits.reply_bytes >= REPLY_BYTES_MIN, "limits.reply_bytes", "must be at least 16384");
+        check.require(
+            limits.reply_bytes >= REPLY_BYTES_MIN,
+            "limits.reply_bytes",
+            "must be at least 16384",
+        );
         if limits.event_bytes > limits.outbox_bytes {
-            let message = "limits.event_bytes must not exceed limits.outbox_bytes: such an event could never be delivered";
+            let message =
+                "limits.event_bytes must not exceed limits.outbox_bytes: such an event could never be delivered";
             check.contradiction(["limits.event_bytes", "limits.outbox_bytes"], message);
         }
         if u64::from(limits.event_bytes) > self.publish_body_bytes {
@@ -76,7 +92,10 @@ pub(in crate::config) struct Heartbeat {
 
 impl Default for Heartbeat {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(60) }
+        Self {
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(60),
+        }
     }
 }
 
@@ -138,19 +157,29 @@ impl Section for Command {
         visitor.value("audit", &mut self.audit);
         visitor.value("max_in_flight", &mut self.max_in_flight);
         visitor.unsupported("nats", "commands over NATS");
-        visitor.unsupported("hmac_secret", "a secret in the file (name it by hmac_secret_env or hmac_secret_file)");
+        visitor.unsupported(
+            "hmac_secret",
+            "a secret in the file (name it by hmac_secret_env or hmac_secret_file)",
+        );
     }
 }
 
 pub(super) fn check_commands(commands: &[Command], check: &mut Check<'_>) {
     for (index, command) in commands.iter().enumerate() {
         let key = |name: &str| format!("command[{index}].{name}");
-        check.require(command.pattern.is_some(), &key("match"), "is missing: the pattern of the actions");
+        check.require(
+            command.pattern.is_some(),
+            &key("match"),
+            "is missing: the pattern of the actions",
+        );
         check.require(command.http.is_some(), &key("http"), "is missing: the backend's URL");
         check.require(!command.timeout.is_zero(), &key("timeout"), "must be longer than 0s");
         check.require(command.max_in_flight > 0, &key("max_in_flight"), "must be at least 1");
         if command.hmac_secret_env.is_some() && command.hmac_secret_file.is_some() {
-            check.refuse(&key("hmac_secret_file"), "hmac_secret_env and hmac_secret_file exclude each other");
+            check.refuse(
+                &key("hmac_secret_file"),
+                "hmac_secret_env and hmac_secret_file exclude each other",
+            );
         }
     }
 }
@@ -221,7 +250,10 @@ choices!(Level {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: Format::Human, level: Level::Info }
+        Self {
+            format: Format::Human,
+            level: Level::Info,
+        }
     }
 }
 

@@ -81,7 +81,11 @@ impl Section for Server {
 
 impl Server {
     pub(super) fn check(&self, check: &mut Check<'_>) {
-        check.require(!self.listen.is_empty(), "server.listen", "must name at least one listener");
+        check.require(
+            !self.listen.is_empty(),
+            "server.listen",
+            "must name at least one listener",
+        );
         for (index, address) in self.listen.iter().enumerate() {
             if self.listen[..index].iter().any(|earlier| overlap(earlier, address)) {
                 check.refuse("server.listen", format!("{address} overlaps another listener"));
@@ -91,13 +95,25 @@ impl Server {
             let message = "the admin listener must not be a public one";
             check.contradiction(["server.admin_listen", "server.listen"], message);
         }
-        check.require(self.shards <= SHARDS_MAX, "server.shards", "must be at most 64 (0: one per core)");
+        check.require(
+            self.shards <= SHARDS_MAX,
+            "server.shards",
+            "must be at most 64 (0: one per core)",
+        );
         check.require(self.max_connections > 0, "server.max_connections", "must be at least 1");
-        check.require(!self.handshake_timeout.is_zero(), "server.handshake_timeout", "must be longer than 0s");
+        check.require(
+            !self.handshake_timeout.is_zero(),
+            "server.handshake_timeout",
+            "must be longer than 0s",
+        );
         if let Coalesce::Fixed(time) = self.coalesce {
             check.require(time <= Duration::from_secs(1), "server.coalesce", "must be at most 1s");
         }
-        check.require(self.drain <= Duration::from_secs(3600), "server.drain", "must be at most 1h");
+        check.require(
+            self.drain <= Duration::from_secs(3600),
+            "server.drain",
+            "must be at most 1h",
+        );
     }
 }
 
@@ -125,7 +141,11 @@ choices!(Dialect { "native" => Self::Native, "echo" => Self::Echo } not { "typed
 
 impl Endpoint {
     pub(super) fn native(path: &str) -> Self {
-        Self { path: Some(path.to_owned()), dialect: Some(Dialect::Native), ..Self::default() }
+        Self {
+            path: Some(path.to_owned()),
+            dialect: Some(Dialect::Native),
+            ..Self::default()
+        }
     }
 }
 
@@ -146,7 +166,11 @@ pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
     let mut seen = HashSet::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
         let key = |name: &str| format!("endpoint[{index}].{name}");
-        check.require(endpoint.dialect.is_some(), &key("dialect"), "is missing: \"native\" or \"echo\"");
+        check.require(
+            endpoint.dialect.is_some(),
+            &key("dialect"),
+            "is missing: \"native\" or \"echo\"",
+        );
         if let Some(bytes) = endpoint.message_bytes {
             check.require(bytes > 0, &key("message_bytes"), "must be at least 1");
         }
@@ -156,13 +180,20 @@ pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
         };
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%".contains(&byte);
         if !path.starts_with('/') || !path.bytes().all(plain) {
-            check.refuse(&key("path"), "must begin with / and hold neither white space nor ?, # or %");
+            check.refuse(
+                &key("path"),
+                "must begin with / and hold neither white space nor ?, # or %",
+            );
         }
         // `/a` and `/a/` are served alike.
         if !seen.insert(path.trim_end_matches('/')) {
             check.refuse(&key("path"), format!("\"{path}\" is served by an earlier endpoint"));
         }
         let taken = ["/healthz", "/readyz"];
-        check.require(!taken.contains(&path.as_str()), &key("path"), "is taken by the gateway's own health check");
+        check.require(
+            !taken.contains(&path.as_str()),
+            &key("path"),
+            "is taken by the gateway's own health check",
+        );
     }
 }
