@@ -1,6 +1,7 @@
 //! One published event, and the finished frames it is sent as.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 
@@ -49,12 +50,44 @@ pub struct Event {
     pub offset: Option<u64>,
     // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
     frames: [OnceLock<Bytes>; Encoding::COUNT],
+    // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
+    transit: Transit,
+}
+
+/// What an event owes the hub while it lies in inboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Transit {
+    /// Whose credit it was.
+    pub(crate) payer: u16,
+    /// How much is given back by the last inbox.
+    pub(crate) cost: u32,
+    inboxes: AtomicU32,
+}
+
+impl Transit {
+    /// For an event that goes into so many inboxes.
+    pub(crate) fn new(payer: u16, cost: u32, inboxes: u32) -> Self {
+        Self {
+            payer,
+            cost,
+            inboxes: AtomicU32::new(inboxes),
+        }
+    }
+
+    /// Counts one inbox it was popped from; whether that was the last one.
+    pub(crate) fn popped(&self) -> bool {
+        self.inboxes.fetch_sub(1, Ordering::AcqRel) == 1
+    }
 }
 
 impl Event {
     /// An event from its parts; no form is encoded yet.
     #[must_use]
     pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
+        Self::in_transit(new, offset, Transit::default())
+    }
+
+    pub(crate) fn in_transit(new: NewEvent, offset: Option<u64>, transit: Transit) -> Self {
         Self {
             channel: new.channel,
             name: new.name,
@@ -62,7 +95,12 @@ impl Event {
             timestamp_ms: new.timestamp_ms,
             offset,
             frames: Default::default(),
+            transit,
         }
+    }
+
+    pub(crate) fn transit(&self) -> &Transit {
+        &self.transit
     }
 
     /// The finished frame of one form, when somebody has encoded it.

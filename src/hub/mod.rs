@@ -4,122 +4,232 @@
 //!
 //! ```text
 //! publish(event):  credit = take before locking (1 + bytes/1024); an async publisher waits its turn, a shard only tries
-//!   lock(stripe): number; store; for each interested shard: inbox.try_send (cannot fail: capacity = all credits)
-//!   unlock; encode; wake shards that sleep (flag set, inbox re-checked, then poll; one wake per batch, none to oneself)
+//!   lock(stripe): number; for each interested shard: inbox.try_send (cannot fail: capacity = all credits)
+//!   unlock; encode; wake shards that sleep (one wake per batch)
 //! join(pattern), on the shard's thread: for each stripe it can match, one at a time:
-//!   lock: interest += 1;  at[stripe] = popped + inbox.len()
+//!   lock: interest += shard;  at[stripe] = popped + inbox.len()
 //! deliver: index = popped++;  a connection gets it iff its subscription is settled or index >= at[stripe]
 //! ```
 //!
 //! Invariant: every event of stripe T that was published before shard S joined under T's lock has an inbox index
 //! below `at[T]`; every later one is at or above it.
+//!
+//! Per file: `interest` (who wants what), `credits` (the bound), `inbox` (the shard's end), `doorbell` (waking).
+
+mod credits;
+mod doorbell;
+mod inbox;
+mod interest;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::channel::Pattern;
-use crate::event::{Encoding, Event, NewEvent};
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::event::{Encoding, Event, NewEvent, Transit};
+
+pub use credits::Credit;
+pub use doorbell::Doorbell;
+pub use inbox::{Inbox, JoinAt, Popped};
+
+use credits::Credits;
+use inbox::Letter;
+use interest::{Interest, stripe_of};
 
 /// How many stripes; more only spare publishers from waiting for wide snapshots.
 pub const STRIPES: usize = 16;
 
+/// The most shards a hub can have: they are bits of a word.
+pub const SHARDS_MAX: usize = 64;
+
 /// The hub's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Credits in all, and so the capacity of every inbox. An event costs `1 + bytes/1024`.
+    /// Credits in all, and so the capacity of every inbox (24 bytes each). An event costs `1 + bytes/1024`.
     pub credits: u32,
 }
 
-/// The hub. One per process, shared by publishers and shards.
-pub struct Hub {}
+impl Default for Settings {
+    fn default() -> Self {
+        Self { credits: 16 * 1024 }
+    }
+}
 
-/// Room for one event in every inbox. Given back when the last interested shard has popped the event.
-pub struct Credit {}
+/// Makes the finished frame of an event in one form.
+pub type Encode = fn(&Event, Encoding) -> Bytes;
+
+/// The hub. One per process, shared by publishers and shards.
+pub struct Hub {
+    stripes: [Stripe; STRIPES],
+    inboxes: Vec<Sender<Letter>>,
+    doorbells: Vec<Arc<Doorbell>>,
+    credits: Credits,
+    needs: [AtomicI64; Encoding::COUNT],
+    encode: Encode,
+}
+
+/// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Stripe(Mutex<StripeState>);
+
+#[derive(Default)]
+struct StripeState {
+    interest: Interest,
+    events: u64,
+    unwanted: u64,
+}
+
+impl Stripe {
+    fn lock(&self) -> parking_lot::MutexGuard<'_, StripeState> {
+        self.0.lock()
+    }
+}
 
 /// Shards to be woken after a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wakes(pub u64);
 
-/// One shard's end of the hub; owned by its thread.
-pub struct Inbox {}
-
-/// Where in its inbox a shard joined a pattern, per stripe.
-pub struct JoinAt {}
-
-/// An event popped from an inbox.
-pub struct Popped {
-    /// Its place in the inbox, counted from the first event ever.
-    pub index: u64,
-    /// Its channel's stripe.
-    pub stripe: u8,
-    /// The event.
-    pub event: Arc<Event>,
+/// What the hub has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HubStats {
+    /// Events published, wanted or not.
+    pub events: u64,
+    /// Events that no shard wanted.
+    pub unwanted: u64,
+    /// Credits lent: what lies in inboxes or is about to.
+    pub credits_lent: usize,
+    /// Credits in all.
+    pub credits: usize,
 }
 
 impl Hub {
-    /// A hub and its `shards` (1 to 64) inboxes.
-    pub fn new(settings: Settings, shards: usize) -> (Arc<Self>, Vec<Inbox>) {
-        unimplemented!("{settings:?} {shards}")
+    /// A hub and its `shards` inboxes. Panics unless there are 1 to [`SHARDS_MAX`].
+    pub fn new(settings: Settings, shards: usize, encode: Encode) -> (Arc<Self>, Vec<Inbox>) {
+        assert!(
+            (1..=SHARDS_MAX).contains(&shards),
+            "1 to {SHARDS_MAX} shards, not {shards}"
+        );
+        let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
+        let credits = Credits::new(settings.credits, &doorbells);
+        let (inboxes, letters): (Vec<_>, Vec<_>) =
+            (0..shards).map(|_| crossbeam_channel::bounded(credits.total())).unzip();
+        let hub = Arc::new(Self {
+            stripes: Default::default(),
+            inboxes,
+            doorbells,
+            credits,
+            needs: Default::default(),
+            encode,
+        });
+        let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
+        let inboxes = (0u16..).zip(letters).map(inbox).collect();
+        (hub, inboxes)
     }
-    /// Waits, in order of arrival, for room for an event with `bytes` of data.
-    pub async fn credit(&self, bytes: usize) -> Credit {
-        unimplemented!("{bytes}")
+
+    /// Waits, in order of arrival, for room for an event with `bytes` of data. Whoever holds [`Wakes`] wakes them
+    /// before it waits here: the room it waits for may be theirs to give.
+    pub async fn credit(&self, bytes: usize) -> Credit<'_> {
+        self.credits.publisher(bytes).await
     }
+
+    /// Room for an event when there is some and nobody waits for it, for a publisher that could also wait.
+    #[must_use]
+    pub fn credit_now(&self, bytes: usize) -> Option<Credit<'_>> {
+        self.credits.publisher_now(bytes)
+    }
+
     /// Room for an event, or `None`: then this shard's doorbell rings when some has come back.
-    pub fn try_credit(&self, shard: u16, bytes: usize) -> Option<Credit> {
-        unimplemented!("{shard} {bytes}")
+    #[must_use]
+    pub fn try_credit(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
+        self.credits.shard(shard, bytes)
     }
+
     /// Numbers the event and puts it into the inbox of every interested shard; encodes it in every form that
     /// somebody needs. Adds the shards to wake to `wakes`; the caller calls [`Hub::wake`] once per batch.
-    pub fn publish(&self, event: NewEvent, credit: Credit, wakes: &mut Wakes) -> Option<u64> {
-        let _ = (event, credit, wakes);
-        unimplemented!()
+    /// Gives the position in the channel's history, on channels that keep one.
+    pub fn publish(&self, event: NewEvent, credit: Credit<'_>, wakes: &mut Wakes) -> Option<u64> {
+        let stripe = stripe_of(event.channel.as_str());
+        let event = {
+            let mut state = self.stripes[usize::from(stripe)].lock();
+            state.events += 1;
+            let shards = state.interest.lookup(event.channel.as_str());
+            if shards == 0 {
+                state.unwanted += 1;
+                return None;
+            }
+            let (payer, cost) = credit.into_debt();
+            let transit = Transit::new(payer, cost, shards.count_ones());
+            let event = Arc::new(Event::in_transit(event, None, transit));
+            self.post(&event, stripe, shards);
+            wakes.0 |= shards;
+            event
+        };
+        // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
+        for encoding in Encoding::ALL {
+            if self.needs[encoding as usize].load(Ordering::Relaxed) > 0 {
+                event.offer_frame(encoding, (self.encode)(&event, encoding));
+            }
+        }
+        event.offset
     }
+
+    /// Puts an event into these shards' inboxes, under its stripe's lock.
+    fn post(&self, event: &Arc<Event>, stripe: u8, shards: u64) {
+        for shard in bits(shards) {
+            let event = event.clone();
+            // A credit is held, so there is room; a shard that is gone has no interest. Were either untrue the
+            // debt would still have to be paid.
+            if let Err(refused) = self.inboxes[shard].try_send(Letter { event, stripe }) {
+                debug_assert!(false, "an inbox refused an event with a credit: {refused}");
+                let transit = refused.into_inner().event;
+                if transit.transit().popped() {
+                    self.credits.give(transit.transit().payer, transit.transit().cost);
+                }
+            }
+        }
+    }
+
     /// Rings the doorbells of these shards.
     pub fn wake(&self, wakes: Wakes) {
-        unimplemented!("{wakes:?}")
+        for shard in bits(wakes.0) {
+            self.doorbells[shard].ring();
+        }
     }
+
     /// Counts connections that need a form (`delta` is 1 or -1).
     pub fn need(&self, encoding: Encoding, delta: i32) {
-        unimplemented!("{encoding:?} {delta}")
+        self.needs[encoding as usize].fetch_add(delta.into(), Ordering::Relaxed);
+    }
+
+    /// What the hub has done and holds; each stripe at its own instant.
+    #[must_use]
+    pub fn stats(&self) -> HubStats {
+        let mut stats = HubStats {
+            credits: self.credits.total(),
+            credits_lent: self.credits.total() - self.credits.free(),
+            ..HubStats::default()
+        };
+        for stripe in &self.stripes {
+            let state = stripe.lock();
+            stats.events += state.events;
+            stats.unwanted += state.unwanted;
+        }
+        stats
     }
 }
 
-impl Inbox {
-    /// Declares interest in a pattern (once per shard and pattern) and says from where on its events are new.
-    pub fn join(&mut self, pattern: &Pattern) -> JoinAt {
-        unimplemented!("{pattern}")
-    }
-    /// Takes interest back.
-    pub fn leave(&mut self, pattern: &Pattern) {
-        unimplemented!("{pattern}")
-    }
-    /// The next event.
-    pub fn pop(&mut self) -> Option<Popped> {
-        unimplemented!()
-    }
-    /// How many wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        unimplemented!()
-    }
-    /// Whether none waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl JoinAt {
-    /// Whether an event popped at `index` from `stripe` came after the join.
-    #[must_use]
-    pub fn includes(&self, stripe: u8, index: u64) -> bool {
-        unimplemented!("{stripe} {index}")
-    }
-    /// Whether everything from `index` on is included, in every stripe: the subscription is settled.
-    #[must_use]
-    pub fn settled(&self, index: u64) -> bool {
-        unimplemented!("{index}")
-    }
+/// The places of the bits of a mask.
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (place < u64::BITS).then_some(place as usize)
+    })
 }
 
 /// What publishing gave.
@@ -131,7 +241,8 @@ pub struct Receipt {
 
 /// What stands between the gateways: the embedded one publishes straight into the hub.
 pub trait Broker: Send + Sync {
-    /// Publishes in order; resolves when every event is stored and in every interested shard's inbox.
+    /// Publishes in order; resolves when every event is stored and in every interested shard's inbox. Dropped before
+    /// that, it has published the first few of them.
     fn publish(&self, events: Vec<NewEvent>) -> std::pin::Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>>;
     /// Publishes from a shard's thread without waiting, or hands the event back: the shard's doorbell rings when it
     /// may try again.

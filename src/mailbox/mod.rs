@@ -1,15 +1,21 @@
 //! How the rest of the gateway talks to a shard: small messages, one way, and a doorbell.
+//!
+//! Invariant: a message sent is either taken out by the shard, in order, or handed back because the shard is gone;
+//! the sender never waits.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::auth::{Identity, TokenError};
 use crate::disconnect::Disconnect;
 use crate::event::Event;
+use crate::hub::Doorbell;
 use crate::session::{Command, CommandOutcome, Settings};
+use crate::stats::{Gauge, ShardStats};
 
 /// Names one connection for as long as it lives. A stale one names nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,22 +186,127 @@ pub trait Services: Send + Sync {
 
 /// The outside's end of one shard. Cheap to clone.
 #[derive(Clone)]
-pub struct ShardHandle {}
+pub struct ShardHandle {
+    post: Sender<ShardMessage>,
+    shared: Arc<Shared>,
+}
+
+/// The shard's end of its mailbox; owned by its thread. Messages left in it when it is dropped are dropped with it:
+/// sockets close, permits go back, replies are never called.
+pub struct Mailbox {
+    letters: Receiver<ShardMessage>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    doorbell: Arc<Doorbell>,
+    stats: Arc<ShardStats>,
+    // Connections sent and not yet taken out: they are load the shard does not count yet.
+    adopting: Gauge,
+}
+
+/// A mailbox that rings this doorbell, and its outside end.
+///
+/// Unbounded, because a bound could only lose an answer that somebody waits for, or make a thread wait for a shard
+/// that waits for nobody. What lies in it is bounded where it comes from: connections by the door's limits, answers
+/// by the one verification and the commands in flight a connection may have, queries by the admin listener.
+#[must_use]
+pub fn mailbox(doorbell: Arc<Doorbell>, stats: Arc<ShardStats>) -> (ShardHandle, Mailbox) {
+    let (post, letters) = crossbeam_channel::unbounded();
+    let shared = Arc::new(Shared {
+        doorbell,
+        stats,
+        adopting: Gauge::default(),
+    });
+    let handle = ShardHandle {
+        post,
+        shared: shared.clone(),
+    };
+    (handle, Mailbox { letters, shared })
+}
 
 impl ShardHandle {
     /// Puts a message into the shard's mailbox and rings its doorbell; hands it back when the shard is gone.
     pub fn send(&self, message: ShardMessage) -> Result<(), Box<ShardMessage>> {
-        let _ = message;
-        unimplemented!()
+        let adoption = i64::from(matches!(message, ShardMessage::Adopt(_)));
+        self.shared.adopting.add(adoption);
+        match self.post.send(message) {
+            Ok(()) => {
+                self.shared.doorbell.ring();
+                Ok(())
+            }
+            Err(refused) => {
+                self.shared.adopting.add(-adoption);
+                Err(Box::new(refused.into_inner()))
+            }
+        }
     }
+
     /// Its counters.
     #[must_use]
-    pub fn stats(&self) -> &crate::stats::ShardStats {
-        unimplemented!()
+    pub fn stats(&self) -> &ShardStats {
+        &self.shared.stats
     }
+
     /// How loaded it is: the door hands a new connection to the shard with the least.
     #[must_use]
     pub fn load(&self) -> i64 {
-        unimplemented!()
+        self.shared.stats.connections.get() + self.shared.adopting.get()
+    }
+}
+
+impl Mailbox {
+    /// The next message.
+    pub fn pop(&mut self) -> Option<ShardMessage> {
+        let message = self.letters.try_recv().ok()?;
+        if matches!(message, ShardMessage::Adopt(_)) {
+            self.shared.adopting.add(-1);
+        }
+        Some(message)
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.letters.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(over_ms: u64) -> ShardMessage {
+        ShardMessage::Drain { over_ms }
+    }
+
+    #[test]
+    fn messages_arrive_in_order_and_ring() {
+        let bell = Arc::new(Doorbell::default());
+        let (handle, mut mailbox) = mailbox(bell.clone(), Arc::default());
+        bell.answer();
+        for n in 0..3 {
+            assert!(handle.clone().send(drain(n)).is_ok());
+        }
+        assert!(!bell.fall_asleep());
+        assert_eq!(mailbox.len(), 3);
+        for n in 0..3 {
+            assert!(matches!(mailbox.pop(), Some(ShardMessage::Drain { over_ms }) if over_ms == n));
+        }
+        assert!(mailbox.pop().is_none() && mailbox.is_empty());
+    }
+
+    #[test]
+    fn a_message_to_a_shard_that_is_gone_comes_back() {
+        let (handle, mailbox) = mailbox(Arc::default(), Arc::default());
+        drop(mailbox);
+        let back = handle.send(drain(7)).expect_err("nobody is there");
+        assert!(matches!(*back, ShardMessage::Drain { over_ms: 7 }));
     }
 }

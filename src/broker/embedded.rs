@@ -1,0 +1,129 @@
+//! The embedded broker: one gateway, one process; what is published goes straight into the hub.
+//!
+//! Invariant: it never waits for room while shards that could make room sleep unwoken.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::event::NewEvent;
+use crate::hub::{Broker, Hub, Receipt, Wakes};
+
+/// Events of one batch between two wake-ups, so that shards begin before a batch of 10,000 ends. Also how long the
+/// batch keeps its thread from others.
+const WAKE_EVERY: usize = 128;
+
+/// Publishes into the hub of this process.
+pub struct Embedded {
+    hub: Arc<Hub>,
+}
+
+impl Embedded {
+    /// For this hub.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    async fn publish_all(&self, events: Vec<NewEvent>) -> Vec<Receipt> {
+        let mut receipts = Vec::with_capacity(events.len());
+        let mut wakes = Wakes::default();
+        for (place, event) in events.into_iter().enumerate() {
+            if place > 0 && place % WAKE_EVERY == 0 {
+                self.hub.wake(std::mem::take(&mut wakes));
+                tokio::task::yield_now().await;
+            }
+            let bytes = event.data.len();
+            let credit = match self.hub.credit_now(bytes) {
+                Some(credit) => credit,
+                None => {
+                    self.hub.wake(std::mem::take(&mut wakes));
+                    self.hub.credit(bytes).await
+                }
+            };
+            let offset = self.hub.publish(event, credit, &mut wakes);
+            receipts.push(Receipt { offset });
+        }
+        self.hub.wake(wakes);
+        receipts
+    }
+}
+
+impl Broker for Embedded {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+        Box::pin(self.publish_all(events))
+    }
+
+    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+        let Some(credit) = self.hub.try_credit(shard, event.data.len()) else {
+            return Err(event);
+        };
+        let mut wakes = Wakes::default();
+        let offset = self.hub.publish(event, credit, &mut wakes);
+        self.hub.wake(wakes);
+        Ok(Receipt { offset })
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::channel::{Channel, Pattern};
+    use crate::hub::{Inbox, Settings};
+
+    fn hub(credits: u32) -> (Embedded, Arc<Hub>, Vec<Inbox>) {
+        let (hub, inboxes) = Hub::new(Settings { credits }, 1, |_, _| Bytes::new());
+        (Embedded::new(hub.clone()), hub, inboxes)
+    }
+
+    fn event(number: usize) -> NewEvent {
+        NewEvent {
+            channel: Channel::parse("a.b").expect("valid"),
+            name: "n".into(),
+            data: number.to_string().into(),
+            timestamp_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_batch_larger_than_all_credits_wakes_the_shard_before_it_waits() {
+        let (broker, hub, mut inboxes) = hub(16);
+        let inbox = &mut inboxes[0];
+        inbox.join(&Pattern::parse("a.*").expect("valid"));
+        let mut publish = broker.publish((0..100).map(event).collect());
+        let mut got = Vec::new();
+        loop {
+            inbox.doorbell().answer();
+            let done = publish.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            while let Some(popped) = inbox.pop() {
+                got.push(popped.event.data.clone());
+            }
+            match done {
+                Poll::Ready(receipts) => break assert_eq!(receipts.len(), 100),
+                Poll::Pending => assert!(!inbox.doorbell().fall_asleep(), "waits while the shard sleeps"),
+            }
+        }
+        assert_eq!(got, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(hub.stats().credits_lent, 0);
+    }
+
+    #[test]
+    fn a_shard_without_credit_gets_its_event_back() {
+        let (broker, _, mut inboxes) = hub(2);
+        let inbox = &mut inboxes[0];
+        inbox.join(&Pattern::parse("a.b").expect("valid"));
+        assert!(broker.try_publish(0, event(1)).is_ok());
+        inbox.doorbell().answer();
+        let refused = broker.try_publish(0, event(2)).expect_err("the only credit is lent");
+        assert!(inbox.pop().is_some());
+        assert!(!inbox.doorbell().fall_asleep(), "the credit is back");
+        assert!(broker.try_publish(0, refused).is_ok());
+    }
+}

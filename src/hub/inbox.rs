@@ -1,0 +1,189 @@
+//! A shard's end of the hub: joining, leaving, and taking events out in order.
+//!
+//! Invariant: every event of stripe T that was published before this shard joined under T's lock has an inbox index
+//! below `at[T]`; every later one is at or above it. It holds because publishers put events into inboxes under the
+//! stripe's lock, and only this thread takes them out.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::interest::Stripes;
+use super::{Doorbell, Hub, STRIPES};
+use crate::channel::Pattern;
+use crate::event::Event;
+
+/// What lies in an inbox.
+pub(super) struct Letter {
+    pub(super) event: Arc<Event>,
+    pub(super) stripe: u8,
+}
+
+/// One shard's end of the hub; owned by its thread. Dropping it ends the shard's interest and pays its debts.
+pub struct Inbox {
+    hub: Arc<Hub>,
+    shard: u16,
+    letters: Receiver<Letter>,
+    popped: u64,
+}
+
+/// Where in its inbox a shard joined a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinAt(Positions);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Positions {
+    One { stripe: u8, at: u64 },
+    Each(Box<[u64; STRIPES]>),
+}
+
+/// An event popped from an inbox.
+pub struct Popped {
+    /// Its place in the inbox, counted from the first event ever.
+    pub index: u64,
+    /// Its channel's stripe.
+    pub stripe: u8,
+    /// The event.
+    pub event: Arc<Event>,
+}
+
+/// What a join sees of a stripe while it holds its lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnderLock {
+    /// Where in the inbox the stripe's next event can come at the earliest.
+    pub(super) at: u64,
+    /// Events ever published in the stripe.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tests' model of a stripe's state"))]
+    pub(super) events: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(hub: Arc<Hub>, shard: u16, letters: Receiver<Letter>) -> Self {
+        Self {
+            hub,
+            shard,
+            letters,
+            popped: 0,
+        }
+    }
+
+    /// The shard's number.
+    #[must_use]
+    pub fn shard(&self) -> u16 {
+        self.shard
+    }
+
+    /// The shard's doorbell: rung when an event came, and when a credit it was refused came back.
+    #[must_use]
+    pub fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.hub.doorbells[usize::from(self.shard)]
+    }
+
+    /// Declares the shard's interest in a pattern and says from where on its events are new. A pattern already held
+    /// gets a new position and nothing else changes; one [`Inbox::leave`] ends it, however often it was joined.
+    pub fn join(&mut self, pattern: &Pattern) -> JoinAt {
+        self.join_by(pattern, |_, seen, _| seen.at)
+    }
+
+    /// A join whose positions `place` decides, from the stripe, what was seen under its lock, and a way to ask for
+    /// the position again after the lock: so that tests can plant the two classic faults into this very code.
+    pub(super) fn join_by(
+        &mut self,
+        pattern: &Pattern,
+        mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
+    ) -> JoinAt {
+        let now = || self.popped + self.letters.len() as u64;
+        let mut join_one = |stripe: u8| {
+            let seen = {
+                let mut state = self.hub.stripes[usize::from(stripe)].lock();
+                state.interest.add(pattern, 1 << self.shard);
+                UnderLock {
+                    at: now(),
+                    events: state.events,
+                }
+            };
+            place(stripe, seen, &now)
+        };
+        JoinAt(match Stripes::of(pattern.as_str()) {
+            Stripes::One(stripe) => Positions::One {
+                stripe,
+                at: join_one(stripe),
+            },
+            Stripes::All => {
+                let mut each = Box::new([0; STRIPES]);
+                for stripe in Stripes::All.iter() {
+                    each[usize::from(stripe)] = join_one(stripe);
+                }
+                Positions::Each(each)
+            }
+        })
+    }
+
+    /// Takes the shard's interest in a pattern back. Events published before may still be popped.
+    pub fn leave(&mut self, pattern: &Pattern) {
+        for stripe in Stripes::of(pattern.as_str()).iter() {
+            let mut state = self.hub.stripes[usize::from(stripe)].lock();
+            state.interest.remove(pattern, 1 << self.shard);
+        }
+    }
+
+    /// The next event.
+    pub fn pop(&mut self) -> Option<Popped> {
+        let Letter { event, stripe } = self.letters.try_recv().ok()?;
+        let index = self.popped;
+        self.popped += 1;
+        let transit = event.transit();
+        if transit.popped() {
+            self.hub.credits.give(transit.payer, transit.cost);
+        }
+        Some(Popped { index, stripe, event })
+    }
+
+    /// The index of the next event to be popped.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.popped
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.letters.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        for stripe in &self.hub.stripes {
+            stripe.lock().interest.remove_all(1 << self.shard);
+        }
+        // Nothing comes any more; what is here goes, and with it the credits others may wait for.
+        while self.pop().is_some() {}
+    }
+}
+
+impl JoinAt {
+    /// Whether an event popped at `index` from `stripe` came after the join.
+    #[must_use]
+    pub fn includes(&self, stripe: u8, index: u64) -> bool {
+        match &self.0 {
+            Positions::One { stripe: joined, at } => *joined == stripe && index >= *at,
+            Positions::Each(each) => each.get(usize::from(stripe)).is_some_and(|at| index >= *at),
+        }
+    }
+
+    /// Whether everything from `index` on is included, in every stripe: the subscription is settled.
+    #[must_use]
+    pub fn settled(&self, index: u64) -> bool {
+        match &self.0 {
+            Positions::One { at, .. } => index >= *at,
+            Positions::Each(each) => each.iter().all(|at| index >= *at),
+        }
+    }
+}
