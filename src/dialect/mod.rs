@@ -3,7 +3,6 @@
 //! Invariant: no state and no clock in here; the same input gives the same bytes. Everything that is encoded is a
 //! finished WebSocket frame, header included, so that nobody behind a dialect copies or measures it again.
 
-mod frame;
 mod native;
 #[cfg(test)]
 mod tests;
@@ -12,7 +11,6 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::disconnect::Disconnect;
 use crate::event::{Encoding, Event};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, Echo, ErrorCode, Malformed, Reply, RequestId};
@@ -87,35 +85,4 @@ pub fn encode_event(encoding: Encoding, event: &Event) -> Bytes {
     match encoding {
         Encoding::Native => native::encode_event(event),
     }
-}
-
-/// Appends a data frame with this payload; says where it lies.
-pub fn encode_data(text: bool, payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
-    let opcode = if text { frame::TEXT } else { frame::BINARY };
-    frame::append(out, opcode, |out| out.extend_from_slice(payload))
-}
-
-/// Appends a ping frame without payload; says where it lies.
-pub fn encode_ping(out: &mut Vec<u8>) -> Range<usize> {
-    frame::append(out, frame::PING, |_| {})
-}
-
-/// Appends the pong that answers a ping with this payload (at most 125 bytes); says where it lies.
-pub fn encode_pong(payload: &[u8], out: &mut Vec<u8>) -> Range<usize> {
-    frame::append(out, frame::PONG, |out| out.extend_from_slice(payload))
-}
-
-/// Appends the Close frame of an ending; says where it lies.
-pub fn encode_close(ending: Disconnect, out: &mut Vec<u8>) -> Range<usize> {
-    encode_close_code(Some(ending.code()), ending.reason(), out)
-}
-
-/// Appends a Close frame, as the answer to a peer's own; says where it lies.
-pub fn encode_close_code(code: Option<u16>, reason: &str, out: &mut Vec<u8>) -> Range<usize> {
-    frame::append(out, frame::CLOSE, |out| {
-        if let Some(code) = code {
-            out.extend_from_slice(&code.to_be_bytes());
-            out.extend_from_slice(reason.as_bytes());
-        }
-    })
 }

@@ -19,10 +19,10 @@ impl Session {
                 message: &message,
             };
             out.reply(&reply, context);
-            let ending = if code == ErrorCode::TokenExpired {
-                Disconnect::TokenExpired
-            } else {
-                Disconnect::TokenInvalid
+            let ending = match code {
+                ErrorCode::TokenExpired => Disconnect::TokenExpired,
+                ErrorCode::Internal => Disconnect::Internal,
+                _ => Disconnect::TokenInvalid,
             };
             return self.end(ending, out);
         }

@@ -2,9 +2,9 @@
 
 use super::machine::Session;
 use super::{Context, Outputs};
-use crate::dialect;
 use crate::disconnect::Disconnect;
 use crate::message::Reply;
+use crate::wire::encode;
 
 impl Session {
     /// Does whatever is due.
@@ -26,7 +26,7 @@ impl Session {
             // Late by whole intervals: one ping, and the phase stays.
             let late = (now_ms - self.next_ping_ms) / interval_ms;
             self.next_ping_ms += (late + 1) * interval_ms;
-            out.frame(dialect::encode_ping);
+            out.frame(|bytes| encode::ping(bytes, &[]));
             out.reply(&Reply::Ping, context);
         }
         self.extra.take_if(|extra| extra.is_idle(now_ms));

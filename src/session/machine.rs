@@ -6,13 +6,13 @@ use super::extra::{Extra, SubscriptionChange};
 use super::{CONTROL_FRAMES_PER_SECOND, Context, DEFERRED_MAX, Input, Output, Outputs, Settings};
 use crate::auth::{Identity, Mode, TokenError};
 use crate::channel::Pattern;
-use crate::dialect::{self, Dialect};
+use crate::dialect::Dialect;
 use crate::disconnect::Disconnect;
 use crate::json::Scratch;
 use crate::limits::TokenBucket;
 use crate::message::{ClientMessage, Echo, ErrorCode, Malformed, MessageType, Reply, RequestId};
 use crate::time::Now;
-use crate::wire;
+use crate::wire::{self, encode};
 
 /// One connection. See the module's docs for the contract.
 ///
@@ -85,7 +85,7 @@ impl Session {
         match input {
             Input::Opened => self.opened(context, out),
             Input::Frame(message) => self.frame(message, context, scratch, out),
-            Input::Malformed(error) => self.end(malformed_ending(error), out),
+            Input::Malformed(error) => self.end(error.disconnect(), out),
             Input::Lost => self.end(Disconnect::Lost, out),
             Input::Verified { request, outcome } => self.verified(request, outcome, context, out),
             Input::Joined { request, patterns } => self.joined(request, patterns, context, out),
@@ -177,7 +177,7 @@ impl Session {
     /// Ends the session from this side, with a Close frame unless there is nobody to read it.
     pub(super) fn end(&mut self, ending: Disconnect, out: &mut Outputs) {
         if ending != Disconnect::Lost {
-            out.frame(|bytes| dialect::encode_close(ending, bytes));
+            out.frame(|bytes| encode::close(bytes, ending));
         }
         self.close(ending, out);
     }
@@ -194,12 +194,12 @@ impl Session {
             wire::Message::Close(close) => {
                 // RFC 6455, section 5.5.1: the answer typically echoes the status code.
                 let code = close.map(|(code, _)| code);
-                out.frame(|bytes| dialect::encode_close_code(code, "", bytes));
+                out.frame(|bytes| encode::close_echo(bytes, code));
                 self.close(Disconnect::Normal, out);
             }
             wire::Message::Ping(payload) => {
                 if self.control_frame(context, out) {
-                    out.frame(|bytes| dialect::encode_pong(payload, bytes));
+                    out.frame(|bytes| encode::pong(bytes, payload));
                 }
             }
             wire::Message::Pong(_) => {
@@ -207,10 +207,10 @@ impl Session {
                 self.control_frame(context, out);
             }
             wire::Message::Text(text) if context.settings.dialect == Dialect::Echo => {
-                out.frame(|bytes| dialect::encode_data(true, text.as_bytes(), bytes));
+                out.frame(|bytes| encode::text(bytes, text));
             }
             wire::Message::Binary(payload) if context.settings.dialect == Dialect::Echo => {
-                out.frame(|bytes| dialect::encode_data(false, payload, bytes));
+                out.frame(|bytes| encode::binary(bytes, payload));
             }
             wire::Message::Binary(_) => self.end(Disconnect::Unsupported, out),
             wire::Message::Text(text) => self.text(text, context, scratch, out),
@@ -362,14 +362,6 @@ const fn open_to_all(message_type: Option<MessageType>) -> bool {
     )
 }
 
-const fn malformed_ending(error: wire::Error) -> Disconnect {
-    match error {
-        wire::Error::Protocol(_) => Disconnect::Protocol,
-        wire::Error::InvalidUtf8 => Disconnect::InvalidUtf8,
-        wire::Error::TooBig => Disconnect::TooBig,
-    }
-}
-
 impl Outputs {
     /// Queues a reply, where the dialect has it.
     pub(super) fn reply(&mut self, reply: &Reply<'_>, context: &Context<'_>) {
@@ -398,12 +390,11 @@ impl Outputs {
         self.refuse_command(id, ErrorCode::RateLimited, &message, context);
     }
 
-    /// Queues a frame that `encode` appends.
-    pub(super) fn frame(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> std::ops::Range<usize>) {
-        let range = encode(&mut self.bytes);
-        self.list.push(Output::Reply {
-            start: range.start,
-            end: range.end,
-        });
+    /// Queues the frame that `append` appends.
+    pub(super) fn frame(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        append(&mut self.bytes);
+        let end = self.bytes.len();
+        self.list.push(Output::Reply { start, end });
     }
 }

@@ -5,14 +5,16 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::channel::Pattern;
-use crate::dialect::frame::{self, HEADER_BYTES_MAX};
 use crate::event::Event;
 use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
+use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Appends the frame of a reply; says where it lies.
 pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Range<usize> {
-    frame::append(out, frame::TEXT, |out| Writer { out, now_unix_ms }.reply(reply))
+    let frame = encode::begin(out);
+    Writer { out, now_unix_ms }.reply(reply);
+    encode::finish(out, frame, Kind::Text)
 }
 
 /// The frame of an event, once for all its receivers.
@@ -20,21 +22,21 @@ pub(in crate::dialect) fn encode_event(event: &Event) -> Bytes {
     // The keys, the punctuation and two long integers come to less than this.
     const AROUND: usize = HEADER_BYTES_MAX + 120;
     let mut out = Vec::with_capacity(AROUND + event.channel.as_str().len() + event.name.len() + event.data.len());
-    let range = frame::append(&mut out, frame::TEXT, |out| {
-        push(out, "{\"type\":\"event\",\"channel\":");
-        push_string(out, event.channel.as_str());
-        push(out, ",\"event\":");
-        push_string(out, &event.name);
-        push(out, ",\"timestamp\":");
-        push_u64(out, event.timestamp_ms);
-        if let Some(offset) = event.offset {
-            push(out, ",\"offset\":");
-            push_u64(out, offset);
-        }
-        push(out, ",\"data\":");
-        out.extend_from_slice(&event.data);
-        out.push(b'}');
-    });
+    let frame = encode::begin(&mut out);
+    push(&mut out, "{\"type\":\"event\",\"channel\":");
+    push_string(&mut out, event.channel.as_str());
+    push(&mut out, ",\"event\":");
+    push_string(&mut out, &event.name);
+    push(&mut out, ",\"timestamp\":");
+    push_u64(&mut out, event.timestamp_ms);
+    if let Some(offset) = event.offset {
+        push(&mut out, ",\"offset\":");
+        push_u64(&mut out, offset);
+    }
+    push(&mut out, ",\"data\":");
+    out.extend_from_slice(&event.data);
+    out.push(b'}');
+    let range = encode::finish(&mut out, frame, Kind::Text);
     Bytes::from(out).slice(range)
 }
 
