@@ -150,6 +150,15 @@ impl Session {
         self.connected_unix_ms
     }
 
+    /// When a ping was last due to be sent, Unix milliseconds.
+    #[must_use]
+    pub fn last_ping_ms(&self, now: Now, settings: &Settings) -> Option<u64> {
+        let last_ms = self.next_ping_ms.saturating_sub(settings.heartbeat_interval_ms.max(1));
+        let last_unix_ms = now.unix_ms.saturating_sub(now.mono_ms.saturating_sub(last_ms));
+        // The first one is due within an interval of the beginning.
+        (last_ms <= now.mono_ms && last_unix_ms > self.connected_unix_ms).then_some(last_unix_ms)
+    }
+
     /// When a pong (frame or message) last came, Unix milliseconds.
     #[must_use]
     pub const fn last_pong_ms(&self) -> Option<u64> {

@@ -3,6 +3,8 @@
 //! Invariants: nothing here is shared with another thread but the inbox, the mailbox and the counters; a turn of the
 //! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
 
+mod connection;
+pub mod engine;
 mod outbox;
 mod pool;
 mod slab;
