@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::http::{ListenAddress, LocalAddress};
-use crate::{admin, door, hub};
+use crate::{admin, auth, commands, door, hub, shard};
 
 /// Everything a gateway is started with. `config` builds it; tests write it down.
 #[derive(Debug)]
@@ -22,7 +22,14 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// The hub.
     pub hub: hub::Settings,
-    // Landing with their branches: `shard: shard::Settings`, the keys and policy of `verify`, `commands: commands::Settings`.
+    /// How long events may wait for company in a shard.
+    pub coalesce: shard::Coalesce,
+    /// The keys that tokens are verified with.
+    pub keys: auth::KeySet,
+    /// How tokens are read, and what roles may do.
+    pub auth: auth::Settings,
+    /// Where commands go.
+    pub commands: commands::Settings,
 }
 
 /// Why a gateway did not start, or did not end well.
