@@ -226,8 +226,12 @@ impl Reactor {
     /// One read for each socket of the ready list, in turn.
     fn read_ready(&mut self, now: Now) {
         for _ in 0..READS.min(self.sockets.ready.len()) {
-            let Some(id) = self.sockets.ready.pop_front() else { return };
-            let Some(socket) = self.sockets.get_mut(id) else { continue };
+            let Some(id) = self.sockets.ready.pop_front() else {
+                return;
+            };
+            let Some(socket) = self.sockets.get_mut(id) else {
+                continue;
+            };
             socket.listed = false;
             if !self.engine.wants_input(id) {
                 // Too much to throw away, and the peer is done: nobody waits for the rest.
@@ -307,7 +311,8 @@ impl Reactor {
         if now.mono_ms >= self.cpu_due_ms {
             self.cpu_due_ms = now.mono_ms + CPU_EVERY_MS;
             let cpu = clock_gettime(ClockId::ThreadCPUTime);
-            let us = u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
+            let us =
+                u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
             self.stats.cpu_us.bump(us.saturating_sub(self.stats.cpu_us.get()));
         }
     }
