@@ -22,11 +22,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::actions::{ActionError, Caller, Reply};
 use super::event::Outgoing;
 use super::platform::{Platform, STEP_MS};
-use super::{ADMIN, Access, Settings};
+use super::{Access, Settings};
 use crate::channel::Pattern;
 use crate::commands::http::SIGNATURE_HEADER;
 use crate::commands::{BackendUrl, HttpSettings, RouteSettings, Secret, Target};
@@ -80,7 +81,6 @@ struct Session<'a> {
     port: u16,
     path: &'a str,
     token: &'a str,
-    user: &'a str,
 }
 
 impl Backend {
@@ -132,6 +132,29 @@ impl Backend {
         ]
     }
 
+    /// Runs it on a thread of its own until the handle is dropped.
+    pub fn start(self, access: Access) -> io::Result<Running> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    outcome = self.run(access) => {
+                        if let Err(error) = outcome {
+                            tracing::error!(target: "demo", %error, "the backend has ended");
+                        }
+                    }
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("demo".to_owned()).spawn(work)?;
+        Ok(Running {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
     /// Serves commands and the page and publishes, until the future is dropped. Fails only when its port does.
     pub async fn run(self, access: Access) -> io::Result<()> {
         let clock = Clock::start();
@@ -146,6 +169,22 @@ impl Backend {
         tokio::select! {
             never = publish(Arc::clone(&shared), clock, opened_ms) => match never {},
             never = serve(listener, shared) => match never {},
+        }
+    }
+}
+
+/// A backend on its thread; ends when dropped.
+pub struct Running {
+    stop: Option<oneshot::Sender<Infallible>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic over there was printed over there.
+            let _ = thread.join();
         }
     }
 }
@@ -266,7 +305,6 @@ impl Shared {
             port: self.access.public.port(),
             path: "/ws",
             token: &self.access.admin_token,
-            user: ADMIN,
         };
         json(&session)
     }
