@@ -1,10 +1,30 @@
 //! Who a client is and what it may do. No I/O: keys are data, time is an argument.
 //!
-//! Invariant: an [`Identity`] exists only for a token that was verified, or for a configured anonymous role.
+//! Invariant: an [`Identity`] exists only for a token that was verified, or for the configured anonymous role.
+//!
+//! A token goes through [`verify`]: signature by a key of the [`KeySet`], then claims, then time. What its owner may
+//! do comes from the [`Policy`] (by role) unless the token's own claims say otherwise, and is asked of the identity
+//! ([`Identity::may_subscribe`], [`Identity::may_command`], [`Identity::may_publish`]).
+
+mod claims;
+mod key;
+mod mint;
+mod permission;
+mod policy;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod token;
 
 use std::sync::Arc;
 
-use crate::channel::{Channel, Pattern};
+pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
+pub use mint::{Grant, MintError, mint};
+pub use permission::{Permissions, is_admin_only};
+pub use policy::{ADMIN_ROLE, Policy, Settings};
+pub use secret::same_secret;
+pub use token::{TOKEN_BYTES_MAX, verify};
+
 use crate::message::ErrorCode;
 
 /// Who a connection is. Shared between connections of one token.
@@ -24,36 +44,18 @@ pub struct Identity {
     pub token_id: Option<Box<str>>,
 }
 
-/// What an identity may do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
-    /// Role admin: everything.
-    pub admin: bool,
-    /// May subscribe.
-    pub channels: Vec<Pattern>,
-    /// May command (actions follow the channel grammar).
-    pub commands: Vec<Pattern>,
-    /// May publish.
-    pub publish: Vec<Pattern>,
-}
-
 impl Identity {
-    /// Whether every channel that `pattern` can match may be read: covered by one allowed pattern, or the user's
-    /// own `user.<sub>.*`; what can match another's `user.…` needs role admin or an allowed pattern whose first
-    /// segment is literally `user`.
+    /// A connection without a token, with these permissions. It never expires and owns no `user.…` channel.
     #[must_use]
-    pub fn may_subscribe(&self, pattern: &Pattern) -> bool {
-        unimplemented!("{pattern}")
-    }
-    /// Whether `action` may be sent.
-    #[must_use]
-    pub fn may_command(&self, action: &Channel) -> bool {
-        unimplemented!("{action}")
-    }
-    /// Whether `channel` may be published to.
-    #[must_use]
-    pub fn may_publish(&self, channel: &Channel) -> bool {
-        unimplemented!("{channel}")
+    pub const fn anonymous(permissions: Arc<Permissions>) -> Self {
+        Self {
+            user: None,
+            role: None,
+            permissions,
+            expires_at_ms: None,
+            exp_ms: None,
+            token_id: None,
+        }
     }
 }
 
@@ -61,19 +63,48 @@ impl Identity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TokenError {
-    /// `TOKEN_EXPIRED` or `TOKEN_INVALID`.
+    /// `TOKEN_EXPIRED` or `TOKEN_INVALID`; `INTERNAL` when the gateway could not verify it now.
     pub code: ErrorCode,
     /// For the client; never holds key material or the token.
     pub message: Box<str>,
 }
 
+impl TokenError {
+    /// A token that no time will make good.
+    #[must_use]
+    pub fn invalid(message: impl Into<Box<str>>) -> Self {
+        Self {
+            code: ErrorCode::TokenInvalid,
+            message: message.into(),
+        }
+    }
+
+    /// A token whose `exp` (Unix milliseconds) and leeway passed.
+    #[must_use]
+    pub fn expired(exp_ms: u64) -> Self {
+        Self {
+            code: ErrorCode::TokenExpired,
+            message: format!("token expired at {}", iso(exp_ms)).into(),
+        }
+    }
+}
+
 /// `[auth] mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// A token is needed.
+    #[default]
     Required,
     /// A connection without a token is anonymous.
     Optional,
     /// Tokens are ignored; everybody is anonymous.
     Off,
+}
+
+/// Unix milliseconds as `2025-11-24T10:30:00Z` (with a fraction when there is one).
+fn iso(unix_ms: u64) -> String {
+    i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| format!("{unix_ms} ms"), |at| at.to_string())
 }

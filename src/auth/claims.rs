@@ -1,0 +1,128 @@
+//! The claims of a token (RFC 7519, section 4), read strictly.
+//!
+//! Invariant: a claim of a wrong type is an error, never ignored, and a claim given twice is one too: two readers of
+//! the same token must not see different things. `null` counts as absent.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::value::RawValue;
+
+use crate::channel::{Pattern, is_segment};
+
+use super::TokenError;
+
+/// Later times are taken for the last millisecond of the year 9999: it can still be written as a date, and no sum
+/// with it overflows.
+const TIME_MS_MAX: u64 = 253_402_300_799_999;
+
+/// All claims of one token, unparsed.
+pub(super) struct Claims<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Claims<'a> {
+    /// Takes the decoded payload apart.
+    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, TokenError> {
+        serde_json::from_slice(payload)
+            .map_err(|_| TokenError::invalid("the token's payload is no JSON object, or names a claim twice"))
+    }
+
+    fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
+        (value.get() != "null").then_some(value)
+    }
+
+    fn get<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, TokenError> {
+        let parse = |raw: &RawValue| serde_json::from_str(raw.get());
+        let parsed = self.raw(name).map(parse).transpose();
+        parsed.map_err(|_| TokenError::invalid(format!("claim {name} must be {expected}")))
+    }
+
+    /// A text, when there is one.
+    pub(super) fn text(&self, name: &str) -> Result<Option<Box<str>>, TokenError> {
+        self.get(name, "a string")
+    }
+
+    /// The user: a string or an integer that is one valid channel segment.
+    pub(super) fn subject(&self, name: &str) -> Result<Box<str>, TokenError> {
+        let raw = self.raw(name);
+        let raw = raw.ok_or_else(|| TokenError::invalid(format!("claim {name} is missing")))?;
+        let subject: Box<str> = match raw.get() {
+            "-0" => "0".into(),
+            digits if digits.bytes().all(|b| b.is_ascii_digit() || b == b'-') => digits.into(),
+            _ => self.get(name, "a string or an integer")?.unwrap_or_default(),
+        };
+        if is_segment(&subject) {
+            return Ok(subject);
+        }
+        let rule = "must be one channel segment (no dot, star, white space or control character)";
+        Err(TokenError::invalid(format!("claim {name} {rule}")))
+    }
+
+    /// A time in seconds, possibly with a fraction, as Unix milliseconds. Negative ones are 1970.
+    pub(super) fn time_ms(&self, name: &str) -> Result<Option<u64>, TokenError> {
+        let seconds: Option<f64> = self.get(name, "a number of seconds")?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float cast saturates"
+        )]
+        let to_ms = |seconds: f64| ((seconds * 1000.0).round() as u64).min(TIME_MS_MAX);
+        Ok(seconds.map(to_ms))
+    }
+
+    /// `aud`: whether it is or contains `audience`.
+    pub(super) fn names_audience(&self, audience: &str) -> Result<bool, TokenError> {
+        let given: Option<OneOrMany> = self.get("aud", "a string or an array of strings")?;
+        Ok(match given {
+            None => false,
+            Some(OneOrMany::One(one)) => *one == *audience,
+            Some(OneOrMany::Many(many)) => many.iter().any(|one| **one == *audience),
+        })
+    }
+
+    /// A list of patterns, when there is one.
+    pub(super) fn patterns(&self, name: &str) -> Result<Option<Vec<Pattern>>, TokenError> {
+        let texts: Option<Vec<String>> = self.get(name, "an array of patterns")?;
+        let parse = |(index, text): (usize, String)| {
+            Pattern::parse(&text).map_err(|why| TokenError::invalid(format!("claim {name}: item {index} {why}")))
+        };
+        texts
+            .map(|texts| texts.into_iter().enumerate().map(parse).collect())
+            .transpose()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(Box<str>),
+    Many(Vec<Box<str>>),
+}
+
+impl<'de> Deserialize<'de> for Claims<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Claims<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims<'de>, A::Error> {
+                let mut claims: Vec<(String, &RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if claims.iter().any(|(earlier, _)| *earlier == name) {
+                        return Err(de::Error::custom("a claim is named twice"));
+                    }
+                    claims.push((name, value));
+                }
+                Ok(Claims(claims))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}

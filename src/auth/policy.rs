@@ -1,0 +1,130 @@
+//! What roles may do, and what a token must say. Plain data, built by the configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::channel::Pattern;
+
+use super::{Identity, Permissions};
+
+/// The role that may everything.
+pub const ADMIN_ROLE: &str = "admin";
+
+/// `[auth]`: how tokens are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The claim that names the user.
+    pub subject_claim: Box<str>,
+    /// For how long after `exp`, and before `nbf`, a token is good, in milliseconds.
+    pub leeway_ms: u64,
+    /// When set, a token's `iss` must be this.
+    pub issuer: Option<Box<str>>,
+    /// When set, a token's `aud` must be or contain this. When not set, any `aud` is accepted.
+    pub audience: Option<Box<str>>,
+    /// What roles may do.
+    pub policy: Policy,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            subject_claim: "sub".into(),
+            leeway_ms: 5_000,
+            issuer: None,
+            audience: None,
+            policy: Policy::default(),
+        }
+    }
+}
+
+/// `[auth.role.*]`, `[auth.default]` and `[auth.anonymous]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// By role name. An entry for [`ADMIN_ROLE`] has no effect: that role may everything.
+    pub roles: BTreeMap<Box<str>, Arc<Permissions>>,
+    /// A token without a known role.
+    pub default: Arc<Permissions>,
+    /// A connection without a token.
+    pub anonymous: Arc<Permissions>,
+}
+
+impl Policy {
+    /// What a token with this `role` claim may do unless its own claims say otherwise.
+    #[must_use]
+    pub fn of_role(&self, role: Option<&str>) -> Arc<Permissions> {
+        match role {
+            Some(ADMIN_ROLE) => Arc::new(Permissions {
+                admin: true,
+                ..Permissions::default()
+            }),
+            Some(role) => Arc::clone(self.roles.get(role).unwrap_or(&self.default)),
+            None => Arc::clone(&self.default),
+        }
+    }
+
+    /// Who a connection without a token is.
+    #[must_use]
+    pub fn anonymous_identity(&self) -> Identity {
+        Identity::anonymous(Arc::clone(&self.anonymous))
+    }
+}
+
+impl Default for Policy {
+    /// A role `trader` and what the configuration's reference gives as defaults.
+    fn default() -> Self {
+        let trader = permissions(
+            &[
+                "grid.*",
+                "backtest.*",
+                "strategy.*",
+                "stock.*",
+                "board.*",
+                "market.*",
+                "system.*",
+            ],
+            &["grid.*", "backtest.*", "strategy.*"],
+        );
+        Self {
+            roles: BTreeMap::from([("trader".into(), trader)]),
+            default: permissions(
+                &[
+                    "market.*",
+                    "stock.*",
+                    "strategy.*",
+                    "board.*",
+                    "system.health",
+                    "system.status",
+                    "system.kill_switch",
+                    "system.exchange",
+                ],
+                &[],
+            ),
+            anonymous: permissions(
+                &[
+                    "market.*",
+                    "stock.*.price",
+                    "strategy.*.prices",
+                    "board.*.prices",
+                    "system.health",
+                    "system.status",
+                ],
+                &[],
+            ),
+        }
+    }
+}
+
+fn permissions(channels: &[&str], commands: &[&str]) -> Arc<Permissions> {
+    let patterns = |texts: &[&str]| {
+        let parsed = texts.iter().map(|text| Pattern::parse(text));
+        parsed
+            .collect::<Result<_, _>>()
+            .expect("the defaults are valid patterns")
+    };
+    Arc::new(Permissions {
+        admin: false,
+        channels: patterns(channels),
+        commands: patterns(commands),
+        publish: Vec::new(),
+    })
+}

@@ -1,0 +1,126 @@
+//! From a token to an identity (RFC 7515, RFC 7519).
+//!
+//! Invariant: nothing of the payload is read before the signature was found good, and nothing that is said about a
+//! bad token repeats the token.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::claims::Claims;
+use super::{Identity, KeySet, Permissions, Settings, TokenError, iso};
+
+/// Longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// What of the header matters; anything else in it is ignored, as RFC 7515, section 4 wants it.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    /// Extensions that must be understood. None is.
+    crit: Option<IgnoredAny>,
+}
+
+/// Verifies a token in compact form and says who its owner is.
+///
+/// # Errors
+///
+/// `TOKEN_EXPIRED` for a token that was good until `exp` plus leeway passed, else `TOKEN_INVALID`.
+pub fn verify(token: &str, keys: &KeySet, settings: &Settings, now_unix_ms: u64) -> Result<Identity, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::invalid(format!(
+            "the token is longer than {TOKEN_BYTES_MAX} bytes"
+        )));
+    }
+    let payload = verified_payload(token, keys)?;
+    let identity = read_claims(&Claims::parse(&payload)?, settings, now_unix_ms)?;
+    match (identity.expires_at_ms, identity.exp_ms) {
+        (Some(end), Some(exp)) if now_unix_ms >= end => Err(TokenError::expired(exp)),
+        _ => Ok(identity),
+    }
+}
+
+fn verified_payload(token: &str, keys: &KeySet) -> Result<Vec<u8>, TokenError> {
+    let malformed = || TokenError::invalid("the token is no JSON Web Token in compact form");
+    let (message, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
+    let (header, payload) = message.split_once('.').ok_or_else(malformed)?;
+    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed())?;
+    let header: Header = serde_json::from_slice(&header).map_err(|_| malformed())?;
+    // Base64url has no dot, so that a fourth part ends here too.
+    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| malformed())?;
+    if header.crit.is_some() {
+        return Err(TokenError::invalid(
+            "the token has a critical header that is not understood",
+        ));
+    }
+    // `none` is no algorithm here.
+    let algorithm = header.alg.parse().ok().filter(|&algorithm| keys.accept(algorithm));
+    let algorithm = algorithm.ok_or_else(|| TokenError::invalid("the token's algorithm is not accepted here"))?;
+    if !keys.verifies(algorithm, header.kid.as_deref(), message, signature) {
+        return Err(TokenError::invalid(
+            "the token's signature is not by a key that is accepted here",
+        ));
+    }
+    Ok(payload)
+}
+
+fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Result<Identity, TokenError> {
+    if let Some(issuer) = &settings.issuer
+        && claims.text("iss")?.as_deref() != Some(issuer)
+    {
+        return Err(TokenError::invalid("claim iss is not the issuer accepted here"));
+    }
+    if let Some(audience) = &settings.audience
+        && !claims.names_audience(audience)?
+    {
+        return Err(TokenError::invalid(
+            "claim aud does not name the audience accepted here",
+        ));
+    }
+    if let Some(nbf) = claims.time_ms("nbf")?
+        && now_unix_ms.saturating_add(settings.leeway_ms) < nbf
+    {
+        return Err(TokenError::invalid(format!(
+            "the token is not valid before {}",
+            iso(nbf)
+        )));
+    }
+    claims.time_ms("iat")?;
+    let exp = claims
+        .time_ms("exp")?
+        .ok_or_else(|| TokenError::invalid("claim exp is missing"))?;
+    let role = claims.text("role")?;
+    Ok(Identity {
+        user: Some(claims.subject(&settings.subject_claim)?.into()),
+        permissions: permissions(claims, settings, role.as_deref())?,
+        role: role.map(Arc::from),
+        expires_at_ms: Some(exp.saturating_add(settings.leeway_ms)),
+        exp_ms: Some(exp),
+        token_id: claims.text("jti")?,
+    })
+}
+
+/// The role's, with every list that the token has itself in place of the role's.
+fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> Result<Arc<Permissions>, TokenError> {
+    let mut permissions = settings.policy.of_role(role);
+    let lists = [
+        claims.patterns("channels")?,
+        claims.patterns("commands")?,
+        claims.patterns("publish")?,
+    ];
+    // Without own lists the role's permissions stay one shared instance.
+    if lists.iter().any(Option::is_some) {
+        let own = Arc::make_mut(&mut permissions);
+        let places = [&mut own.channels, &mut own.commands, &mut own.publish];
+        for (place, list) in places.into_iter().zip(lists) {
+            if let Some(list) = list {
+                *place = list;
+            }
+        }
+    }
+    Ok(permissions)
+}
