@@ -2,6 +2,27 @@
 //!
 //! [`Session::handle`] takes one [`Input`] and appends [`Output`]s; what takes long is asked for, not done. The
 //! shard carries the outputs out in order and brings the answers back as inputs.
+//!
+//! Invariants:
+//! - [`Output::Close`] is the last output and comes once, whatever comes in afterwards.
+//! - Every command with a usable id gets exactly one `response` while the connection lives.
+//! - Messages take effect in the order of their arrival. Where an answer must be awaited first (a token's
+//!   verification, room for a publish, many subscription changes behind a join), [`Session::wants_input`] is `false`
+//!   and the driver hands in no [`Input::Frame`] until it is `true` again; all other inputs are taken at any time.
+//! - What a client can make the session hold is bounded: see [`COMMANDS_IN_FLIGHT_MAX`] and [`DEFERRED_MAX`].
+//!
+//! The driver calls, after each `handle`, [`Session::next_deadline_ms`] and hands in [`Input::Timer`] once it has
+//! passed (earlier does no harm).
+
+mod authentication;
+mod extra;
+mod heartbeat;
+mod machine;
+mod metering;
+mod requests;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -14,6 +35,17 @@ use crate::event::NewEvent;
 use crate::message::{ErrorCode, RequestId};
 use crate::time::Now;
 use crate::wire;
+
+pub use machine::Session;
+
+/// Commands of one connection that may wait for their answers at a time; one more is `RATE_LIMITED`.
+pub const COMMANDS_IN_FLIGHT_MAX: usize = 256;
+
+/// Subscription changes that may wait behind a join before the session takes no more input.
+pub const DEFERRED_MAX: usize = 8;
+
+/// Ping and pong frames per second and connection (and the burst); more ends it.
+pub const CONTROL_FRAMES_PER_SECOND: u32 = 100;
 
 /// What happens to a session.
 #[derive(Debug)]
@@ -37,7 +69,7 @@ pub enum Input<'a> {
     Joined {
         /// The request's number.
         request: u32,
-        /// As asked for, interned.
+        /// As asked for and in that order, interned.
         patterns: Vec<Pattern>,
     },
     /// Answer to [`Output::Publish`].
@@ -156,8 +188,16 @@ pub struct Command {
 pub struct Outputs {
     /// In order.
     pub list: Vec<Output>,
-    /// The bytes of all [`Output::Reply`]s.
+    /// The bytes of all [`Output::Reply`]s; what lies between their ranges belongs to none.
     pub bytes: Vec<u8>,
+}
+
+impl Outputs {
+    /// Empties both; their memory stays.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+    }
 }
 
 /// What a session may look at while it handles an input.

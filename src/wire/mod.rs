@@ -1,4 +1,19 @@
 //! RFC 6455 framing without I/O: strict, resumable at every byte.
+//!
+//! Invariant: what comes out depends on the bytes alone, never on how they were cut into reads; and memory is held
+//! only for bytes that have arrived, never for bytes that a header promises.
+//!
+//! * [`Decoder`] reads what clients send (masked), in place, out of the reader's own buffer.
+//! * [`encode`] writes what the gateway sends (not masked).
+
+mod decoder;
+pub mod encode;
+mod header;
+mod utf8;
+
+pub use decoder::Decoder;
+
+use crate::disconnect::Disconnect;
 
 /// One whole message or control frame, unmasked, borrowed from the reader's buffer or from the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,4 +42,16 @@ pub enum Error {
     /// The message would exceed the limit: close 1009.
     #[error("message too big")]
     TooBig,
+}
+
+impl Error {
+    /// The ending that this error means.
+    #[must_use]
+    pub const fn disconnect(self) -> Disconnect {
+        match self {
+            Self::Protocol(_) => Disconnect::Protocol,
+            Self::InvalidUtf8 => Disconnect::InvalidUtf8,
+            Self::TooBig => Disconnect::TooBig,
+        }
+    }
 }

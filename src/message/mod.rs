@@ -1,8 +1,19 @@
 //! The one internal model that every dialect translates to and from: what clients say, and what they are told.
+//!
+//! Invariant: a [`ClientMessage`] is checked in form (fields, types, the channel grammar) and in nothing else: who may
+//! do what is the session's business. A [`Reply`] is data; only a dialect knows how it is written.
+
+mod fields;
+mod publish;
+mod reply;
 
 use std::borrow::Cow;
 
 use crate::channel::{Channel, Pattern};
+
+pub(crate) use fields::{FieldError, Fields, shorten};
+pub use publish::PublishItem;
+pub use reply::{Reply, Status};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -10,6 +21,8 @@ macro_rules! codes {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode { $($(#[$doc])* $name,)* }
         impl ErrorCode {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
             /// As it stands on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str { match self { $(Self::$name => $text,)* } }
@@ -24,7 +37,7 @@ codes! {
     InvalidMessage = "INVALID_MESSAGE";
     /// No such `type`.
     UnknownType = "UNKNOWN_TYPE";
-    /// A channel, pattern or action that breaks the grammar.
+    /// A channel or pattern that breaks the grammar; the message names it.
     InvalidChannel = "INVALID_CHANNEL";
     /// Not authenticated (yet).
     Unauthenticated = "UNAUTHENTICATED";
@@ -54,6 +67,15 @@ codes! {
     Timeout = "TIMEOUT";
 }
 
+/// Longest `id` of a request that is a string, in bytes.
+pub const ID_BYTES_MAX: usize = 128;
+
+/// Longest name of an event, in bytes.
+pub const EVENT_NAME_BYTES_MAX: usize = 128;
+
+/// Longest `channels` list of one request. It bounds what one message can cost; a client with more to say sends two.
+pub const CHANNELS_PER_REQUEST_MAX: usize = 1000;
+
 /// A request's `id`, echoed as given: a string of up to 128 bytes or an integer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RequestId {
@@ -63,60 +85,119 @@ pub enum RequestId {
     Number(i128),
 }
 
+/// What a reply must repeat of its request. The session hands it from one to the other and does not look inside; a
+/// dialect keeps in it what it needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// The request's `id`.
+    pub id: Option<RequestId>,
+}
+
+/// The messages a client can send, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageType {
+    /// `auth`
+    Auth,
+    /// `subscribe`
+    Subscribe,
+    /// `unsubscribe`
+    Unsubscribe,
+    /// `command`
+    Command,
+    /// `publish`
+    Publish,
+    /// `ping`
+    Ping,
+    /// `pong`
+    Pong,
+    /// `get_status`
+    GetStatus,
+}
+
 /// One message from a client, borrowed from the reader's buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientMessage<'a> {
     /// Presents a token.
     Auth {
         /// Echoed.
-        id: Option<RequestId>,
+        echo: Echo,
         /// The JWT.
         token: Cow<'a, str>,
     },
     /// Asks for patterns, all or nothing.
     Subscribe {
         /// Echoed.
-        id: Option<RequestId>,
+        echo: Echo,
         /// In the order given.
         patterns: Vec<Pattern>,
     },
     /// Gives patterns back.
     Unsubscribe {
         /// Echoed.
-        id: Option<RequestId>,
+        echo: Echo,
         /// In the order given.
         patterns: Vec<Pattern>,
     },
     /// A command for a backend.
     Command {
-        /// Present when usable.
-        id: Option<RequestId>,
+        /// Names it among the connection's commands in flight.
+        id: RequestId,
         /// By the channel grammar, without `*`.
         action: Channel,
         /// One JSON value, byte for byte; `null` when absent.
-        params: &'a [u8],
+        params: &'a str,
     },
     /// An event to publish.
     Publish {
-        /// Answered only when given.
-        id: Option<RequestId>,
+        /// Answered only when it has an `id`.
+        echo: Echo,
         /// Where it goes.
         channel: Channel,
-        /// Its name.
+        /// Its name: 1 to 128 bytes without control characters.
         event: Cow<'a, str>,
         /// One JSON value, byte for byte; `null` when absent.
-        data: &'a [u8],
+        data: &'a str,
     },
     /// Heartbeat; answered with `pong`.
     Ping {
         /// Echoed.
-        id: Option<RequestId>,
+        echo: Echo,
     },
     /// Heartbeat's answer; not answered.
     Pong,
     /// Asks for the connection's own figures.
     GetStatus {
         /// Echoed.
-        id: Option<RequestId>,
+        echo: Echo,
     },
+}
+
+impl ClientMessage<'_> {
+    /// Its name.
+    #[must_use]
+    pub const fn message_type(&self) -> MessageType {
+        match self {
+            Self::Auth { .. } => MessageType::Auth,
+            Self::Subscribe { .. } => MessageType::Subscribe,
+            Self::Unsubscribe { .. } => MessageType::Unsubscribe,
+            Self::Command { .. } => MessageType::Command,
+            Self::Publish { .. } => MessageType::Publish,
+            Self::Ping { .. } => MessageType::Ping,
+            Self::Pong => MessageType::Pong,
+            Self::GetStatus { .. } => MessageType::GetStatus,
+        }
+    }
+}
+
+/// A message that is none: what was wrong, and what an answer can still be tied to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// `INVALID_JSON`, `INVALID_MESSAGE`, `UNKNOWN_TYPE` or `INVALID_CHANNEL`.
+    pub code: ErrorCode,
+    /// For the client; names the field.
+    pub message: Box<str>,
+    /// What could be read of the request's `id`. A command that has one is answered by a `response`.
+    pub echo: Echo,
+    /// Which message it was meant to be; `None`: not even that is known, or there is no such type.
+    pub message_type: Option<MessageType>,
 }

@@ -1,0 +1,176 @@
+//! The fields that messages share, read from a scanned object, each refused by name.
+
+use std::borrow::Cow;
+
+use super::{CHANNELS_PER_REQUEST_MAX, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_MAX, RequestId};
+use crate::channel::{Channel, Pattern};
+use crate::json::{self, Kind, Object, Scratch, Value};
+
+/// Why a field was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FieldError {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: Box<str>,
+}
+
+impl FieldError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<Box<str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    fn wrong(name: &str, what: &str) -> Self {
+        Self::new(ErrorCode::InvalidMessage, format!("`{name}` {what}"))
+    }
+}
+
+impl From<json::Error> for FieldError {
+    fn from(error: json::Error) -> Self {
+        let (code, message) = match error {
+            json::Error::Syntax { .. } | json::Error::TooDeep { .. } => (ErrorCode::InvalidJson, error.to_string()),
+            json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "the message must be an object".to_owned()),
+        };
+        Self::new(code, message)
+    }
+}
+
+/// At most 64 characters of what a client sent, for an error message.
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(64) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+    }
+}
+
+/// An object's fields, by name. A field that is `null` counts as absent, but for raw ones.
+pub(crate) struct Fields<'s, 't>(Object<'s, 't>);
+
+impl<'s, 't> Fields<'s, 't> {
+    pub(crate) fn scan(text: &'t str, scratch: &'s mut Scratch) -> Result<Self, FieldError> {
+        Ok(Self(scratch.object(text)?))
+    }
+
+    /// Complains if a field occurs twice.
+    pub(crate) fn each_once(&self) -> Result<(), FieldError> {
+        match self.0.duplicate_key() {
+            None => Ok(()),
+            Some(key) => Err(FieldError::wrong(&shorten(key), "occurs twice")),
+        }
+    }
+
+    /// Whether this field occurs twice.
+    pub(crate) fn is_twice(&self, name: &str) -> bool {
+        self.0.is_duplicate(name)
+    }
+
+    fn get(&self, name: &str) -> Option<Value<'t>> {
+        self.0.get(name).filter(|value| value.kind != Kind::Null)
+    }
+
+    /// A string that must be there.
+    pub(crate) fn text(&mut self, name: &str) -> Result<Cow<'t, str>, FieldError> {
+        let value = self.get(name).ok_or_else(|| FieldError::wrong(name, "is missing"))?;
+        self.0
+            .text(value)
+            .ok_or_else(|| FieldError::wrong(name, "must be a string of Unicode text"))
+    }
+
+    /// The value as it stands in the text; `null` when absent.
+    pub(crate) fn raw(&self, name: &str) -> &'t str {
+        self.0.get(name).map_or("null", |value| value.raw)
+    }
+
+    /// A request's `id`.
+    pub(crate) fn id(&mut self) -> Result<Option<RequestId>, FieldError> {
+        let Some(value) = self.get("id") else { return Ok(None) };
+        let wrong = || {
+            FieldError::wrong(
+                "id",
+                "must be a string of at most 128 bytes or an integer of at most 64 bits",
+            )
+        };
+        if value.kind == Kind::Integer {
+            let number: i128 = value.raw.parse().map_err(|_| wrong())?;
+            let fits = (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number);
+            return if fits {
+                Ok(Some(RequestId::Number(number)))
+            } else {
+                Err(wrong())
+            };
+        }
+        match self.0.text(value) {
+            Some(text) if text.len() <= ID_BYTES_MAX => Ok(Some(RequestId::Text(text.into()))),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// A name by the channel grammar, without wildcards; breaking it is reported as `code`.
+    pub(crate) fn channel(&mut self, name: &str, code: ErrorCode) -> Result<Channel, FieldError> {
+        let text = self.text(name)?;
+        Channel::parse(&text).map_err(|error| FieldError::new(code, format!("`{name}` \"{}\" {error}", shorten(&text))))
+    }
+
+    /// The name of an event.
+    pub(crate) fn event_name(&mut self) -> Result<Cow<'t, str>, FieldError> {
+        let name = self.text("event")?;
+        if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(FieldError::wrong(
+                "event",
+                "must have 1 to 128 bytes and no control characters",
+            ));
+        }
+        Ok(name)
+    }
+
+    /// A non-negative integer, such as a time in milliseconds.
+    pub(crate) fn unsigned(&self, name: &str) -> Result<Option<u64>, FieldError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        if value.kind != Kind::Integer {
+            return Err(FieldError::wrong(name, "must be a non-negative integer"));
+        }
+        let parsed = value.raw.parse();
+        parsed
+            .map(Some)
+            .map_err(|_| FieldError::wrong(name, "must be a non-negative integer of at most 64 bits"))
+    }
+
+    /// Whether the field is absent or holds nothing.
+    pub(crate) fn is_empty_object(&self, name: &str) -> bool {
+        self.get(name)
+            .is_none_or(|value| value.kind == Kind::Object && value.raw[1..value.raw.len() - 1].trim_ascii().is_empty())
+    }
+
+    /// Whether there is such a field at all.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// The raw text of an object.
+    pub(crate) fn object(&self, name: &str) -> Option<&'t str> {
+        self.get(name)
+            .filter(|value| value.kind == Kind::Object)
+            .map(|value| value.raw)
+    }
+
+    /// The `channels` of a request.
+    pub(crate) fn patterns(&mut self) -> Result<Vec<Pattern>, FieldError> {
+        let wrong = || FieldError::wrong("channels", "must be an array of strings");
+        let value = self.get("channels").ok_or_else(wrong)?;
+        let mut patterns = Vec::new();
+        let read = self.0.texts(value, |index, text| {
+            if index >= CHANNELS_PER_REQUEST_MAX {
+                return Err(FieldError::wrong("channels", "holds more than 1000 entries"));
+            }
+            let pattern = Pattern::parse(text).map_err(|error| {
+                let message = format!("channel \"{}\" {error}", shorten(text));
+                FieldError::new(ErrorCode::InvalidChannel, message)
+            })?;
+            patterns.push(pattern);
+            Ok(())
+        });
+        read.ok_or_else(wrong)??;
+        Ok(patterns)
+    }
+}

@@ -1,0 +1,95 @@
+//! Who the client is: the handshake's token, `auth`, refresh.
+
+use std::sync::Arc;
+
+use super::extra::Pending;
+use super::machine::Session;
+use super::{Context, Output, Outputs};
+use crate::auth::{Identity, Mode, TokenError};
+use crate::disconnect::Disconnect;
+use crate::message::{Echo, ErrorCode, Reply};
+
+impl Session {
+    pub(super) fn opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        let refusal = self.extra.as_mut().and_then(|extra| extra.handshake_refusal.take());
+        if let Some(TokenError { code, message }) = refusal {
+            let reply = Reply::AuthRefused {
+                echo: &Echo::default(),
+                code,
+                message: &message,
+            };
+            out.reply(&reply, context);
+            let ending = match code {
+                ErrorCode::TokenExpired => Disconnect::TokenExpired,
+                ErrorCode::Internal => Disconnect::Internal,
+                _ => Disconnect::TokenInvalid,
+            };
+            return self.end(ending, out);
+        }
+        self.warn_of_expiry(context, out);
+    }
+
+    pub(super) fn auth(&mut self, echo: Echo, token: &str, context: &Context<'_>, out: &mut Outputs) {
+        if context.settings.auth_mode == Mode::Off {
+            return self.accept(&echo, context, out);
+        }
+        let request = self.next_request();
+        self.extra().verify = Some(Pending { request, echo });
+        out.list.push(Output::Verify {
+            request,
+            token: token.into(),
+        });
+    }
+
+    pub(super) fn verified(
+        &mut self,
+        request: u32,
+        outcome: Result<Arc<Identity>, TokenError>,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(extra) = &mut self.extra else { return };
+        let Some(Pending { echo, .. }) = extra.verify.take_if(|pending| pending.request == request) else {
+            return;
+        };
+        let refuse = |code, message: &str, out: &mut Outputs| {
+            let reply = Reply::AuthRefused {
+                echo: &echo,
+                code,
+                message,
+            };
+            out.reply(&reply, context);
+        };
+        match outcome {
+            Err(TokenError { code, message }) => refuse(code, &message, out),
+            Ok(new) if self.is_another_user(&new) => {
+                let message = "the token is another user's; open another connection for it";
+                refuse(ErrorCode::AuthSubjectMismatch, message, out);
+            }
+            Ok(new) => {
+                self.identity = Some(new);
+                self.extra().auth_deadline_ms = None;
+                self.expiry_warned = false;
+                self.accept(&echo, context, out);
+                self.leave_forbidden(context, out);
+                self.warn_of_expiry(context, out);
+            }
+        }
+    }
+
+    fn accept(&self, echo: &Echo, context: &Context<'_>, out: &mut Outputs) {
+        let identity = self.identity.as_deref();
+        let reply = Reply::AuthAccepted {
+            echo,
+            user: identity.and_then(|identity| identity.user.as_deref()),
+            role: identity.and_then(|identity| identity.role.as_deref()),
+            expires_at_ms: identity.and_then(|identity| identity.exp_ms),
+        };
+        out.reply(&reply, context);
+    }
+
+    fn is_another_user(&self, new: &Identity) -> bool {
+        let current = self.identity.as_ref().and_then(|identity| identity.user.as_deref());
+        current.is_some_and(|user| new.user.as_deref() != Some(user))
+    }
+}

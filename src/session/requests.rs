@@ -1,0 +1,144 @@
+//! Commands, publishing, and the connection's own figures.
+
+use bytes::Bytes;
+
+use super::extra::Pending;
+use super::machine::Session;
+use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, Output, Outputs};
+use crate::channel::Channel;
+use crate::event::NewEvent;
+use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
+
+impl Session {
+    pub(super) fn command(
+        &mut self,
+        id: RequestId,
+        action: Channel,
+        params: &str,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        if !self.take_command(&id, context, out) {
+            return;
+        }
+        let Some(identity) = self.identity.clone() else { return };
+        let commands = &self.extra().commands;
+        let refusal = if commands.iter().any(|(_, in_flight)| *in_flight == id) {
+            let message = "a command with this id is still in flight on this connection".to_owned();
+            Some((ErrorCode::DuplicateId, message))
+        } else if !identity.may_command(&action) {
+            let message = format!("action \"{action}\" is not allowed for this user");
+            Some((ErrorCode::Forbidden, message))
+        } else if commands.len() >= COMMANDS_IN_FLIGHT_MAX {
+            let message = format!("{COMMANDS_IN_FLIGHT_MAX} commands are in flight on this connection");
+            Some((ErrorCode::RateLimited, message))
+        } else {
+            None
+        };
+        if let Some((code, message)) = refusal {
+            return out.refuse_command(&id, code, &message, context);
+        }
+        let request = self.next_request();
+        self.extra().commands.push((request, id.clone()));
+        out.list.push(Output::Command {
+            request,
+            command: Command {
+                id,
+                action,
+                params: Bytes::copy_from_slice(params.as_bytes()),
+                identity,
+            },
+        });
+    }
+
+    /// Takes a token from the commands' bucket, or answers the command. Malformed ones count too.
+    pub(super) fn take_command(&mut self, id: &RequestId, context: &Context<'_>, out: &mut Outputs) -> bool {
+        let rate = context.settings.limits.commands_per_second;
+        match self.extra().command_meter.take(rate, context.now.mono_ms) {
+            Ok(()) => true,
+            Err(wait_ms) => {
+                out.rate_limited_command(id, wait_ms, context);
+                false
+            }
+        }
+    }
+
+    pub(super) fn responded(
+        &mut self,
+        request: u32,
+        outcome: CommandOutcome,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(extra) = &mut self.extra else { return };
+        let Some(index) = extra.commands.iter().position(|(pending, _)| *pending == request) else {
+            return;
+        };
+        let (_, id) = extra.commands.swap_remove(index);
+        let reply = match &outcome {
+            CommandOutcome::Success { data } => Reply::CommandSucceeded { id: &id, data },
+            CommandOutcome::Failure { error } => Reply::CommandFailed { id: &id, error },
+            CommandOutcome::Refused { code, message } => Reply::CommandRefused {
+                id: &id,
+                code: *code,
+                message,
+            },
+        };
+        out.reply(&reply, context);
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        echo: Echo,
+        channel: Channel,
+        event: &str,
+        data: &str,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(identity) = &self.identity else { return };
+        if !identity.may_publish(&channel) {
+            let message = format!("publishing to \"{channel}\" is not allowed for this user");
+            return out.error(&echo, ErrorCode::Forbidden, &message, context);
+        }
+        let limit = context.settings.limits.event_bytes;
+        if data.len() > limit as usize {
+            let message = format!("`data` is longer than {limit} bytes");
+            return out.error(&echo, ErrorCode::MessageTooLarge, &message, context);
+        }
+        let request = self.next_request();
+        self.extra().publish = Some(Pending { request, echo });
+        out.list.push(Output::Publish {
+            request,
+            event: NewEvent {
+                channel,
+                name: event.into(),
+                data: Bytes::copy_from_slice(data.as_bytes()),
+                timestamp_ms: context.now.unix_ms,
+            },
+        });
+    }
+
+    pub(super) fn published(&mut self, request: u32, offset: Option<u64>, context: &Context<'_>, out: &mut Outputs) {
+        let Some(extra) = &mut self.extra else { return };
+        let Some(Pending { echo, .. }) = extra.publish.take_if(|pending| pending.request == request) else {
+            return;
+        };
+        if echo.id.is_some() {
+            out.reply(&Reply::Published { echo: &echo, offset }, context);
+        }
+    }
+
+    pub(super) fn status(&self, echo: &Echo, context: &Context<'_>, out: &mut Outputs) {
+        let status = Status {
+            echo,
+            connected_at_ms: self.connected_unix_ms,
+            subscriptions: &self.patterns,
+            message_count: context.delivered,
+            client_id: &self.client_id(),
+            user: self.identity.as_ref().and_then(|identity| identity.user.as_deref()),
+            dropped: context.dropped,
+        };
+        out.reply(&Reply::Status(status), context);
+    }
+}

@@ -1,0 +1,136 @@
+//! Patterns held: all or nothing, in the order asked, one join at a time.
+
+use super::extra::{PendingJoin, SubscriptionChange};
+use super::machine::Session;
+use super::{Context, Output, Outputs};
+use crate::channel::Pattern;
+use crate::message::{Echo, ErrorCode, Reply};
+
+impl Session {
+    /// Carries a change out, or keeps it until the changes before it are through.
+    pub(super) fn change_subscriptions(
+        &mut self,
+        change: SubscriptionChange,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        if let Some(extra) = &mut self.extra
+            && extra.join.is_some()
+        {
+            extra.deferred.push_back(change);
+            return;
+        }
+        if change.subscribe {
+            self.subscribe(change.echo, change.patterns, context, out);
+        } else {
+            self.unsubscribe(&change.echo, &change.patterns, context, out);
+        }
+    }
+
+    fn subscribe(&mut self, echo: Echo, patterns: Vec<Pattern>, context: &Context<'_>, out: &mut Outputs) {
+        match self.new_patterns(&patterns, context) {
+            Err((code, message)) => out.error(&echo, code, &message, context),
+            Ok(new) if new.is_empty() => self.subscribed(&echo, &patterns, context, out),
+            Ok(new) => {
+                let request = self.next_request();
+                self.extra().join = Some(PendingJoin {
+                    request,
+                    echo,
+                    patterns,
+                });
+                out.list.push(Output::Join { request, patterns: new });
+            }
+        }
+    }
+
+    // The distinct patterns among these that are not held yet, if all of them may be.
+    fn new_patterns(&self, patterns: &[Pattern], context: &Context<'_>) -> Result<Vec<Pattern>, (ErrorCode, String)> {
+        let limit = context.settings.limits.subscriptions as usize;
+        let mut new: Vec<Pattern> = Vec::new();
+        for pattern in patterns {
+            let Some(identity) = &self.identity else {
+                return Err((ErrorCode::Unauthenticated, "not authenticated".to_owned()));
+            };
+            if !identity.may_subscribe(pattern) {
+                let message = format!("channel \"{pattern}\" is not allowed for this user");
+                return Err((ErrorCode::Forbidden, message));
+            }
+            if self.patterns.contains(pattern) || new.contains(pattern) {
+                continue;
+            }
+            if self.patterns.len() + new.len() >= limit {
+                let message = format!("channel \"{pattern}\" would exceed the limit of {limit} subscriptions");
+                return Err((ErrorCode::SubscriptionLimit, message));
+            }
+            new.push(pattern.clone());
+        }
+        Ok(new)
+    }
+
+    pub(super) fn joined(&mut self, request: u32, interned: Vec<Pattern>, context: &Context<'_>, out: &mut Outputs) {
+        let Some(extra) = &mut self.extra else { return };
+        let Some(PendingJoin { echo, patterns, .. }) = extra.join.take_if(|join| join.request == request) else {
+            return;
+        };
+        self.patterns.reserve_exact(interned.len());
+        self.patterns.extend(interned);
+        self.subscribed(&echo, &patterns, context, out);
+        // A token that came while the join was on its way may cover less.
+        self.leave_forbidden(context, out);
+        self.resume_changes(context, out);
+    }
+
+    // Carries out what waited behind a join, up to the next join.
+    fn resume_changes(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        while let Some(extra) = &mut self.extra
+            && extra.join.is_none()
+            && let Some(change) = extra.deferred.pop_front()
+        {
+            self.change_subscriptions(change, context, out);
+        }
+    }
+
+    fn subscribed(&self, echo: &Echo, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
+        let reply = Reply::Subscribed {
+            echo,
+            patterns,
+            active: self.patterns.len(),
+        };
+        out.reply(&reply, context);
+    }
+
+    fn unsubscribe(&mut self, echo: &Echo, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
+        let left = self.take_patterns(|held| patterns.contains(held));
+        if !left.is_empty() {
+            out.list.push(Output::Leave { patterns: left });
+        }
+        let reply = Reply::Unsubscribed {
+            echo,
+            patterns,
+            active: self.patterns.len(),
+            lost_permission: false,
+        };
+        out.reply(&reply, context);
+    }
+
+    /// Ends the subscriptions that the present token does not cover, and says so.
+    pub(super) fn leave_forbidden(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        let Some(identity) = self.identity.clone() else { return };
+        let lost = self.take_patterns(|held| !identity.may_subscribe(held));
+        if lost.is_empty() {
+            return;
+        }
+        out.list.push(Output::Leave { patterns: lost.clone() });
+        let reply = Reply::Unsubscribed {
+            echo: &Echo::default(),
+            patterns: &lost,
+            active: self.patterns.len(),
+            lost_permission: true,
+        };
+        out.reply(&reply, context);
+    }
+
+    fn take_patterns(&mut self, mut leaves: impl FnMut(&Pattern) -> bool) -> Vec<Pattern> {
+        self.patterns.extract_if(.., |held| leaves(held)).collect()
+    }
+}

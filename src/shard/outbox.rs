@@ -1,0 +1,294 @@
+//! What waits to be written to one connection.
+//!
+//! Invariants: frames leave in the order in which they were put in; replies and control messages are never dropped;
+//! a frame of which a part was sent is never dropped; events stay within their bounds (a lone event longer than the
+//! byte bound is let through, or it could never be sent).
+//!
+//! Events and replies are two lists that a sequence number merges, so that the oldest event is found without a
+//! search. All entries lie in the shard's [`Pool`].
+
+use std::io::IoSlice;
+use std::rc::Rc;
+
+use super::pool::{EntryId, Frame, NONE, Pool};
+
+/// The bounds of an outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Event frames.
+    pub(super) event_frames: u32,
+    /// Event bytes.
+    pub(super) event_bytes: u32,
+    /// Replies and control messages.
+    pub(super) reply_frames: u32,
+    /// Their bytes.
+    pub(super) reply_bytes: u32,
+}
+
+/// The replies' bound is reached: the client is too slow for what it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RepliesFull;
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    head: EntryId,
+    tail: EntryId,
+}
+
+const EMPTY: Queue = Queue { head: NONE, tail: NONE };
+
+/// One connection's outbox: 40 bytes.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    events: Queue,
+    replies: Queue,
+    // Bytes of the first frame that were sent already.
+    sent: u32,
+    next_sequence: u32,
+    event_frames: u32,
+    event_bytes: u32,
+    reply_frames: u32,
+    reply_bytes: u32,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            events: EMPTY,
+            replies: EMPTY,
+            sent: 0,
+            next_sequence: 0,
+            event_frames: 0,
+            event_bytes: 0,
+            reply_frames: 0,
+            reply_bytes: 0,
+        }
+    }
+}
+
+/// What [`Outbox::advance`] finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Finished {
+    /// Frames of both kinds.
+    pub(super) frames: u32,
+    /// Event frames among them.
+    pub(super) event_frames: u32,
+    /// Bytes of those.
+    pub(super) event_bytes: u32,
+}
+
+impl Outbox {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.events.head == NONE && self.replies.head == NONE
+    }
+    pub(super) const fn event_frames(&self) -> u32 {
+        self.event_frames
+    }
+    pub(super) const fn event_bytes(&self) -> u32 {
+        self.event_bytes
+    }
+    pub(super) const fn reply_frames(&self) -> u32 {
+        self.reply_frames
+    }
+
+    /// Queues an event when it fits. `false`: see [`Outbox::drop_oldest`].
+    pub(super) fn push_event(&mut self, pool: &mut Pool, frame: &Rc<Frame>, bounds: &Bounds) -> bool {
+        let bytes = self.event_bytes.saturating_add(frame.len());
+        if self.event_frames >= bounds.event_frames || bytes > bounds.event_bytes {
+            // A lone event always goes.
+            if self.event_frames > 0 {
+                return false;
+            }
+        }
+        self.event_bytes = bytes;
+        self.event_frames += 1;
+        let sequence = self.take_sequence();
+        append(&mut self.events, pool, frame.clone(), sequence);
+        true
+    }
+
+    /// Takes out the oldest event of which nothing was sent, with its sequence number.
+    pub(super) fn drop_oldest(&mut self, pool: &mut Pool) -> Option<(Rc<Frame>, u32)> {
+        let head = self.events.head;
+        if head == NONE {
+            return None;
+        }
+        let victim = if self.sent > 0 && self.first(pool) == head {
+            pool.entry(head).next
+        } else {
+            head
+        };
+        if victim == NONE {
+            return None;
+        }
+        let sequence = pool.entry(victim).sequence;
+        let (frame, next) = pool.remove(victim);
+        if victim == head {
+            self.events.head = next;
+        } else {
+            pool.entry_mut(head).next = next;
+        }
+        if self.events.tail == victim {
+            self.events.tail = if victim == head { NONE } else { head };
+        }
+        self.event_frames -= 1;
+        self.event_bytes -= frame.len();
+        Some((frame, sequence))
+    }
+
+    /// Uses up a place in the order, for an event that is dropped before it was queued.
+    pub(super) const fn take_sequence(&mut self) -> u32 {
+        let sequence = self.next_sequence;
+        self.next_sequence = sequence.wrapping_add(1);
+        sequence
+    }
+
+    /// Queues a reply or control message.
+    pub(super) fn push_reply(&mut self, pool: &mut Pool, frame: Rc<Frame>, bounds: &Bounds) -> Result<(), RepliesFull> {
+        let bytes = self.reply_bytes.saturating_add(frame.len());
+        if self.reply_frames >= bounds.reply_frames || (bytes > bounds.reply_bytes && self.reply_frames > 0) {
+            return Err(RepliesFull);
+        }
+        self.push_last(pool, frame);
+        Ok(())
+    }
+
+    /// Queues a reply without asking for bounds: what a session says when it ends.
+    pub(super) fn push_last(&mut self, pool: &mut Pool, frame: Rc<Frame>) {
+        self.reply_bytes = self.reply_bytes.saturating_add(frame.len());
+        self.reply_frames += 1;
+        let sequence = self.take_sequence();
+        append(&mut self.replies, pool, frame, sequence);
+    }
+
+    /// Queues a reply where the event with `sequence` was dropped, but not inside a partly sent frame.
+    pub(super) fn push_at_gap(&mut self, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
+        let mut sequence = sequence;
+        if self.sent > 0 {
+            // The frame that follows may have the same number: then the reply goes first.
+            let behind_first = pool.entry(self.first(pool)).sequence.wrapping_add(1);
+            if precedes(sequence, behind_first) {
+                sequence = behind_first;
+            }
+        }
+        self.reply_bytes = self.reply_bytes.saturating_add(frame.len());
+        self.reply_frames += 1;
+        let mut previous = NONE;
+        let mut next = self.replies.head;
+        while next != NONE && precedes(pool.entry(next).sequence, sequence) {
+            previous = next;
+            next = pool.entry(next).next;
+        }
+        let new = pool.insert(frame, sequence);
+        pool.entry_mut(new).next = next;
+        if previous == NONE {
+            self.replies.head = new;
+        } else {
+            pool.entry_mut(previous).next = new;
+        }
+        if next == NONE {
+            self.replies.tail = new;
+        }
+    }
+
+    /// Fills `slices` with what to write next, in order; returns how many it filled.
+    pub(super) fn gather<'p>(&self, pool: &'p Pool, slices: &mut [IoSlice<'p>]) -> usize {
+        let (mut event, mut reply) = (self.events.head, self.replies.head);
+        let mut skip = self.sent as usize;
+        let mut filled = 0;
+        for slice in slices {
+            let entry = if takes_event(pool, event, reply) {
+                let entry = pool.entry(event);
+                event = entry.next;
+                entry
+            } else if reply != NONE {
+                let entry = pool.entry(reply);
+                reply = entry.next;
+                entry
+            } else {
+                break;
+            };
+            *slice = IoSlice::new(&entry.frame().bytes[skip..]);
+            skip = 0;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Takes out what was written: `bytes` from the front.
+    pub(super) fn advance(&mut self, pool: &mut Pool, bytes: usize) -> Finished {
+        let mut finished = Finished::default();
+        let mut left = bytes as u64 + u64::from(self.sent);
+        while !self.is_empty() {
+            let is_event = takes_event(pool, self.events.head, self.replies.head);
+            let queue = if is_event { &mut self.events } else { &mut self.replies };
+            let length = pool.entry(queue.head).frame().len();
+            if left < u64::from(length) {
+                break;
+            }
+            left -= u64::from(length);
+            let (_, next) = pool.remove(queue.head);
+            queue.head = next;
+            if next == NONE {
+                queue.tail = NONE;
+            }
+            finished.frames += 1;
+            if is_event {
+                self.event_frames -= 1;
+                self.event_bytes -= length;
+                finished.event_frames += 1;
+                finished.event_bytes += length;
+            } else {
+                self.reply_frames -= 1;
+                self.reply_bytes = self.reply_bytes.saturating_sub(length);
+            }
+        }
+        self.sent = u32::try_from(left).unwrap_or(0);
+        finished
+    }
+
+    /// Gives every entry back to the pool.
+    pub(super) fn clear(&mut self, pool: &mut Pool) {
+        for queue in [self.events, self.replies] {
+            let mut id = queue.head;
+            while id != NONE {
+                (_, id) = pool.remove(id);
+            }
+        }
+        *self = Self {
+            next_sequence: self.next_sequence,
+            ..Self::default()
+        };
+    }
+
+    fn first(&self, pool: &Pool) -> EntryId {
+        if takes_event(pool, self.events.head, self.replies.head) {
+            self.events.head
+        } else {
+            self.replies.head
+        }
+    }
+}
+
+fn append(queue: &mut Queue, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
+    let id = pool.insert(frame, sequence);
+    if queue.tail == NONE {
+        queue.head = id;
+    } else {
+        pool.entry_mut(queue.tail).next = id;
+    }
+    queue.tail = id;
+}
+
+// Whether the event comes first (`false` also when there is none).
+fn takes_event(pool: &Pool, event: EntryId, reply: EntryId) -> bool {
+    event != NONE && (reply == NONE || precedes(pool.entry(event).sequence, pool.entry(reply).sequence))
+}
+
+// A queue holds far fewer than 2^31 frames, so the wrapping distance tells the order.
+const fn precedes(left: u32, right: u32) -> bool {
+    left.wrapping_sub(right) > u32::MAX / 2
+}
+
+#[cfg(test)]
+mod tests;

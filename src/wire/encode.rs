@@ -1,0 +1,157 @@
+//! Server frames: never masked, never fragmented (RFC 6455, sections 5.1 and 5.2).
+//!
+//! Invariant: a finished frame is one contiguous range of bytes, header and payload, that can be sent as it is.
+//!
+//! A payload that is at hand is appended with [`text`] and its siblings. One that is still to be written goes behind
+//! room for the longest header ([`begin`]); [`finish`] then puts the header, whose length depends on the payload's,
+//! right before the payload and says where the frame begins. Nothing is moved; up to eight bytes in front of it are
+//! left unused.
+//!
+//! ```
+//! use tickgate::wire::encode::{self, Kind};
+//!
+//! let mut out = Vec::new();
+//! let frame = encode::begin(&mut out);
+//! out.extend_from_slice(br#"{"type":"pong"}"#);
+//! let range = encode::finish(&mut out, frame, Kind::Text);
+//! assert_eq!(&out[range], b"\x81\x0f{\"type\":\"pong\"}");
+//! ```
+
+use std::ops::Range;
+
+use crate::disconnect::Disconnect;
+
+/// The longest header the gateway writes: two bytes and a 64-bit length.
+pub const HEADER_BYTES_MAX: usize = 10;
+
+/// The longest payload of a control frame (section 5.5).
+pub const CONTROL_BYTES_MAX: usize = 125;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A whole text message.
+    Text = 0x1,
+    /// A whole binary message.
+    Binary = 0x2,
+    /// The end of the conversation.
+    Close = 0x8,
+    /// A question.
+    Ping = 0x9,
+    /// Its answer.
+    Pong = 0xa,
+}
+
+/// A frame header.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    bytes: [u8; HEADER_BYTES_MAX],
+    length: u8,
+}
+
+impl Header {
+    /// The header of a whole, unmasked frame with `payload_bytes` of payload.
+    #[must_use]
+    pub fn new(kind: Kind, payload_bytes: usize) -> Self {
+        let mut bytes = [0; HEADER_BYTES_MAX];
+        bytes[0] = 0x80 | kind as u8;
+        let length = if payload_bytes <= 125 {
+            bytes[1] = payload_bytes as u8;
+            2
+        } else if let Ok(short) = u16::try_from(payload_bytes) {
+            bytes[1] = 126;
+            bytes[2..4].copy_from_slice(&short.to_be_bytes());
+            4
+        } else {
+            bytes[1] = 127;
+            bytes[2..10].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
+            10
+        };
+        Self { bytes, length }
+    }
+
+    /// Its bytes: 2, 4 or 10.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// A frame whose payload is being written; see [`begin`].
+#[derive(Debug)]
+#[must_use = "a frame that is begun must be finished"]
+pub struct Begun {
+    payload_start: usize,
+}
+
+/// Leaves room for a header at the end of `out`. Append the payload to `out`, then call [`finish`].
+pub fn begin(out: &mut Vec<u8>) -> Begun {
+    out.extend_from_slice(&[0; HEADER_BYTES_MAX]);
+    Begun {
+        payload_start: out.len(),
+    }
+}
+
+/// Puts the header before the payload and returns the frame's range in `out`. What `out` held before `begin` may
+/// not have been removed meanwhile.
+pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
+    let header = Header::new(kind, out.len() - begun.payload_start);
+    let start = begun.payload_start - header.as_slice().len();
+    out[start..begun.payload_start].copy_from_slice(header.as_slice());
+    start..out.len()
+}
+
+/// Appends a text frame.
+pub fn text(out: &mut Vec<u8>, payload: &str) {
+    append(out, Kind::Text, payload.as_bytes());
+}
+
+/// Appends a binary frame.
+pub fn binary(out: &mut Vec<u8>, payload: &[u8]) {
+    append(out, Kind::Binary, payload);
+}
+
+/// Appends a ping. Of `payload` the first 125 bytes are sent.
+pub fn ping(out: &mut Vec<u8>, payload: &[u8]) {
+    append(out, Kind::Ping, control(payload));
+}
+
+/// Appends a pong. Of `payload` the first 125 bytes are sent (that of a ping the decoder let through is no longer).
+pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
+    append(out, Kind::Pong, control(payload));
+}
+
+/// Appends the Close frame of an ending. Nothing for [`Disconnect::Lost`], whose code is never sent: there is nobody
+/// left to read it.
+pub fn close(out: &mut Vec<u8>, ending: Disconnect) {
+    if ending != Disconnect::Lost {
+        close_with(out, ending.code(), ending.reason());
+    }
+}
+
+/// Appends a Close frame that answers the client's: with the same code, or with none (section 5.5.1).
+pub fn close_echo(out: &mut Vec<u8>, received: Option<u16>) {
+    match received {
+        Some(code) => append(out, Kind::Close, &code.to_be_bytes()),
+        None => append(out, Kind::Close, &[]),
+    }
+}
+
+fn close_with(out: &mut Vec<u8>, code: u16, reason: &str) {
+    let [high, low] = code.to_be_bytes();
+    out.extend_from_slice(Header::new(Kind::Close, 2 + reason.len()).as_slice());
+    out.extend_from_slice(&[high, low]);
+    out.extend_from_slice(reason.as_bytes());
+}
+
+fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+    let header = Header::new(kind, payload.len());
+    out.reserve(header.as_slice().len() + payload.len());
+    out.extend_from_slice(header.as_slice());
+    out.extend_from_slice(payload);
+}
+
+fn control(payload: &[u8]) -> &[u8] {
+    &payload[..payload.len().min(CONTROL_BYTES_MAX)]
+}

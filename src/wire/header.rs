@@ -1,0 +1,146 @@
+//! The frame header (RFC 6455, section 5.2) and every rule that can be checked from it.
+//!
+//! Invariant: rules are checked in the order of the bytes they depend on, each as soon as its byte is there. So the
+//! first broken rule is the same however the header was cut into reads, and a bad first byte is refused at once.
+
+use super::Error;
+
+/// The longest header a client can send: two bytes, a 64-bit length, the mask.
+pub(super) const HEADER_BYTES_MAX: usize = 14;
+
+/// The longest payload of a control frame (section 5.5).
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opcode {
+    Continuation,
+    Text,
+    Binary,
+    Close,
+    Ping,
+    Pong,
+}
+
+impl Opcode {
+    pub(super) const fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// A checked header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
+    pub(super) mask: [u8; 4],
+    pub(super) payload_bytes: usize,
+}
+
+impl Header {
+    /// Whether the frame is a whole message (or control frame) by itself.
+    pub(super) const fn stands_alone(&self) -> bool {
+        self.opcode.is_control() || (self.fin && !matches!(self.opcode, Opcode::Continuation))
+    }
+}
+
+/// What a header is judged against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    /// Bytes of the fragmented message in progress, if there is one.
+    pub(super) assembled_bytes: Option<usize>,
+    /// The limit on a whole message.
+    pub(super) message_bytes_max: usize,
+}
+
+/// Reads the header at the start of `bytes`: it and its length, or `None` when more bytes are needed.
+pub(super) fn parse(bytes: &[u8], context: Context) -> Result<Option<(Header, usize)>, Error> {
+    let [first, rest @ ..] = bytes else { return Ok(None) };
+    let opcode = check_first(*first, context.assembled_bytes.is_some())?;
+    let [second, rest @ ..] = rest else { return Ok(None) };
+    let length_code = check_second(*second, opcode)?;
+    let Some((length, rest)) = parse_length(length_code, rest)? else {
+        return Ok(None);
+    };
+    let payload_bytes = check_limit(length, opcode, context)?;
+    let Some((mask, rest)) = rest.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let header = Header {
+        fin: first & 0x80 != 0,
+        opcode,
+        mask: *mask,
+        payload_bytes,
+    };
+    Ok(Some((header, bytes.len() - rest.len())))
+}
+
+fn check_first(byte: u8, in_message: bool) -> Result<Opcode, Error> {
+    // permessage-deflate would give RSV1 a meaning (RFC 7692, section 6); it is not negotiated, so the bit is an error.
+    if byte & 0x40 != 0 {
+        return Err(Error::Protocol("RSV1 is set without an extension"));
+    }
+    if byte & 0x30 != 0 {
+        return Err(Error::Protocol("RSV2 or RSV3 is set without an extension"));
+    }
+    let opcode = match byte & 0x0f {
+        0x0 => Opcode::Continuation,
+        0x1 => Opcode::Text,
+        0x2 => Opcode::Binary,
+        0x8 => Opcode::Close,
+        0x9 => Opcode::Ping,
+        0xa => Opcode::Pong,
+        _ => return Err(Error::Protocol("reserved opcode")),
+    };
+    let fin = byte & 0x80 != 0;
+    match opcode {
+        Opcode::Close | Opcode::Ping | Opcode::Pong if !fin => Err(Error::Protocol("fragmented control frame")),
+        Opcode::Continuation if !in_message => Err(Error::Protocol("continuation without a message")),
+        Opcode::Text | Opcode::Binary if in_message => Err(Error::Protocol("new message inside a fragmented one")),
+        _ => Ok(opcode),
+    }
+}
+
+fn check_second(byte: u8, opcode: Opcode) -> Result<u8, Error> {
+    if byte & 0x80 == 0 {
+        return Err(Error::Protocol("frame is not masked"));
+    }
+    let length_code = byte & 0x7f;
+    if opcode.is_control() && usize::from(length_code) > CONTROL_BYTES_MAX {
+        return Err(Error::Protocol("control frame longer than 125 bytes"));
+    }
+    Ok(length_code)
+}
+
+/// The payload's length and what follows it.
+fn parse_length(length_code: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Error> {
+    let (length, shortest, rest) = match length_code {
+        126 => match rest.split_first_chunk::<2>() {
+            Some((field, rest)) => (u64::from(u16::from_be_bytes(*field)), 126, rest),
+            None => return Ok(None),
+        },
+        127 => match rest.split_first_chunk::<8>() {
+            Some((field, rest)) => (u64::from_be_bytes(*field), 1 << 16, rest),
+            None => return Ok(None),
+        },
+        short => (u64::from(short), 0, rest),
+    };
+    if length >> 63 != 0 {
+        return Err(Error::Protocol("top bit of a 64-bit length is set"));
+    }
+    if length < shortest {
+        return Err(Error::Protocol("length is not in its shortest form"));
+    }
+    Ok(Some((length, rest)))
+}
+
+/// Refuses a message above the limit before any memory is spent on it.
+fn check_limit(length: u64, opcode: Opcode, context: Context) -> Result<usize, Error> {
+    let length = usize::try_from(length).map_err(|_| Error::TooBig)?;
+    let room = context
+        .message_bytes_max
+        .saturating_sub(context.assembled_bytes.unwrap_or(0));
+    if !opcode.is_control() && length > room {
+        return Err(Error::TooBig);
+    }
+    Ok(length)
+}

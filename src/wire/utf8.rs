@@ -1,0 +1,125 @@
+//! UTF-8 checked as it arrives.
+//!
+//! Invariant: after `push` returned `Ok`, everything pushed so far is the beginning of some valid UTF-8 text; it
+//! fails on the first byte after which that is no longer so.
+
+use super::Error;
+
+/// The validator's memory: the beginning of a character whose rest has not arrived yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Utf8Stream {
+    pending: [u8; 4],
+    pending_bytes: u8,
+}
+
+impl Utf8Stream {
+    /// Checks the next piece.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while self.pending_bytes > 0 {
+            let [next, rest @ ..] = bytes else { return Ok(()) };
+            bytes = rest;
+            self.complete(*next)?;
+        }
+        match simdutf8::compat::from_utf8(bytes) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                // At most three bytes: the tail is a proper beginning of one character.
+                let tail = &bytes[error.valid_up_to()..];
+                self.pending[..tail.len()].copy_from_slice(tail);
+                self.pending_bytes = tail.len() as u8;
+                Ok(())
+            }
+            Err(_) => Err(Error::InvalidUtf8),
+        }
+    }
+
+    fn complete(&mut self, next: u8) -> Result<(), Error> {
+        let length = usize::from(self.pending_bytes) + 1;
+        self.pending[length - 1] = next;
+        self.pending_bytes = match std::str::from_utf8(&self.pending[..length]) {
+            Ok(_) => 0,
+            Err(error) if error.error_len().is_none() => length as u8,
+            Err(_) => return Err(Error::InvalidUtf8),
+        };
+        Ok(())
+    }
+
+    /// Whether the text may end here.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.pending_bytes == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How many bytes of `text` are good, and whether it may end there, by the standard library.
+    fn by_std(text: &[u8]) -> (usize, bool) {
+        match std::str::from_utf8(text) {
+            Ok(_) => (text.len(), true),
+            Err(error) if error.error_len().is_none() => (text.len(), false),
+            // The first bad byte is the one behind which no continuation can help.
+            Err(error) => (
+                (error.valid_up_to()..=text.len())
+                    .find(|end| is_hopeless(&text[..*end]))
+                    .unwrap()
+                    - 1,
+                false,
+            ),
+        }
+    }
+
+    fn is_hopeless(text: &[u8]) -> bool {
+        std::str::from_utf8(text).is_err_and(|error| error.error_len().is_some())
+    }
+
+    fn assert_as_std(text: &[u8]) {
+        let (good, complete) = by_std(text);
+        for cut in 0..=text.len() {
+            let mut stream = Utf8Stream::default();
+            let (head, tail) = text.split_at(cut);
+            let result = stream.push(head).and_then(|()| stream.push(tail));
+            assert_eq!(result.is_ok(), good == text.len(), "{text:02x?} cut at {cut}");
+            assert!(
+                result.is_err() || stream.is_complete() == complete,
+                "{text:02x?} cut at {cut}"
+            );
+        }
+        let mut stream = Utf8Stream::default();
+        let failed_at = text
+            .iter()
+            .position(|byte| stream.push(std::slice::from_ref(byte)).is_err());
+        assert_eq!(failed_at.unwrap_or(text.len()), good, "{text:02x?} byte by byte");
+    }
+
+    #[test]
+    fn agrees_with_std_on_every_edge_of_the_encoding() {
+        let edges = [
+            0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef,
+            0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff,
+        ];
+        for first in edges {
+            for second in edges {
+                for third in edges {
+                    for last in [0x41, 0x80, 0xbf, 0xe2] {
+                        assert_as_std(&[first, second, third, last]);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_std_for_every_split(text in "\\PC{0,40}", damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>()))) {
+            let mut text = text.into_bytes();
+            if let (Some((index, byte)), false) = (damage, text.is_empty()) {
+                let at = index.index(text.len());
+                text[at] = byte;
+            }
+            assert_as_std(&text);
+        }
+    }
+}
