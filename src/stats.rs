@@ -132,42 +132,80 @@ refusals! {
     Draining = "draining";
 }
 
-/// What one shard counts. Written by its thread (by [`Counter::bump`]), read by the admin API and the gateway's pulse.
-#[derive(Debug, Default)]
-pub struct ShardStats {
+macro_rules! shard_stats {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident = $number:ty;)*) => {
+        /// What one shard counts. Written by its thread (by [`Counter::bump`]), read by the admin API and the gateway's
+        /// pulse.
+        #[derive(Debug, Default)]
+        pub struct ShardStats {
+            $($(#[$doc])* pub $name: $kind,)*
+            endings: [Counter; Disconnect::ALL.len()],
+        }
+
+        /// The counters of one shard, or the sum of several, as they were read.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct ShardFigures {
+            $($(#[$doc])* pub $name: $number,)*
+            /// Connections ended, by [`Disconnect`] in the order of [`Disconnect::ALL`].
+            pub endings: [u64; Disconnect::ALL.len()],
+        }
+
+        impl ShardStats {
+            /// Reads every counter.
+            #[must_use]
+            pub fn read(&self) -> ShardFigures {
+                ShardFigures {
+                    $($name: self.$name.get(),)*
+                    endings: std::array::from_fn(|ending| self.endings[ending].get()),
+                }
+            }
+        }
+
+        impl ShardFigures {
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+                for (own, other) in self.endings.iter_mut().zip(other.endings) {
+                    *own += other;
+                }
+            }
+        }
+    };
+}
+
+shard_stats! {
     /// Connections adopted and not yet gone.
-    pub connections: Gauge,
+    connections: Gauge = i64;
     /// Connections ever adopted.
-    pub connections_total: Counter,
+    connections_total: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
-    pub subscriptions: Gauge,
+    subscriptions: Gauge = i64;
     /// Data messages received.
-    pub messages_in: Counter,
+    messages_in: Counter = u64;
     /// Bytes read from sockets.
-    pub bytes_in: Counter,
+    bytes_in: Counter = u64;
     /// Messages refused by a rate limit.
-    pub rate_limited: Counter,
+    rate_limited: Counter = u64;
     /// Events put into outboxes.
-    pub deliveries: Counter,
+    deliveries: Counter = u64;
     /// Messages of any kind written completely to sockets.
-    pub messages_out: Counter,
+    messages_out: Counter = u64;
     /// Bytes written to sockets.
-    pub bytes_out: Counter,
+    bytes_out: Counter = u64;
     /// Events dropped from full outboxes.
-    pub dropped: Counter,
+    dropped: Counter = u64;
     /// Event bytes waiting in outboxes.
-    pub pending_bytes: Gauge,
+    pending_bytes: Gauge = i64;
     /// Event frames waiting in outboxes.
-    pub pending_frames: Gauge,
+    pending_frames: Gauge = i64;
     /// Events waiting in the shard's inbox.
-    pub inbox: Gauge,
+    inbox: Gauge = i64;
     /// Send system calls.
-    pub sends: Counter,
+    sends: Counter = u64;
     /// Turns of the shard's loop.
-    pub turns: Counter,
+    turns: Counter = u64;
     /// CPU time of the shard's thread, in microseconds.
-    pub cpu_us: Counter,
-    endings: [Counter; Disconnect::ALL.len()],
+    cpu_us: Counter = u64;
 }
 
 impl ShardStats {

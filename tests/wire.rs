@@ -233,7 +233,7 @@ fn every_broken_rule_has_its_error() {
 #[test]
 fn what_is_right_comes_through() {
     let text = |text: &str| Owned::Text(text.into());
-    let table: Vec<(&str, Vec<Vec<u8>>, Vec<Owned>)> = vec![
+    let table = [
         ("empty text", vec![frame(TEXT, b"")], vec![text("")]),
         ("empty binary", vec![frame(BINARY, b"")], vec![Owned::Binary(vec![])]),
         (
@@ -418,7 +418,7 @@ fn the_fuzz_corpus_holds() {
     }
 }
 
-/// Writes the meaningful part of the corpus: each kind of stream, right and wrong, whole and byte by byte.
+/// The part of the corpus that was written by hand: each kind of stream, right and wrong.
 #[test]
 fn the_named_part_of_the_corpus_is_what_its_names_say() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decoder");

@@ -27,6 +27,7 @@ use crate::message::RequestId;
 use crate::session::CommandOutcome;
 
 pub mod audit;
+mod backend;
 pub mod breaker;
 pub mod http;
 mod reply;

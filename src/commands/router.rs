@@ -10,17 +10,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::audit::Audit;
-use super::breaker::{Breaker, Pass, State};
+use super::backend::Backend;
 use super::http::{HttpBackend, Pool};
-use super::stats::{BackendSnapshot, Snapshot, Stats};
-use super::{Answer, Failure, Handler, HandlerResult, Origin, Request, Responder, RouteSettings, Settings, Target};
+use super::stats::{Snapshot, Stats};
+use super::{Answer, Handler, Origin, Request, Responder, RouteSettings, Settings, Target};
 use crate::channel::Pattern;
 use crate::hub::Broker;
 use crate::mailbox::ConnectionId;
 use crate::message::ErrorCode;
 use crate::session::{Command, CommandOutcome};
-use crate::stats::{Counter, Gauge};
-use crate::time::{Now, unix_ms};
+use crate::time::unix_ms;
 
 // Of an idempotent route: attempts in all, and the wait before the second, which doubles.
 const ATTEMPTS_MAX: u32 = 3;
@@ -43,7 +42,6 @@ struct Shared {
     audit: Audit,
     stats: Stats,
     phase: watch::Sender<Phase>,
-    started: Instant,
 }
 
 /// Where the router is in its life.
@@ -67,16 +65,6 @@ struct Route {
     audit: bool,
 }
 
-/// What routes to the same place share.
-struct Backend {
-    name: Box<str>,
-    breaker: Mutex<Breaker>,
-    in_flight: Gauge,
-    attempts: Counter,
-    failures: Counter,
-    refused: Counter,
-}
-
 impl Router {
     /// A router that works on `runtime`, answers through `responder` and leaves its audit events with `broker`.
     #[must_use]
@@ -94,7 +82,7 @@ impl Router {
         let mut backends: Vec<Arc<Backend>> = Vec::new();
         let routes = settings.routes.into_iter().map(|route| {
             let (name, handler) = handler(&route, &pool, settings.reply_bytes_max);
-            let backend = match backends.iter().find(|backend| backend.name == name) {
+            let backend = match backends.iter().find(|backend| *backend.name() == *name) {
                 Some(backend) => Arc::clone(backend),
                 None => {
                     backends.push(Arc::new(Backend::new(name)));
@@ -124,10 +112,6 @@ impl Router {
             audit: Audit::start(broker, &runtime),
             stats: Stats::default(),
             phase: watch::Sender::new(Phase::Open),
-            started: {
-                let _entered = runtime.enter();
-                Instant::now()
-            },
         };
         Self {
             shared: Arc::new(shared),
@@ -318,14 +302,17 @@ impl Route {
     async fn carry_out(&self, shared: &Shared, request: &Request) -> CommandOutcome {
         let mut back_off = BACK_OFF;
         for attempt in 1.. {
-            let failure = match self.backend.attempt(shared, &*self.handler, request).await {
+            let failure = match self.backend.attempt(&*self.handler, request).await {
                 Ok(Ok(Answer::Success(data))) => return CommandOutcome::Success { data },
                 Ok(Ok(Answer::Failure(error))) => return CommandOutcome::Failure { error },
                 Ok(Err(failure)) => failure,
-                Err(closed) => return closed,
+                Err(retry_after_ms) => {
+                    let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
+                    return refused(ErrorCode::BackendUnavailable, message);
+                }
             };
             tracing::warn!(
-                backend = &*self.backend.name,
+                backend = self.backend.name(),
                 action = request.action.as_str(),
                 attempt,
                 detail = failure.detail(),
@@ -339,106 +326,6 @@ impl Route {
             shared.stats.retries.add(1);
         }
         unreachable!("the loop ends by returning")
-    }
-}
-
-impl Backend {
-    fn new(name: Box<str>) -> Self {
-        Self {
-            name,
-            breaker: Mutex::new(Breaker::default()),
-            in_flight: Gauge::default(),
-            attempts: Counter::default(),
-            failures: Counter::default(),
-            refused: Counter::default(),
-        }
-    }
-
-    /// One attempt, or the outcome of a command that the open breaker keeps from being one.
-    async fn attempt(
-        &self,
-        shared: &Shared,
-        handler: &dyn Handler,
-        request: &Request,
-    ) -> Result<HandlerResult, CommandOutcome> {
-        let entered = self.breaker.lock().enter(now(shared));
-        let pass = entered.map_err(|retry_after_ms| {
-            self.refused.add(1);
-            let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
-            refused(ErrorCode::BackendUnavailable, message)
-        })?;
-        let mut attempt = Attempt::new(self, shared, pass);
-        let result = handler.call(request).await;
-        attempt.healthy = !result.as_ref().is_err_and(Failure::is_backend_fault);
-        Ok(result)
-    }
-
-    fn snapshot(&self) -> BackendSnapshot {
-        let (state, opened_total) = {
-            let breaker = self.breaker.lock();
-            (breaker.state(), breaker.opened_total())
-        };
-        BackendSnapshot {
-            name: self.name.clone(),
-            state,
-            opened_total,
-            in_flight: self.in_flight.get(),
-            attempts: self.attempts.get(),
-            failures: self.failures.get(),
-            refused: self.refused.get(),
-        }
-    }
-}
-
-/// An attempt under way. One that is dropped (deadline, panic) has failed.
-struct Attempt<'a> {
-    backend: &'a Backend,
-    shared: &'a Shared,
-    pass: Pass,
-    healthy: bool,
-}
-
-impl<'a> Attempt<'a> {
-    fn new(backend: &'a Backend, shared: &'a Shared, pass: Pass) -> Self {
-        backend.attempts.add(1);
-        backend.in_flight.add(1);
-        Self {
-            backend,
-            shared,
-            pass,
-            healthy: false,
-        }
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        self.backend.in_flight.add(-1);
-        if !self.healthy {
-            self.backend.failures.add(1);
-        }
-        let (before, after) = {
-            let mut breaker = self.backend.breaker.lock();
-            let before = breaker.state();
-            breaker.leave(self.pass, self.healthy, now(self.shared));
-            (before, breaker.state())
-        };
-        match (before, after) {
-            (State::Closed | State::HalfOpen, State::Open) => {
-                tracing::warn!(backend = &*self.backend.name, "circuit breaker opened");
-            }
-            (State::HalfOpen, State::Closed) => {
-                tracing::info!(backend = &*self.backend.name, "circuit breaker closed");
-            }
-            _ => {}
-        }
-    }
-}
-
-fn now(shared: &Shared) -> Now {
-    Now {
-        mono_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        unix_ms: 0,
     }
 }
 

@@ -24,8 +24,7 @@ pub use crate::http::{AddressError, ListenAddress};
 pub use origin::{OriginError, Origins};
 pub use proxy::{ProxyError, TrustedProxies};
 
-use crate::auth::{Identity, TokenError};
-use crate::http::{self, Health, Listener};
+use crate::http::{self, Health, Listener, Verify};
 use crate::mailbox::ShardHandle;
 use crate::session;
 use crate::stats::DoorStats;
@@ -81,9 +80,6 @@ pub enum Refuse {
 /// Connections that speak HTTP at one time. Each has a deadline, so a place comes free within seconds; further ones
 /// wait in the kernel's queue.
 const PENDING_MAX: usize = 16_384;
-
-/// Verifies a handshake's token.
-pub type Verify = dyn Fn(&str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
 
 /// What the door works with.
 pub struct Parts {

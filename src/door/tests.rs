@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
-use crate::auth::{Mode, Permissions};
+use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::dialect::Dialect;
 use crate::event::NewEvent;
 use crate::hub::{Broker, Receipt};

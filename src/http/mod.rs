@@ -17,10 +17,16 @@ pub use health::Health;
 pub use listen::{Inherited, Listener};
 pub use socket::Socket;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+
+use crate::auth::{Identity, TokenError};
+
+/// Verifies a token on the caller's thread.
+pub type Verify = dyn Fn(&str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
 
 /// Most bytes of a request's head: request line (with the token in its query) and headers.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;

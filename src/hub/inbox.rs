@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 use super::interest::Stripes;
 use super::{Doorbell, Hub, STRIPES};
 use crate::channel::Pattern;
-use crate::event::Event;
+use crate::event::{Encoding, Event};
 
 /// What lies in an inbox.
 pub(super) struct Letter {
@@ -117,6 +117,11 @@ impl Inbox {
                 Positions::Each(each)
             }
         })
+    }
+
+    /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
+    pub fn need(&self, encoding: Encoding, delta: i32) {
+        self.hub.need(encoding, delta);
     }
 
     /// Takes the shard's interest in a pattern back. Events published before may still be popped.

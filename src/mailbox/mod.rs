@@ -28,6 +28,57 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
+impl ConnectionId {
+    const SLOT_BITS: u32 = 26;
+
+    /// 64 bits that stand for this connection and look random: 6 of the shard, 26 of the slot, 32 of the generation,
+    /// scrambled. Shards and slots beyond that (a hub has at most 64 shards) would share their names.
+    #[must_use]
+    pub fn public_bits(self) -> u64 {
+        let place = u64::from(self.shard) << Self::SLOT_BITS | u64::from(self.slot);
+        scramble(place << 32 | u64::from(self.generation))
+    }
+
+    /// As clients and the admin API see it: `client_` and the [`public_bits`](Self::public_bits) as 16 hexadecimal
+    /// digits. It says by itself where the connection is, so nobody keeps a map of names.
+    #[must_use]
+    pub fn client_id(self) -> String {
+        format!("client_{:016x}", self.public_bits())
+    }
+
+    /// The inverse of [`client_id`](Self::client_id); `None` when the text is none. Whether the connection exists is
+    /// for its shard to say, and whether there is such a shard for the caller.
+    #[must_use]
+    pub fn from_client_id(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("client_")?;
+        let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if digits.len() != 16 || !digits.bytes().all(is_digit) {
+            return None;
+        }
+        let bits = unscramble(u64::from_str_radix(digits, 16).ok()?);
+        let place = bits >> 32;
+        Some(Self {
+            shard: u16::try_from(place >> Self::SLOT_BITS).ok()?,
+            slot: u32::try_from(place & ((1 << Self::SLOT_BITS) - 1)).ok()?,
+            generation: u32::try_from(bits & u64::from(u32::MAX)).ok()?,
+        })
+    }
+}
+
+// The finalizer of splitmix64, which maps 64 bits to 64 bits one to one, and its inverse. No secret: it only keeps
+// neighbours from looking alike.
+const fn scramble(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+const fn unscramble(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 31) ^ (bits >> 62)).wrapping_mul(0x3196_42b2_d24d_8ec3);
+    bits = (bits ^ (bits >> 27) ^ (bits >> 54)).wrapping_mul(0x96de_1b17_3f11_9089);
+    bits ^ (bits >> 30) ^ (bits >> 60)
+}
+
 /// A socket on its way from the door to a shard, after the 101 went out.
 #[derive(Debug)]
 pub struct Adopt {
@@ -265,6 +316,12 @@ impl Mailbox {
         Some(message)
     }
 
+    /// The shard's counters, which its handles show.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<ShardStats> {
+        &self.shared.stats
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -284,6 +341,28 @@ mod tests {
 
     fn drain(over_ms: u64) -> ShardMessage {
         ShardMessage::Drain { over_ms }
+    }
+
+    #[test]
+    fn a_client_id_names_its_connection() {
+        for (shard, slot, generation) in [(0, 0, 1), (63, (1 << 26) - 1, u32::MAX), (7, 123_456, 0xdead_beef)] {
+            let id = ConnectionId {
+                shard,
+                slot,
+                generation,
+            };
+            assert_eq!(ConnectionId::from_client_id(&id.client_id()), Some(id));
+        }
+        for text in [
+            "",
+            "client_",
+            "client_12",
+            "client_+123456789abcde0",
+            "client_0123456789ABCDEF",
+            "0123456789abcdef",
+        ] {
+            assert_eq!(ConnectionId::from_client_id(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a client can be told, as data.
 
 use super::{Echo, ErrorCode, RequestId};
-use crate::channel::Pattern;
+use crate::channel::{Channel, Pattern};
 
 /// One message to one client. Times are Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,13 @@ pub enum Reply<'a> {
         retry_after_ms: u32,
         /// How many were refused since this was last told, not counting commands that were answered one by one.
         refused: u32,
+    },
+    /// Events were dropped because the client reads too slowly.
+    Dropped {
+        /// How many.
+        count: u64,
+        /// Of which channels; not of all when there are very many.
+        channels: &'a [Channel],
     },
     /// The gateway will close this connection.
     GoingAway {

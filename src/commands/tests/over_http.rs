@@ -1,6 +1,7 @@
 //! The router against real HTTP servers on loopback, well-behaved and otherwise.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use aws_lc_rs::hmac;
 use rand::{RngExt as _, SeedableRng as _};

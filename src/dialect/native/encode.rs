@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::channel::Pattern;
+use crate::channel::{Channel, Pattern};
 use crate::event::Event;
 use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
@@ -82,10 +82,10 @@ impl Writer<'_> {
             } => {
                 self.begin("unsubscribed", echo);
                 self.subscriptions(patterns, active);
-                self.push("}");
                 if lost_permission {
                     self.push(",\"reason\":\"permission\"");
                 }
+                self.push("}");
             }
             Reply::CommandSucceeded { id, data } => {
                 self.response(id, true);
@@ -113,6 +113,14 @@ impl Writer<'_> {
                 retry_after_ms,
                 refused,
             } => self.rate_limited(retry_after_ms, refused),
+            Reply::Dropped { count, channels } => {
+                self.begin_unasked("dropped");
+                self.push(",\"data\":{\"count\":");
+                push_u64(self.out, count);
+                self.push(",\"channels\":");
+                self.names(channels.iter().map(Channel::as_str));
+                self.push("}");
+            }
             Reply::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,
@@ -176,12 +184,16 @@ impl Writer<'_> {
     }
 
     fn patterns(&mut self, patterns: &[Pattern]) {
+        self.names(patterns.iter().map(Pattern::as_str));
+    }
+
+    fn names<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
         self.push("[");
-        for (index, pattern) in patterns.iter().enumerate() {
+        for (index, name) in names.enumerate() {
             if index > 0 {
                 self.push(",");
             }
-            push_string(self.out, pattern.as_str());
+            push_string(self.out, name);
         }
         self.push("]");
     }

@@ -1,0 +1,141 @@
+//! What a shard keeps of one connection.
+//!
+//! Invariant: a delivery touches [`Hot`] only, one cache line; everything else lies in [`Cold`], and what most
+//! connections never need in [`Extra`], which they do not have.
+
+use std::net::IpAddr;
+
+use super::outbox::Outbox;
+use crate::channel::Channel;
+use crate::mailbox::ConnectionPermit;
+use crate::session::Session;
+use crate::wire::Decoder;
+
+/// The life of a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    /// Nobody's.
+    #[default]
+    Vacant,
+    /// The session lives.
+    Open,
+    /// The session is over; what is queued is being flushed, input is thrown away.
+    Flushing,
+    /// All is flushed and our side is shut down; input is thrown away until the peer closes its side.
+    Lingering,
+}
+
+/// Yes-or-no facts of a connection, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    /// It stands in the list of connections to flush.
+    pub(super) const DIRTY: u8 = 1;
+    /// The socket took no more; it is flushed when it says that it does again.
+    pub(super) const BLOCKED: u8 = 1 << 1;
+    /// The driver shall read no more for now.
+    pub(super) const PAUSED: u8 = 1 << 2;
+    /// The peer closed its side.
+    pub(super) const PEER_CLOSED: u8 = 1 << 3;
+    /// A loss has yet to be told: [`Extra::gap`].
+    pub(super) const GAP: u8 = 1 << 4;
+
+    pub(super) const fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+    pub(super) const fn set(&mut self, bit: u8) {
+        self.0 |= bit;
+    }
+    pub(super) const fn clear(&mut self, bit: u8) {
+        self.0 &= !bit;
+    }
+}
+
+/// What every delivery touches: one cache line, whole. (56 bytes would do, but most of such lines would straddle two
+/// cache lines, and one more line is what a delivery costs.)
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct Hot {
+    pub(super) outbox: Outbox,
+    /// Messages written completely.
+    pub(super) delivered: u64,
+    /// The number of the event it got last: doubles of overlapping patterns are dropped by it.
+    pub(super) stamp: u32,
+    /// Who the slot belongs to: a name with another generation is stale. 0: never taken.
+    pub(super) generation: u32,
+    /// Events dropped.
+    pub(super) dropped: u32,
+    /// Place in the list of endpoints.
+    pub(super) endpoint: u16,
+    pub(super) stage: Stage,
+    pub(super) flags: Flags,
+}
+
+const _: () = assert!(size_of::<Hot>() == 64);
+
+/// What only the connection's own traffic touches.
+#[derive(Debug)]
+pub(super) struct Cold {
+    pub(super) session: Session,
+    pub(super) decoder: Decoder,
+    /// Held until the connection is gone.
+    pub(super) permit: Box<dyn ConnectionPermit>,
+    pub(super) extra: Option<Box<Extra>>,
+    pub(super) address: Option<IpAddr>,
+    /// Open: memory that a half-received message takes, as counted in the shard's budget. Closing: input thrown away.
+    /// In bytes.
+    pub(super) input_bytes: u32,
+    /// Open: when the message in assembly must be complete. Closing: when the socket is dropped. 0: no deadline.
+    pub(super) deadline_ms: u64,
+}
+
+// Without the session: about 112 bytes, with the timer's links and the list of patterns, which lie elsewhere.
+const _: () = assert!(size_of::<Cold>() - size_of::<Session>() + 12 + 24 <= 112);
+
+/// What most connections never have.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    /// Input that waits until the session takes some again.
+    pub(super) held: Vec<u8>,
+    /// Events that were dropped and not yet told.
+    pub(super) gap: Option<Gap>,
+}
+
+/// How many channels a `dropped` message names; the events of others are only counted.
+pub(super) const GAP_CHANNELS_MAX: usize = 32;
+
+/// A loss to tell.
+#[derive(Debug)]
+pub(super) struct Gap {
+    /// Where it is in the order of frames: the last one dropped.
+    pub(super) sequence: u32,
+    /// How many events.
+    pub(super) count: u64,
+    /// Of which channels, as far as there is room.
+    pub(super) channels: Vec<Channel>,
+}
+
+impl Gap {
+    /// Counts one more event.
+    pub(super) fn add(&mut self, sequence: u32, channel: &Channel) {
+        self.sequence = sequence;
+        self.count += 1;
+        if self.channels.len() < GAP_CHANNELS_MAX && !self.channels.contains(channel) {
+            self.channels.push(channel.clone());
+        }
+    }
+}
+
+impl Cold {
+    /// The box for what most connections never have.
+    pub(super) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// Bytes of input held back.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.extra.as_deref().map_or(0, |extra| extra.held.len())
+    }
+}

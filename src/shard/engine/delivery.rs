@@ -1,0 +1,294 @@
+//! From the inbox to outboxes, and from outboxes to whoever writes them.
+
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Engine, Outgoing};
+use crate::dialect;
+use crate::event::{Encoding, Event};
+use crate::hub::Popped;
+use crate::mailbox::ConnectionId;
+use crate::message::Reply;
+use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
+use crate::shard::outbox::Bounds;
+use crate::shard::pool::Frame;
+use crate::shard::slab::Chunked;
+use crate::time::Now;
+
+/// What [`Engine::sent`] left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing more waits.
+    Drained,
+    /// There is more to write.
+    More,
+}
+
+/// The frames of one event, each wrapped once for this shard when the first subscriber needs it.
+struct Frames<'e> {
+    event: &'e Arc<Event>,
+    wrapped: [Option<Rc<Frame>>; Encoding::COUNT],
+}
+
+impl<'e> Frames<'e> {
+    const fn of(event: &'e Arc<Event>) -> Self {
+        Self {
+            event,
+            wrapped: [const { None }; Encoding::COUNT],
+        }
+    }
+
+    fn get(&mut self, encoding: Encoding) -> &Rc<Frame> {
+        let event = self.event;
+        self.wrapped[encoding as usize].get_or_insert_with(|| {
+            let bytes = match event.frame(encoding) {
+                Some(bytes) => bytes,
+                // Nobody needed this form when it was published.
+                None => event.offer_frame(encoding, dialect::encode_event(encoding, event)),
+            };
+            Rc::new(Frame {
+                bytes: bytes.clone(),
+                event: Some(event.clone()),
+            })
+        })
+    }
+}
+
+impl Engine {
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
+    pub fn deliver(&mut self, limit: usize) -> usize {
+        let mut count = 0;
+        while count < limit
+            && let Some(popped) = self.inbox.pop()
+        {
+            self.deliver_one(&popped);
+            count += 1;
+        }
+        count
+    }
+
+    fn deliver_one(&mut self, popped: &Popped) {
+        self.table.settle(popped.index);
+        let number = self.next_event_number();
+        let mut frames = Frames::of(&popped.event);
+        let mut deliveries = 0;
+        self.nodes.clear();
+        self.table.resolve(&popped.event.channel, &mut self.nodes);
+        for &node in &self.nodes {
+            for subscriber in self.table.subscribers(node) {
+                let slot = subscriber.slot;
+                if subscriber.is_unsettled() && !self.table.includes(slot, node, popped.stripe, popped.index) {
+                    continue;
+                }
+                let hot = &mut self.hot[slot];
+                if hot.stamp == number {
+                    continue;
+                }
+                hot.stamp = number;
+                let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+                let Some(encoding) = endpoint.encoding else { continue };
+                deliveries += 1;
+                let dropped =
+                    self.outgoing
+                        .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                if dropped > 0 {
+                    self.stats.dropped.bump(dropped);
+                }
+            }
+        }
+        self.stats.deliveries.bump(deliveries);
+    }
+
+    /// Queues an event to every authenticated connection; returns to how many.
+    pub(super) fn broadcast(&mut self, event: &Arc<Event>) -> usize {
+        let mut frames = Frames::of(event);
+        let mut count = 0;
+        for slot in 0..self.slots {
+            let hot = &mut self.hot[slot];
+            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+            let is_authenticated = |cold: &Cold| cold.session.identity().is_some();
+            if hot.stage != Stage::Open || !self.cold[slot].as_ref().is_some_and(is_authenticated) {
+                continue;
+            }
+            let Some(encoding) = endpoint.encoding else { continue };
+            count += 1;
+            let dropped = self
+                .outgoing
+                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+            self.stats.dropped.bump(dropped);
+        }
+        self.stats.deliveries.bump(count as u64);
+        count
+    }
+
+    // Numbers wrap after 2^32 events; then nobody may still carry the number of an event of the round before.
+    fn next_event_number(&mut self) -> u32 {
+        self.event_number = self.event_number.wrapping_add(1);
+        if self.event_number == 0 {
+            for slot in 0..self.slots {
+                self.hot[slot].stamp = 0;
+            }
+            self.event_number = 1;
+        }
+        self.event_number
+    }
+
+    /// The next connection with something to write, each once until it is dirty again.
+    pub fn next_dirty(&mut self) -> Option<ConnectionId> {
+        while let Some(slot) = self.outgoing.dirty.pop_front() {
+            let flags = &mut self.hot[slot].flags;
+            if flags.has(Flags::DIRTY) {
+                flags.clear(Flags::DIRTY);
+                return Some(self.id(slot));
+            }
+        }
+        None
+    }
+
+    /// Whether [`Engine::next_dirty`] may find one.
+    #[must_use]
+    pub fn has_dirty(&self) -> bool {
+        !self.outgoing.dirty.is_empty()
+    }
+
+    /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
+    pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
+        let Some(slot) = self.slot(id) else { return 0 };
+        if self.hot[slot].flags.has(Flags::GAP) {
+            self.tell_gap(slot, now);
+        }
+        self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
+    }
+
+    /// So many bytes of what [`Engine::pending`] gave were written.
+    pub fn sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
+        self.stats.bytes_out.bump(bytes as u64);
+        let Some(slot) = self.slot(id) else {
+            return Sent::Drained;
+        };
+        let hot = &mut self.hot[slot];
+        let finished = hot.outbox.advance(&mut self.outgoing.pool, bytes);
+        hot.delivered += u64::from(finished.frames);
+        self.stats.messages_out.bump(finished.frames.into());
+        self.outgoing.event_frames -= u64::from(finished.event_frames);
+        self.outgoing.event_bytes -= u64::from(finished.event_bytes);
+        if !hot.outbox.is_empty() || hot.flags.has(Flags::GAP) {
+            return Sent::More;
+        }
+        if hot.stage == Stage::Flushing {
+            self.finish_flush(slot);
+        }
+        Sent::Drained
+    }
+
+    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`].
+    pub fn blocked(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot(id) {
+            self.hot[slot].flags.set(Flags::BLOCKED);
+        }
+    }
+
+    /// The socket takes more again. `false`: nothing was waiting for that.
+    pub fn writable(&mut self, id: ConnectionId) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
+        let hot = &mut self.hot[slot];
+        if !hot.flags.has(Flags::BLOCKED) {
+            return false;
+        }
+        hot.flags.clear(Flags::BLOCKED);
+        self.outgoing.mark_dirty(slot, hot);
+        true
+    }
+
+    /// Bytes still to be written were not: the turn's bound was reached. They are first in the next.
+    pub fn postpone(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot(id) {
+            self.outgoing.mark_dirty(slot, &mut self.hot[slot]);
+        }
+    }
+
+    // Puts the `dropped` message where the events are missing, unless the replies are at their bound: then later.
+    fn tell_gap(&mut self, slot: u32, now: Now) {
+        let hot = &mut self.hot[slot];
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        if hot.outbox.reply_frames() >= endpoint.bounds.reply_frames && !hot.outbox.is_empty() {
+            return;
+        }
+        hot.flags.clear(Flags::GAP);
+        let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
+        let Some(gap) = extra.and_then(|extra| extra.gap.take()) else {
+            return;
+        };
+        let reply = Reply::Dropped {
+            count: gap.count,
+            channels: &gap.channels,
+        };
+        let dialect = endpoint.settings.dialect;
+        let mut bytes = Vec::new();
+        if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
+            let frame = Frame {
+                bytes: bytes::Bytes::from(bytes).slice(range),
+                event: None,
+            };
+            hot.outbox
+                .push_at_gap(&mut self.outgoing.pool, Rc::new(frame), gap.sequence);
+        }
+    }
+}
+
+impl Outgoing {
+    /// Puts a connection on the list of those to flush, unless it is there or its socket takes nothing.
+    pub(super) fn mark_dirty(&mut self, slot: u32, hot: &mut Hot) {
+        if !hot.flags.has(Flags::DIRTY | Flags::BLOCKED) {
+            hot.flags.set(Flags::DIRTY);
+            self.dirty.push_back(slot);
+        }
+    }
+
+    /// Queues an event, by the overflow policy `drop_oldest`; returns how many events were dropped for it.
+    fn queue_event(
+        &mut self,
+        slot: u32,
+        hot: &mut Hot,
+        cold: &mut Chunked<Option<Cold>>,
+        frame: &Rc<Frame>,
+        bounds: &Bounds,
+    ) -> u64 {
+        let mut dropped = 0;
+        while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
+            dropped += 1;
+            let (lost, sequence) = match hot.outbox.drop_oldest(&mut self.pool) {
+                Some((oldest, sequence)) => {
+                    self.event_frames -= 1;
+                    self.event_bytes -= u64::from(oldest.len());
+                    (oldest, sequence)
+                }
+                // All that is queued is a frame of which a part was sent: the new one must go.
+                None => (frame.clone(), hot.outbox.take_sequence()),
+            };
+            let is_new = Rc::ptr_eq(&lost, frame);
+            note_gap(hot, &mut cold[slot], &lost, sequence);
+            if is_new {
+                return dropped;
+            }
+        }
+        self.event_frames += 1;
+        self.event_bytes += u64::from(frame.len());
+        self.mark_dirty(slot, hot);
+        dropped
+    }
+}
+
+fn note_gap(hot: &mut Hot, cold: &mut Option<Cold>, lost: &Frame, sequence: u32) {
+    hot.dropped = hot.dropped.saturating_add(1);
+    hot.flags.set(Flags::GAP);
+    if let (Some(cold), Some(event)) = (cold, &lost.event) {
+        let gap = cold.extra().gap.get_or_insert_with(|| Gap {
+            sequence,
+            count: 0,
+            channels: Vec::new(),
+        });
+        gap.add(sequence, &event.channel);
+    }
+}

@@ -1,0 +1,384 @@
+//! A shard without sockets, clock or threads: bytes in, slices out.
+//!
+//! Invariants: an event reaches a connection iff the connection holds a matching pattern that it joined before the
+//! event was published, and once, or its loss is told; a session ends with exactly one [`Disconnect`]; whoever is
+//! gone is forgotten by every list (a name carries a generation, a stale one names nobody).
+//!
+//! # How to drive it
+//!
+//! Inputs, in any order, each with the time:
+//!
+//! * [`Engine::adopt`], then [`Engine::on_bytes`] for each read while [`Engine::wants_input`], and
+//!   [`Engine::on_end_of_input`] or [`Engine::on_socket_error`];
+//! * [`Engine::on_message`] for each message of the mailbox;
+//! * [`Engine::deliver`] to take events out of the inbox into outboxes;
+//! * [`Engine::retry_parked`] when the doorbell rang, [`Engine::run_timers`] when [`Engine::next_timer_ms`] has come.
+//!
+//! Then outputs:
+//!
+//! * for each [`Engine::next_dirty`]: [`Engine::pending`], write, [`Engine::sent`], until it is
+//!   [`Sent::Drained`] or the socket takes no more ([`Engine::blocked`], later [`Engine::writable`]);
+//! * each [`Engine::next_action`] is carried out;
+//! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
+//!
+//! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
+//! outputs say.
+
+mod closing;
+mod delivery;
+mod drain;
+mod input;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::Settings;
+use super::connection::{Cold, Flags, Hot, Stage};
+use super::outbox::{Bounds, Outbox};
+use super::pool::Pool;
+use super::slab::Chunked;
+use super::table::{NodeId, Table};
+use super::timers::Timers;
+use crate::auth::{Identity, TokenError};
+use crate::event::{Encoding, NewEvent};
+use crate::hub::{Broker, Inbox};
+use crate::json::Scratch;
+use crate::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
+use crate::session::{self, Context, Input, Outputs, Session};
+use crate::stats::ShardStats;
+use crate::time::Now;
+use crate::wire::Decoder;
+
+pub use delivery::Sent;
+
+/// A new connection, without its socket: [`Adopt`] for those who have none.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The endpoint's settings.
+    pub settings: Arc<session::Settings>,
+    /// Who it is; see [`Adopt::identity`].
+    pub identity: Result<Option<Arc<Identity>>, TokenError>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// Random bits.
+    pub nonce: u64,
+    /// Held while the connection lives.
+    pub permit: Box<dyn ConnectionPermit>,
+}
+
+/// What the driver has to do to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read again: [`Engine::wants_input`] had been false.
+    Resume(ConnectionId),
+    /// All is flushed: shut down the writing side, go on reading.
+    ShutDown(ConnectionId),
+    /// The connection is gone: close the socket. Its name is stale already.
+    Remove(ConnectionId),
+}
+
+/// What connections of one endpoint share here.
+struct Endpoint {
+    settings: Arc<session::Settings>,
+    bounds: Bounds,
+    encoding: Option<Encoding>,
+    connections: u32,
+}
+
+/// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
+struct Parked {
+    from: ConnectionId,
+    request: u32,
+    event: NewEvent,
+}
+
+/// Outboxes' common ground, apart from the connections themselves so that both can be borrowed.
+#[derive(Default)]
+struct Outgoing {
+    pool: Pool,
+    dirty: VecDeque<u32>,
+    event_frames: u64,
+    event_bytes: u64,
+}
+
+/// One shard; see the module's docs.
+pub struct Engine {
+    settings: Settings,
+    inbox: Inbox,
+    services: Arc<dyn Services>,
+    broker: Arc<dyn Broker>,
+    stats: Arc<ShardStats>,
+
+    hot: Chunked<Hot>,
+    cold: Chunked<Option<Cold>>,
+    vacant: Vec<u32>,
+    // Slots ever taken: `0..slots`.
+    slots: u32,
+    connections: usize,
+    endpoints: Vec<Endpoint>,
+    table: Table,
+    timers: Timers,
+    outgoing: Outgoing,
+    // Connections with a half-received message.
+    assembling: Vec<u32>,
+    assembly_bytes: usize,
+    parked: VecDeque<Parked>,
+    actions: VecDeque<Action>,
+    drain: Option<drain::Drain>,
+    entropy: u64,
+    event_number: u32,
+
+    // Reused, empty between calls.
+    scratch: Scratch,
+    outputs: Outputs,
+    batch: Vec<session::Output>,
+    nodes: Vec<NodeId>,
+    due: Vec<u32>,
+}
+
+impl Engine {
+    /// A shard without connections.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        inbox: Inbox,
+        services: Arc<dyn Services>,
+        broker: Arc<dyn Broker>,
+        stats: Arc<ShardStats>,
+        now: Now,
+    ) -> Self {
+        Self {
+            settings,
+            inbox,
+            services,
+            broker,
+            stats,
+            hot: Chunked::new(),
+            cold: Chunked::new(),
+            vacant: Vec::new(),
+            slots: 0,
+            connections: 0,
+            endpoints: Vec::new(),
+            table: Table::new(),
+            timers: Timers::new(now.mono_ms),
+            outgoing: Outgoing::default(),
+            assembling: Vec::new(),
+            assembly_bytes: 0,
+            parked: VecDeque::new(),
+            actions: VecDeque::new(),
+            drain: None,
+            entropy: 0,
+            event_number: 0,
+            scratch: Scratch::default(),
+            outputs: Outputs::default(),
+            batch: Vec::new(),
+            nodes: Vec::new(),
+            due: Vec::new(),
+        }
+    }
+
+    /// Takes a connection in. Bytes that came with it are its first [`Engine::on_bytes`].
+    pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
+        let Arrival {
+            settings,
+            identity,
+            address,
+            nonce,
+            permit,
+        } = arrival;
+        let slot = self.take_slot();
+        self.entropy = scramble(self.entropy ^ nonce);
+        let endpoint = self.endpoint(&settings);
+        let hot = &mut self.hot[slot];
+        if hot.generation == 0 {
+            // Begins at random, so that a name from before a restart is hardly anybody's.
+            hot.generation = (scramble(nonce) as u32).max(1);
+        }
+        let id = ConnectionId {
+            shard: self.settings.shard,
+            slot,
+            generation: hot.generation,
+        };
+        *hot = Hot {
+            outbox: Outbox::default(),
+            generation: hot.generation,
+            stamp: hot.stamp,
+            endpoint,
+            stage: Stage::Open,
+            ..Hot::default()
+        };
+        self.cold[slot] = Some(Cold {
+            decoder: Decoder::new(settings.limits.message_bytes),
+            session: Session::new(id.public_bits(), identity, now, &settings),
+            permit,
+            extra: None,
+            address,
+            input_bytes: 0,
+            deadline_ms: 0,
+        });
+        self.connections += 1;
+        self.stats.connections.add(1);
+        self.stats.connections_total.bump(1);
+        self.handle(slot, Input::Opened, now);
+        self.carry_out(slot, now);
+        if self.drain.is_some() {
+            self.drain_latecomer(slot, now);
+        }
+        id
+    }
+
+    /// Whether the driver may read from this connection.
+    #[must_use]
+    pub fn wants_input(&self, id: ConnectionId) -> bool {
+        self.slot(id)
+            .is_some_and(|slot| !self.hot[slot].flags.has(Flags::PAUSED))
+    }
+
+    /// Whether this connection's session is over.
+    #[must_use]
+    pub fn is_closing(&self, id: ConnectionId) -> bool {
+        self.slot(id).is_some_and(|slot| self.hot[slot].stage != Stage::Open)
+    }
+
+    /// Connections that are not gone.
+    #[must_use]
+    pub const fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// What the driver has to do next.
+    pub fn next_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front()?;
+        if let Action::Remove(id) = action {
+            // Only now may the slot be taken again: the driver still had a socket under its number.
+            self.vacant.push(id.slot);
+        }
+        Some(action)
+    }
+
+    /// Events waiting in the inbox.
+    #[must_use]
+    pub fn waiting_events(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Writes the gauges that need not be exact between turns.
+    pub fn update_stats(&self) {
+        let stats = &self.stats;
+        stats.subscriptions.set(signed(self.table.subscriptions()));
+        stats.pending_frames.set(signed(self.outgoing.event_frames));
+        stats.pending_bytes.set(signed(self.outgoing.event_bytes));
+        stats.inbox.set(signed(self.inbox.len() as u64));
+    }
+
+    /// The slot of a connection that is not gone.
+    fn slot(&self, id: ConnectionId) -> Option<u32> {
+        let hot = self.hot.get(id.slot)?;
+        let named = id.shard == self.settings.shard && hot.generation == id.generation && hot.stage != Stage::Vacant;
+        named.then_some(id.slot)
+    }
+
+    fn id(&self, slot: u32) -> ConnectionId {
+        ConnectionId {
+            shard: self.settings.shard,
+            slot,
+            generation: self.hot[slot].generation,
+        }
+    }
+
+    fn take_slot(&mut self) -> u32 {
+        self.vacant.pop().unwrap_or_else(|| {
+            let slot = self.slots;
+            self.slots += 1;
+            self.hot.reserve(slot);
+            self.cold.reserve(slot);
+            slot
+        })
+    }
+
+    /// The place of an endpoint among those in use.
+    fn endpoint(&mut self, settings: &Arc<session::Settings>) -> u16 {
+        let known = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings);
+        let place = self.endpoints.iter().position(known).unwrap_or_else(|| {
+            let limits = &settings.limits;
+            let endpoint = Endpoint {
+                settings: settings.clone(),
+                bounds: Bounds {
+                    event_frames: limits.outbox_frames,
+                    event_bytes: limits.outbox_bytes,
+                    reply_frames: limits.reply_frames,
+                    reply_bytes: limits.reply_bytes,
+                },
+                encoding: settings.dialect.encoding(),
+                connections: 0,
+            };
+            if let Some(place) = self.endpoints.iter().position(|known| known.connections == 0) {
+                self.endpoints[place] = endpoint;
+                place
+            } else {
+                self.endpoints.push(endpoint);
+                self.endpoints.len() - 1
+            }
+        });
+        let endpoint = &mut self.endpoints[place];
+        endpoint.connections += 1;
+        if endpoint.connections == 1
+            && let Some(encoding) = endpoint.encoding
+        {
+            self.inbox.need(encoding, 1);
+        }
+        u16::try_from(place).expect("fewer than 65,536 endpoints")
+    }
+
+    /// Hands an input to a session; its outputs wait for [`Engine::carry_out`].
+    fn handle(&mut self, slot: u32, input: Input<'_>, now: Now) {
+        let hot = &self.hot[slot];
+        if let Some(cold) = &mut self.cold[slot] {
+            let context = Context {
+                now,
+                settings: &self.endpoints[usize::from(hot.endpoint)].settings,
+                delivered: hot.delivered,
+                dropped: hot.dropped.into(),
+            };
+            cold.session
+                .handle(input, &context, &mut self.scratch, &mut self.outputs);
+        }
+    }
+
+    /// Random bits that only the arrivals' nonces decide.
+    fn random(&mut self) -> u64 {
+        self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        scramble(self.entropy)
+    }
+}
+
+impl Arrival {
+    /// Parts a socket from the connection it carries. The unread bytes are not in either: take them out before.
+    #[must_use]
+    pub fn split(adopt: Adopt) -> (OwnedFd, Self) {
+        let arrival = Self {
+            settings: adopt.settings,
+            identity: adopt.identity,
+            address: adopt.address,
+            nonce: adopt.nonce,
+            permit: adopt.permit,
+        };
+        (adopt.socket, arrival)
+    }
+}
+
+/// The finalizer of splitmix64: every bit of the input decides every bit of the output.
+const fn scramble(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
