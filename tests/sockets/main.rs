@@ -2,6 +2,7 @@
 //! directory and ends it; what is asserted is order, completeness and codes, never time.
 
 mod cli;
+mod clients;
 mod drain;
 mod endings;
 mod fanout;
