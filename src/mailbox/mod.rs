@@ -352,7 +352,14 @@ mod tests {
             };
             assert_eq!(ConnectionId::from_client_id(&id.client_id()), Some(id));
         }
-        for text in ["", "client_", "client_12", "client_+123456789abcde0", "client_0123456789ABCDEF", "0123456789abcdef"] {
+        for text in [
+            "",
+            "client_",
+            "client_12",
+            "client_+123456789abcde0",
+            "client_0123456789ABCDEF",
+            "0123456789abcdef",
+        ] {
             assert_eq!(ConnectionId::from_client_id(text), None, "{text}");
         }
     }

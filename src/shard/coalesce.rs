@@ -57,7 +57,14 @@ mod tests {
     fn an_idle_shard_does_not_wait_and_a_busy_one_waits_up_to_two_milliseconds() {
         let mut coalescer = Coalescer::new(Coalesce::Auto);
         assert!(coalescer.is_due(0));
-        for (cost_us, next_ms) in [(20, 0), (249, 0), (250, 1_001), (999, 1_001), (1_000, 1_002), (80_000, 1_002)] {
+        for (cost_us, next_ms) in [
+            (20, 0),
+            (249, 0),
+            (250, 1_001),
+            (999, 1_001),
+            (1_000, 1_002),
+            (80_000, 1_002),
+        ] {
             coalescer.ticked(990, Duration::from_micros(cost_us), 1_000);
             assert_eq!(coalescer.next_ms(), next_ms, "{cost_us} µs");
         }

@@ -55,13 +55,7 @@ pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usiz
 }
 
 // `None`: the bound was reached before the end.
-fn write(
-    engine: &mut Engine,
-    socket: BorrowedFd<'_>,
-    id: ConnectionId,
-    left: &mut usize,
-    now: Now,
-) -> Option<Outcome> {
+fn write(engine: &mut Engine, socket: BorrowedFd<'_>, id: ConnectionId, left: &mut usize, now: Now) -> Option<Outcome> {
     loop {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let filled = engine.pending(id, now, &mut slices);

@@ -131,16 +131,20 @@ impl Reactor {
         let mut events = Events::with_capacity(POLL_EVENTS);
         while !self.engine.is_finished() {
             let timeout = self.turn();
-            match self.poll.poll(&mut events, timeout) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            for event in &events {
-                self.on_event(event);
-            }
+            self.wait(&mut events, timeout)?;
         }
-        self.update_stats(self.clock.now());
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &*events {
+            self.on_event(event);
+        }
         Ok(())
     }
 
@@ -156,10 +160,10 @@ impl Reactor {
         self.tick(now);
         self.carry_out(now);
         self.update_stats(now);
-        self.wait(more_timers)
+        self.timeout(more_timers)
     }
 
-    fn wait(&self, more_timers: bool) -> Option<Duration> {
+    fn timeout(&self, more_timers: bool) -> Option<Duration> {
         let is_busy =
             more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {
@@ -226,8 +230,12 @@ impl Reactor {
     /// One read for each socket of the ready list, in turn.
     fn read_ready(&mut self, now: Now) {
         for _ in 0..READS.min(self.sockets.ready.len()) {
-            let Some(id) = self.sockets.ready.pop_front() else { return };
-            let Some(socket) = self.sockets.get_mut(id) else { continue };
+            let Some(id) = self.sockets.ready.pop_front() else {
+                return;
+            };
+            let Some(socket) = self.sockets.get_mut(id) else {
+                continue;
+            };
             socket.listed = false;
             if !self.engine.wants_input(id) {
                 // Too much to throw away, and the peer is done: nobody waits for the rest.
@@ -307,7 +315,8 @@ impl Reactor {
         if now.mono_ms >= self.cpu_due_ms {
             self.cpu_due_ms = now.mono_ms + CPU_EVERY_MS;
             let cpu = clock_gettime(ClockId::ThreadCPUTime);
-            let us = u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
+            let us =
+                u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
             self.stats.cpu_us.bump(us.saturating_sub(self.stats.cpu_us.get()));
         }
     }

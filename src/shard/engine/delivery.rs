@@ -89,9 +89,9 @@ impl Engine {
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(encoding) = endpoint.encoding else { continue };
                 deliveries += 1;
-                let dropped = self
-                    .outgoing
-                    .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                let dropped =
+                    self.outgoing
+                        .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
                 if dropped > 0 {
                     self.stats.dropped.bump(dropped);
                 }
@@ -164,7 +164,9 @@ impl Engine {
     /// So many bytes of what [`Engine::pending`] gave were written.
     pub fn sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
         self.stats.bytes_out.bump(bytes as u64);
-        let Some(slot) = self.slot(id) else { return Sent::Drained };
+        let Some(slot) = self.slot(id) else {
+            return Sent::Drained;
+        };
         let hot = &mut self.hot[slot];
         let finished = hot.outbox.advance(&mut self.outgoing.pool, bytes);
         hot.delivered += u64::from(finished.frames);

@@ -167,7 +167,8 @@ impl Engine {
                 delivered: hot.delivered,
                 dropped: hot.dropped.into(),
             };
-            cold.session.handle(event, &context, &mut self.scratch, &mut self.outputs);
+            cold.session
+                .handle(event, &context, &mut self.scratch, &mut self.outputs);
             self.carry_out(slot, now);
         }
         self.account_assembly(slot, is_new_message, now);

@@ -235,7 +235,8 @@ impl Engine {
     /// Whether the driver may read from this connection.
     #[must_use]
     pub fn wants_input(&self, id: ConnectionId) -> bool {
-        self.slot(id).is_some_and(|slot| !self.hot[slot].flags.has(Flags::PAUSED))
+        self.slot(id)
+            .is_some_and(|slot| !self.hot[slot].flags.has(Flags::PAUSED))
     }
 
     /// Whether this connection's session is over.
@@ -344,7 +345,8 @@ impl Engine {
                 delivered: hot.delivered,
                 dropped: hot.dropped.into(),
             };
-            cold.session.handle(input, &context, &mut self.scratch, &mut self.outputs);
+            cold.session
+                .handle(input, &context, &mut self.scratch, &mut self.outputs);
         }
     }
 

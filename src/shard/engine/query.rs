@@ -76,5 +76,7 @@ impl Engine {
 }
 
 fn is_user(cold: &Cold, user: &str) -> bool {
-    cold.session.identity().is_some_and(|identity| identity.user.as_deref() == Some(user))
+    cold.session
+        .identity()
+        .is_some_and(|identity| identity.user.as_deref() == Some(user))
 }

@@ -44,7 +44,10 @@ fn a_subscriber_entry_is_eight_bytes_and_so_is_a_held_one() {
 #[test]
 fn the_examples_of_the_protocol() {
     let mut table = Table::new();
-    for (slot, text) in ["grid.abc.status", "grid.*", "grid.abc.*", "grid.*.status", "*"].iter().enumerate() {
+    for (slot, text) in ["grid.abc.status", "grid.*", "grid.abc.*", "grid.*.status", "*"]
+        .iter()
+        .enumerate()
+    {
         let slot = u32::try_from(slot).expect("small");
         assert!(matches!(table.insert(slot, &pattern(text)), Inserted::First(_)));
     }

@@ -6,11 +6,16 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
     let id = rig.connect();
     rig.subscribe(id, "*");
     rig.event("a.b", "1");
-    rig.engine.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     rig.event("a.b", "2");
     assert_eq!(rig.actions(), []);
     let got = rig.read(id);
-    assert_eq!(kinds(&got), ["subscribed", "event", "close"], "what was queued goes first, nothing comes after");
+    assert_eq!(
+        kinds(&got),
+        ["subscribed", "event", "close"],
+        "what was queued goes first, nothing comes after"
+    );
     assert_eq!(rig.actions(), [Action::ShutDown(id)]);
     assert!(rig.engine.wants_input(id), "unread input is thrown away");
     assert_eq!(rig.permits.load(Ordering::Relaxed), 1);
@@ -25,7 +30,8 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
 fn a_client_that_closes_and_shuts_down_at_once_still_gets_its_close() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.engine.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     rig.engine.on_end_of_input(id, rig.now);
     assert_eq!(rig.actions(), []);
     assert_eq!(rig.read(id), [Received::Close(1000)]);
@@ -55,7 +61,8 @@ fn a_closing_connection_is_dropped_after_five_seconds() {
 fn input_of_a_closing_connection_is_thrown_away_up_to_a_bound() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.engine.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     rig.read(id);
     let mut flood = vec![0; 16 * 1024];
     let mut taken = 0;

@@ -46,7 +46,9 @@ fn an_event_published_before_the_join_is_not_delivered_by_it() {
     rig.event("grid.a.status", "3");
     let data = |got: Vec<Received>| -> Vec<u64> {
         let events = got.iter().filter(|frame| frame.kind() == "event");
-        events.map(|frame| frame.text()["data"].as_u64().expect("a number")).collect()
+        events
+            .map(|frame| frame.text()["data"].as_u64().expect("a number"))
+            .collect()
     };
     assert_eq!(data(rig.read(early)), [1, 2, 3]);
     assert_eq!(data(rig.read(late)), [2, 3]);
@@ -93,7 +95,10 @@ fn a_full_outbox_drops_the_oldest_and_tells_where_they_are_missing() {
         got[1].text()["data"],
         serde_json::json!({"count": 100, "channels": ["grid.a", "grid.b"]})
     );
-    let data: Vec<_> = got[2..].iter().filter_map(|frame| frame.text()["data"].as_u64()).collect();
+    let data: Vec<_> = got[2..]
+        .iter()
+        .filter_map(|frame| frame.text()["data"].as_u64())
+        .collect();
     assert_eq!(data, (100..1_100).collect::<Vec<_>>());
     assert_eq!(rig.stats.dropped.get(), 100);
     rig.say(id, r#"{"type":"get_status"}"#);

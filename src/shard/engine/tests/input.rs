@@ -30,10 +30,19 @@ fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
     rig.subscribe(id, "*");
     rig.read(id);
     rig.broker.refuses.store(true, Ordering::Relaxed);
-    rig.say(id, r#"{"type":"publish","channel":"a.b","event":"e","data":1,"id":"p1"}"#);
-    rig.say(other, r#"{"type":"publish","channel":"a.b","event":"e","data":2,"id":"p2"}"#);
+    rig.say(
+        id,
+        r#"{"type":"publish","channel":"a.b","event":"e","data":1,"id":"p1"}"#,
+    );
+    rig.say(
+        other,
+        r#"{"type":"publish","channel":"a.b","event":"e","data":2,"id":"p2"}"#,
+    );
     assert!(!rig.engine.wants_input(other), "behind the first in the line");
-    rig.say(id, r#"{"type":"publish","channel":"a.b","event":"e","data":3,"id":"p3"}"#);
+    rig.say(
+        id,
+        r#"{"type":"publish","channel":"a.b","event":"e","data":3,"id":"p3"}"#,
+    );
     rig.say(id, r#"{"type":"ping","id":"after"}"#);
     assert!(!rig.engine.wants_input(id));
     rig.engine.retry_parked(rig.now);
@@ -47,7 +56,10 @@ fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
     assert_eq!(rig.actions(), [Action::Resume(other), Action::Resume(id)]);
     rig.engine.deliver(usize::MAX);
     let got = quiet(rig.read(id));
-    assert_eq!(kinds(&got), ["published", "published", "pong", "event", "event", "event"]);
+    assert_eq!(
+        kinds(&got),
+        ["published", "published", "pong", "event", "event", "event"]
+    );
     let data: Vec<_> = got[3..].iter().map(|frame| frame.text()["data"].as_u64()).collect();
     assert_eq!(data, [Some(1), Some(2), Some(3)]);
 }
@@ -109,11 +121,16 @@ fn a_user_with_too_many_connections_is_refused_in_band() {
 fn a_command_carries_the_connections_name_and_its_answer_comes_back() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.say(id, r#"{"type":"command","id":"c1","action":"grid.start","params":{"a":1.0}}"#);
+    rig.say(
+        id,
+        r#"{"type":"command","id":"c1","action":"grid.start","params":{"a":1.0}}"#,
+    );
     let (to, client_id, request, command) = rig.asked.command.lock().expect("not poisoned").remove(0);
     assert_eq!(ConnectionId::from_client_id(&client_id), Some(id));
     assert_eq!(&*command.params, br#"{"a":1.0}"#);
-    let outcome = CommandOutcome::Success { data: "{\"ok\":1}".into() };
+    let outcome = CommandOutcome::Success {
+        data: "{\"ok\":1}".into(),
+    };
     rig.message(ShardMessage::Responded { to, request, outcome });
     let got = rig.read(id);
     assert_eq!(got[0].text()["data"]["ok"], 1);

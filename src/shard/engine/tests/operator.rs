@@ -33,7 +33,10 @@ fn clients_are_listed_in_pages_and_by_user() {
     let client = &page.clients[0];
     assert_eq!(ConnectionId::from_client_id(&client.client_id), Some(client.id));
     assert_eq!(client.user.as_deref(), Some("odd"));
-    assert_eq!((&client.subscriptions[..], client.pending, client.is_alive), (&["a.*".into()][..], 1, true));
+    assert_eq!(
+        (&client.subscriptions[..], client.pending, client.is_alive),
+        (&["a.*".into()][..], 1, true)
+    );
     assert_eq!((client.connected_at_ms, client.last_ping_ms), (START.unix_ms, None));
     rig.pass(30_000);
     let client = clients(&mut rig, 0, 1, None).clients.remove(0);
@@ -98,7 +101,8 @@ fn a_broadcast_reaches_every_authenticated_connection_subscribed_or_not() {
     let (one, other) = (rig.connect(), rig.connect());
     let settings = session_settings(Mode::Required, Limits::default());
     let stranger = rig.connect_with(settings, Ok(None), true);
-    rig.engine.on_bytes(other, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.engine
+        .on_bytes(other, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     let event = NewEvent {
         channel: Channel::parse("system.test").expect("valid"),
         name: "test".into(),
@@ -186,5 +190,9 @@ fn publishers_encode_a_form_only_while_somebody_needs_it() {
     rig.engine.on_socket_error(second, rig.now);
     assert!(rig.engine.endpoints.iter().all(|endpoint| endpoint.connections == 0));
     rig.connect();
-    assert_eq!(rig.engine.endpoints.len(), 2, "settings that nobody uses give their place back");
+    assert_eq!(
+        rig.engine.endpoints.len(),
+        2,
+        "settings that nobody uses give their place back"
+    );
 }
