@@ -315,6 +315,12 @@ impl Mailbox {
         Some(message)
     }
 
+    /// The shard's counters, which its handles show.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<ShardStats> {
+        &self.shared.stats
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -2,22 +2,31 @@
 //!
 //! Invariants: nothing here is shared with another thread but the inbox, the mailbox and the counters; a turn of the
 //! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
+//!
+//! From the inside out: `table` (who wants what), `outbox` and `pool` (what waits to be written), `timers`,
+//! `connection` (what is kept of one), [`engine`] (all of that with the sessions, without a socket or a clock), `flush`
+//! and `reactor` (the thread that has both), `coalesce` (when events are taken).
 
+mod coalesce;
 mod connection;
 pub mod engine;
+mod flush;
 mod outbox;
 mod pool;
+mod reactor;
 mod slab;
 mod table;
 mod timers;
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use crate::hub::{Broker, Inbox};
 use crate::mailbox::{Mailbox, Services};
 use crate::time::Clock;
+use reactor::Reactor;
 
 /// How long events may wait for company before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +80,19 @@ pub fn spawn(
     services: Arc<dyn Services>,
     broker: Arc<dyn Broker>,
 ) -> io::Result<JoinHandle<()>> {
-    let _ = (settings, clock, inbox, mailbox, services, broker);
-    unimplemented!()
+    let poll = reactor::open_poll(inbox.doorbell())?;
+    let run = move || {
+        // Built here: what a shard owns stays on its thread.
+        let run = || Reactor::new(settings, clock, poll, inbox, mailbox, services, broker)?.run();
+        let end = match panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => return tracing::debug!(shard = settings.shard, "drained"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "panic".to_owned(),
+        };
+        tracing::error!(shard = settings.shard, error = %end, "a shard failed; the gateway cannot go on");
+        std::process::abort();
+    };
+    thread::Builder::new()
+        .name(format!("shard-{}", settings.shard))
+        .spawn(run)
 }

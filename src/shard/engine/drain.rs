@@ -3,6 +3,8 @@
 //! Invariant: a connection is told when it will be closed before it is closed, and not before the time it was told.
 //! The last fifth of the time belongs to those who are slow to take what is queued for them.
 
+use std::mem;
+
 use super::Engine;
 use crate::disconnect::Disconnect;
 use crate::session::Input;
@@ -11,6 +13,9 @@ use crate::time::Now;
 
 /// A client should come back after a random time up to this, so that not all come at once.
 const RECONNECT_AFTER_MS_MAX: u64 = 10_000;
+
+/// What is open at the deadline has so long to take its last frames.
+const LAST_WORDS_MS: u64 = 1_000;
 
 /// A drain in progress.
 #[derive(Debug)]
@@ -55,8 +60,16 @@ impl Engine {
         }
     }
 
+    /// One that came too late for its turn goes at once.
+    pub(super) fn drain_latecomer(&mut self, slot: u32, now: Now) {
+        self.announce_drain(slot, now);
+        if self.drain.as_ref().is_some_and(|drain| slot < drain.closed) {
+            self.end_open(slot, Disconnect::Restart, now);
+        }
+    }
+
     /// Tells one connection when it will be closed.
-    pub(super) fn announce_drain(&mut self, slot: u32, now: Now) {
+    fn announce_drain(&mut self, slot: u32, now: Now) {
         let reconnect_after_ms = self.random() % RECONNECT_AFTER_MS_MAX;
         if self.hot[slot].stage != Stage::Open {
             return;
@@ -84,7 +97,7 @@ impl Engine {
             return Some(drain.close_at_ms(drain.closed));
         }
         Some(if drain.is_late {
-            drain.deadline_ms + u64::from(self.settings.closing_ms)
+            drain.deadline_ms + LAST_WORDS_MS
         } else {
             drain.deadline_ms
         })
@@ -113,11 +126,13 @@ impl Engine {
         self.next_drain_ms().is_some_and(|ms| ms <= now.mono_ms)
     }
 
-    // The time is over: whoever is still open is told so; a closing time later nobody is waited for any more.
+    // The time is over: whoever is still open is told so; a second later nobody is waited for any more.
     fn pass_deadline(&mut self, now: Now) {
         let Some(drain) = &mut self.drain else { return };
-        let give_up = now.mono_ms >= drain.deadline_ms + u64::from(self.settings.closing_ms);
-        drain.is_late = true;
+        let give_up = now.mono_ms >= drain.deadline_ms + LAST_WORDS_MS;
+        if mem::replace(&mut drain.is_late, true) && !give_up {
+            return;
+        }
         drain.closed = self.slots;
         for slot in 0..self.slots {
             self.end_open(slot, Disconnect::DrainDeadline, now);

@@ -34,6 +34,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::Settings;
@@ -226,7 +227,7 @@ impl Engine {
         self.handle(slot, Input::Opened, now);
         self.carry_out(slot, now);
         if self.drain.is_some() {
-            self.announce_drain(slot, now);
+            self.drain_latecomer(slot, now);
         }
         id
     }
@@ -356,15 +357,18 @@ impl Engine {
     }
 }
 
-impl From<Adopt> for Arrival {
-    fn from(adopt: Adopt) -> Self {
-        Self {
+impl Arrival {
+    /// Parts a socket from the connection it carries. The unread bytes are not in either: take them out before.
+    #[must_use]
+    pub fn split(adopt: Adopt) -> (OwnedFd, Self) {
+        let arrival = Self {
             settings: adopt.settings,
             identity: adopt.identity,
             address: adopt.address,
             nonce: adopt.nonce,
             permit: adopt.permit,
-        }
+        };
+        (adopt.socket, arrival)
     }
 }
 

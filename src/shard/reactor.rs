@@ -1,0 +1,436 @@
+//! The thread around the engine: it polls, reads, writes and looks at the clock.
+//!
+//! Invariants: a turn is bounded whatever clients and publishers do, and what it left undone stays in FIFO lists while
+//! the next wait is zero; readiness is edge-triggered, so a socket is either in the ready list, or was read empty
+//! since its last event, or waits for [`Action::Resume`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::time::{ClockId, clock_gettime};
+use socket2::SockRef;
+
+use super::Settings;
+use super::coalesce::Coalescer;
+use super::engine::{Action, Arrival, Engine};
+use super::flush::{self, Outcome};
+use super::slab::Chunked;
+use crate::hub::{Broker, Doorbell, Inbox};
+use crate::mailbox::{Adopt, ConnectionId, Mailbox, Services};
+use crate::stats::ShardStats;
+use crate::time::{Clock, Now};
+
+/// What one turn may do. Together about 10 ms of a core.
+const READS: usize = 256;
+const READ_BYTES: usize = 16 * 1024;
+const MESSAGES: usize = 256;
+const EVENTS: usize = 512;
+const TIMERS: usize = 512;
+const SENDS: usize = 4096;
+const POLL_EVENTS: usize = 1024;
+
+/// A socket takes no more when so many bytes are not sent yet; else the kernel hides a stalled client: 3.9 MB went
+/// into a socket that nobody read.
+const UNSENT_BYTES: u32 = 16 * 1024;
+
+const CPU_EVERY_MS: u64 = 1_000;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// Sockets by slot.
+struct Sockets {
+    registry: Registry,
+    slots: Chunked<Socket>,
+    ready: VecDeque<ConnectionId>,
+}
+
+/// 12 bytes.
+#[derive(Debug, Default)]
+struct Socket {
+    fd: Option<OwnedFd>,
+    generation: u32,
+    // There may be something to read.
+    readable: bool,
+    // It stands in the ready list.
+    listed: bool,
+    // The peer closed its side: read on until the end, a short read is not the end.
+    read_closed: bool,
+    // It is registered for writability too.
+    awaits_writable: bool,
+}
+
+/// A shard's thread.
+pub(super) struct Reactor {
+    shard: u16,
+    engine: Engine,
+    poll: Poll,
+    sockets: Sockets,
+    mailbox: Mailbox,
+    doorbell: Arc<Doorbell>,
+    clock: Clock,
+    stats: Arc<ShardStats>,
+    coalescer: Coalescer,
+    buffer: Box<[u8]>,
+    cpu_due_ms: u64,
+}
+
+/// Makes what a shard polls, so that a failure is told to whoever starts it.
+pub(super) fn open_poll(doorbell: &Doorbell) -> io::Result<Poll> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKER)?;
+    doorbell.connect(move || {
+        if let Err(error) = waker.wake() {
+            tracing::error!(%error, "a shard could not be woken");
+        }
+    });
+    Ok(poll)
+}
+
+impl Reactor {
+    pub(super) fn new(
+        settings: Settings,
+        clock: Clock,
+        poll: Poll,
+        inbox: Inbox,
+        mailbox: Mailbox,
+        services: Arc<dyn Services>,
+        broker: Arc<dyn Broker>,
+    ) -> io::Result<Self> {
+        let stats = mailbox.stats().clone();
+        let doorbell = inbox.doorbell().clone();
+        Ok(Self {
+            shard: settings.shard,
+            engine: Engine::new(settings, inbox, services, broker, stats.clone(), clock.now()),
+            sockets: Sockets {
+                registry: poll.registry().try_clone()?,
+                slots: Chunked::new(),
+                ready: VecDeque::new(),
+            },
+            poll,
+            mailbox,
+            doorbell,
+            clock,
+            stats,
+            coalescer: Coalescer::new(settings.coalesce),
+            buffer: vec![0; READ_BYTES].into(),
+            cpu_due_ms: 0,
+        })
+    }
+
+    /// Runs until a drain is done.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(POLL_EVENTS);
+        while !self.engine.is_finished() {
+            let timeout = self.turn();
+            self.wait(&mut events, timeout)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &*events {
+            self.on_event(event);
+        }
+        Ok(())
+    }
+
+    /// One turn: everything there is to do, up to its bounds. Returns how long the next poll may wait.
+    fn turn(&mut self) -> Option<Duration> {
+        self.doorbell.answer();
+        let now = self.clock.now();
+        self.stats.turns.bump(1);
+        self.take_messages(now);
+        self.read_ready(now);
+        self.engine.retry_parked(now);
+        let more_timers = self.engine.run_timers(TIMERS, now);
+        self.tick(now);
+        self.carry_out(now);
+        self.update_stats(now);
+        self.timeout(more_timers)
+    }
+
+    fn timeout(&self, more_timers: bool) -> Option<Duration> {
+        let is_busy =
+            more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
+        if is_busy || self.engine.is_finished() {
+            return Some(Duration::ZERO);
+        }
+        let now_ms = self.clock.now().mono_ms;
+        let mut until_ms = self.engine.next_timer_ms();
+        if self.engine.waiting_events() > 0 {
+            // Events wait for company. Nobody needs to ring meanwhile.
+            let events_ms = self.coalescer.next_ms();
+            until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
+        } else if !self.doorbell.fall_asleep() {
+            return Some(Duration::ZERO);
+        }
+        until_ms.map(|ms| Duration::from_millis(ms.saturating_sub(now_ms)))
+    }
+
+    fn take_messages(&mut self, now: Now) {
+        for _ in 0..MESSAGES {
+            let Some(message) = self.mailbox.pop() else { return };
+            if let Some(adopt) = self.engine.on_message(message, now) {
+                self.adopt(*adopt, now);
+            }
+        }
+    }
+
+    fn adopt(&mut self, mut adopt: Adopt, now: Now) {
+        let unread = std::mem::take(&mut adopt.unread);
+        let (fd, arrival) = Arrival::split(adopt);
+        let id = self.engine.adopt(arrival, now);
+        // The client may have spoken already; what it said comes before anything its socket has.
+        for chunk in unread.chunks(READ_BYTES) {
+            let input = &mut self.buffer[..chunk.len()];
+            input.copy_from_slice(chunk);
+            self.engine.on_bytes(id, input, now);
+        }
+        prepare(&fd);
+        let registered = self
+            .sockets
+            .registry
+            .register(&mut SourceFd(&fd.as_raw_fd()), token(id), Interest::READABLE);
+        self.sockets.insert(id, fd);
+        if let Err(error) = registered {
+            tracing::warn!(%error, "a connection could not be watched");
+            self.engine.on_socket_error(id, now);
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        if event.token() == WAKER {
+            return;
+        }
+        let id = self.id(event.token());
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        socket.read_closed |= event.is_read_closed();
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.sockets.set_ready(id);
+        }
+        if event.is_writable() || event.is_write_closed() || event.is_error() {
+            self.engine.writable(id);
+        }
+    }
+
+    /// One read for each socket of the ready list, in turn.
+    fn read_ready(&mut self, now: Now) {
+        for _ in 0..READS.min(self.sockets.ready.len()) {
+            let Some(id) = self.sockets.ready.pop_front() else {
+                return;
+            };
+            let Some(socket) = self.sockets.get_mut(id) else {
+                continue;
+            };
+            socket.listed = false;
+            if !self.engine.wants_input(id) {
+                // Too much to throw away, and the peer is done: nobody waits for the rest.
+                let is_over = socket.read_closed && self.engine.is_closing(id);
+                if is_over {
+                    self.engine.on_end_of_input(id, now);
+                }
+                continue;
+            }
+            self.read(id, now);
+        }
+    }
+
+    fn read(&mut self, id: ConnectionId, now: Now) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        let Some(fd) = &socket.fd else { return };
+        match rustix::net::recv(fd, &mut *self.buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => {
+                socket.readable = false;
+                self.engine.on_end_of_input(id, now);
+            }
+            Ok((bytes, _)) => {
+                // A short read means that the socket is empty, unless the end follows: data and end are one event.
+                socket.readable = bytes == READ_BYTES || socket.read_closed;
+                let again = socket.readable;
+                self.engine.on_bytes(id, &mut self.buffer[..bytes], now);
+                if again {
+                    self.sockets.set_ready(id);
+                }
+            }
+            Err(Errno::AGAIN) => socket.readable = false,
+            Err(Errno::INTR) => self.sockets.set_ready(id),
+            Err(_) => {
+                socket.readable = false;
+                self.engine.on_socket_error(id, now);
+            }
+        }
+    }
+
+    /// Takes events, when it is time, and writes what is dirty.
+    fn tick(&mut self, now: Now) {
+        let began = Instant::now();
+        let delivered = if self.coalescer.is_due(now.mono_ms) {
+            self.engine.deliver(EVENTS)
+        } else {
+            0
+        };
+        flush::flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
+        if delivered > 0 {
+            self.coalescer
+                .ticked(now.mono_ms, began.elapsed(), self.clock.now().mono_ms);
+        }
+    }
+
+    fn carry_out(&mut self, now: Now) {
+        while let Some(action) = self.engine.next_action() {
+            match action {
+                Action::Resume(id) => {
+                    if self.sockets.get_mut(id).is_some_and(|socket| socket.readable) {
+                        self.sockets.set_ready(id);
+                    }
+                }
+                Action::ShutDown(id) => {
+                    if let Some(fd) = self.sockets.fd(id)
+                        && SockRef::from(&fd).shutdown(Shutdown::Write).is_err()
+                    {
+                        self.engine.on_socket_error(id, now);
+                    }
+                }
+                Action::Remove(id) => self.sockets.remove(id),
+            }
+        }
+    }
+
+    fn update_stats(&mut self, now: Now) {
+        self.engine.update_stats();
+        if now.mono_ms >= self.cpu_due_ms {
+            self.cpu_due_ms = now.mono_ms + CPU_EVERY_MS;
+            let cpu = clock_gettime(ClockId::ThreadCPUTime);
+            let us =
+                u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
+            self.stats.cpu_us.bump(us.saturating_sub(self.stats.cpu_us.get()));
+        }
+    }
+}
+
+impl Reactor {
+    fn id(&self, token: Token) -> ConnectionId {
+        let bits = token.0 as u64;
+        ConnectionId {
+            shard: self.shard,
+            slot: u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX),
+            generation: u32::try_from(bits >> 32).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Slot and generation, so that an event for whoever had the slot before finds nobody. `WAKER` is no slot.
+fn token(id: ConnectionId) -> Token {
+    Token(id.slot as usize | (id.generation as usize) << 32)
+}
+
+const _: () = assert!(size_of::<usize>() == 8, "tokens need 64 bits");
+const _: () = assert!(size_of::<Socket>() <= 12);
+
+/// Frames go out at once, and what the kernel holds back is bounded. A Unix socket knows neither option and needs
+/// neither: it has no Nagle, and its buffer is small.
+fn prepare(fd: &OwnedFd) {
+    let socket = SockRef::from(fd);
+    if socket.set_tcp_nodelay(true).is_ok() {
+        // Refused by kernels that do not know it; the bound on pending frames holds all the same.
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+    }
+}
+
+impl Sockets {
+    fn insert(&mut self, id: ConnectionId, fd: OwnedFd) {
+        self.slots.reserve(id.slot);
+        self.slots[id.slot] = Socket {
+            fd: Some(fd),
+            generation: id.generation,
+            ..Socket::default()
+        };
+    }
+
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Socket> {
+        if (id.slot as usize) < self.slots.len() {
+            Some(&mut self.slots[id.slot]).filter(|socket| socket.fd.is_some() && socket.generation == id.generation)
+        } else {
+            None
+        }
+    }
+
+    fn fd(&self, id: ConnectionId) -> Option<BorrowedFd<'_>> {
+        let socket = self.slots.get(id.slot)?;
+        let fd = socket.fd.as_ref().filter(|_| socket.generation == id.generation)?;
+        Some(fd.as_fd())
+    }
+
+    /// There may be something to read.
+    fn set_ready(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.get_mut(id) {
+            socket.readable = true;
+            if !socket.listed {
+                socket.listed = true;
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// Closes the socket; the poll forgets it by that.
+    fn remove(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.get_mut(id) {
+            *socket = Socket::default();
+        }
+    }
+
+    fn await_writable(&mut self, id: ConnectionId, is_awaited: bool) -> io::Result<()> {
+        let Some(socket) = self.get_mut(id) else { return Ok(()) };
+        if socket.awaits_writable == is_awaited {
+            return Ok(());
+        }
+        socket.awaits_writable = is_awaited;
+        let interest = if is_awaited {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        let Some(fd) = socket.fd.as_ref().map(AsRawFd::as_raw_fd) else {
+            return Ok(());
+        };
+        self.registry.reregister(&mut SourceFd(&fd), token(id), interest)
+    }
+}
+
+impl flush::Sockets for Sockets {
+    fn socket(&self, id: ConnectionId) -> Option<BorrowedFd<'_>> {
+        self.fd(id)
+    }
+
+    fn written(&mut self, engine: &mut Engine, id: ConnectionId, outcome: Outcome, now: Now) {
+        let is_watched = match outcome {
+            Outcome::Drained => self.await_writable(id, false),
+            Outcome::Blocked => {
+                engine.blocked(id);
+                self.await_writable(id, true)
+            }
+            Outcome::Failed => return engine.on_socket_error(id, now),
+        };
+        if let Err(error) = is_watched {
+            tracing::warn!(%error, "a connection could not be watched");
+            engine.on_socket_error(id, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
