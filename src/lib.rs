@@ -34,8 +34,8 @@
 //! | 6 | [`hub`] | know sockets, wait under a lock |
 //! | 7 | [`mailbox`] | know sessions |
 //! | 8 | [`shard`] | await; lock except in publish, join and leave; allocate per delivery |
-//! | 9 | [`broker`] [`commands`] [`verify`] | reach a shard but by mailbox |
-//! | 10 | [`door`] [`admin`] | touch a session; admin reads shards by query |
+//! | 9 | [`broker`] [`commands`] [`figures`] [`http`] [`verify`] | reach a shard but by mailbox |
+//! | 10 | [`door`] [`admin`] [`pulse`] | touch a session; admin reads shards by query |
 //! | 11 | [`config`] [`gateway`] [`demo`] | be imported by a line above |
 
 pub mod admin;
@@ -49,12 +49,15 @@ pub mod dialect;
 pub mod disconnect;
 pub mod door;
 pub mod event;
+pub mod figures;
 pub mod gateway;
+pub mod http;
 pub mod hub;
 pub mod json;
 pub mod limits;
 pub mod mailbox;
 pub mod message;
+pub mod pulse;
 pub mod session;
 pub mod shard;
 pub mod stats;

@@ -47,42 +47,165 @@ impl Gauge {
     }
 }
 
-/// What one shard counts. Written by its thread (by [`Counter::bump`]), read by the admin API and the gateway's pulse.
+/// What one accept loop counts.
 #[derive(Debug, Default)]
-pub struct ShardStats {
+pub struct AcceptStats {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections that were gone before they could be accepted.
+    pub aborted: Counter,
+    /// Pauses because the process or the system was out of descriptors or memory.
+    pub paused: Counter,
+}
+
+/// What the door counts. Written by its threads (by [`Counter::add`]).
+#[derive(Debug, Default)]
+pub struct DoorStats {
+    /// Of the public listeners.
+    pub accept: AcceptStats,
+    /// Connections that are not with a shard (yet): they speak HTTP.
+    pub pending: Gauge,
+    /// Connections handed to shards.
+    pub upgraded: Counter,
+    refused: [Counter; Refused::ALL.len()],
+}
+
+impl DoorStats {
+    /// Counts one refusal.
+    pub fn refuse(&self, why: Refused) {
+        self.refused[why as usize].add(1);
+    }
+    /// How often it was refused so.
+    #[must_use]
+    pub fn refused(&self, why: Refused) -> u64 {
+        self.refused[why as usize].get()
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $label:literal;)*) => {
+        /// Why the door did not let somebody in.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Refused { $($(#[$doc])* $name,)* }
+
+        impl Refused {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// A short name for metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str { match self { $(Self::$name => $label,)* } }
+        }
+    };
+}
+
+refusals! {
+    /// Bytes that are no PROXY header, from a trusted proxy. The connection is closed.
+    ProxyHeader = "proxy_header";
+    /// No complete request in time. The connection is closed.
+    Timeout = "timeout";
+    /// hyper could not read it: 400, 414 or 431.
+    Http = "http";
+    /// 404.
+    Path = "path";
+    /// 405.
+    Method = "method";
+    /// 413.
+    Body = "body";
+    /// 400: no WebSocket handshake.
+    Handshake = "handshake";
+    /// 426.
+    UpgradeRequired = "upgrade_required";
+    /// 403.
+    Origin = "origin";
+    /// 401, or an upgrade that ends with 4001 or 4004.
+    Token = "token";
+    /// 429: too many handshakes per second.
+    ConnectRate = "connect_rate";
+    /// 429: too many connections of one address.
+    PerAddress = "per_address";
+    /// 429: too many connections of one user.
+    PerUser = "per_user";
+    /// 503: too many connections.
+    Total = "total";
+    /// 503: the gateway drains, or has lost the shard.
+    Draining = "draining";
+}
+
+macro_rules! shard_stats {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident = $number:ty;)*) => {
+        /// What one shard counts. Written by its thread (by [`Counter::bump`]), read by the admin API and the gateway's
+        /// pulse.
+        #[derive(Debug, Default)]
+        pub struct ShardStats {
+            $($(#[$doc])* pub $name: $kind,)*
+            endings: [Counter; Disconnect::ALL.len()],
+        }
+
+        /// The counters of one shard, or the sum of several, as they were read.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct ShardFigures {
+            $($(#[$doc])* pub $name: $number,)*
+            /// Connections ended, by [`Disconnect`] in the order of [`Disconnect::ALL`].
+            pub endings: [u64; Disconnect::ALL.len()],
+        }
+
+        impl ShardStats {
+            /// Reads every counter.
+            #[must_use]
+            pub fn read(&self) -> ShardFigures {
+                ShardFigures {
+                    $($name: self.$name.get(),)*
+                    endings: std::array::from_fn(|ending| self.endings[ending].get()),
+                }
+            }
+        }
+
+        impl ShardFigures {
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+                for (own, other) in self.endings.iter_mut().zip(other.endings) {
+                    *own += other;
+                }
+            }
+        }
+    };
+}
+
+shard_stats! {
     /// Connections adopted and not yet gone.
-    pub connections: Gauge,
+    connections: Gauge = i64;
     /// Connections ever adopted.
-    pub connections_total: Counter,
+    connections_total: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
-    pub subscriptions: Gauge,
+    subscriptions: Gauge = i64;
     /// Data messages received.
-    pub messages_in: Counter,
+    messages_in: Counter = u64;
     /// Bytes read from sockets.
-    pub bytes_in: Counter,
+    bytes_in: Counter = u64;
     /// Messages refused by a rate limit.
-    pub rate_limited: Counter,
+    rate_limited: Counter = u64;
     /// Events put into outboxes.
-    pub deliveries: Counter,
+    deliveries: Counter = u64;
     /// Messages of any kind written completely to sockets.
-    pub messages_out: Counter,
+    messages_out: Counter = u64;
     /// Bytes written to sockets.
-    pub bytes_out: Counter,
+    bytes_out: Counter = u64;
     /// Events dropped from full outboxes.
-    pub dropped: Counter,
+    dropped: Counter = u64;
     /// Event bytes waiting in outboxes.
-    pub pending_bytes: Gauge,
+    pending_bytes: Gauge = i64;
     /// Event frames waiting in outboxes.
-    pub pending_frames: Gauge,
+    pending_frames: Gauge = i64;
     /// Events waiting in the shard's inbox.
-    pub inbox: Gauge,
+    inbox: Gauge = i64;
     /// Send system calls.
-    pub sends: Counter,
+    sends: Counter = u64;
     /// Turns of the shard's loop.
-    pub turns: Counter,
+    turns: Counter = u64;
     /// CPU time of the shard's thread, in microseconds.
-    pub cpu_us: Counter,
-    endings: [Counter; Disconnect::ALL.len()],
+    cpu_us: Counter = u64;
 }
 
 impl ShardStats {
