@@ -1,6 +1,10 @@
-//! The `tickgate` binary.
+//! The `tickgate` binary: the command line around the library.
+
+mod cli;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

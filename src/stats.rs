@@ -47,6 +47,91 @@ impl Gauge {
     }
 }
 
+/// What one accept loop counts.
+#[derive(Debug, Default)]
+pub struct AcceptStats {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections that were gone before they could be accepted.
+    pub aborted: Counter,
+    /// Pauses because the process or the system was out of descriptors or memory.
+    pub paused: Counter,
+}
+
+/// What the door counts. Written by its threads (by [`Counter::add`]).
+#[derive(Debug, Default)]
+pub struct DoorStats {
+    /// Of the public listeners.
+    pub accept: AcceptStats,
+    /// Connections that are not with a shard (yet): they speak HTTP.
+    pub pending: Gauge,
+    /// Connections handed to shards.
+    pub upgraded: Counter,
+    refused: [Counter; Refused::ALL.len()],
+}
+
+impl DoorStats {
+    /// Counts one refusal.
+    pub fn refuse(&self, why: Refused) {
+        self.refused[why as usize].add(1);
+    }
+    /// How often it was refused so.
+    #[must_use]
+    pub fn refused(&self, why: Refused) -> u64 {
+        self.refused[why as usize].get()
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $label:literal;)*) => {
+        /// Why the door did not let somebody in.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Refused { $($(#[$doc])* $name,)* }
+
+        impl Refused {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// A short name for metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str { match self { $(Self::$name => $label,)* } }
+        }
+    };
+}
+
+refusals! {
+    /// Bytes that are no PROXY header, from a trusted proxy. The connection is closed.
+    ProxyHeader = "proxy_header";
+    /// No complete request in time. The connection is closed.
+    Timeout = "timeout";
+    /// hyper could not read it: 400, 414 or 431.
+    Http = "http";
+    /// 404.
+    Path = "path";
+    /// 405.
+    Method = "method";
+    /// 413.
+    Body = "body";
+    /// 400: no WebSocket handshake.
+    Handshake = "handshake";
+    /// 426.
+    UpgradeRequired = "upgrade_required";
+    /// 403.
+    Origin = "origin";
+    /// 401, or an upgrade that ends with 4001 or 4004.
+    Token = "token";
+    /// 429: too many handshakes per second.
+    ConnectRate = "connect_rate";
+    /// 429: too many connections of one address.
+    PerAddress = "per_address";
+    /// 429: too many connections of one user.
+    PerUser = "per_user";
+    /// 503: too many connections.
+    Total = "total";
+    /// 503: the gateway drains, or has lost the shard.
+    Draining = "draining";
+}
+
 macro_rules! shard_stats {
     ($($(#[$doc:meta])* $name:ident: $kind:ident = $number:ty;)*) => {
         /// What one shard counts. Written by its thread (by [`Counter::bump`]), read by the admin API and the gateway's

@@ -1,1 +1,136 @@
-//! The admin listener: publishing, figures, disconnecting, health, metrics.
+//! The admin API, on a listener of its own: publishing, clients, statistics, metrics, health.
+//!
+//! Invariant: nothing but `/healthz`, `/readyz` and `/metrics` answers without the admin key or a fitting token, and
+//! nobody is authorised after the body has been read.
+
+mod access;
+mod body;
+mod clients;
+mod duplicates;
+mod metrics;
+mod process;
+mod publish;
+mod rates;
+mod route;
+mod serve;
+mod stats;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub use crate::http::ListenAddress;
+pub use access::AdminKey;
+
+use crate::commands::Snapshot;
+use crate::http::{Health, Listener, Verify};
+use crate::hub::{Broker, Hub};
+use crate::mailbox::ShardHandle;
+use crate::stats::{AcceptStats, Counter, DoorStats};
+use crate::time::Clock;
+use duplicates::Duplicates;
+use rates::Rates;
+
+/// `[admin]`, `admin_listen` and the limits of publishing.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The admin listener.
+    pub listen: ListenAddress,
+    /// The admin key; without one only tokens of role admin are accepted.
+    pub key: Option<AdminKey>,
+    /// Longest body of `POST /api/publish`, in bytes (`publish_body_bytes`). A stream of lines may be longer.
+    pub publish_body_bytes: u64,
+    /// Longest `data` of an event, in bytes (`event_bytes`).
+    pub event_bytes: u32,
+}
+
+/// What the admin API works with.
+pub struct Parts {
+    /// The node's name.
+    pub node: Box<str>,
+    /// Verifies tokens; called on the admin listener's threads.
+    pub verify: Arc<Verify>,
+    /// Where events are published.
+    pub broker: Arc<dyn Broker>,
+    /// For its figures.
+    pub hub: Arc<Hub>,
+    /// All of them, in order.
+    pub shards: Vec<ShardHandle>,
+    /// The command router's figures.
+    pub commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
+    /// The door's counters.
+    pub door: Arc<DoorStats>,
+    /// What `/readyz` says.
+    pub health: Arc<Health>,
+    /// The gateway's clock; it started with the gateway.
+    pub clock: Clock,
+}
+
+/// The admin side of a gateway.
+pub struct Admin {
+    key: Option<AdminKey>,
+    publish_body_bytes: u64,
+    event_bytes: usize,
+    node: Box<str>,
+    verify: Arc<Verify>,
+    broker: Arc<dyn Broker>,
+    hub: Arc<Hub>,
+    shards: Vec<ShardHandle>,
+    commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
+    door: Arc<DoorStats>,
+    health: Arc<Health>,
+    clock: Clock,
+    duplicates: Duplicates,
+    rates: Rates,
+    stats: AdminStats,
+    // Kibibytes of bodies that may be in memory at one time.
+    body_kib: Arc<Semaphore>,
+}
+
+/// What the admin listener counts.
+#[derive(Debug, Default)]
+struct AdminStats {
+    accept: AcceptStats,
+    requests: Counter,
+    published: Counter,
+    duplicates: Counter,
+    refused_items: Counter,
+}
+
+/// Memory for bodies that are read as a whole, in kibibytes.
+const BODY_KIB: usize = 256 * 1024;
+
+impl Admin {
+    /// The API, not served yet.
+    #[must_use]
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let now = parts.clock.now();
+        Arc::new(Self {
+            key: settings.key,
+            publish_body_bytes: settings.publish_body_bytes,
+            event_bytes: usize::try_from(settings.event_bytes).unwrap_or(usize::MAX),
+            node: parts.node,
+            verify: parts.verify,
+            broker: parts.broker,
+            hub: parts.hub,
+            shards: parts.shards,
+            commands: parts.commands,
+            door: parts.door,
+            health: parts.health,
+            clock: parts.clock,
+            duplicates: Duplicates::new(now.mono_ms),
+            rates: Rates::default(),
+            stats: AdminStats::default(),
+            body_kib: Arc::new(Semaphore::new(BODY_KIB)),
+        })
+    }
+
+    /// Serves a listener until the task is aborted. Must be called within a tokio runtime.
+    pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
+        tokio::spawn(serve::listener(Arc::clone(self), listener))
+    }
+}

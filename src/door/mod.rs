@@ -1,1 +1,154 @@
 //! The door: accepts, speaks HTTP/1 until the upgrade, then hands the bare socket to a shard.
+//!
+//! Invariant: a connection is counted in the limits from its acceptance on until its permit is dropped, and no byte
+//! that a client sent is lost between the door and its shard.
+
+pub mod handshake;
+mod limits;
+mod origin;
+pub mod proxy;
+mod serve;
+mod visitor;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub use crate::http::{AddressError, ListenAddress};
+pub use origin::{OriginError, Origins};
+pub use proxy::{ProxyError, TrustedProxies};
+
+use crate::http::{self, Health, Listener, Verify};
+use crate::mailbox::ShardHandle;
+use crate::session;
+use crate::stats::DoorStats;
+use crate::time::Clock;
+use limits::Gate;
+
+/// `[server]`: what the door needs of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The public listeners. Sockets passed by systemd take their place.
+    pub listen: Vec<ListenAddress>,
+    /// Whose word on the client's address is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Which browsers' pages may connect.
+    pub allowed_origins: Origins,
+    /// The paths served. No two with the same path (a last `/` does not tell them apart).
+    pub endpoints: Vec<Endpoint>,
+    /// How a bad handshake token is refused.
+    pub refuse: Refuse,
+    /// Connections in all, from acceptance on.
+    pub max_connections: u32,
+    /// Connections of one client address; 0: no limit.
+    pub max_connections_per_ip: u32,
+    /// Connections of one user; 0: no limit.
+    pub max_connections_per_user: u32,
+    /// Handshakes per second in all, the burst being the same; 0: no limit.
+    pub connect_rate: u32,
+    /// From acceptance to the end of the request's head, and for every later one on the same connection.
+    pub handshake_timeout_ms: u64,
+}
+
+/// `[[endpoint]]`: a path and how connections to it behave.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Begins with `/`; no query.
+    pub path: Box<str>,
+    /// What its sessions share.
+    pub session: Arc<session::Settings>,
+}
+
+/// `[auth] refuse`: how a bad handshake token is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refuse {
+    /// `Close` for a request with an `Origin` (a browser cannot read a 401), `Http` for others.
+    #[default]
+    Auto,
+    /// 401 with a JSON body.
+    Http,
+    /// The upgrade, then `auth_result` and close 4001 or 4004.
+    Close,
+}
+
+/// Connections that speak HTTP at one time. Each has a deadline, so a place comes free within seconds; further ones
+/// wait in the kernel's queue.
+const PENDING_MAX: usize = 16_384;
+
+/// What the door works with.
+pub struct Parts {
+    /// Verifies tokens; called on the door's threads.
+    pub verify: Arc<Verify>,
+    /// Where the connections go; at least one.
+    pub shards: Vec<ShardHandle>,
+    /// Whether clients are still let in, and what `/readyz` says.
+    pub health: Arc<Health>,
+    /// Where it counts.
+    pub stats: Arc<DoorStats>,
+    /// The gateway's clock.
+    pub clock: Clock,
+}
+
+/// The public side of a gateway.
+pub struct Door {
+    trusted_proxies: TrustedProxies,
+    allowed_origins: Origins,
+    endpoints: Vec<Endpoint>,
+    refuse: Refuse,
+    handshake_timeout: Duration,
+    verify: Arc<Verify>,
+    shards: Vec<ShardHandle>,
+    health: Arc<Health>,
+    stats: Arc<DoorStats>,
+    clock: Clock,
+    gate: Arc<Gate>,
+    pending: Arc<Semaphore>,
+    http: http1::Builder,
+}
+
+impl Door {
+    /// A door for any number of listeners.
+    #[must_use]
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let handshake_timeout = Duration::from_millis(settings.handshake_timeout_ms);
+        Arc::new(Self {
+            gate: Gate::new(&settings, parts.clock.now().mono_ms),
+            pending: Arc::new(Semaphore::new(PENDING_MAX)),
+            http: http::http1(handshake_timeout),
+            handshake_timeout,
+            trusted_proxies: settings.trusted_proxies,
+            allowed_origins: settings.allowed_origins,
+            endpoints: settings.endpoints,
+            refuse: settings.refuse,
+            verify: parts.verify,
+            shards: parts.shards,
+            health: parts.health,
+            stats: parts.stats,
+            clock: parts.clock,
+        })
+    }
+
+    /// Serves a listener until the task is aborted. Must be called within a tokio runtime.
+    pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
+        let door = Arc::clone(self);
+        tokio::spawn(async move {
+            let stats = Arc::clone(&door.stats);
+            http::accept_forever(&listener, &door.pending, &stats.accept, |socket, place| {
+                tokio::spawn(serve::connection(Arc::clone(&door), socket, place));
+            })
+            .await;
+        })
+    }
+
+    /// Connections that were let in and are not gone.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.gate.total()
+    }
+}

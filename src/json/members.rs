@@ -13,6 +13,8 @@ pub struct Scratch {
     order: Vec<u32>,
     // The keys that had escapes, decoded, one behind the other.
     decoded_keys: String,
+    // The later one of two members with the same key.
+    duplicate: Option<usize>,
     decoder: Decoder,
 }
 
@@ -57,7 +59,7 @@ impl Scratch {
     /// Scans `text`, which must be one JSON object.
     ///
     /// # Errors
-    /// Not JSON, nested deeper than [`super::MAX_DEPTH`], not an object, or a key twice on the top level.
+    /// Not JSON, nested deeper than [`super::MAX_DEPTH`], or not an object.
     pub fn object<'s, 't>(&'s mut self, text: &'t str) -> Result<Object<'s, 't>, Error> {
         self.members.clear();
         self.decoded_keys.clear();
@@ -76,7 +78,7 @@ impl Scratch {
             while self.member(text, &mut scanner)? {}
         }
         scanner.end()?;
-        self.refuse_duplicates(text)?;
+        self.duplicate = self.find_duplicate(text);
         Ok(Object { text, scratch: self })
     }
 
@@ -130,36 +132,43 @@ impl Scratch {
     }
 
     // Few keys are compared pair by pair; many are sorted, so that 64 KiB of keys cost a millisecond, not a minute.
-    fn refuse_duplicates(&mut self, text: &str) -> Result<(), Error> {
+    fn find_duplicate(&mut self, text: &str) -> Option<usize> {
         const FEW: usize = 16;
-        let duplicate = if self.members.len() <= FEW {
-            (1..self.members.len()).find(|&later| {
+        if self.members.len() <= FEW {
+            return (1..self.members.len()).find(|&later| {
                 let key = self.key(text, &self.members[later]);
                 self.members[..later].iter().any(|member| self.key(text, member) == key)
-            })
-        } else {
-            let mut order = std::mem::take(&mut self.order);
-            order.clear();
-            order.extend(0..u32::try_from(self.members.len()).unwrap_or(u32::MAX));
-            let key = |index: &u32| self.key(text, &self.members[*index as usize]);
-            order.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.cmp(b)));
-            let found = order.windows(2).find(|pair| key(&pair[0]) == key(&pair[1]));
-            let found = found.map(|pair| pair[1] as usize);
-            self.order = order;
-            found
-        };
-        match duplicate {
-            None => Ok(()),
-            // A decoded key has no offset of its own; its value has.
-            Some(index) => Err(Error::DuplicateKey {
-                at: self.members[index].value.start,
-            }),
+            });
         }
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(0..u32::try_from(self.members.len()).unwrap_or(u32::MAX));
+        let key = |index: &u32| self.key(text, &self.members[*index as usize]);
+        order.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.cmp(b)));
+        let pair = order.windows(2).find(|pair| key(&pair[0]) == key(&pair[1]));
+        let found = pair.map(|pair| pair[1] as usize);
+        self.order = order;
+        found
     }
 }
 
 impl<'t> Object<'_, 't> {
-    /// The member called `name`.
+    /// A key that occurs more than once: RFC 8259 leaves its meaning open, so a message that has one means nothing.
+    #[must_use]
+    pub fn duplicate_key(&self) -> Option<&str> {
+        let index = self.scratch.duplicate?;
+        Some(self.scratch.key(self.text, &self.scratch.members[index]))
+    }
+
+    /// Whether `name` occurs more than once.
+    #[must_use]
+    pub fn is_duplicate(&self, name: &str) -> bool {
+        let members = &self.scratch.members;
+        let same = |member: &&Member| self.scratch.key(self.text, member) == name;
+        self.scratch.duplicate.is_some() && members.iter().filter(same).count() > 1
+    }
+
+    /// The member called `name`; the first one, if there are more.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'t>> {
         let scratch = &*self.scratch;

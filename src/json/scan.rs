@@ -22,12 +22,6 @@ pub enum Error {
     /// JSON, but not an object (or, for [`split_array`], not an array).
     #[error("{0}")]
     WrongKind(&'static str),
-    /// The same key twice on the top level.
-    #[error("the key at byte {at} occurs twice")]
-    DuplicateKey {
-        /// Where the second one begins.
-        at: usize,
-    },
 }
 
 /// What kind of value a span holds.

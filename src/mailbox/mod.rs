@@ -230,8 +230,9 @@ pub struct ClientInfo {
 pub trait Services: Send + Sync {
     /// Verify a token; answered by [`ShardMessage::Verified`].
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>);
-    /// Route a command; answered by [`ShardMessage::Responded`]. `client_id` is the connection's public name.
-    fn command(&self, from: ConnectionId, client_id: &str, request: u32, command: Command);
+    /// Route a command; answered by [`ShardMessage::Responded`]. `client_id` is the connection's public name and
+    /// `address` the client's ([`Adopt::address`]), for the audit trail.
+    fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
 }
 
 /// The outside's end of one shard. Cheap to clone.

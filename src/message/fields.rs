@@ -31,7 +31,6 @@ impl From<json::Error> for FieldError {
         let (code, message) = match error {
             json::Error::Syntax { .. } | json::Error::TooDeep { .. } => (ErrorCode::InvalidJson, error.to_string()),
             json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "the message must be an object".to_owned()),
-            json::Error::DuplicateKey { .. } => (ErrorCode::InvalidMessage, error.to_string()),
         };
         Self::new(code, message)
     }
@@ -51,6 +50,19 @@ pub(crate) struct Fields<'s, 't>(Object<'s, 't>);
 impl<'s, 't> Fields<'s, 't> {
     pub(crate) fn scan(text: &'t str, scratch: &'s mut Scratch) -> Result<Self, FieldError> {
         Ok(Self(scratch.object(text)?))
+    }
+
+    /// Complains if a field occurs twice.
+    pub(crate) fn each_once(&self) -> Result<(), FieldError> {
+        match self.0.duplicate_key() {
+            None => Ok(()),
+            Some(key) => Err(FieldError::wrong(&shorten(key), "occurs twice")),
+        }
+    }
+
+    /// Whether this field occurs twice.
+    pub(crate) fn is_twice(&self, name: &str) -> bool {
+        self.0.is_duplicate(name)
     }
 
     fn get(&self, name: &str) -> Option<Value<'t>> {

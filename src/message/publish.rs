@@ -33,6 +33,7 @@ impl<'a> PublishItem<'a> {
 
     fn read(text: &'a str, scratch: &mut Scratch) -> Result<Self, FieldError> {
         let mut fields = Fields::scan(text, scratch)?;
+        fields.each_once()?;
         Ok(Self {
             channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
             event: fields.event_name()?,
@@ -89,6 +90,11 @@ mod tests {
                 r#"{"channel":"a","event":"e","timestamp":1.5}"#,
                 ErrorCode::InvalidMessage,
                 "`timestamp`",
+            ),
+            (
+                r#"{"channel":"a","event":"e","event":"e"}"#,
+                ErrorCode::InvalidMessage,
+                "`event`",
             ),
             (
                 r#"{"channel":"a","event":"e","id":[]}"#,

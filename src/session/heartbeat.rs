@@ -10,7 +10,7 @@ impl Session {
     /// Does whatever is due.
     pub(super) fn timer(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let now_ms = context.now.mono_ms;
-        if self.expires_at_ms().is_some_and(|at| at <= context.now.unix_ms) {
+        if self.has_expired(context) {
             return self.end(Disconnect::TokenExpired, out);
         }
         if self.auth_deadline_ms().is_some_and(|at| at <= now_ms) {
@@ -54,6 +54,11 @@ impl Session {
             self.extra.as_ref().and_then(|extra| extra.refusals.report_due_ms()),
         ];
         self.deadline_ms = deadlines.into_iter().flatten().fold(self.next_ping_ms, u64::min);
+    }
+
+    /// Whether the token's time is over.
+    pub(super) fn has_expired(&self, context: &Context<'_>) -> bool {
+        self.expires_at_ms().is_some_and(|at| at <= context.now.unix_ms)
     }
 
     // When the token ends, leeway included, in Unix milliseconds.

@@ -199,6 +199,10 @@ impl Session {
 
     fn frame(&mut self, message: wire::Message<'_>, context: &Context<'_>, scratch: &mut Scratch, out: &mut Outputs) {
         self.last_seen_ms = context.now.mono_ms;
+        if self.has_expired(context) {
+            // The timer is about to say so; until then nothing is served either.
+            return self.end(Disconnect::TokenExpired, out);
+        }
         match message {
             wire::Message::Close(close) => {
                 // RFC 6455, section 5.5.1: the answer typically echoes the status code.
@@ -345,17 +349,20 @@ impl Session {
         } = malformed;
         // What names no type at all is told so; a type that is not served yet is not, whatever else is wrong.
         let names_a_type = message_type.is_some() || *code == ErrorCode::UnknownType;
-        let (code, message) = if self.identity.is_none() && names_a_type && !open_to_all(*message_type) {
+        let unauthenticated = self.identity.is_none() && names_a_type && !open_to_all(*message_type);
+        let (code, message) = if unauthenticated {
             (ErrorCode::Unauthenticated, NOT_AUTHENTICATED)
         } else {
             (*code, &**message)
         };
         match (&echo.id, message_type) {
             (Some(id), Some(MessageType::Command)) => {
-                if self.take_command(id, context, out) {
+                if unauthenticated || self.take_command(id, context, out) {
                     out.refuse_command(id, code, message, context);
                 }
             }
+            // Every `auth` is answered by `auth_result`.
+            (_, Some(MessageType::Auth)) => out.reply(&Reply::AuthRefused { echo, code, message }, context),
             _ => out.error(echo, code, message, context),
         }
     }

@@ -21,6 +21,8 @@ mod machine;
 mod metering;
 mod requests;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

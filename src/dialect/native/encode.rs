@@ -82,10 +82,10 @@ impl Writer<'_> {
             } => {
                 self.begin("unsubscribed", echo);
                 self.subscriptions(patterns, active);
-                self.push("}");
                 if lost_permission {
                     self.push(",\"reason\":\"permission\"");
                 }
+                self.push("}");
             }
             Reply::CommandSucceeded { id, data } => {
                 self.response(id, true);

@@ -13,7 +13,7 @@ pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Res
     };
     let mut fields = Fields::scan(text, scratch).map_err(|error| malformed(error, None, None))?;
     // The id comes first, so that every other complaint can be tied to it.
-    let (id, id_error) = match fields.id() {
+    let (id, id_error) = match unambiguous_id(&mut fields) {
         Ok(id) => (id, None),
         Err(error) => (None, Some(error)),
     };
@@ -21,8 +21,8 @@ pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Res
         Ok(message_type) => message_type,
         Err(error) => return Err(malformed(error, id, None)),
     };
-    if let Some(error) = id_error {
-        return Err(malformed(error, None, Some(message_type)));
+    if let Some(error) = id_error.or(fields.each_once().err()) {
+        return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
     match message(message_type, &mut fields, id.clone()) {
@@ -43,12 +43,22 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
     }
     let mut fields = Fields::scan(text, scratch).ok()?;
     match message_type(&mut fields) {
-        Ok(MessageType::Command) => fields.id().ok()?,
+        Ok(MessageType::Command) => unambiguous_id(&mut fields).ok()?,
         _ => None,
     }
 }
 
+fn unambiguous_id(fields: &mut Fields<'_, '_>) -> Result<Option<RequestId>, FieldError> {
+    if fields.is_twice("id") {
+        fields.each_once()?;
+    }
+    fields.id()
+}
+
 fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> {
+    if fields.is_twice("type") {
+        fields.each_once()?;
+    }
     let name = fields.text("type")?;
     Ok(match &*name {
         "auth" => MessageType::Auth,
@@ -120,6 +130,7 @@ fn nested_channels<'t>(
     id: Option<RequestId>,
 ) -> Result<ClientMessage<'t>, FieldError> {
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
+    fields.each_once()?;
     subscription(message_type, &mut fields, Echo { id })
 }
 

@@ -1,0 +1,71 @@
+//! Who calls: the admin key, or a token.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hyper::{HeaderMap, StatusCode};
+
+use super::Admin;
+use crate::auth::{Identity, same_secret};
+use crate::http::answer::{self, Answer};
+use crate::http::request;
+
+/// The admin key. Never shown.
+#[derive(Clone)]
+pub struct AdminKey(Box<[u8]>);
+
+impl AdminKey {
+    /// A key, which must not be empty.
+    #[must_use]
+    pub fn new(key: &str) -> Option<Self> {
+        (!key.is_empty()).then(|| Self(key.as_bytes().into()))
+    }
+}
+
+impl fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminKey(hidden)")
+    }
+}
+
+/// An authenticated caller.
+pub(super) enum Caller {
+    /// The admin key, or a token of role admin: everything.
+    Admin,
+    /// Any other good token: may publish what its `publish` covers.
+    User(Arc<Identity>),
+}
+
+impl Admin {
+    /// Who calls, or the 401.
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Answer> {
+        let Some(token) = request::bearer(headers) else {
+            let text = "Authorization: Bearer with the admin key or a token is needed";
+            return Err(answer::unauthorized("UNAUTHENTICATED", text));
+        };
+        if self
+            .key
+            .as_ref()
+            .is_some_and(|key| same_secret(token.as_bytes(), &key.0))
+        {
+            return Ok(Caller::Admin);
+        }
+        match (self.verify)(token) {
+            Ok(identity) if identity.permissions.admin => Ok(Caller::Admin),
+            Ok(identity) => Ok(Caller::User(identity)),
+            Err(error) => Err(answer::unauthorized(error.code.as_str(), &error.message)),
+        }
+    }
+
+    /// That an admin calls, or the 401 or 403.
+    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        match self.caller(headers)? {
+            Caller::Admin => Ok(()),
+            Caller::User(_) => Err(forbidden("the admin key or a token of role admin is needed")),
+        }
+    }
+}
+
+pub(super) fn forbidden(message: &str) -> Answer {
+    answer::error(StatusCode::FORBIDDEN, "FORBIDDEN", message)
+}

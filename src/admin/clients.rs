@@ -1,0 +1,278 @@
+//! Connections: listing, ending, and the test broadcast. All of it is asked of the shards.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Admin, body};
+use crate::channel::Channel;
+use crate::disconnect::Disconnect;
+use crate::event::{Event, NewEvent};
+use crate::http::answer::{self, Answer};
+use crate::http::request::query_value;
+use crate::json::{Scratch, push_string};
+use crate::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
+
+/// How long a shard may take to answer; it does so between two turns.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// Longest body of a test broadcast.
+const TEST_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Serialize)]
+struct Page {
+    clients: Vec<Client>,
+    next_cursor: Option<String>,
+}
+
+/// One connection, as it is told. Times are Unix seconds.
+#[derive(Serialize)]
+struct Client {
+    client_id: Box<str>,
+    user: Option<Box<str>>,
+    address: Option<IpAddr>,
+    dialect: &'static str,
+    connected_at: f64,
+    last_ping: Option<f64>,
+    last_pong: Option<f64>,
+    subscriptions: Vec<Box<str>>,
+    message_count: u64,
+    pending: u64,
+    dropped: u64,
+    is_alive: bool,
+}
+
+impl From<ClientInfo> for Client {
+    fn from(info: ClientInfo) -> Self {
+        Self {
+            client_id: info.client_id,
+            user: info.user.as_deref().map(Box::from),
+            address: info.address,
+            dialect: info.dialect,
+            connected_at: seconds(info.connected_at_ms),
+            last_ping: info.last_ping_ms.map(seconds),
+            last_pong: info.last_pong_ms.map(seconds),
+            subscriptions: info.subscriptions,
+            message_count: info.message_count,
+            pending: info.pending,
+            dropped: info.dropped,
+            is_alive: info.is_alive,
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 have 41 bits, a double holds 53"
+)]
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// A shard did not answer; holds the answer.
+pub(super) struct Silent(pub(super) Answer);
+
+/// Asks a shard; `None` when it has ended, and all its connections with it.
+pub(super) async fn ask<T: Send + 'static>(
+    shard: &ShardHandle,
+    question: impl FnOnce(Box<dyn FnOnce(T) + Send>) -> ShardMessage,
+) -> Result<Option<T>, Silent> {
+    let (reply, answered) = oneshot::channel();
+    // The caller may have gone away meanwhile.
+    let message = question(Box::new(move |value| drop(reply.send(value))));
+    if shard.send(message).is_err() {
+        return Ok(None);
+    }
+    match timeout(PATIENCE, answered).await {
+        Ok(value) => Ok(value.ok()),
+        Err(_) => Err(Silent(answer::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "OVERLOADED",
+            "a shard does not answer",
+        ))),
+    }
+}
+
+impl Admin {
+    /// `GET /api/websocket/clients?limit&cursor&user`
+    pub(super) async fn clients(&self, query: &str) -> Answer {
+        let (limit, mut cursor, user) = match page_of(query) {
+            Ok(page) => page,
+            Err(message) => return answer::error(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message),
+        };
+        let mut clients = Vec::new();
+        while let (room @ 1.., Some(shard)) = (limit - clients.len(), self.shards.get(usize::from(cursor.0))) {
+            let (from_slot, user) = (cursor.1, user.clone());
+            let page = match ask(shard, |reply| ShardMessage::Clients {
+                from_slot,
+                limit: room,
+                user,
+                reply,
+            })
+            .await
+            {
+                Ok(page) => page.unwrap_or_default(),
+                Err(silent) => return silent.0,
+            };
+            clients.extend(page.clients.into_iter().take(room).map(Client::from));
+            cursor = page.next_slot.map_or((cursor.0 + 1, 0), |slot| (cursor.0, slot));
+        }
+        let more = usize::from(cursor.0) < self.shards.len();
+        let next_cursor = more.then(|| format!("{}-{}", cursor.0, cursor.1));
+        answer::json(StatusCode::OK, &Page { clients, next_cursor })
+    }
+
+    /// `DELETE /api/websocket/clients/{id}`
+    pub(super) async fn disconnect(&self, client_id: &str) -> Answer {
+        let found = match ConnectionId::from_client_id(client_id) {
+            None => Ok(None),
+            Some(id) => match self.shards.get(usize::from(id.shard)) {
+                None => Ok(None),
+                Some(shard) => {
+                    let ending = Disconnect::ByOperator;
+                    ask(shard, |reply| ShardMessage::Disconnect { id, ending, reply }).await
+                }
+            },
+        };
+        match found {
+            Ok(Some(true)) => answer::empty(StatusCode::NO_CONTENT),
+            Ok(_) => answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", "no such connection"),
+            Err(silent) => silent.0,
+        }
+    }
+
+    /// `DELETE /api/users/{sub}/connections`
+    pub(super) async fn disconnect_user(&self, user: &str) -> Answer {
+        let mut ended = 0;
+        for shard in &self.shards {
+            let (user, ending) = (user.into(), Disconnect::ByOperator);
+            match ask(shard, |reply| ShardMessage::DisconnectUser { user, ending, reply }).await {
+                Ok(count) => ended += count.unwrap_or(0),
+                Err(silent) => return silent.0,
+            }
+        }
+        match ended {
+            0 => answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", "this user has no connections"),
+            _ => answer::empty(StatusCode::NO_CONTENT),
+        }
+    }
+
+    /// `POST /api/websocket/broadcast/test` `{"message"?}`
+    pub(super) async fn broadcast_test(&self, body: Incoming) -> Answer {
+        let body = match body::whole(body, TEST_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(refused) => return refused.0,
+        };
+        let data = match test_data(&body) {
+            Ok(data) => data,
+            Err(message) => return answer::error(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message),
+        };
+        let Ok(channel) = Channel::parse("system.test") else {
+            return answer::empty(StatusCode::INTERNAL_SERVER_ERROR);
+        };
+        let timestamp_ms = self.clock.now().unix_ms;
+        let new = NewEvent {
+            channel,
+            name: "test".into(),
+            data: data.into(),
+            timestamp_ms,
+        };
+        let event = Arc::new(Event::new(new, None));
+        let mut queued = 0;
+        for shard in &self.shards {
+            let event = Arc::clone(&event);
+            match ask(shard, |reply| ShardMessage::Broadcast { event, reply }).await {
+                Ok(count) => queued += count.unwrap_or(0),
+                Err(silent) => return silent.0,
+            }
+        }
+        answer::json(StatusCode::OK, &serde_json::json!({ "queued": queued }))
+    }
+}
+
+/// Limit, cursor (shard and slot) and user.
+type PageOf = (usize, (u16, u32), Option<Box<str>>);
+
+fn page_of(query: &str) -> Result<PageOf, &'static str> {
+    let value = |name| query_value(query, name).map_err(|_| "a query parameter is given twice or badly encoded");
+    let limit = match value("limit")? {
+        None => PAGE_DEFAULT,
+        Some(limit) => match limit.parse() {
+            Ok(limit @ 1..=PAGE_MAX) => limit,
+            _ => return Err("`limit` must be 1 to 1000"),
+        },
+    };
+    let cursor = match value("cursor")? {
+        None => (0, 0),
+        Some(cursor) => cursor
+            .split_once('-')
+            .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
+            .ok_or("`cursor` must be the `next_cursor` of another page")?,
+    };
+    Ok((limit, cursor, value("user")?.map(|user| user.into_owned().into())))
+}
+
+/// The `data` of a test broadcast: the caller's message, or a default one.
+fn test_data(body: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8")?;
+    let mut data = br#"{"message":"#.to_vec();
+    if text.trim_ascii().is_empty() {
+        push_string(&mut data, "test broadcast");
+    } else {
+        let mut scratch = Scratch::default();
+        let mut object = scratch.object(text).map_err(|_| "the body must be a JSON object")?;
+        let message = match object.get("message") {
+            None => Some("test broadcast".into()),
+            Some(value) => object.text(value),
+        };
+        push_string(&mut data, &message.ok_or("`message` must be a string")?);
+    }
+    data.push(b'}');
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_read() {
+        assert_eq!(page_of(""), Ok((100, (0, 0), None)));
+        assert_eq!(
+            page_of("limit=7&cursor=3-41&user=u%201"),
+            Ok((7, (3, 41), Some("u 1".into())))
+        );
+        for query in [
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "cursor=1",
+            "cursor=1-x",
+            "cursor=99999-1",
+            "limit=1&limit=2",
+        ] {
+            assert!(page_of(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_test_broadcast_carries_its_message() {
+        let data = |body: &str| test_data(body.as_bytes()).map(|data| String::from_utf8(data).expect("text"));
+        assert_eq!(data(""), Ok(r#"{"message":"test broadcast"}"#.into()));
+        assert_eq!(data("{}"), Ok(r#"{"message":"test broadcast"}"#.into()));
+        assert_eq!(data(r#"{"message":"a\"b"}"#), Ok(r#"{"message":"a\"b"}"#.into()));
+        for body in ["[]", "x", r#"{"message":1}"#] {
+            assert!(test_data(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(test_data(b"\xff").is_err());
+    }
+}

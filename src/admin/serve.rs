@@ -1,0 +1,123 @@
+//! The admin listener: connections, and which request goes where.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+
+use super::route::Route;
+use super::{Admin, BODY_KIB, rates};
+use crate::http::answer::{self, Answer};
+use crate::http::{self, Socket};
+
+/// Connections at one time; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// For a request's head, and between two requests: backends keep their connections.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Accepts until the task is aborted; what it has accepted lives on in tasks of its own.
+pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let http = http::http1(HEAD_TIMEOUT);
+    let accept = http::accept_forever(&listener, &slots, &admin.stats.accept, |socket, slot| {
+        let (admin, http) = (Arc::clone(&admin), http.clone());
+        tokio::spawn(async move {
+            connection(admin, http, socket).await;
+            drop(slot);
+        });
+    });
+    let sample = async {
+        loop {
+            admin.rates.sample(admin.totals());
+            tokio::time::sleep(rates::EVERY).await;
+        }
+    };
+    tokio::join!(accept, sample);
+}
+
+async fn connection(admin: Arc<Admin>, http: hyper::server::conn::http1::Builder, socket: Socket) {
+    let service = service_fn(|request| {
+        let admin = Arc::clone(&admin);
+        Box::pin(async move { Ok::<_, Infallible>(admin.handle(request).await) })
+    });
+    let mut connection = http.serve_connection(TokioIo::new(socket), service);
+    let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let answered = ended.as_ref().map_or_else(hyper::Error::is_parse, |()| true);
+    if answered {
+        Box::pin(http::linger(connection.into_parts().io.into_inner())).await;
+    }
+}
+
+impl Admin {
+    async fn handle(&self, request: Request<Incoming>) -> Answer {
+        self.stats.requests.add(1);
+        let answer = self.dispatch(request).await.unwrap_or_else(|refused| refused);
+        if answer.status().is_server_error() {
+            tracing::warn!(status = answer.status().as_u16(), "an admin request failed");
+        }
+        answer
+    }
+
+    /// Answers, or refuses, which is an answer too.
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
+        let path = request.uri().path();
+        if let Some(answer) = self.health.answer(path) {
+            return match *request.method() {
+                Method::GET | Method::HEAD => Ok(answer),
+                _ => Err(answer::method_not_allowed("GET, HEAD")),
+            };
+        }
+        let route = Route::of(path).ok_or_else(answer::not_found)?;
+        if !route.allows(request.method()) {
+            return Err(answer::method_not_allowed(route.methods()));
+        }
+        let headers = request.headers();
+        Ok(match route {
+            Route::Metrics => answer::with_body(StatusCode::OK, super::metrics::CONTENT_TYPE, self.metrics()),
+            Route::Publish => {
+                let caller = self.caller(headers)?;
+                self.publish(caller, request).await
+            }
+            Route::Stats => {
+                self.admin(headers)?;
+                self.stats_answer().await
+            }
+            Route::Clients => {
+                self.admin(headers)?;
+                self.clients(request.uri().query().unwrap_or_default()).await
+            }
+            Route::Client(id) => {
+                self.admin(headers)?;
+                self.disconnect(&id).await
+            }
+            Route::UserConnections(user) => {
+                self.admin(headers)?;
+                self.disconnect_user(&user).await
+            }
+            Route::BroadcastTest => {
+                self.admin(headers)?;
+                self.broadcast_test(request.into_body()).await
+            }
+        })
+    }
+
+    /// Room for a body that is read as a whole: what it announces, or the most it may have.
+    pub(super) async fn body_room(&self, request: &Request<Incoming>) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let bytes = request
+            .body()
+            .size_hint()
+            .exact()
+            .unwrap_or(u64::MAX)
+            .min(self.publish_body_bytes);
+        let kib = u32::try_from(bytes.div_ceil(1024))
+            .unwrap_or(u32::MAX)
+            .min(u32::try_from(BODY_KIB).unwrap_or(u32::MAX));
+        self.body_kib.acquire_many(kib).await
+    }
+}

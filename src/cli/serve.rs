@@ -1,0 +1,168 @@
+//! `tickgate serve`: raises the limit of open files, starts the gateway, and ends it by signals.
+
+use std::io;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tickgate::auth::{Grant, mint};
+use tickgate::config::{Config, RunKeys};
+use tickgate::door::ListenAddress;
+use tickgate::gateway::{Gateway, Handle};
+use tickgate::time::unix_ms;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{FAILED, Failure, load, logging};
+
+/// Who the token of a run without keys is for.
+const RUN_USER: &str = "42";
+const RUN_ROLE: &str = "trader";
+const RUN_TTL_MS: u64 = 24 * 3600 * 1000;
+
+/// Runs the gateway until it is drained.
+pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
+    let (mut config, environment) = load(file)?;
+    let run_keys = match config.needs_run_keys(&environment) {
+        Ok(false) => None,
+        Ok(true) => Some(config.add_run_keys().map_err(|error| Failure::running(&error))?),
+        Err(error) => return Err(Failure::misconfigured(&error)),
+    };
+    let (format, level) = config.log();
+    logging::start(format, level);
+    for file in config.exposed_secret_files() {
+        tracing::warn!(file = %file.display(), "a secret's file can be read by everybody on this machine");
+    }
+    let descriptors_max = raise_descriptors(&config);
+    // Before anything listens, so that no signal is lost.
+    let signals = Signals::new().map_err(|error| Failure::running(&error))?;
+    let gateway = Gateway::start(config.gateway(descriptors_max)).map_err(|error| Failure::running(&error))?;
+    announce(&config, &gateway, run_keys.as_ref());
+    signals
+        .end(gateway.handle())
+        .map_err(|error| Failure::running(&error))?;
+    gateway.wait().map_err(|error| Failure::running(&error))
+}
+
+/// Raises the soft limit of open files as far as it may go and says when that is less than configured.
+fn raise_descriptors(config: &Config) -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = config.descriptors_wanted();
+    // Only root may raise the hard limit; everybody else the soft one up to it.
+    let hard = limit.maximum.map_or(u64::MAX, |hard| hard.max(wanted));
+    let tries = [
+        Rlimit {
+            current: Some(hard),
+            maximum: limit.maximum.map(|_| hard),
+        },
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ];
+    for wish in tries {
+        if setrlimit(Resource::Nofile, wish).is_ok() {
+            break;
+        }
+    }
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if now < wanted {
+        let connections_max = config.connections_max(now);
+        tracing::warn!(
+            open_files_max = now,
+            connections_max,
+            "RLIMIT_NOFILE is lower than server.max_connections needs"
+        );
+    }
+    now
+}
+
+/// Says where the gateway listens and, when it made keys of its own, what to paste to try it.
+fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
+    for address in gateway.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    tracing::info!(address = %gateway.admin_address(), "listening for the admin API");
+    let Some(run_keys) = run_keys else { return };
+    println!("No key is configured: this run made its own and forgets them when it ends.\n");
+    let grant = Grant {
+        subject: RUN_USER.into(),
+        role: Some(RUN_ROLE.into()),
+        ttl_ms: RUN_TTL_MS,
+        ..Grant::default()
+    };
+    let Ok(token) = mint(&grant, &config.keys(), &config.auth(), unix_ms()) else {
+        return;
+    };
+    println!("token (user {RUN_USER}, role {RUN_ROLE}, 24 h):\n  {token}");
+    if let Some(key) = &run_keys.admin_key {
+        println!("admin key:\n  {key}");
+    }
+    let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
+    if let (Some(address), Some(path)) = (public, config.native_path()) {
+        println!("\nConnect and subscribe (npm install --global wscat):");
+        println!(
+            "  wscat -c 'ws://{address}{path}?token={token}' -w 600 -x '{}'",
+            r#"{"type":"subscribe","channels":["grid.*"]}"#
+        );
+    }
+    if let (Some(address), Some(key)) = (gateway.admin_address().tcp(), &run_keys.admin_key) {
+        println!("\nPublish, in another terminal:");
+        let event = r#"{"channel":"grid.abc.status","event":"update","data":{"id":"abc","current_price":94000.5}}"#;
+        println!(
+            "  curl http://{address}/api/publish -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{event}'"
+        );
+    }
+    println!();
+}
+
+/// SIGTERM and SIGINT of this process.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let (terminate, interrupt) = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+        })
+    }
+
+    /// From a thread of its own: the first signal drains the gateway, a second one ends the process at once.
+    fn end(mut self, gateway: Handle) -> io::Result<()> {
+        let wait = move || {
+            let first = self.next();
+            tracing::info!(signal = first, "draining; a second signal ends at once");
+            gateway.drain();
+            let second = self.next();
+            tracing::warn!(signal = second, "ended by a second signal");
+            std::process::exit(second.map_or(i32::from(FAILED), |number| 128 + number));
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(wait)
+            .map(drop)
+    }
+
+    /// The next signal's number.
+    fn next(&mut self) -> Option<i32> {
+        let Self {
+            runtime,
+            terminate,
+            interrupt,
+        } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                got = terminate.recv() => got.map(|()| SignalKind::terminate().as_raw_value()),
+                got = interrupt.recv() => got.map(|()| SignalKind::interrupt().as_raw_value()),
+            }
+        })
+    }
+}

@@ -1,0 +1,246 @@
+//! The HTTP backend: one POST per attempt over pooled keep-alive connections, signed when a secret is configured.
+//!
+//! Invariant: a request of which the backend may have seen a byte is never repeated here.
+//!
+//! The signature is the header `X-Tickgate-Signature: t=<ms>,v1=<hex>`: `t` is the request's Unix time in
+//! milliseconds, `v1` the lower-case hex of HMAC-SHA256 with the shared secret over the decimal `t`, a full stop and
+//! the body's bytes. A backend recomputes it over the bytes it received and refuses a `t` that is too old.
+
+use std::error::Error as _;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::{Failure, Handler, HandlerResult, Request, reply};
+use crate::time::unix_ms;
+
+/// Name of the header that carries the signature.
+pub const SIGNATURE_HEADER: &str = "x-tickgate-signature";
+
+// Below the five seconds after which Node's server closes an idle connection (the shortest among the usual ones):
+// a request that crosses that close on the way is lost, and most commands must not be repeated.
+const IDLE: Duration = Duration::from_secs(4);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `http = ...` of a route.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Where commands are posted.
+    pub url: BackendUrl,
+    /// Signs every request.
+    pub hmac_secret: Option<Secret>,
+}
+
+/// A backend's address: `http://host[:port]/path[?query]`, without user and password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendUrl(Uri);
+
+impl BackendUrl {
+    /// Checks `text`; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|error| format!("is no URL: {error}"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err("is https: backends are reached by plain http in a private network".to_owned()),
+            _ => return Err("must begin with http://".to_owned()),
+        }
+        let authority = uri.authority().ok_or("has no host")?;
+        if authority.host().is_empty() {
+            return Err("has no host".to_owned());
+        }
+        if authority.as_str().contains('@') {
+            return Err("must not hold a user or password; use hmac_secret_env".to_owned());
+        }
+        Ok(Self(uri))
+    }
+}
+
+impl fmt::Display for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A shared secret; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Takes the secret's bytes.
+    #[must_use]
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// The connections of all HTTP backends.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        // The client's own repetition stays on: it takes a request up again only when the connection ended before
+        // the request was taken up for writing, so that the backend has seen no byte of it.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(TokioTimer::new())
+            .retry_canceled_requests(true)
+            .build(connector);
+        Self { client }
+    }
+}
+
+/// A [`Handler`] that posts commands to one URL.
+pub struct HttpBackend {
+    client: Client<HttpConnector, Full<Bytes>>,
+    url: Uri,
+    key: Option<hmac::Key>,
+    reply_bytes_max: usize,
+}
+
+impl HttpBackend {
+    /// A backend that uses `pool`'s connections and takes replies of up to `reply_bytes_max` bytes.
+    #[must_use]
+    pub fn new(pool: &Pool, settings: &HttpSettings, reply_bytes_max: usize) -> Self {
+        Self {
+            client: pool.client.clone(),
+            url: settings.url.0.clone(),
+            key: settings
+                .hmac_secret
+                .as_ref()
+                .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0)),
+            reply_bytes_max,
+        }
+    }
+
+    async fn post(&self, request: &Request) -> HandlerResult {
+        let body = reply::request_body(request);
+        let mut post = hyper::Request::new(Full::new(body.clone()));
+        *post.method_mut() = Method::POST;
+        *post.uri_mut() = self.url.clone();
+        post.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = &self.key {
+            post.headers_mut().insert(SIGNATURE_HEADER, sign(key, unix_ms(), &body));
+        }
+        let response = self.client.request(post).await.map_err(|error| {
+            let detail = causes(&error);
+            if error.is_connect() {
+                Failure::Unreachable(detail)
+            } else {
+                Failure::Lost(detail)
+            }
+        })?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), self.reply_bytes_max)
+            .collect()
+            .await
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    Failure::BadReply("it is too long")
+                } else {
+                    Failure::Lost(error.to_string())
+                }
+            })?;
+        if !status.is_success() {
+            return Err(Failure::Status(status.as_u16()));
+        }
+        reply::parse(&body.to_bytes())
+    }
+}
+
+impl Handler for HttpBackend {
+    fn call<'a>(&'a self, request: &'a Request) -> Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>> {
+        Box::pin(self.post(request))
+    }
+}
+
+fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
+    let mut context = hmac::Context::with_key(key);
+    context.update(timestamp_ms.to_string().as_bytes());
+    context.update(b".");
+    context.update(body);
+    let mut header = format!("t={timestamp_ms},v1=");
+    for byte in context.sign().as_ref() {
+        use fmt::Write as _;
+        let _ = write!(header, "{byte:02x}");
+    }
+    HeaderValue::from_str(&header).expect("digits and letters only")
+}
+
+// hyper-util's errors say little by themselves; what matters is in their sources.
+fn causes(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked() {
+        for good in [
+            "http://127.0.0.1:9000/commands",
+            "http://backend/",
+            "http://backend",
+            "http://[::1]:1/c?x=1",
+        ] {
+            assert_eq!(BackendUrl::parse(good).map(|_| ()), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", "no URL"),
+            ("backend:9000/x", "no URL"),
+            ("/commands", "must begin"),
+            ("https://backend/", "https"),
+            ("ftp://backend/", "must begin"),
+            ("http://u:secret@backend/", "password"),
+        ] {
+            let error = BackendUrl::parse(bad).expect_err(bad);
+            assert!(error.contains(why), "{bad}: {error}");
+            assert!(!error.contains("secret@"));
+        }
+    }
+
+    #[test]
+    fn the_signature_is_the_documented_one() {
+        // By Python: hmac.new(b"key", b"17.{}", hashlib.sha256).hexdigest()
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"key");
+        assert_eq!(
+            sign(&key, 17, b"{}"),
+            "t=17,v1=e66392eac42eafc68c35a01c712811e016386c12456975fc3af80c9268568e3a"
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        assert_eq!(format!("{:?}", Secret::new(*b"hush")), "Secret(hidden)");
+    }
+}

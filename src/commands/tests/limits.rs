@@ -1,0 +1,132 @@
+//! Limits in flight, and the drain.
+
+use tokio::sync::Semaphore;
+
+use super::*;
+
+#[tokio::test]
+async fn commands_in_flight_are_limited_in_all_by_route_and_by_connection() {
+    let open = Arc::new(Semaphore::new(0));
+    let waits = |open: &Arc<Semaphore>| {
+        let open = Arc::clone(open);
+        move |_| -> Work {
+            let open = Arc::clone(&open);
+            Box::pin(async move {
+                open.acquire().await.expect("open").forget();
+                Ok(Answer::Success(Bytes::from_static(b"1")))
+            })
+        }
+    };
+    let mut narrow = route("narrow.*", in_process("a", waits(&open)));
+    narrow.in_flight_max = 2;
+    let mut bench = Bench::new(Settings {
+        routes: vec![narrow, route("*", in_process("b", waits(&open)))],
+        in_flight_max: 5,
+        in_flight_per_connection_max: 3,
+        ..Settings::default()
+    });
+    // Each line: connection, action, and the refusal it meets, if any.
+    let steps = [
+        (1, "narrow.x", None),
+        (2, "narrow.x", None),
+        (3, "narrow.x", Some("BACKEND_UNAVAILABLE")),
+        (1, "wide.x", None),
+        (1, "wide.x", None),
+        (1, "wide.x", Some("RATE_LIMITED")),
+        (2, "wide.x", None),
+        (2, "wide.x", Some("BACKEND_UNAVAILABLE")),
+    ];
+    let mut taken = 0;
+    for (slot, action, refusal) in steps {
+        let sent = bench.send_from(slot, action, "{}");
+        match refusal {
+            Some(refusal) => {
+                let (_, request, outcome) = bench.answers.recv().await.expect("an answer");
+                assert_eq!((request, code(&outcome)), (sent, refusal));
+            }
+            None => {
+                taken += 1;
+                while bench
+                    .router
+                    .snapshot()
+                    .backends
+                    .iter()
+                    .map(|backend| backend.in_flight)
+                    .sum::<i64>()
+                    < taken
+                {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+    open.add_permits(5);
+    for _ in 0..taken {
+        assert_eq!(code(&bench.answers.recv().await.expect("an answer").2), "success");
+    }
+    open.add_permits(1);
+    assert_eq!(bench.ask("wide.x").await, success("1"), "places are given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_refuses_newcomers_and_then_gives_up() {
+    let target = in_process("mixed", |request: Request| {
+        Box::pin(async move {
+            let ms = if request.action.as_str() == "a.quick" {
+                500
+            } else {
+                60_000
+            };
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Ok(Answer::Success(Bytes::from_static(b"1")))
+        })
+    });
+    let mut bench = Bench::with_route(RouteSettings {
+        timeout: Duration::from_secs(100),
+        ..route("*", target)
+    });
+    let quick = bench.send_from(1, "a.quick", "{}");
+    let slow = bench.send_from(1, "a.slow", "{}");
+    while bench.router.snapshot().backends[0].in_flight < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut codes = Vec::new();
+    let drain = bench.router.drain(Duration::from_secs(5));
+    tokio::pin!(drain);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(1), &mut drain)
+            .await
+            .is_err()
+    );
+    bench.router.route(
+        Origin {
+            connection: connection(1),
+            request: 99,
+            client_id: "c",
+            address: None,
+        },
+        Command {
+            id: RequestId::Number(1),
+            action: Channel::parse("a.late").expect("valid"),
+            params: Bytes::from_static(b"{}"),
+            identity: Arc::new(Identity {
+                user: None,
+                role: None,
+                permissions: Arc::new(Permissions::default()),
+                expires_at_ms: None,
+                exp_ms: None,
+                token_id: None,
+            }),
+        },
+    );
+    drain.await;
+    for _ in 0..3 {
+        let (_, request, outcome) = bench.answers.recv().await.expect("an answer");
+        codes.push((request, code(&outcome)));
+    }
+    codes.sort_unstable();
+    assert_eq!(
+        codes,
+        [(quick, "success"), (slow, "TIMEOUT"), (99, "BACKEND_UNAVAILABLE")]
+    );
+}

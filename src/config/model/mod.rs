@@ -1,0 +1,101 @@
+//! The sections of the file: their keys, their defaults, and what contradicts what.
+
+use std::path::PathBuf;
+
+use super::secrets::Secrets;
+use super::source::Environment;
+use super::visit::{Section, Visitor};
+
+mod auth;
+pub(super) mod check;
+mod operations;
+mod server;
+
+pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
+use check::Check;
+pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
+pub use operations::{Format, Level};
+pub(super) use server::{Endpoint, SHARDS_MAX, Server};
+
+/// The whole configuration. [`Config::load`] makes one; its default is what no file at all means.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(super) server: Server,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) auth: Auth,
+    pub(super) admin: Admin,
+    pub(super) limits: Limits,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) commands: Vec<Command>,
+    pub(super) broker: Broker,
+    pub(super) log: Log,
+    /// What the named secrets hold; never printed.
+    pub(super) secrets: Secrets,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: Server::default(),
+            endpoints: vec![Endpoint::native("/ws")],
+            auth: Auth::default(),
+            admin: Admin::default(),
+            limits: Limits::default(),
+            heartbeat: Heartbeat::default(),
+            commands: Vec::new(),
+            broker: Broker::default(),
+            log: Log::default(),
+            secrets: Secrets::default(),
+        }
+    }
+}
+
+impl Section for Config {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        visitor.table("server", &mut self.server);
+        visitor.tables("endpoint", &mut self.endpoints);
+        visitor.table("auth", &mut self.auth);
+        visitor.table("admin", &mut self.admin);
+        visitor.table("limits", &mut self.limits);
+        visitor.table("heartbeat", &mut self.heartbeat);
+        visitor.tables("command", &mut self.commands);
+        visitor.table("broker", &mut self.broker);
+        visitor.table("log", &mut self.log);
+        visitor.unsupported("compression", "permessage-deflate");
+        visitor.unsupported("state", "last values and history");
+        visitor.unsupported("channel", "classes of channels (last values, history, overflow)");
+        visitor.unsupported("feed", "feeds");
+    }
+}
+
+impl Config {
+    /// Without any `[[auth.key]]`, the variable of the reference configuration is a key when it is set.
+    pub(super) fn add_default_key(&mut self, environment: &Environment) {
+        if self.auth.keys.is_empty() && environment.get(auth::DEFAULT_SECRET_ENV).is_some() {
+            self.auth.keys.push(Key::default_of_environment());
+        }
+    }
+
+    /// Refuses what contradicts itself.
+    pub(super) fn check(&self, check: &mut Check<'_>) {
+        self.server.check(check);
+        server::check_endpoints(&self.endpoints, check);
+        self.auth.check(check);
+        self.admin.check(check);
+        self.limits.check(check);
+        self.heartbeat.check(check);
+        operations::check_commands(&self.commands, check);
+    }
+
+    /// How to log.
+    #[must_use]
+    pub fn log(&self) -> (Format, Level) {
+        (self.log.format, self.log.level)
+    }
+
+    /// Files that hold secrets and can be read by others than their owner and group.
+    #[must_use]
+    pub fn exposed_secret_files(&self) -> &[PathBuf] {
+        &self.secrets.exposed_files
+    }
+}

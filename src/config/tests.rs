@@ -1,0 +1,295 @@
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+
+const ALL_KEYS: &str = include_str!("testdata/all-keys.toml");
+const BAD: &str = include_str!("testdata/bad.txt");
+const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
+
+// An Ed25519 public key (RFC 8410, section 10.1).
+const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+
+fn load(toml: &str, environment: &Environment) -> Result<Config, Problems> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("tickgate.toml");
+    std::fs::write(&file, toml).expect("written");
+    Config::load(Some(&file), environment)
+}
+
+fn environment() -> Environment {
+    Environment::of([
+        ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("GRID_HMAC", "grid"),
+    ])
+}
+
+/// The file with all keys, and the secrets it names beside it.
+fn all_keys(directory: &Path) -> String {
+    for (name, text) in [
+        ("hs512", "short\n"),
+        ("admin", "admin-key\r\n"),
+        ("hmac", "hmac"),
+        ("ed25519.pem", ED25519),
+    ] {
+        let file = directory.join(name);
+        std::fs::write(&file, text).expect("written");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("changed");
+    }
+    ALL_KEYS.replace("{dir}", &directory.display().to_string())
+}
+
+/// Full names of the keys in a TOML text, with `[]` and `<name>` as in [`Config::catalogue`].
+fn names(toml: &str) -> Vec<String> {
+    fn walk(path: &str, value: &toml::Value, names: &mut Vec<String>) {
+        match value {
+            toml::Value::Table(table) if path == "auth.role" => {
+                table.values().for_each(|value| walk("auth.role.<name>", value, names));
+            }
+            toml::Value::Table(table) => {
+                let name = |key: &str| {
+                    if path.is_empty() {
+                        key.to_owned()
+                    } else {
+                        format!("{path}.{key}")
+                    }
+                };
+                table.iter().for_each(|(key, value)| walk(&name(key), value, names));
+            }
+            toml::Value::Array(list) if list.iter().any(toml::Value::is_table) => {
+                list.iter().for_each(|value| walk(&format!("{path}[]"), value, names));
+            }
+            _ => names.push(path.to_owned()),
+        }
+    }
+    let mut names = Vec::new();
+    walk("", &toml::Value::Table(toml.parse().expect("TOML")), &mut names);
+    names
+}
+
+#[test]
+fn every_key_is_accepted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let toml = all_keys(directory.path());
+    let config = load(&toml, &environment()).unwrap_or_else(|problems| panic!("{problems}"));
+    let written = names(&toml);
+    for (key, _) in Config::catalogue() {
+        let other_place = ["admin.key_env"].contains(&key.as_str());
+        assert!(
+            other_place || written.contains(&key),
+            "{key} is not in the file with all keys"
+        );
+    }
+    assert_eq!(
+        config.secrets.admin_key.as_ref().map(Secret::expose),
+        Some(&b"admin-key"[..]),
+        "without its newline"
+    );
+    assert_eq!(config.secrets.keys.len(), 3);
+    assert!(config.exposed_secret_files().is_empty());
+}
+
+#[test]
+fn every_bad_configuration_gets_its_answer() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("bad.toml");
+    let (mut cases, mut failures) = (0, String::new());
+    for case in BAD.split("\n== ").skip(1) {
+        let (name, rest) = case.split_once('\n').expect("a name");
+        let pick = |prefix: &str| {
+            rest.lines()
+                .filter_map(|line| line.strip_prefix(prefix))
+                .collect::<Vec<_>>()
+        };
+        let mut variables = Environment::default();
+        for (name, value) in pick("$ ").into_iter().filter_map(|line| line.split_once('=')) {
+            variables.set(name, value);
+        }
+        let plain = |line: &&str| !line.starts_with("$ ") && !line.starts_with("=> ");
+        let toml: Vec<&str> = rest.lines().filter(plain).collect();
+        std::fs::write(&file, toml.join("\n")).expect("written");
+        let answer = match Config::load(Some(&file), &variables) {
+            Ok(_) => "accepted".to_owned(),
+            Err(problems) => problems.to_string().replace(&file.display().to_string(), "bad.toml"),
+        };
+        let expected = pick("=> ").join("\n");
+        if answer != expected {
+            let _ = writeln!(failures, "== {name}\nexpected {expected}\nanswered {answer}");
+        }
+        assert!(!answer.contains("hunter2"), "{name}: shows the secret");
+        cases += 1;
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+    assert!(cases >= 60, "only {cases} cases were found");
+}
+
+#[test]
+fn without_a_file_everything_is_default() {
+    let config = Config::load(None, &Environment::default()).expect("no problem");
+    assert_eq!(config.to_toml(), Config::default().to_toml());
+    assert_eq!(config.auth.roles["trader"].0.channels.len(), 7);
+    assert_eq!(
+        (
+            config.auth.default.0.channels.len(),
+            config.auth.anonymous.0.channels.len()
+        ),
+        (8, 6)
+    );
+}
+
+#[test]
+fn a_missing_file_is_told() {
+    let problems = Config::load(Some(Path::new("/nonexistent/tickgate.toml")), &Environment::default());
+    let text = problems.expect_err("cannot be read").to_string();
+    assert_eq!(
+        text,
+        "/nonexistent/tickgate.toml: cannot be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn what_is_printed_reads_back_to_the_same() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for toml in [
+        "",
+        "[[endpoint]]\npath = \"/e\"\ndialect = \"echo\"\n",
+        &all_keys(directory.path()),
+    ] {
+        let config = load(toml, &environment()).unwrap_or_else(|problems| panic!("{problems}"));
+        let printed = config.to_toml();
+        let again = load(&printed, &environment()).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
+        assert_eq!(again.to_toml(), printed);
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        for secret in ["0123456789abcdef", "admin-key"] {
+            assert!(
+                !printed.contains(secret) && !format!("{config:?}").contains(secret),
+                "shows a secret"
+            );
+        }
+    }
+}
+
+#[test]
+fn variables_set_single_keys_over_the_file() {
+    let toml = "[server]\nshards = 2\ndrain = \"1s\"\n[auth]\nissuer = \"file\"\n";
+    let variables = Environment::of([
+        ("TICKGATE_SERVER__SHARDS", "3"),
+        ("TICKGATE_SERVER__LISTEN", r#"["127.0.0.1:9000", "unix:/tmp/s"]"#),
+        ("TICKGATE_SERVER__ADMIN_LISTEN", "127.0.0.1:9001"),
+        ("TICKGATE_SERVER__HANDSHAKE_TIMEOUT", "250ms"),
+        ("TICKGATE_AUTH__ALLOW_SHORT_SECRET", "true"),
+        ("TICKGATE_AUTH__ISSUER", "42"),
+        ("TICKGATE_AUTH__ROLE__VIEWER__CHANNELS", r#"["market.*"]"#),
+        ("TICKGATE_SERVICE_HOST", "free for others"),
+        ("OTHER__THING", "not ours"),
+    ]);
+    let config = load(toml, &variables).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.server.shards, 3);
+    assert_eq!(config.server.listen.len(), 2);
+    assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:9001");
+    assert_eq!(config.server.handshake_timeout.as_millis(), 250);
+    assert_eq!(config.server.drain.as_secs(), 1, "the file's, where no variable stands");
+    assert!(config.auth.allow_short_secret);
+    assert_eq!(config.auth.issuer.as_deref(), Some("42"), "a text needs no quotes");
+    assert_eq!(config.auth.roles["viewer"].0.channels[0].as_str(), "market.*");
+}
+
+#[test]
+fn any_endpoint_replaces_the_default_and_a_known_role_changes_only_what_it_names() {
+    let toml = "[[endpoint]]\npath = \"/e\"\ndialect = \"echo\"\n[auth.role.trader]\npublish = [\"grid.*\"]\n";
+    let config = load(toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!(config.endpoints[0].path.as_deref(), Some("/e"));
+    let trader = &config.auth.roles["trader"].0;
+    assert_eq!((trader.channels.len(), trader.publish.len()), (7, 1));
+}
+
+#[test]
+fn the_reference_variables_are_keys_when_they_are_set() {
+    let variables = Environment::of([
+        ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("TICKGATE_ADMIN_KEY", "admin-key"),
+    ]);
+    let config = Config::load(None, &variables).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.secrets.keys.len(), 1);
+    assert!(config.secrets.admin_key.is_some());
+    assert!(config.to_toml().contains("secret_env = \"TICKGATE_JWT_SECRET\""));
+}
+
+#[test]
+fn a_secret_file_that_all_can_read_is_noted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("key");
+    std::fs::write(&file, "key").expect("written");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("changed");
+    let toml = format!("[admin]\nkey_file = \"{}\"\n", file.display());
+    let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.exposed_secret_files(), [file]);
+}
+
+#[test]
+fn durations_are_written_in_the_largest_whole_unit() {
+    let pairs = [
+        ("0s", 0),
+        ("1ms", 1),
+        ("1500ms", 1500),
+        ("90s", 90_000),
+        ("1m", 60_000),
+        ("36h", 129_600_000),
+        ("1d", 86_400_000),
+    ];
+    for (text, ms) in pairs {
+        let duration = std::time::Duration::from_millis(ms);
+        assert_eq!(
+            (duration_text(duration).as_str(), duration_from_text(text)),
+            (text, Some(duration))
+        );
+    }
+    for bad in [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "1.5s",
+        "5 parsecs",
+        "99999999999999999999s",
+        "999999999999999999d",
+    ] {
+        assert_eq!(duration_from_text(bad), None, "{bad}");
+    }
+}
+
+/// `docs/configuration.md` has one row `` | `key` | default | meaning | `` for each key, in the order of the sections.
+#[test]
+fn the_documentation_lists_every_key_with_its_default() {
+    let row = |line: &'static str| {
+        let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.splitn(3, " | ");
+        let (key, default, meaning) = (cells.next()?.strip_suffix('`')?, cells.next()?, cells.next()?);
+        assert!(!meaning.trim().is_empty(), "{key} has no meaning");
+        Some((
+            key.to_owned(),
+            default
+                .strip_prefix('`')
+                .and_then(|cell| cell.strip_suffix('`'))
+                .map(str::to_owned),
+        ))
+    };
+    let documented: Vec<_> = DOCUMENTATION.lines().filter_map(row).collect();
+    assert_eq!(documented, Config::catalogue());
+}
+
+#[test]
+fn what_is_deployed_is_accepted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().display().to_string();
+    for name in ["jwt-secret", "admin-key"] {
+        std::fs::write(directory.path().join(name), "0123456789abcdef0123456789abcdef\n").expect("written");
+    }
+    let toml = include_str!("../../deploy/tickgate.toml").replace("/etc/tickgate/secrets", &path);
+    let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(
+        (config.secrets.keys.len(), config.secrets.admin_key.is_some()),
+        (1, true)
+    );
+}

@@ -1,0 +1,216 @@
+//! Users' accounts: balance, positions, profit and loss, orders.
+//!
+//! Invariant: `total_balance` is what the account opened with plus the gains and losses of all its grids, running and
+//! finished, fees included; `total_balance = available_balance + used_margin`.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+
+use super::event::{Events, money};
+use super::grid::Grid;
+use super::market::{LISTINGS, Market};
+use super::number::Number;
+use super::position::{Position, Side};
+
+/// What every account opens with, in dollars.
+pub const OPENING: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
+
+/// One user's account.
+#[derive(Debug)]
+pub struct Account {
+    user: String,
+    // What finished grids left, by symbol.
+    settled: BTreeMap<usize, Position>,
+    // Total gains at the beginning of the day.
+    day: u64,
+    day_opening: Decimal,
+}
+
+/// The figures of an account at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Opening balance and all gains.
+    pub total: Decimal,
+    /// Set aside for grids and positions.
+    pub used: Decimal,
+    /// Gains of closed positions, less fees.
+    pub realized: Decimal,
+    /// Gains of open positions.
+    pub unrealized: Decimal,
+}
+
+impl Figures {
+    /// What new grids can use.
+    #[must_use]
+    pub fn available(&self) -> Decimal {
+        self.total - self.used
+    }
+}
+
+#[derive(Serialize)]
+struct BalanceUpdate {
+    total_balance: Number,
+    available_balance: Number,
+    used_margin: Number,
+}
+
+#[derive(Serialize)]
+struct PositionRow {
+    symbol: &'static str,
+    side: &'static str,
+    size: Number,
+    entry_price: Number,
+    mark_price: Number,
+    unrealized_pnl: Number,
+}
+
+#[derive(Serialize)]
+struct PnlUpdate {
+    total_pnl: Number,
+    today_pnl: Number,
+    unrealized_pnl: Number,
+    realized_pnl: Number,
+}
+
+#[derive(Serialize)]
+struct OrderRow<'a> {
+    order_id: &'a str,
+    symbol: &'static str,
+    side: Side,
+    quantity: Number,
+    price: Number,
+    status: &'static str,
+}
+
+impl Account {
+    /// An account as it opens.
+    #[must_use]
+    pub fn new(user: &str) -> Self {
+        Self {
+            user: user.to_owned(),
+            settled: BTreeMap::new(),
+            day: 0,
+            day_opening: Decimal::ZERO,
+        }
+    }
+
+    /// Takes over what a finished grid leaves.
+    pub fn settle(&mut self, grid: &Grid) {
+        self.settled.entry(grid.symbol()).or_default().absorb(&grid.position);
+    }
+
+    /// Its figures now; `grids` are its own.
+    #[must_use]
+    pub fn figures<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Figures {
+        let mut figures = Figures {
+            total: OPENING,
+            used: Decimal::ZERO,
+            realized: Decimal::ZERO,
+            unrealized: Decimal::ZERO,
+        };
+        let mut count = |symbol: usize, position: &Position, used: Decimal| {
+            let mark = market.quotes[symbol].price;
+            figures.total += position.total(mark);
+            figures.realized += position.realized_net();
+            figures.unrealized += position.unrealized(mark);
+            figures.used += used;
+        };
+        for (symbol, position) in &self.settled {
+            count(*symbol, position, position.size.abs() * market.quotes[*symbol].price);
+        }
+        for grid in grids {
+            count(
+                grid.symbol(),
+                &grid.position,
+                grid.margin(market.quotes[grid.symbol()].price),
+            );
+        }
+        figures
+    }
+
+    /// Publishes the balance.
+    pub fn publish_balance(&self, figures: &Figures, events: &mut Events) {
+        // The parts are rounded, not their sum, so that they add up for the reader, too.
+        let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
+        let update = BalanceUpdate {
+            total_balance: (used + available).into(),
+            available_balance: available.into(),
+            used_margin: used.into(),
+        };
+        self.send("balance", "balance_update", &update, events);
+    }
+
+    /// Publishes gains and losses; the day begins at midnight UTC.
+    pub fn publish_pnl(&mut self, figures: &Figures, events: &mut Events) {
+        let (realized, unrealized) = (figures.realized.round_dp(8), figures.unrealized.round_dp(8));
+        let total = realized + unrealized;
+        let day = events.now_ms / 86_400_000;
+        if self.day != day {
+            // What was gained before the account's first day is nothing.
+            self.day_opening = if self.day == 0 { Decimal::ZERO } else { total };
+            self.day = day;
+        }
+        let update = PnlUpdate {
+            total_pnl: total.into(),
+            today_pnl: (total - self.day_opening).into(),
+            unrealized_pnl: unrealized.into(),
+            realized_pnl: realized.into(),
+        };
+        self.send("pnl", "pnl_update", &update, events);
+    }
+
+    /// Publishes open positions: one long and one short row per symbol at most.
+    pub fn publish_positions<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market, events: &mut Events) {
+        let mut open: BTreeMap<(usize, bool), Position> = BTreeMap::new();
+        let of_grids = grids.map(|grid| (grid.symbol(), &grid.position));
+        for (symbol, position) in self
+            .settled
+            .iter()
+            .map(|(symbol, position)| (*symbol, position))
+            .chain(of_grids)
+        {
+            if !position.size.is_zero() {
+                open.entry((symbol, position.size.is_sign_negative()))
+                    .or_default()
+                    .absorb(position);
+            }
+        }
+        let rows: Vec<PositionRow> = open
+            .iter()
+            .map(|((symbol, short), position)| {
+                let mark = market.quotes[*symbol].price;
+                PositionRow {
+                    symbol: LISTINGS[*symbol].name,
+                    side: if *short { "short" } else { "long" },
+                    size: position.size.abs().into(),
+                    entry_price: position.entry_price().into(),
+                    mark_price: mark.into(),
+                    unrealized_pnl: money(position.unrealized(mark)),
+                }
+            })
+            .collect();
+        self.send("positions", "positions_update", &rows, events);
+    }
+
+    /// Publishes resting orders.
+    pub fn publish_orders<'a>(&self, grids: impl Iterator<Item = &'a Grid>, events: &mut Events) {
+        let rows: Vec<OrderRow<'_>> = grids
+            .flat_map(|grid| grid.orders().map(move |order| (grid.symbol(), order)))
+            .map(|(symbol, order)| OrderRow {
+                order_id: &order.id,
+                symbol: LISTINGS[symbol].name,
+                side: order.side,
+                quantity: order.amount.into(),
+                price: order.price.into(),
+                status: "open",
+            })
+            .collect();
+        self.send("orders", "orders_update", &rows, events);
+    }
+
+    fn send(&self, what: &str, event: &'static str, data: &impl Serialize, events: &mut Events) {
+        events.send(format!("user.{}.{what}", self.user), event, data);
+    }
+}

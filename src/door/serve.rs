@@ -1,0 +1,173 @@
+//! One connection, from its acceptance until its socket is with a shard or closed.
+
+use std::cell::Cell;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::visitor::{Admission, Visitor};
+use super::{Door, proxy};
+use crate::http::{self, Socket};
+use crate::mailbox::{Adopt, ShardMessage};
+use crate::stats::{DoorStats, Refused};
+
+/// However a client spends it: after so long a connection that still speaks HTTP is closed.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Serves one connection; `place` is its share of the pending ones.
+pub(super) async fn connection(door: Arc<Door>, mut socket: Socket, place: OwnedSemaphorePermit) {
+    let _pending = Pending::count(&door.stats, place);
+    let peer = socket.peer();
+    let (hop, http) = if door.trusted_proxies.trusts(peer) {
+        let deadline = Instant::now() + door.handshake_timeout;
+        match timeout_at(deadline, read_proxy_header(&mut socket)).await {
+            Ok(Ok(client)) => {
+                let mut http = door.http.clone();
+                http.header_read_timeout(deadline.saturating_duration_since(Instant::now()));
+                (client.or(peer), http)
+            }
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    door.stats.refuse(Refused::ProxyHeader);
+                    tracing::debug!(?peer, "bad PROXY header from a trusted proxy");
+                }
+                return;
+            }
+            Err(_) => return door.stats.refuse(Refused::Timeout),
+        }
+    } else {
+        (peer, door.http.clone())
+    };
+    speak_http(door, hop, http, socket).await;
+}
+
+/// Reads the PROXY header of a trusted proxy, when there is one, and puts back what follows it. Gives the client it
+/// names.
+async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
+    let mut bytes = BytesMut::with_capacity(1024);
+    loop {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let client = match proxy::header(&bytes) {
+            proxy::Header::Incomplete => continue,
+            proxy::Header::Invalid => return Err(io::ErrorKind::InvalidData.into()),
+            proxy::Header::Absent => None,
+            proxy::Header::Present { length, client } => {
+                bytes.advance(length);
+                client
+            }
+        };
+        socket.unread(bytes.freeze());
+        return Ok(client);
+    }
+}
+
+async fn speak_http(door: Arc<Door>, hop: Option<IpAddr>, http: http1::Builder, socket: Socket) {
+    let visitor = Visitor {
+        door: Arc::clone(&door),
+        hop,
+        requests: Cell::new(0),
+        admission: Cell::new(None),
+    };
+    let mut connection = http.serve_connection(TokioIo::new(socket), visitor);
+    // Without hyper's upgrade machinery: the socket is taken from the connection itself, so it keeps its type.
+    let ended = timeout(
+        LIFETIME,
+        std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)),
+    )
+    .await;
+    let http1::Parts {
+        io,
+        read_buf,
+        service: visitor,
+        ..
+    } = connection.into_parts();
+    match ended {
+        Ok(Ok(())) => match visitor.admission.take() {
+            Some(admission) => hand_over(&door, io.into_inner(), &read_buf, *admission),
+            None => Box::pin(http::linger(io.into_inner())).await,
+        },
+        // hyper has answered with 400, 414 or 431.
+        Ok(Err(error)) if error.is_parse() => {
+            door.stats.refuse(Refused::Http);
+            Box::pin(http::linger(io.into_inner())).await;
+        }
+        Ok(Err(error)) if !error.is_timeout() => tracing::trace!(%error, ?hop, "connection failed"),
+        // A kept-alive connection may fall silent after its requests; one without any was a handshake that never came.
+        Ok(Err(_)) | Err(_) if visitor.requests.get() == 0 => door.stats.refuse(Refused::Timeout),
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Gives the bare socket to the least loaded shard.
+fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission) {
+    let Admission {
+        settings,
+        identity,
+        address,
+        permit,
+    } = admission;
+    let adopt = socket.into_fd().and_then(|(socket, ahead)| {
+        let nonce = getrandom::u64().map_err(io::Error::other)?;
+        let unread = unread(read_buf, &ahead);
+        Ok(Adopt {
+            socket,
+            unread,
+            settings,
+            identity,
+            address,
+            nonce,
+            permit: Box::new(permit),
+        })
+    });
+    let adopt = match adopt {
+        Ok(adopt) => adopt,
+        Err(error) => return tracing::error!(%error, "cannot hand a connection over"),
+    };
+    let shard = door.shards.iter().min_by_key(|shard| shard.load());
+    match shard.map(|shard| shard.send(ShardMessage::Adopt(Box::new(adopt)))) {
+        Some(Ok(())) => door.stats.upgraded.add(1),
+        // The shards end first in a drain; then the socket closes here and the client comes back elsewhere.
+        Some(Err(_)) | None => door.stats.refuse(Refused::Draining),
+    }
+}
+
+/// What was read behind the request's head, in a buffer of its own: hyper's is kilobytes, mostly unused.
+fn unread(read_buf: &Bytes, ahead: &Bytes) -> Bytes {
+    match (read_buf.is_empty(), ahead.is_empty()) {
+        (true, true) => Bytes::new(),
+        (false, true) => Bytes::copy_from_slice(read_buf),
+        _ => [&read_buf[..], &ahead[..]].concat().into(),
+    }
+}
+
+/// Counts the connection among the pending ones while it lives.
+struct Pending {
+    stats: Arc<DoorStats>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    fn count(stats: &Arc<DoorStats>, place: OwnedSemaphorePermit) -> Self {
+        stats.pending.add(1);
+        Self {
+            stats: Arc::clone(stats),
+            _place: place,
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stats.pending.add(-1);
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a listener listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where to listen: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/tickgate/public.sock`. Port 0 takes a free one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// A TCP socket.
+    Tcp(SocketAddr),
+    /// A Unix stream socket; an absolute path.
+    Unix(PathBuf),
+}
+
+/// Where a listener listens in fact (a port 0 replaced by the real one).
+pub type LocalAddress = ListenAddress;
+
+/// Why a text is no [`ListenAddress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Neither `address:port` nor `unix:/path`.
+    #[error("is neither an IP address with a port, such as 127.0.0.1:8080 or [::1]:8080, nor unix:/path")]
+    Syntax,
+    /// A relative path, or one that does not fit into a socket address (107 bytes).
+    #[error("must be an absolute path of at most 107 bytes behind unix:")]
+    Path,
+}
+
+/// `sun_path` holds 108 bytes with the final zero (`unix(7)`).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+impl ListenAddress {
+    /// Whether only this machine can reach it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// The TCP address, when it is one.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fits = path.starts_with('/') && path.len() <= UNIX_PATH_BYTES_MAX && !path.contains('\0');
+            return if fits {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err(AddressError::Path)
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| AddressError::Syntax)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_written_alike() {
+        for text in [
+            "127.0.0.1:8080",
+            "[::1]:0",
+            "0.0.0.0:80",
+            "unix:/run/tickgate/public.sock",
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().expect(text).to_string(), text);
+        }
+        let long = format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX));
+        for (text, error) in [
+            ("", AddressError::Syntax),
+            ("8080", AddressError::Syntax),
+            ("localhost:8080", AddressError::Syntax),
+            ("127.0.0.1", AddressError::Syntax),
+            ("unix:", AddressError::Path),
+            ("unix:run/x.sock", AddressError::Path),
+            (long.as_str(), AddressError::Path),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_and_unix_are_local() {
+        for (text, local) in [
+            ("127.9.0.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("unix:/x", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("192.0.2.1:1", false),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().expect(text).is_local(), local, "{text}");
+        }
+    }
+}

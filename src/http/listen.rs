@@ -1,0 +1,252 @@
+//! Listening sockets: opened here, or passed by systemd.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::address::{ListenAddress, LocalAddress};
+use super::socket::Socket;
+
+/// Connections that may wait in the kernel for `accept`; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// An open listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Kind,
+    address: LocalAddress,
+    inherited: bool,
+    // Removes the socket file with the listener.
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Opens a listening socket; a Unix one with these permissions (`mode`, such as `0o660`). The file of a Unix
+    /// socket that nobody listens on any more is replaced; any other file is left alone and is an error. Must be
+    /// called within a tokio runtime.
+    pub fn bind(address: &ListenAddress, mode: u32) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let socket = socket2::Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+                // A restarted gateway must not wait for the old one's connections in TIME_WAIT.
+                socket.set_reuse_address(true)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(BACKLOG)?;
+                Self::from_tcp(socket.into(), false)
+            }
+            ListenAddress::Unix(path) => {
+                remove_stale(path)?;
+                let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&socket2::SockAddr::unix(path)?)?;
+                let file = SocketFile::new(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+                socket.listen(BACKLOG)?;
+                let mut listener = Self::from_unix(socket.into(), path.clone(), false)?;
+                listener._file = Some(file);
+                Ok(listener)
+            }
+        }
+    }
+
+    fn from_tcp(listener: std::net::TcpListener, inherited: bool) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = LocalAddress::Tcp(listener.local_addr()?);
+        Ok(Self {
+            socket: Kind::Tcp(TcpListener::from_std(listener)?),
+            address,
+            inherited,
+            _file: None,
+        })
+    }
+
+    fn from_unix(listener: StdUnixListener, path: PathBuf, inherited: bool) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = LocalAddress::Unix(path);
+        Ok(Self {
+            socket: Kind::Unix(UnixListener::from_std(listener)?),
+            address,
+            inherited,
+            _file: None,
+        })
+    }
+
+    /// Where it listens in fact.
+    #[must_use]
+    pub fn address(&self) -> &LocalAddress {
+        &self.address
+    }
+
+    /// Whether the socket was passed to the process: connections that nobody accepts wait for a successor.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match &self.socket {
+            Kind::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Socket::tcp(stream, peer)),
+            Kind::Unix(listener) => listener.accept().await.map(|(stream, _)| Socket::unix(stream)),
+        }
+    }
+}
+
+/// Removes the file of a Unix socket that nobody listens on.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the file exists and is not a socket",
+            ));
+        }
+        Ok(_) => {}
+    }
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process listens on the socket",
+        )),
+    }
+}
+
+/// A socket file that this process made; removed on drop unless another one has taken its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: file.dev(),
+            inode: file.ino(),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|file| file.dev() == self.device && file.ino() == self.inode);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The sockets that systemd passed (`LISTEN_FDS`, `sd_listen_fds(3)`).
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Those for clients: all that are not named `admin`.
+    pub public: Vec<Listener>,
+    /// The one named `admin` (`FileDescriptorName=admin`).
+    pub admin: Option<Listener>,
+}
+
+impl Inherited {
+    /// Takes them over, once per process: the variables are removed, so that children do not believe them. Must be
+    /// called within a tokio runtime.
+    pub fn from_env() -> io::Result<Self> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut descriptors = listenfd::ListenFd::from_env();
+        let mut inherited = Self::default();
+        for index in 0..descriptors.len() {
+            let listener = match descriptors.take_unix_listener(index) {
+                Ok(Some(listener)) => {
+                    let path = listener
+                        .local_addr()?
+                        .as_pathname()
+                        .map(Path::to_owned)
+                        .unwrap_or_default();
+                    Listener::from_unix(listener, path, true)?
+                }
+                _ => match descriptors.take_tcp_listener(index)? {
+                    Some(listener) => Listener::from_tcp(listener, true)?,
+                    None => continue,
+                },
+            };
+            match names.next() {
+                Some("admin") => inherited.admin = Some(listener),
+                _ => inherited.public.push(listener),
+            }
+        }
+        Ok(inherited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unix(path: &Path) -> ListenAddress {
+        ListenAddress::Unix(path.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_file_is_replaced_and_removed_at_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s");
+        drop(StdUnixListener::bind(&path).expect("bound"));
+        assert!(path.exists(), "std leaves the file behind");
+
+        let listener = Listener::bind(&unix(&path), 0o660).expect("bound over the stale file");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o660);
+        let (_client, accepted) = (
+            StdUnixStream::connect(&path).expect("connected"),
+            listener.accept().await,
+        );
+        accepted.expect("accepted");
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_living_listener_and_other_files_are_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s");
+        let first = Listener::bind(&unix(&path), 0o660).expect("bound");
+        let error = Listener::bind(&unix(&path), 0o660).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+
+        fs::write(&path, "precious").expect("written");
+        let error = Listener::bind(&unix(&path), 0o660).expect_err("a file");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).expect("still there"), b"precious");
+    }
+
+    #[tokio::test]
+    async fn a_successors_socket_file_outlives_the_predecessor() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s");
+        let first = Listener::bind(&unix(&path), 0o660).expect("bound");
+        fs::remove_file(&path).expect("removed");
+        let _second = Listener::bind(&unix(&path), 0o660).expect("bound");
+        drop(first);
+        assert!(path.exists());
+    }
+}

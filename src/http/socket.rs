@@ -1,0 +1,118 @@
+//! An accepted connection: TCP or Unix, with the bytes that were read ahead of HTTP.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connection. One type for both kinds, so that what runs on it is compiled once.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    peer: Option<IpAddr>,
+    // Read from the stream before HTTP began (a PROXY header's surplus); read again first.
+    ahead: Bytes,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(super) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        // What is sent here is a whole answer or, later, a whole tick; waiting for more would only delay it.
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream: Stream::Tcp(stream),
+            peer: Some(peer.ip().to_canonical()),
+            ahead: Bytes::new(),
+        }
+    }
+
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        Self {
+            stream: Stream::Unix(stream),
+            peer: None,
+            ahead: Bytes::new(),
+        }
+    }
+
+    /// The address at the other end, a v4 one never written as v6; `None` on a Unix socket.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Puts bytes back: they are what is read next.
+    pub fn unread(&mut self, bytes: Bytes) {
+        debug_assert!(self.ahead.is_empty(), "once, before HTTP begins");
+        self.ahead = bytes;
+    }
+
+    /// The bare non-blocking descriptor, no longer known to tokio, and what was put back and not read since.
+    pub fn into_fd(self) -> io::Result<(OwnedFd, Bytes)> {
+        let fd = match self.stream {
+            Stream::Tcp(stream) => OwnedFd::from(stream.into_std()?),
+            Stream::Unix(stream) => OwnedFd::from(stream.into_std()?),
+        };
+        Ok((fd, self.ahead))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead[..n]);
+            this.ahead.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One session on virtual time, with what it asked for kept until the test answers it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::auth::{Identity, Mode, Permissions, TokenError};
+use crate::channel::Pattern;
+use crate::dialect::Dialect;
+use crate::disconnect::Disconnect;
+use crate::json::Scratch;
+use crate::limits::Limits;
+use crate::message::{ErrorCode, RequestId};
+use crate::session::{CommandOutcome, Context, Input, Output, Outputs, Session, Settings};
+use crate::time::Now;
+
+/// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
+pub(super) const START: Now = Now {
+    mono_ms: 5_000_000,
+    unix_ms: 1_703_836_800_000,
+};
+
+/// The connection's name is `client_0000000000004e1f`; its first heartbeat comes after 20 s.
+pub(super) const NONCE: u64 = 0x4e1f;
+
+pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<Permissions> {
+    let patterns = |list: &str| -> Vec<Pattern> {
+        let names = list.split(',').filter(|name| !name.is_empty());
+        names.map(|name| Pattern::parse(name).unwrap()).collect()
+    };
+    Arc::new(Permissions {
+        admin: false,
+        channels: patterns(channels),
+        commands: patterns(commands),
+        publish: patterns(publish),
+    })
+}
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        dialect: Dialect::Native,
+        limits: Limits::default(),
+        auth_mode: Mode::Required,
+        anonymous: Arc::new(Identity::anonymous(permissions("market.*", "", ""))),
+        auth_timeout_ms: 5_000,
+        expiry_warning_ms: 30_000,
+        heartbeat_interval_ms: 30_000,
+        heartbeat_timeout_ms: 60_000,
+    }
+}
+
+/// A user whose token ends in an hour.
+pub(super) fn user(name: &str, permissions: Arc<Permissions>) -> Identity {
+    Identity {
+        user: Some(name.into()),
+        role: Some("trader".into()),
+        permissions,
+        expires_at_ms: Some(START.unix_ms + 3_605_000),
+        exp_ms: Some(START.unix_ms + 3_600_000),
+        token_id: None,
+    }
+}
+
+/// What verification says of a token, by its text.
+pub(super) type Tokens = HashMap<String, Result<Arc<Identity>, TokenError>>;
+
+pub(super) struct Drive {
+    pub(super) session: Session,
+    pub(super) settings: Settings,
+    pub(super) tokens: Tokens,
+    pub(super) now: Now,
+    pub(super) delivered: u64,
+    pub(super) dropped: u64,
+    pub(super) verify: Option<(u32, String)>,
+    pub(super) join: Option<(u32, Vec<Pattern>)>,
+    pub(super) publish: Option<u32>,
+    pub(super) commands: Vec<(u32, RequestId)>,
+    /// What came out and was not looked at yet.
+    pub(super) seen: Vec<Seen>,
+    scratch: Scratch,
+    outputs: Outputs,
+}
+
+/// One output, in plain form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    CloseFrame(Option<(u16, String)>),
+    Verify(String),
+    Join(Vec<Pattern>),
+    Leave(Vec<Pattern>),
+    Publish(String),
+    Command(String),
+    Close(Disconnect),
+}
+
+impl Drive {
+    pub(super) fn new(settings: Settings, tokens: Tokens, handshake: Option<&str>) -> Self {
+        let identity = match handshake {
+            None => Ok(None),
+            Some(token) => verdict(&tokens, token).map(Some),
+        };
+        let mut drive = Self {
+            session: Session::new(NONCE, identity, START, &settings),
+            settings,
+            tokens,
+            now: START,
+            delivered: 0,
+            dropped: 0,
+            verify: None,
+            join: None,
+            publish: None,
+            commands: Vec::new(),
+            seen: Vec::new(),
+            scratch: Scratch::default(),
+            outputs: Outputs::default(),
+        };
+        drive.input(Input::Opened);
+        drive
+    }
+
+    pub(super) fn input(&mut self, input: Input<'_>) {
+        let context = Context {
+            now: self.now,
+            settings: &self.settings,
+            delivered: self.delivered,
+            dropped: self.dropped,
+        };
+        self.outputs.clear();
+        self.session
+            .handle(input, &context, &mut self.scratch, &mut self.outputs);
+        for output in std::mem::take(&mut self.outputs.list) {
+            self.take(output);
+        }
+    }
+
+    /// Lets time pass, with the timer on the way.
+    pub(super) fn pass(&mut self, ms: u64) {
+        let end_ms = self.now.mono_ms + ms;
+        while !self.session.is_closed() && self.session.next_deadline_ms() <= end_ms {
+            let deadline_ms = self.session.next_deadline_ms();
+            self.now = self.now.after_ms(deadline_ms.saturating_sub(self.now.mono_ms));
+            self.input(Input::Timer);
+            assert!(
+                self.session.is_closed() || self.session.next_deadline_ms() > self.now.mono_ms,
+                "the timer would fire again at once"
+            );
+        }
+        self.now = self.now.after_ms(end_ms - self.now.mono_ms);
+    }
+
+    pub(super) fn answer_verify(&mut self) {
+        let (request, token) = self.verify.take().expect("a verification is pending");
+        let outcome = verdict(&self.tokens, &token);
+        self.input(Input::Verified { request, outcome });
+    }
+
+    pub(super) fn answer_join(&mut self) {
+        let (request, patterns) = self.join.take().expect("a join is pending");
+        self.input(Input::Joined { request, patterns });
+    }
+
+    pub(super) fn answer_publish(&mut self, offset: Option<u64>) {
+        let request = self.publish.take().expect("a publish is pending");
+        self.input(Input::Published { request, offset });
+    }
+
+    pub(super) fn answer_command(&mut self, id: &RequestId, outcome: CommandOutcome) {
+        let index = self.commands.iter().position(|(_, pending)| pending == id);
+        let (request, _) = self.commands.remove(index.expect("such a command is pending"));
+        self.input(Input::Responded { request, outcome });
+    }
+
+    fn take(&mut self, output: Output) {
+        let seen = match output {
+            Output::Reply { start, end } => frame(&self.outputs.bytes[start..end]),
+            Output::Verify { request, token } => {
+                assert!(self.verify.replace((request, token.to_string())).is_none());
+                Seen::Verify(token.into())
+            }
+            Output::Join { request, patterns } => {
+                assert!(self.join.replace((request, patterns.clone())).is_none());
+                Seen::Join(patterns)
+            }
+            Output::Leave { patterns } => Seen::Leave(patterns),
+            Output::Publish { request, event } => {
+                assert!(self.publish.replace(request).is_none());
+                let data = String::from_utf8(event.data.to_vec()).unwrap();
+                assert_eq!(event.timestamp_ms, self.now.unix_ms);
+                Seen::Publish(format!("{} {} {data}", event.channel, event.name))
+            }
+            Output::Command { request, command } => {
+                let params = String::from_utf8(command.params.to_vec()).unwrap();
+                let user = command.identity.user.as_deref().unwrap_or("-").to_owned();
+                let seen = format!("{:?} {} {params} for {user}", command.id, command.action);
+                self.commands.push((request, command.id));
+                Seen::Command(seen)
+            }
+            Output::Close(ending) => Seen::Close(ending),
+        };
+        assert!(
+            !matches!(self.seen.last(), Some(Seen::Close(_))),
+            "something after the end: {seen:?}"
+        );
+        self.seen.push(seen);
+    }
+}
+
+fn verdict(tokens: &Tokens, token: &str) -> Result<Arc<Identity>, TokenError> {
+    let unknown = || {
+        Err(TokenError {
+            code: ErrorCode::TokenInvalid,
+            message: "bad signature".into(),
+        })
+    };
+    tokens.get(token).cloned().unwrap_or_else(unknown)
+}
+
+// Reads a whole unmasked frame, by RFC 6455, section 5.2, apart from the code that wrote it.
+fn frame(bytes: &[u8]) -> Seen {
+    let length_code = bytes[1];
+    let (header, length) = match length_code {
+        0..=125 => (2, usize::from(length_code)),
+        126 => (4, usize::from(u16::from_be_bytes(bytes[2..4].try_into().unwrap()))),
+        _ => (
+            10,
+            usize::try_from(u64::from_be_bytes(bytes[2..10].try_into().unwrap())).unwrap(),
+        ),
+    };
+    let payload = &bytes[header..];
+    assert_eq!(payload.len(), length, "one whole frame, not masked");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    match bytes[0] {
+        0x81 => Seen::Text(text(payload)),
+        0x82 => Seen::Binary(payload.to_vec()),
+        0x88 if payload.is_empty() => Seen::CloseFrame(None),
+        0x88 => Seen::CloseFrame(Some((
+            u16::from_be_bytes([payload[0], payload[1]]),
+            text(&payload[2..]),
+        ))),
+        0x89 => Seen::Ping(payload.to_vec()),
+        0x8a => Seen::Pong(payload.to_vec()),
+        other => panic!("unexpected first byte {other:#x}"),
+    }
+}

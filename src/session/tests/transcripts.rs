@@ -1,0 +1,379 @@
+//! Golden transcripts: `tests/transcripts/<dialect>/*.txt`, one session each.
+//!
+//! A line of a transcript is one of
+//!
+//! ```text
+//! # comment
+//! % auth required|optional|off            settings and tokens, before `open`
+//! % dialect echo
+//! % limit <field of Limits> <number>
+//! % anonymous <channels> [commands] [publish]           lists are joined by commas, `-` is an empty one
+//! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..]
+//! % token <text> TOKEN_EXPIRED <message>
+//! open [token]                            the connection is there, perhaps with a handshake token
+//! > text                                  the client sends a text message; `>*3 text` three times, `$n` counts from 1
+//! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
+//! + verified|joined|published [offset]    the shard answers what was asked for
+//! + respond <id> success|failure <json>   ... a command, too: or `refused <CODE> <message>`
+//! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
+//! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
+//! ? listens, ? waits                      whether the session takes frames now
+//! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
+//! << ping|pong|close|binary [..]          it sends another frame
+//! = verify|join|leave|publish|command ..  it asks its shard
+//! ! close <ending>                        the session is over
+//! ```
+//!
+//! What comes out must stand behind what caused it, all of it and in order. With `BLESS=1` in the environment the
+//! files are rewritten with what came out, to be read before they are committed.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::drive::{Drive, START, Seen, Tokens, permissions, settings, user};
+use crate::auth::{Identity, Mode, TokenError};
+use crate::channel::Pattern;
+use crate::dialect::Dialect;
+use crate::disconnect::Disconnect;
+use crate::message::{ErrorCode, RequestId};
+use crate::session::{CommandOutcome, Input, Settings};
+use crate::wire;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
+}
+
+fn files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = ["native", "echo"]
+        .into_iter()
+        .flat_map(|dialect| std::fs::read_dir(folder().join(dialect)).expect("the transcripts are there"))
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn transcripts_hold() {
+    let bless = std::env::var_os("BLESS").is_some();
+    for file in files() {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let wanted = std::fs::read_to_string(&file).unwrap();
+        let got = Runner::default().run(&wanted, &name);
+        if bless {
+            std::fs::write(&file, &got).unwrap();
+            continue;
+        }
+        for (index, (wanted, got)) in wanted.lines().zip(got.lines()).enumerate() {
+            assert_eq!(wanted, got, "{name}, line {}", index + 1);
+        }
+        assert_eq!(wanted.lines().count(), got.lines().count(), "{name}: length");
+    }
+}
+
+#[test]
+fn every_code_message_and_ending_has_a_transcript() {
+    let all: String = files()
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let shown: Vec<&str> = all.lines().filter(|line| line.starts_with(['<', '!'])).collect();
+    let seen = |part: &str| shown.iter().any(|line| line.contains(part));
+    for code in ErrorCode::ALL {
+        assert!(
+            seen(&format!("\"code\":\"{}\"", code.as_str())),
+            "no transcript shows {code:?}"
+        );
+    }
+    for ending in Disconnect::ALL {
+        assert!(
+            seen(&format!("! close {}", ending.label())),
+            "no transcript ends with {ending:?}"
+        );
+    }
+    for message in [
+        "auth_result",
+        "auth_expiring",
+        "subscribed",
+        "unsubscribed",
+        "response",
+        "published",
+        "ping",
+        "pong",
+        "status",
+        "error",
+        "going_away",
+    ] {
+        assert!(
+            seen(&format!("{{\"type\":\"{message}\"")),
+            "no transcript shows {message}"
+        );
+    }
+}
+
+#[derive(Default)]
+struct Runner {
+    settings: Option<Settings>,
+    tokens: Tokens,
+    drive: Option<Drive>,
+}
+
+impl Runner {
+    // The transcript as it came out: the inputs of `wanted` and the real outputs behind each.
+    fn run(mut self, wanted: &str, name: &str) -> String {
+        self.settings = Some(settings());
+        let mut got = String::new();
+        for (index, line) in wanted.lines().enumerate() {
+            if line.starts_with(['<', '=', '!']) {
+                continue;
+            }
+            writeln!(got, "{line}").unwrap();
+            if !line.trim().is_empty() && !line.starts_with('#') {
+                self.step(line, &format!("{name}, line {}", index + 1), &mut got);
+            }
+        }
+        got
+    }
+
+    fn step(&mut self, line: &str, place: &str, got: &mut String) {
+        let (head, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if head == "%" {
+            return self.configure(rest, place);
+        }
+        if head == "open" {
+            let token = Some(rest).filter(|token| !token.is_empty());
+            let settings = self.settings.take().expect("opened once");
+            self.drive = Some(Drive::new(settings, self.tokens.clone(), token));
+        } else {
+            let drive = self.drive.as_mut().unwrap_or_else(|| panic!("{place}: not open"));
+            step(drive, head, rest, place, got);
+        }
+        let drive = self.drive.as_mut().unwrap();
+        write_all(&std::mem::take(&mut drive.seen), got);
+    }
+
+    fn configure(&mut self, rest: &str, place: &str) {
+        let words: Vec<&str> = rest.split(' ').collect();
+        let settings = self
+            .settings
+            .as_mut()
+            .unwrap_or_else(|| panic!("{place}: open already"));
+        let list = |index: usize| words.get(index).copied().filter(|word| *word != "-").unwrap_or("");
+        match words[0] {
+            "auth" => {
+                settings.auth_mode = match words[1] {
+                    "required" => Mode::Required,
+                    "optional" => Mode::Optional,
+                    "off" => Mode::Off,
+                    other => panic!("{place}: {other}"),
+                }
+            }
+            "dialect" => {
+                settings.dialect = if words[1] == "echo" {
+                    Dialect::Echo
+                } else {
+                    Dialect::Native
+                }
+            }
+            "anonymous" => {
+                settings.anonymous = Arc::new(Identity::anonymous(permissions(list(1), list(2), list(3))));
+            }
+            "limit" => {
+                let number = words[2].parse().unwrap();
+                let limits = &mut settings.limits;
+                *match words[1] {
+                    "messages_per_second" => &mut limits.messages_per_second,
+                    "commands_per_second" => &mut limits.commands_per_second,
+                    "subscriptions" => &mut limits.subscriptions,
+                    "event_bytes" => &mut limits.event_bytes,
+                    other => panic!("{place}: {other}"),
+                } = number;
+            }
+            "token" if words[2].contains('=') => {
+                self.tokens.insert(words[1].into(), Ok(Arc::new(identity(&words[2..]))));
+            }
+            "token" => {
+                let refused = TokenError {
+                    code: code(words[2]),
+                    message: words[3..].join(" ").into(),
+                };
+                self.tokens.insert(words[1].into(), Err(refused));
+            }
+            other => panic!("{place}: {other}"),
+        }
+    }
+}
+
+fn identity(words: &[&str]) -> Identity {
+    let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    let list = |key| value(key).unwrap_or("");
+    let mut identity = user(
+        value("user").expect("a user"),
+        permissions(list("channels"), list("commands"), list("publish")),
+    );
+    identity.role = value("role").map(Into::into);
+    if let Some(seconds) = value("exp") {
+        let exp_ms = START.unix_ms + seconds.parse::<u64>().unwrap() * 1000;
+        let leeway_ms = value("leeway").map_or(5_000, |seconds| seconds.parse::<u64>().unwrap() * 1000);
+        identity.exp_ms = Some(exp_ms);
+        identity.expires_at_ms = Some(exp_ms + leeway_ms);
+    }
+    identity
+}
+
+fn code(text: &str) -> ErrorCode {
+    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == text);
+    *code.unwrap_or_else(|| panic!("no code {text}"))
+}
+
+fn step(drive: &mut Drive, head: &str, rest: &str, place: &str, got: &mut String) {
+    match head {
+        ">>" => other_frame(drive, rest, place),
+        "+" => shard_says(drive, rest, place),
+        "?" => {
+            let wants = drive.session.wants_input();
+            assert_eq!(wants, rest == "listens", "{place}: takes frames: {wants}");
+        }
+        _ if head.starts_with('>') => {
+            let times = head.strip_prefix(">*").map_or(1, |times| times.parse().unwrap());
+            for n in 1..=times {
+                assert!(
+                    drive.session.wants_input() || drive.session.is_closed(),
+                    "{place}: it does not listen"
+                );
+                drive.input(Input::Frame(wire::Message::Text(&rest.replace("$n", &n.to_string()))));
+            }
+        }
+        _ if head.starts_with('@') => {
+            let (timer, ms) = head.split_once('+').unwrap();
+            let ms: u64 = match ms.strip_suffix("ms") {
+                Some(ms) => ms.parse().unwrap(),
+                None => ms.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1000,
+            };
+            if timer == "@late" {
+                drive.now = drive.now.after_ms(ms);
+            } else {
+                drive.pass(ms);
+            }
+        }
+        other => panic!("{place}: {other}; so far:\n{got}"),
+    }
+}
+
+fn other_frame(drive: &mut Drive, rest: &str, place: &str) {
+    let (kind, payload) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (kind, times) = kind
+        .split_once('*')
+        .map_or((kind, 1), |(kind, times)| (kind, times.parse().unwrap()));
+    for _ in 0..times {
+        drive.input(match kind {
+            "ping" => Input::Frame(wire::Message::Ping(payload.as_bytes())),
+            "pong" => Input::Frame(wire::Message::Pong(payload.as_bytes())),
+            "binary" => Input::Frame(wire::Message::Binary(payload.as_bytes())),
+            "close" if payload.is_empty() => Input::Frame(wire::Message::Close(None)),
+            "close" => {
+                let (code, reason) = payload.split_once(' ').unwrap_or((payload, ""));
+                Input::Frame(wire::Message::Close(Some((code.parse().unwrap(), reason))))
+            }
+            "protocol" => Input::Malformed(wire::Error::Protocol("a rule")),
+            "invalid_utf8" => Input::Malformed(wire::Error::InvalidUtf8),
+            "too_big" => Input::Malformed(wire::Error::TooBig),
+            "lost" => Input::Lost,
+            other => panic!("{place}: {other}"),
+        });
+    }
+}
+
+fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
+    let words: Vec<&str> = rest.split(' ').collect();
+    let number = |index: usize| words[index].parse::<u64>().unwrap();
+    match words[0] {
+        "verified" => drive.answer_verify(),
+        "joined" => drive.answer_join(),
+        "published" => drive.answer_publish(words.get(1).map(|_| number(1))),
+        "delivered" => drive.delivered = number(1),
+        "dropped" => drive.dropped = number(1),
+        "going_away" => drive.input(Input::GoingAway {
+            close_in_ms: number(1),
+            reconnect_after_ms: number(2),
+        }),
+        "end" => {
+            let ending = Disconnect::ALL.iter().find(|ending| ending.label() == words[1]);
+            drive.input(Input::End(*ending.unwrap_or_else(|| panic!("{place}: {rest}"))));
+        }
+        "respond" => {
+            let id = words[1]
+                .parse()
+                .map_or_else(|_| RequestId::Text(words[1].into()), RequestId::Number);
+            let outcome = match words[2] {
+                "success" => CommandOutcome::Success {
+                    data: words[3..].join(" ").into(),
+                },
+                "failure" => CommandOutcome::Failure {
+                    error: words[3..].join(" ").into(),
+                },
+                "refused" => CommandOutcome::Refused {
+                    code: code(words[3]),
+                    message: words[4..].join(" ").into(),
+                },
+                other => panic!("{place}: {other}"),
+            };
+            drive.answer_command(&id, outcome);
+        }
+        other => panic!("{place}: {other}"),
+    }
+}
+
+// Runs of equal lines become one.
+fn write_all(seen: &[Seen], got: &mut String) {
+    for run in seen.chunk_by(|a, b| a == b) {
+        let line = line(&run[0]);
+        match (line.split_once(' '), run.len()) {
+            (Some((head, rest)), 2..) => writeln!(got, "{head}*{} {rest}", run.len()).unwrap(),
+            _ => writeln!(got, "{line}").unwrap(),
+        }
+    }
+}
+
+fn line(seen: &Seen) -> String {
+    let bytes = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let names = |patterns: &[Pattern]| patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(" ");
+    let line = match seen {
+        Seen::Text(text) => format!("< {}", relative(text)),
+        Seen::Binary(payload) => format!("<< binary {}", bytes(payload)),
+        Seen::Ping(payload) => format!("<< ping {}", bytes(payload)),
+        Seen::Pong(payload) => format!("<< pong {}", bytes(payload)),
+        Seen::CloseFrame(None) => "<< close".to_owned(),
+        Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
+        Seen::Verify(token) => format!("= verify {token}"),
+        Seen::Join(patterns) => format!("= join {}", names(patterns)),
+        Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
+        Seen::Publish(event) => format!("= publish {event}"),
+        Seen::Command(command) => format!("= command {command}"),
+        Seen::Close(ending) => format!("! close {}", ending.label()),
+    };
+    line.trim_end().to_owned()
+}
+
+// Times as distances from the start: every integer of 13 digits within a day of it.
+fn relative(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let digits = rest[start..]
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len() - start);
+        let (before, from) = rest.split_at(start);
+        let (number, after) = from.split_at(digits);
+        out.push_str(before);
+        match number.parse::<u64>() {
+            Ok(ms) if (START.unix_ms..START.unix_ms + 86_400_000).contains(&ms) => {
+                write!(out, "$t+{}", ms - START.unix_ms).unwrap();
+            }
+            _ => out.push_str(number),
+        }
+        rest = after;
+    }
+    out + rest
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that must hold, on a fresh Debian (or Ubuntu) machine with Rust: installs what is missing, then format,
+# lints, every test, and the binary driven by real clients alone and behind a real nginx.
+# Downloads come from package registries only (Debian, crates.io, npm). Takes under 15 minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi
+}
+
+# Debian packages for programs that are missing.
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+PATH="$PATH:/usr/sbin:/sbin"   # where nginx is, for users other than root too
+need cc build-essential
+need curl curl
+need node nodejs
+need npm npm
+need nginx nginx-light
+need openssl openssl
+if [ ${#missing[@]} -gt 0 ]; then
+    step "install ${missing[*]}"
+    as_root apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+fi
+
+for component in fmt clippy; do
+    cargo "$component" --version >/dev/null 2>&1 || rustup component add "${component/fmt/rustfmt}"
+done
+
+# Thousands of sockets, of both ends, in one process.
+ulimit -n "$(ulimit -Hn)" || true
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+if command -v cargo-deny >/dev/null 2>&1; then
+    step "dependencies"
+    cargo deny --offline --log-level error check bans licenses sources
+fi
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+step "unit and integration tests"
+cargo test --workspace --locked
+
+step "clients of the npm world"
+(cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
+TICKGATE_BIN="$PWD/target/debug/tickgate" node --test tests/e2e/
+
+step "all passed"
