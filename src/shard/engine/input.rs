@@ -220,7 +220,8 @@ impl Engine {
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
                     Output::Command { request, command } => {
                         let id = self.id(slot);
-                        self.services.command(id, &id.client_id(), request, command);
+                        let address = self.cold[slot].as_ref().and_then(|cold| cold.address);
+                        self.services.command(id, &id.client_id(), address, request, command);
                     }
                     Output::Close(ending) => self.begin_closing(slot, ending, now),
                 }
