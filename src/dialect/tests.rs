@@ -121,3 +121,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_examples_of_the_protocols_reference_are_true() {
+    const FROM_CLIENTS: [&str; 8] = [
+        "auth",
+        "subscribe",
+        "unsubscribe",
+        "command",
+        "publish",
+        "ping",
+        "pong",
+        "get_status",
+    ];
+    let mut scratch = Scratch::default();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in include_str!("../../docs/protocol.md")
+        .lines()
+        .filter(|line| line.starts_with('{'))
+    {
+        let message: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let name = message["type"].as_str().unwrap().to_owned();
+        if FROM_CLIENTS.contains(&name.as_str()) {
+            let parsed = Dialect::Native.parse(line, &mut scratch);
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+            seen.insert(name);
+        }
+    }
+    assert_eq!(seen.len(), FROM_CLIENTS.len(), "{seen:?}");
+}

@@ -16,7 +16,7 @@
 //! + verified|joined|published [offset]    the shard answers what was asked for
 //! + respond <id> success|failure <json>   ... a command, too: or `refused <CODE> <message>`
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
-//! @+25s                                   time passes (`ms`, `s`)
+//! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
 //! ? listens, ? waits                      whether the session takes frames now
 //! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
 //! << ping|pong|close|binary [..]          it sends another frame
@@ -245,13 +245,17 @@ fn step(drive: &mut Drive, head: &str, rest: &str, place: &str, got: &mut String
                 drive.input(Input::Frame(wire::Message::Text(&rest.replace("$n", &n.to_string()))));
             }
         }
-        _ if head.starts_with("@+") => {
-            let ms = head.strip_prefix("@+").unwrap();
+        _ if head.starts_with('@') => {
+            let (timer, ms) = head.split_once('+').unwrap();
             let ms: u64 = match ms.strip_suffix("ms") {
                 Some(ms) => ms.parse().unwrap(),
                 None => ms.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1000,
             };
-            drive.pass(ms);
+            if timer == "@late" {
+                drive.now = drive.now.after_ms(ms);
+            } else {
+                drive.pass(ms);
+            }
         }
         other => panic!("{place}: {other}; so far:\n{got}"),
     }
