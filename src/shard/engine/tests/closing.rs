@@ -1,0 +1,126 @@
+use super::*;
+
+#[test]
+fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.subscribe(id, "*");
+    rig.event("a.b", "1");
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.event("a.b", "2");
+    assert_eq!(rig.actions(), []);
+    let got = rig.read(id);
+    assert_eq!(
+        kinds(&got),
+        ["subscribed", "event", "close"],
+        "what was queued goes first, nothing comes after"
+    );
+    assert_eq!(rig.actions(), [Action::ShutDown(id)]);
+    assert!(rig.engine.wants_input(id), "unread input is thrown away");
+    assert_eq!(rig.permits.load(Ordering::Relaxed), 1);
+    rig.engine.on_end_of_input(id, rig.now);
+    assert_eq!(rig.actions(), [Action::Remove(id)]);
+    assert_eq!((rig.permits.load(Ordering::Relaxed), rig.engine.connections()), (0, 0));
+    assert_eq!(rig.stats.endings(Disconnect::Normal), 1);
+    assert_eq!(rig.stats.connections.get(), 0);
+}
+
+#[test]
+fn a_client_that_closes_and_shuts_down_at_once_still_gets_its_close() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.engine.on_end_of_input(id, rig.now);
+    assert_eq!(rig.actions(), []);
+    assert_eq!(rig.read(id), [Received::Close(1000)]);
+    assert_eq!(rig.actions(), [Action::Remove(id)]);
+}
+
+#[test]
+fn a_closing_connection_is_dropped_after_five_seconds() {
+    for stalls in [false, true] {
+        let mut rig = Rig::new();
+        let id = rig.connect();
+        rig.engine.on_bytes(id, &mut [0x83, 0x80, 0, 0, 0, 0], rig.now);
+        if !stalls {
+            assert_eq!(rig.read(id), [Received::Close(1002)]);
+            assert_eq!(rig.actions(), [Action::ShutDown(id)]);
+        }
+        rig.pass(4_999);
+        assert_eq!(rig.actions(), []);
+        rig.pass(251);
+        assert_eq!(rig.actions(), [Action::Remove(id)], "stalls: {stalls}");
+        assert_eq!(rig.permits.load(Ordering::Relaxed), 0);
+        assert_eq!(rig.engine.outgoing.pool.used(), 0);
+    }
+}
+
+#[test]
+fn input_of_a_closing_connection_is_thrown_away_up_to_a_bound() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.engine
+        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.read(id);
+    let mut flood = vec![0; 16 * 1024];
+    let mut taken = 0;
+    while rig.engine.wants_input(id) {
+        rig.engine.on_bytes(id, &mut flood, rig.now);
+        taken += flood.len();
+        assert!(taken < 2 * 1024 * 1024, "never stops reading");
+    }
+    assert!(taken > 1024 * 1024);
+    assert_eq!(rig.engine.assembly_bytes, 0);
+    rig.pass(5_250);
+    assert_eq!(rig.actions(), [Action::ShutDown(id), Action::Remove(id)]);
+}
+
+#[test]
+fn a_client_that_vanishes_is_forgotten_at_once_and_its_name_is_nobodys() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.subscribe(id, "a.*");
+    rig.engine.on_end_of_input(id, rig.now);
+    assert_eq!(rig.stats.endings(Disconnect::Lost), 1);
+    rig.event("a.b", "1");
+    // Until its removal was carried out the driver has a socket under this slot.
+    let other = rig.connect();
+    assert_ne!(other.slot, id.slot);
+    assert_eq!(rig.actions(), [Action::Remove(id)]);
+    let heir = rig.connect();
+    assert_eq!((heir.slot, heir.generation), (id.slot, id.generation.wrapping_add(1)));
+    rig.say(id, r#"{"type":"ping"}"#);
+    rig.engine.on_end_of_input(id, rig.now);
+    rig.engine.on_socket_error(id, rig.now);
+    assert!(!rig.engine.wants_input(id));
+    rig.event("a.b", "2");
+    assert_eq!(rig.read(heir), []);
+    assert_eq!(rig.engine.connections(), 2);
+}
+
+#[test]
+fn silence_ends_with_4009_and_frames_do_not_touch_the_wheel() {
+    let mut rig = Rig::new();
+    let (silent, lively) = (rig.connect(), rig.connect());
+    for _ in 0..60 {
+        assert!(!rig.engine.is_closing(silent));
+        rig.pass(1_000);
+        rig.engine.on_bytes(lively, &mut frame(0x8a, b""), rig.now);
+    }
+    let got = rig.read(silent);
+    assert_eq!(got.last(), Some(&Received::Close(4009)));
+    assert_eq!(kinds(&got).iter().filter(|kind| **kind == "ping frame").count(), 2);
+    assert!(!rig.engine.is_closing(lively));
+}
+
+#[test]
+fn what_comes_behind_a_close_is_not_read() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    let mut input = frame(0x88, &1000u16.to_be_bytes());
+    input.extend(frame(0x81, br#"{"type":"ping"}"#));
+    rig.engine.on_bytes(id, &mut input, rig.now);
+    assert_eq!(rig.read(id), [Received::Close(1000)]);
+}
