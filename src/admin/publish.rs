@@ -302,7 +302,7 @@ fn is_lines(headers: &HeaderMap) -> bool {
 fn code_of(error: &json::Error) -> ErrorCode {
     match error {
         json::Error::Syntax { .. } | json::Error::TooDeep { .. } => ErrorCode::InvalidJson,
-        json::Error::WrongKind(_) | json::Error::DuplicateKey { .. } => ErrorCode::InvalidMessage,
+        json::Error::WrongKind(_) => ErrorCode::InvalidMessage,
     }
 }
 
