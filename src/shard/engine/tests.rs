@@ -6,6 +6,7 @@ mod input;
 mod operator;
 
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -60,14 +61,7 @@ impl Services for Asked {
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
         self.verify.lock().expect("not poisoned").push((from, request, token));
     }
-    fn command(
-        &self,
-        from: ConnectionId,
-        client_id: &str,
-        _: Option<std::net::IpAddr>,
-        request: u32,
-        command: Command,
-    ) {
+    fn command(&self, from: ConnectionId, client_id: &str, _: Option<IpAddr>, request: u32, command: Command) {
         let asked = (from, client_id.to_owned(), request, command);
         self.command.lock().expect("not poisoned").push(asked);
     }
