@@ -45,7 +45,7 @@ struct NoServices;
 
 impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
-    fn command(&self, _: ConnectionId, _: &str, _: u32, _: Command) {}
+    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
 }
 
 #[derive(Debug)]
