@@ -88,14 +88,14 @@ test('a client over TLS hears every event in order; its address is its own; no l
 test('a token stays out of the logs when the gateway is gone or its name is disguised', async (t) => {
   const { server, https, log } = await behindNginx(t);
   const upgrade = ['-H', 'Connection: Upgrade', '-H', 'Upgrade: websocket'];
-  https('/ws?%74oken=disguised-token', ...upgrade);
-  https('/ws?x=1&TOKEN=shouted-token', ...upgrade);
+  https('/ws?%74oken=disguised-jwt', ...upgrade);
+  https('/ws?x=1&TOKEN=shouted-jwt', ...upgrade);
   server.child.kill('SIGKILL');
   await server.ended;
-  assert.match(https('/ws?token=token-of-an-error', ...upgrade), /\n502$/);
+  assert.match(https('/ws?token=jwt-of-an-error', ...upgrade), /\n502$/);
   await until('the access log', () => log('access.log').includes('" 502 '));
   for (const name of ['access.log', 'error.log']) {
-    assert.doesNotMatch(log(name), /disguised-token|shouted-token|token-of-an-error/);
+    assert.doesNotMatch(log(name), /disguised-jwt|shouted-jwt|jwt-of-an-error/);
   }
 });
 
