@@ -6,8 +6,8 @@ mod input;
 mod operator;
 
 use std::io::IoSlice;
-use std::pin::Pin;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -159,7 +159,7 @@ impl Rig {
 
     fn with(settings: Settings) -> Self {
         let hub_settings = hub::Settings { credits: 16_384 };
-        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |event, encoding| {
+        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |encoding, event| {
             dialect::encode_event(encoding, event)
         });
         let broker = Arc::new(Direct {
