@@ -6,8 +6,8 @@ mod input;
 mod operator;
 
 use std::io::IoSlice;
-use std::pin::Pin;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -159,9 +159,7 @@ impl Rig {
 
     fn with(settings: Settings) -> Self {
         let hub_settings = hub::Settings { credits: 16_384 };
-        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |event, encoding| {
-            dialect::encode_event(encoding, event)
-        });
+        let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
             refuses: AtomicBool::new(false),

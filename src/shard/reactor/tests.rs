@@ -45,7 +45,7 @@ struct NoServices;
 
 impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
-    fn command(&self, _: ConnectionId, _: &str, _: u32, _: Command) {}
+    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
 }
 
 #[derive(Debug)]
@@ -94,8 +94,7 @@ struct Shard {
 
 impl Shard {
     fn new(credits: u32, limits: Limits) -> Self {
-        let encode = |event: &crate::event::Event, encoding| dialect::encode_event(encoding, event);
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, encode);
+        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
         let inbox = inboxes.remove(0);
         let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
         Self {
