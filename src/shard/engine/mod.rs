@@ -219,6 +219,7 @@ impl Engine {
             extra: None,
             address,
             input_bytes: 0,
+            assembly_place: 0,
             deadline_ms: 0,
         });
         self.connections += 1;
