@@ -120,7 +120,14 @@ impl Services for Desk {
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
         self.0.lock().push(Job::Verify(from, request, token.into()));
     }
-    fn command(&self, from: ConnectionId, _client_id: &str, request: u32, _command: Command) {
+    fn command(
+        &self,
+        from: ConnectionId,
+        _client_id: &str,
+        _address: Option<std::net::IpAddr>,
+        request: u32,
+        _command: Command,
+    ) {
         self.0.lock().push(Job::Command(from, request));
     }
 }
