@@ -6,8 +6,8 @@ mod input;
 mod operator;
 
 use std::io::IoSlice;
-use std::pin::Pin;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
