@@ -440,7 +440,8 @@ fn statistics_tell_what_happened() {
     let mut other = gateway.client(&gateway.trader("u2"));
     other.subscribe(&["grid.*"]);
     gateway.publish(r#"{"channel":"grid.a","event":"e"}"#);
-    (client.text(), other.text());
+    client.text();
+    other.text();
     let mut stats = Value::Null;
     until("both messages counted", || {
         stats = gateway.admin("GET", "/api/websocket/stats", "").json();

@@ -15,13 +15,13 @@ use tickgate::gateway::{Gateway, Settings};
 use tickgate::limits::Limits;
 use tickgate::{admin, commands, door, hub, session, shard, time};
 
-pub const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
+pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
 /// Whatever is waited for comes within this time, or the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Loopback only, two shards, endpoint `/ws` with tokens and `/echo` without.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let key = Key::hmac(Algorithm::Hs256, b"the-secret-of-the-tests-32-bytes", false).expect("a good key");
     let auth = auth::Settings::default();
     let anonymous = Arc::new(auth.policy.anonymous_identity());
@@ -78,14 +78,14 @@ pub fn settings() -> Settings {
 }
 
 /// A running gateway and how to reach it.
-pub struct Running {
-    pub gateway: Gateway,
-    pub public: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) gateway: Gateway,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
     keys: KeySet,
 }
 
-pub fn start(change: impl FnOnce(&mut Settings)) -> Running {
+pub(crate) fn start(change: impl FnOnce(&mut Settings)) -> Running {
     let mut settings = settings();
     change(&mut settings);
     let keys = settings.keys.clone();
@@ -106,25 +106,25 @@ pub fn start(change: impl FnOnce(&mut Settings)) -> Running {
 
 /// An HTTP answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
     /// The code of an error's body.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl Running {
     /// A token of this user.
-    pub fn token(&self, user: &str, change: impl FnOnce(&mut Grant)) -> String {
+    pub(crate) fn token(&self, user: &str, change: impl FnOnce(&mut Grant)) -> String {
         let mut grant = Grant {
             subject: user.into(),
             ttl_ms: 3_600_000,
@@ -134,16 +134,23 @@ impl Running {
         mint(&grant, &self.keys, &auth::Settings::default(), time::unix_ms()).expect("a token")
     }
 
-    pub fn trader(&self, user: &str) -> String {
+    pub(crate) fn trader(&self, user: &str) -> String {
         self.token(user, |grant| grant.role = Some("trader".into()))
     }
 
     /// One request to the admin listener, with the admin key.
-    pub fn admin(&self, method: &str, target: &str, body: &str) -> Answer {
+    pub(crate) fn admin(&self, method: &str, target: &str, body: &str) -> Answer {
         self.admin_as(Some(ADMIN_KEY), method, target, "", body.as_bytes())
     }
 
-    pub fn admin_as(&self, bearer: Option<&str>, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
+    pub(crate) fn admin_as(
+        &self,
+        bearer: Option<&str>,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Answer {
         let authorization = bearer.map_or(String::new(), |bearer| format!("Authorization: Bearer {bearer}\r\n"));
         let head = format!(
             "{method} {target} HTTP/1.1\r\nHost: x\r\n{authorization}{headers}Content-Length: {}\r\n\r\n",
@@ -154,24 +161,24 @@ impl Running {
         answer(&mut stream)
     }
 
-    pub fn publish(&self, body: &str) -> Answer {
+    pub(crate) fn publish(&self, body: &str) -> Answer {
         self.admin("POST", "/api/publish", body)
     }
 
     /// A WebSocket client on `/ws`.
-    pub fn client(&self, token: &str) -> Client<TcpStream> {
+    pub(crate) fn client(&self, token: &str) -> Client<TcpStream> {
         Client::open(connect(self.public), &format!("/ws?token={token}"))
     }
 }
 
-pub fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     stream
 }
 
 /// Reads one answer: the head, and the body by its length.
-pub fn answer(stream: &mut impl Read) -> Answer {
+pub(crate) fn answer(stream: &mut impl Read) -> Answer {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -201,7 +208,7 @@ pub fn answer(stream: &mut impl Read) -> Answer {
 }
 
 /// Polls until it holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "never came: {what}");
@@ -211,7 +218,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// What a server's frame was.
 #[derive(Debug, PartialEq)]
-pub enum Received {
+pub(crate) enum Received {
     Text(String),
     Close(u16),
     Other(u8),
@@ -220,12 +227,12 @@ pub enum Received {
 }
 
 /// A WebSocket client that reads one frame at a time.
-pub struct Client<S> {
-    pub stream: S,
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
 }
 
 impl<S: Read + Write> Client<S> {
-    pub fn open(mut stream: S, target: &str) -> Self {
+    pub(crate) fn open(mut stream: S, target: &str) -> Self {
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -237,7 +244,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Sends a text message of at most 65535 bytes, masked with zeros.
-    pub fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         let mut frame = vec![0x81];
         match u8::try_from(text.len()) {
             Ok(short @ 0..=125) => frame.push(0x80 | short),
@@ -251,7 +258,7 @@ impl<S: Read + Write> Client<S> {
         self.stream.write_all(&frame).expect("sent");
     }
 
-    pub fn receive(&mut self) -> Received {
+    pub(crate) fn receive(&mut self) -> Received {
         let mut head = [0; 2];
         if self.stream.read_exact(&mut head).is_err() {
             return Received::End;
@@ -277,27 +284,27 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// The next text message.
-    pub fn text(&mut self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         match self.receive() {
             Received::Text(text) => text,
             other => panic!("expected a text message: {other:?}"),
         }
     }
 
-    pub fn json(&mut self) -> Value {
+    pub(crate) fn json(&mut self) -> Value {
         let text = self.text();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Subscribes and waits for the confirmation.
-    pub fn subscribe(&mut self, channels: &[&str]) {
+    pub(crate) fn subscribe(&mut self, channels: &[&str]) {
         self.send(&serde_json::json!({ "type": "subscribe", "channels": channels }).to_string());
         let answer = self.json();
         assert_eq!(answer["type"], "subscribed", "{answer}");
     }
 
     /// Passes over messages until the close.
-    pub fn close_code(&mut self) -> Option<u16> {
+    pub(crate) fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.receive() {
                 Received::Close(code) => return Some(code),
