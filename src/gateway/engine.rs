@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use super::{Error, Settings};
 use crate::broker::Embedded;
 use crate::commands::{Origin, Router};
-use crate::event::{Encoding, Event};
 use crate::http::Verify;
 use crate::hub::{Broker, Hub, Inbox};
 use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
@@ -36,7 +34,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), encode);
+        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
         let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
@@ -111,10 +109,6 @@ impl Engine {
         let verifier = Arc::clone(&self.verifier);
         Arc::new(move |token| verifier.verify(token, unix_ms()))
     }
-}
-
-fn encode(event: &Event, encoding: Encoding) -> Bytes {
-    dialect::encode_event(encoding, event)
 }
 
 /// What shards ask for.

@@ -131,16 +131,20 @@ impl Reactor {
         let mut events = Events::with_capacity(POLL_EVENTS);
         while !self.engine.is_finished() {
             let timeout = self.turn();
-            match self.poll.poll(&mut events, timeout) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            for event in &events {
-                self.on_event(event);
-            }
+            self.wait(&mut events, timeout)?;
         }
-        self.update_stats(self.clock.now());
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &*events {
+            self.on_event(event);
+        }
         Ok(())
     }
 
@@ -156,10 +160,10 @@ impl Reactor {
         self.tick(now);
         self.carry_out(now);
         self.update_stats(now);
-        self.wait(more_timers)
+        self.timeout(more_timers)
     }
 
-    fn wait(&self, more_timers: bool) -> Option<Duration> {
+    fn timeout(&self, more_timers: bool) -> Option<Duration> {
         let is_busy =
             more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {
