@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 done (`serve`: drained), 1 failed while running, 2 the command line or the
+//! The command line. Exit codes: 0 done (`serve`, `demo`: drained), 1 failed while running, 2 the command line or the
 //! configuration is wrong, 128 plus the signal's number when a second signal ends a drain.
 
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tickgate::config::{Config, Environment};
 
+mod demo;
 mod logging;
 mod serve;
 mod token;
@@ -29,6 +30,8 @@ enum Command {
     /// Runs the gateway. Without any key configured and on loopback only, it makes keys for this run and prints lines
     /// to try.
     Serve(ConfigFile),
+    /// Runs the gateway with a paper-trading backend, a page to watch it and tokens to use it.
+    Demo(demo::Arguments),
     /// Validates the configuration and prints what is in effect, as TOML, secrets hidden.
     Check(ConfigFile),
     /// Prints a token signed with the first HMAC key.
@@ -69,6 +72,7 @@ impl Failure {
 pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::serve(file.config.as_deref()),
+        Command::Demo(arguments) => demo::demo(&arguments),
         Command::Check(file) => check(file.config.as_deref()),
         Command::Token(arguments) => token::print(&arguments),
     };

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::auth::{Grant, mint};
 use tickgate::config::{Config, RunKeys};
 use tickgate::door::ListenAddress;
-use tickgate::gateway::{Gateway, Handle};
+use tickgate::gateway::{self, Gateway, Handle};
 use tickgate::time::unix_ms;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,26 +20,54 @@ const RUN_TTL_MS: u64 = 24 * 3600 * 1000;
 
 /// Runs the gateway until it is drained.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
-    let (mut config, environment) = load(file)?;
-    let run_keys = match config.needs_run_keys(&environment) {
-        Ok(false) => None,
-        Ok(true) => Some(config.add_run_keys().map_err(|error| Failure::running(&error))?),
-        Err(error) => return Err(Failure::misconfigured(&error)),
-    };
-    let (format, level) = config.log();
-    logging::start(format, level);
-    for file in config.exposed_secret_files() {
-        tracing::warn!(file = %file.display(), "a secret's file can be read by everybody on this machine");
+    let ready = Ready::new(file)?;
+    let gateway = Gateway::start(ready.settings()).map_err(|error| Failure::running(&error))?;
+    announce(&ready.config, &gateway, ready.run_keys.as_ref());
+    ready.wait(gateway)
+}
+
+/// All that comes before a gateway starts: the configuration, keys for this run, the log, open files and signals.
+pub(super) struct Ready {
+    pub(super) config: Config,
+    /// The keys made for this run, if none is configured.
+    pub(super) run_keys: Option<RunKeys>,
+    descriptors_max: u64,
+    signals: Signals,
+}
+
+impl Ready {
+    pub(super) fn new(file: Option<&Path>) -> Result<Self, Failure> {
+        let (mut config, environment) = load(file)?;
+        let run_keys = match config.needs_run_keys(&environment) {
+            Ok(false) => None,
+            Ok(true) => Some(config.add_run_keys().map_err(|error| Failure::running(&error))?),
+            Err(error) => return Err(Failure::misconfigured(&error)),
+        };
+        let (format, level) = config.log();
+        logging::start(format, level);
+        for file in config.exposed_secret_files() {
+            tracing::warn!(file = %file.display(), "a secret's file can be read by everybody on this machine");
+        }
+        Ok(Self {
+            descriptors_max: raise_descriptors(&config),
+            // Before anything listens, so that no signal is lost.
+            signals: Signals::new().map_err(|error| Failure::running(&error))?,
+            config,
+            run_keys,
+        })
     }
-    let descriptors_max = raise_descriptors(&config);
-    // Before anything listens, so that no signal is lost.
-    let signals = Signals::new().map_err(|error| Failure::running(&error))?;
-    let gateway = Gateway::start(config.gateway(descriptors_max)).map_err(|error| Failure::running(&error))?;
-    announce(&config, &gateway, run_keys.as_ref());
-    signals
-        .end(gateway.handle())
-        .map_err(|error| Failure::running(&error))?;
-    gateway.wait().map_err(|error| Failure::running(&error))
+
+    pub(super) fn settings(&self) -> gateway::Settings {
+        self.config.gateway(self.descriptors_max)
+    }
+
+    /// Until the gateway has ended, which signals begin.
+    pub(super) fn wait(self, gateway: Gateway) -> Result<(), Failure> {
+        self.signals
+            .end(gateway.handle())
+            .map_err(|error| Failure::running(&error))?;
+        gateway.wait().map_err(|error| Failure::running(&error))
+    }
 }
 
 /// Raises the soft limit of open files as far as it may go and says when that is less than configured.

@@ -86,6 +86,12 @@ struct Session<'a> {
 impl Backend {
     /// Opens the port and makes the secret that the gateway will sign with.
     pub fn bind(settings: Settings) -> io::Result<Self> {
+        if !settings.listen.ip().is_loopback() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the demo's own port is for loopback only",
+            ));
+        }
         let listener = std::net::TcpListener::bind(settings.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -303,7 +309,7 @@ impl Shared {
     fn session(&self) -> Response<Full<Bytes>> {
         let session = Session {
             port: self.access.public.port(),
-            path: "/ws",
+            path: &self.access.path,
             token: &self.access.admin_token,
         };
         json(&session)

@@ -67,6 +67,8 @@ pub struct Access {
     pub admin_key: String,
     /// The public listener.
     pub public: SocketAddr,
+    /// The path of its native endpoint.
+    pub path: String,
     /// A token for [`TRADER`].
     pub trader_token: String,
     /// A token for [`ADMIN`].
@@ -83,6 +85,7 @@ impl Access {
             public,
             trader_token,
             admin_token,
+            path,
         } = self;
         let subscribe = r#"{"type":"subscribe","channels":["market.BTC-USDC.price","grid.*"]}"#;
         let start = r#"{"type":"command","id":"1","action":"grid.start","params":{"pair":"BTC-USDC","upper_price":97000,"lower_price":93000,"grid_count":40}}"#;
@@ -92,7 +95,7 @@ impl Access {
             "The paper-trading demo is running.
 
   page           http://{page}/
-  gateway        ws://{public}/ws
+  gateway        ws://{public}{path}
   admin          http://{admin}
   admin key      {admin_key}
   trader token   {trader_token}
@@ -100,9 +103,9 @@ impl Access {
 
 Three lines to try:
 
-  npx wscat -w 60 -c 'ws://{public}/ws?token={trader_token}' -x '{subscribe}'
+  npx wscat -w 60 -c 'ws://{public}{path}?token={trader_token}' -x '{subscribe}'
 
-  npx wscat -w 5 -c 'ws://{public}/ws?token={trader_token}' -x '{start}'
+  npx wscat -w 5 -c 'ws://{public}{path}?token={trader_token}' -x '{start}'
 
   curl -s -H 'Authorization: Bearer {admin_key}' http://{admin}/api/websocket/stats
 "
@@ -121,6 +124,7 @@ mod tests {
             admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
             admin_key: "the-key".to_owned(),
             public: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            path: "/ws".to_owned(),
             trader_token: "trader-jwt".to_owned(),
             admin_token: "admin-jwt".to_owned(),
         };

@@ -171,8 +171,10 @@ impl Model {
                 );
                 Ok(())
             }
-            // Of errors: `RATE_LIMITED`, which stands for several requests.
-            Some("ping" | "auth_expiring" | "going_away" | "error") if message["id"].is_null() => Ok(()),
+            // Of errors: `RATE_LIMITED`, which stands for several requests. Of the others: a refused handshake token.
+            Some("ping" | "auth_expiring" | "going_away" | "error" | "auth_result") if message["id"].is_null() => {
+                Ok(())
+            }
             Some(answer) => self.answer(answer, message, log),
             None => Err("no type".into()),
         }

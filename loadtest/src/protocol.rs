@@ -1,0 +1,211 @@
+//! As much of HTTP/1.1 and RFC 6455 as a client needs, written apart from the gateway's own codec on purpose.
+
+use crate::options::Url;
+
+/// A fixed key is as good as a random one here, and its answer is known (RFC 6455, section 1.3).
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The upgrade request.
+pub(crate) fn upgrade_request(url: &Url, token: Option<&str>) -> String {
+    let Url { host, path, .. } = url;
+    let query = match token {
+        Some(token) if path.contains('?') => format!("&token={token}"),
+        Some(token) => format!("?token={token}"),
+        None => String::new(),
+    };
+    format!(
+        "GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+/// How many bytes the server's answer takes, when it is there and is a good one.
+pub(crate) fn upgrade_response(bytes: &[u8]) -> Result<Option<usize>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(format!("bad handshake response: {error}")),
+    };
+    if response.code != Some(101) {
+        let body = String::from_utf8_lossy(&bytes[length..]);
+        return Err(format!("the server answered {} {body}", response.code.unwrap_or(0)));
+    }
+    let accept = response
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("sec-websocket-accept"));
+    if accept.is_none_or(|header| header.value != ACCEPT.as_bytes()) {
+        return Err("wrong Sec-WebSocket-Accept".into());
+    }
+    Ok(Some(length))
+}
+
+/// A client's frame. The mask is zero: legal, though not random, and the server has to undo it all the same.
+pub(crate) fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(long).unwrap_or(u16::MAX).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const CLOSE: u8 = 8;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
+
+/// One whole server frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Frame<'a> {
+    pub(crate) opcode: u8,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The frame at the start of `bytes` and its length, or `None` when it is incomplete.
+pub(crate) fn server_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, String> {
+    let [first, second, rest @ ..] = bytes else {
+        return Ok(None);
+    };
+    if first & 0x80 == 0 || second & 0x80 != 0 {
+        return Err("the server sent a fragment or a masked frame".into());
+    }
+    let (length, head) = match second {
+        126 => match rest.first_chunk::<2>() {
+            Some(field) => (u64::from(u16::from_be_bytes(*field)), 4),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk::<8>() {
+            Some(field) => (u64::from_be_bytes(*field), 10),
+            None => return Ok(None),
+        },
+        short => (u64::from(*short), 2),
+    };
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_add(head))
+        .ok_or("impossible length")?;
+    Ok(bytes.get(head..end).map(|payload| {
+        (
+            Frame {
+                opcode: first & 0x0f,
+                payload,
+            },
+            end,
+        )
+    }))
+}
+
+/// What the tool puts into an event's `data`, so that any server that passes it on can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Index of the channel.
+    pub(crate) channel: u64,
+    /// Number of the event in its channel, from 1.
+    pub(crate) sequence: u64,
+    /// When the event was due, nanoseconds since the tool started.
+    pub(crate) due_ns: u64,
+}
+
+const MARK: &[u8] = b"\"loadtest\":[";
+
+impl Stamp {
+    /// `data` of exactly `bytes` bytes (or the shortest possible, when that is longer).
+    pub(crate) fn data(&self, bytes: usize) -> String {
+        let Self {
+            channel,
+            sequence,
+            due_ns,
+        } = self;
+        let head = format!("{{\"loadtest\":[{channel},{sequence},{due_ns}],\"pad\":\"");
+        let pad = bytes.saturating_sub(head.len() + 2);
+        format!("{head}{:x<pad$}\"}}", "")
+    }
+
+    /// The stamp in a message, if it carries one.
+    pub(crate) fn find(finder: &memchr::memmem::Finder<'_>, message: &[u8]) -> Option<Self> {
+        let at = finder.find(message)? + MARK.len();
+        let mut numbers = [0u64; 3];
+        let mut index = 0;
+        for byte in &message[at..] {
+            match byte {
+                b'0'..=b'9' => numbers[index] = numbers[index].wrapping_mul(10).wrapping_add(u64::from(byte - b'0')),
+                b',' if index < 2 => index += 1,
+                b']' if index == 2 => {
+                    return Some(Self {
+                        channel: numbers[0],
+                        sequence: numbers[1],
+                        due_ns: numbers[2],
+                    });
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    pub(crate) fn finder() -> memchr::memmem::Finder<'static> {
+        memchr::memmem::Finder::new(MARK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_survives_an_envelope() {
+        let stamp = Stamp {
+            channel: 3,
+            sequence: 41,
+            due_ns: 123_456_789,
+        };
+        let data = stamp.data(157);
+        assert_eq!(data.len(), 157);
+        let message = format!("{{\"type\":\"event\",\"channel\":\"load.3\",\"data\":{data}}}");
+        assert_eq!(Stamp::find(&Stamp::finder(), message.as_bytes()), Some(stamp));
+        assert_eq!(Stamp::find(&Stamp::finder(), b"{\"loadtest\":[1,2"), None);
+        assert_eq!(Stamp::find(&Stamp::finder(), b"{\"type\":\"pong\"}"), None);
+    }
+
+    #[test]
+    fn server_frames_of_every_length_form_and_cut() {
+        for length in [0usize, 5, 125, 126, 65_535, 65_536] {
+            let mut bytes = vec![0x81];
+            match length {
+                0..126 => bytes.push(length as u8),
+                126..65_536 => bytes.extend([&[126][..], &(length as u16).to_be_bytes()].concat()),
+                _ => bytes.extend([&[127][..], &(length as u64).to_be_bytes()].concat()),
+            }
+            bytes.extend(vec![b'x'; length]);
+            let whole = bytes.len();
+            assert_eq!(server_frame(&bytes[..whole - 1]), Ok(None));
+            bytes.push(0x89);
+            let (frame, used) = server_frame(&bytes).unwrap().unwrap();
+            assert_eq!((frame.opcode, frame.payload.len(), used), (TEXT, length, whole));
+        }
+        assert!(server_frame(&[0x01, 0]).is_err());
+        assert!(server_frame(&[0x81, 0x80, 0, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn the_handshake_is_checked() {
+        let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n");
+        assert_eq!(upgrade_response(good.as_bytes()), Ok(Some(good.len())));
+        assert_eq!(upgrade_response(&good.as_bytes()[..30]), Ok(None));
+        assert!(
+            upgrade_response(b"HTTP/1.1 401 Unauthorized\r\n\r\n{}")
+                .unwrap_err()
+                .contains("401")
+        );
+        assert!(upgrade_response(b"HTTP/1.1 101 X\r\nSec-WebSocket-Accept: no\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! `tickgate demo`: the gateway and the paper-trading backend in one process, which meet over HTTP only.
+
+use std::io;
+use std::net::SocketAddr;
+
+use clap::Args;
+use tickgate::auth::{Grant, mint};
+use tickgate::config::Config;
+use tickgate::demo::{ADMIN, Access, Backend, Settings, TRADER};
+use tickgate::gateway::Gateway;
+use tickgate::http::ListenAddress;
+use tickgate::time::unix_ms;
+
+use super::serve::Ready;
+use super::{ConfigFile, Failure, MISCONFIGURED};
+
+const TOKEN_TTL_MS: u64 = 30 * 24 * 3600 * 1000;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The backend's own address, for the page and for commands from the gateway; loopback only.
+    #[arg(long, default_value_t = Settings::default().listen, value_name = "ADDRESS")]
+    page: SocketAddr,
+    /// The same seed gives the same market.
+    #[arg(long, default_value_t = Settings::default().seed)]
+    seed: u64,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+/// Runs both until the gateway is drained.
+pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
+    let ready = Ready::new(arguments.file.config.as_deref())?;
+    let settings = Settings {
+        listen: arguments.page,
+        seed: arguments.seed,
+        ..Settings::default()
+    };
+    let backend = Backend::bind(settings).map_err(|error| {
+        let address = arguments.page;
+        Failure::running(&io::Error::other(format!("cannot listen on {address}: {error}")))
+    })?;
+    let page = backend.address();
+    let tokens = tokens(&ready.config)?;
+    let mut settings = ready.settings();
+    settings.commands.routes.splice(0..0, backend.routes());
+    let gateway = Gateway::start(settings).map_err(|error| Failure::running(&error))?;
+    let access = access(&ready, &gateway, tokens)?;
+    println!("{}", access.banner(page));
+    // Answers and publishes through the drain, too; ends after the gateway.
+    let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
+    ready.wait(gateway)
+}
+
+struct Tokens {
+    trader: String,
+    admin: String,
+}
+
+fn tokens(config: &Config) -> Result<Tokens, Failure> {
+    let token = |user: &str, role: &str| {
+        let grant = Grant {
+            subject: user.into(),
+            role: Some(role.into()),
+            ttl_ms: TOKEN_TTL_MS,
+            ..Grant::default()
+        };
+        mint(&grant, &config.keys(), &config.auth(), unix_ms()).map_err(|error| Failure::misconfigured(&error))
+    };
+    Ok(Tokens {
+        trader: token(TRADER, "trader")?,
+        admin: token(ADMIN, "admin")?,
+    })
+}
+
+fn access(ready: &Ready, gateway: &Gateway, tokens: Tokens) -> Result<Access, Failure> {
+    let missing = |what: &str| Failure {
+        message: format!("the demo needs {what}"),
+        code: MISCONFIGURED,
+    };
+    let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
+    let run_key = ready.run_keys.as_ref().and_then(|keys| keys.admin_key.clone());
+    Ok(Access {
+        admin: gateway
+            .admin_address()
+            .tcp()
+            .ok_or_else(|| missing("an admin listener on TCP"))?,
+        public: public.ok_or_else(|| missing("a public listener on TCP"))?,
+        path: ready
+            .config
+            .native_path()
+            .ok_or_else(|| missing("an endpoint of the native dialect"))?
+            .to_owned(),
+        // A token of role admin is as good as the key.
+        admin_key: run_key.unwrap_or_else(|| tokens.admin.clone()),
+        trader_token: tokens.trader,
+        admin_token: tokens.admin,
+    })
+}

@@ -1,0 +1,166 @@
+// npm `ws`, used as the platform's TypeScript client uses its WebSocket: no subprotocol, the token in the query.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import WebSocket from 'ws';
+import { Client, gateway, token, until, within } from './harness.mjs';
+
+test('connects without subprotocol, subscribes, hears events, unsubscribes', async (t) => {
+  const server = await gateway(t);
+  const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
+  assert.equal(client.socket.protocol, '');
+
+  client.send({ type: 'subscribe', channels: ['grid.grid_abc123.*', 'system.health'], id: 's1' });
+  const subscribed = await client.next();
+  assert.equal(typeof subscribed.timestamp, 'number');
+  delete subscribed.timestamp;
+  assert.deepEqual(subscribed, {
+    type: 'subscribed',
+    id: 's1',
+    data: { channels: ['grid.grid_abc123.*', 'system.health'], active_subscriptions: 2 },
+  });
+
+  const data = { grid_id: 'grid_abc123', level: 2, side: 'buy', price: 94000, amount: 0.001, position_after: 0.003 };
+  const event = { channel: 'grid.grid_abc123.order', event: 'filled', data, timestamp: 1703836800000 };
+  assert.deepEqual(await server.admin('POST', '/api/publish', event), { status: 200, body: { published: 1 } });
+  const heard = await client.next((message) => message.type === 'event' && message.channel !== 'system.health');
+  assert.deepEqual(heard, { type: 'event', ...event });
+
+  client.send({ type: 'unsubscribe', channels: ['grid.grid_abc123.*'] });
+  const unsubscribed = await client.next((message) => message.type === 'unsubscribed');
+  assert.deepEqual(unsubscribed.data, { channels: ['grid.grid_abc123.*'], active_subscriptions: 1 });
+
+  client.socket.close(1000);
+  assert.equal((await within('the close', client.closed)).code, 1000);
+});
+
+test('data arrives byte for byte, whatever its numbers and escapes', async (t) => {
+  const server = await gateway(t);
+  const socket = new WebSocket(`${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
+  t.after(() => socket.terminate());
+  await within('the connection', once(socket, 'open'));
+  socket.send('{"type":"subscribe","channels":["grid.*"]}');
+  await within('the answer', once(socket, 'message'));
+  const data = String.raw`{"big":123456789012345678901234567890,"tiny":1e-400,"zero":1.50,"text":"é\/😀","list":[ 1 ,2]}`;
+  const response = await fetch(`http://${server.adminAddress}/api/publish`, {
+    method: 'POST',
+    headers: { authorization: 'Bearer end-to-end-admin-key', 'content-type': 'application/json' },
+    body: `{"channel":"grid.a.b","event":"e","timestamp":1,"data":${data}}`,
+  });
+  assert.equal(response.status, 200);
+  const [message] = await within('the event', once(socket, 'message'));
+  assert.equal(String(message), `{"type":"event","channel":"grid.a.b","event":"e","timestamp":1,"data":${data}}`);
+});
+
+test('the subprotocol is echoed when it is offered, an unknown one is not', async (t) => {
+  const server = await gateway(t);
+  const url = `${server.url}?token=${await token(t, '--sub', '4')}`;
+  const client = await Client.open(t, url, ['other', 'zigquant-v2']);
+  assert.equal(client.socket.protocol, 'zigquant-v2');
+  // npm ws itself refuses a server that picks none of those it offers, so this is asked of the bare answer.
+  const upgrade = new WebSocket(url, 'other');
+  t.after(() => upgrade.terminate());
+  upgrade.on('error', () => {});
+  const [response] = await within('the upgrade', once(upgrade, 'upgrade'));
+  assert.equal(response.statusCode, 101);
+  assert.equal(response.headers['sec-websocket-protocol'], undefined);
+});
+
+test('authenticates in-band, and by header', async (t) => {
+  const server = await gateway(t);
+  const jwt = await token(t, '--sub', '42', '--role', 'trader');
+  const inBand = await Client.open(t, server.url);
+  inBand.send({ type: 'auth', token: jwt, id: 7 });
+  const result = await inBand.next();
+  assert.equal(result.type, 'auth_result');
+  assert.deepEqual([result.id, result.success, result.data.user, result.data.role], [7, true, '42', 'trader']);
+  await inBand.subscribe('user.42.*');
+  const byHeader = await Client.open(t, server.url, { headers: { authorization: `Bearer ${jwt}` } });
+  await byHeader.subscribe('user.42.*');
+});
+
+test('pings and is pinged, both ways', async (t) => {
+  const server = await gateway(t, { rest: '[heartbeat]\ninterval = "500ms"\ntimeout = "10s"' });
+  const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4')}`);
+  client.send({ type: 'ping', timestamp: Date.now() });
+  const pong = await client.next();
+  assert.equal(pong.type, 'pong');
+  assert.ok(Math.abs(pong.timestamp - Date.now()) < 60_000);
+  client.socket.ping('payload');
+  const [payload] = await within('the pong frame', once(client.socket, 'pong'));
+  assert.equal(String(payload), 'payload');
+  const ping = await client.next((message) => message.type === 'ping');
+  assert.equal(typeof ping.timestamp, 'number');
+  await until('a ping frame', () => client.pings > 0);
+});
+
+test('asks for its status', async (t) => {
+  const server = await gateway(t);
+  const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
+  await client.subscribe('grid.*');
+  client.send({ type: 'get_status' });
+  const status = await client.next();
+  assert.equal(status.type, 'status');
+  assert.deepEqual([status.subscriptions, status.user, status.dropped], [['grid.*'], '4', 0]);
+  assert.ok(Math.abs(status.connected_at - Date.now() / 1000) < 60);
+  const { body } = await server.admin('GET', '/api/websocket/clients');
+  assert.equal(body.clients[0].client_id, status.client_id);
+});
+
+test('commands are answered exactly once, whatever happens to them', async (t) => {
+  const server = await gateway(t);
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const client = await Client.open(t, `${server.url}?token=${jwt}`);
+  const command = (id, action) => client.send({ type: 'command', id, timestamp: Date.now(), action, params: {} });
+  command('c1', 'grid.start');
+  command('c2', 'system.kill_switch');
+  const codes = {};
+  for (let n = 0; n < 2; n++) {
+    const response = await client.next((message) => message.type === 'response');
+    assert.equal(response.success, false);
+    codes[response.id] = response.error.code;
+  }
+  assert.deepEqual(codes, { c1: 'UNKNOWN_ACTION', c2: 'FORBIDDEN' });
+  for (let n = 0; n < 50; n++) command(`burst${n}`, 'grid.start');
+  const responses = [];
+  while (responses.length < 50) responses.push(await client.next((message) => message.type === 'response'));
+  assert.equal(new Set(responses.map((response) => response.id)).size, 50);
+  const limited = responses.filter((response) => response.error.code === 'RATE_LIMITED').length;
+  assert.ok(limited >= 35, `${limited} of 50 at once were limited to 10 a second`);
+});
+
+test('a publisher may be a client', async (t) => {
+  const server = await gateway(t);
+  const publisher = await Client.open(t, `${server.url}?token=${await token(t, '--sub', 'p', '--publish', 'grid.*')}`);
+  const listener = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
+  await listener.subscribe('grid.*');
+  for (let n = 0; n < 50; n++) publisher.send({ type: 'publish', id: n, channel: 'grid.a.b', event: 'e', data: { n } });
+  for (let n = 0; n < 50; n++) {
+    assert.equal((await publisher.next((message) => message.type === 'published')).id, n);
+    assert.equal((await listener.next((message) => message.type === 'event')).data.n, n);
+  }
+  publisher.send({ type: 'publish', channel: 'system.log', event: 'e', data: null, id: 'x' });
+  assert.equal((await publisher.next()).error.code, 'FORBIDDEN');
+});
+
+test('a foreign page is refused, the own host and listed origins are not', async (t) => {
+  const server = await gateway(t, { server: 'allowed_origins = ["https://*.example.com"]' });
+  const url = `${server.url}?token=${await token(t, '--sub', '4')}`;
+  await Client.open(t, url, { origin: 'https://app.example.com' });
+  const foreign = new Client(url, { origin: 'https://evil.example' });
+  await assert.rejects(within('the refusal', foreign.opened), /403/);
+});
+
+test('a broadcast reaches everybody who is authenticated', async (t) => {
+  const server = await gateway(t);
+  const jwt = await token(t, '--sub', '4');
+  const clients = [await Client.open(t, `${server.url}?token=${jwt}`), await Client.open(t, `${server.url}?token=${jwt}`)];
+  const { status, body } = await server.admin('POST', '/api/websocket/broadcast/test', { message: 'hello' });
+  assert.deepEqual([status, body], [200, { queued: 2 }]);
+  for (const client of clients) {
+    const { type, channel, event, data } = await client.next();
+    assert.deepEqual({ type, channel, event, data }, {
+      type: 'event', channel: 'system.test', event: 'test', data: { message: 'hello' },
+    });
+  }
+});

@@ -1,0 +1,126 @@
+// deploy/nginx.conf itself, with only paths and ports changed: TLS outside, a Unix socket inside.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync, chmodSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { Client, adminKey, directory, freePorts, gateway, root, start, token, until, within } from './harness.mjs';
+
+/** Replaces what must be there. */
+function change(text, from, to) {
+  assert.ok(text.includes(from), `deploy/nginx.conf has no ${from}`);
+  return text.replaceAll(from, to);
+}
+
+async function behindNginx(t, options = {}) {
+  const where = directory(t);
+  chmodSync(where, 0o755);
+  const socket = join(where, 'public.sock');
+  const server = await gateway(t, { listen: JSON.stringify([`unix:${socket}`]), ...options });
+  chmodSync(socket, 0o666);
+  const [port] = await freePorts(1);
+  const [certificate, key] = ['crt', 'key'].map((end) => join(where, `tls.${end}`));
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
+    '-days', '1', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-keyout', key, '-out', certificate],
+  { stdio: 'ignore' });
+  let conf = readFileSync(join(root, 'deploy', 'nginx.conf'), 'utf8');
+  for (const [from, to] of [
+    ['user www-data;', process.getuid() === 0 ? 'user nobody nogroup;' : ''],
+    ['/run/nginx.pid', join(where, 'nginx.pid')],
+    ['/var/log/nginx', where],
+    ['/run/tickgate/public.sock', socket],
+    ['127.0.0.1:8081', server.adminAddress],
+    ['listen 443', `listen 127.0.0.1:${port}`],
+    ['ws.example.com;', 'localhost;'],
+    ['/etc/nginx/tls/ws.example.com.crt', certificate],
+    ['/etc/nginx/tls/ws.example.com.key', key],
+    ['worker_processes auto;', 'worker_processes 1;'],
+    ['worker_rlimit_nofile 200000;', 'worker_rlimit_nofile 4096;'],
+    ['worker_connections 65536;', 'worker_connections 2048;'],
+    // Where Debian's nginx would keep bodies and proxied answers, which only root may write.
+    ['http {', `http {\n    client_body_temp_path ${where}/b; proxy_temp_path ${where}/p; fastcgi_temp_path ${where}/f;`
+      + ` uwsgi_temp_path ${where}/u; scgi_temp_path ${where}/s;`],
+  ]) conf = change(conf, from, to);
+  const file = join(where, 'nginx.conf');
+  writeFileSync(file, conf);
+  const nginx = start(t, where, 'nginx', ['-c', file, '-p', where, '-e', join(where, 'start.log'), '-g', 'daemon off;']);
+  const ca = readFileSync(certificate);
+  const tls = { ca, servername: 'localhost' };
+  const url = `wss://localhost:${port}/ws`;
+  await until('nginx', async () => {
+    const probe = new Client(url, tls);
+    const answered = await probe.opened.then(() => true, (error) => /Unexpected server response/.test(error.message));
+    probe.socket.terminate();
+    return answered;
+  });
+  const log = (name) => (existsSync(join(where, name)) ? readFileSync(join(where, name), 'utf8') : '');
+  const https = (path, ...args) => execFileSync('curl',
+    ['-sS', '--cacert', certificate, '-w', '\n%{http_code}', ...args, `https://localhost:${port}${path}`], { encoding: 'utf8' });
+  return { server, nginx, url, tls, log, https };
+}
+
+test('a client over TLS hears every event in order; its address is its own; no log shows its token', async (t) => {
+  const { server, url, tls, log } = await behindNginx(t);
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  // A claimed address is not believed: nginx overwrites it.
+  const client = await Client.open(t, `${url}?a=1&token=${jwt}&b=2`, { ...tls, headers: { 'x-forwarded-for': '203.0.113.9' } });
+  await client.subscribe('grid.*');
+  for (let batch = 0; batch < 10; batch++) {
+    const events = Array.from({ length: 100 }, (_, n) => ({ channel: 'grid.a.b', event: 'e', data: batch * 100 + n }));
+    assert.equal((await server.admin('POST', '/api/publish', events)).status, 200);
+  }
+  for (let n = 0; n < 1000; n++) assert.equal((await client.next((message) => message.type === 'event')).data, n);
+  const { body } = await server.admin('GET', '/api/websocket/clients?user=4');
+  assert.deepEqual(body.clients.map(({ user, address, dialect }) => ({ user, address, dialect })),
+    [{ user: '4', address: '127.0.0.1', dialect: 'native' }]);
+
+  client.socket.close(1000);
+  assert.equal((await within('the close', client.closed)).code, 1000);
+  const line = await until('the access log', () => log('access.log').split('\n').find((text) => text.includes(' 101 ')));
+  assert.match(line, /"GET \/ws\?\[redacted\]" 101/);
+  for (const text of [log('access.log'), log('error.log'), server.err()]) {
+    assert.ok(!text.includes(jwt) && !text.includes(jwt.split('.')[2]), 'a log shows the token');
+  }
+});
+
+test('a token stays out of the logs when the gateway is gone or its name is disguised', async (t) => {
+  const { server, https, log } = await behindNginx(t);
+  const upgrade = ['-H', 'Connection: Upgrade', '-H', 'Upgrade: websocket'];
+  https('/ws?%74oken=disguised-token', ...upgrade);
+  https('/ws?x=1&TOKEN=shouted-token', ...upgrade);
+  server.child.kill('SIGKILL');
+  await server.ended;
+  assert.match(https('/ws?token=token-of-an-error', ...upgrade), /\n502$/);
+  await until('the access log', () => log('access.log').includes('" 502 '));
+  for (const name of ['access.log', 'error.log']) {
+    assert.doesNotMatch(log(name), /disguised-token|shouted-token|token-of-an-error/);
+  }
+});
+
+test('several hundred clients share the Unix socket; each is told of a drain and closed with 1012', async (t) => {
+  const { server, url, tls } = await behindNginx(t, { server: 'drain = "2s"' });
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const clients = [];
+  for (let n = 0; n < 300; n++) clients.push(await Client.open(t, `${url}?token=${jwt}`, tls));
+  await Promise.all(clients.map((client) => client.subscribe('grid.*')));
+  const events = Array.from({ length: 20 }, (_, n) => ({ channel: 'grid.a.b', event: 'e', data: n }));
+  assert.equal((await server.admin('POST', '/api/publish', events)).status, 200);
+  server.child.kill('SIGTERM');
+  for (const client of clients) {
+    for (let n = 0; n < 20; n++) assert.equal((await client.next((message) => message.type === 'event')).data, n);
+    assert.equal((await client.next((message) => message.type === 'going_away')).data.reason, 'restart');
+    assert.deepEqual(await within('the close', client.closed), { code: 1012, reason: 'gateway restarting' });
+  }
+  assert.deepEqual(await within('the end', server.ended), { code: 0, signal: null });
+});
+
+test('the admin API is behind /api/, with its key; everything else is not found', async (t) => {
+  const { https } = await behindNginx(t);
+  const authorization = ['-H', `Authorization: Bearer ${adminKey}`];
+  assert.match(https('/api/websocket/stats'), /\n401$/);
+  assert.match(https('/api/websocket/stats', ...authorization), /"active_connections":\d+[^]*\n200$/);
+  const event = '{"channel":"grid.a.b","event":"e","data":1}';
+  assert.match(https('/api/publish', ...authorization, '-H', 'Content-Type: application/json', '-d', event), /"published":1[^]*\n200$/);
+  assert.match(https('/readyz'), /\n200$/);
+  for (const path of ['/metrics', '/', '/admin']) assert.match(https(path), /\n404$/);
+});

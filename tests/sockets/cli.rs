@@ -1,0 +1,150 @@
+//! The command line: what is printed where, and the exit codes.
+
+use std::process::Output;
+
+use crate::clients::Told;
+use crate::harness::{ADMIN_KEY, Gateway, SECRET, binary, until};
+
+fn output(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    binary()
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn check_prints_what_is_in_effect_and_no_secret() {
+    let checked = output(&["check"], &[("TICKGATE_SERVER__SHARDS", "3")]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let printed = text(&checked.stdout);
+    assert!(
+        printed.contains("shards = 3\n") && printed.contains("secret_env = \"TICKGATE_JWT_SECRET\"\n"),
+        "{printed}"
+    );
+    assert!(!printed.contains(SECRET) && !printed.contains(ADMIN_KEY));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("again.toml");
+    std::fs::write(&file, &printed).expect("written");
+    let again = output(&["check", "--config", &file.display().to_string()], &[]);
+    assert_eq!(text(&again.stdout), printed, "{}", text(&again.stderr));
+}
+
+#[test]
+fn a_wrong_configuration_or_command_line_ends_with_2_and_says_why() {
+    let cases: [(&[&str], &[(&str, &str)], &str); 7] = [
+        (
+            &["serve", "--config", "/nonexistent.toml"],
+            &[],
+            "/nonexistent.toml: cannot be read",
+        ),
+        (
+            &["check", "--config", "/nonexistent.toml"],
+            &[],
+            "/nonexistent.toml: cannot be read",
+        ),
+        (
+            &["serve"],
+            &[("TICKGATE_SERVER__LISTENS", "[]")],
+            "variable TICKGATE_SERVER__LISTENS: server.listens: unknown key",
+        ),
+        (
+            &["serve"],
+            &[("TICKGATE_JWT_SECRET", "short")],
+            "the secret is shorter than the 32 bytes that HS256 needs",
+        ),
+        (&["serve", "--port", "1"], &[], "unexpected argument '--port'"),
+        (
+            &["token", "--sub", "a.b"],
+            &[],
+            "the subject must be one channel segment",
+        ),
+        (
+            &["token", "--sub", "u", "--channels", "gr*d"],
+            &[],
+            "the pattern has a character that is not allowed",
+        ),
+    ];
+    for (arguments, environment, why) in cases {
+        let ended = output(arguments, environment);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+        assert!(
+            text(&ended.stderr).contains(why),
+            "{arguments:?}: {}",
+            text(&ended.stderr)
+        );
+        assert!(ended.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_keys_only_loopback_is_served() {
+    let mut command = binary();
+    command
+        .env_remove("TICKGATE_JWT_SECRET")
+        .env_remove("TICKGATE_ADMIN_KEY");
+    command.env("TICKGATE_SERVER__LISTEN", "[\"0.0.0.0:0\"]");
+    let refused = command.arg("serve").output().expect("runs");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(
+        text(&refused.stderr).contains("no [[auth.key]] is configured"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[tokio::test]
+async fn a_listener_that_is_taken_ends_with_1() {
+    let gateway = Gateway::start("", "").await;
+    let taken = format!("[\"{}\"]", gateway.public);
+    let ended = output(
+        &["serve"],
+        &[
+            ("TICKGATE_SERVER__LISTEN", &taken),
+            ("TICKGATE_SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ],
+    );
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        text(&ended.stderr).contains(&format!("cannot listen on {}", gateway.public)),
+        "{}",
+        text(&ended.stderr)
+    );
+}
+
+#[tokio::test]
+async fn a_printed_token_is_accepted() {
+    let gateway = Gateway::start("", "").await;
+    let made = output(
+        &["token", "--sub", "7", "--channels", "grid.*,system.log", "--ttl", "1m"],
+        &[],
+    );
+    let mut client = gateway.connect(text(&made.stdout).trim()).await;
+    client.subscribe(&["grid.abc.*", "system.log", "user.7.*"]).await;
+    client
+        .send(&serde_json::json!({"type": "subscribe", "channels": ["market.*"]}))
+        .await;
+    assert_eq!(client.expect("error").await["error"]["code"], "FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() {
+    for (name, code) in [("TERM", 143), ("INT", 130)] {
+        let mut gateway = Gateway::start("drain = \"1h\"", "").await;
+        let mut client = gateway.connect(&crate::harness::trader()).await;
+        client.subscribe(&["grid.*"]).await;
+        gateway.signal(name);
+        assert_eq!(client.expect("going_away").await["data"]["reason"], "restart");
+        gateway.signal(name);
+        assert_eq!(gateway.ended().await.code(), Some(code));
+        let end = until("the client's end", async || match client.next().await {
+            Told::Message(_) | Told::Binary(_) => None,
+            end => Some(end),
+        });
+        assert!(matches!(end.await, Told::Lost | Told::Closed(..)));
+    }
+}

@@ -1,0 +1,108 @@
+//! SIGTERM: not ready, told, flushed, closed, and out with 0.
+
+use serde_json::json;
+
+use crate::clients::{Told, text};
+use crate::harness::{Gateway, brief, event, numbers, trader, until};
+
+const CHANNEL: &str = "grid.g.status";
+
+#[tokio::test]
+async fn everybody_is_told_flushed_and_closed_with_1012() {
+    let mut gateway = Gateway::start("shards = 2\ndrain = \"2s\"", "").await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = gateway.connect(&trader()).await;
+        client.subscribe(&[CHANNEL]).await;
+        clients.push(client);
+    }
+    assert_eq!(gateway.admin("GET", "/readyz", "").await.0, 200);
+    gateway
+        .publish((0..100).map(|number| event(CHANNEL, number)).collect())
+        .await;
+    gateway.signal("TERM");
+    until("not being ready", async || {
+        (gateway.admin("GET", "/readyz", "").await.0 == 503).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.admin("GET", "/healthz", "").await.0, 200, "alive all the same");
+    for mut client in clients {
+        let (messages, end) = client.rest().await;
+        assert_eq!(
+            end,
+            Told::Closed(1012, "gateway restarting".to_owned()),
+            "{}",
+            brief(&messages)
+        );
+        assert!(
+            numbers(&messages, CHANNEL).into_iter().eq(0..100),
+            "{}",
+            brief(&messages)
+        );
+        let told = messages.last().expect("told");
+        let data = &told["data"];
+        assert_eq!(
+            (&told["type"], &data["reason"]),
+            (&json!("going_away"), &json!("restart")),
+            "{told}"
+        );
+        assert!(
+            data["close_in_ms"].as_u64() <= Some(2000) && data["reconnect_after_ms"].is_u64(),
+            "{told}"
+        );
+    }
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_slow_client_is_flushed_before_its_close() {
+    const EVENTS: usize = 40;
+    let mut gateway = Gateway::start("shards = 1\ndrain = \"4s\"", "[limits]\noutbox_bytes = 67108864").await;
+    let mut slow = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
+    slow.send(&text(&json!({"type": "subscribe", "channels": [CHANNEL]})))
+        .await
+        .expect("sent");
+    until("the subscription", async || {
+        (gateway.stats().await["subscriptions"][CHANNEL] == 1).then_some(())
+    })
+    .await;
+    let padding = "x".repeat(250_000);
+    for number in 0..EVENTS {
+        let event = json!({"channel": CHANNEL, "event": "update", "data": {"n": number, "padding": padding}});
+        gateway.publish(vec![event]).await;
+    }
+    let waiting = gateway.stats().await["queues"]["pending_frames"].as_u64();
+    assert!(waiting > Some(0), "10 MB should not fit into the kernel's buffers");
+    gateway.signal("TERM");
+    let (messages, end) = slow.rest().await;
+    assert!(
+        numbers(&messages, CHANNEL).into_iter().eq(0..EVENTS),
+        "{} came",
+        messages.len()
+    );
+    assert_eq!(end, Told::Closed(1012, "gateway restarting".to_owned()));
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn without_time_to_drain_everybody_is_closed_with_1001() {
+    let mut gateway = Gateway::start("drain = \"0s\"", "").await;
+    let mut client = gateway.connect(&trader()).await;
+    client.subscribe(&[CHANNEL]).await;
+    gateway.signal("INT");
+    let (messages, end) = client.rest().await;
+    assert_eq!(
+        end,
+        Told::Closed(1001, "gateway going away".to_owned()),
+        "{}",
+        brief(&messages)
+    );
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_gateway_drains_at_once() {
+    let mut gateway = Gateway::start("drain = \"1h\"", "").await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}

@@ -1,0 +1,153 @@
+//! Thousands of clients on several shards: each channel's events in order, none twice, none missing.
+
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::clients::{Client, Told};
+use crate::harness::{Gateway, event, trader};
+
+const CLIENTS: usize = 2000;
+const LATECOMERS: usize = 100;
+const CHANNELS: usize = 20;
+/// Of each channel; one more ends it.
+const EVENTS: usize = 100;
+const PUBLISHERS: usize = 4;
+
+fn channel(number: usize) -> String {
+    format!("grid.g{number}.status")
+}
+
+/// What client number `client` subscribes, and the channels that gives it. Most hear one channel, some through two
+/// patterns at once, some all channels.
+fn wish(client: usize) -> (Vec<String>, Vec<usize>) {
+    let own = client % CHANNELS;
+    match client / CHANNELS % 10 {
+        0 => (vec!["grid.*".to_owned(), channel(own)], (0..CHANNELS).collect()),
+        1 => (vec![format!("grid.g{own}.*"), channel(own)], vec![own]),
+        2 => (vec![format!("*.g{own}.status")], vec![own]),
+        _ => (vec![channel(own)], vec![own]),
+    }
+}
+
+/// Reads until every channel's last event came, and then until nothing can be behind it. Gives the numbers of each
+/// channel in the order they came.
+async fn listen(mut client: Client, patterns: Vec<String>, channels: Vec<usize>) -> Vec<Vec<usize>> {
+    let mut heard = vec![Vec::new(); CHANNELS];
+    let mut ended = 0;
+    while ended < channels.len() {
+        ended += usize::from(note(&mut heard, client.expect("event").await) == EVENTS);
+    }
+    // Everything that was sent to it stands before the answer.
+    client.send(&json!({"type": "unsubscribe", "channels": patterns})).await;
+    loop {
+        match client.next().await {
+            Told::Message(message) if message["type"] == "event" => {
+                note(&mut heard, message);
+            }
+            Told::Message(message) if message["type"] == "unsubscribed" => return heard,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn note(heard: &mut [Vec<usize>], event: Value) -> usize {
+    let channel = event["channel"]
+        .as_str()
+        .and_then(|name| name.strip_prefix("grid.g")?.strip_suffix(".status"));
+    let channel: usize = channel
+        .and_then(|number| number.parse().ok())
+        .expect("a channel of this test");
+    let number = event["data"]["n"]
+        .as_u64()
+        .and_then(|number| usize::try_from(number).ok())
+        .expect("a number");
+    heard[channel].push(number);
+    number
+}
+
+async fn subscribe(gateway: &Gateway, number: usize, token: &str) -> (Client, Vec<String>, Vec<usize>) {
+    let mut client = gateway.connect(token).await;
+    let (patterns, channels) = wish(number);
+    client
+        .subscribe(&patterns.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    (client, patterns, channels)
+}
+
+/// Each publisher has its own channels and sends their events in order, in batches over all of them.
+async fn publish(gateway: &Gateway, publisher: usize) {
+    for first in (0..EVENTS).step_by(5) {
+        let own = (publisher..CHANNELS).step_by(PUBLISHERS);
+        let events = own.flat_map(|number| (first..first + 5).map(move |n| event(&channel(number), n)));
+        gateway.publish(events.collect()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .expect("raised up to the hard limit");
+    let gateway = Arc::new(Gateway::start("shards = 4\nmax_connections = 4000", "").await);
+    let token = trader();
+    let mut listeners = Vec::new();
+    for number in 0..CLIENTS {
+        let (client, patterns, channels) = subscribe(&gateway, number, &token).await;
+        listeners.push((tokio::spawn(listen(client, patterns, channels.clone())), channels, true));
+    }
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| {
+            let gateway = gateway.clone();
+            tokio::spawn(async move { publish(&gateway, publisher).await })
+        })
+        .collect();
+    // Those who come while events flow hear a channel from some event on, without a gap.
+    for number in 0..LATECOMERS {
+        let (client, patterns, channels) = subscribe(&gateway, number, &token).await;
+        listeners.push((
+            tokio::spawn(listen(client, patterns, channels.clone())),
+            channels,
+            false,
+        ));
+    }
+    let stats = gateway.stats().await;
+    assert_eq!(stats["active_connections"], CLIENTS + LATECOMERS);
+    let shares: Vec<_> = stats["shards"]
+        .as_array()
+        .expect("shards")
+        .iter()
+        .map(|shard| &shard["connections"])
+        .collect();
+    assert!(
+        shares.len() == 4 && shares.iter().all(|share| share.as_u64() > Some(0)),
+        "{shares:?}"
+    );
+    for publisher in publishers {
+        publisher.await.expect("published");
+    }
+    gateway
+        .publish((0..CHANNELS).map(|number| event(&channel(number), EVENTS)).collect())
+        .await;
+    for (number, (listener, channels, from_the_start)) in listeners.into_iter().enumerate() {
+        let heard = listener.await.expect("heard to the end");
+        for (channel, numbers) in heard.iter().enumerate() {
+            if !channels.contains(&channel) {
+                assert!(numbers.is_empty(), "client {number} heard channel {channel}");
+                continue;
+            }
+            let first = if from_the_start { 0 } else { numbers[0] };
+            assert!(
+                numbers.iter().copied().eq(first..=EVENTS),
+                "client {number}, channel {channel}: {numbers:?}"
+            );
+        }
+    }
+}

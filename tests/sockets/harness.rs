@@ -1,0 +1,244 @@
+//! A gateway process, and what tests ask of it.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::WebSocketError;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tickgate::auth::{Algorithm, Grant, Key, KeySet, Settings, mint};
+use tokio::net::TcpStream;
+
+use crate::clients::{Bare, Client};
+
+/// The HMAC secret of every gateway here.
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const ADMIN_KEY: &str = "end-to-end-admin-key";
+
+/// No wait lasts longer; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Awaits `what` with an end.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(PATIENCE, future).await;
+    outcome.unwrap_or_else(|_| panic!("{what}: nothing came within {PATIENCE:?}"))
+}
+
+/// Polls `condition` until it gives something.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+/// A token for `claims`, which give at least `sub`.
+pub(crate) fn token(subject: &str, role: &str, ttl: Duration) -> String {
+    let key = Key::hmac(Algorithm::Hs256, SECRET.as_bytes(), false).expect("a good key");
+    let grant = Grant {
+        subject: subject.into(),
+        role: Some(role.into()),
+        ttl_ms: u64::try_from(ttl.as_millis()).expect("short"),
+        ..Grant::default()
+    };
+    mint(
+        &grant,
+        &KeySet::new(vec![key]),
+        &Settings::default(),
+        tickgate::time::unix_ms(),
+    )
+    .expect("signed")
+}
+
+/// A trader's token that outlives the test.
+pub(crate) fn trader() -> String {
+    token("u1", "trader", Duration::from_secs(3600))
+}
+
+/// A gateway process. Dropping it kills it.
+pub(crate) struct Gateway {
+    child: Child,
+    directory: tempfile::TempDir,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts one with this configuration, in which `[server]` is written here: `server` holds more of its lines.
+    pub(crate) async fn start(server: &str, rest: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let toml = format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
+        );
+        let file = directory.path().join("tickgate.toml");
+        std::fs::write(&file, toml).expect("written");
+        let log = std::fs::File::create(directory.path().join("log")).expect("created");
+        let child = binary()
+            .args(["serve", "--config"])
+            .arg(&file)
+            .stderr(log)
+            .stdout(Stdio::null())
+            .spawn();
+        let mut gateway = Self {
+            child: child.expect("started"),
+            directory,
+            public: unset(),
+            admin: unset(),
+        };
+        let (public, admin) = until("the gateway's addresses", async || {
+            if let Some(status) = gateway.child.try_wait().expect("asked") {
+                panic!("the gateway ended with {status}: {}", gateway.log());
+            }
+            let log = gateway.log();
+            Some((
+                address(&log, "listening")?,
+                address(&log, "listening for the admin API")?,
+            ))
+        })
+        .await;
+        (gateway.public, gateway.admin) = (public, admin);
+        gateway
+    }
+
+    /// Everything it logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).expect("readable")
+    }
+
+    /// Connects a well-behaved client with `token`.
+    pub(crate) async fn connect(&self, token: &str) -> Client {
+        self.connect_to(&format!("/ws?token={token}")).await.expect("connected")
+    }
+
+    /// Connects a well-behaved client to `target`; the error has the status when it is refused.
+    pub(crate) async fn connect_to(&self, target: &str) -> Result<Client, WebSocketError> {
+        Client::connect(self.public, target).await
+    }
+
+    /// Connects a client that may misbehave.
+    pub(crate) async fn connect_bare(&self, target: &str) -> Bare {
+        Bare::upgraded(self.public, target).await
+    }
+
+    /// A request to the admin listener with the admin key: status and JSON (`null` when there is none).
+    pub(crate) async fn admin(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        let stream = TcpStream::connect(self.admin).await.expect("connected");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("an HTTP connection");
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "tickgate")
+            .header("Content-Type", "application/json")
+            .header("Authorization", format!("Bearer {ADMIN_KEY}"))
+            .body(Full::new(body.into()))
+            .expect("a request");
+        let response = within(path, sender.send_request(request)).await.expect("answered");
+        let status = response.status().as_u16();
+        let body = within(path, response.into_body().collect())
+            .await
+            .expect("a body")
+            .to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// Publishes these events, all of which must be taken.
+    pub(crate) async fn publish(&self, events: Vec<Value>) {
+        let count = events.len();
+        let (status, answer) = self
+            .admin("POST", "/api/publish", Value::Array(events).to_string())
+            .await;
+        assert_eq!((status, &answer["published"]), (200, &json!(count)), "{answer}");
+    }
+
+    /// `GET /api/websocket/stats`.
+    pub(crate) async fn stats(&self) -> Value {
+        let (status, stats) = self.admin("GET", "/api/websocket/stats", "").await;
+        assert_eq!(status, 200, "{stats}");
+        stats
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the gateway's end", async || self.child.try_wait().expect("asked")).await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}", self.log());
+        }
+    }
+}
+
+/// The binary with its secrets and nothing else of this process's environment.
+pub(crate) fn binary() -> Command {
+    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_tickgate")));
+    command
+        .env_clear()
+        .env("TICKGATE_JWT_SECRET", SECRET)
+        .env("TICKGATE_ADMIN_KEY", ADMIN_KEY);
+    command
+}
+
+fn unset() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 0))
+}
+
+/// The address in the first log line with this message.
+fn address(log: &str, message: &str) -> Option<SocketAddr> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.into_iter().find(|line| line["message"] == message)?;
+    line["address"].as_str()?.parse().ok()
+}
+
+/// One event for `/api/publish`.
+pub(crate) fn event(channel: &str, number: usize) -> Value {
+    json!({"channel": channel, "event": "update", "data": {"n": number}})
+}
+
+/// The numbers that [`event`] put into the events of `channel` among `messages`, in order.
+pub(crate) fn numbers(messages: &[Value], channel: &str) -> Vec<usize> {
+    let of_channel = messages
+        .iter()
+        .filter(|message| message["type"] == "event" && message["channel"] == channel);
+    of_channel
+        .map(|message| usize::try_from(message["data"]["n"].as_u64().expect("a number")).expect("fits"))
+        .collect()
+}
+
+/// A list of messages, shortened for a failure's text.
+pub(crate) fn brief(messages: &[Value]) -> String {
+    let mut text = String::new();
+    for message in messages.iter().take(20) {
+        let _ = writeln!(text, "{message}");
+    }
+    let _ = writeln!(text, "({} in all)", messages.len());
+    text
+}
