@@ -270,6 +270,7 @@ impl Session {
         let command = context.settings.dialect.command_id(text, scratch);
         let refusals = &mut self.extra().refusals;
         let abuse = refusals.count(now_ms);
+        out.refused_messages += 1;
         if let Some(id) = &command {
             out.rate_limited_command(id, wait_ms, context);
         } else {
