@@ -8,3 +8,4 @@ mod endings;
 mod fanout;
 mod harness;
 mod hostile;
+mod identity;

@@ -1,0 +1,286 @@
+//! What a turn does, and what it does not wait for.
+
+use super::*;
+
+#[test]
+fn events_arrive_over_tcp_and_over_unix_sockets() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut over_tcp) = tcp();
+    // A first frame that came behind the handshake.
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["a.*"]}"#));
+    let (server, mut over_unix) = unix();
+    shard.adopt(server, b"");
+    over_unix.say(r#"{"type":"subscribe","channels":["a.b"]}"#);
+    driven.settle();
+    assert_eq!(shard.handle.load(), 2);
+    for number in 0..100 {
+        assert!(shard.try_publish("a.b", &number.to_string()));
+    }
+    driven.settle();
+    over_tcp.read();
+    over_unix.read();
+    for texts in [over_tcp.texts(), over_unix.texts()] {
+        assert_eq!(texts[0]["type"], "subscribed");
+        assert_eq!(data(&texts), (0..100).collect::<Vec<_>>());
+    }
+    assert!(shard.handle.stats().sends.get() <= 2 + 2 * 100);
+}
+
+#[test]
+fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut stalled) = tcp();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    let (server, mut healthy) = tcp();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    driven.settle();
+    let padding = 1_000_000_000_000_000_000_u64;
+    let mut got = Vec::new();
+    // Whatever the kernel's buffers hold, at some point the stalled one's outbox must overflow.
+    let mut sent = 0;
+    while sent < 200_000 && shard.handle.stats().dropped.get() < 1_000 {
+        sent += u64::from(shard.try_publish("a.b", &(padding + sent).to_string()));
+        driven.turn();
+        healthy.read();
+        got.extend(data(&healthy.texts()));
+    }
+    driven.turn_until("the last event", || {
+        healthy.read();
+        got.extend(data(&healthy.texts()));
+        got.len() as u64 == sent
+    });
+    assert!(got.iter().copied().eq(padding..padding + sent), "in order, each once");
+    let lost = shard.handle.stats().dropped.get();
+    assert!(lost >= 1_000, "{sent} events fitted into the kernel");
+    // Nothing to do while it does not read: no turn follows at once.
+    driven.settle();
+    let turns = shard.handle.stats().turns.get();
+    assert_ne!(driven.turn(), Some(Duration::ZERO));
+    assert_eq!(shard.handle.stats().turns.get(), turns + 1);
+
+    let mut texts = Vec::new();
+    driven.turn_until("the rest", || {
+        stalled.read();
+        texts.extend(stalled.texts());
+        texts.last().is_some_and(|text| text["data"] == padding + sent - 1)
+    });
+    let told: u64 = texts.iter().filter_map(|text| text["data"]["count"].as_u64()).sum();
+    assert_eq!(told, lost);
+    assert_eq!(data(&texts).len() as u64 + told, sent);
+    // Drained, it is watched for reading only and stays idle.
+    driven.settle();
+}
+
+#[test]
+fn the_close_frame_arrives_although_input_is_waiting_unread() {
+    for is_tcp in [true, false] {
+        let mut shard = Shard::new(1_000, Limits::default());
+        let mut driven = shard.reactor();
+        // An unmasked frame, then 100 KiB that nobody will interpret, all of it sent before anything is read.
+        let mut input = vec![0x81, 0x02, b'h', b'i'];
+        input.resize(100 * 1024, 0);
+        let check = |mut client: Client<Box<dyn ReadWrite>>, driven: &mut Driven| {
+            driven.turn_until("the end of the connection", || {
+                client.read();
+                client.is_at_end
+            });
+            assert_eq!(client.close_code(), Some(1002));
+            drop(client);
+        };
+        if is_tcp {
+            let (server, mut client) = tcp();
+            client.socket.write_all(&input).expect("room");
+            shard.adopt(server, b"");
+            check(Client::of(Box::new(client.socket)), &mut driven);
+        } else {
+            let (server, mut client) = unix();
+            client.socket.write_all(&input).expect("room");
+            shard.adopt(server, b"");
+            check(Client::of(Box::new(client.socket)), &mut driven);
+        }
+        driven.turn_until("the removal", || shard.handle.load() == 0);
+        assert_eq!(shard.ended(Disconnect::Protocol), 1);
+    }
+}
+
+trait ReadWrite: Read + Write {}
+impl<S: Read + Write> ReadWrite for S {}
+
+#[test]
+fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut flooder) = tcp();
+    shard.adopt(server, b"");
+    let (server, mut healthy) = tcp();
+    shard.adopt(server, b"");
+    driven.settle();
+    let flood: Vec<u8> = (0..4_000).flat_map(|_| frame(0x89, b"x")).collect();
+    let mut is_over = false;
+    let mut answered = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while !is_over || answered < 100 {
+        match flooder.socket.write(&flood) {
+            Ok(_) => {}
+            // Reset: it never stopped writing.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => is_over = true,
+            Err(_) => {}
+        }
+        healthy.say(r#"{"type":"ping"}"#);
+        let before = shard.handle.stats().bytes_in.get();
+        driven.turn();
+        let read = shard.handle.stats().bytes_in.get() - before;
+        assert!(
+            read <= 2 * READ_BYTES as u64,
+            "{read} bytes in one turn from two connections"
+        );
+        healthy.read();
+        answered += healthy.texts().len();
+        is_over |= shard.ended(Disconnect::RateLimitAbuse) == 1;
+        assert!(Instant::now() < deadline);
+    }
+    assert!(shard.ended(Disconnect::RateLimitAbuse) == 1);
+    driven.turn_until("the Close frame", || {
+        flooder.read();
+        flooder.close_code() == Some(4029)
+    });
+}
+
+#[test]
+fn whoever_vanishes_is_forgotten() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let (server, client) = tcp();
+        shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+        if number % 2 == 0 {
+            // Closed with the answer unread: a reset.
+            clients.push(client);
+        }
+    }
+    driven.turn_until("all are gone that left", || shard.handle.load() == 10);
+    assert_eq!(shard.ended(Disconnect::Lost), 10);
+    assert!(shard.try_publish("a.b", "1"));
+    drop(clients);
+    driven.turn_until("all are gone", || shard.handle.load() == 0);
+    driven.settle();
+}
+
+#[test]
+fn a_close_and_the_end_of_input_in_one_go_are_answered() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut client) = tcp();
+    client
+        .socket
+        .write_all(&frame(0x88, &1000u16.to_be_bytes()))
+        .expect("room");
+    client.socket.shutdown(std::net::Shutdown::Write).expect("open");
+    shard.adopt(server, b"");
+    driven.turn_until("the end", || {
+        client.read();
+        client.is_at_end
+    });
+    assert_eq!(client.close_code(), Some(1000));
+    driven.turn_until("the removal", || shard.handle.load() == 0);
+}
+
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
+}
+
+#[test]
+fn a_thousand_connections_get_every_event_once_and_in_order() {
+    raise_file_limit();
+    let mut shard = Shard::new(64, Limits::default());
+    let thread = shard.spawn();
+    let mut clients: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (server, client) = unix();
+            shard.adopt(
+                server,
+                &frame(0x81, br#"{"type":"subscribe","channels":["a.*","a.b"]}"#),
+            );
+            client
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    let mut got = vec![Vec::new(); clients.len()];
+    let mut read = |clients: &mut Vec<Client<UnixStream>>, wanted: usize| {
+        while got.iter().any(|texts: &Vec<serde_json::Value>| texts.len() < wanted) {
+            for (client, texts) in clients.iter_mut().zip(&mut got) {
+                client.read();
+                texts.extend(client.texts());
+            }
+            assert!(Instant::now() < deadline, "something is missing");
+        }
+        got.clone()
+    };
+    read(&mut clients, 1);
+    for number in 0..200 {
+        while !shard.try_publish("a.b", &number.to_string()) {
+            std::thread::yield_now();
+        }
+    }
+    for texts in read(&mut clients, 201) {
+        assert_eq!(data(&texts), (0..200).collect::<Vec<_>>());
+    }
+    assert_eq!(shard.handle.stats().deliveries.get(), 200 * 1_000);
+
+    // And the thread ends when everybody was sent away.
+    assert!(shard.handle.send(ShardMessage::Drain { over_ms: 200 }).is_ok());
+    for client in &mut clients {
+        while !client.is_at_end {
+            client.read();
+            assert!(Instant::now() < deadline, "a drained client is not closed");
+        }
+        let frames = client.take_frames();
+        let (first, close) = frames.last().expect("a Close frame");
+        assert_eq!((*first, &close[..2]), (0x88, &1012u16.to_be_bytes()[..]));
+    }
+    drop(clients);
+    thread.join().expect("no panic");
+    assert_eq!(shard.ended(Disconnect::Restart), 1_000);
+}
+
+#[test]
+fn publishers_in_the_shard_wait_for_credit_and_lose_nothing() {
+    // Two credits for the shard's own publishers: nearly every publish parks.
+    let mut shard = Shard::new(4, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut subscriber) = unix();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    let publishers: Vec<_> = (0..5)
+        .map(|publisher| {
+            let (server, mut client) = unix();
+            shard.adopt(server, b"");
+            for number in 0..20 {
+                client.say(&format!(
+                    r#"{{"type":"publish","channel":"p.{publisher}","event":"e","data":{number}}}"#
+                ));
+            }
+            client
+        })
+        .collect();
+    let mut texts = Vec::new();
+    driven.turn_until("all events", || {
+        subscriber.read();
+        texts.extend(subscriber.texts());
+        texts.len() == 1 + 5 * 20
+    });
+    for publisher in 0..publishers.len() {
+        let channel = format!("p.{publisher}");
+        let of_channel: Vec<_> = texts
+            .iter()
+            .filter(|text| text["channel"] == *channel)
+            .cloned()
+            .collect();
+        assert_eq!(data(&of_channel), (0..20).collect::<Vec<_>>());
+    }
+}
