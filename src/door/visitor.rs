@@ -181,7 +181,7 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 
 /// The 101.
 fn switching(endpoint: &Endpoint, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
-    let subprotocol = handshake::subprotocol(endpoint.session.dialect, request.headers());
+    let subprotocol = handshake::subprotocol(&endpoint.session.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
         fastwebsockets::upgrade::upgrade(request).map_err(|error| bad_request(&error.to_string()))?;

@@ -392,7 +392,7 @@ const fn open_to_all(message_type: Option<MessageType>) -> bool {
 impl Outputs {
     /// Queues a reply, where the dialect has it.
     pub(super) fn reply(&mut self, reply: &Reply<'_>, context: &Context<'_>) {
-        let dialect = context.settings.dialect;
+        let dialect = &context.settings.dialect;
         if let Some(range) = dialect.encode_reply(reply, context.now.unix_ms, &mut self.bytes) {
             self.list.push(Output::Reply {
                 start: range.start,
