@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -77,6 +77,11 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one with this configuration, in which `[server]` is written here: `server` holds more of its lines.
     pub(crate) async fn start(server: &str, rest: &str) -> Self {
+        Self::start_as(&["serve"], &[], server, rest).await
+    }
+
+    /// The same by other `arguments`, and with more in its `environment`.
+    pub(crate) async fn start_as(arguments: &[&str], environment: &[(&str, &str)], server: &str, rest: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let toml = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
@@ -84,11 +89,14 @@ impl Gateway {
         let file = directory.path().join("tickgate.toml");
         std::fs::write(&file, toml).expect("written");
         let log = std::fs::File::create(directory.path().join("log")).expect("created");
+        let out = std::fs::File::create(directory.path().join("out")).expect("created");
         let child = binary()
-            .args(["serve", "--config"])
+            .args(arguments)
+            .arg("--config")
             .arg(&file)
+            .envs(environment.iter().copied())
             .stderr(log)
-            .stdout(Stdio::null())
+            .stdout(out)
             .spawn();
         let mut gateway = Self {
             child: child.expect("started"),
@@ -114,6 +122,11 @@ impl Gateway {
     /// Everything it logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).expect("readable")
+    }
+
+    /// Everything it printed so far.
+    pub(crate) fn printed(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("out")).expect("readable")
     }
 
     /// Connects a well-behaved client with `token`.
@@ -147,6 +160,17 @@ impl Gateway {
 
     /// A request to the admin listener with the admin key: status and JSON (`null` when there is none).
     pub(crate) async fn admin(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        let (status, body) = self.admin_raw(method, path, body).await;
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// `GET /metrics`.
+    pub(crate) async fn metrics(&self) -> (u16, String) {
+        let (status, body) = self.admin_raw("GET", "/metrics", "").await;
+        (status, String::from_utf8(body.to_vec()).expect("UTF-8"))
+    }
+
+    async fn admin_raw(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
         let stream = TcpStream::connect(self.admin).await.expect("connected");
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -166,7 +190,7 @@ impl Gateway {
             .await
             .expect("a body")
             .to_bytes();
-        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        (status, body)
     }
 
     /// Publishes these events, all of which must be taken.
