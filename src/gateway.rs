@@ -1,11 +1,54 @@
 //! One gateway, assembled: hub, broker, shards, verifier, command router, door, admin listener and pulse.
 //!
 //! Invariant: nothing of a gateway is global; several can live in one process, and each ends whole.
+//!
+//! # The end
+//!
+//! [`Handle::drain`] makes the gateway not ready and has every shard announce and spread its closes. Meanwhile the
+//! public listeners stay open and refuse handshakes with 503, so that a proxy in front goes elsewhere at once; only
+//! sockets that were passed to the process are left alone, for what waits in them is the successor's. When the last
+//! connection is gone the shards end, then commands and admin requests in flight get their answers, and
+//! [`Gateway::wait`] returns.
 
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::http::{ListenAddress, LocalAddress};
-use crate::{admin, auth, commands, door, hub, shard};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::runtime::{self, Runtime};
+use tokio::task::{AbortHandle, JoinHandle as Task};
+
+use crate::admin::Admin;
+use crate::broker::Embedded;
+use crate::commands::Router;
+use crate::door::Door;
+use crate::event::{Encoding, Event};
+use crate::figures::Figures;
+use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed, Verify};
+use crate::hub::{Broker, Hub, Inbox};
+use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
+use crate::pulse::{HealthWatch, Pulse};
+use crate::session::Command;
+use crate::stats::DoorStats;
+use crate::time::{Clock, unix_ms};
+use crate::verify::Verifier;
+use crate::{admin, auth, commands, dialect, door, hub, shard, verify};
+
+/// Threads of the door, the admin listener, the command router and the pulse together.
+const DOOR_THREADS: usize = 2;
+
+/// Who may connect to a public Unix socket: like a TCP port of this machine, everybody on it. Narrower rules are the
+/// directory's.
+const PUBLIC_SOCKET_MODE: u32 = 0o666;
+/// The admin listener asks for a key, but answers `/metrics` without.
+const ADMIN_SOCKET_MODE: u32 = 0o660;
+
+/// How long admin requests may take to end when everything else has.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// Everything a gateway is started with. `config` builds it; tests write it down.
 #[derive(Debug)]
@@ -51,62 +94,427 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A thread of the gateway panicked; its connections are lost.
+    /// The node's name is no channel segment.
+    #[error("the node's name {0:?} is no channel segment")]
+    Node(Box<str>),
+    /// A task or thread of the gateway panicked.
     #[error("{0} panicked")]
-    Panicked(String),
+    Panicked(&'static str),
 }
 
 /// A running gateway. Dropping it stops it at once.
-pub struct Gateway {}
+pub struct Gateway {
+    handle: Handle,
+    addresses: Vec<LocalAddress>,
+    admin_address: LocalAddress,
+    admin: Arc<Admin>,
+    shards: Vec<JoinHandle<()>>,
+    // Taken when it ends.
+    runtime: Option<Runtime>,
+}
 
 /// Tells a running gateway to end; from any thread, any number of times.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    health: Arc<Health>,
+    shards: Vec<ShardHandle>,
+    router: Arc<Router>,
+    runtime: runtime::Handle,
+    drain_ms: u64,
+    // Accepting on sockets that a successor accepts on, too.
+    inherited: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    // Accept loops and the pulse, which never end by themselves, each with the task that watches over it.
+    endless: Vec<(AbortHandle, Task<()>)>,
+    router_drain: Option<Task<()>>,
+    panicked: Option<&'static str>,
+}
 
 impl Gateway {
     /// Opens the listeners and starts every thread. When it returns, connections are served.
+    ///
+    /// # Errors
+    ///
+    /// When a listener cannot be opened or a thread cannot be started; then nothing of it is left running.
     pub fn start(settings: Settings) -> Result<Self, Error> {
-        unimplemented!("{settings:?}")
+        // Before the first thread.
+        let passed = Inherited::from_env().map_err(|source| Error::Start {
+            what: "systemd's sockets",
+            source,
+        })?;
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(DOOR_THREADS)
+            .thread_name("door")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Start {
+                what: "the door's threads",
+                source,
+            })?;
+        let entered = runtime.enter();
+        let (public, admin_listener) = listen(&settings, passed)?;
+
+        let engine = Engine::start(&settings, &runtime)?;
+        let health = Arc::new(Health::new(Arc::clone(&engine.broker)));
+        let stats = Arc::<DoorStats>::default();
+        let figures = Arc::new(Figures::new(
+            Arc::clone(&engine.hub),
+            engine.shards.clone(),
+            engine.clock.now(),
+        ));
+        let pulse = {
+            let health = Arc::clone(&health);
+            let status = move || health.not_ready().unwrap_or("ok");
+            Pulse::new(&settings.node, Arc::clone(&figures), Arc::clone(&engine.watch), status)
+        };
+        let pulse = pulse.map_err(|_| Error::Node(settings.node.clone()));
+        let parts = door::Parts {
+            verify: engine.verify(),
+            shards: engine.shards.clone(),
+            health: Arc::clone(&health),
+            stats: Arc::clone(&stats),
+            clock: engine.clock,
+        };
+        let door = Door::new(settings.door, parts);
+        let parts = admin::Parts {
+            node: settings.node,
+            verify: engine.verify(),
+            broker: Arc::clone(&engine.broker),
+            figures,
+            shards: engine.shards.clone(),
+            commands: {
+                let router = Arc::clone(&engine.router);
+                Box::new(move || router.snapshot())
+            },
+            door: stats,
+            health: Arc::clone(&health),
+            clock: engine.clock,
+        };
+        let admin = Admin::new(settings.admin, parts);
+        let handle = Handle(Arc::new(Shared {
+            health,
+            shards: engine.shards,
+            router: engine.router,
+            runtime: runtime.handle().clone(),
+            drain_ms: settings.drain_ms,
+            inherited: Mutex::default(),
+            tasks: Mutex::default(),
+        }));
+        let addresses = public.iter().map(|listener| listener.address().clone()).collect();
+        let admin_address = admin_listener.address().clone();
+        for listener in public {
+            let inherited = listener.is_inherited();
+            let abort = handle.run("a public listener", door.serve(Arc::new(listener)));
+            if inherited {
+                handle.0.inherited.lock().push(abort);
+            }
+        }
+        handle.run("the admin listener", admin.serve(Arc::new(admin_listener)));
+        drop(entered);
+        let gateway = Self {
+            handle,
+            addresses,
+            admin_address,
+            admin,
+            shards: engine.threads,
+            runtime: Some(runtime),
+        };
+        // From here on dropping it ends what was started.
+        let pulse = pulse?;
+        gateway
+            .handle
+            .run("the pulse", gateway.handle.0.runtime.spawn(pulse.run()));
+        Ok(gateway)
     }
 
     /// Where the public listeners listen in fact, in the order of the settings.
     #[must_use]
     pub fn addresses(&self) -> &[LocalAddress] {
-        unimplemented!()
+        &self.addresses
     }
 
     /// Where the admin listener listens in fact.
     #[must_use]
     pub fn admin_address(&self) -> &LocalAddress {
-        unimplemented!()
+        &self.admin_address
     }
 
     /// To end it from elsewhere, such as a signal handler's thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        unimplemented!()
+        self.handle.clone()
     }
 
-    /// Blocks until the gateway has ended: drained (`Ok`), stopped (`Ok`), or one of its threads panicked.
-    pub fn wait(self) -> Result<(), Error> {
-        unimplemented!()
+    /// Blocks until the gateway has ended: drained or stopped.
+    ///
+    /// # Errors
+    ///
+    /// When one of its tasks panicked, which also stops it. (A shard that panics ends the process: see
+    /// [`shard::spawn`].)
+    pub fn wait(mut self) -> Result<(), Error> {
+        self.end()
     }
 
-    /// Ends it at once and waits for its threads: sockets are closed without ceremony.
+    /// Ends it at once and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gateway::wait`].
     pub fn stop(self) -> Result<(), Error> {
-        self.handle().stop();
+        self.handle.stop();
         self.wait()
+    }
+
+    /// Waits for the shards, then lets the rest end. Blocks, but works within another runtime, too.
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(runtime) = self.runtime.take() else {
+            return Ok(());
+        };
+        let mut panicked = None;
+        for thread in self.shards.drain(..) {
+            panicked = panicked.or(thread.join().err().map(|_| "a shard"));
+        }
+        let (ended, wait) = mpsc::channel();
+        let tasks = std::mem::take(&mut *self.handle.0.tasks.lock());
+        panicked = panicked.or(tasks.panicked);
+        let admin = Arc::clone(&self.admin);
+        runtime.spawn(async move {
+            if let Some(drained) = tasks.router_drain {
+                let _ = drained.await;
+            }
+            let answered = async {
+                while admin.in_flight() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST_REQUESTS, answered).await;
+            for (task, watch) in tasks.endless {
+                task.abort();
+                // Its listener is closed, and its socket file gone, when it has ended.
+                let _ = watch.await;
+            }
+            drop(ended);
+        });
+        // The channel closes when the task has ended, however it does.
+        let _: Result<(), _> = wait.recv();
+        runtime.shutdown_background();
+        panicked.map_or(Ok(()), |what| Err(Error::Panicked(what)))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if self.runtime.is_some() {
+            self.handle.stop();
+            if let Err(error) = self.end() {
+                tracing::error!(%error, "a gateway did not end well");
+            }
+        }
     }
 }
 
 impl Handle {
-    /// Begins a drain: not ready, clients are told and closed with 1012 over `drain_ms`; then [`Gateway::wait`] returns.
+    /// Begins a drain: not ready, clients are told and closed with 1012 over `drain_ms`; then [`Gateway::wait`]
+    /// returns.
     pub fn drain(&self) {
-        unimplemented!()
+        self.end_over(self.0.drain_ms);
     }
 
-    /// Ends the gateway at once.
+    /// Ends the gateway at once: clients are still told and closed, but nobody is waited for. No effect on a drain
+    /// that has begun.
     pub fn stop(&self) {
-        unimplemented!()
+        self.end_over(0);
+    }
+
+    fn end_over(&self, over_ms: u64) {
+        let shared = &*self.0;
+        if !shared.health.drain() {
+            return;
+        }
+        tracing::info!(over_ms, "draining");
+        for task in shared.inherited.lock().drain(..) {
+            task.abort();
+        }
+        let router = Arc::clone(&shared.router);
+        let drain = shared
+            .runtime
+            .spawn(async move { router.drain(Duration::from_millis(over_ms)).await });
+        shared.tasks.lock().router_drain = Some(drain);
+        for shard in &shared.shards {
+            // One that has ended needs no telling.
+            let _ = shard.send(ShardMessage::Drain { over_ms });
+        }
+    }
+
+    /// Watches over a task that must not end by itself.
+    fn run(&self, what: &'static str, task: Task<()>) -> AbortHandle {
+        let abort = task.abort_handle();
+        let handle = self.clone();
+        let watch = self.0.runtime.spawn(async move {
+            if task.await.is_err_and(|error| error.is_panic()) {
+                tracing::error!("{what} panicked; the gateway cannot go on");
+                handle.0.tasks.lock().panicked = Some(what);
+                handle.stop();
+            }
+        });
+        self.0.tasks.lock().endless.push((abort.clone(), watch));
+        abort
+    }
+}
+
+/// Opens the listeners; sockets that were passed take the place of the configured ones.
+fn listen(settings: &Settings, passed: Inherited) -> Result<(Vec<Listener>, Listener), Error> {
+    let bind = |address: &ListenAddress, mode| {
+        Listener::bind(address, mode).map_err(|source| Error::Listen {
+            address: address.clone(),
+            source,
+        })
+    };
+    let inherit = |passed: Passed| {
+        Listener::inherit(passed).map_err(|source| Error::Start {
+            what: "systemd's sockets",
+            source,
+        })
+    };
+    let public = if passed.public.is_empty() {
+        settings
+            .door
+            .listen
+            .iter()
+            .map(|address| bind(address, PUBLIC_SOCKET_MODE))
+            .collect::<Result<_, _>>()?
+    } else {
+        passed.public.into_iter().map(inherit).collect::<Result<_, _>>()?
+    };
+    let admin = match passed.admin {
+        Some(passed) => inherit(passed)?,
+        None => bind(&settings.admin.listen, ADMIN_SOCKET_MODE)?,
+    };
+    Ok((public, admin))
+}
+
+/// What runs without the door: hub, broker, verifier, command router and shards.
+struct Engine {
+    clock: Clock,
+    hub: Arc<Hub>,
+    watch: Arc<HealthWatch>,
+    broker: Arc<dyn Broker>,
+    verifier: Arc<Verifier>,
+    router: Arc<Router>,
+    shards: Vec<ShardHandle>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
+        let clock = Clock::start();
+        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), encode);
+        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
+        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
+        let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
+            .iter()
+            .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
+            .unzip();
+        let verify = verify::Settings::new(settings.keys.clone(), settings.auth.clone());
+        let verifier = Verifier::start(verify, shards.clone()).map_err(|source| Error::Start {
+            what: "the verifier's threads",
+            source,
+        })?;
+        let router = Router::new(
+            settings.commands.clone(),
+            Box::new(shards.clone()),
+            Arc::clone(&broker),
+            runtime.handle().clone(),
+        );
+        let (verifier, router) = (Arc::new(verifier), Arc::new(router));
+        let mut engine = Self {
+            clock,
+            hub,
+            watch,
+            broker,
+            verifier,
+            router,
+            shards,
+            threads: Vec::new(),
+        };
+        for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
+            let settings = shard::Settings {
+                coalesce: settings.coalesce,
+                ..shard::Settings::new(number)
+            };
+            match engine.start_shard(settings, ends) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(source) => {
+                    engine.stop();
+                    return Err(Error::Start {
+                        what: "a shard",
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    fn start_shard(&self, settings: shard::Settings, (inbox, mailbox): (Inbox, Mailbox)) -> io::Result<JoinHandle<()>> {
+        let services = Asked {
+            verifier: Arc::clone(&self.verifier),
+            router: Arc::clone(&self.router),
+        };
+        shard::spawn(
+            settings,
+            self.clock,
+            inbox,
+            mailbox,
+            Arc::new(services),
+            Arc::clone(&self.broker),
+        )
+    }
+
+    /// Ends the shards that were started.
+    fn stop(&mut self) {
+        for (shard, thread) in self.shards.iter().zip(self.threads.drain(..)) {
+            let _ = shard.send(ShardMessage::Drain { over_ms: 0 });
+            let _ = thread.join();
+        }
+    }
+
+    fn verify(&self) -> Arc<Verify> {
+        let verifier = Arc::clone(&self.verifier);
+        Arc::new(move |token| verifier.verify(token, unix_ms()))
+    }
+}
+
+fn encode(event: &Event, encoding: Encoding) -> Bytes {
+    dialect::encode_event(encoding, event)
+}
+
+/// What shards ask for.
+struct Asked {
+    verifier: Arc<Verifier>,
+    router: Arc<Router>,
+}
+
+impl Services for Asked {
+    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
+        self.verifier.request(from, request, token);
+    }
+
+    fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {
+        self.router.route(
+            commands::Origin {
+                connection: from,
+                request,
+                client_id,
+                address,
+            },
+            command,
+        );
     }
 }

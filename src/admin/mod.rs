@@ -8,9 +8,7 @@ mod body;
 mod clients;
 mod duplicates;
 mod metrics;
-mod process;
 mod publish;
-mod rates;
 mod route;
 mod serve;
 mod stats;
@@ -27,13 +25,13 @@ pub use crate::http::ListenAddress;
 pub use access::AdminKey;
 
 use crate::commands::Snapshot;
+use crate::figures::Figures;
 use crate::http::{Health, Listener, Verify};
-use crate::hub::{Broker, Hub};
+use crate::hub::Broker;
 use crate::mailbox::ShardHandle;
-use crate::stats::{AcceptStats, Counter, DoorStats};
+use crate::stats::{AcceptStats, Counter, DoorStats, Gauge};
 use crate::time::Clock;
 use duplicates::Duplicates;
-use rates::Rates;
 
 /// `[admin]`, `admin_listen` and the limits of publishing.
 #[derive(Clone, Debug)]
@@ -56,8 +54,8 @@ pub struct Parts {
     pub verify: Arc<Verify>,
     /// Where events are published.
     pub broker: Arc<dyn Broker>,
-    /// For its figures.
-    pub hub: Arc<Hub>,
+    /// The gateway's own figures.
+    pub figures: Arc<Figures>,
     /// All of them, in order.
     pub shards: Vec<ShardHandle>,
     /// The command router's figures.
@@ -78,14 +76,13 @@ pub struct Admin {
     node: Box<str>,
     verify: Arc<Verify>,
     broker: Arc<dyn Broker>,
-    hub: Arc<Hub>,
+    figures: Arc<Figures>,
     shards: Vec<ShardHandle>,
     commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
     door: Arc<DoorStats>,
     health: Arc<Health>,
     clock: Clock,
     duplicates: Duplicates,
-    rates: Rates,
     stats: AdminStats,
     // Kibibytes of bodies that may be in memory at one time.
     body_kib: Arc<Semaphore>,
@@ -96,6 +93,7 @@ pub struct Admin {
 struct AdminStats {
     accept: AcceptStats,
     requests: Counter,
+    in_flight: Gauge,
     published: Counter,
     duplicates: Counter,
     refused_items: Counter,
@@ -116,14 +114,13 @@ impl Admin {
             node: parts.node,
             verify: parts.verify,
             broker: parts.broker,
-            hub: parts.hub,
+            figures: parts.figures,
             shards: parts.shards,
             commands: parts.commands,
             door: parts.door,
             health: parts.health,
             clock: parts.clock,
             duplicates: Duplicates::new(now.mono_ms),
-            rates: Rates::default(),
             stats: AdminStats::default(),
             body_kib: Arc::new(Semaphore::new(BODY_KIB)),
         })
@@ -132,5 +129,11 @@ impl Admin {
     /// Serves a listener until the task is aborted. Must be called within a tokio runtime.
     pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
         tokio::spawn(serve::listener(Arc::clone(self), listener))
+    }
+
+    /// Requests that are not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.stats.in_flight.get()
     }
 }

@@ -11,9 +11,10 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::route::Route;
-use super::{Admin, BODY_KIB, rates};
+use super::{Admin, BODY_KIB};
 use crate::http::answer::{self, Answer};
 use crate::http::{self, Socket};
+use crate::stats::Gauge;
 
 /// Connections at one time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -25,20 +26,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let http = http::http1(HEAD_TIMEOUT);
-    let accept = http::accept_forever(&listener, &slots, &admin.stats.accept, |socket, slot| {
+    http::accept_forever(&listener, &slots, &admin.stats.accept, |socket, slot| {
         let (admin, http) = (Arc::clone(&admin), http.clone());
         tokio::spawn(async move {
             connection(admin, http, socket).await;
             drop(slot);
         });
-    });
-    let sample = async {
-        loop {
-            admin.rates.sample(admin.totals());
-            tokio::time::sleep(rates::EVERY).await;
-        }
-    };
-    tokio::join!(accept, sample);
+    })
+    .await;
 }
 
 async fn connection(admin: Arc<Admin>, http: hyper::server::conn::http1::Builder, socket: Socket) {
@@ -54,9 +49,26 @@ async fn connection(admin: Arc<Admin>, http: hyper::server::conn::http1::Builder
     }
 }
 
+/// Counts a request until it is answered or dropped.
+struct InFlight<'a>(&'a Gauge);
+
+impl<'a> InFlight<'a> {
+    fn count(gauge: &'a Gauge) -> Self {
+        gauge.add(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.add(-1);
+    }
+}
+
 impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> Answer {
         self.stats.requests.add(1);
+        let _in_flight = InFlight::count(&self.stats.in_flight);
         let answer = self.dispatch(request).await.unwrap_or_else(|refused| refused);
         if answer.status().is_server_error() {
             tracing::warn!(status = answer.status().as_u16(), "an admin request failed");

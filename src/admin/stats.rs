@@ -3,100 +3,78 @@
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
 use super::clients::ask;
-use super::process::Process;
 use crate::disconnect::Disconnect;
+use crate::figures::Rates;
 use crate::http::answer::{self, Answer};
-use crate::mailbox::{ShardHandle, ShardMessage};
-use crate::stats::{Refused, ShardStats};
+use crate::mailbox::ShardMessage;
+use crate::stats::{Refused, ShardFigures};
 
 /// Patterns told, the largest.
 const PATTERNS_MAX: usize = 1000;
 
-#[derive(Serialize)]
-struct Shard {
-    shard: usize,
-    connections: i64,
-    subscriptions: i64,
-    inbox: i64,
-    pending_frames: i64,
-    pending_bytes: i64,
-    dropped: u64,
-    turns: u64,
-    cpu_seconds: f64,
-}
-
-impl Shard {
-    fn of((shard, handle): (usize, &ShardHandle)) -> Self {
-        let stats = handle.stats();
-        Self {
-            shard,
-            connections: stats.connections.get(),
-            subscriptions: stats.subscriptions.get(),
-            inbox: stats.inbox.get(),
-            pending_frames: stats.pending_frames.get(),
-            pending_bytes: stats.pending_bytes.get(),
-            dropped: stats.dropped.get(),
-            turns: stats.turns.get(),
-            cpu_seconds: std::time::Duration::from_micros(stats.cpu_us.get()).as_secs_f64(),
-        }
-    }
-}
-
 impl Admin {
-    /// A counter's or gauge's sum over all shards.
-    pub(super) fn sum(&self, figure: impl Fn(&ShardStats) -> u64) -> u64 {
-        self.shards.iter().map(|shard| figure(shard.stats())).sum()
-    }
-
     pub(super) async fn stats_answer(&self) -> Answer {
-        let (patterns, total) = match self.subscriptions().await {
+        let (patterns, subscriptions) = match self.subscriptions().await {
             Ok(subscriptions) => subscriptions,
             Err(silent) => return silent,
         };
-        let now = self.clock.now();
-        let hub = self.hub.stats();
-        let process = Process::read();
-        let count = |gauge: i64| u64::try_from(gauge).unwrap_or(0);
-        let endings = labelled(Disconnect::ALL, |ending| {
-            (ending.label(), self.sum(|stats| stats.endings(ending)))
+        let now = self.figures.snapshot(self.clock.now());
+        let endings = Disconnect::ALL
+            .iter()
+            .zip(now.total.endings)
+            .map(|(ending, count)| (ending.label(), count));
+        let refused = Refused::ALL.iter().map(|why| (why.label(), self.door.refused(*why)));
+        let shards = now
+            .shards
+            .iter()
+            .zip(&now.shard_rates)
+            .map(|(figures, rates)| shard(figures, rates));
+        let body = json!({
+            "node": self.node,
+            "is_running": !self.health.is_draining(),
+            "uptime_seconds": now.uptime_ms / 1000,
+            "active_connections": now.total.connections,
+            "total_connections": now.total.connections_total,
+            "total_messages": now.total.messages_out,
+            "messages_received": now.total.messages_in,
+            "subscriptions": patterns,
+            "subscriptions_total": subscriptions,
+            "rates_per_second": {
+                "connections": now.rates.connections,
+                "messages_received": now.rates.messages_in,
+                "messages_sent": now.rates.messages_out,
+                "events_published": now.rates.events,
+                "deliveries": now.rates.deliveries,
+                "dropped": now.rates.dropped,
+                "bytes_received": now.rates.bytes_in,
+                "bytes_sent": now.rates.bytes_out,
+            },
+            "queues": {
+                "inbox_events": now.total.inbox,
+                "pending_frames": now.total.pending_frames,
+                "pending_bytes": now.total.pending_bytes,
+                "hub_credits": now.hub.credits,
+                "hub_credits_lent": now.hub.credits_lent,
+                "handshakes": self.door.pending.get(),
+            },
+            "events": { "published": now.hub.events, "unwanted": now.hub.unwanted },
+            "dropped": now.total.dropped,
+            "rate_limited": now.total.rate_limited,
+            "endings": labelled(endings),
+            "handshakes_refused": labelled(refused),
+            "commands": self.commands_figures(),
+            "shards": shards.collect::<Vec<_>>(),
+            "process": {
+                "cpu_cores": now.rates.cpu,
+                "cpu_seconds": seconds(now.process.cpu_us),
+                "resident_bytes": now.process.rss_bytes,
+            },
         });
-        let refused = labelled(Refused::ALL, |why| (why.label(), self.door.refused(why)));
-        answer::json(
-            StatusCode::OK,
-            &json!({
-                "node": self.node,
-                "is_running": !self.health.is_draining(),
-                "uptime_seconds": now.mono_ms / 1000,
-                "active_connections": self.sum(|stats| count(stats.connections.get())),
-                "total_connections": self.sum(|stats| stats.connections_total.get()),
-                "total_messages": self.sum(|stats| stats.messages_out.get()),
-                "messages_received": self.sum(|stats| stats.messages_in.get()),
-                "subscriptions": patterns,
-                "subscriptions_total": total,
-                "rates_per_second": self.rates.since(self.totals()),
-                "queues": {
-                    "inbox_events": self.sum(|stats| count(stats.inbox.get())),
-                    "pending_frames": self.sum(|stats| count(stats.pending_frames.get())),
-                    "pending_bytes": self.sum(|stats| count(stats.pending_bytes.get())),
-                    "hub_credits": hub.credits,
-                    "hub_credits_lent": hub.credits_lent,
-                    "handshakes": self.door.pending.get(),
-                },
-                "events": { "published": hub.events, "unwanted": hub.unwanted },
-                "dropped": self.sum(|stats| stats.dropped.get()),
-                "rate_limited": self.sum(|stats| stats.rate_limited.get()),
-                "endings": endings,
-                "handshakes_refused": refused,
-                "commands": self.commands_figures(),
-                "shards": self.shards.iter().enumerate().map(Shard::of).collect::<Vec<_>>(),
-                "process": { "cpu_seconds": process.cpu.as_secs_f64(), "resident_bytes": process.resident_bytes },
-            }),
-        )
+        answer::json(StatusCode::OK, &body)
     }
 
     /// The largest patterns over all shards with how many connections hold each, and how many subscriptions there are.
@@ -144,16 +122,32 @@ impl Admin {
             "received": commands.received,
             "in_flight": commands.in_flight,
             "retries": commands.retries,
-            "outcomes": labelled(&commands.outcomes, |outcome| outcome),
+            "outcomes": labelled(commands.outcomes.into_iter()),
             "audit_events_lost": commands.audit_events_lost,
             "backends": backends.collect::<Vec<_>>(),
         })
     }
 }
 
-fn labelled<T: Copy>(all: &[T], figure: impl Fn(T) -> (&'static str, u64)) -> Map<String, Value> {
-    all.iter()
-        .map(|item| figure(*item))
-        .map(|(label, count)| (label.to_owned(), count.into()))
-        .collect()
+fn shard(figures: &ShardFigures, rates: &Rates) -> Value {
+    json!({
+        "connections": figures.connections,
+        "subscriptions": figures.subscriptions,
+        "inbox": figures.inbox,
+        "pending_frames": figures.pending_frames,
+        "pending_bytes": figures.pending_bytes,
+        "dropped": figures.dropped,
+        "deliveries_per_second": rates.deliveries,
+        "turns": figures.turns,
+        "cpu_cores": rates.cpu,
+        "cpu_seconds": seconds(figures.cpu_us),
+    })
+}
+
+fn seconds(us: u64) -> f64 {
+    std::time::Duration::from_micros(us).as_secs_f64()
+}
+
+fn labelled(counts: impl Iterator<Item = (&'static str, u64)>) -> Map<String, Value> {
+    counts.map(|(label, count)| (label.to_owned(), count.into())).collect()
 }

@@ -13,7 +13,7 @@ mod permission;
 mod policy;
 mod secret;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 
 use std::sync::Arc;
@@ -77,6 +77,12 @@ impl TokenError {
             code: ErrorCode::TokenInvalid,
             message: message.into(),
         }
+    }
+
+    /// A token above [`TOKEN_BYTES_MAX`].
+    #[must_use]
+    pub fn too_long() -> Self {
+        Self::invalid(format!("the token is longer than {TOKEN_BYTES_MAX} bytes"))
     }
 
     /// A token whose `exp` (Unix milliseconds) and leeway passed.

@@ -32,9 +32,7 @@ struct Header {
 /// `TOKEN_EXPIRED` for a token that was good until `exp` plus leeway passed, else `TOKEN_INVALID`.
 pub fn verify(token: &str, keys: &KeySet, settings: &Settings, now_unix_ms: u64) -> Result<Identity, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(TokenError::invalid(format!(
-            "the token is longer than {TOKEN_BYTES_MAX} bytes"
-        )));
+        return Err(TokenError::too_long());
     }
     let payload = verified_payload(token, keys)?;
     let identity = read_claims(&Claims::parse(&payload)?, settings, now_unix_ms)?;

@@ -61,6 +61,21 @@ impl Listener {
         }
     }
 
+    /// Serves a socket that was passed to the process. Must be called within a tokio runtime.
+    pub fn inherit(passed: Passed) -> io::Result<Self> {
+        match passed {
+            Passed::Tcp(listener) => Self::from_tcp(listener, true),
+            Passed::Unix(listener) => {
+                let path = listener
+                    .local_addr()?
+                    .as_pathname()
+                    .map(Path::to_owned)
+                    .unwrap_or_default();
+                Self::from_unix(listener, path, true)
+            }
+        }
+    }
+
     fn from_tcp(listener: std::net::TcpListener, inherited: bool) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = LocalAddress::Tcp(listener.local_addr()?);
@@ -157,41 +172,43 @@ impl Drop for SocketFile {
     }
 }
 
-/// The sockets that systemd passed (`LISTEN_FDS`, `sd_listen_fds(3)`).
+/// The listening sockets that systemd passed (`LISTEN_FDS`, `sd_listen_fds(3)`), not served yet.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// Those for clients: all that are not named `admin`.
-    pub public: Vec<Listener>,
+    pub public: Vec<Passed>,
     /// The one named `admin` (`FileDescriptorName=admin`).
-    pub admin: Option<Listener>,
+    pub admin: Option<Passed>,
+}
+
+/// One passed socket.
+#[derive(Debug)]
+pub enum Passed {
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+    /// A Unix stream socket.
+    Unix(StdUnixListener),
 }
 
 impl Inherited {
-    /// Takes them over, once per process: the variables are removed, so that children do not believe them. Must be
-    /// called within a tokio runtime.
+    /// Takes them over, once per process: the variables are removed, so that children do not believe them. For the
+    /// same reason it must be called before threads are started.
     pub fn from_env() -> io::Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut descriptors = listenfd::ListenFd::from_env();
         let mut inherited = Self::default();
         for index in 0..descriptors.len() {
-            let listener = match descriptors.take_unix_listener(index) {
-                Ok(Some(listener)) => {
-                    let path = listener
-                        .local_addr()?
-                        .as_pathname()
-                        .map(Path::to_owned)
-                        .unwrap_or_default();
-                    Listener::from_unix(listener, path, true)?
-                }
+            let passed = match descriptors.take_unix_listener(index) {
+                Ok(Some(listener)) => Passed::Unix(listener),
                 _ => match descriptors.take_tcp_listener(index)? {
-                    Some(listener) => Listener::from_tcp(listener, true)?,
+                    Some(listener) => Passed::Tcp(listener),
                     None => continue,
                 },
             };
             match names.next() {
-                Some("admin") => inherited.admin = Some(listener),
-                _ => inherited.public.push(listener),
+                Some("admin") => inherited.admin = Some(passed),
+                _ => inherited.public.push(passed),
             }
         }
         Ok(inherited)

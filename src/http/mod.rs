@@ -14,7 +14,7 @@ mod socket;
 pub use accept::{accept_forever, linger};
 pub use address::{AddressError, ListenAddress, LocalAddress};
 pub use health::Health;
-pub use listen::{Inherited, Listener};
+pub use listen::{Inherited, Listener, Passed};
 pub use socket::Socket;
 
 use std::sync::Arc;

@@ -58,8 +58,7 @@ fn a_public_key_is_no_secret() {
     let (signer, key) = Signer::generate(Algorithm::Rs256);
     let pem = signer.public_pem().expect("public");
     // The old attack: sign with the public key's text as the secret.
-    let secret = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, pem.as_bytes());
-    let forged = Signer::Hmac(secret).token(&header(Algorithm::Hs256), PAYLOAD);
+    let forged = Signer::from_secret(pem.as_bytes()).token(&header(Algorithm::Hs256), PAYLOAD);
     let hs256 = Key::hmac(Algorithm::Hs256, SECRET, false).expect("long enough");
     assert!(!accepts(&KeySet::new(vec![key, hs256]), &forged));
     let refused = Key::hmac(Algorithm::Hs256, pem.as_bytes(), true).map(drop);
@@ -73,7 +72,7 @@ fn several_keys_of_one_algorithm_are_all_tried_and_ids_narrow_the_choice() {
     let token = hs256(PAYLOAD);
     let kid = |kid: &str| {
         let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
-        Signer::Hmac(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET)).token(&header, PAYLOAD)
+        Signer::from_secret(SECRET).token(&header, PAYLOAD)
     };
     let keys = KeySet::new(vec![key(&other), key(SECRET)]);
     assert!(accepts(&keys, &token) && accepts(&keys, &kid("any")));

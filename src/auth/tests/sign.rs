@@ -15,16 +15,21 @@ pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abc
 
 /// The other side's key of one algorithm.
 pub(crate) enum Signer {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Rsa(Box<RsaKeyPair>, &'static dyn signature::RsaEncoding),
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
 
 impl Signer {
+    /// HS256 with this secret.
+    pub(crate) fn from_secret(secret: &[u8]) -> Self {
+        Self::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
+    }
+
     /// A fresh key pair (or [`SECRET`]), and the gateway's key for it.
     pub(crate) fn generate(algorithm: Algorithm) -> (Self, Key) {
-        let hmac = |hash| Self::Hmac(hmac::Key::new(hash, SECRET));
+        let hmac = |hash| Self::Hmac(Box::new(hmac::Key::new(hash, SECRET)));
         let rsa = |encoding| {
             Self::Rsa(
                 Box::new(RsaKeyPair::generate(KeySize::Rsa2048).expect("generated")),
@@ -82,7 +87,7 @@ impl Signer {
 
 /// A token signed by [`SECRET`] with HS256.
 pub(crate) fn hs256(payload: &str) -> String {
-    Signer::Hmac(hmac::Key::new(hmac::HMAC_SHA256, SECRET)).token(r#"{"alg":"HS256","typ":"JWT"}"#, payload)
+    Signer::from_secret(SECRET).token(r#"{"alg":"HS256","typ":"JWT"}"#, payload)
 }
 
 /// [`SECRET`] for HS256 and nothing else.
