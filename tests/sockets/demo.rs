@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::harness::{Client, Gateway, until, within};
+use super::harness::{Client, Gateway, Told, until, within};
 
 struct Demo {
     gateway: Gateway,
@@ -81,8 +82,19 @@ impl Watcher {
         }
     }
 
-    /// Sends a command and waits for its response; events that come meanwhile are kept.
+    /// Sends a command and waits for its response; events that come meanwhile are kept. What was too fast is sent
+    /// again.
     async fn command(&mut self, action: &str, params: Value) -> Value {
+        loop {
+            let response = self.command_once(action, &params).await;
+            if response["error"]["code"] != "RATE_LIMITED" {
+                return response;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn command_once(&mut self, action: &str, params: &Value) -> Value {
         self.commands += 1;
         let id = format!("cmd_{}", self.commands);
         self.client
@@ -90,7 +102,7 @@ impl Watcher {
             .await;
         loop {
             let told = self.client.next().await;
-            let super::harness::Told::Message(message) = told else {
+            let Told::Message(message) = told else {
                 panic!("{told:?}")
             };
             if message["type"] == "response" {
