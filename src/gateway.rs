@@ -17,7 +17,6 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::{self, Runtime};
 use tokio::task::{AbortHandle, JoinHandle as Task};
@@ -26,7 +25,7 @@ use crate::admin::Admin;
 use crate::broker::Embedded;
 use crate::commands::Router;
 use crate::door::Door;
-use crate::event::{Encoding, Event};
+
 use crate::figures::Figures;
 use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed, Verify};
 use crate::hub::{Broker, Hub, Inbox};
@@ -414,7 +413,7 @@ struct Engine {
 impl Engine {
     fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), encode);
+        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
         let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
@@ -489,10 +488,6 @@ impl Engine {
         let verifier = Arc::clone(&self.verifier);
         Arc::new(move |token| verifier.verify(token, unix_ms()))
     }
-}
-
-fn encode(event: &Event, encoding: Encoding) -> Bytes {
-    dialect::encode_event(encoding, event)
 }
 
 /// What shards ask for.

@@ -22,7 +22,8 @@
 //!
 //! # Rooms
 //!
-//! A room imports only from rooms on the lines above its own (`tests/architecture.rs` holds this):
+//! A room imports only from rooms on the lines above its own, and from its neighbours as long as that makes no circle
+//! (`tests/architecture/` reads this table and holds the crate to it):
 //!
 //! | line | rooms | may not |
 //! |---|---|---|

@@ -8,6 +8,8 @@ pub(crate) struct Sample {
     pub(crate) at: Instant,
     /// User and system time of all its threads, living and ended.
     pub(crate) cpu: Duration,
+    /// How long its threads, ready to run, waited for a core that others used.
+    pub(crate) waited: Duration,
     /// Resident memory, kernel buffers of sockets not included.
     pub(crate) rss_bytes: u64,
     /// Resident anonymous memory: heap and stacks, without code and files.
@@ -15,6 +17,13 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// Share of the wall time since `earlier` in which its threads waited for a core; more than a few per cent says
+    /// that the machine was busy with other things, and that latencies are not the server's alone.
+    pub(crate) fn waited_since(&self, earlier: &Self) -> f64 {
+        let wall = self.at.duration_since(earlier.at).as_secs_f64();
+        self.waited.saturating_sub(earlier.waited).as_secs_f64() / wall.max(1e-9)
+    }
+
     /// CPU per wall time since `earlier`: 1.0 is one core.
     pub(crate) fn cores_since(&self, earlier: &Self) -> f64 {
         let wall = self.at.duration_since(earlier.at).as_secs_f64();
@@ -34,9 +43,22 @@ pub(crate) fn sample(pid: u32) -> Result<Sample, String> {
     Ok(Sample {
         at: Instant::now(),
         cpu: tick.mul_f64(ticks as f64),
+        waited: waited(pid),
         rss_bytes: kib("VmRSS:")? * 1024,
         anonymous_bytes: kib("RssAnon:")? * 1024,
     })
+}
+
+/// Zero on kernels that do not count it.
+fn waited(pid: u32) -> Duration {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Duration::ZERO;
+    };
+    let waited_ns = |thread: std::fs::DirEntry| {
+        let counts = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        counts.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(threads.flatten().filter_map(waited_ns).sum())
 }
 
 /// utime + stime: the 14th and 15th field, counted behind the name, which may contain anything.

@@ -44,6 +44,8 @@ impl LatencyMs {
 pub(crate) struct Tool {
     /// CPU per thread and wall time: 1.0 is a full core.
     pub(crate) utilisation: f64,
+    /// Share of the time in which the tool's threads were ready but other programs had the core.
+    pub(crate) waited: f64,
     /// The longest time an event waited in the tool because the request before it was not answered yet.
     pub(crate) publish_late_ms_max: f64,
     /// What of the figures cannot be trusted, in words.
@@ -54,11 +56,16 @@ const BUSY: f64 = 0.9;
 const LATE_MS: f64 = 50.0;
 
 impl Tool {
-    pub(crate) fn judge(utilisation: f64, publish_late_ms_max: f64, server: Option<(Sample, Sample)>) -> Self {
-        let server_cores = server.map(|(start, end)| end.cores_since(&start));
-        let is_busy = utilisation > BUSY;
-        let verdict = match server_cores {
-            Some(cores) if is_busy && cores < BUSY => {
+    pub(crate) fn judge(
+        utilisation: f64,
+        waited: f64,
+        publish_late_ms_max: f64,
+        server: Option<(Sample, Sample)>,
+    ) -> Self {
+        let server_load = server.map(|(start, end)| end.cores_since(&start) + end.waited_since(&start));
+        let is_busy = utilisation + waited > BUSY;
+        let verdict = match server_load {
+            Some(load) if is_busy && load < BUSY => {
                 "THE TOOL WAS THE BOTTLENECK: latencies and backlog are its own; give it cores and --threads"
             }
             _ if is_busy => "the tool was as busy as it can be: latencies and backlog may be its own",
@@ -69,6 +76,7 @@ impl Tool {
         };
         Self {
             utilisation,
+            waited,
             publish_late_ms_max,
             verdict: verdict.into(),
         }
@@ -94,6 +102,8 @@ pub(crate) struct FanoutReport {
     /// From when the last event was due to the last arrival.
     pub(crate) behind_ms: f64,
     pub(crate) server_cpu_us_per_delivery: Option<f64>,
+    /// Share of the time in which the server's threads were ready but other programs had the core.
+    pub(crate) server_waited: Option<f64>,
     /// Server CPU while publishing; 1.0 is a core.
     pub(crate) server_cores: Option<f64>,
     pub(crate) server_rss_bytes: Option<u64>,
@@ -136,8 +146,9 @@ impl fmt::Display for FanoutReport {
             let rss = self.server_rss_bytes.unwrap_or(0) as f64 / 1048576.0;
             writeln!(
                 f,
-                "  server      {cpu:.2} us CPU per delivery, {:.0} % of a core, RSS {rss:.1} MiB",
-                cores * 100.0
+                "  server      {cpu:.2} us CPU per delivery, {:.0} % of a core ({:.0} % kept waiting for one), RSS {rss:.1} MiB",
+                cores * 100.0,
+                self.server_waited.unwrap_or(0.0) * 100.0
             )?;
         }
         if let Some(cpu) = self.set_up_cpu_us {
@@ -145,8 +156,9 @@ impl fmt::Display for FanoutReport {
         }
         write!(
             f,
-            "  load tool   {:.0} % of its cores, published at most {:.1} ms late: {}",
+            "  load tool   {:.0} % of its cores ({:.0} % kept waiting), published at most {:.1} ms late: {}",
             self.tool.utilisation * 100.0,
+            self.tool.waited * 100.0,
             self.tool.publish_late_ms_max,
             self.tool.verdict
         )

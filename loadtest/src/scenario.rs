@@ -49,7 +49,9 @@ fn run_fanout(options: &Fanout) -> Result<FanoutReport, String> {
     let latencies_us = fleet.finish()?;
 
     let zip = |a: Option<Sample>, b: Option<Sample>| a.zip(b);
-    let tool_cores = phase.tool_due.cores_since(&tool_start) / server.threads as f64;
+    let per_thread = |cores: f64| cores / server.threads as f64;
+    let tool_cores = per_thread(phase.tool_due.cores_since(&tool_start));
+    let tool_waited = per_thread(phase.tool_due.waited_since(&tool_start));
     Ok(FanoutReport {
         name: server.name.clone(),
         clients: options.clients,
@@ -66,10 +68,16 @@ fn run_fanout(options: &Fanout) -> Result<FanoutReport, String> {
         behind_ms: phase.behind.as_secs_f64() * 1e3,
         server_cpu_us_per_delivery: zip(server_start, server_end)
             .map(|(start, end)| (end.cpu - start.cpu).as_secs_f64() * 1e6 / counters.events.max(1) as f64),
+        server_waited: zip(server_start, phase.server_due).map(|(start, end)| end.waited_since(&start)),
         server_cores: zip(server_start, phase.server_due).map(|(start, end)| end.cores_since(&start)),
         server_rss_bytes: server_end.map(|sample| sample.rss_bytes),
         set_up_cpu_us: set_up_cpu_us(before, connected, options.clients),
-        tool: Tool::judge(tool_cores, late_ms_max, zip(server_start, phase.server_due)),
+        tool: Tool::judge(
+            tool_cores,
+            tool_waited,
+            late_ms_max,
+            zip(server_start, phase.server_due),
+        ),
     })
 }
 

@@ -57,6 +57,9 @@ impl Progress {
     }
 }
 
+/// What takes longer is counted as ten minutes.
+const LATENCY_US_MAX: u64 = 600_000_000;
+
 const TIMER: Token = Token(usize::MAX);
 const PUBLISHER: Token = Token(usize::MAX - 1);
 
@@ -119,7 +122,7 @@ impl Worker {
             connecting: 0,
             publisher,
             epoch,
-            latencies_us: Histogram::new(3).map_err(|error| error.to_string())?,
+            latencies_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).map_err(|error| error.to_string())?,
             scratch: vec![0; 256 * 1024],
             progress,
         })

@@ -59,8 +59,8 @@ impl Default for Settings {
     }
 }
 
-/// Makes the finished frame of an event in one form.
-pub type Encode = fn(&Event, Encoding) -> Bytes;
+/// Makes the finished frame of an event in one form: [`crate::dialect::encode_event`].
+pub type Encode = fn(Encoding, &Event) -> Bytes;
 
 /// The hub. One per process, shared by publishers and shards.
 pub struct Hub {
@@ -172,7 +172,7 @@ impl Hub {
         // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
         for encoding in Encoding::ALL {
             if self.needs[encoding as usize].load(Ordering::Relaxed) > 0 {
-                event.offer_frame(encoding, (self.encode)(&event, encoding));
+                event.offer_frame(encoding, (self.encode)(encoding, &event));
             }
         }
         event.offset

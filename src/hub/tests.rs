@@ -397,7 +397,7 @@ fn a_shard_that_goes_leaves_no_debt_and_no_interest() {
 #[test]
 fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
     static ENCODED: AtomicUsize = AtomicUsize::new(0);
-    let encode: Encode = |event, _| {
+    let encode: Encode = |_, event| {
         ENCODED.fetch_add(1, Ordering::Relaxed);
         event.data.clone()
     };

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::clients::Client;
 use super::commands::{Node, free_address};
-use super::harness::{ADMIN_KEY, Client, Gateway, token, until};
+use super::harness::{ADMIN_KEY, Gateway, token, until};
 
 const SECRET: &str = "a shared secret for commands, long enough";
 

@@ -2,7 +2,8 @@
 
 use std::process::Output;
 
-use crate::harness::{ADMIN_KEY, Gateway, SECRET, Told, binary, until};
+use crate::clients::Told;
+use crate::harness::{ADMIN_KEY, Gateway, SECRET, binary, until};
 
 fn output(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     binary()

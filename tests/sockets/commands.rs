@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::harness::{Client, Gateway, Told, token, until};
+use super::clients::{Client, Told};
+use super::harness::{Gateway, token, until};
 
 const CLIENTS: usize = 50;
 const COMMANDS_EACH: usize = 24;

@@ -10,7 +10,8 @@ use hyper_util::rt::TokioIo;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::harness::{Client, Gateway, Told, until, within};
+use super::clients::{Client, Told};
+use super::harness::{Gateway, until, within};
 
 struct Demo {
     gateway: Gateway,

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, Told, brief, event, numbers, text, trader, until};
+use crate::clients::{Told, text};
+use crate::harness::{Gateway, brief, event, numbers, trader, until};
 
 const CHANNEL: &str = "grid.g.status";
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use fastwebsockets::{CloseCode, Frame, Payload};
 use serde_json::json;
 
-use crate::harness::{Gateway, Told, masked, text, token, trader};
+use crate::clients::{Told, masked, text};
+use crate::harness::{Gateway, token, trader};
 
 fn closed(code: u16, reason: &str) -> Told {
     Told::Closed(code, reason.to_owned())

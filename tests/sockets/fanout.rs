@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, Told, event, trader};
+use crate::clients::{Client, Told};
+use crate::harness::{Gateway, event, trader};
 
 const CLIENTS: usize = 2000;
 const LATECOMERS: usize = 100;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Bare, Gateway, Told, event, masked, numbers, text, trader, until};
+use crate::clients::{Bare, Told, masked, text};
+use crate::harness::{Gateway, event, numbers, trader, until};
 
 const CHANNEL: &str = "grid.healthy.status";
 

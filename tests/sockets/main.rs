@@ -3,6 +3,7 @@
 
 mod backends;
 mod cli;
+mod clients;
 mod commands;
 mod demo;
 mod drain;

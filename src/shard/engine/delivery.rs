@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Engine, Outgoing};
+use crate::auth;
 use crate::dialect;
 use crate::event::{Encoding, Event};
 use crate::hub::Popped;
@@ -75,6 +76,8 @@ impl Engine {
         let mut deliveries = 0;
         self.nodes.clear();
         self.table.resolve(&popped.event.channel, &mut self.nodes);
+        // A wide pattern such as `system.*` may be held by everybody; what is for admins only is kept back here.
+        let admins_only = auth::is_admin_only(popped.event.channel.as_str());
         for &node in &self.nodes {
             for subscriber in self.table.subscribers(node) {
                 let slot = subscriber.slot;
@@ -86,6 +89,9 @@ impl Engine {
                     continue;
                 }
                 hot.stamp = number;
+                if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
+                    continue;
+                }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(encoding) = endpoint.encoding else { continue };
                 deliveries += 1;
@@ -278,6 +284,12 @@ impl Outgoing {
         self.mark_dirty(slot, hot);
         dropped
     }
+}
+
+fn is_admin(cold: &Cold) -> bool {
+    cold.session
+        .identity()
+        .is_some_and(|identity| identity.permissions.admin)
 }
 
 fn note_gap(hot: &mut Hot, cold: &mut Option<Cold>, lost: &Frame, sequence: u32) {

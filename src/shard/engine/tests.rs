@@ -159,7 +159,7 @@ impl Rig {
 
     fn with(settings: Settings) -> Self {
         let hub_settings = hub::Settings { credits: 16_384 };
-        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |event, encoding| {
+        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |encoding, event| {
             dialect::encode_event(encoding, event)
         });
         let broker = Arc::new(Direct {

@@ -94,8 +94,7 @@ struct Shard {
 
 impl Shard {
     fn new(credits: u32, limits: Limits) -> Self {
-        let encode = |event: &crate::event::Event, encoding| dialect::encode_event(encoding, event);
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, encode);
+        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
         let inbox = inboxes.remove(0);
         let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
         Self {

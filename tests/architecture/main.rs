@@ -1,0 +1,221 @@
+//! The rules of the rooms, as tests: who may import whom, what a room may not do, how long a file may get.
+//!
+//! The table of rooms is read from the crate's own documentation (`src/lib.rs`), so that the two cannot differ. A
+//! checker that finds nothing proves nothing: every rule is also shown a small source that breaks it.
+
+mod rules;
+mod source;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use rules::violations;
+
+/// A crate's source: path below the package's root, and text.
+type Tree = BTreeMap<String, String>;
+
+fn load(root: &Path, folder: &str, tree: &mut Tree) {
+    let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
+    for entry in entries {
+        let entry = entry.expect("readable");
+        let name = format!("{folder}/{}", entry.file_name().to_str().expect("names are UTF-8"));
+        if entry.file_type().expect("readable").is_dir() {
+            load(root, &name, tree);
+        } else if name.ends_with(".rs") {
+            let text = fs::read_to_string(entry.path()).expect("readable");
+            tree.insert(name, text);
+        }
+    }
+}
+
+#[test]
+fn the_crate_keeps_the_rules() {
+    let mut tree = Tree::new();
+    load(Path::new(env!("CARGO_MANIFEST_DIR")), "src", &mut tree);
+    let found = violations(&tree);
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// A crate with two lines of rooms that keeps the rules.
+fn small() -> Tree {
+    let lib = "\
+        //! | line | rooms | may not |\n//! |---|---|---|\n//! | 1 | [`channel`] [`wire`] | do I/O |\n\
+        //! | 2 | [`auth`] [`message`] | do I/O |\n//! | 3 | [`shard`] | await |\n//! | 4 | [`door`] | |\n\n\
+        pub mod auth;\npub mod channel;\npub mod door;\npub mod message;\npub mod shard;\npub mod wire;\n";
+    let files = [
+        ("src/lib.rs", lib),
+        ("src/channel.rs", "pub struct Channel;\n"),
+        ("src/wire.rs", "use std::fmt;\n"),
+        (
+            "src/auth/mod.rs",
+            "mod key;\nuse crate::channel::Channel;\nuse crate::message::Code;\n",
+        ),
+        ("src/auth/key.rs", "use super::Identity;\nuse crate::wire::Frame;\n"),
+        ("src/message.rs", "use crate::channel::{self, Channel};\n"),
+        ("src/shard/mod.rs", "use crate::{auth, channel::Channel};\n"),
+        ("src/shard/reactor.rs", "fn f() { Instant::now(); }\n"),
+        ("src/door.rs", "use crate::shard;\nasync fn f() { g().await }\n"),
+    ];
+    files
+        .into_iter()
+        .map(|(path, text)| (path.to_owned(), text.to_owned()))
+        .collect()
+}
+
+/// What is found when this is appended to (or is) a file of the small crate.
+fn found_in(path: &str, text: &str) -> Vec<String> {
+    let mut tree = small();
+    tree.entry(path.to_owned()).or_default().push_str(text);
+    violations(&tree)
+}
+
+#[track_caller]
+fn assert_found(path: &str, text: &str, expected: &str) {
+    let found = found_in(path, text);
+    assert!(
+        found.len() == 1 && found[0].contains(expected),
+        "{path} with {text:?}: {found:?}"
+    );
+}
+
+#[test]
+fn the_small_crate_keeps_the_rules() {
+    assert_eq!(violations(&small()), [""; 0]);
+}
+
+#[test]
+fn an_import_from_a_line_below_is_found_in_every_form() {
+    let expected = "auth must not import shard";
+    for text in [
+        "use crate::shard;",
+        "use crate::shard::Table;",
+        "use crate::{\n    channel::{self, Channel},\n    shard::{Table, Outbox},\n};",
+        "fn f() { crate::shard::run() }",
+        "type T = Vec<crate::shard::Table>;",
+        "use super::shard::Table;",
+        "pub(crate) use crate :: shard as s;",
+        "use crate::{r#shard};",
+    ] {
+        assert_found("src/auth/mod.rs", text, expected);
+    }
+    assert_found("src/auth/key.rs", "use super::super::shard::Table;", expected);
+    assert_found("src/auth/deep/mod.rs", "use super::super::shard::Table;", expected);
+    assert_found(
+        "src/channel.rs",
+        "use super::shard::Table;",
+        "channel must not import shard",
+    );
+    assert_found(
+        "src/shard/mod.rs",
+        "use crate::door::Door;",
+        "shard must not import door",
+    );
+}
+
+#[test]
+fn rooms_of_one_line_may_not_import_each_other_in_a_circle() {
+    assert_found(
+        "src/message.rs",
+        "use crate::auth::Identity;",
+        "a circle: auth, message",
+    );
+}
+
+#[test]
+fn what_is_no_code_or_only_for_tests_is_no_import() {
+    for text in [
+        "// use crate::shard;\n",
+        "/* crate::shard /* nested */ crate::shard */",
+        "/// See [`crate::shard`].\nfn f() {}",
+        "const S: &str = \"crate::shard \\\" crate::shard\";",
+        "const S: &str = r#\"crate::shard \" crate::shard\"#;",
+        "#[cfg(test)]\nmod tests {\n    use crate::shard::Table;\n    fn f() { if '{' == '\\'' {} }\n}\n",
+        "#[cfg(test)]\nuse crate::shard::Table;\n",
+        "#[cfg(test)]\nfn f<'a>(x: &'a str) { crate::shard::run() }\n",
+        "use super::shard_like;",
+    ] {
+        assert_eq!(found_in("src/auth/mod.rs", text), [""; 0], "{text:?}");
+    }
+    let mut tree = small();
+    tree.get_mut("src/auth/mod.rs")
+        .expect("there")
+        .push_str("#[cfg(test)]\npub(crate) mod tests;\n");
+    tree.insert(
+        "src/auth/tests/mod.rs".into(),
+        "mod deep;\nuse crate::shard::Table;\n".into(),
+    );
+    tree.insert("src/auth/tests/deep.rs".into(), "use crate::shard::Table;\n".into());
+    assert_eq!(violations(&tree), [""; 0]);
+    // What follows a test module counts again.
+    assert_found(
+        "src/auth/mod.rs",
+        "#[cfg(test)]\nmod t { fn f() {} }\nuse crate::shard;",
+        "import shard",
+    );
+}
+
+#[test]
+fn the_table_and_the_modules_must_agree() {
+    assert_found("src/lib.rs", "pub mod extra;\n", "extra is in no line of the table");
+    let mut tree = small();
+    let lib = tree.get_mut("src/lib.rs").expect("there");
+    *lib = lib.replace("pub mod wire;\n", "");
+    assert_eq!(
+        violations(&tree),
+        ["src/lib.rs: the table names wire, which is no module"]
+    );
+    *tree.get_mut("src/lib.rs").expect("there") = lib_without_table();
+    assert_eq!(violations(&tree), ["src/lib.rs: has no table of rooms"]);
+}
+
+fn lib_without_table() -> String {
+    "pub mod channel;\n".to_owned()
+}
+
+#[test]
+fn what_a_room_may_not_do_is_found() {
+    for (path, text, expected) in [
+        ("src/shard/mod.rs", "async fn f() {}", "`async`"),
+        ("src/wire.rs", "fn f() { g().await; }", "`.await`"),
+        ("src/wire.rs", "use std::time::SystemTime;", "`SystemTime`"),
+        (
+            "src/shard/table.rs",
+            "fn f() { std::time::Instant::now(); }",
+            "`Instant::now`",
+        ),
+        ("src/auth/mod.rs", "use std::fs;", "`std::fs`"),
+        ("src/auth/mod.rs", "use std::{fmt, net::IpAddr};", "`std::net`"),
+        ("src/auth/mod.rs", "use tokio::sync::Mutex;", "`tokio`"),
+        ("src/channel.rs", "use mio::Poll;", "`mio`"),
+        ("src/wire.rs", "fn f(x: &serde_json::Value) {}", "`serde_json`"),
+        ("src/shard/mod.rs", "use parking_lot::Mutex;", "`Mutex`"),
+        ("src/door.rs", "fn f() { todo!() }", "`todo!`"),
+        ("src/door.rs", "fn f() { unimplemented!(\"x\") }", "`unimplemented!`"),
+        ("src/door.rs", "// TODO: later\n", "`TODO`"),
+        ("src/door.rs", "/* FIXME */", "`FIXME`"),
+        (
+            "src/door.rs",
+            "#[cfg(test)]\nmod t { #[test]\n#[ignore]\nfn f() {} }",
+            "`#[ignore`",
+        ),
+    ] {
+        assert_found(path, text, expected);
+    }
+    for (path, text) in [
+        (
+            "src/wire.rs",
+            "fn asynchronous(awaits: u8) { let instant_now = awaits; }",
+        ),
+        ("src/auth/mod.rs", "use std::{fmt, sync::Arc};"),
+        ("src/auth/mod.rs", "#[cfg(test)]\nmod t { use std::fs; }"),
+        ("src/door.rs", "const TODOS: u8 = 0;"),
+    ] {
+        assert_eq!(found_in(path, text), [""; 0], "{path} with {text:?}");
+    }
+}
+
+#[test]
+fn a_long_file_is_found() {
+    assert_found("src/door.rs", &"\n".repeat(500), "has 502 lines");
+}
