@@ -12,7 +12,7 @@ use tickgate::http::ListenAddress;
 use tickgate::time::unix_ms;
 
 use super::serve::{Ready, start};
-use super::{ConfigFile, Failure, MISCONFIGURED};
+use super::{ConfigFile, Failure, MISCONFIGURED, print_out};
 
 const TOKEN_TTL_MS: u64 = 30 * 24 * 3600 * 1000;
 
@@ -46,7 +46,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     settings.commands.routes.splice(0..0, backend.routes());
     let gateway = start(settings)?;
     let access = access(&ready, &gateway, tokens)?;
-    println!("{}", access.banner(page));
+    print_out(&access.banner(page));
     // Answers and publishes through the drain, too; ends after the gateway.
     let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
     ready.wait(gateway)
