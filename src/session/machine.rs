@@ -203,6 +203,10 @@ impl Session {
             // The timer is about to say so; until then nothing is served either.
             return self.end(Disconnect::TokenExpired, out);
         }
+        if self.auth_deadline_ms().is_some_and(|at| at <= context.now.mono_ms) {
+            // Or the next token, sent behind a bad one, would gain the time of its own verification.
+            return self.end(Disconnect::AuthTimeout, out);
+        }
         match message {
             wire::Message::Close(close) => {
                 // RFC 6455, section 5.5.1: the answer typically echoes the status code.
@@ -266,6 +270,7 @@ impl Session {
         let command = context.settings.dialect.command_id(text, scratch);
         let refusals = &mut self.extra().refusals;
         let abuse = refusals.count(now_ms);
+        out.refused_messages += 1;
         if let Some(id) = &command {
             out.rate_limited_command(id, wait_ms, context);
         } else {

@@ -190,6 +190,8 @@ pub struct Outputs {
     pub list: Vec<Output>,
     /// The bytes of all [`Output::Reply`]s; what lies between their ranges belongs to none.
     pub bytes: Vec<u8>,
+    /// Messages refused because they came too fast.
+    pub refused_messages: u64,
 }
 
 impl Outputs {
@@ -197,6 +199,7 @@ impl Outputs {
     pub fn clear(&mut self) {
         self.list.clear();
         self.bytes.clear();
+        self.refused_messages = 0;
     }
 }
 

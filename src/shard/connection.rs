@@ -87,12 +87,14 @@ pub(super) struct Cold {
     /// Open: memory that a half-received message takes, as counted in the shard's budget. Closing: input thrown away.
     /// In bytes.
     pub(super) input_bytes: u32,
+    /// Its place in the shard's list of those with a half-received message, when it is in it.
+    pub(super) assembly_place: u32,
     /// Open: when the message in assembly must be complete. Closing: when the socket is dropped. 0: no deadline.
     pub(super) deadline_ms: u64,
 }
 
-// Without the session: about 112 bytes, with the timer's links and the list of patterns, which lie elsewhere.
-const _: () = assert!(size_of::<Cold>() - size_of::<Session>() + 12 + 24 <= 112);
+// Without the session, but with the timer's links and the list of patterns, which lie elsewhere.
+const _: () = assert!(size_of::<Cold>() - size_of::<Session>() + 12 + 24 <= 116);
 
 /// What most connections never have.
 #[derive(Debug, Default)]

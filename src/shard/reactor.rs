@@ -42,6 +42,9 @@ const POLL_EVENTS: usize = 1024;
 /// into a socket that nobody read.
 const UNSENT_BYTES: u32 = 16 * 1024;
 
+/// How long it may wait without listening to the doorbell.
+const AWAKE_MS_MAX: u64 = 2;
+
 const CPU_EVERY_MS: u64 = 1_000;
 
 const WAKER: Token = Token(usize::MAX);
@@ -172,8 +175,8 @@ impl Reactor {
         let now_ms = self.clock.now().mono_ms;
         let mut until_ms = self.engine.next_timer_ms();
         if self.engine.waiting_events() > 0 {
-            // Events wait for company. Nobody needs to ring meanwhile.
-            let events_ms = self.coalescer.next_ms();
+            // Events wait for company. Nobody needs to ring meanwhile, but nobody waits long for an answer either.
+            let events_ms = self.coalescer.next_ms().min(now_ms + AWAKE_MS_MAX);
             until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
         } else if !self.doorbell.fall_asleep() {
             return Some(Duration::ZERO);

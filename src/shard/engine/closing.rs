@@ -75,18 +75,27 @@ impl Engine {
     pub(super) fn begin_closing(&mut self, slot: u32, ending: Disconnect, now: Now) {
         self.stats.ended(ending);
         self.forget_input(slot);
+        // A loss is told before the Close frame, or not at all.
+        self.tell_gap(slot, now);
         let inbox = &mut self.inbox;
         self.table.remove_all(slot, |pattern| inbox.leave(pattern));
         let hot = &mut self.hot[slot];
         hot.stage = Stage::Flushing;
-        hot.flags.clear(Flags::PAUSED);
+        let was_paused = hot.flags.has(Flags::PAUSED);
+        hot.flags.clear(Flags::PAUSED | Flags::GAP);
         if let Some(cold) = &mut self.cold[slot] {
             cold.deadline_ms = now.mono_ms + u64::from(self.settings.closing_ms);
         }
         if ending == Disconnect::Lost {
-            self.remove(slot);
-        } else if hot.outbox.is_empty() {
+            return self.remove(slot);
+        }
+        if hot.outbox.is_empty() {
             self.finish_flush(slot);
+        }
+        if was_paused {
+            // What was left unread is thrown away now.
+            let id = self.id(slot);
+            self.actions.push_back(Action::Resume(id));
         }
     }
 
@@ -141,8 +150,10 @@ impl Engine {
         if cold.input_bytes > 0 {
             self.assembly_bytes -= cold.input_bytes as usize;
             cold.input_bytes = 0;
-            self.assembling.retain(|&other| other != slot);
+            let place = cold.assembly_place;
+            self.leave_assembling(place);
         }
+        let Some(cold) = &mut self.cold[slot] else { return };
         cold.decoder = Decoder::new(0);
         if let Some(extra) = &mut cold.extra {
             extra.held = Vec::new();

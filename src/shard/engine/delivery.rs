@@ -161,7 +161,10 @@ impl Engine {
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
     pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
         let Some(slot) = self.slot(id) else { return 0 };
-        if self.hot[slot].flags.has(Flags::GAP) {
+        let hot = &self.hot[slot];
+        // Not while the replies are at their bound: then when there is room among them.
+        let has_room = hot.outbox.reply_frames() < self.endpoints[usize::from(hot.endpoint)].bounds.reply_frames;
+        if hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty()) {
             self.tell_gap(slot, now);
         }
         self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
@@ -214,13 +217,10 @@ impl Engine {
         }
     }
 
-    // Puts the `dropped` message where the events are missing, unless the replies are at their bound: then later.
-    fn tell_gap(&mut self, slot: u32, now: Now) {
+    /// Puts the `dropped` message where the events are missing.
+    pub(super) fn tell_gap(&mut self, slot: u32, now: Now) {
         let hot = &mut self.hot[slot];
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-        if hot.outbox.reply_frames() >= endpoint.bounds.reply_frames && !hot.outbox.is_empty() {
-            return;
-        }
         hot.flags.clear(Flags::GAP);
         let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
         let Some(gap) = extra.and_then(|extra| extra.gap.take()) else {
@@ -264,20 +264,15 @@ impl Outgoing {
         let mut dropped = 0;
         while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
             dropped += 1;
-            let (lost, sequence) = match hot.outbox.drop_oldest(&mut self.pool) {
-                Some((oldest, sequence)) => {
-                    self.event_frames -= 1;
-                    self.event_bytes -= u64::from(oldest.len());
-                    (oldest, sequence)
-                }
+            let Some((oldest, sequence)) = hot.outbox.drop_oldest(&mut self.pool) else {
                 // All that is queued is a frame of which a part was sent: the new one must go.
-                None => (frame.clone(), hot.outbox.take_sequence()),
-            };
-            let is_new = Rc::ptr_eq(&lost, frame);
-            note_gap(hot, &mut cold[slot], &lost, sequence);
-            if is_new {
+                let sequence = hot.outbox.take_sequence();
+                note_gap(hot, &mut cold[slot], frame, sequence);
                 return dropped;
-            }
+            };
+            self.event_frames -= 1;
+            self.event_bytes -= u64::from(oldest.len());
+            note_gap(hot, &mut cold[slot], &oldest, sequence);
         }
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());

@@ -232,6 +232,9 @@ impl Engine {
             }
         }
         self.outputs.bytes.clear();
+        self.stats
+            .rate_limited
+            .bump(mem::take(&mut self.outputs.refused_messages));
         self.arm(slot);
     }
 
@@ -311,21 +314,34 @@ impl Engine {
             return;
         }
         self.assembly_bytes = self.assembly_bytes - before as usize + cold.input_bytes as usize;
+        let place = cold.assembly_place;
         if before == 0 {
+            cold.assembly_place = u32::try_from(self.assembling.len()).unwrap_or(u32::MAX);
             self.assembling.push(slot);
         } else if bytes == 0 {
-            self.assembling.retain(|&other| other != slot);
+            self.leave_assembling(place);
         }
         self.arm(slot);
-        if self.assembly_bytes > self.settings.assembly_bytes {
-            self.shed_largest_assembly(now);
+        while self.assembly_bytes > self.settings.assembly_bytes && self.shed_largest_assembly(now) {}
+    }
+
+    /// Takes a place out of the list of connections with a half-received message.
+    pub(super) fn leave_assembling(&mut self, place: u32) {
+        self.assembling.swap_remove(place as usize);
+        if let Some(&moved) = self.assembling.get(place as usize)
+            && let Some(cold) = &mut self.cold[moved]
+        {
+            cold.assembly_place = place;
         }
     }
 
-    fn shed_largest_assembly(&mut self, now: Now) {
+    // Not whoever happened to be over the budget: that could be anybody.
+    fn shed_largest_assembly(&mut self, now: Now) -> bool {
         let bytes = |&slot: &u32| self.cold[slot].as_ref().map_or(0, |cold| cold.input_bytes);
-        if let Some(slot) = self.assembling.iter().copied().max_by_key(bytes) {
+        let largest = self.assembling.iter().copied().max_by_key(bytes);
+        if let Some(slot) = largest {
             self.tell(slot, Input::End(Disconnect::Overload), now);
         }
+        largest.is_some()
     }
 }

@@ -219,6 +219,7 @@ impl Engine {
             extra: None,
             address,
             input_bytes: 0,
+            assembly_place: 0,
             deadline_ms: 0,
         });
         self.connections += 1;
@@ -259,6 +260,12 @@ impl Engine {
             self.vacant.push(id.slot);
         }
         Some(action)
+    }
+
+    /// Frames in all outboxes, events and replies.
+    #[must_use]
+    pub const fn queued_frames(&self) -> usize {
+        self.outgoing.pool.used()
     }
 
     /// Events waiting in the inbox.

@@ -159,9 +159,7 @@ impl Rig {
 
     fn with(settings: Settings) -> Self {
         let hub_settings = hub::Settings { credits: 16_384 };
-        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |encoding, event| {
-            dialect::encode_event(encoding, event)
-        });
+        let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
             refuses: AtomicBool::new(false),

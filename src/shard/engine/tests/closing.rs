@@ -124,3 +124,44 @@ fn what_comes_behind_a_close_is_not_read() {
     rig.engine.on_bytes(id, &mut input, rig.now);
     assert_eq!(rig.read(id), [Received::Close(1000)]);
 }
+
+#[test]
+fn input_held_back_when_the_end_comes_is_read_on_and_thrown_away() {
+    let mut rig = Rig::new();
+    let id = rig.connect_with(session_settings(Mode::Required, Limits::default()), Ok(None), true);
+    let mut input = frame(0x81, br#"{"type":"auth","token":"t"}"#);
+    input.extend(frame(0x81, br#"{"type":"ping"}"#));
+    rig.engine.on_bytes(id, &mut input, rig.now);
+    assert!(!rig.engine.wants_input(id));
+    let reply = Box::new(|existed: bool| assert!(existed));
+    let ending = Disconnect::ByOperator;
+    rig.message(ShardMessage::Disconnect { id, ending, reply });
+    assert!(rig.engine.wants_input(id));
+    assert_eq!(rig.actions(), [Action::Resume(id)]);
+    assert_eq!(rig.read(id), [Received::Close(4003)]);
+    assert_eq!(rig.engine.assembly_bytes, 0);
+}
+
+#[test]
+fn a_loss_is_told_before_the_close_frame_even_when_the_replies_are_at_their_bound() {
+    let mut rig = Rig::new();
+    let limits = Limits {
+        outbox_frames: 2,
+        reply_frames: 3,
+        ..Limits::default()
+    };
+    let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
+    rig.subscribe(id, "*");
+    rig.read(id);
+    rig.stall(id);
+    for number in 0..5 {
+        rig.event("a.b", &number.to_string());
+    }
+    for _ in 0..4 {
+        rig.say(id, r#"{"type":"ping"}"#);
+    }
+    rig.engine.writable(id);
+    let got = rig.read(id);
+    let expected = ["dropped", "event", "event", "pong", "pong", "pong", "close"];
+    assert_eq!((kinds(&got), &got[6]), (expected.into(), &Received::Close(4008)));
+}

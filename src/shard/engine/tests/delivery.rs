@@ -196,3 +196,44 @@ fn event_numbers_that_wrap_lose_nothing() {
     }
     assert_eq!(rig.read(id).len(), 1 + number as usize);
 }
+
+#[test]
+fn a_loss_waits_for_room_among_the_replies() {
+    let mut rig = Rig::new();
+    let limits = Limits {
+        outbox_frames: 2,
+        reply_frames: 3,
+        ..Limits::default()
+    };
+    let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
+    rig.subscribe(id, "*");
+    rig.read(id);
+    rig.stall(id);
+    for _ in 0..3 {
+        rig.say(id, r#"{"type":"ping"}"#);
+    }
+    for number in 0..5 {
+        rig.event("a.b", &number.to_string());
+    }
+    rig.engine.writable(id);
+    assert_eq!(rig.engine.next_dirty(), Some(id));
+    let mut bytes = Vec::new();
+    // The first frame goes, cut in the middle of the second.
+    assert_eq!(rig.write_some(id, 60, &mut bytes), Some(Sent::More));
+    while rig.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
+    assert_eq!(
+        kinds(&received(&bytes)),
+        ["pong", "pong", "pong", "dropped", "event", "event"]
+    );
+}
+
+#[test]
+fn refused_messages_are_counted() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    for _ in 0..110 {
+        rig.say(id, r#"{"type":"pong"}"#);
+    }
+    assert_eq!(rig.stats.rate_limited.get(), 10);
+    assert_eq!(rig.stats.messages_in.get(), 110);
+}
