@@ -53,6 +53,6 @@ cargo test --workspace --locked
 
 step "clients of the npm world"
 (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
-TICKGATE_BIN="$PWD/target/debug/tickgate" node --test tests/e2e/*.test.mjs
+TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" node --test tests/e2e/*.test.mjs
 
 step "all passed"

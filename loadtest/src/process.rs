@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 /// What a process had used at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) at: Instant,
     /// User and system time of all its threads, living and ended.
     pub(crate) cpu: Duration,
-    /// How long its threads, ready to run, waited for a core that others used.
-    pub(crate) waited: Duration,
+    /// How long each of its threads, ready to run, has waited for a core that others used.
+    waited_ns: Vec<(String, u64)>,
     /// Resident memory, kernel buffers of sockets not included.
     pub(crate) rss_bytes: u64,
     /// Resident anonymous memory: heap and stacks, without code and files.
@@ -17,11 +17,23 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Share of the wall time since `earlier` in which its threads waited for a core; more than a few per cent says
-    /// that the machine was busy with other things, and that latencies are not the server's alone.
+    /// Share of the wall time since `earlier` in which its most hindered thread waited for a core; more than a few
+    /// per cent says that the machine was busy with other things, and that latencies are not the server's alone.
     pub(crate) fn waited_since(&self, earlier: &Self) -> f64 {
         let wall = self.at.duration_since(earlier.at).as_secs_f64();
-        self.waited.saturating_sub(earlier.waited).as_secs_f64() / wall.max(1e-9)
+        let before = |name: &str| {
+            earlier
+                .waited_ns
+                .iter()
+                .find(|(of, _)| of == name)
+                .map_or(0, |(_, waited)| *waited)
+        };
+        let waited = self
+            .waited_ns
+            .iter()
+            .map(|(name, waited)| waited.saturating_sub(before(name)))
+            .max();
+        waited.unwrap_or(0) as f64 / 1e9 / wall.max(1e-9)
     }
 
     /// CPU per wall time since `earlier`: 1.0 is one core.
@@ -43,22 +55,23 @@ pub(crate) fn sample(pid: u32) -> Result<Sample, String> {
     Ok(Sample {
         at: Instant::now(),
         cpu: tick.mul_f64(ticks as f64),
-        waited: waited(pid),
+        waited_ns: waited_ns(pid),
         rss_bytes: kib("VmRSS:")? * 1024,
         anonymous_bytes: kib("RssAnon:")? * 1024,
     })
 }
 
-/// Zero on kernels that do not count it.
-fn waited(pid: u32) -> Duration {
+/// By thread; empty on kernels that do not count it.
+fn waited_ns(pid: u32) -> Vec<(String, u64)> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Duration::ZERO;
+        return Vec::new();
     };
-    let waited_ns = |thread: std::fs::DirEntry| {
+    let of = |thread: std::fs::DirEntry| {
         let counts = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        counts.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+        let waited = counts.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some((thread.file_name().to_string_lossy().into_owned(), waited))
     };
-    Duration::from_nanos(threads.flatten().filter_map(waited_ns).sum())
+    threads.flatten().filter_map(of).collect()
 }
 
 /// utime + stime: the 14th and 15th field, counted behind the name, which may contain anything.

@@ -44,7 +44,7 @@ impl LatencyMs {
 pub(crate) struct Tool {
     /// CPU per thread and wall time: 1.0 is a full core.
     pub(crate) utilisation: f64,
-    /// Share of the time in which the tool's threads were ready but other programs had the core.
+    /// Share of the time in which one of the tool's threads was ready but other programs had the core.
     pub(crate) waited: f64,
     /// The longest time an event waited in the tool because the request before it was not answered yet.
     pub(crate) publish_late_ms_max: f64,
@@ -60,9 +60,9 @@ impl Tool {
         utilisation: f64,
         waited: f64,
         publish_late_ms_max: f64,
-        server: Option<(Sample, Sample)>,
+        server: Option<(&Sample, &Sample)>,
     ) -> Self {
-        let server_load = server.map(|(start, end)| end.cores_since(&start) + end.waited_since(&start));
+        let server_load = server.map(|(start, end)| end.cores_since(start) + end.waited_since(start));
         let is_busy = utilisation + waited > BUSY;
         let verdict = match server_load {
             Some(load) if is_busy && load < BUSY => {
@@ -102,7 +102,7 @@ pub(crate) struct FanoutReport {
     /// From when the last event was due to the last arrival.
     pub(crate) behind_ms: f64,
     pub(crate) server_cpu_us_per_delivery: Option<f64>,
-    /// Share of the time in which the server's threads were ready but other programs had the core.
+    /// Share of the time in which one of the server's threads was ready but others had the core.
     pub(crate) server_waited: Option<f64>,
     /// Server CPU while publishing; 1.0 is a core.
     pub(crate) server_cores: Option<f64>,

@@ -48,10 +48,11 @@ fn run_fanout(options: &Fanout) -> Result<FanoutReport, String> {
     let first_error = fleet.first_error();
     let latencies_us = fleet.finish()?;
 
-    let zip = |a: Option<Sample>, b: Option<Sample>| a.zip(b);
+    let whole = server_start.as_ref().zip(server_end.as_ref());
+    let publishing = server_start.as_ref().zip(phase.server_due.as_ref());
     let per_thread = |cores: f64| cores / server.threads as f64;
     let tool_cores = per_thread(phase.tool_due.cores_since(&tool_start));
-    let tool_waited = per_thread(phase.tool_due.waited_since(&tool_start));
+    let tool_waited = phase.tool_due.waited_since(&tool_start);
     Ok(FanoutReport {
         name: server.name.clone(),
         clients: options.clients,
@@ -66,18 +67,13 @@ fn run_fanout(options: &Fanout) -> Result<FanoutReport, String> {
         out_of_order: counters.out_of_order,
         latency_ms: LatencyMs::of(&latencies_us),
         behind_ms: phase.behind.as_secs_f64() * 1e3,
-        server_cpu_us_per_delivery: zip(server_start, server_end)
+        server_cpu_us_per_delivery: whole
             .map(|(start, end)| (end.cpu - start.cpu).as_secs_f64() * 1e6 / counters.events.max(1) as f64),
-        server_waited: zip(server_start, phase.server_due).map(|(start, end)| end.waited_since(&start)),
-        server_cores: zip(server_start, phase.server_due).map(|(start, end)| end.cores_since(&start)),
-        server_rss_bytes: server_end.map(|sample| sample.rss_bytes),
-        set_up_cpu_us: set_up_cpu_us(before, connected, options.clients),
-        tool: Tool::judge(
-            tool_cores,
-            tool_waited,
-            late_ms_max,
-            zip(server_start, phase.server_due),
-        ),
+        server_waited: publishing.map(|(start, end)| end.waited_since(start)),
+        server_cores: publishing.map(|(start, end)| end.cores_since(start)),
+        server_rss_bytes: server_end.as_ref().map(|sample| sample.rss_bytes),
+        set_up_cpu_us: set_up_cpu_us(before.as_ref(), connected.as_ref(), options.clients),
+        tool: Tool::judge(tool_cores, tool_waited, late_ms_max, publishing),
     })
 }
 
@@ -118,7 +114,7 @@ fn run_idle(options: &Idle) -> Result<IdleReport, String> {
         clients: options.clients,
         clients_ended: ended,
         first_error,
-        set_up_cpu_us: set_up_cpu_us(Some(before), Some(connected), options.clients).unwrap_or(0.0),
+        set_up_cpu_us: set_up_cpu_us(Some(&before), Some(&connected), options.clients).unwrap_or(0.0),
         memory_before: Memory::of(&before),
         memory_connected: Memory::of(&connected),
         memory_after_burst: Memory::of(&after),
@@ -142,7 +138,7 @@ fn per_connection(before: &Sample, after: &Sample, clients: usize) -> f64 {
     (after.anonymous_bytes as f64 - before.anonymous_bytes as f64) / clients as f64
 }
 
-fn set_up_cpu_us(before: Option<Sample>, after: Option<Sample>, clients: usize) -> Option<f64> {
+fn set_up_cpu_us(before: Option<&Sample>, after: Option<&Sample>, clients: usize) -> Option<f64> {
     let (before, after) = before.zip(after)?;
     Some((after.cpu - before.cpu).as_secs_f64() * 1e6 / clients as f64)
 }
@@ -282,7 +278,7 @@ impl<'a> Fleet<'a> {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -9,6 +9,7 @@ use super::Admin;
 use crate::auth::{Identity, same_secret};
 use crate::http::answer::{self, Answer};
 use crate::http::request;
+use crate::time::unix_ms;
 
 /// The admin key. Never shown.
 #[derive(Clone)]
@@ -38,10 +39,10 @@ pub(super) enum Caller {
 
 impl Admin {
     /// Who calls, or the 401.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Answer> {
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Box<Answer>> {
         let Some(token) = request::bearer(headers) else {
             let text = "Authorization: Bearer with the admin key or a token is needed";
-            return Err(answer::unauthorized("UNAUTHENTICATED", text));
+            return Err(answer::unauthorized("UNAUTHENTICATED", text).into());
         };
         if self
             .key
@@ -50,18 +51,18 @@ impl Admin {
         {
             return Ok(Caller::Admin);
         }
-        match (self.verify)(token) {
+        match self.verifier.verify(token, unix_ms()) {
             Ok(identity) if identity.permissions.admin => Ok(Caller::Admin),
             Ok(identity) => Ok(Caller::User(identity)),
-            Err(error) => Err(answer::unauthorized(error.code.as_str(), &error.message)),
+            Err(error) => Err(answer::unauthorized(error.code.as_str(), &error.message).into()),
         }
     }
 
     /// That an admin calls, or the 401 or 403.
-    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Answer> {
+    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Box<Answer>> {
         match self.caller(headers)? {
             Caller::Admin => Ok(()),
-            Caller::User(_) => Err(forbidden("the admin key or a token of role admin is needed")),
+            Caller::User(_) => Err(forbidden("the admin key or a token of role admin is needed").into()),
         }
     }
 }

@@ -152,6 +152,19 @@ families! {
         |r, s| for why in Refused::ALL {
             s.labelled(&[("reason", &why.label())], r.admin.door.refused(*why));
         };
+    "tickgate_tokens_total" COUNTER "Tokens presented at handshakes, in-band and to the admin listener, by what became of them."
+        |r, s| {
+            let stats = r.admin.verifier.stats();
+            for (outcome, count) in [
+                ("cached", &stats.cache_hits),
+                ("verified", &stats.verified),
+                ("expired", &stats.expired),
+                ("invalid", &stats.invalid),
+                ("overloaded", &stats.overloaded),
+            ] {
+                s.labelled(&[("outcome", &outcome)], count.get());
+            }
+        };
     "tickgate_events_total" COUNTER "Events published into the hub."
         |r, s| s.one(r.figures.hub.events);
     "tickgate_events_unwanted_total" COUNTER "Published events that nobody here subscribes."

@@ -13,9 +13,6 @@ mod route;
 mod serve;
 mod stats;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -26,11 +23,12 @@ pub use access::AdminKey;
 
 use crate::commands::Snapshot;
 use crate::figures::Figures;
-use crate::http::{Health, Listener, Verify};
+use crate::http::{Health, Listener};
 use crate::hub::Broker;
 use crate::mailbox::ShardHandle;
 use crate::stats::{AcceptStats, Counter, DoorStats, Gauge};
 use crate::time::Clock;
+use crate::verify::Verifier;
 use duplicates::Duplicates;
 
 /// `[admin]`, `admin_listen` and the limits of publishing.
@@ -50,8 +48,8 @@ pub struct Settings {
 pub struct Parts {
     /// The node's name.
     pub node: Box<str>,
-    /// Verifies tokens; called on the admin listener's threads.
-    pub verify: Arc<Verify>,
+    /// Verifies tokens, on the admin listener's threads; for its figures, too.
+    pub verifier: Arc<Verifier>,
     /// Where events are published.
     pub broker: Arc<dyn Broker>,
     /// The gateway's own figures.
@@ -74,7 +72,7 @@ pub struct Admin {
     publish_body_bytes: u64,
     event_bytes: usize,
     node: Box<str>,
-    verify: Arc<Verify>,
+    verifier: Arc<Verifier>,
     broker: Arc<dyn Broker>,
     figures: Arc<Figures>,
     shards: Vec<ShardHandle>,
@@ -112,7 +110,7 @@ impl Admin {
             publish_body_bytes: settings.publish_body_bytes,
             event_bytes: usize::try_from(settings.event_bytes).unwrap_or(usize::MAX),
             node: parts.node,
-            verify: parts.verify,
+            verifier: parts.verifier,
             broker: parts.broker,
             figures: parts.figures,
             shards: parts.shards,

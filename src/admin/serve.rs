@@ -69,7 +69,7 @@ impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> Answer {
         self.stats.requests.add(1);
         let _in_flight = InFlight::count(&self.stats.in_flight);
-        let answer = self.dispatch(request).await.unwrap_or_else(|refused| refused);
+        let answer = self.dispatch(request).await.unwrap_or_else(|refused| *refused);
         if answer.status().is_server_error() {
             tracing::warn!(status = answer.status().as_u16(), "an admin request failed");
         }
@@ -77,17 +77,17 @@ impl Admin {
     }
 
     /// Answers, or refuses, which is an answer too.
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
         let path = request.uri().path();
         if let Some(answer) = self.health.answer(path) {
             return match *request.method() {
                 Method::GET | Method::HEAD => Ok(answer),
-                _ => Err(answer::method_not_allowed("GET, HEAD")),
+                _ => Err(answer::method_not_allowed("GET, HEAD").into()),
             };
         }
         let route = Route::of(path).ok_or_else(answer::not_found)?;
         if !route.allows(request.method()) {
-            return Err(answer::method_not_allowed(route.methods()));
+            return Err(answer::method_not_allowed(route.methods()).into());
         }
         let headers = request.headers();
         Ok(match route {

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done (`serve`, `demo`: drained), 1 failed while running, 2 the command line or the
 //! configuration is wrong, 128 plus the signal's number when a second signal ends a drain.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -91,6 +92,11 @@ fn load(file: Option<&Path>) -> Result<(Config, Environment), Failure> {
     Ok((config, environment))
 }
 
+/// To standard output; a reader that has gone away is no reason to fail.
+fn print_out(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let (config, environment) = load(file)?;
     config
@@ -99,6 +105,6 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     for file in config.exposed_secret_files() {
         eprintln!("warning: {} can be read by everybody on this machine", file.display());
     }
-    print!("{}", config.to_toml());
+    print_out(&config.to_toml());
     Ok(())
 }

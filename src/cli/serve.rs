@@ -4,14 +4,14 @@ use std::io;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tickgate::auth::{Grant, mint};
+use tickgate::auth::{Grant, MintError, mint};
 use tickgate::config::{Config, RunKeys};
 use tickgate::door::ListenAddress;
 use tickgate::gateway::{self, Gateway, Handle};
 use tickgate::time::unix_ms;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{FAILED, Failure, load, logging};
+use super::{FAILED, Failure, load, logging, print_out};
 
 /// Who the token of a run without keys is for.
 const RUN_USER: &str = "42";
@@ -109,37 +109,46 @@ fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
         tracing::info!(%address, "listening");
     }
     tracing::info!(address = %gateway.admin_address(), "listening for the admin API");
-    let Some(run_keys) = run_keys else { return };
-    println!("No key is configured: this run made its own and forgets them when it ends.\n");
+    if let Some(run_keys) = run_keys {
+        match lines_to_paste(config, gateway, run_keys) {
+            Ok(lines) => print_out(&lines),
+            Err(error) => tracing::warn!(%error, "no token was made for this run"),
+        }
+    }
+}
+
+fn lines_to_paste(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -> Result<String, MintError> {
+    const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["grid.*"]}"#;
+    const EVENT: &str = r#"{"channel":"grid.abc.status","event":"update","data":{"id":"abc","current_price":94000.5}}"#;
     let grant = Grant {
         subject: RUN_USER.into(),
         role: Some(RUN_ROLE.into()),
         ttl_ms: RUN_TTL_MS,
         ..Grant::default()
     };
-    let Ok(token) = mint(&grant, &config.keys(), &config.auth(), unix_ms()) else {
-        return;
-    };
-    println!("token (user {RUN_USER}, role {RUN_ROLE}, 24 h):\n  {token}");
-    if let Some(key) = &run_keys.admin_key {
-        println!("admin key:\n  {key}");
-    }
+    let token = mint(&grant, &config.keys(), &config.auth(), unix_ms())?;
+    let mut lines = format!(
+        "No key is configured: this run made its own and forgets them when it ends.\n\n\
+         token (user {RUN_USER}, role {RUN_ROLE}, 24 h):\n  {token}\n"
+    );
     let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
+    let admin = gateway.admin_address().tcp();
+    if let Some(key) = &run_keys.admin_key {
+        lines += &format!("admin key:\n  {key}\n");
+    }
     if let (Some(address), Some(path)) = (public, config.native_path()) {
-        println!("\nConnect and subscribe (npm install --global wscat):");
-        println!(
-            "  wscat -c 'ws://{address}{path}?token={token}' -w 600 -x '{}'",
-            r#"{"type":"subscribe","channels":["grid.*"]}"#
+        lines += &format!(
+            "\nConnect and subscribe (npm install --global wscat):\n  \
+             wscat -c 'ws://{address}{path}?token={token}' -w 600 -x '{SUBSCRIBE}'\n"
         );
     }
-    if let (Some(address), Some(key)) = (gateway.admin_address().tcp(), &run_keys.admin_key) {
-        println!("\nPublish, in another terminal:");
-        let event = r#"{"channel":"grid.abc.status","event":"update","data":{"id":"abc","current_price":94000.5}}"#;
-        println!(
-            "  curl http://{address}/api/publish -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{event}'"
+    if let (Some(address), Some(key)) = (admin, &run_keys.admin_key) {
+        lines += &format!(
+            "\nPublish, in another terminal:\n  curl http://{address}/api/publish -H 'Authorization: Bearer {key}' \
+             -H 'Content-Type: application/json' -d '{EVENT}'\n"
         );
     }
-    println!();
+    Ok(lines + "\n")
 }
 
 /// SIGTERM and SIGINT of this process.

@@ -8,7 +8,7 @@ use tickgate::channel::Pattern;
 use tickgate::config::duration_from_text;
 use tickgate::time::unix_ms;
 
-use super::{ConfigFile, Failure, MISCONFIGURED, load};
+use super::{ConfigFile, Failure, MISCONFIGURED, load, print_out};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -61,6 +61,6 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
         message: format!("no token was made: {error}"),
         code: MISCONFIGURED,
     })?;
-    println!("{token}");
+    print_out(&format!("{token}\n"));
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(super) struct Visitor {
 }
 
 /// Why a request is not served, for the counters, and the answer.
-struct Refusal(Refused, Answer);
+struct Refusal(Refused, Box<Answer>);
 
 impl Service<Request<Incoming>> for Visitor {
     type Response = Answer;
@@ -57,7 +57,7 @@ impl Service<Request<Incoming>> for Visitor {
             self.door.stats.refuse(why);
             // Never the query: the token stands there.
             tracing::debug!(why = why.label(), path = request.uri().path(), hop = ?self.hop, "refused");
-            answer
+            *answer
         });
         let last = self.requests.get() >= REQUESTS_MAX || !request.body().is_end_stream();
         if last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -77,10 +77,10 @@ impl Visitor {
                 .door
                 .health
                 .answer(path)
-                .ok_or_else(|| Refusal(Refused::Path, answer::not_found()))?;
+                .ok_or_else(|| Refusal(Refused::Path, answer::not_found().into()))?;
             return match *request.method() {
                 Method::GET | Method::HEAD => Ok(answer),
-                _ => Err(Refusal(Refused::Method, answer::method_not_allowed("GET, HEAD"))),
+                _ => Err(Refusal(Refused::Method, answer::method_not_allowed("GET, HEAD").into())),
             };
         };
         let handshake = handshake::check(request.method(), request.version(), request.headers()).map_err(flawed)?;
@@ -132,7 +132,7 @@ impl Visitor {
             Ok(None) => {}
             Err(error) if door.refuses_by_http(handshake.origin.is_some()) => {
                 let answer = answer::unauthorized(error.code.as_str(), &error.message);
-                return Err(Refusal(Refused::Token, answer));
+                return Err(Refusal(Refused::Token, answer.into()));
             }
             Err(_) => door.stats.refuse(Refused::Token),
         }
@@ -190,7 +190,7 @@ fn switching(endpoint: &Endpoint, request: &mut Request<Incoming>) -> Result<Ans
 }
 
 fn refusal(why: Refused, status: StatusCode, code: &str, message: &str) -> Refusal {
-    Refusal(why, answer::error(status, code, message))
+    Refusal(why, answer::error(status, code, message).into())
 }
 
 fn bad_request(message: &str) -> Refusal {
@@ -208,7 +208,7 @@ fn forbidden_origin() -> Refusal {
 
 fn draining() -> Refusal {
     let answer = answer::error(StatusCode::SERVICE_UNAVAILABLE, "DRAINING", "the gateway restarts");
-    Refusal(Refused::Draining, answer::retry_after(answer, 1))
+    Refusal(Refused::Draining, answer::retry_after(answer, 1).into())
 }
 
 fn full(full: GateFull) -> Refusal {
@@ -230,15 +230,13 @@ fn full(full: GateFull) -> Refusal {
             "too many new connections",
         ),
     };
-    Refusal(
-        full.why,
-        answer::retry_after(answer::error(status, code, message), full.retry_after_s),
-    )
+    let answer = answer::retry_after(answer::error(status, code, message), full.retry_after_s);
+    Refusal(full.why, answer.into())
 }
 
 fn flawed(flaw: Flaw) -> Refusal {
     match flaw {
-        Flaw::Method => Refusal(Refused::Method, answer::method_not_allowed("GET")),
+        Flaw::Method => Refusal(Refused::Method, answer::method_not_allowed("GET").into()),
         Flaw::Malformed(message) => bad_request(message),
         Flaw::Origin => forbidden_origin(),
         Flaw::UpgradeRequired(message) => {
@@ -248,7 +246,7 @@ fn flawed(flaw: Flaw) -> Refusal {
             // A 426 names what to upgrade to (RFC 9110, section 15.5.22).
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            Refusal(Refused::UpgradeRequired, answer)
+            Refusal(Refused::UpgradeRequired, answer.into())
         }
     }
 }

@@ -29,14 +29,17 @@ pub fn decode(text: &str) -> Result<Cow<'_, str>, BadQuery> {
     percent_decode_str(text).decode_utf8().map_err(|_| BadQuery)
 }
 
-/// The token of `Authorization: Bearer`, empty when there is none behind the scheme; `None` without the header or
-/// with another scheme (a proxy's own password).
+/// The token of `Authorization: Bearer`; `None` without the header or with another scheme (a proxy's own password).
+/// Empty, and so a bad token, when there is none behind the scheme or it is not ASCII: whoever means to show a token
+/// must not become anonymous by a broken one.
 #[must_use]
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(AUTHORIZATION).iter().find_map(|value| {
-        let value = value.to_str().ok()?;
-        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        let value = value.as_bytes().trim_ascii();
+        let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
+        let (scheme, token) = value.split_at(end);
+        let token = || str::from_utf8(token.trim_ascii()).ok().filter(|token| token.is_ascii());
+        scheme.eq_ignore_ascii_case(b"bearer").then(|| token().unwrap_or(""))
     })
 }
 
@@ -75,17 +78,27 @@ mod tests {
 
     #[test]
     fn bearer_tokens_are_found_beside_other_schemes() {
-        let bearer = |lines: &[&'static str]| {
+        let bearer = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
-                headers.append(AUTHORIZATION, HeaderValue::from_static(line));
+                headers.append(
+                    AUTHORIZATION,
+                    HeaderValue::from_bytes(line.as_bytes()).expect("allowed"),
+                );
             }
             super::bearer(&headers).map(str::to_owned)
         };
         assert_eq!(bearer(&["Bearer abc"]).as_deref(), Some("abc"));
         assert_eq!(bearer(&["bearer  abc "]).as_deref(), Some("abc"));
         assert_eq!(bearer(&["Basic eDp5", "Bearer abc"]).as_deref(), Some("abc"));
-        assert_eq!(bearer(&["Bearer"]).as_deref(), Some(""));
+        assert_eq!(bearer(&["Bearer\tabc"]).as_deref(), Some("abc"));
+        for broken in ["Bearer", "Bearer ", "Bearer é", "Bearer abc\u{a0}", "BEARER\t"] {
+            assert_eq!(
+                bearer(&[broken]).as_deref(),
+                Some(""),
+                "{broken:?} must not pass for no token"
+            );
+        }
         assert_eq!(bearer(&["Basic eDp5"]), None);
         assert_eq!(bearer(&[]), None);
     }

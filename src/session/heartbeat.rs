@@ -75,8 +75,9 @@ impl Session {
         Some(exp_ms.saturating_sub(context.settings.expiry_warning_ms))
     }
 
-    // A token that came in time is waited for, however long its verification takes.
-    fn auth_deadline_ms(&self) -> Option<u64> {
+    /// When an unauthenticated connection ends, on the monotonic clock. A token that came in time is waited for,
+    /// however long its verification takes.
+    pub(super) fn auth_deadline_ms(&self) -> Option<u64> {
         let extra = self.extra.as_ref()?;
         extra.auth_deadline_ms.filter(|_| extra.verify.is_none())
     }

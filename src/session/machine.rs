@@ -203,6 +203,10 @@ impl Session {
             // The timer is about to say so; until then nothing is served either.
             return self.end(Disconnect::TokenExpired, out);
         }
+        if self.auth_deadline_ms().is_some_and(|at| at <= context.now.mono_ms) {
+            // Or the next token, sent behind a bad one, would gain the time of its own verification.
+            return self.end(Disconnect::AuthTimeout, out);
+        }
         match message {
             wire::Message::Close(close) => {
                 // RFC 6455, section 5.5.1: the answer typically echoes the status code.

@@ -124,7 +124,6 @@ impl Pool {
     }
 
     /// Entries in use.
-    #[cfg(test)]
     pub(super) const fn used(&self) -> usize {
         self.used
     }

@@ -59,11 +59,11 @@ export async function freePorts(count) {
   return ports;
 }
 
-/** Starts a process that the test's end kills; its output goes to files. */
+/** Starts a process that the test's end kills; its output goes to files, its input stays open and says nothing. */
 export function start(t, where, command, args, env = process.env) {
   const [out, err] = ['out', 'err'].map((name) => join(where, `${name}-${Math.random().toString(36).slice(2)}`));
   const files = [openSync(out, 'w'), openSync(err, 'w')];
-  const child = spawn(command, args, { env, stdio: ['ignore', ...files] });
+  const child = spawn(command, args, { env, stdio: ['pipe', ...files] });
   files.forEach(closeSync);
   const ended = new Promise((resolve) => {
     child.on('exit', (code, signal) => resolve({ code, signal }));

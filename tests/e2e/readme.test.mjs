@@ -1,7 +1,7 @@
 // What the README promises of `serve` without any configuration: the lines it prints work as they stand.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { binary, directory, freePorts, root, start, until } from './harness.mjs';
 
@@ -40,4 +40,15 @@ test('the printed lines connect, subscribe and publish', async (t) => {
   for (const line of printed) assert.ok(readme.includes(general(line)), `the README does not show: ${general(line)}`);
   const [, token] = wscat.match(/token=([^']+)/);
   assert.ok(!server.err().includes(token), 'the log shows the token');
+});
+
+test('every link within the documentation leads somewhere', () => {
+  const pages = ['README.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
+  assert.ok(pages.length >= 5, `${pages}`);
+  const broken = pages.flatMap((page) => {
+    const links = [...readFileSync(join(root, page), 'utf8').matchAll(/\]\(([^)#\s]+)[^)]*\)/g)].map(([, link]) => link);
+    const inside = links.filter((link) => !/^[a-z]+:/.test(link));
+    return inside.filter((link) => !existsSync(join(root, dirname(page), link))).map((link) => `${page}: ${link}`);
+  });
+  assert.deepEqual(broken, []);
 });

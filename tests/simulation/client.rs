@@ -10,8 +10,8 @@ use tickgate::channel::Pattern;
 use tickgate::mailbox::ConnectionId;
 
 use crate::model::{Ask, Log, Model};
+use crate::surroundings::Fault;
 use crate::wire::{self, Reader, Received};
-use crate::world::Fault;
 
 /// What is published, and subscribed to.
 pub(crate) const CHANNELS: [&str; 9] = [
@@ -80,6 +80,8 @@ pub(crate) struct Client {
     pub(crate) sent_close: bool,
     out: VecDeque<u8>,
     unsent: VecDeque<Unsent>,
+    // Where frames end, for whole frames are signs of life.
+    frame_ends: VecDeque<u64>,
     written: u64,
     fed: u64,
     requests: u32,
@@ -107,6 +109,7 @@ impl Client {
             sent_close: false,
             out: VecDeque::new(),
             unsent: VecDeque::new(),
+            frame_ends: VecDeque::new(),
             written: 0,
             fed: 0,
             requests: 0,
@@ -118,6 +121,7 @@ impl Client {
     fn frame(&mut self, first: u8, payload: &[u8], rng: &mut StdRng) {
         let bytes = wire::frame(first, payload, rng.random());
         self.written += bytes.len() as u64;
+        self.frame_ends.push_back(self.written);
         self.out.extend(bytes);
     }
 
@@ -211,7 +215,7 @@ impl Client {
         while let Some(unsent) = self.unsent.pop_front_if(|unsent| unsent.end <= self.fed) {
             self.model.fed(&unsent.id, unsent.ask, log, popped);
         }
-        if length > 0 {
+        while self.frame_ends.pop_front_if(|end| *end <= self.fed).is_some() {
             self.last_input_ms = now_ms;
         }
         self.out.drain(..length).collect()

@@ -16,17 +16,20 @@
 //!
 //! `TICKGATE_SEEDS=10000 cargo test --release --test simulation` runs more seeds, `TICKGATE_SEED=17` one alone.
 
+mod checks;
 mod client;
 mod model;
+mod surroundings;
 mod wire;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::{Fault, World};
+use surroundings::{Fault, Summary};
+use world::World;
 
 /// What is wrong with one seed's run, if anything.
-fn run(seed: u64, fault: Fault) -> Result<world::Summary, String> {
+fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
     let world = AssertUnwindSafe(|| World::new(seed, fault).run());
     match catch_unwind(world) {
         Ok(outcome) => outcome,
@@ -48,7 +51,7 @@ fn many_seeds_keep_every_promise() {
         Some(seed) => seed..seed + 1,
         None => 0..variable("TICKGATE_SEEDS").unwrap_or(200),
     };
-    let mut sum = world::Summary::default();
+    let mut sum = Summary::default();
     for seed in seeds.clone() {
         match run(seed, Fault::None) {
             Ok(summary) => sum.add(&summary),

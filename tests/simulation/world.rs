@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::AtomicI64;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -11,179 +11,47 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use tickgate::auth::{Identity, Mode, Permissions, TokenError};
-use tickgate::broker::Embedded;
-use tickgate::channel::{Channel, Pattern};
-use tickgate::dialect::{self, Dialect};
+use tickgate::auth::TokenError;
+use tickgate::channel::Channel;
+use tickgate::dialect;
 use tickgate::disconnect::Disconnect;
 use tickgate::event::NewEvent;
-use tickgate::hub::{self, Broker, Doorbell, Hub, Receipt, Wakes};
-use tickgate::limits::Limits;
-use tickgate::mailbox::{ClientsPage, ConnectionId, ConnectionPermit, Services, ShardMessage};
-use tickgate::session::{self, Command, CommandOutcome};
+use tickgate::hub::{self, Broker, Doorbell, Hub};
+use tickgate::mailbox::{ConnectionId, ShardMessage};
+use tickgate::session::{self, CommandOutcome};
 use tickgate::shard::Settings;
-use tickgate::shard::engine::{Action, Arrival, Engine, Sent};
+use tickgate::shard::engine::{Arrival, Engine, Sent};
 use tickgate::stats::ShardStats;
 use tickgate::time::Now;
 
 use crate::client::{CHANNELS, Client, Kind, padding};
 use crate::model::Log;
-
-/// What is broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    None,
-    /// `unsubscribe` is answered and the subscription goes on.
-    KeepsSubscription,
-    /// A new subscriber gets an event published before it asked.
-    EventFromBefore,
-    LosesEvent,
-    DoublesEvent,
-    SwapsEvents,
-    /// Events are dropped and nobody is told.
-    HidesDrops,
-    /// What waits for a credit is never tried again.
-    SilentDoorbell,
-}
-
-/// What happened, so that a simulation in which nothing happens is noticed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
-    connections: u64,
-    published: u64,
-    received: u64,
-    dropped: u64,
-    parked: u64,
-    endings: Vec<u64>,
-}
-
-impl Summary {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.connections += other.connections;
-        self.published += other.published;
-        self.received += other.received;
-        self.dropped += other.dropped;
-        self.parked += other.parked;
-        self.endings.resize(Disconnect::ALL.len(), 0);
-        for (own, other) in self.endings.iter_mut().zip(&other.endings) {
-            *own += other;
-        }
-    }
-
-    pub(crate) fn assert_everything_happened(&self) {
-        assert!(self.received > 0 && self.dropped > 0 && self.parked > 0, "{self:?}");
-        // The gateway's own failures do not happen.
-        let unseen = [Disconnect::Internal, Disconnect::Overload];
-        for ending in Disconnect::ALL.iter().filter(|ending| !unseen.contains(ending)) {
-            assert!(self.endings[*ending as usize] > 0, "no {ending:?}: {self:?}");
-        }
-    }
-}
-
-/// Publishes, and writes down in which order.
-struct Recorder {
-    embedded: Embedded,
-    log: Arc<Mutex<Log>>,
-    refused: AtomicI64,
-}
-
-impl Broker for Recorder {
-    fn publish(&self, events: Vec<NewEvent>) -> std::pin::Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        self.embedded.publish(events)
-    }
-
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
-        let (channel, data) = (event.channel.clone(), event.data.clone());
-        let published = self.embedded.try_publish(shard, event);
-        match &published {
-            Ok(_) => self.log.lock().push(channel.as_str(), &data),
-            Err(_) => self.refused.store(self.refused.load(Relaxed) + 1, Relaxed),
-        }
-        published
-    }
-
-    fn is_ready(&self) -> bool {
-        self.embedded.is_ready()
-    }
-}
-
-enum Job {
-    Verify(ConnectionId, u32, String),
-    Command(ConnectionId, u32),
-}
-
-/// Keeps what the shard asks for until the dice answer it.
-#[derive(Default)]
-struct Desk(Mutex<Vec<Job>>);
-
-impl Services for Desk {
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
-        self.0.lock().push(Job::Verify(from, request, token.into()));
-    }
-    fn command(
-        &self,
-        from: ConnectionId,
-        _client_id: &str,
-        _address: Option<std::net::IpAddr>,
-        request: u32,
-        _command: Command,
-    ) {
-        self.0.lock().push(Job::Command(from, request));
-    }
-}
-
-#[derive(Debug)]
-struct Permit(Arc<AtomicI64>);
-
-impl ConnectionPermit for Permit {
-    fn authenticated(&mut self, _user: &str) -> bool {
-        true
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+use crate::surroundings::{CALM, Desk, Fault, Job, Permit, Recorder, Summary, TIGHT, endpoint, identity, random_token};
 
 pub(crate) struct World {
-    rng: StdRng,
-    fault: Fault,
-    now: Now,
-    hub: Arc<Hub>,
-    bell: Arc<Doorbell>,
-    broker: Arc<Recorder>,
-    desk: Arc<Desk>,
-    stats: Arc<ShardStats>,
-    log: Arc<Mutex<Log>>,
-    engine: Engine,
-    calm: Arc<session::Settings>,
-    tight: Arc<session::Settings>,
-    permits: Arc<AtomicI64>,
-    clients: Vec<Client>,
-    by_id: HashMap<ConnectionId, usize>,
+    pub(crate) rng: StdRng,
+    pub(crate) fault: Fault,
+    pub(crate) now: Now,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) broker: Arc<Recorder>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) log: Arc<Mutex<Log>>,
+    pub(crate) engine: Engine,
+    pub(crate) calm: Arc<session::Settings>,
+    pub(crate) tight: Arc<session::Settings>,
+    pub(crate) permits: Arc<AtomicI64>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) by_id: HashMap<ConnectionId, usize>,
     // The log's length when the inbox was last empty.
-    popped: usize,
-    published: u64,
-    draining: bool,
-    summary: Summary,
+    pub(crate) popped: usize,
+    pub(crate) published: u64,
+    pub(crate) draining: bool,
+    pub(crate) summary: Summary,
 }
 
 const CLOSING_MS: u64 = 5_000;
-
-fn endpoint(limits: Limits) -> Arc<session::Settings> {
-    Arc::new(session::Settings {
-        dialect: Dialect::Native,
-        limits,
-        auth_mode: Mode::Required,
-        anonymous: Arc::new(Identity::anonymous(Arc::default())),
-        auth_timeout_ms: 5_000,
-        expiry_warning_ms: 30_000,
-        heartbeat_interval_ms: 30_000,
-        heartbeat_timeout_ms: 60_000,
-    })
-}
 
 impl World {
     pub(crate) fn new(seed: u64, fault: Fault) -> Self {
@@ -201,28 +69,7 @@ impl World {
             Arc::<ShardStats>::default(),
             Arc::<Desk>::default(),
         );
-        let broker = Arc::new(Recorder {
-            embedded: Embedded::new(hub.clone()),
-            log: log.clone(),
-            refused: AtomicI64::new(0),
-        });
-        let limits = Limits {
-            messages_per_second: 1_000,
-            commands_per_second: 1_000,
-            subscriptions: 12,
-            message_bytes: 2_048,
-            event_bytes: 1_024,
-            outbox_frames: 12,
-            outbox_bytes: 4_096,
-            reply_frames: 64,
-            reply_bytes: 64 * 1024,
-        };
-        let tight = Limits {
-            messages_per_second: 20,
-            commands_per_second: 5,
-            reply_frames: 10,
-            ..limits
-        };
+        let broker = Arc::new(Recorder::new(hub.clone(), log.clone()));
         let engine = Engine::new(
             Settings::new(0),
             inbox,
@@ -242,8 +89,8 @@ impl World {
             stats,
             log,
             engine,
-            calm: endpoint(limits),
-            tight: endpoint(tight),
+            calm: endpoint(CALM),
+            tight: endpoint(TIGHT),
             permits: Arc::default(),
             clients: Vec::new(),
             by_id: HashMap::new(),
@@ -275,7 +122,7 @@ impl World {
         self.summary.dropped = read.dropped;
         self.summary.endings = read.endings.to_vec();
         self.summary.published = self.log.lock().len() as u64;
-        self.summary.parked = self.broker.refused.load(Relaxed).unsigned_abs();
+        self.summary.parked = self.broker.refused();
         Ok(self.summary)
     }
 
@@ -289,63 +136,13 @@ impl World {
             70..=77 => self.somebody_changes_pace(),
             78..=79 => self.somebody_leaves(),
             80 => self.operator_disconnects(),
+            81 => self.somebody_floods()?,
             _ => self.pass_time(),
         }
         if self.rng.random_bool(0.7) {
             self.flush()?;
         }
         self.after()
-    }
-
-    fn identity(&mut self, token: &str) -> Result<Arc<Identity>, TokenError> {
-        let mut parts = token.split('-');
-        let (Some(user), Some(role), Some(ttl_ms)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(TokenError::invalid("bad token"));
-        };
-        let list = |texts: &[&str]| texts.iter().map(|text| Pattern::parse(text).expect("valid")).collect();
-        let permissions = match role {
-            "admin" => Permissions {
-                admin: true,
-                ..Permissions::default()
-            },
-            "wide" => Permissions {
-                admin: false,
-                channels: list(&["*", "user.*"]),
-                commands: list(&["*"]),
-                publish: list(&["*", "user.*"]),
-            },
-            _ => Permissions {
-                channels: list(&["market.*"]),
-                ..Permissions::default()
-            },
-        };
-        let end_ms = ttl_ms
-            .parse()
-            .ok()
-            .filter(|ttl| *ttl > 0)
-            .map(|ttl: u64| self.now.unix_ms + ttl);
-        Ok(Arc::new(Identity {
-            user: Some(user.into()),
-            role: Some(role.into()),
-            permissions: Arc::new(permissions),
-            expires_at_ms: end_ms,
-            exp_ms: end_ms,
-            token_id: None,
-        }))
-    }
-
-    fn token(&mut self) -> String {
-        let user = self.rng.random_range(0..2);
-        let role = ["admin", "wide", "wide", "wide", "narrow"]
-            .choose(&mut self.rng)
-            .copied()
-            .unwrap_or_default();
-        let ttl_ms = if self.rng.random_bool(0.2) {
-            self.rng.random_range(1..90_000)
-        } else {
-            0
-        };
-        format!("u{user}-{role}-{ttl_ms}")
     }
 
     fn connect(&mut self) {
@@ -365,18 +162,17 @@ impl World {
             4 if self.rng.random_bool(0.3) => (Err(TokenError::invalid("bad token")), Some(4004), false),
             5 if self.rng.random_bool(0.3) => (Err(TokenError::expired(self.now.unix_ms)), Some(4001), false),
             _ => {
-                let token = self.token();
-                (self.identity(&token).map(Some), None, token.contains("admin"))
+                let token = random_token(&mut self.rng);
+                (identity(&token, self.now).map(Some), None, token.contains("admin"))
             }
         };
-        self.permits.fetch_add(1, Relaxed);
         let has_authenticated = matches!(identity, Ok(Some(_)));
         let arrival = Arrival {
             settings,
             identity,
             address: None,
             nonce: self.rng.random(),
-            permit: Box::new(Permit(self.permits.clone())),
+            permit: Box::new(Permit::new(self.permits.clone())),
         };
         let id = self.engine.adopt(arrival, self.now);
         let mut client = Client::new(id, kind, self.now.mono_ms, &mut self.rng);
@@ -397,7 +193,7 @@ impl World {
     fn somebody_sends(&mut self) {
         let Some(at) = self.somebody() else { return };
         let token = if self.rng.random_bool(0.9) {
-            self.token()
+            random_token(&mut self.rng)
         } else {
             "bad".to_owned()
         };
@@ -425,6 +221,24 @@ impl World {
             }
         }
         self.feed(at);
+    }
+
+    /// More than a hundred messages too many, in each of three seconds.
+    fn somebody_floods(&mut self) -> Result<(), String> {
+        let Some(at) = self.clients.iter().position(|client| client.kind == Kind::Flooder) else {
+            return Ok(());
+        };
+        for _ in 0..4 {
+            for _ in 0..150 {
+                self.clients[at].send_pong(&mut self.rng);
+            }
+            for _ in 0..10 {
+                self.feed(at);
+            }
+            self.now = self.now.after_ms(900);
+            self.flush()?;
+        }
+        Ok(())
     }
 
     /// Hands some of a client's bytes to the shard, if it reads.
@@ -464,7 +278,7 @@ impl World {
 
     fn answer_job(&mut self) {
         let job = {
-            let mut jobs = self.desk.0.lock();
+            let mut jobs = self.desk.jobs();
             if jobs.is_empty() {
                 return;
             }
@@ -473,7 +287,7 @@ impl World {
         };
         let message = match job {
             Job::Verify(to, request, token) => {
-                let outcome = self.identity(&token);
+                let outcome = identity(&token, self.now);
                 if let (Ok(_), Some(at)) = (&outcome, self.by_id.get(&to)) {
                     self.clients[*at].has_authenticated = true;
                 }
@@ -592,131 +406,6 @@ impl World {
         Ok(())
     }
 
-    /// What the shard's driver does at the end of each turn, and what must be true then.
-    fn after(&mut self) -> Result<(), String> {
-        // As a shard that wants to sleep: a bell that rang keeps it awake and makes it try again.
-        if !self.bell.fall_asleep() && self.fault != Fault::SilentDoorbell {
-            self.bell.answer();
-            self.engine.retry_parked(self.now);
-        }
-        self.bell.answer();
-        if self.engine.waiting_events() == 0 {
-            self.popped = self.log.lock().len();
-        }
-        while let Some(action) = self.engine.next_action() {
-            match action {
-                Action::Resume(_) => {}
-                Action::ShutDown(id) => self.peer_sees_the_end(id)?,
-                Action::Remove(id) => self.removed(id)?,
-            }
-        }
-        for at in 0..self.clients.len() {
-            self.look_at(at);
-        }
-        self.check_caps()
-    }
-
-    fn look_at(&mut self, at: usize) {
-        let log = self.log.lock().len();
-        let client = &mut self.clients[at];
-        if client.stalled_steps > 0 {
-            client.stalled_steps -= 1;
-            if client.stalled_steps == 0 {
-                client.room = usize::MAX;
-                self.engine.writable(client.id);
-            }
-        }
-        let is_closing = self.engine.is_closing(client.id);
-        if is_closing && !client.is_closing {
-            explain(client, self.now.mono_ms, self.draining);
-        }
-        client.is_closing = is_closing;
-        if !is_closing {
-            client.alive_popped = self.popped;
-        }
-        if is_closing || self.engine.wants_input(client.id) {
-            client.model.done(log);
-        }
-    }
-
-    /// All is flushed and the gateway shut its side down.
-    fn peer_sees_the_end(&mut self, id: ConnectionId) -> Result<(), String> {
-        let at = *self.by_id.get(&id).ok_or("shuts down nobody")?;
-        let client = &mut self.clients[at];
-        if client.model.closed.is_none() && !client.eof {
-            return Err("shut down without a Close frame".into());
-        }
-        if !client.is_stubborn && !client.eof {
-            client.eof = true;
-            self.engine.on_end_of_input(id, self.now);
-        }
-        Ok(())
-    }
-
-    fn removed(&mut self, id: ConnectionId) -> Result<(), String> {
-        let at = self.by_id.remove(&id).ok_or("removed twice")?;
-        let mut client = self.clients.swap_remove(at);
-        if let Some(moved) = self.clients.get(at) {
-            self.by_id.insert(moved.id, at);
-        }
-        self.summary.received += client.model.received() as u64;
-        let Some(code) = client.model.closed else {
-            return Ok(()); // it hung up, or did not read to the end in time
-        };
-        if client.is_mid_frame() {
-            return Err("something after the Close frame".into());
-        }
-        explain(&mut client, self.now.mono_ms, self.draining);
-        if code.is_some_and(|code| !client.explained.contains(&code)) {
-            return Err(format!(
-                "{:?} closed with {code:?}, explained are {:?}",
-                client.kind, client.explained
-            ));
-        }
-        client.model.check_end(client.alive_popped, &self.log.lock())
-    }
-
-    fn check_caps(&mut self) -> Result<(), String> {
-        let page: Arc<Mutex<ClientsPage>> = Arc::default();
-        let reply = page.clone();
-        let message = ShardMessage::Clients {
-            from_slot: 0,
-            limit: usize::MAX,
-            user: None,
-            reply: Box::new(move |page| *reply.lock() = page),
-        };
-        self.engine.on_message(message, self.now);
-        let page = page.lock();
-        if page.clients.len() != self.clients.len() || self.engine.connections() != self.clients.len() {
-            return Err(format!(
-                "{} connections, not {}",
-                page.clients.len(),
-                self.clients.len()
-            ));
-        }
-        let limits = self.calm.limits;
-        for client in &page.clients {
-            // Beside events and replies: the farewell, which knows no bound.
-            let most = u64::from(limits.outbox_frames + limits.reply_frames) + 4;
-            if client.pending > most || client.subscriptions.len() > limits.subscriptions as usize {
-                return Err(format!("over a cap: {client:?}"));
-            }
-        }
-        self.engine.update_stats();
-        let open = i64::try_from(self.clients.len()).unwrap_or(i64::MAX);
-        let stats = self.stats.read();
-        // A lone event may be longer than the bound.
-        let bytes_max = i64::from(limits.outbox_bytes);
-        if stats.pending_frames > open * i64::from(limits.outbox_frames) || stats.pending_bytes > open * bytes_max {
-            return Err(format!("outboxes hold too much: {stats:?}"));
-        }
-        let held: usize = page.clients.iter().map(|client| client.subscriptions.len()).sum();
-        if usize::try_from(stats.subscriptions) != Ok(held) {
-            return Err(format!("{} subscriptions counted, {held} held", stats.subscriptions));
-        }
-        Ok(())
-    }
-
     /// Everybody reads and nobody does anything new, until nothing moves any more.
     fn settle(&mut self) -> Result<(), String> {
         for client in &mut self.clients {
@@ -769,84 +458,5 @@ impl World {
             self.after()?;
         }
         self.check_nothing_is_left()
-    }
-
-    fn check_nothing_is_left(&mut self) -> Result<(), String> {
-        if !self.clients.is_empty() {
-            let left: Vec<_> = self
-                .clients
-                .iter()
-                .map(|client| (client.id, client.kind, client.is_closing))
-                .collect();
-            return Err(format!("still there: {left:?}"));
-        }
-        while self.engine.deliver(64) > 0 {}
-        let stats = self.stats.read();
-        let left = [
-            stats.connections,
-            stats.subscriptions,
-            stats.pending_frames,
-            stats.pending_bytes,
-        ];
-        if left != [0; 4] || self.permits.load(Relaxed) != 0 {
-            return Err(format!("left behind: {left:?}, {} permits", self.permits.load(Relaxed)));
-        }
-        if stats.endings.iter().sum::<u64>() != stats.connections_total {
-            return Err(format!(
-                "{} connections ended {:?}",
-                stats.connections_total, stats.endings
-            ));
-        }
-        if self.draining && !self.engine.is_finished() {
-            return Err("the drain does not end".into());
-        }
-        self.check_hub()
-    }
-
-    fn check_hub(&self) -> Result<(), String> {
-        let before = self.hub.stats();
-        if before.credits_lent != 0 {
-            return Err(format!("{} credits are lost", before.credits_lent));
-        }
-        for channel in CHANNELS {
-            let event = NewEvent {
-                channel: Channel::parse(channel).expect("valid"),
-                name: "e".into(),
-                data: "0".into(),
-                timestamp_ms: 0,
-            };
-            let credit = self.hub.credit_now(0).ok_or("no credit")?;
-            self.hub.publish(event, credit, &mut Wakes::default());
-        }
-        let unwanted = self.hub.stats().unwanted - before.unwanted;
-        if unwanted != CHANNELS.len() as u64 {
-            return Err(format!(
-                "{} channels are still wanted",
-                CHANNELS.len() as u64 - unwanted
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Adds the endings that time and the client's kind explain.
-fn explain(client: &mut Client, now_ms: u64, draining: bool) {
-    if now_ms - client.connected_ms >= 5_000 && !client.has_authenticated {
-        client.explained.push(4002);
-    }
-    if now_ms - client.last_input_ms >= 60_000 {
-        client.explained.push(4009);
-    }
-    if client.has_bytes() {
-        client.explained.push(1008); // the rest of a message that never went in
-    }
-    if client.kind == Kind::Flooder {
-        client.explained.extend([4008, 4029]);
-    }
-    if client.has_authenticated {
-        client.explained.push(4001);
-    }
-    if draining {
-        client.explained.extend([1001, 1012]);
     }
 }

@@ -34,9 +34,16 @@ fn check_prints_what_is_in_effect_and_no_secret() {
     assert_eq!(text(&again.stdout), printed, "{}", text(&again.stderr));
 }
 
+/// Arguments, environment, and a part of what is said.
+type Case = (
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+    &'static str,
+);
+
 #[test]
 fn a_wrong_configuration_or_command_line_ends_with_2_and_says_why() {
-    let cases: [(&[&str], &[(&str, &str)], &str); 7] = [
+    let cases: [Case; 7] = [
         (
             &["serve", "--config", "/nonexistent.toml"],
             &[],

@@ -1,8 +1,10 @@
 //! SIGTERM: not ready, told, flushed, closed, and out with 0.
 
+use std::net::TcpListener;
+
 use serde_json::json;
 
-use crate::clients::{Told, text};
+use crate::clients::{Client, Told, text};
 use crate::harness::{Gateway, brief, event, numbers, trader, until};
 
 const CHANNEL: &str = "grid.g.status";
@@ -105,4 +107,22 @@ async fn an_idle_gateway_drains_at_once() {
     let mut gateway = Gateway::start("drain = \"1h\"", "").await;
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+/// What `deploy/tickgate.socket` is for.
+#[tokio::test]
+async fn a_passed_socket_outlives_a_restart_and_who_comes_meanwhile_waits() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let mut old = Gateway::start_on(&socket, "drain = \"500ms\"").await;
+    assert_eq!(old.public, socket.local_addr().expect("an address"));
+    let mut client = old.connect(&trader()).await;
+    old.signal("TERM");
+    let (_, end) = client.rest().await;
+    assert_eq!(end, Told::Closed(1012, "gateway restarting".to_owned()));
+    assert_eq!(old.ended().await.code(), Some(0));
+    // Nobody accepts now; the kernel keeps the handshake for the successor.
+    let (address, target) = (old.public, format!("/ws?token={}", trader()));
+    let waiting = tokio::spawn(async move { Client::connect(address, &target).await.expect("served") });
+    let _new = Gateway::start_on(&socket, "").await;
+    waiting.await.expect("connected").subscribe(&[CHANNEL]).await;
 }

@@ -23,10 +23,10 @@ fn channel(number: usize) -> String {
 /// patterns at once, some all channels.
 fn wish(client: usize) -> (Vec<String>, Vec<usize>) {
     let own = client % CHANNELS;
-    match client / CHANNELS % 10 {
+    match client / CHANNELS {
         0 => (vec!["grid.*".to_owned(), channel(own)], (0..CHANNELS).collect()),
-        1 => (vec![format!("grid.g{own}.*"), channel(own)], vec![own]),
-        2 => (vec![format!("*.g{own}.status")], vec![own]),
+        1 => (vec!["grid.*.status".to_owned()], (0..CHANNELS).collect()),
+        2..10 => (vec![format!("grid.g{own}.*"), channel(own)], vec![own]),
         _ => (vec![channel(own)], vec![own]),
     }
 }

@@ -1,8 +1,8 @@
 //! A gateway process, and what tests ask of it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -77,6 +77,23 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one with this configuration, in which `[server]` is written here: `server` holds more of its lines.
     pub(crate) async fn start(server: &str, rest: &str) -> Self {
+        Self::launch(binary(), server, rest).await
+    }
+
+    /// Starts one that is passed its public socket, as systemd does it (`sd_listen_fds(3)`): descriptor 3, and two
+    /// variables, one of which is the process's own id.
+    pub(crate) async fn start_on(socket: &TcpListener, server: &str) -> Self {
+        let mut command = Command::new("sh");
+        let passed = socket.try_clone().expect("cloned");
+        command.args([
+            "-c",
+            r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@""#,
+        ]);
+        command.arg(env!("CARGO_BIN_EXE_tickgate")).stdin(OwnedFd::from(passed));
+        Self::launch(with_secrets(command), server, "").await
+    }
+
+    async fn launch(mut command: Command, server: &str, rest: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let toml = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
@@ -84,7 +101,7 @@ impl Gateway {
         let file = directory.path().join("tickgate.toml");
         std::fs::write(&file, toml).expect("written");
         let log = std::fs::File::create(directory.path().join("log")).expect("created");
-        let child = binary()
+        let child = command
             .args(["serve", "--config"])
             .arg(&file)
             .stderr(log)
@@ -199,7 +216,10 @@ impl Drop for Gateway {
 
 /// The binary with its secrets and nothing else of this process's environment.
 pub(crate) fn binary() -> Command {
-    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_tickgate")));
+    with_secrets(Command::new(env!("CARGO_BIN_EXE_tickgate")))
+}
+
+fn with_secrets(mut command: Command) -> Command {
     command
         .env_clear()
         .env("TICKGATE_JWT_SECRET", SECRET)

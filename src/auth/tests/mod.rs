@@ -1,5 +1,6 @@
 //! What tokens are accepted, what they may do, and what is told of those refused.
 
+mod docs;
 mod keys;
 mod permissions;
 pub(crate) mod sign;

@@ -15,7 +15,7 @@ fn patterns(texts: &[&str]) -> Vec<Pattern> {
 }
 
 /// User 42 with this list for all three permissions.
-fn user(allowed: &[&str]) -> Identity {
+pub(super) fn user(allowed: &[&str]) -> Identity {
     let permissions = Permissions {
         admin: false,
         channels: patterns(allowed),
@@ -28,15 +28,15 @@ fn user(allowed: &[&str]) -> Identity {
     }
 }
 
-fn may_subscribe(identity: &Identity, pattern: &str) -> bool {
+pub(super) fn may_subscribe(identity: &Identity, pattern: &str) -> bool {
     identity.may_subscribe(&Pattern::parse(pattern).expect("valid"))
 }
 
-fn may_publish(identity: &Identity, channel: &str) -> bool {
+pub(super) fn may_publish(identity: &Identity, channel: &str) -> bool {
     identity.may_publish(&Channel::parse(channel).expect("valid"))
 }
 
-fn may_command(identity: &Identity, action: &str) -> bool {
+pub(super) fn may_command(identity: &Identity, action: &str) -> bool {
     identity.may_command(&Channel::parse(action).expect("valid"))
 }
 

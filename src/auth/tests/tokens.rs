@@ -15,11 +15,11 @@ use crate::message::ErrorCode;
 const NOW_MS: u64 = 1_703_846_400_000;
 const EXP: &str = "1703850000";
 
-fn read_with(settings: &Settings, payload: &str, now_unix_ms: u64) -> Result<Identity, TokenError> {
+pub(super) fn read_with(settings: &Settings, payload: &str, now_unix_ms: u64) -> Result<Identity, TokenError> {
     verify(&hs256(payload), &hs256_keys(), settings, now_unix_ms)
 }
 
-fn read(payload: &str) -> Result<Identity, TokenError> {
+pub(super) fn read(payload: &str) -> Result<Identity, TokenError> {
     read_with(&Settings::default(), payload, NOW_MS)
 }
 

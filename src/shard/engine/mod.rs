@@ -262,6 +262,12 @@ impl Engine {
         Some(action)
     }
 
+    /// Frames in all outboxes, events and replies.
+    #[must_use]
+    pub const fn queued_frames(&self) -> usize {
+        self.outgoing.pool.used()
+    }
+
     /// Events waiting in the inbox.
     #[must_use]
     pub fn waiting_events(&self) -> usize {

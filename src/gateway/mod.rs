@@ -10,8 +10,9 @@
 //! connection is gone the shards end, then commands and admin requests in flight get their answers, and
 //! [`Gateway::wait`] returns.
 
+mod engine;
+
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -22,20 +23,15 @@ use tokio::runtime::{self, Runtime};
 use tokio::task::{AbortHandle, JoinHandle as Task};
 
 use crate::admin::Admin;
-use crate::broker::Embedded;
 use crate::commands::Router;
 use crate::door::Door;
-
 use crate::figures::Figures;
-use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed, Verify};
-use crate::hub::{Broker, Hub, Inbox};
-use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
-use crate::pulse::{HealthWatch, Pulse};
-use crate::session::Command;
+use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
+use crate::mailbox::{ShardHandle, ShardMessage};
+use crate::pulse::Pulse;
 use crate::stats::DoorStats;
-use crate::time::{Clock, unix_ms};
-use crate::verify::Verifier;
-use crate::{admin, auth, commands, dialect, door, hub, shard, verify};
+use crate::{admin, auth, commands, door, hub, shard};
+use engine::Engine;
 
 /// Threads of the door, the admin listener, the command router and the pulse together.
 const DOOR_THREADS: usize = 2;
@@ -183,7 +179,7 @@ impl Gateway {
         let door = Door::new(settings.door, parts);
         let parts = admin::Parts {
             node: settings.node,
-            verify: engine.verify(),
+            verifier: Arc::clone(&engine.verifier),
             broker: Arc::clone(&engine.broker),
             figures,
             shards: engine.shards.clone(),
@@ -396,120 +392,4 @@ fn listen(settings: &Settings, passed: Inherited) -> Result<(Vec<Listener>, List
         None => bind(&settings.admin.listen, ADMIN_SOCKET_MODE)?,
     };
     Ok((public, admin))
-}
-
-/// What runs without the door: hub, broker, verifier, command router and shards.
-struct Engine {
-    clock: Clock,
-    hub: Arc<Hub>,
-    watch: Arc<HealthWatch>,
-    broker: Arc<dyn Broker>,
-    verifier: Arc<Verifier>,
-    router: Arc<Router>,
-    shards: Vec<ShardHandle>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Engine {
-    fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
-        let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
-        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
-        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
-        let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
-            .iter()
-            .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
-            .unzip();
-        let verify = verify::Settings::new(settings.keys.clone(), settings.auth.clone());
-        let verifier = Verifier::start(verify, shards.clone()).map_err(|source| Error::Start {
-            what: "the verifier's threads",
-            source,
-        })?;
-        let router = Router::new(
-            settings.commands.clone(),
-            Box::new(shards.clone()),
-            Arc::clone(&broker),
-            runtime.handle().clone(),
-        );
-        let (verifier, router) = (Arc::new(verifier), Arc::new(router));
-        let mut engine = Self {
-            clock,
-            hub,
-            watch,
-            broker,
-            verifier,
-            router,
-            shards,
-            threads: Vec::new(),
-        };
-        for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
-            let settings = shard::Settings {
-                coalesce: settings.coalesce,
-                ..shard::Settings::new(number)
-            };
-            match engine.start_shard(settings, ends) {
-                Ok(thread) => engine.threads.push(thread),
-                Err(source) => {
-                    engine.stop();
-                    return Err(Error::Start {
-                        what: "a shard",
-                        source,
-                    });
-                }
-            }
-        }
-        Ok(engine)
-    }
-
-    fn start_shard(&self, settings: shard::Settings, (inbox, mailbox): (Inbox, Mailbox)) -> io::Result<JoinHandle<()>> {
-        let services = Asked {
-            verifier: Arc::clone(&self.verifier),
-            router: Arc::clone(&self.router),
-        };
-        shard::spawn(
-            settings,
-            self.clock,
-            inbox,
-            mailbox,
-            Arc::new(services),
-            Arc::clone(&self.broker),
-        )
-    }
-
-    /// Ends the shards that were started.
-    fn stop(&mut self) {
-        for (shard, thread) in self.shards.iter().zip(self.threads.drain(..)) {
-            let _ = shard.send(ShardMessage::Drain { over_ms: 0 });
-            let _ = thread.join();
-        }
-    }
-
-    fn verify(&self) -> Arc<Verify> {
-        let verifier = Arc::clone(&self.verifier);
-        Arc::new(move |token| verifier.verify(token, unix_ms()))
-    }
-}
-
-/// What shards ask for.
-struct Asked {
-    verifier: Arc<Verifier>,
-    router: Arc<Router>,
-}
-
-impl Services for Asked {
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
-        self.verifier.request(from, request, token);
-    }
-
-    fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {
-        self.router.route(
-            commands::Origin {
-                connection: from,
-                request,
-                client_id,
-                address,
-            },
-            command,
-        );
-    }
 }

@@ -1,0 +1,183 @@
+//! Fan-out to 1000 loopback clients: the gateway, the naive server, and the bare send loop that neither can beat
+//! without sending less often.
+//!
+//! `cargo bench --bench fanout`. One iteration publishes one event, or ten at once, and ends when the last client
+//! has its last frame. Criterion's figures are wall time, shared with the reader that runs beside the server; after
+//! each case the CPU time of the server's own threads per delivery is printed, which is the figure to compare.
+//! (`tickgate-loadtest` measures the release binary from another process and at a fixed rate.)
+#![allow(missing_docs)]
+
+#[path = "support/crowd.rs"]
+mod crowd;
+#[path = "support/naive.rs"]
+#[allow(unreachable_pub, reason = "shared with the load tool's example")]
+mod naive;
+#[path = "support/post.rs"]
+mod post;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use crowd::Crowd;
+use post::Post;
+use tickgate::config::{Config, Environment};
+use tickgate::gateway::Gateway;
+use tickgate::http::LocalAddress;
+use tickgate::wire::encode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CLIENTS: usize = 1000;
+const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["load.0"]}"#;
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// Runs one server's cases; `publish` sends so many events to everybody.
+fn measure(criterion: &mut Criterion, name: &str, threads: &[&str], crowd: Crowd, mut publish: impl FnMut(usize)) {
+    let mut group = criterion.benchmark_group("fanout_1000");
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4));
+    for events in [1usize, 10] {
+        group.throughput(Throughput::Elements((events * CLIENTS) as u64));
+        let (cpu, deliveries) = (cpu_of(threads), crowd.received());
+        group.bench_function(BenchmarkId::new(name, events), |bencher| {
+            bencher.iter(|| {
+                let target = crowd.received() + (events * CLIENTS) as u64;
+                publish(events);
+                crowd.wait_for(target);
+            });
+        });
+        let cpu_us = (cpu_of(threads) - cpu).as_secs_f64() * 1e6;
+        let deliveries = crowd.received() - deliveries;
+        println!(
+            "{name}, {events} at once: {:.2} us CPU of its threads per delivery",
+            cpu_us / deliveries as f64
+        );
+    }
+    group.finish();
+}
+
+/// CPU time of this process's threads whose names begin with one of `names`.
+fn cpu_of(names: &[&str]) -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task")
+        .expect("/proc is mounted")
+        .flatten();
+    let of = |thread: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let matches = names.iter().any(|prefix| name.starts_with(prefix));
+        matches.then(|| times.split(' ').next()?.parse::<u64>().ok())?
+    };
+    Duration::from_nanos(threads.filter_map(of).sum())
+}
+
+/// The message that the servers send, as a frame and as the body of a publish request.
+fn data() -> String {
+    format!("{{\"pad\":\"{}\"}}", "x".repeat(147))
+}
+
+fn publish_body(events: usize) -> String {
+    let event = format!(r#"{{"channel":"load.0","event":"tick","data":{}}}"#, data());
+    format!("[{}]", vec![event; events].join(","))
+}
+
+/// No server at all: one `write` per client and event on a thread of its own.
+fn bare(criterion: &mut Criterion) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let accepting = std::thread::spawn(move || {
+        (0..CLIENTS)
+            .map(|_| crowd::accept_plainly(&listener))
+            .collect::<Vec<TcpStream>>()
+    });
+    let crowd = Crowd::connect(address, "/", "", CLIENTS);
+    let mut sockets = accepting.join().expect("accepted");
+    let mut frame = Vec::new();
+    encode::text(
+        &mut frame,
+        &format!(
+            r#"{{"type":"event","channel":"load.0","event":"tick","timestamp":1703836800000,"data":{}}}"#,
+            data()
+        ),
+    );
+    let (orders, taken) = std::sync::mpsc::channel::<usize>();
+    let sender = std::thread::Builder::new().name("bare".into()).spawn(move || {
+        for events in taken {
+            for _ in 0..events {
+                for socket in &mut sockets {
+                    socket.write_all(&frame).expect("a client that reads");
+                }
+            }
+        }
+    });
+    measure(criterion, "bare_send_loop", &["bare"], crowd, |events| {
+        orders.send(events).expect("it runs")
+    });
+    drop(orders);
+    sender.expect("a thread").join().expect("it ended");
+}
+
+fn tickgate(criterion: &mut Criterion) {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(
+        file.path(),
+        r#"
+        [server]
+        listen = ["127.0.0.1:0"]
+        admin_listen = "127.0.0.1:0"
+        shards = 1
+        [auth]
+        mode = "off"
+        [auth.anonymous]
+        channels = ["load.*"]
+        [admin]
+        key_env = "BENCH_ADMIN_KEY"
+        "#,
+    )
+    .expect("written");
+    let environment = Environment::of([("BENCH_ADMIN_KEY", KEY)]);
+    let config = Config::load(Some(file.path()), &environment).unwrap_or_else(|problems| panic!("{problems}"));
+    let gateway = Gateway::start(config.gateway(20_000)).expect("it starts");
+    let crowd = Crowd::connect(tcp(&gateway.addresses()[0]), "/ws", SUBSCRIBE, CLIENTS);
+    let mut post = Post::connect(tcp(gateway.admin_address()), Some(KEY));
+    let bodies = [publish_body(1), publish_body(10)];
+    measure(criterion, "tickgate", &["shard", "door"], crowd, |events| {
+        post.send(&bodies[usize::from(events > 1)])
+    });
+    gateway.stop().expect("it ends well");
+}
+
+fn tcp(address: &LocalAddress) -> SocketAddr {
+    match address {
+        LocalAddress::Tcp(address) => *address,
+        other => panic!("{other:?} instead of a TCP address"),
+    }
+}
+
+fn naive_server(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("naive")
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .expect("a port");
+    let address = listener.local_addr().expect("bound");
+    runtime.spawn(naive::Naive::new().serve(listener));
+    let crowd = Crowd::connect(address, "/ws", SUBSCRIBE, CLIENTS);
+    let mut post = Post::connect(address, None);
+    let bodies = [publish_body(1), publish_body(10)];
+    measure(criterion, "naive", &["naive"], crowd, |events| {
+        post.send(&bodies[usize::from(events > 1)])
+    });
+    runtime.shutdown_background();
+}
+
+criterion_group!(benches, bare, tickgate, naive_server);
+criterion_main!(benches);

@@ -1,0 +1,97 @@
+//! Limits of places, rate and time.
+
+use super::*;
+
+#[tokio::test]
+async fn limits_are_answered_and_places_come_back() {
+    let mut fixture = fixture(|settings| {
+        settings.max_connections = 3;
+        settings.max_connections_per_user = 1;
+        settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good");
+        settings.max_connections_per_ip = 2;
+    });
+    let from = |address: &str, user: &str| {
+        handshake(
+            &format!("/ws?token=user:{user}"),
+            &[&format!("X-Forwarded-For: {address}")],
+        )
+    };
+    has(&fixture.exchange(&from("192.0.2.1", "a")).await, 101, &[]);
+    let first = fixture.adopted().await;
+    let again = fixture.exchange(&from("192.0.2.1", "a")).await;
+    has(&again, 429, &["\r\nretry-after: 10\r\n", "RATE_LIMITED", "this user"]);
+    has(&fixture.exchange(&from("192.0.2.1", "b")).await, 101, &[]);
+    let _second = fixture.adopted().await;
+    has(
+        &fixture.exchange(&from("192.0.2.1", "c")).await,
+        429,
+        &["\r\nretry-after: 10\r\n", "this address"],
+    );
+    has(&fixture.exchange(&from("192.0.2.2", "c")).await, 101, &[]);
+    let _third = fixture.adopted().await;
+    has(
+        &fixture.exchange(&from("192.0.2.3", "d")).await,
+        503,
+        &["\r\nretry-after: 10\r\n", "OVERLOADED"],
+    );
+    drop(first);
+    has(&fixture.exchange(&from("192.0.2.3", "a")).await, 101, &[]);
+    for (why, times) in [(Refused::PerUser, 1), (Refused::PerAddress, 1), (Refused::Total, 1)] {
+        fixture.refused(why, times).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_handshakes_per_second_are_told_when_to_come_back() {
+    let fixture = fixture(|settings| settings.connect_rate = 1);
+    has(&fixture.exchange(&handshake("/open", &[])).await, 101, &[]);
+    // A burst of one: unless a whole second passes in between, the next one is too fast.
+    let mut refused = false;
+    for _ in 0..20 {
+        let answer = fixture.exchange(&handshake("/open", &[])).await;
+        if answer.starts_with("HTTP/1.1 429 ") {
+            has(&answer, 429, &["\r\nretry-after: 1\r\n", "RATE_LIMITED"]);
+            refused = true;
+            break;
+        }
+    }
+    assert!(refused);
+    has(
+        &fixture.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await,
+        200,
+        &[],
+    );
+}
+
+#[tokio::test]
+async fn slow_handshakes_end_and_delay_nobody() {
+    let mut fixture = fixture(|settings| {
+        settings.handshake_timeout_ms = 300;
+        settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good");
+    });
+    let mut slow = Vec::new();
+    for beginning in [
+        "",
+        "GET",
+        "GET /ws HTTP/1.1\r\nHost: x\r\n",
+        "PROXY TC",
+        "PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\nGET /",
+    ] {
+        for _ in 0..10 {
+            let mut stream = fixture.connect().await;
+            stream.write_all(beginning.as_bytes()).await.expect("sent");
+            slow.push(stream);
+        }
+    }
+    has(&fixture.exchange(&handshake("/open", &[])).await, 101, &[]);
+    let _healthy = fixture.adopted().await;
+    for stream in &mut slow {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
+            .await
+            .expect("closed in time");
+        assert_eq!(read.unwrap_or(0), 0, "nothing is said to it");
+    }
+    fixture.refused(Refused::Timeout, 50).await;
+    until("nobody pending", || fixture.stats.pending.get() == 0).await;
+}

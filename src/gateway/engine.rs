@@ -1,0 +1,136 @@
+//! What runs without the door: hub, broker, verifier, command router and shards.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::Runtime;
+
+use super::{Error, Settings};
+use crate::broker::Embedded;
+use crate::commands::{Origin, Router};
+use crate::http::Verify;
+use crate::hub::{Broker, Hub, Inbox};
+use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
+use crate::pulse::HealthWatch;
+use crate::session::Command;
+use crate::time::{Clock, unix_ms};
+use crate::verify::Verifier;
+use crate::{dialect, shard, verify};
+
+/// The engine, started.
+pub(super) struct Engine {
+    pub(super) clock: Clock,
+    pub(super) hub: Arc<Hub>,
+    pub(super) watch: Arc<HealthWatch>,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) router: Arc<Router>,
+    pub(super) shards: Vec<ShardHandle>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
+        let clock = Clock::start();
+        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
+        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
+        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
+        let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
+            .iter()
+            .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
+            .unzip();
+        let verify = verify::Settings::new(settings.keys.clone(), settings.auth.clone());
+        let verifier = Verifier::start(verify, shards.clone()).map_err(|source| Error::Start {
+            what: "the verifier's threads",
+            source,
+        })?;
+        let router = Router::new(
+            settings.commands.clone(),
+            Box::new(shards.clone()),
+            Arc::clone(&broker),
+            runtime.handle().clone(),
+        );
+        let (verifier, router) = (Arc::new(verifier), Arc::new(router));
+        let mut engine = Self {
+            clock,
+            hub,
+            watch,
+            broker,
+            verifier,
+            router,
+            shards,
+            threads: Vec::new(),
+        };
+        for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
+            let settings = shard::Settings {
+                coalesce: settings.coalesce,
+                ..shard::Settings::new(number)
+            };
+            match engine.start_shard(settings, ends) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(source) => {
+                    engine.stop();
+                    return Err(Error::Start {
+                        what: "a shard",
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    fn start_shard(&self, settings: shard::Settings, (inbox, mailbox): (Inbox, Mailbox)) -> io::Result<JoinHandle<()>> {
+        let services = Asked {
+            verifier: Arc::clone(&self.verifier),
+            router: Arc::clone(&self.router),
+        };
+        shard::spawn(
+            settings,
+            self.clock,
+            inbox,
+            mailbox,
+            Arc::new(services),
+            Arc::clone(&self.broker),
+        )
+    }
+
+    /// Ends the shards that were started.
+    fn stop(&mut self) {
+        for (shard, thread) in self.shards.iter().zip(self.threads.drain(..)) {
+            let _ = shard.send(ShardMessage::Drain { over_ms: 0 });
+            let _ = thread.join();
+        }
+    }
+
+    pub(super) fn verify(&self) -> Arc<Verify> {
+        let verifier = Arc::clone(&self.verifier);
+        Arc::new(move |token| verifier.verify(token, unix_ms()))
+    }
+}
+
+/// What shards ask for.
+struct Asked {
+    verifier: Arc<Verifier>,
+    router: Arc<Router>,
+}
+
+impl Services for Asked {
+    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
+        self.verifier.request(from, request, token);
+    }
+
+    fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {
+        self.router.route(
+            Origin {
+                connection: from,
+                request,
+                client_id,
+                address,
+            },
+            command,
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! What a shard talks to: a broker that writes the log, services that the dice answer, the door's permits.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::{Mutex, MutexGuard};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use tickgate::auth::{Identity, Mode, Permissions, TokenError};
+use tickgate::broker::Embedded;
+use tickgate::channel::Pattern;
+use tickgate::dialect::Dialect;
+use tickgate::disconnect::Disconnect;
+use tickgate::event::NewEvent;
+use tickgate::hub::{Broker, Hub, Receipt};
+use tickgate::limits::Limits;
+use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
+use tickgate::session::{self, Command};
+use tickgate::time::Now;
+
+use crate::model::Log;
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// `unsubscribe` is answered and the subscription goes on.
+    KeepsSubscription,
+    /// A new subscriber gets an event published before it asked.
+    EventFromBefore,
+    LosesEvent,
+    DoublesEvent,
+    SwapsEvents,
+    /// Events are dropped and nobody is told.
+    HidesDrops,
+    /// What waits for a credit is never tried again.
+    SilentDoorbell,
+}
+
+/// What happened, so that a simulation in which nothing happens is noticed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) connections: u64,
+    pub(crate) published: u64,
+    pub(crate) received: u64,
+    pub(crate) dropped: u64,
+    pub(crate) parked: u64,
+    pub(crate) endings: Vec<u64>,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.published += other.published;
+        self.received += other.received;
+        self.dropped += other.dropped;
+        self.parked += other.parked;
+        self.endings.resize(Disconnect::ALL.len(), 0);
+        for (own, other) in self.endings.iter_mut().zip(&other.endings) {
+            *own += other;
+        }
+    }
+
+    pub(crate) fn assert_everything_happened(&self) {
+        assert!(self.received > 0 && self.dropped > 0 && self.parked > 0, "{self:?}");
+        // The gateway's own failures do not happen.
+        let unseen = [Disconnect::Internal, Disconnect::Overload];
+        for ending in Disconnect::ALL.iter().filter(|ending| !unseen.contains(ending)) {
+            assert!(self.endings[*ending as usize] > 0, "no {ending:?}: {self:?}");
+        }
+    }
+}
+
+/// Publishes, and writes down in which order.
+pub(crate) struct Recorder {
+    embedded: Embedded,
+    log: Arc<Mutex<Log>>,
+    refused: AtomicU64,
+}
+
+impl Recorder {
+    pub(crate) fn new(hub: Arc<Hub>, log: Arc<Mutex<Log>>) -> Self {
+        Self {
+            embedded: Embedded::new(hub),
+            log,
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// How often a shard had to wait for a credit.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+impl Broker for Recorder {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+        self.embedded.publish(events)
+    }
+
+    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+        let (channel, data) = (event.channel.clone(), event.data.clone());
+        let published = self.embedded.try_publish(shard, event);
+        match &published {
+            Ok(_) => self.log.lock().push(channel.as_str(), &data),
+            Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
+        }
+        published
+    }
+
+    fn is_ready(&self) -> bool {
+        self.embedded.is_ready()
+    }
+}
+
+pub(crate) enum Job {
+    Verify(ConnectionId, u32, String),
+    Command(ConnectionId, u32),
+}
+
+/// Keeps what the shard asks for until the dice answer it.
+#[derive(Default)]
+pub(crate) struct Desk(Mutex<Vec<Job>>);
+
+impl Desk {
+    pub(crate) fn jobs(&self) -> MutexGuard<'_, Vec<Job>> {
+        self.0.lock()
+    }
+}
+
+impl Services for Desk {
+    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
+        self.0.lock().push(Job::Verify(from, request, token.into()));
+    }
+    fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
+        self.0.lock().push(Job::Command(from, request));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Permit(Arc<AtomicI64>);
+
+impl Permit {
+    /// One of those that are counted there.
+    pub(crate) fn new(count: Arc<AtomicI64>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl ConnectionPermit for Permit {
+    fn authenticated(&mut self, _user: &str) -> bool {
+        true
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
+    Arc::new(session::Settings {
+        dialect: Dialect::Native,
+        limits,
+        auth_mode: Mode::Required,
+        anonymous: Arc::new(Identity::anonymous(Arc::default())),
+        auth_timeout_ms: 5_000,
+        expiry_warning_ms: 30_000,
+        heartbeat_interval_ms: 30_000,
+        heartbeat_timeout_ms: 60_000,
+    })
+}
+
+/// The limits of calm clients: small, so that outboxes overflow; but never too small for their replies.
+pub(crate) const CALM: Limits = Limits {
+    messages_per_second: 1_000,
+    commands_per_second: 1_000,
+    subscriptions: 12,
+    message_bytes: 2_048,
+    event_bytes: 1_024,
+    outbox_frames: 12,
+    outbox_bytes: 4_096,
+    reply_frames: 64,
+    reply_bytes: 64 * 1024,
+};
+
+/// The limits of flooders.
+pub(crate) const TIGHT: Limits = Limits {
+    messages_per_second: 20,
+    commands_per_second: 5,
+    reply_frames: 10,
+    ..CALM
+};
+
+/// A token for one of two users, of any role; some end soon.
+pub(crate) fn random_token(rng: &mut StdRng) -> String {
+    let user = rng.random_range(0..2);
+    let role = ["admin", "wide", "wide", "wide", "narrow"]
+        .choose(rng)
+        .copied()
+        .unwrap_or_default();
+    let ttl_ms = if rng.random_bool(0.2) {
+        rng.random_range(1..90_000)
+    } else {
+        0
+    };
+    format!("u{user}-{role}-{ttl_ms}")
+}
+
+/// Who a token's owner is.
+pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenError> {
+    let mut parts = token.split('-');
+    let (Some(user), Some(role), Some(ttl_ms)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(TokenError::invalid("bad token"));
+    };
+    let list = |texts: &[&str]| texts.iter().map(|text| Pattern::parse(text).expect("valid")).collect();
+    let permissions = match role {
+        "admin" => Permissions {
+            admin: true,
+            ..Permissions::default()
+        },
+        "wide" => Permissions {
+            admin: false,
+            channels: list(&["*", "user.*"]),
+            commands: list(&["*"]),
+            publish: list(&["*", "user.*"]),
+        },
+        _ => Permissions {
+            channels: list(&["market.*"]),
+            ..Permissions::default()
+        },
+    };
+    let end_ms = ttl_ms
+        .parse()
+        .ok()
+        .filter(|ttl| *ttl > 0)
+        .map(|ttl: u64| now.unix_ms + ttl);
+    Ok(Arc::new(Identity {
+        user: Some(user.into()),
+        role: Some(role.into()),
+        permissions: Arc::new(permissions),
+        expires_at_ms: end_ms,
+        exp_ms: end_ms,
+        token_id: None,
+    }))
+}

@@ -1,0 +1,316 @@
+//! A whole gateway in this process, and plain clients for it: HTTP and WebSocket over blocking sockets.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, Mode, mint};
+use tickgate::dialect::Dialect;
+use tickgate::door::{Endpoint, Origins, Refuse, TrustedProxies};
+use tickgate::gateway::{Gateway, Settings};
+use tickgate::limits::Limits;
+use tickgate::{admin, commands, door, hub, session, shard, time};
+
+pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
+
+/// Whatever is waited for comes within this time, or the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Loopback only, two shards, endpoint `/ws` with tokens and `/echo` without.
+pub(crate) fn settings() -> Settings {
+    let key = Key::hmac(Algorithm::Hs256, b"the-secret-of-the-tests-32-bytes", false).expect("a good key");
+    let auth = auth::Settings::default();
+    let anonymous = Arc::new(auth.policy.anonymous_identity());
+    let session = |dialect, auth_mode| {
+        Arc::new(session::Settings {
+            dialect,
+            limits: Limits::default(),
+            auth_mode,
+            anonymous: Arc::clone(&anonymous),
+            auth_timeout_ms: 5_000,
+            expiry_warning_ms: 30_000,
+            heartbeat_interval_ms: 30_000,
+            heartbeat_timeout_ms: 60_000,
+        })
+    };
+    let loopback: door::ListenAddress = "127.0.0.1:0".parse().expect("an address");
+    Settings {
+        node: "test".into(),
+        shards: 2,
+        drain_ms: 500,
+        door: door::Settings {
+            listen: vec![loopback.clone()],
+            trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "unix"]).expect("good entries"),
+            allowed_origins: Origins::default(),
+            endpoints: vec![
+                Endpoint {
+                    path: "/ws".into(),
+                    session: session(Dialect::Native, Mode::Required),
+                },
+                Endpoint {
+                    path: "/echo".into(),
+                    session: session(Dialect::Echo, Mode::Off),
+                },
+            ],
+            refuse: Refuse::Auto,
+            max_connections: 10_000,
+            max_connections_per_ip: 0,
+            max_connections_per_user: 0,
+            connect_rate: 0,
+            handshake_timeout_ms: 5_000,
+        },
+        admin: admin::Settings {
+            listen: loopback,
+            key: admin::AdminKey::new(ADMIN_KEY),
+            publish_body_bytes: 16 * 1024 * 1024,
+            event_bytes: 256 * 1024,
+        },
+        hub: hub::Settings::default(),
+        coalesce: shard::Coalesce::Auto,
+        keys: KeySet::new(vec![key]),
+        auth,
+        commands: commands::Settings::default(),
+    }
+}
+
+/// A running gateway and how to reach it.
+pub(crate) struct Running {
+    pub(crate) gateway: Gateway,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    keys: KeySet,
+}
+
+pub(crate) fn start(change: impl FnOnce(&mut Settings)) -> Running {
+    let mut settings = settings();
+    change(&mut settings);
+    let keys = settings.keys.clone();
+    let gateway = Gateway::start(settings).expect("started");
+    let public = gateway
+        .addresses()
+        .iter()
+        .find_map(|address| address.tcp())
+        .expect("a TCP listener");
+    let admin = gateway.admin_address().tcp().expect("a TCP listener");
+    Running {
+        gateway,
+        public,
+        admin,
+        keys,
+    }
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+    /// The code of an error's body.
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Running {
+    /// A token of this user.
+    pub(crate) fn token(&self, user: &str, change: impl FnOnce(&mut Grant)) -> String {
+        let mut grant = Grant {
+            subject: user.into(),
+            ttl_ms: 3_600_000,
+            ..Grant::default()
+        };
+        change(&mut grant);
+        mint(&grant, &self.keys, &auth::Settings::default(), time::unix_ms()).expect("a token")
+    }
+
+    pub(crate) fn trader(&self, user: &str) -> String {
+        self.token(user, |grant| grant.role = Some("trader".into()))
+    }
+
+    /// One request to the admin listener, with the admin key.
+    pub(crate) fn admin(&self, method: &str, target: &str, body: &str) -> Answer {
+        self.admin_as(Some(ADMIN_KEY), method, target, "", body.as_bytes())
+    }
+
+    pub(crate) fn admin_as(
+        &self,
+        bearer: Option<&str>,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Answer {
+        let authorization = bearer.map_or(String::new(), |bearer| format!("Authorization: Bearer {bearer}\r\n"));
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: x\r\n{authorization}{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = connect(self.admin);
+        stream.write_all(&[head.as_bytes(), body].concat()).expect("sent");
+        answer(&mut stream)
+    }
+
+    pub(crate) fn publish(&self, body: &str) -> Answer {
+        self.admin("POST", "/api/publish", body)
+    }
+
+    /// A WebSocket client on `/ws`.
+    pub(crate) fn client(&self, token: &str) -> Client<TcpStream> {
+        Client::open(connect(self.public), &format!("/ws?token={token}"))
+    }
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream
+}
+
+/// Reads one answer: the head, and the body by its length.
+pub(crate) fn answer(stream: &mut impl Read) -> Answer {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{error} after {:?}", head.escape_ascii().to_string()));
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("text");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.parse().expect("a length"))
+    });
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).expect("the body");
+    Answer {
+        status,
+        head,
+        body: String::from_utf8(body).expect("text"),
+    }
+}
+
+/// Polls until it holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a server's frame was.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Received {
+    Text(String),
+    Close(u16),
+    Other(u8),
+    /// The socket ended.
+    End,
+}
+
+/// A WebSocket client that reads one frame at a time.
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(crate) fn open(mut stream: S, target: &str) -> Self {
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        let answer = answer(&mut stream);
+        assert_eq!(answer.status, 101, "{answer:?}");
+        Self { stream }
+    }
+
+    /// Sends a text message of at most 65535 bytes, masked with zeros.
+    pub(crate) fn send(&mut self, text: &str) {
+        let mut frame = vec![0x81];
+        match u8::try_from(text.len()) {
+            Ok(short @ 0..=125) => frame.push(0x80 | short),
+            _ => {
+                frame.push(0x80 | 126);
+                frame.extend(u16::try_from(text.len()).expect("short").to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(text.as_bytes());
+        self.stream.write_all(&frame).expect("sent");
+    }
+
+    pub(crate) fn receive(&mut self) -> Received {
+        let mut head = [0; 2];
+        if self.stream.read_exact(&mut head).is_err() {
+            return Received::End;
+        }
+        let length = match head[1] {
+            126 => usize::from(u16::from_be_bytes(self.bytes())),
+            127 => usize::try_from(u64::from_be_bytes(self.bytes())).expect("fits"),
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).expect("the payload");
+        match head[0] {
+            0x81 => Received::Text(String::from_utf8(payload).expect("UTF-8")),
+            0x88 => Received::Close(u16::from_be_bytes([payload[0], payload[1]])),
+            other => Received::Other(other),
+        }
+    }
+
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.stream.read_exact(&mut bytes).expect("a header");
+        bytes
+    }
+
+    /// The next text message.
+    pub(crate) fn text(&mut self) -> String {
+        match self.receive() {
+            Received::Text(text) => text,
+            other => panic!("expected a text message: {other:?}"),
+        }
+    }
+
+    pub(crate) fn json(&mut self) -> Value {
+        let text = self.text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Subscribes and waits for the confirmation.
+    pub(crate) fn subscribe(&mut self, channels: &[&str]) {
+        self.send(&serde_json::json!({ "type": "subscribe", "channels": channels }).to_string());
+        let answer = self.json();
+        assert_eq!(answer["type"], "subscribed", "{answer}");
+    }
+
+    /// Passes over messages until the close.
+    pub(crate) fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match self.receive() {
+                Received::Close(code) => return Some(code),
+                Received::End => return None,
+                Received::Text(_) | Received::Other(_) => {}
+            }
+        }
+    }
+}
