@@ -154,7 +154,10 @@ fn client_frame(payload: &[u8]) -> Vec<u8> {
 }
 
 fn event(channel: &str) -> NewEvent {
-    let data = format!(r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#, "x".repeat(120));
+    let data = format!(
+        r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#,
+        "x".repeat(120)
+    );
     NewEvent {
         channel: Channel::parse(channel).expect("valid"),
         name: "price_update".into(),
