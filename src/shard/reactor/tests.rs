@@ -1,305 +1,296 @@
 //! Real sockets. Most tests drive the reactor turn by turn on their own thread, so that nothing depends on timing.
 
-mod turns;
+mod rig;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::*;
-use crate::auth::{Identity, Mode, Permissions};
-use crate::channel::{Channel, Pattern};
-use crate::dialect::{self, Dialect};
 use crate::disconnect::Disconnect;
-use crate::event::NewEvent;
-use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
-use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
-use crate::session::{self, Command};
+use crate::mailbox::ShardMessage;
+use rig::{Client, Driven, PATIENCE, Shard, data, frame, tcp, unix};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Direct(Arc<Hub>);
-
-impl Broker for Direct {
-    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        Box::pin(async { Vec::new() })
+#[test]
+fn events_arrive_over_tcp_and_over_unix_sockets() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut over_tcp) = tcp();
+    // A first frame that came behind the handshake.
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["a.*"]}"#));
+    let (server, mut over_unix) = unix();
+    shard.adopt(server, b"");
+    over_unix.say(r#"{"type":"subscribe","channels":["a.b"]}"#);
+    driven.settle();
+    assert_eq!(shard.handle.load(), 2);
+    for number in 0..100 {
+        assert!(shard.try_publish("a.b", &number.to_string()));
     }
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
-        let Some(credit) = self.0.try_credit(shard, event.data.len()) else {
-            return Err(event);
+    driven.settle();
+    over_tcp.read();
+    over_unix.read();
+    for texts in [over_tcp.texts(), over_unix.texts()] {
+        assert_eq!(texts[0]["type"], "subscribed");
+        assert_eq!(data(&texts), (0..100).collect::<Vec<_>>());
+    }
+    assert!(shard.handle.stats().sends.get() <= 2 + 2 * 100);
+}
+
+#[test]
+fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut stalled) = tcp();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    let (server, mut healthy) = tcp();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    driven.settle();
+    let padding = 1_000_000_000_000_000_000_u64;
+    let mut got = Vec::new();
+    // Whatever the kernel's buffers hold, at some point the stalled one's outbox must overflow.
+    let mut sent = 0;
+    while sent < 200_000 && shard.handle.stats().dropped.get() < 1_000 {
+        sent += u64::from(shard.try_publish("a.b", &(padding + sent).to_string()));
+        driven.turn();
+        healthy.read();
+        got.extend(data(&healthy.texts()));
+    }
+    driven.turn_until("the last event", || {
+        healthy.read();
+        got.extend(data(&healthy.texts()));
+        got.len() as u64 == sent
+    });
+    assert!(got.iter().copied().eq(padding..padding + sent), "in order, each once");
+    let lost = shard.handle.stats().dropped.get();
+    assert!(lost >= 1_000, "{sent} events fitted into the kernel");
+    // Nothing to do while it does not read: no turn follows at once.
+    driven.settle();
+    let turns = shard.handle.stats().turns.get();
+    assert_ne!(driven.turn(), Some(Duration::ZERO));
+    assert_eq!(shard.handle.stats().turns.get(), turns + 1);
+
+    let mut texts = Vec::new();
+    driven.turn_until("the rest", || {
+        stalled.read();
+        texts.extend(stalled.texts());
+        texts.last().is_some_and(|text| text["data"] == padding + sent - 1)
+    });
+    let told: u64 = texts.iter().filter_map(|text| text["data"]["count"].as_u64()).sum();
+    assert_eq!(told, lost);
+    assert_eq!(data(&texts).len() as u64 + told, sent);
+    // Drained, it is watched for reading only and stays idle.
+    driven.settle();
+}
+
+#[test]
+fn the_close_frame_arrives_although_input_is_waiting_unread() {
+    for is_tcp in [true, false] {
+        let mut shard = Shard::new(1_000, Limits::default());
+        let mut driven = shard.reactor();
+        // An unmasked frame, then 100 KiB that nobody will interpret, all of it sent before anything is read.
+        let mut input = vec![0x81, 0x02, b'h', b'i'];
+        input.resize(100 * 1024, 0);
+        let check = |mut client: Client<Box<dyn ReadWrite>>, driven: &mut Driven| {
+            driven.turn_until("the end of the connection", || {
+                client.read();
+                client.is_at_end
+            });
+            assert_eq!(client.close_code(), Some(1002));
+            drop(client);
         };
-        let mut wakes = Wakes::default();
-        let offset = self.0.publish(event, credit, &mut wakes);
-        self.0.wake(wakes);
-        Ok(Receipt { offset })
-    }
-    fn is_ready(&self) -> bool {
-        true
-    }
-}
-
-struct NoServices;
-
-impl Services for NoServices {
-    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
-    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
-}
-
-#[derive(Debug)]
-struct NoPermit;
-
-impl ConnectionPermit for NoPermit {
-    fn authenticated(&mut self, _: &str) -> bool {
-        true
+        if is_tcp {
+            let (server, mut client) = tcp();
+            client.socket.write_all(&input).expect("room");
+            shard.adopt(server, b"");
+            check(Client::of(Box::new(client.socket)), &mut driven);
+        } else {
+            let (server, mut client) = unix();
+            client.socket.write_all(&input).expect("room");
+            shard.adopt(server, b"");
+            check(Client::of(Box::new(client.socket)), &mut driven);
+        }
+        driven.turn_until("the removal", || shard.handle.load() == 0);
+        assert_eq!(shard.ended(Disconnect::Protocol), 1);
     }
 }
 
-fn settings(limits: Limits) -> Arc<session::Settings> {
-    let everything = vec![Pattern::parse("*").expect("valid")];
-    Arc::new(session::Settings {
-        dialect: Dialect::Native,
-        limits,
-        auth_mode: Mode::Off,
-        anonymous: Arc::new(Identity {
-            user: None,
-            role: None,
-            permissions: Arc::new(Permissions {
-                admin: true,
-                channels: everything.clone(),
-                commands: Vec::new(),
-                publish: everything,
-            }),
-            expires_at_ms: None,
-            exp_ms: None,
-            token_id: None,
-        }),
-        auto_subscribe: Box::default(),
-        auth_timeout_ms: 5_000,
-        expiry_warning_ms: 30_000,
-        heartbeat_interval_ms: 3_600_000,
-        heartbeat_timeout_ms: 7_200_000,
-    })
+#[test]
+fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut flooder) = tcp();
+    shard.adopt(server, b"");
+    let (server, mut healthy) = tcp();
+    shard.adopt(server, b"");
+    driven.settle();
+    let flood: Vec<u8> = (0..4_000).flat_map(|_| frame(0x89, b"x")).collect();
+    let mut is_over = false;
+    let mut answered = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while !is_over || answered < 100 {
+        match flooder.socket.write(&flood) {
+            Ok(_) => {}
+            // Reset: it never stopped writing.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => is_over = true,
+            Err(_) => {}
+        }
+        healthy.say(r#"{"type":"ping"}"#);
+        let before = shard.handle.stats().bytes_in.get();
+        driven.turn();
+        let read = shard.handle.stats().bytes_in.get() - before;
+        assert!(
+            read <= 2 * READ_BYTES as u64,
+            "{read} bytes in one turn from two connections"
+        );
+        healthy.read();
+        answered += healthy.texts().len();
+        is_over |= shard.ended(Disconnect::RateLimitAbuse) == 1;
+        assert!(Instant::now() < deadline);
+    }
+    assert!(shard.ended(Disconnect::RateLimitAbuse) == 1);
+    driven.turn_until("the Close frame", || {
+        flooder.read();
+        flooder.close_code() == Some(4029)
+    });
 }
 
-/// One shard, not started yet.
-struct Shard {
-    hub: Arc<Hub>,
-    handle: ShardHandle,
-    parts: Option<(Inbox, Mailbox)>,
-    settings: Arc<session::Settings>,
-    nonce: u64,
-}
-
-impl Shard {
-    fn new(credits: u32, limits: Limits) -> Self {
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
-        let inbox = inboxes.remove(0);
-        let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
-        Self {
-            hub,
-            handle,
-            parts: Some((inbox, mailbox)),
-            settings: settings(limits),
-            nonce: 0,
+#[test]
+fn whoever_vanishes_is_forgotten() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let (server, client) = tcp();
+        shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+        if number % 2 == 0 {
+            // Closed with the answer unread: a reset.
+            clients.push(client);
         }
     }
-
-    /// To be driven by hand.
-    fn reactor(&mut self) -> Driven {
-        let (inbox, mailbox) = self.parts.take().expect("once");
-        let poll = open_poll(inbox.doorbell()).expect("a poll");
-        let broker = Arc::new(Direct(self.hub.clone()));
-        let services = Arc::new(NoServices);
-        let settings = Settings::new(0);
-        let reactor = Reactor::new(settings, Clock::start(), poll, inbox, mailbox, services, broker);
-        Driven {
-            reactor: reactor.expect("a reactor"),
-            events: Events::with_capacity(POLL_EVENTS),
-        }
-    }
-
-    /// On its own thread.
-    fn spawn(&mut self) -> std::thread::JoinHandle<()> {
-        let (inbox, mailbox) = self.parts.take().expect("once");
-        let broker = Arc::new(Direct(self.hub.clone()));
-        let settings = Settings::new(0);
-        crate::shard::spawn(settings, Clock::start(), inbox, mailbox, Arc::new(NoServices), broker).expect("a thread")
-    }
-
-    fn adopt(&mut self, socket: impl Into<OwnedFd>, unread: &[u8]) {
-        self.nonce += 1;
-        let adopt = Adopt {
-            socket: socket.into(),
-            unread: Bytes::copy_from_slice(unread),
-            settings: self.settings.clone(),
-            identity: Ok(None),
-            address: None,
-            nonce: self.nonce,
-            permit: Box::new(NoPermit),
-        };
-        assert!(self.handle.send(ShardMessage::Adopt(Box::new(adopt))).is_ok());
-    }
-
-    /// Publishes when there is room; rings.
-    fn try_publish(&self, channel: &str, data: &str) -> bool {
-        let Some(credit) = self.hub.credit_now(data.len()) else {
-            return false;
-        };
-        let event = NewEvent {
-            channel: Channel::parse(channel).expect("valid"),
-            name: "n".into(),
-            data: data.to_owned().into(),
-            timestamp_ms: 1,
-        };
-        let mut wakes = Wakes::default();
-        self.hub.publish(event, credit, &mut wakes);
-        self.hub.wake(wakes);
-        true
-    }
-
-    fn ended(&self, ending: Disconnect) -> u64 {
-        self.handle.stats().endings(ending)
-    }
+    driven.turn_until("all are gone that left", || shard.handle.load() == 10);
+    assert_eq!(shard.ended(Disconnect::Lost), 10);
+    assert!(shard.try_publish("a.b", "1"));
+    drop(clients);
+    driven.turn_until("all are gone", || shard.handle.load() == 0);
+    driven.settle();
 }
 
-struct Driven {
-    reactor: Reactor,
-    events: Events,
+#[test]
+fn a_close_and_the_end_of_input_in_one_go_are_answered() {
+    let mut shard = Shard::new(1_000, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut client) = tcp();
+    client
+        .socket
+        .write_all(&frame(0x88, &1000u16.to_be_bytes()))
+        .expect("room");
+    client.socket.shutdown(std::net::Shutdown::Write).expect("open");
+    shard.adopt(server, b"");
+    driven.turn_until("the end", || {
+        client.read();
+        client.is_at_end
+    });
+    assert_eq!(client.close_code(), Some(1000));
+    driven.turn_until("the removal", || shard.handle.load() == 0);
 }
 
-impl Driven {
-    /// One turn and a look at the sockets; how long it would have waited.
-    fn turn(&mut self) -> Option<Duration> {
-        let timeout = self.reactor.turn();
-        let poll = Some(Duration::ZERO);
-        self.reactor.wait(&mut self.events, poll).expect("a poll");
-        timeout
-    }
-
-    fn turn_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !done() {
-            self.turn();
-            assert!(Instant::now() < deadline, "{what} never happened");
-        }
-    }
-
-    /// Turns until there is nothing to do.
-    fn settle(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        let mut quiet = 0;
-        while quiet < 3 {
-            let is_quiet = self.turn() != Some(Duration::ZERO) && self.events.is_empty();
-            quiet = if is_quiet { quiet + 1 } else { 0 };
-            assert!(Instant::now() < deadline, "it never rests");
-        }
-    }
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
 }
 
-/// A client: a socket, and what it has read.
-struct Client<S> {
-    socket: S,
-    bytes: Vec<u8>,
-    is_at_end: bool,
-}
-
-impl<S: Read + Write> Client<S> {
-    fn of(socket: S) -> Self {
-        Self {
-            socket,
-            bytes: Vec::new(),
-            is_at_end: false,
-        }
-    }
-
-    fn say(&mut self, message: &str) {
-        self.socket
-            .write_all(&frame(0x81, message.as_bytes()))
-            .expect("room for a message");
-    }
-
-    /// Reads what there is; an error of the connection is a failure.
-    fn read(&mut self) {
-        let mut chunk = [0; 64 * 1024];
-        loop {
-            match self.socket.read(&mut chunk) {
-                Ok(0) => return self.is_at_end = true,
-                Ok(bytes) => self.bytes.extend_from_slice(&chunk[..bytes]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("the connection failed: {error}"),
+#[test]
+fn a_thousand_connections_get_every_event_once_and_in_order() {
+    raise_file_limit();
+    let mut shard = Shard::new(64, Limits::default());
+    let thread = shard.spawn();
+    let mut clients: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (server, client) = unix();
+            shard.adopt(
+                server,
+                &frame(0x81, br#"{"type":"subscribe","channels":["a.*","a.b"]}"#),
+            );
+            client
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    let mut got = vec![Vec::new(); clients.len()];
+    let mut read = |clients: &mut Vec<Client<UnixStream>>, wanted: usize| {
+        while got.iter().any(|texts: &Vec<serde_json::Value>| texts.len() < wanted) {
+            for (client, texts) in clients.iter_mut().zip(&mut got) {
+                client.read();
+                texts.extend(client.texts());
             }
+            assert!(Instant::now() < deadline, "something is missing");
+        }
+        got.clone()
+    };
+    read(&mut clients, 1);
+    for number in 0..200 {
+        while !shard.try_publish("a.b", &number.to_string()) {
+            std::thread::yield_now();
         }
     }
+    for texts in read(&mut clients, 201) {
+        assert_eq!(data(&texts), (0..200).collect::<Vec<_>>());
+    }
+    assert_eq!(shard.handle.stats().deliveries.get(), 200 * 1_000);
 
-    /// The whole frames read so far, taken out.
-    fn take_frames(&mut self) -> Vec<(u8, Vec<u8>)> {
-        let mut frames = Vec::new();
-        let mut rest = &self.bytes[..];
-        loop {
-            let (length, head) = match rest {
-                [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([*high, *low])), 4),
-                [_, length @ ..126, ..] => (usize::from(*length), 2),
-                _ => break,
-            };
-            if rest.len() < head + length {
-                break;
+    // And the thread ends when everybody was sent away.
+    assert!(shard.handle.send(ShardMessage::Drain { over_ms: 200 }).is_ok());
+    for client in &mut clients {
+        while !client.is_at_end {
+            client.read();
+            assert!(Instant::now() < deadline, "a drained client is not closed");
+        }
+        let frames = client.take_frames();
+        let (first, close) = frames.last().expect("a Close frame");
+        assert_eq!((*first, &close[..2]), (0x88, &1012u16.to_be_bytes()[..]));
+    }
+    drop(clients);
+    thread.join().expect("no panic");
+    assert_eq!(shard.ended(Disconnect::Restart), 1_000);
+}
+
+#[test]
+fn publishers_in_the_shard_wait_for_credit_and_lose_nothing() {
+    // Two credits for the shard's own publishers: nearly every publish parks.
+    let mut shard = Shard::new(4, Limits::default());
+    let mut driven = shard.reactor();
+    let (server, mut subscriber) = unix();
+    shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
+    let publishers: Vec<_> = (0..5)
+        .map(|publisher| {
+            let (server, mut client) = unix();
+            shard.adopt(server, b"");
+            for number in 0..20 {
+                client.say(&format!(
+                    r#"{{"type":"publish","channel":"p.{publisher}","event":"e","data":{number}}}"#
+                ));
             }
-            frames.push((rest[0], rest[head..head + length].to_vec()));
-            rest = &rest[head + length..];
-        }
-        self.bytes = rest.to_vec();
-        frames
+            client
+        })
+        .collect();
+    let mut texts = Vec::new();
+    driven.turn_until("all events", || {
+        subscriber.read();
+        texts.extend(subscriber.texts());
+        texts.len() == 1 + 5 * 20
+    });
+    for publisher in 0..publishers.len() {
+        let channel = format!("p.{publisher}");
+        let of_channel: Vec<_> = texts
+            .iter()
+            .filter(|text| text["channel"] == *channel)
+            .cloned()
+            .collect();
+        assert_eq!(data(&of_channel), (0..20).collect::<Vec<_>>());
     }
-
-    fn texts(&mut self) -> Vec<serde_json::Value> {
-        let texts = self.take_frames().into_iter().filter(|(first, _)| *first == 0x81);
-        texts
-            .map(|(_, text)| serde_json::from_slice(&text).expect("JSON"))
-            .collect()
-    }
-
-    fn close_code(&mut self) -> Option<u16> {
-        let close = self.take_frames().into_iter().find(|(first, _)| *first == 0x88);
-        close.map(|(_, payload)| u16::from_be_bytes([payload[0], payload[1]]))
-    }
 }
 
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ ..126 => bytes.push(0x80 | u8::try_from(length).expect("short")),
-        length => {
-            bytes.push(0x80 | 126);
-            bytes.extend(u16::try_from(length).expect("below 64 KiB").to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
-}
-
-fn unix() -> (UnixStream, Client<UnixStream>) {
-    let (server, client) = UnixStream::pair().expect("a socket pair");
-    server.set_nonblocking(true).expect("a mode");
-    client.set_nonblocking(true).expect("a mode");
-    (server, Client::of(client))
-}
-
-fn tcp() -> (TcpStream, Client<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
-    let (server, _) = listener.accept().expect("a connection");
-    server.set_nonblocking(true).expect("a mode");
-    client.set_nonblocking(true).expect("a mode");
-    (server, Client::of(client))
-}
-
-fn data(texts: &[serde_json::Value]) -> Vec<u64> {
-    let events = texts.iter().filter(|text| text["type"] == "event");
-    events.map(|event| event["data"].as_u64().expect("a number")).collect()
-}
+trait ReadWrite: Read + Write {}
+impl<S: Read + Write> ReadWrite for S {}
