@@ -93,6 +93,7 @@ impl Rig {
             limits: Limits::default(),
             auth_mode: Mode::Off,
             anonymous: Arc::new(anonymous),
+            auto_subscribe: Box::default(),
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,
@@ -154,7 +155,10 @@ fn client_frame(payload: &[u8]) -> Vec<u8> {
 }
 
 fn event(channel: &str) -> NewEvent {
-    let data = format!(r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#, "x".repeat(120));
+    let data = format!(
+        r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#,
+        "x".repeat(120)
+    );
     NewEvent {
         channel: Channel::parse(channel).expect("valid"),
         name: "price_update".into(),

@@ -89,6 +89,8 @@ struct Endpoint {
     bounds: Bounds,
     encoding: Option<Encoding>,
     connections: u32,
+    // Whether it was told that a client may not have its automatic subscriptions.
+    has_skipped: bool,
 }
 
 /// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
@@ -324,6 +326,7 @@ impl Engine {
                 },
                 encoding: settings.dialect.encoding(),
                 connections: 0,
+                has_skipped: false,
             };
             if let Some(place) = self.endpoints.iter().position(|known| known.connections == 0) {
                 self.endpoints[place] = endpoint;

@@ -1,0 +1,303 @@
+//! A shard to be driven by hand or started, and clients on real sockets.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::super::*;
+use crate::auth::{Identity, Mode, Permissions};
+use crate::channel::{Channel, Pattern};
+use crate::dialect::{self, Dialect};
+use crate::disconnect::Disconnect;
+use crate::event::NewEvent;
+use crate::hub::{self, Hub, Receipt, Wakes};
+use crate::limits::Limits;
+use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
+use crate::session::{self, Command};
+
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Direct(Arc<Hub>);
+
+impl Broker for Direct {
+    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+        Box::pin(async { Vec::new() })
+    }
+    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+        let Some(credit) = self.0.try_credit(shard, event.data.len()) else {
+            return Err(event);
+        };
+        let mut wakes = Wakes::default();
+        let offset = self.0.publish(event, credit, &mut wakes);
+        self.0.wake(wakes);
+        Ok(Receipt { offset })
+    }
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct NoServices;
+
+impl Services for NoServices {
+    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
+    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+}
+
+#[derive(Debug)]
+struct NoPermit;
+
+impl ConnectionPermit for NoPermit {
+    fn authenticated(&mut self, _: &str) -> bool {
+        true
+    }
+}
+
+pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
+    let everything = vec![Pattern::parse("*").expect("valid")];
+    Arc::new(session::Settings {
+        dialect: Dialect::Native,
+        limits,
+        auth_mode: Mode::Off,
+        anonymous: Arc::new(Identity {
+            user: None,
+            role: None,
+            permissions: Arc::new(Permissions {
+                admin: true,
+                channels: everything.clone(),
+                commands: Vec::new(),
+                publish: everything,
+            }),
+            expires_at_ms: None,
+            exp_ms: None,
+            token_id: None,
+        }),
+        auto_subscribe: Box::default(),
+        auth_timeout_ms: 5_000,
+        expiry_warning_ms: 30_000,
+        heartbeat_interval_ms: 3_600_000,
+        heartbeat_timeout_ms: 7_200_000,
+    })
+}
+
+/// One shard, not started yet.
+pub(super) struct Shard {
+    pub(super) hub: Arc<Hub>,
+    pub(super) handle: ShardHandle,
+    parts: Option<(Inbox, Mailbox)>,
+    settings: Arc<session::Settings>,
+    nonce: u64,
+}
+
+impl Shard {
+    pub(super) fn new(credits: u32, limits: Limits) -> Self {
+        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
+        let inbox = inboxes.remove(0);
+        let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
+        Self {
+            hub,
+            handle,
+            parts: Some((inbox, mailbox)),
+            settings: settings(limits),
+            nonce: 0,
+        }
+    }
+
+    /// To be driven by hand.
+    pub(super) fn reactor(&mut self) -> Driven {
+        let (inbox, mailbox) = self.parts.take().expect("once");
+        let poll = open_poll(inbox.doorbell()).expect("a poll");
+        let broker = Arc::new(Direct(self.hub.clone()));
+        let services = Arc::new(NoServices);
+        let settings = Settings::new(0);
+        let reactor = Reactor::new(settings, Clock::start(), poll, inbox, mailbox, services, broker);
+        Driven {
+            reactor: reactor.expect("a reactor"),
+            events: Events::with_capacity(POLL_EVENTS),
+        }
+    }
+
+    /// On its own thread.
+    pub(super) fn spawn(&mut self) -> std::thread::JoinHandle<()> {
+        let (inbox, mailbox) = self.parts.take().expect("once");
+        let broker = Arc::new(Direct(self.hub.clone()));
+        let settings = Settings::new(0);
+        crate::shard::spawn(settings, Clock::start(), inbox, mailbox, Arc::new(NoServices), broker).expect("a thread")
+    }
+
+    pub(super) fn adopt(&mut self, socket: impl Into<OwnedFd>, unread: &[u8]) {
+        self.nonce += 1;
+        let adopt = Adopt {
+            socket: socket.into(),
+            unread: Bytes::copy_from_slice(unread),
+            settings: self.settings.clone(),
+            identity: Ok(None),
+            address: None,
+            nonce: self.nonce,
+            permit: Box::new(NoPermit),
+        };
+        assert!(self.handle.send(ShardMessage::Adopt(Box::new(adopt))).is_ok());
+    }
+
+    /// Publishes when there is room; rings.
+    pub(super) fn try_publish(&self, channel: &str, data: &str) -> bool {
+        let Some(credit) = self.hub.credit_now(data.len()) else {
+            return false;
+        };
+        let event = NewEvent {
+            channel: Channel::parse(channel).expect("valid"),
+            name: "n".into(),
+            data: data.to_owned().into(),
+            timestamp_ms: 1,
+        };
+        let mut wakes = Wakes::default();
+        self.hub.publish(event, credit, &mut wakes);
+        self.hub.wake(wakes);
+        true
+    }
+
+    pub(super) fn ended(&self, ending: Disconnect) -> u64 {
+        self.handle.stats().endings(ending)
+    }
+}
+
+pub(super) struct Driven {
+    pub(super) reactor: Reactor,
+    pub(super) events: Events,
+}
+
+impl Driven {
+    /// One turn and a look at the sockets; how long it would have waited.
+    pub(super) fn turn(&mut self) -> Option<Duration> {
+        let timeout = self.reactor.turn();
+        let poll = Some(Duration::ZERO);
+        self.reactor.wait(&mut self.events, poll).expect("a poll");
+        timeout
+    }
+
+    pub(super) fn turn_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            self.turn();
+            assert!(Instant::now() < deadline, "{what} never happened");
+        }
+    }
+
+    /// Turns until there is nothing to do.
+    pub(super) fn settle(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut quiet = 0;
+        while quiet < 3 {
+            let is_quiet = self.turn() != Some(Duration::ZERO) && self.events.is_empty();
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            assert!(Instant::now() < deadline, "it never rests");
+        }
+    }
+}
+
+/// A client: a socket, and what it has read.
+pub(super) struct Client<S> {
+    pub(super) socket: S,
+    pub(super) bytes: Vec<u8>,
+    pub(super) is_at_end: bool,
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(super) fn of(socket: S) -> Self {
+        Self {
+            socket,
+            bytes: Vec::new(),
+            is_at_end: false,
+        }
+    }
+
+    pub(super) fn say(&mut self, message: &str) {
+        self.socket
+            .write_all(&frame(0x81, message.as_bytes()))
+            .expect("room for a message");
+    }
+
+    /// Reads what there is; an error of the connection is a failure.
+    pub(super) fn read(&mut self) {
+        let mut chunk = [0; 64 * 1024];
+        loop {
+            match self.socket.read(&mut chunk) {
+                Ok(0) => return self.is_at_end = true,
+                Ok(bytes) => self.bytes.extend_from_slice(&chunk[..bytes]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("the connection failed: {error}"),
+            }
+        }
+    }
+
+    /// The whole frames read so far, taken out.
+    pub(super) fn take_frames(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut frames = Vec::new();
+        let mut rest = &self.bytes[..];
+        loop {
+            let (length, head) = match rest {
+                [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([*high, *low])), 4),
+                [_, length @ ..126, ..] => (usize::from(*length), 2),
+                _ => break,
+            };
+            if rest.len() < head + length {
+                break;
+            }
+            frames.push((rest[0], rest[head..head + length].to_vec()));
+            rest = &rest[head + length..];
+        }
+        self.bytes = rest.to_vec();
+        frames
+    }
+
+    pub(super) fn texts(&mut self) -> Vec<serde_json::Value> {
+        let texts = self.take_frames().into_iter().filter(|(first, _)| *first == 0x81);
+        texts
+            .map(|(_, text)| serde_json::from_slice(&text).expect("JSON"))
+            .collect()
+    }
+
+    pub(super) fn close_code(&mut self) -> Option<u16> {
+        let close = self.take_frames().into_iter().find(|(first, _)| *first == 0x88);
+        close.map(|(_, payload)| u16::from_be_bytes([payload[0], payload[1]]))
+    }
+}
+
+pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        length @ ..126 => bytes.push(0x80 | u8::try_from(length).expect("short")),
+        length => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(length).expect("below 64 KiB").to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+pub(super) fn unix() -> (UnixStream, Client<UnixStream>) {
+    let (server, client) = UnixStream::pair().expect("a socket pair");
+    server.set_nonblocking(true).expect("a mode");
+    client.set_nonblocking(true).expect("a mode");
+    (server, Client::of(client))
+}
+
+pub(super) fn tcp() -> (TcpStream, Client<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+    let (server, _) = listener.accept().expect("a connection");
+    server.set_nonblocking(true).expect("a mode");
+    client.set_nonblocking(true).expect("a mode");
+    (server, Client::of(client))
+}
+
+pub(super) fn data(texts: &[serde_json::Value]) -> Vec<u64> {
+    let events = texts.iter().filter(|text| text["type"] == "event");
+    events.map(|event| event["data"].as_u64().expect("a number")).collect()
+}
