@@ -1,8 +1,9 @@
 //! A shard without sockets, clock or threads: bytes in, slices out.
 //!
 //! Invariants: an event reaches a connection iff the connection holds a matching pattern that it joined before the
-//! event was published, and once, or its loss is told; a session ends with exactly one [`Disconnect`]; whoever is
-//! gone is forgotten by every list (a name carries a generation, a stale one names nobody).
+//! event was published, and once, or its loss is told; a session ends with exactly one
+//! [`Disconnect`](crate::disconnect::Disconnect); whoever is gone is forgotten by every list (a name carries a
+//! generation, a stale one names nobody).
 //!
 //! # How to drive it
 //!
