@@ -57,16 +57,26 @@ impl<'e> Frames<'e> {
 }
 
 impl Engine {
-    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
+    /// when an outbox that its socket has yet to be offered is half full ([`Engine::is_pressed`]): a burst must wait in
+    /// the inbox, where its publishers feel it, and not overflow the outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
         let mut count = 0;
+        self.outgoing.is_pressed = false;
         while count < limit
+            && !self.outgoing.is_pressed
             && let Some(popped) = self.inbox.pop()
         {
             self.deliver_one(&popped);
             count += 1;
         }
         count
+    }
+
+    /// Whether the last [`Engine::deliver`] stopped because what it queued must be written first.
+    #[must_use]
+    pub const fn is_pressed(&self) -> bool {
+        self.outgoing.is_pressed
     }
 
     fn deliver_one(&mut self, popped: &Popped) {
@@ -276,6 +286,9 @@ impl Outgoing {
         }
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());
+        let is_half_full =
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > bounds.event_bytes / 2;
+        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
         self.mark_dirty(slot, hot);
         dropped
     }

@@ -107,6 +107,8 @@ struct Outgoing {
     dirty: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
+    // An outbox that is not blocked is half full.
+    is_pressed: bool,
 }
 
 /// One shard; see the module's docs.
