@@ -428,7 +428,7 @@ impl flush::Sockets for Sockets {
         let is_watched = match outcome {
             Outcome::Drained => self.await_writable(id, false),
             Outcome::Blocked => {
-                engine.blocked(id);
+                engine.blocked(id, now);
                 self.await_writable(id, true)
             }
             Outcome::Failed => return engine.on_socket_error(id, now),

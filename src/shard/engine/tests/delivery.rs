@@ -187,7 +187,7 @@ fn a_partly_sent_event_is_completed_whatever_is_dropped_behind_it() {
     rig.event("a.b", "1");
     assert_eq!(rig.engine.next_dirty(), Some(id));
     assert_eq!(rig.write_some(id, 10, &mut bytes), Some(Sent::More));
-    rig.engine.blocked(id);
+    rig.engine.blocked(id, rig.now);
     for number in 2..6 {
         rig.event("a.b", &number.to_string());
     }
