@@ -153,6 +153,12 @@ impl Bare {
 
     /// Takes what has come so far, without waiting for more. `Some`: the connection has ended; gives all messages
     /// since the handshake, and the end.
+    /// The socket, of which nothing has been read since the handshake.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        assert!(self.received.is_empty(), "read already: {:?}", self.received);
+        self.stream
+    }
+
     pub(crate) async fn ended_meanwhile(&mut self) -> Option<(Vec<Value>, Told)> {
         self.ended_within(Duration::from_millis(1)).await
     }
