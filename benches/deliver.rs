@@ -96,6 +96,7 @@ impl Rig {
             limits: Limits::default(),
             auth_mode: Mode::Off,
             anonymous: Arc::new(anonymous),
+            auto_subscribe: Box::default(),
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,

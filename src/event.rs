@@ -7,19 +7,23 @@ use bytes::Bytes;
 
 use crate::channel::Channel;
 
-/// The forms an event can take on the wire: one per dialect (and, later, one more for each when compressed).
+/// The forms an event can take on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Encoding {
     /// The native dialect's text frame.
     Native,
+    /// The typed dialect's text frame, times with a `Z`.
+    Typed,
+    /// The typed dialect's text frame, times without one.
+    TypedNaive,
 }
 
 impl Encoding {
     /// How many there are.
-    pub const COUNT: usize = 1;
-    /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Native];
+    pub const COUNT: usize = Self::ALL.len();
+    /// All of them, each at its own number.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Typed, Self::TypedNaive];
 }
 
 /// An event as a publisher gives it: checked, not yet numbered.

@@ -3,8 +3,10 @@
 #[path = "support/gateway.rs"]
 mod gateway;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 
 use gateway::{Client, PATIENCE, answer, connect, start, until};
 use serde_json::json;
@@ -144,4 +146,62 @@ fn a_user_has_so_many_connections_however_it_authenticates() {
     let mut third = Client::open(connect(running.public), "/ws");
     third.send(&json!({ "type": "auth", "token": running.trader("u2") }).to_string());
     assert_eq!(third.json()["success"], true);
+}
+
+/// The binary, with a listening socket passed as systemd does it.
+fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path) -> Child {
+    let socket = OwnedFd::from(listener.try_clone().expect("cloned"));
+    let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"";
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_tickgate")])
+        .arg(config)
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let log = BufReader::new(child.stderr.take().expect("piped"));
+    let (up, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Read to the end, so that the child never waits for us.
+        for line in log.lines().map_while(Result::ok) {
+            if line.contains("listening for the admin API") {
+                let _ = up.send(());
+            }
+        }
+    });
+    wait.recv_timeout(PATIENCE).expect("the gateway is up");
+    child
+}
+
+#[test]
+fn clients_of_a_passed_socket_wait_for_the_successor() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("bound");
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("tickgate.toml");
+    let text = "[server]\nadmin_listen = \"127.0.0.1:0\"\ndrain = \"2s\"\n[auth]\nmode = \"off\"\n";
+    std::fs::write(&config, text).expect("written");
+
+    let mut first = with_passed_socket(&listener, &config);
+    let mut old = Client::open(connect(address), "/ws");
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    assert_eq!(old.json()["type"], "going_away");
+    // It drains: who comes now is left to the successor, not refused.
+    let waiting = std::thread::spawn(move || {
+        let mut client = Client::open(connect(address), "/ws");
+        client.send(r#"{"type":"ping"}"#);
+        client.json()
+    });
+    assert_eq!(old.close_code(), Some(1012));
+    drop(old);
+    assert!(first.wait().expect("ended").success());
+    assert!(!waiting.is_finished(), "nobody has answered it");
+
+    let mut second = with_passed_socket(&listener, &config);
+    assert_eq!(waiting.join().expect("served")["type"], "pong");
+    let pid = rustix::process::Pid::from_child(&second);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    assert!(second.wait().expect("ended").success());
 }

@@ -19,6 +19,7 @@ need cc build-essential
 need curl curl
 need node nodejs
 need npm npm
+need python3 python3
 need nginx nginx-light
 need openssl openssl
 if [ ${#missing[@]} -gt 0 ]; then

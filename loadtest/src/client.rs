@@ -48,8 +48,26 @@ pub(crate) struct Client {
     subscribe: Vec<u8>,
     /// The beginning of a frame whose rest has not come.
     tail: Vec<u8>,
-    /// Last sequence number by channel; 0: none yet.
-    last: Vec<u64>,
+    sequences: Sequences,
+}
+
+/// Last sequence number by channel; 0: none yet.
+#[derive(Debug)]
+struct Sequences(Vec<u64>);
+
+impl Sequences {
+    fn count(&mut self, stamp: Stamp, received: &mut Received) {
+        received.events += 1;
+        let channel = usize::try_from(stamp.channel).unwrap_or(usize::MAX);
+        let Some(last) = self.0.get_mut(channel) else { return };
+        if stamp.sequence <= *last {
+            received.out_of_order += 1;
+        } else {
+            // The first event of a channel may have any number: the client may have come later than others.
+            received.missing += if *last == 0 { 0 } else { stamp.sequence - *last - 1 };
+            *last = stamp.sequence;
+        }
+    }
 }
 
 /// Connections from one source address to one server address: below the kernel's default range of ports.
@@ -80,7 +98,7 @@ impl Client {
             state: State::Connecting,
             subscribe,
             tail: Vec::new(),
-            last: vec![0; common.channels],
+            sequences: Sequences(vec![0; common.channels]),
         })
     }
 
@@ -212,23 +230,10 @@ impl Client {
             }
         }
         if let Some(stamp) = Stamp::find(&common.stamp, message) {
-            self.count(stamp, received);
+            self.sequences.count(stamp, received);
             event(stamp);
         }
         Ok(())
-    }
-
-    fn count(&mut self, stamp: Stamp, received: &mut Received) {
-        received.events += 1;
-        let channel = usize::try_from(stamp.channel).unwrap_or(usize::MAX);
-        let Some(last) = self.last.get_mut(channel) else { return };
-        if stamp.sequence <= *last {
-            received.out_of_order += 1;
-        } else {
-            // The first event of a channel may have any number: the client may have come later than others.
-            received.missing += if *last == 0 { 0 } else { stamp.sequence - *last - 1 };
-            *last = stamp.sequence;
-        }
     }
 }
 
@@ -247,4 +252,26 @@ fn close_text(payload: &[u8]) -> String {
 
 fn text(error: std::io::Error) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_doubles_and_late_events_are_seen_by_channel() {
+        let (mut sequences, mut received) = (Sequences(vec![0; 2]), Received::default());
+        for (channel, sequence) in [(0, 7), (1, 1), (0, 8), (0, 11), (0, 9), (1, 1), (1, 2), (0, 12), (9, 5)] {
+            sequences.count(
+                Stamp {
+                    channel,
+                    sequence,
+                    due_ns: 0,
+                },
+                &mut received,
+            );
+        }
+        // Channel 0 skips 9 and 10, then 9 comes late; channel 1 has a double.
+        assert_eq!((received.events, received.missing, received.out_of_order), (9, 2, 2));
+    }
 }

@@ -11,8 +11,8 @@ use tickgate::gateway::Gateway;
 use tickgate::http::ListenAddress;
 use tickgate::time::unix_ms;
 
-use super::serve::Ready;
-use super::{ConfigFile, Failure, MISCONFIGURED};
+use super::serve::{Ready, start};
+use super::{ConfigFile, Failure, MISCONFIGURED, print_out};
 
 const TOKEN_TTL_MS: u64 = 30 * 24 * 3600 * 1000;
 
@@ -44,9 +44,9 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let tokens = tokens(&ready.config)?;
     let mut settings = ready.settings();
     settings.commands.routes.splice(0..0, backend.routes());
-    let gateway = Gateway::start(settings).map_err(|error| Failure::running(&error))?;
+    let gateway = start(settings)?;
     let access = access(&ready, &gateway, tokens)?;
-    println!("{}", access.banner(page));
+    print_out(&access.banner(page));
     // Answers and publishes through the drain, too; ends after the gateway.
     let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
     ready.wait(gateway)

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use tickgate::commands::audit::TARGET as AUDIT;
 use tickgate::config::{Format, Level};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -19,7 +20,16 @@ pub(super) fn start(format: Format, level: Level) {
     };
     let filter = Targets::new()
         .with_default(own.min(LevelFilter::WARN))
-        .with_target("tickgate", own);
+        .with_target("tickgate", own)
+        // Who did what is kept however little else is.
+        .with_target(
+            AUDIT,
+            if own == LevelFilter::OFF {
+                own
+            } else {
+                own.max(LevelFilter::INFO)
+            },
+        );
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {

@@ -21,7 +21,7 @@ const RUN_TTL_MS: u64 = 24 * 3600 * 1000;
 /// Runs the gateway until it is drained.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let ready = Ready::new(file)?;
-    let gateway = Gateway::start(ready.settings()).map_err(|error| Failure::running(&error))?;
+    let gateway = start(ready.settings())?;
     announce(&ready.config, &gateway, ready.run_keys.as_ref());
     ready.wait(gateway)
 }
@@ -103,12 +103,18 @@ fn raise_descriptors(config: &Config) -> u64 {
     now
 }
 
-/// Says where the gateway listens and, when it made keys of its own, what to paste to try it.
-fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
+/// Starts the gateway and says where it listens.
+pub(super) fn start(settings: gateway::Settings) -> Result<Gateway, Failure> {
+    let gateway = Gateway::start(settings).map_err(|error| Failure::running(&error))?;
     for address in gateway.addresses() {
         tracing::info!(%address, "listening");
     }
     tracing::info!(address = %gateway.admin_address(), "listening for the admin API");
+    Ok(gateway)
+}
+
+/// When the gateway made keys of its own: what to paste to try it.
+fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
     if let Some(run_keys) = run_keys {
         match lines_to_paste(config, gateway, run_keys) {
             Ok(lines) => print_out(&lines),

@@ -1,6 +1,6 @@
 //! The audit trail of routes with `audit = true`: who, when, from where, what came of it.
 //!
-//! Invariant: the log line (tracing target `audit`) is written before the client has its answer, whatever happens to
+//! Invariant: the log line (tracing target [`TARGET`]) is written before the client has its answer, whatever happens to
 //! the event on `system.log` afterwards; an event that cannot be published is counted and told in the log.
 
 use std::net::IpAddr;
@@ -18,6 +18,8 @@ use crate::session::CommandOutcome;
 use crate::stats::Counter;
 use crate::time::unix_ms;
 
+/// The log lines' tracing target.
+pub const TARGET: &str = "audit";
 /// Where the events go.
 pub const CHANNEL: &str = "system.log";
 // Events on their way to the broker; more are counted as lost.
@@ -89,7 +91,7 @@ impl Audit {
         };
         let params = &request.params[..request.params.len().min(PARAMS_BYTES_MAX)];
         tracing::info!(
-            target: "audit",
+            target: TARGET,
             action = request.action.as_str(),
             user = request.user.as_deref(),
             role = request.role.as_deref(),
@@ -124,7 +126,7 @@ impl Audit {
         };
         if self.queue.try_send(event).is_err() {
             self.lost.add(1);
-            tracing::warn!(target: "audit", action = request.action.as_str(), "the audit event could not be published");
+            tracing::warn!(target: TARGET, action = request.action.as_str(), "the audit event could not be published");
         }
     }
 }

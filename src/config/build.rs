@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Config, Endpoint, SHARDS_MAX};
+use super::model::{Config, DialectName, Endpoint, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy};
-use crate::channel::is_segment;
+use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
-use crate::dialect::Dialect;
 use crate::door::{Origins, TrustedProxies};
 use crate::{admin, auth, commands, door, gateway, hub, session, shard};
 
@@ -95,7 +94,7 @@ impl Config {
     /// The path of the first endpoint of the native dialect, for lines to try.
     #[must_use]
     pub fn native_path(&self) -> Option<&str> {
-        let native = |endpoint: &&Endpoint| endpoint.dialect == Some(Dialect::Native);
+        let native = |endpoint: &&Endpoint| endpoint.dialect == Some(DialectName::Native);
         self.endpoints.iter().find(native)?.path.as_deref()
     }
 
@@ -185,10 +184,11 @@ impl Config {
             mode => mode,
         };
         let settings = session::Settings {
-            dialect: endpoint.dialect?,
+            dialect: endpoint.dialect()?,
             limits,
             auth_mode,
             anonymous: Arc::new(self.auth().policy.anonymous_identity()),
+            auto_subscribe: distinct(&endpoint.auto_subscribe),
             auth_timeout_ms: ms(self.auth.timeout),
             expiry_warning_ms: ms(self.auth.expiry_warning),
             heartbeat_interval_ms: ms(self.heartbeat.interval),
@@ -236,6 +236,12 @@ impl Config {
             ..commands::Settings::default()
         }
     }
+}
+
+fn distinct(patterns: &[Pattern]) -> Box<[Pattern]> {
+    let is_first = |index: &usize| !patterns[..*index].contains(&patterns[*index]);
+    let first = (0..patterns.len()).filter(is_first);
+    first.map(|index| patterns[index].clone()).collect()
 }
 
 fn ms(duration: Duration) -> u64 {

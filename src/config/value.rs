@@ -1,5 +1,6 @@
 //! How one value is written in TOML: durations `"5s"`, sizes in bytes, addresses, patterns, choices.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::source::{Content, Node};
 use crate::auth::Algorithm;
 use crate::channel::Pattern;
 use crate::commands::BackendUrl;
+use crate::dialect::typed::Template;
 use crate::door::{ListenAddress, Origins, TrustedProxies};
 
 /// A value of a key.
@@ -216,6 +218,35 @@ impl Value for BackendUrl {
     }
     fn write(&self) -> Option<toml::Value> {
         Some(self.to_string().into())
+    }
+}
+
+/// `subscription_types`: templates by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Templates(pub(super) BTreeMap<Box<str>, Template>);
+
+impl Value for Templates {
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let Content::Table(table) = &typed(node).content else {
+            return Err(Refusal::wanted("a table ({ name = \"pattern with {target}\" })", node));
+        };
+        let entry = |(name, node): (&String, &Node)| {
+            let at = |message| Refusal {
+                origin: Some(node.origin.clone()),
+                message,
+            };
+            let template = text(node, "a pattern in quotes").map_err(|refusal| at(refusal.message))?;
+            match template.parse() {
+                Ok(template) => Ok((name.as_str().into(), template)),
+                Err(error) => Err(at(format!("{name} = \"{template}\" {error}"))),
+            }
+        };
+        table.iter().map(entry).collect::<Result<_, _>>().map(Self)
+    }
+    fn write(&self) -> Option<toml::Value> {
+        let entries = self.0.iter();
+        let table = entries.map(|(name, template)| (name.to_string(), template.to_string().into()));
+        Some(toml::Value::Table(table.collect()))
     }
 }
 

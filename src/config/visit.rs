@@ -23,9 +23,13 @@ pub(super) trait Visitor: Sized {
     fn tables<S: Section>(&mut self, key: &'static str, sections: &mut Vec<S>);
     /// Tables with free names: `[key.<name>]`. One with a known name changes the keys it gives.
     fn named<S: Section>(&mut self, key: &'static str, sections: &mut BTreeMap<String, S>);
+    /// A key that people try and that is not taken; `why` says what to do instead.
+    fn refused(&mut self, key: &'static str, why: &str) {
+        let _ = (key, why);
+    }
     /// A key that this version does not have; `what` says what it would be.
-    fn unsupported(&mut self, key: &'static str, what: &'static str) {
-        let _ = (key, what);
+    fn unsupported(&mut self, key: &'static str, what: &str) {
+        self.refused(key, &format!("{what}: not supported by this version"));
     }
 }
 
@@ -173,10 +177,9 @@ impl Visitor for Reader<'_> {
         }
     }
 
-    fn unsupported(&mut self, key: &'static str, what: &'static str) {
+    fn refused(&mut self, key: &'static str, why: &str) {
         if let Some(node) = self.table.remove(key) {
-            let message = format!("{what}: not supported by this version");
-            self.problems.add(node.origin, &join(&self.path, key), message);
+            self.problems.add(node.origin, &join(&self.path, key), why);
         }
     }
 }

@@ -147,7 +147,7 @@ impl Backend {
                 tokio::select! {
                     outcome = self.run(access) => {
                         if let Err(error) = outcome {
-                            tracing::error!(target: "demo", %error, "the backend has ended");
+                            tracing::error!(%error, "the backend has ended");
                         }
                     }
                     _ = stopped => {}
@@ -238,13 +238,13 @@ impl Publisher {
                 Ok((status, _)) if status.is_success() => return,
                 Ok((status, answer)) if status.is_client_error() => {
                     let answer = String::from_utf8_lossy(&answer);
-                    tracing::error!(target: "demo", %status, %answer, "the gateway refused a publication");
+                    tracing::error!(%status, %answer, "the gateway refused a publication");
                     return;
                 }
                 Ok((status, _)) => status.to_string(),
                 Err(error) => error.to_string(),
             };
-            tracing::warn!(target: "demo", problem, "publishing failed; trying again");
+            tracing::warn!(problem, "publishing failed; trying again");
             tokio::time::sleep(back_off).await;
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
@@ -267,7 +267,7 @@ async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) -> Infall
             Ok((socket, _)) => socket,
             Err(error) => {
                 // Out of descriptors, most likely: that passes.
-                tracing::warn!(target: "demo", %error, "accepting failed");
+                tracing::warn!(%error, "accepting failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -6,8 +6,10 @@
 mod native;
 #[cfg(test)]
 mod tests;
+pub mod typed;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,11 +17,13 @@ use crate::event::{Encoding, Event};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, Echo, ErrorCode, Malformed, Reply, RequestId};
 
-/// How an endpoint speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How an endpoint speaks. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// JSON messages, subprotocol `zigquant-v2`.
     Native,
+    /// JSON messages, events by their own names.
+    Typed(Arc<typed::Settings>),
     /// Returns every message as it came; for conformance suites and load tests.
     Echo,
 }
@@ -27,18 +31,23 @@ pub enum Dialect {
 impl Dialect {
     /// Its name in the configuration.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Typed(_) => "typed",
             Self::Echo => "echo",
         }
     }
 
     /// The form in which its connections get events; `None`: they get none.
     #[must_use]
-    pub const fn encoding(self) -> Option<Encoding> {
+    pub fn encoding(&self) -> Option<Encoding> {
         match self {
             Self::Native => Some(Encoding::Native),
+            Self::Typed(settings) => Some(match settings.timestamps {
+                typed::Timestamps::Utc => Encoding::Typed,
+                typed::Timestamps::Naive => Encoding::TypedNaive,
+            }),
             Self::Echo => None,
         }
     }
@@ -47,9 +56,10 @@ impl Dialect {
     ///
     /// # Errors
     /// What is wrong with it, and what an answer can be tied to.
-    pub fn parse<'t>(self, text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
+    pub fn parse<'t>(&self, text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
         match self {
             Self::Native => native::parse(text, scratch),
+            Self::Typed(settings) => typed::parse(text, scratch, settings),
             Self::Echo => Err(Malformed {
                 code: ErrorCode::UnknownType,
                 message: "an echo endpoint's messages have no meaning".into(),
@@ -62,18 +72,19 @@ impl Dialect {
     /// The id of a message that is refused unread, when it is a command that must be answered all the same. Cheap
     /// for what is no command.
     #[must_use]
-    pub fn command_id(self, text: &str, scratch: &mut Scratch) -> Option<RequestId> {
+    pub fn command_id(&self, text: &str, scratch: &mut Scratch) -> Option<RequestId> {
         match self {
-            Self::Native => native::command_id(text, scratch),
+            Self::Native | Self::Typed(_) => native::command_id(text, scratch),
             Self::Echo => None,
         }
     }
 
     /// Appends the frame of a reply to `out` and says where in `out` it lies (the bytes before it belong to nobody).
     /// `None`: the dialect has no such message.
-    pub fn encode_reply(self, reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
+    pub fn encode_reply(&self, reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
         match self {
-            Self::Native => Some(native::encode_reply(reply, now_unix_ms, out)),
+            Self::Native => native::encode_reply(reply, now_unix_ms, out),
+            Self::Typed(settings) => Some(typed::encode_reply(reply, now_unix_ms, settings, out)),
             Self::Echo => None,
         }
     }
@@ -84,5 +95,7 @@ impl Dialect {
 pub fn encode_event(encoding: Encoding, event: &Event) -> Bytes {
     match encoding {
         Encoding::Native => native::encode_event(event),
+        Encoding::Typed => typed::encode_event(event, typed::Timestamps::Utc),
+        Encoding::TypedNaive => typed::encode_event(event, typed::Timestamps::Naive),
     }
 }

@@ -78,11 +78,11 @@ pub fn check<'a>(method: &Method, version: Version, headers: &'a HeaderMap) -> R
 /// The subprotocol to answer with: the dialect's own when the client offers it, else none (the client is served all
 /// the same).
 #[must_use]
-pub fn subprotocol(dialect: Dialect, headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue> {
     const NATIVE: &str = "zigquant-v2";
     let ours = match dialect {
         Dialect::Native => NATIVE,
-        Dialect::Echo => return None,
+        Dialect::Typed(_) | Dialect::Echo => return None,
     };
     // Subprotocols are compared as they are written (RFC 6455, section 4.1).
     let offered = request::tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == ours);

@@ -1,7 +1,8 @@
 //! The door: accepts, speaks HTTP/1 until the upgrade, then hands the bare socket to a shard.
 //!
-//! Invariant: a connection is counted in the limits from its acceptance on until its permit is dropped, and no byte
-//! that a client sent is lost between the door and its shard.
+//! Invariant: a connection is counted in the limits from its good handshake on until its permit is dropped (before that
+//! it takes one of a bounded number of places, for a bounded time), and no byte that a client sent is lost between the
+//! door and its shard.
 
 pub mod handshake;
 mod limits;
@@ -44,7 +45,7 @@ pub struct Settings {
     pub endpoints: Vec<Endpoint>,
     /// How a bad handshake token is refused.
     pub refuse: Refuse,
-    /// Connections in all, from acceptance on.
+    /// WebSocket connections in all.
     pub max_connections: u32,
     /// Connections of one client address; 0: no limit.
     pub max_connections_per_ip: u32,

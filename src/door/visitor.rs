@@ -16,6 +16,7 @@ use super::handshake::{self, Flaw, Handshake};
 use super::limits::{Full as GateFull, Permit};
 use super::{Door, Endpoint, Refuse, proxy};
 use crate::auth::{Identity, Mode, TokenError};
+use crate::dialect::Dialect;
 use crate::http::answer::{self, Answer};
 use crate::http::request;
 use crate::session;
@@ -130,7 +131,7 @@ impl Visitor {
                 }
             }
             Ok(None) => {}
-            Err(error) if door.refuses_by_http(handshake.origin.is_some()) => {
+            Err(error) if door.refuses_by_http(endpoint, handshake.origin.is_some()) => {
                 let answer = answer::unauthorized(error.code.as_str(), &error.message);
                 return Err(Refusal(Refused::Token, answer.into()));
             }
@@ -155,8 +156,10 @@ impl Door {
             .find(|endpoint| endpoint.path[..plain(&endpoint.path)] == *wanted)
     }
 
-    fn refuses_by_http(&self, by_browser: bool) -> bool {
+    fn refuses_by_http(&self, endpoint: &Endpoint, by_browser: bool) -> bool {
         match self.refuse {
+            // It has no message to say it with.
+            _ if endpoint.session.dialect == Dialect::Echo => true,
             Refuse::Auto => !by_browser,
             Refuse::Http => true,
             Refuse::Close => false,
@@ -178,7 +181,7 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 
 /// The 101.
 fn switching(endpoint: &Endpoint, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
-    let subprotocol = handshake::subprotocol(endpoint.session.dialect, request.headers());
+    let subprotocol = handshake::subprotocol(&endpoint.session.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
         fastwebsockets::upgrade::upgrade(request).map_err(|error| bad_request(&error.to_string()))?;

@@ -78,6 +78,9 @@ impl Listener {
 
     fn from_tcp(listener: std::net::TcpListener, inherited: bool) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        // Accepted sockets inherit it. What is sent is a whole answer or, later, a whole tick: waiting for more would
+        // only delay it.
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
         let address = LocalAddress::Tcp(listener.local_addr()?);
         Ok(Self {
             socket: Kind::Tcp(TcpListener::from_std(listener)?),

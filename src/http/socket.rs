@@ -27,8 +27,6 @@ enum Stream {
 
 impl Socket {
     pub(super) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        // What is sent here is a whole answer or, later, a whole tick; waiting for more would only delay it.
-        let _ = stream.set_nodelay(true);
         Self {
             stream: Stream::Tcp(stream),
             peer: Some(peer.ip().to_canonical()),

@@ -4,6 +4,7 @@
 //! span is the publisher's own bytes. simd-json mutates its input and refuses numbers beyond `u64` and `1e400`, so
 //! it only ever sees a copy of one string, or one array of strings, that a dialect asks for by name.
 
+mod count;
 mod decode;
 mod members;
 mod scan;
@@ -11,6 +12,7 @@ mod scan;
 mod tests;
 mod write;
 
+pub use count::count_items;
 pub use members::{Object, Scratch, Value};
 pub use scan::{Error, Kind, split_array};
 pub use write::{push_i128, push_string, push_u64};

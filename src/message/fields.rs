@@ -21,7 +21,7 @@ impl FieldError {
         }
     }
 
-    fn wrong(name: &str, what: &str) -> Self {
+    pub(crate) fn wrong(name: &str, what: &str) -> Self {
         Self::new(ErrorCode::InvalidMessage, format!("`{name}` {what}"))
     }
 }
@@ -156,21 +156,32 @@ impl<'s, 't> Fields<'s, 't> {
 
     /// The `channels` of a request.
     pub(crate) fn patterns(&mut self) -> Result<Vec<Pattern>, FieldError> {
-        let wrong = || FieldError::wrong("channels", "must be an array of strings");
-        let value = self.get("channels").ok_or_else(wrong)?;
         let mut patterns = Vec::new();
-        let read = self.0.texts(value, |index, text| {
-            if index >= CHANNELS_PER_REQUEST_MAX {
-                return Err(FieldError::wrong("channels", "holds more than 1000 entries"));
-            }
+        self.texts("channels", |text| {
             let pattern = Pattern::parse(text).map_err(|error| {
                 let message = format!("channel \"{}\" {error}", shorten(text));
                 FieldError::new(ErrorCode::InvalidChannel, message)
             })?;
             patterns.push(pattern);
             Ok(())
-        });
-        read.ok_or_else(wrong)??;
+        })?;
         Ok(patterns)
+    }
+
+    /// Calls `each` with the strings of an array that must be there, in order, until it fails; up to 1000 of them.
+    pub(crate) fn texts(
+        &mut self,
+        name: &str,
+        mut each: impl FnMut(&str) -> Result<(), FieldError>,
+    ) -> Result<(), FieldError> {
+        let wrong = || FieldError::wrong(name, "must be an array of strings");
+        let value = self.get(name).ok_or_else(wrong)?;
+        let read = self.0.texts(value, |index, text| {
+            if index >= CHANNELS_PER_REQUEST_MAX {
+                return Err(FieldError::wrong(name, "holds more than 1000 entries"));
+            }
+            each(text)
+        });
+        read.ok_or_else(wrong)?
     }
 }

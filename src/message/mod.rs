@@ -91,6 +91,20 @@ pub enum RequestId {
 pub struct Echo {
     /// The request's `id`.
     pub id: Option<RequestId>,
+    /// Members of the request that its answer repeats, as they stood there, each with a comma before it; empty in
+    /// dialects that repeat none.
+    pub members: Box<str>,
+}
+
+impl Echo {
+    /// Of a request that is known by its `id` alone.
+    #[must_use]
+    pub fn of_id(id: Option<RequestId>) -> Self {
+        Self {
+            id,
+            members: Box::default(),
+        }
+    }
 }
 
 /// The messages a client can send, by name.

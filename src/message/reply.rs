@@ -6,6 +6,11 @@ use crate::channel::{Channel, Pattern};
 /// One message to one client. Times are Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'a> {
+    /// The connection is there.
+    Connected {
+        /// The connection's public name.
+        client_id: &'a str,
+    },
     /// A token was accepted (or, where tokens are ignored, presented).
     AuthAccepted {
         /// Echoed.

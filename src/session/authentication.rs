@@ -26,7 +26,10 @@ impl Session {
             };
             return self.end(ending, out);
         }
+        let client_id = self.client_id();
+        out.reply(&Reply::Connected { client_id: &client_id }, context);
         self.warn_of_expiry(context, out);
+        self.subscribe_automatically(context, out);
     }
 
     pub(super) fn auth(&mut self, echo: Echo, token: &str, context: &Context<'_>, out: &mut Outputs) {
@@ -67,12 +70,16 @@ impl Session {
                 refuse(ErrorCode::AuthSubjectMismatch, message, out);
             }
             Ok(new) => {
+                let is_first = self.identity.is_none();
                 self.identity = Some(new);
                 self.extra().auth_deadline_ms = None;
                 self.expiry_warned = false;
                 self.accept(&echo, context, out);
                 self.leave_forbidden(context, out);
                 self.warn_of_expiry(context, out);
+                if is_first {
+                    self.subscribe_automatically(context, out);
+                }
             }
         }
     }

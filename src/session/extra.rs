@@ -37,10 +37,17 @@ pub(super) struct Pending {
     pub(super) echo: Echo,
 }
 
-/// A `subscribe` that waits for its join.
+/// What waits for its join.
 #[derive(Debug)]
 pub(super) struct PendingJoin {
     pub(super) request: u32,
+    /// `None`: the automatic subscriptions, which nobody asked for.
+    pub(super) asked: Option<Subscribe>,
+}
+
+/// A `subscribe`.
+#[derive(Debug)]
+pub(super) struct Subscribe {
     pub(super) echo: Echo,
     /// As the client asked; what was held already is among them.
     pub(super) patterns: Vec<Pattern>,

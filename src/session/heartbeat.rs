@@ -29,7 +29,6 @@ impl Session {
             out.frame(|bytes| encode::ping(bytes, &[]));
             out.reply(&Reply::Ping, context);
         }
-        self.extra.take_if(|extra| extra.is_idle(now_ms));
     }
 
     /// Warns once that the token ends soon.

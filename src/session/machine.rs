@@ -82,6 +82,7 @@ impl Session {
             return;
         }
         let held_input = !self.wants_input();
+        let is_frame = matches!(input, Input::Frame(_));
         match input {
             Input::Opened => self.opened(context, out),
             Input::Frame(message) => self.frame(message, context, scratch, out),
@@ -107,6 +108,11 @@ impl Session {
         if held_input && self.wants_input() {
             // While the gateway did not listen, the client could not be heard.
             self.last_seen_ms = context.now.mono_ms;
+        }
+        if !is_frame {
+            // When the answer to a request is here, what it needed goes at once: a crowd that has just subscribed
+            // would hold half as much memory again until its first heartbeats. (A frame's sender may need it again.)
+            self.extra.take_if(|extra| extra.is_idle(context.now.mono_ms));
         }
         self.arm(context);
     }
@@ -386,7 +392,7 @@ const fn open_to_all(message_type: Option<MessageType>) -> bool {
 impl Outputs {
     /// Queues a reply, where the dialect has it.
     pub(super) fn reply(&mut self, reply: &Reply<'_>, context: &Context<'_>) {
-        let dialect = context.settings.dialect;
+        let dialect = &context.settings.dialect;
         if let Some(range) = dialect.encode_reply(reply, context.now.unix_ms, &mut self.bytes) {
             self.list.push(Output::Reply {
                 start: range.start,

@@ -145,6 +145,11 @@ pub enum Output {
         /// Distinct, permitted, within the limit.
         patterns: Vec<Pattern>,
     },
+    /// Note that these automatic subscriptions are not allowed for this client; it goes without.
+    Skipped {
+        /// What it does not get.
+        patterns: Vec<Pattern>,
+    },
     /// Give patterns back. No event that only they match is delivered after this.
     Leave {
         /// Held patterns.
@@ -227,6 +232,9 @@ pub struct Settings {
     pub auth_mode: crate::auth::Mode,
     /// Who a connection without a token is (`mode` optional or off, or an anonymous endpoint).
     pub anonymous: Arc<Identity>,
+    /// Distinct patterns that each connection holds from the moment on at which it is somebody (or anonymous), as far
+    /// as it may. They do not count against the limit, now or when the client gives one back and takes it again.
+    pub auto_subscribe: Box<[Pattern]>,
     /// Time to authenticate in-band.
     pub auth_timeout_ms: u64,
     /// How long before its end a token's owner is warned.

@@ -1,6 +1,6 @@
 //! Patterns held: all or nothing, in the order asked, one join at a time.
 
-use super::extra::{PendingJoin, SubscriptionChange};
+use super::extra::{PendingJoin, Subscribe, SubscriptionChange};
 use super::machine::Session;
 use super::{Context, Output, Outputs};
 use crate::channel::Pattern;
@@ -35,17 +35,34 @@ impl Session {
                 let request = self.next_request();
                 self.extra().join = Some(PendingJoin {
                     request,
-                    echo,
-                    patterns,
+                    asked: Some(Subscribe { echo, patterns }),
                 });
                 out.list.push(Output::Join { request, patterns: new });
             }
         }
     }
 
+    /// Joins the endpoint's automatic subscriptions, as far as they are allowed. To be called once, when it is known
+    /// who the client is and nothing else was joined.
+    pub(super) fn subscribe_automatically(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        let Some(identity) = &self.identity else { return };
+        let wanted = context.settings.auto_subscribe.iter().cloned();
+        let (patterns, skipped): (Vec<_>, Vec<_>) = wanted.partition(|pattern| identity.may_subscribe(pattern));
+        if !skipped.is_empty() {
+            out.list.push(Output::Skipped { patterns: skipped });
+        }
+        if !patterns.is_empty() {
+            let request = self.next_request();
+            self.extra().join = Some(PendingJoin { request, asked: None });
+            out.list.push(Output::Join { request, patterns });
+        }
+    }
+
     // The distinct patterns among these that are not held yet, if all of them may be.
     fn new_patterns(&self, patterns: &[Pattern], context: &Context<'_>) -> Result<Vec<Pattern>, (ErrorCode, String)> {
         let limit = context.settings.limits.subscriptions as usize;
+        let automatic = &context.settings.auto_subscribe;
+        let mut counted = self.patterns.iter().filter(|held| !automatic.contains(held)).count();
         let mut new: Vec<Pattern> = Vec::new();
         for pattern in patterns {
             let Some(identity) = &self.identity else {
@@ -58,10 +75,12 @@ impl Session {
             if self.patterns.contains(pattern) || new.contains(pattern) {
                 continue;
             }
-            if self.patterns.len() + new.len() >= limit {
+            let counts = !automatic.contains(pattern);
+            if counts && counted >= limit {
                 let message = format!("channel \"{pattern}\" would exceed the limit of {limit} subscriptions");
                 return Err((ErrorCode::SubscriptionLimit, message));
             }
+            counted += usize::from(counts);
             new.push(pattern.clone());
         }
         Ok(new)
@@ -69,12 +88,14 @@ impl Session {
 
     pub(super) fn joined(&mut self, request: u32, interned: Vec<Pattern>, context: &Context<'_>, out: &mut Outputs) {
         let Some(extra) = &mut self.extra else { return };
-        let Some(PendingJoin { echo, patterns, .. }) = extra.join.take_if(|join| join.request == request) else {
+        let Some(PendingJoin { asked, .. }) = extra.join.take_if(|join| join.request == request) else {
             return;
         };
         self.patterns.reserve_exact(interned.len());
         self.patterns.extend(interned);
-        self.subscribed(&echo, &patterns, context, out);
+        if let Some(Subscribe { echo, patterns }) = asked {
+            self.subscribed(&echo, &patterns, context, out);
+        }
         // A token that came while the join was on its way may cover less.
         self.leave_forbidden(context, out);
         self.resume_changes(context, out);

@@ -169,6 +169,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
         limits,
         auth_mode: Mode::Required,
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
+        auto_subscribe: Box::default(),
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

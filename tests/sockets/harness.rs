@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,7 +77,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one with this configuration, in which `[server]` is written here: `server` holds more of its lines.
     pub(crate) async fn start(server: &str, rest: &str) -> Self {
-        Self::launch(binary(), server, rest).await
+        Self::start_as(&["serve"], &[], server, rest).await
+    }
+
+    /// The same by other `arguments`, and with more in its `environment`.
+    pub(crate) async fn start_as(arguments: &[&str], environment: &[(&str, &str)], server: &str, rest: &str) -> Self {
+        let mut command = binary();
+        command.args(arguments).envs(environment.iter().copied());
+        Self::launch(command, server, rest).await
     }
 
     /// Starts one that is passed its public socket, as systemd does it (`sd_listen_fds(3)`): descriptor 3, and two
@@ -89,7 +96,9 @@ impl Gateway {
             "-c",
             r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@""#,
         ]);
-        command.arg(env!("CARGO_BIN_EXE_tickgate")).stdin(OwnedFd::from(passed));
+        command
+            .args([env!("CARGO_BIN_EXE_tickgate"), "serve"])
+            .stdin(OwnedFd::from(passed));
         Self::launch(with_secrets(command), server, "").await
     }
 
@@ -101,12 +110,8 @@ impl Gateway {
         let file = directory.path().join("tickgate.toml");
         std::fs::write(&file, toml).expect("written");
         let log = std::fs::File::create(directory.path().join("log")).expect("created");
-        let child = command
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stderr(log)
-            .stdout(Stdio::null())
-            .spawn();
+        let out = std::fs::File::create(directory.path().join("out")).expect("created");
+        let child = command.arg("--config").arg(&file).stderr(log).stdout(out).spawn();
         let mut gateway = Self {
             child: child.expect("started"),
             directory,
@@ -133,6 +138,11 @@ impl Gateway {
         std::fs::read_to_string(self.directory.path().join("log")).expect("readable")
     }
 
+    /// Everything it printed so far.
+    pub(crate) fn printed(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("out")).expect("readable")
+    }
+
     /// Connects a well-behaved client with `token`.
     pub(crate) async fn connect(&self, token: &str) -> Client {
         self.connect_to(&format!("/ws?token={token}")).await.expect("connected")
@@ -150,6 +160,17 @@ impl Gateway {
 
     /// A request to the admin listener with the admin key: status and JSON (`null` when there is none).
     pub(crate) async fn admin(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        let (status, body) = self.admin_raw(method, path, body).await;
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// `GET /metrics`.
+    pub(crate) async fn metrics(&self) -> (u16, String) {
+        let (status, body) = self.admin_raw("GET", "/metrics", "").await;
+        (status, String::from_utf8(body.to_vec()).expect("UTF-8"))
+    }
+
+    async fn admin_raw(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
         let stream = TcpStream::connect(self.admin).await.expect("connected");
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -169,7 +190,7 @@ impl Gateway {
             .await
             .expect("a body")
             .to_bytes();
-        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        (status, body)
     }
 
     /// Publishes these events, all of which must be taken.

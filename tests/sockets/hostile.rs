@@ -162,15 +162,19 @@ async fn a_flood_is_refused_told_once_a_second_and_then_ended() {
         .iter()
         .filter(|message| message["error"]["code"] == "RATE_LIMITED")
         .collect();
-    assert!(!refusals.is_empty() && refusals.len() <= 6, "{refusals:?}");
+    assert!(!refusals.is_empty());
     assert!(
         refusals
             .iter()
             .all(|refusal| refusal["data"]["refused"].as_u64() > Some(0)),
         "{refusals:?}"
     );
+    // At most one a second, by the gateway's own clock (of which the message shows the other hand: hence the slack).
+    let told_ms = |refusal: &Value| refusal["timestamp"].as_u64().expect("a timestamp");
+    let apart = |pair: &[&Value]| told_ms(pair[1]) - told_ms(pair[0]) >= 900;
+    assert!(refusals.windows(2).all(apart), "{refusals:?}");
     let answers = messages.iter().filter(|message| message["type"] == "status").count();
-    assert!((100..=800).contains(&answers), "{answers} of the flood were answered");
+    assert!(answers >= 100, "the burst is served: {answers}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,15 @@
 //! The real binary, real sockets, real clients. Each test starts a gateway of its own on free ports in a temporary
 //! directory and ends it; what is asserted is order, completeness and codes, never time.
 
+mod backends;
 mod cli;
 mod clients;
+mod commands;
+mod demo;
 mod drain;
 mod endings;
 mod fanout;
 mod harness;
 mod hostile;
+mod identity;
+mod story;

@@ -31,6 +31,7 @@ pub(crate) fn settings() -> Settings {
             limits: Limits::default(),
             auth_mode,
             anonymous: Arc::clone(&anonymous),
+            auto_subscribe: Box::default(),
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,

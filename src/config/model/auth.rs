@@ -127,7 +127,10 @@ impl Section for Key {
         visitor.value("public_key_file", &mut self.public_key_file);
         visitor.unsupported("jwks_file", "JWKS");
         visitor.unsupported("jwks_url", "JWKS");
-        visitor.unsupported("secret", "a secret in the file (name it by secret_env or secret_file)");
+        visitor.refused(
+            "secret",
+            "a secret does not stand in the file: name it by secret_env or secret_file",
+        );
     }
 }
 
@@ -184,7 +187,10 @@ impl Section for Admin {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         visitor.value("key_env", &mut self.key_env);
         visitor.value("key_file", &mut self.key_file);
-        visitor.unsupported("key", "a secret in the file (name it by key_env or key_file)");
+        visitor.refused(
+            "key",
+            "a secret does not stand in the file: name it by key_env or key_file",
+        );
     }
 }
 

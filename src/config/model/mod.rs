@@ -8,14 +8,16 @@ use super::visit::{Section, Visitor};
 
 mod auth;
 pub(super) mod check;
+mod endpoint;
 mod operations;
 mod server;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
+pub(super) use endpoint::{Endpoint, Name as DialectName};
 pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
-pub(super) use server::{Endpoint, SHARDS_MAX, Server};
+pub(super) use server::{SHARDS_MAX, Server};
 
 /// The whole configuration. [`Config::load`] makes one; its default is what no file at all means.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: Server::default(),
-            endpoints: vec![Endpoint::native("/ws")],
+            endpoints: Endpoint::defaults(),
             auth: Auth::default(),
             admin: Admin::default(),
             limits: Limits::default(),
@@ -79,7 +81,7 @@ impl Config {
     /// Refuses what contradicts itself.
     pub(super) fn check(&self, check: &mut Check<'_>) {
         self.server.check(check);
-        server::check_endpoints(&self.endpoints, check);
+        endpoint::check_endpoints(&self.endpoints, check);
         self.auth.check(check);
         self.admin.check(check);
         self.limits.check(check);

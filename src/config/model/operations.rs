@@ -157,9 +157,9 @@ impl Section for Command {
         visitor.value("audit", &mut self.audit);
         visitor.value("max_in_flight", &mut self.max_in_flight);
         visitor.unsupported("nats", "commands over NATS");
-        visitor.unsupported(
+        visitor.refused(
             "hmac_secret",
-            "a secret in the file (name it by hmac_secret_env or hmac_secret_file)",
+            "a secret does not stand in the file: name it by hmac_secret_env or hmac_secret_file",
         );
     }
 }

@@ -1,13 +1,11 @@
-//! `[server]` and `[[endpoint]]`.
+//! `[server]`.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::check::Check;
 use crate::config::value::{AllowedOrigin, Coalesce, Proxy, choices};
 use crate::config::visit::{Section, Visitor};
-use crate::dialect::Dialect;
 use crate::door::ListenAddress;
 
 /// Shards are counted in the bits of a 64-bit set.
@@ -125,75 +123,5 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
             one.port() == other.port() && one.port() != 0 && same_ip
         }
         _ => one == other,
-    }
-}
-
-/// `[[endpoint]]`.
-#[derive(Clone, Debug, Default)]
-pub(in crate::config) struct Endpoint {
-    pub(in crate::config) path: Option<String>,
-    pub(in crate::config) dialect: Option<Dialect>,
-    pub(in crate::config) anonymous: bool,
-    pub(in crate::config) message_bytes: Option<u32>,
-}
-
-choices!(Dialect { "native" => Self::Native, "echo" => Self::Echo } not { "typed", "socket_io" });
-
-impl Endpoint {
-    pub(super) fn native(path: &str) -> Self {
-        Self {
-            path: Some(path.to_owned()),
-            dialect: Some(Dialect::Native),
-            ..Self::default()
-        }
-    }
-}
-
-impl Section for Endpoint {
-    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        visitor.value("path", &mut self.path);
-        visitor.value("dialect", &mut self.dialect);
-        visitor.value("anonymous", &mut self.anonymous);
-        visitor.value("message_bytes", &mut self.message_bytes);
-        visitor.unsupported("subscription_types", "the typed dialect");
-        visitor.unsupported("timestamps", "the typed dialect");
-        visitor.unsupported("auto_subscribe", "automatic subscriptions");
-    }
-}
-
-pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
-    check.require(!endpoints.is_empty(), "endpoint", "at least one [[endpoint]] is needed");
-    let mut seen = HashSet::new();
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let key = |name: &str| format!("endpoint[{index}].{name}");
-        check.require(
-            endpoint.dialect.is_some(),
-            &key("dialect"),
-            "is missing: \"native\" or \"echo\"",
-        );
-        if let Some(bytes) = endpoint.message_bytes {
-            check.require(bytes > 0, &key("message_bytes"), "must be at least 1");
-        }
-        let Some(path) = &endpoint.path else {
-            check.refuse(&key("path"), "is missing");
-            continue;
-        };
-        let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%".contains(&byte);
-        if !path.starts_with('/') || !path.bytes().all(plain) {
-            check.refuse(
-                &key("path"),
-                "must begin with / and hold neither white space nor ?, # or %",
-            );
-        }
-        // `/a` and `/a/` are served alike.
-        if !seen.insert(path.trim_end_matches('/')) {
-            check.refuse(&key("path"), format!("\"{path}\" is served by an earlier endpoint"));
-        }
-        let taken = ["/healthz", "/readyz"];
-        check.require(
-            !taken.contains(&path.as_str()),
-            &key("path"),
-            "is taken by the gateway's own health check",
-        );
     }
 }

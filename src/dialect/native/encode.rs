@@ -10,11 +10,19 @@ use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
-/// Appends the frame of a reply; says where it lies.
-pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Range<usize> {
+/// Appends the frame of a reply; says where it lies. `None`: there is no such message.
+pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
+    if let Reply::Connected { .. } = reply {
+        return None;
+    }
     let frame = encode::begin(out);
-    Writer { out, now_unix_ms }.reply(reply);
-    encode::finish(out, frame, Kind::Text)
+    Writer {
+        out,
+        now_unix_ms,
+        style: &Native,
+    }
+    .reply(reply);
+    Some(encode::finish(out, frame, Kind::Text))
 }
 
 /// The frame of an event, once for all its receivers.
@@ -44,14 +52,55 @@ fn push(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-struct Writer<'o> {
-    out: &'o mut Vec<u8>,
-    now_unix_ms: u64,
+fn push_names<'n>(names: impl Iterator<Item = &'n str>, out: &mut Vec<u8>) {
+    push(out, "[");
+    for (index, name) in names.enumerate() {
+        if index > 0 {
+            push(out, ",");
+        }
+        push_string(out, name);
+    }
+    push(out, "]");
 }
 
-impl Writer<'_> {
-    fn reply(&mut self, reply: &Reply<'_>) {
+/// In what the replies of dialects that share these messages differ.
+pub(in crate::dialect) trait Style {
+    /// Appends the value of `timestamp`.
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>);
+
+    /// Appends the subscriptions that a connection holds, as `status` shows them.
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>);
+}
+
+struct Native;
+
+impl Style for Native {
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>) {
+        push_u64(out, unix_ms);
+    }
+
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
+        push_names(patterns.iter().map(Pattern::as_str), out);
+    }
+}
+
+/// Writes replies; other dialects use it for those that they share.
+pub(in crate::dialect) struct Writer<'o, S> {
+    pub(in crate::dialect) out: &'o mut Vec<u8>,
+    pub(in crate::dialect) now_unix_ms: u64,
+    pub(in crate::dialect) style: &'o S,
+}
+
+impl<S: Style> Writer<'_, S> {
+    pub(in crate::dialect) fn reply(&mut self, reply: &Reply<'_>) {
         match *reply {
+            Reply::Connected { client_id } => {
+                self.begin_with("connected", None);
+                self.push(",\"client_id\":");
+                push_string(self.out, client_id);
+                self.push(",\"message\":\"WebSocket connected\"");
+                self.timestamp();
+            }
             Reply::AuthAccepted {
                 echo,
                 user,
@@ -118,7 +167,7 @@ impl Writer<'_> {
                 self.push(",\"data\":{\"count\":");
                 push_u64(self.out, count);
                 self.push(",\"channels\":");
-                self.names(channels.iter().map(Channel::as_str));
+                push_names(channels.iter().map(Channel::as_str), self.out);
                 self.push("}");
             }
             Reply::GoingAway {
@@ -136,7 +185,7 @@ impl Writer<'_> {
         self.push("}");
     }
 
-    fn push(&mut self, text: &str) {
+    pub(in crate::dialect) fn push(&mut self, text: &str) {
         push(self.out, text);
     }
 
@@ -150,7 +199,7 @@ impl Writer<'_> {
         self.timestamp();
     }
 
-    fn begin_with(&mut self, message_type: &str, id: Option<&RequestId>) {
+    pub(in crate::dialect) fn begin_with(&mut self, message_type: &str, id: Option<&RequestId>) {
         self.push("{\"type\":\"");
         self.push(message_type);
         self.push("\"");
@@ -163,9 +212,9 @@ impl Writer<'_> {
         }
     }
 
-    fn timestamp(&mut self) {
+    pub(in crate::dialect) fn timestamp(&mut self) {
         self.push(",\"timestamp\":");
-        push_u64(self.out, self.now_unix_ms);
+        self.style.push_time(self.now_unix_ms, self.out);
     }
 
     fn error(&mut self, code: ErrorCode, message: &str) {
@@ -183,24 +232,9 @@ impl Writer<'_> {
         }
     }
 
-    fn patterns(&mut self, patterns: &[Pattern]) {
-        self.names(patterns.iter().map(Pattern::as_str));
-    }
-
-    fn names<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
-        self.push("[");
-        for (index, name) in names.enumerate() {
-            if index > 0 {
-                self.push(",");
-            }
-            push_string(self.out, name);
-        }
-        self.push("]");
-    }
-
     fn subscriptions(&mut self, patterns: &[Pattern], active: usize) {
         self.push(",\"data\":{\"channels\":");
-        self.patterns(patterns);
+        push_names(patterns.iter().map(Pattern::as_str), self.out);
         self.push(",\"active_subscriptions\":");
         push_u64(self.out, active as u64);
     }
@@ -249,7 +283,7 @@ impl Writer<'_> {
             push_u64(self.out, digit);
         }
         self.push(",\"subscriptions\":");
-        self.patterns(status.subscriptions);
+        self.style.push_subscriptions(status.subscriptions, self.out);
         self.push(",\"message_count\":");
         push_u64(self.out, status.message_count);
         self.push(",\"client_id\":");

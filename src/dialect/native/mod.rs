@@ -3,5 +3,5 @@
 mod encode;
 mod parse;
 
-pub(super) use encode::{encode_event, encode_reply};
-pub(super) use parse::{command_id, parse};
+pub(super) use encode::{Style, Writer, encode_event, encode_reply};
+pub(super) use parse::{Select, Selection, command_id, parse, parse_with};

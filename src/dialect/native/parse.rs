@@ -1,14 +1,60 @@
 //! From text to [`ClientMessage`].
 
+use crate::channel::Pattern;
 use crate::json::Scratch;
 use crate::message::{ClientMessage, Echo, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten};
 
-/// Reads one message. Unknown fields are ignored, a client's `timestamp` too.
+/// What a `subscribe` or `unsubscribe` asks for.
+pub(in crate::dialect) struct Selection {
+    pub(in crate::dialect) patterns: Vec<Pattern>,
+    /// For [`Echo::members`].
+    pub(in crate::dialect) members: Box<str>,
+}
+
+/// How a dialect's requests name what they subscribe: the one thing in which dialects' messages differ.
+pub(in crate::dialect) trait Select {
+    /// Reads the fields that do so, `None`: there are none of them.
+    fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError>;
+
+    /// What to say when there are none of them.
+    fn missing(&self) -> FieldError;
+}
+
+/// The native way: `channels` and nothing else.
+struct Channels;
+
+impl Select for Channels {
+    fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
+        if !fields.has("channels") {
+            return Ok(None);
+        }
+        Ok(Some(Selection {
+            patterns: fields.patterns()?,
+            members: Box::default(),
+        }))
+    }
+
+    fn missing(&self) -> FieldError {
+        FieldError::wrong("channels", "must be an array of strings")
+    }
+}
+
+/// Reads one message.
 pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
+    parse_with(text, scratch, &Channels)
+}
+
+/// Reads one message whose subscriptions are named as `select` reads them. Unknown fields are ignored, a client's
+/// `timestamp` too.
+pub(in crate::dialect) fn parse_with<'t>(
+    text: &'t str,
+    scratch: &mut Scratch,
+    select: &dyn Select,
+) -> Result<ClientMessage<'t>, Malformed> {
     let malformed = |error: FieldError, id, message_type| Malformed {
         code: error.code,
         message: error.message,
-        echo: Echo { id },
+        echo: Echo::of_id(id),
         message_type,
     };
     let mut fields = Fields::scan(text, scratch).map_err(|error| malformed(error, None, None))?;
@@ -25,9 +71,9 @@ pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Res
         return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
-    match message(message_type, &mut fields, id.clone()) {
+    match message(message_type, &mut fields, id.clone(), select) {
         Ok(Some(message)) => Ok(message),
-        Ok(None) => nested_channels(message_type, data, scratch, id.clone())
+        Ok(None) => nested(message_type, data, scratch, id.clone(), select)
             .map_err(|error| malformed(error, id, Some(message_type))),
         Err(error) => Err(malformed(error, id, Some(message_type))),
     }
@@ -76,13 +122,14 @@ fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> 
     })
 }
 
-// `None`: the channels stand under `data`.
+// `None`: what is subscribed does not stand here; under `data`, perhaps.
 fn message<'t>(
     message_type: MessageType,
     fields: &mut Fields<'_, 't>,
     id: Option<RequestId>,
+    select: &dyn Select,
 ) -> Result<Option<ClientMessage<'t>>, FieldError> {
-    let echo = Echo { id };
+    let echo = Echo::of_id(id);
     Ok(Some(match message_type {
         MessageType::Auth => ClientMessage::Auth {
             echo,
@@ -95,10 +142,10 @@ fn message<'t>(
                     "`recover` cannot be served: recovery is not available",
                 ));
             }
-            if !fields.has("channels") && fields.object("data").is_some() {
-                return Ok(None);
+            match select.select(fields)? {
+                Some(selection) => subscription(message_type, selection, echo),
+                None => return Ok(None),
             }
-            subscription(message_type, fields, echo)?
         }
         MessageType::Command => {
             let Some(id) = echo.id else {
@@ -123,26 +170,25 @@ fn message<'t>(
     }))
 }
 
-fn nested_channels<'t>(
+fn nested<'t>(
     message_type: MessageType,
     data: Option<&'t str>,
     scratch: &mut Scratch,
     id: Option<RequestId>,
+    select: &dyn Select,
 ) -> Result<ClientMessage<'t>, FieldError> {
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
     fields.each_once()?;
-    subscription(message_type, &mut fields, Echo { id })
+    let selection = select.select(&mut fields)?.ok_or_else(|| select.missing())?;
+    Ok(subscription(message_type, selection, Echo::of_id(id)))
 }
 
-fn subscription<'t>(
-    message_type: MessageType,
-    fields: &mut Fields<'_, 't>,
-    echo: Echo,
-) -> Result<ClientMessage<'t>, FieldError> {
-    let patterns = fields.patterns()?;
-    Ok(if message_type == MessageType::Subscribe {
+fn subscription<'t>(message_type: MessageType, selection: Selection, echo: Echo) -> ClientMessage<'t> {
+    let Selection { patterns, members } = selection;
+    let echo = Echo { members, ..echo };
+    if message_type == MessageType::Subscribe {
         ClientMessage::Subscribe { echo, patterns }
     } else {
         ClientMessage::Unsubscribe { echo, patterns }
-    })
+    }
 }

@@ -27,6 +27,7 @@ async fn what_follows_the_handshake_reaches_the_shard() {
         let adopt = fixture.adopted().await;
         let mut received = adopt.unread.to_vec();
         let mut socket = from_fd(adopt.socket);
+        assert!(socket.nodelay().expect("told"));
         let mut rest = vec![0; frames.len() - received.len()];
         socket
             .read_exact(&mut rest)

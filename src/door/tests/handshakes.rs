@@ -123,6 +123,7 @@ async fn the_handshake_table() {
         ("/ws", &["Authorization: Bearer"], 401, &[]),
         ("/ws?token=user:u1&token=user:u2", &[], 400, &[]),
         ("/ws?token=%ff", &[], 400, &[]),
+        ("/echo?token=bad", &["Origin: https://gateway.example"], 401, &[]),
         // A browser cannot read a 401.
         ("/ws?token=bad", &["Origin: https://gateway.example"], 101, &[]),
     ];

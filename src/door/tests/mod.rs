@@ -65,6 +65,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         limits: Limits::default(),
         auth_mode,
         anonymous: identity("nobody"),
+        auto_subscribe: Box::default(),
         auth_timeout_ms: 5000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

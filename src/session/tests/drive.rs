@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Mode, Permissions, TokenError};
-use crate::channel::Pattern;
-use crate::dialect::Dialect;
+use crate::channel::{Channel, Pattern};
+use crate::dialect::{Dialect, encode_event};
 use crate::disconnect::Disconnect;
+use crate::event::{Event, NewEvent};
 use crate::json::Scratch;
 use crate::limits::Limits;
 use crate::message::{ErrorCode, RequestId};
@@ -41,6 +42,7 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         auth_mode: Mode::Required,
         anonymous: Arc::new(Identity::anonymous(permissions("market.*", "", ""))),
+        auto_subscribe: Box::default(),
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -90,6 +92,7 @@ pub(super) enum Seen {
     CloseFrame(Option<(u16, String)>),
     Verify(String),
     Join(Vec<Pattern>),
+    Skipped(Vec<Pattern>),
     Leave(Vec<Pattern>),
     Publish(String),
     Command(String),
@@ -173,6 +176,21 @@ impl Drive {
         self.input(Input::Responded { request, outcome });
     }
 
+    /// What the shard does with an event: one encoded form for all, to those that hold a pattern for it.
+    pub(super) fn publish_by_others(&mut self, channel: &str, name: &str, data: &str) {
+        let encoding = self.settings.dialect.encoding().expect("a dialect with events");
+        if !self.session.patterns().iter().any(|pattern| pattern.matches(channel)) {
+            return;
+        }
+        let new = NewEvent {
+            channel: Channel::parse(channel).unwrap(),
+            name: name.into(),
+            data: data.to_owned().into(),
+            timestamp_ms: self.now.unix_ms,
+        };
+        self.seen.push(frame(&encode_event(encoding, &Event::new(new, None))));
+    }
+
     fn take(&mut self, output: Output) {
         let seen = match output {
             Output::Reply { start, end } => frame(&self.outputs.bytes[start..end]),
@@ -184,6 +202,7 @@ impl Drive {
                 assert!(self.join.replace((request, patterns.clone())).is_none());
                 Seen::Join(patterns)
             }
+            Output::Skipped { patterns } => Seen::Skipped(patterns),
             Output::Leave { patterns } => Seen::Leave(patterns),
             Output::Publish { request, event } => {
                 assert!(self.publish.replace(request).is_none());

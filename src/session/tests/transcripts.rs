@@ -5,7 +5,9 @@
 //! ```text
 //! # comment
 //! % auth required|optional|off            settings and tokens, before `open`
-//! % dialect echo
+//! % dialect echo|typed [naive]
+//! % types <name>=<template> ..             of the typed dialect, in place of the default ones
+//! % auto <patterns>                        joined by commas
 //! % limit <field of Limits> <number>
 //! % anonymous <channels> [commands] [publish]           lists are joined by commas, `-` is an empty one
 //! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..]
@@ -15,12 +17,13 @@
 //! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
 //! + verified|joined|published [offset]    the shard answers what was asked for
 //! + respond <id> success|failure <json>   ... a command, too: or `refused <CODE> <message>`
+//! + event <channel> <name> <data>          somebody publishes now: it comes if one of the patterns held matches it
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
 //! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
 //! ? listens, ? waits                      whether the session takes frames now
 //! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
 //! << ping|pong|close|binary [..]          it sends another frame
-//! = verify|join|leave|publish|command ..  it asks its shard
+//! = verify|join|skip|leave|publish|command ..  it asks its shard
 //! ! close <ending>                        the session is over
 //! ```
 //!
@@ -34,7 +37,7 @@ use std::sync::Arc;
 use super::drive::{Drive, START, Seen, Tokens, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
 use crate::channel::Pattern;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, typed};
 use crate::disconnect::Disconnect;
 use crate::message::{ErrorCode, RequestId};
 use crate::session::{CommandOutcome, Input, Settings};
@@ -45,7 +48,7 @@ fn folder() -> PathBuf {
 }
 
 fn files() -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = ["native", "echo"]
+    let mut files: Vec<PathBuf> = ["native", "typed", "echo"]
         .into_iter()
         .flat_map(|dialect| std::fs::read_dir(folder().join(dialect)).expect("the transcripts are there"))
         .map(|entry| entry.unwrap().path())
@@ -104,6 +107,7 @@ fn every_code_message_and_ending_has_a_transcript() {
         "status",
         "error",
         "going_away",
+        "connected",
     ] {
         assert!(
             seen(&format!("{{\"type\":\"{message}\"")),
@@ -170,11 +174,29 @@ impl Runner {
                 }
             }
             "dialect" => {
-                settings.dialect = if words[1] == "echo" {
-                    Dialect::Echo
-                } else {
-                    Dialect::Native
+                settings.dialect = match words[1..] {
+                    ["echo"] => Dialect::Echo,
+                    ["typed"] => typed(typed::Settings::default()),
+                    ["typed", "naive"] => typed(typed::Settings {
+                        timestamps: typed::Timestamps::Naive,
+                        ..typed::Settings::default()
+                    }),
+                    _ => panic!("{place}: {rest}"),
                 }
+            }
+            "types" => {
+                let template = |word: &&str| {
+                    let (name, template) = word.split_once('=').expect("<name>=<template>");
+                    (name.into(), template.parse().expect("a template"))
+                };
+                settings.dialect = typed(typed::Settings {
+                    subscription_types: words[1..].iter().map(template).collect(),
+                    ..typed::Settings::default()
+                });
+            }
+            "auto" => {
+                let patterns = words[1].split(',').map(|name| Pattern::parse(name).unwrap());
+                settings.auto_subscribe = patterns.collect();
             }
             "anonymous" => {
                 settings.anonymous = Arc::new(Identity::anonymous(permissions(list(1), list(2), list(3))));
@@ -203,6 +225,10 @@ impl Runner {
             other => panic!("{place}: {other}"),
         }
     }
+}
+
+fn typed(settings: typed::Settings) -> Dialect {
+    Dialect::Typed(Arc::new(settings))
 }
 
 fn identity(words: &[&str]) -> Identity {
@@ -292,6 +318,7 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
         "verified" => drive.answer_verify(),
         "joined" => drive.answer_join(),
         "published" => drive.answer_publish(words.get(1).map(|_| number(1))),
+        "event" => drive.publish_by_others(words[1], words[2], &words[3..].join(" ")),
         "delivered" => drive.delivered = number(1),
         "dropped" => drive.dropped = number(1),
         "going_away" => drive.input(Input::GoingAway {
@@ -348,6 +375,7 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
         Seen::Join(patterns) => format!("= join {}", names(patterns)),
+        Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),
         Seen::Command(command) => format!("= command {command}"),

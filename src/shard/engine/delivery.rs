@@ -236,7 +236,7 @@ impl Engine {
             count: gap.count,
             channels: &gap.channels,
         };
-        let dialect = endpoint.settings.dialect;
+        let dialect = &endpoint.settings.dialect;
         let mut bytes = Vec::new();
         if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame {

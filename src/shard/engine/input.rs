@@ -216,6 +216,7 @@ impl Engine {
                     }
                     Output::Verify { request, token } => self.services.verify(self.id(slot), request, token),
                     Output::Join { request, patterns } => self.join(slot, request, &patterns, now),
+                    Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
                     Output::Command { request, command } => {
@@ -272,6 +273,18 @@ impl Engine {
         }
         let patterns = interned;
         self.handle(slot, Input::Joined { request, patterns }, now);
+    }
+
+    // Every connection of a misconfigured endpoint would say the same: the first one says it loudly.
+    fn note_skipped(&mut self, slot: u32, patterns: &[Pattern]) {
+        const MESSAGE: &str = "automatic subscriptions are not allowed for a client; it goes without them";
+        let client_id = self.id(slot).client_id();
+        let endpoint = &mut self.endpoints[usize::from(self.hot[slot].endpoint)];
+        if std::mem::replace(&mut endpoint.has_skipped, true) {
+            tracing::debug!(client_id, ?patterns, "{MESSAGE}");
+        } else {
+            tracing::warn!(client_id, ?patterns, "{MESSAGE} (said once per endpoint and shard)");
+        }
     }
 
     fn leave(&mut self, slot: u32, patterns: &[Pattern]) {

@@ -1,8 +1,9 @@
 //! A shard without sockets, clock or threads: bytes in, slices out.
 //!
 //! Invariants: an event reaches a connection iff the connection holds a matching pattern that it joined before the
-//! event was published, and once, or its loss is told; a session ends with exactly one [`Disconnect`]; whoever is
-//! gone is forgotten by every list (a name carries a generation, a stale one names nobody).
+//! event was published, and once, or its loss is told; a session ends with exactly one
+//! [`Disconnect`](crate::disconnect::Disconnect); whoever is gone is forgotten by every list (a name carries a
+//! generation, a stale one names nobody).
 //!
 //! # How to drive it
 //!
@@ -88,6 +89,8 @@ struct Endpoint {
     bounds: Bounds,
     encoding: Option<Encoding>,
     connections: u32,
+    // Whether it was told that a client may not have its automatic subscriptions.
+    has_skipped: bool,
 }
 
 /// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
@@ -323,6 +326,7 @@ impl Engine {
                 },
                 encoding: settings.dialect.encoding(),
                 connections: 0,
+                has_skipped: false,
             };
             if let Some(place) = self.endpoints.iter().position(|known| known.connections == 0) {
                 self.endpoints[place] = endpoint;

@@ -145,6 +145,7 @@ fn session_settings(auth_mode: Mode, limits: Limits) -> Arc<session::Settings> {
         limits,
         auth_mode,
         anonymous: identity(None),
+        auto_subscribe: Box::default(),
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

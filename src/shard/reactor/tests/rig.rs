@@ -76,6 +76,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
             exp_ms: None,
             token_id: None,
         }),
+        auto_subscribe: Box::default(),
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 3_600_000,

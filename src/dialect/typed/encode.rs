@@ -1,0 +1,87 @@
+//! From [`Reply`] to frames: as the native dialect, but for times and what subscriptions are named by.
+
+use std::ops::Range;
+
+use super::template::symbol;
+use super::{Settings, Timestamps};
+use crate::channel::Pattern;
+use crate::dialect::native::{Style, Writer};
+use crate::json::push_string;
+use crate::message::{Echo, Reply};
+use crate::wire::encode::{self, Kind};
+
+/// Appends the frame of a reply; says where it lies.
+pub(in crate::dialect) fn encode_reply(
+    reply: &Reply<'_>,
+    now_unix_ms: u64,
+    settings: &Settings,
+    out: &mut Vec<u8>,
+) -> Range<usize> {
+    let frame = encode::begin(out);
+    let mut writer = Writer {
+        out,
+        now_unix_ms,
+        style: settings,
+    };
+    match *reply {
+        Reply::Subscribed { echo, .. } => changed(&mut writer, "subscribed", echo, None),
+        Reply::Unsubscribed {
+            echo,
+            patterns,
+            lost_permission,
+            ..
+        } => changed(&mut writer, "unsubscribed", echo, lost_permission.then_some(patterns)),
+        _ => writer.reply(reply),
+    }
+    encode::finish(out, frame, Kind::Text)
+}
+
+impl Style for Settings {
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>) {
+        Timestamps::push(self.timestamps, unix_ms, out);
+    }
+
+    // In the words a client would subscribe them with: types before symbols before channels.
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (index, pattern) in patterns.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            self.push_subscription(pattern, out);
+        }
+        out.push(b']');
+    }
+}
+
+impl Settings {
+    fn push_subscription(&self, pattern: &Pattern, out: &mut Vec<u8>) {
+        let mut types = self.subscription_types.iter();
+        if let Some((name, target)) = types.find_map(|(name, template)| Some((name, template.target(pattern)?))) {
+            out.extend_from_slice(b"{\"subscription_type\":");
+            push_string(out, name);
+            out.extend_from_slice(b",\"target\":");
+            push_string(out, target);
+            out.push(b'}');
+        } else if let Some(symbol) = symbol(pattern) {
+            out.extend_from_slice(b"{\"symbol\":");
+            push_string(out, symbol);
+            out.push(b'}');
+        } else {
+            push_string(out, pattern.as_str());
+        }
+    }
+}
+
+// `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
+fn changed(writer: &mut Writer<'_, Settings>, message_type: &str, echo: &Echo, lost: Option<&[Pattern]>) {
+    writer.begin_with(message_type, echo.id.as_ref());
+    writer.push(&echo.members);
+    if let Some(lost) = lost {
+        writer.push(",\"subscriptions\":");
+        writer.style.push_subscriptions(lost, writer.out);
+        writer.push(",\"reason\":\"permission\"");
+    }
+    writer.timestamp();
+    writer.push("}");
+}

@@ -1,0 +1,98 @@
+//! From text to [`ClientMessage`]: as the native dialect, but for what subscriptions are named by.
+
+use super::template::{FillError, fill_symbol};
+use super::{DEFAULT_TYPE, Settings};
+use crate::channel::Pattern;
+use crate::dialect::native::{Select, Selection, parse_with};
+use crate::json::Scratch;
+use crate::message::{ClientMessage, ErrorCode, FieldError, Fields, Malformed, shorten};
+
+/// Reads one message.
+pub(in crate::dialect) fn parse<'t>(
+    text: &'t str,
+    scratch: &mut Scratch,
+    settings: &Settings,
+) -> Result<ClientMessage<'t>, Malformed> {
+    parse_with(text, scratch, settings)
+}
+
+/// The fields that an answer repeats, in this order.
+const ECHOED: [&str; 5] = ["subscription_type", "target", "symbol", "symbols", "channels"];
+
+impl Select for Settings {
+    // Whatever is given counts, all of it together.
+    fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
+        if !ECHOED.into_iter().any(|name| fields.has(name)) {
+            return Ok(None);
+        }
+        let mut patterns = Vec::new();
+        if let Some(pattern) = self.typed(fields)? {
+            patterns.push(pattern);
+        }
+        if fields.has("symbol") {
+            let symbol = fields.text("symbol")?;
+            patterns.push(fill_symbol(&symbol).map_err(|error| bad("symbol", &symbol, error))?);
+        }
+        if fields.has("symbols") {
+            fields.texts("symbols", |symbol| {
+                patterns.push(fill_symbol(symbol).map_err(|error| bad("symbol", symbol, error))?);
+                Ok(())
+            })?;
+        }
+        if fields.has("channels") {
+            patterns.append(&mut fields.patterns()?);
+        }
+        Ok(Some(Selection {
+            patterns,
+            members: members(fields),
+        }))
+    }
+
+    fn missing(&self) -> FieldError {
+        FieldError::new(
+            ErrorCode::InvalidMessage,
+            "one of `target`, `symbol`, `symbols` and `channels` is needed",
+        )
+    }
+}
+
+impl Settings {
+    // What `subscription_type` and `target` ask for.
+    fn typed(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Pattern>, FieldError> {
+        let has_target = fields.has("target");
+        if !has_target && !fields.has("subscription_type") {
+            return Ok(None);
+        }
+        let name = if fields.has("subscription_type") {
+            fields.text("subscription_type")?
+        } else {
+            DEFAULT_TYPE.into()
+        };
+        let Some(template) = self.subscription_types.get(&*name) else {
+            let known: Vec<&str> = self.subscription_types.keys().map(|name| &**name).collect();
+            let what = format!("\"{}\" is not known here (known: {})", shorten(&name), known.join(", "));
+            return Err(FieldError::wrong("subscription_type", &what));
+        };
+        // Beside other fields a type alone asks for nothing.
+        let is_alone = !["symbol", "symbols", "channels"]
+            .into_iter()
+            .any(|name| fields.has(name));
+        if !has_target && !is_alone {
+            return Ok(None);
+        }
+        let target = fields.text("target")?;
+        let pattern = template.fill(&target).map_err(|error| bad("target", &target, error))?;
+        Ok(Some(pattern))
+    }
+}
+
+fn bad(name: &str, text: &str, error: FillError) -> FieldError {
+    let message = format!("{name} \"{}\" {error}", shorten(text));
+    FieldError::new(ErrorCode::InvalidChannel, message)
+}
+
+fn members(fields: &Fields<'_, '_>) -> Box<str> {
+    let given = ECHOED.into_iter().filter(|name| fields.has(name));
+    let members: String = given.map(|name| format!(",\"{name}\":{}", fields.raw(name))).collect();
+    members.into()
+}
