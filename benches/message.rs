@@ -61,21 +61,64 @@ fn parse(c: &mut Criterion) {
     group.finish();
 }
 
+fn typed() -> Dialect {
+    Dialect::Typed(Arc::default())
+}
+
+fn parse_typed(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse typed");
+    let mut scratch = Scratch::default();
+    let dialect = typed();
+    for (name, text) in [
+        ("ping", r#"{"type":"ping"}"#),
+        (
+            "subscribe a type",
+            r#"{"type":"subscribe","subscription_type":"strategy","target":"volume_wave"}"#,
+        ),
+        (
+            "subscribe symbols",
+            r#"{"type":"subscribe","symbols":["BTC/USDT","ETH/USDT","KOGE/USDT"],"id":"s1"}"#,
+        ),
+    ] {
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| dialect.parse(black_box(text), &mut scratch).is_ok())
+        });
+    }
+    group.finish();
+}
+
+fn event(channel: &str, name: &str, data: Bytes) -> Event {
+    let new = NewEvent {
+        channel: Channel::parse(channel).expect("a channel"),
+        name: name.into(),
+        data,
+        timestamp_ms: NOW.unix_ms,
+    };
+    Event::new(new, None)
+}
+
 fn encode(c: &mut Criterion) {
-    let event = Event::new(
-        NewEvent {
-            channel: Channel::parse("grid.grid_abc123.order").expect("a channel"),
-            name: "filled".into(),
-            data: Bytes::from_static(
-                br#"{"grid_id":"grid_abc123","level":2,"side":"buy","price":94000,"amount":0.001,"position_after":0.003}"#,
-            ),
-            timestamp_ms: NOW.unix_ms,
-        },
-        None,
+    let order = event(
+        "grid.grid_abc123.order",
+        "filled",
+        Bytes::from_static(
+            br#"{"grid_id":"grid_abc123","level":2,"side":"buy","price":94000,"amount":0.001,"position_after":0.003}"#,
+        ),
     );
-    c.bench_function("encode an event", |b| {
-        b.iter(|| encode_event(Encoding::Native, black_box(&event)));
-    });
+    let stock = r#"{"code":"600519","name":"Kweichow Moutai","price":1850.5,"change_percent":2.5,"volume":12345678}"#;
+    let prices = format!("[{}]", vec![stock; 100].join(","));
+    let prices = event("strategy.volume_wave.prices", "price_update", prices.into());
+    let mut group = c.benchmark_group("encode");
+    for (name, event) in [("an event", &order), ("100 prices", &prices)] {
+        group.throughput(Throughput::Bytes(event.data.len() as u64));
+        for encoding in [Encoding::Native, Encoding::Typed, Encoding::TypedNaive] {
+            group.bench_function(format!("{name}, {encoding:?}"), |b| {
+                b.iter(|| encode_event(encoding, black_box(event)));
+            });
+        }
+    }
+    group.finish();
 }
 
 fn settings() -> Settings {
@@ -152,5 +195,5 @@ fn session(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, parse, encode, session);
+criterion_group!(benches, parse, parse_typed, encode, session);
 criterion_main!(benches);

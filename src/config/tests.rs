@@ -3,6 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
+use crate::auth::Mode;
+use crate::channel::Pattern;
+use crate::dialect::{Dialect, typed};
 
 const ALL_KEYS: &str = include_str!("testdata/all-keys.toml");
 const BAD: &str = include_str!("testdata/bad.txt");
@@ -47,6 +50,8 @@ fn names(toml: &str) -> Vec<String> {
             toml::Value::Table(table) if path == "auth.role" => {
                 table.values().for_each(|value| walk("auth.role.<name>", value, names));
             }
+            // A value with free names inside.
+            toml::Value::Table(_) if path.ends_with(".subscription_types") => names.push(path.to_owned()),
             toml::Value::Table(table) => {
                 let name = |key: &str| {
                     if path.is_empty() {
@@ -203,6 +208,66 @@ fn any_endpoint_replaces_the_default_and_a_known_role_changes_only_what_it_names
     assert_eq!(config.endpoints[0].path.as_deref(), Some("/e"));
     let trader = &config.auth.roles["trader"].0;
     assert_eq!((trader.channels.len(), trader.publish.len()), (7, 1));
+}
+
+#[test]
+fn without_endpoints_the_native_and_two_typed_ones_are_served() {
+    let config = Config::load(None, &Environment::default()).expect("no problem");
+    let gateway = config.gateway(u64::MAX);
+    let served: Vec<_> = gateway
+        .door
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            let session = &endpoint.session;
+            let automatic: Vec<_> = session.auto_subscribe.iter().map(Pattern::as_str).collect();
+            (
+                &*endpoint.path,
+                session.dialect.name(),
+                session.auth_mode,
+                automatic.join(" "),
+            )
+        })
+        .collect();
+    assert_eq!(
+        served,
+        [
+            ("/ws", "native", Mode::Required, String::new()),
+            ("/ws/stock/prices", "typed", Mode::Optional, String::new()),
+            (
+                "/ws/market",
+                "typed",
+                Mode::Optional,
+                "market.* system.status".to_owned()
+            ),
+        ]
+    );
+    // What is served without a word about types is served with the default ones.
+    assert_eq!(
+        gateway.door.endpoints[1].session.dialect,
+        gateway.door.endpoints[2].session.dialect
+    );
+}
+
+#[test]
+fn an_endpoint_has_its_own_types_times_and_automatic_subscriptions() {
+    let toml = "[[endpoint]]\npath = \"/ws\"\ndialect = \"typed\"\ntimestamps = \"naive\"\n\
+                auto_subscribe = [\"a.*\", \"b\", \"a.*\"]\nsubscription_types = { fund = \"fund.{target}\" }\n";
+    let config = load(toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    let session = &config.gateway(u64::MAX).door.endpoints[0].session;
+    assert_eq!(session.auth_mode, Mode::Required);
+    let automatic: Vec<_> = session.auto_subscribe.iter().map(Pattern::as_str).collect();
+    assert_eq!(automatic, ["a.*", "b"], "each once");
+    let Dialect::Typed(settings) = &session.dialect else {
+        panic!("{:?}", session.dialect);
+    };
+    assert_eq!(settings.timestamps, typed::Timestamps::Naive);
+    let types: Vec<_> = settings
+        .subscription_types
+        .iter()
+        .map(|(name, of)| format!("{name} {of}"))
+        .collect();
+    assert_eq!(types, ["fund fund.{target}"]);
 }
 
 #[test]

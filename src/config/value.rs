@@ -244,8 +244,9 @@ impl Value for Templates {
         table.iter().map(entry).collect::<Result<_, _>>().map(Self)
     }
     fn write(&self) -> Option<toml::Value> {
-        let entry = |(name, template): (&Box<str>, &Template)| (name.to_string(), template.to_string().into());
-        Some(toml::Value::Table(self.0.iter().map(entry).collect()))
+        let entries = self.0.iter();
+        let table = entries.map(|(name, template)| (name.to_string(), template.to_string().into()));
+        Some(toml::Value::Table(table.collect()))
     }
 }
 

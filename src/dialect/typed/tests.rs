@@ -413,3 +413,52 @@ fn naive_replies_have_naive_times() {
         r#"{"type":"ping","timestamp":"2025-11-24T10:30:00"}"#
     );
 }
+
+#[derive(serde::Deserialize)]
+struct Example<'l> {
+    #[serde(rename = "type")]
+    name: &'l str,
+    channel: Option<&'l str>,
+    #[serde(borrow)]
+    data: Option<&'l serde_json::value::RawValue>,
+}
+
+#[test]
+fn the_examples_of_the_reference_are_true() {
+    const REFERENCE: &str = include_str!("../../../docs/typed.md");
+    let mut scratch = Scratch::default();
+    let (mut requests, mut events, mut rows) = (0, 0, 0);
+    for line in REFERENCE.lines().filter(|line| line.starts_with('{')) {
+        let example: Example<'_> = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        match example {
+            Example {
+                name,
+                channel: Some(channel),
+                data: Some(data),
+            } => {
+                assert_eq!(text(&event(channel, name, data.get(), TIME_MS)), line);
+                events += 1;
+            }
+            Example {
+                name: "auth" | "subscribe" | "unsubscribe" | "get_status" | "ping",
+                ..
+            } => {
+                let parsed = dialect().parse(line, &mut scratch);
+                assert!(parsed.is_ok(), "{line}: {parsed:?}");
+                requests += 1;
+            }
+            _ => {}
+        }
+    }
+    // Rows of the table of subscriptions: | `fields` | `pattern`: ...
+    for line in REFERENCE.lines() {
+        if let Some((fields, meaning)) = line.strip_prefix("| `").and_then(|row| row.split_once("` | `"))
+            && let Some((pattern, _)) = meaning.split_once("`:")
+        {
+            let (patterns, _) = selected(fields).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+            assert_eq!(patterns, [pattern], "{line}");
+            rows += 1;
+        }
+    }
+    assert!(requests >= 6 && events == 7 && rows == 4, "{requests} {events} {rows}");
+}

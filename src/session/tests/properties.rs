@@ -6,9 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::drive::{Drive, Seen, Tokens, permissions, settings, user};
+use crate::channel::Pattern;
+use crate::dialect::Dialect;
 use crate::disconnect::Disconnect;
 use crate::message::ErrorCode;
-use crate::session::{CommandOutcome, Input};
+use crate::session::{CommandOutcome, Input, Settings};
 use crate::wire;
 
 #[derive(Clone, Debug)]
@@ -42,6 +44,7 @@ fn message() -> impl Strategy<Value = String> {
     let channels = || prop::collection::vec(channel(), 0..4).prop_map(|names| serde_json::to_string(&names).unwrap());
     prop_oneof![
         3 => (channels(), any::<u8>()).prop_map(|(c, id)| format!(r#"{{"type":"subscribe","channels":{c},"id":{id}}}"#)),
+        1 => "[a-c.]{1,2}".prop_map(|s| format!(r#"{{"type":"subscribe","symbol":"{s}","target":"{s}","id":3}}"#)),
         3 => channels().prop_map(|c| format!(r#"{{"type":"unsubscribe","channels":{c},"id":"u"}}"#)),
         2 => "(good|another|less|bad)".prop_map(|token| format!(r#"{{"type":"auth","token":"{token}","id":"a"}}"#)),
         1 => Just(r#"{"type":"get_status","id":1}"#.to_owned()),
@@ -143,8 +146,19 @@ fn tokens() -> Tokens {
     ])
 }
 
-fn play(steps: Vec<Step>, handshake: Option<&str>) {
-    let mut drive = Drive::new(settings(), tokens(), handshake);
+// A typed endpoint with automatic subscriptions, some of which these users may have.
+fn typed_settings() -> Settings {
+    Settings {
+        dialect: Dialect::Typed(Arc::default()),
+        auto_subscribe: ["grid.a.*", "market.a", "system.log"]
+            .map(|name| Pattern::parse(name).unwrap())
+            .into(),
+        ..settings()
+    }
+}
+
+fn play(settings: Settings, steps: Vec<Step>, handshake: Option<&str>) {
+    let mut drive = Drive::new(settings, tokens(), handshake);
     let mut model = Model::default();
     let mut commands = 0;
     for step in steps {
@@ -237,12 +251,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn any_sequence_of_inputs_keeps_the_contract(steps in prop::collection::vec(step(), 1..120), authenticated in any::<bool>()) {
-        play(steps, authenticated.then_some("good"));
+    fn any_sequence_of_inputs_keeps_the_contract(
+        steps in prop::collection::vec(step(), 1..120), authenticated in any::<bool>(), typed in any::<bool>(),
+    ) {
+        play(if typed { typed_settings() } else { settings() }, steps, authenticated.then_some("good"));
     }
 
     #[test]
     fn any_text_is_answered(text in any::<String>()) {
-        play(vec![Step::Text(text)], Some("good"));
+        play(settings(), vec![Step::Text(text.clone())], Some("good"));
+        play(typed_settings(), vec![Step::Text(text)], Some("good"));
     }
 }

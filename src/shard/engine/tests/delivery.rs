@@ -1,4 +1,5 @@
 use super::*;
+use crate::dialect::typed;
 
 #[test]
 fn subscribed_comes_before_its_events_and_none_after_unsubscribed() {
@@ -236,4 +237,76 @@ fn refused_messages_are_counted() {
     }
     assert_eq!(rig.stats.rate_limited.get(), 10);
     assert_eq!(rig.stats.messages_in.get(), 110);
+}
+
+#[test]
+fn each_form_of_an_event_is_made_once_for_all_its_receivers() {
+    let mut rig = Rig::new();
+    let endpoint = |timestamps| {
+        let settings = typed::Settings {
+            timestamps,
+            ..typed::Settings::default()
+        };
+        Arc::new(session::Settings {
+            dialect: Dialect::Typed(Arc::new(settings)),
+            auto_subscribe: [Pattern::parse("market.*").expect("valid")].into(),
+            ..(*session_settings(Mode::Off, Limits::default())).clone()
+        })
+    };
+    // Two endpoints that speak alike share a form, too.
+    let endpoints = [typed::Timestamps::Utc, typed::Timestamps::Utc, typed::Timestamps::Naive].map(endpoint);
+    let ids: Vec<_> = [0, 0, 1, 2, 2]
+        .into_iter()
+        .map(|endpoint: usize| rig.connect_with(endpoints[endpoint].clone(), Ok(None), true))
+        .collect();
+    let native = rig.connect();
+    rig.subscribe(native, "market.*");
+    for &id in ids.iter().chain([&native]) {
+        rig.read(id);
+    }
+    rig.event("market.a.price", "[1,2]");
+    let forms: Vec<(usize, String)> = ids
+        .iter()
+        .map(|&id| {
+            let mut slices = [IoSlice::new(&[]); 4];
+            assert_eq!(rig.engine.pending(id, rig.now, &mut slices), 1);
+            let frame: &[u8] = &slices[0];
+            (
+                frame.as_ptr() as usize,
+                String::from_utf8_lossy(&frame[2..]).into_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        forms[0].1,
+        r#"{"type":"update","channel":"market.a.price","data":[1,2],"count":2,"timestamp":"2023-12-29T08:00:00Z"}"#
+    );
+    assert_eq!(forms[3].1, forms[0].1.replace("00Z", "00"));
+    let memory: Vec<usize> = forms.iter().map(|(memory, _)| *memory).collect();
+    assert_eq!(memory, [memory[0], memory[0], memory[0], memory[3], memory[3]]);
+    assert_ne!(memory[0], memory[3]);
+    assert_eq!(rig.read(native)[0].text()["event"], "update");
+}
+
+#[test]
+fn a_loss_is_told_in_the_connections_own_dialect() {
+    let mut rig = Rig::new();
+    let limits = Limits {
+        outbox_frames: 1,
+        ..Limits::default()
+    };
+    let settings = session::Settings {
+        dialect: Dialect::Typed(Arc::default()),
+        ..(*session_settings(Mode::Off, limits)).clone()
+    };
+    let id = rig.connect_with(Arc::new(settings), Ok(None), true);
+    rig.say(id, r#"{"type":"subscribe","symbol":"a"}"#);
+    rig.read(id);
+    rig.event("market.a.price", "1");
+    rig.event("market.a.price", "2");
+    let got = rig.read(id);
+    assert_eq!(kinds(&got), ["dropped", "update"]);
+    let dropped = got[0].text();
+    assert_eq!(dropped["timestamp"], "2023-12-29T08:00:00Z");
+    assert_eq!(dropped["data"]["channels"][0], "market.a.price");
 }
