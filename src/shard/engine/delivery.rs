@@ -17,6 +17,9 @@ use crate::shard::pool::Frame;
 use crate::shard::slab::Chunked;
 use crate::time::Now;
 
+/// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
+const DELIVERIES: u64 = 256 * 1024;
+
 /// What [`Engine::sent`] left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -57,19 +60,22 @@ impl<'e> Frames<'e> {
 }
 
 impl Engine {
-    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers, fewer when they have very
+    /// many; returns how many.
     pub fn deliver(&mut self, limit: usize) -> usize {
-        let mut count = 0;
+        let (mut count, mut deliveries) = (0, 0);
         while count < limit
+            && deliveries < DELIVERIES
             && let Some(popped) = self.inbox.pop()
         {
-            self.deliver_one(&popped);
+            deliveries += self.deliver_one(&popped);
             count += 1;
         }
+        self.stats.deliveries.bump(deliveries);
         count
     }
 
-    fn deliver_one(&mut self, popped: &Popped) {
+    fn deliver_one(&mut self, popped: &Popped) -> u64 {
         self.table.settle(popped.index);
         let number = self.next_event_number();
         let mut frames = Frames::of(&popped.event);
@@ -103,7 +109,7 @@ impl Engine {
                 }
             }
         }
-        self.stats.deliveries.bump(deliveries);
+        deliveries
     }
 
     /// Queues an event to every authenticated connection; returns to how many.
