@@ -142,7 +142,7 @@ impl Rig {
                 let filled = self.engine.pending(id, NOW, &mut slices);
                 let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
                 black_box(&slices);
-                if self.engine.sent(id, bytes) == Sent::Drained {
+                if self.engine.sent(id, bytes, NOW) == Sent::Drained {
                     break;
                 }
             }

@@ -397,9 +397,9 @@ impl World {
                 if !client.eof {
                     client.receive(&bytes, &self.log.lock(), self.fault, &mut self.rng)?;
                 }
-                let sent = self.engine.sent(id, bytes.len());
+                let sent = self.engine.sent(id, bytes.len(), self.now);
                 if bytes.len() < wanted {
-                    self.engine.blocked(id);
+                    self.engine.blocked(id, self.now);
                     break;
                 }
                 if sent == Sent::Drained {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use super::{Engine, Outgoing};
 use crate::auth;
 use crate::dialect;
+use crate::disconnect::Disconnect;
 use crate::event::{Encoding, Event};
 use crate::hub::Popped;
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
+use crate::session::Input;
 use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
 use crate::shard::outbox::Bounds;
 use crate::shard::pool::Frame;
@@ -60,12 +62,16 @@ impl<'e> Frames<'e> {
 }
 
 impl Engine {
-    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers, fewer when they have very
-    /// many; returns how many.
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
+    /// when they have very many subscribers, and when an outbox that its socket has yet to be offered is half full
+    /// ([`Engine::is_pressed`]): a burst must wait in the inbox, where its publishers feel it, and not overflow the
+    /// outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
         let (mut count, mut deliveries) = (0, 0);
+        self.outgoing.is_pressed = false;
         while count < limit
             && deliveries < DELIVERIES
+            && !self.outgoing.is_pressed
             && let Some(popped) = self.inbox.pop()
         {
             deliveries += self.deliver_one(&popped);
@@ -73,6 +79,12 @@ impl Engine {
         }
         self.stats.deliveries.bump(deliveries);
         count
+    }
+
+    /// Whether the last [`Engine::deliver`] stopped because what it queued must be written first.
+    #[must_use]
+    pub const fn is_pressed(&self) -> bool {
+        self.outgoing.is_pressed
     }
 
     fn deliver_one(&mut self, popped: &Popped) -> u64 {
@@ -176,8 +188,9 @@ impl Engine {
         self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
     }
 
-    /// So many bytes of what [`Engine::pending`] gave were written.
-    pub fn sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
+    /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
+    /// replies is taken up.
+    pub fn sent(&mut self, id: ConnectionId, bytes: usize, now: Now) -> Sent {
         self.stats.bytes_out.bump(bytes as u64);
         let Some(slot) = self.slot(id) else {
             return Sent::Drained;
@@ -188,19 +201,25 @@ impl Engine {
         self.stats.messages_out.bump(finished.frames.into());
         self.outgoing.event_frames -= u64::from(finished.event_frames);
         self.outgoing.event_bytes -= u64::from(finished.event_bytes);
-        if !hot.outbox.is_empty() || hot.flags.has(Flags::GAP) {
-            return Sent::More;
-        }
-        if hot.stage == Stage::Flushing {
+        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP);
+        if !has_more && hot.stage == Stage::Flushing {
             self.finish_flush(slot);
         }
-        Sent::Drained
+        self.resume(slot, now);
+        if has_more { Sent::More } else { Sent::Drained }
     }
 
-    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`].
-    pub fn blocked(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slot(id) {
-            self.hot[slot].flags.set(Flags::BLOCKED);
+    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`]. A client that has more
+    /// replies pending than it may is too slow for what it asks.
+    pub fn blocked(&mut self, id: ConnectionId, now: Now) {
+        let Some(slot) = self.slot(id) else { return };
+        let hot = &mut self.hot[slot];
+        hot.flags.set(Flags::BLOCKED);
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        if hot.stage == Stage::Open && !endpoint.is_echo() && hot.outbox.has_too_many_replies(&endpoint.bounds) {
+            self.tell(slot, Input::End(Disconnect::SlowConsumer), now);
+        } else {
+            self.resume(slot, now);
         }
     }
 
@@ -282,6 +301,9 @@ impl Outgoing {
         }
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());
+        let is_half_full =
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > bounds.event_bytes / 2;
+        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
         self.mark_dirty(slot, hot);
         dropped
     }

@@ -93,6 +93,13 @@ struct Endpoint {
     has_skipped: bool,
 }
 
+impl Endpoint {
+    /// It has no events, and its replies are as long as what its clients send.
+    const fn is_echo(&self) -> bool {
+        self.encoding.is_none()
+    }
+}
+
 /// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
 struct Parked {
     from: ConnectionId,
@@ -107,6 +114,8 @@ struct Outgoing {
     dirty: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
+    // An outbox that is not blocked is half full.
+    is_pressed: bool,
 }
 
 /// One shard; see the module's docs.
