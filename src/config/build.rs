@@ -98,19 +98,22 @@ impl Config {
         self.endpoints.iter().find(native)?.path.as_deref()
     }
 
-    /// Whether `serve` has to make keys of its own: nothing could be verified otherwise.
+    /// Whether `serve` has to make keys of its own: no token could be verified and, where none is needed, nobody could
+    /// use the admin API otherwise.
     ///
     /// # Errors
     ///
     /// [`NoKey`] when others than this machine could reach the listeners (those passed by systemd count as such).
     pub fn needs_run_keys(&self, environment: &Environment) -> Result<bool, NoKey> {
-        if !self.secrets.keys.is_empty() || self.auth.mode == Mode::Off {
+        // Where clients need no token the admin API still needs its key.
+        let is_open = self.auth.mode == Mode::Off;
+        if !self.secrets.keys.is_empty() || (is_open && self.secrets.admin_key.is_some()) {
             return Ok(false);
         }
         let listeners = self.server.listen.iter().chain([&self.server.admin_listen]);
         let passed = environment.get("LISTEN_FDS").is_some();
         if passed || !listeners.into_iter().all(door::ListenAddress::is_local) {
-            Err(NoKey)
+            if is_open { Ok(false) } else { Err(NoKey) }
         } else {
             Ok(true)
         }

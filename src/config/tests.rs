@@ -283,6 +283,24 @@ fn the_reference_variables_are_keys_when_they_are_set() {
 }
 
 #[test]
+fn a_gateway_that_nobody_could_administer_makes_its_own_keys_on_loopback_only() {
+    let nothing = Environment::of([]);
+    let admin_key = Environment::of([("TICKGATE_ADMIN_KEY", "0123456789abcdef")]);
+    let public = "[server]\nlisten = [\"0.0.0.0:8080\"]\n";
+    for (mode, listen, environment, needs) in [
+        ("required", "", &nothing, Ok(true)),
+        ("required", "", &admin_key, Ok(true)),
+        ("required", public, &nothing, Err(NoKey)),
+        ("off", "", &nothing, Ok(true)),
+        ("off", "", &admin_key, Ok(false)),
+        ("off", public, &nothing, Ok(false)),
+    ] {
+        let config = load(&format!("{listen}[auth]\nmode = \"{mode}\""), environment).expect("good");
+        assert_eq!(config.needs_run_keys(environment), needs, "{mode} {listen}");
+    }
+}
+
+#[test]
 fn a_secret_file_that_all_can_read_is_noted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("key");

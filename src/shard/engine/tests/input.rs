@@ -160,6 +160,21 @@ fn a_parked_publish_goes_out_even_when_its_client_is_gone() {
 }
 
 #[test]
+fn a_drain_waits_for_an_event_that_waits_for_credit() {
+    let mut rig = Rig::new();
+    let publisher = rig.connect();
+    rig.broker.refuses.store(true, Ordering::Relaxed);
+    rig.say(publisher, r#"{"type":"publish","channel":"a.b","event":"e","data":1}"#);
+    rig.engine.on_end_of_input(publisher, rig.now);
+    rig.message(ShardMessage::Drain { over_ms: 0 });
+    assert_eq!(rig.engine.connections(), 0);
+    assert!(!rig.engine.is_finished());
+    rig.broker.refuses.store(false, Ordering::Relaxed);
+    rig.engine.retry_parked(rig.now);
+    assert!(rig.engine.is_finished());
+}
+
+#[test]
 fn input_behind_an_auth_waits_for_the_verdict_and_a_stale_verdict_reaches_nobody() {
     let mut rig = Rig::new();
     let settings = session_settings(Mode::Required, Limits::default());
