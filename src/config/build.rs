@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::model::{Config, DialectName, Endpoint, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
-use crate::auth::{Algorithm, Key, KeySet, Mode, Policy};
+use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
 use crate::door::{Origins, TrustedProxies};
@@ -132,7 +132,7 @@ impl Config {
             return Ok(RunKeys { admin_key: None });
         }
         let admin_key = random_hex()?;
-        self.secrets.admin_key = Some(super::Secret::new(admin_key.as_bytes()));
+        self.secrets.admin_key = Some(Secret::new(admin_key.as_bytes()));
         Ok(RunKeys {
             admin_key: Some(admin_key),
         })
@@ -219,11 +219,10 @@ impl Config {
 
     fn commands(&self) -> commands::Settings {
         let secrets = self.secrets.commands.iter();
-        let route = |(command, secret): (&super::model::Command, &Option<super::Secret>)| {
-            let hmac_secret = secret.as_ref().map(|secret| commands::Secret::new(secret.expose()));
+        let route = |(command, secret): (&super::model::Command, &Option<Secret>)| {
             let target = Target::Http(HttpSettings {
                 url: command.http.clone()?,
-                hmac_secret,
+                hmac_secret: secret.clone(),
             });
             Some(RouteSettings {
                 timeout: command.timeout,

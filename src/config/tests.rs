@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
-use crate::auth::Mode;
+use crate::auth::{Mode, Secret};
 use crate::channel::Pattern;
 use crate::dialect::{Dialect, typed};
 

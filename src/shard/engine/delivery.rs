@@ -19,6 +19,9 @@ use crate::shard::pool::Frame;
 use crate::shard::slab::Chunked;
 use crate::time::Now;
 
+/// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
+const DELIVERIES: u64 = 256 * 1024;
+
 /// What [`Engine::sent`] left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -60,18 +63,21 @@ impl<'e> Frames<'e> {
 
 impl Engine {
     /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
-    /// when an outbox that its socket has yet to be offered is half full ([`Engine::is_pressed`]): a burst must wait in
-    /// the inbox, where its publishers feel it, and not overflow the outbox of a client that reads.
+    /// when they have very many subscribers, and when an outbox that its socket has yet to be offered is half full
+    /// ([`Engine::is_pressed`]): a burst must wait in the inbox, where its publishers feel it, and not overflow the
+    /// outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
-        let mut count = 0;
+        let (mut count, mut deliveries) = (0, 0);
         self.outgoing.is_pressed = false;
         while count < limit
+            && deliveries < DELIVERIES
             && !self.outgoing.is_pressed
             && let Some(popped) = self.inbox.pop()
         {
-            self.deliver_one(&popped);
+            deliveries += self.deliver_one(&popped);
             count += 1;
         }
+        self.stats.deliveries.bump(deliveries);
         count
     }
 
@@ -81,7 +87,7 @@ impl Engine {
         self.outgoing.is_pressed
     }
 
-    fn deliver_one(&mut self, popped: &Popped) {
+    fn deliver_one(&mut self, popped: &Popped) -> u64 {
         self.table.settle(popped.index);
         let number = self.next_event_number();
         let mut frames = Frames::of(&popped.event);
@@ -115,7 +121,7 @@ impl Engine {
                 }
             }
         }
-        self.stats.deliveries.bump(deliveries);
+        deliveries
     }
 
     /// Queues an event to every authenticated connection; returns to how many.
