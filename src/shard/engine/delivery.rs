@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Engine, Outgoing};
+use super::{Endpoint, Engine, Outgoing};
 use crate::auth;
 use crate::dialect;
 use crate::disconnect::Disconnect;
@@ -14,7 +14,6 @@ use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
 use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
-use crate::shard::outbox::Bounds;
 use crate::shard::pool::Frame;
 use crate::shard::slab::Chunked;
 use crate::time::Now;
@@ -113,9 +112,9 @@ impl Engine {
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(encoding) = endpoint.encoding else { continue };
                 deliveries += 1;
-                let dropped =
-                    self.outgoing
-                        .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                let dropped = self
+                    .outgoing
+                    .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
                 if dropped > 0 {
                     self.stats.dropped.bump(dropped);
                 }
@@ -139,7 +138,7 @@ impl Engine {
             count += 1;
             let dropped = self
                 .outgoing
-                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
             self.stats.dropped.bump(dropped);
         }
         self.stats.deliveries.bump(count as u64);
@@ -284,8 +283,9 @@ impl Outgoing {
         hot: &mut Hot,
         cold: &mut Chunked<Option<Cold>>,
         frame: &Rc<Frame>,
-        bounds: &Bounds,
+        endpoint: &Endpoint,
     ) -> u64 {
+        let bounds = &endpoint.bounds;
         let mut dropped = 0;
         while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
             dropped += 1;
@@ -302,7 +302,7 @@ impl Outgoing {
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());
         let is_half_full =
-            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > bounds.event_bytes / 2;
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
         self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
         self.mark_dirty(slot, hot);
         dropped

@@ -134,18 +134,20 @@ fn bytes_bound_pending_events_too_and_a_loss_names_at_most_32_channels() {
 
 #[test]
 fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
-    // By bytes, then by frames.
-    for (data_bytes, outbox_frames) in [(4096, 1000), (1, 50)] {
+    // By bytes, by frames, and where hardly more than one event fits.
+    for (data_bytes, outbox_frames, outbox_bytes) in [(4096, 1000, 1 << 20), (1, 50, 1 << 20), (3000, 1000, 9000)] {
         let mut rig = Rig::new();
         let limits = Limits {
             outbox_frames,
+            outbox_bytes,
+            event_bytes: 9000,
             ..Limits::default()
         };
         let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
         rig.subscribe(id, "burst.*");
         rig.read(id);
-        let data = format!("\"{}\"", "x".repeat(data_bytes));
-        for _ in 0..600 {
+        for number in 0..600 {
+            let data = format!("\"{}\"", "x".repeat(data_bytes * (1 + number % 2)));
             rig.publish("burst.a", &data);
         }
         let mut events = 0;
