@@ -37,6 +37,7 @@ struct Nobody;
 impl Services for Nobody {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+    fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
 }
 
 impl Broker for Nobody {

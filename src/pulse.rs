@@ -113,7 +113,7 @@ struct Update<'a> {
     cpu_s: f64,
     rss_bytes: u64,
     total: Load,
-    endings: BTreeMap<&'static str, u64>,
+    endings: BTreeMap<u16, u64>,
     shards: Vec<Load>,
 }
 
@@ -247,7 +247,7 @@ impl<'a> Update<'a> {
             total: Load::of(&snapshot.total, &snapshot.rates),
             endings: endings
                 .filter(|(_, times)| *times > 0)
-                .map(|(ending, times)| (ending.label(), times))
+                .map(|(ending, times)| (ending.code(), times))
                 .collect(),
             shards: shards.map(|(figures, rates)| Load::of(figures, rates)).collect(),
         }
@@ -363,7 +363,7 @@ mod tests {
             (&"edge-1".into(), &200.0.into())
         );
         assert_eq!(own["shards"].as_array().map(Vec::len), Some(1));
-        assert_eq!(own["endings"], serde_json::json!({"heartbeat_timeout": 1}));
+        assert_eq!(own["endings"], serde_json::json!({"4009": 1}));
         assert!(own["rss_bytes"].as_u64() > Some(0));
     }
 

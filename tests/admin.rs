@@ -457,7 +457,7 @@ fn statistics_tell_what_happened() {
         ("/events/published", json!(1)),
         ("/queues/pending_frames", json!(0)),
         ("/dropped", json!(0)),
-        ("/endings/slow_consumer", json!(0)),
+        ("/endings/4008", json!(0)),
         ("/node", json!("test")),
     ] {
         assert_eq!(stats.pointer(figure), Some(&value), "{figure}: {stats}");

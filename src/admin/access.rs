@@ -1,31 +1,24 @@
 //! Who calls: the admin key, or a token.
 
-use std::fmt;
 use std::sync::Arc;
 
 use hyper::{HeaderMap, StatusCode};
 
 use super::Admin;
-use crate::auth::{Identity, same_secret};
+use crate::auth::{Identity, Secret, same_secret};
 use crate::http::answer::{self, Answer};
 use crate::http::request;
 use crate::time::unix_ms;
 
 /// The admin key. Never shown.
-#[derive(Clone)]
-pub struct AdminKey(Box<[u8]>);
+#[derive(Clone, Debug)]
+pub struct AdminKey(Secret);
 
 impl AdminKey {
     /// A key, which must not be empty.
     #[must_use]
     pub fn new(key: &str) -> Option<Self> {
-        (!key.is_empty()).then(|| Self(key.as_bytes().into()))
-    }
-}
-
-impl fmt::Debug for AdminKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AdminKey(hidden)")
+        (!key.is_empty()).then(|| Self(Secret::new(key.as_bytes())))
     }
 }
 
@@ -47,7 +40,7 @@ impl Admin {
         if self
             .key
             .as_ref()
-            .is_some_and(|key| same_secret(token.as_bytes(), &key.0))
+            .is_some_and(|key| same_secret(token.as_bytes(), key.0.expose()))
         {
             return Ok(Caller::Admin);
         }

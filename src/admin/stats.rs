@@ -26,7 +26,7 @@ impl Admin {
         let endings = Disconnect::ALL
             .iter()
             .zip(now.total.endings)
-            .map(|(ending, count)| (ending.label(), count));
+            .map(|(ending, count)| (ending.code().to_string(), count));
         let refused = Refused::ALL.iter().map(|why| (why.label(), self.door.refused(*why)));
         let shards = now
             .shards
@@ -148,6 +148,6 @@ fn seconds(us: u64) -> f64 {
     std::time::Duration::from_micros(us).as_secs_f64()
 }
 
-fn labelled(counts: impl Iterator<Item = (&'static str, u64)>) -> Map<String, Value> {
-    counts.map(|(label, count)| (label.to_owned(), count.into())).collect()
+fn labelled(counts: impl Iterator<Item = (impl Into<String>, u64)>) -> Map<String, Value> {
+    counts.map(|(label, count)| (label.into(), count.into())).collect()
 }

@@ -24,7 +24,8 @@ use bytes::Bytes;
 use crate::channel::{Channel, Pattern};
 use crate::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::message::RequestId;
-use crate::session::CommandOutcome;
+use crate::session::{Command, CommandOutcome};
+use crate::time::unix_ms;
 
 pub mod audit;
 mod backend;
@@ -137,6 +138,20 @@ pub struct Request {
     pub client_id: Box<str>,
     /// When the gateway took the command, Unix milliseconds.
     pub timestamp_ms: u64,
+}
+
+impl Request {
+    fn new(client_id: &str, command: Command) -> Self {
+        Self {
+            id: command.id,
+            action: command.action,
+            params: command.params,
+            user: command.identity.user.clone(),
+            role: command.identity.role.clone(),
+            client_id: client_id.into(),
+            timestamp_ms: unix_ms(),
+        }
+    }
 }
 
 /// The reply of a backend, or why there is none.

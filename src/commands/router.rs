@@ -14,12 +14,11 @@ use super::backend::Backend;
 use super::http::{HttpBackend, Pool};
 use super::stats::{Snapshot, Stats};
 use super::{Answer, Handler, Origin, Request, Responder, RouteSettings, Settings, Target};
-use crate::channel::Pattern;
+use crate::channel::{Channel, Pattern};
 use crate::hub::Broker;
 use crate::mailbox::ConnectionId;
 use crate::message::ErrorCode;
 use crate::session::{Command, CommandOutcome};
-use crate::time::unix_ms;
 
 // Of an idempotent route: attempts in all, and the wait before the second, which doubles.
 const ATTEMPTS_MAX: u32 = 3;
@@ -119,6 +118,17 @@ impl Router {
         }
     }
 
+    /// Records a command that was refused before it came here, when its route is audited: who tried what they may
+    /// not do is what an audit trail is asked for.
+    pub fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
+        if self.shared.route_of(&command.action).is_some_and(|route| route.audit) {
+            let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
+            self.shared
+                .audit
+                .record(&Request::new(client_id, command), address, &outcome, 0);
+        }
+    }
+
     /// Takes a command and returns at once; the answer comes through the [`Responder`], once.
     pub fn route(&self, origin: Origin<'_>, command: Command) {
         self.shared.stats.received.add(1);
@@ -128,15 +138,7 @@ impl Router {
             to: origin.connection,
             number: origin.request,
             address: origin.address,
-            request: Request {
-                id: command.id,
-                action: command.action,
-                params: command.params,
-                user: command.identity.user.clone(),
-                role: command.identity.role.clone(),
-                client_id: origin.client_id.into(),
-                timestamp_ms: unix_ms(),
-            },
+            request: Request::new(origin.client_id, command),
             audit: false,
             taken: Instant::now(),
             answered: false,
@@ -160,6 +162,13 @@ impl Router {
     pub fn snapshot(&self) -> Snapshot {
         let backends = self.shared.backends.iter().map(|backend| backend.snapshot()).collect();
         self.shared.stats.snapshot(self.shared.audit.events_lost(), backends)
+    }
+}
+
+impl Shared {
+    /// The first route that matches.
+    fn route_of(&self, action: &Channel) -> Option<&Route> {
+        self.routes.iter().find(|route| route.pattern.matches(action.as_str()))
     }
 }
 
@@ -188,11 +197,7 @@ struct Pending {
 impl Pending {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let route = shared
-            .routes
-            .iter()
-            .find(|route| route.pattern.matches(self.request.action.as_str()));
-        let Some(route) = route else {
+        let Some(route) = shared.route_of(&self.request.action) else {
             let message = format!("no route for action {}", self.request.action);
             return self.answer(refused(ErrorCode::UnknownAction, message));
         };

@@ -96,20 +96,7 @@ impl Bench {
             client_id: "client_1",
             address: Some([10, 0, 0, 7].into()),
         };
-        let command = Command {
-            id: RequestId::Text(format!("cmd_{}", self.requests).into()),
-            action: Channel::parse(action).expect("a valid action"),
-            params: Bytes::copy_from_slice(params.as_bytes()),
-            identity: Arc::new(Identity {
-                user: Some("u42".into()),
-                role: Some("trader".into()),
-                permissions: Arc::new(Permissions::default()),
-                expires_at_ms: None,
-                exp_ms: None,
-                token_id: None,
-            }),
-        };
-        self.router.route(origin, command);
+        self.router.route(origin, command(self.requests, action, params));
         self.requests
     }
 
@@ -119,6 +106,22 @@ impl Bench {
         let (to, request, outcome) = self.answers.recv().await.expect("an answer");
         assert_eq!((to, request), (connection(1), sent));
         outcome
+    }
+}
+
+fn command(number: u32, action: &str, params: &str) -> Command {
+    Command {
+        id: RequestId::Text(format!("cmd_{number}").into()),
+        action: Channel::parse(action).expect("a valid action"),
+        params: Bytes::copy_from_slice(params.as_bytes()),
+        identity: Arc::new(Identity {
+            user: Some("u42".into()),
+            role: Some("trader".into()),
+            permissions: Arc::new(Permissions::default()),
+            expires_at_ms: None,
+            exp_ms: None,
+            token_id: None,
+        }),
     }
 }
 

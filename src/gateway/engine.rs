@@ -133,4 +133,8 @@ impl Services for Asked {
             command,
         );
     }
+
+    fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
+        self.router.forbidden(client_id, address, command);
+    }
 }

@@ -233,6 +233,8 @@ pub trait Services: Send + Sync {
     /// Route a command; answered by [`ShardMessage::Responded`]. `client_id` is the connection's public name and
     /// `address` the client's ([`Adopt::address`]), for the audit trail.
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
+    /// Tell the audit trail of a command that was refused for want of permission; not answered.
+    fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
 }
 
 /// The outside's end of one shard. Cheap to clone.

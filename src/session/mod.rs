@@ -170,6 +170,11 @@ pub enum Output {
         /// What to route.
         command: Command,
     },
+    /// A command was refused because its sender may not send it; for the audit trail. The client has its answer.
+    Forbidden {
+        /// What was asked for.
+        command: Command,
+    },
     /// The session is over: flush what is queued, send the Close frame (already in the replies when one is due),
     /// shut down, discard input for at most five seconds. The last output, once.
     Close(Disconnect),

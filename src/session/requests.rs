@@ -35,20 +35,22 @@ impl Session {
         } else {
             None
         };
+        let command = Command {
+            id,
+            action,
+            params: Bytes::copy_from_slice(params.as_bytes()),
+            identity,
+        };
         if let Some((code, message)) = refusal {
-            return out.refuse_command(&id, code, &message, context);
+            out.refuse_command(&command.id, code, &message, context);
+            if code == ErrorCode::Forbidden {
+                out.list.push(Output::Forbidden { command });
+            }
+            return;
         }
         let request = self.next_request();
-        self.extra().commands.push((request, id.clone()));
-        out.list.push(Output::Command {
-            request,
-            command: Command {
-                id,
-                action,
-                params: Bytes::copy_from_slice(params.as_bytes()),
-                identity,
-            },
-        });
+        self.extra().commands.push((request, command.id.clone()));
+        out.list.push(Output::Command { request, command });
     }
 
     /// Takes a token from the commands' bucket, or answers the command. Malformed ones count too.

@@ -138,6 +138,7 @@ impl Services for Desk {
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
         self.0.lock().push(Job::Command(from, request));
     }
+    fn forbidden(&self, _: &str, _: Option<IpAddr>, _: Command) {}
 }
 
 #[derive(Debug)]

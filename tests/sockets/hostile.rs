@@ -245,7 +245,7 @@ async fn a_client_that_stays_away_is_ended_by_the_heartbeat() {
         let mut stalled = gateway.connect_bare(&url()).await;
         until("the heartbeat", async || {
             let endings = gateway.stats().await["endings"].clone();
-            (endings["heartbeat_timeout"] == 1).then_some(())
+            (endings["4009"] == 1).then_some(())
         })
         .await;
         stalled.rest().await

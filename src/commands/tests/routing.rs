@@ -93,7 +93,13 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
     for action in ["system.kill_switch", "grid.start", "system.reset"] {
         bench.ask(action).await;
     }
-    while bench.log.0.lock().len() < 2 {
+    // Refused before they came to the router; the second one's route is not audited.
+    for action in ["system.reset", "grid.stop"] {
+        bench
+            .router
+            .forbidden("client_1", Some([10, 0, 0, 7].into()), command(9, action, "{}"));
+    }
+    while bench.log.0.lock().len() < 3 {
         tokio::task::yield_now().await;
     }
     let events = std::mem::take(&mut *bench.log.0.lock());
@@ -139,5 +145,14 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
             "NO_GO".into()
         )
     );
-    assert_eq!(told.len(), 2);
+    assert_eq!(
+        told[2],
+        (
+            "warn".to_owned(),
+            "system.reset".into(),
+            "refused".into(),
+            "FORBIDDEN".into()
+        )
+    );
+    assert_eq!(told.len(), 3);
 }

@@ -96,6 +96,7 @@ pub(super) enum Seen {
     Leave(Vec<Pattern>),
     Publish(String),
     Command(String),
+    Forbidden(String),
     Close(Disconnect),
 }
 
@@ -216,6 +217,10 @@ impl Drive {
                 let seen = format!("{:?} {} {params} for {user}", command.id, command.action);
                 self.commands.push((request, command.id));
                 Seen::Command(seen)
+            }
+            Output::Forbidden { command } => {
+                let user = command.identity.user.as_deref().unwrap_or("-");
+                Seen::Forbidden(format!("{:?} {} for {user}", command.id, command.action))
             }
             Output::Close(ending) => Seen::Close(ending),
         };

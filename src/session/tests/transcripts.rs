@@ -379,6 +379,7 @@ fn line(seen: &Seen) -> String {
         Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),
         Seen::Command(command) => format!("= command {command}"),
+        Seen::Forbidden(command) => format!("= forbidden {command}"),
         Seen::Close(ending) => format!("! close {}", ending.label()),
     };
     line.trim_end().to_owned()

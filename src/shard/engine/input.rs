@@ -234,6 +234,10 @@ impl Engine {
                         let address = self.cold[slot].as_ref().and_then(|cold| cold.address);
                         self.services.command(id, &id.client_id(), address, request, command);
                     }
+                    Output::Forbidden { command } => {
+                        let address = self.cold[slot].as_ref().and_then(|cold| cold.address);
+                        self.services.forbidden(&self.id(slot).client_id(), address, command);
+                    }
                     Output::Close(ending) => self.begin_closing(slot, ending, now),
                 }
             }

@@ -55,6 +55,7 @@ impl Broker for Direct {
 struct Asked {
     verify: Mutex<Vec<(ConnectionId, u32, Box<str>)>>,
     command: Mutex<Vec<(ConnectionId, String, u32, Command)>>,
+    forbidden: Mutex<Vec<(String, Command)>>,
 }
 
 impl Services for Asked {
@@ -64,6 +65,10 @@ impl Services for Asked {
     fn command(&self, from: ConnectionId, client_id: &str, _: Option<IpAddr>, request: u32, command: Command) {
         let asked = (from, client_id.to_owned(), request, command);
         self.command.lock().expect("not poisoned").push(asked);
+    }
+    fn forbidden(&self, client_id: &str, _: Option<IpAddr>, command: Command) {
+        let told = (client_id.to_owned(), command);
+        self.forbidden.lock().expect("not poisoned").push(told);
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::auth::{Identity, Mode};
 use crate::message::ErrorCode;
 use crate::session::CommandOutcome;
 
@@ -230,6 +231,32 @@ fn a_command_carries_the_connections_name_and_its_answer_comes_back() {
     assert_eq!(got[0].text()["data"]["ok"], 1);
     rig.say(id, r#"{"type":"get_status"}"#);
     assert_eq!(rig.read(id)[0].text()["client_id"], client_id.as_str());
+}
+
+#[test]
+fn a_forbidden_command_is_told_to_the_audit_trail_and_to_no_backend() {
+    let mut rig = Rig::new();
+    let limits = Limits::default();
+    let nobody = Identity {
+        user: Some("u7".into()),
+        role: None,
+        permissions: Arc::default(),
+        expires_at_ms: None,
+        exp_ms: None,
+        token_id: None,
+    };
+    let id = rig.connect_with(
+        session_settings(Mode::Required, limits),
+        Ok(Some(Arc::new(nobody))),
+        true,
+    );
+    rig.say(id, r#"{"type":"command","id":"c1","action":"system.kill_switch"}"#);
+    assert_eq!(rig.read(id)[0].text()["error"]["code"], "FORBIDDEN");
+    let (client_id, command) = rig.asked.forbidden.lock().expect("not poisoned").remove(0);
+    assert_eq!(ConnectionId::from_client_id(&client_id), Some(id));
+    assert_eq!(command.action.as_str(), "system.kill_switch");
+    assert_eq!(command.identity.user.as_deref(), Some("u7"));
+    assert!(rig.asked.command.lock().expect("not poisoned").is_empty());
 }
 
 #[test]

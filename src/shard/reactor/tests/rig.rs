@@ -46,6 +46,7 @@ struct NoServices;
 impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+    fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
 }
 
 #[derive(Debug)]
