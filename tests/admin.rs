@@ -118,7 +118,9 @@ fn bodies_that_are_refused_whole() {
     drop(gateway);
 
     let gateway = start(|settings| settings.admin.event_bytes = 16);
-    assert_eq!(gateway.publish(&eleven_thousand).status, 400);
+    let answer = gateway.publish(&eleven_thousand);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_MESSAGE"));
+    assert_eq!(answer.json()["error"]["message"], "more than 10000 items");
     let answer = gateway.publish(r#"{"channel":"a","event":"e","data":"0123456789012345"}"#);
     assert_eq!((answer.status, answer.code().as_str()), (413, "MESSAGE_TOO_LARGE"));
     // A length that is announced is refused before the body is sent.
@@ -291,6 +293,15 @@ fn only_who_may_is_served() {
         (&answer["published"], &answer["errors"][0]["code"]),
         (&json!(1), &json!("FORBIDDEN"))
     );
+
+    // Who mistypes the admin key is not told about tokens only.
+    for (bearer, message) in [
+        ("wrong", "this is neither the admin key nor a JSON Web Token"),
+        ("a.b", "the token is no JSON Web Token in compact form"),
+    ] {
+        let answer = gateway.admin_as(Some(bearer), "GET", "/api/websocket/stats", "", b"");
+        assert_eq!(answer.json()["error"]["message"], message, "{bearer}");
+    }
 
     let open = start(|settings| settings.admin.key = None);
     assert_eq!(open.publish(EVENT).status, 401);

@@ -47,6 +47,11 @@ impl Admin {
         match self.verifier.verify(token, unix_ms()) {
             Ok(identity) if identity.permissions.admin => Ok(Caller::Admin),
             Ok(identity) => Ok(Caller::User(identity)),
+            // Mostly a mistyped admin key, or that of another gateway: its owner does not think of tokens.
+            Err(error) if !token.contains('.') => {
+                let text = "this is neither the admin key nor a JSON Web Token";
+                Err(answer::unauthorized(error.code.as_str(), text).into())
+            }
             Err(error) => Err(answer::unauthorized(error.code.as_str(), &error.message).into()),
         }
     }

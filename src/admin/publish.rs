@@ -234,8 +234,9 @@ impl<'a> Batch<'a> {
     fn take_line(&mut self, line: Line) {
         match line {
             Line::TooLong => {
-                let message = "the line is too long".into();
-                self.fail(self.index, ErrorCode::MessageTooLarge, message);
+                let line_bytes_max = self.admin.event_bytes + ENVELOPE_BYTES_MAX;
+                let message = format!("the line is longer than {line_bytes_max} bytes");
+                self.fail(self.index, ErrorCode::MessageTooLarge, message.into());
                 self.index += 1;
             }
             Line::Whole(bytes) => match simdutf8::basic::from_utf8(&bytes) {
@@ -313,7 +314,7 @@ fn is_lines(headers: &HeaderMap) -> bool {
 fn code_of(error: &json::Error) -> ErrorCode {
     match error {
         json::Error::Syntax { .. } | json::Error::TooDeep { .. } => ErrorCode::InvalidJson,
-        json::Error::WrongKind(_) => ErrorCode::InvalidMessage,
+        json::Error::WrongKind(_) | json::Error::TooManyItems(_) => ErrorCode::InvalidMessage,
     }
 }
 

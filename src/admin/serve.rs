@@ -69,9 +69,11 @@ impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> Answer {
         self.stats.requests.add(1);
         let _in_flight = InFlight::count(&self.stats.in_flight);
+        let path = request.uri().path().to_owned();
         let answer = self.dispatch(request).await.unwrap_or_else(|refused| *refused);
-        if answer.status().is_server_error() {
-            tracing::warn!(status = answer.status().as_u16(), "an admin request failed");
+        // "Not ready" is what a probe came to hear.
+        if answer.status().is_server_error() && path != "/readyz" {
+            tracing::warn!(status = answer.status().as_u16(), path, "an admin request failed");
         }
         answer
     }

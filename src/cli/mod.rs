@@ -102,8 +102,8 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     config
         .needs_run_keys(&environment)
         .map_err(|error| Failure::misconfigured(&error))?;
-    for file in config.exposed_secret_files() {
-        eprintln!("warning: {} can be read by everybody on this machine", file.display());
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
     }
     print_out(&config.to_toml());
     Ok(())

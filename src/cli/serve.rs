@@ -45,8 +45,8 @@ impl Ready {
         };
         let (format, level) = config.log();
         logging::start(format, level);
-        for file in config.exposed_secret_files() {
-            tracing::warn!(file = %file.display(), "a secret's file can be read by everybody on this machine");
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
         }
         Ok(Self {
             descriptors_max: raise_descriptors(&config),
@@ -66,7 +66,9 @@ impl Ready {
         self.signals
             .end(gateway.handle())
             .map_err(|error| Failure::running(&error))?;
-        gateway.wait().map_err(|error| Failure::running(&error))
+        gateway.wait().map_err(|error| Failure::running(&error))?;
+        tracing::info!("drained");
+        Ok(())
     }
 }
 

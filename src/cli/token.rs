@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use tickgate::auth::{Grant, mint};
+use tickgate::auth::{ADMIN_ROLE, Grant, mint};
 use tickgate::channel::Pattern;
 use tickgate::config::duration_from_text;
 use tickgate::time::unix_ms;
@@ -48,6 +48,13 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// Prints the token alone, so that `$(tickgate token ...)` is one.
 pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
     let (config, _) = load(arguments.file.config.as_deref())?;
+    let settings = config.auth();
+    if let Some(role) = arguments.role.as_deref()
+        && role != ADMIN_ROLE
+        && !settings.policy.roles.contains_key(role)
+    {
+        eprintln!("warning: role {role} is not configured: [auth.default] says what this token may do");
+    }
     let grant = Grant {
         subject: arguments.sub.as_str().into(),
         role: arguments.role.as_deref().map(Into::into),
@@ -56,7 +63,7 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
         publish: arguments.publish.clone(),
         ttl_ms: u64::try_from(arguments.ttl.as_millis()).unwrap_or(u64::MAX),
     };
-    let token = mint(&grant, &config.keys(), &config.auth(), unix_ms());
+    let token = mint(&grant, &config.keys(), &settings, unix_ms());
     let token = token.map_err(|error| Failure {
         message: format!("no token was made: {error}"),
         code: MISCONFIGURED,

@@ -198,10 +198,10 @@ impl Failure {
 
     /// More for the log than clients are told.
     #[must_use]
-    pub fn detail(&self) -> &str {
+    pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Unreachable(detail) | Self::Lost(detail) => detail,
-            Self::Status(_) | Self::BadReply(_) => "",
+            Self::Unreachable(detail) | Self::Lost(detail) => Some(detail),
+            Self::Status(_) | Self::BadReply(_) => None,
         }
     }
 }

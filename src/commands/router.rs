@@ -213,6 +213,12 @@ impl Pending {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
+                    tracing::warn!(
+                        backend = route.backend.name(),
+                        action = self.request.action.as_str(),
+                        timeout_ms = ms,
+                        "no reply in time"
+                    );
                     refused(ErrorCode::Timeout, format!("no reply within {ms} ms; the outcome is unknown"))
                 }
             },

@@ -14,6 +14,8 @@ use crate::{admin, auth, commands, door, gateway, hub, session, shard};
 
 /// Descriptors a gateway needs beside those of its connections: listeners, doorbells, backends, admin requests, logs.
 const DESCRIPTORS_APART: u64 = 512;
+/// A shorter admin key is warned of.
+const ADMIN_KEY_BYTES_MIN: usize = 16;
 
 /// Keys made for one run, where none is configured.
 pub struct RunKeys {
@@ -117,6 +119,25 @@ impl Config {
         } else {
             Ok(true)
         }
+    }
+
+    /// What is likely not meant, though it contradicts nothing: told by `serve` and `check`.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let exposed = self
+            .secrets
+            .exposed_files
+            .iter()
+            .map(|file| format!("{} can be read by everybody on this machine", file.display()));
+        let closed = self.auth.mode == Mode::Off && self.secrets.keys.is_empty() && self.secrets.admin_key.is_none();
+        let closed = closed.then(|| {
+            "no admin key and no key for tokens is configured: nobody may publish or use the admin API".to_owned()
+        });
+        let key = self.secrets.admin_key.as_ref().map(super::Secret::expose);
+        let guessable = key.filter(|key| key.len() < ADMIN_KEY_BYTES_MIN).map(|_| {
+            format!("the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a good one")
+        });
+        exposed.chain(closed).chain(guessable).collect()
     }
 
     /// Makes a random secret for tokens, and a random admin key where none is configured.

@@ -122,7 +122,8 @@ impl Search<'_, '_> {
             (None, None) => return None,
         };
         if found.expose().is_empty() {
-            self.check.refuse(&key, "the secret is empty");
+            let from = variable.map(|name| format!(" (variable {name})")).unwrap_or_default();
+            self.check.refuse(&key, format!("the secret is empty{from}"));
             return None;
         }
         Some((found, key))

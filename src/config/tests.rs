@@ -92,7 +92,11 @@ fn every_key_is_accepted() {
         "without its newline"
     );
     assert_eq!(config.secrets.keys.len(), 3);
-    assert!(config.exposed_secret_files().is_empty());
+    let warnings = config.warnings();
+    assert!(
+        warnings.iter().all(|warning| !warning.contains("read by everybody")),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -304,11 +308,29 @@ fn a_gateway_that_nobody_could_administer_makes_its_own_keys_on_loopback_only() 
 fn a_secret_file_that_all_can_read_is_noted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("key");
-    std::fs::write(&file, "key").expect("written");
+    std::fs::write(&file, "kkkkkkkkkkkkkkkk").expect("written");
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("changed");
     let toml = format!("[admin]\nkey_file = \"{}\"\n", file.display());
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.exposed_secret_files(), [file]);
+    let warning = format!("{} can be read by everybody on this machine", file.display());
+    assert_eq!(config.warnings(), [warning]);
+}
+
+#[test]
+fn an_admin_api_that_is_closed_to_all_or_easily_opened_is_warned_of() {
+    let warnings = |toml: &str, admin_key: Option<&str>| {
+        let environment = match admin_key {
+            Some(key) => Environment::of([("TICKGATE_ADMIN_KEY", key)]),
+            None => Environment::default(),
+        };
+        let config = load(toml, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+        config.warnings().join("\n")
+    };
+    const OFF: &str = "[auth]\nmode = \"off\"\n";
+    assert!(warnings(OFF, None).starts_with("no admin key and no key for tokens is configured"));
+    assert_eq!(warnings(OFF, Some("0123456789abcdef")), "");
+    assert_eq!(warnings("", None), "", "this run makes its own");
+    assert!(warnings("", Some("hunter2")).starts_with("the admin key is shorter than 16 bytes"));
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub enum Error {
     /// JSON, but not an object (or, for [`split_array`], not an array).
     #[error("{0}")]
     WrongKind(&'static str),
+    /// An array longer than [`split_array`] was allowed.
+    #[error("more than {0} items")]
+    TooManyItems(usize),
 }
 
 /// What kind of value a span holds.
@@ -74,7 +77,7 @@ pub fn split_array(text: &str, max_items: usize) -> Result<Vec<&str>, Error> {
             let start = scanner.at;
             scanner.skip_value::<{ (SPLIT_DEPTH / 64) as usize }>(SPLIT_DEPTH)?;
             if items.len() == max_items {
-                return Err(Error::WrongKind("too many items"));
+                return Err(Error::TooManyItems(max_items));
             }
             items.push(&text[start..scanner.at]);
             scanner.skip_space();

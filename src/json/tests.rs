@@ -111,7 +111,7 @@ fn an_array_is_split_into_raw_items() {
         ["1", "{\"a\":[ ]}", "\"x\""]
     );
     assert_eq!(split_array("[]", 3).unwrap(), Vec::<&str>::new());
-    assert!(matches!(split_array("[1,2,3,4]", 3), Err(Error::WrongKind(_))));
+    assert!(matches!(split_array("[1,2,3,4]", 3), Err(Error::TooManyItems(3))));
     assert!(matches!(split_array("{}", 3), Err(Error::WrongKind(_))));
     for text in ["[1,]", "[,1]", "[1", "[1]]", "[1 2]", "", "[tru]"] {
         assert!(matches!(split_array(text, 3), Err(Error::Syntax { .. })), "{text}");

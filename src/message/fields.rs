@@ -31,6 +31,7 @@ impl From<json::Error> for FieldError {
         let (code, message) = match error {
             json::Error::Syntax { .. } | json::Error::TooDeep { .. } => (ErrorCode::InvalidJson, error.to_string()),
             json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "the message must be an object".to_owned()),
+            json::Error::TooManyItems(_) => (ErrorCode::InvalidMessage, error.to_string()),
         };
         Self::new(code, message)
     }

@@ -1,7 +1,5 @@
 //! The sections of the file: their keys, their defaults, and what contradicts what.
 
-use std::path::PathBuf;
-
 use super::secrets::Secrets;
 use super::source::Environment;
 use super::visit::{Section, Visitor};
@@ -93,11 +91,5 @@ impl Config {
     #[must_use]
     pub fn log(&self) -> (Format, Level) {
         (self.log.format, self.log.level)
-    }
-
-    /// Files that hold secrets and can be read by others than their owner and group.
-    #[must_use]
-    pub fn exposed_secret_files(&self) -> &[PathBuf] {
-        &self.secrets.exposed_files
     }
 }
