@@ -251,11 +251,17 @@ fn a_thousand_connections_get_every_event_once_and_in_order() {
         let (first, close) = frames.last().expect("a Close frame");
         // A machine that is too busy for the drain's time ends the last ones with 1001, as it should.
         let codes = [1012u16.to_be_bytes(), 1001u16.to_be_bytes()];
-        assert!(*first == 0x88 && codes.iter().any(|code| close[..2] == code[..]), "{close:?}");
+        assert!(
+            *first == 0x88 && codes.iter().any(|code| close[..2] == code[..]),
+            "{close:?}"
+        );
     }
     drop(clients);
     thread.join().expect("no panic");
-    assert_eq!(shard.ended(Disconnect::Restart) + shard.ended(Disconnect::DrainDeadline), 1_000);
+    assert_eq!(
+        shard.ended(Disconnect::Restart) + shard.ended(Disconnect::DrainDeadline),
+        1_000
+    );
 }
 
 #[test]
