@@ -6,12 +6,12 @@
 //! # The life of a poll
 //!
 //! 1. A shard joins a pattern; the hub notes it ([`crate::hub::InterestWatch`]); the [`Runner`] finds the feeds it
-//!    concerns. A channel with a placeholder ([`template`]) is an instance of its own for each value.
-//! 2. [`schedule`] says when an instance is due: at once for a newcomer, then each interval with jitter, later while
+//!    concerns. A channel with a placeholder (`template`) is an instance of its own for each value.
+//! 2. `schedule` says when an instance is due: at once for a newcomer, then each interval with jitter, later while
 //!    it fails. [`SLOTS`] polls of one feed are under way at most; the others wait in order.
-//! 3. [`source`] asks: HTTP or Redis. Whatever it is, the answer is one JSON text.
-//! 4. [`change`] compares it with the last good one and says what is to be told.
-//! 5. The events go to the broker. [`health`] notes how it went, and `system.log` hears of changes for the worse and
+//! 3. `source` asks: HTTP or Redis. Whatever it is, the answer is one JSON text.
+//! 4. `change` compares it with the last good one and says what is to be told.
+//! 5. The events go to the broker. `health` notes how it went, and `system.log` hears of changes for the worse and
 //!    for the better.
 //!
 //! There is one task that owns all instances, and one for each poll under way.
