@@ -19,8 +19,8 @@ use crate::message::{ErrorCode, PublishItem};
 
 /// Items of an array.
 const ITEMS_MAX: usize = 10_000;
-/// Refused items that are told; of more only the number.
-const ERRORS_MAX: usize = 10_000;
+/// Refused items and duplicates that are told; of more only the number. A stream of lines has no end.
+const TOLD_MAX: usize = 10_000;
 /// What a line may have beside its `data`.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Items that are parsed between two publications of a stream.
@@ -36,6 +36,8 @@ pub(super) struct Outcome {
     duplicate: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<usize>,
+    #[serde(skip_serializing_if = "is_zero")]
+    duplicates_omitted: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemError>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -48,6 +50,16 @@ struct ItemError {
     index: usize,
     code: &'static str,
     message: Box<str>,
+}
+
+impl Outcome {
+    fn duplicate_at(&mut self, index: usize) {
+        if self.duplicates.len() < TOLD_MAX {
+            self.duplicates.push(index);
+        } else {
+            self.duplicates_omitted += 1;
+        }
+    }
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -74,14 +86,13 @@ impl Admin {
         if is_lines(request.headers()) {
             return self.publish_lines(batch, request.into_body()).await;
         }
-        let body = {
-            let Ok(_room) = self.body_room(&request).await else {
-                return answer::error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "the gateway ends");
-            };
-            match body::whole(request.into_body(), self.publish_body_bytes).await {
-                Ok(body) => body,
-                Err(refused) => return refused.0,
-            }
+        // Until the end: the body is in memory as long as its items wait for the hub.
+        let Ok(_room) = self.body_room(&request).await else {
+            return answer::error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "the gateway ends");
+        };
+        let body = match body::whole(request.into_body(), self.publish_body_bytes).await {
+            Ok(body) => body,
+            Err(refused) => return refused.0,
         };
         let Ok(text) = simdutf8::basic::from_utf8(&body) else {
             return bad_request(ErrorCode::InvalidJson, "the body is not UTF-8");
@@ -257,7 +268,7 @@ impl<'a> Batch<'a> {
         if let Some(id) = &item.id
             && self.admin.duplicates.seen(&item.channel, id, now.mono_ms)
         {
-            self.outcome.duplicates.push(index);
+            self.outcome.duplicate_at(index);
             self.admin.stats.duplicates.add(1);
             return Ok(None);
         }
@@ -272,7 +283,7 @@ impl<'a> Batch<'a> {
 
     fn fail(&mut self, index: usize, code: ErrorCode, message: Box<str>) {
         self.admin.stats.refused_items.add(1);
-        if self.outcome.errors.len() < ERRORS_MAX {
+        if self.outcome.errors.len() < TOLD_MAX {
             self.outcome.errors.push(ItemError {
                 index,
                 code: code.as_str(),
@@ -413,6 +424,13 @@ mod tests {
         );
         assert_eq!(cut(&[b"123456"], 3), [None]);
         assert_eq!(cut(&[], 3), Vec::<Option<Vec<u8>>>::new());
+    }
+
+    #[test]
+    fn what_is_told_of_a_stream_without_end_is_bounded() {
+        let mut outcome = Outcome::default();
+        (0..TOLD_MAX + 3).for_each(|index| outcome.duplicate_at(index));
+        assert_eq!((outcome.duplicates.len(), outcome.duplicates_omitted), (TOLD_MAX, 3));
     }
 
     proptest! {

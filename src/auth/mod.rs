@@ -22,7 +22,7 @@ pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};
 pub use permission::{Permissions, is_admin_only};
 pub use policy::{ADMIN_ROLE, Policy, Settings};
-pub use secret::same_secret;
+pub use secret::{Secret, same_secret};
 pub use token::{TOKEN_BYTES_MAX, verify};
 
 use crate::message::ErrorCode;

@@ -24,6 +24,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::{Failure, Handler, HandlerResult, Request, reply};
+use crate::auth::Secret;
 use crate::time::unix_ms;
 
 /// Name of the header that carries the signature.
@@ -78,24 +79,6 @@ impl fmt::Display for BackendUrl {
     }
 }
 
-/// A shared secret; never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<[u8]>);
-
-impl Secret {
-    /// Takes the secret's bytes.
-    #[must_use]
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
-        Self(bytes.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(hidden)")
-    }
-}
-
 /// The connections of all HTTP backends.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -146,7 +129,7 @@ impl HttpBackend {
             key: settings
                 .hmac_secret
                 .as_ref()
-                .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0)),
+                .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose())),
             reply_bytes_max,
         }
     }

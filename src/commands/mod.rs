@@ -36,7 +36,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use http::{BackendUrl, HttpSettings, Secret};
+pub use http::{BackendUrl, HttpSettings};
 pub use router::Router;
 pub use stats::{BackendSnapshot, Snapshot};
 

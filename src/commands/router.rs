@@ -146,7 +146,8 @@ impl Router {
     }
 
     /// Waits up to `deadline` for the commands in flight, then answers the rest with `TIMEOUT`. From the call on new
-    /// commands are refused. Call it before the connections are closed.
+    /// commands are refused, so it comes when no client is left to send one: what is in flight then belongs to clients
+    /// that have gone, and is still carried out and audited.
     pub async fn drain(&self, deadline: Duration) {
         self.shared.phase.send_replace(Phase::Draining);
         let all = self.shared.room.acquire_many(self.shared.room_max);

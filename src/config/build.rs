@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::model::{Config, DialectName, Endpoint, Feed, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
-use crate::auth::{Algorithm, Key, KeySet, Mode, Policy};
+use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
 use crate::door::{Origins, TrustedProxies};
@@ -100,19 +100,22 @@ impl Config {
         self.endpoints.iter().find(native)?.path.as_deref()
     }
 
-    /// Whether `serve` has to make keys of its own: nothing could be verified otherwise.
+    /// Whether `serve` has to make keys of its own: no token could be verified and, where none is needed, nobody could
+    /// use the admin API otherwise.
     ///
     /// # Errors
     ///
     /// [`NoKey`] when others than this machine could reach the listeners (those passed by systemd count as such).
     pub fn needs_run_keys(&self, environment: &Environment) -> Result<bool, NoKey> {
-        if !self.secrets.keys.is_empty() || self.auth.mode == Mode::Off {
+        // Where clients need no token the admin API still needs its key.
+        let is_open = self.auth.mode == Mode::Off;
+        if !self.secrets.keys.is_empty() || (is_open && self.secrets.admin_key.is_some()) {
             return Ok(false);
         }
         let listeners = self.server.listen.iter().chain([&self.server.admin_listen]);
         let passed = environment.get("LISTEN_FDS").is_some();
         if passed || !listeners.into_iter().all(door::ListenAddress::is_local) {
-            Err(NoKey)
+            if is_open { Ok(false) } else { Err(NoKey) }
         } else {
             Ok(true)
         }
@@ -131,7 +134,7 @@ impl Config {
             return Ok(RunKeys { admin_key: None });
         }
         let admin_key = random_hex()?;
-        self.secrets.admin_key = Some(super::Secret::new(admin_key.as_bytes()));
+        self.secrets.admin_key = Some(Secret::new(admin_key.as_bytes()));
         Ok(RunKeys {
             admin_key: Some(admin_key),
         })
@@ -225,11 +228,10 @@ impl Config {
 
     fn commands(&self) -> commands::Settings {
         let secrets = self.secrets.commands.iter();
-        let route = |(command, secret): (&super::model::Command, &Option<super::Secret>)| {
-            let hmac_secret = secret.as_ref().map(|secret| commands::Secret::new(secret.expose()));
+        let route = |(command, secret): (&super::model::Command, &Option<Secret>)| {
             let target = Target::Http(HttpSettings {
                 url: command.http.clone()?,
-                hmac_secret,
+                hmac_secret: secret.clone(),
             });
             Some(RouteSettings {
                 timeout: command.timeout,

@@ -29,7 +29,6 @@ use std::path::Path;
 pub use build::{NoKey, RunKeys};
 pub use model::{Config, Format, Level};
 pub use problem::{Origin, Problem, Problems};
-pub use secrets::Secret;
 pub use source::Environment;
 pub use value::{duration_from_text, duration_text};
 

@@ -1,38 +1,13 @@
 //! Keys from variables and files. A secret in its own file keeps it out of the process list, of backups of the
 //! configuration, and of this project's hands.
 
-use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::model::check::Check;
 use super::model::{Config, DEFAULT_ADMIN_KEY_ENV, Key};
 use super::source::Environment;
-use crate::auth;
-
-/// Bytes that are never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<[u8]>);
-
-impl Secret {
-    /// Takes the bytes.
-    #[must_use]
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
-        Self(bytes.into())
-    }
-
-    /// The bytes, for those who must use them.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(hidden)")
-    }
-}
+use crate::auth::{self, Secret};
 
 /// What the named secrets hold.
 #[derive(Clone, Debug, Default)]

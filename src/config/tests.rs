@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
-use crate::auth::Mode;
+use crate::auth::{Mode, Secret};
 use crate::channel::Pattern;
 use crate::dialect::{Dialect, typed};
 
@@ -282,6 +282,24 @@ fn the_reference_variables_are_keys_when_they_are_set() {
     assert_eq!(config.secrets.keys.len(), 1);
     assert!(config.secrets.admin_key.is_some());
     assert!(config.to_toml().contains("secret_env = \"TICKGATE_JWT_SECRET\""));
+}
+
+#[test]
+fn a_gateway_that_nobody_could_administer_makes_its_own_keys_on_loopback_only() {
+    let nothing = Environment::of([]);
+    let admin_key = Environment::of([("TICKGATE_ADMIN_KEY", "0123456789abcdef")]);
+    let public = "[server]\nlisten = [\"0.0.0.0:8080\"]\n";
+    for (mode, listen, environment, needs) in [
+        ("required", "", &nothing, Ok(true)),
+        ("required", "", &admin_key, Ok(true)),
+        ("required", public, &nothing, Err(NoKey)),
+        ("off", "", &nothing, Ok(true)),
+        ("off", "", &admin_key, Ok(false)),
+        ("off", public, &nothing, Ok(false)),
+    ] {
+        let config = load(&format!("{listen}[auth]\nmode = \"{mode}\""), environment).expect("good");
+        assert_eq!(config.needs_run_keys(environment), needs, "{mode} {listen}");
+    }
 }
 
 #[test]

@@ -28,9 +28,10 @@ use super::actions::{ActionError, Caller, Reply};
 use super::event::Outgoing;
 use super::platform::{Platform, STEP_MS};
 use super::{Access, Settings};
+use crate::auth::Secret;
 use crate::channel::Pattern;
 use crate::commands::http::SIGNATURE_HEADER;
-use crate::commands::{BackendUrl, HttpSettings, RouteSettings, Secret, Target};
+use crate::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use crate::time::{Clock, unix_ms};
 
 const PAGE: &str = include_str!("page.html");

@@ -130,7 +130,8 @@ struct Shared {
 struct Tasks {
     // Accept loops and the pulse, which never end by themselves, each with the task that watches over it.
     endless: Vec<(AbortHandle, Task<()>)>,
-    router_drain: Option<Task<()>>,
+    // How long commands in flight are waited for when all connections are gone.
+    commands_wait: Duration,
     panicked: Option<&'static str>,
 }
 
@@ -285,10 +286,10 @@ impl Gateway {
         let tasks = std::mem::take(&mut *self.handle.0.tasks.lock());
         panicked = panicked.or(tasks.panicked);
         let admin = Arc::clone(&self.admin);
+        let router = Arc::clone(&self.handle.0.router);
         runtime.spawn(async move {
-            if let Some(drained) = tasks.router_drain {
-                let _ = drained.await;
-            }
+            // Taken until the last connection was closed; what is in flight now goes on for its backend's sake.
+            router.drain(tasks.commands_wait).await;
             let answered = async {
                 while admin.in_flight() > 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -342,11 +343,7 @@ impl Handle {
         for task in shared.inherited.lock().drain(..) {
             task.abort();
         }
-        let router = Arc::clone(&shared.router);
-        let drain = shared
-            .runtime
-            .spawn(async move { router.drain(Duration::from_millis(over_ms)).await });
-        shared.tasks.lock().router_drain = Some(drain);
+        shared.tasks.lock().commands_wait = Duration::from_millis(over_ms).min(LAST_REQUESTS);
         for shard in &shared.shards {
             // One that has ended needs no telling.
             let _ = shard.send(ShardMessage::Drain { over_ms });

@@ -67,7 +67,7 @@ fn write(engine: &mut Engine, socket: BorrowedFd<'_>, id: ConnectionId, left: &m
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         match send(socket, slices) {
             Ok(bytes) => {
-                let sent = engine.sent(id, bytes);
+                let sent = engine.sent(id, bytes, now);
                 if bytes < wanted {
                     return Some(Outcome::Blocked);
                 }

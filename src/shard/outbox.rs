@@ -25,10 +25,6 @@ pub(super) struct Bounds {
     pub(super) reply_bytes: u32,
 }
 
-/// The replies' bound is reached: the client is too slow for what it asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RepliesFull;
-
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     head: EntryId,
@@ -91,6 +87,15 @@ impl Outbox {
         self.reply_frames
     }
 
+    /// Whether replies fill more than half of their bounds.
+    pub(super) const fn is_half_full_of_replies(&self, bounds: &Bounds) -> bool {
+        self.reply_frames > bounds.reply_frames / 2 || self.reply_bytes > bounds.reply_bytes / 2
+    }
+    /// Whether there are more replies than their bounds allow. A lone one always goes.
+    pub(super) const fn has_too_many_replies(&self, bounds: &Bounds) -> bool {
+        self.reply_frames > bounds.reply_frames || (self.reply_bytes > bounds.reply_bytes && self.reply_frames > 1)
+    }
+
     /// Queues an event when it fits. `false`: see [`Outbox::drop_oldest`].
     pub(super) fn push_event(&mut self, pool: &mut Pool, frame: &Rc<Frame>, bounds: &Bounds) -> bool {
         let bytes = self.event_bytes.saturating_add(frame.len());
@@ -143,11 +148,11 @@ impl Outbox {
         sequence
     }
 
-    /// Queues a reply or control message.
-    pub(super) fn push_reply(&mut self, pool: &mut Pool, frame: Rc<Frame>, bounds: &Bounds) -> Result<(), RepliesFull> {
+    /// Queues a reply or control message, or hands it back: the bound is reached.
+    pub(super) fn push_reply(&mut self, pool: &mut Pool, frame: Rc<Frame>, bounds: &Bounds) -> Result<(), Rc<Frame>> {
         let bytes = self.reply_bytes.saturating_add(frame.len());
         if self.reply_frames >= bounds.reply_frames || (bytes > bounds.reply_bytes && self.reply_frames > 0) {
-            return Err(RepliesFull);
+            return Err(frame);
         }
         self.push_last(pool, frame);
         Ok(())

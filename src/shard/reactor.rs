@@ -82,6 +82,8 @@ pub(super) struct Reactor {
     clock: Clock,
     stats: Arc<ShardStats>,
     coalescer: Coalescer,
+    // The last flush reached its bound: what it left is written before more is queued behind it.
+    is_behind: bool,
     buffer: Box<[u8]>,
     cpu_due_ms: u64,
 }
@@ -124,6 +126,7 @@ impl Reactor {
             clock,
             stats,
             coalescer: Coalescer::new(settings.coalesce),
+            is_behind: false,
             buffer: vec![0; READ_BYTES].into(),
             cpu_due_ms: 0,
         })
@@ -281,13 +284,15 @@ impl Reactor {
     /// Takes events, when it is time, and writes what is dirty.
     fn tick(&mut self, now: Now) {
         let began = Instant::now();
-        let delivered = if self.coalescer.is_due(now.mono_ms) {
+        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms) {
             self.engine.deliver(EVENTS)
         } else {
             0
         };
         flush::flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
-        if delivered > 0 {
+        self.is_behind = self.engine.has_dirty();
+        // A burst that was cut off goes on at once.
+        if delivered > 0 && !self.engine.is_pressed() {
             self.coalescer
                 .ticked(now.mono_ms, began.elapsed(), self.clock.now().mono_ms);
         }
@@ -423,7 +428,7 @@ impl flush::Sockets for Sockets {
         let is_watched = match outcome {
             Outcome::Drained => self.await_writable(id, false),
             Outcome::Blocked => {
-                engine.blocked(id);
+                engine.blocked(id, now);
                 self.await_writable(id, true)
             }
             Outcome::Failed => return engine.on_socket_error(id, now),

@@ -60,7 +60,7 @@ export async function freePorts(count) {
 }
 
 /** Starts a process that the test's end kills; its output goes to files, its input stays open and says nothing. */
-export function start(t, where, command, args, env = process.env) {
+export function start(t, where, command, args, { env = process.env, signal = 'SIGKILL' } = {}) {
   const [out, err] = ['out', 'err'].map((name) => join(where, `${name}-${Math.random().toString(36).slice(2)}`));
   const files = [openSync(out, 'w'), openSync(err, 'w')];
   const child = spawn(command, args, { env, stdio: ['pipe', ...files] });
@@ -70,7 +70,7 @@ export function start(t, where, command, args, env = process.env) {
     child.on('error', (error) => resolve({ error }));
   });
   t.after(async () => {
-    child.kill('SIGKILL');
+    child.kill(signal);
     await ended;
   });
   return { child, ended, out: () => readFileSync(out, 'utf8'), err: () => readFileSync(err, 'utf8') };
@@ -84,7 +84,7 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
   const log = '[log]\nformat = "json"\n';
   writeFileSync(config, `[server]\nlisten = ${listen}\nadmin_listen = "127.0.0.1:0"\n${server}\n${rest}\n${log}`);
   const env = { TICKGATE_JWT_SECRET: secret, TICKGATE_ADMIN_KEY: adminKey };
-  const process = start(t, where, binary, ['serve', '--config', config], env);
+  const process = start(t, where, binary, ['serve', '--config', config], { env });
   const address = (message) => {
     const lines = process.err().split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
     return lines.find((line) => line.message === message)?.address;
@@ -113,7 +113,7 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
 /** A token by `tickgate token`. */
 export async function token(t, ...args) {
   const env = { TICKGATE_JWT_SECRET: secret };
-  const made = start(t, directory(t), binary, ['token', ...args], env);
+  const made = start(t, directory(t), binary, ['token', ...args], { env });
   const { code } = await made.ended;
   if (code !== 0) throw new Error(made.err());
   return made.out().trim();

@@ -43,7 +43,9 @@ async function behindNginx(t, options = {}) {
   ]) conf = change(conf, from, to);
   const file = join(where, 'nginx.conf');
   writeFileSync(file, conf);
-  const nginx = start(t, where, 'nginx', ['-c', file, '-p', where, '-e', join(where, 'start.log'), '-g', 'daemon off;']);
+  const nginx = start(t, where, 'nginx', ['-c', file, '-p', where, '-e', join(where, 'start.log'), '-g', 'daemon off;'],
+    // Killed, it would leave its workers behind.
+    { signal: 'SIGTERM' });
   const ca = readFileSync(certificate);
   const tls = { ca, servername: 'localhost' };
   const url = `wss://localhost:${port}/ws`;

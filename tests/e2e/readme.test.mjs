@@ -9,7 +9,7 @@ import { binary, directory, freePorts, root, start, until } from './harness.mjs'
 function paste(t, line) {
   const path = `${join(root, 'tests', 'e2e', 'node_modules', '.bin')}:${process.env.PATH}`;
   // `exec`, so that the test's end ends the program and not only the shell.
-  return start(t, directory(t), 'sh', ['-c', `exec ${line}`], { ...process.env, PATH: path });
+  return start(t, directory(t), 'sh', ['-c', `exec ${line}`], { env: { ...process.env, PATH: path } });
 }
 
 test('the printed lines connect, subscribe and publish', async (t) => {
@@ -18,7 +18,7 @@ test('the printed lines connect, subscribe and publish', async (t) => {
     TICKGATE_SERVER__LISTEN: `["127.0.0.1:${port}"]`,
     TICKGATE_SERVER__ADMIN_LISTEN: `127.0.0.1:${adminPort}`,
   };
-  const server = start(t, directory(t), binary, ['serve'], env);
+  const server = start(t, directory(t), binary, ['serve'], { env });
   const printed = await until('the lines to paste', () => {
     const lines = server.out().split('\n').map((line) => line.trim());
     const found = ['wscat ', 'curl '].map((program) => lines.find((line) => line.startsWith(program)));

@@ -98,7 +98,7 @@ timeout = "2s"
   for (const { state } of [somebody, nobody]) await until('pongs', () => state.pongs >= 4);
   for (const { state } of [somebody, nobody]) assert.deepEqual([...new Set(state.unknown)], ['ping']);
   const clients = await server.admin('GET', '/api/websocket/clients');
-  assert.deepEqual(clients.body.clients.map(({ dialect, user }) => [dialect, user]).sort(), [['typed', '4'], ['typed', null]]);
+  assert.deepEqual(clients.body.clients.map(({ dialect, user }) => `${dialect} ${user}`).sort(), ['typed 4', 'typed null']);
   server.child.kill('SIGTERM');
   assert.deepEqual([await somebody.closed, await nobody.closed], [1012, 1012]);
   assert.ok(somebody.state.unknown.includes('going_away'));

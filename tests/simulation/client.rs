@@ -212,10 +212,13 @@ impl Client {
             rng.random_range(0..=self.out.len())
         };
         self.fed += length as u64;
-        while let Some(unsent) = self.unsent.pop_front_if(|unsent| unsent.end <= self.fed) {
+        while self.unsent.front().is_some_and(|unsent| unsent.end <= self.fed)
+            && let Some(unsent) = self.unsent.pop_front()
+        {
             self.model.fed(&unsent.id, unsent.ask, log, popped);
         }
-        while self.frame_ends.pop_front_if(|end| *end <= self.fed).is_some() {
+        while self.frame_ends.front().is_some_and(|end| *end <= self.fed) {
+            self.frame_ends.pop_front();
             self.last_input_ms = now_ms;
         }
         self.out.drain(..length).collect()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -265,7 +265,11 @@ impl World {
             };
             let mut publish = self.broker.publish(vec![event]);
             // Without a credit it would wait; this publisher gives up instead.
-            if let Poll::Ready(_) = publish.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            if publish
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+            {
                 self.log.lock().push(channel, data.as_bytes());
             }
         }
@@ -393,9 +397,9 @@ impl World {
                 if !client.eof {
                     client.receive(&bytes, &self.log.lock(), self.fault, &mut self.rng)?;
                 }
-                let sent = self.engine.sent(id, bytes.len());
+                let sent = self.engine.sent(id, bytes.len(), self.now);
                 if bytes.len() < wanted {
-                    self.engine.blocked(id);
+                    self.engine.blocked(id, self.now);
                     break;
                 }
                 if sent == Sent::Drained {

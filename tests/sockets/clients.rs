@@ -151,6 +151,12 @@ impl Bare {
         self.stream.write_all(bytes).await
     }
 
+    /// The socket, of which nothing has been read since the handshake.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        assert!(self.received.is_empty(), "read already: {:?}", self.received);
+        self.stream
+    }
+
     /// Takes what has come so far, without waiting for more. `Some`: the connection has ended; gives all messages
     /// since the handshake, and the end.
     pub(crate) async fn ended_meanwhile(&mut self) -> Option<(Vec<Value>, Told)> {
@@ -208,10 +214,10 @@ impl Bare {
         (std::mem::take(&mut self.messages), end)
     }
 
-    /// All messages up to the first of this type.
-    pub(crate) async fn until_message(&mut self, kind: &str) -> Vec<Value> {
-        let end = self.take(|message| message["type"] == kind).await;
-        assert_eq!(end, None, "ended before {kind} came");
+    /// All messages up to the event of this number.
+    pub(crate) async fn until_event(&mut self, number: usize) -> Vec<Value> {
+        let end = self.take(|message| message["data"]["n"] == number).await;
+        assert_eq!(end, None, "ended before event {number} came");
         std::mem::take(&mut self.messages)
     }
 }

@@ -87,6 +87,10 @@ struct Setup {
 }
 
 async fn setup() -> Setup {
+    setup_with("").await
+}
+
+async fn setup_with(server: &str) -> Setup {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = directory.path().join("journal");
     let address = free_address().await;
@@ -102,7 +106,7 @@ async fn setup() -> Setup {
         "[auth.role.tester]\nchannels = []\ncommands = [\"test.*\"]\npublish = []\n\
          [[command]]\nmatch = \"test.*\"\nhttp = \"http://{address}/commands\"\ntimeout = \"2s\"\n"
     );
-    let gateway = Gateway::start("", &route).await;
+    let gateway = Gateway::start(server, &route).await;
     Setup {
         backend,
         gateway,
@@ -313,4 +317,21 @@ async fn a_client_that_leaves_does_not_cancel_its_command() {
             .then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn commands_are_answered_until_a_drain_closes_their_connection() {
+    let mut setup = setup_with("drain = \"1h\"").await;
+    let mut client = connect(&setup.gateway, "u1").await;
+    setup.gateway.signal("TERM");
+    client.expect("going_away").await;
+    client.send(&command("late", "test.answer", &json!({"n": 1}))).await;
+    let response = client.expect("response").await;
+    assert_eq!(
+        (&response["id"], &response["success"]),
+        (&json!("late"), &json!(true)),
+        "{response}"
+    );
+    drop(client);
+    assert_eq!(setup.gateway.ended().await.code(), Some(0));
 }

@@ -1,17 +1,15 @@
 //! `tickgate demo`, driven as the platform's TypeScript client drives the platform.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::clients::{Client, Told};
 use super::harness::{Gateway, until, within};
+use super::story::Story;
 
 struct Demo {
     gateway: Gateway,
@@ -153,103 +151,6 @@ impl Watcher {
         let data = self.succeed("grid.start", params).await;
         assert_eq!(data["status"], "starting");
         data["grid_id"].as_str().expect("an id").to_owned()
-    }
-}
-
-fn decimal(value: &Value) -> Decimal {
-    Decimal::from_str(&value.to_string()).unwrap_or_else(|_| panic!("a number: {value}"))
-}
-
-/// What the events of one grid add up to.
-#[derive(Debug, Default)]
-struct Story {
-    started: bool,
-    stopped: bool,
-    resting: BTreeMap<u64, (String, Decimal)>,
-    position: Decimal,
-    realized: Decimal,
-    filled: Vec<(String, Decimal)>,
-    cancelled: usize,
-    statuses: usize,
-}
-
-impl Story {
-    /// Reads the events of `grid` and checks that each fits those before it.
-    fn of(events: &[Value], grid: &str) -> Self {
-        let mut story = Self::default();
-        for event in events {
-            let Some(kind) = event["channel"]
-                .as_str()
-                .and_then(|channel| channel.strip_prefix(&format!("grid.{grid}.")))
-            else {
-                continue;
-            };
-            let name = event["event"].as_str().expect("a name");
-            assert!(!story.stopped, "after the end: {event}");
-            story.read(kind, name, &event["data"]);
-        }
-        story
-    }
-
-    fn read(&mut self, kind: &str, event: &str, data: &Value) {
-        match (kind, event) {
-            ("lifecycle", "started") => self.started = true,
-            ("lifecycle", "stopped") => self.stopped = true,
-            ("order", _) => self.order(event, data),
-            ("trade", "executed") => {
-                let filled = self.filled.last().expect("an order was filled before");
-                assert_eq!(
-                    (&json!(filled.0), filled.1),
-                    (&data["side"], decimal(&data["price"])),
-                    "{data}"
-                );
-                assert!(decimal(&data["fee"]) > Decimal::ZERO);
-                self.realized += decimal(&data["realized_pnl"]);
-            }
-            ("pnl", "updated") => {
-                assert_eq!(
-                    decimal(&data["realized_pnl"]),
-                    self.realized,
-                    "the sum of the trades: {data}"
-                );
-                let difference = decimal(&data["total_pnl"]) - self.realized - decimal(&data["unrealized_pnl"]);
-                assert!(difference.abs() <= Decimal::new(1, 7), "{data}");
-            }
-            ("status", "update") => {
-                let resting = |side: &str| self.resting.values().filter(|order| order.0 == side).count();
-                assert_eq!(data["active_buy_orders"], resting("buy"), "{data}");
-                assert_eq!(data["active_sell_orders"], resting("sell"), "{data}");
-                assert_eq!(decimal(&data["position"]), self.position, "{data}");
-                assert_eq!(decimal(&data["realized_pnl"]), self.realized, "{data}");
-                self.statuses += 1;
-            }
-            ("risk", _) => assert!(data["rule"].is_string() && data["reason"].is_string()),
-            other => panic!("{other:?}: {data}"),
-        }
-    }
-
-    fn order(&mut self, event: &str, data: &Value) {
-        assert!(self.started, "an order before the start: {data}");
-        let level = data["level"].as_u64().expect("a level");
-        let order = (
-            data["side"].as_str().expect("a side").to_owned(),
-            decimal(&data["price"]),
-        );
-        match event {
-            "placed" => assert_eq!(self.resting.insert(level, order), None, "the line is taken: {data}"),
-            "cancelled" => {
-                assert_eq!(self.resting.remove(&level), Some(order), "{data}");
-                self.cancelled += 1;
-            }
-            "filled" => {
-                assert_eq!(self.resting.remove(&level).as_ref(), Some(&order), "{data}");
-                let amount = decimal(&data["amount"]);
-                self.position += if order.0 == "buy" { amount } else { -amount };
-                self.filled.push(order);
-            }
-            other => panic!("{other}"),
-        }
-        assert_eq!(decimal(&data["position_after"]), self.position, "{data}");
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use fastwebsockets::{CloseCode, Frame, Payload};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::clients::{Told, masked, text};
-use crate::harness::{Gateway, token, trader};
+use crate::harness::{Gateway, token, trader, within};
 
 fn closed(code: u16, reason: &str) -> Told {
     Told::Closed(code, reason.to_owned())
@@ -51,6 +52,32 @@ async fn a_message_above_the_limit_is_1009_and_one_at_the_limit_is_not() {
     let (messages, end) = client.rest().await;
     assert_eq!(end, closed(1009, "message too big"));
     assert_eq!(messages.len(), 1, "{messages:?}");
+}
+
+#[tokio::test]
+async fn an_echo_of_messages_longer_than_all_bounds_ends_nobody() {
+    const BYTES: usize = 16 << 20;
+    const MESSAGES: usize = 4;
+    let echo = "[[endpoint]]\npath = \"/echo\"\ndialect = \"echo\"\nanonymous = true\nmessage_bytes = 33554432";
+    let gateway = Gateway::start("shards = 1", echo).await;
+    let (mut reading, mut writing) = gateway.connect_bare("/echo").await.into_stream().into_split();
+    // All of them on their way before the first is read.
+    let sending = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            let message = masked(true, 2, &vec![u8::try_from(number).expect("few"); BYTES]);
+            writing.write_all(&message).await.expect("taken");
+        }
+        writing
+    });
+    for number in 0..MESSAGES {
+        let mut header = [0; 10];
+        within("an echo", reading.read_exact(&mut header)).await.expect("read");
+        assert_eq!((header[0], header[1]), (0x82, 127), "message {number}");
+        let mut payload = vec![0; BYTES];
+        within("an echo", reading.read_exact(&mut payload)).await.expect("read");
+        assert!(payload.iter().all(|byte| usize::from(*byte) == number));
+    }
+    sending.await.expect("sent");
 }
 
 #[tokio::test]

@@ -12,3 +12,4 @@ mod fanout;
 mod harness;
 mod hostile;
 mod identity;
+mod story;

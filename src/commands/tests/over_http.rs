@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::auth::Secret;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]

@@ -112,7 +112,7 @@ pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
         }
         let taken = ["/healthz", "/readyz"];
         check.require(
-            !taken.contains(&path.as_str()),
+            !taken.contains(&path.trim_end_matches('/')),
             &key("path"),
             "is taken by the gateway's own health check",
         );

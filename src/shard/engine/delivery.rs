@@ -4,18 +4,22 @@ use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Engine, Outgoing};
+use super::{Endpoint, Engine, Outgoing};
 use crate::auth;
 use crate::dialect;
+use crate::disconnect::Disconnect;
 use crate::event::{Encoding, Event};
 use crate::hub::Popped;
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
+use crate::session::Input;
 use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
-use crate::shard::outbox::Bounds;
 use crate::shard::pool::Frame;
 use crate::shard::slab::Chunked;
 use crate::time::Now;
+
+/// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
+const DELIVERIES: u64 = 256 * 1024;
 
 /// What [`Engine::sent`] left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,19 +61,32 @@ impl<'e> Frames<'e> {
 }
 
 impl Engine {
-    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
+    /// when they have very many subscribers, and when an outbox that its socket has yet to be offered is half full
+    /// ([`Engine::is_pressed`]): a burst must wait in the inbox, where its publishers feel it, and not overflow the
+    /// outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
-        let mut count = 0;
+        let (mut count, mut deliveries) = (0, 0);
+        self.outgoing.is_pressed = false;
         while count < limit
+            && deliveries < DELIVERIES
+            && !self.outgoing.is_pressed
             && let Some(popped) = self.inbox.pop()
         {
-            self.deliver_one(&popped);
+            deliveries += self.deliver_one(&popped);
             count += 1;
         }
+        self.stats.deliveries.bump(deliveries);
         count
     }
 
-    fn deliver_one(&mut self, popped: &Popped) {
+    /// Whether the last [`Engine::deliver`] stopped because what it queued must be written first.
+    #[must_use]
+    pub const fn is_pressed(&self) -> bool {
+        self.outgoing.is_pressed
+    }
+
+    fn deliver_one(&mut self, popped: &Popped) -> u64 {
         self.table.settle(popped.index);
         let number = self.next_event_number();
         let mut frames = Frames::of(&popped.event);
@@ -95,15 +112,15 @@ impl Engine {
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(encoding) = endpoint.encoding else { continue };
                 deliveries += 1;
-                let dropped =
-                    self.outgoing
-                        .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                let dropped = self
+                    .outgoing
+                    .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
                 if dropped > 0 {
                     self.stats.dropped.bump(dropped);
                 }
             }
         }
-        self.stats.deliveries.bump(deliveries);
+        deliveries
     }
 
     /// Queues an event to every authenticated connection; returns to how many.
@@ -121,7 +138,7 @@ impl Engine {
             count += 1;
             let dropped = self
                 .outgoing
-                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), &endpoint.bounds);
+                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
             self.stats.dropped.bump(dropped);
         }
         self.stats.deliveries.bump(count as u64);
@@ -170,8 +187,9 @@ impl Engine {
         self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
     }
 
-    /// So many bytes of what [`Engine::pending`] gave were written.
-    pub fn sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
+    /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
+    /// replies is taken up.
+    pub fn sent(&mut self, id: ConnectionId, bytes: usize, now: Now) -> Sent {
         self.stats.bytes_out.bump(bytes as u64);
         let Some(slot) = self.slot(id) else {
             return Sent::Drained;
@@ -182,19 +200,25 @@ impl Engine {
         self.stats.messages_out.bump(finished.frames.into());
         self.outgoing.event_frames -= u64::from(finished.event_frames);
         self.outgoing.event_bytes -= u64::from(finished.event_bytes);
-        if !hot.outbox.is_empty() || hot.flags.has(Flags::GAP) {
-            return Sent::More;
-        }
-        if hot.stage == Stage::Flushing {
+        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP);
+        if !has_more && hot.stage == Stage::Flushing {
             self.finish_flush(slot);
         }
-        Sent::Drained
+        self.resume(slot, now);
+        if has_more { Sent::More } else { Sent::Drained }
     }
 
-    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`].
-    pub fn blocked(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slot(id) {
-            self.hot[slot].flags.set(Flags::BLOCKED);
+    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`]. A client that has more
+    /// replies pending than it may is too slow for what it asks.
+    pub fn blocked(&mut self, id: ConnectionId, now: Now) {
+        let Some(slot) = self.slot(id) else { return };
+        let hot = &mut self.hot[slot];
+        hot.flags.set(Flags::BLOCKED);
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        if hot.stage == Stage::Open && !endpoint.is_echo() && hot.outbox.has_too_many_replies(&endpoint.bounds) {
+            self.tell(slot, Input::End(Disconnect::SlowConsumer), now);
+        } else {
+            self.resume(slot, now);
         }
     }
 
@@ -259,8 +283,9 @@ impl Outgoing {
         hot: &mut Hot,
         cold: &mut Chunked<Option<Cold>>,
         frame: &Rc<Frame>,
-        bounds: &Bounds,
+        endpoint: &Endpoint,
     ) -> u64 {
+        let bounds = &endpoint.bounds;
         let mut dropped = 0;
         while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
             dropped += 1;
@@ -276,6 +301,9 @@ impl Outgoing {
         }
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());
+        let is_half_full =
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
+        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
         self.mark_dirty(slot, hot);
         dropped
     }

@@ -40,10 +40,10 @@ impl Drain {
 }
 
 impl Engine {
-    /// Whether a drain has begun and nobody is left.
+    /// Whether a drain has begun and nobody is left, nor an event that one of them published.
     #[must_use]
-    pub const fn is_finished(&self) -> bool {
-        self.drain.is_some() && self.connections == 0
+    pub fn is_finished(&self) -> bool {
+        self.drain.is_some() && self.connections == 0 && self.parked.is_empty()
     }
 
     pub(super) fn begin_drain(&mut self, over_ms: u64, now: Now) {

@@ -19,6 +19,9 @@ use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
 
+/// Memory that is kept for the next replies.
+const OUTPUT_BYTES_KEPT: usize = 64 * 1024;
+
 impl Engine {
     /// Bytes from a connection's socket; they are unmasked in place. What the session does not take yet is kept:
     /// then [`Engine::wants_input`] turns false.
@@ -174,8 +177,15 @@ impl Engine {
         self.account_assembly(slot, is_new_message, now);
     }
 
+    // No message is taken while the answers to those before it fill half of what may be pending: until they were
+    // offered to the socket nobody knows whether the client reads them. An echo waits until it has read them; whoever
+    // else asks on without reading meets the bound.
     fn takes_input(&self, slot: u32) -> bool {
-        self.cold[slot].as_ref().is_some_and(|cold| cold.session.wants_input())
+        let hot = &self.hot[slot];
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        let waits = (endpoint.is_echo() || !hot.flags.has(Flags::BLOCKED))
+            && hot.outbox.is_half_full_of_replies(&endpoint.bounds);
+        !waits && self.cold[slot].as_ref().is_some_and(|cold| cold.session.wants_input())
     }
 
     fn hold(&mut self, slot: u32, rest: &[u8]) {
@@ -187,7 +197,7 @@ impl Engine {
         }
     }
 
-    fn resume(&mut self, slot: u32, now: Now) {
+    pub(super) fn resume(&mut self, slot: u32, now: Now) {
         let hot = &self.hot[slot];
         if hot.stage != Stage::Open || !hot.flags.has(Flags::PAUSED) || !self.takes_input(slot) {
             return;
@@ -233,6 +243,8 @@ impl Engine {
             }
         }
         self.outputs.bytes.clear();
+        // One long message must not be paid for ever after.
+        self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
         self.stats
             .rate_limited
             .bump(mem::take(&mut self.outputs.refused_messages));
@@ -249,9 +261,13 @@ impl Engine {
         if is_last {
             hot.outbox.push_last(pool, frame);
         } else {
-            let bounds = &self.endpoints[usize::from(hot.endpoint)].bounds;
-            if hot.outbox.push_reply(pool, frame, bounds).is_err() {
-                return false;
+            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+            if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {
+                if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
+                    return false;
+                }
+                // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
+                hot.outbox.push_last(pool, frame);
             }
         }
         self.outgoing.mark_dirty(slot, hot);

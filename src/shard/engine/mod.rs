@@ -83,14 +83,26 @@ pub enum Action {
     Remove(ConnectionId),
 }
 
+/// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
+const ENVELOPE_BYTES_MAX: u32 = 2048;
+
 /// What connections of one endpoint share here.
 struct Endpoint {
     settings: Arc<session::Settings>,
     bounds: Bounds,
+    // With more than so many bytes of events in it an outbox may have no room for the next one.
+    pressed_bytes: u32,
     encoding: Option<Encoding>,
     connections: u32,
     // Whether it was told that a client may not have its automatic subscriptions.
     has_skipped: bool,
+}
+
+impl Endpoint {
+    /// It has no events, and its replies are as long as what its clients send.
+    const fn is_echo(&self) -> bool {
+        self.encoding.is_none()
+    }
 }
 
 /// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
@@ -107,6 +119,8 @@ struct Outgoing {
     dirty: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
+    // An outbox that is not blocked is half full.
+    is_pressed: bool,
 }
 
 /// One shard; see the module's docs.
@@ -324,6 +338,10 @@ impl Engine {
                     reply_frames: limits.reply_frames,
                     reply_bytes: limits.reply_bytes,
                 },
+                pressed_bytes: limits
+                    .outbox_bytes
+                    .saturating_sub(limits.event_bytes.saturating_add(ENVELOPE_BYTES_MAX))
+                    .min(limits.outbox_bytes / 2),
                 encoding: settings.dialect.encoding(),
                 connections: 0,
                 has_skipped: false,

@@ -252,13 +252,13 @@ impl Rig {
             bytes.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         let written = bytes.len() - before;
-        (filled > 0).then(|| self.engine.sent(id, written))
+        (filled > 0).then(|| self.engine.sent(id, written, self.now))
     }
 
     /// This client's socket takes nothing.
     fn stall(&mut self, id: ConnectionId) {
         assert_eq!(self.read(id), []);
-        self.engine.blocked(id);
+        self.engine.blocked(id, self.now);
     }
 
     /// Lets time pass, timers on the way included.

@@ -156,6 +156,33 @@ fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code() {
 }
 
 #[test]
+fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it() {
+    for is_followed_by_end in [false, true] {
+        let mut shard = Shard::new(1_000, Limits::default());
+        let mut driven = shard.reactor();
+        let (server, mut client) = tcp();
+        let ping = format!(r#"{{"type":"ping","padding":"{}"}}"#, "x".repeat(3_000));
+        // All of it is one event for the poll, and nothing follows.
+        for _ in 0..40 {
+            client.say(&ping);
+        }
+        if is_followed_by_end {
+            client.socket.shutdown(std::net::Shutdown::Write).expect("open");
+        }
+        shard.adopt(server, b"");
+        let mut answers = 0;
+        driven.turn_until("the last answer", || {
+            client.read();
+            answers += client.texts().len();
+            answers == 40
+        });
+        if is_followed_by_end {
+            driven.turn_until("the end", || shard.ended(Disconnect::Lost) == 1);
+        }
+    }
+}
+
+#[test]
 fn whoever_vanishes_is_forgotten() {
     let mut shard = Shard::new(1_000, Limits::default());
     let mut driven = shard.reactor();

@@ -133,6 +133,49 @@ fn bytes_bound_pending_events_too_and_a_loss_names_at_most_32_channels() {
 }
 
 #[test]
+fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
+    // By bytes, by frames, and where hardly more than one event fits.
+    for (data_bytes, outbox_frames, outbox_bytes) in [(4096, 1000, 1 << 20), (1, 50, 1 << 20), (3000, 1000, 9000)] {
+        let mut rig = Rig::new();
+        let limits = Limits {
+            outbox_frames,
+            outbox_bytes,
+            event_bytes: 9000,
+            ..Limits::default()
+        };
+        let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
+        rig.subscribe(id, "burst.*");
+        rig.read(id);
+        for number in 0..600 {
+            let data = format!("\"{}\"", "x".repeat(data_bytes * (1 + number % 2)));
+            rig.publish("burst.a", &data);
+        }
+        let mut events = 0;
+        while rig.engine.deliver(512) > 0 {
+            let got = rig.read(id);
+            assert!(got.iter().all(|frame| frame.kind() == "event"), "{data_bytes}");
+            events += got.len();
+        }
+        assert_eq!(events, 600);
+        assert_eq!(rig.stats.dropped.get(), 0);
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_holds_no_burst_up() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.subscribe(id, "burst.*");
+    rig.read(id);
+    rig.stall(id);
+    for _ in 0..2000 {
+        rig.publish("burst.a", "1");
+    }
+    assert_eq!(rig.engine.deliver(usize::MAX), 2000);
+    assert_eq!(rig.stats.dropped.get(), 1000);
+}
+
+#[test]
 fn a_partly_sent_event_is_completed_whatever_is_dropped_behind_it() {
     let mut rig = Rig::new();
     let limits = Limits {
@@ -146,7 +189,7 @@ fn a_partly_sent_event_is_completed_whatever_is_dropped_behind_it() {
     rig.event("a.b", "1");
     assert_eq!(rig.engine.next_dirty(), Some(id));
     assert_eq!(rig.write_some(id, 10, &mut bytes), Some(Sent::More));
-    rig.engine.blocked(id);
+    rig.engine.blocked(id, rig.now);
     for number in 2..6 {
         rig.event("a.b", &number.to_string());
     }

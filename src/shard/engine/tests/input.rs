@@ -23,6 +23,85 @@ fn replies_over_their_bound_end_with_4008_as_the_last_frame() {
     assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
 }
 
+/// A client that may ask much and have little pending.
+fn greedy() -> Limits {
+    Limits {
+        messages_per_second: 1_000,
+        reply_frames: 20,
+        reply_bytes: 4096,
+        message_bytes: 1 << 20,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_client_that_reads_its_replies_may_ask_for_many_at_once() {
+    let mut rig = Rig::new();
+    let id = rig.connect_with(session_settings(Mode::Off, greedy()), Ok(None), true);
+    let mut requests = frame(0x81, br#"{"type":"get_status"}"#).repeat(500);
+    rig.engine.on_bytes(id, &mut requests, rig.now);
+    assert!(rig.engine.queued_frames() <= 20, "the rest waits");
+    assert!(!rig.engine.wants_input(id));
+    assert_eq!(kinds(&rig.read(id)), ["status"; 500]);
+    assert!(rig.engine.wants_input(id));
+    assert_eq!(rig.actions(), [Action::Resume(id)]);
+}
+
+#[test]
+fn answers_that_come_all_at_once_end_only_a_client_that_does_not_read_them() {
+    for reads in [true, false] {
+        let mut rig = Rig::new();
+        let limits = Limits {
+            commands_per_second: 50,
+            ..greedy()
+        };
+        let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
+        for number in 0..50 {
+            rig.say(id, &format!(r#"{{"type":"command","id":{number},"action":"a"}}"#));
+        }
+        let asked = std::mem::take(&mut *rig.asked.command.lock().expect("not poisoned"));
+        assert_eq!(asked.len(), 50);
+        for (to, _, request, _) in asked {
+            let data = "1".repeat(200).into();
+            let outcome = CommandOutcome::Success { data };
+            rig.message(ShardMessage::Responded { to, request, outcome });
+        }
+        if reads {
+            assert_eq!(kinds(&rig.read(id)), ["response"; 50]);
+            assert!(!rig.engine.is_closing(id));
+        } else {
+            rig.engine.next_dirty();
+            rig.engine.blocked(id, rig.now);
+            assert!(rig.engine.is_closing(id));
+            assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
+        }
+    }
+}
+
+#[test]
+fn an_echo_reads_no_more_until_its_client_has_read() {
+    let mut rig = Rig::new();
+    let settings = session::Settings {
+        dialect: Dialect::Echo,
+        ..(*session_settings(Mode::Off, greedy())).clone()
+    };
+    let id = rig.connect_with(Arc::new(settings), Ok(None), true);
+    // Longer than all that may be pending, and more of them.
+    let mut messages = frame(0x81, format!("\"{}\"", "x".repeat(6000)).as_bytes()).repeat(50);
+    rig.engine.on_bytes(id, &mut messages, rig.now);
+    rig.engine.next_dirty();
+    rig.engine.blocked(id, rig.now);
+    assert!(!rig.engine.wants_input(id));
+    assert_eq!(rig.engine.queued_frames(), 1);
+    // Pings of its own do not end it either.
+    rig.pass(45_000);
+    assert!(!rig.engine.is_closing(id));
+    rig.engine.writable(id);
+    let texts = quiet(rig.read(id)).len();
+    assert_eq!(texts, 50);
+    assert!(rig.engine.wants_input(id));
+}
+
 #[test]
 fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
     let mut rig = Rig::new();
@@ -78,6 +157,21 @@ fn a_parked_publish_goes_out_even_when_its_client_is_gone() {
     rig.engine.retry_parked(rig.now);
     rig.engine.deliver(usize::MAX);
     assert_eq!(kinds(&rig.read(subscriber)), ["event"]);
+}
+
+#[test]
+fn a_drain_waits_for_an_event_that_waits_for_credit() {
+    let mut rig = Rig::new();
+    let publisher = rig.connect();
+    rig.broker.refuses.store(true, Ordering::Relaxed);
+    rig.say(publisher, r#"{"type":"publish","channel":"a.b","event":"e","data":1}"#);
+    rig.engine.on_end_of_input(publisher, rig.now);
+    rig.message(ShardMessage::Drain { over_ms: 0 });
+    assert_eq!(rig.engine.connections(), 0);
+    assert!(!rig.engine.is_finished());
+    rig.broker.refuses.store(false, Ordering::Relaxed);
+    rig.engine.retry_parked(rig.now);
+    assert!(rig.engine.is_finished());
 }
 
 #[test]
