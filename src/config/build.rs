@@ -10,7 +10,7 @@ use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
 use crate::door::{Origins, TrustedProxies};
-use crate::feeds::{FeedSettings, Password, SourceSettings, Tell};
+use crate::feeds::{FeedSettings, SourceSettings, Tell};
 use crate::{admin, auth, commands, door, feeds, gateway, hub, session, shard};
 
 /// Descriptors a gateway needs beside those of its connections: listeners, doorbells, backends, admin requests, logs.
@@ -250,15 +250,12 @@ impl Config {
 }
 
 /// `None` only for a feed that the check refuses.
-fn feed((feed, password): (&Feed, &Option<super::Secret>)) -> Option<FeedSettings> {
-    let password = password
-        .as_ref()
-        .and_then(|password| std::str::from_utf8(password.expose()).ok());
+fn feed((feed, password): (&Feed, &Option<Secret>)) -> Option<FeedSettings> {
     let source = match (&feed.http, &feed.redis) {
         (Some(url), _) => SourceSettings::Http(url.clone()),
         (None, key) => SourceSettings::Redis {
             address: feed.url.clone().unwrap_or_default(),
-            password: password.map(Password::new),
+            password: password.clone(),
             key: key.clone()?,
         },
     };

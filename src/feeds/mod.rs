@@ -38,7 +38,7 @@ use crate::channel::Pattern;
 
 pub use health::State;
 pub use runner::Runner;
-pub use source::{Password, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
+pub use source::{RedisAddress, RedisKey, SourceSettings, UrlTemplate};
 pub use stats::Snapshot;
 pub use template::{ChannelTemplate, TemplateError};
 

@@ -10,12 +10,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use self::http::UrlTemplate;
-pub use self::redis::{Password, RedisAddress, RedisKey};
+pub use self::redis::{RedisAddress, RedisKey};
 
 use self::http::HttpSource;
 use self::redis::{RedisSource, Server};
 use super::Tell;
 use super::failure::Failure;
+use crate::auth::Secret;
 use crate::commands::http::Pool;
 
 /// `http` or `redis` of a feed.
@@ -27,8 +28,8 @@ pub enum SourceSettings {
     Redis {
         /// The server.
         address: RedisAddress,
-        /// Its password.
-        password: Option<Password>,
+        /// Its password, UTF-8.
+        password: Option<Secret>,
         /// The key and what it holds.
         key: RedisKey,
     },
@@ -38,7 +39,7 @@ pub enum SourceSettings {
 #[derive(Default)]
 pub(super) struct Connections {
     http: Pool,
-    redis: HashMap<(RedisAddress, Option<Password>), Arc<Server>>,
+    redis: HashMap<(RedisAddress, Option<Secret>), Arc<Server>>,
 }
 
 /// A source, ready to be asked.

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError};
 
+use crate::auth::Secret;
 use crate::feeds::Tell;
 use crate::feeds::attributes::{self, Hash};
 use crate::feeds::change::RECORDS_MAX;
@@ -52,24 +53,6 @@ impl Default for RedisAddress {
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// A server's password; never printed.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Password(Box<str>);
-
-impl Password {
-    /// Takes the password.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(hidden)")
     }
 }
 
@@ -150,11 +133,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(address: &RedisAddress, password: Option<&Password>) -> Self {
+    pub(super) fn new(address: &RedisAddress, password: Option<&Secret>) -> Self {
         // The address was parsed when it was read.
+        // And a password is text: so the configuration has it.
+        let password = password.and_then(|password| std::str::from_utf8(password.expose()).ok());
         let info = (&*address.0).into_connection_info().ok().map(|info| match password {
             Some(password) => {
-                let redis = info.redis_settings().clone().set_password(&password.0);
+                let redis = info.redis_settings().clone().set_password(password);
                 info.set_redis_settings(redis)
             }
             None => info,
@@ -302,6 +287,5 @@ mod tests {
         }
         let key: RedisKey = "list:user:{id}:orders".parse().expect("good");
         assert_eq!(key.fill(Some("42")), "user:42:orders");
-        assert_eq!(format!("{:?}", Password::new("hunter2")), "Password(hidden)");
     }
 }
