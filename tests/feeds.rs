@@ -9,11 +9,13 @@ mod gateway;
 mod sources;
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::{Client, Running, start, until};
 use serde_json::{Value, json};
 use sources::{HttpSource, Redis};
+use tickgate::auth::Secret;
 use tickgate::feeds::{FeedSettings, SourceSettings, Tell};
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -38,7 +40,15 @@ fn by_code() -> Tell {
 }
 
 fn gateway_with(feeds: Vec<FeedSettings>) -> Running {
-    start(|settings| settings.feeds.feeds = feeds)
+    start(|settings| {
+        settings.feeds.feeds = feeds;
+        // No ping comes between what is awaited.
+        for endpoint in &mut settings.door.endpoints {
+            let session = Arc::get_mut(&mut endpoint.session).expect("nobody else has it yet");
+            session.heartbeat_interval_ms = 600_000;
+            session.heartbeat_timeout_ms = 1_200_000;
+        }
+    })
 }
 
 impl Running {
@@ -409,4 +419,34 @@ fn the_stock_application_with_a_real_redis() {
     redis.run(&["HSET", "prices:volume_wave", "600519", r#"{"price":13}"#]);
     let back = strategy.data("strategy.volume_wave.prices");
     assert_eq!(back, json!([{ "code": "600519", "price": 13 }]));
+}
+
+#[test]
+fn a_password_opens_redis() {
+    let redis = Redis::start();
+    redis.run(&["SET", "status", "1"]);
+    redis.run(&["CONFIG", "SET", "requirepass", "hunter2"]);
+    let from = |password: Option<&str>| SourceSettings::Redis {
+        address: redis.address().parse().expect("an address"),
+        password: password.map(|password| Secret::new(password.as_bytes())),
+        key: "string:status".parse().expect("a key"),
+    };
+    let gateway = gateway_with(vec![
+        feed("system.status", "system_status", from(Some("hunter2")), Tell::Changed),
+        feed("system.shut", "system_status", from(None), Tell::Changed),
+        feed("system.wrong", "system_status", from(Some("hunter3")), Tell::Changed),
+    ]);
+    let mut client = gateway.admin_client();
+    client.subscribe(&["system.status"]);
+    assert_eq!(client.data("system.status"), 1);
+    for channel in ["system.shut", "system.wrong"] {
+        let mut log = gateway.admin_client();
+        log.subscribe(&["system.log", channel]);
+        let event = log.event();
+        assert_eq!(
+            (&event["channel"], &event["data"]["feed"]),
+            (&json!("system.log"), &json!(channel))
+        );
+        assert!(!event.to_string().contains("hunter"), "{event}");
+    }
 }
