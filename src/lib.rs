@@ -35,7 +35,7 @@
 //! | 6 | [`hub`] | know sockets, wait under a lock |
 //! | 7 | [`mailbox`] | know sessions |
 //! | 8 | [`shard`] | await; lock except in publish, join and leave; allocate per delivery |
-//! | 9 | [`broker`] [`commands`] [`figures`] [`http`] [`verify`] | reach a shard but by mailbox |
+//! | 9 | [`broker`] [`commands`] [`feeds`] [`figures`] [`http`] [`verify`] | reach a shard but by mailbox |
 //! | 10 | [`door`] [`admin`] [`pulse`] | touch a session; admin reads shards by query |
 //! | 11 | [`config`] [`gateway`] [`demo`] | be imported by a line above |
 
@@ -50,6 +50,7 @@ pub mod dialect;
 pub mod disconnect;
 pub mod door;
 pub mod event;
+pub mod feeds;
 pub mod figures;
 pub mod gateway;
 pub mod http;

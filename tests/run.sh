@@ -22,6 +22,7 @@ need npm npm
 need python3 python3
 need nginx nginx-light
 need openssl openssl
+need redis-server redis-server
 if [ ${#missing[@]} -gt 0 ]; then
     step "install ${missing[*]}"
     as_root apt-get update -qq

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Admin;
 use crate::commands;
 use crate::disconnect::Disconnect;
+use crate::feeds;
 use crate::figures;
 use crate::stats::{Refused, ShardFigures};
 
@@ -26,6 +27,7 @@ struct Reading<'a> {
     admin: &'a Admin,
     figures: figures::Snapshot,
     commands: commands::Snapshot,
+    feeds: Vec<feeds::Snapshot>,
 }
 
 /// Writes the samples of one family.
@@ -53,6 +55,12 @@ impl Samples<'_> {
         let _ = writeln!(self.out, "}} {value}");
     }
 
+    fn per_feed<T: Display>(&mut self, reading: &Reading<'_>, figure: impl Fn(&feeds::Snapshot) -> T) {
+        for (feed, figures) in reading.feeds.iter().enumerate() {
+            self.labelled(&[("feed", &feed), ("channel", &figures.channel)], figure(figures));
+        }
+    }
+
     fn per_shard<T: Display>(&mut self, reading: &Reading<'_>, figure: impl Fn(&ShardFigures) -> T) {
         for (shard, figures) in reading.figures.shards.iter().enumerate() {
             self.labelled(&[("shard", &shard)], figure(figures));
@@ -67,6 +75,7 @@ impl Admin {
             admin: self,
             figures,
             commands: (self.commands)(),
+            feeds: self.feeds.snapshot(),
         };
         let mut out = String::with_capacity(16 * 1024);
         for family in FAMILIES {
@@ -201,6 +210,26 @@ families! {
         |r, s| for backend in &r.commands.backends {
             s.labelled(&[("backend", &backend.name)], backend.failures);
         };
+    "tickgate_feed_state" GAUGE "How a feed's source does: 1 for its present state (unknown, good, partly, failing)."
+        |r, s| for (feed, figures) in r.feeds.iter().enumerate() {
+            s.labelled(&[("feed", &feed), ("channel", &figures.channel), ("state", &figures.state.as_str())], 1);
+        };
+    "tickgate_feed_channels" GAUGE "Channels of a feed that somebody listens to."
+        |r, s| s.per_feed(r, |feed| feed.channels);
+    "tickgate_feed_polls_in_flight" GAUGE "Polls of a feed under way."
+        |r, s| s.per_feed(r, |feed| feed.in_flight);
+    "tickgate_feed_polls_total" COUNTER "Polls of a feed that ended."
+        |r, s| s.per_feed(r, |feed| feed.polls);
+    "tickgate_feed_failures_total" COUNTER "Polls of a feed that brought nothing usable."
+        |r, s| s.per_feed(r, |feed| feed.failures);
+    "tickgate_feed_late_total" COUNTER "Polls of a feed that began late by more than a tenth of the interval."
+        |r, s| s.per_feed(r, |feed| feed.late);
+    "tickgate_feed_events_total" COUNTER "Events that a feed published."
+        |r, s| s.per_feed(r, |feed| feed.events);
+    "tickgate_feed_records_total" COUNTER "Records in a feed's events; anything but an array is one."
+        |r, s| s.per_feed(r, |feed| feed.records);
+    "tickgate_feed_refused_total" COUNTER "Subscriptions a feed does not serve: their value may not stand in a Redis key."
+        |r, s| s.per_feed(r, |feed| feed.refused);
     "tickgate_admin_requests_total" COUNTER "Requests to the admin listener."
         |r, s| s.one(r.admin.stats.requests.get());
     "tickgate_admin_published_total" COUNTER "Events published through the admin listener."

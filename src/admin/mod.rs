@@ -9,6 +9,7 @@ mod clients;
 mod duplicates;
 mod metrics;
 mod publish;
+mod push;
 mod route;
 mod serve;
 mod stats;
@@ -22,6 +23,7 @@ pub use crate::http::ListenAddress;
 pub use access::AdminKey;
 
 use crate::commands::Snapshot;
+use crate::feeds::Feeds;
 use crate::figures::Figures;
 use crate::http::{Health, Listener};
 use crate::hub::Broker;
@@ -58,6 +60,8 @@ pub struct Parts {
     pub shards: Vec<ShardHandle>,
     /// The command router's figures.
     pub commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
+    /// The feeds.
+    pub feeds: Arc<Feeds>,
     /// The door's counters.
     pub door: Arc<DoorStats>,
     /// What `/readyz` says.
@@ -77,6 +81,7 @@ pub struct Admin {
     figures: Arc<Figures>,
     shards: Vec<ShardHandle>,
     commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
+    feeds: Arc<Feeds>,
     door: Arc<DoorStats>,
     health: Arc<Health>,
     clock: Clock,
@@ -115,6 +120,7 @@ impl Admin {
             figures: parts.figures,
             shards: parts.shards,
             commands: parts.commands,
+            feeds: parts.feeds,
             door: parts.door,
             health: parts.health,
             clock: parts.clock,

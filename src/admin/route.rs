@@ -14,6 +14,7 @@ pub(super) enum Route<'a> {
     Client(Cow<'a, str>),
     UserConnections(Cow<'a, str>),
     BroadcastTest,
+    PushPrices,
 }
 
 impl<'a> Route<'a> {
@@ -27,6 +28,7 @@ impl<'a> Route<'a> {
             "/api/websocket/stats" => Self::Stats,
             "/api/websocket/clients" => Self::Clients,
             "/api/websocket/broadcast/test" => Self::BroadcastTest,
+            "/api/websocket/push/prices" => Self::PushPrices,
             _ => {
                 if let Some(id) = path.strip_prefix("/api/websocket/clients/") {
                     return segment(id).map(Self::Client);
@@ -41,7 +43,7 @@ impl<'a> Route<'a> {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Self::Metrics | Self::Stats | Self::Clients => "GET, HEAD",
-            Self::Publish | Self::BroadcastTest => "POST",
+            Self::Publish | Self::BroadcastTest | Self::PushPrices => "POST",
             Self::Client(_) | Self::UserConnections(_) => "DELETE",
         }
     }
@@ -88,6 +90,8 @@ mod tests {
             ("/api/users//connections", None),
             ("/api/users/u1", None),
             ("/api/websocket/broadcast/test", Some(Route::BroadcastTest)),
+            ("/api/websocket/push/prices", Some(Route::PushPrices)),
+            ("/api/websocket/push/orders", None),
             ("/api", None),
             ("/", None),
             ("", None),

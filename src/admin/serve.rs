@@ -118,6 +118,10 @@ impl Admin {
                 self.admin(headers)?;
                 self.broadcast_test(request.into_body()).await
             }
+            Route::PushPrices => {
+                self.admin(headers)?;
+                self.push_prices(request.uri().query().unwrap_or_default()).await
+            }
         })
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Admin;
 use super::clients::ask;
 use crate::disconnect::Disconnect;
+use crate::feeds;
 use crate::figures::Rates;
 use crate::http::answer::{self, Answer};
 use crate::mailbox::ShardMessage;
@@ -67,6 +68,7 @@ impl Admin {
             "endings": labelled(endings),
             "handshakes_refused": labelled(refused),
             "commands": self.commands_figures(),
+            "feeds": self.feeds.snapshot().iter().map(feed).collect::<Vec<_>>(),
             "shards": shards.collect::<Vec<_>>(),
             "process": {
                 "cpu_cores": now.rates.cpu,
@@ -127,6 +129,21 @@ impl Admin {
             "backends": backends.collect::<Vec<_>>(),
         })
     }
+}
+
+fn feed(feed: &feeds::Snapshot) -> Value {
+    json!({
+        "channel": feed.channel,
+        "state": feed.state.as_str(),
+        "channels": feed.channels,
+        "in_flight": feed.in_flight,
+        "polls": feed.polls,
+        "failures": feed.failures,
+        "late": feed.late,
+        "events": feed.events,
+        "records": feed.records,
+        "refused": feed.refused,
+    })
 }
 
 fn shard(figures: &ShardFigures, rates: &Rates) -> Value {

@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::{constant_time, digest};
 
 /// Bytes that are never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(Box<[u8]>);
 
 impl Secret {

@@ -15,7 +15,9 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::{Method, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -64,6 +66,11 @@ impl BackendUrl {
         }
         Ok(Self(uri))
     }
+
+    /// Host and port.
+    pub(crate) fn authority(&self) -> Option<&Authority> {
+        self.0.authority()
+    }
 }
 
 impl fmt::Display for BackendUrl {
@@ -94,9 +101,19 @@ impl Default for Pool {
     }
 }
 
+impl Pool {
+    /// One request; the answer's head has come, its body may still.
+    pub(crate) async fn request(
+        &self,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, hyper_util::client::legacy::Error> {
+        self.client.request(request).await
+    }
+}
+
 /// A [`Handler`] that posts commands to one URL.
 pub struct HttpBackend {
-    client: Client<HttpConnector, Full<Bytes>>,
+    pool: Pool,
     url: Uri,
     key: Option<hmac::Key>,
     reply_bytes_max: usize,
@@ -107,7 +124,7 @@ impl HttpBackend {
     #[must_use]
     pub fn new(pool: &Pool, settings: &HttpSettings, reply_bytes_max: usize) -> Self {
         Self {
-            client: pool.client.clone(),
+            pool: pool.clone(),
             url: settings.url.0.clone(),
             key: settings
                 .hmac_secret
@@ -127,7 +144,7 @@ impl HttpBackend {
         if let Some(key) = &self.key {
             post.headers_mut().insert(SIGNATURE_HEADER, sign(key, unix_ms(), &body));
         }
-        let response = self.client.request(post).await.map_err(|error| {
+        let response = self.pool.request(post).await.map_err(|error| {
             let detail = causes(&error);
             if error.is_connect() {
                 Failure::Unreachable(detail)
@@ -173,7 +190,7 @@ fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
 }
 
 // hyper-util's errors say little by themselves; what matters is in their sources.
-fn causes(error: &hyper_util::client::legacy::Error) -> String {
+pub(crate) fn causes(error: &hyper_util::client::legacy::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Config, DialectName, Endpoint, SHARDS_MAX};
+use super::model::{Config, DialectName, Endpoint, Feed, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
 use crate::door::{Origins, TrustedProxies};
-use crate::{admin, auth, commands, door, gateway, hub, session, shard};
+use crate::feeds::{FeedSettings, SourceSettings, Tell};
+use crate::{admin, auth, commands, door, feeds, gateway, hub, session, shard};
 
 /// Descriptors a gateway needs beside those of its connections: listeners, doorbells, backends, admin requests, logs.
 const DESCRIPTORS_APART: u64 = 512;
@@ -47,6 +48,7 @@ impl Config {
             keys: self.keys(),
             auth: self.auth(),
             commands: self.commands(),
+            feeds: self.feeds(),
         }
     }
 
@@ -238,6 +240,13 @@ impl Config {
         }
     }
 
+    fn feeds(&self) -> feeds::Settings {
+        feeds::Settings {
+            feeds: self.feeds.iter().zip(&self.secrets.feeds).filter_map(feed).collect(),
+            event_bytes: self.limits.connection.event_bytes as usize,
+        }
+    }
+
     fn commands(&self) -> commands::Settings {
         let secrets = self.secrets.commands.iter();
         let route = |(command, secret): (&super::model::Command, &Option<Secret>)| {
@@ -259,6 +268,30 @@ impl Config {
             ..commands::Settings::default()
         }
     }
+}
+
+/// `None` only for a feed that the check refuses.
+fn feed((feed, password): (&Feed, &Option<Secret>)) -> Option<FeedSettings> {
+    let source = match (&feed.http, &feed.redis) {
+        (Some(url), _) => SourceSettings::Http(url.clone()),
+        (None, key) => SourceSettings::Redis {
+            address: feed.url.clone().unwrap_or_default(),
+            password: password.clone(),
+            key: key.clone()?,
+        },
+    };
+    Some(FeedSettings {
+        channel: feed.channel.clone()?,
+        event: feed.event.as_deref()?.into(),
+        source,
+        tell: match &feed.record_key {
+            Some(key) => Tell::ChangedRecords(key.as_str().into()),
+            None if feed.only_changed => Tell::Changed,
+            None => Tell::Everything,
+        },
+        interval: feed.interval,
+        timeout: feed.timeout,
+    })
 }
 
 fn distinct(patterns: &[Pattern]) -> Box<[Pattern]> {

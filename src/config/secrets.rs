@@ -17,6 +17,8 @@ pub(super) struct Secrets {
     pub(super) admin_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
+    /// The Redis password of each `[[feed]]`, in order.
+    pub(super) feeds: Vec<Option<Secret>>,
     /// Files with secrets that everybody on the machine can read.
     pub(super) exposed_files: Vec<PathBuf>,
 }
@@ -41,11 +43,17 @@ pub(super) fn resolve(config: &Config, environment: &Environment, check: &mut Ch
         )
     });
     let commands = commands.map(|found| found.map(|(secret, _)| secret)).collect();
+    let feeds = config.feeds.iter().enumerate().map(|(index, feed)| {
+        let at = format!("feed[{index}].password");
+        search.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &at)
+    });
+    let feeds = feeds.collect();
     let admin_key = search.admin_key(config);
     Secrets {
         keys,
         admin_key,
         commands,
+        feeds,
         exposed_files: search.exposed_files,
     }
 }
@@ -103,6 +111,16 @@ impl Search<'_, '_> {
             "the admin key must be visible ASCII: it travels in the Authorization header",
         );
         None
+    }
+
+    /// A password, which must be text.
+    fn password(&mut self, variable: Option<&str>, file: Option<&Path>, key: &str) -> Option<Secret> {
+        let (secret, key) = self.either(variable, file, key)?;
+        if std::str::from_utf8(secret.expose()).is_err() {
+            self.check.refuse(&key, "the password must be UTF-8");
+            return None;
+        }
+        Some(secret)
     }
 
     /// The secret of `<key>_env` or `<key>_file`, and which of the two it was. `None`: neither is given, or it is not

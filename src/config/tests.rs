@@ -25,6 +25,7 @@ fn environment() -> Environment {
     Environment::of([
         ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
         ("GRID_HMAC", "grid"),
+        ("REDIS_PASSWORD", "redis-password"),
     ])
 }
 
@@ -34,6 +35,7 @@ fn all_keys(directory: &Path) -> String {
         ("hs512", "short\n"),
         ("admin", "admin-key\r\n"),
         ("hmac", "hmac"),
+        ("redis", "redis-password"),
         ("ed25519.pem", ED25519),
     ] {
         let file = directory.join(name);
@@ -170,7 +172,7 @@ fn what_is_printed_reads_back_to_the_same() {
         let again = load(&printed, &environment()).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
         assert_eq!(again.to_toml(), printed);
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
-        for secret in ["0123456789abcdef", "admin-key"] {
+        for secret in ["0123456789abcdef", "admin-key", "redis-password"] {
             assert!(
                 !printed.contains(secret) && !format!("{config:?}").contains(secret),
                 "shows a secret"
@@ -363,6 +365,41 @@ fn durations_are_written_in_the_largest_whole_unit() {
     ] {
         assert_eq!(duration_from_text(bad), None, "{bad}");
     }
+}
+
+#[test]
+fn feeds_are_built_from_their_keys() {
+    use crate::feeds::{SourceSettings, Tell};
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = load(&all_keys(directory.path()), &environment()).unwrap_or_else(|problems| panic!("{problems}"));
+    let feeds = config.gateway(u64::MAX).feeds;
+    assert_eq!(feeds.event_bytes, 131_072);
+    let told: Vec<_> = feeds
+        .feeds
+        .iter()
+        .map(|feed| {
+            let source = match &feed.source {
+                SourceSettings::Http(url) => url.to_string(),
+                SourceSettings::Redis { address, password, key } => format!("{address} {} {key}", password.is_some()),
+            };
+            let tell = match &feed.tell {
+                Tell::ChangedRecords(key) => key,
+                Tell::Changed => "changed",
+                Tell::Everything => "everything",
+            };
+            let (interval, timeout) = (duration_text(feed.interval), duration_text(feed.timeout));
+            format!("{} {} {source} {tell} {interval} {timeout}", feed.channel, feed.event)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "strategy.volume_wave.prices price_update redis://127.0.0.1:6380/2 true hash:prices:volume_wave code 30s 2s",
+            "stock.{code}.price price_update redis://127.0.0.1:6379 true record:stock:{code} code 10s 5s",
+            "user.{id}.balance balance_update http://127.0.0.1:9000/users/{id}/balance everything 10s 5s",
+        ]
+    );
 }
 
 /// `docs/configuration.md` has one row `` | `key` | default | meaning | `` for each key, in the order of the sections.

@@ -11,6 +11,7 @@ use crate::channel::Pattern;
 use crate::commands::BackendUrl;
 use crate::dialect::typed::Template;
 use crate::door::{ListenAddress, Origins, TrustedProxies};
+use crate::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
 
 /// A value of a key.
 pub(super) trait Value: Sized {
@@ -220,6 +221,26 @@ impl Value for BackendUrl {
         Some(self.to_string().into())
     }
 }
+
+macro_rules! parsed {
+    ($($type:ty, $what:literal);*) => { $(
+        impl Value for $type {
+            fn read(node: &Node) -> Result<Self, Refusal> {
+                // The text itself could hold a secret.
+                text(node, $what)?.parse().map_err(|error| Refusal::new(format!("{error}")))
+            }
+            fn write(&self) -> Option<toml::Value> {
+                Some(self.to_string().into())
+            }
+        }
+    )* };
+}
+parsed!(
+    ChannelTemplate, "a channel in quotes";
+    UrlTemplate, "a URL in quotes";
+    RedisKey, "a Redis key in quotes";
+    RedisAddress, "an address in quotes"
+);
 
 /// `subscription_types`: templates by name.
 #[derive(Clone, Debug, PartialEq, Eq)]

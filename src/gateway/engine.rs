@@ -1,4 +1,4 @@
-//! What runs without the door: hub, broker, verifier, command router and shards.
+//! What runs without the door: hub, broker, verifier, command router, feeds and shards.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use super::{Error, Settings};
 use crate::broker::Embedded;
 use crate::commands::{Origin, Router};
+use crate::feeds::{Feeds, Runner};
 use crate::http::Verify;
 use crate::hub::{Broker, Hub, Inbox};
 use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
@@ -27,6 +28,8 @@ pub(super) struct Engine {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) router: Arc<Router>,
+    pub(super) feeds: Arc<Feeds>,
+    pub(super) feed_runner: Runner,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) threads: Vec<JoinHandle<()>>,
 }
@@ -53,6 +56,7 @@ impl Engine {
             runtime.handle().clone(),
         );
         let (verifier, router) = (Arc::new(verifier), Arc::new(router));
+        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker));
         let mut engine = Self {
             clock,
             hub,
@@ -60,6 +64,8 @@ impl Engine {
             broker,
             verifier,
             router,
+            feeds,
+            feed_runner,
             shards,
             threads: Vec::new(),
         };

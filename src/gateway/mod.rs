@@ -1,4 +1,5 @@
-//! One gateway, assembled: hub, broker, shards, verifier, command router, door, admin listener and pulse.
+//! One gateway, assembled: hub, broker, shards, verifier, command router, feeds, door, admin listener and
+//! pulse.
 //!
 //! Invariant: nothing of a gateway is global; several can live in one process, and each ends whole.
 //!
@@ -30,10 +31,10 @@ use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Pass
 use crate::mailbox::{ShardHandle, ShardMessage};
 use crate::pulse::Pulse;
 use crate::stats::DoorStats;
-use crate::{admin, auth, commands, door, hub, shard};
+use crate::{admin, auth, commands, door, feeds, hub, shard};
 use engine::Engine;
 
-/// Threads of the door, the admin listener, the command router and the pulse together.
+/// Threads of the door, the admin listener, the command router, the feeds and the pulse together.
 const DOOR_THREADS: usize = 2;
 
 /// Who may connect to a public Unix socket: like a TCP port of this machine, everybody on it. Narrower rules are the
@@ -68,6 +69,8 @@ pub struct Settings {
     pub auth: auth::Settings,
     /// Where commands go.
     pub commands: commands::Settings,
+    /// What is polled.
+    pub feeds: feeds::Settings,
 }
 
 /// Why a gateway did not start, or did not end well.
@@ -188,6 +191,7 @@ impl Gateway {
                 let router = Arc::clone(&engine.router);
                 Box::new(move || router.snapshot())
             },
+            feeds: engine.feeds,
             door: stats,
             health: Arc::clone(&health),
             clock: engine.clock,
@@ -221,6 +225,8 @@ impl Gateway {
             shards: engine.threads,
             runtime: Some(runtime),
         };
+        let run = &gateway.handle;
+        run.run("the feeds", run.0.runtime.spawn(engine.feed_runner.run()));
         // From here on dropping it ends what was started.
         let pulse = pulse?;
         gateway

@@ -104,7 +104,7 @@ impl Inbox {
             };
             place(stripe, seen, &now)
         };
-        JoinAt(match Stripes::of(pattern.as_str()) {
+        let at = JoinAt(match Stripes::of(pattern.as_str()) {
             Stripes::One(stripe) => Positions::One {
                 stripe,
                 at: join_one(stripe),
@@ -116,7 +116,9 @@ impl Inbox {
                 }
                 Positions::Each(each)
             }
-        })
+        });
+        self.hub.note(pattern, true);
+        at
     }
 
     /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
@@ -130,6 +132,7 @@ impl Inbox {
             let mut state = self.hub.stripes[usize::from(stripe)].lock();
             state.interest.remove(pattern, 1 << self.shard);
         }
+        self.hub.note(pattern, false);
     }
 
     /// The next event.
@@ -166,7 +169,10 @@ impl Inbox {
 impl Drop for Inbox {
     fn drop(&mut self) {
         for stripe in &self.hub.stripes {
-            stripe.lock().interest.remove_all(1 << self.shard);
+            let left = stripe.lock().interest.remove_all(1 << self.shard);
+            for pattern in left {
+                self.hub.note(&pattern, false);
+            }
         }
         // Nothing comes any more; what is here goes, and with it the credits others may wait for.
         while self.pop().is_some() {}

@@ -139,12 +139,19 @@ impl Interest {
         }
     }
 
-    /// Takes the shards of a bit mask away from everything.
-    pub(super) fn remove_all(&mut self, shards: u64) {
-        let held: Vec<Pattern> = self.shards.keys().cloned().collect();
-        for pattern in held {
-            self.remove(&pattern, shards);
+    /// Takes the shards of a bit mask away from everything; gives the patterns they held.
+    pub(super) fn remove_all(&mut self, shards: u64) -> Vec<Pattern> {
+        let held = self.shards.iter().filter(|(_, by)| **by & shards != 0);
+        let held: Vec<Pattern> = held.map(|(pattern, _)| pattern.clone()).collect();
+        for pattern in &held {
+            self.remove(pattern, shards);
         }
+        held
+    }
+
+    /// Whether some shard holds this pattern.
+    pub(super) fn holds(&self, pattern: &Pattern) -> bool {
+        self.shards.contains_key(pattern)
     }
 
     /// The shards, as a bit mask, that hold a pattern matching the (valid) channel.
@@ -252,9 +259,10 @@ mod tests {
         for text in ["a.b", "a.*", "*", "a.*.c"] {
             interest.add(&Pattern::parse(text).expect("valid"), 0b11);
         }
-        interest.remove_all(0b01);
+        assert_eq!(interest.remove_all(0b01).len(), 4);
         assert_eq!(interest.lookup("a.b"), 0b10);
-        interest.remove_all(0b10);
+        assert_eq!(interest.remove_all(0b01), []);
+        assert_eq!(interest.remove_all(0b10).len(), 4);
         assert!(interest.is_empty());
     }
 }

@@ -14,7 +14,8 @@
 //! Invariant: every event of stripe T that was published before shard S joined under T's lock has an inbox index
 //! below `at[T]`; every later one is at or above it.
 //!
-//! Per file: `interest` (who wants what), `credits` (the bound), `inbox` (the shard's end), `doorbell` (waking).
+//! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
+//! shard's end), `doorbell` (waking).
 
 mod credits;
 mod doorbell;
@@ -22,23 +23,26 @@ mod inbox;
 mod interest;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use crate::channel::Pattern;
 use crate::event::{Encoding, Event, NewEvent, Transit};
 
 pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, JoinAt, Popped};
+pub use watch::{InterestWatch, Relevant};
 
 use credits::Credits;
 use inbox::Letter;
-use interest::{Interest, stripe_of};
+use interest::{Interest, Stripes, stripe_of};
 
 /// How many stripes; more only spare publishers from waiting for wide snapshots.
 pub const STRIPES: usize = 16;
@@ -70,6 +74,7 @@ pub struct Hub {
     credits: Credits,
     needs: [AtomicI64; Encoding::COUNT],
     encode: Encode,
+    watch: OnceLock<Arc<InterestWatch>>,
 }
 
 /// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
@@ -125,6 +130,7 @@ impl Hub {
             credits,
             needs: Default::default(),
             encode,
+            watch: OnceLock::new(),
         });
         let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
         let inboxes = (0u16..).zip(letters).map(inbox).collect();
@@ -204,6 +210,34 @@ impl Hub {
     /// Counts connections that need a form (`delta` is 1 or -1).
     pub fn need(&self, encoding: Encoding, delta: i32) {
         self.needs[encoding as usize].fetch_add(delta.into(), Ordering::Relaxed);
+    }
+
+    /// Has every join and leave from now on of patterns that are `relevant` noted; `None` when somebody else watches.
+    pub fn watch(&self, relevant: Box<Relevant>) -> Option<Arc<InterestWatch>> {
+        let watch = Arc::new(InterestWatch::new(relevant));
+        self.watch.set(Arc::clone(&watch)).is_ok().then_some(watch)
+    }
+
+    /// Notes a change that has taken effect, without any lock held.
+    fn note(&self, pattern: &Pattern, joined: bool) {
+        if let Some(watch) = self.watch.get() {
+            watch.note(pattern, joined);
+        }
+    }
+
+    /// Whether some shard holds a pattern that matches the (valid) channel.
+    #[must_use]
+    pub fn is_wanted(&self, channel: &str) -> bool {
+        let mut state = self.stripes[usize::from(stripe_of(channel))].lock();
+        state.interest.lookup(channel) != 0
+    }
+
+    /// Whether some shard holds exactly this pattern.
+    #[must_use]
+    pub fn holds(&self, pattern: &Pattern) -> bool {
+        // A pattern of all stripes is joined and left in each of them.
+        let stripe = *Stripes::of(pattern.as_str()).iter().start();
+        self.stripes[usize::from(stripe)].lock().interest.holds(pattern)
     }
 
     /// What the hub has done and holds; each stripe at its own instant.

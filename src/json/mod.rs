@@ -14,7 +14,7 @@ mod write;
 
 pub use count::count_items;
 pub use members::{Object, Scratch, Value};
-pub use scan::{Error, Kind, split_array};
+pub use scan::{Error, Kind, check_value, split_array};
 pub use write::{push_i128, push_string, push_u64};
 
 /// Deepest nesting of arrays and objects in a message; the message itself is the first level.

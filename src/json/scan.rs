@@ -95,6 +95,19 @@ pub fn split_array(text: &str, max_items: usize) -> Result<Vec<&str>, Error> {
     Ok(items)
 }
 
+/// Checks that the text is one JSON value, nested no deeper than a member of a message may be; gives it without white
+/// space around.
+///
+/// # Errors
+/// It is none, or nested deeper.
+pub fn check_value(text: &str) -> Result<&str, Error> {
+    let mut scanner = Scanner::new(text);
+    scanner.skip_space();
+    scanner.skip_member_value()?;
+    scanner.end()?;
+    Ok(text.trim_ascii())
+}
+
 /// A position in a text.
 pub(super) struct Scanner<'a> {
     bytes: &'a [u8],

@@ -264,3 +264,21 @@ proptest! {
         let _ = split_array(&text, 10);
     }
 }
+
+#[test]
+fn any_value_can_be_checked_alone() {
+    for (text, value) in [
+        (" 1e400\n", "1e400"),
+        ("\t\"x\"", "\"x\""),
+        ("[1, {}] ", "[1, {}]"),
+        ("null", "null"),
+    ] {
+        assert_eq!(check_value(text), Ok(value));
+    }
+    for text in ["", " ", "01", "[1,]", "nul", "1 2", "{\"a\":}", "\u{a0}1"] {
+        assert!(check_value(text).is_err(), "{text:?}");
+    }
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(check_value(&nested(63)).is_ok());
+    assert!(matches!(check_value(&nested(64)), Err(Error::TooDeep { .. })));
+}

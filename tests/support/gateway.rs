@@ -13,7 +13,7 @@ use tickgate::dialect::Dialect;
 use tickgate::door::{Endpoint, Origins, Refuse, TrustedProxies};
 use tickgate::gateway::{Gateway, Settings};
 use tickgate::limits::Limits;
-use tickgate::{admin, commands, door, hub, session, shard, time};
+use tickgate::{admin, commands, door, feeds, hub, session, shard, time};
 
 pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
@@ -75,6 +75,7 @@ pub(crate) fn settings() -> Settings {
         keys: KeySet::new(vec![key]),
         auth,
         commands: commands::Settings::default(),
+        feeds: feeds::Settings::default(),
     }
 }
 

@@ -7,12 +7,14 @@ use super::visit::{Section, Visitor};
 mod auth;
 pub(super) mod check;
 mod endpoint;
+mod feed;
 mod operations;
 mod server;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
 pub(super) use endpoint::{Endpoint, Name as DialectName};
+pub(super) use feed::Feed;
 pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
 pub(super) use server::{SHARDS_MAX, Server};
@@ -27,6 +29,7 @@ pub struct Config {
     pub(super) limits: Limits,
     pub(super) heartbeat: Heartbeat,
     pub(super) commands: Vec<Command>,
+    pub(super) feeds: Vec<Feed>,
     pub(super) broker: Broker,
     pub(super) log: Log,
     /// What the named secrets hold; never printed.
@@ -43,6 +46,7 @@ impl Default for Config {
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),
             commands: Vec::new(),
+            feeds: Vec::new(),
             broker: Broker::default(),
             log: Log::default(),
             secrets: Secrets::default(),
@@ -59,12 +63,12 @@ impl Section for Config {
         visitor.table("limits", &mut self.limits);
         visitor.table("heartbeat", &mut self.heartbeat);
         visitor.tables("command", &mut self.commands);
+        visitor.tables("feed", &mut self.feeds);
         visitor.table("broker", &mut self.broker);
         visitor.table("log", &mut self.log);
         visitor.unsupported("compression", "permessage-deflate");
         visitor.unsupported("state", "last values and history");
         visitor.unsupported("channel", "classes of channels (last values, history, overflow)");
-        visitor.unsupported("feed", "feeds");
     }
 }
 
@@ -85,6 +89,7 @@ impl Config {
         self.limits.check(check);
         self.heartbeat.check(check);
         operations::check_commands(&self.commands, check);
+        feed::check_feeds(&self.feeds, check);
     }
 
     /// How to log.

@@ -1,0 +1,452 @@
+//! Feeds of a whole gateway: an HTTP source that counts, dies and comes back; the stock application with a real Redis.
+//!
+//! What is asserted is what was asked and what was told, never when: where something must not happen, another feed's
+//! polls are the clock.
+
+#[path = "support/gateway.rs"]
+mod gateway;
+#[path = "support/sources.rs"]
+mod sources;
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway::{Client, Running, start, until};
+use serde_json::{Value, json};
+use sources::{HttpSource, Redis};
+use tickgate::auth::Secret;
+use tickgate::feeds::{FeedSettings, SourceSettings, Tell};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn feed(channel: &str, event: &str, source: SourceSettings, tell: Tell) -> FeedSettings {
+    FeedSettings {
+        channel: channel.parse().expect("a channel"),
+        event: event.into(),
+        source,
+        tell,
+        interval: INTERVAL,
+        timeout: Duration::from_secs(5),
+    }
+}
+
+fn http(source: &HttpSource, path: &str) -> SourceSettings {
+    SourceSettings::Http(format!("http://{}{path}", source.address()).parse().expect("a URL"))
+}
+
+fn by_code() -> Tell {
+    Tell::ChangedRecords("code".into())
+}
+
+fn gateway_with(feeds: Vec<FeedSettings>) -> Running {
+    start(|settings| {
+        settings.feeds.feeds = feeds;
+        // No ping comes between what is awaited.
+        for endpoint in &mut settings.door.endpoints {
+            let session = Arc::get_mut(&mut endpoint.session).expect("nobody else has it yet");
+            session.heartbeat_interval_ms = 600_000;
+            session.heartbeat_timeout_ms = 1_200_000;
+        }
+    })
+}
+
+impl Running {
+    fn admin_client(&self) -> Client<TcpStream> {
+        self.client(&self.token("root", |grant| grant.role = Some("admin".into())))
+    }
+
+    fn feed_figures(&self, channel: &str) -> Value {
+        let stats = self.admin("GET", "/api/websocket/stats", "").json();
+        let feeds = stats["feeds"].as_array().expect("feeds");
+        let found = feeds.iter().find(|feed| feed["channel"] == channel);
+        found.unwrap_or_else(|| panic!("no feed {channel}: {stats}")).clone()
+    }
+
+    /// Until this feed has ended so many polls more.
+    fn polls(&self, channel: &str, more: u64) {
+        let polls = || self.feed_figures(channel)["polls"].as_u64().expect("a number");
+        let wanted = polls() + more;
+        until("polls", || polls() >= wanted);
+    }
+}
+
+trait Events {
+    fn event(&mut self) -> Value;
+    fn data(&mut self, channel: &str) -> Value;
+}
+
+impl Events for Client<TcpStream> {
+    /// The next event.
+    fn event(&mut self) -> Value {
+        loop {
+            let message = self.json();
+            if message["type"] == "event" {
+                return message;
+            }
+        }
+    }
+
+    /// The data of the next event, which must be one of this channel.
+    fn data(&mut self, channel: &str) -> Value {
+        let event = self.event();
+        assert_eq!(event["channel"], channel, "{event}");
+        event["data"].clone()
+    }
+}
+
+#[test]
+fn a_source_is_asked_while_somebody_listens_and_for_him_alone() {
+    let source = HttpSource::start();
+    source.set("/users/1/balance", r#"{"total_balance": 100.50}"#);
+    source.set("/users/2/balance", r#"{"total_balance": 7}"#);
+    source.set("/clock", "1");
+    let gateway = gateway_with(vec![
+        feed(
+            "user.{id}.balance",
+            "balance_update",
+            http(&source, "/users/{id}/balance"),
+            Tell::Changed,
+        ),
+        feed("system.clock", "tick", http(&source, "/clock"), Tell::Everything),
+    ]);
+    let mut clock = gateway.admin_client();
+    clock.subscribe(&["system.*"]);
+    gateway.polls("system.clock", 3);
+    assert_eq!(source.asked("/users/1/balance"), 0, "nobody listens");
+
+    // A pattern that is not exact fills no placeholder.
+    let mut wide = gateway.admin_client();
+    wide.subscribe(&["user.*.balance"]);
+    gateway.polls("system.clock", 3);
+    assert_eq!(source.requests_below("/users"), 0);
+
+    let mut one = gateway.client(&gateway.trader("1"));
+    one.subscribe(&["user.1.balance"]);
+    let event = one.event();
+    assert_eq!(
+        (&event["channel"], &event["event"], event["data"].to_string()),
+        (
+            &json!("user.1.balance"),
+            &json!("balance_update"),
+            r#"{"total_balance":100.5}"#.to_owned()
+        )
+    );
+    assert_eq!(wide.data("user.1.balance"), json!({ "total_balance": 100.5 }));
+    assert_eq!(source.asked("/users/2/balance"), 0, "user 2 is not here");
+
+    let mut two = gateway.client(&gateway.trader("2"));
+    two.subscribe(&["user.2.balance"]);
+    assert_eq!(two.data("user.2.balance"), json!({ "total_balance": 7 }));
+    // Only what changes is told, and only to whom it belongs.
+    gateway.polls("user.{id}.balance", 4);
+    source.set("/users/1/balance", r#"{"total_balance": 99}"#);
+    assert_eq!(one.data("user.1.balance"), json!({ "total_balance": 99 }));
+    source.set("/users/2/balance", r#"{"total_balance": 8}"#);
+    assert_eq!(
+        two.data("user.2.balance"),
+        json!({ "total_balance": 8 }),
+        "nothing of user 1, nothing twice"
+    );
+
+    // A newcomer gets the full state, though nothing changed.
+    let mut again = gateway.client(&gateway.trader("1"));
+    again.subscribe(&["user.1.balance"]);
+    assert_eq!(again.data("user.1.balance"), json!({ "total_balance": 99 }));
+
+    drop((one, again));
+    until("user 1 is gone", || {
+        gateway.feed_figures("user.{id}.balance")["channels"] == 1
+    });
+    let asked = || (source.asked("/users/1/balance"), source.asked("/users/2/balance"));
+    gateway.polls("user.{id}.balance", 2);
+    let before = asked();
+    gateway.polls("user.{id}.balance", 8);
+    assert_eq!(asked().0, before.0, "nobody listens any more");
+    assert!(asked().1 > before.1, "user 2 still does");
+
+    two.send(r#"{"type":"unsubscribe","channels":["user.2.balance"]}"#);
+    until("nobody is left", || {
+        let figures = gateway.feed_figures("user.{id}.balance");
+        figures["channels"] == 0 && figures["in_flight"] == 0
+    });
+    let before = asked();
+    gateway.polls("system.clock", 10);
+    assert_eq!(asked(), before);
+}
+
+#[test]
+fn a_source_that_dies_is_told_once_and_its_return_too() {
+    let mut source = HttpSource::start();
+    source.set("/prices", r#"[{"code":"a","price":1},{"code":"b","price":1}]"#);
+    let gateway = gateway_with(vec![feed(
+        "strategy.s.prices",
+        "price_update",
+        http(&source, "/prices"),
+        by_code(),
+    )]);
+    let mut log = gateway.admin_client();
+    log.subscribe(&["system.log"]);
+    let mut client = gateway.admin_client();
+    client.subscribe(&["strategy.s.prices"]);
+    assert_eq!(client.data("strategy.s.prices").as_array().map(Vec::len), Some(2));
+
+    source.stop();
+    let event = log.event();
+    assert_eq!(
+        (&event["event"], &event["data"]["state"]),
+        (&json!("error"), &json!("failing")),
+        "{event}"
+    );
+    assert_eq!(event["data"]["feed"], "strategy.s.prices");
+    let message = event["data"]["message"].as_str().expect("a text");
+    assert!(!message.contains("127.0.0.1"), "shows addresses: {message}");
+    gateway.polls("strategy.s.prices", 3);
+    assert!(gateway.feed_figures("strategy.s.prices")["failures"].as_u64() >= Some(3));
+
+    // What was known before the outage is still known: only what changed meanwhile is told.
+    source.set("/prices", r#"[{"code":"a","price":1.0},{"code":"b","price":2}]"#);
+    source.restart();
+    assert_eq!(client.data("strategy.s.prices"), json!([{ "code": "b", "price": 2 }]));
+    let event = log.event();
+    assert_eq!(
+        (&event["event"], &event["data"]["state"]),
+        (&json!("info"), &json!("good")),
+        "{event}"
+    );
+
+    // An answer that is none fails as well, and for other reasons.
+    for (body, reason) in [("<html>", "not usable"), ("[1]", "not usable")] {
+        source.set("/prices", body);
+        let event = log.event();
+        assert!(
+            event["data"]["message"]
+                .as_str()
+                .is_some_and(|text| text.contains(reason)),
+            "{event}"
+        );
+        source.set("/prices", r#"[{"code":"a","price":1},{"code":"b","price":2}]"#);
+        assert_eq!(log.event()["data"]["state"], "good");
+    }
+    source.forget("/prices");
+    let event = log.event();
+    assert!(
+        event["data"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("error status")),
+        "{event}"
+    );
+}
+
+#[test]
+fn an_operator_pushes_prices_that_nobody_asked_for() {
+    let source = HttpSource::start();
+    for path in ["/volume_wave", "/value"] {
+        source.set(path, r#"[{"code":"a","price":1},{"code":"b","price":1}]"#);
+    }
+    let gateway = gateway_with(vec![
+        feed(
+            "strategy.volume_wave.prices",
+            "price_update",
+            http(&source, "/volume_wave"),
+            by_code(),
+        ),
+        feed(
+            "strategy.value.prices",
+            "price_update",
+            http(&source, "/value"),
+            by_code(),
+        ),
+        feed(
+            "strategy.lost.prices",
+            "price_update",
+            http(&source, "/lost"),
+            by_code(),
+        ),
+        feed(
+            "strategy.value.signal",
+            "generated",
+            http(&source, "/signal"),
+            Tell::Changed,
+        ),
+    ]);
+    let push = |query: &str| {
+        let answer = gateway.admin("POST", &format!("/api/websocket/push/prices{query}"), "");
+        (answer.status, answer.json())
+    };
+    assert_eq!(push("?strategy=volume_wave"), (200, json!({ "pushed": 2 })));
+    assert_eq!((source.asked("/volume_wave"), source.asked("/value")), (1, 0));
+    let mut client = gateway.admin_client();
+    client.subscribe(&["strategy.volume_wave.prices"]);
+    assert_eq!(
+        client.data("strategy.volume_wave.prices").as_array().map(Vec::len),
+        Some(2)
+    );
+    assert_eq!(push("?strategy=volume_wave").0, 200);
+    let pushed = client.data("strategy.volume_wave.prices");
+    assert_eq!(pushed.as_array().map(Vec::len), Some(2), "unchanged, and yet in full");
+
+    let (status, all) = push("");
+    assert_eq!((status, &all["pushed"]), (200, &json!(4)), "{all}");
+    assert_eq!(all["errors"][0]["channel"], "strategy.lost.prices", "{all}");
+    assert_eq!(source.asked("/signal"), 0, "these are no prices");
+    let (status, failed) = push("?strategy=lost");
+    assert_eq!(
+        (status, &failed["error"]["code"]),
+        (502, &json!("BACKEND_UNAVAILABLE")),
+        "{failed}"
+    );
+    assert_eq!(push("?strategy=nowhere").0, 404);
+    assert_eq!(push("?strategy=a.b").0, 400);
+    let target = "/api/websocket/push/prices";
+    assert_eq!(gateway.admin_as(None, "POST", target, "", b"").status, 401);
+    assert_eq!(gateway.admin("GET", target, "").status, 405);
+}
+
+#[test]
+fn the_stock_application_with_a_real_redis() {
+    let redis = Redis::start();
+    let price = |code: &str, price: f64| {
+        let record = json!({ "name": format!("n{code}"), "price": price, "change_percent": 2.5, "volume": 12_345_678 });
+        redis.run(&["HSET", "prices:volume_wave", code, &record.to_string()]);
+        redis.run(&[
+            "HSET",
+            &format!("stock:{code}"),
+            "code",
+            code,
+            "price",
+            &price.to_string(),
+            "name",
+            "000",
+        ]);
+    };
+    for code in ["600519", "000001", "300750"] {
+        price(code, 10.5);
+    }
+    redis.run(&["RPUSH", "board:main", "stock:600519", "stock:gone", "stock:000001"]);
+    redis.run(&["SET", "status", r#"{"mode":"auto"}"#]);
+    let from = |key: &str| SourceSettings::Redis {
+        address: redis.address().parse().expect("an address"),
+        password: None,
+        key: key.parse().expect("a key"),
+    };
+    let gateway = gateway_with(vec![
+        feed(
+            "strategy.volume_wave.prices",
+            "price_update",
+            from("hash:prices:volume_wave"),
+            by_code(),
+        ),
+        feed(
+            "stock.{code}.price",
+            "price_update",
+            from("record:stock:{code}"),
+            by_code(),
+        ),
+        feed(
+            "board.{name}.prices",
+            "price_update",
+            from("list:board:{name}"),
+            by_code(),
+        ),
+        feed("system.status", "system_status", from("string:status"), Tell::Changed),
+        feed("user.{id}.account", "account", from("hash:account:{id}"), Tell::Changed),
+    ]);
+    let client = |channel: &str| {
+        let mut client = gateway.admin_client();
+        client.subscribe(&[channel]);
+        client
+    };
+    let mut strategy = client("strategy.*.prices");
+    let mut stock = client("stock.600519.price");
+    let mut board = client("board.main.prices");
+    let codes = |data: &Value| -> Vec<String> {
+        let records = data.as_array().expect("an array");
+        records
+            .iter()
+            .map(|record| record["code"].as_str().expect("a text").to_owned())
+            .collect()
+    };
+    let first = strategy.data("strategy.volume_wave.prices");
+    assert_eq!(codes(&first), ["000001", "300750", "600519"]);
+    assert_eq!(first[0]["volume"], 12_345_678);
+    assert_eq!(
+        stock.data("stock.600519.price"),
+        json!([{ "code": "600519", "name": "000", "price": 10.5 }])
+    );
+    assert_eq!(codes(&board.data("board.main.prices")), ["600519", "000001"]);
+
+    // One stock changes, one is written again as it was.
+    price("300750", 10.5);
+    gateway.polls("strategy.volume_wave.prices", 2);
+    price("600519", 11.0);
+    let changed = strategy.data("strategy.volume_wave.prices");
+    assert_eq!(
+        (codes(&changed), &changed[0]["price"]),
+        (vec!["600519".to_owned()], &json!(11.0))
+    );
+    assert_eq!(stock.data("stock.600519.price")[0]["price"], json!(11));
+    assert_eq!(codes(&board.data("board.main.prices")), ["600519"]);
+    // A stock that is not on the board is the strategy's alone.
+    price("300750", 12.0);
+    assert_eq!(codes(&strategy.data("strategy.volume_wave.prices")), ["300750"]);
+    price("000001", 12.0);
+    assert_eq!(codes(&board.data("board.main.prices")), ["000001"]);
+    assert_eq!(codes(&strategy.data("strategy.volume_wave.prices")), ["000001"]);
+
+    let mut status = client("system.status");
+    assert_eq!(status.data("system.status"), json!({ "mode": "auto" }));
+    redis.run(&["DEL", "status"]);
+    assert_eq!(status.data("system.status"), Value::Null, "a missing string");
+    let mut account = client("user.7.account");
+    assert_eq!(account.data("user.7.account"), json!({}), "a missing hash");
+    redis.run(&["HSET", "account:7", "total", "1.50"]);
+    assert_eq!(account.data("user.7.account"), json!({ "total": 1.5 }));
+    // What would name another key is refused, and counted.
+    let mut other = client("user.7:b.account");
+    until("counted", || gateway.feed_figures("user.{id}.account")["refused"] == 1);
+    assert_eq!(gateway.feed_figures("user.{id}.account")["channels"], 1);
+    other.send(r#"{"type":"ping"}"#);
+    assert_eq!(other.json()["type"], "pong", "no event came");
+
+    // Redis is restarted, empty but for one price.
+    let mut log = client("system.log");
+    let redis = redis.restart_with(|redis| {
+        let lost = log.event();
+        assert_eq!(lost["data"]["source"], "feed", "{lost}");
+        redis
+    });
+    redis.run(&["HSET", "prices:volume_wave", "600519", r#"{"price":13}"#]);
+    let back = strategy.data("strategy.volume_wave.prices");
+    assert_eq!(back, json!([{ "code": "600519", "price": 13 }]));
+}
+
+#[test]
+fn a_password_opens_redis() {
+    let redis = Redis::start();
+    redis.run(&["SET", "status", "1"]);
+    redis.run(&["CONFIG", "SET", "requirepass", "hunter2"]);
+    let from = |password: Option<&str>| SourceSettings::Redis {
+        address: redis.address().parse().expect("an address"),
+        password: password.map(|password| Secret::new(password.as_bytes())),
+        key: "string:status".parse().expect("a key"),
+    };
+    let gateway = gateway_with(vec![
+        feed("system.status", "system_status", from(Some("hunter2")), Tell::Changed),
+        feed("system.shut", "system_status", from(None), Tell::Changed),
+        feed("system.wrong", "system_status", from(Some("hunter3")), Tell::Changed),
+    ]);
+    let mut client = gateway.admin_client();
+    client.subscribe(&["system.status"]);
+    assert_eq!(client.data("system.status"), 1);
+    for channel in ["system.shut", "system.wrong"] {
+        let mut log = gateway.admin_client();
+        log.subscribe(&["system.log", channel]);
+        let event = log.event();
+        assert_eq!(
+            (&event["channel"], &event["data"]["feed"]),
+            (&json!("system.log"), &json!(channel))
+        );
+        assert!(!event.to_string().contains("hunter"), "{event}");
+    }
+}

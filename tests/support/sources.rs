@@ -1,0 +1,226 @@
+//! What feeds poll: an HTTP server that counts its requests, and a real Redis.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::gateway::until;
+
+#[derive(Default)]
+struct Content {
+    bodies: Mutex<HashMap<String, String>>,
+    asked: Mutex<BTreeMap<String, u64>>,
+}
+
+/// An HTTP server of texts by path; 404 for others. One request per connection.
+pub(crate) struct HttpSource {
+    address: SocketAddr,
+    content: Arc<Content>,
+    running: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+}
+
+impl HttpSource {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let mut source = Self {
+            address: listener.local_addr().expect("an address"),
+            content: Arc::default(),
+            running: None,
+        };
+        source.serve(listener);
+        source
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn set(&self, path: &str, body: &str) {
+        self.content
+            .bodies
+            .lock()
+            .expect("whole")
+            .insert(path.into(), body.into());
+    }
+
+    pub(crate) fn forget(&self, path: &str) {
+        self.content.bodies.lock().expect("whole").remove(path);
+    }
+
+    /// How often a path was asked for.
+    pub(crate) fn asked(&self, path: &str) -> u64 {
+        self.content
+            .asked
+            .lock()
+            .expect("whole")
+            .get(path)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// How often paths that begin so were asked for.
+    pub(crate) fn requests_below(&self, start: &str) -> u64 {
+        let asked = self.content.asked.lock().expect("whole");
+        asked
+            .iter()
+            .filter(|(path, _)| path.starts_with(start))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// Closes the port.
+    pub(crate) fn stop(&mut self) {
+        if let Some((ended, thread)) = self.running.take() {
+            ended.store(true, Ordering::SeqCst);
+            // To be seen by the accept.
+            let _ = TcpStream::connect(self.address);
+            thread.join().expect("no panic");
+        }
+    }
+
+    /// Opens the same port again.
+    pub(crate) fn restart(&mut self) {
+        let mut listener = None;
+        until("the port is free", || {
+            listener = TcpListener::bind(self.address).ok();
+            listener.is_some()
+        });
+        self.serve(listener.expect("bound"));
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (ended, content) = (Arc::new(AtomicBool::new(false)), Arc::clone(&self.content));
+        let seen = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if seen.load(Ordering::SeqCst) {
+                    return;
+                }
+                // Whoever asked may have gone away.
+                let _ = stream.and_then(|stream| answer(stream, &content));
+            }
+        });
+        self.running = Some((ended, thread));
+    }
+}
+
+impl Drop for HttpSource {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn answer(mut stream: TcpStream, content: &Content) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    *content.asked.lock().expect("whole").entry(path.clone()).or_default() += 1;
+    let body = content.bodies.lock().expect("whole").get(&path).cloned();
+    let (status, body) = body.map_or(("404 Not Found", String::new()), |body| ("200 OK", body));
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+/// A Redis server of its own in a temporary directory; nothing is kept on disk.
+pub(crate) struct Redis {
+    port: u16,
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // Somebody may take the port before Redis does; then another one is tried.
+        for _ in 0..10 {
+            let free = TcpListener::bind("127.0.0.1:0").expect("bound");
+            let port = free.local_addr().expect("an address").port();
+            drop(free);
+            let mut process = spawn(port, &directory);
+            if came_up(port, &mut process) {
+                return Self {
+                    port,
+                    directory,
+                    process,
+                };
+            }
+        }
+        panic!("redis-server did not start (is it installed?)");
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Runs one command, which must succeed.
+    pub(crate) fn run(&self, command: &[&str]) {
+        let mut request = format!("*{}\r\n", command.len());
+        for part in command {
+            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
+        }
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).expect("an answer");
+        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
+    }
+
+    /// Ends it, has `meanwhile` look, and starts it again, empty, on the same port.
+    pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("waited for");
+        let mut redis = meanwhile(self);
+        redis.process = spawn(redis.port, &redis.directory);
+        assert!(
+            came_up(redis.port, &mut redis.process),
+            "redis-server did not come back"
+        );
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
+    Command::new("redis-server")
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
+        .arg("--dir")
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed (Debian: redis-server)")
+}
+
+/// Whether it serves, before it ends.
+fn came_up(port: u16, process: &mut Child) -> bool {
+    let (mut serves, mut ended) = (false, false);
+    until("redis-server is up or gone", || {
+        ended = process.try_wait().expect("waited for").is_some();
+        serves = !ended && TcpStream::connect(("127.0.0.1", port)).is_ok();
+        serves || ended
+    });
+    serves
+}
