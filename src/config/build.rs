@@ -135,7 +135,7 @@ impl Config {
         let closed = closed.then(|| {
             "no admin key and no key for tokens is configured: nobody may publish or use the admin API".to_owned()
         });
-        let key = self.secrets.admin_key.as_ref().map(super::Secret::expose);
+        let key = self.secrets.admin_key.as_ref().map(Secret::expose);
         let guessable = key.filter(|key| key.len() < ADMIN_KEY_BYTES_MIN).map(|_| {
             format!("the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a good one")
         });
