@@ -260,7 +260,18 @@ impl<S: Read + Write> Client<S> {
         self.stream.write_all(&frame).expect("sent");
     }
 
+    /// The next frame that is not the gateway's heartbeat: its first one comes at a random time.
     pub(crate) fn receive(&mut self) -> Received {
+        loop {
+            match self.frame() {
+                Received::Other(0x89) => {}
+                Received::Text(text) if text.starts_with(r#"{"type":"ping","#) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Received {
         let mut head = [0; 2];
         if self.stream.read_exact(&mut head).is_err() {
             return Received::End;
