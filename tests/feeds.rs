@@ -9,7 +9,6 @@ mod gateway;
 mod sources;
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::{Client, Running, start, until};
