@@ -204,6 +204,9 @@ fn ten_thousand_lines_and_ten_thousand_items_at_once() {
     let headers = "Content-Type: application/x-ndjson\r\n";
     let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", headers, lines.as_bytes());
     assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"published":10000}"#));
+    let answer = gateway.publish(&lines);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_JSON"));
+    assert!(answer.body.contains("x-ndjson"), "{}", answer.body);
     let items: Vec<_> = (0..10_000).map(item).collect();
     assert_eq!(
         gateway.publish(&format!("[{}]", items.join(","))).body,

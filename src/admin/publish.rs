@@ -99,6 +99,15 @@ impl Admin {
         };
         if !text.trim_ascii_start().starts_with('[') {
             batch.take(text);
+            if let Some(ItemError {
+                code: "INVALID_JSON",
+                message,
+                ..
+            }) = batch.outcome.errors.first_mut()
+                && text.trim_ascii().contains('\n')
+            {
+                *message = format!("{message} (items in lines need `Content-Type: application/x-ndjson`)").into();
+            }
             return self.publish_one(batch).await;
         }
         let items = match json::split_array(text, ITEMS_MAX) {

@@ -30,7 +30,7 @@ impl From<json::Error> for FieldError {
     fn from(error: json::Error) -> Self {
         let (code, message) = match error {
             json::Error::Syntax { .. } | json::Error::TooDeep { .. } => (ErrorCode::InvalidJson, error.to_string()),
-            json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "the message must be an object".to_owned()),
+            json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "expected a JSON object".to_owned()),
             json::Error::TooManyItems(_) => (ErrorCode::InvalidMessage, error.to_string()),
         };
         Self::new(code, message)
@@ -176,7 +176,7 @@ impl<'s, 't> Fields<'s, 't> {
         mut each: impl FnMut(&str) -> Result<(), FieldError>,
     ) -> Result<(), FieldError> {
         let wrong = || FieldError::wrong(name, "must be an array of strings");
-        let value = self.get(name).ok_or_else(wrong)?;
+        let value = self.get(name).ok_or_else(|| FieldError::wrong(name, "is missing"))?;
         let read = self.0.texts(value, |index, text| {
             if index >= CHANNELS_PER_REQUEST_MAX {
                 return Err(FieldError::wrong(name, "holds more than 1000 entries"));
