@@ -252,24 +252,30 @@ async fn the_kill_switch_stops_everything_and_is_audited() {
                 .any(|event| event["channel"] == channel && event["event"] == "kill_switch")
         );
     }
-    // Audited: who did what, from where.
-    let audit = loop {
-        let entry = match admin.events.iter().find(|event| event["data"]["source"] == "audit") {
-            Some(event) => event["data"].clone(),
-            None => admin.event("system.log", "info").await,
-        };
-        if entry["source"] == "audit" {
-            break entry;
-        }
-    };
-    for (field, value) in [
-        ("action", "system.kill_switch"),
-        ("user", "admin"),
-        ("role", "admin"),
-        ("address", "127.0.0.1"),
-        ("outcome", "success"),
+    // Audited: who did what, from where, and who tried what he may not do.
+    for (level, user, role, outcome) in [
+        ("warn", "trader", "trader", "refused"),
+        ("info", "admin", "admin", "success"),
     ] {
-        assert_eq!(audit[field], value, "{audit}");
+        let is_audit = |event: &&Value| event["data"]["source"] == "audit" && event["event"] == level;
+        let audit = loop {
+            let entry = match admin.events.iter().find(is_audit) {
+                Some(event) => event["data"].clone(),
+                None => admin.event("system.log", level).await,
+            };
+            if entry["source"] == "audit" {
+                break entry;
+            }
+        };
+        for (field, value) in [
+            ("action", "system.kill_switch"),
+            ("user", user),
+            ("role", role),
+            ("address", "127.0.0.1"),
+            ("outcome", outcome),
+        ] {
+            assert_eq!(audit[field], value, "{audit}");
+        }
     }
     assert!(demo.gateway.log().contains("\"audit\""), "and a line in the log");
 
