@@ -15,7 +15,6 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Uri};
@@ -101,13 +100,60 @@ impl Default for Pool {
     }
 }
 
+/// Why a request has no answer that could be used.
+#[derive(Debug)]
+pub(crate) enum RequestError {
+    /// No connection; nothing was sent.
+    Unreachable(String),
+    /// The connection ended before the answer had come whole.
+    Lost(String),
+    /// The body is longer than asked for.
+    TooLong,
+    /// A status other than 2xx.
+    Status(u16),
+}
+
 impl Pool {
-    /// One request; the answer's head has come, its body may still.
+    /// One request: the body of its answer, when that is a success of at most `bytes_max` bytes.
     pub(crate) async fn request(
         &self,
         request: hyper::Request<Full<Bytes>>,
-    ) -> Result<hyper::Response<Incoming>, hyper_util::client::legacy::Error> {
-        self.client.request(request).await
+        bytes_max: usize,
+    ) -> Result<Bytes, RequestError> {
+        let response = self.client.request(request).await.map_err(|error| {
+            let detail = causes(&error);
+            if error.is_connect() {
+                RequestError::Unreachable(detail)
+            } else {
+                RequestError::Lost(detail)
+            }
+        })?;
+        let status = response.status();
+        // Read whatever the status is, so that the connection can be used again.
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                RequestError::TooLong
+            } else {
+                RequestError::Lost(error.to_string())
+            }
+        })?;
+        if status.is_success() {
+            Ok(body.to_bytes())
+        } else {
+            Err(RequestError::Status(status.as_u16()))
+        }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Unreachable(detail) => Self::Unreachable(detail),
+            RequestError::Lost(detail) => Self::Lost(detail),
+            RequestError::TooLong => Self::BadReply("it is too long"),
+            RequestError::Status(status) => Self::Status(status),
+        }
     }
 }
 
@@ -144,29 +190,7 @@ impl HttpBackend {
         if let Some(key) = &self.key {
             post.headers_mut().insert(SIGNATURE_HEADER, sign(key, unix_ms(), &body));
         }
-        let response = self.pool.request(post).await.map_err(|error| {
-            let detail = causes(&error);
-            if error.is_connect() {
-                Failure::Unreachable(detail)
-            } else {
-                Failure::Lost(detail)
-            }
-        })?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), self.reply_bytes_max)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    Failure::BadReply("it is too long")
-                } else {
-                    Failure::Lost(error.to_string())
-                }
-            })?;
-        if !status.is_success() {
-            return Err(Failure::Status(status.as_u16()));
-        }
-        reply::parse(&body.to_bytes())
+        reply::parse(&self.pool.request(post, self.reply_bytes_max).await?)
     }
 }
 
@@ -190,7 +214,7 @@ fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
 }
 
 // hyper-util's errors say little by themselves; what matters is in their sources.
-pub(crate) fn causes(error: &hyper_util::client::legacy::Error) -> String {
+fn causes(error: &hyper_util::client::legacy::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,12 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::Uri;
 use hyper::header::{ACCEPT, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::commands::http::{BackendUrl, Pool, causes};
+use crate::commands::http::{BackendUrl, Pool, RequestError};
 use crate::feeds::failure::Failure;
 
 /// Everything but RFC 3986's unreserved characters (section 2.3) is encoded.
@@ -85,27 +85,13 @@ impl HttpSource {
         *get.uri_mut() = url;
         get.headers_mut()
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.pool.request(get).await.map_err(|error| {
-            let detail = causes(&error);
-            if error.is_connect() {
-                Failure::Unreachable(detail)
-            } else {
-                Failure::Lost(detail)
-            }
+        let body = self.pool.request(get, bytes_max).await.map_err(|error| match error {
+            RequestError::Unreachable(detail) => Failure::Unreachable(detail),
+            RequestError::Lost(detail) => Failure::Lost(detail),
+            RequestError::TooLong => Failure::BadAnswer(format!("it is longer than {bytes_max} bytes")),
+            RequestError::Status(status) => Failure::Status(status),
         })?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), bytes_max).collect().await;
-        let body = body.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                Failure::BadAnswer(format!("it is longer than {bytes_max} bytes"))
-            } else {
-                Failure::Lost(error.to_string())
-            }
-        })?;
-        if !status.is_success() {
-            return Err(Failure::Status(status.as_u16()));
-        }
-        String::from_utf8(body.to_bytes().into()).map_err(|_| Failure::BadAnswer("it is no UTF-8".to_owned()))
+        String::from_utf8(body.into()).map_err(|_| Failure::BadAnswer("it is no UTF-8".to_owned()))
     }
 }
 
