@@ -13,11 +13,13 @@ use crate::auth::{Identity, Mode, Permissions};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{self, Dialect};
 use crate::disconnect::Disconnect;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
 use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
 use crate::session::{self, Command};
+use crate::shard::Flush;
+use crate::time::Now;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,14 +29,14 @@ impl Broker for Direct {
     fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let Some(credit) = self.0.try_credit(shard, event.data.len()) else {
             return Err(event);
         };
         let mut wakes = Wakes::default();
-        let offset = self.0.publish(event, credit, &mut wakes);
+        let receipt = self.0.publish(event, now, credit, &mut wakes);
         self.0.wake(wakes);
-        Ok(Receipt { offset })
+        Ok(receipt)
     }
     fn is_ready(&self) -> bool {
         true
@@ -91,12 +93,31 @@ pub(super) struct Shard {
     pub(super) handle: ShardHandle,
     parts: Option<(Inbox, Mailbox)>,
     settings: Arc<session::Settings>,
+    flush: Flush,
     nonce: u64,
 }
 
+/// Whether this machine lets us use io_uring. Containers often do not; then its tests have nothing to run on, and say so.
+pub(super) fn has_io_uring() -> bool {
+    match Flusher::open(0, Flush::IoUring, &ShardStats::default()) {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("not run: {error}");
+            false
+        }
+    }
+}
+
 impl Shard {
-    pub(super) fn new(credits: u32, limits: Limits) -> Self {
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
+    pub(super) fn new(flush: Flush, credits: u32, limits: Limits) -> Self {
+        let (hub, mut inboxes) = Hub::new(
+            hub::Settings {
+                credits,
+                ..hub::Settings::default()
+            },
+            1,
+            dialect::encode_event,
+        );
         let inbox = inboxes.remove(0);
         let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
         Self {
@@ -104,6 +125,7 @@ impl Shard {
             handle,
             parts: Some((inbox, mailbox)),
             settings: settings(limits),
+            flush,
             nonce: 0,
         }
     }
@@ -114,7 +136,7 @@ impl Shard {
         let poll = open_poll(inbox.doorbell()).expect("a poll");
         let broker = Arc::new(Direct(self.hub.clone()));
         let services = Arc::new(NoServices);
-        let settings = Settings::new(0);
+        let settings = self.shard_settings();
         let reactor = Reactor::new(settings, Clock::start(), poll, inbox, mailbox, services, broker);
         Driven {
             reactor: reactor.expect("a reactor"),
@@ -126,8 +148,15 @@ impl Shard {
     pub(super) fn spawn(&mut self) -> std::thread::JoinHandle<()> {
         let (inbox, mailbox) = self.parts.take().expect("once");
         let broker = Arc::new(Direct(self.hub.clone()));
-        let settings = Settings::new(0);
+        let settings = self.shard_settings();
         crate::shard::spawn(settings, Clock::start(), inbox, mailbox, Arc::new(NoServices), broker).expect("a thread")
+    }
+
+    fn shard_settings(&self) -> Settings {
+        Settings {
+            flush: self.flush,
+            ..Settings::new(0)
+        }
     }
 
     pub(super) fn adopt(&mut self, socket: impl Into<OwnedFd>, unread: &[u8]) {
@@ -154,9 +183,10 @@ impl Shard {
             name: "n".into(),
             data: data.to_owned().into(),
             timestamp_ms: 1,
+            terms: Terms::default(),
         };
         let mut wakes = Wakes::default();
-        self.hub.publish(event, credit, &mut wakes);
+        self.hub.publish(event, Now::default(), credit, &mut wakes);
         self.hub.wake(wakes);
         true
     }
