@@ -12,4 +12,7 @@ mod fanout;
 mod harness;
 mod hostile;
 mod identity;
+#[path = "../support/redis_server.rs"]
+#[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]
+mod redis_server;
 mod story;
