@@ -11,7 +11,7 @@ mod frames;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{BINARY, END, PING, TEXT, TEXT_BEGIN, frame};
 use std::hint::black_box;
-use tickgate::wire::{Decoder, encode};
+use tickgate::wire::{Decoder, Inflater, deflate, encode};
 
 const READ_BYTES: usize = 16 * 1024;
 
@@ -21,9 +21,9 @@ fn full_read(message: &[u8]) -> (Vec<u8>, u64) {
     (message.repeat(count), count as u64)
 }
 
-fn decode_all(decoder: &mut Decoder, scratch: &mut [u8]) -> u64 {
+fn decode_all(decoder: &mut Decoder, inflater: &mut Inflater, scratch: &mut [u8]) -> u64 {
     let (mut count, mut position) = (0, 0);
-    while let Some(message) = decoder.next(scratch, &mut position).expect("valid frames") {
+    while let Some(message) = decoder.next(scratch, &mut position, inflater).expect("valid frames") {
         black_box(message);
         count += 1;
     }
@@ -53,7 +53,7 @@ fn decode(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 scratch.copy_from_slice(&read);
-                assert_eq!(decode_all(&mut decoder, &mut scratch), count);
+                assert_eq!(decode_all(&mut decoder, &mut Inflater::default(), &mut scratch), count);
             });
         });
     }
@@ -72,7 +72,7 @@ fn cut_by_reads(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement
             scratch.copy_from_slice(&read);
             let decoded: u64 = scratch
                 .chunks_mut(200)
-                .map(|chunk| decode_all(&mut decoder, chunk))
+                .map(|chunk| decode_all(&mut decoder, &mut Inflater::default(), chunk))
                 .sum();
             assert_eq!(decoded, count);
         });

@@ -118,6 +118,7 @@ impl Rig {
             identity: Ok(None),
             address: None,
             nonce: self.connections,
+            deflate: None,
             permit: Box::new(Permit),
         };
         let id = self.engine.adopt(arrival, NOW);

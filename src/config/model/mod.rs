@@ -15,7 +15,7 @@ pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
 pub(super) use endpoint::{Endpoint, Name as DialectName};
 pub(super) use feed::Feed;
-pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
+pub(super) use operations::{Broker, Command, Compression, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
 pub(super) use server::{SHARDS_MAX, Server};
 
@@ -28,6 +28,7 @@ pub struct Config {
     pub(super) admin: Admin,
     pub(super) limits: Limits,
     pub(super) heartbeat: Heartbeat,
+    pub(super) compression: Compression,
     pub(super) commands: Vec<Command>,
     pub(super) feeds: Vec<Feed>,
     pub(super) broker: Broker,
@@ -45,6 +46,7 @@ impl Default for Config {
             admin: Admin::default(),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),
+            compression: Compression::default(),
             commands: Vec::new(),
             feeds: Vec::new(),
             broker: Broker::default(),
@@ -62,11 +64,11 @@ impl Section for Config {
         visitor.table("admin", &mut self.admin);
         visitor.table("limits", &mut self.limits);
         visitor.table("heartbeat", &mut self.heartbeat);
+        visitor.table("compression", &mut self.compression);
         visitor.tables("command", &mut self.commands);
         visitor.tables("feed", &mut self.feeds);
         visitor.table("broker", &mut self.broker);
         visitor.table("log", &mut self.log);
-        visitor.unsupported("compression", "permessage-deflate");
         visitor.unsupported("state", "last values and history");
         visitor.unsupported("channel", "classes of channels (last values, history, overflow)");
     }
