@@ -74,6 +74,7 @@ pub(crate) fn settings() -> Settings {
         hub: hub::Settings::default(),
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
         coalesce: shard::Coalesce::Auto,
+        flush: shard::Flush::Auto,
         keys: KeySet::new(vec![key]),
         auth,
         commands: commands::Settings::default(),
