@@ -37,9 +37,12 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
+        let (hub, inboxes) = Hub::new(settings.hub.clone(), settings.shards.into(), dialect::encode_event);
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
-        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
+        let watch = Arc::new(HealthWatch::new(
+            Arc::new(Embedded::new(Arc::clone(&hub), clock)),
+            clock,
+        ));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
             .iter()
