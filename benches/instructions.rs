@@ -36,6 +36,7 @@ fn crowd() -> Rig {
             rig.publish(event("bench.a.price"));
         }
     }
+    assert_eq!(rig.stats.deliveries.get(), 8 * 1_000, "everybody got the first eight");
     rig
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::access::{Caller, forbidden};
 use super::{Admin, body};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::http::answer::{self, Answer};
 use crate::hub::Receipt;
 use crate::json::{self, Scratch};
@@ -32,6 +32,8 @@ pub(super) struct Outcome {
     published: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -134,7 +136,10 @@ impl Admin {
             return answer::error(status, error.code, &error.message);
         }
         outcome.duplicate = outcome.duplicates.pop().is_some();
-        outcome.offset = receipt.and_then(|receipt| receipt.offset);
+        if let Some(receipt) = receipt {
+            outcome.offset = receipt.offset;
+            outcome.epoch = receipt.epoch.map(|epoch| epoch.to_string());
+        }
         answer::json(StatusCode::OK, &outcome)
     }
 
@@ -288,6 +293,7 @@ impl<'a> Batch<'a> {
             // Copied: a slice would keep the whole body in memory while one of its events waits somewhere.
             data: Bytes::copy_from_slice(item.data.as_bytes()),
             timestamp_ms: item.timestamp_ms.unwrap_or(now.unix_ms),
+            terms: Terms::default(),
         }))
     }
 

@@ -97,7 +97,7 @@ impl Engine {
     /// Publishes what waits for a credit, in order, as far as there is credit. To be called when the doorbell rang.
     pub fn retry_parked(&mut self, now: Now) {
         while let Some(Parked { from, request, event }) = self.parked.pop_front() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
                         let offset = receipt.offset;
@@ -317,7 +317,7 @@ impl Engine {
 
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     let offset = receipt.offset;
                     return self.handle(slot, Input::Published { request, offset }, now);
