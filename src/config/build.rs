@@ -41,11 +41,12 @@ impl Config {
             node: node_name(),
             shards: self.shards(),
             coalesce: self.coalesce(),
+            deflate_bytes_min: self.compression.threshold as usize,
             flush: self.flush(),
             drain_ms: ms(self.server.drain),
             door: self.door(descriptors_max),
             admin: self.admin(),
-            hub: hub::Settings::default(),
+            hub: self.hub(),
             keys: self.keys(),
             auth: self.auth(),
             commands: self.commands(),
@@ -172,6 +173,19 @@ impl Config {
         }
     }
 
+    fn hub(&self) -> hub::Settings {
+        let bound = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        hub::Settings {
+            classes: Arc::new(self.classes()),
+            state: hub::StateSettings {
+                channels: bound(self.state.channels),
+                bytes: bound(self.state.bytes),
+                dedup_window_ms: ms(self.state.dedup_window),
+            },
+            ..hub::Settings::default()
+        }
+    }
+
     fn coalesce(&self) -> shard::Coalesce {
         match self.server.coalesce {
             Coalesce::Auto => shard::Coalesce::Auto,
@@ -202,6 +216,7 @@ impl Config {
                 .filter_map(|endpoint| self.endpoint(endpoint))
                 .collect(),
             refuse: self.auth.refuse,
+            deflate: self.compression.enabled,
             max_connections: self.connections_max(descriptors_max),
             max_connections_per_ip: server.max_connections_per_ip,
             max_connections_per_user: server.max_connections_per_user,

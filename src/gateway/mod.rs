@@ -61,6 +61,8 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// The hub.
     pub hub: hub::Settings,
+    /// Shorter messages are not compressed, in bytes.
+    pub deflate_bytes_min: usize,
     /// How long events may wait for company in a shard.
     pub coalesce: shard::Coalesce,
     /// How frames reach the sockets.
@@ -187,6 +189,7 @@ impl Gateway {
             node: settings.node,
             verifier: Arc::clone(&engine.verifier),
             broker: Arc::clone(&engine.broker),
+            hub: Arc::clone(&engine.hub),
             figures,
             shards: engine.shards.clone(),
             commands: {

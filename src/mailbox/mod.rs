@@ -11,11 +11,13 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::auth::{Identity, TokenError};
+use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::event::Event;
 use crate::hub::Doorbell;
 use crate::session::{Command, CommandOutcome, Settings};
 use crate::stats::{Gauge, ShardStats};
+use crate::wire::Deflate;
 
 /// Names one connection for as long as it lives. A stale one names nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +97,8 @@ pub struct Adopt {
     pub address: Option<IpAddr>,
     /// Random bits for its client id and the phase of its heartbeat.
     pub nonce: u64,
+    /// What was agreed on compression; `None`: none.
+    pub deflate: Option<Deflate>,
     /// Held while the connection lives; dropping it gives its place in the door's limits back.
     pub permit: Box<dyn ConnectionPermit>,
 }
@@ -170,6 +174,13 @@ pub enum ShardMessage {
         /// The patterns, and how many subscriptions there are in all.
         reply: Box<dyn FnOnce(SubscriptionsPage) + Send>,
     },
+    /// How many connections get the events of a channel.
+    Subscribers {
+        /// Which.
+        channel: Channel,
+        /// How many.
+        reply: Box<dyn FnOnce(u64) + Send>,
+    },
     /// Close everybody with 1012 spread over this time, then stop.
     Drain {
         /// Milliseconds.
@@ -208,6 +219,8 @@ pub struct ClientInfo {
     pub address: Option<IpAddr>,
     /// `native`, ...
     pub dialect: &'static str,
+    /// What was agreed on compression; `None`: none.
+    pub deflate: Option<Deflate>,
     /// Unix milliseconds.
     pub connected_at_ms: u64,
     /// When a ping was last sent to it, Unix milliseconds.

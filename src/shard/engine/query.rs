@@ -1,6 +1,7 @@
 //! What operators ask of a shard.
 
 use super::Engine;
+use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::mailbox::{ClientInfo, ClientsPage, SubscriptionsPage};
 use crate::session::Input;
@@ -39,13 +40,15 @@ impl Engine {
     fn client(&self, slot: u32, cold: &Cold, now: Now) -> ClientInfo {
         let hot = &self.hot[slot];
         let session = &cold.session;
-        let settings = &self.endpoints[usize::from(hot.endpoint)].settings;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        let settings = &endpoint.settings;
         ClientInfo {
             id: self.id(slot),
             client_id: session.client_id().into(),
             user: session.identity().and_then(|identity| identity.user.clone()),
             address: cold.address,
             dialect: settings.dialect.name(),
+            deflate: endpoint.deflate,
             connected_at_ms: session.connected_at_ms(),
             last_ping_ms: session.last_ping_ms(now, settings),
             last_pong_ms: session.last_pong_ms(),
@@ -55,6 +58,22 @@ impl Engine {
             dropped: hot.dropped.into(),
             is_alive: hot.stage == Stage::Open,
         }
+    }
+
+    /// Connections that hold a pattern of the channel, each once.
+    pub(super) fn subscribers(&mut self, channel: &Channel) -> u64 {
+        let number = self.next_event_number();
+        self.nodes.clear();
+        self.table.resolve(channel, &mut self.nodes);
+        let mut count = 0;
+        for &node in &self.nodes {
+            for subscriber in self.table.subscribers(node) {
+                let hot = &mut self.hot[subscriber.slot];
+                count += u64::from(hot.stamp != number);
+                hot.stamp = number;
+            }
+        }
+        count
     }
 
     pub(super) fn subscriptions(&self, limit: usize) -> SubscriptionsPage {
