@@ -1,11 +1,40 @@
 //! One published event, and the finished frames it is sent as.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 
 use crate::channel::Channel;
+
+/// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
+
+/// Names a store of channel states: its offsets mean nothing in another. Clients see it as 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Reads what [`Epoch`]'s `Display` wrote; `None`: it was somebody else's.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_ours = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_ours.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+impl From<u64> for Epoch {
+    fn from(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// The forms an event can take on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

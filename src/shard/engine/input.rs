@@ -100,8 +100,8 @@ impl Engine {
             match self.broker.try_publish(self.settings.shard, event) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
-                        let offset = receipt.offset;
-                        self.tell(slot, Input::Published { request, offset }, now);
+                        let position = position(receipt);
+                        self.tell(slot, Input::Published { request, position }, now);
                     }
                 }
                 Err(event) => {
@@ -225,7 +225,12 @@ impl Engine {
                         is_full = is_full || !self.queue_reply(slot, start, end, is_last);
                     }
                     Output::Verify { request, token } => self.services.verify(self.id(slot), request, token),
-                    Output::Join { request, patterns } => self.join(slot, request, &patterns, now),
+                    Output::Join {
+                        request,
+                        patterns,
+                        recover: _,
+                    } => self.join(slot, request, &patterns, now),
+                    Output::History { .. } => {}
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
@@ -292,7 +297,15 @@ impl Engine {
             }
         }
         let patterns = interned;
-        self.handle(slot, Input::Joined { request, patterns }, now);
+        self.handle(
+            slot,
+            Input::Joined {
+                request,
+                patterns,
+                standing: Default::default(),
+            },
+            now,
+        );
     }
 
     // Every connection of a misconfigured endpoint would say the same: the first one says it loudly.
@@ -319,8 +332,8 @@ impl Engine {
         let event = if self.parked.is_empty() {
             match self.broker.try_publish(self.settings.shard, event) {
                 Ok(receipt) => {
-                    let offset = receipt.offset;
-                    return self.handle(slot, Input::Published { request, offset }, now);
+                    let position = position(receipt);
+                    return self.handle(slot, Input::Published { request, position }, now);
                 }
                 Err(event) => event,
             }
@@ -377,4 +390,8 @@ impl Engine {
         }
         largest.is_some()
     }
+}
+
+fn position(_: crate::hub::Receipt) -> Option<crate::message::Position> {
+    None
 }
