@@ -7,6 +7,7 @@
 //! `connection` (what is kept of one), [`engine`] (all of that with the sessions, without a socket or a clock), `flush`
 //! and `reactor` (the thread that has both), `coalesce` (when events are taken).
 
+mod catch_up;
 mod coalesce;
 mod connection;
 pub mod engine;
