@@ -72,7 +72,10 @@ pub(super) struct CatchUp {
 pub(super) struct Due {
     pub(super) channel: Channel,
     pub(super) need: Need,
+    /// Events that were not queued because of it.
     pub(super) withheld: u32,
+    /// Its place among the queued frames.
+    pub(super) place: u32,
 }
 
 impl CatchUp {
@@ -161,23 +164,27 @@ impl CatchUp {
         self.turns.front().map(|turn| turn.due)
     }
 
-    /// The next channel, if its place has come: the first queued frame is `head`, or there is none.
+    /// Whether the next channel's place has come: the first queued frame is at `head`, or there is none.
+    pub(super) fn is_due(&self, head: Option<u32>) -> bool {
+        self.next_due()
+            .is_some_and(|due| head.is_none_or(|head| !precedes(head, due)))
+    }
+
+    /// The next channel, if its place has come.
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
-        loop {
-            let due = self.next_due()?;
-            if head.is_some_and(|head| precedes(head, due)) {
-                return None;
-            }
-            let Turn { channel, .. } = self.turns.pop_front()?;
+        while self.is_due(head) {
+            let Turn { channel, due } = self.turns.pop_front()?;
             if let Some(State::Reading { need, withheld }) = self.channels.get(&channel) {
                 let (need, withheld) = (*need, *withheld);
                 return Some(Due {
                     channel,
                     need,
                     withheld,
+                    place: due,
                 });
             }
         }
+        None
     }
 
     /// A page was read, and there is more after `offset`.

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
@@ -41,6 +42,8 @@ impl Flags {
     pub(super) const PEER_CLOSED: u8 = 1 << 3;
     /// A loss has yet to be told: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
+    /// It catches up with some channels: [`Extra::catch_up`].
+    pub(super) const CATCH_UP: u8 = 1 << 5;
 
     pub(super) const fn has(self, bit: u8) -> bool {
         self.0 & bit != 0
@@ -103,6 +106,14 @@ pub(super) struct Extra {
     pub(super) held: Vec<u8>,
     /// Events that were dropped and not yet told.
     pub(super) gap: Option<Gap>,
+    /// Channels that are read from the hub.
+    pub(super) catch_up: Option<CatchUp>,
+}
+
+impl Extra {
+    fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none()
+    }
 }
 
 /// How many channels a `dropped` message names; the events of others are only counted.
@@ -120,10 +131,10 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// Counts one more event.
-    pub(super) fn add(&mut self, sequence: u32, channel: &Channel) {
+    /// Counts `count` more events.
+    pub(super) fn add(&mut self, sequence: u32, count: u32, channel: &Channel) {
         self.sequence = sequence;
-        self.count += 1;
+        self.count += u64::from(count);
         if self.channels.len() < GAP_CHANNELS_MAX && !self.channels.contains(channel) {
             self.channels.push(channel.clone());
         }
@@ -134,6 +145,21 @@ impl Cold {
     /// The box for what most connections never have.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// What it catches up with.
+    pub(super) fn catch_up(&mut self) -> &mut CatchUp {
+        self.extra().catch_up.get_or_insert_default()
+    }
+
+    /// What it catches up with, if there is anything.
+    pub(super) fn catch_up_if_any(&mut self) -> Option<&mut CatchUp> {
+        self.extra.as_mut()?.catch_up.as_mut()
+    }
+
+    /// Gives the box back when nothing is in it any more.
+    pub(super) fn shrink(&mut self) {
+        self.extra.take_if(|extra| extra.is_idle());
     }
 
     /// Bytes of input held back.

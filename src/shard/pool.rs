@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::channel::{Channel, Class};
+use crate::channel::{Channel, Class, Overflow};
 
 /// One or more finished WebSocket frames that are sent as a whole; one instance per shard, however many outboxes
 /// hold it: a reference costs 2 ns with `Rc`, 57 ns with a counter shared between threads.
@@ -28,6 +28,13 @@ pub(super) struct Origin {
     pub(super) class: Arc<Class>,
     /// Its number in the hub's state; 0: there is no state of it.
     pub(super) version: u64,
+}
+
+impl Origin {
+    /// Whether its channel's newest event can stand for it: that is kept, and its class says so.
+    pub(super) fn steps_aside(&self) -> bool {
+        self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
+    }
 }
 
 impl Frame {

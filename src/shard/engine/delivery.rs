@@ -31,20 +31,20 @@ pub enum Sent {
 }
 
 /// The frames of one event, each wrapped once for this shard when the first subscriber needs it.
-struct Frames<'e> {
+pub(super) struct Frames<'e> {
     event: &'e Arc<Event>,
     wrapped: [Option<Rc<Frame>>; Encoding::COUNT],
 }
 
 impl<'e> Frames<'e> {
-    const fn of(event: &'e Arc<Event>) -> Self {
+    pub(super) const fn of(event: &'e Arc<Event>) -> Self {
         Self {
             event,
             wrapped: [const { None }; Encoding::COUNT],
         }
     }
 
-    fn get(&mut self, encoding: Encoding) -> &Rc<Frame> {
+    pub(super) fn get(&mut self, encoding: Encoding) -> &Rc<Frame> {
         let event = self.event;
         self.wrapped[encoding as usize].get_or_insert_with(|| {
             let bytes = match event.frame(encoding) {
@@ -54,7 +54,11 @@ impl<'e> Frames<'e> {
             };
             Rc::new(Frame {
                 bytes: bytes.clone(),
-                event: Some(event.clone()),
+                origin: Some(Origin {
+                    channel: event.channel.clone(),
+                    class: event.class.clone(),
+                    version: event.version,
+                }),
             })
         })
     }
@@ -109,14 +113,20 @@ impl Engine {
                 if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
                     continue;
                 }
+                if hot.flags.has(Flags::CATCH_UP)
+                    && is_withheld(&mut self.cold[slot], &popped.event.channel, popped.index)
+                {
+                    continue;
+                }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(encoding) = endpoint.encoding else { continue };
                 deliveries += 1;
-                let dropped = self
+                let frame = frames.get(encoding);
+                let queued = self
                     .outgoing
-                    .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
-                if dropped > 0 {
-                    self.stats.dropped.bump(dropped);
+                    .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
+                if queued == Queued::TooSlow {
+                    self.too_slow.push(slot);
                 }
             }
         }
@@ -136,10 +146,13 @@ impl Engine {
             }
             let Some(encoding) = endpoint.encoding else { continue };
             count += 1;
-            let dropped = self
+            let frame = frames.get(encoding);
+            let queued = self
                 .outgoing
-                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
-            self.stats.dropped.bump(dropped);
+                .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
+            if queued == Queued::TooSlow {
+                self.too_slow.push(slot);
+            }
         }
         self.stats.deliveries.bump(count as u64);
         count
@@ -188,7 +201,12 @@ impl Engine {
         if hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty()) {
             self.tell_gap(slot, now);
         }
-        self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
+        let until = if self.hot[slot].flags.has(Flags::CATCH_UP) {
+            self.read_ahead(slot, slices.len())
+        } else {
+            None
+        };
+        self.hot[slot].outbox.gather(&self.outgoing.pool, until, slices)
     }
 
     /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
@@ -277,7 +295,7 @@ impl Engine {
         if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame {
                 bytes: bytes::Bytes::from(bytes).slice(range),
-                event: None,
+                origin: None,
             };
             hot.outbox
                 .push_at_gap(&mut self.outgoing.pool, Rc::new(frame), gap.sequence);
@@ -293,55 +311,15 @@ impl Outgoing {
             self.dirty.push_back(slot);
         }
     }
-
-    /// Queues an event, by the overflow policy `drop_oldest`; returns how many events were dropped for it.
-    fn queue_event(
-        &mut self,
-        slot: u32,
-        hot: &mut Hot,
-        cold: &mut Chunked<Option<Cold>>,
-        frame: &Rc<Frame>,
-        endpoint: &Endpoint,
-    ) -> u64 {
-        let bounds = &endpoint.bounds;
-        let mut dropped = 0;
-        while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
-            dropped += 1;
-            let Some((oldest, sequence)) = hot.outbox.drop_oldest(&mut self.pool) else {
-                // All that is queued is a frame of which a part was sent: the new one must go.
-                let sequence = hot.outbox.take_sequence();
-                note_gap(hot, &mut cold[slot], frame, sequence);
-                return dropped;
-            };
-            self.event_frames -= 1;
-            self.event_bytes -= u64::from(oldest.len());
-            note_gap(hot, &mut cold[slot], &oldest, sequence);
-        }
-        self.event_frames += 1;
-        self.event_bytes += u64::from(frame.len());
-        let is_half_full =
-            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
-        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
-        self.mark_dirty(slot, hot);
-        dropped
-    }
 }
 
-fn is_admin(cold: &Cold) -> bool {
+fn is_withheld(cold: &mut Option<Cold>, channel: &Channel, index: u64) -> bool {
+    let catch_up = cold.as_mut().and_then(Cold::catch_up_if_any);
+    catch_up.is_some_and(|catch_up| catch_up.withholds(channel, index))
+}
+
+pub(super) fn is_admin(cold: &Cold) -> bool {
     cold.session
         .identity()
         .is_some_and(|identity| identity.permissions.admin)
-}
-
-fn note_gap(hot: &mut Hot, cold: &mut Option<Cold>, lost: &Frame, sequence: u32) {
-    hot.dropped = hot.dropped.saturating_add(1);
-    hot.flags.set(Flags::GAP);
-    if let (Some(cold), Some(event)) = (cold, &lost.event) {
-        let gap = cold.extra().gap.get_or_insert_with(|| Gap {
-            sequence,
-            count: 0,
-            channels: Vec::new(),
-        });
-        gap.add(sequence, &event.channel);
-    }
 }

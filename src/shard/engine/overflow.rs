@@ -1,0 +1,158 @@
+//! What happens to an event that does not fit into an outbox.
+//!
+//! An event of class `conflate` makes no room: it steps aside, and its channel's newest is read from the hub when the
+//! outbox has drained so far ([`CatchUp`]). For any other, room is made at the head of the queue, by the class of the
+//! event that is the oldest, without a search:
+//!
+//! | the oldest is | then |
+//! |---|---|
+//! | of a channel that catches up | passed over: it is read instead |
+//! | `conflate` | its channel steps aside; nothing is lost |
+//! | `drop_oldest` | dropped, and told |
+//! | `disconnect` | never dropped: a newcomer of class `disconnect` ends the connection with 4008, any other is dropped itself, and told |
+//!
+//! So what a class promises does not depend on what else a client has subscribed.
+
+use std::rc::Rc;
+
+use super::{Endpoint, Outgoing};
+use crate::channel::{Channel, Overflow};
+use crate::shard::catch_up::CatchUp;
+use crate::shard::connection::{Cold, Flags, Gap, Hot};
+use crate::shard::pool::{Frame, Origin};
+use crate::shard::slab::Chunked;
+use crate::stats::ShardStats;
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queued {
+    /// It is on its way, or will be read, or its loss is noted.
+    Settled,
+    /// The connection is to be ended as a slow consumer.
+    TooSlow,
+}
+
+/// What an overflow does to the oldest event.
+enum Fate {
+    PassedOver,
+    StepsAside,
+    Dropped,
+    Kept,
+}
+
+impl Outgoing {
+    /// Queues an event, or does what its class says when it does not fit.
+    pub(super) fn queue_event(
+        &mut self,
+        slot: u32,
+        hot: &mut Hot,
+        cold: &mut Chunked<Option<Cold>>,
+        frame: &Rc<Frame>,
+        endpoint: &Endpoint,
+        stats: &ShardStats,
+    ) -> Queued {
+        let bounds = &endpoint.bounds;
+        if !hot.outbox.push_event(&mut self.pool, frame, bounds) {
+            let Some(cold) = &mut cold[slot] else { return Queued::Settled };
+            let queued = self.overflow(hot, cold, frame, endpoint, stats);
+            self.mark_dirty(slot, hot);
+            return queued;
+        }
+        self.count_queued(frame);
+        let is_half_full =
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
+        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
+        self.mark_dirty(slot, hot);
+        Queued::Settled
+    }
+
+    fn overflow(
+        &mut self,
+        hot: &mut Hot,
+        cold: &mut Cold,
+        frame: &Rc<Frame>,
+        endpoint: &Endpoint,
+        stats: &ShardStats,
+    ) -> Queued {
+        let Some(origin) = &frame.origin else { return Queued::Settled };
+        if origin.steps_aside() {
+            step_aside(hot, cold, origin, stats);
+            return Queued::Settled;
+        }
+        while !hot.outbox.push_event(&mut self.pool, frame, &endpoint.bounds) {
+            let oldest = hot.outbox.oldest_event(&self.pool);
+            // `Kept` also when all that is queued is a frame of which a part was sent.
+            let fate = oldest.map_or(Fate::Kept, |oldest| fate(oldest, cold));
+            if matches!(fate, Fate::Kept) {
+                if origin.class.overflow == Overflow::Disconnect {
+                    return Queued::TooSlow;
+                }
+                let sequence = hot.outbox.take_sequence();
+                note_loss(hot, cold, &origin.channel, 1, sequence, stats);
+                return Queued::Settled;
+            }
+            let Some((oldest, sequence)) = hot.outbox.drop_oldest(&mut self.pool) else {
+                return Queued::Settled;
+            };
+            self.event_frames -= 1;
+            self.event_bytes -= u64::from(oldest.len());
+            if let Some(oldest) = &oldest.origin {
+                match fate {
+                    Fate::StepsAside => step_aside(hot, cold, oldest, stats),
+                    Fate::Dropped => note_loss(hot, cold, &oldest.channel, 1, sequence, stats),
+                    Fate::PassedOver | Fate::Kept => {}
+                }
+            }
+        }
+        self.count_queued(frame);
+        Queued::Settled
+    }
+
+    fn count_queued(&mut self, frame: &Frame) {
+        self.event_frames += 1;
+        self.event_bytes += u64::from(frame.len());
+    }
+}
+
+fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
+    let Some(origin) = &oldest.origin else { return Fate::Kept };
+    let catch_up = cold.catch_up_if_any();
+    if catch_up.is_some_and(|catch_up| catch_up.passes_over(&origin.channel, origin.version)) {
+        return Fate::PassedOver;
+    }
+    match origin.class.overflow {
+        _ if origin.steps_aside() => Fate::StepsAside,
+        Overflow::Disconnect => Fate::Kept,
+        Overflow::DropOldest | Overflow::Conflate => Fate::Dropped,
+    }
+}
+
+fn step_aside(hot: &mut Hot, cold: &mut Cold, origin: &Origin, stats: &ShardStats) {
+    let due = hot.outbox.take_sequence();
+    let catch_up: &mut CatchUp = cold.catch_up();
+    if catch_up.set_aside(&origin.channel, origin.version, due) {
+        stats.catch_ups.bump(1);
+    }
+    stats.conflated.bump(1);
+    hot.flags.set(Flags::CATCH_UP);
+}
+
+/// Notes events that a client does not get, to be told at their place in the order of frames.
+pub(super) fn note_loss(
+    hot: &mut Hot,
+    cold: &mut Cold,
+    channel: &Channel,
+    count: u32,
+    sequence: u32,
+    stats: &ShardStats,
+) {
+    stats.dropped.bump(count.into());
+    hot.dropped = hot.dropped.saturating_add(count);
+    hot.flags.set(Flags::GAP);
+    let gap = cold.extra().gap.get_or_insert_with(|| Gap {
+        sequence,
+        count: 0,
+        channels: Vec::new(),
+    });
+    gap.add(sequence, count, channel);
+}
