@@ -42,7 +42,7 @@ fn main() {
         feeds: vec![feed],
         ..Settings::default()
     };
-    let broker = Arc::new(Embedded::new(Arc::clone(&hub)));
+    let broker = Arc::new(Embedded::new(Arc::clone(&hub), tickgate::time::Clock::start()));
     let (feeds, runner) = Runner::new(settings, hub, broker);
     let mut inbox = inboxes.pop().expect("one");
     for user in 0..users {

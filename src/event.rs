@@ -1,38 +1,48 @@
 //! One published event, and the finished frames it is sent as.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Class};
 
 /// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
 pub const OFFSET_MAX: u64 = (1 << 53) - 1;
 
-/// Names a store of channel states: its offsets mean nothing in another. Clients see it as 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Epoch(u64);
+/// Names one store of events: offsets compare within it only. Shown as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// Reads what [`Epoch`]'s `Display` wrote; `None`: it was somebody else's.
+    /// A new one, like no other.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// Reads what [`fmt::Display`] wrote, and nothing else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let is_ours = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        is_ours.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
-    }
-}
-
-impl From<u64> for Epoch {
-    fn from(bits: u64) -> Self {
-        Self(bits)
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 16 || !text.bytes().all(is_digit) {
+            return None;
+        }
+        u64::from_str_radix(text, 16).ok().map(Self)
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -66,6 +76,45 @@ pub struct NewEvent {
     pub data: Bytes,
     /// Unix milliseconds.
     pub timestamp_ms: u64,
+    /// On what terms it is published.
+    pub terms: Terms,
+}
+
+/// On what terms an event is published, beside what it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The publisher's own name for it: published again within the window, it is a duplicate.
+    pub id: Option<EventId>,
+    /// Sent even where `only_changed` would keep it back.
+    pub even_if_unchanged: bool,
+    /// Newcomers get it as a channel's last value for so many milliseconds; `None`: for ever.
+    pub fresh_ms: Option<u32>,
+}
+
+/// A publisher's name for an event within its channel: the first half of a SHA-256, so that names take the same room
+/// however long they are and nobody can make two of them meet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventId(pub(crate) [u8; 16]);
+
+impl EventId {
+    /// Of a name, in bytes that tell kinds of names apart.
+    #[must_use]
+    pub fn new(channel: &Channel, name: &[u8]) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(channel.as_str().as_bytes());
+        // A channel has no control characters, so the parts cannot run into each other.
+        hash.update(b"\0");
+        hash.update(name);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finish().as_ref()[..16]);
+        Self(id)
+    }
+}
+
+impl std::fmt::Debug for EventId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
 }
 
 /// An event on its way to its subscribers. Shared between shards as `Arc<Event>` and never changed.
@@ -81,6 +130,11 @@ pub struct Event {
     pub timestamp_ms: u64,
     /// Position in the channel's history, on channels that keep one.
     pub offset: Option<u64>,
+    /// Its number among the events of its stripe, on channels of which anything is kept; 0 on others. Grows within a
+    /// channel; where there is an offset it is the same.
+    pub version: u64,
+    /// The channel's class.
+    pub class: Arc<Class>,
     // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
     frames: [OnceLock<Bytes>; Encoding::COUNT],
     // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
@@ -113,20 +167,35 @@ impl Transit {
     }
 }
 
+/// What the hub adds to an event.
+#[derive(Debug, Default)]
+pub(crate) struct Numbered {
+    pub(crate) offset: Option<u64>,
+    pub(crate) version: u64,
+    pub(crate) class: Arc<Class>,
+}
+
 impl Event {
-    /// An event from its parts; no form is encoded yet.
+    /// An event from its parts, of a channel without state but for the offset; no form is encoded yet.
     #[must_use]
     pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
-        Self::in_transit(new, offset, Transit::default())
+        let numbered = Numbered {
+            offset,
+            version: offset.unwrap_or_default(),
+            class: Arc::default(),
+        };
+        Self::in_transit(new, numbered, Transit::default())
     }
 
-    pub(crate) fn in_transit(new: NewEvent, offset: Option<u64>, transit: Transit) -> Self {
+    pub(crate) fn in_transit(new: NewEvent, numbered: Numbered, transit: Transit) -> Self {
         Self {
             channel: new.channel,
             name: new.name,
             data: new.data,
             timestamp_ms: new.timestamp_ms,
-            offset,
+            offset: numbered.offset,
+            version: numbered.version,
+            class: numbered.class,
             frames: Default::default(),
             transit,
         }

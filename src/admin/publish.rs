@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::access::{Caller, forbidden};
 use super::{Admin, body};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::http::answer::{self, Answer};
 use crate::hub::Receipt;
 use crate::json::{self, Scratch};
@@ -288,6 +288,7 @@ impl<'a> Batch<'a> {
             // Copied: a slice would keep the whole body in memory while one of its events waits somewhere.
             data: Bytes::copy_from_slice(item.data.as_bytes()),
             timestamp_ms: item.timestamp_ms.unwrap_or(now.unix_ms),
+            terms: Terms::default(),
         }))
     }
 

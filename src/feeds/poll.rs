@@ -12,7 +12,7 @@ use super::source::{Connections, Source};
 use super::stats::FeedStats;
 use super::{FeedSettings, Pushed};
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::Broker;
 use crate::time::unix_ms;
 
@@ -105,6 +105,7 @@ impl Poll {
             name: self.settings.event.clone(),
             data,
             timestamp_ms,
+            terms: Terms::default(),
         };
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {

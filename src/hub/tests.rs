@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 use super::inbox::UnderLock;
 use super::*;
 use crate::channel::{Channel, Pattern};
+use crate::event::Terms;
 
 const NO_FRAME: Encode = |_, _| Bytes::new();
 
@@ -22,6 +23,7 @@ fn event(channel: &str, number: u64) -> NewEvent {
         name: "n".into(),
         data: number.to_string().into(),
         timestamp_ms: 0,
+        terms: Terms::default(),
     }
 }
 
@@ -34,7 +36,7 @@ fn number(popped: &Popped) -> u64 {
 
 fn publish_now(hub: &Hub, channel: &str, number: u64) {
     let credit = hub.credit_now(0).expect("free");
-    hub.publish(event(channel, number), credit, &mut Wakes::default());
+    hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
 }
 
 /// How a join finds its position: the right way and two wrong ones.
@@ -61,19 +63,30 @@ impl Rule {
 /// What a new subscriber of `joined` misses and gets twice when one event comes before its join, one right after
 /// the join's unlock, and one later.
 fn misses_and_doubles(rule: Rule, joined: &str) -> (u64, u64) {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 64 }, 1, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 64,
+            ..Settings::default()
+        },
+        1,
+        NO_FRAME,
+    );
     let inbox = &mut inboxes[0];
     inbox.join(&pattern("a.b.*")); // somebody else's, so that the inbox is not empty
     publish_now(&hub, "a.b.c", 1);
     let stripe = stripe_of("a.b.c");
     let mut state = 0;
-    let at = inbox.join_by(&pattern(joined), |joining, seen, later| {
-        if joining == stripe {
-            state = seen.events;
-            publish_now(&hub, "a.b.c", 2);
-        }
-        rule.place(seen, later)
-    });
+    let at = inbox.join_by(
+        &pattern(joined),
+        |_| (),
+        |joining, seen, later| {
+            if joining == stripe {
+                state = seen.events;
+                publish_now(&hub, "a.b.c", 2);
+            }
+            rule.place(seen, later)
+        },
+    );
     publish_now(&hub, "a.b.c", 3);
     let (mut misses, mut doubles) = (0, 0);
     while let Some(popped) = inbox.pop() {
@@ -150,13 +163,17 @@ impl Joiner {
             return;
         }
         let (rule, mut last) = (self.rule, [0; STRIPES]);
-        let at = self.inbox.join_by(pattern, |stripe, seen, later| {
-            last[usize::from(stripe)] = seen.events;
-            if rule == Rule::AfterUnlock {
-                std::thread::yield_now(); // the fault's window, opened a little
-            }
-            rule.place(seen, later)
-        });
+        let at = self.inbox.join_by(
+            pattern,
+            |_| (),
+            |stripe, seen, later| {
+                last[usize::from(stripe)] = seen.events;
+                if rule == Rule::AfterUnlock {
+                    std::thread::yield_now(); // the fault's window, opened a little
+                }
+                rule.place(seen, later)
+            },
+        );
         let pattern = pattern.clone();
         self.held.push(Subscription { pattern, at, last });
         self.found.joins += 1;
@@ -206,7 +223,14 @@ impl Joiner {
 
 /// Four publishers with four channels each against shards that join and leave all the time.
 fn storm(rule: Rule, shards: usize, events_per_channel: u64) -> Vec<Found> {
-    let (hub, inboxes) = Hub::new(Settings { credits: 256 }, shards, NO_FRAME);
+    let (hub, inboxes) = Hub::new(
+        Settings {
+            credits: 256,
+            ..Settings::default()
+        },
+        shards,
+        NO_FRAME,
+    );
     let channels = channels();
     let publishing = AtomicUsize::new(4);
     let found = std::thread::scope(|scope| {
@@ -220,7 +244,7 @@ fn storm(rule: Rule, shards: usize, events_per_channel: u64) -> Vec<Found> {
                     for number in 1..=events_per_channel {
                         for channel in own {
                             let credit = hub.credit(0).await;
-                            hub.publish(event(channel, number), credit, &mut Wakes::default());
+                            hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
                         }
                     }
                 });
@@ -275,7 +299,14 @@ fn the_storm_finds_both_planted_faults() {
 
 #[test]
 fn two_publishers_of_one_channel_are_seen_in_one_order_by_all_shards() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 64 }, 2, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 64,
+            ..Settings::default()
+        },
+        2,
+        NO_FRAME,
+    );
     for inbox in &mut inboxes {
         inbox.join(&pattern("a.*"));
     }
@@ -288,7 +319,12 @@ fn two_publishers_of_one_channel_are_seen_in_one_order_by_all_shards() {
                     .expect("a runtime");
                 for n in 0..2_000 {
                     let credit = runtime.block_on(hub.credit(0));
-                    hub.publish(event("a.b", n * 2 + publisher), credit, &mut Wakes::default());
+                    hub.publish(
+                        event("a.b", n * 2 + publisher),
+                        Now::default(),
+                        credit,
+                        &mut Wakes::default(),
+                    );
                 }
             });
         }
@@ -324,16 +360,23 @@ fn two_publishers_of_one_channel_are_seen_in_one_order_by_all_shards() {
 
 #[test]
 fn every_credit_lent_fills_an_inbox_to_the_brim_and_not_over_it() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 50 }, 3, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 50,
+            ..Settings::default()
+        },
+        3,
+        NO_FRAME,
+    );
     inboxes[0].join(&pattern("*"));
     let mut published = 0;
     while let Some(credit) = hub.credit_now(0) {
-        hub.publish(event("a.b", published), credit, &mut Wakes::default());
+        hub.publish(event("a.b", published), Now::default(), credit, &mut Wakes::default());
         published += 1;
     }
     for shard in 0..3 {
         while let Some(credit) = hub.try_credit(shard, 0) {
-            hub.publish(event("a.b", published), credit, &mut Wakes::default());
+            hub.publish(event("a.b", published), Now::default(), credit, &mut Wakes::default());
             published += 1;
         }
     }
@@ -348,15 +391,22 @@ fn every_credit_lent_fills_an_inbox_to_the_brim_and_not_over_it() {
 
 #[test]
 fn a_publisher_that_waits_holds_no_lock() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 4 }, 1, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 4,
+            ..Settings::default()
+        },
+        1,
+        NO_FRAME,
+    );
     inboxes[0].join(&pattern("a.b"));
     while let Some(credit) = hub.credit_now(0) {
-        hub.publish(event("a.b", 0), credit, &mut Wakes::default());
+        hub.publish(event("a.b", 0), Now::default(), credit, &mut Wakes::default());
     }
     let mut waiting = std::pin::pin!(hub.credit(0));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(&mut cx).is_pending());
-    assert!(hub.stripes.iter().all(|stripe| stripe.0.try_lock().is_some()));
+    assert!(hub.stripes.iter().all(|stripe| stripe.state.try_lock().is_some()));
     inboxes[0].join(&pattern("*"));
     inboxes[0].pop();
     assert!(matches!(waiting.as_mut().poll(&mut cx), Poll::Ready(_)));
@@ -364,13 +414,20 @@ fn a_publisher_that_waits_holds_no_lock() {
 
 #[test]
 fn an_event_larger_than_all_credits_passes() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 2 }, 1, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 2,
+            ..Settings::default()
+        },
+        1,
+        NO_FRAME,
+    );
     inboxes[0].join(&pattern("a.b"));
     for _ in 0..3 {
         let mut large = event("a.b", 1);
         large.data = vec![b'1'; 256 * 1024].into();
         let credit = hub.credit_now(large.data.len()).expect("the whole pool");
-        hub.publish(large, credit, &mut Wakes::default());
+        hub.publish(large, Now::default(), credit, &mut Wakes::default());
         assert!(hub.credit_now(0).is_none());
         assert!(inboxes[0].pop().is_some());
     }
@@ -378,19 +435,36 @@ fn an_event_larger_than_all_credits_passes() {
 
 #[test]
 fn a_shard_that_goes_leaves_no_debt_and_no_interest() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 8 }, 2, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 8,
+            ..Settings::default()
+        },
+        2,
+        NO_FRAME,
+    );
     for inbox in &mut inboxes {
         inbox.join(&pattern("*"));
     }
     let mut wakes = Wakes::default();
-    hub.publish(event("a.b", 1), hub.credit_now(0).expect("free"), &mut wakes);
+    hub.publish(
+        event("a.b", 1),
+        Now::default(),
+        hub.credit_now(0).expect("free"),
+        &mut wakes,
+    );
     assert_eq!(wakes, Wakes(0b11));
     assert!(inboxes[0].pop().is_some());
     assert_eq!(hub.stats().credits_lent, 1, "the other shard has not popped it");
     drop(inboxes.pop());
     assert_eq!(hub.stats().credits_lent, 0);
     let mut wakes = Wakes::default();
-    hub.publish(event("a.b", 2), hub.credit_now(0).expect("free"), &mut wakes);
+    hub.publish(
+        event("a.b", 2),
+        Now::default(),
+        hub.credit_now(0).expect("free"),
+        &mut wakes,
+    );
     assert_eq!(wakes, Wakes(0b01));
 }
 
@@ -401,7 +475,14 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
         ENCODED.fetch_add(1, Ordering::Relaxed);
         event.data.clone()
     };
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 8 }, 2, encode);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 8,
+            ..Settings::default()
+        },
+        2,
+        encode,
+    );
     for inbox in &mut inboxes {
         inbox.join(&pattern("a.b"));
     }
@@ -423,15 +504,22 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
         HubStats {
             events: 4,
             unwanted: 1,
-            credits_lent: 0,
-            credits: 8
+            credits: 8,
+            ..HubStats::default()
         }
     );
 }
 
 #[test]
 fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 8 }, 1, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 8,
+            ..Settings::default()
+        },
+        1,
+        NO_FRAME,
+    );
     let inbox = &mut inboxes[0];
     let first = inbox.join(&pattern("*"));
     assert!(first.settled(inbox.position()));
@@ -450,7 +538,14 @@ fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
 // A publisher with no end of events, and a shard that wants to publish one now and then: neither starves the other.
 #[test]
 fn publishers_and_shards_do_not_starve_each_other() {
-    let (hub, mut inboxes) = Hub::new(Settings { credits: 16 }, 1, NO_FRAME);
+    let (hub, mut inboxes) = Hub::new(
+        Settings {
+            credits: 16,
+            ..Settings::default()
+        },
+        1,
+        NO_FRAME,
+    );
     let inbox = &mut inboxes[0];
     inbox.join(&pattern("*"));
     let (stop, running) = (AtomicBool::new(false), AtomicUsize::new(2));
@@ -464,14 +559,14 @@ fn publishers_and_shards_do_not_starve_each_other() {
                     .expect("a runtime");
                 while !stop.load(Ordering::Relaxed) {
                     let credit = runtime.block_on(hub.credit(0));
-                    hub.publish(event("b.c", 0), credit, &mut Wakes::default());
+                    hub.publish(event("b.c", 0), Now::default(), credit, &mut Wakes::default());
                 }
                 running.fetch_sub(1, Ordering::Release);
             });
         }
         while own < 500 || others < 500 {
             if let Some(credit) = hub.try_credit(0, 0) {
-                hub.publish(event("a.b", 1), credit, &mut Wakes::default());
+                hub.publish(event("a.b", 1), Now::default(), credit, &mut Wakes::default());
             }
             if let Some(popped) = inbox.pop() {
                 *(if number(&popped) == 1 { &mut own } else { &mut others }) += 1;

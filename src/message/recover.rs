@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(
             recover,
             Ok(Recover(vec![
-                (named("grid.a.order"), of(Some(Epoch::from(255)), 41)),
+                (named("grid.a.order"), of(Some(Epoch(255)), 41)),
                 (named("grid.b"), of(None, 0)),
             ]))
         );

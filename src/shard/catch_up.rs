@@ -23,9 +23,9 @@ use crate::channel::Channel;
 /// What is needed of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// The newest event; of merged records those that changed after this version. 0: all.
+    /// The newest event; of merged records those that changed after this version.
     Newest {
-        /// What the client has.
+        /// What the client has; 0: nothing, it is a newcomer.
         above: u64,
     },
     /// Every event after this offset.
@@ -95,21 +95,23 @@ impl CatchUp {
         self.unscheduled.push(channel);
     }
 
-    /// Gives each channel that was joined a place of its own among the queued frames.
-    pub(super) fn schedule(&mut self, mut next_place: impl FnMut() -> u32) {
+    /// Gives each channel that was joined a place of its own among the queued frames; whether there was any.
+    pub(super) fn schedule(&mut self, mut next_place: impl FnMut() -> u32) -> bool {
         // Taken whole: a crowd that has just joined would keep the memory until it has caught up.
-        for channel in std::mem::take(&mut self.unscheduled) {
-            let due = next_place();
-            self.turns.push_back(Turn { channel, due });
-        }
+        let unscheduled = std::mem::take(&mut self.unscheduled);
+        let turns = unscheduled.into_iter().map(|channel| Turn {
+            channel,
+            due: next_place(),
+        });
+        let before = self.turns.len();
+        self.turns.extend(turns);
+        self.turns.len() > before
     }
 
     /// An event of this version does not fit into the outbox: the channel's newest is read at `due`. `false`: it is to
     /// be read anyway.
     pub(super) fn set_aside(&mut self, channel: &Channel, version: u64, due: u32) -> bool {
-        let need = Need::Newest {
-            above: version.saturating_sub(1),
-        };
+        let need = Need::Newest { above: before(version) };
         let state = State::Reading { need, withheld: 1 };
         match self.channels.entry(channel.clone()) {
             Entry::Occupied(mut known) => match known.get_mut() {
@@ -151,7 +153,7 @@ impl CatchUp {
                 *withheld = withheld.saturating_add(1);
                 // What the client has is what came before the first that it did not get.
                 if let Need::Newest { above } = need {
-                    *above = (*above).min(version.saturating_sub(1));
+                    *above = before(version).min(*above);
                 }
                 true
             }
@@ -233,6 +235,11 @@ impl CatchUp {
             self.unscheduled.retain(|channel| channels.contains_key(channel));
         }
     }
+}
+
+// What a client has that got everything before the event of this version: nothing, if that is the first of all.
+fn before(version: u64) -> u64 {
+    version.saturating_sub(1)
 }
 
 #[cfg(test)]

@@ -230,13 +230,13 @@ impl Outbox {
         &mut self,
         pool: &mut Pool,
         limit: usize,
-        mut is_passed_over: impl FnMut(&Frame) -> bool,
+        mut is_passed_over: impl FnMut(&Rc<Frame>) -> bool,
     ) -> Finished {
         let mut passed = Finished::default();
         let (mut previous, mut id) = self.oldest(pool);
         let mut left = limit;
         while id != NONE && left > 0 {
-            if is_passed_over(pool.entry(id).frame()) {
+            if is_passed_over(pool.entry(id).shared_frame()) {
                 let (frame, next) = self.unlink_event(pool, previous, id);
                 passed.event_frames += 1;
                 passed.event_bytes += frame.len();

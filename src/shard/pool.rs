@@ -183,7 +183,12 @@ impl Pool {
 impl Entry {
     /// Its frame.
     pub(super) fn frame(&self) -> &Frame {
-        self.frame.as_deref().expect("an entry in use has a frame")
+        self.shared_frame()
+    }
+
+    /// Its frame, to be kept.
+    pub(super) fn shared_frame(&self) -> &Rc<Frame> {
+        self.frame.as_ref().expect("an entry in use has a frame")
     }
 }
 

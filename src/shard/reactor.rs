@@ -161,6 +161,7 @@ impl Reactor {
         self.doorbell.answer();
         let now = self.clock.now();
         self.stats.turns.bump(1);
+        self.engine.begin_turn(now);
         self.take_messages(now);
         self.read_ready(now);
         self.engine.retry_parked(now);
@@ -172,8 +173,11 @@ impl Reactor {
     }
 
     fn timeout(&self, more_timers: bool) -> Option<Duration> {
-        let is_busy =
-            more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
+        let is_busy = more_timers
+            || !self.sockets.ready.is_empty()
+            || self.engine.has_dirty()
+            || self.engine.has_turn_to_begin()
+            || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {
             return Some(Duration::ZERO);
         }

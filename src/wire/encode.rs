@@ -19,6 +19,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::disconnect::Disconnect;
 
 /// The longest header the gateway writes: two bytes and a 64-bit length.
@@ -100,6 +102,17 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     let start = begun.payload_start - header.as_slice().len();
     out[start..begun.payload_start].copy_from_slice(header.as_slice());
     start..out.len()
+}
+
+/// What a finished frame of this gateway (whole, not masked) says: all of it but its header.
+#[must_use]
+pub fn payload(frame: &Bytes) -> Bytes {
+    let header = match frame.get(1) {
+        None | Some(0..=125) => 2,
+        Some(126) => 4,
+        Some(_) => HEADER_BYTES_MAX,
+    };
+    frame.slice(header.min(frame.len())..)
 }
 
 /// Appends a text frame.

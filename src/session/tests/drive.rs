@@ -7,7 +7,7 @@ use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{Dialect, encode_event};
 use crate::disconnect::Disconnect;
-use crate::event::{Epoch, Event, NewEvent};
+use crate::event::{Epoch, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::limits::Limits;
 use crate::message::{Echo, ErrorCode, Position, Recover, RequestId, Standing};
@@ -25,7 +25,7 @@ pub(super) const NONCE: u64 = 0x4e1f;
 
 /// The store's in every test.
 pub(super) fn epoch() -> Epoch {
-    Epoch::from(0xe9)
+    Epoch(0xe9)
 }
 
 pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<Permissions> {
@@ -210,6 +210,7 @@ impl Drive {
             name: name.into(),
             data: data.to_owned().into(),
             timestamp_ms: self.now.unix_ms,
+            terms: Terms::default(),
         };
         self.seen.push(frame(&encode_event(encoding, &Event::new(new, None))));
     }

@@ -11,8 +11,10 @@ use super::overflow::note_loss;
 use super::{Engine, Outgoing};
 use crate::auth;
 use crate::channel::Channel;
+use crate::disconnect::Disconnect;
 use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::mailbox::ConnectionId;
+use crate::session::Input;
 use crate::shard::catch_up::{Due, Need};
 use crate::shard::connection::{Cold, Flags, Hot, Stage};
 use crate::shard::pool::Frame;
@@ -25,7 +27,7 @@ const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 64 * 1024;
 
 /// Pages of one turn.
-const PAGES: u32 = 128;
+pub(super) const PAGES: u32 = 128;
 
 /// A channel that was read to the end while its inbox held more.
 pub(super) struct Settling {
@@ -124,12 +126,18 @@ impl Engine {
             cold.catch_up().forget(&due.channel);
             return 0;
         };
-        let page = read(&mut self.inbox, &due.channel, due.need, room);
-        if page.overtaken {
+        let mut page = read(&mut self.inbox, &due.channel, due.need, room, self.now);
+        let newest = matches!(due.need, Need::Newest { .. });
+        if page.overtaken && !newest {
             // What it was to be replayed is gone: a hole, which a client is never left with.
             cold.catch_up().forget(&due.channel);
             self.too_slow.push(id);
             return 0;
+        }
+        if newest && page.events.is_empty() && due.withheld > 0 {
+            // Forgotten by the hub before it was read: dropped after all. What there is comes behind that.
+            note_loss(hot, cold, &due.channel, due.withheld, due.place, &self.stats);
+            page = read(&mut self.inbox, &due.channel, Need::Newest { above: 0 }, room, self.now);
         }
         let mut bytes = 0;
         for event in &page.events {
@@ -143,14 +151,7 @@ impl Engine {
             cold.catch_up().go_on(due.channel, page.last, place);
             return bytes;
         }
-        if page.events.is_empty() && matches!(due.need, Need::Newest { .. }) && due.withheld > 0 {
-            // Forgotten by the hub before it was read: dropped after all.
-            note_loss(hot, cold, &due.channel, due.withheld, due.place, &self.stats);
-        }
-        if cold
-            .catch_up()
-            .finish(&due.channel, page.at, self.inbox.position())
-        {
+        if cold.catch_up().finish(&due.channel, page.at, self.inbox.position()) {
             self.settling.push_back(Settling {
                 at: page.at,
                 id,
@@ -191,11 +192,7 @@ impl Engine {
         while let Some(id) = self.too_slow.pop() {
             if let Some(slot) = self.open(id) {
                 let now = self.now;
-                self.tell(
-                    slot,
-                    crate::session::Input::End(crate::disconnect::Disconnect::SlowConsumer),
-                    now,
-                );
+                self.tell(slot, Input::End(Disconnect::SlowConsumer), now);
             }
         }
     }
@@ -218,25 +215,26 @@ fn may_have(cold: &Cold, channel: &Channel) -> bool {
     !auth::is_admin_only(channel.as_str()) || is_admin(cold)
 }
 
-fn read(inbox: &mut Inbox, channel: &Channel, need: Need, room: PageLimit) -> Page {
+fn read(inbox: &mut Inbox, channel: &Channel, need: Need, room: PageLimit, now: Now) -> Page {
+    let mut read = |since| inbox.read(channel, since, room, now);
     let newest = match need {
-        Need::Newest { above } => return inbox.read(channel, Since::Newest { above }, room),
-        Need::After(offset) => return inbox.read(channel, Since::After(offset), room),
+        Need::Newest { above } => return read(Since::Newest { above }),
+        Need::After(offset) => return read(Since::After(offset)),
         Need::From(newest) => newest,
     };
-    let from = inbox.read(channel, Since::After(newest.saturating_sub(1)), room);
+    let from = read(Since::After(newest.saturating_sub(1)));
     if !from.overtaken {
         return from;
     }
     // It is kept as the last value, perhaps, but not in the history any more.
-    let after = inbox.read(channel, Since::After(newest), room);
+    let after = read(Since::After(newest));
     if after.overtaken || after.more || !after.events.is_empty() {
         return after;
     }
-    let last = inbox.read(channel, Since::Newest { above: 0 }, room);
-    if last.events.iter().all(|event| event.version <= newest) {
+    let last = read(Since::Newest { above: 0 });
+    if last.last <= newest {
         return last;
     }
     // One came between the two: it and those after it are in the history.
-    inbox.read(channel, Since::After(newest), room)
+    read(Since::After(newest))
 }

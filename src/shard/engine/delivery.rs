@@ -4,8 +4,10 @@ use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Endpoint, Engine, Outgoing};
+use super::overflow::Queued;
+use super::{Engine, Outgoing};
 use crate::auth;
+use crate::channel::Channel;
 use crate::dialect;
 use crate::disconnect::Disconnect;
 use crate::event::{Encoding, Event};
@@ -13,9 +15,8 @@ use crate::hub::Popped;
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
-use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
-use crate::shard::pool::Frame;
-use crate::shard::slab::Chunked;
+use crate::shard::connection::{Cold, Flags, Hot, Stage};
+use crate::shard::pool::{Frame, Origin};
 use crate::time::Now;
 
 /// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
@@ -81,6 +82,8 @@ impl Engine {
             count += 1;
         }
         self.stats.deliveries.bump(deliveries);
+        self.settle_catch_ups(self.inbox.position());
+        self.end_too_slow();
         count
     }
 
@@ -92,6 +95,7 @@ impl Engine {
 
     fn deliver_one(&mut self, popped: &Popped) -> u64 {
         self.table.settle(popped.index);
+        self.settle_catch_ups(popped.index);
         let number = self.next_event_number();
         let mut frames = Frames::of(&popped.event);
         let mut deliveries = 0;
@@ -126,7 +130,11 @@ impl Engine {
                     .outgoing
                     .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
                 if queued == Queued::TooSlow {
-                    self.too_slow.push(slot);
+                    self.too_slow.push(ConnectionId {
+                        shard: self.settings.shard,
+                        slot,
+                        generation: hot.generation,
+                    });
                 }
             }
         }
@@ -151,10 +159,15 @@ impl Engine {
                 .outgoing
                 .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
             if queued == Queued::TooSlow {
-                self.too_slow.push(slot);
+                self.too_slow.push(ConnectionId {
+                    shard: self.settings.shard,
+                    slot,
+                    generation: hot.generation,
+                });
             }
         }
         self.stats.deliveries.bump(count as u64);
+        self.end_too_slow();
         count
     }
 
@@ -195,17 +208,17 @@ impl Engine {
     /// written at once, by those who can do without the borrow.
     pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
         let Some(slot) = self.slot(id) else { return 0 };
+        let until = if self.hot[slot].flags.has(Flags::CATCH_UP) {
+            self.read_ahead(slot, slices.len())
+        } else {
+            None
+        };
         let hot = &self.hot[slot];
         // Not while the replies are at their bound: then when there is room among them.
         let has_room = hot.outbox.reply_frames() < self.endpoints[usize::from(hot.endpoint)].bounds.reply_frames;
         if hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty()) {
             self.tell_gap(slot, now);
         }
-        let until = if self.hot[slot].flags.has(Flags::CATCH_UP) {
-            self.read_ahead(slot, slices.len())
-        } else {
-            None
-        };
         self.hot[slot].outbox.gather(&self.outgoing.pool, until, slices)
     }
 
@@ -230,7 +243,8 @@ impl Engine {
         self.stats.messages_out.bump(finished.frames.into());
         self.outgoing.event_frames -= u64::from(finished.event_frames);
         self.outgoing.event_bytes -= u64::from(finished.event_bytes);
-        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP);
+        let reads_on = hot.flags.has(Flags::CATCH_UP) && self.cold[slot].as_mut().is_some_and(has_turns);
+        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP) || reads_on;
         if !has_more && hot.stage == Stage::Flushing {
             self.finish_flush(slot);
         }
@@ -311,6 +325,11 @@ impl Outgoing {
             self.dirty.push_back(slot);
         }
     }
+}
+
+fn has_turns(cold: &mut Cold) -> bool {
+    let catch_up = cold.catch_up_if_any();
+    catch_up.is_some_and(|catch_up| catch_up.next_due().is_some())
 }
 
 fn is_withheld(cold: &mut Option<Cold>, channel: &Channel, index: u64) -> bool {

@@ -10,12 +10,12 @@ use crate::auth::TokenError;
 use crate::channel::Pattern;
 use crate::disconnect::Disconnect;
 use crate::event::NewEvent;
+use crate::hub::Receipt;
 use crate::mailbox::{Adopt, ConnectionId, ShardMessage};
-use crate::message::ErrorCode;
+use crate::message::{ErrorCode, Position};
 use crate::session::{Input, Output};
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::pool::Frame;
-use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
 
@@ -97,7 +97,7 @@ impl Engine {
     /// Publishes what waits for a credit, in order, as far as there is credit. To be called when the doorbell rang.
     pub fn retry_parked(&mut self, now: Now) {
         while let Some(Parked { from, request, event }) = self.parked.pop_front() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
                         let position = position(receipt);
@@ -228,9 +228,9 @@ impl Engine {
                     Output::Join {
                         request,
                         patterns,
-                        recover: _,
-                    } => self.join(slot, request, &patterns, now),
-                    Output::History { .. } => {}
+                        recover,
+                    } => self.join(slot, request, patterns, recover, now),
+                    Output::History { echo, channel, range } => self.history(slot, echo, &channel, range, now),
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
@@ -251,6 +251,7 @@ impl Engine {
                 self.handle(slot, Input::End(Disconnect::SlowConsumer), now);
             }
         }
+        self.schedule_catch_up(slot);
         self.outputs.bytes.clear();
         // One long message must not be paid for ever after.
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
@@ -265,7 +266,7 @@ impl Engine {
         let pool = &mut self.outgoing.pool;
         let frame = Rc::new(Frame {
             bytes: Bytes::copy_from_slice(&self.outputs.bytes[start..end]),
-            event: None,
+            origin: None,
         });
         if is_last {
             hot.outbox.push_last(pool, frame);
@@ -281,31 +282,6 @@ impl Engine {
         }
         self.outgoing.mark_dirty(slot, hot);
         true
-    }
-
-    fn join(&mut self, slot: u32, request: u32, patterns: &[Pattern], now: Now) {
-        let mut interned = Vec::with_capacity(patterns.len());
-        for pattern in patterns {
-            if let Inserted::Joined(node) | Inserted::First(node) = self.table.insert(slot, pattern) {
-                let at = self.inbox.join(pattern);
-                if !at.settled(self.inbox.position()) {
-                    self.table.unsettle(slot, node, at);
-                }
-                interned.extend(self.table.pattern(node).cloned());
-            } else {
-                interned.push(pattern.clone());
-            }
-        }
-        let patterns = interned;
-        self.handle(
-            slot,
-            Input::Joined {
-                request,
-                patterns,
-                standing: Default::default(),
-            },
-            now,
-        );
     }
 
     // Every connection of a misconfigured endpoint would say the same: the first one says it loudly.
@@ -326,11 +302,12 @@ impl Engine {
                 self.inbox.leave(pattern);
             }
         }
+        self.leave_catch_up(slot, patterns);
     }
 
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     let position = position(receipt);
                     return self.handle(slot, Input::Published { request, position }, now);
@@ -392,6 +369,7 @@ impl Engine {
     }
 }
 
-fn position(_: crate::hub::Receipt) -> Option<crate::message::Position> {
-    None
+fn position(receipt: Receipt) -> Option<Position> {
+    let (epoch, offset) = receipt.epoch.zip(receipt.offset)?;
+    Some(Position { epoch, offset })
 }

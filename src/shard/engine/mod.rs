@@ -7,7 +7,7 @@
 //!
 //! # How to drive it
 //!
-//! Inputs, in any order, each with the time:
+//! Each turn begins with [`Engine::begin_turn`]. Then inputs, in any order, each with the time:
 //!
 //! * [`Engine::adopt`], then [`Engine::on_bytes`] for each read while [`Engine::wants_input`], and
 //!   [`Engine::on_end_of_input`] or [`Engine::on_socket_error`];
@@ -23,12 +23,16 @@
 //! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
-//! outputs say.
+//! outputs say, and what is bounded per turn: [`Engine::has_turn_to_begin`] says that there is some of it.
 
+mod catch_up;
 mod closing;
 mod delivery;
 mod drain;
+mod history;
 mod input;
+mod joins;
+mod overflow;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -36,12 +40,13 @@ mod tests;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Settings;
 use super::connection::{Cold, Flags, Hot, Stage};
 use super::outbox::{Bounds, Outbox};
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 use super::slab::Chunked;
 use super::table::{NodeId, Table};
 use super::timers::Timers;
@@ -150,12 +155,28 @@ pub struct Engine {
     entropy: u64,
     event_number: u32,
 
+    // The turn: when it began, its number, and what is left of its bounds.
+    now: Now,
+    turn: u32,
+    pages_left: u32,
+    joins_left: usize,
+    // Connections that read on in the next turn.
+    catching: VecDeque<ConnectionId>,
+    // Channels that were read up to where the inbox is not yet.
+    settling: VecDeque<catch_up::Settling>,
+    // Connections to be ended as slow consumers.
+    too_slow: Vec<ConnectionId>,
+    // Joins that wait for the next turn.
+    joins: VecDeque<joins::Waiting>,
+
     // Reused, empty between calls.
     scratch: Scratch,
     outputs: Outputs,
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
+    seen: Vec<joins::Seen>,
+    page: Vec<Rc<Frame>>,
 }
 
 impl Engine {
@@ -191,11 +212,21 @@ impl Engine {
             drain: None,
             entropy: 0,
             event_number: 0,
+            now,
+            turn: 1,
+            pages_left: catch_up::PAGES,
+            joins_left: joins::JOIN_CHANNELS,
+            catching: VecDeque::new(),
+            settling: VecDeque::new(),
+            too_slow: Vec::new(),
+            joins: VecDeque::new(),
             scratch: Scratch::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
+            seen: Vec::new(),
+            page: Vec::new(),
         }
     }
 

@@ -9,9 +9,11 @@
 //! | of a channel that catches up | passed over: it is read instead |
 //! | `conflate` | its channel steps aside; nothing is lost |
 //! | `drop_oldest` | dropped, and told |
-//! | `disconnect` | never dropped: a newcomer of class `disconnect` ends the connection with 4008, any other is dropped itself, and told |
+//! | `disconnect` | never dropped: any other newcomer is dropped itself, and told |
 //!
-//! So what a class promises does not depend on what else a client has subscribed.
+//! Only a newcomer of class `disconnect` behind another one looks further: everything queued that is or can be read
+//! instead goes, and if that was nothing the connection ends with 4008. So what a class promises does not depend on
+//! what else a client has subscribed.
 
 use std::rc::Rc;
 
@@ -53,7 +55,9 @@ impl Outgoing {
     ) -> Queued {
         let bounds = &endpoint.bounds;
         if !hot.outbox.push_event(&mut self.pool, frame, bounds) {
-            let Some(cold) = &mut cold[slot] else { return Queued::Settled };
+            let Some(cold) = &mut cold[slot] else {
+                return Queued::Settled;
+            };
             let queued = self.overflow(hot, cold, frame, endpoint, stats);
             self.mark_dirty(slot, hot);
             return queued;
@@ -74,7 +78,9 @@ impl Outgoing {
         endpoint: &Endpoint,
         stats: &ShardStats,
     ) -> Queued {
-        let Some(origin) = &frame.origin else { return Queued::Settled };
+        let Some(origin) = &frame.origin else {
+            return Queued::Settled;
+        };
         if origin.steps_aside() {
             step_aside(hot, cold, origin, stats);
             return Queued::Settled;
@@ -85,6 +91,9 @@ impl Outgoing {
             let fate = oldest.map_or(Fate::Kept, |oldest| fate(oldest, cold));
             if matches!(fate, Fate::Kept) {
                 if origin.class.overflow == Overflow::Disconnect {
+                    if self.clear_aside(hot, cold, stats) {
+                        continue;
+                    }
                     return Queued::TooSlow;
                 }
                 let sequence = hot.outbox.take_sequence();
@@ -108,6 +117,29 @@ impl Outgoing {
         Queued::Settled
     }
 
+    // Takes everything out of the queue that is read instead, or can be; whether there was anything. A walk through the
+    // queue, but it ends the connection or makes room.
+    fn clear_aside(&mut self, hot: &mut Hot, cold: &mut Cold, stats: &ShardStats) -> bool {
+        let mut aside: Vec<Rc<Frame>> = Vec::new();
+        let catch_up = cold.catch_up();
+        let passed = hot.outbox.pass_over(&mut self.pool, usize::MAX, |frame| {
+            let Some(origin) = &frame.origin else { return false };
+            let is_aside = origin.steps_aside() && !catch_up.passes_over(&origin.channel, origin.version);
+            if is_aside {
+                aside.push(frame.clone());
+            }
+            origin.steps_aside()
+        });
+        self.event_frames -= u64::from(passed.event_frames);
+        self.event_bytes -= u64::from(passed.event_bytes);
+        for origin in aside.iter().filter_map(|frame| frame.origin.as_ref()) {
+            if !cold.catch_up().passes_over(&origin.channel, origin.version) {
+                step_aside(hot, cold, origin, stats);
+            }
+        }
+        passed.event_frames > 0
+    }
+
     fn count_queued(&mut self, frame: &Frame) {
         self.event_frames += 1;
         self.event_bytes += u64::from(frame.len());
@@ -115,7 +147,9 @@ impl Outgoing {
 }
 
 fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
-    let Some(origin) = &oldest.origin else { return Fate::Kept };
+    let Some(origin) = &oldest.origin else {
+        return Fate::Kept;
+    };
     let catch_up = cold.catch_up_if_any();
     if catch_up.is_some_and(|catch_up| catch_up.passes_over(&origin.channel, origin.version)) {
         return Fate::PassedOver;

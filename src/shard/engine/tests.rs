@@ -1,5 +1,6 @@
 //! The engine driven by hand, on virtual time.
 
+mod catch_up;
 mod closing;
 mod delivery;
 mod input;
@@ -16,6 +17,7 @@ use crate::auth::{Mode, Permissions};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{self, Dialect};
 use crate::disconnect::Disconnect;
+use crate::event::Terms;
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
 use crate::mailbox::ShardMessage;
@@ -36,13 +38,10 @@ impl Broker for Direct {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async move { events.into_iter().map(|_| Receipt::default()).collect() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let credit = self.hub.try_credit(shard, event.data.len());
         match credit.filter(|_| !self.refuses.load(Ordering::Relaxed)) {
-            Some(credit) => {
-                let offset = self.hub.publish(event, credit, &mut Wakes::default());
-                Ok(Receipt { offset })
-            }
+            Some(credit) => Ok(self.hub.publish(event, now, credit, &mut Wakes::default())),
             None => Err(event),
         }
     }
@@ -164,7 +163,14 @@ impl Rig {
     }
 
     fn with(settings: Settings) -> Self {
-        let hub_settings = hub::Settings { credits: 16_384 };
+        let hub_settings = hub::Settings {
+            credits: 16_384,
+            ..hub::Settings::default()
+        };
+        Self::of(settings, hub_settings)
+    }
+
+    fn of(settings: Settings, hub_settings: hub::Settings) -> Self {
         let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
@@ -219,9 +225,10 @@ impl Rig {
             name: "update".into(),
             data: data.to_owned().into(),
             timestamp_ms: START.unix_ms,
+            terms: Terms::default(),
         };
         let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, credit, &mut Wakes::default());
+        self.hub.publish(event, self.now, credit, &mut Wakes::default());
     }
 
     /// Publishes and delivers.
@@ -234,12 +241,18 @@ impl Rig {
     fn read(&mut self, id: ConnectionId) -> Vec<Received> {
         let mut bytes = Vec::new();
         let mut others = Vec::new();
-        while let Some(dirty) = self.engine.next_dirty() {
-            if dirty != id {
-                others.push(dirty);
-                continue;
+        loop {
+            while let Some(dirty) = self.engine.next_dirty() {
+                if dirty != id {
+                    others.push(dirty);
+                    continue;
+                }
+                while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
             }
-            while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
+            if !self.engine.has_turn_to_begin() {
+                break;
+            }
+            self.engine.begin_turn(self.now);
         }
         for other in others {
             self.engine.postpone(other);
