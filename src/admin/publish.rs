@@ -32,6 +32,8 @@ pub(super) struct Outcome {
     published: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -134,7 +136,10 @@ impl Admin {
             return answer::error(status, error.code, &error.message);
         }
         outcome.duplicate = outcome.duplicates.pop().is_some();
-        outcome.offset = receipt.and_then(|receipt| receipt.offset);
+        if let Some(receipt) = receipt {
+            outcome.offset = receipt.offset;
+            outcome.epoch = receipt.epoch.map(|epoch| epoch.to_string());
+        }
         answer::json(StatusCode::OK, &outcome)
     }
 
