@@ -30,9 +30,9 @@ pub(super) enum Need {
     },
     /// Every event after this offset.
     After(u64),
-    /// The event with this offset, which was the newest at the join, and every one after it; the ones after it only,
-    /// if there are any and it is not kept.
-    From(u64),
+    /// Every event after this offset, which is the newest's and kept as the channel's value only; that one, if there
+    /// are none.
+    LastOrAfter(u64),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ impl CatchUp {
         self.channels.is_empty()
     }
 
+    #[cfg(test)]
     /// How many channels are caught up with.
     pub(super) fn len(&self) -> usize {
         self.channels.len()

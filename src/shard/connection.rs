@@ -122,7 +122,7 @@ pub(super) const GAP_CHANNELS_MAX: usize = 32;
 /// A loss to tell.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// Where it is in the order of frames: the last one dropped.
+    /// Where it is in the order of frames: the first one dropped, so that it is told before anything later.
     pub(super) sequence: u32,
     /// How many events.
     pub(super) count: u64,
@@ -132,8 +132,7 @@ pub(super) struct Gap {
 
 impl Gap {
     /// Counts `count` more events.
-    pub(super) fn add(&mut self, sequence: u32, count: u32, channel: &Channel) {
-        self.sequence = sequence;
+    pub(super) fn add(&mut self, count: u32, channel: &Channel) {
         self.count += u64::from(count);
         if self.channels.len() < GAP_CHANNELS_MAX && !self.channels.contains(channel) {
             self.channels.push(channel.clone());

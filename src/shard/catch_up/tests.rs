@@ -198,7 +198,7 @@ impl Rig {
                         self.published
                     }
                     // A page of two.
-                    Need::After(since) | Need::From(since) => {
+                    Need::After(since) | Need::LastOrAfter(since) => {
                         let last = self.published.min(since + 2);
                         self.got.extend(since + 1..=last);
                         last

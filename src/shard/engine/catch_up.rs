@@ -129,8 +129,8 @@ impl Engine {
         let mut page = read(&mut self.inbox, &due.channel, due.need, room, self.now);
         let newest = matches!(due.need, Need::Newest { .. });
         if page.overtaken && !newest {
-            // What it was to be replayed is gone: a hole, which a client is never left with.
-            cold.catch_up().forget(&due.channel);
+            // What it was to be replayed is gone: a hole, which a client is never left with. The channel stays, and
+            // holds its live events back until the end.
             self.too_slow.push(id);
             return 0;
         }
@@ -220,13 +220,8 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, room: PageLimit, now: 
     let newest = match need {
         Need::Newest { above } => return read(Since::Newest { above }),
         Need::After(offset) => return read(Since::After(offset)),
-        Need::From(newest) => newest,
+        Need::LastOrAfter(newest) => newest,
     };
-    let from = read(Since::After(newest.saturating_sub(1)));
-    if !from.overtaken {
-        return from;
-    }
-    // It is kept as the last value, perhaps, but not in the history any more.
     let after = read(Since::After(newest));
     if after.overtaken || after.more || !after.events.is_empty() {
         return after;

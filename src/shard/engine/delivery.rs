@@ -79,11 +79,12 @@ impl Engine {
             && let Some(popped) = self.inbox.pop()
         {
             deliveries += self.deliver_one(&popped);
+            // At once: a shorter event behind the one that did not fit might.
+            self.end_too_slow();
             count += 1;
         }
         self.stats.deliveries.bump(deliveries);
         self.settle_catch_ups(self.inbox.position());
-        self.end_too_slow();
         count
     }
 
@@ -106,7 +107,8 @@ impl Engine {
         for &node in &self.nodes {
             for subscriber in self.table.subscribers(node) {
                 let slot = subscriber.slot;
-                if subscriber.is_unsettled() && !self.table.includes(slot, node, popped.stripe, popped.index) {
+                let channel = &popped.event.channel;
+                if subscriber.is_unsettled() && !self.table.includes(slot, node, channel, popped.stripe, popped.index) {
                     continue;
                 }
                 let hot = &mut self.hot[slot];
@@ -117,9 +119,7 @@ impl Engine {
                 if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
                     continue;
                 }
-                if hot.flags.has(Flags::CATCH_UP)
-                    && is_withheld(&mut self.cold[slot], &popped.event.channel, popped.index)
-                {
+                if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], channel, popped.index) {
                     continue;
                 }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];

@@ -186,17 +186,17 @@ impl Engine {
             self.stats.not_recovered.bump(from.is_none().into());
             join.tell_recovered(&seen.channel, from.is_some(), key.is_some());
         }
-        let offset = match from {
-            Some(offset) => offset,
-            // The last value follows. Should the client be gone before it comes, it is to be recovered, too.
-            None if seen.has_last => seen.latest.saturating_sub(1),
-            None => seen.latest,
+        let (offset, need) = match from {
+            Some(offset) => (offset, (offset < seen.latest).then_some(Need::After(offset))),
+            None if !seen.has_last => (seen.latest, None),
+            // The last value is an event of the history like any other. Should the client be gone before it comes, it
+            // is to be recovered, too.
+            None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::After(seen.latest - 1))),
+            None => (seen.latest, Some(Need::LastOrAfter(seen.latest))),
         };
         join.tell_position(&seen.channel, Position { epoch, offset });
-        if from.is_some_and(|offset| offset < seen.latest) {
-            self.catch_up_with(join.slot, seen.channel, Need::After(offset));
-        } else if from.is_none() && seen.has_last {
-            self.catch_up_with(join.slot, seen.channel, Need::From(seen.latest));
+        if let Some(need) = need {
+            self.catch_up_with(join.slot, seen.channel, need);
         }
     }
 

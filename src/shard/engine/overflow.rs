@@ -188,5 +188,5 @@ pub(super) fn note_loss(
         count: 0,
         channels: Vec::new(),
     });
-    gap.add(sequence, count, channel);
+    gap.add(count, channel);
 }
