@@ -28,6 +28,11 @@ pub(super) enum Need {
         /// What the client has; 0: nothing, it is a newcomer.
         above: u64,
     },
+    /// The whole value, for a newcomer.
+    Whole {
+        /// Its version at the join.
+        latest: u64,
+    },
     /// Every event after this offset.
     After(u64),
     /// Every event after this offset, which is the newest's and kept as the channel's value only; that one, if there
@@ -91,8 +96,11 @@ impl CatchUp {
 
     /// Takes in a channel that was just joined. It is read once [`CatchUp::schedule`] gave it a place.
     pub(super) fn join(&mut self, channel: Channel, need: Need) {
-        self.channels
-            .insert(channel.clone(), State::Reading { need, withheld: 0 });
+        let state = State::Reading { need, withheld: 0 };
+        if self.channels.insert(channel.clone(), state).is_some() {
+            // Set aside after it had been left, for what was still queued of it. Its turn then is not the answer's.
+            self.turns.retain(|turn| turn.channel != channel);
+        }
         self.unscheduled.push(channel);
     }
 

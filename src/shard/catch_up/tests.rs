@@ -39,11 +39,11 @@ fn what_is_passed_over_is_owed() {
     assert_eq!((due.need, due.withheld), (Need::Newest { above: 4 }, 3));
     // A last value that is owed whole stays whole.
     let mut catch_up = CatchUp::default();
-    catch_up.join(a.clone(), Need::Newest { above: 0 });
+    catch_up.join(a.clone(), Need::Whole { latest: 3 });
     assert_eq!(catch_up.take_due(None), None, "the answer goes first");
     catch_up.schedule(|| 4);
     assert!(catch_up.passes_over(&a, 5));
-    assert_eq!(catch_up.take_due(None).expect("due").need, Need::Newest { above: 0 });
+    assert_eq!(catch_up.take_due(None).expect("due").need, Need::Whole { latest: 3 });
 }
 
 #[test]
@@ -197,6 +197,7 @@ impl Rig {
                         self.got.push(self.published);
                         self.published
                     }
+                    Need::Whole { .. } => unreachable!("nobody joins for a value here"),
                     // A page of two.
                     Need::After(since) | Need::LastOrAfter(since) => {
                         let last = self.published.min(since + 2);

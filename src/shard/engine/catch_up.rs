@@ -119,24 +119,28 @@ impl Engine {
         let id = self.id(slot);
         let hot = &mut self.hot[slot];
         let Some(cold) = &mut self.cold[slot] else { return 0 };
-        let (Some(encoding), true) = (
-            self.endpoints[usize::from(hot.endpoint)].encoding,
-            may_have(cold, &due.channel),
-        ) else {
+        let encoding = self.endpoints[usize::from(hot.endpoint)].encoding;
+        // What was left may have been set aside since, for what was still queued of it.
+        let is_held = self
+            .table
+            .held(slot)
+            .any(|pattern| pattern.matches(due.channel.as_str()));
+        let Some(encoding) = encoding.filter(|_| is_held && may_have(cold, &due.channel)) else {
             cold.catch_up().forget(&due.channel);
             return 0;
         };
         let mut page = read(&mut self.inbox, &due.channel, due.need, room, self.now);
-        let newest = matches!(due.need, Need::Newest { .. });
-        if page.overtaken && !newest {
+        let is_value = matches!(due.need, Need::Newest { .. } | Need::Whole { .. });
+        if page.overtaken && !is_value {
             // What it was to be replayed is gone: a hole, which a client is never left with. The channel stays, and
             // holds its live events back until the end.
             self.too_slow.push(id);
             return 0;
         }
-        if newest && page.events.is_empty() && due.withheld > 0 {
+        if is_value && (page.overtaken || page.events.is_empty() && due.withheld > 0) {
             // Forgotten by the hub before it was read: dropped after all. What there is comes behind that.
-            note_loss(hot, cold, &due.channel, due.withheld, due.place, &self.stats);
+            let count = due.withheld.max(1);
+            note_loss(hot, cold, &due.channel, count, due.place, &self.stats);
             page = read(&mut self.inbox, &due.channel, Need::Newest { above: 0 }, room, self.now);
         }
         let mut bytes = 0;
@@ -151,7 +155,10 @@ impl Engine {
             cold.catch_up().go_on(due.channel, page.last, place);
             return bytes;
         }
-        if cold.catch_up().finish(&due.channel, page.at, self.inbox.position()) {
+        if is_value && page.events.is_empty() {
+            // The hub holds nothing of it, not even what lies in the inbox: that is live.
+            cold.catch_up().forget(&due.channel);
+        } else if cold.catch_up().finish(&due.channel, page.at, self.inbox.position()) {
             self.settling.push_back(Settling {
                 at: page.at,
                 id,
@@ -219,6 +226,15 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, room: PageLimit, now: 
     let mut read = |since| inbox.read(channel, since, room, now);
     let newest = match need {
         Need::Newest { above } => return read(Since::Newest { above }),
+        Need::Whole { latest } => {
+            // Of records, what came after the join may be forgotten already, and the value begun anew.
+            let news = read(Since::Newest { above: latest });
+            return if news.overtaken {
+                news
+            } else {
+                read(Since::Newest { above: 0 })
+            };
+        }
         Need::After(offset) => return read(Since::After(offset)),
         Need::LastOrAfter(newest) => newest,
     };
@@ -227,6 +243,9 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, room: PageLimit, now: 
         return after;
     }
     let last = read(Since::Newest { above: 0 });
+    if last.events.is_empty() {
+        return after;
+    }
     if last.last <= newest {
         return last;
     }

@@ -170,7 +170,7 @@ impl Engine {
                 join.tell_recovered(&seen.channel, false, true);
             }
             if seen.has_last {
-                self.catch_up_with(join.slot, seen.channel, Need::Newest { above: 0 });
+                self.catch_up_with(join.slot, seen.channel, Need::Whole { latest: seen.latest });
             }
             return;
         }

@@ -138,9 +138,6 @@ impl Client {
     }
 
     pub(crate) fn frame(&mut self, frame: Received, truth: &Truth) -> Result<(), String> {
-        if std::env::var("DBG").is_ok() {
-            eprintln!("{:?} {frame:?}", self.connection);
-        }
         match frame {
             Received::Close(code) => self.closed = Some(code.unwrap_or(1005)),
             Received::Ping | Received::Pong => {}

@@ -91,6 +91,7 @@ impl World {
         };
         let limits = Limits {
             outbox_frames: [3, 8, 30].choose(&mut rng).copied().unwrap_or(8),
+            subscriptions: 100,
             reply_frames: 1_000,
             reply_bytes: 1 << 20,
             ..CALM
