@@ -59,7 +59,7 @@ impl Engine {
             runtime.handle().clone(),
         );
         let (verifier, router) = (Arc::new(verifier), Arc::new(router));
-        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker));
+        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
         let mut engine = Self {
             clock,
             hub,

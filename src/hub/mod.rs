@@ -311,6 +311,12 @@ impl Hub {
         page
     }
 
+    /// The channel's last value was found to hold still: newcomers get it for so many milliseconds from now.
+    pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {
+        let mut state = self.stripes[usize::from(stripe_of(channel.as_str()))].lock();
+        state.channels.confirm_last(channel, fresh_ms, now);
+    }
+
     /// Forms that events may be encoded in now.
     fn forms(&self) -> usize {
         let needed = |needed: &&AtomicI64| needed.load(Ordering::Relaxed) > 0;

@@ -11,7 +11,7 @@ mod reply;
 use std::borrow::Cow;
 
 use crate::channel::{Channel, Pattern};
-use crate::event::Epoch;
+use crate::event::{Epoch, EventId};
 
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use publish::PublishItem;
@@ -92,6 +92,17 @@ pub enum RequestId {
     Text(Box<str>),
     /// An integer, from `i64::MIN` to `u64::MAX`.
     Number(i128),
+}
+
+impl RequestId {
+    /// As a publisher's name for an event: text and numbers are told apart.
+    #[must_use]
+    pub fn names_event(&self, channel: &Channel) -> EventId {
+        match self {
+            Self::Text(text) => EventId::new(channel, format!("\"{text}").as_bytes()),
+            Self::Number(number) => EventId::new(channel, number.to_string().as_bytes()),
+        }
+    }
 }
 
 /// What a reply must repeat of its request. The session hands it from one to the other and does not look inside; a

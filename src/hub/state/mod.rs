@@ -200,7 +200,8 @@ impl Channels {
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
             self.counts.unchanged += 1;
             if let Some(id) = id {
-                self.ids.insert(id, self.head);
+                let latest = self.kept(&prepared.event.channel).map_or(0, |kept| kept.latest);
+                self.ids.insert(id, latest);
             }
             return Stored::Unchanged;
         }
@@ -352,6 +353,15 @@ impl Channels {
         };
         self.counts.overtaken += u64::from(page.overtaken);
         page
+    }
+
+    /// Newcomers get the last value for so long from now, if its publisher said for how long they do at all.
+    pub(super) fn confirm_last(&mut self, channel: &Channel, fresh_ms: u32, now: Now) {
+        if let Some(slot) = self.by_name.get(channel)
+            && let Some(until_ms) = &mut self.slots[*slot as usize].fresh_until_ms
+        {
+            *until_ms = now.mono_ms + u64::from(fresh_ms);
+        }
     }
 
     /// Drops the events that are too old, of all channels.

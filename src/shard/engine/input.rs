@@ -89,6 +89,7 @@ impl Engine {
                 reply,
             } => reply(self.clients(from_slot, limit, user.as_deref(), now)),
             ShardMessage::Subscriptions { limit, reply } => reply(self.subscriptions(limit)),
+            ShardMessage::Subscribers { channel, reply } => reply(self.subscribers(&channel)),
             ShardMessage::Drain { over_ms } => self.begin_drain(over_ms, now),
         }
         None
