@@ -200,6 +200,8 @@ shard_stats! {
     catch_ups: Counter = u64;
     /// Events read from the hub for connections that catch up.
     caught_up: Counter = u64;
+    /// Connections that catch up with some channel.
+    catching_up: Gauge = i64;
     /// Channels recovered in full when a client came back.
     recovered: Counter = u64;
     /// Channels that could not be recovered in full, as their clients were told.

@@ -99,10 +99,12 @@ pub enum Reply<'a> {
         epoch: Epoch,
         /// Oldest first, each a JSON object as the dialect sends events.
         events: &'a [Bytes],
-        /// These are all events after what was asked for: none is missing and none is left.
+        /// None between what was asked for and these is missing.
         complete: bool,
-        /// Events between what was asked for and the first of these are not kept any more.
-        gap: bool,
+        /// The last one's: where the next page begins; `None`: the channel keeps no history.
+        offset: Option<u64>,
+        /// There are more.
+        more: bool,
     },
     /// The gateway's heartbeat.
     Ping,

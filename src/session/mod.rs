@@ -115,10 +115,12 @@ pub struct HistoryPage {
     pub epoch: Epoch,
     /// Oldest first, each a JSON object as the dialect sends events.
     pub events: Vec<Bytes>,
-    /// See [`crate::message::Reply::History`].
+    /// None between what was asked for and these is missing.
     pub complete: bool,
-    /// Events between what was asked for and the first of these are not kept any more.
-    pub gap: bool,
+    /// The last one's: where the next page begins; `None`: the channel keeps no history.
+    pub offset: Option<u64>,
+    /// There are more.
+    pub more: bool,
 }
 
 /// How a command ended. `data` and `error` are raw JSON, byte for byte as the backend wrote them.

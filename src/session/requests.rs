@@ -162,7 +162,8 @@ impl Session {
             epoch: page.epoch,
             events: &page.events,
             complete: page.complete,
-            gap: page.gap,
+            offset: page.offset,
+            more: page.more,
         };
         out.reply(&reply, context);
     }

@@ -162,8 +162,21 @@ impl<S: Style> Writer<'_, S> {
                 epoch,
                 events,
                 complete,
-                gap,
-            } => self.history(echo, epoch, events, complete, gap),
+                offset,
+                more,
+            } => {
+                self.history(echo, epoch, events);
+                self.push(if complete {
+                    ",\"complete\":true"
+                } else {
+                    ",\"complete\":false"
+                });
+                if let Some(offset) = offset {
+                    self.push(",\"offset\":");
+                    push_u64(self.out, offset);
+                }
+                self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
+            }
             Reply::Ping => self.begin_unasked("ping"),
             Reply::Pong { echo } => self.begin("pong", echo),
             Reply::Status(ref status) => self.status(status),
@@ -324,7 +337,7 @@ impl<S: Style> Writer<'_, S> {
         self.push(":");
     }
 
-    fn history(&mut self, echo: &Echo, epoch: Epoch, events: &[Bytes], complete: bool, gap: bool) {
+    fn history(&mut self, echo: &Echo, epoch: Epoch, events: &[Bytes]) {
         self.begin("history", echo);
         self.push(",\"data\":{\"epoch\":\"");
         self.push(&epoch.to_string());
@@ -335,15 +348,7 @@ impl<S: Style> Writer<'_, S> {
             }
             self.out.extend_from_slice(event);
         }
-        self.push(if complete {
-            "],\"complete\":true"
-        } else {
-            "],\"complete\":false"
-        });
-        if gap {
-            self.push(",\"gap\":true");
-        }
-        self.push("}");
+        self.push("]");
     }
 
     fn status(&mut self, status: &Status<'_>) {

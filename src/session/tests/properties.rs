@@ -227,7 +227,8 @@ fn answer_history(drive: &mut Drive) {
             epoch: epoch(),
             events: vec!["{}".into()],
             complete: true,
-            gap: false,
+            offset: Some(1),
+            more: false,
         });
     }
 }

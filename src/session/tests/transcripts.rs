@@ -328,8 +328,9 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
             drive.answer_history(HistoryPage {
                 epoch: epoch(),
                 events: events.collect(),
-                complete: words[1] == "complete",
-                gap: words[1] == "gap",
+                complete: words[1] != "gap",
+                offset: Some(57),
+                more: words[1] == "more",
             });
         }
         "published" => drive.answer_publish(words.get(1).map(|_| number(1))),

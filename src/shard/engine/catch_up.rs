@@ -16,7 +16,7 @@ use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::mailbox::ConnectionId;
 use crate::session::Input;
 use crate::shard::catch_up::{Due, Need};
-use crate::shard::connection::{Cold, Flags, Hot, Stage};
+use crate::shard::connection::{Cold, Hot, Stage};
 use crate::shard::pool::Frame;
 use crate::time::Now;
 
@@ -189,7 +189,7 @@ impl Engine {
         let Some(cold) = &mut self.cold[slot] else { return };
         let Some(extra) = &mut cold.extra else { return };
         if extra.catch_up.take_if(|catch_up| catch_up.is_empty()).is_some() {
-            self.hot[slot].flags.clear(Flags::CATCH_UP);
+            self.outgoing.note_catching_up(&mut self.hot[slot], false);
             cold.shrink();
         }
     }

@@ -82,7 +82,8 @@ impl Engine {
         let hot = &mut self.hot[slot];
         hot.stage = Stage::Flushing;
         let was_paused = hot.flags.has(Flags::PAUSED);
-        hot.flags.clear(Flags::PAUSED | Flags::GAP | Flags::CATCH_UP);
+        hot.flags.clear(Flags::PAUSED | Flags::GAP);
+        self.outgoing.note_catching_up(hot, false);
         if let Some(cold) = &mut self.cold[slot] {
             if let Some(extra) = &mut cold.extra {
                 // What it was to catch up with it recovers when it comes back.

@@ -22,7 +22,8 @@ impl Engine {
             epoch,
             events: Vec::new(),
             complete: true,
-            gap: false,
+            offset: None,
+            more: false,
         };
         let (mut floor, mut covered) = (None, false);
         let is_ours = range.epoch.is_none_or(|given| given == Some(epoch));
@@ -35,7 +36,7 @@ impl Engine {
             return page;
         };
         // Another store's offsets, or events that are gone: what there is is told, and that it is not all.
-        page.gap = !covered || !is_ours;
+        let is_whole = covered && is_ours;
         let limit = PageLimit {
             events: range.limit as usize,
             // Half of what may be pending, so that an answer never is what is too much.
@@ -43,16 +44,19 @@ impl Engine {
         };
         let from = if covered { since } else { floor };
         let read = self.inbox.read(channel, Since::After(from), limit, now);
-        page.gap |= read.overtaken;
-        page.complete = !page.gap && !read.more;
-        let mut bytes = 0;
+        page.complete = is_whole && !read.overtaken;
+        page.more = read.more;
+        page.offset = Some(read.last);
+        let (mut bytes, mut last) = (0, from);
         for event in &read.events {
             let message = encode::payload(&Frames::of(event).get(encoding).bytes);
             bytes += message.len();
             if bytes > limit.bytes && !page.events.is_empty() {
-                page.complete = false;
+                page.more = true;
+                page.offset = Some(last);
                 break;
             }
+            last = event.version;
             page.events.push(message);
         }
         page

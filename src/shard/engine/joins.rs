@@ -225,7 +225,7 @@ impl Engine {
     fn catch_up_with(&mut self, slot: u32, channel: Channel, need: Need) {
         if let Some(cold) = &mut self.cold[slot] {
             cold.catch_up().join(channel, need);
-            self.hot[slot].flags.set(Flags::CATCH_UP);
+            self.outgoing.note_catching_up(&mut self.hot[slot], true);
             self.stats.catch_ups.bump(1);
         }
     }

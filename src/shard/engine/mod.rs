@@ -124,6 +124,8 @@ struct Outgoing {
     dirty: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
+    // Connections with `Flags::CATCH_UP`.
+    catching_up: u64,
     // An outbox that is not blocked is half full.
     is_pressed: bool,
 }
@@ -328,6 +330,7 @@ impl Engine {
         stats.subscriptions.set(signed(self.table.subscriptions()));
         stats.pending_frames.set(signed(self.outgoing.event_frames));
         stats.pending_bytes.set(signed(self.outgoing.event_bytes));
+        stats.catching_up.set(signed(self.outgoing.catching_up));
         stats.inbox.set(signed(self.inbox.len() as u64));
     }
 

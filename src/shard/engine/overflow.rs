@@ -82,7 +82,7 @@ impl Outgoing {
             return Queued::Settled;
         };
         if origin.steps_aside() {
-            step_aside(hot, cold, origin, stats);
+            self.step_aside(hot, cold, origin, stats);
             return Queued::Settled;
         }
         while !hot.outbox.push_event(&mut self.pool, frame, &endpoint.bounds) {
@@ -107,7 +107,7 @@ impl Outgoing {
             self.event_bytes -= u64::from(oldest.len());
             if let Some(oldest) = &oldest.origin {
                 match fate {
-                    Fate::StepsAside => step_aside(hot, cold, oldest, stats),
+                    Fate::StepsAside => self.step_aside(hot, cold, oldest, stats),
                     Fate::Dropped => note_loss(hot, cold, &oldest.channel, 1, sequence, stats),
                     Fate::PassedOver | Fate::Kept => {}
                 }
@@ -134,10 +134,35 @@ impl Outgoing {
         self.event_bytes -= u64::from(passed.event_bytes);
         for origin in aside.iter().filter_map(|frame| frame.origin.as_ref()) {
             if !cold.catch_up().passes_over(&origin.channel, origin.version) {
-                step_aside(hot, cold, origin, stats);
+                self.step_aside(hot, cold, origin, stats);
             }
         }
         passed.event_frames > 0
+    }
+
+    fn step_aside(&mut self, hot: &mut Hot, cold: &mut Cold, origin: &Origin, stats: &ShardStats) {
+        let due = hot.outbox.take_sequence();
+        let catch_up: &mut CatchUp = cold.catch_up();
+        if catch_up.set_aside(&origin.channel, origin.version, due) {
+            stats.catch_ups.bump(1);
+        }
+        stats.conflated.bump(1);
+        self.note_catching_up(hot, true);
+    }
+
+    /// Sets or clears the flag that the connection catches up with something, and counts.
+    pub(super) fn note_catching_up(&mut self, hot: &mut Hot, is_catching_up: bool) {
+        match (hot.flags.has(Flags::CATCH_UP), is_catching_up) {
+            (false, true) => {
+                hot.flags.set(Flags::CATCH_UP);
+                self.catching_up += 1;
+            }
+            (true, false) => {
+                hot.flags.clear(Flags::CATCH_UP);
+                self.catching_up -= 1;
+            }
+            _ => {}
+        }
     }
 
     fn count_queued(&mut self, frame: &Frame) {
@@ -159,16 +184,6 @@ fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
         Overflow::Disconnect => Fate::Kept,
         Overflow::DropOldest | Overflow::Conflate => Fate::Dropped,
     }
-}
-
-fn step_aside(hot: &mut Hot, cold: &mut Cold, origin: &Origin, stats: &ShardStats) {
-    let due = hot.outbox.take_sequence();
-    let catch_up: &mut CatchUp = cold.catch_up();
-    if catch_up.set_aside(&origin.channel, origin.version, due) {
-        stats.catch_ups.bump(1);
-    }
-    stats.conflated.bump(1);
-    hot.flags.set(Flags::CATCH_UP);
 }
 
 /// Notes events that a client does not get, to be told at their place in the order of frames.

@@ -3,8 +3,11 @@
 mod catch_up;
 mod closing;
 mod delivery;
+mod history;
 mod input;
+mod kept;
 mod operator;
+mod overflow;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
