@@ -45,6 +45,8 @@ pub struct Settings {
     pub endpoints: Vec<Endpoint>,
     /// How a bad handshake token is refused.
     pub refuse: Refuse,
+    /// Whether compression is agreed on with clients who offer it.
+    pub deflate: bool,
     /// WebSocket connections in all.
     pub max_connections: u32,
     /// Connections of one client address; 0: no limit.
@@ -102,6 +104,7 @@ pub struct Door {
     allowed_origins: Origins,
     endpoints: Vec<Endpoint>,
     refuse: Refuse,
+    deflate: bool,
     handshake_timeout: Duration,
     verify: Arc<Verify>,
     shards: Vec<ShardHandle>,
@@ -127,6 +130,7 @@ impl Door {
             allowed_origins: settings.allowed_origins,
             endpoints: settings.endpoints,
             refuse: settings.refuse,
+            deflate: settings.deflate,
             verify: parts.verify,
             shards: parts.shards,
             health: parts.health,

@@ -114,6 +114,7 @@ fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission
         settings,
         identity,
         address,
+        deflate,
         permit,
     } = admission;
     let adopt = socket.into_fd().and_then(|(socket, ahead)| {
@@ -126,6 +127,7 @@ fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission
             identity,
             address,
             nonce,
+            deflate,
             permit: Box::new(permit),
         })
     });

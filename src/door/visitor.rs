@@ -8,7 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
 use hyper::service::Service;
 use hyper::{Method, Request, StatusCode};
 
@@ -21,6 +24,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::request;
 use crate::session;
 use crate::stats::Refused;
+use crate::wire::Deflate;
 
 /// Requests on one connection; the last is answered with `Connection: close`. So few that their answers fit into
 /// any socket's buffer: hyper gives the socket back as soon as a 101 is written to its own, and what a client that
@@ -32,6 +36,7 @@ pub(super) struct Admission {
     pub(super) settings: Arc<session::Settings>,
     pub(super) identity: Result<Option<Arc<Identity>>, TokenError>,
     pub(super) address: Option<IpAddr>,
+    pub(super) deflate: Option<Deflate>,
     pub(super) permit: Permit,
 }
 
@@ -103,7 +108,7 @@ impl Visitor {
             return Err(forbidden_origin());
         }
         let admission = self.admit(endpoint, &handshake, request)?;
-        let answer = switching(endpoint, request)?;
+        let answer = switching(endpoint, admission.deflate, request)?;
         self.admission.set(Some(Box::new(admission)));
         Ok(answer)
     }
@@ -141,6 +146,7 @@ impl Visitor {
             settings: Arc::clone(&endpoint.session),
             identity,
             address,
+            deflate: handshake::deflate(request.headers()).filter(|_| door.deflate),
             permit,
         })
     }
@@ -180,7 +186,11 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 }
 
 /// The 101.
-fn switching(endpoint: &Endpoint, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+fn switching(
+    endpoint: &Endpoint,
+    deflate: Option<Deflate>,
+    request: &mut Request<Incoming>,
+) -> Result<Answer, Refusal> {
     let subprotocol = handshake::subprotocol(&endpoint.session.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
@@ -188,6 +198,9 @@ fn switching(endpoint: &Endpoint, request: &mut Request<Incoming>) -> Result<Ans
     let mut answer = answer.map(|_| Full::new(Bytes::new()));
     if let Some(subprotocol) = subprotocol {
         answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(extensions) = deflate.and_then(|deflate| HeaderValue::try_from(deflate.answer()).ok()) {
+        answer.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     Ok(answer)
 }

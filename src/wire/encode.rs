@@ -19,8 +19,6 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use crate::disconnect::Disconnect;
 
 /// The longest header the gateway writes: two bytes and a 64-bit length.
@@ -28,6 +26,9 @@ pub const HEADER_BYTES_MAX: usize = 10;
 
 /// The longest payload of a control frame (section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
+
+/// Marks a compressed message.
+const RSV1: u8 = 0x40;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,13 @@ impl Header {
         Self { bytes, length }
     }
 
+    /// The header of a compressed message (RFC 7692, section 6.1): the same with RSV1.
+    pub(super) fn deflated(kind: Kind, payload_bytes: usize) -> Self {
+        let mut header = Self::new(kind, payload_bytes);
+        header.bytes[0] |= RSV1;
+        header
+    }
+
     /// Its bytes: 2, 4 or 10.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -104,15 +112,33 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     start..out.len()
 }
 
-/// What a finished frame of this gateway (whole, not masked) says: all of it but its header.
-#[must_use]
-pub fn payload(frame: &Bytes) -> Bytes {
-    let header = match frame.get(1) {
-        None | Some(0..=125) => 2,
-        Some(126) => 4,
-        Some(_) => HEADER_BYTES_MAX,
+/// The kind and payload of one finished, uncompressed frame; `None` for anything else.
+pub(super) fn split(frame: &[u8]) -> Option<(Kind, &[u8])> {
+    let [first, second, rest @ ..] = frame else { return None };
+    let kind = [Kind::Text, Kind::Binary, Kind::Close, Kind::Ping, Kind::Pong]
+        .into_iter()
+        .find(|kind| *first == 0x80 | *kind as u8)?;
+    let (length, payload) = match second {
+        126 => rest
+            .split_first_chunk::<2>()
+            .map(|(length, payload)| (u64::from(u16::from_be_bytes(*length)), payload))?,
+        127 => rest
+            .split_first_chunk::<8>()
+            .map(|(length, payload)| (u64::from_be_bytes(*length), payload))?,
+        short => (u64::from(*short), rest),
     };
-    frame.slice(header.min(frame.len())..)
+    (length == payload.len() as u64).then_some((kind, payload))
+}
+
+/// Bytes of payload in one finished frame, compressed or not.
+#[must_use]
+pub fn payload_bytes(frame: &[u8]) -> usize {
+    let header_bytes = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.len().saturating_sub(header_bytes)
 }
 
 /// Appends a text frame.

@@ -119,13 +119,13 @@ impl Engine {
         let id = self.id(slot);
         let hot = &mut self.hot[slot];
         let Some(cold) = &mut self.cold[slot] else { return 0 };
-        let encoding = self.endpoints[usize::from(hot.endpoint)].encoding;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         // What was left may have been set aside since, for what was still queued of it.
         let is_held = self
             .table
             .held(slot)
             .any(|pattern| pattern.matches(due.channel.as_str()));
-        let Some(encoding) = encoding.filter(|_| is_held && may_have(cold, &due.channel)) else {
+        let Some(form) = endpoint.form.filter(|_| is_held && may_have(cold, &due.channel)) else {
             cold.catch_up().forget(&due.channel);
             return 0;
         };
@@ -145,7 +145,9 @@ impl Engine {
         }
         let mut bytes = 0;
         for event in &page.events {
-            let frame = Frames::of(event).get(encoding).clone();
+            let mut forms = Frames::of(event);
+            let frame = forms.get(form, endpoint, &self.inbox).clone();
+            forms.count(&self.stats);
             bytes += frame.len() as usize;
             frames.push(frame);
         }

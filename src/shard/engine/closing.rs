@@ -138,10 +138,12 @@ impl Engine {
         let endpoint = &mut self.endpoints[usize::from(hot.endpoint)];
         endpoint.connections -= 1;
         if endpoint.connections == 0
-            && let Some(encoding) = endpoint.encoding
+            && let Some(form) = endpoint.form
         {
-            self.inbox.need(encoding, -1);
+            self.inbox.need(form, -1);
         }
+        let deflated = endpoint.deflate.is_some();
+        self.stats.deflate_connections.add(-i64::from(deflated));
         self.timers.cancel(slot);
         self.cold[slot] = None;
         self.connections -= 1;

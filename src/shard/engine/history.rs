@@ -1,7 +1,6 @@
 //! `history`: what a channel keeps, in one bounded answer.
 
 use super::Engine;
-use super::delivery::Frames;
 use crate::channel::Channel;
 use crate::hub::{PageLimit, Since};
 use crate::message::{Echo, HistoryRange};
@@ -32,7 +31,7 @@ impl Engine {
             floor = view.class.history.map(|_| view.floor);
             covered = view.covers(since);
         });
-        let (Some(floor), Some(encoding)) = (floor, endpoint.encoding) else {
+        let (Some(floor), Some(form)) = (floor, endpoint.form) else {
             return page;
         };
         // Another store's offsets, or events that are gone: what there is is told, and that it is not all.
@@ -49,7 +48,8 @@ impl Engine {
         page.offset = Some(read.last);
         let (mut bytes, mut last) = (0, from);
         for event in &read.events {
-            let message = encode::payload(&Frames::of(event).get(encoding).bytes);
+            let frame = self.inbox.frame(form.encoding.plain(), event);
+            let message = frame.slice(frame.len() - encode::payload_bytes(frame)..);
             bytes += message.len();
             if bytes > limit.bytes && !page.events.is_empty() {
                 page.more = true;

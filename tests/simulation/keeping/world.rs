@@ -163,6 +163,7 @@ impl World {
             settings: self.settings.clone(),
             identity: Ok(None),
             address: None,
+            deflate: None,
             nonce: self.rng.random(),
             permit: Box::new(Permit::new(Arc::default())),
         };
