@@ -68,6 +68,11 @@ fn name(channel: &Channel, id: &RequestId) -> Name {
             hash.update(b"\x01");
             hash.update(&number.to_be_bytes());
         }
+        // No publisher names an event so; it would be a name of its own.
+        RequestId::Acknowledgement { number, .. } => {
+            hash.update(b"\x02");
+            hash.update(&number.to_be_bytes());
+        }
     }
     let mut name = Name::default();
     name.copy_from_slice(&hash.finish().as_ref()[..16]);

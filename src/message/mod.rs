@@ -83,6 +83,13 @@ pub enum RequestId {
     Text(Box<str>),
     /// An integer, from `i64::MIN` to `u64::MAX`.
     Number(i128),
+    /// The number of an acknowledgement that the client waits for (Socket.IO), and the `id` that it gave beside it.
+    Acknowledgement {
+        /// Counted by the client.
+        number: u64,
+        /// As text, also when it was a number.
+        id: Option<Box<str>>,
+    },
 }
 
 /// What a reply must repeat of its request. The session hands it from one to the other and does not look inside; a

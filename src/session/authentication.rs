@@ -27,7 +27,11 @@ impl Session {
             return self.end(ending, out);
         }
         let client_id = self.client_id();
-        out.reply(&Reply::Connected { client_id: &client_id }, context);
+        let connected = Reply::Connected {
+            client_id: &client_id,
+            user: None,
+        };
+        out.reply(&connected, context);
         self.warn_of_expiry(context, out);
         self.subscribe_automatically(context, out);
     }
