@@ -1,7 +1,9 @@
 //! The session itself: its state, the dispatch of inputs, and its endings.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::engine_io::EngineIo;
 use super::extra::{Extra, SubscriptionChange};
 use super::{CONTROL_FRAMES_PER_SECOND, Context, DEFERRED_MAX, Input, Output, Outputs, Settings};
 use crate::auth::{Identity, Mode, TokenError};
@@ -23,6 +25,8 @@ pub struct Session {
     /// `None`: not authenticated yet (or an echo connection).
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) extra: Option<Box<Extra>>,
+    /// `None`: it is no Engine.IO session.
+    pub(super) engine_io: Option<Box<EngineIo>>,
     /// Distinct patterns held, in the order in which they were joined.
     pub(super) patterns: Vec<Pattern>,
     pub(super) nonce: u64,
@@ -46,22 +50,7 @@ impl Session {
     /// handshake's token came to (`Ok(None)`: there was none).
     #[must_use]
     pub fn new(nonce: u64, identity: Result<Option<Arc<Identity>>, TokenError>, now: Now, settings: &Settings) -> Self {
-        let mut session = Self {
-            identity: None,
-            extra: None,
-            patterns: Vec::new(),
-            nonce,
-            connected_unix_ms: now.unix_ms,
-            deadline_ms: now.mono_ms,
-            last_seen_ms: now.mono_ms,
-            next_ping_ms: now.mono_ms + 1 + nonce % settings.heartbeat_interval_ms.max(1),
-            last_pong_unix_ms: 0,
-            messages: TokenBucket::full(settings.limits.messages_per_second, now.mono_ms),
-            control_frames: TokenBucket::full(CONTROL_FRAMES_PER_SECOND, now.mono_ms),
-            requests: 0,
-            expiry_warned: false,
-            closed: false,
-        };
+        let mut session = Self::bare(nonce, now, settings);
         if settings.dialect == Dialect::Echo {
             return session;
         }
@@ -74,6 +63,27 @@ impl Session {
             (_, Err(refusal)) => session.extra().handshake_refusal = Some(refusal),
         }
         session
+    }
+
+    // Nobody's yet.
+    pub(super) fn bare(nonce: u64, now: Now, settings: &Settings) -> Self {
+        Self {
+            identity: None,
+            extra: None,
+            engine_io: None,
+            patterns: Vec::new(),
+            nonce,
+            connected_unix_ms: now.unix_ms,
+            deadline_ms: now.mono_ms,
+            last_seen_ms: now.mono_ms,
+            next_ping_ms: now.mono_ms + 1 + nonce % settings.heartbeat_interval_ms.max(1),
+            last_pong_unix_ms: 0,
+            messages: TokenBucket::full(settings.limits.messages_per_second, now.mono_ms),
+            control_frames: TokenBucket::full(CONTROL_FRAMES_PER_SECOND, now.mono_ms),
+            requests: 0,
+            expiry_warned: false,
+            closed: false,
+        }
     }
 
     /// Takes one input and appends what follows from it.
@@ -191,13 +201,13 @@ impl Session {
 
     /// Ends the session from this side, with a Close frame unless there is nobody to read it.
     pub(super) fn end(&mut self, ending: Disconnect, out: &mut Outputs) {
-        if ending != Disconnect::Lost {
+        if !self.say_end(ending, out) && ending != Disconnect::Lost {
             out.frame(|bytes| encode::close(bytes, ending));
         }
         self.close(ending, out);
     }
 
-    fn close(&mut self, ending: Disconnect, out: &mut Outputs) {
+    pub(super) fn close(&mut self, ending: Disconnect, out: &mut Outputs) {
         self.closed = true;
         self.extra = None;
         out.list.push(Output::Close(ending));
@@ -235,13 +245,14 @@ impl Session {
             wire::Message::Binary(payload) if context.settings.dialect == Dialect::Echo => {
                 out.frame(|bytes| encode::binary(bytes, payload));
             }
-            wire::Message::Binary(_) => self.end(Disconnect::Unsupported, out),
+            wire::Message::Binary(_) => self.attachment(context, out),
+            wire::Message::Text(text) if self.engine_io.is_some() => self.packet(text, context, scratch, out),
             wire::Message::Text(text) => self.text(text, context, scratch, out),
         }
     }
 
     // Counts a ping or pong frame; `false`: it was one too many, and the session is over.
-    fn control_frame(&mut self, context: &Context<'_>, out: &mut Outputs) -> bool {
+    pub(super) fn control_frame(&mut self, context: &Context<'_>, out: &mut Outputs) -> bool {
         if context.settings.dialect == Dialect::Echo {
             return true;
         }
@@ -264,7 +275,7 @@ impl Session {
     }
 
     // The messages' bucket is empty: nothing is done, but a command gets its answer.
-    fn refuse_unread(
+    pub(super) fn refuse_unread(
         &mut self,
         text: &str,
         wait_ms: u32,
@@ -272,17 +283,26 @@ impl Session {
         scratch: &mut Scratch,
         out: &mut Outputs,
     ) {
-        let now_ms = context.now.mono_ms;
-        let command = context.settings.dialect.command_id(text, scratch);
-        let refusals = &mut self.extra().refusals;
-        let abuse = refusals.count(now_ms);
-        out.refused_messages += 1;
-        if let Some(id) = &command {
-            out.rate_limited_command(id, wait_ms, context);
-        } else {
-            refusals.add_untold();
-            self.report_refusals(context, out);
+        match context.settings.dialect.command_id(text, scratch) {
+            Some(id) => {
+                let abuse = self.extra().refusals.count(context.now.mono_ms);
+                out.refused_messages += 1;
+                out.rate_limited_command(&id, wait_ms, context);
+                if abuse {
+                    self.end(Disconnect::RateLimitAbuse, out);
+                }
+            }
+            None => self.refuse(context, out),
         }
+    }
+
+    /// Counts a message that came too fast and was not looked at.
+    pub(super) fn refuse(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        let refusals = &mut self.extra().refusals;
+        let abuse = refusals.count(context.now.mono_ms);
+        refusals.add_untold();
+        out.refused_messages += 1;
+        self.report_refusals(context, out);
         if abuse {
             self.end(Disconnect::RateLimitAbuse, out);
         }
@@ -303,7 +323,7 @@ impl Session {
         }
     }
 
-    fn message(&mut self, message: ClientMessage<'_>, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn message(&mut self, message: ClientMessage<'_>, context: &Context<'_>, out: &mut Outputs) {
         if self.identity.is_none() && !open_to_all(Some(message.message_type())) {
             return match message {
                 ClientMessage::Command { id, .. } => {
@@ -351,7 +371,7 @@ impl Session {
         }
     }
 
-    fn malformed(&mut self, malformed: &Malformed, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn malformed(&mut self, malformed: &Malformed, context: &Context<'_>, out: &mut Outputs) {
         let Malformed {
             code,
             message,
@@ -393,12 +413,20 @@ impl Outputs {
     /// Queues a reply, where the dialect has it.
     pub(super) fn reply(&mut self, reply: &Reply<'_>, context: &Context<'_>) {
         let dialect = &context.settings.dialect;
-        if let Some(range) = dialect.encode_reply(reply, context.now.unix_ms, &mut self.bytes) {
-            self.list.push(Output::Reply {
+        let now_unix_ms = context.now.unix_ms;
+        let answer = dialect.encode_reply(reply, now_unix_ms, &mut self.bytes);
+        let acknowledgement = dialect.encode_acknowledgement(reply, now_unix_ms, &mut self.bytes);
+        self.list
+            .extend(answer.into_iter().chain(acknowledgement).map(|range| Output::Reply {
                 start: range.start,
                 end: range.end,
-            });
-        }
+            }));
+    }
+
+    /// Queues the frame that `append` appends and finds.
+    pub(super) fn range(&mut self, append: impl FnOnce(&mut Vec<u8>) -> Range<usize>) {
+        let Range { start, end } = append(&mut self.bytes);
+        self.list.push(Output::Reply { start, end });
     }
 
     /// Queues an `error`.
