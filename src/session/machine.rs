@@ -104,6 +104,8 @@ impl Session {
             Input::Responded { request, outcome } => self.responded(request, outcome, context, out),
             Input::Timer => self.timer(context, out),
             Input::End(ending) => self.end(ending, out),
+            // Who is not connected yet has nothing to be told of.
+            Input::GoingAway { .. } if self.is_connecting() => {}
             Input::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,
