@@ -200,8 +200,12 @@ shard_stats! {
     pending_frames: Gauge = i64;
     /// Events waiting in the shard's inbox.
     inbox: Gauge = i64;
-    /// Send system calls.
+    /// System calls that send: one message each, or one submission of up to 1024.
     sends: Counter = u64;
+    /// Messages sent by io_uring, of one or more frames for one connection.
+    submitted: Counter = u64;
+    /// 1 while io_uring is in use. (Summed up over shards: in how many.)
+    io_uring: Gauge = i64;
     /// Turns of the shard's loop.
     turns: Counter = u64;
     /// CPU time of the shard's thread, in microseconds.

@@ -137,7 +137,11 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.pending_bytes);
     "tickgate_inbox_events" GAUGE "Events waiting in a shard's inbox."
         |r, s| s.per_shard(r, |shard| shard.inbox);
-    "tickgate_send_calls_total" COUNTER "System calls that send."
+    "tickgate_io_uring" GAUGE "1 while a shard sends by io_uring, 0 by writev."
+        |r, s| s.per_shard(r, |shard| shard.io_uring);
+    "tickgate_io_uring_messages_total" COUNTER "Messages (of one or more frames) sent by io_uring."
+        |r, s| s.per_shard(r, |shard| shard.submitted);
+    "tickgate_send_calls_total" COUNTER "System calls that send, a message or a submission of up to 1024."
         |r, s| s.per_shard(r, |shard| shard.sends);
     "tickgate_turns_total" COUNTER "Turns of a shard's loop."
         |r, s| s.per_shard(r, |shard| shard.turns);

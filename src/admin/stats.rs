@@ -148,6 +148,7 @@ fn feed(feed: &feeds::Snapshot) -> Value {
 
 fn shard(figures: &ShardFigures, rates: &Rates) -> Value {
     json!({
+        "flush": if figures.io_uring > 0 { "io_uring" } else { "writev" },
         "connections": figures.connections,
         "subscriptions": figures.subscriptions,
         "inbox": figures.inbox,

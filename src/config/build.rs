@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Config, DialectName, Endpoint, Feed, SHARDS_MAX};
+use super::model::{Config, DialectName, Endpoint, Feed, Flush, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
@@ -41,6 +41,7 @@ impl Config {
             node: node_name(),
             shards: self.shards(),
             coalesce: self.coalesce(),
+            flush: self.flush(),
             drain_ms: ms(self.server.drain),
             door: self.door(descriptors_max),
             admin: self.admin(),
@@ -175,6 +176,14 @@ impl Config {
         match self.server.coalesce {
             Coalesce::Auto => shard::Coalesce::Auto,
             Coalesce::Fixed(time) => shard::Coalesce::Fixed(u32::try_from(ms(time)).unwrap_or(u32::MAX)),
+        }
+    }
+
+    fn flush(&self) -> shard::Flush {
+        match self.server.flush {
+            Flush::Auto => shard::Flush::Auto,
+            Flush::IoUring => shard::Flush::IoUring,
+            Flush::Writev => shard::Flush::Writev,
         }
     }
 

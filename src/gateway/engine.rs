@@ -72,6 +72,7 @@ impl Engine {
         for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
             let settings = shard::Settings {
                 coalesce: settings.coalesce,
+                flush: settings.flush,
                 ..shard::Settings::new(number)
             };
             match engine.start_shard(settings, ends) {

@@ -63,6 +63,8 @@ pub struct Settings {
     pub hub: hub::Settings,
     /// How long events may wait for company in a shard.
     pub coalesce: shard::Coalesce,
+    /// How frames reach the sockets.
+    pub flush: shard::Flush,
     /// The keys that tokens are verified with.
     pub keys: auth::KeySet,
     /// How tokens are read, and what roles may do.

@@ -21,11 +21,13 @@ mod timers;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
 use crate::hub::{Broker, Inbox};
 use crate::mailbox::{Mailbox, Services};
 use crate::time::Clock;
+pub use flush::Flush;
 use reactor::Reactor;
 
 /// How long events may wait for company before they are sent.
@@ -44,6 +46,8 @@ pub struct Settings {
     pub shard: u16,
     /// `[server] coalesce`.
     pub coalesce: Coalesce,
+    /// `[server] flush`.
+    pub flush: Flush,
     /// Bytes of half-received messages, over all connections of the shard. Over it the largest one's connection is
     /// closed with 1013.
     pub assembly_bytes: usize,
@@ -62,6 +66,7 @@ impl Settings {
         Self {
             shard,
             coalesce: Coalesce::Auto,
+            flush: Flush::Auto,
             assembly_bytes: 64 * 1024 * 1024,
             assembly_ms: 30_000,
             closing_ms: 5_000,
@@ -72,6 +77,10 @@ impl Settings {
 
 /// Starts the shard's thread. It runs until a [`crate::mailbox::ShardMessage::Drain`] is done; then the handle can be
 /// joined. A panic in it is logged and aborts the process: its inbox would withhold credits from all publishers.
+///
+/// # Errors
+///
+/// When its poll or its thread cannot be made, or it cannot write as [`Settings::flush`] demands.
 pub fn spawn(
     settings: Settings,
     clock: Clock,
@@ -81,9 +90,19 @@ pub fn spawn(
     broker: Arc<dyn Broker>,
 ) -> io::Result<JoinHandle<()>> {
     let poll = reactor::open_poll(inbox.doorbell())?;
+    let (ready, started) = sync_channel(1);
     let run = move || {
         // Built here: what a shard owns stays on its thread.
-        let run = || Reactor::new(settings, clock, poll, inbox, mailbox, services, broker)?.run();
+        let run = || match Reactor::new(settings, clock, poll, inbox, mailbox, services, broker) {
+            Ok(mut reactor) => {
+                let _ = ready.send(Ok(()));
+                reactor.run()
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        };
         let end = match panic::catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => return tracing::debug!(shard = settings.shard, "drained"),
             Ok(Err(error)) => error.to_string(),
@@ -92,7 +111,12 @@ pub fn spawn(
         tracing::error!(shard = settings.shard, error = %end, "a shard failed; the gateway cannot go on");
         std::process::abort();
     };
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name(format!("shard-{}", settings.shard))
-        .spawn(run)
+        .spawn(run)?;
+    // Nothing is sent by a shard that panicked: it aborts the process.
+    match started.recv() {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(())) | Err(_) => Ok(thread),
+    }
 }

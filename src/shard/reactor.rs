@@ -22,7 +22,7 @@ use socket2::SockRef;
 use super::Settings;
 use super::coalesce::Coalescer;
 use super::engine::{Action, Arrival, Engine};
-use super::flush::{self, Outcome};
+use super::flush::{self, Flusher, Outcome};
 use super::slab::Chunked;
 use crate::hub::{Broker, Doorbell, Inbox};
 use crate::mailbox::{Adopt, ConnectionId, Mailbox, Services};
@@ -82,6 +82,7 @@ pub(super) struct Reactor {
     clock: Clock,
     stats: Arc<ShardStats>,
     coalescer: Coalescer,
+    flusher: Flusher,
     // The last flush reached its bound: what it left is written before more is queued behind it.
     is_behind: bool,
     buffer: Box<[u8]>,
@@ -124,8 +125,9 @@ impl Reactor {
             mailbox,
             doorbell,
             clock,
-            stats,
             coalescer: Coalescer::new(settings.coalesce),
+            flusher: Flusher::open(settings.shard, settings.flush, &stats)?,
+            stats,
             is_behind: false,
             buffer: vec![0; READ_BYTES].into(),
             cpu_due_ms: 0,
@@ -289,7 +291,8 @@ impl Reactor {
         } else {
             0
         };
-        flush::flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
+        self.flusher
+            .flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
         self.is_behind = self.engine.has_dirty();
         // A burst that was cut off goes on at once.
         if delivered > 0 && !self.engine.is_pressed() {
@@ -403,7 +406,8 @@ impl Sockets {
 
     fn await_writable(&mut self, id: ConnectionId, is_awaited: bool) -> io::Result<()> {
         let Some(socket) = self.get_mut(id) else { return Ok(()) };
-        if socket.awaits_writable == is_awaited {
+        // Asked for anew each time: then it is told even of a socket that takes more by now.
+        if !is_awaited && !socket.awaits_writable {
             return Ok(());
         }
         socket.awaits_writable = is_awaited;

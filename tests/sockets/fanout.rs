@@ -86,7 +86,17 @@ async fn publish(gateway: &Gateway, publisher: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order() {
+async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order_by_writev() {
+    everybody_hears_everything("writev").await;
+}
+
+/// By io_uring, wherever the tests may use it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order_by_auto() {
+    everybody_hears_everything("auto").await;
+}
+
+async fn everybody_hears_everything(flush: &str) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
@@ -96,7 +106,8 @@ async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order()
         },
     )
     .expect("raised up to the hard limit");
-    let gateway = Arc::new(Gateway::start("shards = 4\nmax_connections = 4000", "").await);
+    let gateway =
+        Arc::new(Gateway::start(&format!("shards = 4\nmax_connections = 4000\nflush = \"{flush}\""), "").await);
     let token = trader();
     let mut listeners = Vec::new();
     for number in 0..CLIENTS {
@@ -120,6 +131,13 @@ async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order()
     }
     let stats = gateway.stats().await;
     assert_eq!(stats["active_connections"], CLIENTS + LATECOMERS);
+    for shard in stats["shards"].as_array().expect("shards") {
+        let by = shard["flush"].as_str().expect("a way");
+        assert!(
+            by == "writev" || (by == "io_uring" && flush == "auto"),
+            "{by} with {flush}"
+        );
+    }
     let shares: Vec<_> = stats["shards"]
         .as_array()
         .expect("shards")

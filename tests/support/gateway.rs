@@ -72,6 +72,7 @@ pub(crate) fn settings() -> Settings {
         },
         hub: hub::Settings::default(),
         coalesce: shard::Coalesce::Auto,
+        flush: shard::Flush::Auto,
         keys: KeySet::new(vec![key]),
         auth,
         commands: commands::Settings::default(),

@@ -29,14 +29,15 @@ pub(in crate::config) struct Server {
     pub(in crate::config) coalesce: Coalesce,
 }
 
-/// `flush`: how frames reach the sockets. Both mean `writev` in this version.
+/// `flush`: how frames reach the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Flush {
     Auto,
+    IoUring,
     Writev,
 }
 
-choices!(Flush { "auto" => Self::Auto, "writev" => Self::Writev } not { "io_uring" });
+choices!(Flush { "auto" => Self::Auto, "io_uring" => Self::IoUring, "writev" => Self::Writev });
 
 impl Default for Server {
     fn default() -> Self {

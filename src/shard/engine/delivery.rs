@@ -176,6 +176,10 @@ impl Engine {
     }
 
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
+    ///
+    /// The bytes stay where they are, unchanged, until [`Engine::sent`] for this connection or any other call that is
+    /// not `pending` or `next_dirty`: frames are shared and never edited. So several connections can be gathered and
+    /// written at once, by those who can do without the borrow.
     pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
         let Some(slot) = self.slot(id) else { return 0 };
         let hot = &self.hot[slot];
@@ -190,6 +194,14 @@ impl Engine {
     /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
     /// replies is taken up.
     pub fn sent(&mut self, id: ConnectionId, bytes: usize, now: Now) -> Sent {
+        let sent = self.count_sent(id, bytes);
+        self.after_sent(id, now);
+        sent
+    }
+
+    /// The first half of [`Engine::sent`], which concerns this connection only. Who wrote to several at once calls it
+    /// for each of them before [`Engine::after_sent`] for any.
+    pub fn count_sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
         self.stats.bytes_out.bump(bytes as u64);
         let Some(slot) = self.slot(id) else {
             return Sent::Drained;
@@ -204,8 +216,14 @@ impl Engine {
         if !has_more && hot.stage == Stage::Flushing {
             self.finish_flush(slot);
         }
-        self.resume(slot, now);
         if has_more { Sent::More } else { Sent::Drained }
+    }
+
+    /// The second half of [`Engine::sent`]: takes up what was held back.
+    pub fn after_sent(&mut self, id: ConnectionId, now: Now) {
+        if let Some(slot) = self.slot(id) {
+            self.resume(slot, now);
+        }
     }
 
     /// The socket takes no more: the connection is not dirty again before [`Engine::writable`]. A client that has more

@@ -1,5 +1,7 @@
-//! Real sockets. Most tests drive the reactor turn by turn on their own thread, so that nothing depends on timing.
+//! Real sockets. Most tests drive the reactor turn by turn on their own thread, so that nothing depends on timing. Each is
+//! run for both ways of writing.
 
+mod faults;
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
@@ -10,11 +12,38 @@ use super::*;
 use crate::disconnect::Disconnect;
 use crate::limits::Limits;
 use crate::mailbox::ShardMessage;
+use crate::shard::Flush;
 use rig::{Client, Driven, PATIENCE, Shard, data, frame, tcp, unix};
 
-#[test]
-fn events_arrive_over_tcp_and_over_unix_sockets() {
-    let mut shard = Shard::new(1_000, Limits::default());
+macro_rules! both_ways {
+    ($($test:ident)*) => {
+        mod by_writev {
+            $(#[test] fn $test() { super::$test(super::Flush::Writev); })*
+        }
+        mod by_io_uring {
+            $(#[test] fn $test() {
+                if super::rig::has_io_uring() {
+                    super::$test(super::Flush::IoUring);
+                }
+            })*
+        }
+    };
+}
+
+both_ways! {
+    events_arrive_over_tcp_and_over_unix_sockets
+    a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost
+    the_close_frame_arrives_although_input_is_waiting_unread
+    a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code
+    what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it
+    whoever_vanishes_is_forgotten
+    a_close_and_the_end_of_input_in_one_go_are_answered
+    a_thousand_connections_get_every_event_once_and_in_order
+    publishers_in_the_shard_wait_for_credit_and_lose_nothing
+}
+
+fn events_arrive_over_tcp_and_over_unix_sockets(flush: Flush) {
+    let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut over_tcp) = tcp();
     // A first frame that came behind the handshake.
@@ -37,9 +66,8 @@ fn events_arrive_over_tcp_and_over_unix_sockets() {
     assert!(shard.handle.stats().sends.get() <= 2 + 2 * 100);
 }
 
-#[test]
-fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost() {
-    let mut shard = Shard::new(1_000, Limits::default());
+fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: Flush) {
+    let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut stalled) = tcp();
     shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));
@@ -83,10 +111,9 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost() {
     driven.settle();
 }
 
-#[test]
-fn the_close_frame_arrives_although_input_is_waiting_unread() {
+fn the_close_frame_arrives_although_input_is_waiting_unread(flush: Flush) {
     for is_tcp in [true, false] {
-        let mut shard = Shard::new(1_000, Limits::default());
+        let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
         // An unmasked frame, then 100 KiB that nobody will interpret, all of it sent before anything is read.
         let mut input = vec![0x81, 0x02, b'h', b'i'];
@@ -115,9 +142,8 @@ fn the_close_frame_arrives_although_input_is_waiting_unread() {
     }
 }
 
-#[test]
-fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code() {
-    let mut shard = Shard::new(1_000, Limits::default());
+fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: Flush) {
+    let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut flooder) = tcp();
     shard.adopt(server, b"");
@@ -155,10 +181,9 @@ fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code() {
     });
 }
 
-#[test]
-fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it() {
+fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: Flush) {
     for is_followed_by_end in [false, true] {
-        let mut shard = Shard::new(1_000, Limits::default());
+        let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
         let (server, mut client) = tcp();
         let ping = format!(r#"{{"type":"ping","padding":"{}"}}"#, "x".repeat(3_000));
@@ -182,9 +207,8 @@ fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it() {
     }
 }
 
-#[test]
-fn whoever_vanishes_is_forgotten() {
-    let mut shard = Shard::new(1_000, Limits::default());
+fn whoever_vanishes_is_forgotten(flush: Flush) {
+    let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let mut clients = Vec::new();
     for number in 0..20 {
@@ -203,9 +227,8 @@ fn whoever_vanishes_is_forgotten() {
     driven.settle();
 }
 
-#[test]
-fn a_close_and_the_end_of_input_in_one_go_are_answered() {
-    let mut shard = Shard::new(1_000, Limits::default());
+fn a_close_and_the_end_of_input_in_one_go_are_answered(flush: Flush) {
+    let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut client) = tcp();
     client
@@ -229,10 +252,9 @@ fn raise_file_limit() {
     setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
 }
 
-#[test]
-fn a_thousand_connections_get_every_event_once_and_in_order() {
+fn a_thousand_connections_get_every_event_once_and_in_order(flush: Flush) {
     raise_file_limit();
-    let mut shard = Shard::new(64, Limits::default());
+    let mut shard = Shard::new(flush, 64, Limits::default());
     let thread = shard.spawn();
     let mut clients: Vec<_> = (0..1_000)
         .map(|_| {
@@ -291,10 +313,9 @@ fn a_thousand_connections_get_every_event_once_and_in_order() {
     );
 }
 
-#[test]
-fn publishers_in_the_shard_wait_for_credit_and_lose_nothing() {
+fn publishers_in_the_shard_wait_for_credit_and_lose_nothing(flush: Flush) {
     // Two credits for the shard's own publishers: nearly every publish parks.
-    let mut shard = Shard::new(4, Limits::default());
+    let mut shard = Shard::new(flush, 4, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut subscriber) = unix();
     shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["*"]}"#));

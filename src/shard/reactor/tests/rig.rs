@@ -18,6 +18,7 @@ use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
 use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
 use crate::session::{self, Command};
+use crate::shard::Flush;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -91,11 +92,23 @@ pub(super) struct Shard {
     pub(super) handle: ShardHandle,
     parts: Option<(Inbox, Mailbox)>,
     settings: Arc<session::Settings>,
+    flush: Flush,
     nonce: u64,
 }
 
+/// Whether this machine lets us use io_uring. Containers often do not; then its tests have nothing to run on, and say so.
+pub(super) fn has_io_uring() -> bool {
+    match Flusher::open(0, Flush::IoUring, &ShardStats::default()) {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("not run: {error}");
+            false
+        }
+    }
+}
+
 impl Shard {
-    pub(super) fn new(credits: u32, limits: Limits) -> Self {
+    pub(super) fn new(flush: Flush, credits: u32, limits: Limits) -> Self {
         let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
         let inbox = inboxes.remove(0);
         let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
@@ -104,6 +117,7 @@ impl Shard {
             handle,
             parts: Some((inbox, mailbox)),
             settings: settings(limits),
+            flush,
             nonce: 0,
         }
     }
@@ -114,7 +128,7 @@ impl Shard {
         let poll = open_poll(inbox.doorbell()).expect("a poll");
         let broker = Arc::new(Direct(self.hub.clone()));
         let services = Arc::new(NoServices);
-        let settings = Settings::new(0);
+        let settings = self.shard_settings();
         let reactor = Reactor::new(settings, Clock::start(), poll, inbox, mailbox, services, broker);
         Driven {
             reactor: reactor.expect("a reactor"),
@@ -126,8 +140,15 @@ impl Shard {
     pub(super) fn spawn(&mut self) -> std::thread::JoinHandle<()> {
         let (inbox, mailbox) = self.parts.take().expect("once");
         let broker = Arc::new(Direct(self.hub.clone()));
-        let settings = Settings::new(0);
+        let settings = self.shard_settings();
         crate::shard::spawn(settings, Clock::start(), inbox, mailbox, Arc::new(NoServices), broker).expect("a thread")
+    }
+
+    fn shard_settings(&self) -> Settings {
+        Settings {
+            flush: self.flush,
+            ..Settings::new(0)
+        }
     }
 
     pub(super) fn adopt(&mut self, socket: impl Into<OwnedFd>, unread: &[u8]) {

@@ -1,9 +1,4 @@
-//! Writing: each dirty connection once a tick, with as few system calls as its frames allow.
-//!
-//! Invariant: a connection whose socket takes no more is not tried again before the socket says that it takes more
-//! (keeping it among the dirty ones burned a core).
-//!
-//! [`flush`] is handed the whole tick, so that another way to submit many sends at once can stand beside this one.
+//! One `sendmsg` for each connection and turn.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,34 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use super::engine::{Engine, Sent};
+use super::{Outcome, SLICES, Sockets};
 use crate::mailbox::ConnectionId;
+use crate::shard::engine::{Engine, Sent};
 use crate::stats::ShardStats;
 use crate::time::Now;
 
-/// Frames per system call. With 16 KiB of unsent bytes allowed in a socket, more would hardly ever be taken.
-const SLICES: usize = 64;
-
-/// How far one connection was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Completely.
-    Drained,
-    /// Until its socket took no more.
-    Blocked,
-    /// The socket failed.
-    Failed,
-}
-
-/// Where the sockets are, and who is told how their writing went.
-pub(super) trait Sockets {
-    /// The socket of a connection that is not gone.
-    fn socket(&self, id: ConnectionId) -> Option<BorrowedFd<'_>>;
-    /// Called once for each connection that was written.
-    fn written(&mut self, engine: &mut Engine, id: ConnectionId, outcome: Outcome, now: Now);
-}
-
-/// Writes every dirty connection, with at most about `sends` system calls. Whoever is left stays dirty.
+/// Writes every dirty connection, with at most `sends` system calls.
 pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usize, stats: &ShardStats, now: Now) {
     let mut left = sends;
     while left > 0
