@@ -178,6 +178,12 @@ shard_stats! {
     connections: Gauge = i64;
     /// Connections ever adopted.
     connections_total: Counter = u64;
+    /// Engine.IO sessions that are polled.
+    polling: Gauge = i64;
+    /// Polls answered with packets.
+    polls: Counter = u64;
+    /// Engine.IO sessions that went on from polling to a WebSocket.
+    transports_upgraded: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
     subscriptions: Gauge = i64;
     /// Data messages received.

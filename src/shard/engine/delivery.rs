@@ -161,7 +161,7 @@ impl Engine {
     pub fn next_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(slot) = self.outgoing.dirty.pop_front() {
             let flags = &mut self.hot[slot].flags;
-            if flags.has(Flags::DIRTY) {
+            if flags.has(Flags::DIRTY) && !flags.has(Flags::POLLING) {
                 flags.clear(Flags::DIRTY);
                 return Some(self.id(slot));
             }
@@ -169,10 +169,10 @@ impl Engine {
         None
     }
 
-    /// Whether [`Engine::next_dirty`] may find one.
+    /// Whether [`Engine::next_dirty`] or [`Engine::serve_polls`] may find one.
     #[must_use]
     pub fn has_dirty(&self) -> bool {
-        !self.outgoing.dirty.is_empty()
+        !self.outgoing.dirty.is_empty() || !self.outgoing.polls.is_empty()
     }
 
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
@@ -244,7 +244,8 @@ impl Engine {
     pub fn writable(&mut self, id: ConnectionId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
         let hot = &mut self.hot[slot];
-        if !hot.flags.has(Flags::BLOCKED) {
+        // What waits for a poll does not wait for a socket that is only being probed.
+        if !hot.flags.has(Flags::BLOCKED) || hot.flags.has(Flags::POLLING) {
             return false;
         }
         hot.flags.clear(Flags::BLOCKED);
@@ -290,7 +291,11 @@ impl Outgoing {
     pub(super) fn mark_dirty(&mut self, slot: u32, hot: &mut Hot) {
         if !hot.flags.has(Flags::DIRTY | Flags::BLOCKED) {
             hot.flags.set(Flags::DIRTY);
-            self.dirty.push_back(slot);
+            if hot.flags.has(Flags::POLLING) {
+                self.polls.push_back(slot);
+            } else {
+                self.dirty.push_back(slot);
+            }
         }
     }
 

@@ -19,7 +19,8 @@
 //!
 //! * for each [`Engine::next_dirty`]: [`Engine::pending`], write, [`Engine::sent`], until it is
 //!   [`Sent::Drained`] or the socket takes no more ([`Engine::blocked`], later [`Engine::writable`]);
-//! * each [`Engine::next_action`] is carried out;
+//! * [`Engine::serve_polls`] answers the polls of sessions without a socket;
+//! * each [`Engine::next_action`] is carried out, before anything is written: one of them must come first on its socket;
 //! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
@@ -29,6 +30,7 @@ mod closing;
 mod delivery;
 mod drain;
 mod input;
+mod polling;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,8 @@ pub use delivery::Sent;
 pub struct Arrival {
     /// The endpoint's settings.
     pub settings: Arc<session::Settings>,
+    /// How it was opened; see [`Adopt::engine_io`].
+    pub engine_io: Option<session::Opening>,
     /// Who it is; see [`Adopt::identity`].
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
     /// The client's address.
@@ -81,7 +85,15 @@ pub enum Action {
     ShutDown(ConnectionId),
     /// The connection is gone: close the socket. Its name is stale already.
     Remove(ConnectionId),
+    /// Close the socket; the connection lives on without one.
+    Drop(ConnectionId),
+    /// Write [`PROBE_ANSWER`] to the socket at once: nothing was written to it before, and nothing else may be before
+    /// that.
+    AnswerProbe(ConnectionId),
 }
+
+/// The frame that answers a probe.
+pub const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 
 /// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
 const ENVELOPE_BYTES_MAX: u32 = 2048;
@@ -117,6 +129,8 @@ struct Parked {
 struct Outgoing {
     pool: Pool,
     dirty: VecDeque<u32>,
+    // The same, of connections that are polled.
+    polls: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
     // An outbox that is not blocked is half full.
@@ -156,6 +170,7 @@ pub struct Engine {
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
+    poll_scratch: Vec<u8>,
 }
 
 impl Engine {
@@ -196,6 +211,7 @@ impl Engine {
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
+            poll_scratch: Vec::new(),
         }
     }
 
@@ -203,6 +219,7 @@ impl Engine {
     pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
         let Arrival {
             settings,
+            engine_io,
             identity,
             address,
             nonce,
@@ -229,9 +246,16 @@ impl Engine {
             stage: Stage::Open,
             ..Hot::default()
         };
+        if engine_io.as_ref().is_some_and(|opening| opening.by_poll) {
+            hot.flags.set(Flags::POLLING | Flags::BLOCKED);
+            self.stats.polling.add(1);
+        }
         self.cold[slot] = Some(Cold {
             decoder: Decoder::new(settings.limits.message_bytes),
-            session: Session::new(id.public_bits(), identity, now, &settings),
+            session: match engine_io {
+                Some(opening) => Session::engine_io(id.public_bits(), opening, now, &settings),
+                None => Session::new(id.public_bits(), identity, now, &settings),
+            },
             permit,
             extra: None,
             address,
@@ -392,6 +416,7 @@ impl Arrival {
     pub fn split(adopt: Adopt) -> (OwnedFd, Self) {
         let arrival = Self {
             settings: adopt.settings,
+            engine_io: adopt.engine_io,
             identity: adopt.identity,
             address: adopt.address,
             nonce: adopt.nonce,

@@ -46,6 +46,7 @@ impl Engine {
             user: session.identity().and_then(|identity| identity.user.clone()),
             address: cold.address,
             dialect: settings.dialect.name(),
+            transport: session.transport().map_or("websocket", |transport| transport.name()),
             connected_at_ms: session.connected_at_ms(),
             last_ping_ms: session.last_ping_ms(now, settings),
             last_pong_ms: session.last_pong_ms(),
