@@ -114,6 +114,8 @@ refusals! {
     Body = "body";
     /// 400: no WebSocket handshake.
     Handshake = "handshake";
+    /// 400: no request of Engine.IO, or of a session that is gone.
+    EngineIo = "engine_io";
     /// 426.
     UpgradeRequired = "upgrade_required";
     /// 403.

@@ -7,6 +7,7 @@
 pub mod handshake;
 mod limits;
 mod origin;
+mod polling;
 pub mod proxy;
 mod serve;
 mod visitor;
