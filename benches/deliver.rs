@@ -115,6 +115,7 @@ impl Rig {
     fn connect(&mut self, patterns: &[String]) {
         let arrival = Arrival {
             settings: self.settings.clone(),
+            engine_io: None,
             identity: Ok(None),
             address: None,
             nonce: self.connections,

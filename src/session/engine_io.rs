@@ -137,7 +137,7 @@ impl Session {
                 }
             }
             (Some(Packet::Pong(_)), Revision::Four) => {
-                self.last_pong_unix_ms = context.now.unix_ms;
+                self.note_pong(context.now);
                 self.control_frame(context, out);
             }
             (Some(Packet::Upgrade | Packet::Noop), _) => {

@@ -34,11 +34,11 @@ pub struct Session {
     pub(super) deadline_ms: u64,
     pub(super) last_seen_ms: u64,
     pub(super) next_ping_ms: u64,
-    /// 0: none yet.
-    pub(super) last_pong_unix_ms: u64,
     pub(super) messages: TokenBucket,
     pub(super) control_frames: TokenBucket,
-    pub(super) requests: u32,
+    // The low half of Unix milliseconds; 0: none yet.
+    last_pong_low: u32,
+    requests: u16,
     pub(super) expiry_warned: bool,
     closed: bool,
 }
@@ -77,9 +77,9 @@ impl Session {
             deadline_ms: now.mono_ms,
             last_seen_ms: now.mono_ms,
             next_ping_ms: now.mono_ms + 1 + nonce % settings.heartbeat_interval_ms.max(1),
-            last_pong_unix_ms: 0,
             messages: TokenBucket::full(settings.limits.messages_per_second, now.mono_ms),
             control_frames: TokenBucket::full(CONTROL_FRAMES_PER_SECOND, now.mono_ms),
+            last_pong_low: 0,
             requests: 0,
             expiry_warned: false,
             closed: false,
@@ -177,13 +177,16 @@ impl Session {
         (last_ms <= now.mono_ms && last_unix_ms > self.connected_unix_ms).then_some(last_unix_ms)
     }
 
-    /// When a pong (frame or message) last came, Unix milliseconds.
+    /// When a pong (frame, packet or message) last came, Unix milliseconds. (One that is older than 49 days seems
+    /// younger; by then the session is over.)
     #[must_use]
-    pub const fn last_pong_ms(&self) -> Option<u64> {
-        match self.last_pong_unix_ms {
-            0 => None,
-            ms => Some(ms),
-        }
+    pub fn last_pong_ms(&self, now: Now) -> Option<u64> {
+        let ago_ms = low(now.unix_ms).wrapping_sub(self.last_pong_low);
+        (self.last_pong_low != 0).then(|| now.unix_ms.saturating_sub(ago_ms.into()))
+    }
+
+    pub(super) fn note_pong(&mut self, now: Now) {
+        self.last_pong_low = low(now.unix_ms).max(1);
     }
 
     /// Whether [`Output::Close`] was given.
@@ -196,9 +199,15 @@ impl Session {
         self.extra.get_or_insert_default()
     }
 
-    pub(super) const fn next_request(&mut self) -> u32 {
-        self.requests = self.requests.wrapping_add(1);
-        self.requests
+    /// A number for a request that waits for an answer: none of those that wait has it.
+    pub(super) fn next_request(&mut self) -> u32 {
+        loop {
+            self.requests = self.requests.wrapping_add(1);
+            let number = self.requests.into();
+            if self.extra.as_ref().is_none_or(|extra| !extra.awaits(number)) {
+                return number;
+            }
+        }
     }
 
     /// Ends the session from this side, with a Close frame unless there is nobody to read it.
@@ -238,7 +247,7 @@ impl Session {
                 }
             }
             wire::Message::Pong(_) => {
-                self.last_pong_unix_ms = context.now.unix_ms;
+                self.note_pong(context.now);
                 self.control_frame(context, out);
             }
             wire::Message::Text(text) if context.settings.dialect == Dialect::Echo => {
@@ -368,7 +377,7 @@ impl Session {
                 data,
             } => self.publish(echo, channel, &event, data, context, out),
             ClientMessage::Ping { echo } => out.reply(&Reply::Pong { echo: &echo }, context),
-            ClientMessage::Pong => self.last_pong_unix_ms = context.now.unix_ms,
+            ClientMessage::Pong => self.note_pong(context.now),
             ClientMessage::GetStatus { echo } => self.status(&echo, context, out),
         }
     }
@@ -399,6 +408,11 @@ impl Session {
             _ => out.error(echo, code, message, context),
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "only differences of less than 49 days are looked at")]
+const fn low(unix_ms: u64) -> u32 {
+    unix_ms as u32
 }
 
 const NOT_AUTHENTICATED: &str = "send `auth` with a token first";

@@ -175,8 +175,11 @@ impl Reactor {
     }
 
     fn timeout(&self, more_timers: bool) -> Option<Duration> {
-        let is_busy =
-            more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
+        let is_busy = more_timers
+            || !self.sockets.ready.is_empty()
+            || self.engine.has_dirty()
+            || self.engine.has_polls()
+            || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {
             return Some(Duration::ZERO);
         }

@@ -169,10 +169,10 @@ impl Engine {
         None
     }
 
-    /// Whether [`Engine::next_dirty`] or [`Engine::serve_polls`] may find one.
+    /// Whether [`Engine::next_dirty`] may find one.
     #[must_use]
     pub fn has_dirty(&self) -> bool {
-        !self.outgoing.dirty.is_empty() || !self.outgoing.polls.is_empty()
+        !self.outgoing.dirty.is_empty()
     }
 
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.

@@ -229,6 +229,12 @@ impl Engine {
         }
     }
 
+    /// Whether [`Engine::serve_polls`] may find one.
+    #[must_use]
+    pub fn has_polls(&self) -> bool {
+        !self.outgoing.polls.is_empty()
+    }
+
     fn serve_poll(&mut self, slot: u32, now: Now) {
         let id = self.id(slot);
         let Some(cold) = &mut self.cold[slot] else { return };

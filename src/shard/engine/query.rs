@@ -49,7 +49,7 @@ impl Engine {
             transport: session.transport().map_or("websocket", |transport| transport.name()),
             connected_at_ms: session.connected_at_ms(),
             last_ping_ms: session.last_ping_ms(now, settings),
-            last_pong_ms: session.last_pong_ms(),
+            last_pong_ms: session.last_pong_ms(now),
             subscriptions: self.table.held(slot).map(|pattern| pattern.as_str().into()).collect(),
             message_count: hot.delivered,
             pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),

@@ -201,6 +201,7 @@ impl Rig {
         let held = self.permits.clone();
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.nonce,
