@@ -126,7 +126,8 @@ impl Service<Request<Incoming>> for Visitor {
             return Serving::Later(Box::pin(async move {
                 let path: Box<str> = request.uri().path().into();
                 match polling::serve(&visit, &settings, request).await {
-                    Ok(answer) => visit.last(answer, !visit.has_place()),
+                    // A client that comes back shall find the gateway's successor.
+                    Ok(answer) => visit.last(answer, !visit.has_place() || visit.door.health.is_draining()),
                     Err(refusal) => {
                         let answer = visit.refused(refusal, &path);
                         visit.counted(answer, has_body)
@@ -199,10 +200,17 @@ impl Visit {
 
     /// A request waits for its session from here on, until this is dropped.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
+        let address = Arc::as_ptr(self) as usize;
+        self.door.polling.lock().entry(address).or_insert_with(|| Arc::downgrade(self));
         let mut state = self.state.lock();
         state.waiting += 1;
         state.place = None;
         Waiting(Arc::clone(self))
+    }
+
+    /// Whether a poll waits, or its answer to be written.
+    pub(super) fn is_answering(&self) -> bool {
+        self.state.lock().waiting > 0 || !self.is_flushed()
     }
 
     fn has_place(&self) -> bool {
@@ -232,6 +240,12 @@ impl Visit {
     }
 }
 
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.door.polling.lock().remove(&(std::ptr::from_ref(self) as usize));
+    }
+}
+
 /// A request that waits for its session. It needs no place among the pending connections: there are at most two of a
 /// session, and the session has a place of its own.
 pub(super) struct Waiting(Arc<Visit>);
@@ -241,6 +255,8 @@ impl Drop for Waiting {
         let door = &self.0.door;
         let place = Arc::clone(&door.pending).try_acquire_owned().ok();
         let mut state = self.0.state.lock();
+        // There is an answer to write.
+        self.0.flushed.store(false, Relaxed);
         state.waiting -= 1;
         state.started = Instant::now();
         // Without a place the connection ends with this answer.
