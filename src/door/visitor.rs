@@ -120,7 +120,10 @@ impl Service<Request<Incoming>> for Visitor {
             client.served();
         }
         let has_body = !request.body().is_end_stream();
-        let settings = visit.door.endpoint(request.uri().path()).map(|endpoint| &endpoint.session);
+        let settings = visit
+            .door
+            .endpoint(request.uri().path())
+            .map(|endpoint| &endpoint.session);
         if let Some(settings) = settings.filter(|settings| settings.dialect.is_engine_io()) {
             let settings = Arc::clone(settings);
             return Serving::Later(Box::pin(async move {
@@ -201,7 +204,11 @@ impl Visit {
     /// A request waits for its session from here on, until this is dropped.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         let address = Arc::as_ptr(self) as usize;
-        self.door.polling.lock().entry(address).or_insert_with(|| Arc::downgrade(self));
+        self.door
+            .polling
+            .lock()
+            .entry(address)
+            .or_insert_with(|| Arc::downgrade(self));
         let mut state = self.state.lock();
         state.waiting += 1;
         state.place = None;

@@ -217,8 +217,7 @@ impl Session {
         let Some(engine_io) = &self.engine_io else { return };
         if !packet.is_main() {
             let revision = engine_io.revision;
-            return out
-                .range(|bytes| socket_io::encode_invalid_namespace(revision, packet.namespace, bytes));
+            return out.range(|bytes| socket_io::encode_invalid_namespace(revision, packet.namespace, bytes));
         }
         if engine_io.revision == Revision::Three {
             // Connected unasked; some of its clients say so once more.

@@ -410,7 +410,10 @@ impl Session {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "only differences of less than 49 days are looked at")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "only differences of less than 49 days are looked at"
+)]
 const fn low(unix_ms: u64) -> u32 {
     unix_ms as u32
 }

@@ -229,7 +229,10 @@ mod tests {
         assert_eq!(transport.said("2probe"), Step::AnswerProbe);
         assert!(transport.hurries() && transport.is_polling());
         assert_eq!(transport.said("5"), Step::Upgraded);
-        assert_eq!((transport.carrier(), transport.name()), (Carrier::WebSocket, "websocket"));
+        assert_eq!(
+            (transport.carrier(), transport.name()),
+            (Carrier::WebSocket, "websocket")
+        );
         assert_eq!(transport.get(1), Admission::NotPolling);
         assert_eq!(transport.post(2), Admission::NotPolling);
         assert!(!transport.candidate());

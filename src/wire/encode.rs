@@ -119,7 +119,10 @@ pub struct Split<'f> {
 pub fn split(frames: &[u8]) -> Option<Split<'_>> {
     let [first, length, ..] = *frames else { return None };
     let (header, payload) = match length {
-        127 => (10, usize::try_from(u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)).ok()?),
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)).ok()?,
+        ),
         126 => (4, u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into()),
         length => (2, length.into()),
     };

@@ -126,7 +126,10 @@ pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
 
 fn check_dialect(endpoint: &Endpoint, key: &dyn Fn(&str) -> String, check: &mut Check<'_>) {
     let Some(dialect) = endpoint.dialect else {
-        return check.refuse(&key("dialect"), "is missing: \"native\", \"typed\", \"socket_io\" or \"echo\"");
+        return check.refuse(
+            &key("dialect"),
+            "is missing: \"native\", \"typed\", \"socket_io\" or \"echo\"",
+        );
     };
     if !matches!(dialect, Name::Typed | Name::SocketIo) {
         let message = "has a meaning only with dialect = \"typed\" or \"socket_io\"";

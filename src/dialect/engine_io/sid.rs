@@ -47,6 +47,8 @@ impl Sid {
 
 impl fmt::Debug for Sid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sid").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Sid")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }

@@ -40,7 +40,10 @@ fn packets_are_read_and_written() {
         let mut frame = Vec::new();
         encode_packet(&mut frame, packet);
         let whole = split(&frame).expect("one frame");
-        assert_eq!((whole.payload, whole.bytes, whole.is_text), (wire.as_bytes(), frame.len(), true));
+        assert_eq!(
+            (whole.payload, whole.bytes, whole.is_text),
+            (wire.as_bytes(), frame.len(), true)
+        );
     }
     for wire in ["", "7", "abc", "b", "é", "-1"] {
         assert_eq!(Packet::parse(wire), None, "{wire}");
@@ -64,7 +67,10 @@ fn payloads_of_revision_4_are_parted_by_a_separator() {
     assert_eq!(read(""), Ok(vec![text("")]));
     assert_eq!(read("2\u{1e}"), Ok(vec![text("2"), text("")]));
     assert_eq!(read("b!"), Err(BadPayload));
-    assert_eq!(super::payload::next(Revision::Four, &[b'4', 0xff], &mut Some(0)), Some(Err(BadPayload)));
+    assert_eq!(
+        super::payload::next(Revision::Four, &[b'4', 0xff], &mut Some(0)),
+        Some(Err(BadPayload))
+    );
     assert_eq!(written(Revision::Four, &["4a", "2", "4b"]), b"4a\x1e2\x1e4b");
 }
 
@@ -76,15 +82,35 @@ fn payloads_of_revision_3_count_utf_16_code_units() {
     assert_eq!(read("3:4😀1:2"), Ok(vec![text("4😀"), text("2")]));
     assert_eq!(read("10:b4AQIDBA=="), Ok(vec![Item::Binary(vec![1, 2, 3, 4])]));
     assert_eq!(read(""), Ok(vec![]));
-    assert_eq!(written(Revision::Three, &["4hello", "4€", "4😀"]), "6:4hello2:4€3:4😀".as_bytes());
-    for bad in ["4hello", "5:4hi", ":4", "x:4hi", "-1:4", "2:4😀", "1:2x", "99999999999:4", "10:b5AQIDBA=="] {
+    assert_eq!(
+        written(Revision::Three, &["4hello", "4€", "4😀"]),
+        "6:4hello2:4€3:4😀".as_bytes()
+    );
+    for bad in [
+        "4hello",
+        "5:4hi",
+        ":4",
+        "x:4hi",
+        "-1:4",
+        "2:4😀",
+        "1:2x",
+        "99999999999:4",
+        "10:b5AQIDBA==",
+    ] {
         assert_eq!(read(bad), Err(BadPayload), "{bad}");
     }
 }
 
 #[test]
 fn payloads_of_revision_3_may_be_framed_in_bytes() {
-    let body = [&[0, 6, 255][..], b"4hello", &[0, 4, 255], "4€".as_bytes(), &[1, 5, 255, 4, 1, 2, 3, 4]].concat();
+    let body = [
+        &[0, 6, 255][..],
+        b"4hello",
+        &[0, 4, 255],
+        "4€".as_bytes(),
+        &[1, 5, 255, 4, 1, 2, 3, 4],
+    ]
+    .concat();
     assert_eq!(
         read(Revision::Three, &body),
         Ok(vec![text("4hello"), text("4€"), Item::Binary(vec![1, 2, 3, 4])])
@@ -110,9 +136,19 @@ fn a_name_says_where_and_shows_no_secret() {
     };
     let name = sid.to_text();
     assert_eq!((name.len(), Sid::parse(&name)), (32, Some(sid)));
-    assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+    assert!(
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    );
     assert!(!format!("{sid:?}").contains("secret"));
-    for none in ["", "abc", &name[1..], &format!("{name}A"), &name.replacen('A', "=", 1), &"é".repeat(16)] {
+    for none in [
+        "",
+        "abc",
+        &name[1..],
+        &format!("{name}A"),
+        &name.replacen('A', "=", 1),
+        &"é".repeat(16),
+    ] {
         assert_ne!(Sid::parse(none), Some(sid), "{none}");
     }
 }

@@ -120,9 +120,9 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         | Reply::Pong { echo }
         | Reply::Error { echo, .. } => echo.id.as_ref(),
         Reply::Status(status) => status.echo.id.as_ref(),
-        Reply::CommandSucceeded { id, .. }
-        | Reply::CommandFailed { id, .. }
-        | Reply::CommandRefused { id, .. } => Some(*id),
+        Reply::CommandSucceeded { id, .. } | Reply::CommandFailed { id, .. } | Reply::CommandRefused { id, .. } => {
+            Some(*id)
+        }
         Reply::Connected { .. }
         | Reply::AuthExpiring { .. }
         | Reply::Ping
@@ -156,7 +156,10 @@ fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out:
             retry_after_ms,
             refused,
         } => {
-            push(out, "{\"code\":\"RATE_LIMITED\",\"message\":\"too many messages\",\"data\":{\"retry_after_ms\":");
+            push(
+                out,
+                "{\"code\":\"RATE_LIMITED\",\"message\":\"too many messages\",\"data\":{\"retry_after_ms\":",
+            );
             push_u64(out, retry_after_ms.into());
             push(out, ",\"refused\":");
             push_u64(out, refused.into());

@@ -10,13 +10,11 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use encode::{
-    encode_connect, encode_connect_error, encode_disconnect, encode_ending, encode_invalid_namespace,
-};
 pub(super) use encode::{encode_acknowledgement, encode_event, encode_reply};
+pub use encode::{encode_connect, encode_connect_error, encode_disconnect, encode_ending, encode_invalid_namespace};
 pub use packet::{ATTACHMENTS_MAX, Kind, Packet};
-pub use parse::{Unreadable, connect_token, parse_event, refuse_binary};
 pub(super) use parse::command_id;
+pub use parse::{Unreadable, connect_token, parse_event, refuse_binary};
 
 use super::typed::Timestamps;
 

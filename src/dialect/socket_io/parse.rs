@@ -2,16 +2,14 @@
 
 use std::borrow::Cow;
 
+use super::TRADING_TYPES;
 use super::encode::echo_of;
 use super::packet::{Kind, Packet};
-use super::TRADING_TYPES;
 use crate::channel::Pattern;
 use crate::dialect::engine_io;
 use crate::dialect::native::{Envelope, Select, Selection, parse_with};
 use crate::json::{self, Scratch, split_array};
-use crate::message::{
-    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten,
-};
+use crate::message::{ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten};
 
 /// Arguments of an event, its name included. The first one is read, the others are passed over.
 const ARGUMENTS_MAX: usize = 64;
@@ -119,7 +117,10 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
     };
     let packet = Packet::parse(data).filter(|packet| packet.kind == Kind::Event)?;
     // A command says so in these letters, unless some are escaped.
-    let begin = packet.payload.get(..packet.payload.len().min(64)).unwrap_or(packet.payload);
+    let begin = packet
+        .payload
+        .get(..packet.payload.len().min(64))
+        .unwrap_or(packet.payload);
     if !begin.contains("command") && !begin.contains("\\u") {
         return None;
     }

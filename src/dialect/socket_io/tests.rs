@@ -10,7 +10,13 @@ use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, RequestId};
 use crate::wire::encode::split;
 
-fn packet(kind: Kind, attachments: u32, namespace: &'static str, number: Option<u64>, payload: &'static str) -> Packet<'static> {
+fn packet(
+    kind: Kind,
+    attachments: u32,
+    namespace: &'static str,
+    number: Option<u64>,
+    payload: &'static str,
+) -> Packet<'static> {
     Packet {
         kind,
         attachments,
@@ -24,24 +30,55 @@ fn packet(kind: Kind, attachments: u32, namespace: &'static str, number: Option<
 fn heads_are_read_as_the_protocol_shows_them() {
     for (wire, wanted) in [
         ("0", packet(Kind::Connect, 0, "/", None, "")),
-        (r#"0{"token":"t"}"#, packet(Kind::Connect, 0, "/", None, r#"{"token":"t"}"#)),
-        (r#"0/admin,{"sid":"x"}"#, packet(Kind::Connect, 0, "/admin", None, r#"{"sid":"x"}"#)),
+        (
+            r#"0{"token":"t"}"#,
+            packet(Kind::Connect, 0, "/", None, r#"{"token":"t"}"#),
+        ),
+        (
+            r#"0/admin,{"sid":"x"}"#,
+            packet(Kind::Connect, 0, "/admin", None, r#"{"sid":"x"}"#),
+        ),
         ("0/admin", packet(Kind::Connect, 0, "/admin", None, "")),
         ("0/admin?token=t,", packet(Kind::Connect, 0, "/admin", None, "")),
         ("1", packet(Kind::Disconnect, 0, "/", None, "")),
         ("1/admin,", packet(Kind::Disconnect, 0, "/admin", None, "")),
         (r#"2["foo"]"#, packet(Kind::Event, 0, "/", None, r#"["foo"]"#)),
         (r#"212["foo"]"#, packet(Kind::Event, 0, "/", Some(12), r#"["foo"]"#)),
-        (r#"3/admin,13["bar"]"#, packet(Kind::Acknowledgement, 0, "/admin", Some(13), r#"["bar"]"#)),
-        (r#"4{"message":"no"}"#, packet(Kind::Error, 0, "/", None, r#"{"message":"no"}"#)),
-        (r#"51-["baz",{}]"#, packet(Kind::BinaryEvent, 1, "/", None, r#"["baz",{}]"#)),
-        (r#"52-/admin,["baz"]"#, packet(Kind::BinaryEvent, 2, "/admin", None, r#"["baz"]"#)),
-        (r#"61-15["bar"]"#, packet(Kind::BinaryAcknowledgement, 1, "/", Some(15), r#"["bar"]"#)),
+        (
+            r#"3/admin,13["bar"]"#,
+            packet(Kind::Acknowledgement, 0, "/admin", Some(13), r#"["bar"]"#),
+        ),
+        (
+            r#"4{"message":"no"}"#,
+            packet(Kind::Error, 0, "/", None, r#"{"message":"no"}"#),
+        ),
+        (
+            r#"51-["baz",{}]"#,
+            packet(Kind::BinaryEvent, 1, "/", None, r#"["baz",{}]"#),
+        ),
+        (
+            r#"52-/admin,["baz"]"#,
+            packet(Kind::BinaryEvent, 2, "/admin", None, r#"["baz"]"#),
+        ),
+        (
+            r#"61-15["bar"]"#,
+            packet(Kind::BinaryAcknowledgement, 1, "/", Some(15), r#"["bar"]"#),
+        ),
         (r#"2abc["x"]"#, packet(Kind::Event, 0, "/", None, r#"abc["x"]"#)),
     ] {
         assert_eq!(Packet::parse(wire), Some(wanted), "{wire}");
     }
-    for wire in ["", "7", "abc", "5", "51[]", "5-[]", "511-[]", "2123456789012345678[]", "5999999999999-[]"] {
+    for wire in [
+        "",
+        "7",
+        "abc",
+        "5",
+        "51[]",
+        "5-[]",
+        "511-[]",
+        "2123456789012345678[]",
+        "5999999999999-[]",
+    ] {
         assert_eq!(Packet::parse(wire), None, "{wire}");
     }
 }
@@ -61,16 +98,41 @@ fn events_are_client_messages() {
         other => panic!("{other:?}"),
     };
     for (wire, wanted) in [
-        (r#"2["subscribe_trading"]"#, r#"user.4.balance user.4.positions user.4.pnl user.4.orders ,"types":["balance","positions","pnl","orders"]"#),
-        (r#"2["subscribe_trading",null]"#, r#"user.4.balance user.4.positions user.4.pnl user.4.orders ,"types":["balance","positions","pnl","orders"]"#),
-        (r#"2["subscribe_trading",{"types":["pnl","pnl"]}]"#, r#"user.4.pnl ,"types":["pnl"]"#),
-        (r#"2["unsubscribe_trading",{"subscribeTypes":["orders"]}]"#, r#"user.4.orders ,"types":["orders"]"#),
-        (r#"2["subscribe",{"channels":["grid.*"]}]"#, r#"grid.* ,"channels":["grid.*"]"#),
-        (r#"2["\u0073ubscribe",{"channels":["a"]},1,[2]]"#, r#"a ,"channels":["a"]"#),
+        (
+            r#"2["subscribe_trading"]"#,
+            r#"user.4.balance user.4.positions user.4.pnl user.4.orders ,"types":["balance","positions","pnl","orders"]"#,
+        ),
+        (
+            r#"2["subscribe_trading",null]"#,
+            r#"user.4.balance user.4.positions user.4.pnl user.4.orders ,"types":["balance","positions","pnl","orders"]"#,
+        ),
+        (
+            r#"2["subscribe_trading",{"types":["pnl","pnl"]}]"#,
+            r#"user.4.pnl ,"types":["pnl"]"#,
+        ),
+        (
+            r#"2["unsubscribe_trading",{"subscribeTypes":["orders"]}]"#,
+            r#"user.4.orders ,"types":["orders"]"#,
+        ),
+        (
+            r#"2["subscribe",{"channels":["grid.*"]}]"#,
+            r#"grid.* ,"channels":["grid.*"]"#,
+        ),
+        (
+            r#"2["\u0073ubscribe",{"channels":["a"]},1,[2]]"#,
+            r#"a ,"channels":["a"]"#,
+        ),
     ] {
-        assert_eq!(parse(wire, &mut scratch).map(|message| names(&message)).as_deref(), Ok(wanted), "{wire}");
+        assert_eq!(
+            parse(wire, &mut scratch).map(|message| names(&message)).as_deref(),
+            Ok(wanted),
+            "{wire}"
+        );
     }
-    let command = parse(r#"27["command",{"action":"grid.start","params":{"a":1.0}}]"#, &mut scratch);
+    let command = parse(
+        r#"27["command",{"action":"grid.start","params":{"a":1.0}}]"#,
+        &mut scratch,
+    );
     let Ok(ClientMessage::Command { id, action, params }) = command else {
         panic!("{command:?}");
     };
@@ -102,7 +164,10 @@ fn what_breaks_the_protocol_and_what_means_nothing_are_told_apart() {
         (r#"2["subscribe"]"#, ErrorCode::InvalidMessage),
         (r#"2["subscribe",[]]"#, ErrorCode::InvalidMessage),
         (r#"2["subscribe",{"channels":["a..b"]}]"#, ErrorCode::InvalidChannel),
-        (r#"2["subscribe_trading",{"types":["money"]}]"#, ErrorCode::InvalidMessage),
+        (
+            r#"2["subscribe_trading",{"types":["money"]}]"#,
+            ErrorCode::InvalidMessage,
+        ),
         (r#"2["subscribe_trading",{"types":"pnl"}]"#, ErrorCode::InvalidMessage),
         (r#"2["command",{"action":"a.b"}]"#, ErrorCode::InvalidMessage),
     ] {
@@ -112,7 +177,10 @@ fn what_breaks_the_protocol_and_what_means_nothing_are_told_apart() {
         assert_eq!(malformed.code, code, "{wire}: {}", malformed.message);
     }
     let deep = format!("2[\"subscribe\",{}{}]", "[".repeat(2000), "]".repeat(2000));
-    assert!(matches!(parse(&deep, &mut scratch), Err(Unreadable::Malformed(_))), "valid JSON, and too deep");
+    assert!(
+        matches!(parse(&deep, &mut scratch), Err(Unreadable::Malformed(_))),
+        "valid JSON, and too deep"
+    );
     let anonymous = parse_event(&Packet::parse(r#"2["subscribe_trading"]"#).unwrap(), None, &mut scratch);
     assert!(matches!(anonymous, Err(Unreadable::Malformed(malformed)) if malformed.code == ErrorCode::Forbidden));
 }
@@ -123,7 +191,10 @@ fn only_commands_are_answered_unread() {
     let mut scratch = Scratch::default();
     let mut id = |text: &str| dialect.command_id(text, &mut scratch);
     assert_eq!(id(r#"42["command",{"id":"a"}]"#), Some(RequestId::Text("a".into())));
-    assert_eq!(id(r#"423["command"]"#), Some(RequestId::Acknowledgement { number: 3, id: None }));
+    assert_eq!(
+        id(r#"423["command"]"#),
+        Some(RequestId::Acknowledgement { number: 3, id: None })
+    );
     for none in [
         r#"42["command",{}]"#,
         r#"42["command"]"#,
@@ -156,7 +227,10 @@ fn an_event_goes_out_under_its_name_with_the_typed_message() {
         String::from_utf8(whole.payload.to_vec()).unwrap()
     };
     assert_eq!(
-        payload(Encoding::SocketIo, &event("user.4.positions", "positions_update", "[{\"size\":1.50}]")),
+        payload(
+            Encoding::SocketIo,
+            &event("user.4.positions", "positions_update", "[{\"size\":1.50}]")
+        ),
         r#"42["positions_update",{"type":"positions_update","channel":"user.4.positions","data":[{"size":1.50}],"timestamp":"2023-12-29T08:00:00Z","offset":7,"user_id":4}]"#
     );
     assert_eq!(

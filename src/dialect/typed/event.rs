@@ -45,7 +45,13 @@ pub(in crate::dialect) fn encode_event(event: &Event, timestamps: Timestamps) ->
     let channel = event.channel.as_str();
     let mut out = Vec::with_capacity(AROUND + 3 * channel.len() + event.name.len() + event.data.len());
     let frame = encode::begin(&mut out);
-    push_message(event, &public_name(event), count_items(&event.data), timestamps, &mut out);
+    push_message(
+        event,
+        &public_name(event),
+        count_items(&event.data),
+        timestamps,
+        &mut out,
+    );
     let range = encode::finish(&mut out, frame, Kind::Text);
     Bytes::from(out).slice(range)
 }

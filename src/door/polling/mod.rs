@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::query::{Named, Query, Transport};
-use super::visitor::{Admission, Connection, Refusal as Refused, Visit, draining, forbidden_origin, switching};
 use super::handshake;
+use super::visitor::{Admission, Connection, Refusal as Refused, Visit, draining, forbidden_origin, switching};
 use crate::dialect::engine_io::SECRET_BYTES;
 use crate::http::answer::Answer;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request as Ask};
@@ -66,7 +66,10 @@ fn allowed_origin(visit: &Visit, request: &Request<Incoming>) -> Result<bool, Re
     let Some(origin) = origins.next() else {
         return Ok(false);
     };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
     let allowed = origin
         .to_str()
         .is_ok_and(|origin| visit.door.allowed_origins.allows(origin, host));

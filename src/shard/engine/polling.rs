@@ -59,7 +59,9 @@ impl Engine {
             request,
         } = poll;
         let named = |cold: &Cold| cold.session.is_named_by(&secret);
-        let mut slot = self.slot(to).filter(|&slot| self.cold[slot].as_ref().is_some_and(named));
+        let mut slot = self
+            .slot(to)
+            .filter(|&slot| self.cold[slot].as_ref().is_some_and(named));
         if let Some(due) = slot
             && self.is_overdue(due, now)
         {
@@ -77,7 +79,9 @@ impl Engine {
             }
             (Request::Posted(body, reply), _, Some(slot)) => self.posted(slot, number, body, reply, now),
             (Request::Upgrades(reply), _, Some(slot)) => {
-                let wanted = self.cold[slot].as_ref().and_then(|cold| cold.session.transport().copied());
+                let wanted = self.cold[slot]
+                    .as_ref()
+                    .and_then(|cold| cold.session.transport().copied());
                 let is_wanted = wanted.is_some_and(|mut transport| transport.candidate());
                 let _ = reply.send(if is_wanted { Ok(()) } else { Err(Refusal::Bad) });
             }
@@ -95,8 +99,7 @@ impl Engine {
 
     fn is_overdue(&self, slot: u32, now: Now) -> bool {
         let cold = self.cold[slot].as_ref();
-        self.hot[slot].stage == Stage::Open
-            && cold.is_some_and(|cold| cold.session.next_deadline_ms() <= now.mono_ms)
+        self.hot[slot].stage == Stage::Open && cold.is_some_and(|cold| cold.session.next_deadline_ms() <= now.mono_ms)
     }
 
     fn get(&mut self, slot: u32, number: u64, now: Now) -> Result<oneshot::Receiver<Bytes>, Refusal> {
@@ -137,17 +140,14 @@ impl Engine {
         }
     }
 
-    fn posted(
-        &mut self,
-        slot: u32,
-        number: u64,
-        body: Bytes,
-        answer: oneshot::Sender<Result<(), Refusal>>,
-        now: Now,
-    ) {
+    fn posted(&mut self, slot: u32, number: u64, body: Bytes, answer: oneshot::Sender<Result<(), Refusal>>, now: Now) {
         self.stats.bytes_in.bump(body.len() as u64);
         let Some(cold) = &mut self.cold[slot] else { return };
-        if !cold.session.transport().is_some_and(|transport| transport.is_posting(number)) {
+        if !cold
+            .session
+            .transport()
+            .is_some_and(|transport| transport.is_posting(number))
+        {
             let _ = answer.send(Err(Refusal::Bad));
             return;
         }
@@ -220,7 +220,9 @@ impl Engine {
     /// Answers the GETs for which there is something. Once a turn, when everybody else was written.
     pub fn serve_polls(&mut self, now: Now) {
         for _ in 0..self.outgoing.polls.len() {
-            let Some(slot) = self.outgoing.polls.pop_front() else { return };
+            let Some(slot) = self.outgoing.polls.pop_front() else {
+                return;
+            };
             let flags = &mut self.hot[slot].flags;
             if flags.has(Flags::POLLING) && flags.has(Flags::DIRTY) {
                 flags.clear(Flags::DIRTY);
@@ -316,7 +318,10 @@ impl Engine {
         now: Now,
     ) -> Option<ConnectionId> {
         let slot = self.open(to)?;
-        let limit = self.endpoints[usize::from(self.hot[slot].endpoint)].settings.limits.message_bytes;
+        let limit = self.endpoints[usize::from(self.hot[slot].endpoint)]
+            .settings
+            .limits
+            .message_bytes;
         let cold = self.cold[slot].as_mut()?;
         if !cold.session.is_named_by(secret) || !cold.session.transport_mut()?.candidate() {
             return None;

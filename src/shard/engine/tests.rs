@@ -4,6 +4,7 @@ mod closing;
 mod delivery;
 mod input;
 mod operator;
+mod polling;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
