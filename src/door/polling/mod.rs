@@ -118,7 +118,7 @@ async fn open(
         answer,
     };
     let shard = visit.door.shards.iter().min_by_key(|shard| shard.load());
-    if !shard.is_some_and(|shard| shard.send(ShardMessage::Open(Box::new(open))).is_ok()) {
+    if shard.is_none_or(|shard| shard.send(ShardMessage::Open(Box::new(open))).is_err()) {
         return Err(draining());
     }
     // The session is there whether its client still is or not; one that never connects ends by itself.
