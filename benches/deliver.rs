@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tickgate::auth::{Identity, Mode, Permissions};
 use tickgate::channel::Channel;
 use tickgate::dialect::{self, Dialect};
-use tickgate::event::NewEvent;
+use tickgate::event::{NewEvent, Terms};
 use tickgate::hub::{self, Broker, Hub, Receipt, Wakes};
 use tickgate::limits::Limits;
 use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
@@ -44,7 +44,7 @@ impl Broker for Nobody {
     fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
-    fn try_publish(&self, _: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
         Err(event)
     }
     fn is_ready(&self) -> bool {
@@ -71,7 +71,14 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits: 4096 }, 1, dialect::encode_event);
+        let (hub, mut inboxes) = Hub::new(
+            hub::Settings {
+                credits: 4096,
+                ..hub::Settings::default()
+            },
+            1,
+            dialect::encode_event,
+        );
         let stats = Arc::new(ShardStats::default());
         let engine = Engine::new(
             shard::Settings::new(0),
@@ -133,7 +140,7 @@ impl Rig {
 
     fn publish(&self, event: NewEvent) {
         let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, credit, &mut Wakes::default());
+        self.hub.publish(event, NOW, credit, &mut Wakes::default());
     }
 
     /// Takes everything out of the outboxes, as if it were written.
@@ -176,6 +183,7 @@ fn event(channel: &str) -> NewEvent {
         name: "price_update".into(),
         data: Bytes::from(data),
         timestamp_ms: NOW.unix_ms,
+        terms: Terms::default(),
     }
 }
 

@@ -42,8 +42,8 @@ fn main() {
         feeds: vec![feed],
         ..Settings::default()
     };
-    let broker = Arc::new(Embedded::new(Arc::clone(&hub)));
-    let (feeds, runner) = Runner::new(settings, hub, broker);
+    let broker = Arc::new(Embedded::new(Arc::clone(&hub), tickgate::time::Clock::start()));
+    let (feeds, runner) = Runner::new(settings, hub, broker, tickgate::time::Clock::start());
     let mut inbox = inboxes.pop().expect("one");
     for user in 0..users {
         inbox.join(&Pattern::parse(&format!("user.{user}.balance")).expect("valid"));

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::channel::{Channel, Pattern};
-use tickgate::event::NewEvent;
+use tickgate::event::{NewEvent, Terms};
 use tickgate::hub::{Hub, Inbox, Settings, Wakes};
+use tickgate::time::Now;
 
 fn event(channel: &Channel) -> NewEvent {
     NewEvent {
@@ -16,6 +17,7 @@ fn event(channel: &Channel) -> NewEvent {
         name: "filled".into(),
         data: Bytes::from_static(br#"{"price":94000,"amount":0.001}"#),
         timestamp_ms: 0,
+        terms: Terms::default(),
     }
 }
 
@@ -42,7 +44,7 @@ fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], channel: &Channel, times: u64
         let mut wakes = Wakes::default();
         for event in events {
             let credit = hub.credit_now(event.data.len()).expect("more than a batch");
-            hub.publish(event, credit, &mut wakes);
+            hub.publish(event, Now::default(), credit, &mut wakes);
         }
         hub.wake(wakes);
         spent += start.elapsed();
@@ -114,7 +116,7 @@ fn pop(c: &mut Criterion) {
             for _ in 0..times.div_ceil(1000) {
                 for _ in 0..1000 {
                     let credit = hub.credit_now(0).expect("free");
-                    hub.publish(event(&to), credit, &mut Wakes::default());
+                    hub.publish(event(&to), Now::default(), credit, &mut Wakes::default());
                 }
                 let start = Instant::now();
                 while let Some(popped) = inboxes[0].pop() {

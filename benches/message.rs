@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use tickgate::auth::{Identity, Mode, Permissions};
 use tickgate::channel::Channel;
 use tickgate::dialect::{Dialect, encode_event};
-use tickgate::event::{Encoding, Event, NewEvent};
+use tickgate::event::{Encoding, Event, NewEvent, Terms};
 use tickgate::json::Scratch;
 use tickgate::limits::Limits;
 use tickgate::session::{Context, Input, Output, Outputs, Session, Settings};
@@ -94,6 +94,7 @@ fn event(channel: &str, name: &str, data: Bytes) -> Event {
         name: name.into(),
         data,
         timestamp_ms: NOW.unix_ms,
+        terms: Terms::default(),
     };
     Event::new(new, None)
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Measures the release binary beside the naive server: server on core 0, load tool on core 1, one after the other in
-# the same run. Writes JSON and text to target/measure. Usage: loadtest/measure.sh [seconds per figure, default 10]
+# the same run. Writes JSON, pages and text to target/measure.
+#
+# loadtest/measure.sh [seconds per figure, default 10]    every scenario
+# loadtest/measure.sh soak [minutes, default 20]          1000 clients, 1000 events/s: does memory stay flat, is anything lost
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${1:-10}
 out=target/measure
 mkdir -p "$out"
 cargo build --release --bin tickgate
@@ -12,9 +14,9 @@ cargo build --release -p tickgate-loadtest --bins --examples
 TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
-token=$(target/release/tickgate token --sub load --ttl 24h --config loadtest/tickgate.toml)
 server=
-stop() { [ -z "$server" ] || { kill "$server" && wait "$server" || true; } 2>/dev/null; server=; }
+# Without the wait for clients that a drain gives: they are the tool's, and gone.
+stop() { [ -z "$server" ] || { kill -KILL "$server" && wait "$server" || true; } 2>/dev/null; server=; }
 trap stop EXIT
 
 # Waits until a port answers; a server that has ended is an error.
@@ -28,15 +30,22 @@ await() {
 }
 start_tickgate() { taskset -c 0 target/release/tickgate serve --config loadtest/tickgate.toml & server=$!; await 18080; await 18081; }
 start_naive() { taskset -c 0 target/release/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
+# tool SCENARIO SERVER LABEL [more arguments]; clients of the gateway are a user each.
 tool() {
   local scenario=$1 name=$2 label=$3; shift 3
-  local where=(--url ws://127.0.0.1:18080/ws --token "$token" --publish-url http://127.0.0.1:18081/api/publish
-               --publish-key "$TICKGATE_ADMIN_KEY")
+  local where=(--url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET --publish-url http://127.0.0.1:18081)
   [ "$name" = naive ] && where=(--url ws://127.0.0.1:18100/ws --publish-url http://127.0.0.1:18100/api/publish)
   taskset -c 1 target/release/tickgate-loadtest "$scenario" "${where[@]}" --name "$name" --pid "$server" \
-    --json "$out/$name-$label.json" "$@" | tee "$out/$name-$label.txt"
+    --json "$out/$name-$label.json" --html "$out/$name-$label.html" "$@" | tee "$out/$name-$label.txt"
 }
 
+if [ "${1:-}" = soak ]; then
+  start_tickgate
+  tool soak tickgate soak --clients 1000 --rate 1000 --seconds $((60 * ${2:-20}))
+  exit
+fi
+
+seconds=${1:-10}
 for rate in 50 500 2000; do
   for name in naive tickgate; do
     # The naive server cannot keep up with 2000/s for long; there is nothing to compare.
@@ -45,12 +54,20 @@ for rate in 50 500 2000; do
     tool fanout "$name" "$rate" --clients 1000 --rate "$rate" --seconds "$seconds"
     stop
   done
+  [ "$rate" = 2000 ] || target/release/tickgate-loadtest compare "$out/naive-$rate.json" "$out/tickgate-$rate.json" \
+    --html "$out/compare-$rate.html" | tee "$out/compare-$rate.txt"
 done
 for name in naive tickgate; do
-  # Two descriptors per connection are not needed: each process has its own 10,000.
+  # Two descriptors per connection are not needed: each process has its own 10,000. One token, one identity.
   "start_$name"
-  tool idle "$name" idle --clients 10000 --seconds "$seconds"
+  tool idle "$name" idle --clients 10000 --seconds "$seconds" $([ "$name" = naive ] || echo --users 1)
   stop
 done
-start_tickgate
-tool idle tickgate stalled --clients 10000 --seconds "$seconds" --stalled
+start_tickgate; tool idle tickgate stalled --clients 10000 --seconds "$seconds" --stalled --users 1; stop
+start_tickgate; tool storm tickgate storm --clients 15000 --others 1000 --rate 50 --seconds "$seconds" --rounds 2 --connect-window 15000; stop
+start_tickgate; tool churn tickgate churn --clients 1000 --others 1000 --requests-per-second 5000 --seconds "$seconds"; stop
+start_tickgate; tool commands tickgate commands --clients 100 --requests-per-second 2000 --seconds "$seconds"; stop
+start_tickgate; tool slow tickgate slow --clients 1000 --stalled 50 --rate 200 --seconds "$seconds"; stop
+for adapter in tickgate-typed tickgate-socketio; do
+  start_tickgate; tool fanout tickgate "$adapter-500" --adapter "$adapter" --clients 1000 --rate 500 --seconds "$seconds"; stop
+done

@@ -1,11 +1,12 @@
 //! One published event, and the finished frames it is sent as.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Class};
 
 /// The forms an event can take on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,45 @@ pub struct NewEvent {
     pub data: Bytes,
     /// Unix milliseconds.
     pub timestamp_ms: u64,
+    /// On what terms it is published.
+    pub terms: Terms,
+}
+
+/// On what terms an event is published, beside what it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The publisher's own name for it: published again within the window, it is a duplicate.
+    pub id: Option<EventId>,
+    /// Sent even where `only_changed` would keep it back.
+    pub even_if_unchanged: bool,
+    /// Newcomers get it as a channel's last value for so many milliseconds; `None`: for ever.
+    pub fresh_ms: Option<u32>,
+}
+
+/// A publisher's name for an event within its channel: the first half of a SHA-256, so that names take the same room
+/// however long they are and nobody can make two of them meet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventId(pub(crate) [u8; 16]);
+
+impl EventId {
+    /// Of a name, in bytes that tell kinds of names apart.
+    #[must_use]
+    pub fn new(channel: &Channel, name: &[u8]) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(channel.as_str().as_bytes());
+        // A channel has no control characters, so the parts cannot run into each other.
+        hash.update(b"\0");
+        hash.update(name);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finish().as_ref()[..16]);
+        Self(id)
+    }
+}
+
+impl std::fmt::Debug for EventId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
 }
 
 /// An event on its way to its subscribers. Shared between shards as `Arc<Event>` and never changed.
@@ -62,6 +102,11 @@ pub struct Event {
     pub timestamp_ms: u64,
     /// Position in the channel's history, on channels that keep one.
     pub offset: Option<u64>,
+    /// Its number among the events of its stripe, on channels of which anything is kept; 0 on others. Grows within a
+    /// channel; where there is an offset it is the same.
+    pub version: u64,
+    /// The channel's class.
+    pub class: Arc<Class>,
     // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
     frames: [OnceLock<Bytes>; Encoding::COUNT],
     // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
@@ -94,20 +139,35 @@ impl Transit {
     }
 }
 
+/// What the hub adds to an event.
+#[derive(Debug, Default)]
+pub(crate) struct Numbered {
+    pub(crate) offset: Option<u64>,
+    pub(crate) version: u64,
+    pub(crate) class: Arc<Class>,
+}
+
 impl Event {
-    /// An event from its parts; no form is encoded yet.
+    /// An event from its parts, of a channel without state but for the offset; no form is encoded yet.
     #[must_use]
     pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
-        Self::in_transit(new, offset, Transit::default())
+        let numbered = Numbered {
+            offset,
+            version: offset.unwrap_or_default(),
+            class: Arc::default(),
+        };
+        Self::in_transit(new, numbered, Transit::default())
     }
 
-    pub(crate) fn in_transit(new: NewEvent, offset: Option<u64>, transit: Transit) -> Self {
+    pub(crate) fn in_transit(new: NewEvent, numbered: Numbered, transit: Transit) -> Self {
         Self {
             channel: new.channel,
             name: new.name,
             data: new.data,
             timestamp_ms: new.timestamp_ms,
-            offset,
+            offset: numbered.offset,
+            version: numbered.version,
+            class: numbered.class,
             frames: Default::default(),
             transit,
         }

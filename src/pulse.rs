@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::channel::{Channel, ChannelError};
 use crate::disconnect::Disconnect;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::figures::{Figures, Rates, Snapshot};
 use crate::hub::{Broker, Receipt};
 use crate::stats::ShardFigures;
@@ -66,9 +66,9 @@ impl Broker for HealthWatch {
         self.broker.publish(events)
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         self.note(&event);
-        self.broker.try_publish(shard, event)
+        self.broker.try_publish(shard, event, now)
     }
 
     fn is_ready(&self) -> bool {
@@ -190,6 +190,7 @@ impl Pulse {
                 name: "update".into(),
                 data,
                 timestamp_ms: now.unix_ms,
+                terms: Terms::default(),
             })
         };
         let mut events = Vec::with_capacity(2);
@@ -311,7 +312,7 @@ mod tests {
         let clock = Clock::start();
         let now = clock.now();
         let figures = Arc::new(Figures::new(hub.clone(), vec![handle], now));
-        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(hub)), clock));
+        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(hub, clock)), clock));
         let pulse = Pulse::new("edge-1", figures, watch.clone(), || "ok").expect("a segment");
         Rig {
             pulse,
@@ -328,6 +329,7 @@ mod tests {
             name: "update".into(),
             data: Bytes::from_static(br#"{"status":"fine"}"#),
             timestamp_ms: 0,
+            terms: Terms::default(),
         }
     }
 
@@ -386,7 +388,7 @@ mod tests {
             .expect("a runtime");
         runtime.block_on(watch.broker.publish(vec![backend_health()]));
         assert_eq!(watch.last_seen_ms(), None);
-        assert!(watch.try_publish(0, backend_health()).is_ok());
+        assert!(watch.try_publish(0, backend_health(), Now::default()).is_ok());
         assert!(watch.last_seen_ms().is_some());
         watch.seen.store(0, Relaxed);
         runtime.block_on(watch.publish(vec![backend_health()]));

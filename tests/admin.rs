@@ -18,10 +18,15 @@ fn one_event_arrives_byte_for_byte() {
     let answer = gateway.publish(&format!(
         r#" {{"data":{data},"channel":"grid.a.order","event":"filled","timestamp":7}}"#
     ));
-    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"published":1}"#));
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!((&answer["published"], &answer["offset"]), (&json!(1), &json!(1)));
+    assert_eq!(answer["epoch"].as_str().map(str::len), Some(16));
     assert_eq!(
         client.text(),
-        format!(r#"{{"type":"event","channel":"grid.a.order","event":"filled","timestamp":7,"data":{data}}}"#)
+        format!(
+            r#"{{"type":"event","channel":"grid.a.order","event":"filled","timestamp":7,"offset":1,"data":{data}}}"#
+        )
     );
     // Nobody listens: published all the same. No timestamp, no data.
     assert_eq!(

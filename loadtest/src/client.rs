@@ -1,23 +1,62 @@
-//! One subscribed client: handshake, subscription, then frames and their sequence numbers.
+//! One client: handshake, what comes before the subscription, then events and their sequence numbers, and requests.
+//!
+//! Invariant: an event counts as received, missing, late or stray by the client's own sequence numbers only; nothing
+//! the server says about itself goes into these figures.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Instant;
 
-use memchr::memmem::{self, Finder};
+use memchr::memmem::Finder;
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::protocol::{self, Stamp};
+use crate::adapter::Adapter;
+use crate::measured::Inside;
+use crate::options::Url;
+use crate::protocol::{self, RequestId, Stamp};
+use crate::sequences::{Membership, Sequences};
 
 /// What all clients of a worker share.
 pub(crate) struct Common {
-    pub(crate) server: SocketAddr,
-    pub(crate) request: String,
-    pub(crate) ready_marker: Finder<'static>,
-    pub(crate) needs_marker: bool,
+    pub(crate) url: Url,
+    pub(crate) adapter: Arc<Adapter>,
     pub(crate) stamp: Finder<'static>,
-    /// Channels published to: so many sequences each client follows.
-    pub(crate) channels: usize,
+    pub(crate) request_id: Finder<'static>,
+    /// What an instant is counted from.
+    pub(crate) epoch: Instant,
+}
+
+impl Common {
+    pub(crate) fn new(url: &Url, adapter: &Arc<Adapter>, epoch: Instant) -> Self {
+        Self {
+            url: url.clone(),
+            adapter: Arc::clone(adapter),
+            stamp: Stamp::finder(),
+            request_id: RequestId::finder(),
+            epoch,
+        }
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+}
+
+/// Who a client is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    /// Number of the connection in the whole run, which decides about its source address.
+    pub(crate) serial: usize,
+    pub(crate) group: usize,
+    pub(crate) token: Option<Arc<str>>,
+    /// What it subscribes, one after the other.
+    pub(crate) channels: Vec<String>,
+    /// How many channels' sequences it follows.
+    pub(crate) sequences: usize,
+    /// When it is to be connected, in nanoseconds since the epoch.
+    pub(crate) due_ns: u64,
 }
 
 /// Where a connection stands.
@@ -25,85 +64,71 @@ pub(crate) struct Common {
 enum State {
     Connecting,
     Handshake,
-    Subscribing,
+    /// Waiting for what the adapter's step of this number awaits.
+    Opening(usize),
+    /// Waiting for the answer to the subscription of this number.
+    Subscribing(usize),
     Ready,
-}
-
-/// What a batch of received bytes amounted to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Received {
-    /// Events, of which some may be doubles.
-    pub(crate) events: u64,
-    /// Events that were skipped by a sequence number.
-    pub(crate) missing: u64,
-    /// Events behind or equal to one that had come before.
-    pub(crate) out_of_order: u64,
-    /// The client became ready.
-    pub(crate) ready: bool,
 }
 
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
+    spec: Spec,
     state: State,
-    subscribe: Vec<u8>,
     /// The beginning of a frame whose rest has not come.
     tail: Vec<u8>,
     sequences: Sequences,
-}
-
-/// Last sequence number by channel; 0: none yet.
-#[derive(Debug)]
-struct Sequences(Vec<u64>);
-
-impl Sequences {
-    fn count(&mut self, stamp: Stamp, received: &mut Received) {
-        received.events += 1;
-        let channel = usize::try_from(stamp.channel).unwrap_or(usize::MAX);
-        let Some(last) = self.0.get_mut(channel) else { return };
-        if stamp.sequence <= *last {
-            received.out_of_order += 1;
-        } else {
-            // The first event of a channel may have any number: the client may have come later than others.
-            received.missing += if *last == 0 { 0 } else { stamp.sequence - *last - 1 };
-            *last = stamp.sequence;
-        }
-    }
+    membership: Option<Box<Membership>>,
 }
 
 /// Connections from one source address to one server address: below the kernel's default range of ports.
 const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 
+/// The loopback address that connection number `serial` comes from; none: the kernel's choice.
+fn source_address(serial: usize, server: SocketAddr) -> Option<Ipv4Addr> {
+    let step = serial / CONNECTIONS_PER_ADDRESS;
+    let is_needed = step > 0 && server.is_ipv4() && server.ip().is_loopback();
+    is_needed.then(|| {
+        Ipv4Addr::new(
+            127,
+            (step / 62_500) as u8,
+            (step / 250 % 250) as u8,
+            1 + (step % 250) as u8,
+        )
+    })
+}
+
 impl Client {
-    /// Starts to connect. Client number `index` takes the next loopback address when one has no ports left.
-    pub(crate) fn connect(common: &Common, index: usize, subscribe: &str) -> std::io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(common.server), Type::STREAM, Some(Protocol::TCP))?;
+    /// Starts to connect.
+    pub(crate) fn connect(common: &Common, spec: Spec) -> std::io::Result<Self> {
+        let server = common.url.address;
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        let step = index / CONNECTIONS_PER_ADDRESS;
-        if step > 0 && common.server.ip().is_loopback() {
-            let source = Ipv4Addr::new(127, 0, (step / 250) as u8, 1 + (step % 250) as u8);
+        if let Some(source) = source_address(spec.serial, server) {
             socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
         }
-        match socket.connect(&common.server.into()) {
+        match socket.connect(&server.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        let subscribe = match subscribe {
-            "" => Vec::new(),
-            text => protocol::client_frame(protocol::TEXT, text.as_bytes()),
-        };
         Ok(Self {
             stream: TcpStream::from_std(socket.into()),
             state: State::Connecting,
-            subscribe,
             tail: Vec::new(),
-            sequences: Sequences(vec![0; common.channels]),
+            sequences: Sequences::new(spec.sequences),
+            membership: None,
+            spec,
         })
     }
 
     pub(crate) fn is_ready(&self) -> bool {
         self.state == State::Ready
+    }
+
+    pub(crate) fn group(&self) -> usize {
+        self.spec.group
     }
 
     /// The socket is writable: when it has just connected, the handshake goes out.
@@ -112,10 +137,39 @@ impl Client {
             if let Some(error) = self.stream.take_error().map_err(text)? {
                 return Err(format!("connect: {error}"));
             }
-            self.send(common.request.as_bytes())?;
+            let token = self.spec.token.as_deref();
+            let request = protocol::upgrade_request(&common.url, common.adapter.token, token);
+            self.send(request.as_bytes())?;
             self.state = State::Handshake;
         }
         Ok(())
+    }
+
+    /// Sends the adapter's command, due at `due_ns`.
+    pub(crate) fn command(&mut self, common: &Common, id: RequestId) -> Result<(), String> {
+        self.send_text(&common.adapter.command.replace("{id}", &id.text()))
+    }
+
+    /// Ends or begins its subscription; waits its turn while another such request is not answered.
+    pub(crate) fn toggle(&mut self, common: &Common, due_ns: u64, inside: &mut Inside) -> Result<(), String> {
+        self.membership.get_or_insert_default().wants(due_ns);
+        self.toggle_next(common, inside)
+    }
+
+    fn toggle_next(&mut self, common: &Common, inside: &mut Inside) -> Result<(), String> {
+        let Some(subscribes) = self.membership.as_mut().and_then(|membership| membership.ask()) else {
+            return Ok(());
+        };
+        inside.counters.requests.sent += 1;
+        let Adapter {
+            subscribe, unsubscribe, ..
+        } = &*common.adapter;
+        let template = if subscribes { subscribe } else { unsubscribe };
+        self.send_text(&template.replace("{channel}", &self.spec.channels[0]))
+    }
+
+    fn send_text(&mut self, text: &str) -> Result<(), String> {
+        self.send(&protocol::client_frame(protocol::TEXT, text.as_bytes()))
     }
 
     /// Everything a client sends is small and sent alone: a socket that cannot take it is broken.
@@ -127,69 +181,52 @@ impl Client {
         }
     }
 
-    /// Reads until the socket is empty; calls `event` with the stamp of each event.
-    pub(crate) fn readable(
-        &mut self,
-        common: &Common,
-        scratch: &mut [u8],
-        mut event: impl FnMut(Stamp),
-    ) -> Result<Received, String> {
-        let mut received = Received::default();
+    /// Reads until the socket is empty, and counts what came.
+    pub(crate) fn readable(&mut self, common: &Common, scratch: &mut [u8], inside: &mut Inside) -> Result<(), String> {
         loop {
             match self.stream.read(scratch) {
                 Ok(0) => return Err("the server closed the connection".into()),
                 Ok(length) => {
-                    self.take(common, &scratch[..length], &mut received, &mut event)?;
+                    let now_ns = common.now_ns();
+                    self.take(common, &scratch[..length], now_ns, inside)?;
                     if length < scratch.len() {
-                        return Ok(received);
+                        return Ok(());
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(received),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("read: {error}")),
             }
         }
     }
 
-    fn take(
-        &mut self,
-        common: &Common,
-        bytes: &[u8],
-        received: &mut Received,
-        event: &mut impl FnMut(Stamp),
-    ) -> Result<(), String> {
+    fn take(&mut self, common: &Common, bytes: &[u8], now_ns: u64, inside: &mut Inside) -> Result<(), String> {
         if self.tail.is_empty() {
-            let used = self.parse(common, bytes, received, event)?;
+            let used = self.parse(common, bytes, now_ns, inside)?;
             self.tail.extend_from_slice(&bytes[used..]);
         } else {
             let mut joined = std::mem::take(&mut self.tail);
             joined.extend_from_slice(bytes);
-            let used = self.parse(common, &joined, received, event)?;
+            let used = self.parse(common, &joined, now_ns, inside)?;
             joined.drain(..used);
             self.tail = joined;
         }
         Ok(())
     }
 
-    fn parse(
-        &mut self,
-        common: &Common,
-        bytes: &[u8],
-        received: &mut Received,
-        event: &mut impl FnMut(Stamp),
-    ) -> Result<usize, String> {
+    fn parse(&mut self, common: &Common, bytes: &[u8], now_ns: u64, inside: &mut Inside) -> Result<usize, String> {
         let mut used = 0;
         if self.state == State::Handshake {
             let Some(length) = protocol::upgrade_response(bytes)? else {
                 return Ok(0);
             };
             used = length;
-            self.begin_subscription(common, received)?;
+            self.open(common, 0, now_ns, inside)?;
         }
         while let Some((frame, length)) = protocol::server_frame(&bytes[used..])? {
             used += length;
             match frame.opcode {
-                protocol::TEXT => self.message(common, frame.payload, received, event)?,
+                protocol::TEXT | protocol::BINARY => self.message(common, frame.payload, now_ns, inside)?,
                 protocol::PING => self.send(&protocol::client_frame(protocol::PONG, frame.payload))?,
                 protocol::CLOSE => return Err(format!("the server closed: {}", close_text(frame.payload))),
                 _ => {}
@@ -198,43 +235,144 @@ impl Client {
         Ok(used)
     }
 
-    fn begin_subscription(&mut self, common: &Common, received: &mut Received) -> Result<(), String> {
-        let subscribe = std::mem::take(&mut self.subscribe);
-        if !subscribe.is_empty() {
-            self.send(&subscribe)?;
+    /// Goes on with the adapter's step `step`, or to the subscriptions behind the last.
+    fn open(&mut self, common: &Common, mut step: usize, now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+        while let Some(next) = common.adapter.open.get(step) {
+            if !next.r#await.is_empty() && self.state != State::Opening(step) {
+                self.state = State::Opening(step);
+                return Ok(());
+            }
+            if !next.send.is_empty() {
+                self.send_text(
+                    &next
+                        .send
+                        .replace("{token}", self.spec.token.as_deref().unwrap_or_default()),
+                )?;
+            }
+            step += 1;
         }
-        self.state = if common.needs_marker {
-            State::Subscribing
-        } else {
-            State::Ready
-        };
-        received.ready |= self.state == State::Ready;
+        self.subscribe(common, 0, now_ns, inside)
+    }
+
+    /// Goes on with the subscription of this number; the client is ready behind the last.
+    fn subscribe(&mut self, common: &Common, first: usize, now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+        let Adapter {
+            subscribe, subscribed, ..
+        } = &*common.adapter;
+        for number in first..self.spec.channels.len() {
+            if !subscribe.is_empty() {
+                self.send_text(&subscribe.replace("{channel}", &self.spec.channels[number]))?;
+            }
+            if !subscribed.is_empty() {
+                self.state = State::Subscribing(number);
+                return Ok(());
+            }
+        }
+        self.state = State::Ready;
+        inside.counters.groups[self.spec.group].ready += 1;
+        let live_us = now_ns.saturating_sub(self.spec.due_ns) / 1000;
+        inside.lap.live_us[self.spec.group].saturating_record(live_us);
         Ok(())
     }
 
-    fn message(
+    fn message(&mut self, common: &Common, message: &[u8], now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+        let is_held = self.membership.as_ref().is_none_or(|membership| membership.is_held());
+        let mut is_event = false;
+        Stamp::each(&common.stamp, message, |stamp| {
+            is_event = true;
+            let latency_us = now_ns.saturating_sub(stamp.due_ns) / 1000;
+            inside.lap.events_us[self.spec.group].saturating_record(latency_us);
+            let group = &mut inside.counters.groups[self.spec.group];
+            self.sequences.count(stamp, group);
+            group.stray += u64::from(!is_held);
+            inside.last_arrival_ns = inside.last_arrival_ns.max(now_ns);
+        });
+        if is_event {
+            return Ok(());
+        }
+        let adapter = &*common.adapter;
+        if let Some(answer) = adapter.answers.iter().find(|answer| answer.to.as_bytes() == message) {
+            return self.send_text(&answer.with);
+        }
+        let is_error = adapter.errors.iter().any(|mark| contains(message, mark));
+        match self.state {
+            State::Opening(_) | State::Subscribing(_) if is_error => Err(String::from_utf8_lossy(message).into_owned()),
+            State::Opening(step) if contains(message, &adapter.open[step].r#await) => {
+                self.open(common, step, now_ns, inside)
+            }
+            State::Subscribing(number) if contains(message, &adapter.subscribed) => {
+                self.subscribe(common, number + 1, now_ns, inside)
+            }
+            State::Ready => self.answer(common, message, is_error, now_ns, inside),
+            _ => Ok(()),
+        }
+    }
+
+    /// What comes to a live client and is no event.
+    fn answer(
         &mut self,
         common: &Common,
         message: &[u8],
-        received: &mut Received,
-        event: &mut impl FnMut(Stamp),
+        is_error: bool,
+        now_ns: u64,
+        inside: &mut Inside,
     ) -> Result<(), String> {
-        if self.state == State::Subscribing {
-            if common.ready_marker.find(message).is_some() {
-                self.state = State::Ready;
-                received.ready = true;
-                return Ok(());
-            }
-            if memmem::find(message, b"\"error\"").is_some() {
-                return Err(String::from_utf8_lossy(message).into_owned());
+        let adapter = &*common.adapter;
+        let mut due_ns = None;
+        if let Some(id) = RequestId::find(&common.request_id, message) {
+            due_ns = Some(id.due_ns);
+        } else if let Some(membership) = &mut self.membership {
+            let mark = if membership.asks_to_subscribe() {
+                &adapter.subscribed
+            } else {
+                &adapter.unsubscribed
+            };
+            if is_error || contains(message, mark) {
+                due_ns = membership.answered(!is_error);
+                if !membership.is_held() {
+                    self.sequences.restart();
+                }
             }
         }
-        if let Some(stamp) = Stamp::find(&common.stamp, message) {
-            self.sequences.count(stamp, received);
-            event(stamp);
-        }
-        Ok(())
+        let Some(due_ns) = due_ns else {
+            inside.counters.requests.errors += u64::from(is_error);
+            if !adapter.dropped.is_empty() && contains(message, &adapter.dropped) {
+                inside.counters.groups[self.spec.group].told_dropped += told_count(message);
+            }
+            return Ok(());
+        };
+        let requests = &mut inside.counters.requests;
+        requests.answered += 1;
+        let is_good = if self.membership.is_some() {
+            !is_error
+        } else {
+            contains(message, &adapter.succeeded)
+        };
+        requests.failed += u64::from(!is_good);
+        inside
+            .lap
+            .requests_us
+            .saturating_record(now_ns.saturating_sub(due_ns) / 1000);
+        self.toggle_next(common, inside)
     }
+}
+
+fn contains(message: &[u8], mark: &str) -> bool {
+    memchr::memmem::find(message, mark.as_bytes()).is_some()
+}
+
+/// The number behind `"count":`; a loss that is told without one is at least one.
+fn told_count(message: &[u8]) -> u64 {
+    let mark = b"\"count\":";
+    let Some(at) = memchr::memmem::find(message, mark) else {
+        return 1;
+    };
+    let digits = message[at + mark.len()..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number: u64, digit| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    })
 }
 
 fn close_text(payload: &[u8]) -> String {
@@ -259,19 +397,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_doubles_and_late_events_are_seen_by_channel() {
-        let (mut sequences, mut received) = (Sequences(vec![0; 2]), Received::default());
-        for (channel, sequence) in [(0, 7), (1, 1), (0, 8), (0, 11), (0, 9), (1, 1), (1, 2), (0, 12), (9, 5)] {
-            sequences.count(
-                Stamp {
-                    channel,
-                    sequence,
-                    due_ns: 0,
-                },
-                &mut received,
-            );
-        }
-        // Channel 0 skips 9 and 10, then 9 comes late; channel 1 has a double.
-        assert_eq!((received.events, received.missing, received.out_of_order), (9, 2, 2));
+    fn source_addresses_are_loopback_and_differ_when_ports_run_out() {
+        let server = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(source_address(19_999, server), None);
+        let addresses: Vec<_> = (1..100_000)
+            .map(|step| source_address(step * CONNECTIONS_PER_ADDRESS, server).unwrap())
+            .collect();
+        assert!(
+            addresses
+                .iter()
+                .all(|address| address.is_loopback() && *address != Ipv4Addr::LOCALHOST)
+        );
+        let distinct: std::collections::HashSet<_> = addresses.iter().collect();
+        assert_eq!(distinct.len(), addresses.len());
+        assert_eq!(source_address(50_000, SocketAddr::from(([10, 0, 0, 1], 80))), None);
+    }
+
+    #[test]
+    fn told_losses_are_added_up() {
+        assert_eq!(
+            told_count(br#"{"type":"dropped","data":{"count":17,"channels":[]}}"#),
+            17
+        );
+        assert_eq!(told_count(br#"{"type":"dropped"}"#), 1);
     }
 }

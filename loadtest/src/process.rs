@@ -8,32 +8,42 @@ pub(crate) struct Sample {
     pub(crate) at: Instant,
     /// User and system time of all its threads, living and ended.
     pub(crate) cpu: Duration,
-    /// How long each of its threads, ready to run, has waited for a core that others used.
-    waited_ns: Vec<(String, u64)>,
+    threads: Vec<Thread>,
     /// Resident memory, kernel buffers of sockets not included.
     pub(crate) rss_bytes: u64,
     /// Resident anonymous memory: heap and stacks, without code and files.
     pub(crate) anonymous_bytes: u64,
 }
 
+/// What one thread has used, and how long it has waited for a core that others used while it was ready to run.
+#[derive(Clone, Debug)]
+struct Thread {
+    id: String,
+    cpu_ns: u64,
+    waited_ns: u64,
+}
+
 impl Sample {
     /// Share of the wall time since `earlier` in which its most hindered thread waited for a core; more than a few
     /// per cent says that the machine was busy with other things, and that latencies are not the server's alone.
     pub(crate) fn waited_since(&self, earlier: &Self) -> f64 {
+        self.most_of(earlier, |thread| thread.waited_ns)
+    }
+
+    /// Share of the wall time since `earlier` in which its busiest thread ran: at 1.0 it could not have done more.
+    pub(crate) fn busiest_since(&self, earlier: &Self) -> f64 {
+        self.most_of(earlier, |thread| thread.cpu_ns)
+    }
+
+    fn most_of(&self, earlier: &Self, of: impl Fn(&Thread) -> u64) -> f64 {
         let wall = self.at.duration_since(earlier.at).as_secs_f64();
-        let before = |name: &str| {
-            earlier
-                .waited_ns
-                .iter()
-                .find(|(of, _)| of == name)
-                .map_or(0, |(_, waited)| *waited)
-        };
-        let waited = self
-            .waited_ns
+        let before = |id: &str| earlier.threads.iter().find(|thread| thread.id == id).map_or(0, &of);
+        let most = self
+            .threads
             .iter()
-            .map(|(name, waited)| waited.saturating_sub(before(name)))
+            .map(|thread| of(thread).saturating_sub(before(&thread.id)))
             .max();
-        waited.unwrap_or(0) as f64 / 1e9 / wall.max(1e-9)
+        most.unwrap_or(0) as f64 / 1e9 / wall.max(1e-9)
     }
 
     /// CPU per wall time since `earlier`: 1.0 is one core.
@@ -55,21 +65,25 @@ pub(crate) fn sample(pid: u32) -> Result<Sample, String> {
     Ok(Sample {
         at: Instant::now(),
         cpu: tick.mul_f64(ticks as f64),
-        waited_ns: waited_ns(pid),
+        threads: threads(pid),
         rss_bytes: kib("VmRSS:")? * 1024,
         anonymous_bytes: kib("RssAnon:")? * 1024,
     })
 }
 
-/// By thread; empty on kernels that do not count it.
-fn waited_ns(pid: u32) -> Vec<(String, u64)> {
+/// Empty on kernels that do not count by thread.
+fn threads(pid: u32) -> Vec<Thread> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
     let of = |thread: std::fs::DirEntry| {
         let counts = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        let waited = counts.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some((thread.file_name().to_string_lossy().into_owned(), waited))
+        let mut counts = counts.split_ascii_whitespace();
+        Some(Thread {
+            id: thread.file_name().to_string_lossy().into_owned(),
+            cpu_ns: counts.next()?.parse().ok()?,
+            waited_ns: counts.next()?.parse().ok()?,
+        })
     };
     threads.flatten().filter_map(of).collect()
 }
@@ -101,5 +115,29 @@ mod tests {
     fn this_process_has_memory() {
         let sample = sample(std::process::id()).unwrap();
         assert!(sample.anonymous_bytes > 0 && sample.rss_bytes >= sample.anonymous_bytes);
+    }
+
+    #[test]
+    fn the_busiest_thread_is_not_the_average() {
+        let at = Instant::now();
+        let sample = |cpu_ns: [u64; 2], waited_ns: [u64; 2], seconds| Sample {
+            at: at + Duration::from_secs(seconds),
+            cpu: Duration::ZERO,
+            threads: (0..2)
+                .map(|id| Thread {
+                    id: id.to_string(),
+                    cpu_ns: cpu_ns[id],
+                    waited_ns: waited_ns[id],
+                })
+                .collect(),
+            rss_bytes: 0,
+            anonymous_bytes: 0,
+        };
+        let (before, after) = (
+            sample([5, 7], [0, 0], 0),
+            sample([5, 1_800_000_007], [200_000_000, 0], 2),
+        );
+        assert!((after.busiest_since(&before) - 0.9).abs() < 1e-6);
+        assert!((after.waited_since(&before) - 0.1).abs() < 1e-6);
     }
 }

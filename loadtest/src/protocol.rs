@@ -1,5 +1,8 @@
 //! As much of HTTP/1.1 and RFC 6455 as a client needs, written apart from the gateway's own codec on purpose.
 
+use memchr::memmem::Finder;
+
+use crate::adapter::TokenBy;
 use crate::options::Url;
 
 /// A fixed key is as good as a random one here, and its answer is known (RFC 6455, section 1.3).
@@ -7,16 +10,20 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The upgrade request.
-pub(crate) fn upgrade_request(url: &Url, token: Option<&str>) -> String {
+pub(crate) fn upgrade_request(url: &Url, by: TokenBy, token: Option<&str>) -> String {
     let Url { host, path, .. } = url;
-    let query = match token {
-        Some(token) if path.contains('?') => format!("&token={token}"),
-        Some(token) => format!("?token={token}"),
-        None => String::new(),
-    };
+    let (mut query, mut header) = (String::new(), String::new());
+    match (by, token) {
+        (TokenBy::Query, Some(token)) => {
+            let separator = if path.contains('?') { '&' } else { '?' };
+            query = format!("{separator}token={token}");
+        }
+        (TokenBy::Header, Some(token)) => header = format!("Authorization: Bearer {token}\r\n"),
+        _ => {}
+    }
     format!(
         "GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{header}\r\n"
     )
 }
 
@@ -48,9 +55,13 @@ pub(crate) fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
         short @ 0..126 => frame.push(0x80 | short as u8),
-        long => {
+        middle @ 126..65_536 => {
             frame.push(0x80 | 126);
-            frame.extend(u16::try_from(long).unwrap_or(u16::MAX).to_be_bytes());
+            frame.extend((middle as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(0x80 | 127);
+            frame.extend((long as u64).to_be_bytes());
         }
     }
     frame.extend([0; 4]);
@@ -59,6 +70,7 @@ pub(crate) fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
@@ -130,31 +142,64 @@ impl Stamp {
         format!("{head}{:x<pad$}\"}}", "")
     }
 
-    /// The stamp in a message, if it carries one.
-    pub(crate) fn find(finder: &memchr::memmem::Finder<'_>, message: &[u8]) -> Option<Self> {
-        let at = finder.find(message)? + MARK.len();
-        let mut numbers = [0u64; 3];
-        let mut index = 0;
-        for byte in &message[at..] {
-            match byte {
-                b'0'..=b'9' => numbers[index] = numbers[index].wrapping_mul(10).wrapping_add(u64::from(byte - b'0')),
-                b',' if index < 2 => index += 1,
-                b']' if index == 2 => {
-                    return Some(Self {
-                        channel: numbers[0],
-                        sequence: numbers[1],
-                        due_ns: numbers[2],
-                    });
-                }
-                _ => return None,
+    /// Calls `each` with every stamp in a message: some servers put several events into one.
+    pub(crate) fn each(finder: &Finder<'_>, message: &[u8], mut each: impl FnMut(Self)) {
+        let mut rest = message;
+        while let Some(at) = finder.find(rest) {
+            rest = &rest[at + MARK.len()..];
+            if let Some(([channel, sequence, due_ns], b']')) = numbers(rest, b',') {
+                each(Self {
+                    channel,
+                    sequence,
+                    due_ns,
+                });
             }
         }
-        None
     }
 
-    pub(crate) fn finder() -> memchr::memmem::Finder<'static> {
-        memchr::memmem::Finder::new(MARK)
+    pub(crate) fn finder() -> Finder<'static> {
+        Finder::new(MARK)
     }
+}
+
+/// What the tool gives as a request's id: its answer, whatever else it says, tells when the request was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId {
+    pub(crate) due_ns: u64,
+    pub(crate) sequence: u64,
+}
+
+const REQUEST_MARK: &[u8] = b"lt:";
+
+impl RequestId {
+    pub(crate) fn text(&self) -> String {
+        format!("lt:{}:{}:", self.due_ns, self.sequence)
+    }
+
+    /// The id in an answer, if it has one.
+    pub(crate) fn find(finder: &Finder<'_>, message: &[u8]) -> Option<Self> {
+        let at = finder.find(message)? + REQUEST_MARK.len();
+        let ([due_ns, sequence], _) = numbers(&message[at..], b':')?;
+        Some(Self { due_ns, sequence })
+    }
+
+    pub(crate) fn finder() -> Finder<'static> {
+        Finder::new(REQUEST_MARK)
+    }
+}
+
+/// `N` decimal numbers with `separator` between them, and the byte behind the last.
+fn numbers<const N: usize>(bytes: &[u8], separator: u8) -> Option<([u64; N], u8)> {
+    let (mut numbers, mut index) = ([0u64; N], 0);
+    for &byte in bytes {
+        match byte {
+            b'0'..=b'9' => numbers[index] = numbers[index].wrapping_mul(10).wrapping_add(u64::from(byte - b'0')),
+            end if index + 1 == N => return Some((numbers, end)),
+            _ if byte == separator => index += 1,
+            _ => return None,
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -170,10 +215,53 @@ mod tests {
         };
         let data = stamp.data(157);
         assert_eq!(data.len(), 157);
+        let found = |message: &str| {
+            let mut all = Vec::new();
+            Stamp::each(&Stamp::finder(), message.as_bytes(), |stamp| all.push(stamp));
+            all
+        };
         let message = format!("{{\"type\":\"event\",\"channel\":\"load.3\",\"data\":{data}}}");
-        assert_eq!(Stamp::find(&Stamp::finder(), message.as_bytes()), Some(stamp));
-        assert_eq!(Stamp::find(&Stamp::finder(), b"{\"loadtest\":[1,2"), None);
-        assert_eq!(Stamp::find(&Stamp::finder(), b"{\"type\":\"pong\"}"), None);
+        assert_eq!(found(&message), [stamp]);
+        assert_eq!(found(&format!("{message}\n{message}")), [stamp, stamp]);
+        assert_eq!(found("{\"loadtest\":[1,2"), []);
+        assert_eq!(found("{\"loadtest\":[1,2,3,4]"), []);
+        assert_eq!(found("{\"type\":\"pong\"}"), []);
+    }
+
+    #[test]
+    fn a_request_id_survives_an_answer() {
+        let id = RequestId {
+            due_ns: 1_234_567,
+            sequence: 9,
+        };
+        let find = |message: &str| RequestId::find(&RequestId::finder(), message.as_bytes());
+        assert_eq!(
+            find(&format!("{{\"id\":\"{}\",\"success\":true}}", id.text())),
+            Some(id)
+        );
+        assert_eq!(find(&id.text()), Some(id));
+        assert_eq!(find("{\"result\":1}"), None);
+        assert_eq!(find("lt:12"), None);
+    }
+
+    #[test]
+    fn a_token_goes_where_the_server_looks_for_it() {
+        let url = |path: &str| Url::parse(&format!("ws://127.0.0.1:1{path}"), "/").unwrap();
+        for (path, by, token, expected) in [
+            ("/ws", TokenBy::Query, Some("t"), "GET /ws?token=t HTTP/1.1\r\n"),
+            (
+                "/s/?EIO=4",
+                TokenBy::Query,
+                Some("t"),
+                "GET /s/?EIO=4&token=t HTTP/1.1\r\n",
+            ),
+            ("/ws", TokenBy::Query, None, "GET /ws HTTP/1.1\r\n"),
+            ("/ws", TokenBy::Header, Some("t"), "\r\nAuthorization: Bearer t\r\n"),
+            ("/ws", TokenBy::Frame, Some("t"), "GET /ws HTTP/1.1\r\n"),
+        ] {
+            let request = upgrade_request(&url(path), by, token);
+            assert!(request.contains(expected) && request.ends_with("\r\n\r\n"), "{request}");
+        }
     }
 
     #[test]

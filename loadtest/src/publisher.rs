@@ -1,15 +1,17 @@
-//! Events to `POST /api/publish`, as they become due, over one keep-alive connection.
+//! Events to the server, as they become due, over one connection: HTTP requests or WebSocket frames.
 //!
 //! Invariant: an event's stamp is the time at which it was due, however late it is really sent; while a request is
-//! under way, what becomes due waits and goes out together in the next one.
+//! under way (or a frame is not taken yet), what becomes due waits and goes out together in the next one.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use crate::adapter::{Adapter, PublishBy};
 use crate::options::Url;
-use crate::protocol::Stamp;
+use crate::protocol::{self, Stamp};
 
 /// What to publish.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,7 @@ pub(crate) struct Schedule {
     pub(crate) start: Instant,
     /// Between two events.
     pub(crate) interval_ns: u64,
-    /// How many.
+    /// How many; `u64::MAX`: until told to stop.
     pub(crate) events: u64,
     /// Length of each event's `data`.
     pub(crate) data_bytes: usize,
@@ -29,18 +31,24 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     fn due(&self, index: u64) -> Instant {
-        self.start + std::time::Duration::from_nanos(self.interval_ns * index)
+        self.start + Duration::from_nanos(self.interval_ns * index)
     }
 }
 
-/// Events in one request: bounded in count and in bytes, below what servers accept.
-const EVENTS_PER_REQUEST: u64 = 1000;
+/// Bytes of one request or frame: below what servers accept.
 const REQUEST_BYTES: usize = 4 << 20;
+
+/// Where events go and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    pub(crate) key: Option<String>,
+    pub(crate) adapter: Arc<Adapter>,
+}
 
 pub(crate) struct Publisher {
     pub(crate) stream: TcpStream,
-    url: Url,
-    key: Option<String>,
+    target: Target,
     epoch: Instant,
     schedule: Option<Schedule>,
     sent: u64,
@@ -55,23 +63,25 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn connect(url: &Url, key: Option<&str>, epoch: Instant) -> Result<Self, String> {
-        let stream = std::net::TcpStream::connect(url.address).map_err(|error| format!("publisher: {error}"))?;
-        stream
-            .set_nonblocking(true)
-            .and_then(|()| stream.set_nodelay(true))
-            .map_err(|error| error.to_string())?;
+    pub(crate) fn connect(target: Target, epoch: Instant) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("publisher: {}: {error}", target.url.address);
+        let mut stream = std::net::TcpStream::connect(target.url.address).map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let mut response = Vec::new();
+        if target.adapter.publish.by == PublishBy::Frame {
+            response = open_socket(&mut stream, &target).map_err(|error| format!("publisher: {error}"))?;
+        }
+        stream.set_nonblocking(true).map_err(failed)?;
         Ok(Self {
             stream: TcpStream::from_std(stream),
-            url: url.clone(),
-            key: key.map(str::to_owned),
+            target,
             epoch,
             schedule: None,
             sent: 0,
             sequences: Vec::new(),
             request: Vec::new(),
             written: 0,
-            response: Vec::new(),
+            response,
             is_waiting: false,
             late_ns_max: 0,
             published: 0,
@@ -84,6 +94,13 @@ impl Publisher {
         self.late_ns_max = 0;
     }
 
+    /// What is not sent yet is not sent any more.
+    pub(crate) fn end(&mut self) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.events = self.sent;
+        }
+    }
+
     /// When there is something to do again, if that depends on the clock alone.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let schedule = self.schedule.filter(|_| !self.is_waiting)?;
@@ -92,58 +109,77 @@ impl Publisher {
 
     /// Sends what is due, unless a request is under way.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), String> {
-        let Some(schedule) = self.schedule else { return Ok(()) };
-        if self.is_waiting || self.sent == schedule.events || schedule.due(self.sent) > now {
-            return Ok(());
+        while let Some(schedule) = self.schedule.filter(|_| !self.is_waiting) {
+            if self.sent == schedule.events || schedule.due(self.sent) > now {
+                break;
+            }
+            let late = now.duration_since(schedule.due(self.sent)).as_nanos();
+            self.late_ns_max = self.late_ns_max.max(u64::try_from(late).unwrap_or(u64::MAX));
+            self.compose(&schedule, now);
+            self.is_waiting = true;
+            self.writable()?;
         }
-        let late = now.duration_since(schedule.due(self.sent)).as_nanos();
-        self.late_ns_max = self.late_ns_max.max(u64::try_from(late).unwrap_or(u64::MAX));
-        self.compose(&schedule, now);
-        self.is_waiting = true;
-        self.writable()
+        Ok(())
     }
 
     fn compose(&mut self, schedule: &Schedule, now: Instant) {
-        let mut body = String::from("[");
+        let adapter = Arc::clone(&self.target.adapter);
+        let publish = &adapter.publish;
+        let mut body = publish.prefix.clone();
         let first = self.sent;
         while self.sent < schedule.events
-            && self.sent - first < EVENTS_PER_REQUEST
+            && self.sent - first < publish.items
             && body.len() < REQUEST_BYTES
             && schedule.due(self.sent) <= now
         {
-            let channel = schedule.first_channel + self.sent % schedule.channels;
-            let index = channel as usize;
-            if self.sequences.len() <= index {
-                self.sequences.resize(index + 1, 0);
+            if self.sent > first {
+                body.push_str(&publish.separator);
             }
-            self.sequences[index] += 1;
-            let due_ns = schedule.due(self.sent).duration_since(self.epoch).as_nanos() as u64;
-            let stamp = Stamp {
-                channel,
-                sequence: self.sequences[index],
-                due_ns,
-            };
-            let data = stamp.data(schedule.data_bytes);
-            let comma = if self.sent == first { "" } else { "," };
-            body.push_str(&format!(
-                "{comma}{{\"channel\":\"load.{channel}\",\"event\":\"tick\",\"data\":{data}}}"
-            ));
-            self.sent += 1;
+            let (channel, data) = self.next_event(schedule);
+            let item = publish.item.replace("{channel}", &adapter.channel(channel));
+            body.push_str(&item.replacen("{data}", &data, 1));
         }
-        body.push(']');
-        let Url { host, path, .. } = &self.url;
-        let key = self
-            .key
-            .as_ref()
-            .map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
-        let length = body.len();
-        self.request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{key}Content-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        )
-        .into_bytes();
+        body.push_str(&publish.suffix);
+        self.request = match publish.by {
+            PublishBy::Http => self.http_request(&body),
+            PublishBy::Frame => protocol::client_frame(protocol::TEXT, body.as_bytes()),
+        };
         self.written = 0;
         self.published += self.sent - first;
+    }
+
+    /// The next event's channel and data.
+    fn next_event(&mut self, schedule: &Schedule) -> (u64, String) {
+        let channel = schedule.first_channel + self.sent % schedule.channels;
+        let index = channel as usize;
+        if self.sequences.len() <= index {
+            self.sequences.resize(index + 1, 0);
+        }
+        self.sequences[index] += 1;
+        let stamp = Stamp {
+            channel,
+            sequence: self.sequences[index],
+            due_ns: schedule.due(self.sent).duration_since(self.epoch).as_nanos() as u64,
+        };
+        self.sent += 1;
+        (channel, stamp.data(schedule.data_bytes))
+    }
+
+    fn http_request(&self, body: &str) -> Vec<u8> {
+        let Url { host, path, .. } = &self.target.url;
+        let key = self.target.key.as_deref();
+        let mut head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        for header in &self.target.adapter.publish.headers {
+            // A header that needs the key is left out when there is none.
+            if key.is_some() || !header.contains("{key}") {
+                head.push_str(&header.replace("{key}", key.unwrap_or_default()));
+                head.push_str("\r\n");
+            }
+        }
+        [head.as_bytes(), b"\r\n", body.as_bytes()].concat()
     }
 
     /// Writes what is left of the request.
@@ -155,10 +191,12 @@ impl Publisher {
                 Err(error) => return Err(format!("publisher: {error}")),
             }
         }
+        // A frame is not answered: taken is sent.
+        self.is_waiting &= self.target.adapter.publish.by == PublishBy::Http;
         Ok(())
     }
 
-    /// Reads the answer; anything but a clean 200 ends the run, since the figures would mean nothing.
+    /// Reads the answer; anything but a good one ends the run, since the figures would mean nothing.
     pub(crate) fn readable(&mut self) -> Result<(), String> {
         let mut chunk = [0; 4096];
         loop {
@@ -170,7 +208,23 @@ impl Publisher {
                 Err(error) => return Err(format!("publisher: {error}")),
             }
         }
-        if let Some(length) = whole_response(&self.response)? {
+        let refused = &self.target.adapter.publish.refused;
+        if self.target.adapter.publish.by == PublishBy::Frame {
+            let mut used = 0;
+            while let Some((frame, length)) = protocol::server_frame(&self.response[used..])? {
+                used += length;
+                let payload = String::from_utf8_lossy(frame.payload);
+                match frame.opcode {
+                    protocol::CLOSE => return Err(format!("publisher: the server closed: {payload}")),
+                    // The pong would have to wait for the request under way; what is published counts as life.
+                    protocol::TEXT if refused.iter().any(|mark| payload.contains(mark.as_str())) => {
+                        return Err(format!("publisher: the server answered {payload}"));
+                    }
+                    _ => {}
+                }
+            }
+            self.response.drain(..used);
+        } else if let Some(length) = whole_response(&self.response, refused)? {
             self.response.drain(..length);
             self.is_waiting = false;
         }
@@ -183,7 +237,53 @@ impl Publisher {
     }
 }
 
-fn whole_response(bytes: &[u8]) -> Result<Option<usize>, String> {
+/// The handshake of a publisher that sends frames, and what the adapter says comes before the first of them; gives what
+/// the server has said beyond that.
+fn open_socket(stream: &mut std::net::TcpStream, target: &Target) -> Result<Vec<u8>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
+    let adapter = &target.adapter;
+    let request = protocol::upgrade_request(&target.url, adapter.token, target.key.as_deref());
+    stream.write_all(request.as_bytes()).map_err(text)?;
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+    let mut more = |bytes: &mut Vec<u8>, stream: &mut std::net::TcpStream| match stream.read(&mut chunk) {
+        Ok(0) => Err("the server closed the connection".to_owned()),
+        Ok(length) => {
+            bytes.extend_from_slice(&chunk[..length]);
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let head = loop {
+        match protocol::upgrade_response(&bytes)? {
+            Some(head) => break head,
+            None => more(&mut bytes, stream)?,
+        }
+    };
+    bytes.drain(..head);
+    for step in &adapter.open {
+        while !step.r#await.is_empty() {
+            let Some((frame, length)) = protocol::server_frame(&bytes)? else {
+                more(&mut bytes, stream)?;
+                continue;
+            };
+            let is_it = String::from_utf8_lossy(frame.payload).contains(step.r#await.as_str());
+            bytes.drain(..length);
+            if is_it {
+                break;
+            }
+        }
+        if !step.send.is_empty() {
+            let text_sent = step.send.replace("{token}", target.key.as_deref().unwrap_or_default());
+            stream
+                .write_all(&protocol::client_frame(protocol::TEXT, text_sent.as_bytes()))
+                .map_err(text)?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn whole_response(bytes: &[u8], refused: &[String]) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let head = match response.parse(bytes) {
@@ -195,17 +295,49 @@ fn whole_response(bytes: &[u8]) -> Result<Option<usize>, String> {
         .headers
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok())
-        .ok_or("publisher: the response has no Content-Length")?;
+        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
+    let code = response.code.unwrap_or(0);
+    let length = match length {
+        Some(length) => length,
+        None if code == 204 => 0,
+        None => return Err("publisher: the response has no Content-Length".into()),
+    };
     let Some(body) = bytes.get(head..head + length) else {
         return Ok(None);
     };
     let body_text = String::from_utf8_lossy(body);
-    if response.code != Some(200) || body_text.contains("\"errors\"") {
-        return Err(format!(
-            "publisher: the server answered {} {body_text}",
-            response.code.unwrap_or(0)
-        ));
+    let is_good = (200..300).contains(&code) && !refused.iter().any(|mark| body_text.contains(mark.as_str()));
+    if is_good {
+        Ok(Some(head + length))
+    } else {
+        Err(format!("publisher: the server answered {code} {body_text}"))
     }
-    Ok(Some(head + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_good_whole_answer_lets_the_next_request_out() {
+        let refused = ["\"errors\"".to_owned()];
+        let whole = |text: &str| whole_response(text.as_bytes(), &refused);
+        let good = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"published\":1}";
+        assert_eq!(whole(good), Ok(Some(good.len())));
+        assert_eq!(whole(&good[..good.len() - 1]), Ok(None));
+        assert_eq!(whole(&good[..20]), Ok(None));
+        assert!(whole("HTTP/1.1 204 No Content\r\n\r\n").unwrap().is_some());
+        for (bad, told) in [
+            ("HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n{}", "401 {}"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"errors\":[]}",
+                "\"errors\"",
+            ),
+            ("HTTP/1.1 200 OK\r\n\r\n", "no Content-Length"),
+            ("HELLO\r\n\r\n", "bad response"),
+        ] {
+            let error = whole(bad).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
 }

@@ -1,55 +1,51 @@
 //! One thread of the tool: an epoll loop over its share of the clients, and in the first one the publisher.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::client::{Client, Common};
-use crate::options::Server;
-use crate::protocol::{Stamp, upgrade_request};
+use crate::client::{Client, Common, Spec};
+use crate::measured::{GROUPS, Inside, Measured};
+use crate::protocol::RequestId;
 use crate::publisher::{Publisher, Schedule};
+use crate::requests::{Kind, Plan, Progress};
 
 /// What the scenario asks of a worker.
 pub(crate) enum Order {
-    /// Connect these clients, each with the text it subscribes with.
-    Connect { first: usize, subscribe: Vec<String> },
+    /// Connect these clients as they become due.
+    Connect(Vec<Spec>),
     /// Publish (the first worker only).
     Publish(Schedule),
-    /// Stop reading client number `first` of this worker for good.
+    /// What is not published yet is not published any more.
+    EndPublishing,
+    /// Let clients ask.
+    Request(Plan),
+    /// The clients of this group stop reading.
     Stall(usize),
-    /// Forget the latencies so far.
-    Reset,
+    /// They read again.
+    Resume(usize),
+    /// They are closed, from this side.
+    Disconnect(usize),
 }
 
-/// What workers tell while they run.
+/// What all workers share with the scenario.
 #[derive(Default)]
-pub(crate) struct Progress {
-    pub(crate) ready: AtomicU64,
-    pub(crate) ended: AtomicU64,
-    pub(crate) events: AtomicU64,
-    pub(crate) missing: AtomicU64,
-    pub(crate) out_of_order: AtomicU64,
-    pub(crate) published: AtomicU64,
-    pub(crate) publisher_done: AtomicBool,
-    pub(crate) late_ns_max: AtomicU64,
-    /// When the last event arrived, nanoseconds since the start.
-    pub(crate) last_arrival_ns: AtomicU64,
+pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
-    /// The first thing that went wrong; the clients it happened to are in `ended`.
+    /// The first thing that went wrong with a client; how many ended is counted.
     pub(crate) first_error: Mutex<Option<String>>,
-    /// The publisher failed: the run is worth nothing.
+    /// The run is worth nothing.
     pub(crate) fatal: Mutex<Option<String>>,
 }
 
-impl Progress {
-    fn client_ended(&self, error: String) {
-        self.ended.fetch_add(1, Relaxed);
+impl Shared {
+    fn client_error(&self, error: String) {
         self.first_error
             .lock()
             .expect("no thread panics with it")
@@ -57,8 +53,7 @@ impl Progress {
     }
 }
 
-/// What takes longer is counted as ten minutes.
-const LATENCY_US_MAX: u64 = 600_000_000;
+const STALLED_BUFFER_BYTES: usize = 32 * 1024;
 
 const TIMER: Token = Token(usize::MAX);
 const PUBLISHER: Token = Token(usize::MAX - 1);
@@ -69,71 +64,59 @@ pub(crate) struct Worker {
     common: Common,
     connect_window: usize,
     clients: Vec<Option<Client>>,
-    /// Not yet connecting, in reverse order.
-    waiting: Vec<(usize, String)>,
+    /// The clients' numbers, by group.
+    groups: [Vec<usize>; GROUPS],
+    /// Not yet connecting, in the order in which they are due.
+    waiting: VecDeque<Spec>,
     connecting: usize,
+    requests: Option<Progress>,
     publisher: Option<Publisher>,
-    epoch: Instant,
-    latencies_us: Histogram<u64>,
     scratch: Vec<u8>,
-    progress: Arc<Progress>,
+    measured: Arc<Measured>,
+    shared: Arc<Shared>,
 }
 
 impl Worker {
     pub(crate) fn new(
-        server: &Server,
-        epoch: Instant,
-        has_publisher: bool,
-        progress: Arc<Progress>,
-    ) -> Result<Self, String> {
-        let poll = Poll::new().map_err(text)?;
-        let timer = rustix::time::timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )
-        .map_err(|error| error.to_string())?;
+        common: Common,
+        connect_window: usize,
+        mut publisher: Option<Publisher>,
+        measured: Arc<Measured>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&timer);
-        poll.registry()
-            .register(&mut mio::unix::SourceFd(&raw), TIMER, Interest::READABLE)
-            .map_err(text)?;
-        let mut publisher = None;
-        if has_publisher {
-            let mut new = Publisher::connect(&server.publish_url, server.publish_key.as_deref(), epoch)?;
+        let registry = poll.registry();
+        registry.register(&mut mio::unix::SourceFd(&raw), TIMER, Interest::READABLE)?;
+        if let Some(publisher) = &mut publisher {
             let interest = Interest::READABLE | Interest::WRITABLE;
-            poll.registry()
-                .register(&mut new.stream, PUBLISHER, interest)
-                .map_err(text)?;
-            publisher = Some(new);
+            registry.register(&mut publisher.stream, PUBLISHER, interest)?;
         }
         Ok(Self {
             poll,
             timer,
-            common: Common {
-                server: server.url.address,
-                request: upgrade_request(&server.url, server.token.as_deref()),
-                ready_marker: memchr::memmem::Finder::new(server.ready_marker.as_bytes()).into_owned(),
-                needs_marker: !server.ready_marker.is_empty(),
-                stamp: Stamp::finder(),
-                channels: server.channels,
-            },
-            connect_window: server.connect_window.div_ceil(server.threads),
+            common,
+            connect_window,
             clients: Vec::new(),
-            waiting: Vec::new(),
+            groups: Default::default(),
+            waiting: VecDeque::new(),
             connecting: 0,
+            requests: None,
             publisher,
-            epoch,
-            latencies_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).map_err(|error| error.to_string())?,
             scratch: vec![0; 256 * 1024],
-            progress,
+            measured,
+            shared,
         })
     }
 
-    /// Runs until told to stop; returns publish-to-arrival times in microseconds.
-    pub(crate) fn run(mut self, orders: &Receiver<Order>) -> Histogram<u64> {
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self, orders: &Receiver<Order>) {
         let mut events = Events::with_capacity(1024);
-        while !self.progress.stop.load(Relaxed) {
+        while !self.shared.stop.load(Relaxed) {
             if let Err(error) = self.turn(&mut events, orders) {
-                self.progress
+                self.shared
                     .fatal
                     .lock()
                     .expect("no thread panics with it")
@@ -141,13 +124,14 @@ impl Worker {
                 break;
             }
         }
-        self.latencies_us
     }
 
     fn turn(&mut self, events: &mut Events, orders: &Receiver<Order>) -> Result<(), String> {
-        self.take_orders(orders)?;
+        self.take_orders(orders).map_err(|error| error.to_string())?;
         self.connect_more();
+        self.request();
         self.publish()?;
+        self.set_timer().map_err(|error| error.to_string())?;
         match self.poll.poll(events, Some(Duration::from_millis(10))) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.to_string()),
             _ => {}
@@ -164,65 +148,119 @@ impl Worker {
                         publisher.readable()?;
                     }
                 }
-                Token(index) => self.client_event(index, event.is_writable()),
+                Token(number) => self.client_event(number, event.is_writable()),
             }
         }
         Ok(())
     }
 
-    fn take_orders(&mut self, orders: &Receiver<Order>) -> Result<(), String> {
+    fn take_orders(&mut self, orders: &Receiver<Order>) -> io::Result<()> {
         loop {
             match orders.try_recv() {
-                Ok(Order::Connect { first, subscribe }) => {
-                    self.waiting.extend(
-                        subscribe
-                            .into_iter()
-                            .enumerate()
-                            .map(|(i, text)| (first + i, text))
-                            .rev(),
-                    );
-                }
+                Ok(Order::Connect(specs)) => self.waiting.extend(specs),
                 Ok(Order::Publish(schedule)) => {
-                    self.progress.publisher_done.store(false, Relaxed);
                     if let Some(publisher) = &mut self.publisher {
                         publisher.begin(schedule);
                     }
                 }
-                Ok(Order::Stall(index)) => {
-                    if let Some(Some(client)) = self.clients.get_mut(index) {
-                        self.poll.registry().deregister(&mut client.stream).map_err(text)?;
-                        // The smallest window the kernel gives, so that the server sees the stall soon.
-                        socket2::SockRef::from(&client.stream)
-                            .set_recv_buffer_size(1)
-                            .map_err(text)?;
+                Ok(Order::EndPublishing) => {
+                    if let Some(publisher) = &mut self.publisher {
+                        publisher.end();
                     }
                 }
-                Ok(Order::Reset) => self.latencies_us.reset(),
+                Ok(Order::Request(plan)) => self.requests = Some(Progress::new(plan)),
+                Ok(Order::Stall(group)) => self.stall(group)?,
+                Ok(Order::Resume(group)) => self.resume(group)?,
+                Ok(Order::Disconnect(group)) => {
+                    for number in std::mem::take(&mut self.groups[group]) {
+                        if let Some(client) = self.clients[number].take() {
+                            self.connecting -= usize::from(!client.is_ready());
+                            self.measured.lock().counters.groups[group].left += u64::from(client.is_ready());
+                        }
+                    }
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
             }
         }
     }
 
-    fn connect_more(&mut self) {
-        while self.connecting < self.connect_window {
-            let Some((index, subscribe)) = self.waiting.pop() else {
-                return;
-            };
-            let token = Token(self.clients.len());
-            let connected = Client::connect(&self.common, index, &subscribe).and_then(|mut client| {
+    fn stall(&mut self, group: usize) -> io::Result<()> {
+        for &number in &self.groups[group] {
+            if let Some(client) = &mut self.clients[number] {
+                self.poll.registry().deregister(&mut client.stream)?;
+                // The kernel would go on taking megabytes for it; much less than this, and it reads slowly afterwards.
+                socket2::SockRef::from(&client.stream).set_recv_buffer_size(STALLED_BUFFER_BYTES)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, group: usize) -> io::Result<()> {
+        for &number in &self.groups[group] {
+            if let Some(client) = &mut self.clients[number] {
                 let interest = Interest::READABLE | Interest::WRITABLE;
-                self.poll.registry().register(&mut client.stream, token, interest)?;
+                self.poll
+                    .registry()
+                    .register(&mut client.stream, Token(number), interest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn connect_more(&mut self) {
+        let now_ns = self.common.now_ns();
+        while self.connecting < self.connect_window {
+            if self.waiting.front().is_none_or(|spec| spec.due_ns > now_ns) {
+                return;
+            }
+            let Some(spec) = self.waiting.pop_front() else { return };
+            let (number, group) = (self.clients.len(), spec.group);
+            let connected = Client::connect(&self.common, spec).and_then(|mut client| {
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                self.poll
+                    .registry()
+                    .register(&mut client.stream, Token(number), interest)?;
                 Ok(client)
             });
             match connected {
                 Ok(client) => {
                     self.clients.push(Some(client));
+                    self.groups[group].push(number);
                     self.connecting += 1;
                 }
                 Err(error) => {
                     self.clients.push(None);
-                    self.progress.client_ended(format!("connect: {error}"));
+                    self.measured.lock().counters.groups[group].ended += 1;
+                    self.shared.client_error(format!("connect: {error}"));
                 }
+            }
+        }
+    }
+
+    /// Lets the clients ask what is due.
+    fn request(&mut self) {
+        let Some(requests) = &mut self.requests else { return };
+        let plan = requests.plan;
+        while let Some((sequence, due)) = requests.begin(Instant::now()) {
+            let due_ns = due.duration_since(self.common.epoch).as_nanos() as u64;
+            let group = &self.groups[plan.group];
+            let mut inside = self.measured.lock();
+            let turn = usize::try_from(sequence).unwrap_or(usize::MAX) % group.len().max(1);
+            let Some(client) = group.get(turn).and_then(|number| self.clients[*number].as_mut()) else {
+                // Its client is gone: it is asked and never answered.
+                inside.counters.requests.sent += 1;
+                continue;
+            };
+            let asked = match plan.kind {
+                Kind::Command => {
+                    inside.counters.requests.sent += 1;
+                    client.command(&self.common, RequestId { due_ns, sequence })
+                }
+                Kind::Toggle => client.toggle(&self.common, due_ns, &mut inside),
+            };
+            if let Err(error) = asked {
+                // The socket tells the same to its next event, which ends the client.
+                self.shared.client_error(error);
             }
         }
     }
@@ -232,72 +270,61 @@ impl Worker {
             return Ok(());
         };
         publisher.tick(Instant::now())?;
-        self.progress.published.store(publisher.published, Relaxed);
-        self.progress.late_ns_max.store(publisher.late_ns_max, Relaxed);
-        self.progress.publisher_done.store(publisher.is_done(), Relaxed);
-        if let Some(due) = publisher.next_due() {
-            // A poll's own timeout is rounded up to a whole millisecond, which would be added to each latency.
-            let wait = due
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_nanos(1));
-            let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let value = Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
-            let spec = Itimerspec {
-                it_interval: none,
-                it_value: value,
-            };
-            rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
-                .map_err(|error| error.to_string())?;
-        }
+        let mut inside = self.measured.lock();
+        inside.counters.requests.published = publisher.published;
+        inside.late_ns_max = publisher.late_ns_max;
+        inside.is_published = publisher.is_done();
         Ok(())
     }
 
-    fn client_event(&mut self, index: usize, is_writable: bool) {
-        let Some(Some(client)) = self.clients.get_mut(index) else {
+    /// Wakes the loop when the next thing is due. A poll's own timeout is rounded up to a whole millisecond, which would
+    /// be added to each latency.
+    fn set_timer(&mut self) -> io::Result<()> {
+        let connect = self.waiting.front().filter(|_| self.connecting < self.connect_window);
+        let connect = connect.map(|spec| self.common.epoch + Duration::from_nanos(spec.due_ns));
+        let requests = self.requests.as_ref().and_then(Progress::next_due);
+        let publisher = self.publisher.as_ref().and_then(Publisher::next_due);
+        let Some(due) = [connect, requests, publisher].into_iter().flatten().min() else {
+            return Ok(());
+        };
+        let wait = due
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_nanos(1));
+        let spec = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec {
+                tv_sec: wait.as_secs() as i64,
+                tv_nsec: i64::from(wait.subsec_nanos()),
+            },
+        };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
+        Ok(())
+    }
+
+    fn client_event(&mut self, number: usize, is_writable: bool) {
+        let Some(Some(client)) = self.clients.get_mut(number) else {
             return;
         };
         let was_ready = client.is_ready();
-        let (epoch, latencies_us) = (self.epoch, &mut self.latencies_us);
-        let mut now_ns = 0;
+        let mut inside = self.measured.lock();
         let written = if is_writable {
             client.writable(&self.common)
         } else {
             Ok(())
         };
-        let received = written.and_then(|()| {
-            client.readable(&self.common, &mut self.scratch, |stamp| {
-                if now_ns == 0 {
-                    now_ns = epoch.elapsed().as_nanos() as u64;
-                }
-                latencies_us.saturating_record(now_ns.saturating_sub(stamp.due_ns) / 1000);
-            })
-        });
-        match received {
-            Ok(received) => {
-                let progress = &self.progress;
-                if received.ready {
-                    self.connecting -= 1;
-                    progress.ready.fetch_add(1, Relaxed);
-                }
-                if received.events > 0 {
-                    progress.events.fetch_add(received.events, Relaxed);
-                    progress.missing.fetch_add(received.missing, Relaxed);
-                    progress.out_of_order.fetch_add(received.out_of_order, Relaxed);
-                    progress.last_arrival_ns.fetch_max(now_ns, Relaxed);
-                }
-            }
-            Err(error) => {
-                self.connecting -= usize::from(!was_ready);
-                self.clients[index] = None;
-                self.progress.client_ended(error);
-            }
+        let received = written.and_then(|()| client.readable(&self.common, &mut self.scratch, &mut inside));
+        if !was_ready && (client.is_ready() || received.is_err()) {
+            self.connecting -= 1;
+        }
+        if let Err(error) = received {
+            end(&mut inside, client);
+            self.clients[number] = None;
+            drop(inside);
+            self.shared.client_error(error);
         }
     }
 }
 
-fn text(error: io::Error) -> String {
-    error.to_string()
+fn end(inside: &mut Inside, client: &Client) {
+    inside.counters.groups[client.group()].ended += 1;
 }

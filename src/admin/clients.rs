@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{Admin, body};
 use crate::channel::Channel;
 use crate::disconnect::Disconnect;
-use crate::event::{Event, NewEvent};
+use crate::event::{Event, NewEvent, Terms};
 use crate::http::answer::{self, Answer};
 use crate::http::request::query_value;
 use crate::json::{Scratch, push_string};
@@ -187,6 +187,7 @@ impl Admin {
             name: "test".into(),
             data: data.into(),
             timestamp_ms,
+            terms: Terms::default(),
         };
         let event = Arc::new(Event::new(new, None));
         let mut queued = 0;

@@ -192,6 +192,24 @@ families! {
         |r, s| s.one(r.figures.hub.credits);
     "tickgate_hub_credits_lent" GAUGE "Room taken; near tickgate_hub_credits publishers wait."
         |r, s| s.one(r.figures.hub.credits_lent);
+    "tickgate_state_channels" GAUGE "Channels of which something is kept (last value, history, merged records)."
+        |r, s| s.one(r.figures.hub.channels);
+    "tickgate_state_bytes" GAUGE "What is kept of channels and of publishers' ids."
+        |r, s| s.one(r.figures.hub.state_bytes);
+    "tickgate_state_ids" GAUGE "Publishers' ids of events that are remembered."
+        |r, s| s.one(r.figures.hub.ids);
+    "tickgate_state_evicted_channels_total" COUNTER "Channels whose state was dropped for want of room, the least recently used first."
+        |r, s| s.one(r.figures.hub.evicted);
+    "tickgate_state_trimmed_events_total" COUNTER "Events that fell out of a full history."
+        |r, s| s.one(r.figures.hub.trimmed);
+    "tickgate_state_expired_events_total" COUNTER "Events that fell out of a history because of their age."
+        |r, s| s.one(r.figures.hub.expired);
+    "tickgate_state_overtaken_reads_total" COUNTER "Reads of a history that found that what they asked for is gone."
+        |r, s| s.one(r.figures.hub.overtaken);
+    "tickgate_events_duplicate_total" COUNTER "Events not published again because of their id."
+        |r, s| s.one(r.figures.hub.duplicates);
+    "tickgate_events_unchanged_total" COUNTER "Events not sent because they say what the channel's last one said."
+        |r, s| s.one(r.figures.hub.unchanged);
     "tickgate_commands_total" COUNTER "Commands taken from clients."
         |r, s| s.one(r.commands.received);
     "tickgate_commands_answered_total" COUNTER "Commands answered, by outcome."
@@ -246,6 +264,8 @@ families! {
         |r, s| s.one(r.admin.stats.published.get());
     "tickgate_admin_duplicates_total" COUNTER "Items not published again because of their id."
         |r, s| s.one(r.admin.stats.duplicates.get());
+    "tickgate_admin_unchanged_total" COUNTER "Items not sent because they say what the channel's last event said."
+        |r, s| s.one(r.admin.stats.unchanged.get());
     "tickgate_admin_refused_items_total" COUNTER "Items of publish requests that were refused."
         |r, s| s.one(r.admin.stats.refused_items.get());
     "process_cpu_seconds_total" COUNTER "CPU time of the process."

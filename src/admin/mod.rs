@@ -5,8 +5,8 @@
 
 mod access;
 mod body;
+mod channels;
 mod clients;
-mod duplicates;
 mod metrics;
 mod publish;
 mod push;
@@ -26,12 +26,11 @@ use crate::commands::Snapshot;
 use crate::feeds::Feeds;
 use crate::figures::Figures;
 use crate::http::{Health, Listener};
-use crate::hub::Broker;
+use crate::hub::{Broker, Hub};
 use crate::mailbox::ShardHandle;
 use crate::stats::{AcceptStats, Counter, DoorStats, Gauge};
 use crate::time::Clock;
 use crate::verify::Verifier;
-use duplicates::Duplicates;
 
 /// `[admin]`, `admin_listen` and the limits of publishing.
 #[derive(Clone, Debug)]
@@ -54,6 +53,8 @@ pub struct Parts {
     pub verifier: Arc<Verifier>,
     /// Where events are published.
     pub broker: Arc<dyn Broker>,
+    /// What is kept of channels.
+    pub hub: Arc<Hub>,
     /// The gateway's own figures.
     pub figures: Arc<Figures>,
     /// All of them, in order.
@@ -78,6 +79,7 @@ pub struct Admin {
     node: Box<str>,
     verifier: Arc<Verifier>,
     broker: Arc<dyn Broker>,
+    hub: Arc<Hub>,
     figures: Arc<Figures>,
     shards: Vec<ShardHandle>,
     commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
@@ -85,7 +87,6 @@ pub struct Admin {
     door: Arc<DoorStats>,
     health: Arc<Health>,
     clock: Clock,
-    duplicates: Duplicates,
     stats: AdminStats,
     // Kibibytes of bodies that may be in memory at one time.
     body_kib: Arc<Semaphore>,
@@ -99,6 +100,7 @@ struct AdminStats {
     in_flight: Gauge,
     published: Counter,
     duplicates: Counter,
+    unchanged: Counter,
     refused_items: Counter,
 }
 
@@ -109,7 +111,6 @@ impl Admin {
     /// The API, not served yet.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
-        let now = parts.clock.now();
         Arc::new(Self {
             key: settings.key,
             publish_body_bytes: settings.publish_body_bytes,
@@ -117,6 +118,7 @@ impl Admin {
             node: parts.node,
             verifier: parts.verifier,
             broker: parts.broker,
+            hub: parts.hub,
             figures: parts.figures,
             shards: parts.shards,
             commands: parts.commands,
@@ -124,7 +126,6 @@ impl Admin {
             door: parts.door,
             health: parts.health,
             clock: parts.clock,
-            duplicates: Duplicates::new(now.mono_ms),
             stats: AdminStats::default(),
             body_kib: Arc::new(Semaphore::new(BODY_KIB)),
         })

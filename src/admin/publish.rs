@@ -1,7 +1,8 @@
 //! `POST /api/publish`: one event, an array of them, or a stream of lines.
 //!
-//! Invariant: what is answered as published is in the inbox of every shard that wants it; an item that is refused is
-//! reported by its index and stops no other; a request is not cut short by its client going away.
+//! Invariant: what is answered as published is kept, as its channel's class says, and in the inbox of every shard that
+//! wants it; what is answered as a duplicate was published before in this very sense; an item that is refused is reported
+//! by its index and stops no other; a request is not cut short by its client going away.
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::access::{Caller, forbidden};
 use super::{Admin, body};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::http::answer::{self, Answer};
 use crate::hub::Receipt;
 use crate::json::{self, Scratch};
@@ -32,12 +33,18 @@ pub(super) struct Outcome {
     published: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<usize>,
     #[serde(skip_serializing_if = "is_zero")]
     duplicates_omitted: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unchanged: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    unchanged_items: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemError>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -134,7 +141,12 @@ impl Admin {
             return answer::error(status, error.code, &error.message);
         }
         outcome.duplicate = outcome.duplicates.pop().is_some();
-        outcome.offset = receipt.and_then(|receipt| receipt.offset);
+        if let Some(receipt) = receipt {
+            outcome.offset = receipt.offset;
+            outcome.epoch = receipt.epoch.map(|epoch| epoch.to_string());
+            outcome.unchanged = receipt.unchanged;
+            outcome.unchanged_items = 0;
+        }
         answer::json(StatusCode::OK, &outcome)
     }
 
@@ -184,12 +196,14 @@ impl Admin {
             return None;
         }
         let events = std::mem::take(&mut batch.events);
+        let indices = std::mem::take(&mut batch.indices);
         let count = events.len();
         let broker = self.broker.clone();
         match tokio::spawn(async move { broker.publish(events).await }).await {
             Ok(receipts) => {
-                batch.outcome.published += count;
-                self.stats.published.add(count as u64);
+                for (index, receipt) in indices.into_iter().zip(&receipts) {
+                    batch.count(index, receipt);
+                }
                 receipts.first().copied()
             }
             Err(error) => {
@@ -213,6 +227,8 @@ struct Batch<'a> {
     scratch: Scratch,
     index: usize,
     events: Vec<NewEvent>,
+    // The item that each event was.
+    indices: Vec<usize>,
     outcome: Outcome,
 }
 
@@ -224,6 +240,7 @@ impl<'a> Batch<'a> {
             scratch: Scratch::default(),
             index: 0,
             events: Vec::new(),
+            indices: Vec::new(),
             outcome: Outcome::default(),
         }
     }
@@ -232,9 +249,11 @@ impl<'a> Batch<'a> {
     fn take(&mut self, text: &str) {
         let index = self.index;
         self.index += 1;
-        match self.read(text, index) {
-            Ok(Some(event)) => self.events.push(event),
-            Ok(None) => {}
+        match self.read(text) {
+            Ok(event) => {
+                self.events.push(event);
+                self.indices.push(index);
+            }
             Err((code, message)) => self.fail(index, code, message),
         }
     }
@@ -259,8 +278,23 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The event of an item; `None` for a duplicate.
-    fn read(&mut self, text: &str, index: usize) -> Result<Option<NewEvent>, (ErrorCode, Box<str>)> {
+    /// What became of an event.
+    fn count(&mut self, index: usize, receipt: &Receipt) {
+        let stats = &self.admin.stats;
+        if receipt.duplicate {
+            self.outcome.duplicate_at(index);
+            stats.duplicates.add(1);
+        } else if receipt.unchanged {
+            self.outcome.unchanged_items += 1;
+            stats.unchanged.add(1);
+        } else {
+            self.outcome.published += 1;
+            stats.published.add(1);
+        }
+    }
+
+    /// The event of an item.
+    fn read(&mut self, text: &str) -> Result<NewEvent, (ErrorCode, Box<str>)> {
         let item = PublishItem::parse(text, &mut self.scratch)?;
         if item.data.len() > self.admin.event_bytes {
             let message = format!("`data` is longer than {} bytes", self.admin.event_bytes);
@@ -274,21 +308,18 @@ impl<'a> Batch<'a> {
                 format!("this token may not publish to `{}`", item.channel).into(),
             ));
         }
-        let now = self.admin.clock.now();
-        if let Some(id) = &item.id
-            && self.admin.duplicates.seen(&item.channel, id, now.mono_ms)
-        {
-            self.outcome.duplicate_at(index);
-            self.admin.stats.duplicates.add(1);
-            return Ok(None);
-        }
-        Ok(Some(NewEvent {
+        let terms = Terms {
+            id: item.id.map(|id| id.names_event(&item.channel)),
+            ..Terms::default()
+        };
+        Ok(NewEvent {
             channel: item.channel,
             name: item.event.into(),
             // Copied: a slice would keep the whole body in memory while one of its events waits somewhere.
             data: Bytes::copy_from_slice(item.data.as_bytes()),
-            timestamp_ms: item.timestamp_ms.unwrap_or(now.unix_ms),
-        }))
+            timestamp_ms: item.timestamp_ms.unwrap_or_else(|| self.admin.clock.now().unix_ms),
+            terms,
+        })
     }
 
     fn fail(&mut self, index: usize, code: ErrorCode, message: Box<str>) {

@@ -11,6 +11,8 @@ pub(super) enum Route<'a> {
     Publish,
     Stats,
     Clients,
+    Channel(Cow<'a, str>),
+    History(Cow<'a, str>),
     Client(Cow<'a, str>),
     UserConnections(Cow<'a, str>),
     BroadcastTest,
@@ -33,6 +35,12 @@ impl<'a> Route<'a> {
                 if let Some(id) = path.strip_prefix("/api/websocket/clients/") {
                     return segment(id).map(Self::Client);
                 }
+                if let Some(channel) = path.strip_prefix("/api/channels/") {
+                    return match channel.strip_suffix("/history") {
+                        Some(channel) => segment(channel).map(Self::History),
+                        None => segment(channel).map(Self::Channel),
+                    };
+                }
                 let user = path.strip_prefix("/api/users/")?.strip_suffix("/connections")?;
                 return segment(user).map(Self::UserConnections);
             }
@@ -42,7 +50,7 @@ impl<'a> Route<'a> {
     /// Its methods, for `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Metrics | Self::Stats | Self::Clients => "GET, HEAD",
+            Self::Metrics | Self::Stats | Self::Clients | Self::Channel(_) | Self::History(_) => "GET, HEAD",
             Self::Publish | Self::BroadcastTest | Self::PushPrices => "POST",
             Self::Client(_) | Self::UserConnections(_) => "DELETE",
         }
@@ -78,6 +86,18 @@ mod tests {
                 Some(Route::Client("client_1".into())),
             ),
             ("/api/websocket/clients/a/b", None),
+            (
+                "/api/channels/grid.a.order",
+                Some(Route::Channel("grid.a.order".into())),
+            ),
+            (
+                "/api/channels/market.BTC%2FUSDT.trade/history/",
+                Some(Route::History("market.BTC/USDT.trade".into())),
+            ),
+            ("/api/channels/history", Some(Route::Channel("history".into()))),
+            ("/api/channels/a/b", None),
+            ("/api/channels/", None),
+            ("/api/channels//history", None),
             (
                 "/api/users/u%2F1/connections",
                 Some(Route::UserConnections("u/1".into())),

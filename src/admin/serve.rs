@@ -106,6 +106,14 @@ impl Admin {
                 self.admin(headers)?;
                 self.clients(request.uri().query().unwrap_or_default()).await
             }
+            Route::Channel(name) => {
+                self.admin(headers)?;
+                self.channel(&name).await
+            }
+            Route::History(name) => {
+                self.admin(headers)?;
+                self.history(&name, request.uri().query().unwrap_or_default())
+            }
             Route::Client(id) => {
                 self.admin(headers)?;
                 self.disconnect(&id).await

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::event::NewEvent;
 use crate::hub::{Broker, Hub, Receipt, Wakes};
+use crate::time::{Clock, Now};
 
 /// Events of one batch between two wake-ups, so that shards begin before a batch of 10,000 ends. Also how long the
 /// batch keeps its thread from others.
@@ -15,13 +16,14 @@ const WAKE_EVERY: usize = 128;
 /// Publishes into the hub of this process.
 pub struct Embedded {
     hub: Arc<Hub>,
+    clock: Clock,
 }
 
 impl Embedded {
-    /// For this hub.
+    /// For this hub; `clock` is the shards'.
     #[must_use]
-    pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+    pub fn new(hub: Arc<Hub>, clock: Clock) -> Self {
+        Self { hub, clock }
     }
 
     async fn publish_all(&self, events: Vec<NewEvent>) -> Vec<Receipt> {
@@ -40,8 +42,7 @@ impl Embedded {
                     self.hub.credit(bytes).await
                 }
             };
-            let offset = self.hub.publish(event, credit, &mut wakes);
-            receipts.push(Receipt { offset });
+            receipts.push(self.hub.publish(event, self.clock.now(), credit, &mut wakes));
         }
         self.hub.wake(wakes);
         receipts
@@ -53,14 +54,14 @@ impl Broker for Embedded {
         Box::pin(self.publish_all(events))
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let Some(credit) = self.hub.try_credit(shard, event.data.len()) else {
             return Err(event);
         };
         let mut wakes = Wakes::default();
-        let offset = self.hub.publish(event, credit, &mut wakes);
+        let receipt = self.hub.publish(event, now, credit, &mut wakes);
         self.hub.wake(wakes);
-        Ok(Receipt { offset })
+        Ok(receipt)
     }
 
     fn is_ready(&self) -> bool {
@@ -76,11 +77,19 @@ mod tests {
 
     use super::*;
     use crate::channel::{Channel, Pattern};
+    use crate::event::Terms;
     use crate::hub::{Inbox, Settings};
 
     fn hub(credits: u32) -> (Embedded, Arc<Hub>, Vec<Inbox>) {
-        let (hub, inboxes) = Hub::new(Settings { credits }, 1, |_, _| Bytes::new());
-        (Embedded::new(hub.clone()), hub, inboxes)
+        let (hub, inboxes) = Hub::new(
+            Settings {
+                credits,
+                ..Settings::default()
+            },
+            1,
+            |_, _| Bytes::new(),
+        );
+        (Embedded::new(hub.clone(), Clock::start()), hub, inboxes)
     }
 
     fn event(number: usize) -> NewEvent {
@@ -89,6 +98,7 @@ mod tests {
             name: "n".into(),
             data: number.to_string().into(),
             timestamp_ms: 0,
+            terms: Terms::default(),
         }
     }
 
@@ -119,11 +129,13 @@ mod tests {
         let (broker, _, mut inboxes) = hub(2);
         let inbox = &mut inboxes[0];
         inbox.join(&Pattern::parse("a.b").expect("valid"));
-        assert!(broker.try_publish(0, event(1)).is_ok());
+        assert!(broker.try_publish(0, event(1), Now::default()).is_ok());
         inbox.doorbell().answer();
-        let refused = broker.try_publish(0, event(2)).expect_err("the only credit is lent");
+        let refused = broker
+            .try_publish(0, event(2), Now::default())
+            .expect_err("the only credit is lent");
         assert!(inbox.pop().is_some());
         assert!(!inbox.doorbell().fall_asleep(), "the credit is back");
-        assert!(broker.try_publish(0, refused).is_ok());
+        assert!(broker.try_publish(0, refused, Now::default()).is_ok());
     }
 }

@@ -12,10 +12,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod class;
 #[cfg(test)]
 pub(crate) mod generate;
 #[cfg(test)]
 mod tests;
+
+pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
 
 /// Longest channel or pattern, in bytes.
 pub const BYTES_MAX: usize = 255;
@@ -81,6 +84,11 @@ impl Pattern {
     #[must_use]
     pub fn is_exact(&self) -> bool {
         memchr::memchr(b'*', self.0.as_bytes()).is_none()
+    }
+    /// The channel of the same name, when it is exact.
+    #[must_use]
+    pub fn to_channel(&self) -> Option<Channel> {
+        self.is_exact().then(|| Channel(Arc::clone(&self.0)))
     }
     /// Whether it matches the (valid) channel name `channel`. Allocates nothing.
     #[must_use]

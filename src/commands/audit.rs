@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Request;
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::Broker;
 use crate::session::CommandOutcome;
 use crate::stats::Counter;
@@ -123,6 +123,7 @@ impl Audit {
             name: event.into(),
             data: Bytes::from(serde_json::to_vec(&entry).expect("strings and numbers")),
             timestamp_ms: unix_ms(),
+            terms: Terms::default(),
         };
         if self.queue.try_send(event).is_err() {
             self.lost.add(1);

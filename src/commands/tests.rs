@@ -15,6 +15,7 @@ use crate::auth::{Identity, Permissions};
 use crate::event::NewEvent;
 use crate::hub::{Broker, Receipt};
 use crate::session::Command;
+use crate::time::Now;
 
 /// Collects answers.
 struct Answers {
@@ -37,7 +38,7 @@ impl Broker for Log {
         self.0.lock().extend(events);
         Box::pin(std::future::ready(receipts))
     }
-    fn try_publish(&self, _: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
         self.0.lock().push(event);
         Ok(Receipt::default())
     }

@@ -45,7 +45,7 @@ impl Config {
             drain_ms: ms(self.server.drain),
             door: self.door(descriptors_max),
             admin: self.admin(),
-            hub: hub::Settings::default(),
+            hub: self.hub(),
             keys: self.keys(),
             auth: self.auth(),
             commands: self.commands(),
@@ -169,6 +169,19 @@ impl Config {
                 u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
             }
             shards => shards,
+        }
+    }
+
+    fn hub(&self) -> hub::Settings {
+        let bound = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        hub::Settings {
+            classes: Arc::new(self.classes()),
+            state: hub::StateSettings {
+                channels: bound(self.state.channels),
+                bytes: bound(self.state.bytes),
+                dedup_window_ms: ms(self.state.dedup_window),
+            },
+            ..hub::Settings::default()
         }
     }
 

@@ -53,7 +53,9 @@ fn names(toml: &str) -> Vec<String> {
                 table.values().for_each(|value| walk("auth.role.<name>", value, names));
             }
             // A value with free names inside.
-            toml::Value::Table(_) if path.ends_with(".subscription_types") => names.push(path.to_owned()),
+            toml::Value::Table(_) if path.ends_with(".subscription_types") || path == "channel[].history" => {
+                names.push(path.to_owned());
+            }
             toml::Value::Table(table) => {
                 let name = |key: &str| {
                     if path.is_empty() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::problem::Origin;
 use super::source::{Content, Node};
 use crate::auth::Algorithm;
-use crate::channel::Pattern;
+use crate::channel::{History, Pattern};
 use crate::commands::BackendUrl;
 use crate::dialect::typed::Template;
 use crate::door::{ListenAddress, Origins, TrustedProxies};
@@ -268,6 +268,53 @@ impl Value for Templates {
         let entries = self.0.iter();
         let table = entries.map(|(name, template)| (name.to_string(), template.to_string().into()));
         Some(toml::Value::Table(table.collect()))
+    }
+}
+
+/// `history`: `{ size = 5000, ttl = "1h" }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HistoryKeys {
+    pub(super) size: u32,
+    pub(super) ttl: Duration,
+}
+
+impl Value for HistoryKeys {
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let Content::Table(table) = &typed(node).content else {
+            return Err(Refusal::wanted("a table ({ size = 5000, ttl = \"1h\" })", node));
+        };
+        let mut keys = Self {
+            size: 0,
+            ttl: Duration::from_millis(History::BUILT_IN.ttl_ms),
+        };
+        let mut has_size = false;
+        for (name, node) in table {
+            let at = |refusal: Refusal| Refusal {
+                origin: Some(node.origin.clone()),
+                message: format!("{name}: {}", refusal.message),
+            };
+            match name.as_str() {
+                "size" => {
+                    keys.size = u32::read(node).map_err(at)?;
+                    has_size = true;
+                }
+                "ttl" => keys.ttl = Duration::read(node).map_err(at)?,
+                _ => return Err(at(Refusal::new("unknown key (known here: size, ttl)"))),
+            }
+        }
+        if has_size {
+            Ok(keys)
+        } else {
+            Err(Refusal::new(
+                "size is missing: how many events are kept of each channel",
+            ))
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        let mut table = toml::Table::new();
+        table.insert("size".to_owned(), self.size.write()?);
+        table.insert("ttl".to_owned(), self.ttl.write()?);
+        Some(toml::Value::Table(table))
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::message::Echo;
 use crate::wire::Decoder;
 
@@ -13,6 +13,7 @@ fn event(name: &str, data: &str, offset: Option<u64>) -> Event {
         name: name.into(),
         data: Bytes::copy_from_slice(data.as_bytes()),
         timestamp_ms: 1_703_836_800_000,
+        terms: Terms::default(),
     };
     Event::new(new, offset)
 }

@@ -9,8 +9,7 @@ use bytes::Bytes;
 
 use super::Tell;
 use super::failure::Failure;
-use super::same::same;
-use crate::json::{Scratch, check_value, count_items, split_array};
+use crate::json::{RecordError, Scratch, check_value, count_items, record_name, same, split_array};
 
 /// Most records of one answer.
 pub(super) const RECORDS_MAX: usize = 100_000;
@@ -81,7 +80,7 @@ fn records(memory: &mut Memory, key: &str, answer: &str, full: bool, event_bytes
     let (mut now, mut told) = (HashMap::with_capacity(items.len()), Vec::new());
     let mut scratch = Scratch::default();
     for (index, record) in items.into_iter().enumerate() {
-        let name = record_name(&mut scratch, record, key, index)?;
+        let name = record_name(&mut scratch, record, key).map_err(|error| no_record(index, key, error))?;
         if record.len() + 2 > event_bytes {
             return Err(bad(format!("a record is longer than an event's {event_bytes} bytes")));
         }
@@ -102,24 +101,13 @@ fn records(memory: &mut Memory, key: &str, answer: &str, full: bool, event_bytes
     Ok(changes)
 }
 
-/// The value of the key field, as text.
-fn record_name(scratch: &mut Scratch, record: &str, key: &str, index: usize) -> Result<Box<str>, Failure> {
-    let mut object = scratch
-        .object(record)
-        .map_err(|error| bad(format!("item {index} is no record: {error}")))?;
-    let value = object
-        .get(key)
-        .ok_or_else(|| bad(format!("item {index} has no `{key}`")))?;
-    if value.raw.starts_with('"') {
-        return match object.text(value) {
-            Some(text) => Ok(text.into()),
-            None => Err(bad(format!("the `{key}` of item {index} is no Unicode text"))),
-        };
-    }
-    if value.raw.starts_with(['{', '[']) || value.raw == "null" {
-        return Err(bad(format!("the `{key}` of item {index} is neither text nor number")));
-    }
-    Ok(value.raw.into())
+fn no_record(index: usize, key: &str, error: RecordError) -> Failure {
+    bad(match error {
+        RecordError::NoObject(error) => format!("item {index} is no record: {error}"),
+        RecordError::Missing => format!("item {index} has no `{key}`"),
+        RecordError::NoText => format!("the `{key}` of item {index} is no Unicode text"),
+        RecordError::WrongKind => format!("the `{key}` of item {index} is neither text nor number"),
+    })
 }
 
 /// Records as arrays of at most `event_bytes` each. Without any record an array only when `even_empty`.

@@ -23,7 +23,6 @@ mod health;
 mod poll;
 mod report;
 mod runner;
-mod same;
 mod schedule;
 mod source;
 mod stats;

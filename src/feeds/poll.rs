@@ -12,12 +12,15 @@ use super::source::{Connections, Source};
 use super::stats::FeedStats;
 use super::{FeedSettings, Pushed};
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::Broker;
 use crate::time::unix_ms;
 
 /// An answer may have so many times the bytes of an event: records go into several events.
 const ANSWER_EVENTS: usize = 16;
+
+/// An answer that was not confirmed for so many intervals is not given to newcomers.
+const FRESH_INTERVALS: u32 = 3;
 
 /// What all polls of a feed share.
 pub(super) struct Poll {
@@ -65,6 +68,12 @@ impl Poll {
         &self.stats.0[self.stats.1]
     }
 
+    /// How long newcomers are given what a good answer said.
+    pub(super) fn fresh_ms(&self) -> u32 {
+        let fresh = self.settings.interval.saturating_mul(FRESH_INTERVALS);
+        u32::try_from(fresh.as_millis()).unwrap_or(u32::MAX)
+    }
+
     pub(super) async fn run(&self, mut polled: Polled, broker: &dyn Broker) -> Done {
         let result = self.publish_changes(&mut polled, broker).await;
         self.stats().polls.add(1);
@@ -100,11 +109,17 @@ impl Poll {
         };
         let changes = change::note(&mut polled.memory, tell, &answer, polled.full, self.event_bytes)?;
         let timestamp_ms = unix_ms();
+        let terms = Terms {
+            even_if_unchanged: polled.full,
+            fresh_ms: Some(self.fresh_ms()),
+            ..Terms::default()
+        };
         let event = |data| NewEvent {
             channel: polled.channel.clone(),
             name: self.settings.event.clone(),
             data,
             timestamp_ms,
+            terms,
         };
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {

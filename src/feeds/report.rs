@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::failure::Failure;
 use super::health::{Health, State};
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::Broker;
 use crate::time::unix_ms;
 
@@ -68,6 +68,7 @@ impl Reports {
             name: level.into(),
             data: data.to_string().into(),
             timestamp_ms: unix_ms(),
+            terms: Terms::default(),
         };
         if self.queue.try_send(event).is_err() {
             tracing::warn!(

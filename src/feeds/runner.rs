@@ -24,6 +24,7 @@ use super::stats::FeedStats;
 use super::{Feeds, PUSHES_MAX, Push, Pushed, SLOTS, Settings};
 use crate::channel::{Channel, Pattern};
 use crate::hub::{Broker, Hub, InterestWatch};
+use crate::time::Clock;
 
 /// A feed at work.
 struct Feed {
@@ -70,12 +71,14 @@ pub struct Runner {
     polls: JoinSet<Done>,
     orders: mpsc::Receiver<Push>,
     started: Instant,
+    // The hub's.
+    clock: Clock,
 }
 
 impl Runner {
     /// The feeds of a gateway, to be run on a tokio runtime, and what others ask of them. Watches the hub from now on,
     /// so it is made before the first connection can subscribe.
-    pub fn new(settings: Settings, hub: Arc<Hub>, broker: Arc<dyn Broker>) -> (Arc<Feeds>, Self) {
+    pub fn new(settings: Settings, hub: Arc<Hub>, broker: Arc<dyn Broker>, clock: Clock) -> (Arc<Feeds>, Self) {
         let templates: Vec<_> = settings.feeds.iter().map(|feed| feed.channel.clone()).collect();
         let concerns = move |pattern: &Pattern| templates.iter().any(|template| template.concerns(pattern));
         let watch = if settings.feeds.is_empty() {
@@ -116,6 +119,7 @@ impl Runner {
             polls: JoinSet::new(),
             orders,
             started: Instant::now(),
+            clock,
         };
         (Arc::new(Feeds { pushes, stats }), runner)
     }
@@ -370,7 +374,12 @@ impl Runner {
         feed.poll.stats().in_flight.add(-1);
         let (pace, chance) = (feed.pace, rand::random::<f64>());
         match &done.failure {
-            None => instance.turns.succeeded(pace, now_ms, chance),
+            None => {
+                instance.turns.succeeded(pace, now_ms, chance);
+                // Also what did not change is as good as new.
+                self.hub
+                    .confirm_last(&instance.channel, feed.poll.fresh_ms(), self.clock.now());
+            }
             Some(_) => instance.turns.failed(pace, now_ms, chance),
         }
         if instance.wanted {

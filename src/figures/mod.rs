@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::channel::{Channel, Pattern};
     use crate::disconnect::Disconnect;
-    use crate::event::NewEvent;
+    use crate::event::{NewEvent, Terms};
     use crate::hub::{Settings, Wakes};
     use crate::mailbox::mailbox;
     use crate::stats::ShardStats;
@@ -227,8 +227,14 @@ mod tests {
                 name: "n".into(),
                 data: Bytes::new(),
                 timestamp_ms: 0,
+                terms: Terms::default(),
             };
-            hub.publish(event, hub.credit_now(0).expect("free"), &mut Wakes::default());
+            hub.publish(
+                event,
+                Now::default(),
+                hub.credit_now(0).expect("free"),
+                &mut Wakes::default(),
+            );
         }
     }
 

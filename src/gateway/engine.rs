@@ -37,8 +37,11 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub, settings.shards.into(), dialect::encode_event);
-        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(Arc::clone(&hub))), clock));
+        let (hub, inboxes) = Hub::new(settings.hub.clone(), settings.shards.into(), dialect::encode_event);
+        let watch = Arc::new(HealthWatch::new(
+            Arc::new(Embedded::new(Arc::clone(&hub), clock)),
+            clock,
+        ));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
             .iter()
@@ -56,7 +59,7 @@ impl Engine {
             runtime.handle().clone(),
         );
         let (verifier, router) = (Arc::new(verifier), Arc::new(router));
-        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker));
+        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
         let mut engine = Self {
             clock,
             hub,

@@ -188,6 +188,7 @@ impl Gateway {
             node: settings.node,
             verifier: Arc::clone(&engine.verifier),
             broker: Arc::clone(&engine.broker),
+            hub: Arc::clone(&engine.hub),
             figures,
             shards: engine.shards.clone(),
             commands: {

@@ -142,6 +142,11 @@ impl ShardPool {
 }
 
 impl Credit<'_> {
+    /// What is owed: payer and cost.
+    pub(super) const fn debt(&self) -> (u16, u32) {
+        (self.payer, self.cost)
+    }
+
     /// The debt moves into an event: payer and cost.
     pub(super) fn into_debt(self) -> (u16, u32) {
         let debt = (self.payer, self.cost);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::interest::Stripes;
-use super::{Doorbell, Hub, STRIPES};
-use crate::channel::Pattern;
+use super::interest::{Stripes, stripe_of};
+use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
+use crate::channel::{Channel, Pattern};
 use crate::event::{Encoding, Event};
+use crate::time::Now;
 
 /// What lies in an inbox.
 pub(super) struct Letter {
@@ -82,7 +83,50 @@ impl Inbox {
     /// Declares the shard's interest in a pattern and says from where on its events are new. A pattern already held
     /// gets a new position and nothing else changes; one [`Inbox::leave`] ends it, however often it was joined.
     pub fn join(&mut self, pattern: &Pattern) -> JoinAt {
-        self.join_by(pattern, |_, seen, _| seen.at)
+        self.join_by(pattern, |_| (), |_, seen, _| seen.at)
+    }
+
+    /// A join that also looks at the state: `each` is called, under the lock of its stripe, for every channel with
+    /// state that the pattern matches, and for the channel of an exact pattern of a class with history even if it has
+    /// none yet. What it sees of a channel is what was published before the position that the join gives.
+    pub fn join_and_view(&mut self, pattern: &Pattern, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> JoinAt {
+        let hub = Arc::clone(&self.hub);
+        let class = |channel: &Channel| Arc::clone(hub.classes.of(channel));
+        let see = |state: &mut StripeState| state.channels.view(pattern, class, now, each);
+        self.join_by(pattern, see, |_, seen, _| seen.at)
+    }
+
+    /// Looks at one channel without joining anything; calls `each` as [`Inbox::join_and_view`] does, at most once.
+    pub fn view(&self, channel: &Channel, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) {
+        let class = |channel: &Channel| Arc::clone(self.hub.classes.of(channel));
+        let pattern = Pattern::from(channel.clone());
+        self.hub.with_state(stripe_of(channel.as_str()), |state| {
+            state.channels.view(&pattern, class, now, each);
+        });
+    }
+
+    /// What `since` asks for of a channel's state, and where that lies between its live events. Counts as a use of the
+    /// channel.
+    pub fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now) -> Page {
+        let forms = self.hub.forms();
+        let page = self.hub.with_state(stripe_of(channel.as_str()), |state| Page {
+            at: self.popped + self.letters.len() as u64,
+            ..state.channels.read(channel, since, limit, now, forms)
+        });
+        self.hub.enforce_bounds(now);
+        page
+    }
+
+    /// Names the store that offsets belong to.
+    #[must_use]
+    pub fn epoch(&self) -> super::Epoch {
+        self.hub.epoch()
+    }
+
+    /// The class of a channel.
+    #[must_use]
+    pub fn class_of(&self, channel: &Channel) -> &Arc<crate::channel::Class> {
+        self.hub.class_of(channel)
     }
 
     /// A join whose positions `place` decides, from the stripe, what was seen under its lock, and a way to ask for
@@ -90,18 +134,19 @@ impl Inbox {
     pub(super) fn join_by(
         &mut self,
         pattern: &Pattern,
+        mut see: impl FnMut(&mut StripeState),
         mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
     ) -> JoinAt {
         let now = || self.popped + self.letters.len() as u64;
         let mut join_one = |stripe: u8| {
-            let seen = {
-                let mut state = self.hub.stripes[usize::from(stripe)].lock();
+            let seen = self.hub.with_state(stripe, |state| {
                 state.interest.add(pattern, 1 << self.shard);
+                see(state);
                 UnderLock {
                     at: now(),
                     events: state.events,
                 }
-            };
+            });
             place(stripe, seen, &now)
         };
         let at = JoinAt(match Stripes::of(pattern.as_str()) {

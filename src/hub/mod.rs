@@ -1,13 +1,15 @@
-//! Interest and order: which shards want which channels, and the numbering of what they get.
+//! Interest, order and state: which shards want which channels, the numbering of what they get, and what is kept of it.
 //!
 //! Two rules: *no thread waits while it holds a stripe lock; a shard thread waits only in its poll.*
 //!
 //! ```text
 //! publish(event):  credit = take before locking (1 + bytes/1024); an async publisher waits its turn, a shard only tries
-//!   lock(stripe): number; for each interested shard: inbox.try_send (cannot fail: capacity = all credits)
-//!   unlock; encode; wake shards that sleep (one wake per batch)
+//!   lock(stripe): drop a duplicate, an unchanged one; number; keep; for each interested shard: inbox.try_send (cannot
+//!   fail: capacity = all credits)
+//!   unlock; encode; wake shards that sleep (one wake per batch); evict what is over the bounds
 //! join(pattern), on the shard's thread: for each stripe it can match, one at a time:
-//!   lock: interest += shard;  at[stripe] = popped + inbox.len()
+//!   lock: interest += shard;  at[stripe] = popped + inbox.len();  look at the state
+//! read(channel): lock: at = popped + inbox.len();  what is kept
 //! deliver: index = popped++;  a connection gets it iff its subscription is settled or index >= at[stripe]
 //! ```
 //!
@@ -15,34 +17,43 @@
 //! below `at[T]`; every later one is at or above it.
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `doorbell` (waking).
+//! shard's end), `doorbell` (waking), `publish` (the way in), `state` (what is kept of channels), `bounds` (how much).
 
+mod bounds;
 mod credits;
 mod doorbell;
 mod inbox;
 mod interest;
+mod publish;
+mod state;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::channel::Pattern;
-use crate::event::{Encoding, Event, NewEvent, Transit};
+use crate::channel::{Channel, Class, Classes, Pattern};
+use crate::event::{Encoding, Event, NewEvent};
+use crate::time::Now;
 
+pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, JoinAt, Popped};
+pub use publish::Receipt;
+pub use state::{ChannelView, Epoch, Page, PageLimit, Since};
 pub use watch::{InterestWatch, Relevant};
 
+use bounds::Held;
 use credits::Credits;
 use inbox::Letter;
 use interest::{Interest, Stripes, stripe_of};
+use state::Channels;
 
 /// How many stripes; more only spare publishers from waiting for wide snapshots.
 pub const STRIPES: usize = 16;
@@ -51,15 +62,23 @@ pub const STRIPES: usize = 16;
 pub const SHARDS_MAX: usize = 64;
 
 /// The hub's settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Credits in all, and so the capacity of every inbox (24 bytes each). An event costs `1 + bytes/1024`.
     pub credits: u32,
+    /// What is kept of which channel.
+    pub classes: Arc<Classes>,
+    /// How much is kept in all.
+    pub state: StateSettings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { credits: 16 * 1024 }
+        Self {
+            credits: 16 * 1024,
+            classes: Arc::default(),
+            state: StateSettings::default(),
+        }
     }
 }
 
@@ -75,23 +94,42 @@ pub struct Hub {
     needs: [AtomicI64; Encoding::COUNT],
     encode: Encode,
     watch: OnceLock<Arc<InterestWatch>>,
+    classes: Arc<Classes>,
+    epoch: Epoch,
+    limits: StateSettings,
+    held: Held,
 }
 
 /// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
-#[derive(Default)]
 #[repr(align(128))]
-struct Stripe(Mutex<StripeState>);
+struct Stripe {
+    state: Mutex<StripeState>,
+    // What the search for something to evict goes by; written under the lock.
+    oldest_use_ms: AtomicU64,
+    ids: AtomicUsize,
+}
 
 #[derive(Default)]
 struct StripeState {
     interest: Interest,
+    channels: Channels,
     events: u64,
     unwanted: u64,
 }
 
+impl Default for Stripe {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            oldest_use_ms: AtomicU64::new(u64::MAX),
+            ids: AtomicUsize::new(0),
+        }
+    }
+}
+
 impl Stripe {
     fn lock(&self) -> parking_lot::MutexGuard<'_, StripeState> {
-        self.0.lock()
+        self.state.lock()
     }
 }
 
@@ -110,6 +148,24 @@ pub struct HubStats {
     pub credits_lent: usize,
     /// Credits in all.
     pub credits: usize,
+    /// Channels of which something is kept.
+    pub channels: usize,
+    /// What is kept of them and of ids, in bytes.
+    pub state_bytes: usize,
+    /// Ids of publishers that are remembered.
+    pub ids: usize,
+    /// Channels that were dropped, the least recently used first, for want of room.
+    pub evicted: u64,
+    /// Events that fell out of a history because it was full.
+    pub trimmed: u64,
+    /// Events that fell out of a history because they were too old.
+    pub expired: u64,
+    /// Events that were published already.
+    pub duplicates: u64,
+    /// Events that said what the one before them said.
+    pub unchanged: u64,
+    /// Reads that found that what they asked for is gone.
+    pub overtaken: u64,
 }
 
 impl Hub {
@@ -131,6 +187,10 @@ impl Hub {
             needs: Default::default(),
             encode,
             watch: OnceLock::new(),
+            classes: settings.classes,
+            epoch: Epoch::random(),
+            limits: settings.state,
+            held: Held::default(),
         });
         let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
         let inboxes = (0u16..).zip(letters).map(inbox).collect();
@@ -153,51 +213,6 @@ impl Hub {
     #[must_use]
     pub fn try_credit(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
         self.credits.shard(shard, bytes)
-    }
-
-    /// Numbers the event and puts it into the inbox of every interested shard; encodes it in every form that
-    /// somebody needs. Adds the shards to wake to `wakes`; the caller calls [`Hub::wake`] once per batch.
-    /// Gives the position in the channel's history, on channels that keep one.
-    pub fn publish(&self, event: NewEvent, credit: Credit<'_>, wakes: &mut Wakes) -> Option<u64> {
-        let stripe = stripe_of(event.channel.as_str());
-        let event = {
-            let mut state = self.stripes[usize::from(stripe)].lock();
-            state.events += 1;
-            let shards = state.interest.lookup(event.channel.as_str());
-            if shards == 0 {
-                state.unwanted += 1;
-                return None;
-            }
-            let (payer, cost) = credit.into_debt();
-            let transit = Transit::new(payer, cost, shards.count_ones());
-            let event = Arc::new(Event::in_transit(event, None, transit));
-            self.post(&event, stripe, shards);
-            wakes.0 |= shards;
-            event
-        };
-        // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
-        for encoding in Encoding::ALL {
-            if self.needs[encoding as usize].load(Ordering::Relaxed) > 0 {
-                event.offer_frame(encoding, (self.encode)(encoding, &event));
-            }
-        }
-        event.offset
-    }
-
-    /// Puts an event into these shards' inboxes, under its stripe's lock.
-    fn post(&self, event: &Arc<Event>, stripe: u8, shards: u64) {
-        for shard in bits(shards) {
-            let event = event.clone();
-            // A credit is held, so there is room; a shard that is gone has no interest. Were either untrue the
-            // debt would still have to be paid.
-            if let Err(refused) = self.inboxes[shard].try_send(Letter { event, stripe }) {
-                debug_assert!(false, "an inbox refused an event with a credit: {refused}");
-                let transit = refused.into_inner().event;
-                if transit.transit().popped() {
-                    self.credits.give(transit.transit().payer, transit.transit().cost);
-                }
-            }
-        }
     }
 
     /// Rings the doorbells of these shards.
@@ -252,8 +267,60 @@ impl Hub {
             let state = stripe.lock();
             stats.events += state.events;
             stats.unwanted += state.unwanted;
+            let counts = state.channels.counts;
+            stats.evicted += counts.evicted;
+            stats.trimmed += counts.trimmed;
+            stats.expired += counts.expired;
+            stats.duplicates += counts.duplicates;
+            stats.unchanged += counts.unchanged;
+            stats.overtaken += counts.overtaken;
         }
+        (stats.channels, stats.state_bytes, stats.ids) = self.held.now();
         stats
+    }
+
+    /// Names the store: offsets compare within it only.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The class of a channel.
+    #[must_use]
+    pub fn class_of(&self, channel: &Channel) -> &Arc<Class> {
+        self.classes.of(channel)
+    }
+
+    /// What is kept of a channel and what `since` asks for, for those who have no inbox: `at` is 0 in the page. `each`
+    /// is called as by [`Inbox::view`].
+    pub fn read(
+        &self,
+        channel: &Channel,
+        since: Since,
+        limit: PageLimit,
+        now: Now,
+        each: &mut dyn FnMut(ChannelView<'_>),
+    ) -> Page {
+        let forms = self.forms();
+        let page = self.with_state(stripe_of(channel.as_str()), |state| {
+            let class = |channel: &Channel| Arc::clone(self.classes.of(channel));
+            state.channels.view(&channel.clone().into(), class, now, each);
+            state.channels.read(channel, since, limit, now, forms)
+        });
+        self.enforce_bounds(now);
+        page
+    }
+
+    /// The channel's last value was found to hold still: newcomers get it for so many milliseconds from now.
+    pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {
+        let mut state = self.stripes[usize::from(stripe_of(channel.as_str()))].lock();
+        state.channels.confirm_last(channel, fresh_ms, now);
+    }
+
+    /// Forms that events may be encoded in now.
+    fn forms(&self) -> usize {
+        let needed = |needed: &&AtomicI64| needed.load(Ordering::Relaxed) > 0;
+        self.needs.iter().filter(needed).count()
     }
 }
 
@@ -266,13 +333,6 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What publishing gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// Position in the channel's history, on channels that keep one.
-    pub offset: Option<u64>,
-}
-
 /// What stands between the gateways: the embedded one publishes straight into the hub.
 pub trait Broker: Send + Sync {
     /// Publishes in order; resolves when every event is stored and in every interested shard's inbox. Dropped before
@@ -280,7 +340,7 @@ pub trait Broker: Send + Sync {
     fn publish(&self, events: Vec<NewEvent>) -> std::pin::Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>>;
     /// Publishes from a shard's thread without waiting, or hands the event back: the shard's doorbell rings when it
     /// may try again.
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent>;
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent>;
     /// Whether it can be reached (`/readyz`).
     fn is_ready(&self) -> bool;
 }

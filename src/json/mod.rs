@@ -7,6 +7,8 @@
 mod count;
 mod decode;
 mod members;
+mod record;
+mod same;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -14,6 +16,8 @@ mod write;
 
 pub use count::count_items;
 pub use members::{Object, Scratch, Value};
+pub use record::{RecordError, record_name};
+pub use same::same;
 pub use scan::{Error, Kind, check_value, split_array};
 pub use write::{push_i128, push_string, push_u64};
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::auth::{Identity, TokenError};
+use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::event::Event;
 use crate::hub::Doorbell;
@@ -186,6 +187,13 @@ pub enum ShardMessage {
         limit: usize,
         /// The patterns, and how many subscriptions there are in all.
         reply: Box<dyn FnOnce(SubscriptionsPage) + Send>,
+    },
+    /// How many connections get the events of a channel.
+    Subscribers {
+        /// Which.
+        channel: Channel,
+        /// How many.
+        reply: Box<dyn FnOnce(u64) + Send>,
     },
     /// Close everybody with 1012 spread over this time, then stop.
     Drain {

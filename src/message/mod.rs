@@ -10,6 +10,7 @@ mod reply;
 use std::borrow::Cow;
 
 use crate::channel::{Channel, Pattern};
+use crate::event::EventId;
 
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use publish::PublishItem;
@@ -90,6 +91,19 @@ pub enum RequestId {
         /// As text, also when it was a number.
         id: Option<Box<str>>,
     },
+}
+
+impl RequestId {
+    /// As a publisher's name for an event: text and numbers are told apart.
+    #[must_use]
+    pub fn names_event(&self, channel: &Channel) -> EventId {
+        match self {
+            Self::Text(text) => EventId::new(channel, format!("\"{text}").as_bytes()),
+            Self::Number(number) => EventId::new(channel, number.to_string().as_bytes()),
+            // No publisher names an event so; it would be a name of its own.
+            Self::Acknowledgement { number, .. } => EventId::new(channel, format!("#{number}").as_bytes()),
+        }
+    }
 }
 
 /// What a reply must repeat of its request. The session hands it from one to the other and does not look inside; a

@@ -6,7 +6,7 @@ use super::extra::Pending;
 use super::machine::Session;
 use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, Output, Outputs};
 use crate::channel::Channel;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
 
 impl Session {
@@ -117,6 +117,7 @@ impl Session {
                 name: event.into(),
                 data: Bytes::copy_from_slice(data.as_bytes()),
                 timestamp_ms: context.now.unix_ms,
+                terms: Terms::default(),
             },
         });
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 use tickgate::channel::Channel;
-use tickgate::event::NewEvent;
+use tickgate::event::{NewEvent, Terms};
 use tickgate::hub::Wakes;
 use tickgate::mailbox::{ClientsPage, ConnectionId, ShardMessage};
 use tickgate::shard::engine::Action;
@@ -31,6 +31,7 @@ impl World {
                 Action::Resume(_) => {}
                 Action::ShutDown(id) => self.peer_sees_the_end(id)?,
                 Action::Remove(id) => self.removed(id)?,
+                Action::Drop(id) | Action::AnswerProbe(id) => return Err(format!("{id:?} is no polling session")),
             }
         }
         for at in 0..self.clients.len() {
@@ -186,9 +187,10 @@ impl World {
                 name: "e".into(),
                 data: "0".into(),
                 timestamp_ms: 0,
+                terms: Terms::default(),
             };
             let credit = self.hub.credit_now(0).ok_or("no credit")?;
-            self.hub.publish(event, credit, &mut Wakes::default());
+            self.hub.publish(event, self.now, credit, &mut Wakes::default());
         }
         let unwanted = self.hub.stats().unwanted - before.unwanted;
         if unwanted != CHANNELS.len() as u64 {

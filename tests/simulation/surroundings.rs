@@ -19,7 +19,7 @@ use tickgate::hub::{Broker, Hub, Receipt};
 use tickgate::limits::Limits;
 use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::session::{self, Command};
-use tickgate::time::Now;
+use tickgate::time::{Clock, Now};
 
 use crate::model::Log;
 
@@ -84,7 +84,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn new(hub: Arc<Hub>, log: Arc<Mutex<Log>>) -> Self {
         Self {
-            embedded: Embedded::new(hub),
+            embedded: Embedded::new(hub, Clock::start()),
             log,
             refused: AtomicU64::new(0),
         }
@@ -101,9 +101,9 @@ impl Broker for Recorder {
         self.embedded.publish(events)
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let (channel, data) = (event.channel.clone(), event.data.clone());
-        let published = self.embedded.try_publish(shard, event);
+        let published = self.embedded.try_publish(shard, event, now);
         match &published {
             Ok(_) => self.log.lock().push(channel.as_str(), &data),
             Err(_) => drop(self.refused.fetch_add(1, Relaxed)),

@@ -15,7 +15,7 @@ use tickgate::auth::TokenError;
 use tickgate::channel::Channel;
 use tickgate::dialect;
 use tickgate::disconnect::Disconnect;
-use tickgate::event::NewEvent;
+use tickgate::event::{NewEvent, Terms};
 use tickgate::hub::{self, Broker, Doorbell, Hub};
 use tickgate::mailbox::{ConnectionId, ShardMessage};
 use tickgate::session::{self, CommandOutcome};
@@ -61,7 +61,14 @@ impl World {
         };
         let mut rng = StdRng::seed_from_u64(seed);
         let credits = [4, 12, 64].choose(&mut rng).copied().unwrap_or(4);
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
+        let (hub, mut inboxes) = Hub::new(
+            hub::Settings {
+                credits,
+                ..hub::Settings::default()
+            },
+            1,
+            dialect::encode_event,
+        );
         let inbox = inboxes.remove(0);
         let bell = inbox.doorbell().clone();
         let (log, stats, desk) = (
@@ -263,6 +270,7 @@ impl World {
                 name: "e".into(),
                 data: data.clone().into(),
                 timestamp_ms: self.now.unix_ms,
+                terms: Terms::default(),
             };
             let mut publish = self.broker.publish(vec![event]);
             // Without a credit it would wait; this publisher gives up instead.

@@ -3,6 +3,7 @@
 use super::secrets::Secrets;
 use super::source::Environment;
 use super::visit::{Section, Visitor};
+use crate::channel::Classes;
 
 mod auth;
 pub(super) mod check;
@@ -10,6 +11,7 @@ mod endpoint;
 mod feed;
 mod operations;
 mod server;
+mod state;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
@@ -18,6 +20,7 @@ pub(super) use feed::Feed;
 pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
 pub(super) use server::{Flush, SHARDS_MAX, Server};
+use state::{ChannelClass, State};
 
 /// The whole configuration. [`Config::load`] makes one; its default is what no file at all means.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Config {
     pub(super) admin: Admin,
     pub(super) limits: Limits,
     pub(super) heartbeat: Heartbeat,
+    pub(super) state: State,
+    pub(super) channels: Vec<ChannelClass>,
     pub(super) commands: Vec<Command>,
     pub(super) feeds: Vec<Feed>,
     pub(super) broker: Broker,
@@ -45,6 +50,8 @@ impl Default for Config {
             admin: Admin::default(),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),
+            state: State::default(),
+            channels: Vec::new(),
             commands: Vec::new(),
             feeds: Vec::new(),
             broker: Broker::default(),
@@ -62,13 +69,13 @@ impl Section for Config {
         visitor.table("admin", &mut self.admin);
         visitor.table("limits", &mut self.limits);
         visitor.table("heartbeat", &mut self.heartbeat);
+        visitor.table("state", &mut self.state);
+        visitor.tables("channel", &mut self.channels);
         visitor.tables("command", &mut self.commands);
         visitor.tables("feed", &mut self.feeds);
         visitor.table("broker", &mut self.broker);
         visitor.table("log", &mut self.log);
         visitor.unsupported("compression", "permessage-deflate");
-        visitor.unsupported("state", "last values and history");
-        visitor.unsupported("channel", "classes of channels (last values, history, overflow)");
     }
 }
 
@@ -88,8 +95,16 @@ impl Config {
         self.admin.check(check);
         self.limits.check(check);
         self.heartbeat.check(check);
+        self.state.check(check);
+        state::check_channels(&self.channels, check);
         operations::check_commands(&self.commands, check);
         feed::check_feeds(&self.feeds, check);
+        state::check_feed_classes(&self.feeds, &self.classes(), check);
+    }
+
+    /// The classes of all channels.
+    pub(super) fn classes(&self) -> Classes {
+        state::classes(&self.channels)
     }
 
     /// How to log.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::channel::Channel;
 use crate::dialect::{Dialect, encode_event as encode};
-use crate::event::{Encoding, Event, NewEvent};
+use crate::event::{Encoding, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, RequestId};
 use crate::wire::encode::split;
@@ -217,6 +217,7 @@ fn an_event_goes_out_under_its_name_with_the_typed_message() {
             name: name.into(),
             data: Bytes::copy_from_slice(data.as_bytes()),
             timestamp_ms: 1_703_836_800_999,
+            terms: Terms::default(),
         };
         Event::new(new, Some(7))
     };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Settings, Timestamps};
 use crate::channel::Channel;
 use crate::dialect::{Dialect, encode_event};
-use crate::event::{Encoding, Event, NewEvent};
+use crate::event::{Encoding, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, Malformed, Reply};
 
@@ -20,6 +20,7 @@ fn event(channel: &str, name: &str, data: &str, timestamp_ms: u64) -> Event {
         name: name.into(),
         data: Bytes::copy_from_slice(data.as_bytes()),
         timestamp_ms,
+        terms: Terms::default(),
     };
     Event::new(new, None)
 }

@@ -21,6 +21,7 @@ use crate::limits::Limits;
 use crate::mailbox::{Adopt, Mailbox, ShardMessage, mailbox};
 use crate::message::ErrorCode;
 use crate::stats::Refused;
+use crate::time::Now;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -94,7 +95,7 @@ impl Broker for NoBroker {
     fn publish(&self, events: Vec<NewEvent>) -> std::pin::Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async move { vec![Receipt::default(); events.len()] })
     }
-    fn try_publish(&self, _: u16, _: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, _: u16, _: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
         Ok(Receipt::default())
     }
     fn is_ready(&self) -> bool {

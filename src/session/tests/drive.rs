@@ -7,7 +7,7 @@ use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{Dialect, encode_event};
 use crate::disconnect::Disconnect;
-use crate::event::{Event, NewEvent};
+use crate::event::{Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::limits::Limits;
 use crate::message::{ErrorCode, RequestId};
@@ -199,6 +199,7 @@ impl Drive {
             name: name.into(),
             data: data.to_owned().into(),
             timestamp_ms: self.now.unix_ms,
+            terms: Terms::default(),
         };
         self.seen.push(frame(&encode_event(encoding, &Event::new(new, None))));
     }

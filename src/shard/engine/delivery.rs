@@ -146,7 +146,7 @@ impl Engine {
     }
 
     // Numbers wrap after 2^32 events; then nobody may still carry the number of an event of the round before.
-    fn next_event_number(&mut self) -> u32 {
+    pub(super) fn next_event_number(&mut self) -> u32 {
         self.event_number = self.event_number.wrapping_add(1);
         if self.event_number == 0 {
             for slot in 0..self.slots {

@@ -105,6 +105,7 @@ impl Engine {
                 reply,
             } => reply(self.clients(from_slot, limit, user.as_deref(), now)),
             ShardMessage::Subscriptions { limit, reply } => reply(self.subscriptions(limit)),
+            ShardMessage::Subscribers { channel, reply } => reply(self.subscribers(&channel)),
             ShardMessage::Drain { over_ms } => self.begin_drain(over_ms, now),
         }
         None
@@ -113,7 +114,7 @@ impl Engine {
     /// Publishes what waits for a credit, in order, as far as there is credit. To be called when the doorbell rang.
     pub fn retry_parked(&mut self, now: Now) {
         while let Some(Parked { from, request, event }) = self.parked.pop_front() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
                         let offset = receipt.offset;
@@ -337,7 +338,7 @@ impl Engine {
 
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
-            match self.broker.try_publish(self.settings.shard, event) {
+            match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     let offset = receipt.offset;
                     return self.handle(slot, Input::Published { request, offset }, now);

@@ -1,6 +1,7 @@
 //! What operators ask of a shard.
 
 use super::Engine;
+use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::mailbox::{ClientInfo, ClientsPage, SubscriptionsPage};
 use crate::session::Input;
@@ -56,6 +57,22 @@ impl Engine {
             dropped: hot.dropped.into(),
             is_alive: hot.stage == Stage::Open,
         }
+    }
+
+    /// Connections that hold a pattern of the channel, each once.
+    pub(super) fn subscribers(&mut self, channel: &Channel) -> u64 {
+        let number = self.next_event_number();
+        self.nodes.clear();
+        self.table.resolve(channel, &mut self.nodes);
+        let mut count = 0;
+        for &node in &self.nodes {
+            for subscriber in self.table.subscribers(node) {
+                let hot = &mut self.hot[subscriber.slot];
+                count += u64::from(hot.stamp != number);
+                hot.stamp = number;
+            }
+        }
+        count
     }
 
     pub(super) fn subscriptions(&self, limit: usize) -> SubscriptionsPage {

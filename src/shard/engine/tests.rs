@@ -17,6 +17,7 @@ use crate::auth::{Mode, Permissions};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{self, Dialect};
 use crate::disconnect::Disconnect;
+use crate::event::Terms;
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
 use crate::mailbox::ShardMessage;
@@ -37,13 +38,10 @@ impl Broker for Direct {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async move { events.into_iter().map(|_| Receipt::default()).collect() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let credit = self.hub.try_credit(shard, event.data.len());
         match credit.filter(|_| !self.refuses.load(Ordering::Relaxed)) {
-            Some(credit) => {
-                let offset = self.hub.publish(event, credit, &mut Wakes::default());
-                Ok(Receipt { offset })
-            }
+            Some(credit) => Ok(self.hub.publish(event, now, credit, &mut Wakes::default())),
             None => Err(event),
         }
     }
@@ -165,7 +163,10 @@ impl Rig {
     }
 
     fn with(settings: Settings) -> Self {
-        let hub_settings = hub::Settings { credits: 16_384 };
+        let hub_settings = hub::Settings {
+            credits: 16_384,
+            ..hub::Settings::default()
+        };
         let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
@@ -221,9 +222,10 @@ impl Rig {
             name: "update".into(),
             data: data.to_owned().into(),
             timestamp_ms: START.unix_ms,
+            terms: Terms::default(),
         };
         let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, credit, &mut Wakes::default());
+        self.hub.publish(event, START, credit, &mut Wakes::default());
     }
 
     /// Publishes and delivers.

@@ -1,7 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::event::Event;
+use crate::event::{Event, Terms};
 use crate::mailbox::{ClientsPage, SubscriptionsPage};
 
 fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> ClientsPage {
@@ -108,6 +108,7 @@ fn a_broadcast_reaches_every_authenticated_connection_subscribed_or_not() {
         name: "test".into(),
         data: "{\"message\":\"hello\"}".into(),
         timestamp_ms: 1,
+        terms: Terms::default(),
     };
     let (send, receive) = mpsc::channel();
     rig.message(ShardMessage::Broadcast {

@@ -13,12 +13,13 @@ use crate::auth::{Identity, Mode, Permissions};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{self, Dialect};
 use crate::disconnect::Disconnect;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Terms};
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::limits::Limits;
 use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
 use crate::session::{self, Command};
 use crate::shard::Flush;
+use crate::time::Now;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,14 +29,14 @@ impl Broker for Direct {
     fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
         let Some(credit) = self.0.try_credit(shard, event.data.len()) else {
             return Err(event);
         };
         let mut wakes = Wakes::default();
-        let offset = self.0.publish(event, credit, &mut wakes);
+        let receipt = self.0.publish(event, now, credit, &mut wakes);
         self.0.wake(wakes);
-        Ok(Receipt { offset })
+        Ok(receipt)
     }
     fn is_ready(&self) -> bool {
         true
@@ -109,7 +110,14 @@ pub(super) fn has_io_uring() -> bool {
 
 impl Shard {
     pub(super) fn new(flush: Flush, credits: u32, limits: Limits) -> Self {
-        let (hub, mut inboxes) = Hub::new(hub::Settings { credits }, 1, dialect::encode_event);
+        let (hub, mut inboxes) = Hub::new(
+            hub::Settings {
+                credits,
+                ..hub::Settings::default()
+            },
+            1,
+            dialect::encode_event,
+        );
         let inbox = inboxes.remove(0);
         let (handle, mailbox) = mailbox::mailbox(inbox.doorbell().clone(), Arc::default());
         Self {
@@ -176,9 +184,10 @@ impl Shard {
             name: "n".into(),
             data: data.to_owned().into(),
             timestamp_ms: 1,
+            terms: Terms::default(),
         };
         let mut wakes = Wakes::default();
-        self.hub.publish(event, credit, &mut wakes);
+        self.hub.publish(event, Now::default(), credit, &mut wakes);
         self.hub.wake(wakes);
         true
     }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 /// Whether two valid JSON texts without white space around mean the same. Of members with the same key the last counts.
-pub(super) fn same(a: &str, b: &str) -> bool {
+#[must_use]
+pub fn same(a: &str, b: &str) -> bool {
     if a == b {
         return true;
     }

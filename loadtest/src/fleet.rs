@@ -1,0 +1,356 @@
+//! All workers, from outside: what scenarios are made of.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::adapter::{Adapter, PublishBy};
+use crate::client::{Common, Spec};
+use crate::measured::{GROUPS, Lap, Measured};
+use crate::options::{Server, Url};
+use crate::process::{self, Sample};
+use crate::publisher::{Publisher, Schedule, Target};
+use crate::recorder::{Recorder, View};
+use crate::report::Series;
+use crate::requests::{self, Kind};
+use crate::token::Tokens;
+use crate::worker::{Order, Shared, Worker};
+
+pub(crate) struct Fleet<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) adapter: Arc<Adapter>,
+    pub(crate) epoch: Instant,
+    pub(crate) started_unix_ms: u64,
+    tokens: Tokens,
+    orders: Vec<Sender<Order>>,
+    threads: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    recorder: Recorder,
+    /// Connections so far.
+    serial: usize,
+}
+
+/// Channels beside the published ones that scenarios use for clients that are to get something of their own.
+pub(crate) const EXTRA_CHANNELS: u64 = 1;
+
+/// Both processes at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Samples {
+    pub(crate) server: Option<Sample>,
+    pub(crate) tool: Sample,
+}
+
+impl<'a> Fleet<'a> {
+    /// Makes everything ready for `clients` connections at a time.
+    pub(crate) fn start(server: &'a Server, clients: usize) -> Result<Self, String> {
+        crate::limit::raise_descriptors(clients)?;
+        let mut adapter = Adapter::load(&server.adapter)?;
+        if let Some(subscribe) = &server.subscribe_frame {
+            adapter.subscribe.clone_from(subscribe);
+        }
+        if let Some(marker) = &server.ready_marker {
+            adapter.subscribed.clone_from(marker);
+        }
+        let adapter = Arc::new(adapter);
+        let url = Url::parse(&server.url, &adapter.path)?;
+        let tokens = tokens(server, &adapter, clients)?;
+        let target = target(server, &adapter, &url, &tokens)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = server.threads.unwrap_or(cores).max(1);
+        let measured: Vec<_> = (0..threads).map(|_| Arc::new(Measured::new())).collect();
+        let epoch = Instant::now();
+        let started_unix_ms = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default()
+            .as_millis() as u64;
+        let mut fleet = Self {
+            server,
+            adapter: Arc::clone(&adapter),
+            epoch,
+            started_unix_ms,
+            tokens,
+            orders: Vec::new(),
+            threads: Vec::new(),
+            shared: Arc::default(),
+            recorder: Recorder::new(measured.clone(), server.pid, epoch)?,
+            serial: 0,
+        };
+        let mut publisher = Some(Publisher::connect(target, epoch)?);
+        for (index, measured) in measured.into_iter().enumerate() {
+            let (common, window) = (
+                Common::new(&url, &adapter, epoch),
+                server.connect_window.div_ceil(threads),
+            );
+            let worker = Worker::new(common, window, publisher.take(), measured, Arc::clone(&fleet.shared))
+                .map_err(|error| error.to_string())?;
+            let (sender, receiver) = channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker.run(&receiver))
+                .map_err(|error| error.to_string())?;
+            fleet.orders.push(sender);
+            fleet.threads.push(thread);
+        }
+        Ok(fleet)
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.orders.len()
+    }
+
+    pub(crate) fn users(&self) -> usize {
+        self.tokens.count()
+    }
+
+    pub(crate) fn samples(&self) -> Result<Samples, String> {
+        Ok(Samples {
+            server: self.server.pid.map(process::sample).transpose()?,
+            tool: process::sample(std::process::id())?,
+        })
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.recorder.view()
+    }
+
+    /// Enters a phase of the run; the latencies of the one before.
+    pub(crate) fn enter(&mut self, name: &'static str) -> Lap {
+        self.recorder.enter(name)
+    }
+
+    /// Ends the last phase of the run: its latencies.
+    pub(crate) fn leave(&mut self) -> Lap {
+        self.recorder.leave()
+    }
+
+    pub(crate) fn first_error(&self) -> Option<String> {
+        self.shared
+            .first_error
+            .lock()
+            .expect("no thread panics with it")
+            .clone()
+    }
+
+    fn fatal(&self) -> Option<String> {
+        self.shared.fatal.lock().expect("no thread panics with it").clone()
+    }
+
+    pub(crate) fn tell_all(&self, order: impl Fn() -> Order) -> Result<(), String> {
+        (0..self.orders.len()).try_for_each(|worker| self.tell(worker, order()))
+    }
+
+    fn tell(&self, worker: usize, order: Order) -> Result<(), String> {
+        self.orders[worker]
+            .send(order)
+            .map_err(|_| self.fatal().unwrap_or_else(|| "a worker ended".into()))
+    }
+
+    /// Waits until `done`, looking every few milliseconds; `false` when `limit` passed before.
+    pub(crate) fn wait(&mut self, limit: Duration, mut done: impl FnMut(&View) -> bool) -> Result<bool, String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(error) = self.fatal() {
+                return Err(error);
+            }
+            self.recorder.tick()?;
+            if done(&self.view()) {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, time: Duration) -> Result<(), String> {
+        self.wait(time, |_| false).map(|_| ())
+    }
+
+    /// The name of the channel of this index, or the pattern in its place.
+    pub(crate) fn channel(&self, index: u64) -> String {
+        match &self.server.pattern {
+            Some(pattern) if index < self.server.channels => pattern.clone(),
+            _ => self.adapter.channel(index),
+        }
+    }
+
+    /// Connects `count` clients, due evenly over `spread`, without waiting for them.
+    pub(crate) fn connect(
+        &mut self,
+        group: usize,
+        count: usize,
+        spread: Duration,
+        channels: impl Fn(usize) -> Vec<String>,
+    ) -> Result<(), String> {
+        let start_ns = self.epoch.elapsed().as_nanos() as u64;
+        let step_ns = spread.as_nanos() as u64 / count.max(1) as u64;
+        let mut shares = vec![Vec::new(); self.workers()];
+        for index in 0..count {
+            let spec = Spec {
+                serial: self.serial,
+                group,
+                token: self.tokens.of(self.serial).cloned(),
+                channels: channels(index),
+                sequences: (self.server.channels + EXTRA_CHANNELS) as usize,
+                due_ns: start_ns + step_ns * index as u64,
+            };
+            self.serial += 1;
+            shares[index % self.orders.len()].push(spec);
+        }
+        let orders = shares.into_iter().enumerate();
+        orders
+            .into_iter()
+            .try_for_each(|(worker, share)| self.tell(worker, Order::Connect(share)))
+    }
+
+    /// Waits until all of `groups` are live that `connect` was asked for; `wanted` counts them since the start.
+    pub(crate) fn await_live(&mut self, wanted: u64, limit: Duration) -> Result<(), String> {
+        let live = |view: &View| view.counters.sum(|group| group.ready);
+        let ended = |view: &View| view.counters.sum(|group| group.ended);
+        let all = self.wait(limit, |view| live(view) + ended(view) >= wanted)?;
+        let view = self.view();
+        if ended(&view) > 0 || !all {
+            let error = self
+                .first_error()
+                .unwrap_or_else(|| "no answer to the subscription".into());
+            return Err(format!("{} of {wanted} clients ready: {error}", live(&view)));
+        }
+        Ok(())
+    }
+
+    /// Connects clients to the published channels in turn, by the ramp that was asked for, and waits for them.
+    pub(crate) fn connect_all(&mut self, group: usize, count: usize) -> Result<(), String> {
+        let before = self.view().counters.sum(|group| group.ready);
+        let ramp = Duration::from_secs(self.server.ramp_seconds);
+        let names: Vec<_> = (0..self.server.channels).map(|index| self.channel(index)).collect();
+        self.connect(group, count, ramp, |index| vec![names[index % names.len()].clone()])?;
+        self.await_live(before + count as u64, ramp + Duration::from_secs(120))
+    }
+
+    pub(crate) fn schedule(&self, rate: u64, events: u64) -> Schedule {
+        Schedule {
+            start: Instant::now() + Duration::from_millis(20),
+            interval_ns: 1_000_000_000 / rate,
+            events,
+            data_bytes: self.server.data_bytes,
+            first_channel: 0,
+            channels: self.server.channels,
+        }
+    }
+
+    /// Begins to publish.
+    pub(crate) fn begin_publishing(&mut self, schedule: Schedule) -> Result<(), String> {
+        self.tell(0, Order::Publish(schedule))
+    }
+
+    /// Publishes all of a schedule, and waits until the server has taken it.
+    pub(crate) fn publish(&mut self, schedule: Schedule) -> Result<(), String> {
+        let target = self.view().counters.requests.published + schedule.events;
+        let time = Duration::from_nanos(schedule.interval_ns * schedule.events) + Duration::from_secs(60);
+        self.begin_publishing(schedule)?;
+        if self.wait(time, |view| {
+            view.counters.requests.published >= target && view.is_published
+        })? {
+            Ok(())
+        } else {
+            Err("the server takes events too slowly: giving up a minute late".into())
+        }
+    }
+
+    /// Ends what was begun; how many events were published in all.
+    pub(crate) fn end_publishing(&mut self) -> Result<(), String> {
+        self.tell(0, Order::EndPublishing)?;
+        // The order is behind what the worker is doing just now: it is carried out when the publisher says nothing new.
+        let mut last = u64::MAX;
+        let mut since = Instant::now();
+        let quiet = self.wait(Duration::from_secs(60), |view| {
+            if view.counters.requests.published != last {
+                (last, since) = (view.counters.requests.published, Instant::now());
+            }
+            view.is_published && since.elapsed() > Duration::from_millis(50)
+        })?;
+        if quiet {
+            Ok(())
+        } else {
+            Err("the server does not answer the publisher".into())
+        }
+    }
+
+    /// Lets the clients of a group ask, without waiting for the answers.
+    pub(crate) fn request(&mut self, kind: Kind, group: usize, per_second: u64, seconds: u64) -> Result<(), String> {
+        let start = Instant::now() + Duration::from_millis(20);
+        let plans = requests::shares(kind, start, per_second, seconds, group, self.workers());
+        plans
+            .into_iter()
+            .enumerate()
+            .try_for_each(|(worker, plan)| self.tell(worker, Order::Request(plan)))
+    }
+
+    /// Waits until `value` reaches `target`, or has not moved for three seconds, or `limit` passed.
+    pub(crate) fn drain(&mut self, target: u64, limit: Duration, value: impl Fn(&View) -> u64) -> Result<(), String> {
+        let (mut seen, mut since) = (value(&self.view()), Instant::now());
+        self.wait(limit, |view| {
+            let now = value(view);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            now >= target || since.elapsed() > Duration::from_secs(3)
+        })?;
+        Ok(())
+    }
+
+    /// Cuts a group off; what it had counted stays.
+    pub(crate) fn disconnect(&mut self, group: usize) -> Result<(), String> {
+        debug_assert!(group < GROUPS);
+        self.tell_all(|| Order::Disconnect(group))
+    }
+
+    /// Stops the workers; the whole series.
+    pub(crate) fn finish(self) -> Result<Series, String> {
+        let series = self.recorder.finish();
+        self.shared.stop.store(true, Relaxed);
+        for thread in self.threads {
+            thread.join().map_err(|_| "a worker panicked")?;
+        }
+        Ok(series)
+    }
+}
+
+fn tokens(server: &Server, adapter: &Adapter, clients: usize) -> Result<Tokens, String> {
+    let Some(variable) = &server.secret_env else {
+        return Ok(Tokens::one(server.token.as_deref()));
+    };
+    if !adapter.has_token() {
+        return Err(format!(
+            "adapter {} has no tokens: --secret-env is for nothing",
+            server.adapter
+        ));
+    }
+    let secret = std::env::var(variable).map_err(|_| format!("the variable {variable} is not set"))?;
+    Ok(Tokens::mint(&secret, server.users.unwrap_or(clients)))
+}
+
+fn target(server: &Server, adapter: &Arc<Adapter>, clients: &Url, tokens: &Tokens) -> Result<Target, String> {
+    let publish = &adapter.publish;
+    let path = if publish.path.is_empty() { "/" } else { &publish.path };
+    let (url, key) = match publish.by {
+        PublishBy::Http => (Url::parse(&server.publish_url, path)?, server.publish_key.clone()),
+        PublishBy::Frame => {
+            let mut url = clients.clone();
+            if !publish.path.is_empty() {
+                url.path.clone_from(&publish.path);
+            }
+            let token = server.token.as_deref().or_else(|| tokens.of(0).map(|token| &**token));
+            (url, token.map(str::to_owned))
+        }
+    };
+    Ok(Target {
+        url,
+        key,
+        adapter: Arc::clone(adapter),
+    })
+}

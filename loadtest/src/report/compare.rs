@@ -1,0 +1,193 @@
+//! Two reports side by side: each figure that both have, and the second as a multiple of the first.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::chart::escape;
+use super::figure::{self, Better, Figure};
+use super::{Report, page};
+
+/// Differences below this are noise on any machine.
+const NOISE: f64 = 0.05;
+
+struct Row {
+    figure: Figure,
+    base: f64,
+    other: f64,
+}
+
+impl Row {
+    /// The other as a multiple of the base; none where the base is nothing.
+    fn ratio(&self) -> Option<f64> {
+        (self.base != 0.0).then(|| self.other / self.base)
+    }
+
+    fn judgement(&self) -> &'static str {
+        let (low, high) = (self.base.abs() * (1.0 - NOISE), self.base.abs() * (1.0 + NOISE));
+        let is_less = match self.other {
+            less if less < low => true,
+            more if more > high => false,
+            _ => return "",
+        };
+        match (self.figure.better, is_less) {
+            (Better::Neither, _) => "",
+            (Better::Lower, true) | (Better::Higher, false) => "better",
+            _ => "worse",
+        }
+    }
+}
+
+fn rows(base: &Report, other: &Report) -> Vec<(&'static str, Vec<Row>)> {
+    let common = base.figures.keys().filter(|key| other.figures.contains_key(*key));
+    let row = |figure: Figure| Row {
+        figure,
+        base: base.figures[figure.key],
+        other: other.figures[figure.key],
+    };
+    figure::by_section(common.map(String::as_str))
+        .into_iter()
+        .map(|(section, figures)| (section, figures.into_iter().map(row).collect()))
+        .collect()
+}
+
+/// Prints the comparison and writes the page that is asked for.
+pub(crate) fn compare(base: &Path, other: &Path, html: Option<&Path>) -> Result<(), String> {
+    let (base, other) = (Report::read(base)?, Report::read(other)?);
+    if base.scenario != other.scenario {
+        return Err(format!("one is of {}, the other of {}", base.scenario, other.scenario));
+    }
+    println!("{}", text(&base, &other));
+    html.map_or(Ok(()), |path| super::write_file(path, &html_page(&base, &other)))
+}
+
+fn differing_setup(base: &Report, other: &Report) -> Vec<String> {
+    let keys: std::collections::BTreeSet<_> = base.setup.keys().chain(other.setup.keys()).collect();
+    let show = |value: Option<&u64>| value.map_or("none".to_owned(), u64::to_string);
+    keys.into_iter()
+        .map(|key| (key, base.setup.get(key), other.setup.get(key)))
+        .filter(|(_, base, other)| base != other)
+        .map(|(key, base, other)| format!("{key} {} and {}", show(base), show(other)))
+        .collect()
+}
+
+fn text(base: &Report, other: &Report) -> String {
+    let mut text = format!("{}: {} and {}", base.scenario, base.name, other.name);
+    for differs in differing_setup(base, other) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  NOT THE SAME: {differs}");
+    }
+    let _ = write!(
+        text,
+        "\n{:<46}{:>16}{:>16}{:>9}",
+        "",
+        cut(&base.name),
+        cut(&other.name),
+        "ratio"
+    );
+    for (section, rows) in rows(base, other) {
+        let _ = write!(text, "\n{section}");
+        for row in rows {
+            let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let unit = row.figure.unit;
+            let line = format!(
+                "\n  {:<44}{:>16}{:>16}{ratio:>9}  {}",
+                row.figure.label,
+                unit.show(row.base),
+                unit.show(row.other),
+                row.judgement()
+            );
+            text.push_str(line.trim_end_matches(' '));
+        }
+    }
+    let _ = write!(text, "\nverdict of {}: {}", base.name, base.verdict);
+    let _ = write!(text, "\nverdict of {}: {}", other.name, other.verdict);
+    text
+}
+
+fn cut(name: &str) -> String {
+    name.chars().take(15).collect()
+}
+
+fn html_page(base: &Report, other: &Report) -> String {
+    let title = format!("{}: {} and {}", base.scenario, base.name, other.name);
+    let mut body = format!("<h1>{}</h1>", escape(&title));
+    for report in [base, other] {
+        let class = if report.verdict.contains("THE TOOL") {
+            "verdict bad"
+        } else {
+            "verdict"
+        };
+        let (name, verdict) = (escape(&report.name), escape(&report.verdict));
+        let _ = write!(
+            body,
+            "<h2>{name}</h2>{}<p class=\"{class}\">Load tool: {verdict}</p>",
+            page::setup(report)
+        );
+    }
+    for differs in differing_setup(base, other) {
+        let _ = write!(body, "<p class=\"verdict bad\">Not the same: {}</p>", escape(&differs));
+    }
+    let (a, b) = (escape(&base.name), escape(&other.name));
+    let _ = write!(
+        body,
+        "<h2>Figures</h2><table><tr><th></th><th class=\"value\">{a}</th><th class=\"value\">{b}</th><th class=\"value\">ratio</th><th></th></tr>"
+    );
+    for (section, rows) in rows(base, other) {
+        let _ = write!(body, "<tbody><tr><th colspan=\"5\">{section}</th></tr>");
+        for row in rows {
+            let (unit, judgement) = (row.figure.unit, row.judgement());
+            let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let _ = write!(
+                body,
+                "<tr><td>{}</td><td class=\"value\">{}</td><td class=\"value\">{}</td><td class=\"value\">{ratio}</td><td class=\"{judgement}\">{judgement}</td></tr>",
+                escape(row.figure.label),
+                unit.show(row.base),
+                unit.show(row.other)
+            );
+        }
+        body.push_str("</tbody>");
+    }
+    body.push_str("</table><h2>Plots</h2><div class=\"charts\">");
+    body.push_str(&page::distributions(&[(&base.name, base), (&other.name, other)]));
+    body.push_str(&page::together(base, other));
+    body.push_str("</div>");
+    page::document(&title, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::example;
+    use super::*;
+
+    #[test]
+    fn ratios_say_which_way_is_better() {
+        let (base, other) = (example("naive", 2.0), example("gateway", 1.0));
+        let text = text(&base, &other);
+        let line = |of: &str| {
+            text.lines()
+                .find(|line| line.trim().starts_with(of))
+                .unwrap()
+                .to_owned()
+        };
+        assert!(line("CPU per delivery").ends_with("0.50  better"), "{text}");
+        assert!(line("p99").ends_with("0.50  better"), "{text}");
+        assert!(line("RSS").ends_with("1.00"), "{text}");
+        assert!(line("missing").ends_with('-'), "{text}");
+        let back = super::text(&other, &base);
+        assert!(back.contains("2.00  worse") && !back.contains("better"), "{back}");
+    }
+
+    #[test]
+    fn what_differs_in_the_set_up_is_told() {
+        let (base, mut other) = (example("a", 1.0), example("b", 1.0));
+        assert!(!text(&base, &other).contains("NOT THE SAME"));
+        other.setup.insert("clients".into(), 20);
+        other.setup.insert("stalled".into(), 1);
+        assert!(text(&base, &other).contains("NOT THE SAME: clients 10 and 20"));
+        let page = html_page(&base, &other);
+        assert!(
+            page.contains("stalled none and 1") && page.matches("<svg").count() >= 3,
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! The figures of one run: for programs as JSON, for people as text and as a page.
+
+mod chart;
+mod compare;
+mod figure;
+mod format;
+mod page;
+mod text;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use compare::compare;
+pub(crate) use figure::QUANTILES;
+pub(crate) use verdict::Effort;
+
+/// Raised when a reader of an older one could misunderstand it.
+const VERSION: u32 = 1;
+const SCHEMA: &str = "tickgate-loadtest";
+
+/// Everything about one run. docs/loadtest.md describes each member.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Report {
+    pub(crate) schema: String,
+    pub(crate) version: u32,
+    pub(crate) scenario: String,
+    /// How the server was called.
+    pub(crate) name: String,
+    pub(crate) adapter: String,
+    pub(crate) started_unix_ms: u64,
+    /// What was asked for.
+    pub(crate) setup: BTreeMap<String, u64>,
+    pub(crate) figures: BTreeMap<String, f64>,
+    /// Latencies by the prefix of their figures.
+    pub(crate) distributions: BTreeMap<String, Vec<Point>>,
+    pub(crate) series: Series,
+    /// Whether the figures are the server's, or the tool's.
+    pub(crate) verdict: String,
+    pub(crate) first_error: Option<String>,
+}
+
+/// So many of the latencies are at most so long.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Point {
+    pub(crate) quantile: f64,
+    pub(crate) ms: f64,
+}
+
+/// What happened second by second.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Series {
+    /// Ends of the intervals, in seconds since the start.
+    pub(crate) at_s: Vec<f64>,
+    /// Each as long as `at_s`; `null` where there was nothing to measure.
+    pub(crate) columns: BTreeMap<String, Vec<Option<f64>>>,
+    /// When the run entered another phase.
+    pub(crate) marks: Vec<Mark>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Mark {
+    pub(crate) at_s: f64,
+    pub(crate) label: String,
+}
+
+impl Report {
+    pub(crate) fn new(scenario: &str, name: &str, adapter: &str, started_unix_ms: u64, setup: &[(&str, u64)]) -> Self {
+        Self {
+            schema: SCHEMA.into(),
+            version: VERSION,
+            scenario: scenario.into(),
+            name: name.into(),
+            adapter: adapter.into(),
+            started_unix_ms,
+            setup: setup.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect(),
+            figures: BTreeMap::new(),
+            distributions: BTreeMap::new(),
+            series: Series::default(),
+            verdict: String::new(),
+            first_error: None,
+        }
+    }
+
+    /// Notes a figure; one that could not be measured is left out.
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<Option<f64>>) {
+        debug_assert!(figure::is_known(key), "{key} is not told of in report::figure");
+        if let Some(value) = value.into().filter(|value: &f64| value.is_finite()) {
+            self.figures.insert(key.into(), value);
+        }
+    }
+
+    pub(crate) fn set_counts<const N: usize>(&mut self, counts: [(&str, u64); N]) {
+        counts.into_iter().for_each(|(key, count)| self.set(key, count as f64));
+    }
+
+    /// Notes a distribution and its quantiles; an empty one is left out.
+    pub(crate) fn set_latency(&mut self, prefix: &str, latencies_us: &Histogram<u64>) {
+        if latencies_us.is_empty() {
+            return;
+        }
+        for (label, quantile) in QUANTILES {
+            self.set(&format!("{prefix}_{label}"), quantile_ms(latencies_us, quantile));
+        }
+        self.distributions.insert(prefix.into(), distribution(latencies_us));
+    }
+
+    fn read(path: &Path) -> Result<Self, String> {
+        let failed = |error: String| format!("{}: {error}", path.display());
+        let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
+        if value["schema"] != SCHEMA || value["version"] != VERSION {
+            return Err(failed(format!("is no report of {SCHEMA}, version {VERSION}")));
+        }
+        serde_json::from_value(value).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Prints the text and writes the files that are asked for.
+    pub(crate) fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<(), String> {
+        println!("{}", text::text(self));
+        if let Some(path) = json {
+            let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
+            write_file(path, &(body + "\n"))?;
+        }
+        html.map_or(Ok(()), |path| write_file(path, &page::page(self)))
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+pub(crate) fn quantile_ms(latencies_us: &Histogram<u64>, quantile: f64) -> f64 {
+    let us = if quantile < 1.0 {
+        latencies_us.value_at_quantile(quantile)
+    } else {
+        latencies_us.max()
+    };
+    us as f64 / 1e3
+}
+
+/// From the shortest to the longest, denser towards the end: each step halves what is left.
+fn distribution(latencies_us: &Histogram<u64>) -> Vec<Point> {
+    let mut points = vec![Point {
+        quantile: 0.0,
+        ms: latencies_us.min() as f64 / 1e3,
+    }];
+    let mut left = 1.0;
+    while left * latencies_us.len() as f64 > 1.0 && points.len() < 80 {
+        left *= 0.75;
+        // Few digits, so that a file gives back the same number.
+        let quantile = ((1.0 - left) * 1e8_f64).round() / 1e8;
+        points.push(Point {
+            quantile,
+            ms: quantile_ms(latencies_us, quantile),
+        });
+    }
+    points.push(Point {
+        quantile: 1.0,
+        ms: quantile_ms(latencies_us, 1.0),
+    });
+    points
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A report with something in every part.
+    pub(crate) fn example(name: &str, factor: f64) -> Report {
+        let mut latencies_us = crate::measured::histogram();
+        (1..=1000).for_each(|us| latencies_us.record((us as f64 * 10.0 * factor) as u64).unwrap());
+        let mut report = Report::new(
+            "fanout",
+            name,
+            "tickgate",
+            1_700_000_000_000,
+            &[("clients", 10), ("rate", 5)],
+        );
+        report.set_latency("latency_ms", &latencies_us);
+        report.set_counts([("deliveries", 1000), ("missing", 0)]);
+        report.set("server_cpu_us_per_delivery", 2.0 * factor);
+        report.set("rss_bytes", 5e6);
+        report.series.at_s = vec![1.0, 2.0, 3.0];
+        for (key, values) in [
+            ("latency_ms_p50", [Some(5.0), None, Some(5.5)]),
+            ("latency_ms_p99", [Some(9.0), None, Some(9.5)]),
+            ("deliveries_per_s", [Some(300.0), Some(0.0), Some(700.0)]),
+            ("server_rss_bytes", [Some(4e6), Some(5e6), Some(5e6)]),
+        ] {
+            report.series.columns.insert(key.into(), values.to_vec());
+        }
+        report.series.marks.push(Mark {
+            at_s: 1.0,
+            label: "measured <from here>".into(),
+        });
+        report.verdict = "not the bottleneck".into();
+        report
+    }
+
+    #[test]
+    fn a_report_survives_its_file_and_others_are_refused() {
+        let path = std::env::temp_dir().join(format!("tickgate-loadtest-report-{}.json", std::process::id()));
+        let report = example("a", 1.0);
+        report.write(Some(&path), None).unwrap();
+        let read = Report::read(&path).unwrap();
+        assert_eq!(
+            (read.figures, read.distributions),
+            (report.figures, report.distributions)
+        );
+        assert_eq!(read.series.columns, report.series.columns);
+        std::fs::write(&path, r#"{"schema":"tickgate-loadtest","version":2}"#).unwrap();
+        assert!(Report::read(&path).unwrap_err().contains("version 1"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(Report::read(&path).is_err());
+    }
+
+    #[test]
+    fn a_distribution_ends_with_the_longest_and_never_falls() {
+        let points = &example("a", 1.0).distributions["latency_ms"];
+        assert_eq!(points.first().unwrap().quantile, 0.0);
+        assert_eq!(points.last().unwrap().quantile, 1.0);
+        assert!(
+            points.is_sorted_by(|a, b| a.quantile < b.quantile && a.ms <= b.ms),
+            "{points:?}"
+        );
+        assert!(points.iter().any(|point| point.quantile > 0.998));
+    }
+}

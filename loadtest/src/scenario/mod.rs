@@ -1,0 +1,110 @@
+//! What is done in which order, and what is measured in between.
+
+mod churn;
+mod commands;
+mod fanout;
+mod idle;
+mod slow;
+mod storm;
+
+use std::time::Duration;
+
+use crate::fleet::{Fleet, Samples};
+use crate::measured::{Counters, MEASURED, OTHERS};
+use crate::options::{Command, Options, Server};
+use crate::report::{Effort, Report};
+
+/// Runs what the command line asks for and writes the report.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    let (report, server) = match &options.command {
+        Command::Fanout(options) => (fanout::run("fanout", options)?, &options.server),
+        Command::Soak(options) => (fanout::run("soak", options)?, &options.server),
+        Command::Idle(options) => (idle::run(options)?, &options.server),
+        Command::Storm(options) => (storm::run(options)?, &options.server),
+        Command::Churn(options) => (churn::run(options)?, &options.server),
+        Command::Commands(options) => (commands::run(options)?, &options.server),
+        Command::Slow(options) => (slow::run(options)?, &options.server),
+        Command::Compare(options) => {
+            return crate::report::compare(&options.base, &options.other, options.html.as_deref());
+        }
+        Command::Adapter { name } => {
+            let built_in = crate::adapter::BUILT_IN.iter().find(|(built_in, _)| built_in == name);
+            let (_, text) = built_in.ok_or_else(|| format!("{name}: no such adapter is built in"))?;
+            print!("{text}");
+            return Ok(());
+        }
+    };
+    report.write(server.json.as_deref(), server.html.as_deref())
+}
+
+/// A report that knows what was asked for.
+fn report(scenario: &str, fleet: &Fleet<'_>, setup: &[(&str, u64)]) -> Report {
+    let Server { name, adapter, .. } = fleet.server;
+    let mut report = Report::new(scenario, name, adapter, fleet.started_unix_ms, setup);
+    let more = [
+        ("channels", fleet.server.channels),
+        ("data_bytes", fleet.server.data_bytes as u64),
+        ("users", fleet.users() as u64),
+        ("tool_threads", fleet.workers() as u64),
+    ];
+    report.setup.extend(more.map(|(key, value)| (key.to_owned(), value)));
+    report
+}
+
+/// What every scenario ends with: errors, the series, and whether the tool held the server up.
+fn conclude(mut report: Report, fleet: Fleet<'_>, during: (&Samples, &Samples)) -> Result<Report, String> {
+    let (start, end) = during;
+    let server = start.server.as_ref().zip(end.server.as_ref());
+    report.set("server_cores", server.map(|(start, end)| end.cores_since(start)));
+    report.set("server_waited", server.map(|(start, end)| end.waited_since(start)));
+    let effort = Effort {
+        tool: (&start.tool, &end.tool),
+        server,
+        late_ms_max: fleet.view().late_ns_max as f64 / 1e6,
+    };
+    effort.judge(&mut report);
+    report.set("clients_live", fleet.view().counters.live() as f64);
+    report.first_error = fleet.first_error();
+    report.series = fleet.finish()?;
+    Ok(report)
+}
+
+/// The deliveries of the measured clients, as counted between two readings.
+fn set_deliveries(report: &mut Report, counters: &Counters, expected: Option<u64>) {
+    let [measured, others] = [&counters.groups[MEASURED], &counters.groups[OTHERS]];
+    report.set_counts([
+        ("deliveries", measured.events),
+        ("missing", measured.missing),
+        ("out_of_order", measured.out_of_order),
+        ("told_dropped", measured.told_dropped),
+        ("clients_ended", measured.ended),
+        ("errors", counters.requests.errors),
+    ]);
+    report.set("deliveries_expected", expected.map(|expected| expected as f64));
+    if others.events > 0 {
+        report.set("stray", (others.stray + measured.stray) as f64);
+    }
+}
+
+/// Server CPU between two moments, for each of `count`.
+fn cpu_us_per(start: &Samples, end: &Samples, count: u64) -> Option<f64> {
+    let (start, end) = start.server.as_ref().zip(end.server.as_ref())?;
+    (count > 0).then(|| (end.cpu.saturating_sub(start.cpu)).as_secs_f64() * 1e6 / count as f64)
+}
+
+/// What `clients` that are spread over the channels in turn receive of `events` that are, too.
+fn expected_deliveries(server: &Server, clients: usize, events: u64) -> u64 {
+    if server.pattern.is_some() {
+        return events * clients as u64;
+    }
+    let (clients, channels) = (clients as u64, server.channels);
+    let share = |total: u64, index: u64| total / channels + u64::from(index < total % channels);
+    (0..channels)
+        .map(|index| share(events, index) * share(clients, index))
+        .sum()
+}
+
+/// Gives allocators and timers the time to hand memory back.
+fn settle(fleet: &mut Fleet<'_>) -> Result<(), String> {
+    fleet.pass(Duration::from_secs(2))
+}

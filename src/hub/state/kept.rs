@@ -1,0 +1,287 @@
+//! What is kept of one channel.
+//!
+//! Invariant: `floor <= latest`, the ring's events have versions above `floor` and are all that were accepted since,
+//! in order; `last` is the newest event of all, whatever became of the ring.
+
+use std::collections::VecDeque;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::page::{Page, PageLimit, Since};
+use super::records::{NewRecord, Records};
+use crate::channel::{Channel, Class};
+use crate::event::{Event, Numbered, Transit};
+
+/// What a channel takes beside its name, events and records: its place in the slab and the two indices.
+const CHANNEL_OVERHEAD: usize = size_of::<Kept>() + 160;
+
+/// What an event takes beside its texts: itself with its counters, and its place in the ring.
+const EVENT_OVERHEAD: usize = size_of::<Event>() + 2 * size_of::<usize>() + size_of::<Entry>();
+
+/// What a frame takes beside `data`, channel and name (each byte escaped at worst): the keys, times and numbers.
+const FRAME_OVERHEAD: usize = 160;
+
+/// An event in the ring.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) event: Arc<Event>,
+    pub(super) at_ms: u64,
+    // What it was counted as.
+    bytes: usize,
+}
+
+/// One channel's state.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) channel: Channel,
+    pub(super) class: Arc<Class>,
+    /// Events at or below it may be missing.
+    pub(super) floor: u64,
+    /// Version of the newest event.
+    pub(super) latest: u64,
+    pub(super) last: Option<Arc<Event>>,
+    /// Until when newcomers get it, in monotonic milliseconds; `None`: for ever.
+    pub(super) fresh_until_ms: Option<u64>,
+    pub(super) records: Option<Records>,
+    // The merge as an event, with the version above which it begins, until the next change: newcomers come in crowds,
+    // and conflating clients wait for the same.
+    merged: Vec<(u64, Arc<Event>)>,
+    ring: VecDeque<Entry>,
+    ring_bytes: usize,
+    last_bytes: usize,
+    merged_bytes: usize,
+    /// When it was last published to or read.
+    pub(super) used_ms: u64,
+    /// Neighbours in the order of use.
+    pub(super) older: Option<u32>,
+    pub(super) newer: Option<u32>,
+}
+
+/// Merges kept as events at a time.
+const MERGED_MAX: usize = 4;
+
+/// What an event takes while `forms` forms of it may be encoded.
+pub(super) fn event_bytes(event: &Event, forms: usize) -> usize {
+    let frame = event.data.len() + 2 * (event.channel.as_str().len() + event.name.len()) + FRAME_OVERHEAD;
+    EVENT_OVERHEAD + event.data.len() + event.name.len() + forms * frame
+}
+
+impl Kept {
+    pub(super) fn new(channel: Channel, class: Arc<Class>, floor: u64) -> Self {
+        Self {
+            channel,
+            class,
+            floor,
+            latest: floor,
+            last: None,
+            fresh_until_ms: None,
+            records: None,
+            merged: Vec::new(),
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            last_bytes: 0,
+            merged_bytes: 0,
+            used_ms: 0,
+            older: None,
+            newer: None,
+        }
+    }
+
+    /// What all of it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let records = self.records.as_ref().map_or(0, Records::bytes);
+        CHANNEL_OVERHEAD + self.channel.as_str().len() + self.ring_bytes + self.last_bytes + self.merged_bytes + records
+    }
+
+    pub(super) fn ring(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.ring.iter()
+    }
+
+    /// Takes a numbered event in; gives how many events it trimmed.
+    pub(super) fn store(
+        &mut self,
+        event: &Arc<Event>,
+        records: Option<Vec<NewRecord>>,
+        now_ms: u64,
+        forms: usize,
+        garbage: &mut Garbage,
+    ) -> u64 {
+        self.latest = event.version;
+        if self.class.record_key.is_some() {
+            self.forget_merged(garbage);
+            match records {
+                Some(new) => {
+                    let merge = self.records.get_or_insert_default();
+                    garbage.texts.extend(merge.merge(new, event.version));
+                }
+                // It stands for the whole value.
+                None => garbage.records.extend(self.records.take()),
+            }
+        }
+        if self.class.cache_last || self.class.only_changed {
+            garbage.events.extend(self.last.replace(Arc::clone(event)));
+        }
+        let bytes = event_bytes(event, forms);
+        let Some(history) = self.class.history else {
+            self.last_bytes = if self.last.is_some() { bytes } else { 0 };
+            return 0;
+        };
+        // One and the same event is counted where it is in the ring.
+        self.last_bytes = 0;
+        self.ring_bytes += bytes;
+        self.ring.push_back(Entry {
+            event: Arc::clone(event),
+            at_ms: now_ms,
+            bytes,
+        });
+        let mut trimmed = self.expire(now_ms, garbage);
+        while self.ring.len() > history.size as usize {
+            self.trim_one(garbage);
+            trimmed += 1;
+        }
+        trimmed
+    }
+
+    /// Drops the events that are too old; gives how many.
+    pub(super) fn expire(&mut self, now_ms: u64, garbage: &mut Garbage) -> u64 {
+        let Some(history) = self.class.history else { return 0 };
+        let mut expired = 0;
+        while let Some(oldest) = self.ring.front()
+            && oldest.at_ms.saturating_add(history.ttl_ms) <= now_ms
+        {
+            self.trim_one(garbage);
+            expired += 1;
+        }
+        expired
+    }
+
+    /// Drops the oldest event of the ring; `false`: there is none.
+    pub(super) fn trim_one(&mut self, garbage: &mut Garbage) -> bool {
+        let Some(entry) = self.ring.pop_front() else {
+            return false;
+        };
+        self.ring_bytes -= entry.bytes;
+        self.floor = entry.event.version;
+        if self.ring.is_empty() && self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &entry.event)) {
+            self.last_bytes = entry.bytes;
+        }
+        garbage.events.push(entry.event);
+        true
+    }
+
+    fn forget_merged(&mut self, garbage: &mut Garbage) {
+        garbage.events.extend(self.merged.drain(..).map(|(_, event)| event));
+        self.merged_bytes = 0;
+    }
+
+    /// Whether a newcomer gets a last value.
+    pub(super) fn has_last(&self, now_ms: u64) -> bool {
+        let is_fresh = self.fresh_until_ms.is_none_or(|until| now_ms < until);
+        self.class.cache_last && self.last.is_some() && is_fresh
+    }
+
+    /// What `since` asks for; `at` is filled in by the caller.
+    pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: u64, forms: usize) -> Page {
+        match since {
+            Since::Newest { above } => self.newest(above, now_ms, forms),
+            Since::After(since) => self.after(since, limit, forms),
+        }
+    }
+
+    fn newest(&mut self, above: u64, now_ms: u64, forms: usize) -> Page {
+        let nothing = Page {
+            last: above.max(self.latest),
+            ..Page::default()
+        };
+        let is_newcomer = above == 0;
+        if is_newcomer && !self.has_last(now_ms) || above >= self.latest {
+            return nothing;
+        }
+        // What was lost is lost for merged records only: of others the newest is all that counts.
+        if !is_newcomer && self.records.is_some() && above < self.floor {
+            return Page {
+                overtaken: true,
+                ..nothing
+            };
+        }
+        Page {
+            events: self.value(above, forms).into_iter().collect(),
+            ..nothing
+        }
+    }
+
+    /// The value as one event: the last one or, of merged records, one with those changed after `above`.
+    pub(super) fn value(&mut self, above: u64, forms: usize) -> Option<Arc<Event>> {
+        let last = self.last.as_ref()?;
+        let Some(records) = &self.records else {
+            return Some(Arc::clone(last));
+        };
+        if let Some((_, event)) = self.merged.iter().find(|(begins, _)| *begins == above) {
+            return Some(Arc::clone(event));
+        }
+        let event = Arc::new(merged(last, records.changed_after(above).into()));
+        if self.merged.len() < MERGED_MAX {
+            self.merged_bytes += event_bytes(&event, forms);
+            self.merged.push((above, Arc::clone(&event)));
+        }
+        Some(event)
+    }
+
+    fn after(&mut self, since: u64, limit: PageLimit, forms: usize) -> Page {
+        let mut page = Page {
+            last: since,
+            overtaken: since < self.floor,
+            ..Page::default()
+        };
+        if page.overtaken {
+            return page;
+        }
+        let begin = self.ring.partition_point(|entry| entry.event.version <= since);
+        let mut bytes = 0;
+        for entry in self.ring.range_mut(begin..) {
+            if page.events.len() >= limit.events.max(1) || !page.events.is_empty() && bytes >= limit.bytes {
+                page.more = true;
+                break;
+            }
+            // It may be encoded for whoever reads it.
+            let counted = event_bytes(&entry.event, forms).max(entry.bytes);
+            self.ring_bytes += counted - entry.bytes;
+            entry.bytes = counted;
+            bytes += entry.event.data.len();
+            page.last = entry.event.version;
+            page.events.push(Arc::clone(&entry.event));
+        }
+        if !page.more {
+            page.last = page.last.max(self.latest);
+        }
+        page
+    }
+}
+
+/// The event that says `data` in the place of the channel's last one.
+fn merged(last: &Event, data: Bytes) -> Event {
+    let new = crate::event::NewEvent {
+        channel: last.channel.clone(),
+        name: last.name.clone(),
+        data,
+        timestamp_ms: last.timestamp_ms,
+        terms: crate::event::Terms::default(),
+    };
+    let numbered = Numbered {
+        offset: last.offset,
+        version: last.version,
+        class: Arc::clone(&last.class),
+    };
+    Event::in_transit(new, numbered, Transit::default())
+}
+
+/// What was let go under a lock, to be dropped after it: giving memory back takes its time.
+#[derive(Debug, Default)]
+pub(in crate::hub) struct Garbage {
+    events: Vec<Arc<Event>>,
+    texts: Vec<Arc<str>>,
+    records: Vec<Records>,
+    pub(super) channels: Vec<Kept>,
+}

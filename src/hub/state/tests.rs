@@ -1,0 +1,455 @@
+//! One stripe's state against naive models.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::channel::{Classes, History, Overflow};
+use crate::event::Terms;
+
+const WINDOW_MS: u64 = 300_000;
+const LIMIT: PageLimit = PageLimit {
+    events: usize::MAX,
+    bytes: usize::MAX,
+};
+
+fn at(mono_ms: u64) -> Now {
+    Now { mono_ms, unix_ms: 0 }
+}
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).expect("valid")
+}
+
+fn history(size: u32, ttl_ms: u64) -> Class {
+    Class {
+        history: Some(History { size, ttl_ms }),
+        overflow: Overflow::Disconnect,
+        ..Class::default()
+    }
+}
+
+fn last() -> Class {
+    Class {
+        cache_last: true,
+        overflow: Overflow::Conflate,
+        ..Class::default()
+    }
+}
+
+fn by_code() -> Class {
+    Class {
+        record_key: Some("code".into()),
+        ..last()
+    }
+}
+
+fn new(name: &str, data: &str) -> NewEvent {
+    NewEvent {
+        channel: channel(name),
+        name: "n".into(),
+        data: data.to_owned().into(),
+        timestamp_ms: 0,
+        terms: Terms::default(),
+    }
+}
+
+/// Publishes as the hub does, comparison included.
+fn publish(channels: &mut Channels, event: NewEvent, class: &Class, now: Now) -> Stored {
+    let mut prepared = Prepared::new(event, Arc::new(class.clone()));
+    if prepared.wants_comparison() {
+        let known = channels.known(&prepared);
+        prepared.compare(&known);
+    }
+    let times = (now, WINDOW_MS);
+    let stored = channels.store(prepared, Transit::default(), times, 1, &mut Garbage::default());
+    assert_eq!(
+        channels.bytes(),
+        channels.recount(),
+        "bytes are counted where they change"
+    );
+    stored
+}
+
+fn version(stored: &Stored) -> u64 {
+    match stored {
+        Stored::Event(event) => event.version,
+        Stored::Duplicate(_) => panic!("a duplicate"),
+        Stored::Unchanged => panic!("unchanged"),
+    }
+}
+
+fn texts(page: &Page) -> Vec<&str> {
+    page.events
+        .iter()
+        .map(|event| std::str::from_utf8(&event.data).expect("text"))
+        .collect()
+}
+
+impl Channels {
+    /// All bytes, counted anew; and the two indices and the order of use hold the same channels.
+    fn recount(&self) -> usize {
+        let mut in_use = Vec::new();
+        let (mut next, mut before) = (self.oldest, None);
+        while let Some(slot) = next {
+            let kept = &self.slots[slot as usize];
+            assert_eq!(kept.older, before);
+            assert_eq!(self.by_name.get(&kept.channel), Some(&slot));
+            assert_eq!(self.in_order.get(&kept.channel), Some(&slot));
+            in_use.push(slot);
+            (before, next) = (next, kept.newer);
+        }
+        assert_eq!(self.newest, before);
+        let sizes = (self.by_name.len(), self.in_order.len(), self.slots.len());
+        assert_eq!(sizes, (in_use.len(), in_use.len(), in_use.len()));
+        self.slots.iter().map(|(_, kept)| kept.bytes()).sum()
+    }
+
+    fn ask(&mut self, name: &str, since: Since, now: Now) -> Page {
+        self.read(&channel(name), since, LIMIT, now, 1)
+    }
+}
+
+#[test]
+fn a_newcomer_gets_the_newest_value_and_one_who_has_it_nothing() {
+    let mut channels = Channels::default();
+    publish(&mut channels, new("a.b", "1"), &last(), at(0));
+    let newest = version(&publish(&mut channels, new("a.b", "2"), &last(), at(0)));
+    for (above, expected) in [(0, vec!["2"]), (newest - 1, vec!["2"]), (newest, vec![])] {
+        let page = channels.ask("a.b", Since::Newest { above }, at(0));
+        assert_eq!((texts(&page), page.last, page.overtaken), (expected, newest, false));
+    }
+    assert!(channels.ask("a.c", Since::Newest { above: 0 }, at(0)).events.is_empty());
+}
+
+#[test]
+fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
+    let mut channels = Channels::default();
+    let mut event = new("a.b", "1");
+    event.terms.fresh_ms = Some(30);
+    publish(&mut channels, event, &last(), at(100));
+    let mut seen = Vec::new();
+    for now in [129, 130] {
+        let pattern = Pattern::parse("a.*").expect("valid");
+        channels.view(&pattern, |_| Arc::default(), at(now), &mut |view| {
+            seen.push((view.latest, view.has_last));
+        });
+        let page = channels.ask("a.b", Since::Newest { above: 0 }, at(now));
+        assert_eq!(page.events.len(), usize::from(now < 130));
+    }
+    assert_eq!(seen, [(1, true), (1, false)]);
+    publish(&mut channels, new("a.b", "2"), &last(), at(200));
+    let page = channels.ask("a.b", Since::Newest { above: 1 }, at(1_000_000));
+    assert_eq!(texts(&page), ["2"]);
+}
+
+#[test]
+fn an_evicted_channel_leaves_a_floor_and_offsets_go_on() {
+    let mut channels = Channels::default();
+    let class = history(10, 1000);
+    for data in ["1", "2"] {
+        publish(&mut channels, new("a.b", data), &class, at(0));
+    }
+    assert!(channels.evict(false, &mut Garbage::default()));
+    assert!(!channels.evict(false, &mut Garbage::default()));
+    let gone = channels.ask("a.b", Since::After(1), at(0));
+    assert!(gone.overtaken && gone.events.is_empty());
+    assert!(
+        !channels.ask("a.b", Since::After(2), at(0)).overtaken,
+        "nothing was missed"
+    );
+    assert!(
+        !channels.ask("a.b", Since::Newest { above: 0 }, at(0)).overtaken,
+        "a newcomer"
+    );
+    assert_eq!(version(&publish(&mut channels, new("a.b", "3"), &class, at(0))), 3);
+    for (since, expected) in [(0, None), (1, None), (2, Some(vec!["3"])), (3, Some(vec![])), (4, None)] {
+        let page = channels.ask("a.b", Since::After(since), at(0));
+        assert_eq!((!page.overtaken).then(|| texts(&page)), expected, "{since}");
+    }
+    assert_eq!(channels.counts.evicted, 1);
+}
+
+#[test]
+fn what_was_used_least_recently_goes_first() {
+    let mut channels = Channels::default();
+    for name in ["a.1", "a.2", "a.3"] {
+        publish(&mut channels, new(name, "1"), &last(), at(0));
+    }
+    channels.ask("a.1", Since::Newest { above: 0 }, at(1));
+    let mut garbage = Garbage::default();
+    while channels.evict(false, &mut garbage) {}
+    let order: Vec<_> = garbage.channels.iter().map(|kept| kept.channel.as_str()).collect();
+    assert_eq!(order, ["a.2", "a.3", "a.1"]);
+    assert_eq!((channels.bytes(), channels.recount()), (0, 0));
+}
+
+#[test]
+fn an_exact_channel_that_has_nothing_yet_has_a_position() {
+    let mut channels = Channels::default();
+    publish(&mut channels, new("a.other", "1"), &history(10, 1000), at(0));
+    let mut seen = Vec::new();
+    let mut look = |channels: &mut Channels, text: &str, class: Class| {
+        let pattern = Pattern::parse(text).expect("valid");
+        channels.view(&pattern, |_| Arc::new(class.clone()), at(0), &mut |view| {
+            seen.push((
+                view.channel.to_string(),
+                view.latest,
+                view.covers(1),
+                view.covers(0),
+                view.covers(2),
+            ));
+        });
+    };
+    look(&mut channels, "a.b", history(10, 1000));
+    look(&mut channels, "a.c", last());
+    look(&mut channels, "*", history(10, 1000));
+    let told = |name: &str| (name.to_owned(), 1, true, true, false);
+    assert_eq!(seen, [told("a.b"), told("a.other")]);
+}
+
+#[test]
+fn data_that_is_no_array_of_records_stands_for_the_whole() {
+    let mut channels = Channels::default();
+    let class = by_code();
+    for (data, expected) in [
+        (r#"[{"code":"x","n":1}]"#, r#"[{"code":"x","n":1}]"#),
+        (r#"[{"code":"y","n":1}]"#, r#"[{"code":"x","n":1},{"code":"y","n":1}]"#),
+        (r#"[{"code":"x","n":2},{"n":3}]"#, r#"[{"code":"x","n":2},{"n":3}]"#),
+        (r#"[{"code":7}]"#, r#"[{"code":7}]"#),
+        (r#"[{"code":"7","n":1}]"#, r#"[{"code":"7","n":1}]"#),
+        ("[]", r#"[{"code":"7","n":1}]"#),
+        (r#"{"code":"x"}"#, r#"{"code":"x"}"#),
+        ("[]", "[]"),
+        (r#"[{"code":"x","n":1},{"code":"x","n":2}]"#, r#"[{"code":"x","n":2}]"#),
+    ] {
+        publish(&mut channels, new("a.b", data), &class, at(0));
+        let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+        assert_eq!(texts(&page), [expected], "after {data}");
+    }
+}
+
+#[test]
+fn merged_records_behind_the_floor_are_told_as_lost() {
+    let mut channels = Channels::default();
+    for data in [r#"[{"code":"x"}]"#, r#"[{"code":"y"}]"#] {
+        publish(&mut channels, new("a.b", data), &by_code(), at(0));
+    }
+    channels.evict(false, &mut Garbage::default());
+    publish(&mut channels, new("a.b", r#"[{"code":"z"}]"#), &by_code(), at(0));
+    assert!(channels.ask("a.b", Since::Newest { above: 1 }, at(0)).overtaken);
+    assert!(!channels.ask("a.b", Since::Newest { above: 2 }, at(0)).overtaken);
+    let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+    assert_eq!(texts(&newcomer), [r#"[{"code":"z"}]"#]);
+}
+
+#[test]
+fn unchanged_values_are_kept_back_by_value_unless_they_are_forced() {
+    let mut channels = Channels::default();
+    let class = Class {
+        only_changed: true,
+        ..Class::default()
+    };
+    let mut is_sent = |data: &str, change: &dyn Fn(&mut NewEvent)| {
+        let mut event = new("a.b", data);
+        change(&mut event);
+        matches!(publish(&mut channels, event, &class, at(0)), Stored::Event(_))
+    };
+    assert!(is_sent(r#"{"a":1}"#, &|_| ()));
+    assert!(!is_sent(r#"{ "a": 1.0 }"#, &|_| ()));
+    assert!(is_sent(r#"{"a":1}"#, &|event| event.name = "other".into()));
+    assert!(is_sent(r#"{"a":1}"#, &|event| event.name = "n".into()));
+    assert!(is_sent(r#"{"a":1}"#, &|event| event.terms.even_if_unchanged = true));
+    assert!(!is_sent(r#"{"a":1}"#, &|_| ()));
+    assert_eq!(channels.counts.unchanged, 2);
+}
+
+#[test]
+fn an_id_is_a_duplicate_only_when_its_event_was_accepted() {
+    let mut channels = Channels::default();
+    let mut event = new("a.b", "1");
+    event.terms.id = Some(EventId::new(&event.channel, b"x"));
+    let first = version(&publish(&mut channels, event.clone(), &history(9, 9), at(0)));
+    for (now, is_duplicate) in [(WINDOW_MS - 1, true), (3 * WINDOW_MS, false)] {
+        let stored = publish(&mut channels, event.clone(), &history(9, 9), at(now));
+        assert_eq!(
+            matches!(stored, Stored::Duplicate(version) if version == first),
+            is_duplicate
+        );
+    }
+    assert_eq!(channels.counts.duplicates, 1);
+}
+
+#[test]
+fn pages_are_bounded_in_events_and_bytes() {
+    let mut channels = Channels::default();
+    for data in ["1", "\"long\"", "3", "4"] {
+        publish(&mut channels, new("a.b", data), &history(10, 1000), at(0));
+    }
+    let mut page = |since, events, bytes| {
+        let limit = PageLimit { events, bytes };
+        let page = channels.read(&channel("a.b"), Since::After(since), limit, at(0), 1);
+        (page.events.len(), page.last, page.more)
+    };
+    assert_eq!(page(0, 2, 1000), (2, 2, true));
+    assert_eq!(page(2, 2, 1000), (2, 4, false));
+    assert_eq!(page(0, 0, 0), (1, 1, true), "the first one is always given");
+    assert_eq!(page(0, 9, 2), (2, 2, true));
+    assert_eq!(page(4, 9, 9), (0, 4, false));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish { channel: u8, kind: u8 },
+    Pass(u64),
+    Evict,
+    Read { channel: u8, since: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u8..3, 0u8..4).prop_map(|(channel, kind)| Step::Publish { channel, kind }),
+        1 => (0u64..8).prop_map(Step::Pass),
+        1 => Just(Step::Evict),
+        4 => (0u8..3, 0u64..40).prop_map(|(channel, since)| Step::Read { channel, since }),
+    ]
+}
+
+/// One channel's history as a list of everything that was ever published, and how much of it must still be there.
+#[derive(Default)]
+struct Model {
+    all: Vec<(u64, String)>,
+    ring: VecDeque<(u64, u64, String)>,
+}
+
+proptest! {
+    // Beside it runs the naive model: an answer is complete or it is refused, never something between; and it is
+    // refused only when something that was asked for is gone, or when an eviction may have taken it.
+    #[test]
+    fn a_history_gives_everything_after_an_offset_or_says_that_it_cannot(
+        steps in prop::collection::vec(step(), 1..120),
+        size in 1u32..6,
+        ttl_ms in 1u64..12,
+    ) {
+        let mut channels = Channels::default();
+        let class = history(size, ttl_ms);
+        let mut models: [Model; 3] = Default::default();
+        let (mut now, mut head, mut evicted) = (0, 0, 0);
+        for step in steps {
+            match step {
+                Step::Publish { channel, kind } => {
+                    let data = format!("{{\"n\":{head},\"k\":{kind}}}");
+                    let name = format!("a.{channel}");
+                    let stored = publish(&mut channels, new(&name, &data), &class, at(now));
+                    head += 1;
+                    prop_assert_eq!(version(&stored), head);
+                    let model = &mut models[usize::from(channel)];
+                    model.all.push((head, data.clone()));
+                    model.ring.push_back((head, now, data));
+                }
+                Step::Pass(ms) => now += ms,
+                Step::Evict => {
+                    let mut garbage = Garbage::default();
+                    channels.evict(false, &mut garbage);
+                    for gone in garbage.channels {
+                        evicted = evicted.max(gone.latest);
+                        let place: usize = gone.channel.as_str()[2..].parse().expect("a number");
+                        models[place].ring.clear();
+                    }
+                }
+                Step::Read { channel, since } => {
+                    let model = &mut models[usize::from(channel)];
+                    while model.ring.len() > size as usize || model.ring.front().is_some_and(|(_, at, _)| at + ttl_ms <= now) {
+                        model.ring.pop_front();
+                    }
+                    let page = channels.ask(&format!("a.{channel}"), Since::After(since), at(now));
+                    let wanted: Vec<&str> = model.all.iter().filter(|(offset, _)| *offset > since).map(|(_, data)| &**data).collect();
+                    let is_there = since <= head && wanted.len() <= model.ring.len();
+                    if page.overtaken {
+                        prop_assert!(!is_there || since < evicted, "refused what is there: since {} of {}", since, head);
+                        prop_assert!(page.events.is_empty());
+                    } else {
+                        prop_assert!(is_there);
+                        prop_assert_eq!(texts(&page), wanted);
+                    }
+                }
+            }
+            prop_assert_eq!(channels.bytes(), channels.recount());
+        }
+    }
+
+    // Beside it runs a client that falls behind and merges what it reads, as a browser does.
+    #[test]
+    fn whoever_merges_what_changed_holds_the_merge(
+        steps in prop::collection::vec((prop::collection::btree_map(0u8..6, 0u8..3, 0..5), any::<bool>(), any::<bool>()), 1..30),
+        only_changed in any::<bool>(),
+    ) {
+        let class = Class { only_changed, ..by_code() };
+        let mut channels = Channels::default();
+        let mut truth = BTreeMap::new();
+        let mut client: (u64, BTreeMap<String, u64>) = Default::default();
+        for (update, reads, forced) in steps {
+            let records = update.iter().map(|(code, n)| serde_json::json!({"code": format!("s{code}"), "n": n}));
+            let data = serde_json::Value::Array(records.collect()).to_string();
+            let mut event = new("a.b", &data);
+            event.terms.even_if_unchanged = forced;
+            let changed = update.iter().filter(|(code, n)| truth.get(&format!("s{code}")) != Some(&u64::from(**n))).count();
+            let stored = publish(&mut channels, event, &class, at(0));
+            truth.extend(update.iter().map(|(code, n)| (format!("s{code}"), u64::from(*n))));
+            if let Stored::Event(event) = &stored {
+                let sent: Vec<serde_json::Value> = serde_json::from_slice(&event.data).expect("an array");
+                let told = if only_changed && !forced { changed } else { update.len() };
+                // The first event is sent whatever it says.
+                prop_assert!(sent.len() == told || event.version == 1, "{} of {}", sent.len(), told);
+            } else {
+                prop_assert!(only_changed && !forced && changed == 0);
+            }
+            if reads {
+                let page = channels.ask("a.b", Since::Newest { above: client.0 }, at(0));
+                prop_assert!(!page.overtaken);
+                for event in &page.events {
+                    let records: Vec<serde_json::Value> = serde_json::from_slice(&event.data).expect("an array");
+                    for record in records {
+                        client.1.insert(record["code"].as_str().expect("text").to_owned(), record["n"].as_u64().expect("a number"));
+                    }
+                }
+                client.0 = page.last;
+                prop_assert_eq!(&client.1, &truth);
+            }
+        }
+    }
+
+    // Beside it runs the naive model: every channel, asked one by one.
+    #[test]
+    fn a_pattern_sees_exactly_the_channels_it_matches(
+        names in prop::collection::btree_set(crate::channel::generate::channel(), 0..30),
+        pattern in crate::channel::generate::pattern(),
+    ) {
+        let mut channels = Channels::default();
+        for name in &names {
+            publish(&mut channels, new(name.as_str(), "1"), &last(), at(0));
+        }
+        let mut seen = Vec::new();
+        channels.view(&pattern, |_| Arc::default(), at(0), &mut |view| seen.push(view.channel.clone()));
+        let expected: Vec<_> = names.into_iter().filter(|name| pattern.matches(name.as_str())).collect();
+        prop_assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn the_built_in_table_and_the_state_agree_on_offsets() {
+    let classes = Classes::default();
+    let mut channels = Channels::default();
+    for (name, has_offset) in [
+        ("grid.g.order", true),
+        ("grid.g.status", false),
+        ("system.kill_switch", true),
+    ] {
+        let class = Arc::clone(classes.of(&channel(name)));
+        let stored = publish(&mut channels, new(name, "1"), &class, at(0));
+        let Stored::Event(event) = stored else { panic!("kept") };
+        assert_eq!(event.offset.is_some(), has_offset, "{name}");
+        assert!(event.version > 0);
+    }
+}

@@ -1,0 +1,177 @@
+//! What is kept of channels, asked for over the admin API of a real gateway.
+
+#[path = "support/gateway.rs"]
+mod gateway;
+
+use std::sync::Arc;
+
+use gateway::{Answer, Running, start};
+use serde_json::{Value, json};
+use tickgate::channel::{Class, Classes, History, Overflow, Pattern};
+
+fn get(gateway: &Running, path: &str) -> Answer {
+    gateway.admin("GET", path, "")
+}
+
+fn class(pattern: &str, class: Class) -> (Pattern, Class) {
+    (Pattern::parse(pattern).expect("valid"), class)
+}
+
+#[test]
+fn a_channel_is_told_with_its_last_event_position_and_subscribers() {
+    let gateway = start(|_| {});
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*", "grid.a.*", "grid.a.status"]);
+    let channel = |name: &str| {
+        let answer = get(&gateway, &format!("/api/channels/{name}"));
+        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        answer.json()
+    };
+    let before = channel("grid.a.status");
+    assert_eq!((&before["last"], &before["offset"]), (&Value::Null, &Value::Null));
+    gateway.publish(r#"{"channel":"grid.a.status","event":"update","timestamp":7,"data":{"p":1.50}}"#);
+    let after = channel("grid.a.status");
+    assert_eq!(after["subscribers"], 1, "once, however many of its patterns match");
+    assert_eq!(
+        after["last"],
+        json!({"event": "update", "timestamp": 7, "data": {"p": 1.50}})
+    );
+    assert_eq!(after["offset"], Value::Null, "no history");
+
+    // History without a last value for newcomers; a name that must be percent-encoded.
+    let answer = gateway
+        .publish(r#"{"channel":"market.BTC/USDT.trade","event":"t","data":1}"#)
+        .json();
+    let trade = channel("market.BTC%2FUSDT.trade");
+    assert_eq!(
+        (&trade["offset"], &trade["epoch"]),
+        (&answer["offset"], &answer["epoch"])
+    );
+    assert_eq!(trade["last"]["data"], 1);
+    assert_eq!(
+        (&trade["subscribers"], &trade["channel"]),
+        (&json!(0), &json!("market.BTC/USDT.trade"))
+    );
+
+    for (name, status) in [("grid..a", 400), ("grid.*", 400), ("%ff", 404)] {
+        assert_eq!(get(&gateway, &format!("/api/channels/{name}")).status, status, "{name}");
+    }
+}
+
+#[test]
+fn a_history_is_read_in_pages_and_says_when_it_is_not_complete() {
+    let gateway = start(|settings| {
+        let short = Class {
+            history: Some(History {
+                size: 5,
+                ttl_ms: 60_000,
+            }),
+            overflow: Overflow::Disconnect,
+            ..Class::default()
+        };
+        settings.hub.classes = Arc::new(Classes::new(vec![class("a.*", short)]));
+    });
+    let publish = |n: u64| {
+        let answer = gateway.publish(&format!(r#"{{"channel":"a.b","event":"e","data":{n}}}"#));
+        answer.json()["offset"].as_u64().expect("an offset")
+    };
+    let offsets: Vec<u64> = (0..4).map(publish).collect();
+    let history = |query: &str| {
+        let answer = get(&gateway, &format!("/api/channels/a.b/history{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        answer.json()
+    };
+    let data = |page: &Value| -> Vec<u64> {
+        let events = page["events"].as_array().expect("events").iter();
+        events.map(|event| event["data"].as_u64().expect("a number")).collect()
+    };
+    let whole = history("");
+    assert_eq!(
+        (data(&whole), &whole["complete"], &whole["more"]),
+        (vec![0, 1, 2, 3], &json!(true), &json!(false))
+    );
+
+    let (mut since, mut seen) = (0, Vec::new());
+    loop {
+        let page = history(&format!("?since={since}&limit=3"));
+        seen.extend(data(&page));
+        since = page["offset"].as_u64().expect("an offset");
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!((seen, since), (vec![0, 1, 2, 3], offsets[3]));
+
+    for n in 4..8 {
+        publish(n);
+    }
+    let trimmed = history(&format!("?since={}", offsets[0]));
+    assert_eq!(
+        (data(&trimmed), &trimmed["complete"]),
+        (vec![3, 4, 5, 6, 7], &json!(false))
+    );
+    let covered = history(&format!("?since={}", offsets[2]));
+    assert_eq!(
+        (data(&covered), &covered["complete"]),
+        (vec![3, 4, 5, 6, 7], &json!(true))
+    );
+    let of_another = history(&format!("?since={}&epoch=0000000000000001", offsets[3]));
+    assert_eq!(of_another["complete"], false, "another store's offsets mean nothing");
+    let epoch = covered["epoch"].as_str().expect("text");
+    assert_eq!(
+        history(&format!("?since={}&epoch={epoch}", offsets[3]))["complete"],
+        true
+    );
+
+    for (path, status, code) in [
+        ("/api/channels/a.b/history?since=x", 400, "INVALID_MESSAGE"),
+        ("/api/channels/a.b/history?limit=0", 400, "INVALID_MESSAGE"),
+        ("/api/channels/a.b/history?epoch=1", 400, "INVALID_MESSAGE"),
+        ("/api/channels/a..b/history", 400, "INVALID_CHANNEL"),
+        ("/api/channels/system.log/history", 404, "NOT_FOUND"),
+    ] {
+        let answer = get(&gateway, path);
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["code"]),
+            (status, &json!(code)),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn an_id_is_a_duplicate_of_what_was_published_and_an_unchanged_value_is_told() {
+    let gateway = start(|settings| {
+        let changed = Class {
+            only_changed: true,
+            ..Class::default()
+        };
+        settings.hub.classes = Arc::new(Classes::new(vec![class("c.*", changed)]));
+    });
+    let publish = |body: &str| gateway.publish(body).json();
+    let order = r#"{"channel":"grid.a.order","event":"e","id":"x1"}"#;
+    let first = publish(order);
+    let again = publish(order);
+    assert_eq!(first["published"], 1);
+    assert_eq!(
+        again,
+        json!({"published": 0, "duplicate": true, "offset": first["offset"], "epoch": first["epoch"]})
+    );
+    // An id counts for its channel and its kind; twice in one request is twice.
+    let many = r#"[{"channel":"grid.b.order","event":"e","id":"x1"},{"channel":"grid.a.order","event":"e","id":"x1"},
+        {"channel":"x.y","event":"e","id":1},{"channel":"x.y","event":"e","id":"1"},{"channel":"x.y","event":"e","id":1}]"#;
+    assert_eq!(publish(many), json!({"published": 3, "duplicates": [1, 4]}));
+
+    let value = r#"{"channel":"c.d","event":"e","data":{"a":1,"b":[1.0]}}"#;
+    let same = r#"{"channel":"c.d","event":"e","data":{"b":[1],"a":1}}"#;
+    assert_eq!(publish(value), json!({"published": 1}));
+    assert_eq!(publish(same), json!({"published": 0, "unchanged": true}));
+    assert_eq!(
+        publish(&format!("[{same},{value}]")),
+        json!({"published": 0, "unchanged_items": 2})
+    );
+    let stats = get(&gateway, "/api/websocket/stats").json();
+    assert_eq!(stats["events"]["duplicates"], 3);
+    assert_eq!(stats["events"]["unchanged"], 3);
+    assert_eq!(stats["state"]["channels"], 3, "of plain channels nothing is kept");
+}
