@@ -51,10 +51,15 @@ impl Session {
     #[must_use]
     pub fn engine_io(nonce: u64, opening: Opening, now: Now, settings: &super::Settings) -> Self {
         let mut session = Self::bare(nonce, now, settings);
-        if opening.revision == Revision::Three {
+        session.next_ping_ms = match opening.revision {
             // Its clients ping.
-            session.next_ping_ms = u64::MAX;
-        }
+            Revision::Three => u64::MAX,
+            // At random like everybody's, but not at once: a session begins with other things.
+            Revision::Four => {
+                let half_ms = settings.heartbeat_interval_ms / 2;
+                now.mono_ms + half_ms + 1 + nonce % half_ms.max(1)
+            }
+        };
         session.extra().auth_deadline_ms = Some(now.mono_ms + settings.auth_timeout_ms);
         session.engine_io = Some(Box::new(EngineIo {
             revision: opening.revision,

@@ -283,7 +283,10 @@ impl Engine {
             let mut taken = 0;
             let mut is_full = false;
             while let Some(frame) = split(&frames[taken..]) {
-                if !body.is_empty() && body.len() + frame.payload.len() > ANSWER_BYTES_MAX {
+                // The end of the transport goes alone: official clients see to it at once and to messages a moment later,
+                // so that what stood before it in one answer would not be heard.
+                let is_close = frame.payload == b"1";
+                if !body.is_empty() && (is_close || body.len() + frame.payload.len() > ANSWER_BYTES_MAX) {
                     is_full = true;
                     break;
                 }
