@@ -296,7 +296,10 @@ fn what_is_no_payload_ends_the_session_at_once() {
     assert_eq!(client.post("4abc"), Err(Refusal::Bad));
     client.rig.engine.serve_polls(client.rig.now);
     let told = text(&waiting.try_recv().expect("answered"));
-    assert!(told.starts_with("42[\"error\"") && told.ends_with(",\"close_code\":1002}]"), "{told}");
+    assert!(
+        told.starts_with("42[\"error\"") && told.ends_with(",\"close_code\":1002}]"),
+        "{told}"
+    );
     assert_eq!(client.poll(), "1");
     assert!(client.is_gone());
 }
@@ -327,7 +330,11 @@ fn last_words_wait_for_the_next_get_but_not_for_ever() {
                 told.contains("\"RESTART\"") || told.contains("\"DRAIN_DEADLINE\""),
                 "{told}"
             );
-            assert_eq!(client.poll(), "1", "apart, or the client would not hear what stands before it");
+            assert_eq!(
+                client.poll(),
+                "1",
+                "apart, or the client would not hear what stands before it"
+            );
         } else {
             client.rig.pass(5_250);
         }
