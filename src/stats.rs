@@ -200,6 +200,16 @@ shard_stats! {
     messages_out: Counter = u64;
     /// Bytes written to sockets.
     bytes_out: Counter = u64;
+    /// Connections that agreed on compression.
+    deflate_connections: Gauge = i64;
+    /// Compressed messages received.
+    inflated_messages: Counter = u64;
+    /// Bytes they were inflated to.
+    inflated_bytes: Counter = u64;
+    /// Compressed messages put into outboxes.
+    deflated_messages: Counter = u64;
+    /// Bytes those are shorter than they would be plain.
+    deflate_saved_bytes: Counter = u64;
     /// Events dropped from full outboxes.
     dropped: Counter = u64;
     /// Event bytes waiting in outboxes.

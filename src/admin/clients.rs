@@ -42,6 +42,8 @@ struct Client {
     address: Option<IpAddr>,
     dialect: &'static str,
     transport: &'static str,
+    /// The window that events are compressed for, in bits; null: no compression was agreed on.
+    compression_window_bits: Option<u8>,
     connected_at: f64,
     last_ping: Option<f64>,
     last_pong: Option<f64>,
@@ -60,6 +62,7 @@ impl From<ClientInfo> for Client {
             address: info.address,
             dialect: info.dialect,
             transport: info.transport,
+            compression_window_bits: info.deflate.map(|deflate| deflate.window_bits),
             connected_at: seconds(info.connected_at_ms),
             last_ping: info.last_ping_ms.map(seconds),
             last_pong: info.last_pong_ms.map(seconds),

@@ -135,6 +135,16 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.messages_out);
     "tickgate_sent_bytes_total" COUNTER "Bytes written to clients."
         |r, s| s.per_shard(r, |shard| shard.bytes_out);
+    "tickgate_compressed_connections" GAUGE "Connections that agreed on permessage-deflate."
+        |r, s| s.per_shard(r, |shard| shard.deflate_connections);
+    "tickgate_compressed_messages_received_total" COUNTER "Compressed messages from clients."
+        |r, s| s.per_shard(r, |shard| shard.inflated_messages);
+    "tickgate_inflated_bytes_total" COUNTER "Bytes that compressed messages from clients were inflated to."
+        |r, s| s.per_shard(r, |shard| shard.inflated_bytes);
+    "tickgate_compressed_messages_total" COUNTER "Compressed messages put into connections' outboxes."
+        |r, s| s.per_shard(r, |shard| shard.deflated_messages);
+    "tickgate_compression_saved_bytes_total" COUNTER "Bytes those are shorter than they would be plain."
+        |r, s| s.per_shard(r, |shard| shard.deflate_saved_bytes);
     "tickgate_events_dropped_total" COUNTER "Events dropped from full outboxes; the clients are told."
         |r, s| s.per_shard(r, |shard| shard.dropped);
     "tickgate_pending_frames" GAUGE "Event frames waiting in outboxes."

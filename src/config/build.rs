@@ -41,6 +41,7 @@ impl Config {
             node: node_name(),
             shards: self.shards(),
             coalesce: self.coalesce(),
+            deflate_bytes_min: self.compression.threshold as usize,
             flush: self.flush(),
             drain_ms: ms(self.server.drain),
             door: self.door(descriptors_max),
@@ -215,6 +216,7 @@ impl Config {
                 .filter_map(|endpoint| self.endpoint(endpoint))
                 .collect(),
             refuse: self.auth.refuse,
+            deflate: self.compression.enabled,
             max_connections: self.connections_max(descriptors_max),
             max_connections_per_ip: server.max_connections_per_ip,
             max_connections_per_user: server.max_connections_per_user,

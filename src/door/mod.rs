@@ -49,6 +49,8 @@ pub struct Settings {
     pub endpoints: Vec<Endpoint>,
     /// How a bad handshake token is refused.
     pub refuse: Refuse,
+    /// Whether compression is agreed on with clients who offer it.
+    pub deflate: bool,
     /// WebSocket connections in all.
     pub max_connections: u32,
     /// Connections of one client address; 0: no limit.
@@ -106,6 +108,7 @@ pub struct Door {
     allowed_origins: Origins,
     endpoints: Vec<Endpoint>,
     refuse: Refuse,
+    deflate: bool,
     handshake_timeout: Duration,
     verify: Arc<Verify>,
     shards: Vec<ShardHandle>,
@@ -134,6 +137,7 @@ impl Door {
             allowed_origins: settings.allowed_origins,
             endpoints: settings.endpoints,
             refuse: settings.refuse,
+            deflate: settings.deflate,
             verify: parts.verify,
             shards: parts.shards,
             health: parts.health,

@@ -118,15 +118,17 @@ fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission
                 identity: connection.identity,
                 address: connection.address,
                 nonce,
+                deflate: connection.deflate,
                 permit: Box::new(connection.permit),
             };
             let least_loaded = door.shards.iter().min_by_key(|shard| shard.load());
             (least_loaded, ShardMessage::Adopt(Box::new(adopt)))
         }
-        Admission::Session { to, secret } => {
+        Admission::Session { to, secret, deflate } => {
             let upgrade = Upgrade {
                 to,
                 secret,
+                deflate,
                 socket,
                 unread,
             };

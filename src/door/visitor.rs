@@ -10,7 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
 use hyper::service::Service;
 use hyper::{Method, Request, StatusCode};
 use parking_lot::Mutex;
@@ -29,6 +32,7 @@ use crate::http::request;
 use crate::mailbox::ConnectionId;
 use crate::session;
 use crate::stats::Refused;
+use crate::wire::Deflate;
 
 /// Requests on one connection that are no polls; the last is answered with `Connection: close`. So few that their
 /// answers fit into any socket's buffer: hyper gives the socket back as soon as a 101 is written to its own, and what a
@@ -48,6 +52,7 @@ pub(super) enum Admission {
     Session {
         to: ConnectionId,
         secret: [u8; SECRET_BYTES],
+        deflate: Option<Deflate>,
     },
 }
 
@@ -57,6 +62,7 @@ pub(super) struct Connection {
     pub(super) engine_io: Option<session::Opening>,
     pub(super) identity: Result<Option<Arc<Identity>>, TokenError>,
     pub(super) address: Option<IpAddr>,
+    pub(super) deflate: Option<Deflate>,
     pub(super) permit: Permit,
 }
 
@@ -304,7 +310,7 @@ impl Visit {
             return Err(forbidden_origin(origin_answer()));
         }
         let connection = self.connection(endpoint, &handshake, request)?;
-        let answer = switching(&endpoint.session, request)?;
+        let answer = switching(&endpoint.session, connection.deflate, request)?;
         self.admit(Admission::Connection(connection));
         Ok(answer)
     }
@@ -342,6 +348,7 @@ impl Visit {
             engine_io: None,
             identity,
             address,
+            deflate: self.deflate(request),
             permit,
         })
     }
@@ -360,8 +367,15 @@ impl Visit {
             engine_io: Some(open(token)),
             identity: Ok(None),
             address,
+            // Of a session that begins by polling the upgrade says it.
+            deflate: self.deflate(request),
             permit,
         })
+    }
+
+    /// What is agreed on compression, when this becomes a WebSocket.
+    pub(super) fn deflate(&self, request: &Request<Incoming>) -> Option<Deflate> {
+        handshake::deflate(request.headers()).filter(|_| self.door.deflate)
     }
 
     fn place(&self, request: &Request<Incoming>) -> Result<(Option<IpAddr>, Permit), Refusal> {
@@ -406,7 +420,11 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 }
 
 /// The 101.
-pub(super) fn switching(settings: &session::Settings, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+pub(super) fn switching(
+    settings: &session::Settings,
+    deflate: Option<Deflate>,
+    request: &mut Request<Incoming>,
+) -> Result<Answer, Refusal> {
     let subprotocol = handshake::subprotocol(&settings.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
@@ -414,6 +432,9 @@ pub(super) fn switching(settings: &session::Settings, request: &mut Request<Inco
     let mut answer = answer.map(|_| Full::new(Bytes::new()));
     if let Some(subprotocol) = subprotocol {
         answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(extensions) = deflate.and_then(|deflate| HeaderValue::try_from(deflate.answer()).ok()) {
+        answer.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     Ok(answer)
 }

@@ -38,6 +38,7 @@ impl Engine {
     pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
         let (hub, inboxes) = Hub::new(settings.hub.clone(), settings.shards.into(), dialect::encode_event);
+        hub.set_deflate_bytes_min(settings.deflate_bytes_min);
         let watch = Arc::new(HealthWatch::new(
             Arc::new(Embedded::new(Arc::clone(&hub), clock)),
             clock,

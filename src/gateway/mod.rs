@@ -61,6 +61,8 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// The hub.
     pub hub: hub::Settings,
+    /// Shorter messages are not compressed, in bytes.
+    pub deflate_bytes_min: usize,
     /// How long events may wait for company in a shard.
     pub coalesce: shard::Coalesce,
     /// How frames reach the sockets.

@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::hub::Doorbell;
 use crate::session::{Command, CommandOutcome, Opening, Settings};
 use crate::stats::{Gauge, ShardStats};
+use crate::wire::Deflate;
 
 /// Names one connection for as long as it lives. A stale one names nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +108,8 @@ pub struct Adopt {
     pub address: Option<IpAddr>,
     /// Random bits for its client id and the phase of its heartbeat.
     pub nonce: u64,
+    /// What was agreed on compression; `None`: none.
+    pub deflate: Option<Deflate>,
     /// Held while the connection lives; dropping it gives its place in the door's limits back.
     pub permit: Box<dyn ConnectionPermit>,
 }
@@ -235,6 +238,8 @@ pub struct ClientInfo {
     pub dialect: &'static str,
     /// `websocket`, or `polling`.
     pub transport: &'static str,
+    /// What was agreed on compression; `None`: none.
+    pub deflate: Option<Deflate>,
     /// Unix milliseconds.
     pub connected_at_ms: u64,
     /// When a ping was last sent to it, Unix milliseconds.

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{ConnectionId, ConnectionPermit};
 use crate::dialect::engine_io::SECRET_BYTES;
 use crate::session::{Opening, Settings};
+use crate::wire::Deflate;
 
 /// A new session, opened by a GET.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub struct Upgrade {
     pub to: ConnectionId,
     /// Its name's random part.
     pub secret: [u8; SECRET_BYTES],
+    /// What was agreed on compression.
+    pub deflate: Option<Deflate>,
     /// The bare socket, non-blocking.
     pub socket: OwnedFd,
     /// What was read behind the request's head.

@@ -173,7 +173,7 @@ impl Transport {
     /// A text message came on the candidate socket.
     pub fn said(&mut self, text: &str) -> Step {
         match (self.carrier, text) {
-            (Carrier::Candidate | Carrier::Probing, "2probe") => {
+            (Carrier::Candidate, "2probe") => {
                 self.carrier = Carrier::Probing;
                 Step::AnswerProbe
             }
@@ -247,9 +247,11 @@ mod tests {
             assert_eq!(transport.carrier(), Carrier::Polling);
             assert!(transport.candidate());
         }
-        let mut transport = probing();
-        assert_eq!(transport.said("4hello"), Step::Abandon);
-        assert_eq!(transport.carrier(), Carrier::Polling);
+        for text in ["4hello", "2probe"] {
+            let mut transport = probing();
+            assert_eq!(transport.said(text), Step::Abandon, "{text}");
+            assert_eq!(transport.carrier(), Carrier::Polling);
+        }
         let mut transport = probing();
         transport.abandon();
         assert!(!transport.hurries() && transport.candidate());

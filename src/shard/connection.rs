@@ -13,7 +13,7 @@ use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
 use crate::mailbox::polling::Refusal;
 use crate::session::Session;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Deflate};
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +122,8 @@ pub(super) struct Polling {
     pub(super) post: Option<Post>,
     /// When a socket that does not complete its probe is dropped. 0: there is none.
     pub(super) probe_deadline_ms: u64,
+    /// What was agreed on compression with that socket.
+    pub(super) deflate: Option<Deflate>,
 }
 
 /// A POST's body, and how far it is read.

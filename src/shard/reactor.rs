@@ -216,7 +216,10 @@ impl Reactor {
     /// A socket for a session that is polled.
     fn adopt_candidate(&mut self, upgrade: Upgrade, now: Now) {
         // Not wanted (any more): it closes.
-        if let Some(id) = self.engine.adopt_candidate(upgrade.to, &upgrade.secret, now) {
+        if let Some(id) = self
+            .engine
+            .adopt_candidate(upgrade.to, &upgrade.secret, upgrade.deflate, now)
+        {
             self.watch(id, upgrade.socket, &upgrade.unread, now);
         }
     }

@@ -180,6 +180,7 @@ impl World {
             identity,
             address: None,
             nonce: self.rng.random(),
+            deflate: None,
             permit: Box::new(Permit::new(self.permits.clone())),
         };
         let id = self.engine.adopt(arrival, self.now);

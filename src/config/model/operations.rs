@@ -1,4 +1,4 @@
-//! `[limits]`, `[heartbeat]`, `[[command]]`, `[broker]` and `[log]`.
+//! `[limits]`, `[heartbeat]`, `[compression]`, `[[command]]`, `[broker]` and `[log]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use crate::channel::Pattern;
 use crate::commands::BackendUrl;
 use crate::config::value::choices;
 use crate::config::visit::{Section, Visitor};
+use crate::hub::DEFLATE_BYTES_MIN;
 
 /// `[limits]`: those of a connection, and of a publishing request.
 #[derive(Clone, Debug)]
@@ -80,6 +81,29 @@ impl Limits {
             let message = "limits.event_bytes must not exceed limits.publish_body_bytes";
             check.contradiction(["limits.event_bytes", "limits.publish_body_bytes"], message);
         }
+    }
+}
+
+/// `[compression]`.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Compression {
+    pub(in crate::config) enabled: bool,
+    pub(in crate::config) threshold: u32,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            threshold: DEFLATE_BYTES_MIN as u32,
+        }
+    }
+}
+
+impl Section for Compression {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        visitor.value("enabled", &mut self.enabled);
+        visitor.value("threshold", &mut self.threshold);
     }
 }
 

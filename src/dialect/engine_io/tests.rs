@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::payload::{BadPayload, Item, append, next};
 use super::*;
-use crate::wire::encode::split;
+use crate::wire::encode::first;
 
 fn read(revision: Revision, body: &[u8]) -> Result<Vec<Item<'_>>, BadPayload> {
     let mut position = Some(0);
@@ -39,7 +39,7 @@ fn packets_are_read_and_written() {
         assert_eq!(Packet::parse(wire), Some(packet), "{wire}");
         let mut frame = Vec::new();
         encode_packet(&mut frame, packet);
-        let whole = split(&frame).expect("one frame");
+        let whole = first(&frame).expect("one frame");
         assert_eq!(
             (whole.payload, whole.bytes, whole.is_text),
             (wire.as_bytes(), frame.len(), true)
@@ -170,7 +170,7 @@ fn a_session_is_told_all_it_needs() {
         },
         &mut out,
     );
-    let payload = split(&out[range]).expect("a frame").payload;
+    let payload = first(&out[range]).expect("a frame").payload;
     let value: serde_json::Value = serde_json::from_slice(&payload[1..]).expect("JSON");
     assert_eq!(
         (payload[0], value),

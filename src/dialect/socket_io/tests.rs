@@ -8,7 +8,7 @@ use crate::dialect::{Dialect, encode_event as encode};
 use crate::event::{Encoding, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, RequestId};
-use crate::wire::encode::split;
+use crate::wire::encode::first;
 
 fn packet(
     kind: Kind,
@@ -223,7 +223,7 @@ fn an_event_goes_out_under_its_name_with_the_typed_message() {
     };
     let payload = |encoding, event: &Event| {
         let frame = encode(encoding, event);
-        let whole = split(&frame).expect("a frame");
+        let whole = first(&frame).expect("a frame");
         assert_eq!((whole.bytes, whole.is_text), (frame.len(), true));
         String::from_utf8(whole.payload.to_vec()).unwrap()
     };

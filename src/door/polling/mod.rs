@@ -165,17 +165,19 @@ async fn upgrade(
     if !visit.is_flushed() {
         return Err(Flaw::BadRequest.into());
     }
+    let deflate = visit.deflate(&request);
     let admission = match session {
         Some(session) => {
             ask(visit, session, number(), Ask::Upgrades).await?;
             Admission::Session {
                 to: session.to,
                 secret: session.secret,
+                deflate,
             }
         }
         None => Admission::Connection(admit(visit, settings, query, false, &request)?),
     };
-    let answer = switching(settings, &mut request)?;
+    let answer = switching(settings, deflate, &mut request)?;
     visit.admit(admission);
     Ok(answer)
 }

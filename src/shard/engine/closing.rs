@@ -137,13 +137,8 @@ impl Engine {
         self.stats.polling.add(-i64::from(hot.flags.has(Flags::POLLING)));
         hot.flags = Flags::default();
         hot.generation = hot.generation.wrapping_add(1).max(1);
-        let endpoint = &mut self.endpoints[usize::from(hot.endpoint)];
-        endpoint.connections -= 1;
-        if endpoint.connections == 0
-            && let Some(encoding) = endpoint.encoding
-        {
-            self.inbox.need(encoding, -1);
-        }
+        let endpoint = hot.endpoint;
+        self.leave_endpoint(endpoint);
         self.timers.cancel(slot);
         self.cold[slot] = None;
         self.connections -= 1;

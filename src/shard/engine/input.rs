@@ -3,8 +3,6 @@
 use std::mem;
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::{Action, Engine, Parked};
 use crate::auth::TokenError;
 use crate::channel::Pattern;
@@ -18,6 +16,11 @@ use crate::shard::pool::Frame;
 use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
+use crate::wire::deflate::Inflated;
+
+/// What the compressed messages of one read may be inflated to, unless a single one may be longer. A read brings at most
+/// 16 KiB: whoever gets 64 times that out of it over many messages wants to keep the shard busy.
+const INFLATED_BYTES_PER_READ: u64 = 1024 * 1024;
 
 /// Memory that is kept for the next replies.
 const OUTPUT_BYTES_KEPT: usize = 64 * 1024;
@@ -159,18 +162,24 @@ impl Engine {
     fn feed(&mut self, slot: u32, input: &mut [u8], now: Now) {
         let mut position = 0;
         let mut is_new_message = false;
+        let inflated_before = self.inflater.inflated();
         loop {
             if self.hot[slot].stage != Stage::Open {
                 self.discard(slot, input.len() - position);
-                return;
+                return self.count_inflated(inflated_before);
             }
             if !self.takes_input(slot) {
                 self.hold(slot, &input[position..]);
                 break;
             }
             let hot = &self.hot[slot];
+            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
             let Some(cold) = &mut self.cold[slot] else { return };
-            let event = match cold.decoder.next(input, &mut position) {
+            let inflated_bytes = self.inflater.inflated().bytes - inflated_before.bytes;
+            let event = match cold.decoder.next(input, &mut position, &mut self.inflater) {
+                Ok(Some(_)) if inflated_bytes > inflated_bytes_max(&endpoint.settings) => {
+                    Input::End(Disconnect::RateLimitAbuse)
+                }
                 Ok(Some(message)) => {
                     let is_data = matches!(message, Message::Text(_) | Message::Binary(_));
                     self.stats.messages_in.bump(is_data.into());
@@ -183,7 +192,7 @@ impl Engine {
             // As `handle`, which would borrow all of the engine while the message borrows the decoder.
             let context = crate::session::Context {
                 now,
-                settings: &self.endpoints[usize::from(hot.endpoint)].settings,
+                settings: &endpoint.settings,
                 delivered: hot.delivered,
                 dropped: hot.dropped.into(),
             };
@@ -191,7 +200,15 @@ impl Engine {
                 .handle(event, &context, &mut self.scratch, &mut self.outputs);
             self.carry_out(slot, now);
         }
+        self.count_inflated(inflated_before);
         self.account_assembly(slot, is_new_message, now);
+    }
+
+    fn count_inflated(&self, before: Inflated) {
+        let now = self.inflater.inflated();
+        let stats = &self.stats;
+        stats.inflated_messages.bump(now.messages - before.messages);
+        stats.inflated_bytes.bump(now.bytes - before.bytes);
     }
 
     // No message is taken while the answers to those before it fill half of what may be pending: until they were
@@ -279,21 +296,19 @@ impl Engine {
     fn queue_reply(&mut self, slot: u32, start: usize, end: usize, is_last: bool) -> bool {
         let hot = &mut self.hot[slot];
         let pool = &mut self.outgoing.pool;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let frame = Rc::new(Frame {
-            bytes: Bytes::copy_from_slice(&self.outputs.bytes[start..end]),
+            bytes: endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats),
             event: None,
         });
         if is_last {
             hot.outbox.push_last(pool, frame);
-        } else {
-            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-            if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {
-                if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
-                    return false;
-                }
-                // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
-                hot.outbox.push_last(pool, frame);
+        } else if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {
+            if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
+                return false;
             }
+            // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
+            hot.outbox.push_last(pool, frame);
         }
         self.outgoing.mark_dirty(slot, hot);
         true
@@ -398,4 +413,8 @@ impl Engine {
         }
         largest.is_some()
     }
+}
+
+fn inflated_bytes_max(settings: &crate::session::Settings) -> u64 {
+    INFLATED_BYTES_PER_READ.max(2 * u64::from(settings.limits.message_bytes))
 }

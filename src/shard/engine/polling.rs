@@ -11,9 +11,9 @@ use std::mem;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Action, Arrival, Engine};
-use crate::dialect::engine_io::Revision;
+use super::{Action, Arrival, Engine, decoder};
 use crate::dialect::engine_io::payload::{self, Item};
+use crate::dialect::engine_io::{Revision, SECRET_BYTES};
 use crate::disconnect::Disconnect;
 use crate::mailbox::ConnectionId;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request};
@@ -21,8 +21,8 @@ use crate::session::Input;
 use crate::session::transport::{Admission, Step, waits_for_last_poll};
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
 use crate::time::Now;
-use crate::wire::encode::split;
-use crate::wire::{Decoder, Message};
+use crate::wire::encode::first;
+use crate::wire::{Deflate, Message};
 
 /// One answer holds no more, unless a single packet does.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -39,6 +39,7 @@ impl Engine {
             identity: Ok(None),
             address: open.address,
             nonce: open.nonce,
+            deflate: None,
             permit: open.permit,
         };
         let id = self.adopt(arrival, now);
@@ -282,7 +283,7 @@ impl Engine {
             }
             let mut taken = 0;
             let mut is_full = false;
-            while let Some(frame) = split(&frames[taken..]) {
+            while let Some(frame) = first(&frames[taken..]) {
                 // The end of the transport goes alone: official clients see to it at once and to messages a moment later,
                 // so that what stood before it in one answer would not be heard.
                 let is_close = frame.payload == b"1";
@@ -317,20 +318,20 @@ impl Engine {
     pub fn adopt_candidate(
         &mut self,
         to: ConnectionId,
-        secret: &[u8; crate::dialect::engine_io::SECRET_BYTES],
+        secret: &[u8; SECRET_BYTES],
+        deflate: Option<Deflate>,
         now: Now,
     ) -> Option<ConnectionId> {
         let slot = self.open(to)?;
-        let limit = self.endpoints[usize::from(self.hot[slot].endpoint)]
-            .settings
-            .limits
-            .message_bytes;
+        let settings = self.endpoints[usize::from(self.hot[slot].endpoint)].settings.clone();
         let cold = self.cold[slot].as_mut()?;
         if !cold.session.is_named_by(secret) || !cold.session.transport_mut()?.candidate() {
             return None;
         }
-        cold.decoder = Decoder::new(limit);
-        cold.extra().polling.get_or_insert_default().probe_deadline_ms = now.mono_ms + PROBE_MS;
+        cold.decoder = decoder(&settings, deflate);
+        let polling = cold.extra().polling.get_or_insert_default();
+        polling.deflate = deflate;
+        polling.probe_deadline_ms = now.mono_ms + PROBE_MS;
         self.arm(slot);
         Some(to)
     }
@@ -340,7 +341,7 @@ impl Engine {
         let mut position = 0;
         loop {
             let Some(cold) = &mut self.cold[slot] else { return };
-            let said = match cold.decoder.next(input, &mut position) {
+            let said = match cold.decoder.next(input, &mut position, &mut self.inflater) {
                 Ok(None) => return,
                 Ok(Some(Message::Text(text))) => cold.session.transport_mut().map(|transport| transport.said(text)),
                 Ok(Some(_)) | Err(_) => None,
@@ -366,7 +367,14 @@ impl Engine {
         let Some(cold) = &mut self.cold[slot] else { return };
         let revision = cold.session.revision().unwrap_or(Revision::Four);
         let polling = cold.extra.as_deref_mut().and_then(|extra| extra.polling.take());
-        let Polling { get, post, .. } = polling.map(|polling| *polling).unwrap_or_default();
+        let Polling { get, post, deflate, .. } = polling.map(|polling| *polling).unwrap_or_default();
+        if deflate.is_some() {
+            // Events come compressed from here on; what is queued is what it is.
+            let before = self.hot[slot].endpoint;
+            let settings = self.endpoints[usize::from(before)].settings.clone();
+            self.hot[slot].endpoint = self.endpoint(&settings, deflate);
+            self.leave_endpoint(before);
+        }
         if let Some(answer) = get {
             let mut body = Vec::new();
             payload::append(revision, "6", &mut body);

@@ -40,7 +40,8 @@ impl Engine {
     fn client(&self, slot: u32, cold: &Cold, now: Now) -> ClientInfo {
         let hot = &self.hot[slot];
         let session = &cold.session;
-        let settings = &self.endpoints[usize::from(hot.endpoint)].settings;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        let settings = &endpoint.settings;
         ClientInfo {
             id: self.id(slot),
             client_id: session.client_id().into(),
@@ -48,6 +49,7 @@ impl Engine {
             address: cold.address,
             dialect: settings.dialect.name(),
             transport: session.transport().map_or("websocket", |transport| transport.name()),
+            deflate: endpoint.deflate,
             connected_at_ms: session.connected_at_ms(),
             last_ping_ms: session.last_ping_ms(now, settings),
             last_pong_ms: session.last_pong_ms(now),

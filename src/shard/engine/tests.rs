@@ -1,6 +1,7 @@
 //! The engine driven by hand, on virtual time.
 
 mod closing;
+mod compression;
 mod delivery;
 mod input;
 mod operator;
@@ -198,6 +199,16 @@ impl Rig {
         identity: Result<Option<Arc<Identity>>, TokenError>,
         admits: bool,
     ) -> ConnectionId {
+        self.arrive(settings, identity, admits, None)
+    }
+
+    fn arrive(
+        &mut self,
+        settings: Arc<session::Settings>,
+        identity: Result<Option<Arc<Identity>>, TokenError>,
+        admits: bool,
+        deflate: Option<Deflate>,
+    ) -> ConnectionId {
         self.permits.fetch_add(1, Ordering::Relaxed);
         self.nonce += 1;
         let held = self.permits.clone();
@@ -207,6 +218,7 @@ impl Rig {
             identity,
             address: None,
             nonce: self.nonce,
+            deflate,
             permit: Box::new(Permit { held, admits }),
         };
         self.engine.adopt(arrival, self.now)

@@ -11,7 +11,7 @@ use crate::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
 use crate::dialect::socket_io;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request};
 use crate::session::Opening;
-use crate::wire::encode::split;
+use crate::wire::encode::first;
 
 const SECRET: [u8; SECRET_BYTES] = *b"0123456789abcdef";
 
@@ -129,7 +129,7 @@ impl Client {
     }
 
     fn candidate(&mut self) -> Option<ConnectionId> {
-        self.rig.engine.adopt_candidate(self.id, &SECRET, self.rig.now)
+        self.rig.engine.adopt_candidate(self.id, &SECRET, None, self.rig.now)
     }
 
     fn say(&mut self, packet: &str) {
@@ -146,7 +146,7 @@ impl Client {
         }
         let mut packets = Vec::new();
         let mut rest = &bytes[..];
-        while let Some(frame) = split(rest) {
+        while let Some(frame) = first(rest) {
             packets.push(String::from_utf8_lossy(frame.payload).into_owned());
             rest = &rest[frame.bytes..];
         }
@@ -251,7 +251,10 @@ fn a_guessed_name_reaches_nobody() {
     assert_eq!(answer.try_recv().expect("answered").err(), Some(Refusal::Unknown));
     let wrong = [b'x'; SECRET_BYTES];
     assert_eq!(
-        client.rig.engine.adopt_candidate(client.id, &wrong, client.rig.now),
+        client
+            .rig
+            .engine
+            .adopt_candidate(client.id, &wrong, None, client.rig.now),
         None
     );
     assert!(client.candidate().is_some());

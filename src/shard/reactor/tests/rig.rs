@@ -169,6 +169,7 @@ impl Shard {
             identity: Ok(None),
             address: None,
             nonce: self.nonce,
+            deflate: None,
             permit: Box::new(NoPermit),
         };
         assert!(self.handle.send(ShardMessage::Adopt(Box::new(adopt))).is_ok());
