@@ -10,6 +10,7 @@ mod origin;
 mod polling;
 pub mod proxy;
 mod serve;
+mod visit;
 mod visitor;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ use crate::session;
 use crate::stats::DoorStats;
 use crate::time::Clock;
 use limits::Gate;
-use visitor::Visit;
+use visit::Visit;
 
 /// `[server]`: what the door needs of it.
 #[derive(Clone, Debug)]

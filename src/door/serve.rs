@@ -11,7 +11,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::visitor::{Admission, Visit, Visitor};
+use super::visit::Visit;
+use super::visitor::{Admission, Visitor};
 use super::{Door, proxy};
 use crate::http::{self, Socket};
 use crate::mailbox::polling::Upgrade;

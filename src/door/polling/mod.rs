@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use self::query::{Named, Query, Transport};
 use super::handshake;
-use super::visitor::{Admission, Connection, Refusal as Refused, Visit, draining, forbidden_origin, switching};
+use super::visit::Visit;
+use super::visitor::{Admission, Connection, Refusal as Refused, draining, forbidden_origin, switching};
 use crate::dialect::engine_io::SECRET_BYTES;
 use crate::http::answer::Answer;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request as Ask};
