@@ -5,12 +5,16 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
 use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
+use crate::mailbox::polling::Refusal;
 use crate::session::Session;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Deflate};
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +48,8 @@ impl Flags {
     pub(super) const GAP: u8 = 1 << 4;
     /// It catches up with some channels: [`Extra::catch_up`].
     pub(super) const CATCH_UP: u8 = 1 << 5;
+    /// It has no socket to write to: what is queued leaves by polls ([`Extra::polling`]). Blocked: no GET waits.
+    pub(super) const POLLING: u8 = 1 << 7;
 
     pub(super) const fn has(self, bit: u8) -> bool {
         self.0 & bit != 0
@@ -108,12 +114,35 @@ pub(super) struct Extra {
     pub(super) gap: Option<Gap>,
     /// Channels that are read from the hub.
     pub(super) catch_up: Option<CatchUp>,
+    /// The polls of an Engine.IO session.
+    pub(super) polling: Option<Box<Polling>>,
 }
 
 impl Extra {
     fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none()
+        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none() && self.polling.is_none()
     }
+}
+
+/// What carries a session that has no socket to write to.
+#[derive(Debug, Default)]
+pub(super) struct Polling {
+    /// Whoever answers the GET that waits.
+    pub(super) get: Option<oneshot::Sender<Bytes>>,
+    /// The POST that is not read to its end.
+    pub(super) post: Option<Post>,
+    /// When a socket that does not complete its probe is dropped. 0: there is none.
+    pub(super) probe_deadline_ms: u64,
+    /// What was agreed on compression with that socket.
+    pub(super) deflate: Option<Deflate>,
+}
+
+/// A POST's body, and how far it is read.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) body: Bytes,
+    pub(super) position: Option<usize>,
+    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// How many channels a `dropped` message names; the events of others are only counted.
@@ -164,5 +193,10 @@ impl Cold {
     /// Bytes of input held back.
     pub(super) fn held_bytes(&self) -> usize {
         self.extra.as_deref().map_or(0, |extra| extra.held.len())
+    }
+
+    /// The polls of an Engine.IO session that has some.
+    pub(super) fn polling(&mut self) -> Option<&mut Polling> {
+        self.extra.as_deref_mut()?.polling.as_deref_mut()
     }
 }

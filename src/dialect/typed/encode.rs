@@ -23,27 +23,26 @@ pub(in crate::dialect) fn encode_reply(
         now_unix_ms,
         style: settings,
     };
+    write_reply(&mut writer, reply);
+    encode::finish(out, frame, Kind::Text)
+}
+
+/// Writes a reply as JSON, for every dialect that repeats a request's own fields.
+pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
         Reply::Subscribed { echo, standing, .. } => {
             // What a client named in the native way is answered so, too.
             let standing = Some(standing).filter(|_| echo.members.contains(",\"channels\":"));
-            changed(&mut writer, "subscribed", echo, standing, None);
+            changed(writer, "subscribed", echo, standing, None);
         }
         Reply::Unsubscribed {
             echo,
             patterns,
             lost_permission,
             ..
-        } => changed(
-            &mut writer,
-            "unsubscribed",
-            echo,
-            None,
-            lost_permission.then_some(patterns),
-        ),
+        } => changed(writer, "unsubscribed", echo, None, lost_permission.then_some(patterns)),
         _ => writer.reply(reply),
     }
-    encode::finish(out, frame, Kind::Text)
 }
 
 impl Style for Settings {
@@ -84,8 +83,8 @@ impl Settings {
 }
 
 // `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
-fn changed(
-    writer: &mut Writer<'_, Settings>,
+fn changed<S: Style>(
+    writer: &mut Writer<'_, S>,
     message_type: &str,
     echo: &Echo,
     standing: Option<&Standing>,

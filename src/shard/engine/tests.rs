@@ -9,6 +9,7 @@ mod input;
 mod kept;
 mod operator;
 mod overflow;
+mod polling;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -221,6 +222,7 @@ impl Rig {
         let held = self.permits.clone();
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.nonce,

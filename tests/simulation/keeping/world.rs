@@ -164,6 +164,7 @@ impl World {
             identity: Ok(None),
             address: None,
             deflate: None,
+            engine_io: None,
             nonce: self.rng.random(),
             permit: Box::new(Permit::new(Arc::default())),
         };
