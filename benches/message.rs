@@ -13,6 +13,7 @@ use tickgate::dialect::{Dialect, encode_event};
 use tickgate::event::{Encoding, Event, NewEvent, Terms};
 use tickgate::json::Scratch;
 use tickgate::limits::Limits;
+use tickgate::message::Standing;
 use tickgate::session::{Context, Input, Output, Outputs, Session, Settings};
 use tickgate::time::Now;
 use tickgate::wire::Message;
@@ -113,7 +114,12 @@ fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
     for (name, event) in [("an event", &order), ("100 prices", &prices)] {
         group.throughput(Throughput::Bytes(event.data.len() as u64));
-        for encoding in [Encoding::Native, Encoding::Typed, Encoding::TypedNaive] {
+        for encoding in [
+            Encoding::Native,
+            Encoding::Typed,
+            Encoding::TypedNaive,
+            Encoding::SocketIo,
+        ] {
             group.bench_function(format!("{name}, {encoding:?}"), |b| {
                 b.iter(|| encode_event(encoding, black_box(event)));
             });
@@ -184,10 +190,14 @@ fn session(c: &mut Criterion) {
                     &mut scratch,
                     &mut out,
                 );
-                let Some(Output::Join { request, patterns }) = out.list.pop() else {
+                let Some(Output::Join { request, patterns, .. }) = out.list.pop() else {
                     panic!("a join is asked for");
                 };
-                let joined = Input::Joined { request, patterns };
+                let joined = Input::Joined {
+                    request,
+                    patterns,
+                    standing: Standing::default(),
+                };
                 session.handle(joined, &context, &mut scratch, &mut out);
                 assert_eq!(out.list.len(), 1);
             },

@@ -9,14 +9,15 @@
 //! 2. [`hub`] numbers it within its channel and puts it into the inbox of every shard that wants it.
 //! 3. [`dialect`] encodes it, once per dialect, as a finished WebSocket frame.
 //! 4. [`shard`] pops it and looks its subscribers up in the table (`shard/table.rs`).
-//! 5. Each subscriber's outbox (`shard/outbox.rs`) takes a reference to the frame.
+//! 5. Each subscriber's outbox (`shard/outbox.rs`) takes a reference to the frame. Where it does not fit, or its channel
+//!    is still being caught up with, it stays in the hub and is read from there later (`shard/catch_up.rs`).
 //! 6. At the end of the turn every dirty connection is flushed once (`shard/flush.rs`).
 //!
 //! # The life of a connection
 //!
 //! 1. [`door`] accepts it, believes or disbelieves its proxy, and serves HTTP until it asks for an upgrade.
 //! 2. The door checks origin, limits and token ([`verify`]), answers 101 and hands the bare socket to a shard by
-//!    [`mailbox`].
+//!    [`mailbox`]. A client that polls has no socket: its session is with a shard, and the door carries the bodies.
 //! 3. The shard's reactor reads; [`wire`] cuts frames; [`session`] decides; `shard/outbox.rs` holds the answers.
 //! 4. Every ending is a [`disconnect::Disconnect`]: a close code, whose fault it was, and when to come back.
 //!

@@ -114,6 +114,8 @@ refusals! {
     Body = "body";
     /// 400: no WebSocket handshake.
     Handshake = "handshake";
+    /// 400: no request of Engine.IO, or of a session that is gone.
+    EngineIo = "engine_io";
     /// 426.
     UpgradeRequired = "upgrade_required";
     /// 403.
@@ -178,6 +180,12 @@ shard_stats! {
     connections: Gauge = i64;
     /// Connections ever adopted.
     connections_total: Counter = u64;
+    /// Engine.IO sessions that are polled.
+    polling: Gauge = i64;
+    /// Polls answered with packets.
+    polls: Counter = u64;
+    /// Engine.IO sessions that went on from polling to a WebSocket.
+    transports_upgraded: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
     subscriptions: Gauge = i64;
     /// Data messages received.
@@ -204,6 +212,18 @@ shard_stats! {
     deflate_saved_bytes: Counter = u64;
     /// Events dropped from full outboxes.
     dropped: Counter = u64;
+    /// Events that did not fit into an outbox and for which their channel's newest is read.
+    conflated: Counter = u64;
+    /// Channels that connections began to catch up with: last values, replays, and what was set aside.
+    catch_ups: Counter = u64;
+    /// Events read from the hub for connections that catch up.
+    caught_up: Counter = u64;
+    /// Connections that catch up with some channel.
+    catching_up: Gauge = i64;
+    /// Channels recovered in full when a client came back.
+    recovered: Counter = u64;
+    /// Channels that could not be recovered in full, as their clients were told.
+    not_recovered: Counter = u64;
     /// Event bytes waiting in outboxes.
     pending_bytes: Gauge = i64;
     /// Event frames waiting in outboxes.

@@ -111,10 +111,16 @@ families! {
         |r, s| s.one(r.figures.uptime_ms / 1000);
     "tickgate_ready" GAUGE "1 when new clients are welcome, as /readyz says."
         |r, s| s.one(u8::from(r.admin.health.not_ready().is_none()));
-    "tickgate_connections" GAUGE "WebSocket connections."
+    "tickgate_connections" GAUGE "Connections: WebSockets, and sessions that poll."
         |r, s| s.per_shard(r, |shard| shard.connections);
-    "tickgate_connections_total" COUNTER "WebSocket connections ever adopted by a shard."
+    "tickgate_connections_total" COUNTER "Connections ever adopted by a shard."
         |r, s| s.per_shard(r, |shard| shard.connections_total);
+    "tickgate_engine_io_polling" GAUGE "Engine.IO sessions that poll."
+        |r, s| s.per_shard(r, |shard| shard.polling);
+    "tickgate_engine_io_polls_total" COUNTER "Polls answered with packets."
+        |r, s| s.per_shard(r, |shard| shard.polls);
+    "tickgate_engine_io_upgrades_total" COUNTER "Engine.IO sessions that went on from polling to a WebSocket."
+        |r, s| s.per_shard(r, |shard| shard.transports_upgraded);
     "tickgate_subscriptions" GAUGE "Patterns held, over all connections."
         |r, s| s.per_shard(r, |shard| shard.subscriptions);
     "tickgate_messages_received_total" COUNTER "Data messages from clients."
@@ -141,6 +147,18 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.deflate_saved_bytes);
     "tickgate_events_dropped_total" COUNTER "Events dropped from full outboxes; the clients are told."
         |r, s| s.per_shard(r, |shard| shard.dropped);
+    "tickgate_events_conflated_total" COUNTER "Events that did not fit into an outbox; their channel's newest is read instead."
+        |r, s| s.per_shard(r, |shard| shard.conflated);
+    "tickgate_catch_ups_total" COUNTER "Channels that connections began to catch up with: last values, replays, what was conflated."
+        |r, s| s.per_shard(r, |shard| shard.catch_ups);
+    "tickgate_caught_up_events_total" COUNTER "Events read from the kept state for connections that catch up."
+        |r, s| s.per_shard(r, |shard| shard.caught_up);
+    "tickgate_catching_up_connections" GAUGE "Connections that catch up with some channel now."
+        |r, s| s.per_shard(r, |shard| shard.catching_up);
+    "tickgate_recovered_channels_total" COUNTER "Channels recovered in full when clients came back."
+        |r, s| s.per_shard(r, |shard| shard.recovered);
+    "tickgate_unrecovered_channels_total" COUNTER "Channels that could not be recovered in full, as the clients were told."
+        |r, s| s.per_shard(r, |shard| shard.not_recovered);
     "tickgate_pending_frames" GAUGE "Event frames waiting in outboxes."
         |r, s| s.per_shard(r, |shard| shard.pending_frames);
     "tickgate_pending_bytes" GAUGE "Event bytes waiting in outboxes."

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::metering::{CommandMeter, Refusals};
 use crate::auth::TokenError;
 use crate::channel::Pattern;
-use crate::message::{Echo, RequestId};
+use crate::message::{Echo, Recover, RequestId};
 
 /// The rarely used parts of a session.
 #[derive(Debug, Default)]
@@ -59,9 +59,18 @@ pub(super) struct SubscriptionChange {
     pub(super) subscribe: bool,
     pub(super) echo: Echo,
     pub(super) patterns: Vec<Pattern>,
+    pub(super) recover: Option<Recover>,
 }
 
 impl Extra {
+    /// Whether a request of this number waits for its answer.
+    pub(super) fn awaits(&self, number: u32) -> bool {
+        let single = [&self.verify, &self.publish];
+        single.into_iter().flatten().any(|pending| pending.request == number)
+            || self.join.as_ref().is_some_and(|join| join.request == number)
+            || self.commands.iter().any(|(request, _)| *request == number)
+    }
+
     /// Whether it can be given back: nothing in it differs from a new one.
     pub(super) fn is_idle(&self, now_mono_ms: u64) -> bool {
         self.handshake_refusal.is_none()

@@ -5,11 +5,16 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
+use crate::mailbox::polling::Refusal;
 use crate::session::Session;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Deflate};
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +46,10 @@ impl Flags {
     pub(super) const PEER_CLOSED: u8 = 1 << 3;
     /// A loss has yet to be told: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
+    /// It catches up with some channels: [`Extra::catch_up`].
+    pub(super) const CATCH_UP: u8 = 1 << 5;
+    /// It has no socket to write to: what is queued leaves by polls ([`Extra::polling`]). Blocked: no GET waits.
+    pub(super) const POLLING: u8 = 1 << 7;
 
     pub(super) const fn has(self, bit: u8) -> bool {
         self.0 & bit != 0
@@ -103,6 +112,37 @@ pub(super) struct Extra {
     pub(super) held: Vec<u8>,
     /// Events that were dropped and not yet told.
     pub(super) gap: Option<Gap>,
+    /// Channels that are read from the hub.
+    pub(super) catch_up: Option<CatchUp>,
+    /// The polls of an Engine.IO session.
+    pub(super) polling: Option<Box<Polling>>,
+}
+
+impl Extra {
+    fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none() && self.polling.is_none()
+    }
+}
+
+/// What carries a session that has no socket to write to.
+#[derive(Debug, Default)]
+pub(super) struct Polling {
+    /// Whoever answers the GET that waits.
+    pub(super) get: Option<oneshot::Sender<Bytes>>,
+    /// The POST that is not read to its end.
+    pub(super) post: Option<Post>,
+    /// When a socket that does not complete its probe is dropped. 0: there is none.
+    pub(super) probe_deadline_ms: u64,
+    /// What was agreed on compression with that socket.
+    pub(super) deflate: Option<Deflate>,
+}
+
+/// A POST's body, and how far it is read.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) body: Bytes,
+    pub(super) position: Option<usize>,
+    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// How many channels a `dropped` message names; the events of others are only counted.
@@ -111,7 +151,7 @@ pub(super) const GAP_CHANNELS_MAX: usize = 32;
 /// A loss to tell.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// Where it is in the order of frames: the last one dropped.
+    /// Where it is in the order of frames: the first one dropped, so that it is told before anything later.
     pub(super) sequence: u32,
     /// How many events.
     pub(super) count: u64,
@@ -120,10 +160,9 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// Counts one more event.
-    pub(super) fn add(&mut self, sequence: u32, channel: &Channel) {
-        self.sequence = sequence;
-        self.count += 1;
+    /// Counts `count` more events.
+    pub(super) fn add(&mut self, count: u32, channel: &Channel) {
+        self.count += u64::from(count);
         if self.channels.len() < GAP_CHANNELS_MAX && !self.channels.contains(channel) {
             self.channels.push(channel.clone());
         }
@@ -136,8 +175,28 @@ impl Cold {
         self.extra.get_or_insert_default()
     }
 
+    /// What it catches up with.
+    pub(super) fn catch_up(&mut self) -> &mut CatchUp {
+        self.extra().catch_up.get_or_insert_default()
+    }
+
+    /// What it catches up with, if there is anything.
+    pub(super) fn catch_up_if_any(&mut self) -> Option<&mut CatchUp> {
+        self.extra.as_mut()?.catch_up.as_mut()
+    }
+
+    /// Gives the box back when nothing is in it any more.
+    pub(super) fn shrink(&mut self) {
+        self.extra.take_if(|extra| extra.is_idle());
+    }
+
     /// Bytes of input held back.
     pub(super) fn held_bytes(&self) -> usize {
         self.extra.as_deref().map_or(0, |extra| extra.held.len())
+    }
+
+    /// The polls of an Engine.IO session that has some.
+    pub(super) fn polling(&mut self) -> Option<&mut Polling> {
+        self.extra.as_deref_mut()?.polling.as_deref_mut()
     }
 }

@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tickgate::auth::TokenError;
-use tickgate::channel::Channel;
+use tickgate::channel::{Channel, Class, Classes, Pattern};
 use tickgate::dialect;
 use tickgate::disconnect::Disconnect;
 use tickgate::event::{NewEvent, Terms};
@@ -64,6 +64,7 @@ impl World {
         let (hub, mut inboxes) = Hub::new(
             hub::Settings {
                 credits,
+                classes: nothing_kept(),
                 ..hub::Settings::default()
             },
             1,
@@ -176,6 +177,7 @@ impl World {
         let has_authenticated = matches!(identity, Ok(Some(_)));
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.rng.random(),
@@ -472,4 +474,10 @@ impl World {
         }
         self.check_nothing_is_left()
     }
+}
+
+// Every event is delivered as it is, or dropped and told.
+fn nothing_kept() -> Arc<Classes> {
+    let all = Pattern::parse("*").expect("valid");
+    Arc::new(Classes::new(vec![(all, Class::default())]))
 }

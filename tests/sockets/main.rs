@@ -15,4 +15,5 @@ mod identity;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]
 mod redis_server;
+mod recovery;
 mod story;

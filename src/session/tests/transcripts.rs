@@ -5,7 +5,8 @@
 //! ```text
 //! # comment
 //! % auth required|optional|off            settings and tokens, before `open`
-//! % dialect echo|typed [naive]
+//! % dialect echo|typed|socket_io [naive]
+//! % engine_io 3|4 poll|websocket [token]   how the session is opened; `open` stands alone then
 //! % types <name>=<template> ..             of the typed dialect, in place of the default ones
 //! % auto <patterns>                        joined by commas
 //! % limit <field of Limits> <number>
@@ -15,8 +16,10 @@
 //! open [token]                            the connection is there, perhaps with a handshake token
 //! > text                                  the client sends a text message; `>*3 text` three times, `$n` counts from 1
 //! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
-//! + verified|joined|published [offset]    the shard answers what was asked for
-//! + respond <id> success|failure <json>   ... a command, too: or `refused <CODE> <message>`
+//! + verified|published [offset]           the shard answers what was asked for
+//! + joined [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   ... with positions, recoveries, and more of them
+//! + history complete|more|gap [<event> ..]
+//! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
 //! + event <channel> <name> <data>          somebody publishes now: it comes if one of the patterns held matches it
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
 //! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
@@ -34,13 +37,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::drive::{Drive, START, Seen, Tokens, permissions, settings, user};
+use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::channel::Pattern;
-use crate::dialect::{Dialect, typed};
+use crate::channel::{Channel, Pattern};
+use crate::dialect::engine_io::Revision;
+use crate::dialect::{Dialect, socket_io, typed};
 use crate::disconnect::Disconnect;
-use crate::message::{ErrorCode, RequestId};
-use crate::session::{CommandOutcome, Input, Settings};
+use crate::message::{ErrorCode, Position, Recover, RequestId, Standing};
+use crate::session::{CommandOutcome, HistoryPage, Input, Opening, Settings};
 use crate::wire;
 
 fn folder() -> PathBuf {
@@ -48,7 +52,7 @@ fn folder() -> PathBuf {
 }
 
 fn files() -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = ["native", "typed", "echo"]
+    let mut files: Vec<PathBuf> = ["native", "typed", "socket_io", "echo"]
         .into_iter()
         .flat_map(|dialect| std::fs::read_dir(folder().join(dialect)).expect("the transcripts are there"))
         .map(|entry| entry.unwrap().path())
@@ -108,6 +112,7 @@ fn every_code_message_and_ending_has_a_transcript() {
         "error",
         "going_away",
         "connected",
+        "history",
     ] {
         assert!(
             seen(&format!("{{\"type\":\"{message}\"")),
@@ -119,6 +124,7 @@ fn every_code_message_and_ending_has_a_transcript() {
 #[derive(Default)]
 struct Runner {
     settings: Option<Settings>,
+    opening: Option<Opening>,
     tokens: Tokens,
     drive: Option<Drive>,
 }
@@ -148,7 +154,10 @@ impl Runner {
         if head == "open" {
             let token = Some(rest).filter(|token| !token.is_empty());
             let settings = self.settings.take().expect("opened once");
-            self.drive = Some(Drive::new(settings, self.tokens.clone(), token));
+            self.drive = Some(match self.opening.take() {
+                Some(opening) => Drive::engine_io(settings, self.tokens.clone(), opening),
+                None => Drive::new(settings, self.tokens.clone(), token),
+            });
         } else {
             let drive = self.drive.as_mut().unwrap_or_else(|| panic!("{place}: not open"));
             step(drive, head, rest, place, got);
@@ -176,6 +185,10 @@ impl Runner {
             "dialect" => {
                 settings.dialect = match words[1..] {
                     ["echo"] => Dialect::Echo,
+                    ["socket_io"] => Dialect::SocketIo(socket_io::Settings::default()),
+                    ["socket_io", "naive"] => Dialect::SocketIo(socket_io::Settings {
+                        timestamps: typed::Timestamps::Naive,
+                    }),
                     ["typed"] => typed(typed::Settings::default()),
                     ["typed", "naive"] => typed(typed::Settings {
                         timestamps: typed::Timestamps::Naive,
@@ -183,6 +196,16 @@ impl Runner {
                     }),
                     _ => panic!("{place}: {rest}"),
                 }
+            }
+            "engine_io" => {
+                // As the configuration does: 25 s between pings, 20 s for the answer.
+                (settings.heartbeat_interval_ms, settings.heartbeat_timeout_ms) = (25_000, 45_000);
+                self.opening = Some(Opening {
+                    revision: Revision::parse(words[1]).unwrap_or_else(|| panic!("{place}: {rest}")),
+                    by_poll: words[2] == "poll",
+                    secret: *b"0123456789abcdef",
+                    token: words.get(3).map(|&token| token.into()),
+                });
             }
             "types" => {
                 let template = |word: &&str| {
@@ -316,7 +339,20 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
     let number = |index: usize| words[index].parse::<u64>().unwrap();
     match words[0] {
         "verified" => drive.answer_verify(),
-        "joined" => drive.answer_join(),
+        "joined" => {
+            drive.standing = standing(&words[1..]);
+            drive.answer_join();
+        }
+        "history" => {
+            let events = words[2..].iter().map(|text| text.to_string().into());
+            drive.answer_history(HistoryPage {
+                epoch: epoch(),
+                events: events.collect(),
+                complete: words[1] != "gap",
+                offset: Some(57),
+                more: words[1] == "more",
+            });
+        }
         "published" => drive.answer_publish(words.get(1).map(|_| number(1))),
         "event" => drive.publish_by_others(words[1], words[2], &words[3..].join(" ")),
         "delivered" => drive.delivered = number(1),
@@ -330,9 +366,13 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
             drive.input(Input::End(*ending.unwrap_or_else(|| panic!("{place}: {rest}"))));
         }
         "respond" => {
-            let id = words[1]
-                .parse()
-                .map_or_else(|_| RequestId::Text(words[1].into()), RequestId::Number);
+            let id = match words[1].strip_prefix("ack:").map(|number| number.split_once(':')) {
+                Some(Some((number, id))) => acknowledgement(number, Some(id)),
+                Some(None) => acknowledgement(&words[1][4..], None),
+                None => words[1]
+                    .parse()
+                    .map_or_else(|_| RequestId::Text(words[1].into()), RequestId::Number),
+            };
             let outcome = match words[2] {
                 "success" => CommandOutcome::Success {
                     data: words[3..].join(" ").into(),
@@ -349,6 +389,35 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
             drive.answer_command(&id, outcome);
         }
         other => panic!("{place}: {other}"),
+    }
+}
+
+fn standing(words: &[&str]) -> Standing {
+    let mut standing = Standing::default();
+    for word in words {
+        let Some((channel, found)) = word.split_once('=') else {
+            standing.cut = *word == "cut";
+            continue;
+        };
+        let channel = Channel::parse(channel).unwrap();
+        match found.parse() {
+            Ok(offset) => {
+                let epoch = epoch();
+                standing.positions.push((channel, Position { epoch, offset }));
+            }
+            Err(_) => {
+                let recovered = standing.recovered.get_or_insert_default();
+                recovered.push((channel, found == "true"));
+            }
+        }
+    }
+    standing
+}
+
+fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
+    RequestId::Acknowledgement {
+        number: number.parse().unwrap(),
+        id: id.map(Into::into),
     }
 }
 
@@ -374,7 +443,15 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(None) => "<< close".to_owned(),
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
-        Seen::Join(patterns) => format!("= join {}", names(patterns)),
+        Seen::Join(patterns, None) => format!("= join {}", names(patterns)),
+        Seen::Join(patterns, Some(Recover(keys))) => {
+            let keys = keys.iter().map(|(channel, reached)| {
+                let epoch = reached.epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
+                format!(" {channel}={epoch}/{}", reached.offset)
+            });
+            format!("= join {} recover{}", names(patterns), keys.collect::<String>())
+        }
+        Seen::History(asked) => format!("= history {asked}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),

@@ -8,12 +8,12 @@ use crate::auth::TokenError;
 use crate::channel::Pattern;
 use crate::disconnect::Disconnect;
 use crate::event::NewEvent;
+use crate::hub::Receipt;
 use crate::mailbox::{Adopt, ConnectionId, ShardMessage};
-use crate::message::ErrorCode;
+use crate::message::{ErrorCode, Position};
 use crate::session::{Input, Output};
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::pool::Frame;
-use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
 use crate::wire::deflate::Inflated;
@@ -31,16 +31,26 @@ impl Engine {
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
         self.stats.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.slot(id) else { return };
-        if self.hot[slot].stage == Stage::Open {
-            self.feed(slot, input, now);
-        } else {
+        self.on_input(slot, input, now);
+    }
+
+    pub(super) fn on_input(&mut self, slot: u32, input: &mut [u8], now: Now) {
+        if self.hot[slot].stage != Stage::Open {
             self.discard(slot, input.len());
+        } else if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_candidate(slot, input, now);
+        } else {
+            self.feed(slot, input, now);
         }
     }
 
     /// The peer closed its side.
     pub fn on_end_of_input(&mut self, id: ConnectionId, now: Now) {
         let Some(slot) = self.slot(id) else { return };
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            // The socket was a session's second way out.
+            return self.abandon_candidate(slot);
+        }
         self.hot[slot].flags.set(Flags::PEER_CLOSED);
         match self.hot[slot].stage {
             Stage::Open => self.tell(slot, Input::Lost, now),
@@ -52,7 +62,9 @@ impl Engine {
     /// The socket failed: nothing can be read or written any more.
     pub fn on_socket_error(&mut self, id: ConnectionId, now: Now) {
         self.on_end_of_input(id, now);
-        if let Some(slot) = self.slot(id) {
+        if let Some(slot) = self.slot(id)
+            && !self.hot[slot].flags.has(Flags::POLLING)
+        {
             self.remove(slot);
         }
     }
@@ -62,6 +74,10 @@ impl Engine {
     pub fn on_message(&mut self, message: ShardMessage, now: Now) -> Option<Box<Adopt>> {
         match message {
             ShardMessage::Adopt(adopt) => return Some(adopt),
+            ShardMessage::Open(open) => self.open_session(*open, now),
+            ShardMessage::Poll(poll) => self.on_poll(poll, now),
+            // The driver's, who calls [`Engine::adopt_candidate`]; without one the socket closes.
+            ShardMessage::Upgrade(_) => {}
             ShardMessage::Verified { to, request, outcome } => {
                 if let Some(slot) = self.open(to) {
                     let outcome = outcome.and_then(|identity| {
@@ -104,8 +120,8 @@ impl Engine {
             match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
-                        let offset = receipt.offset;
-                        self.tell(slot, Input::Published { request, offset }, now);
+                        let position = position(receipt);
+                        self.tell(slot, Input::Published { request, position }, now);
                     }
                 }
                 Err(event) => {
@@ -198,7 +214,7 @@ impl Engine {
     // No message is taken while the answers to those before it fill half of what may be pending: until they were
     // offered to the socket nobody knows whether the client reads them. An echo waits until it has read them; whoever
     // else asks on without reading meets the bound.
-    fn takes_input(&self, slot: u32) -> bool {
+    pub(super) fn takes_input(&self, slot: u32) -> bool {
         let hot = &self.hot[slot];
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let waits = (endpoint.is_echo() || !hot.flags.has(Flags::BLOCKED))
@@ -221,9 +237,13 @@ impl Engine {
             return;
         }
         self.hot[slot].flags.clear(Flags::PAUSED);
-        let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
-        let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
-        self.feed(slot, &mut held, now);
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_post(slot, now);
+        } else {
+            let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
+            let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
+            self.feed(slot, &mut held, now);
+        }
         if self.hot[slot].stage == Stage::Open && !self.hot[slot].flags.has(Flags::PAUSED) {
             let id = self.id(slot);
             self.actions.push_back(Action::Resume(id));
@@ -243,7 +263,12 @@ impl Engine {
                         is_full = is_full || !self.queue_reply(slot, start, end, is_last);
                     }
                     Output::Verify { request, token } => self.services.verify(self.id(slot), request, token),
-                    Output::Join { request, patterns } => self.join(slot, request, &patterns, now),
+                    Output::Join {
+                        request,
+                        patterns,
+                        recover,
+                    } => self.join(slot, request, patterns, recover, now),
+                    Output::History { echo, channel, range } => self.history(slot, echo, &channel, range, now),
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
@@ -264,6 +289,7 @@ impl Engine {
                 self.handle(slot, Input::End(Disconnect::SlowConsumer), now);
             }
         }
+        self.schedule_catch_up(slot);
         self.outputs.bytes.clear();
         // One long message must not be paid for ever after.
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
@@ -279,7 +305,7 @@ impl Engine {
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let frame = Rc::new(Frame {
             bytes: endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats),
-            event: None,
+            origin: None,
         });
         if is_last {
             hot.outbox.push_last(pool, frame);
@@ -292,23 +318,6 @@ impl Engine {
         }
         self.outgoing.mark_dirty(slot, hot);
         true
-    }
-
-    fn join(&mut self, slot: u32, request: u32, patterns: &[Pattern], now: Now) {
-        let mut interned = Vec::with_capacity(patterns.len());
-        for pattern in patterns {
-            if let Inserted::Joined(node) | Inserted::First(node) = self.table.insert(slot, pattern) {
-                let at = self.inbox.join(pattern);
-                if !at.settled(self.inbox.position()) {
-                    self.table.unsettle(slot, node, at);
-                }
-                interned.extend(self.table.pattern(node).cloned());
-            } else {
-                interned.push(pattern.clone());
-            }
-        }
-        let patterns = interned;
-        self.handle(slot, Input::Joined { request, patterns }, now);
     }
 
     // Every connection of a misconfigured endpoint would say the same: the first one says it loudly.
@@ -329,14 +338,15 @@ impl Engine {
                 self.inbox.leave(pattern);
             }
         }
+        self.leave_catch_up(slot, patterns);
     }
 
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
             match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
-                    let offset = receipt.offset;
-                    return self.handle(slot, Input::Published { request, offset }, now);
+                    let position = position(receipt);
+                    return self.handle(slot, Input::Published { request, position }, now);
                 }
                 Err(event) => event,
             }
@@ -393,6 +403,11 @@ impl Engine {
         }
         largest.is_some()
     }
+}
+
+fn position(receipt: Receipt) -> Option<Position> {
+    let (epoch, offset) = receipt.epoch.zip(receipt.offset)?;
+    Some(Position { epoch, offset })
 }
 
 fn inflated_bytes_max(settings: &crate::session::Settings) -> u64 {
