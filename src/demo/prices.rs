@@ -54,6 +54,8 @@ impl Prices {
             Self::Own(listener, _) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let store = Arc::new(Mutex::new(Store::default()));
+                // Before the first answer, so that nobody finds it empty.
+                store.lock().apply(current());
                 tokio::select! {
                     never = keep(&store, current) => match never {},
                     never = serve(listener, &store) => match never {},
