@@ -35,7 +35,7 @@
 //! | 6 | [`hub`] | know sockets, wait under a lock |
 //! | 7 | [`mailbox`] | know sessions |
 //! | 8 | [`shard`] | await; lock except in publish, join and leave; allocate per delivery |
-//! | 9 | [`broker`] [`commands`] [`feeds`] [`figures`] [`http`] [`verify`] | reach a shard but by mailbox |
+//! | 9 | [`broker`] [`commands`] [`feeds`] [`figures`] [`http`] [`snapshot`] [`verify`] | reach a shard but by mailbox |
 //! | 10 | [`door`] [`admin`] [`pulse`] | touch a session; admin reads shards by query |
 //! | 11 | [`config`] [`gateway`] [`demo`] | be imported by a line above |
 
@@ -62,6 +62,7 @@ pub mod message;
 pub mod pulse;
 pub mod session;
 pub mod shard;
+pub mod snapshot;
 pub mod stats;
 pub mod time;
 pub mod verify;

@@ -22,6 +22,7 @@
 mod bounds;
 mod credits;
 mod doorbell;
+mod export;
 mod inbox;
 mod interest;
 mod publish;
@@ -46,7 +47,7 @@ pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
-pub use state::{ChannelView, Epoch, Page, PageLimit, Since};
+pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
 pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub classes: Arc<Classes>,
     /// How much is kept in all.
     pub state: StateSettings,
+    /// The store's name when its state is going to be restored; `None`: a new one.
+    pub epoch: Option<Epoch>,
 }
 
 impl Default for Settings {
@@ -78,6 +81,7 @@ impl Default for Settings {
             credits: 16 * 1024,
             classes: Arc::default(),
             state: StateSettings::default(),
+            epoch: None,
         }
     }
 }
@@ -188,7 +192,7 @@ impl Hub {
             encode,
             watch: OnceLock::new(),
             classes: settings.classes,
-            epoch: Epoch::random(),
+            epoch: settings.epoch.unwrap_or_else(Epoch::random),
             limits: settings.state,
             held: Held::default(),
         });

@@ -71,6 +71,7 @@ pub(crate) fn settings() -> Settings {
             event_bytes: 256 * 1024,
         },
         hub: hub::Settings::default(),
+        snapshot: None,
         coalesce: shard::Coalesce::Auto,
         flush: shard::Flush::Auto,
         keys: KeySet::new(vec![key]),
