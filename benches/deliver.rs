@@ -1,190 +1,20 @@
-//! What the gateway itself adds to a delivery: from the shard's inbox into outboxes and out again, without a socket.
+//! What the gateway itself adds to a delivery: from the shard's inbox into outboxes and out again, without a socket;
+//! and what it adds to a message of a client.
 //!
 //! `cargo bench --bench deliver`. The kernel's send path costs 0.3 to 2 µs per delivery; what is measured here must
-//! stay far below.
+//! stay far below. (`benches/instructions.rs` counts the same paths' instructions, without a clock.)
+#![allow(missing_docs)]
 
-use std::hint::black_box;
-use std::io::IoSlice;
-use std::pin::Pin;
-use std::sync::Arc;
+#[path = "support/rig.rs"]
+mod rig;
+
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use tickgate::auth::{Identity, Mode, Permissions};
-use tickgate::channel::Channel;
-use tickgate::dialect::{self, Dialect};
-use tickgate::event::{NewEvent, Terms};
-use tickgate::hub::{self, Broker, Hub, Receipt, Wakes};
-use tickgate::limits::Limits;
-use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
-use tickgate::session::{self, Command};
-use tickgate::shard;
-use tickgate::shard::engine::{Arrival, Engine, Sent};
-use tickgate::stats::ShardStats;
-use tickgate::time::Now;
+use rig::{NOW, Rig, client_frame, event};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const NOW: Now = Now {
-    mono_ms: 1_000_000,
-    unix_ms: 1_703_836_800_000,
-};
-
-struct Nobody;
-
-impl Services for Nobody {
-    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
-    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
-    fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
-}
-
-impl Broker for Nobody {
-    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        Box::pin(async { Vec::new() })
-    }
-    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
-        Err(event)
-    }
-    fn is_ready(&self) -> bool {
-        true
-    }
-}
-
-#[derive(Debug)]
-struct Permit;
-
-impl ConnectionPermit for Permit {
-    fn authenticated(&mut self, _: &str) -> bool {
-        true
-    }
-}
-
-struct Rig {
-    hub: Arc<Hub>,
-    engine: Engine,
-    connections: u64,
-    settings: Arc<session::Settings>,
-    stats: Arc<ShardStats>,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let (hub, mut inboxes) = Hub::new(
-            hub::Settings {
-                credits: 4096,
-                ..hub::Settings::default()
-            },
-            1,
-            dialect::encode_event,
-        );
-        let stats = Arc::new(ShardStats::default());
-        let engine = Engine::new(
-            shard::Settings::new(0),
-            inboxes.remove(0),
-            Arc::new(Nobody),
-            Arc::new(Nobody),
-            stats.clone(),
-            NOW,
-        );
-        let anonymous = Identity {
-            user: None,
-            role: None,
-            permissions: Arc::new(Permissions {
-                admin: true,
-                ..Permissions::default()
-            }),
-            expires_at_ms: None,
-            exp_ms: None,
-            token_id: None,
-        };
-        let settings = Arc::new(session::Settings {
-            dialect: Dialect::Native,
-            limits: Limits::default(),
-            auth_mode: Mode::Off,
-            anonymous: Arc::new(anonymous),
-            auto_subscribe: Box::default(),
-            auth_timeout_ms: 5_000,
-            expiry_warning_ms: 30_000,
-            heartbeat_interval_ms: 30_000,
-            heartbeat_timeout_ms: 60_000,
-        });
-        Self {
-            hub,
-            engine,
-            connections: 0,
-            settings,
-            stats,
-        }
-    }
-
-    fn connect(&mut self, patterns: &[String]) {
-        let arrival = Arrival {
-            settings: self.settings.clone(),
-            identity: Ok(None),
-            address: None,
-            nonce: self.connections,
-            permit: Box::new(Permit),
-        };
-        let id = self.engine.adopt(arrival, NOW);
-        let message = format!(
-            r#"{{"type":"subscribe","channels":{}}}"#,
-            serde_json::to_string(patterns).expect("strings")
-        );
-        self.engine.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
-        assert!(!self.engine.is_closing(id), "a subscription failed");
-        self.connections += 1;
-    }
-
-    fn publish(&self, event: NewEvent) {
-        let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, NOW, credit, &mut Wakes::default());
-    }
-
-    /// Takes everything out of the outboxes, as if it were written.
-    fn drain(&mut self) {
-        while let Some(id) = self.engine.next_dirty() {
-            loop {
-                let mut slices = [IoSlice::new(&[]); 64];
-                let filled = self.engine.pending(id, NOW, &mut slices);
-                let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
-                black_box(&slices);
-                if self.engine.sent(id, bytes, NOW) == Sent::Drained {
-                    break;
-                }
-            }
-        }
-    }
-}
-
-fn client_frame(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x81];
-    match u8::try_from(payload.len()) {
-        Ok(length @ ..126) => frame.push(0x80 | length),
-        _ => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(payload.len()).expect("below 64 KiB").to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
-}
-
-fn event(channel: &str) -> NewEvent {
-    let data = format!(
-        r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#,
-        "x".repeat(120)
-    );
-    NewEvent {
-        channel: Channel::parse(channel).expect("valid"),
-        name: "price_update".into(),
-        data: Bytes::from(data),
-        timestamp_ms: NOW.unix_ms,
-        terms: Terms::default(),
-    }
-}
 
 fn deliver(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan_out");
@@ -265,5 +95,36 @@ fn resolve(criterion: &mut Criterion) {
     assert!(rig.stats.deliveries.get() > 0, "somebody gets it");
 }
 
-criterion_group!(benches, deliver, resolve);
+/// A message of one of 1000 clients in turn, its answer taken out of the outbox. Limits are checked, never reached.
+fn inbound(criterion: &mut Criterion) {
+    let mut rig = Rig::new();
+    let clients: Vec<_> = (0..1_000)
+        .map(|client| rig.connect(&[format!("grid.g{client}.*")]))
+        .collect();
+    rig.drain();
+    let mut group = criterion.benchmark_group("inbound");
+    for (name, texts) in rig::MESSAGES {
+        let frames = texts.map(|text| client_frame(text.as_bytes()));
+        let (mut turn, mut now) = (0, NOW);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                // 10 messages per second of each client, spread evenly.
+                if turn % 100 == 0 {
+                    now.mono_ms += 10;
+                }
+                let mut input = [0; 256];
+                let frame = &frames[turn / clients.len() % frames.len()];
+                let input = &mut input[..frame.len()];
+                input.copy_from_slice(frame);
+                rig.engine.on_bytes(clients[turn % clients.len()], input, now);
+                rig.drain();
+                turn += 1;
+            });
+        });
+    }
+    group.finish();
+    assert_eq!(rig.stats.rate_limited.get(), 0, "within the limits");
+}
+
+criterion_group!(benches, deliver, resolve, inbound);
 criterion_main!(benches);

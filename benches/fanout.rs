@@ -1,12 +1,15 @@
-//! Fan-out to 1000 loopback clients: the gateway, the naive server, and the bare send loop that neither can beat
-//! without sending less often.
+//! Fan-out to 1000, 5000 and 15,000 loopback clients: the gateway, the naive server, and the bare loops that none can
+//! beat without sending less often: one `write` per client and event, and one io_uring submission per 1024 clients.
 //!
-//! `cargo bench --bench fanout`. One iteration publishes one event, or ten at once, and ends when the last client
-//! has its last frame. Criterion's figures are wall time, shared with the reader that runs beside the server; after
-//! each case the CPU time of the server's own threads per delivery is printed, which is the figure to compare.
+//! `cargo bench --bench fanout`; `TICKGATE_BENCH_CLIENTS=1000` for some of them only. One iteration publishes one event,
+//! or ten at once, and ends when the last client has its last frame. Criterion's figures are wall time; after each case
+//! the CPU time of the server's own threads per delivery is printed, which is the figure to compare. The clients are
+//! a process of their own: both ends of 15,000 connections are more descriptors than many machines allow to one.
 //! (`tickgate-loadtest` measures the release binary from another process and at a fixed rate.)
 #![allow(missing_docs)]
 
+#[path = "support/bare.rs"]
+mod bare;
 #[path = "support/crowd.rs"]
 mod crowd;
 #[path = "support/naive.rs"]
@@ -15,11 +18,11 @@ mod naive;
 #[path = "support/post.rs"]
 mod post;
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use bare::Loop;
+use criterion::{BenchmarkId, Criterion, Throughput};
 use crowd::Crowd;
 use post::Post;
 use tickgate::config::{Config, Environment};
@@ -30,23 +33,28 @@ use tickgate::wire::encode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const CLIENTS: usize = 1000;
 const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["load.0"]}"#;
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// Runs one server's cases; `publish` sends so many events to everybody.
-fn measure(criterion: &mut Criterion, name: &str, threads: &[&str], crowd: Crowd, mut publish: impl FnMut(usize)) {
-    let mut group = criterion.benchmark_group("fanout_1000");
+fn measure(
+    criterion: &mut Criterion,
+    name: &str,
+    threads: &[&str],
+    (crowd, clients): (Crowd, usize),
+    mut publish: impl FnMut(usize),
+) {
+    let mut group = criterion.benchmark_group(format!("fanout_{clients}"));
     group
-        .sample_size(20)
+        .sample_size(if clients > 1000 { 10 } else { 20 })
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(4));
     for events in [1usize, 10] {
-        group.throughput(Throughput::Elements((events * CLIENTS) as u64));
+        group.throughput(Throughput::Elements((events * clients) as u64));
         let (cpu, deliveries) = (cpu_of(threads), crowd.received());
         group.bench_function(BenchmarkId::new(name, events), |bencher| {
             bencher.iter(|| {
-                let target = crowd.received() + (events * CLIENTS) as u64;
+                let target = crowd.received() + (events * clients) as u64;
                 publish(events);
                 crowd.wait_for(target);
             });
@@ -54,7 +62,7 @@ fn measure(criterion: &mut Criterion, name: &str, threads: &[&str], crowd: Crowd
         let cpu_us = (cpu_of(threads) - cpu).as_secs_f64() * 1e6;
         let deliveries = crowd.received() - deliveries;
         println!(
-            "{name}, {events} at once: {:.2} us CPU of its threads per delivery",
+            "{name}, {clients} clients, {events} at once: {:.2} us CPU of its threads per delivery",
             cpu_us / deliveries as f64
         );
     }
@@ -85,17 +93,17 @@ fn publish_body(events: usize) -> String {
     format!("[{}]", vec![event; events].join(","))
 }
 
-/// No server at all: one `write` per client and event on a thread of its own.
-fn bare(criterion: &mut Criterion) {
+/// No server at all: a loop on a thread of its own.
+fn bare_loop(criterion: &mut Criterion, kind: Loop, clients: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let accepting = std::thread::spawn(move || {
-        (0..CLIENTS)
+        (0..clients)
             .map(|_| crowd::accept_plainly(&listener))
             .collect::<Vec<TcpStream>>()
     });
-    let crowd = Crowd::connect(address, "/", "", CLIENTS);
-    let mut sockets = accepting.join().expect("accepted");
+    let crowd = Crowd::connect(address, "/", "", clients);
+    let sockets = accepting.join().expect("accepted");
     let mut frame = Vec::new();
     encode::text(
         &mut frame,
@@ -105,28 +113,28 @@ fn bare(criterion: &mut Criterion) {
         ),
     );
     let (orders, taken) = std::sync::mpsc::channel::<usize>();
-    let sender = std::thread::Builder::new().name("bare".into()).spawn(move || {
-        for events in taken {
-            for _ in 0..events {
-                for socket in &mut sockets {
-                    socket.write_all(&frame).expect("a client that reads");
-                }
-            }
-        }
-    });
-    measure(criterion, "bare_send_loop", &["bare"], crowd, |events| {
+    let sender = std::thread::Builder::new()
+        .name("bare".into())
+        .spawn(move || bare::run(kind, &sockets, &frame, taken));
+    let name = match kind {
+        Loop::Write => "bare_send_loop",
+        Loop::IoUring => "bare_io_uring_loop",
+    };
+    measure(criterion, name, &["bare"], (crowd, clients), |events| {
         orders.send(events).expect("it runs")
     });
     drop(orders);
     sender.expect("a thread").join().expect("it ended");
 }
 
-fn tickgate(criterion: &mut Criterion) {
+fn tickgate(criterion: &mut Criterion, flush: &str, clients: usize) {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(
         file.path(),
-        r#"
+        format!(
+            r#"
         [server]
+        flush = "{flush}"
         listen = ["127.0.0.1:0"]
         admin_listen = "127.0.0.1:0"
         shards = 1
@@ -136,16 +144,18 @@ fn tickgate(criterion: &mut Criterion) {
         channels = ["load.*"]
         [admin]
         key_env = "BENCH_ADMIN_KEY"
-        "#,
+        "#
+        ),
     )
     .expect("written");
     let environment = Environment::of([("BENCH_ADMIN_KEY", KEY)]);
     let config = Config::load(Some(file.path()), &environment).unwrap_or_else(|problems| panic!("{problems}"));
     let gateway = Gateway::start(config.gateway(20_000)).expect("it starts");
-    let crowd = Crowd::connect(tcp(&gateway.addresses()[0]), "/ws", SUBSCRIBE, CLIENTS);
+    let crowd = Crowd::connect(tcp(&gateway.addresses()[0]), "/ws", SUBSCRIBE, clients);
     let mut post = Post::connect(tcp(gateway.admin_address()), Some(KEY));
     let bodies = [publish_body(1), publish_body(10)];
-    measure(criterion, "tickgate", &["shard", "door"], crowd, |events| {
+    let name = format!("tickgate_{flush}");
+    measure(criterion, &name, &["shard", "door"], (crowd, clients), |events| {
         post.send(&bodies[usize::from(events > 1)])
     });
     gateway.stop().expect("it ends well");
@@ -158,7 +168,7 @@ fn tcp(address: &LocalAddress) -> SocketAddr {
     }
 }
 
-fn naive_server(criterion: &mut Criterion) {
+fn naive_server(criterion: &mut Criterion, clients: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("naive")
@@ -170,14 +180,36 @@ fn naive_server(criterion: &mut Criterion) {
         .expect("a port");
     let address = listener.local_addr().expect("bound");
     runtime.spawn(naive::Naive::new().serve(listener));
-    let crowd = Crowd::connect(address, "/ws", SUBSCRIBE, CLIENTS);
+    let crowd = Crowd::connect(address, "/ws", SUBSCRIBE, clients);
     let mut post = Post::connect(address, None);
     let bodies = [publish_body(1), publish_body(10)];
-    measure(criterion, "naive", &["naive"], crowd, |events| {
+    measure(criterion, "naive", &["naive"], (crowd, clients), |events| {
         post.send(&bodies[usize::from(events > 1)])
     });
     runtime.shutdown_background();
 }
 
-criterion_group!(benches, bare, tickgate, naive_server);
-criterion_main!(benches);
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
+}
+
+fn main() {
+    raise_descriptors();
+    if crowd::serve_if_child() {
+        return;
+    }
+    let sizes = std::env::var("TICKGATE_BENCH_CLIENTS").unwrap_or_else(|_| "1000,5000,15000".into());
+    let mut criterion = Criterion::default().configure_from_args();
+    for clients in sizes.split(',').map(|size| size.parse().expect("a number of clients")) {
+        bare_loop(&mut criterion, Loop::Write, clients);
+        bare_loop(&mut criterion, Loop::IoUring, clients);
+        for flush in ["io_uring", "writev"] {
+            tickgate(&mut criterion, flush, clients);
+        }
+        naive_server(&mut criterion, clients);
+    }
+    criterion.final_summary();
+}

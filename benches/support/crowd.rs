@@ -1,10 +1,14 @@
-//! Many subscribed clients that read and count, on one thread.
+//! Many subscribed clients that read and count, in a process of their own: it has its own descriptors, and its own CPU
+//! time.
+//!
+//! The process is this program once more, told by a variable what to do ([`serve_if_child`]). It says `ready`, then one
+//! line for each batch of events received, with their number; it ends when its input does.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -13,15 +17,16 @@ use mio::{Events, Interest, Poll, Token};
 /// Shorter payloads are replies and heartbeats.
 const EVENT_BYTES_MIN: usize = 200;
 
+const VARIABLE: &str = "TICKGATE_BENCH_CROWD";
+
 pub(crate) struct Crowd {
     shared: Arc<Shared>,
-    reader: Option<JoinHandle<()>>,
+    child: Child,
 }
 
 #[derive(Default)]
 struct Shared {
     received: AtomicU64,
-    stop: AtomicBool,
     changed: Condvar,
     lock: Mutex<()>,
 }
@@ -29,24 +34,26 @@ struct Shared {
 impl Crowd {
     /// Connects, says `first` (a text message, if any) and waits for one answer each.
     pub(crate) fn connect(address: SocketAddr, path: &str, first: &str, count: usize) -> Self {
-        let poll = Poll::new().expect("a poll");
-        let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(address, path, first)).collect();
-        for (index, client) in clients.iter_mut().enumerate() {
-            poll.registry()
-                .register(&mut client.stream, Token(index), Interest::READABLE)
-                .expect("registered");
-        }
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .env(VARIABLE, format!("{address} {path} {count} {first}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts once more");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let ready = lines.next().expect("a line").expect("text");
+        assert_eq!(ready, "ready", "the clients could not connect");
         let shared = Arc::<Shared>::default();
-        let reader = {
-            let shared = Arc::clone(&shared);
-            std::thread::Builder::new()
-                .name("crowd".into())
-                .spawn(move || read_all(poll, &mut clients, &shared))
-        };
-        Self {
-            shared,
-            reader: Some(reader.expect("a thread")),
-        }
+        let counting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for line in lines {
+                let received: u64 = line.expect("text").parse().expect("a number");
+                counting.received.fetch_add(received, Ordering::AcqRel);
+                drop(counting.lock.lock().expect("the waiter lives"));
+                counting.changed.notify_all();
+            }
+        });
+        Self { shared, child }
     }
 
     /// Events received by all clients together.
@@ -61,7 +68,7 @@ impl Crowd {
             let (next, timeout) = self
                 .shared
                 .changed
-                .wait_timeout(guard, Duration::from_secs(10))
+                .wait_timeout(guard, Duration::from_secs(30))
                 .expect("the reader lives");
             assert!(!timeout.timed_out(), "{} of {target} events came", self.received());
             guard = next;
@@ -71,27 +78,51 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        let ended = self.reader.take().map(JoinHandle::join);
-        assert!(matches!(ended, Some(Ok(()))), "the reader panicked");
+        drop(self.child.stdin.take());
+        let ended = self.child.wait().expect("it was started");
+        assert!(ended.success(), "the clients failed: {ended}");
     }
 }
 
-fn read_all(mut poll: Poll, clients: &mut [Client], shared: &Shared) {
+/// Does a child's work when this process is one; returns whether it was.
+pub(crate) fn serve_if_child() -> bool {
+    let Ok(order) = std::env::var(VARIABLE) else {
+        return false;
+    };
+    let mut words = order.splitn(4, ' ');
+    let mut word = || words.next().expect("four words");
+    let address = word().parse().expect("an address");
+    let (path, count) = (word(), word().parse().expect("a number"));
+    let first = word();
+    let poll = Poll::new().expect("a poll");
+    let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(address, path, first)).collect();
+    for (index, client) in clients.iter_mut().enumerate() {
+        poll.registry()
+            .register(&mut client.stream, Token(index), Interest::READABLE)
+            .expect("registered");
+    }
+    println!("ready");
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    read_all(poll, &mut clients)
+}
+
+fn read_all(mut poll: Poll, clients: &mut [Client]) -> ! {
     let mut events = Events::with_capacity(1024);
     let mut scratch = vec![0; 64 * 1024];
-    while !shared.stop.load(Ordering::Acquire) {
-        if let Err(error) = poll.poll(&mut events, Some(Duration::from_millis(50))) {
+    let mut out = std::io::stdout();
+    loop {
+        if let Err(error) = poll.poll(&mut events, None) {
             assert_eq!(error.kind(), ErrorKind::Interrupted);
         }
         let received: u64 = events
             .iter()
             .map(|event| clients[event.token().0].read(&mut scratch))
             .sum();
-        if received > 0 {
-            shared.received.fetch_add(received, Ordering::AcqRel);
-            drop(shared.lock.lock().expect("the waiter lives"));
-            shared.changed.notify_all();
+        if received > 0 && writeln!(out, "{received}").and_then(|()| out.flush()).is_err() {
+            std::process::exit(0);
         }
     }
 }
@@ -148,7 +179,7 @@ impl Client {
         let mut events = 0;
         loop {
             match self.stream.read(scratch) {
-                Ok(0) => panic!("the server closed a connection"),
+                Ok(0) => std::process::exit(0),
                 Ok(length) => {
                     events += self.count(&scratch[..length]);
                     if length < scratch.len() {

@@ -1,0 +1,139 @@
+//! Instruction counts of the hot paths, so that a regression shows without a clock: they are the same on a busy machine.
+//!
+//! `benches/instructions.sh` runs this under callgrind and compares with the counts in `benches/instructions.txt`
+//! (`benches/instructions.sh --write` writes them anew). It needs valgrind and `gungraun-runner`, see there.
+//!
+//! The unit is what the names say: a delivery is one event for one connection, so the counts of these are of 8 events
+//! for 1000 connections.
+#![allow(missing_docs)]
+
+#[path = "../tests/support/frames.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests, which use more of it")]
+mod frames;
+#[path = "support/rig.rs"]
+mod rig;
+
+use std::hint::black_box;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use rig::{MESSAGES, NOW, Rig, client_frame, event};
+use tickgate::dialect::encode_event;
+use tickgate::event::{Encoding, Event};
+use tickgate::mailbox::ConnectionId;
+use tickgate::wire::Decoder;
+
+/// 1000 connections with one pattern, and eight events in the inbox; everything was used once.
+fn crowd() -> Rig {
+    let mut rig = Rig::new();
+    for _ in 0..1_000 {
+        rig.connect(&["bench.a.*".to_owned()]);
+    }
+    rig.drain();
+    for _ in 0..2 {
+        rig.engine.deliver(8);
+        rig.drain();
+        for _ in 0..8 {
+            rig.publish(event("bench.a.price"));
+        }
+    }
+    assert_eq!(rig.stats.deliveries.get(), 8 * 1_000, "everybody got the first eight");
+    rig
+}
+
+fn crowd_with_full_outboxes() -> Rig {
+    let mut rig = crowd();
+    rig.engine.deliver(8);
+    rig
+}
+
+#[library_benchmark]
+#[bench::of_8000(setup = crowd)]
+fn deliver(mut rig: Rig) -> Rig {
+    rig.engine.deliver(8);
+    rig
+}
+
+#[library_benchmark]
+#[bench::of_8000(setup = crowd_with_full_outboxes)]
+fn take_out(mut rig: Rig) -> Rig {
+    rig.drain();
+    rig
+}
+
+fn with_a_listener() -> (Rig, Vec<tickgate::event::NewEvent>) {
+    let mut rig = Rig::new();
+    rig.connect(&["bench.a.*".to_owned()]);
+    rig.publish(event("bench.a.price"));
+    rig.engine.deliver(1);
+    rig.drain();
+    (rig, vec![event("bench.a.price"); 100])
+}
+
+#[library_benchmark]
+#[bench::of_100(setup = with_a_listener)]
+fn publish((rig, events): (Rig, Vec<tickgate::event::NewEvent>)) -> Rig {
+    for event in events {
+        rig.publish(event);
+    }
+    rig
+}
+
+fn an_event() -> Event {
+    Event::new(event("bench.a.price"), None)
+}
+
+#[library_benchmark]
+#[bench::native(setup = an_event)]
+fn encode(event: Event) -> bytes::Bytes {
+    black_box(encode_event(Encoding::Native, &event))
+}
+
+/// A read full of text frames of 239 bytes.
+fn full_read() -> (Decoder, Vec<u8>) {
+    let frame = frames::frame(frames::TEXT, "x".repeat(239).as_bytes());
+    (Decoder::new(64 * 1024), frame.repeat(64))
+}
+
+#[library_benchmark]
+#[bench::of_64(setup = full_read)]
+fn decode((mut decoder, mut read): (Decoder, Vec<u8>)) -> (Decoder, Vec<u8>) {
+    let mut position = 0;
+    while let Some(message) = decoder.next(&mut read, &mut position).expect("valid frames") {
+        black_box(message);
+    }
+    (decoder, read)
+}
+
+/// A client and the messages named `name`, a hundred of them; everything was used once.
+fn client(name: &str) -> (Rig, ConnectionId, Vec<Vec<u8>>) {
+    let mut rig = Rig::new();
+    let id = rig.connect(&["grid.g1.*".to_owned()]);
+    rig.drain();
+    let (_, texts) = MESSAGES.iter().find(|message| message.0 == name).expect("a message");
+    let mut frames = texts.iter().cycle().map(|text| client_frame(text.as_bytes()));
+    for mut frame in frames.by_ref().take(2) {
+        rig.engine.on_bytes(id, &mut frame, NOW);
+        rig.drain();
+    }
+    let frames = frames.take(8).collect();
+    (rig, id, frames)
+}
+
+#[library_benchmark]
+#[bench::ping_of_8(args = ("ping",), setup = client)]
+#[bench::subscribe_of_8(args = ("subscribe",), setup = client)]
+#[bench::get_status_of_8(args = ("get_status",), setup = client)]
+#[bench::refused_command_of_8(args = ("command refused",), setup = client)]
+fn inbound((mut rig, id, mut frames): (Rig, ConnectionId, Vec<Vec<u8>>)) -> Rig {
+    for frame in &mut frames {
+        rig.engine.on_bytes(id, frame, NOW);
+        rig.drain();
+    }
+    rig
+}
+
+library_benchmark_group!(
+    name = paths,
+    benchmarks = [deliver, take_out, publish, encode, decode, inbound]
+);
+main!(library_benchmark_groups = paths);

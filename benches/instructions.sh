@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Counts the instructions of the hot paths (benches/instructions.rs, under callgrind) and compares them with
+# benches/instructions.txt: more than 3 % above it is an error, more than 3 % below asks for new reference counts.
+# The counts are those of the release profile; another compiler makes others. Usage: benches/instructions.sh [--write]
+#
+# Needs valgrind, and the harness's runner in the version of Cargo.lock:
+#   cargo install gungraun-runner --version "$(cargo metadata --format-version 1 | grep -o 'gungraun@[0-9.]*' | head -1 | cut -d@ -f2)"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+reference=benches/instructions.txt
+counts=$(cargo bench --locked --bench instructions -- --color=never 2>/dev/null | awk '
+  /^instructions::/ { name = $1 " " $2; sub(/^instructions::paths::/, "", name); sub(/:.*/, "", name) }
+  /Instructions:/ { sub(/\|.*/, "", $2); print name, $2 }')
+[ -n "$counts" ] || { echo "nothing was counted: are valgrind and gungraun-runner installed?" >&2; exit 1; }
+if [ "${1:-}" = --write ]; then
+  { echo "# Instructions on $(uname -m) with $(rustc --version), written by benches/instructions.sh --write"; echo "$counts"; } > "$reference"
+fi
+echo "$counts" | awk -v reference="$reference" '
+  BEGIN { while ((getline line < reference) > 0) if (line !~ /^#/) { split(line, part, " "); before[part[1] " " part[2]] = part[3] } }
+  {
+    name = $1 " " $2; was = before[name]; delete before[name]
+    if (!was) { printf "%-40s %12d  not in %s\n", name, $3, reference; bad = 1; next }
+    change = ($3 / was - 1) * 100
+    note = change > 3 ? "  MORE" : change < -3 ? "  less: --write?" : ""
+    printf "%-40s %12d %+7.1f %%%s\n", name, $3, change, note
+    bad = bad || change > 3
+  }
+  END { for (name in before) { print name " was not counted"; bad = 1 } exit bad }'

@@ -1,0 +1,208 @@
+//! A shard's engine without sockets: clients that subscribe, events that are published, outboxes that are emptied.
+
+use std::hint::black_box;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tickgate::auth::{Identity, Mode, Permissions};
+use tickgate::channel::{Channel, Pattern};
+use tickgate::dialect::{self, Dialect};
+use tickgate::event::{NewEvent, Terms};
+use tickgate::hub::{self, Broker, Hub, Receipt, Wakes};
+use tickgate::limits::Limits;
+use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
+use tickgate::session::{self, Command};
+use tickgate::shard;
+use tickgate::shard::engine::{Arrival, Engine, Sent};
+use tickgate::stats::ShardStats;
+use tickgate::time::Now;
+
+/// When everything happens.
+pub(crate) const NOW: Now = Now {
+    mono_ms: 1_000_000,
+    unix_ms: 1_703_836_800_000,
+};
+
+/// What clients say, by name: two messages that take turns. (A command has no answer here: nobody serves it.)
+pub(crate) const MESSAGES: [(&str, [&str; 2]); 4] = [
+    ("ping", [r#"{"type":"ping","timestamp":1703836800000}"#; 2]),
+    (
+        "subscribe",
+        [
+            r#"{"type":"subscribe","channels":["grid.grid_abc123.order","system.health"],"id":"s1"}"#,
+            r#"{"type":"unsubscribe","channels":["grid.grid_abc123.order","system.health"],"id":"s1"}"#,
+        ],
+    ),
+    ("get_status", [r#"{"type":"get_status"}"#; 2]),
+    (
+        "command refused",
+        [r#"{"type":"command","id":"cmd_001","action":"grid.start","params":{"pair":"BTC-USDC","upper_price":100000,"grid_count":10}}"#;
+            2],
+    ),
+];
+
+struct Nobody;
+
+impl Services for Nobody {
+    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
+    fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+    fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
+}
+
+impl Broker for Nobody {
+    /// Into the inbox.
+    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+        Box::pin(async { Vec::new() })
+    }
+    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
+        Err(event)
+    }
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Permit;
+
+impl ConnectionPermit for Permit {
+    fn authenticated(&mut self, _: &str) -> bool {
+        true
+    }
+}
+
+/// One shard.
+pub(crate) struct Rig {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) engine: Engine,
+    pub(crate) stats: Arc<ShardStats>,
+    connections: u64,
+    settings: Arc<session::Settings>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let (hub, mut inboxes) = Hub::new(
+            hub::Settings {
+                credits: 4096,
+                ..hub::Settings::default()
+            },
+            1,
+            dialect::encode_event,
+        );
+        let stats = Arc::new(ShardStats::default());
+        let engine = Engine::new(
+            shard::Settings::new(0),
+            inboxes.remove(0),
+            Arc::new(Nobody),
+            Arc::new(Nobody),
+            stats.clone(),
+            NOW,
+        );
+        let anonymous = Identity {
+            user: None,
+            role: None,
+            permissions: Arc::new(Permissions {
+                channels: vec![
+                    Pattern::parse("*").expect("valid"),
+                    Pattern::parse("user.*").expect("valid"),
+                ],
+                ..Permissions::default()
+            }),
+            expires_at_ms: None,
+            exp_ms: None,
+            token_id: None,
+        };
+        let settings = Arc::new(session::Settings {
+            dialect: Dialect::Native,
+            limits: Limits::default(),
+            auth_mode: Mode::Off,
+            anonymous: Arc::new(anonymous),
+            auto_subscribe: Box::default(),
+            auth_timeout_ms: 5_000,
+            expiry_warning_ms: 30_000,
+            heartbeat_interval_ms: 30_000,
+            heartbeat_timeout_ms: 60_000,
+        });
+        Self {
+            hub,
+            engine,
+            stats,
+            connections: 0,
+            settings,
+        }
+    }
+
+    /// One more client, with these subscriptions.
+    pub(crate) fn connect(&mut self, patterns: &[String]) -> ConnectionId {
+        let arrival = Arrival {
+            settings: self.settings.clone(),
+            identity: Ok(None),
+            address: None,
+            nonce: self.connections,
+            permit: Box::new(Permit),
+        };
+        let id = self.engine.adopt(arrival, NOW);
+        let message = format!(
+            r#"{{"type":"subscribe","channels":{}}}"#,
+            serde_json::to_string(patterns).expect("strings")
+        );
+        self.engine.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
+        assert!(!self.engine.is_closing(id), "a subscription failed");
+        self.connections += 1;
+        id
+    }
+
+    /// Into the inbox.
+    pub(crate) fn publish(&self, event: NewEvent) {
+        let credit = self.hub.credit_now(event.data.len()).expect("room");
+        self.hub.publish(event, NOW, credit, &mut Wakes::default());
+    }
+
+    /// Takes everything out of the outboxes, as if it were written.
+    pub(crate) fn drain(&mut self) {
+        while let Some(id) = self.engine.next_dirty() {
+            loop {
+                let mut slices = [IoSlice::new(&[]); 64];
+                let filled = self.engine.pending(id, NOW, &mut slices);
+                let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
+                black_box(&slices);
+                if self.engine.sent(id, bytes, NOW) == Sent::Drained {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A text frame as a client sends it; its mask is zero.
+pub(crate) fn client_frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u8::try_from(payload.len()) {
+        Ok(length @ ..126) => frame.push(0x80 | length),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(payload.len()).expect("below 64 KiB").to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// An event of about 240 bytes on the wire.
+pub(crate) fn event(channel: &str) -> NewEvent {
+    let data = format!(
+        r#"{{"symbol":"BTC/USDT","price":94123.25,"note":"{}"}}"#,
+        "x".repeat(120)
+    );
+    NewEvent {
+        channel: Channel::parse(channel).expect("valid"),
+        name: "price_update".into(),
+        data: Bytes::from(data),
+        timestamp_ms: NOW.unix_ms,
+        terms: Terms::default(),
+    }
+}
