@@ -268,7 +268,8 @@ impl Kept {
     fn after(&mut self, since: u64, limit: PageLimit, forms: usize) -> Page {
         let mut page = Page {
             last: since,
-            overtaken: since < self.floor,
+            // Without history nothing is kept between.
+            overtaken: since < self.class.history.map_or(self.latest, |_| self.floor),
             ..Page::default()
         };
         if page.overtaken {
