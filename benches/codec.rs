@@ -11,7 +11,7 @@ mod frames;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{BINARY, END, PING, TEXT, TEXT_BEGIN, frame};
 use std::hint::black_box;
-use tickgate::wire::{Decoder, encode};
+use tickgate::wire::{Decoder, Inflater, deflate, encode};
 
 const READ_BYTES: usize = 16 * 1024;
 
@@ -21,9 +21,9 @@ fn full_read(message: &[u8]) -> (Vec<u8>, u64) {
     (message.repeat(count), count as u64)
 }
 
-fn decode_all(decoder: &mut Decoder, scratch: &mut [u8]) -> u64 {
+fn decode_all(decoder: &mut Decoder, inflater: &mut Inflater, scratch: &mut [u8]) -> u64 {
     let (mut count, mut position) = (0, 0);
-    while let Some(message) = decoder.next(scratch, &mut position).expect("valid frames") {
+    while let Some(message) = decoder.next(scratch, &mut position, inflater).expect("valid frames") {
         black_box(message);
         count += 1;
     }
@@ -53,7 +53,7 @@ fn decode(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 scratch.copy_from_slice(&read);
-                assert_eq!(decode_all(&mut decoder, &mut scratch), count);
+                assert_eq!(decode_all(&mut decoder, &mut Inflater::default(), &mut scratch), count);
             });
         });
     }
@@ -72,7 +72,7 @@ fn cut_by_reads(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement
             scratch.copy_from_slice(&read);
             let decoded: u64 = scratch
                 .chunks_mut(200)
-                .map(|chunk| decode_all(&mut decoder, chunk))
+                .map(|chunk| decode_all(&mut decoder, &mut Inflater::default(), chunk))
                 .sum();
             assert_eq!(decoded, count);
         });
@@ -102,5 +102,93 @@ fn encode_frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, encode_frames);
+/// Messages of the platform: an order, a grid's status, an order book of 50 levels, the prices of 40 stocks.
+fn events() -> [(&'static str, String); 4] {
+    let status = r#"{"type":"event","channel":"grid.grid_abc123.status","event":"update","timestamp":1703836800000,"data":{"id":"grid_abc123","current_price":94123.25,"position":0.0153,"active_buy_orders":[93900.5,93800.25,93700,93600.75],"active_sell_orders":[94200.5,94300.25,94400,94500.75],"realized_pnl":123.456,"unrealized_pnl":-1.25}}"#;
+    let order = r#"{"type":"event","channel":"grid.grid_abc123.order","event":"filled","timestamp":1703836800000,"data":{"grid_id":"grid_abc123","level":2,"side":"buy","price":94000,"amount":0.001,"position_after":0.003,"client_order_id":"7c9e6679-7425-40de-944b-e07fc1f90ae7"}}"#;
+    // Digits that are no pattern: a fixed sequence.
+    let mut state = 12_345_u64;
+    let mut digits = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    let levels: Vec<_> = (0..50)
+        .map(|level| {
+            format!(
+                "[{}.{:02},{}.{:03}]",
+                94_000 - level,
+                digits(100),
+                digits(10),
+                digits(1000)
+            )
+        })
+        .collect();
+    let book = format!(
+        r#"{{"type":"orderbook_update","channel":"market.BTC/USDT.orderbook","data":{{"bids":[{}]}}}}"#,
+        levels.join(",")
+    );
+    let stocks: Vec<_> = (0..40)
+        .map(|number| {
+            format!(
+                r#"{{"code":"{}","name":"Company {number}","price":{}.{:02},"change_percent":{}.{:02},"volume":{}}}"#,
+                600_000 + digits(9999),
+                digits(2000),
+                digits(100),
+                digits(9),
+                digits(100),
+                digits(99_999_999)
+            )
+        })
+        .collect();
+    let stocks = format!(r#"{{"type":"price_update","data":[{}],"count":40}}"#, stocks.join(","));
+    [
+        ("order", order.to_owned()),
+        ("status", status.to_owned()),
+        ("book", book),
+        ("stocks", stocks),
+    ]
+}
+
+/// Compressing an event (once per broadcast), and inflating what a client sent. Prints the bytes saved.
+fn deflate_messages(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("deflate");
+    for (name, text) in events() {
+        let mut plain = Vec::new();
+        encode::text(&mut plain, &text);
+        let twin = deflate::frame(&plain, 0).expect("shorter");
+        println!("deflate/{name}: {} bytes plain, {} compressed", plain.len(), twin.len());
+        group.throughput(Throughput::Bytes(plain.len() as u64));
+        group.bench_function(format!("compress_{name}"), |bencher| {
+            bencher.iter(|| deflate::frame(black_box(&plain), 0));
+        });
+        let from_client = frame(0xc1, &twin[twin.len() - encode::payload_bytes(&twin)..]);
+        let (mut decoder, mut inflater) = (Decoder::new(64 * 1024).with_deflate(), Inflater::default());
+        let mut scratch = from_client.clone();
+        group.bench_function(format!("inflate_{name}"), |bencher| {
+            bencher.iter(|| {
+                scratch.copy_from_slice(&from_client);
+                assert_eq!(decode_all(&mut decoder, &mut inflater, &mut scratch), 1);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Unmasking alone, in buffers that begin anywhere.
+fn unmask(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("unmask");
+    for bytes in [16, 64, 239, 4096, 16_384] {
+        let mut buffer = vec![0x5a; bytes + 1];
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("fastwebsockets_{bytes}"), |bencher| {
+            bencher.iter(|| fastwebsockets::unmask(black_box(&mut buffer[1..]), [1, 2, 3, 4]));
+        });
+        group.bench_function(format!("tickgate_{bytes}"), |bencher| {
+            bencher.iter(|| tickgate::wire::unmask(black_box(&mut buffer[1..]), [1, 2, 3, 4]));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, encode_frames, deflate_messages, unmask);
 criterion_main!(benches);

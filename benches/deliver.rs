@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rig::{NOW, Rig, client_frame, event};
+use tickgate::wire::Deflate;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,6 +54,34 @@ fn deliver(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// The same with every client compressing, publishing included, beside the plain one: compressing costs once per event,
+/// whatever the number of receivers.
+fn compressed(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("publish_and_fan_out");
+    let subscribers = 1_000;
+    for (name, deflate) in [("plain", None), ("compressed", Some(Deflate { window_bits: 15 }))] {
+        let mut rig = Rig::new();
+        rig.deflate = deflate;
+        for _ in 0..subscribers {
+            rig.connect(&["bench.a.*".to_owned()]);
+        }
+        rig.drain();
+        let event = event("bench.a.price");
+        group.throughput(Throughput::Elements(subscribers));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                rig.publish(event.clone());
+                rig.engine.deliver(1);
+                rig.drain();
+            });
+        });
+        let stats = rig.stats.read();
+        let saved = stats.deflate_saved_bytes / stats.deliveries.max(1);
+        println!("publish_and_fan_out/{name}: {saved} bytes saved per delivery");
     }
     group.finish();
 }
@@ -126,5 +155,5 @@ fn inbound(criterion: &mut Criterion) {
     assert_eq!(rig.stats.rate_limited.get(), 0, "within the limits");
 }
 
-criterion_group!(benches, deliver, resolve, inbound);
+criterion_group!(benches, deliver, compressed, resolve, inbound);
 criterion_main!(benches);

@@ -20,7 +20,7 @@ use rig::{MESSAGES, NOW, Rig, client_frame, event};
 use tickgate::dialect::encode_event;
 use tickgate::event::{Encoding, Event};
 use tickgate::mailbox::ConnectionId;
-use tickgate::wire::Decoder;
+use tickgate::wire::{Decoder, Inflater};
 
 /// 1000 connections with one pattern, and eight events in the inbox; everything was used once.
 fn crowd() -> Rig {
@@ -97,8 +97,11 @@ fn full_read() -> (Decoder, Vec<u8>) {
 #[library_benchmark]
 #[bench::of_64(setup = full_read)]
 fn decode((mut decoder, mut read): (Decoder, Vec<u8>)) -> (Decoder, Vec<u8>) {
-    let mut position = 0;
-    while let Some(message) = decoder.next(&mut read, &mut position).expect("valid frames") {
+    let (mut position, mut inflater) = (0, Inflater::default());
+    while let Some(message) = decoder
+        .next(&mut read, &mut position, &mut inflater)
+        .expect("valid frames")
+    {
         black_box(message);
     }
     (decoder, read)

@@ -18,13 +18,58 @@ pub enum Encoding {
     Typed,
     /// The typed dialect's text frame, times without one.
     TypedNaive,
+    /// A Socket.IO event in a text frame, of both revisions; long polling takes the frame's payload. Times with a `Z`.
+    SocketIo,
+    /// The same, times without one.
+    SocketIoNaive,
 }
 
 impl Encoding {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, each at its own number.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Typed, Self::TypedNaive];
+    pub const ALL: [Self; 5] = [
+        Self::Native,
+        Self::Typed,
+        Self::TypedNaive,
+        Self::SocketIo,
+        Self::SocketIoNaive,
+    ];
+    /// As it is, not compressed.
+    #[must_use]
+    pub const fn plain(self) -> Form {
+        Form {
+            encoding: self,
+            deflated: false,
+        }
+    }
+}
+
+/// What one connection gets of every event: an encoding, compressed or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// What it says.
+    pub encoding: Encoding,
+    /// Compressed (permessage-deflate), unless that does not make it shorter.
+    pub deflated: bool,
+}
+
+impl Form {
+    /// How many there are.
+    pub const COUNT: usize = 2 * Encoding::COUNT;
+
+    /// All of them, the plain ones first: each stands at its [`index`](Self::index).
+    pub fn all() -> impl Iterator<Item = Self> {
+        [false, true]
+            .into_iter()
+            .flat_map(|deflated| Encoding::ALL.map(|encoding| Self { encoding, deflated }))
+    }
+
+    /// Its place among all.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.encoding as usize + if self.deflated { Encoding::COUNT } else { 0 }
+    }
 }
 
 /// An event as a publisher gives it: checked, not yet numbered.
@@ -98,7 +143,7 @@ pub struct Event {
     /// The channel's class.
     pub class: Arc<Class>,
     // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
-    frames: [OnceLock<Bytes>; Encoding::COUNT],
+    frames: [OnceLock<Bytes>; Form::COUNT],
     // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
     transit: Transit,
 }
@@ -169,14 +214,14 @@ impl Event {
 
     /// The finished frame of one form, when somebody has encoded it.
     #[must_use]
-    pub fn frame(&self, encoding: Encoding) -> Option<&Bytes> {
-        self.frames[encoding as usize].get()
+    pub fn frame(&self, form: Form) -> Option<&Bytes> {
+        self.frames[form.index()].get()
     }
 
     /// Offers a finished frame. Never waits for another thread: when two encode at once, the first one stays and
     /// the second is dropped (`get_or_init` across shards was measured to wait up to 6.5 ms).
-    pub fn offer_frame(&self, encoding: Encoding, frame: Bytes) -> &Bytes {
-        let slot = &self.frames[encoding as usize];
+    pub fn offer_frame(&self, form: Form, frame: Bytes) -> &Bytes {
+        let slot = &self.frames[form.index()];
         let _ = slot.set(frame);
         slot.get().expect("set just now, by this thread or another")
     }

@@ -114,6 +114,8 @@ refusals! {
     Body = "body";
     /// 400: no WebSocket handshake.
     Handshake = "handshake";
+    /// 400: no request of Engine.IO, or of a session that is gone.
+    EngineIo = "engine_io";
     /// 426.
     UpgradeRequired = "upgrade_required";
     /// 403.
@@ -178,6 +180,12 @@ shard_stats! {
     connections: Gauge = i64;
     /// Connections ever adopted.
     connections_total: Counter = u64;
+    /// Engine.IO sessions that are polled.
+    polling: Gauge = i64;
+    /// Polls answered with packets.
+    polls: Counter = u64;
+    /// Engine.IO sessions that went on from polling to a WebSocket.
+    transports_upgraded: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
     subscriptions: Gauge = i64;
     /// Data messages received.
@@ -192,6 +200,16 @@ shard_stats! {
     messages_out: Counter = u64;
     /// Bytes written to sockets.
     bytes_out: Counter = u64;
+    /// Connections that agreed on compression.
+    deflate_connections: Gauge = i64;
+    /// Compressed messages received.
+    inflated_messages: Counter = u64;
+    /// Bytes they were inflated to.
+    inflated_bytes: Counter = u64;
+    /// Compressed messages put into outboxes.
+    deflated_messages: Counter = u64;
+    /// Bytes those are shorter than they would be plain.
+    deflate_saved_bytes: Counter = u64;
     /// Events dropped from full outboxes.
     dropped: Counter = u64;
     /// Event bytes waiting in outboxes.

@@ -18,6 +18,7 @@ use tickgate::shard;
 use tickgate::shard::engine::{Arrival, Engine, Sent};
 use tickgate::stats::ShardStats;
 use tickgate::time::Now;
+use tickgate::wire::Deflate;
 
 /// When everything happens.
 pub(crate) const NOW: Now = Now {
@@ -78,6 +79,8 @@ pub(crate) struct Rig {
     pub(crate) hub: Arc<Hub>,
     pub(crate) engine: Engine,
     pub(crate) stats: Arc<ShardStats>,
+    /// What the next clients agree on.
+    pub(crate) deflate: Option<Deflate>,
     connections: u64,
     settings: Arc<session::Settings>,
 }
@@ -130,6 +133,7 @@ impl Rig {
             hub,
             engine,
             stats,
+            deflate: None,
             connections: 0,
             settings,
         }
@@ -139,9 +143,11 @@ impl Rig {
     pub(crate) fn connect(&mut self, patterns: &[String]) -> ConnectionId {
         let arrival = Arrival {
             settings: self.settings.clone(),
+            engine_io: None,
             identity: Ok(None),
             address: None,
             nonce: self.connections,
+            deflate: self.deflate,
             permit: Box::new(Permit),
         };
         let id = self.engine.adopt(arrival, NOW);

@@ -3,13 +3,16 @@
 //!
 //! 1. However the stream is cut into reads, the same messages and the same error come out.
 //! 2. They are those of fastwebsockets' reader, but for what that is known to let through ([`tolerates`]).
-//! 3. What was decoded, encoded as a server frame, is what fastwebsockets' client reads.
+//! 3. What was decoded, encoded as a server frame, is what fastwebsockets' client reads; and its compressed twin, read
+//!    by our own decoder, says the same.
+//! 4. The first property holds for a connection with permessage-deflate too, and to a stream without compressed
+//!    messages that makes no difference.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use fastwebsockets::{FragmentCollector, Frame, OpCode, Role, WebSocket, WebSocketError};
-use tickgate::wire::{Decoder, Error, Message, encode};
+use tickgate::wire::{Decoder, Error, Inflater, Message, deflate, encode};
 
 /// The limit on a message: above 65,536, so that 64-bit lengths can be valid.
 pub const MESSAGE_BYTES_MAX: u32 = 70_000;
@@ -59,6 +62,7 @@ pub fn check(sizes: &[u8], stream: &[u8]) {
     );
     assert_eq!(decode(stream, &[1], MESSAGE_BYTES_MAX), whole, "cut into single bytes");
     check_against_fastwebsockets(stream, &whole);
+    check_deflate(&sizes, stream, &whole);
     for message in &whole.0 {
         check_round_trip(message);
     }
@@ -67,7 +71,16 @@ pub fn check(sizes: &[u8], stream: &[u8]) {
 /// Decodes `stream` in reads of the given sizes, used over and over (none: all at once), and checks what the decoder
 /// promises about its position and its memory on the way.
 pub fn decode(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded<Error> {
-    let mut decoder = Decoder::new(message_bytes_max);
+    decode_with(Decoder::new(message_bytes_max), stream, sizes)
+}
+
+/// The same on a connection with permessage-deflate.
+pub fn decode_deflate(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded<Error> {
+    decode_with(Decoder::new(message_bytes_max).with_deflate(), stream, sizes)
+}
+
+fn decode_with(mut decoder: Decoder, stream: &[u8], sizes: &[usize]) -> Decoded<Error> {
+    let mut inflater = Inflater::default();
     let mut messages = Vec::new();
     let mut sizes = sizes.iter().copied().cycle();
     let mut rest = stream;
@@ -79,7 +92,7 @@ pub fn decode(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded
         let mut position = 0;
         loop {
             let before = position;
-            let next = decoder.next(&mut scratch, &mut position);
+            let next = decoder.next(&mut scratch, &mut position, &mut inflater);
             let next = next.map(|message| message.map(own));
             assert!(before <= position && position <= scratch.len());
             match next {
@@ -108,7 +121,8 @@ pub fn decode(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded
 fn assert_ended(decoder: &mut Decoder) {
     assert!(decoder.has_ended());
     let (mut position, mut valid_ping) = (0, [0x89, 0x80, 0, 0, 0, 0]);
-    assert_eq!(decoder.next(&mut valid_ping, &mut position), Ok(None));
+    let mut inflater = Inflater::default();
+    assert_eq!(decoder.next(&mut valid_ping, &mut position, &mut inflater), Ok(None));
     assert_eq!(position, valid_ping.len());
     assert_eq!(decoder.buffered_bytes(), 0);
 }
@@ -121,6 +135,60 @@ fn own(message: Message<'_>) -> Owned {
         Message::Pong(bytes) => Owned::Pong(bytes.to_vec()),
         Message::Close(close) => Owned::Close(close.map(|(code, reason)| (code, reason.as_bytes().to_vec()))),
     }
+}
+
+fn check_deflate(sizes: &[usize], stream: &[u8], plain: &Decoded<Error>) {
+    let whole = decode_deflate(stream, &[], MESSAGE_BYTES_MAX);
+    assert_eq!(
+        decode_deflate(stream, sizes, MESSAGE_BYTES_MAX),
+        whole,
+        "cut into chunks of {sizes:?}"
+    );
+    assert_eq!(
+        decode_deflate(stream, &[1], MESSAGE_BYTES_MAX),
+        whole,
+        "cut into single bytes"
+    );
+    // Up to the first compressed message there is no difference.
+    if matches!(plain.1, End::Failed(Error::Protocol(rule)) if rule.starts_with("RSV1")) {
+        assert_eq!(plain.0[..], whole.0[..plain.0.len()]);
+    } else {
+        assert_eq!(*plain, whole);
+    }
+    for (message, frame) in whole
+        .0
+        .iter()
+        .filter_map(|message| Some((message, plain_frame(message)?)))
+    {
+        let Some(twin) = deflate::frame(&frame, 1) else {
+            continue;
+        };
+        assert!(twin.len() < frame.len());
+        assert_eq!(
+            decode_deflate(&as_from_client(&twin), &[], MESSAGE_BYTES_MAX).0,
+            std::slice::from_ref(message)
+        );
+    }
+}
+
+fn plain_frame(message: &Owned) -> Option<Vec<u8>> {
+    let mut frame = Vec::new();
+    match message {
+        Owned::Text(bytes) => encode::text(&mut frame, std::str::from_utf8(bytes).expect("checked by the decoder")),
+        Owned::Binary(bytes) => encode::binary(&mut frame, bytes),
+        Owned::Ping(_) | Owned::Pong(_) | Owned::Close(_) => return None,
+    }
+    Some(frame)
+}
+
+/// A server's frame with a mask of zeros.
+fn as_from_client(frame: &[u8]) -> Vec<u8> {
+    let (header, payload) = frame.split_at(frame.len() - encode::payload_bytes(frame));
+    let mut masked = header.to_vec();
+    masked[1] |= 0x80;
+    masked.extend([0; 4]);
+    masked.extend(payload);
+    masked
 }
 
 /// Where fastwebsockets 0.10 goes on although the stream is wrong. Everything else it must refuse as we do.

@@ -111,10 +111,16 @@ families! {
         |r, s| s.one(r.figures.uptime_ms / 1000);
     "tickgate_ready" GAUGE "1 when new clients are welcome, as /readyz says."
         |r, s| s.one(u8::from(r.admin.health.not_ready().is_none()));
-    "tickgate_connections" GAUGE "WebSocket connections."
+    "tickgate_connections" GAUGE "Connections: WebSockets, and sessions that poll."
         |r, s| s.per_shard(r, |shard| shard.connections);
-    "tickgate_connections_total" COUNTER "WebSocket connections ever adopted by a shard."
+    "tickgate_connections_total" COUNTER "Connections ever adopted by a shard."
         |r, s| s.per_shard(r, |shard| shard.connections_total);
+    "tickgate_engine_io_polling" GAUGE "Engine.IO sessions that poll."
+        |r, s| s.per_shard(r, |shard| shard.polling);
+    "tickgate_engine_io_polls_total" COUNTER "Polls answered with packets."
+        |r, s| s.per_shard(r, |shard| shard.polls);
+    "tickgate_engine_io_upgrades_total" COUNTER "Engine.IO sessions that went on from polling to a WebSocket."
+        |r, s| s.per_shard(r, |shard| shard.transports_upgraded);
     "tickgate_subscriptions" GAUGE "Patterns held, over all connections."
         |r, s| s.per_shard(r, |shard| shard.subscriptions);
     "tickgate_messages_received_total" COUNTER "Data messages from clients."
@@ -129,6 +135,16 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.messages_out);
     "tickgate_sent_bytes_total" COUNTER "Bytes written to clients."
         |r, s| s.per_shard(r, |shard| shard.bytes_out);
+    "tickgate_compressed_connections" GAUGE "Connections that agreed on permessage-deflate."
+        |r, s| s.per_shard(r, |shard| shard.deflate_connections);
+    "tickgate_compressed_messages_received_total" COUNTER "Compressed messages from clients."
+        |r, s| s.per_shard(r, |shard| shard.inflated_messages);
+    "tickgate_inflated_bytes_total" COUNTER "Bytes that compressed messages from clients were inflated to."
+        |r, s| s.per_shard(r, |shard| shard.inflated_bytes);
+    "tickgate_compressed_messages_total" COUNTER "Compressed messages put into connections' outboxes."
+        |r, s| s.per_shard(r, |shard| shard.deflated_messages);
+    "tickgate_compression_saved_bytes_total" COUNTER "Bytes those are shorter than they would be plain."
+        |r, s| s.per_shard(r, |shard| shard.deflate_saved_bytes);
     "tickgate_events_dropped_total" COUNTER "Events dropped from full outboxes; the clients are told."
         |r, s| s.per_shard(r, |shard| shard.dropped);
     "tickgate_pending_frames" GAUGE "Event frames waiting in outboxes."

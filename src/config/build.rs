@@ -41,6 +41,7 @@ impl Config {
             node: node_name(),
             shards: self.shards(),
             coalesce: self.coalesce(),
+            deflate_bytes_min: self.compression.threshold as usize,
             flush: self.flush(),
             drain_ms: ms(self.server.drain),
             door: self.door(descriptors_max),
@@ -224,6 +225,7 @@ impl Config {
                 .filter_map(|endpoint| self.endpoint(endpoint))
                 .collect(),
             refuse: self.auth.refuse,
+            deflate: self.compression.enabled,
             max_connections: self.connections_max(descriptors_max),
             max_connections_per_ip: server.max_connections_per_ip,
             max_connections_per_user: server.max_connections_per_user,
@@ -240,16 +242,24 @@ impl Config {
             Mode::Required if endpoint.anonymous => Mode::Optional,
             mode => mode,
         };
+        let dialect = endpoint.dialect()?;
+        let heartbeat = &self.heartbeat;
+        let (interval, silence) = if dialect.is_engine_io() {
+            let interval = heartbeat.engine_io_interval;
+            (interval, interval + heartbeat.engine_io_timeout)
+        } else {
+            (heartbeat.interval, heartbeat.timeout)
+        };
         let settings = session::Settings {
-            dialect: endpoint.dialect()?,
+            dialect,
             limits,
             auth_mode,
             anonymous: Arc::new(self.auth().policy.anonymous_identity()),
             auto_subscribe: distinct(&endpoint.auto_subscribe),
             auth_timeout_ms: ms(self.auth.timeout),
             expiry_warning_ms: ms(self.auth.expiry_warning),
-            heartbeat_interval_ms: ms(self.heartbeat.interval),
-            heartbeat_timeout_ms: ms(self.heartbeat.timeout),
+            heartbeat_interval_ms: ms(interval),
+            heartbeat_timeout_ms: ms(silence),
         };
         Some(door::Endpoint {
             path: endpoint.path.as_deref()?.into(),

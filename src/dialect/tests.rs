@@ -5,7 +5,7 @@ use super::*;
 use crate::channel::Channel;
 use crate::event::{NewEvent, Terms};
 use crate::message::Echo;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Inflater};
 
 fn event(name: &str, data: &str, offset: Option<u64>) -> Event {
     let new = NewEvent {
@@ -32,7 +32,7 @@ fn payload(frame: &[u8]) -> String {
     masked.extend_from_slice(&frame[2 + length_bytes..]);
     let mut decoder = Decoder::new(u32::MAX);
     let mut position = 0;
-    match decoder.next(&mut masked, &mut position) {
+    match decoder.next(&mut masked, &mut position, &mut Inflater::default()) {
         Ok(Some(crate::wire::Message::Text(text))) => text.to_owned(),
         other => panic!("{other:?}"),
     }

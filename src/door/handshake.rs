@@ -7,13 +7,14 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Method, Version};
 
 use crate::dialect::Dialect;
 use crate::http::request;
+use crate::wire::{Deflate, negotiate};
 
 /// What is wrong with a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +83,18 @@ pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue
     const NATIVE: &str = "zigquant-v2";
     let ours = match dialect {
         Dialect::Native => NATIVE,
-        Dialect::Typed(_) | Dialect::Echo => return None,
+        Dialect::Typed(_) | Dialect::SocketIo(_) | Dialect::Echo => return None,
     };
     // Subprotocols are compared as they are written (RFC 6455, section 4.1).
     let offered = request::tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == ours);
     offered.then(|| HeaderValue::from_static(ours))
+}
+
+/// What to agree on: the first acceptable offer of compression, if there is one.
+#[must_use]
+pub fn deflate(headers: &HeaderMap) -> Option<Deflate> {
+    let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS);
+    negotiate::accept(offers.iter().filter_map(|value| value.to_str().ok()))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -46,6 +46,7 @@ impl Engine {
         };
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
         let keeper = snapshot.map(|snapshot| take_back(snapshot, &hub, clock)).transpose()?;
+        hub.set_deflate_bytes_min(settings.deflate_bytes_min);
         let watch = Arc::new(HealthWatch::new(
             Arc::new(Embedded::new(Arc::clone(&hub), clock)),
             clock,

@@ -70,6 +70,8 @@ pub struct Settings {
     pub hub: hub::Settings,
     /// Where the hub's state outlives the process.
     pub snapshot: Option<snapshot::Settings>,
+    /// Shorter messages are not compressed, in bytes.
+    pub deflate_bytes_min: usize,
     /// How long events may wait for company in a shard.
     pub coalesce: shard::Coalesce,
     /// How frames reach the sockets.
@@ -125,6 +127,7 @@ pub struct Gateway {
     addresses: Vec<LocalAddress>,
     admin_address: LocalAddress,
     admin: Arc<Admin>,
+    door: Arc<Door>,
     shards: Vec<JoinHandle<()>>,
     keeper: Option<Keeper>,
     // Taken when it ends.
@@ -244,6 +247,7 @@ impl Gateway {
             addresses,
             admin_address,
             admin,
+            door,
             shards: engine.threads,
             keeper: engine.keeper,
             runtime: Some(runtime),
@@ -309,13 +313,13 @@ impl Gateway {
         let (ended, wait) = mpsc::channel();
         let tasks = std::mem::take(&mut *self.handle.0.tasks.lock());
         panicked = panicked.or(tasks.panicked);
-        let admin = Arc::clone(&self.admin);
+        let (admin, door) = (Arc::clone(&self.admin), Arc::clone(&self.door));
         let router = Arc::clone(&self.handle.0.router);
         runtime.spawn(async move {
             // Taken until the last connection was closed; what is in flight now goes on for its backend's sake.
             router.drain(tasks.commands_wait).await;
             let answered = async {
-                while admin.in_flight() > 0 {
+                while admin.in_flight() > 0 || door.is_answering() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

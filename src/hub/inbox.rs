@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
 use super::interest::{Stripes, stripe_of};
 use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
 use crate::channel::{Channel, Pattern};
-use crate::event::{Encoding, Event};
+use crate::event::{Event, Form};
 use crate::time::Now;
 
 /// What lies in an inbox.
@@ -167,8 +168,19 @@ impl Inbox {
     }
 
     /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
-    pub fn need(&self, encoding: Encoding, delta: i32) {
-        self.hub.need(encoding, delta);
+    pub fn need(&self, form: Form, delta: i32) {
+        self.hub.need(form, delta);
+    }
+
+    /// The finished frame of an event in one form; see [`Hub::frame`].
+    pub fn frame<'e>(&self, form: Form, event: &'e Event) -> &'e Bytes {
+        self.hub.frame(form, event)
+    }
+
+    /// See [`Hub::deflate_bytes_min`].
+    #[must_use]
+    pub fn deflate_bytes_min(&self) -> usize {
+        self.hub.deflate_bytes_min()
     }
 
     /// Takes the shard's interest in a pattern back. Events published before may still be popped.

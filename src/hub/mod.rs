@@ -39,8 +39,9 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::channel::{Channel, Class, Classes, Pattern};
-use crate::event::{Encoding, Event, NewEvent};
+use crate::event::{Encoding, Event, Form, NewEvent};
 use crate::time::Now;
+use crate::wire::deflate;
 
 pub use bounds::StateSettings;
 pub use credits::Credit;
@@ -61,6 +62,9 @@ pub const STRIPES: usize = 16;
 
 /// The most shards a hub can have: they are bits of a word.
 pub const SHARDS_MAX: usize = 64;
+
+/// Messages shorter than this are not compressed unless it is set otherwise.
+pub const DEFLATE_BYTES_MIN: usize = 256;
 
 /// The hub's settings.
 #[derive(Clone, Debug)]
@@ -86,7 +90,7 @@ impl Default for Settings {
     }
 }
 
-/// Makes the finished frame of an event in one form: [`crate::dialect::encode_event`].
+/// Makes the finished, uncompressed frame of an event in one encoding: [`crate::dialect::encode_event`].
 pub type Encode = fn(Encoding, &Event) -> Bytes;
 
 /// The hub. One per process, shared by publishers and shards.
@@ -95,8 +99,9 @@ pub struct Hub {
     inboxes: Vec<Sender<Letter>>,
     doorbells: Vec<Arc<Doorbell>>,
     credits: Credits,
-    needs: [AtomicI64; Encoding::COUNT],
+    needs: [AtomicI64; Form::COUNT],
     encode: Encode,
+    deflate_bytes_min: AtomicUsize,
     watch: OnceLock<Arc<InterestWatch>>,
     classes: Arc<Classes>,
     epoch: Epoch,
@@ -190,6 +195,7 @@ impl Hub {
             credits,
             needs: Default::default(),
             encode,
+            deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
             classes: settings.classes,
             epoch: settings.epoch.unwrap_or_else(Epoch::random),
@@ -226,9 +232,33 @@ impl Hub {
         }
     }
 
+    /// The finished frame of an event in one form, encoded now if nobody has done it yet.
+    pub fn frame<'e>(&self, form: Form, event: &'e Event) -> &'e Bytes {
+        if let Some(frame) = event.frame(form) {
+            return frame;
+        }
+        if !form.deflated {
+            return event.offer_frame(form, (self.encode)(form.encoding, event));
+        }
+        let plain = self.frame(form.encoding.plain(), event);
+        let deflated = deflate::frame(plain, self.deflate_bytes_min());
+        event.offer_frame(form, deflated.map_or_else(|| plain.clone(), Bytes::from))
+    }
+
+    /// Messages shorter than this are not compressed, in bytes of payload.
+    #[must_use]
+    pub fn deflate_bytes_min(&self) -> usize {
+        self.deflate_bytes_min.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Hub::deflate_bytes_min`], at any time.
+    pub fn set_deflate_bytes_min(&self, bytes: usize) {
+        self.deflate_bytes_min.store(bytes, Ordering::Relaxed);
+    }
+
     /// Counts connections that need a form (`delta` is 1 or -1).
-    pub fn need(&self, encoding: Encoding, delta: i32) {
-        self.needs[encoding as usize].fetch_add(delta.into(), Ordering::Relaxed);
+    pub fn need(&self, form: Form, delta: i32) {
+        self.needs[form.index()].fetch_add(delta.into(), Ordering::Relaxed);
     }
 
     /// Has every join and leave from now on of patterns that are `relevant` noted; `None` when somebody else watches.

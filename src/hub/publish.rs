@@ -11,7 +11,7 @@ use super::interest::stripe_of;
 use super::state::{Epoch, Garbage, Prepared, Stored};
 use super::{Credit, Hub, Wakes, bits};
 use crate::channel::Class;
-use crate::event::{Encoding, Event, NewEvent, Numbered, Transit};
+use crate::event::{Event, Form, NewEvent, Numbered, Transit};
 use crate::time::Now;
 
 /// What publishing gave.
@@ -40,9 +40,9 @@ impl Hub {
         };
         if let Some(event) = &published.1 {
             // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
-            for encoding in Encoding::ALL {
-                if self.needs[encoding as usize].load(Ordering::Relaxed) > 0 {
-                    event.offer_frame(encoding, (self.encode)(encoding, event));
+            for form in Form::all() {
+                if self.needs[form.index()].load(Ordering::Relaxed) > 0 {
+                    self.frame(form, event);
                 }
             }
         }

@@ -268,15 +268,15 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
         inbox.join(&pattern("a.b"));
     }
     publish_now(&hub, "a.b", 1);
-    hub.need(Encoding::Native, 1);
+    hub.need(Encoding::Native.plain(), 1);
     publish_now(&hub, "a.b", 2);
     publish_now(&hub, "unwanted", 3);
-    hub.need(Encoding::Native, -1);
+    hub.need(Encoding::Native.plain(), -1);
     publish_now(&hub, "a.b", 4);
     assert_eq!(ENCODED.load(Ordering::Relaxed), 1);
     for inbox in &mut inboxes {
         let frames: Vec<_> = std::iter::from_fn(|| inbox.pop())
-            .map(|popped| popped.event.frame(Encoding::Native).cloned())
+            .map(|popped| popped.event.frame(Encoding::Native.plain()).cloned())
             .collect();
         assert_eq!(frames, [None, Some("2".into()), None]);
     }

@@ -2,23 +2,25 @@
 
 use std::ops::Range;
 
-use super::header::{self, CONTROL_BYTES_MAX, Context, HEADER_BYTES_MAX, Header, Opcode};
+use super::deflate::Inflater;
+use super::header::{self, Assembled, CONTROL_BYTES_MAX, Context, HEADER_BYTES_MAX, Header, Opcode};
 use super::utf8::Utf8Stream;
 use super::{Error, Message};
 
 /// Decodes what one client sends.
 ///
-/// It owns no read buffer. Hand it each read's bytes and call [`next`](Self::next) until it returns `None`:
+/// It owns no read buffer and inflates nothing itself. Hand it each read's bytes and call [`next`](Self::next) until it returns `None`:
 ///
 /// ```
-/// # use tickgate::wire::{Decoder, Error, Message};
+/// # use tickgate::wire::{Decoder, Error, Inflater, Message};
 /// # fn read(scratch: &mut [u8]) -> usize { scratch[..8].copy_from_slice(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']); 8 }
 /// # fn main() -> Result<(), Error> {
 /// let mut decoder = Decoder::new(64 * 1024);
 /// let mut scratch = [0; 16 * 1024];
+/// let mut inflater = Inflater::default();
 /// let filled = read(&mut scratch);
 /// let mut position = 0;
-/// while let Some(message) = decoder.next(&mut scratch[..filled], &mut position)? {
+/// while let Some(message) = decoder.next(&mut scratch[..filled], &mut position, &mut inflater)? {
 ///     assert_eq!(message, Message::Text("hi"));
 /// }
 /// assert_eq!(position, filled);
@@ -35,6 +37,7 @@ use super::{Error, Message};
 pub struct Decoder {
     partial: Option<Box<Partial>>,
     message_bytes_max: u32,
+    deflate: bool,
     ended: bool,
 }
 
@@ -51,6 +54,8 @@ struct Partial {
     frame: Option<(Header, usize)>,
     /// `Text` or `Binary` while a data message is in progress.
     kind: Option<Opcode>,
+    /// Whether that is compressed. Then it is inflated, and text validated, when it is complete.
+    deflated: bool,
     /// The data message so far, unmasked. Never longer than the limit: each header was checked against it.
     message: Vec<u8>,
     utf8: Utf8Stream,
@@ -70,7 +75,9 @@ impl Default for Control {
 enum Found {
     Nothing,
     InPlace(Opcode, Range<usize>),
+    InPlaceDeflated(Opcode, Range<usize>),
     Message(Opcode),
+    MessageDeflated(Opcode),
     Control(Opcode, usize),
 }
 
@@ -82,8 +89,17 @@ impl Decoder {
         Self {
             partial: None,
             message_bytes_max,
+            deflate: false,
             ended: false,
         }
+    }
+
+    /// The same for a connection that negotiated permessage-deflate (RFC 7692): data messages may be compressed. The
+    /// limit is that of the inflated message then, as it grows.
+    #[must_use]
+    pub const fn with_deflate(mut self) -> Self {
+        self.deflate = true;
+        self
     }
 
     /// The next message in `input[*position..]`; `position` moves behind what was used. `input` is what one read
@@ -91,24 +107,34 @@ impl Decoder {
     ///
     /// Before and after: `0 <= *position <= input.len()`. On `None` and on an error `*position == input.len()`: the
     /// buffer may be reused, what is incomplete was copied. Bytes before `*position` have been unmasked in place.
+    /// A compressed message is borrowed from `inflater`, of which any will do.
     ///
     /// # Errors
     ///
     /// The first rule of RFC 6455 that the client broke, as soon as the byte that breaks it is here (a text message
     /// fails inside a frame, not at its end). The decoder has ended then.
-    pub fn next<'a>(&'a mut self, input: &'a mut [u8], position: &mut usize) -> Result<Option<Message<'a>>, Error> {
+    pub fn next<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        position: &mut usize,
+        inflater: &'a mut Inflater,
+    ) -> Result<Option<Message<'a>>, Error> {
         debug_assert!(*position <= input.len());
         self.drop_finished();
         let input_bytes = input.len();
         let found = self.find(input, position);
+        let bytes_max = self.message_bytes_max as usize;
         // Only from here on is anything borrowed for the caller, so that the search could loop over fragments.
         let message = match found {
             Ok(Found::Nothing) => return Ok(None),
             Ok(Found::InPlace(opcode, range)) => present(opcode, &input[range]),
-            Ok(Found::Message(opcode)) => {
-                let message = self.partial.as_deref().map_or(&[][..], |partial| &partial.message);
-                return present(opcode, message).map(Some);
-            }
+            Ok(Found::InPlaceDeflated(opcode, range)) => inflater
+                .inflate(&input[range], bytes_max)
+                .and_then(|message| present(opcode, message)),
+            Ok(Found::MessageDeflated(opcode)) => inflater
+                .inflate(self.assembled(), bytes_max)
+                .and_then(|message| present(opcode, message)),
+            Ok(Found::Message(opcode)) => return present(opcode, self.assembled()).map(Some),
             Ok(Found::Control(opcode, bytes)) => {
                 let payload = self
                     .partial
@@ -125,11 +151,8 @@ impl Decoder {
                 Ok(Some(message))
             }
             Err(error) => {
-                *self = Self {
-                    partial: None,
-                    ended: true,
-                    ..*self
-                };
+                self.partial = None;
+                self.ended = true;
                 *position = input_bytes;
                 Err(error)
             }
@@ -178,7 +201,11 @@ impl Decoder {
             *position = range.end;
             fastwebsockets::unmask(&mut input[range.clone()], rotated(header.mask, done));
             if taken == header.payload_bytes && header.stands_alone() {
-                return Ok(Found::InPlace(header.opcode, range));
+                return Ok(if header.deflated {
+                    Found::InPlaceDeflated(header.opcode, range)
+                } else {
+                    Found::InPlace(header.opcode, range)
+                });
             }
             if let Some(found) = self.partial().take(header, done, &input[range])? {
                 return Ok(found);
@@ -192,7 +219,8 @@ impl Decoder {
     fn current_frame(&mut self, input: &[u8], position: &mut usize) -> Result<Option<(Header, usize)>, Error> {
         let Some(partial) = self.partial.as_deref_mut() else {
             let context = Context {
-                assembled_bytes: None,
+                deflate: self.deflate,
+                assembled: None,
                 message_bytes_max: self.message_bytes_max as usize,
             };
             let parsed = header::parse(&input[*position..], context)?;
@@ -202,7 +230,11 @@ impl Decoder {
             return Ok(Some(frame));
         }
         let context = Context {
-            assembled_bytes: partial.kind.map(|_| partial.message.len()),
+            deflate: self.deflate,
+            assembled: partial.kind.map(|_| Assembled {
+                bytes: partial.message.len(),
+                deflated: partial.deflated,
+            }),
             message_bytes_max: self.message_bytes_max as usize,
         };
         if partial.head_bytes == 0 {
@@ -228,6 +260,11 @@ impl Decoder {
         partial.head[..rest.len()].copy_from_slice(rest);
         partial.head_bytes = rest.len();
         None
+    }
+
+    /// The data message that was assembled last, as it arrived.
+    fn assembled(&self) -> &[u8] {
+        self.partial.as_deref().map_or(&[][..], |partial| &partial.message)
     }
 
     fn partial(&mut self) -> &mut Partial {
@@ -290,16 +327,22 @@ impl Partial {
         if !self.utf8.is_complete() {
             return Err(Error::InvalidUtf8);
         }
-        Ok(self.kind.take().map(Found::Message))
+        let found = if self.deflated {
+            Found::MessageDeflated
+        } else {
+            Found::Message
+        };
+        Ok(self.kind.take().map(found))
     }
 
     fn take_data(&mut self, header: Header, done: usize, chunk: &[u8]) -> Result<(), Error> {
         if done == 0 && header.opcode != Opcode::Continuation {
             self.kind = Some(header.opcode);
+            self.deflated = header.deflated;
             self.message.clear();
             self.utf8 = Utf8Stream::default();
         }
-        if self.kind == Some(Opcode::Text) {
+        if self.kind == Some(Opcode::Text) && !self.deflated {
             self.utf8.push(chunk)?;
         }
         // Grows by doubling as bytes arrive: a lying header costs at most twice what was sent, and a message in

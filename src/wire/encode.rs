@@ -27,6 +27,9 @@ pub const HEADER_BYTES_MAX: usize = 10;
 /// The longest payload of a control frame (section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
+/// Marks a compressed message.
+const RSV1: u8 = 0x40;
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -71,6 +74,13 @@ impl Header {
         Self { bytes, length }
     }
 
+    /// The header of a compressed message (RFC 7692, section 6.1): the same with RSV1.
+    pub(super) fn deflated(kind: Kind, payload_bytes: usize) -> Self {
+        let mut header = Self::new(kind, payload_bytes);
+        header.bytes[0] |= RSV1;
+        header
+    }
+
     /// Its bytes: 2, 4 or 10.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -100,6 +110,66 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     let start = begun.payload_start - header.as_slice().len();
     out[start..begun.payload_start].copy_from_slice(header.as_slice());
     start..out.len()
+}
+
+/// The first of several finished frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First<'f> {
+    /// Whether it is a text message, not compressed.
+    pub is_text: bool,
+    /// What it carries.
+    pub payload: &'f [u8],
+    /// Its length, header included.
+    pub bytes: usize,
+}
+
+/// Reads the header of a frame that was written here, for those who carry payloads in another way. `None`: the frame is
+/// not whole.
+#[must_use]
+pub fn first(frames: &[u8]) -> Option<First<'_>> {
+    let [first, length, ..] = *frames else { return None };
+    let (header, payload) = match length {
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)).ok()?,
+        ),
+        126 => (4, u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into()),
+        length => (2, length.into()),
+    };
+    Some(First {
+        is_text: first == 0x80 | Kind::Text as u8,
+        payload: frames.get(header..)?.get(..payload)?,
+        bytes: header + payload,
+    })
+}
+
+/// The kind and payload of one finished, uncompressed frame; `None` for anything else.
+pub(super) fn split(frame: &[u8]) -> Option<(Kind, &[u8])> {
+    let [first, second, rest @ ..] = frame else { return None };
+    let kind = [Kind::Text, Kind::Binary, Kind::Close, Kind::Ping, Kind::Pong]
+        .into_iter()
+        .find(|kind| *first == 0x80 | *kind as u8)?;
+    let (length, payload) = match second {
+        126 => rest
+            .split_first_chunk::<2>()
+            .map(|(length, payload)| (u64::from(u16::from_be_bytes(*length)), payload))?,
+        127 => rest
+            .split_first_chunk::<8>()
+            .map(|(length, payload)| (u64::from_be_bytes(*length), payload))?,
+        short => (u64::from(*short), rest),
+    };
+    (length == payload.len() as u64).then_some((kind, payload))
+}
+
+/// Bytes of payload in one finished frame, compressed or not.
+#[must_use]
+pub fn payload_bytes(frame: &[u8]) -> usize {
+    let header_bytes = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.len().saturating_sub(header_bytes)
 }
 
 /// Appends a text frame.

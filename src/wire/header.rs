@@ -4,6 +4,7 @@
 //! first broken rule is the same however the header was cut into reads, and a bad first byte is refused at once.
 
 use super::Error;
+use super::deflate::compressed_bytes_max;
 
 /// The longest header a client can send: two bytes, a 64-bit length, the mask.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
@@ -32,6 +33,8 @@ impl Opcode {
 pub(super) struct Header {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
+    /// The message that begins with it is compressed.
+    pub(super) deflated: bool,
     pub(super) mask: [u8; 4],
     pub(super) payload_bytes: usize,
 }
@@ -46,37 +49,52 @@ impl Header {
 /// What a header is judged against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
-    /// Bytes of the fragmented message in progress, if there is one.
-    pub(super) assembled_bytes: Option<usize>,
+    /// Whether permessage-deflate was negotiated.
+    pub(super) deflate: bool,
+    /// The fragmented message in progress, if there is one.
+    pub(super) assembled: Option<Assembled>,
     /// The limit on a whole message.
     pub(super) message_bytes_max: usize,
+}
+
+/// What is known of a fragmented message in progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Assembled {
+    /// As they arrived.
+    pub(super) bytes: usize,
+    /// Whether those are compressed.
+    pub(super) deflated: bool,
 }
 
 /// Reads the header at the start of `bytes`: it and its length, or `None` when more bytes are needed.
 pub(super) fn parse(bytes: &[u8], context: Context) -> Result<Option<(Header, usize)>, Error> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
-    let opcode = check_first(*first, context.assembled_bytes.is_some())?;
+    let opcode = check_first(*first, context)?;
+    let deflated = first & RSV1 != 0;
     let [second, rest @ ..] = rest else { return Ok(None) };
     let length_code = check_second(*second, opcode)?;
     let Some((length, rest)) = parse_length(length_code, rest)? else {
         return Ok(None);
     };
-    let payload_bytes = check_limit(length, opcode, context)?;
+    let payload_bytes = check_limit(length, opcode, deflated, context)?;
     let Some((mask, rest)) = rest.split_first_chunk::<4>() else {
         return Ok(None);
     };
     let header = Header {
         fin: first & 0x80 != 0,
         opcode,
+        deflated,
         mask: *mask,
         payload_bytes,
     };
     Ok(Some((header, bytes.len() - rest.len())))
 }
 
-fn check_first(byte: u8, in_message: bool) -> Result<Opcode, Error> {
-    // permessage-deflate would give RSV1 a meaning (RFC 7692, section 6); it is not negotiated, so the bit is an error.
-    if byte & 0x40 != 0 {
+const RSV1: u8 = 0x40;
+
+fn check_first(byte: u8, context: Context) -> Result<Opcode, Error> {
+    let in_message = context.assembled.is_some();
+    if byte & RSV1 != 0 && !context.deflate {
         return Err(Error::Protocol("RSV1 is set without an extension"));
     }
     if byte & 0x30 != 0 {
@@ -91,6 +109,12 @@ fn check_first(byte: u8, in_message: bool) -> Result<Opcode, Error> {
         0xa => Opcode::Pong,
         _ => return Err(Error::Protocol("reserved opcode")),
     };
+    // Of a compressed message only the first frame says so (RFC 7692, section 6.1).
+    if byte & RSV1 != 0 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(Error::Protocol(
+            "RSV1 is set on a frame that does not begin a data message",
+        ));
+    }
     let fin = byte & 0x80 != 0;
     match opcode {
         Opcode::Close | Opcode::Ping | Opcode::Pong if !fin => Err(Error::Protocol("fragmented control frame")),
@@ -134,11 +158,15 @@ fn parse_length(length_code: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Er
 }
 
 /// Refuses a message above the limit before any memory is spent on it.
-fn check_limit(length: u64, opcode: Opcode, context: Context) -> Result<usize, Error> {
+fn check_limit(length: u64, opcode: Opcode, deflated: bool, context: Context) -> Result<usize, Error> {
     let length = usize::try_from(length).map_err(|_| Error::TooBig)?;
-    let room = context
-        .message_bytes_max
-        .saturating_sub(context.assembled_bytes.unwrap_or(0));
+    let assembled = context.assembled.unwrap_or(Assembled { bytes: 0, deflated });
+    let max = if assembled.deflated {
+        compressed_bytes_max(context.message_bytes_max)
+    } else {
+        context.message_bytes_max
+    };
+    let room = max.saturating_sub(assembled.bytes);
     if !opcode.is_control() && length > room {
         return Err(Error::TooBig);
     }

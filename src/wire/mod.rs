@@ -5,13 +5,19 @@
 //!
 //! * [`Decoder`] reads what clients send (masked), in place, out of the reader's own buffer.
 //! * [`encode`] writes what the gateway sends (not masked).
+//! * [`deflate`] compresses and inflates whole messages; [`negotiate`] agrees with a client to do so.
 
 mod decoder;
+pub mod deflate;
 pub mod encode;
 mod header;
+mod mask;
+pub mod negotiate;
 mod utf8;
 
 pub use decoder::Decoder;
+pub use deflate::{Deflate, Inflater};
+pub use mask::unmask;
 
 use crate::disconnect::Disconnect;
 

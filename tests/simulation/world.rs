@@ -176,9 +176,11 @@ impl World {
         let has_authenticated = matches!(identity, Ok(Some(_)));
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.rng.random(),
+            deflate: None,
             permit: Box::new(Permit::new(self.permits.clone())),
         };
         let id = self.engine.adopt(arrival, self.now);

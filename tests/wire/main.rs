@@ -9,12 +9,13 @@ mod check;
 mod frames;
 
 mod corpus;
+mod deflate;
 mod rules;
 
 use check::{End, Owned, decode};
 use frames::{BINARY, BINARY_BEGIN, CLOSE, CONTINUE, END, Length, PING, PONG, TEXT, TEXT_BEGIN, frame, header};
 use proptest::prelude::*;
-use tickgate::wire::{Decoder, Error, Message};
+use tickgate::wire::{Decoder, Error, Inflater, Message};
 
 /// On a message, in bytes.
 const LIMIT: u32 = 1000;
@@ -23,7 +24,10 @@ const LIMIT: u32 = 1000;
 fn feed(decoder: &mut Decoder, bytes: &[u8]) -> Result<(), Error> {
     let mut scratch = bytes.to_vec();
     let mut position = 0;
-    assert_eq!(decoder.next(&mut scratch, &mut position)?, None);
+    assert_eq!(
+        decoder.next(&mut scratch, &mut position, &mut Inflater::default())?,
+        None
+    );
     assert_eq!(position, scratch.len());
     Ok(())
 }
@@ -45,17 +49,17 @@ fn a_claimed_length_reserves_nothing() {
 
 #[test]
 fn an_idle_decoder_owns_nothing() {
-    let mut decoder = Decoder::new(LIMIT);
+    let (mut decoder, mut inflater) = (Decoder::new(LIMIT), Inflater::default());
     for part in [frame(TEXT_BEGIN, &[b'x'; 500]), frame(CONTINUE, &[b'x'; 500])] {
         feed(&mut decoder, &part).unwrap();
         assert!(decoder.buffered_bytes() > 500);
     }
     let (mut scratch, mut position) = (frame(END, b""), 0);
     assert_eq!(
-        decoder.next(&mut scratch, &mut position),
+        decoder.next(&mut scratch, &mut position, &mut inflater),
         Ok(Some(Message::Text(&"x".repeat(1000))))
     );
-    assert_eq!(decoder.next(&mut scratch, &mut position), Ok(None));
+    assert_eq!(decoder.next(&mut scratch, &mut position, &mut inflater), Ok(None));
     assert_eq!((decoder.buffered_bytes(), decoder.is_mid_message()), (0, false));
 }
 
@@ -64,8 +68,8 @@ fn a_whole_frame_is_read_where_it_lies() {
     let mut decoder = Decoder::new(LIMIT);
     let mut scratch = frame(TEXT, b"in place");
     let payload = scratch[6..].as_ptr();
-    let mut position = 0;
-    let Ok(Some(Message::Text(text))) = decoder.next(&mut scratch, &mut position) else {
+    let (mut position, mut inflater) = (0, Inflater::default());
+    let Ok(Some(Message::Text(text))) = decoder.next(&mut scratch, &mut position, &mut inflater) else {
         panic!("no text")
     };
     assert_eq!((text, text.as_ptr()), ("in place", payload));

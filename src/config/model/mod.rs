@@ -17,7 +17,7 @@ pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, Key, Role};
 use check::Check;
 pub(super) use endpoint::{Endpoint, Name as DialectName};
 pub(super) use feed::Feed;
-pub(super) use operations::{Broker, Command, Heartbeat, Limits, Log};
+pub(super) use operations::{Broker, Command, Compression, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
 pub(super) use server::{Flush, SHARDS_MAX, Server};
 use state::{ChannelClass, State};
@@ -31,6 +31,7 @@ pub struct Config {
     pub(super) admin: Admin,
     pub(super) limits: Limits,
     pub(super) heartbeat: Heartbeat,
+    pub(super) compression: Compression,
     pub(super) state: State,
     pub(super) channels: Vec<ChannelClass>,
     pub(super) commands: Vec<Command>,
@@ -50,6 +51,7 @@ impl Default for Config {
             admin: Admin::default(),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),
+            compression: Compression::default(),
             state: State::default(),
             channels: Vec::new(),
             commands: Vec::new(),
@@ -69,13 +71,13 @@ impl Section for Config {
         visitor.table("admin", &mut self.admin);
         visitor.table("limits", &mut self.limits);
         visitor.table("heartbeat", &mut self.heartbeat);
+        visitor.table("compression", &mut self.compression);
         visitor.table("state", &mut self.state);
         visitor.tables("channel", &mut self.channels);
         visitor.tables("command", &mut self.commands);
         visitor.tables("feed", &mut self.feeds);
         visitor.table("broker", &mut self.broker);
         visitor.table("log", &mut self.log);
-        visitor.unsupported("compression", "permessage-deflate");
     }
 }
 

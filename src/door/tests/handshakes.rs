@@ -46,11 +46,24 @@ async fn the_handshake_table() {
             101,
             &["\r\nsec-websocket-protocol: zigquant-v2\r\n"],
         ),
+        // Compression; what is acceptable is told by the tests of the negotiation.
         (
             "/open",
-            &["Sec-WebSocket-Extensions: permessage-deflate"],
+            &["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"],
             101,
-            &[ACCEPT],
+            &[
+                ACCEPT,
+                "\r\nsec-websocket-extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
+            ],
+        ),
+        (
+            "/echo",
+            &[
+                "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8",
+                "+Sec-WebSocket-Extensions: x, permessage-deflate; server_max_window_bits=10",
+            ],
+            101,
+            &["client_no_context_takeover; server_max_window_bits=10\r\n"],
         ),
         // Paths.
         ("/", &[], 404, &["NOT_FOUND"]),
@@ -139,6 +152,22 @@ async fn the_handshake_table() {
         }
         let echoed = changes.iter().any(|line| line.starts_with("Sec-WebSocket-Protocol"));
         assert_eq!(answer.contains("sec-websocket-protocol"), echoed, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn compression_is_agreed_on_only_where_it_is_enabled_and_offered() {
+    let offer = &["Sec-WebSocket-Extensions: permessage-deflate"][..];
+    for (enabled, changes, agreed) in [
+        (true, offer, true),
+        (true, &[], false),
+        (false, offer, false),
+        (true, &["Sec-WebSocket-Extensions: permessage-deflate; unknown"], false),
+    ] {
+        let fixture = fixture(|settings| settings.deflate = enabled);
+        let answer = fixture.exchange(&handshake("/open", changes)).await;
+        has(&answer, 101, &[]);
+        assert_eq!(answer.contains("sec-websocket-extensions"), agreed, "{answer}");
     }
 }
 

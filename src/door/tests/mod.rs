@@ -40,6 +40,7 @@ pub(in crate::door) fn settings() -> Settings {
             endpoint("/open", Dialect::Native, Mode::Off),
             endpoint("/echo/", Dialect::Echo, Mode::Optional),
         ],
+        deflate: true,
         refuse: Refuse::Auto,
         max_connections: 1000,
         max_connections_per_ip: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::drive::{Drive, Seen, Tokens, permissions, settings, user};
 use crate::auth::TokenError;
 use crate::session::Input;
-use crate::wire::{Decoder, encode};
+use crate::wire::{Decoder, Inflater, encode};
 
 const TABLE: &str = include_str!("../../../tests/data/bad_input.txt");
 
@@ -134,7 +134,7 @@ fn feed(drive: &mut Drive, decoder: &mut Decoder, bytes: &[u8], chunk: usize) {
         let mut piece = piece.to_vec();
         let mut position = 0;
         loop {
-            match decoder.next(&mut piece, &mut position) {
+            match decoder.next(&mut piece, &mut position, &mut Inflater::default()) {
                 Ok(Some(message)) => drive.input(Input::Frame(message)),
                 Ok(None) => break,
                 Err(error) => {

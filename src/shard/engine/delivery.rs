@@ -4,19 +4,22 @@ use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Endpoint, Engine, Outgoing};
 use crate::auth;
-use crate::dialect;
 use crate::disconnect::Disconnect;
-use crate::event::{Encoding, Event};
-use crate::hub::Popped;
+use crate::event::{Event, Form};
+use crate::hub::{Inbox, Popped};
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
 use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
 use crate::shard::pool::Frame;
 use crate::shard::slab::Chunked;
+use crate::stats::ShardStats;
 use crate::time::Now;
+use crate::wire::{Deflate, encode};
 
 /// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
 const DELIVERIES: u64 = 256 * 1024;
@@ -33,30 +36,51 @@ pub enum Sent {
 /// The frames of one event, each wrapped once for this shard when the first subscriber needs it.
 struct Frames<'e> {
     event: &'e Arc<Event>,
-    wrapped: [Option<Rc<Frame>>; Encoding::COUNT],
+    wrapped: [Option<Rc<Frame>>; Form::COUNT],
+    // How often each was taken.
+    taken: [u64; Form::COUNT],
 }
 
 impl<'e> Frames<'e> {
     const fn of(event: &'e Arc<Event>) -> Self {
         Self {
             event,
-            wrapped: [const { None }; Encoding::COUNT],
+            wrapped: [const { None }; Form::COUNT],
+            taken: [0; Form::COUNT],
         }
     }
 
-    fn get(&mut self, encoding: Encoding) -> &Rc<Frame> {
+    /// The frame for one connection of an endpoint; `form` is that endpoint's.
+    fn get(&mut self, form: Form, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
         let event = self.event;
-        self.wrapped[encoding as usize].get_or_insert_with(|| {
-            let bytes = match event.frame(encoding) {
-                Some(bytes) => bytes,
-                // Nobody needed this form when it was published.
-                None => event.offer_frame(encoding, dialect::encode_event(encoding, event)),
-            };
+        let is_too_long = |deflate: Deflate| {
+            // Only for the small windows that hardly anybody asks for must the length be known.
+            !deflate.fits(usize::MAX) && !deflate.fits(encode::payload_bytes(inbox.frame(form.encoding.plain(), event)))
+        };
+        let form = match endpoint.deflate {
+            Some(deflate) if is_too_long(deflate) => form.encoding.plain(),
+            _ => form,
+        };
+        self.taken[form.index()] += 1;
+        self.wrapped[form.index()].get_or_insert_with(|| {
             Rc::new(Frame {
-                bytes: bytes.clone(),
+                bytes: inbox.frame(form, event).clone(),
                 event: Some(event.clone()),
             })
         })
+    }
+
+    /// Counts what compression spared.
+    fn count(&self, stats: &ShardStats) {
+        for form in Form::all().filter(|form| form.deflated && self.taken[form.index()] > 0) {
+            let length = |form: Form| self.event.frame(form).map_or(0, Bytes::len) as u64;
+            let saved = length(form.encoding.plain()).saturating_sub(length(form));
+            if saved > 0 {
+                let taken = self.taken[form.index()];
+                stats.deflated_messages.bump(taken);
+                stats.deflate_saved_bytes.bump(taken * saved);
+            }
+        }
     }
 }
 
@@ -110,16 +134,16 @@ impl Engine {
                     continue;
                 }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-                let Some(encoding) = endpoint.encoding else { continue };
+                let Some(form) = endpoint.form else { continue };
                 deliveries += 1;
-                let dropped = self
-                    .outgoing
-                    .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
+                let frame = frames.get(form, endpoint, &self.inbox);
+                let dropped = self.outgoing.queue_event(slot, hot, &mut self.cold, frame, endpoint);
                 if dropped > 0 {
                     self.stats.dropped.bump(dropped);
                 }
             }
         }
+        frames.count(&self.stats);
         deliveries
     }
 
@@ -134,13 +158,13 @@ impl Engine {
             if hot.stage != Stage::Open || !self.cold[slot].as_ref().is_some_and(is_authenticated) {
                 continue;
             }
-            let Some(encoding) = endpoint.encoding else { continue };
+            let Some(form) = endpoint.form else { continue };
             count += 1;
-            let dropped = self
-                .outgoing
-                .queue_event(slot, hot, &mut self.cold, frames.get(encoding), endpoint);
+            let frame = frames.get(form, endpoint, &self.inbox);
+            let dropped = self.outgoing.queue_event(slot, hot, &mut self.cold, frame, endpoint);
             self.stats.dropped.bump(dropped);
         }
+        frames.count(&self.stats);
         self.stats.deliveries.bump(count as u64);
         count
     }
@@ -161,7 +185,7 @@ impl Engine {
     pub fn next_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(slot) = self.outgoing.dirty.pop_front() {
             let flags = &mut self.hot[slot].flags;
-            if flags.has(Flags::DIRTY) {
+            if flags.has(Flags::DIRTY) && !flags.has(Flags::POLLING) {
                 flags.clear(Flags::DIRTY);
                 return Some(self.id(slot));
             }
@@ -244,7 +268,8 @@ impl Engine {
     pub fn writable(&mut self, id: ConnectionId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
         let hot = &mut self.hot[slot];
-        if !hot.flags.has(Flags::BLOCKED) {
+        // What waits for a poll does not wait for a socket that is only being probed.
+        if !hot.flags.has(Flags::BLOCKED) || hot.flags.has(Flags::POLLING) {
             return false;
         }
         hot.flags.clear(Flags::BLOCKED);
@@ -276,7 +301,7 @@ impl Engine {
         let mut bytes = Vec::new();
         if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame {
-                bytes: bytes::Bytes::from(bytes).slice(range),
+                bytes: endpoint.reply(&bytes[range], &self.inbox, &self.stats),
                 event: None,
             };
             hot.outbox
@@ -290,7 +315,11 @@ impl Outgoing {
     pub(super) fn mark_dirty(&mut self, slot: u32, hot: &mut Hot) {
         if !hot.flags.has(Flags::DIRTY | Flags::BLOCKED) {
             hot.flags.set(Flags::DIRTY);
-            self.dirty.push_back(slot);
+            if hot.flags.has(Flags::POLLING) {
+                self.polls.push_back(slot);
+            } else {
+                self.dirty.push_back(slot);
+            }
         }
     }
 

@@ -3,8 +3,6 @@
 use std::mem;
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::{Action, Engine, Parked};
 use crate::auth::TokenError;
 use crate::channel::Pattern;
@@ -18,6 +16,11 @@ use crate::shard::pool::Frame;
 use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
+use crate::wire::deflate::Inflated;
+
+/// What the compressed messages of one read may be inflated to, unless a single one may be longer. A read brings at most
+/// 16 KiB: whoever gets 64 times that out of it over many messages wants to keep the shard busy.
+const INFLATED_BYTES_PER_READ: u64 = 1024 * 1024;
 
 /// Memory that is kept for the next replies.
 const OUTPUT_BYTES_KEPT: usize = 64 * 1024;
@@ -28,16 +31,26 @@ impl Engine {
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
         self.stats.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.slot(id) else { return };
-        if self.hot[slot].stage == Stage::Open {
-            self.feed(slot, input, now);
-        } else {
+        self.on_input(slot, input, now);
+    }
+
+    pub(super) fn on_input(&mut self, slot: u32, input: &mut [u8], now: Now) {
+        if self.hot[slot].stage != Stage::Open {
             self.discard(slot, input.len());
+        } else if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_candidate(slot, input, now);
+        } else {
+            self.feed(slot, input, now);
         }
     }
 
     /// The peer closed its side.
     pub fn on_end_of_input(&mut self, id: ConnectionId, now: Now) {
         let Some(slot) = self.slot(id) else { return };
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            // The socket was a session's second way out.
+            return self.abandon_candidate(slot);
+        }
         self.hot[slot].flags.set(Flags::PEER_CLOSED);
         match self.hot[slot].stage {
             Stage::Open => self.tell(slot, Input::Lost, now),
@@ -49,7 +62,9 @@ impl Engine {
     /// The socket failed: nothing can be read or written any more.
     pub fn on_socket_error(&mut self, id: ConnectionId, now: Now) {
         self.on_end_of_input(id, now);
-        if let Some(slot) = self.slot(id) {
+        if let Some(slot) = self.slot(id)
+            && !self.hot[slot].flags.has(Flags::POLLING)
+        {
             self.remove(slot);
         }
     }
@@ -59,6 +74,10 @@ impl Engine {
     pub fn on_message(&mut self, message: ShardMessage, now: Now) -> Option<Box<Adopt>> {
         match message {
             ShardMessage::Adopt(adopt) => return Some(adopt),
+            ShardMessage::Open(open) => self.open_session(*open, now),
+            ShardMessage::Poll(poll) => self.on_poll(poll, now),
+            // The driver's, who calls [`Engine::adopt_candidate`]; without one the socket closes.
+            ShardMessage::Upgrade(_) => {}
             ShardMessage::Verified { to, request, outcome } => {
                 if let Some(slot) = self.open(to) {
                     let outcome = outcome.and_then(|identity| {
@@ -143,18 +162,24 @@ impl Engine {
     fn feed(&mut self, slot: u32, input: &mut [u8], now: Now) {
         let mut position = 0;
         let mut is_new_message = false;
+        let inflated_before = self.inflater.inflated();
         loop {
             if self.hot[slot].stage != Stage::Open {
                 self.discard(slot, input.len() - position);
-                return;
+                return self.count_inflated(inflated_before);
             }
             if !self.takes_input(slot) {
                 self.hold(slot, &input[position..]);
                 break;
             }
             let hot = &self.hot[slot];
+            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
             let Some(cold) = &mut self.cold[slot] else { return };
-            let event = match cold.decoder.next(input, &mut position) {
+            let inflated_bytes = self.inflater.inflated().bytes - inflated_before.bytes;
+            let event = match cold.decoder.next(input, &mut position, &mut self.inflater) {
+                Ok(Some(_)) if inflated_bytes > inflated_bytes_max(&endpoint.settings) => {
+                    Input::End(Disconnect::RateLimitAbuse)
+                }
                 Ok(Some(message)) => {
                     let is_data = matches!(message, Message::Text(_) | Message::Binary(_));
                     self.stats.messages_in.bump(is_data.into());
@@ -167,7 +192,7 @@ impl Engine {
             // As `handle`, which would borrow all of the engine while the message borrows the decoder.
             let context = crate::session::Context {
                 now,
-                settings: &self.endpoints[usize::from(hot.endpoint)].settings,
+                settings: &endpoint.settings,
                 delivered: hot.delivered,
                 dropped: hot.dropped.into(),
             };
@@ -175,13 +200,21 @@ impl Engine {
                 .handle(event, &context, &mut self.scratch, &mut self.outputs);
             self.carry_out(slot, now);
         }
+        self.count_inflated(inflated_before);
         self.account_assembly(slot, is_new_message, now);
+    }
+
+    fn count_inflated(&self, before: Inflated) {
+        let now = self.inflater.inflated();
+        let stats = &self.stats;
+        stats.inflated_messages.bump(now.messages - before.messages);
+        stats.inflated_bytes.bump(now.bytes - before.bytes);
     }
 
     // No message is taken while the answers to those before it fill half of what may be pending: until they were
     // offered to the socket nobody knows whether the client reads them. An echo waits until it has read them; whoever
     // else asks on without reading meets the bound.
-    fn takes_input(&self, slot: u32) -> bool {
+    pub(super) fn takes_input(&self, slot: u32) -> bool {
         let hot = &self.hot[slot];
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let waits = (endpoint.is_echo() || !hot.flags.has(Flags::BLOCKED))
@@ -204,9 +237,13 @@ impl Engine {
             return;
         }
         self.hot[slot].flags.clear(Flags::PAUSED);
-        let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
-        let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
-        self.feed(slot, &mut held, now);
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_post(slot, now);
+        } else {
+            let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
+            let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
+            self.feed(slot, &mut held, now);
+        }
         if self.hot[slot].stage == Stage::Open && !self.hot[slot].flags.has(Flags::PAUSED) {
             let id = self.id(slot);
             self.actions.push_back(Action::Resume(id));
@@ -259,21 +296,19 @@ impl Engine {
     fn queue_reply(&mut self, slot: u32, start: usize, end: usize, is_last: bool) -> bool {
         let hot = &mut self.hot[slot];
         let pool = &mut self.outgoing.pool;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let frame = Rc::new(Frame {
-            bytes: Bytes::copy_from_slice(&self.outputs.bytes[start..end]),
+            bytes: endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats),
             event: None,
         });
         if is_last {
             hot.outbox.push_last(pool, frame);
-        } else {
-            let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-            if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {
-                if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
-                    return false;
-                }
-                // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
-                hot.outbox.push_last(pool, frame);
+        } else if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {
+            if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
+                return false;
             }
+            // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
+            hot.outbox.push_last(pool, frame);
         }
         self.outgoing.mark_dirty(slot, hot);
         true
@@ -378,4 +413,8 @@ impl Engine {
         }
         largest.is_some()
     }
+}
+
+fn inflated_bytes_max(settings: &crate::session::Settings) -> u64 {
+    INFLATED_BYTES_PER_READ.max(2 * u64::from(settings.limits.message_bytes))
 }

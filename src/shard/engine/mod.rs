@@ -19,7 +19,8 @@
 //!
 //! * for each [`Engine::next_dirty`]: [`Engine::pending`], write, [`Engine::sent`], until it is
 //!   [`Sent::Drained`] or the socket takes no more ([`Engine::blocked`], later [`Engine::writable`]);
-//! * each [`Engine::next_action`] is carried out;
+//! * [`Engine::serve_polls`] answers the polls of sessions without a socket;
+//! * each [`Engine::next_action`] is carried out, before anything is written: one of them must come first on its socket;
 //! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
@@ -29,6 +30,7 @@ mod closing;
 mod delivery;
 mod drain;
 mod input;
+mod polling;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Settings;
 use super::connection::{Cold, Flags, Hot, Stage};
 use super::outbox::{Bounds, Outbox};
@@ -46,14 +50,14 @@ use super::slab::Chunked;
 use super::table::{NodeId, Table};
 use super::timers::Timers;
 use crate::auth::{Identity, TokenError};
-use crate::event::{Encoding, NewEvent};
+use crate::event::{Form, NewEvent};
 use crate::hub::{Broker, Inbox};
 use crate::json::Scratch;
 use crate::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
 use crate::session::{self, Context, Input, Outputs, Session};
 use crate::stats::ShardStats;
 use crate::time::Now;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Deflate, Inflater, deflate, encode};
 
 pub use delivery::Sent;
 
@@ -62,12 +66,16 @@ pub use delivery::Sent;
 pub struct Arrival {
     /// The endpoint's settings.
     pub settings: Arc<session::Settings>,
+    /// How it was opened; see [`Adopt::engine_io`].
+    pub engine_io: Option<session::Opening>,
     /// Who it is; see [`Adopt::identity`].
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
     /// The client's address.
     pub address: Option<IpAddr>,
     /// Random bits.
     pub nonce: u64,
+    /// What was agreed on compression.
+    pub deflate: Option<Deflate>,
     /// Held while the connection lives.
     pub permit: Box<dyn ConnectionPermit>,
 }
@@ -81,18 +89,28 @@ pub enum Action {
     ShutDown(ConnectionId),
     /// The connection is gone: close the socket. Its name is stale already.
     Remove(ConnectionId),
+    /// Close the socket; the connection lives on without one.
+    Drop(ConnectionId),
+    /// Write [`PROBE_ANSWER`] to the socket at once: nothing was written to it before, and nothing else may be before
+    /// that.
+    AnswerProbe(ConnectionId),
 }
+
+/// The frame that answers a probe.
+pub const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 
 /// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
 const ENVELOPE_BYTES_MAX: u32 = 2048;
 
-/// What connections of one endpoint share here.
+/// What connections of one endpoint, and with one kind of compression, share here.
 struct Endpoint {
     settings: Arc<session::Settings>,
+    deflate: Option<Deflate>,
     bounds: Bounds,
     // With more than so many bytes of events in it an outbox may have no room for the next one.
     pressed_bytes: u32,
-    encoding: Option<Encoding>,
+    // How its connections get events; `None`: they get none.
+    form: Option<Form>,
     connections: u32,
     // Whether it was told that a client may not have its automatic subscriptions.
     has_skipped: bool,
@@ -101,7 +119,20 @@ struct Endpoint {
 impl Endpoint {
     /// It has no events, and its replies are as long as what its clients send.
     const fn is_echo(&self) -> bool {
-        self.encoding.is_none()
+        self.form.is_none()
+    }
+
+    /// The frame of a reply or control message as its connections get it.
+    fn reply(&self, frame: &[u8], inbox: &Inbox, stats: &ShardStats) -> Bytes {
+        let fits = |deflate: Deflate| deflate.fits(encode::payload_bytes(frame));
+        if self.deflate.is_some_and(fits)
+            && let Some(deflated) = deflate::frame(frame, inbox.deflate_bytes_min())
+        {
+            stats.deflated_messages.bump(1);
+            stats.deflate_saved_bytes.bump((frame.len() - deflated.len()) as u64);
+            return Bytes::from(deflated);
+        }
+        Bytes::copy_from_slice(frame)
     }
 }
 
@@ -117,6 +148,8 @@ struct Parked {
 struct Outgoing {
     pool: Pool,
     dirty: VecDeque<u32>,
+    // The same, of connections that are polled.
+    polls: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
     // An outbox that is not blocked is half full.
@@ -152,10 +185,12 @@ pub struct Engine {
 
     // Reused, empty between calls.
     scratch: Scratch,
+    inflater: Inflater,
     outputs: Outputs,
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
+    poll_scratch: Vec<u8>,
 }
 
 impl Engine {
@@ -192,10 +227,12 @@ impl Engine {
             entropy: 0,
             event_number: 0,
             scratch: Scratch::default(),
+            inflater: Inflater::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
+            poll_scratch: Vec::new(),
         }
     }
 
@@ -203,14 +240,16 @@ impl Engine {
     pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
         let Arrival {
             settings,
+            engine_io,
             identity,
             address,
             nonce,
+            deflate,
             permit,
         } = arrival;
         let slot = self.take_slot();
         self.entropy = scramble(self.entropy ^ nonce);
-        let endpoint = self.endpoint(&settings);
+        let endpoint = self.endpoint(&settings, deflate);
         let hot = &mut self.hot[slot];
         if hot.generation == 0 {
             // Begins at random, so that a name from before a restart is hardly anybody's.
@@ -229,9 +268,16 @@ impl Engine {
             stage: Stage::Open,
             ..Hot::default()
         };
+        if engine_io.as_ref().is_some_and(|opening| opening.by_poll) {
+            hot.flags.set(Flags::POLLING | Flags::BLOCKED);
+            self.stats.polling.add(1);
+        }
         self.cold[slot] = Some(Cold {
-            decoder: Decoder::new(settings.limits.message_bytes),
-            session: Session::new(id.public_bits(), identity, now, &settings),
+            decoder: decoder(&settings, deflate),
+            session: match engine_io {
+                Some(opening) => Session::engine_io(id.public_bits(), opening, now, &settings),
+                None => Session::new(id.public_bits(), identity, now, &settings),
+            },
             permit,
             extra: None,
             address,
@@ -325,13 +371,15 @@ impl Engine {
         })
     }
 
-    /// The place of an endpoint among those in use.
-    fn endpoint(&mut self, settings: &Arc<session::Settings>) -> u16 {
-        let known = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings);
+    /// The place of an endpoint among those in use. There are at most eight for each of the configuration: connections
+    /// without compression, and with each window.
+    fn endpoint(&mut self, settings: &Arc<session::Settings>, deflate: Option<Deflate>) -> u16 {
+        let known = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings) && endpoint.deflate == deflate;
         let place = self.endpoints.iter().position(known).unwrap_or_else(|| {
             let limits = &settings.limits;
             let endpoint = Endpoint {
                 settings: settings.clone(),
+                deflate,
                 bounds: Bounds {
                     event_frames: limits.outbox_frames,
                     event_bytes: limits.outbox_bytes,
@@ -342,7 +390,10 @@ impl Engine {
                     .outbox_bytes
                     .saturating_sub(limits.event_bytes.saturating_add(ENVELOPE_BYTES_MAX))
                     .min(limits.outbox_bytes / 2),
-                encoding: settings.dialect.encoding(),
+                form: settings.dialect.encoding().map(|encoding| Form {
+                    encoding,
+                    deflated: deflate.is_some(),
+                }),
                 connections: 0,
                 has_skipped: false,
             };
@@ -357,11 +408,25 @@ impl Engine {
         let endpoint = &mut self.endpoints[place];
         endpoint.connections += 1;
         if endpoint.connections == 1
-            && let Some(encoding) = endpoint.encoding
+            && let Some(form) = endpoint.form
         {
-            self.inbox.need(encoding, 1);
+            self.inbox.need(form, 1);
         }
+        self.stats.deflate_connections.add(deflate.is_some().into());
         u16::try_from(place).expect("fewer than 65,536 endpoints")
+    }
+
+    /// One connection less of an endpoint.
+    fn leave_endpoint(&mut self, place: u16) {
+        let endpoint = &mut self.endpoints[usize::from(place)];
+        endpoint.connections -= 1;
+        if endpoint.connections == 0
+            && let Some(form) = endpoint.form
+        {
+            self.inbox.need(form, -1);
+        }
+        let deflated = endpoint.deflate.is_some();
+        self.stats.deflate_connections.add(-i64::from(deflated));
     }
 
     /// Hands an input to a session; its outputs wait for [`Engine::carry_out`].
@@ -392,12 +457,24 @@ impl Arrival {
     pub fn split(adopt: Adopt) -> (OwnedFd, Self) {
         let arrival = Self {
             settings: adopt.settings,
+            engine_io: adopt.engine_io,
             identity: adopt.identity,
             address: adopt.address,
             nonce: adopt.nonce,
+            deflate: adopt.deflate,
             permit: adopt.permit,
         };
         (adopt.socket, arrival)
+    }
+}
+
+/// What reads a client's frames.
+fn decoder(settings: &session::Settings, deflate: Option<Deflate>) -> Decoder {
+    let decoder = Decoder::new(settings.limits.message_bytes);
+    if deflate.is_some() {
+        decoder.with_deflate()
+    } else {
+        decoder
     }
 }
 

@@ -40,16 +40,19 @@ impl Engine {
     fn client(&self, slot: u32, cold: &Cold, now: Now) -> ClientInfo {
         let hot = &self.hot[slot];
         let session = &cold.session;
-        let settings = &self.endpoints[usize::from(hot.endpoint)].settings;
+        let endpoint = &self.endpoints[usize::from(hot.endpoint)];
+        let settings = &endpoint.settings;
         ClientInfo {
             id: self.id(slot),
             client_id: session.client_id().into(),
             user: session.identity().and_then(|identity| identity.user.clone()),
             address: cold.address,
             dialect: settings.dialect.name(),
+            transport: session.transport().map_or("websocket", |transport| transport.name()),
+            deflate: endpoint.deflate,
             connected_at_ms: session.connected_at_ms(),
             last_ping_ms: session.last_ping_ms(now, settings),
-            last_pong_ms: session.last_pong_ms(),
+            last_pong_ms: session.last_pong_ms(now),
             subscriptions: self.table.held(slot).map(|pattern| pattern.as_str().into()).collect(),
             message_count: hot.delivered,
             pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),

@@ -1,9 +1,11 @@
 //! The engine driven by hand, on virtual time.
 
 mod closing;
+mod compression;
 mod delivery;
 mod input;
 mod operator;
+mod polling;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -197,14 +199,26 @@ impl Rig {
         identity: Result<Option<Arc<Identity>>, TokenError>,
         admits: bool,
     ) -> ConnectionId {
+        self.arrive(settings, identity, admits, None)
+    }
+
+    fn arrive(
+        &mut self,
+        settings: Arc<session::Settings>,
+        identity: Result<Option<Arc<Identity>>, TokenError>,
+        admits: bool,
+        deflate: Option<Deflate>,
+    ) -> ConnectionId {
         self.permits.fetch_add(1, Ordering::Relaxed);
         self.nonce += 1;
         let held = self.permits.clone();
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.nonce,
+            deflate,
             permit: Box::new(Permit { held, admits }),
         };
         self.engine.adopt(arrival, self.now)

@@ -165,9 +165,11 @@ impl Shard {
             socket: socket.into(),
             unread: Bytes::copy_from_slice(unread),
             settings: self.settings.clone(),
+            engine_io: None,
             identity: Ok(None),
             address: None,
             nonce: self.nonce,
+            deflate: None,
             permit: Box::new(NoPermit),
         };
         assert!(self.handle.send(ShardMessage::Adopt(Box::new(adopt))).is_ok());

@@ -1,0 +1,228 @@
+//! Agreeing on permessage-deflate: the `Sec-WebSocket-Extensions` header (RFC 6455, section 9.1; RFC 7692, section 7.1).
+//!
+//! Invariant: an answer is only given to an offer that was understood to its last parameter, and promises no more than
+//! the gateway does: no context takeover on either side, a window no larger than the client asked for.
+
+use super::deflate::{Deflate, WINDOW_BITS_MAX};
+
+/// The smallest window the gateway compresses for. The RFC also knows 8, for which zlib makes streams of 9.
+const WINDOW_BITS_MIN: u8 = 9;
+
+/// Accepts the first acceptable offer among the values of a request's `Sec-WebSocket-Extensions` headers. An offer with
+/// an unknown, doubled or malformed parameter is passed over, as are other extensions.
+///
+/// ```
+/// use tickgate::wire::negotiate;
+///
+/// let chromium = "permessage-deflate; client_max_window_bits";
+/// let deflate = negotiate::accept([chromium]).expect("acceptable");
+/// assert_eq!(
+///     deflate.answer(),
+///     "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+/// );
+/// ```
+#[must_use]
+pub fn accept<'h>(headers: impl IntoIterator<Item = &'h str>) -> Option<Deflate> {
+    let offers = headers.into_iter().flat_map(|header| split(header, b','));
+    offers.filter_map(accept_one).next()
+}
+
+impl Deflate {
+    /// What the 101 says in `Sec-WebSocket-Extensions`. Clients must do without context takeover whether they offered
+    /// to or not (section 7.1.1.2).
+    #[must_use]
+    pub fn answer(self) -> String {
+        let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        if self.window_bits == WINDOW_BITS_MAX {
+            answer.to_owned()
+        } else {
+            format!("{answer}; server_max_window_bits={}", self.window_bits)
+        }
+    }
+}
+
+fn accept_one(offer: &str) -> Option<Deflate> {
+    let mut parts = split(offer, b';');
+    // Names of extensions and parameters are tokens; they are compared as they are written.
+    if parts.next()?.trim_matches(is_space) != "permessage-deflate" {
+        return None;
+    }
+    let mut server_bits = None;
+    let mut client_bits = None;
+    let (mut server_forgets, mut client_forgets) = (false, false);
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name, Some(unquoted(value.trim_matches(is_space))?)),
+            None => (part, None),
+        };
+        let is_new = match (name.trim_matches(is_space), value) {
+            ("server_no_context_takeover", None) => !std::mem::replace(&mut server_forgets, true),
+            ("client_no_context_takeover", None) => !std::mem::replace(&mut client_forgets, true),
+            ("server_max_window_bits", Some(bits)) => server_bits.replace(window_bits(bits)?).is_none(),
+            // How little it may use to compress: the gateway inflates any.
+            ("client_max_window_bits", None) => client_bits.replace(WINDOW_BITS_MAX).is_none(),
+            ("client_max_window_bits", Some(bits)) => client_bits.replace(window_bits(bits)?).is_none(),
+            _ => false,
+        };
+        if !is_new {
+            return None;
+        }
+    }
+    let window_bits = server_bits.unwrap_or(WINDOW_BITS_MAX);
+    (window_bits >= WINDOW_BITS_MIN).then_some(Deflate { window_bits })
+}
+
+/// 8 to 15, in decimal without leading zeros (section 7.1.2.1).
+fn window_bits(text: &str) -> Option<u8> {
+    match text {
+        "8" => Some(8),
+        "9" => Some(9),
+        _ => text
+            .strip_prefix('1')
+            .filter(|digit| matches!(digit.as_bytes(), [b'0'..=b'5']))
+            .and_then(|digit| digit.parse::<u8>().ok())
+            .map(|digit| 10 + digit),
+    }
+}
+
+/// A value may stand in quotes (RFC 6455, section 9.1), between which it is a token all the same: no value that is
+/// known here needs an escape.
+fn unquoted(value: &str) -> Option<&str> {
+    match value.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"'),
+        None => Some(value),
+    }
+}
+
+/// The parts between separators that do not stand in quotes.
+fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut in_quotes = false;
+        let end = text.bytes().position(|byte| {
+            in_quotes ^= byte == b'"';
+            byte == separator && !in_quotes
+        });
+        match end {
+            Some(end) => {
+                rest = Some(&text[end + 1..]);
+                Some(&text[..end])
+            }
+            None => {
+                rest = None;
+                Some(text)
+            }
+        }
+    })
+}
+
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(header: &str) -> Option<u8> {
+        accept([header]).map(|deflate| deflate.window_bits)
+    }
+
+    #[test]
+    fn offers_of_browsers_and_libraries_are_accepted() {
+        for (header, expected) in [
+            ("permessage-deflate", 15),
+            ("permessage-deflate; client_max_window_bits", 15),
+            ("permessage-deflate;client_max_window_bits=10", 15),
+            (
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+                15,
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=12; client_max_window_bits",
+                12,
+            ),
+            (" permessage-deflate\t;\tserver_max_window_bits = \"9\" ", 9),
+            ("x-webkit-deflate-frame, permessage-deflate; client_max_window_bits", 15),
+            (
+                "a; b=\"c, permessage-deflate; d\", permessage-deflate; server_max_window_bits=11",
+                11,
+            ),
+        ] {
+            assert_eq!(bits(header), Some(expected), "{header}");
+        }
+        for window in 9..=15 {
+            let header = format!("permessage-deflate; server_max_window_bits={window}");
+            assert_eq!(bits(&header), Some(window));
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_or_cannot_be_kept_is_declined() {
+        for header in [
+            "",
+            ";",
+            ",",
+            "x-webkit-deflate-frame",
+            "permessage-deflate2",
+            "Permessage-Deflate",
+            "permessage-deflate;",
+            "permessage-deflate; ;",
+            "permessage-deflate; unknown",
+            "permessage-deflate; server_no_context_takeover=1",
+            "permessage-deflate; client_no_context_takeover=\"\"",
+            "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+            "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+            "permessage-deflate; client_max_window_bits; client_max_window_bits=9",
+            "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; server_max_window_bits=8",
+            "permessage-deflate; server_max_window_bits=7",
+            "permessage-deflate; server_max_window_bits=16",
+            "permessage-deflate; server_max_window_bits=09",
+            "permessage-deflate; server_max_window_bits=+9",
+            "permessage-deflate; server_max_window_bits=1",
+            "permessage-deflate; server_max_window_bits=115",
+            "permessage-deflate; server_max_window_bits=\"9",
+            "permessage-deflate; server_max_window_bits=9\"",
+            "permessage-deflate; client_max_window_bits=",
+            "permessage-deflate; client_max_window_bits=7",
+            "permessage-deflate; client_max_window_bits=16",
+            "permessage-deflate; client_max_window_bits=x",
+        ] {
+            assert_eq!(bits(header), None, "{header}");
+        }
+    }
+
+    #[test]
+    fn the_first_acceptable_of_several_offers_counts() {
+        for (headers, expected) in [
+            (
+                &["permessage-deflate; server_max_window_bits=8, permessage-deflate"][..],
+                15,
+            ),
+            (
+                &[
+                    "permessage-deflate; unknown",
+                    "foo, permessage-deflate; server_max_window_bits=10, permessage-deflate",
+                ],
+                10,
+            ),
+            (&["", "permessage-deflate"], 15),
+        ] {
+            let deflate = accept(headers.iter().copied());
+            assert_eq!(
+                deflate.map(|deflate| deflate.window_bits),
+                Some(expected),
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_answer_names_a_smaller_window() {
+        let answer = Deflate { window_bits: 10 }.answer();
+        assert!(answer.ends_with("; server_max_window_bits=10"), "{answer}");
+    }
+}

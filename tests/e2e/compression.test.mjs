@@ -1,0 +1,76 @@
+// npm `ws` with permessage-deflate beside clients without it.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Client, gateway, token } from './harness.mjs';
+
+const CONFIG = '[[endpoint]]\npath = "/ws"\ndialect = "native"\n[[endpoint]]\npath = "/echo"\ndialect = "echo"\nanonymous = true\n';
+
+/** One figure of /metrics, over all shards. */
+async function figure(server, name) {
+  const text = await (await fetch(`http://${server.adminAddress}/metrics`)).text();
+  const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`));
+  return lines.reduce((sum, line) => sum + Number(line.split(' ').pop()), 0);
+}
+
+test('compressed and plain clients hear the same, byte for byte', async (t) => {
+  const server = await gateway(t, { rest: CONFIG });
+  const url = `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`;
+  const offers = [
+    false,
+    true,
+    { serverMaxWindowBits: 9, clientMaxWindowBits: 9 },
+    { serverMaxWindowBits: 12 },
+    { serverNoContextTakeover: true, clientNoContextTakeover: true },
+    // Which no zlib can keep: declined, and served all the same.
+    { serverMaxWindowBits: 8 },
+  ];
+  const clients = [];
+  for (const perMessageDeflate of offers) clients.push(await Client.open(t, url, { perMessageDeflate }));
+  const agreed = clients.map((client) => client.socket.extensions.includes('permessage-deflate'));
+  assert.deepEqual(agreed, [false, true, true, true, true, false]);
+  for (const client of clients) await client.subscribe('grid.*');
+  const items = [10, 300, 600, 5_000, 100_000].map((bytes, n) => ({
+    channel: 'grid.a.order', event: 'filled', timestamp: 1703836800000 + n,
+    data: { text: 'grid order '.repeat(bytes / 11), n },
+  }));
+  assert.deepEqual(await server.admin('POST', '/api/publish', items), { status: 200, body: { published: items.length } });
+  for (const [place, client] of clients.entries()) {
+    for (const item of items) {
+      const heard = await client.next((message) => message.type === 'event');
+      assert.deepEqual(heard, { type: 'event', ...item }, `client ${place}`);
+    }
+  }
+  assert.equal(await figure(server, 'tickgate_compressed_connections'), 4);
+  // Three of the windows take the two long ones; 4096 bytes is too small for either.
+  assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 4 + 3 + 2 + 2);
+  assert.ok(await figure(server, 'tickgate_compression_saved_bytes_total') > 200_000);
+  const listed = (await server.admin('GET', '/api/websocket/clients')).body.clients;
+  const bits = listed.map((client) => client.compression_window_bits).sort();
+  assert.deepEqual(bits, [12, 15, 15, 9, null, null]);
+});
+
+test('compressed messages from clients are taken, a bomb is not', async (t) => {
+  const server = await gateway(t, { rest: CONFIG });
+  const url = `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`;
+  const client = await Client.open(t, url, { perMessageDeflate: { threshold: 0 } });
+  const channels = Array.from({ length: 40 }, (_, n) => `grid.grid_${n}.*`);
+  assert.deepEqual((await client.subscribe(...channels)).data.channels, channels);
+  assert.ok(await figure(server, 'tickgate_compressed_messages_received_total') > 0);
+  client.send(JSON.stringify({ type: 'ping', pad: ' '.repeat(1024 * 1024) }));
+  assert.equal((await client.closed).code, 1009);
+  assert.ok(await figure(server, 'tickgate_inflated_bytes_total') < 80_000);
+});
+
+test('an echo endpoint gives fragments and binary messages back compressed', async (t) => {
+  const server = await gateway(t, { rest: CONFIG });
+  const client = await Client.open(t, `ws://${server.publicAddress}/echo`, { perMessageDeflate: { threshold: 0 } });
+  const text = JSON.stringify('echo '.repeat(2000));
+  for (let at = 0; at < text.length; at += 1000) {
+    client.socket.send(text.slice(at, at + 1000), { fin: at + 1000 >= text.length });
+  }
+  assert.equal(await client.next(), JSON.parse(text));
+  const binary = Buffer.alloc(60_000, 7);
+  client.socket.send(binary);
+  assert.deepEqual(await client.next(), binary);
+  assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 2);
+});
