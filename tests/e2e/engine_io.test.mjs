@@ -111,6 +111,39 @@ test('pages of an allowed origin may poll, others may not', async (t) => {
   assert.deepEqual([plain.status, ...allowed(plain)], [200, null, null]);
 });
 
+test('a client that goes away while it waits takes its session with it', async (t) => {
+  const server = await gateway(t, options);
+  const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
+  const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
+  const abort = new AbortController();
+  const waiting = fetch(`${url}&sid=${sid}`, { signal: abort.signal });
+  const stats = async () => (await server.admin('GET', '/api/websocket/stats')).body;
+  // Its answer is on the way to nobody from here on.
+  await until('the session', async () => (await stats()).active_connections === 1);
+  abort.abort();
+  await assert.rejects(waiting);
+  await until('the end', async () => (await stats()).active_connections === 0);
+  const next = await fetch(`${url}&sid=${sid}`);
+  assert.deepEqual([next.status, await next.json()], [400, { code: 1, message: 'Session ID unknown' }]);
+});
+
+test('a session that polls holds its place in the limits, whatever carries it, until it ends', async (t) => {
+  const server = await gateway(t, { ...options, server: 'max_connections_per_ip = 1' });
+  const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
+  const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
+  const refused = await fetch(url);
+  assert.equal(refused.status, 429);
+  assert.ok(Number(refused.headers.get('retry-after')) >= 1);
+  const socket = new WebSocket(`ws://${server.publicAddress}/socket.io/?EIO=4&transport=websocket&sid=${sid}`);
+  t.after(() => socket.terminate());
+  await within('the upgrade', new Promise((resolve) => { socket.on('open', resolve); }));
+  socket.send('2probe');
+  socket.send('5');
+  socket.send('1');
+  await within('the close', new Promise((resolve) => { socket.on('close', resolve); }));
+  await until('a place', async () => (await fetch(url)).status === 200);
+});
+
 test('without the last slash it is the same endpoint', async (t) => {
   const server = await gateway(t, options);
   const opened = await fetch(`http://${server.publicAddress}/socket.io?EIO=4&transport=polling`);

@@ -31,8 +31,9 @@ use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
 use crate::json::same;
 use crate::time::Now;
 
+pub use crate::event::Epoch;
 pub use export::{ChannelExport, RecordExport, StripeExport};
-pub use page::{ChannelView, Epoch, Page, PageLimit, Since};
+pub use page::{ChannelView, Page, PageLimit, Since};
 
 pub(super) use ids::ID_BYTES;
 use ids::Ids;

@@ -11,6 +11,7 @@ use crate::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
 use crate::dialect::socket_io;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request};
 use crate::session::Opening;
+use crate::wire::Deflate;
 use crate::wire::encode::first;
 
 const SECRET: [u8; SECRET_BYTES] = *b"0123456789abcdef";
@@ -21,6 +22,8 @@ struct Client {
     id: ConnectionId,
     numbers: u64,
     opened: String,
+    // What its socket agrees on.
+    deflate: Option<Deflate>,
 }
 
 fn settings(limits: Limits) -> Arc<session::Settings> {
@@ -77,6 +80,7 @@ impl Client {
             id: ConnectionId::from_public_bits(sid.place).expect("a place"),
             numbers: 1,
             opened,
+            deflate: None,
         }
     }
 
@@ -129,7 +133,9 @@ impl Client {
     }
 
     fn candidate(&mut self) -> Option<ConnectionId> {
-        self.rig.engine.adopt_candidate(self.id, &SECRET, None, self.rig.now)
+        self.rig
+            .engine
+            .adopt_candidate(self.id, &SECRET, self.deflate, self.rig.now)
     }
 
     fn say(&mut self, packet: &str) {

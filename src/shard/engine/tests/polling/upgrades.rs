@@ -52,6 +52,32 @@ fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
 }
 
 #[test]
+fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_session() {
+    let mut client = Client::new(Limits::default());
+    client.deflate = Some(Deflate { window_bits: 15 });
+    let long = format!("\"{}\"", "x".repeat(5_000));
+    assert!(client.candidate().is_some());
+    client.say("2probe");
+    client.event(&long);
+    assert!(client.poll().contains(&long), "polls are plain");
+    client.event(&long);
+    client.say("5");
+    client.event(&long);
+    assert_eq!(client.rig.stats.deflate_connections.get(), 1);
+    let written: Vec<usize> = client.written().iter().map(String::len).collect();
+    assert!(
+        written.len() == 2 && written[0] > 5_000 && written[1] < 1_000,
+        "{written:?}"
+    );
+    client.say("1");
+    client.written();
+    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    assert!(client.is_gone());
+    assert_eq!(client.rig.stats.deflate_connections.get(), 0);
+    client.rig.publish("grid.a", "1");
+}
+
+#[test]
 fn a_socket_that_fails_its_probe_is_dropped_and_the_session_polls_on() {
     let ways: [fn(&mut Client); 5] = [
         |client| client.say("4hello"),
