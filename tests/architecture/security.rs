@@ -27,10 +27,10 @@ fn tests(tree: &Tree) -> BTreeSet<&str> {
             // Those of proptest carry the attribute too, by convention.
             is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
             let line = line.trim_start_matches("async ");
-            if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next()) {
-                if std::mem::take(&mut is_test) {
-                    names.insert(name);
-                }
+            if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next())
+                && std::mem::take(&mut is_test)
+            {
+                names.insert(name);
             }
         }
     }
