@@ -130,7 +130,12 @@ fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
     for (name, event) in [("an event", &order), ("100 prices", &prices)] {
         group.throughput(Throughput::Bytes(event.data.len() as u64));
-        for encoding in [Encoding::Native, Encoding::Typed, Encoding::TypedNaive] {
+        for encoding in [
+            Encoding::Native,
+            Encoding::Typed,
+            Encoding::TypedNaive,
+            Encoding::SocketIo,
+        ] {
             group.bench_function(format!("{name}, {encoding:?}"), |b| {
                 b.iter(|| encode_event(encoding, black_box(event)));
             });

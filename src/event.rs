@@ -18,13 +18,23 @@ pub enum Encoding {
     Typed,
     /// The typed dialect's text frame, times without one.
     TypedNaive,
+    /// A Socket.IO event in a text frame, of both revisions; long polling takes the frame's payload. Times with a `Z`.
+    SocketIo,
+    /// The same, times without one.
+    SocketIoNaive,
 }
 
 impl Encoding {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, each at its own number.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Typed, Self::TypedNaive];
+    pub const ALL: [Self; 5] = [
+        Self::Native,
+        Self::Typed,
+        Self::TypedNaive,
+        Self::SocketIo,
+        Self::SocketIoNaive,
+    ];
     /// As it is, not compressed.
     #[must_use]
     pub const fn plain(self) -> Form {

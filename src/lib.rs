@@ -16,7 +16,7 @@
 //!
 //! 1. [`door`] accepts it, believes or disbelieves its proxy, and serves HTTP until it asks for an upgrade.
 //! 2. The door checks origin, limits and token ([`verify`]), answers 101 and hands the bare socket to a shard by
-//!    [`mailbox`].
+//!    [`mailbox`]. A client that polls has no socket: its session is with a shard, and the door carries the bodies.
 //! 3. The shard's reactor reads; [`wire`] cuts frames; [`session`] decides; `shard/outbox.rs` holds the answers.
 //! 4. Every ending is a [`disconnect::Disconnect`]: a close code, whose fault it was, and when to come back.
 //!

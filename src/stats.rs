@@ -114,6 +114,8 @@ refusals! {
     Body = "body";
     /// 400: no WebSocket handshake.
     Handshake = "handshake";
+    /// 400: no request of Engine.IO, or of a session that is gone.
+    EngineIo = "engine_io";
     /// 426.
     UpgradeRequired = "upgrade_required";
     /// 403.
@@ -178,6 +180,12 @@ shard_stats! {
     connections: Gauge = i64;
     /// Connections ever adopted.
     connections_total: Counter = u64;
+    /// Engine.IO sessions that are polled.
+    polling: Gauge = i64;
+    /// Polls answered with packets.
+    polls: Counter = u64;
+    /// Engine.IO sessions that went on from polling to a WebSocket.
+    transports_upgraded: Counter = u64;
     /// Patterns held, over all connections (automatic ones too).
     subscriptions: Gauge = i64;
     /// Data messages received.

@@ -143,6 +143,7 @@ impl Rig {
     pub(crate) fn connect(&mut self, patterns: &[String]) -> ConnectionId {
         let arrival = Arrival {
             settings: self.settings.clone(),
+            engine_io: None,
             identity: Ok(None),
             address: None,
             nonce: self.connections,

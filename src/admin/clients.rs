@@ -41,6 +41,7 @@ struct Client {
     user: Option<Box<str>>,
     address: Option<IpAddr>,
     dialect: &'static str,
+    transport: &'static str,
     /// The window that events are compressed for, in bits; null: no compression was agreed on.
     compression_window_bits: Option<u8>,
     connected_at: f64,
@@ -60,6 +61,7 @@ impl From<ClientInfo> for Client {
             user: info.user.as_deref().map(Box::from),
             address: info.address,
             dialect: info.dialect,
+            transport: info.transport,
             compression_window_bits: info.deflate.map(|deflate| deflate.window_bits),
             connected_at: seconds(info.connected_at_ms),
             last_ping: info.last_ping_ms.map(seconds),

@@ -111,10 +111,16 @@ families! {
         |r, s| s.one(r.figures.uptime_ms / 1000);
     "tickgate_ready" GAUGE "1 when new clients are welcome, as /readyz says."
         |r, s| s.one(u8::from(r.admin.health.not_ready().is_none()));
-    "tickgate_connections" GAUGE "WebSocket connections."
+    "tickgate_connections" GAUGE "Connections: WebSockets, and sessions that poll."
         |r, s| s.per_shard(r, |shard| shard.connections);
-    "tickgate_connections_total" COUNTER "WebSocket connections ever adopted by a shard."
+    "tickgate_connections_total" COUNTER "Connections ever adopted by a shard."
         |r, s| s.per_shard(r, |shard| shard.connections_total);
+    "tickgate_engine_io_polling" GAUGE "Engine.IO sessions that poll."
+        |r, s| s.per_shard(r, |shard| shard.polling);
+    "tickgate_engine_io_polls_total" COUNTER "Polls answered with packets."
+        |r, s| s.per_shard(r, |shard| shard.polls);
+    "tickgate_engine_io_upgrades_total" COUNTER "Engine.IO sessions that went on from polling to a WebSocket."
+        |r, s| s.per_shard(r, |shard| shard.transports_upgraded);
     "tickgate_subscriptions" GAUGE "Patterns held, over all connections."
         |r, s| s.per_shard(r, |shard| shard.subscriptions);
     "tickgate_messages_received_total" COUNTER "Data messages from clients."

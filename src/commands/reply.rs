@@ -56,6 +56,8 @@ pub(super) fn request_body(request: &Request) -> Bytes {
     match &request.id {
         RequestId::Text(text) => string(&mut body, Some(text)),
         RequestId::Number(number) => body.extend_from_slice(number.to_string().as_bytes()),
+        RequestId::Acknowledgement { id: Some(id), .. } => string(&mut body, Some(id)),
+        RequestId::Acknowledgement { number, id: None } => string(&mut body, Some(&format!("ack-{number}"))),
     }
     body.extend_from_slice(b",\"action\":");
     string(&mut body, Some(request.action.as_str()));

@@ -233,16 +233,24 @@ impl Config {
             Mode::Required if endpoint.anonymous => Mode::Optional,
             mode => mode,
         };
+        let dialect = endpoint.dialect()?;
+        let heartbeat = &self.heartbeat;
+        let (interval, silence) = if dialect.is_engine_io() {
+            let interval = heartbeat.engine_io_interval;
+            (interval, interval + heartbeat.engine_io_timeout)
+        } else {
+            (heartbeat.interval, heartbeat.timeout)
+        };
         let settings = session::Settings {
-            dialect: endpoint.dialect()?,
+            dialect,
             limits,
             auth_mode,
             anonymous: Arc::new(self.auth().policy.anonymous_identity()),
             auto_subscribe: distinct(&endpoint.auto_subscribe),
             auth_timeout_ms: ms(self.auth.timeout),
             expiry_warning_ms: ms(self.auth.expiry_warning),
-            heartbeat_interval_ms: ms(self.heartbeat.interval),
-            heartbeat_timeout_ms: ms(self.heartbeat.timeout),
+            heartbeat_interval_ms: ms(interval),
+            heartbeat_timeout_ms: ms(silence),
         };
         Some(door::Endpoint {
             path: endpoint.path.as_deref()?.into(),

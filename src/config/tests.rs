@@ -219,7 +219,7 @@ fn any_endpoint_replaces_the_default_and_a_known_role_changes_only_what_it_names
 }
 
 #[test]
-fn without_endpoints_the_native_and_two_typed_ones_are_served() {
+fn without_endpoints_the_native_two_typed_ones_and_socket_io_are_served() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     let gateway = config.gateway(u64::MAX);
     let served: Vec<_> = gateway
@@ -248,8 +248,14 @@ fn without_endpoints_the_native_and_two_typed_ones_are_served() {
                 Mode::Optional,
                 "market.* system.status".to_owned()
             ),
+            ("/socket.io/", "socket_io", Mode::Required, String::new()),
         ]
     );
+    let times = |index: usize| {
+        let session = &gateway.door.endpoints[index].session;
+        (session.heartbeat_interval_ms, session.heartbeat_timeout_ms)
+    };
+    assert_eq!((times(0), times(3)), ((30_000, 60_000), (25_000, 45_000)));
     // What is served without a word about types is served with the default ones.
     assert_eq!(
         gateway.door.endpoints[1].session.dialect,

@@ -3,7 +3,9 @@
 //! Invariant: no state and no clock in here; the same input gives the same bytes. Everything that is encoded is a
 //! finished WebSocket frame, header included, so that nobody behind a dialect copies or measures it again.
 
+pub mod engine_io;
 mod native;
+pub mod socket_io;
 #[cfg(test)]
 mod tests;
 pub mod typed;
@@ -24,6 +26,8 @@ pub enum Dialect {
     Native,
     /// JSON messages, events by their own names.
     Typed(Arc<typed::Settings>),
+    /// Socket.IO packets over Engine.IO, by WebSocket and long polling.
+    SocketIo(socket_io::Settings),
     /// Returns every message as it came; for conformance suites and load tests.
     Echo,
 }
@@ -35,6 +39,7 @@ impl Dialect {
         match self {
             Self::Native => "native",
             Self::Typed(_) => "typed",
+            Self::SocketIo(_) => "socket_io",
             Self::Echo => "echo",
         }
     }
@@ -48,11 +53,22 @@ impl Dialect {
                 typed::Timestamps::Utc => Encoding::Typed,
                 typed::Timestamps::Naive => Encoding::TypedNaive,
             }),
+            Self::SocketIo(settings) => Some(match settings.timestamps {
+                typed::Timestamps::Utc => Encoding::SocketIo,
+                typed::Timestamps::Naive => Encoding::SocketIoNaive,
+            }),
             Self::Echo => None,
         }
     }
 
-    /// Reads one text message.
+    /// Whether its connections are Engine.IO sessions, which have states and transports of their own.
+    #[must_use]
+    pub const fn is_engine_io(&self) -> bool {
+        matches!(self, Self::SocketIo(_))
+    }
+
+    /// Reads one text message. (Of Engine.IO sessions the packets are read one layer at a time: [`engine_io`], then
+    /// [`socket_io`].)
     ///
     /// # Errors
     /// What is wrong with it, and what an answer can be tied to.
@@ -60,9 +76,9 @@ impl Dialect {
         match self {
             Self::Native => native::parse(text, scratch),
             Self::Typed(settings) => typed::parse(text, scratch, settings),
-            Self::Echo => Err(Malformed {
+            Self::SocketIo(_) | Self::Echo => Err(Malformed {
                 code: ErrorCode::UnknownType,
-                message: "an echo endpoint's messages have no meaning".into(),
+                message: "this endpoint's messages have no meaning by themselves".into(),
                 echo: Echo::default(),
                 message_type: None,
             }),
@@ -75,6 +91,7 @@ impl Dialect {
     pub fn command_id(&self, text: &str, scratch: &mut Scratch) -> Option<RequestId> {
         match self {
             Self::Native | Self::Typed(_) => native::command_id(text, scratch),
+            Self::SocketIo(_) => socket_io::command_id(text, scratch),
             Self::Echo => None,
         }
     }
@@ -85,7 +102,22 @@ impl Dialect {
         match self {
             Self::Native => native::encode_reply(reply, now_unix_ms, out),
             Self::Typed(settings) => Some(typed::encode_reply(reply, now_unix_ms, settings, out)),
+            Self::SocketIo(settings) => socket_io::encode_reply(reply, now_unix_ms, settings, out),
             Self::Echo => None,
+        }
+    }
+
+    /// As [`Dialect::encode_reply`], for the acknowledgement that a request may wait for beside its answer. `None`: the
+    /// dialect has none, or nobody waits.
+    pub fn encode_acknowledgement(
+        &self,
+        reply: &Reply<'_>,
+        now_unix_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<Range<usize>> {
+        match self {
+            Self::SocketIo(settings) => socket_io::encode_acknowledgement(reply, now_unix_ms, settings, out),
+            Self::Native | Self::Typed(_) | Self::Echo => None,
         }
     }
 }
@@ -97,5 +129,7 @@ pub fn encode_event(encoding: Encoding, event: &Event) -> Bytes {
         Encoding::Native => native::encode_event(event),
         Encoding::Typed => typed::encode_event(event, typed::Timestamps::Utc),
         Encoding::TypedNaive => typed::encode_event(event, typed::Timestamps::Naive),
+        Encoding::SocketIo => socket_io::encode_event(event, typed::Timestamps::Utc),
+        Encoding::SocketIoNaive => socket_io::encode_event(event, typed::Timestamps::Naive),
     }
 }

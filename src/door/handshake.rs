@@ -83,7 +83,7 @@ pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue
     const NATIVE: &str = "zigquant-v2";
     let ours = match dialect {
         Dialect::Native => NATIVE,
-        Dialect::Typed(_) | Dialect::Echo => return None,
+        Dialect::Typed(_) | Dialect::SocketIo(_) | Dialect::Echo => return None,
     };
     // Subprotocols are compared as they are written (RFC 6455, section 4.1).
     let offered = request::tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == ours);

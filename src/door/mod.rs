@@ -7,17 +7,21 @@
 pub mod handshake;
 mod limits;
 mod origin;
+mod polling;
 pub mod proxy;
 mod serve;
+mod visit;
 mod visitor;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use hyper::server::conn::http1;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -31,6 +35,7 @@ use crate::session;
 use crate::stats::DoorStats;
 use crate::time::Clock;
 use limits::Gate;
+use visit::Visit;
 
 /// `[server]`: what the door needs of it.
 #[derive(Clone, Debug)]
@@ -114,6 +119,8 @@ pub struct Door {
     gate: Arc<Gate>,
     pending: Arc<Semaphore>,
     http: http1::Builder,
+    // Connections that poll, by their addresses in memory.
+    polling: Mutex<HashMap<usize, Weak<Visit>>>,
 }
 
 impl Door {
@@ -125,6 +132,7 @@ impl Door {
             gate: Gate::new(&settings, parts.clock.now().mono_ms),
             pending: Arc::new(Semaphore::new(PENDING_MAX)),
             http: http::http1(handshake_timeout),
+            polling: Mutex::default(),
             handshake_timeout,
             trusted_proxies: settings.trusted_proxies,
             allowed_origins: settings.allowed_origins,
@@ -149,6 +157,14 @@ impl Door {
             })
             .await;
         })
+    }
+
+    /// Whether an answer to a poll has yet to be written. What the shards said last is worth waiting for.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        // The last owner of one takes it out of the list: not while the list is held.
+        let visits: Vec<_> = self.polling.lock().values().filter_map(Weak::upgrade).collect();
+        visits.iter().any(|visit| visit.is_answering())
     }
 
     /// Connections that were let in and are not gone.

@@ -1,30 +1,27 @@
 //! One connection, from its acceptance until its socket is with a shard or closed.
 
-use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::visit::Visit;
 use super::visitor::{Admission, Visitor};
 use super::{Door, proxy};
 use crate::http::{self, Socket};
+use crate::mailbox::polling::Upgrade;
 use crate::mailbox::{Adopt, ShardMessage};
 use crate::stats::{DoorStats, Refused};
 
-/// However a client spends it: after so long a connection that still speaks HTTP is closed.
-const LIFETIME: Duration = Duration::from_secs(60);
-
 /// Serves one connection; `place` is its share of the pending ones.
 pub(super) async fn connection(door: Arc<Door>, mut socket: Socket, place: OwnedSemaphorePermit) {
-    let _pending = Pending::count(&door.stats, place);
+    let place = Pending::count(&door.stats, place);
     let peer = socket.peer();
     let (hop, http) = if door.trusted_proxies.trusts(peer) {
         let deadline = Instant::now() + door.handshake_timeout;
@@ -46,7 +43,7 @@ pub(super) async fn connection(door: Arc<Door>, mut socket: Socket, place: Owned
     } else {
         (peer, door.http.clone())
     };
-    speak_http(door, hop, http, socket).await;
+    speak_http(door, hop, http, socket, place).await;
 }
 
 /// Reads the PROXY header of a trusted proxy, when there is one, and puts back what follows it. Gives the client it
@@ -71,29 +68,23 @@ async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
     }
 }
 
-async fn speak_http(door: Arc<Door>, hop: Option<IpAddr>, http: http1::Builder, socket: Socket) {
-    let visitor = Visitor {
-        door: Arc::clone(&door),
-        hop,
-        requests: Cell::new(0),
-        admission: Cell::new(None),
+async fn speak_http(door: Arc<Door>, hop: Option<IpAddr>, http: http1::Builder, socket: Socket, place: Pending) {
+    let visit = Visit::new(Arc::clone(&door), hop, &socket, place);
+    let mut connection = http.serve_connection(TokioIo::new(socket), Visitor(Arc::clone(&visit)));
+    let ended = loop {
+        // Without hyper's upgrade machinery: the socket is taken from the connection itself, so it keeps its type.
+        let until_ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
+        match timeout_at(visit.deadline(), until_ended).await {
+            Ok(ended) => break Ok(ended),
+            Err(late) if visit.deadline() <= Instant::now() => break Err(late),
+            Err(_) => {}
+        }
     };
-    let mut connection = http.serve_connection(TokioIo::new(socket), visitor);
-    // Without hyper's upgrade machinery: the socket is taken from the connection itself, so it keeps its type.
-    let ended = timeout(
-        LIFETIME,
-        std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)),
-    )
-    .await;
-    let http1::Parts {
-        io,
-        read_buf,
-        service: visitor,
-        ..
-    } = connection.into_parts();
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    let admission = visit.finish();
     match ended {
-        Ok(Ok(())) => match visitor.admission.take() {
-            Some(admission) => hand_over(&door, io.into_inner(), &read_buf, *admission),
+        Ok(Ok(())) => match admission {
+            Some(admission) => hand_over(&door, io.into_inner(), &read_buf, admission),
             None => Box::pin(http::linger(io.into_inner())).await,
         },
         // hyper has answered with 400, 414 or 431.
@@ -103,40 +94,50 @@ async fn speak_http(door: Arc<Door>, hop: Option<IpAddr>, http: http1::Builder, 
         }
         Ok(Err(error)) if !error.is_timeout() => tracing::trace!(%error, ?hop, "connection failed"),
         // A kept-alive connection may fall silent after its requests; one without any was a handshake that never came.
-        Ok(Err(_)) | Err(_) if visitor.requests.get() == 0 => door.stats.refuse(Refused::Timeout),
+        Ok(Err(_)) | Err(_) if !visit.has_asked() => door.stats.refuse(Refused::Timeout),
         Ok(Err(_)) | Err(_) => {}
     }
 }
 
-/// Gives the bare socket to the least loaded shard.
+/// Gives the bare socket to the shard of its session, or to the least loaded one.
 fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission) {
-    let Admission {
-        settings,
-        identity,
-        address,
-        deflate,
-        permit,
-    } = admission;
-    let adopt = socket.into_fd().and_then(|(socket, ahead)| {
-        let nonce = getrandom::u64().map_err(io::Error::other)?;
-        let unread = unread(read_buf, &ahead);
-        Ok(Adopt {
-            socket,
-            unread,
-            settings,
-            identity,
-            address,
-            nonce,
-            deflate,
-            permit: Box::new(permit),
-        })
-    });
-    let adopt = match adopt {
-        Ok(adopt) => adopt,
+    let bare = socket
+        .into_fd()
+        .map(|(socket, ahead)| (socket, unread(read_buf, &ahead)))
+        .and_then(|bare| Ok((bare, getrandom::u64().map_err(io::Error::other)?)));
+    let ((socket, unread), nonce) = match bare {
+        Ok(bare) => bare,
         Err(error) => return tracing::error!(%error, "cannot hand a connection over"),
     };
-    let shard = door.shards.iter().min_by_key(|shard| shard.load());
-    match shard.map(|shard| shard.send(ShardMessage::Adopt(Box::new(adopt)))) {
+    let (shard, message) = match admission {
+        Admission::Connection(connection) => {
+            let adopt = Adopt {
+                socket,
+                unread,
+                settings: connection.settings,
+                engine_io: connection.engine_io,
+                identity: connection.identity,
+                address: connection.address,
+                nonce,
+                deflate: connection.deflate,
+                permit: Box::new(connection.permit),
+            };
+            let least_loaded = door.shards.iter().min_by_key(|shard| shard.load());
+            (least_loaded, ShardMessage::Adopt(Box::new(adopt)))
+        }
+        Admission::Session { to, secret, deflate } => {
+            let upgrade = Upgrade {
+                to,
+                secret,
+                deflate,
+                socket,
+                unread,
+            };
+            let shard = door.shards.get(usize::from(to.shard));
+            (shard, ShardMessage::Upgrade(Box::new(upgrade)))
+        }
+    };
+    match shard.map(|shard| shard.send(message)) {
         Some(Ok(())) => door.stats.upgraded.add(1),
         // The shards end first in a drain; then the socket closes here and the client comes back elsewhere.
         Some(Err(_)) | None => door.stats.refuse(Refused::Draining),
@@ -153,13 +154,13 @@ fn unread(read_buf: &Bytes, ahead: &Bytes) -> Bytes {
 }
 
 /// Counts the connection among the pending ones while it lives.
-struct Pending {
+pub(super) struct Pending {
     stats: Arc<DoorStats>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Pending {
-    fn count(stats: &Arc<DoorStats>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn count(stats: &Arc<DoorStats>, place: OwnedSemaphorePermit) -> Self {
         stats.pending.add(1);
         Self {
             stats: Arc::clone(stats),

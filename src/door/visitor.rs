@@ -1,9 +1,10 @@
 //! What one connection gets while it speaks HTTP: health, refusals, or the 101.
 
-use std::cell::Cell;
-use std::future::{Ready, ready};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,65 +18,102 @@ use hyper::{Method, Request, StatusCode};
 
 use super::handshake::{self, Flaw, Handshake};
 use super::limits::{Full as GateFull, Permit};
-use super::{Door, Endpoint, Refuse, proxy};
+use super::visit::Visit;
+use super::{Door, Endpoint, Refuse, polling, proxy};
 use crate::auth::{Identity, Mode, TokenError};
 use crate::dialect::Dialect;
+use crate::dialect::engine_io::SECRET_BYTES;
 use crate::http::answer::{self, Answer};
 use crate::http::request;
+use crate::mailbox::ConnectionId;
 use crate::session;
 use crate::stats::Refused;
 use crate::wire::Deflate;
 
-/// Requests on one connection; the last is answered with `Connection: close`. So few that their answers fit into
-/// any socket's buffer: hyper gives the socket back as soon as a 101 is written to its own, and what a client that
-/// does not read left there would be lost.
-const REQUESTS_MAX: u32 = 32;
+/// What was let in.
+pub(super) enum Admission {
+    /// A new connection.
+    Connection(Connection),
+    /// A socket for an Engine.IO session.
+    Session {
+        to: ConnectionId,
+        secret: [u8; SECRET_BYTES],
+        deflate: Option<Deflate>,
+    },
+}
 
-/// A connection that was let in: what its shard has to know.
-pub(super) struct Admission {
+/// A new connection: what its shard has to know.
+pub(super) struct Connection {
     pub(super) settings: Arc<session::Settings>,
+    pub(super) engine_io: Option<session::Opening>,
     pub(super) identity: Result<Option<Arc<Identity>>, TokenError>,
     pub(super) address: Option<IpAddr>,
     pub(super) deflate: Option<Deflate>,
     pub(super) permit: Permit,
 }
 
+/// Why a request is not served, for the counters, and the answer.
+pub(super) struct Refusal(pub(super) Refused, pub(super) Box<Answer>);
+
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
-pub(super) struct Visitor {
-    pub(super) door: Arc<Door>,
-    /// Who speaks to us: the PROXY header's client, else the peer; `None` on a Unix socket.
-    pub(super) hop: Option<IpAddr>,
-    pub(super) requests: Cell<u32>,
-    pub(super) admission: Cell<Option<Box<Admission>>>,
+pub(super) struct Visitor(pub(super) Arc<Visit>);
+
+/// An answer that is there, or one that a shard has to give.
+pub(super) enum Serving {
+    Now(Option<Answer>),
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }
 
-/// Why a request is not served, for the counters, and the answer.
-struct Refusal(Refused, Box<Answer>);
+impl Future for Serving {
+    type Output = Result<Answer, std::convert::Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            // Polled once.
+            Self::Now(answer) => answer.take().map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),
+            Self::Later(answer) => answer.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
 
 impl Service<Request<Incoming>> for Visitor {
     type Response = Answer;
     type Error = std::convert::Infallible;
-    type Future = Ready<Result<Answer, Self::Error>>;
+    type Future = Serving;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.requests.set(self.requests.get() + 1);
-        let mut answer = self.serve(&mut request).unwrap_or_else(|Refusal(why, answer)| {
-            self.door.stats.refuse(why);
-            // Never the query: the token stands there.
-            tracing::debug!(why = why.label(), path = request.uri().path(), hop = ?self.hop, "refused");
-            *answer
-        });
-        let last = self.requests.get() >= REQUESTS_MAX || !request.body().is_end_stream();
-        if last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+        let visit = Arc::clone(&self.0);
+        visit.requests.fetch_add(1, Relaxed);
+        // Who asks on has the answer before, or does not want it.
+        if let Some(client) = visit.state.lock().unwritten.take() {
+            client.served();
         }
-        ready(Ok(answer))
+        let has_body = !request.body().is_end_stream();
+        let settings = visit
+            .door
+            .endpoint(request.uri().path())
+            .map(|endpoint| &endpoint.session);
+        if let Some(settings) = settings.filter(|settings| settings.dialect.is_engine_io()) {
+            let settings = Arc::clone(settings);
+            return Serving::Later(Box::pin(async move {
+                let path: Box<str> = request.uri().path().into();
+                match polling::serve(&visit, &settings, request).await {
+                    // A client that comes back shall find the gateway's successor.
+                    Ok(answer) => visit.last(answer, !visit.has_place() || visit.door.health.is_draining()),
+                    Err(refusal) => {
+                        let answer = visit.refused(refusal, &path);
+                        visit.counted(answer, has_body)
+                    }
+                }
+            }));
+        }
+        let answer = visit.serve(&mut request);
+        let answer = answer.unwrap_or_else(|refusal| visit.refused(refusal, request.uri().path()));
+        Serving::Now(Some(visit.counted(answer, has_body)))
     }
 }
 
-impl Visitor {
+impl Visit {
     fn serve(&self, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         let path = request.uri().path();
         let Some(endpoint) = self.door.endpoint(path) else {
@@ -105,29 +143,28 @@ impl Visitor {
         if let Some(origin) = handshake.origin
             && !self.door.allowed_origins.allows(origin, handshake.host)
         {
-            return Err(forbidden_origin());
+            return Err(forbidden_origin(origin_answer()));
         }
-        let admission = self.admit(endpoint, &handshake, request)?;
-        let answer = switching(endpoint, admission.deflate, request)?;
-        self.admission.set(Some(Box::new(admission)));
+        let connection = self.connection(endpoint, &handshake, request)?;
+        let answer = switching(&endpoint.session, connection.deflate, request)?;
+        self.admit(Admission::Connection(connection));
         Ok(answer)
     }
 
     /// Takes a place and verifies the token.
-    fn admit(
+    fn connection(
         &self,
         endpoint: &Endpoint,
         handshake: &Handshake<'_>,
         request: &Request<Incoming>,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Connection, Refusal> {
         let door = &*self.door;
-        let address = proxy::client_address(&door.trusted_proxies, self.hop, request.headers());
         let token = match endpoint.session.auth_mode {
             Mode::Off => None,
             Mode::Required | Mode::Optional => token(request.headers(), request.uri().query().unwrap_or_default())?,
         };
         // The rate stands before the signature, which is the expensive part.
-        let mut permit = door.gate.admit(address, door.clock.now().mono_ms).map_err(full)?;
+        let (address, mut permit) = self.place(request)?;
         let identity = token.map(|token| (door.verify)(&token)).transpose();
         match &identity {
             Ok(Some(identity)) => {
@@ -142,13 +179,46 @@ impl Visitor {
             }
             Err(_) => door.stats.refuse(Refused::Token),
         }
-        Ok(Admission {
+        Ok(Connection {
             settings: Arc::clone(&endpoint.session),
+            engine_io: None,
             identity,
             address,
-            deflate: handshake::deflate(request.headers()).filter(|_| door.deflate),
+            deflate: self.deflate(request),
             permit,
         })
+    }
+
+    /// Takes a place for an Engine.IO session. Its token is looked at when the client connects.
+    pub(super) fn session(
+        &self,
+        settings: &Arc<session::Settings>,
+        request: &Request<Incoming>,
+        open: impl FnOnce(Option<Box<str>>) -> session::Opening,
+    ) -> Result<Connection, Refusal> {
+        let token = token(request.headers(), request.uri().query().unwrap_or_default())?;
+        let (address, permit) = self.place(request)?;
+        Ok(Connection {
+            settings: Arc::clone(settings),
+            engine_io: Some(open(token)),
+            identity: Ok(None),
+            address,
+            // Of a session that begins by polling the upgrade says it.
+            deflate: self.deflate(request),
+            permit,
+        })
+    }
+
+    /// What is agreed on compression, when this becomes a WebSocket.
+    pub(super) fn deflate(&self, request: &Request<Incoming>) -> Option<Deflate> {
+        handshake::deflate(request.headers()).filter(|_| self.door.deflate)
+    }
+
+    fn place(&self, request: &Request<Incoming>) -> Result<(Option<IpAddr>, Permit), Refusal> {
+        let door = &*self.door;
+        let address = proxy::client_address(&door.trusted_proxies, self.hop, request.headers());
+        let permit = door.gate.admit(address, door.clock.now().mono_ms).map_err(full)?;
+        Ok((address, permit))
     }
 }
 
@@ -186,12 +256,12 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 }
 
 /// The 101.
-fn switching(
-    endpoint: &Endpoint,
+pub(super) fn switching(
+    settings: &session::Settings,
     deflate: Option<Deflate>,
     request: &mut Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let subprotocol = handshake::subprotocol(&endpoint.session.dialect, request.headers());
+    let subprotocol = handshake::subprotocol(&settings.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
         fastwebsockets::upgrade::upgrade(request).map_err(|error| bad_request(&error.to_string()))?;
@@ -213,16 +283,19 @@ fn bad_request(message: &str) -> Refusal {
     refusal(Refused::Handshake, StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message)
 }
 
-fn forbidden_origin() -> Refusal {
-    refusal(
-        Refused::Origin,
+pub(super) fn forbidden_origin(answer: Answer) -> Refusal {
+    Refusal(Refused::Origin, answer.into())
+}
+
+fn origin_answer() -> Answer {
+    answer::error(
         StatusCode::FORBIDDEN,
         "FORBIDDEN",
         "pages of this origin may not connect",
     )
 }
 
-fn draining() -> Refusal {
+pub(super) fn draining() -> Refusal {
     let answer = answer::error(StatusCode::SERVICE_UNAVAILABLE, "DRAINING", "the gateway restarts");
     Refusal(Refused::Draining, answer::retry_after(answer, 1).into())
 }
@@ -254,7 +327,7 @@ fn flawed(flaw: Flaw) -> Refusal {
     match flaw {
         Flaw::Method => Refusal(Refused::Method, answer::method_not_allowed("GET").into()),
         Flaw::Malformed(message) => bad_request(message),
-        Flaw::Origin => forbidden_origin(),
+        Flaw::Origin => forbidden_origin(origin_answer()),
         Flaw::UpgradeRequired(message) => {
             let mut answer = answer::error(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", message);
             let headers = answer.headers_mut();

@@ -110,6 +110,7 @@ pub struct Gateway {
     addresses: Vec<LocalAddress>,
     admin_address: LocalAddress,
     admin: Arc<Admin>,
+    door: Arc<Door>,
     shards: Vec<JoinHandle<()>>,
     // Taken when it ends.
     runtime: Option<Runtime>,
@@ -227,6 +228,7 @@ impl Gateway {
             addresses,
             admin_address,
             admin,
+            door,
             shards: engine.threads,
             runtime: Some(runtime),
         };
@@ -290,13 +292,13 @@ impl Gateway {
         let (ended, wait) = mpsc::channel();
         let tasks = std::mem::take(&mut *self.handle.0.tasks.lock());
         panicked = panicked.or(tasks.panicked);
-        let admin = Arc::clone(&self.admin);
+        let (admin, door) = (Arc::clone(&self.admin), Arc::clone(&self.door));
         let router = Arc::clone(&self.handle.0.router);
         runtime.spawn(async move {
             // Taken until the last connection was closed; what is in flight now goes on for its backend's sake.
             router.drain(tasks.commands_wait).await;
             let answered = async {
-                while admin.in_flight() > 0 {
+                while admin.in_flight() > 0 || door.is_answering() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -17,6 +19,7 @@ pub struct Socket {
     peer: Option<IpAddr>,
     // Read from the stream before HTTP began (a PROXY header's surplus); read again first.
     ahead: Bytes,
+    flushed: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,7 @@ impl Socket {
             stream: Stream::Tcp(stream),
             peer: Some(peer.ip().to_canonical()),
             ahead: Bytes::new(),
+            flushed: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -39,6 +43,7 @@ impl Socket {
             stream: Stream::Unix(stream),
             peer: None,
             ahead: Bytes::new(),
+            flushed: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -46,6 +51,12 @@ impl Socket {
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
+    }
+
+    /// Whether everything that was to be written is written: hyper asks for a flush only when its own buffer is empty.
+    #[must_use]
+    pub fn flushed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flushed)
     }
 
     /// Puts bytes back: they are what is read next.
@@ -82,6 +93,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed.store(false, Relaxed);
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -93,6 +105,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.flushed.store(false, Relaxed);
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -104,6 +117,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flushed.store(true, Relaxed);
         Poll::Ready(Ok(()))
     }
 

@@ -3,6 +3,8 @@
 //! Invariant: a message sent is either taken out by the shard, in order, or handed back because the shard is gone;
 //! the sender never waits.
 
+pub mod polling;
+
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::event::Event;
 use crate::hub::Doorbell;
-use crate::session::{Command, CommandOutcome, Settings};
+use crate::session::{Command, CommandOutcome, Opening, Settings};
 use crate::stats::{Gauge, ShardStats};
 use crate::wire::Deflate;
 
@@ -57,7 +59,13 @@ impl ConnectionId {
         if digits.len() != 16 || !digits.bytes().all(is_digit) {
             return None;
         }
-        let bits = unscramble(u64::from_str_radix(digits, 16).ok()?);
+        Self::from_public_bits(u64::from_str_radix(digits, 16).ok()?)
+    }
+
+    /// The inverse of [`public_bits`](Self::public_bits), under the same reservation.
+    #[must_use]
+    pub fn from_public_bits(bits: u64) -> Option<Self> {
+        let bits = unscramble(bits);
         let place = bits >> 32;
         Some(Self {
             shard: u16::try_from(place >> Self::SLOT_BITS).ok()?,
@@ -90,6 +98,9 @@ pub struct Adopt {
     pub unread: Bytes,
     /// The endpoint's settings.
     pub settings: Arc<Settings>,
+    /// How it was opened, on an endpoint of an Engine.IO dialect. [`Adopt::identity`] is `Ok(None)` then: the session
+    /// looks at the token when the client connects.
+    pub engine_io: Option<Opening>,
     /// Who it is: a verified handshake token's identity, `None` when the client has yet to authenticate, or why the
     /// token was refused (answered with `auth_result` and a close).
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
@@ -113,6 +124,12 @@ pub trait ConnectionPermit: Send + std::fmt::Debug {
 pub enum ShardMessage {
     /// Take this connection.
     Adopt(Box<Adopt>),
+    /// Open an Engine.IO session without a socket.
+    Open(Box<polling::Open>),
+    /// A request of such a session.
+    Poll(polling::Poll),
+    /// A socket for such a session; the driver's, as [`ShardMessage::Adopt`].
+    Upgrade(Box<polling::Upgrade>),
     /// Answer to a verification.
     Verified {
         /// Who asked.
@@ -219,6 +236,8 @@ pub struct ClientInfo {
     pub address: Option<IpAddr>,
     /// `native`, ...
     pub dialect: &'static str,
+    /// `websocket`, or `polling`.
+    pub transport: &'static str,
     /// What was agreed on compression; `None`: none.
     pub deflate: Option<Deflate>,
     /// Unix milliseconds.
@@ -291,10 +310,15 @@ pub fn mailbox(doorbell: Arc<Doorbell>, stats: Arc<ShardStats>) -> (ShardHandle,
     (handle, Mailbox { letters, shared })
 }
 
+/// Whether the shard has one more connection by it.
+const fn is_adoption(message: &ShardMessage) -> bool {
+    matches!(message, ShardMessage::Adopt(_) | ShardMessage::Open(_))
+}
+
 impl ShardHandle {
     /// Puts a message into the shard's mailbox and rings its doorbell; hands it back when the shard is gone.
     pub fn send(&self, message: ShardMessage) -> Result<(), Box<ShardMessage>> {
-        let adoption = i64::from(matches!(message, ShardMessage::Adopt(_)));
+        let adoption = i64::from(is_adoption(&message));
         self.shared.adopting.add(adoption);
         match self.post.send(message) {
             Ok(()) => {
@@ -325,7 +349,7 @@ impl Mailbox {
     /// The next message.
     pub fn pop(&mut self) -> Option<ShardMessage> {
         let message = self.letters.try_recv().ok()?;
-        if matches!(message, ShardMessage::Adopt(_)) {
+        if is_adoption(&message) {
             self.shared.adopting.add(-1);
         }
         Some(message)

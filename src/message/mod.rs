@@ -84,6 +84,13 @@ pub enum RequestId {
     Text(Box<str>),
     /// An integer, from `i64::MIN` to `u64::MAX`.
     Number(i128),
+    /// The number of an acknowledgement that the client waits for (Socket.IO), and the `id` that it gave beside it.
+    Acknowledgement {
+        /// Counted by the client.
+        number: u64,
+        /// As text, also when it was a number.
+        id: Option<Box<str>>,
+    },
 }
 
 impl RequestId {
@@ -93,6 +100,8 @@ impl RequestId {
         match self {
             Self::Text(text) => EventId::new(channel, format!("\"{text}").as_bytes()),
             Self::Number(number) => EventId::new(channel, number.to_string().as_bytes()),
+            // No publisher names an event so; it would be a name of its own.
+            Self::Acknowledgement { number, .. } => EventId::new(channel, format!("#{number}").as_bytes()),
         }
     }
 }

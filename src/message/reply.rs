@@ -10,6 +10,8 @@ pub enum Reply<'a> {
     Connected {
         /// The connection's public name.
         client_id: &'a str,
+        /// Its user, where that is known by then.
+        user: Option<&'a str>,
     },
     /// A token was accepted (or, where tokens are ignored, presented).
     AuthAccepted {

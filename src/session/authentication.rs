@@ -11,6 +11,9 @@ use crate::message::{Echo, ErrorCode, Reply};
 
 impl Session {
     pub(super) fn opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        if self.engine_io.is_some() {
+            return self.open_engine_io(context, out);
+        }
         let refusal = self.extra.as_mut().and_then(|extra| extra.handshake_refusal.take());
         if let Some(TokenError { code, message }) = refusal {
             let reply = Reply::AuthRefused {
@@ -27,7 +30,11 @@ impl Session {
             return self.end(ending, out);
         }
         let client_id = self.client_id();
-        out.reply(&Reply::Connected { client_id: &client_id }, context);
+        let connected = Reply::Connected {
+            client_id: &client_id,
+            user: None,
+        };
+        out.reply(&connected, context);
         self.warn_of_expiry(context, out);
         self.subscribe_automatically(context, out);
     }
@@ -36,12 +43,13 @@ impl Session {
         if context.settings.auth_mode == Mode::Off {
             return self.accept(&echo, context, out);
         }
+        self.verify(echo, token.into(), out);
+    }
+
+    pub(super) fn verify(&mut self, echo: Echo, token: Box<str>, out: &mut Outputs) {
         let request = self.next_request();
         self.extra().verify = Some(Pending { request, echo });
-        out.list.push(Output::Verify {
-            request,
-            token: token.into(),
-        });
+        out.list.push(Output::Verify { request, token });
     }
 
     pub(super) fn verified(
@@ -55,6 +63,9 @@ impl Session {
         let Some(Pending { echo, .. }) = extra.verify.take_if(|pending| pending.request == request) else {
             return;
         };
+        if self.is_connecting() {
+            return self.connect_verified(outcome, context, out);
+        }
         let refuse = |code, message: &str, out: &mut Outputs| {
             let reply = Reply::AuthRefused {
                 echo: &echo,

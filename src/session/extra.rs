@@ -62,6 +62,14 @@ pub(super) struct SubscriptionChange {
 }
 
 impl Extra {
+    /// Whether a request of this number waits for its answer.
+    pub(super) fn awaits(&self, number: u32) -> bool {
+        let single = [&self.verify, &self.publish];
+        single.into_iter().flatten().any(|pending| pending.request == number)
+            || self.join.as_ref().is_some_and(|join| join.request == number)
+            || self.commands.iter().any(|(request, _)| *request == number)
+    }
+
     /// Whether it can be given back: nothing in it differs from a new one.
     pub(super) fn is_idle(&self, now_mono_ms: u64) -> bool {
         self.handshake_refusal.is_none()

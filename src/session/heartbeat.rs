@@ -26,8 +26,10 @@ impl Session {
             // Late by whole intervals: one ping, and the phase stays.
             let late = (now_ms - self.next_ping_ms) / interval_ms;
             self.next_ping_ms += (late + 1) * interval_ms;
-            out.frame(|bytes| encode::ping(bytes, &[]));
-            out.reply(&Reply::Ping, context);
+            if !self.ping_engine_io(out) {
+                out.frame(|bytes| encode::ping(bytes, &[]));
+                out.reply(&Reply::Ping, context);
+            }
         }
     }
 

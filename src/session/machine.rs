@@ -1,7 +1,9 @@
 //! The session itself: its state, the dispatch of inputs, and its endings.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::engine_io::EngineIo;
 use super::extra::{Extra, SubscriptionChange};
 use super::{CONTROL_FRAMES_PER_SECOND, Context, DEFERRED_MAX, Input, Output, Outputs, Settings};
 use crate::auth::{Identity, Mode, TokenError};
@@ -23,6 +25,8 @@ pub struct Session {
     /// `None`: not authenticated yet (or an echo connection).
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) extra: Option<Box<Extra>>,
+    /// `None`: it is no Engine.IO session.
+    pub(super) engine_io: Option<Box<EngineIo>>,
     /// Distinct patterns held, in the order in which they were joined.
     pub(super) patterns: Vec<Pattern>,
     pub(super) nonce: u64,
@@ -30,11 +34,11 @@ pub struct Session {
     pub(super) deadline_ms: u64,
     pub(super) last_seen_ms: u64,
     pub(super) next_ping_ms: u64,
-    /// 0: none yet.
-    pub(super) last_pong_unix_ms: u64,
     pub(super) messages: TokenBucket,
     pub(super) control_frames: TokenBucket,
-    pub(super) requests: u32,
+    // The low half of Unix milliseconds; 0: none yet.
+    last_pong_low: u32,
+    requests: u16,
     pub(super) expiry_warned: bool,
     closed: bool,
 }
@@ -46,22 +50,7 @@ impl Session {
     /// handshake's token came to (`Ok(None)`: there was none).
     #[must_use]
     pub fn new(nonce: u64, identity: Result<Option<Arc<Identity>>, TokenError>, now: Now, settings: &Settings) -> Self {
-        let mut session = Self {
-            identity: None,
-            extra: None,
-            patterns: Vec::new(),
-            nonce,
-            connected_unix_ms: now.unix_ms,
-            deadline_ms: now.mono_ms,
-            last_seen_ms: now.mono_ms,
-            next_ping_ms: now.mono_ms + 1 + nonce % settings.heartbeat_interval_ms.max(1),
-            last_pong_unix_ms: 0,
-            messages: TokenBucket::full(settings.limits.messages_per_second, now.mono_ms),
-            control_frames: TokenBucket::full(CONTROL_FRAMES_PER_SECOND, now.mono_ms),
-            requests: 0,
-            expiry_warned: false,
-            closed: false,
-        };
+        let mut session = Self::bare(nonce, now, settings);
         if settings.dialect == Dialect::Echo {
             return session;
         }
@@ -74,6 +63,27 @@ impl Session {
             (_, Err(refusal)) => session.extra().handshake_refusal = Some(refusal),
         }
         session
+    }
+
+    // Nobody's yet.
+    pub(super) fn bare(nonce: u64, now: Now, settings: &Settings) -> Self {
+        Self {
+            identity: None,
+            extra: None,
+            engine_io: None,
+            patterns: Vec::new(),
+            nonce,
+            connected_unix_ms: now.unix_ms,
+            deadline_ms: now.mono_ms,
+            last_seen_ms: now.mono_ms,
+            next_ping_ms: now.mono_ms + 1 + nonce % settings.heartbeat_interval_ms.max(1),
+            messages: TokenBucket::full(settings.limits.messages_per_second, now.mono_ms),
+            control_frames: TokenBucket::full(CONTROL_FRAMES_PER_SECOND, now.mono_ms),
+            last_pong_low: 0,
+            requests: 0,
+            expiry_warned: false,
+            closed: false,
+        }
     }
 
     /// Takes one input and appends what follows from it.
@@ -94,6 +104,8 @@ impl Session {
             Input::Responded { request, outcome } => self.responded(request, outcome, context, out),
             Input::Timer => self.timer(context, out),
             Input::End(ending) => self.end(ending, out),
+            // Who is not connected yet has nothing to be told of.
+            Input::GoingAway { .. } if self.is_connecting() => {}
             Input::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,
@@ -165,13 +177,16 @@ impl Session {
         (last_ms <= now.mono_ms && last_unix_ms > self.connected_unix_ms).then_some(last_unix_ms)
     }
 
-    /// When a pong (frame or message) last came, Unix milliseconds.
+    /// When a pong (frame, packet or message) last came, Unix milliseconds. (One that is older than 49 days seems
+    /// younger; by then the session is over.)
     #[must_use]
-    pub const fn last_pong_ms(&self) -> Option<u64> {
-        match self.last_pong_unix_ms {
-            0 => None,
-            ms => Some(ms),
-        }
+    pub fn last_pong_ms(&self, now: Now) -> Option<u64> {
+        let ago_ms = low(now.unix_ms).wrapping_sub(self.last_pong_low);
+        (self.last_pong_low != 0).then(|| now.unix_ms.saturating_sub(ago_ms.into()))
+    }
+
+    pub(super) fn note_pong(&mut self, now: Now) {
+        self.last_pong_low = low(now.unix_ms).max(1);
     }
 
     /// Whether [`Output::Close`] was given.
@@ -184,20 +199,26 @@ impl Session {
         self.extra.get_or_insert_default()
     }
 
-    pub(super) const fn next_request(&mut self) -> u32 {
-        self.requests = self.requests.wrapping_add(1);
-        self.requests
+    /// A number for a request that waits for an answer: none of those that wait has it.
+    pub(super) fn next_request(&mut self) -> u32 {
+        loop {
+            self.requests = self.requests.wrapping_add(1);
+            let number = self.requests.into();
+            if self.extra.as_ref().is_none_or(|extra| !extra.awaits(number)) {
+                return number;
+            }
+        }
     }
 
     /// Ends the session from this side, with a Close frame unless there is nobody to read it.
     pub(super) fn end(&mut self, ending: Disconnect, out: &mut Outputs) {
-        if ending != Disconnect::Lost {
+        if !self.say_end(ending, out) && ending != Disconnect::Lost {
             out.frame(|bytes| encode::close(bytes, ending));
         }
         self.close(ending, out);
     }
 
-    fn close(&mut self, ending: Disconnect, out: &mut Outputs) {
+    pub(super) fn close(&mut self, ending: Disconnect, out: &mut Outputs) {
         self.closed = true;
         self.extra = None;
         out.list.push(Output::Close(ending));
@@ -226,7 +247,7 @@ impl Session {
                 }
             }
             wire::Message::Pong(_) => {
-                self.last_pong_unix_ms = context.now.unix_ms;
+                self.note_pong(context.now);
                 self.control_frame(context, out);
             }
             wire::Message::Text(text) if context.settings.dialect == Dialect::Echo => {
@@ -235,13 +256,14 @@ impl Session {
             wire::Message::Binary(payload) if context.settings.dialect == Dialect::Echo => {
                 out.frame(|bytes| encode::binary(bytes, payload));
             }
-            wire::Message::Binary(_) => self.end(Disconnect::Unsupported, out),
+            wire::Message::Binary(_) => self.attachment(context, out),
+            wire::Message::Text(text) if self.engine_io.is_some() => self.packet(text, context, scratch, out),
             wire::Message::Text(text) => self.text(text, context, scratch, out),
         }
     }
 
     // Counts a ping or pong frame; `false`: it was one too many, and the session is over.
-    fn control_frame(&mut self, context: &Context<'_>, out: &mut Outputs) -> bool {
+    pub(super) fn control_frame(&mut self, context: &Context<'_>, out: &mut Outputs) -> bool {
         if context.settings.dialect == Dialect::Echo {
             return true;
         }
@@ -264,7 +286,7 @@ impl Session {
     }
 
     // The messages' bucket is empty: nothing is done, but a command gets its answer.
-    fn refuse_unread(
+    pub(super) fn refuse_unread(
         &mut self,
         text: &str,
         wait_ms: u32,
@@ -272,17 +294,26 @@ impl Session {
         scratch: &mut Scratch,
         out: &mut Outputs,
     ) {
-        let now_ms = context.now.mono_ms;
-        let command = context.settings.dialect.command_id(text, scratch);
-        let refusals = &mut self.extra().refusals;
-        let abuse = refusals.count(now_ms);
-        out.refused_messages += 1;
-        if let Some(id) = &command {
-            out.rate_limited_command(id, wait_ms, context);
-        } else {
-            refusals.add_untold();
-            self.report_refusals(context, out);
+        match context.settings.dialect.command_id(text, scratch) {
+            Some(id) => {
+                let abuse = self.extra().refusals.count(context.now.mono_ms);
+                out.refused_messages += 1;
+                out.rate_limited_command(&id, wait_ms, context);
+                if abuse {
+                    self.end(Disconnect::RateLimitAbuse, out);
+                }
+            }
+            None => self.refuse(context, out),
         }
+    }
+
+    /// Counts a message that came too fast and was not looked at.
+    pub(super) fn refuse(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        let refusals = &mut self.extra().refusals;
+        let abuse = refusals.count(context.now.mono_ms);
+        refusals.add_untold();
+        out.refused_messages += 1;
+        self.report_refusals(context, out);
         if abuse {
             self.end(Disconnect::RateLimitAbuse, out);
         }
@@ -303,7 +334,7 @@ impl Session {
         }
     }
 
-    fn message(&mut self, message: ClientMessage<'_>, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn message(&mut self, message: ClientMessage<'_>, context: &Context<'_>, out: &mut Outputs) {
         if self.identity.is_none() && !open_to_all(Some(message.message_type())) {
             return match message {
                 ClientMessage::Command { id, .. } => {
@@ -346,12 +377,12 @@ impl Session {
                 data,
             } => self.publish(echo, channel, &event, data, context, out),
             ClientMessage::Ping { echo } => out.reply(&Reply::Pong { echo: &echo }, context),
-            ClientMessage::Pong => self.last_pong_unix_ms = context.now.unix_ms,
+            ClientMessage::Pong => self.note_pong(context.now),
             ClientMessage::GetStatus { echo } => self.status(&echo, context, out),
         }
     }
 
-    fn malformed(&mut self, malformed: &Malformed, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn malformed(&mut self, malformed: &Malformed, context: &Context<'_>, out: &mut Outputs) {
         let Malformed {
             code,
             message,
@@ -379,6 +410,14 @@ impl Session {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "only differences of less than 49 days are looked at"
+)]
+const fn low(unix_ms: u64) -> u32 {
+    unix_ms as u32
+}
+
 const NOT_AUTHENTICATED: &str = "send `auth` with a token first";
 
 // What is served before authentication.
@@ -393,12 +432,20 @@ impl Outputs {
     /// Queues a reply, where the dialect has it.
     pub(super) fn reply(&mut self, reply: &Reply<'_>, context: &Context<'_>) {
         let dialect = &context.settings.dialect;
-        if let Some(range) = dialect.encode_reply(reply, context.now.unix_ms, &mut self.bytes) {
-            self.list.push(Output::Reply {
+        let now_unix_ms = context.now.unix_ms;
+        let answer = dialect.encode_reply(reply, now_unix_ms, &mut self.bytes);
+        let acknowledgement = dialect.encode_acknowledgement(reply, now_unix_ms, &mut self.bytes);
+        self.list
+            .extend(answer.into_iter().chain(acknowledgement).map(|range| Output::Reply {
                 start: range.start,
                 end: range.end,
-            });
-        }
+            }));
+    }
+
+    /// Queues the frame that `append` appends and finds.
+    pub(super) fn range(&mut self, append: impl FnOnce(&mut Vec<u8>) -> Range<usize>) {
+        let Range { start, end } = append(&mut self.bytes);
+        self.list.push(Output::Reply { start, end });
     }
 
     /// Queues an `error`.

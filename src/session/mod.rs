@@ -15,6 +15,7 @@
 //! passed (earlier does no harm).
 
 mod authentication;
+mod engine_io;
 mod extra;
 mod heartbeat;
 mod machine;
@@ -23,6 +24,7 @@ mod requests;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub mod transport;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ use crate::message::{ErrorCode, RequestId};
 use crate::time::Now;
 use crate::wire;
 
+pub use engine_io::Opening;
 pub use machine::Session;
 
 /// Commands of one connection that may wait for their answers at a time; one more is `RATE_LIMITED`.
@@ -244,8 +247,9 @@ pub struct Settings {
     pub auth_timeout_ms: u64,
     /// How long before its end a token's owner is warned.
     pub expiry_warning_ms: u64,
-    /// Between the server's pings.
+    /// Between the server's pings (or, of Engine.IO 3, the client's).
     pub heartbeat_interval_ms: u64,
-    /// Without any frame for so long, the connection is closed.
+    /// Without any frame or packet for so long, the connection is closed. Of Engine.IO the interval and the time that
+    /// the answer to a ping may take together.
     pub heartbeat_timeout_ms: u64,
 }

@@ -5,11 +5,15 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
 use super::outbox::Outbox;
 use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
+use crate::mailbox::polling::Refusal;
 use crate::session::Session;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Deflate};
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ impl Flags {
     pub(super) const PEER_CLOSED: u8 = 1 << 3;
     /// A loss has yet to be told: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
+    /// It has no socket to write to: what is queued leaves by polls ([`Extra::polling`]). Blocked: no GET waits.
+    pub(super) const POLLING: u8 = 1 << 7;
 
     pub(super) const fn has(self, bit: u8) -> bool {
         self.0 & bit != 0
@@ -103,6 +109,29 @@ pub(super) struct Extra {
     pub(super) held: Vec<u8>,
     /// Events that were dropped and not yet told.
     pub(super) gap: Option<Gap>,
+    /// The polls of an Engine.IO session.
+    pub(super) polling: Option<Box<Polling>>,
+}
+
+/// What carries a session that has no socket to write to.
+#[derive(Debug, Default)]
+pub(super) struct Polling {
+    /// Whoever answers the GET that waits.
+    pub(super) get: Option<oneshot::Sender<Bytes>>,
+    /// The POST that is not read to its end.
+    pub(super) post: Option<Post>,
+    /// When a socket that does not complete its probe is dropped. 0: there is none.
+    pub(super) probe_deadline_ms: u64,
+    /// What was agreed on compression with that socket.
+    pub(super) deflate: Option<Deflate>,
+}
+
+/// A POST's body, and how far it is read.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) body: Bytes,
+    pub(super) position: Option<usize>,
+    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// How many channels a `dropped` message names; the events of others are only counted.
@@ -139,5 +168,10 @@ impl Cold {
     /// Bytes of input held back.
     pub(super) fn held_bytes(&self) -> usize {
         self.extra.as_deref().map_or(0, |extra| extra.held.len())
+    }
+
+    /// The polls of an Engine.IO session that has some.
+    pub(super) fn polling(&mut self) -> Option<&mut Polling> {
+        self.extra.as_deref_mut()?.polling.as_deref_mut()
     }
 }

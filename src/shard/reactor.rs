@@ -15,17 +15,18 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 use super::Settings;
 use super::coalesce::Coalescer;
-use super::engine::{Action, Arrival, Engine};
+use super::engine::{Action, Arrival, Engine, PROBE_ANSWER};
 use super::flush::{self, Flusher, Outcome};
 use super::slab::Chunked;
 use crate::hub::{Broker, Doorbell, Inbox};
-use crate::mailbox::{Adopt, ConnectionId, Mailbox, Services};
+use crate::mailbox::polling::Upgrade;
+use crate::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
 use crate::stats::ShardStats;
 use crate::time::{Clock, Now};
 
@@ -163,6 +164,8 @@ impl Reactor {
         self.stats.turns.bump(1);
         self.take_messages(now);
         self.read_ready(now);
+        // The answer to a probe stands before anything that is written now.
+        self.carry_out(now);
         self.engine.retry_parked(now);
         let more_timers = self.engine.run_timers(TIMERS, now);
         self.tick(now);
@@ -172,8 +175,11 @@ impl Reactor {
     }
 
     fn timeout(&self, more_timers: bool) -> Option<Duration> {
-        let is_busy =
-            more_timers || !self.sockets.ready.is_empty() || self.engine.has_dirty() || !self.mailbox.is_empty();
+        let is_busy = more_timers
+            || !self.sockets.ready.is_empty()
+            || self.engine.has_dirty()
+            || self.engine.has_polls()
+            || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {
             return Some(Duration::ZERO);
         }
@@ -192,7 +198,9 @@ impl Reactor {
     fn take_messages(&mut self, now: Now) {
         for _ in 0..MESSAGES {
             let Some(message) = self.mailbox.pop() else { return };
-            if let Some(adopt) = self.engine.on_message(message, now) {
+            if let ShardMessage::Upgrade(upgrade) = message {
+                self.adopt_candidate(*upgrade, now);
+            } else if let Some(adopt) = self.engine.on_message(message, now) {
                 self.adopt(*adopt, now);
             }
         }
@@ -202,6 +210,21 @@ impl Reactor {
         let unread = std::mem::take(&mut adopt.unread);
         let (fd, arrival) = Arrival::split(adopt);
         let id = self.engine.adopt(arrival, now);
+        self.watch(id, fd, &unread, now);
+    }
+
+    /// A socket for a session that is polled.
+    fn adopt_candidate(&mut self, upgrade: Upgrade, now: Now) {
+        // Not wanted (any more): it closes.
+        if let Some(id) = self
+            .engine
+            .adopt_candidate(upgrade.to, &upgrade.secret, upgrade.deflate, now)
+        {
+            self.watch(id, upgrade.socket, &upgrade.unread, now);
+        }
+    }
+
+    fn watch(&mut self, id: ConnectionId, fd: OwnedFd, unread: &[u8], now: Now) {
         // The client may have spoken already; what it said comes before anything its socket has.
         for chunk in unread.chunks(READ_BYTES) {
             let input = &mut self.buffer[..chunk.len()];
@@ -216,6 +239,17 @@ impl Reactor {
         self.sockets.insert(id, fd);
         if let Err(error) = registered {
             tracing::warn!(%error, "a connection could not be watched");
+            self.engine.on_socket_error(id, now);
+        }
+    }
+
+    fn answer_probe(&mut self, id: ConnectionId, now: Now) {
+        let sent = self.sockets.fd(id).map(|fd| {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            rustix::net::send(fd, PROBE_ANSWER, flags)
+        });
+        // A socket that was never written to and takes no eight bytes is none.
+        if !matches!(sent, Some(Ok(bytes)) if bytes == PROBE_ANSWER.len()) {
             self.engine.on_socket_error(id, now);
         }
     }
@@ -293,6 +327,7 @@ impl Reactor {
         };
         self.flusher
             .flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
+        self.engine.serve_polls(now);
         self.is_behind = self.engine.has_dirty();
         // A burst that was cut off goes on at once.
         if delivered > 0 && !self.engine.is_pressed() {
@@ -316,7 +351,8 @@ impl Reactor {
                         self.engine.on_socket_error(id, now);
                     }
                 }
-                Action::Remove(id) => self.sockets.remove(id),
+                Action::Remove(id) | Action::Drop(id) => self.sockets.remove(id),
+                Action::AnswerProbe(id) => self.answer_probe(id, now),
             }
         }
     }

@@ -112,6 +112,37 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     start..out.len()
 }
 
+/// The first of several finished frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First<'f> {
+    /// Whether it is a text message, not compressed.
+    pub is_text: bool,
+    /// What it carries.
+    pub payload: &'f [u8],
+    /// Its length, header included.
+    pub bytes: usize,
+}
+
+/// Reads the header of a frame that was written here, for those who carry payloads in another way. `None`: the frame is
+/// not whole.
+#[must_use]
+pub fn first(frames: &[u8]) -> Option<First<'_>> {
+    let [first, length, ..] = *frames else { return None };
+    let (header, payload) = match length {
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)).ok()?,
+        ),
+        126 => (4, u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into()),
+        length => (2, length.into()),
+    };
+    Some(First {
+        is_text: first == 0x80 | Kind::Text as u8,
+        payload: frames.get(header..)?.get(..payload)?,
+        bytes: header + payload,
+    })
+}
+
 /// The kind and payload of one finished, uncompressed frame; `None` for anything else.
 pub(super) fn split(frame: &[u8]) -> Option<(Kind, &[u8])> {
     let [first, second, rest @ ..] = frame else { return None };

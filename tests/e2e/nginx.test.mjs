@@ -4,6 +4,8 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync, chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { io as io4 } from 'socket.io-client';
+import io2 from 'socket.io-client-2';
 import { Client, adminKey, directory, freePorts, gateway, root, start, token, until, within } from './harness.mjs';
 
 /** Replaces what must be there. */
@@ -116,6 +118,41 @@ test('several hundred clients share the Unix socket; each is told of a drain and
     assert.deepEqual(await within('the close', client.closed), { code: 1012, reason: 'gateway restarting' });
   }
   assert.deepEqual(await within('the end', server.ended), { code: 0, signal: null });
+});
+
+test('Socket.IO through nginx: polling, the upgrade, and a session that stays polling; no log shows a token or a session', async (t) => {
+  const { server, url, tls, log } = await behindNginx(t);
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const base = url.replace('wss:', 'https:').replace('/ws', '');
+  const all = [[io4, { auth: { token: jwt } }], [io2, { query: { token: jwt } }]].flatMap(([io, withToken]) =>
+    [{}, { transports: ['websocket'] }, { transports: ['polling'] }].map((options) => {
+      const socket = io(base, { forceNew: true, ...tls, ...options, ...withToken });
+      t.after(() => socket.disconnect());
+      const client = { socket, heard: [], carrier: options.transports?.[0] ?? 'websocket' };
+      socket.on('connected', () => socket.emit('subscribe', { channels: ['grid.*'] }));
+      socket.on('subscribed', () => { client.subscribed = true; });
+      socket.on('tick', ({ data }) => client.heard.push(data));
+      return client;
+    }));
+  for (const client of all) {
+    await until('subscribed', () => client.subscribed);
+    await until('the transport', () => client.socket.io.engine.transport.name === client.carrier);
+  }
+  for (let n = 0; n < 300; n++) {
+    assert.equal((await server.admin('POST', '/api/publish', { channel: 'grid.a.b', event: 'tick', data: n })).status, 200);
+  }
+  for (const client of all) {
+    await until('the last event', () => client.heard.at(-1) === 299);
+    assert.deepEqual(client.heard, Array.from({ length: 300 }, (_, n) => n));
+  }
+  const { body } = await server.admin('GET', '/api/websocket/clients?user=4');
+  assert.deepEqual(body.clients.map(({ address, transport }) => [address, transport]).sort(),
+    all.map(({ carrier }) => ['127.0.0.1', carrier]).sort());
+  const sids = all.map((client) => client.socket.io.engine.id);
+  await until('the access log', () => log('access.log').includes('/socket.io/?[redacted]'));
+  for (const text of [log('access.log'), log('error.log'), server.err()]) {
+    for (const hidden of [jwt, ...sids]) assert.ok(!text.includes(hidden), 'a log shows a secret');
+  }
 });
 
 test('the admin API is behind /api/, with its key; everything else is not found', async (t) => {

@@ -117,7 +117,12 @@ test('anonymous clients of /ws/market get the market and nothing else by default
     ...market,
   );
   const timestamp = '2025-11-24T10:30:00Z';
-  for (const { channel, event, data } of market) assert.deepEqual(await client.next(), { type: event, channel, data, timestamp });
+  for (const { channel, event, data } of market) {
+    const { offset, ...message } = await client.next();
+    assert.deepEqual(message, { type: event, channel, data, timestamp });
+    // Trades keep a history.
+    assert.equal(typeof offset, channel.endsWith('.trade') ? 'number' : 'undefined');
+  }
   client.send({ type: 'get_status', id: 1 });
   const [status] = await types(client, 'status');
   assert.deepEqual(status.subscriptions, ['market.*', 'system.status']);

@@ -31,6 +31,7 @@ impl World {
                 Action::Resume(_) => {}
                 Action::ShutDown(id) => self.peer_sees_the_end(id)?,
                 Action::Remove(id) => self.removed(id)?,
+                Action::Drop(id) | Action::AnswerProbe(id) => return Err(format!("{id:?} is no polling session")),
             }
         }
         for at in 0..self.clients.len() {

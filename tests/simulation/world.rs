@@ -176,6 +176,7 @@ impl World {
         let has_authenticated = matches!(identity, Ok(Some(_)));
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.rng.random(),

@@ -7,7 +7,7 @@ use super::check::Check;
 use crate::channel::Pattern;
 use crate::config::value::{Templates, choices};
 use crate::config::visit::{Section, Visitor};
-use crate::dialect::{Dialect, typed};
+use crate::dialect::{Dialect, socket_io, typed};
 
 /// `[[endpoint]]`.
 #[derive(Clone, Debug, Default)]
@@ -26,10 +26,11 @@ pub(in crate::config) struct Endpoint {
 pub(in crate::config) enum Name {
     Native,
     Typed,
+    SocketIo,
     Echo,
 }
 
-choices!(Name { "native" => Self::Native, "typed" => Self::Typed, "echo" => Self::Echo } not { "socket_io" });
+choices!(Name { "native" => Self::Native, "typed" => Self::Typed, "socket_io" => Self::SocketIo, "echo" => Self::Echo });
 choices!(typed::Timestamps { "utc" => Self::Utc, "naive" => Self::Naive });
 
 impl Endpoint {
@@ -54,6 +55,7 @@ impl Endpoint {
                 auto_subscribe: automatic.into(),
                 ..endpoint("/ws/market", Name::Typed)
             },
+            endpoint("/socket.io/", Name::SocketIo),
         ]
     }
 
@@ -62,6 +64,9 @@ impl Endpoint {
         Some(match self.dialect? {
             Name::Native => Dialect::Native,
             Name::Echo => Dialect::Echo,
+            Name::SocketIo => Dialect::SocketIo(socket_io::Settings {
+                timestamps: self.timestamps.unwrap_or_default(),
+            }),
             Name::Typed => {
                 let defaults = typed::Settings::default();
                 let types = self.subscription_types.as_ref().map(|Templates(types)| types.clone());
@@ -121,11 +126,17 @@ pub(super) fn check_endpoints(endpoints: &[Endpoint], check: &mut Check<'_>) {
 
 fn check_dialect(endpoint: &Endpoint, key: &dyn Fn(&str) -> String, check: &mut Check<'_>) {
     let Some(dialect) = endpoint.dialect else {
-        return check.refuse(&key("dialect"), "is missing: \"native\", \"typed\" or \"echo\"");
+        return check.refuse(
+            &key("dialect"),
+            "is missing: \"native\", \"typed\", \"socket_io\" or \"echo\"",
+        );
     };
+    if !matches!(dialect, Name::Typed | Name::SocketIo) {
+        let message = "has a meaning only with dialect = \"typed\" or \"socket_io\"";
+        check.require(endpoint.timestamps.is_none(), &key("timestamps"), message);
+    }
     if dialect != Name::Typed {
         let message = "has a meaning only with dialect = \"typed\"";
-        check.require(endpoint.timestamps.is_none(), &key("timestamps"), message);
         check.require(
             endpoint.subscription_types.is_none(),
             &key("subscription_types"),

@@ -112,6 +112,8 @@ impl Section for Compression {
 pub(in crate::config) struct Heartbeat {
     pub(in crate::config) interval: Duration,
     pub(in crate::config) timeout: Duration,
+    pub(in crate::config) engine_io_interval: Duration,
+    pub(in crate::config) engine_io_timeout: Duration,
 }
 
 impl Default for Heartbeat {
@@ -119,6 +121,8 @@ impl Default for Heartbeat {
         Self {
             interval: Duration::from_secs(30),
             timeout: Duration::from_secs(60),
+            engine_io_interval: Duration::from_secs(25),
+            engine_io_timeout: Duration::from_secs(20),
         }
     }
 }
@@ -127,14 +131,21 @@ impl Section for Heartbeat {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         visitor.value("interval", &mut self.interval);
         visitor.value("timeout", &mut self.timeout);
-        visitor.unsupported("engine_io_interval", "the Socket.IO dialect");
-        visitor.unsupported("engine_io_timeout", "the Socket.IO dialect");
+        visitor.value("engine_io_interval", &mut self.engine_io_interval);
+        visitor.value("engine_io_timeout", &mut self.engine_io_timeout);
     }
 }
 
 impl Heartbeat {
     pub(super) fn check(&self, check: &mut Check<'_>) {
-        check.require(!self.interval.is_zero(), "heartbeat.interval", "must be longer than 0s");
+        let times = [
+            ("heartbeat.interval", self.interval),
+            ("heartbeat.engine_io_interval", self.engine_io_interval),
+            ("heartbeat.engine_io_timeout", self.engine_io_timeout),
+        ];
+        for (key, time) in times {
+            check.require(!time.is_zero(), key, "must be longer than 0s");
+        }
         if self.timeout <= self.interval {
             let message = "heartbeat.timeout must be longer than heartbeat.interval";
             check.contradiction(["heartbeat.timeout", "heartbeat.interval"], message);

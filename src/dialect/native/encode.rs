@@ -94,7 +94,7 @@ pub(in crate::dialect) struct Writer<'o, S> {
 impl<S: Style> Writer<'_, S> {
     pub(in crate::dialect) fn reply(&mut self, reply: &Reply<'_>) {
         match *reply {
-            Reply::Connected { client_id } => {
+            Reply::Connected { client_id, .. } => {
                 self.begin_with("connected", None);
                 self.push(",\"client_id\":");
                 push_string(self.out, client_id);
@@ -203,12 +203,17 @@ impl<S: Style> Writer<'_, S> {
         self.push("{\"type\":\"");
         self.push(message_type);
         self.push("\"");
-        if let Some(id) = id {
-            self.push(",\"id\":");
-            match id {
-                RequestId::Text(text) => push_string(self.out, text),
-                RequestId::Number(number) => push_i128(self.out, *number),
+        match id {
+            Some(RequestId::Text(text) | RequestId::Acknowledgement { id: Some(text), .. }) => {
+                self.push(",\"id\":");
+                push_string(self.out, text);
             }
+            Some(RequestId::Number(number)) => {
+                self.push(",\"id\":");
+                push_i128(self.out, *number);
+            }
+            // An acknowledgement's number stands beside the message.
+            Some(RequestId::Acknowledgement { id: None, .. }) | None => {}
         }
     }
 

@@ -41,7 +41,31 @@ impl Select for Channels {
 
 /// Reads one message.
 pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
-    parse_with(text, scratch, &Channels)
+    parse_with(text, scratch, &Channels, None)
+}
+
+/// What is known of a message before its fields are read, where the dialect says it beside them.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dialect) struct Envelope {
+    /// What it is: a field `type` has no meaning then.
+    pub(in crate::dialect) message_type: MessageType,
+    /// The acknowledgement that the client waits for.
+    pub(in crate::dialect) acknowledgement: Option<u64>,
+}
+
+impl Envelope {
+    // The `id` that answers are tied to.
+    fn id(self, given: Option<RequestId>) -> Option<RequestId> {
+        let Some(number) = self.acknowledgement else {
+            return given;
+        };
+        let id = given.and_then(|id| match id {
+            RequestId::Text(text) => Some(text),
+            RequestId::Number(number) => Some(number.to_string().into()),
+            RequestId::Acknowledgement { id, .. } => id,
+        });
+        Some(RequestId::Acknowledgement { number, id })
+    }
 }
 
 /// Reads one message whose subscriptions are named as `select` reads them. Unknown fields are ignored, a client's
@@ -50,6 +74,7 @@ pub(in crate::dialect) fn parse_with<'t>(
     text: &'t str,
     scratch: &mut Scratch,
     select: &dyn Select,
+    envelope: Option<Envelope>,
 ) -> Result<ClientMessage<'t>, Malformed> {
     let malformed = |error: FieldError, id, message_type| Malformed {
         code: error.code,
@@ -57,15 +82,21 @@ pub(in crate::dialect) fn parse_with<'t>(
         echo: Echo::of_id(id),
         message_type,
     };
-    let mut fields = Fields::scan(text, scratch).map_err(|error| malformed(error, None, None))?;
+    let mut fields = Fields::scan(text, scratch).map_err(|error| {
+        let id = envelope.and_then(|envelope| envelope.id(None));
+        malformed(error, id, envelope.map(|envelope| envelope.message_type))
+    })?;
     // The id comes first, so that every other complaint can be tied to it.
     let (id, id_error) = match unambiguous_id(&mut fields) {
         Ok(id) => (id, None),
         Err(error) => (None, Some(error)),
     };
-    let message_type = match message_type(&mut fields) {
-        Ok(message_type) => message_type,
-        Err(error) => return Err(malformed(error, id, None)),
+    let (id, message_type) = match envelope {
+        Some(envelope) => (envelope.id(id), envelope.message_type),
+        None => match message_type(&mut fields) {
+            Ok(message_type) => (id, message_type),
+            Err(error) => return Err(malformed(error, id, None)),
+        },
     };
     if let Some(error) = id_error.or(fields.each_once().err()) {
         return Err(malformed(error, id, Some(message_type)));

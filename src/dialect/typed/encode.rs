@@ -23,17 +23,22 @@ pub(in crate::dialect) fn encode_reply(
         now_unix_ms,
         style: settings,
     };
+    write_reply(&mut writer, reply);
+    encode::finish(out, frame, Kind::Text)
+}
+
+/// Writes a reply as JSON, for every dialect that repeats a request's own fields.
+pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
-        Reply::Subscribed { echo, .. } => changed(&mut writer, "subscribed", echo, None),
+        Reply::Subscribed { echo, .. } => changed(writer, "subscribed", echo, None),
         Reply::Unsubscribed {
             echo,
             patterns,
             lost_permission,
             ..
-        } => changed(&mut writer, "unsubscribed", echo, lost_permission.then_some(patterns)),
+        } => changed(writer, "unsubscribed", echo, lost_permission.then_some(patterns)),
         _ => writer.reply(reply),
     }
-    encode::finish(out, frame, Kind::Text)
 }
 
 impl Style for Settings {
@@ -74,7 +79,7 @@ impl Settings {
 }
 
 // `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
-fn changed(writer: &mut Writer<'_, Settings>, message_type: &str, echo: &Echo, lost: Option<&[Pattern]>) {
+fn changed<S: Style>(writer: &mut Writer<'_, S>, message_type: &str, echo: &Echo, lost: Option<&[Pattern]>) {
     writer.begin_with(message_type, echo.id.as_ref());
     writer.push(&echo.members);
     if let Some(lost) = lost {

@@ -45,37 +45,60 @@ pub(in crate::dialect) fn encode_event(event: &Event, timestamps: Timestamps) ->
     let channel = event.channel.as_str();
     let mut out = Vec::with_capacity(AROUND + 3 * channel.len() + event.name.len() + event.data.len());
     let frame = encode::begin(&mut out);
-    out.extend_from_slice(b"{\"type\":");
-    push_string(&mut out, &public_name(event));
-    out.extend_from_slice(b",\"channel\":");
-    push_string(&mut out, channel);
-    out.extend_from_slice(b",\"data\":");
-    out.extend_from_slice(&event.data);
-    if let Some(count) = count_items(&event.data) {
-        out.extend_from_slice(b",\"count\":");
-        push_u64(&mut out, count as u64);
-    }
-    out.extend_from_slice(b",\"timestamp\":");
-    timestamps.push(event.timestamp_ms, &mut out);
-    if let Some(offset) = event.offset {
-        out.extend_from_slice(b",\"offset\":");
-        push_u64(&mut out, offset);
-    }
-    if let Some(user) = user(channel) {
-        out.extend_from_slice(b",\"user_id\":");
-        if is_safe_integer(user) {
-            out.extend_from_slice(user.as_bytes());
-        } else {
-            push_string(&mut out, user);
-        }
-    }
-    out.push(b'}');
+    push_message(
+        event,
+        &public_name(event),
+        count_items(&event.data),
+        timestamps,
+        &mut out,
+    );
     let range = encode::finish(&mut out, frame, Kind::Text);
     Bytes::from(out).slice(range)
 }
 
+/// Appends the event as JSON; `name` is its [`public_name`].
+pub(in crate::dialect) fn push_message(
+    event: &Event,
+    name: &str,
+    count: Option<usize>,
+    timestamps: Timestamps,
+    out: &mut Vec<u8>,
+) {
+    let channel = event.channel.as_str();
+    out.extend_from_slice(b"{\"type\":");
+    push_string(out, name);
+    out.extend_from_slice(b",\"channel\":");
+    push_string(out, channel);
+    out.extend_from_slice(b",\"data\":");
+    out.extend_from_slice(&event.data);
+    if let Some(count) = count {
+        out.extend_from_slice(b",\"count\":");
+        push_u64(out, count as u64);
+    }
+    out.extend_from_slice(b",\"timestamp\":");
+    timestamps.push(event.timestamp_ms, out);
+    if let Some(offset) = event.offset {
+        out.extend_from_slice(b",\"offset\":");
+        push_u64(out, offset);
+    }
+    if let Some(user) = user(channel) {
+        out.extend_from_slice(b",\"user_id\":");
+        push_user(user, out);
+    }
+    out.push(b'}');
+}
+
+/// Appends a user's name: as a number when it is one that every JSON parser reads exactly.
+pub(in crate::dialect) fn push_user(user: &str, out: &mut Vec<u8>) {
+    if is_safe_integer(user) {
+        out.extend_from_slice(user.as_bytes());
+    } else {
+        push_string(out, user);
+    }
+}
+
 /// The event's name, unless that is a control message's: then `<category>_<event>`.
-fn public_name(event: &Event) -> Cow<'_, str> {
+pub(in crate::dialect) fn public_name(event: &Event) -> Cow<'_, str> {
     let category = event.channel.as_str().split('.').next().unwrap_or_default();
     let mut name = Cow::Borrowed(&*event.name);
     // `connect_error` is one, too.

@@ -12,8 +12,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub(super) use encode::encode_reply;
-pub(super) use event::encode_event;
+pub(super) use encode::{encode_reply, write_reply};
+pub(super) use event::{encode_event, public_name, push_message, push_user};
 pub(super) use parse::parse;
 pub use template::{Template, TemplateError};
 
@@ -58,7 +58,7 @@ impl Default for Settings {
 
 impl Timestamps {
     /// Appends Unix milliseconds as a JSON string. Times beyond the year 9999 are written as its end.
-    fn push(self, unix_ms: u64, out: &mut Vec<u8>) {
+    pub(super) fn push(self, unix_ms: u64, out: &mut Vec<u8>) {
         use jiff::Timestamp;
         use jiff::fmt::temporal::DateTimePrinter;
 

@@ -13,7 +13,7 @@ pub(in crate::dialect) fn parse<'t>(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Result<ClientMessage<'t>, Malformed> {
-    parse_with(text, scratch, settings)
+    parse_with(text, scratch, settings, None)
 }
 
 /// The fields that an answer repeats, in this order.

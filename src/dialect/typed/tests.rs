@@ -150,7 +150,10 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
     let id = crate::message::RequestId::Number(1);
     let (code, message) = (ErrorCode::Internal, "m");
     for reply in [
-        Reply::Connected { client_id: "c" },
+        Reply::Connected {
+            client_id: "c",
+            user: None,
+        },
         Reply::AuthRefused {
             echo: &echo,
             code,

@@ -11,7 +11,7 @@ use crate::event::{Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::limits::Limits;
 use crate::message::{ErrorCode, RequestId};
-use crate::session::{CommandOutcome, Context, Input, Output, Outputs, Session, Settings};
+use crate::session::{CommandOutcome, Context, Input, Opening, Output, Outputs, Session, Settings};
 use crate::time::Now;
 
 /// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
@@ -101,13 +101,24 @@ pub(super) enum Seen {
 }
 
 impl Drive {
+    /// An Engine.IO session.
+    pub(super) fn engine_io(settings: Settings, tokens: Tokens, opening: Opening) -> Self {
+        let session = Session::engine_io(NONCE, opening, START, &settings);
+        Self::of(session, settings, tokens)
+    }
+
     pub(super) fn new(settings: Settings, tokens: Tokens, handshake: Option<&str>) -> Self {
         let identity = match handshake {
             None => Ok(None),
             Some(token) => verdict(&tokens, token).map(Some),
         };
+        let session = Session::new(NONCE, identity, START, &settings);
+        Self::of(session, settings, tokens)
+    }
+
+    fn of(session: Session, settings: Settings, tokens: Tokens) -> Self {
         let mut drive = Self {
-            session: Session::new(NONCE, identity, START, &settings),
+            session,
             settings,
             tokens,
             now: START,

@@ -5,7 +5,8 @@
 //! ```text
 //! # comment
 //! % auth required|optional|off            settings and tokens, before `open`
-//! % dialect echo|typed [naive]
+//! % dialect echo|typed|socket_io [naive]
+//! % engine_io 3|4 poll|websocket [token]   how the session is opened; `open` stands alone then
 //! % types <name>=<template> ..             of the typed dialect, in place of the default ones
 //! % auto <patterns>                        joined by commas
 //! % limit <field of Limits> <number>
@@ -16,7 +17,7 @@
 //! > text                                  the client sends a text message; `>*3 text` three times, `$n` counts from 1
 //! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
 //! + verified|joined|published [offset]    the shard answers what was asked for
-//! + respond <id> success|failure <json>   ... a command, too: or `refused <CODE> <message>`
+//! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
 //! + event <channel> <name> <data>          somebody publishes now: it comes if one of the patterns held matches it
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
 //! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
@@ -37,10 +38,11 @@ use std::sync::Arc;
 use super::drive::{Drive, START, Seen, Tokens, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
 use crate::channel::Pattern;
-use crate::dialect::{Dialect, typed};
+use crate::dialect::engine_io::Revision;
+use crate::dialect::{Dialect, socket_io, typed};
 use crate::disconnect::Disconnect;
 use crate::message::{ErrorCode, RequestId};
-use crate::session::{CommandOutcome, Input, Settings};
+use crate::session::{CommandOutcome, Input, Opening, Settings};
 use crate::wire;
 
 fn folder() -> PathBuf {
@@ -48,7 +50,7 @@ fn folder() -> PathBuf {
 }
 
 fn files() -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = ["native", "typed", "echo"]
+    let mut files: Vec<PathBuf> = ["native", "typed", "socket_io", "echo"]
         .into_iter()
         .flat_map(|dialect| std::fs::read_dir(folder().join(dialect)).expect("the transcripts are there"))
         .map(|entry| entry.unwrap().path())
@@ -119,6 +121,7 @@ fn every_code_message_and_ending_has_a_transcript() {
 #[derive(Default)]
 struct Runner {
     settings: Option<Settings>,
+    opening: Option<Opening>,
     tokens: Tokens,
     drive: Option<Drive>,
 }
@@ -148,7 +151,10 @@ impl Runner {
         if head == "open" {
             let token = Some(rest).filter(|token| !token.is_empty());
             let settings = self.settings.take().expect("opened once");
-            self.drive = Some(Drive::new(settings, self.tokens.clone(), token));
+            self.drive = Some(match self.opening.take() {
+                Some(opening) => Drive::engine_io(settings, self.tokens.clone(), opening),
+                None => Drive::new(settings, self.tokens.clone(), token),
+            });
         } else {
             let drive = self.drive.as_mut().unwrap_or_else(|| panic!("{place}: not open"));
             step(drive, head, rest, place, got);
@@ -176,6 +182,10 @@ impl Runner {
             "dialect" => {
                 settings.dialect = match words[1..] {
                     ["echo"] => Dialect::Echo,
+                    ["socket_io"] => Dialect::SocketIo(socket_io::Settings::default()),
+                    ["socket_io", "naive"] => Dialect::SocketIo(socket_io::Settings {
+                        timestamps: typed::Timestamps::Naive,
+                    }),
                     ["typed"] => typed(typed::Settings::default()),
                     ["typed", "naive"] => typed(typed::Settings {
                         timestamps: typed::Timestamps::Naive,
@@ -183,6 +193,16 @@ impl Runner {
                     }),
                     _ => panic!("{place}: {rest}"),
                 }
+            }
+            "engine_io" => {
+                // As the configuration does: 25 s between pings, 20 s for the answer.
+                (settings.heartbeat_interval_ms, settings.heartbeat_timeout_ms) = (25_000, 45_000);
+                self.opening = Some(Opening {
+                    revision: Revision::parse(words[1]).unwrap_or_else(|| panic!("{place}: {rest}")),
+                    by_poll: words[2] == "poll",
+                    secret: *b"0123456789abcdef",
+                    token: words.get(3).map(|&token| token.into()),
+                });
             }
             "types" => {
                 let template = |word: &&str| {
@@ -330,9 +350,13 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
             drive.input(Input::End(*ending.unwrap_or_else(|| panic!("{place}: {rest}"))));
         }
         "respond" => {
-            let id = words[1]
-                .parse()
-                .map_or_else(|_| RequestId::Text(words[1].into()), RequestId::Number);
+            let id = match words[1].strip_prefix("ack:").map(|number| number.split_once(':')) {
+                Some(Some((number, id))) => acknowledgement(number, Some(id)),
+                Some(None) => acknowledgement(&words[1][4..], None),
+                None => words[1]
+                    .parse()
+                    .map_or_else(|_| RequestId::Text(words[1].into()), RequestId::Number),
+            };
             let outcome = match words[2] {
                 "success" => CommandOutcome::Success {
                     data: words[3..].join(" ").into(),
@@ -349,6 +373,13 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
             drive.answer_command(&id, outcome);
         }
         other => panic!("{place}: {other}"),
+    }
+}
+
+fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
+    RequestId::Acknowledgement {
+        number: number.parse().unwrap(),
+        id: id.map(Into::into),
     }
 }
 

@@ -43,6 +43,10 @@ impl Engine {
     fn expire(&mut self, slot: u32, now: Now) {
         let Some(cold) = &self.cold[slot] else { return };
         let is_past = |deadline_ms: u64| deadline_ms != 0 && deadline_ms <= now.mono_ms;
+        if is_past(self.probe_deadline_ms(slot)) {
+            self.abandon_candidate(slot);
+            return self.arm(slot);
+        }
         if self.hot[slot].stage != Stage::Open {
             if is_past(cold.deadline_ms) {
                 return self.remove(slot);
@@ -59,10 +63,11 @@ impl Engine {
     /// Sets the connection's timer to its nearest deadline.
     pub(super) fn arm(&mut self, slot: u32) {
         let Some(cold) = &self.cold[slot] else { return };
-        let own = match cold.deadline_ms {
+        let or_never = |deadline_ms| match deadline_ms {
             0 => u64::MAX,
             deadline_ms => deadline_ms,
         };
+        let own = or_never(cold.deadline_ms).min(or_never(self.probe_deadline_ms(slot)));
         let nearest = if self.hot[slot].stage == Stage::Open {
             own.min(cold.session.next_deadline_ms())
         } else {
@@ -86,9 +91,10 @@ impl Engine {
         if let Some(cold) = &mut self.cold[slot] {
             cold.deadline_ms = now.mono_ms + u64::from(self.settings.closing_ms);
         }
-        if ending == Disconnect::Lost {
+        if ending == Disconnect::Lost || self.end_polls(slot, ending) {
             return self.remove(slot);
         }
+        let hot = &self.hot[slot];
         if hot.outbox.is_empty() {
             self.finish_flush(slot);
         }
@@ -101,7 +107,7 @@ impl Engine {
 
     /// All that was queued is written.
     pub(super) fn finish_flush(&mut self, slot: u32) {
-        if self.hot[slot].flags.has(Flags::PEER_CLOSED) {
+        if self.hot[slot].flags.has(Flags::PEER_CLOSED | Flags::POLLING) {
             return self.remove(slot);
         }
         self.hot[slot].stage = Stage::Lingering;
@@ -128,17 +134,11 @@ impl Engine {
         self.outgoing.event_bytes -= u64::from(hot.outbox.event_bytes());
         hot.outbox.clear(&mut self.outgoing.pool);
         hot.stage = Stage::Vacant;
+        self.stats.polling.add(-i64::from(hot.flags.has(Flags::POLLING)));
         hot.flags = Flags::default();
         hot.generation = hot.generation.wrapping_add(1).max(1);
-        let endpoint = &mut self.endpoints[usize::from(hot.endpoint)];
-        endpoint.connections -= 1;
-        if endpoint.connections == 0
-            && let Some(form) = endpoint.form
-        {
-            self.inbox.need(form, -1);
-        }
-        let deflated = endpoint.deflate.is_some();
-        self.stats.deflate_connections.add(-i64::from(deflated));
+        let endpoint = hot.endpoint;
+        self.leave_endpoint(endpoint);
         self.timers.cancel(slot);
         self.cold[slot] = None;
         self.connections -= 1;

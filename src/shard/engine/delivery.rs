@@ -185,7 +185,7 @@ impl Engine {
     pub fn next_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(slot) = self.outgoing.dirty.pop_front() {
             let flags = &mut self.hot[slot].flags;
-            if flags.has(Flags::DIRTY) {
+            if flags.has(Flags::DIRTY) && !flags.has(Flags::POLLING) {
                 flags.clear(Flags::DIRTY);
                 return Some(self.id(slot));
             }
@@ -268,7 +268,8 @@ impl Engine {
     pub fn writable(&mut self, id: ConnectionId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
         let hot = &mut self.hot[slot];
-        if !hot.flags.has(Flags::BLOCKED) {
+        // What waits for a poll does not wait for a socket that is only being probed.
+        if !hot.flags.has(Flags::BLOCKED) || hot.flags.has(Flags::POLLING) {
             return false;
         }
         hot.flags.clear(Flags::BLOCKED);
@@ -314,7 +315,11 @@ impl Outgoing {
     pub(super) fn mark_dirty(&mut self, slot: u32, hot: &mut Hot) {
         if !hot.flags.has(Flags::DIRTY | Flags::BLOCKED) {
             hot.flags.set(Flags::DIRTY);
-            self.dirty.push_back(slot);
+            if hot.flags.has(Flags::POLLING) {
+                self.polls.push_back(slot);
+            } else {
+                self.dirty.push_back(slot);
+            }
         }
     }
 

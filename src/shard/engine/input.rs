@@ -31,16 +31,26 @@ impl Engine {
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
         self.stats.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.slot(id) else { return };
-        if self.hot[slot].stage == Stage::Open {
-            self.feed(slot, input, now);
-        } else {
+        self.on_input(slot, input, now);
+    }
+
+    pub(super) fn on_input(&mut self, slot: u32, input: &mut [u8], now: Now) {
+        if self.hot[slot].stage != Stage::Open {
             self.discard(slot, input.len());
+        } else if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_candidate(slot, input, now);
+        } else {
+            self.feed(slot, input, now);
         }
     }
 
     /// The peer closed its side.
     pub fn on_end_of_input(&mut self, id: ConnectionId, now: Now) {
         let Some(slot) = self.slot(id) else { return };
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            // The socket was a session's second way out.
+            return self.abandon_candidate(slot);
+        }
         self.hot[slot].flags.set(Flags::PEER_CLOSED);
         match self.hot[slot].stage {
             Stage::Open => self.tell(slot, Input::Lost, now),
@@ -52,7 +62,9 @@ impl Engine {
     /// The socket failed: nothing can be read or written any more.
     pub fn on_socket_error(&mut self, id: ConnectionId, now: Now) {
         self.on_end_of_input(id, now);
-        if let Some(slot) = self.slot(id) {
+        if let Some(slot) = self.slot(id)
+            && !self.hot[slot].flags.has(Flags::POLLING)
+        {
             self.remove(slot);
         }
     }
@@ -62,6 +74,10 @@ impl Engine {
     pub fn on_message(&mut self, message: ShardMessage, now: Now) -> Option<Box<Adopt>> {
         match message {
             ShardMessage::Adopt(adopt) => return Some(adopt),
+            ShardMessage::Open(open) => self.open_session(*open, now),
+            ShardMessage::Poll(poll) => self.on_poll(poll, now),
+            // The driver's, who calls [`Engine::adopt_candidate`]; without one the socket closes.
+            ShardMessage::Upgrade(_) => {}
             ShardMessage::Verified { to, request, outcome } => {
                 if let Some(slot) = self.open(to) {
                     let outcome = outcome.and_then(|identity| {
@@ -198,7 +214,7 @@ impl Engine {
     // No message is taken while the answers to those before it fill half of what may be pending: until they were
     // offered to the socket nobody knows whether the client reads them. An echo waits until it has read them; whoever
     // else asks on without reading meets the bound.
-    fn takes_input(&self, slot: u32) -> bool {
+    pub(super) fn takes_input(&self, slot: u32) -> bool {
         let hot = &self.hot[slot];
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let waits = (endpoint.is_echo() || !hot.flags.has(Flags::BLOCKED))
@@ -221,9 +237,13 @@ impl Engine {
             return;
         }
         self.hot[slot].flags.clear(Flags::PAUSED);
-        let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
-        let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
-        self.feed(slot, &mut held, now);
+        if self.hot[slot].flags.has(Flags::POLLING) {
+            self.feed_post(slot, now);
+        } else {
+            let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
+            let mut held = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.held));
+            self.feed(slot, &mut held, now);
+        }
         if self.hot[slot].stage == Stage::Open && !self.hot[slot].flags.has(Flags::PAUSED) {
             let id = self.id(slot);
             self.actions.push_back(Action::Resume(id));

@@ -19,7 +19,8 @@
 //!
 //! * for each [`Engine::next_dirty`]: [`Engine::pending`], write, [`Engine::sent`], until it is
 //!   [`Sent::Drained`] or the socket takes no more ([`Engine::blocked`], later [`Engine::writable`]);
-//! * each [`Engine::next_action`] is carried out;
+//! * [`Engine::serve_polls`] answers the polls of sessions without a socket;
+//! * each [`Engine::next_action`] is carried out, before anything is written: one of them must come first on its socket;
 //! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
@@ -29,6 +30,7 @@ mod closing;
 mod delivery;
 mod drain;
 mod input;
+mod polling;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -64,6 +66,8 @@ pub use delivery::Sent;
 pub struct Arrival {
     /// The endpoint's settings.
     pub settings: Arc<session::Settings>,
+    /// How it was opened; see [`Adopt::engine_io`].
+    pub engine_io: Option<session::Opening>,
     /// Who it is; see [`Adopt::identity`].
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
     /// The client's address.
@@ -85,7 +89,15 @@ pub enum Action {
     ShutDown(ConnectionId),
     /// The connection is gone: close the socket. Its name is stale already.
     Remove(ConnectionId),
+    /// Close the socket; the connection lives on without one.
+    Drop(ConnectionId),
+    /// Write [`PROBE_ANSWER`] to the socket at once: nothing was written to it before, and nothing else may be before
+    /// that.
+    AnswerProbe(ConnectionId),
 }
+
+/// The frame that answers a probe.
+pub const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 
 /// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
 const ENVELOPE_BYTES_MAX: u32 = 2048;
@@ -136,6 +148,8 @@ struct Parked {
 struct Outgoing {
     pool: Pool,
     dirty: VecDeque<u32>,
+    // The same, of connections that are polled.
+    polls: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
     // An outbox that is not blocked is half full.
@@ -176,6 +190,7 @@ pub struct Engine {
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
+    poll_scratch: Vec<u8>,
 }
 
 impl Engine {
@@ -217,6 +232,7 @@ impl Engine {
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
+            poll_scratch: Vec::new(),
         }
     }
 
@@ -224,6 +240,7 @@ impl Engine {
     pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
         let Arrival {
             settings,
+            engine_io,
             identity,
             address,
             nonce,
@@ -251,14 +268,16 @@ impl Engine {
             stage: Stage::Open,
             ..Hot::default()
         };
-        let decoder = Decoder::new(settings.limits.message_bytes);
+        if engine_io.as_ref().is_some_and(|opening| opening.by_poll) {
+            hot.flags.set(Flags::POLLING | Flags::BLOCKED);
+            self.stats.polling.add(1);
+        }
         self.cold[slot] = Some(Cold {
-            decoder: if deflate.is_some() {
-                decoder.with_deflate()
-            } else {
-                decoder
+            decoder: decoder(&settings, deflate),
+            session: match engine_io {
+                Some(opening) => Session::engine_io(id.public_bits(), opening, now, &settings),
+                None => Session::new(id.public_bits(), identity, now, &settings),
             },
-            session: Session::new(id.public_bits(), identity, now, &settings),
             permit,
             extra: None,
             address,
@@ -269,7 +288,6 @@ impl Engine {
         self.connections += 1;
         self.stats.connections.add(1);
         self.stats.connections_total.bump(1);
-        self.stats.deflate_connections.add(deflate.is_some().into());
         self.handle(slot, Input::Opened, now);
         self.carry_out(slot, now);
         if self.drain.is_some() {
@@ -394,7 +412,21 @@ impl Engine {
         {
             self.inbox.need(form, 1);
         }
+        self.stats.deflate_connections.add(deflate.is_some().into());
         u16::try_from(place).expect("fewer than 65,536 endpoints")
+    }
+
+    /// One connection less of an endpoint.
+    fn leave_endpoint(&mut self, place: u16) {
+        let endpoint = &mut self.endpoints[usize::from(place)];
+        endpoint.connections -= 1;
+        if endpoint.connections == 0
+            && let Some(form) = endpoint.form
+        {
+            self.inbox.need(form, -1);
+        }
+        let deflated = endpoint.deflate.is_some();
+        self.stats.deflate_connections.add(-i64::from(deflated));
     }
 
     /// Hands an input to a session; its outputs wait for [`Engine::carry_out`].
@@ -425,6 +457,7 @@ impl Arrival {
     pub fn split(adopt: Adopt) -> (OwnedFd, Self) {
         let arrival = Self {
             settings: adopt.settings,
+            engine_io: adopt.engine_io,
             identity: adopt.identity,
             address: adopt.address,
             nonce: adopt.nonce,
@@ -432,6 +465,16 @@ impl Arrival {
             permit: adopt.permit,
         };
         (adopt.socket, arrival)
+    }
+}
+
+/// What reads a client's frames.
+fn decoder(settings: &session::Settings, deflate: Option<Deflate>) -> Decoder {
+    let decoder = Decoder::new(settings.limits.message_bytes);
+    if deflate.is_some() {
+        decoder.with_deflate()
+    } else {
+        decoder
     }
 }
 

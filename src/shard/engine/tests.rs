@@ -5,6 +5,7 @@ mod compression;
 mod delivery;
 mod input;
 mod operator;
+mod polling;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -213,6 +214,7 @@ impl Rig {
         let held = self.permits.clone();
         let arrival = Arrival {
             settings,
+            engine_io: None,
             identity,
             address: None,
             nonce: self.nonce,

@@ -165,6 +165,7 @@ impl Shard {
             socket: socket.into(),
             unread: Bytes::copy_from_slice(unread),
             settings: self.settings.clone(),
+            engine_io: None,
             identity: Ok(None),
             address: None,
             nonce: self.nonce,

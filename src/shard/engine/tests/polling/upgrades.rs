@@ -1,0 +1,147 @@
+//! From polls to a socket, in whatever order.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn a_probed_socket_takes_over_behind_what_was_polled() {
+    let mut client = Client::new(Limits::default());
+    let mut waiting = client.get().expect("taken");
+    assert!(client.candidate().is_some());
+    assert_eq!(client.candidate(), None, "one is enough");
+    assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
+    client.say("2probe");
+    assert!(client.rig.actions().contains(&Action::AnswerProbe(client.id)));
+    assert_eq!(text(&waiting.try_recv().expect("let go")), "6");
+    client.event("1");
+    assert_eq!(data(&client.poll()), [1], "polls still carry it");
+    assert_eq!(client.poll(), "6", "and do not wait");
+    client.event("2");
+    assert_eq!(client.post("3"), Ok(()));
+    assert_eq!(client.written(), Vec::<String>::new());
+    client.say("5");
+    client.event("3");
+    let written = client.written();
+    assert_eq!(data(&written.join("\u{1e}")), [2, 3]);
+    assert_eq!(client.get().err(), Some(Refusal::Bad), "and is left alone");
+    assert_eq!(client.post("3"), Err(Refusal::Bad));
+    client.say("42[\"get_status\"]");
+    assert!(client.written()[0].starts_with("42[\"status\""));
+    assert_eq!(client.rig.stats.polling.get(), 0);
+    assert_eq!(client.rig.stats.transports_upgraded.get(), 1);
+    client.say("1");
+    assert_eq!(client.rig.stats.endings(Disconnect::Normal), 1);
+}
+
+#[test]
+fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
+    let mut client = Client::new(Limits::default());
+    let mut waiting = client.get().expect("taken");
+    assert!(client.candidate().is_some());
+    let mut bytes = [
+        frame(0x81, b"2probe"),
+        frame(0x81, b"5"),
+        frame(0x81, b"42[\"get_status\"]"),
+    ]
+    .concat();
+    client.rig.engine.on_bytes(client.id, &mut bytes, client.rig.now);
+    assert_eq!(text(&waiting.try_recv().expect("let go")), "6");
+    assert_eq!(client.rig.actions()[0], Action::AnswerProbe(client.id));
+    assert!(client.written()[0].starts_with("42[\"status\""));
+}
+
+#[test]
+fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_session() {
+    let mut client = Client::new(Limits::default());
+    client.deflate = Some(Deflate { window_bits: 15 });
+    let long = format!("\"{}\"", "x".repeat(5_000));
+    assert!(client.candidate().is_some());
+    client.say("2probe");
+    client.event(&long);
+    assert!(client.poll().contains(&long), "polls are plain");
+    client.event(&long);
+    client.say("5");
+    client.event(&long);
+    assert_eq!(client.rig.stats.deflate_connections.get(), 1);
+    let written: Vec<usize> = client.written().iter().map(String::len).collect();
+    assert!(
+        written.len() == 2 && written[0] > 5_000 && written[1] < 1_000,
+        "{written:?}"
+    );
+    client.say("1");
+    client.written();
+    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    assert!(client.is_gone());
+    assert_eq!(client.rig.stats.deflate_connections.get(), 0);
+    client.rig.publish("grid.a", "1");
+}
+
+#[test]
+fn a_socket_that_fails_its_probe_is_dropped_and_the_session_polls_on() {
+    let ways: [fn(&mut Client); 5] = [
+        |client| client.say("4hello"),
+        |client| client.rig.engine.on_end_of_input(client.id, client.rig.now),
+        |client| client.rig.engine.on_socket_error(client.id, client.rig.now),
+        |client| {
+            let mut ping = frame(0x89, b"");
+            client.rig.engine.on_bytes(client.id, &mut ping, client.rig.now);
+        },
+        |client| client.rig.pass(10_250),
+    ];
+    for (way, fail) in ways.into_iter().enumerate() {
+        let mut client = Client::new(Limits::default());
+        assert!(client.candidate().is_some());
+        client.say("2probe");
+        client.rig.actions();
+        fail(&mut client);
+        assert!(client.rig.actions().contains(&Action::Drop(client.id)), "{way}");
+        client.event("1");
+        assert_eq!(data(&client.poll()), [1], "{way}");
+        let mut waiting = client.get().expect("taken");
+        assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty), "{way}: it waits again");
+        assert!(client.candidate().is_some(), "{way}: another may come");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Whatever the order of events, polls, a probe, and the upgrade: the client hears every event once, in order.
+    #[test]
+    fn an_upgrade_under_load_loses_and_reorders_nothing(before in prop::collection::vec(0u8..4, 0..40), between in prop::collection::vec(0u8..4, 0..40), after in 0u64..20) {
+        let mut client = Client::new(Limits::default());
+        let (mut heard, mut sent) = (Vec::new(), 0);
+        let mut waiting: Option<oneshot::Receiver<Bytes>> = None;
+        let run = |client: &mut Client, steps: Vec<u8>, heard: &mut Vec<u64>, sent: &mut u64, waiting: &mut Option<oneshot::Receiver<Bytes>>| {
+            for step in steps {
+                match step {
+                    0 | 1 => {
+                        client.event(&sent.to_string());
+                        *sent += 1;
+                    }
+                    2 => assert_eq!(client.post("3"), Ok(())),
+                    _ if waiting.is_none() => *waiting = Some(client.get().expect("taken")),
+                    _ => {}
+                }
+                if let Some(Ok(body)) = waiting.as_mut().map(oneshot::Receiver::try_recv) {
+                    *waiting = None;
+                    heard.extend(data(&text(&body)));
+                }
+            }
+        };
+        run(&mut client, before, &mut heard, &mut sent, &mut waiting);
+        prop_assert!(client.candidate().is_some());
+        client.say("2probe");
+        run(&mut client, between, &mut heard, &mut sent, &mut waiting);
+        if let Some(body) = &mut waiting {
+            heard.extend(data(&text(&body.try_recv().expect("let go"))));
+        }
+        client.say("5");
+        for _ in 0..after {
+            client.event(&sent.to_string());
+            sent += 1;
+        }
+        heard.extend(data(&client.written().join("\u{1e}")));
+        prop_assert_eq!(heard, (0..sent).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,151 @@
+// The published protocol test suites' cases (engine_io_cases.mjs) against a gateway alone, and CORS.
+import assert from 'node:assert/strict';
+import { request } from 'node:http';
+import { test } from 'node:test';
+import WebSocket from 'ws';
+import { engineIo, socketIo } from './engine_io_cases.mjs';
+import { gateway, until, within } from './harness.mjs';
+
+const options = {
+  server: 'allowed_origins = ["https://app.example.com"]',
+  rest: `[[endpoint]]\npath = "/socket.io/"\ndialect = "socket_io"\nmessage_bytes = 1000000\n[auth]\nmode = "off"\ntimeout = "2s"
+[auth.anonymous]\nchannels = ["*"]\n[heartbeat]\nengine_io_interval = "1500ms"\nengine_io_timeout = "1s"`,
+};
+
+function matches(text, wanted) {
+  if (wanted instanceof RegExp) assert.match(text, wanted);
+  else assert.equal(text, wanted);
+}
+
+/** Runs one case. */
+async function run(t, server, steps) {
+  const state = { sid: '', sockets: new Map() };
+  const url = (query) => `${server.publicAddress}/socket.io/?${query.replace('$', state.sid)}`;
+  const http = async ([method, query, ...rest]) => {
+    const [sent, status, body] = method === 'GET' ? [undefined, ...rest] : rest;
+    const response = await fetch(`http://${url(query)}`, { method, body: sent });
+    const text = await response.text();
+    assert.equal(response.status, status, text);
+    matches(text, body);
+    state.sid = /"sid":"([^"]+)","upgrades":\["websocket"\]/.exec(text)?.[1] ?? state.sid;
+  };
+  const open = (query) => {
+    const socket = new WebSocket(`ws://${url(query)}`);
+    const heard = [];
+    socket.on('message', (data) => heard.push(String(data)));
+    const closed = new Promise((resolve) => { socket.on('close', resolve); });
+    socket.on('error', () => {});
+    t.after(() => socket.terminate());
+    return { socket, heard, closed };
+  };
+  const does = {
+    GET: http, POST: http, PUT: http,
+    // A POST whose body does not come.
+    SLOW: ([, query]) => new Promise((resolve) => {
+      const slow = request(`http://${url(query)}`, { method: 'POST', headers: { 'content-length': 10 } });
+      slow.on('error', resolve);
+      slow.on('response', (response) => { response.resume(); resolve(); });
+      slow.flushHeaders();
+      setTimeout(() => slow.destroy(), 300);
+    }),
+    both: ([, first, second]) => Promise.all([step(first), new Promise((resolve) => { setTimeout(resolve, 50); }).then(() => step(second))]),
+    socket: async ([, name, query]) => {
+      const opened = open(query);
+      state.sockets.set(name, opened);
+      await within('the socket', new Promise((resolve) => { opened.socket.on('open', resolve); }));
+    },
+    refused: async ([, query]) => {
+      const { closed, heard } = open(query);
+      await within('the refusal', closed);
+      assert.deepEqual(heard, []);
+    },
+    send: ([, name, text]) => state.sockets.get(name).socket.send(text),
+    binary: ([, name]) => state.sockets.get(name).socket.send(Uint8Array.from([1, 2, 3, 4])),
+    told: async ([, name, body]) => {
+      const { heard } = state.sockets.get(name);
+      // A heartbeat may come at any time, and is waited for where it is meant.
+      const isWanted = (text) => body === '2' || text !== '2';
+      await until(`${name} to be told ${body}`, () => heard.some(isWanted));
+      matches(heard.splice(0, heard.findIndex(isWanted) + 1).at(-1), body);
+    },
+    closed: ([, name]) => within('the close', state.sockets.get(name).closed),
+    open: ([, name]) => assert.equal(state.sockets.get(name).socket.readyState, WebSocket.OPEN),
+    silence: ([, ms]) => new Promise((resolve) => { setTimeout(resolve, ms); }),
+  };
+  const step = (what) => does[what[0]](what);
+  for (const what of steps) await step(what);
+}
+
+for (const [suite, cases] of Object.entries({ 'Engine.IO': engineIo, 'Socket.IO': socketIo })) {
+  test(`${suite}: the protocol's own test cases`, async (t) => {
+    const server = await gateway(t, options);
+    for (const [name, steps] of Object.entries(cases)) await t.test(name, (t) => run(t, server, steps));
+  });
+}
+
+test('pages of an allowed origin may poll, others may not', async (t) => {
+  const server = await gateway(t, options);
+  const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
+  const from = (origin, method = 'GET') => fetch(url, { method, headers: { origin } });
+  const allowed = (response) => [response.headers.get('access-control-allow-origin'), response.headers.get('access-control-allow-credentials')];
+  const good = 'https://app.example.com';
+
+  const preflight = await from(good, 'OPTIONS');
+  assert.equal(preflight.status, 204);
+  assert.deepEqual(allowed(preflight), [good, 'true']);
+  assert.match(preflight.headers.get('access-control-allow-methods'), /GET.*POST/);
+  assert.equal(preflight.headers.get('access-control-allow-headers'), 'authorization, content-type');
+  const opened = await from(good);
+  assert.equal(opened.status, 200);
+  assert.deepEqual(allowed(opened), [good, 'true']);
+  assert.equal(opened.headers.get('vary'), 'Origin');
+  const refused = await fetch(`${url}&sid=unknown`, { headers: { origin: good } });
+  assert.deepEqual([refused.status, ...allowed(refused)], [400, good, 'true'], 'a page must be able to read why');
+
+  for (const method of ['GET', 'OPTIONS']) {
+    const stranger = await from('https://evil.example.com', method);
+    assert.deepEqual([stranger.status, ...allowed(stranger)], [403, null, null]);
+  }
+  assert.deepEqual(await (await from('https://evil.example.com')).json(), { code: 4, message: 'Forbidden' });
+  const plain = await fetch(url);
+  assert.deepEqual([plain.status, ...allowed(plain)], [200, null, null]);
+});
+
+test('a client that goes away while it waits takes its session with it', async (t) => {
+  const server = await gateway(t, options);
+  const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
+  const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
+  const abort = new AbortController();
+  const waiting = fetch(`${url}&sid=${sid}`, { signal: abort.signal });
+  const stats = async () => (await server.admin('GET', '/api/websocket/stats')).body;
+  // Its answer is on the way to nobody from here on.
+  await until('the session', async () => (await stats()).active_connections === 1);
+  abort.abort();
+  await assert.rejects(waiting);
+  await until('the end', async () => (await stats()).active_connections === 0);
+  const next = await fetch(`${url}&sid=${sid}`);
+  assert.deepEqual([next.status, await next.json()], [400, { code: 1, message: 'Session ID unknown' }]);
+});
+
+test('a session that polls holds its place in the limits, whatever carries it, until it ends', async (t) => {
+  const server = await gateway(t, { ...options, server: 'max_connections_per_ip = 1' });
+  const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
+  const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
+  const refused = await fetch(url);
+  assert.equal(refused.status, 429);
+  assert.ok(Number(refused.headers.get('retry-after')) >= 1);
+  const socket = new WebSocket(`ws://${server.publicAddress}/socket.io/?EIO=4&transport=websocket&sid=${sid}`);
+  t.after(() => socket.terminate());
+  await within('the upgrade', new Promise((resolve) => { socket.on('open', resolve); }));
+  socket.send('2probe');
+  socket.send('5');
+  socket.send('1');
+  await within('the close', new Promise((resolve) => { socket.on('close', resolve); }));
+  await until('a place', async () => (await fetch(url)).status === 200);
+});
+
+test('without the last slash it is the same endpoint', async (t) => {
+  const server = await gateway(t, options);
+  const opened = await fetch(`http://${server.publicAddress}/socket.io?EIO=4&transport=polling`);
+  assert.match(await opened.text(), /^0\{"sid"/);
+});

@@ -1,0 +1,243 @@
+// The official Socket.IO clients, unmodified: 4.x (Engine.IO 4) and 2.x (Engine.IO 3), with default options (long polling
+// first, then the upgrade), by WebSocket only, and by long polling only.
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { io as io4 } from 'socket.io-client';
+import io2 from 'socket.io-client-2';
+import { directory, freePorts, gateway, token, until, within } from './harness.mjs';
+
+const clients = [
+  ['4.x', io4, (jwt) => ({ auth: { token: jwt } })],
+  ['2.x', io2, (jwt) => ({ query: { token: jwt } })],
+];
+const transports = [
+  ['default options', {}, 'websocket'],
+  ['WebSocket only', { transports: ['websocket'] }, 'websocket'],
+  ['long polling only', { transports: ['polling'] }, 'polling'],
+];
+
+/** Connects; `heard` are the events in the order in which they came. */
+function connect(t, io, url, options) {
+  const socket = io(url, { forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 300, ...options });
+  t.after(() => socket.disconnect());
+  const heard = [];
+  for (const name of ['connected', 'subscribed', 'unsubscribed', 'error', 'response', 'auth_result', 'dropped', 'going_away',
+    'balance_update', 'orders_update', 'update']) {
+    socket.on(name, (message) => heard.push({ name, ...message }));
+  }
+  const reasons = [];
+  socket.on('disconnect', (reason) => reasons.push(reason));
+  return { socket, heard, reasons };
+}
+
+const named = (name) => (event) => event.name === name;
+
+/** Waits for the nth event of a name. */
+const next = (client, name, count = 1) => until(`${name} (${count})`, () => client.heard.filter(named(name))[count - 1]);
+
+const emit = (client, ...args) => within(`the acknowledgement of ${args[0]}`,
+  new Promise((resolve) => { client.socket.emit(...args, resolve); }));
+
+const transport = (client) => client.socket.io.engine.transport.name;
+
+for (const [version, io, withToken] of clients) {
+  for (const [name, options, carrier] of transports) {
+    test(`${version}, ${name}: account data, acknowledgements, channels`, async (t) => {
+      const server = await gateway(t);
+      const url = `http://${server.publicAddress}`;
+      const jwt = await token(t, '--sub', '4', '--role', 'trader');
+      const client = connect(t, io, url, { ...options, ...withToken(jwt) });
+      const { client_id, user_id, timestamp } = await next(client, 'connected');
+      assert.match(client_id, /^client_[0-9a-f]{16}$/);
+      assert.equal(user_id, 4);
+      assert.match(timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+      if (version === '4.x') assert.equal(client.socket.id, client_id);
+
+      client.socket.emit('subscribe_trading', { types: ['balance', 'orders'] });
+      assert.deepEqual((await next(client, 'subscribed')).types, ['balance', 'orders']);
+      const publish = (...events) => server.admin('POST', '/api/publish', events);
+      await publish(
+        { channel: 'user.5.balance', event: 'balance_update', data: { total_balance: 1 } },
+        { channel: 'user.4.balance', event: 'balance_update', data: { total_balance: 10000.0, note: '€ 😀' } },
+        { channel: 'user.4.pnl', event: 'pnl_update', data: {} },
+        { channel: 'user.4.orders', event: 'orders_update', data: [] },
+      );
+      await next(client, 'orders_update');
+      const updates = client.heard.filter(({ name }) => name.endsWith('_update'));
+      assert.deepEqual(updates.map(({ channel, user_id, data }) => [channel, user_id, data]), [
+        ['user.4.balance', 4, { total_balance: 10000, note: '€ 😀' }], ['user.4.orders', 4, []],
+      ]);
+      assert.ok(!('count' in updates[1]));
+
+      assert.deepEqual((await emit(client, 'unsubscribe_trading', {})).types, ['balance', 'positions', 'pnl', 'orders']);
+      assert.equal((await emit(client, 'subscribe', { channels: ['grid.*'] })).success, true);
+      const refused = await emit(client, 'subscribe', { channels: ['user.5.*'] });
+      assert.deepEqual([refused.success, refused.error.code], [false, 'FORBIDDEN']);
+      const unrouted = await emit(client, 'command', { action: 'grid.start', params: {} });
+      assert.deepEqual([unrouted.success, unrouted.error.code], [false, 'UNKNOWN_ACTION']);
+      client.socket.emit('command', { action: 'grid.start', id: 'c1' });
+      assert.equal((await next(client, 'response')).id, 'c1');
+      client.socket.emit('subscribe', { channels: ['a..b'] });
+      assert.equal((await next(client, 'error')).code, 'INVALID_CHANNEL');
+      const binary = await emit(client, 'subscribe', { channels: [Buffer.from('x')] });
+      assert.deepEqual([binary.success, binary.error.message], [false, 'binary events are not supported']);
+      assert.equal((await emit(client, 'auth', { token: jwt })).success, true);
+
+      await until('the transport', () => transport(client) === carrier);
+      const { body } = await server.admin('GET', '/api/websocket/clients');
+      assert.deepEqual(body.clients.map(({ user, dialect, transport, client_id }) => [user, dialect, transport, client_id]),
+        [['4', 'socket_io', carrier, client_id]]);
+      client.socket.disconnect();
+      await until('the end', async () => (await server.admin('GET', '/api/websocket/stats')).body.active_connections === 0);
+    });
+  }
+
+  test(`${version}: bad tokens are told, and none is not anonymity`, async (t) => {
+    const server = await gateway(t);
+    const url = `http://${server.publicAddress}`;
+    const refusal = (options) => {
+      const { socket } = connect(t, io, url, { ...options, reconnection: false });
+      return within('the refusal', new Promise((resolve) => {
+        socket.on('connect_error', resolve);
+        // 2.x has no error of its own for a refused connection.
+        socket.on('error', resolve);
+      }));
+    };
+    const bad = await refusal(withToken('no.such.token'));
+    const missing = await refusal({});
+    if (version === '4.x') {
+      assert.equal(bad.data.code, 'TOKEN_INVALID');
+      assert.equal(missing.data.code, 'UNAUTHENTICATED');
+      const namespace = io(`${url}/admin`, { forceNew: true, ...withToken('x'), reconnection: false });
+      t.after(() => namespace.disconnect());
+      const error = await within('the refusal', new Promise((resolve) => { namespace.on('connect_error', resolve); }));
+      assert.equal(error.message, 'Invalid namespace');
+    } else {
+      assert.equal(typeof bad, 'string');
+      assert.match(missing, /token is needed/);
+    }
+  });
+
+  test(`${version}: a token by header counts before one by query`, async (t) => {
+    const server = await gateway(t);
+    const [good, other] = await Promise.all([token(t, '--sub', '4'), token(t, '--sub', '5')]);
+    const extraHeaders = { authorization: `Bearer ${good}` };
+    for (const transports of [['polling'], ['websocket']]) {
+      const options = version === '4.x' || transports[0] === 'websocket'
+        ? { extraHeaders } : { transportOptions: { polling: { extraHeaders } } };
+      const client = connect(t, io, `http://${server.publicAddress}`, { transports, query: { token: other }, ...options });
+      assert.equal((await next(client, 'connected')).user_id, 4);
+    }
+  });
+
+  test(`${version}: an upgrade under load loses nothing and doubles nothing`, async (t) => {
+    const server = await gateway(t, { server: 'shards = 2' });
+    const jwt = await token(t, '--sub', '4', '--role', 'trader');
+    const url = `http://${server.publicAddress}`;
+    // They hear of themselves when they are subscribed, while they still poll, and the upgrade comes in the midst of it.
+    const many = Array.from({ length: 20 }, () => {
+      const client = connect(t, io, url, withToken(jwt));
+      client.socket.on('connected', () => client.socket.emit('subscribe', { channels: ['grid.*'] }));
+      return client;
+    });
+    let sent = 0;
+    const publish = async () => {
+      const events = Array.from({ length: 20 }, () => ({ channel: 'grid.a.b', event: 'update', data: sent++ }));
+      assert.equal((await server.admin('POST', '/api/publish', events)).status, 200);
+    };
+    await until('all upgraded', async () => {
+      await publish();
+      return many.every((client) => client.heard.some(named('update')) && transport(client) === 'websocket');
+    });
+    await publish();
+    for (const client of many) {
+      await until('the last event', () => client.heard.findLast(named('update')).data === sent - 1);
+      const data = client.heard.filter(named('update')).map((event) => event.data);
+      assert.deepEqual(data, Array.from({ length: data.length }, (_, n) => data[0] + n));
+      assert.deepEqual(client.heard.filter(named('dropped')), []);
+    }
+  });
+}
+
+test('a drain strands nobody: every client is told and comes back to the next gateway by itself', async (t) => {
+  const where = directory(t);
+  const [port] = await freePorts(1);
+  const start = () => gateway(t, { listen: `["127.0.0.1:${port}"]`, server: 'drain = "1s"' });
+  const first = await start();
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const all = clients.flatMap(([, io, withToken]) => transports.map(([, options]) => {
+    const client = connect(t, io, `http://127.0.0.1:${port}`, { ...options, ...withToken(jwt) });
+    client.socket.on('connected', () => client.socket.emit('subscribe_trading', { types: ['balance'] }));
+    return client;
+  }));
+  for (const client of all) await next(client, 'subscribed');
+  first.child.kill('SIGTERM');
+  for (const client of all) {
+    assert.equal((await next(client, 'going_away')).data.reason, 'restart');
+    assert.match((await next(client, 'error')).code, /^(RESTART|DRAIN_DEADLINE)$/);
+  }
+  assert.deepEqual(await within('the end', first.ended), { code: 0, signal: null });
+  const second = await start();
+  for (const client of all) {
+    await next(client, 'subscribed', 2);
+    assert.equal(client.reasons.length, 1);
+    assert.notEqual(client.reasons[0], 'io server disconnect');
+  }
+  await second.admin('POST', '/api/publish', { channel: 'user.4.balance', event: 'balance_update', data: 7 });
+  for (const client of all) assert.equal((await next(client, 'balance_update')).data, 7);
+  writeFileSync(join(where, 'log'), second.err());
+  assert.ok(!readFileSync(join(where, 'log'), 'utf8').includes(jwt), 'a log shows the token');
+});
+
+test('who is disconnected by an operator stays away', async (t) => {
+  const server = await gateway(t);
+  const jwt = await token(t, '--sub', '4');
+  const url = `http://${server.publicAddress}`;
+  const all = clients.flatMap(([, io, withToken]) => transports.map(([, options]) => connect(t, io, url, { ...options, ...withToken(jwt) })));
+  for (const client of all) await next(client, 'connected');
+  assert.equal((await server.admin('DELETE', '/api/users/4/connections')).status, 204);
+  for (const client of all) {
+    assert.deepEqual((await next(client, 'error')).code, 'BY_OPERATOR');
+    await until('the disconnect', () => client.reasons.length > 0);
+    assert.deepEqual(client.reasons, ['io server disconnect']);
+  }
+  await until('nobody', async () => (await server.admin('GET', '/api/websocket/stats')).body.active_connections === 0);
+});
+
+test('500 clients: each hears its own account and nobody else\'s', async (t) => {
+  const server = await gateway(t, { server: 'max_connections_per_user = 1' });
+  const url = `http://${server.publicAddress}`;
+  const tokens = await manyTokens(t, 500);
+  const all = tokens.map((jwt, user) => {
+    const [, io, withToken] = clients[user % 5 === 0 ? 1 : 0];
+    const [, options] = transports[user % 3];
+    const client = connect(t, io, url, { ...options, ...withToken(jwt) });
+    client.socket.on('connected', () => client.socket.emit('subscribe_trading'));
+    return client;
+  });
+  for (const client of all) await next(client, 'subscribed');
+  for (let round = 0; round < 3; round++) {
+    const events = all.map((_, user) => ({ channel: `user.${user}.balance`, event: 'balance_update', data: { user, round } }));
+    assert.equal((await server.admin('POST', '/api/publish', events)).status, 200);
+  }
+  for (const [user, client] of all.entries()) {
+    await next(client, 'balance_update', 3);
+    const updates = client.heard.filter(({ name }) => name.endsWith('_update'));
+    assert.deepEqual(updates.map(({ user_id, data }) => [user_id, data.user, data.round]),
+      [0, 1, 2].map((round) => [user, user, round]));
+  }
+});
+
+/** Tokens by the gateway's own secret: a process for each would take too long. */
+async function manyTokens(t, count) {
+  const { createHmac } = await import('node:crypto');
+  const { secret } = await import('./harness.mjs');
+  const base64 = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const exp = Math.floor(Date.now() / 1000) + 3600;
+  return Array.from({ length: count }, (_, user) => {
+    const signed = `${base64({ alg: 'HS256', typ: 'JWT' })}.${base64({ sub: String(user), exp, role: 'trader' })}`;
+    return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`;
+  });
+}
