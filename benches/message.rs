@@ -13,6 +13,7 @@ use tickgate::dialect::{Dialect, encode_event};
 use tickgate::event::{Encoding, Event, NewEvent, Terms};
 use tickgate::json::{ESCAPED_KEYS_MAX, Scratch};
 use tickgate::limits::Limits;
+use tickgate::message::Standing;
 use tickgate::session::{Context, Input, Output, Outputs, Session, Settings};
 use tickgate::time::Now;
 use tickgate::wire::Message;
@@ -206,10 +207,14 @@ fn session(c: &mut Criterion) {
                     &mut scratch,
                     &mut out,
                 );
-                let Some(Output::Join { request, patterns }) = out.list.pop() else {
+                let Some(Output::Join { request, patterns, .. }) = out.list.pop() else {
                     panic!("a join is asked for");
                 };
-                let joined = Input::Joined { request, patterns };
+                let joined = Input::Joined {
+                    request,
+                    patterns,
+                    standing: Standing::default(),
+                };
                 session.handle(joined, &context, &mut scratch, &mut out);
                 assert_eq!(out.list.len(), 1);
             },

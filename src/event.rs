@@ -1,5 +1,6 @@
 //! One published event, and the finished frames it is sent as.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -7,6 +8,43 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::channel::{Channel, Class};
+
+/// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
+
+/// Names one store of events: offsets compare within it only. Shown as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// A new one, like no other.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// Reads what [`fmt::Display`] wrote, and nothing else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 16 || !text.bytes().all(is_digit) {
+            return None;
+        }
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// The forms an event can take on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

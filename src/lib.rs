@@ -9,7 +9,8 @@
 //! 2. [`hub`] numbers it within its channel and puts it into the inbox of every shard that wants it.
 //! 3. [`dialect`] encodes it, once per dialect, as a finished WebSocket frame.
 //! 4. [`shard`] pops it and looks its subscribers up in the table (`shard/table.rs`).
-//! 5. Each subscriber's outbox (`shard/outbox.rs`) takes a reference to the frame.
+//! 5. Each subscriber's outbox (`shard/outbox.rs`) takes a reference to the frame. Where it does not fit, or its channel
+//!    is still being caught up with, it stays in the hub and is read from there later (`shard/catch_up.rs`).
 //! 6. At the end of the turn every dirty connection is flushed once (`shard/flush.rs`).
 //!
 //! # The life of a connection

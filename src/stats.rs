@@ -212,6 +212,18 @@ shard_stats! {
     deflate_saved_bytes: Counter = u64;
     /// Events dropped from full outboxes.
     dropped: Counter = u64;
+    /// Events that did not fit into an outbox and for which their channel's newest is read.
+    conflated: Counter = u64;
+    /// Channels that connections began to catch up with: last values, replays, and what was set aside.
+    catch_ups: Counter = u64;
+    /// Events read from the hub for connections that catch up.
+    caught_up: Counter = u64;
+    /// Connections that catch up with some channel.
+    catching_up: Gauge = i64;
+    /// Channels recovered in full when a client came back.
+    recovered: Counter = u64;
+    /// Channels that could not be recovered in full, as their clients were told.
+    not_recovered: Counter = u64;
     /// Event bytes waiting in outboxes.
     pending_bytes: Gauge = i64;
     /// Event frames waiting in outboxes.

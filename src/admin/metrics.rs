@@ -147,6 +147,18 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.deflate_saved_bytes);
     "tickgate_events_dropped_total" COUNTER "Events dropped from full outboxes; the clients are told."
         |r, s| s.per_shard(r, |shard| shard.dropped);
+    "tickgate_events_conflated_total" COUNTER "Events that did not fit into an outbox; their channel's newest is read instead."
+        |r, s| s.per_shard(r, |shard| shard.conflated);
+    "tickgate_catch_ups_total" COUNTER "Channels that connections began to catch up with: last values, replays, what was conflated."
+        |r, s| s.per_shard(r, |shard| shard.catch_ups);
+    "tickgate_caught_up_events_total" COUNTER "Events read from the kept state for connections that catch up."
+        |r, s| s.per_shard(r, |shard| shard.caught_up);
+    "tickgate_catching_up_connections" GAUGE "Connections that catch up with some channel now."
+        |r, s| s.per_shard(r, |shard| shard.catching_up);
+    "tickgate_recovered_channels_total" COUNTER "Channels recovered in full when clients came back."
+        |r, s| s.per_shard(r, |shard| shard.recovered);
+    "tickgate_unrecovered_channels_total" COUNTER "Channels that could not be recovered in full, as the clients were told."
+        |r, s| s.per_shard(r, |shard| shard.not_recovered);
     "tickgate_pending_frames" GAUGE "Event frames waiting in outboxes."
         |r, s| s.per_shard(r, |shard| shard.pending_frames);
     "tickgate_pending_bytes" GAUGE "Event bytes waiting in outboxes."

@@ -190,6 +190,18 @@ impl<'t> Object<'_, 't> {
         })
     }
 
+    /// All members in order, a key that occurs twice as often as it does.
+    pub fn members(&self) -> impl Iterator<Item = (&str, Value<'t>)> {
+        let scratch = &*self.scratch;
+        scratch.members.iter().map(|member| {
+            let value = Value {
+                raw: member.value.of(self.text),
+                kind: member.kind,
+            };
+            (scratch.key(self.text, member), value)
+        })
+    }
+
     /// The text of a string value: borrowed when it has no escapes. `None`: not a string, or one with an unpaired
     /// surrogate, which no Unicode text can hold.
     pub fn text(&mut self, value: Value<'t>) -> Option<Cow<'t, str>> {

@@ -47,6 +47,17 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Calls `each` with the members of an object that holds each key once, until it fails.
+pub(super) fn object_members<'t>(
+    text: &'t str,
+    scratch: &mut Scratch,
+    mut each: impl FnMut(&str, &'t str) -> Result<(), FieldError>,
+) -> Result<(), FieldError> {
+    let fields = Fields::scan(text, scratch)?;
+    fields.each_once()?;
+    fields.0.members().try_for_each(|(key, value)| each(key, value.raw))
+}
+
 /// An object's fields, by name. A field that is `null` counts as absent, but for raw ones.
 pub(crate) struct Fields<'s, 't>(Object<'s, 't>);
 
@@ -139,10 +150,13 @@ impl<'s, 't> Fields<'s, 't> {
             .map_err(|_| FieldError::wrong(name, "must be a non-negative integer of at most 64 bits"))
     }
 
-    /// Whether the field is absent or holds nothing.
-    pub(crate) fn is_empty_object(&self, name: &str) -> bool {
-        self.get(name)
-            .is_none_or(|value| value.kind == Kind::Object && value.raw[1..value.raw.len() - 1].trim_ascii().is_empty())
+    /// The raw text of an object, if there is such a field.
+    pub(crate) fn object_if_any(&self, name: &str) -> Result<Option<&'t str>, FieldError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(value) if value.kind == Kind::Object => Ok(Some(value.raw)),
+            Some(_) => Err(FieldError::wrong(name, "must be an object")),
+        }
     }
 
     /// Whether there is such a field at all.

@@ -5,16 +5,18 @@
 
 mod fields;
 mod publish;
+mod recover;
 mod reply;
 
 use std::borrow::Cow;
 
 use crate::channel::{Channel, Pattern};
-use crate::event::EventId;
+use crate::event::{Epoch, EventId};
 
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use publish::PublishItem;
-pub use reply::{Reply, Status};
+pub use recover::{Position, Reached, Recover};
+pub use reply::{Reply, Standing, Status};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -73,6 +75,12 @@ pub const ID_BYTES_MAX: usize = 128;
 
 /// Longest name of an event, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 128;
+
+/// Most events of one `history` answer.
+pub const HISTORY_EVENTS_MAX: u32 = 1000;
+
+/// Events of a `history` answer when the request names no limit.
+pub const HISTORY_EVENTS_DEFAULT: u32 = 100;
 
 /// Longest `channels` list of one request. It bounds what one message can cost; a client with more to say sends two.
 pub const CHANNELS_PER_REQUEST_MAX: usize = 1000;
@@ -147,6 +155,8 @@ pub enum MessageType {
     Pong,
     /// `get_status`
     GetStatus,
+    /// `history`
+    History,
 }
 
 /// One message from a client, borrowed from the reader's buffer.
@@ -165,6 +175,8 @@ pub enum ClientMessage<'a> {
         echo: Echo,
         /// In the order given.
         patterns: Vec<Pattern>,
+        /// Where the client was when it lost its last connection; `None`: it wants no recovery.
+        recover: Option<Recover>,
     },
     /// Gives patterns back.
     Unsubscribe {
@@ -205,6 +217,26 @@ pub enum ClientMessage<'a> {
         /// Echoed.
         echo: Echo,
     },
+    /// Asks for what a channel keeps.
+    History {
+        /// Echoed.
+        echo: Echo,
+        /// Whose.
+        channel: Channel,
+        /// Which part of it.
+        range: HistoryRange,
+    },
+}
+
+/// Which events of a channel's history a `history` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRange {
+    /// Those after this offset; `None`: from the oldest on that is kept.
+    pub since: Option<u64>,
+    /// The store that `since` counts in, as the client knows it: `None`: it did not say; `Some(None)`: not one of ours.
+    pub epoch: Option<Option<Epoch>>,
+    /// At most so many, 1 to [`HISTORY_EVENTS_MAX`].
+    pub limit: u32,
 }
 
 impl ClientMessage<'_> {
@@ -220,6 +252,7 @@ impl ClientMessage<'_> {
             Self::Ping { .. } => MessageType::Ping,
             Self::Pong => MessageType::Pong,
             Self::GetStatus { .. } => MessageType::GetStatus,
+            Self::History { .. } => MessageType::History,
         }
     }
 }

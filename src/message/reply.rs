@@ -1,7 +1,10 @@
 //! What a client can be told, as data.
 
-use super::{Echo, ErrorCode, RequestId};
+use bytes::Bytes;
+
+use super::{Echo, ErrorCode, Position, RequestId};
 use crate::channel::{Channel, Pattern};
+use crate::event::Epoch;
 
 /// One message to one client. Times are Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +49,8 @@ pub enum Reply<'a> {
         patterns: &'a [Pattern],
         /// Distinct patterns held.
         active: usize,
+        /// Where the client stands in the histories of what it newly gets.
+        standing: &'a Standing,
     },
     /// The patterns are not held (any more).
     Unsubscribed {
@@ -86,7 +91,22 @@ pub enum Reply<'a> {
         /// Echoed.
         echo: &'a Echo,
         /// Position in the channel's history, where it keeps one.
+        position: Option<Position>,
+    },
+    /// What a channel keeps.
+    History {
+        /// Echoed.
+        echo: &'a Echo,
+        /// The store's.
+        epoch: Epoch,
+        /// Oldest first, each a JSON object as the dialect sends events.
+        events: &'a [Bytes],
+        /// None between what was asked for and these is missing.
+        complete: bool,
+        /// The last one's: where the next page begins; `None`: the channel keeps no history.
         offset: Option<u64>,
+        /// There are more.
+        more: bool,
     },
     /// The gateway's heartbeat.
     Ping,
@@ -146,4 +166,15 @@ pub struct Status<'a> {
     pub user: Option<&'a str>,
     /// Events dropped for it.
     pub dropped: u64,
+}
+
+/// What `subscribed` says of the channels with history that a client newly gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The events that follow are those after these positions; none is named twice.
+    pub positions: Vec<(Channel, Position)>,
+    /// There are more than are named.
+    pub cut: bool,
+    /// When recovery was asked for: whether everything that the client missed follows.
+    pub recovered: Option<Vec<(Channel, bool)>>,
 }

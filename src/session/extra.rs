@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::metering::{CommandMeter, Refusals};
 use crate::auth::TokenError;
 use crate::channel::Pattern;
-use crate::message::{Echo, RequestId};
+use crate::message::{Echo, Recover, RequestId};
 
 /// The rarely used parts of a session.
 #[derive(Debug, Default)]
@@ -59,6 +59,7 @@ pub(super) struct SubscriptionChange {
     pub(super) subscribe: bool,
     pub(super) echo: Echo,
     pub(super) patterns: Vec<Pattern>,
+    pub(super) recover: Option<Recover>,
 }
 
 impl Extra {

@@ -99,8 +99,13 @@ impl Session {
             Input::Malformed(error) => self.end(error.disconnect(), out),
             Input::Lost => self.end(Disconnect::Lost, out),
             Input::Verified { request, outcome } => self.verified(request, outcome, context, out),
-            Input::Joined { request, patterns } => self.joined(request, patterns, context, out),
-            Input::Published { request, offset } => self.published(request, offset, context, out),
+            Input::Joined {
+                request,
+                patterns,
+                standing,
+            } => self.joined(request, patterns, &standing, context, out),
+            Input::Published { request, position } => self.published(request, position, context, out),
+            Input::History { echo, page } => Self::history_page(&echo, &page, context, out),
             Input::Responded { request, outcome } => self.responded(request, outcome, context, out),
             Input::Timer => self.timer(context, out),
             Input::End(ending) => self.end(ending, out),
@@ -343,6 +348,7 @@ impl Session {
                 ClientMessage::Subscribe { echo, .. }
                 | ClientMessage::Unsubscribe { echo, .. }
                 | ClientMessage::Publish { echo, .. }
+                | ClientMessage::History { echo, .. }
                 | ClientMessage::GetStatus { echo } => {
                     out.error(&echo, ErrorCode::Unauthenticated, NOT_AUTHENTICATED, context);
                 }
@@ -351,11 +357,16 @@ impl Session {
         }
         match message {
             ClientMessage::Auth { echo, token } => self.auth(echo, &token, context, out),
-            ClientMessage::Subscribe { echo, patterns } => self.change_subscriptions(
+            ClientMessage::Subscribe {
+                echo,
+                patterns,
+                recover,
+            } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
                     echo,
                     patterns,
+                    recover,
                 },
                 context,
                 out,
@@ -365,6 +376,7 @@ impl Session {
                     subscribe: false,
                     echo,
                     patterns,
+                    recover: None,
                 },
                 context,
                 out,
@@ -379,6 +391,7 @@ impl Session {
             ClientMessage::Ping { echo } => out.reply(&Reply::Pong { echo: &echo }, context),
             ClientMessage::Pong => self.note_pong(context.now),
             ClientMessage::GetStatus { echo } => self.status(&echo, context, out),
+            ClientMessage::History { echo, channel, range } => self.history(echo, channel, range, context, out),
         }
     }
 

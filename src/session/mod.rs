@@ -33,8 +33,8 @@ use bytes::Bytes;
 use crate::auth::{Identity, TokenError};
 use crate::channel::{Channel, Pattern};
 use crate::disconnect::Disconnect;
-use crate::event::NewEvent;
-use crate::message::{ErrorCode, RequestId};
+use crate::event::{Epoch, NewEvent};
+use crate::message::{Echo, ErrorCode, HistoryRange, Position, Recover, RequestId, Standing};
 use crate::time::Now;
 use crate::wire;
 
@@ -74,13 +74,22 @@ pub enum Input<'a> {
         request: u32,
         /// As asked for and in that order, interned.
         patterns: Vec<Pattern>,
+        /// Where that puts the client in the channels' histories.
+        standing: Standing,
     },
     /// Answer to [`Output::Publish`].
     Published {
         /// The request's number.
         request: u32,
         /// Position in the channel's history, where it keeps one.
-        offset: Option<u64>,
+        position: Option<Position>,
+    },
+    /// Answer to [`Output::History`].
+    History {
+        /// The request's.
+        echo: Echo,
+        /// What the channel keeps.
+        page: HistoryPage,
     },
     /// Answer to [`Output::Command`].
     Responded {
@@ -100,6 +109,21 @@ pub enum Input<'a> {
         /// Milliseconds the client should wait after it before it comes back; random per client.
         reconnect_after_ms: u64,
     },
+}
+
+/// A part of a channel's history.
+#[derive(Clone, Debug)]
+pub struct HistoryPage {
+    /// The store's.
+    pub epoch: Epoch,
+    /// Oldest first, each a JSON object as the dialect sends events.
+    pub events: Vec<Bytes>,
+    /// None between what was asked for and these is missing.
+    pub complete: bool,
+    /// The last one's: where the next page begins; `None`: the channel keeps no history.
+    pub offset: Option<u64>,
+    /// There are more.
+    pub more: bool,
 }
 
 /// How a command ended. `data` and `error` are raw JSON, byte for byte as the backend wrote them.
@@ -147,6 +171,8 @@ pub enum Output {
         request: u32,
         /// Distinct, permitted, within the limit.
         patterns: Vec<Pattern>,
+        /// Where the client was in histories, each of a channel that these patterns cover and those held do not.
+        recover: Option<Recover>,
     },
     /// Note that these automatic subscriptions are not allowed for this client; it goes without.
     Skipped {
@@ -165,6 +191,15 @@ pub enum Output {
         request: u32,
         /// What to publish.
         event: NewEvent,
+    },
+    /// Read a part of a channel's history; answered by [`Input::History`], at once.
+    History {
+        /// To be handed back.
+        echo: Echo,
+        /// One that the client may subscribe.
+        channel: Channel,
+        /// Which part.
+        range: HistoryRange,
     },
     /// Route a command to its backend; answered by [`Input::Responded`], always, once.
     Command {

@@ -1,13 +1,13 @@
-//! Commands, publishing, and the connection's own figures.
+//! Commands, publishing, histories, and the connection's own figures.
 
 use bytes::Bytes;
 
 use super::extra::Pending;
 use super::machine::Session;
-use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, Output, Outputs};
+use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs};
 use crate::channel::Channel;
 use crate::event::{NewEvent, Terms};
-use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
+use crate::message::{Echo, ErrorCode, HistoryRange, Position, Reply, RequestId, Status};
 
 impl Session {
     pub(super) fn command(
@@ -122,14 +122,50 @@ impl Session {
         });
     }
 
-    pub(super) fn published(&mut self, request: u32, offset: Option<u64>, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn published(
+        &mut self,
+        request: u32,
+        position: Option<Position>,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let Some(extra) = &mut self.extra else { return };
         let Some(Pending { echo, .. }) = extra.publish.take_if(|pending| pending.request == request) else {
             return;
         };
         if echo.id.is_some() {
-            out.reply(&Reply::Published { echo: &echo, offset }, context);
+            let echo = &echo;
+            out.reply(&Reply::Published { echo, position }, context);
         }
+    }
+
+    pub(super) fn history(
+        &self,
+        echo: Echo,
+        channel: Channel,
+        range: HistoryRange,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(identity) = &self.identity else { return };
+        // What a client may not have live it may not have afterwards, either.
+        if !identity.may_subscribe(&channel.clone().into()) {
+            let message = format!("channel \"{channel}\" is not allowed for this user");
+            return out.error(&echo, ErrorCode::Forbidden, &message, context);
+        }
+        out.list.push(Output::History { echo, channel, range });
+    }
+
+    pub(super) fn history_page(echo: &Echo, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
+        let reply = Reply::History {
+            echo,
+            epoch: page.epoch,
+            events: &page.events,
+            complete: page.complete,
+            offset: page.offset,
+            more: page.more,
+        };
+        out.reply(&reply, context);
     }
 
     pub(super) fn status(&self, echo: &Echo, context: &Context<'_>, out: &mut Outputs) {

@@ -4,7 +4,7 @@ use super::extra::{PendingJoin, Subscribe, SubscriptionChange};
 use super::machine::Session;
 use super::{Context, Output, Outputs};
 use crate::channel::Pattern;
-use crate::message::{Echo, ErrorCode, Reply};
+use crate::message::{Echo, ErrorCode, Recover, Reply, Standing};
 
 impl Session {
     /// Carries a change out, or keeps it until the changes before it are through.
@@ -21,25 +21,63 @@ impl Session {
             return;
         }
         if change.subscribe {
-            self.subscribe(change.echo, change.patterns, context, out);
+            self.subscribe(change.echo, change.patterns, change.recover, context, out);
         } else {
             self.unsubscribe(&change.echo, &change.patterns, context, out);
         }
     }
 
-    fn subscribe(&mut self, echo: Echo, patterns: Vec<Pattern>, context: &Context<'_>, out: &mut Outputs) {
-        match self.new_patterns(&patterns, context) {
+    fn subscribe(
+        &mut self,
+        echo: Echo,
+        patterns: Vec<Pattern>,
+        recover: Option<Recover>,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let new = self.new_patterns(&patterns, context).and_then(|new| {
+            self.check_recover(recover.as_ref(), &patterns)?;
+            Ok(new)
+        });
+        match new {
             Err((code, message)) => out.error(&echo, code, &message, context),
-            Ok(new) if new.is_empty() => self.subscribed(&echo, &patterns, context, out),
+            Ok(new) if new.is_empty() => {
+                let standing = Standing {
+                    recovered: recover.map(|_| Vec::new()),
+                    ..Standing::default()
+                };
+                self.subscribed(&echo, &patterns, &standing, context, out);
+            }
             Ok(new) => {
                 let request = self.next_request();
                 self.extra().join = Some(PendingJoin {
                     request,
                     asked: Some(Subscribe { echo, patterns }),
                 });
-                out.list.push(Output::Join { request, patterns: new });
+                out.list.push(Output::Join {
+                    request,
+                    patterns: new,
+                    recover,
+                });
             }
         }
+    }
+
+    // A client that says where it was must ask for the channel and not be getting it already.
+    fn check_recover(&self, recover: Option<&Recover>, patterns: &[Pattern]) -> Result<(), (ErrorCode, String)> {
+        for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
+            let matches = |pattern: &Pattern| pattern.matches(channel.as_str());
+            let wrong = if !patterns.iter().any(matches) {
+                "no pattern in `channels` covers it"
+            } else if self.patterns.iter().any(matches) {
+                "it is being received already"
+            } else {
+                continue;
+            };
+            let message = format!("`recover` of \"{channel}\" cannot be served: {wrong}");
+            return Err((ErrorCode::InvalidMessage, message));
+        }
+        Ok(())
     }
 
     /// Joins the endpoint's automatic subscriptions, as far as they are allowed. To be called once, when it is known
@@ -54,7 +92,11 @@ impl Session {
         if !patterns.is_empty() {
             let request = self.next_request();
             self.extra().join = Some(PendingJoin { request, asked: None });
-            out.list.push(Output::Join { request, patterns });
+            out.list.push(Output::Join {
+                request,
+                patterns,
+                recover: None,
+            });
         }
     }
 
@@ -86,7 +128,14 @@ impl Session {
         Ok(new)
     }
 
-    pub(super) fn joined(&mut self, request: u32, interned: Vec<Pattern>, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn joined(
+        &mut self,
+        request: u32,
+        interned: Vec<Pattern>,
+        standing: &Standing,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let Some(extra) = &mut self.extra else { return };
         let Some(PendingJoin { asked, .. }) = extra.join.take_if(|join| join.request == request) else {
             return;
@@ -94,7 +143,7 @@ impl Session {
         self.patterns.reserve_exact(interned.len());
         self.patterns.extend(interned);
         if let Some(Subscribe { echo, patterns }) = asked {
-            self.subscribed(&echo, &patterns, context, out);
+            self.subscribed(&echo, &patterns, standing, context, out);
         }
         // A token that came while the join was on its way may cover less.
         self.leave_forbidden(context, out);
@@ -111,11 +160,19 @@ impl Session {
         }
     }
 
-    fn subscribed(&self, echo: &Echo, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
+    fn subscribed(
+        &self,
+        echo: &Echo,
+        patterns: &[Pattern],
+        standing: &Standing,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let reply = Reply::Subscribed {
             echo,
             patterns,
             active: self.patterns.len(),
+            standing,
         };
         out.reply(&reply, context);
     }

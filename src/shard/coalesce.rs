@@ -1,9 +1,9 @@
 //! When the next events may be taken out of the inbox.
 //!
 //! The kernel's send path is the cost of fan-out, and two frames in one send cost hardly more than one. So a shard
-//! that is busy waits a little after a tick, and what comes meanwhile shares the sends of the next. That costs no
-//! latency, since queueing shrinks by more than the wait: at 500 events/s to 1000 clients a wait of 2 ms took the CPU
-//! per delivery from 2.0 to 1.1 µs and the median from 6.5 to 5.6 ms.
+//! that is busy waits a little after a tick, and what comes meanwhile shares the sends of the next. That hardly
+//! costs latency, since queueing shrinks by about the wait: at 500 events/s to 1000 clients a wait of 2 ms took the CPU
+//! per delivery from 1.8 to 1.1 µs and left the median at 5.3 and 5.6 ms. `benches/coalesce.sh` measures it again.
 //!
 //! The rule: a tick that cost less than a quarter of a millisecond is followed by none, one below a millisecond by a
 //! wait of 1 ms, any other by 2 ms. So a wait never makes up more than about two thirds of the time of a busy shard,

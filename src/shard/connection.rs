@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::channel::Channel;
 use crate::mailbox::ConnectionPermit;
@@ -45,6 +46,8 @@ impl Flags {
     pub(super) const PEER_CLOSED: u8 = 1 << 3;
     /// A loss has yet to be told: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
+    /// It catches up with some channels: [`Extra::catch_up`].
+    pub(super) const CATCH_UP: u8 = 1 << 5;
     /// It has no socket to write to: what is queued leaves by polls ([`Extra::polling`]). Blocked: no GET waits.
     pub(super) const POLLING: u8 = 1 << 7;
 
@@ -109,8 +112,16 @@ pub(super) struct Extra {
     pub(super) held: Vec<u8>,
     /// Events that were dropped and not yet told.
     pub(super) gap: Option<Gap>,
+    /// Channels that are read from the hub.
+    pub(super) catch_up: Option<CatchUp>,
     /// The polls of an Engine.IO session.
     pub(super) polling: Option<Box<Polling>>,
+}
+
+impl Extra {
+    fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none() && self.polling.is_none()
+    }
 }
 
 /// What carries a session that has no socket to write to.
@@ -140,7 +151,7 @@ pub(super) const GAP_CHANNELS_MAX: usize = 32;
 /// A loss to tell.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// Where it is in the order of frames: the last one dropped.
+    /// Where it is in the order of frames: the first one dropped, so that it is told before anything later.
     pub(super) sequence: u32,
     /// How many events.
     pub(super) count: u64,
@@ -149,10 +160,9 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// Counts one more event.
-    pub(super) fn add(&mut self, sequence: u32, channel: &Channel) {
-        self.sequence = sequence;
-        self.count += 1;
+    /// Counts `count` more events.
+    pub(super) fn add(&mut self, count: u32, channel: &Channel) {
+        self.count += u64::from(count);
         if self.channels.len() < GAP_CHANNELS_MAX && !self.channels.contains(channel) {
             self.channels.push(channel.clone());
         }
@@ -163,6 +173,21 @@ impl Cold {
     /// The box for what most connections never have.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// What it catches up with.
+    pub(super) fn catch_up(&mut self) -> &mut CatchUp {
+        self.extra().catch_up.get_or_insert_default()
+    }
+
+    /// What it catches up with, if there is anything.
+    pub(super) fn catch_up_if_any(&mut self) -> Option<&mut CatchUp> {
+        self.extra.as_mut()?.catch_up.as_mut()
+    }
+
+    /// Gives the box back when nothing is in it any more.
+    pub(super) fn shrink(&mut self) {
+        self.extra.take_if(|extra| extra.is_idle());
     }
 
     /// Bytes of input held back.

@@ -3,10 +3,12 @@
 //! Invariants: nothing here is shared with another thread but the inbox, the mailbox and the counters; a turn of the
 //! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
 //!
-//! From the inside out: `table` (who wants what), `outbox` and `pool` (what waits to be written), `timers`,
-//! `connection` (what is kept of one), [`engine`] (all of that with the sessions, without a socket or a clock), `flush`
-//! and `reactor` (the thread that has both), `coalesce` (when events are taken).
+//! From the inside out: `table` (who wants what), `outbox` and `pool` (what waits to be written), `catch_up` (what is
+//! still to be read from the hub), `timers`, `connection` (what is kept of one), [`engine`] (all of that with the
+//! sessions, without a socket or a clock), `flush` and `reactor` (the thread that has both), `coalesce` (when events are
+//! taken).
 
+mod catch_up;
 mod coalesce;
 mod connection;
 pub mod engine;

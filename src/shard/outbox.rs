@@ -5,7 +5,8 @@
 //! byte bound is let through, or it could never be sent).
 //!
 //! Events and replies are two lists that a sequence number merges, so that the oldest event is found without a
-//! search. All entries lie in the shard's [`Pool`].
+//! search. What was read from the hub for a channel that catches up goes among the replies: it was bounded when it was
+//! read, it is not dropped, and it counts against no bound. All entries lie in the shard's [`Pool`].
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -114,31 +115,39 @@ impl Outbox {
 
     /// Takes out the oldest event of which nothing was sent, with its sequence number.
     pub(super) fn drop_oldest(&mut self, pool: &mut Pool) -> Option<(Rc<Frame>, u32)> {
-        let head = self.events.head;
-        if head == NONE {
-            return None;
-        }
-        let victim = if self.sent > 0 && self.first(pool) == head {
-            pool.entry(head).next
-        } else {
-            head
-        };
+        let (previous, victim) = self.oldest(pool);
         if victim == NONE {
             return None;
         }
         let sequence = pool.entry(victim).sequence;
-        let (frame, next) = pool.remove(victim);
-        if victim == head {
+        let (frame, _) = self.unlink_event(pool, previous, victim);
+        Some((frame, sequence))
+    }
+
+    // The oldest event of which nothing was sent, behind the one of which a part was.
+    fn oldest(&self, pool: &Pool) -> (EntryId, EntryId) {
+        let head = self.events.head;
+        if head != NONE && self.sent > 0 && self.first(pool) == head {
+            (head, pool.entry(head).next)
+        } else {
+            (NONE, head)
+        }
+    }
+
+    // Takes out an event that follows `previous`; returns it and what followed it.
+    fn unlink_event(&mut self, pool: &mut Pool, previous: EntryId, id: EntryId) -> (Rc<Frame>, EntryId) {
+        let (frame, next) = pool.remove(id);
+        if previous == NONE {
             self.events.head = next;
         } else {
-            pool.entry_mut(head).next = next;
+            pool.entry_mut(previous).next = next;
         }
-        if self.events.tail == victim {
-            self.events.tail = if victim == head { NONE } else { head };
+        if self.events.tail == id {
+            self.events.tail = previous;
         }
         self.event_frames -= 1;
         self.event_bytes -= frame.len();
-        Some((frame, sequence))
+        (frame, next)
     }
 
     /// Uses up a place in the order, for an event that is dropped before it was queued.
@@ -196,23 +205,77 @@ impl Outbox {
         }
     }
 
-    /// Fills `slices` with what to write next, in order; returns how many it filled.
-    pub(super) fn gather<'p>(&self, pool: &'p Pool, slices: &mut [IoSlice<'p>]) -> usize {
+    /// Queues what was read from the hub, before everything that is queued: nothing of that may have a place before
+    /// `sequence`, and no part of it may have been sent.
+    pub(super) fn push_page(&mut self, pool: &mut Pool, page: &mut Vec<Rc<Frame>>, sequence: u32) {
+        debug_assert!(self.sent == 0, "inside a partly sent frame");
+        for frame in page.drain(..).rev() {
+            let new = pool.insert(frame, sequence);
+            pool.entry_mut(new).next = self.replies.head;
+            if self.replies.tail == NONE {
+                self.replies.tail = new;
+            }
+            self.replies.head = new;
+        }
+    }
+
+    /// The oldest event of which nothing was sent: what [`Outbox::drop_oldest`] would take out.
+    pub(super) fn oldest_event<'p>(&self, pool: &'p Pool) -> Option<&'p Frame> {
+        let (_, victim) = self.oldest(pool);
+        (victim != NONE).then(|| pool.entry(victim).frame())
+    }
+
+    /// Takes out events that `is_passed_over`, of those before the first `limit` that are not.
+    pub(super) fn pass_over(
+        &mut self,
+        pool: &mut Pool,
+        limit: usize,
+        mut is_passed_over: impl FnMut(&Rc<Frame>) -> bool,
+    ) -> Finished {
+        let mut passed = Finished::default();
+        let (mut previous, mut id) = self.oldest(pool);
+        let mut left = limit;
+        while id != NONE && left > 0 {
+            if is_passed_over(pool.entry(id).shared_frame()) {
+                let (frame, next) = self.unlink_event(pool, previous, id);
+                passed.event_frames += 1;
+                passed.event_bytes += frame.len();
+                id = next;
+            } else {
+                left -= 1;
+                previous = id;
+                id = pool.entry(id).next;
+            }
+        }
+        passed
+    }
+
+    /// The place of the first frame in the order of frames.
+    pub(super) fn first_sequence(&self, pool: &Pool) -> Option<u32> {
+        (!self.is_empty()).then(|| pool.entry(self.first(pool)).sequence)
+    }
+
+    /// Fills `slices` with what to write next, in order, but nothing from the place `until` on; returns how many it
+    /// filled.
+    pub(super) fn gather<'p>(&self, pool: &'p Pool, until: Option<u32>, slices: &mut [IoSlice<'p>]) -> usize {
         let (mut event, mut reply) = (self.events.head, self.replies.head);
         let mut skip = self.sent as usize;
         let mut filled = 0;
         for slice in slices {
-            let entry = if takes_event(pool, event, reply) {
-                let entry = pool.entry(event);
-                event = entry.next;
-                entry
-            } else if reply != NONE {
-                let entry = pool.entry(reply);
-                reply = entry.next;
-                entry
-            } else {
+            let is_event = takes_event(pool, event, reply);
+            let next = if is_event { event } else { reply };
+            if next == NONE {
                 break;
-            };
+            }
+            let entry = pool.entry(next);
+            if until.is_some_and(|until| !precedes(entry.sequence, until)) {
+                break;
+            }
+            if is_event {
+                event = entry.next;
+            } else {
+                reply = entry.next;
+            }
             *slice = IoSlice::new(&entry.frame().bytes[skip..]);
             skip = 0;
             filled += 1;
@@ -227,7 +290,8 @@ impl Outbox {
         while !self.is_empty() {
             let is_event = takes_event(pool, self.events.head, self.replies.head);
             let queue = if is_event { &mut self.events } else { &mut self.replies };
-            let length = pool.entry(queue.head).frame().len();
+            let frame = pool.entry(queue.head).frame();
+            let (length, is_page) = (frame.len(), !is_event && frame.origin.is_some());
             if left < u64::from(length) {
                 break;
             }
@@ -243,7 +307,7 @@ impl Outbox {
                 self.event_bytes -= length;
                 finished.event_frames += 1;
                 finished.event_bytes += length;
-            } else {
+            } else if !is_page {
                 self.reply_frames -= 1;
                 self.reply_bytes = self.reply_bytes.saturating_sub(length);
             }
@@ -291,7 +355,7 @@ fn takes_event(pool: &Pool, event: EntryId, reply: EntryId) -> bool {
 }
 
 // A queue holds far fewer than 2^31 frames, so the wrapping distance tells the order.
-const fn precedes(left: u32, right: u32) -> bool {
+pub(super) const fn precedes(left: u32, right: u32) -> bool {
     left.wrapping_sub(right) > u32::MAX / 2
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::Event;
+use crate::channel::{Channel, Class, Overflow};
 
 /// One or more finished WebSocket frames that are sent as a whole; one instance per shard, however many outboxes
 /// hold it: a reference costs 2 ns with `Rc`, 57 ns with a counter shared between threads.
@@ -17,7 +17,24 @@ pub(super) struct Frame {
     /// What goes on the wire.
     pub(super) bytes: Bytes,
     /// The event it is; `None`: a reply or control message.
-    pub(super) event: Option<Arc<Event>>,
+    pub(super) origin: Option<Origin>,
+}
+
+/// What is kept of a queued event beside its frame. Not the event itself: its `data` and its other forms would be held
+/// as long as the slowest client is behind, uncounted.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) channel: Channel,
+    pub(super) class: Arc<Class>,
+    /// Its number in the hub's state; 0: there is no state of it.
+    pub(super) version: u64,
+}
+
+impl Origin {
+    /// Whether its channel's newest event can stand for it: that is kept, and its class says so.
+    pub(super) fn steps_aside(&self) -> bool {
+        self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
+    }
 }
 
 impl Frame {
@@ -166,7 +183,12 @@ impl Pool {
 impl Entry {
     /// Its frame.
     pub(super) fn frame(&self) -> &Frame {
-        self.frame.as_deref().expect("an entry in use has a frame")
+        self.shared_frame()
+    }
+
+    /// Its frame, to be kept.
+    pub(super) fn shared_frame(&self) -> &Rc<Frame> {
+        self.frame.as_ref().expect("an entry in use has a frame")
     }
 }
 
@@ -176,7 +198,7 @@ mod tests {
 
     fn frame() -> Rc<Frame> {
         let bytes = Bytes::from_static(b"x");
-        Rc::new(Frame { bytes, event: None })
+        Rc::new(Frame { bytes, origin: None })
     }
 
     #[test]

@@ -162,6 +162,7 @@ impl Reactor {
         self.doorbell.answer();
         let now = self.clock.now();
         self.stats.turns.bump(1);
+        self.engine.begin_turn(now);
         self.take_messages(now);
         self.read_ready(now);
         // The answer to a probe stands before anything that is written now.
@@ -178,6 +179,7 @@ impl Reactor {
         let is_busy = more_timers
             || !self.sockets.ready.is_empty()
             || self.engine.has_dirty()
+            || self.engine.has_turn_to_begin()
             || self.engine.has_polls()
             || !self.mailbox.is_empty();
         if is_busy || self.engine.is_finished() {

@@ -70,6 +70,33 @@ struct Shape {
     stars: u8,
 }
 
+/// A subscription that the inbox has not reached yet.
+#[derive(Debug)]
+struct Unsettled {
+    at: JoinAt,
+    // What was held before it and given back since: its channels were covered all the time, so their events that lie
+    // in the inbox before `at` are owed, too.
+    before: Vec<Left>,
+}
+
+/// A pattern that was given back, with those through which it came to be remembered: a channel counts if all match.
+#[derive(Clone, Debug)]
+struct Left {
+    patterns: Vec<Pattern>,
+    // `None`: it was settled.
+    at: Option<JoinAt>,
+}
+
+impl Unsettled {
+    fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
+        let is_owed = |left: &Left| {
+            left.at.as_ref().is_none_or(|at| at.includes(stripe, index))
+                && left.patterns.iter().all(|pattern| pattern.matches(channel.as_str()))
+        };
+        self.at.includes(stripe, index) || self.before.iter().any(is_owed)
+    }
+}
+
 /// What [`Table::insert`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
@@ -93,7 +120,7 @@ pub(super) struct Table {
     subscriptions: u64,
     cache: HashMap<Channel, Resolved>,
     epoch: u64,
-    unsettled: HashMap<(u32, NodeId), JoinAt>,
+    unsettled: HashMap<(u32, NodeId), Unsettled>,
     // In the order of the joins, so the front settles first.
     settling: VecDeque<(u32, NodeId)>,
     text: String,
@@ -176,16 +203,17 @@ impl Table {
     /// From now on the subscription gets only what `at` includes.
     pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinAt) {
         if self.mark(slot, node, UNSETTLED) {
-            self.unsettled.insert((slot, node), at);
+            let before = Vec::new();
+            self.unsettled.insert((slot, node), Unsettled { at, before });
             self.settling.push_back((slot, node));
         }
     }
 
-    /// Whether an unsettled subscription gets the event popped at `index` from `stripe`.
-    pub(super) fn includes(&self, slot: u32, node: NodeId, stripe: u8, index: u64) -> bool {
+    /// Whether an unsettled subscription gets the event of `channel` popped at `index` from `stripe`.
+    pub(super) fn includes(&self, slot: u32, node: NodeId, channel: &Channel, stripe: u8, index: u64) -> bool {
         self.unsettled
             .get(&(slot, node))
-            .is_none_or(|at| at.includes(stripe, index))
+            .is_none_or(|unsettled| unsettled.includes(channel, stripe, index))
     }
 
     /// Settles the subscriptions that include everything from `index` on.
@@ -193,7 +221,7 @@ impl Table {
         while let Some(&key) = self.settling.front() {
             // One that was left and joined again waits here for its later position; nothing before it is missed.
             match self.unsettled.get(&key) {
-                Some(at) if !at.settled(index) => return,
+                Some(unsettled) if !unsettled.at.settled(index) => return,
                 Some(_) => {
                     self.unsettled.remove(&key);
                     self.mark(key.0, key.1, 0);
@@ -208,8 +236,35 @@ impl Table {
     pub(super) fn remove(&mut self, slot: u32, pattern: &Pattern) -> Option<bool> {
         let node = *self.by_pattern.get(pattern)?;
         let place = self.held.get(slot)?.iter().position(|held| held.node == node)?;
+        if !self.unsettled.is_empty() {
+            self.remember(slot, node, pattern);
+        }
         self.remove_at(slot, place);
         Some(self.retire(node).is_some())
+    }
+
+    // Hands what a pattern is owed over to those that go on covering its channels and have not settled.
+    fn remember(&mut self, slot: u32, node: NodeId, pattern: &Pattern) {
+        let own = self.unsettled.get(&(slot, node));
+        let mut left = vec![Left {
+            patterns: vec![pattern.clone()],
+            at: own.map(|own| own.at.clone()),
+        }];
+        left.extend(own.iter().flat_map(|own| &own.before).cloned().map(|mut earlier| {
+            earlier.patterns.push(pattern.clone());
+            earlier
+        }));
+        let held = self.held.get(slot).map_or(&[][..], |held| held);
+        for other in held.iter().filter(|held| held.node != node) {
+            let is_covered = self.nodes[other.node as usize]
+                .as_ref()
+                .is_some_and(|other| other.pattern.intersects(pattern));
+            if let Some(unsettled) = self.unsettled.get_mut(&(slot, other.node))
+                && is_covered
+            {
+                unsettled.before.extend(left.iter().cloned());
+            }
+        }
     }
 
     /// Takes all patterns from a connection; `gone` is called with each that nobody of the shard holds any more.

@@ -38,6 +38,33 @@ fn the_crate_keeps_the_rules() {
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
+/// What stands between backticks and looks like a test's name.
+fn tests_named(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3 && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+    };
+    quoted.filter(is_name).collect()
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tree = Tree::new();
+    load(root, "src", &mut tree);
+    load(root, "tests", &mut tree);
+    let text = fs::read_to_string(root.join("docs/guarantees.md")).expect("the guarantees are there");
+    let named = tests_named(&text);
+    assert!(named.len() >= 20, "{named:?}");
+    let exists = |name: &&str| tree.values().any(|code| code.contains(&format!("fn {name}(")));
+    let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "no such test: {missing:?}");
+    assert_eq!(
+        tests_named("`a` of `no_such_test_at_all`, `[state]`"),
+        ["no_such_test_at_all"]
+    );
+}
+
 /// A crate with two lines of rooms that keeps the rules.
 fn small() -> Tree {
     let lib = "\

@@ -1,5 +1,8 @@
 //! A whole shard and its clients in one thread, on virtual time, from a seed.
 //!
+//! Two halves: here clients do whatever clients do, on channels of which nothing is kept; in `keeping/` channels of
+//! every class meet clients that stall, go and come back.
+//!
 //! Decoders, sessions, the subscription table, outboxes, timers and the hub are the real ones; sockets, backends and
 //! clocks are not. Clients connect, authenticate, subscribe and unsubscribe with overlapping patterns, publish, send
 //! commands, stall, half-read, flood, talk nonsense, fall silent and disconnect, all in bytes cut anywhere. Beside
@@ -18,6 +21,7 @@
 
 mod checks;
 mod client;
+mod keeping;
 mod model;
 mod surroundings;
 mod wire;
@@ -30,8 +34,12 @@ use world::World;
 
 /// What is wrong with one seed's run, if anything.
 fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
-    let world = AssertUnwindSafe(|| World::new(seed, fault).run());
-    match catch_unwind(world) {
+    caught(|| World::new(seed, fault).run())
+}
+
+/// A run whose panics are what is wrong with it.
+fn caught<S>(run: impl FnOnce() -> Result<S, String>) -> Result<S, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outcome) => outcome,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

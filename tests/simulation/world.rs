@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tickgate::auth::TokenError;
-use tickgate::channel::Channel;
+use tickgate::channel::{Channel, Class, Classes, Pattern};
 use tickgate::dialect;
 use tickgate::disconnect::Disconnect;
 use tickgate::event::{NewEvent, Terms};
@@ -64,6 +64,7 @@ impl World {
         let (hub, mut inboxes) = Hub::new(
             hub::Settings {
                 credits,
+                classes: nothing_kept(),
                 ..hub::Settings::default()
             },
             1,
@@ -473,4 +474,10 @@ impl World {
         }
         self.check_nothing_is_left()
     }
+}
+
+// Every event is delivered as it is, or dropped and told.
+fn nothing_kept() -> Arc<Classes> {
+    let all = Pattern::parse("*").expect("valid");
+    Arc::new(Classes::new(vec![(all, Class::default())]))
 }

@@ -192,7 +192,7 @@ async fn pings_without_measure_end_the_same_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_stops_reading_loses_events_told_by_count_and_nobody_else_does() {
-    const BIG: &str = "grid.big.status";
+    const BIG: &str = "grid.big.note";
     let gateway = Arc::new(Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await);
     // 40 MB: more than the kernel's buffers of both sides and the outbox together.
     const EVENTS: usize = 800;

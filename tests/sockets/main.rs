@@ -12,4 +12,5 @@ mod fanout;
 mod harness;
 mod hostile;
 mod identity;
+mod recovery;
 mod story;

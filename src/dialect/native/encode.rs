@@ -5,9 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::channel::{Channel, Pattern};
-use crate::event::Event;
+use crate::event::{Epoch, Event};
 use crate::json::{push_i128, push_string, push_u64};
-use crate::message::{Echo, ErrorCode, Reply, RequestId, Status};
+use crate::message::{Echo, ErrorCode, Position, Reply, RequestId, Standing, Status};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Appends the frame of a reply; says where it lies. `None`: there is no such message.
@@ -118,9 +118,15 @@ impl<S: Style> Writer<'_, S> {
                 push_u64(self.out, expires_at_ms);
                 self.push("}");
             }
-            Reply::Subscribed { echo, patterns, active } => {
+            Reply::Subscribed {
+                echo,
+                patterns,
+                active,
+                standing,
+            } => {
                 self.begin("subscribed", echo);
                 self.subscriptions(patterns, active);
+                self.standing(standing);
                 self.push("}");
             }
             Reply::Unsubscribed {
@@ -150,7 +156,27 @@ impl<S: Style> Writer<'_, S> {
                 self.response(id, false);
                 self.error(code, message);
             }
-            Reply::Published { echo, offset } => self.published(echo, offset),
+            Reply::Published { echo, position } => self.published(echo, position),
+            Reply::History {
+                echo,
+                epoch,
+                events,
+                complete,
+                offset,
+                more,
+            } => {
+                self.history(echo, epoch, events);
+                self.push(if complete {
+                    ",\"complete\":true"
+                } else {
+                    ",\"complete\":false"
+                });
+                if let Some(offset) = offset {
+                    self.push(",\"offset\":");
+                    push_u64(self.out, offset);
+                }
+                self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
+            }
             Reply::Ping => self.begin_unasked("ping"),
             Reply::Pong { echo } => self.begin("pong", echo),
             Reply::Status(ref status) => self.status(status),
@@ -268,14 +294,66 @@ impl<S: Style> Writer<'_, S> {
         });
     }
 
-    fn published(&mut self, echo: &Echo, offset: Option<u64>) {
+    fn published(&mut self, echo: &Echo, position: Option<Position>) {
         self.begin_with("published", echo.id.as_ref());
-        self.push(",\"data\":{");
-        if let Some(offset) = offset {
-            self.push("\"offset\":");
-            push_u64(self.out, offset);
+        self.push(",\"data\":");
+        match position {
+            Some(position) => self.position(position),
+            None => self.push("{}"),
         }
+    }
+
+    fn position(&mut self, position: Position) {
+        self.push("{\"epoch\":\"");
+        self.push(&position.epoch.to_string());
+        self.push("\",\"offset\":");
+        push_u64(self.out, position.offset);
         self.push("}");
+    }
+
+    /// Appends what `subscribed` says of histories; nothing when there are none.
+    pub(in crate::dialect) fn standing(&mut self, standing: &Standing) {
+        if !standing.positions.is_empty() {
+            self.push(",\"positions\":{");
+            for (index, (channel, position)) in standing.positions.iter().enumerate() {
+                self.key(index, channel);
+                self.position(*position);
+            }
+            self.push("}");
+        }
+        if standing.cut {
+            self.push(",\"positions_complete\":false");
+        }
+        if let Some(recovered) = &standing.recovered {
+            self.push(",\"recovered\":{");
+            for (index, (channel, is_whole)) in recovered.iter().enumerate() {
+                self.key(index, channel);
+                self.push(if *is_whole { "true" } else { "false" });
+            }
+            self.push("}");
+        }
+    }
+
+    fn key(&mut self, index: usize, channel: &Channel) {
+        if index > 0 {
+            self.push(",");
+        }
+        push_string(self.out, channel.as_str());
+        self.push(":");
+    }
+
+    fn history(&mut self, echo: &Echo, epoch: Epoch, events: &[Bytes]) {
+        self.begin("history", echo);
+        self.push(",\"data\":{\"epoch\":\"");
+        self.push(&epoch.to_string());
+        self.push("\",\"events\":[");
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 {
+                self.push(",");
+            }
+            self.out.extend_from_slice(event);
+        }
+        self.push("]");
     }
 
     fn status(&mut self, status: &Status<'_>) {

@@ -1,8 +1,12 @@
 //! From text to [`ClientMessage`].
 
 use crate::channel::Pattern;
+use crate::event::{Epoch, OFFSET_MAX};
 use crate::json::Scratch;
-use crate::message::{ClientMessage, Echo, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten};
+use crate::message::{
+    ClientMessage, Echo, ErrorCode, FieldError, Fields, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, HistoryRange,
+    Malformed, MessageType, Recover, RequestId, shorten,
+};
 
 /// What a `subscribe` or `unsubscribe` asks for.
 pub(in crate::dialect) struct Selection {
@@ -102,12 +106,28 @@ pub(in crate::dialect) fn parse_with<'t>(
         return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
-    match message(message_type, &mut fields, id.clone(), select) {
-        Ok(Some(message)) => Ok(message),
-        Ok(None) => nested(message_type, data, scratch, id.clone(), select)
-            .map_err(|error| malformed(error, id, Some(message_type))),
-        Err(error) => Err(malformed(error, id, Some(message_type))),
+    let recover = fields.object_if_any("recover");
+    let read = match message(message_type, &mut fields, id.clone(), select) {
+        Ok(Some(message)) => Ok((message, recover)),
+        Ok(None) => nested(message_type, data, recover, scratch, id.clone(), select),
+        Err(error) => Err(error),
+    };
+    let read = read.and_then(|(message, recover)| with_recover(message, recover, scratch));
+    read.map_err(|error| malformed(error, id, Some(message_type)))
+}
+
+// A `subscribe` with what stands in its `recover`, which only they have.
+fn with_recover<'t>(
+    mut message: ClientMessage<'t>,
+    text: Result<Option<&'t str>, FieldError>,
+    scratch: &mut Scratch,
+) -> Result<ClientMessage<'t>, FieldError> {
+    if let ClientMessage::Subscribe { recover, .. } = &mut message
+        && let Some(text) = text?
+    {
+        *recover = Some(Recover::read(text, scratch)?);
     }
+    Ok(message)
 }
 
 /// See [`super::super::Dialect::command_id`].
@@ -146,6 +166,7 @@ fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> 
         "ping" => MessageType::Ping,
         "pong" => MessageType::Pong,
         "get_status" => MessageType::GetStatus,
+        "history" => MessageType::History,
         _ => {
             let message = format!("there is no message of type \"{}\"", shorten(&name));
             return Err(FieldError::new(ErrorCode::UnknownType, message));
@@ -166,18 +187,10 @@ fn message<'t>(
             echo,
             token: fields.text("token")?,
         },
-        MessageType::Subscribe | MessageType::Unsubscribe => {
-            if message_type == MessageType::Subscribe && !fields.is_empty_object("recover") {
-                return Err(FieldError::new(
-                    ErrorCode::InvalidMessage,
-                    "`recover` cannot be served: recovery is not available",
-                ));
-            }
-            match select.select(fields)? {
-                Some(selection) => subscription(message_type, selection, echo),
-                None => return Ok(None),
-            }
-        }
+        MessageType::Subscribe | MessageType::Unsubscribe => match select.select(fields)? {
+            Some(selection) => subscription(message_type, selection, echo),
+            None => return Ok(None),
+        },
         MessageType::Command => {
             let Some(id) = echo.id else {
                 return Err(FieldError::new(ErrorCode::InvalidMessage, "`id` is missing"));
@@ -198,27 +211,64 @@ fn message<'t>(
         MessageType::Ping => ClientMessage::Ping { echo },
         MessageType::Pong => ClientMessage::Pong,
         MessageType::GetStatus => ClientMessage::GetStatus { echo },
+        MessageType::History => ClientMessage::History {
+            echo,
+            channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
+            range: range(fields)?,
+        },
     }))
 }
 
+// The part of a history that is asked for.
+fn range(fields: &mut Fields<'_, '_>) -> Result<HistoryRange, FieldError> {
+    let since = fields.unsigned("since")?;
+    if since.is_some_and(|since| since > OFFSET_MAX) {
+        return Err(FieldError::wrong("since", "must be at most 2^53-1"));
+    }
+    let epoch = if fields.has("epoch") {
+        Some(Epoch::parse(&fields.text("epoch")?))
+    } else {
+        None
+    };
+    let limit = match fields.unsigned("limit")? {
+        None => HISTORY_EVENTS_DEFAULT,
+        // More is not refused but cut, as a history that is longer than asked for is.
+        Some(limit @ 1..) => u32::try_from(limit).unwrap_or(u32::MAX).min(HISTORY_EVENTS_MAX),
+        Some(0) => return Err(FieldError::wrong("limit", "must be at least 1")),
+    };
+    Ok(HistoryRange { since, epoch, limit })
+}
+
+type Recoverable<'t> = (ClientMessage<'t>, Result<Option<&'t str>, FieldError>);
+
+// What is subscribed stands under `data`, and with it perhaps what is to be recovered.
 fn nested<'t>(
     message_type: MessageType,
     data: Option<&'t str>,
+    recover: Result<Option<&'t str>, FieldError>,
     scratch: &mut Scratch,
     id: Option<RequestId>,
     select: &dyn Select,
-) -> Result<ClientMessage<'t>, FieldError> {
+) -> Result<Recoverable<'t>, FieldError> {
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
     fields.each_once()?;
     let selection = select.select(&mut fields)?.ok_or_else(|| select.missing())?;
-    Ok(subscription(message_type, selection, Echo::of_id(id)))
+    let recover = match recover {
+        Ok(None) => fields.object_if_any("recover"),
+        given => given,
+    };
+    Ok((subscription(message_type, selection, Echo::of_id(id)), recover))
 }
 
 fn subscription<'t>(message_type: MessageType, selection: Selection, echo: Echo) -> ClientMessage<'t> {
     let Selection { patterns, members } = selection;
     let echo = Echo { members, ..echo };
     if message_type == MessageType::Subscribe {
-        ClientMessage::Subscribe { echo, patterns }
+        ClientMessage::Subscribe {
+            echo,
+            patterns,
+            recover: None,
+        }
     } else {
         ClientMessage::Unsubscribe { echo, patterns }
     }

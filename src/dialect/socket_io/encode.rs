@@ -101,6 +101,7 @@ const fn name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::Unsubscribed { .. } => "unsubscribed",
         Reply::CommandSucceeded { .. } | Reply::CommandFailed { .. } | Reply::CommandRefused { .. } => "response",
         Reply::Published { .. } => "published",
+        Reply::History { .. } => "history",
         Reply::Ping | Reply::Pong { .. } => return None,
         Reply::Status(_) => "status",
         Reply::Error { .. } | Reply::RateLimited { .. } => "error",
@@ -117,6 +118,7 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         | Reply::Subscribed { echo, .. }
         | Reply::Unsubscribed { echo, .. }
         | Reply::Published { echo, .. }
+        | Reply::History { echo, .. }
         | Reply::Pong { echo }
         | Reply::Error { echo, .. } => echo.id.as_ref(),
         Reply::Status(status) => status.echo.id.as_ref(),

@@ -7,7 +7,7 @@ use super::{Settings, Timestamps};
 use crate::channel::Pattern;
 use crate::dialect::native::{Style, Writer};
 use crate::json::push_string;
-use crate::message::{Echo, Reply};
+use crate::message::{Echo, Reply, Standing};
 use crate::wire::encode::{self, Kind};
 
 /// Appends the frame of a reply; says where it lies.
@@ -30,13 +30,17 @@ pub(in crate::dialect) fn encode_reply(
 /// Writes a reply as JSON, for every dialect that repeats a request's own fields.
 pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
-        Reply::Subscribed { echo, .. } => changed(writer, "subscribed", echo, None),
+        Reply::Subscribed { echo, standing, .. } => {
+            // What a client named in the native way is answered so, too.
+            let standing = Some(standing).filter(|_| echo.members.contains(",\"channels\":"));
+            changed(writer, "subscribed", echo, standing, None);
+        }
         Reply::Unsubscribed {
             echo,
             patterns,
             lost_permission,
             ..
-        } => changed(writer, "unsubscribed", echo, lost_permission.then_some(patterns)),
+        } => changed(writer, "unsubscribed", echo, None, lost_permission.then_some(patterns)),
         _ => writer.reply(reply),
     }
 }
@@ -79,9 +83,18 @@ impl Settings {
 }
 
 // `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
-fn changed<S: Style>(writer: &mut Writer<'_, S>, message_type: &str, echo: &Echo, lost: Option<&[Pattern]>) {
+fn changed<S: Style>(
+    writer: &mut Writer<'_, S>,
+    message_type: &str,
+    echo: &Echo,
+    standing: Option<&Standing>,
+    lost: Option<&[Pattern]>,
+) {
     writer.begin_with(message_type, echo.id.as_ref());
     writer.push(&echo.members);
+    if let Some(standing) = standing {
+        writer.standing(standing);
+    }
     if let Some(lost) = lost {
         writer.push(",\"subscriptions\":");
         writer.style.push_subscriptions(lost, writer.out);

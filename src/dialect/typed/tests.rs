@@ -164,6 +164,7 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
             echo: &echo,
             patterns: &[],
             active: 0,
+            standing: &crate::message::Standing::default(),
         },
         Reply::Unsubscribed {
             echo: &echo,
@@ -174,7 +175,15 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
         Reply::CommandRefused { id: &id, code, message },
         Reply::Published {
             echo: &echo,
+            position: None,
+        },
+        Reply::History {
+            echo: &echo,
+            epoch: crate::event::Epoch(1),
+            events: &[],
+            complete: true,
             offset: None,
+            more: true,
         },
         Reply::Ping,
         Reply::Pong { echo: &echo },
@@ -213,7 +222,7 @@ fn selected(request: &str) -> Result<(Vec<String>, String), (ErrorCode, String)>
     let text = format!(r#"{{"type":"subscribe",{request}}}"#);
     let mut scratch = Scratch::default();
     match dialect().parse(&text, &mut scratch) {
-        Ok(ClientMessage::Subscribe { patterns, echo }) => {
+        Ok(ClientMessage::Subscribe { patterns, echo, .. }) => {
             let names = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
             Ok((names, echo.members.into()))
         }

@@ -30,7 +30,8 @@ use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
 use crate::json::same;
 use crate::time::Now;
 
-pub use page::{ChannelView, Epoch, Page, PageLimit, Since};
+pub use crate::event::Epoch;
+pub use page::{ChannelView, Page, PageLimit, Since};
 
 pub(super) use ids::ID_BYTES;
 use ids::Ids;

@@ -1,44 +1,9 @@
 //! What the hub tells of a channel's state.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::channel::{Channel, Class};
 use crate::event::Event;
-
-/// Names one store of events: offsets compare within it only. Shown as 16 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(pub u64);
-
-impl Epoch {
-    /// A new one, like no other.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(rand::random())
-    }
-
-    /// Reads what [`fmt::Display`] wrote, and nothing else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 16 || !text.bytes().all(is_digit) {
-            return None;
-        }
-        u64::from_str_radix(text, 16).ok().map(Self)
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// A channel's state as a join sees it, under its stripe's lock.
 #[derive(Clone, Copy, Debug)]

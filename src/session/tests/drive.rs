@@ -7,11 +7,11 @@ use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::channel::{Channel, Pattern};
 use crate::dialect::{Dialect, encode_event};
 use crate::disconnect::Disconnect;
-use crate::event::{Event, NewEvent, Terms};
+use crate::event::{Epoch, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::limits::Limits;
-use crate::message::{ErrorCode, RequestId};
-use crate::session::{CommandOutcome, Context, Input, Opening, Output, Outputs, Session, Settings};
+use crate::message::{Echo, ErrorCode, Position, Recover, RequestId, Standing};
+use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings};
 use crate::time::Now;
 
 /// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
@@ -22,6 +22,11 @@ pub(super) const START: Now = Now {
 
 /// The connection's name is `client_0000000000004e1f`; its first heartbeat comes after 20 s.
 pub(super) const NONCE: u64 = 0x4e1f;
+
+/// The store's in every test.
+pub(super) fn epoch() -> Epoch {
+    Epoch(0xe9)
+}
 
 pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<Permissions> {
     let patterns = |list: &str| -> Vec<Pattern> {
@@ -74,6 +79,9 @@ pub(super) struct Drive {
     pub(super) dropped: u64,
     pub(super) verify: Option<(u32, String)>,
     pub(super) join: Option<(u32, Vec<Pattern>)>,
+    /// What the next join finds.
+    pub(super) standing: Standing,
+    pub(super) history: Option<Echo>,
     pub(super) publish: Option<u32>,
     pub(super) commands: Vec<(u32, RequestId)>,
     /// What came out and was not looked at yet.
@@ -91,7 +99,8 @@ pub(super) enum Seen {
     Pong(Vec<u8>),
     CloseFrame(Option<(u16, String)>),
     Verify(String),
-    Join(Vec<Pattern>),
+    Join(Vec<Pattern>, Option<Recover>),
+    History(String),
     Skipped(Vec<Pattern>),
     Leave(Vec<Pattern>),
     Publish(String),
@@ -126,6 +135,8 @@ impl Drive {
             dropped: 0,
             verify: None,
             join: None,
+            standing: Standing::default(),
+            history: None,
             publish: None,
             commands: Vec::new(),
             seen: Vec::new(),
@@ -174,12 +185,23 @@ impl Drive {
 
     pub(super) fn answer_join(&mut self) {
         let (request, patterns) = self.join.take().expect("a join is pending");
-        self.input(Input::Joined { request, patterns });
+        let standing = std::mem::take(&mut self.standing);
+        self.input(Input::Joined {
+            request,
+            patterns,
+            standing,
+        });
     }
 
     pub(super) fn answer_publish(&mut self, offset: Option<u64>) {
         let request = self.publish.take().expect("a publish is pending");
-        self.input(Input::Published { request, offset });
+        let position = offset.map(|offset| Position { epoch: epoch(), offset });
+        self.input(Input::Published { request, position });
+    }
+
+    pub(super) fn answer_history(&mut self, page: HistoryPage) {
+        let echo = self.history.take().expect("a history is asked for");
+        self.input(Input::History { echo, page });
     }
 
     pub(super) fn answer_command(&mut self, id: &RequestId, outcome: CommandOutcome) {
@@ -211,9 +233,23 @@ impl Drive {
                 assert!(self.verify.replace((request, token.to_string())).is_none());
                 Seen::Verify(token.into())
             }
-            Output::Join { request, patterns } => {
+            Output::Join {
+                request,
+                patterns,
+                recover,
+            } => {
                 assert!(self.join.replace((request, patterns.clone())).is_none());
-                Seen::Join(patterns)
+                Seen::Join(patterns, recover)
+            }
+            Output::History { echo, channel, range } => {
+                self.history = Some(echo);
+                let epoch = range
+                    .epoch
+                    .map(|epoch| epoch.map_or("?".to_owned(), |epoch| epoch.to_string()));
+                let since = range.since.map(|since| since.to_string());
+                let part = |name, part: Option<String>| part.map_or(String::new(), |part| format!(" {name} {part}"));
+                let (since, epoch) = (part("since", since), part("epoch", epoch));
+                Seen::History(format!("{channel}{since}{epoch} limit {}", range.limit))
             }
             Output::Skipped { patterns } => Seen::Skipped(patterns),
             Output::Leave { patterns } => Seen::Leave(patterns),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::drive::{Drive, Seen, Tokens, permissions, settings, user};
+use super::drive::{Drive, Seen, Tokens, epoch, permissions, settings, user};
 use crate::channel::Pattern;
 use crate::dialect::Dialect;
 use crate::disconnect::Disconnect;
 use crate::message::ErrorCode;
-use crate::session::{CommandOutcome, Input, Settings};
+use crate::session::{CommandOutcome, HistoryPage, Input, Settings};
 use crate::wire;
 
 #[derive(Clone, Debug)]
@@ -49,6 +49,11 @@ fn message() -> impl Strategy<Value = String> {
         2 => "(good|another|less|bad)".prop_map(|token| format!(r#"{{"type":"auth","token":"{token}","id":"a"}}"#)),
         1 => Just(r#"{"type":"get_status","id":1}"#.to_owned()),
         1 => channel().prop_map(|c| format!(r#"{{"type":"publish","channel":"{c}","event":"e","id":"p"}}"#)),
+        2 => (channels(), channel(), 0u64..9).prop_map(|(c, key, offset)| {
+            let key = format!(r#""{key}":{{"epoch":"e","offset":{offset}}}"#);
+            format!(r#"{{"type":"subscribe","channels":{c},"recover":{{{key}}},"id":"r"}}"#)
+        }),
+        1 => channel().prop_map(|c| format!(r#"{{"type":"history","channel":"{c}","since":1,"id":"h"}}"#)),
         1 => Just(r#"{"type":"ping","id":2}"#.to_owned()),
         1 => Just(r#"{"type":"pong"}"#.to_owned()),
         1 => "[{}\\[\\]\",:a-z0-9]{0,20}",
@@ -162,6 +167,7 @@ fn play(settings: Settings, steps: Vec<Step>, handshake: Option<&str>) {
     let mut model = Model::default();
     let mut commands = 0;
     for step in steps {
+        answer_history(&mut drive);
         match step {
             Step::Text(text) if drive.session.wants_input() => {
                 if !drive.session.is_closed() {
@@ -214,8 +220,25 @@ fn play(settings: Settings, steps: Vec<Step>, handshake: Option<&str>) {
     settle(&mut drive, &mut model);
 }
 
+// Shards do so at once.
+fn answer_history(drive: &mut Drive) {
+    if drive.history.is_some() {
+        drive.answer_history(HistoryPage {
+            epoch: epoch(),
+            events: vec!["{}".into()],
+            complete: true,
+            offset: Some(1),
+            more: false,
+        });
+    }
+}
+
 // Answers everything that is pending; then nothing may be left open, unless the connection has ended.
 fn settle(drive: &mut Drive, model: &mut Model) {
+    answer_history(drive);
+    for seen in std::mem::take(&mut drive.seen) {
+        model.saw(&seen);
+    }
     while drive.verify.is_some() || drive.join.is_some() || drive.publish.is_some() || !drive.commands.is_empty() {
         if drive.verify.is_some() {
             drive.answer_verify();

@@ -16,7 +16,9 @@
 //! open [token]                            the connection is there, perhaps with a handshake token
 //! > text                                  the client sends a text message; `>*3 text` three times, `$n` counts from 1
 //! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
-//! + verified|joined|published [offset]    the shard answers what was asked for
+//! + verified|published [offset]           the shard answers what was asked for
+//! + joined [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   ... with positions, recoveries, and more of them
+//! + history complete|more|gap [<event> ..]
 //! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
 //! + event <channel> <name> <data>          somebody publishes now: it comes if one of the patterns held matches it
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
@@ -35,14 +37,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::drive::{Drive, START, Seen, Tokens, permissions, settings, user};
+use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::channel::Pattern;
+use crate::channel::{Channel, Pattern};
 use crate::dialect::engine_io::Revision;
 use crate::dialect::{Dialect, socket_io, typed};
 use crate::disconnect::Disconnect;
-use crate::message::{ErrorCode, RequestId};
-use crate::session::{CommandOutcome, Input, Opening, Settings};
+use crate::message::{ErrorCode, Position, Recover, RequestId, Standing};
+use crate::session::{CommandOutcome, HistoryPage, Input, Opening, Settings};
 use crate::wire;
 
 fn folder() -> PathBuf {
@@ -110,6 +112,7 @@ fn every_code_message_and_ending_has_a_transcript() {
         "error",
         "going_away",
         "connected",
+        "history",
     ] {
         assert!(
             seen(&format!("{{\"type\":\"{message}\"")),
@@ -336,7 +339,20 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
     let number = |index: usize| words[index].parse::<u64>().unwrap();
     match words[0] {
         "verified" => drive.answer_verify(),
-        "joined" => drive.answer_join(),
+        "joined" => {
+            drive.standing = standing(&words[1..]);
+            drive.answer_join();
+        }
+        "history" => {
+            let events = words[2..].iter().map(|text| text.to_string().into());
+            drive.answer_history(HistoryPage {
+                epoch: epoch(),
+                events: events.collect(),
+                complete: words[1] != "gap",
+                offset: Some(57),
+                more: words[1] == "more",
+            });
+        }
         "published" => drive.answer_publish(words.get(1).map(|_| number(1))),
         "event" => drive.publish_by_others(words[1], words[2], &words[3..].join(" ")),
         "delivered" => drive.delivered = number(1),
@@ -376,6 +392,28 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
     }
 }
 
+fn standing(words: &[&str]) -> Standing {
+    let mut standing = Standing::default();
+    for word in words {
+        let Some((channel, found)) = word.split_once('=') else {
+            standing.cut = *word == "cut";
+            continue;
+        };
+        let channel = Channel::parse(channel).unwrap();
+        match found.parse() {
+            Ok(offset) => {
+                let epoch = epoch();
+                standing.positions.push((channel, Position { epoch, offset }));
+            }
+            Err(_) => {
+                let recovered = standing.recovered.get_or_insert_default();
+                recovered.push((channel, found == "true"));
+            }
+        }
+    }
+    standing
+}
+
 fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
     RequestId::Acknowledgement {
         number: number.parse().unwrap(),
@@ -405,7 +443,15 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(None) => "<< close".to_owned(),
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
-        Seen::Join(patterns) => format!("= join {}", names(patterns)),
+        Seen::Join(patterns, None) => format!("= join {}", names(patterns)),
+        Seen::Join(patterns, Some(Recover(keys))) => {
+            let keys = keys.iter().map(|(channel, reached)| {
+                let epoch = reached.epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
+                format!(" {channel}={epoch}/{}", reached.offset)
+            });
+            format!("= join {} recover{}", names(patterns), keys.collect::<String>())
+        }
+        Seen::History(asked) => format!("= history {asked}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),

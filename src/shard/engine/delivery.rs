@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::overflow::Queued;
 use super::{Endpoint, Engine, Outgoing};
 use crate::auth;
+use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::event::{Event, Form};
 use crate::hub::{Inbox, Popped};
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
-use crate::shard::connection::{Cold, Flags, Gap, Hot, Stage};
-use crate::shard::pool::Frame;
-use crate::shard::slab::Chunked;
+use crate::shard::connection::{Cold, Flags, Hot, Stage};
+use crate::shard::pool::{Frame, Origin};
 use crate::stats::ShardStats;
 use crate::time::Now;
 use crate::wire::{Deflate, encode};
@@ -34,7 +35,7 @@ pub enum Sent {
 }
 
 /// The frames of one event, each wrapped once for this shard when the first subscriber needs it.
-struct Frames<'e> {
+pub(super) struct Frames<'e> {
     event: &'e Arc<Event>,
     wrapped: [Option<Rc<Frame>>; Form::COUNT],
     // How often each was taken.
@@ -42,7 +43,7 @@ struct Frames<'e> {
 }
 
 impl<'e> Frames<'e> {
-    const fn of(event: &'e Arc<Event>) -> Self {
+    pub(super) const fn of(event: &'e Arc<Event>) -> Self {
         Self {
             event,
             wrapped: [const { None }; Form::COUNT],
@@ -51,7 +52,7 @@ impl<'e> Frames<'e> {
     }
 
     /// The frame for one connection of an endpoint; `form` is that endpoint's.
-    fn get(&mut self, form: Form, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
+    pub(super) fn get(&mut self, form: Form, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
         let event = self.event;
         let is_too_long = |deflate: Deflate| {
             // Only for the small windows that hardly anybody asks for must the length be known.
@@ -65,13 +66,17 @@ impl<'e> Frames<'e> {
         self.wrapped[form.index()].get_or_insert_with(|| {
             Rc::new(Frame {
                 bytes: inbox.frame(form, event).clone(),
-                event: Some(event.clone()),
+                origin: Some(Origin {
+                    channel: event.channel.clone(),
+                    class: event.class.clone(),
+                    version: event.version,
+                }),
             })
         })
     }
 
     /// Counts what compression spared.
-    fn count(&self, stats: &ShardStats) {
+    pub(super) fn count(&self, stats: &ShardStats) {
         for form in Form::all().filter(|form| form.deflated && self.taken[form.index()] > 0) {
             let length = |form: Form| self.event.frame(form).map_or(0, Bytes::len) as u64;
             let saved = length(form.encoding.plain()).saturating_sub(length(form));
@@ -98,9 +103,12 @@ impl Engine {
             && let Some(popped) = self.inbox.pop()
         {
             deliveries += self.deliver_one(&popped);
+            // At once: a shorter event behind the one that did not fit might.
+            self.end_too_slow();
             count += 1;
         }
         self.stats.deliveries.bump(deliveries);
+        self.settle_catch_ups(self.inbox.position());
         count
     }
 
@@ -112,6 +120,7 @@ impl Engine {
 
     fn deliver_one(&mut self, popped: &Popped) -> u64 {
         self.table.settle(popped.index);
+        self.settle_catch_ups(popped.index);
         let number = self.next_event_number();
         let mut frames = Frames::of(&popped.event);
         let mut deliveries = 0;
@@ -122,7 +131,8 @@ impl Engine {
         for &node in &self.nodes {
             for subscriber in self.table.subscribers(node) {
                 let slot = subscriber.slot;
-                if subscriber.is_unsettled() && !self.table.includes(slot, node, popped.stripe, popped.index) {
+                let channel = &popped.event.channel;
+                if subscriber.is_unsettled() && !self.table.includes(slot, node, channel, popped.stripe, popped.index) {
                     continue;
                 }
                 let hot = &mut self.hot[slot];
@@ -133,13 +143,22 @@ impl Engine {
                 if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
                     continue;
                 }
+                if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], channel, popped.index) {
+                    continue;
+                }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(form) = endpoint.form else { continue };
                 deliveries += 1;
                 let frame = frames.get(form, endpoint, &self.inbox);
-                let dropped = self.outgoing.queue_event(slot, hot, &mut self.cold, frame, endpoint);
-                if dropped > 0 {
-                    self.stats.dropped.bump(dropped);
+                let queued = self
+                    .outgoing
+                    .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
+                if queued == Queued::TooSlow {
+                    self.too_slow.push(ConnectionId {
+                        shard: self.settings.shard,
+                        slot,
+                        generation: hot.generation,
+                    });
                 }
             }
         }
@@ -161,11 +180,20 @@ impl Engine {
             let Some(form) = endpoint.form else { continue };
             count += 1;
             let frame = frames.get(form, endpoint, &self.inbox);
-            let dropped = self.outgoing.queue_event(slot, hot, &mut self.cold, frame, endpoint);
-            self.stats.dropped.bump(dropped);
+            let queued = self
+                .outgoing
+                .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
+            if queued == Queued::TooSlow {
+                self.too_slow.push(ConnectionId {
+                    shard: self.settings.shard,
+                    slot,
+                    generation: hot.generation,
+                });
+            }
         }
         frames.count(&self.stats);
         self.stats.deliveries.bump(count as u64);
+        self.end_too_slow();
         count
     }
 
@@ -206,13 +234,18 @@ impl Engine {
     /// written at once, by those who can do without the borrow.
     pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
         let Some(slot) = self.slot(id) else { return 0 };
+        let until = if self.hot[slot].flags.has(Flags::CATCH_UP) {
+            self.read_ahead(slot, slices.len())
+        } else {
+            None
+        };
         let hot = &self.hot[slot];
         // Not while the replies are at their bound: then when there is room among them.
         let has_room = hot.outbox.reply_frames() < self.endpoints[usize::from(hot.endpoint)].bounds.reply_frames;
         if hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty()) {
             self.tell_gap(slot, now);
         }
-        self.hot[slot].outbox.gather(&self.outgoing.pool, slices)
+        self.hot[slot].outbox.gather(&self.outgoing.pool, until, slices)
     }
 
     /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
@@ -236,7 +269,8 @@ impl Engine {
         self.stats.messages_out.bump(finished.frames.into());
         self.outgoing.event_frames -= u64::from(finished.event_frames);
         self.outgoing.event_bytes -= u64::from(finished.event_bytes);
-        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP);
+        let reads_on = hot.flags.has(Flags::CATCH_UP) && self.cold[slot].as_mut().is_some_and(has_turns);
+        let has_more = !hot.outbox.is_empty() || hot.flags.has(Flags::GAP) || reads_on;
         if !has_more && hot.stage == Stage::Flushing {
             self.finish_flush(slot);
         }
@@ -302,7 +336,7 @@ impl Engine {
         if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame {
                 bytes: endpoint.reply(&bytes[range], &self.inbox, &self.stats),
-                event: None,
+                origin: None,
             };
             hot.outbox
                 .push_at_gap(&mut self.outgoing.pool, Rc::new(frame), gap.sequence);
@@ -322,55 +356,20 @@ impl Outgoing {
             }
         }
     }
-
-    /// Queues an event, by the overflow policy `drop_oldest`; returns how many events were dropped for it.
-    fn queue_event(
-        &mut self,
-        slot: u32,
-        hot: &mut Hot,
-        cold: &mut Chunked<Option<Cold>>,
-        frame: &Rc<Frame>,
-        endpoint: &Endpoint,
-    ) -> u64 {
-        let bounds = &endpoint.bounds;
-        let mut dropped = 0;
-        while !hot.outbox.push_event(&mut self.pool, frame, bounds) {
-            dropped += 1;
-            let Some((oldest, sequence)) = hot.outbox.drop_oldest(&mut self.pool) else {
-                // All that is queued is a frame of which a part was sent: the new one must go.
-                let sequence = hot.outbox.take_sequence();
-                note_gap(hot, &mut cold[slot], frame, sequence);
-                return dropped;
-            };
-            self.event_frames -= 1;
-            self.event_bytes -= u64::from(oldest.len());
-            note_gap(hot, &mut cold[slot], &oldest, sequence);
-        }
-        self.event_frames += 1;
-        self.event_bytes += u64::from(frame.len());
-        let is_half_full =
-            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
-        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
-        self.mark_dirty(slot, hot);
-        dropped
-    }
 }
 
-fn is_admin(cold: &Cold) -> bool {
+fn has_turns(cold: &mut Cold) -> bool {
+    let catch_up = cold.catch_up_if_any();
+    catch_up.is_some_and(|catch_up| catch_up.next_due().is_some())
+}
+
+fn is_withheld(cold: &mut Option<Cold>, channel: &Channel, index: u64) -> bool {
+    let catch_up = cold.as_mut().and_then(Cold::catch_up_if_any);
+    catch_up.is_some_and(|catch_up| catch_up.withholds(channel, index))
+}
+
+pub(super) fn is_admin(cold: &Cold) -> bool {
     cold.session
         .identity()
         .is_some_and(|identity| identity.permissions.admin)
-}
-
-fn note_gap(hot: &mut Hot, cold: &mut Option<Cold>, lost: &Frame, sequence: u32) {
-    hot.dropped = hot.dropped.saturating_add(1);
-    hot.flags.set(Flags::GAP);
-    if let (Some(cold), Some(event)) = (cold, &lost.event) {
-        let gap = cold.extra().gap.get_or_insert_with(|| Gap {
-            sequence,
-            count: 0,
-            channels: Vec::new(),
-        });
-        gap.add(sequence, &event.channel);
-    }
 }

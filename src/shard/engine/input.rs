@@ -8,12 +8,12 @@ use crate::auth::TokenError;
 use crate::channel::Pattern;
 use crate::disconnect::Disconnect;
 use crate::event::NewEvent;
+use crate::hub::Receipt;
 use crate::mailbox::{Adopt, ConnectionId, ShardMessage};
-use crate::message::ErrorCode;
+use crate::message::{ErrorCode, Position};
 use crate::session::{Input, Output};
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::pool::Frame;
-use crate::shard::table::Inserted;
 use crate::time::Now;
 use crate::wire::Message;
 use crate::wire::deflate::Inflated;
@@ -120,8 +120,8 @@ impl Engine {
             match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
                     if let Some(slot) = self.open(from) {
-                        let offset = receipt.offset;
-                        self.tell(slot, Input::Published { request, offset }, now);
+                        let position = position(receipt);
+                        self.tell(slot, Input::Published { request, position }, now);
                     }
                 }
                 Err(event) => {
@@ -263,7 +263,12 @@ impl Engine {
                         is_full = is_full || !self.queue_reply(slot, start, end, is_last);
                     }
                     Output::Verify { request, token } => self.services.verify(self.id(slot), request, token),
-                    Output::Join { request, patterns } => self.join(slot, request, &patterns, now),
+                    Output::Join {
+                        request,
+                        patterns,
+                        recover,
+                    } => self.join(slot, request, patterns, recover, now),
+                    Output::History { echo, channel, range } => self.history(slot, echo, &channel, range, now),
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
@@ -284,6 +289,7 @@ impl Engine {
                 self.handle(slot, Input::End(Disconnect::SlowConsumer), now);
             }
         }
+        self.schedule_catch_up(slot);
         self.outputs.bytes.clear();
         // One long message must not be paid for ever after.
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
@@ -299,7 +305,7 @@ impl Engine {
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
         let frame = Rc::new(Frame {
             bytes: endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats),
-            event: None,
+            origin: None,
         });
         if is_last {
             hot.outbox.push_last(pool, frame);
@@ -312,23 +318,6 @@ impl Engine {
         }
         self.outgoing.mark_dirty(slot, hot);
         true
-    }
-
-    fn join(&mut self, slot: u32, request: u32, patterns: &[Pattern], now: Now) {
-        let mut interned = Vec::with_capacity(patterns.len());
-        for pattern in patterns {
-            if let Inserted::Joined(node) | Inserted::First(node) = self.table.insert(slot, pattern) {
-                let at = self.inbox.join(pattern);
-                if !at.settled(self.inbox.position()) {
-                    self.table.unsettle(slot, node, at);
-                }
-                interned.extend(self.table.pattern(node).cloned());
-            } else {
-                interned.push(pattern.clone());
-            }
-        }
-        let patterns = interned;
-        self.handle(slot, Input::Joined { request, patterns }, now);
     }
 
     // Every connection of a misconfigured endpoint would say the same: the first one says it loudly.
@@ -349,14 +338,15 @@ impl Engine {
                 self.inbox.leave(pattern);
             }
         }
+        self.leave_catch_up(slot, patterns);
     }
 
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
             match self.broker.try_publish(self.settings.shard, event, now) {
                 Ok(receipt) => {
-                    let offset = receipt.offset;
-                    return self.handle(slot, Input::Published { request, offset }, now);
+                    let position = position(receipt);
+                    return self.handle(slot, Input::Published { request, position }, now);
                 }
                 Err(event) => event,
             }
@@ -413,6 +403,11 @@ impl Engine {
         }
         largest.is_some()
     }
+}
+
+fn position(receipt: Receipt) -> Option<Position> {
+    let (epoch, offset) = receipt.epoch.zip(receipt.offset)?;
+    Some(Position { epoch, offset })
 }
 
 fn inflated_bytes_max(settings: &crate::session::Settings) -> u64 {

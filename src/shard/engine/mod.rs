@@ -7,7 +7,7 @@
 //!
 //! # How to drive it
 //!
-//! Inputs, in any order, each with the time:
+//! Each turn begins with [`Engine::begin_turn`]. Then inputs, in any order, each with the time:
 //!
 //! * [`Engine::adopt`], then [`Engine::on_bytes`] for each read while [`Engine::wants_input`], and
 //!   [`Engine::on_end_of_input`] or [`Engine::on_socket_error`];
@@ -24,12 +24,17 @@
 //! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
-//! outputs say.
+//! outputs say, and what is bounded per turn: [`Engine::has_turn_to_begin`] says that there is some of it.
 
+mod catch_up;
 mod closing;
 mod delivery;
 mod drain;
+mod endpoint;
+mod history;
 mod input;
+mod joins;
+mod overflow;
 mod polling;
 mod query;
 #[cfg(test)]
@@ -38,28 +43,28 @@ mod tests;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::Settings;
 use super::connection::{Cold, Flags, Hot, Stage};
-use super::outbox::{Bounds, Outbox};
-use super::pool::Pool;
+use super::outbox::Outbox;
+use super::pool::{Frame, Pool};
 use super::slab::Chunked;
 use super::table::{NodeId, Table};
 use super::timers::Timers;
 use crate::auth::{Identity, TokenError};
-use crate::event::{Form, NewEvent};
+use crate::event::NewEvent;
 use crate::hub::{Broker, Inbox};
 use crate::json::Scratch;
 use crate::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
 use crate::session::{self, Context, Input, Outputs, Session};
 use crate::stats::ShardStats;
 use crate::time::Now;
-use crate::wire::{Decoder, Deflate, Inflater, deflate, encode};
+use crate::wire::{Decoder, Deflate, Inflater};
 
 pub use delivery::Sent;
+use endpoint::Endpoint;
 
 /// A new connection, without its socket: [`Adopt`] for those who have none.
 #[derive(Debug)]
@@ -99,43 +104,6 @@ pub enum Action {
 /// The frame that answers a probe.
 pub const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 
-/// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
-const ENVELOPE_BYTES_MAX: u32 = 2048;
-
-/// What connections of one endpoint, and with one kind of compression, share here.
-struct Endpoint {
-    settings: Arc<session::Settings>,
-    deflate: Option<Deflate>,
-    bounds: Bounds,
-    // With more than so many bytes of events in it an outbox may have no room for the next one.
-    pressed_bytes: u32,
-    // How its connections get events; `None`: they get none.
-    form: Option<Form>,
-    connections: u32,
-    // Whether it was told that a client may not have its automatic subscriptions.
-    has_skipped: bool,
-}
-
-impl Endpoint {
-    /// It has no events, and its replies are as long as what its clients send.
-    const fn is_echo(&self) -> bool {
-        self.form.is_none()
-    }
-
-    /// The frame of a reply or control message as its connections get it.
-    fn reply(&self, frame: &[u8], inbox: &Inbox, stats: &ShardStats) -> Bytes {
-        let fits = |deflate: Deflate| deflate.fits(encode::payload_bytes(frame));
-        if self.deflate.is_some_and(fits)
-            && let Some(deflated) = deflate::frame(frame, inbox.deflate_bytes_min())
-        {
-            stats.deflated_messages.bump(1);
-            stats.deflate_saved_bytes.bump((frame.len() - deflated.len()) as u64);
-            return Bytes::from(deflated);
-        }
-        Bytes::copy_from_slice(frame)
-    }
-}
-
 /// A publish that waits for a credit. It is published even when its connection has gone meanwhile.
 struct Parked {
     from: ConnectionId,
@@ -152,6 +120,8 @@ struct Outgoing {
     polls: VecDeque<u32>,
     event_frames: u64,
     event_bytes: u64,
+    // Connections with `Flags::CATCH_UP`.
+    catching_up: u64,
     // An outbox that is not blocked is half full.
     is_pressed: bool,
 }
@@ -183,6 +153,20 @@ pub struct Engine {
     entropy: u64,
     event_number: u32,
 
+    // The turn: when it began, its number, and what is left of its bounds.
+    now: Now,
+    turn: u32,
+    pages_left: u32,
+    joins_left: usize,
+    // Connections that read on in the next turn.
+    catching: VecDeque<ConnectionId>,
+    // Channels that were read up to where the inbox is not yet.
+    settling: VecDeque<catch_up::Settling>,
+    // Connections to be ended as slow consumers.
+    too_slow: Vec<ConnectionId>,
+    // Joins that wait for the next turn.
+    joins: VecDeque<joins::Waiting>,
+
     // Reused, empty between calls.
     scratch: Scratch,
     inflater: Inflater,
@@ -190,6 +174,8 @@ pub struct Engine {
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
+    seen: Vec<joins::Seen>,
+    page: Vec<Rc<Frame>>,
     poll_scratch: Vec<u8>,
 }
 
@@ -226,12 +212,22 @@ impl Engine {
             drain: None,
             entropy: 0,
             event_number: 0,
+            now,
+            turn: 1,
+            pages_left: catch_up::PAGES,
+            joins_left: joins::JOIN_CHANNELS,
+            catching: VecDeque::new(),
+            settling: VecDeque::new(),
+            too_slow: Vec::new(),
+            joins: VecDeque::new(),
             scratch: Scratch::default(),
             inflater: Inflater::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
+            seen: Vec::new(),
+            page: Vec::new(),
             poll_scratch: Vec::new(),
         }
     }
@@ -343,6 +339,7 @@ impl Engine {
         stats.subscriptions.set(signed(self.table.subscriptions()));
         stats.pending_frames.set(signed(self.outgoing.event_frames));
         stats.pending_bytes.set(signed(self.outgoing.event_bytes));
+        stats.catching_up.set(signed(self.outgoing.catching_up));
         stats.inbox.set(signed(self.inbox.len() as u64));
     }
 
@@ -369,64 +366,6 @@ impl Engine {
             self.cold.reserve(slot);
             slot
         })
-    }
-
-    /// The place of an endpoint among those in use. There are at most eight for each of the configuration: connections
-    /// without compression, and with each window.
-    fn endpoint(&mut self, settings: &Arc<session::Settings>, deflate: Option<Deflate>) -> u16 {
-        let known = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings) && endpoint.deflate == deflate;
-        let place = self.endpoints.iter().position(known).unwrap_or_else(|| {
-            let limits = &settings.limits;
-            let endpoint = Endpoint {
-                settings: settings.clone(),
-                deflate,
-                bounds: Bounds {
-                    event_frames: limits.outbox_frames,
-                    event_bytes: limits.outbox_bytes,
-                    reply_frames: limits.reply_frames,
-                    reply_bytes: limits.reply_bytes,
-                },
-                pressed_bytes: limits
-                    .outbox_bytes
-                    .saturating_sub(limits.event_bytes.saturating_add(ENVELOPE_BYTES_MAX))
-                    .min(limits.outbox_bytes / 2),
-                form: settings.dialect.encoding().map(|encoding| Form {
-                    encoding,
-                    deflated: deflate.is_some(),
-                }),
-                connections: 0,
-                has_skipped: false,
-            };
-            if let Some(place) = self.endpoints.iter().position(|known| known.connections == 0) {
-                self.endpoints[place] = endpoint;
-                place
-            } else {
-                self.endpoints.push(endpoint);
-                self.endpoints.len() - 1
-            }
-        });
-        let endpoint = &mut self.endpoints[place];
-        endpoint.connections += 1;
-        if endpoint.connections == 1
-            && let Some(form) = endpoint.form
-        {
-            self.inbox.need(form, 1);
-        }
-        self.stats.deflate_connections.add(deflate.is_some().into());
-        u16::try_from(place).expect("fewer than 65,536 endpoints")
-    }
-
-    /// One connection less of an endpoint.
-    fn leave_endpoint(&mut self, place: u16) {
-        let endpoint = &mut self.endpoints[usize::from(place)];
-        endpoint.connections -= 1;
-        if endpoint.connections == 0
-            && let Some(form) = endpoint.form
-        {
-            self.inbox.need(form, -1);
-        }
-        let deflated = endpoint.deflate.is_some();
-        self.stats.deflate_connections.add(-i64::from(deflated));
     }
 
     /// Hands an input to a session; its outputs wait for [`Engine::carry_out`].

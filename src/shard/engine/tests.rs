@@ -1,10 +1,14 @@
 //! The engine driven by hand, on virtual time.
 
+mod catch_up;
 mod closing;
 mod compression;
 mod delivery;
+mod history;
 mod input;
+mod kept;
 mod operator;
+mod overflow;
 mod polling;
 
 use std::io::IoSlice;
@@ -168,6 +172,10 @@ impl Rig {
             credits: 16_384,
             ..hub::Settings::default()
         };
+        Self::of(settings, hub_settings)
+    }
+
+    fn of(settings: Settings, hub_settings: hub::Settings) -> Self {
         let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
@@ -237,7 +245,7 @@ impl Rig {
             terms: Terms::default(),
         };
         let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, START, credit, &mut Wakes::default());
+        self.hub.publish(event, self.now, credit, &mut Wakes::default());
     }
 
     /// Publishes and delivers.
@@ -250,12 +258,18 @@ impl Rig {
     fn read(&mut self, id: ConnectionId) -> Vec<Received> {
         let mut bytes = Vec::new();
         let mut others = Vec::new();
-        while let Some(dirty) = self.engine.next_dirty() {
-            if dirty != id {
-                others.push(dirty);
-                continue;
+        loop {
+            while let Some(dirty) = self.engine.next_dirty() {
+                if dirty != id {
+                    others.push(dirty);
+                    continue;
+                }
+                while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
             }
-            while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
+            if !self.engine.has_turn_to_begin() {
+                break;
+            }
+            self.engine.begin_turn(self.now);
         }
         for other in others {
             self.engine.postpone(other);

@@ -14,12 +14,12 @@ const BOUNDS: Bounds = Bounds {
 
 fn frame(byte: u8, length: usize) -> Rc<Frame> {
     let bytes = Bytes::from(vec![byte; length]);
-    Rc::new(Frame { bytes, event: None })
+    Rc::new(Frame { bytes, origin: None })
 }
 
 fn written(outbox: &Outbox, pool: &Pool) -> Vec<u8> {
     let mut slices = [IoSlice::new(&[]); 64];
-    let filled = outbox.gather(pool, &mut slices);
+    let filled = outbox.gather(pool, None, &mut slices);
     slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect()
 }
 

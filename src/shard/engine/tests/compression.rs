@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::wire::Message;
+use crate::wire::{deflate, encode};
 
 /// What a client got, frame by frame: whether it was compressed, and its text.
 fn texts(rig: &mut Rig, id: ConnectionId) -> Vec<(bool, String)> {

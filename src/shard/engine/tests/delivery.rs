@@ -5,11 +5,11 @@ use crate::dialect::typed;
 fn subscribed_comes_before_its_events_and_none_after_unsubscribed() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.event("grid.a.status", "0");
+    rig.event("grid.a.note", "0");
     rig.subscribe(id, "grid.*");
-    rig.event("grid.a.status", "1");
+    rig.event("grid.a.note", "1");
     rig.say(id, r#"{"type":"unsubscribe","channels":["grid.*"]}"#);
-    rig.event("grid.a.status", "2");
+    rig.event("grid.a.note", "2");
     let got = rig.read(id);
     assert_eq!(kinds(&got), ["subscribed", "event", "unsubscribed"]);
     assert_eq!(got[1].text()["data"], 1);
@@ -37,14 +37,14 @@ fn an_event_published_before_the_join_is_not_delivered_by_it() {
     let mut rig = Rig::new();
     let (early, late) = (rig.connect(), rig.connect());
     rig.subscribe(early, "grid.*");
-    rig.publish("grid.a.status", "1");
+    rig.publish("grid.a.note", "1");
     // The event lies in the inbox already, for `early`; patterns of one stripe and of all stripes.
     rig.subscribe(late, "grid.*");
     rig.subscribe(late, "grid.a.*");
     rig.subscribe(late, "*");
-    rig.publish("grid.a.status", "2");
+    rig.publish("grid.a.note", "2");
     rig.engine.deliver(usize::MAX);
-    rig.event("grid.a.status", "3");
+    rig.event("grid.a.note", "3");
     let data = |got: Vec<Received>| -> Vec<u64> {
         let events = got.iter().filter(|frame| frame.kind() == "event");
         events
@@ -345,11 +345,11 @@ fn a_loss_is_told_in_the_connections_own_dialect() {
     let id = rig.connect_with(Arc::new(settings), Ok(None), true);
     rig.say(id, r#"{"type":"subscribe","symbol":"a"}"#);
     rig.read(id);
-    rig.event("market.a.price", "1");
-    rig.event("market.a.price", "2");
+    rig.event("market.a.note", "1");
+    rig.event("market.a.note", "2");
     let got = rig.read(id);
     assert_eq!(kinds(&got), ["dropped", "update"]);
     let dropped = got[0].text();
     assert_eq!(dropped["timestamp"], "2023-12-29T08:00:00Z");
-    assert_eq!(dropped["data"]["channels"][0], "market.a.price");
+    assert_eq!(dropped["data"]["channels"][0], "market.a.note");
 }

@@ -1,0 +1,64 @@
+//! `history`: what a channel keeps, in one bounded answer.
+
+use super::Engine;
+use crate::channel::Channel;
+use crate::hub::{PageLimit, Since};
+use crate::message::{Echo, HistoryRange};
+use crate::session::{HistoryPage, Input};
+use crate::time::Now;
+use crate::wire::encode;
+
+impl Engine {
+    pub(super) fn history(&mut self, slot: u32, echo: Echo, channel: &Channel, range: HistoryRange, now: Now) {
+        let page = self.history_page(slot, channel, range, now);
+        self.handle(slot, Input::History { echo, page }, now);
+    }
+
+    fn history_page(&mut self, slot: u32, channel: &Channel, range: HistoryRange, now: Now) -> HistoryPage {
+        let endpoint = &self.endpoints[usize::from(self.hot[slot].endpoint)];
+        let epoch = self.inbox.epoch();
+        let mut page = HistoryPage {
+            epoch,
+            events: Vec::new(),
+            complete: true,
+            offset: None,
+            more: false,
+        };
+        let (mut floor, mut covered) = (None, false);
+        let is_ours = range.epoch.is_none_or(|given| given == Some(epoch));
+        let since = range.since.filter(|_| is_ours).unwrap_or(0);
+        self.inbox.view(channel, now, &mut |view| {
+            floor = view.class.history.map(|_| view.floor);
+            covered = view.covers(since);
+        });
+        let (Some(floor), Some(form)) = (floor, endpoint.form) else {
+            return page;
+        };
+        // Another store's offsets, or events that are gone: what there is is told, and that it is not all.
+        let is_whole = covered && is_ours;
+        let limit = PageLimit {
+            events: range.limit as usize,
+            // Half of what may be pending, so that an answer never is what is too much.
+            bytes: endpoint.bounds.reply_bytes as usize / 2,
+        };
+        let from = if covered { since } else { floor };
+        let read = self.inbox.read(channel, Since::After(from), limit, now);
+        page.complete = is_whole && !read.overtaken;
+        page.more = read.more;
+        page.offset = Some(read.last);
+        let (mut bytes, mut last) = (0, from);
+        for event in &read.events {
+            let frame = self.inbox.frame(form.encoding.plain(), event);
+            let message = frame.slice(frame.len() - encode::payload_bytes(frame)..);
+            bytes += message.len();
+            if bytes > limit.bytes && !page.events.is_empty() {
+                page.more = true;
+                page.offset = Some(last);
+                break;
+            }
+            last = event.version;
+            page.events.push(message);
+        }
+        page
+    }
+}

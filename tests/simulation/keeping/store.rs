@@ -1,0 +1,258 @@
+//! The hub with two shards, and the truth: what was published, per channel, in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use serde_json::{Value, json};
+use tickgate::broker::Embedded;
+use tickgate::channel::{Channel, Class, Classes, History, Overflow, Pattern};
+use tickgate::dialect;
+use tickgate::event::{NewEvent, Terms};
+use tickgate::hub::{self, Hub, Inbox, PageLimit, Since, StateSettings, Wakes};
+use tickgate::shard::Settings;
+use tickgate::shard::engine::Engine;
+use tickgate::stats::ShardStats;
+use tickgate::time::{Clock, Now};
+
+use crate::surroundings::Desk;
+
+/// Shards with clients.
+pub(crate) const SHARDS: u16 = 2;
+
+/// What is promised of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Last value, conflate.
+    Last,
+    /// The same, of records by `code`.
+    Records,
+    /// History, disconnect.
+    Orders,
+    /// Last value, history, disconnect.
+    Life,
+    /// History, drop oldest.
+    Trades,
+    /// Nothing, drop oldest.
+    Log,
+}
+
+impl Kind {
+    pub(crate) fn has_history(self) -> bool {
+        matches!(self, Self::Orders | Self::Life | Self::Trades)
+    }
+
+    fn class(self, size: u32) -> Class {
+        let history = self.has_history().then_some(History { size, ttl_ms: 20_000 });
+        Class {
+            cache_last: matches!(self, Self::Last | Self::Records | Self::Life),
+            history,
+            overflow: match self {
+                Self::Last | Self::Records => Overflow::Conflate,
+                Self::Orders | Self::Life => Overflow::Disconnect,
+                Self::Trades | Self::Log => Overflow::DropOldest,
+            },
+            record_key: (self == Self::Records).then(|| "code".into()),
+            only_changed: self == Self::Last,
+        }
+    }
+}
+
+/// What is published, and subscribed to.
+pub(crate) const CHANNELS: [(&str, Kind); 13] = [
+    ("price.a", Kind::Last),
+    ("price.b", Kind::Last),
+    ("price.c.x", Kind::Last),
+    ("board.a", Kind::Records),
+    ("board.b", Kind::Records),
+    ("order.a", Kind::Orders),
+    ("order.b", Kind::Orders),
+    ("order.c.x", Kind::Orders),
+    ("life.a", Kind::Life),
+    ("life.b", Kind::Life),
+    ("trade.a", Kind::Trades),
+    ("trade.b", Kind::Trades),
+    ("log.a", Kind::Log),
+];
+
+/// One event that was accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Fact {
+    /// Its number over all channels.
+    pub(crate) number: u64,
+    pub(crate) offset: Option<u64>,
+    /// Of records: the codes it names.
+    pub(crate) codes: Vec<String>,
+}
+
+/// What was published since the store began.
+#[derive(Default)]
+pub(crate) struct Truth(BTreeMap<&'static str, Vec<Fact>>);
+
+impl Truth {
+    pub(crate) fn of(&self, channel: &str) -> &[Fact] {
+        self.0.get(channel).map_or(&[], |facts| facts)
+    }
+
+    /// How many of a channel's events are at or before an offset.
+    pub(crate) fn up_to(&self, channel: &str, offset: u64) -> usize {
+        let facts = self.of(channel).iter();
+        facts
+            .take_while(|fact| fact.offset.is_some_and(|at| at <= offset))
+            .count()
+    }
+
+    /// The number of the newest event with each record.
+    pub(crate) fn records(&self, channel: &str, from: usize) -> BTreeMap<&str, u64> {
+        let facts = self.of(channel).iter().skip(from);
+        let records = facts.flat_map(|fact| fact.codes.iter().map(|code| (&**code, fact.number)));
+        records.collect()
+    }
+}
+
+pub(crate) struct Store {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) engines: Vec<Engine>,
+    pub(crate) stats: Vec<Arc<ShardStats>>,
+    // Looks at the hub's state from outside.
+    observer: Inbox,
+    pub(crate) truth: Truth,
+}
+
+impl Store {
+    pub(crate) fn new(now: Now, rng: &mut StdRng) -> Self {
+        let one_of = |choices: &[usize], rng: &mut StdRng| choices.choose(rng).copied().unwrap_or(1);
+        let size = u32::try_from(one_of(&[5, 40, 400], rng)).expect("small");
+        let classes = [
+            ("price.*", Kind::Last),
+            ("board.*", Kind::Records),
+            ("order.*", Kind::Orders),
+            ("life.*", Kind::Life),
+            ("trade.*", Kind::Trades),
+            ("log.*", Kind::Log),
+        ];
+        let classes = classes.map(|(pattern, kind)| (Pattern::parse(pattern).expect("valid"), kind.class(size)));
+        let settings = hub::Settings {
+            credits: u32::try_from(one_of(&[16, 64, 256], rng)).expect("small"),
+            classes: Arc::new(Classes::new(classes.into())),
+            state: StateSettings {
+                channels: one_of(&[5, 9, 1_000], rng),
+                ..StateSettings::default()
+            },
+        };
+        let (hub, mut inboxes) = Hub::new(settings, usize::from(SHARDS) + 1, dialect::encode_event);
+        let observer = inboxes.pop().expect("one more than shards");
+        let (mut engines, mut all_stats) = (Vec::new(), Vec::new());
+        for (shard, inbox) in (0..).zip(inboxes) {
+            let stats = Arc::<ShardStats>::default();
+            let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
+            engines.push(Engine::new(
+                Settings::new(shard),
+                inbox,
+                Arc::<Desk>::default(),
+                broker,
+                stats.clone(),
+                now,
+            ));
+            all_stats.push(stats);
+        }
+        Self {
+            hub,
+            engines,
+            stats: all_stats,
+            observer,
+            truth: Truth::default(),
+        }
+    }
+
+    /// Publishes the next event to a channel, unless there is no room.
+    pub(crate) fn publish(&mut self, channel: &'static str, kind: Kind, number: u64, now: Now, rng: &mut StdRng) {
+        let mut codes = Vec::new();
+        let data = match kind {
+            Kind::Records => {
+                let all = ["u", "v", "w", "x", "y"];
+                for code in all {
+                    if rng.random_bool(0.3) {
+                        codes.push(code.to_owned());
+                    }
+                }
+                if codes.is_empty() {
+                    codes.push("u".to_owned());
+                }
+                let records = codes.iter().map(|code| json!({"code": code, "n": number}));
+                Value::Array(records.collect())
+            }
+            // Now and then the same value again, which is not sent.
+            Kind::Last if rng.random_bool(0.2) => {
+                let last = self.truth.of(channel).last();
+                json!({"n": last.map_or(number, |fact| fact.number)})
+            }
+            _ => json!({"n": number, "pad": crate::client::padding(rng)}),
+        };
+        let data = data.to_string();
+        let Some(credit) = self.hub.credit_now(data.len()) else {
+            return;
+        };
+        let event = NewEvent {
+            channel: Channel::parse(channel).expect("valid"),
+            name: "e".into(),
+            data: data.clone().into(),
+            timestamp_ms: now.unix_ms,
+            terms: Terms::default(),
+        };
+        let receipt = self.hub.publish(event, now, credit, &mut Wakes::default());
+        let said: Value = serde_json::from_str(&data).expect("just written");
+        let is_again = said["n"].as_u64().is_some_and(|said| said != number);
+        if !receipt.unchanged && !is_again {
+            let offset = receipt.offset;
+            self.truth
+                .0
+                .entry(channel)
+                .or_default()
+                .push(Fact { number, offset, codes });
+        } else if !receipt.unchanged {
+            // The hub had forgotten the value: it is news again, of the same number.
+            let again = self.truth.of(channel).last().cloned().expect("it was said before");
+            self.truth.0.entry(channel).or_default().push(again);
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> String {
+        self.hub.epoch().to_string()
+    }
+
+    /// Whether everything after an offset is kept; `None`: nothing is known of the channel.
+    pub(crate) fn covers(&self, channel: &str, offset: u64, now: Now) -> Option<bool> {
+        let mut covers = None;
+        let channel = Channel::parse(channel).expect("valid");
+        self.observer
+            .view(&channel, now, &mut |view| covers = Some(view.covers(offset)));
+        covers
+    }
+
+    /// A channel's value as a newcomer would get it: the numbers by record, or the one number.
+    pub(crate) fn value(&mut self, channel: &str, now: Now) -> Option<BTreeMap<String, u64>> {
+        let limit = PageLimit {
+            events: 1,
+            bytes: 1 << 20,
+        };
+        let channel = Channel::parse(channel).expect("valid");
+        let page = self.observer.read(&channel, Since::Newest { above: 0 }, limit, now);
+        let data: Value = serde_json::from_slice(&page.events.first()?.data).expect("JSON");
+        Some(numbers(&data))
+    }
+}
+
+/// The numbers that an event says, by record; the one of an event without records under no name.
+pub(crate) fn numbers(data: &Value) -> BTreeMap<String, u64> {
+    let number = |value: &Value| value["n"].as_u64().unwrap_or(0);
+    match data.as_array() {
+        None => BTreeMap::from([(String::new(), number(data))]),
+        Some(records) => records
+            .iter()
+            .map(|record| (record["code"].as_str().unwrap_or("?").to_owned(), number(record)))
+            .collect(),
+    }
+}

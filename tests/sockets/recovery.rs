@@ -1,0 +1,95 @@
+//! Clients that stop reading, and clients that come back, by real sockets: each has in the end what its channels'
+//! classes promise.
+
+use serde_json::{Value, json};
+
+use crate::clients::{Bare, text};
+use crate::harness::{Gateway, numbers, trader, until};
+
+const PRICE: &str = "grid.big.status";
+const ORDER: &str = "grid.big.order";
+
+/// 40 MB: more than the kernel's buffers of both sides and the outbox together.
+const EVENTS: usize = 800;
+const PADDING: usize = 50_000;
+
+async fn subscribed(gateway: &Gateway, message: &Value) -> Bare {
+    let mut client = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
+    client.send(&text(message)).await.expect("sent");
+    client
+}
+
+async fn publish(gateway: &Gateway, channel: &str) {
+    let padding = "x".repeat(PADDING);
+    for number in 0..EVENTS {
+        let data = json!({"n": number, "padding": padding});
+        gateway
+            .publish(vec![json!({"channel": channel, "event": "update", "data": data})])
+            .await;
+    }
+}
+
+async fn holds(gateway: &Gateway, pattern: &str) {
+    let what = format!("the subscription to {pattern}");
+    until(&what, async || {
+        (gateway.stats().await["subscriptions"][pattern] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stalls_has_the_newest_value_right_after_it_wakes() {
+    let gateway = Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await;
+    let mut stalled = subscribed(&gateway, &json!({"type": "subscribe", "channels": [PRICE]})).await;
+    holds(&gateway, PRICE).await;
+    publish(&gateway, PRICE).await;
+    let messages = stalled.until_event(EVENTS - 1).await;
+    let heard = numbers(&messages, PRICE);
+    assert!(
+        heard.windows(2).all(|pair| pair[0] < pair[1]),
+        "out of order: {heard:?}"
+    );
+    assert!(heard.len() < EVENTS, "it read everything: nothing was conflated");
+    assert_eq!(heard.last(), Some(&(EVENTS - 1)));
+    // Behind what the kernel had taken and what was queued comes the newest, and nothing in between.
+    let jump = heard.windows(2).last().map(|pair| pair[1] - pair[0]);
+    assert!(jump.is_some_and(|jump| jump > 1), "{heard:?}");
+    assert!(messages.iter().all(|message| message["type"] != "dropped"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_too_slow_for_what_may_not_be_dropped_is_closed_and_recovers_everything() {
+    let gateway = Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await;
+    let message = json!({"type": "subscribe", "channels": [ORDER]});
+    let mut slow = subscribed(&gateway, &message).await;
+    holds(&gateway, ORDER).await;
+    publish(&gateway, ORDER).await;
+    let (mut heard, mut at) = (Vec::new(), Value::Null);
+    let mut connections = 0;
+    while heard.last() != Some(&(EVENTS - 1)) {
+        connections += 1;
+        assert!(connections < 20, "it comes back for ever: {heard:?}");
+        let messages = if connections == 1 {
+            slow.rest().await.0
+        } else {
+            let recover = json!({"type": "subscribe", "channels": [ORDER], "recover": {ORDER: at}});
+            let mut back = subscribed(&gateway, &recover).await;
+            back.until_event(EVENTS - 1).await
+        };
+        for message in &messages {
+            if let Some(position) = message["data"]["positions"].get(ORDER) {
+                at = position.clone();
+            }
+            if connections > 1 && message["type"] == "subscribed" {
+                assert_eq!(message["data"]["recovered"][ORDER], true, "{message}");
+            }
+            if message["type"] == "event" {
+                at["offset"] = message["offset"].clone();
+            }
+        }
+        heard.extend(numbers(&messages, ORDER));
+    }
+    assert!(connections > 1, "it was never closed");
+    assert_eq!(heard, (0..EVENTS).collect::<Vec<_>>(), "once each, in order");
+    assert!(gateway.stats().await["endings"]["4008"] == 1);
+}
