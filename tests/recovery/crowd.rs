@@ -276,7 +276,10 @@ async fn clients_that_are_killed_at_random_have_every_event_once_and_in_order() 
         }
     }
     println!("{tally:?}");
-    assert!(tally.cut_between > clients && tally.cut_within > clients, "{tally:?}");
+    assert!(
+        tally.cut_between > clients / 2 && tally.cut_within > clients / 2,
+        "{tally:?}"
+    );
     assert!(
         tally.recoveries > clients && tally.published_while_away > total,
         "{tally:?}"
