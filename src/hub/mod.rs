@@ -6,7 +6,7 @@
 //! publish(event):  credit = take before locking (1 + bytes/1024); an async publisher waits its turn, a shard only tries
 //!   lock(stripe): drop a duplicate, an unchanged one; number; keep; for each interested shard: inbox.try_send (cannot
 //!   fail: capacity = all credits)
-//!   unlock; encode; wake shards that sleep (one wake per batch); evict what is over the bounds
+//!   unlock; encode; evict what is over the bounds; wake shards that sleep (one wake per batch)
 //! join(pattern), on the shard's thread: for each stripe it can match, one at a time:
 //!   lock: interest += shard;  at[stripe] = popped + inbox.len();  look at the state
 //! read(channel): lock: at = popped + inbox.len();  what is kept
