@@ -11,7 +11,7 @@ use tickgate::auth::{Identity, Mode, Permissions};
 use tickgate::channel::Channel;
 use tickgate::dialect::{Dialect, encode_event};
 use tickgate::event::{Encoding, Event, NewEvent, Terms};
-use tickgate::json::Scratch;
+use tickgate::json::{ESCAPED_KEYS_MAX, Scratch};
 use tickgate::limits::Limits;
 use tickgate::message::Standing;
 use tickgate::session::{Context, Input, Output, Outputs, Session, Settings};
@@ -59,6 +59,23 @@ fn parse(c: &mut Criterion) {
     group.bench_function("refused command of 64 KiB", |b| {
         b.iter(|| Dialect::Native.command_id(black_box(&flood), &mut scratch));
     });
+    group.finish();
+}
+
+/// The dearest keys that are taken, and those of a message of 64 KiB full of them, of which the scan ends early.
+fn hostile_keys(c: &mut Criterion) {
+    let mut group = c.benchmark_group("escaped keys");
+    let mut scratch = Scratch::default();
+    for count in [0, ESCAPED_KEYS_MAX, 4_000] {
+        let members: Vec<_> = (0..count).map(|n| format!(r#""\u0061{n}":0"#)).collect();
+        let text = format!(
+            r#"{{"type":"ping"{}}}"#,
+            members.iter().map(|member| format!(",{member}")).collect::<String>()
+        );
+        group.bench_function(format!("{count}"), |b| {
+            b.iter(|| scratch.object(black_box(&text)).is_ok());
+        });
+    }
     group.finish();
 }
 
@@ -206,5 +223,5 @@ fn session(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, parse, parse_typed, encode, session);
+criterion_group!(benches, parse, hostile_keys, parse_typed, encode, session);
 criterion_main!(benches);

@@ -6,7 +6,7 @@
 //! # The life of an event, in the order in which it happens
 //!
 //! 1. [`admin`] (or a client's `publish`, in [`session`]) takes it in and checks it.
-//! 2. [`hub`] numbers it within its channel and puts it into the inbox of every shard that wants it.
+//! 2. [`hub`] numbers it, keeps what its channel's class keeps, and puts it into the inbox of every shard that wants it.
 //! 3. [`dialect`] encodes it, once per dialect, as a finished WebSocket frame.
 //! 4. [`shard`] pops it and looks its subscribers up in the table (`shard/table.rs`).
 //! 5. Each subscriber's outbox (`shard/outbox.rs`) takes a reference to the frame. Where it does not fit, or its channel
@@ -35,8 +35,8 @@
 //! | 5 | [`session`] | do I/O, read a clock, see another connection |
 //! | 6 | [`hub`] | know sockets, wait under a lock |
 //! | 7 | [`mailbox`] | know sessions |
-//! | 8 | [`shard`] | await; lock except in publish, join and leave; allocate per delivery |
-//! | 9 | [`broker`] [`commands`] [`feeds`] [`figures`] [`http`] [`verify`] | reach a shard but by mailbox |
+//! | 8 | [`shard`] | await; lock except in publish, join, read and leave; allocate per delivery |
+//! | 9 | [`broker`] [`commands`] [`feeds`] [`figures`] [`http`] [`snapshot`] [`verify`] | reach a shard but by mailbox |
 //! | 10 | [`door`] [`admin`] [`pulse`] | touch a session; admin reads shards by query |
 //! | 11 | [`config`] [`gateway`] [`demo`] | be imported by a line above |
 
@@ -63,6 +63,7 @@ pub mod message;
 pub mod pulse;
 pub mod session;
 pub mod shard;
+pub mod snapshot;
 pub mod stats;
 pub mod time;
 pub mod verify;

@@ -353,7 +353,9 @@ fn is_lines(headers: &HeaderMap) -> bool {
 
 fn code_of(error: &json::Error) -> ErrorCode {
     match error {
-        json::Error::Syntax { .. } | json::Error::TooDeep { .. } => ErrorCode::InvalidJson,
+        json::Error::Syntax { .. } | json::Error::TooDeep { .. } | json::Error::TooManyEscapes => {
+            ErrorCode::InvalidJson
+        }
         json::Error::WrongKind(_) | json::Error::TooManyItems(_) => ErrorCode::InvalidMessage,
     }
 }

@@ -11,7 +11,7 @@ use crate::channel::{Pattern, is_segment};
 use crate::commands::{HttpSettings, RouteSettings, Target};
 use crate::door::{Origins, TrustedProxies};
 use crate::feeds::{FeedSettings, SourceSettings, Tell};
-use crate::{admin, auth, commands, door, feeds, gateway, hub, session, shard};
+use crate::{admin, auth, commands, door, feeds, gateway, hub, session, shard, snapshot};
 
 /// Descriptors a gateway needs beside those of its connections: listeners, doorbells, backends, admin requests, logs.
 const DESCRIPTORS_APART: u64 = 512;
@@ -47,6 +47,7 @@ impl Config {
             door: self.door(descriptors_max),
             admin: self.admin(),
             hub: self.hub(),
+            snapshot: self.snapshot(),
             keys: self.keys(),
             auth: self.auth(),
             commands: self.commands(),
@@ -184,6 +185,14 @@ impl Config {
             },
             ..hub::Settings::default()
         }
+    }
+
+    fn snapshot(&self) -> Option<snapshot::Settings> {
+        Some(snapshot::Settings {
+            path: self.state.snapshot.clone()?,
+            interval: self.state.snapshot_interval,
+            dedup_window_ms: ms(self.state.dedup_window),
+        })
     }
 
     fn coalesce(&self) -> shard::Coalesce {

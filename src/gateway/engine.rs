@@ -16,9 +16,10 @@ use crate::hub::{Broker, Hub, Inbox};
 use crate::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
 use crate::pulse::HealthWatch;
 use crate::session::Command;
+use crate::snapshot::{self, Keeper, Snapshot};
 use crate::time::{Clock, unix_ms};
 use crate::verify::Verifier;
-use crate::{dialect, shard, verify};
+use crate::{dialect, hub, shard, verify};
 
 /// The engine, started.
 pub(super) struct Engine {
@@ -32,12 +33,19 @@ pub(super) struct Engine {
     pub(super) feed_runner: Runner,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Engine {
     pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
         let clock = Clock::start();
-        let (hub, inboxes) = Hub::new(settings.hub.clone(), settings.shards.into(), dialect::encode_event);
+        let snapshot = settings.snapshot.as_ref().map(open).transpose()?;
+        let hub_settings = hub::Settings {
+            epoch: snapshot.as_ref().map(Snapshot::epoch),
+            ..settings.hub.clone()
+        };
+        let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
+        let keeper = snapshot.map(|snapshot| take_back(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
         let watch = Arc::new(HealthWatch::new(
             Arc::new(Embedded::new(Arc::clone(&hub), clock)),
@@ -72,6 +80,7 @@ impl Engine {
             feed_runner,
             shards,
             threads: Vec::new(),
+            keeper,
         };
         for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
             let settings = shard::Settings {
@@ -120,6 +129,34 @@ impl Engine {
         let verifier = Arc::clone(&self.verifier);
         Arc::new(move |token| verifier.verify(token, unix_ms()))
     }
+}
+
+fn open(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
+    Snapshot::open(settings.clone()).map_err(|source| Error::Snapshot {
+        path: settings.path.clone(),
+        source,
+    })
+}
+
+/// Gives the hub the state of the last run, and keeps it written from now on.
+fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Keeper, Error> {
+    let path = snapshot.path().to_owned();
+    let loaded = match snapshot.load(hub, clock.now()) {
+        Ok(loaded) => loaded,
+        Err(source) => return Err(Error::Snapshot { path, source }),
+    };
+    let (path, epoch) = (path.display(), hub.epoch());
+    let (channels, events) = (loaded.channels, loaded.events);
+    if loaded.was_open {
+        tracing::warn!(%path, %epoch, channels, events,
+            "the last run was not ended by a drain: what came after its last snapshot is lost, a new epoch begins");
+    } else {
+        tracing::info!(%path, %epoch, channels, events, "the state of the last run is taken back");
+    }
+    Keeper::start(snapshot, Arc::clone(hub), clock).map_err(|source| Error::Start {
+        what: "the snapshot's thread",
+        source,
+    })
 }
 
 /// What shards ask for.

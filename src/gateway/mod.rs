@@ -14,6 +14,7 @@
 mod engine;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -28,9 +29,12 @@ use crate::commands::Router;
 use crate::door::Door;
 use crate::figures::Figures;
 use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
+use crate::hub::Hub;
 use crate::mailbox::{ShardHandle, ShardMessage};
 use crate::pulse::Pulse;
+use crate::snapshot::{self, Keeper};
 use crate::stats::DoorStats;
+use crate::time::Clock;
 use crate::{admin, auth, commands, door, feeds, hub, shard};
 use engine::Engine;
 
@@ -42,6 +46,9 @@ const DOOR_THREADS: usize = 2;
 const PUBLIC_SOCKET_MODE: u32 = 0o666;
 /// The admin listener asks for a key, but answers `/metrics` without.
 const ADMIN_SOCKET_MODE: u32 = 0o660;
+
+/// How often channels that nobody uses are looked at.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long admin requests may take to end when everything else has.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -61,6 +68,8 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// The hub.
     pub hub: hub::Settings,
+    /// Where the hub's state outlives the process.
+    pub snapshot: Option<snapshot::Settings>,
     /// Shorter messages are not compressed, in bytes.
     pub deflate_bytes_min: usize,
     /// How long events may wait for company in a shard.
@@ -96,6 +105,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The snapshot cannot be used.
+    #[error("cannot use the snapshot {path}: {source}", path = path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: snapshot::Error,
+    },
     /// The node's name is no channel segment.
     #[error("the node's name {0:?} is no channel segment")]
     Node(Box<str>),
@@ -112,6 +129,7 @@ pub struct Gateway {
     admin: Arc<Admin>,
     door: Arc<Door>,
     shards: Vec<JoinHandle<()>>,
+    keeper: Option<Keeper>,
     // Taken when it ends.
     runtime: Option<Runtime>,
 }
@@ -202,6 +220,7 @@ impl Gateway {
             health: Arc::clone(&health),
             clock: engine.clock,
         };
+        let hub = Arc::clone(&engine.hub);
         let admin = Admin::new(settings.admin, parts);
         let handle = Handle(Arc::new(Shared {
             health,
@@ -230,10 +249,12 @@ impl Gateway {
             admin,
             door,
             shards: engine.threads,
+            keeper: engine.keeper,
             runtime: Some(runtime),
         };
         let run = &gateway.handle;
         run.run("the feeds", run.0.runtime.spawn(engine.feed_runner.run()));
+        run.run("the upkeep", run.0.runtime.spawn(upkeep(hub, engine.clock)));
         // From here on dropping it ends what was started.
         let pulse = pulse?;
         gateway
@@ -312,7 +333,13 @@ impl Gateway {
         });
         // The channel closes when the task has ended, however it does.
         let _: Result<(), _> = wait.recv();
-        runtime.shutdown_background();
+        if let Some(keeper) = self.keeper.take() {
+            // What still publishes has no one to answer any more; it must have ended before the last word is written.
+            runtime.shutdown_timeout(LAST_REQUESTS);
+            keeper.end();
+        } else {
+            runtime.shutdown_background();
+        }
         panicked.map_or(Ok(()), |what| Err(Error::Panicked(what)))
     }
 }
@@ -370,6 +397,15 @@ impl Handle {
         });
         self.0.tasks.lock().endless.push((abort.clone(), watch));
         abort
+    }
+}
+
+/// Lets the hub shed what is too old in channels that nobody uses.
+async fn upkeep(hub: Arc<Hub>, clock: Clock) {
+    let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        turns.tick().await;
+        hub.expire(clock.now());
     }
 }
 

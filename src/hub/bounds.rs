@@ -57,7 +57,7 @@ impl Weight {
         Self {
             channels: channels.len(),
             bytes: channels.bytes(),
-            ids: channels.ids.len(),
+            ids: channels.ids(),
         }
     }
 }
@@ -115,7 +115,7 @@ impl Hub {
                 .zip(&self.stripes)
                 .max_by_key(|(_, stripe)| stripe.ids.load(Relaxed));
             if let Some((stripe, _)) = largest {
-                self.with_state(stripe, |state| state.channels.ids.forget_half(now.mono_ms));
+                self.with_state(stripe, |state| state.channels.forget_half_of_ids(now));
             }
         }
     }

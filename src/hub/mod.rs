@@ -6,7 +6,7 @@
 //! publish(event):  credit = take before locking (1 + bytes/1024); an async publisher waits its turn, a shard only tries
 //!   lock(stripe): drop a duplicate, an unchanged one; number; keep; for each interested shard: inbox.try_send (cannot
 //!   fail: capacity = all credits)
-//!   unlock; encode; wake shards that sleep (one wake per batch); evict what is over the bounds
+//!   unlock; encode; evict what is over the bounds; wake shards that sleep (one wake per batch)
 //! join(pattern), on the shard's thread: for each stripe it can match, one at a time:
 //!   lock: interest += shard;  at[stripe] = popped + inbox.len();  look at the state
 //! read(channel): lock: at = popped + inbox.len();  what is kept
@@ -22,6 +22,7 @@
 mod bounds;
 mod credits;
 mod doorbell;
+mod export;
 mod inbox;
 mod interest;
 mod publish;
@@ -47,7 +48,7 @@ pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
-pub use state::{ChannelView, Epoch, Page, PageLimit, Since};
+pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
 pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub classes: Arc<Classes>,
     /// How much is kept in all.
     pub state: StateSettings,
+    /// The store's name when its state is going to be restored; `None`: a new one.
+    pub epoch: Option<Epoch>,
 }
 
 impl Default for Settings {
@@ -82,6 +85,7 @@ impl Default for Settings {
             credits: 16 * 1024,
             classes: Arc::default(),
             state: StateSettings::default(),
+            epoch: None,
         }
     }
 }
@@ -194,7 +198,7 @@ impl Hub {
             deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
             classes: settings.classes,
-            epoch: Epoch::random(),
+            epoch: settings.epoch.unwrap_or_else(Epoch::random),
             limits: settings.state,
             held: Held::default(),
         });

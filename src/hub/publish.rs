@@ -74,7 +74,7 @@ impl Hub {
                 return (duplicate, None);
             }
             if let Some(id) = id {
-                state.channels.ids.insert(id, 0);
+                state.channels.note_id(id, 0);
             }
             state.events += 1;
             let shards = state.interest.lookup(event.channel.as_str());

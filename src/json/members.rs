@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::ESCAPED_KEYS_MAX;
 use super::decode::Decoder;
 use super::scan::{Error, Kind, Scanner};
 
@@ -13,6 +14,7 @@ pub struct Scratch {
     order: Vec<u32>,
     // The keys that had escapes, decoded, one behind the other.
     decoded_keys: String,
+    escaped_keys: usize,
     // The later one of two members with the same key.
     duplicate: Option<usize>,
     decoder: Decoder,
@@ -59,10 +61,12 @@ impl Scratch {
     /// Scans `text`, which must be one JSON object.
     ///
     /// # Errors
-    /// Not JSON, nested deeper than [`super::MAX_DEPTH`], or not an object.
+    /// Not JSON, nested deeper than [`super::MAX_DEPTH`], not an object, or more than [`ESCAPED_KEYS_MAX`] keys with
+    /// escapes.
     pub fn object<'s, 't>(&'s mut self, text: &'t str) -> Result<Object<'s, 't>, Error> {
         self.members.clear();
         self.decoded_keys.clear();
+        self.escaped_keys = 0;
         let mut scanner = Scanner::new(text);
         scanner.skip_space();
         if scanner.peek() != Some(b'{') {
@@ -90,6 +94,10 @@ impl Scratch {
             start,
             end: scanner.at - 1,
         };
+        self.escaped_keys += usize::from(escaped);
+        if self.escaped_keys > ESCAPED_KEYS_MAX {
+            return Err(Error::TooManyEscapes);
+        }
         // A key with an unpaired surrogate has no decoded form. It is no field of any dialect; it stays as written.
         let decoded = escaped.then(|| self.decode_key(&text[start - 1..scanner.at])).flatten();
         scanner.skip_colon()?;

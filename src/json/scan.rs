@@ -19,6 +19,9 @@ pub enum Error {
         /// Where.
         at: usize,
     },
+    /// More keys with escapes than allowed ([`super::ESCAPED_KEYS_MAX`]).
+    #[error("more than {} keys with escapes", super::ESCAPED_KEYS_MAX)]
+    TooManyEscapes,
     /// JSON, but not an object (or, for [`split_array`], not an array).
     #[error("{0}")]
     WrongKind(&'static str),

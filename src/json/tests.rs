@@ -42,6 +42,23 @@ fn escaped_keys_are_the_same_keys() {
 }
 
 #[test]
+fn keys_with_escapes_are_bounded() {
+    let of = |count: usize| {
+        let members: Vec<String> = (0..count).map(|n| format!(r#""\u0061{n}":0"#)).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    assert_eq!(scan(&of(ESCAPED_KEYS_MAX)), Ok(()));
+    assert_eq!(scan(&of(ESCAPED_KEYS_MAX + 1)), Err(Error::TooManyEscapes));
+    assert_eq!(scan(&of(6_000)), Err(Error::TooManyEscapes));
+    // Keys further down are not decoded and cost nothing.
+    assert_eq!(scan(&format!(r#"{{"a":{}}}"#, of(1_000))), Ok(()));
+    // The next message begins at none.
+    let mut scratch = Scratch::default();
+    assert!(scratch.object(&of(1_000)).is_err());
+    assert!(scratch.object(&of(ESCAPED_KEYS_MAX)).is_ok());
+}
+
+#[test]
 fn duplicate_keys_are_found_among_few_and_among_many() {
     assert_eq!(
         duplicate(r#"{"a":1,"b":{"a":1,"a":2}}"#),

@@ -29,7 +29,9 @@ impl FieldError {
 impl From<json::Error> for FieldError {
     fn from(error: json::Error) -> Self {
         let (code, message) = match error {
-            json::Error::Syntax { .. } | json::Error::TooDeep { .. } => (ErrorCode::InvalidJson, error.to_string()),
+            json::Error::Syntax { .. } | json::Error::TooDeep { .. } | json::Error::TooManyEscapes => {
+                (ErrorCode::InvalidJson, error.to_string())
+            }
             json::Error::WrongKind(_) => (ErrorCode::InvalidMessage, "expected a JSON object".to_owned()),
             json::Error::TooManyItems(_) => (ErrorCode::InvalidMessage, error.to_string()),
         };

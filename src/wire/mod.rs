@@ -11,13 +11,11 @@ mod decoder;
 pub mod deflate;
 pub mod encode;
 mod header;
-mod mask;
 pub mod negotiate;
 mod utf8;
 
 pub use decoder::Decoder;
 pub use deflate::{Deflate, Inflater};
-pub use mask::unmask;
 
 use crate::disconnect::Disconnect;
 

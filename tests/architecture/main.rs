@@ -4,6 +4,7 @@
 //! checker that finds nothing proves nothing: every rule is also shown a small source that breaks it.
 
 mod rules;
+mod security;
 mod source;
 
 use std::collections::BTreeMap;

@@ -34,12 +34,17 @@ test('compressed and plain clients hear the same, byte for byte', async (t) => {
     data: { text: 'grid order '.repeat(bytes / 11), n },
   }));
   assert.deepEqual(await server.admin('POST', '/api/publish', items), { status: 200, body: { published: items.length } });
+  const offsets = clients.map(() => []);
   for (const [place, client] of clients.entries()) {
     for (const item of items) {
       const heard = await client.next((message) => message.type === 'event');
-      assert.deepEqual(heard, { type: 'event', ...item }, `client ${place}`);
+      // Orders keep a history: each event has an offset, the same for all.
+      assert.deepEqual(heard, { type: 'event', offset: heard.offset, ...item }, `client ${place}`);
+      offsets[place].push(heard.offset);
     }
   }
+  assert.ok(offsets[0].every((offset, n) => Number.isSafeInteger(offset) && (n === 0 || offset > offsets[0][n - 1])));
+  for (const others of offsets) assert.deepEqual(others, offsets[0]);
   assert.equal(await figure(server, 'tickgate_compressed_connections'), 4);
   // Three of the windows take the two long ones; 4096 bytes is too small for either.
   assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 4 + 3 + 2 + 2);

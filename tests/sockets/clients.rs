@@ -1,5 +1,7 @@
 //! Clients: fastwebsockets' for everything well-behaved, a bare socket for the rest.
 
+#![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -119,6 +121,8 @@ pub(crate) struct Bare {
     stream: TcpStream,
     received: Vec<u8>,
     messages: Vec<Value>,
+    // How many bytes may still be read before the connection counts as lost.
+    left: u64,
 }
 
 impl Bare {
@@ -128,6 +132,7 @@ impl Bare {
             stream,
             received: Vec::new(),
             messages: Vec::new(),
+            left: u64::MAX,
         };
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -170,8 +175,27 @@ impl Bare {
         Some((std::mem::take(&mut self.messages), end))
     }
 
+    /// Reads at most so many more bytes; behind them the connection counts as lost, wherever in a frame that is.
+    pub(crate) fn cut_after(&mut self, bytes: u64) {
+        self.left = bytes;
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Ends the connection as a crash does: with a reset, and without what was not read.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("set");
+    }
+
     async fn more(&mut self) -> bool {
-        matches!(self.stream.read_buf(&mut self.received).await, Ok(1..))
+        let read = (&mut self.stream).take(self.left).read_buf(&mut self.received).await;
+        let count = read.unwrap_or(0);
+        self.left -= count as u64;
+        count > 0
     }
 
     /// The next frame: opcode and payload; `None` at the end.
@@ -189,23 +213,32 @@ impl Bare {
         }
     }
 
-    /// Reads messages into `messages` until one is `wanted` (`None`) or the connection ends.
-    async fn take(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Told> {
+    /// The next message or the end. Nothing is lost when it is cut off.
+    pub(crate) async fn next(&mut self) -> Told {
         while let Some((opcode, payload)) = self.frame().await {
             match opcode {
-                1 => {
-                    let message = serde_json::from_slice(&payload).expect("JSON");
+                1 => return Told::Message(serde_json::from_slice(&payload).expect("JSON")),
+                8 => return closed(&payload),
+                _ => {}
+            }
+        }
+        Told::Lost
+    }
+
+    /// Reads messages into `messages` until one is `wanted` (`None`) or the connection ends.
+    async fn take(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Told> {
+        loop {
+            match self.next().await {
+                Told::Message(message) => {
                     let found = wanted(&message);
                     self.messages.push(message);
                     if found {
                         return None;
                     }
                 }
-                8 => return Some(closed(&payload)),
-                _ => {}
+                end => return Some(end),
             }
         }
-        Some(Told::Lost)
     }
 
     /// All messages up to the end, and the end.

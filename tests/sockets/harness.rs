@@ -1,5 +1,7 @@
 //! A gateway process, and what tests ask of it.
 
+#![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
+
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -171,10 +173,18 @@ impl Gateway {
     }
 
     async fn admin_raw(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
-        let stream = TcpStream::connect(self.admin).await.expect("connected");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .expect("an HTTP connection");
+        self.try_admin(method, path, body).await.expect("answered")
+    }
+
+    /// The same of a gateway that may be about to end: the error means that nothing is known.
+    pub(crate) async fn try_admin(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.admin).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -184,13 +194,10 @@ impl Gateway {
             .header("Authorization", format!("Bearer {ADMIN_KEY}"))
             .body(Full::new(body.into()))
             .expect("a request");
-        let response = within(path, sender.send_request(request)).await.expect("answered");
+        let response = within(path, sender.send_request(request)).await?;
         let status = response.status().as_u16();
-        let body = within(path, response.into_body().collect())
-            .await
-            .expect("a body")
-            .to_bytes();
-        (status, body)
+        let body = within(path, response.into_body().collect()).await?.to_bytes();
+        Ok((status, body))
     }
 
     /// Publishes these events, all of which must be taken.

@@ -72,6 +72,7 @@ pub(crate) fn settings() -> Settings {
             event_bytes: 256 * 1024,
         },
         hub: hub::Settings::default(),
+        snapshot: None,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
         coalesce: shard::Coalesce::Auto,
         flush: shard::Flush::Auto,

@@ -52,7 +52,7 @@ pub fn parse_event<'t>(
     };
     let arguments = match split_array(packet.payload, ARGUMENTS_MAX) {
         Ok(arguments) => arguments,
-        Err(error @ (json::Error::TooManyItems(_) | json::Error::TooDeep { .. })) => {
+        Err(error @ (json::Error::TooManyItems(_) | json::Error::TooDeep { .. } | json::Error::TooManyEscapes)) => {
             return Err(malformed(ErrorCode::InvalidMessage, error.to_string(), None));
         }
         Err(json::Error::Syntax { .. } | json::Error::WrongKind(_)) => return Err(Unreadable::Broken),

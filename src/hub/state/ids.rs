@@ -55,6 +55,11 @@ impl Ids {
         self.born_ms = now_ms;
     }
 
+    /// All of them, with their versions.
+    pub(in crate::hub) fn iter(&self) -> impl Iterator<Item = (EventId, u64)> {
+        self.old.iter().chain(&self.young).map(|(id, version)| (*id, *version))
+    }
+
     pub(in crate::hub) fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }

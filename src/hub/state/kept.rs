@@ -27,7 +27,8 @@ const FRAME_OVERHEAD: usize = 160;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) event: Arc<Event>,
-    pub(super) at_ms: u64,
+    /// When it came, in monotonic milliseconds; before 0 when that was before a restart.
+    pub(super) at_ms: i64,
     // What it was counted as.
     bytes: usize,
 }
@@ -43,7 +44,7 @@ pub(super) struct Kept {
     pub(super) latest: u64,
     pub(super) last: Option<Arc<Event>>,
     /// Until when newcomers get it, in monotonic milliseconds; `None`: for ever.
-    pub(super) fresh_until_ms: Option<u64>,
+    pub(super) fresh_until_ms: Option<i64>,
     pub(super) records: Option<Records>,
     // The merge as an event, with the version above which it begins, until the next change: newcomers come in crowds,
     // and conflating clients wait for the same.
@@ -54,6 +55,11 @@ pub(super) struct Kept {
     merged_bytes: usize,
     /// When it was last published to or read.
     pub(super) used_ms: u64,
+    /// Whether it changed since it was last written down, and up to which version it is.
+    pub(super) unsaved: bool,
+    pub(super) saved: u64,
+    /// Records were forgotten since: all of them must be written anew.
+    pub(super) restarted: bool,
     /// Neighbours in the order of use.
     pub(super) older: Option<u32>,
     pub(super) newer: Option<u32>,
@@ -84,6 +90,9 @@ impl Kept {
             last_bytes: 0,
             merged_bytes: 0,
             used_ms: 0,
+            unsaved: true,
+            saved: 0,
+            restarted: false,
             older: None,
             newer: None,
         }
@@ -104,40 +113,66 @@ impl Kept {
         &mut self,
         event: &Arc<Event>,
         records: Option<Vec<NewRecord>>,
-        now_ms: u64,
+        now_ms: i64,
         forms: usize,
         garbage: &mut Garbage,
     ) -> u64 {
         self.latest = event.version;
+        self.unsaved = true;
         if self.class.record_key.is_some() {
             self.forget_merged(garbage);
             match records {
                 Some(new) => {
                     let merge = self.records.get_or_insert_default();
-                    garbage.texts.extend(merge.merge(new, event.version));
+                    let (replaced, sheds) = merge.merge(new, event.version);
+                    garbage.texts.extend(replaced);
+                    self.restarted |= sheds;
                 }
                 // It stands for the whole value.
-                None => garbage.records.extend(self.records.take()),
+                None => {
+                    self.restarted = true;
+                    garbage.records.extend(self.records.take());
+                }
             }
         }
         if self.class.cache_last || self.class.only_changed {
             garbage.events.extend(self.last.replace(Arc::clone(event)));
         }
         let bytes = event_bytes(event, forms);
-        let Some(history) = self.class.history else {
+        if self.class.history.is_none() {
             self.last_bytes = if self.last.is_some() { bytes } else { 0 };
             return 0;
-        };
+        }
         // One and the same event is counted where it is in the ring.
         self.last_bytes = 0;
+        self.push(Arc::clone(event), now_ms, bytes);
+        self.shed(now_ms, garbage)
+    }
+
+    /// Adds the newest event to the ring.
+    pub(super) fn push(&mut self, event: Arc<Event>, at_ms: i64, bytes: usize) {
         self.ring_bytes += bytes;
-        self.ring.push_back(Entry {
-            event: Arc::clone(event),
-            at_ms: now_ms,
-            bytes,
-        });
+        self.ring.push_back(Entry { event, at_ms, bytes });
+    }
+
+    /// Puts the last event back; one that is in the ring is the same there.
+    pub(super) fn set_last(&mut self, last: Option<Arc<Event>>) {
+        let newest = self.ring.back().map(|entry| &entry.event);
+        let version = |event: &Arc<Event>| event.version;
+        if newest.is_some() && newest.map(version) == last.as_ref().map(version) {
+            self.last = newest.cloned();
+            self.last_bytes = 0;
+        } else {
+            self.last_bytes = last.as_ref().map_or(0, |last| event_bytes(last, 0));
+            self.last = last;
+        }
+    }
+
+    /// Drops what is too much and what is too old; gives how many.
+    pub(super) fn shed(&mut self, now_ms: i64, garbage: &mut Garbage) -> u64 {
         let mut trimmed = self.expire(now_ms, garbage);
-        while self.ring.len() > history.size as usize {
+        let size = self.class.history.map_or(0, |history| history.size as usize);
+        while self.ring.len() > size {
             self.trim_one(garbage);
             trimmed += 1;
         }
@@ -145,11 +180,11 @@ impl Kept {
     }
 
     /// Drops the events that are too old; gives how many.
-    pub(super) fn expire(&mut self, now_ms: u64, garbage: &mut Garbage) -> u64 {
+    pub(super) fn expire(&mut self, now_ms: i64, garbage: &mut Garbage) -> u64 {
         let Some(history) = self.class.history else { return 0 };
         let mut expired = 0;
         while let Some(oldest) = self.ring.front()
-            && oldest.at_ms.saturating_add(history.ttl_ms) <= now_ms
+            && oldest.at_ms.saturating_add_unsigned(history.ttl_ms) <= now_ms
         {
             self.trim_one(garbage);
             expired += 1;
@@ -164,6 +199,7 @@ impl Kept {
         };
         self.ring_bytes -= entry.bytes;
         self.floor = entry.event.version;
+        self.unsaved = true;
         if self.ring.is_empty() && self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &entry.event)) {
             self.last_bytes = entry.bytes;
         }
@@ -177,20 +213,20 @@ impl Kept {
     }
 
     /// Whether a newcomer gets a last value.
-    pub(super) fn has_last(&self, now_ms: u64) -> bool {
+    pub(super) fn has_last(&self, now_ms: i64) -> bool {
         let is_fresh = self.fresh_until_ms.is_none_or(|until| now_ms < until);
         self.class.cache_last && self.last.is_some() && is_fresh
     }
 
     /// What `since` asks for; `at` is filled in by the caller.
-    pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: u64, forms: usize) -> Page {
+    pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: i64, forms: usize) -> Page {
         match since {
             Since::Newest { above } => self.newest(above, now_ms, forms),
             Since::After(since) => self.after(since, limit, forms),
         }
     }
 
-    fn newest(&mut self, above: u64, now_ms: u64, forms: usize) -> Page {
+    fn newest(&mut self, above: u64, now_ms: i64, forms: usize) -> Page {
         let nothing = Page {
             last: above.max(self.latest),
             ..Page::default()
@@ -232,7 +268,8 @@ impl Kept {
     fn after(&mut self, since: u64, limit: PageLimit, forms: usize) -> Page {
         let mut page = Page {
             last: since,
-            overtaken: since < self.floor,
+            // Without history nothing is kept between.
+            overtaken: since < self.class.history.map_or(self.latest, |_| self.floor),
             ..Page::default()
         };
         if page.overtaken {

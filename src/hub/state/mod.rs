@@ -9,6 +9,7 @@
 //!
 //! Per file: `kept` (one channel), `records` (merging), `ids` (duplicates), `page` (what is told).
 
+mod export;
 mod ids;
 mod kept;
 mod page;
@@ -31,6 +32,7 @@ use crate::json::same;
 use crate::time::Now;
 
 pub use crate::event::Epoch;
+pub use export::{ChannelExport, RecordExport, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
 
 pub(super) use ids::ID_BYTES;
@@ -51,7 +53,11 @@ pub(super) struct Channels {
     oldest: Option<u32>,
     newest: Option<u32>,
     bytes: usize,
-    pub(super) ids: Ids,
+    ids: Ids,
+    // For exports: whether anybody asks for them, channels that were evicted and ids that were noted since the last one.
+    tracks: bool,
+    gone: Vec<Channel>,
+    unsaved_ids: Vec<(EventId, u64)>,
     pub(super) counts: Counts,
 }
 
@@ -184,6 +190,22 @@ impl Channels {
         Some(version)
     }
 
+    /// Notes that an event of this id was accepted.
+    pub(super) fn note_id(&mut self, id: EventId, version: u64) {
+        self.ids.insert(id, version);
+        if self.tracks {
+            self.unsaved_ids.push((id, version));
+        }
+    }
+
+    pub(super) fn ids(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn forget_half_of_ids(&mut self, now: Now) {
+        self.ids.forget_half(now.mono_ms);
+    }
+
     /// Numbers and keeps an event of a class with state, unless it is a duplicate or says nothing new.
     pub(super) fn store(
         &mut self,
@@ -201,7 +223,7 @@ impl Channels {
             self.counts.unchanged += 1;
             if let Some(id) = id {
                 let latest = self.kept(&prepared.event.channel).map_or(0, |kept| kept.latest);
-                self.ids.insert(id, latest);
+                self.note_id(id, latest);
             }
             return Stored::Unchanged;
         }
@@ -217,13 +239,13 @@ impl Channels {
             class: Arc::clone(&kept.class),
         };
         let event = Arc::new(Event::in_transit(prepared.event, numbered, transit));
-        kept.fresh_until_ms = fresh_ms.map(|fresh_ms| now.mono_ms + u64::from(fresh_ms));
+        kept.fresh_until_ms = fresh_ms.map(|fresh_ms| mono(now) + i64::from(fresh_ms));
         let before = kept.bytes();
-        self.counts.trimmed += kept.store(&event, prepared.records, now.mono_ms, forms, garbage);
+        self.counts.trimmed += kept.store(&event, prepared.records, mono(now), forms, garbage);
         self.bytes = self.bytes - before + kept.bytes();
         self.touch(slot, now.mono_ms);
         if let Some(id) = id {
-            self.ids.insert(id, event.version);
+            self.note_id(id, event.version);
         }
         Stored::Event(event)
     }
@@ -339,7 +361,7 @@ impl Channels {
             let kept = &mut self.slots[slot as usize];
             expire(kept, &mut self.bytes, &mut self.counts, now);
             let before = kept.bytes();
-            let page = kept.read(since, limit, now.mono_ms, forms);
+            let page = kept.read(since, limit, mono(now), forms);
             self.bytes = self.bytes - before + kept.bytes();
             self.touch(slot, now.mono_ms);
             page
@@ -360,7 +382,7 @@ impl Channels {
         if let Some(slot) = self.by_name.get(channel)
             && let Some(until_ms) = &mut self.slots[*slot as usize].fresh_until_ms
         {
-            *until_ms = now.mono_ms + u64::from(fresh_ms);
+            *until_ms = mono(now) + i64::from(fresh_ms);
         }
     }
 
@@ -390,6 +412,9 @@ impl Channels {
         self.evicted = self.evicted.max(kept.latest);
         self.bytes -= kept.bytes();
         self.counts.evicted += 1;
+        if self.tracks {
+            self.gone.push(kept.channel.clone());
+        }
         garbage.channels.push(kept);
         true
     }
@@ -453,13 +478,17 @@ impl Kept {
             latest: self.latest,
             floor: self.floor,
             head,
-            has_last: self.has_last(now.mono_ms),
+            has_last: self.has_last(mono(now)),
         }
     }
 }
 
+fn mono(now: Now) -> i64 {
+    i64::try_from(now.mono_ms).unwrap_or(i64::MAX)
+}
+
 fn expire(kept: &mut Kept, bytes: &mut usize, counts: &mut Counts, now: Now) {
     let before = kept.bytes();
-    counts.expired += kept.expire(now.mono_ms, &mut Garbage::default());
+    counts.expired += kept.expire(mono(now), &mut Garbage::default());
     *bytes = *bytes - before + kept.bytes();
 }

@@ -60,8 +60,9 @@ impl Records {
         Some((&record.raw, record.version))
     }
 
-    /// Takes an event's records in; gives what they replace, to be dropped when nothing is locked.
-    pub(super) fn merge(&mut self, new: Vec<NewRecord>, version: u64) -> Vec<Arc<str>> {
+    /// Takes an event's records in; gives what they replace, to be dropped when nothing is locked, and whether others
+    /// were forgotten.
+    pub(super) fn merge(&mut self, new: Vec<NewRecord>, version: u64) -> (Vec<Arc<str>>, bool) {
         let mut replaced = Vec::new();
         for NewRecord { name, raw } in new {
             self.bytes += raw.len();
@@ -77,10 +78,18 @@ impl Records {
                 self.records.push(Record { name, raw, version });
             }
         }
-        if self.records.len() > RECORDS_MAX {
+        let sheds = self.records.len() > RECORDS_MAX;
+        if sheds {
             self.forget_oldest(RECORDS_MAX / 8);
         }
-        replaced
+        (replaced, sheds)
+    }
+
+    /// All records, in order: name, text, version.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, u64)> {
+        self.records
+            .iter()
+            .map(|record| (&record.name, &record.raw, record.version))
     }
 
     // Many at once, since finding them means looking at all.

@@ -141,6 +141,7 @@ impl Store {
                 channels: one_of(&[5, 9, 1_000], rng),
                 ..StateSettings::default()
             },
+            ..hub::Settings::default()
         };
         let (hub, mut inboxes) = Hub::new(settings, usize::from(SHARDS) + 1, dialect::encode_event);
         let observer = inboxes.pop().expect("one more than shards");

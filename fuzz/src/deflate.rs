@@ -1,0 +1,85 @@
+//! permessage-deflate: what a client sends as a compressed message, and what the gateway compresses.
+//!
+//! 1. Any bytes are a message within the limit or an error, the same for every cut into reads.
+//! 2. What the gateway compresses is shorter, and is inflated to the same with exactly the limit it needs.
+//! 3. A header's offer that is accepted is answered with a window that it allows.
+
+use tickgate::wire::{Decoder, Error, Inflater, Message, deflate, encode, negotiate};
+
+/// The limit on a message, small so that it is met.
+const MESSAGE_BYTES_MAX: u32 = 4096;
+
+/// One fuzz input: its first byte chooses what the rest is.
+pub fn check_input(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else {
+        return;
+    };
+    match choice % 3 {
+        0 => inflate(choice, rest),
+        1 => round_trip(rest),
+        _ => negotiate_header(rest),
+    }
+}
+
+fn inflate(choice: u8, compressed: &[u8]) {
+    let whole = decode(&client_frame(compressed), usize::MAX, MESSAGE_BYTES_MAX);
+    assert_eq!(
+        decode(&client_frame(compressed), usize::from(choice) + 1, MESSAGE_BYTES_MAX),
+        whole
+    );
+    if let Ok(Some(message)) = whole {
+        assert!(message.len() <= MESSAGE_BYTES_MAX as usize);
+    }
+}
+
+fn round_trip(message: &[u8]) {
+    let mut plain = Vec::new();
+    encode::binary(&mut plain, message);
+    let Some(twin) = deflate::frame(&plain, 1) else { return };
+    assert!(twin.len() < plain.len());
+    let payload = &twin[twin.len() - encode::payload_bytes(&twin)..];
+    let limit = u32::try_from(message.len()).expect("a short input");
+    assert_eq!(decode(&client_frame(payload), 100, limit), Ok(Some(message.to_vec())));
+    assert_eq!(decode(&client_frame(payload), 100, limit - 1), Err(Error::TooBig));
+}
+
+fn negotiate_header(header: &[u8]) {
+    let Ok(header) = std::str::from_utf8(header) else {
+        return;
+    };
+    if let Some(deflate) = negotiate::accept([header]) {
+        assert!((9..=15).contains(&deflate.window_bits));
+        assert!(header.contains("permessage-deflate"));
+        // The answer is itself an offer that would be accepted as the same.
+        assert_eq!(negotiate::accept([deflate.answer().as_str()]), Some(deflate));
+    }
+}
+
+/// The one message of a stream, in reads of `read_bytes`.
+fn decode(stream: &[u8], read_bytes: usize, message_bytes_max: u32) -> Result<Option<Vec<u8>>, Error> {
+    let mut decoder = Decoder::new(message_bytes_max).with_deflate();
+    let mut inflater = Inflater::default();
+    for read in stream.chunks(read_bytes.min(stream.len()).max(1)) {
+        let mut scratch = read.to_vec();
+        let mut position = 0;
+        if let Some(message) = decoder.next(&mut scratch, &mut position, &mut inflater)? {
+            let Message::Binary(bytes) = message else {
+                unreachable!("a binary frame")
+            };
+            return Ok(Some(bytes.to_vec()));
+        }
+    }
+    Ok(None)
+}
+
+/// A compressed binary message with a mask of zeros.
+fn client_frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = encode::Header::new(encode::Kind::Binary, payload.len())
+        .as_slice()
+        .to_vec();
+    frame[0] |= 0x40;
+    frame[1] |= 0x80;
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}

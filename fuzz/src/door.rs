@@ -1,0 +1,89 @@
+//! What stands before the upgrade: the proxy's header, the handshake's head, addresses, origins, query values.
+//!
+//! 1. A PROXY header is judged the same however much of it has come: what is judged does not change with more bytes.
+//! 2. A head that passes has exactly one host and one good key.
+//! 3. An address is only believed when a trusted proxy says it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Version};
+use tickgate::door::{Origins, TrustedProxies, handshake, proxy};
+use tickgate::http::request;
+
+/// One fuzz input: its first byte chooses what the rest is.
+pub fn check_input(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else {
+        return;
+    };
+    match choice % 3 {
+        0 => proxy_header(rest),
+        1 => head(rest),
+        _ => texts(rest),
+    }
+}
+
+fn proxy_header(bytes: &[u8]) {
+    let mut judged = None;
+    for length in 0..=bytes.len().min(600) {
+        let header = proxy::header(&bytes[..length]);
+        if let proxy::Header::Present { length: used, .. } = &header {
+            assert!(*used <= length);
+        }
+        let shown = format!("{header:?}");
+        if let Some(before) = &judged {
+            assert_eq!(*before, shown, "judged anew with {length} bytes");
+        } else if !matches!(header, proxy::Header::Incomplete) {
+            judged = Some(shown);
+        }
+    }
+}
+
+fn head(text: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in text.split(|byte| *byte == b'\n').take(40) {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_bytes(value.trim_ascii()),
+        ) {
+            headers.append(name, value);
+        }
+    }
+    if let Ok(good) = handshake::check(&Method::GET, Version::HTTP_11, &headers) {
+        assert_eq!(headers.get_all("host").iter().count(), 1);
+        assert_eq!(headers.get_all("sec-websocket-key").iter().count(), 1);
+        assert_eq!(
+            headers.get("sec-websocket-version").map(HeaderValue::as_bytes),
+            Some(&b"13"[..])
+        );
+        assert_eq!(good.origin.is_some(), headers.contains_key("origin"));
+        if let Some(origin) = good.origin {
+            // Of another host than the one asked for, only with leave.
+            let _ = Origins::default().allows(origin, good.host);
+        }
+    }
+    let _ = handshake::deflate(&headers);
+    let _ = request::bearer(&headers);
+    let stranger = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)));
+    let trusted = TrustedProxies::parse(&["127.0.0.0/8"]).expect("a good entry");
+    assert_eq!(proxy::client_address(&trusted, stranger, &headers), stranger);
+    let _ = proxy::client_address(&trusted, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), &headers);
+}
+
+fn texts(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (first, second) = text.split_once('\n').unwrap_or((text, ""));
+    let _ = request::query_value(first, "token");
+    let _ = request::decode(first);
+    if let Ok(origins) = Origins::parse(&[first]) {
+        let _ = origins.allows(second, "gateway.example");
+        assert!(first == "*" || !origins.allows("null", "gateway.example"));
+    }
+    if let Ok(trusted) = TrustedProxies::parse(&[first]) {
+        let _ = trusted.trusts(None);
+    }
+}

@@ -1,0 +1,47 @@
+//! The whole state, to be written down and taken back.
+
+use std::sync::Arc;
+
+use super::interest::stripe_of;
+use super::{ChannelExport, Hub, STRIPES, StripeExport};
+use crate::event::EventId;
+use crate::time::Now;
+
+impl Hub {
+    /// Has the hub note from now on what an export has to tell; before it is restored.
+    pub fn track(&self) {
+        for stripe in &self.stripes {
+            stripe.lock().channels.track();
+        }
+    }
+
+    /// What changed in a stripe since its last export, or with `all` everything. `stripe` is below [`STRIPES`].
+    #[must_use]
+    pub fn export(&self, stripe: u8, all: bool, now: Now) -> StripeExport {
+        self.stripes[usize::from(stripe)].lock().channels.export(all, now)
+    }
+
+    /// Sets a stripe's counters to what they were: the newest version, and the highest of an evicted channel.
+    pub fn restore_counters(&self, stripe: u8, head: u64, evicted: u64) {
+        if usize::from(stripe) < STRIPES {
+            self.with_state(stripe, |state| state.channels.restore_counters(head, evicted));
+        }
+    }
+
+    /// Takes back that an event of this id was accepted.
+    pub fn restore_id(&self, stripe: u8, id: EventId, version: u64) {
+        if usize::from(stripe) < STRIPES {
+            self.with_state(stripe, |state| state.channels.restore_id(id, version));
+        }
+    }
+
+    /// Takes a channel back, as far as its class of today keeps it. Its events, records and versions must be below the
+    /// restored counters of its stripe, which is given back.
+    pub fn restore(&self, export: ChannelExport, now: Now) -> u8 {
+        let stripe = stripe_of(export.channel.as_str());
+        let class = Arc::clone(self.classes.of(&export.channel));
+        self.with_state(stripe, |state| state.channels.restore(export, &class, now));
+        self.enforce_bounds(now);
+        stripe
+    }
+}

@@ -1,0 +1,193 @@
+//! What is kept, handed over to be written down, and taken back.
+//!
+//! Invariant: what was exported since the last complete export, applied in order, is the state at the last export; each
+//! stripe at one instant. An event is copied by reference, so that the lock is held for a short time.
+
+use std::sync::Arc;
+
+use super::kept::{Garbage, Kept, event_bytes};
+use super::records::{NewRecord, Records};
+use super::{Channels, mono};
+use crate::channel::{Channel, Class};
+use crate::event::{Event, EventId};
+use crate::time::Now;
+
+/// What changed in a stripe since the last export.
+#[derive(Debug, Default)]
+pub struct StripeExport {
+    /// The newest version given out.
+    pub head: u64,
+    /// The highest version of an evicted channel.
+    pub evicted: u64,
+    /// Channels that changed.
+    pub channels: Vec<ChannelExport>,
+    /// Channels that were evicted; one of them may be among those that changed, when it was made anew.
+    pub gone: Vec<Channel>,
+    /// Ids that were noted.
+    pub ids: Vec<(EventId, u64)>,
+}
+
+/// What is kept of a channel; of events and records, only those that were not exported before.
+#[derive(Clone, Debug)]
+pub struct ChannelExport {
+    /// Which.
+    pub channel: Channel,
+    /// Events at or below it may be missing.
+    pub floor: u64,
+    /// Version of its newest event.
+    pub latest: u64,
+    /// The newest event, where it is kept apart from the history.
+    pub last: Option<Arc<Event>>,
+    /// For how many milliseconds newcomers still get it; `None`: for ever.
+    pub fresh_ms: Option<i64>,
+    /// Events of the history, oldest first, with their ages in milliseconds.
+    pub events: Vec<(Arc<Event>, i64)>,
+    /// Records, in the order of the merge.
+    pub records: Vec<RecordExport>,
+    /// The field that tells them apart.
+    pub record_key: Option<Box<str>>,
+    /// Records exported before are void.
+    pub restarted: bool,
+}
+
+/// A merged record.
+#[derive(Clone, Debug)]
+pub struct RecordExport {
+    /// Its key.
+    pub name: Arc<str>,
+    /// Its text.
+    pub raw: Arc<str>,
+    /// Version of the event it came with.
+    pub version: u64,
+    /// Its place in the merge.
+    pub place: u64,
+}
+
+impl Channels {
+    /// Notes from now on what an export has to tell.
+    pub(in crate::hub) fn track(&mut self) {
+        self.tracks = true;
+    }
+
+    /// What changed since the last export, or with `all` everything.
+    pub(in crate::hub) fn export(&mut self, all: bool, now: Now) -> StripeExport {
+        let mut channels = Vec::new();
+        for (_, kept) in &mut self.slots {
+            if kept.unsaved || all {
+                channels.push(kept.export(all, mono(now)));
+            }
+        }
+        let ids = if all {
+            self.unsaved_ids.clear();
+            self.ids.iter().collect()
+        } else {
+            std::mem::take(&mut self.unsaved_ids)
+        };
+        StripeExport {
+            head: self.head,
+            evicted: self.evicted,
+            channels,
+            gone: std::mem::take(&mut self.gone),
+            ids,
+        }
+    }
+
+    /// Sets the counters to what they were.
+    pub(in crate::hub) fn restore_counters(&mut self, head: u64, evicted: u64) {
+        self.head = self.head.max(head);
+        self.evicted = self.evicted.max(evicted);
+    }
+
+    pub(in crate::hub) fn restore_id(&mut self, id: EventId, version: u64) {
+        self.ids.insert(id, version);
+    }
+
+    /// Takes a channel back, as far as its class of today keeps it.
+    pub(in crate::hub) fn restore(&mut self, export: ChannelExport, class: &Arc<Class>, now: Now) {
+        if !class.keeps_state() {
+            self.evicted = self.evicted.max(export.latest);
+            // Were its class to keep state again one day, what is written down would be out of date.
+            self.gone.push(export.channel);
+            return;
+        }
+        let slot = self.slot(&export.channel, class);
+        let kept = &mut self.slots[slot as usize];
+        let before = kept.bytes();
+        kept.restore(export, mono(now));
+        self.bytes = self.bytes - before + kept.bytes();
+    }
+}
+
+impl Kept {
+    fn export(&mut self, all: bool, now_ms: i64) -> ChannelExport {
+        let above = if all { 0 } else { self.saved };
+        let restarted = all || self.restarted;
+        let new = self.ring().filter(|entry| entry.event.version > above);
+        let events = new
+            .map(|entry| (Arc::clone(&entry.event), now_ms - entry.at_ms))
+            .collect();
+        let records = (0..).zip(self.records.iter().flat_map(Records::iter));
+        let records = records.filter(|(_, (.., version))| restarted || *version > above);
+        let export = ChannelExport {
+            channel: self.channel.clone(),
+            // Without history nothing is covered, whatever was written down when the class had one.
+            floor: if self.class.history.is_some() {
+                self.floor
+            } else {
+                self.latest
+            },
+            latest: self.latest,
+            last: self.last.clone(),
+            fresh_ms: self.fresh_until_ms.map(|until_ms| until_ms - now_ms),
+            events,
+            records: records
+                .map(|(place, (name, raw, version))| RecordExport {
+                    name: Arc::clone(name),
+                    raw: Arc::clone(raw),
+                    version,
+                    place,
+                })
+                .collect(),
+            record_key: self.class.record_key.clone(),
+            restarted,
+        };
+        (self.unsaved, self.restarted, self.saved) = (false, false, self.latest);
+        export
+    }
+
+    fn restore(&mut self, export: ChannelExport, now_ms: i64) {
+        self.latest = export.latest;
+        self.floor = export.floor;
+        // Merged by another field, or not at all, a part would stand for the whole.
+        let is_merged_alike = self.class.record_key == export.record_key;
+        // Written down as it is.
+        (self.unsaved, self.saved) = (false, export.latest);
+        if is_merged_alike && !export.records.is_empty() {
+            let merge = self.records.get_or_insert_default();
+            for record in export.records {
+                let name = (*record.name).into();
+                let raw = record.raw;
+                merge.merge(vec![NewRecord { name, raw }], record.version);
+            }
+        }
+        let has_history = self.class.history.is_some();
+        for (event, age_ms) in export.events {
+            if has_history {
+                let bytes = event_bytes(&event, 0);
+                self.push(event, now_ms - age_ms, bytes);
+            }
+        }
+        if is_merged_alike && (self.class.cache_last || self.class.only_changed) {
+            self.fresh_until_ms = export.fresh_ms.map(|fresh_ms| now_ms + fresh_ms);
+            self.set_last(export.last);
+        }
+        if !has_history {
+            return;
+        }
+        // What is not there is missing: a class may have had no history before.
+        if self.ring().len() == 0 {
+            self.floor = self.latest;
+        }
+        self.shed(now_ms, &mut Garbage::default());
+    }
+}

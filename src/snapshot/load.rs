@@ -1,0 +1,168 @@
+//! Taking back what is written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+
+use super::{CHANNEL, EVENT, Error, ID, LAST, Loaded, RECORD, STRIPE, Snapshot, unix_ms};
+use crate::channel::Channel;
+use crate::event::{Event, EventId, NewEvent, Numbered, Terms, Transit};
+use crate::hub::{ChannelExport, Hub, RecordExport, STRIPES};
+use crate::json::check_value;
+use crate::time::Now;
+
+/// What an event's row says.
+type Row<'r> = (i64, &'r str, u64, &'r [u8]);
+
+impl Snapshot {
+    /// Gives the hub, which is new and has this snapshot's epoch, what the file holds; has it note from now on what is
+    /// to be written.
+    ///
+    /// # Errors
+    ///
+    /// The file is damaged. The hub is of no use then.
+    pub fn load(&mut self, hub: &Hub, now: Now) -> Result<Loaded, Error> {
+        hub.track();
+        let mut loaded = Loaded {
+            was_open: self.was_open,
+            ..Loaded::default()
+        };
+        let transaction = self.database.begin_read()?;
+        if let Some(stripes) = optional(transaction.open_table(STRIPE))? {
+            // One more than was ever given out, and all numbers moved up by one: in a new epoch nothing begins at zero,
+            // so that what was lost can not be taken for never having been.
+            let shift = u64::from(self.was_open);
+            let mut heads = [(0, 0); STRIPES];
+            for row in stripes.iter()? {
+                let (stripe, counters) = row?;
+                let (head, evicted) = counters.value();
+                let place = heads.get_mut(usize::from(stripe.value()));
+                *place.ok_or(Error::Damaged("a stripe too many"))? = (head + shift, evicted + shift);
+            }
+            let is_moved = self.load_channels(&transaction, hub, shift, now, &mut loaded)?;
+            if is_moved {
+                // Names are spread otherwise than they were: every counter must be above all of them.
+                let head = heads.iter().map(|(head, _)| *head).max().unwrap_or_default();
+                heads = [(head, head); STRIPES];
+            }
+            for (stripe, (head, evicted)) in (0u8..).zip(heads) {
+                hub.restore_counters(stripe, head, evicted);
+            }
+            self.load_ids(&transaction, hub, shift, now)?;
+        }
+        // In a new epoch every number in the file is out of date.
+        self.is_behind = self.was_open;
+        Ok(loaded)
+    }
+
+    /// Whether some channel is in another stripe now.
+    fn load_channels(
+        &self,
+        transaction: &ReadTransaction,
+        hub: &Hub,
+        shift: u64,
+        now: Now,
+        loaded: &mut Loaded,
+    ) -> Result<bool, Error> {
+        let Some(channels) = optional(transaction.open_table(CHANNEL))? else {
+            return Ok(false);
+        };
+        let events = transaction.open_table(EVENT)?;
+        let lasts = transaction.open_table(LAST)?;
+        let records = transaction.open_table(RECORD)?;
+        let mut is_moved = false;
+        for row in channels.iter()? {
+            let (name, row) = row?;
+            let (stripe, floor, latest, fresh_until_ms, key) = row.value();
+            let name = name.value();
+            let channel = Channel::parse(name).map_err(|_| Error::Damaged("a name that is no channel"))?;
+            let class = Arc::clone(hub.class_of(&channel));
+            let event = |version: u64, (_, event, timestamp_ms, data): Row<'_>| -> Result<Arc<Event>, Error> {
+                let text = std::str::from_utf8(data).map_err(|_| Error::Damaged("data that is no text"))?;
+                check_value(text).map_err(|_| Error::Damaged("data that is no JSON"))?;
+                let new = NewEvent {
+                    channel: channel.clone(),
+                    name: event.into(),
+                    data: Bytes::copy_from_slice(data),
+                    timestamp_ms,
+                    terms: Terms::default(),
+                };
+                let version = version + shift;
+                let numbered = Numbered {
+                    offset: class.history.map(|_| version),
+                    version,
+                    class: Arc::clone(&class),
+                };
+                Ok(Arc::new(Event::in_transit(new, numbered, Transit::default())))
+            };
+            let mut export = ChannelExport {
+                channel: channel.clone(),
+                floor: floor + shift,
+                latest: latest + shift,
+                last: None,
+                fresh_ms: fresh_until_ms.map(|until_ms| until_ms.saturating_sub(unix_ms(now))),
+                events: Vec::new(),
+                records: Vec::new(),
+                record_key: key.map(Into::into),
+                restarted: true,
+            };
+            if let Some(last) = lasts.get(name)? {
+                let (version, row) = last.value();
+                export.last = Some(event(version, row)?);
+            }
+            for row in events.range((name, 0)..=(name, u64::MAX))? {
+                let (key, row) = row?;
+                let (row, version) = (row.value(), key.value().1);
+                export
+                    .events
+                    .push((event(version, row)?, unix_ms(now).saturating_sub(row.0)));
+            }
+            for row in records.range((name, "")..)? {
+                let (key, row) = row?;
+                let (owner, key) = key.value();
+                if owner != name {
+                    break;
+                }
+                let (version, place, raw) = row.value();
+                export.records.push(RecordExport {
+                    name: key.into(),
+                    raw: raw.into(),
+                    version: version + shift,
+                    place,
+                });
+            }
+            export.records.sort_by_key(|record| record.place);
+            loaded.channels += 1;
+            loaded.events += export.events.len() as u64;
+            is_moved |= hub.restore(export, now) != stripe;
+        }
+        Ok(is_moved)
+    }
+
+    fn load_ids(&self, transaction: &ReadTransaction, hub: &Hub, shift: u64, now: Now) -> Result<(), Error> {
+        let Some(ids) = optional(transaction.open_table(ID))? else {
+            return Ok(());
+        };
+        let oldest_ms = now.unix_ms.saturating_sub(self.settings.dedup_window_ms);
+        for row in ids.iter()? {
+            let (key, row) = row?;
+            let ((stripe, id), (version, noted_ms)) = (key.value(), row.value());
+            if noted_ms >= oldest_ms {
+                // 0 stands for a channel without numbers.
+                let version = if version == 0 { 0 } else { version + shift };
+                hub.restore_id(stripe, EventId(id.to_be_bytes()), version);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A table that a file may not have yet.
+fn optional<T>(table: Result<T, TableError>) -> Result<Option<T>, Error> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

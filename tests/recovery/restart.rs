@@ -1,0 +1,161 @@
+//! Gateways that are drained or killed, and clients that come back to their successors.
+
+use serde_json::json;
+
+use crate::clients::Told;
+use crate::crowd::history;
+use crate::harness::{Gateway, event};
+use crate::listener::Listener;
+
+const CHANNEL: &str = "grid.g.order";
+
+async fn publish(gateway: &Gateway, numbers: std::ops::Range<usize>) {
+    gateway
+        .publish(numbers.map(|number| event(CHANNEL, number)).collect())
+        .await;
+}
+
+/// Connects and stays until it has the event of this number.
+async fn listen(gateway: &Gateway, listener: &mut Listener, number: u64) {
+    let mut connection = listener.connect(gateway.public).await;
+    while listener.last_number(CHANNEL) != Some(number) || listener.epoch().is_null() {
+        match connection.next().await {
+            Told::Message(message) => listener.take(&message, &mut connection).await,
+            other => panic!("{other:?} before {number}"),
+        }
+    }
+}
+
+/// Subscribes and hears only the answer.
+async fn look(gateway: &Gateway, listener: &mut Listener) {
+    let mut connection = listener.connect(gateway.public).await;
+    let Told::Message(message) = connection.next().await else {
+        panic!("no answer");
+    };
+    assert_eq!(message["type"], "subscribed", "{message}");
+    listener.take(&message, &mut connection).await;
+}
+
+fn numbers(listener: &Listener) -> Vec<u64> {
+    let heard = listener.heard.get(CHANNEL).into_iter().flatten();
+    heard.map(|(_, number)| *number).collect()
+}
+
+/// A client that subscribed before the first event and heard them up to the one of `number`.
+async fn listener_up_to(gateway: &Gateway, number: u64) -> Listener {
+    let mut listener = Listener::new(vec!["grid.*".to_owned(), CHANNEL.to_owned()]);
+    look(gateway, &mut listener).await;
+    publish(gateway, 0..10).await;
+    listen(gateway, &mut listener, number).await;
+    listener
+}
+
+/// Comes back to a gateway that cannot know its offset: it is told, and goes on in another epoch.
+async fn comes_back_to_a_new_epoch(gateway: &Gateway, listener: &mut Listener) {
+    let (before, heard) = (listener.epoch().clone(), numbers(listener).len());
+    look(gateway, listener).await;
+    assert_eq!(listener.recovered, *json!({CHANNEL: false}).as_object().expect("one"));
+    publish(gateway, 100..110).await;
+    listen(gateway, listener, 109).await;
+    let after = listener.epoch();
+    assert!(after.is_string() && *after != before, "{after} after {before}");
+    assert_eq!(listener.recovered[CHANNEL], true, "from where it came back");
+    let numbers = &numbers(listener)[heard..];
+    assert!(numbers.iter().copied().eq(100..110), "{numbers:?}");
+}
+
+async fn kill(mut gateway: Gateway) {
+    gateway.signal("KILL");
+    assert_eq!(gateway.ended().await.code(), None, "by the signal");
+}
+
+async fn drain(gateway: &mut Gateway) {
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+/// `[state]` with a snapshot in this directory, which nothing but a drain writes while a test runs.
+fn snapshot(directory: &tempfile::TempDir) -> String {
+    let path = directory.path().join("state.redb");
+    format!("[state]\nsnapshot = \"{}\"\nsnapshot_interval = \"1h\"", path.display())
+}
+
+#[tokio::test]
+async fn a_killed_gateway_without_a_snapshot_comes_back_with_a_new_epoch_and_says_so() {
+    let gateway = Gateway::start("", "").await;
+    let mut listener = listener_up_to(&gateway, 9).await;
+    kill(gateway).await;
+    let successor = Gateway::start("", "").await;
+    comes_back_to_a_new_epoch(&successor, &mut listener).await;
+}
+
+#[tokio::test]
+async fn a_drained_gateway_with_a_snapshot_comes_back_with_its_epoch_and_recovery_goes_on() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut gateway = Gateway::start("drain = \"2s\"", &snapshot(&directory)).await;
+    let mut listeners = Vec::new();
+    for number in [9, 3, 0] {
+        let mut listener = Listener::new(vec![CHANNEL.to_owned()]);
+        look(&gateway, &mut listener).await;
+        listeners.push((number, listener));
+    }
+    publish(&gateway, 0..10).await;
+    for (number, listener) in &mut listeners {
+        listen(&gateway, listener, *number).await;
+    }
+    // Published until nothing is taken any more: what was answered is kept, of what was not answered nothing is known.
+    let mut answered = 10;
+    gateway.signal("TERM");
+    while let Ok((200, _)) = gateway
+        .try_admin("POST", "/api/publish", event(CHANNEL, answered).to_string())
+        .await
+    {
+        answered += 1;
+    }
+    assert_eq!(gateway.ended().await.code(), Some(0));
+
+    let successor = Gateway::start("", &snapshot(&directory)).await;
+    let kept = history(&successor, CHANNEL).await.len();
+    assert!(kept == answered || kept == answered + 1, "{kept} of {answered}");
+    publish(&successor, kept..kept + 10).await;
+    let history = history(&successor, CHANNEL).await;
+    for (_, mut listener) in listeners {
+        let epoch = listener.epoch().clone();
+        listen(&successor, &mut listener, kept as u64 + 9).await;
+        assert_eq!(listener.recovered[CHANNEL], true);
+        assert_eq!(*listener.epoch(), epoch, "the same after the restart");
+        assert!(numbers(&listener).into_iter().eq(0..kept as u64 + 10));
+        listener.assert_heard_all(CHANNEL, &history);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_gateway_with_a_snapshot_begins_a_new_epoch_and_says_so() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut first = Gateway::start("", &snapshot(&directory)).await;
+    let mut listener = listener_up_to(&first, 9).await;
+    drain(&mut first).await;
+    // The same epoch still, in which offsets are given out that no snapshot has.
+    let second = Gateway::start("", &snapshot(&directory)).await;
+    publish(&second, 10..20).await;
+    listen(&second, &mut listener, 19).await;
+    assert_eq!(listener.recovered[CHANNEL], true);
+    kill(second).await;
+
+    let third = Gateway::start("", &snapshot(&directory)).await;
+    let kept: Vec<_> = history_numbers(&third).await;
+    assert!(kept.into_iter().eq(0..10), "as of the last snapshot");
+    comes_back_to_a_new_epoch(&third, &mut listener).await;
+}
+
+/// The numbers of what is kept, whether that is all or not.
+async fn history_numbers(gateway: &Gateway) -> Vec<u64> {
+    let path = format!("/api/channels/{CHANNEL}/history");
+    let (status, page) = gateway.admin("GET", &path, "").await;
+    assert_eq!(status, 200, "{page}");
+    let events = page["events"].as_array().expect("events");
+    events
+        .iter()
+        .map(|event| event["data"]["n"].as_u64().expect("a number"))
+        .collect()
+}
