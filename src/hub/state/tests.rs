@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
+use super::kept::FRAME_OVERHEAD;
 use super::*;
 use crate::channel::{Classes, History, Overflow};
 use crate::event::Terms;
@@ -227,6 +228,70 @@ fn data_that_is_no_array_of_records_stands_for_the_whole() {
         publish(&mut channels, new("a.b", data), &class, at(0));
         let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
         assert_eq!(texts(&page), [expected], "after {data}");
+    }
+}
+
+#[test]
+fn of_records_with_one_name_in_one_event_the_last_counts() {
+    let mut channels = Channels::default();
+    let class = Class {
+        only_changed: true,
+        ..by_code()
+    };
+    let (one, two) = (r#"{"code":"x","n":1}"#, r#"{"code":"x","n":2}"#);
+    publish(&mut channels, new("a.b", &format!("[{two}]")), &class, at(0));
+    let mut sent = |data: String| match publish(&mut channels, new("a.b", &data), &class, at(0)) {
+        Stored::Event(event) => Some(String::from_utf8(event.data.to_vec()).expect("text")),
+        _ => None,
+    };
+    assert_eq!(sent(format!("[{one},{two}]")), None, "it ends with what is there");
+    let ends_with_one = format!("[{two},{one}]");
+    assert_eq!(sent(ends_with_one.clone()), Some(ends_with_one));
+    let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+    assert_eq!(texts(&page), [format!("[{one}]")]);
+}
+
+#[test]
+fn who_holds_records_of_before_a_reset_is_told_the_reset() {
+    let mut channels = Channels::default();
+    let (a, whole, b) = (r#"[{"code":"a"}]"#, r#""nothing""#, r#"[{"code":"b"}]"#);
+    for data in [a, whole, b] {
+        publish(&mut channels, new("a.b", data), &by_code(), at(0));
+    }
+    for (above, expected) in [(0, vec![b]), (1, vec![whole, b]), (2, vec![b]), (3, vec![])] {
+        let page = channels.ask("a.b", Since::Newest { above }, at(0));
+        assert_eq!(
+            (texts(&page), page.last, page.overtaken),
+            (expected, 3, false),
+            "{above}"
+        );
+    }
+    // Another one takes its place.
+    publish(&mut channels, new("a.b", "7"), &by_code(), at(0));
+    let page = channels.ask("a.b", Since::Newest { above: 1 }, at(0));
+    assert_eq!(texts(&page), ["7"]);
+    publish(&mut channels, new("a.b", a), &by_code(), at(0));
+    let page = channels.ask("a.b", Since::Newest { above: 1 }, at(0));
+    assert_eq!(texts(&page), ["7", a]);
+}
+
+#[test]
+fn a_value_is_counted_anew_for_the_forms_it_is_read_in() {
+    let kept = Class {
+        cache_last: true,
+        ..history(9, 1000)
+    };
+    for (class, data) in [(last(), "1"), (kept, "1"), (by_code(), r#"[{"code":"x"}]"#)] {
+        let mut channels = Channels::default();
+        publish(&mut channels, new("a.b", data), &class, at(0));
+        let mut bytes = |forms| {
+            channels.read(&channel("a.b"), Since::Newest { above: 0 }, LIMIT, at(0), forms);
+            assert_eq!(channels.bytes(), channels.recount());
+            channels.bytes()
+        };
+        let (few, many) = (bytes(1), bytes(5));
+        assert!(many >= few + 4 * FRAME_OVERHEAD, "{few} {many} {class:?}");
+        assert_eq!(bytes(1), many, "what is encoded stays");
     }
 }
 
