@@ -86,6 +86,78 @@ fn compressed(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A client that comes back reads 1000 events of a history, from its `subscribe` on until the last of them is written.
+/// They are encoded already, as when a crowd comes back.
+fn replay(criterion: &mut Criterion) {
+    let events = 1_000;
+    let mut rig = Rig::new();
+    let receipts: Vec<_> = (0..events).map(|_| rig.publish(event("grid.abc.order"))).collect();
+    let before = receipts[0].offset.expect("a history") - 1;
+    let epoch = rig.hub.epoch();
+    let message = format!(
+        r#"{{"type":"subscribe","channels":["grid.abc.order"],"recover":{{"grid.abc.order":{{"epoch":"{epoch}","offset":{before}}}}}}}"#
+    );
+    let mut come_back = || {
+        let id = rig.connect_saying(&message);
+        let began = Instant::now();
+        rig.drain();
+        let spent = began.elapsed();
+        rig.engine.on_socket_error(id, NOW);
+        spent
+    };
+    come_back();
+    let mut clients = 1;
+    let mut group = criterion.benchmark_group("replay");
+    group.throughput(Throughput::Elements(events));
+    group.bench_function(BenchmarkId::from_parameter(events), |bencher| {
+        bencher.iter_custom(|rounds| {
+            clients += rounds;
+            (0..rounds).map(|_| come_back()).sum()
+        });
+    });
+    group.finish();
+    assert_eq!(rig.stats.caught_up.get(), clients * events, "everybody gets everything");
+}
+
+/// Last values for 1000 clients whose outboxes are full and whose sockets take nothing: the channel is set aside once,
+/// and what comes after that stays in the hub.
+fn conflate(criterion: &mut Criterion) {
+    let subscribers = 1_000;
+    let mut rig = Rig::new();
+    let patterns = ["bench.a.*", "market.a.price"].map(str::to_owned);
+    let clients: Vec<_> = (0..subscribers).map(|_| rig.connect(&patterns)).collect();
+    rig.drain();
+    clients.iter().for_each(|id| rig.engine.blocked(*id, NOW));
+    let (filler, price) = (event("bench.a.note"), event("market.a.price"));
+    while rig.stats.dropped.get() == 0 {
+        rig.publish(filler.clone());
+        rig.engine.deliver(1);
+    }
+    let mut group = criterion.benchmark_group("conflate");
+    group.throughput(Throughput::Elements(subscribers));
+    group.bench_function(BenchmarkId::from_parameter(subscribers), |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds.div_ceil(8) {
+                for _ in 0..8 {
+                    rig.publish(price.clone());
+                }
+                let began = Instant::now();
+                rig.engine.deliver(8);
+                spent += began.elapsed();
+            }
+            spent.mul_f64(rounds as f64 / (rounds.div_ceil(8) * 8) as f64)
+        });
+    });
+    group.finish();
+    assert_eq!(
+        rig.stats.catch_ups.get(),
+        subscribers,
+        "everybody has the channel set aside"
+    );
+    assert_eq!(rig.engine.waiting_events(), 0, "nothing waits in the inbox");
+}
+
 /// 100,000 subscriptions to 1000 patterns; an event with one subscriber each, so that finding it is what is measured.
 fn resolve(criterion: &mut Criterion) {
     let mut rig = Rig::new();
@@ -155,5 +227,5 @@ fn inbound(criterion: &mut Criterion) {
     assert_eq!(rig.stats.rate_limited.get(), 0, "within the limits");
 }
 
-criterion_group!(benches, deliver, compressed, resolve, inbound);
+criterion_group!(benches, deliver, compressed, replay, conflate, resolve, inbound);
 criterion_main!(benches);

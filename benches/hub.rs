@@ -1,4 +1,4 @@
-//! What publishing, joining and looking up cost. `cargo bench --bench hub`
+//! What publishing, joining, looking up and reading what is kept cost. `cargo bench --bench hub`
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,14 +8,30 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::channel::{Channel, Pattern};
 use tickgate::event::{NewEvent, Terms};
-use tickgate::hub::{Hub, Inbox, Settings, Wakes};
+use tickgate::hub::{Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes};
 use tickgate::time::Now;
 
+/// A channel of which nothing is kept.
+const PLAIN: &str = "grid.abc.note";
+/// One with a history.
+const HISTORY: &str = "grid.abc.order";
+/// One with a last value.
+const LAST_VALUE: &str = "grid.abc.status";
+/// One whose events are updates of records.
+const RECORDS: &str = "stock.abc.price";
+
+/// The size of the built-in histories.
+const HISTORY_SIZE: u64 = 5_000;
+
 fn event(channel: &Channel) -> NewEvent {
+    saying(channel, Bytes::from_static(br#"{"price":94000,"amount":0.001}"#))
+}
+
+fn saying(channel: &Channel, data: Bytes) -> NewEvent {
     NewEvent {
         channel: channel.clone(),
         name: "filled".into(),
-        data: Bytes::from_static(br#"{"price":94000,"amount":0.001}"#),
+        data,
         timestamp_ms: 0,
         terms: Terms::default(),
     }
@@ -33,13 +49,18 @@ fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).expect("valid")
 }
 
+fn publish_one(hub: &Hub, event: NewEvent) -> Receipt {
+    let credit = hub.credit_now(event.data.len()).expect("free");
+    hub.publish(event, Now::default(), credit, &mut Wakes::default())
+}
+
 /// Publishes in batches; what lies in the inboxes is taken out between them, off the clock.
-fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], channel: &Channel, times: u64) -> Duration {
+fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], event: impl Fn(u64) -> NewEvent, times: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut left = times;
     while left > 0 {
         let batch = left.min(1000);
-        let events: Vec<_> = (0..batch).map(|_| event(channel)).collect();
+        let events: Vec<_> = (0..batch).map(|n| event(left - n)).collect();
         let start = Instant::now();
         let mut wakes = Wakes::default();
         for event in events {
@@ -63,12 +84,45 @@ fn publish(c: &mut Criterion) {
         for inbox in &mut inboxes {
             inbox.join(&pattern("grid.*"));
         }
-        let to = channel("grid.abc.order");
+        let to = channel(PLAIN);
         group.bench_function(BenchmarkId::from_parameter(shards), |b| {
-            b.iter_custom(|times| publish_timed(&hub, &mut inboxes, &to, times));
+            b.iter_custom(|times| publish_timed(&hub, &mut inboxes, |_| event(&to), times));
         });
     }
     group.finish();
+}
+
+/// To one inbox, of a channel of each class, with as much kept of it as there ever is: a full history, the value before,
+/// 1000 records of which each event changes ten.
+fn keep(c: &mut Criterion) {
+    let mut group = c.benchmark_group("publish and keep");
+    for (name, text) in [
+        ("nothing", PLAIN),
+        ("last value", LAST_VALUE),
+        ("history", HISTORY),
+        ("records", RECORDS),
+    ] {
+        let (hub, mut inboxes) = hub(1);
+        inboxes[0].join(&pattern(text));
+        let to = channel(text);
+        let updates: Vec<Bytes> = (0..100).map(|update| ten_records(update * 10)).collect();
+        let next = |n: u64| match text {
+            RECORDS => saying(&to, updates[n as usize % updates.len()].clone()),
+            _ => event(&to),
+        };
+        publish_timed(&hub, &mut inboxes, next, HISTORY_SIZE);
+        group.bench_function(name, |b| {
+            b.iter_custom(|times| publish_timed(&hub, &mut inboxes, next, times));
+        });
+    }
+    group.finish();
+}
+
+fn ten_records(first: usize) -> Bytes {
+    let records: Vec<String> = (first..first + 10)
+        .map(|code| format!(r#"{{"code":"{code:06}","price":94.25,"volume":120}}"#))
+        .collect();
+    format!("[{}]", records.join(",")).into()
 }
 
 fn lookup(c: &mut Criterion) {
@@ -83,9 +137,9 @@ fn lookup(c: &mut Criterion) {
                 _ => format!("c{n}.*"),
             }));
         }
-        let to = channel("grid.abc.order");
+        let to = channel(PLAIN);
         group.bench_function(BenchmarkId::new("patterns held", patterns), |b| {
-            b.iter_custom(|times| publish_timed(&hub, &mut inboxes, &to, times));
+            b.iter_custom(|times| publish_timed(&hub, &mut inboxes, |_| event(&to), times));
         });
     }
     group.finish();
@@ -106,17 +160,64 @@ fn join(c: &mut Criterion) {
     group.finish();
 }
 
+/// A join that looks at the state, of as many channels with a last value as the pattern matches.
+fn join_and_view(c: &mut Criterion) {
+    let channels = 10_000;
+    let (hub, mut inboxes) = hub(1);
+    for n in 0..channels {
+        publish_one(&hub, event(&channel(&format!("grid.g{n}.status"))));
+    }
+    let mut group = c.benchmark_group("join, view and leave");
+    for (seen, text) in [(1, "grid.g7.status"), (channels, "grid.*")] {
+        let joined = pattern(text);
+        let mut views = 0u64;
+        let mut joins = 0;
+        group.bench_function(BenchmarkId::new("channels", seen), |b| {
+            b.iter(|| {
+                joins += 1;
+                black_box(inboxes[0].join_and_view(&joined, Now::default(), &mut |view| {
+                    views += u64::from(black_box(view).has_last);
+                }));
+                inboxes[0].leave(&joined);
+            });
+        });
+        assert_eq!(views, joins * seen, "every channel is seen once");
+    }
+    group.finish();
+}
+
+/// Out of the middle of a full history.
+fn page(c: &mut Criterion) {
+    let (hub, mut inboxes) = hub(1);
+    let of = channel(HISTORY);
+    let mut last = None;
+    for _ in 0..HISTORY_SIZE {
+        last = publish_one(&hub, event(&of)).offset;
+    }
+    let since = Since::After(last.expect("a history") - HISTORY_SIZE / 2);
+    let limit = PageLimit {
+        events: 100,
+        bytes: usize::MAX,
+    };
+    c.bench_function("read a page of 100", |b| {
+        b.iter(|| {
+            let page = inboxes[0].read(&of, since, limit, Now::default());
+            assert_eq!(page.events.len(), 100);
+            page
+        });
+    });
+}
+
 fn pop(c: &mut Criterion) {
     let (hub, mut inboxes) = hub(1);
     inboxes[0].join(&pattern("*"));
-    let to = channel("grid.abc.order");
+    let to = channel(PLAIN);
     c.bench_function("pop", |b| {
         b.iter_custom(|times| {
             let mut spent = Duration::ZERO;
             for _ in 0..times.div_ceil(1000) {
                 for _ in 0..1000 {
-                    let credit = hub.credit_now(0).expect("free");
-                    hub.publish(event(&to), Now::default(), credit, &mut Wakes::default());
+                    publish_one(&hub, event(&to));
                 }
                 let start = Instant::now();
                 while let Some(popped) = inboxes[0].pop() {
@@ -129,5 +230,5 @@ fn pop(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, publish, lookup, join, pop);
+criterion_group!(benches, publish, keep, lookup, join, join_and_view, page, pop);
 criterion_main!(benches);

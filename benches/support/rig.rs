@@ -141,6 +141,12 @@ impl Rig {
 
     /// One more client, with these subscriptions.
     pub(crate) fn connect(&mut self, patterns: &[String]) -> ConnectionId {
+        let patterns = serde_json::to_string(patterns).expect("strings");
+        self.connect_saying(&format!(r#"{{"type":"subscribe","channels":{patterns}}}"#))
+    }
+
+    /// One more client, which begins with this message.
+    pub(crate) fn connect_saying(&mut self, message: &str) -> ConnectionId {
         let arrival = Arrival {
             settings: self.settings.clone(),
             engine_io: None,
@@ -151,33 +157,44 @@ impl Rig {
             permit: Box::new(Permit),
         };
         let id = self.engine.adopt(arrival, NOW);
-        let message = format!(
-            r#"{{"type":"subscribe","channels":{}}}"#,
-            serde_json::to_string(patterns).expect("strings")
-        );
         self.engine.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
         assert!(!self.engine.is_closing(id), "a subscription failed");
         self.connections += 1;
         id
     }
 
-    /// Into the inbox.
-    pub(crate) fn publish(&self, event: NewEvent) {
+    /// Into the inbox, and what its channel's class keeps into the state.
+    pub(crate) fn publish(&self, event: NewEvent) -> Receipt {
         let credit = self.hub.credit_now(event.data.len()).expect("room");
-        self.hub.publish(event, NOW, credit, &mut Wakes::default());
+        self.hub.publish(event, NOW, credit, &mut Wakes::default())
     }
 
-    /// Takes everything out of the outboxes, as if it were written.
+    /// Takes everything out of the outboxes, as if it were written, and what is read from the hub meanwhile: turn by turn
+    /// as the reactor does, since a connection reads one page in each.
     pub(crate) fn drain(&mut self) {
-        while let Some(id) = self.engine.next_dirty() {
-            loop {
-                let mut slices = [IoSlice::new(&[]); 64];
-                let filled = self.engine.pending(id, NOW, &mut slices);
-                let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
-                black_box(&slices);
-                if self.engine.sent(id, bytes, NOW) == Sent::Drained {
-                    break;
-                }
+        loop {
+            while let Some(id) = self.engine.next_dirty() {
+                self.write(id);
+            }
+            if !self.engine.has_turn_to_begin() {
+                break;
+            }
+            self.engine.begin_turn(NOW);
+        }
+    }
+
+    fn write(&mut self, id: ConnectionId) {
+        loop {
+            let mut slices = [IoSlice::new(&[]); 64];
+            let filled = self.engine.pending(id, NOW, &mut slices);
+            black_box(&slices);
+            // More comes with its next turn.
+            if filled == 0 {
+                break;
+            }
+            let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
+            if self.engine.sent(id, bytes, NOW) == Sent::Drained {
+                break;
             }
         }
     }
