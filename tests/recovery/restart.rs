@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::clients::Told;
 use crate::crowd::history;
-use crate::harness::{Gateway, event};
+use crate::harness::{Gateway, event, within};
 use crate::listener::Listener;
 
 const CHANNEL: &str = "grid.g.order";
@@ -19,7 +19,7 @@ async fn publish(gateway: &Gateway, numbers: std::ops::Range<usize>) {
 async fn listen(gateway: &Gateway, listener: &mut Listener, number: u64) {
     let mut connection = listener.connect(gateway.public).await;
     while listener.last_number(CHANNEL) != Some(number) || listener.epoch().is_null() {
-        match connection.next().await {
+        match within("an event", connection.next()).await {
             Told::Message(message) => listener.take(&message, &mut connection).await,
             other => panic!("{other:?} before {number}"),
         }
@@ -29,7 +29,7 @@ async fn listen(gateway: &Gateway, listener: &mut Listener, number: u64) {
 /// Subscribes and hears only the answer.
 async fn look(gateway: &Gateway, listener: &mut Listener) {
     let mut connection = listener.connect(gateway.public).await;
-    let Told::Message(message) = connection.next().await else {
+    let Told::Message(message) = within("the answer", connection.next()).await else {
         panic!("no answer");
     };
     assert_eq!(message["type"], "subscribed", "{message}");
