@@ -5,6 +5,8 @@
 
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/redis_server.rs"]
+mod redis_server;
 #[path = "support/sources.rs"]
 mod sources;
 
@@ -12,8 +14,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use gateway::{Client, Running, start, until};
+use redis_server::Redis;
 use serde_json::{Value, json};
-use sources::{HttpSource, Redis};
+use sources::HttpSource;
 use tickgate::auth::Secret;
 use tickgate::feeds::{FeedSettings, SourceSettings, Tell};
 

@@ -23,6 +23,7 @@ need python3 python3
 need nginx nginx-light
 need openssl openssl
 need redis-server redis-server
+need chromium chromium
 if [ ${#missing[@]} -gt 0 ]; then
     step "install ${missing[*]}"
     as_root apt-get update -qq

@@ -154,7 +154,7 @@ fn has(report: &Value, figures: &[&str]) {
 #[test]
 fn fan_out_is_whole_in_every_dialect_and_with_many_users() {
     let gateway = Gateway::start();
-    for adapter in ["tickgate", "tickgate-typed"] {
+    for adapter in ["tickgate", "tickgate-typed", "tickgate-socketio"] {
         let arguments =
             "fanout --clients 40 --threads 2 --channels 4 --rate 100 --seconds 1 --warmup-seconds 1 --users 7";
         let (report, page) = gateway.measure(&format!("{arguments} --adapter {adapter}"));

@@ -79,6 +79,12 @@ pub enum ClassError {
     /// Conflating would lose events that history promises.
     #[error("`overflow = \"conflate\"` and `history` contradict each other: one forgets events, the other keeps them")]
     ConflateWithHistory,
+    /// Between a join and the reading of the last value nothing is kept, so that only the newest event counts.
+    #[error(
+        "`cache = \"last\"` without `history` needs `overflow = \"conflate\"` (which leaving it out means): events that \
+         come while a new subscriber is given the last value are kept nowhere"
+    )]
+    CacheWithoutHistory,
     /// Without a kept merge a record key means nothing.
     #[error("`record_key` needs `cache = \"last\"`: the merged records are what is kept")]
     RecordKeyWithoutCache,
@@ -120,6 +126,9 @@ impl Class {
             if !self.cache_last {
                 return Err(ClassError::ConflateWithoutCache);
             }
+        }
+        if self.cache_last && self.history.is_none() && self.overflow != Overflow::Conflate {
+            return Err(ClassError::CacheWithoutHistory);
         }
         if self.record_key.is_some() && !self.cache_last {
             return Err(ClassError::RecordKeyWithoutCache);
@@ -383,6 +392,15 @@ mod tests {
             with(|class| class.record_key = Some("k".into())),
             Err(ClassError::RecordKeyWithoutCache)
         );
+        for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
+            let mut class = Class {
+                overflow,
+                ..Class::last()
+            };
+            assert_eq!(class.check(), Err(ClassError::CacheWithoutHistory));
+            class.history = history(1, 1);
+            assert_eq!(class.check(), Ok(()));
+        }
         for (size, ttl_ms, error) in [
             (0, 1, Some(ClassError::HistorySize)),
             (HISTORY_SIZE_MAX + 1, 1, Some(ClassError::HistorySize)),

@@ -7,6 +7,7 @@ use clap::Args;
 use tickgate::auth::{Grant, mint};
 use tickgate::config::Config;
 use tickgate::demo::{ADMIN, Access, Backend, Settings, TRADER};
+use tickgate::feeds::RedisAddress;
 use tickgate::gateway::Gateway;
 use tickgate::http::ListenAddress;
 use tickgate::time::unix_ms;
@@ -24,6 +25,10 @@ pub(super) struct Arguments {
     /// The same seed gives the same market.
     #[arg(long, default_value_t = Settings::default().seed)]
     seed: u64,
+    /// A Redis (`redis://host:port/database`, without a password) that stock prices are written to and polled from, under
+    /// keys that begin with `demo:`; without one the backend serves them itself in the same way.
+    #[arg(long, env = "TICKGATE_DEMO_REDIS", value_name = "URL")]
+    redis: Option<RedisAddress>,
     #[command(flatten)]
     file: ConfigFile,
 }
@@ -34,6 +39,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let settings = Settings {
         listen: arguments.page,
         seed: arguments.seed,
+        redis: arguments.redis.clone(),
         ..Settings::default()
     };
     let backend = Backend::bind(settings).map_err(|error| {
@@ -44,6 +50,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let tokens = tokens(&ready.config)?;
     let mut settings = ready.settings();
     settings.commands.routes.splice(0..0, backend.routes());
+    settings.feeds.feeds.extend(backend.feeds());
     let gateway = start(settings)?;
     let access = access(&ready, &gateway, tokens)?;
     print_out(&access.banner(page));

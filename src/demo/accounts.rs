@@ -1,4 +1,4 @@
-//! Users' accounts: balance, positions, profit and loss, orders.
+//! Users' accounts: balance, positions, profit and loss, orders, for whoever asks.
 //!
 //! Invariant: `total_balance` is what the account opened with plus the gains and losses of all its grids, running and
 //! finished, fees included; `total_balance = available_balance + used_margin`.
@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use super::event::{Events, money};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::event::money;
 use super::grid::Grid;
 use super::market::{LISTINGS, Market};
 use super::number::Number;
@@ -17,15 +19,42 @@ use super::position::{Position, Side};
 /// What every account opens with, in dollars.
 pub const OPENING: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
 
-/// One user's account.
-#[derive(Debug)]
+/// One user's account; empty as it opens.
+#[derive(Clone, Debug, Default)]
 pub struct Account {
-    user: String,
     // What finished grids left, by symbol.
     settled: BTreeMap<usize, Position>,
-    // Total gains at the beginning of the day.
-    day: u64,
+    // Total gains at the beginning of the day; nothing on the first.
     day_opening: Decimal,
+}
+
+/// What can be asked of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `balance_update`
+    Balance,
+    /// `positions_update`
+    Positions,
+    /// `pnl_update`
+    Pnl,
+    /// `orders_update`
+    Orders,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Balance, Self::Positions, Self::Pnl, Self::Orders];
+
+    /// As paths and channels call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Balance => "balance",
+            Self::Positions => "positions",
+            Self::Pnl => "pnl",
+            Self::Orders => "orders",
+        }
+    }
 }
 
 /// The figures of an account at one instant.
@@ -85,17 +114,6 @@ struct OrderRow<'a> {
 }
 
 impl Account {
-    /// An account as it opens.
-    #[must_use]
-    pub fn new(user: &str) -> Self {
-        Self {
-            user: user.to_owned(),
-            settled: BTreeMap::new(),
-            day: 0,
-            day_opening: Decimal::ZERO,
-        }
-    }
-
     /// Takes over what a finished grid leaves.
     pub fn settle(&mut self, grid: &Grid) {
         self.settled.entry(grid.symbol()).or_default().absorb(&grid.position);
@@ -130,39 +148,42 @@ impl Account {
         figures
     }
 
-    /// Publishes the balance.
-    pub fn publish_balance(&self, figures: &Figures, events: &mut Events) {
-        // The parts are rounded, not their sum, so that they add up for the reader, too.
-        let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
-        let update = BalanceUpdate {
-            total_balance: (used + available).into(),
-            available_balance: available.into(),
-            used_margin: used.into(),
+    /// What it says of a part of itself: the event's `data`.
+    #[must_use]
+    pub fn tell<'a>(
+        &self,
+        part: Part,
+        grids: impl Iterator<Item = &'a Grid> + Clone,
+        market: &Market,
+    ) -> Box<RawValue> {
+        let figures = self.figures(grids.clone(), market);
+        let data = match part {
+            Part::Balance => to_raw_value(&balance(&figures)),
+            Part::Positions => to_raw_value(&self.positions(grids, market)),
+            Part::Pnl => to_raw_value(&self.pnl(&figures)),
+            Part::Orders => to_raw_value(&orders(grids)),
         };
-        self.send("balance", "balance_update", &update, events);
+        data.expect("plain structs with string keys")
     }
 
-    /// Publishes gains and losses; the day begins at midnight UTC.
-    pub fn publish_pnl(&mut self, figures: &Figures, events: &mut Events) {
+    /// A day begins (midnight UTC): what was gained up to now is not of today.
+    pub fn begin_day(&mut self, figures: &Figures) {
+        self.day_opening = figures.realized.round_dp(8) + figures.unrealized.round_dp(8);
+    }
+
+    fn pnl(&self, figures: &Figures) -> PnlUpdate {
         let (realized, unrealized) = (figures.realized.round_dp(8), figures.unrealized.round_dp(8));
         let total = realized + unrealized;
-        let day = events.now_ms / 86_400_000;
-        if self.day != day {
-            // What was gained before the account's first day is nothing.
-            self.day_opening = if self.day == 0 { Decimal::ZERO } else { total };
-            self.day = day;
-        }
-        let update = PnlUpdate {
+        PnlUpdate {
             total_pnl: total.into(),
             today_pnl: (total - self.day_opening).into(),
             unrealized_pnl: unrealized.into(),
             realized_pnl: realized.into(),
-        };
-        self.send("pnl", "pnl_update", &update, events);
+        }
     }
 
-    /// Publishes open positions: one long and one short row per symbol at most.
-    pub fn publish_positions<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market, events: &mut Events) {
+    // One long and one short row per symbol at most.
+    fn positions<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Vec<PositionRow> {
         let mut open: BTreeMap<(usize, bool), Position> = BTreeMap::new();
         let of_grids = grids.map(|grid| (grid.symbol(), &grid.position));
         for (symbol, position) in self
@@ -177,8 +198,7 @@ impl Account {
                     .absorb(position);
             }
         }
-        let rows: Vec<PositionRow> = open
-            .iter()
+        open.iter()
             .map(|((symbol, short), position)| {
                 let mark = market.quotes[*symbol].price;
                 PositionRow {
@@ -190,27 +210,31 @@ impl Account {
                     unrealized_pnl: money(position.unrealized(mark)),
                 }
             })
-            .collect();
-        self.send("positions", "positions_update", &rows, events);
+            .collect()
     }
+}
 
-    /// Publishes resting orders.
-    pub fn publish_orders<'a>(&self, grids: impl Iterator<Item = &'a Grid>, events: &mut Events) {
-        let rows: Vec<OrderRow<'_>> = grids
-            .flat_map(|grid| grid.orders().map(move |order| (grid.symbol(), order)))
-            .map(|(symbol, order)| OrderRow {
-                order_id: &order.id,
-                symbol: LISTINGS[symbol].name,
-                side: order.side,
-                quantity: order.amount.into(),
-                price: order.price.into(),
-                status: "open",
-            })
-            .collect();
-        self.send("orders", "orders_update", &rows, events);
+fn balance(figures: &Figures) -> BalanceUpdate {
+    // The parts are rounded, not their sum, so that they add up for the reader, too.
+    let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
+    BalanceUpdate {
+        total_balance: (used + available).into(),
+        available_balance: available.into(),
+        used_margin: used.into(),
     }
+}
 
-    fn send(&self, what: &str, event: &'static str, data: &impl Serialize, events: &mut Events) {
-        events.send(format!("user.{}.{what}", self.user), event, data);
-    }
+// Resting ones.
+fn orders<'a>(grids: impl Iterator<Item = &'a Grid>) -> Vec<OrderRow<'a>> {
+    grids
+        .flat_map(|grid| grid.orders().map(move |order| (grid.symbol(), order)))
+        .map(|(symbol, order)| OrderRow {
+            order_id: &order.id,
+            symbol: LISTINGS[symbol].name,
+            side: order.side,
+            quantity: order.amount.into(),
+            price: order.price.into(),
+            status: "open",
+        })
+        .collect()
 }

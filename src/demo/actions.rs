@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::accounts::{Account, OPENING};
+use super::accounts::OPENING;
 use super::backtest::{Backtest, BacktestParams};
 use super::event::Level;
 use super::grid::{Grid, GridChange, GridParams};
@@ -326,9 +326,7 @@ impl Platform {
     }
 
     fn open_account(&mut self, caller: Caller<'_>) {
-        self.accounts
-            .entry(caller.user.to_owned())
-            .or_insert_with(|| Account::new(caller.user));
+        self.accounts.entry(caller.user.to_owned()).or_default();
     }
 
     // `instead_of`: a grid whose own margin comes free.

@@ -24,14 +24,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::accounts::Part;
 use super::actions::{ActionError, Caller, Reply};
 use super::event::Outgoing;
 use super::platform::{Platform, STEP_MS};
-use super::{Access, Settings};
-use crate::auth::Secret;
-use crate::channel::Pattern;
+use super::prices::Prices;
+use super::{Access, Settings, ways};
+use crate::commands::RouteSettings;
 use crate::commands::http::SIGNATURE_HEADER;
-use crate::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use crate::feeds::FeedSettings;
 use crate::time::{Clock, unix_ms};
 
 const PAGE: &str = include_str!("page.html");
@@ -49,6 +50,7 @@ pub struct Backend {
     listener: std::net::TcpListener,
     address: SocketAddr,
     secret: [u8; 32],
+    prices: Prices,
 }
 
 /// What the tasks share.
@@ -99,6 +101,7 @@ impl Backend {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         Ok(Self {
+            prices: Prices::open(settings.redis.clone())?,
             settings,
             listener,
             address,
@@ -115,28 +118,13 @@ impl Backend {
     /// The gateway's routes to it, as `[[command]]` entries would say them.
     #[must_use]
     pub fn routes(&self) -> Vec<RouteSettings> {
-        let url = BackendUrl::parse(&format!("http://{}/commands", self.address)).expect("a valid URL");
-        let http = HttpSettings {
-            url,
-            hmac_secret: Some(Secret::new(self.secret)),
-        };
-        let route = |pattern: &str| {
-            RouteSettings::new(
-                Pattern::parse(pattern).expect("a valid pattern"),
-                Target::Http(http.clone()),
-            )
-        };
-        let audited = RouteSettings {
-            audit: true,
-            ..route("system.kill_switch")
-        };
-        vec![
-            audited,
-            route("grid.*"),
-            route("backtest.*"),
-            route("strategy.*"),
-            route("system.*"),
-        ]
+        ways::routes(self.address, self.secret)
+    }
+
+    /// The gateway's feeds from it, as `[[feed]]` entries would say them.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<FeedSettings> {
+        ways::feeds(self.address, self.prices.address())
     }
 
     /// Runs it on a thread of its own until the handle is dropped.
@@ -173,9 +161,11 @@ impl Backend {
             access,
         });
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let prices = self.prices.run(|| shared.platform.lock().stock_prices());
         tokio::select! {
             never = publish(Arc::clone(&shared), clock, opened_ms) => match never {},
-            never = serve(listener, shared) => match never {},
+            never = serve(listener, Arc::clone(&shared)) => match never {},
+            ended = prices => match ended? {},
         }
     }
 }
@@ -300,6 +290,7 @@ impl Shared {
                 Bytes::from_static(PAGE.as_bytes()),
             ),
             (&Method::GET, "/session.json") => self.session(),
+            (&Method::GET, path) if path.starts_with("/users/") => self.account(path),
             (_, "/commands" | "/" | "/session.json") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
             _ => text(StatusCode::NOT_FOUND, "not found"),
         }
@@ -314,6 +305,19 @@ impl Shared {
             token: &self.access.admin_token,
         };
         json(&session)
+    }
+
+    // `/users/<id>/<part>`: what the gateway's feeds poll.
+    fn account(&self, path: &str) -> Response<Full<Bytes>> {
+        let parts = path.strip_prefix("/users/").and_then(|rest| rest.split_once('/'));
+        let part = parts.and_then(|(user, name)| Some((user, Part::ALL.into_iter().find(|part| part.name() == name)?)));
+        let Some((user, part)) = part else {
+            return text(StatusCode::NOT_FOUND, "not found");
+        };
+        let Ok(user) = percent_encoding::percent_decode_str(user).decode_utf8() else {
+            return text(StatusCode::BAD_REQUEST, "the user is no UTF-8");
+        };
+        json(&self.platform.lock().account(&user, part))
     }
 
     async fn command(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {

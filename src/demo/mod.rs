@@ -1,5 +1,6 @@
 //! A paper-trading backend that uses only the public ways in: it publishes by `POST /api/publish` on the admin
-//! listener and answers commands that the gateway's `[[command]]` routes post to it. It is the example of a real one.
+//! listener, answers commands that the gateway's `[[command]]` routes post to it, and leaves accounts and stock prices
+//! to be polled by `[[feed]]`s, over HTTP and from Redis. It is the example of a real one.
 //!
 //! Invariant: [`platform`] and all it is made of do no I/O and read no clock: the same seed, times and commands give
 //! the same events. [`backend`] steps it in real time and knows nothing of trading.
@@ -11,6 +12,8 @@
 //! - [`grid`], [`strategy`], [`backtest`], [`risk`], [`accounts`]: what users do in it.
 //! - [`platform`]: all of it together, step by step; [`actions`]: the commands; [`event`]: what is published.
 //! - [`backend`]: HTTP in and out, and the page.
+//! - [`store`]: what a Redis would hold of it, and the answers it would give; [`prices`]: the server around that, or the
+//!   way into a real one; [`ways`]: what is put into the gateway's configuration.
 
 pub mod accounts;
 pub mod actions;
@@ -23,14 +26,19 @@ pub mod market;
 pub mod number;
 pub mod platform;
 pub mod position;
+pub mod prices;
 pub mod risk;
 pub mod stocks;
+pub mod store;
 pub mod strategy;
+pub mod ways;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 pub use backend::Backend;
+
+use crate::feeds::RedisAddress;
 
 /// What the backend is started with.
 #[derive(Clone, Debug)]
@@ -41,6 +49,8 @@ pub struct Settings {
     pub seed: u64,
     /// Whose accounts are open from the start.
     pub users: Vec<String>,
+    /// The Redis that stock prices are written to and polled from; none: the backend is one itself.
+    pub redis: Option<RedisAddress>,
 }
 
 impl Default for Settings {
@@ -49,6 +59,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8082)),
             seed: 42,
             users: vec![TRADER.to_owned(), ADMIN.to_owned()],
+            redis: None,
         }
     }
 }

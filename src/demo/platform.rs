@@ -9,8 +9,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rust_decimal::Decimal;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::accounts::Account;
+use super::accounts::{Account, Part};
 use super::backtest::{Backtest, Progress};
 use super::event::{Events, Level, Outgoing, Price};
 use super::exchange::Exchanges;
@@ -19,6 +20,7 @@ use super::market::{EXCHANGES, LISTINGS, Market};
 use super::number::Number;
 use super::risk::Risk;
 use super::stocks::Stocks;
+use super::store::Write;
 use super::strategy::Strategy;
 
 /// Between two steps, in milliseconds.
@@ -66,7 +68,7 @@ impl Platform {
             backtests: BTreeMap::new(),
             accounts: users
                 .iter()
-                .map(|user| ((*user).to_owned(), Account::new(user)))
+                .map(|user| ((*user).to_owned(), Account::default()))
                 .collect(),
             ended: VecDeque::new(),
             // Each of its own, so that none changes what another does.
@@ -92,6 +94,20 @@ impl Platform {
         self.events.take()
     }
 
+    /// What a user's account says of a part of itself. Whoever has not traded has an empty one.
+    #[must_use]
+    pub fn account(&self, user: &str, part: Part) -> Box<RawValue> {
+        let empty = Account::default();
+        let account = self.accounts.get(user).unwrap_or(&empty);
+        account.tell(part, self.grids.values().filter(|grid| grid.user == user), &self.market)
+    }
+
+    /// All stock prices as they stand, as a job writes them to Redis.
+    #[must_use]
+    pub fn stock_prices(&self) -> Vec<Write> {
+        self.stocks.writes()
+    }
+
     /// An id nobody had.
     pub(super) fn new_id(&mut self, kind: &str) -> String {
         format!("{kind}_{:010x}", self.ids.random_range(0..1u64 << 40))
@@ -115,10 +131,7 @@ impl Platform {
             .collect();
         for id in finished {
             if let Some(grid) = self.grids.remove(&id) {
-                self.accounts
-                    .entry(grid.user.clone())
-                    .or_insert_with(|| Account::new(&grid.user))
-                    .settle(&grid);
+                self.accounts.entry(grid.user.clone()).or_default().settle(&grid);
                 self.end(id, grid.user);
             }
         }
@@ -135,12 +148,11 @@ impl Platform {
             self.step_strategies();
         }
         self.step_backtests(every(1));
-        self.publish_accounts(every(10), every(5), every(15));
         if every(5) {
             self.publish_health();
         }
-        if every(60) {
-            self.stocks.publish(&mut self.events);
+        if every(1) {
+            self.stocks.step();
         }
         if every(10) {
             let message = format!(
@@ -196,6 +208,11 @@ impl Platform {
         let today = self.events.now_ms / 86_400_000;
         if self.day != today {
             (self.day, self.traded_today) = (today, Decimal::ZERO);
+            for (user, account) in &mut self.accounts {
+                let grids = self.grids.values().filter(|grid| grid.user == *user);
+                let figures = account.figures(grids, &self.market);
+                account.begin_day(&figures);
+            }
         }
         for grid in self.grids.values_mut() {
             let quote = &self.market.quotes[grid.symbol()];
@@ -233,23 +250,6 @@ impl Platform {
         for (id, user) in ended {
             self.backtests.remove(&id);
             self.end(id, user);
-        }
-    }
-
-    fn publish_accounts(&mut self, balance: bool, positions_and_pnl: bool, orders: bool) {
-        for (user, account) in &mut self.accounts {
-            let grids = || self.grids.values().filter(|grid| grid.user == *user);
-            let figures = account.figures(grids(), &self.market);
-            if balance {
-                account.publish_balance(&figures, &mut self.events);
-            }
-            if positions_and_pnl {
-                account.publish_positions(grids(), &self.market, &mut self.events);
-                account.publish_pnl(&figures, &mut self.events);
-            }
-            if orders {
-                account.publish_orders(grids(), &mut self.events);
-            }
         }
     }
 

@@ -1,14 +1,14 @@
-//! Stock prices, published one by one, by strategy and by board.
+//! Stock prices, as a job of the stock application leaves them in Redis: by stock, by strategy and by board.
 //!
-//! Invariant: at every publication all channels tell the same price of one stock.
+//! Invariant: what is written at one time tells one price of a stock, wherever it stands.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use super::event::Events;
 use super::number::Number;
+use super::store::Write;
 
 // Code, name, price of the day before in hundredths.
 const STOCKS: [(&str, &str, i64); 8] = [
@@ -23,10 +23,13 @@ const STOCKS: [(&str, &str, i64); 8] = [
 ];
 
 // Which stocks (by index) a strategy watches or a board lists.
-const STRATEGIES: [(&str, &[usize]); 2] = [("volume_wave", &[0, 4, 5, 7]), ("value", &[1, 2, 3])];
-const BOARDS: [(&str, &[usize]); 3] = [("main", &[0, 1, 2, 3, 5]), ("growth", &[4, 7]), ("star", &[6])];
+pub(super) const STRATEGIES: [(&str, &[usize]); 2] = [("volume_wave", &[0, 4, 5, 7]), ("value", &[1, 2, 3])];
+pub(super) const BOARDS: [(&str, &[usize]); 3] = [("main", &[0, 1, 2, 3, 5]), ("growth", &[4, 7]), ("star", &[6])];
 
-/// One row of a price message.
+/// Before all keys: the demo's own, in a Redis that may hold others'.
+pub(super) const PREFIX: &str = "demo:";
+
+/// One stock.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     code: &'static str,
@@ -55,28 +58,49 @@ impl Stocks {
         }
     }
 
-    /// Moves all prices and publishes them.
-    pub fn publish(&mut self, events: &mut Events) {
+    /// A second passes: about every third stock is traded.
+    pub fn step(&mut self) {
         for ((cents, volume), stock) in self.cents.iter_mut().zip(&mut self.volumes).zip(&STOCKS) {
-            let step = *cents * self.rng.random_range(-100..=100i64) / 10_000;
-            // Stocks may move by a tenth a day.
-            *cents = (*cents + step).clamp(stock.2 * 9 / 10, stock.2 * 11 / 10);
-            *volume += self.rng.random_range(10_000..500_000u64);
+            // Drawn for each, so that no stock changes what another does.
+            let (is_traded, step) = (self.rng.random_ratio(1, 3), self.rng.random_range(-30..=30i64));
+            if is_traded {
+                // Stocks may move by a tenth a day.
+                *cents = (*cents + *cents * step / 10_000).clamp(stock.2 * 9 / 10, stock.2 * 11 / 10);
+                *volume += self.rng.random_range(100..5_000u64);
+            }
         }
+    }
+
+    /// All of it: a hash of records in JSON for each strategy, a hash for each stock, and a list of these for each board.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Write> {
         let rows: Vec<Row> = (0..STOCKS.len()).map(|index| self.row(index)).collect();
-        let mut publish = |channel: String, stocks: &[usize]| {
-            let rows: Vec<&Row> = stocks.iter().map(|index| &rows[*index]).collect();
-            events.send(channel, "price_update", &rows);
+        let strategy = |(name, stocks): (&str, &[usize])| Write::Hash {
+            key: format!("{PREFIX}prices:{name}"),
+            fields: stocks
+                .iter()
+                .map(|index| (rows[*index].code.to_owned(), json(&rows[*index])))
+                .collect(),
         };
-        for (index, stock) in STOCKS.iter().enumerate() {
-            publish(format!("stock.{}.price", stock.0), &[index]);
-        }
-        for (name, stocks) in STRATEGIES {
-            publish(format!("strategy.{name}.prices"), stocks);
-        }
-        for (name, stocks) in BOARDS {
-            publish(format!("board.{name}.prices"), stocks);
-        }
+        let stock = |row: &Row| Write::Hash {
+            key: stock_key(row.code),
+            fields: vec![
+                ("code".to_owned(), row.code.to_owned()),
+                ("name".to_owned(), row.name.to_owned()),
+                ("price".to_owned(), json(&row.price)),
+                ("change_percent".to_owned(), json(&row.change_percent)),
+                ("volume".to_owned(), row.volume.to_string()),
+            ],
+        };
+        let board = |(name, stocks): (&str, &[usize])| Write::List {
+            key: format!("{PREFIX}board:{name}"),
+            items: stocks.iter().map(|index| stock_key(STOCKS[*index].0)).collect(),
+        };
+        let strategies = STRATEGIES.into_iter().map(strategy);
+        strategies
+            .chain(rows.iter().map(stock))
+            .chain(BOARDS.into_iter().map(board))
+            .collect()
     }
 
     fn row(&self, index: usize) -> Row {
@@ -92,33 +116,62 @@ impl Stocks {
     }
 }
 
+fn stock_key(code: &str) -> String {
+    format!("{PREFIX}stock:{code}")
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain structs")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
     #[test]
-    fn every_channel_tells_the_same_price() {
-        let (mut stocks, mut events) = (Stocks::new(5), Events::default());
+    fn every_key_tells_the_same_price_and_some_stocks_rest() {
+        let (mut stocks, mut rested) = (Stocks::new(5), 0);
+        let mut last = stocks.writes();
         for _ in 0..20 {
-            stocks.publish(&mut events);
-            let mut prices: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-            let told = events.take();
-            assert_eq!(told.len(), STOCKS.len() + STRATEGIES.len() + BOARDS.len());
-            for event in told {
-                let rows: Vec<serde_json::Value> = serde_json::from_str(event.data.get()).expect("an array");
-                for row in rows {
-                    let code = row["code"].as_str().expect("a code").to_owned();
-                    assert!(row["change_percent"].as_f64().expect("a number").abs() <= 10.0, "{row}");
-                    assert_eq!(
-                        prices.entry(code).or_insert_with(|| row.clone()),
-                        &row,
-                        "{}",
-                        event.channel
-                    );
+            stocks.step();
+            let writes = stocks.writes();
+            assert_eq!(writes.len(), STOCKS.len() + STRATEGIES.len() + BOARDS.len());
+            let mut prices: BTreeMap<String, String> = BTreeMap::new();
+            for write in &writes {
+                let Write::Hash { key, fields } = write else { continue };
+                if let Some(code) = key.strip_prefix("demo:stock:") {
+                    let price = &fields.iter().find(|field| field.0 == "price").expect("a price").1;
+                    prices.insert(code.to_owned(), price.clone());
                 }
             }
-            assert_eq!(prices.len(), STOCKS.len());
+            for write in &writes {
+                match write {
+                    Write::Hash { key, fields } if key.starts_with("demo:prices:") => {
+                        for (code, record) in fields {
+                            let record: serde_json::Value = serde_json::from_str(record).expect("a record");
+                            assert_eq!(record["code"], code.as_str());
+                            assert_eq!(record["price"].to_string(), prices[code], "{key}");
+                            let change = record["change_percent"].as_f64().expect("a number");
+                            assert!(change.abs() <= 10.0, "{record}");
+                        }
+                    }
+                    Write::List { key, items } => {
+                        let codes = items.iter().map(|item| &item["demo:stock:".len()..]);
+                        assert!(
+                            codes.into_iter().all(|code| prices.contains_key(code)),
+                            "{key}: {items:?}"
+                        );
+                    }
+                    Write::Hash { .. } => {}
+                }
+            }
+            rested += writes.iter().filter(|write| last.contains(write)).count();
+            last = writes;
         }
+        assert!(
+            rested > BOARDS.len() * 20,
+            "only changed records can be told from others"
+        );
     }
 }

@@ -19,9 +19,9 @@ use crate::http::answer::Answer;
 
 /// Requests on one connection that are no polls; the last is answered with `Connection: close`. So few that their
 /// answers fit into any socket's buffer: hyper gives the socket back as soon as a 101 is written to its own, and what a
-/// client that does not read left there would be lost. Polls are not counted, for a connection may carry any number of
-/// them; on a connection that speaks Engine.IO a socket is taken over only when all is written
-/// ([`Visit::is_flushed`]).
+/// client that does not read left there would be lost. Polls of a session are not counted, for a connection may carry any
+/// number of them, of any length; so a socket is taken over only when all is written ([`Visit::is_flushed`]). What opens a
+/// session is counted: a connection opens few.
 const REQUESTS_MAX: u32 = 32;
 
 /// However a client spends it: after so long a connection that still speaks HTTP is closed, unless it polls.

@@ -18,6 +18,7 @@ use hyper::{Method, Request, StatusCode};
 
 use super::handshake::{self, Flaw, Handshake};
 use super::limits::{Full as GateFull, Permit};
+use super::polling::Served;
 use super::visit::Visit;
 use super::{Door, Endpoint, Refuse, polling, proxy};
 use crate::auth::{Identity, Mode, TokenError};
@@ -98,8 +99,15 @@ impl Service<Request<Incoming>> for Visitor {
             return Serving::Later(Box::pin(async move {
                 let path: Box<str> = request.uri().path().into();
                 match polling::serve(&visit, &settings, request).await {
-                    // A client that comes back shall find the gateway's successor.
-                    Ok(answer) => visit.last(answer, !visit.has_place() || visit.door.health.is_draining()),
+                    Ok(Served { answer, is_poll }) => {
+                        let answer = if is_poll {
+                            answer
+                        } else {
+                            visit.counted(answer, has_body)
+                        };
+                        // A client that comes back shall find the gateway's successor.
+                        visit.last(answer, !visit.has_place() || visit.door.health.is_draining())
+                    }
                     Err(refusal) => {
                         let answer = visit.refused(refusal, &path);
                         visit.counted(answer, has_body)
@@ -144,6 +152,10 @@ impl Visit {
             && !self.door.allowed_origins.allows(origin, handshake.host)
         {
             return Err(forbidden_origin(origin_answer()));
+        }
+        // This connection may have carried polls before.
+        if !self.is_flushed() {
+            return Err(bad_request("wait for the answers to earlier requests first"));
         }
         let connection = self.connection(endpoint, &handshake, request)?;
         let answer = switching(&endpoint.session, connection.deflate, request)?;

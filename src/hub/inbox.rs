@@ -89,12 +89,20 @@ impl Inbox {
 
     /// A join that also looks at the state: `each` is called, under the lock of its stripe, for every channel with
     /// state that the pattern matches, and for the channel of an exact pattern of a class with history even if it has
-    /// none yet. What it sees of a channel is what was published before the position that the join gives.
-    pub fn join_and_view(&mut self, pattern: &Pattern, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> JoinAt {
+    /// none yet. What it sees of a channel is what was published before the position that the join gives. Beside that,
+    /// how many channels were looked at, whether they match or not: what the join cost.
+    pub fn join_and_view(
+        &mut self,
+        pattern: &Pattern,
+        now: Now,
+        each: &mut dyn FnMut(ChannelView<'_>),
+    ) -> (JoinAt, usize) {
         let hub = Arc::clone(&self.hub);
         let class = |channel: &Channel| Arc::clone(hub.classes.of(channel));
-        let see = |state: &mut StripeState| state.channels.view(pattern, class, now, each);
-        self.join_by(pattern, see, |_, seen, _| seen.at)
+        let mut looked_at = 0;
+        let see = |state: &mut StripeState| looked_at += state.channels.view(pattern, class, now, each);
+        let at = self.join_by(pattern, see, |_, seen, _| seen.at);
+        (at, looked_at)
     }
 
     /// Looks at one channel without joining anything; calls `each` as [`Inbox::join_and_view`] does, at most once.

@@ -3,6 +3,7 @@
 //! Invariant: a request is answered once, or its answer's sender is dropped because the session is gone; a request
 //! whose client goes away is told of by [`Request::Gone`].
 
+use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -34,8 +35,7 @@ pub struct Open {
     pub answer: oneshot::Sender<Bytes>,
 }
 
-/// One request of a session.
-#[derive(Debug)]
+/// One request of a session. Shown without what only its client may know.
 pub struct Poll {
     /// The session, as its name says.
     pub to: ConnectionId,
@@ -47,8 +47,7 @@ pub struct Poll {
     pub request: Request,
 }
 
-/// What a request asks.
-#[derive(Debug)]
+/// What a request asks. Shown by its kind: a body may hold a token.
 pub enum Request {
     /// A GET: what is queued, or what comes next. The answer says whether it waits, and for what.
     Get(oneshot::Sender<Result<oneshot::Receiver<Bytes>, Refusal>>),
@@ -73,8 +72,7 @@ pub enum Refusal {
     Bad,
 }
 
-/// A socket on its way to a session, after the 101 went out.
-#[derive(Debug)]
+/// A socket on its way to a session, after the 101 went out. Shown like [`Poll`].
 pub struct Upgrade {
     /// The session.
     pub to: ConnectionId,
@@ -86,4 +84,80 @@ pub struct Upgrade {
     pub socket: OwnedFd,
     /// What was read behind the request's head.
     pub unread: Bytes,
+}
+
+impl fmt::Debug for Poll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poll")
+            .field("to", &self.to)
+            .field("number", &self.number)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get(_) => "Get",
+            Self::PostBegins(_) => "PostBegins",
+            Self::Posted(..) => "Posted",
+            Self::Upgrades(_) => "Upgrades",
+            Self::TooLarge => "TooLarge",
+            Self::Gone => "Gone",
+        })
+    }
+}
+
+impl fmt::Debug for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgrade")
+            .field("to", &self.to)
+            .field("deflate", &self.deflate)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::engine_io::Revision;
+
+    const SECRET: [u8; SECRET_BYTES] = [211; SECRET_BYTES];
+
+    #[test]
+    fn nothing_that_is_told_shows_a_secret_or_a_token() {
+        let to = ConnectionId {
+            shard: 0,
+            slot: 1,
+            generation: 2,
+        };
+        let opening = Opening {
+            revision: Revision::Four,
+            by_poll: true,
+            secret: SECRET,
+            token: Some("hush".into()),
+        };
+        let posted = Request::Posted(Bytes::from_static(b"40{\"token\":\"hush\"}"), oneshot::channel().0);
+        let poll = Poll {
+            to,
+            secret: SECRET,
+            number: 3,
+            request: posted,
+        };
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let upgrade = Upgrade {
+            to,
+            secret: SECRET,
+            deflate: None,
+            socket: socket.into(),
+            unread: Bytes::from_static(b"hush"),
+        };
+        let shown = format!("{opening:?} {poll:?} {upgrade:?}");
+        for name in ["Opening", "Poll", "Posted", "Upgrade"] {
+            assert!(shown.contains(name), "{shown}");
+        }
+        assert!(!shown.contains("211") && !shown.contains("hush"), "{shown}");
+    }
 }

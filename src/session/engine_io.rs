@@ -5,6 +5,7 @@
 //! are let in.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use super::machine::Session;
@@ -19,8 +20,8 @@ use crate::message::{Echo, ErrorCode, Malformed, Reply};
 use crate::time::Now;
 use crate::wire::encode;
 
-/// How a client opened an Engine.IO session.
-#[derive(Clone, Debug)]
+/// How a client opened an Engine.IO session. Shown without what only its client may know.
+#[derive(Clone)]
 pub struct Opening {
     /// What it speaks.
     pub revision: Revision,
@@ -33,8 +34,17 @@ pub struct Opening {
     pub token: Option<Box<str>>,
 }
 
-/// What a session has beside the others when it is one of Engine.IO.
-#[derive(Debug)]
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { revision, by_poll, .. } = self;
+        f.debug_struct("Opening")
+            .field("revision", revision)
+            .field("by_poll", by_poll)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a session has beside the others when it is one of Engine.IO. Shown like [`Opening`].
 pub(super) struct EngineIo {
     revision: Revision,
     secret: [u8; SECRET_BYTES],
@@ -44,6 +54,17 @@ pub(super) struct EngineIo {
     is_connected: bool,
     // Binary messages to come that belong to a packet.
     attachments: u32,
+}
+
+impl fmt::Debug for EngineIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineIo")
+            .field("revision", &self.revision)
+            .field("transport", &self.transport)
+            .field("is_connected", &self.is_connected)
+            .field("attachments", &self.attachments)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -298,7 +319,8 @@ impl Session {
         out.range(|bytes| socket_io::encode_connect_error(revision, code, message, bytes));
     }
 
-    // DISCONNECT: nothing is left of the connection, and the session waits for another CONNECT as a new one does.
+    // DISCONNECT: nothing is left of the connection but what its client has used up of its limits, and the session waits
+    // for another CONNECT as a new one does.
     fn leave_namespace(&mut self, context: &Context<'_>, out: &mut Outputs) {
         if self.extra().join.is_some() {
             // Whose answer would come to somebody else.
@@ -308,8 +330,13 @@ impl Session {
             engine_io.is_connected = false;
         }
         self.identity = None;
-        self.extra = None;
-        self.extra().auth_deadline_ms = Some(context.now.mono_ms + context.settings.auth_timeout_ms);
+        let before = self.extra.take().map(|extra| *extra).unwrap_or_default();
+        let extra = self.extra();
+        extra.command_meter = before.command_meter;
+        extra.refusals = before.refusals;
+        extra.left = before.left;
+        extra.left.extend(before.commands);
+        extra.auth_deadline_ms = Some(context.now.mono_ms + context.settings.auth_timeout_ms);
         let patterns = std::mem::take(&mut self.patterns);
         if !patterns.is_empty() {
             out.list.push(Output::Leave { patterns });

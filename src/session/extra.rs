@@ -24,6 +24,9 @@ pub(super) struct Extra {
     pub(super) deferred: VecDeque<SubscriptionChange>,
     /// Commands that wait for their answers.
     pub(super) commands: Vec<(u32, RequestId)>,
+    /// Those of a connection to the namespace that its client has left: nobody is told their answers, but until these
+    /// are here they count, or leaving and coming back would set the bound back.
+    pub(super) left: Vec<(u32, RequestId)>,
     /// The commands' own bucket.
     pub(super) command_meter: CommandMeter,
     /// What was refused for coming too fast.
@@ -63,12 +66,17 @@ pub(super) struct SubscriptionChange {
 }
 
 impl Extra {
+    /// All commands that wait for their answers.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &(u32, RequestId)> {
+        self.commands.iter().chain(&self.left)
+    }
+
     /// Whether a request of this number waits for its answer.
     pub(super) fn awaits(&self, number: u32) -> bool {
         let single = [&self.verify, &self.publish];
         single.into_iter().flatten().any(|pending| pending.request == number)
             || self.join.as_ref().is_some_and(|join| join.request == number)
-            || self.commands.iter().any(|(request, _)| *request == number)
+            || self.in_flight().any(|(request, _)| *request == number)
     }
 
     /// Whether it can be given back: nothing in it differs from a new one.
@@ -80,6 +88,7 @@ impl Extra {
             && self.join.is_none()
             && self.deferred.is_empty()
             && self.commands.is_empty()
+            && self.left.is_empty()
             && self.command_meter.is_full(now_mono_ms)
             && self.refusals.is_over(now_mono_ms)
     }

@@ -22,14 +22,14 @@ impl Session {
             return;
         }
         let Some(identity) = self.identity.clone() else { return };
-        let commands = &self.extra().commands;
-        let refusal = if commands.iter().any(|(_, in_flight)| *in_flight == id) {
+        let extra = self.extra();
+        let refusal = if extra.in_flight().any(|(_, in_flight)| *in_flight == id) {
             let message = "a command with this id is still in flight on this connection".to_owned();
             Some((ErrorCode::DuplicateId, message))
         } else if !identity.may_command(&action) {
             let message = format!("action \"{action}\" is not allowed for this user");
             Some((ErrorCode::Forbidden, message))
-        } else if commands.len() >= COMMANDS_IN_FLIGHT_MAX {
+        } else if extra.in_flight().count() >= COMMANDS_IN_FLIGHT_MAX {
             let message = format!("{COMMANDS_IN_FLIGHT_MAX} commands are in flight on this connection");
             Some((ErrorCode::RateLimited, message))
         } else {
@@ -73,6 +73,7 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(extra) = &mut self.extra else { return };
+        extra.left.retain(|(pending, _)| *pending != request);
         let Some(index) = extra.commands.iter().position(|(pending, _)| *pending == request) else {
             return;
         };

@@ -36,7 +36,7 @@ impl Session {
         out: &mut Outputs,
     ) {
         let new = self.new_patterns(&patterns, context).and_then(|new| {
-            self.check_recover(recover.as_ref(), &patterns)?;
+            self.check_recover(recover.as_ref(), &new)?;
             Ok(new)
         });
         match new {
@@ -63,14 +63,15 @@ impl Session {
         }
     }
 
-    // A client that says where it was must ask for the channel and not be getting it already.
-    fn check_recover(&self, recover: Option<&Recover>, patterns: &[Pattern]) -> Result<(), (ErrorCode, String)> {
+    // A client that says where it was must ask for the channel and not be getting it already. Only what is held and what
+    // is new is asked, both bounded by the limit: what a message repeats costs nothing.
+    fn check_recover(&self, recover: Option<&Recover>, new: &[Pattern]) -> Result<(), (ErrorCode, String)> {
         for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
             let matches = |pattern: &Pattern| pattern.matches(channel.as_str());
-            let wrong = if !patterns.iter().any(matches) {
-                "no pattern in `channels` covers it"
-            } else if self.patterns.iter().any(matches) {
+            let wrong = if self.patterns.iter().any(matches) {
                 "it is being received already"
+            } else if !new.iter().any(matches) {
+                "no pattern in `channels` covers it"
             } else {
                 continue;
             };

@@ -143,10 +143,17 @@ impl Transport {
         Admission::Taken
     }
 
-    /// Whether this is the POST that is taken.
+    /// Whether this is the POST that is taken. None is once a socket carries the session: what it brings would come behind
+    /// what was sent later.
     #[must_use]
     pub const fn is_posting(&self, number: u64) -> bool {
-        matches!(self.post, Some(taken) if taken == number)
+        self.is_polling() && matches!(self.post, Some(taken) if taken == number)
+    }
+
+    /// Whether a POST was begun and not read to its end.
+    #[must_use]
+    pub const fn has_post(&self) -> bool {
+        self.post.is_some()
     }
 
     /// The POST was read to its end.
@@ -286,5 +293,9 @@ mod tests {
         transport.answered();
         transport.said("5");
         assert!(!transport.is_lost_with(1), "the client has gone on to its socket");
+        let mut transport = probing();
+        let _ = transport.post(1);
+        transport.said("5");
+        assert!(transport.has_post() && !transport.is_posting(1));
     }
 }

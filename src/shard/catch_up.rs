@@ -5,8 +5,9 @@
 //!
 //! Invariants:
 //! * While a channel is in here its live events are not queued; they are in the hub, or the client is told.
-//! * What was queued of it before is passed over when its turn in the outbox comes, but for a partly sent frame. So
-//!   nothing of it is queued when it is read, and no search through the queue is needed, ever.
+//! * What was queued of it before and will be read is passed over when its turn in the outbox comes, but for a partly
+//!   sent frame; what will not, of an earlier subscription, is sent. So nothing of it is queued when it is read, and no
+//!   search through the queue is needed, ever.
 //! * A channel has its place among the queued frames (`due`), as a frame would have had; every further page of it
 //!   queues up anew behind what is queued by then. So neither a replay nor the live events starve the other.
 //! * The read that finds no more says from which inbox position on live events are new. Until the inbox is there the
@@ -159,11 +160,17 @@ impl CatchUp {
     pub(super) fn passes_over(&mut self, channel: &Channel, version: u64) -> bool {
         match self.channels.get_mut(channel) {
             Some(State::Reading { need, withheld }) => {
-                *withheld = withheld.saturating_add(1);
-                // What the client has is what came before the first that it did not get.
-                if let Need::Newest { above } = need {
-                    *above = before(version).min(*above);
+                match need {
+                    // What the client has is what came before the first that it did not get.
+                    Need::Newest { above } => *above = before(version).min(*above),
+                    // Queued before the channel was left and joined again: a read after this one does not give it. The
+                    // last value may come twice, as it would if it had been sent sooner.
+                    Need::Whole { latest: read } | Need::After(read) | Need::LastOrAfter(read) if version <= *read => {
+                        return false;
+                    }
+                    Need::Whole { .. } | Need::After(_) | Need::LastOrAfter(_) => {}
                 }
+                *withheld = withheld.saturating_add(1);
                 true
             }
             _ => false,

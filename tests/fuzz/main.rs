@@ -1,5 +1,7 @@
-//! The fuzz targets' corpora, replayed: what fuzzing once found stays right. The properties are in `fuzz/src`; the frame
-//! decoder's corpus is replayed by `tests/wire`.
+//! The fuzz targets' corpora, replayed: what fuzzing once found stays right; and inputs near them. The properties are in
+//! `fuzz/src`; the frame decoder's corpus is also replayed by `tests/wire`.
+//!
+//! `TICKGATE_SEEDS=100000 cargo test --release --test fuzz` tries more, `TICKGATE_SEED=17` one change alone.
 
 #![allow(missing_docs)]
 #![allow(unreachable_pub, reason = "the checks are shared with the fuzz targets")]
@@ -8,32 +10,81 @@
 mod canary;
 #[path = "../../fuzz/src/config.rs"]
 mod config;
+#[path = "../../fuzz/src/decoder.rs"]
+mod decoder;
 #[path = "../../fuzz/src/deflate.rs"]
 mod deflate;
 #[path = "../../fuzz/src/door.rs"]
 mod door;
 #[path = "../../fuzz/src/engine.rs"]
 mod engine;
+#[path = "../../fuzz/src/engine_io.rs"]
+mod engine_io;
 #[path = "../../fuzz/src/messages.rs"]
 mod messages;
+mod mutate;
 #[path = "../../fuzz/src/patterns.rs"]
 mod patterns;
 #[path = "../../benches/support/rig.rs"]
 #[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
 mod rig;
 
-/// Replays a corpus; the name of each input is told before, so that the one that fails stands last.
+use std::path::Path;
+
+/// Variants of each input in an ordinary run.
+const VARIANTS: u64 = 20;
+
+/// Replays a corpus, each input as it is and changed by some seeds.
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
-    let inputs: Vec<_> = std::fs::read_dir(&folder)
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{folder}: {error}"))
         .map(|entry| entry.expect("read").path())
         .collect();
-    assert!(inputs.len() >= 10, "only {} inputs in {folder}", inputs.len());
-    for input in inputs {
-        println!("{}", input.display());
-        check(&std::fs::read(&input).expect("read"));
+    assert!(paths.len() >= 10, "only {} inputs in {folder}", paths.len());
+    // The changes take from other inputs, so their order counts.
+    paths.sort();
+    let corpus: Vec<_> = paths.iter().map(|path| std::fs::read(path).expect("read")).collect();
+    let seeds = match variable("TICKGATE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("TICKGATE_SEEDS").unwrap_or(VARIANTS),
+    };
+    for (index, path) in paths.iter().enumerate() {
+        let mut running = Running { path, seed: None };
+        check(&corpus[index]);
+        for seed in seeds.clone() {
+            running.seed = Some(seed);
+            check(&mutate::mutated(&corpus, index, seed));
+        }
     }
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// Says which input it was when a check fails.
+struct Running<'p> {
+    path: &'p Path,
+    seed: Option<u64>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let path = self.path.display();
+            match self.seed {
+                None => eprintln!("failed with {path}"),
+                Some(seed) => eprintln!("failed with {path} changed by TICKGATE_SEED={seed}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_decoder_holds() {
+    replay("decoder", decoder::check_input);
 }
 
 #[test]
@@ -64,6 +115,11 @@ fn the_configuration_holds() {
 #[test]
 fn the_engine_holds() {
     replay("engine", engine::check_input);
+}
+
+#[test]
+fn engine_io_holds() {
+    replay("engine_io", engine_io::check_input);
 }
 
 #[test]

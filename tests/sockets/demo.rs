@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::clients::{Client, Told};
 use super::harness::{Gateway, until, within};
+use super::redis_server::Redis;
 use super::story::Story;
 
 struct Demo {
@@ -20,7 +21,12 @@ struct Demo {
 
 impl Demo {
     async fn start() -> Self {
-        let gateway = Gateway::start_as(&["demo", "--page", "127.0.0.1:0", "--seed", "7"], &[], "", "").await;
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(more: &[&str]) -> Self {
+        let arguments = [&["demo", "--page", "127.0.0.1:0", "--seed", "7"], more].concat();
+        let gateway = Gateway::start_as(&arguments, &[], "", "").await;
         let printed = until("the banner", async || {
             let printed = gateway.printed();
             printed.contains("curl").then_some(printed)
@@ -124,6 +130,15 @@ impl Watcher {
         let text = |field: &str| response["error"][field].as_str().unwrap_or_default().to_owned();
         assert_eq!(response["success"], false, "{action}: {response}");
         (text("code"), text("message"))
+    }
+
+    /// Waits for an event of this channel and name, unless one has come already.
+    async fn told(&mut self, channel: &str, event: &str) {
+        let is_it = |told: &Value| told["channel"] == channel && told["event"] == event;
+        while !self.events.iter().any(is_it) {
+            let told = self.client.expect("event").await;
+            self.events.push(told);
+        }
     }
 
     /// Waits for an event of this channel and name.
@@ -302,7 +317,8 @@ async fn every_action_answers_and_every_kind_of_channel_speaks() {
         "system.log",
     ];
     let mut trader = Watcher::new(&demo.gateway, &demo.trader, &channels).await;
-    trader.client.subscribe(&["user.trader.*"]).await;
+    let account = ["balance", "positions", "pnl", "orders"].map(|part| format!("user.trader.{part}"));
+    trader.client.subscribe(&account.each_ref().map(String::as_str)).await;
     let config =
         json!({"pair": "BTC-USDC", "start_date": "2024-01-01", "end_date": "2024-06-30", "initial_capital": 10000});
     let backtest = trader.succeed("backtest.run", config.clone()).await["backtest_id"].clone();
@@ -360,11 +376,99 @@ async fn every_action_answers_and_every_kind_of_channel_speaks() {
         ("user.trader.balance", "balance_update"),
         ("user.trader.positions", "positions_update"),
         ("user.trader.pnl", "pnl_update"),
+        ("user.trader.orders", "orders_update"),
         ("system.status", "system_status"),
         ("market.KOGE/USDT.orderbook", "orderbook_update"),
         ("market.BTC/USDT.trade", "trade_executed"),
     ] {
-        trader.event(channel, event).await;
+        trader.told(channel, event).await;
+    }
+}
+
+/// What a client of the demo is told of stocks, by channel, until each has told of some and a board has told twice.
+async fn stock_events(demo: &Demo) -> Vec<Value> {
+    // A pattern for what has a name, an exact channel for one stock of many.
+    let channels = ["strategy.*", "board.main.prices", "stock.600519.price"];
+    let mut trader = Watcher::new(&demo.gateway, &demo.trader, &channels).await;
+    let told = |events: &[Value], channel: &str| {
+        let of_channel = |event: &&Value| event["channel"] == channel && !codes(event).is_empty();
+        events.iter().filter(of_channel).count()
+    };
+    for (channel, times) in [
+        ("strategy.volume_wave.prices", 1),
+        ("strategy.value.prices", 1),
+        ("stock.600519.price", 1),
+        ("board.main.prices", 2),
+    ] {
+        while told(&trader.events, channel) < times {
+            let event = trader.client.expect("event").await;
+            trader.events.push(event);
+        }
+    }
+    // A Redis that the demo has not written to yet has no stocks.
+    trader
+        .events
+        .retain(|event| event["event"] == "price_update" && !codes(event).is_empty());
+    trader.events
+}
+
+/// The stocks of a price event; of others, none.
+fn codes(event: &Value) -> Vec<&str> {
+    let rows = event["data"].as_array().map_or(&[][..], Vec::as_slice);
+    rows.iter().filter_map(|row| row["code"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn stock_prices_are_polled_by_strategy_board_and_stock() {
+    let demo = Demo::start().await;
+    let events = stock_events(&demo).await;
+    let first = |channel: &str| {
+        let found = events.iter().find(|event| event["channel"] == channel);
+        codes(found.unwrap_or_else(|| panic!("nothing of {channel}")))
+    };
+    // Fields of a hash come in their order, items of a list in the list's.
+    assert_eq!(
+        first("strategy.volume_wave.prices"),
+        ["002594", "300059", "300750", "600519"]
+    );
+    assert_eq!(first("strategy.value.prices"), ["000858", "600036", "601318"]);
+    assert_eq!(
+        first("board.main.prices"),
+        ["600519", "000858", "601318", "600036", "002594"]
+    );
+    assert_eq!(first("stock.600519.price"), ["600519"]);
+    let row = &events
+        .iter()
+        .find(|event| event["channel"] == "stock.600519.price")
+        .expect("told")["data"][0];
+    for (field, is_right) in [
+        ("code", row["code"].is_string()),
+        ("name", row["name"] == "Kweichow Moutai"),
+        ("price", row["price"].is_number()),
+        ("change_percent", row["change_percent"].is_number()),
+        ("volume", row["volume"].is_u64()),
+    ] {
+        assert!(is_right, "{field} in {row}");
+    }
+}
+
+#[tokio::test]
+async fn a_real_redis_holds_the_stock_prices() {
+    let redis = Redis::start();
+    let demo = Demo::start_with(&["--redis", &redis.address()]).await;
+    // What the feeds find there is what the demo wrote, not what it keeps itself.
+    let events = stock_events(&demo).await;
+    let board = events
+        .iter()
+        .find(|event| event["channel"] == "board.main.prices")
+        .expect("told");
+    assert_eq!(codes(board), ["600519", "000858", "601318", "600036", "002594"]);
+    for (command, answer) in [
+        (vec!["HLEN", "demo:prices:volume_wave"], ":4"),
+        (vec!["HGET", "demo:stock:600519", "code"], "$6"),
+        (vec!["LLEN", "demo:board:star"], ":1"),
+    ] {
+        assert_eq!(redis.ask(&command), answer, "{command:?}");
     }
 }
 
@@ -392,6 +496,14 @@ async fn the_page_and_the_commands_are_for_those_they_are_meant_for() {
         demo.backend("POST", "/commands", &host, command).await.0,
         401,
         "unsigned"
+    );
+    let (status, balance) = demo.backend("GET", "/users/no%2Fbody/balance", &host, "").await;
+    assert_eq!(status, 200);
+    assert!(balance.contains("\"total_balance\":100000"), "{balance}");
+    assert_eq!(demo.backend("GET", "/users/trader/secrets", &host, "").await.0, 404);
+    assert_eq!(
+        demo.backend("GET", "/users/trader/balance", "evil.example", "").await.0,
+        403
     );
     assert_eq!(demo.backend("GET", "/commands", &host, "").await.0, 405);
     assert_eq!(demo.backend("GET", "/elsewhere", &host, "").await.0, 404);

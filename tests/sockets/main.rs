@@ -13,4 +13,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod recovery;
+#[path = "../support/redis_server.rs"]
+#[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]
+mod redis_server;
 mod story;

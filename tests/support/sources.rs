@@ -1,9 +1,8 @@
-//! What feeds poll: an HTTP server that counts its requests, and a real Redis.
+//! What feeds poll: an HTTP server that counts its requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -127,100 +126,4 @@ fn answer(mut stream: TcpStream, content: &Content) -> std::io::Result<()> {
         stream,
         "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
-}
-
-/// A Redis server of its own in a temporary directory; nothing is kept on disk.
-pub(crate) struct Redis {
-    port: u16,
-    directory: tempfile::TempDir,
-    process: Child,
-}
-
-impl Redis {
-    pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        // Somebody may take the port before Redis does; then another one is tried.
-        for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("bound");
-            let port = free.local_addr().expect("an address").port();
-            drop(free);
-            let mut process = spawn(port, &directory);
-            if came_up(port, &mut process) {
-                return Self {
-                    port,
-                    directory,
-                    process,
-                };
-            }
-        }
-        panic!("redis-server did not start (is it installed?)");
-    }
-
-    pub(crate) fn address(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
-    }
-
-    /// Runs one command, which must succeed.
-    pub(crate) fn run(&self, command: &[&str]) {
-        let mut request = format!("*{}\r\n", command.len());
-        for part in command {
-            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
-        }
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
-        stream.write_all(request.as_bytes()).expect("sent");
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).expect("an answer");
-        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
-    }
-
-    /// Ends it, has `meanwhile` look, and starts it again, empty, on the same port.
-    pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
-        self.process.kill().expect("killed");
-        self.process.wait().expect("waited for");
-        let mut redis = meanwhile(self);
-        redis.process = spawn(redis.port, &redis.directory);
-        assert!(
-            came_up(redis.port, &mut redis.process),
-            "redis-server did not come back"
-        );
-        redis
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
-    Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ])
-        .arg("--dir")
-        .arg(directory.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed (Debian: redis-server)")
-}
-
-/// Whether it serves, before it ends.
-fn came_up(port: u16, process: &mut Child) -> bool {
-    let (mut serves, mut ended) = (false, false);
-    until("redis-server is up or gone", || {
-        ended = process.try_wait().expect("waited for").is_some();
-        serves = !ended && TcpStream::connect(("127.0.0.1", port)).is_ok();
-        serves || ended
-    });
-    serves
 }

@@ -17,13 +17,14 @@ struct Row {
 }
 
 impl Row {
-    /// The other as a multiple of the base; none where the base is nothing.
+    /// The other as a multiple of the base; none where the base is nothing, or less.
     fn ratio(&self) -> Option<f64> {
-        (self.base != 0.0).then(|| self.other / self.base)
+        (self.base > 0.0).then(|| self.other / self.base)
     }
 
     fn judgement(&self) -> &'static str {
-        let (low, high) = (self.base.abs() * (1.0 - NOISE), self.base.abs() * (1.0 + NOISE));
+        let noise = self.base.abs() * NOISE;
+        let (low, high) = (self.base - noise, self.base + noise);
         let is_less = match self.other {
             less if less < low => true,
             more if more > high => false,
@@ -56,8 +57,10 @@ pub(crate) fn compare(base: &Path, other: &Path, html: Option<&Path>) -> Result<
     if base.scenario != other.scenario {
         return Err(format!("one is of {}, the other of {}", base.scenario, other.scenario));
     }
-    println!("{}", text(&base, &other));
-    html.map_or(Ok(()), |path| super::write_file(path, &html_page(&base, &other)))
+    if let Some(path) = html {
+        super::write_file(path, &html_page(&base, &other))?;
+    }
+    super::print(&text(&base, &other))
 }
 
 fn differing_setup(base: &Report, other: &Report) -> Vec<String> {
@@ -159,6 +162,10 @@ mod tests {
     use super::super::tests::example;
     use super::*;
 
+    fn row_of(key: &str) -> Figure {
+        figure::all().into_iter().find(|figure| figure.key == key).unwrap()
+    }
+
     #[test]
     fn ratios_say_which_way_is_better() {
         let (base, other) = (example("naive", 2.0), example("gateway", 1.0));
@@ -173,6 +180,12 @@ mod tests {
         assert!(line("p99").ends_with("0.50  better"), "{text}");
         assert!(line("RSS").ends_with("1.00"), "{text}");
         assert!(line("missing").ends_with('-'), "{text}");
+        let shrinks = Row {
+            figure: row_of("rss_growth_bytes_per_hour"),
+            base: -300.0,
+            other: -300.0,
+        };
+        assert_eq!((shrinks.ratio(), shrinks.judgement()), (None, ""));
         let back = super::text(&other, &base);
         assert!(back.contains("2.00  worse") && !back.contains("better"), "{back}");
     }

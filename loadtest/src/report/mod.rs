@@ -9,6 +9,7 @@ mod text;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
@@ -120,12 +121,22 @@ impl Report {
 
     /// Prints the text and writes the files that are asked for.
     pub(crate) fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<(), String> {
-        println!("{}", text::text(self));
         if let Some(path) = json {
             let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
             write_file(path, &(body + "\n"))?;
         }
-        html.map_or(Ok(()), |path| write_file(path, &page::page(self)))
+        if let Some(path) = html {
+            write_file(path, &page::page(self))?;
+        }
+        print(&text::text(self))
+    }
+}
+
+/// To whoever still reads: one who has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

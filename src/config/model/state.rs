@@ -151,6 +151,7 @@ pub(super) fn check_channels(channels: &[ChannelClass], check: &mut Check<'_>) {
         let keys = match error {
             ClassError::ConflateWithoutCache => ["overflow", "cache"],
             ClassError::ConflateWithHistory => ["overflow", "history"],
+            ClassError::CacheWithoutHistory => ["overflow", "history"],
             ClassError::RecordKeyWithoutCache => ["record_key", "cache"],
             ClassError::HistorySize | ClassError::HistoryTtl => ["history", "history"],
         };

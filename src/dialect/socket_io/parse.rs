@@ -116,11 +116,9 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
         return None;
     };
     let packet = Packet::parse(data).filter(|packet| packet.kind == Kind::Event)?;
-    // A command says so in these letters, unless some are escaped.
-    let begin = packet
-        .payload
-        .get(..packet.payload.len().min(64))
-        .unwrap_or(packet.payload);
+    // A command says so in these letters, unless some are escaped, and at once behind the bracket and white space.
+    let begin = packet.payload.trim_start_matches(['[', ' ', '\t', '\n', '\r']);
+    let begin = begin.get(..begin.len().min(64)).unwrap_or(begin);
     if !begin.contains("command") && !begin.contains("\\u") {
         return None;
     }

@@ -195,6 +195,8 @@ fn only_commands_are_answered_unread() {
         id(r#"423["command"]"#),
         Some(RequestId::Acknowledgement { number: 3, id: None })
     );
+    let far = format!(r#"42[{}"command",{{"id":7}}]"#, " ".repeat(70));
+    assert_eq!(id(&far), Some(RequestId::Number(7)), "found by fuzzing");
     for none in [
         r#"42["command",{}]"#,
         r#"42["command"]"#,

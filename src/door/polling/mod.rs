@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, ORIGIN};
 use hyper::{Method, Request, StatusCode};
@@ -36,18 +37,26 @@ pub(super) use answer::Flaw;
 /// A body must be here so long after its head; as long as a WebSocket message may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What was answered.
+pub(super) struct Served {
+    pub(super) answer: Answer,
+    /// To a poll of a session that exists: a connection may carry any number of them.
+    pub(super) is_poll: bool,
+}
+
 /// Serves one request of an Engine.IO endpoint.
 pub(super) async fn serve(
     visit: &Arc<Visit>,
     settings: &Arc<Settings>,
     request: Request<Incoming>,
-) -> Result<Answer, Refused> {
+) -> Result<Served, Refused> {
     let origin = allowed_origin(visit, &request)?;
     let cors = request.headers().get(ORIGIN).filter(|_| origin).cloned();
     let served = if request.method() == Method::OPTIONS {
         let mut answer = crate::http::answer::empty(StatusCode::NO_CONTENT);
         cors::preflight(answer.headers_mut());
-        Ok(answer)
+        let is_poll = false;
+        Ok(Served { answer, is_poll })
     } else {
         route(visit, settings, request).await
     };
@@ -56,7 +65,10 @@ pub(super) async fn serve(
         answer
     };
     served
-        .map(allow)
+        .map(|Served { answer, is_poll }| Served {
+            answer: allow(answer),
+            is_poll,
+        })
         .map_err(|Refused(why, answer)| Refused(why, Box::new(allow(*answer))))
 }
 
@@ -81,9 +93,10 @@ fn allowed_origin(visit: &Visit, request: &Request<Incoming>) -> Result<bool, Re
     }
 }
 
-async fn route(visit: &Arc<Visit>, settings: &Arc<Settings>, request: Request<Incoming>) -> Result<Answer, Refused> {
+async fn route(visit: &Arc<Visit>, settings: &Arc<Settings>, request: Request<Incoming>) -> Result<Served, Refused> {
     let query = query::read(request.uri().query().unwrap_or_default())?;
-    match (query.transport, query.session) {
+    let is_poll = query.transport == Transport::Polling && query.session.is_some();
+    let answer = match (query.transport, query.session) {
         (Transport::WebSocket, session) => upgrade(visit, settings, query, session, request).await,
         (Transport::Polling, None) => open(visit, settings, query, &request).await,
         (Transport::Polling, Some(session)) => match *request.method() {
@@ -91,7 +104,8 @@ async fn route(visit: &Arc<Visit>, settings: &Arc<Settings>, request: Request<In
             Method::POST => post(visit, settings, session, request).await,
             _ => Err(Flaw::Method.into()),
         },
-    }
+    }?;
+    Ok(Served { answer, is_poll })
 }
 
 /// A new session, polled.
@@ -186,8 +200,15 @@ async fn upgrade(
 /// What is queued, or what comes next.
 async fn get(visit: &Arc<Visit>, session: Named) -> Result<Answer, Refused> {
     let number = number();
-    let body = ask(visit, session, number, Ask::Get).await?;
+    // From here on: the session may have taken the GET before anybody hears of it.
     let client = Client::new(visit, session, number);
+    let body = match ask(visit, session, number, Ask::Get).await {
+        Ok(body) => body,
+        Err(refused) => {
+            client.served();
+            return Err(refused);
+        }
+    };
     // However long it takes: the session has its place in the limits, and its heartbeat ends the wait.
     let waiting = visit.wait();
     let body = body.await;
@@ -209,18 +230,16 @@ async fn post(
     request: Request<Incoming>,
 ) -> Result<Answer, Refused> {
     let number = number();
-    ask(visit, session, number, Ask::PostBegins).await?;
     let client = Client::new(visit, session, number);
+    if let Err(refused) = ask(visit, session, number, Ask::PostBegins).await {
+        client.served();
+        return Err(refused);
+    }
     let limit = settings.limits.message_bytes as usize;
     let waiting = visit.wait();
-    let is_too_large = request.body().size_hint().lower() > limit as u64;
-    let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), limit).collect()).await;
-    let body = match body {
-        _ if is_too_large => None,
-        Ok(Ok(body)) => Some(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => None,
+    let Ok(Ok(body)) = timeout(BODY_TIMEOUT, read(request.into_body(), limit)).await else {
         // The session ends: what it was to be told will not come.
-        Ok(Err(_)) | Err(_) => return Err(Flaw::BadRequest.into()),
+        return Err(Flaw::BadRequest.into());
     };
     let Some(body) = body else {
         client.send(Ask::TooLarge);
@@ -232,6 +251,24 @@ async fn post(
     client.served();
     taken?;
     Ok(answer::taken())
+}
+
+/// A whole body; `None`: it is longer than `limit`, and as much of it as says so was read, or nothing when its head says
+/// so. It is copied together as it comes: a body in chunks of one byte costs no more than one in a single piece.
+async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, limit: usize) -> Result<Option<Bytes>, B::Error> {
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(None);
+    }
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing.
+        let Ok(data) = frame?.into_data() else { continue };
+        if data.len() > limit - whole.len() {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Some(whole.into()))
 }
 
 /// Asks a session's shard.
@@ -295,4 +332,78 @@ fn number() -> u64 {
 
 fn random() -> Result<u64, Refused> {
     getrandom::u64().map_err(|_| Flaw::BadRequest.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll as Ready};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body in chunks of one byte, each of which knows how many others are kept.
+    struct Drops {
+        left: usize,
+        kept: Arc<()>,
+        kept_most: usize,
+    }
+
+    struct Chunk(Arc<()>);
+
+    impl AsRef<[u8]> for Chunk {
+        fn as_ref(&self) -> &[u8] {
+            let _ = &self.0;
+            b"x"
+        }
+    }
+
+    impl Body for Drops {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Ready<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.kept_most = self.kept_most.max(Arc::strong_count(&self.kept) - 1);
+            if self.left == 0 {
+                return Ready::Ready(None);
+            }
+            self.left -= 1;
+            let chunk = Bytes::from_owner(Chunk(Arc::clone(&self.kept)));
+            Ready::Ready(Some(Ok(Frame::data(chunk))))
+        }
+    }
+
+    impl Drops {
+        fn new(left: usize) -> Self {
+            Self {
+                left,
+                kept: Arc::new(()),
+                kept_most: 0,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_crumbs_is_copied_together_up_to_its_limit() {
+        let mut body = Drops::new(1000);
+        let whole = read(&mut body, 1000).await.expect("infallible").expect("not too long");
+        assert_eq!(whole, vec![b'x'; 1000]);
+        assert_eq!(body.kept_most, 0, "no chunk is kept when the next one is asked for");
+        let mut body = Drops::new(1000);
+        assert_eq!(read(&mut body, 10).await, Ok(None));
+        assert_eq!(body.left, 1000 - 11, "no more is read than says so");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_long_by_its_head_is_not_read() {
+        let mut body = http_body_util::Full::new(Bytes::from_static(b"four"));
+        assert_eq!(read(&mut body, 3).await, Ok(None));
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert_eq!(read(&mut body, 4).await, Ok(Some(Bytes::from_static(b"four"))));
+    }
 }

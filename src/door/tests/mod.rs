@@ -10,6 +10,7 @@ mod descriptors;
 mod hand_over;
 mod handshakes;
 mod limits;
+mod polls;
 mod proxies;
 
 use super::*;

@@ -21,7 +21,7 @@ const CHANNEL_OVERHEAD: usize = size_of::<Kept>() + 160;
 const EVENT_OVERHEAD: usize = size_of::<Event>() + 2 * size_of::<usize>() + size_of::<Entry>();
 
 /// What a frame takes beside `data`, channel and name (each byte escaped at worst): the keys, times and numbers.
-const FRAME_OVERHEAD: usize = 160;
+pub(super) const FRAME_OVERHEAD: usize = 160;
 
 /// An event in the ring.
 #[derive(Debug)]
@@ -31,6 +31,15 @@ pub(super) struct Entry {
     pub(super) at_ms: i64,
     // What it was counted as.
     bytes: usize,
+}
+
+impl Entry {
+    /// Counts it anew, since it may be encoded for whoever reads it; gives by how much it grew.
+    fn recount(&mut self, forms: usize) -> usize {
+        let before = self.bytes;
+        self.bytes = before.max(event_bytes(&self.event, forms));
+        self.bytes - before
+    }
 }
 
 /// One channel's state.
@@ -46,6 +55,9 @@ pub(super) struct Kept {
     /// Until when newcomers get it, in monotonic milliseconds; `None`: for ever.
     pub(super) fresh_until_ms: Option<i64>,
     pub(super) records: Option<Records>,
+    // The value that stood for the whole before `records` began, for those who hold what was merged before it.
+    reset: Option<Arc<Event>>,
+    reset_bytes: usize,
     // The merge as an event, with the version above which it begins, until the next change: newcomers come in crowds,
     // and conflating clients wait for the same.
     merged: Vec<(u64, Arc<Event>)>,
@@ -84,6 +96,8 @@ impl Kept {
             last: None,
             fresh_until_ms: None,
             records: None,
+            reset: None,
+            reset_bytes: 0,
             merged: Vec::new(),
             ring: VecDeque::new(),
             ring_bytes: 0,
@@ -101,7 +115,8 @@ impl Kept {
     /// What all of it takes.
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.as_ref().map_or(0, Records::bytes);
-        CHANNEL_OVERHEAD + self.channel.as_str().len() + self.ring_bytes + self.last_bytes + self.merged_bytes + records
+        let values = self.last_bytes + self.merged_bytes + self.reset_bytes;
+        CHANNEL_OVERHEAD + self.channel.as_str().len() + self.ring_bytes + values + records
     }
 
     pub(super) fn ring(&self) -> impl ExactSizeIterator<Item = &Entry> {
@@ -123,6 +138,10 @@ impl Kept {
             self.forget_merged(garbage);
             match records {
                 Some(new) => {
+                    if self.records.is_none() {
+                        self.reset.clone_from(&self.last);
+                        self.reset_bytes = self.reset.as_ref().map_or(0, |reset| event_bytes(reset, forms));
+                    }
                     let merge = self.records.get_or_insert_default();
                     let (replaced, sheds) = merge.merge(new, event.version);
                     garbage.texts.extend(replaced);
@@ -132,6 +151,8 @@ impl Kept {
                 None => {
                     self.restarted = true;
                     garbage.records.extend(self.records.take());
+                    garbage.events.extend(self.reset.take());
+                    self.reset_bytes = 0;
                 }
             }
         }
@@ -242,27 +263,54 @@ impl Kept {
                 ..nothing
             };
         }
+        // Who holds records of before a reset has to hear it: what came since does not replace them. A newcomer holds
+        // none.
+        let reset = self
+            .reset
+            .as_ref()
+            .filter(|reset| !is_newcomer && above < reset.version);
+        let (reset, above) = match reset {
+            Some(reset) => {
+                self.reset_bytes = self.reset_bytes.max(event_bytes(reset, forms));
+                (Some(Arc::clone(reset)), reset.version)
+            }
+            None => (None, above),
+        };
+        let value = self.value(above, forms);
         Page {
-            events: self.value(above, forms).into_iter().collect(),
+            events: reset.into_iter().chain(value).collect(),
             ..nothing
         }
     }
 
     /// The value as one event: the last one or, of merged records, one with those changed after `above`.
     pub(super) fn value(&mut self, above: u64, forms: usize) -> Option<Arc<Event>> {
-        let last = self.last.as_ref()?;
+        let last = Arc::clone(self.last.as_ref()?);
         let Some(records) = &self.records else {
-            return Some(Arc::clone(last));
+            self.recount_last(&last, forms);
+            return Some(last);
         };
         if let Some((_, event)) = self.merged.iter().find(|(begins, _)| *begins == above) {
-            return Some(Arc::clone(event));
+            let event = Arc::clone(event);
+            // More forms may be encoded by now than when it was made.
+            let bytes = self.merged.iter().map(|(_, event)| event_bytes(event, forms)).sum();
+            self.merged_bytes = self.merged_bytes.max(bytes);
+            return Some(event);
         }
-        let event = Arc::new(merged(last, records.changed_after(above).into()));
+        let event = Arc::new(merged(&last, records.changed_after(above).into()));
         if self.merged.len() < MERGED_MAX {
             self.merged_bytes += event_bytes(&event, forms);
             self.merged.push((above, Arc::clone(&event)));
         }
         Some(event)
+    }
+
+    // It may be encoded for whoever reads it, in forms that nobody had when it was stored.
+    fn recount_last(&mut self, last: &Arc<Event>, forms: usize) {
+        match self.ring.back_mut() {
+            Some(entry) if Arc::ptr_eq(&entry.event, last) => self.ring_bytes += entry.recount(forms),
+            _ => self.last_bytes = self.last_bytes.max(event_bytes(last, forms)),
+        }
     }
 
     fn after(&mut self, since: u64, limit: PageLimit, forms: usize) -> Page {
@@ -282,10 +330,7 @@ impl Kept {
                 page.more = true;
                 break;
             }
-            // It may be encoded for whoever reads it.
-            let counted = event_bytes(&entry.event, forms).max(entry.bytes);
-            self.ring_bytes += counted - entry.bytes;
-            entry.bytes = counted;
+            self.ring_bytes += entry.recount(forms);
             bytes += entry.event.data.len();
             page.last = entry.event.version;
             page.events.push(Arc::clone(&entry.event));

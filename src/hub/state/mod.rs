@@ -294,16 +294,18 @@ impl Channels {
     }
 
     /// Calls `each` for every channel with state that the pattern matches. An exact pattern of a class with history is
-    /// always told, since "nothing yet" is a position, too.
+    /// always told, since "nothing yet" is a position, too. Returns how many channels were looked at: of a pattern such
+    /// as `market.*.zz1` far more than match.
     pub(super) fn view(
         &mut self,
         pattern: &Pattern,
         class: impl Fn(&Channel) -> Arc<Class>,
         now: Now,
         each: &mut dyn FnMut(ChannelView<'_>),
-    ) {
+    ) -> usize {
         if let Some(channel) = pattern.to_channel() {
-            return self.view_one(&channel, class, now, each);
+            self.view_one(&channel, class, now, each);
+            return 1;
         }
         let text = pattern.as_str();
         let literal = text.split('*').next().unwrap_or_default();
@@ -311,16 +313,19 @@ impl Channels {
         let range = self
             .in_order
             .range::<str, _>((Bound::Included(literal), Bound::Unbounded));
+        let mut looked_at = 0;
         for (channel, slot) in range {
             if !channel.as_str().starts_with(literal) {
                 break;
             }
+            looked_at += 1;
             if pattern.matches(channel.as_str()) {
                 let kept = &mut self.slots[*slot as usize];
                 expire(kept, &mut self.bytes, &mut self.counts, now);
                 each(kept.view(head, now));
             }
         }
+        looked_at
     }
 
     fn view_one(

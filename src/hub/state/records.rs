@@ -3,10 +3,12 @@
 //! Invariant: for each key, [`Records`] holds the record of the newest event that had it, with that event's version.
 //! Whoever merges [`Records::changed_after`] some version into what it held at that version holds the same.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::hash_table::Entry;
+use hashbrown::{HashMap, HashTable};
 
 use crate::json::{Scratch, record_name, split_array};
 
@@ -23,7 +25,8 @@ pub(super) struct NewRecord {
     pub(super) raw: Arc<str>,
 }
 
-/// The records of an event's `data`. `None`: it is no array of them, so that it stands for the whole value.
+/// The records of an event's `data`, of each name the last one: that is what its receivers end with. `None`: it is no
+/// array of them, so that it stands for the whole value.
 pub(super) fn read(data: &[u8], key: &str) -> Option<Vec<NewRecord>> {
     let text = std::str::from_utf8(data).ok()?;
     if !text.trim_ascii_start().starts_with('[') {
@@ -35,7 +38,27 @@ pub(super) fn read(data: &[u8], key: &str) -> Option<Vec<NewRecord>> {
         let name = record_name(&mut scratch, raw, key).ok()?;
         Some(NewRecord { name, raw: raw.into() })
     };
-    items.into_iter().map(record).collect()
+    let records: Option<Vec<_>> = items.into_iter().map(record).collect();
+    records.map(last_of_each)
+}
+
+/// Of each name the last record, in the place of the first.
+fn last_of_each(records: Vec<NewRecord>) -> Vec<NewRecord> {
+    let hasher = RandomState::default();
+    let hash = |record: &NewRecord| hasher.hash_one(&record.name);
+    let mut places = HashTable::<usize>::with_capacity(records.len());
+    let mut lasts: Vec<NewRecord> = Vec::with_capacity(records.len());
+    for record in records {
+        let is_same = |place: &usize| lasts[*place].name == record.name;
+        match places.entry(hash(&record), is_same, |place| hash(&lasts[*place])) {
+            Entry::Occupied(place) => lasts[*place.get()] = record,
+            Entry::Vacant(place) => {
+                place.insert(lasts.len());
+                lasts.push(record);
+            }
+        }
+    }
+    lasts
 }
 
 #[derive(Debug)]

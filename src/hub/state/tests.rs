@@ -1,9 +1,12 @@
 //! One stripe's state against naive models.
 
+mod records;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
+use super::kept::FRAME_OVERHEAD;
 use super::*;
 use crate::channel::{Classes, History, Overflow};
 use crate::event::Terms;
@@ -210,38 +213,23 @@ fn an_exact_channel_that_has_nothing_yet_has_a_position() {
 }
 
 #[test]
-fn data_that_is_no_array_of_records_stands_for_the_whole() {
-    let mut channels = Channels::default();
-    let class = by_code();
-    for (data, expected) in [
-        (r#"[{"code":"x","n":1}]"#, r#"[{"code":"x","n":1}]"#),
-        (r#"[{"code":"y","n":1}]"#, r#"[{"code":"x","n":1},{"code":"y","n":1}]"#),
-        (r#"[{"code":"x","n":2},{"n":3}]"#, r#"[{"code":"x","n":2},{"n":3}]"#),
-        (r#"[{"code":7}]"#, r#"[{"code":7}]"#),
-        (r#"[{"code":"7","n":1}]"#, r#"[{"code":"7","n":1}]"#),
-        ("[]", r#"[{"code":"7","n":1}]"#),
-        (r#"{"code":"x"}"#, r#"{"code":"x"}"#),
-        ("[]", "[]"),
-        (r#"[{"code":"x","n":1},{"code":"x","n":2}]"#, r#"[{"code":"x","n":2}]"#),
-    ] {
+fn a_value_is_counted_anew_for_the_forms_it_is_read_in() {
+    let kept = Class {
+        cache_last: true,
+        ..history(9, 1000)
+    };
+    for (class, data) in [(last(), "1"), (kept, "1"), (by_code(), r#"[{"code":"x"}]"#)] {
+        let mut channels = Channels::default();
         publish(&mut channels, new("a.b", data), &class, at(0));
-        let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
-        assert_eq!(texts(&page), [expected], "after {data}");
+        let mut bytes = |forms| {
+            channels.read(&channel("a.b"), Since::Newest { above: 0 }, LIMIT, at(0), forms);
+            assert_eq!(channels.bytes(), channels.recount());
+            channels.bytes()
+        };
+        let (few, many) = (bytes(1), bytes(5));
+        assert!(many >= few + 4 * FRAME_OVERHEAD, "{few} {many} {class:?}");
+        assert_eq!(bytes(1), many, "what is encoded stays");
     }
-}
-
-#[test]
-fn merged_records_behind_the_floor_are_told_as_lost() {
-    let mut channels = Channels::default();
-    for data in [r#"[{"code":"x"}]"#, r#"[{"code":"y"}]"#] {
-        publish(&mut channels, new("a.b", data), &by_code(), at(0));
-    }
-    channels.evict(false, &mut Garbage::default());
-    publish(&mut channels, new("a.b", r#"[{"code":"z"}]"#), &by_code(), at(0));
-    assert!(channels.ask("a.b", Since::Newest { above: 1 }, at(0)).overtaken);
-    assert!(!channels.ask("a.b", Since::Newest { above: 2 }, at(0)).overtaken);
-    let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
-    assert_eq!(texts(&newcomer), [r#"[{"code":"z"}]"#]);
 }
 
 #[test]

@@ -47,6 +47,19 @@ fn what_is_passed_over_is_owed() {
 }
 
 #[test]
+fn what_a_read_does_not_give_is_not_passed_over() {
+    let a = channel("a");
+    for need in [Need::After(44), Need::LastOrAfter(44), Need::Whole { latest: 44 }] {
+        let mut catch_up = CatchUp::default();
+        catch_up.join(a.clone(), need);
+        catch_up.schedule(|| 1);
+        let passed: Vec<u64> = (42..=45).filter(|version| catch_up.passes_over(&a, *version)).collect();
+        assert_eq!(passed, [45], "{need:?}");
+        assert_eq!(catch_up.take_due(None).expect("due").withheld, 1);
+    }
+}
+
+#[test]
 fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     let (mut catch_up, a) = (CatchUp::default(), channel("a"));
     catch_up.join(a.clone(), Need::After(41));

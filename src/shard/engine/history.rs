@@ -14,7 +14,7 @@ impl Engine {
         self.handle(slot, Input::History { echo, page }, now);
     }
 
-    fn history_page(&mut self, slot: u32, channel: &Channel, range: HistoryRange, now: Now) -> HistoryPage {
+    pub(super) fn history_page(&mut self, slot: u32, channel: &Channel, range: HistoryRange, now: Now) -> HistoryPage {
         let endpoint = &self.endpoints[usize::from(self.hot[slot].endpoint)];
         let epoch = self.inbox.epoch();
         let mut page = HistoryPage {
@@ -41,9 +41,18 @@ impl Engine {
             // Half of what may be pending, so that an answer never is what is too much.
             bytes: endpoint.bounds.reply_bytes as usize / 2,
         };
-        let from = if covered { since } else { floor };
-        let read = self.inbox.read(channel, Since::After(from), limit, now);
+        let mut from = if covered { since } else { floor };
+        let mut read = self.inbox.read(channel, Since::After(from), limit, now);
         page.complete = is_whole && !read.overtaken;
+        // Trimmed between the look and the read, or again since: all there is, then.
+        while read.overtaken {
+            let before = from;
+            self.inbox.view(channel, now, &mut |view| from = view.floor.max(from));
+            if from == before {
+                break;
+            }
+            read = self.inbox.read(channel, Since::After(from), limit, now);
+        }
         page.more = read.more;
         page.offset = Some(read.last);
         let (mut bytes, mut last) = (0, from);

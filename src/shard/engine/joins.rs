@@ -27,7 +27,7 @@ use crate::time::Now;
 /// Channels looked at in one turn, about 10 ms of a core.
 pub(super) const JOIN_CHANNELS: usize = 64 * 1024;
 
-/// What a pattern costs beside the channels that it matches, in the same measure.
+/// What a pattern costs beside the channels that are looked at for it, in the same measure.
 const PATTERN_COST: usize = 16;
 
 /// Channels named in `positions`, and as many in `recovered` beside those asked for.
@@ -73,6 +73,8 @@ struct Join {
     slot: u32,
     is_admin: bool,
     recovers: bool,
+    // It has a position of this store: so what it has no key for began while it was away, or it would have one.
+    knows_store: bool,
     // Not yet found; what is left has no state.
     keys: HashMap<Channel, Reached>,
     standing: Standing,
@@ -108,10 +110,13 @@ impl Engine {
     }
 
     fn join_now(&mut self, slot: u32, request: u32, patterns: &[Pattern], recover: Option<Recover>, now: Now) {
+        let epoch = self.inbox.epoch();
+        let mut keys = recover.iter().flat_map(|recover| &recover.0);
         let mut join = Join {
             slot,
             is_admin: self.cold[slot].as_ref().is_some_and(is_admin),
             recovers: recover.is_some(),
+            knows_store: keys.any(|(_, reached)| reached.epoch == Some(epoch)),
             standing: Standing {
                 recovered: recover.as_ref().map(|_| Vec::new()),
                 ..Standing::default()
@@ -140,8 +145,8 @@ impl Engine {
         };
         interned.extend(self.table.pattern(node).cloned());
         let mut seen = mem::take(&mut self.seen);
-        let at = if held.iter().any(|held| held.covers(pattern)) {
-            self.inbox.join(pattern)
+        let (at, looked_at) = if held.iter().any(|held| held.covers(pattern)) {
+            (self.inbox.join(pattern), 0)
         } else {
             self.inbox
                 .join_and_view(pattern, now, &mut |view| seen.push(Seen::of(&view)))
@@ -149,7 +154,7 @@ impl Engine {
         if !at.settled(self.inbox.position()) {
             self.table.unsettle(slot, node, at);
         }
-        self.joins_left = self.joins_left.saturating_sub(PATTERN_COST + seen.len());
+        self.joins_left = self.joins_left.saturating_sub(PATTERN_COST + looked_at);
         for seen in seen.drain(..) {
             if !held.iter().any(|held| held.matches(seen.channel.as_str())) {
                 self.newly_covered(join, seen);
@@ -175,10 +180,11 @@ impl Engine {
             return;
         }
         let epoch = self.inbox.epoch();
-        // A client that comes back has no key for what began since: that it gets from its beginning.
+        // A client that comes back to the store has no key for what began since: that it gets from its beginning. Of
+        // one that was never here nobody knows what the store before this one had for it.
         let reached = match key {
             Some(Reached { epoch: given, offset }) => (given == Some(epoch)).then_some(offset),
-            None => join.recovers.then_some(0),
+            None => join.knows_store.then_some(0),
         };
         let from = reached.filter(|offset| seen.covers(*offset));
         if join.recovers {
@@ -208,15 +214,17 @@ impl Engine {
                 continue;
             }
             let epoch = self.inbox.epoch();
-            let mut is_whole = false;
+            let (mut is_whole, mut floor) = (false, None);
             self.inbox.view(&channel, now, &mut |view| {
-                is_whole = view.class.history.is_some() && reached.epoch == Some(epoch) && view.covers(reached.offset);
+                floor = view.class.history.map(|_| view.floor);
+                is_whole = floor.is_some() && reached.epoch == Some(epoch) && view.covers(reached.offset);
             });
             self.stats.recovered.bump(is_whole.into());
             self.stats.not_recovered.bump((!is_whole).into());
             join.tell_recovered(&channel, is_whole, true);
-            if is_whole {
-                let offset = reached.offset;
+            // If it is not, then where what may come begins: a client must not put new offsets under the epoch it had.
+            if let Some(floor) = floor {
+                let offset = if is_whole { reached.offset } else { floor };
                 join.tell_position(&channel, Position { epoch, offset });
             }
         }

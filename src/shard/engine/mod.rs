@@ -269,7 +269,7 @@ impl Engine {
             self.stats.polling.add(1);
         }
         self.cold[slot] = Some(Cold {
-            decoder: decoder(&settings, deflate),
+            decoder: decoder(settings.limits.message_bytes, deflate),
             session: match engine_io {
                 Some(opening) => Session::engine_io(id.public_bits(), opening, now, &settings),
                 None => Session::new(id.public_bits(), identity, now, &settings),
@@ -408,8 +408,8 @@ impl Arrival {
 }
 
 /// What reads a client's frames.
-fn decoder(settings: &session::Settings, deflate: Option<Deflate>) -> Decoder {
-    let decoder = Decoder::new(settings.limits.message_bytes);
+const fn decoder(message_bytes_max: u32, deflate: Option<Deflate>) -> Decoder {
+    let decoder = Decoder::new(message_bytes_max);
     if deflate.is_some() {
         decoder.with_deflate()
     } else {

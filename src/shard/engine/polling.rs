@@ -18,14 +18,18 @@ use crate::disconnect::Disconnect;
 use crate::mailbox::ConnectionId;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request};
 use crate::session::Input;
-use crate::session::transport::{Admission, Step, waits_for_last_poll};
+use crate::session::transport::{Admission, Step, Transport, waits_for_last_poll};
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
 use crate::time::Now;
 use crate::wire::encode::first;
-use crate::wire::{Deflate, Message};
+use crate::wire::{Decoder, Deflate, Message};
 
 /// One answer holds no more, unless a single packet does.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// A message on a socket that does not carry its session yet is no longer: `2probe`, `5`. So what is received of one is
+/// too little to count against the bound of half-received messages.
+const PROBE_BYTES_MAX: u32 = 16;
 
 /// A socket that has not completed its probe by then is dropped; the session goes on polling.
 const PROBE_MS: u64 = 10_000;
@@ -323,12 +327,11 @@ impl Engine {
         now: Now,
     ) -> Option<ConnectionId> {
         let slot = self.open(to)?;
-        let settings = self.endpoints[usize::from(self.hot[slot].endpoint)].settings.clone();
         let cold = self.cold[slot].as_mut()?;
         if !cold.session.is_named_by(secret) || !cold.session.transport_mut()?.candidate() {
             return None;
         }
-        cold.decoder = decoder(&settings, deflate);
+        cold.decoder = decoder(PROBE_BYTES_MAX, deflate);
         let polling = cold.extra().polling.get_or_insert_default();
         polling.deflate = deflate;
         polling.probe_deadline_ms = now.mono_ms + PROBE_MS;
@@ -366,12 +369,15 @@ impl Engine {
     fn upgraded(&mut self, slot: u32, now: Now) {
         let Some(cold) = &mut self.cold[slot] else { return };
         let revision = cold.session.revision().unwrap_or(Revision::Four);
+        let has_post = cold.session.transport().is_some_and(Transport::has_post);
         let polling = cold.extra.as_deref_mut().and_then(|extra| extra.polling.take());
         let Polling { get, post, deflate, .. } = polling.map(|polling| *polling).unwrap_or_default();
+        let before = self.hot[slot].endpoint;
+        let settings = self.endpoints[usize::from(before)].settings.clone();
+        // What follows is as long as messages may be; the decoder stands between two of them.
+        cold.decoder = decoder(settings.limits.message_bytes, deflate);
         if deflate.is_some() {
             // Events come compressed from here on; what is queued is what it is.
-            let before = self.hot[slot].endpoint;
-            let settings = self.endpoints[usize::from(before)].settings.clone();
             self.hot[slot].endpoint = self.endpoint(&settings, deflate);
             self.leave_endpoint(before);
         }
@@ -387,8 +393,10 @@ impl Engine {
         self.stats.transports_upgraded.bump(1);
         self.arm(slot);
         if let Some(Post { answer, .. }) = post {
-            // What it brought and was not read yet would come behind what the socket brings.
             let _ = answer.send(Err(Refusal::Bad));
+        }
+        if has_post {
+            // What it brings, or brought and was not read yet, would come behind what the socket brings.
             self.end_polling(slot, now);
         }
     }
@@ -403,6 +411,8 @@ impl Engine {
         if let Some(polling) = cold.polling() {
             polling.probe_deadline_ms = 0;
         }
+        // What was received of a message goes with its socket.
+        cold.decoder = Decoder::new(0);
         self.actions.push_back(Action::Drop(id));
     }
 

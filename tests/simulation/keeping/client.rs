@@ -101,11 +101,12 @@ impl Client {
                 keys[*name] = json!({"epoch": epoch, "offset": offset});
                 expected.insert(*name, (offset, can_be));
             }
+            // Without a key: what began since comes from its beginning, if it was this store that the client was in.
+            let knows_store = (keys.as_object().into_iter().flatten()).any(|(_, key)| key["epoch"] == store.epoch());
             message["recover"] = keys;
-            // Without a key: what began since comes from its beginning.
             for (name, _) in new.iter().filter(|(_, kind)| kind.has_history()) {
                 if !expected.contains_key(name) && !store.truth.of(name).is_empty() {
-                    let can_be = store.covers(name, 0, now) == Some(true);
+                    let can_be = knows_store && store.covers(name, 0, now) == Some(true);
                     expected.insert(*name, (0, can_be));
                 }
             }

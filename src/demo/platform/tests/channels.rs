@@ -25,13 +25,6 @@ system.log            debug              12   13 level source message
 market.BTC-USDC.price price_update      500  600 symbol price change_24h
 market.KOGE/USDT.orderbook orderbook_update 500 600 bids asks
 market.KOGE/USDT.trade trade_executed   100 1000 side price quantity cost
-user.u1.balance       balance_update     12   13 total_balance available_balance used_margin
-user.u1.pnl           pnl_update         24   25 total_pnl today_pnl unrealized_pnl realized_pnl
-user.u1.positions     positions_update   24   25 symbol side size entry_price mark_price unrealized_pnl
-user.u1.orders        orders_update       8    9 order_id symbol side quantity price status
-stock.600519.price    price_update        2    2 code name price change_percent volume
-strategy.volume_wave.prices price_update  2    2 code name price change_percent volume
-board.main.prices     price_update        2    2 code name price change_percent volume
 ";
 
 #[test]
@@ -84,18 +77,58 @@ fn rows(data: &Value) -> Vec<&Value> {
     data.as_array().map_or_else(|| vec![data], |rows| rows.iter().collect())
 }
 
+// Part and its fields.
+const PARTS: [(Part, &str); 4] = [
+    (Part::Balance, "total_balance available_balance used_margin"),
+    (Part::Pnl, "total_pnl today_pnl unrealized_pnl realized_pnl"),
+    (
+        Part::Positions,
+        "symbol side size entry_price mark_price unrealized_pnl",
+    ),
+    (Part::Orders, "order_id symbol side quantity price status"),
+];
+
+#[test]
+fn every_part_of_an_account_has_its_fields() {
+    let mut platform = platform(11);
+    start_grid(&mut platform, "u1");
+    seconds(&mut platform, 60);
+    for (part, fields) in PARTS {
+        let told: Value = serde_json::from_str(platform.account("u1", part).get()).expect("JSON");
+        assert!(!rows(&told).is_empty(), "{} says nothing", part.name());
+        for row in rows(&told) {
+            let missing: Vec<&str> = fields.split(' ').filter(|field| row.get(*field).is_none()).collect();
+            assert!(missing.is_empty(), "{}: no {missing:?} in {row}", part.name());
+        }
+    }
+    let stranger: Value = serde_json::from_str(platform.account("u9", Part::Balance).get()).expect("JSON");
+    assert_eq!(stranger["total_balance"], 100_000, "an account nobody has used");
+    assert_eq!(platform.account("u9", Part::Positions).get(), "[]");
+}
+
+#[test]
+fn a_new_day_begins_with_no_gains() {
+    let mut platform = platform(7);
+    start_grid(&mut platform, "u1");
+    seconds(&mut platform, 60);
+    let pnl =
+        |platform: &Platform| -> Value { serde_json::from_str(platform.account("u1", Part::Pnl).get()).expect("JSON") };
+    let first = pnl(&platform);
+    assert_eq!(first["today_pnl"], first["total_pnl"]);
+    assert_ne!(first["total_pnl"], 0);
+    // The driver was held up over midnight: one step, in the next day.
+    platform.advance(START_MS + 86_400_000);
+    let second = pnl(&platform);
+    assert_eq!(second["today_pnl"], 0, "{second}");
+    assert_ne!(second["total_pnl"], 0);
+}
+
 #[test]
 fn the_first_status_comes_with_the_first_second() {
     let mut platform = platform(5);
     let told = seconds(&mut platform, 1);
     let channels: BTreeSet<&str> = told.iter().map(|event| event.channel.as_str()).collect();
-    for channel in [
-        "system.health",
-        "system.status",
-        "user.u1.balance",
-        "stock.600519.price",
-        "market.BTC-USDC.price",
-    ] {
+    for channel in ["system.health", "system.status", "market.BTC-USDC.price"] {
         assert!(channels.contains(channel), "{channel}");
     }
 }

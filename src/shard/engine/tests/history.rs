@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::kept::epoch;
 use super::*;
 use crate::channel::{Class, History, Overflow};
+use crate::message::HistoryRange;
 
 #[test]
 fn a_history_is_read_in_bounded_answers() {
@@ -93,4 +94,49 @@ fn published_says_where_it_stands_in_the_history() {
     let got = rig.read(id);
     assert_eq!(got[0].text()["data"], json!({"epoch": epoch(&rig), "offset": 1}));
     assert_eq!(got[1].text()["data"], json!({}));
+}
+
+#[test]
+fn a_history_that_is_trimmed_while_it_is_read_is_never_empty() {
+    let mut rig = Rig::with_classes(vec![(
+        "grid.*",
+        Class {
+            history: Some(History {
+                size: 1,
+                ttl_ms: 60_000,
+            }),
+            ..Class::default()
+        },
+    )]);
+    rig.event("grid.a.x", "0");
+    let id = rig.connect();
+    let (hub, is_over) = (Arc::clone(&rig.hub), Arc::new(AtomicBool::new(false)));
+    let until = Arc::clone(&is_over);
+    let publisher = std::thread::spawn(move || {
+        while !until.load(Ordering::Relaxed) {
+            let event = NewEvent {
+                channel: Channel::parse("grid.a.x").expect("valid"),
+                name: "update".into(),
+                data: "1".into(),
+                timestamp_ms: START.unix_ms,
+                terms: Terms::default(),
+            };
+            let credit = hub.credit_now(event.data.len()).expect("room");
+            hub.publish(event, START, credit, &mut Wakes::default());
+        }
+    });
+    let (slot, channel) = (
+        rig.engine.open(id).expect("open"),
+        Channel::parse("grid.a.x").expect("valid"),
+    );
+    let ask = || HistoryRange {
+        since: None,
+        epoch: None,
+        limit: 10,
+    };
+    let mut size = || rig.engine.history_page(slot, &channel, ask(), START).events.len();
+    let sizes: Vec<usize> = (0..2_000).map(|_| size()).collect();
+    is_over.store(true, Ordering::Relaxed);
+    publisher.join().expect("no panic");
+    assert_eq!(sizes, [1; 2_000]);
 }

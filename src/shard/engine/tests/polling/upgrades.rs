@@ -104,6 +104,52 @@ fn a_socket_that_fails_its_probe_is_dropped_and_the_session_polls_on() {
     }
 }
 
+#[test]
+fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
+    let mut client = Client::new(Limits::default());
+    assert_eq!(client.begin_post(100), Ok(()));
+    assert!(client.candidate().is_some());
+    client.say("2probe");
+    client.say("5");
+    assert_eq!(client.rig.stats.endings(Disconnect::Protocol), 1);
+    let (reply, mut answer) = oneshot::channel();
+    client.tell(100, Request::Posted(Bytes::from_static(b"42[\"get_status\"]"), reply));
+    assert!(answer.try_recv().expect("answered at once").is_err());
+    assert!(!client.written().join("").contains("status"));
+}
+
+#[test]
+fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
+    let partial = |client: &Client| {
+        let slot = client.rig.engine.slot(client.id).expect("a session");
+        let cold = client.rig.engine.cold[slot].as_ref().expect("a session");
+        cold.decoder.buffered_bytes()
+    };
+    let mut client = Client::new(Limits::default());
+    assert!(client.candidate().is_some());
+    let mut half = frame(0x81, &[b'x'; 1000]);
+    half.truncate(500);
+    client.rig.engine.on_bytes(client.id, &mut half, client.rig.now);
+    assert!(
+        client.rig.actions().contains(&Action::Drop(client.id)),
+        "no probe is so long"
+    );
+    assert_eq!(partial(&client), 0);
+    assert!(client.candidate().is_some());
+    let mut half = frame(0x81, b"2probe");
+    half.truncate(8);
+    client.rig.engine.on_bytes(client.id, &mut half, client.rig.now);
+    assert!(partial(&client) > 0);
+    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    assert_eq!(partial(&client), 0);
+    // The limit is the probe's alone.
+    assert!(client.candidate().is_some());
+    client.say("2probe");
+    client.say("5");
+    client.say(&format!("42[\"get_status\",{{\"x\":\"{}\"}}]", "x".repeat(10_000)));
+    assert!(client.written()[0].starts_with("42[\"status\""));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     /// Whatever the order of events, polls, a probe, and the upgrade: the client hears every event once, in order.

@@ -1,0 +1,261 @@
+//! Engine.IO and Socket.IO of both revisions: bodies of polls, packets, and the events in them.
+//!
+//! 1. Any body comes to an end: each packet takes at least a byte, all of them hold no more than came, and nothing comes
+//!    behind an error. Text is parted as JavaScript would, which counts UTF-16 code units.
+//! 2. What was read, written again in either revision, is read the same.
+//! 3. A packet's head that is understood means the same when it is written anew.
+//! 4. An event that is understood is a JSON array; a command whose event is refused unread has the same id as when it is
+//!    read.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+use tickgate::dialect::Dialect;
+use tickgate::dialect::engine_io::payload::{self, BadPayload, Item};
+use tickgate::dialect::engine_io::{Packet, Revision, Sid, encode_packet};
+use tickgate::dialect::socket_io::{self, ATTACHMENTS_MAX, Kind};
+use tickgate::json::Scratch;
+use tickgate::message::ClientMessage;
+use tickgate::wire::encode::first;
+
+const REVISIONS: [Revision; 2] = [Revision::Three, Revision::Four];
+const SEPARATOR: char = '\u{1e}';
+
+/// One fuzz input: its first byte chooses what the rest is.
+pub fn check_input(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else {
+        return;
+    };
+    match (choice % 4, std::str::from_utf8(rest)) {
+        (0, _) => REVISIONS.into_iter().for_each(|revision| body(revision, rest)),
+        (1, Ok(text)) => packet(text),
+        (2, Ok(text)) => message(text),
+        (3, Ok(text)) => REVISIONS.into_iter().for_each(|revision| written(revision, text)),
+        _ => {}
+    }
+}
+
+fn body(revision: Revision, body: &[u8]) {
+    let items = read(revision, body);
+    if let Ok(text) = std::str::from_utf8(body)
+        && !(revision == Revision::Three && text.starts_with(['\0', '\u{1}']))
+    {
+        check_against_javascript(revision, text, &items);
+    }
+    let texts = items.iter().flatten().filter_map(|item| match item {
+        Item::Text(text) if Packet::parse(text).is_some() => Some((*text).to_owned()),
+        // An empty text is no packet, and nobody writes one.
+        Item::Text(_) => None,
+        Item::Binary(bytes) => Some(format!("b{}", STANDARD.encode(bytes))),
+    });
+    let texts: Vec<_> = texts.collect();
+    check_round_trip(&texts);
+}
+
+/// Reads a body to its end.
+fn read(revision: Revision, body: &[u8]) -> Vec<Result<Item<'_>, BadPayload>> {
+    let mut position = Some(0);
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    while let Some(item) = payload::next(revision, body, &mut position) {
+        assert!(items.len() <= body.len(), "more packets than bytes");
+        bytes += match &item {
+            Ok(Item::Text(text)) => text.len(),
+            Ok(Item::Binary(data)) => data.len(),
+            Err(BadPayload) => 0,
+        };
+        assert!(bytes <= body.len(), "{bytes} bytes out of {}", body.len());
+        assert!(item.is_ok() || position.is_none(), "something behind an error");
+        items.push(item);
+    }
+    assert_eq!(payload::next(revision, body, &mut position), None);
+    items
+}
+
+/// Ours part a text as [`packets_of`] does; binary packets only end earlier, when their base64 is wrong.
+fn check_against_javascript(revision: Revision, text: &str, ours: &[Result<Item<'_>, BadPayload>]) {
+    let (packets, is_whole) = packets_of(revision, text);
+    let mut ours = ours.iter();
+    for packet in packets {
+        match ours.next() {
+            Some(Ok(Item::Text(text))) => assert_eq!(*text, packet),
+            Some(Ok(Item::Binary(_))) => assert!(packet.starts_with('b'), "{packet:?} is read as binary"),
+            Some(Err(BadPayload)) => {
+                assert!(packet.starts_with('b'), "{packet:?} is refused");
+                assert_eq!(ours.next(), None);
+                return;
+            }
+            None => panic!("{packet:?} is not read"),
+        }
+    }
+    assert_eq!(ours.next(), (!is_whole).then_some(&Err(BadPayload)));
+}
+
+/// A naive reader: the packets, and whether they were all.
+fn packets_of(revision: Revision, text: &str) -> (Vec<String>, bool) {
+    if revision == Revision::Four {
+        return (text.split(SEPARATOR).map(str::to_owned).collect(), true);
+    }
+    let units: Vec<u16> = text.encode_utf16().collect();
+    let mut rest = &units[..];
+    let mut packets = Vec::new();
+    while !rest.is_empty() {
+        let Some((packet, behind)) = counted(rest) else {
+            return (packets, false);
+        };
+        packets.push(packet);
+        rest = behind;
+    }
+    (packets, true)
+}
+
+/// `<code units>:<packet>`, with at most nine digits; half a character is none.
+fn counted(units: &[u16]) -> Option<(String, &[u16])> {
+    let colon = units.iter().take(10).position(|unit| *unit == u16::from(b':'))?;
+    let digits = String::from_utf16(&units[..colon]).ok()?;
+    if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let (packet, behind) = units[colon + 1..].split_at_checked(digits.parse().ok()?)?;
+    Some((String::from_utf16(packet).ok()?, behind))
+}
+
+/// Lines, each a packet, become a body.
+fn written(revision: Revision, text: &str) {
+    let packets: Vec<_> = text.lines().filter(|line| Packet::parse(line).is_some()).collect();
+    let mut body = Vec::new();
+    for packet in &packets {
+        payload::append(revision, packet, &mut body);
+    }
+    let (parted, is_whole) = packets_of(revision, std::str::from_utf8(&body).expect("text"));
+    assert!(is_whole);
+    if revision == Revision::Three || !text.contains(SEPARATOR) && !packets.is_empty() {
+        assert_eq!(parted, packets);
+    }
+    check_round_trip(&packets.into_iter().map(str::to_owned).collect::<Vec<_>>());
+}
+
+/// Packets, binary ones in base64 behind a `b`, are written and read in both revisions.
+fn check_round_trip(packets: &[String]) {
+    for revision in REVISIONS {
+        let mut packets = packets.to_vec();
+        let mut expected = Vec::new();
+        if revision == Revision::Four {
+            packets.retain(|packet| !packet.contains(SEPARATOR));
+        }
+        let mut body = Vec::new();
+        for packet in &packets {
+            let Some(data) = packet.strip_prefix('b') else {
+                payload::append(revision, packet, &mut body);
+                expected.push(Ok(Item::Text(packet)));
+                continue;
+            };
+            let kind = if revision == Revision::Three { "b4" } else { "b" };
+            payload::append(revision, &format!("{kind}{data}"), &mut body);
+            expected.push(Ok(Item::Binary(STANDARD.decode(data).expect("encoded here"))));
+        }
+        if !packets.is_empty() {
+            assert_eq!(read(revision, &body), expected, "{revision:?}");
+        }
+    }
+}
+
+/// An Engine.IO packet, or a session's name.
+fn packet(text: &str) {
+    if let Some(packet) = Packet::parse(text) {
+        let mut frame = Vec::new();
+        encode_packet(&mut frame, packet);
+        assert_eq!(Packet::parse(payload_of(&frame)), Some(packet));
+    }
+    if let Some(sid) = Sid::parse(text) {
+        assert_eq!(sid.to_text(), text);
+    }
+}
+
+/// The data of an Engine.IO message: a Socket.IO packet.
+fn message(text: &str) {
+    let Some(packet) = socket_io::Packet::parse(text) else {
+        return;
+    };
+    assert!(packet.attachments <= ATTACHMENTS_MAX);
+    assert_eq!(socket_io::Packet::parse(&head_of(&packet)), Some(packet));
+    if !packet.is_main() {
+        check_refused_namespace(&packet);
+    }
+    let mut scratch = Scratch::default();
+    let token = socket_io::connect_token(&packet, &mut scratch);
+    assert_eq!(token, socket_io::connect_token(&packet, &mut scratch));
+    if let Ok(Some(token)) = token {
+        assert!(token.len() <= packet.payload.len());
+        assert!(is_json(packet.payload));
+    }
+    for user in [None, Some("4")] {
+        event(text, &packet, user, &mut scratch);
+    }
+}
+
+fn event(text: &str, packet: &socket_io::Packet<'_>, user: Option<&str>, scratch: &mut Scratch) {
+    let dialect = Dialect::SocketIo(socket_io::Settings::default());
+    let unread = dialect.command_id(&format!("4{text}"), scratch);
+    let parsed = socket_io::parse_event(packet, user, scratch);
+    let again = socket_io::parse_event(packet, user, scratch);
+    assert_eq!(format!("{parsed:?}"), format!("{again:?}"));
+    let Ok(message) = parsed else { return };
+    assert!(
+        packet.payload.trim_ascii_start().starts_with('[') && is_json(packet.payload),
+        "{text:?} is understood and is no array"
+    );
+    if let ClientMessage::Command { id, .. } = message
+        && packet.kind == Kind::Event
+    {
+        assert_eq!(unread, Some(id));
+    }
+}
+
+/// What refuses a namespace names it.
+fn check_refused_namespace(packet: &socket_io::Packet<'_>) {
+    for revision in REVISIONS {
+        let mut frame = Vec::new();
+        let range = socket_io::encode_invalid_namespace(revision, packet.namespace, &mut frame);
+        let Some(Packet::Message(data)) = Packet::parse(payload_of(&frame[range])) else {
+            panic!("no message");
+        };
+        let refusal = socket_io::Packet::parse(data).expect("a packet");
+        assert_eq!((refusal.kind, refusal.namespace), (Kind::Error, packet.namespace));
+        assert!(is_json(refusal.payload));
+    }
+}
+
+/// A packet, written with everything that may be left out.
+fn head_of(packet: &socket_io::Packet<'_>) -> String {
+    let (digit, is_binary) = match packet.kind {
+        Kind::Connect => (0, false),
+        Kind::Disconnect => (1, false),
+        Kind::Event => (2, false),
+        Kind::Acknowledgement => (3, false),
+        Kind::Error => (4, false),
+        Kind::BinaryEvent => (5, true),
+        Kind::BinaryAcknowledgement => (6, true),
+    };
+    let mut text = digit.to_string();
+    if is_binary {
+        write!(text, "{}-", packet.attachments).expect("a string");
+    }
+    write!(text, "{},", packet.namespace).expect("a string");
+    if let Some(number) = packet.acknowledgement {
+        write!(text, "{number}").expect("a string");
+    }
+    text + packet.payload
+}
+
+fn payload_of(frame: &[u8]) -> &str {
+    let whole = first(frame).expect("a frame");
+    assert!(whole.is_text && whole.bytes == frame.len());
+    std::str::from_utf8(whole.payload).expect("text")
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
+}

@@ -1,0 +1,82 @@
+//! Merged records, by example.
+
+use super::*;
+
+#[test]
+fn data_that_is_no_array_of_records_stands_for_the_whole() {
+    let mut channels = Channels::default();
+    let class = by_code();
+    for (data, expected) in [
+        (r#"[{"code":"x","n":1}]"#, r#"[{"code":"x","n":1}]"#),
+        (r#"[{"code":"y","n":1}]"#, r#"[{"code":"x","n":1},{"code":"y","n":1}]"#),
+        (r#"[{"code":"x","n":2},{"n":3}]"#, r#"[{"code":"x","n":2},{"n":3}]"#),
+        (r#"[{"code":7}]"#, r#"[{"code":7}]"#),
+        (r#"[{"code":"7","n":1}]"#, r#"[{"code":"7","n":1}]"#),
+        ("[]", r#"[{"code":"7","n":1}]"#),
+        (r#"{"code":"x"}"#, r#"{"code":"x"}"#),
+        ("[]", "[]"),
+        (r#"[{"code":"x","n":1},{"code":"x","n":2}]"#, r#"[{"code":"x","n":2}]"#),
+    ] {
+        publish(&mut channels, new("a.b", data), &class, at(0));
+        let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+        assert_eq!(texts(&page), [expected], "after {data}");
+    }
+}
+
+#[test]
+fn of_records_with_one_name_in_one_event_the_last_counts() {
+    let mut channels = Channels::default();
+    let class = Class {
+        only_changed: true,
+        ..by_code()
+    };
+    let (one, two) = (r#"{"code":"x","n":1}"#, r#"{"code":"x","n":2}"#);
+    publish(&mut channels, new("a.b", &format!("[{two}]")), &class, at(0));
+    let mut sent = |data: String| match publish(&mut channels, new("a.b", &data), &class, at(0)) {
+        Stored::Event(event) => Some(String::from_utf8(event.data.to_vec()).expect("text")),
+        _ => None,
+    };
+    assert_eq!(sent(format!("[{one},{two}]")), None, "it ends with what is there");
+    let ends_with_one = format!("[{two},{one}]");
+    assert_eq!(sent(ends_with_one.clone()), Some(ends_with_one));
+    let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+    assert_eq!(texts(&page), [format!("[{one}]")]);
+}
+
+#[test]
+fn who_holds_records_of_before_a_reset_is_told_the_reset() {
+    let mut channels = Channels::default();
+    let (a, whole, b) = (r#"[{"code":"a"}]"#, r#""nothing""#, r#"[{"code":"b"}]"#);
+    for data in [a, whole, b] {
+        publish(&mut channels, new("a.b", data), &by_code(), at(0));
+    }
+    for (above, expected) in [(0, vec![b]), (1, vec![whole, b]), (2, vec![b]), (3, vec![])] {
+        let page = channels.ask("a.b", Since::Newest { above }, at(0));
+        assert_eq!(
+            (texts(&page), page.last, page.overtaken),
+            (expected, 3, false),
+            "{above}"
+        );
+    }
+    // Another one takes its place.
+    publish(&mut channels, new("a.b", "7"), &by_code(), at(0));
+    let page = channels.ask("a.b", Since::Newest { above: 1 }, at(0));
+    assert_eq!(texts(&page), ["7"]);
+    publish(&mut channels, new("a.b", a), &by_code(), at(0));
+    let page = channels.ask("a.b", Since::Newest { above: 1 }, at(0));
+    assert_eq!(texts(&page), ["7", a]);
+}
+
+#[test]
+fn merged_records_behind_the_floor_are_told_as_lost() {
+    let mut channels = Channels::default();
+    for data in [r#"[{"code":"x"}]"#, r#"[{"code":"y"}]"#] {
+        publish(&mut channels, new("a.b", data), &by_code(), at(0));
+    }
+    channels.evict(false, &mut Garbage::default());
+    publish(&mut channels, new("a.b", r#"[{"code":"z"}]"#), &by_code(), at(0));
+    assert!(channels.ask("a.b", Since::Newest { above: 1 }, at(0)).overtaken);
+    assert!(!channels.ask("a.b", Since::Newest { above: 2 }, at(0)).overtaken);
+    let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+    assert_eq!(texts(&newcomer), [r#"[{"code":"z"}]"#]);
+}

@@ -1,0 +1,112 @@
+//! A real Redis server for a test.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A Redis server of its own in a temporary directory; nothing is kept on disk.
+pub(crate) struct Redis {
+    port: u16,
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // Somebody may take the port before Redis does; then another one is tried.
+        for _ in 0..10 {
+            let free = TcpListener::bind("127.0.0.1:0").expect("bound");
+            let port = free.local_addr().expect("an address").port();
+            drop(free);
+            let mut process = spawn(port, &directory);
+            if came_up(port, &mut process) {
+                return Self {
+                    port,
+                    directory,
+                    process,
+                };
+            }
+        }
+        panic!("redis-server did not start (is it installed?)");
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Runs one command, which must succeed.
+    pub(crate) fn run(&self, command: &[&str]) {
+        self.ask(command);
+    }
+
+    /// Runs one command, which must succeed; the first line of its answer.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
+        let mut request = format!("*{}\r\n", command.len());
+        for part in command {
+            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
+        }
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).expect("an answer");
+        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
+        answer.trim_end().to_owned()
+    }
+
+    /// Ends it, has `meanwhile` look, and starts it again, empty, on the same port.
+    pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("waited for");
+        let mut redis = meanwhile(self);
+        redis.process = spawn(redis.port, &redis.directory);
+        assert!(
+            came_up(redis.port, &mut redis.process),
+            "redis-server did not come back"
+        );
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
+    Command::new("redis-server")
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
+        .arg("--dir")
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed (Debian: redis-server)")
+}
+
+/// Whether it serves, before it ends.
+fn came_up(port: u16, process: &mut Child) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        if process.try_wait().expect("waited for").is_some() {
+            return false;
+        }
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("redis-server is neither up nor gone");
+}
