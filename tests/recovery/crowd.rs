@@ -217,6 +217,8 @@ impl Member {
         let parse = |pattern: &String| Pattern::parse(pattern).expect("a pattern");
         let patterns: Vec<Pattern> = self.listener.patterns.iter().map(parse).collect();
         all.iter()
+            // Whose only event came before everybody.
+            .filter(|(channel, _)| *channel != FIRST)
             .filter(move |(channel, _)| patterns.iter().any(|pattern| pattern.matches(channel)))
     }
 }
