@@ -28,29 +28,29 @@ impl Snapshot {
             was_open: self.was_open,
             ..Loaded::default()
         };
-        let transaction = self.database.begin_read()?;
+        let transaction = self.database()?.begin_read()?;
+        // One more than was ever given out, and all numbers moved up by one: in a new epoch nothing begins at zero, so
+        // that what was lost can not be taken for never having been. So too when the last run never wrote anything.
+        let shift = u64::from(self.was_open);
+        let mut heads = [(shift, shift); STRIPES];
         if let Some(stripes) = optional(transaction.open_table(STRIPE))? {
-            // One more than was ever given out, and all numbers moved up by one: in a new epoch nothing begins at zero,
-            // so that what was lost can not be taken for never having been.
-            let shift = u64::from(self.was_open);
-            let mut heads = [(0, 0); STRIPES];
             for row in stripes.iter()? {
                 let (stripe, counters) = row?;
                 let (head, evicted) = counters.value();
                 let place = heads.get_mut(usize::from(stripe.value()));
                 *place.ok_or(Error::Damaged("a stripe too many"))? = (head + shift, evicted + shift);
             }
-            let is_moved = self.load_channels(&transaction, hub, shift, now, &mut loaded)?;
-            if is_moved {
-                // Names are spread otherwise than they were: every counter must be above all of them.
-                let head = heads.iter().map(|(head, _)| *head).max().unwrap_or_default();
-                heads = [(head, head); STRIPES];
-            }
-            for (stripe, (head, evicted)) in (0u8..).zip(heads) {
-                hub.restore_counters(stripe, head, evicted);
-            }
-            self.load_ids(&transaction, hub, shift, now)?;
         }
+        let is_moved = self.load_channels(&transaction, hub, shift, now, &mut loaded)?;
+        if is_moved {
+            // Names are spread otherwise than they were: every counter must be above all of them.
+            let head = heads.iter().map(|(head, _)| *head).max().unwrap_or_default();
+            heads = [(head, head); STRIPES];
+        }
+        for (stripe, (head, evicted)) in (0u8..).zip(heads) {
+            hub.restore_counters(stripe, head, evicted);
+        }
+        self.load_ids(&transaction, hub, shift, now)?;
         // In a new epoch every number in the file is out of date.
         self.is_behind = self.was_open;
         Ok(loaded)

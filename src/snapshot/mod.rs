@@ -66,6 +66,9 @@ pub enum Error {
         /// What it says.
         found: u64,
     },
+    /// It failed before, and could not be opened again.
+    #[error("the file could not be opened again after an error")]
+    Closed,
     /// Something in it contradicts itself.
     #[error("the file is damaged: {0}")]
     Damaged(&'static str),
@@ -88,7 +91,8 @@ store_errors!(
 
 /// An open snapshot. Marked as open in the file, until [`Snapshot::close`].
 pub struct Snapshot {
-    database: Database,
+    // None: writing failed, after which the store refuses everything, and the file is to be opened anew.
+    database: Option<Database>,
     settings: Settings,
     epoch: Epoch,
     // What is in the file goes on under a new epoch.
@@ -125,7 +129,7 @@ impl Snapshot {
             Some(meta) => (meta.epoch, false),
         };
         let snapshot = Self {
-            database,
+            database: Some(database),
             settings,
             epoch,
             was_open,
@@ -153,8 +157,20 @@ impl Snapshot {
         self.mark(false)
     }
 
+    fn database(&self) -> Result<&Database, Error> {
+        self.database.as_ref().ok_or(Error::Closed)
+    }
+
+    /// Opens the file again after a failure; marked anew, since it may be another one by now.
+    fn reopen(&mut self) -> Result<(), Error> {
+        // Not before the old one is closed: it holds the lock.
+        self.database = None;
+        self.database = Some(Database::create(&self.settings.path)?);
+        self.mark(true)
+    }
+
     fn mark(&self, open: bool) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
             meta.insert("format", FORMAT)?;

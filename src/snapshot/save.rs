@@ -21,10 +21,26 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// It could not be written. The file holds what it held before, and the next call writes everything.
+    /// It could not be written. The file holds what it held before, and the next call opens it anew and writes
+    /// everything.
     pub fn save(&mut self, hub: &Hub, now: Now) -> Result<(), Error> {
+        if self.database.is_none() {
+            self.reopen()?;
+        }
         let all = std::mem::replace(&mut self.is_behind, true);
-        let transaction = self.database.begin_write()?;
+        let written = match self.write(hub, all, now) {
+            Ok(false) => self.write(hub, true, now),
+            written => written,
+        };
+        // Once it failed the store refuses everything.
+        written.inspect_err(|_| self.database = None)?;
+        self.is_behind = false;
+        Ok(())
+    }
+
+    /// `false`: what changed since the last time is not known any more. Nothing is written then.
+    fn write(&self, hub: &Hub, all: bool, now: Now) -> Result<bool, Error> {
+        let transaction = self.database()?.begin_write()?;
         if all {
             clear(&transaction)?;
         }
@@ -39,6 +55,9 @@ impl Snapshot {
             let mut ids = transaction.open_table(ID)?;
             for stripe in (0u8..).take(STRIPES) {
                 let export = hub.export(stripe, all, now);
+                if export.is_partial {
+                    return Ok(false);
+                }
                 stripes.insert(stripe, (export.head, export.evicted))?;
                 for channel in &export.gone {
                     tables.forget(channel)?;
@@ -57,8 +76,7 @@ impl Snapshot {
             ids.retain(|_, (_, noted_ms)| noted_ms >= oldest_ms)?;
         }
         transaction.commit()?;
-        self.is_behind = false;
-        Ok(())
+        Ok(true)
     }
 }
 

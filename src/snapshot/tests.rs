@@ -1,6 +1,7 @@
 //! A hub that is written down and taken back: whole, after a crash, and with other classes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -255,6 +256,100 @@ fn files_that_are_none_or_in_use_are_refused_and_left_as_they_are() {
     let whole = std::fs::read(&path).expect("read");
     std::fs::write(&path, &whole[..whole.len() / 2]).expect("written");
     assert!(Snapshot::open(settings(&directory)).is_err());
+}
+
+#[test]
+fn records_of_another_key_do_not_come_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |key: &str| {
+        let class = Class {
+            cache_last: true,
+            overflow: crate::channel::Overflow::Conflate,
+            record_key: Some(key.into()),
+            ..Class::default()
+        };
+        let classes = vec![(Pattern::parse("strategy.*").expect("valid"), class)];
+        Run::start(&directory, Classes::new(classes), at(0, 1000))
+    };
+    let first = run("code");
+    first.publish(PRICES, r#"[{"code":"old"}]"#, None, at(0, 1000));
+    first.snapshot.close(&first.hub, at(0, 1000)).expect("written");
+    let second = run("symbol");
+    second.publish(PRICES, r#"[{"symbol":"new"}]"#, None, at(0, 1000));
+    second.snapshot.close(&second.hub, at(0, 1000)).expect("written");
+    let third = run("symbol");
+    let value = third.read(PRICES, Since::Newest { above: 0 }, at(0, 1000));
+    assert_eq!(value, Some(vec![(r#"[{"symbol":"new"}]"#.to_owned(), None)]));
+}
+
+#[test]
+fn a_run_that_was_killed_before_it_wrote_anything_leaves_floors() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = Run::start(&directory, Classes::default(), at(0, 1000));
+    first.publish(ORDER, "lost", None, at(0, 1000));
+    drop(first);
+    let second = Run::start(&directory, Classes::default(), at(0, 1000));
+    assert!(second.loaded.was_open);
+    assert_eq!(second.read(ORDER, Since::After(0), at(0, 1000)), None);
+}
+
+/// A disk that takes nothing more.
+#[derive(Debug, Default)]
+struct Full {
+    inner: redb::backends::InMemoryBackend,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Full {
+    fn check(&self) -> Result<(), std::io::Error> {
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        if is_full {
+            Err(std::io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl redb::StorageBackend for Full {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.inner.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.inner.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.set_len(len)
+    }
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.check()?;
+        self.inner.write(offset, data)
+    }
+}
+
+#[test]
+fn after_an_error_the_file_is_opened_anew_and_everything_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut first = Run::start(&directory, Classes::default(), at(0, 1000));
+    let epoch = first.hub.epoch();
+    let disk = Full::default();
+    let is_full = Arc::clone(&disk.is_full);
+    let database = Database::builder().create_with_backend(disk);
+    first.snapshot.database = Some(database.expect("in memory"));
+    first.publish(KILL, "1", Some("x"), at(0, 1000));
+    is_full.store(true, Ordering::Relaxed);
+    assert!(first.snapshot.save(&first.hub, at(0, 1000)).is_err());
+    first.publish(ORDER, "2", None, at(0, 1000));
+    first.snapshot.save(&first.hub, at(0, 1000)).expect("opened anew");
+    first.snapshot.close(&first.hub, at(0, 1000)).expect("written");
+    let second = Run::start(&directory, Classes::default(), at(0, 1000));
+    assert_eq!((second.loaded.channels, second.hub.epoch()), (2, epoch));
+    assert!(second.publish(KILL, "1", Some("x"), at(0, 1000)).duplicate);
 }
 
 #[derive(Clone, Debug)]

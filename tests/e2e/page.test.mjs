@@ -86,7 +86,7 @@ const fact = (list, name) => `[...document.querySelectorAll('#${list} dt')].find
 
 test('the page shows the market, the stocks, a grid bot at work, the account and the gateway', async (t) => {
   const tab = await Tab.open(t, await demo(t));
-  await tab.until('the connection', "document.querySelector('#state').className === 'open'");
+  await tab.until('the connection', "document.querySelector('#state')?.className === 'open'");
 
   // Prices, and that they move.
   await tab.until('all symbols', "document.querySelectorAll('#prices tr').length === 5");

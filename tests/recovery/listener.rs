@@ -25,7 +25,7 @@ pub(crate) struct Listener {
     /// The connection's; `null` until told: who subscribes where nothing is kept has no position, and asks by `history`.
     epoch: Value,
     has_asked: bool,
-    /// Whether it was ever told `subscribed`: without that there is nothing to recover.
+    /// Whether it was told `subscribed` and knows a position: without that there is nothing to recover.
     has_begun: bool,
     /// Where each channel stood at its first subscription.
     pub(crate) first: BTreeMap<String, u64>,
@@ -45,11 +45,14 @@ impl Listener {
 
     /// Connects, and subscribes, with `recover` when it was there before.
     pub(crate) async fn connect(&mut self, gateway: SocketAddr) -> Bare {
-        // Killed before it knew the epoch: such offsets are worth nothing. There was no history when it came, so that all
-        // that there is now is replayed to it.
-        self.heard
-            .retain(|channel, _| self.at.get(channel).is_none_or(|at| !at["epoch"].is_null()));
+        // Killed before it knew the epoch: such offsets are worth nothing.
         self.at.retain(|_, at| !at["epoch"].is_null());
+        if self.at.is_empty() {
+            // Without a position nothing can be recovered: it comes for the first time, once more.
+            self.has_begun = false;
+            self.first.clear();
+            self.heard.clear();
+        }
         self.has_asked = false;
         let mut connection = Bare::upgraded(gateway, &format!("/ws?token={}", trader())).await;
         let mut message = json!({"type": "subscribe", "channels": self.patterns});

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::clients::Told;
+use crate::clients::{Bare, Told};
 use crate::crowd::history;
-use crate::harness::{Gateway, event};
+use crate::harness::{Gateway, event, within};
 use crate::listener::Listener;
 
 const CHANNEL: &str = "grid.g.order";
@@ -18,22 +18,28 @@ async fn publish(gateway: &Gateway, numbers: std::ops::Range<usize>) {
 /// Connects and stays until it has the event of this number.
 async fn listen(gateway: &Gateway, listener: &mut Listener, number: u64) {
     let mut connection = listener.connect(gateway.public).await;
+    hear(&mut connection, listener, number).await;
+}
+
+/// Stays until it has the event of this number and knows of which epoch it is.
+async fn hear(connection: &mut Bare, listener: &mut Listener, number: u64) {
     while listener.last_number(CHANNEL) != Some(number) || listener.epoch().is_null() {
-        match connection.next().await {
-            Told::Message(message) => listener.take(&message, &mut connection).await,
+        match within("an event", connection.next()).await {
+            Told::Message(message) => listener.take(&message, connection).await,
             other => panic!("{other:?} before {number}"),
         }
     }
 }
 
 /// Subscribes and hears only the answer.
-async fn look(gateway: &Gateway, listener: &mut Listener) {
+async fn look(gateway: &Gateway, listener: &mut Listener) -> Bare {
     let mut connection = listener.connect(gateway.public).await;
-    let Told::Message(message) = connection.next().await else {
+    let Told::Message(message) = within("the answer", connection.next()).await else {
         panic!("no answer");
     };
     assert_eq!(message["type"], "subscribed", "{message}");
     listener.take(&message, &mut connection).await;
+    connection
 }
 
 fn numbers(listener: &Listener) -> Vec<u64> {
@@ -44,9 +50,10 @@ fn numbers(listener: &Listener) -> Vec<u64> {
 /// A client that subscribed before the first event and heard them up to the one of `number`.
 async fn listener_up_to(gateway: &Gateway, number: u64) -> Listener {
     let mut listener = Listener::new(vec!["grid.*".to_owned(), CHANNEL.to_owned()]);
-    look(gateway, &mut listener).await;
+    // It stays: without a position it could not say, coming back, that it knew this store.
+    let mut connection = look(gateway, &mut listener).await;
     publish(gateway, 0..10).await;
-    listen(gateway, &mut listener, number).await;
+    hear(&mut connection, &mut listener, number).await;
     listener
 }
 

@@ -207,13 +207,13 @@ impl Bare {
                 let frame: Vec<u8> = self.received.drain(..header + length).collect();
                 return Some((frame[0] & 0x0f, frame[header..].to_vec()));
             }
-            if !within("a frame", self.more()).await {
+            if !self.more().await {
                 return None;
             }
         }
     }
 
-    /// The next message or the end. Nothing is lost when it is cut off.
+    /// The next message or the end, however long that takes. Nothing is lost when the waiting is cut off.
     pub(crate) async fn next(&mut self) -> Told {
         while let Some((opcode, payload)) = self.frame().await {
             match opcode {
@@ -228,7 +228,7 @@ impl Bare {
     /// Reads messages into `messages` until one is `wanted` (`None`) or the connection ends.
     async fn take(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Told> {
         loop {
-            match self.next().await {
+            match within("a message", self.next()).await {
                 Told::Message(message) => {
                     let found = wanted(&message);
                     self.messages.push(message);

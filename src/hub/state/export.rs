@@ -25,7 +25,12 @@ pub struct StripeExport {
     pub gone: Vec<Channel>,
     /// Ids that were noted.
     pub ids: Vec<(EventId, u64)>,
+    /// More happened than was noted: only an export of everything says what changed.
+    pub is_partial: bool,
 }
+
+/// Evicted channels that are noted for an export at least; beyond, no more than there are channels.
+const GONE_MIN: usize = 1024;
 
 /// What is kept of a channel; of events and records, only those that were not exported before.
 #[derive(Clone, Debug)]
@@ -69,6 +74,32 @@ impl Channels {
         self.tracks = true;
     }
 
+    /// Notes that a channel is gone. When nobody exports, since the disk is full, the notes must not grow for ever: an
+    /// export of everything says the same in less.
+    pub(super) fn note_gone(&mut self, channel: Channel) {
+        if self.gone.len() >= self.slots.len().max(GONE_MIN) {
+            self.lose_track();
+        }
+        if self.tracks && !self.lost_track {
+            self.gone.push(channel);
+        }
+    }
+
+    /// Notes that an id was added; like [`Channels::note_gone`], at most as many as there are.
+    pub(super) fn note_unsaved_id(&mut self, id: EventId, version: u64) {
+        if self.unsaved_ids.len() >= self.ids.len() {
+            self.lose_track();
+        }
+        if self.tracks && !self.lost_track {
+            self.unsaved_ids.push((id, version));
+        }
+    }
+
+    fn lose_track(&mut self) {
+        self.lost_track = true;
+        (self.gone, self.unsaved_ids) = (Vec::new(), Vec::new());
+    }
+
     /// What changed since the last export, or with `all` everything.
     pub(in crate::hub) fn export(&mut self, all: bool, now: Now) -> StripeExport {
         let mut channels = Vec::new();
@@ -77,6 +108,7 @@ impl Channels {
                 channels.push(kept.export(all, mono(now)));
             }
         }
+        let lost_track = std::mem::take(&mut self.lost_track);
         let ids = if all {
             self.unsaved_ids.clear();
             self.ids.iter().collect()
@@ -89,6 +121,7 @@ impl Channels {
             channels,
             gone: std::mem::take(&mut self.gone),
             ids,
+            is_partial: lost_track && !all,
         }
     }
 
@@ -107,7 +140,7 @@ impl Channels {
         if !class.keeps_state() {
             self.evicted = self.evicted.max(export.latest);
             // Were its class to keep state again one day, what is written down would be out of date.
-            self.gone.push(export.channel);
+            self.note_gone(export.channel);
             return;
         }
         let slot = self.slot(&export.channel, class);
@@ -160,8 +193,9 @@ impl Kept {
         self.floor = export.floor;
         // Merged by another field, or not at all, a part would stand for the whole.
         let is_merged_alike = self.class.record_key == export.record_key;
-        // Written down as it is.
-        (self.unsaved, self.saved) = (false, export.latest);
+        // Written down as it is; but what is not taken back must go, lest it be merged with what comes.
+        (self.unsaved, self.restarted) = (!is_merged_alike, !is_merged_alike);
+        self.saved = export.latest;
         if is_merged_alike && !export.records.is_empty() {
             let merge = self.records.get_or_insert_default();
             for record in export.records {

@@ -56,6 +56,8 @@ pub(super) struct Channels {
     ids: Ids,
     // For exports: whether anybody asks for them, channels that were evicted and ids that were noted since the last one.
     tracks: bool,
+    // They were too many to be noted.
+    lost_track: bool,
     gone: Vec<Channel>,
     unsaved_ids: Vec<(EventId, u64)>,
     pub(super) counts: Counts,
@@ -193,9 +195,7 @@ impl Channels {
     /// Notes that an event of this id was accepted.
     pub(super) fn note_id(&mut self, id: EventId, version: u64) {
         self.ids.insert(id, version);
-        if self.tracks {
-            self.unsaved_ids.push((id, version));
-        }
+        self.note_unsaved_id(id, version);
     }
 
     pub(super) fn ids(&self) -> usize {
@@ -417,9 +417,7 @@ impl Channels {
         self.evicted = self.evicted.max(kept.latest);
         self.bytes -= kept.bytes();
         self.counts.evicted += 1;
-        if self.tracks {
-            self.gone.push(kept.channel.clone());
-        }
+        self.note_gone(kept.channel.clone());
         garbage.channels.push(kept);
         true
     }

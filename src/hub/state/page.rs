@@ -35,7 +35,8 @@ impl ChannelView<'_> {
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The channel's value: the newest event or, of merged records, one event with those changed after `above`.
+    /// The channel's value: the newest event or, of merged records, one event with those changed after `above`;
+    /// before it the value that stood for the whole, if the records began anew behind one after `above`.
     Newest {
         /// The version that the client has. 0: a newcomer, who gets the whole value unless that is too old for
         /// newcomers.

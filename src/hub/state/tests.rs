@@ -270,6 +270,30 @@ fn an_id_is_a_duplicate_only_when_its_event_was_accepted() {
 }
 
 #[test]
+fn notes_for_an_export_are_bounded_and_one_of_everything_makes_up_for_them() {
+    let mut channels = Channels::default();
+    channels.track();
+    let identified = |channels: &mut Channels, n: u64| {
+        let mut event = new("a.b", "1");
+        event.terms.id = Some(EventId::new(&event.channel, &n.to_be_bytes()));
+        publish(channels, event, &history(9, 9), at(n * WINDOW_MS));
+        channels.unsaved_ids.len()
+    };
+    let most = (0..50).map(|n| identified(&mut channels, n)).max();
+    assert!(most <= Some(2), "at most what is remembered: {most:?}");
+    assert!(channels.export(false, at(0)).is_partial);
+    assert!(!channels.export(false, at(0)).is_partial);
+    for n in 0..5000 {
+        publish(&mut channels, new(&format!("a.{n}"), "1"), &last(), at(0));
+        channels.evict(false, &mut Garbage::default());
+        assert!(channels.gone.len() <= 1024);
+    }
+    let all = channels.export(true, at(0));
+    assert!(!all.is_partial && all.gone.is_empty());
+    assert!(!channels.export(false, at(0)).is_partial);
+}
+
+#[test]
 fn pages_are_bounded_in_events_and_bytes() {
     let mut channels = Channels::default();
     for data in ["1", "\"long\"", "3", "4"] {
