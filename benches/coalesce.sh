@@ -10,30 +10,14 @@ out=target/coalesce
 mkdir -p "$out"
 cargo build --release --quiet --bin tickgate
 cargo build --release --quiet -p tickgate-loadtest
-TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
-server=
-stop() { [ -z "$server" ] || { kill -KILL "$server" && wait "$server" || true; } 2>/dev/null; server=; }
-trap stop EXIT
-await() {
-  for _ in $(seq 100); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return
-    kill -0 "$server" || return 1
-    sleep 0.05
-  done
-  return 1
-}
+source loadtest/servers.sh
 figure() { grep -o "\"$2\":[0-9.e+-]*" "$1" | head -1 | cut -d: -f2; }
 
 echo "| events/s | wait | CPU per delivery | core | p50 / p99 | missing |"
 echo "|---|---|---|---|---|---|"
 for rate in $rates; do
   for wait in 0ms 1ms 2ms 5ms auto; do
-    TICKGATE_SERVER__COALESCE=$wait taskset -c 0 target/release/tickgate serve --config loadtest/tickgate.toml 2>/dev/null &
-    server=$!
-    await 18080
-    await 18081
+    TICKGATE_SERVER__COALESCE=$wait start_tickgate 2>/dev/null
     report=$out/$rate-$wait.json
     rm -f "$report"
     taskset -c 1 target/release/tickgate-loadtest fanout --url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET \

@@ -11,24 +11,7 @@ mkdir -p "$out"
 cargo build --release --bin tickgate
 cargo build --release -p tickgate-loadtest --bins --examples
 
-TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
-server=
-# Without the wait for clients that a drain gives: they are the tool's, and gone.
-stop() { [ -z "$server" ] || { kill -KILL "$server" && wait "$server" || true; } 2>/dev/null; server=; }
-trap stop EXIT
-
-# Waits until a port answers; a server that has ended is an error.
-await() {
-  for _ in $(seq 100); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return
-    kill -0 "$server" || return 1
-    sleep 0.05
-  done
-  return 1
-}
-start_tickgate() { taskset -c 0 target/release/tickgate serve --config loadtest/tickgate.toml & server=$!; await 18080; await 18081; }
+source loadtest/servers.sh
 start_naive() { taskset -c 0 target/release/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
 # tool SCENARIO SERVER LABEL [more arguments]; clients of the gateway are a user each.
 tool() {

@@ -27,6 +27,8 @@ mod surroundings;
 mod wire;
 mod world;
 
+use std::fmt::Debug;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use surroundings::{Fault, Summary};
@@ -53,34 +55,44 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-#[test]
-fn many_seeds_keep_every_promise() {
+/// Runs the seeds that were asked for, each of which must pass. Whether they are so many that everything must have
+/// happened in them.
+fn sweep<S: Debug>(sum: &mut S, run: impl Fn(u64) -> Result<S, String>, add: impl Fn(&mut S, &S)) -> bool {
     let seeds = match variable("TICKGATE_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..variable("TICKGATE_SEEDS").unwrap_or(200),
     };
-    let mut sum = Summary::default();
     for seed in seeds.clone() {
-        match run(seed, Fault::None) {
-            Ok(summary) => sum.add(&summary),
+        match run(seed) {
+            Ok(summary) => add(sum, &summary),
             Err(wrong) => panic!("TICKGATE_SEED={seed}: {wrong}"),
         }
     }
     println!("{} seeds: {sum:?}", seeds.end - seeds.start);
-    if seeds.end - seeds.start >= 200 {
-        sum.assert_everything_happened();
-    }
+    seeds.end - seeds.start >= 200
 }
 
-/// A fault must be found by one of the first few seeds, for what it is.
-fn assert_found(fault: Fault, symptoms: &[&str]) {
-    let wrongs: Vec<String> = (0..40).filter_map(|seed| run(seed, fault).err()).collect();
+/// A fault must be found by one of these seeds, for what it is.
+fn assert_found_by<S>(seeds: Range<u64>, fault: impl Debug, run: impl Fn(u64) -> Result<S, String>, symptoms: &[&str]) {
+    let wrongs: Vec<String> = seeds.filter_map(|seed| run(seed).err()).collect();
     let is_symptom = |wrong: &String| symptoms.iter().any(|symptom| wrong.contains(symptom));
     assert!(
         wrongs.iter().any(is_symptom),
         "{fault:?} went unnoticed; of other things: {:?}",
         wrongs.first()
     );
+}
+
+#[test]
+fn many_seeds_keep_every_promise() {
+    let mut sum = Summary::default();
+    if sweep(&mut sum, |seed| run(seed, Fault::None), Summary::add) {
+        sum.assert_everything_happened();
+    }
+}
+
+fn assert_found(fault: Fault, symptoms: &[&str]) {
+    assert_found_by(0..40, fault, |seed| run(seed, fault), symptoms);
 }
 
 #[test]

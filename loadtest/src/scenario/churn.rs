@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::storm::set_ratio;
-use super::{conclude, cpu_us_per, expected_deliveries, report, set_deliveries};
+use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, report, set_deliveries};
 use crate::fleet::Fleet;
 use crate::measured::{MEASURED, OTHERS};
 use crate::options::Churn;
@@ -36,9 +36,7 @@ pub(super) fn run(options: &Churn) -> Result<Report, String> {
     let published = fleet.view().counters.since(&counters).requests.published;
     let expected = expected_deliveries(&options.server, options.others, published);
     let target = counters.groups[MEASURED].events + expected;
-    fleet.drain(target, Duration::from_secs(30), |view| {
-        view.counters.groups[MEASURED].events
-    })?;
+    drain_deliveries(&mut fleet, target, Duration::from_secs(30))?;
     let end = fleet.samples()?;
     let counters = fleet.view().counters.since(&counters);
     let with = fleet.leave();

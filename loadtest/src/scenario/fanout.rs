@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{conclude, cpu_us_per, expected_deliveries, report, set_deliveries};
+use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, report, set_deliveries};
 use crate::fleet::{Fleet, Samples};
 use crate::measured::MEASURED;
 use crate::options::Fanout;
@@ -67,7 +67,7 @@ fn publish_and_drain(fleet: &mut Fleet<'_>, options: &Fanout, events: u64) -> Re
     fleet.publish(schedule)?;
     let due = fleet.samples()?;
     let limit = Duration::from_secs(options.drain_seconds);
-    fleet.drain(target, limit, |view| view.counters.groups[MEASURED].events)?;
+    drain_deliveries(fleet, target, limit)?;
     let arrived = fleet.epoch + Duration::from_nanos(fleet.view().last_arrival_ns);
     Ok(Phase {
         behind: arrived.saturating_duration_since(last_due),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{conclude, cpu_us_per, expected_deliveries, report, set_deliveries, settle};
+use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, report, set_deliveries, settle};
 use crate::fleet::{Fleet, Samples};
 use crate::measured::{MEASURED, OTHERS};
 use crate::options::Idle;
@@ -40,9 +40,7 @@ pub(super) fn run(options: &Idle) -> Result<Report, String> {
     let expected = expected_deliveries(&options.server, options.clients, options.burst_events);
     fleet.publish(burst)?;
     let target = counters.groups[MEASURED].events + expected;
-    fleet.drain(target, Duration::from_secs(60), |view| {
-        view.counters.groups[MEASURED].events
-    })?;
+    drain_deliveries(&mut fleet, target, Duration::from_secs(60))?;
     let counters = fleet.view().counters.since(&counters);
     settle(&mut fleet)?;
     let after = fleet.samples()?;

@@ -104,6 +104,11 @@ fn expected_deliveries(server: &Server, clients: usize, events: u64) -> u64 {
         .sum()
 }
 
+/// Waits until the measured clients have had so many events in all, or no more come.
+fn drain_deliveries(fleet: &mut Fleet<'_>, target: u64, limit: Duration) -> Result<(), String> {
+    fleet.drain(target, limit, |view| view.counters.groups[MEASURED].events)
+}
+
 /// Gives allocators and timers the time to hand memory back.
 fn settle(fleet: &mut Fleet<'_>) -> Result<(), String> {
     fleet.pass(Duration::from_secs(2))

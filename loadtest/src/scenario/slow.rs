@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::idle::flood;
 use super::storm::set_ratio;
-use super::{conclude, cpu_us_per, expected_deliveries, report, set_deliveries};
+use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, report, set_deliveries};
 use crate::fleet::Fleet;
 use crate::measured::{MEASURED, OTHERS};
 use crate::options::Slow;
@@ -31,9 +31,7 @@ pub(super) fn run(options: &Slow) -> Result<Report, String> {
     let published = 2 * options.rate * options.seconds;
     let expected = expected_deliveries(&options.server, options.clients, published);
     let target = counters.groups[MEASURED].events + expected;
-    fleet.drain(target, Duration::from_secs(30), |view| {
-        view.counters.groups[MEASURED].events
-    })?;
+    drain_deliveries(&mut fleet, target, Duration::from_secs(30))?;
     let with = fleet.enter("reading again");
     let before = fleet.view().counters;
     fleet.tell_all(|| Order::Resume(OTHERS))?;

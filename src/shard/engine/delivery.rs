@@ -154,11 +154,7 @@ impl Engine {
                     .outgoing
                     .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
                 if queued == Queued::TooSlow {
-                    self.too_slow.push(ConnectionId {
-                        shard: self.settings.shard,
-                        slot,
-                        generation: hot.generation,
-                    });
+                    self.too_slow.push(self.id(slot));
                 }
             }
         }
@@ -184,11 +180,7 @@ impl Engine {
                 .outgoing
                 .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
             if queued == Queued::TooSlow {
-                self.too_slow.push(ConnectionId {
-                    shard: self.settings.shard,
-                    slot,
-                    generation: hot.generation,
-                });
+                self.too_slow.push(self.id(slot));
             }
         }
         frames.count(&self.stats);

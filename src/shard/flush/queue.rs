@@ -43,7 +43,7 @@ pub(super) trait Queue {
     /// # Safety
     ///
     /// The slices of each message, and the bytes they name, must stay as they are until the message's completion has
-    /// been taken, or until the queue has been dropped.
+    /// been taken, or until the caller gives the queue up, which closes the ring but waits for nothing.
     unsafe fn push(&mut self, messages: &[Message]);
 
     /// Has the kernel take what it has not taken yet, in the order in which it was pushed, and wait until so many

@@ -3,8 +3,9 @@
 //! Invariants: no buffer is in the kernel's hands when a call of [`Ring::flush`] returns; no connection changes between
 //! the time its bytes were gathered and the time it is told how many of them were sent.
 //!
-//! Every send carries `MSG_DONTWAIT`, so the kernel keeps none: when it has taken a message, the message has
-//! completed. What can go wrong is that it takes fewer than there are (a message that it finds malformed, no memory for
+//! The first rests on the kernel: every send carries `MSG_DONTWAIT`, so it keeps none, and when it has taken a message,
+//! the message has completed. Whether it does so is tried before a ring is used (`queue::open`); for one that stops
+//! doing so afterwards ([`Oddity::Futile`] with a message taken and not answered) the invariant does not hold. What can go wrong is that it takes fewer than there are (a message that it finds malformed, no memory for
 //! a request), so the submission is repeated until all have completed. Anything else is an [`Oddity`]: the ring is
 //! given up. Messages it had not taken are written by `writev` then; of one that it took without an answer nobody knows
 //! how much was sent, and its connection fails.
@@ -178,7 +179,8 @@ impl Ring {
         // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`Engine::pending`]
         // promises that they stay until the connection is told that they were sent, or changes otherwise); no
         // connection is touched before this call has returned. It returns when every message has completed, or when
-        // the ring is given up; then no message is in the kernel's hands, see the module's docs.
+        // the ring is given up; then no message is in the kernel's hands, as far as the kernel obeys `MSG_DONTWAIT`: see
+        // the module's docs.
         unsafe { self.queue.push(&self.messages) };
         let mut outstanding = self.messages.len();
         let mut untaken = outstanding;

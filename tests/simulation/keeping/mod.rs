@@ -15,7 +15,6 @@ mod client;
 mod store;
 mod world;
 
-use super::variable;
 use world::{Summary, World};
 
 /// What is broken on purpose, between the gateway and a client.
@@ -44,32 +43,14 @@ fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
 
 #[test]
 fn nothing_is_lost_in_many_seeds() {
-    let seeds = match variable("TICKGATE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("TICKGATE_SEEDS").unwrap_or(200),
-    };
     let mut sum = Summary::default();
-    for seed in seeds.clone() {
-        match run(seed, Fault::None) {
-            Ok(summary) => sum.add(&summary),
-            Err(wrong) => panic!("TICKGATE_SEED={seed}: {wrong}"),
-        }
-    }
-    println!("{} seeds: {sum:?}", seeds.end - seeds.start);
-    if seeds.end - seeds.start >= 200 {
+    if super::sweep(&mut sum, |seed| run(seed, Fault::None), Summary::add) {
         sum.assert_everything_happened();
     }
 }
 
-/// A fault must be found by one of the first seeds, for what it is.
 fn assert_found(fault: Fault, symptoms: &[&str]) {
-    let wrongs: Vec<String> = (0..60).filter_map(|seed| run(seed, fault).err()).collect();
-    let is_symptom = |wrong: &String| symptoms.iter().any(|symptom| wrong.contains(symptom));
-    assert!(
-        wrongs.iter().any(is_symptom),
-        "{fault:?} went unnoticed; of other things: {:?}",
-        wrongs.first()
-    );
+    super::assert_found_by(0..60, fault, |seed| run(seed, fault), symptoms);
 }
 
 #[test]
