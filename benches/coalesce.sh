@@ -25,7 +25,7 @@ for rate in $rates; do
       --json "$report" >/dev/null || true
     stop
     if [ -e "$report" ]; then
-      printf '| %d | %s | %.2f µs | %.0f %% | %.1f / %.1f ms | %d |\n' "$rate" "$wait" "$(figure "$report" server_cpu_us_per_delivery)" \
+      printf '| %d | %s | %.2f µs | %.0f %% | %.1f / %.1f ms | %.0f |\n' "$rate" "$wait" "$(figure "$report" server_cpu_us_per_delivery)" \
         "$(awk "BEGIN { print 100 * $(figure "$report" server_cores) }")" "$(figure "$report" latency_ms_p50)" \
         "$(figure "$report" latency_ms_p99)" "$(figure "$report" missing)"
     else
