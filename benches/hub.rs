@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::channel::{Channel, Pattern};
 use tickgate::event::{NewEvent, Terms};
-use tickgate::hub::{Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes};
+use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes, Walk};
 use tickgate::time::Now;
 
 /// A channel of which nothing is kept.
@@ -160,7 +160,8 @@ fn join(c: &mut Criterion) {
     group.finish();
 }
 
-/// A join that looks at the state, of as many channels with a last value as the pattern matches.
+/// A join that looks at the state, of as many channels with a last value as the pattern matches; a wide one page by
+/// page. Beside one pattern that matches all, fifty that match none: 7 steps a channel.
 fn join_and_view(c: &mut Criterion) {
     let channels = 10_000;
     let (hub, mut inboxes) = hub(1);
@@ -168,17 +169,31 @@ fn join_and_view(c: &mut Criterion) {
         publish_one(&hub, event(&channel(&format!("grid.g{n}.status"))));
     }
     let mut group = c.benchmark_group("join, view and leave");
-    for (seen, text) in [(1, "grid.g7.status"), (channels, "grid.*")] {
-        let joined = pattern(text);
-        let mut views = 0u64;
-        let mut joins = 0;
-        group.bench_function(BenchmarkId::new("channels", seen), |b| {
+    let name = channel("grid.g7.status");
+    group.bench_function(BenchmarkId::new("channels", 1), |b| {
+        b.iter(|| {
+            let each = &mut |view: ChannelView<'_>| assert!(view.has_last);
+            black_box(inboxes[0].join_and_view(&name, Now::default(), each));
+            inboxes[0].leave(&name.clone().into());
+        });
+    });
+    let none = (0..50).map(|n| pattern(&format!("*.none{n}.*"))).collect();
+    for (seen, patterns) in [(channels, vec![pattern("grid.*")]), (0, none)] {
+        let name = format!("channels, {} patterns", patterns.len());
+        let (mut views, mut joins) = (0u64, 0);
+        group.bench_function(BenchmarkId::new(name, channels), |b| {
             b.iter(|| {
                 joins += 1;
-                black_box(inboxes[0].join_and_view(&joined, Now::default(), &mut |view| {
-                    views += u64::from(black_box(view).has_last);
-                }));
-                inboxes[0].leave(&joined);
+                let mut walk = Walk::new(patterns.clone(), Vec::new());
+                while !walk.is_whole() {
+                    inboxes[0].walk(&mut walk, usize::MAX, Now::default(), &mut |view| {
+                        views += u64::from(black_box(view).has_last);
+                    });
+                }
+                black_box(walk.position());
+                for pattern in &patterns {
+                    inboxes[0].leave(pattern);
+                }
             });
         });
         assert_eq!(views, joins * seen, "every channel is seen once");

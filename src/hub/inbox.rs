@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
 use super::interest::{Stripes, stripe_of};
+use super::walk::Stretches;
 use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
 use crate::channel::{Channel, Pattern};
 use crate::event::{Event, Form};
@@ -37,6 +38,8 @@ pub struct JoinAt(Positions);
 enum Positions {
     One { stripe: u8, at: u64 },
     Each(Box<[u64; STRIPES]>),
+    // Of a walk that took more than one page to a stripe, or is not through.
+    Stretches(Arc<Stretches>),
 }
 
 /// An event popped from an inbox.
@@ -87,30 +90,20 @@ impl Inbox {
         self.join_by(pattern, |_| (), |_, seen, _| seen.at)
     }
 
-    /// A join that also looks at the state: `each` is called, under the lock of its stripe, for every channel with
-    /// state that the pattern matches, and for the channel of an exact pattern of a class with history even if it has
-    /// none yet. What it sees of a channel is what was published before the position that the join gives. Beside that,
-    /// how many channels were looked at, whether they match or not: what the join cost.
-    pub fn join_and_view(
-        &mut self,
-        pattern: &Pattern,
-        now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
-    ) -> (JoinAt, usize) {
+    /// A join of one channel that also looks at it: `each` is called, under the stripe's lock, if it has state or is of
+    /// a class with history. What it sees is what was published before the position that the join gives.
+    pub fn join_and_view(&mut self, channel: &Channel, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> JoinAt {
         let hub = Arc::clone(&self.hub);
-        let class = |channel: &Channel| Arc::clone(hub.classes.of(channel));
-        let mut looked_at = 0;
-        let see = |state: &mut StripeState| looked_at += state.channels.view(pattern, class, now, each);
-        let at = self.join_by(pattern, see, |_, seen, _| seen.at);
-        (at, looked_at)
+        let see = |state: &mut StripeState| state.channels.view(channel, |channel| hub.class_of(channel), now, each);
+        self.join_by(&channel.clone().into(), see, |_, seen, _| seen.at)
     }
 
-    /// Looks at one channel without joining anything; calls `each` as [`Inbox::join_and_view`] does, at most once.
+    /// Looks at one channel without joining anything; calls `each` as [`Inbox::join_and_view`] does.
     pub fn view(&self, channel: &Channel, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) {
-        let class = |channel: &Channel| Arc::clone(self.hub.classes.of(channel));
-        let pattern = Pattern::from(channel.clone());
         self.hub.with_state(stripe_of(channel.as_str()), |state| {
-            state.channels.view(&pattern, class, now, each);
+            state
+                .channels
+                .view(channel, |channel| self.hub.class_of(channel), now, each);
         });
     }
 
@@ -146,33 +139,49 @@ impl Inbox {
         mut see: impl FnMut(&mut StripeState),
         mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
     ) -> JoinAt {
-        let now = || self.popped + self.letters.len() as u64;
-        let mut join_one = |stripe: u8| {
-            let seen = self.hub.with_state(stripe, |state| {
-                state.interest.add(pattern, 1 << self.shard);
-                see(state);
-                UnderLock {
-                    at: now(),
-                    events: state.events,
-                }
-            });
-            place(stripe, seen, &now)
-        };
+        let patterns = std::slice::from_ref(pattern);
         let at = JoinAt(match Stripes::of(pattern.as_str()) {
             Stripes::One(stripe) => Positions::One {
                 stripe,
-                at: join_one(stripe),
+                at: self.join_stripe(stripe, patterns, &mut see, &mut place),
             },
             Stripes::All => {
                 let mut each = Box::new([0; STRIPES]);
                 for stripe in Stripes::All.iter() {
-                    each[usize::from(stripe)] = join_one(stripe);
+                    each[usize::from(stripe)] = self.join_stripe(stripe, patterns, &mut see, &mut place);
                 }
                 Positions::Each(each)
             }
         });
-        self.hub.note(pattern, true);
+        self.note_join(pattern);
         at
+    }
+
+    /// Joins patterns in one stripe, sees what is there, and has the position decided.
+    pub(super) fn join_stripe(
+        &self,
+        stripe: u8,
+        patterns: &[Pattern],
+        see: impl FnOnce(&mut StripeState),
+        place: &mut impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
+    ) -> u64 {
+        let now = || self.popped + self.letters.len() as u64;
+        let seen = self.hub.with_state(stripe, |state| {
+            for pattern in patterns {
+                state.interest.add(pattern, 1 << self.shard);
+            }
+            see(state);
+            UnderLock {
+                at: now(),
+                events: state.events,
+            }
+        });
+        place(stripe, seen, &now)
+    }
+
+    /// A pattern is joined in all its stripes: tells those who watch for that.
+    pub(super) fn note_join(&self, pattern: &Pattern) {
+        self.hub.note(pattern, true);
     }
 
     /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
@@ -245,12 +254,30 @@ impl Drop for Inbox {
 }
 
 impl JoinAt {
-    /// Whether an event popped at `index` from `stripe` came after the join.
+    pub(super) fn in_each(each: Box<[u64; STRIPES]>) -> Self {
+        Self(Positions::Each(each))
+    }
+
+    pub(super) fn in_stretches(stretches: Arc<Stretches>) -> Self {
+        Self(Positions::Stretches(stretches))
+    }
+
+    /// Whether an event of `channel` popped at `index` from `stripe` came after the join.
     #[must_use]
-    pub fn includes(&self, stripe: u8, index: u64) -> bool {
+    pub fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         match &self.0 {
             Positions::One { stripe: joined, at } => *joined == stripe && index >= *at,
             Positions::Each(each) => each.get(usize::from(stripe)).is_some_and(|at| index >= *at),
+            Positions::Stretches(stretches) => stretches.includes(channel, stripe, index),
+        }
+    }
+
+    /// Whether it is whole: nothing is left to be joined.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        match &self.0 {
+            Positions::One { .. } | Positions::Each(_) => true,
+            Positions::Stretches(stretches) => stretches.is_whole(),
         }
     }
 
@@ -260,6 +287,7 @@ impl JoinAt {
         match &self.0 {
             Positions::One { at, .. } => index >= *at,
             Positions::Each(each) => each.iter().all(|at| index >= *at),
+            Positions::Stretches(stretches) => stretches.settled(index),
         }
     }
 }

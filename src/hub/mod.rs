@@ -17,7 +17,8 @@
 //! below `at[T]`; every later one is at or above it.
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `doorbell` (waking), `publish` (the way in), `state` (what is kept of channels), `bounds` (how much).
+//! shard's end), `walk` (joins of many channels), `doorbell` (waking), `publish` (the way in), `state` (what is kept of
+//! channels), `bounds` (how much).
 
 mod bounds;
 mod credits;
@@ -29,6 +30,7 @@ mod publish;
 mod state;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod watch;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -49,6 +51,7 @@ pub use doorbell::Doorbell;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
 pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
+pub use walk::Walk;
 pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
@@ -337,8 +340,9 @@ impl Hub {
     ) -> Page {
         let forms = self.forms();
         let page = self.with_state(stripe_of(channel.as_str()), |state| {
-            let class = |channel: &Channel| Arc::clone(self.classes.of(channel));
-            state.channels.view(&channel.clone().into(), class, now, each);
+            state
+                .channels
+                .view(channel, |channel| self.class_of(channel), now, each);
             state.channels.read(channel, since, limit, now, forms)
         });
         self.enforce_bounds(now);

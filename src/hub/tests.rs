@@ -1,6 +1,7 @@
 //! The hub under threads, and the two classic faults of a join, planted into the join's own code: both must be found.
 
 mod storm;
+mod walk;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, Waker};
@@ -90,7 +91,10 @@ fn misses_and_doubles(rule: Rule, joined: &str) -> (u64, u64) {
     publish_now(&hub, "a.b.c", 3);
     let (mut misses, mut doubles) = (0, 0);
     while let Some(popped) = inbox.pop() {
-        match (at.includes(popped.stripe, popped.index), number(&popped) > state) {
+        match (
+            at.includes(&popped.event.channel, popped.stripe, popped.index),
+            number(&popped) > state,
+        ) {
             (true, false) => doubles += 1,
             (false, true) => misses += 1,
             _ => {}
@@ -301,7 +305,8 @@ fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
     let second = inbox.join(&pattern("a.b"));
     assert!(!second.settled(inbox.position()));
     let popped = inbox.pop().expect("one");
-    assert!(first.includes(popped.stripe, popped.index) && !second.includes(popped.stripe, popped.index));
+    let includes = |at: &JoinAt| at.includes(&popped.event.channel, popped.stripe, popped.index);
+    assert!(includes(&first) && !includes(&second));
     assert!(second.settled(inbox.position()));
     inbox.leave(&pattern("*"));
     inbox.leave(&pattern("a.b"));

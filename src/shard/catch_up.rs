@@ -10,6 +10,9 @@
 //!   search through the queue is needed, ever.
 //! * A channel has its place among the queued frames (`due`), as a frame would have had; every further page of it
 //!   queues up anew behind what is queued by then. So neither a replay nor the live events starve the other.
+//! * While a join is under way nothing of the channels that it newly covers is queued, and nothing of them has a place
+//!   yet: they get their places when the join has its answer, which is queued before them. What is published of them
+//!   meanwhile is owed, and becomes an entry like any other.
 //! * The read that finds no more says from which inbox position on live events are new. Until the inbox is there the
 //!   channel stays, to hold back those that were read already: none is missed, none comes twice.
 
@@ -19,7 +22,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::outbox::precedes;
-use crate::channel::Channel;
+use crate::channel::{Channel, Pattern};
+use crate::event::Event;
 
 /// What is needed of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ enum State {
         need: Need,
         /// Events that the client would have got: told as dropped if they are gone before they are read.
         withheld: u32,
+        /// It came by a join, and not because an event did not fit.
+        is_joined: bool,
     },
     /// Read to the end; live events are new from this inbox index on.
     Settling { at: u64 },
@@ -67,6 +73,8 @@ pub(super) struct CatchUp {
     turns: VecDeque<Turn>,
     // Joined, and waiting for the answer to be queued before them.
     unscheduled: Vec<Channel>,
+    // While a join is under way: the patterns that were held before it, as far as they concern it.
+    held_before: Option<Box<[Pattern]>>,
     /// It waits in the shard's list for the next turn.
     pub(super) is_listed: bool,
     /// In which turn of the shard it read last.
@@ -86,7 +94,7 @@ pub(super) struct Due {
 
 impl CatchUp {
     pub(super) fn is_empty(&self) -> bool {
-        self.channels.is_empty()
+        self.channels.is_empty() && self.held_before.is_none()
     }
 
     #[cfg(test)]
@@ -97,7 +105,11 @@ impl CatchUp {
 
     /// Takes in a channel that was just joined. It is read once [`CatchUp::schedule`] gave it a place.
     pub(super) fn join(&mut self, channel: Channel, need: Need) {
-        let state = State::Reading { need, withheld: 0 };
+        let state = State::Reading {
+            need,
+            withheld: 0,
+            is_joined: true,
+        };
         if self.channels.insert(channel.clone(), state).is_some() {
             // Set aside after it had been left, for what was still queued of it. Its turn then is not the answer's.
             self.turns.retain(|turn| turn.channel != channel);
@@ -105,8 +117,60 @@ impl CatchUp {
         self.unscheduled.push(channel);
     }
 
-    /// Gives each channel that was joined a place of its own among the queued frames; whether there was any.
+    /// A join is not carried out at once: nothing of the channels that it newly covers is queued before
+    /// [`CatchUp::end_join`], and nothing has a place. `held`: the patterns held before it.
+    pub(super) fn begin_join(&mut self, held: Box<[Pattern]>) {
+        self.held_before = Some(held);
+    }
+
+    /// The join is carried out, or given up.
+    pub(super) fn end_join(&mut self) {
+        self.held_before = None;
+    }
+
+    /// Whether a join is under way.
+    pub(super) fn is_in_join(&self) -> bool {
+        self.held_before.is_some()
+    }
+
+    /// Whether a channel, covered by some pattern held or being joined, is one that the join under way newly covers.
+    pub(super) fn is_joining(&self, channel: &Channel) -> bool {
+        let held = self.held_before.as_ref();
+        held.is_some_and(|held| !held.iter().any(|pattern| pattern.matches(channel.as_str())))
+    }
+
+    /// An event of a channel that [is being joined](CatchUp::is_joining) was published behind what the join saw of it:
+    /// it is read when the join has its answer. Of a channel of which nothing is kept the subscription begins with that
+    /// answer, and nothing is owed before. Whether the channel is caught up with because of it.
+    pub(super) fn owe(&mut self, event: &Event) -> bool {
+        if let Some(State::Reading {
+            withheld,
+            is_joined: true,
+            ..
+        }) = self.channels.get_mut(&event.channel)
+        {
+            *withheld = withheld.saturating_add(1);
+            return false;
+        }
+        let above = before(event.version);
+        let need = match &event.class {
+            class if class.history.is_some() => Need::After(above),
+            class if class.cache_last => Need::Newest { above },
+            _ => return false,
+        };
+        self.join(event.channel.clone(), need);
+        if let Some(State::Reading { withheld, .. }) = self.channels.get_mut(&event.channel) {
+            *withheld = 1;
+        }
+        true
+    }
+
+    /// Gives each channel that was joined a place of its own among the queued frames; whether there was any. Not while
+    /// the join is under way.
     pub(super) fn schedule(&mut self, mut next_place: impl FnMut() -> u32) -> bool {
+        if self.is_in_join() {
+            return false;
+        }
         // Taken whole: a crowd that has just joined would keep the memory until it has caught up.
         let unscheduled = std::mem::take(&mut self.unscheduled);
         let turns = unscheduled.into_iter().map(|channel| Turn {
@@ -121,8 +185,16 @@ impl CatchUp {
     /// An event of this version does not fit into the outbox: the channel's newest is read at `due`. `false`: it is to
     /// be read anyway.
     pub(super) fn set_aside(&mut self, channel: &Channel, version: u64, due: u32) -> bool {
+        if self.is_joining(channel) {
+            // It was left, and nothing of it is owed until it is joined.
+            return false;
+        }
         let need = Need::Newest { above: before(version) };
-        let state = State::Reading { need, withheld: 1 };
+        let state = State::Reading {
+            need,
+            withheld: 1,
+            is_joined: false,
+        };
         match self.channels.entry(channel.clone()) {
             Entry::Occupied(mut known) => match known.get_mut() {
                 State::Reading { withheld, .. } => {
@@ -159,7 +231,7 @@ impl CatchUp {
     /// A queued frame of the channel, of this version, is at its turn: whether it is passed over, to be read instead.
     pub(super) fn passes_over(&mut self, channel: &Channel, version: u64) -> bool {
         match self.channels.get_mut(channel) {
-            Some(State::Reading { need, withheld }) => {
+            Some(State::Reading { need, withheld, .. }) => {
                 match need {
                     // What the client has is what came before the first that it did not get.
                     Need::Newest { above } => *above = before(version).min(*above),
@@ -192,7 +264,7 @@ impl CatchUp {
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
         while self.is_due(head) {
             let Turn { channel, due } = self.turns.pop_front()?;
-            if let Some(State::Reading { need, withheld }) = self.channels.get(&channel) {
+            if let Some(State::Reading { need, withheld, .. }) = self.channels.get(&channel) {
                 let (need, withheld) = (*need, *withheld);
                 return Some(Due {
                     channel,

@@ -59,6 +59,9 @@ pub struct Settings {
     pub closing_ms: u32,
     /// How much input of a closing connection is read and thrown away, in bytes.
     pub closing_bytes: u32,
+    /// What the joins of one turn may cost: a channel looked at is a step, and one more for every eight patterns that
+    /// it is compared with.
+    pub join_steps: u32,
 }
 
 impl Settings {
@@ -73,6 +76,8 @@ impl Settings {
             assembly_ms: 30_000,
             closing_ms: 5_000,
             closing_bytes: 1024 * 1024,
+            // 5 to 10 ms of a core.
+            join_steps: 64 * 1024,
         }
     }
 }

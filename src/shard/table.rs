@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::slab::Chunked;
 use crate::channel::{Channel, Pattern};
@@ -90,10 +91,10 @@ struct Left {
 impl Unsettled {
     fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let is_owed = |left: &Left| {
-            left.at.as_ref().is_none_or(|at| at.includes(stripe, index))
+            left.at.as_ref().is_none_or(|at| at.includes(channel, stripe, index))
                 && left.patterns.iter().all(|pattern| pattern.matches(channel.as_str()))
         };
-        self.at.includes(stripe, index) || self.before.iter().any(is_owed)
+        self.at.includes(channel, stripe, index) || self.before.iter().any(is_owed)
     }
 }
 
@@ -200,12 +201,20 @@ impl Table {
         }
     }
 
-    /// From now on the subscription gets only what `at` includes.
+    /// From now on the subscription gets only what `at` includes. To be called again as `at` grows, if it is not whole.
     pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinAt) {
-        if self.mark(slot, node, UNSETTLED) {
-            let before = Vec::new();
-            self.unsettled.insert((slot, node), Unsettled { at, before });
+        if !self.mark(slot, node, UNSETTLED) {
+            return;
+        }
+        if at.is_whole() {
             self.settling.push_back((slot, node));
+        }
+        match self.unsettled.entry((slot, node)) {
+            Entry::Occupied(mut known) => known.get_mut().at = at,
+            Entry::Vacant(vacant) => {
+                let before = Vec::new();
+                vacant.insert(Unsettled { at, before });
+            }
         }
     }
 

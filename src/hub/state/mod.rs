@@ -7,18 +7,19 @@
 //! There is one counter for the whole stripe. A channel that was evicted leaves nothing behind but the stripe's
 //! `evicted`, the highest version that an evicted channel had: a channel that is made anew begins with that floor.
 //!
-//! Per file: `kept` (one channel), `records` (merging), `ids` (duplicates), `page` (what is told).
+//! Per file: `kept` (one channel), `records` (merging), `ids` (duplicates), `look` (what a join sees),
+//! `page` (what is told).
 
 mod export;
 mod ids;
 mod kept;
+mod look;
 mod page;
 mod records;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::channel::{Channel, Class, Pattern};
+use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
 use crate::json::same;
 use crate::time::Now;
@@ -39,6 +40,7 @@ pub(super) use ids::ID_BYTES;
 use ids::Ids;
 pub(super) use kept::Garbage;
 use kept::Kept;
+pub(super) use look::Beginnings;
 use records::NewRecord;
 
 /// The state of one stripe.
@@ -293,66 +295,6 @@ impl Channels {
         true
     }
 
-    /// Calls `each` for every channel with state that the pattern matches. An exact pattern of a class with history is
-    /// always told, since "nothing yet" is a position, too. Returns how many channels were looked at: of a pattern such
-    /// as `market.*.zz1` far more than match.
-    pub(super) fn view(
-        &mut self,
-        pattern: &Pattern,
-        class: impl Fn(&Channel) -> Arc<Class>,
-        now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
-    ) -> usize {
-        if let Some(channel) = pattern.to_channel() {
-            self.view_one(&channel, class, now, each);
-            return 1;
-        }
-        let text = pattern.as_str();
-        let literal = text.split('*').next().unwrap_or_default();
-        let head = self.head;
-        let range = self
-            .in_order
-            .range::<str, _>((Bound::Included(literal), Bound::Unbounded));
-        let mut looked_at = 0;
-        for (channel, slot) in range {
-            if !channel.as_str().starts_with(literal) {
-                break;
-            }
-            looked_at += 1;
-            if pattern.matches(channel.as_str()) {
-                let kept = &mut self.slots[*slot as usize];
-                expire(kept, &mut self.bytes, &mut self.counts, now);
-                each(kept.view(head, now));
-            }
-        }
-        looked_at
-    }
-
-    fn view_one(
-        &mut self,
-        channel: &Channel,
-        class: impl Fn(&Channel) -> Arc<Class>,
-        now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
-    ) {
-        if let Some(slot) = self.by_name.get(channel) {
-            let kept = &mut self.slots[*slot as usize];
-            expire(kept, &mut self.bytes, &mut self.counts, now);
-            return each(kept.view(self.head, now));
-        }
-        let class = class(channel);
-        if class.history.is_some() {
-            each(ChannelView {
-                channel,
-                class: &class,
-                latest: self.head,
-                floor: self.evicted,
-                head: self.head,
-                has_last: false,
-            });
-        }
-    }
-
     /// What `since` asks for; `at` is the caller's.
     pub(super) fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now, forms: usize) -> Page {
         let (Since::Newest { above: position } | Since::After(position)) = since;
@@ -469,19 +411,6 @@ impl Channels {
         match newer {
             Some(newer) => self.slots[newer as usize].older = older,
             None => self.newest = older,
-        }
-    }
-}
-
-impl Kept {
-    fn view(&self, head: u64, now: Now) -> ChannelView<'_> {
-        ChannelView {
-            channel: &self.channel,
-            class: &self.class,
-            latest: self.latest,
-            floor: self.floor,
-            head,
-            has_last: self.has_last(mono(now)),
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct ChannelView<'a> {
     pub floor: u64,
     /// Version of the stripe's newest event: no position can be above it.
     pub head: u64,
+    /// Whether it has state at all.
+    pub is_kept: bool,
     /// Whether a newcomer has to get a last value: `Newest { above: 0 }`.
     pub has_last: bool,
 }

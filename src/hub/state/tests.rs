@@ -134,10 +134,14 @@ fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
     publish(&mut channels, event, &last(), at(100));
     let mut seen = Vec::new();
     for now in [129, 130] {
-        let pattern = Pattern::parse("a.*").expect("valid");
-        channels.view(&pattern, |_| Arc::default(), at(now), &mut |view| {
-            seen.push((view.latest, view.has_last));
-        });
+        channels.view(
+            &channel("a.b"),
+            |_| unreachable!("it has state"),
+            at(now),
+            &mut |view| {
+                seen.push((view.latest, view.has_last));
+            },
+        );
         let page = channels.ask("a.b", Since::Newest { above: 0 }, at(now));
         assert_eq!(page.events.len(), usize::from(now < 130));
     }
@@ -194,8 +198,8 @@ fn an_exact_channel_that_has_nothing_yet_has_a_position() {
     publish(&mut channels, new("a.other", "1"), &history(10, 1000), at(0));
     let mut seen = Vec::new();
     let mut look = |channels: &mut Channels, text: &str, class: Class| {
-        let pattern = Pattern::parse(text).expect("valid");
-        channels.view(&pattern, |_| Arc::new(class.clone()), at(0), &mut |view| {
+        let class = Arc::new(class);
+        channels.view(&channel(text), |_| &class, at(0), &mut |view| {
             seen.push((
                 view.channel.to_string(),
                 view.latest,
@@ -207,7 +211,7 @@ fn an_exact_channel_that_has_nothing_yet_has_a_position() {
     };
     look(&mut channels, "a.b", history(10, 1000));
     look(&mut channels, "a.c", last());
-    look(&mut channels, "*", history(10, 1000));
+    look(&mut channels, "a.other", history(10, 1000));
     let told = |name: &str| (name.to_owned(), 1, true, true, false);
     assert_eq!(seen, [told("a.b"), told("a.other")]);
 }
@@ -434,17 +438,30 @@ proptest! {
 
     // Beside it runs the naive model: every channel, asked one by one.
     #[test]
-    fn a_pattern_sees_exactly_the_channels_it_matches(
+    fn pages_of_any_size_see_exactly_the_channels_that_match(
         names in prop::collection::btree_set(crate::channel::generate::channel(), 0..30),
-        pattern in crate::channel::generate::pattern(),
+        patterns in prop::collection::vec(crate::channel::generate::pattern(), 1..5),
+        most in 1usize..8,
     ) {
         let mut channels = Channels::default();
         for name in &names {
             publish(&mut channels, new(name.as_str(), "1"), &last(), at(0));
         }
-        let mut seen = Vec::new();
-        channels.view(&pattern, |_| Arc::default(), at(0), &mut |view| seen.push(view.channel.clone()));
-        let expected: Vec<_> = names.into_iter().filter(|name| pattern.matches(name.as_str())).collect();
+        let (mut seen, mut after, mut looked_at) = (Vec::new(), None, 0);
+        let beginnings = Beginnings::of(patterns.iter());
+        loop {
+            let each = &mut |view: ChannelView<'_>| seen.push(view.channel.clone());
+            let looked = channels.look((&beginnings, &patterns), after.as_ref(), most, at(0), each);
+            prop_assert!(looked.channels <= most);
+            looked_at += looked.channels;
+            after = looked.last;
+            if after.is_none() {
+                break;
+            }
+        }
+        prop_assert!(looked_at <= names.len(), "none is looked at twice");
+        let matches = |name: &Channel| patterns.iter().any(|pattern| pattern.matches(name.as_str()));
+        let expected: Vec<_> = names.into_iter().filter(matches).collect();
         prop_assert_eq!(seen, expected);
     }
 }

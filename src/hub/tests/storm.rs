@@ -70,7 +70,9 @@ impl Joiner {
         };
         let number = number(&popped);
         for held in &mut self.held {
-            if held.pattern.matches(popped.event.channel.as_str()) && held.at.includes(popped.stripe, popped.index) {
+            let channel = &popped.event.channel;
+            let includes = held.at.includes(channel, popped.stripe, popped.index);
+            if includes && held.pattern.matches(channel.as_str()) {
                 let last = &mut held.last[usize::from(popped.stripe)];
                 self.found.deliveries += 1;
                 self.found.gaps += u64::from(number > *last + 1);

@@ -57,7 +57,7 @@ impl Engine {
     /// Whether [`Engine::begin_turn`] has something to do.
     #[must_use]
     pub fn has_turn_to_begin(&self) -> bool {
-        !self.catching.is_empty() || !self.too_slow.is_empty() || !self.joins.is_empty()
+        !self.catching.is_empty() || !self.too_slow.is_empty() || self.joins.has_some()
     }
 
     /// Prepares the next frames of a connection that catches up: passes over those that are read instead, and reads
@@ -120,11 +120,13 @@ impl Engine {
         let hot = &mut self.hot[slot];
         let Some(cold) = &mut self.cold[slot] else { return 0 };
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-        // What was left may have been set aside since, for what was still queued of it.
-        let is_held = self
-            .table
-            .held(slot)
-            .any(|pattern| pattern.matches(due.channel.as_str()));
+        // What was left may have been set aside since, for what was still queued of it. A join under way that covers it
+        // does not change that.
+        let is_held = !cold.catch_up().is_joining(&due.channel)
+            && self
+                .table
+                .held(slot)
+                .any(|pattern| pattern.matches(due.channel.as_str()));
         let Some(form) = endpoint.form.filter(|_| is_held && may_have(cold, &due.channel)) else {
             cold.catch_up().forget(&due.channel);
             return 0;

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::overflow::Queued;
 use super::{Endpoint, Engine, Outgoing};
 use crate::auth;
-use crate::channel::Channel;
 use crate::disconnect::Disconnect;
 use crate::event::{Event, Form};
 use crate::hub::{Inbox, Popped};
@@ -143,7 +142,7 @@ impl Engine {
                 if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
                     continue;
                 }
-                if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], channel, popped.index) {
+                if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], popped, &self.stats) {
                     continue;
                 }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
@@ -355,9 +354,16 @@ fn has_turns(cold: &mut Cold) -> bool {
     catch_up.is_some_and(|catch_up| catch_up.next_due().is_some())
 }
 
-fn is_withheld(cold: &mut Option<Cold>, channel: &Channel, index: u64) -> bool {
-    let catch_up = cold.as_mut().and_then(Cold::catch_up_if_any);
-    catch_up.is_some_and(|catch_up| catch_up.withholds(channel, index))
+fn is_withheld(cold: &mut Option<Cold>, popped: &Popped, stats: &ShardStats) -> bool {
+    let Some(catch_up) = cold.as_mut().and_then(Cold::catch_up_if_any) else {
+        return false;
+    };
+    let channel = &popped.event.channel;
+    if catch_up.is_joining(channel) {
+        stats.catch_ups.bump(catch_up.owe(&popped.event).into());
+        return true;
+    }
+    catch_up.withholds(channel, popped.index)
 }
 
 pub(super) fn is_admin(cold: &Cold) -> bool {

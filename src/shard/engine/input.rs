@@ -332,15 +332,6 @@ impl Engine {
         }
     }
 
-    fn leave(&mut self, slot: u32, patterns: &[Pattern]) {
-        for pattern in patterns {
-            if self.table.remove(slot, pattern) == Some(true) {
-                self.inbox.leave(pattern);
-            }
-        }
-        self.leave_catch_up(slot, patterns);
-    }
-
     fn publish(&mut self, slot: u32, request: u32, event: NewEvent, now: Now) {
         let event = if self.parked.is_empty() {
             match self.broker.try_publish(self.settings.shard, event, now) {

@@ -1,39 +1,54 @@
-//! From a `subscribe` to what its client is owed: interest, position, last values, recovery.
+//! From a `subscribe` to its answer: interest, and a walk over the channels that are there, in shares.
 //!
-//! Invariant: a channel is newly covered when no pattern that the connection held before matches it; only such channels
-//! bring positions, last values and missed events, each once, whatever patterns of the request overlap. What is for
-//! admins only brings nothing to others.
+//! Invariants: joins take no more than [`Settings::join_steps`](crate::shard::Settings::join_steps) of a turn, whatever
+//! they cover, and lock no stripe for longer than a page of a walk. A join that is not through is a connection's only
+//! one; until its answer is queued nothing of what it newly covers is, and what is published meanwhile is owed
+//! ([`CatchUp`](crate::shard::catch_up::CatchUp)).
 //!
-//! A wide join looks at many channels. So many are looked at in one turn and no more: a join behind that waits for the
-//! next, in order, and its session with it.
+//! Most joins look at few channels and are carried out at once. Whoever begins gets a first share; what is not through
+//! then queues up behind its like, one after the other, and those that have yet to begin pass it: nobody's exact name
+//! waits behind somebody else's `*`.
 
-use std::mem;
+use std::collections::VecDeque;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::Engine;
 use super::delivery::is_admin;
-use crate::auth;
+use super::standing::Seen;
 use crate::channel::{Channel, Pattern};
-use crate::hub::ChannelView;
+use crate::hub::{JoinAt, Walk};
 use crate::mailbox::ConnectionId;
-use crate::message::{Position, Reached, Recover, Standing};
+use crate::message::{Reached, Recover, Standing};
 use crate::session::Input;
-use crate::shard::catch_up::Need;
-use crate::shard::connection::Flags;
-use crate::shard::table::Inserted;
+use crate::shard::Settings;
+use crate::shard::connection::{Cold, Flags};
+use crate::shard::table::{Inserted, NodeId};
 use crate::time::Now;
 
-/// Channels looked at in one turn, about 10 ms of a core.
-pub(super) const JOIN_CHANNELS: usize = 64 * 1024;
+/// What a pattern costs beside the channels that are looked at for it, in steps.
+const PATTERN_STEPS: usize = 16;
 
-/// What a pattern costs beside the channels that are looked at for it, in the same measure.
-const PATTERN_COST: usize = 16;
+/// A first share is so many times less than a turn's.
+const FIRST_SHARES: usize = 8;
 
-/// Channels named in `positions`, and as many in `recovered` beside those asked for.
-const NAMED_MAX: usize = 1000;
+/// Room that is kept for what a page saw.
+const SEEN_KEPT: usize = 1024;
 
-/// A join that waits for its turn.
+/// The joins of a shard that are not carried out.
+pub(super) struct Joins {
+    // Not begun.
+    waiting: VecDeque<Waiting>,
+    // Begun, and not through with their first share.
+    walking: VecDeque<Box<Join>>,
+    steps_per_turn: usize,
+    // In this turn.
+    steps_taken: usize,
+    // Reused, empty between calls.
+    seen: Vec<Seen>,
+}
+
+/// A join that has not begun.
 pub(super) struct Waiting {
     to: ConnectionId,
     request: u32,
@@ -41,251 +56,293 @@ pub(super) struct Waiting {
     recover: Option<Recover>,
 }
 
-/// What was seen of a channel under its stripe's lock.
-pub(super) struct Seen {
-    channel: Channel,
-    has_history: bool,
-    has_last: bool,
-    latest: u64,
-    floor: u64,
-    head: u64,
+/// One join while it is carried out.
+pub(super) struct Join {
+    asked: Waiting,
+    pub(super) slot: u32,
+    pub(super) is_admin: bool,
+    /// It comes back, and is told what was recovered.
+    pub(super) recovers: bool,
+    /// It has a position of this store: so what it has no key for began while it was away, or it would have one.
+    pub(super) knows_store: bool,
+    /// Where it was, of what the join has not come to yet.
+    pub(super) keys: HashMap<Channel, Reached>,
+    pub(super) standing: Standing,
+    // What was held before, as far as it has channels in common with what is joined.
+    held: Box<[Pattern]>,
+    // Channels that were asked for by their names.
+    named: HashSet<Channel>,
+    interned: Vec<Pattern>,
+    // Those of the walk's patterns.
+    nodes: Vec<NodeId>,
+    walk: Walk,
+    // Its connection knows that it is not through.
+    is_announced: bool,
 }
 
-impl Seen {
-    fn of(view: &ChannelView<'_>) -> Self {
+impl Joins {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let steps_per_turn = settings.join_steps as usize;
         Self {
-            channel: view.channel.clone(),
-            has_history: view.class.history.is_some(),
-            has_last: view.has_last,
-            latest: view.latest,
-            floor: view.floor,
-            head: view.head,
+            waiting: VecDeque::new(),
+            walking: VecDeque::new(),
+            steps_per_turn,
+            steps_taken: 0,
+            seen: Vec::new(),
         }
     }
 
-    fn covers(&self, since: u64) -> bool {
-        self.floor <= since && since <= self.head
+    /// Whether there is work for the next turn.
+    pub(super) fn has_some(&self) -> bool {
+        !self.waiting.is_empty() || !self.walking.is_empty()
     }
-}
 
-/// One join while it is carried out.
-struct Join {
-    slot: u32,
-    is_admin: bool,
-    recovers: bool,
-    // It has a position of this store: so what it has no key for began while it was away, or it would have one.
-    knows_store: bool,
-    // Not yet found; what is left has no state.
-    keys: HashMap<Channel, Reached>,
-    standing: Standing,
+    /// Steps that were taken since the turn began.
+    #[cfg(test)]
+    pub(super) const fn steps_taken(&self) -> usize {
+        self.steps_taken
+    }
+
+    fn spend(&mut self, steps: usize) {
+        self.steps_taken += steps;
+    }
+
+    fn steps_left(&self) -> usize {
+        self.steps_per_turn.saturating_sub(self.steps_taken)
+    }
 }
 
 impl Engine {
-    /// Joins patterns for a session, or lets it wait.
+    /// Joins patterns for a session: at once if that is a matter of little, or in the turns to come.
     pub(super) fn join(&mut self, slot: u32, request: u32, patterns: Vec<Pattern>, recover: Option<Recover>, now: Now) {
-        if self.joins_left == 0 || !self.joins.is_empty() {
-            let to = self.id(slot);
-            self.joins.push_back(Waiting {
-                to,
-                request,
-                patterns,
-                recover,
-            });
-            return;
+        let waiting = Waiting {
+            to: self.id(slot),
+            request,
+            patterns,
+            recover,
+        };
+        if self.joins.steps_left() == 0 || !self.joins.waiting.is_empty() {
+            self.joins.waiting.push_back(waiting);
+        } else {
+            self.begin_join(slot, waiting, now);
         }
-        self.join_now(slot, request, &patterns, recover, now);
     }
 
     /// A new turn: carries out the joins that waited, as far as it goes.
     pub(super) fn resume_joins(&mut self, now: Now) {
-        self.joins_left = JOIN_CHANNELS;
-        while self.joins_left > 0
-            && let Some(waiting) = self.joins.pop_front()
+        self.joins.steps_taken = 0;
+        let reserved = if self.joins.walking.is_empty() {
+            0
+        } else {
+            self.joins.steps_per_turn / 2
+        };
+        self.begin_joins(reserved, now);
+        while self.joins.steps_left() > 0
+            && let Some(join) = self.joins.walking.pop_front()
+        {
+            let Some(slot) = self.open(join.asked.to) else { continue };
+            match self.walk(join, self.joins.steps_left(), now) {
+                Some(join) => self.joins.walking.push_front(join),
+                None => self.answer(slot, now),
+            }
+        }
+        self.begin_joins(0, now);
+    }
+
+    // Begins those that wait, until no more than `reserved` is left of the turn.
+    fn begin_joins(&mut self, reserved: usize, now: Now) {
+        while self.joins.steps_left() > reserved
+            && let Some(waiting) = self.joins.waiting.pop_front()
         {
             let Some(slot) = self.open(waiting.to) else { continue };
-            self.join_now(slot, waiting.request, &waiting.patterns, waiting.recover, now);
-            self.carry_out(slot, now);
-            self.resume(slot, now);
+            self.begin_join(slot, waiting, now);
+            self.answer(slot, now);
         }
     }
 
-    fn join_now(&mut self, slot: u32, request: u32, patterns: &[Pattern], recover: Option<Recover>, now: Now) {
+    fn answer(&mut self, slot: u32, now: Now) {
+        self.carry_out(slot, now);
+        self.resume(slot, now);
+    }
+
+    fn begin_join(&mut self, slot: u32, asked: Waiting, now: Now) {
+        let mut join = self.prepare_join(slot, asked);
+        let patterns = std::mem::take(&mut join.asked.patterns);
+        self.joins.spend(PATTERN_STEPS * patterns.len());
+        let mut wide = Vec::new();
+        for pattern in &patterns {
+            let (Inserted::Joined(node) | Inserted::First(node)) = self.table.insert(slot, pattern) else {
+                join.interned.push(pattern.clone());
+                continue;
+            };
+            join.interned.extend(self.table.pattern(node).cloned());
+            let is_covered = join.held.iter().any(|held| held.covers(pattern));
+            let at = match pattern.to_channel() {
+                Some(channel) if !is_covered => self.join_name(&mut join, channel, now),
+                None if !is_covered => {
+                    join.nodes.push(node);
+                    wide.push(pattern.clone());
+                    continue;
+                }
+                _ => self.inbox.join(pattern),
+            };
+            if !at.settled(self.inbox.position()) {
+                self.table.unsettle(slot, node, at);
+            }
+        }
+        join.asked.patterns = patterns;
+        join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
+        let share = (self.joins.steps_per_turn / FIRST_SHARES).max(1);
+        if let Some(join) = self.walk(join, share, now) {
+            self.joins.walking.push_back(join);
+        }
+    }
+
+    fn prepare_join(&self, slot: u32, asked: Waiting) -> Box<Join> {
         let epoch = self.inbox.epoch();
-        let mut keys = recover.iter().flat_map(|recover| &recover.0);
-        let mut join = Join {
+        let keys = asked.recover.iter().flat_map(|recover| &recover.0).cloned();
+        let keys: HashMap<Channel, Reached> = keys.collect();
+        let concerns = |held: &&Pattern| asked.patterns.iter().any(|pattern| held.intersects(pattern));
+        Box::new(Join {
             slot,
             is_admin: self.cold[slot].as_ref().is_some_and(is_admin),
-            recovers: recover.is_some(),
-            knows_store: keys.any(|(_, reached)| reached.epoch == Some(epoch)),
+            recovers: asked.recover.is_some(),
+            knows_store: keys.values().any(|reached| reached.epoch == Some(epoch)),
+            keys,
             standing: Standing {
-                recovered: recover.as_ref().map(|_| Vec::new()),
+                recovered: asked.recover.as_ref().map(|_| Vec::new()),
                 ..Standing::default()
             },
-            keys: recover.map_or_else(HashMap::new, |recover| recover.0.into_iter().collect()),
-        };
-        let mut interned = Vec::with_capacity(patterns.len());
-        for pattern in patterns {
-            self.join_pattern(&mut join, pattern, &mut interned, now);
+            held: self.table.held(slot).filter(concerns).cloned().collect(),
+            named: HashSet::new(),
+            interned: Vec::with_capacity(asked.patterns.len()),
+            nodes: Vec::new(),
+            walk: Walk::default(),
+            is_announced: false,
+            asked,
+        })
+    }
+
+    fn join_name(&mut self, join: &mut Join, channel: Channel, now: Now) -> JoinAt {
+        let mut seen = None;
+        let at = (self.inbox).join_and_view(&channel, now, &mut |view| seen = Some(Seen::of(&view)));
+        join.named.insert(channel);
+        if let Some(seen) = seen {
+            self.newly_covered(join, seen);
         }
-        self.recover_stateless(&mut join, now);
+        at
+    }
+
+    // Goes on with a join by so many steps. `None`: it is through, and its session has been told.
+    fn walk(&mut self, mut join: Box<Join>, share: usize, now: Now) -> Option<Box<Join>> {
+        let mut left = share;
+        let mut seen = std::mem::take(&mut self.joins.seen);
+        while left > 0 && !join.walk.is_whole() {
+            let mut steps = (self.inbox).walk(&mut join.walk, left, now, &mut |view| seen.push(Seen::of(&view)));
+            steps += seen.len() * join.held.len() / 8;
+            for seen in seen.drain(..) {
+                if !join.covered_before(seen.channel()) {
+                    self.newly_covered(&mut join, seen);
+                }
+            }
+            left = left.saturating_sub(steps);
+            self.joins.spend(steps);
+        }
+        seen.shrink_to(SEEN_KEPT);
+        self.joins.seen = seen;
+        if join.walk.is_whole() {
+            self.finish_join(join, now);
+            return None;
+        }
+        let at = join.walk.position();
+        for node in &join.nodes {
+            self.table.unsettle(join.slot, *node, at.clone());
+        }
+        if !std::mem::replace(&mut join.is_announced, true) {
+            self.announce(&join);
+        }
+        Some(join)
+    }
+
+    // Its connection has to know what it held before: whatever else it gets comes by the join.
+    fn announce(&mut self, join: &Join) {
+        let is_new = |held: &&Pattern| join.asked.patterns.contains(held);
+        let held = self.table.held(join.slot).filter(|held| !is_new(held)).cloned();
+        if let Some(cold) = &mut self.cold[join.slot] {
+            cold.catch_up().begin_join(held.collect());
+            self.outgoing.note_catching_up(&mut self.hot[join.slot], true);
+        }
+    }
+
+    fn finish_join(&mut self, mut join: Box<Join>, now: Now) {
+        let slot = join.slot;
+        let at = join.walk.position();
+        if join.is_announced {
+            self.end_join(slot);
+            if self.cold[slot].as_ref().is_some_and(is_admin) != join.is_admin {
+                // Who it is has changed on the way, and with it what it may see.
+                return self.join_again(slot, join.asked);
+            }
+        }
+        if join.is_announced || !at.settled(self.inbox.position()) {
+            for node in &join.nodes {
+                self.table.unsettle(slot, *node, at.clone());
+            }
+            self.table.settle(self.inbox.position());
+        }
+        self.tell_unknown(&mut join);
         let input = Input::Joined {
-            request,
-            patterns: interned,
+            request: join.asked.request,
+            patterns: join.interned,
             standing: join.standing,
         };
         self.handle(slot, input, now);
     }
 
-    fn join_pattern(&mut self, join: &mut Join, pattern: &Pattern, interned: &mut Vec<Pattern>, now: Now) {
-        let slot = join.slot;
-        let held = self.table.held(slot).filter(|held| held.intersects(pattern));
-        let held: Vec<Pattern> = held.cloned().collect();
-        let (Inserted::Joined(node) | Inserted::First(node)) = self.table.insert(slot, pattern) else {
-            return interned.push(pattern.clone());
-        };
-        interned.extend(self.table.pattern(node).cloned());
-        let mut seen = mem::take(&mut self.seen);
-        let (at, looked_at) = if held.iter().any(|held| held.covers(pattern)) {
-            (self.inbox.join(pattern), 0)
-        } else {
-            self.inbox
-                .join_and_view(pattern, now, &mut |view| seen.push(Seen::of(&view)))
-        };
-        if !at.settled(self.inbox.position()) {
-            self.table.unsettle(slot, node, at);
-        }
-        self.joins_left = self.joins_left.saturating_sub(PATTERN_COST + looked_at);
-        for seen in seen.drain(..) {
-            if !held.iter().any(|held| held.matches(seen.channel.as_str())) {
-                self.newly_covered(join, seen);
-            }
-        }
-        // One wide join must not be paid for ever after.
-        seen.shrink_to(NAMED_MAX);
-        self.seen = seen;
-    }
-
-    fn newly_covered(&mut self, join: &mut Join, seen: Seen) {
-        if auth::is_admin_only(seen.channel.as_str()) && !join.is_admin {
-            return;
-        }
-        let key = join.keys.remove(&seen.channel);
-        if !seen.has_history {
-            if key.is_some() {
-                join.tell_recovered(&seen.channel, false, true);
-            }
-            if seen.has_last {
-                self.catch_up_with(join.slot, seen.channel, Need::Whole { latest: seen.latest });
-            }
-            return;
-        }
-        let epoch = self.inbox.epoch();
-        // A client that comes back to the store has no key for what began since: that it gets from its beginning. Of
-        // one that was never here nobody knows what the store before this one had for it.
-        let reached = match key {
-            Some(Reached { epoch: given, offset }) => (given == Some(epoch)).then_some(offset),
-            None => join.knows_store.then_some(0),
-        };
-        let from = reached.filter(|offset| seen.covers(*offset));
-        if join.recovers {
-            self.stats.recovered.bump(from.is_some().into());
-            self.stats.not_recovered.bump(from.is_none().into());
-            join.tell_recovered(&seen.channel, from.is_some(), key.is_some());
-        }
-        let (offset, need) = match from {
-            Some(offset) => (offset, (offset < seen.latest).then_some(Need::After(offset))),
-            None if !seen.has_last => (seen.latest, None),
-            // The last value is an event of the history like any other. Should the client be gone before it comes, it
-            // is to be recovered, too.
-            None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::After(seen.latest - 1))),
-            None => (seen.latest, Some(Need::LastOrAfter(seen.latest))),
-        };
-        join.tell_position(&seen.channel, Position { epoch, offset });
-        if let Some(need) = need {
-            self.catch_up_with(join.slot, seen.channel, need);
-        }
-    }
-
-    // Channels that the client was in and of which nothing is kept: perhaps nothing was missed, either.
-    fn recover_stateless(&mut self, join: &mut Join, now: Now) {
-        for (channel, reached) in mem::take(&mut join.keys) {
-            if auth::is_admin_only(channel.as_str()) && !join.is_admin {
-                join.tell_recovered(&channel, false, true);
-                continue;
-            }
-            let epoch = self.inbox.epoch();
-            let (mut is_whole, mut floor) = (false, None);
-            self.inbox.view(&channel, now, &mut |view| {
-                floor = view.class.history.map(|_| view.floor);
-                is_whole = floor.is_some() && reached.epoch == Some(epoch) && view.covers(reached.offset);
-            });
-            self.stats.recovered.bump(is_whole.into());
-            self.stats.not_recovered.bump((!is_whole).into());
-            join.tell_recovered(&channel, is_whole, true);
-            // If it is not, then where what may come begins: a client must not put new offsets under the epoch it had.
-            if let Some(floor) = floor {
-                let offset = if is_whole { reached.offset } else { floor };
-                join.tell_position(&channel, Position { epoch, offset });
-            }
-        }
-    }
-
-    fn catch_up_with(&mut self, slot: u32, channel: Channel, need: Need) {
-        if let Some(cold) = &mut self.cold[slot] {
-            cold.catch_up().join(channel, need);
-            self.outgoing.note_catching_up(&mut self.hot[slot], true);
-            self.stats.catch_ups.bump(1);
-        }
-    }
-
-    /// What was joined is read behind what is queued by now: the answer to the `subscribe`.
-    pub(super) fn schedule_catch_up(&mut self, slot: u32) {
-        let hot = &mut self.hot[slot];
-        if !hot.flags.has(Flags::CATCH_UP) {
-            return;
-        }
-        if let Some(cold) = &mut self.cold[slot]
-            && let Some(catch_up) = cold.catch_up_if_any()
-            && catch_up.schedule(|| hot.outbox.take_sequence())
-        {
-            self.outgoing.mark_dirty(slot, hot);
-        }
-    }
-
-    /// A connection gave patterns back: what no other of its patterns covers it does not catch up with any more.
-    pub(super) fn leave_catch_up(&mut self, slot: u32, left: &[Pattern]) {
-        if !self.hot[slot].flags.has(Flags::CATCH_UP) {
-            return;
-        }
-        let held: Vec<&Pattern> = self.table.held(slot).collect();
-        let matches =
-            |patterns: &[&Pattern], channel: &Channel| patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
-        let left: Vec<&Pattern> = left.iter().collect();
-        if let Some(catch_up) = self.cold[slot].as_mut().and_then(|cold| cold.catch_up_if_any()) {
-            catch_up.retain(|channel| !matches(&left, channel) || matches(&held, channel));
+    fn end_join(&mut self, slot: u32) {
+        if let Some(catch_up) = self.cold[slot].as_mut().and_then(Cold::catch_up_if_any) {
+            catch_up.end_join();
         }
         self.shrink_catch_up(slot);
+    }
+
+    // Gives up what was done of a join, and lets it begin anew.
+    fn join_again(&mut self, slot: u32, asked: Waiting) {
+        self.give_back(slot, &asked.patterns);
+        self.joins.waiting.push_front(asked);
+    }
+
+    /// Gives patterns back. A join under way took them for held, and what they cover for known: it begins anew.
+    pub(super) fn leave(&mut self, slot: u32, patterns: &[Pattern]) {
+        let is_in_join = self.hot[slot].flags.has(Flags::CATCH_UP)
+            && (self.cold[slot].as_mut())
+                .and_then(Cold::catch_up_if_any)
+                .is_some_and(|catch_up| catch_up.is_in_join());
+        let id = self.id(slot);
+        let is_its = |join: &Join| is_in_join && join.asked.to == id;
+        if let Some(place) = self.joins.walking.iter().position(|join| is_its(join))
+            && let Some(join) = self.joins.walking.remove(place)
+        {
+            self.end_join(slot);
+            self.join_again(slot, join.asked);
+        }
+        self.give_back(slot, patterns);
+    }
+
+    fn give_back(&mut self, slot: u32, patterns: &[Pattern]) {
+        for pattern in patterns {
+            if self.table.remove(slot, pattern) == Some(true) {
+                self.inbox.leave(pattern);
+            }
+        }
+        self.leave_catch_up(slot, patterns);
     }
 }
 
 impl Join {
-    fn tell_position(&mut self, channel: &Channel, position: Position) {
-        if self.standing.positions.len() < NAMED_MAX {
-            self.standing.positions.push((channel.clone(), position));
-        } else {
-            self.standing.cut = true;
-        }
-    }
-
-    // What was asked for is always answered, and it was bounded when it was asked.
-    fn tell_recovered(&mut self, channel: &Channel, is_whole: bool, was_asked: bool) {
-        let Some(recovered) = &mut self.standing.recovered else {
-            return;
-        };
-        if was_asked || recovered.len() < NAMED_MAX {
-            recovered.push((channel.clone(), is_whole));
-        } else {
-            self.standing.cut = true;
-        }
+    // Whether a channel that a page saw was covered already, or was looked at by its name.
+    fn covered_before(&self, channel: &Channel) -> bool {
+        let mut held = self.held.iter();
+        held.any(|pattern| pattern.matches(channel.as_str())) || self.named.contains(channel)
     }
 }

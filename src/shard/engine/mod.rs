@@ -37,6 +37,7 @@ mod joins;
 mod overflow;
 mod polling;
 mod query;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -157,7 +158,6 @@ pub struct Engine {
     now: Now,
     turn: u32,
     pages_left: u32,
-    joins_left: usize,
     // Connections that read on in the next turn.
     catching: VecDeque<ConnectionId>,
     // Channels that were read up to where the inbox is not yet.
@@ -165,7 +165,7 @@ pub struct Engine {
     // Connections to be ended as slow consumers.
     too_slow: Vec<ConnectionId>,
     // Joins that wait for the next turn.
-    joins: VecDeque<joins::Waiting>,
+    joins: joins::Joins,
 
     // Reused, empty between calls.
     scratch: Scratch,
@@ -174,7 +174,6 @@ pub struct Engine {
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
     due: Vec<u32>,
-    seen: Vec<joins::Seen>,
     page: Vec<Rc<Frame>>,
     poll_scratch: Vec<u8>,
 }
@@ -215,18 +214,16 @@ impl Engine {
             now,
             turn: 1,
             pages_left: catch_up::PAGES,
-            joins_left: joins::JOIN_CHANNELS,
             catching: VecDeque::new(),
             settling: VecDeque::new(),
             too_slow: Vec::new(),
-            joins: VecDeque::new(),
+            joins: joins::Joins::new(&settings),
             scratch: Scratch::default(),
             inflater: Inflater::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
             nodes: Vec::new(),
             due: Vec::new(),
-            seen: Vec::new(),
             page: Vec::new(),
             poll_scratch: Vec::new(),
         }

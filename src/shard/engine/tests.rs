@@ -6,6 +6,7 @@ mod compression;
 mod delivery;
 mod history;
 mod input;
+mod joins;
 mod kept;
 mod operator;
 mod overflow;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tickgate::channel::Pattern;
 use tickgate::mailbox::ConnectionId;
+use tickgate::time::Now;
 
 use super::store::{CHANNELS, Kind, Store, Truth, numbers};
 use crate::wire::{Reader, Received};
@@ -17,6 +18,8 @@ enum Ask {
         began: BTreeMap<&'static str, usize>,
         // Of each that is to be recovered: from which offset, and whether that can be.
         recover: Option<BTreeMap<&'static str, (u64, bool)>>,
+        // Its shard may carry it out over several turns, so that it begins later than it was asked for.
+        is_slow: bool,
     },
     Unsubscribe(Vec<Pattern>),
 }
@@ -27,6 +30,10 @@ struct Watch {
     // Events before this one are accounted for. Of values: how many there were at the beginning.
     next: usize,
     began: usize,
+    // How many there were at the latest when it began.
+    since: usize,
+    // Nothing said where it began: with the first event that comes, of those up to this one.
+    begins_by: Option<usize>,
     // The numbers it holds, by record.
     values: BTreeMap<String, u64>,
     newest: u64,
@@ -74,7 +81,7 @@ impl Client {
         patterns: Vec<Pattern>,
         recovers: bool,
         store: &Store,
-        now: tickgate::time::Now,
+        now: Now,
         mut spoil: impl FnMut(&mut (String, u64)),
     ) -> Value {
         let is_wanted = |name: &str| self.wanted.iter().any(|held| held.matches(name));
@@ -116,6 +123,7 @@ impl Client {
             patterns: patterns.clone(),
             began,
             recover,
+            is_slow: store.is_slow,
         };
         message["channels"] = patterns.iter().map(Pattern::as_str).collect();
         self.wanted.extend(patterns);
@@ -138,7 +146,7 @@ impl Client {
         message
     }
 
-    pub(crate) fn frame(&mut self, frame: Received, truth: &Truth) -> Result<(), String> {
+    pub(crate) fn frame(&mut self, frame: Received, store: &Store, now: Now) -> Result<(), String> {
         match frame {
             Received::Close(code) => self.closed = Some(code.unwrap_or(1005)),
             Received::Ping | Received::Pong => {}
@@ -146,16 +154,16 @@ impl Client {
                 if self.closed.is_some() {
                     return Err(format!("after the Close frame: {message}"));
                 }
-                self.message(&message, truth)
+                self.message(&message, store, now)
                     .map_err(|wrong| format!("{wrong}: {message}"))?;
             }
         }
         Ok(())
     }
 
-    fn message(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
+    fn message(&mut self, message: &Value, store: &Store, now: Now) -> Result<(), String> {
         match message["type"].as_str() {
-            Some("event") => self.event(message, truth),
+            Some("event") => self.event(message, &store.truth),
             Some("ping") => Ok(()),
             Some("dropped") => {
                 self.told += message["data"]["count"].as_u64().ok_or("no count")?;
@@ -178,11 +186,14 @@ impl Client {
                         patterns,
                         began,
                         recover,
+                        is_slow,
                     } => {
                         self.held.extend(patterns);
-                        began
-                            .into_iter()
-                            .try_for_each(|(name, began)| self.begin(name, began, recover.as_ref(), message, truth))
+                        began.into_iter().try_for_each(|(name, began)| {
+                            let latest = if is_slow { store.truth.of(name).len() } else { began };
+                            let still = |offset| !is_slow || store.covers(name, offset, now) == Some(true);
+                            self.begin(name, (began, latest), recover.as_ref(), message, (&store.truth, &still))
+                        })
                     }
                 }
             }
@@ -190,14 +201,14 @@ impl Client {
         }
     }
 
-    // A channel is newly covered.
+    // A channel is newly covered, from between two numbers of events on.
     fn begin(
         &mut self,
         name: &'static str,
-        began: usize,
+        (began, since): (usize, usize),
         recover: Option<&BTreeMap<&'static str, (u64, bool)>>,
         message: &Value,
-        truth: &Truth,
+        (truth, still_covers): (&Truth, &dyn Fn(u64) -> bool),
     ) -> Result<(), String> {
         let data = &message["data"];
         let kind = CHANNELS.iter().find(|(known, _)| *known == name).expect("known").1;
@@ -208,7 +219,7 @@ impl Client {
             // A channel whose last value follows is left at the event before it.
             let least = began.saturating_sub(usize::from(kind == Kind::Life));
             let is_recovered = data["recovered"][name] == true;
-            if !is_recovered && !(least..=began).contains(&next) || next > began {
+            if !is_recovered && !(least..=since).contains(&next) || next > since {
                 return Err(format!("the position of {name} is after event {next}, of {began}"));
             }
             let epoch = position["epoch"].as_str().ok_or("no epoch")?.to_owned();
@@ -216,7 +227,9 @@ impl Client {
         }
         if let Some((offset, can_be)) = recover.and_then(|recover| recover.get(name)) {
             let told = &data["recovered"][name];
-            if told.as_bool() != Some(*can_be) && !(*offset == 0 && told.is_null()) {
+            // What could be recovered when it was asked for may be gone when it is the request's turn.
+            let is_gone = told == false && !still_covers(*offset);
+            if told.as_bool() != Some(*can_be) && !is_gone && !(*offset == 0 && told.is_null()) {
                 return Err(format!("{name} is recovered: {told}, not {can_be}"));
             }
             if told == true && position["offset"] != *offset {
@@ -227,6 +240,8 @@ impl Client {
             kind,
             next,
             began,
+            since,
+            begins_by: (since > began && position.is_null()).then_some(since),
             values: BTreeMap::new(),
             newest: 0,
             missing: 0,
@@ -264,6 +279,9 @@ impl Client {
                 }
             }
             Kind::Orders | Kind::Life | Kind::Trades | Kind::Log => {
+                if let Some(by) = watch.begins_by.take() {
+                    watch.next = watch.next.max(place.min(by));
+                }
                 // The newest value may come without its place in the history, which was over: at its own position.
                 let is_value = watch.kind == Kind::Life && watch.newest == 0 && place + 1 == watch.next;
                 watch.newest = newest;
@@ -307,12 +325,15 @@ impl Client {
     }
 
     /// Everything has drained: its state is the server's.
-    pub(crate) fn check_end(&mut self, store: &mut Store, now: tickgate::time::Now) -> Result<(), String> {
+    pub(crate) fn check_end(&mut self, store: &mut Store, now: Now) -> Result<(), String> {
         if !self.asks.is_empty() {
             return Err(format!("{} requests were never answered", self.asks.len()));
         }
         for (name, watch) in &mut self.watches {
             let all = store.truth.of(name).len();
+            if let Some(by) = watch.begins_by.take() {
+                watch.next = watch.next.max(by);
+            }
             match watch.kind {
                 Kind::Orders | Kind::Life if watch.next < all => {
                     return Err(format!("a hole: {name} ended at event {} of {all}", watch.next));
@@ -327,7 +348,7 @@ impl Client {
         self.check_told()?;
         let watches = self.watches.iter().filter(|(name, _)| !self.told_of.contains(**name));
         for (name, watch) in watches {
-            let since = watch.began;
+            let since = watch.since;
             match watch.kind {
                 Kind::Last => {
                     let news = store

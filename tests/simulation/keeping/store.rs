@@ -119,6 +119,8 @@ pub(crate) struct Store {
     // Looks at the hub's state from outside.
     observer: Inbox,
     pub(crate) truth: Truth,
+    /// A join may take several turns.
+    pub(crate) is_slow: bool,
 }
 
 impl Store {
@@ -143,14 +145,20 @@ impl Store {
             },
             ..hub::Settings::default()
         };
+        let usual = Settings::new(0).join_steps;
+        let join_steps = [usual, usual, 2, 7, 24].choose(rng).copied().unwrap_or(usual);
         let (hub, mut inboxes) = Hub::new(settings, usize::from(SHARDS) + 1, dialect::encode_event);
         let observer = inboxes.pop().expect("one more than shards");
         let (mut engines, mut all_stats) = (Vec::new(), Vec::new());
         for (shard, inbox) in (0..).zip(inboxes) {
             let stats = Arc::<ShardStats>::default();
             let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
+            let settings = Settings {
+                join_steps,
+                ..Settings::new(shard)
+            };
             engines.push(Engine::new(
-                Settings::new(shard),
+                settings,
                 inbox,
                 Arc::<Desk>::default(),
                 broker,
@@ -165,6 +173,7 @@ impl Store {
             stats: all_stats,
             observer,
             truth: Truth::default(),
+            is_slow: join_steps < usual,
         }
     }
 

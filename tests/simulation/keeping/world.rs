@@ -38,6 +38,8 @@ pub(crate) struct Summary {
     too_slow: u64,
     restarts: u64,
     trimmed: u64,
+    // Joins that took more than one turn.
+    slow_joins: u64,
 }
 
 impl Summary {
@@ -51,6 +53,7 @@ impl Summary {
         self.too_slow += other.too_slow;
         self.restarts += other.restarts;
         self.trimmed += other.trimmed;
+        self.slow_joins += other.slow_joins;
     }
 
     pub(crate) fn assert_everything_happened(&self) {
@@ -64,6 +67,7 @@ impl Summary {
             self.too_slow,
             self.restarts,
             self.trimmed,
+            self.slow_joins,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -194,7 +198,11 @@ impl World {
                 _ => {}
             }
         });
-        self.say(at, &message)
+        self.say(at, &message)?;
+        let id = self.clients[at].connection;
+        let waits = id.is_some_and(|id| self.store.engines[usize::from(id.shard)].has_turn_to_begin());
+        self.summary.slow_joins += u64::from(self.store.is_slow && waits);
+        Ok(())
     }
 
     fn unsubscribe(&mut self, at: usize) -> Result<(), String> {
@@ -282,7 +290,7 @@ impl World {
         self.clients[at].reader.push(bytes);
         while let Some(frame) = self.clients[at].reader.next()? {
             for frame in self.spoil(frame) {
-                self.clients[at].frame(frame, &self.store.truth)?;
+                self.clients[at].frame(frame, &self.store, self.now)?;
             }
         }
         let epoch = self.store.epoch();

@@ -1,0 +1,229 @@
+//! Joining patterns that match many channels, a page at a time, so that no stripe is locked for long.
+//!
+//! Stripe by stripe the shard's interest is declared and the channels with state are looked at, in the order of names.
+//! A page that does not reach the stripe's end leaves a place to go on from. Publishers go on meanwhile, before and
+//! behind that place; so each page has a position of its own. Channels of which something is to be said even if nothing
+//! is kept of them belong to a page by their names, too.
+//!
+//! Invariant: an event belongs behind what was seen of its channel iff its inbox index is at or above the position of
+//! the page in which its channel has its place, whether the channel was there then or not. What lies in no page yet
+//! belongs to the one that is to come.
+
+use std::sync::Arc;
+
+use super::inbox::{JoinAt, UnderLock};
+use super::interest::{Stripes, stripe_of};
+use super::state::Beginnings;
+use super::{ChannelView, Inbox, STRIPES};
+use crate::channel::{Channel, Pattern};
+use crate::time::Now;
+
+/// Steps that one page takes at most, which is what a stripe is locked for: about 0.1 ms.
+const PAGE_STEPS: usize = 1024;
+
+/// A join of patterns on its way through the stripes.
+#[derive(Debug, Default)]
+pub struct Walk {
+    patterns: Vec<Pattern>,
+    // In order.
+    names: Vec<Channel>,
+    // The stripe to be looked at next, and what is to be looked at there; `None`: there is none.
+    stripe: u8,
+    here: Option<Here>,
+    seen: Stretches,
+    pages: usize,
+}
+
+#[derive(Debug)]
+struct Here {
+    // Those of the patterns that concern the stripe.
+    patterns: Vec<Pattern>,
+    beginnings: Beginnings,
+    names: Vec<Channel>,
+    // The last channel that was looked at; `None`: the stripe was not begun.
+    after: Option<Channel>,
+}
+
+/// Of each stripe, what was seen of it at which position, in the order of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stretches {
+    of: [Vec<Stretch>; STRIPES],
+    is_whole: bool,
+}
+
+/// The channels behind the stretch before it, up to a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stretch {
+    // `None`: all that are left.
+    to: Option<Channel>,
+    at: u64,
+}
+
+impl Walk {
+    /// Of patterns that the shard holds or is about to hold, each with a `*` in it. `names`: channels that they match
+    /// and that are told of even if nothing is kept of them, as by [`Inbox::join_and_view`].
+    #[must_use]
+    pub fn new(patterns: Vec<Pattern>, mut names: Vec<Channel>) -> Self {
+        names.sort_unstable();
+        let mut walk = Self {
+            patterns,
+            names,
+            ..Self::default()
+        };
+        walk.enter(0);
+        walk
+    }
+
+    /// Whether there is nothing left to look at.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.seen.is_whole
+    }
+
+    /// How many pages were looked at.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// From where on events are new, as far as the walk has come.
+    #[must_use]
+    pub fn position(&self) -> JoinAt {
+        let is_plain = self.is_whole() && self.seen.of.iter().all(|stretches| stretches.len() <= 1);
+        if !is_plain {
+            return JoinAt::in_stretches(Arc::new(self.seen.clone()));
+        }
+        let at = |stretches: &Vec<Stretch>| stretches.first().map_or(0, |stretch| stretch.at);
+        JoinAt::in_each(Box::new(self.seen.of.each_ref().map(at)))
+    }
+
+    // What a channel costs that is looked at: being found, and being compared.
+    fn channel_steps(here: &Here) -> usize {
+        1 + here.patterns.len() / 8
+    }
+
+    // On to the first stripe, from this one on, that concerns one of the patterns.
+    fn enter(&mut self, first: usize) {
+        for stripe in (0u8..).take(STRIPES).skip(first) {
+            let concerns = |pattern: &&Pattern| Stripes::of(pattern.as_str()).iter().contains(&stripe);
+            let count = self.patterns.iter().filter(concerns).count();
+            if count == 0 {
+                continue;
+            }
+            self.stripe = stripe;
+            let names = self
+                .names
+                .iter()
+                .filter(|name| stripe_of(name.as_str()) == stripe)
+                .cloned();
+            // What concerns all stripes is the same in each of them.
+            match &mut self.here {
+                Some(here) if here.patterns.len() == count && count == self.patterns.len() => {
+                    here.names.clear();
+                    here.names.extend(names);
+                    here.after = None;
+                }
+                _ => {
+                    let patterns: Vec<Pattern> = self.patterns.iter().filter(concerns).cloned().collect();
+                    self.here = Some(Here {
+                        beginnings: Beginnings::of(patterns.iter()),
+                        patterns,
+                        names: names.collect(),
+                        after: None,
+                    });
+                }
+            }
+            return;
+        }
+        self.here = None;
+        self.seen.is_whole = true;
+    }
+
+    // What was looked at up to `to` was seen at this position.
+    fn note(&mut self, to: Option<Channel>, at: u64) {
+        self.pages += 1;
+        let stretches = &mut self.seen.of[usize::from(self.stripe)];
+        match stretches.last_mut() {
+            // Nothing of this shard came between.
+            Some(last) if last.at == at => last.to.clone_from(&to),
+            _ => stretches.push(Stretch { to: to.clone(), at }),
+        }
+        match (&mut self.here, to) {
+            (Some(here), to @ Some(_)) => here.after = to,
+            _ => self.enter(usize::from(self.stripe) + 1),
+        }
+    }
+}
+
+impl Here {
+    // The names that belong to a page that ends with `last`.
+    fn names_up_to(&self, last: Option<&Channel>) -> &[Channel] {
+        let up_to = |end: Option<&Channel>| self.names.partition_point(|name| end.is_some_and(|end| name <= end));
+        let end = if last.is_some() { up_to(last) } else { self.names.len() };
+        &self.names[up_to(self.after.as_ref())..end]
+    }
+}
+
+impl Stretches {
+    /// See [`JoinAt::includes`].
+    pub(super) fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
+        let stretches = self.of.get(usize::from(stripe)).map_or(&[][..], |stretches| stretches);
+        let is_before = |stretch: &Stretch| stretch.to.as_ref().is_some_and(|to| to < channel);
+        let place = stretches.partition_point(is_before);
+        stretches.get(place).is_some_and(|stretch| index >= stretch.at)
+    }
+
+    /// See [`JoinAt::is_whole`].
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// See [`JoinAt::settled`].
+    pub(super) fn settled(&self, index: u64) -> bool {
+        self.is_whole && self.of.iter().flatten().all(|stretch| index >= stretch.at)
+    }
+}
+
+impl Inbox {
+    /// Goes on with a walk by one page of no more than `most` steps, or a single channel; `each` is called, under the
+    /// lock of its stripe, for every channel with state in it that one of the patterns matches. Returns how many steps
+    /// that took: one for a channel looked at, whether it matches or not, and one more for every eight patterns that it
+    /// is compared with.
+    pub fn walk(&mut self, walk: &mut Walk, most: usize, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> usize {
+        self.walk_by(walk, most, now, each, |_, seen, _| seen.at)
+    }
+
+    /// A walk whose positions `place` decides, as in [`Inbox::join_by`].
+    pub(super) fn walk_by(
+        &mut self,
+        walk: &mut Walk,
+        most: usize,
+        now: Now,
+        each: &mut dyn FnMut(ChannelView<'_>),
+        mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
+    ) -> usize {
+        let Some(here) = &walk.here else { return 0 };
+        let (stripe, steps) = (walk.stripe, Walk::channel_steps(here));
+        let channels = (most.min(PAGE_STEPS) / steps).max(1);
+        let is_first = here.after.is_none();
+        let joined: &[Pattern] = if is_first { &here.patterns } else { &[] };
+        let (mut looked_at, mut last) = (0, None);
+        let look = |state: &mut super::StripeState| {
+            let of = (&here.beginnings, &*here.patterns);
+            let looked = state.channels.look(of, here.after.as_ref(), channels, now, each);
+            let names = here.names_up_to(looked.last.as_ref());
+            for name in names {
+                state.channels.view_absent(name, |name| self.class_of(name), each);
+            }
+            (looked_at, last) = (looked.channels + names.len(), looked.last);
+        };
+        let at = self.join_stripe(stripe, joined, look, &mut place);
+        walk.note(last, at);
+        if walk.is_whole() {
+            for pattern in &walk.patterns {
+                self.note_join(pattern);
+            }
+        }
+        steps * (1 + looked_at)
+    }
+}

@@ -1,0 +1,165 @@
+//! Where a join puts its client in the channels that it newly covers: last values, positions, recovery.
+//!
+//! Invariant: a channel is newly covered when no pattern that the connection held before matches it; only such channels
+//! bring positions, last values and missed events, each once, whatever patterns of the request overlap. What is for
+//! admins only brings nothing to others.
+
+use std::mem;
+
+use super::Engine;
+use super::joins::Join;
+use crate::auth;
+use crate::channel::{Channel, Pattern};
+use crate::hub::ChannelView;
+use crate::message::{Position, Reached};
+use crate::shard::catch_up::Need;
+use crate::shard::connection::Flags;
+
+/// Channels named in `positions`, and as many in `recovered` beside those asked for.
+const NAMED_MAX: usize = 1000;
+
+/// What was seen of a channel under its stripe's lock.
+pub(super) struct Seen {
+    channel: Channel,
+    has_history: bool,
+    is_kept: bool,
+    has_last: bool,
+    latest: u64,
+    floor: u64,
+    head: u64,
+}
+
+impl Seen {
+    pub(super) fn of(view: &ChannelView<'_>) -> Self {
+        Self {
+            channel: view.channel.clone(),
+            has_history: view.class.history.is_some(),
+            is_kept: view.is_kept,
+            has_last: view.has_last,
+            latest: view.latest,
+            floor: view.floor,
+            head: view.head,
+        }
+    }
+
+    pub(super) const fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    const fn covers(&self, since: u64) -> bool {
+        self.floor <= since && since <= self.head
+    }
+}
+
+impl Engine {
+    pub(super) fn newly_covered(&mut self, join: &mut Join, seen: Seen) {
+        if auth::is_admin_only(seen.channel.as_str()) && !join.is_admin {
+            return;
+        }
+        let key = join.keys.remove(&seen.channel);
+        if !seen.has_history {
+            if key.is_some() {
+                join.tell_recovered(&seen.channel, false, true);
+            }
+            if seen.has_last {
+                self.catch_up_with(join.slot, seen.channel, Need::Whole { latest: seen.latest });
+            }
+            return;
+        }
+        let epoch = self.inbox.epoch();
+        // A client that comes back to the store has no key for what began since: that it gets from its beginning. Of
+        // one that was never here nobody knows what the store before this one had for it.
+        let reached = match key {
+            Some(Reached { epoch: given, offset }) => (given == Some(epoch)).then_some(offset),
+            None => join.knows_store.then_some(0),
+        };
+        let from = reached.filter(|offset| seen.covers(*offset));
+        if join.recovers {
+            self.stats.recovered.bump(from.is_some().into());
+            self.stats.not_recovered.bump(from.is_none().into());
+            join.tell_recovered(&seen.channel, from.is_some(), key.is_some());
+        }
+        let (offset, need) = match from {
+            Some(offset) => {
+                let has_more = seen.is_kept && offset < seen.latest;
+                (offset, has_more.then_some(Need::After(offset)))
+            }
+            None if !seen.has_last => (seen.latest, None),
+            // The last value is an event of the history like any other. Should the client be gone before it comes, it
+            // is to be recovered, too.
+            None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::After(seen.latest - 1))),
+            None => (seen.latest, Some(Need::LastOrAfter(seen.latest))),
+        };
+        join.tell_position(&seen.channel, Position { epoch, offset });
+        if let Some(need) = need {
+            self.catch_up_with(join.slot, seen.channel, need);
+        }
+    }
+
+    /// The join has come to everything: what is left of the client's positions is of channels that have no history.
+    pub(super) fn tell_unknown(&mut self, join: &mut Join) {
+        for (channel, _) in mem::take(&mut join.keys) {
+            self.stats.not_recovered.bump(1);
+            join.tell_recovered(&channel, false, true);
+        }
+    }
+
+    fn catch_up_with(&mut self, slot: u32, channel: Channel, need: Need) {
+        if let Some(cold) = &mut self.cold[slot] {
+            cold.catch_up().join(channel, need);
+            self.outgoing.note_catching_up(&mut self.hot[slot], true);
+            self.stats.catch_ups.bump(1);
+        }
+    }
+
+    /// What was joined is read behind what is queued by now: the answer to the `subscribe`.
+    pub(super) fn schedule_catch_up(&mut self, slot: u32) {
+        let hot = &mut self.hot[slot];
+        if !hot.flags.has(Flags::CATCH_UP) {
+            return;
+        }
+        if let Some(cold) = &mut self.cold[slot]
+            && let Some(catch_up) = cold.catch_up_if_any()
+            && catch_up.schedule(|| hot.outbox.take_sequence())
+        {
+            self.outgoing.mark_dirty(slot, hot);
+        }
+    }
+
+    /// A connection gave patterns back: what no other of its patterns covers it does not catch up with any more.
+    pub(super) fn leave_catch_up(&mut self, slot: u32, left: &[Pattern]) {
+        if !self.hot[slot].flags.has(Flags::CATCH_UP) {
+            return;
+        }
+        let held: Vec<&Pattern> = self.table.held(slot).collect();
+        let matches =
+            |patterns: &[&Pattern], channel: &Channel| patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
+        let left: Vec<&Pattern> = left.iter().collect();
+        if let Some(catch_up) = self.cold[slot].as_mut().and_then(|cold| cold.catch_up_if_any()) {
+            catch_up.retain(|channel| !matches(&left, channel) || matches(&held, channel));
+        }
+        self.shrink_catch_up(slot);
+    }
+}
+
+impl Join {
+    fn tell_position(&mut self, channel: &Channel, position: Position) {
+        if self.standing.positions.len() < NAMED_MAX {
+            self.standing.positions.push((channel.clone(), position));
+        } else {
+            self.standing.cut = true;
+        }
+    }
+
+    // What was asked for is always answered, and it was bounded when it was asked.
+    fn tell_recovered(&mut self, channel: &Channel, is_whole: bool, was_asked: bool) {
+        let Some(recovered) = &mut self.standing.recovered else {
+            return;
+        };
+        if was_asked || recovered.len() < NAMED_MAX {
+            recovered.push((channel.clone(), is_whole));
+        } else {
+            self.standing.cut = true;
+        }
+    }
+}

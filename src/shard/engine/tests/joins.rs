@@ -1,0 +1,216 @@
+//! Joins that take several turns, by hand. (The simulation has them among everything else.)
+
+use serde_json::json;
+
+use super::kept::{epoch, recover, told};
+use super::*;
+
+/// Joins get so many steps of a turn.
+fn rig(join_steps: u32) -> Rig {
+    let settings = Settings {
+        join_steps,
+        ..Settings::new(0)
+    };
+    Rig::of(settings, hub::Settings::default())
+}
+
+impl Rig {
+    /// What this client gets without another turn.
+    fn read_now(&mut self, id: ConnectionId) -> Vec<Received> {
+        let mut bytes = Vec::new();
+        self.engine.postpone(id);
+        while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
+        received(&bytes)
+    }
+
+    /// Begins turns until no join is left; how many.
+    fn turns(&mut self) -> u32 {
+        let mut turns = 0;
+        while self.engine.joins.has_some() {
+            self.engine.begin_turn(self.now);
+            turns += 1;
+        }
+        turns
+    }
+}
+
+#[test]
+fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
+    const CHANNELS: u32 = 20_000;
+    const STEPS: u32 = 4096;
+    let mut rig = rig(STEPS);
+    for n in 0..CHANNELS {
+        rig.publish(&format!("market.s{n}.price"), "1");
+    }
+    let (first, second, other) = (rig.connect(), rig.connect(), rig.connect());
+    // Each looks at all channels and matches none.
+    let wide: Vec<String> = (0..50).map(|n| format!("*.none{n}.*")).collect();
+    let message = json!({"type": "subscribe", "channels": wide}).to_string();
+    for id in [first, second] {
+        rig.say(id, &message);
+        assert!(rig.engine.joins.has_some());
+    }
+    let (mut turns, mut answered) = (0, Vec::new());
+    while rig.engine.joins.has_some() {
+        rig.engine.begin_turn(rig.now);
+        turns += 1;
+        // A page is not cut short; so much and no more may a turn be longer.
+        let taken = rig.engine.joins.steps_taken();
+        assert!(taken <= (STEPS + 1100) as usize, "{taken} steps");
+        if turns < 40 {
+            // The next turn begins it, in its middle.
+            rig.subscribe(other, &format!("market.s{turns}.price"));
+            rig.engine.begin_turn(rig.now);
+            turns += 1;
+            assert_eq!(told(&rig.read_now(other)), [json!("subscribed"), json!(1)]);
+        }
+        for id in [first, second] {
+            answered.extend(rig.read_now(id).iter().map(|frame| (id, frame.kind().to_owned())));
+        }
+    }
+    let answer = |id| (id, "subscribed".to_owned());
+    assert_eq!(answered, [answer(first), answer(second)], "one after the other");
+    // 7 steps for a channel that is compared with 50 patterns.
+    let least = 2 * CHANNELS * 7 / (STEPS + 1100);
+    assert!(turns >= least, "{turns} turns, {least} at least");
+}
+
+#[test]
+fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once() {
+    let mut rig = rig(2);
+    let names = ["grid.a.order", "grid.b.order", "market.a.price", "market.b.price"];
+    for name in names {
+        rig.event(name, "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.subscribe(other, "*");
+    rig.turns();
+    rig.read(other);
+    let known = json!({"epoch": epoch(&rig), "offset": 0});
+    // One of its keys is of a channel that is not there when the join comes to it.
+    recover(
+        &mut rig,
+        id,
+        "*",
+        &json!({"grid.a.order": known, "grid.new.order": known}),
+    );
+    let mut number = 1;
+    while rig.engine.joins.has_some() {
+        number += 1;
+        for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
+            rig.event(name, &number.to_string());
+        }
+        assert_eq!(rig.read_now(id), [], "nothing comes before the answer");
+        rig.engine.begin_turn(rig.now);
+    }
+    assert!(number > 5, "it took several turns");
+    number += 1;
+    for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
+        rig.event(name, &number.to_string());
+    }
+    let got = rig.read(id);
+    assert_eq!(got[0].kind(), "subscribed");
+    let data = &got[0].text()["data"];
+    assert_eq!(data["recovered"]["grid.a.order"], true);
+    assert_eq!(data["recovered"]["grid.new.order"], true);
+    let of = |channel: &str| -> Vec<u64> {
+        let texts = got[1..].iter().map(Received::text);
+        let texts = texts.filter(|text| text["channel"] == channel);
+        texts.filter_map(|text| text["data"].as_u64()).collect()
+    };
+    assert_eq!(of("grid.a.order"), (1..=number).collect::<Vec<_>>());
+    assert_eq!(of("grid.b.order"), (1..=number).collect::<Vec<_>>(), "it began since");
+    assert_eq!(of("grid.new.order"), (2..=number).collect::<Vec<_>>());
+    for name in ["market.a.price", "market.b.price"] {
+        assert_eq!(of(name).last(), Some(&number));
+        assert!(of(name).is_sorted_by(|a, b| a < b));
+    }
+    // Nothing is kept of it: its subscription begins with the answer.
+    assert_eq!(of("note.a"), [number]);
+    assert!(rig.has_no_extra(id), "nothing is kept of the join");
+}
+
+#[test]
+fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
+    let mut rig = rig(8);
+    rig.event("grid.b.order", "1");
+    rig.event("grid.b.trade", "1");
+    let may = |patterns: &[&str]| {
+        let permissions = Permissions {
+            channels: patterns
+                .iter()
+                .map(|text| Pattern::parse(text).expect("valid"))
+                .collect(),
+            ..Permissions::default()
+        };
+        Arc::new(Identity {
+            user: Some("u".into()),
+            role: None,
+            permissions: Arc::new(permissions),
+            expires_at_ms: None,
+            exp_ms: None,
+            token_id: None,
+        })
+    };
+    let settings = session_settings(Mode::Optional, Limits::default());
+    let id = rig.connect_with(settings, Ok(Some(may(&["*"]))), true);
+    rig.subscribe(id, "grid.*.order");
+    rig.turns();
+    rig.read(id);
+    // It looks at one channel now, which is held.
+    rig.subscribe(id, "grid.b.*");
+    assert!(rig.engine.joins.has_some());
+    rig.event("grid.b.order", "2");
+    assert_eq!(told(&rig.read_now(id)), [json!(2)], "what is held goes on");
+    rig.say(id, r#"{"type":"auth","token":"narrower"}"#);
+    let (to, request, _) = rig.asked.verify.lock().expect("not poisoned").pop().expect("asked");
+    rig.message(ShardMessage::Verified {
+        to,
+        request,
+        outcome: Ok(may(&["grid.b.*"])),
+    });
+    rig.event("grid.b.order", "3");
+    rig.event("grid.b.trade", "3");
+    assert_eq!(told(&rig.read_now(id)), [json!("auth_result"), json!("unsubscribed")]);
+    rig.turns();
+    rig.event("grid.b.order", "4");
+    let got = rig.read(id);
+    assert_eq!(told(&got), [json!("subscribed"), json!(4)]);
+    assert_eq!(got[0].text()["data"]["active_subscriptions"], 1);
+    rig.engine.on_socket_error(id, rig.now);
+    assert!(!rig.hub.is_wanted("grid.b.order") && !rig.hub.is_wanted("grid.x.order"));
+}
+
+#[test]
+fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
+    let mut rig = rig(8);
+    for n in 0..40 {
+        rig.event(&format!("grid.g{n}.order"), "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.subscribe(id, "*");
+    rig.subscribe(other, "grid.*");
+    rig.engine.begin_turn(rig.now);
+    assert!(rig.engine.joins.has_some());
+    rig.engine.on_socket_error(id, rig.now);
+    rig.turns();
+    assert_eq!(rig.read(other)[0].kind(), "subscribed");
+    rig.engine.on_socket_error(other, rig.now);
+    assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
+    assert_eq!(rig.engine.table.subscriptions(), 0);
+    rig.engine.update_stats();
+    assert_eq!(rig.stats.read().catching_up, 0);
+}
+
+#[test]
+fn a_name_without_state_has_a_position_whatever_else_the_message_asks_for() {
+    let mut rig = Rig::new();
+    rig.event("grid.a.order", "1");
+    for channels in [r#"["grid.*","grid.none.order"]"#, r#"["grid.none.order","grid.*"]"#] {
+        let id = rig.connect();
+        rig.say(id, &format!(r#"{{"type":"subscribe","channels":{channels}}}"#));
+        let positions = &rig.read(id)[0].text()["data"]["positions"].clone();
+        assert!(positions["grid.none.order"]["offset"].is_u64(), "{positions}");
+        assert_eq!(positions.as_object().map(|names| names.len()), Some(2));
+    }
+}
