@@ -17,6 +17,7 @@ mod look;
 mod page;
 mod records;
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 
 use std::collections::BTreeMap;
