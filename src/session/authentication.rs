@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::extra::Pending;
 use super::machine::Session;
-use super::{Context, Output, Outputs};
+use super::{Context, Output, Outputs, Token};
 use crate::auth::{Identity, Mode, TokenError};
 use crate::disconnect::Disconnect;
 use crate::message::{Echo, ErrorCode, Reply};
@@ -49,6 +49,7 @@ impl Session {
     pub(super) fn verify(&mut self, echo: Echo, token: Box<str>, out: &mut Outputs) {
         let request = self.next_request();
         self.extra().verify = Some(Pending { request, echo });
+        let token = Token(token);
         out.list.push(Output::Verify { request, token });
     }
 

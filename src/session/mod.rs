@@ -26,6 +26,7 @@ mod subscriptions;
 mod tests;
 pub mod transport;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -163,7 +164,7 @@ pub enum Output {
         /// Number of the request.
         request: u32,
         /// The JWT.
-        token: Box<str>,
+        token: Token,
     },
     /// Join patterns (none of them held yet); answered by [`Input::Joined`].
     Join {
@@ -216,6 +217,16 @@ pub enum Output {
     /// The session is over: flush what is queued, send the Close frame (already in the replies when one is due),
     /// shut down, discard input for at most five seconds. The last output, once.
     Close(Disconnect),
+}
+
+/// What only its owner may know: it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub Box<str>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 /// A command on its way to a backend.

@@ -11,7 +11,7 @@ use crate::event::{Epoch, Event, NewEvent, Terms};
 use crate::json::Scratch;
 use crate::limits::Limits;
 use crate::message::{Echo, ErrorCode, Position, Recover, RequestId, Standing};
-use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings};
+use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings, Token};
 use crate::time::Now;
 
 /// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
@@ -229,7 +229,10 @@ impl Drive {
     fn take(&mut self, output: Output) {
         let seen = match output {
             Output::Reply { start, end } => frame(&self.outputs.bytes[start..end]),
-            Output::Verify { request, token } => {
+            Output::Verify {
+                request,
+                token: Token(token),
+            } => {
                 assert!(self.verify.replace((request, token.to_string())).is_none());
                 Seen::Verify(token.into())
             }

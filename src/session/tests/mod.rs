@@ -7,7 +7,9 @@ mod transcripts;
 
 use std::sync::Arc;
 
-use super::{Input, Session};
+use super::{Input, Opening, Output, Session, Token};
+use crate::dialect::engine_io::Revision;
+use crate::time::Now;
 use crate::wire::Message;
 use drive::{permissions, user};
 
@@ -15,6 +17,31 @@ use drive::{permissions, user};
 fn an_idle_session_is_small() {
     let bytes = size_of::<Session>();
     assert!(bytes <= 112, "{bytes}");
+}
+
+/// Neither what a session asks for nor the session itself shows a token or the name of an Engine.IO session.
+#[test]
+fn what_only_its_owner_may_know_is_not_shown() {
+    let opening = Opening {
+        revision: Revision::Four,
+        by_poll: true,
+        secret: *b"\x5e\xc2secret-of-sid!",
+        token: Some("s3cr3t.token".into()),
+    };
+    let shown = format!("{opening:?}");
+    let session = Session::engine_io(7, opening, Now::default(), &drive::settings());
+    let verify = Output::Verify {
+        request: 1,
+        token: Token("s3cr3t.token".into()),
+    };
+    for shown in [shown, format!("{session:?}"), format!("{verify:?}")] {
+        assert!(
+            shown.contains("Opening") || shown.contains("EngineIo") || shown.contains("Verify"),
+            "{shown}"
+        );
+        // As text, or byte by byte.
+        assert!(!shown.contains("s3cr3t") && !shown.contains("94, 194"), "{shown}");
+    }
 }
 
 /// The box for requests under way is more than the session itself, and a crowd that has just subscribed is idle.

@@ -262,7 +262,7 @@ impl Engine {
                     Output::Reply { start, end } => {
                         is_full = is_full || !self.queue_reply(slot, start, end, is_last);
                     }
-                    Output::Verify { request, token } => self.services.verify(self.id(slot), request, token),
+                    Output::Verify { request, token } => self.services.verify(self.id(slot), request, token.0),
                     Output::Join {
                         request,
                         patterns,
