@@ -71,6 +71,8 @@ fn whole(answer: &str, event_bytes: usize) -> Result<Changes, Failure> {
 }
 
 fn records(memory: &mut Memory, key: &str, answer: &str, full: bool, event_bytes: usize) -> Result<Changes, Failure> {
+    // As nested as an event's `data` may be, in which the records are sent.
+    check_value(answer).map_err(|error| bad(format!("it is no JSON array of records: {error}")))?;
     let items =
         split_array(answer, RECORDS_MAX).map_err(|error| bad(format!("it is no JSON array of records: {error}")))?;
     let known = match &*memory {
@@ -144,6 +146,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::json::MAX_DEPTH;
 
     const ROOM: usize = 1 << 20;
 
@@ -157,6 +160,21 @@ mod tests {
             .iter()
             .map(|data| std::str::from_utf8(data).expect("text"))
             .collect()
+    }
+
+    #[test]
+    fn records_are_nested_no_deeper_than_what_is_kept_of_them() {
+        let answer = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 2), "]".repeat(depth - 2));
+            format!(r#"[{{"code":1,"a":{open}{close}}}]"#)
+        };
+        let told = |answer: &str| note(&mut Memory::default(), &by_code(), answer, false, ROOM);
+        let deepest = usize::try_from(MAX_DEPTH).expect("small") - 1;
+        for data in told(&answer(deepest)).expect("good").events {
+            // The snapshot's own check.
+            check_value(std::str::from_utf8(&data).expect("text")).expect("as deep as a message's member");
+        }
+        assert!(told(&answer(deepest + 1)).is_err());
     }
 
     #[test]
