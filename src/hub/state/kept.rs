@@ -143,9 +143,14 @@ impl Kept {
                         self.reset_bytes = self.reset.as_ref().map_or(0, |reset| event_bytes(reset, forms));
                     }
                     let merge = self.records.get_or_insert_default();
-                    let (replaced, sheds) = merge.merge(new, event.version);
+                    let (replaced, forgotten) = merge.merge(new, event.version);
                     garbage.texts.extend(replaced);
-                    self.restarted |= sheds;
+                    self.restarted |= forgotten.is_some();
+                    // Who fell behind before that has to hear it. (A history has its own floor, and nobody who gets it
+                    // conflates.)
+                    if let Some(version) = forgotten.filter(|_| self.class.history.is_none()) {
+                        self.floor = self.floor.max(version);
+                    }
                 }
                 // It stands for the whole value.
                 None => {

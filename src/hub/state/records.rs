@@ -83,9 +83,9 @@ impl Records {
         Some((&record.raw, record.version))
     }
 
-    /// Takes an event's records in; gives what they replace, to be dropped when nothing is locked, and whether others
-    /// were forgotten.
-    pub(super) fn merge(&mut self, new: Vec<NewRecord>, version: u64) -> (Vec<Arc<str>>, bool) {
+    /// Takes an event's records in; gives what they replace, to be dropped when nothing is locked, and up to which
+    /// version others were forgotten.
+    pub(super) fn merge(&mut self, new: Vec<NewRecord>, version: u64) -> (Vec<Arc<str>>, Option<u64>) {
         let mut replaced = Vec::new();
         for NewRecord { name, raw } in new {
             self.bytes += raw.len();
@@ -102,10 +102,8 @@ impl Records {
             }
         }
         let sheds = self.records.len() > RECORDS_MAX;
-        if sheds {
-            self.forget_oldest(RECORDS_MAX / 8);
-        }
-        (replaced, sheds)
+        let forgotten = sheds.then(|| self.forget_oldest(RECORDS_MAX / 8));
+        (replaced, forgotten)
     }
 
     /// All records, in order: name, text, version.
@@ -115,8 +113,8 @@ impl Records {
             .map(|record| (&record.name, &record.raw, record.version))
     }
 
-    // Many at once, since finding them means looking at all.
-    fn forget_oldest(&mut self, count: usize) {
+    // Many at once, since finding them means looking at all. The newest version of them.
+    fn forget_oldest(&mut self, count: usize) -> u64 {
         let mut versions: Vec<u64> = self.records.iter().map(|record| record.version).collect();
         let (_, last, _) = versions.select_nth_unstable(count - 1);
         let last = *last;
@@ -133,6 +131,7 @@ impl Records {
         let places = self.records.iter().enumerate();
         self.places
             .extend(places.map(|(place, record)| (Arc::clone(&record.name), place)));
+        last
     }
 
     /// The array of the records with a version above this one: all of them for 0.

@@ -80,3 +80,23 @@ fn merged_records_behind_the_floor_are_told_as_lost() {
     let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
     assert_eq!(texts(&newcomer), [r#"[{"code":"z"}]"#]);
 }
+
+#[test]
+fn records_that_were_forgotten_are_told_as_lost_to_who_fell_behind_before_them() {
+    let mut channels = Channels::default();
+    let many = |from: usize, to: usize| {
+        let records: Vec<String> = (from..to).map(|code| format!(r#"{{"code":{code}}}"#)).collect();
+        format!("[{}]", records.join(","))
+    };
+    // Versions 1 to 3; the third is one too many, so that all of the first are forgotten and some of the second.
+    let eighth = RECORDS_MAX / 8;
+    for (from, to) in [(0, 10), (10, 2 * eighth), (2 * eighth, RECORDS_MAX + 1)] {
+        publish(&mut channels, new("a.b", &many(from, to)), &by_code(), at(0));
+    }
+    for (above, overtaken) in [(1, true), (2, false), (3, false)] {
+        let page = channels.ask("a.b", Since::Newest { above }, at(0));
+        assert_eq!(page.overtaken, overtaken, "{above}");
+    }
+    let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
+    assert!(!newcomer.overtaken && newcomer.events.len() == 1);
+}
