@@ -13,6 +13,11 @@ use std::rc::Rc;
 
 use super::pool::{EntryId, Frame, NONE, Pool};
 
+/// What a longer reply counts as. The answer to one `subscribe` names a thousand channels of any length and cannot be cut
+/// into several; if it alone were too much, its client would come back, ask the same and be closed again, for ever. So the
+/// bound is on how many such answers wait.
+const REPLY_BYTES_COUNTED: u32 = 64 * 1024;
+
 /// The bounds of an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -22,7 +27,7 @@ pub(super) struct Bounds {
     pub(super) event_bytes: u32,
     /// Replies and control messages.
     pub(super) reply_frames: u32,
-    /// Their bytes.
+    /// Their bytes; a long one counts as [`REPLY_BYTES_COUNTED`].
     pub(super) reply_bytes: u32,
 }
 
@@ -159,7 +164,7 @@ impl Outbox {
 
     /// Queues a reply or control message, or hands it back: the bound is reached.
     pub(super) fn push_reply(&mut self, pool: &mut Pool, frame: Rc<Frame>, bounds: &Bounds) -> Result<(), Rc<Frame>> {
-        let bytes = self.reply_bytes.saturating_add(frame.len());
+        let bytes = self.reply_bytes.saturating_add(counted(&frame));
         if self.reply_frames >= bounds.reply_frames || (bytes > bounds.reply_bytes && self.reply_frames > 0) {
             return Err(frame);
         }
@@ -169,7 +174,7 @@ impl Outbox {
 
     /// Queues a reply without asking for bounds: what a session says when it ends.
     pub(super) fn push_last(&mut self, pool: &mut Pool, frame: Rc<Frame>) {
-        self.reply_bytes = self.reply_bytes.saturating_add(frame.len());
+        self.reply_bytes = self.reply_bytes.saturating_add(counted(&frame));
         self.reply_frames += 1;
         let sequence = self.take_sequence();
         append(&mut self.replies, pool, frame, sequence);
@@ -185,7 +190,7 @@ impl Outbox {
                 sequence = behind_first;
             }
         }
-        self.reply_bytes = self.reply_bytes.saturating_add(frame.len());
+        self.reply_bytes = self.reply_bytes.saturating_add(counted(&frame));
         self.reply_frames += 1;
         let mut previous = NONE;
         let mut next = self.replies.head;
@@ -291,7 +296,8 @@ impl Outbox {
             let is_event = takes_event(pool, self.events.head, self.replies.head);
             let queue = if is_event { &mut self.events } else { &mut self.replies };
             let frame = pool.entry(queue.head).frame();
-            let (length, is_page) = (frame.len(), !is_event && frame.origin.is_some());
+            let (length, reply_bytes) = (frame.len(), counted(frame));
+            let is_page = !is_event && frame.origin.is_some();
             if left < u64::from(length) {
                 break;
             }
@@ -309,7 +315,7 @@ impl Outbox {
                 finished.event_bytes += length;
             } else if !is_page {
                 self.reply_frames -= 1;
-                self.reply_bytes = self.reply_bytes.saturating_sub(length);
+                self.reply_bytes = self.reply_bytes.saturating_sub(reply_bytes);
             }
         }
         self.sent = u32::try_from(left).unwrap_or(0);
@@ -337,6 +343,10 @@ impl Outbox {
             self.replies.head
         }
     }
+}
+
+fn counted(reply: &Frame) -> u32 {
+    reply.len().min(REPLY_BYTES_COUNTED)
 }
 
 fn append(queue: &mut Queue, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {

@@ -41,8 +41,8 @@ impl Section for Limits {
     }
 }
 
-/// The smallest room for replies that holds the longest single one (a `status` with 50 long patterns).
-const REPLY_BYTES_MIN: u32 = 16 * 1024;
+/// The smallest room for replies that holds a long one, whatever its length (it counts as 64 KiB), and others beside it.
+const REPLY_BYTES_MIN: u32 = 128 * 1024;
 
 impl Limits {
     pub(super) fn check(&self, check: &mut Check<'_>) {
@@ -70,7 +70,7 @@ impl Limits {
         check.require(
             limits.reply_bytes >= REPLY_BYTES_MIN,
             "limits.reply_bytes",
-            "must be at least 16384",
+            "must be at least 131072",
         );
         if limits.event_bytes > limits.outbox_bytes {
             let message =

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::kept::{epoch, recover, told};
 use super::*;
+use crate::channel::{Class, History};
 
 /// Joins get so many steps of a turn.
 fn rig(join_steps: u32) -> Rig {
@@ -213,4 +214,52 @@ fn a_name_without_state_has_a_position_whatever_else_the_message_asks_for() {
         assert!(positions["grid.none.order"]["offset"].is_u64(), "{positions}");
         assert_eq!(positions.as_object().map(|names| names.len()), Some(2));
     }
+}
+
+/// The longest `subscribed` there is: a thousand positions and two thousand recovered channels, with names of the greatest
+/// length, each byte of which is escaped.
+#[test]
+fn the_longest_answer_ends_nobody_who_has_yet_to_read_it() {
+    let mut rig = Rig::with_classes(vec![(
+        "*",
+        Class {
+            history: Some(History::BUILT_IN),
+            ..Class::default()
+        },
+    )]);
+    let name = |n: usize| format!("w.{n:04}{}", "\"".repeat(249));
+    for n in 0..1_100 {
+        rig.publish(&name(n), "1");
+    }
+    let key = json!({"epoch": epoch(&rig), "offset": 0});
+    let keys: serde_json::Map<_, _> = (0..1_000).map(|n| (format!("k.{n:04}.x"), key.clone())).collect();
+    let message = json!({"type": "subscribe", "channels": ["*"], "recover": keys}).to_string();
+    for is_blocked in [false, true] {
+        let id = rig.connect();
+        rig.say(id, r#"{"type":"ping"}"#);
+        if is_blocked {
+            rig.engine.blocked(id, rig.now);
+        }
+        let settings = session_settings(Mode::Off, Limits::default());
+        assert!(message.len() <= settings.limits.message_bytes as usize);
+        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.engine.blocked(id, rig.now);
+        assert!(!rig.engine.is_closing(id), "blocked before: {is_blocked}");
+        rig.engine.writable(id);
+        let got = rig.read(id);
+        assert_eq!(kinds(&got)[..2], ["pong", "subscribed"]);
+        let data = &got[1].text()["data"];
+        assert_eq!(data["positions"].as_object().map(|names| names.len()), Some(1_000));
+        assert_eq!(data["recovered"].as_object().map(|names| names.len()), Some(2_000));
+        assert!(got[1].text().to_string().len() > 1 << 20);
+        rig.engine.on_socket_error(id, rig.now);
+    }
+    // Whoever asks for it again and again without reading is closed as ever.
+    let id = rig.connect();
+    rig.engine.blocked(id, rig.now);
+    for _ in 0..6 {
+        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.say(id, r#"{"type":"unsubscribe","channels":["*"]}"#);
+    }
+    assert!(rig.engine.is_closing(id));
 }
