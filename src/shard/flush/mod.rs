@@ -112,7 +112,7 @@ impl Flusher {
                 Err(oddity) => {
                     tracing::warn!(shard = self.shard, %oddity, "io_uring is given up, frames go out by writev from now on");
                     stats.io_uring.set(0);
-                    self.ring = None;
+                    self.ring.take().map(Ring::give_up);
                 }
             }
         }
