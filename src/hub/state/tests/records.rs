@@ -1,5 +1,6 @@
 //! Merged records, by example.
 
+use super::super::records::RECORDS_MAX;
 use super::*;
 
 #[test]
