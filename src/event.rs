@@ -1,13 +1,13 @@
 //! One published event, and the finished frames it is sent as.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::channel::{Channel, Class};
+use crate::sync::{AtomicU32, Ordering};
 
 /// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
 pub const OFFSET_MAX: u64 = (1 << 53) - 1;

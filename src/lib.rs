@@ -28,7 +28,7 @@
 //!
 //! | line | rooms | may not |
 //! |---|---|---|
-//! | 1 | [`channel`] [`disconnect`] [`event`] [`json`] [`limits`] [`stats`] [`time`] | do I/O |
+//! | 1 | [`channel`] [`disconnect`] [`event`] [`json`] [`limits`] [`stats`] [`sync`] [`time`] | do I/O |
 //! | 2 | [`wire`] | do I/O, know JSON |
 //! | 3 | [`message`] [`dialect`] | hold connection state, read a clock |
 //! | 4 | [`auth`] | do I/O |
@@ -65,6 +65,7 @@ pub mod session;
 pub mod shard;
 pub mod snapshot;
 pub mod stats;
+pub mod sync;
 pub mod time;
 pub mod verify;
 pub mod wire;

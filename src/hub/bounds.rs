@@ -4,10 +4,9 @@
 //! something lets go of as much afterwards, without that lock, from whichever stripe holds what was used least
 //! recently.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use super::state::{Channels, Garbage, ID_BYTES};
 use super::{Hub, StripeState};
+use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
 
 /// Most ids of publishers that are remembered, in all.

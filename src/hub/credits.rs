@@ -8,11 +8,9 @@
 //! anybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::doorbell::Doorbell;
+use crate::sync::{AtomicU32, Ordering::SeqCst, Semaphore, SemaphorePermit};
 
 /// The payer's number of the asynchronous publishers; a shard pays under its own number.
 const PUBLISHERS: u16 = u16::MAX;
@@ -26,7 +24,7 @@ pub(super) struct Credits {
 
 // On a cache line of its own: shards must not slow each other down.
 #[repr(align(128))]
-struct ShardPool {
+pub(super) struct ShardPool {
     free: AtomicU32,
     // What the shard was refused, 0 for nothing; it is rung when so much is free.
     wanted: AtomicU32,
@@ -103,14 +101,25 @@ impl Credits {
 
     /// A credit for a shard, or `None`: then its doorbell rings when this much is free.
     pub(super) fn shard(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
-        let pool = self.shards.get(usize::from(shard))?;
-        let cost = cost(bytes, self.shard_total);
-        let taken = pool.take(cost) || {
+        self.shard_by(shard, bytes, |pool, cost| {
             // The wish is written before the second look, and `give` looks for wishes after it gave: one of the two
             // sees the other. All of it is sequentially consistent for that reason.
-            pool.wanted.store(cost, SeqCst);
+            pool.wish(cost);
             pool.take(cost)
-        };
+        })
+    }
+
+    /// A credit for a shard; `refused` decides what a shard does that was refused, and whether it has it after all: so
+    /// that tests can plant a fault into this very code.
+    pub(super) fn shard_by(
+        &self,
+        shard: u16,
+        bytes: usize,
+        refused: impl FnOnce(&ShardPool, u32) -> bool,
+    ) -> Option<Credit<'_>> {
+        let pool = self.shards.get(usize::from(shard))?;
+        let cost = cost(bytes, self.shard_total);
+        let taken = pool.take(cost) || refused(pool, cost);
         // `then`, not `then_some`: a credit that is made is given back when it is dropped.
         taken.then(|| Credit {
             credits: self,
@@ -134,10 +143,15 @@ impl Credits {
 }
 
 impl ShardPool {
-    fn take(&self, cost: u32) -> bool {
+    pub(super) fn take(&self, cost: u32) -> bool {
         self.free
             .fetch_update(SeqCst, SeqCst, |free| free.checked_sub(cost))
             .is_ok()
+    }
+
+    /// Has the shard rung when so much is free.
+    pub(super) fn wish(&self, cost: u32) {
+        self.wanted.store(cost, SeqCst);
     }
 }
 
@@ -162,6 +176,7 @@ impl Drop for Credit<'_> {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use std::task::{Context, Poll, Waker};

@@ -8,7 +8,8 @@
 //! ```
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::sync::{AtomicU8, Ordering};
 
 const AWAKE: u8 = 0;
 const ASLEEP: u8 = 1;
@@ -61,6 +62,7 @@ impl std::fmt::Debug for Doorbell {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;

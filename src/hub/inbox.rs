@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
 
 use super::interest::{Stripes, stripe_of};
 use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
 use crate::channel::{Channel, Pattern};
 use crate::event::{Event, Form};
+use crate::sync::Receiver;
 use crate::time::Now;
 
 /// What lies in an inbox.
@@ -117,11 +117,24 @@ impl Inbox {
     /// What `since` asks for of a channel's state, and where that lies between its live events. Counts as a use of the
     /// channel.
     pub fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now) -> Page {
+        self.read_by(channel, (since, limit), now, |at, _| at)
+    }
+
+    /// A read whose position `place` decides, from the one under the lock and a way to ask again after it; as
+    /// [`Inbox::join_by`].
+    pub(super) fn read_by(
+        &mut self,
+        channel: &Channel,
+        (since, limit): (Since, PageLimit),
+        now: Now,
+        place: impl FnOnce(u64, &dyn Fn() -> u64) -> u64,
+    ) -> Page {
         let forms = self.hub.forms();
-        let page = self.hub.with_state(stripe_of(channel.as_str()), |state| Page {
-            at: self.popped + self.letters.len() as u64,
-            ..state.channels.read(channel, since, limit, now, forms)
+        let end = || self.popped + self.letters.len() as u64;
+        let (mut page, at) = self.hub.with_state(stripe_of(channel.as_str()), |state| {
+            (state.channels.read(channel, since, limit, now, forms), end())
         });
+        page.at = place(at, &end);
         self.hub.enforce_bounds(now);
         page
     }

@@ -171,6 +171,7 @@ impl Interest {
     }
 
     #[cfg(test)]
+    #[cfg(not(shuttle))]
     fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.shapes.iter().all(Vec::is_empty)
     }
@@ -188,6 +189,7 @@ fn write_candidate(text: &mut String, channel: &str, shape: Shape) {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -25,21 +25,25 @@ mod doorbell;
 mod export;
 mod inbox;
 mod interest;
+#[cfg(test)]
+#[cfg(shuttle)]
+mod interleavings;
 mod publish;
+#[cfg(test)]
+mod rig;
 mod state;
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 mod watch;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
 
 use crate::channel::{Channel, Class, Classes, Pattern};
 use crate::event::{Encoding, Event, Form, NewEvent};
+use crate::sync::{self, AtomicI64, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Sender};
 use crate::time::Now;
 use crate::wire::deflate;
 
@@ -137,7 +141,7 @@ impl Default for Stripe {
 }
 
 impl Stripe {
-    fn lock(&self) -> parking_lot::MutexGuard<'_, StripeState> {
+    fn lock(&self) -> MutexGuard<'_, StripeState> {
         self.state.lock()
     }
 }
@@ -186,8 +190,7 @@ impl Hub {
         );
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
         let credits = Credits::new(settings.credits, &doorbells);
-        let (inboxes, letters): (Vec<_>, Vec<_>) =
-            (0..shards).map(|_| crossbeam_channel::bounded(credits.total())).unzip();
+        let (inboxes, letters): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
         let hub = Arc::new(Self {
             stripes: Default::default(),
             inboxes,

@@ -4,7 +4,6 @@
 //! duplicate only when that is true of the first one of its id: both are decided under the same lock.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::inbox::Letter;
 use super::interest::stripe_of;
@@ -12,6 +11,7 @@ use super::state::{Epoch, Garbage, Prepared, Stored};
 use super::{Credit, Hub, Wakes, bits};
 use crate::channel::Class;
 use crate::event::{Event, Form, NewEvent, Numbered, Transit};
+use crate::sync::Ordering;
 use crate::time::Now;
 
 /// What publishing gave.

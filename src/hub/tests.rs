@@ -1,41 +1,20 @@
-//! The hub under threads, and the two classic faults of a join, planted into the join's own code: both must be found.
+//! The hub under threads, and the two classic faults of a join and of a read, planted into their own code: both must be
+//! found.
 
 mod storm;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, Waker};
 
-use super::inbox::UnderLock;
+use super::rig::*;
 use super::*;
-use crate::channel::{Channel, Pattern};
-use crate::event::Terms;
-
-fn hub(credits: u32, shards: usize, encode: Encode) -> (Arc<Hub>, Vec<Inbox>) {
-    let settings = Settings {
-        credits,
-        ..Settings::default()
-    };
-    Hub::new(settings, shards, encode)
-}
-
-const NO_FRAME: Encode = |_, _| Bytes::new();
-
-fn pattern(text: &str) -> Pattern {
-    Pattern::parse(text).expect("valid")
-}
-
-fn event(channel: &str, number: u64) -> NewEvent {
-    NewEvent {
-        channel: Channel::parse(channel).expect("valid"),
-        name: "n".into(),
-        data: number.to_string().into(),
-        timestamp_ms: 0,
-        terms: Terms::default(),
-    }
-}
 
 fn number(popped: &Popped) -> u64 {
-    std::str::from_utf8(&popped.event.data)
+    number_of(&popped.event)
+}
+
+fn number_of(event: &Event) -> u64 {
+    std::str::from_utf8(&event.data)
         .ok()
         .and_then(|text| text.parse().ok())
         .expect("the publisher wrote a number")
@@ -44,27 +23,6 @@ fn number(popped: &Popped) -> u64 {
 fn publish_now(hub: &Hub, channel: &str, number: u64) {
     let credit = hub.credit_now(0).expect("free");
     hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
-}
-
-/// How a join finds its position: the right way and two wrong ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    UnderLock,
-    /// Planted fault: the inbox's length is read after the unlock. An event in between is in nobody's state and is
-    /// not delivered either: a gap.
-    AfterUnlock,
-    /// Planted fault: no position at all. What the state held already is delivered again: a duplicate.
-    Nowhere,
-}
-
-impl Rule {
-    fn place(self, seen: UnderLock, later: &dyn Fn() -> u64) -> u64 {
-        match self {
-            Self::UnderLock => seen.at,
-            Self::AfterUnlock => later(),
-            Self::Nowhere => 0,
-        }
-    }
 }
 
 /// What a new subscriber of `joined` misses and gets twice when one event comes before its join, one right after
@@ -84,7 +42,7 @@ fn misses_and_doubles(rule: Rule, joined: &str) -> (u64, u64) {
                 state = seen.events;
                 publish_now(&hub, "a.b.c", 2);
             }
-            rule.place(seen, later)
+            rule.place(seen.at, later)
         },
     );
     publish_now(&hub, "a.b.c", 3);
@@ -117,6 +75,38 @@ fn a_length_read_after_the_unlock_is_found() {
 fn a_join_without_position_is_found() {
     for joined in ["a.b.c", "a.*", "*", "*.b.c"] {
         assert_eq!(misses_and_doubles(Rule::Nowhere, joined), (0, 1), "{joined}");
+    }
+}
+
+/// What a reader of `kept.a.b` misses and gets twice, of its page and the live events behind it, when one event comes
+/// before the read, one right after its unlock, and one later.
+fn misses_and_doubles_of_a_read(rule: Rule, since: Since) -> (u64, u64) {
+    let (hub, mut inboxes) = hub(64, 1, NO_FRAME);
+    let inbox = &mut inboxes[0];
+    inbox.join(&pattern("*"));
+    publish_now(&hub, "a.b.c", 0); // so that the inbox is not where the state is
+    publish_now(&hub, "kept.a.b", 1);
+    let page = inbox.read_by(&channel("kept.a.b"), (since, NO_LIMIT), Now::default(), |at, later| {
+        publish_now(&hub, "kept.a.b", 2);
+        rule.place(at, later)
+    });
+    publish_now(&hub, "kept.a.b", 3);
+    let mut came: Vec<u64> = page.events.iter().map(|event| number_of(event)).collect();
+    assert_eq!((came.as_slice(), page.last, page.more), ([1].as_slice(), 1, false));
+    let live = std::iter::from_fn(|| inbox.pop()).filter(|popped| popped.index >= page.at);
+    came.extend(live.map(|popped| number(&popped)).filter(|number| *number > 0));
+    let times = |number: u64| came.iter().filter(|came| **came == number).count() as u64;
+    let misses = (1..=3).filter(|number| times(*number) == 0).count() as u64;
+    (misses, (1..=3).map(|number| times(number).saturating_sub(1)).sum())
+}
+
+#[test]
+fn a_page_and_the_live_events_behind_it_meet_exactly_and_both_faults_are_found() {
+    for since in [Since::After(0), Since::Newest { above: 0 }] {
+        let found = |rule| misses_and_doubles_of_a_read(rule, since);
+        assert_eq!(found(Rule::UnderLock), (0, 0), "{since:?}");
+        assert_eq!(found(Rule::AfterUnlock), (1, 0), "{since:?}");
+        assert_eq!(found(Rule::Nowhere), (0, 1), "{since:?}");
     }
 }
 

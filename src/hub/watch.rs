@@ -6,10 +6,8 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-
 use crate::channel::Pattern;
+use crate::sync::{Mutex, Notify};
 
 /// Decides which patterns are noted at all; asked by shards at every join and leave, so it must be quick.
 pub type Relevant = dyn Fn(&Pattern) -> bool + Send + Sync;
@@ -60,6 +58,7 @@ impl InterestWatch {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use bytes::Bytes;
 

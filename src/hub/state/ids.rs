@@ -66,6 +66,7 @@ impl Ids {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
 

@@ -15,6 +15,7 @@ mod kept;
 mod page;
 mod records;
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -56,7 +56,7 @@ impl Joiner {
                 if rule == Rule::AfterUnlock {
                     std::thread::yield_now(); // the fault's window, opened a little
                 }
-                rule.place(seen, later)
+                rule.place(seen.at, later)
             },
         );
         let pattern = pattern.clone();

@@ -1,0 +1,111 @@
+//! Two publishers publish an event of the same id at once: one is accepted, the other is told so, and whoever is answered
+//! finds it in the inbox.
+
+use std::sync::Arc;
+
+use shuttle::sync::atomic::{AtomicBool, Ordering};
+use shuttle::thread;
+
+use super::super::interest::stripe_of;
+use super::super::rig::*;
+use super::{holds, is_found, publish};
+use crate::event::{EventId, NewEvent};
+use crate::hub::{Hub, Receipt};
+use crate::time::Now;
+
+const WINDOW_MS: u64 = 60_000;
+
+/// Where an id is looked up and noted: the right way and two wrong ones.
+#[derive(Clone, Copy)]
+enum Noted {
+    /// Under the lock that numbers the event.
+    WithTheEvent,
+    /// Planted fault: looked up in one hold of the lock, published and noted in others.
+    Later,
+    /// Planted fault: looked up and noted in one hold, published in another.
+    Before,
+}
+
+fn publish_once(hub: &Hub, mut event: NewEvent, noted: Noted) -> Receipt {
+    let id = EventId([7; 16]);
+    let (stripe, now) = (stripe_of(event.channel.as_str()), Now::default());
+    let duplicate = Receipt {
+        duplicate: true,
+        ..Receipt::default()
+    };
+    match noted {
+        Noted::WithTheEvent => {
+            event.terms.id = Some(id);
+            publish(hub, event)
+        }
+        Noted::Later => {
+            if hub.with_state(stripe, |state| {
+                state.channels.duplicate(Some(&id), now, WINDOW_MS).is_some()
+            }) {
+                return duplicate;
+            }
+            let receipt = publish(hub, event);
+            hub.with_state(stripe, |state| state.channels.note_id(id, 0));
+            receipt
+        }
+        Noted::Before => {
+            let is_new = hub.with_state(stripe, |state| {
+                let known = state.channels.duplicate(Some(&id), now, WINDOW_MS);
+                state.channels.note_id(id, 0);
+                known.is_none()
+            });
+            if is_new { publish(hub, event) } else { duplicate }
+        }
+    }
+}
+
+fn once(on: &'static str, noted: Noted) {
+    let (hub, mut inboxes) = hub(64, 1, NO_FRAME);
+    let mut inbox = inboxes.pop().expect("one");
+    inbox.join(&pattern(on));
+    let answered = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..2)
+        .map(|number| {
+            let (hub, answered) = (hub.clone(), answered.clone());
+            thread::spawn(move || {
+                let receipt = publish_once(&hub, event(on, number), noted);
+                answered.store(true, Ordering::SeqCst);
+                receipt
+            })
+        })
+        .collect();
+    let mut came = 0;
+    let mut look = || {
+        let is_answered = answered.load(Ordering::SeqCst);
+        came += std::iter::from_fn(|| inbox.pop()).count();
+        assert!(!is_answered || came > 0, "answered before it was in the inbox");
+        came
+    };
+    look();
+    look();
+    let receipts = publishers
+        .into_iter()
+        .map(|publisher| publisher.join().expect("no panic"));
+    let receipts: Vec<Receipt> = receipts.collect();
+    assert_eq!(look(), 1, "published twice");
+    let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
+    assert_eq!(duplicates, 1, "both were answered the same");
+    assert_eq!(receipts[0].offset, receipts[1].offset, "two offsets of one event");
+    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+}
+
+#[test]
+fn of_two_events_of_one_id_one_is_published_and_both_are_answered_behind_it() {
+    holds(|| once("kept.a.b", Noted::WithTheEvent));
+    holds(|| once("a.b.c", Noted::WithTheEvent));
+}
+
+#[test]
+fn an_id_that_is_noted_after_its_event_is_found() {
+    is_found("published twice", || once("a.b.c", Noted::Later));
+}
+
+#[test]
+fn an_id_that_is_noted_before_its_event_is_found() {
+    is_found("answered before", || once("a.b.c", Noted::Before));
+}

@@ -1,0 +1,97 @@
+//! A shard joins, leaves and joins again while publishers publish, and another one goes: no gap, no double, no debt.
+
+use shuttle::thread;
+
+use super::super::rig::*;
+use super::{holds, is_found, publish};
+use crate::hub::{Inbox, JoinAt};
+
+/// Of the two publishers' events, each numbered by the state of its stripe.
+const EVENTS: u64 = 6;
+
+/// A subscription of `kept.a.b`, with the newest event that it has.
+struct Subscription {
+    at: JoinAt,
+    last: u64,
+}
+
+impl Subscription {
+    /// Joins in the way of the rule; the state as it was under the lock is what a subscriber starts from.
+    fn new(inbox: &mut Inbox, joined: &str, rule: Rule) -> Self {
+        let stripe = super::super::interest::stripe_of("kept.a.b");
+        let mut last = 0;
+        let at = inbox.join_by(
+            &pattern(joined),
+            |_| (),
+            |joining, seen, later| {
+                if joining == stripe {
+                    last = seen.events;
+                }
+                rule.place(seen.at, later)
+            },
+        );
+        Self { at, last }
+    }
+
+    fn drain(&mut self, inbox: &mut Inbox) {
+        while let Some(popped) = inbox.pop() {
+            if !self.at.includes(popped.stripe, popped.index) {
+                continue;
+            }
+            let version = popped.event.version;
+            assert!(version > self.last, "a double: {version} behind {}", self.last);
+            assert!(version == self.last + 1, "a gap: {version} behind {}", self.last);
+            self.last = version;
+        }
+    }
+}
+
+fn joins(joined: &'static str, rule: Rule) {
+    let (hub, mut inboxes) = hub(64, 2, NO_FRAME);
+    let publishers: Vec<_> = (0..2)
+        .map(|_| {
+            let hub = hub.clone();
+            thread::spawn(move || {
+                for number in 0..EVENTS / 2 {
+                    publish(&hub, event("kept.a.b", number));
+                }
+            })
+        })
+        .collect();
+    let leaving = inboxes.pop().map(|mut inbox| {
+        thread::spawn(move || {
+            inbox.join(&pattern("kept.a.b"));
+            inbox.pop();
+            // Dropped with what is still in it.
+        })
+    });
+    let mut inbox = inboxes.pop().expect("the first one");
+    let mut first = Subscription::new(&mut inbox, joined, rule);
+    first.drain(&mut inbox);
+    inbox.leave(&pattern(joined));
+    let mut second = Subscription::new(&mut inbox, joined, rule);
+    second.drain(&mut inbox);
+    for thread in publishers.into_iter().chain(leaving) {
+        thread.join().expect("no panic");
+    }
+    second.drain(&mut inbox);
+    assert_eq!(second.last, EVENTS, "a gap at the end");
+    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+}
+
+#[test]
+fn a_join_among_publishers_misses_nothing_and_doubles_nothing() {
+    holds(|| joins("kept.a.b", Rule::UnderLock));
+    holds(|| joins("kept.*", Rule::UnderLock));
+}
+
+#[test]
+fn a_length_that_is_read_after_the_unlock_is_found() {
+    is_found("a gap", || joins("kept.a.b", Rule::AfterUnlock));
+    is_found("a gap", || joins("kept.*", Rule::AfterUnlock));
+}
+
+#[test]
+fn a_join_without_a_position_is_found() {
+    is_found("a double", || joins("kept.a.b", Rule::Nowhere));
+}
