@@ -121,11 +121,11 @@ fn negotiate_header(header: &[u8]) {
     let Ok(header) = std::str::from_utf8(header) else {
         return;
     };
-    if let Some(deflate) = negotiate::accept([header]) {
-        assert!((9..=15).contains(&deflate.window_bits));
+    if let Some(agreement) = negotiate::accept([header]) {
+        assert!((9..=15).contains(&agreement.deflate.window_bits));
         assert!(header.contains("permessage-deflate"));
         // The answer is itself an offer that would be accepted as the same.
-        assert_eq!(negotiate::accept([deflate.answer().as_str()]), Some(deflate));
+        assert_eq!(negotiate::accept([agreement.answer().as_str()]), Some(agreement));
     }
 }
 
