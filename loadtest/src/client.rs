@@ -81,17 +81,19 @@ pub(crate) struct Client {
     membership: Option<Box<Membership>>,
 }
 
-/// Connections from one source address to one server address: below the kernel's default range of ports.
-const CONNECTIONS_PER_ADDRESS: usize = 20_000;
+/// Connections from one source address to one server address: far below the kernel's default range of 28,000 ports, a
+/// search for which takes milliseconds when most are taken. Those of connections that ended are, for a minute.
+const CONNECTIONS_PER_ADDRESS: usize = 5_000;
 
-/// The loopback address that connection number `serial` comes from; none: the kernel's choice.
-fn source_address(serial: usize, server: SocketAddr) -> Option<Ipv4Addr> {
+/// The loopback address that connection number `serial` comes from; none: the kernel's choice. `run` tells runs
+/// apart, so that one does not meet the ports of the last.
+fn source_address(serial: usize, server: SocketAddr, run: u32) -> Option<Ipv4Addr> {
     let step = serial / CONNECTIONS_PER_ADDRESS;
     let is_needed = step > 0 && server.is_ipv4() && server.ip().is_loopback();
     is_needed.then(|| {
         Ipv4Addr::new(
             127,
-            (step / 62_500) as u8,
+            1 + (run % 250) as u8,
             (step / 250 % 250) as u8,
             1 + (step % 250) as u8,
         )
@@ -105,7 +107,7 @@ impl Client {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source_address(spec.serial, server) {
+        if let Some(source) = source_address(spec.serial, server, std::process::id()) {
             socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
         }
         match socket.connect(&server.into()) {
@@ -399,18 +401,16 @@ mod tests {
     #[test]
     fn source_addresses_are_loopback_and_differ_when_ports_run_out() {
         let server = SocketAddr::from(([127, 0, 0, 1], 80));
-        assert_eq!(source_address(19_999, server), None);
-        let addresses: Vec<_> = (1..100_000)
-            .map(|step| source_address(step * CONNECTIONS_PER_ADDRESS, server).unwrap())
-            .collect();
-        assert!(
-            addresses
-                .iter()
-                .all(|address| address.is_loopback() && *address != Ipv4Addr::LOCALHOST)
-        );
+        assert_eq!(source_address(CONNECTIONS_PER_ADDRESS - 1, server, 7), None);
+        let of_run = |run| {
+            (1..50_000).map(move |step| source_address(step * CONNECTIONS_PER_ADDRESS, server, run).expect("needed"))
+        };
+        let addresses: Vec<_> = of_run(7).chain(of_run(8)).collect();
+        let is_other = |address: &Ipv4Addr| address.is_loopback() && *address != Ipv4Addr::LOCALHOST;
+        assert!(addresses.iter().all(is_other));
         let distinct: std::collections::HashSet<_> = addresses.iter().collect();
         assert_eq!(distinct.len(), addresses.len());
-        assert_eq!(source_address(50_000, SocketAddr::from(([10, 0, 0, 1], 80))), None);
+        assert_eq!(source_address(50_000, SocketAddr::from(([10, 0, 0, 1], 80)), 7), None);
     }
 
     #[test]

@@ -54,6 +54,8 @@ impl Shared {
 }
 
 const STALLED_BUFFER_BYTES: usize = 32 * 1024;
+/// Connections begun, and ended, in one turn: a millisecond or two of system calls. Others receive meanwhile.
+const CONNECTS: usize = 64;
 
 const TIMER: Token = Token(usize::MAX);
 const PUBLISHER: Token = Token(usize::MAX - 1);
@@ -69,6 +71,8 @@ pub(crate) struct Worker {
     /// Not yet connecting, in the order in which they are due.
     waiting: VecDeque<Spec>,
     connecting: usize,
+    /// To be disconnected.
+    leaving: Vec<usize>,
     requests: Option<Progress>,
     publisher: Option<Publisher>,
     scratch: Vec<u8>,
@@ -103,6 +107,7 @@ impl Worker {
             groups: Default::default(),
             waiting: VecDeque::new(),
             connecting: 0,
+            leaving: Vec::new(),
             requests: None,
             publisher,
             scratch: vec![0; 256 * 1024],
@@ -128,6 +133,7 @@ impl Worker {
 
     fn turn(&mut self, events: &mut Events, orders: &Receiver<Order>) -> Result<(), String> {
         self.take_orders(orders).map_err(|error| error.to_string())?;
+        self.disconnect_some();
         self.connect_more();
         self.request();
         self.publish()?;
@@ -171,15 +177,18 @@ impl Worker {
                 Ok(Order::Request(plan)) => self.requests = Some(Progress::new(plan)),
                 Ok(Order::Stall(group)) => self.stall(group)?,
                 Ok(Order::Resume(group)) => self.resume(group)?,
-                Ok(Order::Disconnect(group)) => {
-                    for number in std::mem::take(&mut self.groups[group]) {
-                        if let Some(client) = self.clients[number].take() {
-                            self.connecting -= usize::from(!client.is_ready());
-                            self.measured.lock().counters.groups[group].left += u64::from(client.is_ready());
-                        }
-                    }
-                }
+                Ok(Order::Disconnect(group)) => self.leaving.append(&mut self.groups[group]),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn disconnect_some(&mut self) {
+        let kept = self.leaving.len().saturating_sub(CONNECTS);
+        for number in self.leaving.drain(kept..) {
+            if let Some(client) = self.clients[number].take() {
+                self.connecting -= usize::from(!client.is_ready());
+                self.measured.lock().counters.groups[client.group()].left += u64::from(client.is_ready());
             }
         }
     }
@@ -207,9 +216,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Not too many at a time: who is connected already is read, and who publishes writes, between them.
     fn connect_more(&mut self) {
         let now_ns = self.common.now_ns();
-        while self.connecting < self.connect_window {
+        let limit = self.connect_window.min(self.connecting + CONNECTS);
+        while self.connecting < limit {
             if self.waiting.front().is_none_or(|spec| spec.due_ns > now_ns) {
                 return;
             }
@@ -284,7 +295,8 @@ impl Worker {
         let connect = connect.map(|spec| self.common.epoch + Duration::from_nanos(spec.due_ns));
         let requests = self.requests.as_ref().and_then(Progress::next_due);
         let publisher = self.publisher.as_ref().and_then(Publisher::next_due);
-        let Some(due) = [connect, requests, publisher].into_iter().flatten().min() else {
+        let leaving = (!self.leaving.is_empty()).then(Instant::now);
+        let Some(due) = [connect, requests, publisher, leaving].into_iter().flatten().min() else {
             return Ok(());
         };
         let wait = due

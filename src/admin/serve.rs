@@ -29,7 +29,10 @@ pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
     http::accept_forever(&listener, &slots, &admin.stats.accept, |socket, slot| {
         let (admin, http) = (Arc::clone(&admin), http.clone());
         tokio::spawn(async move {
-            connection(admin, http, socket).await;
+            match socket.open() {
+                Ok(socket) => connection(admin, http, socket).await,
+                Err(error) => tracing::error!(%error, "a connection could not be served"),
+            }
             drop(slot);
         });
     })

@@ -22,6 +22,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use hyper::server::conn::http1;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -147,13 +148,16 @@ impl Door {
         })
     }
 
-    /// Serves a listener until the task is aborted. Must be called within a tokio runtime.
-    pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
+    /// Serves a listener until the task is aborted: accepts on the current runtime, which must be the one that the
+    /// listener was opened on, and serves on `handshakes`. When everybody comes at once, accepting must not queue behind
+    /// handshakes: the kernel's queue of a few thousand would overflow, and who is dropped from it comes back after
+    /// 1, 3, 7, ... seconds (TCP retransmits).
+    pub fn serve(self: &Arc<Self>, listener: Arc<Listener>, handshakes: Handle) -> JoinHandle<()> {
         let door = Arc::clone(self);
         tokio::spawn(async move {
             let stats = Arc::clone(&door.stats);
-            http::accept_forever(&listener, &door.pending, &stats.accept, |socket, place| {
-                tokio::spawn(serve::connection(Arc::clone(&door), socket, place));
+            http::accept_forever(&listener, &door.pending, &stats.accept, |accepted, place| {
+                handshakes.spawn(serve::connection(Arc::clone(&door), accepted, place));
             })
             .await;
         })

@@ -14,14 +14,18 @@ use tokio::time::{Instant, timeout_at};
 use super::visit::Visit;
 use super::visitor::{Admission, Visitor};
 use super::{Door, proxy};
-use crate::http::{self, Socket};
+use crate::http::{self, Accepted, Socket};
 use crate::mailbox::polling::Upgrade;
 use crate::mailbox::{Adopt, ShardMessage};
 use crate::stats::{DoorStats, Refused};
 
 /// Serves one connection; `place` is its share of the pending ones.
-pub(super) async fn connection(door: Arc<Door>, mut socket: Socket, place: OwnedSemaphorePermit) {
+pub(super) async fn connection(door: Arc<Door>, accepted: Accepted, place: OwnedSemaphorePermit) {
     let place = Pending::count(&door.stats, place);
+    let mut socket = match accepted.open() {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "a connection could not be served"),
+    };
     let peer = socket.peer();
     let (hop, http) = if door.trusted_proxies.trusts(peer) {
         let deadline = Instant::now() + door.handshake_timeout;

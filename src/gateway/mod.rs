@@ -38,8 +38,12 @@ use crate::time::Clock;
 use crate::{admin, auth, commands, door, feeds, hub, shard};
 use engine::Engine;
 
-/// Threads of the door, the admin listener, the command router, the feeds and the pulse together.
+/// Threads of handshakes and polls, which can come by ten thousand at once: after a restart everybody comes back.
 const DOOR_THREADS: usize = 2;
+/// Threads of everything else, which must not queue behind them: accepting, the admin listener, the command router, the
+/// feeds and the pulse. (On the same threads publications were two seconds late while 15,000 clients came, and so many
+/// were not accepted in time that the last came after fourteen.)
+const MAIN_THREADS: usize = 2;
 
 /// Who may connect to a public Unix socket: like a TCP port of this machine, everybody on it. Narrower rules are the
 /// directory's.
@@ -131,7 +135,12 @@ pub struct Gateway {
     shards: Vec<JoinHandle<()>>,
     keeper: Option<Keeper>,
     // Taken when it ends.
-    runtime: Option<Runtime>,
+    runtimes: Option<Runtimes>,
+}
+
+struct Runtimes {
+    door: Runtime,
+    main: Runtime,
 }
 
 /// Tells a running gateway to end; from any thread, any number of times.
@@ -142,7 +151,7 @@ struct Shared {
     health: Arc<Health>,
     shards: Vec<ShardHandle>,
     router: Arc<Router>,
-    runtime: runtime::Handle,
+    main: runtime::Handle,
     drain_ms: u64,
     // Accepting on sockets that a successor accepts on, too.
     inherited: Mutex<Vec<AbortHandle>>,
@@ -170,19 +179,11 @@ impl Gateway {
             what: "systemd's sockets",
             source,
         })?;
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(DOOR_THREADS)
-            .thread_name("door")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Start {
-                what: "the door's threads",
-                source,
-            })?;
-        let entered = runtime.enter();
+        let runtimes = Runtimes::start()?;
+        let entered = runtimes.main.enter();
         let (public, admin_listener) = listen(&settings, passed)?;
 
-        let engine = Engine::start(&settings, &runtime)?;
+        let engine = Engine::start(&settings, &runtimes.main)?;
         let health = Arc::new(Health::new(Arc::clone(&engine.broker)));
         let stats = Arc::<DoorStats>::default();
         let figures = Arc::new(Figures::new(
@@ -226,7 +227,7 @@ impl Gateway {
             health,
             shards: engine.shards,
             router: engine.router,
-            runtime: runtime.handle().clone(),
+            main: runtimes.main.handle().clone(),
             drain_ms: settings.drain_ms,
             inherited: Mutex::default(),
             tasks: Mutex::default(),
@@ -235,7 +236,8 @@ impl Gateway {
         let admin_address = admin_listener.address().clone();
         for listener in public {
             let inherited = listener.is_inherited();
-            let abort = handle.run("a public listener", door.serve(Arc::new(listener)));
+            let handshakes = runtimes.door.handle().clone();
+            let abort = handle.run("a public listener", door.serve(Arc::new(listener), handshakes));
             if inherited {
                 handle.0.inherited.lock().push(abort);
             }
@@ -250,16 +252,14 @@ impl Gateway {
             door,
             shards: engine.threads,
             keeper: engine.keeper,
-            runtime: Some(runtime),
+            runtimes: Some(runtimes),
         };
         let run = &gateway.handle;
-        run.run("the feeds", run.0.runtime.spawn(engine.feed_runner.run()));
-        run.run("the upkeep", run.0.runtime.spawn(upkeep(hub, engine.clock)));
+        run.run("the feeds", run.0.main.spawn(engine.feed_runner.run()));
+        run.run("the upkeep", run.0.main.spawn(upkeep(hub, engine.clock)));
         // From here on dropping it ends what was started.
         let pulse = pulse?;
-        gateway
-            .handle
-            .run("the pulse", gateway.handle.0.runtime.spawn(pulse.run()));
+        run.run("the pulse", run.0.main.spawn(pulse.run()));
         Ok(gateway)
     }
 
@@ -303,7 +303,7 @@ impl Gateway {
 
     /// Waits for the shards, then lets the rest end. Blocks, but works within another runtime, too.
     fn end(&mut self) -> Result<(), Error> {
-        let Some(runtime) = self.runtime.take() else {
+        let Some(runtimes) = self.runtimes.take() else {
             return Ok(());
         };
         let mut panicked = None;
@@ -315,7 +315,7 @@ impl Gateway {
         panicked = panicked.or(tasks.panicked);
         let (admin, door) = (Arc::clone(&self.admin), Arc::clone(&self.door));
         let router = Arc::clone(&self.handle.0.router);
-        runtime.spawn(async move {
+        runtimes.main.spawn(async move {
             // Taken until the last connection was closed; what is in flight now goes on for its backend's sake.
             router.drain(tasks.commands_wait).await;
             let answered = async {
@@ -333,12 +333,13 @@ impl Gateway {
         });
         // The channel closes when the task has ended, however it does.
         let _: Result<(), _> = wait.recv();
+        runtimes.door.shutdown_background();
         if let Some(keeper) = self.keeper.take() {
             // What still publishes has no one to answer any more; it must have ended before the last word is written.
-            runtime.shutdown_timeout(LAST_REQUESTS);
+            runtimes.main.shutdown_timeout(LAST_REQUESTS);
             keeper.end();
         } else {
-            runtime.shutdown_background();
+            runtimes.main.shutdown_background();
         }
         panicked.map_or(Ok(()), |what| Err(Error::Panicked(what)))
     }
@@ -346,7 +347,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if self.runtime.is_some() {
+        if self.runtimes.is_some() {
             self.handle.stop();
             if let Err(error) = self.end() {
                 tracing::error!(%error, "a gateway did not end well");
@@ -388,7 +389,7 @@ impl Handle {
     fn run(&self, what: &'static str, task: Task<()>) -> AbortHandle {
         let abort = task.abort_handle();
         let handle = self.clone();
-        let watch = self.0.runtime.spawn(async move {
+        let watch = self.0.main.spawn(async move {
             if task.await.is_err_and(|error| error.is_panic()) {
                 tracing::error!("{what} panicked; the gateway cannot go on");
                 handle.0.tasks.lock().panicked = Some(what);
@@ -406,6 +407,23 @@ async fn upkeep(hub: Arc<Hub>, clock: Clock) {
     loop {
         turns.tick().await;
         hub.expire(clock.now());
+    }
+}
+
+impl Runtimes {
+    fn start() -> Result<Self, Error> {
+        let start = |name, what, threads| {
+            runtime::Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name(name)
+                .enable_all()
+                .build()
+                .map_err(|source| Error::Start { what, source })
+        };
+        Ok(Self {
+            door: start("door", "the door's threads", DOOR_THREADS)?,
+            main: start("main", "the main threads", MAIN_THREADS)?,
+        })
     }
 }
 

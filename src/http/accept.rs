@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::listen::Listener;
-use super::socket::Socket;
+use super::socket::{Accepted, Socket};
 use crate::stats::AcceptStats;
 
 /// Between attempts while the process or the system is out of descriptors or memory.
@@ -26,7 +26,7 @@ pub async fn accept_forever(
     listener: &Listener,
     slots: &Arc<Semaphore>,
     stats: &AcceptStats,
-    mut serve: impl FnMut(Socket, OwnedSemaphorePermit),
+    mut serve: impl FnMut(Accepted, OwnedSemaphorePermit),
 ) {
     let mut pause_ms = 0;
     loop {

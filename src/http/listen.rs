@@ -10,10 +10,10 @@ use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::address::{ListenAddress, LocalAddress};
-use super::socket::Socket;
+use super::socket::Accepted;
 
-/// Connections that may wait in the kernel for `accept`; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+/// Connections that may wait in the kernel for `accept`: as many as `net.core.somaxconn` allows.
+const BACKLOG: i32 = 65_535;
 
 /// An open listening socket.
 #[derive(Debug)]
@@ -113,11 +113,17 @@ impl Listener {
         self.inherited
     }
 
-    /// The next connection.
-    pub async fn accept(&self) -> io::Result<Socket> {
+    /// The next connection, which may be served on another runtime.
+    pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
-            Kind::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Socket::tcp(stream, peer)),
-            Kind::Unix(listener) => listener.accept().await.map(|(stream, _)| Socket::unix(stream)),
+            Kind::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::tcp(stream.into_std()?, peer))
+            }
+            Kind::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Accepted::unix(stream.into_std()?))
+            }
         }
     }
 }
@@ -239,7 +245,7 @@ mod tests {
             StdUnixStream::connect(&path).expect("connected"),
             listener.accept().await,
         );
-        accepted.expect("accepted");
+        accepted.expect("accepted").open().expect("opened");
         drop(listener);
         assert!(!path.exists());
     }

@@ -15,7 +15,7 @@ pub use accept::{accept_forever, linger};
 pub use address::{AddressError, ListenAddress, LocalAddress};
 pub use health::Health;
 pub use listen::{Inherited, Listener, Passed};
-pub use socket::Socket;
+pub use socket::{Accepted, Socket};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! An accepted connection: TCP or Unix, with the bytes that were read ahead of HTTP.
+//!
+//! Invariant: who accepts does not serve. A connection becomes a [`Socket`] on the runtime that serves it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +13,45 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// A connection that nobody serves yet.
+#[derive(Debug)]
+pub struct Accepted(Bare);
+
+#[derive(Debug)]
+enum Bare {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// A non-blocking one.
+    pub(super) const fn tcp(stream: std::net::TcpStream, peer: SocketAddr) -> Self {
+        Self(Bare::Tcp(stream, peer))
+    }
+
+    /// A non-blocking one.
+    pub(super) const fn unix(stream: std::os::unix::net::UnixStream) -> Self {
+        Self(Bare::Unix(stream))
+    }
+
+    /// To be served on the current runtime.
+    pub fn open(self) -> io::Result<Socket> {
+        let (stream, peer) = match self.0 {
+            Bare::Tcp(stream, peer) => (
+                Stream::Tcp(TcpStream::from_std(stream)?),
+                Some(peer.ip().to_canonical()),
+            ),
+            Bare::Unix(stream) => (Stream::Unix(UnixStream::from_std(stream)?), None),
+        };
+        Ok(Socket {
+            stream,
+            peer,
+            ahead: Bytes::new(),
+            flushed: Arc::new(AtomicBool::new(true)),
+        })
+    }
+}
 
 /// A connection. One type for both kinds, so that what runs on it is compiled once.
 #[derive(Debug)]
@@ -29,24 +70,6 @@ enum Stream {
 }
 
 impl Socket {
-    pub(super) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self {
-            stream: Stream::Tcp(stream),
-            peer: Some(peer.ip().to_canonical()),
-            ahead: Bytes::new(),
-            flushed: Arc::new(AtomicBool::new(true)),
-        }
-    }
-
-    pub(super) fn unix(stream: UnixStream) -> Self {
-        Self {
-            stream: Stream::Unix(stream),
-            peer: None,
-            ahead: Bytes::new(),
-            flushed: Arc::new(AtomicBool::new(true)),
-        }
-    }
-
     /// The address at the other end, a v4 one never written as v6; `None` on a Unix socket.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {

@@ -187,9 +187,10 @@ impl Reactor {
         }
         let now_ms = self.clock.now().mono_ms;
         let mut until_ms = self.engine.next_timer_ms();
-        if self.engine.waiting_events() > 0 {
+        let waiting = self.engine.waiting_events();
+        if waiting > 0 {
             // Events wait for company. Nobody needs to ring meanwhile, but nobody waits long for an answer either.
-            let events_ms = self.coalescer.next_ms().min(now_ms + AWAKE_MS_MAX);
+            let events_ms = self.coalescer.due_ms(waiting).min(now_ms + AWAKE_MS_MAX);
             until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
         } else if !self.doorbell.fall_asleep() {
             return Some(Duration::ZERO);
@@ -322,7 +323,7 @@ impl Reactor {
     /// Takes events, when it is time, and writes what is dirty.
     fn tick(&mut self, now: Now) {
         let began = Instant::now();
-        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms) {
+        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms, self.engine.waiting_events()) {
             self.engine.deliver(EVENTS)
         } else {
             0

@@ -95,3 +95,32 @@ async fn slow_handshakes_end_and_delay_nobody() {
     fixture.refused(Refused::Timeout, 50).await;
     until("nobody pending", || fixture.stats.pending.get() == 0).await;
 }
+
+#[tokio::test]
+async fn accepting_waits_for_no_handshake() {
+    // Busy with something else, for as long as nobody drives it.
+    let busy = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let fixture = fixture_on(
+        &"127.0.0.1:0".parse().expect("an address"),
+        busy.handle().clone(),
+        |_| {},
+    );
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = fixture.connect().await;
+        client.write_all(&handshake("/open", &[])).await.expect("sent");
+        clients.push(client);
+    }
+    until("all are accepted", || fixture.stats.accept.accepted.get() == 20).await;
+    assert_eq!(fixture.stats.upgraded.get(), 0);
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let driver = std::thread::spawn(move || busy.block_on(ended).is_err());
+    for client in &mut clients {
+        has(&answer(client).await, 101, &[]);
+    }
+    drop(end);
+    assert!(driver.join().expect("no panic"));
+}

@@ -118,6 +118,14 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
 }
 
 fn fixture_at(address: &ListenAddress, change: impl FnOnce(&mut Settings)) -> Fixture {
+    fixture_on(address, tokio::runtime::Handle::current(), change)
+}
+
+fn fixture_on(
+    address: &ListenAddress,
+    handshakes: tokio::runtime::Handle,
+    change: impl FnOnce(&mut Settings),
+) -> Fixture {
     let mut settings = settings();
     change(&mut settings);
     let (shards, mailboxes) = (0..2).map(|_| mailbox(Arc::default(), Arc::default())).unzip();
@@ -133,7 +141,7 @@ fn fixture_at(address: &ListenAddress, change: impl FnOnce(&mut Settings)) -> Fi
     let door = Door::new(settings, parts);
     let listener = Arc::new(Listener::bind(address, 0o600).expect("bound"));
     let address = listener.address().clone();
-    drop(door.serve(listener));
+    drop(door.serve(listener, handshakes));
     Fixture {
         address,
         mailboxes,
