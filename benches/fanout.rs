@@ -155,9 +155,13 @@ fn tickgate(criterion: &mut Criterion, flush: &str, clients: usize) {
     let mut post = Post::connect(tcp(gateway.admin_address()), Some(KEY));
     let bodies = [publish_body(1), publish_body(10)];
     let name = format!("tickgate_{flush}");
-    measure(criterion, &name, &["shard", "door"], (crowd, clients), |events| {
-        post.send(&bodies[usize::from(events > 1)])
-    });
+    measure(
+        criterion,
+        &name,
+        &["shard", "door", "main"],
+        (crowd, clients),
+        |events| post.send(&bodies[usize::from(events > 1)]),
+    );
     gateway.stop().expect("it ends well");
 }
 

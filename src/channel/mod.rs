@@ -223,6 +223,37 @@ impl<'a> Iterator for Segments<'a> {
 }
 
 fn check(text: &str, wildcards: bool) -> Result<(), ChannelError> {
+    if is_plain(text, wildcards) {
+        Ok(())
+    } else {
+        check_each(text, wildcards)
+    }
+}
+
+/// Whether it is valid for sure: one look at each byte, for the names that occur. (Segment by segment it was a tenth of
+/// what a subscription costs.)
+fn is_plain(text: &str, wildcards: bool) -> bool {
+    // In place of what is before the beginning and behind the end.
+    let (mut before, mut dots) = (b'.', 0);
+    for &byte in text.as_bytes() {
+        let fits = match byte {
+            b'.' => {
+                dots += 1;
+                before != b'.'
+            }
+            b'*' => wildcards && before == b'.',
+            b'>' => false,
+            _ => byte.is_ascii_graphic() && before != b'*',
+        };
+        if !fits {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'.' && dots < SEGMENTS_MAX && text.len() <= BYTES_MAX
+}
+
+fn check_each(text: &str, wildcards: bool) -> Result<(), ChannelError> {
     if text.is_empty() {
         return Err(ChannelError::Empty);
     }

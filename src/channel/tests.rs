@@ -115,6 +115,34 @@ fn the_grammar_of_channels_and_patterns() {
 }
 
 #[test]
+fn the_quick_look_at_a_name_says_the_same_as_the_thorough_one() {
+    let mut texts = vec![String::new()];
+    for length in 0..6 {
+        let longest = texts.iter().filter(|text| text.len() == length);
+        let longer: Vec<_> = longest
+            .flat_map(|text| ["a", "*", ">", ".", " "].map(|next| format!("{text}{next}")))
+            .collect();
+        texts.extend(longer);
+    }
+    let segments = |count| vec!["a"; count].join(".");
+    let bounds = [
+        segments(8),
+        segments(9),
+        "a".repeat(255),
+        "a".repeat(256),
+        "*.".repeat(7) + "*",
+    ];
+    for text in texts.iter().chain(&bounds) {
+        for wildcards in [false, true] {
+            let thorough = check_each(text, wildcards).is_ok();
+            assert_eq!(is_plain(text, wildcards), thorough, "{text:?}, wildcards {wildcards}");
+        }
+    }
+    // What it does not know it leaves to the other.
+    assert!(!is_plain("é", false) && check("é", false).is_ok());
+}
+
+#[test]
 fn segments() {
     for good in ["u42", "42", "alice@example", "名", "a-b_c"] {
         assert!(is_segment(good), "{good:?}");

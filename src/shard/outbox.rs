@@ -316,6 +316,18 @@ impl Outbox {
         finished
     }
 
+    /// Never frees the frames that are queued now, even when they have left.
+    pub(super) fn leak(&self, pool: &Pool) {
+        for queue in [self.events, self.replies] {
+            let mut id = queue.head;
+            while id != NONE {
+                let entry = pool.entry(id);
+                std::mem::forget(Rc::clone(entry.shared_frame()));
+                id = entry.next;
+            }
+        }
+    }
+
     /// Gives every entry back to the pool.
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         for queue in [self.events, self.replies] {

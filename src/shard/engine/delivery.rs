@@ -240,6 +240,13 @@ impl Engine {
         self.hot[slot].outbox.gather(&self.outgoing.pool, until, slices)
     }
 
+    /// Never frees what [`Engine::pending`] gave: someone else may still read it.
+    pub fn leak_pending(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot(id) {
+            self.hot[slot].outbox.leak(&self.outgoing.pool);
+        }
+    }
+
     /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
     /// replies is taken up.
     pub fn sent(&mut self, id: ConnectionId, bytes: usize, now: Now) -> Sent {

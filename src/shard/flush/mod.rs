@@ -112,7 +112,9 @@ impl Flusher {
                 Err(oddity) => {
                     tracing::warn!(shard = self.shard, %oddity, "io_uring is given up, frames go out by writev from now on");
                     stats.io_uring.set(0);
-                    self.ring = None;
+                    if let Some(ring) = self.ring.take() {
+                        ring.give_up();
+                    }
                 }
             }
         }

@@ -4,11 +4,12 @@
 //! the time its bytes were gathered and the time it is told how many of them were sent.
 //!
 //! The first rests on the kernel: every send carries `MSG_DONTWAIT`, so it keeps none, and when it has taken a message,
-//! the message has completed. Whether it does so is tried before a ring is used (`queue::open`); for one that stops
-//! doing so afterwards ([`Oddity::Futile`] with a message taken and not answered) the invariant does not hold. What can go wrong is that it takes fewer than there are (a message that it finds malformed, no memory for
-//! a request), so the submission is repeated until all have completed. Anything else is an [`Oddity`]: the ring is
-//! given up. Messages it had not taken are written by `writev` then; of one that it took without an answer nobody knows
-//! how much was sent, and its connection fails.
+//! the message has completed. Whether it does so is tried before a ring is used (`queue::open`). What can go wrong is that
+//! it takes fewer than there are (a message that it finds malformed, no memory for a request), so the submission is
+//! repeated until all have completed. Anything else is an [`Oddity`]: the ring is given up. Messages it had not taken
+//! are written by `writev` then; of one that it took without an answer nobody knows how much was sent, and its
+//! connection fails. Nor does anybody know whether the kernel has done with such a message's bytes, so they are never
+//! freed, and neither is the ring ([`Ring::give_up`]).
 
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
@@ -78,6 +79,8 @@ pub(super) struct Ring {
     // The slices of all parts, one behind the other. Never grows, so that it never moves.
     slices: Vec<iovec>,
     messages: Vec<Message>,
+    // A message was taken and never answered.
+    has_lost: bool,
 }
 
 impl Ring {
@@ -88,6 +91,14 @@ impl Ring {
             idle: Vec::new(),
             slices: Vec::with_capacity(SLICES_MAX),
             messages: Vec::with_capacity(DEPTH),
+            has_lost: false,
+        }
+    }
+
+    /// Frees the ring, unless the kernel may still be at work on a message, with a header and slices that lie in it.
+    pub(super) fn give_up(self) {
+        if self.has_lost {
+            std::mem::forget(self);
         }
     }
 
@@ -179,8 +190,8 @@ impl Ring {
         // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`Engine::pending`]
         // promises that they stay until the connection is told that they were sent, or changes otherwise); no
         // connection is touched before this call has returned. It returns when every message has completed, or when
-        // the ring is given up; then no message is in the kernel's hands, as far as the kernel obeys `MSG_DONTWAIT`: see
-        // the module's docs.
+        // the ring is given up. A message that was taken and has not completed then keeps its bytes, its slices and its
+        // header for ever: `settle` and `give_up` leak them.
         unsafe { self.queue.push(&self.messages) };
         let mut outstanding = self.messages.len();
         let mut untaken = outstanding;
@@ -266,7 +277,11 @@ impl Ring {
                     engine.postpone(id);
                     continue;
                 }
-                Fate::Unknown => Outcome::Failed,
+                Fate::Unknown => {
+                    engine.leak_pending(id);
+                    self.has_lost = true;
+                    Outcome::Failed
+                }
             };
             sockets.written(engine, id, outcome, now);
         }

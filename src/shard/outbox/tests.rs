@@ -57,6 +57,21 @@ fn events_and_replies_leave_in_the_order_they_came() {
 }
 
 #[test]
+fn what_is_leaked_leaves_and_is_never_freed() {
+    let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
+    let (event, reply, later) = (frame(1, 4), frame(2, 4), frame(3, 4));
+    assert!(outbox.push_event(&mut pool, &event, &BOUNDS));
+    outbox.push_reply(&mut pool, reply.clone(), &BOUNDS).expect("room");
+    outbox.leak(&pool);
+    assert!(outbox.push_event(&mut pool, &later, &BOUNDS));
+    outbox.advance(&mut pool, 6);
+    outbox.clear(&mut pool);
+    let holders = [&event, &reply, &later].map(Rc::strong_count);
+    // One of each is this test's.
+    assert_eq!((holders, pool.used()), ([2, 2, 1], 0));
+}
+
+#[test]
 fn a_partly_sent_event_is_never_dropped() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     assert!(outbox.push_event(&mut pool, &frame(1, 4), &BOUNDS));
