@@ -17,12 +17,13 @@
 //! below `at[T]`; every later one is at or above it.
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `doorbell` (waking), `publish` (the way in), `state` (what is kept of channels), `bounds` (how much).
+//! shard's end), `doorbell` (waking), `publish` (the way in), `state` (what is kept of channels), `bounds` (how much), `generations` (how long ids).
 
 mod bounds;
 mod credits;
 mod doorbell;
 mod export;
+mod generations;
 mod inbox;
 mod interest;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::wire::deflate;
 pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
+pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
 pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
@@ -57,6 +59,7 @@ pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
 use credits::Credits;
+use generations::Generations;
 use inbox::Letter;
 use interest::{Interest, Stripes, stripe_of};
 use state::Channels;
@@ -111,6 +114,7 @@ pub struct Hub {
     epoch: Epoch,
     limits: StateSettings,
     held: Held,
+    generations: Generations,
 }
 
 /// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
@@ -119,7 +123,6 @@ struct Stripe {
     state: Mutex<StripeState>,
     // What the search for something to evict goes by; written under the lock.
     oldest_use_ms: AtomicU64,
-    ids: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -135,7 +138,6 @@ impl Default for Stripe {
         Self {
             state: Mutex::default(),
             oldest_use_ms: AtomicU64::new(u64::MAX),
-            ids: AtomicUsize::new(0),
         }
     }
 }
@@ -163,7 +165,7 @@ pub struct HubStats {
     pub credits: usize,
     /// Channels of which something is kept.
     pub channels: usize,
-    /// What is kept of them and of ids, in bytes.
+    /// What is kept of them, in bytes.
     pub state_bytes: usize,
     /// Ids of publishers that are remembered.
     pub ids: usize,
@@ -184,6 +186,11 @@ pub struct HubStats {
 impl Hub {
     /// A hub and its `shards` inboxes. Panics unless there are 1 to [`SHARDS_MAX`].
     pub fn new(settings: Settings, shards: usize, encode: Encode) -> (Arc<Self>, Vec<Inbox>) {
+        Self::with_ids_max(settings, shards, encode, generations::IDS_MAX)
+    }
+
+    /// A hub that remembers so many ids at most.
+    fn with_ids_max(settings: Settings, shards: usize, encode: Encode, ids_max: u32) -> (Arc<Self>, Vec<Inbox>) {
         assert!(
             (1..=SHARDS_MAX).contains(&shards),
             "1 to {SHARDS_MAX} shards, not {shards}"
@@ -204,6 +211,7 @@ impl Hub {
             epoch: settings.epoch.unwrap_or_else(Epoch::random),
             limits: settings.state,
             held: Held::default(),
+            generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),
         });
         let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
         let inboxes = (0u16..).zip(letters).map(inbox).collect();
@@ -344,7 +352,7 @@ impl Hub {
             state.channels.view(&channel.clone().into(), class, now, each);
             state.channels.read(channel, since, limit, now, forms)
         });
-        self.enforce_bounds(now);
+        self.enforce_bounds();
         page
     }
 
