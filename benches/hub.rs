@@ -1,5 +1,6 @@
 //! What publishing, joining, looking up and reading what is kept cost. `cargo bench --bench hub`
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::channel::{Channel, Pattern};
-use tickgate::event::{NewEvent, Terms};
+use tickgate::event::{EventId, NewEvent, Terms};
 use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes, Walk};
 use tickgate::time::Now;
 
@@ -116,6 +117,23 @@ fn keep(c: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// With an id that is new each time; those before it go as they do in operation, half a million at once.
+fn identify(c: &mut Criterion) {
+    let (hub, mut inboxes) = hub(1);
+    inboxes[0].join(&pattern(PLAIN));
+    let to = channel(PLAIN);
+    let ids = Cell::new(0u64);
+    let next = |_| {
+        ids.set(ids.get() + 1);
+        let mut event = event(&to);
+        event.terms.id = Some(EventId::new(&to, &ids.get().to_be_bytes()));
+        event
+    };
+    c.bench_function("publish with an id", |b| {
+        b.iter_custom(|times| publish_timed(&hub, &mut inboxes, next, times));
+    });
 }
 
 fn ten_records(first: usize) -> Bytes {
@@ -245,5 +263,5 @@ fn pop(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, publish, keep, lookup, join, join_and_view, page, pop);
+criterion_group!(benches, publish, keep, identify, lookup, join, join_and_view, page, pop);
 criterion_main!(benches);

@@ -11,7 +11,7 @@ seconds=${1:-600}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
-    targets=(canary decoder deflate messages patterns door config engine engine_io)
+    targets=(canary decoder round_trip deflate messages patterns door config engine engine_io)
 fi
 
 log=$(mktemp)

@@ -1,9 +1,13 @@
 //! permessage-deflate: what a client sends as a compressed message, and what the gateway compresses.
 //!
 //! 1. Any bytes are a message within the limit or an error, the same for every cut into reads.
-//! 2. What the gateway compresses is shorter, and is inflated to the same with exactly the limit it needs.
-//! 3. A header's offer that is accepted is answered with a window that it allows.
+//! 2. Another inflater, which shares no code with the gateway's, says the same: the same message, or that there is none.
+//! 3. What the gateway compresses is shorter, and is inflated to the same with exactly the limit it needs.
+//! 4. A header's offer that is accepted is answered with a window that it allows.
 
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use tickgate::wire::{Decoder, Error, Inflater, Message, deflate, encode, negotiate};
 
 /// The limit on a message, small so that it is met.
@@ -27,8 +31,78 @@ fn inflate(choice: u8, compressed: &[u8]) {
         decode(&client_frame(compressed), usize::from(choice) + 1, MESSAGE_BYTES_MAX),
         whole
     );
-    if let Ok(Some(message)) = whole {
+    if let Ok(Some(message)) = &whole {
         assert!(message.len() <= MESSAGE_BYTES_MAX as usize);
+    }
+    assert_eq!(
+        whole.clone().ok().flatten(),
+        inflate_by_reference(compressed),
+        "{compressed:02x?}, {whole:02x?}"
+    );
+}
+
+/// miniz_oxide, made to read a message as RFC 7692 has it (section 7.2.2).
+struct Reference {
+    stream: DecompressorOxide,
+    streams: usize,
+    message: Vec<u8>,
+    /// Bytes of all streams, and of those before this one, to which it cannot refer.
+    given: usize,
+    begin: usize,
+}
+
+/// `None`: it is too long, or no deflate stream, or one that is cut off.
+fn inflate_by_reference(compressed: &[u8]) -> Option<Vec<u8>> {
+    let mut reference = Reference {
+        stream: DecompressorOxide::new(),
+        streams: 1,
+        message: vec![0; MESSAGE_BYTES_MAX as usize + 1],
+        given: 0,
+        begin: 0,
+    };
+    let ends_the_stream = compressed.is_empty() || reference.feed(compressed)?;
+    let message_bytes = reference.given;
+    if !ends_the_stream {
+        reference.feed(&[0, 0, 0xff, 0xff])?;
+        // A block of nothing that is marked as the last shows that no other was open.
+        let closed = reference.decompress(&[0x03, 0x00]) == (TINFLStatus::Done, 2, 0);
+        if reference.given != message_bytes || !closed {
+            return None;
+        }
+    }
+    reference.message.truncate(message_bytes);
+    Some(reference.message)
+}
+
+impl Reference {
+    /// Returns whether a stream ended with the last byte.
+    fn feed(&mut self, mut part: &[u8]) -> Option<bool> {
+        const STREAMS_MAX: usize = 8;
+        loop {
+            let (status, used, made) = self.decompress(part);
+            part = &part[used..];
+            self.given += made;
+            match status {
+                _ if self.given > MESSAGE_BYTES_MAX as usize => return None,
+                TINFLStatus::Done if self.streams == STREAMS_MAX => return None,
+                TINFLStatus::Done => {
+                    self.streams += 1;
+                    self.begin = self.given;
+                    self.stream.init();
+                    if part.is_empty() {
+                        return Some(true);
+                    }
+                }
+                TINFLStatus::NeedsMoreInput => return Some(false),
+                _ => return None,
+            }
+        }
+    }
+
+    fn decompress(&mut self, part: &[u8]) -> (TINFLStatus, usize, usize) {
+        let flags = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+        let (out, position) = (&mut self.message[self.begin..], self.given - self.begin);
+        decompress(&mut self.stream, part, out, position, flags)
     }
 }
 
@@ -47,11 +121,11 @@ fn negotiate_header(header: &[u8]) {
     let Ok(header) = std::str::from_utf8(header) else {
         return;
     };
-    if let Some(deflate) = negotiate::accept([header]) {
-        assert!((9..=15).contains(&deflate.window_bits));
+    if let Some(agreement) = negotiate::accept([header]) {
+        assert!((9..=15).contains(&agreement.deflate.window_bits));
         assert!(header.contains("permessage-deflate"));
         // The answer is itself an offer that would be accepted as the same.
-        assert_eq!(negotiate::accept([deflate.answer().as_str()]), Some(deflate));
+        assert_eq!(negotiate::accept([agreement.answer().as_str()]), Some(agreement));
     }
 }
 

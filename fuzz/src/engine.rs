@@ -3,6 +3,7 @@
 //! 1. Nothing panics and no call hangs.
 //! 2. In the end, when everybody has gone, nothing is left: no connection, no frame, no event in the inbox, no credit.
 
+use arbitrary::{Arbitrary, Result, Unstructured};
 use tickgate::mailbox::ConnectionId;
 use tickgate::shard::engine::{Action, Sent};
 use tickgate::wire::Deflate;
@@ -26,74 +27,124 @@ const TEXTS: &[&str] = &[
 ];
 const CHANNELS: &[&str] = &["grid.a.order", "grid.a.status", "market.x.price", "grid.b.pnl", "other"];
 
+/// One step. Who it concerns is a place among the clients there are, counted round and round.
+#[derive(Arbitrary, Debug)]
+enum Operation<'d> {
+    /// A client comes; with a window it has agreed on compression.
+    Connect {
+        #[arbitrary(with = window_bits)]
+        window_bits: Option<u8>,
+    },
+    /// It says what makes sense.
+    Say {
+        who: u8,
+        #[arbitrary(with = |data: &mut Unstructured<'_>| data.choose(TEXTS).copied())]
+        text: &'static str,
+    },
+    /// It says anything, in a frame.
+    SayAnything { who: u8, text: &'d [u8] },
+    /// It sends anything.
+    Send { who: u8, bytes: &'d [u8] },
+    /// Its socket takes no more.
+    Block { who: u8 },
+    /// Its socket takes more.
+    Unblock { who: u8 },
+    /// It sends no more.
+    EndInput { who: u8 },
+    /// An event is published.
+    Publish {
+        #[arbitrary(with = |data: &mut Unstructured<'_>| data.choose(CHANNELS).copied())]
+        channel: &'static str,
+    },
+    /// The shard begins a turn.
+    BeginTurn,
+    /// It delivers at most so many events.
+    Deliver { events: u8 },
+    /// It writes at most 16 times so many bytes and one to each dirty connection.
+    Write { sixteens: u8 },
+    /// Time passes, in steps of 137 ms.
+    Wait { steps: u8 },
+}
+
+fn window_bits(data: &mut Unstructured<'_>) -> Result<Option<u8>> {
+    let bits = data.int_in_range(9..=16)?;
+    Ok((bits <= 15).then_some(bits))
+}
+
 struct World {
     rig: Rig,
     clients: Vec<ConnectionId>,
     now: tickgate::time::Now,
 }
 
-/// One fuzz input: operations, each a byte that says what, a byte that says who, and for some what follows.
+/// One fuzz input: a `Vec<Operation>`.
 pub fn check_input(data: &[u8]) {
+    let Ok(operations) = Vec::<Operation<'_>>::arbitrary_take_rest(Unstructured::new(data)) else {
+        return;
+    };
     let mut world = World {
         rig: Rig::new(),
         clients: Vec::new(),
         now: NOW,
     };
-    let mut rest = data;
-    while let [what, who, more @ ..] = rest {
-        rest = world.operation(*what, *who, more);
+    for operation in operations {
+        world.carry_out(&operation);
+        world.act();
     }
     world.end();
 }
 
 impl World {
-    fn operation<'d>(&mut self, what: u8, who: u8, rest: &'d [u8]) -> &'d [u8] {
-        let client = self.clients.get(usize::from(who) % self.clients.len().max(1)).copied();
-        match (what % 12, client) {
-            (0, _) if self.clients.len() < CLIENTS_MAX => {
-                let window_bits = 9 + who % 8;
-                self.rig.deflate = (window_bits <= 15).then_some(Deflate { window_bits });
+    fn client(&self, who: u8) -> Option<ConnectionId> {
+        self.clients.get(usize::from(who) % self.clients.len().max(1)).copied()
+    }
+
+    fn carry_out(&mut self, operation: &Operation<'_>) {
+        match *operation {
+            Operation::Connect { window_bits } if self.clients.len() < CLIENTS_MAX => {
+                self.rig.deflate = window_bits.map(|window_bits| Deflate { window_bits });
                 let id = self.rig.connect(&[]);
                 self.clients.push(id);
             }
-            (1 | 2, Some(id)) => {
-                let text = TEXTS[usize::from(what / 12) % TEXTS.len()];
-                self.bytes(id, &client_frame(text.as_bytes()));
+            Operation::Connect { .. } => {}
+            Operation::Say { who, text } => self.bytes(who, &client_frame(text.as_bytes())),
+            Operation::SayAnything { who, text } => self.bytes(who, &client_frame(text)),
+            Operation::Send { who, bytes } => self.bytes(who, bytes),
+            Operation::Block { who } => {
+                if let Some(id) = self.client(who) {
+                    self.rig.engine.blocked(id, self.now);
+                }
             }
-            (3, Some(id)) => {
-                let (bytes, later) = rest.split_at(usize::from(what).min(rest.len()));
-                self.bytes(id, bytes);
-                return later;
+            Operation::Unblock { who } => {
+                if let Some(id) = self.client(who) {
+                    self.rig.engine.writable(id);
+                }
             }
-            (4, Some(id)) => {
-                let (bytes, later) = rest.split_at(usize::from(what).min(rest.len()));
-                self.bytes(id, &client_frame(bytes));
-                return later;
+            Operation::EndInput { who } => {
+                if let Some(id) = self.client(who) {
+                    self.rig.engine.on_end_of_input(id, self.now);
+                }
             }
-            (5 | 6, _) if self.rig.hub.stats().credits_lent < 100 => {
-                self.rig.publish(event(CHANNELS[usize::from(who) % CHANNELS.len()]));
+            // Nobody takes the events out but `Deliver`: what has no credit would wait for ever.
+            Operation::Publish { channel } => {
+                if self.rig.hub.stats().credits_lent < 100 {
+                    self.rig.publish(event(channel));
+                }
             }
-            (7, _) => {
-                self.rig.engine.deliver(usize::from(who));
+            Operation::BeginTurn => self.rig.engine.begin_turn(self.now),
+            Operation::Deliver { events } => {
+                self.rig.engine.deliver(events.into());
             }
-            (8, Some(id)) => self.rig.engine.blocked(id, self.now),
-            (9, Some(id)) => {
-                self.rig.engine.writable(id);
-            }
-            (10, _) => {
-                self.now = self.now.after_ms(u64::from(who) * 137);
+            Operation::Write { sixteens } => self.write(usize::from(sixteens) * 16 + 1),
+            Operation::Wait { steps } => {
+                self.now = self.now.after_ms(u64::from(steps) * 137);
                 while self.rig.engine.run_timers(64, self.now) {}
             }
-            (11, Some(id)) if who > 200 => self.rig.engine.on_end_of_input(id, self.now),
-            (11, _) => self.write(usize::from(who) * 16 + 1),
-            _ => {}
         }
-        self.act();
-        rest
     }
 
-    fn bytes(&mut self, id: ConnectionId, bytes: &[u8]) {
-        if self.rig.engine.wants_input(id) {
+    fn bytes(&mut self, who: u8, bytes: &[u8]) {
+        if let Some(id) = self.client(who).filter(|id| self.rig.engine.wants_input(*id)) {
             self.rig.engine.on_bytes(id, &mut bytes.to_vec(), self.now);
         }
     }

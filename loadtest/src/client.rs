@@ -3,6 +3,7 @@
 //! Invariant: an event counts as received, missing, late or stray by the client's own sequence numbers only; nothing
 //! the server says about itself goes into these figures.
 
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::adapter::Adapter;
+use crate::deflate::Inflater;
 use crate::measured::Inside;
 use crate::options::Url;
 use crate::protocol::{self, RequestId, Stamp};
@@ -26,16 +28,19 @@ pub(crate) struct Common {
     pub(crate) request_id: Finder<'static>,
     /// What an instant is counted from.
     pub(crate) epoch: Instant,
+    /// Where clients offer compression.
+    inflater: Option<RefCell<Inflater>>,
 }
 
 impl Common {
-    pub(crate) fn new(url: &Url, adapter: &Arc<Adapter>, epoch: Instant) -> Self {
+    pub(crate) fn new(url: &Url, adapter: &Arc<Adapter>, epoch: Instant, compression: bool) -> Self {
         Self {
             url: url.clone(),
             adapter: Arc::clone(adapter),
             stamp: Stamp::finder(),
             request_id: RequestId::finder(),
             epoch,
+            inflater: compression.then(RefCell::default),
         }
     }
 
@@ -140,7 +145,8 @@ impl Client {
                 return Err(format!("connect: {error}"));
             }
             let token = self.spec.token.as_deref();
-            let request = protocol::upgrade_request(&common.url, common.adapter.token, token);
+            let request =
+                protocol::upgrade_request(&common.url, common.adapter.token, token, common.inflater.is_some());
             self.send(request.as_bytes())?;
             self.state = State::Handshake;
         }
@@ -189,6 +195,7 @@ impl Client {
             match self.stream.read(scratch) {
                 Ok(0) => return Err("the server closed the connection".into()),
                 Ok(length) => {
+                    inside.counters.groups[self.spec.group].bytes += length as u64;
                     let now_ns = common.now_ns();
                     self.take(common, &scratch[..length], now_ns, inside)?;
                     if length < scratch.len() {
@@ -219,7 +226,7 @@ impl Client {
     fn parse(&mut self, common: &Common, bytes: &[u8], now_ns: u64, inside: &mut Inside) -> Result<usize, String> {
         let mut used = 0;
         if self.state == State::Handshake {
-            let Some(length) = protocol::upgrade_response(bytes)? else {
+            let Some(length) = protocol::upgrade_response(bytes, common.inflater.is_some())? else {
                 return Ok(0);
             };
             used = length;
@@ -228,6 +235,13 @@ impl Client {
         while let Some((frame, length)) = protocol::server_frame(&bytes[used..])? {
             used += length;
             match frame.opcode {
+                protocol::TEXT | protocol::BINARY if frame.deflated => {
+                    let inflater = common.inflater.as_ref();
+                    let mut inflater = inflater
+                        .ok_or("a compressed message without an agreement")?
+                        .borrow_mut();
+                    self.message(common, inflater.inflate(frame.payload)?, now_ns, inside)?;
+                }
                 protocol::TEXT | protocol::BINARY => self.message(common, frame.payload, now_ns, inside)?,
                 protocol::PING => self.send(&protocol::client_frame(protocol::PONG, frame.payload))?,
                 protocol::CLOSE => return Err(format!("the server closed: {}", close_text(frame.payload))),

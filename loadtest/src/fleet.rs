@@ -80,7 +80,7 @@ impl<'a> Fleet<'a> {
         let mut publisher = Some(Publisher::connect(target, epoch)?);
         for (index, measured) in measured.into_iter().enumerate() {
             let (common, window) = (
-                Common::new(&url, &adapter, epoch),
+                Common::new(&url, &adapter, epoch, server.compression),
                 server.connect_window.div_ceil(threads),
             );
             let worker = Worker::new(common, window, publisher.take(), measured, Arc::clone(&fleet.shared))

@@ -14,6 +14,7 @@
 //! | `recorder` | rows of the time series, phases, the line in the terminal |
 //! | `worker` | one thread, one epoll loop: clients and, in the first worker, the publisher |
 //! | `client`, `sequences`, `protocol` | one connection: handshake, subscribing, frames, what it should have received |
+//! | `deflate` | compressed messages |
 //! | `adapter` | how a server is spoken to, from a TOML file |
 //! | `publisher` | events by HTTP or WebSocket frames, all that are due in one request |
 //! | `requests` | commands and (un)subscriptions by the clock |
@@ -25,6 +26,7 @@
 mod adapter;
 mod backend;
 mod client;
+mod deflate;
 mod fleet;
 mod limit;
 mod measured;

@@ -87,6 +87,8 @@ counters! {
         ended,
         /// Live clients that the tool has cut off.
         left,
+        /// Bytes that came over the sockets, heads and frames and all.
+        bytes,
         /// Events, of which some may be doubles.
         events,
         /// Events that were skipped by a sequence number.

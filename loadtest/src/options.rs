@@ -79,6 +79,9 @@ pub(crate) struct Server {
     /// Channels published to, in turn
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) channels: u64,
+    /// Offer permessage-deflate without context takeover, and inflate what comes; a server that declines ends the run
+    #[arg(long)]
+    pub(crate) compression: bool,
     /// The server's process, whose CPU and memory are measured
     #[arg(long)]
     pub(crate) pid: Option<u32>,

@@ -1,16 +1,19 @@
 //! As much of HTTP/1.1 and RFC 6455 as a client needs, written apart from the gateway's own codec on purpose.
 
+use std::fmt::Write as _;
+
 use memchr::memmem::Finder;
 
 use crate::adapter::TokenBy;
+use crate::deflate;
 use crate::options::Url;
 
 /// A fixed key is as good as a random one here, and its answer is known (RFC 6455, section 1.3).
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The upgrade request.
-pub(crate) fn upgrade_request(url: &Url, by: TokenBy, token: Option<&str>) -> String {
+/// The upgrade request; with `compression` it offers [`deflate::OFFER`].
+pub(crate) fn upgrade_request(url: &Url, by: TokenBy, token: Option<&str>, compression: bool) -> String {
     let Url { host, path, .. } = url;
     let (mut query, mut header) = (String::new(), String::new());
     match (by, token) {
@@ -21,14 +24,18 @@ pub(crate) fn upgrade_request(url: &Url, by: TokenBy, token: Option<&str>) -> St
         (TokenBy::Header, Some(token)) => header = format!("Authorization: Bearer {token}\r\n"),
         _ => {}
     }
+    if compression {
+        header.push_str(&format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER));
+    }
     format!(
         "GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{header}\r\n"
     )
 }
 
-/// How many bytes the server's answer takes, when it is there and is a good one.
-pub(crate) fn upgrade_response(bytes: &[u8]) -> Result<Option<usize>, String> {
+/// How many bytes the server's answer takes, when it is there and is a good one: it agrees on compression if that was
+/// offered, and on nothing else.
+pub(crate) fn upgrade_response(bytes: &[u8], compression: bool) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(bytes) {
@@ -47,7 +54,26 @@ pub(crate) fn upgrade_response(bytes: &[u8]) -> Result<Option<usize>, String> {
     if accept.is_none_or(|header| header.value != ACCEPT.as_bytes()) {
         return Err("wrong Sec-WebSocket-Accept".into());
     }
+    check_extensions(response.headers, compression)?;
     Ok(Some(length))
+}
+
+fn check_extensions(headers: &[httparse::Header<'_>], compression: bool) -> Result<(), String> {
+    let values = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("sec-websocket-extensions"))
+        .map(|header| String::from_utf8_lossy(header.value));
+    let agreed = values.collect::<Vec<_>>().join(", ");
+    let mut parts = agreed.split(';').map(str::trim);
+    match parts.next() {
+        Some("") if !compression => Ok(()),
+        Some("") => Err("the server does not compress".into()),
+        Some("permessage-deflate") if compression && !agreed.contains(',') => parts
+            .any(|part| part == "server_no_context_takeover")
+            .then_some(())
+            .ok_or_else(|| format!("the server keeps a window between messages: {agreed}")),
+        _ => Err(format!("the server agreed on what was not offered: {agreed}")),
+    }
 }
 
 /// A client's frame. The mask is zero: legal, though not random, and the server has to undo it all the same.
@@ -79,6 +105,7 @@ pub(crate) const PONG: u8 = 10;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: u8,
+    pub(crate) deflated: bool,
     pub(crate) payload: &'a [u8],
 }
 
@@ -89,6 +116,9 @@ pub(crate) fn server_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, S
     };
     if first & 0x80 == 0 || second & 0x80 != 0 {
         return Err("the server sent a fragment or a masked frame".into());
+    }
+    if first & 0x30 != 0 {
+        return Err("the server sent a frame of an extension that was not offered".into());
     }
     let (length, head) = match second {
         126 => match rest.first_chunk::<2>() {
@@ -109,6 +139,7 @@ pub(crate) fn server_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, S
         (
             Frame {
                 opcode: first & 0x0f,
+                deflated: first & 0x40 != 0,
                 payload,
             },
             end,
@@ -137,9 +168,15 @@ impl Stamp {
             sequence,
             due_ns,
         } = self;
-        let head = format!("{{\"loadtest\":[{channel},{sequence},{due_ns}],\"pad\":\"");
-        let pad = bytes.saturating_sub(head.len() + 2);
-        format!("{head}{:x<pad$}\"}}", "")
+        let mut data = format!("{{\"loadtest\":[{channel},{sequence},{due_ns}],\"pad\":\"");
+        let pad_bytes = bytes.saturating_sub(data.len() + 2);
+        pad(
+            &mut data,
+            pad_bytes,
+            channel.wrapping_mul(1 << 32).wrapping_add(*sequence),
+        );
+        data.push_str("\"}");
+        data
     }
 
     /// Calls `each` with every stamp in a message: some servers put several events into one.
@@ -160,6 +197,32 @@ impl Stamp {
     pub(crate) fn finder() -> Finder<'static> {
         Finder::new(MARK)
     }
+}
+
+/// Appends so many bytes of what events are made of: names that come again and numbers that do not, so that what a server
+/// compresses is worth as much as it would be of real ones. The same seed gives the same.
+fn pad(text: &mut String, bytes: usize, seed: u64) {
+    const NAMES: [&str; 6] = [
+        "price",
+        "quantity",
+        "filled",
+        "order_id",
+        "updated_at",
+        "unrealized_pnl",
+    ];
+    let (end, mut random) = (text.len() + bytes, seed);
+    for name in NAMES.iter().cycle() {
+        if text.len() >= end {
+            break;
+        }
+        // Knuth's MMIX; its high bits are the good ones.
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{name}:{}.{:02},", random >> 48, (random >> 32) % 100);
+    }
+    text.truncate(end);
 }
 
 /// What the tool gives as a request's id: its answer, whatever else it says, tells when the request was due.
@@ -215,6 +278,7 @@ mod tests {
         };
         let data = stamp.data(157);
         assert_eq!(data.len(), 157);
+        assert_eq!(stamp.data(10).len(), stamp.data(60).len().min(stamp.data(0).len()));
         let found = |message: &str| {
             let mut all = Vec::new();
             Stamp::each(&Stamp::finder(), message.as_bytes(), |stamp| all.push(stamp));
@@ -259,8 +323,9 @@ mod tests {
             ("/ws", TokenBy::Header, Some("t"), "\r\nAuthorization: Bearer t\r\n"),
             ("/ws", TokenBy::Frame, Some("t"), "GET /ws HTTP/1.1\r\n"),
         ] {
-            let request = upgrade_request(&url(path), by, token);
+            let request = upgrade_request(&url(path), by, token, false);
             assert!(request.contains(expected) && request.ends_with("\r\n\r\n"), "{request}");
+            assert!(!request.contains("Extensions"), "{request}");
         }
     }
 
@@ -279,7 +344,10 @@ mod tests {
             bytes.push(0x89);
             let (frame, used) = server_frame(&bytes).unwrap().unwrap();
             assert_eq!((frame.opcode, frame.payload.len(), used), (TEXT, length, whole));
+            assert!(!frame.deflated);
         }
+        assert!(server_frame(&[0xc1, 0]).unwrap().unwrap().0.deflated);
+        assert!(server_frame(&[0xa1, 0]).is_err());
         assert!(server_frame(&[0x01, 0]).is_err());
         assert!(server_frame(&[0x81, 0x80, 0, 0, 0, 0]).is_err());
     }
@@ -287,13 +355,41 @@ mod tests {
     #[test]
     fn the_handshake_is_checked() {
         let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n");
-        assert_eq!(upgrade_response(good.as_bytes()), Ok(Some(good.len())));
-        assert_eq!(upgrade_response(&good.as_bytes()[..30]), Ok(None));
+        assert_eq!(upgrade_response(good.as_bytes(), false), Ok(Some(good.len())));
+        assert_eq!(upgrade_response(&good.as_bytes()[..30], false), Ok(None));
         assert!(
-            upgrade_response(b"HTTP/1.1 401 Unauthorized\r\n\r\n{}")
+            upgrade_response(b"HTTP/1.1 401 Unauthorized\r\n\r\n{}", false)
                 .unwrap_err()
                 .contains("401")
         );
-        assert!(upgrade_response(b"HTTP/1.1 101 X\r\nSec-WebSocket-Accept: no\r\n\r\n").is_err());
+        assert!(upgrade_response(b"HTTP/1.1 101 X\r\nSec-WebSocket-Accept: no\r\n\r\n", false).is_err());
+    }
+
+    #[test]
+    fn compression_is_agreed_on_or_the_run_ends() {
+        let url = Url::parse("ws://127.0.0.1:1/ws", "/").unwrap();
+        let request = upgrade_request(&url, TokenBy::Header, Some("t"), true);
+        let offer = format!("\r\nSec-WebSocket-Extensions: {}\r\n\r\n", deflate::OFFER);
+        assert!(
+            request.contains("Bearer t\r\n") && request.ends_with(&offer),
+            "{request}"
+        );
+        let answer = |extensions: &str, compression| {
+            let head = format!("HTTP/1.1 101 X\r\nsec-websocket-accept: {ACCEPT}\r\n{extensions}\r\n");
+            upgrade_response(head.as_bytes(), compression).map(|length| length.is_some())
+        };
+        let header = |value: &str| format!("Sec-WebSocket-Extensions: {value}\r\n");
+        let forgets = header("permessage-deflate; server_max_window_bits=12; server_no_context_takeover");
+        assert_eq!(answer(&forgets, true), Ok(true));
+        for (extensions, compression, told) in [
+            (forgets.as_str(), false, "not offered"),
+            ("", true, "does not compress"),
+            (&header("permessage-deflate"), true, "keeps a window"),
+            (&header("x-other"), true, "not offered"),
+            (&(forgets.clone() + &header("x-other")), true, "not offered"),
+        ] {
+            let error = answer(extensions, compression).unwrap_err();
+            assert!(error.contains(told), "{extensions}: {error}");
+        }
     }
 }

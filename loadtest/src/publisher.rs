@@ -243,7 +243,7 @@ fn open_socket(stream: &mut std::net::TcpStream, target: &Target) -> Result<Vec<
     let text = |error: std::io::Error| error.to_string();
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
     let adapter = &target.adapter;
-    let request = protocol::upgrade_request(&target.url, adapter.token, target.key.as_deref());
+    let request = protocol::upgrade_request(&target.url, adapter.token, target.key.as_deref(), false);
     stream.write_all(request.as_bytes()).map_err(text)?;
     let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
     let mut more = |bytes: &mut Vec<u8>, stream: &mut std::net::TcpStream| match stream.read(&mut chunk) {
@@ -255,7 +255,7 @@ fn open_socket(stream: &mut std::net::TcpStream, target: &Target) -> Result<Vec<
         Err(error) => Err(error.to_string()),
     };
     let head = loop {
-        match protocol::upgrade_response(&bytes)? {
+        match protocol::upgrade_response(&bytes, false)? {
             Some(head) => break head,
             None => more(&mut bytes, stream)?,
         }

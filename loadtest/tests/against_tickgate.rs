@@ -185,6 +185,24 @@ fn fan_out_is_whole_in_every_dialect_and_with_many_users() {
 }
 
 #[test]
+fn compression_loses_nothing_but_bytes() {
+    let gateway = Gateway::start();
+    let per_delivery = |compression: &str| {
+        let arguments = "fanout --clients 10 --threads 2 --rate 50 --seconds 1 --data-bytes 1000";
+        let (report, _) = gateway.measure(&format!("{arguments}{compression}"));
+        holds(
+            &report,
+            &[("deliveries", 500.0), ("missing", 0.0), ("clients_ended", 0.0)],
+        );
+        report["figures"]["bytes_per_delivery"].as_f64().expect("measured")
+    };
+    let (plain, compressed) = (per_delivery(""), per_delivery(" --compression"));
+    assert!((1000.0..1500.0).contains(&plain), "{plain}");
+    // Not to nothing: the padding is like real events.
+    assert!((0.3..0.8).contains(&(compressed / plain)), "{compressed} of {plain}");
+}
+
+#[test]
 fn a_storm_becomes_live_while_others_receive() {
     let gateway = Gateway::start();
     let (report, page) =

@@ -216,7 +216,7 @@ families! {
         |r, s| s.one(r.figures.hub.credits_lent);
     "tickgate_state_channels" GAUGE "Channels of which something is kept (last value, history, merged records)."
         |r, s| s.one(r.figures.hub.channels);
-    "tickgate_state_bytes" GAUGE "What is kept of channels and of publishers' ids."
+    "tickgate_state_bytes" GAUGE "What is kept of channels."
         |r, s| s.one(r.figures.hub.state_bytes);
     "tickgate_state_ids" GAUGE "Publishers' ids of events that are remembered."
         |r, s| s.one(r.figures.hub.ids);

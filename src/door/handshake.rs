@@ -14,7 +14,7 @@ use hyper::{Method, Version};
 
 use crate::dialect::Dialect;
 use crate::http::request;
-use crate::wire::{Deflate, negotiate};
+use crate::wire::negotiate::{self, Agreement};
 
 /// What is wrong with a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue
 
 /// What to agree on: the first acceptable offer of compression, if there is one.
 #[must_use]
-pub fn deflate(headers: &HeaderMap) -> Option<Deflate> {
+pub fn deflate(headers: &HeaderMap) -> Option<Agreement> {
     let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS);
     negotiate::accept(offers.iter().filter_map(|value| value.to_str().ok()))
 }

@@ -123,7 +123,7 @@ fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission
                 identity: connection.identity,
                 address: connection.address,
                 nonce,
-                deflate: connection.deflate,
+                deflate: connection.deflate.map(|agreement| agreement.deflate),
                 permit: Box::new(connection.permit),
             };
             let least_loaded = door.shards.iter().min_by_key(|shard| shard.load());
@@ -133,7 +133,7 @@ fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission
             let upgrade = Upgrade {
                 to,
                 secret,
-                deflate,
+                deflate: deflate.map(|agreement| agreement.deflate),
                 socket,
                 unread,
             };

@@ -29,7 +29,7 @@ use crate::http::request;
 use crate::mailbox::ConnectionId;
 use crate::session;
 use crate::stats::Refused;
-use crate::wire::Deflate;
+use crate::wire::negotiate::Agreement;
 
 /// What was let in.
 pub(super) enum Admission {
@@ -39,7 +39,7 @@ pub(super) enum Admission {
     Session {
         to: ConnectionId,
         secret: [u8; SECRET_BYTES],
-        deflate: Option<Deflate>,
+        deflate: Option<Agreement>,
     },
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     pub(super) engine_io: Option<session::Opening>,
     pub(super) identity: Result<Option<Arc<Identity>>, TokenError>,
     pub(super) address: Option<IpAddr>,
-    pub(super) deflate: Option<Deflate>,
+    pub(super) deflate: Option<Agreement>,
     pub(super) permit: Permit,
 }
 
@@ -222,7 +222,7 @@ impl Visit {
     }
 
     /// What is agreed on compression, when this becomes a WebSocket.
-    pub(super) fn deflate(&self, request: &Request<Incoming>) -> Option<Deflate> {
+    pub(super) fn deflate(&self, request: &Request<Incoming>) -> Option<Agreement> {
         handshake::deflate(request.headers()).filter(|_| self.door.deflate)
     }
 
@@ -270,7 +270,7 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
 /// The 101.
 pub(super) fn switching(
     settings: &session::Settings,
-    deflate: Option<Deflate>,
+    deflate: Option<Agreement>,
     request: &mut Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     let subprotocol = handshake::subprotocol(&settings.dialect, request.headers());
@@ -281,7 +281,7 @@ pub(super) fn switching(
     if let Some(subprotocol) = subprotocol {
         answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
-    if let Some(extensions) = deflate.and_then(|deflate| HeaderValue::try_from(deflate.answer()).ok()) {
+    if let Some(extensions) = deflate.and_then(|agreement| HeaderValue::try_from(agreement.answer()).ok()) {
         answer.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     Ok(answer)

@@ -4,13 +4,10 @@
 //! something lets go of as much afterwards, without that lock, from whichever stripe holds what was used least
 //! recently.
 
-use super::state::{Channels, Garbage, ID_BYTES};
+use super::state::{Channels, Garbage};
 use super::{Hub, StripeState};
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
-
-/// Most ids of publishers that are remembered, in all.
-const IDS_MAX: usize = 1_000_000;
 
 /// Most that one caller lets go of at a time; the next one goes on.
 const EVICTIONS_MAX: usize = 256;
@@ -20,9 +17,9 @@ const EVICTIONS_MAX: usize = 256;
 pub struct StateSettings {
     /// Channels.
     pub channels: usize,
-    /// Bytes, all that is kept of channels together.
+    /// Bytes, all that is kept of channels together. Ids are bounded by themselves.
     pub bytes: usize,
-    /// How long the id of a published event is remembered at least, in milliseconds.
+    /// How long the id of a published event is remembered at least, in milliseconds, unless 500,000 came after it.
     pub dedup_window_ms: u64,
 }
 
@@ -62,14 +59,10 @@ impl Weight {
 }
 
 impl Held {
-    /// Channels, bytes (those of ids too) and ids.
+    /// Channels, bytes of them, and ids.
     pub(super) fn now(&self) -> (usize, usize, usize) {
-        let ids = self.ids.load(Relaxed);
-        (
-            self.channels.load(Relaxed),
-            self.bytes.load(Relaxed) + ids * ID_BYTES,
-            ids,
-        )
+        let now = |count: &AtomicUsize| count.load(Relaxed);
+        (now(&self.channels), now(&self.bytes), now(&self.ids))
     }
 
     fn note(&self, before: Weight, after: Weight) {
@@ -97,24 +90,25 @@ impl Hub {
         stripe
             .oldest_use_ms
             .store(state.channels.oldest_use_ms().unwrap_or(u64::MAX), Relaxed);
-        stripe.ids.store(after.ids, Relaxed);
         result
     }
 
     /// Lets go of what is over the bounds. To be called without any lock, after something was added.
-    pub(super) fn enforce_bounds(&self, now: Now) {
+    pub(super) fn enforce_bounds(&self) {
         for _ in 0..EVICTIONS_MAX {
             let (channels, bytes, _) = self.held.now();
             if channels <= self.limits.channels && bytes <= self.limits.bytes || !self.evict_one(channels == 1) {
                 break;
             }
         }
-        if self.held.ids.load(Relaxed) > IDS_MAX {
-            let largest = (0u8..)
-                .zip(&self.stripes)
-                .max_by_key(|(_, stripe)| stripe.ids.load(Relaxed));
-            if let Some((stripe, _)) = largest {
-                self.with_state(stripe, |state| state.channels.forget_half_of_ids(now));
+    }
+
+    /// Begins a new generation of ids if the last one is over; then every stripe drops what is forgotten by that. (One
+    /// that is asked in between does so by itself.) To be called without any lock, before an id is noted.
+    pub(super) fn turn_ids(&self, now: Now) {
+        if self.generations.turn(now.mono_ms) {
+            for stripe in (0u8..).take(self.stripes.len()) {
+                self.with_state(stripe, |state| state.channels.forget_ids(&self.generations));
             }
         }
     }
@@ -133,9 +127,10 @@ impl Hub {
         self.with_state(stripe, |state| state.channels.evict(only_trim, &mut garbage))
     }
 
-    /// Lets go of events that are too old. What is read or published to sheds them by itself; this is for the rest, to
-    /// be called now and then.
+    /// Lets go of events and ids that are too old. What is read or published to sheds them by itself; this is for the
+    /// rest, to be called now and then.
     pub fn expire(&self, now: Now) {
+        self.turn_ids(now);
         for stripe in (0u8..).take(self.stripes.len()) {
             self.with_state(stripe, |state| state.channels.expire_all(now));
         }

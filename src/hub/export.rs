@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use super::generations::IDS_MAX;
 use super::interest::stripe_of;
 use super::{ChannelExport, Hub, STRIPES, StripeExport};
 use crate::event::EventId;
 use crate::time::Now;
+
+/// So many ids and no more are as good as remembered without a restart: one generation.
+pub const IDS_RESTORED_MAX: usize = IDS_MAX as usize / 2;
 
 impl Hub {
     /// Has the hub note from now on what an export has to tell; before it is restored.
@@ -28,10 +32,12 @@ impl Hub {
         }
     }
 
-    /// Takes back that an event of this id was accepted.
+    /// Takes back that an event of this id was accepted; in the order of acceptance, at most [`IDS_RESTORED_MAX`] of them.
     pub fn restore_id(&self, stripe: u8, id: EventId, version: u64) {
         if usize::from(stripe) < STRIPES {
-            self.with_state(stripe, |state| state.channels.restore_id(id, version));
+            self.with_state(stripe, |state| {
+                state.channels.restore_id(id, version, &self.generations)
+            });
         }
     }
 
@@ -41,7 +47,7 @@ impl Hub {
         let stripe = stripe_of(export.channel.as_str());
         let class = Arc::clone(self.classes.of(&export.channel));
         self.with_state(stripe, |state| state.channels.restore(export, &class, now));
-        self.enforce_bounds(now);
+        self.enforce_bounds();
         stripe
     }
 }

@@ -128,7 +128,7 @@ impl Inbox {
             (state.channels.read(channel, since, limit, now, forms), end())
         });
         page.at = place(at, &end);
-        self.hub.enforce_bounds(now);
+        self.hub.enforce_bounds();
         page
     }
 

@@ -18,12 +18,13 @@
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
 //! shard's end), `walk` (joins of many channels), `doorbell` (waking), `publish` (the way in), `state` (what is kept of
-//! channels), `bounds` (how much).
+//! channels), `bounds` (how much), `generations` (how long ids).
 
 mod bounds;
 mod credits;
 mod doorbell;
 mod export;
+mod generations;
 mod inbox;
 mod interest;
 #[cfg(test)]
@@ -52,6 +53,7 @@ use crate::wire::deflate;
 pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
+pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
 pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
@@ -60,6 +62,7 @@ pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
 use credits::Credits;
+use generations::Generations;
 use inbox::Letter;
 use interest::{Interest, Stripes, stripe_of};
 use state::Channels;
@@ -114,6 +117,7 @@ pub struct Hub {
     epoch: Epoch,
     limits: StateSettings,
     held: Held,
+    generations: Generations,
 }
 
 /// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
@@ -122,7 +126,6 @@ struct Stripe {
     state: Mutex<StripeState>,
     // What the search for something to evict goes by; written under the lock.
     oldest_use_ms: AtomicU64,
-    ids: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -138,7 +141,6 @@ impl Default for Stripe {
         Self {
             state: Mutex::default(),
             oldest_use_ms: AtomicU64::new(u64::MAX),
-            ids: AtomicUsize::new(0),
         }
     }
 }
@@ -166,7 +168,7 @@ pub struct HubStats {
     pub credits: usize,
     /// Channels of which something is kept.
     pub channels: usize,
-    /// What is kept of them and of ids, in bytes.
+    /// What is kept of them, in bytes.
     pub state_bytes: usize,
     /// Ids of publishers that are remembered.
     pub ids: usize,
@@ -187,6 +189,11 @@ pub struct HubStats {
 impl Hub {
     /// A hub and its `shards` inboxes. Panics unless there are 1 to [`SHARDS_MAX`].
     pub fn new(settings: Settings, shards: usize, encode: Encode) -> (Arc<Self>, Vec<Inbox>) {
+        Self::with_ids_max(settings, shards, encode, generations::IDS_MAX)
+    }
+
+    /// A hub that remembers so many ids at most.
+    fn with_ids_max(settings: Settings, shards: usize, encode: Encode, ids_max: u32) -> (Arc<Self>, Vec<Inbox>) {
         assert!(
             (1..=SHARDS_MAX).contains(&shards),
             "1 to {SHARDS_MAX} shards, not {shards}"
@@ -207,6 +214,7 @@ impl Hub {
             epoch: settings.epoch.unwrap_or_else(Epoch::random),
             limits: settings.state,
             held: Held::default(),
+            generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),
         });
         let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
         let inboxes = (0u16..).zip(letters).map(inbox).collect();
@@ -348,7 +356,7 @@ impl Hub {
                 .view(channel, |channel| self.class_of(channel), now, each);
             state.channels.read(channel, since, limit, now, forms)
         });
-        self.enforce_bounds(now);
+        self.enforce_bounds();
         page
     }
 

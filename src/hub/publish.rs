@@ -32,11 +32,14 @@ impl Hub {
     /// encodes it in every form that somebody needs. Adds the shards to wake to `wakes`; the caller calls
     /// [`Hub::wake`] once per batch.
     pub fn publish(&self, event: NewEvent, now: Now, credit: Credit<'_>, wakes: &mut Wakes) -> Receipt {
+        if event.terms.id.is_some() {
+            self.turn_ids(now);
+        }
         let class = self.classes.of(&event.channel);
         let published = if class.keeps_state() {
             self.publish_kept(Prepared::new(event, Arc::clone(class)), now, credit, wakes)
         } else {
-            self.publish_plain(event, class, now, credit, wakes)
+            self.publish_plain(event, class, credit, wakes)
         };
         if let Some(event) = &published.1 {
             // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
@@ -46,7 +49,7 @@ impl Hub {
                 }
             }
         }
-        self.enforce_bounds(now);
+        self.enforce_bounds();
         published.0
     }
 
@@ -55,18 +58,13 @@ impl Hub {
         &self,
         event: NewEvent,
         class: &Arc<Class>,
-        now: Now,
         credit: Credit<'_>,
         wakes: &mut Wakes,
     ) -> (Receipt, Option<Arc<Event>>) {
         let stripe = stripe_of(event.channel.as_str());
         let id = event.terms.id;
         let publish = |state: &mut super::StripeState| {
-            if state
-                .channels
-                .duplicate(id.as_ref(), now, self.limits.dedup_window_ms)
-                .is_some()
-            {
+            if state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
                 let duplicate = Receipt {
                     duplicate: true,
                     ..Receipt::default()
@@ -74,7 +72,7 @@ impl Hub {
                 return (duplicate, None);
             }
             if let Some(id) = id {
-                state.channels.note_id(id, 0);
+                state.channels.note_id(id, 0, &self.generations);
             }
             state.events += 1;
             let shards = state.interest.lookup(event.channel.as_str());
@@ -118,7 +116,7 @@ impl Hub {
             epoch: has_history.then_some(self.epoch),
             ..Receipt::default()
         };
-        let (forms, window_ms) = (self.forms(), self.limits.dedup_window_ms);
+        let forms = self.forms();
         // Dropped at the end, when nothing is locked; so is a credit that is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
         self.with_state(stripe, |state| {
@@ -127,7 +125,7 @@ impl Hub {
             let transit = Transit::new(payer, cost, shards.count_ones());
             let stored = state
                 .channels
-                .store(prepared, transit, (now, window_ms), forms, &mut garbage);
+                .store(prepared, transit, (now, &self.generations), forms, &mut garbage);
             match stored {
                 Stored::Duplicate(version) => {
                     let duplicate = Receipt {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Encode, Hub, Inbox, PageLimit, Settings};
+use super::{Encode, Hub, Inbox, PageLimit, Settings, StateSettings};
 use crate::channel::{Channel, Class, Classes, History, Overflow, Pattern};
 use crate::event::{NewEvent, Terms};
 
@@ -15,6 +15,9 @@ pub(super) const NO_LIMIT: PageLimit = PageLimit {
     events: usize::MAX,
     bytes: usize::MAX,
 };
+
+/// Of a hub that is made by [`hub_of_ids`].
+pub(super) const WINDOW_MS: u64 = 60_000;
 
 /// A hub that keeps a history of the channels below `kept`, and of others what classes keep without configuration.
 pub(super) fn hub(credits: u32, shards: usize, encode: Encode) -> (Arc<Hub>, Vec<Inbox>) {
@@ -33,6 +36,18 @@ pub(super) fn hub(credits: u32, shards: usize, encode: Encode) -> (Arc<Hub>, Vec
         ..Settings::default()
     };
     Hub::new(settings, shards, encode)
+}
+
+/// A hub that remembers so many ids at most, and each of them for a minute.
+pub(super) fn hub_of_ids(ids_max: u32) -> Arc<Hub> {
+    let settings = Settings {
+        state: StateSettings {
+            dedup_window_ms: WINDOW_MS,
+            ..StateSettings::default()
+        },
+        ..Settings::default()
+    };
+    Hub::with_ids_max(settings, 1, NO_FRAME, ids_max).0
 }
 
 pub(super) fn pattern(text: &str) -> Pattern {

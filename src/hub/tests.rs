@@ -1,6 +1,7 @@
 //! The hub under threads, and the two classic faults of a join and of a read, planted into their own code: both must be
 //! found.
 
+mod ids;
 mod storm;
 mod walk;
 

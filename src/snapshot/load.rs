@@ -8,7 +8,7 @@ use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableError};
 use super::{CHANNEL, EVENT, Error, ID, LAST, Loaded, RECORD, STRIPE, Snapshot, unix_ms};
 use crate::channel::Channel;
 use crate::event::{Event, EventId, NewEvent, Numbered, Terms, Transit};
-use crate::hub::{ChannelExport, Hub, RecordExport, STRIPES};
+use crate::hub::{ChannelExport, Hub, IDS_RESTORED_MAX, RecordExport, STRIPES};
 use crate::json::check_value;
 use crate::time::Now;
 
@@ -145,14 +145,20 @@ impl Snapshot {
             return Ok(());
         };
         let oldest_ms = now.unix_ms.saturating_sub(self.settings.dedup_window_ms);
+        let mut found = Vec::new();
         for row in ids.iter()? {
             let (key, row) = row?;
             let ((stripe, id), (version, noted_ms)) = (key.value(), row.value());
             if noted_ms >= oldest_ms {
                 // 0 stands for a channel without numbers.
                 let version = if version == 0 { 0 } else { version + shift };
-                hub.restore_id(stripe, EventId(id.to_be_bytes()), version);
+                found.push((noted_ms, stripe, id, version));
             }
+        }
+        // The newest, the newest last.
+        found.sort_unstable();
+        for (_, stripe, id, version) in found.drain(found.len().saturating_sub(IDS_RESTORED_MAX)..) {
+            hub.restore_id(stripe, EventId(id.to_be_bytes()), version);
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ use super::encode::{self, Header, Kind};
 /// What ends a message that was flushed, and is not sent (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// A final block of nothing. It ends a stream, at once and with nothing more, exactly where a block may begin.
+const CLOSING: [u8; 2] = [0x03, 0x00];
+
 /// The largest window: 32 KiB.
 pub(super) const WINDOW_BITS_MAX: u8 = 15;
 
@@ -94,7 +97,8 @@ impl Inflater {
     ///
     /// # Errors
     ///
-    /// [`Error::TooBig`] as soon as it is longer than that; [`Error::Protocol`] when it is no deflate stream.
+    /// [`Error::TooBig`] as soon as it is longer than that; [`Error::Protocol`] when it is no deflate stream, or one that
+    /// is cut off.
     pub(super) fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Error> {
         self.message.clear();
         self.message.shrink_to(INFLATED_BYTES_KEPT);
@@ -102,23 +106,54 @@ impl Inflater {
             .stream
             .get_or_insert_with(|| zlib_rs::Inflate::new(false, WINDOW_BITS_MAX));
         stream.reset(false);
-        let mut streams = 1;
-        let result = [compressed, &TAIL]
-            .into_iter()
-            .try_for_each(|part| inflate_part(stream, part, bytes_max, &mut self.message, &mut streams));
+        let result = inflate_whole(stream, compressed, bytes_max, &mut self.message);
         self.inflated.messages += 1;
         self.inflated.bytes += self.message.len() as u64;
         result.map(|()| self.message.as_slice())
     }
 }
 
+fn inflate_whole(
+    stream: &mut zlib_rs::Inflate,
+    compressed: &[u8],
+    bytes_max: usize,
+    message: &mut Vec<u8>,
+) -> Result<(), Error> {
+    // Nothing is said in one byte (section 7.2.3.6); libraries take none for the same.
+    if compressed.is_empty() {
+        return Ok(());
+    }
+    let mut streams = 1;
+    // One that marks its last block final should add an empty one (section 7.2.3.4), but is whole without it.
+    if inflate_part(stream, compressed, bytes_max, message, &mut streams)? {
+        return Ok(());
+    }
+    // With a block still open, what came out would be the beginning of a message; and the tail could be read as its end.
+    let inflated_bytes = message.len();
+    inflate_part(stream, &TAIL, bytes_max, message, &mut streams)?;
+    if message.len() == inflated_bytes && is_between_blocks(stream) {
+        Ok(())
+    } else {
+        Err(Error::Protocol("compressed message is cut off"))
+    }
+}
+
+fn is_between_blocks(stream: &mut zlib_rs::Inflate) -> bool {
+    let before = (stream.total_in(), stream.total_out());
+    let status = stream.decompress(&CLOSING, &mut [0], InflateFlush::SyncFlush);
+    let moved = (stream.total_in() - before.0, stream.total_out() - before.1);
+    matches!(status, Ok(Status::StreamEnd)) && moved == (CLOSING.len() as u64, 0)
+}
+
+/// Returns whether a stream ended with the last byte.
 fn inflate_part(
     stream: &mut zlib_rs::Inflate,
     mut part: &[u8],
     bytes_max: usize,
     message: &mut Vec<u8>,
     streams: &mut usize,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut has_ended = false;
     loop {
         // One byte more than is allowed, so that a message of exactly the limit is told from a longer one.
         let room = (bytes_max + 1 - message.len()).min((4 * part.len()).max(1024));
@@ -134,6 +169,7 @@ fn inflate_part(
             return Err(Error::TooBig);
         }
         part = &part[taken..];
+        has_ended = status == Status::StreamEnd || (has_ended && taken == 0 && given == 0);
         if status == Status::StreamEnd {
             *streams += 1;
             if *streams > STREAMS_PER_MESSAGE_MAX {
@@ -143,7 +179,7 @@ fn inflate_part(
         }
         // It gives all that it can: with room left it has nothing more.
         if part.is_empty() && given < room {
-            return Ok(());
+            return Ok(has_ended);
         }
         if taken == 0 && given == 0 && status != Status::StreamEnd {
             return Err(Error::Protocol("compressed message is no deflate stream"));
@@ -256,6 +292,35 @@ mod tests {
         // Refers to the message before it, which is forgotten.
         let referring = inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], 99);
         assert!(matches!(referring, Err(Error::Protocol(_))), "{referring:?}");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_taken_for_a_message() {
+        let mut inflater = Inflater::default();
+        let long: Vec<u8> = (0..20_000u32)
+            .flat_map(|number| number.to_string().into_bytes())
+            .collect();
+        let stored = [&[0x00, 0x05, 0x00, 0xfa, 0xff][..], b"Hello", &[0x00]].concat();
+        for compressed in [
+            twin(b"xxxxxxxxxx").unwrap(),
+            twin(&long[..200]).unwrap(),
+            twin(&long).unwrap(),
+            stored,
+        ] {
+            assert!(inflater.inflate(&compressed, long.len()).is_ok());
+            // The first byte of the last of them is a message by itself.
+            for cut in (2..compressed.len()).step_by(1 + compressed.len() / 150) {
+                let result = inflater.inflate(&compressed[..cut], long.len());
+                assert!(
+                    matches!(result, Err(Error::Protocol(_))),
+                    "cut at {cut} of {compressed:02x?}"
+                );
+            }
+        }
+        // A last block that is marked so may end the message, as some libraries have it.
+        let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        assert_eq!(inflater.inflate(&last, 5), Ok(&b"Hello"[..]));
+        assert_eq!(inflater.inflate(&[], 0), Ok(&b""[..]));
     }
 
     #[test]

@@ -1,12 +1,22 @@
 //! Agreeing on permessage-deflate: the `Sec-WebSocket-Extensions` header (RFC 6455, section 9.1; RFC 7692, section 7.1).
 //!
-//! Invariant: an answer is only given to an offer that was understood to its last parameter, and promises no more than
-//! the gateway does: no context takeover on either side, a window no larger than the client asked for.
+//! Invariant: an answer is only given to an offer that was understood to its last parameter, says to each parameter that
+//! needs an answer what it was, and promises no more than the gateway does: no context takeover on either side, a window
+//! no larger than the client asked for.
 
 use super::deflate::{Deflate, WINDOW_BITS_MAX};
 
 /// The smallest window the gateway compresses for. The RFC also knows 8, for which zlib makes streams of 9.
 const WINDOW_BITS_MIN: u8 = 9;
+
+/// What was agreed on, and what the answer has to say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// What the connection keeps to.
+    pub deflate: Deflate,
+    /// The client asked for a window, if only for the largest: it may hang up on an answer without one.
+    names_window: bool,
+}
 
 /// Accepts the first acceptable offer among the values of a request's `Sec-WebSocket-Extensions` headers. An offer with
 /// an unknown, doubled or malformed parameter is passed over, as are other extensions.
@@ -15,33 +25,33 @@ const WINDOW_BITS_MIN: u8 = 9;
 /// use tickgate::wire::negotiate;
 ///
 /// let chromium = "permessage-deflate; client_max_window_bits";
-/// let deflate = negotiate::accept([chromium]).expect("acceptable");
+/// let agreement = negotiate::accept([chromium]).expect("acceptable");
 /// assert_eq!(
-///     deflate.answer(),
+///     agreement.answer(),
 ///     "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 /// );
 /// ```
 #[must_use]
-pub fn accept<'h>(headers: impl IntoIterator<Item = &'h str>) -> Option<Deflate> {
+pub fn accept<'h>(headers: impl IntoIterator<Item = &'h str>) -> Option<Agreement> {
     let offers = headers.into_iter().flat_map(|header| split(header, b','));
     offers.filter_map(accept_one).next()
 }
 
-impl Deflate {
+impl Agreement {
     /// What the 101 says in `Sec-WebSocket-Extensions`. Clients must do without context takeover whether they offered
-    /// to or not (section 7.1.1.2).
+    /// to or not (section 7.1.1.2); a window is answered iff it was asked for (section 7.1.2.1).
     #[must_use]
     pub fn answer(self) -> String {
         let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-        if self.window_bits == WINDOW_BITS_MAX {
-            answer.to_owned()
+        if self.names_window {
+            format!("{answer}; server_max_window_bits={}", self.deflate.window_bits)
         } else {
-            format!("{answer}; server_max_window_bits={}", self.window_bits)
+            answer.to_owned()
         }
     }
 }
 
-fn accept_one(offer: &str) -> Option<Deflate> {
+fn accept_one(offer: &str) -> Option<Agreement> {
     let mut parts = split(offer, b';');
     // Names of extensions and parameters are tokens; they are compared as they are written.
     if parts.next()?.trim_matches(is_space) != "permessage-deflate" {
@@ -69,7 +79,10 @@ fn accept_one(offer: &str) -> Option<Deflate> {
         }
     }
     let window_bits = server_bits.unwrap_or(WINDOW_BITS_MAX);
-    (window_bits >= WINDOW_BITS_MIN).then_some(Deflate { window_bits })
+    (window_bits >= WINDOW_BITS_MIN).then_some(Agreement {
+        deflate: Deflate { window_bits },
+        names_window: server_bits.is_some(),
+    })
 }
 
 /// 8 to 15, in decimal without leading zeros (section 7.1.2.1).
@@ -126,7 +139,7 @@ mod tests {
     use super::*;
 
     fn bits(header: &str) -> Option<u8> {
-        accept([header]).map(|deflate| deflate.window_bits)
+        accept([header]).map(|agreement| agreement.deflate.window_bits)
     }
 
     #[test]
@@ -211,9 +224,9 @@ mod tests {
             ),
             (&["", "permessage-deflate"], 15),
         ] {
-            let deflate = accept(headers.iter().copied());
+            let agreement = accept(headers.iter().copied());
             assert_eq!(
-                deflate.map(|deflate| deflate.window_bits),
+                agreement.map(|agreement| agreement.deflate.window_bits),
                 Some(expected),
                 "{headers:?}"
             );
@@ -221,8 +234,18 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_names_a_smaller_window() {
-        let answer = Deflate { window_bits: 10 }.answer();
-        assert!(answer.ends_with("; server_max_window_bits=10"), "{answer}");
+    fn the_answer_names_a_window_that_was_asked_for_and_no_other() {
+        for (offer, named) in [
+            ("", ""),
+            ("; client_max_window_bits=15", ""),
+            ("; server_max_window_bits=10", "; server_max_window_bits=10"),
+            // As large as it would be anyway; Python's `websockets` hangs up on an answer that leaves it out.
+            ("; server_max_window_bits=15", "; server_max_window_bits=15"),
+        ] {
+            let header = format!("permessage-deflate{offer}");
+            let answer = accept([header.as_str()]).expect("acceptable").answer();
+            let expected = format!("permessage-deflate; server_no_context_takeover; client_no_context_takeover{named}");
+            assert_eq!(answer, expected, "{header}");
+        }
     }
 }

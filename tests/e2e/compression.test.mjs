@@ -1,6 +1,7 @@
-// npm `ws` with permessage-deflate beside clients without it.
+// npm `ws` with permessage-deflate beside clients without it; and a browser, which offers it by itself.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Tab } from './browser.mjs';
 import { Client, gateway, token } from './harness.mjs';
 
 const CONFIG = '[[endpoint]]\npath = "/ws"\ndialect = "native"\n[[endpoint]]\npath = "/echo"\ndialect = "echo"\nanonymous = true\n';
@@ -78,4 +79,23 @@ test('an echo endpoint gives fragments and binary messages back compressed', asy
   client.socket.send(binary);
   assert.deepEqual(await client.next(), binary);
   assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 2);
+});
+
+test('a browser compresses without being told', async (t) => {
+  const server = await gateway(t, { rest: CONFIG });
+  // Of the gateway's own origin, which may connect.
+  const tab = await Tab.open(t, `http://${server.publicAddress}/healthz`);
+  await tab.until('the page', "document.readyState === 'complete' && location.protocol === 'http:'");
+  const text = 'echo '.repeat(12_000);
+  const { extensions, echoed } = await tab.evaluate(`new Promise((resolve, reject) => {
+    const socket = new WebSocket('ws://${server.publicAddress}/echo');
+    socket.onerror = () => reject(new Error('no connection'));
+    socket.onopen = () => socket.send('echo '.repeat(12_000));
+    socket.onclose = ({ code }) => reject(new Error('closed with ' + code));
+    socket.onmessage = ({ data }) => resolve({ extensions: socket.extensions, echoed: data });
+  })`);
+  assert.equal(extensions, 'permessage-deflate; server_no_context_takeover; client_no_context_takeover');
+  assert.equal(echoed, text);
+  assert.ok(await figure(server, 'tickgate_inflated_bytes_total') >= text.length);
+  assert.equal(await figure(server, 'tickgate_compressed_messages_total'), 1);
 });

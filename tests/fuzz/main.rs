@@ -29,6 +29,9 @@ mod patterns;
 #[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
 mod rig;
 
+#[path = "../../fuzz/src/round_trip.rs"]
+mod round_trip;
+
 use std::path::Path;
 
 /// Variants of each input in an ordinary run.
@@ -90,6 +93,11 @@ fn the_decoder_holds() {
 #[test]
 fn deflate_holds() {
     replay("deflate", deflate::check_input);
+}
+
+#[test]
+fn the_round_trip_holds() {
+    replay("round_trip", round_trip::check_input);
 }
 
 #[test]

@@ -68,10 +68,12 @@ use Better::{Higher, Lower, Neither};
 use Unit::{Bytes, BytesPerHour, Count, Ms, PerSecond, Ratio, Share, Us};
 
 /// All figures but the quantiles, in the order in which they are shown.
-pub(crate) const FIGURES: [Figure; 43] = [
+pub(crate) const FIGURES: [Figure; 45] = [
     figure("deliveries", "deliveries", "delivered", Count, Neither),
     figure("deliveries_expected", "deliveries", "expected", Count, Neither),
     figure("deliveries_per_s", "deliveries", "rate", PerSecond, Higher),
+    figure("received_bytes", "deliveries", "received", Bytes, Lower),
+    figure("bytes_per_delivery", "deliveries", "per delivery", Bytes, Lower),
     figure("missing", "deliveries", "missing", Count, Lower),
     figure("out_of_order", "deliveries", "out of order or twice", Count, Lower),
     figure("told_dropped", "deliveries", "losses told by the server", Count, Lower),

@@ -46,6 +46,9 @@ pub(super) fn run(scenario: &str, options: &Fanout) -> Result<Report, String> {
     set_deliveries(&mut report, &counters, Some(expected));
     let delivered = counters.groups[MEASURED].events;
     report.set("deliveries_per_s", delivered as f64 / options.seconds.max(1) as f64);
+    let bytes = counters.groups[MEASURED].bytes;
+    report.set("received_bytes", bytes as f64);
+    report.set("bytes_per_delivery", bytes as f64 / delivered as f64);
     report.set("behind_ms", phase.behind.as_secs_f64() * 1e3);
     report.set("connected_ms", connected_ms);
     report.set(

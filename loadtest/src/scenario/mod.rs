@@ -43,6 +43,7 @@ fn report(scenario: &str, fleet: &Fleet<'_>, setup: &[(&str, u64)]) -> Report {
     let mut report = Report::new(scenario, name, adapter, fleet.started_unix_ms, setup);
     let more = [
         ("channels", fleet.server.channels),
+        ("compression", u64::from(fleet.server.compression)),
         ("data_bytes", fleet.server.data_bytes as u64),
         ("users", fleet.users() as u64),
         ("tool_threads", fleet.workers() as u64),

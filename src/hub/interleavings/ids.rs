@@ -11,9 +11,6 @@ use super::super::rig::*;
 use super::{holds, is_found, publish};
 use crate::event::{EventId, NewEvent};
 use crate::hub::{Hub, Receipt};
-use crate::time::Now;
-
-const WINDOW_MS: u64 = 60_000;
 
 /// Where an id is looked up and noted: the right way and two wrong ones.
 #[derive(Clone, Copy)]
@@ -28,7 +25,7 @@ enum Noted {
 
 fn publish_once(hub: &Hub, mut event: NewEvent, noted: Noted) -> Receipt {
     let id = EventId([7; 16]);
-    let (stripe, now) = (stripe_of(event.channel.as_str()), Now::default());
+    let (stripe, generations) = (stripe_of(event.channel.as_str()), &hub.generations);
     let duplicate = Receipt {
         duplicate: true,
         ..Receipt::default()
@@ -40,18 +37,18 @@ fn publish_once(hub: &Hub, mut event: NewEvent, noted: Noted) -> Receipt {
         }
         Noted::Later => {
             if hub.with_state(stripe, |state| {
-                state.channels.duplicate(Some(&id), now, WINDOW_MS).is_some()
+                state.channels.duplicate(Some(&id), generations).is_some()
             }) {
                 return duplicate;
             }
             let receipt = publish(hub, event);
-            hub.with_state(stripe, |state| state.channels.note_id(id, 0));
+            hub.with_state(stripe, |state| state.channels.note_id(id, 0, generations));
             receipt
         }
         Noted::Before => {
             let is_new = hub.with_state(stripe, |state| {
-                let known = state.channels.duplicate(Some(&id), now, WINDOW_MS);
-                state.channels.note_id(id, 0);
+                let known = state.channels.duplicate(Some(&id), generations);
+                state.channels.note_id(id, 0, generations);
                 known.is_none()
             });
             if is_new { publish(hub, event) } else { duplicate }
@@ -108,4 +105,31 @@ fn an_id_that_is_noted_after_its_event_is_found() {
 #[test]
 fn an_id_that_is_noted_before_its_event_is_found() {
     is_found("answered before", || once("a.b.c", Noted::Before));
+}
+
+/// Two publishers find a generation of ids over at once: none of it may be forgotten before the next one is over, too.
+fn turns() {
+    let hub = hub_of_ids(8);
+    let publish_id = |hub: &Hub, number: u8| {
+        let mut event = event("a.b.c", number.into());
+        event.terms.id = Some(EventId([number; 16]));
+        publish(hub, event).duplicate
+    };
+    assert!((0..4).all(|number| !publish_id(&hub, number)));
+    let publishers = [4, 5].map(|number| {
+        let hub = hub.clone();
+        thread::spawn(move || assert!(!publish_id(&hub, number), "published twice"))
+    });
+    for publisher in publishers {
+        publisher.join().expect("no panic");
+    }
+    assert!(
+        (0..6).all(|number| publish_id(&hub, number)),
+        "forgotten behind two others"
+    );
+}
+
+#[test]
+fn a_generation_of_ids_ends_once() {
+    holds(turns);
 }

@@ -10,6 +10,7 @@ use super::records::{NewRecord, Records};
 use super::{Channels, mono};
 use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId};
+use crate::hub::generations::Generations;
 use crate::time::Now;
 
 /// What changed in a stripe since the last export.
@@ -131,8 +132,8 @@ impl Channels {
         self.evicted = self.evicted.max(evicted);
     }
 
-    pub(in crate::hub) fn restore_id(&mut self, id: EventId, version: u64) {
-        self.ids.insert(id, version);
+    pub(in crate::hub) fn restore_id(&mut self, id: EventId, version: u64, generations: &Generations) {
+        self.ids.insert(id, version, generations.count());
     }
 
     /// Takes a channel back, as far as its class of today keeps it.

@@ -1,7 +1,7 @@
 //! Which events were published already: a publisher that repeats a request repeats its ids.
 //!
-//! Invariant: an id is in here only if its event was accepted, and for at least the window since, unless
-//! [`Ids::forget_half`] was called.
+//! Invariant: an id is in here only if its event was accepted, and as long as its generation (`hub/generations`) or the
+//! one after it goes on. Of the two tables both are asked and one is written; the older one is dropped whole.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -11,48 +11,39 @@ use crate::event::EventId;
 /// The ids of one stripe, each with the version its event got.
 #[derive(Default)]
 pub(in crate::hub) struct Ids {
-    // Both are asked, one is written; the older one is dropped whole.
-    young: Generation,
-    old: Generation,
-    born_ms: u64,
+    // The newest generation that the stripe has heard of, and the one before it.
+    generation: u64,
+    young: Table,
+    old: Table,
 }
 
-type Generation = HashMap<EventId, u64, RandomState>;
-
-/// What an id takes, with its share of a table that is at most 7/8 full.
-pub(in crate::hub) const ID_BYTES: usize = 29;
+type Table = HashMap<EventId, u64, RandomState>;
 
 impl Ids {
     /// The version of the event that was accepted under this id.
-    pub(in crate::hub) fn find(&mut self, id: &EventId, now_ms: u64, window_ms: u64) -> Option<u64> {
-        self.age(now_ms, window_ms);
+    pub(in crate::hub) fn find(&mut self, id: &EventId, generation: u64) -> Option<u64> {
+        self.begin(generation);
         self.young.get(id).or_else(|| self.old.get(id)).copied()
     }
 
-    /// Notes that an event was accepted; to be called after [`Ids::find`] with the same time.
-    pub(in crate::hub) fn insert(&mut self, id: EventId, version: u64) {
+    /// Notes that an event was accepted, in the generation in which it was counted.
+    pub(in crate::hub) fn insert(&mut self, id: EventId, version: u64, generation: u64) {
+        self.begin(generation);
         self.young.insert(id, version);
     }
 
-    fn age(&mut self, now_ms: u64, window_ms: u64) {
-        let age_ms = now_ms.saturating_sub(self.born_ms);
-        if age_ms < window_ms {
+    /// Drops what is older than the generation before this one.
+    pub(in crate::hub) fn begin(&mut self, generation: u64) {
+        if generation == self.generation {
             return;
         }
         let young = std::mem::take(&mut self.young);
-        // After two windows of silence both are too old.
-        self.old = if age_ms < window_ms.saturating_mul(2) {
+        self.old = if generation == self.generation + 1 {
             young
         } else {
-            Generation::default()
+            Table::default()
         };
-        self.born_ms = now_ms;
-    }
-
-    /// Forgets the older half of the ids, for want of room.
-    pub(in crate::hub) fn forget_half(&mut self, now_ms: u64) {
-        self.old = std::mem::take(&mut self.young);
-        self.born_ms = now_ms;
+        self.generation = generation;
     }
 
     /// All of them, with their versions.
@@ -70,38 +61,17 @@ impl Ids {
 mod tests {
     use super::*;
 
-    const WINDOW_MS: u64 = 300_000;
-
-    fn id(n: u8) -> EventId {
-        EventId([n; 16])
-    }
-
     #[test]
-    fn an_id_is_remembered_for_the_window_and_forgotten_after_two() {
-        for first_ms in [0, WINDOW_MS - 1, WINDOW_MS] {
-            let mut ids = Ids::default();
-            assert_eq!(ids.find(&id(1), first_ms, WINDOW_MS), None);
-            ids.insert(id(1), 7);
-            assert_eq!(ids.find(&id(1), first_ms + WINDOW_MS - 1, WINDOW_MS), Some(7));
-        }
+    fn two_generations_are_remembered_whatever_the_stripe_missed() {
+        let id = |n: u8| EventId([n; 16]);
         let mut ids = Ids::default();
-        ids.insert(id(1), 7);
-        assert_eq!(ids.find(&id(1), 2 * WINDOW_MS, WINDOW_MS), None);
-        let mut ids = Ids::default();
-        ids.insert(id(1), 7);
-        assert_eq!(ids.find(&id(2), WINDOW_MS, WINDOW_MS), None);
-        assert_eq!(ids.find(&id(1), 2 * WINDOW_MS, WINDOW_MS), None);
-    }
-
-    #[test]
-    fn half_of_the_ids_can_be_forgotten() {
-        let mut ids = Ids::default();
-        ids.insert(id(1), 1);
-        ids.forget_half(5);
-        ids.insert(id(2), 2);
-        assert_eq!(ids.len(), 2);
-        ids.forget_half(6);
-        assert_eq!(ids.find(&id(1), 6, WINDOW_MS), None);
-        assert_eq!(ids.find(&id(2), 6, WINDOW_MS), Some(2));
+        ids.insert(id(1), 7, 3);
+        ids.insert(id(2), 8, 4);
+        assert_eq!((ids.find(&id(1), 4), ids.find(&id(2), 4)), (Some(7), Some(8)));
+        assert_eq!((ids.find(&id(1), 5), ids.find(&id(2), 5)), (None, Some(8)));
+        assert_eq!(ids.len(), 1);
+        // Nothing of this stripe was asked for while others went on.
+        ids.insert(id(3), 9, 7);
+        assert_eq!((ids.find(&id(2), 7), ids.len()), (None, 1));
     }
 }

@@ -28,6 +28,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::generations::Generations;
 use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
 use crate::json::same;
@@ -37,7 +38,6 @@ pub use crate::event::Epoch;
 pub use export::{ChannelExport, RecordExport, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
 
-pub(super) use ids::ID_BYTES;
 use ids::Ids;
 pub(super) use kept::Garbage;
 use kept::Kept;
@@ -189,15 +189,15 @@ impl Channels {
     }
 
     /// The version under which an event of this id was accepted.
-    pub(super) fn duplicate(&mut self, id: Option<&EventId>, now: Now, window_ms: u64) -> Option<u64> {
-        let version = self.ids.find(id?, now.mono_ms, window_ms)?;
+    pub(super) fn duplicate(&mut self, id: Option<&EventId>, generations: &Generations) -> Option<u64> {
+        let version = self.ids.find(id?, generations.current())?;
         self.counts.duplicates += 1;
         Some(version)
     }
 
     /// Notes that an event of this id was accepted.
-    pub(super) fn note_id(&mut self, id: EventId, version: u64) {
-        self.ids.insert(id, version);
+    pub(super) fn note_id(&mut self, id: EventId, version: u64, generations: &Generations) {
+        self.ids.insert(id, version, generations.count());
         self.note_unsaved_id(id, version);
     }
 
@@ -205,8 +205,8 @@ impl Channels {
         self.ids.len()
     }
 
-    pub(super) fn forget_half_of_ids(&mut self, now: Now) {
-        self.ids.forget_half(now.mono_ms);
+    pub(super) fn forget_ids(&mut self, generations: &Generations) {
+        self.ids.begin(generations.current());
     }
 
     /// Numbers and keeps an event of a class with state, unless it is a duplicate or says nothing new.
@@ -214,19 +214,19 @@ impl Channels {
         &mut self,
         mut prepared: Prepared,
         transit: Transit,
-        (now, window_ms): (Now, u64),
+        (now, generations): (Now, &Generations),
         forms: usize,
         garbage: &mut Garbage,
     ) -> Stored {
         let id = prepared.event.terms.id;
-        if let Some(version) = self.duplicate(id.as_ref(), now, window_ms) {
+        if let Some(version) = self.duplicate(id.as_ref(), generations) {
             return Stored::Duplicate(version);
         }
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
             self.counts.unchanged += 1;
             if let Some(id) = id {
                 let latest = self.kept(&prepared.event.channel).map_or(0, |kept| kept.latest);
-                self.note_id(id, latest);
+                self.note_id(id, latest, generations);
             }
             return Stored::Unchanged;
         }
@@ -248,7 +248,7 @@ impl Channels {
         self.bytes = self.bytes - before + kept.bytes();
         self.touch(slot, now.mono_ms);
         if let Some(id) = id {
-            self.note_id(id, event.version);
+            self.note_id(id, event.version, generations);
         }
         Stored::Event(event)
     }

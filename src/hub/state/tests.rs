@@ -12,6 +12,7 @@ use crate::channel::{Classes, History, Overflow};
 use crate::event::Terms;
 
 const WINDOW_MS: u64 = 300_000;
+const IDS_MAX: u32 = 1000;
 const LIMIT: PageLimit = PageLimit {
     events: usize::MAX,
     bytes: usize::MAX,
@@ -60,12 +61,17 @@ fn new(name: &str, data: &str) -> NewEvent {
 
 /// Publishes as the hub does, comparison included.
 fn publish(channels: &mut Channels, event: NewEvent, class: &Class, now: Now) -> Stored {
+    publish_in(channels, event, class, now, &Generations::new(WINDOW_MS, IDS_MAX))
+}
+
+fn publish_in(channels: &mut Channels, event: NewEvent, class: &Class, now: Now, generations: &Generations) -> Stored {
     let mut prepared = Prepared::new(event, Arc::new(class.clone()));
     if prepared.wants_comparison() {
         let known = channels.known(&prepared);
         prepared.compare(&known);
     }
-    let times = (now, WINDOW_MS);
+    generations.turn(now.mono_ms);
+    let times = (now, generations);
     let stored = channels.store(prepared, Transit::default(), times, 1, &mut Garbage::default());
     assert_eq!(
         channels.bytes(),
@@ -259,28 +265,29 @@ fn unchanged_values_are_kept_back_by_value_unless_they_are_forced() {
 
 #[test]
 fn an_id_is_a_duplicate_only_when_its_event_was_accepted() {
-    let mut channels = Channels::default();
+    let (mut channels, generations) = (Channels::default(), Generations::new(WINDOW_MS, IDS_MAX));
     let mut event = new("a.b", "1");
     event.terms.id = Some(EventId::new(&event.channel, b"x"));
-    let first = version(&publish(&mut channels, event.clone(), &history(9, 9), at(0)));
-    for (now, is_duplicate) in [(WINDOW_MS - 1, true), (3 * WINDOW_MS, false)] {
-        let stored = publish(&mut channels, event.clone(), &history(9, 9), at(now));
+    let mut publish = |now| publish_in(&mut channels, event.clone(), &history(9, 9), at(now), &generations);
+    let first = version(&publish(0));
+    for (now, is_duplicate) in [(WINDOW_MS - 1, true), (WINDOW_MS, true), (2 * WINDOW_MS, false)] {
+        let stored = publish(now);
         assert_eq!(
             matches!(stored, Stored::Duplicate(version) if version == first),
             is_duplicate
         );
     }
-    assert_eq!(channels.counts.duplicates, 1);
+    assert_eq!(channels.counts.duplicates, 2);
 }
 
 #[test]
 fn notes_for_an_export_are_bounded_and_one_of_everything_makes_up_for_them() {
-    let mut channels = Channels::default();
+    let (mut channels, generations) = (Channels::default(), Generations::new(WINDOW_MS, IDS_MAX));
     channels.track();
     let identified = |channels: &mut Channels, n: u64| {
         let mut event = new("a.b", "1");
         event.terms.id = Some(EventId::new(&event.channel, &n.to_be_bytes()));
-        publish(channels, event, &history(9, 9), at(n * WINDOW_MS));
+        publish_in(channels, event, &history(9, 9), at(n * WINDOW_MS), &generations);
         channels.unsaved_ids.len()
     };
     let most = (0..50).map(|n| identified(&mut channels, n)).max();

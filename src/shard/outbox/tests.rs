@@ -1,9 +1,12 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::channel::Channel;
+use crate::shard::pool::Origin;
 
 const BOUNDS: Bounds = Bounds {
     event_frames: 12,
@@ -17,8 +20,23 @@ fn frame(byte: u8, length: usize) -> Rc<Frame> {
     Rc::new(Frame { bytes, origin: None })
 }
 
+/// Of an event that was read from the hub.
+fn page_frame(byte: u8, length: usize) -> Rc<Frame> {
+    let bytes = Bytes::from(vec![byte; length]);
+    let channel = Channel::parse("a.b").expect("valid");
+    let origin = Origin {
+        channel,
+        class: Arc::default(),
+        version: 1,
+    };
+    Rc::new(Frame {
+        bytes,
+        origin: Some(origin),
+    })
+}
+
 fn written(outbox: &Outbox, pool: &Pool) -> Vec<u8> {
-    let mut slices = [IoSlice::new(&[]); 64];
+    let mut slices = [IoSlice::new(&[]); 128];
     let filled = outbox.gather(pool, None, &mut slices);
     slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect()
 }
@@ -89,23 +107,39 @@ enum Step {
     Event(usize),
     Reply(usize),
     Tell,
+    /// Frames read from the hub, so many places before what is queued.
+    Page(Vec<usize>, u32),
+    /// Events are passed over whose byte this divides, of those before so many others.
+    PassOver(u8, usize),
     Write(usize),
     Clear,
 }
+
+/// Pages are not pushed onto more than this, so that all that is queued is seen at once.
+const PAGES_UP_TO: usize = 100;
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (1usize..90).prop_map(Step::Event),
         3 => (1usize..60).prop_map(Step::Reply),
         1 => Just(Step::Tell),
+        2 => (prop::collection::vec(1usize..40, 1..4), 0u32..3).prop_map(|(page, before)| Step::Page(page, before)),
+        2 => (1u8..4, 0usize..8).prop_map(|(divisor, limit)| Step::PassOver(divisor, limit)),
         3 => (0usize..200).prop_map(Step::Write),
         1 => Just(Step::Clear),
     ];
     prop::collection::vec(step, 1..400)
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Event,
+    Reply,
+    Page,
+}
+
 struct Queued {
-    is_event: bool,
+    kind: Kind,
     sequence: u32,
     bytes: Vec<u8>,
 }
@@ -122,16 +156,16 @@ proptest! {
             let byte = u8::try_from(number % 251).expect("below 251");
             match step {
                 Step::Event(length) => loop {
-                    let frames = model.iter().filter(|queued| queued.is_event).count();
-                    let bytes: usize = model.iter().filter(|queued| queued.is_event).map(|queued| queued.bytes.len()).sum();
+                    let frames = model.iter().filter(|queued| queued.kind == Kind::Event).count();
+                    let bytes: usize = model.iter().filter(|queued| queued.kind == Kind::Event).map(|queued| queued.bytes.len()).sum();
                     let fits = frames == 0 || (frames < 12 && bytes + length <= 400);
                     prop_assert_eq!(outbox.push_event(&mut pool, &frame(byte, length), &BOUNDS), fits);
                     if fits {
-                        model.push_back(Queued { is_event: true, sequence, bytes: vec![byte; length] });
+                        model.push_back(Queued { kind: Kind::Event, sequence, bytes: vec![byte; length] });
                         sequence = sequence.wrapping_add(1);
                         break;
                     }
-                    let victim = (0..model.len()).find(|&place| model[place].is_event && (place > 0 || sent == 0));
+                    let victim = (0..model.len()).find(|&place| model[place].kind == Kind::Event && (place > 0 || sent == 0));
                     let dropped = outbox.drop_oldest(&mut pool);
                     let expected = victim.and_then(|place| model.remove(place));
                     prop_assert_eq!(
@@ -148,23 +182,49 @@ proptest! {
                     }
                 },
                 Step::Reply(length) => {
-                    let frames = model.iter().filter(|queued| !queued.is_event).count();
-                    let bytes: usize = model.iter().filter(|queued| !queued.is_event).map(|queued| queued.bytes.len()).sum();
+                    let frames = model.iter().filter(|queued| queued.kind == Kind::Reply).count();
+                    let bytes: usize = model.iter().filter(|queued| queued.kind == Kind::Reply).map(|queued| queued.bytes.len()).sum();
                     let fits = frames < 6 && (frames == 0 || bytes + length <= 200);
                     prop_assert_eq!(outbox.push_reply(&mut pool, frame(byte, length), &BOUNDS).is_ok(), fits);
                     if fits {
-                        model.push_back(Queued { is_event: false, sequence, bytes: vec![byte; length] });
+                        model.push_back(Queued { kind: Kind::Reply, sequence, bytes: vec![byte; length] });
                         sequence = sequence.wrapping_add(1);
                     }
                 }
                 Step::Tell => if let Some(gap) = gap.take() {
                     outbox.push_at_gap(&mut pool, frame(byte, 3), gap);
-                    let place = model.iter().position(|queued| !precedes(queued.sequence, gap)).unwrap_or(model.len());
-                    let place = place.max(usize::from(sent > 0));
-                    let behind = place.checked_sub(1).map_or(gap, |place| model[place].sequence.wrapping_add(1));
+                    // A page's frames share one place: behind a part of the first is behind all of them.
+                    let behind = model.front().filter(|_| sent > 0).map_or(gap, |first| first.sequence.wrapping_add(1));
                     let sequence = if precedes(gap, behind) { behind } else { gap };
-                    model.insert(place, Queued { is_event: false, sequence, bytes: vec![byte; 3] });
+                    let place = model.iter().position(|queued| !precedes(queued.sequence, sequence)).unwrap_or(model.len());
+                    model.insert(place, Queued { kind: Kind::Reply, sequence, bytes: vec![byte; 3] });
                 },
+                Step::Page(lengths, before) => if sent == 0 && model.len() < PAGES_UP_TO {
+                    let first = model.front().map_or(sequence, |queued| queued.sequence);
+                    let due = first.wrapping_sub(before);
+                    let mut page = lengths.iter().map(|length| page_frame(byte, *length)).collect();
+                    outbox.push_page(&mut pool, &mut page, due);
+                    for length in lengths.iter().rev() {
+                        model.push_front(Queued { kind: Kind::Page, sequence: due, bytes: vec![byte; *length] });
+                    }
+                },
+                Step::PassOver(divisor, limit) => {
+                    let passed = outbox.pass_over(&mut pool, limit, |frame| frame.bytes[0].is_multiple_of(divisor));
+                    let (mut left, mut frames, mut bytes) = (limit, 0, 0);
+                    let mut place = usize::from(sent > 0);
+                    while place < model.len() && left > 0 {
+                        let queued = &model[place];
+                        if queued.kind == Kind::Event && queued.bytes[0].is_multiple_of(divisor) {
+                            frames += 1;
+                            bytes += queued.bytes.len();
+                            model.remove(place);
+                            continue;
+                        }
+                        left -= usize::from(queued.kind == Kind::Event);
+                        place += 1;
+                    }
+                    prop_assert_eq!((passed.event_frames, passed.event_bytes as usize), (frames, bytes));
+                }
                 Step::Write(bytes) => {
                     let pending = written(&outbox, &pool).len();
                     let mut left = bytes.min(pending) + sent;
@@ -187,6 +247,7 @@ proptest! {
             prop_assert_eq!(written(&outbox, &pool), expected);
             prop_assert_eq!(pool.used(), model.len());
             prop_assert_eq!(outbox.is_empty(), model.is_empty());
+            prop_assert_eq!(outbox.first_sequence(&pool), model.front().map(|queued| queued.sequence));
         }
     }
 }

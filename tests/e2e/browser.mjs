@@ -1,0 +1,71 @@
+// A tab of a real browser: Debian's Chromium, headless, driven over its own DevTools protocol.
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import WebSocket from 'ws';
+import { directory, start, until, within } from './harness.mjs';
+
+const chromium = process.env.CHROMIUM_BIN ?? 'chromium';
+
+/** A tab: `evaluate` runs an expression in it, `problems` are its exceptions and console errors. */
+export class Tab {
+  #next = 1;
+  #waiting = new Map();
+  problems = [];
+
+  static async open(t, url) {
+    const profile = mkdtempSync(join(tmpdir(), 'tickgate-chromium-'));
+    t.after(() => rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
+    const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
+    // Its own end, not a kill, ends its children too.
+    const browser = start(t, directory(t), chromium, [...flags, 'about:blank'], { signal: 'SIGTERM' });
+    const failed = browser.ended.then(({ error }) => { throw error ?? new Error(`${chromium} ended: ${browser.err()}`); });
+    failed.catch(() => {});
+    const address = until('the browser', () => /DevTools listening on (ws:\S+)/.exec(browser.err())?.[1]);
+    const { host } = new URL(await Promise.race([address, failed]));
+    const page = await until('a tab', async () => {
+      const targets = await (await fetch(`http://${host}/json/list`)).json();
+      return targets.find((target) => target.type === 'page');
+    });
+    const tab = new Tab();
+    tab.socket = new WebSocket(page.webSocketDebuggerUrl);
+    t.after(() => tab.socket.terminate());
+    tab.socket.on('message', (text) => tab.#receive(JSON.parse(text)));
+    await within('the tab', once(tab.socket, 'open'));
+    await tab.send('Runtime.enable');
+    await tab.send('Page.navigate', { url });
+    return tab;
+  }
+
+  #receive({ id, result, error, method, params }) {
+    if (method === 'Runtime.exceptionThrown') this.problems.push(params.exceptionDetails.exception?.description);
+    if (method === 'Runtime.consoleAPICalled' && params.type === 'error') this.problems.push(params.args[0]?.value);
+    this.#waiting.get(id)?.(error ? { error } : { result });
+    this.#waiting.delete(id);
+  }
+
+  async send(method, params = {}) {
+    const id = this.#next++;
+    const answered = new Promise((resolve) => this.#waiting.set(id, resolve));
+    this.socket.send(JSON.stringify({ id, method, params }));
+    const { result, error } = await within(method, answered);
+    if (error) throw new Error(`${method}: ${error.message}`);
+    return result;
+  }
+
+  async evaluate(expression) {
+    const { result, exceptionDetails } = await this.send('Runtime.evaluate', { expression, returnByValue: true, awaitPromise: true });
+    if (exceptionDetails) throw new Error(`${expression}: ${exceptionDetails.exception?.description}`);
+    return result.value;
+  }
+
+  /** Waits until an expression is true in the page. */
+  until(what, expression) {
+    return until(what, () => this.evaluate(`Boolean(${expression})`));
+  }
+
+  text(selector) {
+    return this.evaluate(`document.querySelector(${JSON.stringify(selector)}).innerText`);
+  }
+}
