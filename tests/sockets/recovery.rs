@@ -93,3 +93,40 @@ async fn a_client_too_slow_for_what_may_not_be_dropped_is_closed_and_recovers_ev
     assert_eq!(heard, (0..EVENTS).collect::<Vec<_>>(), "once each, in order");
     assert!(gateway.stats().await["endings"]["4008"] == 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_not_changed_is_published_by_nobody_and_reaches_nobody() {
+    let channels = "[[channel]]\nmatch = \"grid.*.status\"\ncache = \"last\"\nonly_changed = true\n\
+                    [[channel]]\nmatch = \"grid.*.rows\"\ncache = \"last\"\nrecord_key = \"code\"\nonly_changed = true";
+    let gateway = Gateway::start("shards = 1", channels).await;
+    let mut client = gateway.connect(&trader()).await;
+    client.subscribe(&["grid.*"]).await;
+    let publish = async |channel: &str, data: Value| {
+        let event = json!({"channel": channel, "event": "update", "data": data});
+        let (status, answer) = gateway.admin("POST", "/api/publish", event.to_string()).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let unchanged = json!({"published": 0, "unchanged": true});
+    for number in 0..3 {
+        let first = publish(PRICE, json!({"n": number, "as": [1.0, {}]})).await;
+        assert_eq!(first["published"], 1, "{first}");
+        // The same value, written another way.
+        assert_eq!(publish(PRICE, json!({"as": [1, {}], "n": number})).await, unchanged);
+    }
+    let row = |code: &str, price: u32| json!({"code": code, "price": price});
+    let rows = |b: u32| json!([row("a", 1), row("b", b)]);
+    publish("grid.big.rows", rows(1)).await;
+    assert_eq!(publish("grid.big.rows", rows(1)).await, unchanged);
+    publish("grid.big.rows", rows(2)).await;
+    // The one behind all of them, after which nothing is to come.
+    publish("grid.big.status", json!({"n": 99})).await;
+    let mut heard = Vec::new();
+    while heard.last() != Some(&json!({"n": 99})) {
+        heard.push(client.expect("event").await["data"].clone());
+    }
+    let statuses = (0..3).map(|number| json!({"n": number, "as": [1.0, {}]}));
+    let mut expected: Vec<Value> = statuses.collect();
+    expected.extend([rows(1), json!([row("b", 2)]), json!({"n": 99})]);
+    assert_eq!(heard, expected);
+}
