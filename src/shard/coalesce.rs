@@ -1,9 +1,9 @@
 //! When the next events may be taken out of the inbox.
 //!
 //! The kernel's send path is the cost of fan-out, and two frames in one send cost hardly more than one. So a shard
-//! that is busy waits a little after a tick, and what comes meanwhile shares the sends of the next. That hardly
-//! costs latency, since queueing shrinks by about the wait. `benches/coalesce.sh` measures it; docs/performance.md has
-//! the curves.
+//! that is busy waits a little after a tick, and what comes meanwhile shares the sends of the next. That costs latency
+//! the wait at most, and nothing where queueing shrinks by as much. `benches/coalesce.sh` measures it;
+//! docs/performance.md has the curves.
 //!
 //! The rule: a tick that cost less than a quarter of a millisecond is followed by no wait, one below a millisecond by
 //! 1 ms, any other by 2 ms. With few events waiting even then (fewer than [`COMPANY`]), the next send would cost each
