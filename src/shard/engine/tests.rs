@@ -134,15 +134,20 @@ struct Rig {
 
 fn identity(user: Option<&str>) -> Arc<Identity> {
     let everything = vec![Pattern::parse("*").expect("valid")];
+    let permissions = Permissions {
+        admin: true,
+        channels: everything.clone(),
+        commands: everything.clone(),
+        publish: everything,
+    };
+    who_may(user, permissions)
+}
+
+fn who_may(user: Option<&str>, permissions: Permissions) -> Arc<Identity> {
     Arc::new(Identity {
         user: user.map(Into::into),
         role: None,
-        permissions: Arc::new(Permissions {
-            admin: true,
-            channels: everything.clone(),
-            commands: everything.clone(),
-            publish: everything,
-        }),
+        permissions: Arc::new(permissions),
         expires_at_ms: None,
         exp_ms: None,
         token_id: None,

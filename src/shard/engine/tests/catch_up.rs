@@ -64,14 +64,7 @@ fn what_is_for_admins_only_leaks_nowhere() {
             channels: vec![Pattern::parse("*").expect("valid")],
             ..Permissions::default()
         };
-        Arc::new(Identity {
-            user: Some("u".into()),
-            role: None,
-            permissions: Arc::new(permissions),
-            expires_at_ms: None,
-            exp_ms: None,
-            token_id: None,
-        })
+        who_may(Some("u"), permissions)
     };
     let settings = session_settings(Mode::Optional, Limits::default());
     let user = rig.connect_with(settings.clone(), Ok(Some(identity(false))), true);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::auth::{Identity, Mode};
+use crate::auth::Mode;
 use crate::message::ErrorCode;
 use crate::session::CommandOutcome;
 
@@ -237,19 +237,8 @@ fn a_command_carries_the_connections_name_and_its_answer_comes_back() {
 fn a_forbidden_command_is_told_to_the_audit_trail_and_to_no_backend() {
     let mut rig = Rig::new();
     let limits = Limits::default();
-    let nobody = Identity {
-        user: Some("u7".into()),
-        role: None,
-        permissions: Arc::default(),
-        expires_at_ms: None,
-        exp_ms: None,
-        token_id: None,
-    };
-    let id = rig.connect_with(
-        session_settings(Mode::Required, limits),
-        Ok(Some(Arc::new(nobody))),
-        true,
-    );
+    let nobody = who_may(Some("u7"), Permissions::default());
+    let id = rig.connect_with(session_settings(Mode::Required, limits), Ok(Some(nobody)), true);
     rig.say(id, r#"{"type":"command","id":"c1","action":"system.kill_switch"}"#);
     assert_eq!(rig.read(id)[0].text()["error"]["code"], "FORBIDDEN");
     let (client_id, command) = rig.asked.forbidden.lock().expect("not poisoned").remove(0);

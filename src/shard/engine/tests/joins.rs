@@ -137,21 +137,12 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
     rig.event("grid.b.order", "1");
     rig.event("grid.b.trade", "1");
     let may = |patterns: &[&str]| {
+        let valid = |text: &&str| Pattern::parse(text).expect("valid");
         let permissions = Permissions {
-            channels: patterns
-                .iter()
-                .map(|text| Pattern::parse(text).expect("valid"))
-                .collect(),
+            channels: patterns.iter().map(valid).collect(),
             ..Permissions::default()
         };
-        Arc::new(Identity {
-            user: Some("u".into()),
-            role: None,
-            permissions: Arc::new(permissions),
-            expires_at_ms: None,
-            exp_ms: None,
-            token_id: None,
-        })
+        who_may(Some("u"), permissions)
     };
     let settings = session_settings(Mode::Optional, Limits::default());
     let id = rig.connect_with(settings, Ok(Some(may(&["*"]))), true);
