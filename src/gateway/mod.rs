@@ -41,8 +41,8 @@ use engine::Engine;
 /// Threads of handshakes and polls, which can come by ten thousand at once: after a restart everybody comes back.
 const DOOR_THREADS: usize = 2;
 /// Threads of everything else, which must not queue behind them: accepting, the admin listener, the command router, the
-/// feeds and the pulse. (On the same threads publications were two seconds late while 15,000 clients came, and so many
-/// were not accepted in time that the last came after fourteen.)
+/// feeds and the pulse. (On the same threads, while 15,000 clients came, the kernel's accept queue overflowed 703 times, and
+/// a publication waited up to 0.3 s for its answer. Apart, it overflowed never, and the wait was 12 to 40 ms.)
 const MAIN_THREADS: usize = 2;
 
 /// Who may connect to a public Unix socket: like a TCP port of this machine, everybody on it. Narrower rules are the
