@@ -220,6 +220,8 @@ families! {
         |r, s| s.one(r.figures.hub.state_bytes);
     "tickgate_state_ids" GAUGE "Publishers' ids of events that are remembered."
         |r, s| s.one(r.figures.hub.ids);
+    "tickgate_state_tombstones" GAUGE "Names of channels with a history that were dropped for want of room, for clients that come back."
+        |r, s| s.one(r.figures.hub.tombstones);
     "tickgate_state_evicted_channels_total" COUNTER "Channels whose state was dropped for want of room, the least recently used first."
         |r, s| s.one(r.figures.hub.evicted);
     "tickgate_state_trimmed_events_total" COUNTER "Events that fell out of a full history."

@@ -73,6 +73,7 @@ impl Admin {
                 "channels": now.hub.channels,
                 "bytes": now.hub.state_bytes,
                 "ids": now.hub.ids,
+                "tombstones": now.hub.tombstones,
                 "evicted_channels": now.hub.evicted,
                 "trimmed_events": now.hub.trimmed,
                 "expired_events": now.hub.expired,

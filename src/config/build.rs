@@ -182,6 +182,7 @@ impl Config {
                 channels: bound(self.state.channels),
                 bytes: bound(self.state.bytes),
                 dedup_window_ms: ms(self.state.dedup_window),
+                ..hub::StateSettings::default()
             },
             ..hub::Settings::default()
         }

@@ -19,6 +19,8 @@ pub struct StateSettings {
     pub channels: usize,
     /// Bytes, all that is kept of channels together. Ids are bounded by themselves.
     pub bytes: usize,
+    /// Names of evicted channels that are remembered, of those with a history.
+    pub tombstones: usize,
     /// How long the id of a published event is remembered at least, in milliseconds, unless 500,000 came after it.
     pub dedup_window_ms: u64,
 }
@@ -28,6 +30,7 @@ impl Default for StateSettings {
         Self {
             channels: 100_000,
             bytes: 256 << 20,
+            tombstones: 64 * 1024,
             dedup_window_ms: 5 * 60 * 1000,
         }
     }

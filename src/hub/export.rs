@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::generations::IDS_MAX;
 use super::interest::stripe_of;
-use super::{ChannelExport, Hub, STRIPES, StripeExport};
+use super::{ChannelExport, Hub, STRIPES, StripeExport, Tombstone};
 use crate::event::EventId;
 use crate::time::Now;
 
@@ -25,11 +25,21 @@ impl Hub {
         self.stripes[usize::from(stripe)].lock().channels.export(all, now)
     }
 
-    /// Sets a stripe's counters to what they were: the newest version, and the highest of an evicted channel.
-    pub fn restore_counters(&self, stripe: u8, head: u64, evicted: u64) {
+    /// Sets a stripe's counters to what they were: the newest version, the highest of an evicted channel, and up to which
+    /// number evictions have no names.
+    pub fn restore_counters(&self, stripe: u8, head: u64, evicted: u64, forgotten: u64) {
         if usize::from(stripe) < STRIPES {
-            self.with_state(stripe, |state| state.channels.restore_counters(head, evicted));
+            self.with_state(stripe, |state| {
+                state.channels.restore_counters(head, evicted, forgotten)
+            });
         }
+    }
+
+    /// Takes back that a channel was evicted; in order, and before channels are taken back.
+    pub fn restore_tombstone(&self, number: u64, tombstone: Tombstone) {
+        self.with_state(stripe_of(tombstone.channel.as_str()), |state| {
+            state.channels.restore_tombstone(number, tombstone);
+        });
     }
 
     /// Takes back that an event of this id was accepted; in the order of acceptance, at most [`IDS_RESTORED_MAX`] of them.

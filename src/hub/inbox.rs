@@ -72,6 +72,10 @@ impl Inbox {
         }
     }
 
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// The shard's number.
     #[must_use]
     pub fn shard(&self) -> u16 {

@@ -17,12 +17,14 @@
 //! below `at[T]`; every later one is at or above it.
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `walk` (joins of many channels), `doorbell` (waking), `publish` (the way in), `state` (what is kept of
-//! channels), `bounds` (how much), `generations` (how long ids).
+//! shard's end), `walk` (joins of many channels), `evicted` (what a join was too late for), `doorbell` (waking), `publish`
+//! (the way in), `state` (what is kept of channels), `versions` (how all that is numbered), `bounds` (how much),
+//! `generations` (how long ids).
 
 mod bounds;
 mod credits;
 mod doorbell;
+mod evicted;
 mod export;
 mod generations;
 mod inbox;
@@ -37,6 +39,7 @@ mod state;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
+mod versions;
 mod walk;
 mod watch;
 
@@ -53,10 +56,11 @@ use crate::wire::deflate;
 pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
+pub use evicted::Search;
 pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
-pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport};
+pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport, Tombstone};
 pub use walk::Walk;
 pub use watch::{InterestWatch, Relevant};
 
@@ -66,6 +70,7 @@ use generations::Generations;
 use inbox::Letter;
 use interest::{Interest, Stripes, stripe_of};
 use state::Channels;
+use versions::Versions;
 
 /// How many stripes; more only spare publishers from waiting for wide snapshots.
 pub const STRIPES: usize = 16;
@@ -118,6 +123,7 @@ pub struct Hub {
     limits: StateSettings,
     held: Held,
     generations: Generations,
+    versions: Arc<Versions>,
 }
 
 /// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
@@ -136,16 +142,18 @@ struct StripeState {
     unwanted: u64,
 }
 
-impl Default for Stripe {
-    fn default() -> Self {
+impl Stripe {
+    fn new(channels: Channels) -> Self {
+        let state = StripeState {
+            channels,
+            ..StripeState::default()
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             oldest_use_ms: AtomicU64::new(u64::MAX),
         }
     }
-}
 
-impl Stripe {
     fn lock(&self) -> MutexGuard<'_, StripeState> {
         self.state.lock()
     }
@@ -172,6 +180,8 @@ pub struct HubStats {
     pub state_bytes: usize,
     /// Ids of publishers that are remembered.
     pub ids: usize,
+    /// Names of channels with a history that were dropped, for those who come back.
+    pub tombstones: usize,
     /// Channels that were dropped, the least recently used first, for want of room.
     pub evicted: u64,
     /// Events that fell out of a history because it was full.
@@ -201,8 +211,12 @@ impl Hub {
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
         let credits = Credits::new(settings.credits, &doorbells);
         let (inboxes, letters): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
+        let versions = Arc::<Versions>::default();
+        let tombstones_most = settings.state.tombstones / STRIPES;
+        let stripe = |_| Stripe::new(Channels::new(versions.clone(), tombstones_most));
         let hub = Arc::new(Self {
-            stripes: Default::default(),
+            stripes: std::array::from_fn(stripe),
+            versions: versions.clone(),
             inboxes,
             doorbells,
             credits,
@@ -315,6 +329,7 @@ impl Hub {
             let state = stripe.lock();
             stats.events += state.events;
             stats.unwanted += state.unwanted;
+            stats.tombstones += state.channels.tombstones.len();
             let counts = state.channels.counts;
             stats.evicted += counts.evicted;
             stats.trimmed += counts.trimmed;

@@ -19,7 +19,7 @@ use crate::channel::{Channel, Pattern};
 use crate::time::Now;
 
 /// Steps that one page takes at most, which is what a stripe is locked for: about 0.1 ms.
-const PAGE_STEPS: usize = 1024;
+pub(super) const PAGE_STEPS: usize = 1024;
 
 /// A join of patterns on its way through the stripes.
 #[derive(Debug, Default)]
@@ -57,6 +57,8 @@ struct Stretch {
     // `None`: all that are left.
     to: Option<Channel>,
     at: u64,
+    // The newest version there was.
+    newest: u64,
 }
 
 impl Walk {
@@ -95,6 +97,15 @@ impl Walk {
         }
         let at = |stretches: &Vec<Stretch>| stretches.first().map_or(0, |stretch| stretch.at);
         JoinAt::in_each(Box::new(self.seen.of.each_ref().map(at)))
+    }
+
+    /// The newest version that there was when the channel's place was looked at: what is delivered of it is newer, and
+    /// nothing newer was seen of it.
+    #[must_use]
+    pub fn version_at(&self, channel: &Channel) -> u64 {
+        let stretches = &self.seen.of[usize::from(stripe_of(channel.as_str()))];
+        let stretch = stretches.get(Stretch::place(stretches, channel));
+        stretch.map_or(0, |stretch| stretch.newest)
     }
 
     // What a channel costs that is looked at: being found, and being compared.
@@ -140,13 +151,19 @@ impl Walk {
     }
 
     // What was looked at up to `to` was seen at this position.
-    fn note(&mut self, to: Option<Channel>, at: u64) {
+    fn note(&mut self, to: Option<Channel>, at: u64, newest: u64) {
         self.pages += 1;
         let stretches = &mut self.seen.of[usize::from(self.stripe)];
         match stretches.last_mut() {
             // Nothing of this shard came between.
-            Some(last) if last.at == at => last.to.clone_from(&to),
-            _ => stretches.push(Stretch { to: to.clone(), at }),
+            Some(last) if last.at == at => {
+                last.to.clone_from(&to);
+                last.newest = newest;
+            }
+            _ => {
+                let to = to.clone();
+                stretches.push(Stretch { to, at, newest });
+            }
         }
         match (&mut self.here, to) {
             (Some(here), to @ Some(_)) => here.after = to,
@@ -164,12 +181,19 @@ impl Here {
     }
 }
 
+impl Stretch {
+    // Which of a stripe's the channel's name lies in.
+    fn place(stretches: &[Self], channel: &Channel) -> usize {
+        let is_before = |stretch: &Self| stretch.to.as_ref().is_some_and(|to| to < channel);
+        stretches.partition_point(is_before)
+    }
+}
+
 impl Stretches {
     /// See [`JoinAt::includes`].
     pub(super) fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let stretches = self.of.get(usize::from(stripe)).map_or(&[][..], |stretches| stretches);
-        let is_before = |stretch: &Stretch| stretch.to.as_ref().is_some_and(|to| to < channel);
-        let place = stretches.partition_point(is_before);
+        let place = Stretch::place(stretches, channel);
         stretches.get(place).is_some_and(|stretch| index >= stretch.at)
     }
 
@@ -207,7 +231,7 @@ impl Inbox {
         let channels = (most.min(PAGE_STEPS) / steps).max(1);
         let is_first = here.after.is_none();
         let joined: &[Pattern] = if is_first { &here.patterns } else { &[] };
-        let (mut looked_at, mut last) = (0, None);
+        let (mut looked_at, mut last, mut newest) = (0, None, 0);
         let look = |state: &mut super::StripeState| {
             let of = (&here.beginnings, &*here.patterns);
             let looked = state.channels.look(of, here.after.as_ref(), channels, now, each);
@@ -216,9 +240,10 @@ impl Inbox {
                 state.channels.view_absent(name, |name| self.class_of(name), each);
             }
             (looked_at, last) = (looked.channels + names.len(), looked.last);
+            newest = self.newest_version();
         };
         let at = self.join_stripe(stripe, joined, look, &mut place);
-        walk.note(last, at);
+        walk.note(last, at, newest);
         if walk.is_whole() {
             for pattern in &walk.patterns {
                 self.note_join(pattern);

@@ -59,10 +59,20 @@ enum State {
     Settling { at: u64 },
 }
 
+/// How far the shard had come with its inbox. What has a lower version, and what was evicted before this many evictions,
+/// is not in the inbox any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) version: u64,
+    pub(super) evictions: u64,
+}
+
 #[derive(Debug)]
 struct Turn {
     channel: Channel,
     due: u32,
+    // When it got this place.
+    progress: Progress,
 }
 
 /// The channels that one connection catches up with.
@@ -73,6 +83,8 @@ pub(super) struct CatchUp {
     turns: VecDeque<Turn>,
     // Joined, and waiting for the answer to be queued before them.
     unscheduled: Vec<Channel>,
+    /// The newest version when the join that they are of began.
+    pub(super) joined_at: u64,
     // While a join is under way: the patterns that were held before it, as far as they concern it.
     held_before: Option<Box<[Pattern]>>,
     /// It waits in the shard's list for the next turn.
@@ -88,8 +100,9 @@ pub(super) struct Due {
     pub(super) need: Need,
     /// Events that were not queued because of it.
     pub(super) withheld: u32,
-    /// Its place among the queued frames.
+    /// Its place among the queued frames, and how far the shard was when it got it.
     pub(super) place: u32,
+    pub(super) progress: Progress,
 }
 
 impl CatchUp {
@@ -167,15 +180,21 @@ impl CatchUp {
 
     /// Gives each channel that was joined a place of its own among the queued frames; whether there was any. Not while
     /// the join is under way.
-    pub(super) fn schedule(&mut self, mut next_place: impl FnMut() -> u32) -> bool {
+    pub(super) fn schedule(&mut self, progress: Progress, mut next_place: impl FnMut() -> u32) -> bool {
         if self.is_in_join() {
             return false;
         }
         // Taken whole: a crowd that has just joined would keep the memory until it has caught up.
         let unscheduled = std::mem::take(&mut self.unscheduled);
+        // What was there when the join began is not owed by the inbox.
+        let progress = Progress {
+            version: progress.version.max(self.joined_at),
+            ..progress
+        };
         let turns = unscheduled.into_iter().map(|channel| Turn {
             channel,
             due: next_place(),
+            progress,
         });
         let before = self.turns.len();
         self.turns.extend(turns);
@@ -208,6 +227,8 @@ impl CatchUp {
         self.turns.push_back(Turn {
             channel: channel.clone(),
             due,
+            // Of a channel without offsets: how far they go does not matter.
+            progress: Progress::default(),
         });
         true
     }
@@ -263,7 +284,7 @@ impl CatchUp {
     /// The next channel, if its place has come.
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
         while self.is_due(head) {
-            let Turn { channel, due } = self.turns.pop_front()?;
+            let Turn { channel, due, progress } = self.turns.pop_front()?;
             if let Some(State::Reading { need, withheld, .. }) = self.channels.get(&channel) {
                 let (need, withheld) = (*need, *withheld);
                 return Some(Due {
@@ -271,17 +292,23 @@ impl CatchUp {
                     need,
                     withheld,
                     place: due,
+                    progress,
                 });
             }
         }
         None
     }
 
-    /// A page was read, and there is more after `offset`.
-    pub(super) fn go_on(&mut self, channel: Channel, offset: u64, due: u32) {
-        if let Some(State::Reading { need, .. }) = self.channels.get_mut(&channel) {
-            *need = Need::After(offset);
-            self.turns.push_back(Turn { channel, due });
+    /// A page was read, and `need` is left; `now`: how far the shard is by now.
+    pub(super) fn go_on(&mut self, read: Due, left: Need, due: u32, now: Progress) {
+        if let Some(State::Reading { need, .. }) = self.channels.get_mut(&read.channel) {
+            *need = left;
+            let progress = Progress {
+                version: now.version.max(read.progress.version),
+                ..now
+            };
+            let channel = read.channel;
+            self.turns.push_back(Turn { channel, due, progress });
         }
     }
 

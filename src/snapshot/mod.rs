@@ -33,6 +33,10 @@ const STRIPE: TableDefinition<'_, u8, (u64, u64)> = TableDefinition::new("stripe
 /// Stripe, floor, newest version, until when newcomers get the last value (Unix milliseconds), record key.
 type ChannelRow = (u8, u64, u64, Option<i64>, Option<&'static str>);
 const CHANNEL: TableDefinition<'_, &str, ChannelRow> = TableDefinition::new("channel");
+/// Up to which number evictions have no names. Without this table: up to the highest version of an evicted channel.
+const FORGOTTEN: TableDefinition<'_, u8, u64> = TableDefinition::new("forgotten");
+/// Of a channel that was evicted: stripe, number of the eviction, newest version.
+const TOMBSTONE: TableDefinition<'_, &str, (u8, u64, u64)> = TableDefinition::new("tombstone");
 /// When it came (Unix milliseconds), name, timestamp, data.
 type EventRow = (i64, &'static str, u64, &'static [u8]);
 const EVENT: TableDefinition<'_, (&str, u64), EventRow> = TableDefinition::new("event");

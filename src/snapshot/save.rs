@@ -2,7 +2,9 @@
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::{CHANNEL, ChannelRow, EVENT, Error, EventRow, ID, LAST, RECORD, STRIPE, Snapshot, unix_ms};
+use super::{
+    CHANNEL, ChannelRow, EVENT, Error, EventRow, FORGOTTEN, ID, LAST, RECORD, STRIPE, Snapshot, TOMBSTONE, unix_ms,
+};
 use crate::channel::Channel;
 use crate::event::Event;
 use crate::hub::{ChannelExport, Hub, STRIPES};
@@ -52,6 +54,8 @@ impl Snapshot {
                 records: transaction.open_table(RECORD)?,
             };
             let mut stripes = transaction.open_table(STRIPE)?;
+            let mut forgotten = transaction.open_table(FORGOTTEN)?;
+            let mut tombstones = transaction.open_table(TOMBSTONE)?;
             let mut ids = transaction.open_table(ID)?;
             for stripe in (0u8..).take(STRIPES) {
                 let export = hub.export(stripe, all, now);
@@ -59,6 +63,14 @@ impl Snapshot {
                     return Ok(false);
                 }
                 stripes.insert(stripe, (export.head, export.evicted))?;
+                for (number, tombstone) in &export.tombstones {
+                    tombstones.insert(tombstone.channel.as_str(), (stripe, *number, tombstone.latest))?;
+                }
+                let is_more =
+                    forgotten.insert(stripe, export.forgotten)?.map(|before| before.value()) < Some(export.forgotten);
+                if is_more {
+                    tombstones.retain(|_, (of, number, _)| of != stripe || number > export.forgotten)?;
+                }
                 for channel in &export.gone {
                     tables.forget(channel)?;
                 }
@@ -86,6 +98,7 @@ fn clear(transaction: &WriteTransaction) -> Result<(), Error> {
     transaction.delete_table(EVENT)?;
     transaction.delete_table(LAST)?;
     transaction.delete_table(RECORD)?;
+    transaction.delete_table(TOMBSTONE)?;
     transaction.delete_table(ID)?;
     Ok(())
 }

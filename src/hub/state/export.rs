@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::kept::{Garbage, Kept, event_bytes};
 use super::records::{NewRecord, Records};
-use super::{Channels, mono};
+use super::{Channels, Tombstone, mono};
 use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId};
 use crate::hub::generations::Generations;
@@ -20,6 +20,10 @@ pub struct StripeExport {
     pub head: u64,
     /// The highest version of an evicted channel.
     pub evicted: u64,
+    /// Channels with a history that were evicted since, with the numbers of that.
+    pub tombstones: Vec<(u64, Tombstone)>,
+    /// Up to which number evictions have no names any more.
+    pub forgotten: u64,
     /// Channels that changed.
     pub channels: Vec<ChannelExport>,
     /// Channels that were evicted; one of them may be among those that changed, when it was made anew.
@@ -116,9 +120,17 @@ impl Channels {
         } else {
             std::mem::take(&mut self.unsaved_ids)
         };
+        let above = if all { 0 } else { self.saved_eviction };
+        let tombstones = self.tombstones.after(above);
+        let tombstones: Vec<_> = tombstones.map(|(number, known)| (number, known.clone())).collect();
+        if let Some((number, _)) = tombstones.last() {
+            self.saved_eviction = *number;
+        }
         StripeExport {
-            head: self.head,
+            head: self.versions.newest(),
             evicted: self.evicted,
+            tombstones,
+            forgotten: self.tombstones.forgotten(),
             channels,
             gone: std::mem::take(&mut self.gone),
             ids,
@@ -127,9 +139,15 @@ impl Channels {
     }
 
     /// Sets the counters to what they were.
-    pub(in crate::hub) fn restore_counters(&mut self, head: u64, evicted: u64) {
-        self.head = self.head.max(head);
+    pub(in crate::hub) fn restore_counters(&mut self, head: u64, evicted: u64, forgotten: u64) {
+        self.versions.restore(head);
         self.evicted = self.evicted.max(evicted);
+        self.tombstones.forget_up_to(forgotten);
+    }
+
+    pub(in crate::hub) fn restore_tombstone(&mut self, number: u64, tombstone: Tombstone) {
+        self.tombstones.note(number, tombstone);
+        self.saved_eviction = self.saved_eviction.max(number);
     }
 
     pub(in crate::hub) fn restore_id(&mut self, id: EventId, version: u64, generations: &Generations) {
@@ -140,6 +158,7 @@ impl Channels {
     pub(in crate::hub) fn restore(&mut self, export: ChannelExport, class: &Arc<Class>, now: Now) {
         if !class.keeps_state() {
             self.evicted = self.evicted.max(export.latest);
+            self.tombstones.forget_up_to(export.latest);
             // Were its class to keep state again one day, what is written down would be out of date.
             self.note_gone(export.channel);
             return;

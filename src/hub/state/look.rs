@@ -65,7 +65,7 @@ impl Channels {
                 if patterns.iter().any(|pattern| pattern.matches(channel.as_str())) {
                     let kept = &mut self.slots[*slot as usize];
                     expire(kept, &mut self.bytes, &mut self.counts, now);
-                    each(kept.view(self.head, now));
+                    each(kept.view(self.versions.newest(), now));
                 }
                 if channels >= most {
                     let last = Some(channel.clone());
@@ -88,7 +88,7 @@ impl Channels {
         if let Some(slot) = self.by_name.get(channel) {
             let kept = &mut self.slots[*slot as usize];
             expire(kept, &mut self.bytes, &mut self.counts, now);
-            return each(kept.view(self.head, now));
+            return each(kept.view(self.versions.newest(), now));
         }
         self.view_absent(channel, class, each);
     }
@@ -102,12 +102,13 @@ impl Channels {
     ) {
         let class = class(channel);
         if class.history.is_some() && !self.by_name.contains_key(channel) {
+            let head = self.versions.newest();
             each(ChannelView {
                 channel,
                 class,
-                latest: self.head,
-                floor: self.evicted,
-                head: self.head,
+                latest: head,
+                floor: self.tombstones.floor(channel),
+                head,
                 is_kept: false,
                 has_last: false,
             });

@@ -4,11 +4,12 @@
 //! version of everything that was dropped of it. So whoever holds a version at or above the floor can be told exactly
 //! what came since, and whoever does not is told that it cannot.
 //!
-//! There is one counter for the whole stripe. A channel that was evicted leaves nothing behind but the stripe's
-//! `evicted`, the highest version that an evicted channel had: a channel that is made anew begins with that floor.
+//! There is one sequence of numbers for the whole hub ([`Versions`]). A channel with a history that was evicted leaves
+//! its name behind (`tombstones`) and of any other the stripe remembers the highest version, `evicted`: a channel that is
+//! made anew begins with a floor accordingly.
 //!
 //! Per file: `kept` (one channel), `records` (merging), `ids` (duplicates), `look` (what a join sees),
-//! `page` (what is told).
+//! `tombstones` (what was evicted), `page` (what is told).
 
 mod export;
 mod ids;
@@ -19,6 +20,7 @@ mod records;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
+mod tombstones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::generations::Generations;
+use super::versions::Versions;
 use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
 use crate::json::same;
@@ -37,18 +40,22 @@ use crate::time::Now;
 pub use crate::event::Epoch;
 pub use export::{ChannelExport, RecordExport, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
+pub use tombstones::Tombstone;
 
 use ids::Ids;
 pub(super) use kept::Garbage;
 use kept::Kept;
 pub(super) use look::Beginnings;
 use records::NewRecord;
+use tombstones::Tombstones;
 
 /// The state of one stripe.
 #[derive(Default)]
 pub(super) struct Channels {
-    head: u64,
+    versions: Arc<Versions>,
+    // The highest version of an evicted channel.
     evicted: u64,
+    pub(super) tombstones: Tombstones,
     slots: Slab<Kept>,
     by_name: HashMap<Channel, u32, RandomState>,
     // For patterns: what a literal beginning leaves over is one range of it.
@@ -62,6 +69,8 @@ pub(super) struct Channels {
     // They were too many to be noted.
     lost_track: bool,
     gone: Vec<Channel>,
+    // The newest eviction that was exported.
+    saved_eviction: u64,
     unsaved_ids: Vec<(EventId, u64)>,
     pub(super) counts: Counts,
 }
@@ -160,6 +169,15 @@ fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
 }
 
 impl Channels {
+    /// Numbered by `versions`, and with so many tombstones at most.
+    pub(super) fn new(versions: Arc<Versions>, tombstones_most: usize) -> Self {
+        Self {
+            versions,
+            tombstones: Tombstones::new(tombstones_most),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -230,15 +248,15 @@ impl Channels {
             }
             return Stored::Unchanged;
         }
-        self.head += 1;
+        let version = self.versions.next();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
         let kept = &mut self.slots[slot as usize];
         // One name for all its events.
         prepared.event.channel = kept.channel.clone();
         let fresh_ms = prepared.event.terms.fresh_ms;
         let numbered = Numbered {
-            offset: prepared.class.history.map(|_| self.head),
-            version: self.head,
+            offset: prepared.class.history.map(|_| version),
+            version,
             class: Arc::clone(&kept.class),
         };
         let event = Arc::new(Event::in_transit(prepared.event, numbered, transit));
@@ -299,7 +317,7 @@ impl Channels {
     /// What `since` asks for; `at` is the caller's.
     pub(super) fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now, forms: usize) -> Page {
         let (Since::Newest { above: position } | Since::After(position)) = since;
-        let page = if position > self.head {
+        let page = if position > self.versions.newest() {
             Page {
                 last: position,
                 overtaken: true,
@@ -317,12 +335,20 @@ impl Channels {
             let is_newcomer = since == Since::Newest { above: 0 };
             Page {
                 last: position,
-                overtaken: position < self.evicted && !is_newcomer,
+                overtaken: position < self.floor_of_absent(channel, since) && !is_newcomer,
                 ..Page::default()
             }
         };
         self.counts.overtaken += u64::from(page.overtaken);
         page
+    }
+
+    // Of a channel of which nothing is kept.
+    fn floor_of_absent(&self, channel: &Channel, since: Since) -> u64 {
+        match since {
+            Since::Newest { .. } => self.evicted,
+            Since::After(_) => self.tombstones.floor(channel),
+        }
     }
 
     /// Newcomers get the last value for so long from now, if its publisher said for how long they do at all.
@@ -360,6 +386,13 @@ impl Channels {
         self.evicted = self.evicted.max(kept.latest);
         self.bytes -= kept.bytes();
         self.counts.evicted += 1;
+        if kept.class.history.is_some() {
+            let tombstone = Tombstone {
+                channel: kept.channel.clone(),
+                latest: kept.latest,
+            };
+            self.tombstones.note(self.versions.next_of_eviction(), tombstone);
+        }
         self.note_gone(kept.channel.clone());
         garbage.channels.push(kept);
         true
@@ -374,7 +407,11 @@ impl Channels {
         if let Some(slot) = self.by_name.get(channel) {
             return *slot;
         }
-        let kept = Kept::new(channel.clone(), Arc::clone(class), self.evicted);
+        let floor = match class.history {
+            Some(_) => self.tombstones.floor(channel),
+            None => self.evicted,
+        };
+        let kept = Kept::new(channel.clone(), Arc::clone(class), floor);
         self.bytes += kept.bytes();
         let slot = u32::try_from(self.slots.insert(kept)).expect("fewer than 2^32 channels");
         self.by_name.insert(channel.clone(), slot);

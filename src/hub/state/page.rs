@@ -12,12 +12,12 @@ pub struct ChannelView<'a> {
     pub channel: &'a Channel,
     /// Its class.
     pub class: &'a Arc<Class>,
-    /// Version of its newest event. Of a channel without state: of the newest event of the stripe, so that whoever
-    /// holds this position has missed nothing.
+    /// Version of its newest event. Of a channel without state: the newest there is, so that whoever holds this position
+    /// has missed nothing.
     pub latest: u64,
     /// Events at or below it may be missing.
     pub floor: u64,
-    /// Version of the stripe's newest event: no position can be above it.
+    /// The newest version there is: no position can be above it, and at it nothing is missed.
     pub head: u64,
     /// Whether it has state at all.
     pub is_kept: bool,

@@ -41,7 +41,7 @@ fn what_is_passed_over_is_owed() {
     let mut catch_up = CatchUp::default();
     catch_up.join(a.clone(), Need::Whole { latest: 3 });
     assert_eq!(catch_up.take_due(None), None, "the answer goes first");
-    catch_up.schedule(|| 4);
+    catch_up.schedule(Progress::default(), || 4);
     assert!(catch_up.passes_over(&a, 5));
     assert_eq!(catch_up.take_due(None).expect("due").need, Need::Whole { latest: 3 });
 }
@@ -52,7 +52,7 @@ fn what_a_read_does_not_give_is_not_passed_over() {
     for need in [Need::After(44), Need::LastOrAfter(44), Need::Whole { latest: 44 }] {
         let mut catch_up = CatchUp::default();
         catch_up.join(a.clone(), need);
-        catch_up.schedule(|| 1);
+        catch_up.schedule(Progress::default(), || 1);
         let passed: Vec<u64> = (42..=45).filter(|version| catch_up.passes_over(&a, *version)).collect();
         assert_eq!(passed, [45], "{need:?}");
         assert_eq!(catch_up.take_due(None).expect("due").withheld, 1);
@@ -63,7 +63,7 @@ fn what_a_read_does_not_give_is_not_passed_over() {
 fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     let (mut catch_up, a) = (CatchUp::default(), channel("a"));
     catch_up.join(a.clone(), Need::After(41));
-    catch_up.schedule(|| 1);
+    catch_up.schedule(Progress::default(), || 1);
     assert!(catch_up.withholds(&a, 5));
     catch_up.take_due(None).expect("due");
     assert!(catch_up.finish(&a, 8, 6));
@@ -89,7 +89,7 @@ fn a_channel_that_was_left_and_joined_again_has_a_new_turn() {
     catch_up.set_aside(&b, 2, 6);
     catch_up.retain(|channel| *channel != a);
     catch_up.join(a.clone(), Need::After(3));
-    catch_up.schedule(|| 9);
+    catch_up.schedule(Progress::default(), || 9);
     assert_eq!(catch_up.take_due(None).expect("due").channel, b);
     assert_eq!(catch_up.next_due(), Some(9));
     catch_up.retain(|_| false);
@@ -147,7 +147,7 @@ impl Rig {
         };
         if let Some(after) = after {
             rig.catch_up.join(rig.channel.clone(), Need::After(after));
-            rig.catch_up.schedule(|| 0);
+            rig.catch_up.schedule(Progress::default(), || 0);
             rig.sequence = 1;
         }
         rig
@@ -221,7 +221,8 @@ impl Rig {
                 if last < self.published {
                     let skip = u64::from(fault == Fault::SkipsAtPages);
                     let sequence = self.next_sequence();
-                    self.catch_up.go_on(due.channel, last + skip, sequence);
+                    let left = Need::After(last + skip);
+                    self.catch_up.go_on(due, left, sequence, Progress::default());
                 } else if fault == Fault::IgnoresPosition {
                     self.catch_up.forget(&due.channel);
                 } else {

@@ -15,7 +15,7 @@ use crate::disconnect::Disconnect;
 use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::mailbox::ConnectionId;
 use crate::session::Input;
-use crate::shard::catch_up::{Due, Need};
+use crate::shard::catch_up::{Due, Need, Progress};
 use crate::shard::connection::{Cold, Hot, Stage};
 use crate::shard::pool::Frame;
 use crate::time::Now;
@@ -145,6 +145,7 @@ impl Engine {
             note_loss(hot, cold, &due.channel, count, due.place, &self.stats);
             page = read(&mut self.inbox, &due.channel, Need::Newest { above: 0 }, room, self.now);
         }
+        let is_held_back = !is_value && hold_back(&mut page, due.progress, self.inbox.evictions());
         let mut bytes = 0;
         for event in &page.events {
             let mut forms = Frames::of(event);
@@ -156,8 +157,13 @@ impl Engine {
         self.stats.caught_up.bump(page.events.len() as u64);
         if page.more {
             let place = hot.outbox.take_sequence();
-            cold.catch_up().go_on(due.channel, page.last, place);
-            return bytes;
+            let left = match page.events.last() {
+                Some(_) => Need::After(page.last),
+                None => due.need,
+            };
+            cold.catch_up().go_on(due, left, place, self.progress);
+            // What is held back is not asked for again before the shard has come further.
+            return if is_held_back { PAGE_BYTES } else { bytes };
         }
         if is_value && page.events.is_empty() {
             // The hub holds nothing of it, not even what lies in the inbox: that is live.
@@ -220,6 +226,24 @@ impl Outgoing {
         self.event_frames -= u64::from(passed.event_frames);
         self.event_bytes -= u64::from(passed.event_bytes);
     }
+}
+
+/// Keeps back what is newer than what lies in the inbox or is queued behind this page, if a channel of that may have been
+/// evicted: a client that knows of an event is taken for one that heard of all that was evicted before it.
+fn hold_back(page: &mut Page, progress: Progress, evictions: u64) -> bool {
+    if evictions == progress.evictions {
+        return false;
+    }
+    let end = page.events.partition_point(|event| event.version <= progress.version);
+    let is_held_back = end < page.events.len();
+    if is_held_back {
+        page.events.truncate(end);
+        page.more = true;
+        if let Some(last) = page.events.last() {
+            page.last = last.version;
+        }
+    }
+    is_held_back
 }
 
 fn may_have(cold: &Cold, channel: &Channel) -> bool {

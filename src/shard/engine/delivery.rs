@@ -15,6 +15,7 @@ use crate::hub::{Inbox, Popped};
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
+use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot, Stage};
 use crate::shard::pool::{Frame, Origin};
 use crate::stats::ShardStats;
@@ -96,15 +97,24 @@ impl Engine {
     pub fn deliver(&mut self, limit: usize) -> usize {
         let (mut count, mut deliveries) = (0, 0);
         self.outgoing.is_pressed = false;
+        let (evictions, newest) = (self.inbox.evictions(), self.inbox.newest_version());
         while count < limit
             && deliveries < DELIVERIES
             && !self.outgoing.is_pressed
             && let Some(popped) = self.inbox.pop()
         {
+            self.progress.version = self.progress.version.max(popped.event.version);
             deliveries += self.deliver_one(&popped);
             // At once: a shorter event behind the one that did not fit might.
             self.end_too_slow();
             count += 1;
+        }
+        if self.inbox.is_empty() {
+            // Asked before: what was there by then, and what was evicted by then, is out.
+            self.progress = Progress {
+                version: self.progress.version.max(newest),
+                evictions,
+            };
         }
         self.stats.deliveries.bump(deliveries);
         self.settle_catch_ups(self.inbox.position());

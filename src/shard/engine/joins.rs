@@ -17,7 +17,7 @@ use super::Engine;
 use super::delivery::is_admin;
 use super::standing::Seen;
 use crate::channel::{Channel, Pattern};
-use crate::hub::{JoinAt, Walk};
+use crate::hub::{JoinAt, Search, Walk};
 use crate::mailbox::ConnectionId;
 use crate::message::{Reached, Recover, Standing};
 use crate::session::Input;
@@ -75,7 +75,14 @@ pub(super) struct Join {
     interned: Vec<Pattern>,
     // Those of the walk's patterns.
     nodes: Vec<NodeId>,
-    walk: Walk,
+    pub(super) walk: Walk,
+    // What the walk was too late for.
+    search: Search,
+    /// The newest version when it began, and how many evictions there had been.
+    pub(super) began_at: u64,
+    evictions: u64,
+    /// What its answer names, once it matters.
+    pub(super) told: Option<HashSet<Channel>>,
     // Its connection knows that it is not through.
     is_announced: bool,
 }
@@ -191,6 +198,8 @@ impl Engine {
             }
         }
         join.asked.patterns = patterns;
+        self.joins.spend(wide.len() * join.keys.len() / 8);
+        join.search = Search::new(join.known(wide.clone(), self.inbox.epoch()));
         join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
         let share = (self.joins.steps_per_turn / FIRST_SHARES).max(1);
         if let Some(join) = self.walk(join, share, now) {
@@ -200,6 +209,8 @@ impl Engine {
 
     fn prepare_join(&self, slot: u32, asked: Waiting) -> Box<Join> {
         let epoch = self.inbox.epoch();
+        // Counted first: none with a higher number is taken for one of before.
+        let evictions = self.inbox.evictions();
         let keys = asked.recover.iter().flat_map(|recover| &recover.0).cloned();
         let keys: HashMap<Channel, Reached> = keys.collect();
         let concerns = |held: &&Pattern| asked.patterns.iter().any(|pattern| held.intersects(pattern));
@@ -218,6 +229,10 @@ impl Engine {
             interned: Vec::with_capacity(asked.patterns.len()),
             nodes: Vec::new(),
             walk: Walk::default(),
+            search: Search::new(Vec::new()),
+            began_at: self.inbox.newest_version(),
+            evictions,
+            told: None,
             is_announced: false,
             asked,
         })
@@ -250,7 +265,7 @@ impl Engine {
         }
         seen.shrink_to(SEEN_KEPT);
         self.joins.seen = seen;
-        if join.walk.is_whole() {
+        if join.walk.is_whole() && self.search_evicted(&mut join, left) {
             self.finish_join(join, now);
             return None;
         }
@@ -262,6 +277,28 @@ impl Engine {
             self.announce(&join);
         }
         Some(join)
+    }
+
+    // Looks for what was evicted before the walk came there; whether it is through. Behind the walk, so that whatever
+    // was evicted before the newest position that the answer names is found.
+    fn search_evicted(&mut self, join: &mut Join, mut left: usize) -> bool {
+        if !join.recovers && join.evictions == self.inbox.evictions() {
+            return true;
+        }
+        let mut found = Vec::new();
+        while left > 0 {
+            let each = &mut |channel: &Channel| found.push(channel.clone());
+            let Some(steps) = self.inbox.search(&mut join.search, left, each) else {
+                join.standing.cut |= join.search.has_forgotten();
+                return true;
+            };
+            for channel in found.drain(..) {
+                self.was_evicted(join, channel);
+            }
+            left = left.saturating_sub(steps);
+            self.joins.spend(steps);
+        }
+        false
     }
 
     // Its connection has to know what it held before: whatever else it gets comes by the join.
@@ -340,8 +377,8 @@ impl Engine {
 }
 
 impl Join {
-    // Whether a channel that a page saw was covered already, or was looked at by its name.
-    fn covered_before(&self, channel: &Channel) -> bool {
+    /// Whether a channel that a page saw was covered already, or was looked at by its name.
+    pub(super) fn covered_before(&self, channel: &Channel) -> bool {
         let mut held = self.held.iter();
         held.any(|pattern| pattern.matches(channel.as_str())) || self.named.contains(channel)
     }

@@ -48,6 +48,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Settings;
+use super::catch_up::Progress;
 use super::connection::{Cold, Flags, Hot, Stage};
 use super::outbox::Outbox;
 use super::pool::{Frame, Pool};
@@ -164,6 +165,8 @@ pub struct Engine {
     settling: VecDeque<catch_up::Settling>,
     // Connections to be ended as slow consumers.
     too_slow: Vec<ConnectionId>,
+    // How far it has come with its inbox.
+    progress: Progress,
     // Joins that wait for the next turn.
     joins: joins::Joins,
 
@@ -217,6 +220,7 @@ impl Engine {
             catching: VecDeque::new(),
             settling: VecDeque::new(),
             too_slow: Vec::new(),
+            progress: Progress::default(),
             joins: joins::Joins::new(&settings),
             scratch: Scratch::default(),
             inflater: Inflater::default(),

@@ -6,10 +6,13 @@
 
 use std::mem;
 
+use hashbrown::HashSet;
+
 use super::Engine;
 use super::joins::Join;
 use crate::auth;
 use crate::channel::{Channel, Pattern};
+use crate::event::Epoch;
 use crate::hub::ChannelView;
 use crate::message::{Position, Reached};
 use crate::shard::catch_up::Need;
@@ -62,7 +65,7 @@ impl Engine {
                 join.tell_recovered(&seen.channel, false, true);
             }
             if seen.has_last {
-                self.catch_up_with(join.slot, seen.channel, Need::Whole { latest: seen.latest });
+                self.catch_up_with(join, seen.channel, Need::Whole { latest: seen.latest });
             }
             return;
         }
@@ -84,7 +87,7 @@ impl Engine {
                 let has_more = seen.is_kept && offset < seen.latest;
                 (offset, has_more.then_some(Need::After(offset)))
             }
-            None if !seen.has_last => (seen.latest, None),
+            None if !seen.has_last => (seen.head, None),
             // The last value is an event of the history like any other. Should the client be gone before it comes, it
             // is to be recovered, too.
             None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::After(seen.latest - 1))),
@@ -92,8 +95,26 @@ impl Engine {
         };
         join.tell_position(&seen.channel, Position { epoch, offset });
         if let Some(need) = need {
-            self.catch_up_with(join.slot, seen.channel, need);
+            self.catch_up_with(join, seen.channel, need);
         }
+    }
+
+    /// A channel was evicted, and nothing says that the client had it to its end. When it comes back, that is a gap; if it
+    /// is new, it gets a position from which this join is not to be missed.
+    pub(super) fn was_evicted(&self, join: &mut Join, channel: Channel) {
+        let is_hidden = auth::is_admin_only(channel.as_str()) && !join.is_admin;
+        if is_hidden || join.covered_before(&channel) || join.has_told_of(&channel) {
+            return;
+        }
+        if join.recovers {
+            self.stats.not_recovered.bump(1);
+            join.tell_recovered(&channel, false, false);
+        }
+        let position = Position {
+            epoch: self.inbox.epoch(),
+            offset: join.walk.version_at(&channel),
+        };
+        join.tell_position(&channel, position);
     }
 
     /// The join has come to everything: what is left of the client's positions is of channels that have no history.
@@ -104,9 +125,12 @@ impl Engine {
         }
     }
 
-    fn catch_up_with(&mut self, slot: u32, channel: Channel, need: Need) {
+    fn catch_up_with(&mut self, join: &Join, channel: Channel, need: Need) {
+        let slot = join.slot;
         if let Some(cold) = &mut self.cold[slot] {
-            cold.catch_up().join(channel, need);
+            let catch_up = cold.catch_up();
+            catch_up.join(channel, need);
+            catch_up.joined_at = join.began_at;
             self.outgoing.note_catching_up(&mut self.hot[slot], true);
             self.stats.catch_ups.bump(1);
         }
@@ -120,7 +144,7 @@ impl Engine {
         }
         if let Some(cold) = &mut self.cold[slot]
             && let Some(catch_up) = cold.catch_up_if_any()
-            && catch_up.schedule(|| hot.outbox.take_sequence())
+            && catch_up.schedule(self.progress, || hot.outbox.take_sequence())
         {
             self.outgoing.mark_dirty(slot, hot);
         }
@@ -143,6 +167,36 @@ impl Engine {
 }
 
 impl Join {
+    /// Its patterns, each with the number up to which the client knows what was evicted: that of the newest of its
+    /// positions that the pattern covers or, if there is none, of all. (A pattern that it held without having any is not
+    /// to be taken for one that is new.) A newcomer knows what was before it.
+    pub(super) fn known(&self, patterns: Vec<Pattern>, epoch: Epoch) -> Vec<(Pattern, u64)> {
+        let is_ours = |reached: &Reached| reached.epoch == Some(epoch) && reached.offset <= self.began_at;
+        let keys = self.keys.iter().filter(|(_, reached)| is_ours(reached));
+        let newest = keys.clone().map(|(_, reached)| reached.offset).max();
+        let known = |pattern: &Pattern| {
+            if !self.recovers {
+                return self.began_at;
+            }
+            let covered = keys.clone().filter(|(channel, _)| pattern.matches(channel.as_str()));
+            let covered = covered.map(|(_, reached)| reached.offset).max();
+            covered.or(newest).unwrap_or(0)
+        };
+        let known: Vec<u64> = patterns.iter().map(known).collect();
+        patterns.into_iter().zip(known).collect()
+    }
+
+    // Whether the answer names the channel. Asked of what was evicted only, so hardly ever.
+    fn has_told_of(&mut self, channel: &Channel) -> bool {
+        let standing = &self.standing;
+        let told = self.told.get_or_insert_with(|| {
+            let recovered = standing.recovered.iter().flatten().map(|(channel, _)| channel);
+            let positions = standing.positions.iter().map(|(channel, _)| channel);
+            recovered.chain(positions).cloned().collect::<HashSet<_>>()
+        });
+        told.contains(channel)
+    }
+
     fn tell_position(&mut self, channel: &Channel, position: Position) {
         if self.standing.positions.len() < NAMED_MAX {
             self.standing.positions.push((channel.clone(), position));

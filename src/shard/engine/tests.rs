@@ -4,6 +4,7 @@ mod catch_up;
 mod closing;
 mod compression;
 mod delivery;
+mod evicted;
 mod history;
 mod input;
 mod joins;

@@ -18,6 +18,8 @@ enum Ask {
         began: BTreeMap<&'static str, usize>,
         // Of each that is to be recovered: from which offset, and whether that can be.
         recover: Option<BTreeMap<&'static str, (u64, bool)>>,
+        // Those without a position that had events since the client last had the channel.
+        missed: Vec<&'static str>,
         // Its shard may carry it out over several turns, so that it begins later than it was asked for.
         is_slow: bool,
     },
@@ -57,18 +59,39 @@ pub(crate) struct Client {
     pub(crate) closed: Option<u16>,
     /// Where it is in each history, over all its connections.
     positions: BTreeMap<String, (String, u64)>,
+    /// How many events there were of each channel when it was last told that it has it, over this connection and the one
+    /// before.
+    had: BTreeMap<&'static str, usize>,
+    was_subscribed: bool,
 }
 
 impl Client {
     /// It is connected anew.
     pub(crate) fn connected(&mut self, connection: ConnectionId) {
         let positions = std::mem::take(&mut self.positions);
+        let mut had = std::mem::take(&mut self.had);
+        if self.was_subscribed {
+            had.retain(|name, _| self.watches.contains_key(name));
+        }
         *self = Self {
+            had,
             connection: Some(connection),
             room: usize::MAX,
             positions,
             ..Self::default()
         };
+    }
+
+    /// Everything that it had is of a store that is no more.
+    pub(crate) fn lose_store(&mut self) {
+        self.connection = None;
+        self.had.clear();
+    }
+
+    /// Whether a channel's position was no part of what this message answers.
+    pub(crate) fn gave_no_position(&self, answer: &Value, name: &str) -> bool {
+        let ask = answer["id"].as_u64().and_then(|id| self.asks.get(&id));
+        matches!(ask, Some(Ask::Subscribe { recover: Some(recover), .. }) if recover.get(name).is_none_or(|(offset, _)| *offset == 0))
     }
 
     pub(crate) fn wanted(&self) -> &[Pattern] {
@@ -94,7 +117,7 @@ impl Client {
             .map(|(name, _)| (*name, store.truth.of(name).len()))
             .collect();
         let mut message = json!({"type": "subscribe"});
-        let mut recover = None;
+        let (mut recover, mut missed) = (None, Vec::new());
         if recovers {
             let (mut keys, mut expected) = (json!({}), BTreeMap::new());
             for (name, _) in new.iter().filter(|(_, kind)| kind.has_history()) {
@@ -112,7 +135,11 @@ impl Client {
             let knows_store = (keys.as_object().into_iter().flatten()).any(|(_, key)| key["epoch"] == store.epoch());
             message["recover"] = keys;
             for (name, _) in new.iter().filter(|(_, kind)| kind.has_history()) {
-                if !expected.contains_key(name) && !store.truth.of(name).is_empty() {
+                let count = store.truth.of(name).len();
+                if !expected.contains_key(name) && self.had.get(name).is_some_and(|had| *had < count) {
+                    missed.push(*name);
+                }
+                if !expected.contains_key(name) && count > 0 {
                     let can_be = knows_store && store.covers(name, 0, now) == Some(true);
                     expected.insert(*name, (0, can_be));
                 }
@@ -123,6 +150,7 @@ impl Client {
             patterns: patterns.clone(),
             began,
             recover,
+            missed,
             is_slow: store.is_slow,
         };
         message["channels"] = patterns.iter().map(Pattern::as_str).collect();
@@ -177,18 +205,31 @@ impl Client {
                 match self.asks.remove(&id).ok_or("an answer to nothing")? {
                     Ask::Unsubscribe(patterns) => {
                         self.held.retain(|held| !patterns.contains(held));
-                        let held = &self.held;
-                        self.watches
-                            .retain(|name, _| held.iter().any(|pattern| pattern.matches(name)));
+                        let (held, had) = (&self.held, &mut self.had);
+                        self.watches.retain(|name, _| {
+                            let is_held = held.iter().any(|pattern| pattern.matches(name));
+                            if !is_held {
+                                had.remove(name);
+                            }
+                            is_held
+                        });
                         Ok(())
                     }
                     Ask::Subscribe {
                         patterns,
                         began,
                         recover,
+                        missed,
                         is_slow,
                     } => {
                         self.held.extend(patterns);
+                        self.was_subscribed = true;
+                        let data = &message["data"];
+                        let is_silent = |name: &&&str| data["recovered"][**name].is_null();
+                        let silent = missed.iter().find(is_silent);
+                        if let Some(name) = silent.filter(|_| data["positions_complete"] != false) {
+                            return Err(format!("{name} came and went, and nothing said so"));
+                        }
                         began.into_iter().try_for_each(|(name, began)| {
                             let latest = if is_slow { store.truth.of(name).len() } else { began };
                             let still = |offset| !is_slow || store.covers(name, offset, now) == Some(true);
@@ -247,6 +288,7 @@ impl Client {
             missing: 0,
         };
         self.watches.insert(name, watch);
+        self.had.insert(name, since);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Clients subscribe with overlapping patterns, stall, half-read, leave patterns, break off, are closed, and come back
 //! with the positions they hold, sometimes with another store's or with older ones. The hub keeps little, so histories
-//! are trimmed, expire, and whole channels are evicted; now and then it is a new one, as after a restart. Beside it all
+//! are trimmed, expire, and whole channels are evicted, whose names it forgets as well; now and then it is a new one, as after a restart. Beside it all
 //! stands the truth: what was published to each channel, in order.
 //!
 //! Checked with every message, per channel and class (`client.rs`): nothing twice, nothing out of order, nothing
@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     MovesPosition,
     /// Losses are not told.
     HidesDropped,
+    /// Channels that began and were evicted while the client was away are not told of.
+    HidesEvicted,
 }
 
 fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
@@ -86,6 +88,11 @@ fn a_position_that_holds_too_much_is_found() {
 #[test]
 fn a_loss_that_is_not_told_of_is_found() {
     assert_found(Fault::HidesDropped, &["are missing"]);
+}
+
+#[test]
+fn a_channel_that_came_and_went_and_is_not_told_of_is_found() {
+    assert_found(Fault::HidesEvicted, &["came and went"]);
 }
 
 #[test]

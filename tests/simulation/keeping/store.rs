@@ -141,6 +141,8 @@ impl Store {
             classes: Arc::new(Classes::new(classes.into())),
             state: StateSettings {
                 channels: one_of(&[5, 9, 1_000], rng),
+                // One in each stripe, or as many as are needed.
+                tombstones: one_of(&[1, 1_000], rng),
                 ..StateSettings::default()
             },
             ..hub::Settings::default()

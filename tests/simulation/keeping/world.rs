@@ -40,6 +40,8 @@ pub(crate) struct Summary {
     trimmed: u64,
     // Joins that took more than one turn.
     slow_joins: u64,
+    // Answers that say that names are missing.
+    incomplete: u64,
 }
 
 impl Summary {
@@ -54,6 +56,7 @@ impl Summary {
         self.restarts += other.restarts;
         self.trimmed += other.trimmed;
         self.slow_joins += other.slow_joins;
+        self.incomplete += other.incomplete;
     }
 
     pub(crate) fn assert_everything_happened(&self) {
@@ -68,6 +71,7 @@ impl Summary {
             self.restarts,
             self.trimmed,
             self.slow_joins,
+            self.incomplete,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -289,7 +293,7 @@ impl World {
     fn receive(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         self.clients[at].reader.push(bytes);
         while let Some(frame) = self.clients[at].reader.next()? {
-            for frame in self.spoil(frame) {
+            for frame in self.spoil(at, frame) {
                 self.clients[at].frame(frame, &self.store, self.now)?;
             }
         }
@@ -323,7 +327,7 @@ impl World {
         self.summary.restarts += 1;
         self.store = Store::new(self.now, &mut self.rng);
         for client in &mut self.clients {
-            client.connection = None;
+            client.lose_store();
         }
     }
 
@@ -404,10 +408,11 @@ impl World {
         }
     }
 
-    fn spoil(&mut self, frame: Received) -> Vec<Received> {
+    fn spoil(&mut self, at: usize, frame: Received) -> Vec<Received> {
         let Received::Text(mut message) = frame else {
             return vec![frame];
         };
+        self.summary.incomplete += u64::from(message["data"]["positions_complete"] == false);
         let is_history = message["offset"].is_u64();
         self.histories += u64::from(is_history);
         let strikes = self.histories.is_multiple_of(20);
@@ -434,6 +439,17 @@ impl World {
                     for position in positions.values_mut() {
                         position["offset"] = json!(position["offset"].as_u64().unwrap_or(0) + 50);
                     }
+                }
+            }
+            Fault::HidesEvicted if message["type"] == "subscribed" => {
+                let client = &self.clients[at];
+                let keyless: Vec<&str> = (CHANNELS.iter().map(|(name, _)| *name))
+                    .filter(|name| client.gave_no_position(&message, name))
+                    .collect();
+                let data = &mut message["data"];
+                data["positions_complete"].take();
+                if let Some(recovered) = data["recovered"].as_object_mut() {
+                    recovered.retain(|name, told| *told == true || !keyless.contains(&name.as_str()));
                 }
             }
             Fault::HidesDropped if message["type"] == "dropped" => return Vec::new(),

@@ -283,16 +283,16 @@ fn a_channel_of_which_nothing_is_kept_is_recovered_when_nothing_was_missed() {
         rig.pass(1);
     }
     let epoch = epoch(&rig);
-    // What was forgotten has the numbers 1 and 2.
-    for (offset, is_whole) in [(1, false), (2, true), (3, true), (4, false)] {
+    // Its only event has the number 1, the newest eviction 5.
+    for (offset, is_whole) in [(0, false), (1, true), (5, true), (6, false)] {
         let id = rig.connect();
         let keys = json!({"grid.a.order": {"epoch": epoch, "offset": offset}});
         recover(&mut rig, id, "grid.*", &keys);
         let got = rig.read(id);
         let recovered = &got[0].text()["data"]["recovered"];
         assert_eq!(recovered["grid.a.order"], is_whole, "{offset}");
-        // Nobody knows whether this one began since.
-        assert_eq!(recovered["grid.a.risk"], false, "{offset}");
+        // This one began since and was never evicted.
+        assert_eq!(recovered["grid.a.risk"], true, "{offset}");
         rig.engine.on_socket_error(id, rig.now);
     }
 }
