@@ -372,6 +372,19 @@ mod tests {
         assert_eq!(frame(&[], 0), None);
     }
 
+    /// So that nobody reads a secret off the length of what is compressed behind it.
+    #[test]
+    fn what_was_compressed_before_shows_in_nothing() {
+        let secret = br#"{"token":"7b1c9ee0f2a44c55","account":"4711"}"#.repeat(3);
+        let guess = br#"{"token":"7b1c9ee0f2a44c55","balance":"1000000000000000"}"#;
+        let alone = std::thread::scope(|scope| scope.spawn(|| frame(&plain(guess), 0)).join().unwrap());
+        assert!(alone.is_some(), "compressed by a thread that never saw the secret");
+        for _ in 0..3 {
+            assert!(frame(&plain(&secret), 0).is_some());
+            assert_eq!(frame(&plain(guess), 0), alone);
+        }
+    }
+
     #[test]
     fn messages_fit_windows_that_are_no_shorter() {
         for window_bits in 9..=15 {
