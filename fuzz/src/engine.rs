@@ -257,8 +257,7 @@ impl World {
             return;
         }
         let settings = endpoint(choice);
-        let is_engine_io = settings.dialect.is_engine_io();
-        let engine_io = is_engine_io.then(|| Opening {
+        let engine_io = settings.dialect.is_engine_io().then_some(Opening {
             revision: if is_three { Revision::Three } else { Revision::Four },
             by_poll,
             secret: SECRET,
