@@ -225,6 +225,11 @@ impl Table {
             .is_none_or(|unsettled| unsettled.includes(channel, stripe, index))
     }
 
+    /// Whether every subscription gets every event from now on.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
     /// Settles the subscriptions that include everything from `index` on.
     pub(super) fn settle(&mut self, index: u64) {
         while let Some(&key) = self.settling.front() {
