@@ -51,8 +51,8 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::connection::{Cold, Flags, Hot, Stage};
-use super::outbox::Outbox;
 use super::frame::Frame;
+use super::outbox::Outbox;
 use super::pool::Pool;
 use super::slab::Chunked;
 use super::table::{NodeId, Table};

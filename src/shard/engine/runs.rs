@@ -7,9 +7,11 @@
 //! gather; a run of sixteen costs that once. Whoever holds `price.*` gets the prices of all symbols as runs, too: what
 //! must be the same is the set of patterns that match, not the channel.
 
+use bytes::Bytes;
+
 use super::Engine;
 use super::delivery::DELIVERIES;
-use super::endpoint::ENVELOPE_BYTES_MAX;
+use super::endpoint::{ENVELOPE_BYTES_MAX, Endpoint};
 use crate::auth;
 use crate::event::Event;
 use crate::hub::Popped;
@@ -33,7 +35,7 @@ pub(super) struct RunBounds {
 impl Engine {
     /// Half of the smallest outbox.
     pub(super) fn run_bounds(&self) -> RunBounds {
-        let bounds = || self.endpoints.iter().map(|endpoint| &endpoint.bounds);
+        let bounds = || in_use(&self.endpoints).map(|endpoint| &endpoint.bounds);
         let events = bounds().map(|bounds| bounds.event_frames / 2).min();
         let bytes = bounds().map(|bounds| bounds.event_bytes / 2).min();
         RunBounds {
@@ -49,21 +51,23 @@ impl Engine {
         self.settle_catch_ups(first.index);
         self.nodes.clear();
         self.table.resolve(&first.event.channel, &mut self.nodes);
-        let holders: usize = self.nodes.iter().map(|&node| self.table.subscribers(node).len()).sum();
         // Who has not settled must be asked for each event, and so must who is no admin.
-        let is_alone =
-            holders < HOLDERS || !self.table.is_settled() || auth::is_admin_only(first.event.channel.as_str());
-        let (mut data_bytes, mut frame_bytes) = (first.event.data.len(), longest_frame(&first.event));
+        let holders: Option<usize> = self
+            .nodes
+            .iter()
+            .map(|&node| self.table.settled_subscribers(node))
+            .sum();
+        let holders =
+            holders.filter(|holders| *holders >= HOLDERS && !auth::is_admin_only(first.event.channel.as_str()));
+        let (mut data_bytes, mut frame_bytes) = (first.event.data.len(), longest_frame(&first.event, &self.endpoints));
         run.push(first);
-        if is_alone {
-            return true;
-        }
+        let Some(holders) = holders else { return true };
         let most = limit.min(bounds.events).min(DELIVERIES as usize / holders);
         while run.len() < most
             && let Some(next) = self.inbox.peek()
         {
             data_bytes += next.data.len();
-            frame_bytes += longest_frame(next);
+            frame_bytes += longest_frame(next, &self.endpoints);
             if data_bytes > DATA_BYTES || frame_bytes > bounds.bytes || auth::is_admin_only(next.channel.as_str()) {
                 break;
             }
@@ -78,7 +82,14 @@ impl Engine {
     }
 }
 
-// What an event's frame has at most, in any form.
-fn longest_frame(event: &Event) -> usize {
-    event.data.len() + ENVELOPE_BYTES_MAX as usize
+fn in_use(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> {
+    endpoints.iter().filter(|endpoint| endpoint.connections > 0)
+}
+
+// What an event's frame has at most, in any form. All that are needed were made when it was published, as a rule.
+fn longest_frame(event: &Event, endpoints: &[Endpoint]) -> usize {
+    let forms = in_use(endpoints).filter_map(|endpoint| endpoint.form);
+    let longest = || event.data.len() + ENVELOPE_BYTES_MAX as usize;
+    let lengths = forms.map(|form| event.frame(form).map_or_else(longest, Bytes::len));
+    lengths.max().unwrap_or_default()
 }

@@ -96,7 +96,11 @@ fn a_run_is_parted_for_one_of_its_events_but_not_when_a_part_of_it_was_sent() {
     let dropped = outbox.drop_oldest(&mut pool).expect("the first of the second run");
     assert_eq!((dropped.0.bytes[0], dropped.1), (4, 3));
     assert_eq!(written(&outbox, &pool), [2, 3, 3, 5, 5, 6, 6]);
-    assert_eq!(outbox.advance(&mut pool, 5).event_frames, 4, "the first run and one of the second");
+    assert_eq!(
+        outbox.advance(&mut pool, 5).event_frames,
+        4,
+        "the first run and one of the second"
+    );
     assert_eq!((pool.used(), outbox.event_frames()), (1, 1));
 }
 
@@ -104,7 +108,10 @@ fn a_run_is_parted_for_one_of_its_events_but_not_when_a_part_of_it_was_sent() {
 fn a_run_that_does_not_fit_as_a_whole_is_not_queued() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     let run = |events: u8| Frame::run((0..events).map(|byte| frame(byte, 1)).collect());
-    assert!(!outbox.push_event(&mut pool, &run(13), &BOUNDS), "nor when nothing else is");
+    assert!(
+        !outbox.push_event(&mut pool, &run(13), &BOUNDS),
+        "nor when nothing else is"
+    );
     assert!(outbox.push_event(&mut pool, &run(12), &BOUNDS));
     assert!(!outbox.push_event(&mut pool, &run(2), &BOUNDS));
 }
@@ -185,7 +192,10 @@ impl Queued {
 /// Frames and bytes of a kind.
 fn queued(model: &VecDeque<Queued>, kind: Kind) -> (usize, usize) {
     let of_kind = || model.iter().filter(|queued| queued.kind == kind);
-    (of_kind().map(|queued| queued.parts.len()).sum(), of_kind().map(Queued::len).sum())
+    (
+        of_kind().map(|queued| queued.parts.len()).sum(),
+        of_kind().map(Queued::len).sum(),
+    )
 }
 
 /// Makes entries of their own of what stands at a place.

@@ -44,7 +44,11 @@ fn events_for_the_same_subscribers_leave_as_one_piece_of_memory() {
     for id in ids {
         assert_eq!(numbers(&rig.read(id)), ["1", "2", "3"]);
     }
-    assert_eq!(rig.stats.messages_out.get(), 3 * 4, "with what answered the subscription");
+    assert_eq!(
+        rig.stats.messages_out.get(),
+        3 * 4,
+        "with what answered the subscription"
+    );
 }
 
 #[test]
@@ -92,7 +96,10 @@ fn each_endpoint_has_its_own_form_of_a_run() {
     rig.engine.deliver(usize::MAX);
     assert_eq!(ids.map(|id| slices(&mut rig, id).len()), [1; 3]);
     let kinds_of = |got: &[Received]| kinds(got).join(" ");
-    assert_eq!(ids.map(|id| kinds_of(&rig.read(id))), ["event event", "event event", "update update"]);
+    assert_eq!(
+        ids.map(|id| kinds_of(&rig.read(id))),
+        ["event event", "event event", "update update"]
+    );
 }
 
 #[test]
@@ -111,7 +118,10 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
             }
         }
     }
-    assert_eq!(got, (0..1_020).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        got,
+        (0..1_020).map(|number: u32| number.to_string()).collect::<Vec<_>>()
+    );
     rig.engine.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.dropped.get()), (1_000, 20));
     rig.engine.writable(ids[0]);
@@ -149,7 +159,10 @@ fn a_run_of_which_a_part_was_sent_is_completed_whatever_is_dropped_behind_it() {
         rig.read(ids[1]);
     }
     rig.engine.writable(ids[0]);
-    while rig.write_some(ids[0], 7, &mut bytes).is_some_and(|sent| sent == Sent::More) {}
+    while rig
+        .write_some(ids[0], 7, &mut bytes)
+        .is_some_and(|sent| sent == Sent::More)
+    {}
     let got = received(&bytes);
     assert_eq!(numbers(&got), ["0", "1", "2", "dropped", "6", "7", "8"]);
     assert_eq!(got[3].text()["data"]["count"], 3);
