@@ -397,6 +397,7 @@ fn counted(reply: &Frame) -> u32 {
     reply.len().min(REPLY_BYTES_COUNTED)
 }
 
+#[inline]
 fn append(queue: &mut Queue, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
     let id = pool.insert(frame, sequence);
     if queue.tail == NONE {

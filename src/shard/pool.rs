@@ -45,6 +45,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Puts a frame into a new entry.
+    #[inline]
     pub(super) fn insert(&mut self, frame: Rc<Frame>, sequence: u32) -> EntryId {
         let number = self.open_chunk();
         let Some(chunk) = self.chunks[number as usize].as_mut() else {

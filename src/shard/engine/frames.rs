@@ -89,16 +89,16 @@ impl<'e> RunFrames<'e> {
     }
 
     /// All of the run as one frame for a connection of an endpoint; `form` is that endpoint's. `None`: each event must be
-    /// looked at, or there is but one.
+    /// looked at.
     #[inline]
     pub(super) fn whole(&mut self, form: Form, endpoint: &Endpoint, inbox: &Inbox) -> Option<&Rc<Frame>> {
-        if self.each.len() == 1 || endpoint.deflate.is_some_and(is_narrow) {
+        if endpoint.deflate.is_some_and(is_narrow) {
             return None;
         }
         let each = &mut self.each;
-        let joined = self.joined[form.index()].get_or_insert_with(|| {
-            let events = each.iter_mut().map(|event| event.wrap(form, inbox).clone());
-            Frame::run(events.collect())
+        let joined = self.joined[form.index()].get_or_insert_with(|| match &mut each[..] {
+            [lone] => lone.wrap(form, inbox).clone(),
+            events => Frame::run(events.iter_mut().map(|event| event.wrap(form, inbox).clone()).collect()),
         });
         Some(joined)
     }
