@@ -22,39 +22,48 @@ use tickgate::event::{Encoding, Event};
 use tickgate::mailbox::ConnectionId;
 use tickgate::wire::{Decoder, Inflater};
 
-/// 1000 connections with one pattern, and eight events in the inbox; everything was used once.
-fn crowd() -> Rig {
+/// 1000 connections with one pattern, and eight events in the inbox; everything was used once. `channels`: those of the
+/// events, in turn; of `bench.a.odd` one of the connections gets nothing else than the others, but by another pattern.
+fn crowd(channels: &[&str]) -> Rig {
     let mut rig = Rig::new();
-    for _ in 0..1_000 {
+    for _ in 0..999 {
         rig.connect(&["bench.a.*".to_owned()]);
     }
+    rig.connect(&["bench.a.*".to_owned(), "bench.a.odd".to_owned()]);
     rig.drain();
     for _ in 0..2 {
         rig.engine.deliver(8);
         rig.drain();
-        for _ in 0..8 {
-            rig.publish(event("bench.a.price"));
+        for channel in channels.iter().cycle().take(8) {
+            rig.publish(event(channel));
         }
     }
     assert_eq!(rig.stats.deliveries.get(), 8 * 1_000, "everybody got the first eight");
     rig
 }
 
-fn crowd_with_full_outboxes() -> Rig {
-    let mut rig = crowd();
+fn crowd_with_full_outboxes(channels: &[&str]) -> Rig {
+    let mut rig = crowd(channels);
     rig.engine.deliver(8);
     rig
 }
 
+/// One run of eight.
+const RUN: &[&str] = &["bench.a.price", "bench.a.size"];
+/// Eight events of which no two go to the same subscribers one behind the other.
+const SINGLE: &[&str] = &["bench.a.price", "bench.a.odd"];
+
 #[library_benchmark]
-#[bench::of_8000(setup = crowd)]
+#[bench::of_8000_in_a_run(args = (RUN,), setup = crowd)]
+#[bench::of_8000_one_by_one(args = (SINGLE,), setup = crowd)]
 fn deliver(mut rig: Rig) -> Rig {
     rig.engine.deliver(8);
     rig
 }
 
 #[library_benchmark]
-#[bench::of_8000(setup = crowd_with_full_outboxes)]
+#[bench::of_8000_in_a_run(args = (RUN,), setup = crowd_with_full_outboxes)]
+#[bench::of_8000_one_by_one(args = (SINGLE,), setup = crowd_with_full_outboxes)]
 fn take_out(mut rig: Rig) -> Rig {
     rig.drain();
     rig

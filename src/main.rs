@@ -2,6 +2,8 @@
 
 mod cli;
 
+// The address sanitizer watches the system's allocator and no other.
+#[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

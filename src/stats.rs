@@ -128,6 +128,8 @@ refusals! {
     PerAddress = "per_address";
     /// 429: too many connections of one user.
     PerUser = "per_user";
+    /// 503: bodies of requests hold all the memory they may.
+    Memory = "memory";
     /// 503: too many connections.
     Total = "total";
     /// 503: the gateway drains, or has lost the shard.

@@ -4,6 +4,8 @@
 
 #![no_main]
 
+#[path = "../src/desk.rs"]
+mod desk;
 #[path = "../src/engine.rs"]
 mod engine;
 #[path = "../../benches/support/rig.rs"]

@@ -16,7 +16,7 @@
 //! * `system.gateway` and what lies below it, the gateway's own figures, is for role admin only; see
 //!   [`is_admin_only`].
 
-use crate::channel::{Channel, Pattern};
+use crate::channel::{Channel, Pattern, segments};
 
 use super::Identity;
 
@@ -81,7 +81,7 @@ impl Identity {
 
     /// How a pattern lies in this user's own part of the channels, when it lies there wholly.
     fn owns(&self, pattern: &str) -> Option<Own> {
-        let mut segments = pattern.split('.');
+        let mut segments = segments(pattern);
         let own = segments.next() == Some(USER) && segments.next() == Some(self.user.as_deref()?);
         own.then(|| segments.next().map_or(Own::Itself, |_| Own::Below))
     }
@@ -108,7 +108,7 @@ enum Own {
 }
 
 fn is_below_user(pattern: &str) -> bool {
-    pattern.split('.').next() == Some(USER)
+    segments(pattern).next() == Some(USER)
 }
 
 /// The channels of `pattern` that begin with `user.`, as a pattern; `user` itself for `user`.

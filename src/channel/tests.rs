@@ -269,3 +269,29 @@ proptest! {
         check_pair(&a, &b, &CHANNELS);
     }
 }
+
+#[test]
+fn a_shape_is_a_length_and_the_places_of_stars() {
+    for (pattern, segments, stars, is_open) in [
+        ("a", 1, 0, false),
+        ("*", 1, 0b1, true),
+        ("a.*", 2, 0b10, true),
+        ("*.b.*.d", 4, 0b101, false),
+        ("1.2.3.4.5.6.7.*", 8, 0b1000_0000, true),
+    ] {
+        let shape = Pattern::parse(pattern).expect(pattern).shape();
+        assert_eq!(shape, Shape { segments, stars }, "{pattern}");
+        assert_eq!(shape.is_open(), is_open, "{pattern}");
+        assert_eq!(
+            super::segments(pattern).collect::<Vec<_>>(),
+            pattern.split('.').collect::<Vec<_>>()
+        );
+    }
+    let mut text = "left over".to_owned();
+    Shape {
+        segments: 3,
+        stars: 0b110,
+    }
+    .write_candidate("a.b.c.d", &mut text);
+    assert_eq!(text, "a.*.*");
+}

@@ -119,6 +119,8 @@ pub struct Door {
     clock: Clock,
     gate: Arc<Gate>,
     pending: Arc<Semaphore>,
+    // Bytes.
+    bodies: Semaphore,
     http: http1::Builder,
     // Connections that poll, by their addresses in memory.
     polling: Mutex<HashMap<usize, Weak<Visit>>>,
@@ -132,6 +134,7 @@ impl Door {
         Arc::new(Self {
             gate: Gate::new(&settings, parts.clock.now().mono_ms),
             pending: Arc::new(Semaphore::new(PENDING_MAX)),
+            bodies: Semaphore::new(polling::body::BYTES_MAX),
             http: http::http1(handshake_timeout),
             polling: Mutex::default(),
             handshake_timeout,

@@ -27,6 +27,8 @@ pub struct Inbox {
     hub: Arc<Hub>,
     shard: u16,
     letters: Receiver<Letter>,
+    // Taken out of the channel to be looked at, but not popped.
+    ahead: Option<Letter>,
     popped: u64,
 }
 
@@ -68,6 +70,7 @@ impl Inbox {
             hub,
             shard,
             letters,
+            ahead: None,
             popped: 0,
         }
     }
@@ -127,7 +130,7 @@ impl Inbox {
         place: impl FnOnce(u64, &dyn Fn() -> u64) -> u64,
     ) -> Page {
         let forms = self.hub.forms();
-        let end = || self.popped + self.letters.len() as u64;
+        let end = || self.end();
         let (mut page, at) = self.hub.with_state(stripe_of(channel.as_str()), |state| {
             (state.channels.read(channel, since, limit, now, forms), end())
         });
@@ -182,7 +185,7 @@ impl Inbox {
         see: impl FnOnce(&mut StripeState),
         place: &mut impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
     ) -> u64 {
-        let now = || self.popped + self.letters.len() as u64;
+        let now = || self.end();
         let seen = self.hub.with_state(stripe, |state| {
             for pattern in patterns {
                 state.interest.add(pattern, 1 << self.shard);
@@ -228,7 +231,7 @@ impl Inbox {
 
     /// The next event.
     pub fn pop(&mut self) -> Option<Popped> {
-        let Letter { event, stripe } = self.letters.try_recv().ok()?;
+        let Letter { event, stripe } = self.ahead.take().or_else(|| self.letters.try_recv().ok())?;
         let index = self.popped;
         self.popped += 1;
         let transit = event.transit();
@@ -236,6 +239,14 @@ impl Inbox {
             self.hub.credits.give(transit.payer, transit.cost);
         }
         Some(Popped { index, stripe, event })
+    }
+
+    /// The event that [`Inbox::pop`] would give.
+    pub fn peek(&mut self) -> Option<&Arc<Event>> {
+        if self.ahead.is_none() {
+            self.ahead = self.letters.try_recv().ok();
+        }
+        self.ahead.as_ref().map(|letter| &letter.event)
     }
 
     /// The index of the next event to be popped.
@@ -247,13 +258,18 @@ impl Inbox {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.letters.len()
+        self.letters.len() + usize::from(self.ahead.is_some())
     }
 
     /// Whether none waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.ahead.is_none() && self.letters.is_empty()
+    }
+
+    // The index that the next event to come will have.
+    fn end(&self) -> u64 {
+        self.popped + self.len() as u64
     }
 }
 

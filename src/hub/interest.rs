@@ -15,10 +15,7 @@ use hashbrown::HashMap;
 use memchr::memchr_iter;
 
 use super::STRIPES;
-use crate::channel::Pattern;
-
-/// Segments of the longest channel.
-const SEGMENTS_MAX: usize = 8;
+use crate::channel::{Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// Which stripes the channels lie in that a pattern can match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +28,7 @@ pub(super) enum Stripes {
 
 impl Stripes {
     pub(super) fn of(pattern: &str) -> Self {
-        let mut segments = pattern.split('.');
+        let mut segments = segments(pattern);
         match (segments.next(), segments.next()) {
             (Some("*"), _) | (_, Some("*")) => Self::All,
             _ => Self::One(stripe_of(pattern)),
@@ -59,45 +56,21 @@ pub(super) fn stripe_of(channel: &str) -> u8 {
 pub(super) struct Interest {
     shards: HashMap<Pattern, u64, RandomState>,
     // By the length of the channels they can match, less one.
-    shapes: [Vec<Shape>; SEGMENTS_MAX],
+    shapes: [Vec<Held>; SEGMENTS_MAX],
     candidate: String,
 }
 
+/// A shape, and how many patterns have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    segments: u8,
-    // Bit i: segment i is `*`.
-    stars: u8,
-    // Patterns of this shape.
+struct Held {
+    shape: Shape,
     holders: u32,
 }
 
-impl Shape {
-    fn of(pattern: &str) -> Self {
-        let (mut segments, mut stars) = (0u8, 0u8);
-        for segment in pattern.split('.').take(SEGMENTS_MAX) {
-            if segment == "*" {
-                stars |= 1 << segments;
-            }
-            segments += 1;
-        }
-        Self {
-            segments,
-            stars,
-            holders: 1,
-        }
-    }
-
-    fn same(self, other: Self) -> bool {
-        (self.segments, self.stars) == (other.segments, other.stars)
-    }
-
-    /// The lengths, less one, of the channels it can match: a last star stands for one or more segments.
-    fn lengths(self) -> std::ops::Range<usize> {
-        let shortest = usize::from(self.segments) - 1;
-        let open = self.stars >> shortest & 1 == 1;
-        shortest..if open { SEGMENTS_MAX } else { shortest + 1 }
-    }
+/// The lengths, less one, of the channels that patterns of a shape can match.
+fn lengths(shape: Shape) -> std::ops::Range<usize> {
+    let shortest = usize::from(shape.segments) - 1;
+    shortest..if shape.is_open() { SEGMENTS_MAX } else { shortest + 1 }
 }
 
 impl Interest {
@@ -108,11 +81,11 @@ impl Interest {
             return;
         }
         self.shards.insert(pattern.clone(), shards);
-        let shape = Shape::of(pattern.as_str());
-        for length in shape.lengths() {
-            match self.shapes[length].iter_mut().find(|held| held.same(shape)) {
+        let shape = pattern.shape();
+        for length in lengths(shape) {
+            match self.shapes[length].iter_mut().find(|held| held.shape == shape) {
                 Some(held) => held.holders += 1,
-                None => self.shapes[length].push(shape),
+                None => self.shapes[length].push(Held { shape, holders: 1 }),
             }
         }
     }
@@ -127,10 +100,10 @@ impl Interest {
             return;
         }
         self.shards.remove(pattern);
-        let shape = Shape::of(pattern.as_str());
-        for length in shape.lengths() {
+        let shape = pattern.shape();
+        for length in lengths(shape) {
             let shapes = &mut self.shapes[length];
-            if let Some(place) = shapes.iter().position(|held| held.same(shape)) {
+            if let Some(place) = shapes.iter().position(|held| held.shape == shape) {
                 shapes[place].holders -= 1;
                 if shapes[place].holders == 0 {
                     shapes.swap_remove(place);
@@ -158,11 +131,11 @@ impl Interest {
     pub(super) fn lookup(&mut self, channel: &str) -> u64 {
         let length = memchr_iter(b'.', channel.as_bytes()).count().min(SEGMENTS_MAX - 1);
         let mut shards = 0;
-        for shape in &self.shapes[length] {
+        for Held { shape, .. } in &self.shapes[length] {
             let text = if shape.stars == 0 {
                 channel
             } else {
-                write_candidate(&mut self.candidate, channel, *shape);
+                shape.write_candidate(channel, &mut self.candidate);
                 &self.candidate
             };
             shards |= self.shards.get(text).copied().unwrap_or(0);
@@ -174,17 +147,6 @@ impl Interest {
     #[cfg(not(shuttle))]
     fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.shapes.iter().all(Vec::is_empty)
-    }
-}
-
-/// The only pattern of this shape that can match the channel.
-fn write_candidate(text: &mut String, channel: &str, shape: Shape) {
-    text.clear();
-    for (place, segment) in channel.split('.').take(usize::from(shape.segments)).enumerate() {
-        if place > 0 {
-            text.push('.');
-        }
-        text.push_str(if shape.stars >> place & 1 == 1 { "*" } else { segment });
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{ConnectionId, ConnectionPermit};
 use crate::dialect::engine_io::SECRET_BYTES;
+use crate::disconnect::Disconnect;
 use crate::session::{Opening, Settings};
 use crate::wire::Deflate;
 
@@ -57,8 +58,8 @@ pub enum Request {
     Posted(Bytes, oneshot::Sender<Result<(), Refusal>>),
     /// Whether a socket is wanted.
     Upgrades(oneshot::Sender<Result<(), Refusal>>),
-    /// The body of the POST is larger than it may be: the session ends.
-    TooLarge,
+    /// The body of the POST is not read to its end: the session ends so.
+    Ends(Disconnect),
     /// The client of this request is gone before it was answered, or before the answer was written.
     Gone,
 }
@@ -103,7 +104,7 @@ impl fmt::Debug for Request {
             Self::PostBegins(_) => "PostBegins",
             Self::Posted(..) => "Posted",
             Self::Upgrades(_) => "Upgrades",
-            Self::TooLarge => "TooLarge",
+            Self::Ends(_) => "Ends",
             Self::Gone => "Gone",
         })
     }

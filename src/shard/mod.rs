@@ -3,7 +3,7 @@
 //! Invariants: nothing here is shared with another thread but the inbox, the mailbox and the counters; a turn of the
 //! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
 //!
-//! From the inside out: `table` (who wants what), `outbox` and `pool` (what waits to be written), `catch_up` (what is
+//! From the inside out: `table` (who wants what), `frame`, `outbox` and `pool` (what waits to be written), `catch_up` (what is
 //! still to be read from the hub), `timers`, `connection` (what is kept of one), [`engine`] (all of that with the
 //! sessions, without a socket or a clock), `flush` and `reactor` (the thread that has both), `coalesce` (when events are
 //! taken).
@@ -13,6 +13,7 @@ mod coalesce;
 mod connection;
 pub mod engine;
 mod flush;
+mod frame;
 mod outbox;
 mod pool;
 mod reactor;
@@ -35,7 +36,7 @@ use reactor::Reactor;
 /// How long events may wait for company before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coalesce {
-    /// No wait while the shard is idle, up to 2 ms between ticks under load.
+    /// No wait while the shard is idle; under load 2 ms after a tick, and while few events wait as long as it took.
     Auto,
     /// Ticks are at least so many milliseconds apart; 0: every event at once.
     Fixed(u32),

@@ -5,13 +5,15 @@
 //! byte bound is let through, or it could never be sent).
 //!
 //! Events and replies are two lists that a sequence number merges, so that the oldest event is found without a
-//! search. What was read from the hub for a channel that catches up goes among the replies: it was bounded when it was
+//! search. Events that went the same way so far may be one frame, a run; it is parted before anything is decided about one of
+//! them, so each is counted, dropped and passed over by itself. What was read from the hub for a channel that catches up goes among the replies: it was bounded when it was
 //! read, it is not dropped, and it counts against no bound. All entries lie in the shard's [`Pool`].
 
 use std::io::IoSlice;
 use std::rc::Rc;
 
-use super::pool::{EntryId, Frame, NONE, Pool};
+use super::frame::{Content, Frame};
+use super::pool::{EntryId, NONE, Pool};
 
 /// What a longer reply counts as. The answer to one `subscribe` names a thousand channels of any length and cannot be cut
 /// into several; if it alone were too much, its client would come back, ask the same and be closed again, for ever. So the
@@ -71,9 +73,9 @@ impl Default for Outbox {
 /// What [`Outbox::advance`] finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Finished {
-    /// Frames of both kinds.
+    /// Messages of both kinds.
     pub(super) frames: u32,
-    /// Event frames among them.
+    /// Events among them.
     pub(super) event_frames: u32,
     /// Bytes of those.
     pub(super) event_bytes: u32,
@@ -102,18 +104,23 @@ impl Outbox {
         self.reply_frames > bounds.reply_frames || (self.reply_bytes > bounds.reply_bytes && self.reply_frames > 1)
     }
 
-    /// Queues an event when it fits. `false`: see [`Outbox::drop_oldest`].
+    /// Queues an event, or a run of them, when it fits. `false`: see [`Outbox::drop_oldest`].
+    #[inline]
     pub(super) fn push_event(&mut self, pool: &mut Pool, frame: &Rc<Frame>, bounds: &Bounds) -> bool {
+        let count = frame.count();
         let bytes = self.event_bytes.saturating_add(frame.len());
-        if self.event_frames >= bounds.event_frames || bytes > bounds.event_bytes {
+        let frames = self.event_frames.saturating_add(count);
+        if frames > bounds.event_frames || bytes > bounds.event_bytes {
             // A lone event always goes.
-            if self.event_frames > 0 {
+            if self.event_frames > 0 || count > 1 {
                 return false;
             }
         }
         self.event_bytes = bytes;
-        self.event_frames += 1;
-        let sequence = self.take_sequence();
+        self.event_frames = frames;
+        let sequence = self.next_sequence;
+        // Each event of a run has its place, should the run be parted.
+        self.next_sequence = sequence.wrapping_add(count);
         append(&mut self.events, pool, frame.clone(), sequence);
         true
     }
@@ -124,12 +131,13 @@ impl Outbox {
         if victim == NONE {
             return None;
         }
+        self.part(pool, victim);
         let sequence = pool.entry(victim).sequence;
         let (frame, _) = self.unlink_event(pool, previous, victim);
         Some((frame, sequence))
     }
 
-    // The oldest event of which nothing was sent, behind the one of which a part was.
+    // The oldest event, or run, of which nothing was sent, behind the one of which a part was.
     fn oldest(&self, pool: &Pool) -> (EntryId, EntryId) {
         let head = self.events.head;
         if head != NONE && self.sent > 0 && self.first(pool) == head {
@@ -139,7 +147,32 @@ impl Outbox {
         }
     }
 
-    // Takes out an event that follows `previous`; returns it and what followed it.
+    // Puts the events of a run, of which nothing was sent, in its place: something is to be decided about one of them.
+    fn part(&mut self, pool: &mut Pool, id: EntryId) {
+        if id == NONE {
+            return;
+        }
+        let entry = pool.entry(id);
+        let (run, mut sequence) = (entry.shared_frame().clone(), entry.sequence);
+        let Content::Run(events) = &run.content else { return };
+        let mut last = id;
+        for (place, event) in events.iter().enumerate() {
+            if place == 0 {
+                pool.replace(id, event.clone());
+                continue;
+            }
+            sequence = sequence.wrapping_add(1);
+            let new = pool.insert(event.clone(), sequence);
+            pool.entry_mut(new).next = pool.entry(last).next;
+            pool.entry_mut(last).next = new;
+            last = new;
+        }
+        if self.events.tail == id {
+            self.events.tail = last;
+        }
+    }
+
+    // Takes out an event, not a run, that follows `previous`; returns it and what followed it.
     fn unlink_event(&mut self, pool: &mut Pool, previous: EntryId, id: EntryId) -> (Rc<Frame>, EntryId) {
         let (frame, next) = pool.remove(id);
         if previous == NONE {
@@ -225,8 +258,9 @@ impl Outbox {
     }
 
     /// The oldest event of which nothing was sent: what [`Outbox::drop_oldest`] would take out.
-    pub(super) fn oldest_event<'p>(&self, pool: &'p Pool) -> Option<&'p Frame> {
+    pub(super) fn oldest_event<'p>(&mut self, pool: &'p mut Pool) -> Option<&'p Frame> {
         let (_, victim) = self.oldest(pool);
+        self.part(pool, victim);
         (victim != NONE).then(|| pool.entry(victim).frame())
     }
 
@@ -241,6 +275,7 @@ impl Outbox {
         let (mut previous, mut id) = self.oldest(pool);
         let mut left = limit;
         while id != NONE && left > 0 {
+            self.part(pool, id);
             if is_passed_over(pool.entry(id).shared_frame()) {
                 let (frame, next) = self.unlink_event(pool, previous, id);
                 passed.event_frames += 1;
@@ -297,7 +332,8 @@ impl Outbox {
             let queue = if is_event { &mut self.events } else { &mut self.replies };
             let frame = pool.entry(queue.head).frame();
             let (length, reply_bytes) = (frame.len(), counted(frame));
-            let is_page = !is_event && frame.origin.is_some();
+            let count = frame.count();
+            let is_page = !is_event && frame.origin().is_some();
             if left < u64::from(length) {
                 break;
             }
@@ -307,11 +343,11 @@ impl Outbox {
             if next == NONE {
                 queue.tail = NONE;
             }
-            finished.frames += 1;
+            finished.frames += count;
             if is_event {
-                self.event_frames -= 1;
+                self.event_frames -= count;
                 self.event_bytes -= length;
-                finished.event_frames += 1;
+                finished.event_frames += count;
                 finished.event_bytes += length;
             } else if !is_page {
                 self.reply_frames -= 1;
@@ -361,6 +397,7 @@ fn counted(reply: &Frame) -> u32 {
     reply.len().min(REPLY_BYTES_COUNTED)
 }
 
+#[inline]
 fn append(queue: &mut Queue, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
     let id = pool.insert(frame, sequence);
     if queue.tail == NONE {

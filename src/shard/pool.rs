@@ -4,45 +4,8 @@
 //! allocator, but for one. So a burst leaves nothing behind (a vector per connection kept 4.2 KiB after one burst).
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::channel::{Channel, Class, Overflow};
-
-/// One or more finished WebSocket frames that are sent as a whole; one instance per shard, however many outboxes
-/// hold it: a reference costs 2 ns with `Rc`, 57 ns with a counter shared between threads.
-#[derive(Debug)]
-pub(super) struct Frame {
-    /// What goes on the wire.
-    pub(super) bytes: Bytes,
-    /// The event it is; `None`: a reply or control message.
-    pub(super) origin: Option<Origin>,
-}
-
-/// What is kept of a queued event beside its frame. Not the event itself: its `data` and its other forms would be held
-/// as long as the slowest client is behind, uncounted.
-#[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) channel: Channel,
-    pub(super) class: Arc<Class>,
-    /// Its number in the hub's state; 0: there is no state of it.
-    pub(super) version: u64,
-}
-
-impl Origin {
-    /// Whether its channel's newest event can stand for it: that is kept, and its class says so.
-    pub(super) fn steps_aside(&self) -> bool {
-        self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
-    }
-}
-
-impl Frame {
-    /// Its length in bytes. A frame of 4 GiB cannot occur: events and messages are limited far below.
-    pub(super) fn len(&self) -> u32 {
-        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
-    }
-}
+use super::frame::Frame;
 
 /// Names an entry.
 pub(super) type EntryId = u32;
@@ -82,6 +45,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Puts a frame into a new entry.
+    #[inline]
     pub(super) fn insert(&mut self, frame: Rc<Frame>, sequence: u32) -> EntryId {
         let number = self.open_chunk();
         let Some(chunk) = self.chunks[number as usize].as_mut() else {
@@ -140,6 +104,11 @@ impl Pool {
         &mut chunk.expect("an entry's chunk exists").entries[(id % CHUNK) as usize]
     }
 
+    /// Puts another frame in the place of an entry's.
+    pub(super) fn replace(&mut self, id: EntryId, frame: Rc<Frame>) {
+        self.entry_mut(id).frame = Some(frame);
+    }
+
     /// Entries in use.
     pub(super) const fn used(&self) -> usize {
         self.used
@@ -194,11 +163,12 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn frame() -> Rc<Frame> {
-        let bytes = Bytes::from_static(b"x");
-        Rc::new(Frame { bytes, origin: None })
+        Frame::reply(Bytes::from_static(b"x"))
     }
 
     #[test]

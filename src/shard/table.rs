@@ -15,13 +15,12 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::slab::Chunked;
-use crate::channel::{Channel, Pattern};
+use crate::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
 use crate::hub::JoinAt;
 
 /// Names a pattern's node while somebody holds the pattern.
 pub(super) type NodeId = u32;
 
-const SEGMENTS: usize = 8;
 /// Matches are kept for so many channels; then the memory is thrown away and begun anew.
 const CACHED_CHANNELS: usize = 65_536;
 
@@ -56,19 +55,14 @@ struct Held {
 struct Node {
     pattern: Pattern,
     subscribers: Vec<Subscriber>,
+    // How many of them are not settled.
+    unsettled: u32,
 }
 
 #[derive(Debug)]
 struct Resolved {
     epoch: u64,
     nodes: Box<[NodeId]>,
-}
-
-/// Length in segments, and a bit for each that is `*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    length: u8,
-    stars: u8,
 }
 
 /// A subscription that the inbox has not reached yet.
@@ -133,7 +127,7 @@ impl Table {
             nodes: Vec::new(),
             vacant: Vec::new(),
             by_pattern: HashMap::new(),
-            shape_counts: vec![0; (SEGMENTS + 1) * 256].into(),
+            shape_counts: vec![0; (SEGMENTS_MAX + 1) * 256].into(),
             shapes: Vec::new(),
             held: Chunked::new(),
             subscriptions: 0,
@@ -225,6 +219,12 @@ impl Table {
             .is_none_or(|unsettled| unsettled.includes(channel, stripe, index))
     }
 
+    /// How many subscriptions a node has; `None`: some of them do not get every event from now on.
+    pub(super) fn settled_subscribers(&self, node: NodeId) -> Option<usize> {
+        let node = self.node(node)?;
+        (node.unsettled == 0).then_some(node.subscribers.len())
+    }
+
     /// Settles the subscriptions that include everything from `index` on.
     pub(super) fn settle(&mut self, index: u64) {
         while let Some(&key) = self.settling.front() {
@@ -312,26 +312,13 @@ impl Table {
     }
 
     fn look_up(&mut self, channel: &str, nodes: &mut Vec<NodeId>) {
-        let mut segments = [""; SEGMENTS];
-        let mut length = 0;
-        for (place, segment) in segments.iter_mut().zip(channel.split('.')) {
-            *place = segment;
-            length += 1;
-        }
+        let length = segments(channel).count();
         for shape in &self.shapes {
-            let wanted = usize::from(shape.length);
-            let open_ended = shape.stars >> (wanted - 1) & 1 == 1;
-            if length < wanted || (length > wanted && !open_ended) {
+            let wanted = usize::from(shape.segments);
+            if length < wanted || (length > wanted && !shape.is_open()) {
                 continue;
             }
-            self.text.clear();
-            for (place, segment) in segments[..wanted].iter().enumerate() {
-                if place > 0 {
-                    self.text.push('.');
-                }
-                self.text
-                    .push_str(if shape.stars >> place & 1 == 1 { "*" } else { segment });
-            }
+            shape.write_candidate(channel, &mut self.text);
             if let Some(&node) = self.by_pattern.get(self.text.as_str()) {
                 nodes.push(node);
             }
@@ -346,6 +333,7 @@ impl Table {
         let node = Some(Node {
             pattern: pattern.clone(),
             subscribers: Vec::new(),
+            unsettled: 0,
         });
         let id = if let Some(id) = self.vacant.pop() {
             self.nodes[id as usize] = node;
@@ -355,8 +343,8 @@ impl Table {
             narrow(self.nodes.len() - 1)
         };
         self.by_pattern.insert(pattern.clone(), id);
-        let shape = Shape::of(pattern);
-        let count = &mut self.shape_counts[shape.index()];
+        let shape = pattern.shape();
+        let count = &mut self.shape_counts[place_of(shape)];
         *count += 1;
         if *count == 1 {
             self.shapes.push(shape);
@@ -374,8 +362,8 @@ impl Table {
         let node = place.take()?;
         self.by_pattern.remove(&node.pattern);
         self.vacant.push(id);
-        let shape = Shape::of(&node.pattern);
-        let count = &mut self.shape_counts[shape.index()];
+        let shape = node.pattern.shape();
+        let count = &mut self.shape_counts[place_of(shape)];
         *count -= 1;
         if *count == 0 {
             self.shapes.retain(|known| *known != shape);
@@ -403,6 +391,7 @@ impl Table {
                 target.subscribers.shrink_to(half);
             }
             if removed.is_unsettled() {
+                target.unsettled -= 1;
                 self.unsettled.remove(&(slot, node));
             }
             self.subscriptions -= 1;
@@ -416,25 +405,18 @@ impl Table {
             return false;
         };
         if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
-            let back = &mut target.subscribers[held.position as usize].back;
-            *back = *back & !UNSETTLED | flag;
+            let subscriber = &mut target.subscribers[held.position as usize];
+            target.unsettled -= u32::from(subscriber.is_unsettled());
+            subscriber.back = subscriber.back & !UNSETTLED | flag;
+            target.unsettled += u32::from(subscriber.is_unsettled());
         }
         true
     }
 }
 
-impl Shape {
-    fn of(pattern: &Pattern) -> Self {
-        let (mut length, mut stars) = (0, 0);
-        for segment in pattern.as_str().split('.').take(SEGMENTS) {
-            stars |= u8::from(segment == "*") << length;
-            length += 1;
-        }
-        Self { length, stars }
-    }
-    fn index(self) -> usize {
-        usize::from(self.length) * 256 + usize::from(self.stars)
-    }
+// The place of a shape among the counts.
+fn place_of(shape: Shape) -> usize {
+    usize::from(shape.segments) * 256 + usize::from(shape.stars)
 }
 
 // Slots, nodes and list positions are 32 bits; 2^31 subscriptions are beyond the memory of any machine.

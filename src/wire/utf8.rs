@@ -96,13 +96,19 @@ mod tests {
 
     #[test]
     fn agrees_with_std_on_every_edge_of_the_encoding() {
-        let edges = [
+        let all = [
             0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef,
             0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff,
         ];
-        for first in edges {
-            for second in edges {
-                for third in edges {
+        // Miri takes a thousand times as long.
+        let edges = if cfg!(miri) {
+            &[0x7f, 0x80, 0xa0, 0xe0, 0xed, 0xf4][..]
+        } else {
+            &all
+        };
+        for &first in edges {
+            for &second in edges {
+                for &third in edges {
                     for last in [0x41, 0x80, 0xbf, 0xe2] {
                         assert_as_std(&[first, second, third, last]);
                     }

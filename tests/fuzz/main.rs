@@ -14,6 +14,8 @@ mod config;
 mod decoder;
 #[path = "../../fuzz/src/deflate.rs"]
 mod deflate;
+#[path = "../../fuzz/src/desk.rs"]
+mod desk;
 #[path = "../../fuzz/src/door.rs"]
 mod door;
 #[path = "../../fuzz/src/engine.rs"]

@@ -59,7 +59,7 @@ pub(in crate::dialect) struct Envelope {
 
 impl Envelope {
     // The `id` that answers are tied to.
-    fn id(self, given: Option<RequestId>) -> Option<RequestId> {
+    pub(in crate::dialect) fn id(self, given: Option<RequestId>) -> Option<RequestId> {
         let Some(number) = self.acknowledgement else {
             return given;
         };

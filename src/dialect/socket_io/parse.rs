@@ -126,10 +126,16 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
     if name(&arguments)? != "command" {
         return None;
     }
-    if let Some(number) = packet.acknowledgement {
-        return Some(RequestId::Acknowledgement { number, id: None });
-    }
-    let mut fields = Fields::scan(arguments.get(1)?, scratch).ok()?;
+    let envelope = Envelope {
+        message_type: MessageType::Command,
+        acknowledgement: packet.acknowledgement,
+    };
+    envelope.id(id_among(arguments.get(1).copied(), scratch))
+}
+
+// The `id` that a command's fields give, if they can be read.
+fn id_among(fields: Option<&str>, scratch: &mut Scratch) -> Option<RequestId> {
+    let mut fields = Fields::scan(fields?, scratch).ok()?;
     if fields.is_twice("id") {
         return None;
     }

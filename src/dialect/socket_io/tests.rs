@@ -195,6 +195,15 @@ fn only_commands_are_answered_unread() {
         id(r#"423["command"]"#),
         Some(RequestId::Acknowledgement { number: 3, id: None })
     );
+    let acknowledged = RequestId::Acknowledgement {
+        number: 1,
+        id: Some("a".into()),
+    };
+    assert_eq!(
+        id(r#"421["command",{"id":"a"}]"#),
+        Some(acknowledged),
+        "found by fuzzing: the answer leaves out the id that one to a message that is read has"
+    );
     let far = format!(r#"42[{}"command",{{"id":7}}]"#, " ".repeat(70));
     assert_eq!(id(&far), Some(RequestId::Number(7)), "found by fuzzing");
     for none in [

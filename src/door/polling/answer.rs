@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use crate::door::visitor::Refusal;
-use crate::http::answer::{Answer, json, with_body};
+use crate::http::answer::{Answer, error, json, retry_after, with_body};
 use crate::stats::Refused;
 
 /// What is wrong with a request, by the codes of the protocol. All of them are answered with 400.
@@ -52,7 +52,14 @@ pub(super) fn forbidden() -> Answer {
     json(StatusCode::FORBIDDEN, &error)
 }
 
-/// 413. The session is over: what the body held is missing.
+/// 503, for a body that there is no memory for now.
+pub(super) fn no_room() -> Refusal {
+    let text = "too much is being posted";
+    let answer = error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", text);
+    Refusal(Refused::Memory, retry_after(answer, 1).into())
+}
+
+/// 413.
 pub(super) fn too_large() -> Refusal {
     let error = Error {
         code: 3,

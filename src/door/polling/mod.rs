@@ -2,11 +2,12 @@
 //! finds it by its name and carries bodies.
 //!
 //! Invariants: a request that names a session changes nothing unless it knows the session's secret; a body is read only
-//! for a session that exists, up to its limit and in bounded time; a client that goes away before its answer was written
-//! is told of to the session ([`Client`]). What the kernel took and the network lost nobody here can know: the client's
-//! own library sees its request fail, ends its session and opens another.
+//! for a session that exists, up to its limit, in bounded time and while there is memory for it; a client that goes away
+//! before its answer was written is told of to the session ([`Client`]). What the kernel took and the network lost nobody
+//! here can know: the client's own library sees its request fail, ends its session and opens another.
 
 mod answer;
+pub(super) mod body;
 mod cors;
 mod query;
 
@@ -14,19 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use self::body::Unread;
 use self::query::{Named, Query, Transport};
 use super::handshake;
 use super::visit::Visit;
 use super::visitor::{Admission, Connection, Refusal as Refused, draining, forbidden_origin, switching};
 use crate::dialect::engine_io::SECRET_BYTES;
+use crate::disconnect::Disconnect;
 use crate::http::answer::Answer;
 use crate::mailbox::polling::{Open, Poll, Refusal, Request as Ask};
 use crate::mailbox::{ShardHandle, ShardMessage};
@@ -237,38 +238,19 @@ async fn post(
     }
     let limit = settings.limits.message_bytes as usize;
     let waiting = visit.wait();
-    let Ok(Ok(body)) = timeout(BODY_TIMEOUT, read(request.into_body(), limit)).await else {
-        // The session ends: what it was to be told will not come.
-        return Err(Flaw::BadRequest.into());
+    let read = body::read(request.into_body(), limit, &visit.door.bodies);
+    let body = match timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Unread::Lost)) {
+        Ok(body) => body,
+        // In any case the session ends: what it was to be told will not come.
+        Err(Unread::Lost) => return Err(Flaw::BadRequest.into()),
+        Err(Unread::TooLong) => return Err(client.end(Disconnect::TooBig, answer::too_large())),
+        Err(Unread::NoRoom) => return Err(client.end(Disconnect::Overload, answer::no_room())),
     };
-    let Some(body) = body else {
-        client.send(Ask::TooLarge);
-        client.served();
-        return Err(answer::too_large());
-    };
-    let taken = ask(visit, session, number, |reply| Ask::Posted(body, reply)).await;
-    drop(waiting);
+    let taken = ask(visit, session, number, |reply| Ask::Posted(body.bytes.clone(), reply)).await;
+    drop((waiting, body));
     client.served();
     taken?;
     Ok(answer::taken())
-}
-
-/// A whole body; `None`: it is longer than `limit`, and as much of it as says so was read, or nothing when its head says
-/// so. It is copied together as it comes: a body in chunks of one byte costs no more than one in a single piece.
-async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, limit: usize) -> Result<Option<Bytes>, B::Error> {
-    if body.size_hint().lower() > limit as u64 {
-        return Ok(None);
-    }
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
-        // Trailers say nothing.
-        let Ok(data) = frame?.into_data() else { continue };
-        if data.len() > limit - whole.len() {
-            return Ok(None);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(Some(whole.into()))
 }
 
 /// Asks a session's shard.
@@ -313,6 +295,13 @@ impl Client {
         }
     }
 
+    /// Its session ends, and this is its answer.
+    fn end(self, ending: Disconnect, answer: Refused) -> Refused {
+        self.send(Ask::Ends(ending));
+        self.served();
+        answer
+    }
+
     /// Its answer is on its way.
     pub(super) fn served(mut self) {
         self.0 = None;
@@ -332,78 +321,4 @@ fn number() -> u64 {
 
 fn random() -> Result<u64, Refused> {
     getrandom::u64().map_err(|_| Flaw::BadRequest.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll as Ready};
-
-    use hyper::body::Frame;
-
-    use super::*;
-
-    /// A body in chunks of one byte, each of which knows how many others are kept.
-    struct Drops {
-        left: usize,
-        kept: Arc<()>,
-        kept_most: usize,
-    }
-
-    struct Chunk(Arc<()>);
-
-    impl AsRef<[u8]> for Chunk {
-        fn as_ref(&self) -> &[u8] {
-            let _ = &self.0;
-            b"x"
-        }
-    }
-
-    impl Body for Drops {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Ready<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.kept_most = self.kept_most.max(Arc::strong_count(&self.kept) - 1);
-            if self.left == 0 {
-                return Ready::Ready(None);
-            }
-            self.left -= 1;
-            let chunk = Bytes::from_owner(Chunk(Arc::clone(&self.kept)));
-            Ready::Ready(Some(Ok(Frame::data(chunk))))
-        }
-    }
-
-    impl Drops {
-        fn new(left: usize) -> Self {
-            Self {
-                left,
-                kept: Arc::new(()),
-                kept_most: 0,
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_of_crumbs_is_copied_together_up_to_its_limit() {
-        let mut body = Drops::new(1000);
-        let whole = read(&mut body, 1000).await.expect("infallible").expect("not too long");
-        assert_eq!(whole, vec![b'x'; 1000]);
-        assert_eq!(body.kept_most, 0, "no chunk is kept when the next one is asked for");
-        let mut body = Drops::new(1000);
-        assert_eq!(read(&mut body, 10).await, Ok(None));
-        assert_eq!(body.left, 1000 - 11, "no more is read than says so");
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_too_long_by_its_head_is_not_read() {
-        let mut body = http_body_util::Full::new(Bytes::from_static(b"four"));
-        assert_eq!(read(&mut body, 3).await, Ok(None));
-        assert_eq!(body.size_hint().exact(), Some(4));
-        assert_eq!(read(&mut body, 4).await, Ok(Some(Bytes::from_static(b"four"))));
-    }
 }

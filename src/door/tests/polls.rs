@@ -5,6 +5,8 @@ use bytes::Bytes;
 use super::*;
 use crate::dialect::engine_io::{SECRET_BYTES, Sid};
 use crate::dialect::socket_io;
+use crate::disconnect::Disconnect;
+use crate::door::polling::body::BYTES_MAX;
 use crate::mailbox::ConnectionId;
 use crate::mailbox::polling::{Poll, Refusal, Request};
 
@@ -55,6 +57,23 @@ impl Fixture {
             panic!("no poll")
         };
         poll
+    }
+
+    /// Has the body of a POST read.
+    async fn begin_post(&mut self) {
+        let Request::PostBegins(reply) = self.polled().await.request else {
+            panic!("no POST")
+        };
+        reply.send(Ok(())).expect("waited for");
+    }
+
+    /// Takes a body of so many bytes.
+    async fn take_post(&mut self, bytes: usize) {
+        let Request::Posted(body, reply) = self.polled().await.request else {
+            panic!("no body")
+        };
+        assert_eq!(body.len(), bytes);
+        reply.send(Ok(())).expect("waited for");
     }
 
     /// Answers a GET of a session.
@@ -138,12 +157,139 @@ async fn a_post_that_says_that_it_is_too_long_is_not_waited_for() {
     let mut stream = fixture.connect().await;
     let post = request("POST", &sid(), "Content-Length: 1000000\r\n");
     stream.write_all(&post).await.expect("sent");
-    let Request::PostBegins(reply) = fixture.polled().await.request else {
-        panic!("no POST")
-    };
-    reply.send(Ok(())).expect("waited for");
+    fixture.begin_post().await;
     has(&answer(&mut stream).await, 413, &[LAST]);
-    assert!(matches!(fixture.polled().await.request, Request::TooLarge));
+    assert!(matches!(
+        fixture.polled().await.request,
+        Request::Ends(Disconnect::TooBig)
+    ));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
+    let mut fixture = with_socket_io();
+    let mut stream = fixture.connect().await;
+    let post = [request("POST", &sid(), "Content-Length: 5\r\n"), b"half".to_vec()].concat();
+    stream.write_all(&post).await.expect("sent");
+    fixture.begin_post().await;
+    // From here on time goes to the next deadline whenever everybody waits.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let mut told = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(3600), stream.read_exact(&mut told));
+    read.await.expect("in time").expect("an answer");
+    assert_eq!(told, *b"HTTP/1.1 400");
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(matches!(fixture.polled().await.request, Request::Gone));
+}
+
+#[tokio::test]
+async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_it() {
+    let mut fixture = with_socket_io();
+    let door = Arc::clone(&fixture.door);
+    let left = 10_000;
+    let others = u32::try_from(BYTES_MAX - left).expect("small");
+    let _others = door.bodies.try_acquire_many(others).expect("nobody posts");
+    let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
+
+    // All but a byte: it holds what is above 4096 bytes.
+    let mut long = fixture.connect().await;
+    long.write_all(&[post(11_097), vec![b'x'; 11_096]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    until("7000 bytes are held", || door.bodies.available_permits() == left - 7000).await;
+
+    let mut refused = fixture.connect().await;
+    refused
+        .write_all(&[post(7097), vec![b'x'; 7097]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    has(
+        &answer(&mut refused).await,
+        503,
+        &[LAST, "\r\nretry-after: 1\r\n", "OVERLOADED"],
+    );
+    assert!(matches!(
+        fixture.polled().await.request,
+        Request::Ends(Disconnect::Overload)
+    ));
+    fixture.refused(Refused::Memory, 1).await;
+
+    let mut short = fixture.connect().await;
+    short
+        .write_all(&[post(4096), vec![b'x'; 4096]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    fixture.take_post(4096).await;
+    has(&answer(&mut short).await, 200, &[]);
+
+    long.write_all(b"x").await.expect("sent");
+    fixture.take_post(11_097).await;
+    has(&answer(&mut long).await, 200, &[]);
+    until("nothing is held", || door.bodies.available_permits() == left).await;
+}
+
+/// A proxy that went by the other length would take what follows for another client's request.
+#[tokio::test]
+async fn a_body_whose_length_can_be_read_in_two_ways_is_the_last() {
+    let mut fixture = with_socket_io();
+    for lengths in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+    ] {
+        let mut stream = fixture.connect().await;
+        let smuggled = request("GET", &sid(), "");
+        let both = [
+            request("POST", &sid(), lengths),
+            b"1\r\n3\r\n0\r\n\r\n".to_vec(),
+            smuggled,
+        ]
+        .concat();
+        stream.write_all(&both).await.expect("sent");
+        fixture.begin_post().await;
+        fixture.take_post(1).await;
+        has(&answer(&mut stream).await, 200, &[LAST]);
+        assert_eq!(answer(&mut stream).await, "", "the connection ends");
+        assert!(
+            fixture.mailboxes[0].pop().is_none(),
+            "nobody is asked for what followed"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_not_poll_or_read_that_they_may_not() {
+    let mut fixture = with_socket_io();
+    for method in ["GET", "POST", "OPTIONS"] {
+        for (origin, is_allowed) in [
+            ("https://evil.example", false),
+            ("null", false),
+            ("https://x\r\nOrigin: https://evil.example", false),
+            ("https://x", true),
+        ] {
+            let mut stream = fixture.connect().await;
+            let asked = request(method, &sid(), &format!("Origin: {origin}\r\n"));
+            stream.write_all(&asked).await.expect("sent");
+            if is_allowed && method != "OPTIONS" {
+                match fixture.polled().await.request {
+                    Request::Get(reply) => drop(reply.send(Err(Refusal::Bad))),
+                    Request::PostBegins(reply) => drop(reply.send(Err(Refusal::Bad))),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let told = answer(&mut stream).await;
+            let allows = told.contains("access-control-allow-origin: https://x\r\n");
+            assert_eq!(allows, is_allowed, "{method} from {origin}: {told}");
+            if !is_allowed {
+                has(&told, 403, &[]);
+                assert!(!told.contains("access-control"), "{told}");
+                assert!(fixture.mailboxes[0].pop().is_none(), "{method} from {origin}");
+            }
+        }
+    }
 }
 
 /// A socket that is taken over while a poll's answer is on its way would begin in the middle of it.

@@ -6,7 +6,8 @@
 
 use std::rc::Rc;
 
-use super::delivery::{Frames, is_admin};
+use super::delivery::is_admin;
+use super::frames::Frames;
 use super::overflow::note_loss;
 use super::{Engine, Outgoing};
 use crate::auth;
@@ -17,7 +18,7 @@ use crate::mailbox::ConnectionId;
 use crate::session::Input;
 use crate::shard::catch_up::{Due, Need, Progress};
 use crate::shard::connection::{Cold, Hot, Stage};
-use crate::shard::pool::Frame;
+use crate::shard::frame::Frame;
 use crate::time::Now;
 
 /// Events of one page, of one channel or several.
@@ -220,7 +221,7 @@ impl Outgoing {
     fn pass_over(&mut self, hot: &mut Hot, cold: &mut Cold, limit: usize) {
         let Some(catch_up) = cold.catch_up_if_any() else { return };
         let passed = hot.outbox.pass_over(&mut self.pool, limit, |frame| {
-            let origin = frame.origin.as_ref();
+            let origin = frame.origin();
             origin.is_some_and(|origin| catch_up.passes_over(&origin.channel, origin.version))
         });
         self.event_frames -= u64::from(passed.event_frames);

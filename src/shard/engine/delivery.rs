@@ -1,29 +1,26 @@
 //! From the inbox to outboxes, and from outboxes to whoever writes them.
 
 use std::io::IoSlice;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::frames::{Frames, RunFrames};
 use super::overflow::Queued;
-use super::{Endpoint, Engine, Outgoing};
+use super::{Engine, Outgoing};
 use crate::auth;
 use crate::disconnect::Disconnect;
-use crate::event::{Event, Form};
-use crate::hub::{Inbox, Popped};
+use crate::event::Event;
+use crate::hub::Popped;
 use crate::mailbox::ConnectionId;
 use crate::message::Reply;
 use crate::session::Input;
 use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot, Stage};
-use crate::shard::pool::{Frame, Origin};
+use crate::shard::frame::Frame;
 use crate::stats::ShardStats;
 use crate::time::Now;
-use crate::wire::{Deflate, encode};
 
 /// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
-const DELIVERIES: u64 = 256 * 1024;
+pub(super) const DELIVERIES: u64 = 256 * 1024;
 
 /// What [`Engine::sent`] left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,61 +31,6 @@ pub enum Sent {
     More,
 }
 
-/// The frames of one event, each wrapped once for this shard when the first subscriber needs it.
-pub(super) struct Frames<'e> {
-    event: &'e Arc<Event>,
-    wrapped: [Option<Rc<Frame>>; Form::COUNT],
-    // How often each was taken.
-    taken: [u64; Form::COUNT],
-}
-
-impl<'e> Frames<'e> {
-    pub(super) const fn of(event: &'e Arc<Event>) -> Self {
-        Self {
-            event,
-            wrapped: [const { None }; Form::COUNT],
-            taken: [0; Form::COUNT],
-        }
-    }
-
-    /// The frame for one connection of an endpoint; `form` is that endpoint's.
-    pub(super) fn get(&mut self, form: Form, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
-        let event = self.event;
-        let is_too_long = |deflate: Deflate| {
-            // Only for the small windows that hardly anybody asks for must the length be known.
-            !deflate.fits(usize::MAX) && !deflate.fits(encode::payload_bytes(inbox.frame(form.encoding.plain(), event)))
-        };
-        let form = match endpoint.deflate {
-            Some(deflate) if is_too_long(deflate) => form.encoding.plain(),
-            _ => form,
-        };
-        self.taken[form.index()] += 1;
-        self.wrapped[form.index()].get_or_insert_with(|| {
-            Rc::new(Frame {
-                bytes: inbox.frame(form, event).clone(),
-                origin: Some(Origin {
-                    channel: event.channel.clone(),
-                    class: event.class.clone(),
-                    version: event.version,
-                }),
-            })
-        })
-    }
-
-    /// Counts what compression spared.
-    pub(super) fn count(&self, stats: &ShardStats) {
-        for form in Form::all().filter(|form| form.deflated && self.taken[form.index()] > 0) {
-            let length = |form: Form| self.event.frame(form).map_or(0, Bytes::len) as u64;
-            let saved = length(form.encoding.plain()).saturating_sub(length(form));
-            if saved > 0 {
-                let taken = self.taken[form.index()];
-                stats.deflated_messages.bump(taken);
-                stats.deflate_saved_bytes.bump(taken * saved);
-            }
-        }
-    }
-}
-
 impl Engine {
     /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
     /// when they have very many subscribers, and when an outbox that its socket has yet to be offered is half full
@@ -96,19 +38,26 @@ impl Engine {
     /// outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
         let (mut count, mut deliveries) = (0, 0);
+        let bounds = self.run_bounds();
+        let mut run = std::mem::take(&mut self.run);
         self.outgoing.is_pressed = false;
         let (evictions, newest) = (self.inbox.evictions(), self.inbox.newest_version());
         while count < limit
             && deliveries < DELIVERIES
             && !self.outgoing.is_pressed
-            && let Some(popped) = self.inbox.pop()
+            && self.take_run(limit - count, &bounds, &mut run)
         {
-            self.progress.version = self.progress.version.max(popped.event.version);
-            deliveries += self.deliver_one(&popped);
+            // Of a run its first: what steps aside in the middle has the rest of it queued behind.
+            let passed = run.iter().map(|popped| popped.event.version);
+            self.progress.version = self.progress.version.max(passed.clone().next().unwrap_or_default());
+            deliveries += self.deliver_run(&run);
+            self.progress.version = passed.fold(self.progress.version, u64::max);
             // At once: a shorter event behind the one that did not fit might.
             self.end_too_slow();
-            count += 1;
+            count += run.len();
+            run.clear();
         }
+        self.run = run;
         if self.inbox.is_empty() {
             // Asked before: what was there by then, and what was evicted by then, is out.
             self.progress = Progress {
@@ -127,21 +76,21 @@ impl Engine {
         self.outgoing.is_pressed
     }
 
-    fn deliver_one(&mut self, popped: &Popped) -> u64 {
-        self.table.settle(popped.index);
-        self.settle_catch_ups(popped.index);
+    // Visits every subscriber once with all events of a run.
+    fn deliver_run(&mut self, run: &[Popped]) -> u64 {
+        let Some(first) = run.first() else { return 0 };
         let number = self.next_event_number();
-        let mut frames = Frames::of(&popped.event);
+        let mut frames = RunFrames::of(run);
         let mut deliveries = 0;
-        self.nodes.clear();
-        self.table.resolve(&popped.event.channel, &mut self.nodes);
         // A wide pattern such as `system.*` may be held by everybody; what is for admins only is kept back here.
-        let admins_only = auth::is_admin_only(popped.event.channel.as_str());
+        let admins_only = auth::is_admin_only(first.event.channel.as_str());
         for &node in &self.nodes {
             for subscriber in self.table.subscribers(node) {
                 let slot = subscriber.slot;
-                let channel = &popped.event.channel;
-                if subscriber.is_unsettled() && !self.table.includes(slot, node, channel, popped.stripe, popped.index) {
+                // Only where the run is a single event is anybody unsettled, or the channel for admins: see `take_run`.
+                if subscriber.is_unsettled()
+                    && !(self.table).includes(slot, node, &first.event.channel, first.stripe, first.index)
+                {
                     continue;
                 }
                 let hot = &mut self.hot[slot];
@@ -152,18 +101,29 @@ impl Engine {
                 if admins_only && !self.cold[slot].as_ref().is_some_and(is_admin) {
                     continue;
                 }
-                if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], popped, &self.stats) {
-                    continue;
-                }
                 let endpoint = &self.endpoints[usize::from(hot.endpoint)];
                 let Some(form) = endpoint.form else { continue };
-                deliveries += 1;
-                let frame = frames.get(form, endpoint, &self.inbox);
-                let queued = self
-                    .outgoing
-                    .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
-                if queued == Queued::TooSlow {
-                    self.too_slow.push(self.id(slot));
+                if !hot.flags.has(Flags::CATCH_UP)
+                    && let Some(whole) = frames.whole(form, endpoint, &self.inbox)
+                    && self.outgoing.queue_fitting(slot, hot, whole, endpoint)
+                {
+                    frames.note_whole(form);
+                    deliveries += run.len() as u64;
+                    continue;
+                }
+                for (popped, frames) in run.iter().zip(frames.each()) {
+                    if hot.flags.has(Flags::CATCH_UP) && is_withheld(&mut self.cold[slot], popped, &self.stats) {
+                        continue;
+                    }
+                    deliveries += 1;
+                    let frame = frames.get(form, endpoint, &self.inbox);
+                    let queued = self
+                        .outgoing
+                        .queue_event(slot, hot, &mut self.cold, frame, endpoint, &self.stats);
+                    if queued == Queued::TooSlow {
+                        self.too_slow.push(self.id(slot));
+                        break;
+                    }
                 }
             }
         }
@@ -342,12 +302,8 @@ impl Engine {
         let dialect = &endpoint.settings.dialect;
         let mut bytes = Vec::new();
         if let Some(range) = dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
-            let frame = Frame {
-                bytes: endpoint.reply(&bytes[range], &self.inbox, &self.stats),
-                origin: None,
-            };
-            hot.outbox
-                .push_at_gap(&mut self.outgoing.pool, Rc::new(frame), gap.sequence);
+            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.stats));
+            hot.outbox.push_at_gap(&mut self.outgoing.pool, frame, gap.sequence);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::stats::ShardStats;
 use crate::wire::{Deflate, deflate, encode};
 
 /// What a frame has beside its event's `data`: a channel, a name (each byte escaped at worst) and the keys.
-const ENVELOPE_BYTES_MAX: u32 = 2048;
+pub(super) const ENVELOPE_BYTES_MAX: u32 = 2048;
 
 /// What connections of one endpoint, and with one kind of compression, share here.
 pub(super) struct Endpoint {

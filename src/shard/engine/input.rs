@@ -1,7 +1,6 @@
 //! From bytes and answers to sessions, and what sessions ask for.
 
 use std::mem;
-use std::rc::Rc;
 
 use super::{Action, Engine, Parked};
 use crate::auth::TokenError;
@@ -13,7 +12,7 @@ use crate::mailbox::{Adopt, ConnectionId, ShardMessage};
 use crate::message::{ErrorCode, Position};
 use crate::session::{Input, Output};
 use crate::shard::connection::{Flags, Stage};
-use crate::shard::pool::Frame;
+use crate::shard::frame::Frame;
 use crate::time::Now;
 use crate::wire::Message;
 use crate::wire::deflate::Inflated;
@@ -303,10 +302,7 @@ impl Engine {
         let hot = &mut self.hot[slot];
         let pool = &mut self.outgoing.pool;
         let endpoint = &self.endpoints[usize::from(hot.endpoint)];
-        let frame = Rc::new(Frame {
-            bytes: endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats),
-            origin: None,
-        });
+        let frame = Frame::reply(endpoint.reply(&self.outputs.bytes[start..end], &self.inbox, &self.stats));
         if is_last {
             hot.outbox.push_last(pool, frame);
         } else if let Err(frame) = hot.outbox.push_reply(pool, frame, &endpoint.bounds) {

@@ -31,12 +31,14 @@ mod closing;
 mod delivery;
 mod drain;
 mod endpoint;
+mod frames;
 mod history;
 mod input;
 mod joins;
 mod overflow;
 mod polling;
 mod query;
+mod runs;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -50,14 +52,15 @@ use std::sync::Arc;
 use super::Settings;
 use super::catch_up::Progress;
 use super::connection::{Cold, Flags, Hot, Stage};
+use super::frame::Frame;
 use super::outbox::Outbox;
-use super::pool::{Frame, Pool};
+use super::pool::Pool;
 use super::slab::Chunked;
 use super::table::{NodeId, Table};
 use super::timers::Timers;
 use crate::auth::{Identity, TokenError};
 use crate::event::NewEvent;
-use crate::hub::{Broker, Inbox};
+use crate::hub::{Broker, Inbox, Popped};
 use crate::json::Scratch;
 use crate::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
 use crate::session::{self, Context, Input, Outputs, Session};
@@ -176,6 +179,8 @@ pub struct Engine {
     outputs: Outputs,
     batch: Vec<session::Output>,
     nodes: Vec<NodeId>,
+    next_nodes: Vec<NodeId>,
+    run: Vec<Popped>,
     due: Vec<u32>,
     page: Vec<Rc<Frame>>,
     poll_scratch: Vec<u8>,
@@ -227,6 +232,8 @@ impl Engine {
             outputs: Outputs::default(),
             batch: Vec::new(),
             nodes: Vec::new(),
+            next_nodes: Vec::new(),
+            run: Vec::new(),
             due: Vec::new(),
             page: Vec::new(),
             poll_scratch: Vec::new(),

@@ -21,7 +21,7 @@ use super::{Endpoint, Outgoing};
 use crate::channel::{Channel, Overflow};
 use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags, Gap, Hot};
-use crate::shard::pool::{Frame, Origin};
+use crate::shard::frame::{Frame, Origin};
 use crate::shard::slab::Chunked;
 use crate::stats::ShardStats;
 
@@ -43,7 +43,22 @@ enum Fate {
 }
 
 impl Outgoing {
-    /// Queues an event, or does what its class says when it does not fit.
+    /// Queues an event, or a run of them, if it fits.
+    #[inline]
+    pub(super) fn queue_fitting(&mut self, slot: u32, hot: &mut Hot, frame: &Rc<Frame>, endpoint: &Endpoint) -> bool {
+        let bounds = &endpoint.bounds;
+        if !hot.outbox.push_event(&mut self.pool, frame, bounds) {
+            return false;
+        }
+        self.count_queued(frame);
+        let is_half_full =
+            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
+        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
+        self.mark_dirty(slot, hot);
+        true
+    }
+
+    /// Queues one event, or does what its class says when it does not fit.
     pub(super) fn queue_event(
         &mut self,
         slot: u32,
@@ -53,21 +68,15 @@ impl Outgoing {
         endpoint: &Endpoint,
         stats: &ShardStats,
     ) -> Queued {
-        let bounds = &endpoint.bounds;
-        if !hot.outbox.push_event(&mut self.pool, frame, bounds) {
-            let Some(cold) = &mut cold[slot] else {
-                return Queued::Settled;
-            };
-            let queued = self.overflow(hot, cold, frame, endpoint, stats);
-            self.mark_dirty(slot, hot);
-            return queued;
+        if self.queue_fitting(slot, hot, frame, endpoint) {
+            return Queued::Settled;
         }
-        self.count_queued(frame);
-        let is_half_full =
-            hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
-        self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
+        let Some(cold) = &mut cold[slot] else {
+            return Queued::Settled;
+        };
+        let queued = self.overflow(hot, cold, frame, endpoint, stats);
         self.mark_dirty(slot, hot);
-        Queued::Settled
+        queued
     }
 
     fn overflow(
@@ -78,7 +87,7 @@ impl Outgoing {
         endpoint: &Endpoint,
         stats: &ShardStats,
     ) -> Queued {
-        let Some(origin) = &frame.origin else {
+        let Some(origin) = frame.origin() else {
             return Queued::Settled;
         };
         if origin.steps_aside() {
@@ -86,7 +95,7 @@ impl Outgoing {
             return Queued::Settled;
         }
         while !hot.outbox.push_event(&mut self.pool, frame, &endpoint.bounds) {
-            let oldest = hot.outbox.oldest_event(&self.pool);
+            let oldest = hot.outbox.oldest_event(&mut self.pool);
             // `Kept` also when all that is queued is a frame of which a part was sent.
             let fate = oldest.map_or(Fate::Kept, |oldest| fate(oldest, cold));
             if matches!(fate, Fate::Kept) {
@@ -105,7 +114,7 @@ impl Outgoing {
             };
             self.event_frames -= 1;
             self.event_bytes -= u64::from(oldest.len());
-            if let Some(oldest) = &oldest.origin {
+            if let Some(oldest) = oldest.origin() {
                 match fate {
                     Fate::StepsAside => self.step_aside(hot, cold, oldest, stats),
                     Fate::Dropped => note_loss(hot, cold, &oldest.channel, 1, sequence, stats),
@@ -123,7 +132,7 @@ impl Outgoing {
         let mut aside: Vec<Rc<Frame>> = Vec::new();
         let catch_up = cold.catch_up();
         let passed = hot.outbox.pass_over(&mut self.pool, usize::MAX, |frame| {
-            let Some(origin) = &frame.origin else { return false };
+            let Some(origin) = frame.origin() else { return false };
             let is_aside = origin.steps_aside() && !catch_up.passes_over(&origin.channel, origin.version);
             if is_aside {
                 aside.push(frame.clone());
@@ -132,7 +141,7 @@ impl Outgoing {
         });
         self.event_frames -= u64::from(passed.event_frames);
         self.event_bytes -= u64::from(passed.event_bytes);
-        for origin in aside.iter().filter_map(|frame| frame.origin.as_ref()) {
+        for origin in aside.iter().filter_map(|frame| frame.origin()) {
             if !cold.catch_up().passes_over(&origin.channel, origin.version) {
                 self.step_aside(hot, cold, origin, stats);
             }
@@ -166,13 +175,13 @@ impl Outgoing {
     }
 
     fn count_queued(&mut self, frame: &Frame) {
-        self.event_frames += 1;
+        self.event_frames += u64::from(frame.count());
         self.event_bytes += u64::from(frame.len());
     }
 }
 
 fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
-    let Some(origin) = &oldest.origin else {
+    let Some(origin) = oldest.origin() else {
         return Fate::Kept;
     };
     let catch_up = cold.catch_up_if_any();

@@ -90,7 +90,7 @@ impl Engine {
                 let is_wanted = wanted.is_some_and(|mut transport| transport.candidate());
                 let _ = reply.send(if is_wanted { Ok(()) } else { Err(Refusal::Bad) });
             }
-            (Request::TooLarge, _, Some(slot)) => self.tell(slot, Input::End(Disconnect::TooBig), now),
+            (Request::Ends(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
             (Request::Gone, Some(slot), _) => self.client_gone(slot, number, now),
             (Request::Get(reply), None, _) => {
                 let _ = reply.send(Err(Refusal::Unknown));
@@ -98,7 +98,7 @@ impl Engine {
             (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), _, None) => {
                 let _ = reply.send(Err(Refusal::Unknown));
             }
-            (Request::TooLarge, _, None) | (Request::Gone, None, _) => {}
+            (Request::Ends(_), _, None) | (Request::Gone, None, _) => {}
         }
     }
 

@@ -12,6 +12,7 @@ mod kept;
 mod operator;
 mod overflow;
 mod polling;
+mod runs;
 
 use std::io::IoSlice;
 use std::net::IpAddr;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::channel::Channel;
-use crate::shard::pool::Origin;
+use crate::shard::frame::Origin;
 
 const BOUNDS: Bounds = Bounds {
     event_frames: 12,
@@ -17,7 +17,7 @@ const BOUNDS: Bounds = Bounds {
 
 fn frame(byte: u8, length: usize) -> Rc<Frame> {
     let bytes = Bytes::from(vec![byte; length]);
-    Rc::new(Frame { bytes, origin: None })
+    Frame::reply(bytes)
 }
 
 /// Of an event that was read from the hub.
@@ -31,7 +31,7 @@ fn page_frame(byte: u8, length: usize) -> Rc<Frame> {
     };
     Rc::new(Frame {
         bytes,
-        origin: Some(origin),
+        content: Content::Event(origin),
     })
 }
 
@@ -86,6 +86,37 @@ fn a_partly_sent_event_is_never_dropped() {
 }
 
 #[test]
+fn a_run_is_parted_for_one_of_its_events_but_not_when_a_part_of_it_was_sent() {
+    let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
+    let run = |bytes: [u8; 3]| Frame::run(bytes.map(|byte| frame(byte, 2)).into());
+    assert!(outbox.push_event(&mut pool, &run([1, 2, 3]), &BOUNDS));
+    assert!(outbox.push_event(&mut pool, &run([4, 5, 6]), &BOUNDS));
+    assert_eq!((pool.used(), outbox.event_frames()), (2, 6));
+    outbox.advance(&mut pool, 3);
+    let dropped = outbox.drop_oldest(&mut pool).expect("the first of the second run");
+    assert_eq!((dropped.0.bytes[0], dropped.1), (4, 3));
+    assert_eq!(written(&outbox, &pool), [2, 3, 3, 5, 5, 6, 6]);
+    assert_eq!(
+        outbox.advance(&mut pool, 5).event_frames,
+        4,
+        "the first run and one of the second"
+    );
+    assert_eq!((pool.used(), outbox.event_frames()), (1, 1));
+}
+
+#[test]
+fn a_run_that_does_not_fit_as_a_whole_is_not_queued() {
+    let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
+    let run = |events: u8| Frame::run((0..events).map(|byte| frame(byte, 1)).collect());
+    assert!(
+        !outbox.push_event(&mut pool, &run(13), &BOUNDS),
+        "nor when nothing else is"
+    );
+    assert!(outbox.push_event(&mut pool, &run(12), &BOUNDS));
+    assert!(!outbox.push_event(&mut pool, &run(2), &BOUNDS));
+}
+
+#[test]
 fn a_partly_sent_reply_does_not_protect_the_event_behind_it() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     outbox.push_reply(&mut pool, frame(1, 2), &BOUNDS).expect("room");
@@ -105,6 +136,8 @@ fn a_lone_event_longer_than_the_bound_goes_and_nothing_joins_it() {
 #[derive(Clone, Debug)]
 enum Step {
     Event(usize),
+    /// Several events as one, of so many bytes each.
+    Run(Vec<usize>),
     Reply(usize),
     Tell,
     /// Frames read from the hub, so many places before what is queued.
@@ -121,6 +154,7 @@ const PAGES_UP_TO: usize = 100;
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (1usize..90).prop_map(Step::Event),
+        3 => prop::collection::vec(1usize..40, 2..7).prop_map(Step::Run),
         3 => (1usize..60).prop_map(Step::Reply),
         1 => Just(Step::Tell),
         2 => (prop::collection::vec(1usize..40, 1..4), 0u32..3).prop_map(|(page, before)| Step::Page(page, before)),
@@ -141,7 +175,35 @@ enum Kind {
 struct Queued {
     kind: Kind,
     sequence: u32,
-    bytes: Vec<u8>,
+    // Several: a run.
+    parts: Vec<Vec<u8>>,
+}
+
+impl Queued {
+    fn one(kind: Kind, sequence: u32, bytes: Vec<u8>) -> Self {
+        let parts = vec![bytes];
+        Self { kind, sequence, parts }
+    }
+    fn len(&self) -> usize {
+        self.parts.iter().map(Vec::len).sum()
+    }
+}
+
+/// Frames and bytes of a kind.
+fn queued(model: &VecDeque<Queued>, kind: Kind) -> (usize, usize) {
+    let of_kind = || model.iter().filter(|queued| queued.kind == kind);
+    (
+        of_kind().map(|queued| queued.parts.len()).sum(),
+        of_kind().map(Queued::len).sum(),
+    )
+}
+
+/// Makes entries of their own of what stands at a place.
+fn part(model: &mut VecDeque<Queued>, place: usize) {
+    let run = model.remove(place).expect("a place in the queue");
+    for (number, bytes) in (0u32..).zip(run.parts).collect::<Vec<_>>().into_iter().rev() {
+        model.insert(place, Queued::one(run.kind, run.sequence.wrapping_add(number), bytes));
+    }
 }
 
 proptest! {
@@ -156,21 +218,23 @@ proptest! {
             let byte = u8::try_from(number % 251).expect("below 251");
             match step {
                 Step::Event(length) => loop {
-                    let frames = model.iter().filter(|queued| queued.kind == Kind::Event).count();
-                    let bytes: usize = model.iter().filter(|queued| queued.kind == Kind::Event).map(|queued| queued.bytes.len()).sum();
+                    let (frames, bytes) = queued(&model, Kind::Event);
                     let fits = frames == 0 || (frames < 12 && bytes + length <= 400);
                     prop_assert_eq!(outbox.push_event(&mut pool, &frame(byte, length), &BOUNDS), fits);
                     if fits {
-                        model.push_back(Queued { kind: Kind::Event, sequence, bytes: vec![byte; length] });
+                        model.push_back(Queued::one(Kind::Event, sequence, vec![byte; length]));
                         sequence = sequence.wrapping_add(1);
                         break;
                     }
                     let victim = (0..model.len()).find(|&place| model[place].kind == Kind::Event && (place > 0 || sent == 0));
                     let dropped = outbox.drop_oldest(&mut pool);
-                    let expected = victim.and_then(|place| model.remove(place));
+                    let expected = victim.and_then(|place| {
+                        part(&mut model, place);
+                        model.remove(place)
+                    });
                     prop_assert_eq!(
                         dropped.as_ref().map(|(frame, sequence)| (frame.bytes.to_vec(), *sequence)),
-                        expected.map(|queued| (queued.bytes, queued.sequence))
+                        expected.map(|queued| (queued.parts.concat(), queued.sequence))
                     );
                     gap = Some(match dropped {
                         Some((_, sequence)) => sequence,
@@ -181,13 +245,25 @@ proptest! {
                         break;
                     }
                 },
+                Step::Run(lengths) => {
+                    let (frames, bytes) = queued(&model, Kind::Event);
+                    let total: usize = lengths.iter().sum();
+                    let fits = frames + lengths.len() <= 12 && bytes + total <= 400;
+                    let run = Frame::run(lengths.iter().map(|length| frame(byte, *length)).collect());
+                    prop_assert_eq!(outbox.push_event(&mut pool, &run, &BOUNDS), fits);
+                    if fits {
+                        let count = u32::try_from(lengths.len()).expect("a few");
+                        let parts = lengths.into_iter().map(|length| vec![byte; length]).collect();
+                        model.push_back(Queued { kind: Kind::Event, sequence, parts });
+                        sequence = sequence.wrapping_add(count);
+                    }
+                }
                 Step::Reply(length) => {
-                    let frames = model.iter().filter(|queued| queued.kind == Kind::Reply).count();
-                    let bytes: usize = model.iter().filter(|queued| queued.kind == Kind::Reply).map(|queued| queued.bytes.len()).sum();
+                    let (frames, bytes) = queued(&model, Kind::Reply);
                     let fits = frames < 6 && (frames == 0 || bytes + length <= 200);
                     prop_assert_eq!(outbox.push_reply(&mut pool, frame(byte, length), &BOUNDS).is_ok(), fits);
                     if fits {
-                        model.push_back(Queued { kind: Kind::Reply, sequence, bytes: vec![byte; length] });
+                        model.push_back(Queued::one(Kind::Reply, sequence, vec![byte; length]));
                         sequence = sequence.wrapping_add(1);
                     }
                 }
@@ -197,7 +273,7 @@ proptest! {
                     let behind = model.front().filter(|_| sent > 0).map_or(gap, |first| first.sequence.wrapping_add(1));
                     let sequence = if precedes(gap, behind) { behind } else { gap };
                     let place = model.iter().position(|queued| !precedes(queued.sequence, sequence)).unwrap_or(model.len());
-                    model.insert(place, Queued { kind: Kind::Reply, sequence, bytes: vec![byte; 3] });
+                    model.insert(place, Queued::one(Kind::Reply, sequence, vec![byte; 3]));
                 },
                 Step::Page(lengths, before) => if sent == 0 && model.len() < PAGES_UP_TO {
                     let first = model.front().map_or(sequence, |queued| queued.sequence);
@@ -205,7 +281,7 @@ proptest! {
                     let mut page = lengths.iter().map(|length| page_frame(byte, *length)).collect();
                     outbox.push_page(&mut pool, &mut page, due);
                     for length in lengths.iter().rev() {
-                        model.push_front(Queued { kind: Kind::Page, sequence: due, bytes: vec![byte; *length] });
+                        model.push_front(Queued::one(Kind::Page, due, vec![byte; *length]));
                     }
                 },
                 Step::PassOver(divisor, limit) => {
@@ -213,10 +289,13 @@ proptest! {
                     let (mut left, mut frames, mut bytes) = (limit, 0, 0);
                     let mut place = usize::from(sent > 0);
                     while place < model.len() && left > 0 {
+                        if model[place].kind == Kind::Event {
+                            part(&mut model, place);
+                        }
                         let queued = &model[place];
-                        if queued.kind == Kind::Event && queued.bytes[0].is_multiple_of(divisor) {
+                        if queued.kind == Kind::Event && queued.parts[0][0].is_multiple_of(divisor) {
                             frames += 1;
-                            bytes += queued.bytes.len();
+                            bytes += queued.len();
                             model.remove(place);
                             continue;
                         }
@@ -230,12 +309,13 @@ proptest! {
                     let mut left = bytes.min(pending) + sent;
                     let finished = outbox.advance(&mut pool, bytes.min(pending));
                     let mut expected = 0;
-                    while model.front().is_some_and(|queued| queued.bytes.len() <= left) {
-                        left -= model.pop_front().map_or(0, |queued| queued.bytes.len());
-                        expected += 1;
+                    while model.front().is_some_and(|queued| queued.len() <= left) {
+                        let Some(queued) = model.pop_front() else { break };
+                        left -= queued.len();
+                        expected += queued.parts.len();
                     }
                     sent = left;
-                    prop_assert_eq!(finished.frames, expected);
+                    prop_assert_eq!(finished.frames as usize, expected);
                 }
                 Step::Clear => {
                     outbox.clear(&mut pool);
@@ -243,7 +323,9 @@ proptest! {
                     (sent, gap) = (0, None);
                 }
             }
-            let expected: Vec<u8> = model.iter().flat_map(|queued| queued.bytes.clone()).skip(sent).collect();
+            let expected: Vec<u8> = model.iter().flat_map(|queued| queued.parts.concat()).skip(sent).collect();
+            let (frames, bytes) = queued(&model, Kind::Event);
+            prop_assert_eq!((outbox.event_frames() as usize, outbox.event_bytes() as usize), (frames, bytes));
             prop_assert_eq!(written(&outbox, &pool), expected);
             prop_assert_eq!(pool.used(), model.len());
             prop_assert_eq!(outbox.is_empty(), model.is_empty());

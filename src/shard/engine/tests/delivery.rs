@@ -143,20 +143,27 @@ fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
             event_bytes: 9000,
             ..Limits::default()
         };
-        let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
-        rig.subscribe(id, "burst.*");
-        rig.read(id);
+        let settings = session_settings(Mode::Off, limits);
+        // Two, so that they get runs; and one whose outbox is the ordinary one.
+        let ids = [&settings, &settings, &session_settings(Mode::Off, Limits::default())]
+            .map(|settings| rig.connect_with(Arc::clone(settings), Ok(None), true));
+        for id in ids {
+            rig.subscribe(id, "burst.*");
+            rig.read(id);
+        }
         for number in 0..600 {
             let data = format!("\"{}\"", "x".repeat(data_bytes * (1 + number % 2)));
             rig.publish("burst.a", &data);
         }
-        let mut events = 0;
+        let mut events = [0; 3];
         while rig.engine.deliver(512) > 0 {
-            let got = rig.read(id);
-            assert!(got.iter().all(|frame| frame.kind() == "event"), "{data_bytes}");
-            events += got.len();
+            for (id, events) in ids.into_iter().zip(&mut events) {
+                let got = rig.read(id);
+                assert!(got.iter().all(|frame| frame.kind() == "event"), "{data_bytes}");
+                *events += got.len();
+            }
         }
-        assert_eq!(events, 600);
+        assert_eq!(events, [600; 3]);
         assert_eq!(rig.stats.dropped.get(), 0);
     }
 }

@@ -85,9 +85,13 @@ impl Client {
     }
 
     fn tell(&mut self, number: u64, request: Request) {
+        self.tell_as(SECRET, number, request);
+    }
+
+    fn tell_as(&mut self, secret: [u8; SECRET_BYTES], number: u64, request: Request) {
         let poll = Poll {
             to: self.id,
-            secret: SECRET,
+            secret,
             number,
             request,
         };
@@ -227,6 +231,37 @@ fn a_session_of_revision_3_is_polled_in_its_own_framing() {
 }
 
 #[test]
+fn a_guessed_name_reaches_nobody() {
+    let mut client = Client::new(Limits::default());
+    let mut waiting = client.get().expect("taken");
+    let newest = client.numbers;
+    assert_eq!(client.begin_post(100), Ok(()));
+    let mut almost = SECRET;
+    almost[SECRET_BYTES - 1] ^= 1;
+    for secret in [almost, [0; SECRET_BYTES]] {
+        let (reply, mut answer) = oneshot::channel();
+        client.tell_as(secret, 200, Request::Get(reply));
+        assert_eq!(answer.try_recv().expect("answered").err(), Some(Refusal::Unknown));
+        let (begins, mut begun) = oneshot::channel();
+        client.tell_as(secret, 200, Request::PostBegins(begins));
+        let (posted, mut taken) = oneshot::channel();
+        client.tell_as(secret, 100, Request::Posted(Bytes::from_static(b"41"), posted));
+        let (upgrades, mut wanted) = oneshot::channel();
+        client.tell_as(secret, 200, Request::Upgrades(upgrades));
+        for answer in [&mut begun, &mut taken, &mut wanted] {
+            assert_eq!(answer.try_recv(), Ok(Err(Refusal::Unknown)));
+        }
+        client.tell_as(secret, newest, Request::Gone);
+        client.tell_as(secret, 100, Request::Ends(Disconnect::TooBig));
+        let (id, now) = (client.id, client.rig.now);
+        assert_eq!(client.rig.engine.adopt_candidate(id, &secret, None, now), None);
+    }
+    client.event("1");
+    assert_eq!(data(&text(&waiting.try_recv().expect("still waited for"))), [1]);
+    assert!(client.candidate().is_some());
+}
+
+#[test]
 fn two_polls_of_one_kind_end_the_session() {
     let mut client = Client::open(Limits::default(), Revision::Four);
     let mut first = client.get().expect("taken");
@@ -241,29 +276,6 @@ fn two_polls_of_one_kind_end_the_session() {
     assert_eq!(client.begin_post(101), Err(Refusal::Bad));
     assert!(client.is_gone(), "nobody waits for its last words");
     assert_eq!(client.post("3"), Err(Refusal::Unknown));
-}
-
-#[test]
-fn a_guessed_name_reaches_nobody() {
-    let mut client = Client::new(Limits::default());
-    let (reply, mut answer) = oneshot::channel();
-    let poll = Poll {
-        to: client.id,
-        secret: [b'x'; SECRET_BYTES],
-        number: 9,
-        request: Request::Get(reply),
-    };
-    client.rig.message(ShardMessage::Poll(poll));
-    assert_eq!(answer.try_recv().expect("answered").err(), Some(Refusal::Unknown));
-    let wrong = [b'x'; SECRET_BYTES];
-    assert_eq!(
-        client
-            .rig
-            .engine
-            .adopt_candidate(client.id, &wrong, None, client.rig.now),
-        None
-    );
-    assert!(client.candidate().is_some());
 }
 
 #[test]
@@ -383,7 +395,7 @@ fn a_client_that_is_gone_takes_its_session_with_it_unless_it_came_back() {
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
-    client.tell(100, Request::TooLarge);
+    client.tell(100, Request::Ends(Disconnect::TooBig));
     assert_eq!(client.rig.stats.endings(Disconnect::TooBig), 1);
 }
 

@@ -1,0 +1,212 @@
+//! What surrounds the shard of `engine.rs`: endpoints of every dialect, what clients say there, and a desk where the
+//! shard's questions lie until the input has them answered.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use tickgate::auth::{Identity, Mode, Permissions, TokenError};
+use tickgate::channel::Pattern;
+use tickgate::dialect::{Dialect, socket_io, typed};
+use tickgate::limits::Limits;
+use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services, ShardMessage};
+use tickgate::message::ErrorCode;
+use tickgate::session::{Command, CommandOutcome, Settings};
+use tickgate::time::Now;
+
+/// Small, so that they are met.
+const LIMITS: Limits = Limits {
+    messages_per_second: 12,
+    commands_per_second: 3,
+    subscriptions: 6,
+    message_bytes: 2048,
+    event_bytes: 1024,
+    outbox_frames: 6,
+    outbox_bytes: 2048,
+    reply_frames: 16,
+    reply_bytes: 16 * 1024,
+};
+
+const NATIVE: &[&str] = &[
+    r#"{"type":"ping","id":1}"#,
+    r#"{"type":"subscribe","channels":["grid.*"]}"#,
+    r#"{"type":"subscribe","channels":["grid.a.order","*"],"recover":{"grid.a.order":{"epoch":"0","offset":0}}}"#,
+    r#"{"type":"subscribe","channels":["*.*.status","market.*"],"id":"s"}"#,
+    r#"{"type":"unsubscribe","channels":["grid.*","*"]}"#,
+    r#"{"type":"publish","channel":"grid.a.order","event":"filled","data":{"n":1},"id":"p"}"#,
+    r#"{"type":"command","id":"c","action":"grid.start","params":{}}"#,
+    r#"{"type":"get_status"}"#,
+    r#"{"type":"history","channel":"grid.a.order","since":0}"#,
+    r#"{"type":"auth","token":"x"}"#,
+    r#"{"type":"pong"}"#,
+    "[]",
+];
+const TYPED: &[&str] = &[
+    r#"{"type":"ping"}"#,
+    r#"{"type":"subscribe","subscription_type":"strategy","target":"volume_wave"}"#,
+    r#"{"type":"subscribe","symbols":["x","KOGE/USDT"],"id":"s1"}"#,
+    r#"{"type":"unsubscribe","symbol":"x"}"#,
+    r#"{"type":"subscribe","channels":["grid.*","system.status"]}"#,
+    r#"{"type":"command","id":7,"action":"grid.start","params":null}"#,
+    r#"{"type":"get_status"}"#,
+    r#"{"type":"auth","token":"x"}"#,
+];
+const SOCKET_IO: &[&str] = &[
+    "40",
+    r#"40{"token":"x"}"#,
+    r#"42["subscribe",{"channels":["grid.*"]}]"#,
+    r#"423["subscribe",{"channels":["*","market.x.price"]}]"#,
+    r#"42["subscribe_trading",{"types":["orders"]}]"#,
+    r#"42["unsubscribe",{"channels":["grid.*"]}]"#,
+    r#"427["command",{"id":"c","action":"grid.start","params":{}}]"#,
+    r#"42["get_status"]"#,
+    r#"42["auth",{"token":"x"}]"#,
+    "2",
+    "3",
+    "2probe",
+    "5",
+    "41",
+    "1",
+    r#"451-["x",{"_placeholder":true,"num":0}]"#,
+    "b4AAAA",
+    "",
+];
+
+/// One of the endpoints.
+pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
+    let utc = typed::Settings::default();
+    let naive = typed::Settings {
+        timestamps: typed::Timestamps::Naive,
+        ..typed::Settings::default()
+    };
+    let (dialect, auth_mode) = match choice % 6 {
+        0 => (Dialect::Native, Mode::Off),
+        1 => (Dialect::Native, Mode::Required),
+        2 => (Dialect::Typed(Arc::new(utc)), Mode::Optional),
+        3 => (Dialect::Typed(Arc::new(naive)), Mode::Off),
+        4 => (Dialect::SocketIo(socket_io::Settings::default()), Mode::Optional),
+        _ => (Dialect::Echo, Mode::Off),
+    };
+    Arc::new(Settings {
+        dialect,
+        limits: LIMITS,
+        auth_mode,
+        anonymous: identity(None, None),
+        auto_subscribe: [pattern("system.status")].into(),
+        auth_timeout_ms: 5_000,
+        expiry_warning_ms: 3_000,
+        heartbeat_interval_ms: 25_000,
+        heartbeat_timeout_ms: 45_000,
+    })
+}
+
+/// Something that makes sense to somebody there.
+pub(crate) fn text_for(dialect: &Dialect, choice: u8) -> &'static str {
+    let texts = match dialect {
+        Dialect::Native | Dialect::Echo => NATIVE,
+        Dialect::Typed(_) => TYPED,
+        Dialect::SocketIo(_) => SOCKET_IO,
+    };
+    texts[usize::from(choice) % texts.len()]
+}
+
+fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
+    let anything = || vec![pattern("*"), pattern("user.*")];
+    Arc::new(Identity {
+        user: user.map(Into::into),
+        role: None,
+        permissions: Arc::new(Permissions {
+            admin: false,
+            channels: anything(),
+            commands: anything(),
+            publish: anything(),
+        }),
+        expires_at_ms,
+        exp_ms: expires_at_ms,
+        token_id: None,
+    })
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).expect("valid")
+}
+
+/// What the shard waits for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Token(ConnectionId, u32),
+    Command(ConnectionId, u32),
+}
+
+/// Keeps questions until they are answered, if ever.
+#[derive(Default)]
+pub(crate) struct Desk(Mutex<Vec<Asked>>);
+
+impl Desk {
+    /// An answer to one of the questions. It stays, so that it may be answered twice, or when nobody wants to know.
+    pub(crate) fn answer(&self, which: u8, how: u8, now: Now) -> Option<ShardMessage> {
+        let asked = self.0.lock().expect("whole");
+        let asked = *asked.get(usize::from(which) % asked.len().max(1))?;
+        Some(match asked {
+            Asked::Token(to, request) => ShardMessage::Verified {
+                to,
+                request,
+                outcome: match how {
+                    0 => Err(TokenError::invalid("no")),
+                    1 => Ok(identity(Some("4"), None)),
+                    _ => {
+                        let expires_at_ms = now.unix_ms + u64::from(how) * 500;
+                        Ok(identity(Some(["4", "5"][usize::from(how) % 2]), Some(expires_at_ms)))
+                    }
+                },
+            },
+            Asked::Command(to, request) => ShardMessage::Responded {
+                to,
+                request,
+                outcome: match how % 3 {
+                    0 => CommandOutcome::Success { data: "{}".into() },
+                    1 => CommandOutcome::Failure {
+                        error: r#"{"code":"NO"}"#.into(),
+                    },
+                    _ => CommandOutcome::Refused {
+                        code: ErrorCode::BackendUnavailable,
+                        message: "gone".into(),
+                    },
+                },
+            },
+        })
+    }
+}
+
+impl Services for Desk {
+    fn verify(&self, from: ConnectionId, request: u32, _: Box<str>) {
+        self.0.lock().expect("whole").push(Asked::Token(from, request));
+    }
+    fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
+        self.0.lock().expect("whole").push(Asked::Command(from, request));
+    }
+    fn forbidden(&self, _: &str, _: Option<IpAddr>, _: Command) {}
+}
+
+/// A place in limits, counted while it is held. One of the users may have any number of them, the other not.
+#[derive(Debug)]
+pub(crate) struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    pub(crate) fn new(held: &Arc<AtomicUsize>) -> Box<Self> {
+        held.fetch_add(1, Relaxed);
+        Box::new(Self(held.clone()))
+    }
+}
+
+impl ConnectionPermit for Permit {
+    fn authenticated(&mut self, user: &str) -> bool {
+        user == "4" || self.0.load(Relaxed) < 4
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
