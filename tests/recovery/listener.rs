@@ -97,7 +97,10 @@ impl Listener {
 
     fn subscribed(&mut self, message: &Value) {
         let data = &message["data"];
-        assert_ne!(data["positions_complete"], false, "{message}");
+        // After a crash nobody knows which channels were lost; the new epoch says that they may have been.
+        let positions = || data["positions"].as_object().into_iter().flatten();
+        let is_new_store = self.has_begun && positions().any(|(_, position)| position["epoch"] != self.epoch);
+        assert!(is_new_store || data["positions_complete"] != false, "{message}");
         self.recovered = data["recovered"].as_object().cloned().unwrap_or_default();
         if self.has_begun {
             for (channel, at) in &self.at {
@@ -112,7 +115,7 @@ impl Listener {
         // Where nothing is kept, there is no position any more, nor an epoch.
         self.at.clear();
         self.epoch = Value::Null;
-        for (channel, position) in data["positions"].as_object().into_iter().flatten() {
+        for (channel, position) in positions() {
             if !self.has_begun {
                 self.first
                     .insert(channel.clone(), position["offset"].as_u64().expect("an offset"));

@@ -199,7 +199,7 @@ impl Engine {
         }
         join.asked.patterns = patterns;
         self.joins.spend(wide.len() * join.keys.len() / 8);
-        join.search = Search::new(join.known(wide.clone(), self.inbox.epoch()));
+        join.search = Search::new(join.known(wide.clone(), self.inbox.epoch(), join.asked.recover.as_ref()));
         join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
         let share = (self.joins.steps_per_turn / FIRST_SHARES).max(1);
         if let Some(join) = self.walk(join, share, now) {

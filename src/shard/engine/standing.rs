@@ -14,7 +14,7 @@ use crate::auth;
 use crate::channel::{Channel, Pattern};
 use crate::event::Epoch;
 use crate::hub::ChannelView;
-use crate::message::{Position, Reached};
+use crate::message::{Position, Reached, Recover};
 use crate::shard::catch_up::Need;
 use crate::shard::connection::Flags;
 
@@ -170,9 +170,11 @@ impl Join {
     /// Its patterns, each with the number up to which the client knows what was evicted: that of the newest of its
     /// positions that the pattern covers or, if there is none, of all. (A pattern that it held without having any is not
     /// to be taken for one that is new.) A newcomer knows what was before it.
-    pub(super) fn known(&self, patterns: Vec<Pattern>, epoch: Epoch) -> Vec<(Pattern, u64)> {
+    pub(super) fn known(&self, patterns: Vec<Pattern>, epoch: Epoch, recover: Option<&Recover>) -> Vec<(Pattern, u64)> {
         let is_ours = |reached: &Reached| reached.epoch == Some(epoch) && reached.offset <= self.began_at;
-        let keys = self.keys.iter().filter(|(_, reached)| is_ours(reached));
+        // All that were asked for: those of exact names among the patterns are answered already, but say as much.
+        let keys = recover.into_iter().flat_map(|recover| &recover.0);
+        let keys = keys.filter(|(_, reached)| is_ours(reached));
         let newest = keys.clone().map(|(_, reached)| reached.offset).max();
         let known = |pattern: &Pattern| {
             if !self.recovers {

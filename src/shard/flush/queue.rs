@@ -81,13 +81,13 @@ pub(super) fn open() -> io::Result<Box<dyn Queue>> {
 /// Sends to a socket that is full: both ways of sending must say so at once.
 fn probe(kernel: &mut Kernel) -> io::Result<()> {
     static BYTES: [u8; 4096] = [0; 4096];
+    // Static, like the bytes: a kernel that fails the probe may have kept the send.
+    static SLICES: [Slice; 2] = [Slice::of(&BYTES), Slice::of(&BYTES)];
     let (full, _unread) = UnixStream::pair()?;
     while rustix::net::send(&full, &BYTES, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok() {}
-    // Leaked, like the static bytes: a kernel that fails the probe may have kept the send.
-    let slices = Box::leak(Box::new([Slice::of(&BYTES), Slice::of(&BYTES)]));
     let message = |count| Message {
         socket: full.as_raw_fd(),
-        slices: slices.as_ptr().cast_mut().cast(),
+        slices: SLICES.as_ptr().cast_mut().cast(),
         count,
     };
     // SAFETY: the slices and what they name are never freed and never change.
@@ -107,6 +107,9 @@ fn probe(kernel: &mut Kernel) -> io::Result<()> {
 /// An `iovec` that can be kept: what it names is static.
 #[repr(transparent)]
 struct Slice(iovec);
+
+// SAFETY: what it names is static, and neither it nor that is ever written to.
+unsafe impl Sync for Slice {}
 
 impl Slice {
     const fn of(bytes: &'static [u8]) -> Self {

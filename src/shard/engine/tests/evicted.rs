@@ -92,6 +92,21 @@ fn a_client_hears_of_what_was_evicted_after_the_newest_position_of_the_same_patt
 }
 
 #[test]
+fn a_position_of_an_exact_name_says_when_its_holder_was_here_too() {
+    let mut rig = rig(1, 16);
+    for channel in ["grid.a.order", "grid.a.trade", "grid.a.risk"] {
+        event_later(&mut rig, channel);
+    }
+    let id = rig.connect();
+    let keys = json!({"grid.a.risk": {"epoch": epoch(&rig), "offset": 5}});
+    let message = json!({"type": "subscribe", "channels": ["grid.*", "grid.a.risk"], "recover": keys});
+    rig.say(id, &message.to_string());
+    let data = rig.read(id)[0].text()["data"].clone();
+    assert_eq!(data["recovered"], json!({"grid.a.risk": true}));
+    assert_eq!(data["positions_complete"], Value::Null);
+}
+
+#[test]
 fn names_beyond_the_bound_are_told_as_a_gap_of_their_own() {
     // One name in each stripe, and these are all of one.
     let mut rig = rig(1, 16);
