@@ -58,7 +58,7 @@ impl Engine {
     /// Whether [`Engine::begin_turn`] has something to do.
     #[must_use]
     pub fn has_turn_to_begin(&self) -> bool {
-        !self.catching.is_empty() || !self.too_slow.is_empty() || self.joins.has_some()
+        !self.catching.is_empty() || !self.too_slow.is_empty() || self.joins.has_some(self.inbox.position())
     }
 
     /// Prepares the next frames of a connection that catches up: passes over those that are read instead, and reads

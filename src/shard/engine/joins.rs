@@ -41,6 +41,8 @@ pub(super) struct Joins {
     waiting: VecDeque<Waiting>,
     // Begun, and not through with their first share.
     walking: VecDeque<Box<Join>>,
+    // Through, but not to be answered before the inbox is at this index.
+    held_back: VecDeque<(u64, Box<Join>)>,
     steps_per_turn: usize,
     // In this turn.
     steps_taken: usize,
@@ -93,15 +95,17 @@ impl Joins {
         Self {
             waiting: VecDeque::new(),
             walking: VecDeque::new(),
+            held_back: VecDeque::new(),
             steps_per_turn,
             steps_taken: 0,
             seen: Vec::new(),
         }
     }
 
-    /// Whether there is work for the next turn.
-    pub(super) fn has_some(&self) -> bool {
-        !self.waiting.is_empty() || !self.walking.is_empty()
+    /// Whether there is work for the next turn, with the inbox at `position`.
+    pub(super) fn has_some(&self, position: u64) -> bool {
+        let is_due = |(until, _): &(u64, Box<Join>)| *until <= position;
+        !self.waiting.is_empty() || !self.walking.is_empty() || self.held_back.front().is_some_and(is_due)
     }
 
     /// Steps that were taken since the turn began.
@@ -138,6 +142,7 @@ impl Engine {
     /// A new turn: carries out the joins that waited, as far as it goes.
     pub(super) fn resume_joins(&mut self, now: Now) {
         self.joins.steps_taken = 0;
+        self.answer_held_back(now);
         let reserved = if self.joins.walking.is_empty() {
             0
         } else {
@@ -154,6 +159,31 @@ impl Engine {
             }
         }
         self.begin_joins(0, now);
+    }
+
+    // Answers the joins whose connections have got what was published before.
+    fn answer_held_back(&mut self, now: Now) {
+        let position = self.inbox.position();
+        while self
+            .joins
+            .held_back
+            .front()
+            .is_some_and(|(until, _)| *until <= position)
+            && let Some((_, join)) = self.joins.held_back.pop_front()
+        {
+            let Some(slot) = self.open(join.asked.to) else { continue };
+            self.finish_join(join, now);
+            self.answer(slot, now);
+        }
+    }
+
+    // Up to where in the inbox a join's answer has to wait. What it says of one channel, says of all that its connection
+    // has: it must not overtake what was published of the others and evicted since.
+    fn must_wait(&self, join: &Join) -> Option<u64> {
+        let is_older = |held: &Pattern| !join.asked.patterns.contains(held);
+        let overtakes = self.inbox.evictions() != self.progress.evictions && self.table.held(join.slot).any(is_older);
+        let end = self.inbox.position() + self.inbox.len() as u64;
+        (overtakes && !self.inbox.is_empty()).then_some(end)
     }
 
     // Begins those that wait, until no more than `reserved` is left of the turn.
@@ -248,7 +278,7 @@ impl Engine {
         at
     }
 
-    // Goes on with a join by so many steps. `None`: it is through, and its session has been told.
+    // Goes on with a join by so many steps. `None`: it is through, and its session has been told, or will be.
     fn walk(&mut self, mut join: Box<Join>, share: usize, now: Now) -> Option<Box<Join>> {
         let mut left = share;
         let mut seen = std::mem::take(&mut self.joins.seen);
@@ -265,7 +295,9 @@ impl Engine {
         }
         seen.shrink_to(SEEN_KEPT);
         self.joins.seen = seen;
-        if join.walk.is_whole() && self.search_evicted(&mut join, left) {
+        let is_through = join.walk.is_whole() && self.search_evicted(&mut join, left);
+        let waits_until = is_through.then(|| self.must_wait(&join));
+        if waits_until == Some(None) {
             self.finish_join(join, now);
             return None;
         }
@@ -275,6 +307,10 @@ impl Engine {
         }
         if !std::mem::replace(&mut join.is_announced, true) {
             self.announce(&join);
+        }
+        if let Some(until) = waits_until.flatten() {
+            self.joins.held_back.push_back((until, join));
+            return None;
         }
         Some(join)
     }
@@ -359,6 +395,11 @@ impl Engine {
         let is_its = |join: &Join| is_in_join && join.asked.to == id;
         if let Some(place) = self.joins.walking.iter().position(|join| is_its(join))
             && let Some(join) = self.joins.walking.remove(place)
+        {
+            self.end_join(slot);
+            self.join_again(slot, join.asked);
+        } else if let Some(place) = self.joins.held_back.iter().position(|(_, join)| is_its(join))
+            && let Some((_, join)) = self.joins.held_back.remove(place)
         {
             self.end_join(slot);
             self.join_again(slot, join.asked);

@@ -136,11 +136,12 @@ impl Store {
             ("log.*", Kind::Log),
         ];
         let classes = classes.map(|(pattern, kind)| (Pattern::parse(pattern).expect("valid"), kind.class(size)));
+        let channels = one_of(&[5, 9, 1_000], rng);
         let settings = hub::Settings {
             credits: u32::try_from(one_of(&[16, 64, 256], rng)).expect("small"),
             classes: Arc::new(Classes::new(classes.into())),
             state: StateSettings {
-                channels: one_of(&[5, 9, 1_000], rng),
+                channels,
                 // One in each stripe, or as many as are needed.
                 tombstones: one_of(&[1, 1_000], rng),
                 ..StateSettings::default()
@@ -175,7 +176,8 @@ impl Store {
             stats: all_stats,
             observer,
             truth: Truth::default(),
-            is_slow: join_steps < usual,
+            // An answer is held back while something that was evicted is on its way.
+            is_slow: join_steps < usual || channels < 1_000,
         }
     }
 

@@ -163,6 +163,26 @@ fn what_was_evicted_of_admins_leaks_nowhere() {
     assert_eq!(told(true), all);
 }
 
+// The position that the answer gives says of everything its client has when it was here.
+#[test]
+fn an_answer_does_not_overtake_what_was_evicted_meanwhile() {
+    let mut rig = rig(1, 1_000);
+    let id = rig.connect();
+    rig.subscribe(id, "grid.*");
+    rig.read(id);
+    // The first is evicted for the second, and both are still in the inbox.
+    for channel in ["grid.b.order", "strategy.s.signal"] {
+        rig.pass(1);
+        rig.publish(channel, "1");
+    }
+    rig.subscribe(id, "strategy.s.signal");
+    rig.engine.begin_turn(rig.now);
+    assert_eq!(kinds(&rig.read(id)), Vec::<&str>::new(), "not while they are there");
+    rig.engine.deliver(usize::MAX);
+    rig.engine.begin_turn(rig.now);
+    assert_eq!(kinds(&rig.read(id)), ["event", "subscribed"]);
+}
+
 // Were it otherwise, a client that breaks off in between would be taken for one that had heard of everything up to the
 // newer event.
 #[test]

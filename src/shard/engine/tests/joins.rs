@@ -27,7 +27,7 @@ impl Rig {
     /// Begins turns until no join is left; how many.
     fn turns(&mut self) -> u32 {
         let mut turns = 0;
-        while self.engine.joins.has_some() {
+        while self.engine.joins.has_some(u64::MAX) {
             self.engine.begin_turn(self.now);
             turns += 1;
         }
@@ -49,10 +49,10 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     let message = json!({"type": "subscribe", "channels": wide}).to_string();
     for id in [first, second] {
         rig.say(id, &message);
-        assert!(rig.engine.joins.has_some());
+        assert!(rig.engine.joins.has_some(u64::MAX));
     }
     let (mut turns, mut answered) = (0, Vec::new());
-    while rig.engine.joins.has_some() {
+    while rig.engine.joins.has_some(u64::MAX) {
         rig.engine.begin_turn(rig.now);
         turns += 1;
         // A page is not cut short; so much and no more may a turn be longer.
@@ -96,7 +96,7 @@ fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once(
         &json!({"grid.a.order": known, "grid.new.order": known}),
     );
     let mut number = 1;
-    while rig.engine.joins.has_some() {
+    while rig.engine.joins.has_some(u64::MAX) {
         number += 1;
         for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
             rig.event(name, &number.to_string());
@@ -151,7 +151,7 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
     rig.read(id);
     // It looks at one channel now, which is held.
     rig.subscribe(id, "grid.b.*");
-    assert!(rig.engine.joins.has_some());
+    assert!(rig.engine.joins.has_some(u64::MAX));
     rig.event("grid.b.order", "2");
     assert_eq!(told(&rig.read_now(id)), [json!(2)], "what is held goes on");
     rig.say(id, r#"{"type":"auth","token":"narrower"}"#);
@@ -183,7 +183,7 @@ fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
     rig.subscribe(id, "*");
     rig.subscribe(other, "grid.*");
     rig.engine.begin_turn(rig.now);
-    assert!(rig.engine.joins.has_some());
+    assert!(rig.engine.joins.has_some(u64::MAX));
     rig.engine.on_socket_error(id, rig.now);
     rig.turns();
     assert_eq!(rig.read(other)[0].kind(), "subscribed");
