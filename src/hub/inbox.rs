@@ -267,8 +267,9 @@ impl Inbox {
         self.ahead.is_none() && self.letters.is_empty()
     }
 
-    // The index that the next event to come will have.
-    fn end(&self) -> u64 {
+    /// The index that the next event to come will have.
+    #[must_use]
+    pub fn end(&self) -> u64 {
         self.popped + self.len() as u64
     }
 }

@@ -118,6 +118,15 @@ impl Joins {
         self.steps_taken += steps;
     }
 
+    // The join that a connection has begun.
+    fn take_out(&mut self, of: ConnectionId) -> Option<Box<Join>> {
+        if let Some(place) = self.walking.iter().position(|join| join.asked.to == of) {
+            return self.walking.remove(place);
+        }
+        let place = self.held_back.iter().position(|(_, join)| join.asked.to == of)?;
+        self.held_back.remove(place).map(|(_, join)| join)
+    }
+
     fn steps_left(&self) -> usize {
         self.steps_per_turn.saturating_sub(self.steps_taken)
     }
@@ -182,8 +191,7 @@ impl Engine {
     fn must_wait(&self, join: &Join) -> Option<u64> {
         let is_older = |held: &Pattern| !join.asked.patterns.contains(held);
         let overtakes = self.inbox.evictions() != self.progress.evictions && self.table.held(join.slot).any(is_older);
-        let end = self.inbox.position() + self.inbox.len() as u64;
-        (overtakes && !self.inbox.is_empty()).then_some(end)
+        (overtakes && !self.inbox.is_empty()).then(|| self.inbox.end())
     }
 
     // Begins those that wait, until no more than `reserved` is left of the turn.
@@ -392,15 +400,7 @@ impl Engine {
                 .and_then(Cold::catch_up_if_any)
                 .is_some_and(|catch_up| catch_up.is_in_join());
         let id = self.id(slot);
-        let is_its = |join: &Join| is_in_join && join.asked.to == id;
-        if let Some(place) = self.joins.walking.iter().position(|join| is_its(join))
-            && let Some(join) = self.joins.walking.remove(place)
-        {
-            self.end_join(slot);
-            self.join_again(slot, join.asked);
-        } else if let Some(place) = self.joins.held_back.iter().position(|(_, join)| is_its(join))
-            && let Some((_, join)) = self.joins.held_back.remove(place)
-        {
+        if is_in_join && let Some(join) = self.joins.take_out(id) {
             self.end_join(slot);
             self.join_again(slot, join.asked);
         }
