@@ -16,7 +16,7 @@ seconds=${1:-600}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
-    targets=(canary decoder round_trip deflate messages patterns door config engine engine_io)
+    targets=(canary decoder round_trip deflate messages patterns door http config engine engine_io)
 fi
 
 # Built once, and run from copies: what is built meanwhile changes nothing of what is under way.

@@ -7,6 +7,14 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
 
+# A command that hangs fails, and says so, before whoever waits for the whole run gives up: `bounded MINUTES COMMAND...`.
+bounded() {
+    local code=0
+    timeout --kill-after=30s "$1m" "${@:2}" || code=$?
+    [ "$code" != 124 ] || printf '\n%s: not done after %d minutes\n' "${*:2}" "$1" >&2
+    return "$code"
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi
 }
@@ -52,10 +60,10 @@ step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
 step "unit and integration tests"
-cargo test --workspace --locked
+bounded 40 cargo test --workspace --locked
 
 step "clients of the npm world"
 (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
-TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" node --test tests/e2e/*.test.mjs
+TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 
 step "all passed"

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::channel::Channel;
+use crate::disconnect::Disconnect;
 use crate::mailbox::ConnectionPermit;
 use crate::mailbox::polling::Refusal;
 use crate::session::Session;
@@ -135,6 +136,8 @@ pub(super) struct Polling {
     pub(super) probe_deadline_ms: u64,
     /// What was agreed on compression with that socket.
     pub(super) deflate: Option<Deflate>,
+    /// How the session ended: a socket that takes over its last words closes with it.
+    pub(super) ending: Option<Disconnect>,
 }
 
 /// A POST's body, and how far it is read.

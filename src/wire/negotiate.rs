@@ -107,14 +107,17 @@ fn unquoted(value: &str) -> Option<&str> {
     }
 }
 
-/// The parts between separators that do not stand in quotes.
+/// The parts between separators that do not stand in quotes, in which a backslash takes the next byte as it is (RFC 9110,
+/// section 5.6.4).
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let mut in_quotes = false;
+        let (mut in_quotes, mut is_escaped) = (false, false);
         let end = text.bytes().position(|byte| {
-            in_quotes ^= byte == b'"';
+            let was_escaped = is_escaped;
+            is_escaped = in_quotes && !was_escaped && byte == b'\\';
+            in_quotes ^= byte == b'"' && !was_escaped;
             byte == separator && !in_quotes
         });
         match end {
@@ -161,6 +164,15 @@ mod tests {
             (
                 "a; b=\"c, permessage-deflate; d\", permessage-deflate; server_max_window_bits=11",
                 11,
+            ),
+            (
+                r#"a; b="c\", permessage-deflate; d", permessage-deflate; server_max_window_bits=11"#,
+                11,
+            ),
+            (r#"a; b="c\\", permessage-deflate, "d"#, 15),
+            (
+                r#"a; b=c\", permessage-deflate; ", permessage-deflate; server_max_window_bits=9"#,
+                9,
             ),
         ] {
             assert_eq!(bits(header), Some(expected), "{header}");

@@ -1,10 +1,7 @@
 // A tab of a real browser: Debian's Chromium, headless, driven over its own DevTools protocol.
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import WebSocket from 'ws';
-import { directory, start, until, within } from './harness.mjs';
+import { atEnd, directory, start, until, within } from './harness.mjs';
 
 const chromium = process.env.CHROMIUM_BIN ?? 'chromium';
 
@@ -15,9 +12,7 @@ export class Tab {
   problems = [];
 
   static async open(t, url) {
-    const profile = mkdtempSync(join(tmpdir(), 'tickgate-chromium-'));
-    t.after(() => rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
-    const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
+    const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${directory(t)}`];
     // Its own end, not a kill, ends its children too.
     const browser = start(t, directory(t), chromium, [...flags, 'about:blank'], { signal: 'SIGTERM' });
     const failed = browser.ended.then(({ error }) => { throw error ?? new Error(`${chromium} ended: ${browser.err()}`); });
@@ -30,7 +25,7 @@ export class Tab {
     });
     const tab = new Tab();
     tab.socket = new WebSocket(page.webSocketDebuggerUrl);
-    t.after(() => tab.socket.terminate());
+    atEnd(t, () => tab.socket.terminate());
     tab.socket.on('message', (text) => tab.#receive(JSON.parse(text)));
     await within('the tab', once(tab.socket, 'open'));
     await tab.send('Runtime.enable');

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import WebSocket from 'ws';
-import { Client, gateway, token, until, within } from './harness.mjs';
+import { Client, atEnd, gateway, token, until, within } from './harness.mjs';
 
 test('connects without subprotocol, subscribes, hears events, unsubscribes', async (t) => {
   const server = await gateway(t);
@@ -38,7 +38,7 @@ test('connects without subprotocol, subscribes, hears events, unsubscribes', asy
 test('data arrives byte for byte, whatever its numbers and escapes', async (t) => {
   const server = await gateway(t);
   const socket = new WebSocket(`${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
-  t.after(() => socket.terminate());
+  atEnd(t, () => socket.terminate());
   const texts = [];
   socket.on('message', (text) => texts.push(String(text)));
   const come = (type) => until(type, () => texts.find((text) => text.startsWith(`{"type":"${type}"`)));
@@ -62,7 +62,7 @@ test('the subprotocol is echoed when it is offered, an unknown one is not', asyn
   assert.equal(client.socket.protocol, 'zigquant-v2');
   // npm ws itself refuses a server that picks none of those it offers, so this is asked of the bare answer.
   const upgrade = new WebSocket(url, 'other');
-  t.after(() => upgrade.terminate());
+  atEnd(t, () => upgrade.terminate());
   upgrade.on('error', () => {});
   const [response] = await within('the upgrade', once(upgrade, 'upgrade'));
   assert.equal(response.statusCode, 101);

@@ -4,7 +4,7 @@ import { request } from 'node:http';
 import { test } from 'node:test';
 import WebSocket from 'ws';
 import { engineIo, socketIo } from './engine_io_cases.mjs';
-import { gateway, until, within } from './harness.mjs';
+import { atEnd, gateway, until, within } from './harness.mjs';
 
 const options = {
   server: 'allowed_origins = ["https://app.example.com"]',
@@ -35,7 +35,7 @@ async function run(t, server, steps) {
     socket.on('message', (data) => heard.push(String(data)));
     const closed = new Promise((resolve) => { socket.on('close', resolve); });
     socket.on('error', () => {});
-    t.after(() => socket.terminate());
+    atEnd(t, () => socket.terminate());
     return { socket, heard, closed };
   };
   const does = {
@@ -127,6 +127,30 @@ test('a client that goes away while it waits takes its session with it', async (
   assert.deepEqual([next.status, await next.json()], [400, { code: 1, message: 'Session ID unknown' }]);
 });
 
+test('an end between the last poll and the upgrade is told on the socket', async (t) => {
+  const server = await gateway(t, options);
+  const base = `//${server.publicAddress}/socket.io/?EIO=4&transport=`;
+  const { sid } = JSON.parse((await (await fetch(`http:${base}polling`)).text()).slice(1));
+  const polling = `http:${base}polling&sid=${sid}`;
+  await fetch(polling, { method: 'POST', body: '40' });
+  assert.match(await (await fetch(polling)).text(), /^40.*\x1e42\["connected"/);
+  const socket = new WebSocket(`ws:${base}websocket&sid=${sid}`);
+  atEnd(t, () => socket.terminate());
+  const told = [];
+  socket.on('message', (data) => told.push(String(data)));
+  const closed = new Promise((resolve) => { socket.on('close', resolve); });
+  await within('the socket', new Promise((resolve) => { socket.on('open', resolve); }));
+  socket.send('2probe');
+  await until('the answer to the probe', () => told.length === 1);
+  const [{ client_id }] = (await server.admin('GET', '/api/websocket/clients')).body.clients;
+  assert.equal((await server.admin('DELETE', `/api/websocket/clients/${client_id}`)).status, 204);
+  socket.send('5');
+  assert.equal(await within('the close', closed), 4003);
+  assert.equal(told.length, 4);
+  assert.match(told[1], /^42\["error",.*"BY_OPERATOR"/);
+  assert.deepEqual(told.slice(2), ['41', '1']);
+});
+
 test('a session that polls holds its place in the limits, whatever carries it, until it ends', async (t) => {
   const server = await gateway(t, { ...options, server: 'max_connections_per_ip = 1' });
   const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
@@ -135,7 +159,7 @@ test('a session that polls holds its place in the limits, whatever carries it, u
   assert.equal(refused.status, 429);
   assert.ok(Number(refused.headers.get('retry-after')) >= 1);
   const socket = new WebSocket(`ws://${server.publicAddress}/socket.io/?EIO=4&transport=websocket&sid=${sid}`);
-  t.after(() => socket.terminate());
+  atEnd(t, () => socket.terminate());
   await within('the upgrade', new Promise((resolve) => { socket.on('open', resolve); }));
   socket.send('2probe');
   socket.send('5');

@@ -36,10 +36,37 @@ export function within(what, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
+const undoing = new WeakMap();
+
+/**
+ * What a test's end undoes, the last first and each whatever became of the others. `t.after` begins with the first, so that
+ * a directory would go under its process, and leaves the rest when one fails: a process that stays keeps the run from ending.
+ */
+export function atEnd(t, undo) {
+  if (undoing.has(t)) {
+    undoing.get(t).push(undo);
+    return;
+  }
+  const steps = [undo];
+  undoing.set(t, steps);
+  t.after(async () => {
+    const failures = [];
+    while (steps.length > 0) {
+      try {
+        await steps.pop()();
+      } catch (failure) {
+        failures.push(failure);
+      }
+    }
+    if (failures.length > 0) throw new AggregateError(failures, failures.map(String).join('; '));
+  });
+}
+
 /** A directory that goes when the test ends. */
 export function directory(t) {
   const path = mkdtempSync(join(tmpdir(), 'tickgate-'));
-  t.after(() => rmSync(path, { recursive: true, force: true }));
+  // Children of a browser write for a moment after it has ended.
+  atEnd(t, () => rmSync(path, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
   return path;
 }
 
@@ -59,7 +86,10 @@ export async function freePorts(count) {
   return ports;
 }
 
-/** Starts a process that the test's end kills; its output goes to files, its input stays open and says nothing. */
+/**
+ * Starts a process that the test's end ends by `signal`, or kills when that does not help; its output goes to files, its
+ * input stays open and says nothing.
+ */
 export function start(t, where, command, args, { env = process.env, signal = 'SIGKILL' } = {}) {
   const [out, err] = ['out', 'err'].map((name) => join(where, `${name}-${Math.random().toString(36).slice(2)}`));
   const files = [openSync(out, 'w'), openSync(err, 'w')];
@@ -69,9 +99,11 @@ export function start(t, where, command, args, { env = process.env, signal = 'SI
     child.on('exit', (code, signal) => resolve({ code, signal }));
     child.on('error', (error) => resolve({ error }));
   });
-  t.after(async () => {
+  atEnd(t, async () => {
     child.kill(signal);
+    const kill = setTimeout(() => child.kill('SIGKILL'), PATIENCE_MS);
     await ended;
+    clearTimeout(kill);
   });
   return { child, ended, out: () => readFileSync(out, 'utf8'), err: () => readFileSync(err, 'utf8') };
 }
@@ -144,7 +176,7 @@ export class Client {
   /** Connects, with cleaning up. */
   static async open(t, url, ...options) {
     const client = new Client(url, ...options);
-    t.after(() => client.socket.terminate());
+    atEnd(t, () => client.socket.terminate());
     await within('the connection', client.opened);
     return client;
   }

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { io as io4 } from 'socket.io-client';
 import io2 from 'socket.io-client-2';
-import { Client, adminKey, directory, freePorts, gateway, root, start, token, until, within } from './harness.mjs';
+import { Client, adminKey, atEnd, directory, freePorts, gateway, root, start, token, until, within } from './harness.mjs';
 
 /** Replaces what must be there. */
 function change(text, from, to) {
@@ -127,7 +127,7 @@ test('Socket.IO through nginx: polling, the upgrade, and a session that stays po
   const all = [[io4, { auth: { token: jwt } }], [io2, { query: { token: jwt } }]].flatMap(([io, withToken]) =>
     [{}, { transports: ['websocket'] }, { transports: ['polling'] }].map((options) => {
       const socket = io(base, { forceNew: true, ...tls, ...options, ...withToken });
-      t.after(() => socket.disconnect());
+      atEnd(t, () => socket.disconnect());
       const client = { socket, heard: [], carrier: options.transports?.[0] ?? 'websocket' };
       socket.on('connected', () => socket.emit('subscribe', { channels: ['grid.*'] }));
       socket.on('subscribed', () => { client.subscribed = true; });

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { io as io4 } from 'socket.io-client';
 import io2 from 'socket.io-client-2';
-import { directory, freePorts, gateway, token, until, within } from './harness.mjs';
+import { atEnd, directory, freePorts, gateway, token, until, within } from './harness.mjs';
 
 const clients = [
   ['4.x', io4, (jwt) => ({ auth: { token: jwt } })],
@@ -21,7 +21,7 @@ const transports = [
 /** Connects; `heard` are the events in the order in which they came. */
 function connect(t, io, url, options) {
   const socket = io(url, { forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 300, ...options });
-  t.after(() => socket.disconnect());
+  atEnd(t, () => socket.disconnect());
   const heard = [];
   for (const name of ['connected', 'subscribed', 'unsubscribed', 'error', 'response', 'auth_result', 'dropped', 'going_away',
     'balance_update', 'orders_update', 'update']) {
@@ -111,7 +111,7 @@ for (const [version, io, withToken] of clients) {
       assert.equal(bad.data.code, 'TOKEN_INVALID');
       assert.equal(missing.data.code, 'UNAUTHENTICATED');
       const namespace = io(`${url}/admin`, { forceNew: true, ...withToken('x'), reconnection: false });
-      t.after(() => namespace.disconnect());
+      atEnd(t, () => namespace.disconnect());
       const error = await within('the refusal', new Promise((resolve) => { namespace.on('connect_error', resolve); }));
       assert.equal(error.message, 'Invalid namespace');
     } else {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import WebSocket from 'ws';
-import { Client, gateway, token, until, within } from './harness.mjs';
+import { Client, atEnd, gateway, token, until, within } from './harness.mjs';
 
 const iso = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/;
 
@@ -81,7 +81,7 @@ timeout = "2s"
   // Its pings, which are all that is heard of it, come as seldom in the heartbeat's timeout as every 30 s in 60 s.
   const somebody = new FourMessages(base, { token: await token(t, '--sub', '4', '--role', 'trader'), pingMs: 1000 });
   const nobody = new FourMessages(base, { pingMs: 1000 });
-  t.after(() => { somebody.close(); nobody.close(); });
+  atEnd(t, () => { somebody.close(); nobody.close(); });
   for (const client of [somebody, nobody]) {
     await until('the greeting', () => client.state.connected);
     assert.match(client.state.connected, /^client_[0-9a-f]{16}$/);

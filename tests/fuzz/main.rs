@@ -22,6 +22,8 @@ mod door;
 mod engine;
 #[path = "../../fuzz/src/engine_io.rs"]
 mod engine_io;
+#[path = "../../fuzz/src/http.rs"]
+mod http;
 #[path = "../../fuzz/src/messages.rs"]
 mod messages;
 mod mutate;
@@ -115,6 +117,11 @@ fn patterns_hold() {
 #[test]
 fn the_door_holds() {
     replay("door", door::check_input);
+}
+
+#[test]
+fn http_holds() {
+    replay("http", http::check_input);
 }
 
 #[test]

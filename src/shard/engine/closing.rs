@@ -158,7 +158,10 @@ impl Engine {
             self.leave_assembling(place);
         }
         let Some(cold) = &mut self.cold[slot] else { return };
-        cold.decoder = Decoder::new(0);
+        if !self.hot[slot].flags.has(Flags::POLLING) {
+            // A socket that is probed may still take over.
+            cold.decoder = Decoder::new(0);
+        }
         if let Some(extra) = &mut cold.extra {
             extra.held = Vec::new();
         }

@@ -34,10 +34,10 @@ impl Engine {
     }
 
     pub(super) fn on_input(&mut self, slot: u32, input: &mut [u8], now: Now) {
-        if self.hot[slot].stage != Stage::Open {
-            self.discard(slot, input.len());
-        } else if self.hot[slot].flags.has(Flags::POLLING) {
+        if self.hot[slot].flags.has(Flags::POLLING) {
             self.feed_candidate(slot, input, now);
+        } else if self.hot[slot].stage != Stage::Open {
+            self.discard(slot, input.len());
         } else {
             self.feed(slot, input, now);
         }

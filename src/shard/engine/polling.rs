@@ -20,8 +20,9 @@ use crate::mailbox::polling::{Open, Poll, Refusal, Request};
 use crate::session::Input;
 use crate::session::transport::{Admission, Step, Transport, waits_for_last_poll};
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
+use crate::shard::frame::Frame;
 use crate::time::Now;
-use crate::wire::encode::first;
+use crate::wire::encode::{self, first};
 use crate::wire::{Decoder, Deflate, Message};
 
 /// One answer holds no more, unless a single packet does.
@@ -92,10 +93,19 @@ impl Engine {
             }
             (Request::Ends(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
             (Request::Gone, Some(slot), _) => self.client_gone(slot, number, now),
+            // Its last words wait for a GET. What it says meanwhile is thrown away as a socket's is: refused, it would take
+            // its transport for broken, and not hear them.
+            (Request::PostBegins(reply) | Request::Posted(_, reply), Some(slot), None) => {
+                let waits = self.hot[slot].flags.has(Flags::POLLING);
+                let _ = reply.send(if waits { Ok(()) } else { Err(Refusal::Bad) });
+            }
+            (Request::Upgrades(reply), Some(_), None) => {
+                let _ = reply.send(Err(Refusal::Bad));
+            }
             (Request::Get(reply), None, _) => {
                 let _ = reply.send(Err(Refusal::Unknown));
             }
-            (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), _, None) => {
+            (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), None, _) => {
                 let _ = reply.send(Err(Refusal::Unknown));
             }
             (Request::Ends(_), _, None) | (Request::Gone, None, _) => {}
@@ -365,13 +375,20 @@ impl Engine {
         }
     }
 
-    // From here on the socket takes what is queued.
+    // From here on the socket takes what is queued: also when the session ended while its client, between its last GET and
+    // the `5`, had nothing to hear that by.
     fn upgraded(&mut self, slot: u32, now: Now) {
         let Some(cold) = &mut self.cold[slot] else { return };
         let revision = cold.session.revision().unwrap_or(Revision::Four);
         let has_post = cold.session.transport().is_some_and(Transport::has_post);
         let polling = cold.extra.as_deref_mut().and_then(|extra| extra.polling.take());
-        let Polling { get, post, deflate, .. } = polling.map(|polling| *polling).unwrap_or_default();
+        let Polling {
+            get,
+            post,
+            deflate,
+            ending,
+            ..
+        } = polling.map(|polling| *polling).unwrap_or_default();
         let before = self.hot[slot].endpoint;
         let settings = self.endpoints[usize::from(before)].settings.clone();
         // What follows is as long as messages may be; the decoder stands between two of them.
@@ -387,6 +404,12 @@ impl Engine {
             let _ = answer.send(body.into());
         }
         let hot = &mut self.hot[slot];
+        if let Some(ending) = ending {
+            let mut close = Vec::new();
+            encode::close(&mut close, ending);
+            hot.outbox
+                .push_last(&mut self.outgoing.pool, Frame::reply(close.into()));
+        }
         hot.flags.clear(Flags::POLLING | Flags::BLOCKED | Flags::DIRTY);
         self.outgoing.mark_dirty(slot, hot);
         self.stats.polling.add(-1);
@@ -395,7 +418,7 @@ impl Engine {
         if let Some(Post { answer, .. }) = post {
             let _ = answer.send(Err(Refusal::Bad));
         }
-        if has_post {
+        if has_post && ending.is_none() {
             // What it brings, or brought and was not read yet, would come behind what the socket brings.
             self.end_polling(slot, now);
         }
@@ -428,15 +451,13 @@ impl Engine {
     pub(super) fn end_polls(&mut self, slot: u32, ending: Disconnect) -> bool {
         let Some(cold) = &mut self.cold[slot] else { return false };
         let Some(polling) = cold.polling() else { return false };
+        polling.ending = Some(ending);
         let waits = polling.get.as_ref().is_some_and(|get| !get.is_closed());
         if let Some(Post { answer, .. }) = polling.post.take() {
-            // The packet that ended it was the last of what the client had to say, or broke the protocol.
-            let outcome = if ending == Disconnect::Normal {
-                Ok(())
-            } else {
-                Err(Refusal::Bad)
-            };
-            let _ = answer.send(outcome);
+            // The packet that ended it was the last of what the client had to say, or broke the protocol; or it is told why
+            // nothing more was read.
+            let is_fine = ending == Disconnect::Normal || waits_for_last_poll(ending);
+            let _ = answer.send(if is_fine { Ok(()) } else { Err(Refusal::Bad) });
         }
         !waits && !waits_for_last_poll(ending)
     }

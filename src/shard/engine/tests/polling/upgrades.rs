@@ -51,6 +51,73 @@ fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
     assert!(client.written()[0].starts_with("42[\"status\""));
 }
 
+/// Ended by an operator when its client has a socket and no GET waits.
+fn ended(says: &[&str]) -> Client {
+    let mut client = Client::new(Limits::default());
+    assert!(client.candidate().is_some());
+    for packet in says {
+        client.say(packet);
+    }
+    let (reply, ended) = oneshot::channel();
+    client.rig.message(ShardMessage::Disconnect {
+        id: client.id,
+        ending: Disconnect::ByOperator,
+        reply: Box::new(|was_there| reply.send(was_there).expect("heard")),
+    });
+    assert_eq!(ended.blocking_recv(), Ok(true));
+    client
+}
+
+#[test]
+fn the_end_of_a_session_between_its_last_get_and_the_upgrade_is_told_on_the_socket() {
+    let mut client = ended(&["2probe"]);
+    client.say("5");
+    let told = client.written();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(
+        told[0].starts_with("42[\"error\"") && told[0].contains("BY_OPERATOR"),
+        "{told:?}"
+    );
+    assert_eq!(told[1..3], ["41", "1"]);
+    assert!(
+        told[3].ends_with("disconnected by an operator"),
+        "a Close frame: {told:?}"
+    );
+    assert!(client.rig.actions().contains(&Action::ShutDown(client.id)));
+    client.say("3");
+    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    assert!(client.is_gone());
+    assert_eq!(client.rig.stats.polling.get(), 0);
+}
+
+#[test]
+fn the_end_of_a_session_before_the_probe_is_told_wherever_its_client_goes_on() {
+    // The probe is answered: the client takes its GET back, which tells it, and completes the upgrade or not.
+    for completes in [true, false] {
+        let mut client = ended(&[]);
+        client.say("2probe");
+        assert!(client.rig.actions().contains(&Action::AnswerProbe(client.id)));
+        let told = client.poll();
+        assert!(told.contains("BY_OPERATOR") && told.ends_with("\u{1e}41"), "{told}");
+        if completes {
+            client.say("5");
+            assert_eq!(client.written()[0], "1");
+            client.rig.engine.on_end_of_input(client.id, client.rig.now);
+        } else {
+            assert_eq!(client.poll(), "1");
+        }
+        assert!(client.is_gone(), "{completes}");
+    }
+    // A socket that comes to nothing leaves the GETs as they are.
+    let mut client = ended(&["2probe"]);
+    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    assert!(client.poll().contains("BY_OPERATOR"));
+    // Nobody comes.
+    let mut client = ended(&["2probe"]);
+    client.rig.pass(5_250);
+    assert!(client.is_gone());
+}
+
 #[test]
 fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_session() {
     let mut client = Client::new(Limits::default());

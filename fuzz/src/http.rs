@@ -1,0 +1,306 @@
+//! The whole door, from the bytes of a connection to its answers: what a proxy says, routing, handshakes, polls.
+//!
+//! 1. Answers are whole, one behind the other, with a status that the door gives; a refusal says in JSON why.
+//! 2. A socket is handed to a shard behind a 101, which is the last answer, once, and with every byte behind its request.
+//! 3. When the client is gone nothing is left: no connection is counted, no place is taken.
+//!
+//! Time is virtual: a door that waits for a client who says nothing more has waited at once.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tickgate::auth::{Identity, Mode, Permissions, TokenError};
+use tickgate::dialect::{Dialect, socket_io};
+use tickgate::door::{Door, Endpoint, Origins, Parts, Refuse, Settings, TrustedProxies};
+use tickgate::event::NewEvent;
+use tickgate::http::{Health, Listener};
+use tickgate::hub::{Broker, Doorbell, Receipt};
+use tickgate::limits::Limits;
+use tickgate::mailbox::polling::{Poll, Request};
+use tickgate::mailbox::{Mailbox, ShardMessage, mailbox};
+use tickgate::message::ErrorCode;
+use tickgate::session;
+use tickgate::stats::DoorStats;
+use tickgate::time::{Clock, Now};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
+
+/// What the door and the reader of a head answer.
+const STATUSES: &[u16] = &[101, 200, 204, 400, 401, 403, 404, 405, 413, 414, 426, 429, 431, 503];
+
+/// One fuzz input: which door, where what is sent is cut, what is sent.
+pub fn check_input(data: &[u8]) {
+    let &[choice, cut, ref sent @ ..] = data else { return };
+    thread_local!(static STREET: Street = Street::new());
+    STREET.with(|street| {
+        let house = &street.houses[usize::from(choice) % street.houses.len()];
+        let cut = usize::from(cut) * sent.len() / 256;
+        street.runtime.block_on(house.visited(&sent[..cut], &sent[cut..]));
+    });
+}
+
+/// Doors of all kinds.
+struct Street {
+    runtime: Runtime,
+    houses: Vec<House>,
+    _folder: tempfile::TempDir,
+}
+
+/// A door, and the shard behind it.
+struct House {
+    path: PathBuf,
+    door: Arc<Door>,
+    stats: Arc<DoorStats>,
+    // What the shard was given: a socket, and what was read of it already.
+    given: tokio::sync::Mutex<UnboundedReceiver<(StdUnixStream, Bytes)>>,
+}
+
+impl Street {
+    fn new() -> Self {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let folder = tempfile::tempdir().expect("a folder");
+        let houses = runtime.block_on(async {
+            let houses = [(false, false), (true, false), (false, true)].into_iter().enumerate();
+            houses
+                .map(|(n, (trusts, drains))| House::new(folder.path().join(n.to_string()), trusts, drains))
+                .collect()
+        });
+        Self {
+            runtime,
+            houses,
+            _folder: folder,
+        }
+    }
+}
+
+impl House {
+    fn new(path: PathBuf, trusts: bool, drains: bool) -> Self {
+        let doorbell = Arc::<Doorbell>::default();
+        let (shard, mailbox) = mailbox(Arc::clone(&doorbell), Arc::default());
+        let health = Arc::new(Health::new(Arc::new(NoBroker)));
+        if drains {
+            health.drain();
+        }
+        let stats = Arc::<DoorStats>::default();
+        let parts = Parts {
+            verify: Arc::new(verify),
+            shards: vec![shard],
+            health,
+            stats: Arc::clone(&stats),
+            clock: Clock::start(),
+        };
+        let door = Door::new(settings(trusts), parts);
+        let address = format!("unix:{}", path.display()).parse().expect("an address");
+        let listener = Arc::new(Listener::bind(&address, 0o600).expect("bound"));
+        drop(door.serve(listener, Handle::current()));
+        let (gives, given) = unbounded_channel();
+        tokio::spawn(shard_of(mailbox, doorbell, gives));
+        Self {
+            path,
+            door,
+            stats,
+            given: given.into(),
+        }
+    }
+
+    async fn visited(&self, head: &[u8], tail: &[u8]) {
+        let mut given = self.given.lock().await;
+        let mut client = UnixStream::connect(&self.path).await.expect("connected");
+        let mut answers = Vec::new();
+        // The door may have closed by the second part.
+        let _ = client.write_all(head).await;
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let _ = client.write_all(tail).await;
+        let socket = loop {
+            tokio::select! {
+                biased;
+                Some(socket) = given.recv() => break Some(socket),
+                // Whatever ends it: a door that closes with something unread resets the connection.
+                read = client.read_buf(&mut answers) => if !matches!(read, Ok(1..)) { break None },
+            }
+        };
+        if let Some((mut socket, unread)) = socket {
+            while matches!(client.try_read_buf(&mut answers), Ok(1..)) {}
+            let mut behind = unread.to_vec();
+            let ended = socket.read_to_end(&mut behind).expect_err("the client is there");
+            assert_eq!(ended.kind(), io::ErrorKind::WouldBlock);
+            let sent = [head, tail].concat();
+            let request = sent.strip_suffix(&behind[..]).expect("what was sent");
+            let is_whole = request.ends_with(b"\n\r\n") || request.ends_with(b"\n\n");
+            assert!(is_whole, "{behind:?} is not what came behind the request");
+            assert_eq!(check_answers(&answers), Some(101), "handed over behind it");
+        } else {
+            assert_ne!(check_answers(&answers), Some(101), "nobody got the socket");
+        }
+        drop(client);
+        let mut waits = 0;
+        while self.door.connections() > 0 || self.stats.pending.get() > 0 || self.door.is_answering() {
+            waits += 1;
+            assert!(waits < 1000, "something is left of it");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Parts the answers; gives the status of the last.
+fn check_answers(mut bytes: &[u8]) -> Option<u16> {
+    let mut last = None;
+    while !bytes.is_empty() {
+        assert_ne!(last, Some(101), "a 101 is the last answer");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+        let (head, rest) = bytes.split_at(end.expect("a whole head") + 4);
+        let head = std::str::from_utf8(head).expect("ASCII");
+        let status = head
+            .strip_prefix("HTTP/1.")
+            .and_then(|head| head.get(2..5)?.parse().ok());
+        let status: u16 = status.unwrap_or_else(|| panic!("no status: {head}"));
+        assert!(STATUSES.contains(&status), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().expect("a number"));
+        // The answer to a HEAD tells the length of what is not sent. No body begins like an answer.
+        let body = if rest.is_empty() || rest.starts_with(b"HTTP/1.") {
+            &[]
+        } else {
+            rest.get(..length).expect("a whole body")
+        };
+        if status >= 400 && !body.is_empty() {
+            let why: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+            assert!(why["error"]["code"].is_string() || why["code"].is_number(), "{why}");
+        }
+        bytes = &rest[body.len()..];
+        last = Some(status);
+    }
+    last
+}
+
+/// Answers polls of every session as if it were there, and gives sockets away.
+async fn shard_of(mut mailbox: Mailbox, doorbell: Arc<Doorbell>, gives: UnboundedSender<(StdUnixStream, Bytes)>) {
+    let rung = Arc::new(Notify::new());
+    let waker = Arc::clone(&rung);
+    doorbell.connect(move || waker.notify_one());
+    loop {
+        doorbell.answer();
+        while let Some(message) = mailbox.pop() {
+            match message {
+                ShardMessage::Adopt(adopt) => drop(gives.send((adopt.socket.into(), adopt.unread))),
+                ShardMessage::Upgrade(upgrade) => drop(gives.send((upgrade.socket.into(), upgrade.unread))),
+                ShardMessage::Open(open) => drop(open.answer.send(Bytes::from_static(b"0{}"))),
+                ShardMessage::Poll(Poll { request, .. }) => polled(request),
+                _ => {}
+            }
+        }
+        if doorbell.fall_asleep() {
+            rung.notified().await;
+        }
+    }
+}
+
+fn polled(request: Request) {
+    match request {
+        Request::Get(reply) => {
+            let (answer, body) = oneshot::channel();
+            let _ = answer.send(Bytes::from_static(b"6"));
+            let _ = reply.send(Ok(body));
+        }
+        Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply) => {
+            let _ = reply.send(Ok(()));
+        }
+        Request::Ends(_) | Request::Gone => {}
+    }
+}
+
+fn settings(trusts: bool) -> Settings {
+    let endpoint = |path: &str, dialect, auth_mode| Endpoint {
+        path: path.into(),
+        session: session(dialect, auth_mode),
+    };
+    let trusted: &[&str] = if trusts { &["unix"] } else { &[] };
+    Settings {
+        listen: Vec::new(),
+        trusted_proxies: TrustedProxies::parse(trusted).expect("good entries"),
+        allowed_origins: Origins::parse(&["https://app.example"]).expect("a good entry"),
+        endpoints: vec![
+            endpoint("/ws", Dialect::Native, Mode::Required),
+            endpoint("/open", Dialect::Native, Mode::Off),
+            endpoint("/echo/", Dialect::Echo, Mode::Optional),
+            endpoint(
+                "/socket.io/",
+                Dialect::SocketIo(socket_io::Settings::default()),
+                Mode::Optional,
+            ),
+        ],
+        deflate: true,
+        refuse: Refuse::Auto,
+        max_connections: 1000,
+        max_connections_per_ip: 0,
+        max_connections_per_user: 0,
+        connect_rate: 0,
+        handshake_timeout_ms: 5000,
+    }
+}
+
+fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
+    Arc::new(session::Settings {
+        dialect,
+        limits: Limits {
+            message_bytes: 512,
+            ..Limits::default()
+        },
+        auth_mode,
+        anonymous: identity(),
+        auto_subscribe: Box::default(),
+        auth_timeout_ms: 5000,
+        expiry_warning_ms: 30_000,
+        heartbeat_interval_ms: 30_000,
+        heartbeat_timeout_ms: 60_000,
+    })
+}
+
+fn identity() -> Arc<Identity> {
+    Arc::new(Identity {
+        user: Some("u".into()),
+        role: None,
+        permissions: Arc::new(Permissions::default()),
+        expires_at_ms: None,
+        exp_ms: None,
+        token_id: None,
+    })
+}
+
+fn verify(token: &str) -> Result<Arc<Identity>, TokenError> {
+    if token == "good" {
+        return Ok(identity());
+    }
+    Err(TokenError {
+        code: ErrorCode::TokenInvalid,
+        message: "token invalid".into(),
+    })
+}
+
+struct NoBroker;
+
+impl Broker for NoBroker {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+        Box::pin(async move { vec![Receipt::default(); events.len()] })
+    }
+    fn try_publish(&self, _: u16, _: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
+        Ok(Receipt::default())
+    }
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
