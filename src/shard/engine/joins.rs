@@ -227,8 +227,14 @@ impl Engine {
     // has: it must not overtake what was published of the others and evicted since.
     fn must_wait(&self, join: &Join) -> Option<u64> {
         let is_older = |held: &Pattern| !join.asked.patterns.contains(held);
-        let overtakes = self.inbox.evictions() != self.progress.evictions && self.table.held(join.slot).any(is_older);
-        (overtakes && !self.inbox.is_empty()).then(|| self.inbox.end())
+        self.overtakes_evicted(join.slot, is_older).then(|| self.inbox.end())
+    }
+
+    /// Whether what a connection is told by now may overtake what was published of its older patterns and evicted since.
+    pub(super) fn overtakes_evicted(&self, slot: u32, is_older: impl Fn(&Pattern) -> bool) -> bool {
+        !self.inbox.is_empty()
+            && self.inbox.evictions() != self.progress.evictions
+            && self.table.held(slot).any(is_older)
     }
 
     // Begins those that wait, until no more than `reserved` is left of the turn.
