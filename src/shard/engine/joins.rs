@@ -109,6 +109,11 @@ impl Joins {
         }
     }
 
+    /// Joins that have no answer yet.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.walking.len() + self.held_back.len()
+    }
+
     /// Whether there is work for the next turn, with the inbox at `position`.
     pub(super) fn has_some(&self, position: u64) -> bool {
         let is_due = |(until, _): &(u64, Box<Join>)| *until <= position;

@@ -52,6 +52,11 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
         rig.say(id, &message);
         assert!(rig.engine.joins.has_some(u64::MAX));
     }
+    let waiting = |rig: &Rig| {
+        rig.engine.update_stats();
+        rig.stats.read().waiting_joins
+    };
+    assert_eq!(waiting(&rig), 2);
     let (mut turns, mut answered) = (0, Vec::new());
     while rig.engine.joins.has_some(u64::MAX) {
         rig.engine.begin_turn(rig.now);
@@ -72,6 +77,7 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     }
     let answer = |id| (id, "subscribed".to_owned());
     assert_eq!(answered, [answer(first), answer(second)], "one after the other");
+    assert_eq!(waiting(&rig), 0);
     // 7 steps for a channel that is compared with 50 patterns.
     let least = 2 * CHANNELS * 7 / (STEPS + 1100);
     assert!(turns >= least, "{turns} turns, {least} at least");
