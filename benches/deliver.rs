@@ -160,6 +160,67 @@ fn conflate(criterion: &mut Criterion) {
     assert_eq!(rig.engine.waiting_events(), 0, "nothing waits in the inbox");
 }
 
+/// A client that has yet to catch up with 100,000 channels gives back the pattern that covers them and keeps 49 others,
+/// takes it up again, and goes: of each the longest that the shard is busy with it at a time, in the thread's own time.
+fn crowded(criterion: &mut Criterion) {
+    const CHANNELS: usize = 100_000;
+    const KINDS: [&str; 3] = ["unsubscribe", "subscribe", "close"];
+    let mut rig = Rig::new();
+    for n in 0..CHANNELS {
+        rig.publish(event(&format!("market.s{n}.price")));
+        rig.engine.deliver(1);
+    }
+    let mut patterns: Vec<String> = (0..49).map(|n| format!("*.s{n}.none")).collect();
+    patterns.push("market.*".to_owned());
+    let mut group = criterion.benchmark_group("crowded");
+    group.sample_size(10);
+    for (place, name) in KINDS.into_iter().enumerate() {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| crowd(&mut rig, &patterns, KINDS)[place]).sum());
+        });
+    }
+    group.finish();
+    assert!(
+        rig.stats.catch_ups.get() >= 2 * CHANNELS as u64,
+        "it has them all to read"
+    );
+}
+
+fn crowd<const N: usize>(rig: &mut Rig, patterns: &[String], kinds: [&str; N]) -> [Duration; N] {
+    let longest_turn = |rig: &mut Rig| {
+        let mut longest = Duration::ZERO;
+        while rig.engine.has_turn_to_begin() {
+            let began = thread_time();
+            rig.engine.begin_turn(NOW);
+            longest = longest.max(thread_time() - began);
+        }
+        longest
+    };
+    let id = rig.connect(patterns);
+    longest_turn(rig);
+    let longest = kinds.map(|kind| {
+        let mut message = client_frame(format!(r#"{{"type":"{kind}","channels":["market.*"]}}"#).as_bytes());
+        let began = thread_time();
+        match kind {
+            "close" => rig.engine.on_socket_error(id, NOW),
+            _ => rig.engine.on_bytes(id, &mut message, NOW),
+        }
+        (thread_time() - began).max(longest_turn(rig))
+    });
+    rig.drain();
+    while rig.engine.next_action().is_some() {}
+    longest
+}
+
+/// What this thread was busy, whatever else the machine was busy with.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec).expect("below a second"),
+    )
+}
+
 /// 100,000 subscriptions to 1000 patterns; an event with one subscriber each, so that finding it is what is measured.
 fn resolve(criterion: &mut Criterion) {
     let mut rig = Rig::new();
@@ -232,5 +293,7 @@ fn inbound(criterion: &mut Criterion) {
     assert_eq!(rig.stats.rate_limited.get(), 0, "within the limits");
 }
 
-criterion_group!(benches, deliver, compressed, replay, conflate, resolve, inbound);
+criterion_group!(
+    benches, deliver, compressed, replay, conflate, crowded, resolve, inbound
+);
 criterion_main!(benches);

@@ -222,6 +222,8 @@ shard_stats! {
     caught_up: Counter = u64;
     /// Connections that catch up with some channel.
     catching_up: Gauge = i64;
+    /// Joins that take several turns and have no answer yet.
+    waiting_joins: Gauge = i64;
     /// Channels recovered in full when a client came back.
     recovered: Counter = u64;
     /// Channels that could not be recovered in full, as their clients were told.

@@ -9,6 +9,9 @@ use std::sync::PoisonError;
 use crossbeam_channel::{TryRecvError, TrySendError};
 use tokio::sync::{AcquireError, TryAcquireError};
 
+// Nobody waits for what is set once.
+pub(crate) use std::sync::OnceLock;
+
 pub(crate) use shuttle::sync::MutexGuard;
 pub(crate) use shuttle::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use tokio::sync::SemaphorePermit;

@@ -155,6 +155,8 @@ families! {
         |r, s| s.per_shard(r, |shard| shard.caught_up);
     "tickgate_catching_up_connections" GAUGE "Connections that catch up with some channel now."
         |r, s| s.per_shard(r, |shard| shard.catching_up);
+    "tickgate_waiting_subscribes" GAUGE "Subscribe messages that look at too many channels for one turn, or may not be answered before what was published, and wait."
+        |r, s| s.per_shard(r, |shard| shard.waiting_joins);
     "tickgate_recovered_channels_total" COUNTER "Channels recovered in full when clients came back."
         |r, s| s.per_shard(r, |shard| shard.recovered);
     "tickgate_unrecovered_channels_total" COUNTER "Channels that could not be recovered in full, as the clients were told."

@@ -181,8 +181,8 @@ impl Config {
             state: hub::StateSettings {
                 channels: bound(self.state.channels),
                 bytes: bound(self.state.bytes),
+                tombstones: bound(self.state.evicted_names),
                 dedup_window_ms: ms(self.state.dedup_window),
-                ..hub::StateSettings::default()
             },
             ..hub::Settings::default()
         }

@@ -7,9 +7,7 @@
 //! loop { bell.answer(); drain inbox, mailbox, ...; if nothing is left && bell.fall_asleep() { poll(deadline) } else { poll(0) } }
 //! ```
 
-use std::sync::OnceLock;
-
-use crate::sync::{AtomicU8, Ordering};
+use crate::sync::{AtomicU8, OnceLock, Ordering};
 
 const AWAKE: u8 = 0;
 const ASLEEP: u8 = 1;

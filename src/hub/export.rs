@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::generations::IDS_MAX;
 use super::interest::stripe_of;
-use super::{ChannelExport, Hub, STRIPES, StripeExport, Tombstone};
+use super::{ChannelExport, Hub, STRIPES, StripeCounters, StripeExport, Tombstone};
 use crate::event::EventId;
 use crate::time::Now;
 
@@ -25,13 +25,10 @@ impl Hub {
         self.stripes[usize::from(stripe)].lock().channels.export(all, now)
     }
 
-    /// Sets a stripe's counters to what they were: the newest version, the highest of an evicted channel, and up to which
-    /// number evictions have no names.
-    pub fn restore_counters(&self, stripe: u8, head: u64, evicted: u64, forgotten: u64) {
+    /// Sets a stripe's counters to what they were, or leaves those that are further.
+    pub fn restore_counters(&self, stripe: u8, counters: StripeCounters) {
         if usize::from(stripe) < STRIPES {
-            self.with_state(stripe, |state| {
-                state.channels.restore_counters(head, evicted, forgotten)
-            });
+            self.with_state(stripe, |state| state.channels.restore_counters(counters));
         }
     }
 

@@ -60,7 +60,9 @@ pub use evicted::Search;
 pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, JoinAt, Popped};
 pub use publish::Receipt;
-pub use state::{ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeExport, Tombstone};
+pub use state::{
+    ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
+};
 pub use walk::Walk;
 pub use watch::{InterestWatch, Relevant};
 

@@ -15,15 +15,24 @@
 //!   meanwhile is owed, and becomes an entry like any other.
 //! * The read that finds no more says from which inbox position on live events are new. Until the inbox is there the
 //!   channel stays, to hold back those that were read already: none is missed, none comes twice.
+//! * Nothing here is done for all channels at once, of which there may be as many as the hub keeps: those of a join share
+//!   one turn, what a pattern leaves behind that is given back is told by the patterns that are left, and [swept
+//!   out](CatchUp::sweep) in shares before the next join could cover it again, and the whole is [given back](Remains) in
+//!   shares, too.
+
+mod leaving;
 
 use std::collections::VecDeque;
+use std::{mem, vec};
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 
 use super::outbox::precedes;
 use crate::channel::{Channel, Pattern};
 use crate::event::Event;
+
+use leaving::LeftOver;
+pub(super) use leaving::Remains;
 
 /// What is needed of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +61,8 @@ enum State {
         need: Need,
         /// Events that the client would have got: told as dropped if they are gone before they are read.
         withheld: u32,
-        /// It came by a join, and not because an event did not fit.
-        is_joined: bool,
+        /// The number of the turn that it waits for; an older one that names it still is not its own.
+        turn: u32,
     },
     /// Read to the end; live events are new from this inbox index on.
     Settling { at: u64 },
@@ -67,22 +76,56 @@ pub(super) struct Progress {
     pub(super) evictions: u64,
 }
 
+/// One channel, or those of a join, each with a place of its own: one behind the other.
 #[derive(Debug)]
 struct Turn {
-    channel: Channel,
+    names: Names,
+    number: u32,
+    // The place of the first that is left.
     due: u32,
     // When it got this place.
     progress: Progress,
+}
+
+#[derive(Debug)]
+enum Names {
+    One(Option<Channel>),
+    Many(vec::IntoIter<Channel>),
+}
+
+impl Names {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::One(name) => name.is_none(),
+            Self::Many(names) => names.as_slice().is_empty(),
+        }
+    }
+}
+
+impl Iterator for Names {
+    type Item = Channel;
+
+    fn next(&mut self) -> Option<Channel> {
+        match self {
+            Self::One(name) => name.take(),
+            Self::Many(names) => names.next(),
+        }
+    }
 }
 
 /// The channels that one connection catches up with.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
     channels: HashMap<Channel, State>,
-    // In the order of `due`.
+    // In the order of `due`, none of them empty.
     turns: VecDeque<Turn>,
-    // Joined, and waiting for the answer to be queued before them.
+    // The highest number of one.
+    last_turn: u32,
+    // Joined, and waiting for the answer to be queued before them; the number of the turn that will be.
     unscheduled: Vec<Channel>,
+    unscheduled_turn: u32,
+    // Patterns were given back: of what is in here only what those match that are left is owed.
+    left_over: Option<LeftOver>,
     /// The newest version when the join that they are of began.
     pub(super) joined_at: u64,
     // While a join is under way: the patterns that were held before it, as far as they concern it.
@@ -118,15 +161,15 @@ impl CatchUp {
 
     /// Takes in a channel that was just joined. It is read once [`CatchUp::schedule`] gave it a place.
     pub(super) fn join(&mut self, channel: Channel, need: Need) {
-        let state = State::Reading {
-            need,
-            withheld: 0,
-            is_joined: true,
-        };
-        if self.channels.insert(channel.clone(), state).is_some() {
-            // Set aside after it had been left, for what was still queued of it. Its turn then is not the answer's.
-            self.turns.retain(|turn| turn.channel != channel);
-        }
+        self.join_owing(channel, need, 0);
+    }
+
+    // It may be there already, set aside after it had been left, for what was still queued of it: its turn then is not
+    // the answer's, and passes it by.
+    fn join_owing(&mut self, channel: Channel, need: Need, withheld: u32) {
+        let turn = self.unscheduled_turn;
+        let state = State::Reading { need, withheld, turn };
+        self.channels.insert(channel.clone(), state);
         self.unscheduled.push(channel);
     }
 
@@ -156,11 +199,8 @@ impl CatchUp {
     /// it is read when the join has its answer. Of a channel of which nothing is kept the subscription begins with that
     /// answer, and nothing is owed before. Whether the channel is caught up with because of it.
     pub(super) fn owe(&mut self, event: &Event) -> bool {
-        if let Some(State::Reading {
-            withheld,
-            is_joined: true,
-            ..
-        }) = self.channels.get_mut(&event.channel)
+        if let Some(State::Reading { withheld, turn, .. }) = self.channels.get_mut(&event.channel)
+            && *turn == self.unscheduled_turn
         {
             *withheld = withheld.saturating_add(1);
             return false;
@@ -171,34 +211,50 @@ impl CatchUp {
             class if class.cache_last => Need::Newest { above },
             _ => return false,
         };
-        self.join(event.channel.clone(), need);
-        if let Some(State::Reading { withheld, .. }) = self.channels.get_mut(&event.channel) {
-            *withheld = 1;
-        }
+        self.join_owing(event.channel.clone(), need, 1);
         true
     }
 
-    /// Gives each channel that was joined a place of its own among the queued frames; whether there was any. Not while
-    /// the join is under way.
-    pub(super) fn schedule(&mut self, progress: Progress, mut next_place: impl FnMut() -> u32) -> bool {
-        if self.is_in_join() {
+    /// Gives each channel that was joined a place of its own among the queued frames, of as many as `take_places` is
+    /// asked for; whether there was any. Not while the join is under way.
+    pub(super) fn schedule(&mut self, progress: Progress, take_places: impl FnOnce(u32) -> u32) -> bool {
+        if self.is_in_join() || self.unscheduled.is_empty() {
             return false;
         }
         // Taken whole: a crowd that has just joined would keep the memory until it has caught up.
-        let unscheduled = std::mem::take(&mut self.unscheduled);
+        let unscheduled = mem::take(&mut self.unscheduled);
+        let due = take_places(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
         // What was there when the join began is not owed by the inbox.
         let progress = Progress {
             version: progress.version.max(self.joined_at),
             ..progress
         };
-        let turns = unscheduled.into_iter().map(|channel| Turn {
-            channel,
-            due: next_place(),
+        self.turns.push_back(Turn {
+            names: Names::Many(unscheduled.into_iter()),
+            number: self.unscheduled_turn,
+            due,
             progress,
         });
-        let before = self.turns.len();
-        self.turns.extend(turns);
-        self.turns.len() > before
+        self.unscheduled_turn = self.next_turn();
+        true
+    }
+
+    fn next_turn(&mut self) -> u32 {
+        self.last_turn = self.last_turn.wrapping_add(1);
+        self.last_turn
+    }
+
+    // A turn for one channel; its number.
+    fn push_turn(&mut self, channel: &Channel, due: u32, progress: Progress) -> u32 {
+        let number = self.next_turn();
+        let names = Names::One(Some(channel.clone()));
+        self.turns.push_back(Turn {
+            names,
+            number,
+            due,
+            progress,
+        });
+        number
     }
 
     /// An event of this version does not fit into the outbox: the channel's newest is read at `due`. `false`: it is to
@@ -208,28 +264,18 @@ impl CatchUp {
             // It was left, and nothing of it is owed until it is joined.
             return false;
         }
-        let need = Need::Newest { above: before(version) };
-        let state = State::Reading {
-            need,
-            withheld: 1,
-            is_joined: false,
-        };
-        match self.channels.entry(channel.clone()) {
-            Entry::Occupied(mut known) => match known.get_mut() {
-                State::Reading { withheld, .. } => {
-                    *withheld = withheld.saturating_add(1);
-                    return false;
-                }
-                settling @ State::Settling { .. } => *settling = state,
-            },
-            Entry::Vacant(vacant) => drop(vacant.insert(state)),
+        if let Some(State::Reading { withheld, .. }) = self.channels.get_mut(channel) {
+            *withheld = withheld.saturating_add(1);
+            return false;
         }
-        self.turns.push_back(Turn {
-            channel: channel.clone(),
-            due,
-            // Of a channel without offsets: how far they go does not matter.
-            progress: Progress::default(),
-        });
+        // Of a channel without offsets: how far they go does not matter.
+        let turn = self.push_turn(channel, due, Progress::default());
+        let state = State::Reading {
+            need: Need::Newest { above: before(version) },
+            withheld: 1,
+            turn,
+        };
+        self.channels.insert(channel.clone(), state);
         true
     }
 
@@ -252,6 +298,8 @@ impl CatchUp {
     /// A queued frame of the channel, of this version, is at its turn: whether it is passed over, to be read instead.
     pub(super) fn passes_over(&mut self, channel: &Channel, version: u64) -> bool {
         match self.channels.get_mut(channel) {
+            // It was left, so it will not be read.
+            Some(_) if self.left_over.as_ref().is_some_and(|left| !left.includes(channel)) => false,
             Some(State::Reading { need, withheld, .. }) => {
                 match need {
                     // What the client has is what came before the first that it did not get.
@@ -272,7 +320,8 @@ impl CatchUp {
 
     /// Where among the queued frames the next channel has its place.
     pub(super) fn next_due(&self) -> Option<u32> {
-        self.turns.front().map(|turn| turn.due)
+        let swept = self.left_over.as_ref().and_then(|left| left.swept.front());
+        swept.or(self.turns.front()).map(|turn| turn.due)
     }
 
     /// Whether the next channel's place has come: the first queued frame is at `head`, or there is none.
@@ -281,17 +330,26 @@ impl CatchUp {
             .is_some_and(|due| head.is_none_or(|head| !precedes(head, due)))
     }
 
-    /// The next channel, if its place has come.
+    /// The next channel, if its place has come. None while what was left is swept out.
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
+        if self.left_over.as_ref().is_some_and(LeftOver::is_under_way) {
+            return None;
+        }
         while self.is_due(head) {
-            let Turn { channel, due, progress } = self.turns.pop_front()?;
-            if let Some(State::Reading { need, withheld, .. }) = self.channels.get(&channel) {
-                let (need, withheld) = (*need, *withheld);
+            let next = self.turns.front_mut()?;
+            let (channel, number, place, progress) = (next.names.next()?, next.number, next.due, next.progress);
+            next.due = place.wrapping_add(1);
+            if next.names.is_empty() {
+                self.turns.pop_front();
+            }
+            if let Some(State::Reading { need, withheld, turn }) = self.channels.get(&channel)
+                && *turn == number
+            {
                 return Some(Due {
+                    need: *need,
+                    withheld: *withheld,
                     channel,
-                    need,
-                    withheld,
-                    place: due,
+                    place,
                     progress,
                 });
             }
@@ -301,14 +359,13 @@ impl CatchUp {
 
     /// A page was read, and `need` is left; `now`: how far the shard is by now.
     pub(super) fn go_on(&mut self, read: Due, left: Need, due: u32, now: Progress) {
-        if let Some(State::Reading { need, .. }) = self.channels.get_mut(&read.channel) {
-            *need = left;
-            let progress = Progress {
-                version: now.version.max(read.progress.version),
-                ..now
-            };
-            let channel = read.channel;
-            self.turns.push_back(Turn { channel, due, progress });
+        let progress = Progress {
+            version: now.version.max(read.progress.version),
+            ..now
+        };
+        let number = self.push_turn(&read.channel, due, progress);
+        if let Some(State::Reading { need, turn, .. }) = self.channels.get_mut(&read.channel) {
+            (*need, *turn) = (left, number);
         }
     }
 
@@ -337,18 +394,6 @@ impl CatchUp {
     /// Forgets a channel: nothing of it is owed any more.
     pub(super) fn forget(&mut self, channel: &Channel) {
         self.channels.remove(channel);
-    }
-
-    /// Forgets the channels that are not to be kept.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Channel) -> bool) {
-        let before = self.channels.len();
-        self.channels.retain(|channel, _| keep(channel));
-        if self.channels.len() < before {
-            // So that one that comes back is not read at its old turn.
-            let channels = &self.channels;
-            self.turns.retain(|turn| channels.contains_key(&turn.channel));
-            self.unscheduled.retain(|channel| channels.contains_key(channel));
-        }
     }
 }
 

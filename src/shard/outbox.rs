@@ -190,8 +190,13 @@ impl Outbox {
 
     /// Uses up a place in the order, for an event that is dropped before it was queued.
     pub(super) const fn take_sequence(&mut self) -> u32 {
+        self.take_sequences(1)
+    }
+
+    /// Uses up so many places, one behind the other; returns the first.
+    pub(super) const fn take_sequences(&mut self, count: u32) -> u32 {
         let sequence = self.next_sequence;
-        self.next_sequence = sequence.wrapping_add(1);
+        self.next_sequence = sequence.wrapping_add(count);
         sequence
     }
 

@@ -8,17 +8,16 @@ use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableError};
 use super::{CHANNEL, EVENT, Error, FORGOTTEN, ID, LAST, Loaded, RECORD, STRIPE, Snapshot, TOMBSTONE, unix_ms};
 use crate::channel::Channel;
 use crate::event::{Event, EventId, NewEvent, Numbered, Terms, Transit};
-use crate::hub::{ChannelExport, Hub, IDS_RESTORED_MAX, RecordExport, STRIPES, Tombstone};
+use crate::hub::{ChannelExport, Hub, IDS_RESTORED_MAX, RecordExport, STRIPES, StripeCounters, Tombstone};
 use crate::json::check_value;
 use crate::time::Now;
 
 /// What an event's row says.
 type Row<'r> = (i64, &'r str, u64, &'r [u8]);
 
-/// Of each stripe: the newest version, the highest of an evicted channel, up to where evictions have no names.
-fn restore_counters(hub: &Hub, heads: &[(u64, u64, u64); STRIPES]) {
-    for (stripe, (head, evicted, forgotten)) in (0u8..).zip(heads) {
-        hub.restore_counters(stripe, *head, *evicted, *forgotten);
+fn restore_counters(hub: &Hub, all: &[StripeCounters; STRIPES]) {
+    for (stripe, counters) in (0u8..).zip(all) {
+        hub.restore_counters(stripe, *counters);
     }
 }
 
@@ -58,30 +57,39 @@ impl Snapshot {
         // One more than was ever given out, and all numbers moved up by one: in a new epoch nothing begins at zero, so
         // that what was lost can not be taken for never having been. So too when the last run never wrote anything.
         let shift = u64::from(self.was_open);
-        let mut heads = [(shift, shift, shift); STRIPES];
+        let mut counters = [StripeCounters::at(shift); STRIPES];
         if let Some(stripes) = optional(transaction.open_table(STRIPE))? {
             for row in stripes.iter()? {
-                let (stripe, counters) = row?;
-                let (head, evicted) = counters.value();
-                let place = heads.get_mut(usize::from(stripe.value()));
-                *place.ok_or(Error::Damaged("a stripe too many"))? = (head + shift, evicted + shift, evicted + shift);
+                let (stripe, row) = row?;
+                let (newest, evicted) = row.value();
+                let place = counters.get_mut(usize::from(stripe.value()));
+                *place.ok_or(Error::Damaged("a stripe too many"))? = StripeCounters {
+                    newest: newest + shift,
+                    evicted: evicted + shift,
+                    // Unless it is written below.
+                    forgotten: evicted + shift,
+                };
             }
         }
         if let Some(forgotten) = optional(transaction.open_table(FORGOTTEN))? {
             for row in forgotten.iter()? {
                 let (stripe, number) = row?;
-                let place = heads.get_mut(usize::from(stripe.value()));
-                place.ok_or(Error::Damaged("a stripe too many"))?.2 = number.value() + shift;
+                let place = counters.get_mut(usize::from(stripe.value()));
+                place.ok_or(Error::Damaged("a stripe too many"))?.forgotten = number.value() + shift;
             }
         }
         // Before the channels: those that have no room any more are evicted with a number of their own.
-        restore_counters(hub, &heads);
+        restore_counters(hub, &counters);
         load_tombstones(&transaction, hub, shift)?;
         let is_moved = self.load_channels(&transaction, hub, shift, now, &mut loaded)?;
         if is_moved {
             // Names are spread otherwise than they were: every counter must be above all of them.
-            let head = heads.iter().map(|(head, ..)| *head).max().unwrap_or_default();
-            restore_counters(hub, &[(head, head, head); STRIPES]);
+            let newest = counters
+                .iter()
+                .map(|counters| counters.newest)
+                .max()
+                .unwrap_or_default();
+            restore_counters(hub, &[StripeCounters::at(newest); STRIPES]);
         }
         self.load_ids(&transaction, hub, shift, now)?;
         // In a new epoch every number in the file is out of date.

@@ -62,14 +62,16 @@ impl Snapshot {
                 if export.is_partial {
                     return Ok(false);
                 }
-                stripes.insert(stripe, (export.head, export.evicted))?;
+                let counters = export.counters;
+                stripes.insert(stripe, (counters.newest, counters.evicted))?;
                 for (number, tombstone) in &export.tombstones {
                     tombstones.insert(tombstone.channel.as_str(), (stripe, *number, tombstone.latest))?;
                 }
-                let is_more =
-                    forgotten.insert(stripe, export.forgotten)?.map(|before| before.value()) < Some(export.forgotten);
-                if is_more {
-                    tombstones.retain(|_, (of, number, _)| of != stripe || number > export.forgotten)?;
+                let before = forgotten
+                    .insert(stripe, counters.forgotten)?
+                    .map(|before| before.value());
+                if before < Some(counters.forgotten) {
+                    tombstones.retain(|_, (of, number, _)| of != stripe || number > counters.forgotten)?;
                 }
                 for channel in &export.gone {
                     tables.forget(channel)?;

@@ -1,5 +1,7 @@
 //! A hub that is written down and taken back: whole, after a crash, and with other classes.
 
+mod evicted;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,21 +37,34 @@ fn channel(name: &str) -> Channel {
 /// One run of a gateway: opened, taken back.
 struct Run {
     hub: Arc<Hub>,
+    inbox: hub::Inbox,
     snapshot: Snapshot,
     loaded: Loaded,
 }
 
 impl Run {
     fn start(directory: &tempfile::TempDir, classes: Classes, now: Now) -> Self {
-        let mut snapshot = Snapshot::open(settings(directory)).expect("opened");
         let settings = hub::Settings {
             classes: Arc::new(classes),
-            epoch: Some(snapshot.epoch()),
             ..hub::Settings::default()
         };
-        let (hub, _) = Hub::new(settings, 1, |_, _| Bytes::new());
+        Self::start_with(directory, settings, now)
+    }
+
+    fn start_with(directory: &tempfile::TempDir, hub_settings: hub::Settings, now: Now) -> Self {
+        let mut snapshot = Snapshot::open(settings(directory)).expect("opened");
+        let hub_settings = hub::Settings {
+            epoch: Some(snapshot.epoch()),
+            ..hub_settings
+        };
+        let (hub, mut inboxes) = Hub::new(hub_settings, 1, |_, _| Bytes::new());
         let loaded = snapshot.load(&hub, now).expect("taken back");
-        Self { hub, snapshot, loaded }
+        Self {
+            hub,
+            inbox: inboxes.remove(0),
+            snapshot,
+            loaded,
+        }
     }
 
     fn publish(&self, name: &str, data: &str, id: Option<&str>, now: Now) -> Receipt {

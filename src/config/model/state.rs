@@ -8,12 +8,14 @@ use super::feed::Feed;
 use crate::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
 use crate::config::value::{HistoryKeys, choices};
 use crate::config::visit::{Section, Visitor};
+use crate::hub::STRIPES;
 
 /// `[state]`: how much is kept of all channels together.
 #[derive(Clone, Debug)]
 pub(in crate::config) struct State {
     pub(in crate::config) channels: u64,
     pub(in crate::config) bytes: u64,
+    pub(in crate::config) evicted_names: u64,
     pub(in crate::config) snapshot: Option<PathBuf>,
     pub(in crate::config) snapshot_interval: Duration,
     pub(in crate::config) dedup_window: Duration,
@@ -24,6 +26,7 @@ impl Default for State {
         Self {
             channels: 100_000,
             bytes: 256 << 20,
+            evicted_names: 64 * 1024,
             snapshot: None,
             snapshot_interval: Duration::from_secs(30),
             dedup_window: Duration::from_secs(5 * 60),
@@ -35,6 +38,7 @@ impl Section for State {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         visitor.value("channels", &mut self.channels);
         visitor.value("bytes", &mut self.bytes);
+        visitor.value("evicted_names", &mut self.evicted_names);
         visitor.value("snapshot", &mut self.snapshot);
         visitor.value("snapshot_interval", &mut self.snapshot_interval);
         visitor.value("dedup_window", &mut self.dedup_window);
@@ -43,6 +47,9 @@ impl Section for State {
 
 /// Fewer would not hold a few events of the longest kind.
 const BYTES_MIN: u64 = 1 << 20;
+
+/// One in each stripe: see `state.evicted_names`.
+const _: () = assert!(STRIPES == 16, "the message names it");
 
 impl State {
     pub(super) fn check(&self, check: &mut Check<'_>) {
@@ -55,6 +62,11 @@ impl State {
             self.bytes >= BYTES_MIN,
             "state.bytes",
             "must be at least 1048576 (1 MiB)",
+        );
+        check.require(
+            (STRIPES as u64..=u64::from(u32::MAX)).contains(&self.evicted_names),
+            "state.evicted_names",
+            "must be 16 to 4294967295",
         );
         let is_absolute = self.snapshot.as_ref().is_none_or(|path| path.is_absolute());
         check.require(is_absolute, "state.snapshot", "must be an absolute path");

@@ -13,17 +13,36 @@ use crate::event::{Event, EventId};
 use crate::hub::generations::Generations;
 use crate::time::Now;
 
+/// How far a stripe's numbers have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StripeCounters {
+    /// The newest version given out.
+    pub newest: u64,
+    /// The highest version of an evicted channel.
+    pub evicted: u64,
+    /// Up to which number evictions have no names any more.
+    pub forgotten: u64,
+}
+
+impl StripeCounters {
+    /// All of them there.
+    #[must_use]
+    pub const fn at(number: u64) -> Self {
+        Self {
+            newest: number,
+            evicted: number,
+            forgotten: number,
+        }
+    }
+}
+
 /// What changed in a stripe since the last export.
 #[derive(Debug, Default)]
 pub struct StripeExport {
-    /// The newest version given out.
-    pub head: u64,
-    /// The highest version of an evicted channel.
-    pub evicted: u64,
+    /// How far its numbers have come.
+    pub counters: StripeCounters,
     /// Channels with a history that were evicted since, with the numbers of that.
     pub tombstones: Vec<(u64, Tombstone)>,
-    /// Up to which number evictions have no names any more.
-    pub forgotten: u64,
     /// Channels that changed.
     pub channels: Vec<ChannelExport>,
     /// Channels that were evicted; one of them may be among those that changed, when it was made anew.
@@ -127,10 +146,12 @@ impl Channels {
             self.saved_eviction = *number;
         }
         StripeExport {
-            head: self.versions.newest(),
-            evicted: self.evicted,
+            counters: StripeCounters {
+                newest: self.versions.newest(),
+                evicted: self.evicted,
+                forgotten: self.tombstones.forgotten(),
+            },
             tombstones,
-            forgotten: self.tombstones.forgotten(),
             channels,
             gone: std::mem::take(&mut self.gone),
             ids,
@@ -139,10 +160,10 @@ impl Channels {
     }
 
     /// Sets the counters to what they were.
-    pub(in crate::hub) fn restore_counters(&mut self, head: u64, evicted: u64, forgotten: u64) {
-        self.versions.restore(head);
-        self.evicted = self.evicted.max(evicted);
-        self.tombstones.forget_up_to(forgotten);
+    pub(in crate::hub) fn restore_counters(&mut self, counters: StripeCounters) {
+        self.versions.restore(counters.newest);
+        self.evicted = self.evicted.max(counters.evicted);
+        self.tombstones.forget_up_to(counters.forgotten);
     }
 
     pub(in crate::hub) fn restore_tombstone(&mut self, number: u64, tombstone: Tombstone) {

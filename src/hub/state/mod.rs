@@ -38,7 +38,7 @@ use crate::json::same;
 use crate::time::Now;
 
 pub use crate::event::Epoch;
-pub use export::{ChannelExport, RecordExport, StripeExport};
+pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
 pub use tombstones::Tombstone;
 

@@ -41,7 +41,7 @@ fn what_is_passed_over_is_owed() {
     let mut catch_up = CatchUp::default();
     catch_up.join(a.clone(), Need::Whole { latest: 3 });
     assert_eq!(catch_up.take_due(None), None, "the answer goes first");
-    catch_up.schedule(Progress::default(), || 4);
+    schedule(&mut catch_up, 4);
     assert!(catch_up.passes_over(&a, 5));
     assert_eq!(catch_up.take_due(None).expect("due").need, Need::Whole { latest: 3 });
 }
@@ -52,7 +52,7 @@ fn what_a_read_does_not_give_is_not_passed_over() {
     for need in [Need::After(44), Need::LastOrAfter(44), Need::Whole { latest: 44 }] {
         let mut catch_up = CatchUp::default();
         catch_up.join(a.clone(), need);
-        catch_up.schedule(Progress::default(), || 1);
+        schedule(&mut catch_up, 1);
         let passed: Vec<u64> = (42..=45).filter(|version| catch_up.passes_over(&a, *version)).collect();
         assert_eq!(passed, [45], "{need:?}");
         assert_eq!(catch_up.take_due(None).expect("due").withheld, 1);
@@ -63,7 +63,7 @@ fn what_a_read_does_not_give_is_not_passed_over() {
 fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     let (mut catch_up, a) = (CatchUp::default(), channel("a"));
     catch_up.join(a.clone(), Need::After(41));
-    catch_up.schedule(Progress::default(), || 1);
+    schedule(&mut catch_up, 1);
     assert!(catch_up.withholds(&a, 5));
     catch_up.take_due(None).expect("due");
     assert!(catch_up.finish(&a, 8, 6));
@@ -82,19 +82,154 @@ fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     assert!(catch_up.is_empty());
 }
 
+fn held(patterns: &[&str]) -> Box<[Pattern]> {
+    let valid = |text: &&str| Pattern::parse(text).expect("valid");
+    patterns.iter().map(valid).collect()
+}
+
+fn schedule(catch_up: &mut CatchUp, first: u32) {
+    let mut taken = 0;
+    catch_up.schedule(Progress::default(), |count| {
+        taken = count;
+        first
+    });
+    assert!(taken > 0, "there is something to schedule");
+}
+
+/// Everything that is read, with its place.
+fn read_all(catch_up: &mut CatchUp) -> Vec<(String, u32)> {
+    let due = std::iter::from_fn(|| catch_up.take_due(None));
+    due.map(|due| (due.channel.as_str().to_owned(), due.place)).collect()
+}
+
+#[test]
+fn each_channel_of_a_join_has_a_place_of_its_own() {
+    let mut catch_up = CatchUp::default();
+    for name in ["a", "b", "c"] {
+        catch_up.join(channel(name), Need::After(3));
+    }
+    let mut asked = 0;
+    assert!(catch_up.schedule(Progress::default(), |count| {
+        asked = count;
+        u32::MAX - 1
+    }));
+    assert_eq!(asked, 3);
+    assert!(!catch_up.schedule(Progress::default(), |_| unreachable!("there is none left")));
+    catch_up.set_aside(&channel("d"), 7, 1);
+    // The order of frames wraps in the middle of them.
+    assert_eq!(catch_up.take_due(Some(u32::MAX - 2)), None);
+    assert_eq!(
+        catch_up.take_due(Some(u32::MAX - 1)).map(|due| due.place),
+        Some(u32::MAX - 1)
+    );
+    assert_eq!(
+        catch_up.take_due(Some(u32::MAX - 1)),
+        None,
+        "the next one's frames come behind"
+    );
+    let rest = [("b", u32::MAX), ("c", 0), ("d", 1)].map(|(name, place)| (name.to_owned(), place));
+    assert_eq!(read_all(&mut catch_up), rest);
+}
+
 #[test]
 fn a_channel_that_was_left_and_joined_again_has_a_new_turn() {
+    for shares in [1, 2, 100] {
+        let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+        catch_up.set_aside(&a, 1, 5);
+        catch_up.set_aside(&b, 2, 6);
+        catch_up.leave(held(&["b"]));
+        while !catch_up.sweep(shares).1 {}
+        assert_eq!(catch_up.len(), 1, "what was left is forgotten");
+        catch_up.join(a.clone(), Need::After(3));
+        schedule(&mut catch_up, 9);
+        assert_eq!(catch_up.take_due(None).expect("due").channel, b);
+        assert_eq!(catch_up.next_due(), Some(9));
+    }
+}
+
+#[test]
+fn the_old_turn_of_a_channel_that_is_joined_again_passes_it_by() {
     let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+    // What was still queued of it when it was left, as the first of two.
     catch_up.set_aside(&a, 1, 5);
     catch_up.set_aside(&b, 2, 6);
-    catch_up.retain(|channel| *channel != a);
+    catch_up.join(a.clone(), Need::Whole { latest: 4 });
+    schedule(&mut catch_up, 9);
+    let read = read_all(&mut catch_up);
+    assert_eq!(read, [("b".to_owned(), 6), ("a".to_owned(), 9)]);
+}
+
+#[test]
+fn what_was_left_costs_nothing_at_once_and_is_swept_out_in_shares() {
+    let mut catch_up = CatchUp::default();
+    for n in 0..1000 {
+        catch_up.join(channel(&format!("{}.s{n}", ["a", "b"][n % 2])), Need::After(3));
+    }
+    schedule(&mut catch_up, 10);
+    catch_up.set_aside(&channel("b.last"), 7, 2000);
+    catch_up.leave(held(&["b.*", "c.*"]));
+    assert_eq!(catch_up.len(), 1001, "nobody has looked at them");
+    assert!(!catch_up.passes_over(&channel("a.s0"), 9), "it will not be read");
+    assert!(catch_up.passes_over(&channel("b.s1"), 9));
+    assert_eq!(catch_up.sweep(100), (100, false));
+    assert_eq!(
+        catch_up.take_due(None),
+        None,
+        "the first is swept, but the second may not be"
+    );
+    assert_eq!(catch_up.next_due(), Some(10), "what is queued behind waits");
+    // In the middle of it.
+    catch_up.leave(held(&["b.*"]));
+    catch_up.set_aside(&channel("b.later"), 8, 2001);
+    let mut steps = 100;
+    loop {
+        let (taken, is_through) = catch_up.sweep(100);
+        assert!(taken <= 100);
+        steps += taken;
+        if is_through {
+            break;
+        }
+    }
+    // Each name once, and what was left once more for the patterns that were given back meanwhile.
+    assert_eq!((steps, catch_up.len()), (1002 + 502, 502));
+    assert_eq!(catch_up.sweep(100), (0, true));
+    let read = read_all(&mut catch_up);
+    let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
+    let all: Vec<String> = (0..500).map(|n| format!("b.s{}", 2 * n + 1)).collect();
+    assert_eq!(names[..500], all);
+    assert_eq!(names[500..], ["b.last", "b.later"]);
+    assert!(read.is_sorted_by(|a, b| a.1 < b.1), "no two have one place: {read:?}");
+}
+
+#[test]
+fn what_was_left_before_it_had_a_place_is_swept_out() {
+    let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
     catch_up.join(a.clone(), Need::After(3));
-    catch_up.schedule(Progress::default(), || 9);
-    assert_eq!(catch_up.take_due(None).expect("due").channel, b);
-    assert_eq!(catch_up.next_due(), Some(9));
-    catch_up.retain(|_| false);
-    assert!(catch_up.is_empty());
-    assert_eq!(catch_up.next_due(), None);
+    catch_up.join(b, Need::After(3));
+    catch_up.leave(held(&["b"]));
+    assert_eq!(catch_up.sweep(10), (2, true));
+    catch_up.join(a, Need::After(7));
+    schedule(&mut catch_up, 4);
+    assert_eq!(read_all(&mut catch_up), [("b".to_owned(), 4), ("a".to_owned(), 5)]);
+}
+
+#[test]
+fn what_remains_is_freed_in_shares() {
+    let mut catch_up = CatchUp::default();
+    for n in 0..90 {
+        catch_up.join(channel(&format!("a.s{n}")), Need::After(3));
+    }
+    schedule(&mut catch_up, 0);
+    for n in 0..10 {
+        catch_up.set_aside(&channel(&format!("b.s{n}")), 7, 100 + n);
+    }
+    catch_up.leave(held(&["a.*"]));
+    catch_up.sweep(20);
+    catch_up.join(channel("c"), Need::After(3));
+    // 101 channels, and as many names in turns.
+    let mut remains = catch_up.into_remains();
+    let freed: Vec<usize> = (0..6).map(|_| remains.free(50)).collect();
+    assert_eq!(freed, [50, 50, 50, 50, 2, 0]);
 }
 
 /// A channel of numbered events, a shard's inbox, a small outbox and a client that takes one frame at a time.
@@ -147,7 +282,7 @@ impl Rig {
         };
         if let Some(after) = after {
             rig.catch_up.join(rig.channel.clone(), Need::After(after));
-            rig.catch_up.schedule(Progress::default(), || 0);
+            rig.catch_up.schedule(Progress::default(), |_| 0);
             rig.sequence = 1;
         }
         rig

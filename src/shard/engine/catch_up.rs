@@ -16,13 +16,16 @@ use crate::disconnect::Disconnect;
 use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::mailbox::ConnectionId;
 use crate::session::Input;
-use crate::shard::catch_up::{Due, Need, Progress};
+use crate::shard::catch_up::{CatchUp, Due, Need, Progress};
 use crate::shard::connection::{Cold, Hot, Stage};
 use crate::shard::frame::Frame;
 use crate::time::Now;
 
 /// Events of one page, of one channel or several.
 const PAGE_EVENTS: usize = 64;
+
+/// Channels that one page looks at: some may have nothing, or were left.
+const PAGE_CHANNELS: usize = PAGE_EVENTS;
 
 /// Bytes of one page; a lone event may be longer.
 const PAGE_BYTES: usize = 64 * 1024;
@@ -91,7 +94,10 @@ impl Engine {
         let mut page = std::mem::take(&mut self.page);
         let mut last = None;
         let mut bytes = 0;
-        while page.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
+        for _ in 0..PAGE_CHANNELS {
+            if page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
+                break;
+            }
             let head = self.hot[slot].outbox.first_sequence(&self.outgoing.pool);
             let catch_up = self.cold[slot].as_mut().and_then(Cold::catch_up_if_any);
             let Some(due) = catch_up.and_then(|catch_up| catch_up.take_due(head)) else {
@@ -197,11 +203,10 @@ impl Engine {
 
     /// Gives back what a connection that has caught up does not need.
     pub(super) fn shrink_catch_up(&mut self, slot: u32) {
-        let Some(cold) = &mut self.cold[slot] else { return };
-        let Some(extra) = &mut cold.extra else { return };
-        if extra.catch_up.take_if(|catch_up| catch_up.is_empty()).is_some() {
-            self.outgoing.note_catching_up(&mut self.hot[slot], false);
-            cold.shrink();
+        let extra = self.cold[slot].as_ref().and_then(|cold| cold.extra.as_ref());
+        let Some(extra) = extra else { return };
+        if extra.catch_up.as_ref().is_some_and(CatchUp::is_empty) {
+            self.bury_catch_up(slot);
         }
     }
 

@@ -88,12 +88,9 @@ impl Engine {
         hot.stage = Stage::Flushing;
         let was_paused = hot.flags.has(Flags::PAUSED);
         hot.flags.clear(Flags::PAUSED | Flags::GAP);
-        self.outgoing.note_catching_up(hot, false);
+        // What it was to catch up with it recovers when it comes back.
+        self.bury_catch_up(slot);
         if let Some(cold) = &mut self.cold[slot] {
-            if let Some(extra) = &mut cold.extra {
-                // What it was to catch up with it recovers when it comes back.
-                extra.catch_up = None;
-            }
             cold.deadline_ms = now.mono_ms + u64::from(self.settings.closing_ms);
         }
         if ending == Disconnect::Lost || self.end_polls(slot, ending) {

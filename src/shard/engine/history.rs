@@ -1,8 +1,11 @@
 //! `history`: what a channel keeps, in one bounded answer.
+//!
+//! Invariant: who holds patterns is not told of an event here before it was sent what was published before that and is evicted
+//! since. Otherwise a client that takes the event's offset for how much it had would never hear of the channel that went.
 
 use super::Engine;
 use crate::channel::Channel;
-use crate::hub::{PageLimit, Since};
+use crate::hub::{Page, PageLimit, Since};
 use crate::message::{Echo, HistoryRange};
 use crate::session::{HistoryPage, Input};
 use crate::time::Now;
@@ -53,6 +56,9 @@ impl Engine {
             }
             read = self.inbox.read(channel, Since::After(from), limit, now);
         }
+        if self.overtakes_evicted(slot, |_| true) {
+            hold_back(&mut read, since, self.progress.version);
+        }
         page.more = read.more;
         page.offset = Some(read.last);
         let (mut bytes, mut last) = (0, from);
@@ -69,5 +75,15 @@ impl Engine {
             page.events.push(message);
         }
         page
+    }
+}
+
+// What is newer than `newest` comes when it is asked for again, behind `since` or the last that is not.
+fn hold_back(page: &mut Page, since: u64, newest: u64) {
+    if page.last > newest {
+        let end = page.events.partition_point(|event| event.version <= newest);
+        page.events.truncate(end);
+        page.last = page.events.last().map_or(since, |event| event.version);
+        page.more = true;
     }
 }

@@ -22,6 +22,7 @@ use crate::mailbox::ConnectionId;
 use crate::message::{Reached, Recover, Standing};
 use crate::session::Input;
 use crate::shard::Settings;
+use crate::shard::catch_up::{CatchUp, Remains};
 use crate::shard::connection::{Cold, Flags};
 use crate::shard::table::{Inserted, NodeId};
 use crate::time::Now;
@@ -31,6 +32,9 @@ const PATTERN_STEPS: usize = 16;
 
 /// A first share is so many times less than a turn's.
 const FIRST_SHARES: usize = 8;
+
+/// Names of channels that are freed at once with what a connection was to catch up with.
+const FREED_AT_ONCE: usize = 256;
 
 /// Room that is kept for what a page saw.
 const SEEN_KEPT: usize = 1024;
@@ -43,6 +47,8 @@ pub(super) struct Joins {
     walking: VecDeque<Box<Join>>,
     // Through, but not to be answered before the inbox is at this index.
     held_back: VecDeque<(u64, Box<Join>)>,
+    // What connections that are gone had to catch up with: it is freed in the same steps as it was made.
+    remains: VecDeque<Remains>,
     steps_per_turn: usize,
     // In this turn.
     steps_taken: usize,
@@ -96,16 +102,25 @@ impl Joins {
             waiting: VecDeque::new(),
             walking: VecDeque::new(),
             held_back: VecDeque::new(),
+            remains: VecDeque::new(),
             steps_per_turn,
             steps_taken: 0,
             seen: Vec::new(),
         }
     }
 
+    /// Joins that have no answer yet.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.walking.len() + self.held_back.len()
+    }
+
     /// Whether there is work for the next turn, with the inbox at `position`.
     pub(super) fn has_some(&self, position: u64) -> bool {
         let is_due = |(until, _): &(u64, Box<Join>)| *until <= position;
-        !self.waiting.is_empty() || !self.walking.is_empty() || self.held_back.front().is_some_and(is_due)
+        !self.waiting.is_empty()
+            || !self.walking.is_empty()
+            || !self.remains.is_empty()
+            || self.held_back.front().is_some_and(is_due)
     }
 
     /// Steps that were taken since the turn began.
@@ -114,8 +129,34 @@ impl Joins {
         self.steps_taken
     }
 
-    fn spend(&mut self, steps: usize) {
+    pub(super) fn spend(&mut self, steps: usize) {
         self.steps_taken += steps;
+    }
+
+    /// What whoever begins gets of a turn.
+    pub(super) fn first_share(&self) -> usize {
+        (self.steps_per_turn / FIRST_SHARES).max(1)
+    }
+
+    /// Frees what a connection was to catch up with; if that is much, in the turns to come.
+    pub(super) fn bury(&mut self, catch_up: CatchUp) {
+        let mut remains = catch_up.into_remains();
+        if remains.free(FREED_AT_ONCE) == FREED_AT_ONCE {
+            self.remains.push_back(remains);
+        }
+    }
+
+    fn free_remains(&mut self) {
+        while self.steps_left() > 0
+            && let Some(remains) = self.remains.front_mut()
+        {
+            let most = self.steps_per_turn - self.steps_taken;
+            let freed = remains.free(most);
+            if freed < most {
+                self.remains.pop_front();
+            }
+            self.steps_taken += freed;
+        }
     }
 
     // The join that a connection has begun.
@@ -151,6 +192,7 @@ impl Engine {
     /// A new turn: carries out the joins that waited, as far as it goes.
     pub(super) fn resume_joins(&mut self, now: Now) {
         self.joins.steps_taken = 0;
+        self.joins.free_remains();
         self.answer_held_back(now);
         let reserved = if self.joins.walking.is_empty() {
             0
@@ -190,8 +232,14 @@ impl Engine {
     // has: it must not overtake what was published of the others and evicted since.
     fn must_wait(&self, join: &Join) -> Option<u64> {
         let is_older = |held: &Pattern| !join.asked.patterns.contains(held);
-        let overtakes = self.inbox.evictions() != self.progress.evictions && self.table.held(join.slot).any(is_older);
-        (overtakes && !self.inbox.is_empty()).then(|| self.inbox.end())
+        self.overtakes_evicted(join.slot, is_older).then(|| self.inbox.end())
+    }
+
+    /// Whether what a connection is told by now may overtake what was published of its older patterns and evicted since.
+    pub(super) fn overtakes_evicted(&self, slot: u32, is_older: impl Fn(&Pattern) -> bool) -> bool {
+        !self.inbox.is_empty()
+            && self.inbox.evictions() != self.progress.evictions
+            && self.table.held(slot).any(is_older)
     }
 
     // Begins those that wait, until no more than `reserved` is left of the turn.
@@ -211,6 +259,10 @@ impl Engine {
     }
 
     fn begin_join(&mut self, slot: u32, asked: Waiting, now: Now) {
+        if !self.sweep_catch_up(slot) {
+            // Others pass it.
+            return self.joins.waiting.push_back(asked);
+        }
         let mut join = self.prepare_join(slot, asked);
         let patterns = std::mem::take(&mut join.asked.patterns);
         self.joins.spend(PATTERN_STEPS * patterns.len());
@@ -239,8 +291,7 @@ impl Engine {
         self.joins.spend(wide.len() * join.keys.len() / 8);
         join.search = Search::new(join.known(wide.clone(), self.inbox.epoch(), join.asked.recover.as_ref()));
         join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
-        let share = (self.joins.steps_per_turn / FIRST_SHARES).max(1);
-        if let Some(join) = self.walk(join, share, now) {
+        if let Some(join) = self.walk(join, self.joins.first_share(), now) {
             self.joins.walking.push_back(join);
         }
     }
@@ -389,6 +440,8 @@ impl Engine {
 
     // Gives up what was done of a join, and lets it begin anew.
     fn join_again(&mut self, slot: u32, asked: Waiting) {
+        // A place, where it is found when it is swept out.
+        self.schedule_catch_up(slot);
         self.give_back(slot, &asked.patterns);
         self.joins.waiting.push_front(asked);
     }
@@ -413,7 +466,7 @@ impl Engine {
                 self.inbox.leave(pattern);
             }
         }
-        self.leave_catch_up(slot, patterns);
+        self.leave_catch_up(slot);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::event::Epoch;
 use crate::hub::ChannelView;
 use crate::message::{Position, Reached, Recover};
 use crate::shard::catch_up::Need;
-use crate::shard::connection::Flags;
+use crate::shard::connection::{Cold, Flags};
 
 /// Channels named in `positions`, and as many in `recovered` beside those asked for.
 const NAMED_MAX: usize = 1000;
@@ -144,25 +144,48 @@ impl Engine {
         }
         if let Some(cold) = &mut self.cold[slot]
             && let Some(catch_up) = cold.catch_up_if_any()
-            && catch_up.schedule(self.progress, || hot.outbox.take_sequence())
+            && catch_up.schedule(self.progress, |count| hot.outbox.take_sequences(count))
         {
             self.outgoing.mark_dirty(slot, hot);
         }
     }
 
     /// A connection gave patterns back: what no other of its patterns covers it does not catch up with any more.
-    pub(super) fn leave_catch_up(&mut self, slot: u32, left: &[Pattern]) {
+    pub(super) fn leave_catch_up(&mut self, slot: u32) {
         if !self.hot[slot].flags.has(Flags::CATCH_UP) {
             return;
         }
-        let held: Vec<&Pattern> = self.table.held(slot).collect();
-        let matches =
-            |patterns: &[&Pattern], channel: &Channel| patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
-        let left: Vec<&Pattern> = left.iter().collect();
-        if let Some(catch_up) = self.cold[slot].as_mut().and_then(|cold| cold.catch_up_if_any()) {
-            catch_up.retain(|channel| !matches(&left, channel) || matches(&held, channel));
+        let held: Box<[Pattern]> = self.table.held(slot).cloned().collect();
+        if held.is_empty() {
+            return self.bury_catch_up(slot);
         }
+        if let Some(catch_up) = self.cold[slot].as_mut().and_then(Cold::catch_up_if_any) {
+            catch_up.leave(held);
+        }
+    }
+
+    /// Forgets what a connection had left, as far as it goes in one share of a turn; whether it is through.
+    pub(super) fn sweep_catch_up(&mut self, slot: u32) -> bool {
+        let share = self.joins.first_share();
+        let Some(catch_up) = self.cold[slot].as_mut().and_then(Cold::catch_up_if_any) else {
+            return true;
+        };
+        let (steps, is_through) = catch_up.sweep(share);
+        self.joins.spend(steps);
         self.shrink_catch_up(slot);
+        is_through
+    }
+
+    /// A connection catches up with nothing any more.
+    pub(super) fn bury_catch_up(&mut self, slot: u32) {
+        self.outgoing.note_catching_up(&mut self.hot[slot], false);
+        let extra = self.cold[slot].as_mut().and_then(|cold| cold.extra.as_mut());
+        if let Some(catch_up) = extra.and_then(|extra| extra.catch_up.take()) {
+            self.joins.bury(catch_up);
+        }
+        if let Some(cold) = &mut self.cold[slot] {
+            cold.shrink();
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 //! run for both ways of writing.
 
 mod faults;
+mod kernel;
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 

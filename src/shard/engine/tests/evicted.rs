@@ -183,6 +183,51 @@ fn an_answer_does_not_overtake_what_was_evicted_meanwhile() {
     assert_eq!(kinds(&rig.read(id)), ["event", "subscribed"]);
 }
 
+// Its offset would be taken for how much its client had.
+#[test]
+fn a_history_does_not_overtake_what_was_evicted_meanwhile() {
+    let mut rig = rig(2, 1_000);
+    event_later(&mut rig, "grid.a.order");
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.subscribe(id, "grid.*");
+    rig.read(id);
+    // The second is evicted for the fourth, with the number 5; all are still in the inbox.
+    for channel in ["grid.b.order", "grid.a.order", "grid.c.order", "grid.a.order"] {
+        rig.pass(1);
+        rig.publish(channel, "1");
+    }
+    let ask = |rig: &mut Rig, id, channel: &str, since: u64| {
+        rig.say(
+            id,
+            &json!({"type": "history", "channel": channel, "since": since}).to_string(),
+        );
+        let got = quiet(rig.read(id));
+        let data = &got.last().expect("an answer").text()["data"];
+        let offsets: Vec<_> = data["events"]
+            .as_array()
+            .expect("events")
+            .iter()
+            .map(|event| event["offset"].as_u64())
+            .collect();
+        (
+            offsets.into_iter().flatten().collect::<Vec<_>>(),
+            data["offset"].as_u64(),
+            data["more"] == true,
+        )
+    };
+    assert_eq!(ask(&mut rig, id, "grid.a.order", 0), (vec![1], Some(1), true));
+    assert_eq!(ask(&mut rig, id, "grid.a.order", 1), (vec![], Some(1), true));
+    assert_eq!(ask(&mut rig, id, "grid.c.order", 0), (vec![], Some(0), true));
+    let all = (vec![1, 3, 6], Some(6), false);
+    assert_eq!(
+        ask(&mut rig, other, "grid.a.order", 0),
+        all,
+        "who gets nothing else can miss nothing of it"
+    );
+    rig.engine.deliver(usize::MAX);
+    assert_eq!(ask(&mut rig, id, "grid.a.order", 1), (vec![3, 6], Some(6), false));
+}
+
 // Were it otherwise, a client that breaks off in between would be taken for one that had heard of everything up to the
 // newer event.
 #[test]

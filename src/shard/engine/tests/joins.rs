@@ -1,5 +1,6 @@
 //! Joins that take several turns, by hand. (The simulation has them among everything else.)
 
+use hashbrown::HashSet;
 use serde_json::json;
 
 use super::kept::{epoch, recover, told};
@@ -51,6 +52,11 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
         rig.say(id, &message);
         assert!(rig.engine.joins.has_some(u64::MAX));
     }
+    let waiting = |rig: &Rig| {
+        rig.engine.update_stats();
+        rig.stats.read().waiting_joins
+    };
+    assert_eq!(waiting(&rig), 2);
     let (mut turns, mut answered) = (0, Vec::new());
     while rig.engine.joins.has_some(u64::MAX) {
         rig.engine.begin_turn(rig.now);
@@ -71,9 +77,70 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     }
     let answer = |id| (id, "subscribed".to_owned());
     assert_eq!(answered, [answer(first), answer(second)], "one after the other");
+    assert_eq!(waiting(&rig), 0);
     // 7 steps for a channel that is compared with 50 patterns.
     let least = 2 * CHANNELS * 7 / (STEPS + 1100);
     assert!(turns >= least, "{turns} turns, {least} at least");
+}
+
+/// As few channels as are many: nothing that concerns all of them at once may happen in one turn.
+#[test]
+fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_up_with() {
+    const CHANNELS: usize = 10_000;
+    const STEPS: u32 = 2048;
+    let mut rig = rig(STEPS);
+    for n in 0..CHANNELS {
+        rig.event(&format!("market.s{n}.price"), "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.say(id, r#"{"type":"subscribe","channels":["market.*","*.s7.price"]}"#);
+    rig.turns();
+    let owed = |rig: &mut Rig| {
+        let catch_up = rig.engine.cold[id.slot].as_mut().and_then(Cold::catch_up_if_any);
+        catch_up.map_or(0, |catch_up| catch_up.len())
+    };
+    assert_eq!(owed(&mut rig), CHANNELS);
+    rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
+    assert_eq!(owed(&mut rig), CHANNELS, "nobody has looked at them");
+    assert!(!rig.engine.joins.has_some(u64::MAX), "and nobody has to");
+    rig.subscribe(id, "market.*");
+    let mut turns = 0;
+    while rig.engine.joins.has_some(u64::MAX) {
+        rig.engine.begin_turn(rig.now);
+        turns += 1;
+        let taken = rig.engine.joins.steps_taken();
+        assert!(taken <= (STEPS + 1100) as usize, "{taken} steps");
+        if turns < 6 {
+            rig.subscribe(other, &format!("market.s{turns}.price"));
+            rig.engine.begin_turn(rig.now);
+            turns += 1;
+            assert_eq!(told(&rig.read_now(other)), [json!("subscribed"), json!(1)]);
+        }
+    }
+    // They are forgotten, and found.
+    assert!(
+        turns as usize >= 2 * CHANNELS / (STEPS as usize + 1100),
+        "{turns} turns"
+    );
+    let mut got = rig.read(id);
+    assert_eq!(kinds(&got[..3]), ["subscribed", "event", "unsubscribed"]);
+    assert_eq!(
+        got[1].text()["channel"],
+        "market.s7.price",
+        "a pattern that was not given back has it"
+    );
+    assert_eq!(got[3].kind(), "subscribed");
+    let channel = |frame: Received| frame.text()["channel"].to_string();
+    let names: HashSet<String> = got.drain(4..).map(channel).collect();
+    assert_eq!(names.len(), CHANNELS - 1);
+    // The same again, and it goes.
+    rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
+    rig.subscribe(id, "market.*");
+    rig.turns();
+    assert_eq!(owed(&mut rig), CHANNELS - 1);
+    rig.engine.on_socket_error(id, rig.now);
+    // As many names again are in the order of their turns.
+    assert_eq!(rig.turns() as usize, (2 * (CHANNELS - 1) - 256) / STEPS as usize + 1);
 }
 
 #[test]

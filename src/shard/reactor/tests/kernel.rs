@@ -1,0 +1,50 @@
+//! What the kernel takes for a client that reads nothing, before writing stops and outboxes fill: `docs/guarantees.md` gives
+//! the figures.
+
+use super::*;
+
+/// As long as the frame of a price, and as many of them in one write as a flush may have.
+const LENGTHS: [usize; 2] = [240, 64 * 240];
+
+/// Writes so much at a time until the kernel has taken no more for a while; how many bytes it took.
+fn taken(mut socket: impl Write, length: usize) -> usize {
+    let mut bytes = 0;
+    loop {
+        match socket.write(&vec![0; length]) {
+            Ok(count) => bytes += count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return bytes,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn taken_by_tcp(is_prepared: bool, length: usize) -> usize {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+    let (server, _) = listener.accept().expect("accepted");
+    server.set_write_timeout(Some(A_WHILE)).expect("set");
+    let server = OwnedFd::from(server);
+    if is_prepared {
+        prepare(&server);
+    }
+    taken(TcpStream::from(server), length)
+}
+
+fn taken_by_unix(length: usize) -> usize {
+    let (server, _client) = UnixStream::pair().expect("a pair");
+    server.set_write_timeout(Some(A_WHILE)).expect("set");
+    taken(server, length)
+}
+
+/// Loopback takes far less to move what is on its way into the client's buffer.
+const A_WHILE: Duration = Duration::from_millis(500);
+
+#[test]
+fn little_lies_in_the_kernel_for_a_client_that_reads_nothing() {
+    for length in LENGTHS {
+        let (prepared, unprepared) = (taken_by_tcp(true, length), taken_by_tcp(false, length));
+        let unix = taken_by_unix(length);
+        println!("written by {length}: TCP {prepared}, {unprepared} without the bound; a Unix socket {unix}");
+        assert!(prepared < unprepared / 2, "{prepared} of {unprepared}");
+    }
+}
