@@ -3,7 +3,7 @@
 //! Invariants: joins take no more than [`Settings::join_steps`](crate::shard::Settings::join_steps) of a turn, whatever
 //! they cover, and lock no stripe for longer than a page of a walk. A join that is not through is a connection's only
 //! one; until its answer is queued nothing of what it newly covers is, and what is published meanwhile is owed
-//! ([`CatchUp`](crate::shard::catch_up::CatchUp)).
+//! ([`CatchUp`](crate::shard::catch_up::CatchUp)). What it leaves behind is swept out and freed in the same steps.
 //!
 //! Most joins look at few channels and are carried out at once. Whoever begins gets a first share; what is not through
 //! then queues up behind its like, one after the other, and those that have yet to begin pass it: nobody's exact name
