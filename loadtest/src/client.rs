@@ -303,12 +303,16 @@ impl Client {
             group.stray += u64::from(!is_held);
             inside.last_arrival_ns = inside.last_arrival_ns.max(now_ns);
         });
+        let adapter = &*common.adapter;
+        for answer in &adapter.answers {
+            // Some servers put several texts into one message, a line each, a ping among events.
+            let is_to_answer = |line: &[u8]| line == answer.to.as_bytes();
+            if message.split(|byte| *byte == b'\n').any(is_to_answer) {
+                self.send_text(&answer.with)?;
+            }
+        }
         if is_event {
             return Ok(());
-        }
-        let adapter = &*common.adapter;
-        if let Some(answer) = adapter.answers.iter().find(|answer| answer.to.as_bytes() == message) {
-            return self.send_text(&answer.with);
         }
         let is_error = adapter.errors.iter().any(|mark| contains(message, mark));
         match self.state {

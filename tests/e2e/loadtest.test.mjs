@@ -4,9 +4,23 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
-import { binary, directory, freePorts, root, start, until } from './harness.mjs';
+import { Centrifuge } from 'centrifuge';
+import WebSocket from 'ws';
+import { centrifugo } from './centrifugo.mjs';
+import { atEnd, binary, directory, freePorts, root, start, until } from './harness.mjs';
 
 const tool = join(dirname(binary), 'tickgate-loadtest');
+
+/** Runs scenarios of the load tool; gives the figures. */
+function measures(t, ...server) {
+  const folder = directory(t);
+  return async (scenario, ...more) => {
+    const report = join(folder, `${scenario}.json`);
+    const run = start(t, folder, tool, [scenario, ...server, '--clients', '20', '--seconds', '1', '--json', report, ...more]);
+    assert.deepEqual(await run.ended, { code: 0, signal: null }, run.err());
+    return JSON.parse(readFileSync(report, 'utf8')).figures;
+  };
+}
 
 test('the server shown for the adapter `plain` can be measured', async (t) => {
   const [port] = await freePorts(1);
@@ -20,16 +34,43 @@ test('the server shown for the adapter `plain` can be measured', async (t) => {
     socket.on('error', () => resolve(false));
   }));
 
-  const measure = async (scenario, ...more) => {
-    const report = join(folder, `${scenario}.json`);
-    const run = start(t, folder, tool, [
-      scenario, '--adapter', 'plain', '--url', `ws://127.0.0.1:${port}`, '--clients', '20', '--seconds', '1', '--json', report, ...more,
-    ]);
-    assert.deepEqual(await run.ended, { code: 0, signal: null }, run.err());
-    return JSON.parse(readFileSync(report, 'utf8')).figures;
-  };
+  const measure = measures(t, '--adapter', 'plain', '--url', `ws://127.0.0.1:${port}`);
   const fanout = await measure('fanout', '--rate', '20');
   assert.deepEqual([fanout.deliveries, fanout.missing, fanout.errors], [400, 0, 0]);
   const commands = await measure('commands', '--requests-per-second', '100');
   assert.deepEqual([commands.requests_answered, commands.errors], [100, 0], JSON.stringify(commands));
+});
+
+test('what the adapter `centrifugo` speaks is spoken by the official client', async (t) => {
+  const key = 'a-key';
+  const { address, counts } = await centrifugo((undo) => atEnd(t, undo), key);
+
+  const client = new Centrifuge(`ws://${address}/connection/websocket`, { websocket: WebSocket });
+  atEnd(t, () => client.disconnect());
+  const heard = [];
+  const subscription = client.newSubscription('load0');
+  subscription.on('publication', ({ data }) => heard.push(data));
+  subscription.subscribe();
+  client.connect();
+  await subscription.ready(10_000);
+  assert.deepEqual(await client.rpc('echo', 'hello'), { data: 'hello' });
+  const publish = { channel: 'load0', data: { n: 1 } };
+  const response = await fetch(`http://${address}/api/batch`, {
+    method: 'POST', headers: { 'x-api-key': key }, body: JSON.stringify({ commands: [{ publish }, { publish }] }),
+  });
+  assert.equal(response.status, 200);
+  await until('both', () => heard.length === 2);
+  subscription.unsubscribe();
+
+  const publishing = ['--publish-url', `http://${address}`, '--publish-key', key];
+  const measure = measures(t, '--adapter', 'centrifugo', '--url', `ws://${address}`);
+  const fanout = await measure('fanout', '--rate', '100', ...publishing);
+  assert.deepEqual([fanout.deliveries, fanout.missing, fanout.errors], [2000, 0, 0]);
+  const commands = await measure('commands', '--requests-per-second', '100', ...publishing);
+  assert.deepEqual([commands.requests_answered, commands.errors], [100, 0], JSON.stringify(commands));
+  const churn = await measure('churn', '--rate', '20', ...publishing);
+  assert.deepEqual([churn.missing, churn.errors], [0, 0], JSON.stringify(churn));
+  assert.ok(churn.requests_answered > 0);
+  assert.equal(counts.cut, 0, 'its pings are answered');
+  assert.ok(counts.answered > 20 * 50);
 });

@@ -1,0 +1,74 @@
+// A server of Centrifugo's JSON protocol, as far as the load tool's adapter needs one. Its own kind of client, npm
+// `centrifuge`, tells whether it is one.
+import { createServer } from 'node:http';
+import { WebSocketServer } from 'ws';
+
+const PING_MS = 200;
+
+/** Where it listens. Clients that leave two pings unanswered are cut off; `cut` counts them. */
+export async function centrifugo(atEnd, key) {
+  const channels = new Map();
+  const counts = { cut: 0, answered: 0 };
+  const subscribers = (channel) => channels.get(channel) ?? channels.set(channel, new Set()).get(channel);
+
+  const answers = (socket) => ({
+    connect: () => ({ client: 'c', version: '0', ping: PING_MS / 1000, pong: true }),
+    subscribe: ({ channel }) => { subscribers(channel).add(socket); return {}; },
+    unsubscribe: ({ channel }) => { subscribers(channel).delete(socket); return {}; },
+    rpc: ({ data }) => ({ data }),
+  });
+
+  const http = createServer((request, response) => {
+    let body = '';
+    request.on('data', (part) => { body += part; });
+    request.on('end', () => {
+      if (request.url !== '/api/batch' || request.headers['x-api-key'] !== key) {
+        response.writeHead(401).end();
+        return;
+      }
+      const pushes = JSON.parse(body).commands.map(({ publish: { channel, data } }) => ({ push: { channel, pub: { data } } }));
+      for (const socket of new Set(pushes.flatMap(({ push }) => [...subscribers(push.channel)]))) {
+        // As it does under load: several messages in one frame, a line each, and a ping wherever it falls.
+        const lines = pushes.filter(({ push }) => subscribers(push.channel).has(socket)).map((push) => JSON.stringify(push));
+        socket.unanswered += 1;
+        socket.send([...lines, '{}'].join('\n'));
+      }
+      response.end(JSON.stringify({ replies: pushes.map(() => ({ publish: {} })) }));
+    });
+  });
+  const server = new WebSocketServer({ server: http, path: '/connection/websocket' });
+  server.on('connection', (socket) => {
+    socket.unanswered = 0;
+    socket.on('message', (text) => {
+      for (const line of String(text).split('\n')) {
+        const { id, ...command } = JSON.parse(line);
+        const [kind] = Object.keys(command);
+        if (kind === undefined) {
+          socket.unanswered -= 1;
+          counts.answered += 1;
+        } else {
+          socket.send(JSON.stringify({ id, [kind]: answers(socket)[kind](command[kind]) }));
+        }
+      }
+    });
+    socket.on('close', () => channels.forEach((held) => held.delete(socket)));
+  });
+  const pings = setInterval(() => {
+    for (const socket of server.clients) {
+      if (socket.unanswered > 50) {
+        counts.cut += 1;
+        socket.terminate();
+      }
+      socket.unanswered += 1;
+      socket.send('{}');
+    }
+  }, PING_MS);
+  await new Promise((resolve) => { http.listen(0, '127.0.0.1', resolve); });
+  atEnd(() => {
+    clearInterval(pings);
+    server.clients.forEach((socket) => socket.terminate());
+    http.close();
+    http.closeAllConnections();
+  });
+  return { address: `127.0.0.1:${http.address().port}`, counts };
+}
