@@ -1,9 +1,14 @@
-//! What the hub's state takes, measured: the figures that the documentation gives.
+//! What state takes, measured: the figures that the documentation gives.
+
+#[path = "../benches/support/rig.rs"]
+#[allow(dead_code, reason = "benchmarks use the rest")]
+mod rig;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
+use rig::{NOW, Rig};
 use tickgate::channel::Channel;
 use tickgate::event::{NewEvent, Terms};
 use tickgate::hub::{Hub, Settings, StateSettings, Wakes};
@@ -46,13 +51,7 @@ fn held(tombstones: usize) -> (usize, usize) {
     };
     let (hub, _inboxes) = Hub::new(settings, 1, |_, _| Bytes::new());
     for n in 0..NAMES {
-        let event = NewEvent {
-            channel: Channel::parse(&format!("grid.g{n:08}.order")).expect("valid"),
-            name: "n".into(),
-            data: Bytes::from_static(b"1"),
-            timestamp_ms: 0,
-            terms: Terms::default(),
-        };
+        let event = event(&format!("grid.g{n:08}.order"));
         let now = Now { mono_ms: n, unix_ms: n };
         let credit = hub.credit_now(1).expect("nobody wants it");
         hub.publish(event, now, credit, &mut Wakes::default());
@@ -60,13 +59,53 @@ fn held(tombstones: usize) -> (usize, usize) {
     (HELD.load(Relaxed) - before, hub.stats().tombstones)
 }
 
+fn event(channel: &str) -> NewEvent {
+    NewEvent {
+        channel: Channel::parse(channel).expect("valid"),
+        name: "n".into(),
+        data: Bytes::from_static(b"1"),
+        timestamp_ms: 0,
+        terms: Terms::default(),
+    }
+}
+
 /// `docs/configuration.md` gives this figure beside `state.evicted_names`.
-#[test]
-fn a_remembered_name_takes_what_the_documentation_says() {
+fn a_remembered_name() {
     let (few_bytes, few) = held(16);
     let (many_bytes, many) = held(8 * 1024);
     assert!(few <= 16 && many > 7_500, "{few} and {many} names");
     let each = (many_bytes - few_bytes) / (many - few);
     println!("{many} names of 20 bytes: {each} bytes each");
     assert!((140..=165).contains(&each), "{each} bytes");
+}
+
+/// `docs/guarantees.md` says what a channel costs that a client catches up with.
+fn a_channel_to_catch_up_with() {
+    let mut rig = Rig::new();
+    // Just more than a table of that size takes, and just as many as it takes: the dearest and the cheapest.
+    let mut each = [14_400, 28_600].map(|channels| {
+        for n in 0..channels {
+            rig.publish(event(&format!("market.s{n}.price")));
+            rig.engine.deliver(1);
+        }
+        let before = HELD.load(Relaxed);
+        let id = rig.connect(&["market.*".to_owned()]);
+        while rig.stats.catch_ups.get() == 0 || rig.engine.has_turn_to_begin() {
+            rig.engine.begin_turn(NOW);
+        }
+        let each = (HELD.load(Relaxed) - before) / channels;
+        rig.engine.on_socket_error(id, NOW);
+        rig.drain();
+        each
+    });
+    each.sort_unstable();
+    println!("a channel that a client catches up with: {each:?} bytes");
+    assert!(60 <= each[0] && each[1] <= 130, "{each:?} bytes");
+}
+
+// One after the other: both look at what the whole process holds.
+#[test]
+fn things_take_what_the_documentation_says() {
+    a_remembered_name();
+    a_channel_to_catch_up_with();
 }

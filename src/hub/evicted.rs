@@ -6,7 +6,7 @@
 
 use super::Inbox;
 use super::interest::Stripes;
-use super::walk::PAGE_STEPS;
+use super::walk::{PAGE_STEPS, PATTERNS_PER_STEP};
 use crate::channel::{Channel, Pattern};
 
 /// A search on its way through the stripes.
@@ -64,7 +64,7 @@ impl Inbox {
     pub fn search(&self, search: &mut Search, most: usize, each: &mut dyn FnMut(&Channel)) -> Option<usize> {
         let stripe = self.hub().stripes.get(usize::from(search.stripe))?;
         let (mut looked_at, mut reached, mut has_forgotten) = (0, None, false);
-        let steps = 1 + search.patterns.len() / 8;
+        let steps = 1 + search.patterns.len() / PATTERNS_PER_STEP;
         if let Some(known) = search.here().map(|(_, known)| *known).min() {
             let after = search.reached.unwrap_or(known);
             let channels = (most.min(PAGE_STEPS) / steps).max(1);

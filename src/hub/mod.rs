@@ -63,7 +63,7 @@ pub use publish::Receipt;
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
 };
-pub use walk::Walk;
+pub use walk::{PATTERNS_PER_STEP, Walk};
 pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;

@@ -21,6 +21,9 @@ use crate::time::Now;
 /// Steps that one page takes at most, which is what a stripe is locked for: about 0.1 ms.
 pub(super) const PAGE_STEPS: usize = 1024;
 
+/// Patterns that a name is compared with in one step, which is meant to be 0.1 µs.
+pub const PATTERNS_PER_STEP: usize = 4;
+
 /// A join of patterns on its way through the stripes.
 #[derive(Debug, Default)]
 pub struct Walk {
@@ -110,7 +113,7 @@ impl Walk {
 
     // What a channel costs that is looked at: being found, and being compared.
     fn channel_steps(here: &Here) -> usize {
-        1 + here.patterns.len() / 8
+        1 + here.patterns.len() / PATTERNS_PER_STEP
     }
 
     // On to the first stripe, from this one on, that concerns one of the patterns.
@@ -211,7 +214,7 @@ impl Stretches {
 impl Inbox {
     /// Goes on with a walk by one page of no more than `most` steps, or a single channel; `each` is called, under the
     /// lock of its stripe, for every channel with state in it that one of the patterns matches. Returns how many steps
-    /// that took: one for a channel looked at, whether it matches or not, and one more for every eight patterns that it
+    /// that took: one for a channel looked at, whether it matches or not, and one more for every four patterns that it
     /// is compared with.
     pub fn walk(&mut self, walk: &mut Walk, most: usize, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> usize {
         self.walk_by(walk, most, now, each, |_, seen, _| seen.at)

@@ -60,7 +60,7 @@ pub struct Settings {
     pub closing_ms: u32,
     /// How much input of a closing connection is read and thrown away, in bytes.
     pub closing_bytes: u32,
-    /// What the joins of one turn may cost: a channel looked at is a step, and one more for every eight patterns that
+    /// What the joins of one turn may cost: a channel looked at is a step, and one more for every four patterns that
     /// it is compared with.
     pub join_steps: u32,
 }

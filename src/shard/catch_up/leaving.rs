@@ -11,6 +11,7 @@ use hashbrown::hash_map::IntoIter;
 
 use super::{CatchUp, Names, State, Turn};
 use crate::channel::{Channel, Pattern};
+use crate::hub::PATTERNS_PER_STEP;
 
 /// Of what is caught up with only what these patterns match is owed.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl CatchUp {
         let Some(left_over) = &mut self.left_over else {
             return (0, true);
         };
-        let each = 1 + left_over.held.len() / 8;
+        let each = 1 + left_over.held.len() / PATTERNS_PER_STEP;
         let mut taken = 0;
         while let Some(next) = self.turns.front_mut() {
             if taken >= most {

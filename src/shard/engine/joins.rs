@@ -3,7 +3,7 @@
 //! Invariants: joins take no more than [`Settings::join_steps`](crate::shard::Settings::join_steps) of a turn, whatever
 //! they cover, and lock no stripe for longer than a page of a walk. A join that is not through is a connection's only
 //! one; until its answer is queued nothing of what it newly covers is, and what is published meanwhile is owed
-//! ([`CatchUp`](crate::shard::catch_up::CatchUp)).
+//! ([`CatchUp`](crate::shard::catch_up::CatchUp)). What it leaves behind is swept out and freed in the same steps.
 //!
 //! Most joins look at few channels and are carried out at once. Whoever begins gets a first share; what is not through
 //! then queues up behind its like, one after the other, and those that have yet to begin pass it: nobody's exact name
@@ -17,7 +17,7 @@ use super::Engine;
 use super::delivery::is_admin;
 use super::standing::Seen;
 use crate::channel::{Channel, Pattern};
-use crate::hub::{JoinAt, Search, Walk};
+use crate::hub::{JoinAt, PATTERNS_PER_STEP, Search, Walk};
 use crate::mailbox::ConnectionId;
 use crate::message::{Reached, Recover, Standing};
 use crate::session::Input;
@@ -288,7 +288,7 @@ impl Engine {
             }
         }
         join.asked.patterns = patterns;
-        self.joins.spend(wide.len() * join.keys.len() / 8);
+        self.joins.spend(wide.len() * join.keys.len() / PATTERNS_PER_STEP);
         join.search = Search::new(join.known(wide.clone(), self.inbox.epoch(), join.asked.recover.as_ref()));
         join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
         if let Some(join) = self.walk(join, self.joins.first_share(), now) {
@@ -343,7 +343,7 @@ impl Engine {
         let mut seen = std::mem::take(&mut self.joins.seen);
         while left > 0 && !join.walk.is_whole() {
             let mut steps = (self.inbox).walk(&mut join.walk, left, now, &mut |view| seen.push(Seen::of(&view)));
-            steps += seen.len() * join.held.len() / 8;
+            steps += seen.len() * join.held.len() / PATTERNS_PER_STEP;
             for seen in seen.drain(..) {
                 if !join.covered_before(seen.channel()) {
                     self.newly_covered(&mut join, seen);
