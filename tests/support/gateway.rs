@@ -18,7 +18,7 @@ use tickgate::{admin, commands, door, feeds, hub, session, shard, time};
 pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
 /// Whatever is waited for comes within this time, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Loopback only, two shards, endpoint `/ws` with tokens and `/echo` without.
 pub(crate) fn settings() -> Settings {

@@ -24,7 +24,7 @@ use crate::message::ErrorCode;
 use crate::stats::Refused;
 use crate::time::Now;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A door's settings for tests: `/ws` (a token is asked for), `/open` (tokens are ignored), `/echo`; no limits.
 pub(in crate::door) fn settings() -> Settings {

@@ -21,7 +21,7 @@ use crate::session::{self, Command};
 use crate::shard::Flush;
 use crate::time::Now;
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Direct(Arc<Hub>);
 
