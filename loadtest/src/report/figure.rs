@@ -112,8 +112,20 @@ pub(crate) const FIGURES: [Figure; 45] = [
         Neither,
     ),
     figure("stalled_ended", "stalled", "ended by the server", Count, Neither),
-    figure("stalled_missing", "stalled", "events they missed", Count, Neither),
-    figure("stalled_told_dropped", "stalled", "of these told", Count, Neither),
+    figure(
+        "stalled_missing",
+        "stalled",
+        "missing between events they read",
+        Count,
+        Neither,
+    ),
+    figure(
+        "stalled_told_dropped",
+        "stalled",
+        "told as lost, behind the last read too",
+        Count,
+        Neither,
+    ),
     figure("server_cpu_us_per_delivery", "server", "CPU per delivery", Us, Lower),
     figure("server_cpu_us_per_request", "server", "CPU per request", Us, Lower),
     figure(
