@@ -8,9 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use rig::{NOW, Rig};
-use tickgate::channel::Channel;
-use tickgate::event::{NewEvent, Terms};
+use rig::{NOW, Rig, event};
 use tickgate::hub::{Hub, Settings, StateSettings, Wakes};
 use tickgate::time::Now;
 
@@ -57,16 +55,6 @@ fn held(tombstones: usize) -> (usize, usize) {
         hub.publish(event, now, credit, &mut Wakes::default());
     }
     (HELD.load(Relaxed) - before, hub.stats().tombstones)
-}
-
-fn event(channel: &str) -> NewEvent {
-    NewEvent {
-        channel: Channel::parse(channel).expect("valid"),
-        name: "n".into(),
-        data: Bytes::from_static(b"1"),
-        timestamp_ms: 0,
-        terms: Terms::default(),
-    }
 }
 
 /// `docs/configuration.md` gives this figure beside `state.evicted_names`.

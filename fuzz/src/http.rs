@@ -9,24 +9,22 @@
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tickgate::auth::{Identity, Mode, Permissions, TokenError};
-use tickgate::dialect::{Dialect, socket_io};
+use tickgate::auth::{Identity, Mode, TokenError};
+use tickgate::broker::Embedded;
+use tickgate::dialect::{self, Dialect, socket_io};
 use tickgate::door::{Door, Endpoint, Origins, Parts, Refuse, Settings, TrustedProxies};
-use tickgate::event::NewEvent;
 use tickgate::http::{Health, Listener};
-use tickgate::hub::{Broker, Doorbell, Receipt};
+use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
 use tickgate::limits::Limits;
 use tickgate::mailbox::polling::{Poll, Request};
 use tickgate::mailbox::{Mailbox, ShardMessage, mailbox};
-use tickgate::message::ErrorCode;
 use tickgate::session;
 use tickgate::stats::DoorStats;
-use tickgate::time::{Clock, Now};
+use tickgate::time::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -89,7 +87,8 @@ impl House {
     fn new(path: PathBuf, trusts: bool, drains: bool) -> Self {
         let doorbell = Arc::<Doorbell>::default();
         let (shard, mailbox) = mailbox(Arc::clone(&doorbell), Arc::default());
-        let health = Arc::new(Health::new(Arc::new(NoBroker)));
+        let (hub, _inboxes) = Hub::new(HubSettings::default(), 1, dialect::encode_event);
+        let health = Arc::new(Health::new(Arc::new(Embedded::new(hub, Clock::start()))));
         if drains {
             health.drain();
         }
@@ -273,34 +272,13 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
 fn identity() -> Arc<Identity> {
     Arc::new(Identity {
         user: Some("u".into()),
-        role: None,
-        permissions: Arc::new(Permissions::default()),
-        expires_at_ms: None,
-        exp_ms: None,
-        token_id: None,
+        ..Identity::anonymous(Arc::default())
     })
 }
 
 fn verify(token: &str) -> Result<Arc<Identity>, TokenError> {
-    if token == "good" {
-        return Ok(identity());
-    }
-    Err(TokenError {
-        code: ErrorCode::TokenInvalid,
-        message: "token invalid".into(),
-    })
-}
-
-struct NoBroker;
-
-impl Broker for NoBroker {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        Box::pin(async move { vec![Receipt::default(); events.len()] })
-    }
-    fn try_publish(&self, _: u16, _: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
-        Ok(Receipt::default())
-    }
-    fn is_ready(&self) -> bool {
-        true
+    match token {
+        "good" => Ok(identity()),
+        _ => Err(TokenError::invalid("token invalid")),
     }
 }

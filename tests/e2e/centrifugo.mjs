@@ -2,11 +2,12 @@
 // `centrifuge`, tells whether it is one.
 import { createServer } from 'node:http';
 import { WebSocketServer } from 'ws';
+import { atEnd } from './harness.mjs';
 
 const PING_MS = 200;
 
 /** Where it listens, and what became of its pings. */
-export async function centrifugo(atEnd, key) {
+export async function centrifugo(t, key) {
   const channels = new Map();
   const counts = { sent: 0, answered: 0 };
   const subscribers = (channel) => channels.get(channel) ?? channels.set(channel, new Set()).get(channel);
@@ -58,7 +59,7 @@ export async function centrifugo(atEnd, key) {
     }
   }, PING_MS);
   await new Promise((resolve) => { http.listen(0, '127.0.0.1', resolve); });
-  atEnd(() => {
+  atEnd(t, () => {
     clearInterval(pings);
     server.clients.forEach((socket) => socket.terminate());
     http.close();

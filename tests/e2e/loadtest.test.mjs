@@ -43,7 +43,7 @@ test('the server shown for the adapter `plain` can be measured', async (t) => {
 
 test('what the adapter `centrifugo` speaks is spoken by the official client', async (t) => {
   const key = 'a-key';
-  const { address, counts } = await centrifugo((undo) => atEnd(t, undo), key);
+  const { address, counts } = await centrifugo(t, key);
 
   const client = new Centrifuge(`ws://${address}/connection/websocket`, { websocket: WebSocket });
   atEnd(t, () => client.disconnect());

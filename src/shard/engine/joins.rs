@@ -147,15 +147,12 @@ impl Joins {
     }
 
     fn free_remains(&mut self) {
-        while self.steps_left() > 0
-            && let Some(remains) = self.remains.front_mut()
-        {
-            let most = self.steps_per_turn - self.steps_taken;
+        while let (most @ 1.., Some(remains)) = (self.steps_left(), self.remains.front_mut()) {
             let freed = remains.free(most);
             if freed < most {
                 self.remains.pop_front();
             }
-            self.steps_taken += freed;
+            self.spend(freed);
         }
     }
 

@@ -95,17 +95,15 @@ impl Engine {
             (Request::Gone, Some(slot), _) => self.client_gone(slot, number, now),
             // Its last words wait for a GET. What it says meanwhile is thrown away as a socket's is: refused, it would take
             // its transport for broken, and not hear them.
-            (Request::PostBegins(reply) | Request::Posted(_, reply), Some(slot), None) => {
-                let waits = self.hot[slot].flags.has(Flags::POLLING);
-                let _ = reply.send(if waits { Ok(()) } else { Err(Refusal::Bad) });
-            }
-            (Request::Upgrades(reply), Some(_), None) => {
-                let _ = reply.send(Err(Refusal::Bad));
+            (Request::PostBegins(reply) | Request::Posted(_, reply), Some(slot), None)
+                if self.hot[slot].flags.has(Flags::POLLING) =>
+            {
+                let _ = reply.send(Ok(()));
             }
             (Request::Get(reply), None, _) => {
                 let _ = reply.send(Err(Refusal::Unknown));
             }
-            (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), None, _) => {
+            (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), _, None) => {
                 let _ = reply.send(Err(Refusal::Unknown));
             }
             (Request::Ends(_), _, None) | (Request::Gone, None, _) => {}

@@ -34,6 +34,27 @@ impl Rig {
         }
         turns
     }
+
+    /// The same, none of them longer than `steps` and what a page takes beyond, while `other` joins a channel in the middle
+    /// of each of the first and is answered in the next; `after` each of them.
+    fn bounded_turns(&mut self, steps: u32, other: ConnectionId, joins: u32, mut after: impl FnMut(&mut Self)) -> u32 {
+        let mut turns = 0;
+        while self.engine.joins.has_some(u64::MAX) {
+            self.engine.begin_turn(self.now);
+            turns += 1;
+            // A page is not cut short; so much and no more may a turn be longer.
+            let taken = self.engine.joins.steps_taken();
+            assert!(taken <= (steps + 1100) as usize, "{taken} steps");
+            if turns < joins {
+                self.subscribe(other, &format!("market.s{turns}.price"));
+                self.engine.begin_turn(self.now);
+                turns += 1;
+                assert_eq!(told(&self.read_now(other)), [json!("subscribed"), json!(1)]);
+            }
+            after(self);
+        }
+        turns
+    }
 }
 
 #[test]
@@ -57,24 +78,12 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
         rig.stats.read().waiting_joins
     };
     assert_eq!(waiting(&rig), 2);
-    let (mut turns, mut answered) = (0, Vec::new());
-    while rig.engine.joins.has_some(u64::MAX) {
-        rig.engine.begin_turn(rig.now);
-        turns += 1;
-        // A page is not cut short; so much and no more may a turn be longer.
-        let taken = rig.engine.joins.steps_taken();
-        assert!(taken <= (STEPS + 1100) as usize, "{taken} steps");
-        if turns < 40 {
-            // The next turn begins it, in its middle.
-            rig.subscribe(other, &format!("market.s{turns}.price"));
-            rig.engine.begin_turn(rig.now);
-            turns += 1;
-            assert_eq!(told(&rig.read_now(other)), [json!("subscribed"), json!(1)]);
-        }
+    let mut answered = Vec::new();
+    let turns = rig.bounded_turns(STEPS, other, 40, |rig| {
         for id in [first, second] {
             answered.extend(rig.read_now(id).iter().map(|frame| (id, frame.kind().to_owned())));
         }
-    }
+    });
     let answer = |id| (id, "subscribed".to_owned());
     assert_eq!(answered, [answer(first), answer(second)], "one after the other");
     assert_eq!(waiting(&rig), 0);
@@ -104,19 +113,7 @@ fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_
     assert_eq!(owed(&mut rig), CHANNELS, "nobody has looked at them");
     assert!(!rig.engine.joins.has_some(u64::MAX), "and nobody has to");
     rig.subscribe(id, "market.*");
-    let mut turns = 0;
-    while rig.engine.joins.has_some(u64::MAX) {
-        rig.engine.begin_turn(rig.now);
-        turns += 1;
-        let taken = rig.engine.joins.steps_taken();
-        assert!(taken <= (STEPS + 1100) as usize, "{taken} steps");
-        if turns < 6 {
-            rig.subscribe(other, &format!("market.s{turns}.price"));
-            rig.engine.begin_turn(rig.now);
-            turns += 1;
-            assert_eq!(told(&rig.read_now(other)), [json!("subscribed"), json!(1)]);
-        }
-    }
+    let turns = rig.bounded_turns(STEPS, other, 6, |_| ());
     // They are forgotten, and found.
     assert!(
         turns as usize >= 2 * CHANNELS / (STEPS as usize + 1100),
