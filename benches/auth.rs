@@ -16,9 +16,9 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 // `sign` is written for the inside of the crate, where this is `crate::auth`.
 use tickgate::auth;
+use tickgate::auth::verifier::{Settings, Verifier};
 use tickgate::auth::{Algorithm, KeySet};
-use tickgate::limits::TokenBucket;
-use tickgate::verify::{Settings, Verifier};
+use tickgate::session::limits::TokenBucket;
 
 const PAYLOAD: &str =
     r#"{"iss":"https://login.example","sub":"u42","role":"trader","iat":1703846000,"exp":1703850000}"#;

@@ -11,7 +11,7 @@ mod frames;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{BINARY, END, PING, TEXT, TEXT_BEGIN, frame};
 use std::hint::black_box;
-use tickgate::wire::{Decoder, Inflater, deflate, encode};
+use tickgate_protocol::wire::{Decoder, Inflater, deflate, encode};
 
 const READ_BYTES: usize = 16 * 1024;
 

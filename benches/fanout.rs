@@ -27,8 +27,8 @@ use crowd::Crowd;
 use post::Post;
 use tickgate::config::{Config, Environment};
 use tickgate::gateway::Gateway;
-use tickgate::http::LocalAddress;
-use tickgate::wire::encode;
+use tickgate::ingress::http::LocalAddress;
+use tickgate_protocol::wire::encode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

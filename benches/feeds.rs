@@ -16,10 +16,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
+use tickgate::backend::feeds::{FeedSettings, Runner, Settings, SourceSettings, Tell};
 use tickgate::broker::Embedded;
-use tickgate::channel::Pattern;
-use tickgate::feeds::{FeedSettings, Runner, Settings, SourceSettings, Tell};
 use tickgate::hub::Hub;
+use tickgate_protocol::channel::Pattern;
 
 /// Intervals measured, after the first that scatters the users.
 const INTERVALS: u32 = 4;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use tickgate::channel::{Channel, Pattern};
-use tickgate::event::{EventId, NewEvent, Terms};
+use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes, Walk};
 use tickgate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// A channel of which nothing is kept.
 const PLAIN: &str = "grid.abc.note";
@@ -34,7 +34,7 @@ fn saying(channel: &Channel, data: Bytes) -> NewEvent {
         name: "filled".into(),
         data,
         timestamp_ms: 0,
-        terms: Terms::default(),
+        options: PublishOptions::default(),
     }
 }
 
@@ -128,7 +128,7 @@ fn identify(c: &mut Criterion) {
     let next = |_| {
         ids.set(ids.get() + 1);
         let mut event = event(&to);
-        event.terms.id = Some(EventId::new(&to, &ids.get().to_be_bytes()));
+        event.options.id = Some(EventId::new(&to, &ids.get().to_be_bytes()));
         event
     };
     c.bench_function("publish with an id", |b| {

@@ -17,10 +17,11 @@ use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use rig::{MESSAGES, NOW, Rig, client_frame, event};
-use tickgate::dialect::encode_event;
-use tickgate::event::{Encoding, Event};
-use tickgate::mailbox::ConnectionId;
-use tickgate::wire::{Decoder, Inflater};
+use tickgate::event::Event;
+use tickgate::shard::mailbox::ConnectionId;
+use tickgate_protocol::dialect::encode_event;
+use tickgate_protocol::event::Encoding;
+use tickgate_protocol::wire::{Decoder, Inflater};
 
 /// 1000 connections with one pattern, and eight events in the inbox; everything was used once. `channels`: those of the
 /// events, in turn; of `bench.a.odd` one of the connections gets nothing else than the others, but by another pattern.
@@ -94,7 +95,7 @@ fn an_event() -> Event {
 #[library_benchmark]
 #[bench::native(setup = an_event)]
 fn encode(event: Event) -> bytes::Bytes {
-    black_box(encode_event(Encoding::Native, &event))
+    black_box(encode_event(Encoding::Native, &event.view()))
 }
 
 /// A read full of text frames of 239 bytes.

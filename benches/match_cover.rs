@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tickgate::auth::{Identity, Policy};
-use tickgate::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern};
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).expect("valid")

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tickgate::auth::{Identity, Mode, Permissions};
-use tickgate::channel::Channel;
-use tickgate::dialect::{Dialect, encode_event};
-use tickgate::event::{Encoding, Event, NewEvent, Terms};
-use tickgate::json::{ESCAPED_KEYS_MAX, Scratch};
-use tickgate::limits::Limits;
-use tickgate::message::Standing;
+use tickgate::event::{Event, NewEvent, PublishOptions};
+use tickgate::session::limits::Limits;
 use tickgate::session::{Context, Input, Output, Outputs, Session, Settings};
 use tickgate::time::Now;
-use tickgate::wire::Message;
+use tickgate_protocol::channel::Channel;
+use tickgate_protocol::dialect::{Dialect, encode_event};
+use tickgate_protocol::event::Encoding;
+use tickgate_protocol::json::{ESCAPED_KEYS_MAX, Scratch};
+use tickgate_protocol::message::SubscribeOutcome;
+use tickgate_protocol::wire::Message;
 
 const MESSAGES: [(&str, &str); 7] = [
     ("ping", r#"{"type":"ping","timestamp":1703836800000}"#),
@@ -112,7 +113,7 @@ fn event(channel: &str, name: &str, data: Bytes) -> Event {
         name: name.into(),
         data,
         timestamp_ms: NOW.unix_ms,
-        terms: Terms::default(),
+        options: PublishOptions::default(),
     };
     Event::new(new, None)
 }
@@ -138,7 +139,7 @@ fn encode(c: &mut Criterion) {
             Encoding::SocketIo,
         ] {
             group.bench_function(format!("{name}, {encoding:?}"), |b| {
-                b.iter(|| encode_event(encoding, black_box(event)));
+                b.iter(|| encode_event(encoding, &black_box(event).view()));
             });
         }
     }
@@ -213,7 +214,7 @@ fn session(c: &mut Criterion) {
                 let joined = Input::Joined {
                     request,
                     patterns,
-                    standing: Standing::default(),
+                    standing: SubscribeOutcome::default(),
                 };
                 session.handle(joined, &context, &mut scratch, &mut out);
                 assert_eq!(out.list.len(), 1);

@@ -5,110 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use tickgate_protocol::channel::{Channel, Class};
+use tickgate_protocol::event::{EventView, WireFormat};
+use tickgate_protocol::message::RequestId;
 
-use crate::channel::{Channel, Class};
 use crate::sync::{AtomicU32, Ordering};
-
-/// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
-pub const OFFSET_MAX: u64 = (1 << 53) - 1;
-
-/// Names one store of events: offsets compare within it only. Shown as 16 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(pub u64);
-
-impl Epoch {
-    /// A new one, like no other.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(rand::random())
-    }
-
-    /// Reads what [`fmt::Display`] wrote, and nothing else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 16 || !text.bytes().all(is_digit) {
-            return None;
-        }
-        u64::from_str_radix(text, 16).ok().map(Self)
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The forms an event can take on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Encoding {
-    /// The native dialect's text frame.
-    Native,
-    /// The typed dialect's text frame, times with a `Z`.
-    Typed,
-    /// The typed dialect's text frame, times without one.
-    TypedNaive,
-    /// A Socket.IO event in a text frame, of both revisions; long polling takes the frame's payload. Times with a `Z`.
-    SocketIo,
-    /// The same, times without one.
-    SocketIoNaive,
-}
-
-impl Encoding {
-    /// How many there are.
-    pub const COUNT: usize = Self::ALL.len();
-    /// All of them, each at its own number.
-    pub const ALL: [Self; 5] = [
-        Self::Native,
-        Self::Typed,
-        Self::TypedNaive,
-        Self::SocketIo,
-        Self::SocketIoNaive,
-    ];
-    /// As it is, not compressed.
-    #[must_use]
-    pub const fn plain(self) -> Form {
-        Form {
-            encoding: self,
-            deflated: false,
-        }
-    }
-}
-
-/// What one connection gets of every event: an encoding, compressed or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Form {
-    /// What it says.
-    pub encoding: Encoding,
-    /// Compressed (permessage-deflate), unless that does not make it shorter.
-    pub deflated: bool,
-}
-
-impl Form {
-    /// How many there are.
-    pub const COUNT: usize = 2 * Encoding::COUNT;
-
-    /// All of them, the plain ones first: each stands at its [`index`](Self::index).
-    pub fn all() -> impl Iterator<Item = Self> {
-        [false, true]
-            .into_iter()
-            .flat_map(|deflated| Encoding::ALL.map(|encoding| Self { encoding, deflated }))
-    }
-
-    /// Its place among all.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.encoding as usize + if self.deflated { Encoding::COUNT } else { 0 }
-    }
-}
 
 /// An event as a publisher gives it: checked, not yet numbered.
 #[derive(Clone, Debug)]
@@ -122,12 +23,12 @@ pub struct NewEvent {
     /// Unix milliseconds.
     pub timestamp_ms: u64,
     /// On what terms it is published.
-    pub terms: Terms,
+    pub options: PublishOptions,
 }
 
 /// On what terms an event is published, beside what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct PublishOptions {
     /// The publisher's own name for it: published again within the window, it is a duplicate.
     pub id: Option<EventId>,
     /// Sent even where `only_changed` would keep it back.
@@ -154,10 +55,16 @@ impl EventId {
         id.copy_from_slice(&hash.finish().as_ref()[..16]);
         Self(id)
     }
+
+    /// The id of an event that a publisher names by a request's `id`.
+    #[must_use]
+    pub fn of_request(channel: &Channel, id: &RequestId) -> Self {
+        Self::new(channel, id.event_name().as_bytes())
+    }
 }
 
-impl std::fmt::Debug for EventId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
@@ -181,7 +88,7 @@ pub struct Event {
     /// The channel's class.
     pub class: Arc<Class>,
     // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
-    frames: [OnceLock<Bytes>; Form::COUNT],
+    frames: [OnceLock<Bytes>; WireFormat::COUNT],
     // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
     transit: Transit,
 }
@@ -214,7 +121,7 @@ impl Transit {
 
 /// What the hub adds to an event.
 #[derive(Debug, Default)]
-pub(crate) struct Numbered {
+pub(crate) struct EventMeta {
     pub(crate) offset: Option<u64>,
     pub(crate) version: u64,
     pub(crate) class: Arc<Class>,
@@ -224,7 +131,7 @@ impl Event {
     /// An event from its parts, of a channel without state but for the offset; no form is encoded yet.
     #[must_use]
     pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
-        let numbered = Numbered {
+        let numbered = EventMeta {
             offset,
             version: offset.unwrap_or_default(),
             class: Arc::default(),
@@ -232,7 +139,7 @@ impl Event {
         Self::in_transit(new, numbered, Transit::default())
     }
 
-    pub(crate) fn in_transit(new: NewEvent, numbered: Numbered, transit: Transit) -> Self {
+    pub(crate) fn in_transit(new: NewEvent, numbered: EventMeta, transit: Transit) -> Self {
         Self {
             channel: new.channel,
             name: new.name,
@@ -250,15 +157,27 @@ impl Event {
         &self.transit
     }
 
+    /// What a dialect encodes of it.
+    #[must_use]
+    pub fn view(&self) -> EventView<'_> {
+        EventView {
+            channel: &self.channel,
+            name: &self.name,
+            data: &self.data,
+            timestamp_ms: self.timestamp_ms,
+            offset: self.offset,
+        }
+    }
+
     /// The finished frame of one form, when somebody has encoded it.
     #[must_use]
-    pub fn frame(&self, form: Form) -> Option<&Bytes> {
+    pub fn frame(&self, form: WireFormat) -> Option<&Bytes> {
         self.frames[form.index()].get()
     }
 
     /// Offers a finished frame. Never waits for another thread: when two encode at once, the first one stays and
     /// the second is dropped (`get_or_init` across shards was measured to wait up to 6.5 ms).
-    pub fn offer_frame(&self, form: Form, frame: Bytes) -> &Bytes {
+    pub fn offer_frame(&self, form: WireFormat, frame: Bytes) -> &Bytes {
         let slot = &self.frames[form.index()];
         let _ = slot.set(frame);
         slot.get().expect("set just now, by this thread or another")

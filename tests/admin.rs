@@ -7,7 +7,7 @@ use std::io::Write;
 
 use gateway::{ADMIN_KEY, Received, answer, connect, start, until};
 use serde_json::{Value, json};
-use tickgate::channel::Pattern;
+use tickgate_protocol::channel::Pattern;
 
 #[test]
 fn one_event_arrives_byte_for_byte() {

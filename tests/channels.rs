@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gateway::{Answer, Running, start};
 use serde_json::{Value, json};
-use tickgate::channel::{Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::channel::{Class, Classes, History, Overflow, Pattern};
 
 fn get(gateway: &Running, path: &str) -> Answer {
     gateway.admin("GET", path, "")

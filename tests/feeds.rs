@@ -18,7 +18,7 @@ use redis_server::Redis;
 use serde_json::{Value, json};
 use sources::HttpSource;
 use tickgate::auth::Secret;
-use tickgate::feeds::{FeedSettings, SourceSettings, Tell};
+use tickgate::backend::feeds::{FeedSettings, SourceSettings, Tell};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use gateway::{Client, PATIENCE, answer, connect, start, until};
 use serde_json::json;
-use tickgate::door::ListenAddress;
 use tickgate::gateway::{Error, Gateway};
+use tickgate::ingress::ListenAddress;
 
 #[test]
 fn a_drain_tells_everybody_and_closes_cleanly() {

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tickgate::auth::{Identity, Mode, Permissions};
-use tickgate::channel::{Channel, Pattern};
-use tickgate::dialect::{self, Dialect};
-use tickgate::event::{NewEvent, Terms};
+use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::{self, Broker, Hub, Receipt, Wakes};
-use tickgate::limits::Limits;
-use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
+use tickgate::metrics::ShardMetrics;
+use tickgate::session::limits::Limits;
 use tickgate::session::{self, Command};
 use tickgate::shard;
-use tickgate::shard::engine::{Arrival, Engine, Sent};
-use tickgate::stats::ShardStats;
+use tickgate::shard::core::{Arrival, Engine, Sent};
+use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::Now;
-use tickgate::wire::Deflate;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::dialect::{self, Dialect};
+use tickgate_protocol::wire::Deflate;
 
 /// When everything happens.
 pub(crate) const NOW: Now = Now {
@@ -78,7 +78,7 @@ impl ConnectionPermit for Permit {
 pub(crate) struct Rig {
     pub(crate) hub: Arc<Hub>,
     pub(crate) engine: Engine,
-    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) stats: Arc<ShardMetrics>,
     /// What the next clients agree on.
     pub(crate) deflate: Option<Deflate>,
     connections: u64,
@@ -95,7 +95,7 @@ impl Rig {
             1,
             dialect::encode_event,
         );
-        let stats = Arc::new(ShardStats::default());
+        let stats = Arc::new(ShardMetrics::default());
         let engine = Engine::new(
             shard::Settings::new(0),
             inboxes.remove(0),
@@ -226,6 +226,6 @@ pub(crate) fn event(channel: &str) -> NewEvent {
         name: "price_update".into(),
         data: Bytes::from(data),
         timestamp_ms: NOW.unix_ms,
-        terms: Terms::default(),
+        options: PublishOptions::default(),
     }
 }

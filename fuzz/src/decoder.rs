@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use fastwebsockets::{FragmentCollector, Frame, OpCode, Role, WebSocket, WebSocketError};
-use tickgate::wire::{Decoder, Error, Inflater, Message, deflate, encode};
+use tickgate_protocol::wire::{Decoder, Error, Inflater, Message, deflate, encode};
 
 /// The limit on a message: above 65,536, so that 64-bit lengths can be valid.
 pub const MESSAGE_BYTES_MAX: u32 = 70_000;

@@ -8,7 +8,7 @@
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
-use tickgate::wire::{Decoder, Error, Inflater, Message, deflate, encode, negotiate};
+use tickgate_protocol::wire::{Decoder, Error, Inflater, Message, deflate, encode, negotiate};
 
 /// The limit on a message, small so that it is met.
 const MESSAGE_BYTES_MAX: u32 = 4096;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tickgate::auth::{Identity, Mode, Permissions, TokenError};
-use tickgate::channel::Pattern;
-use tickgate::dialect::{Dialect, socket_io, typed};
-use tickgate::limits::Limits;
-use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services, ShardMessage};
-use tickgate::message::ErrorCode;
+use tickgate::session::limits::Limits;
 use tickgate::session::{Command, CommandOutcome, Settings};
+use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services, ShardMessage};
 use tickgate::time::Now;
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::{Dialect, socket_io, typed};
+use tickgate_protocol::message::ErrorCode;
 
 /// Small, so that they are met.
 const LIMITS: Limits = Limits {

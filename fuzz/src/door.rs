@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Version};
-use tickgate::door::{Origins, TrustedProxies, handshake, proxy};
-use tickgate::http::request;
+use tickgate::ingress::http::request;
+use tickgate::ingress::{Origins, TrustedProxies, handshake, proxy};
 
 /// One fuzz input: its first byte chooses what the rest is.
 pub fn check_input(data: &[u8]) {

@@ -12,19 +12,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use bytes::Bytes;
 use tickgate::broker::Embedded;
-use tickgate::dialect;
-use tickgate::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
-use tickgate::disconnect::Disconnect;
 use tickgate::event::Event;
 use tickgate::hub::{Hub, Settings as HubSettings, Wakes};
-use tickgate::mailbox::polling::{Open, Poll, Request};
-use tickgate::mailbox::{ConnectionId, ShardMessage};
+use tickgate::metrics::ShardMetrics;
 use tickgate::session::{Opening, Settings};
 use tickgate::shard;
-use tickgate::shard::engine::{Action, Arrival, Engine, Sent};
-use tickgate::stats::ShardStats;
+use tickgate::shard::core::{Action, Arrival, Engine, Sent};
+use tickgate::shard::mailbox::polling::{Open, Poll, Request};
+use tickgate::shard::mailbox::{ConnectionId, ShardMessage};
 use tickgate::time::{Clock, Now};
-use tickgate::wire::Deflate;
+use tickgate_protocol::dialect;
+use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::wire::Deflate;
 use tokio::sync::oneshot;
 
 use crate::desk::{Desk, Permit, endpoint, text_for};
@@ -123,7 +123,7 @@ struct Client {
 struct World {
     hub: Arc<Hub>,
     desk: Arc<Desk>,
-    stats: Arc<ShardStats>,
+    stats: Arc<ShardMetrics>,
     permits: Arc<AtomicUsize>,
     engine: Engine,
     clients: Vec<Client>,
@@ -154,7 +154,7 @@ impl World {
         };
         let (hub, mut inboxes) = Hub::new(settings, 1, dialect::encode_event);
         let desk = Arc::<Desk>::default();
-        let stats = Arc::<ShardStats>::default();
+        let stats = Arc::<ShardMetrics>::default();
         let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
         let settings = shard::Settings::new(0);
         let engine = Engine::new(settings, inboxes.remove(0), desk.clone(), broker, stats.clone(), NOW);

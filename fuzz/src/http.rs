@@ -15,16 +15,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tickgate::auth::{Identity, Mode, TokenError};
 use tickgate::broker::Embedded;
-use tickgate::dialect::{self, Dialect, socket_io};
-use tickgate::door::{Door, Endpoint, Origins, Parts, Refuse, Settings, TrustedProxies};
-use tickgate::http::{Health, Listener};
 use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
-use tickgate::limits::Limits;
-use tickgate::mailbox::polling::{Poll, Request};
-use tickgate::mailbox::{Mailbox, ShardMessage, mailbox};
+use tickgate::ingress::http::{Health, Listener};
+use tickgate::ingress::{Door, Endpoint, Origins, Parts, Refuse, Settings, TrustedProxies};
+use tickgate::metrics::IngressMetrics;
 use tickgate::session;
-use tickgate::stats::DoorStats;
+use tickgate::session::limits::Limits;
+use tickgate::shard::mailbox::polling::{Poll, Request};
+use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
 use tickgate::time::Clock;
+use tickgate_protocol::dialect::{self, Dialect, socket_io};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -56,7 +56,7 @@ struct Street {
 struct House {
     path: PathBuf,
     door: Arc<Door>,
-    stats: Arc<DoorStats>,
+    stats: Arc<IngressMetrics>,
     // What the shard was given: a socket, and what was read of it already.
     given: tokio::sync::Mutex<UnboundedReceiver<(StdUnixStream, Bytes)>>,
 }
@@ -92,7 +92,7 @@ impl House {
         if drains {
             health.drain();
         }
-        let stats = Arc::<DoorStats>::default();
+        let stats = Arc::<IngressMetrics>::default();
         let parts = Parts {
             verify: Arc::new(verify),
             shards: vec![shard],

@@ -5,9 +5,9 @@
 //! 3. A command whose message is refused unread has the same id as when it is read.
 
 use serde_json::value::RawValue;
-use tickgate::dialect::Dialect;
-use tickgate::json::Scratch;
-use tickgate::message::ClientMessage;
+use tickgate_protocol::dialect::Dialect;
+use tickgate_protocol::json::Scratch;
+use tickgate_protocol::message::ClientMessage;
 
 /// One fuzz input: a text message.
 pub fn check_input(data: &[u8]) {

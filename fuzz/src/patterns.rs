@@ -3,7 +3,7 @@
 //! A pattern covers another iff it matches a channel for each length the other matches, in which every star stands for
 //! a segment that occurs nowhere else.
 
-use tickgate::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern};
 
 const SEGMENTS_MAX: usize = 8;
 const FRESH: &str = "fresh-segment";

@@ -5,8 +5,8 @@
 //! 2. A finished frame is read by the encoder's own readers as what was put in.
 
 use arbitrary::{Arbitrary, Unstructured};
-use tickgate::wire::deflate;
-use tickgate::wire::encode::{self, Kind};
+use tickgate_protocol::wire::deflate;
+use tickgate_protocol::wire::encode::{self, Kind};
 
 use crate::decoder::{End, MESSAGE_BYTES_MAX, Owned, decode_deflate};
 

@@ -6,8 +6,8 @@ use hyper::{HeaderMap, StatusCode};
 
 use super::Admin;
 use crate::auth::{Identity, Secret, same_secret};
-use crate::http::answer::{self, Answer};
-use crate::http::request;
+use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::request;
 use crate::time::unix_ms;
 
 /// The admin key. Never shown.

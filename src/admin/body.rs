@@ -8,7 +8,7 @@ use hyper::body::{Body, Incoming};
 use hyper::{Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::http::answer::{self, Answer};
+use crate::ingress::http::answer::{self, Answer};
 
 /// Between two pieces of a body.
 const IDLE: Duration = Duration::from_secs(60);

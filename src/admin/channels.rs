@@ -9,13 +9,13 @@ use hyper::StatusCode;
 
 use super::Admin;
 use super::clients::ask;
-use crate::channel::Channel;
 use crate::event::Event;
-use crate::http::answer::{self, Answer};
-use crate::http::request::query_value;
 use crate::hub::{Epoch, Page, PageLimit, Since};
-use crate::json::{push_string, push_u64};
-use crate::mailbox::ShardMessage;
+use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::request::query_value;
+use crate::shard::mailbox::ShardMessage;
+use tickgate_protocol::channel::Channel;
+use tickgate_protocol::json::{push_string, push_u64};
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1000;

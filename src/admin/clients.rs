@@ -11,13 +11,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Admin, body};
-use crate::channel::Channel;
-use crate::disconnect::Disconnect;
-use crate::event::{Event, NewEvent, Terms};
-use crate::http::answer::{self, Answer};
-use crate::http::request::query_value;
-use crate::json::{Scratch, push_string};
-use crate::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
+use crate::event::PublishOptions;
+use crate::event::{Event, NewEvent};
+use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::request::query_value;
+use crate::shard::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
+use tickgate_protocol::channel::Channel;
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::json::{Scratch, push_string};
 
 /// How long a shard may take to answer; it does so between two turns.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -190,7 +191,7 @@ impl Admin {
             name: "test".into(),
             data: data.into(),
             timestamp_ms,
-            terms: Terms::default(),
+            options: PublishOptions::default(),
         };
         let event = Arc::new(Event::new(new, None));
         let mut queued = 0;

@@ -6,11 +6,11 @@ use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::Admin;
-use crate::commands;
-use crate::disconnect::Disconnect;
-use crate::feeds;
-use crate::figures;
-use crate::stats::{Refused, ShardFigures};
+use crate::admin::statistics;
+use crate::backend::commands;
+use crate::backend::feeds;
+use crate::metrics::{Refused, ShardSample};
+use tickgate_protocol::disconnect::Disconnect;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -25,7 +25,7 @@ pub(super) struct Family {
 /// Everything at one time.
 struct Reading<'a> {
     admin: &'a Admin,
-    figures: figures::Snapshot,
+    figures: statistics::Snapshot,
     commands: commands::Snapshot,
     feeds: Vec<feeds::Snapshot>,
 }
@@ -61,7 +61,7 @@ impl Samples<'_> {
         }
     }
 
-    fn per_shard<T: Display>(&mut self, reading: &Reading<'_>, figure: impl Fn(&ShardFigures) -> T) {
+    fn per_shard<T: Display>(&mut self, reading: &Reading<'_>, figure: impl Fn(&ShardSample) -> T) {
         for (shard, figures) in reading.figures.shards.iter().enumerate() {
             self.labelled(&[("shard", &shard)], figure(figures));
         }

@@ -11,7 +11,9 @@ mod metrics;
 mod publish;
 mod push;
 mod route;
+pub mod self_report;
 mod serve;
+pub mod statistics;
 mod stats;
 
 use std::sync::Arc;
@@ -19,18 +21,18 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub use crate::http::ListenAddress;
+pub use crate::ingress::http::ListenAddress;
 pub use access::AdminKey;
 
-use crate::commands::Snapshot;
-use crate::feeds::Feeds;
-use crate::figures::Figures;
-use crate::http::{Health, Listener};
+use crate::admin::statistics::Sample;
+use crate::auth::verifier::Verifier;
+use crate::backend::commands::Snapshot;
+use crate::backend::feeds::Feeds;
 use crate::hub::{Broker, Hub};
-use crate::mailbox::ShardHandle;
-use crate::stats::{AcceptStats, Counter, DoorStats, Gauge};
+use crate::ingress::http::{Health, Listener};
+use crate::metrics::{AcceptMetrics, Counter, Gauge, IngressMetrics};
+use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
-use crate::verify::Verifier;
 
 /// `[admin]`, `admin_listen` and the limits of publishing.
 #[derive(Clone, Debug)]
@@ -56,7 +58,7 @@ pub struct Parts {
     /// What is kept of channels.
     pub hub: Arc<Hub>,
     /// The gateway's own figures.
-    pub figures: Arc<Figures>,
+    pub figures: Arc<Sample>,
     /// All of them, in order.
     pub shards: Vec<ShardHandle>,
     /// The command router's figures.
@@ -64,7 +66,7 @@ pub struct Parts {
     /// The feeds.
     pub feeds: Arc<Feeds>,
     /// The door's counters.
-    pub door: Arc<DoorStats>,
+    pub door: Arc<IngressMetrics>,
     /// What `/readyz` says.
     pub health: Arc<Health>,
     /// The gateway's clock; it started with the gateway.
@@ -80,22 +82,22 @@ pub struct Admin {
     verifier: Arc<Verifier>,
     broker: Arc<dyn Broker>,
     hub: Arc<Hub>,
-    figures: Arc<Figures>,
+    figures: Arc<Sample>,
     shards: Vec<ShardHandle>,
     commands: Box<dyn Fn() -> Snapshot + Send + Sync>,
     feeds: Arc<Feeds>,
-    door: Arc<DoorStats>,
+    door: Arc<IngressMetrics>,
     health: Arc<Health>,
     clock: Clock,
-    stats: AdminStats,
+    stats: AdminMetrics,
     // Kibibytes of bodies that may be in memory at one time.
     body_kib: Arc<Semaphore>,
 }
 
 /// What the admin listener counts.
 #[derive(Debug, Default)]
-struct AdminStats {
-    accept: AcceptStats,
+struct AdminMetrics {
+    accept: AcceptMetrics,
     requests: Counter,
     in_flight: Gauge,
     published: Counter,
@@ -126,7 +128,7 @@ impl Admin {
             door: parts.door,
             health: parts.health,
             clock: parts.clock,
-            stats: AdminStats::default(),
+            stats: AdminMetrics::default(),
             body_kib: Arc::new(Semaphore::new(BODY_KIB)),
         })
     }

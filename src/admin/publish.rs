@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use super::access::{Caller, forbidden};
 use super::{Admin, body};
-use crate::event::{NewEvent, Terms};
-use crate::http::answer::{self, Answer};
+use crate::event::{EventId, NewEvent, PublishOptions};
 use crate::hub::Receipt;
-use crate::json::{self, Scratch};
-use crate::message::{ErrorCode, PublishItem};
+use crate::ingress::http::answer::{self, Answer};
+use tickgate_protocol::json::{self, Scratch};
+use tickgate_protocol::message::{ErrorCode, PublishItem};
 
 /// Items of an array.
 const ITEMS_MAX: usize = 10_000;
@@ -308,9 +308,9 @@ impl<'a> Batch<'a> {
                 format!("this token may not publish to `{}`", item.channel).into(),
             ));
         }
-        let terms = Terms {
-            id: item.id.map(|id| id.names_event(&item.channel)),
-            ..Terms::default()
+        let options = PublishOptions {
+            id: item.id.map(|id| EventId::of_request(&item.channel, &id)),
+            ..PublishOptions::default()
         };
         Ok(NewEvent {
             channel: item.channel,
@@ -318,7 +318,7 @@ impl<'a> Batch<'a> {
             // Copied: a slice would keep the whole body in memory while one of its events waits somewhere.
             data: Bytes::copy_from_slice(item.data.as_bytes()),
             timestamp_ms: item.timestamp_ms.unwrap_or_else(|| self.admin.clock.now().unix_ms),
-            terms,
+            options,
         })
     }
 

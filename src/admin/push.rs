@@ -6,10 +6,10 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::Admin;
-use crate::channel::{Pattern, is_segment};
-use crate::feeds::PushRefused;
-use crate::http::answer::{self, Answer};
-use crate::http::request::query_value;
+use crate::backend::feeds::PushRefused;
+use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::request::query_value;
+use tickgate_protocol::channel::{Pattern, is_segment};
 
 #[derive(Serialize)]
 struct Outcome {

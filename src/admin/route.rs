@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::http::request::decode;
+use crate::ingress::http::request::decode;
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]

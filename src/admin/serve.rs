@@ -12,9 +12,9 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::route::Route;
 use super::{Admin, BODY_KIB};
-use crate::http::answer::{self, Answer};
-use crate::http::{self, Socket};
-use crate::stats::Gauge;
+use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::{self, Socket};
+use crate::metrics::Gauge;
 
 /// Connections at one time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;

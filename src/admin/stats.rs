@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::Admin;
 use super::clients::ask;
-use crate::disconnect::Disconnect;
-use crate::feeds;
-use crate::figures::Rates;
-use crate::http::answer::{self, Answer};
-use crate::mailbox::ShardMessage;
-use crate::stats::{Refused, ShardFigures};
+use crate::admin::statistics::Rates;
+use crate::backend::feeds;
+use crate::ingress::http::answer::{self, Answer};
+use crate::metrics::{Refused, ShardSample};
+use crate::shard::mailbox::ShardMessage;
+use tickgate_protocol::disconnect::Disconnect;
 
 /// Patterns told, the largest.
 const PATTERNS_MAX: usize = 1000;
@@ -162,7 +162,7 @@ fn feed(feed: &feeds::Snapshot) -> Value {
     })
 }
 
-fn shard(figures: &ShardFigures, rates: &Rates) -> Value {
+fn shard(figures: &ShardSample, rates: &Rates) -> Value {
     json!({
         "flush": if figures.io_uring > 0 { "io_uring" } else { "writev" },
         "connections": figures.connections,

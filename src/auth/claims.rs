@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-use crate::channel::{Pattern, is_segment};
+use tickgate_protocol::channel::{Pattern, is_segment};
 
 use super::TokenError;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::channel::{Pattern, is_segment};
+use tickgate_protocol::channel::{Pattern, is_segment};
 
 use super::{KeySet, Settings};
 

@@ -15,6 +15,7 @@ mod secret;
 #[cfg(test)]
 pub(crate) mod tests;
 mod token;
+pub mod verifier;
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub use policy::{ADMIN_ROLE, Policy, Settings};
 pub use secret::{Secret, same_secret};
 pub use token::{TOKEN_BYTES_MAX, verify};
 
-use crate::message::ErrorCode;
+use tickgate_protocol::message::ErrorCode;
 
 /// Who a connection is. Shared between connections of one token.
 #[derive(Debug, PartialEq, Eq)]

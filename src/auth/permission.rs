@@ -16,7 +16,7 @@
 //! * `system.gateway` and what lies below it, the gateway's own figures, is for role admin only; see
 //!   [`is_admin_only`].
 
-use crate::channel::{Channel, Pattern, segments};
+use tickgate_protocol::channel::{Channel, Pattern, segments};
 
 use super::Identity;
 

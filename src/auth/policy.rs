@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::channel::Pattern;
+use tickgate_protocol::channel::Pattern;
 
 use super::{Identity, Permissions};
 

@@ -76,9 +76,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::channel::{Channel, Pattern};
-    use crate::event::Terms;
+    use crate::event::PublishOptions;
     use crate::hub::{Inbox, Settings};
+    use tickgate_protocol::channel::{Channel, Pattern};
 
     fn hub(credits: u32) -> (Embedded, Arc<Hub>, Vec<Inbox>) {
         let (hub, inboxes) = Hub::new(
@@ -98,7 +98,7 @@ mod tests {
             name: "n".into(),
             data: number.to_string().into(),
             timestamp_ms: 0,
-            terms: Terms::default(),
+            options: PublishOptions::default(),
         }
     }
 

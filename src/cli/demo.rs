@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use tickgate::auth::{Grant, mint};
+use tickgate::backend::feeds::RedisAddress;
 use tickgate::config::Config;
 use tickgate::demo::{ADMIN, Access, Backend, Settings, TRADER};
-use tickgate::feeds::RedisAddress;
 use tickgate::gateway::Gateway;
-use tickgate::http::ListenAddress;
+use tickgate::ingress::http::ListenAddress;
 use tickgate::time::unix_ms;
 
 use super::serve::{Ready, start};

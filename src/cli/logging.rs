@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use tickgate::commands::audit::TARGET as AUDIT;
+use tickgate::backend::commands::audit::TARGET as AUDIT;
 use tickgate::config::{Format, Level};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;

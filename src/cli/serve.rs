@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::auth::{Grant, MintError, mint};
 use tickgate::config::{Config, RunKeys};
-use tickgate::door::ListenAddress;
 use tickgate::gateway::{self, Gateway, Handle};
+use tickgate::ingress::ListenAddress;
 use tickgate::time::unix_ms;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use tickgate::auth::{ADMIN_ROLE, Grant, mint};
-use tickgate::channel::Pattern;
 use tickgate::config::duration_from_text;
 use tickgate::time::unix_ms;
+use tickgate_protocol::channel::Pattern;
 
 use super::{ConfigFile, Failure, MISCONFIGURED, load, print_out};
 

@@ -7,11 +7,13 @@ use super::model::{Config, DialectName, Endpoint, Feed, Flush, SHARDS_MAX};
 use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
-use crate::channel::{Pattern, is_segment};
-use crate::commands::{HttpSettings, RouteSettings, Target};
-use crate::door::{Origins, TrustedProxies};
-use crate::feeds::{FeedSettings, SourceSettings, Tell};
-use crate::{admin, auth, commands, door, feeds, gateway, hub, session, shard, snapshot};
+use crate::backend::commands::{HttpSettings, RouteSettings, Target};
+use crate::backend::feeds::{FeedSettings, SourceSettings, Tell};
+use crate::backend::{commands, feeds};
+use crate::hub::snapshot;
+use crate::ingress::{Origins, TrustedProxies};
+use crate::{admin, auth, gateway, hub, ingress, session, shard};
+use tickgate_protocol::channel::{Pattern, is_segment};
 
 /// Descriptors a gateway needs beside those of its connections: listeners, doorbells, backends, admin requests, logs.
 const DESCRIPTORS_APART: u64 = 512;
@@ -119,7 +121,7 @@ impl Config {
         }
         let listeners = self.server.listen.iter().chain([&self.server.admin_listen]);
         let passed = environment.get("LISTEN_FDS").is_some();
-        if passed || !listeners.into_iter().all(door::ListenAddress::is_local) {
+        if passed || !listeners.into_iter().all(ingress::ListenAddress::is_local) {
             if is_open { Ok(false) } else { Err(NoKey) }
         } else {
             Ok(true)
@@ -211,11 +213,11 @@ impl Config {
         }
     }
 
-    fn door(&self, descriptors_max: u64) -> door::Settings {
+    fn door(&self, descriptors_max: u64) -> ingress::Settings {
         let server = &self.server;
         let proxies: Vec<&str> = server.trusted_proxies.iter().map(|entry| entry.0.as_str()).collect();
         let origins: Vec<&str> = server.allowed_origins.iter().map(|entry| entry.0.as_str()).collect();
-        door::Settings {
+        ingress::Settings {
             listen: server.listen.clone(),
             // Every entry was parsed when it was read.
             trusted_proxies: TrustedProxies::parse(&proxies).unwrap_or_default(),
@@ -236,7 +238,7 @@ impl Config {
     }
 
     /// `None` only for an endpoint that the check refuses.
-    fn endpoint(&self, endpoint: &Endpoint) -> Option<door::Endpoint> {
+    fn endpoint(&self, endpoint: &Endpoint) -> Option<ingress::Endpoint> {
         let mut limits = self.limits.connection;
         limits.message_bytes = endpoint.message_bytes.unwrap_or(limits.message_bytes);
         let auth_mode = match self.auth.mode {
@@ -262,7 +264,7 @@ impl Config {
             heartbeat_interval_ms: ms(interval),
             heartbeat_timeout_ms: ms(silence),
         };
-        Some(door::Endpoint {
+        Some(ingress::Endpoint {
             path: endpoint.path.as_deref()?.into(),
             session: Arc::new(settings),
         })

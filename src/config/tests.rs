@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::auth::{Mode, Secret};
-use crate::channel::Pattern;
-use crate::dialect::{Dialect, typed};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::{Dialect, typed};
 
 const ALL_KEYS: &str = include_str!("testdata/all-keys.toml");
 const BAD: &str = include_str!("testdata/bad.txt");
@@ -377,7 +377,7 @@ fn durations_are_written_in_the_largest_whole_unit() {
 
 #[test]
 fn feeds_are_built_from_their_keys() {
-    use crate::feeds::{SourceSettings, Tell};
+    use crate::backend::feeds::{SourceSettings, Tell};
 
     let directory = tempfile::tempdir().expect("a temporary directory");
     let config = load(&all_keys(directory.path()), &environment()).unwrap_or_else(|problems| panic!("{problems}"));

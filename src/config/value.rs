@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::problem::Origin;
 use super::source::{Content, Node};
 use crate::auth::Algorithm;
-use crate::channel::{History, Pattern};
-use crate::commands::BackendUrl;
-use crate::dialect::typed::Template;
-use crate::door::{ListenAddress, Origins, TrustedProxies};
-use crate::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
+use crate::backend::commands::BackendUrl;
+use crate::backend::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
+use crate::ingress::{ListenAddress, Origins, TrustedProxies};
+use tickgate_protocol::channel::{History, Pattern};
+use tickgate_protocol::dialect::typed::Template;
 
 /// A value of a key.
 pub(super) trait Value: Sized {

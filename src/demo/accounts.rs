@@ -59,7 +59,7 @@ impl Part {
 
 /// The figures of an account at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
+pub struct Sample {
     /// Opening balance and all gains.
     pub total: Decimal,
     /// Set aside for grids and positions.
@@ -70,7 +70,7 @@ pub struct Figures {
     pub unrealized: Decimal,
 }
 
-impl Figures {
+impl Sample {
     /// What new grids can use.
     #[must_use]
     pub fn available(&self) -> Decimal {
@@ -121,8 +121,8 @@ impl Account {
 
     /// Its figures now; `grids` are its own.
     #[must_use]
-    pub fn figures<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Figures {
-        let mut figures = Figures {
+    pub fn figures<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Sample {
+        let mut figures = Sample {
             total: OPENING,
             used: Decimal::ZERO,
             realized: Decimal::ZERO,
@@ -167,11 +167,11 @@ impl Account {
     }
 
     /// A day begins (midnight UTC): what was gained up to now is not of today.
-    pub fn begin_day(&mut self, figures: &Figures) {
+    pub fn begin_day(&mut self, figures: &Sample) {
         self.day_opening = figures.realized.round_dp(8) + figures.unrealized.round_dp(8);
     }
 
-    fn pnl(&self, figures: &Figures) -> PnlUpdate {
+    fn pnl(&self, figures: &Sample) -> PnlUpdate {
         let (realized, unrealized) = (figures.realized.round_dp(8), figures.unrealized.round_dp(8));
         let total = realized + unrealized;
         PnlUpdate {
@@ -214,7 +214,7 @@ impl Account {
     }
 }
 
-fn balance(figures: &Figures) -> BalanceUpdate {
+fn balance(figures: &Sample) -> BalanceUpdate {
     // The parts are rounded, not their sum, so that they add up for the reader, too.
     let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
     BalanceUpdate {

@@ -30,9 +30,9 @@ use super::event::Outgoing;
 use super::platform::{Platform, STEP_MS};
 use super::prices::Prices;
 use super::{Access, Settings, ways};
-use crate::commands::RouteSettings;
-use crate::commands::http::SIGNATURE_HEADER;
-use crate::feeds::FeedSettings;
+use crate::backend::commands::RouteSettings;
+use crate::backend::commands::http::SIGNATURE_HEADER;
+use crate::backend::feeds::FeedSettings;
 use crate::time::{Clock, unix_ms};
 
 const PAGE: &str = include_str!("page.html");

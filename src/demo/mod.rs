@@ -38,7 +38,7 @@ use std::net::SocketAddr;
 
 pub use backend::Backend;
 
-use crate::feeds::RedisAddress;
+use crate::backend::feeds::RedisAddress;
 
 /// What the backend is started with.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::store::{Store, Write, request};
-use crate::feeds::RedisAddress;
+use crate::backend::feeds::RedisAddress;
 
 /// Between two writes of all prices.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);

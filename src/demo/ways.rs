@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::accounts::Part;
 use super::stocks::{BOARDS, PREFIX, STRATEGIES};
 use crate::auth::Secret;
-use crate::channel::Pattern;
-use crate::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use crate::feeds::{FeedSettings, RedisAddress, SourceSettings, Tell};
+use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use crate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, Tell};
+use tickgate_protocol::channel::Pattern;
 
 /// From one poll of the stock prices to the next. The platform's own is a minute; here time runs fast.
 const PRICES_INTERVAL: Duration = Duration::from_secs(10);

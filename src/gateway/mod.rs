@@ -11,7 +11,7 @@
 //! connection is gone the shards end, then commands and admin requests in flight get their answers, and
 //! [`Gateway::wait`] returns.
 
-mod engine;
+mod core;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,19 +24,20 @@ use parking_lot::Mutex;
 use tokio::runtime::{self, Runtime};
 use tokio::task::{AbortHandle, JoinHandle as Task};
 
+use self::core::Core;
 use crate::admin::Admin;
-use crate::commands::Router;
-use crate::door::Door;
-use crate::figures::Figures;
-use crate::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
+use crate::admin::self_report::Pulse;
+use crate::admin::statistics::Sample;
+use crate::backend::commands::Router;
+use crate::backend::{commands, feeds};
 use crate::hub::Hub;
-use crate::mailbox::{ShardHandle, ShardMessage};
-use crate::pulse::Pulse;
-use crate::snapshot::{self, Keeper};
-use crate::stats::DoorStats;
+use crate::hub::snapshot::{self, Keeper};
+use crate::ingress::Door;
+use crate::ingress::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
+use crate::metrics::IngressMetrics;
+use crate::shard::mailbox::{ShardHandle, ShardMessage};
 use crate::time::Clock;
-use crate::{admin, auth, commands, door, feeds, hub, shard};
-use engine::Engine;
+use crate::{admin, auth, hub, ingress, shard};
 
 /// Threads of handshakes and polls, which can come by ten thousand at once: after a restart everybody comes back.
 const DOOR_THREADS: usize = 2;
@@ -67,7 +68,7 @@ pub struct Settings {
     /// The time over which a drain spreads its closes.
     pub drain_ms: u64,
     /// The public listeners and endpoints.
-    pub door: door::Settings,
+    pub door: ingress::Settings,
     /// The admin listener.
     pub admin: admin::Settings,
     /// The hub.
@@ -183,10 +184,10 @@ impl Gateway {
         let entered = runtimes.main.enter();
         let (public, admin_listener) = listen(&settings, passed)?;
 
-        let engine = Engine::start(&settings, &runtimes.main)?;
+        let engine = Core::start(&settings, &runtimes.main)?;
         let health = Arc::new(Health::new(Arc::clone(&engine.broker)));
-        let stats = Arc::<DoorStats>::default();
-        let figures = Arc::new(Figures::new(
+        let stats = Arc::<IngressMetrics>::default();
+        let figures = Arc::new(Sample::new(
             Arc::clone(&engine.hub),
             engine.shards.clone(),
             engine.clock.now(),
@@ -197,7 +198,7 @@ impl Gateway {
             Pulse::new(&settings.node, Arc::clone(&figures), Arc::clone(&engine.watch), status)
         };
         let pulse = pulse.map_err(|_| Error::Node(settings.node.clone()));
-        let parts = door::Parts {
+        let parts = ingress::Parts {
             verify: engine.verify(),
             shards: engine.shards.clone(),
             health: Arc::clone(&health),

@@ -7,7 +7,7 @@
 use super::Inbox;
 use super::interest::Stripes;
 use super::walk::{PAGE_STEPS, PATTERNS_PER_STEP};
-use crate::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// A search on its way through the stripes.
 #[derive(Debug)]

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::interest::{Stripes, stripe_of};
-use super::walk::Stretches;
+use super::walk::ScanRanges;
 use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
-use crate::channel::{Channel, Pattern};
-use crate::event::{Event, Form};
+use crate::event::Event;
 use crate::sync::Receiver;
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::event::WireFormat;
 
 /// What lies in an inbox.
-pub(super) struct Letter {
+pub(super) struct QueuedEvent {
     pub(super) event: Arc<Event>,
     pub(super) stripe: u8,
 }
@@ -26,9 +27,9 @@ pub(super) struct Letter {
 pub struct Inbox {
     hub: Arc<Hub>,
     shard: u16,
-    letters: Receiver<Letter>,
+    letters: Receiver<QueuedEvent>,
     // Taken out of the channel to be looked at, but not popped.
-    ahead: Option<Letter>,
+    ahead: Option<QueuedEvent>,
     popped: u64,
 }
 
@@ -41,7 +42,7 @@ enum Positions {
     One { stripe: u8, at: u64 },
     Each(Box<[u64; STRIPES]>),
     // Of a walk that took more than one page to a stripe, or is not through.
-    Stretches(Arc<Stretches>),
+    ScanRanges(Arc<ScanRanges>),
 }
 
 /// An event popped from an inbox.
@@ -65,7 +66,7 @@ pub(super) struct UnderLock {
 }
 
 impl Inbox {
-    pub(super) fn new(hub: Arc<Hub>, shard: u16, letters: Receiver<Letter>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, shard: u16, letters: Receiver<QueuedEvent>) -> Self {
         Self {
             hub,
             shard,
@@ -147,7 +148,7 @@ impl Inbox {
 
     /// The class of a channel.
     #[must_use]
-    pub fn class_of(&self, channel: &Channel) -> &Arc<crate::channel::Class> {
+    pub fn class_of(&self, channel: &Channel) -> &Arc<tickgate_protocol::channel::Class> {
         self.hub.class_of(channel)
     }
 
@@ -205,12 +206,12 @@ impl Inbox {
     }
 
     /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
-    pub fn need(&self, form: Form, delta: i32) {
+    pub fn need(&self, form: WireFormat, delta: i32) {
         self.hub.need(form, delta);
     }
 
     /// The finished frame of an event in one form; see [`Hub::frame`].
-    pub fn frame<'e>(&self, form: Form, event: &'e Event) -> &'e Bytes {
+    pub fn frame<'e>(&self, form: WireFormat, event: &'e Event) -> &'e Bytes {
         self.hub.frame(form, event)
     }
 
@@ -231,7 +232,7 @@ impl Inbox {
 
     /// The next event.
     pub fn pop(&mut self) -> Option<Popped> {
-        let Letter { event, stripe } = self.ahead.take().or_else(|| self.letters.try_recv().ok())?;
+        let QueuedEvent { event, stripe } = self.ahead.take().or_else(|| self.letters.try_recv().ok())?;
         let index = self.popped;
         self.popped += 1;
         let transit = event.transit();
@@ -292,8 +293,8 @@ impl JoinAt {
         Self(Positions::Each(each))
     }
 
-    pub(super) fn in_stretches(stretches: Arc<Stretches>) -> Self {
-        Self(Positions::Stretches(stretches))
+    pub(super) fn in_stretches(stretches: Arc<ScanRanges>) -> Self {
+        Self(Positions::ScanRanges(stretches))
     }
 
     /// Whether an event of `channel` popped at `index` from `stripe` came after the join.
@@ -302,7 +303,7 @@ impl JoinAt {
         match &self.0 {
             Positions::One { stripe: joined, at } => *joined == stripe && index >= *at,
             Positions::Each(each) => each.get(usize::from(stripe)).is_some_and(|at| index >= *at),
-            Positions::Stretches(stretches) => stretches.includes(channel, stripe, index),
+            Positions::ScanRanges(stretches) => stretches.includes(channel, stripe, index),
         }
     }
 
@@ -311,7 +312,7 @@ impl JoinAt {
     pub fn is_whole(&self) -> bool {
         match &self.0 {
             Positions::One { .. } | Positions::Each(_) => true,
-            Positions::Stretches(stretches) => stretches.is_whole(),
+            Positions::ScanRanges(stretches) => stretches.is_whole(),
         }
     }
 
@@ -321,7 +322,7 @@ impl JoinAt {
         match &self.0 {
             Positions::One { at, .. } => index >= *at,
             Positions::Each(each) => each.iter().all(|at| index >= *at),
-            Positions::Stretches(stretches) => stretches.settled(index),
+            Positions::ScanRanges(stretches) => stretches.settled(index),
         }
     }
 }

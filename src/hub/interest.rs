@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use memchr::memchr_iter;
 
 use super::STRIPES;
-use crate::channel::{Pattern, SEGMENTS_MAX, Shape, segments};
+use tickgate_protocol::channel::{Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// Which stripes the channels lie in that a pattern can match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,6 +35,8 @@ mod interleavings;
 mod publish;
 #[cfg(test)]
 mod rig;
+#[cfg(not(shuttle))]
+pub mod snapshot;
 mod state;
 #[cfg(test)]
 #[cfg(not(shuttle))]
@@ -47,11 +49,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::channel::{Channel, Class, Classes, Pattern};
-use crate::event::{Encoding, Event, Form, NewEvent};
+use crate::event::{Event, NewEvent};
 use crate::sync::{self, AtomicI64, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Sender};
 use crate::time::Now;
-use crate::wire::deflate;
+use tickgate_protocol::channel::{Channel, Class, Classes, Pattern};
+use tickgate_protocol::event::{Encoding, EventView, WireFormat};
+use tickgate_protocol::wire::deflate;
 
 pub use bounds::StateSettings;
 pub use credits::Credit;
@@ -69,7 +72,7 @@ pub use watch::{InterestWatch, Relevant};
 use bounds::Held;
 use credits::Credits;
 use generations::Generations;
-use inbox::Letter;
+use inbox::QueuedEvent;
 use interest::{Interest, Stripes, stripe_of};
 use state::Channels;
 use versions::Versions;
@@ -107,16 +110,16 @@ impl Default for Settings {
     }
 }
 
-/// Makes the finished, uncompressed frame of an event in one encoding: [`crate::dialect::encode_event`].
-pub type Encode = fn(Encoding, &Event) -> Bytes;
+/// Makes the finished, uncompressed frame of an event in one encoding: [`tickgate_protocol::dialect::encode_event`].
+pub type Encode = fn(Encoding, &EventView<'_>) -> Bytes;
 
 /// The hub. One per process, shared by publishers and shards.
 pub struct Hub {
     stripes: [Stripe; STRIPES],
-    inboxes: Vec<Sender<Letter>>,
+    inboxes: Vec<Sender<QueuedEvent>>,
     doorbells: Vec<Arc<Doorbell>>,
     credits: Credits,
-    needs: [AtomicI64; Form::COUNT],
+    needs: [AtomicI64; WireFormat::COUNT],
     encode: Encode,
     deflate_bytes_min: AtomicUsize,
     watch: OnceLock<Arc<InterestWatch>>,
@@ -167,7 +170,7 @@ pub struct Wakes(pub u64);
 
 /// What the hub has done and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HubStats {
+pub struct HubMetrics {
     /// Events published, wanted or not.
     pub events: u64,
     /// Events that no shard wanted.
@@ -227,7 +230,7 @@ impl Hub {
             deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
             classes: settings.classes,
-            epoch: settings.epoch.unwrap_or_else(Epoch::random),
+            epoch: settings.epoch.unwrap_or_else(|| Epoch(rand::random())),
             limits: settings.state,
             held: Held::default(),
             generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),
@@ -263,12 +266,12 @@ impl Hub {
     }
 
     /// The finished frame of an event in one form, encoded now if nobody has done it yet.
-    pub fn frame<'e>(&self, form: Form, event: &'e Event) -> &'e Bytes {
+    pub fn frame<'e>(&self, form: WireFormat, event: &'e Event) -> &'e Bytes {
         if let Some(frame) = event.frame(form) {
             return frame;
         }
         if !form.deflated {
-            return event.offer_frame(form, (self.encode)(form.encoding, event));
+            return event.offer_frame(form, (self.encode)(form.encoding, &event.view()));
         }
         let plain = self.frame(form.encoding.plain(), event);
         let deflated = deflate::frame(plain, self.deflate_bytes_min());
@@ -287,7 +290,7 @@ impl Hub {
     }
 
     /// Counts connections that need a form (`delta` is 1 or -1).
-    pub fn need(&self, form: Form, delta: i32) {
+    pub fn need(&self, form: WireFormat, delta: i32) {
         self.needs[form.index()].fetch_add(delta.into(), Ordering::Relaxed);
     }
 
@@ -321,11 +324,11 @@ impl Hub {
 
     /// What the hub has done and holds; each stripe at its own instant.
     #[must_use]
-    pub fn stats(&self) -> HubStats {
-        let mut stats = HubStats {
+    pub fn stats(&self) -> HubMetrics {
+        let mut stats = HubMetrics {
             credits: self.credits.total(),
             credits_lent: self.credits.total() - self.credits.free(),
-            ..HubStats::default()
+            ..HubMetrics::default()
         };
         for stripe in &self.stripes {
             let state = stripe.lock();

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use super::inbox::Letter;
+use super::inbox::QueuedEvent;
 use super::interest::stripe_of;
 use super::state::{Epoch, Garbage, Prepared, Stored};
 use super::{Credit, Hub, Wakes, bits};
-use crate::channel::Class;
-use crate::event::{Event, Form, NewEvent, Numbered, Transit};
+use crate::event::{Event, EventMeta, NewEvent, Transit};
 use crate::sync::Ordering;
 use crate::time::Now;
+use tickgate_protocol::channel::Class;
+use tickgate_protocol::event::WireFormat;
 
 /// What publishing gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Hub {
     /// encodes it in every form that somebody needs. Adds the shards to wake to `wakes`; the caller calls
     /// [`Hub::wake`] once per batch.
     pub fn publish(&self, event: NewEvent, now: Now, credit: Credit<'_>, wakes: &mut Wakes) -> Receipt {
-        if event.terms.id.is_some() {
+        if event.options.id.is_some() {
             self.turn_ids(now);
         }
         let class = self.classes.of(&event.channel);
@@ -43,7 +44,7 @@ impl Hub {
         };
         if let Some(event) = &published.1 {
             // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
-            for form in Form::all() {
+            for form in WireFormat::all() {
                 if self.needs[form.index()].load(Ordering::Relaxed) > 0 {
                     self.frame(form, event);
                 }
@@ -62,7 +63,7 @@ impl Hub {
         wakes: &mut Wakes,
     ) -> (Receipt, Option<Arc<Event>>) {
         let stripe = stripe_of(event.channel.as_str());
-        let id = event.terms.id;
+        let id = event.options.id;
         let publish = |state: &mut super::StripeState| {
             if state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
                 let duplicate = Receipt {
@@ -81,9 +82,9 @@ impl Hub {
                 return (Receipt::default(), None);
             }
             let (payer, cost) = credit.into_debt();
-            let numbered = Numbered {
+            let numbered = EventMeta {
                 class: Arc::clone(class),
-                ..Numbered::default()
+                ..EventMeta::default()
             };
             let event = Event::in_transit(event, numbered, Transit::new(payer, cost, shards.count_ones()));
             let event = Arc::new(event);
@@ -162,7 +163,7 @@ impl Hub {
             let event = event.clone();
             // A credit is held, so there is room; a shard that is gone has no interest. Were either untrue the
             // debt would still have to be paid.
-            if let Err(refused) = self.inboxes[shard].try_send(Letter { event, stripe }) {
+            if let Err(refused) = self.inboxes[shard].try_send(QueuedEvent { event, stripe }) {
                 debug_assert!(false, "an inbox refused an event with a credit: {refused}");
                 let transit = refused.into_inner().event;
                 if transit.transit().popped() {

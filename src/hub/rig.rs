@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Encode, Hub, Inbox, PageLimit, Settings, StateSettings};
-use crate::channel::{Channel, Class, Classes, History, Overflow, Pattern};
-use crate::event::{NewEvent, Terms};
+use crate::event::{NewEvent, PublishOptions};
+use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
 
 pub(super) const NO_FRAME: Encode = |_, _| Bytes::new();
 
@@ -64,7 +64,7 @@ pub(super) fn event(on: &str, number: u64) -> NewEvent {
         name: "n".into(),
         data: number.to_string().into(),
         timestamp_ms: 0,
-        terms: Terms::default(),
+        options: PublishOptions::default(),
     }
 }
 

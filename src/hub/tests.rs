@@ -256,7 +256,7 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
     static ENCODED: AtomicUsize = AtomicUsize::new(0);
     let encode: Encode = |_, event| {
         ENCODED.fetch_add(1, Ordering::Relaxed);
-        event.data.clone()
+        Bytes::copy_from_slice(event.data)
     };
     let (hub, mut inboxes) = hub(8, 2, encode);
     for inbox in &mut inboxes {
@@ -277,11 +277,11 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
     }
     assert_eq!(
         hub.stats(),
-        HubStats {
+        HubMetrics {
             events: 4,
             unwanted: 1,
             credits: 8,
-            ..HubStats::default()
+            ..HubMetrics::default()
         }
     );
 }

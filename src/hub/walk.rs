@@ -15,8 +15,8 @@ use super::inbox::{JoinAt, UnderLock};
 use super::interest::{Stripes, stripe_of};
 use super::state::Beginnings;
 use super::{ChannelView, Inbox, STRIPES};
-use crate::channel::{Channel, Pattern};
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// Steps that one page takes at most, which is what a stripe is locked for: about 0.1 ms.
 pub(super) const PAGE_STEPS: usize = 1024;
@@ -33,7 +33,7 @@ pub struct Walk {
     // The stripe to be looked at next, and what is to be looked at there; `None`: there is none.
     stripe: u8,
     here: Option<Here>,
-    seen: Stretches,
+    seen: ScanRanges,
     pages: usize,
 }
 
@@ -49,7 +49,7 @@ struct Here {
 
 /// Of each stripe, what was seen of it at which position, in the order of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stretches {
+pub(super) struct ScanRanges {
     of: [Vec<Stretch>; STRIPES],
     is_whole: bool,
 }
@@ -192,7 +192,7 @@ impl Stretch {
     }
 }
 
-impl Stretches {
+impl ScanRanges {
     /// See [`JoinAt::includes`].
     pub(super) fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let stretches = self.of.get(usize::from(stripe)).map_or(&[][..], |stretches| stretches);

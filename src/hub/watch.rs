@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::channel::Pattern;
 use crate::sync::{Mutex, Notify};
+use tickgate_protocol::channel::Pattern;
 
 /// Decides which patterns are noted at all; asked by shards at every join and leave, so it must be quick.
 pub type Relevant = dyn Fn(&Pattern) -> bool + Send + Sync;

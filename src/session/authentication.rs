@@ -6,8 +6,8 @@ use super::extra::Pending;
 use super::machine::Session;
 use super::{Context, Output, Outputs, Token};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::disconnect::Disconnect;
-use crate::message::{Echo, ErrorCode, Reply};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::{ErrorCode, Reply, RequestRef};
 
 impl Session {
     pub(super) fn opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
@@ -17,7 +17,7 @@ impl Session {
         let refusal = self.extra.as_mut().and_then(|extra| extra.handshake_refusal.take());
         if let Some(TokenError { code, message }) = refusal {
             let reply = Reply::AuthRefused {
-                echo: &Echo::default(),
+                echo: &RequestRef::default(),
                 code,
                 message: &message,
             };
@@ -39,14 +39,14 @@ impl Session {
         self.subscribe_automatically(context, out);
     }
 
-    pub(super) fn auth(&mut self, echo: Echo, token: &str, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn auth(&mut self, echo: RequestRef, token: &str, context: &Context<'_>, out: &mut Outputs) {
         if context.settings.auth_mode == Mode::Off {
             return self.accept(&echo, context, out);
         }
         self.verify(echo, token.into(), out);
     }
 
-    pub(super) fn verify(&mut self, echo: Echo, token: Box<str>, out: &mut Outputs) {
+    pub(super) fn verify(&mut self, echo: RequestRef, token: Box<str>, out: &mut Outputs) {
         let request = self.next_request();
         self.extra().verify = Some(Pending { request, echo });
         let token = Token(token);
@@ -96,7 +96,7 @@ impl Session {
         }
     }
 
-    fn accept(&self, echo: &Echo, context: &Context<'_>, out: &mut Outputs) {
+    fn accept(&self, echo: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let identity = self.identity.as_deref();
         let reply = Reply::AuthAccepted {
             echo,

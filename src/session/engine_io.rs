@@ -12,13 +12,15 @@ use super::machine::Session;
 use super::transport::Transport;
 use super::{Context, Output, Outputs};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::dialect::engine_io::{Handshake, Packet, Revision, SECRET_BYTES, Sid, encode_open, encode_packet};
-use crate::dialect::socket_io::{self, Kind, Unreadable};
-use crate::disconnect::Disconnect;
-use crate::json::Scratch;
-use crate::message::{Echo, ErrorCode, Malformed, Reply};
 use crate::time::Now;
-use crate::wire::encode;
+use tickgate_protocol::dialect::engine_io::{
+    Handshake, Packet, Revision, SECRET_BYTES, Sid, encode_open, encode_packet,
+};
+use tickgate_protocol::dialect::socket_io::{self, Kind, Unreadable};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::json::Scratch;
+use tickgate_protocol::message::{ErrorCode, Malformed, Reply, RequestRef};
+use tickgate_protocol::wire::encode;
 
 /// How a client opened an Engine.IO session. Shown without what only its client may know.
 #[derive(Clone)]
@@ -272,7 +274,7 @@ impl Session {
                 let message = "a token is needed: in `auth`, as Authorization: Bearer, or as ?token=";
                 self.refuse_connect(ErrorCode::Unauthenticated, message, out);
             }
-            (Mode::Required | Mode::Optional, Some(token)) => self.verify(Echo::default(), token, out),
+            (Mode::Required | Mode::Optional, Some(token)) => self.verify(RequestRef::default(), token, out),
         }
     }
 

@@ -2,9 +2,9 @@
 
 use super::machine::Session;
 use super::{Context, Outputs};
-use crate::disconnect::Disconnect;
-use crate::message::Reply;
-use crate::wire::encode;
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::Reply;
+use tickgate_protocol::wire::encode;
 
 impl Session {
     /// Does whatever is due.

@@ -7,14 +7,14 @@ use super::engine_io::EngineIo;
 use super::extra::{Extra, SubscriptionChange};
 use super::{CONTROL_FRAMES_PER_SECOND, Context, DEFERRED_MAX, Input, Output, Outputs, Settings};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::channel::Pattern;
-use crate::dialect::Dialect;
-use crate::disconnect::Disconnect;
-use crate::json::Scratch;
-use crate::limits::TokenBucket;
-use crate::message::{ClientMessage, Echo, ErrorCode, Malformed, MessageType, Reply, RequestId};
+use crate::session::limits::TokenBucket;
 use crate::time::Now;
-use crate::wire::{self, encode};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::Dialect;
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::json::Scratch;
+use tickgate_protocol::message::{ClientMessage, ErrorCode, Malformed, MessageType, Reply, RequestId, RequestRef};
+use tickgate_protocol::wire::{self, encode};
 
 /// One connection. See the module's docs for the contract.
 ///
@@ -462,7 +462,7 @@ impl Outputs {
     }
 
     /// Queues an `error`.
-    pub(super) fn error(&mut self, echo: &Echo, code: ErrorCode, message: &str, context: &Context<'_>) {
+    pub(super) fn error(&mut self, echo: &RequestRef, code: ErrorCode, message: &str, context: &Context<'_>) {
         self.reply(&Reply::Error { echo, code, message }, context);
     }
 

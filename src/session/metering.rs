@@ -1,6 +1,6 @@
 //! What comes too fast: told at most once a second, counted in seconds, ended when it does not stop.
 
-use crate::limits::TokenBucket;
+use crate::session::limits::TokenBucket;
 
 /// So many refused messages make a second an abusive one.
 const ABUSE_PER_SECOND: u32 = 100;

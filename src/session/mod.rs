@@ -18,6 +18,7 @@ mod authentication;
 mod engine_io;
 mod extra;
 mod heartbeat;
+pub mod limits;
 mod machine;
 mod metering;
 mod requests;
@@ -32,12 +33,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::{Identity, TokenError};
-use crate::channel::{Channel, Pattern};
-use crate::disconnect::Disconnect;
-use crate::event::{Epoch, NewEvent};
-use crate::message::{Echo, ErrorCode, HistoryRange, Position, Recover, RequestId, Standing};
+use crate::event::NewEvent;
 use crate::time::Now;
-use crate::wire;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::event::Epoch;
+use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
+use tickgate_protocol::wire;
 
 pub use engine_io::Opening;
 pub use machine::Session;
@@ -76,7 +78,7 @@ pub enum Input<'a> {
         /// As asked for and in that order, interned.
         patterns: Vec<Pattern>,
         /// Where that puts the client in the channels' histories.
-        standing: Standing,
+        standing: SubscribeOutcome,
     },
     /// Answer to [`Output::Publish`].
     Published {
@@ -88,7 +90,7 @@ pub enum Input<'a> {
     /// Answer to [`Output::History`].
     History {
         /// The request's.
-        echo: Echo,
+        echo: RequestRef,
         /// What the channel keeps.
         page: HistoryPage,
     },
@@ -196,7 +198,7 @@ pub enum Output {
     /// Read a part of a channel's history; answered by [`Input::History`], at once.
     History {
         /// To be handed back.
-        echo: Echo,
+        echo: RequestRef,
         /// One that the client may subscribe.
         channel: Channel,
         /// Which part.
@@ -279,9 +281,9 @@ pub struct Context<'a> {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Which dialect it speaks.
-    pub dialect: crate::dialect::Dialect,
+    pub dialect: tickgate_protocol::dialect::Dialect,
     /// Limits, with the endpoint's overrides applied.
-    pub limits: crate::limits::Limits,
+    pub limits: crate::session::limits::Limits,
     /// `[auth] mode`; an endpoint with `anonymous = true` has `Optional`.
     pub auth_mode: crate::auth::Mode,
     /// Who a connection without a token is (`mode` optional or off, or an anonymous endpoint).

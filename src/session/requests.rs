@@ -5,9 +5,9 @@ use bytes::Bytes;
 use super::extra::Pending;
 use super::machine::Session;
 use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs};
-use crate::channel::Channel;
-use crate::event::{NewEvent, Terms};
-use crate::message::{Echo, ErrorCode, HistoryRange, Position, Reply, RequestId, Status};
+use crate::event::{NewEvent, PublishOptions};
+use tickgate_protocol::channel::Channel;
+use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
 
 impl Session {
     pub(super) fn command(
@@ -92,7 +92,7 @@ impl Session {
 
     pub(super) fn publish(
         &mut self,
-        echo: Echo,
+        echo: RequestRef,
         channel: Channel,
         event: &str,
         data: &str,
@@ -118,7 +118,7 @@ impl Session {
                 name: event.into(),
                 data: Bytes::copy_from_slice(data.as_bytes()),
                 timestamp_ms: context.now.unix_ms,
-                terms: Terms::default(),
+                options: PublishOptions::default(),
             },
         });
     }
@@ -142,7 +142,7 @@ impl Session {
 
     pub(super) fn history(
         &self,
-        echo: Echo,
+        echo: RequestRef,
         channel: Channel,
         range: HistoryRange,
         context: &Context<'_>,
@@ -157,7 +157,7 @@ impl Session {
         out.list.push(Output::History { echo, channel, range });
     }
 
-    pub(super) fn history_page(echo: &Echo, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn history_page(echo: &RequestRef, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
         let reply = Reply::History {
             echo,
             epoch: page.epoch,
@@ -169,7 +169,7 @@ impl Session {
         out.reply(&reply, context);
     }
 
-    pub(super) fn status(&self, echo: &Echo, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn status(&self, echo: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let status = Status {
             echo,
             connected_at_ms: self.connected_unix_ms,

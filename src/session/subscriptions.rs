@@ -3,8 +3,8 @@
 use super::extra::{PendingJoin, Subscribe, SubscriptionChange};
 use super::machine::Session;
 use super::{Context, Output, Outputs};
-use crate::channel::Pattern;
-use crate::message::{Echo, ErrorCode, Recover, Reply, Standing};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::message::{ErrorCode, Recover, Reply, RequestRef, SubscribeOutcome};
 
 impl Session {
     /// Carries a change out, or keeps it until the changes before it are through.
@@ -29,7 +29,7 @@ impl Session {
 
     fn subscribe(
         &mut self,
-        echo: Echo,
+        echo: RequestRef,
         patterns: Vec<Pattern>,
         recover: Option<Recover>,
         context: &Context<'_>,
@@ -42,9 +42,9 @@ impl Session {
         match new {
             Err((code, message)) => out.error(&echo, code, &message, context),
             Ok(new) if new.is_empty() => {
-                let standing = Standing {
+                let standing = SubscribeOutcome {
                     recovered: recover.map(|_| Vec::new()),
-                    ..Standing::default()
+                    ..SubscribeOutcome::default()
                 };
                 self.subscribed(&echo, &patterns, &standing, context, out);
             }
@@ -133,7 +133,7 @@ impl Session {
         &mut self,
         request: u32,
         interned: Vec<Pattern>,
-        standing: &Standing,
+        standing: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
@@ -163,9 +163,9 @@ impl Session {
 
     fn subscribed(
         &self,
-        echo: &Echo,
+        echo: &RequestRef,
         patterns: &[Pattern],
-        standing: &Standing,
+        standing: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
@@ -178,7 +178,7 @@ impl Session {
         out.reply(&reply, context);
     }
 
-    fn unsubscribe(&mut self, echo: &Echo, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
+    fn unsubscribe(&mut self, echo: &RequestRef, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
         let left = self.take_patterns(|held| patterns.contains(held));
         if !left.is_empty() {
             out.list.push(Output::Leave { patterns: left });
@@ -201,7 +201,7 @@ impl Session {
         }
         out.list.push(Output::Leave { patterns: lost.clone() });
         let reply = Reply::Unsubscribed {
-            echo: &Echo::default(),
+            echo: &RequestRef::default(),
             patterns: &lost,
             active: self.patterns.len(),
             lost_permission: true,

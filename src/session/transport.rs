@@ -11,7 +11,7 @@
 //! until the `5` has come and through the socket from then on, so it is never on two ways at once. While the client
 //! probes it waits for its GET to end, so no GET waits then: it gets what there is, or a NOOP.
 
-use crate::disconnect::Disconnect;
+use tickgate_protocol::disconnect::Disconnect;
 
 /// The state of a session's transport. Pure: what it says is done by the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

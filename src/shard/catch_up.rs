@@ -17,7 +17,7 @@
 //!   channel stays, to hold back those that were read already: none is missed, none comes twice.
 //! * Nothing here is done for all channels at once, of which there may be as many as the hub keeps: those of a join share
 //!   one turn, what a pattern leaves behind that is given back is told by the patterns that are left, and [swept
-//!   out](CatchUp::sweep) in shares before the next join could cover it again, and the whole is [given back](Remains) in
+//!   out](CatchUp::sweep) in shares before the next join could cover it again, and the whole is [given back](DeferredDrop) in
 //!   shares, too.
 
 mod leaving;
@@ -28,11 +28,11 @@ use std::{mem, vec};
 use hashbrown::HashMap;
 
 use super::outbox::precedes;
-use crate::channel::{Channel, Pattern};
 use crate::event::Event;
+use tickgate_protocol::channel::{Channel, Pattern};
 
+pub(super) use leaving::DeferredDrop;
 use leaving::LeftOver;
-pub(super) use leaving::Remains;
 
 /// What is needed of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

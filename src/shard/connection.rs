@@ -10,12 +10,12 @@ use tokio::sync::oneshot;
 
 use super::catch_up::CatchUp;
 use super::outbox::Outbox;
-use crate::channel::Channel;
-use crate::disconnect::Disconnect;
-use crate::mailbox::ConnectionPermit;
-use crate::mailbox::polling::Refusal;
 use crate::session::Session;
-use crate::wire::{Decoder, Deflate};
+use crate::shard::mailbox::ConnectionPermit;
+use crate::shard::mailbox::polling::Refusal;
+use tickgate_protocol::channel::Channel;
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::wire::{Decoder, Deflate};
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::channel::{Channel, Class, Overflow};
+use tickgate_protocol::channel::{Channel, Class, Overflow};
 
 /// One or more finished WebSocket frames that are sent as a whole; one instance per shard, however many outboxes
 /// hold it: a reference costs 2 ns with `Rc`, 57 ns with a counter shared between threads.

@@ -11,13 +11,14 @@
 mod catch_up;
 mod coalesce;
 mod connection;
-pub mod engine;
+pub mod core;
 mod flush;
 mod frame;
+pub mod mailbox;
 mod outbox;
 mod pool;
 mod reactor;
-mod slab;
+mod slots;
 mod table;
 mod timers;
 
@@ -28,7 +29,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
 use crate::hub::{Broker, Inbox};
-use crate::mailbox::{Mailbox, Services};
+use crate::shard::mailbox::{Mailbox, Services};
 use crate::time::Clock;
 pub use flush::Flush;
 use reactor::Reactor;
@@ -83,7 +84,7 @@ impl Settings {
     }
 }
 
-/// Starts the shard's thread. It runs until a [`crate::mailbox::ShardMessage::Drain`] is done; then the handle can be
+/// Starts the shard's thread. It runs until a [`crate::shard::mailbox::ShardMessage::Drain`] is done; then the handle can be
 /// joined. A panic in it is logged and aborts the process: its inbox would withhold credits from all publishers.
 ///
 /// # Errors

@@ -21,13 +21,13 @@ use socket2::SockRef;
 
 use super::Settings;
 use super::coalesce::Coalescer;
-use super::engine::{Action, Arrival, Engine, PROBE_ANSWER};
+use super::core::{Action, Arrival, Engine, PROBE_ANSWER};
 use super::flush::{self, Flusher, Outcome};
-use super::slab::Chunked;
+use super::slots::Chunked;
 use crate::hub::{Broker, Doorbell, Inbox};
-use crate::mailbox::polling::Upgrade;
-use crate::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
-use crate::stats::ShardStats;
+use crate::metrics::ShardMetrics;
+use crate::shard::mailbox::polling::Upgrade;
+use crate::shard::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
 use crate::time::{Clock, Now};
 
 /// What one turn may do. Together about 10 ms of a core.
@@ -81,7 +81,7 @@ pub(super) struct Reactor {
     mailbox: Mailbox,
     doorbell: Arc<Doorbell>,
     clock: Clock,
-    stats: Arc<ShardStats>,
+    stats: Arc<ShardMetrics>,
     coalescer: Coalescer,
     flusher: Flusher,
     // The last flush reached its bound: what it left is written before more is queued behind it.

@@ -14,9 +14,9 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use super::slab::Chunked;
-use crate::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
+use super::slots::Chunked;
 use crate::hub::JoinAt;
+use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// Names a pattern's node while somebody holds the pattern.
 pub(super) type NodeId = u32;

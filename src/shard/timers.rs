@@ -5,7 +5,7 @@
 //! deadline has really passed and arms again. Frames do not touch the wheel: a deadline that moved further away is
 //! found out on expiry.
 
-use super::slab::Chunked;
+use super::slots::Chunked;
 
 /// Width of a slot.
 pub(super) const SLOT_MS: u64 = 250;

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tickgate::channel::Pattern;
+use tickgate_protocol::channel::Pattern;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 

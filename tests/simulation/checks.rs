@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
-use tickgate::channel::Channel;
-use tickgate::event::{NewEvent, Terms};
+use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::Wakes;
-use tickgate::mailbox::{ClientsPage, ConnectionId, ShardMessage};
-use tickgate::shard::engine::Action;
+use tickgate::shard::core::Action;
+use tickgate::shard::mailbox::{ClientsPage, ConnectionId, ShardMessage};
+use tickgate_protocol::channel::Channel;
 
 use crate::client::{CHANNELS, Client, Kind};
 use crate::surroundings::{CALM, Fault};
@@ -187,7 +187,7 @@ impl World {
                 name: "e".into(),
                 data: "0".into(),
                 timestamp_ms: 0,
-                terms: Terms::default(),
+                options: PublishOptions::default(),
             };
             let credit = self.hub.credit_now(0).ok_or("no credit")?;
             self.hub.publish(event, self.now, credit, &mut Wakes::default());

@@ -6,8 +6,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
-use tickgate::channel::Pattern;
-use tickgate::mailbox::ConnectionId;
+use tickgate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::Pattern;
 
 use crate::model::{Ask, Log, Model};
 use crate::surroundings::Fault;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
-use tickgate::channel::Pattern;
+use tickgate_protocol::channel::Pattern;
 
 use crate::wire::Received;
 

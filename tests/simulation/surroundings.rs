@@ -11,15 +11,15 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tickgate::auth::{Identity, Mode, Permissions, TokenError};
 use tickgate::broker::Embedded;
-use tickgate::channel::Pattern;
-use tickgate::dialect::Dialect;
-use tickgate::disconnect::Disconnect;
 use tickgate::event::NewEvent;
 use tickgate::hub::{Broker, Hub, Receipt};
-use tickgate::limits::Limits;
-use tickgate::mailbox::{ConnectionId, ConnectionPermit, Services};
+use tickgate::session::limits::Limits;
 use tickgate::session::{self, Command};
+use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::{Clock, Now};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::Dialect;
+use tickgate_protocol::disconnect::Disconnect;
 
 use crate::model::Log;
 

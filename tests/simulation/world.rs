@@ -12,17 +12,17 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tickgate::auth::TokenError;
-use tickgate::channel::{Channel, Class, Classes, Pattern};
-use tickgate::dialect;
-use tickgate::disconnect::Disconnect;
-use tickgate::event::{NewEvent, Terms};
+use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::{self, Broker, Doorbell, Hub};
-use tickgate::mailbox::{ConnectionId, ShardMessage};
+use tickgate::metrics::ShardMetrics;
 use tickgate::session::{self, CommandOutcome};
 use tickgate::shard::Settings;
-use tickgate::shard::engine::{Arrival, Engine, Sent};
-use tickgate::stats::ShardStats;
+use tickgate::shard::core::{Arrival, Engine, Sent};
+use tickgate::shard::mailbox::{ConnectionId, ShardMessage};
 use tickgate::time::Now;
+use tickgate_protocol::channel::{Channel, Class, Classes, Pattern};
+use tickgate_protocol::dialect;
+use tickgate_protocol::disconnect::Disconnect;
 
 use crate::client::{CHANNELS, Client, Kind, padding};
 use crate::model::Log;
@@ -36,7 +36,7 @@ pub(crate) struct World {
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) broker: Arc<Recorder>,
     pub(crate) desk: Arc<Desk>,
-    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) stats: Arc<ShardMetrics>,
     pub(crate) log: Arc<Mutex<Log>>,
     pub(crate) engine: Engine,
     pub(crate) calm: Arc<session::Settings>,
@@ -74,7 +74,7 @@ impl World {
         let bell = inbox.doorbell().clone();
         let (log, stats, desk) = (
             Arc::<Mutex<Log>>::default(),
-            Arc::<ShardStats>::default(),
+            Arc::<ShardMetrics>::default(),
             Arc::<Desk>::default(),
         );
         let broker = Arc::new(Recorder::new(hub.clone(), log.clone()));
@@ -272,7 +272,7 @@ impl World {
                 name: "e".into(),
                 data: data.clone().into(),
                 timestamp_ms: self.now.unix_ms,
-                terms: Terms::default(),
+                options: PublishOptions::default(),
             };
             let mut publish = self.broker.publish(vec![event]);
             // Without a credit it would wait; this publisher gives up instead.

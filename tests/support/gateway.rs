@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, Mode, mint};
-use tickgate::dialect::Dialect;
-use tickgate::door::{Endpoint, Origins, Refuse, TrustedProxies};
+use tickgate::backend::{commands, feeds};
 use tickgate::gateway::{Gateway, Settings};
-use tickgate::limits::Limits;
-use tickgate::{admin, commands, door, feeds, hub, session, shard, time};
+use tickgate::ingress::{Endpoint, Origins, Refuse, TrustedProxies};
+use tickgate::session::limits::Limits;
+use tickgate::{admin, hub, ingress, session, shard, time};
+use tickgate_protocol::dialect::Dialect;
 
 pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
@@ -38,12 +39,12 @@ pub(crate) fn settings() -> Settings {
             heartbeat_timeout_ms: 60_000,
         })
     };
-    let loopback: door::ListenAddress = "127.0.0.1:0".parse().expect("an address");
+    let loopback: ingress::ListenAddress = "127.0.0.1:0".parse().expect("an address");
     Settings {
         node: "test".into(),
         shards: 2,
         drain_ms: 500,
-        door: door::Settings {
+        door: ingress::Settings {
             listen: vec![loopback.clone()],
             trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "unix"]).expect("good entries"),
             allowed_origins: Origins::default(),

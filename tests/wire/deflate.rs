@@ -1,7 +1,7 @@
 //! Compressed messages (RFC 7692) among plain ones: where they are allowed, and that the cut does not matter.
 
 use proptest::prelude::*;
-use tickgate::wire::{Error, deflate, encode};
+use tickgate_protocol::wire::{Error, deflate, encode};
 
 use crate::LIMIT;
 use crate::check::{Decoded, End, Owned, decode_deflate};

@@ -15,7 +15,7 @@ mod rules;
 use check::{End, Owned, decode};
 use frames::{BINARY, BINARY_BEGIN, CLOSE, CONTINUE, END, Length, PING, PONG, TEXT, TEXT_BEGIN, frame, header};
 use proptest::prelude::*;
-use tickgate::wire::{Decoder, Error, Inflater, Message};
+use tickgate_protocol::wire::{Decoder, Error, Inflater, Message};
 
 /// On a message, in bytes.
 const LIMIT: u32 = 1000;

@@ -1,6 +1,6 @@
 //! Every rule of RFC 6455 with its error, and what is right, as tables.
 
-use tickgate::wire::Error;
+use tickgate_protocol::wire::Error;
 
 use crate::LIMIT;
 use crate::check::{Decoded, End, Owned, decode};

@@ -133,7 +133,7 @@ fn html_page(base: &Report, other: &Report) -> String {
     let (a, b) = (escape(&base.name), escape(&other.name));
     let _ = write!(
         body,
-        "<h2>Figures</h2><table><tr><th></th><th class=\"value\">{a}</th><th class=\"value\">{b}</th><th class=\"value\">ratio</th><th></th></tr>"
+        "<h2>Sample</h2><table><tr><th></th><th class=\"value\">{a}</th><th class=\"value\">{b}</th><th class=\"value\">ratio</th><th></th></tr>"
     );
     for (section, rows) in rows(base, other) {
         let _ = write!(body, "<tbody><tr><th colspan=\"5\">{section}</th></tr>");

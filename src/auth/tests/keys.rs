@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, RsaKeyPair};
 
 use super::sign::{SECRET, Signer, base64url, hs256, pem};
 use crate::auth::{Algorithm, Key, KeyError, KeySet, Settings, same_secret, verify};
-use crate::message::ErrorCode;
+use tickgate_protocol::message::ErrorCode;
 
 const PAYLOAD: &str = r#"{"sub":"42","exp":2000}"#;
 const NOW_MS: u64 = 1_000_000;

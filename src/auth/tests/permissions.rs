@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::auth::{Identity, Permissions, Policy, is_admin_only};
-use crate::channel::generate::all_channels;
-use crate::channel::{Channel, Pattern};
+use crate::generate::all_channels;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 fn patterns(texts: &[&str]) -> Vec<Pattern> {
     texts.iter().map(|text| Pattern::parse(text).expect("valid")).collect()

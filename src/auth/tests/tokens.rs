@@ -8,8 +8,8 @@ use super::sign::{SECRET, Signer, base64url, hs256, hs256_keys, noise};
 use crate::auth::{
     Algorithm, Grant, Identity, Key, KeySet, MintError, Settings, TOKEN_BYTES_MAX, TokenError, mint, verify,
 };
-use crate::channel::Pattern;
-use crate::message::ErrorCode;
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::message::ErrorCode;
 
 /// 2023-12-29T10:40:00Z
 const NOW_MS: u64 = 1_703_846_400_000;
@@ -413,7 +413,7 @@ proptest! {
     #[test]
     fn no_signed_payload_makes_it_panic(payload in r#"[{}\[\]":,a-z0-9.eE+-]{0,60}|\{"sub":[0-9"a.-]{1,5},"exp":[0-9.eE+-]{1,8}\}"#) {
         if let Ok(identity) = read(&payload) {
-            prop_assert!(crate::channel::is_segment(identity.user.as_deref().unwrap_or_default()));
+            prop_assert!(tickgate_protocol::channel::is_segment(identity.user.as_deref().unwrap_or_default()));
         }
     }
 

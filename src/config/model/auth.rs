@@ -8,7 +8,7 @@ use super::check::Check;
 use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
 use crate::config::value::choices;
 use crate::config::visit::{Section, Visitor};
-use crate::door::Refuse;
+use crate::ingress::Refuse;
 
 /// Holds the HMAC secret when no `[[auth.key]]` is given and it is set.
 pub(super) const DEFAULT_SECRET_ENV: &str = "TICKGATE_JWT_SECRET";

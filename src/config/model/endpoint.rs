@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::check::Check;
-use crate::channel::Pattern;
 use crate::config::value::{Templates, choices};
 use crate::config::visit::{Section, Visitor};
-use crate::dialect::{Dialect, socket_io, typed};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::{Dialect, socket_io, typed};
 
 /// `[[endpoint]]`.
 #[derive(Clone, Debug, Default)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::Check;
+use crate::backend::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
 use crate::config::visit::{Section, Visitor};
-use crate::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
 
 /// `[[feed]]`: a polled source and the channel it feeds.
 #[derive(Clone, Debug)]

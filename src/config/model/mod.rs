@@ -3,7 +3,7 @@
 use super::secrets::Secrets;
 use super::source::Environment;
 use super::visit::{Section, Visitor};
-use crate::channel::Classes;
+use tickgate_protocol::channel::Classes;
 
 mod auth;
 pub(super) mod check;

@@ -4,23 +4,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::Check;
-use crate::channel::Pattern;
-use crate::commands::BackendUrl;
+use crate::backend::commands::BackendUrl;
 use crate::config::value::choices;
 use crate::config::visit::{Section, Visitor};
 use crate::hub::DEFLATE_BYTES_MIN;
+use tickgate_protocol::channel::Pattern;
 
 /// `[limits]`: those of a connection, and of a publishing request.
 #[derive(Clone, Debug)]
 pub(in crate::config) struct Limits {
-    pub(in crate::config) connection: crate::limits::Limits,
+    pub(in crate::config) connection: crate::session::limits::Limits,
     pub(in crate::config) publish_body_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connection: crate::limits::Limits::default(),
+            connection: crate::session::limits::Limits::default(),
             publish_body_bytes: 16 * 1024 * 1024,
         }
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::feed::Feed;
-use crate::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
 use crate::config::value::{HistoryKeys, choices};
 use crate::config::visit::{Section, Visitor};
 use crate::hub::STRIPES;
+use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
 
 /// `[state]`: how much is kept of all channels together.
 #[derive(Clone, Debug)]

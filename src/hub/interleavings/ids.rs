@@ -32,7 +32,7 @@ fn publish_once(hub: &Hub, mut event: NewEvent, noted: Noted) -> Receipt {
     };
     match noted {
         Noted::WithTheEvent => {
-            event.terms.id = Some(id);
+            event.options.id = Some(id);
             publish(hub, event)
         }
         Noted::Later => {
@@ -112,7 +112,7 @@ fn turns() {
     let hub = hub_of_ids(8);
     let publish_id = |hub: &Hub, number: u8| {
         let mut event = event("a.b.c", number.into());
-        event.terms.id = Some(EventId([number; 16]));
+        event.options.id = Some(EventId([number; 16]));
         publish(hub, event).duplicate
     };
     assert!((0..4).all(|number| !publish_id(&hub, number)));

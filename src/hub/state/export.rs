@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::kept::{Garbage, Kept, event_bytes};
 use super::records::{NewRecord, Records};
 use super::{Channels, Tombstone, mono};
-use crate::channel::{Channel, Class};
 use crate::event::{Event, EventId};
 use crate::hub::generations::Generations;
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Class};
 
 /// How far a stripe's numbers have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

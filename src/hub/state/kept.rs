@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::page::{Page, PageLimit, Since};
 use super::records::{NewRecord, Records};
-use crate::channel::{Channel, Class};
-use crate::event::{Event, Numbered, Transit};
+use crate::event::{Event, EventMeta, Transit};
+use tickgate_protocol::channel::{Channel, Class};
 
 /// What a channel takes beside its name, events and records: its place in the slab and the two indices.
 const CHANNEL_OVERHEAD: usize = size_of::<Kept>() + 160;
@@ -354,9 +354,9 @@ fn merged(last: &Event, data: Bytes) -> Event {
         name: last.name.clone(),
         data,
         timestamp_ms: last.timestamp_ms,
-        terms: crate::event::Terms::default(),
+        options: crate::event::PublishOptions::default(),
     };
-    let numbered = Numbered {
+    let numbered = EventMeta {
         offset: last.offset,
         version: last.version,
         class: Arc::clone(&last.class),

@@ -8,9 +8,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Channels, Kept, expire, mono};
-use crate::channel::{Channel, Class, Pattern};
 use crate::hub::ChannelView;
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Class, Pattern};
 
 /// The literal beginnings of some patterns, in order; none is the beginning of another, so no channel has two of them.
 #[derive(Debug, Default)]

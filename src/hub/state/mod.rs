@@ -32,14 +32,14 @@ use slab::Slab;
 
 use super::generations::Generations;
 use super::versions::Versions;
-use crate::channel::{Channel, Class};
-use crate::event::{Event, EventId, NewEvent, Numbered, Transit};
-use crate::json::same;
+use crate::event::{Event, EventId, EventMeta, NewEvent, Transit};
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Class};
+use tickgate_protocol::json::same;
 
-pub use crate::event::Epoch;
 pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
+pub use tickgate_protocol::event::Epoch;
 pub use tombstones::Tombstone;
 
 use ids::Ids;
@@ -133,7 +133,7 @@ impl Prepared {
 
     /// Whether it has to be compared before it is stored.
     pub(super) fn wants_comparison(&self) -> bool {
-        self.class.only_changed && !self.event.terms.even_if_unchanged
+        self.class.only_changed && !self.event.options.even_if_unchanged
     }
 
     /// Compares it with what is known, by value. Without any lock: it may mean parsing both.
@@ -169,7 +169,7 @@ fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
 }
 
 impl Channels {
-    /// Numbered by `versions`, and with so many tombstones at most.
+    /// EventMeta by `versions`, and with so many tombstones at most.
     pub(super) fn new(versions: Arc<Versions>, tombstones_most: usize) -> Self {
         Self {
             versions,
@@ -236,7 +236,7 @@ impl Channels {
         forms: usize,
         garbage: &mut Garbage,
     ) -> Stored {
-        let id = prepared.event.terms.id;
+        let id = prepared.event.options.id;
         if let Some(version) = self.duplicate(id.as_ref(), generations) {
             return Stored::Duplicate(version);
         }
@@ -253,8 +253,8 @@ impl Channels {
         let kept = &mut self.slots[slot as usize];
         // One name for all its events.
         prepared.event.channel = kept.channel.clone();
-        let fresh_ms = prepared.event.terms.fresh_ms;
-        let numbered = Numbered {
+        let fresh_ms = prepared.event.options.fresh_ms;
+        let numbered = EventMeta {
             offset: prepared.class.history.map(|_| version),
             version,
             class: Arc::clone(&kept.class),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::channel::{Channel, Class};
 use crate::event::Event;
+use tickgate_protocol::channel::{Channel, Class};
 
 /// A channel's state as a join sees it, under its stripe's lock.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use hashbrown::hash_table::Entry;
 use hashbrown::{HashMap, HashTable};
 
-use crate::json::{Scratch, record_name, split_array};
+use tickgate_protocol::json::{Scratch, record_name, split_array};
 
 /// Most records of one channel; beyond that those that changed longest ago are forgotten.
 pub(super) const RECORDS_MAX: usize = 100_000;

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::kept::FRAME_OVERHEAD;
 use super::*;
-use crate::channel::{Classes, History, Overflow};
-use crate::event::Terms;
+use crate::event::PublishOptions;
+use tickgate_protocol::channel::{Classes, History, Overflow};
 
 const WINDOW_MS: u64 = 300_000;
 const IDS_MAX: u32 = 1000;
@@ -56,7 +56,7 @@ fn new(name: &str, data: &str) -> NewEvent {
         name: "n".into(),
         data: data.to_owned().into(),
         timestamp_ms: 0,
-        terms: Terms::default(),
+        options: PublishOptions::default(),
     }
 }
 
@@ -137,7 +137,7 @@ fn a_newcomer_gets_the_newest_value_and_one_who_has_it_nothing() {
 fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
     let mut channels = Channels::default();
     let mut event = new("a.b", "1");
-    event.terms.fresh_ms = Some(30);
+    event.options.fresh_ms = Some(30);
     publish(&mut channels, event, &last(), at(100));
     let mut seen = Vec::new();
     for now in [129, 130] {
@@ -268,7 +268,7 @@ fn unchanged_values_are_kept_back_by_value_unless_they_are_forced() {
     assert!(!is_sent(r#"{ "a": 1.0 }"#, &|_| ()));
     assert!(is_sent(r#"{"a":1}"#, &|event| event.name = "other".into()));
     assert!(is_sent(r#"{"a":1}"#, &|event| event.name = "n".into()));
-    assert!(is_sent(r#"{"a":1}"#, &|event| event.terms.even_if_unchanged = true));
+    assert!(is_sent(r#"{"a":1}"#, &|event| event.options.even_if_unchanged = true));
     assert!(!is_sent(r#"{"a":1}"#, &|_| ()));
     assert_eq!(channels.counts.unchanged, 2);
 }
@@ -388,7 +388,7 @@ proptest! {
             let records = update.iter().map(|(code, n)| serde_json::json!({"code": format!("s{code}"), "n": n}));
             let data = serde_json::Value::Array(records.collect()).to_string();
             let mut event = new("a.b", &data);
-            event.terms.even_if_unchanged = forced;
+            event.options.even_if_unchanged = forced;
             let changed = update.iter().filter(|(code, n)| truth.get(&format!("s{code}")) != Some(&u64::from(**n))).count();
             let stored = publish(&mut channels, event, &class, at(0));
             truth.extend(update.iter().map(|(code, n)| (format!("s{code}"), u64::from(*n))));
@@ -418,8 +418,8 @@ proptest! {
     // Beside it runs the naive model: every channel, asked one by one.
     #[test]
     fn pages_of_any_size_see_exactly_the_channels_that_match(
-        names in prop::collection::btree_set(crate::channel::generate::channel(), 0..30),
-        patterns in prop::collection::vec(crate::channel::generate::pattern(), 1..5),
+        names in prop::collection::btree_set(crate::generate::channel(), 0..30),
+        patterns in prop::collection::vec(crate::generate::pattern(), 1..5),
         most in 1usize..8,
     ) {
         let mut channels = Channels::default();

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::channel::Channel;
+use tickgate_protocol::channel::Channel;
 
 /// Those of one stripe.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ const IDS_MAX: u32 = 8;
 /// Publishes the event of this number, each to a stripe of its own as far as there are; whether it is a duplicate.
 fn is_duplicate(hub: &Hub, number: u64, mono_ms: u64) -> bool {
     let mut event = event(&format!("a{number}.b"), number);
-    event.terms.id = Some(EventId::new(&event.channel, b"id"));
+    event.options.id = Some(EventId::new(&event.channel, b"id"));
     let credit = hub.credit_now(0).expect("free");
     let now = Now { mono_ms, unix_ms: 0 };
     hub.publish(event, now, credit, &mut Wakes::default()).duplicate

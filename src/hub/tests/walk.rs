@@ -8,8 +8,8 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::channel::{Class, Classes, History};
 use crate::hub::Walk;
+use tickgate_protocol::channel::{Class, Classes, History};
 
 /// How a page finds its position; all but the first are planted faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

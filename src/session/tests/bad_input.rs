@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::drive::{Drive, Seen, Tokens, permissions, settings, user};
 use crate::auth::TokenError;
 use crate::session::Input;
-use crate::wire::{Decoder, Inflater, encode};
+use tickgate_protocol::wire::{Decoder, Inflater, encode};
 
 const TABLE: &str = include_str!("../../../tests/data/bad_input.txt");
 

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Mode, Permissions, TokenError};
-use crate::channel::{Channel, Pattern};
-use crate::dialect::{Dialect, encode_event};
-use crate::disconnect::Disconnect;
-use crate::event::{Epoch, Event, NewEvent, Terms};
-use crate::json::Scratch;
-use crate::limits::Limits;
-use crate::message::{Echo, ErrorCode, Position, Recover, RequestId, Standing};
+use crate::event::{Event, NewEvent, PublishOptions};
+use crate::session::limits::Limits;
 use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings, Token};
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::dialect::{Dialect, encode_event};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::event::Epoch;
+use tickgate_protocol::json::Scratch;
+use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
 
 /// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
 pub(super) const START: Now = Now {
@@ -80,8 +81,8 @@ pub(super) struct Drive {
     pub(super) verify: Option<(u32, String)>,
     pub(super) join: Option<(u32, Vec<Pattern>)>,
     /// What the next join finds.
-    pub(super) standing: Standing,
-    pub(super) history: Option<Echo>,
+    pub(super) standing: SubscribeOutcome,
+    pub(super) history: Option<RequestRef>,
     pub(super) publish: Option<u32>,
     pub(super) commands: Vec<(u32, RequestId)>,
     /// What came out and was not looked at yet.
@@ -135,7 +136,7 @@ impl Drive {
             dropped: 0,
             verify: None,
             join: None,
-            standing: Standing::default(),
+            standing: SubscribeOutcome::default(),
             history: None,
             publish: None,
             commands: Vec::new(),
@@ -221,9 +222,10 @@ impl Drive {
             name: name.into(),
             data: data.to_owned().into(),
             timestamp_ms: self.now.unix_ms,
-            terms: Terms::default(),
+            options: PublishOptions::default(),
         };
-        self.seen.push(frame(&encode_event(encoding, &Event::new(new, None))));
+        self.seen
+            .push(frame(&encode_event(encoding, &Event::new(new, None).view())));
     }
 
     fn take(&mut self, output: Output) {

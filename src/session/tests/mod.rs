@@ -8,10 +8,10 @@ mod transcripts;
 use std::sync::Arc;
 
 use super::{Input, Opening, Output, Session, Token};
-use crate::dialect::engine_io::Revision;
 use crate::time::Now;
-use crate::wire::Message;
 use drive::{permissions, user};
+use tickgate_protocol::dialect::engine_io::Revision;
+use tickgate_protocol::wire::Message;
 
 #[test]
 fn an_idle_session_is_small() {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::drive::{Drive, Seen, Tokens, epoch, permissions, settings, user};
-use crate::channel::Pattern;
-use crate::dialect::Dialect;
-use crate::disconnect::Disconnect;
-use crate::message::ErrorCode;
 use crate::session::{CommandOutcome, HistoryPage, Input, Settings};
-use crate::wire;
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::Dialect;
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::ErrorCode;
+use tickgate_protocol::wire;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -39,13 +39,13 @@ use std::sync::Arc;
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::channel::{Channel, Pattern};
-use crate::dialect::engine_io::Revision;
-use crate::dialect::{Dialect, socket_io, typed};
-use crate::disconnect::Disconnect;
-use crate::message::{ErrorCode, Position, Recover, RequestId, Standing};
 use crate::session::{CommandOutcome, HistoryPage, Input, Opening, Settings};
-use crate::wire;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::dialect::engine_io::Revision;
+use tickgate_protocol::dialect::{Dialect, socket_io, typed};
+use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, SubscribeOutcome};
+use tickgate_protocol::wire;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
@@ -392,8 +392,8 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
     }
 }
 
-fn standing(words: &[&str]) -> Standing {
-    let mut standing = Standing::default();
+fn standing(words: &[&str]) -> SubscribeOutcome {
+    let mut standing = SubscribeOutcome::default();
     for word in words {
         let Some((channel, found)) = word.split_once('=') else {
             standing.cut = *word == "cut";

@@ -10,8 +10,8 @@ use std::{mem, vec};
 use hashbrown::hash_map::IntoIter;
 
 use super::{CatchUp, Names, State, Turn};
-use crate::channel::{Channel, Pattern};
 use crate::hub::PATTERNS_PER_STEP;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// Of what is caught up with only what these patterns match is owed.
 #[derive(Debug, Default)]
@@ -96,7 +96,7 @@ impl CatchUp {
     }
 
     /// Takes it apart, to be freed.
-    pub(in crate::shard) fn into_remains(self) -> Remains {
+    pub(in crate::shard) fn into_remains(self) -> DeferredDrop {
         let Self {
             channels,
             mut turns,
@@ -106,7 +106,7 @@ impl CatchUp {
         } = self;
         let LeftOver { mut swept, kept, .. } = left_over.unwrap_or_default();
         turns.append(&mut swept);
-        Remains {
+        DeferredDrop {
             channels: channels.into_iter(),
             turns,
             names: [unscheduled.into_iter(), kept.into_iter()],
@@ -116,13 +116,13 @@ impl CatchUp {
 
 /// What a connection needed that is gone, or has left all its patterns.
 #[derive(Debug)]
-pub(in crate::shard) struct Remains {
+pub(in crate::shard) struct DeferredDrop {
     channels: IntoIter<Channel, State>,
     turns: VecDeque<Turn>,
     names: [vec::IntoIter<Channel>; 2],
 }
 
-impl Remains {
+impl DeferredDrop {
     /// Frees at most so many names; how many it was. Fewer: nothing is left.
     pub(in crate::shard) fn free(&mut self, most: usize) -> usize {
         let channels = self.channels.by_ref().map(|(channel, _)| channel);

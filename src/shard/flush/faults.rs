@@ -8,7 +8,7 @@ use rustix::net::SendFlags;
 
 use super::Flusher;
 use super::queue::{Completion, DEPTH, Message, Queue};
-use crate::stats::ShardStats;
+use crate::metrics::ShardMetrics;
 
 /// What becomes of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl<F: FnMut(usize) -> Fault> Script for F {
 }
 
 /// A flusher whose ring follows a script.
-pub(in crate::shard) fn flusher(script: impl Script + 'static, stats: &ShardStats) -> Flusher {
+pub(in crate::shard) fn flusher(script: impl Script + 'static, stats: &ShardMetrics) -> Flusher {
     let queue = Faulty {
         script,
         queued: VecDeque::new(),

@@ -16,9 +16,9 @@ mod writev;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::engine::Engine;
-use crate::mailbox::ConnectionId;
-use crate::stats::ShardStats;
+use super::core::Engine;
+use crate::metrics::ShardMetrics;
+use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 use queue::Queue;
 use uring::{Progress, Ring};
@@ -65,7 +65,7 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// Finds out how to write, and says so once.
-    pub(super) fn open(shard: u16, wanted: Flush, stats: &ShardStats) -> io::Result<Self> {
+    pub(super) fn open(shard: u16, wanted: Flush, stats: &ShardMetrics) -> io::Result<Self> {
         let ring = match wanted {
             Flush::Writev => None,
             Flush::Auto | Flush::IoUring => match queue::open() {
@@ -87,7 +87,7 @@ impl Flusher {
         Ok(Self::with(shard, ring, stats))
     }
 
-    fn with(shard: u16, queue: Option<Box<dyn Queue>>, stats: &ShardStats) -> Self {
+    fn with(shard: u16, queue: Option<Box<dyn Queue>>, stats: &ShardMetrics) -> Self {
         stats.io_uring.set(queue.is_some().into());
         Self {
             shard,
@@ -101,7 +101,7 @@ impl Flusher {
         engine: &mut Engine,
         sockets: &mut impl Sockets,
         sends: usize,
-        stats: &ShardStats,
+        stats: &ShardMetrics,
         now: Now,
     ) {
         let mut left = sends;

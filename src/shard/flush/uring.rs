@@ -19,9 +19,9 @@ use rustix::io::Errno;
 
 use super::queue::{DEPTH, Message, Queue};
 use super::{Outcome, SLICES, Sockets};
-use crate::mailbox::ConnectionId;
-use crate::shard::engine::{Engine, Sent};
-use crate::stats::ShardStats;
+use crate::metrics::ShardMetrics;
+use crate::shard::core::{Engine, Sent};
+use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 /// Slices in one submission: 128 KiB of them.
@@ -108,7 +108,7 @@ impl Ring {
         engine: &mut Engine,
         sockets: &mut impl Sockets,
         left: &mut usize,
-        stats: &ShardStats,
+        stats: &ShardMetrics,
         now: Now,
     ) -> Result<Progress, Oddity> {
         self.gather(engine, sockets, DEPTH.min(*left), now);
@@ -185,7 +185,7 @@ impl Ring {
     }
 
     /// Has all messages carried out.
-    fn submit(&mut self, stats: &ShardStats) -> Result<(), Oddity> {
+    fn submit(&mut self, stats: &ShardMetrics) -> Result<(), Oddity> {
         // SAFETY: the slices lie in `self.slices`, which has not grown since (`gather` keeps it within its capacity) and
         // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`Engine::pending`]
         // promises that they stay until the connection is told that they were sent, or changes otherwise); no

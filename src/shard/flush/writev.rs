@@ -7,13 +7,13 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::{Outcome, SLICES, Sockets};
-use crate::mailbox::ConnectionId;
-use crate::shard::engine::{Engine, Sent};
-use crate::stats::ShardStats;
+use crate::metrics::ShardMetrics;
+use crate::shard::core::{Engine, Sent};
+use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 /// Writes every dirty connection, with at most `sends` system calls.
-pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usize, stats: &ShardStats, now: Now) {
+pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usize, stats: &ShardMetrics, now: Now) {
     let mut left = sends;
     while left > 0
         && let Some(id) = engine.next_dirty()

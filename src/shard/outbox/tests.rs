@@ -5,8 +5,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::Channel;
 use crate::shard::frame::Origin;
+use tickgate_protocol::channel::Channel;
 
 const BOUNDS: Bounds = Bounds {
     event_frames: 12,

@@ -11,11 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::disconnect::Disconnect;
-use crate::limits::Limits;
-use crate::mailbox::ShardMessage;
+use crate::session::limits::Limits;
 use crate::shard::Flush;
+use crate::shard::mailbox::ShardMessage;
 use rig::{Client, Driven, PATIENCE, Shard, data, frame, tcp, unix};
+use tickgate_protocol::disconnect::Disconnect;
 
 macro_rules! both_ways {
     ($($test:ident)*) => {

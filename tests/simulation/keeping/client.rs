@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use tickgate::channel::Pattern;
-use tickgate::mailbox::ConnectionId;
+use tickgate::shard::mailbox::ConnectionId;
 use tickgate::time::Now;
+use tickgate_protocol::channel::Pattern;
 
 use super::store::{CHANNELS, Kind, Store, Truth, numbers};
 use crate::wire::{Reader, Received};

@@ -8,14 +8,14 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use tickgate::broker::Embedded;
-use tickgate::channel::{Channel, Class, Classes, History, Overflow, Pattern};
-use tickgate::dialect;
-use tickgate::event::{NewEvent, Terms};
+use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, PageLimit, Since, StateSettings, Wakes};
+use tickgate::metrics::ShardMetrics;
 use tickgate::shard::Settings;
-use tickgate::shard::engine::Engine;
-use tickgate::stats::ShardStats;
+use tickgate::shard::core::Engine;
 use tickgate::time::{Clock, Now};
+use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::dialect;
 
 use crate::surroundings::Desk;
 
@@ -115,7 +115,7 @@ impl Truth {
 pub(crate) struct Store {
     pub(crate) hub: Arc<Hub>,
     pub(crate) engines: Vec<Engine>,
-    pub(crate) stats: Vec<Arc<ShardStats>>,
+    pub(crate) stats: Vec<Arc<ShardMetrics>>,
     // Looks at the hub's state from outside.
     observer: Inbox,
     pub(crate) truth: Truth,
@@ -154,7 +154,7 @@ impl Store {
         let observer = inboxes.pop().expect("one more than shards");
         let (mut engines, mut all_stats) = (Vec::new(), Vec::new());
         for (shard, inbox) in (0..).zip(inboxes) {
-            let stats = Arc::<ShardStats>::default();
+            let stats = Arc::<ShardMetrics>::default();
             let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
             let settings = Settings {
                 join_steps,
@@ -214,7 +214,7 @@ impl Store {
             name: "e".into(),
             data: data.clone().into(),
             timestamp_ms: now.unix_ms,
-            terms: Terms::default(),
+            options: PublishOptions::default(),
         };
         let receipt = self.hub.publish(event, now, credit, &mut Wakes::default());
         let said: Value = serde_json::from_str(&data).expect("just written");

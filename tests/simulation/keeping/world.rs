@@ -8,13 +8,13 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tickgate::auth::{Identity, Mode, Permissions};
-use tickgate::channel::Pattern;
-use tickgate::disconnect::Disconnect;
-use tickgate::limits::Limits;
-use tickgate::mailbox::ConnectionId;
 use tickgate::session;
-use tickgate::shard::engine::{Action, Arrival, Sent};
+use tickgate::session::limits::Limits;
+use tickgate::shard::core::{Action, Arrival, Sent};
+use tickgate::shard::mailbox::ConnectionId;
 use tickgate::time::Now;
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::disconnect::Disconnect;
 
 use super::Fault;
 use super::client::Client;

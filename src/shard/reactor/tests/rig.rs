@@ -10,16 +10,16 @@ use bytes::Bytes;
 
 use super::super::*;
 use crate::auth::{Identity, Mode, Permissions};
-use crate::channel::{Channel, Pattern};
-use crate::dialect::{self, Dialect};
-use crate::disconnect::Disconnect;
-use crate::event::{NewEvent, Terms};
+use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
-use crate::limits::Limits;
-use crate::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
+use crate::session::limits::Limits;
 use crate::session::{self, Command};
 use crate::shard::Flush;
+use crate::shard::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::dialect::{self, Dialect};
+use tickgate_protocol::disconnect::Disconnect;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -99,7 +99,7 @@ pub(super) struct Shard {
 
 /// Whether this machine lets us use io_uring. Containers often do not; then its tests have nothing to run on, and say so.
 pub(super) fn has_io_uring() -> bool {
-    match Flusher::open(0, Flush::IoUring, &ShardStats::default()) {
+    match Flusher::open(0, Flush::IoUring, &ShardMetrics::default()) {
         Ok(_) => true,
         Err(error) => {
             eprintln!("not run: {error}");
@@ -185,7 +185,7 @@ impl Shard {
             name: "n".into(),
             data: data.to_owned().into(),
             timestamp_ms: 1,
-            terms: Terms::default(),
+            options: PublishOptions::default(),
         };
         let mut wakes = Wakes::default();
         self.hub.publish(event, Now::default(), credit, &mut wakes);

@@ -1,0 +1,303 @@
+//! The grammar by example; matching, cover and intersection against a naive model.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use super::generate::{all_channels, channel, pattern};
+use super::*;
+
+/// A pattern of 1 to 4 segments of which some are so long that 255 bytes hold only one or two of them.
+fn long_pattern() -> impl Strategy<Value = Pattern> {
+    let segment = prop::sample::select(vec!["*".to_owned(), "a".to_owned(), "b".repeat(120), "d".repeat(130)]);
+    prop::collection::vec(segment, 1..=4).prop_filter_map("too long", |s| Pattern::parse(&s.join(".")).ok())
+}
+
+fn p(text: &str) -> Pattern {
+    Pattern::parse(text).unwrap_or_else(|e| panic!("{text} {e}"))
+}
+
+/// The table of the protocol, read aloud: no cleverness.
+fn model_matches(pattern: &[&str], channel: &[&str]) -> bool {
+    match (pattern, channel) {
+        ([], []) => true,
+        (["*"], [_, ..]) => true,
+        ([head, pattern @ ..], [segment, channel @ ..]) => {
+            (*head == "*" || head == segment) && model_matches(pattern, channel)
+        }
+        _ => false,
+    }
+}
+
+fn model(pattern: &Pattern, channel: &str) -> bool {
+    let split = |text: &'_ str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (a, b) = (split(pattern.as_str()), split(channel));
+    model_matches(
+        &a.iter().map(String::as_str).collect::<Vec<_>>(),
+        &b.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+}
+
+#[test]
+fn the_table_of_the_protocol() {
+    for (pattern, yes, no) in [
+        (
+            "grid.abc.status",
+            &["grid.abc.status"][..],
+            &["grid.abc", "grid.abc.statusx", "grid.abc.status.x"][..],
+        ),
+        (
+            "grid.*",
+            &["grid.abc", "grid.abc.status", "grid.def.order"],
+            &["grid", "gridx.a"],
+        ),
+        (
+            "grid.abc.*",
+            &["grid.abc.status", "grid.abc.order"],
+            &["grid.abd.status", "grid.abc"],
+        ),
+        (
+            "grid.*.status",
+            &["grid.abc.status", "grid.def.status"],
+            &["grid.abc.order", "grid.a.b.status"],
+        ),
+        ("*.abc", &["grid.abc"], &["grid.abcd", "abc", "a.b.abc", "grid.abc.x"]),
+        ("*", &["a", "a.b", "a.b.c.d.e.f.g.h"], &[]),
+        ("*.*", &["a.b", "a.b.c"], &["a"]),
+        ("market.*.price", &["market.BTC/USDT.price"], &["market.price"]),
+    ] {
+        let pattern = p(pattern);
+        for channel in yes {
+            assert!(
+                pattern.matches(channel) && model(&pattern, channel),
+                "{pattern} {channel}"
+            );
+        }
+        for channel in no {
+            assert!(
+                !pattern.matches(channel) && !model(&pattern, channel),
+                "{pattern} {channel}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_grammar_of_channels_and_patterns() {
+    use ChannelError::*;
+    let long = "x".repeat(256);
+    for (text, channel, pattern) in [
+        ("a", Ok(()), Ok(())),
+        ("a.b.c.d.e.f.g.h", Ok(()), Ok(())),
+        ("a.b.c.d.e.f.g.h.i", Err(TooManySegments), Err(TooManySegments)),
+        ("", Err(Empty), Err(Empty)),
+        (".", Err(EmptySegment), Err(EmptySegment)),
+        ("a.", Err(EmptySegment), Err(EmptySegment)),
+        (".a", Err(EmptySegment), Err(EmptySegment)),
+        ("a..b", Err(EmptySegment), Err(EmptySegment)),
+        ("*", Err(BadCharacter), Ok(())),
+        ("a.*.b", Err(BadCharacter), Ok(())),
+        ("*.*.*.*.*.*.*.*", Err(BadCharacter), Ok(())),
+        ("a.*b", Err(BadCharacter), Err(BadCharacter)),
+        ("**", Err(BadCharacter), Err(BadCharacter)),
+        ("a.>", Err(BadCharacter), Err(BadCharacter)),
+        ("a b", Err(BadCharacter), Err(BadCharacter)),
+        ("a\u{a0}b", Err(BadCharacter), Err(BadCharacter)),
+        ("a\u{2003}", Err(BadCharacter), Err(BadCharacter)),
+        ("a\u{3000}b", Err(BadCharacter), Err(BadCharacter)),
+        ("a\0", Err(BadCharacter), Err(BadCharacter)),
+        ("a\u{7f}", Err(BadCharacter), Err(BadCharacter)),
+        ("a\u{85}", Err(BadCharacter), Err(BadCharacter)),
+        ("a\n", Err(BadCharacter), Err(BadCharacter)),
+        ("行情.比特币.価格", Ok(()), Ok(())),
+        ("market.BTC/USDT.price", Ok(()), Ok(())),
+        ("$SYS.\"quoted\".{x}", Ok(()), Ok(())),
+        (&long[..255], Ok(()), Ok(())),
+        (&long, Err(TooLong), Err(TooLong)),
+    ] {
+        assert_eq!(Channel::parse(text).map(drop), channel, "{text:?}");
+        assert_eq!(Pattern::parse(text).map(drop), pattern, "{text:?}");
+    }
+}
+
+#[test]
+fn the_quick_look_at_a_name_says_the_same_as_the_thorough_one() {
+    let mut texts = vec![String::new()];
+    for length in 0..6 {
+        let longest = texts.iter().filter(|text| text.len() == length);
+        let longer: Vec<_> = longest
+            .flat_map(|text| ["a", "*", ">", ".", " "].map(|next| format!("{text}{next}")))
+            .collect();
+        texts.extend(longer);
+    }
+    let segments = |count| vec!["a"; count].join(".");
+    let bounds = [
+        segments(8),
+        segments(9),
+        "a".repeat(255),
+        "a".repeat(256),
+        "*.".repeat(7) + "*",
+    ];
+    for text in texts.iter().chain(&bounds) {
+        for wildcards in [false, true] {
+            let thorough = check_each(text, wildcards).is_ok();
+            assert_eq!(is_plain(text, wildcards), thorough, "{text:?}, wildcards {wildcards}");
+        }
+    }
+    // What it does not know it leaves to the other.
+    assert!(!is_plain("é", false) && check("é", false).is_ok());
+}
+
+#[test]
+fn segments() {
+    for good in ["u42", "42", "alice@example", "名", "a-b_c"] {
+        assert!(is_segment(good), "{good:?}");
+    }
+    for bad in [
+        "",
+        ".",
+        "a.b",
+        "alice@example.com",
+        "*",
+        "a*",
+        ">",
+        "a b",
+        "\t",
+        "a\u{2028}",
+    ] {
+        assert!(!is_segment(bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn cover_and_intersection_by_example() {
+    for (a, b, a_covers_b, intersect) in [
+        ("*", "a.*.b", true, true),
+        ("*", "*", true, true),
+        ("*.*", "*", false, true),
+        ("a.*", "a", false, false),
+        ("a.*", "*.b", false, true),
+        ("a.*", "a.*.c", true, true),
+        ("a.*.c", "a.*", false, true),
+        ("a.*.c", "a.b.c", true, true),
+        ("a.*.c", "a.b.d", false, false),
+        ("a.b.c.d.e.f.g.*", "a.b.c.d.e.f.*.h", false, true),
+        ("a.b.c.d.e.f.g.*", "a.b.c.d.e.f.*", false, true),
+        ("*.*.*.*.*.*.*.*", "a.b.c.d.e.f.g.*", true, true),
+    ] {
+        assert_eq!(p(a).covers(&p(b)), a_covers_b, "{a} covers {b}");
+        assert_eq!(p(a).intersects(&p(b)), intersect, "{a} intersects {b}");
+        assert_eq!(p(b).intersects(&p(a)), intersect, "{b} intersects {a}");
+    }
+}
+
+#[test]
+fn patterns_that_agree_only_on_names_that_are_too_long_do_not_intersect() {
+    // 127 + 1 + 127 bytes are exactly 255.
+    let (head, tail) = ("h".repeat(127), "t".repeat(127));
+    assert!(p(&format!("{head}.*")).intersects(&p(&format!("*.{tail}"))));
+    assert!(!p(&format!("{head}h.*")).intersects(&p(&format!("*.{tail}"))));
+}
+
+#[test]
+fn a_channel_is_the_pattern_that_matches_only_itself() {
+    let pattern = Pattern::from(Channel::parse("a.b").expect("valid"));
+    assert!(pattern.is_exact() && pattern.matches("a.b") && !pattern.matches("a.b.c"));
+    assert!(!p("a.*").is_exact());
+}
+
+/// Checks cover and intersection of one pair against all of `channels`, which must hold a witness for each.
+fn check_pair(a: &Pattern, b: &Pattern, channels: &[String]) {
+    let (mut refuted, mut met) = (false, false);
+    for name in channels {
+        let (in_a, in_b) = (model(a, name), model(b, name));
+        refuted |= in_b && !in_a;
+        met |= in_a && in_b;
+    }
+    assert_eq!(a.covers(b), !refuted, "{a} covers {b}");
+    assert_eq!(a.intersects(b), met, "{a} intersects {b}");
+}
+
+#[test]
+fn every_pair_of_short_patterns_agrees_with_the_model() {
+    let patterns: Vec<Pattern> = ["*", "a", "b"]
+        .iter()
+        .flat_map(|x| {
+            let mut all = vec![(*x).to_owned()];
+            for y in ["*", "a", "b"] {
+                all.push(format!("{x}.{y}"));
+                all.extend(["*", "a", "b"].iter().map(|z| format!("{x}.{y}.{z}")));
+            }
+            all
+        })
+        .map(|text| p(&text))
+        .collect();
+    assert_eq!(patterns.len(), 39);
+    let channels = all_channels(&["a", "b", "c"], 4);
+    for a in &patterns {
+        for b in &patterns {
+            check_pair(a, b, &channels);
+        }
+    }
+}
+
+/// All 9840 channels out of three segments, up to the full depth.
+static CHANNELS: LazyLock<Vec<String>> = LazyLock::new(|| all_channels(&["a", "b", "c"], SEGMENTS_MAX));
+
+proptest! {
+    #[test]
+    fn matches_agrees_with_the_model(pattern in pattern(), channel in channel()) {
+        prop_assert_eq!(pattern.matches(channel.as_str()), model(&pattern, channel.as_str()));
+    }
+
+    #[test]
+    fn whatever_parses_is_within_the_bounds_and_matches_itself(text in "[a*>. \u{3000}é]{0,12}") {
+        if let Ok(channel) = Channel::parse(&text) {
+            prop_assert!(p(&text).is_exact() && p(&text).matches(channel.as_str()) && p("*").matches(&text));
+        }
+        if let Ok(pattern) = Pattern::parse(&text) {
+            prop_assert!(pattern.covers(&pattern) && pattern.intersects(&pattern) && p("*").covers(&pattern));
+            prop_assert_eq!(pattern.is_exact(), Channel::parse(&text).is_ok());
+        }
+    }
+
+    #[test]
+    fn long_patterns_agree_with_the_model(a in long_pattern(), b in long_pattern()) {
+        let (long_b, long_d) = ("b".repeat(120), "d".repeat(130));
+        check_pair(&a, &b, &all_channels(&["a", "z", &long_b, &long_d], 5));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn cover_and_intersection_agree_with_the_model_at_full_depth(a in pattern(), b in pattern()) {
+        check_pair(&a, &b, &CHANNELS);
+    }
+}
+
+#[test]
+fn a_shape_is_a_length_and_the_places_of_stars() {
+    for (pattern, segments, stars, is_open) in [
+        ("a", 1, 0, false),
+        ("*", 1, 0b1, true),
+        ("a.*", 2, 0b10, true),
+        ("*.b.*.d", 4, 0b101, false),
+        ("1.2.3.4.5.6.7.*", 8, 0b1000_0000, true),
+    ] {
+        let shape = Pattern::parse(pattern).expect(pattern).shape();
+        assert_eq!(shape, Shape { segments, stars }, "{pattern}");
+        assert_eq!(shape.is_open(), is_open, "{pattern}");
+        assert_eq!(
+            super::segments(pattern).collect::<Vec<_>>(),
+            pattern.split('.').collect::<Vec<_>>()
+        );
+    }
+    let mut text = "left over".to_owned();
+    Shape {
+        segments: 3,
+        stars: 0b110,
+    }
+    .write_candidate("a.b.c.d", &mut text);
+    assert_eq!(text, "a.*.*");
+}

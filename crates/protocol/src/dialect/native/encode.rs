@@ -1,0 +1,389 @@
+//! From [`Reply`] and [`EventView`] to frames.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::channel::{Channel, Pattern};
+use crate::event::{Epoch, EventView};
+use crate::json::{push_i128, push_string, push_u64};
+use crate::message::{ErrorCode, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
+use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
+
+/// Appends the frame of a reply; says where it lies. `None`: there is no such message.
+pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
+    if let Reply::Connected { .. } = reply {
+        return None;
+    }
+    let frame = encode::begin(out);
+    Writer {
+        out,
+        now_unix_ms,
+        style: &Native,
+    }
+    .reply(reply);
+    Some(encode::finish(out, frame, Kind::Text))
+}
+
+/// The frame of an event, once for all its receivers.
+pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
+    // The keys, the punctuation and two long integers come to less than this.
+    const AROUND: usize = HEADER_BYTES_MAX + 120;
+    let mut out = Vec::with_capacity(AROUND + event.channel.as_str().len() + event.name.len() + event.data.len());
+    let frame = encode::begin(&mut out);
+    push(&mut out, "{\"type\":\"event\",\"channel\":");
+    push_string(&mut out, event.channel.as_str());
+    push(&mut out, ",\"event\":");
+    push_string(&mut out, &event.name);
+    push(&mut out, ",\"timestamp\":");
+    push_u64(&mut out, event.timestamp_ms);
+    if let Some(offset) = event.offset {
+        push(&mut out, ",\"offset\":");
+        push_u64(&mut out, offset);
+    }
+    push(&mut out, ",\"data\":");
+    out.extend_from_slice(&event.data);
+    out.push(b'}');
+    let range = encode::finish(&mut out, frame, Kind::Text);
+    Bytes::from(out).slice(range)
+}
+
+fn push(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn push_names<'n>(names: impl Iterator<Item = &'n str>, out: &mut Vec<u8>) {
+    push(out, "[");
+    for (index, name) in names.enumerate() {
+        if index > 0 {
+            push(out, ",");
+        }
+        push_string(out, name);
+    }
+    push(out, "]");
+}
+
+/// In what the replies of dialects that share these messages differ.
+pub(in crate::dialect) trait Style {
+    /// Appends the value of `timestamp`.
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>);
+
+    /// Appends the subscriptions that a connection holds, as `status` shows them.
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>);
+}
+
+struct Native;
+
+impl Style for Native {
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>) {
+        push_u64(out, unix_ms);
+    }
+
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
+        push_names(patterns.iter().map(Pattern::as_str), out);
+    }
+}
+
+/// Writes replies; other dialects use it for those that they share.
+pub(in crate::dialect) struct Writer<'o, S> {
+    pub(in crate::dialect) out: &'o mut Vec<u8>,
+    pub(in crate::dialect) now_unix_ms: u64,
+    pub(in crate::dialect) style: &'o S,
+}
+
+impl<S: Style> Writer<'_, S> {
+    pub(in crate::dialect) fn reply(&mut self, reply: &Reply<'_>) {
+        match *reply {
+            Reply::Connected { client_id, .. } => {
+                self.begin_with("connected", None);
+                self.push(",\"client_id\":");
+                push_string(self.out, client_id);
+                self.push(",\"message\":\"WebSocket connected\"");
+                self.timestamp();
+            }
+            Reply::AuthAccepted {
+                echo,
+                user,
+                role,
+                expires_at_ms,
+            } => self.auth_accepted(echo, user, role, expires_at_ms),
+            Reply::AuthRefused { echo, code, message } => {
+                self.begin("auth_result", echo);
+                self.push(",\"success\":false");
+                self.error(code, message);
+            }
+            Reply::AuthExpiring { expires_at_ms } => {
+                self.begin_unasked("auth_expiring");
+                self.push(",\"data\":{\"expires_at\":");
+                push_u64(self.out, expires_at_ms);
+                self.push("}");
+            }
+            Reply::Subscribed {
+                echo,
+                patterns,
+                active,
+                standing,
+            } => {
+                self.begin("subscribed", echo);
+                self.subscriptions(patterns, active);
+                self.standing(standing);
+                self.push("}");
+            }
+            Reply::Unsubscribed {
+                echo,
+                patterns,
+                active,
+                lost_permission,
+            } => {
+                self.begin("unsubscribed", echo);
+                self.subscriptions(patterns, active);
+                if lost_permission {
+                    self.push(",\"reason\":\"permission\"");
+                }
+                self.push("}");
+            }
+            Reply::CommandSucceeded { id, data } => {
+                self.response(id, true);
+                self.push(",\"data\":");
+                self.out.extend_from_slice(data);
+            }
+            Reply::CommandFailed { id, error } => {
+                self.response(id, false);
+                self.push(",\"error\":");
+                self.out.extend_from_slice(error);
+            }
+            Reply::CommandRefused { id, code, message } => {
+                self.response(id, false);
+                self.error(code, message);
+            }
+            Reply::Published { echo, position } => self.published(echo, position),
+            Reply::History {
+                echo,
+                epoch,
+                events,
+                complete,
+                offset,
+                more,
+            } => {
+                self.history(echo, epoch, events);
+                self.push(if complete {
+                    ",\"complete\":true"
+                } else {
+                    ",\"complete\":false"
+                });
+                if let Some(offset) = offset {
+                    self.push(",\"offset\":");
+                    push_u64(self.out, offset);
+                }
+                self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
+            }
+            Reply::Ping => self.begin_unasked("ping"),
+            Reply::Pong { echo } => self.begin("pong", echo),
+            Reply::Status(ref status) => self.status(status),
+            Reply::Error { echo, code, message } => {
+                self.begin("error", echo);
+                self.error(code, message);
+            }
+            Reply::RateLimited {
+                retry_after_ms,
+                refused,
+            } => self.rate_limited(retry_after_ms, refused),
+            Reply::Dropped { count, channels } => {
+                self.begin_unasked("dropped");
+                self.push(",\"data\":{\"count\":");
+                push_u64(self.out, count);
+                self.push(",\"channels\":");
+                push_names(channels.iter().map(Channel::as_str), self.out);
+                self.push("}");
+            }
+            Reply::GoingAway {
+                close_in_ms,
+                reconnect_after_ms,
+            } => {
+                self.begin_unasked("going_away");
+                self.push(",\"data\":{\"reason\":\"restart\",\"close_in_ms\":");
+                push_u64(self.out, close_in_ms);
+                self.push(",\"reconnect_after_ms\":");
+                push_u64(self.out, reconnect_after_ms);
+                self.push("}");
+            }
+        }
+        self.push("}");
+    }
+
+    pub(in crate::dialect) fn push(&mut self, text: &str) {
+        push(self.out, text);
+    }
+
+    fn begin_unasked(&mut self, message_type: &str) {
+        self.begin_with(message_type, None);
+        self.timestamp();
+    }
+
+    fn begin(&mut self, message_type: &str, echo: &RequestRef) {
+        self.begin_with(message_type, echo.id.as_ref());
+        self.timestamp();
+    }
+
+    pub(in crate::dialect) fn begin_with(&mut self, message_type: &str, id: Option<&RequestId>) {
+        self.push("{\"type\":\"");
+        self.push(message_type);
+        self.push("\"");
+        match id {
+            Some(RequestId::Text(text) | RequestId::Acknowledgement { id: Some(text), .. }) => {
+                self.push(",\"id\":");
+                push_string(self.out, text);
+            }
+            Some(RequestId::Number(number)) => {
+                self.push(",\"id\":");
+                push_i128(self.out, *number);
+            }
+            // An acknowledgement's number stands beside the message.
+            Some(RequestId::Acknowledgement { id: None, .. }) | None => {}
+        }
+    }
+
+    pub(in crate::dialect) fn timestamp(&mut self) {
+        self.push(",\"timestamp\":");
+        self.style.push_time(self.now_unix_ms, self.out);
+    }
+
+    fn error(&mut self, code: ErrorCode, message: &str) {
+        self.push(",\"error\":{\"code\":\"");
+        self.push(code.as_str());
+        self.push("\",\"message\":");
+        push_string(self.out, message);
+        self.push("}");
+    }
+
+    fn text_or_null(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => push_string(self.out, text),
+            None => self.push("null"),
+        }
+    }
+
+    fn subscriptions(&mut self, patterns: &[Pattern], active: usize) {
+        self.push(",\"data\":{\"channels\":");
+        push_names(patterns.iter().map(Pattern::as_str), self.out);
+        self.push(",\"active_subscriptions\":");
+        push_u64(self.out, active as u64);
+    }
+
+    fn auth_accepted(&mut self, echo: &RequestRef, user: Option<&str>, role: Option<&str>, expires_at_ms: Option<u64>) {
+        self.begin("auth_result", echo);
+        self.push(",\"success\":true,\"data\":{\"user\":");
+        self.text_or_null(user);
+        self.push(",\"role\":");
+        self.text_or_null(role);
+        self.push(",\"expires_at\":");
+        match expires_at_ms {
+            Some(at) => push_u64(self.out, at),
+            None => self.push("null"),
+        }
+        self.push("}");
+    }
+
+    fn response(&mut self, id: &RequestId, success: bool) {
+        self.begin_with("response", Some(id));
+        self.timestamp();
+        self.push(if success {
+            ",\"success\":true"
+        } else {
+            ",\"success\":false"
+        });
+    }
+
+    fn published(&mut self, echo: &RequestRef, position: Option<Position>) {
+        self.begin_with("published", echo.id.as_ref());
+        self.push(",\"data\":");
+        match position {
+            Some(position) => self.position(position),
+            None => self.push("{}"),
+        }
+    }
+
+    fn position(&mut self, position: Position) {
+        self.push("{\"epoch\":\"");
+        self.push(&position.epoch.to_string());
+        self.push("\",\"offset\":");
+        push_u64(self.out, position.offset);
+        self.push("}");
+    }
+
+    /// Appends what `subscribed` says of histories; nothing when there are none.
+    pub(in crate::dialect) fn standing(&mut self, standing: &SubscribeOutcome) {
+        if !standing.positions.is_empty() {
+            self.push(",\"positions\":{");
+            for (index, (channel, position)) in standing.positions.iter().enumerate() {
+                self.key(index, channel);
+                self.position(*position);
+            }
+            self.push("}");
+        }
+        if standing.cut {
+            self.push(",\"positions_complete\":false");
+        }
+        if let Some(recovered) = &standing.recovered {
+            self.push(",\"recovered\":{");
+            for (index, (channel, is_whole)) in recovered.iter().enumerate() {
+                self.key(index, channel);
+                self.push(if *is_whole { "true" } else { "false" });
+            }
+            self.push("}");
+        }
+    }
+
+    fn key(&mut self, index: usize, channel: &Channel) {
+        if index > 0 {
+            self.push(",");
+        }
+        push_string(self.out, channel.as_str());
+        self.push(":");
+    }
+
+    fn history(&mut self, echo: &RequestRef, epoch: Epoch, events: &[Bytes]) {
+        self.begin("history", echo);
+        self.push(",\"data\":{\"epoch\":\"");
+        self.push(&epoch.to_string());
+        self.push("\",\"events\":[");
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 {
+                self.push(",");
+            }
+            self.out.extend_from_slice(event);
+        }
+        self.push("]");
+    }
+
+    fn status(&mut self, status: &Status<'_>) {
+        self.begin("status", status.echo);
+        self.push(",\"connected_at\":");
+        push_u64(self.out, status.connected_at_ms / 1000);
+        self.push(".");
+        let fraction = status.connected_at_ms % 1000;
+        for digit in [fraction / 100, fraction / 10 % 10, fraction % 10] {
+            push_u64(self.out, digit);
+        }
+        self.push(",\"subscriptions\":");
+        self.style.push_subscriptions(status.subscriptions, self.out);
+        self.push(",\"message_count\":");
+        push_u64(self.out, status.message_count);
+        self.push(",\"client_id\":");
+        push_string(self.out, status.client_id);
+        self.push(",\"user\":");
+        self.text_or_null(status.user);
+        self.push(",\"dropped\":");
+        push_u64(self.out, status.dropped);
+    }
+
+    fn rate_limited(&mut self, retry_after_ms: u32, refused: u32) {
+        self.begin_unasked("error");
+        self.error(ErrorCode::RateLimited, "too many messages");
+        self.push(",\"data\":{\"retry_after_ms\":");
+        push_u64(self.out, u64::from(retry_after_ms));
+        self.push(",\"refused\":");
+        push_u64(self.out, u64::from(refused));
+        self.push("}");
+    }
+}

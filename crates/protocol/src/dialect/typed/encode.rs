@@ -1,0 +1,105 @@
+//! From [`Reply`] to frames: as the native dialect, but for times and what subscriptions are named by.
+
+use std::ops::Range;
+
+use super::template::symbol;
+use super::{Settings, Timestamps};
+use crate::channel::Pattern;
+use crate::dialect::native::{Style, Writer};
+use crate::json::push_string;
+use crate::message::{Reply, RequestRef, SubscribeOutcome};
+use crate::wire::encode::{self, Kind};
+
+/// Appends the frame of a reply; says where it lies.
+pub(in crate::dialect) fn encode_reply(
+    reply: &Reply<'_>,
+    now_unix_ms: u64,
+    settings: &Settings,
+    out: &mut Vec<u8>,
+) -> Range<usize> {
+    let frame = encode::begin(out);
+    let mut writer = Writer {
+        out,
+        now_unix_ms,
+        style: settings,
+    };
+    write_reply(&mut writer, reply);
+    encode::finish(out, frame, Kind::Text)
+}
+
+/// Writes a reply as JSON, for every dialect that repeats a request's own fields.
+pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
+    match *reply {
+        Reply::Subscribed { echo, standing, .. } => {
+            // What a client named in the native way is answered so, too.
+            let standing = Some(standing).filter(|_| echo.members.contains(",\"channels\":"));
+            changed(writer, "subscribed", echo, standing, None);
+        }
+        Reply::Unsubscribed {
+            echo,
+            patterns,
+            lost_permission,
+            ..
+        } => changed(writer, "unsubscribed", echo, None, lost_permission.then_some(patterns)),
+        _ => writer.reply(reply),
+    }
+}
+
+impl Style for Settings {
+    fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>) {
+        Timestamps::push(self.timestamps, unix_ms, out);
+    }
+
+    // In the words a client would subscribe them with: types before symbols before channels.
+    fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (index, pattern) in patterns.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            self.push_subscription(pattern, out);
+        }
+        out.push(b']');
+    }
+}
+
+impl Settings {
+    fn push_subscription(&self, pattern: &Pattern, out: &mut Vec<u8>) {
+        let mut types = self.subscription_types.iter();
+        if let Some((name, target)) = types.find_map(|(name, template)| Some((name, template.target(pattern)?))) {
+            out.extend_from_slice(b"{\"subscription_type\":");
+            push_string(out, name);
+            out.extend_from_slice(b",\"target\":");
+            push_string(out, target);
+            out.push(b'}');
+        } else if let Some(symbol) = symbol(pattern) {
+            out.extend_from_slice(b"{\"symbol\":");
+            push_string(out, symbol);
+            out.push(b'}');
+        } else {
+            push_string(out, pattern.as_str());
+        }
+    }
+}
+
+// `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
+fn changed<S: Style>(
+    writer: &mut Writer<'_, S>,
+    message_type: &str,
+    echo: &RequestRef,
+    standing: Option<&SubscribeOutcome>,
+    lost: Option<&[Pattern]>,
+) {
+    writer.begin_with(message_type, echo.id.as_ref());
+    writer.push(&echo.members);
+    if let Some(standing) = standing {
+        writer.standing(standing);
+    }
+    if let Some(lost) = lost {
+        writer.push(",\"subscriptions\":");
+        writer.style.push_subscriptions(lost, writer.out);
+        writer.push(",\"reason\":\"permission\"");
+    }
+    writer.timestamp();
+    writer.push("}");
+}

@@ -1,0 +1,230 @@
+//! The cache, and the promise that every request is answered once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::cache::key;
+use super::*;
+use crate::auth::Permissions;
+use crate::auth::tests::sign::{hs256, hs256_keys};
+use crate::shard::mailbox::{Mailbox, mailbox};
+
+const NOW_MS: u64 = 1_703_846_400_000;
+
+fn settings() -> Settings {
+    Settings::new(hs256_keys(), auth::Settings::default())
+}
+
+fn token(user: usize, exp: u64) -> String {
+    hs256(&format!(r#"{{"sub":{user},"exp":{exp}}}"#))
+}
+
+/// Still good when the test runs, whenever that is.
+fn lasting(user: usize) -> String {
+    token(user, 253_402_300_000)
+}
+
+fn connection(shard: u16, slot: u32) -> ConnectionId {
+    ConnectionId {
+        shard,
+        slot,
+        generation: 1,
+    }
+}
+
+type Answer = (ConnectionId, u32, Result<Arc<Identity>, TokenError>);
+
+/// Takes `count` answers out of a shard's mailbox, and then checks that no more are there.
+fn answers(mailbox: &mut Mailbox, count: usize) -> Vec<Answer> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut all = Vec::new();
+    while all.len() < count {
+        match mailbox.pop() {
+            Some(ShardMessage::Verified { to, request, outcome }) => all.push((to, request, outcome)),
+            Some(_) => panic!("a verifier sends nothing else"),
+            None if Instant::now() > deadline => panic!("{} of {count} answers", all.len()),
+            None => std::thread::yield_now(),
+        }
+    }
+    assert!(mailbox.is_empty());
+    all
+}
+
+fn user(outcome: &Result<Arc<Identity>, TokenError>) -> Option<&str> {
+    outcome.as_ref().ok().and_then(|identity| identity.user.as_deref())
+}
+
+#[test]
+fn a_verified_token_is_remembered_until_it_ends() {
+    let verifier = Verifier::start(settings(), Vec::new()).expect("started");
+    let token = token(42, NOW_MS / 1000 + 60);
+    let first = verifier.verify(&token, NOW_MS).expect("good");
+    let second = verifier
+        .verify(&token, NOW_MS + 64_999)
+        .expect("good, within the leeway");
+    assert!(Arc::ptr_eq(&first, &second));
+    let expired = verifier.verify(&token, NOW_MS + 65_000).expect_err("expired");
+    assert_eq!(expired.code, ErrorCode::TokenExpired);
+    assert_eq!(verifier.shared.cache.len(), 0, "an expired token is forgotten");
+    let other = format!("{token}x");
+    assert_eq!(
+        verifier.verify(&other, NOW_MS).expect_err("bad").code,
+        ErrorCode::TokenInvalid
+    );
+    assert_eq!(verifier.shared.cache.len(), 0, "a bad token is not remembered");
+    let stats = verifier.stats();
+    let counts = [
+        &stats.cache_hits,
+        &stats.verified,
+        &stats.expired,
+        &stats.invalid,
+        &stats.overloaded,
+    ];
+    assert_eq!(counts.map(Counter::get), [1, 1, 1, 1, 0]);
+}
+
+#[test]
+fn the_cache_is_bounded_and_keeps_what_is_used() {
+    let cache = Cache::new(320);
+    let identity = || {
+        Arc::new(Identity {
+            expires_at_ms: Some(1_000),
+            ..Identity::anonymous(Arc::new(Permissions::default()))
+        })
+    };
+    let kept = cache.put(key("kept"), identity());
+    for n in 0..5_000 {
+        let name = format!("token {n}");
+        let put = cache.put(key(&name), identity());
+        let got = cache.get(&key(&name), 999).expect("just put");
+        assert!(Arc::ptr_eq(&put, &got));
+        assert!(Arc::ptr_eq(
+            &kept,
+            &cache.get(&key("kept"), 999).expect("always in use")
+        ));
+        assert!(cache.len() <= 320 + 2 * 16, "{}", cache.len());
+    }
+    assert!(cache.get(&key("token 0"), 999).is_none(), "long unused");
+    assert!(
+        Arc::ptr_eq(&kept, &cache.put(key("kept"), identity())),
+        "the first instance stays shared"
+    );
+    assert!(
+        cache.get(&key("kept"), 1_000).is_none() && cache.get(&key("kept"), 0).is_none(),
+        "it ended"
+    );
+    let none = Cache::new(0);
+    none.put(key("x"), identity());
+    assert!(none.get(&key("x"), 0).is_none() && none.len() == 0);
+}
+
+#[test]
+fn every_request_is_answered_once_in_order_and_to_its_shard() {
+    let (handles, mut mailboxes): (Vec<_>, Vec<_>) = (0..2).map(|_| mailbox(Arc::default(), Arc::default())).unzip();
+    let verifier = Verifier::start(settings(), handles).expect("started");
+    for n in 0..300_u32 {
+        let token = match n % 3 {
+            0 => token(7, 1),
+            1 => "nonsense".to_owned(),
+            _ => lasting(n as usize),
+        };
+        verifier.request(connection((n % 2) as u16, n % 10 / 2), n, token.into());
+    }
+    for (shard, mailbox) in mailboxes.iter_mut().enumerate() {
+        let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+        for (to, n, outcome) in answers(mailbox, 150) {
+            assert_eq!((usize::from(to.shard), to.slot), (n as usize % 2, n % 10 / 2));
+            assert_eq!(usize::from(to.shard), shard);
+            assert!(last.insert(to.slot, n).is_none_or(|before| before < n), "{n} came late");
+            let code = outcome.as_ref().err().map(|error| error.code);
+            match n % 3 {
+                0 => assert_eq!(code, Some(ErrorCode::TokenExpired)),
+                1 => assert_eq!(code, Some(ErrorCode::TokenInvalid)),
+                _ => assert_eq!(user(&outcome), Some(n.to_string().as_str())),
+            }
+        }
+    }
+    assert_eq!(verifier.shared.queued_bytes.load(Relaxed), 0);
+}
+
+#[test]
+fn what_does_not_fit_the_queue_is_answered_at_once() {
+    let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
+    let settings = Settings {
+        threads: 1,
+        queue_requests: 4,
+        cache_tokens: 0,
+        ..settings()
+    };
+    let verifier = Verifier::start(settings, vec![handle]).expect("started");
+    let token = lasting(42);
+    let mut asked = 0;
+    // The thread takes some out while this one asks; in the end it is behind.
+    while verifier.stats().overloaded.get() == 0 {
+        verifier.request(connection(0, 0), asked, token.as_str().into());
+        asked += 1;
+    }
+    let answers = answers(&mut mailbox, asked as usize);
+    let mut numbers: Vec<u32> = answers.iter().map(|(_, request, _)| *request).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..asked), "each once");
+    let refused = answers.iter().filter_map(|(_, _, outcome)| outcome.as_ref().err());
+    assert_eq!(
+        refused.map(|error| error.code).collect::<Vec<_>>(),
+        [ErrorCode::Internal]
+    );
+}
+
+#[test]
+fn waiting_bytes_are_bounded_too() {
+    let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
+    let settings = Settings {
+        queue_bytes: 0,
+        ..settings()
+    };
+    let verifier = Verifier::start(settings, vec![handle]).expect("started");
+    verifier.request(connection(0, 0), 1, lasting(42).into());
+    let (_, _, outcome) = answers(&mut mailbox, 1).remove(0);
+    assert_eq!(outcome.expect_err("no room").code, ErrorCode::Internal);
+    assert_eq!(verifier.shared.queued_bytes.load(Relaxed), 0);
+}
+
+#[test]
+fn a_token_that_is_too_long_does_not_wait() {
+    let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
+    let verifier = Verifier::start(settings(), vec![handle]).expect("started");
+    verifier.request(connection(0, 0), 1, "x".repeat(TOKEN_BYTES_MAX + 1).into());
+    assert_eq!(mailbox.len(), 1, "answered before `request` returned");
+    let (_, _, outcome) = answers(&mut mailbox, 1).remove(0);
+    assert_eq!(outcome.expect_err("too long"), TokenError::too_long());
+}
+
+#[test]
+fn a_dropped_verifier_answers_what_waits() {
+    let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
+    let verifier = Verifier::start(settings(), vec![handle]).expect("started");
+    for n in 0..200 {
+        verifier.request(connection(0, n), n, lasting(n as usize).into());
+    }
+    drop(verifier);
+    assert!(
+        answers(&mut mailbox, 200)
+            .iter()
+            .all(|(_, n, outcome)| user(outcome) == Some(n.to_string().as_str()))
+    );
+}
+
+#[test]
+fn a_request_of_a_shard_that_is_gone_or_unknown_harms_nobody() {
+    let (handle, mailbox) = mailbox(Arc::default(), Arc::default());
+    drop(mailbox);
+    let verifier = Verifier::start(settings(), vec![handle]).expect("started");
+    verifier.request(connection(0, 0), 1, lasting(1).into());
+    verifier.request(connection(9, 0), 2, lasting(2).into());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while verifier.shared.queued_bytes.load(Relaxed) > 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert!(verifier.verify(&lasting(3), NOW_MS).is_ok());
+}

@@ -1,0 +1,156 @@
+//! What a backend answers: `{"success": true, "data": …}` or `{"success": false, "error": {"code", "message"}}`.
+//!
+//! Invariant: `data` and `error` are slices of the reply, never re-encoded.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Answer, Failure, Request};
+use tickgate_protocol::message::RequestId;
+
+#[derive(Deserialize)]
+struct Reply<'a> {
+    success: bool,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+// Only asks whether clients will find what they rely on; other fields pass.
+#[derive(Deserialize)]
+struct ReplyError {
+    #[serde(rename = "code")]
+    _code: String,
+    #[serde(rename = "message")]
+    _message: String,
+}
+
+/// Reads a reply.
+pub(super) fn parse(body: &Bytes) -> Result<Answer, Failure> {
+    let reply: Reply<'_> = serde_json::from_slice(body)
+        .map_err(|_| Failure::BadReply("it must be a JSON object with the boolean field success"))?;
+    if reply.success {
+        return Ok(Answer::Success(raw(body, reply.data)));
+    }
+    let error = raw(body, reply.error);
+    match serde_json::from_slice::<ReplyError>(&error) {
+        Ok(_) => Ok(Answer::Failure(error)),
+        Err(_) => Err(Failure::BadReply(
+            "error must be an object with the strings code and message",
+        )),
+    }
+}
+
+fn raw(body: &Bytes, value: Option<&RawValue>) -> Bytes {
+    value.map_or(Bytes::from_static(b"null"), |value| {
+        body.slice_ref(value.get().as_bytes())
+    })
+}
+
+/// The body of the request to a backend: `{id, action, params, user, role, client_id, timestamp}`.
+pub(super) fn request_body(request: &Request) -> Bytes {
+    let mut body = Vec::with_capacity(request.params.len() + 256);
+    body.extend_from_slice(b"{\"id\":");
+    match &request.id {
+        RequestId::Text(text) => string(&mut body, Some(text)),
+        RequestId::Number(number) => body.extend_from_slice(number.to_string().as_bytes()),
+        RequestId::Acknowledgement { id: Some(id), .. } => string(&mut body, Some(id)),
+        RequestId::Acknowledgement { number, id: None } => string(&mut body, Some(&format!("ack-{number}"))),
+    }
+    body.extend_from_slice(b",\"action\":");
+    string(&mut body, Some(request.action.as_str()));
+    body.extend_from_slice(b",\"params\":");
+    body.extend_from_slice(&request.params);
+    body.extend_from_slice(b",\"user\":");
+    string(&mut body, request.user.as_deref());
+    body.extend_from_slice(b",\"role\":");
+    string(&mut body, request.role.as_deref());
+    body.extend_from_slice(b",\"client_id\":");
+    string(&mut body, Some(&request.client_id));
+    body.extend_from_slice(b",\"timestamp\":");
+    body.extend_from_slice(request.timestamp_ms.to_string().as_bytes());
+    body.push(b'}');
+    Bytes::from(body)
+}
+
+fn string(body: &mut Vec<u8>, text: Option<&str>) {
+    serde_json::to_writer(body, &text).expect("writing a string into memory cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tickgate_protocol::channel::Channel;
+
+    fn parsed(text: &'static str) -> Result<Answer, Failure> {
+        parse(&Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn data_and_error_pass_byte_for_byte() {
+        for data in [
+            r#"{"n": 1e400, "s":"\u00e9\/", "big":123456789012345678901234567890}"#,
+            "[ 1,\t2 ]",
+            "null",
+            "0.10",
+        ] {
+            let body = Bytes::from(format!(r#" {{"data": {data} ,"success":true,"more":[]}} "#));
+            assert_eq!(parse(&body), Ok(Answer::Success(Bytes::from(data))));
+        }
+        assert_eq!(
+            parsed(r#"{"success":true}"#),
+            Ok(Answer::Success(Bytes::from_static(b"null")))
+        );
+        let error = r#"{"code":"VALIDATION_ERROR","message":"no","field":"pair"}"#;
+        let body = Bytes::from(format!(r#"{{"success":false,"error":{error}}}"#));
+        assert_eq!(parse(&body), Ok(Answer::Failure(Bytes::from(error))));
+    }
+
+    #[test]
+    fn anything_else_is_a_bad_reply() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "true",
+            "{}",
+            "<html>",
+            "{\"success\":1}",
+            "{\"success\":\"true\"}",
+            "{\"data\":1}",
+            "{\"success\":false}",
+            "{\"success\":false,\"error\":\"no\"}",
+            "{\"success\":false,\"error\":{\"code\":1,\"message\":\"\"}}",
+            "{\"success\":false,\"error\":{\"code\":\"A\"}}",
+            "{\"success\":true,\"success\":false}",
+            "{\"success\":true}x",
+            "{\"success\":true,\"data\":}",
+            "{\"success\":true,\"data\":nul}",
+            "{\"success\":true,\"data\":\"\n\"}",
+            "{\"success\":true",
+        ] {
+            assert!(matches!(parsed(text), Err(Failure::BadReply(_))), "{text}");
+        }
+        let not_utf8 = Bytes::from_static(b"{\"success\":true,\"data\":\"\xff\"}");
+        assert!(matches!(parse(&not_utf8), Err(Failure::BadReply(_))));
+    }
+
+    #[test]
+    fn the_request_holds_the_params_byte_for_byte() {
+        let request = Request {
+            id: RequestId::Text("a\"b".into()),
+            action: Channel::parse("grid.start").expect("valid"),
+            params: Bytes::from_static(b"{\"x\" : 1.50}"),
+            user: Some("u42".into()),
+            role: None,
+            client_id: "c1".into(),
+            timestamp_ms: 17,
+        };
+        assert_eq!(
+            std::str::from_utf8(&request_body(&request)).expect("UTF-8"),
+            r#"{"id":"a\"b","action":"grid.start","params":{"x" : 1.50},"user":"u42","role":null,"client_id":"c1","timestamp":17}"#
+        );
+    }
+}

@@ -1,0 +1,349 @@
+//! The router: from a command to its one answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::audit::Audit;
+use super::backend::Backend;
+use super::http::{HttpBackend, Pool};
+use super::stats::{Snapshot, Stats};
+use super::{Answer, Handler, Origin, Request, Responder, RouteSettings, Settings, Target};
+use crate::hub::Broker;
+use crate::session::{Command, CommandOutcome};
+use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::message::ErrorCode;
+
+// Of an idempotent route: attempts in all, and the wait before the second, which doubles.
+const ATTEMPTS_MAX: u32 = 3;
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Routes commands. One per process; cheap to share by `Arc`.
+pub struct Router {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+}
+
+struct Shared {
+    routes: Vec<Route>,
+    backends: Vec<Arc<Backend>>,
+    room: Arc<Semaphore>,
+    room_max: u32,
+    per_connection_max: usize,
+    per_connection: Mutex<HashMap<ConnectionId, usize>>,
+    responder: Box<dyn Responder>,
+    audit: Audit,
+    stats: Stats,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the router is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Takes commands.
+    Open,
+    /// Refuses new ones; those in flight go on.
+    Draining,
+    /// Those still in flight are given up.
+    Stopped,
+}
+
+struct Route {
+    pattern: Pattern,
+    handler: Arc<dyn Handler>,
+    backend: Arc<Backend>,
+    room: Arc<Semaphore>,
+    timeout: Duration,
+    idempotent: bool,
+    audit: bool,
+}
+
+impl Router {
+    /// A router that works on `runtime`, answers through `responder` and leaves its audit events with `broker`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        responder: Box<dyn Responder>,
+        broker: Arc<dyn Broker>,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let pool = {
+            // The pool's timer belongs to the runtime.
+            let _entered = runtime.enter();
+            Pool::default()
+        };
+        let mut backends: Vec<Arc<Backend>> = Vec::new();
+        let routes = settings.routes.into_iter().map(|route| {
+            let (name, handler) = handler(&route, &pool, settings.reply_bytes_max);
+            let backend = match backends.iter().find(|backend| *backend.name() == *name) {
+                Some(backend) => Arc::clone(backend),
+                None => {
+                    backends.push(Arc::new(Backend::new(name)));
+                    Arc::clone(&backends[backends.len() - 1])
+                }
+            };
+            Route {
+                pattern: route.pattern,
+                handler,
+                backend,
+                room: Arc::new(Semaphore::new(route.in_flight_max.min(Semaphore::MAX_PERMITS))),
+                timeout: route.timeout,
+                idempotent: route.idempotent,
+                audit: route.audit,
+            }
+        });
+        let routes = routes.collect();
+        let room_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let shared = Shared {
+            routes,
+            backends,
+            room: Arc::new(Semaphore::new(room_max as usize)),
+            room_max,
+            per_connection_max: settings.in_flight_per_connection_max,
+            per_connection: Mutex::new(HashMap::new()),
+            responder,
+            audit: Audit::start(broker, &runtime),
+            stats: Stats::default(),
+            phase: watch::Sender::new(Phase::Open),
+        };
+        Self {
+            shared: Arc::new(shared),
+            runtime,
+        }
+    }
+
+    /// Records a command that was refused before it came here, when its route is audited: who tried what they may
+    /// not do is what an audit trail is asked for.
+    pub fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
+        if self.shared.route_of(&command.action).is_some_and(|route| route.audit) {
+            let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
+            self.shared
+                .audit
+                .record(&Request::new(client_id, command), address, &outcome, 0);
+        }
+    }
+
+    /// Takes a command and returns at once; the answer comes through the [`Responder`], once.
+    pub fn route(&self, origin: Origin<'_>, command: Command) {
+        self.shared.stats.received.add(1);
+        self.shared.stats.in_flight.add(1);
+        let pending = Pending {
+            shared: Arc::clone(&self.shared),
+            to: origin.connection,
+            number: origin.request,
+            address: origin.address,
+            request: Request::new(origin.client_id, command),
+            audit: false,
+            taken: Instant::now(),
+            answered: false,
+        };
+        // A runtime that has shut down drops the task, and the guard in it answers.
+        self.runtime.spawn(pending.run());
+    }
+
+    /// Waits up to `deadline` for the commands in flight, then answers the rest with `TIMEOUT`. From the call on new
+    /// commands are refused, so it comes when no client is left to send one: what is in flight then belongs to clients
+    /// that have gone, and is still carried out and audited.
+    pub async fn drain(&self, deadline: Duration) {
+        self.shared.phase.send_replace(Phase::Draining);
+        let all = self.shared.room.acquire_many(self.shared.room_max);
+        let _ = tokio::time::timeout(deadline, all).await;
+        self.shared.phase.send_replace(Phase::Stopped);
+    }
+
+    /// Its figures.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let backends = self.shared.backends.iter().map(|backend| backend.snapshot()).collect();
+        self.shared.stats.snapshot(self.shared.audit.events_lost(), backends)
+    }
+}
+
+impl Shared {
+    /// The first route that matches.
+    fn route_of(&self, action: &Channel) -> Option<&Route> {
+        self.routes.iter().find(|route| route.pattern.matches(action.as_str()))
+    }
+}
+
+fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (Box<str>, Arc<dyn Handler>) {
+    match &route.target {
+        Target::Http(http) => (
+            http.url.to_string().into(),
+            Arc::new(HttpBackend::new(pool, http, reply_bytes_max)),
+        ),
+        Target::InProcess { name, handler } => (name.clone(), Arc::clone(handler)),
+    }
+}
+
+/// A command without its answer yet. Dropping it answers: a panic or a runtime that ends loses no command.
+struct Pending {
+    shared: Arc<Shared>,
+    to: ConnectionId,
+    number: u32,
+    address: Option<IpAddr>,
+    request: Request,
+    audit: bool,
+    taken: Instant,
+    answered: bool,
+}
+
+impl Pending {
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Some(route) = shared.route_of(&self.request.action) else {
+            let message = format!("no route for action {}", self.request.action);
+            return self.answer(refused(ErrorCode::UnknownAction, message));
+        };
+        self.audit = route.audit;
+        // Held until after the answer, so that a drain that has all permits has all answers.
+        let _admission = match Admission::new(&shared, route, self.to) {
+            Ok(admission) => admission,
+            Err(outcome) => return self.answer(outcome),
+        };
+        let mut phase = shared.phase.subscribe();
+        let outcome = tokio::select! {
+            result = tokio::time::timeout(route.timeout, route.carry_out(&shared, &self.request)) => match result {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let ms = route.timeout.as_millis();
+                    tracing::warn!(
+                        backend = route.backend.name(),
+                        action = self.request.action.as_str(),
+                        timeout_ms = ms,
+                        "no reply in time"
+                    );
+                    refused(ErrorCode::Timeout, format!("no reply within {ms} ms; the outcome is unknown"))
+                }
+            },
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
+                refused(ErrorCode::Timeout, "the gateway restarts before the reply; the outcome is unknown".to_owned())
+            }
+        };
+        self.answer(outcome);
+    }
+
+    fn answer(mut self, outcome: CommandOutcome) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: CommandOutcome) {
+        self.answered = true;
+        if self.audit {
+            let duration_ms = u64::try_from(self.taken.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.shared
+                .audit
+                .record(&self.request, self.address, &outcome, duration_ms);
+        }
+        self.shared.stats.answered(&outcome);
+        self.shared.stats.in_flight.add(-1);
+        self.shared.responder.respond(self.to, self.number, outcome);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.answered {
+            let message = "the gateway failed while the command was under way; the outcome is unknown";
+            self.finish(refused(ErrorCode::Internal, message.to_owned()));
+        }
+    }
+}
+
+/// A command's place in the limits in flight: in all, of its route, of its connection.
+struct Admission<'a> {
+    shared: &'a Shared,
+    connection: ConnectionId,
+    _in_all: OwnedSemaphorePermit,
+    _of_route: OwnedSemaphorePermit,
+}
+
+impl<'a> Admission<'a> {
+    // Too many of one connection is the client's doing; too many in all or of a route is not.
+    fn new(shared: &'a Shared, route: &Route, connection: ConnectionId) -> Result<Self, CommandOutcome> {
+        let full = || {
+            refused(
+                ErrorCode::BackendUnavailable,
+                "too many commands in flight; try again".to_owned(),
+            )
+        };
+        if *shared.phase.borrow() != Phase::Open {
+            return Err(refused(
+                ErrorCode::BackendUnavailable,
+                "the gateway restarts; nothing was done".to_owned(),
+            ));
+        }
+        let in_all = Arc::clone(&shared.room).try_acquire_owned().map_err(|_| full())?;
+        let of_route = Arc::clone(&route.room).try_acquire_owned().map_err(|_| full())?;
+        let mut per_connection = shared.per_connection.lock();
+        let in_flight = per_connection.get(&connection).copied().unwrap_or(0);
+        if in_flight >= shared.per_connection_max {
+            let message = format!("{in_flight} commands of this connection are in flight already");
+            return Err(refused(ErrorCode::RateLimited, message));
+        }
+        per_connection.insert(connection, in_flight + 1);
+        drop(per_connection);
+        Ok(Self {
+            shared,
+            connection,
+            _in_all: in_all,
+            _of_route: of_route,
+        })
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        let mut per_connection = self.shared.per_connection.lock();
+        if let hashbrown::hash_map::Entry::Occupied(mut entry) = per_connection.entry(self.connection) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+impl Route {
+    async fn carry_out(&self, shared: &Shared, request: &Request) -> CommandOutcome {
+        let mut back_off = BACK_OFF;
+        for attempt in 1.. {
+            let failure = match self.backend.attempt(&*self.handler, request).await {
+                Ok(Ok(Answer::Success(data))) => return CommandOutcome::Success { data },
+                Ok(Ok(Answer::Failure(error))) => return CommandOutcome::Failure { error },
+                Ok(Err(failure)) => failure,
+                Err(retry_after_ms) => {
+                    let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
+                    return refused(ErrorCode::BackendUnavailable, message);
+                }
+            };
+            tracing::warn!(
+                backend = self.backend.name(),
+                action = request.action.as_str(),
+                attempt,
+                detail = failure.detail(),
+                "{failure}"
+            );
+            if !self.idempotent || attempt >= ATTEMPTS_MAX || !failure.may_pass() {
+                return refused(ErrorCode::BackendUnavailable, failure.to_string());
+            }
+            tokio::time::sleep(back_off).await;
+            back_off *= 2;
+            shared.stats.retries.add(1);
+        }
+        unreachable!("the loop ends by returning")
+    }
+}
+
+fn refused(code: ErrorCode, message: String) -> CommandOutcome {
+    CommandOutcome::Refused {
+        code,
+        message: message.into(),
+    }
+}

@@ -1,0 +1,158 @@
+//! Which route answers, that something always answers, and what is left in the audit trail.
+
+use super::*;
+use tickgate_protocol::message::ErrorCode;
+
+#[tokio::test]
+async fn the_first_route_that_matches_answers() {
+    let mut bench = Bench::new(Settings {
+        routes: vec![
+            route("grid.stop", in_process("a", says("1"))),
+            route("grid.*", in_process("b", says("2"))),
+            route("*", in_process("c", says("3"))),
+        ],
+        ..Settings::default()
+    });
+    for (action, answer) in [("grid.stop", "1"), ("grid.start", "2"), ("system.kill_switch", "3")] {
+        assert_eq!(bench.ask(action).await, success(answer), "{action}");
+    }
+}
+
+#[tokio::test]
+async fn an_action_without_a_route_is_unknown() {
+    let mut bench = Bench::with_route(route("grid.*", in_process("a", says("1"))));
+    assert_eq!(code(&bench.ask("strategy.start").await), "UNKNOWN_ACTION");
+    let outcomes = bench.router.snapshot().outcomes;
+    assert!(outcomes.contains(&("unknown_action", 1)), "{outcomes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_answers_and_says_that_the_outcome_is_unknown() {
+    let mut slow = route("*", in_process("slow", |_| Box::pin(std::future::pending())));
+    slow.timeout = Duration::from_secs(25);
+    let mut bench = Bench::with_route(slow);
+    let begun = tokio::time::Instant::now();
+    let CommandOutcome::Refused { code, message } = bench.ask("grid.start").await else {
+        panic!("a refusal")
+    };
+    assert_eq!(code, ErrorCode::Timeout);
+    assert!(message.contains("outcome is unknown"), "{message}");
+    let waited = begun.elapsed();
+    assert!(
+        waited >= Duration::from_secs(25) && waited < Duration::from_millis(25_100),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_panicking_handler_is_answered_for() {
+    let mut bench = Bench::with_route(route("*", in_process("bad", |_| panic!("planted"))));
+    assert_eq!(code(&bench.ask("a.b").await), "INTERNAL");
+    assert_eq!(bench.router.snapshot().in_flight, 0);
+    assert!(bench.answers.try_recv().is_err(), "one answer only");
+}
+
+#[test]
+fn a_runtime_that_ends_answers_what_is_in_flight_and_what_comes_later() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut bench = runtime
+        .block_on(async { Bench::with_route(route("*", in_process("slow", |_| Box::pin(std::future::pending())))) });
+    bench.send_from(1, "a.b", "{}");
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    bench.send_from(1, "a.c", "{}");
+    for _ in 0..2 {
+        let (_, _, outcome) = bench.answers.blocking_recv().expect("an answer");
+        assert_eq!(code(&outcome), "INTERNAL");
+    }
+}
+#[tokio::test]
+async fn an_audited_command_leaves_an_event_and_others_do_not() {
+    let no = |_| -> Work {
+        Box::pin(std::future::ready(Ok(Answer::Failure(Bytes::from_static(
+            b"{\"code\":\"NO_GO\",\"message\":\"no\"}",
+        )))))
+    };
+    let mut bench = Bench::new(Settings {
+        routes: vec![
+            RouteSettings {
+                audit: true,
+                ..route("system.kill_switch", in_process("a", says("1")))
+            },
+            RouteSettings {
+                audit: true,
+                ..route("system.*", in_process("b", no))
+            },
+            route("*", in_process("c", says("2"))),
+        ],
+        ..Settings::default()
+    });
+    for action in ["system.kill_switch", "grid.start", "system.reset"] {
+        bench.ask(action).await;
+    }
+    // Refused before they came to the router; the second one's route is not audited.
+    for action in ["system.reset", "grid.stop"] {
+        bench
+            .router
+            .forbidden("client_1", Some([10, 0, 0, 7].into()), command(9, action, "{}"));
+    }
+    while bench.log.0.lock().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let events = std::mem::take(&mut *bench.log.0.lock());
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            assert_eq!(event.channel.as_str(), "system.log");
+            let data: serde_json::Value = serde_json::from_slice(&event.data).expect("JSON");
+            for (field, value) in [
+                ("user", "u42"),
+                ("role", "trader"),
+                ("client_id", "client_1"),
+                ("address", "10.0.0.7"),
+                ("source", "audit"),
+                ("level", &event.name),
+            ] {
+                assert_eq!(data[field], value, "{data}");
+            }
+            assert!(data["received_at"].as_u64().is_some_and(|ms| ms > 0), "{data}");
+            (
+                event.name.to_string(),
+                data["action"].clone(),
+                data["outcome"].clone(),
+                data["code"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told[0],
+        (
+            "info".to_owned(),
+            "system.kill_switch".into(),
+            "success".into(),
+            serde_json::Value::Null
+        )
+    );
+    assert_eq!(
+        told[1],
+        (
+            "warn".to_owned(),
+            "system.reset".into(),
+            "failure".into(),
+            "NO_GO".into()
+        )
+    );
+    assert_eq!(
+        told[2],
+        (
+            "warn".to_owned(),
+            "system.reset".into(),
+            "refused".into(),
+            "FORBIDDEN".into()
+        )
+    );
+    assert_eq!(told.len(), 3);
+}

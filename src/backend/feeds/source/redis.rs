@@ -1,0 +1,291 @@
+//! `redis = "string:key"`, `"hash:key"`, `"list:key"` or `"record:key"`: one key, read over one connection for all feeds of a server.
+//!
+//! - `string`: its value is the JSON answer; a missing key is `null`.
+//! - `hash`: without `record_key` one object of its fields; with it an array of records, one of each field, whose value
+//!   is a record in JSON. A missing key is an empty one.
+//! - `list`: an array of records; each element of the list is the key of a hash, each hash a record. Keys of hashes that
+//!   do not exist (any more) are passed over. A missing list is empty.
+//! - `record`: one hash as an array of one record; a missing key is an empty array.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError};
+
+use crate::auth::Secret;
+use crate::backend::feeds::Tell;
+use crate::backend::feeds::attributes::{self, Hash};
+use crate::backend::feeds::change::RECORDS_MAX;
+use crate::backend::feeds::failure::Failure;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server: `redis://host[:port][/database]`, without user and password.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisAddress(Box<str>);
+
+impl FromStr for RedisAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            return Err("must not hold a user or password; use password_env".to_owned());
+        }
+        if !text.starts_with("redis://") {
+            return Err("must begin with redis:// (plain, in a private network)".to_owned());
+        }
+        let wrong = |error: RedisError| format!("is no address of a Redis server: {error}");
+        text.into_connection_info().map_err(wrong)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl Default for RedisAddress {
+    fn default() -> Self {
+        Self("redis://127.0.0.1:6379".into())
+    }
+}
+
+impl fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A key with at most one placeholder, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisKey {
+    kind: Kind,
+    key: Box<str>,
+    placeholder: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    String,
+    Hash,
+    List,
+    Record,
+}
+
+impl FromStr for RedisKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "must be string:<key>, hash:<key>, list:<key> or record:<key>";
+        let (kind, key) = text.split_once(':').ok_or(WANTED)?;
+        let kind = match kind {
+            "string" => Kind::String,
+            "hash" => Kind::Hash,
+            "list" => Kind::List,
+            "record" => Kind::Record,
+            _ => return Err(WANTED.to_owned()),
+        };
+        if key.is_empty() {
+            return Err(WANTED.to_owned());
+        }
+        let placeholder = super::placeholder(key)?;
+        Ok(Self {
+            kind,
+            key: key.into(),
+            placeholder,
+        })
+    }
+}
+
+impl fmt::Display for RedisKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::String => "string",
+            Kind::Hash => "hash",
+            Kind::List => "list",
+            Kind::Record => "record",
+        };
+        write!(f, "{kind}:{}", self.key)
+    }
+}
+
+impl RedisKey {
+    /// The placeholder as it is written.
+    #[must_use]
+    pub fn placeholder(&self) -> Option<&str> {
+        self.placeholder.as_deref()
+    }
+
+    fn fill(&self, value: Option<&str>) -> String {
+        match (&self.placeholder, value) {
+            (Some(placeholder), Some(value)) => self.key.replace(&**placeholder, value),
+            _ => self.key.to_string(),
+        }
+    }
+}
+
+/// One server and its connection, which is made when it is needed and made again after it broke.
+pub(super) struct Server {
+    info: Option<ConnectionInfo>,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    // Held while connecting, so that many polls make one connection.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Server {
+    pub(super) fn new(address: &RedisAddress, password: Option<&Secret>) -> Self {
+        // The address was parsed when it was read.
+        // And a password is text: so the configuration has it.
+        let password = password.and_then(|password| std::str::from_utf8(password.expose()).ok());
+        let info = (&*address.0).into_connection_info().ok().map(|info| match password {
+            Some(password) => {
+                let redis = info.redis_settings().clone().set_password(password);
+                info.set_redis_settings(redis)
+            }
+            None => info,
+        });
+        Self {
+            info,
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
+        let unreachable = |error: RedisError| Failure::Unreachable(error.to_string());
+        let _one = self.connecting.lock().await;
+        let made = self.connection.lock().clone();
+        if let Some(connection) = made {
+            return Ok(connection);
+        }
+        let info = self.info.clone();
+        let info = info.ok_or_else(|| Failure::Unreachable("the address is none".to_owned()))?;
+        let client = Client::open(info).map_err(unreachable)?;
+        // How long an answer may take is the feed's business.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(None);
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(unreachable)?;
+        *self.connection.lock() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    fn failure(&self, error: &RedisError) -> Failure {
+        if error.code().is_some() {
+            return Failure::Refused(error.to_string());
+        }
+        if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
+            *self.connection.lock() = None;
+            return Failure::Lost(error.to_string());
+        }
+        Failure::BadAnswer(error.to_string())
+    }
+}
+
+pub(in crate::backend::feeds) struct RedisSource {
+    server: Arc<Server>,
+    key: RedisKey,
+}
+
+impl RedisSource {
+    pub(super) fn new(server: Arc<Server>, key: RedisKey) -> Self {
+        Self { server, key }
+    }
+
+    pub(super) fn forget_connection(&self) {
+        *self.server.connection.lock() = None;
+    }
+
+    pub(super) async fn ask(&self, value: Option<&str>, tell: &Tell, bytes_max: usize) -> Result<String, Failure> {
+        let mut connection = self.server.connection().await?;
+        let key = self.key.fill(value);
+        let name = match tell {
+            Tell::ChangedRecords(name) => Some(&**name),
+            Tell::Changed | Tell::Everything => None,
+        };
+        let answer = match self.key.kind {
+            Kind::String => string(&mut connection, &key).await,
+            Kind::Hash => hash(&mut connection, &key).await.map(|hash| match name {
+                Some(name) => attributes::records(hash, name),
+                None => Ok(attributes::object(hash, None)),
+            }),
+            Kind::List => list(&mut connection, &key, name).await.map(Ok),
+            Kind::Record => hash(&mut connection, &key)
+                .await
+                .map(|hash| Ok(attributes::array(vec![hash], name))),
+        };
+        let answer = answer.map_err(|error| self.server.failure(&error))??;
+        if answer.len() > bytes_max {
+            return Err(Failure::BadAnswer(format!("it is longer than {bytes_max} bytes")));
+        }
+        Ok(answer)
+    }
+}
+
+type Answer<T> = Result<T, RedisError>;
+
+async fn string(connection: &mut MultiplexedConnection, key: &str) -> Answer<Result<String, Failure>> {
+    let value: Option<String> = redis::cmd("GET").arg(key).query_async(connection).await?;
+    Ok(Ok(value.unwrap_or_else(|| "null".to_owned())))
+}
+
+async fn hash(connection: &mut MultiplexedConnection, key: &str) -> Answer<Hash> {
+    redis::cmd("HGETALL").arg(key).query_async(connection).await
+}
+
+async fn list(connection: &mut MultiplexedConnection, key: &str, name: Option<&str>) -> Answer<String> {
+    // One more than there may be, which is then refused as too many.
+    let keys: Vec<String> = redis::cmd("LRANGE")
+        .arg(key)
+        .arg(0)
+        .arg(RECORDS_MAX)
+        .query_async(connection)
+        .await?;
+    if keys.is_empty() {
+        return Ok("[]".to_owned());
+    }
+    let mut all = redis::pipe();
+    for key in &keys {
+        all.cmd("HGETALL").arg(key);
+    }
+    let hashes: Vec<Hash> = all.query_async(connection).await?;
+    Ok(attributes::array(hashes, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_keys_are_checked() {
+        for good in ["redis://127.0.0.1:6379", "redis://cache/2", "redis://[::1]:7000"] {
+            assert_eq!(good.parse::<RedisAddress>().expect(good).to_string(), good);
+        }
+        for (bad, why) in [
+            ("redis://:hunter2@a", "password_env"),
+            ("rediss://a", "must begin"),
+            ("a:6379", "must begin"),
+            ("redis://", "no address"),
+            ("redis://a/x", "no address"),
+        ] {
+            let error = bad.parse::<RedisAddress>().expect_err(bad);
+            assert!(error.contains(why) && !error.contains("hunter2"), "{bad}: {error}");
+        }
+        for good in [
+            "string:a",
+            "hash:prices:volume_wave",
+            "list:user:{id}:orders",
+            "record:stock:{code}",
+        ] {
+            assert_eq!(good.parse::<RedisKey>().expect(good).to_string(), good);
+        }
+        for bad in ["prices", "hash:", "zset:a", "hash:{a", "hash:{a}:{b}"] {
+            assert!(bad.parse::<RedisKey>().is_err(), "{bad}");
+        }
+        let key: RedisKey = "list:user:{id}:orders".parse().expect("good");
+        assert_eq!(key.fill(Some("42")), "user:42:orders");
+    }
+}

@@ -1,0 +1,310 @@
+//! Engine.IO requests on one connection, with mailboxes in place of the sessions' shards.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::ingress::polling::body::BYTES_MAX;
+use crate::shard::mailbox::ConnectionId;
+use crate::shard::mailbox::polling::{Poll, Refusal, Request};
+use tickgate_protocol::dialect::engine_io::{SECRET_BYTES, Sid};
+use tickgate_protocol::dialect::socket_io;
+use tickgate_protocol::disconnect::Disconnect;
+
+const LAST: &str = "\r\nconnection: close\r\n";
+
+fn with_socket_io() -> Fixture {
+    fixture(|settings| {
+        settings.endpoints.push(Endpoint {
+            path: "/socket.io/".into(),
+            session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
+        });
+    })
+}
+
+fn request(method: &str, more: &str, headers: &str) -> Vec<u8> {
+    format!("{method} /socket.io/?EIO=4&transport=polling{more} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").into_bytes()
+}
+
+/// Names a session of the first shard.
+fn sid() -> String {
+    let to = ConnectionId {
+        shard: 0,
+        slot: 1,
+        generation: 2,
+    };
+    let sid = Sid {
+        place: to.public_bits(),
+        secret: [7; SECRET_BYTES],
+    };
+    format!("&sid={}", sid.to_text())
+}
+
+impl Fixture {
+    /// What a shard is told next.
+    async fn told(&mut self) -> ShardMessage {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(message) = self.mailboxes.iter_mut().find_map(Mailbox::pop) {
+                return message;
+            }
+            assert!(Instant::now() < deadline, "nothing was told to a shard");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn polled(&mut self) -> Poll {
+        let ShardMessage::Poll(poll) = self.told().await else {
+            panic!("no poll")
+        };
+        poll
+    }
+
+    /// Has the body of a POST read.
+    async fn begin_post(&mut self) {
+        let Request::PostBegins(reply) = self.polled().await.request else {
+            panic!("no POST")
+        };
+        reply.send(Ok(())).expect("waited for");
+    }
+
+    /// Takes a body of so many bytes.
+    async fn take_post(&mut self, bytes: usize) {
+        let Request::Posted(body, reply) = self.polled().await.request else {
+            panic!("no body")
+        };
+        assert_eq!(body.len(), bytes);
+        reply.send(Ok(())).expect("waited for");
+    }
+
+    /// Answers a GET of a session.
+    async fn serve_get(&mut self, body: Bytes) {
+        let Request::Get(reply) = self.polled().await.request else {
+            panic!("no GET")
+        };
+        let (answer, receiver) = tokio::sync::oneshot::channel();
+        reply.send(Ok(receiver)).expect("waited for");
+        answer.send(body).expect("waited for");
+    }
+}
+
+#[tokio::test]
+async fn what_opens_sessions_is_counted_and_polls_of_a_session_are_not() {
+    let mut fixture = with_socket_io();
+    let mut stream = fixture.connect().await;
+    for _ in 0..100 {
+        stream.write_all(&request("GET", &sid(), "")).await.expect("sent");
+        fixture.serve_get(Bytes::from_static(b"6")).await;
+        let told = answer(&mut stream).await;
+        has(&told, 200, &[]);
+        assert!(!told.contains(LAST), "{told}");
+    }
+    for n in 1..=32 {
+        let opens = n % 2 == 0;
+        let method = if opens { "GET" } else { "OPTIONS" };
+        stream.write_all(&request(method, "", "")).await.expect("sent");
+        if opens {
+            let ShardMessage::Open(open) = fixture.told().await else {
+                panic!("no session")
+            };
+            open.answer.send(Bytes::from_static(b"0{}")).expect("waited for");
+        }
+        let told = answer(&mut stream).await;
+        has(&told, if opens { 200 } else { 204 }, &[]);
+        assert_eq!(told.contains(LAST), n == 32, "request {n}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_session_answered_is_told_of() {
+    let mut fixture = with_socket_io();
+    let get = request("GET", &sid(), "");
+    let post = request("POST", &sid(), "");
+    for (bytes, is_get) in [(get, true), (post, false)] {
+        let mut stream = fixture.connect().await;
+        stream.write_all(&bytes).await.expect("sent");
+        // Not answered until the end of the round.
+        let asked = fixture.polled().await;
+        assert!(matches!(
+            (&asked.request, is_get),
+            (Request::Get(_), true) | (Request::PostBegins(_), false)
+        ));
+        drop(stream);
+        let gone = fixture.polled().await;
+        assert!(matches!(gone.request, Request::Gone));
+        assert_eq!(gone.number, asked.number);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_is_told_of_once() {
+    let mut fixture = with_socket_io();
+    for method in ["GET", "POST"] {
+        let mut stream = fixture.connect().await;
+        stream.write_all(&request(method, &sid(), "")).await.expect("sent");
+        match fixture.polled().await.request {
+            Request::Get(reply) => drop(reply.send(Err(Refusal::Bad))),
+            Request::PostBegins(reply) => drop(reply.send(Err(Refusal::Bad))),
+            other => panic!("{other:?}"),
+        }
+        has(&answer(&mut stream).await, 400, &[]);
+        assert!(fixture.mailboxes[0].pop().is_none(), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_post_that_says_that_it_is_too_long_is_not_waited_for() {
+    let mut fixture = with_socket_io();
+    let mut stream = fixture.connect().await;
+    let post = request("POST", &sid(), "Content-Length: 1000000\r\n");
+    stream.write_all(&post).await.expect("sent");
+    fixture.begin_post().await;
+    has(&answer(&mut stream).await, 413, &[LAST]);
+    assert!(matches!(
+        fixture.polled().await.request,
+        Request::Ends(Disconnect::TooBig)
+    ));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
+    let mut fixture = with_socket_io();
+    let mut stream = fixture.connect().await;
+    let post = [request("POST", &sid(), "Content-Length: 5\r\n"), b"half".to_vec()].concat();
+    stream.write_all(&post).await.expect("sent");
+    fixture.begin_post().await;
+    // From here on time goes to the next deadline whenever everybody waits.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let mut told = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(3600), stream.read_exact(&mut told));
+    read.await.expect("in time").expect("an answer");
+    assert_eq!(told, *b"HTTP/1.1 400");
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(matches!(fixture.polled().await.request, Request::Gone));
+}
+
+#[tokio::test]
+async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_it() {
+    let mut fixture = with_socket_io();
+    let door = Arc::clone(&fixture.door);
+    let left = 10_000;
+    let others = u32::try_from(BYTES_MAX - left).expect("small");
+    let _others = door.bodies.try_acquire_many(others).expect("nobody posts");
+    let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
+
+    // All but a byte: it holds what is above 4096 bytes.
+    let mut long = fixture.connect().await;
+    long.write_all(&[post(11_097), vec![b'x'; 11_096]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    until("7000 bytes are held", || door.bodies.available_permits() == left - 7000).await;
+
+    let mut refused = fixture.connect().await;
+    refused
+        .write_all(&[post(7097), vec![b'x'; 7097]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    has(
+        &answer(&mut refused).await,
+        503,
+        &[LAST, "\r\nretry-after: 1\r\n", "OVERLOADED"],
+    );
+    assert!(matches!(
+        fixture.polled().await.request,
+        Request::Ends(Disconnect::Overload)
+    ));
+    fixture.refused(Refused::Memory, 1).await;
+
+    let mut short = fixture.connect().await;
+    short
+        .write_all(&[post(4096), vec![b'x'; 4096]].concat())
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    fixture.take_post(4096).await;
+    has(&answer(&mut short).await, 200, &[]);
+
+    long.write_all(b"x").await.expect("sent");
+    fixture.take_post(11_097).await;
+    has(&answer(&mut long).await, 200, &[]);
+    until("nothing is held", || door.bodies.available_permits() == left).await;
+}
+
+/// A proxy that went by the other length would take what follows for another client's request.
+#[tokio::test]
+async fn a_body_whose_length_can_be_read_in_two_ways_is_the_last() {
+    let mut fixture = with_socket_io();
+    for lengths in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+    ] {
+        let mut stream = fixture.connect().await;
+        let smuggled = request("GET", &sid(), "");
+        let both = [
+            request("POST", &sid(), lengths),
+            b"1\r\n3\r\n0\r\n\r\n".to_vec(),
+            smuggled,
+        ]
+        .concat();
+        stream.write_all(&both).await.expect("sent");
+        fixture.begin_post().await;
+        fixture.take_post(1).await;
+        has(&answer(&mut stream).await, 200, &[LAST]);
+        assert_eq!(answer(&mut stream).await, "", "the connection ends");
+        assert!(
+            fixture.mailboxes[0].pop().is_none(),
+            "nobody is asked for what followed"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_not_poll_or_read_that_they_may_not() {
+    let mut fixture = with_socket_io();
+    for method in ["GET", "POST", "OPTIONS"] {
+        for (origin, is_allowed) in [
+            ("https://evil.example", false),
+            ("null", false),
+            ("https://x\r\nOrigin: https://evil.example", false),
+            ("https://x", true),
+        ] {
+            let mut stream = fixture.connect().await;
+            let asked = request(method, &sid(), &format!("Origin: {origin}\r\n"));
+            stream.write_all(&asked).await.expect("sent");
+            if is_allowed && method != "OPTIONS" {
+                match fixture.polled().await.request {
+                    Request::Get(reply) => drop(reply.send(Err(Refusal::Bad))),
+                    Request::PostBegins(reply) => drop(reply.send(Err(Refusal::Bad))),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let told = answer(&mut stream).await;
+            let allows = told.contains("access-control-allow-origin: https://x\r\n");
+            assert_eq!(allows, is_allowed, "{method} from {origin}: {told}");
+            if !is_allowed {
+                has(&told, 403, &[]);
+                assert!(!told.contains("access-control"), "{told}");
+                assert!(fixture.mailboxes[0].pop().is_none(), "{method} from {origin}");
+            }
+        }
+    }
+}
+
+/// A socket that is taken over while a poll's answer is on its way would begin in the middle of it.
+#[tokio::test]
+async fn no_socket_is_taken_over_before_a_long_answer_is_written() {
+    let mut fixture = with_socket_io();
+    let body = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
+    for target in ["/open", "/socket.io/?EIO=4&transport=websocket"] {
+        let mut stream = fixture.connect().await;
+        let both = [request("GET", &sid(), ""), handshake(target, &[])].concat();
+        stream.write_all(&both).await.expect("sent");
+        fixture.serve_get(body.clone()).await;
+        let told = answer(&mut stream).await;
+        assert!(told.starts_with("HTTP/1.1 200 ") && told.len() > body.len());
+        has(&answer(&mut stream).await, 101, &[]);
+        drop(fixture.adopted().await);
+    }
+}

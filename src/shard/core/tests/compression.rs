@@ -1,0 +1,207 @@
+//! Compressed and plain connections side by side.
+
+use super::*;
+use tickgate_protocol::wire::Message;
+use tickgate_protocol::wire::{deflate, encode};
+
+/// What a client got, frame by frame: whether it was compressed, and its text.
+fn texts(rig: &mut Rig, id: ConnectionId) -> Vec<(bool, String)> {
+    let mut bytes = Vec::new();
+    while let Some(dirty) = rig.engine.next_dirty() {
+        let mut of_others = Vec::new();
+        let taken = if dirty == id { &mut bytes } else { &mut of_others };
+        while rig.write_some(dirty, usize::MAX, taken) == Some(Sent::More) {}
+        assert!(dirty == id || of_others.is_empty(), "read the others before");
+    }
+    // As if it were the client's: with a mask of zeros.
+    let mut texts = Vec::new();
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        let header_bytes = rest.len() - encode::payload_bytes(rest);
+        let length = match rest[1] {
+            126 => usize::from(u16::from_be_bytes([rest[2], rest[3]])),
+            127 => panic!("no test receives so much at once"),
+            short => usize::from(short),
+        };
+        let (frame, later) = rest.split_at(header_bytes + length);
+        rest = later;
+        let mut masked = [&frame[..header_bytes], &[0; 4], &frame[header_bytes..]].concat();
+        masked[1] |= 0x80;
+        let (mut position, mut inflater) = (0, Inflater::default());
+        let mut decoder = Decoder::new(u32::MAX).with_deflate();
+        let message = decoder.next(&mut masked, &mut position, &mut inflater);
+        match message.expect("a frame").expect("a whole one") {
+            Message::Text(text) => texts.push((frame[0] & 0x40 != 0, text.to_owned())),
+            Message::Close(close) => texts.push((false, format!("close {close:?}"))),
+            Message::Ping(_) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    texts.retain(|(_, text)| !text.starts_with(r#"{"type":"ping""#));
+    texts
+}
+
+fn connect(rig: &mut Rig, window_bits: Option<u8>) -> ConnectionId {
+    let deflate = window_bits.map(|window_bits| Deflate { window_bits });
+    let settings = session_settings(Mode::Off, Limits::default());
+    rig.arrive(settings, Ok(None), true, deflate)
+}
+
+/// A client's compressed text message.
+fn compressed(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    encode::binary(&mut plain, text);
+    let twin = deflate::frame(&plain, 0).expect("shorter");
+    let payload = &twin[twin.len() - encode::payload_bytes(&twin)..];
+    frame(0xc1, payload)
+}
+
+fn data_of(bytes: usize) -> String {
+    format!(r#""{}""#, "grid ".repeat(bytes / 5))
+}
+
+#[test]
+fn every_connection_gets_every_event_in_its_own_form() {
+    let mut rig = Rig::new();
+    let (plain, large, small) = (
+        connect(&mut rig, None),
+        connect(&mut rig, Some(15)),
+        connect(&mut rig, Some(9)),
+    );
+    for id in [plain, large, small] {
+        rig.subscribe(id, "grid.*");
+        assert_eq!(texts(&mut rig, id).len(), 1);
+    }
+    // What is sent as it is: what is short, and to the small window (512 bytes) what is long.
+    for (bytes, is_compressed) in [
+        (10, [false, false, false]),
+        (350, [false, true, true]),
+        (5_000, [false, true, false]),
+    ] {
+        rig.event("grid.a.status", &data_of(bytes));
+        let got = [plain, large, small].map(|id| {
+            let dirty: Vec<_> = std::iter::from_fn(|| rig.engine.next_dirty()).collect();
+            assert!(dirty.contains(&id));
+            for other in dirty {
+                rig.engine.postpone(other);
+            }
+            let mut frames = Vec::new();
+            while rig.write_some(id, usize::MAX, &mut frames) == Some(Sent::More) {}
+            frames
+        });
+        while rig.engine.next_dirty().is_some() {}
+        let is_deflated = |frame: &Vec<u8>| frame[0] == 0xc1;
+        assert_eq!(got.each_ref().map(is_deflated), is_compressed, "{bytes} bytes");
+        if is_compressed[2] {
+            assert_eq!(got[1], got[2], "the same bytes for every window");
+        }
+    }
+    let stats = rig.stats.read();
+    assert_eq!((stats.deliveries, stats.deflated_messages), (9, 3));
+    assert!(stats.deflate_saved_bytes > 5_000, "{}", stats.deflate_saved_bytes);
+    assert_eq!(stats.deflate_connections, 2);
+}
+
+#[test]
+fn what_is_compressed_says_the_same() {
+    let mut rig = Rig::new();
+    for window_bits in [None, Some(9), Some(12), Some(15)] {
+        let id = connect(&mut rig, window_bits);
+        rig.subscribe(id, "grid.*");
+        texts(&mut rig, id);
+        rig.event("grid.a.status", &data_of(400));
+        let got = texts(&mut rig, id);
+        assert_eq!(got.len(), 1);
+        let event: serde_json::Value = serde_json::from_str(&got[0].1).expect("JSON");
+        assert_eq!(event["data"].to_string(), data_of(400), "{window_bits:?}");
+        rig.engine.on_socket_error(id, rig.now);
+    }
+    assert_eq!(rig.stats.deflate_connections.get(), 0);
+}
+
+#[test]
+fn long_replies_are_compressed_short_ones_and_the_close_frame_are_not() {
+    let mut rig = Rig::new();
+    let id = connect(&mut rig, Some(15));
+    let patterns: Vec<_> = (0..40).map(|n| format!(r#""grid.grid_{n}.*""#)).collect();
+    rig.say(
+        id,
+        &format!(r#"{{"type":"subscribe","channels":[{}]}}"#, patterns.join(",")),
+    );
+    rig.say(id, r#"{"type":"ping"}"#);
+    rig.say(id, "\u{1}");
+    rig.engine.on_bytes(id, &mut frame(0x82, b"binary"), rig.now);
+    let got = texts(&mut rig, id);
+    let kinds: Vec<_> = got
+        .iter()
+        .map(|(deflated, text)| (*deflated, &text[..text.len().min(18)]))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            (true, r#"{"type":"subscribe"#),
+            (false, r#"{"type":"pong","ti"#),
+            (false, r#"{"type":"error","t"#),
+            (false, "close Some((1003, "),
+        ]
+    );
+}
+
+#[test]
+fn compressed_messages_are_taken_like_plain_ones() {
+    let mut rig = Rig::new();
+    let id = connect(&mut rig, Some(10));
+    let message = format!(
+        r#"{{"type":"subscribe","channels":["grid.*"],"pad":{}}}"#,
+        data_of(2_000)
+    );
+    let mut bytes = compressed(message.as_bytes());
+    // In two reads, and a plain one behind.
+    let (head, tail) = bytes.split_at_mut(20);
+    rig.engine.on_bytes(id, head, rig.now);
+    rig.engine.on_bytes(id, tail, rig.now);
+    rig.say(id, r#"{"type":"ping"}"#);
+    let got = texts(&mut rig, id);
+    assert!(got[0].1.starts_with(r#"{"type":"subscribed""#), "{got:?}");
+    assert!(got[1].1.starts_with(r#"{"type":"pong""#), "{got:?}");
+    let stats = rig.stats.read();
+    assert_eq!((stats.messages_in, stats.inflated_messages), (2, 1));
+    assert_eq!(stats.inflated_bytes, message.len() as u64);
+}
+
+#[test]
+fn broken_compression_ends_the_connection_with_its_code() {
+    for (window_bits, bytes, expected) in [
+        (None, compressed(&data_of(100).into_bytes()), "close Some((1002, "),
+        (Some(15), frame(0xc1, &[0xff; 9]), "close Some((1002, "),
+        // Inflates to four bytes that are no text.
+        (
+            Some(15),
+            frame(0xc1, &[0x00, 0x02, 0x00, 0xfd, 0xff, 0xff, 0xfe, 0x00]),
+            "close Some((1007, ",
+        ),
+        (Some(15), frame(0xc9, b""), "close Some((1002, "),
+        (Some(15), compressed(&vec![b' '; 65_537]), "close Some((1009, "),
+    ] {
+        let mut rig = Rig::new();
+        let id = connect(&mut rig, window_bits);
+        rig.engine.on_bytes(id, &mut bytes.clone(), rig.now);
+        let got = texts(&mut rig, id);
+        assert!(got[0].1.starts_with(expected), "{got:?} for {bytes:02x?}");
+    }
+}
+
+#[test]
+fn a_read_full_of_small_bombs_ends_the_connection_before_all_are_inflated() {
+    let mut rig = Rig::new();
+    let id = connect(&mut rig, Some(15));
+    let bomb = compressed(&vec![b' '; 65_536]);
+    let mut read = bomb.repeat(16 * 1024 / bomb.len());
+    let count = read.len() / bomb.len();
+    assert!(count > 40, "{count}");
+    rig.engine.on_bytes(id, &mut read, rig.now);
+    assert!(rig.engine.is_closing(id));
+    assert_eq!(rig.stats.endings(Disconnect::RateLimitAbuse), 1);
+    let inflated = rig.stats.read().inflated_messages;
+    assert!((16..=20).contains(&inflated), "{inflated} of {count}");
+}

@@ -1,0 +1,320 @@
+//! Joins that take several turns, by hand. (The simulation has them among everything else.)
+
+use hashbrown::HashSet;
+use serde_json::json;
+
+use super::kept::{epoch, recover, told};
+use super::*;
+use tickgate_protocol::channel::{Class, History};
+
+/// Joins get so many steps of a turn.
+fn rig(join_steps: u32) -> Rig {
+    let settings = Settings {
+        join_steps,
+        ..Settings::new(0)
+    };
+    Rig::of(settings, hub::Settings::default())
+}
+
+impl Rig {
+    /// What this client gets without another turn.
+    fn read_now(&mut self, id: ConnectionId) -> Vec<Received> {
+        let mut bytes = Vec::new();
+        self.engine.postpone(id);
+        while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
+        received(&bytes)
+    }
+
+    /// Begins turns until no join is left; how many.
+    fn turns(&mut self) -> u32 {
+        let mut turns = 0;
+        while self.engine.joins.has_some(u64::MAX) {
+            self.engine.begin_turn(self.now);
+            turns += 1;
+        }
+        turns
+    }
+
+    /// The same, none of them longer than `steps` and what a page takes beyond, while `other` joins a channel in the middle
+    /// of each of the first and is answered in the next; `after` each of them.
+    fn bounded_turns(&mut self, steps: u32, other: ConnectionId, joins: u32, mut after: impl FnMut(&mut Self)) -> u32 {
+        let mut turns = 0;
+        while self.engine.joins.has_some(u64::MAX) {
+            self.engine.begin_turn(self.now);
+            turns += 1;
+            // A page is not cut short; so much and no more may a turn be longer.
+            let taken = self.engine.joins.steps_taken();
+            assert!(taken <= (steps + 1100) as usize, "{taken} steps");
+            if turns < joins {
+                self.subscribe(other, &format!("market.s{turns}.price"));
+                self.engine.begin_turn(self.now);
+                turns += 1;
+                assert_eq!(told(&self.read_now(other)), [json!("subscribed"), json!(1)]);
+            }
+            after(self);
+        }
+        turns
+    }
+}
+
+#[test]
+fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
+    const CHANNELS: u32 = 20_000;
+    const STEPS: u32 = 4096;
+    let mut rig = rig(STEPS);
+    for n in 0..CHANNELS {
+        rig.publish(&format!("market.s{n}.price"), "1");
+    }
+    let (first, second, other) = (rig.connect(), rig.connect(), rig.connect());
+    // Each looks at all channels and matches none.
+    let wide: Vec<String> = (0..50).map(|n| format!("*.none{n}.*")).collect();
+    let message = json!({"type": "subscribe", "channels": wide}).to_string();
+    for id in [first, second] {
+        rig.say(id, &message);
+        assert!(rig.engine.joins.has_some(u64::MAX));
+    }
+    let waiting = |rig: &Rig| {
+        rig.engine.update_stats();
+        rig.stats.read().waiting_joins
+    };
+    assert_eq!(waiting(&rig), 2);
+    let mut answered = Vec::new();
+    let turns = rig.bounded_turns(STEPS, other, 40, |rig| {
+        for id in [first, second] {
+            answered.extend(rig.read_now(id).iter().map(|frame| (id, frame.kind().to_owned())));
+        }
+    });
+    let answer = |id| (id, "subscribed".to_owned());
+    assert_eq!(answered, [answer(first), answer(second)], "one after the other");
+    assert_eq!(waiting(&rig), 0);
+    // 13 steps for a channel that is compared with 50 patterns.
+    let least = 2 * CHANNELS * 13 / (STEPS + 1100);
+    assert!(turns >= least, "{turns} turns, {least} at least");
+}
+
+/// As few channels as are many: nothing that concerns all of them at once may happen in one turn.
+#[test]
+fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_up_with() {
+    const CHANNELS: usize = 10_000;
+    const STEPS: u32 = 2048;
+    let mut rig = rig(STEPS);
+    for n in 0..CHANNELS {
+        rig.event(&format!("market.s{n}.price"), "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.say(id, r#"{"type":"subscribe","channels":["market.*","*.s7.price"]}"#);
+    rig.turns();
+    let owed = |rig: &mut Rig| {
+        let catch_up = rig.engine.cold[id.slot].as_mut().and_then(Cold::catch_up_if_any);
+        catch_up.map_or(0, |catch_up| catch_up.len())
+    };
+    assert_eq!(owed(&mut rig), CHANNELS);
+    rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
+    assert_eq!(owed(&mut rig), CHANNELS, "nobody has looked at them");
+    assert!(!rig.engine.joins.has_some(u64::MAX), "and nobody has to");
+    rig.subscribe(id, "market.*");
+    let turns = rig.bounded_turns(STEPS, other, 6, |_| ());
+    // They are forgotten, and found.
+    assert!(
+        turns as usize >= 2 * CHANNELS / (STEPS as usize + 1100),
+        "{turns} turns"
+    );
+    let mut got = rig.read(id);
+    assert_eq!(kinds(&got[..3]), ["subscribed", "event", "unsubscribed"]);
+    assert_eq!(
+        got[1].text()["channel"],
+        "market.s7.price",
+        "a pattern that was not given back has it"
+    );
+    assert_eq!(got[3].kind(), "subscribed");
+    let channel = |frame: Received| frame.text()["channel"].to_string();
+    let names: HashSet<String> = got.drain(4..).map(channel).collect();
+    assert_eq!(names.len(), CHANNELS - 1);
+    // The same again, and it goes.
+    rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
+    rig.subscribe(id, "market.*");
+    rig.turns();
+    assert_eq!(owed(&mut rig), CHANNELS - 1);
+    rig.engine.on_socket_error(id, rig.now);
+    // As many names again are in the order of their turns.
+    assert_eq!(rig.turns() as usize, (2 * (CHANNELS - 1) - 256) / STEPS as usize + 1);
+}
+
+#[test]
+fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once() {
+    let mut rig = rig(2);
+    let names = ["grid.a.order", "grid.b.order", "market.a.price", "market.b.price"];
+    for name in names {
+        rig.event(name, "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.subscribe(other, "*");
+    rig.turns();
+    rig.read(other);
+    let known = json!({"epoch": epoch(&rig), "offset": 0});
+    // One of its keys is of a channel that is not there when the join comes to it.
+    recover(
+        &mut rig,
+        id,
+        "*",
+        &json!({"grid.a.order": known, "grid.new.order": known}),
+    );
+    let mut number = 1;
+    while rig.engine.joins.has_some(u64::MAX) {
+        number += 1;
+        for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
+            rig.event(name, &number.to_string());
+        }
+        assert_eq!(rig.read_now(id), [], "nothing comes before the answer");
+        rig.engine.begin_turn(rig.now);
+    }
+    assert!(number > 5, "it took several turns");
+    number += 1;
+    for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
+        rig.event(name, &number.to_string());
+    }
+    let got = rig.read(id);
+    assert_eq!(got[0].kind(), "subscribed");
+    let data = &got[0].text()["data"];
+    assert_eq!(data["recovered"]["grid.a.order"], true);
+    assert_eq!(data["recovered"]["grid.new.order"], true);
+    let of = |channel: &str| -> Vec<u64> {
+        let texts = got[1..].iter().map(Received::text);
+        let texts = texts.filter(|text| text["channel"] == channel);
+        texts.filter_map(|text| text["data"].as_u64()).collect()
+    };
+    assert_eq!(of("grid.a.order"), (1..=number).collect::<Vec<_>>());
+    assert_eq!(of("grid.b.order"), (1..=number).collect::<Vec<_>>(), "it began since");
+    assert_eq!(of("grid.new.order"), (2..=number).collect::<Vec<_>>());
+    for name in ["market.a.price", "market.b.price"] {
+        assert_eq!(of(name).last(), Some(&number));
+        assert!(of(name).is_sorted_by(|a, b| a < b));
+    }
+    // Nothing is kept of it: its subscription begins with the answer.
+    assert_eq!(of("note.a"), [number]);
+    assert!(rig.has_no_extra(id), "nothing is kept of the join");
+}
+
+#[test]
+fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
+    let mut rig = rig(8);
+    rig.event("grid.b.order", "1");
+    rig.event("grid.b.trade", "1");
+    let may = |patterns: &[&str]| {
+        let valid = |text: &&str| Pattern::parse(text).expect("valid");
+        let permissions = Permissions {
+            channels: patterns.iter().map(valid).collect(),
+            ..Permissions::default()
+        };
+        who_may(Some("u"), permissions)
+    };
+    let settings = session_settings(Mode::Optional, Limits::default());
+    let id = rig.connect_with(settings, Ok(Some(may(&["*"]))), true);
+    rig.subscribe(id, "grid.*.order");
+    rig.turns();
+    rig.read(id);
+    // It looks at one channel now, which is held.
+    rig.subscribe(id, "grid.b.*");
+    assert!(rig.engine.joins.has_some(u64::MAX));
+    rig.event("grid.b.order", "2");
+    assert_eq!(told(&rig.read_now(id)), [json!(2)], "what is held goes on");
+    rig.say(id, r#"{"type":"auth","token":"narrower"}"#);
+    let (to, request, _) = rig.asked.verify.lock().expect("not poisoned").pop().expect("asked");
+    rig.message(ShardMessage::Verified {
+        to,
+        request,
+        outcome: Ok(may(&["grid.b.*"])),
+    });
+    rig.event("grid.b.order", "3");
+    rig.event("grid.b.trade", "3");
+    assert_eq!(told(&rig.read_now(id)), [json!("auth_result"), json!("unsubscribed")]);
+    rig.turns();
+    rig.event("grid.b.order", "4");
+    let got = rig.read(id);
+    assert_eq!(told(&got), [json!("subscribed"), json!(4)]);
+    assert_eq!(got[0].text()["data"]["active_subscriptions"], 1);
+    rig.engine.on_socket_error(id, rig.now);
+    assert!(!rig.hub.is_wanted("grid.b.order") && !rig.hub.is_wanted("grid.x.order"));
+}
+
+#[test]
+fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
+    let mut rig = rig(8);
+    for n in 0..40 {
+        rig.event(&format!("grid.g{n}.order"), "1");
+    }
+    let (id, other) = (rig.connect(), rig.connect());
+    rig.subscribe(id, "*");
+    rig.subscribe(other, "grid.*");
+    rig.engine.begin_turn(rig.now);
+    assert!(rig.engine.joins.has_some(u64::MAX));
+    rig.engine.on_socket_error(id, rig.now);
+    rig.turns();
+    assert_eq!(rig.read(other)[0].kind(), "subscribed");
+    rig.engine.on_socket_error(other, rig.now);
+    assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
+    assert_eq!(rig.engine.table.subscriptions(), 0);
+    rig.engine.update_stats();
+    assert_eq!(rig.stats.read().catching_up, 0);
+}
+
+#[test]
+fn a_name_without_state_has_a_position_whatever_else_the_message_asks_for() {
+    let mut rig = Rig::new();
+    rig.event("grid.a.order", "1");
+    for channels in [r#"["grid.*","grid.none.order"]"#, r#"["grid.none.order","grid.*"]"#] {
+        let id = rig.connect();
+        rig.say(id, &format!(r#"{{"type":"subscribe","channels":{channels}}}"#));
+        let positions = &rig.read(id)[0].text()["data"]["positions"].clone();
+        assert!(positions["grid.none.order"]["offset"].is_u64(), "{positions}");
+        assert_eq!(positions.as_object().map(|names| names.len()), Some(2));
+    }
+}
+
+/// As long a `subscribed` as there is: a thousand positions and a thousand recovered channels that nobody asked for, with
+/// names of the greatest length, each byte of which is escaped; and as many that were asked for as a message has room for.
+#[test]
+fn the_longest_answer_ends_nobody_who_has_yet_to_read_it() {
+    let mut rig = Rig::with_classes(vec![(
+        "w.*",
+        Class {
+            history: Some(History::BUILT_IN),
+            ..Class::default()
+        },
+    )]);
+    let name = |n: usize| format!("w.{n:04}{}", "\"".repeat(249));
+    for n in 0..1_100 {
+        rig.publish(&name(n), "1");
+    }
+    let key = json!({"epoch": epoch(&rig), "offset": 0});
+    let keys: serde_json::Map<_, _> = (0..1_000).map(|n| (format!("k.{n:04}.x"), key.clone())).collect();
+    let message = json!({"type": "subscribe", "channels": ["*"], "recover": keys}).to_string();
+    for is_blocked in [false, true] {
+        let id = rig.connect();
+        rig.say(id, r#"{"type":"ping"}"#);
+        if is_blocked {
+            rig.engine.blocked(id, rig.now);
+        }
+        let settings = session_settings(Mode::Off, Limits::default());
+        assert!(message.len() <= settings.limits.message_bytes as usize);
+        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.engine.blocked(id, rig.now);
+        assert!(!rig.engine.is_closing(id), "blocked before: {is_blocked}");
+        rig.engine.writable(id);
+        let got = rig.read(id);
+        assert_eq!(kinds(&got)[..2], ["pong", "subscribed"]);
+        let data = &got[1].text()["data"];
+        assert_eq!(data["positions"].as_object().map(|names| names.len()), Some(1_000));
+        assert_eq!(data["recovered"].as_object().map(|names| names.len()), Some(2_000));
+        assert!(got[1].text().to_string().len() > 4 * settings.limits.reply_bytes as usize);
+        rig.engine.on_socket_error(id, rig.now);
+    }
+    // Whoever asks for it again and again without reading is closed as ever.
+    let id = rig.connect();
+    rig.engine.blocked(id, rig.now);
+    for _ in 0..6 {
+        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.say(id, r#"{"type":"unsubscribe","channels":["*"]}"#);
+    }
+    assert!(rig.engine.is_closing(id));
+}

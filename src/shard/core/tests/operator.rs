@@ -1,0 +1,199 @@
+use std::sync::mpsc;
+
+use super::*;
+use crate::event::{Event, PublishOptions};
+use crate::shard::mailbox::{ClientsPage, SubscriptionsPage};
+
+fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> ClientsPage {
+    let (send, receive) = mpsc::channel();
+    rig.message(ShardMessage::Clients {
+        from_slot,
+        limit,
+        user: user.map(Into::into),
+        reply: Box::new(move |page| send.send(page).expect("still waited for")),
+    });
+    receive.recv().expect("answered")
+}
+
+#[test]
+fn clients_are_listed_in_pages_and_by_user() {
+    let mut rig = Rig::new();
+    let settings = session_settings(Mode::Required, Limits::default());
+    for number in 0..10 {
+        let user = identity(Some(if number % 2 == 0 { "even" } else { "odd" }));
+        let id = rig.connect_with(settings.clone(), Ok(Some(user)), true);
+        rig.subscribe(id, "a.*");
+    }
+    let page = clients(&mut rig, 0, 4, None);
+    assert_eq!((page.clients.len(), page.next_slot), (4, Some(4)));
+    let page = clients(&mut rig, 8, 4, None);
+    assert_eq!((page.clients.len(), page.next_slot), (2, None));
+    let page = clients(&mut rig, 0, 5, Some("odd"));
+    assert_eq!((page.clients.len(), page.next_slot), (5, None));
+    let client = &page.clients[0];
+    assert_eq!(ConnectionId::from_client_id(&client.client_id), Some(client.id));
+    assert_eq!(client.user.as_deref(), Some("odd"));
+    assert_eq!(
+        (&client.subscriptions[..], client.pending, client.is_alive),
+        (&["a.*".into()][..], 1, true)
+    );
+    assert_eq!((client.connected_at_ms, client.last_ping_ms), (START.unix_ms, None));
+    rig.pass(30_000);
+    let client = clients(&mut rig, 0, 1, None).clients.remove(0);
+    let last_ping_ms = client.last_ping_ms.expect("one was sent");
+    assert!((START.unix_ms + 1..=START.unix_ms + 30_000).contains(&last_ping_ms));
+}
+
+#[test]
+fn subscriptions_are_listed_largest_first() {
+    let mut rig = Rig::new();
+    for (pattern, holders) in [("a.one", 1), ("a.three", 3), ("a.two", 2), ("b.two", 2)] {
+        for _ in 0..holders {
+            let id = rig.connect();
+            rig.subscribe(id, pattern);
+        }
+    }
+    let (send, receive) = mpsc::channel::<SubscriptionsPage>();
+    rig.message(ShardMessage::Subscriptions {
+        limit: 3,
+        reply: Box::new(move |page| send.send(page).expect("still waited for")),
+    });
+    let page = receive.recv().expect("answered");
+    assert_eq!(page.total, 8);
+    let expected = [("a.three".into(), 3), ("a.two".into(), 2), ("b.two".into(), 2)];
+    assert_eq!(page.patterns, expected);
+}
+
+#[test]
+fn an_operator_disconnects_one_or_all_of_a_user() {
+    let mut rig = Rig::new();
+    let settings = session_settings(Mode::Required, Limits::default());
+    let ids: Vec<_> = ["u1", "u2", "u1"]
+        .into_iter()
+        .map(|user| rig.connect_with(settings.clone(), Ok(Some(identity(Some(user)))), true))
+        .collect();
+    let (send, receive) = mpsc::channel();
+    let disconnect = |rig: &mut Rig, id| {
+        let send = send.clone();
+        rig.message(ShardMessage::Disconnect {
+            id,
+            ending: Disconnect::ByOperator,
+            reply: Box::new(move |existed| send.send(existed).expect("still waited for")),
+        });
+        receive.recv().expect("answered")
+    };
+    assert!(disconnect(&mut rig, ids[0]));
+    assert!(!disconnect(&mut rig, ids[0]), "it is closing already");
+    assert_eq!(rig.read(ids[0]), [Received::Close(4003)]);
+    let (send, receive) = mpsc::channel();
+    rig.message(ShardMessage::DisconnectUser {
+        user: "u1".into(),
+        ending: Disconnect::ByOperator,
+        reply: Box::new(move |count| send.send(count).expect("still waited for")),
+    });
+    assert_eq!(receive.recv(), Ok(1));
+    assert!(rig.engine.is_closing(ids[2]) && !rig.engine.is_closing(ids[1]));
+}
+
+#[test]
+fn a_broadcast_reaches_every_authenticated_connection_subscribed_or_not() {
+    let mut rig = Rig::new();
+    let (one, other) = (rig.connect(), rig.connect());
+    let settings = session_settings(Mode::Required, Limits::default());
+    let stranger = rig.connect_with(settings, Ok(None), true);
+    rig.engine
+        .on_bytes(other, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    let event = NewEvent {
+        channel: Channel::parse("system.test").expect("valid"),
+        name: "test".into(),
+        data: "{\"message\":\"hello\"}".into(),
+        timestamp_ms: 1,
+        options: PublishOptions::default(),
+    };
+    let (send, receive) = mpsc::channel();
+    rig.message(ShardMessage::Broadcast {
+        event: Arc::new(Event::new(event, None)),
+        reply: Box::new(move |count| send.send(count).expect("still waited for")),
+    });
+    assert_eq!(receive.recv(), Ok(1));
+    assert_eq!(rig.read(one)[0].text()["data"]["message"], "hello");
+    assert_eq!(kinds(&rig.read(other)), ["close"]);
+    assert_eq!(rig.read(stranger), []);
+}
+
+#[test]
+fn a_drain_tells_everybody_when_and_closes_them_one_by_one() {
+    let mut rig = Rig::new();
+    let ids: Vec<_> = (0..20).map(|_| rig.connect()).collect();
+    rig.message(ShardMessage::Drain { over_ms: 20_000 });
+    rig.pass(0);
+    let mut told = Vec::new();
+    for &id in &ids {
+        let got = rig.read(id);
+        assert_eq!(kinds(&got), ["going_away"]);
+        let data = got[0].text()["data"].clone();
+        assert!(data["reconnect_after_ms"].as_u64().is_some_and(|ms| ms < 10_000));
+        told.push((id, data["close_in_ms"].as_u64().expect("a number")));
+    }
+    let random: std::collections::BTreeSet<_> = told.iter().map(|(_, ms)| *ms).collect();
+    assert_eq!(random.len(), 20, "spread");
+    for (id, close_in_ms) in told {
+        assert!(!rig.engine.is_closing(id));
+        let elapsed = rig.now.mono_ms - START.mono_ms;
+        rig.pass(close_in_ms - elapsed);
+        assert_eq!(quiet(rig.read(id)), [Received::Close(1012)]);
+        assert!(!rig.engine.is_finished());
+        rig.engine.on_end_of_input(id, rig.now);
+    }
+    assert!(rig.engine.is_finished());
+    assert!(rig.now.mono_ms - START.mono_ms <= 16_000);
+}
+
+#[test]
+fn who_comes_during_a_drain_is_told_and_closed_too() {
+    let mut rig = Rig::new();
+    let early = rig.connect();
+    rig.message(ShardMessage::Drain { over_ms: 10_000 });
+    rig.pass(5_000);
+    let late = rig.connect();
+    for (id, close_in_ms) in [(early, 4_000), (late, 3_000)] {
+        let got = quiet(rig.read(id));
+        assert_eq!(got[0].text()["data"]["close_in_ms"], close_in_ms);
+        assert_eq!(got.len() == 2, id == early, "{got:?}");
+    }
+    rig.pass(3_000);
+    assert_eq!(quiet(rig.read(late)), [Received::Close(1012)]);
+}
+
+#[test]
+fn what_is_left_at_the_drains_deadline_is_told_so_and_then_dropped() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    rig.message(ShardMessage::Drain { over_ms: 0 });
+    rig.pass(0);
+    let got = rig.read(id);
+    assert_eq!(kinds(&got), ["going_away", "close"]);
+    assert_eq!(got[1], Received::Close(1001));
+    assert!(!rig.engine.is_finished());
+    rig.pass(1_000);
+    assert!(rig.engine.is_finished(), "it never answered");
+    assert_eq!(rig.permits.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn publishers_encode_a_form_only_while_somebody_needs_it() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.connect(), rig.connect());
+    rig.engine.on_socket_error(first, rig.now);
+    rig.subscribe(second, "a.*");
+    rig.event("a.b", "1");
+    assert_eq!(kinds(&rig.read(second)), ["subscribed", "event"]);
+    rig.engine.on_socket_error(second, rig.now);
+    assert!(rig.engine.endpoints.iter().all(|endpoint| endpoint.connections == 0));
+    rig.connect();
+    assert_eq!(
+        rig.engine.endpoints.len(),
+        2,
+        "settings that nobody uses give their place back"
+    );
+}
