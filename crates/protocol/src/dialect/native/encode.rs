@@ -34,7 +34,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
     push(&mut out, "{\"type\":\"event\",\"channel\":");
     push_string(&mut out, event.channel.as_str());
     push(&mut out, ",\"event\":");
-    push_string(&mut out, &event.name);
+    push_string(&mut out, event.name);
     push(&mut out, ",\"timestamp\":");
     push_u64(&mut out, event.timestamp_ms);
     if let Some(offset) = event.offset {
@@ -42,7 +42,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
         push_u64(&mut out, offset);
     }
     push(&mut out, ",\"data\":");
-    out.extend_from_slice(&event.data);
+    out.extend_from_slice(event.data);
     out.push(b'}');
     let range = encode::finish(&mut out, frame, Kind::Text);
     Bytes::from(out).slice(range)

@@ -48,7 +48,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timest
     push_message(
         event,
         &public_name(event),
-        count_items(&event.data),
+        count_items(event.data),
         timestamps,
         &mut out,
     );
@@ -70,7 +70,7 @@ pub(in crate::dialect) fn push_message(
     out.extend_from_slice(b",\"channel\":");
     push_string(out, channel);
     out.extend_from_slice(b",\"data\":");
-    out.extend_from_slice(&event.data);
+    out.extend_from_slice(event.data);
     if let Some(count) = count {
         out.extend_from_slice(b",\"count\":");
         push_u64(out, count as u64);
