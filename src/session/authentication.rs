@@ -17,7 +17,7 @@ impl Session {
         let refusal = self.extra.as_mut().and_then(|extra| extra.handshake_refusal.take());
         if let Some(TokenError { code, message }) = refusal {
             let reply = Reply::AuthRefused {
-                echo: &RequestRef::default(),
+                request_ref: &RequestRef::default(),
                 code,
                 message: &message,
             };
@@ -39,16 +39,16 @@ impl Session {
         self.subscribe_automatically(context, out);
     }
 
-    pub(super) fn auth(&mut self, echo: RequestRef, token: &str, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn auth(&mut self, request_ref: RequestRef, token: &str, context: &Context<'_>, out: &mut Outputs) {
         if context.settings.auth_mode == Mode::Off {
-            return self.accept(&echo, context, out);
+            return self.accept(&request_ref, context, out);
         }
-        self.verify(echo, token.into(), out);
+        self.verify(request_ref, token.into(), out);
     }
 
-    pub(super) fn verify(&mut self, echo: RequestRef, token: Box<str>, out: &mut Outputs) {
+    pub(super) fn verify(&mut self, request_ref: RequestRef, token: Box<str>, out: &mut Outputs) {
         let request = self.next_request();
-        self.extra().verify = Some(Pending { request, echo });
+        self.extra().verify = Some(Pending { request, request_ref });
         let token = Token(token);
         out.list.push(Output::Verify { request, token });
     }
@@ -61,7 +61,7 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(extra) = &mut self.extra else { return };
-        let Some(Pending { echo, .. }) = extra.verify.take_if(|pending| pending.request == request) else {
+        let Some(Pending { request_ref, .. }) = extra.verify.take_if(|pending| pending.request == request) else {
             return;
         };
         if self.is_connecting() {
@@ -69,7 +69,7 @@ impl Session {
         }
         let refuse = |code, message: &str, out: &mut Outputs| {
             let reply = Reply::AuthRefused {
-                echo: &echo,
+                request_ref: &request_ref,
                 code,
                 message,
             };
@@ -86,7 +86,7 @@ impl Session {
                 self.identity = Some(new);
                 self.extra().auth_deadline_ms = None;
                 self.expiry_warned = false;
-                self.accept(&echo, context, out);
+                self.accept(&request_ref, context, out);
                 self.leave_forbidden(context, out);
                 self.warn_of_expiry(context, out);
                 if is_first {
@@ -96,10 +96,10 @@ impl Session {
         }
     }
 
-    fn accept(&self, echo: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
+    fn accept(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let identity = self.identity.as_deref();
         let reply = Reply::AuthAccepted {
-            echo,
+            request_ref,
             user: identity.and_then(|identity| identity.user.as_deref()),
             role: identity.and_then(|identity| identity.role.as_deref()),
             expires_at_ms: identity.and_then(|identity| identity.exp_ms),

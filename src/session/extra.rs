@@ -37,7 +37,7 @@ pub(super) struct Extra {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) request: u32,
-    pub(super) echo: RequestRef,
+    pub(super) request_ref: RequestRef,
 }
 
 /// What waits for its join.
@@ -51,7 +51,7 @@ pub(super) struct PendingJoin {
 /// A `subscribe`.
 #[derive(Debug)]
 pub(super) struct Subscribe {
-    pub(super) echo: RequestRef,
+    pub(super) request_ref: RequestRef,
     /// As the client asked; what was held already is among them.
     pub(super) patterns: Vec<Pattern>,
 }
@@ -60,7 +60,7 @@ pub(super) struct Subscribe {
 #[derive(Debug)]
 pub(super) struct SubscriptionChange {
     pub(super) subscribe: bool,
-    pub(super) echo: RequestRef,
+    pub(super) request_ref: RequestRef,
     pub(super) patterns: Vec<Pattern>,
     pub(super) recover: Option<Recover>,
 }

@@ -105,7 +105,7 @@ impl Session {
                 standing,
             } => self.joined(request, patterns, &standing, context, out),
             Input::Published { request, position } => self.published(request, position, context, out),
-            Input::History { echo, page } => Self::history_page(&echo, &page, context, out),
+            Input::History { request_ref, page } => Self::history_page(&request_ref, &page, context, out),
             Input::Responded { request, outcome } => self.responded(request, outcome, context, out),
             Input::Timer => self.timer(context, out),
             Input::End(ending) => self.end(ending, out),
@@ -345,36 +345,36 @@ impl Session {
                 ClientMessage::Command { id, .. } => {
                     out.refuse_command(&id, ErrorCode::Unauthenticated, NOT_AUTHENTICATED, context);
                 }
-                ClientMessage::Subscribe { echo, .. }
-                | ClientMessage::Unsubscribe { echo, .. }
-                | ClientMessage::Publish { echo, .. }
-                | ClientMessage::History { echo, .. }
-                | ClientMessage::GetStatus { echo } => {
-                    out.error(&echo, ErrorCode::Unauthenticated, NOT_AUTHENTICATED, context);
+                ClientMessage::Subscribe { request_ref, .. }
+                | ClientMessage::Unsubscribe { request_ref, .. }
+                | ClientMessage::Publish { request_ref, .. }
+                | ClientMessage::History { request_ref, .. }
+                | ClientMessage::GetStatus { request_ref } => {
+                    out.error(&request_ref, ErrorCode::Unauthenticated, NOT_AUTHENTICATED, context);
                 }
                 ClientMessage::Auth { .. } | ClientMessage::Ping { .. } | ClientMessage::Pong => {}
             };
         }
         match message {
-            ClientMessage::Auth { echo, token } => self.auth(echo, &token, context, out),
+            ClientMessage::Auth { request_ref, token } => self.auth(request_ref, &token, context, out),
             ClientMessage::Subscribe {
-                echo,
+                request_ref,
                 patterns,
                 recover,
             } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
-                    echo,
+                    request_ref,
                     patterns,
                     recover,
                 },
                 context,
                 out,
             ),
-            ClientMessage::Unsubscribe { echo, patterns } => self.change_subscriptions(
+            ClientMessage::Unsubscribe { request_ref, patterns } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: false,
-                    echo,
+                    request_ref,
                     patterns,
                     recover: None,
                 },
@@ -383,15 +383,24 @@ impl Session {
             ),
             ClientMessage::Command { id, action, params } => self.command(id, action, params, context, out),
             ClientMessage::Publish {
-                echo,
+                request_ref,
                 channel,
                 event,
                 data,
-            } => self.publish(echo, channel, &event, data, context, out),
-            ClientMessage::Ping { echo } => out.reply(&Reply::Pong { echo: &echo }, context),
+            } => self.publish(request_ref, channel, &event, data, context, out),
+            ClientMessage::Ping { request_ref } => out.reply(
+                &Reply::Pong {
+                    request_ref: &request_ref,
+                },
+                context,
+            ),
             ClientMessage::Pong => self.note_pong(context.now),
-            ClientMessage::GetStatus { echo } => self.status(&echo, context, out),
-            ClientMessage::History { echo, channel, range } => self.history(echo, channel, range, context, out),
+            ClientMessage::GetStatus { request_ref } => self.status(&request_ref, context, out),
+            ClientMessage::History {
+                request_ref,
+                channel,
+                range,
+            } => self.history(request_ref, channel, range, context, out),
         }
     }
 
@@ -399,7 +408,7 @@ impl Session {
         let Malformed {
             code,
             message,
-            echo,
+            request_ref,
             message_type,
         } = malformed;
         // What names no type at all is told so; a type that is not served yet is not, whatever else is wrong.
@@ -410,15 +419,22 @@ impl Session {
         } else {
             (*code, &**message)
         };
-        match (&echo.id, message_type) {
+        match (&request_ref.id, message_type) {
             (Some(id), Some(MessageType::Command)) => {
                 if unauthenticated || self.take_command(id, context, out) {
                     out.refuse_command(id, code, message, context);
                 }
             }
             // Every `auth` is answered by `auth_result`.
-            (_, Some(MessageType::Auth)) => out.reply(&Reply::AuthRefused { echo, code, message }, context),
-            _ => out.error(echo, code, message, context),
+            (_, Some(MessageType::Auth)) => out.reply(
+                &Reply::AuthRefused {
+                    request_ref,
+                    code,
+                    message,
+                },
+                context,
+            ),
+            _ => out.error(request_ref, code, message, context),
         }
     }
 }
@@ -462,8 +478,15 @@ impl Outputs {
     }
 
     /// Queues an `error`.
-    pub(super) fn error(&mut self, echo: &RequestRef, code: ErrorCode, message: &str, context: &Context<'_>) {
-        self.reply(&Reply::Error { echo, code, message }, context);
+    pub(super) fn error(&mut self, request_ref: &RequestRef, code: ErrorCode, message: &str, context: &Context<'_>) {
+        self.reply(
+            &Reply::Error {
+                request_ref,
+                code,
+                message,
+            },
+            context,
+        );
     }
 
     /// Queues a `response` in a backend's place.

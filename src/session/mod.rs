@@ -90,7 +90,7 @@ pub enum Input<'a> {
     /// Answer to [`Output::History`].
     History {
         /// The request's.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// What the channel keeps.
         page: HistoryPage,
     },
@@ -198,7 +198,7 @@ pub enum Output {
     /// Read a part of a channel's history; answered by [`Input::History`], at once.
     History {
         /// To be handed back.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// One that the client may subscribe.
         channel: Channel,
         /// Which part.

@@ -92,7 +92,7 @@ impl Session {
 
     pub(super) fn publish(
         &mut self,
-        echo: RequestRef,
+        request_ref: RequestRef,
         channel: Channel,
         event: &str,
         data: &str,
@@ -102,15 +102,15 @@ impl Session {
         let Some(identity) = &self.identity else { return };
         if !identity.may_publish(&channel) {
             let message = format!("publishing to \"{channel}\" is not allowed for this user");
-            return out.error(&echo, ErrorCode::Forbidden, &message, context);
+            return out.error(&request_ref, ErrorCode::Forbidden, &message, context);
         }
         let limit = context.settings.limits.event_bytes;
         if data.len() > limit as usize {
             let message = format!("`data` is longer than {limit} bytes");
-            return out.error(&echo, ErrorCode::MessageTooLarge, &message, context);
+            return out.error(&request_ref, ErrorCode::MessageTooLarge, &message, context);
         }
         let request = self.next_request();
-        self.extra().publish = Some(Pending { request, echo });
+        self.extra().publish = Some(Pending { request, request_ref });
         out.list.push(Output::Publish {
             request,
             event: NewEvent {
@@ -131,18 +131,18 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(extra) = &mut self.extra else { return };
-        let Some(Pending { echo, .. }) = extra.publish.take_if(|pending| pending.request == request) else {
+        let Some(Pending { request_ref, .. }) = extra.publish.take_if(|pending| pending.request == request) else {
             return;
         };
-        if echo.id.is_some() {
-            let echo = &echo;
-            out.reply(&Reply::Published { echo, position }, context);
+        if request_ref.id.is_some() {
+            let request_ref = &request_ref;
+            out.reply(&Reply::Published { request_ref, position }, context);
         }
     }
 
     pub(super) fn history(
         &self,
-        echo: RequestRef,
+        request_ref: RequestRef,
         channel: Channel,
         range: HistoryRange,
         context: &Context<'_>,
@@ -152,14 +152,18 @@ impl Session {
         // What a client may not have live it may not have afterwards, either.
         if !identity.may_subscribe(&channel.clone().into()) {
             let message = format!("channel \"{channel}\" is not allowed for this user");
-            return out.error(&echo, ErrorCode::Forbidden, &message, context);
+            return out.error(&request_ref, ErrorCode::Forbidden, &message, context);
         }
-        out.list.push(Output::History { echo, channel, range });
+        out.list.push(Output::History {
+            request_ref,
+            channel,
+            range,
+        });
     }
 
-    pub(super) fn history_page(echo: &RequestRef, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn history_page(request_ref: &RequestRef, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
         let reply = Reply::History {
-            echo,
+            request_ref,
             epoch: page.epoch,
             events: &page.events,
             complete: page.complete,
@@ -169,9 +173,9 @@ impl Session {
         out.reply(&reply, context);
     }
 
-    pub(super) fn status(&self, echo: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn status(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let status = Status {
-            echo,
+            request_ref,
             connected_at_ms: self.connected_unix_ms,
             subscriptions: &self.patterns,
             message_count: context.delivered,

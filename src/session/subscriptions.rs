@@ -21,15 +21,15 @@ impl Session {
             return;
         }
         if change.subscribe {
-            self.subscribe(change.echo, change.patterns, change.recover, context, out);
+            self.subscribe(change.request_ref, change.patterns, change.recover, context, out);
         } else {
-            self.unsubscribe(&change.echo, &change.patterns, context, out);
+            self.unsubscribe(&change.request_ref, &change.patterns, context, out);
         }
     }
 
     fn subscribe(
         &mut self,
-        echo: RequestRef,
+        request_ref: RequestRef,
         patterns: Vec<Pattern>,
         recover: Option<Recover>,
         context: &Context<'_>,
@@ -40,19 +40,19 @@ impl Session {
             Ok(new)
         });
         match new {
-            Err((code, message)) => out.error(&echo, code, &message, context),
+            Err((code, message)) => out.error(&request_ref, code, &message, context),
             Ok(new) if new.is_empty() => {
                 let standing = SubscribeOutcome {
                     recovered: recover.map(|_| Vec::new()),
                     ..SubscribeOutcome::default()
                 };
-                self.subscribed(&echo, &patterns, &standing, context, out);
+                self.subscribed(&request_ref, &patterns, &standing, context, out);
             }
             Ok(new) => {
                 let request = self.next_request();
                 self.extra().join = Some(PendingJoin {
                     request,
-                    asked: Some(Subscribe { echo, patterns }),
+                    asked: Some(Subscribe { request_ref, patterns }),
                 });
                 out.list.push(Output::Join {
                     request,
@@ -143,8 +143,8 @@ impl Session {
         };
         self.patterns.reserve_exact(interned.len());
         self.patterns.extend(interned);
-        if let Some(Subscribe { echo, patterns }) = asked {
-            self.subscribed(&echo, &patterns, standing, context, out);
+        if let Some(Subscribe { request_ref, patterns }) = asked {
+            self.subscribed(&request_ref, &patterns, standing, context, out);
         }
         // A token that came while the join was on its way may cover less.
         self.leave_forbidden(context, out);
@@ -163,14 +163,14 @@ impl Session {
 
     fn subscribed(
         &self,
-        echo: &RequestRef,
+        request_ref: &RequestRef,
         patterns: &[Pattern],
         standing: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
         let reply = Reply::Subscribed {
-            echo,
+            request_ref,
             patterns,
             active: self.patterns.len(),
             standing,
@@ -178,13 +178,19 @@ impl Session {
         out.reply(&reply, context);
     }
 
-    fn unsubscribe(&mut self, echo: &RequestRef, patterns: &[Pattern], context: &Context<'_>, out: &mut Outputs) {
+    fn unsubscribe(
+        &mut self,
+        request_ref: &RequestRef,
+        patterns: &[Pattern],
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let left = self.take_patterns(|held| patterns.contains(held));
         if !left.is_empty() {
             out.list.push(Output::Leave { patterns: left });
         }
         let reply = Reply::Unsubscribed {
-            echo,
+            request_ref,
             patterns,
             active: self.patterns.len(),
             lost_permission: false,
@@ -201,7 +207,7 @@ impl Session {
         }
         out.list.push(Output::Leave { patterns: lost.clone() });
         let reply = Reply::Unsubscribed {
-            echo: &RequestRef::default(),
+            request_ref: &RequestRef::default(),
             patterns: &lost,
             active: self.patterns.len(),
             lost_permission: true,

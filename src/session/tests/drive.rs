@@ -201,8 +201,8 @@ impl Drive {
     }
 
     pub(super) fn answer_history(&mut self, page: HistoryPage) {
-        let echo = self.history.take().expect("a history is asked for");
-        self.input(Input::History { echo, page });
+        let request_ref = self.history.take().expect("a history is asked for");
+        self.input(Input::History { request_ref, page });
     }
 
     pub(super) fn answer_command(&mut self, id: &RequestId, outcome: CommandOutcome) {
@@ -246,8 +246,12 @@ impl Drive {
                 assert!(self.join.replace((request, patterns.clone())).is_none());
                 Seen::Join(patterns, recover)
             }
-            Output::History { echo, channel, range } => {
-                self.history = Some(echo);
+            Output::History {
+                request_ref,
+                channel,
+                range,
+            } => {
+                self.history = Some(request_ref);
                 let epoch = range
                     .epoch
                     .map(|epoch| epoch.map_or("?".to_owned(), |epoch| epoch.to_string()));

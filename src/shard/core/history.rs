@@ -12,9 +12,16 @@ use tickgate_protocol::message::{HistoryRange, RequestRef};
 use tickgate_protocol::wire::encode;
 
 impl Engine {
-    pub(super) fn history(&mut self, slot: u32, echo: RequestRef, channel: &Channel, range: HistoryRange, now: Now) {
+    pub(super) fn history(
+        &mut self,
+        slot: u32,
+        request_ref: RequestRef,
+        channel: &Channel,
+        range: HistoryRange,
+        now: Now,
+    ) {
         let page = self.history_page(slot, channel, range, now);
-        self.handle(slot, Input::History { echo, page }, now);
+        self.handle(slot, Input::History { request_ref, page }, now);
     }
 
     pub(super) fn history_page(&mut self, slot: u32, channel: &Channel, range: HistoryRange, now: Now) -> HistoryPage {

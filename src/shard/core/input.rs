@@ -267,7 +267,11 @@ impl Engine {
                         patterns,
                         recover,
                     } => self.join(slot, request, patterns, recover, now),
-                    Output::History { echo, channel, range } => self.history(slot, echo, &channel, range, now),
+                    Output::History {
+                        request_ref,
+                        channel,
+                        range,
+                    } => self.history(slot, request_ref, &channel, range, now),
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
                     Output::Leave { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),

@@ -81,7 +81,7 @@ impl Dialect {
             Self::SocketIo(_) | Self::Echo => Err(Malformed {
                 code: ErrorCode::UnknownType,
                 message: "this endpoint's messages have no meaning by themselves".into(),
-                echo: RequestRef::default(),
+                request_ref: RequestRef::default(),
                 message_type: None,
             }),
         }

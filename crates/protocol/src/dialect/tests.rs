@@ -84,12 +84,18 @@ fn an_echo_endpoint_has_no_messages() {
 fn raw_fields_and_borrowed_text_come_from_the_message_itself() {
     let text = r#"{"type":"publish","channel":"a.b","event":"e","data": [1.0 ,2]}"#;
     let mut scratch = Scratch::default();
-    let Ok(ClientMessage::Publish { event, data, echo, .. }) = Dialect::Native.parse(text, &mut scratch) else {
+    let Ok(ClientMessage::Publish {
+        event,
+        data,
+        request_ref,
+        ..
+    }) = Dialect::Native.parse(text, &mut scratch)
+    else {
         panic!("a publish");
     };
     assert_eq!(data, "[1.0 ,2]");
     assert!(matches!(event, std::borrow::Cow::Borrowed("e")));
-    assert_eq!(echo, RequestRef::default());
+    assert_eq!(request_ref, RequestRef::default());
 }
 
 proptest! {

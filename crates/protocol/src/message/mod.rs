@@ -165,14 +165,14 @@ pub enum ClientMessage<'a> {
     /// Presents a token.
     Auth {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// The JWT.
         token: Cow<'a, str>,
     },
     /// Asks for patterns, all or nothing.
     Subscribe {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// In the order given.
         patterns: Vec<Pattern>,
         /// Where the client was when it lost its last connection; `None`: it wants no recovery.
@@ -181,7 +181,7 @@ pub enum ClientMessage<'a> {
     /// Gives patterns back.
     Unsubscribe {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// In the order given.
         patterns: Vec<Pattern>,
     },
@@ -197,7 +197,7 @@ pub enum ClientMessage<'a> {
     /// An event to publish.
     Publish {
         /// Answered only when it has an `id`.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// Where it goes.
         channel: Channel,
         /// Its name: 1 to 128 bytes without control characters.
@@ -208,19 +208,19 @@ pub enum ClientMessage<'a> {
     /// Heartbeat; answered with `pong`.
     Ping {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
     },
     /// Heartbeat's answer; not answered.
     Pong,
     /// Asks for the connection's own figures.
     GetStatus {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
     },
     /// Asks for what a channel keeps.
     History {
         /// Echoed.
-        echo: RequestRef,
+        request_ref: RequestRef,
         /// Whose.
         channel: Channel,
         /// Which part of it.
@@ -265,7 +265,7 @@ pub struct Malformed {
     /// For the client; names the field.
     pub message: Box<str>,
     /// What could be read of the request's `id`. A command that has one is answered by a `response`.
-    pub echo: RequestRef,
+    pub request_ref: RequestRef,
     /// Which message it was meant to be; `None`: not even that is known, or there is no such type.
     pub message_type: Option<MessageType>,
 }

@@ -19,7 +19,7 @@ pub enum Reply<'a> {
     /// A token was accepted (or, where tokens are ignored, presented).
     AuthAccepted {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// The user; `None` for an anonymous connection.
         user: Option<&'a str>,
         /// The role, as the token names it.
@@ -30,7 +30,7 @@ pub enum Reply<'a> {
     /// A token was refused.
     AuthRefused {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// Why.
         code: ErrorCode,
         /// For the client.
@@ -44,7 +44,7 @@ pub enum Reply<'a> {
     /// The patterns are live.
     Subscribed {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// As asked for.
         patterns: &'a [Pattern],
         /// Distinct patterns held.
@@ -55,7 +55,7 @@ pub enum Reply<'a> {
     /// The patterns are not held (any more).
     Unsubscribed {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// As asked for, or as taken away.
         patterns: &'a [Pattern],
         /// Distinct patterns held.
@@ -89,14 +89,14 @@ pub enum Reply<'a> {
     /// An event was published.
     Published {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// Position in the channel's history, where it keeps one.
         position: Option<Position>,
     },
     /// What a channel keeps.
     History {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// The store's.
         epoch: Epoch,
         /// Oldest first, each a JSON object as the dialect sends events.
@@ -113,14 +113,14 @@ pub enum Reply<'a> {
     /// Answers the client's.
     Pong {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
     },
     /// The connection's own figures.
     Status(Status<'a>),
     /// A request failed.
     Error {
         /// Echoed.
-        echo: &'a RequestRef,
+        request_ref: &'a RequestRef,
         /// Why.
         code: ErrorCode,
         /// For the client.
@@ -153,7 +153,7 @@ pub enum Reply<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Status<'a> {
     /// Echoed.
-    pub echo: &'a RequestRef,
+    pub request_ref: &'a RequestRef,
     /// Unix milliseconds.
     pub connected_at_ms: u64,
     /// Patterns held.

@@ -102,13 +102,17 @@ impl<S: Style> Writer<'_, S> {
                 self.timestamp();
             }
             Reply::AuthAccepted {
-                echo,
+                request_ref,
                 user,
                 role,
                 expires_at_ms,
-            } => self.auth_accepted(echo, user, role, expires_at_ms),
-            Reply::AuthRefused { echo, code, message } => {
-                self.begin("auth_result", echo);
+            } => self.auth_accepted(request_ref, user, role, expires_at_ms),
+            Reply::AuthRefused {
+                request_ref,
+                code,
+                message,
+            } => {
+                self.begin("auth_result", request_ref);
                 self.push(",\"success\":false");
                 self.error(code, message);
             }
@@ -119,23 +123,23 @@ impl<S: Style> Writer<'_, S> {
                 self.push("}");
             }
             Reply::Subscribed {
-                echo,
+                request_ref,
                 patterns,
                 active,
                 standing,
             } => {
-                self.begin("subscribed", echo);
+                self.begin("subscribed", request_ref);
                 self.subscriptions(patterns, active);
                 self.standing(standing);
                 self.push("}");
             }
             Reply::Unsubscribed {
-                echo,
+                request_ref,
                 patterns,
                 active,
                 lost_permission,
             } => {
-                self.begin("unsubscribed", echo);
+                self.begin("unsubscribed", request_ref);
                 self.subscriptions(patterns, active);
                 if lost_permission {
                     self.push(",\"reason\":\"permission\"");
@@ -156,16 +160,16 @@ impl<S: Style> Writer<'_, S> {
                 self.response(id, false);
                 self.error(code, message);
             }
-            Reply::Published { echo, position } => self.published(echo, position),
+            Reply::Published { request_ref, position } => self.published(request_ref, position),
             Reply::History {
-                echo,
+                request_ref,
                 epoch,
                 events,
                 complete,
                 offset,
                 more,
             } => {
-                self.history(echo, epoch, events);
+                self.history(request_ref, epoch, events);
                 self.push(if complete {
                     ",\"complete\":true"
                 } else {
@@ -178,10 +182,14 @@ impl<S: Style> Writer<'_, S> {
                 self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
             }
             Reply::Ping => self.begin_unasked("ping"),
-            Reply::Pong { echo } => self.begin("pong", echo),
+            Reply::Pong { request_ref } => self.begin("pong", request_ref),
             Reply::Status(ref status) => self.status(status),
-            Reply::Error { echo, code, message } => {
-                self.begin("error", echo);
+            Reply::Error {
+                request_ref,
+                code,
+                message,
+            } => {
+                self.begin("error", request_ref);
                 self.error(code, message);
             }
             Reply::RateLimited {
@@ -220,8 +228,8 @@ impl<S: Style> Writer<'_, S> {
         self.timestamp();
     }
 
-    fn begin(&mut self, message_type: &str, echo: &RequestRef) {
-        self.begin_with(message_type, echo.id.as_ref());
+    fn begin(&mut self, message_type: &str, request_ref: &RequestRef) {
+        self.begin_with(message_type, request_ref.id.as_ref());
         self.timestamp();
     }
 
@@ -270,8 +278,14 @@ impl<S: Style> Writer<'_, S> {
         push_u64(self.out, active as u64);
     }
 
-    fn auth_accepted(&mut self, echo: &RequestRef, user: Option<&str>, role: Option<&str>, expires_at_ms: Option<u64>) {
-        self.begin("auth_result", echo);
+    fn auth_accepted(
+        &mut self,
+        request_ref: &RequestRef,
+        user: Option<&str>,
+        role: Option<&str>,
+        expires_at_ms: Option<u64>,
+    ) {
+        self.begin("auth_result", request_ref);
         self.push(",\"success\":true,\"data\":{\"user\":");
         self.text_or_null(user);
         self.push(",\"role\":");
@@ -294,8 +308,8 @@ impl<S: Style> Writer<'_, S> {
         });
     }
 
-    fn published(&mut self, echo: &RequestRef, position: Option<Position>) {
-        self.begin_with("published", echo.id.as_ref());
+    fn published(&mut self, request_ref: &RequestRef, position: Option<Position>) {
+        self.begin_with("published", request_ref.id.as_ref());
         self.push(",\"data\":");
         match position {
             Some(position) => self.position(position),
@@ -342,8 +356,8 @@ impl<S: Style> Writer<'_, S> {
         self.push(":");
     }
 
-    fn history(&mut self, echo: &RequestRef, epoch: Epoch, events: &[Bytes]) {
-        self.begin("history", echo);
+    fn history(&mut self, request_ref: &RequestRef, epoch: Epoch, events: &[Bytes]) {
+        self.begin("history", request_ref);
         self.push(",\"data\":{\"epoch\":\"");
         self.push(&epoch.to_string());
         self.push("\",\"events\":[");
@@ -357,7 +371,7 @@ impl<S: Style> Writer<'_, S> {
     }
 
     fn status(&mut self, status: &Status<'_>) {
-        self.begin("status", status.echo);
+        self.begin("status", status.request_ref);
         self.push(",\"connected_at\":");
         push_u64(self.out, status.connected_at_ms / 1000);
         self.push(".");

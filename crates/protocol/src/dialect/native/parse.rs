@@ -83,7 +83,7 @@ pub(in crate::dialect) fn parse_with<'t>(
     let malformed = |error: FieldError, id, message_type| Malformed {
         code: error.code,
         message: error.message,
-        echo: RequestRef::of_id(id),
+        request_ref: RequestRef::of_id(id),
         message_type,
     };
     let mut fields = Fields::scan(text, scratch).map_err(|error| {
@@ -181,18 +181,18 @@ fn message<'t>(
     id: Option<RequestId>,
     select: &dyn Select,
 ) -> Result<Option<ClientMessage<'t>>, FieldError> {
-    let echo = RequestRef::of_id(id);
+    let request_ref = RequestRef::of_id(id);
     Ok(Some(match message_type {
         MessageType::Auth => ClientMessage::Auth {
-            echo,
+            request_ref,
             token: fields.text("token")?,
         },
         MessageType::Subscribe | MessageType::Unsubscribe => match select.select(fields)? {
-            Some(selection) => subscription(message_type, selection, echo),
+            Some(selection) => subscription(message_type, selection, request_ref),
             None => return Ok(None),
         },
         MessageType::Command => {
-            let Some(id) = echo.id else {
+            let Some(id) = request_ref.id else {
                 return Err(FieldError::new(ErrorCode::InvalidMessage, "`id` is missing"));
             };
             ClientMessage::Command {
@@ -203,16 +203,16 @@ fn message<'t>(
             }
         }
         MessageType::Publish => ClientMessage::Publish {
-            echo,
+            request_ref,
             channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
             event: fields.event_name()?,
             data: fields.raw("data"),
         },
-        MessageType::Ping => ClientMessage::Ping { echo },
+        MessageType::Ping => ClientMessage::Ping { request_ref },
         MessageType::Pong => ClientMessage::Pong,
-        MessageType::GetStatus => ClientMessage::GetStatus { echo },
+        MessageType::GetStatus => ClientMessage::GetStatus { request_ref },
         MessageType::History => ClientMessage::History {
-            echo,
+            request_ref,
             channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
             range: range(fields)?,
         },
@@ -260,16 +260,16 @@ fn nested<'t>(
     Ok((subscription(message_type, selection, RequestRef::of_id(id)), recover))
 }
 
-fn subscription<'t>(message_type: MessageType, selection: Selection, echo: RequestRef) -> ClientMessage<'t> {
+fn subscription<'t>(message_type: MessageType, selection: Selection, request_ref: RequestRef) -> ClientMessage<'t> {
     let Selection { patterns, members } = selection;
-    let echo = RequestRef { members, ..echo };
+    let request_ref = RequestRef { members, ..request_ref };
     if message_type == MessageType::Subscribe {
         ClientMessage::Subscribe {
-            echo,
+            request_ref,
             patterns,
             recover: None,
         }
     } else {
-        ClientMessage::Unsubscribe { echo, patterns }
+        ClientMessage::Unsubscribe { request_ref, patterns }
     }
 }

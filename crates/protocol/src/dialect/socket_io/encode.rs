@@ -113,15 +113,15 @@ const fn name(reply: &Reply<'_>) -> Option<&'static str> {
 // The number of the acknowledgement that the request behind a reply waits for.
 fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
     let id = match reply {
-        Reply::AuthAccepted { echo, .. }
-        | Reply::AuthRefused { echo, .. }
-        | Reply::Subscribed { echo, .. }
-        | Reply::Unsubscribed { echo, .. }
-        | Reply::Published { echo, .. }
-        | Reply::History { echo, .. }
-        | Reply::Pong { echo }
-        | Reply::Error { echo, .. } => echo.id.as_ref(),
-        Reply::Status(status) => status.echo.id.as_ref(),
+        Reply::AuthAccepted { request_ref, .. }
+        | Reply::AuthRefused { request_ref, .. }
+        | Reply::Subscribed { request_ref, .. }
+        | Reply::Unsubscribed { request_ref, .. }
+        | Reply::Published { request_ref, .. }
+        | Reply::History { request_ref, .. }
+        | Reply::Pong { request_ref }
+        | Reply::Error { request_ref, .. } => request_ref.id.as_ref(),
+        Reply::Status(status) => status.request_ref.id.as_ref(),
         Reply::CommandSucceeded { id, .. } | Reply::CommandFailed { id, .. } | Reply::CommandRefused { id, .. } => {
             Some(*id)
         }
@@ -198,9 +198,9 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
             error(code, message, out);
             push(out, "}");
         }
-        Reply::Subscribed { echo, .. } | Reply::Unsubscribed { echo, .. } => {
+        Reply::Subscribed { request_ref, .. } | Reply::Unsubscribed { request_ref, .. } => {
             push(out, "{\"success\":true");
-            push(out, &echo.members);
+            push(out, &request_ref.members);
             timestamp(now_unix_ms, settings, out);
             push(out, "}");
         }
@@ -300,6 +300,6 @@ fn push(out: &mut Vec<u8>, text: &str) {
 }
 
 /// The echo of a request that is known by its acknowledgement alone.
-pub(super) fn echo_of(number: Option<u64>) -> RequestRef {
+pub(super) fn request_ref_of(number: Option<u64>) -> RequestRef {
     RequestRef::of_id(number.map(|number| RequestId::Acknowledgement { number, id: None }))
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::TRADING_TYPES;
-use super::encode::echo_of;
+use super::encode::request_ref_of;
 use super::packet::{Kind, Packet};
 use crate::channel::Pattern;
 use crate::dialect::engine_io;
@@ -46,7 +46,7 @@ pub fn parse_event<'t>(
         Unreadable::Malformed(Malformed {
             code,
             message: message.into(),
-            echo: echo_of(packet.acknowledgement),
+            request_ref: request_ref_of(packet.acknowledgement),
             message_type,
         })
     };
@@ -93,7 +93,7 @@ pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<O
         Unreadable::Malformed(Malformed {
             code: ErrorCode::TokenInvalid,
             message: error.message,
-            echo: echo_of(None),
+            request_ref: request_ref_of(None),
             message_type: Some(MessageType::Auth),
         })
     })
@@ -105,7 +105,7 @@ pub fn refuse_binary(packet: &Packet<'_>) -> Malformed {
     Malformed {
         code: ErrorCode::InvalidMessage,
         message: "binary events are not supported".into(),
-        echo: echo_of(packet.acknowledgement),
+        request_ref: request_ref_of(packet.acknowledgement),
         message_type: None,
     }
 }

@@ -89,9 +89,12 @@ fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, 
 fn events_are_client_messages() {
     let mut scratch = Scratch::default();
     let names = |message: &ClientMessage<'_>| match message {
-        ClientMessage::Subscribe { patterns, echo, .. } | ClientMessage::Unsubscribe { patterns, echo } => {
+        ClientMessage::Subscribe {
+            patterns, request_ref, ..
+        }
+        | ClientMessage::Unsubscribe { patterns, request_ref } => {
             let patterns: Vec<_> = patterns.iter().map(|pattern| pattern.as_str()).collect();
-            format!("{} {}", patterns.join(" "), echo.members)
+            format!("{} {}", patterns.join(" "), request_ref.members)
         }
         other => panic!("{other:?}"),
     };

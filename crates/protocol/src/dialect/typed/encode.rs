@@ -30,17 +30,25 @@ pub(in crate::dialect) fn encode_reply(
 /// Writes a reply as JSON, for every dialect that repeats a request's own fields.
 pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
-        Reply::Subscribed { echo, standing, .. } => {
+        Reply::Subscribed {
+            request_ref, standing, ..
+        } => {
             // What a client named in the native way is answered so, too.
-            let standing = Some(standing).filter(|_| echo.members.contains(",\"channels\":"));
-            changed(writer, "subscribed", echo, standing, None);
+            let standing = Some(standing).filter(|_| request_ref.members.contains(",\"channels\":"));
+            changed(writer, "subscribed", request_ref, standing, None);
         }
         Reply::Unsubscribed {
-            echo,
+            request_ref,
             patterns,
             lost_permission,
             ..
-        } => changed(writer, "unsubscribed", echo, None, lost_permission.then_some(patterns)),
+        } => changed(
+            writer,
+            "unsubscribed",
+            request_ref,
+            None,
+            lost_permission.then_some(patterns),
+        ),
         _ => writer.reply(reply),
     }
 }
@@ -86,12 +94,12 @@ impl Settings {
 fn changed<S: Style>(
     writer: &mut Writer<'_, S>,
     message_type: &str,
-    echo: &RequestRef,
+    request_ref: &RequestRef,
     standing: Option<&SubscribeOutcome>,
     lost: Option<&[Pattern]>,
 ) {
-    writer.begin_with(message_type, echo.id.as_ref());
-    writer.push(&echo.members);
+    writer.begin_with(message_type, request_ref.id.as_ref());
+    writer.push(&request_ref.members);
     if let Some(standing) = standing {
         writer.standing(standing);
     }

@@ -139,7 +139,7 @@ fn no_event_passes_for_a_control_message() {
 #[test]
 fn every_name_that_the_gateway_sends_is_kept_from_events() {
     let mut scratch = Vec::new();
-    let echo = crate::message::RequestRef::default();
+    let request_ref = crate::message::RequestRef::default();
     let id = crate::message::RequestId::Number(1);
     let (code, message) = (ErrorCode::Internal, "m");
     for reply in [
@@ -148,30 +148,30 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
             user: None,
         },
         Reply::AuthRefused {
-            echo: &echo,
+            request_ref: &request_ref,
             code,
             message,
         },
         Reply::AuthExpiring { expires_at_ms: 1 },
         Reply::Subscribed {
-            echo: &echo,
+            request_ref: &request_ref,
             patterns: &[],
             active: 0,
             standing: &crate::message::SubscribeOutcome::default(),
         },
         Reply::Unsubscribed {
-            echo: &echo,
+            request_ref: &request_ref,
             patterns: &[],
             active: 0,
             lost_permission: true,
         },
         Reply::CommandRefused { id: &id, code, message },
         Reply::Published {
-            echo: &echo,
+            request_ref: &request_ref,
             position: None,
         },
         Reply::History {
-            echo: &echo,
+            request_ref: &request_ref,
             epoch: crate::event::Epoch(1),
             events: &[],
             complete: true,
@@ -179,9 +179,11 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
             more: true,
         },
         Reply::Ping,
-        Reply::Pong { echo: &echo },
+        Reply::Pong {
+            request_ref: &request_ref,
+        },
         Reply::Error {
-            echo: &echo,
+            request_ref: &request_ref,
             code,
             message,
         },
@@ -215,9 +217,11 @@ fn selected(request: &str) -> Result<(Vec<String>, String), (ErrorCode, String)>
     let text = format!(r#"{{"type":"subscribe",{request}}}"#);
     let mut scratch = Scratch::default();
     match dialect().parse(&text, &mut scratch) {
-        Ok(ClientMessage::Subscribe { patterns, echo, .. }) => {
+        Ok(ClientMessage::Subscribe {
+            patterns, request_ref, ..
+        }) => {
             let names = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-            Ok((names, echo.members.into()))
+            Ok((names, request_ref.members.into()))
         }
         Ok(other) => panic!("{other:?}"),
         Err(Malformed { code, message, .. }) => Err((code, message.into())),
