@@ -13,7 +13,7 @@ use tickgate::metrics::ShardMetrics;
 use tickgate::session::limits::Limits;
 use tickgate::session::{self, Command};
 use tickgate::shard;
-use tickgate::shard::core::{Arrival, Engine, Sent};
+use tickgate::shard::core::{Arrival, Sent, ShardCore};
 use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -77,7 +77,7 @@ impl ConnectionPermit for Permit {
 /// One shard.
 pub(crate) struct Rig {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: ShardCore,
     pub(crate) stats: Arc<ShardMetrics>,
     /// What the next clients agree on.
     pub(crate) deflate: Option<Deflate>,
@@ -96,7 +96,7 @@ impl Rig {
             dialect::encode_event,
         );
         let stats = Arc::new(ShardMetrics::default());
-        let engine = Engine::new(
+        let engine = ShardCore::new(
             shard::Settings::new(0),
             inboxes.remove(0),
             Arc::new(Nobody),

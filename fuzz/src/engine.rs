@@ -17,7 +17,7 @@ use tickgate::hub::{Hub, Settings as HubSettings, Wakes};
 use tickgate::metrics::ShardMetrics;
 use tickgate::session::{Opening, Settings};
 use tickgate::shard;
-use tickgate::shard::core::{Action, Arrival, Engine, Sent};
+use tickgate::shard::core::{Action, Arrival, Sent, ShardCore};
 use tickgate::shard::mailbox::polling::{Open, Poll, Request};
 use tickgate::shard::mailbox::{ConnectionId, ShardMessage};
 use tickgate::time::{Clock, Now};
@@ -125,7 +125,7 @@ struct World {
     desk: Arc<Desk>,
     stats: Arc<ShardMetrics>,
     permits: Arc<AtomicUsize>,
-    engine: Engine,
+    engine: ShardCore,
     clients: Vec<Client>,
     /// Whose sockets are written to.
     written: HashSet<ConnectionId>,
@@ -157,7 +157,7 @@ impl World {
         let stats = Arc::<ShardMetrics>::default();
         let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
         let settings = shard::Settings::new(0);
-        let engine = Engine::new(settings, inboxes.remove(0), desk.clone(), broker, stats.clone(), NOW);
+        let engine = ShardCore::new(settings, inboxes.remove(0), desk.clone(), broker, stats.clone(), NOW);
         Self {
             hub,
             desk,

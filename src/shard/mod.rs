@@ -4,7 +4,7 @@
 //! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
 //!
 //! From the inside out: `table` (who wants what), `frame`, `outbox` and `pool` (what waits to be written), `catch_up` (what is
-//! still to be read from the hub), `timers`, `connection` (what is kept of one), [`engine`] (all of that with the
+//! still to be read from the hub), `timers`, `connection` (what is kept of one), [`core`] (all of that with the
 //! sessions, without a socket or a clock), `flush` and `reactor` (the thread that has both), `coalesce` (when events are
 //! taken).
 

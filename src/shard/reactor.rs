@@ -21,7 +21,7 @@ use socket2::SockRef;
 
 use super::Settings;
 use super::coalesce::Coalescer;
-use super::core::{Action, Arrival, Engine, PROBE_ANSWER};
+use super::core::{Action, Arrival, PROBE_ANSWER, ShardCore};
 use super::flush::{self, Flusher, Outcome};
 use super::slots::Chunked;
 use crate::hub::{Broker, Doorbell, Inbox};
@@ -75,7 +75,7 @@ struct Socket {
 /// A shard's thread.
 pub(super) struct Reactor {
     shard: u16,
-    engine: Engine,
+    engine: ShardCore,
     poll: Poll,
     sockets: Sockets,
     mailbox: Mailbox,
@@ -116,7 +116,7 @@ impl Reactor {
         let doorbell = inbox.doorbell().clone();
         Ok(Self {
             shard: settings.shard,
-            engine: Engine::new(settings, inbox, services, broker, stats.clone(), clock.now()),
+            engine: ShardCore::new(settings, inbox, services, broker, stats.clone(), clock.now()),
             sockets: Sockets {
                 registry: poll.registry().try_clone()?,
                 slots: Chunked::new(),
@@ -467,7 +467,7 @@ impl flush::Sockets for Sockets {
         self.fd(id)
     }
 
-    fn written(&mut self, engine: &mut Engine, id: ConnectionId, outcome: Outcome, now: Now) {
+    fn written(&mut self, engine: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now) {
         let is_watched = match outcome {
             Outcome::Drained => self.await_writable(id, false),
             Outcome::Blocked => {

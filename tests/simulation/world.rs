@@ -17,7 +17,7 @@ use tickgate::hub::{self, Broker, Doorbell, Hub};
 use tickgate::metrics::ShardMetrics;
 use tickgate::session::{self, CommandOutcome};
 use tickgate::shard::Settings;
-use tickgate::shard::core::{Arrival, Engine, Sent};
+use tickgate::shard::core::{Arrival, Sent, ShardCore};
 use tickgate::shard::mailbox::{ConnectionId, ShardMessage};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Classes, Pattern};
@@ -38,7 +38,7 @@ pub(crate) struct World {
     pub(crate) desk: Arc<Desk>,
     pub(crate) stats: Arc<ShardMetrics>,
     pub(crate) log: Arc<Mutex<Log>>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: ShardCore,
     pub(crate) calm: Arc<session::Settings>,
     pub(crate) tight: Arc<session::Settings>,
     pub(crate) permits: Arc<AtomicI64>,
@@ -78,7 +78,7 @@ impl World {
             Arc::<Desk>::default(),
         );
         let broker = Arc::new(Recorder::new(hub.clone(), log.clone()));
-        let engine = Engine::new(
+        let engine = ShardCore::new(
             Settings::new(0),
             inbox,
             desk.clone(),

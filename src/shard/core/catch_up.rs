@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::delivery::is_admin;
 use super::frames::Frames;
 use super::overflow::note_loss;
-use super::{Engine, Outgoing};
+use super::{Outgoing, ShardCore};
 use crate::auth;
 use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::session::Input;
@@ -40,7 +40,7 @@ pub(super) struct Settling {
     channel: Channel,
 }
 
-impl Engine {
+impl ShardCore {
     /// Begins a turn: those who wait to read on from the hub, and the joins that waited, get their share of it.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
@@ -58,7 +58,7 @@ impl Engine {
         self.resume_joins(now);
     }
 
-    /// Whether [`Engine::begin_turn`] has something to do.
+    /// Whether [`ShardCore::begin_turn`] has something to do.
     #[must_use]
     pub fn has_turn_to_begin(&self) -> bool {
         !self.catching.is_empty() || !self.too_slow.is_empty() || self.joins.has_some(self.inbox.position())

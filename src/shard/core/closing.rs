@@ -12,15 +12,15 @@
 
 use std::mem;
 
-use super::{Action, Engine};
+use super::{Action, ShardCore};
 use crate::session::Input;
 use crate::shard::connection::{Flags, Stage};
 use crate::time::Now;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Decoder;
 
-impl Engine {
-    /// When [`Engine::run_timers`] has something to do, in monotonic milliseconds.
+impl ShardCore {
+    /// When [`ShardCore::run_timers`] has something to do, in monotonic milliseconds.
     #[must_use]
     pub fn next_timer_ms(&self) -> Option<u64> {
         let drain = self.next_drain_ms();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::frames::{Frames, RunFrames};
 use super::overflow::Queued;
-use super::{Engine, Outgoing};
+use super::{Outgoing, ShardCore};
 use crate::auth;
 use crate::event::Event;
 use crate::hub::Popped;
@@ -22,7 +22,7 @@ use tickgate_protocol::message::Reply;
 /// After so many deliveries no further event is begun: some milliseconds' worth, as the other bounds of a turn.
 pub(super) const DELIVERIES: u64 = 256 * 1024;
 
-/// What [`Engine::sent`] left.
+/// What [`ShardCore::sent`] left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// Nothing more waits.
@@ -31,10 +31,10 @@ pub enum Sent {
     More,
 }
 
-impl Engine {
+impl ShardCore {
     /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Fewer,
     /// when they have very many subscribers, and when an outbox that its socket has yet to be offered is half full
-    /// ([`Engine::is_pressed`]): a burst must wait in the inbox, where its publishers feel it, and not overflow the
+    /// ([`ShardCore::is_pressed`]): a burst must wait in the inbox, where its publishers feel it, and not overflow the
     /// outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
         let (mut count, mut deliveries) = (0, 0);
@@ -70,7 +70,7 @@ impl Engine {
         count
     }
 
-    /// Whether the last [`Engine::deliver`] stopped because what it queued must be written first.
+    /// Whether the last [`ShardCore::deliver`] stopped because what it queued must be written first.
     #[must_use]
     pub const fn is_pressed(&self) -> bool {
         self.outgoing.is_pressed
@@ -182,7 +182,7 @@ impl Engine {
         None
     }
 
-    /// Whether [`Engine::next_dirty`] may find one.
+    /// Whether [`ShardCore::next_dirty`] may find one.
     #[must_use]
     pub fn has_dirty(&self) -> bool {
         !self.outgoing.dirty.is_empty()
@@ -190,7 +190,7 @@ impl Engine {
 
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
     ///
-    /// The bytes stay where they are, unchanged, until [`Engine::sent`] for this connection or any other call that is
+    /// The bytes stay where they are, unchanged, until [`ShardCore::sent`] for this connection or any other call that is
     /// not `pending` or `next_dirty`: frames are shared and never edited. So several connections can be gathered and
     /// written at once, by those who can do without the borrow.
     pub fn pending<'e>(&'e mut self, id: ConnectionId, now: Now, slices: &mut [IoSlice<'e>]) -> usize {
@@ -209,14 +209,14 @@ impl Engine {
         self.hot[slot].outbox.gather(&self.outgoing.pool, until, slices)
     }
 
-    /// Never frees what [`Engine::pending`] gave: someone else may still read it.
+    /// Never frees what [`ShardCore::pending`] gave: someone else may still read it.
     pub fn leak_pending(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slot(id) {
             self.hot[slot].outbox.leak(&self.outgoing.pool);
         }
     }
 
-    /// So many bytes of what [`Engine::pending`] gave were written. What was held back until there was room among the
+    /// So many bytes of what [`ShardCore::pending`] gave were written. What was held back until there was room among the
     /// replies is taken up.
     pub fn sent(&mut self, id: ConnectionId, bytes: usize, now: Now) -> Sent {
         let sent = self.count_sent(id, bytes);
@@ -224,8 +224,8 @@ impl Engine {
         sent
     }
 
-    /// The first half of [`Engine::sent`], which concerns this connection only. Who wrote to several at once calls it
-    /// for each of them before [`Engine::after_sent`] for any.
+    /// The first half of [`ShardCore::sent`], which concerns this connection only. Who wrote to several at once calls it
+    /// for each of them before [`ShardCore::after_sent`] for any.
     pub fn count_sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
         self.stats.bytes_out.bump(bytes as u64);
         let Some(slot) = self.slot(id) else {
@@ -245,14 +245,14 @@ impl Engine {
         if has_more { Sent::More } else { Sent::Drained }
     }
 
-    /// The second half of [`Engine::sent`]: takes up what was held back.
+    /// The second half of [`ShardCore::sent`]: takes up what was held back.
     pub fn after_sent(&mut self, id: ConnectionId, now: Now) {
         if let Some(slot) = self.slot(id) {
             self.resume(slot, now);
         }
     }
 
-    /// The socket takes no more: the connection is not dirty again before [`Engine::writable`]. A client that has more
+    /// The socket takes no more: the connection is not dirty again before [`ShardCore::writable`]. A client that has more
     /// replies pending than it may is too slow for what it asks.
     pub fn blocked(&mut self, id: ConnectionId, now: Now) {
         let Some(slot) = self.slot(id) else { return };

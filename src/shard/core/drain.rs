@@ -5,7 +5,7 @@
 
 use std::mem;
 
-use super::Engine;
+use super::ShardCore;
 use crate::session::Input;
 use crate::shard::connection::Stage;
 use crate::time::Now;
@@ -39,7 +39,7 @@ impl Drain {
     }
 }
 
-impl Engine {
+impl ShardCore {
     /// Whether a drain has begun and nobody is left, nor an event that one of them published.
     #[must_use]
     pub fn is_finished(&self) -> bool {

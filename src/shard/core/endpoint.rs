@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Engine;
+use super::ShardCore;
 use crate::hub::Inbox;
 use crate::metrics::ShardMetrics;
 use crate::session;
@@ -49,7 +49,7 @@ impl Endpoint {
     }
 }
 
-impl Engine {
+impl ShardCore {
     /// The place of an endpoint among those in use. There are at most eight for each of the configuration: connections
     /// without compression, and with each window.
     pub(super) fn endpoint(&mut self, settings: &Arc<session::Settings>, deflate: Option<Deflate>) -> u16 {

@@ -3,7 +3,7 @@
 //! Invariant: who holds patterns is not told of an event here before it was sent what was published before that and is evicted
 //! since. Otherwise a client that takes the event's offset for how much it had would never hear of the channel that went.
 
-use super::Engine;
+use super::ShardCore;
 use crate::hub::{Page, PageLimit, Since};
 use crate::session::{HistoryPage, Input};
 use crate::time::Now;
@@ -11,7 +11,7 @@ use tickgate_protocol::channel::Channel;
 use tickgate_protocol::message::{HistoryRange, RequestRef};
 use tickgate_protocol::wire::encode;
 
-impl Engine {
+impl ShardCore {
     pub(super) fn history(
         &mut self,
         slot: u32,

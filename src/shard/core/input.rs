@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Action, Engine, Parked};
+use super::{Action, Parked, ShardCore};
 use crate::auth::TokenError;
 use crate::event::NewEvent;
 use crate::hub::Receipt;
@@ -24,9 +24,9 @@ const INFLATED_BYTES_PER_READ: u64 = 1024 * 1024;
 /// Memory that is kept for the next replies.
 const OUTPUT_BYTES_KEPT: usize = 64 * 1024;
 
-impl Engine {
+impl ShardCore {
     /// Bytes from a connection's socket; they are unmasked in place. What the session does not take yet is kept:
-    /// then [`Engine::wants_input`] turns false.
+    /// then [`ShardCore::wants_input`] turns false.
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
         self.stats.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.slot(id) else { return };
@@ -69,13 +69,13 @@ impl Engine {
     }
 
     /// A message from the mailbox. A new connection is handed back: its socket is the driver's, who calls
-    /// [`Engine::adopt`].
+    /// [`ShardCore::adopt`].
     pub fn on_message(&mut self, message: ShardMessage, now: Now) -> Option<Box<Adopt>> {
         match message {
             ShardMessage::Adopt(adopt) => return Some(adopt),
             ShardMessage::Open(open) => self.open_session(*open, now),
             ShardMessage::Poll(poll) => self.on_poll(poll, now),
-            // The driver's, who calls [`Engine::adopt_candidate`]; without one the socket closes.
+            // The driver's, who calls [`ShardCore::adopt_candidate`]; without one the socket closes.
             ShardMessage::Upgrade(_) => {}
             ShardMessage::Verified { to, request, outcome } => {
                 if let Some(slot) = self.open(to) {
@@ -188,7 +188,7 @@ impl Engine {
                 Ok(None) => break,
                 Err(error) => Input::Malformed(error),
             };
-            // As `handle`, which would borrow all of the engine while the message borrows the decoder.
+            // As `handle`, which would borrow all of the core while the message borrows the decoder.
             let context = crate::session::Context {
                 now,
                 settings: &endpoint.settings,
@@ -313,7 +313,7 @@ impl Engine {
             if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
                 return false;
             }
-            // Answers of backends can come many at once: [`Engine::blocked`] says whether they are too many.
+            // Answers of backends can come many at once: [`ShardCore::blocked`] says whether they are too many.
             hot.outbox.push_last(pool, frame);
         }
         self.outgoing.mark_dirty(slot, hot);

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::Engine;
+use super::ShardCore;
 use super::delivery::is_admin;
 use super::standing::Seen;
 use crate::hub::{JoinAt, PATTERNS_PER_STEP, Search, Walk};
@@ -170,7 +170,7 @@ impl Joins {
     }
 }
 
-impl Engine {
+impl ShardCore {
     /// Joins patterns for a session: at once if that is a matter of little, or in the turns to come.
     pub(super) fn join(&mut self, slot: u32, request: u32, patterns: Vec<Pattern>, recover: Option<Recover>, now: Now) {
         let waiting = Waiting {

@@ -7,24 +7,24 @@
 //!
 //! # How to drive it
 //!
-//! Each turn begins with [`Engine::begin_turn`]. Then inputs, in any order, each with the time:
+//! Each turn begins with [`ShardCore::begin_turn`]. Then inputs, in any order, each with the time:
 //!
-//! * [`Engine::adopt`], then [`Engine::on_bytes`] for each read while [`Engine::wants_input`], and
-//!   [`Engine::on_end_of_input`] or [`Engine::on_socket_error`];
-//! * [`Engine::on_message`] for each message of the mailbox;
-//! * [`Engine::deliver`] to take events out of the inbox into outboxes;
-//! * [`Engine::retry_parked`] when the doorbell rang, [`Engine::run_timers`] when [`Engine::next_timer_ms`] has come.
+//! * [`ShardCore::adopt`], then [`ShardCore::on_bytes`] for each read while [`ShardCore::wants_input`], and
+//!   [`ShardCore::on_end_of_input`] or [`ShardCore::on_socket_error`];
+//! * [`ShardCore::on_message`] for each message of the mailbox;
+//! * [`ShardCore::deliver`] to take events out of the inbox into outboxes;
+//! * [`ShardCore::retry_parked`] when the doorbell rang, [`ShardCore::run_timers`] when [`ShardCore::next_timer_ms`] has come.
 //!
 //! Then outputs:
 //!
-//! * for each [`Engine::next_dirty`]: [`Engine::pending`], write, [`Engine::sent`], until it is
-//!   [`Sent::Drained`] or the socket takes no more ([`Engine::blocked`], later [`Engine::writable`]);
-//! * [`Engine::serve_polls`] answers the polls of sessions without a socket;
-//! * each [`Engine::next_action`] is carried out, before anything is written: one of them must come first on its socket;
-//! * [`Engine::update_stats`] once a turn; [`Engine::is_finished`] says that a drain is done.
+//! * for each [`ShardCore::next_dirty`]: [`ShardCore::pending`], write, [`ShardCore::sent`], until it is
+//!   [`Sent::Drained`] or the socket takes no more ([`ShardCore::blocked`], later [`ShardCore::writable`]);
+//! * [`ShardCore::serve_polls`] answers the polls of sessions without a socket;
+//! * each [`ShardCore::next_action`] is carried out, before anything is written: one of them must come first on its socket;
+//! * [`ShardCore::update_stats`] once a turn; [`ShardCore::is_finished`] says that a drain is done.
 //!
 //! Everything an input causes has happened when the call returns; nothing is left to a later call but what the
-//! outputs say, and what is bounded per turn: [`Engine::has_turn_to_begin`] says that there is some of it.
+//! outputs say, and what is bounded per turn: [`ShardCore::has_turn_to_begin`] says that there is some of it.
 
 mod catch_up;
 mod closing;
@@ -93,7 +93,7 @@ pub struct Arrival {
 /// What the driver has to do to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Read again: [`Engine::wants_input`] had been false.
+    /// Read again: [`ShardCore::wants_input`] had been false.
     Resume(ConnectionId),
     /// All is flushed: shut down the writing side, go on reading.
     ShutDown(ConnectionId),
@@ -132,7 +132,7 @@ struct Outgoing {
 }
 
 /// One shard; see the module's docs.
-pub struct Engine {
+pub struct ShardCore {
     settings: Settings,
     inbox: Inbox,
     services: Arc<dyn Services>,
@@ -186,7 +186,7 @@ pub struct Engine {
     poll_scratch: Vec<u8>,
 }
 
-impl Engine {
+impl ShardCore {
     /// A shard without connections.
     #[must_use]
     pub fn new(
@@ -240,7 +240,7 @@ impl Engine {
         }
     }
 
-    /// Takes a connection in. Bytes that came with it are its first [`Engine::on_bytes`].
+    /// Takes a connection in. Bytes that came with it are its first [`ShardCore::on_bytes`].
     pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
         let Arrival {
             settings,
@@ -377,7 +377,7 @@ impl Engine {
         })
     }
 
-    /// Hands an input to a session; its outputs wait for [`Engine::carry_out`].
+    /// Hands an input to a session; its outputs wait for [`ShardCore::carry_out`].
     fn handle(&mut self, slot: u32, input: Input<'_>, now: Now) {
         let hot = &self.hot[slot];
         if let Some(cold) = &mut self.cold[slot] {

@@ -1,7 +1,7 @@
 //! Sessions without a socket: GETs take out what is queued, POSTs bring packets in, and a socket may take over.
 //!
 //! Invariants: a GET's answer is what a socket would have been written, in the same order, taken out of the outbox by
-//! [`Engine::pending`] and [`Engine::sent`]; it is taken out only for a GET whose client is still there. A session that
+//! [`ShardCore::pending`] and [`ShardCore::sent`]; it is taken out only for a GET whose client is still there. A session that
 //! is polled is blocked while no GET waits, so that its bounds and what is dropped are those of a socket that takes no
 //! more. Once the socket has taken over nothing leaves by a poll.
 
@@ -11,7 +11,7 @@ use std::mem;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Action, Arrival, Engine, decoder};
+use super::{Action, Arrival, ShardCore, decoder};
 use crate::session::Input;
 use crate::session::transport::{Admission, Step, Transport, waits_for_last_poll};
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
@@ -35,7 +35,7 @@ const PROBE_BYTES_MAX: u32 = 16;
 /// A socket that has not completed its probe by then is dropped; the session goes on polling.
 const PROBE_MS: u64 = 10_000;
 
-impl Engine {
+impl ShardCore {
     /// Opens a session; its first GET waits for the `open` packet already.
     pub(super) fn open_session(&mut self, open: Open, now: Now) {
         let arrival = Arrival {
@@ -244,7 +244,7 @@ impl Engine {
         }
     }
 
-    /// Whether [`Engine::serve_polls`] may find one.
+    /// Whether [`ShardCore::serve_polls`] may find one.
     #[must_use]
     pub fn has_polls(&self) -> bool {
         !self.outgoing.polls.is_empty()
@@ -325,7 +325,7 @@ impl Engine {
         body
     }
 
-    /// A socket for a session that polls; its bytes are the next [`Engine::on_bytes`] of the connection. `None`: it is
+    /// A socket for a session that polls; its bytes are the next [`ShardCore::on_bytes`] of the connection. `None`: it is
     /// not wanted, close it.
     pub fn adopt_candidate(
         &mut self,

@@ -1,6 +1,6 @@
 //! What operators ask of a shard.
 
-use super::Engine;
+use super::ShardCore;
 use crate::session::Input;
 use crate::shard::connection::{Cold, Stage};
 use crate::shard::mailbox::{ClientInfo, ClientsPage, SubscriptionsPage};
@@ -8,7 +8,7 @@ use crate::time::Now;
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 
-impl Engine {
+impl ShardCore {
     pub(super) fn disconnect_user(&mut self, user: &str, ending: Disconnect, now: Now) -> usize {
         let mut count = 0;
         for slot in 0..self.slots {

@@ -1,6 +1,6 @@
 //! Runs: events that lie one behind the other in the inbox and go to the same subscribers, delivered as one.
 //!
-//! Invariants: a run is never so long that an outbox which is not [pressed](Engine::is_pressed) has no room for it, of
+//! Invariants: a run is never so long that an outbox which is not [pressed](ShardCore::is_pressed) has no room for it, of
 //! any endpoint; nothing in it depends on who the subscriber is, or since when it is one, but whether it catches up.
 //!
 //! What each event of a tick costs is entering each outbox, leaving it again, and a slice of its own for the kernel to
@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 
-use super::Engine;
+use super::ShardCore;
 use super::delivery::DELIVERIES;
 use super::endpoint::{ENVELOPE_BYTES_MAX, Endpoint};
 use crate::auth;
@@ -32,7 +32,7 @@ pub(super) struct RunBounds {
     bytes: usize,
 }
 
-impl Engine {
+impl ShardCore {
     /// Half of the smallest outbox.
     pub(super) fn run_bounds(&self) -> RunBounds {
         let bounds = || in_use(&self.endpoints).map(|endpoint| &endpoint.bounds);

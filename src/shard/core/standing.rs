@@ -8,7 +8,7 @@ use std::mem;
 
 use hashbrown::HashSet;
 
-use super::Engine;
+use super::ShardCore;
 use super::joins::Join;
 use crate::auth;
 use crate::hub::ChannelView;
@@ -54,7 +54,7 @@ impl Seen {
     }
 }
 
-impl Engine {
+impl ShardCore {
     pub(super) fn newly_covered(&mut self, join: &mut Join, seen: Seen) {
         if auth::is_admin_only(seen.channel.as_str()) && !join.is_admin {
             return;

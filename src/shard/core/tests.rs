@@ -1,4 +1,4 @@
-//! The engine driven by hand, on virtual time.
+//! The core driven by hand, on virtual time.
 
 mod catch_up;
 mod closing;
@@ -124,7 +124,7 @@ impl Received {
 }
 
 struct Rig {
-    engine: Engine,
+    core: ShardCore,
     hub: Arc<Hub>,
     broker: Arc<Direct>,
     asked: Arc<Asked>,
@@ -191,9 +191,9 @@ impl Rig {
         });
         let (asked, stats) = (Arc::new(Asked::default()), Arc::new(ShardMetrics::default()));
         let inbox = inboxes.remove(0);
-        let engine = Engine::new(settings, inbox, asked.clone(), broker.clone(), stats.clone(), START);
+        let core = ShardCore::new(settings, inbox, asked.clone(), broker.clone(), stats.clone(), START);
         Self {
-            engine,
+            core,
             hub,
             broker,
             asked,
@@ -237,11 +237,11 @@ impl Rig {
             deflate,
             permit: Box::new(Permit { held, admits }),
         };
-        self.engine.adopt(arrival, self.now)
+        self.core.adopt(arrival, self.now)
     }
 
     fn say(&mut self, id: ConnectionId, message: &str) {
-        self.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), self.now);
+        self.core.on_bytes(id, &mut frame(0x81, message.as_bytes()), self.now);
     }
 
     fn publish(&self, channel: &str, data: &str) {
@@ -259,7 +259,7 @@ impl Rig {
     /// Publishes and delivers.
     fn event(&mut self, channel: &str, data: &str) {
         self.publish(channel, data);
-        self.engine.deliver(usize::MAX);
+        self.core.deliver(usize::MAX);
     }
 
     /// Writes everything that is dirty; what this client got.
@@ -267,20 +267,20 @@ impl Rig {
         let mut bytes = Vec::new();
         let mut others = Vec::new();
         loop {
-            while let Some(dirty) = self.engine.next_dirty() {
+            while let Some(dirty) = self.core.next_dirty() {
                 if dirty != id {
                     others.push(dirty);
                     continue;
                 }
                 while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
             }
-            if !self.engine.has_turn_to_begin() {
+            if !self.core.has_turn_to_begin() {
                 break;
             }
-            self.engine.begin_turn(self.now);
+            self.core.begin_turn(self.now);
         }
         for other in others {
-            self.engine.postpone(other);
+            self.core.postpone(other);
         }
         received(&bytes)
     }
@@ -288,38 +288,38 @@ impl Rig {
     /// Writes at most `most` bytes to a client's socket.
     fn write_some(&mut self, id: ConnectionId, most: usize, bytes: &mut Vec<u8>) -> Option<Sent> {
         let mut slices = [IoSlice::new(&[]); 64];
-        let filled = self.engine.pending(id, self.now, &mut slices);
+        let filled = self.core.pending(id, self.now, &mut slices);
         let before = bytes.len();
         for slice in &slices[..filled] {
             let room = most - (bytes.len() - before);
             bytes.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         let written = bytes.len() - before;
-        (filled > 0).then(|| self.engine.sent(id, written, self.now))
+        (filled > 0).then(|| self.core.sent(id, written, self.now))
     }
 
     /// This client's socket takes nothing.
     fn stall(&mut self, id: ConnectionId) {
         assert_eq!(self.read(id), []);
-        self.engine.blocked(id, self.now);
+        self.core.blocked(id, self.now);
     }
 
     /// Lets time pass, timers on the way included.
     fn pass(&mut self, ms: u64) {
         let end = self.now.after_ms(ms);
-        while let Some(next) = self.engine.next_timer_ms().filter(|&next| next <= end.mono_ms) {
+        while let Some(next) = self.core.next_timer_ms().filter(|&next| next <= end.mono_ms) {
             self.now = self.now.after_ms(next.saturating_sub(self.now.mono_ms));
-            while self.engine.run_timers(512, self.now) {}
+            while self.core.run_timers(512, self.now) {}
         }
         self.now = end;
     }
 
     fn actions(&mut self) -> Vec<Action> {
-        std::iter::from_fn(|| self.engine.next_action()).collect()
+        std::iter::from_fn(|| self.core.next_action()).collect()
     }
 
     fn message(&mut self, message: ShardMessage) {
-        let adoption = self.engine.on_message(message, self.now);
+        let adoption = self.core.on_message(message, self.now);
         assert!(adoption.is_none());
     }
 

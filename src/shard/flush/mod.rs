@@ -16,7 +16,7 @@ mod writev;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::core::Engine;
+use super::core::ShardCore;
 use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
@@ -54,7 +54,7 @@ pub(super) trait Sockets {
     /// The socket of a connection that is not gone.
     fn socket(&self, id: ConnectionId) -> Option<BorrowedFd<'_>>;
     /// Called once for each connection that was written. No socket may be closed by it: others are still to be told.
-    fn written(&mut self, engine: &mut Engine, id: ConnectionId, outcome: Outcome, now: Now);
+    fn written(&mut self, engine: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now);
 }
 
 /// Writes for one shard; made and used on its thread.
@@ -98,7 +98,7 @@ impl Flusher {
     /// Writes every dirty connection, with at most about `sends` messages. Whoever is left stays dirty.
     pub(super) fn flush(
         &mut self,
-        engine: &mut Engine,
+        engine: &mut ShardCore,
         sockets: &mut impl Sockets,
         sends: usize,
         stats: &ShardMetrics,

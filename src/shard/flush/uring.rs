@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::queue::{DEPTH, Message, Queue};
 use super::{Outcome, SLICES, Sockets};
 use crate::metrics::ShardMetrics;
-use crate::shard::core::{Engine, Sent};
+use crate::shard::core::{Sent, ShardCore};
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
@@ -105,7 +105,7 @@ impl Ring {
     /// Writes the next dirty connections, at most `left` of them.
     pub(super) fn flush(
         &mut self,
-        engine: &mut Engine,
+        engine: &mut ShardCore,
         sockets: &mut impl Sockets,
         left: &mut usize,
         stats: &ShardMetrics,
@@ -132,7 +132,7 @@ impl Ring {
     }
 
     /// Notes what up to `limit` dirty connections have to write.
-    fn gather(&mut self, engine: &mut Engine, sockets: &mut impl Sockets, limit: usize, now: Now) {
+    fn gather(&mut self, engine: &mut ShardCore, sockets: &mut impl Sockets, limit: usize, now: Now) {
         while self.parts.len() < limit
             && self.slices.len() + SLICES <= SLICES_MAX
             && let Some(id) = engine.next_dirty()
@@ -161,7 +161,7 @@ impl Ring {
         }
     }
 
-    fn gather_one(&mut self, engine: &mut Engine, id: ConnectionId, now: Now) -> usize {
+    fn gather_one(&mut self, engine: &mut ShardCore, id: ConnectionId, now: Now) -> usize {
         let mut few = [IoSlice::new(&[]); SLICES_FEW];
         let filled = engine.pending(id, now, &mut few);
         if filled < few.len() {
@@ -187,7 +187,7 @@ impl Ring {
     /// Has all messages carried out.
     fn submit(&mut self, stats: &ShardMetrics) -> Result<(), Oddity> {
         // SAFETY: the slices lie in `self.slices`, which has not grown since (`gather` keeps it within its capacity) and
-        // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`Engine::pending`]
+        // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`ShardCore::pending`]
         // promises that they stay until the connection is told that they were sent, or changes otherwise); no
         // connection is touched before this call has returned. It returns when every message has completed, or when
         // the ring is given up. A message that was taken and has not completed then keeps its bytes, its slices and its
@@ -239,7 +239,7 @@ impl Ring {
 
     /// Tells every connection how its message ended. First all of them how much was sent: what follows from that for
     /// one connection may change another.
-    fn settle(&mut self, engine: &mut Engine, sockets: &mut impl Sockets, now: Now) -> Result<(), Oddity> {
+    fn settle(&mut self, engine: &mut ShardCore, sockets: &mut impl Sockets, now: Now) -> Result<(), Oddity> {
         for part in &mut self.parts {
             if let Fate::Sent(bytes) = part.fate {
                 part.has_more = engine.count_sent(part.id, bytes) == Sent::More;

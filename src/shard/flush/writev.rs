@@ -8,12 +8,12 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::{Outcome, SLICES, Sockets};
 use crate::metrics::ShardMetrics;
-use crate::shard::core::{Engine, Sent};
+use crate::shard::core::{Sent, ShardCore};
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 /// Writes every dirty connection, with at most `sends` system calls.
-pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usize, stats: &ShardMetrics, now: Now) {
+pub(super) fn flush(engine: &mut ShardCore, sockets: &mut impl Sockets, sends: usize, stats: &ShardMetrics, now: Now) {
     let mut left = sends;
     while left > 0
         && let Some(id) = engine.next_dirty()
@@ -29,7 +29,13 @@ pub(super) fn flush(engine: &mut Engine, sockets: &mut impl Sockets, sends: usiz
 }
 
 // `None`: the bound was reached before the end.
-fn write(engine: &mut Engine, socket: BorrowedFd<'_>, id: ConnectionId, left: &mut usize, now: Now) -> Option<Outcome> {
+fn write(
+    engine: &mut ShardCore,
+    socket: BorrowedFd<'_>,
+    id: ConnectionId,
+    left: &mut usize,
+    now: Now,
+) -> Option<Outcome> {
     loop {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let filled = engine.pending(id, now, &mut slices);

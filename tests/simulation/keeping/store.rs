@@ -12,7 +12,7 @@ use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, PageLimit, Since, StateSettings, Wakes};
 use tickgate::metrics::ShardMetrics;
 use tickgate::shard::Settings;
-use tickgate::shard::core::Engine;
+use tickgate::shard::core::ShardCore;
 use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
@@ -114,7 +114,7 @@ impl Truth {
 
 pub(crate) struct Store {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) engines: Vec<Engine>,
+    pub(crate) engines: Vec<ShardCore>,
     pub(crate) stats: Vec<Arc<ShardMetrics>>,
     // Looks at the hub's state from outside.
     observer: Inbox,
@@ -160,7 +160,7 @@ impl Store {
                 join_steps,
                 ..Settings::new(shard)
             };
-            engines.push(Engine::new(
+            engines.push(ShardCore::new(
                 settings,
                 inbox,
                 Arc::<Desk>::default(),

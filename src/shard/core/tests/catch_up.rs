@@ -100,7 +100,7 @@ fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order()
     let got = rig.read(first);
     assert_eq!(got[0].text()["data"].get("positions"), None, "there is none yet");
     let at = offsets(&got)[0];
-    rig.engine.on_socket_error(first, rig.now);
+    rig.core.on_socket_error(first, rig.now);
     for number in 2..200 {
         rig.event("grid.a.order", &number.to_string());
     }
@@ -114,7 +114,7 @@ fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order()
     rig.publish("grid.a.order", "200");
     recover(&mut rig, id, "grid.*", &keys);
     rig.publish("grid.a.order", "201");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     rig.event("grid.a.order", "202");
     let got = rig.read(id);
     let subscribed = &got[0].text()["data"];
@@ -182,7 +182,7 @@ fn a_channel_without_state_that_is_not_recovered_has_a_position_to_go_on_from() 
     );
     let position = json!({"epoch": epoch(&rig), "offset": 0});
     assert_eq!(subscribed["positions"], json!({"grid.a.order": position}));
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
     rig.event("grid.a.order", "1");
     let id = rig.connect();
     recover(&mut rig, id, "grid.*", &json!({"grid.a.order": position}));
@@ -213,7 +213,7 @@ fn what_is_queued_of_a_channel_that_is_left_and_joined_again_does_not_vanish() {
         rig.say(id, r#"{"type":"unsubscribe","channels":["grid.a.x"]}"#);
         rig.subscribe(id, "grid.a.x");
         rig.event("grid.a.x", "46");
-        rig.engine.writable(id);
+        rig.core.writable(id);
         let mut got = told(&rig.read(id));
         let numbers = |got: &[Value]| got.iter().filter_map(Value::as_u64).collect::<Vec<_>>();
         let again = got.split_off(got.iter().position(|data| data == "unsubscribed").expect("answered"));
@@ -293,7 +293,7 @@ fn a_channel_of_which_nothing_is_kept_is_recovered_when_nothing_was_missed() {
         assert_eq!(recovered["grid.a.order"], is_whole, "{offset}");
         // This one began since and was never evicted.
         assert_eq!(recovered["grid.a.risk"], true, "{offset}");
-        rig.engine.on_socket_error(id, rig.now);
+        rig.core.on_socket_error(id, rig.now);
     }
 }
 
@@ -352,7 +352,7 @@ fn trimming_that_overtakes_a_replay_ends_it() {
     }
     let got = rig.read(id);
     assert_eq!(got.last(), Some(&Received::Close(4008)), "{got:?}");
-    assert_eq!(rig.engine.queued_frames(), 0);
+    assert_eq!(rig.core.queued_frames(), 0);
 }
 
 #[test]
@@ -389,12 +389,12 @@ fn a_connection_that_ends_while_it_catches_up_leaves_nothing() {
         let id = rig.connect();
         recover_all(&mut rig, id, "*");
         rig.read_page(id);
-        rig.engine.on_socket_error(id, rig.now);
+        rig.core.on_socket_error(id, rig.now);
     }
-    rig.engine.begin_turn(rig.now);
-    assert!(!rig.engine.has_turn_to_begin());
-    assert_eq!(rig.engine.outgoing.pool.used(), 0);
-    rig.engine.update_stats();
+    rig.core.begin_turn(rig.now);
+    assert!(!rig.core.has_turn_to_begin());
+    assert_eq!(rig.core.outgoing.pool.used(), 0);
+    rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
 }
 
@@ -410,8 +410,8 @@ fn a_crowd_that_recovers_shares_the_turns() {
     }
     let mut turns = 0;
     let mut frames = vec![0; crowd.len()];
-    while rig.engine.has_dirty() || rig.engine.has_turn_to_begin() {
-        rig.engine.begin_turn(rig.now);
+    while rig.core.has_dirty() || rig.core.has_turn_to_begin() {
+        rig.core.begin_turn(rig.now);
         let before = rig.stats.caught_up.get();
         for (place, count) in rig.flush_turn(&crowd) {
             frames[place] += count;
@@ -443,17 +443,17 @@ fn wide_joins_wait(pattern: &str) {
     for number in 0..400 {
         rig.event(&format!("market.s{number}.price"), "1");
     }
-    rig.engine.begin_turn(rig.now);
+    rig.core.begin_turn(rig.now);
     let ids: Vec<_> = (0..400).map(|_| rig.connect()).collect();
     for &id in &ids {
         rig.subscribe(id, pattern);
     }
-    let joined = |rig: &Rig| rig.engine.table.subscriptions();
+    let joined = |rig: &Rig| rig.core.table.subscriptions();
     let first = joined(&rig);
     assert!(first > 0 && first < 400, "{first}");
-    rig.engine.on_socket_error(ids[399], rig.now);
-    while rig.engine.has_turn_to_begin() {
-        rig.engine.begin_turn(rig.now);
+    rig.core.on_socket_error(ids[399], rig.now);
+    while rig.core.has_turn_to_begin() {
+        rig.core.begin_turn(rig.now);
         rig.flush_turn(&ids);
     }
     assert_eq!(joined(&rig), 399);

@@ -6,8 +6,7 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
     let id = rig.connect();
     rig.subscribe(id, "*");
     rig.event("a.b", "1");
-    rig.engine
-        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.core.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     rig.event("a.b", "2");
     assert_eq!(rig.actions(), []);
     let got = rig.read(id);
@@ -17,11 +16,11 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
         "what was queued goes first, nothing comes after"
     );
     assert_eq!(rig.actions(), [Action::ShutDown(id)]);
-    assert!(rig.engine.wants_input(id), "unread input is thrown away");
+    assert!(rig.core.wants_input(id), "unread input is thrown away");
     assert_eq!(rig.permits.load(Ordering::Relaxed), 1);
-    rig.engine.on_end_of_input(id, rig.now);
+    rig.core.on_end_of_input(id, rig.now);
     assert_eq!(rig.actions(), [Action::Remove(id)]);
-    assert_eq!((rig.permits.load(Ordering::Relaxed), rig.engine.connections()), (0, 0));
+    assert_eq!((rig.permits.load(Ordering::Relaxed), rig.core.connections()), (0, 0));
     assert_eq!(rig.stats.endings(Disconnect::Normal), 1);
     assert_eq!(rig.stats.connections.get(), 0);
 }
@@ -30,9 +29,8 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
 fn a_client_that_closes_and_shuts_down_at_once_still_gets_its_close() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.engine
-        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
-    rig.engine.on_end_of_input(id, rig.now);
+    rig.core.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.core.on_end_of_input(id, rig.now);
     assert_eq!(rig.actions(), []);
     assert_eq!(rig.read(id), [Received::Close(1000)]);
     assert_eq!(rig.actions(), [Action::Remove(id)]);
@@ -43,7 +41,7 @@ fn a_closing_connection_is_dropped_after_five_seconds() {
     for stalls in [false, true] {
         let mut rig = Rig::new();
         let id = rig.connect();
-        rig.engine.on_bytes(id, &mut [0x83, 0x80, 0, 0, 0, 0], rig.now);
+        rig.core.on_bytes(id, &mut [0x83, 0x80, 0, 0, 0, 0], rig.now);
         if !stalls {
             assert_eq!(rig.read(id), [Received::Close(1002)]);
             assert_eq!(rig.actions(), [Action::ShutDown(id)]);
@@ -53,7 +51,7 @@ fn a_closing_connection_is_dropped_after_five_seconds() {
         rig.pass(251);
         assert_eq!(rig.actions(), [Action::Remove(id)], "stalls: {stalls}");
         assert_eq!(rig.permits.load(Ordering::Relaxed), 0);
-        assert_eq!(rig.engine.outgoing.pool.used(), 0);
+        assert_eq!(rig.core.outgoing.pool.used(), 0);
     }
 }
 
@@ -61,18 +59,17 @@ fn a_closing_connection_is_dropped_after_five_seconds() {
 fn input_of_a_closing_connection_is_thrown_away_up_to_a_bound() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    rig.engine
-        .on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
+    rig.core.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     rig.read(id);
     let mut flood = vec![0; 16 * 1024];
     let mut taken = 0;
-    while rig.engine.wants_input(id) {
-        rig.engine.on_bytes(id, &mut flood, rig.now);
+    while rig.core.wants_input(id) {
+        rig.core.on_bytes(id, &mut flood, rig.now);
         taken += flood.len();
         assert!(taken < 2 * 1024 * 1024, "never stops reading");
     }
     assert!(taken > 1024 * 1024);
-    assert_eq!(rig.engine.assembly_bytes, 0);
+    assert_eq!(rig.core.assembly_bytes, 0);
     rig.pass(5_250);
     assert_eq!(rig.actions(), [Action::ShutDown(id), Action::Remove(id)]);
 }
@@ -82,7 +79,7 @@ fn a_client_that_vanishes_is_forgotten_at_once_and_its_name_is_nobodys() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "a.*");
-    rig.engine.on_end_of_input(id, rig.now);
+    rig.core.on_end_of_input(id, rig.now);
     assert_eq!(rig.stats.endings(Disconnect::Lost), 1);
     rig.event("a.b", "1");
     // Until its removal was carried out the driver has a socket under this slot.
@@ -92,12 +89,12 @@ fn a_client_that_vanishes_is_forgotten_at_once_and_its_name_is_nobodys() {
     let heir = rig.connect();
     assert_eq!((heir.slot, heir.generation), (id.slot, id.generation.wrapping_add(1)));
     rig.say(id, r#"{"type":"ping"}"#);
-    rig.engine.on_end_of_input(id, rig.now);
-    rig.engine.on_socket_error(id, rig.now);
-    assert!(!rig.engine.wants_input(id));
+    rig.core.on_end_of_input(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
+    assert!(!rig.core.wants_input(id));
     rig.event("a.b", "2");
     assert_eq!(rig.read(heir), []);
-    assert_eq!(rig.engine.connections(), 2);
+    assert_eq!(rig.core.connections(), 2);
 }
 
 #[test]
@@ -105,14 +102,14 @@ fn silence_ends_with_4009_and_frames_do_not_touch_the_wheel() {
     let mut rig = Rig::new();
     let (silent, lively) = (rig.connect(), rig.connect());
     for _ in 0..60 {
-        assert!(!rig.engine.is_closing(silent));
+        assert!(!rig.core.is_closing(silent));
         rig.pass(1_000);
-        rig.engine.on_bytes(lively, &mut frame(0x8a, b""), rig.now);
+        rig.core.on_bytes(lively, &mut frame(0x8a, b""), rig.now);
     }
     let got = rig.read(silent);
     assert_eq!(got.last(), Some(&Received::Close(4009)));
     assert_eq!(kinds(&got).iter().filter(|kind| **kind == "ping frame").count(), 2);
-    assert!(!rig.engine.is_closing(lively));
+    assert!(!rig.core.is_closing(lively));
 }
 
 #[test]
@@ -121,7 +118,7 @@ fn what_comes_behind_a_close_is_not_read() {
     let id = rig.connect();
     let mut input = frame(0x88, &1000u16.to_be_bytes());
     input.extend(frame(0x81, br#"{"type":"ping"}"#));
-    rig.engine.on_bytes(id, &mut input, rig.now);
+    rig.core.on_bytes(id, &mut input, rig.now);
     assert_eq!(rig.read(id), [Received::Close(1000)]);
 }
 
@@ -131,15 +128,15 @@ fn input_held_back_when_the_end_comes_is_read_on_and_thrown_away() {
     let id = rig.connect_with(session_settings(Mode::Required, Limits::default()), Ok(None), true);
     let mut input = frame(0x81, br#"{"type":"auth","token":"t"}"#);
     input.extend(frame(0x81, br#"{"type":"ping"}"#));
-    rig.engine.on_bytes(id, &mut input, rig.now);
-    assert!(!rig.engine.wants_input(id));
+    rig.core.on_bytes(id, &mut input, rig.now);
+    assert!(!rig.core.wants_input(id));
     let reply = Box::new(|existed: bool| assert!(existed));
     let ending = Disconnect::ByOperator;
     rig.message(ShardMessage::Disconnect { id, ending, reply });
-    assert!(rig.engine.wants_input(id));
+    assert!(rig.core.wants_input(id));
     assert_eq!(rig.actions(), [Action::Resume(id)]);
     assert_eq!(rig.read(id), [Received::Close(4003)]);
-    assert_eq!(rig.engine.assembly_bytes, 0);
+    assert_eq!(rig.core.assembly_bytes, 0);
 }
 
 #[test]
@@ -160,7 +157,7 @@ fn a_loss_is_told_before_the_close_frame_even_when_the_replies_are_at_their_boun
     for _ in 0..4 {
         rig.say(id, r#"{"type":"ping"}"#);
     }
-    rig.engine.writable(id);
+    rig.core.writable(id);
     let got = rig.read(id);
     let expected = ["dropped", "event", "event", "pong", "pong", "pong", "close"];
     assert_eq!((kinds(&got), &got[6]), (expected.into(), &Received::Close(4008)));

@@ -7,7 +7,7 @@ use tickgate_protocol::wire::{deflate, encode};
 /// What a client got, frame by frame: whether it was compressed, and its text.
 fn texts(rig: &mut Rig, id: ConnectionId) -> Vec<(bool, String)> {
     let mut bytes = Vec::new();
-    while let Some(dirty) = rig.engine.next_dirty() {
+    while let Some(dirty) = rig.core.next_dirty() {
         let mut of_others = Vec::new();
         let taken = if dirty == id { &mut bytes } else { &mut of_others };
         while rig.write_some(dirty, usize::MAX, taken) == Some(Sent::More) {}
@@ -80,16 +80,16 @@ fn every_connection_gets_every_event_in_its_own_form() {
     ] {
         rig.event("grid.a.status", &data_of(bytes));
         let got = [plain, large, small].map(|id| {
-            let dirty: Vec<_> = std::iter::from_fn(|| rig.engine.next_dirty()).collect();
+            let dirty: Vec<_> = std::iter::from_fn(|| rig.core.next_dirty()).collect();
             assert!(dirty.contains(&id));
             for other in dirty {
-                rig.engine.postpone(other);
+                rig.core.postpone(other);
             }
             let mut frames = Vec::new();
             while rig.write_some(id, usize::MAX, &mut frames) == Some(Sent::More) {}
             frames
         });
-        while rig.engine.next_dirty().is_some() {}
+        while rig.core.next_dirty().is_some() {}
         let is_deflated = |frame: &Vec<u8>| frame[0] == 0xc1;
         assert_eq!(got.each_ref().map(is_deflated), is_compressed, "{bytes} bytes");
         if is_compressed[2] {
@@ -114,7 +114,7 @@ fn what_is_compressed_says_the_same() {
         assert_eq!(got.len(), 1);
         let event: serde_json::Value = serde_json::from_str(&got[0].1).expect("JSON");
         assert_eq!(event["data"].to_string(), data_of(400), "{window_bits:?}");
-        rig.engine.on_socket_error(id, rig.now);
+        rig.core.on_socket_error(id, rig.now);
     }
     assert_eq!(rig.stats.deflate_connections.get(), 0);
 }
@@ -130,7 +130,7 @@ fn long_replies_are_compressed_short_ones_and_the_close_frame_are_not() {
     );
     rig.say(id, r#"{"type":"ping"}"#);
     rig.say(id, "\u{1}");
-    rig.engine.on_bytes(id, &mut frame(0x82, b"binary"), rig.now);
+    rig.core.on_bytes(id, &mut frame(0x82, b"binary"), rig.now);
     let got = texts(&mut rig, id);
     let kinds: Vec<_> = got
         .iter()
@@ -158,8 +158,8 @@ fn compressed_messages_are_taken_like_plain_ones() {
     let mut bytes = compressed(message.as_bytes());
     // In two reads, and a plain one behind.
     let (head, tail) = bytes.split_at_mut(20);
-    rig.engine.on_bytes(id, head, rig.now);
-    rig.engine.on_bytes(id, tail, rig.now);
+    rig.core.on_bytes(id, head, rig.now);
+    rig.core.on_bytes(id, tail, rig.now);
     rig.say(id, r#"{"type":"ping"}"#);
     let got = texts(&mut rig, id);
     assert!(got[0].1.starts_with(r#"{"type":"subscribed""#), "{got:?}");
@@ -185,7 +185,7 @@ fn broken_compression_ends_the_connection_with_its_code() {
     ] {
         let mut rig = Rig::new();
         let id = connect(&mut rig, window_bits);
-        rig.engine.on_bytes(id, &mut bytes.clone(), rig.now);
+        rig.core.on_bytes(id, &mut bytes.clone(), rig.now);
         let got = texts(&mut rig, id);
         assert!(got[0].1.starts_with(expected), "{got:?} for {bytes:02x?}");
     }
@@ -199,8 +199,8 @@ fn a_read_full_of_small_bombs_ends_the_connection_before_all_are_inflated() {
     let mut read = bomb.repeat(16 * 1024 / bomb.len());
     let count = read.len() / bomb.len();
     assert!(count > 40, "{count}");
-    rig.engine.on_bytes(id, &mut read, rig.now);
-    assert!(rig.engine.is_closing(id));
+    rig.core.on_bytes(id, &mut read, rig.now);
+    assert!(rig.core.is_closing(id));
     assert_eq!(rig.stats.endings(Disconnect::RateLimitAbuse), 1);
     let inflated = rig.stats.read().inflated_messages;
     assert!((16..=20).contains(&inflated), "{inflated} of {count}");

@@ -43,7 +43,7 @@ fn an_event_published_before_the_join_is_not_delivered_by_it() {
     rig.subscribe(late, "grid.a.*");
     rig.subscribe(late, "*");
     rig.publish("grid.a.note", "2");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     rig.event("grid.a.note", "3");
     let data = |got: Vec<Received>| -> Vec<u64> {
         let events = got.iter().filter(|frame| frame.kind() == "event");
@@ -67,7 +67,7 @@ fn joining_and_leaving_again_before_the_position_is_reached_keeps_both_right() {
     rig.publish("grid.a.b", "3");
     rig.subscribe(late, "grid.*");
     rig.publish("grid.a.b", "4");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     rig.event("grid.a.b", "5");
     let got = rig.read(late);
     let events: Vec<_> = got.iter().filter(|frame| frame.kind() == "event").collect();
@@ -86,10 +86,10 @@ fn a_full_outbox_drops_the_oldest_and_tells_where_they_are_missing() {
     for number in 0..1_100 {
         rig.event(if number < 50 { "grid.a" } else { "grid.b" }, &number.to_string());
     }
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert_eq!(rig.stats.pending_frames.get(), 1_000);
-    assert_eq!(rig.engine.next_dirty(), None, "a blocked connection is not tried");
-    assert!(rig.engine.writable(id));
+    assert_eq!(rig.core.next_dirty(), None, "a blocked connection is not tried");
+    assert!(rig.core.writable(id));
     let got = rig.read(id);
     assert_eq!(kinds(&got)[..3], ["pong", "dropped", "event"]);
     assert_eq!(
@@ -104,7 +104,7 @@ fn a_full_outbox_drops_the_oldest_and_tells_where_they_are_missing() {
     assert_eq!(rig.stats.dropped.get(), 100);
     rig.say(id, r#"{"type":"get_status"}"#);
     assert_eq!(rig.read(id)[0].text()["dropped"], 100);
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
 }
 
@@ -122,10 +122,10 @@ fn bytes_bound_pending_events_too_and_a_loss_names_at_most_32_channels() {
     let data = format!("\"{}\"", "x".repeat(900));
     for number in 0..100 {
         rig.event(&format!("channel.{number}"), &data);
-        rig.engine.update_stats();
+        rig.core.update_stats();
         assert!(rig.stats.pending_bytes.get() <= 10_000);
     }
-    rig.engine.writable(id);
+    rig.core.writable(id);
     let got = rig.read(id);
     let dropped = &got[0].text()["data"];
     assert_eq!(dropped["channels"].as_array().map(Vec::len), Some(32));
@@ -156,7 +156,7 @@ fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
             rig.publish("burst.a", &data);
         }
         let mut events = [0; 3];
-        while rig.engine.deliver(512) > 0 {
+        while rig.core.deliver(512) > 0 {
             for (id, events) in ids.into_iter().zip(&mut events) {
                 let got = rig.read(id);
                 assert!(got.iter().all(|frame| frame.kind() == "event"), "{data_bytes}");
@@ -178,7 +178,7 @@ fn a_client_that_reads_nothing_holds_no_burst_up() {
     for _ in 0..2000 {
         rig.publish("burst.a", "1");
     }
-    assert_eq!(rig.engine.deliver(usize::MAX), 2000);
+    assert_eq!(rig.core.deliver(usize::MAX), 2000);
     assert_eq!(rig.stats.dropped.get(), 1000);
 }
 
@@ -194,13 +194,13 @@ fn a_partly_sent_event_is_completed_whatever_is_dropped_behind_it() {
     rig.read(id);
     let mut bytes = Vec::new();
     rig.event("a.b", "1");
-    assert_eq!(rig.engine.next_dirty(), Some(id));
+    assert_eq!(rig.core.next_dirty(), Some(id));
     assert_eq!(rig.write_some(id, 10, &mut bytes), Some(Sent::More));
-    rig.engine.blocked(id, rig.now);
+    rig.core.blocked(id, rig.now);
     for number in 2..6 {
         rig.event("a.b", &number.to_string());
     }
-    rig.engine.writable(id);
+    rig.core.writable(id);
     while rig.write_some(id, 7, &mut bytes).is_some_and(|sent| sent == Sent::More) {}
     let got = received(&bytes);
     assert_eq!(kinds(&got), ["event", "dropped", "event"]);
@@ -218,16 +218,16 @@ fn a_burst_leaves_nothing_in_the_pool() {
     for _ in 0..500 {
         rig.event("a.b", "1");
     }
-    assert_eq!(rig.engine.outgoing.pool.used(), 50 * 501);
+    assert_eq!(rig.core.outgoing.pool.used(), 50 * 501);
     for &id in &ids[..25] {
         assert_eq!(rig.read(id).len(), 501);
     }
     for &id in &ids[25..] {
-        rig.engine.on_socket_error(id, rig.now);
+        rig.core.on_socket_error(id, rig.now);
     }
-    assert_eq!(rig.engine.outgoing.pool.used(), 0);
-    assert!(rig.engine.outgoing.pool.capacity() <= 256);
-    rig.engine.update_stats();
+    assert_eq!(rig.core.outgoing.pool.used(), 0);
+    assert!(rig.core.outgoing.pool.capacity() <= 256);
+    rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
     assert_eq!(rig.stats.subscriptions.get(), 25);
 }
@@ -240,9 +240,9 @@ fn event_numbers_that_wrap_lose_nothing() {
     rig.subscribe(id, "a.*");
     rig.read(id);
     rig.event("a.b", "1");
-    let number = rig.engine.event_number;
-    rig.engine.event_number = u32::MAX;
-    while rig.engine.event_number != number {
+    let number = rig.core.event_number;
+    rig.core.event_number = u32::MAX;
+    while rig.core.event_number != number {
         rig.event("a.b", "2");
     }
     assert_eq!(rig.read(id).len(), 1 + number as usize);
@@ -266,8 +266,8 @@ fn a_loss_waits_for_room_among_the_replies() {
     for number in 0..5 {
         rig.event("a.b", &number.to_string());
     }
-    rig.engine.writable(id);
-    assert_eq!(rig.engine.next_dirty(), Some(id));
+    rig.core.writable(id);
+    assert_eq!(rig.core.next_dirty(), Some(id));
     let mut bytes = Vec::new();
     // The first frame goes, cut in the middle of the second.
     assert_eq!(rig.write_some(id, 60, &mut bytes), Some(Sent::More));
@@ -319,7 +319,7 @@ fn each_form_of_an_event_is_made_once_for_all_its_receivers() {
         .iter()
         .map(|&id| {
             let mut slices = [IoSlice::new(&[]); 4];
-            assert_eq!(rig.engine.pending(id, rig.now, &mut slices), 1);
+            assert_eq!(rig.core.pending(id, rig.now, &mut slices), 1);
             let frame: &[u8] = &slices[0];
             (
                 frame.as_ptr() as usize,

@@ -29,7 +29,7 @@ fn come_back(rig: &mut Rig, pattern: &str, offsets: &[(&str, u64)]) -> Value {
     let id = rig.connect();
     recover(rig, id, pattern, &keys);
     let data = rig.read(id)[0].text()["data"].clone();
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
     data
 }
 
@@ -41,7 +41,7 @@ fn what_came_and_went_while_a_client_was_away_is_told() {
     rig.subscribe(id, "grid.*");
     let data = rig.read(id)[0].text()["data"].clone();
     assert_eq!(data["positions"]["grid.a.order"]["offset"], 1);
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
     for channel in ["grid.b.order", "grid.c.status", "strategy.s.signal", "grid.d.order"] {
         event_later(&mut rig, channel);
     }
@@ -176,10 +176,10 @@ fn an_answer_does_not_overtake_what_was_evicted_meanwhile() {
         rig.publish(channel, "1");
     }
     rig.subscribe(id, "strategy.s.signal");
-    rig.engine.begin_turn(rig.now);
+    rig.core.begin_turn(rig.now);
     assert_eq!(kinds(&rig.read(id)), Vec::<&str>::new(), "not while they are there");
-    rig.engine.deliver(usize::MAX);
-    rig.engine.begin_turn(rig.now);
+    rig.core.deliver(usize::MAX);
+    rig.core.begin_turn(rig.now);
     assert_eq!(kinds(&rig.read(id)), ["event", "subscribed"]);
 }
 
@@ -224,7 +224,7 @@ fn a_history_does_not_overtake_what_was_evicted_meanwhile() {
         all,
         "who gets nothing else can miss nothing of it"
     );
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(ask(&mut rig, id, "grid.a.order", 1), (vec![3, 6], Some(6), false));
 }
 
@@ -248,7 +248,7 @@ fn a_replay_does_not_overtake_what_is_evicted_meanwhile() {
         got.extend(rig.read_page(id));
     }
     assert_eq!(offsets(&got), [2], "no further than the inbox is empty");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     for _ in 0..3 {
         got.extend(rig.read_page(id));
     }

@@ -126,7 +126,7 @@ fn a_history_that_is_trimmed_while_it_is_read_is_never_empty() {
         }
     });
     let (slot, channel) = (
-        rig.engine.open(id).expect("open"),
+        rig.core.open(id).expect("open"),
         Channel::parse("grid.a.x").expect("valid"),
     );
     let ask = || HistoryRange {
@@ -134,7 +134,7 @@ fn a_history_that_is_trimmed_while_it_is_read_is_never_empty() {
         epoch: None,
         limit: 10,
     };
-    let mut size = || rig.engine.history_page(slot, &channel, ask(), START).events.len();
+    let mut size = || rig.core.history_page(slot, &channel, ask(), START).events.len();
     let sizes: Vec<usize> = (0..2_000).map(|_| size()).collect();
     is_over.store(true, Ordering::Relaxed);
     publisher.join().expect("no panic");

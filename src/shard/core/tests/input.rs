@@ -16,8 +16,8 @@ fn replies_over_their_bound_end_with_4008_as_the_last_frame() {
     for _ in 0..100 {
         rig.say(id, r#"{"type":"ping"}"#);
     }
-    assert!(rig.engine.is_closing(id));
-    rig.engine.writable(id);
+    assert!(rig.core.is_closing(id));
+    rig.core.writable(id);
     let got = rig.read(id);
     assert_eq!(got.len(), 21, "twenty replies and the Close frame");
     assert_eq!(got[20], Received::Close(4008));
@@ -40,11 +40,11 @@ fn a_client_that_reads_its_replies_may_ask_for_many_at_once() {
     let mut rig = Rig::new();
     let id = rig.connect_with(session_settings(Mode::Off, greedy()), Ok(None), true);
     let mut requests = frame(0x81, br#"{"type":"get_status"}"#).repeat(500);
-    rig.engine.on_bytes(id, &mut requests, rig.now);
-    assert!(rig.engine.queued_frames() <= 20, "the rest waits");
-    assert!(!rig.engine.wants_input(id));
+    rig.core.on_bytes(id, &mut requests, rig.now);
+    assert!(rig.core.queued_frames() <= 20, "the rest waits");
+    assert!(!rig.core.wants_input(id));
     assert_eq!(kinds(&rig.read(id)), ["status"; 500]);
-    assert!(rig.engine.wants_input(id));
+    assert!(rig.core.wants_input(id));
     assert_eq!(rig.actions(), [Action::Resume(id)]);
 }
 
@@ -69,11 +69,11 @@ fn answers_that_come_all_at_once_end_only_a_client_that_does_not_read_them() {
         }
         if reads {
             assert_eq!(kinds(&rig.read(id)), ["response"; 50]);
-            assert!(!rig.engine.is_closing(id));
+            assert!(!rig.core.is_closing(id));
         } else {
-            rig.engine.next_dirty();
-            rig.engine.blocked(id, rig.now);
-            assert!(rig.engine.is_closing(id));
+            rig.core.next_dirty();
+            rig.core.blocked(id, rig.now);
+            assert!(rig.core.is_closing(id));
             assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
         }
     }
@@ -89,18 +89,18 @@ fn an_echo_reads_no_more_until_its_client_has_read() {
     let id = rig.connect_with(Arc::new(settings), Ok(None), true);
     // Longer than all that may be pending, and more of them.
     let mut messages = frame(0x81, format!("\"{}\"", "x".repeat(6000)).as_bytes()).repeat(50);
-    rig.engine.on_bytes(id, &mut messages, rig.now);
-    rig.engine.next_dirty();
-    rig.engine.blocked(id, rig.now);
-    assert!(!rig.engine.wants_input(id));
-    assert_eq!(rig.engine.queued_frames(), 1);
+    rig.core.on_bytes(id, &mut messages, rig.now);
+    rig.core.next_dirty();
+    rig.core.blocked(id, rig.now);
+    assert!(!rig.core.wants_input(id));
+    assert_eq!(rig.core.queued_frames(), 1);
     // Pings of its own do not end it either.
     rig.pass(45_000);
-    assert!(!rig.engine.is_closing(id));
-    rig.engine.writable(id);
+    assert!(!rig.core.is_closing(id));
+    rig.core.writable(id);
     let texts = quiet(rig.read(id)).len();
     assert_eq!(texts, 50);
-    assert!(rig.engine.wants_input(id));
+    assert!(rig.core.wants_input(id));
 }
 
 #[test]
@@ -118,23 +118,23 @@ fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
         other,
         r#"{"type":"publish","channel":"a.b","event":"e","data":2,"id":"p2"}"#,
     );
-    assert!(!rig.engine.wants_input(other), "behind the first in the line");
+    assert!(!rig.core.wants_input(other), "behind the first in the line");
     rig.say(
         id,
         r#"{"type":"publish","channel":"a.b","event":"e","data":3,"id":"p3"}"#,
     );
     rig.say(id, r#"{"type":"ping","id":"after"}"#);
-    assert!(!rig.engine.wants_input(id));
-    rig.engine.retry_parked(rig.now);
+    assert!(!rig.core.wants_input(id));
+    rig.core.retry_parked(rig.now);
     // Nobody is blamed for a silence that is the gateway's doing.
     rig.pass(120_000);
-    assert!(!rig.engine.is_closing(id));
+    assert!(!rig.core.is_closing(id));
     rig.read(id);
     rig.broker.refuses.store(false, Ordering::Relaxed);
-    rig.engine.retry_parked(rig.now);
-    assert!(rig.engine.wants_input(id));
+    rig.core.retry_parked(rig.now);
+    assert!(rig.core.wants_input(id));
     assert_eq!(rig.actions(), [Action::Resume(other), Action::Resume(id)]);
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     let got = quiet(rig.read(id));
     assert_eq!(
         kinds(&got),
@@ -152,11 +152,11 @@ fn a_parked_publish_goes_out_even_when_its_client_is_gone() {
     rig.read(subscriber);
     rig.broker.refuses.store(true, Ordering::Relaxed);
     rig.say(publisher, r#"{"type":"publish","channel":"a.b","event":"e","data":1}"#);
-    rig.engine.on_end_of_input(publisher, rig.now);
+    rig.core.on_end_of_input(publisher, rig.now);
     assert_eq!(rig.actions(), [Action::Remove(publisher)]);
     rig.broker.refuses.store(false, Ordering::Relaxed);
-    rig.engine.retry_parked(rig.now);
-    rig.engine.deliver(usize::MAX);
+    rig.core.retry_parked(rig.now);
+    rig.core.deliver(usize::MAX);
     assert_eq!(kinds(&rig.read(subscriber)), ["event"]);
 }
 
@@ -166,13 +166,13 @@ fn a_drain_waits_for_an_event_that_waits_for_credit() {
     let publisher = rig.connect();
     rig.broker.refuses.store(true, Ordering::Relaxed);
     rig.say(publisher, r#"{"type":"publish","channel":"a.b","event":"e","data":1}"#);
-    rig.engine.on_end_of_input(publisher, rig.now);
+    rig.core.on_end_of_input(publisher, rig.now);
     rig.message(ShardMessage::Drain { over_ms: 0 });
-    assert_eq!(rig.engine.connections(), 0);
-    assert!(!rig.engine.is_finished());
+    assert_eq!(rig.core.connections(), 0);
+    assert!(!rig.core.is_finished());
     rig.broker.refuses.store(false, Ordering::Relaxed);
-    rig.engine.retry_parked(rig.now);
-    assert!(rig.engine.is_finished());
+    rig.core.retry_parked(rig.now);
+    assert!(rig.core.is_finished());
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn input_behind_an_auth_waits_for_the_verdict_and_a_stale_verdict_reaches_nobody
     let id = rig.connect_with(settings.clone(), Ok(None), true);
     let mut input = frame(0x81, br#"{"type":"auth","token":"t"}"#);
     input.extend(frame(0x81, br#"{"type":"subscribe","channels":["a.b"]}"#));
-    rig.engine.on_bytes(id, &mut input, rig.now);
-    assert!(!rig.engine.wants_input(id));
+    rig.core.on_bytes(id, &mut input, rig.now);
+    assert!(!rig.core.wants_input(id));
     let (from, request, token) = rig.asked.verify.lock().expect("not poisoned").remove(0);
     assert_eq!((from, &*token), (id, "t"));
     let stale = ConnectionId {
@@ -193,7 +193,7 @@ fn input_behind_an_auth_waits_for_the_verdict_and_a_stale_verdict_reaches_nobody
     for to in [stale, id] {
         let outcome = Ok(identity(Some("u1")));
         rig.message(ShardMessage::Verified { to, request, outcome });
-        assert_eq!(rig.engine.wants_input(id), to == id);
+        assert_eq!(rig.core.wants_input(id), to == id);
     }
     assert_eq!(rig.actions(), [Action::Resume(id)]);
     assert_eq!(kinds(&rig.read(id)), ["auth_result", "subscribed"]);
@@ -253,13 +253,13 @@ fn a_message_must_be_complete_in_time_however_it_is_cut() {
     let mut rig = Rig::new();
     let id = rig.connect();
     // Fragmented for ever: a fragment every second, so the heartbeat is content.
-    rig.engine.on_bytes(id, &mut frame(0x01, b"\"a"), rig.now);
+    rig.core.on_bytes(id, &mut frame(0x01, b"\"a"), rig.now);
     for _ in 0..29 {
         rig.pass(1_000);
-        rig.engine.on_bytes(id, &mut frame(0x00, b"a"), rig.now);
-        rig.engine.on_bytes(id, &mut frame(0x8a, b""), rig.now);
+        rig.core.on_bytes(id, &mut frame(0x00, b"a"), rig.now);
+        rig.core.on_bytes(id, &mut frame(0x8a, b""), rig.now);
     }
-    assert!(!rig.engine.is_closing(id));
+    assert!(!rig.core.is_closing(id));
     rig.pass(1_250);
     let got = rig.read(id);
     assert_eq!(got.last(), Some(&Received::Close(1008)));
@@ -271,13 +271,13 @@ fn a_message_that_is_completed_gives_the_next_one_its_own_time() {
     let id = rig.connect();
     let whole = frame(0x81, br#"{"type":"ping"}"#);
     let (first, second) = whole.split_at(9);
-    rig.engine.on_bytes(id, &mut first.to_vec(), rig.now);
+    rig.core.on_bytes(id, &mut first.to_vec(), rig.now);
     for _ in 0..5 {
         rig.pass(20_000);
         let mut rest = [second, first].concat();
-        rig.engine.on_bytes(id, &mut rest, rig.now);
+        rig.core.on_bytes(id, &mut rest, rig.now);
     }
-    assert!(!rig.engine.is_closing(id));
+    assert!(!rig.core.is_closing(id));
 }
 
 #[test]
@@ -287,17 +287,17 @@ fn over_the_budget_the_largest_half_received_message_goes() {
         ..Settings::new(0)
     });
     let (large, small, trigger) = (rig.connect(), rig.connect(), rig.connect());
-    rig.engine.on_bytes(large, &mut frame(0x01, &[b'a'; 30_000]), rig.now);
-    rig.engine.on_bytes(small, &mut frame(0x01, b"abc"), rig.now);
-    assert!(!rig.engine.is_closing(large));
-    rig.engine.on_bytes(trigger, &mut frame(0x01, &[b'a'; 10_000]), rig.now);
+    rig.core.on_bytes(large, &mut frame(0x01, &[b'a'; 30_000]), rig.now);
+    rig.core.on_bytes(small, &mut frame(0x01, b"abc"), rig.now);
+    assert!(!rig.core.is_closing(large));
+    rig.core.on_bytes(trigger, &mut frame(0x01, &[b'a'; 10_000]), rig.now);
     assert_eq!(rig.read(large), [Received::Close(1013)]);
-    assert!(!rig.engine.is_closing(small) && !rig.engine.is_closing(trigger));
-    let before = rig.engine.assembly_bytes;
+    assert!(!rig.core.is_closing(small) && !rig.core.is_closing(trigger));
+    let before = rig.core.assembly_bytes;
     assert!(before < 40_000);
-    rig.engine.on_bytes(small, &mut frame(0x80, b""), rig.now);
-    rig.engine.on_socket_error(trigger, rig.now);
-    assert_eq!((rig.engine.assembly_bytes, rig.engine.assembling.len()), (0, 0));
+    rig.core.on_bytes(small, &mut frame(0x80, b""), rig.now);
+    rig.core.on_socket_error(trigger, rig.now);
+    assert_eq!((rig.core.assembly_bytes, rig.core.assembling.len()), (0, 0));
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn every_cut_of_the_input_gives_the_same_answers() {
         let mut rig = Rig::new();
         let id = rig.connect();
         for part in input.chunks(chunk) {
-            rig.engine.on_bytes(id, &mut part.to_vec(), rig.now);
+            rig.core.on_bytes(id, &mut part.to_vec(), rig.now);
         }
         rig.read(id)
     };

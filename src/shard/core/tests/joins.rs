@@ -20,7 +20,7 @@ impl Rig {
     /// What this client gets without another turn.
     fn read_now(&mut self, id: ConnectionId) -> Vec<Received> {
         let mut bytes = Vec::new();
-        self.engine.postpone(id);
+        self.core.postpone(id);
         while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
         received(&bytes)
     }
@@ -28,8 +28,8 @@ impl Rig {
     /// Begins turns until no join is left; how many.
     fn turns(&mut self) -> u32 {
         let mut turns = 0;
-        while self.engine.joins.has_some(u64::MAX) {
-            self.engine.begin_turn(self.now);
+        while self.core.joins.has_some(u64::MAX) {
+            self.core.begin_turn(self.now);
             turns += 1;
         }
         turns
@@ -39,15 +39,15 @@ impl Rig {
     /// of each of the first and is answered in the next; `after` each of them.
     fn bounded_turns(&mut self, steps: u32, other: ConnectionId, joins: u32, mut after: impl FnMut(&mut Self)) -> u32 {
         let mut turns = 0;
-        while self.engine.joins.has_some(u64::MAX) {
-            self.engine.begin_turn(self.now);
+        while self.core.joins.has_some(u64::MAX) {
+            self.core.begin_turn(self.now);
             turns += 1;
             // A page is not cut short; so much and no more may a turn be longer.
-            let taken = self.engine.joins.steps_taken();
+            let taken = self.core.joins.steps_taken();
             assert!(taken <= (steps + 1100) as usize, "{taken} steps");
             if turns < joins {
                 self.subscribe(other, &format!("market.s{turns}.price"));
-                self.engine.begin_turn(self.now);
+                self.core.begin_turn(self.now);
                 turns += 1;
                 assert_eq!(told(&self.read_now(other)), [json!("subscribed"), json!(1)]);
             }
@@ -71,10 +71,10 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     let message = json!({"type": "subscribe", "channels": wide}).to_string();
     for id in [first, second] {
         rig.say(id, &message);
-        assert!(rig.engine.joins.has_some(u64::MAX));
+        assert!(rig.core.joins.has_some(u64::MAX));
     }
     let waiting = |rig: &Rig| {
-        rig.engine.update_stats();
+        rig.core.update_stats();
         rig.stats.read().waiting_joins
     };
     assert_eq!(waiting(&rig), 2);
@@ -105,13 +105,13 @@ fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_
     rig.say(id, r#"{"type":"subscribe","channels":["market.*","*.s7.price"]}"#);
     rig.turns();
     let owed = |rig: &mut Rig| {
-        let catch_up = rig.engine.cold[id.slot].as_mut().and_then(Cold::catch_up_if_any);
+        let catch_up = rig.core.cold[id.slot].as_mut().and_then(Cold::catch_up_if_any);
         catch_up.map_or(0, |catch_up| catch_up.len())
     };
     assert_eq!(owed(&mut rig), CHANNELS);
     rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
     assert_eq!(owed(&mut rig), CHANNELS, "nobody has looked at them");
-    assert!(!rig.engine.joins.has_some(u64::MAX), "and nobody has to");
+    assert!(!rig.core.joins.has_some(u64::MAX), "and nobody has to");
     rig.subscribe(id, "market.*");
     let turns = rig.bounded_turns(STEPS, other, 6, |_| ());
     // They are forgotten, and found.
@@ -135,7 +135,7 @@ fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_
     rig.subscribe(id, "market.*");
     rig.turns();
     assert_eq!(owed(&mut rig), CHANNELS - 1);
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
     // As many names again are in the order of their turns.
     assert_eq!(rig.turns() as usize, (2 * (CHANNELS - 1) - 256) / STEPS as usize + 1);
 }
@@ -160,13 +160,13 @@ fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once(
         &json!({"grid.a.order": known, "grid.new.order": known}),
     );
     let mut number = 1;
-    while rig.engine.joins.has_some(u64::MAX) {
+    while rig.core.joins.has_some(u64::MAX) {
         number += 1;
         for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
             rig.event(name, &number.to_string());
         }
         assert_eq!(rig.read_now(id), [], "nothing comes before the answer");
-        rig.engine.begin_turn(rig.now);
+        rig.core.begin_turn(rig.now);
     }
     assert!(number > 5, "it took several turns");
     number += 1;
@@ -215,7 +215,7 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
     rig.read(id);
     // It looks at one channel now, which is held.
     rig.subscribe(id, "grid.b.*");
-    assert!(rig.engine.joins.has_some(u64::MAX));
+    assert!(rig.core.joins.has_some(u64::MAX));
     rig.event("grid.b.order", "2");
     assert_eq!(told(&rig.read_now(id)), [json!(2)], "what is held goes on");
     rig.say(id, r#"{"type":"auth","token":"narrower"}"#);
@@ -233,7 +233,7 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
     let got = rig.read(id);
     assert_eq!(told(&got), [json!("subscribed"), json!(4)]);
     assert_eq!(got[0].text()["data"]["active_subscriptions"], 1);
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.on_socket_error(id, rig.now);
     assert!(!rig.hub.is_wanted("grid.b.order") && !rig.hub.is_wanted("grid.x.order"));
 }
 
@@ -246,15 +246,15 @@ fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
     let (id, other) = (rig.connect(), rig.connect());
     rig.subscribe(id, "*");
     rig.subscribe(other, "grid.*");
-    rig.engine.begin_turn(rig.now);
-    assert!(rig.engine.joins.has_some(u64::MAX));
-    rig.engine.on_socket_error(id, rig.now);
+    rig.core.begin_turn(rig.now);
+    assert!(rig.core.joins.has_some(u64::MAX));
+    rig.core.on_socket_error(id, rig.now);
     rig.turns();
     assert_eq!(rig.read(other)[0].kind(), "subscribed");
-    rig.engine.on_socket_error(other, rig.now);
+    rig.core.on_socket_error(other, rig.now);
     assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
-    assert_eq!(rig.engine.table.subscriptions(), 0);
-    rig.engine.update_stats();
+    assert_eq!(rig.core.table.subscriptions(), 0);
+    rig.core.update_stats();
     assert_eq!(rig.stats.read().catching_up, 0);
 }
 
@@ -293,28 +293,28 @@ fn the_longest_answer_ends_nobody_who_has_yet_to_read_it() {
         let id = rig.connect();
         rig.say(id, r#"{"type":"ping"}"#);
         if is_blocked {
-            rig.engine.blocked(id, rig.now);
+            rig.core.blocked(id, rig.now);
         }
         let settings = session_settings(Mode::Off, Limits::default());
         assert!(message.len() <= settings.limits.message_bytes as usize);
-        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
-        rig.engine.blocked(id, rig.now);
-        assert!(!rig.engine.is_closing(id), "blocked before: {is_blocked}");
-        rig.engine.writable(id);
+        rig.core.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.core.blocked(id, rig.now);
+        assert!(!rig.core.is_closing(id), "blocked before: {is_blocked}");
+        rig.core.writable(id);
         let got = rig.read(id);
         assert_eq!(kinds(&got)[..2], ["pong", "subscribed"]);
         let data = &got[1].text()["data"];
         assert_eq!(data["positions"].as_object().map(|names| names.len()), Some(1_000));
         assert_eq!(data["recovered"].as_object().map(|names| names.len()), Some(2_000));
         assert!(got[1].text().to_string().len() > 4 * settings.limits.reply_bytes as usize);
-        rig.engine.on_socket_error(id, rig.now);
+        rig.core.on_socket_error(id, rig.now);
     }
     // Whoever asks for it again and again without reading is closed as ever.
     let id = rig.connect();
-    rig.engine.blocked(id, rig.now);
+    rig.core.blocked(id, rig.now);
     for _ in 0..6 {
-        rig.engine.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
+        rig.core.on_bytes(id, &mut frame(0x81, message.as_bytes()), rig.now);
         rig.say(id, r#"{"type":"unsubscribe","channels":["*"]}"#);
     }
-    assert!(rig.engine.is_closing(id));
+    assert!(rig.core.is_closing(id));
 }

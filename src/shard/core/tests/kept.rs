@@ -70,10 +70,10 @@ impl Rig {
 
     /// What its socket takes in the rest of this turn.
     pub(super) fn read_page(&mut self, id: ConnectionId) -> Vec<Received> {
-        self.engine.begin_turn(self.now);
+        self.core.begin_turn(self.now);
         let mut bytes = Vec::new();
-        self.engine.postpone(id);
-        while let Some(dirty) = self.engine.next_dirty() {
+        self.core.postpone(id);
+        while let Some(dirty) = self.core.next_dirty() {
             while dirty == id && self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
         }
         received(&bytes)
@@ -89,7 +89,7 @@ impl Rig {
     /// As a driver's flush: everybody who is dirty; how many frames each of these got.
     pub(super) fn flush_turn(&mut self, of: &[ConnectionId]) -> Vec<(usize, usize)> {
         let mut counts = Vec::new();
-        while let Some(dirty) = self.engine.next_dirty() {
+        while let Some(dirty) = self.core.next_dirty() {
             let bytes = self.read_bytes(dirty);
             if let Some(place) = of.iter().position(|id| *id == dirty) {
                 counts.push((place, received(&bytes).len()));
@@ -99,7 +99,7 @@ impl Rig {
     }
 
     pub(super) fn has_no_extra(&self, id: ConnectionId) -> bool {
-        let cold = self.engine.cold[id.slot].as_ref();
-        cold.is_some_and(|cold| cold.extra.is_none()) && !self.engine.hot[id.slot].flags.has(Flags::CATCH_UP)
+        let cold = self.core.cold[id.slot].as_ref();
+        cold.is_some_and(|cold| cold.extra.is_none()) && !self.core.hot[id.slot].flags.has(Flags::CATCH_UP)
     }
 }

@@ -92,7 +92,7 @@ fn an_operator_disconnects_one_or_all_of_a_user() {
         reply: Box::new(move |count| send.send(count).expect("still waited for")),
     });
     assert_eq!(receive.recv(), Ok(1));
-    assert!(rig.engine.is_closing(ids[2]) && !rig.engine.is_closing(ids[1]));
+    assert!(rig.core.is_closing(ids[2]) && !rig.core.is_closing(ids[1]));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_broadcast_reaches_every_authenticated_connection_subscribed_or_not() {
     let (one, other) = (rig.connect(), rig.connect());
     let settings = session_settings(Mode::Required, Limits::default());
     let stranger = rig.connect_with(settings, Ok(None), true);
-    rig.engine
+    rig.core
         .on_bytes(other, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
     let event = NewEvent {
         channel: Channel::parse("system.test").expect("valid"),
@@ -138,14 +138,14 @@ fn a_drain_tells_everybody_when_and_closes_them_one_by_one() {
     let random: std::collections::BTreeSet<_> = told.iter().map(|(_, ms)| *ms).collect();
     assert_eq!(random.len(), 20, "spread");
     for (id, close_in_ms) in told {
-        assert!(!rig.engine.is_closing(id));
+        assert!(!rig.core.is_closing(id));
         let elapsed = rig.now.mono_ms - START.mono_ms;
         rig.pass(close_in_ms - elapsed);
         assert_eq!(quiet(rig.read(id)), [Received::Close(1012)]);
-        assert!(!rig.engine.is_finished());
-        rig.engine.on_end_of_input(id, rig.now);
+        assert!(!rig.core.is_finished());
+        rig.core.on_end_of_input(id, rig.now);
     }
-    assert!(rig.engine.is_finished());
+    assert!(rig.core.is_finished());
     assert!(rig.now.mono_ms - START.mono_ms <= 16_000);
 }
 
@@ -174,9 +174,9 @@ fn what_is_left_at_the_drains_deadline_is_told_so_and_then_dropped() {
     let got = rig.read(id);
     assert_eq!(kinds(&got), ["going_away", "close"]);
     assert_eq!(got[1], Received::Close(1001));
-    assert!(!rig.engine.is_finished());
+    assert!(!rig.core.is_finished());
     rig.pass(1_000);
-    assert!(rig.engine.is_finished(), "it never answered");
+    assert!(rig.core.is_finished(), "it never answered");
     assert_eq!(rig.permits.load(Ordering::Relaxed), 0);
 }
 
@@ -184,15 +184,15 @@ fn what_is_left_at_the_drains_deadline_is_told_so_and_then_dropped() {
 fn publishers_encode_a_form_only_while_somebody_needs_it() {
     let mut rig = Rig::new();
     let (first, second) = (rig.connect(), rig.connect());
-    rig.engine.on_socket_error(first, rig.now);
+    rig.core.on_socket_error(first, rig.now);
     rig.subscribe(second, "a.*");
     rig.event("a.b", "1");
     assert_eq!(kinds(&rig.read(second)), ["subscribed", "event"]);
-    rig.engine.on_socket_error(second, rig.now);
-    assert!(rig.engine.endpoints.iter().all(|endpoint| endpoint.connections == 0));
+    rig.core.on_socket_error(second, rig.now);
+    assert!(rig.core.endpoints.iter().all(|endpoint| endpoint.connections == 0));
     rig.connect();
     assert_eq!(
-        rig.engine.endpoints.len(),
+        rig.core.endpoints.len(),
         2,
         "settings that nobody uses give their place back"
     );

@@ -19,9 +19,9 @@ fn a_conflated_channel_goes_on_with_its_newest_and_loses_nobody_elses() {
     }
     rig.event("grid.a.order", "51");
     rig.event("market.b.price", "52");
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert!(rig.stats.pending_frames.get() <= 4);
-    rig.engine.writable(id);
+    rig.core.writable(id);
     let got = told(&rig.read(id));
     assert_eq!(got, [json!(1), json!(50), json!(51), json!(52)]);
     assert_eq!(rig.stats.dropped.get(), 0);
@@ -42,7 +42,7 @@ fn records_that_were_conflated_come_merged_and_none_is_missing() {
     for (code, price) in [("a", 2), ("b", 1), ("c", 1), ("b", 2)] {
         rig.event("strategy.s.prices", &json!([{"code": code, "p": price}]).to_string());
     }
-    rig.engine.writable(id);
+    rig.core.writable(id);
     // All that changed since what it has, of the queued ones too; not `z`.
     assert_eq!(
         told(&rig.read(id)),
@@ -63,10 +63,10 @@ fn an_event_that_may_not_be_dropped_ends_a_slow_client_and_no_other_does() {
     // Others make no room among them: they step aside, or are dropped and told.
     rig.event("market.a.price", "4");
     rig.event("system.log", "5");
-    assert!(!rig.engine.is_closing(id));
+    assert!(!rig.core.is_closing(id));
     rig.event("grid.a.order", "6");
-    assert!(rig.engine.is_closing(id));
-    rig.engine.writable(id);
+    assert!(rig.core.is_closing(id));
+    rig.core.writable(id);
     let got = rig.read(id);
     assert_eq!(
         told(&got),
@@ -90,8 +90,8 @@ fn room_is_made_by_the_class_of_the_oldest() {
     // The first is set aside, the second is dropped; what may not be dropped has its room.
     rig.event("grid.a.order", "4");
     rig.event("grid.a.order", "5");
-    assert!(!rig.engine.is_closing(id));
-    rig.engine.writable(id);
+    assert!(!rig.core.is_closing(id));
+    rig.core.writable(id);
     let got = rig.read(id);
     assert_eq!(told(&got), [json!("dropped"), json!(3), json!(1), json!(4), json!(5)]);
     assert_eq!(got[0].text()["data"], json!({"count": 1, "channels": ["system.log"]}));
@@ -114,7 +114,7 @@ fn a_value_that_the_hub_forgot_before_it_was_read_is_told_as_dropped() {
     rig.event("market.a.price", "2");
     rig.pass(1);
     rig.event("market.b.price", "3");
-    rig.engine.writable(id);
+    rig.core.writable(id);
     let got = rig.read(id);
     assert_eq!(told(&got), [json!(0), json!("dropped"), json!(3)]);
     assert_eq!(

@@ -70,7 +70,7 @@ impl Client {
             answer,
         };
         rig.message(ShardMessage::Open(Box::new(open)));
-        rig.engine.serve_polls(rig.now);
+        rig.core.serve_polls(rig.now);
         let opened = text(&body.try_recv().expect("answered at once"));
         let name = opened.split('"').nth(3).expect("a sid").to_owned();
         let sid = Sid::parse(&name).expect("a sid");
@@ -96,7 +96,7 @@ impl Client {
             request,
         };
         self.rig.message(ShardMessage::Poll(poll));
-        self.rig.engine.serve_polls(self.rig.now);
+        self.rig.core.serve_polls(self.rig.now);
     }
 
     fn number(&mut self) -> u64 {
@@ -133,24 +133,24 @@ impl Client {
 
     fn event(&mut self, data: &str) {
         self.rig.event("grid.a", data);
-        self.rig.engine.serve_polls(self.rig.now);
+        self.rig.core.serve_polls(self.rig.now);
     }
 
     fn candidate(&mut self) -> Option<ConnectionId> {
         self.rig
-            .engine
+            .core
             .adopt_candidate(self.id, &SECRET, self.deflate, self.rig.now)
     }
 
     fn say(&mut self, packet: &str) {
         self.rig.say(self.id, packet);
-        self.rig.engine.serve_polls(self.rig.now);
+        self.rig.core.serve_polls(self.rig.now);
     }
 
     /// What the socket is written, packet by packet.
     fn written(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
-        while let Some(dirty) = self.rig.engine.next_dirty() {
+        while let Some(dirty) = self.rig.core.next_dirty() {
             assert_eq!(dirty, self.id);
             while self.rig.write_some(self.id, usize::MAX, &mut bytes) == Some(Sent::More) {}
         }
@@ -164,7 +164,7 @@ impl Client {
     }
 
     fn is_gone(&self) -> bool {
-        self.rig.engine.connections() == 0
+        self.rig.core.connections() == 0
     }
 }
 
@@ -254,7 +254,7 @@ fn a_guessed_name_reaches_nobody() {
         client.tell_as(secret, newest, Request::Gone);
         client.tell_as(secret, 100, Request::Ends(Disconnect::TooBig));
         let (id, now) = (client.id, client.rig.now);
-        assert_eq!(client.rig.engine.adopt_candidate(id, &secret, None, now), None);
+        assert_eq!(client.rig.core.adopt_candidate(id, &secret, None, now), None);
     }
     client.event("1");
     assert_eq!(data(&text(&waiting.try_recv().expect("still waited for"))), [1]);
@@ -287,7 +287,7 @@ fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
         auth_mode: Mode::Required,
         ..(*settings(limits)).clone()
     });
-    rig.rig.engine.endpoints[0].settings = settings;
+    rig.rig.core.endpoints[0].settings = settings;
     let number = rig.number();
     assert_eq!(rig.begin_post(number), Ok(()));
     let (reply, mut answer) = oneshot::channel();
@@ -315,7 +315,7 @@ fn what_is_no_payload_ends_the_session_at_once() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     assert_eq!(client.post("4abc"), Err(Refusal::Bad));
-    client.rig.engine.serve_polls(client.rig.now);
+    client.rig.core.serve_polls(client.rig.now);
     let told = text(&waiting.try_recv().expect("answered"));
     assert!(
         told.starts_with("42[\"error\"") && told.ends_with(",\"close_code\":1002}]"),
@@ -330,7 +330,7 @@ fn a_client_that_closes_is_answered_with_a_noop() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     assert_eq!(client.post("1"), Ok(()));
-    client.rig.engine.serve_polls(client.rig.now);
+    client.rig.core.serve_polls(client.rig.now);
     assert_eq!(text(&waiting.try_recv().expect("answered")), "6");
     assert!(client.is_gone());
     let mut client = Client::new(Limits::default());
@@ -360,7 +360,7 @@ fn last_words_wait_for_the_next_get_but_not_for_ever() {
         } else {
             client.rig.pass(5_250);
         }
-        assert!(client.rig.engine.is_finished(), "{comes_back}");
+        assert!(client.rig.core.is_finished(), "{comes_back}");
         assert_eq!(client.rig.permits.load(Ordering::Relaxed), 0);
         assert_eq!(client.post("3").err(), Some(Refusal::Unknown));
     }
@@ -407,7 +407,7 @@ fn nothing_is_taken_out_for_a_client_that_is_gone() {
     drop(client.get().expect("taken"));
     client.event("1");
     assert_eq!(client.rig.stats.deliveries.get(), 1);
-    assert_eq!(client.rig.engine.queued_frames(), 1);
+    assert_eq!(client.rig.core.queued_frames(), 1);
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn a_client_that_does_not_poll_loses_the_oldest_and_is_told() {
     for n in 0..5 {
         client.event(&n.to_string());
     }
-    assert!(!client.rig.engine.is_pressed());
+    assert!(!client.rig.core.is_pressed());
     let told = client.poll();
     assert_eq!(data(&told), [2, 3, 4]);
     assert!(

@@ -5,7 +5,7 @@ use super::*;
 /// Each slice that waits for a connection: where it lies, and its length.
 fn slices(rig: &mut Rig, id: ConnectionId) -> Vec<(usize, usize)> {
     let mut slices = [IoSlice::new(&[]); 16];
-    let filled = rig.engine.pending(id, rig.now, &mut slices);
+    let filled = rig.core.pending(id, rig.now, &mut slices);
     let place = |slice: &IoSlice<'_>| (slice.as_ptr() as usize, slice.len());
     slices[..filled].iter().map(place).collect()
 }
@@ -34,9 +34,9 @@ fn events_for_the_same_subscribers_leave_as_one_piece_of_memory() {
     for (channel, number) in [("price.a", "1"), ("price.b", "2"), ("price.a", "3")] {
         rig.publish(channel, number);
     }
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(rig.stats.deliveries.get(), 9);
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert_eq!(rig.stats.pending_frames.get(), 9);
     let waiting = ids.map(|id| slices(&mut rig, id));
     assert_eq!(waiting[0].len(), 1);
@@ -66,7 +66,7 @@ fn a_run_ends_where_the_next_event_has_other_subscribers() {
     ] {
         rig.publish(channel, number);
     }
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(slices(&mut rig, wide[0]).len(), 3);
     assert_eq!(slices(&mut rig, narrow).len(), 1);
     assert_eq!(numbers(&rig.read(wide[1])), ["1", "2", "3", "4", "5"]);
@@ -93,7 +93,7 @@ fn each_endpoint_has_its_own_form_of_a_run() {
     }
     rig.publish("market.a.note", "1");
     rig.publish("market.a.note", "2");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(ids.map(|id| slices(&mut rig, id).len()), [1; 3]);
     let kinds_of = |got: &[Received]| kinds(got).join(" ");
     assert_eq!(
@@ -113,7 +113,7 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
     for number in 0..1_020 {
         rig.publish("a.b", &number.to_string());
         if number == 989 || number == 1_019 {
-            while rig.engine.deliver(usize::MAX) > 0 {
+            while rig.core.deliver(usize::MAX) > 0 {
                 got.extend(numbers(&rig.read(ids[1])));
             }
         }
@@ -122,14 +122,14 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
         got,
         (0..1_020).map(|number: u32| number.to_string()).collect::<Vec<_>>()
     );
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.dropped.get()), (1_000, 20));
-    rig.engine.writable(ids[0]);
+    rig.core.writable(ids[0]);
     let got = rig.read(ids[0]);
     assert_eq!(got[0].text()["data"]["count"], 20);
     let left: Vec<_> = (20..1_020).map(|number: u32| number.to_string()).collect();
     assert_eq!(numbers(&got[1..]), left);
-    rig.engine.update_stats();
+    rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
 }
 
@@ -145,20 +145,20 @@ fn a_run_of_which_a_part_was_sent_is_completed_whatever_is_dropped_behind_it() {
     for number in 0..3 {
         rig.publish("a.b", &number.to_string());
     }
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     let mut bytes = Vec::new();
-    assert_eq!(rig.engine.next_dirty(), Some(ids[0]));
+    assert_eq!(rig.core.next_dirty(), Some(ids[0]));
     // Into the second of the three.
     assert_eq!(rig.write_some(ids[0], 150, &mut bytes), Some(Sent::More));
-    rig.engine.blocked(ids[0], rig.now);
+    rig.core.blocked(ids[0], rig.now);
     rig.read(ids[1]);
     for number in 3..9 {
         rig.publish("a.b", &number.to_string());
     }
-    while rig.engine.deliver(usize::MAX) > 0 {
+    while rig.core.deliver(usize::MAX) > 0 {
         rig.read(ids[1]);
     }
-    rig.engine.writable(ids[0]);
+    rig.core.writable(ids[0]);
     while rig
         .write_some(ids[0], 7, &mut bytes)
         .is_some_and(|sent| sent == Sent::More)
@@ -177,7 +177,7 @@ fn who_joins_between_two_events_of_a_run_gets_the_second() {
     let late = subscribed(&mut rig, &settings, "a.*");
     rig.publish("a.b", "2");
     rig.publish("a.b", "3");
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(numbers(&rig.read(early[1])), ["1", "2", "3"]);
     assert_eq!(numbers(&rig.read(late)), ["2", "3"]);
 }
@@ -204,7 +204,7 @@ fn what_is_for_admins_only_is_in_no_run() {
     ] {
         rig.publish(channel, number);
     }
-    rig.engine.deliver(usize::MAX);
+    rig.core.deliver(usize::MAX);
     assert_eq!(numbers(&rig.read(ids[0])), ["1", "2", "3", "4"]);
     assert_eq!(numbers(&rig.read(ids[1])), ["1", "4"]);
 }

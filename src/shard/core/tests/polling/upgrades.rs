@@ -45,7 +45,7 @@ fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
         frame(0x81, b"42[\"get_status\"]"),
     ]
     .concat();
-    client.rig.engine.on_bytes(client.id, &mut bytes, client.rig.now);
+    client.rig.core.on_bytes(client.id, &mut bytes, client.rig.now);
     assert_eq!(text(&waiting.try_recv().expect("let go")), "6");
     assert_eq!(client.rig.actions()[0], Action::AnswerProbe(client.id));
     assert!(client.written()[0].starts_with("42[\"status\""));
@@ -85,7 +85,7 @@ fn the_end_of_a_session_between_its_last_get_and_the_upgrade_is_told_on_the_sock
     );
     assert!(client.rig.actions().contains(&Action::ShutDown(client.id)));
     client.say("3");
-    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.is_gone());
     assert_eq!(client.rig.stats.polling.get(), 0);
 }
@@ -102,7 +102,7 @@ fn the_end_of_a_session_before_the_probe_is_told_wherever_its_client_goes_on() {
         if completes {
             client.say("5");
             assert_eq!(client.written()[0], "1");
-            client.rig.engine.on_end_of_input(client.id, client.rig.now);
+            client.rig.core.on_end_of_input(client.id, client.rig.now);
         } else {
             assert_eq!(client.poll(), "1");
         }
@@ -110,7 +110,7 @@ fn the_end_of_a_session_before_the_probe_is_told_wherever_its_client_goes_on() {
     }
     // A socket that comes to nothing leaves the GETs as they are.
     let mut client = ended(&["2probe"]);
-    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.poll().contains("BY_OPERATOR"));
     // Nobody comes.
     let mut client = ended(&["2probe"]);
@@ -138,7 +138,7 @@ fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_sessi
     );
     client.say("1");
     client.written();
-    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.is_gone());
     assert_eq!(client.rig.stats.deflate_connections.get(), 0);
     client.rig.publish("grid.a", "1");
@@ -148,11 +148,11 @@ fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_sessi
 fn a_socket_that_fails_its_probe_is_dropped_and_the_session_polls_on() {
     let ways: [fn(&mut Client); 5] = [
         |client| client.say("4hello"),
-        |client| client.rig.engine.on_end_of_input(client.id, client.rig.now),
-        |client| client.rig.engine.on_socket_error(client.id, client.rig.now),
+        |client| client.rig.core.on_end_of_input(client.id, client.rig.now),
+        |client| client.rig.core.on_socket_error(client.id, client.rig.now),
         |client| {
             let mut ping = frame(0x89, b"");
-            client.rig.engine.on_bytes(client.id, &mut ping, client.rig.now);
+            client.rig.core.on_bytes(client.id, &mut ping, client.rig.now);
         },
         |client| client.rig.pass(10_250),
     ];
@@ -188,15 +188,15 @@ fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
 #[test]
 fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
     let partial = |client: &Client| {
-        let slot = client.rig.engine.slot(client.id).expect("a session");
-        let cold = client.rig.engine.cold[slot].as_ref().expect("a session");
+        let slot = client.rig.core.slot(client.id).expect("a session");
+        let cold = client.rig.core.cold[slot].as_ref().expect("a session");
         cold.decoder.buffered_bytes()
     };
     let mut client = Client::new(Limits::default());
     assert!(client.candidate().is_some());
     let mut half = frame(0x81, &[b'x'; 1000]);
     half.truncate(500);
-    client.rig.engine.on_bytes(client.id, &mut half, client.rig.now);
+    client.rig.core.on_bytes(client.id, &mut half, client.rig.now);
     assert!(
         client.rig.actions().contains(&Action::Drop(client.id)),
         "no probe is so long"
@@ -205,9 +205,9 @@ fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
     assert!(client.candidate().is_some());
     let mut half = frame(0x81, b"2probe");
     half.truncate(8);
-    client.rig.engine.on_bytes(client.id, &mut half, client.rig.now);
+    client.rig.core.on_bytes(client.id, &mut half, client.rig.now);
     assert!(partial(&client) > 0);
-    client.rig.engine.on_end_of_input(client.id, client.rig.now);
+    client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert_eq!(partial(&client), 0);
     // The limit is the probe's alone.
     assert!(client.candidate().is_some());
