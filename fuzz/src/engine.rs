@@ -18,7 +18,7 @@ use tickgate::metrics::ShardMetrics;
 use tickgate::session::{Opening, Settings};
 use tickgate::shard;
 use tickgate::shard::core::{Action, Arrival, Sent, ShardCore};
-use tickgate::shard::mailbox::polling::{Open, Poll, Request};
+use tickgate::shard::mailbox::polling::{Open, Poll, PollRequest};
 use tickgate::shard::mailbox::{ConnectionId, ShardMessage};
 use tickgate::time::{Clock, Now};
 use tickgate_protocol::dialect;
@@ -312,9 +312,9 @@ impl World {
             return self.bytes(who, &client_frame(text));
         }
         let (begun, _begun) = oneshot::channel();
-        self.ask(who, Request::PostBegins(begun));
+        self.ask(who, PollRequest::PostHead(begun));
         let (taken, _taken) = oneshot::channel();
-        self.ask_again(who, Request::Posted(Bytes::copy_from_slice(text), taken));
+        self.ask_again(who, PollRequest::PostBody(Bytes::copy_from_slice(text), taken));
     }
 
     fn bytes(&mut self, who: u8, bytes: &[u8]) {
@@ -329,7 +329,7 @@ impl World {
 
     fn get(&mut self, who: u8) {
         let (reply, mut answer) = oneshot::channel();
-        self.ask(who, Request::Get(reply));
+        self.ask(who, PollRequest::Get(reply));
         let waits = answer.try_recv().ok().and_then(std::result::Result::ok);
         if let Some((_, waiting)) = self.client(who).and_then(|client| client.polls.as_mut()) {
             *waiting = waits;
@@ -339,12 +339,12 @@ impl World {
     fn go_away(&mut self, who: u8) {
         if let Some((_, waiting)) = self.client(who).and_then(|client| client.polls.as_mut()) {
             *waiting = None;
-            self.ask_again(who, Request::Gone);
+            self.ask_again(who, PollRequest::Gone);
         }
     }
 
     /// A request with a number of its own.
-    fn ask(&mut self, who: u8, request: Request) {
+    fn ask(&mut self, who: u8, request: PollRequest) {
         self.numbers += 1;
         let number = self.numbers;
         if let Some((last, _)) = self.client(who).and_then(|client| client.polls.as_mut()) {
@@ -354,7 +354,7 @@ impl World {
     }
 
     /// More of the last request.
-    fn ask_again(&mut self, who: u8, request: Request) {
+    fn ask_again(&mut self, who: u8, request: PollRequest) {
         let Some(client) = self.client(who) else { return };
         let Some((number, _)) = client.polls else { return };
         let poll = Poll {

@@ -21,7 +21,7 @@ use tickgate::ingress::{Door, Endpoint, Origins, Parts, Refuse, Settings, Truste
 use tickgate::metrics::IngressMetrics;
 use tickgate::session;
 use tickgate::session::limits::Limits;
-use tickgate::shard::mailbox::polling::{Poll, Request};
+use tickgate::shard::mailbox::polling::{Poll, PollRequest};
 use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
 use tickgate::time::Clock;
 use tickgate_protocol::dialect::{self, Dialect, socket_io};
@@ -208,17 +208,17 @@ async fn shard_of(mut mailbox: Mailbox, doorbell: Arc<Doorbell>, gives: Unbounde
     }
 }
 
-fn polled(request: Request) {
+fn polled(request: PollRequest) {
     match request {
-        Request::Get(reply) => {
+        PollRequest::Get(reply) => {
             let (answer, body) = oneshot::channel();
             let _ = answer.send(Bytes::from_static(b"6"));
             let _ = reply.send(Ok(body));
         }
-        Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply) => {
+        PollRequest::PostHead(reply) | PollRequest::PostBody(_, reply) | PollRequest::MayUpgrade(reply) => {
             let _ = reply.send(Ok(()));
         }
-        Request::Ends(_) | Request::Gone => {}
+        PollRequest::PostFailed(_) | PollRequest::Gone => {}
     }
 }
 

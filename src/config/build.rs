@@ -198,18 +198,18 @@ impl Config {
         })
     }
 
-    fn coalesce(&self) -> shard::Coalesce {
+    fn coalesce(&self) -> shard::CoalescePolicy {
         match self.server.coalesce {
-            Coalesce::Auto => shard::Coalesce::Auto,
-            Coalesce::Fixed(time) => shard::Coalesce::Fixed(u32::try_from(ms(time)).unwrap_or(u32::MAX)),
+            Coalesce::Auto => shard::CoalescePolicy::Auto,
+            Coalesce::Fixed(time) => shard::CoalescePolicy::Fixed(u32::try_from(ms(time)).unwrap_or(u32::MAX)),
         }
     }
 
-    fn flush(&self) -> shard::Flush {
+    fn flush(&self) -> shard::FlushMethod {
         match self.server.flush {
-            Flush::Auto => shard::Flush::Auto,
-            Flush::IoUring => shard::Flush::IoUring,
-            Flush::Writev => shard::Flush::Writev,
+            Flush::Auto => shard::FlushMethod::Auto,
+            Flush::IoUring => shard::FlushMethod::IoUring,
+            Flush::Writev => shard::FlushMethod::Writev,
         }
     }
 

@@ -78,9 +78,9 @@ pub struct Settings {
     /// Shorter messages are not compressed, in bytes.
     pub deflate_bytes_min: usize,
     /// How long events may wait for company in a shard.
-    pub coalesce: shard::Coalesce,
+    pub coalesce: shard::CoalescePolicy,
     /// How frames reach the sockets.
-    pub flush: shard::Flush,
+    pub flush: shard::FlushMethod,
     /// The keys that tokens are verified with.
     pub keys: auth::KeySet,
     /// How tokens are read, and what roles may do.

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::Coalesce;
+use super::CoalescePolicy;
 
 const CHEAP: Duration = Duration::from_micros(250);
 const DEAR: Duration = Duration::from_millis(1);
@@ -26,7 +26,7 @@ const WAIT_MS_MAX: u64 = 8;
 /// Says when events are taken.
 #[derive(Debug)]
 pub(super) struct Coalescer {
-    policy: Coalesce,
+    policy: CoalescePolicy,
     // From when on events are taken if enough of them wait.
     next_ms: u64,
     // From when on they are taken however few they are; not before `next_ms`.
@@ -34,7 +34,7 @@ pub(super) struct Coalescer {
 }
 
 impl Coalescer {
-    pub(super) const fn new(policy: Coalesce) -> Self {
+    pub(super) const fn new(policy: CoalescePolicy) -> Self {
         Self {
             policy,
             next_ms: 0,
@@ -60,13 +60,13 @@ impl Coalescer {
     /// A tick (taking, delivering and flushing events) that began at `start_ms` took `cost` and ended at `end_ms`.
     pub(super) fn ticked(&mut self, start_ms: u64, cost: Duration, end_ms: u64) {
         (self.next_ms, self.latest_ms) = match self.policy {
-            Coalesce::Fixed(gap_ms) => {
+            CoalescePolicy::Fixed(gap_ms) => {
                 let next_ms = start_ms + u64::from(gap_ms);
                 (next_ms, next_ms)
             }
-            Coalesce::Auto if cost < CHEAP => (0, 0),
-            Coalesce::Auto if cost < DEAR => (end_ms + 1, end_ms + 1),
-            Coalesce::Auto => {
+            CoalescePolicy::Auto if cost < CHEAP => (0, 0),
+            CoalescePolicy::Auto if cost < DEAR => (end_ms + 1, end_ms + 1),
+            CoalescePolicy::Auto => {
                 let cost_ms = u64::try_from(cost.as_millis()).unwrap_or(u64::MAX);
                 (end_ms + 2, end_ms + cost_ms.clamp(2, WAIT_MS_MAX))
             }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_idle_shard_does_not_wait_and_a_busy_one_waits_no_longer_than_it_works() {
-        let mut coalescer = Coalescer::new(Coalesce::Auto);
+        let mut coalescer = Coalescer::new(CoalescePolicy::Auto);
         assert!(coalescer.is_due(0, 0));
         for (cost_us, with_company_ms, with_few_ms) in [
             (20, 0, 0),
@@ -103,13 +103,13 @@ mod tests {
 
     #[test]
     fn a_fixed_gap_counts_from_tick_to_tick() {
-        let mut coalescer = Coalescer::new(Coalesce::Fixed(5));
+        let mut coalescer = Coalescer::new(CoalescePolicy::Fixed(5));
         coalescer.ticked(100, Duration::from_millis(2), 102);
         for waiting in [1, COMPANY] {
             assert!(!coalescer.is_due(104, waiting));
             assert!(coalescer.is_due(105, waiting));
         }
-        let mut coalescer = Coalescer::new(Coalesce::Fixed(0));
+        let mut coalescer = Coalescer::new(CoalescePolicy::Fixed(0));
         coalescer.ticked(100, Duration::from_millis(2), 102);
         assert!(coalescer.is_due(102, 1));
     }

@@ -12,7 +12,7 @@ use super::catch_up::CatchUp;
 use super::outbox::Outbox;
 use crate::session::Session;
 use crate::shard::mailbox::ConnectionPermit;
-use crate::shard::mailbox::polling::Refusal;
+use crate::shard::mailbox::polling::PollError;
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::{Decoder, Deflate};
@@ -145,7 +145,7 @@ pub(super) struct Polling {
 pub(super) struct Post {
     pub(super) body: Bytes,
     pub(super) position: Option<usize>,
-    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
+    pub(super) answer: oneshot::Sender<Result<(), PollError>>,
 }
 
 /// How many channels a `dropped` message names; the events of others are only counted.

@@ -23,7 +23,7 @@ pub(super) enum Content {
     /// A reply or control message.
     Reply,
     /// One event.
-    Event(Origin),
+    Event(FramedEvent),
     /// Several events, each with its own frame: they go the same way for as long as nothing is decided about one of
     /// them.
     Run(Box<[Rc<Frame>]>),
@@ -32,14 +32,14 @@ pub(super) enum Content {
 /// What is kept of a queued event beside its frame. Not the event itself: its `data` and its other forms would be held
 /// as long as the slowest client is behind, uncounted.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct FramedEvent {
     pub(super) channel: Channel,
     pub(super) class: Arc<Class>,
     /// Its number in the hub's state; 0: there is no state of it.
     pub(super) version: u64,
 }
 
-impl Origin {
+impl FramedEvent {
     /// Whether its channel's newest event can stand for it: that is kept, and its class says so.
     pub(super) fn steps_aside(&self) -> bool {
         self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
@@ -82,7 +82,7 @@ impl Frame {
     }
 
     /// The one event it is.
-    pub(super) fn origin(&self) -> Option<&Origin> {
+    pub(super) fn event(&self) -> Option<&FramedEvent> {
         match &self.content {
             Content::Event(origin) => Some(origin),
             Content::Reply | Content::Run(_) => None,

@@ -31,12 +31,12 @@ use std::thread::{self, JoinHandle};
 use crate::hub::{Broker, Inbox};
 use crate::shard::mailbox::{Mailbox, Services};
 use crate::time::Clock;
-pub use flush::Flush;
+pub use flush::FlushMethod;
 use reactor::Reactor;
 
 /// How long events may wait for company before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coalesce {
+pub enum CoalescePolicy {
     /// No wait while the shard is idle; under load 2 ms after a tick, and while few events wait as long as it took.
     Auto,
     /// Ticks are at least so many milliseconds apart; 0: every event at once.
@@ -49,9 +49,9 @@ pub struct Settings {
     /// Its number, from 0; the same as its inbox's.
     pub shard: u16,
     /// `[server] coalesce`.
-    pub coalesce: Coalesce,
+    pub coalesce: CoalescePolicy,
     /// `[server] flush`.
-    pub flush: Flush,
+    pub flush: FlushMethod,
     /// Bytes of half-received messages, over all connections of the shard. Over it the largest one's connection is
     /// closed with 1013.
     pub assembly_bytes: usize,
@@ -72,8 +72,8 @@ impl Settings {
     pub const fn new(shard: u16) -> Self {
         Self {
             shard,
-            coalesce: Coalesce::Auto,
-            flush: Flush::Auto,
+            coalesce: CoalescePolicy::Auto,
+            flush: FlushMethod::Auto,
             assembly_bytes: 64 * 1024 * 1024,
             assembly_ms: 30_000,
             closing_ms: 5_000,

@@ -338,7 +338,7 @@ impl Outbox {
             let frame = pool.entry(queue.head).frame();
             let (length, reply_bytes) = (frame.len(), counted(frame));
             let count = frame.count();
-            let is_page = !is_event && frame.origin().is_some();
+            let is_page = !is_event && frame.event().is_some();
             if left < u64::from(length) {
                 break;
             }

@@ -23,7 +23,7 @@ use super::Settings;
 use super::coalesce::Coalescer;
 use super::core::{Action, Arrival, PROBE_ANSWER, ShardCore};
 use super::flush::{self, Flusher, Outcome};
-use super::slots::Chunked;
+use super::slots::Slots;
 use crate::hub::{Broker, Doorbell, Inbox};
 use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::polling::Upgrade;
@@ -53,7 +53,7 @@ const WAKER: Token = Token(usize::MAX);
 /// Sockets by slot.
 struct Sockets {
     registry: Registry,
-    slots: Chunked<Socket>,
+    slots: Slots<Socket>,
     ready: VecDeque<ConnectionId>,
 }
 
@@ -119,7 +119,7 @@ impl Reactor {
             engine: ShardCore::new(settings, inbox, services, broker, stats.clone(), clock.now()),
             sockets: Sockets {
                 registry: poll.registry().try_clone()?,
-                slots: Chunked::new(),
+                slots: Slots::new(),
                 ready: VecDeque::new(),
             },
             poll,

@@ -10,11 +10,11 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 
 /// Elements numbered from 0; a chunk of 256 at a time.
 #[derive(Debug)]
-pub(super) struct Chunked<T> {
+pub(super) struct Slots<T> {
     chunks: Vec<Box<[T]>>,
 }
 
-impl<T: Default> Chunked<T> {
+impl<T: Default> Slots<T> {
     pub(super) const fn new() -> Self {
         Self { chunks: Vec::new() }
     }
@@ -32,7 +32,7 @@ impl<T: Default> Chunked<T> {
     }
 }
 
-impl<T> Chunked<T> {
+impl<T> Slots<T> {
     pub(super) fn get(&self, index: u32) -> Option<&T> {
         self.chunks
             .get((index >> CHUNK_BITS) as usize)
@@ -40,14 +40,14 @@ impl<T> Chunked<T> {
     }
 }
 
-impl<T> Index<u32> for Chunked<T> {
+impl<T> Index<u32> for Slots<T> {
     type Output = T;
     fn index(&self, index: u32) -> &T {
         &self.chunks[(index >> CHUNK_BITS) as usize][index as usize % CHUNK]
     }
 }
 
-impl<T> IndexMut<u32> for Chunked<T> {
+impl<T> IndexMut<u32> for Slots<T> {
     fn index_mut(&mut self, index: u32) -> &mut T {
         &mut self.chunks[(index >> CHUNK_BITS) as usize][index as usize % CHUNK]
     }
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn growing_moves_nothing() {
-        let mut slab = Chunked::<u64>::new();
+        let mut slab = Slots::<u64>::new();
         slab.reserve(0);
         slab[0] = 7;
         let place = std::ptr::from_ref(&slab[0]);

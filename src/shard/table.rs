@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use super::slots::Chunked;
+use super::slots::Slots;
 use crate::hub::JoinAt;
 use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
 
@@ -46,7 +46,7 @@ impl Subscriber {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct HeldPattern {
     node: NodeId,
     position: u32,
 }
@@ -111,7 +111,7 @@ pub(super) struct Table {
     // How many nodes have each shape, by `length * 256 + stars`; and the shapes that occur.
     shape_counts: Box<[u32]>,
     shapes: Vec<Shape>,
-    held: Chunked<Vec<Held>>,
+    held: Slots<Vec<HeldPattern>>,
     subscriptions: u64,
     cache: HashMap<Channel, Resolved>,
     epoch: u64,
@@ -129,7 +129,7 @@ impl Table {
             by_pattern: HashMap::new(),
             shape_counts: vec![0; (SEGMENTS_MAX + 1) * 256].into(),
             shapes: Vec::new(),
-            held: Chunked::new(),
+            held: Slots::new(),
             subscriptions: 0,
             cache: HashMap::new(),
             epoch: 0,
@@ -181,7 +181,7 @@ impl Table {
         let held = &mut self.held[slot];
         let back = narrow(held.len());
         if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
-            held.push(Held {
+            held.push(HeldPattern {
                 node,
                 position: narrow(target.subscribers.len()),
             });
@@ -374,7 +374,7 @@ impl Table {
     // Two swap-removes; each moves one entry, whose partner is told its new place.
     fn remove_at(&mut self, slot: u32, place: usize) -> NodeId {
         let list = &mut self.held[slot];
-        let Held { node, position } = list.swap_remove(place);
+        let HeldPattern { node, position } = list.swap_remove(place);
         if let Some(&moved) = list.get(place)
             && let Some(Some(target)) = self.nodes.get_mut(moved.node as usize)
         {

@@ -5,7 +5,7 @@
 //! deadline has really passed and arms again. Frames do not touch the wheel: a deadline that moved further away is
 //! found out on expiry.
 
-use super::slots::Chunked;
+use super::slots::Slots;
 
 /// Width of a slot.
 pub(super) const SLOT_MS: u64 = 250;
@@ -34,7 +34,7 @@ impl Default for Link {
 /// Timers of numbered owners.
 #[derive(Debug)]
 pub(super) struct Timers {
-    links: Chunked<Link>,
+    links: Slots<Link>,
     heads: Box<[u32; SLOTS]>,
     occupied: [u64; SLOTS / 64],
     // The first tick that has not been worked off; armed timers lie in `tick .. tick + SLOTS`.
@@ -44,7 +44,7 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(now_ms: u64) -> Self {
         Self {
-            links: Chunked::new(),
+            links: Slots::new(),
             heads: Box::new([NONE; SLOTS]),
             occupied: [0; SLOTS / 64],
             tick: now_ms / SLOT_MS,

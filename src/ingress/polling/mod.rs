@@ -28,7 +28,7 @@ use super::visit::Visit;
 use super::visitor::{Admission, Connection, Refusal as Refused, draining, forbidden_origin, switching};
 use crate::ingress::http::answer::Answer;
 use crate::session::{Opening, Settings};
-use crate::shard::mailbox::polling::{Open, Poll, Refusal, Request as Ask};
+use crate::shard::mailbox::polling::{Open, Poll, PollError, PollRequest};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::disconnect::Disconnect;
@@ -184,7 +184,7 @@ async fn upgrade(
     let deflate = visit.deflate(&request);
     let admission = match session {
         Some(session) => {
-            ask(visit, session, number(), Ask::Upgrades).await?;
+            ask(visit, session, number(), PollRequest::MayUpgrade).await?;
             Admission::Session {
                 to: session.to,
                 secret: session.secret,
@@ -203,7 +203,7 @@ async fn get(visit: &Arc<Visit>, session: Named) -> Result<Answer, Refused> {
     let number = number();
     // From here on: the session may have taken the GET before anybody hears of it.
     let client = Client::new(visit, session, number);
-    let body = match ask(visit, session, number, Ask::Get).await {
+    let body = match ask(visit, session, number, PollRequest::Get).await {
         Ok(body) => body,
         Err(refused) => {
             client.served();
@@ -232,7 +232,7 @@ async fn post(
 ) -> Result<Answer, Refused> {
     let number = number();
     let client = Client::new(visit, session, number);
-    if let Err(refused) = ask(visit, session, number, Ask::PostBegins).await {
+    if let Err(refused) = ask(visit, session, number, PollRequest::PostHead).await {
         client.served();
         return Err(refused);
     }
@@ -246,7 +246,10 @@ async fn post(
         Err(Unread::TooLong) => return Err(client.end(Disconnect::TooBig, answer::too_large())),
         Err(Unread::NoRoom) => return Err(client.end(Disconnect::Overload, answer::no_room())),
     };
-    let taken = ask(visit, session, number, |reply| Ask::Posted(body.bytes.clone(), reply)).await;
+    let taken = ask(visit, session, number, |reply| {
+        PollRequest::PostBody(body.bytes.clone(), reply)
+    })
+    .await;
     drop((waiting, body));
     client.served();
     taken?;
@@ -258,19 +261,19 @@ async fn ask<T>(
     visit: &Visit,
     session: Named,
     number: u64,
-    request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Ask,
+    request: impl FnOnce(oneshot::Sender<Result<T, PollError>>) -> PollRequest,
 ) -> Result<T, Refused> {
     let (reply, answer) = oneshot::channel();
     let shard = visit.door.shards.get(usize::from(session.to.shard));
     let sent = shard.is_some_and(|shard| tell(shard, session, number, request(reply)));
     match answer.await {
         Ok(Ok(answer)) if sent => Ok(answer),
-        Ok(Err(Refusal::Bad)) => Err(Flaw::BadRequest.into()),
+        Ok(Err(PollError::BadRequest)) => Err(Flaw::BadRequest.into()),
         Ok(_) | Err(_) => Err(Flaw::Session.into()),
     }
 }
 
-fn tell(shard: &ShardHandle, session: Named, number: u64, request: Ask) -> bool {
+fn tell(shard: &ShardHandle, session: Named, number: u64, request: PollRequest) -> bool {
     let poll = Poll {
         to: session.to,
         secret: session.secret,
@@ -289,7 +292,7 @@ impl Client {
         Self(shard.map(|shard| (shard.clone(), session, number)))
     }
 
-    fn send(&self, request: Ask) {
+    fn send(&self, request: PollRequest) {
         if let Some((shard, session, number)) = &self.0 {
             tell(shard, *session, *number, request);
         }
@@ -297,7 +300,7 @@ impl Client {
 
     /// Its session ends, and this is its answer.
     fn end(self, ending: Disconnect, answer: Refused) -> Refused {
-        self.send(Ask::Ends(ending));
+        self.send(PollRequest::PostFailed(ending));
         self.served();
         answer
     }
@@ -310,7 +313,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.send(Ask::Gone);
+        self.send(PollRequest::Gone);
     }
 }
 

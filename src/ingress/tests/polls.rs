@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::ingress::polling::body::BYTES_MAX;
 use crate::shard::mailbox::ConnectionId;
-use crate::shard::mailbox::polling::{Poll, Refusal, Request};
+use crate::shard::mailbox::polling::{Poll, PollError, PollRequest};
 use tickgate_protocol::dialect::engine_io::{SECRET_BYTES, Sid};
 use tickgate_protocol::dialect::socket_io;
 use tickgate_protocol::disconnect::Disconnect;
@@ -61,7 +61,7 @@ impl Fixture {
 
     /// Has the body of a POST read.
     async fn begin_post(&mut self) {
-        let Request::PostBegins(reply) = self.polled().await.request else {
+        let PollRequest::PostHead(reply) = self.polled().await.request else {
             panic!("no POST")
         };
         reply.send(Ok(())).expect("waited for");
@@ -69,7 +69,7 @@ impl Fixture {
 
     /// Takes a body of so many bytes.
     async fn take_post(&mut self, bytes: usize) {
-        let Request::Posted(body, reply) = self.polled().await.request else {
+        let PollRequest::PostBody(body, reply) = self.polled().await.request else {
             panic!("no body")
         };
         assert_eq!(body.len(), bytes);
@@ -78,7 +78,7 @@ impl Fixture {
 
     /// Answers a GET of a session.
     async fn serve_get(&mut self, body: Bytes) {
-        let Request::Get(reply) = self.polled().await.request else {
+        let PollRequest::Get(reply) = self.polled().await.request else {
             panic!("no GET")
         };
         let (answer, receiver) = tokio::sync::oneshot::channel();
@@ -126,11 +126,11 @@ async fn a_client_that_leaves_before_its_session_answered_is_told_of() {
         let asked = fixture.polled().await;
         assert!(matches!(
             (&asked.request, is_get),
-            (Request::Get(_), true) | (Request::PostBegins(_), false)
+            (PollRequest::Get(_), true) | (PollRequest::PostHead(_), false)
         ));
         drop(stream);
         let gone = fixture.polled().await;
-        assert!(matches!(gone.request, Request::Gone));
+        assert!(matches!(gone.request, PollRequest::Gone));
         assert_eq!(gone.number, asked.number);
     }
 }
@@ -142,8 +142,8 @@ async fn a_refused_request_is_told_of_once() {
         let mut stream = fixture.connect().await;
         stream.write_all(&request(method, &sid(), "")).await.expect("sent");
         match fixture.polled().await.request {
-            Request::Get(reply) => drop(reply.send(Err(Refusal::Bad))),
-            Request::PostBegins(reply) => drop(reply.send(Err(Refusal::Bad))),
+            PollRequest::Get(reply) => drop(reply.send(Err(PollError::BadRequest))),
+            PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::BadRequest))),
             other => panic!("{other:?}"),
         }
         has(&answer(&mut stream).await, 400, &[]);
@@ -161,7 +161,7 @@ async fn a_post_that_says_that_it_is_too_long_is_not_waited_for() {
     has(&answer(&mut stream).await, 413, &[LAST]);
     assert!(matches!(
         fixture.polled().await.request,
-        Request::Ends(Disconnect::TooBig)
+        PollRequest::PostFailed(Disconnect::TooBig)
     ));
 }
 
@@ -180,7 +180,7 @@ async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
     read.await.expect("in time").expect("an answer");
     assert_eq!(told, *b"HTTP/1.1 400");
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-    assert!(matches!(fixture.polled().await.request, Request::Gone));
+    assert!(matches!(fixture.polled().await.request, PollRequest::Gone));
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
     );
     assert!(matches!(
         fixture.polled().await.request,
-        Request::Ends(Disconnect::Overload)
+        PollRequest::PostFailed(Disconnect::Overload)
     ));
     fixture.refused(Refused::Memory, 1).await;
 
@@ -275,8 +275,8 @@ async fn pages_of_other_origins_may_not_poll_or_read_that_they_may_not() {
             stream.write_all(&asked).await.expect("sent");
             if is_allowed && method != "OPTIONS" {
                 match fixture.polled().await.request {
-                    Request::Get(reply) => drop(reply.send(Err(Refusal::Bad))),
-                    Request::PostBegins(reply) => drop(reply.send(Err(Refusal::Bad))),
+                    PollRequest::Get(reply) => drop(reply.send(Err(PollError::BadRequest))),
+                    PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::BadRequest))),
                     other => panic!("{other:?}"),
                 }
             }

@@ -226,7 +226,7 @@ impl Outgoing {
     fn pass_over(&mut self, hot: &mut Hot, cold: &mut Cold, limit: usize) {
         let Some(catch_up) = cold.catch_up_if_any() else { return };
         let passed = hot.outbox.pass_over(&mut self.pool, limit, |frame| {
-            let origin = frame.origin();
+            let origin = frame.event();
             origin.is_some_and(|origin| catch_up.passes_over(&origin.channel, origin.version))
         });
         self.event_frames -= u64::from(passed.event_frames);

@@ -9,7 +9,7 @@ use super::Endpoint;
 use crate::event::Event;
 use crate::hub::{Inbox, Popped};
 use crate::metrics::ShardMetrics;
-use crate::shard::frame::{Content, Frame, Origin};
+use crate::shard::frame::{Content, Frame, FramedEvent};
 use tickgate_protocol::event::WireFormat;
 use tickgate_protocol::wire::{Deflate, encode};
 
@@ -49,7 +49,7 @@ impl<'e> Frames<'e> {
         self.wrapped[form.index()].get_or_insert_with(|| {
             Rc::new(Frame {
                 bytes: inbox.frame(form, event).clone(),
-                content: Content::Event(Origin {
+                content: Content::Event(FramedEvent {
                     channel: event.channel.clone(),
                     class: event.class.clone(),
                     version: event.version,

@@ -55,7 +55,7 @@ use super::connection::{Cold, Flags, Hot, Stage};
 use super::frame::Frame;
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::slots::Chunked;
+use super::slots::Slots;
 use super::table::{NodeId, Table};
 use super::timers::Timers;
 use crate::auth::{Identity, TokenError};
@@ -139,8 +139,8 @@ pub struct ShardCore {
     broker: Arc<dyn Broker>,
     stats: Arc<ShardMetrics>,
 
-    hot: Chunked<Hot>,
-    cold: Chunked<Option<Cold>>,
+    hot: Slots<Hot>,
+    cold: Slots<Option<Cold>>,
     vacant: Vec<u32>,
     // Slots ever taken: `0..slots`.
     slots: u32,
@@ -203,8 +203,8 @@ impl ShardCore {
             services,
             broker,
             stats,
-            hot: Chunked::new(),
-            cold: Chunked::new(),
+            hot: Slots::new(),
+            cold: Slots::new(),
             vacant: Vec::new(),
             slots: 0,
             connections: 0,

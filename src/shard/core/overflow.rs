@@ -21,8 +21,8 @@ use super::{Endpoint, Outgoing};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags, Gap, Hot};
-use crate::shard::frame::{Frame, Origin};
-use crate::shard::slots::Chunked;
+use crate::shard::frame::{Frame, FramedEvent};
+use crate::shard::slots::Slots;
 use tickgate_protocol::channel::{Channel, Overflow};
 
 /// What became of an event.
@@ -63,7 +63,7 @@ impl Outgoing {
         &mut self,
         slot: u32,
         hot: &mut Hot,
-        cold: &mut Chunked<Option<Cold>>,
+        cold: &mut Slots<Option<Cold>>,
         frame: &Rc<Frame>,
         endpoint: &Endpoint,
         stats: &ShardMetrics,
@@ -87,11 +87,11 @@ impl Outgoing {
         endpoint: &Endpoint,
         stats: &ShardMetrics,
     ) -> Queued {
-        let Some(origin) = frame.origin() else {
+        let Some(event) = frame.event() else {
             return Queued::Settled;
         };
-        if origin.steps_aside() {
-            self.step_aside(hot, cold, origin, stats);
+        if event.steps_aside() {
+            self.step_aside(hot, cold, event, stats);
             return Queued::Settled;
         }
         while !hot.outbox.push_event(&mut self.pool, frame, &endpoint.bounds) {
@@ -99,14 +99,14 @@ impl Outgoing {
             // `Kept` also when all that is queued is a frame of which a part was sent.
             let fate = oldest.map_or(Fate::Kept, |oldest| fate(oldest, cold));
             if matches!(fate, Fate::Kept) {
-                if origin.class.overflow == Overflow::Disconnect {
+                if event.class.overflow == Overflow::Disconnect {
                     if self.clear_aside(hot, cold, stats) {
                         continue;
                     }
                     return Queued::TooSlow;
                 }
                 let sequence = hot.outbox.take_sequence();
-                note_loss(hot, cold, &origin.channel, 1, sequence, stats);
+                note_loss(hot, cold, &event.channel, 1, sequence, stats);
                 return Queued::Settled;
             }
             let Some((oldest, sequence)) = hot.outbox.drop_oldest(&mut self.pool) else {
@@ -114,7 +114,7 @@ impl Outgoing {
             };
             self.event_frames -= 1;
             self.event_bytes -= u64::from(oldest.len());
-            if let Some(oldest) = oldest.origin() {
+            if let Some(oldest) = oldest.event() {
                 match fate {
                     Fate::StepsAside => self.step_aside(hot, cold, oldest, stats),
                     Fate::Dropped => note_loss(hot, cold, &oldest.channel, 1, sequence, stats),
@@ -132,27 +132,27 @@ impl Outgoing {
         let mut aside: Vec<Rc<Frame>> = Vec::new();
         let catch_up = cold.catch_up();
         let passed = hot.outbox.pass_over(&mut self.pool, usize::MAX, |frame| {
-            let Some(origin) = frame.origin() else { return false };
-            let is_aside = origin.steps_aside() && !catch_up.passes_over(&origin.channel, origin.version);
+            let Some(event) = frame.event() else { return false };
+            let is_aside = event.steps_aside() && !catch_up.passes_over(&event.channel, event.version);
             if is_aside {
                 aside.push(frame.clone());
             }
-            origin.steps_aside()
+            event.steps_aside()
         });
         self.event_frames -= u64::from(passed.event_frames);
         self.event_bytes -= u64::from(passed.event_bytes);
-        for origin in aside.iter().filter_map(|frame| frame.origin()) {
-            if !cold.catch_up().passes_over(&origin.channel, origin.version) {
-                self.step_aside(hot, cold, origin, stats);
+        for event in aside.iter().filter_map(|frame| frame.event()) {
+            if !cold.catch_up().passes_over(&event.channel, event.version) {
+                self.step_aside(hot, cold, event, stats);
             }
         }
         passed.event_frames > 0
     }
 
-    fn step_aside(&mut self, hot: &mut Hot, cold: &mut Cold, origin: &Origin, stats: &ShardMetrics) {
+    fn step_aside(&mut self, hot: &mut Hot, cold: &mut Cold, event: &FramedEvent, stats: &ShardMetrics) {
         let due = hot.outbox.take_sequence();
         let catch_up: &mut CatchUp = cold.catch_up();
-        if catch_up.set_aside(&origin.channel, origin.version, due) {
+        if catch_up.set_aside(&event.channel, event.version, due) {
             stats.catch_ups.bump(1);
         }
         stats.conflated.bump(1);
@@ -181,15 +181,15 @@ impl Outgoing {
 }
 
 fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
-    let Some(origin) = oldest.origin() else {
+    let Some(event) = oldest.event() else {
         return Fate::Kept;
     };
     let catch_up = cold.catch_up_if_any();
-    if catch_up.is_some_and(|catch_up| catch_up.passes_over(&origin.channel, origin.version)) {
+    if catch_up.is_some_and(|catch_up| catch_up.passes_over(&event.channel, event.version)) {
         return Fate::PassedOver;
     }
-    match origin.class.overflow {
-        _ if origin.steps_aside() => Fate::StepsAside,
+    match event.class.overflow {
+        _ if event.steps_aside() => Fate::StepsAside,
         Overflow::Disconnect => Fate::Kept,
         Overflow::DropOldest | Overflow::Conflate => Fate::Dropped,
     }

@@ -17,7 +17,7 @@ use crate::session::transport::{Admission, Step, Transport, waits_for_last_poll}
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
-use crate::shard::mailbox::polling::{Open, Poll, Refusal, Request};
+use crate::shard::mailbox::polling::{Open, Poll, PollError, PollRequest};
 use crate::time::Now;
 use tickgate_protocol::dialect::engine_io::payload::{self, Item};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
@@ -77,36 +77,40 @@ impl ShardCore {
         }
         let open = slot.filter(|&slot| self.hot[slot].stage == Stage::Open);
         match (request, slot, open) {
-            (Request::Get(reply), Some(slot), _) => {
+            (PollRequest::Get(reply), Some(slot), _) => {
                 let _ = reply.send(self.get(slot, number, now));
             }
-            (Request::PostBegins(reply), _, Some(slot)) => {
+            (PollRequest::PostHead(reply), _, Some(slot)) => {
                 let _ = reply.send(self.begin_post(slot, number, now));
             }
-            (Request::Posted(body, reply), _, Some(slot)) => self.posted(slot, number, body, reply, now),
-            (Request::Upgrades(reply), _, Some(slot)) => {
+            (PollRequest::PostBody(body, reply), _, Some(slot)) => self.posted(slot, number, body, reply, now),
+            (PollRequest::MayUpgrade(reply), _, Some(slot)) => {
                 let wanted = self.cold[slot]
                     .as_ref()
                     .and_then(|cold| cold.session.transport().copied());
                 let is_wanted = wanted.is_some_and(|mut transport| transport.candidate());
-                let _ = reply.send(if is_wanted { Ok(()) } else { Err(Refusal::Bad) });
+                let _ = reply.send(if is_wanted { Ok(()) } else { Err(PollError::BadRequest) });
             }
-            (Request::Ends(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
-            (Request::Gone, Some(slot), _) => self.client_gone(slot, number, now),
+            (PollRequest::PostFailed(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
+            (PollRequest::Gone, Some(slot), _) => self.client_gone(slot, number, now),
             // Its last words wait for a GET. What it says meanwhile is thrown away as a socket's is: refused, it would take
             // its transport for broken, and not hear them.
-            (Request::PostBegins(reply) | Request::Posted(_, reply), Some(slot), None)
+            (PollRequest::PostHead(reply) | PollRequest::PostBody(_, reply), Some(slot), None)
                 if self.hot[slot].flags.has(Flags::POLLING) =>
             {
                 let _ = reply.send(Ok(()));
             }
-            (Request::Get(reply), None, _) => {
-                let _ = reply.send(Err(Refusal::Unknown));
+            (PollRequest::Get(reply), None, _) => {
+                let _ = reply.send(Err(PollError::UnknownSession));
             }
-            (Request::PostBegins(reply) | Request::Posted(_, reply) | Request::Upgrades(reply), _, None) => {
-                let _ = reply.send(Err(Refusal::Unknown));
+            (
+                PollRequest::PostHead(reply) | PollRequest::PostBody(_, reply) | PollRequest::MayUpgrade(reply),
+                _,
+                None,
+            ) => {
+                let _ = reply.send(Err(PollError::UnknownSession));
             }
-            (Request::Ends(_), _, None) | (Request::Gone, None, _) => {}
+            (PollRequest::PostFailed(_), _, None) | (PollRequest::Gone, None, _) => {}
         }
     }
 
@@ -115,7 +119,7 @@ impl ShardCore {
         self.hot[slot].stage == Stage::Open && cold.is_some_and(|cold| cold.session.next_deadline_ms() <= now.mono_ms)
     }
 
-    fn get(&mut self, slot: u32, number: u64, now: Now) -> Result<oneshot::Receiver<Bytes>, Refusal> {
+    fn get(&mut self, slot: u32, number: u64, now: Now) -> Result<oneshot::Receiver<Bytes>, PollError> {
         let transport = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut());
         match transport.map(|transport| transport.get(number)) {
             Some(Admission::Taken) => {
@@ -125,9 +129,9 @@ impl ShardCore {
             }
             Some(Admission::Concurrent) => {
                 self.end_polling(slot, now);
-                Err(Refusal::Bad)
+                Err(PollError::BadRequest)
             }
-            Some(Admission::NotPolling) | None => Err(Refusal::Bad),
+            Some(Admission::NotPolling) | None => Err(PollError::BadRequest),
         }
     }
 
@@ -141,19 +145,26 @@ impl ShardCore {
         }
     }
 
-    fn begin_post(&mut self, slot: u32, number: u64, now: Now) -> Result<(), Refusal> {
+    fn begin_post(&mut self, slot: u32, number: u64, now: Now) -> Result<(), PollError> {
         let transport = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut());
         match transport.map(|transport| transport.post(number)) {
             Some(Admission::Taken) => Ok(()),
             Some(Admission::Concurrent) => {
                 self.end_polling(slot, now);
-                Err(Refusal::Bad)
+                Err(PollError::BadRequest)
             }
-            Some(Admission::NotPolling) | None => Err(Refusal::Bad),
+            Some(Admission::NotPolling) | None => Err(PollError::BadRequest),
         }
     }
 
-    fn posted(&mut self, slot: u32, number: u64, body: Bytes, answer: oneshot::Sender<Result<(), Refusal>>, now: Now) {
+    fn posted(
+        &mut self,
+        slot: u32,
+        number: u64,
+        body: Bytes,
+        answer: oneshot::Sender<Result<(), PollError>>,
+        now: Now,
+    ) {
         self.stats.bytes_in.bump(body.len() as u64);
         let Some(cold) = &mut self.cold[slot] else { return };
         if !cold
@@ -161,7 +172,7 @@ impl ShardCore {
             .transport()
             .is_some_and(|transport| transport.is_posting(number))
         {
-            let _ = answer.send(Err(Refusal::Bad));
+            let _ = answer.send(Err(PollError::BadRequest));
             return;
         }
         cold.extra().polling.get_or_insert_default().post = Some(Post {
@@ -414,7 +425,7 @@ impl ShardCore {
         self.stats.transports_upgraded.bump(1);
         self.arm(slot);
         if let Some(Post { answer, .. }) = post {
-            let _ = answer.send(Err(Refusal::Bad));
+            let _ = answer.send(Err(PollError::BadRequest));
         }
         if has_post && ending.is_none() {
             // What it brings, or brought and was not read yet, would come behind what the socket brings.
@@ -455,7 +466,7 @@ impl ShardCore {
             // The packet that ended it was the last of what the client had to say, or broke the protocol; or it is told why
             // nothing more was read.
             let is_fine = ending == Disconnect::Normal || waits_for_last_poll(ending);
-            let _ = answer.send(if is_fine { Ok(()) } else { Err(Refusal::Bad) });
+            let _ = answer.send(if is_fine { Ok(()) } else { Err(PollError::BadRequest) });
         }
         !waits && !waits_for_last_poll(ending)
     }

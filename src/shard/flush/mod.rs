@@ -29,7 +29,7 @@ const SLICES: usize = 64;
 
 /// How a shard's frames reach its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
+pub enum FlushMethod {
     /// By io_uring where the kernel allows it and behaves as expected, else by `writev`.
     Auto,
     /// By io_uring; a shard that cannot does not start.
@@ -65,12 +65,12 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// Finds out how to write, and says so once.
-    pub(super) fn open(shard: u16, wanted: Flush, stats: &ShardMetrics) -> io::Result<Self> {
+    pub(super) fn open(shard: u16, wanted: FlushMethod, stats: &ShardMetrics) -> io::Result<Self> {
         let ring = match wanted {
-            Flush::Writev => None,
-            Flush::Auto | Flush::IoUring => match queue::open() {
+            FlushMethod::Writev => None,
+            FlushMethod::Auto | FlushMethod::IoUring => match queue::open() {
                 Ok(queue) => Some(queue),
-                Err(error) if wanted == Flush::IoUring => {
+                Err(error) if wanted == FlushMethod::IoUring => {
                     let message = format!("server.flush is \"io_uring\", but io_uring cannot be used here: {error}");
                     return Err(io::Error::new(error.kind(), message));
                 }
@@ -80,7 +80,7 @@ impl Flusher {
                 }
             },
         };
-        if ring.is_some() || wanted == Flush::Writev {
+        if ring.is_some() || wanted == FlushMethod::Writev {
             let by = if ring.is_some() { "io_uring" } else { "writev" };
             tracing::info!(shard, by, "frames go out");
         }

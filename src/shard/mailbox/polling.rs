@@ -1,7 +1,7 @@
 //! What the door tells a shard about Engine.IO sessions that have no socket (yet), and what it is answered.
 //!
 //! Invariant: a request is answered once, or its answer's sender is dropped because the session is gone; a request
-//! whose client goes away is told of by [`Request::Gone`].
+//! whose client goes away is told of by [`PollRequest::Gone`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -45,32 +45,32 @@ pub struct Poll {
     /// Names the request; no two of a process have the same. All that is told of one POST bears one number.
     pub number: u64,
     /// What it is.
-    pub request: Request,
+    pub request: PollRequest,
 }
 
 /// What a request asks. Shown by its kind: a body may hold a token.
-pub enum Request {
+pub enum PollRequest {
     /// A GET: what is queued, or what comes next. The answer says whether it waits, and for what.
-    Get(oneshot::Sender<Result<oneshot::Receiver<Bytes>, Refusal>>),
+    Get(oneshot::Sender<Result<oneshot::Receiver<Bytes>, PollError>>),
     /// The head of a POST has come; nobody reads a body for a session that does not exist.
-    PostBegins(oneshot::Sender<Result<(), Refusal>>),
+    PostHead(oneshot::Sender<Result<(), PollError>>),
     /// Its body has come. Answered when the session has taken all of it.
-    Posted(Bytes, oneshot::Sender<Result<(), Refusal>>),
+    PostBody(Bytes, oneshot::Sender<Result<(), PollError>>),
     /// Whether a socket is wanted.
-    Upgrades(oneshot::Sender<Result<(), Refusal>>),
+    MayUpgrade(oneshot::Sender<Result<(), PollError>>),
     /// The body of the POST is not read to its end: the session ends so.
-    Ends(Disconnect),
+    PostFailed(Disconnect),
     /// The client of this request is gone before it was answered, or before the answer was written.
     Gone,
 }
 
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum PollError {
     /// There is no such session (any more).
-    Unknown,
+    UnknownSession,
     /// It may not be asked this now, or its body is no payload.
-    Bad,
+    BadRequest,
 }
 
 /// A socket on its way to a session, after the 101 went out. Shown like [`Poll`].
@@ -97,14 +97,14 @@ impl fmt::Debug for Poll {
     }
 }
 
-impl fmt::Debug for Request {
+impl fmt::Debug for PollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Get(_) => "Get",
-            Self::PostBegins(_) => "PostBegins",
-            Self::Posted(..) => "Posted",
-            Self::Upgrades(_) => "Upgrades",
-            Self::Ends(_) => "Ends",
+            Self::PostHead(_) => "PostHead",
+            Self::PostBody(..) => "PostBody",
+            Self::MayUpgrade(_) => "MayUpgrade",
+            Self::PostFailed(_) => "PostFailed",
             Self::Gone => "Gone",
         })
     }
@@ -140,7 +140,7 @@ mod tests {
             secret: SECRET,
             token: Some("hush".into()),
         };
-        let posted = Request::Posted(Bytes::from_static(b"40{\"token\":\"hush\"}"), oneshot::channel().0);
+        let posted = PollRequest::PostBody(Bytes::from_static(b"40{\"token\":\"hush\"}"), oneshot::channel().0);
         let poll = Poll {
             to,
             secret: SECRET,
@@ -156,7 +156,7 @@ mod tests {
             unread: Bytes::from_static(b"hush"),
         };
         let shown = format!("{opening:?} {poll:?} {upgrade:?}");
-        for name in ["Opening", "Poll", "Posted", "Upgrade"] {
+        for name in ["Opening", "Poll", "PostBody", "Upgrade"] {
             assert!(shown.contains(name), "{shown}");
         }
         assert!(!shown.contains("211") && !shown.contains("hush"), "{shown}");

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shard::frame::Origin;
+use crate::shard::frame::FramedEvent;
 use tickgate_protocol::channel::Channel;
 
 const BOUNDS: Bounds = Bounds {
@@ -24,7 +24,7 @@ fn frame(byte: u8, length: usize) -> Rc<Frame> {
 fn page_frame(byte: u8, length: usize) -> Rc<Frame> {
     let bytes = Bytes::from(vec![byte; length]);
     let channel = Channel::parse("a.b").expect("valid");
-    let origin = Origin {
+    let origin = FramedEvent {
         channel,
         class: Arc::default(),
         version: 1,

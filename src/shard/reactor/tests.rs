@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::session::limits::Limits;
-use crate::shard::Flush;
+use crate::shard::FlushMethod;
 use crate::shard::mailbox::ShardMessage;
 use rig::{Client, Driven, PATIENCE, Shard, data, frame, tcp, unix};
 use tickgate_protocol::disconnect::Disconnect;
@@ -20,12 +20,12 @@ use tickgate_protocol::disconnect::Disconnect;
 macro_rules! both_ways {
     ($($test:ident)*) => {
         mod by_writev {
-            $(#[test] fn $test() { super::$test(super::Flush::Writev); })*
+            $(#[test] fn $test() { super::$test(super::FlushMethod::Writev); })*
         }
         mod by_io_uring {
             $(#[test] fn $test() {
                 if super::rig::has_io_uring() {
-                    super::$test(super::Flush::IoUring);
+                    super::$test(super::FlushMethod::IoUring);
                 }
             })*
         }
@@ -44,7 +44,7 @@ both_ways! {
     publishers_in_the_shard_wait_for_credit_and_lose_nothing
 }
 
-fn events_arrive_over_tcp_and_over_unix_sockets(flush: Flush) {
+fn events_arrive_over_tcp_and_over_unix_sockets(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut over_tcp) = tcp();
@@ -68,7 +68,7 @@ fn events_arrive_over_tcp_and_over_unix_sockets(flush: Flush) {
     assert!(shard.handle.stats().sends.get() <= 2 + 2 * 100);
 }
 
-fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: Flush) {
+fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut stalled) = tcp();
@@ -113,7 +113,7 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: 
     driven.settle();
 }
 
-fn the_close_frame_arrives_although_input_is_waiting_unread(flush: Flush) {
+fn the_close_frame_arrives_although_input_is_waiting_unread(flush: FlushMethod) {
     for is_tcp in [true, false] {
         let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
@@ -144,7 +144,7 @@ fn the_close_frame_arrives_although_input_is_waiting_unread(flush: Flush) {
     }
 }
 
-fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: Flush) {
+fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut flooder) = tcp();
@@ -183,7 +183,7 @@ fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: Flu
     });
 }
 
-fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: Flush) {
+fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: FlushMethod) {
     for is_followed_by_end in [false, true] {
         let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
@@ -209,7 +209,7 @@ fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: Flu
     }
 }
 
-fn whoever_vanishes_is_forgotten(flush: Flush) {
+fn whoever_vanishes_is_forgotten(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let mut clients = Vec::new();
@@ -229,7 +229,7 @@ fn whoever_vanishes_is_forgotten(flush: Flush) {
     driven.settle();
 }
 
-fn a_close_and_the_end_of_input_in_one_go_are_answered(flush: Flush) {
+fn a_close_and_the_end_of_input_in_one_go_are_answered(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut client) = tcp();
@@ -254,7 +254,7 @@ fn raise_file_limit() {
     setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
 }
 
-fn a_thousand_connections_get_every_event_once_and_in_order(flush: Flush) {
+fn a_thousand_connections_get_every_event_once_and_in_order(flush: FlushMethod) {
     raise_file_limit();
     let mut shard = Shard::new(flush, 64, Limits::default());
     let thread = shard.spawn();
@@ -315,7 +315,7 @@ fn a_thousand_connections_get_every_event_once_and_in_order(flush: Flush) {
     );
 }
 
-fn publishers_in_the_shard_wait_for_credit_and_lose_nothing(flush: Flush) {
+fn publishers_in_the_shard_wait_for_credit_and_lose_nothing(flush: FlushMethod) {
     // Two credits for the shard's own publishers: nearly every publish parks.
     let mut shard = Shard::new(flush, 4, Limits::default());
     let mut driven = shard.reactor();

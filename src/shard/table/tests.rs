@@ -38,7 +38,7 @@ fn receivers(table: &mut Table, channel: &str) -> Vec<u32> {
 #[test]
 fn a_subscriber_entry_is_eight_bytes_and_so_is_a_held_one() {
     assert_eq!(size_of::<Subscriber>(), 8);
-    assert_eq!(size_of::<Held>(), 8);
+    assert_eq!(size_of::<HeldPattern>(), 8);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::session::Opening;
-use crate::shard::mailbox::polling::{Open, Poll, Refusal, Request};
+use crate::shard::mailbox::polling::{Open, Poll, PollError, PollRequest};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
 use tickgate_protocol::dialect::socket_io;
 use tickgate_protocol::wire::Deflate;
@@ -84,11 +84,11 @@ impl Client {
         }
     }
 
-    fn tell(&mut self, number: u64, request: Request) {
+    fn tell(&mut self, number: u64, request: PollRequest) {
         self.tell_as(SECRET, number, request);
     }
 
-    fn tell_as(&mut self, secret: [u8; SECRET_BYTES], number: u64, request: Request) {
+    fn tell_as(&mut self, secret: [u8; SECRET_BYTES], number: u64, request: PollRequest) {
         let poll = Poll {
             to: self.id,
             secret,
@@ -105,10 +105,10 @@ impl Client {
     }
 
     /// A GET, and what it is told: to wait, or why not.
-    fn get(&mut self) -> Result<oneshot::Receiver<Bytes>, Refusal> {
+    fn get(&mut self) -> Result<oneshot::Receiver<Bytes>, PollError> {
         let (reply, mut answer) = oneshot::channel();
         let number = self.number();
-        self.tell(number, Request::Get(reply));
+        self.tell(number, PollRequest::Get(reply));
         answer.try_recv().expect("answered at once")
     }
 
@@ -117,17 +117,20 @@ impl Client {
         text(&self.get().expect("taken").try_recv().expect("something to tell"))
     }
 
-    fn begin_post(&mut self, number: u64) -> Result<(), Refusal> {
+    fn begin_post(&mut self, number: u64) -> Result<(), PollError> {
         let (reply, mut answer) = oneshot::channel();
-        self.tell(number, Request::PostBegins(reply));
+        self.tell(number, PollRequest::PostHead(reply));
         answer.try_recv().expect("answered at once")
     }
 
-    fn post(&mut self, body: &str) -> Result<(), Refusal> {
+    fn post(&mut self, body: &str) -> Result<(), PollError> {
         let number = self.number();
         self.begin_post(number)?;
         let (reply, mut answer) = oneshot::channel();
-        self.tell(number, Request::Posted(Bytes::copy_from_slice(body.as_bytes()), reply));
+        self.tell(
+            number,
+            PollRequest::PostBody(Bytes::copy_from_slice(body.as_bytes()), reply),
+        );
         answer.try_recv().expect("nothing to wait for")
     }
 
@@ -226,7 +229,7 @@ fn a_session_of_revision_3_is_polled_in_its_own_framing() {
     let (length, packet) = told.split_once(':').expect("a length");
     assert_eq!(length.parse(), Ok(packet.chars().count()));
     let mut client = Client::open(Limits::default(), Revision::Three);
-    assert_eq!(client.post("1:22:42"), Err(Refusal::Bad));
+    assert_eq!(client.post("1:22:42"), Err(PollError::BadRequest));
     assert!(client.is_gone());
 }
 
@@ -240,19 +243,22 @@ fn a_guessed_name_reaches_nobody() {
     almost[SECRET_BYTES - 1] ^= 1;
     for secret in [almost, [0; SECRET_BYTES]] {
         let (reply, mut answer) = oneshot::channel();
-        client.tell_as(secret, 200, Request::Get(reply));
-        assert_eq!(answer.try_recv().expect("answered").err(), Some(Refusal::Unknown));
+        client.tell_as(secret, 200, PollRequest::Get(reply));
+        assert_eq!(
+            answer.try_recv().expect("answered").err(),
+            Some(PollError::UnknownSession)
+        );
         let (begins, mut begun) = oneshot::channel();
-        client.tell_as(secret, 200, Request::PostBegins(begins));
+        client.tell_as(secret, 200, PollRequest::PostHead(begins));
         let (posted, mut taken) = oneshot::channel();
-        client.tell_as(secret, 100, Request::Posted(Bytes::from_static(b"41"), posted));
+        client.tell_as(secret, 100, PollRequest::PostBody(Bytes::from_static(b"41"), posted));
         let (upgrades, mut wanted) = oneshot::channel();
-        client.tell_as(secret, 200, Request::Upgrades(upgrades));
+        client.tell_as(secret, 200, PollRequest::MayUpgrade(upgrades));
         for answer in [&mut begun, &mut taken, &mut wanted] {
-            assert_eq!(answer.try_recv(), Ok(Err(Refusal::Unknown)));
+            assert_eq!(answer.try_recv(), Ok(Err(PollError::UnknownSession)));
         }
-        client.tell_as(secret, newest, Request::Gone);
-        client.tell_as(secret, 100, Request::Ends(Disconnect::TooBig));
+        client.tell_as(secret, newest, PollRequest::Gone);
+        client.tell_as(secret, 100, PollRequest::PostFailed(Disconnect::TooBig));
         let (id, now) = (client.id, client.rig.now);
         assert_eq!(client.rig.core.adopt_candidate(id, &secret, None, now), None);
     }
@@ -265,17 +271,17 @@ fn a_guessed_name_reaches_nobody() {
 fn two_polls_of_one_kind_end_the_session() {
     let mut client = Client::open(Limits::default(), Revision::Four);
     let mut first = client.get().expect("taken");
-    assert_eq!(client.get().err(), Some(Refusal::Bad));
+    assert_eq!(client.get().err(), Some(PollError::BadRequest));
     assert_eq!(text(&first.try_recv().expect("answered")), "1");
     assert!(client.is_gone());
-    assert_eq!(client.get().err(), Some(Refusal::Unknown));
+    assert_eq!(client.get().err(), Some(PollError::UnknownSession));
     assert_eq!(client.rig.permits.load(Ordering::Relaxed), 0);
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
-    assert_eq!(client.begin_post(101), Err(Refusal::Bad));
+    assert_eq!(client.begin_post(101), Err(PollError::BadRequest));
     assert!(client.is_gone(), "nobody waits for its last words");
-    assert_eq!(client.post("3"), Err(Refusal::Unknown));
+    assert_eq!(client.post("3"), Err(PollError::UnknownSession));
 }
 
 #[test]
@@ -292,7 +298,10 @@ fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
     assert_eq!(rig.begin_post(number), Ok(()));
     let (reply, mut answer) = oneshot::channel();
     let body = "40{\"token\":\"t\"}\u{1e}42[\"subscribe\",{\"channels\":[\"grid.*\"]}]";
-    rig.tell(number, Request::Posted(Bytes::from_static(body.as_bytes()), reply));
+    rig.tell(
+        number,
+        PollRequest::PostBody(Bytes::from_static(body.as_bytes()), reply),
+    );
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     let (to, request, _) = rig.rig.asked.verify.lock().expect("not poisoned").remove(0);
     rig.rig.message(ShardMessage::Verified {
@@ -309,12 +318,12 @@ fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
 fn what_is_no_payload_ends_the_session_at_once() {
     for body in ["abc", "", "2", "4abc", "42{}", "3\u{1e}", "b!"] {
         let mut client = Client::new(Limits::default());
-        assert_eq!(client.post(body), Err(Refusal::Bad), "{body:?}");
+        assert_eq!(client.post(body), Err(PollError::BadRequest), "{body:?}");
         assert!(client.is_gone(), "{body:?}");
     }
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
-    assert_eq!(client.post("4abc"), Err(Refusal::Bad));
+    assert_eq!(client.post("4abc"), Err(PollError::BadRequest));
     client.rig.core.serve_polls(client.rig.now);
     let told = text(&waiting.try_recv().expect("answered"));
     assert!(
@@ -362,7 +371,7 @@ fn last_words_wait_for_the_next_get_but_not_for_ever() {
         }
         assert!(client.rig.core.is_finished(), "{comes_back}");
         assert_eq!(client.rig.permits.load(Ordering::Relaxed), 0);
-        assert_eq!(client.post("3").err(), Some(Refusal::Unknown));
+        assert_eq!(client.post("3").err(), Some(PollError::UnknownSession));
     }
 }
 
@@ -372,7 +381,7 @@ fn a_session_that_is_not_answered_is_gone_to_the_millisecond() {
     client.rig.pass(24_999);
     assert!(client.poll().ends_with('2'));
     client.rig.now = client.rig.now.after_ms(20_001);
-    assert_eq!(client.get().err(), Some(Refusal::Unknown), "before the timer");
+    assert_eq!(client.get().err(), Some(PollError::UnknownSession), "before the timer");
     assert!(client.is_gone());
     assert_eq!(client.rig.stats.endings(Disconnect::HeartbeatTimeout), 1);
 }
@@ -384,20 +393,20 @@ fn a_client_that_is_gone_takes_its_session_with_it_unless_it_came_back() {
     drop(client.get().expect("taken"));
     let newest = client.numbers;
     client.event("1");
-    client.tell(old, Request::Gone);
+    client.tell(old, PollRequest::Gone);
     assert!(!client.is_gone(), "an older poll");
-    client.tell(newest, Request::Gone);
+    client.tell(newest, PollRequest::Gone);
     assert!(client.is_gone());
     assert_eq!(client.rig.stats.endings(Disconnect::Lost), 1);
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
-    client.tell(100, Request::Gone);
+    client.tell(100, PollRequest::Gone);
     assert!(client.is_gone(), "half a body");
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
-    client.tell(100, Request::Ends(Disconnect::TooBig));
+    client.tell(100, PollRequest::PostFailed(Disconnect::TooBig));
     assert_eq!(client.rig.stats.endings(Disconnect::TooBig), 1);
 }
 

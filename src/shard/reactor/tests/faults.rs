@@ -2,12 +2,12 @@
 
 use super::rig::{Client, Driven, Shard, data, frame, unix};
 use super::*;
-use crate::shard::Coalesce;
+use crate::shard::CoalescePolicy;
 use crate::shard::flush::faults::{self, Enter, Fault, Script};
 
 /// `count` clients that want everything, over a ring that follows a script.
 fn shard_with(count: usize, script: impl Script + 'static) -> (Shard, Driven, Vec<Client<UnixStream>>) {
-    let mut shard = Shard::new(Flush::Writev, 1_000, Limits::default());
+    let mut shard = Shard::new(FlushMethod::Writev, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let clients: Vec<_> = (0..count)
         .map(|_| {
@@ -24,7 +24,7 @@ fn shard_with(count: usize, script: impl Script + 'static) -> (Shard, Driven, Ve
     });
     let clients = clients.collect();
     // Or events wait for company, while `settle` sees nothing to do.
-    driven.reactor.coalescer = Coalescer::new(Coalesce::Fixed(0));
+    driven.reactor.coalescer = Coalescer::new(CoalescePolicy::Fixed(0));
     driven.reactor.flusher = faults::flusher(script, shard.handle.stats());
     (shard, driven, clients)
 }

@@ -14,7 +14,7 @@ use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::session::limits::Limits;
 use crate::session::{self, Command};
-use crate::shard::Flush;
+use crate::shard::FlushMethod;
 use crate::shard::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -93,13 +93,13 @@ pub(super) struct Shard {
     pub(super) handle: ShardHandle,
     parts: Option<(Inbox, Mailbox)>,
     settings: Arc<session::Settings>,
-    flush: Flush,
+    flush: FlushMethod,
     nonce: u64,
 }
 
 /// Whether this machine lets us use io_uring. Containers often do not; then its tests have nothing to run on, and say so.
 pub(super) fn has_io_uring() -> bool {
-    match Flusher::open(0, Flush::IoUring, &ShardMetrics::default()) {
+    match Flusher::open(0, FlushMethod::IoUring, &ShardMetrics::default()) {
         Ok(_) => true,
         Err(error) => {
             eprintln!("not run: {error}");
@@ -109,7 +109,7 @@ pub(super) fn has_io_uring() -> bool {
 }
 
 impl Shard {
-    pub(super) fn new(flush: Flush, credits: u32, limits: Limits) -> Self {
+    pub(super) fn new(flush: FlushMethod, credits: u32, limits: Limits) -> Self {
         let (hub, mut inboxes) = Hub::new(
             hub::Settings {
                 credits,

@@ -24,8 +24,8 @@ fn a_probed_socket_takes_over_behind_what_was_polled() {
     client.event("3");
     let written = client.written();
     assert_eq!(data(&written.join("\u{1e}")), [2, 3]);
-    assert_eq!(client.get().err(), Some(Refusal::Bad), "and is left alone");
-    assert_eq!(client.post("3"), Err(Refusal::Bad));
+    assert_eq!(client.get().err(), Some(PollError::BadRequest), "and is left alone");
+    assert_eq!(client.post("3"), Err(PollError::BadRequest));
     client.say("42[\"get_status\"]");
     assert!(client.written()[0].starts_with("42[\"status\""));
     assert_eq!(client.rig.stats.polling.get(), 0);
@@ -180,7 +180,10 @@ fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
     client.say("5");
     assert_eq!(client.rig.stats.endings(Disconnect::Protocol), 1);
     let (reply, mut answer) = oneshot::channel();
-    client.tell(100, Request::Posted(Bytes::from_static(b"42[\"get_status\"]"), reply));
+    client.tell(
+        100,
+        PollRequest::PostBody(Bytes::from_static(b"42[\"get_status\"]"), reply),
+    );
     assert!(answer.try_recv().expect("answered at once").is_err());
     assert!(!client.written().join("").contains("status"));
 }
