@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use hyper::{HeaderMap, StatusCode};
+use hyper::HeaderMap;
 
 use super::Admin;
 use crate::auth::{Identity, Secret, same_secret};
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request;
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
 
 /// The admin key. Never shown.
@@ -32,10 +33,10 @@ pub(super) enum Caller {
 
 impl Admin {
     /// Who calls, or the 401.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Box<Answer>> {
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Box<HttpResponse>> {
         let Some(token) = request::bearer(headers) else {
             let text = "Authorization: Bearer with the admin key or a token is needed";
-            return Err(answer::unauthorized("UNAUTHENTICATED", text).into());
+            return Err(response::error(HttpErrorCode::Unauthenticated, text).into());
         };
         if self
             .key
@@ -50,14 +51,14 @@ impl Admin {
             // Mostly a mistyped admin key, or that of another gateway: its owner does not think of tokens.
             Err(error) if !token.contains('.') => {
                 let text = "this is neither the admin key nor a JSON Web Token";
-                Err(answer::unauthorized(error.code.as_str(), text).into())
+                Err(response::error(error.code.into(), text).into())
             }
-            Err(error) => Err(answer::unauthorized(error.code.as_str(), &error.message).into()),
+            Err(error) => Err(response::error(error.code.into(), &error.message).into()),
         }
     }
 
     /// That an admin calls, or the 401 or 403.
-    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Box<Answer>> {
+    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Box<HttpResponse>> {
         match self.caller(headers)? {
             Caller::Admin => Ok(()),
             Caller::User(_) => Err(forbidden("the admin key or a token of role admin is needed").into()),
@@ -65,6 +66,6 @@ impl Admin {
     }
 }
 
-pub(super) fn forbidden(message: &str) -> Answer {
-    answer::error(StatusCode::FORBIDDEN, "FORBIDDEN", message)
+pub(super) fn forbidden(message: &str) -> HttpResponse {
+    response::error(HttpErrorCode::Forbidden, message)
 }

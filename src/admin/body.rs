@@ -5,16 +5,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::{Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
+use crate::ingress::http::response::{self, HttpResponse};
 
 /// Between two pieces of a body.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A body could not be read; holds the answer.
-pub(super) struct BodyError(pub(super) Answer);
+pub(super) struct BodyError(pub(super) HttpResponse);
 
 /// The next piece of a body; `None` at its end.
 pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyError> {
@@ -22,13 +22,9 @@ pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyError
         let frame = match timeout(IDLE, body.frame()).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return Err(failed(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", "the body broke off")),
+            Ok(Some(Err(_))) => return Err(failed(HttpErrorCode::InvalidMessage, "the body broke off")),
             Err(_) => {
-                return Err(failed(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "TIMEOUT",
-                    "the body did not go on in time",
-                ));
+                return Err(failed(HttpErrorCode::Timeout, "the body did not go on in time"));
             }
         };
         // Trailers say nothing to us.
@@ -68,11 +64,11 @@ pub(super) async fn whole(mut body: Incoming, bytes_max: u64) -> Result<Bytes, B
 
 fn too_large(bytes_max: u64) -> BodyError {
     let message = format!("the body is longer than {bytes_max} bytes");
-    failed(StatusCode::PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE", &message)
+    failed(HttpErrorCode::MessageTooLarge, &message)
 }
 
-fn failed(status: StatusCode, code: &str, message: &str) -> BodyError {
-    let mut answer: Response<_> = answer::error(status, code, message);
+fn failed(code: HttpErrorCode, message: &str) -> BodyError {
+    let mut answer = response::error(code, message);
     // Whatever is left of the body is not read.
     answer.headers_mut().insert(
         hyper::header::CONNECTION,

@@ -11,8 +11,9 @@ use super::Admin;
 use super::clients::ask;
 use crate::event::Event;
 use crate::hub::{Epoch, Page, PageLimit, Since};
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request::query_value;
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::json::{push_string, push_u64};
@@ -31,7 +32,7 @@ struct Seen {
 
 impl Admin {
     /// `GET /api/channels/{channel}`
-    pub(super) async fn channel(&self, name: &str) -> Answer {
+    pub(super) async fn channel(&self, name: &str) -> HttpResponse {
         let channel = match parse(name) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
@@ -67,22 +68,22 @@ impl Admin {
             None => push(&mut body, "null"),
         }
         push(&mut body, "}");
-        answer::with_body(StatusCode::OK, "application/json", body)
+        response::with_body(StatusCode::OK, "application/json", body)
     }
 
     /// `GET /api/channels/{channel}/history?since&epoch&limit`
-    pub(super) fn history(&self, name: &str, query: &str) -> Answer {
+    pub(super) fn history(&self, name: &str, query: &str) -> HttpResponse {
         let channel = match parse(name) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
         let asked = match Asked::of(query) {
             Ok(asked) => asked,
-            Err(message) => return answer::error(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message),
+            Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };
         if self.hub.class_of(&channel).history.is_none() {
             let message = format!("channel `{channel}` keeps no history");
-            return answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", &message);
+            return response::error(HttpErrorCode::NotFound, &message);
         }
         let is_other = asked.epoch.is_some_and(|epoch| epoch != self.hub.epoch());
         let (seen, mut page) = self.read(&channel, Since::After(asked.since), asked.limit);
@@ -99,7 +100,7 @@ impl Admin {
                 floor = now.floor;
             }
         }
-        answer::with_body(
+        response::with_body(
             StatusCode::OK,
             "application/json",
             self.history_body(&channel, &page, complete),
@@ -178,10 +179,10 @@ fn offset(text: &str) -> Option<u64> {
     text.parse().ok().filter(|offset| is_plain && *offset < 1 << 53)
 }
 
-fn parse(name: &str) -> Result<Channel, Box<Answer>> {
+fn parse(name: &str) -> Result<Channel, Box<HttpResponse>> {
     Channel::parse(name).map_err(|error| {
         let message = format!("channel {name:?} {error}");
-        answer::error(StatusCode::BAD_REQUEST, "INVALID_CHANNEL", &message).into()
+        response::error(HttpErrorCode::InvalidChannel, &message).into()
     })
 }
 

@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use super::{Admin, body};
 use crate::event::PublishOptions;
 use crate::event::{Event, NewEvent};
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request::query_value;
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
@@ -85,7 +86,7 @@ fn seconds(ms: u64) -> f64 {
 }
 
 /// A shard did not answer; holds the answer.
-pub(super) struct Silent(pub(super) Answer);
+pub(super) struct Silent(pub(super) HttpResponse);
 
 /// Asks a shard; `None` when it has ended, and all its connections with it.
 pub(super) async fn ask<T: Send + 'static>(
@@ -100,9 +101,8 @@ pub(super) async fn ask<T: Send + 'static>(
     }
     match timeout(PATIENCE, answered).await {
         Ok(value) => Ok(value.ok()),
-        Err(_) => Err(Silent(answer::error(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "OVERLOADED",
+        Err(_) => Err(Silent(response::error(
+            HttpErrorCode::Overloaded,
             "a shard does not answer",
         ))),
     }
@@ -110,10 +110,10 @@ pub(super) async fn ask<T: Send + 'static>(
 
 impl Admin {
     /// `GET /api/websocket/clients?limit&cursor&user`
-    pub(super) async fn clients(&self, query: &str) -> Answer {
+    pub(super) async fn clients(&self, query: &str) -> HttpResponse {
         let (limit, mut cursor, user) = match page_of(query) {
             Ok(page) => page,
-            Err(message) => return answer::error(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message),
+            Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };
         let mut clients = Vec::new();
         while let (room @ 1.., Some(shard)) = (limit - clients.len(), self.shards.get(usize::from(cursor.0))) {
@@ -134,11 +134,11 @@ impl Admin {
         }
         let more = usize::from(cursor.0) < self.shards.len();
         let next_cursor = more.then(|| format!("{}-{}", cursor.0, cursor.1));
-        answer::json(StatusCode::OK, &Page { clients, next_cursor })
+        response::json(StatusCode::OK, &Page { clients, next_cursor })
     }
 
     /// `DELETE /api/websocket/clients/{id}`
-    pub(super) async fn disconnect(&self, client_id: &str) -> Answer {
+    pub(super) async fn disconnect(&self, client_id: &str) -> HttpResponse {
         let found = match ConnectionId::from_client_id(client_id) {
             None => Ok(None),
             Some(id) => match self.shards.get(usize::from(id.shard)) {
@@ -150,14 +150,14 @@ impl Admin {
             },
         };
         match found {
-            Ok(Some(true)) => answer::empty(StatusCode::NO_CONTENT),
-            Ok(_) => answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", "no such connection"),
+            Ok(Some(true)) => response::empty(StatusCode::NO_CONTENT),
+            Ok(_) => response::error(HttpErrorCode::NotFound, "no such connection"),
             Err(silent) => silent.0,
         }
     }
 
     /// `DELETE /api/users/{sub}/connections`
-    pub(super) async fn disconnect_user(&self, user: &str) -> Answer {
+    pub(super) async fn disconnect_user(&self, user: &str) -> HttpResponse {
         let mut ended = 0;
         for shard in &self.shards {
             let (user, ending) = (user.into(), Disconnect::ByOperator);
@@ -167,23 +167,23 @@ impl Admin {
             }
         }
         match ended {
-            0 => answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", "this user has no connections"),
-            _ => answer::empty(StatusCode::NO_CONTENT),
+            0 => response::error(HttpErrorCode::NotFound, "this user has no connections"),
+            _ => response::empty(StatusCode::NO_CONTENT),
         }
     }
 
     /// `POST /api/websocket/broadcast/test` `{"message"?}`
-    pub(super) async fn broadcast_test(&self, body: Incoming) -> Answer {
+    pub(super) async fn broadcast_test(&self, body: Incoming) -> HttpResponse {
         let body = match body::whole(body, TEST_BYTES_MAX).await {
             Ok(body) => body,
             Err(refused) => return refused.0,
         };
         let data = match test_data(&body) {
             Ok(data) => data,
-            Err(message) => return answer::error(StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message),
+            Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };
         let Ok(channel) = Channel::parse("system.test") else {
-            return answer::empty(StatusCode::INTERNAL_SERVER_ERROR);
+            return response::empty(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let timestamp_ms = self.clock.now().unix_ms;
         let new = NewEvent {
@@ -202,7 +202,7 @@ impl Admin {
                 Err(silent) => return silent.0,
             }
         }
-        answer::json(StatusCode::OK, &serde_json::json!({ "queued": queued }))
+        response::json(StatusCode::OK, &serde_json::json!({ "queued": queued }))
     }
 }
 

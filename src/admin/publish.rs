@@ -14,9 +14,10 @@ use super::access::{Caller, forbidden};
 use super::{Admin, body};
 use crate::event::{EventId, NewEvent, PublishOptions};
 use crate::hub::Receipt;
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
+use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::json::{self, Scratch};
-use tickgate_protocol::message::{ErrorCode, PublishItem};
+use tickgate_protocol::message::PublishItem;
 
 /// Items of an array.
 const ITEMS_MAX: usize = 10_000;
@@ -55,7 +56,7 @@ pub(super) struct Outcome {
 #[derive(Debug, Serialize)]
 struct ItemError {
     index: usize,
-    code: &'static str,
+    code: HttpErrorCode,
     message: Box<str>,
 }
 
@@ -75,19 +76,15 @@ fn is_zero(n: &usize) -> bool {
 
 impl Admin {
     /// Serves the request of an authenticated caller.
-    pub(super) async fn publish(&self, caller: Caller, request: Request<Incoming>) -> Answer {
+    pub(super) async fn publish(&self, caller: Caller, request: Request<Incoming>) -> HttpResponse {
         if let Caller::User(identity) = &caller
             && identity.permissions.publish.is_empty()
         {
             return forbidden("this token may not publish");
         }
         if !self.broker.is_ready() {
-            let answer = answer::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "BACKEND_UNAVAILABLE",
-                "the broker is lost",
-            );
-            return answer::retry_after(answer, 1);
+            let answer = response::error(HttpErrorCode::BrokerUnavailable, "the broker is lost");
+            return response::retry_after(answer, 1);
         }
         let mut batch = Batch::new(self, &caller);
         if is_lines(request.headers()) {
@@ -95,19 +92,19 @@ impl Admin {
         }
         // Until the end: the body is in memory as long as its items wait for the hub.
         let Ok(_room) = self.body_room(&request).await else {
-            return answer::error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "the gateway ends");
+            return response::error(HttpErrorCode::Overloaded, "the gateway ends");
         };
         let body = match body::whole(request.into_body(), self.publish_body_bytes).await {
             Ok(body) => body,
             Err(refused) => return refused.0,
         };
         let Ok(text) = simdutf8::basic::from_utf8(&body) else {
-            return bad_request(ErrorCode::InvalidJson, "the body is not UTF-8");
+            return bad_request(HttpErrorCode::InvalidJson, "the body is not UTF-8");
         };
         if !text.trim_ascii_start().starts_with('[') {
             batch.take(text);
             if let Some(ItemError {
-                code: "INVALID_JSON",
+                code: HttpErrorCode::InvalidJson,
                 message,
                 ..
             }) = batch.outcome.errors.first_mut()
@@ -125,20 +122,14 @@ impl Admin {
             batch.take(item);
         }
         self.send(&mut batch).await;
-        answer::json(StatusCode::OK, &batch.finish())
+        response::json(StatusCode::OK, &batch.finish())
     }
 
-    async fn publish_one(&self, mut batch: Batch<'_>) -> Answer {
+    async fn publish_one(&self, mut batch: Batch<'_>) -> HttpResponse {
         let receipt = self.send(&mut batch).await;
         let mut outcome = batch.finish();
         if let Some(error) = outcome.errors.pop() {
-            let status = match error.code {
-                "FORBIDDEN" => StatusCode::FORBIDDEN,
-                "MESSAGE_TOO_LARGE" => StatusCode::PAYLOAD_TOO_LARGE,
-                "INTERNAL" => StatusCode::INTERNAL_SERVER_ERROR,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            return answer::error(status, error.code, &error.message);
+            return response::error(error.code, &error.message);
         }
         outcome.duplicate = outcome.duplicates.pop().is_some();
         if let Some(receipt) = receipt {
@@ -147,11 +138,11 @@ impl Admin {
             outcome.unchanged = receipt.unchanged;
             outcome.unchanged_items = 0;
         }
-        answer::json(StatusCode::OK, &outcome)
+        response::json(StatusCode::OK, &outcome)
     }
 
     /// Publishes lines as they come; how fast they are read is how fast the hub takes them.
-    async fn publish_lines(&self, mut batch: Batch<'_>, mut body: Incoming) -> Answer {
+    async fn publish_lines(&self, mut batch: Batch<'_>, mut body: Incoming) -> HttpResponse {
         let mut lines = Lines::new(self.event_bytes + ENVELOPE_BYTES_MAX);
         let failed = loop {
             let piece = body::next(&mut body).await;
@@ -175,11 +166,11 @@ impl Admin {
             }
         };
         let Some(failed) = failed else {
-            return answer::json(StatusCode::OK, &batch.finish());
+            return response::json(StatusCode::OK, &batch.finish());
         };
         // The status is the failure's; the body still says what was published.
         let (parts, _) = failed.into_parts();
-        let mut answer = answer::json(parts.status, &batch.finish());
+        let mut answer = response::json(parts.status, &batch.finish());
         answer.headers_mut().extend(
             parts
                 .headers
@@ -211,7 +202,7 @@ impl Admin {
                 batch.outcome.errors_omitted += count - 1;
                 batch.fail(
                     batch.index.saturating_sub(1),
-                    ErrorCode::Internal,
+                    HttpErrorCode::Internal,
                     "publishing failed".into(),
                 );
                 None
@@ -264,14 +255,14 @@ impl<'a> Batch<'a> {
             Line::TooLong => {
                 let line_bytes_max = self.admin.event_bytes + ENVELOPE_BYTES_MAX;
                 let message = format!("the line is longer than {line_bytes_max} bytes");
-                self.fail(self.index, ErrorCode::MessageTooLarge, message.into());
+                self.fail(self.index, HttpErrorCode::MessageTooLarge, message.into());
                 self.index += 1;
             }
             Line::Whole(bytes) => match simdutf8::basic::from_utf8(&bytes) {
                 Ok(text) if text.trim_ascii().is_empty() => {}
                 Ok(text) => self.take(text),
                 Err(_) => {
-                    self.fail(self.index, ErrorCode::InvalidJson, "the line is not UTF-8".into());
+                    self.fail(self.index, HttpErrorCode::InvalidJson, "the line is not UTF-8".into());
                     self.index += 1;
                 }
             },
@@ -294,17 +285,17 @@ impl<'a> Batch<'a> {
     }
 
     /// The event of an item.
-    fn read(&mut self, text: &str) -> Result<NewEvent, (ErrorCode, Box<str>)> {
-        let item = PublishItem::parse(text, &mut self.scratch)?;
+    fn read(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
+        let item = PublishItem::parse(text, &mut self.scratch).map_err(|(code, message)| (code.into(), message))?;
         if item.data.len() > self.admin.event_bytes {
             let message = format!("`data` is longer than {} bytes", self.admin.event_bytes);
-            return Err((ErrorCode::MessageTooLarge, message.into()));
+            return Err((HttpErrorCode::MessageTooLarge, message.into()));
         }
         if let Caller::User(identity) = self.caller
             && !identity.may_publish(&item.channel)
         {
             return Err((
-                ErrorCode::Forbidden,
+                HttpErrorCode::Forbidden,
                 format!("this token may not publish to `{}`", item.channel).into(),
             ));
         }
@@ -322,14 +313,10 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn fail(&mut self, index: usize, code: ErrorCode, message: Box<str>) {
+    fn fail(&mut self, index: usize, code: HttpErrorCode, message: Box<str>) {
         self.admin.stats.refused_items.add(1);
         if self.outcome.errors.len() < TOLD_MAX {
-            self.outcome.errors.push(ItemError {
-                index,
-                code: code.as_str(),
-                message,
-            });
+            self.outcome.errors.push(ItemError { index, code, message });
         } else {
             self.outcome.errors_omitted += 1;
         }
@@ -351,17 +338,17 @@ fn is_lines(headers: &HeaderMap) -> bool {
         .any(|lines| kind.eq_ignore_ascii_case(lines))
 }
 
-fn code_of(error: &json::Error) -> ErrorCode {
+fn code_of(error: &json::Error) -> HttpErrorCode {
     match error {
         json::Error::Syntax { .. } | json::Error::TooDeep { .. } | json::Error::TooManyEscapes => {
-            ErrorCode::InvalidJson
+            HttpErrorCode::InvalidJson
         }
-        json::Error::WrongKind(_) | json::Error::TooManyItems(_) => ErrorCode::InvalidMessage,
+        json::Error::WrongKind(_) | json::Error::TooManyItems(_) => HttpErrorCode::InvalidMessage,
     }
 }
 
-fn bad_request(code: ErrorCode, message: &str) -> Answer {
-    answer::error(StatusCode::BAD_REQUEST, code.as_str(), message)
+fn bad_request(code: HttpErrorCode, message: &str) -> HttpResponse {
+    response::error(code, message)
 }
 
 /// Cuts a stream into lines, keeping at most one incomplete line of bounded length.

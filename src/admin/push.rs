@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::backend::feeds::PushRefused;
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request::query_value;
+use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::channel::{Pattern, is_segment};
 
 #[derive(Serialize)]
@@ -25,18 +26,18 @@ struct Failed {
 }
 
 impl Admin {
-    pub(super) async fn push_prices(&self, query: &str) -> Answer {
+    pub(super) async fn push_prices(&self, query: &str) -> HttpResponse {
         let channels = match price_channels(query) {
             Ok(channels) => channels,
-            Err((code, message)) => return answer::error(StatusCode::BAD_REQUEST, code, message),
+            Err((code, message)) => return response::error(code, message),
         };
         let pushed = match self.feeds.push(channels).await {
             Ok(pushed) => pushed,
             Err(PushRefused::Unknown) => {
-                return answer::error(StatusCode::NOT_FOUND, "NOT_FOUND", "no feed has such a channel");
+                return response::error(HttpErrorCode::NotFound, "no feed has such a channel");
             }
             Err(PushRefused::Ending) => {
-                return answer::error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "the gateway ends");
+                return response::error(HttpErrorCode::Overloaded, "the gateway ends");
             }
         };
         let (mut outcome, mut succeeded) = (
@@ -61,28 +62,30 @@ impl Admin {
         match outcome.errors.first() {
             Some(failed) if !succeeded => {
                 let message = format!("{}: {}", failed.channel, failed.message);
-                answer::error(StatusCode::BAD_GATEWAY, "BACKEND_UNAVAILABLE", &message)
+                response::error(HttpErrorCode::BackendUnavailable, &message)
             }
-            _ => answer::json(StatusCode::OK, &outcome),
+            _ => response::json(StatusCode::OK, &outcome),
         }
     }
 }
 
 /// The channels that a query names, or code and message of what is wrong with it.
-fn price_channels(query: &str) -> Result<Pattern, (&'static str, &'static str)> {
+fn price_channels(query: &str) -> Result<Pattern, (HttpErrorCode, &'static str)> {
     let strategy = query_value(query, "strategy").map_err(|_| {
         (
-            "INVALID_MESSAGE",
+            HttpErrorCode::InvalidMessage,
             "`strategy` is given twice or is not percent-encoded UTF-8",
         )
     })?;
     let strategy = match &strategy {
-        Some(strategy) if !is_segment(strategy) => return Err(("INVALID_CHANNEL", "`strategy` is no channel segment")),
+        Some(strategy) if !is_segment(strategy) => {
+            return Err((HttpErrorCode::InvalidChannel, "`strategy` is no channel segment"));
+        }
         Some(strategy) => strategy,
         None => "*",
     };
     Pattern::parse(&format!("strategy.{strategy}.prices"))
-        .map_err(|_| ("INVALID_CHANNEL", "`strategy` is too long for a channel"))
+        .map_err(|_| (HttpErrorCode::InvalidChannel, "`strategy` is too long for a channel"))
 }
 
 #[cfg(test)]
@@ -97,12 +100,12 @@ mod tests {
         assert_eq!(named("other=1"), Ok("strategy.*.prices".into()));
         let long = format!("strategy={}", "x".repeat(250));
         for (bad, code) in [
-            ("strategy=", "INVALID_CHANNEL"),
-            ("strategy=*", "INVALID_CHANNEL"),
-            ("strategy=a.b", "INVALID_CHANNEL"),
-            ("strategy=%ff", "INVALID_MESSAGE"),
-            ("strategy=a&strategy=b", "INVALID_MESSAGE"),
-            (&long, "INVALID_CHANNEL"),
+            ("strategy=", HttpErrorCode::InvalidChannel),
+            ("strategy=*", HttpErrorCode::InvalidChannel),
+            ("strategy=a.b", HttpErrorCode::InvalidChannel),
+            ("strategy=%ff", HttpErrorCode::InvalidMessage),
+            ("strategy=a&strategy=b", HttpErrorCode::InvalidMessage),
+            (&long, HttpErrorCode::InvalidChannel),
         ] {
             assert_eq!(price_channels(bad).expect_err(bad).0, code, "{bad}");
         }

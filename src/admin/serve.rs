@@ -12,7 +12,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::route::Route;
 use super::{Admin, BODY_KIB};
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{self, Socket};
 use crate::metrics::Gauge;
 
@@ -69,7 +69,7 @@ impl Drop for InFlight<'_> {
 }
 
 impl Admin {
-    async fn handle(&self, request: Request<Incoming>) -> Answer {
+    async fn handle(&self, request: Request<Incoming>) -> HttpResponse {
         self.stats.requests.add(1);
         let _in_flight = InFlight::count(&self.stats.in_flight);
         let path = request.uri().path().to_owned();
@@ -82,21 +82,21 @@ impl Admin {
     }
 
     /// Answers, or refuses, which is an answer too.
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Answer, Box<Answer>> {
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<HttpResponse, Box<HttpResponse>> {
         let path = request.uri().path();
         if let Some(answer) = self.health.answer(path) {
             return match *request.method() {
                 Method::GET | Method::HEAD => Ok(answer),
-                _ => Err(answer::method_not_allowed("GET, HEAD").into()),
+                _ => Err(response::method_not_allowed("GET, HEAD").into()),
             };
         }
-        let route = Route::of(path).ok_or_else(answer::not_found)?;
+        let route = Route::of(path).ok_or_else(response::not_found)?;
         if !route.allows(request.method()) {
-            return Err(answer::method_not_allowed(route.methods()).into());
+            return Err(response::method_not_allowed(route.methods()).into());
         }
         let headers = request.headers();
         Ok(match route {
-            Route::Metrics => answer::with_body(StatusCode::OK, super::metrics::CONTENT_TYPE, self.metrics()),
+            Route::Metrics => response::with_body(StatusCode::OK, super::metrics::CONTENT_TYPE, self.metrics()),
             Route::Publish => {
                 let caller = self.caller(headers)?;
                 self.publish(caller, request).await

@@ -9,7 +9,7 @@ use super::Admin;
 use super::clients::ask;
 use crate::admin::statistics::Rates;
 use crate::backend::feeds;
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{Refused, ShardSample};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::disconnect::Disconnect;
@@ -18,7 +18,7 @@ use tickgate_protocol::disconnect::Disconnect;
 const PATTERNS_MAX: usize = 1000;
 
 impl Admin {
-    pub(super) async fn stats_answer(&self) -> Answer {
+    pub(super) async fn stats_answer(&self) -> HttpResponse {
         let (patterns, subscriptions) = match self.subscriptions().await {
             Ok(subscriptions) => subscriptions,
             Err(silent) => return silent,
@@ -92,11 +92,11 @@ impl Admin {
                 "resident_bytes": now.process.rss_bytes,
             },
         });
-        answer::json(StatusCode::OK, &body)
+        response::json(StatusCode::OK, &body)
     }
 
     /// The largest patterns over all shards with how many connections hold each, and how many subscriptions there are.
-    async fn subscriptions(&self) -> Result<(Map<String, Value>, u64), Answer> {
+    async fn subscriptions(&self) -> Result<(Map<String, Value>, u64), HttpResponse> {
         let mut counts = BTreeMap::<Box<str>, u64>::new();
         let mut total = 0;
         for shard in &self.shards {

@@ -15,7 +15,7 @@ use super::serve::Pending;
 use super::visitor::{Admission, Refusal};
 use super::{Door, polling};
 use crate::ingress::http::Socket;
-use crate::ingress::http::answer::Answer;
+use crate::ingress::http::response::HttpResponse;
 
 /// Requests on one connection that are no polls; the last is answered with `Connection: close`. So few that their
 /// answers fit into any socket's buffer: hyper gives the socket back as soon as a 101 is written to its own, and what a
@@ -131,12 +131,12 @@ impl Visit {
     }
 
     /// The answer to what is no poll, the last one if there were many or if its request has a body that nobody reads.
-    pub(super) fn counted(&self, answer: Answer, has_body: bool) -> Answer {
+    pub(super) fn counted(&self, answer: HttpResponse, has_body: bool) -> HttpResponse {
         let count = self.counted.fetch_add(1, Relaxed) + 1;
         self.last(answer, count >= REQUESTS_MAX || has_body || !self.has_place())
     }
 
-    pub(super) fn last(&self, mut answer: Answer, is_last: bool) -> Answer {
+    pub(super) fn last(&self, mut answer: HttpResponse, is_last: bool) -> HttpResponse {
         if is_last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer
                 .headers_mut()
@@ -145,7 +145,7 @@ impl Visit {
         answer
     }
 
-    pub(super) fn refused(&self, Refusal(why, answer): Refusal, path: &str) -> Answer {
+    pub(super) fn refused(&self, Refusal(why, answer): Refusal, path: &str) -> HttpResponse {
         self.door.stats.refuse(why);
         // Never the query: the token stands there.
         tracing::debug!(why = why.label(), path, hop = ?self.hop, "refused");

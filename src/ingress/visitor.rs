@@ -14,7 +14,7 @@ use hyper::header::{
     UPGRADE,
 };
 use hyper::service::Service;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 
 use super::handshake::{self, Flaw, Handshake};
 use super::limits::{Full as GateFull, Permit};
@@ -22,8 +22,9 @@ use super::polling::Served;
 use super::visit::Visit;
 use super::{Door, Endpoint, Refuse, polling, proxy};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::ingress::http::answer::{self, Answer};
+use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request;
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::Refused;
 use crate::session;
 use crate::shard::mailbox::ConnectionId;
@@ -54,19 +55,19 @@ pub(super) struct Connection {
 }
 
 /// Why a request is not served, for the counters, and the answer.
-pub(super) struct Refusal(pub(super) Refused, pub(super) Box<Answer>);
+pub(super) struct Refusal(pub(super) Refused, pub(super) Box<HttpResponse>);
 
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
 pub(super) struct Visitor(pub(super) Arc<Visit>);
 
 /// An answer that is there, or one that a shard has to give.
 pub(super) enum Serving {
-    Now(Option<Answer>),
-    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Now(Option<HttpResponse>),
+    Later(Pin<Box<dyn Future<Output = HttpResponse> + Send>>),
 }
 
 impl Future for Serving {
-    type Output = Result<Answer, std::convert::Infallible>;
+    type Output = Result<HttpResponse, std::convert::Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
@@ -78,7 +79,7 @@ impl Future for Serving {
 }
 
 impl Service<Request<Incoming>> for Visitor {
-    type Response = Answer;
+    type Response = HttpResponse;
     type Error = std::convert::Infallible;
     type Future = Serving;
 
@@ -122,28 +123,26 @@ impl Service<Request<Incoming>> for Visitor {
 }
 
 impl Visit {
-    fn serve(&self, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    fn serve(&self, request: &mut Request<Incoming>) -> Result<HttpResponse, Refusal> {
         let path = request.uri().path();
         let Some(endpoint) = self.door.endpoint(path) else {
             let answer = self
                 .door
                 .health
                 .answer(path)
-                .ok_or_else(|| Refusal(Refused::Path, answer::not_found().into()))?;
+                .ok_or_else(|| Refusal(Refused::Path, response::not_found().into()))?;
             return match *request.method() {
                 Method::GET | Method::HEAD => Ok(answer),
-                _ => Err(Refusal(Refused::Method, answer::method_not_allowed("GET, HEAD").into())),
+                _ => Err(Refusal(
+                    Refused::Method,
+                    response::method_not_allowed("GET, HEAD").into(),
+                )),
             };
         };
         let handshake = handshake::check(request.method(), request.version(), request.headers()).map_err(flawed)?;
         if !request.body().is_end_stream() {
             let text = "a handshake has no body";
-            return Err(refusal(
-                Refused::Body,
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "MESSAGE_TOO_LARGE",
-                text,
-            ));
+            return Err(refusal(Refused::Body, HttpErrorCode::MessageTooLarge, text));
         }
         if self.door.health.is_draining() {
             return Err(draining());
@@ -186,7 +185,7 @@ impl Visit {
             }
             Ok(None) => {}
             Err(error) if door.refuses_by_http(endpoint, handshake.origin.is_some()) => {
-                let answer = answer::unauthorized(error.code.as_str(), &error.message);
+                let answer = response::error(error.code.into(), &error.message);
                 return Err(Refusal(Refused::Token, answer.into()));
             }
             Err(_) => door.stats.refuse(Refused::Token),
@@ -272,7 +271,7 @@ pub(super) fn switching(
     settings: &session::Settings,
     deflate: Option<Agreement>,
     request: &mut Request<Incoming>,
-) -> Result<Answer, Refusal> {
+) -> Result<HttpResponse, Refusal> {
     let subprotocol = handshake::subprotocol(&settings.dialect, request.headers());
     // The future is not needed: the socket comes back from hyper's connection itself.
     let (answer, _upgrade) =
@@ -287,61 +286,45 @@ pub(super) fn switching(
     Ok(answer)
 }
 
-fn refusal(why: Refused, status: StatusCode, code: &str, message: &str) -> Refusal {
-    Refusal(why, answer::error(status, code, message).into())
+fn refusal(why: Refused, code: HttpErrorCode, message: &str) -> Refusal {
+    Refusal(why, response::error(code, message).into())
 }
 
 fn bad_request(message: &str) -> Refusal {
-    refusal(Refused::Handshake, StatusCode::BAD_REQUEST, "INVALID_MESSAGE", message)
+    refusal(Refused::Handshake, HttpErrorCode::InvalidMessage, message)
 }
 
-pub(super) fn forbidden_origin(answer: Answer) -> Refusal {
+pub(super) fn forbidden_origin(answer: HttpResponse) -> Refusal {
     Refusal(Refused::Origin, answer.into())
 }
 
-fn origin_answer() -> Answer {
-    answer::error(
-        StatusCode::FORBIDDEN,
-        "FORBIDDEN",
-        "pages of this origin may not connect",
-    )
+fn origin_answer() -> HttpResponse {
+    response::error(HttpErrorCode::Forbidden, "pages of this origin may not connect")
 }
 
 pub(super) fn draining() -> Refusal {
-    let answer = answer::error(StatusCode::SERVICE_UNAVAILABLE, "DRAINING", "the gateway restarts");
-    Refusal(Refused::Draining, answer::retry_after(answer, 1).into())
+    let answer = response::error(HttpErrorCode::Draining, "the gateway restarts");
+    Refusal(Refused::Draining, response::retry_after(answer, 1).into())
 }
 
 fn full(full: GateFull) -> Refusal {
-    let (status, code, message) = match full.why {
-        Refused::Total => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "too many connections"),
-        Refused::PerAddress => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "RATE_LIMITED",
-            "too many connections from this address",
-        ),
-        Refused::PerUser => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "RATE_LIMITED",
-            "too many connections of this user",
-        ),
-        _ => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "RATE_LIMITED",
-            "too many new connections",
-        ),
+    let (code, message) = match full.why {
+        Refused::Total => (HttpErrorCode::Overloaded, "too many connections"),
+        Refused::PerAddress => (HttpErrorCode::RateLimited, "too many connections from this address"),
+        Refused::PerUser => (HttpErrorCode::RateLimited, "too many connections of this user"),
+        _ => (HttpErrorCode::RateLimited, "too many new connections"),
     };
-    let answer = answer::retry_after(answer::error(status, code, message), full.retry_after_s);
+    let answer = response::retry_after(response::error(code, message), full.retry_after_s);
     Refusal(full.why, answer.into())
 }
 
 fn flawed(flaw: Flaw) -> Refusal {
     match flaw {
-        Flaw::Method => Refusal(Refused::Method, answer::method_not_allowed("GET").into()),
+        Flaw::Method => Refusal(Refused::Method, response::method_not_allowed("GET").into()),
         Flaw::Malformed(message) => bad_request(message),
         Flaw::Origin => forbidden_origin(origin_answer()),
         Flaw::UpgradeRequired(message) => {
-            let mut answer = answer::error(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", message);
+            let mut answer = response::error(HttpErrorCode::UpgradeRequired, message);
             let headers = answer.headers_mut();
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             // A 426 names what to upgrade to (RFC 9110, section 15.5.22).

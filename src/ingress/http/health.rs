@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hyper::StatusCode;
 
-use super::answer::{self, Answer};
+use super::HttpErrorCode;
+use super::response::{self, HttpResponse};
 use crate::hub::Broker;
 
 /// Whether the gateway should get new clients.
@@ -50,15 +51,15 @@ impl Health {
     /// Answers `GET /healthz` (the process serves requests) and `GET /readyz` (it should get new clients, else 503
     /// with the reason); `None` for other paths.
     #[must_use]
-    pub fn answer(&self, path: &str) -> Option<Answer> {
+    pub fn answer(&self, path: &str) -> Option<HttpResponse> {
         let not_ready = match path {
             "/healthz" => None,
             "/readyz" => self.not_ready(),
             _ => return None,
         };
         Some(match not_ready {
-            None => answer::with_body(StatusCode::OK, "application/json", r#"{"status":"ok"}"#),
-            Some(reason) => answer::error(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", reason),
+            None => response::with_body(StatusCode::OK, "application/json", r#"{"status":"ok"}"#),
+            Some(reason) => response::error(HttpErrorCode::NotReady, reason),
         })
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! Invariant: nothing a peer sends ends a listener, and whatever waits for a peer has a deadline.
 
-pub mod answer;
 pub mod request;
+pub mod response;
 
 mod accept;
 mod address;
+mod error;
 mod health;
 mod listen;
 mod socket;
 
 pub use accept::{accept_forever, linger};
 pub use address::{AddressError, ListenAddress, LocalAddress};
+pub use error::HttpErrorCode;
 pub use health::Health;
 pub use listen::{Inherited, Listener, Passed};
 pub use socket::{Accepted, Socket};

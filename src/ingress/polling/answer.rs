@@ -4,7 +4,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
 
-use crate::ingress::http::answer::{Answer, error, json, retry_after, with_body};
+use crate::ingress::http::HttpErrorCode;
+use crate::ingress::http::response::{HttpResponse, error, json, retry_after, with_body};
 use crate::ingress::visitor::Refusal;
 use crate::metrics::Refused;
 
@@ -44,7 +45,7 @@ impl From<Flaw> for Refusal {
 }
 
 /// 403, for pages of other origins.
-pub(super) fn forbidden() -> Answer {
+pub(super) fn forbidden() -> HttpResponse {
     let error = Error {
         code: 4,
         message: "Forbidden",
@@ -55,7 +56,7 @@ pub(super) fn forbidden() -> Answer {
 /// 503, for a body that there is no memory for now.
 pub(super) fn no_room() -> Refusal {
     let text = "too much is being posted";
-    let answer = error(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", text);
+    let answer = error(HttpErrorCode::Overloaded, text);
     Refusal(Refused::Memory, retry_after(answer, 1).into())
 }
 
@@ -69,11 +70,11 @@ pub(super) fn too_large() -> Refusal {
 }
 
 /// Packets for a GET.
-pub(super) fn payload(body: Bytes) -> Answer {
+pub(super) fn payload(body: Bytes) -> HttpResponse {
     with_body(StatusCode::OK, "text/plain; charset=UTF-8", body)
 }
 
 /// A POST was taken.
-pub(super) fn taken() -> Answer {
+pub(super) fn taken() -> HttpResponse {
     with_body(StatusCode::OK, "text/html", "ok")
 }

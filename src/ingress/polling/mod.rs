@@ -26,7 +26,7 @@ use self::query::{Named, Query, Transport};
 use super::handshake;
 use super::visit::Visit;
 use super::visitor::{Admission, Connection, Refusal as Refused, draining, forbidden_origin, switching};
-use crate::ingress::http::answer::Answer;
+use crate::ingress::http::response::HttpResponse;
 use crate::session::{Opening, Settings};
 use crate::shard::mailbox::polling::{Open, Poll, PollError, PollRequest};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
@@ -40,7 +40,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What was answered.
 pub(super) struct Served {
-    pub(super) answer: Answer,
+    pub(super) answer: HttpResponse,
     /// To a poll of a session that exists: a connection may carry any number of them.
     pub(super) is_poll: bool,
 }
@@ -54,14 +54,14 @@ pub(super) async fn serve(
     let origin = allowed_origin(visit, &request)?;
     let cors = request.headers().get(ORIGIN).filter(|_| origin).cloned();
     let served = if request.method() == Method::OPTIONS {
-        let mut answer = crate::ingress::http::answer::empty(StatusCode::NO_CONTENT);
+        let mut answer = crate::ingress::http::response::empty(StatusCode::NO_CONTENT);
         cors::preflight(answer.headers_mut());
         let is_poll = false;
         Ok(Served { answer, is_poll })
     } else {
         route(visit, settings, request).await
     };
-    let allow = |mut answer: Answer| {
+    let allow = |mut answer: HttpResponse| {
         cors::allow(answer.headers_mut(), cors.as_ref());
         answer
     };
@@ -115,7 +115,7 @@ async fn open(
     settings: &Arc<Settings>,
     query: Query,
     request: &Request<Incoming>,
-) -> Result<Answer, Refused> {
+) -> Result<HttpResponse, Refused> {
     if request.method() != Method::GET {
         return Err(Flaw::Method.into());
     }
@@ -169,7 +169,7 @@ async fn upgrade(
     query: Query,
     session: Option<Named>,
     mut request: Request<Incoming>,
-) -> Result<Answer, Refused> {
+) -> Result<HttpResponse, Refused> {
     if request.method() != Method::GET {
         return Err(Flaw::Method.into());
     }
@@ -199,7 +199,7 @@ async fn upgrade(
 }
 
 /// What is queued, or what comes next.
-async fn get(visit: &Arc<Visit>, session: Named) -> Result<Answer, Refused> {
+async fn get(visit: &Arc<Visit>, session: Named) -> Result<HttpResponse, Refused> {
     let number = number();
     // From here on: the session may have taken the GET before anybody hears of it.
     let client = Client::new(visit, session, number);
@@ -229,7 +229,7 @@ async fn post(
     settings: &Arc<Settings>,
     session: Named,
     request: Request<Incoming>,
-) -> Result<Answer, Refused> {
+) -> Result<HttpResponse, Refused> {
     let number = number();
     let client = Client::new(visit, session, number);
     if let Err(refused) = ask(visit, session, number, PollRequest::PostHead).await {
