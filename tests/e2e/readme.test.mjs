@@ -1,9 +1,12 @@
-// What the README promises of `serve` without any configuration: the lines it prints work as they stand.
+// What the README says about `serve` without any configuration: the printed lines and the page for a browser work as shown.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
-import { binary, directory, freePorts, root, start, until } from './harness.mjs';
+import { Tab } from './browser.mjs';
+import { atEnd, binary, directory, freePorts, root, start, until } from './harness.mjs';
 
 /** Runs a printed line in a shell, with npm's wscat in reach. */
 function paste(t, line) {
@@ -12,7 +15,8 @@ function paste(t, line) {
   return start(t, directory(t), 'sh', ['-c', `exec ${line}`], { env: { ...process.env, PATH: path } });
 }
 
-test('the printed lines connect, subscribe and publish', async (t) => {
+/** `serve` without any configuration, on free ports, and the lines to paste that it prints. */
+async function serve(t) {
   const [port, adminPort] = await freePorts(2);
   const env = {
     TICKGATE_SERVER__LISTEN: `["127.0.0.1:${port}"]`,
@@ -24,6 +28,11 @@ test('the printed lines connect, subscribe and publish', async (t) => {
     const found = ['wscat ', 'curl '].map((program) => lines.find((line) => line.startsWith(program)));
     return found.every(Boolean) && found;
   });
+  return { server, port, adminPort, printed };
+}
+
+test('the printed lines connect, subscribe and publish', async (t) => {
+  const { server, port, adminPort, printed } = await serve(t);
   const [wscat, curl] = printed;
   const listener = paste(t, wscat);
   await until('the subscription', () => listener.out().includes('"type":"subscribed"'));
@@ -42,8 +51,24 @@ test('the printed lines connect, subscribe and publish', async (t) => {
   assert.ok(!server.err().includes(token), 'the log shows the token');
 });
 
+test('the page for a browser connects, subscribes and shows what is published', async (t) => {
+  const { port, printed: [wscat, curl] } = await serve(t);
+  const [, page] = readFileSync(join(root, 'README.md'), 'utf8').match(/```html\n(.*?)```/s);
+  const web = createServer((_, response) => {
+    response.setHeader('Content-Type', 'text/html');
+    response.end(page.replaceAll('127.0.0.1:8080', `127.0.0.1:${port}`));
+  }).listen(0, '127.0.0.1');
+  atEnd(t, () => web.close());
+  await once(web, 'listening');
+  const [, token] = wscat.match(/token=([^']+)/);
+  const tab = await Tab.open(t, `http://127.0.0.1:${web.address().port}/#${token}`);
+  await tab.until('the subscription', "document.querySelector('#log').textContent.includes('\"type\":\"subscribed\"')");
+  assert.deepEqual(await paste(t, curl).ended, { code: 0, signal: null });
+  await tab.until('the event', "document.querySelector('#log').textContent.includes('\"channel\":\"grid.abc.status\"')");
+});
+
 test('every link within the documentation leads somewhere', () => {
-  const pages = ['README.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
+  const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
   assert.ok(pages.length >= 5, `${pages}`);
   const broken = pages.flatMap((page) => {
     const links = [...readFileSync(join(root, page), 'utf8').matchAll(/\]\(([^)#\s]+)[^)]*\)/g)].map(([, link]) => link);
