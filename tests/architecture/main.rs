@@ -3,6 +3,7 @@
 //! The table of rooms is read from the crate's own documentation (`src/lib.rs`), so that the two cannot differ. A
 //! checker that finds nothing proves nothing: every rule is also shown a small source that breaks it.
 
+mod pages;
 mod rules;
 mod security;
 mod source;
