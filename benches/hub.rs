@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
-use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Settings, Since, Wakes, Walk};
+use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Scan, Settings, Since, Wakes};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 
@@ -202,13 +202,13 @@ fn join_and_view(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, channels), |b| {
             b.iter(|| {
                 joins += 1;
-                let mut walk = Walk::new(patterns.clone(), Vec::new());
-                while !walk.is_whole() {
-                    inboxes[0].walk(&mut walk, usize::MAX, Now::default(), &mut |view| {
+                let mut scan = Scan::new(patterns.clone(), Vec::new());
+                while !scan.is_complete() {
+                    inboxes[0].scan(&mut scan, usize::MAX, Now::default(), &mut |view| {
                         views += u64::from(black_box(view).has_last);
                     });
                 }
-                black_box(walk.position());
+                black_box(scan.position());
                 for pattern in &patterns {
                     inboxes[0].leave(pattern);
                 }

@@ -54,7 +54,7 @@ fn held(tombstones: usize) -> (usize, usize) {
         let credit = hub.credit_now(1).expect("nobody wants it");
         hub.publish(event, now, credit, &mut Wakes::default());
     }
-    (HELD.load(Relaxed) - before, hub.stats().tombstones)
+    (HELD.load(Relaxed) - before, hub.metrics().tombstones)
 }
 
 /// `docs/configuration.md` gives this figure beside `state.evicted_names`.

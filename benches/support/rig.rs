@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tickgate::auth::{Identity, Mode, Permissions};
+use tickgate::broker::Broker;
 use tickgate::event::{NewEvent, PublishOptions};
-use tickgate::hub::{self, Broker, Hub, Receipt, Wakes};
+use tickgate::hub::{self, Hub, Receipt, Wakes};
 use tickgate::metrics::ShardMetrics;
 use tickgate::session::limits::Limits;
 use tickgate::session::{self, Command};

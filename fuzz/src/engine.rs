@@ -470,6 +470,6 @@ impl World {
         assert_eq!(self.engine.queued_frames(), 0);
         assert_eq!(self.stats.subscriptions.get(), 0);
         assert_eq!(self.stats.polling.get(), 0);
-        assert_eq!(self.hub.stats().credits_lent, 0);
+        assert_eq!(self.hub.metrics().credits_lent, 0);
     }
 }

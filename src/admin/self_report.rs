@@ -14,9 +14,10 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::statistics::{Rates, Sample, Snapshot};
+use crate::broker::Broker;
 use crate::event::NewEvent;
 use crate::event::PublishOptions;
-use crate::hub::{Broker, Receipt};
+use crate::hub::Receipt;
 use crate::metrics::ShardSample;
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, ChannelError};

@@ -5,8 +5,9 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::Broker;
 use crate::event::NewEvent;
-use crate::hub::{Broker, Hub, Receipt, Wakes};
+use crate::hub::{Hub, Receipt, Wakes};
 use crate::time::{Clock, Now};
 
 /// Events of one batch between two wake-ups, so that shards begin before a batch of 10,000 ends. Also how long the
@@ -121,7 +122,7 @@ mod tests {
             }
         }
         assert_eq!(got, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
-        assert_eq!(hub.stats().credits_lent, 0);
+        assert_eq!(hub.metrics().credits_lent, 0);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Config, DialectName, Endpoint, Feed, Flush, SHARDS_MAX};
+use super::model::{Config, DialectName, Endpoint, Feed, Flush};
 use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::backend::commands::{HttpSettings, RouteSettings, Target};
 use crate::backend::feeds::{FeedSettings, SourceSettings, Tell};
 use crate::backend::{commands, feeds};
-use crate::hub::snapshot;
+use crate::hub::{SHARDS_MAX, snapshot};
 use crate::ingress::{Origins, TrustedProxies};
 use crate::{admin, auth, gateway, hub, ingress, session, shard};
 use tickgate_protocol::channel::{Pattern, is_segment};

@@ -13,9 +13,10 @@ use crate::auth::verifier;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::{Origin, Router};
 use crate::backend::feeds::{Feeds, Runner};
+use crate::broker::Broker;
 use crate::broker::Embedded;
-use crate::hub::snapshot::{self, Keeper, Snapshot};
-use crate::hub::{Broker, Hub, Inbox};
+use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
+use crate::hub::{Hub, Inbox};
 use crate::ingress::http::Verify;
 use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
@@ -35,7 +36,7 @@ pub(super) struct Core {
     pub(super) feed_runner: Runner,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) threads: Vec<JoinHandle<()>>,
-    pub(super) keeper: Option<Keeper>,
+    pub(super) keeper: Option<SnapshotWriter>,
 }
 
 impl Core {
@@ -141,7 +142,7 @@ fn open(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
 }
 
 /// Gives the hub the state of the last run, and keeps it written from now on.
-fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Keeper, Error> {
+fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<SnapshotWriter, Error> {
     let path = snapshot.path().to_owned();
     let loaded = match snapshot.load(hub, clock.now()) {
         Ok(loaded) => loaded,
@@ -155,7 +156,7 @@ fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Kee
     } else {
         tracing::info!(%path, %epoch, channels, events, "the state of the last run is taken back");
     }
-    Keeper::start(snapshot, Arc::clone(hub), clock).map_err(|source| Error::Start {
+    SnapshotWriter::start(snapshot, Arc::clone(hub), clock).map_err(|source| Error::Start {
         what: "the snapshot's thread",
         source,
     })

@@ -31,7 +31,7 @@ use crate::admin::statistics::Sample;
 use crate::backend::commands::Router;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
-use crate::hub::snapshot::{self, Keeper};
+use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::Door;
 use crate::ingress::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
 use crate::metrics::IngressMetrics;
@@ -134,7 +134,7 @@ pub struct Gateway {
     admin: Arc<Admin>,
     door: Arc<Door>,
     shards: Vec<JoinHandle<()>>,
-    keeper: Option<Keeper>,
+    keeper: Option<SnapshotWriter>,
     // Taken when it ends.
     runtimes: Option<Runtimes>,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::interest::{Stripes, stripe_of};
-use super::walk::ScanRanges;
+use super::scan::ScanRanges;
 use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
 use crate::event::Event;
 use crate::sync::Receiver;
@@ -35,13 +35,13 @@ pub struct Inbox {
 
 /// Where in its inbox a shard joined a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinAt(Positions);
+pub struct JoinPosition(Positions);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Positions {
     One { stripe: u8, at: u64 },
     Each(Box<[u64; STRIPES]>),
-    // Of a walk that took more than one page to a stripe, or is not through.
+    // Of a scan that took more than one page to a stripe, or is not through.
     ScanRanges(Arc<ScanRanges>),
 }
 
@@ -94,13 +94,18 @@ impl Inbox {
 
     /// Declares the shard's interest in a pattern and says from where on its events are new. A pattern already held
     /// gets a new position and nothing else changes; one [`Inbox::leave`] ends it, however often it was joined.
-    pub fn join(&mut self, pattern: &Pattern) -> JoinAt {
+    pub fn join(&mut self, pattern: &Pattern) -> JoinPosition {
         self.join_by(pattern, |_| (), |_, seen, _| seen.at)
     }
 
     /// A join of one channel that also looks at it: `each` is called, under the stripe's lock, if it has state or is of
     /// a class with history. What it sees is what was published before the position that the join gives.
-    pub fn join_and_view(&mut self, channel: &Channel, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> JoinAt {
+    pub fn join_and_view(
+        &mut self,
+        channel: &Channel,
+        now: Now,
+        each: &mut dyn FnMut(ChannelView<'_>),
+    ) -> JoinPosition {
         let hub = Arc::clone(&self.hub);
         let see = |state: &mut StripeState| state.channels.view(channel, |channel| hub.class_of(channel), now, each);
         self.join_by(&channel.clone().into(), see, |_, seen, _| seen.at)
@@ -159,9 +164,9 @@ impl Inbox {
         pattern: &Pattern,
         mut see: impl FnMut(&mut StripeState),
         mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
-    ) -> JoinAt {
+    ) -> JoinPosition {
         let patterns = std::slice::from_ref(pattern);
-        let at = JoinAt(match Stripes::of(pattern.as_str()) {
+        let at = JoinPosition(match Stripes::of(pattern.as_str()) {
             Stripes::One(stripe) => Positions::One {
                 stripe,
                 at: self.join_stripe(stripe, patterns, &mut see, &mut place),
@@ -206,8 +211,8 @@ impl Inbox {
     }
 
     /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
-    pub fn need(&self, form: WireFormat, delta: i32) {
-        self.hub.need(form, delta);
+    pub fn add_demand(&self, form: WireFormat, delta: i32) {
+        self.hub.add_demand(form, delta);
     }
 
     /// The finished frame of an event in one form; see [`Hub::frame`].
@@ -288,7 +293,7 @@ impl Drop for Inbox {
     }
 }
 
-impl JoinAt {
+impl JoinPosition {
     pub(super) fn in_each(each: Box<[u64; STRIPES]>) -> Self {
         Self(Positions::Each(each))
     }
@@ -309,20 +314,20 @@ impl JoinAt {
 
     /// Whether it is whole: nothing is left to be joined.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         match &self.0 {
             Positions::One { .. } | Positions::Each(_) => true,
-            Positions::ScanRanges(stretches) => stretches.is_whole(),
+            Positions::ScanRanges(stretches) => stretches.is_complete(),
         }
     }
 
     /// Whether everything from `index` on is included, in every stripe: the subscription is settled.
     #[must_use]
-    pub fn settled(&self, index: u64) -> bool {
+    pub fn is_settled(&self, index: u64) -> bool {
         match &self.0 {
             Positions::One { at, .. } => index >= *at,
             Positions::Each(each) => each.iter().all(|at| index >= *at),
-            Positions::ScanRanges(stretches) => stretches.settled(index),
+            Positions::ScanRanges(stretches) => stretches.is_settled(index),
         }
     }
 }

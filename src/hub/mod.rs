@@ -17,14 +17,13 @@
 //! below `at[T]`; every later one is at or above it.
 //!
 //! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `walk` (joins of many channels), `evicted` (what a join was too late for), `doorbell` (waking), `publish`
+//! shard's end), `scan` (joins of many channels), `evicted` (what a join was too late for), `doorbell` (waking), `publish`
 //! (the way in), `state` (what is kept of channels), `versions` (how all that is numbered), `bounds` (how much),
 //! `generations` (how long ids).
 
 mod bounds;
 mod credits;
 mod doorbell;
-mod evicted;
 mod export;
 mod generations;
 mod inbox;
@@ -35,21 +34,22 @@ mod interleavings;
 mod publish;
 #[cfg(test)]
 mod rig;
+mod scan;
 #[cfg(not(shuttle))]
 pub mod snapshot;
 mod state;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
+mod tombstone_scan;
 mod versions;
-mod walk;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::event::{Event, NewEvent};
+use crate::event::Event;
 use crate::sync::{self, AtomicI64, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Sender};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Classes, Pattern};
@@ -59,14 +59,14 @@ use tickgate_protocol::wire::deflate;
 pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
-pub use evicted::Search;
 pub use export::IDS_RESTORED_MAX;
-pub use inbox::{Inbox, JoinAt, Popped};
+pub use inbox::{Inbox, JoinPosition, Popped};
 pub use publish::Receipt;
+pub use scan::{PATTERNS_PER_STEP, Scan};
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
 };
-pub use walk::{PATTERNS_PER_STEP, Walk};
+pub use tombstone_scan::TombstoneScan;
 pub use watch::{InterestWatch, Relevant};
 
 use bounds::Held;
@@ -80,8 +80,8 @@ use versions::Versions;
 /// How many stripes; more only spare publishers from waiting for wide snapshots.
 pub const STRIPES: usize = 16;
 
-/// The most shards a hub can have: they are bits of a word.
-pub const SHARDS_MAX: usize = 64;
+/// The most shards a hub can have: a set of shards is a bit mask in one `u64`.
+pub const SHARDS_MAX: u16 = 64;
 
 /// Messages shorter than this are not compressed unless it is set otherwise.
 pub const DEFLATE_BYTES_MIN: usize = 256;
@@ -210,7 +210,7 @@ impl Hub {
     /// A hub that remembers so many ids at most.
     fn with_ids_max(settings: Settings, shards: usize, encode: Encode, ids_max: u32) -> (Arc<Self>, Vec<Inbox>) {
         assert!(
-            (1..=SHARDS_MAX).contains(&shards),
+            (1..=usize::from(SHARDS_MAX)).contains(&shards),
             "1 to {SHARDS_MAX} shards, not {shards}"
         );
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
@@ -290,7 +290,7 @@ impl Hub {
     }
 
     /// Counts connections that need a form (`delta` is 1 or -1).
-    pub fn need(&self, form: WireFormat, delta: i32) {
+    pub fn add_demand(&self, form: WireFormat, delta: i32) {
         self.needs[form.index()].fetch_add(delta.into(), Ordering::Relaxed);
     }
 
@@ -324,27 +324,27 @@ impl Hub {
 
     /// What the hub has done and holds; each stripe at its own instant.
     #[must_use]
-    pub fn stats(&self) -> HubMetrics {
-        let mut stats = HubMetrics {
+    pub fn metrics(&self) -> HubMetrics {
+        let mut metrics = HubMetrics {
             credits: self.credits.total(),
             credits_lent: self.credits.total() - self.credits.free(),
             ..HubMetrics::default()
         };
         for stripe in &self.stripes {
             let state = stripe.lock();
-            stats.events += state.events;
-            stats.unwanted += state.unwanted;
-            stats.tombstones += state.channels.tombstones.len();
+            metrics.events += state.events;
+            metrics.unwanted += state.unwanted;
+            metrics.tombstones += state.channels.tombstones.len();
             let counts = state.channels.counts;
-            stats.evicted += counts.evicted;
-            stats.trimmed += counts.trimmed;
-            stats.expired += counts.expired;
-            stats.duplicates += counts.duplicates;
-            stats.unchanged += counts.unchanged;
-            stats.overtaken += counts.overtaken;
+            metrics.evicted += counts.evicted;
+            metrics.trimmed += counts.trimmed;
+            metrics.expired += counts.expired;
+            metrics.duplicates += counts.duplicates;
+            metrics.unchanged += counts.unchanged;
+            metrics.overtaken += counts.overtaken;
         }
-        (stats.channels, stats.state_bytes, stats.ids) = self.held.now();
-        stats
+        (metrics.channels, metrics.state_bytes, metrics.ids) = self.held.now();
+        metrics
     }
 
     /// Names the store: offsets compare within it only.
@@ -400,16 +400,4 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
         mask &= mask.wrapping_sub(1);
         (place < u64::BITS).then_some(place as usize)
     })
-}
-
-/// What stands between the gateways: the embedded one publishes straight into the hub.
-pub trait Broker: Send + Sync {
-    /// Publishes in order; resolves when every event is stored and in every interested shard's inbox. Dropped before
-    /// that, it has published the first few of them.
-    fn publish(&self, events: Vec<NewEvent>) -> std::pin::Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>>;
-    /// Publishes from a shard's thread without waiting, or hands the event back: the shard's doorbell rings when it
-    /// may try again.
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent>;
-    /// Whether it can be reached (`/readyz`).
-    fn is_ready(&self) -> bool;
 }

@@ -2,8 +2,8 @@
 //! found.
 
 mod ids;
+mod scan;
 mod storm;
-mod walk;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, Waker};
@@ -184,13 +184,13 @@ fn every_credit_lent_fills_an_inbox_to_the_brim_and_not_over_it() {
             published += 1;
         }
     }
-    let stats = hub.stats();
+    let metrics = hub.metrics();
     assert_eq!(
-        (inboxes[0].len() as u64, stats.credits_lent),
-        (published, stats.credits)
+        (inboxes[0].len() as u64, metrics.credits_lent),
+        (published, metrics.credits)
     );
     while inboxes[0].pop().is_some() {}
-    assert_eq!(hub.stats().credits_lent, 0);
+    assert_eq!(hub.metrics().credits_lent, 0);
 }
 
 #[test]
@@ -238,9 +238,9 @@ fn a_shard_that_goes_leaves_no_debt_and_no_interest() {
     );
     assert_eq!(wakes, Wakes(0b11));
     assert!(inboxes[0].pop().is_some());
-    assert_eq!(hub.stats().credits_lent, 1, "the other shard has not popped it");
+    assert_eq!(hub.metrics().credits_lent, 1, "the other shard has not popped it");
     drop(inboxes.pop());
-    assert_eq!(hub.stats().credits_lent, 0);
+    assert_eq!(hub.metrics().credits_lent, 0);
     let mut wakes = Wakes::default();
     hub.publish(
         event("a.b", 2),
@@ -263,10 +263,10 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
         inbox.join(&pattern("a.b"));
     }
     publish_now(&hub, "a.b", 1);
-    hub.need(Encoding::Native.plain(), 1);
+    hub.add_demand(Encoding::Native.plain(), 1);
     publish_now(&hub, "a.b", 2);
     publish_now(&hub, "unwanted", 3);
-    hub.need(Encoding::Native.plain(), -1);
+    hub.add_demand(Encoding::Native.plain(), -1);
     publish_now(&hub, "a.b", 4);
     assert_eq!(ENCODED.load(Ordering::Relaxed), 1);
     for inbox in &mut inboxes {
@@ -276,7 +276,7 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
         assert_eq!(frames, [None, Some("2".into()), None]);
     }
     assert_eq!(
-        hub.stats(),
+        hub.metrics(),
         HubMetrics {
             events: 4,
             unwanted: 1,
@@ -291,14 +291,14 @@ fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
     let (hub, mut inboxes) = hub(8, 1, NO_FRAME);
     let inbox = &mut inboxes[0];
     let first = inbox.join(&pattern("*"));
-    assert!(first.settled(inbox.position()));
+    assert!(first.is_settled(inbox.position()));
     publish_now(&hub, "a.b", 1);
     let second = inbox.join(&pattern("a.b"));
-    assert!(!second.settled(inbox.position()));
+    assert!(!second.is_settled(inbox.position()));
     let popped = inbox.pop().expect("one");
-    let includes = |at: &JoinAt| at.includes(&popped.event.channel, popped.stripe, popped.index);
+    let includes = |at: &JoinPosition| at.includes(&popped.event.channel, popped.stripe, popped.index);
     assert!(includes(&first) && !includes(&second));
-    assert!(second.settled(inbox.position()));
+    assert!(second.is_settled(inbox.position()));
     inbox.leave(&pattern("*"));
     inbox.leave(&pattern("a.b"));
     publish_now(&hub, "a.b", 2);

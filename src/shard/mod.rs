@@ -28,7 +28,8 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
-use crate::hub::{Broker, Inbox};
+use crate::broker::Broker;
+use crate::hub::Inbox;
 use crate::shard::mailbox::{Mailbox, Services};
 use crate::time::Clock;
 pub use flush::FlushMethod;

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::slots::Slots;
-use crate::hub::JoinAt;
+use crate::hub::JoinPosition;
 use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// Names a pattern's node while somebody holds the pattern.
@@ -68,7 +68,7 @@ struct Resolved {
 /// A subscription that the inbox has not reached yet.
 #[derive(Debug)]
 struct Unsettled {
-    at: JoinAt,
+    at: JoinPosition,
     // What was held before it and given back since: its channels were covered all the time, so their events that lie
     // in the inbox before `at` are owed, too.
     before: Vec<Left>,
@@ -79,7 +79,7 @@ struct Unsettled {
 struct Left {
     patterns: Vec<Pattern>,
     // `None`: it was settled.
-    at: Option<JoinAt>,
+    at: Option<JoinPosition>,
 }
 
 impl Unsettled {
@@ -196,11 +196,11 @@ impl Table {
     }
 
     /// From now on the subscription gets only what `at` includes. To be called again as `at` grows, if it is not whole.
-    pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinAt) {
+    pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinPosition) {
         if !self.mark(slot, node, UNSETTLED) {
             return;
         }
-        if at.is_whole() {
+        if at.is_complete() {
             self.settling.push_back((slot, node));
         }
         match self.unsettled.entry((slot, node)) {
@@ -230,7 +230,7 @@ impl Table {
         while let Some(&key) = self.settling.front() {
             // One that was left and joined again waits here for its later position; nothing before it is missed.
             match self.unsettled.get(&key) {
-                Some(unsettled) if !unsettled.at.settled(index) => return,
+                Some(unsettled) if !unsettled.at.is_settled(index) => return,
                 Some(_) => {
                     self.unsettled.remove(&key);
                     self.mark(key.0, key.1, 0);

@@ -177,7 +177,7 @@ impl World {
     }
 
     fn check_hub(&self) -> Result<(), String> {
-        let before = self.hub.stats();
+        let before = self.hub.metrics();
         if before.credits_lent != 0 {
             return Err(format!("{} credits are lost", before.credits_lent));
         }
@@ -192,7 +192,7 @@ impl World {
             let credit = self.hub.credit_now(0).ok_or("no credit")?;
             self.hub.publish(event, self.now, credit, &mut Wakes::default());
         }
-        let unwanted = self.hub.stats().unwanted - before.unwanted;
+        let unwanted = self.hub.metrics().unwanted - before.unwanted;
         if unwanted != CHANNELS.len() as u64 {
             return Err(format!(
                 "{} channels are still wanted",

@@ -151,7 +151,7 @@ impl Sample {
         }
         Totals {
             mono_ms: now.mono_ms,
-            hub: self.hub.stats(),
+            hub: self.hub.metrics(),
             process,
             total,
             shards,

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::Request;
+use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
-use crate::hub::Broker;
 use crate::metrics::Counter;
 use crate::session::CommandOutcome;
 use crate::time::unix_ms;

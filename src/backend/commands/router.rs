@@ -14,7 +14,7 @@ use super::backend::Backend;
 use super::http::{HttpBackend, Pool};
 use super::stats::{Snapshot, Stats};
 use super::{Answer, Handler, Origin, Request, Responder, RouteSettings, Settings, Target};
-use crate::hub::Broker;
+use crate::broker::Broker;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
 use tickgate_protocol::channel::{Channel, Pattern};

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::auth::{Identity, Permissions};
+use crate::broker::Broker;
 use crate::event::NewEvent;
-use crate::hub::{Broker, Receipt};
+use crate::hub::Receipt;
 use crate::session::Command;
 use crate::time::Now;
 

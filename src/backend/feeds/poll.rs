@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::source::{Connections, Source};
 use super::stats::FeedMetrics;
 use super::{FeedSettings, Pushed};
+use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
-use crate::hub::Broker;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 

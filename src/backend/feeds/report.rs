@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::failure::Failure;
 use super::health::{Health, State};
+use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
-use crate::hub::Broker;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 

@@ -22,7 +22,8 @@ use super::schedule::{Pace, Turns};
 use super::source::Connections;
 use super::stats::FeedMetrics;
 use super::{Feeds, PUSHES_MAX, Push, Pushed, SLOTS, Settings};
-use crate::hub::{Broker, Hub, InterestWatch};
+use crate::broker::Broker;
+use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
 use tickgate_protocol::channel::{Channel, Pattern};
 

@@ -19,7 +19,7 @@ pub(super) use endpoint::{Endpoint, Name as DialectName};
 pub(super) use feed::Feed;
 pub(super) use operations::{Broker, Command, Compression, Heartbeat, Limits, Log};
 pub use operations::{Format, Level};
-pub(super) use server::{Flush, SHARDS_MAX, Server};
+pub(super) use server::{Flush, Server};
 use state::{ChannelClass, State};
 
 /// The whole configuration. [`Config::load`] makes one; its default is what no file at all means.

@@ -6,10 +6,8 @@ use std::time::Duration;
 use super::check::Check;
 use crate::config::value::{AllowedOrigin, Coalesce, Proxy, choices};
 use crate::config::visit::{Section, Visitor};
+use crate::hub::SHARDS_MAX;
 use crate::ingress::ListenAddress;
-
-/// Shards are counted in the bits of a 64-bit set.
-pub(in crate::config) const SHARDS_MAX: u16 = 64;
 
 /// `[server]`.
 #[derive(Clone, Debug)]

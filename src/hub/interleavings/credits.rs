@@ -89,7 +89,7 @@ fn refused(wish: Wish) {
     });
     shard(&hub, &mut popping, (0, 8), wish, Debt::PaidByTheLast);
     publisher.join().expect("no panic");
-    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+    assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
 /// Two publishers with two credits, one of whose events costs both, and two shards that want everything and publish, too,
@@ -127,7 +127,7 @@ fn crowd(debt: Debt) {
         thread.join().expect("no panic");
     }
     assert!(hub.credits.free() <= hub.credits.total(), "more credits than there are");
-    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+    assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn once(on: &'static str, noted: Noted) {
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
     assert_eq!(duplicates, 1, "both were answered the same");
     assert_eq!(receipts[0].offset, receipts[1].offset, "two offsets of one event");
-    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+    assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
 #[test]

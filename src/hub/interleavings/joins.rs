@@ -4,14 +4,14 @@ use shuttle::thread;
 
 use super::super::rig::*;
 use super::{holds, is_found, publish};
-use crate::hub::{Inbox, JoinAt};
+use crate::hub::{Inbox, JoinPosition};
 
 /// Of the two publishers' events, each numbered by the state of its stripe.
 const EVENTS: u64 = 6;
 
 /// A subscription of `kept.a.b`, with the newest event that it has.
 struct Subscription {
-    at: JoinAt,
+    at: JoinPosition,
     last: u64,
 }
 
@@ -76,7 +76,7 @@ fn joins(joined: &'static str, rule: Rule) {
     }
     second.drain(&mut inbox);
     assert_eq!(second.last, EVENTS, "a gap at the end");
-    assert_eq!(hub.stats().credits_lent, 0, "a credit leaked");
+    assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
 #[test]

@@ -61,9 +61,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// The first of the seeds in which a schedule fails, and how.
 fn first_failure(seeds: Range<u64>, test: impl Fn() + Send + Sync + Copy + 'static) -> Option<(u64, String)> {
     seeds.into_iter().find_map(|seed| {
-        let walk = run(RandomScheduler::new_from_seed(seed, SCHEDULES), test);
+        let random = run(RandomScheduler::new_from_seed(seed, SCHEDULES), test);
         let changes = || run(PctScheduler::new_from_seed(seed, DEPTH, SCHEDULES), test);
-        walk.and_then(|()| changes()).err().map(|wrong| (seed, wrong))
+        random.and_then(|()| changes()).err().map(|wrong| (seed, wrong))
     })
 }
 

@@ -7,11 +7,11 @@
 //! The store is redb: transactions, checksums and a lock against a second process are its own. What is written each time
 //! is what changed; each stripe is at one instant, and all of them are in one transaction.
 
-mod keep;
 mod load;
 mod save;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 use crate::hub::{Epoch, Hub, STRIPES};
 use crate::time::Now;
 
-pub use keep::Keeper;
+pub use writer::SnapshotWriter;
 
 /// Of this layout; another one is refused.
 const FORMAT: u64 = 1;

@@ -1,6 +1,6 @@
 //! A hub that is written down and taken back: whole, after a crash, and with other classes.
 
-mod evicted;
+mod tombstones;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,9 +14,9 @@
 mod export;
 mod ids;
 mod kept;
-mod look;
 mod page;
 mod records;
+mod scan;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
@@ -45,8 +45,8 @@ pub use tombstones::Tombstone;
 use ids::Ids;
 pub(super) use kept::Garbage;
 use kept::Kept;
-pub(super) use look::Beginnings;
 use records::NewRecord;
+pub(super) use scan::Beginnings;
 use tombstones::Tombstones;
 
 /// The state of one stripe.

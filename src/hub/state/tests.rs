@@ -430,7 +430,7 @@ proptest! {
         let beginnings = Beginnings::of(patterns.iter());
         loop {
             let each = &mut |view: ChannelView<'_>| seen.push(view.channel.clone());
-            let looked = channels.look((&beginnings, &patterns), after.as_ref(), most, at(0), each);
+            let looked = channels.scan((&beginnings, &patterns), after.as_ref(), most, at(0), each);
             prop_assert!(looked.channels <= most);
             looked_at += looked.channels;
             after = looked.last;

@@ -37,10 +37,10 @@ fn an_id_is_forgotten_two_windows_later_by_stripes_that_nobody_asks_too() {
     let hub = hub_of_ids(IDS_MAX);
     assert!(!is_duplicate(&hub, 1, 0));
     for mono_ms in [WINDOW_MS, 2 * WINDOW_MS] {
-        assert_eq!(hub.stats().ids, 1);
+        assert_eq!(hub.metrics().ids, 1);
         hub.expire(Now { mono_ms, unix_ms: 0 });
     }
-    assert_eq!(hub.stats().ids, 0);
+    assert_eq!(hub.metrics().ids, 0);
     assert!(!is_duplicate(&hub, 1, 2 * WINDOW_MS));
 }
 
@@ -70,8 +70,8 @@ fn an_id_is_remembered_until_half_of_all_came_after_it_wherever_they_went() {
 fn ids_do_not_count_in_the_bytes_of_channels() {
     let hub = hub_of_ids(IDS_MAX);
     assert!(!is_duplicate(&hub, 1, 0));
-    let stats = hub.stats();
-    assert_eq!((stats.ids, stats.channels, stats.state_bytes), (1, 0, 0));
+    let metrics = hub.metrics();
+    assert_eq!((metrics.ids, metrics.channels, metrics.state_bytes), (1, 0, 0));
 }
 
 proptest! {
@@ -89,7 +89,7 @@ proptest! {
             let must = later.is_some_and(|(age_ms, others)| age_ms < WINDOW_MS && others < IDS_MAX / 2);
             prop_assert!(found || !must, "{number} was forgotten: {later:?}");
             prop_assert!(!found || came.is_some(), "{number} never came");
-            prop_assert!(hub.stats().ids <= IDS_MAX as usize);
+            prop_assert!(hub.metrics().ids <= IDS_MAX as usize);
             if !found {
                 accepted.insert(number, (mono_ms, count));
                 count += 1;

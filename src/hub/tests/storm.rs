@@ -26,7 +26,7 @@ struct Found {
 
 struct Subscription {
     pattern: Pattern,
-    at: JoinAt,
+    at: JoinPosition,
     last: [u64; STRIPES],
 }
 
@@ -154,9 +154,9 @@ fn storm(rule: Rule, shards: usize, events_per_channel: u64) -> Vec<Found> {
             .map(|joiner| joiner.join().expect("no panic"))
             .collect()
     });
-    let stats = hub.stats();
-    assert_eq!(stats.events, events_per_channel * STRIPES as u64);
-    assert_eq!(stats.credits_lent, 0, "credits are conserved");
+    let metrics = hub.metrics();
+    assert_eq!(metrics.events, events_per_channel * STRIPES as u64);
+    assert_eq!(metrics.credits_lent, 0, "credits are conserved");
     found
 }
 

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
-use crate::hub::Broker;
+use crate::broker::Broker;
 
 /// Whether the gateway should get new clients.
 pub struct Health {

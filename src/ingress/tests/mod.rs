@@ -15,8 +15,9 @@ mod proxies;
 
 use super::*;
 use crate::auth::{Identity, Mode, Permissions, TokenError};
+use crate::broker::Broker;
 use crate::event::NewEvent;
-use crate::hub::{Broker, Receipt};
+use crate::hub::Receipt;
 use crate::metrics::Refused;
 use crate::session::limits::Limits;
 use crate::shard::mailbox::{Adopt, Mailbox, ShardMessage, mailbox};

@@ -89,7 +89,7 @@ impl ShardCore {
         if endpoint.connections == 1
             && let Some(form) = endpoint.form
         {
-            self.inbox.need(form, 1);
+            self.inbox.add_demand(form, 1);
         }
         self.stats.deflate_connections.add(deflate.is_some().into());
         u16::try_from(place).expect("fewer than 65,536 endpoints")
@@ -102,7 +102,7 @@ impl ShardCore {
         if endpoint.connections == 0
             && let Some(form) = endpoint.form
         {
-            self.inbox.need(form, -1);
+            self.inbox.add_demand(form, -1);
         }
         let deflated = endpoint.deflate.is_some();
         self.stats.deflate_connections.add(-i64::from(deflated));

@@ -1,7 +1,7 @@
-//! From a `subscribe` to its answer: interest, and a walk over the channels that are there, in shares.
+//! From a `subscribe` to its answer: interest, and a scan over the channels that are there, in shares.
 //!
 //! Invariants: joins take no more than [`Settings::join_steps`](crate::shard::Settings::join_steps) of a turn, whatever
-//! they cover, and lock no stripe for longer than a page of a walk. A join that is not through is a connection's only
+//! they cover, and lock no stripe for longer than a page of a scan. A join that is not through is a connection's only
 //! one; until its answer is queued nothing of what it newly covers is, and what is published meanwhile is owed
 //! ([`CatchUp`](crate::shard::catch_up::CatchUp)). What it leaves behind is swept out and freed in the same steps.
 //!
@@ -16,7 +16,7 @@ use hashbrown::{HashMap, HashSet};
 use super::ShardCore;
 use super::delivery::is_admin;
 use super::standing::Seen;
-use crate::hub::{JoinAt, PATTERNS_PER_STEP, Search, Walk};
+use crate::hub::{JoinPosition, PATTERNS_PER_STEP, Scan, TombstoneScan};
 use crate::session::Input;
 use crate::shard::Settings;
 use crate::shard::catch_up::{CatchUp, DeferredDrop};
@@ -44,7 +44,7 @@ pub(super) struct Joins {
     // Not begun.
     waiting: VecDeque<Waiting>,
     // Begun, and not through with their first share.
-    walking: VecDeque<Box<Join>>,
+    scanning: VecDeque<Box<Join>>,
     // Through, but not to be answered before the inbox is at this index.
     held_back: VecDeque<(u64, Box<Join>)>,
     // What connections that are gone had to catch up with: it is freed in the same steps as it was made.
@@ -81,11 +81,11 @@ pub(super) struct Join {
     // Channels that were asked for by their names.
     named: HashSet<Channel>,
     interned: Vec<Pattern>,
-    // Those of the walk's patterns.
+    // Those of the scan's patterns.
     nodes: Vec<NodeId>,
-    pub(super) walk: Walk,
-    // What the walk was too late for.
-    search: Search,
+    pub(super) scan: Scan,
+    // What the scan was too late for.
+    tombstone_scan: TombstoneScan,
     /// The newest version when it began, and how many evictions there had been.
     pub(super) began_at: u64,
     evictions: u64,
@@ -100,7 +100,7 @@ impl Joins {
         let steps_per_turn = settings.join_steps as usize;
         Self {
             waiting: VecDeque::new(),
-            walking: VecDeque::new(),
+            scanning: VecDeque::new(),
             held_back: VecDeque::new(),
             remains: VecDeque::new(),
             steps_per_turn,
@@ -111,14 +111,14 @@ impl Joins {
 
     /// Joins that have no answer yet.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.walking.len() + self.held_back.len()
+        self.waiting.len() + self.scanning.len() + self.held_back.len()
     }
 
     /// Whether there is work for the next turn, with the inbox at `position`.
     pub(super) fn has_some(&self, position: u64) -> bool {
         let is_due = |(until, _): &(u64, Box<Join>)| *until <= position;
         !self.waiting.is_empty()
-            || !self.walking.is_empty()
+            || !self.scanning.is_empty()
             || !self.remains.is_empty()
             || self.held_back.front().is_some_and(is_due)
     }
@@ -158,8 +158,8 @@ impl Joins {
 
     // The join that a connection has begun.
     fn take_out(&mut self, of: ConnectionId) -> Option<Box<Join>> {
-        if let Some(place) = self.walking.iter().position(|join| join.asked.to == of) {
-            return self.walking.remove(place);
+        if let Some(place) = self.scanning.iter().position(|join| join.asked.to == of) {
+            return self.scanning.remove(place);
         }
         let place = self.held_back.iter().position(|(_, join)| join.asked.to == of)?;
         self.held_back.remove(place).map(|(_, join)| join)
@@ -191,18 +191,18 @@ impl ShardCore {
         self.joins.steps_taken = 0;
         self.joins.free_remains();
         self.answer_held_back(now);
-        let reserved = if self.joins.walking.is_empty() {
+        let reserved = if self.joins.scanning.is_empty() {
             0
         } else {
             self.joins.steps_per_turn / 2
         };
         self.begin_joins(reserved, now);
         while self.joins.steps_left() > 0
-            && let Some(join) = self.joins.walking.pop_front()
+            && let Some(join) = self.joins.scanning.pop_front()
         {
             let Some(slot) = self.open(join.asked.to) else { continue };
-            match self.walk(join, self.joins.steps_left(), now) {
-                Some(join) => self.joins.walking.push_front(join),
+            match self.scan(join, self.joins.steps_left(), now) {
+                Some(join) => self.joins.scanning.push_front(join),
                 None => self.answer(slot, now),
             }
         }
@@ -280,16 +280,17 @@ impl ShardCore {
                 }
                 _ => self.inbox.join(pattern),
             };
-            if !at.settled(self.inbox.position()) {
+            if !at.is_settled(self.inbox.position()) {
                 self.table.unsettle(slot, node, at);
             }
         }
         join.asked.patterns = patterns;
         self.joins.spend(wide.len() * join.keys.len() / PATTERNS_PER_STEP);
-        join.search = Search::new(join.known(wide.clone(), self.inbox.epoch(), join.asked.recover.as_ref()));
-        join.walk = Walk::new(wide, join.keys.keys().cloned().collect());
-        if let Some(join) = self.walk(join, self.joins.first_share(), now) {
-            self.joins.walking.push_back(join);
+        join.tombstone_scan =
+            TombstoneScan::new(join.known(wide.clone(), self.inbox.epoch(), join.asked.recover.as_ref()));
+        join.scan = Scan::new(wide, join.keys.keys().cloned().collect());
+        if let Some(join) = self.scan(join, self.joins.first_share(), now) {
+            self.joins.scanning.push_back(join);
         }
     }
 
@@ -314,8 +315,8 @@ impl ShardCore {
             named: HashSet::new(),
             interned: Vec::with_capacity(asked.patterns.len()),
             nodes: Vec::new(),
-            walk: Walk::default(),
-            search: Search::new(Vec::new()),
+            scan: Scan::default(),
+            tombstone_scan: TombstoneScan::new(Vec::new()),
             began_at: self.inbox.newest_version(),
             evictions,
             told: None,
@@ -324,7 +325,7 @@ impl ShardCore {
         })
     }
 
-    fn join_name(&mut self, join: &mut Join, channel: Channel, now: Now) -> JoinAt {
+    fn join_name(&mut self, join: &mut Join, channel: Channel, now: Now) -> JoinPosition {
         let mut seen = None;
         let at = (self.inbox).join_and_view(&channel, now, &mut |view| seen = Some(Seen::of(&view)));
         join.named.insert(channel);
@@ -335,11 +336,11 @@ impl ShardCore {
     }
 
     // Goes on with a join by so many steps. `None`: it is through, and its session has been told, or will be.
-    fn walk(&mut self, mut join: Box<Join>, share: usize, now: Now) -> Option<Box<Join>> {
+    fn scan(&mut self, mut join: Box<Join>, share: usize, now: Now) -> Option<Box<Join>> {
         let mut left = share;
         let mut seen = std::mem::take(&mut self.joins.seen);
-        while left > 0 && !join.walk.is_whole() {
-            let mut steps = (self.inbox).walk(&mut join.walk, left, now, &mut |view| seen.push(Seen::of(&view)));
+        while left > 0 && !join.scan.is_complete() {
+            let mut steps = (self.inbox).scan(&mut join.scan, left, now, &mut |view| seen.push(Seen::of(&view)));
             steps += seen.len() * join.held.len() / PATTERNS_PER_STEP;
             for seen in seen.drain(..) {
                 if !join.covered_before(seen.channel()) {
@@ -351,13 +352,13 @@ impl ShardCore {
         }
         seen.shrink_to(SEEN_KEPT);
         self.joins.seen = seen;
-        let is_through = join.walk.is_whole() && self.search_evicted(&mut join, left);
+        let is_through = join.scan.is_complete() && self.scan_tombstones(&mut join, left);
         let waits_until = is_through.then(|| self.must_wait(&join));
         if waits_until == Some(None) {
             self.finish_join(join, now);
             return None;
         }
-        let at = join.walk.position();
+        let at = join.scan.position();
         for node in &join.nodes {
             self.table.unsettle(join.slot, *node, at.clone());
         }
@@ -371,17 +372,17 @@ impl ShardCore {
         Some(join)
     }
 
-    // Looks for what was evicted before the walk came there; whether it is through. Behind the walk, so that whatever
+    // Looks for what was evicted before the scan came there; whether it is through. Behind the scan, so that whatever
     // was evicted before the newest position that the answer names is found.
-    fn search_evicted(&mut self, join: &mut Join, mut left: usize) -> bool {
+    fn scan_tombstones(&mut self, join: &mut Join, mut left: usize) -> bool {
         if !join.recovers && join.evictions == self.inbox.evictions() {
             return true;
         }
         let mut found = Vec::new();
         while left > 0 {
             let each = &mut |channel: &Channel| found.push(channel.clone());
-            let Some(steps) = self.inbox.search(&mut join.search, left, each) else {
-                join.standing.cut |= join.search.has_forgotten();
+            let Some(steps) = self.inbox.scan_tombstones(&mut join.tombstone_scan, left, each) else {
+                join.standing.cut |= join.tombstone_scan.has_forgotten();
                 return true;
             };
             for channel in found.drain(..) {
@@ -405,7 +406,7 @@ impl ShardCore {
 
     fn finish_join(&mut self, mut join: Box<Join>, now: Now) {
         let slot = join.slot;
-        let at = join.walk.position();
+        let at = join.scan.position();
         if join.is_announced {
             self.end_join(slot);
             if self.cold[slot].as_ref().is_some_and(is_admin) != join.is_admin {
@@ -413,7 +414,7 @@ impl ShardCore {
                 return self.join_again(slot, join.asked);
             }
         }
-        if join.is_announced || !at.settled(self.inbox.position()) {
+        if join.is_announced || !at.is_settled(self.inbox.position()) {
             for node in &join.nodes {
                 self.table.unsettle(slot, *node, at.clone());
             }

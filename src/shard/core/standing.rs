@@ -112,7 +112,7 @@ impl ShardCore {
         }
         let position = Position {
             epoch: self.inbox.epoch(),
-            offset: join.walk.version_at(&channel),
+            offset: join.scan.version_at(&channel),
         };
         join.tell_position(&channel, position);
     }

@@ -385,7 +385,7 @@ impl World {
         }
         let gauges = self.store.stats.iter().map(|stats| stats.read());
         let left: i64 = gauges.map(|read| read.pending_frames + read.pending_bytes).sum();
-        if left != 0 || self.store.hub.stats().credits_lent != 0 {
+        if left != 0 || self.store.hub.metrics().credits_lent != 0 {
             return Err(format!("{left} are counted as pending, or credits are lent"));
         }
         Ok(())

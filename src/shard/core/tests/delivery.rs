@@ -14,7 +14,7 @@ fn subscribed_comes_before_its_events_and_none_after_unsubscribed() {
     assert_eq!(kinds(&got), ["subscribed", "event", "unsubscribed"]);
     assert_eq!(got[1].text()["data"], 1);
     assert_eq!(rig.stats.deliveries.get(), 1);
-    assert_eq!(rig.hub.stats().credits_lent, 0);
+    assert_eq!(rig.hub.metrics().credits_lent, 0);
 }
 
 #[test]

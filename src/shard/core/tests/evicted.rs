@@ -113,7 +113,7 @@ fn names_beyond_the_bound_are_told_as_a_gap_of_their_own() {
     for channel in ["grid.a.order", "grid.a.trade", "grid.a.risk"] {
         event_later(&mut rig, channel);
     }
-    assert_eq!(rig.hub.stats().tombstones, 1);
+    assert_eq!(rig.hub.metrics().tombstones, 1);
     let mut told = |offset| {
         let data = come_back(&mut rig, "grid.*", &[("grid.a.risk", offset)]);
         let told = ["grid.a.order", "grid.a.trade"].map(|name| data["recovered"][name].clone());

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::inbox::{JoinAt, UnderLock};
+use super::inbox::{JoinPosition, UnderLock};
 use super::interest::{Stripes, stripe_of};
 use super::state::Beginnings;
 use super::{ChannelView, Inbox, STRIPES};
@@ -26,7 +26,7 @@ pub const PATTERNS_PER_STEP: usize = 4;
 
 /// A join of patterns on its way through the stripes.
 #[derive(Debug, Default)]
-pub struct Walk {
+pub struct Scan {
     patterns: Vec<Pattern>,
     // In order.
     names: Vec<Channel>,
@@ -51,7 +51,7 @@ struct Here {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ScanRanges {
     of: [Vec<Stretch>; STRIPES],
-    is_whole: bool,
+    is_complete: bool,
 }
 
 /// The channels behind the stretch before it, up to a name.
@@ -64,25 +64,25 @@ struct Stretch {
     newest: u64,
 }
 
-impl Walk {
+impl Scan {
     /// Of patterns that the shard holds or is about to hold, each with a `*` in it. `names`: channels that they match
     /// and that are told of even if nothing is kept of them, as by [`Inbox::join_and_view`].
     #[must_use]
     pub fn new(patterns: Vec<Pattern>, mut names: Vec<Channel>) -> Self {
         names.sort_unstable();
-        let mut walk = Self {
+        let mut scan = Self {
             patterns,
             names,
             ..Self::default()
         };
-        walk.enter(0);
-        walk
+        scan.enter(0);
+        scan
     }
 
     /// Whether there is nothing left to look at.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.seen.is_whole
+    pub fn is_complete(&self) -> bool {
+        self.seen.is_complete
     }
 
     /// How many pages were looked at.
@@ -91,15 +91,15 @@ impl Walk {
         self.pages
     }
 
-    /// From where on events are new, as far as the walk has come.
+    /// From where on events are new, as far as the scan has come.
     #[must_use]
-    pub fn position(&self) -> JoinAt {
-        let is_plain = self.is_whole() && self.seen.of.iter().all(|stretches| stretches.len() <= 1);
+    pub fn position(&self) -> JoinPosition {
+        let is_plain = self.is_complete() && self.seen.of.iter().all(|stretches| stretches.len() <= 1);
         if !is_plain {
-            return JoinAt::in_stretches(Arc::new(self.seen.clone()));
+            return JoinPosition::in_stretches(Arc::new(self.seen.clone()));
         }
         let at = |stretches: &Vec<Stretch>| stretches.first().map_or(0, |stretch| stretch.at);
-        JoinAt::in_each(Box::new(self.seen.of.each_ref().map(at)))
+        JoinPosition::in_each(Box::new(self.seen.of.each_ref().map(at)))
     }
 
     /// The newest version that there was when the channel's place was looked at: what is delivered of it is newer, and
@@ -150,7 +150,7 @@ impl Walk {
             return;
         }
         self.here = None;
-        self.seen.is_whole = true;
+        self.seen.is_complete = true;
     }
 
     // What was looked at up to `to` was seen at this position.
@@ -193,51 +193,51 @@ impl Stretch {
 }
 
 impl ScanRanges {
-    /// See [`JoinAt::includes`].
+    /// See [`JoinPosition::includes`].
     pub(super) fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let stretches = self.of.get(usize::from(stripe)).map_or(&[][..], |stretches| stretches);
         let place = Stretch::place(stretches, channel);
         stretches.get(place).is_some_and(|stretch| index >= stretch.at)
     }
 
-    /// See [`JoinAt::is_whole`].
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole
+    /// See [`JoinPosition::is_complete`].
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
-    /// See [`JoinAt::settled`].
-    pub(super) fn settled(&self, index: u64) -> bool {
-        self.is_whole && self.of.iter().flatten().all(|stretch| index >= stretch.at)
+    /// See [`JoinPosition::is_settled`].
+    pub(super) fn is_settled(&self, index: u64) -> bool {
+        self.is_complete && self.of.iter().flatten().all(|stretch| index >= stretch.at)
     }
 }
 
 impl Inbox {
-    /// Goes on with a walk by one page of no more than `most` steps, or a single channel; `each` is called, under the
+    /// Goes on with a scan by one page of no more than `most` steps, or a single channel; `each` is called, under the
     /// lock of its stripe, for every channel with state in it that one of the patterns matches. Returns how many steps
     /// that took: one for a channel looked at, whether it matches or not, and one more for every four patterns that it
     /// is compared with.
-    pub fn walk(&mut self, walk: &mut Walk, most: usize, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> usize {
-        self.walk_by(walk, most, now, each, |_, seen, _| seen.at)
+    pub fn scan(&mut self, scan: &mut Scan, most: usize, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) -> usize {
+        self.scan_by(scan, most, now, each, |_, seen, _| seen.at)
     }
 
-    /// A walk whose positions `place` decides, as in [`Inbox::join_by`].
-    pub(super) fn walk_by(
+    /// A scan whose positions `place` decides, as in [`Inbox::join_by`].
+    pub(super) fn scan_by(
         &mut self,
-        walk: &mut Walk,
+        scan: &mut Scan,
         most: usize,
         now: Now,
         each: &mut dyn FnMut(ChannelView<'_>),
         mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
     ) -> usize {
-        let Some(here) = &walk.here else { return 0 };
-        let (stripe, steps) = (walk.stripe, Walk::channel_steps(here));
+        let Some(here) = &scan.here else { return 0 };
+        let (stripe, steps) = (scan.stripe, Scan::channel_steps(here));
         let channels = (most.min(PAGE_STEPS) / steps).max(1);
         let is_first = here.after.is_none();
         let joined: &[Pattern] = if is_first { &here.patterns } else { &[] };
         let (mut looked_at, mut last, mut newest) = (0, None, 0);
         let look = |state: &mut super::StripeState| {
             let of = (&here.beginnings, &*here.patterns);
-            let looked = state.channels.look(of, here.after.as_ref(), channels, now, each);
+            let looked = state.channels.scan(of, here.after.as_ref(), channels, now, each);
             let names = here.names_up_to(looked.last.as_ref());
             for name in names {
                 state.channels.view_absent(name, |name| self.class_of(name), each);
@@ -246,9 +246,9 @@ impl Inbox {
             newest = self.newest_version();
         };
         let at = self.join_stripe(stripe, joined, look, &mut place);
-        walk.note(last, at, newest);
-        if walk.is_whole() {
-            for pattern in &walk.patterns {
+        scan.note(last, at, newest);
+        if scan.is_complete() {
+            for pattern in &scan.patterns {
                 self.note_join(pattern);
             }
         }

@@ -19,10 +19,10 @@ impl Run {
     /// What a client is told that comes back with the number `known` as its newest position: which channels were evicted
     /// since, and whether there may have been others.
     fn evicted_since(&self, known: u64) -> (Vec<String>, bool) {
-        let mut search = hub::Search::new(vec![(Pattern::parse("grid.*").expect("valid"), known)]);
+        let mut search = hub::TombstoneScan::new(vec![(Pattern::parse("grid.*").expect("valid"), known)]);
         let mut names = Vec::new();
         let each = &mut |channel: &Channel| names.push(channel.as_str().to_owned());
-        while self.inbox.search(&mut search, 1000, each).is_some() {}
+        while self.inbox.scan_tombstones(&mut search, 1000, each).is_some() {}
         (names, search.has_forgotten())
     }
 }
@@ -53,9 +53,9 @@ fn names_of_evicted_channels_outlive_a_restart_and_those_that_are_forgotten_stay
     assert_eq!(second.evicted_since(3), told(&[trade], false));
     assert_eq!(second.evicted_since(5), told(&[], false));
     // From which position on nothing was missed of them.
-    let is_whole = |run: &Run, name, offset| run.read(name, Since::After(offset), now).is_some();
-    assert_eq!([1, 2].map(|offset| is_whole(&second, trade, offset)), [false, true]);
-    assert_eq!([2, 3].map(|offset| is_whole(&second, ORDER, offset)), [false, true]);
+    let is_complete = |run: &Run, name, offset| run.read(name, Since::After(offset), now).is_some();
+    assert_eq!([1, 2].map(|offset| is_complete(&second, trade, offset)), [false, true]);
+    assert_eq!([2, 3].map(|offset| is_complete(&second, ORDER, offset)), [false, true]);
     // The next one has the number 7 and is written beside what was there.
     second.publish(ORDER, "6", None, at(1, 2001));
     second.snapshot.save(&second.hub, at(1, 2001)).expect("written");

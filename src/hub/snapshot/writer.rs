@@ -11,12 +11,12 @@ use crate::hub::Hub;
 use crate::time::Clock;
 
 /// Writes until it is ended. Dropping it leaves the file open, as a crash would.
-pub struct Keeper {
+pub struct SnapshotWriter {
     end: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Keeper {
+impl SnapshotWriter {
     /// Starts the thread.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub(in crate::hub) struct Looked {
 impl Channels {
     /// Looks at no more than `most` of the channels with state that begin as `beginnings` say, and of those behind
     /// `after` only; calls `each` for those that one of the patterns matches.
-    pub(in crate::hub) fn look(
+    pub(in crate::hub) fn scan(
         &mut self,
         (beginnings, patterns): (&Beginnings, &[Pattern]),
         after: Option<&Channel>,

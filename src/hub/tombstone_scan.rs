@@ -1,17 +1,17 @@
 //! What was evicted while somebody was away, a page at a time.
 //!
 //! Invariant: once a search is through, every channel with a history that was evicted before it began, with a number
-//! above the one that its pattern's holder knows of, was named or its name is [forgotten](Search::has_forgotten). Only
+//! above the one that its pattern's holder knows of, was named or its name is [forgotten](TombstoneScan::has_forgotten). Only
 //! what was evicted since is looked at: nothing, as long as the bounds hold all that there is.
 
 use super::Inbox;
 use super::interest::Stripes;
-use super::walk::{PAGE_STEPS, PATTERNS_PER_STEP};
+use super::scan::{PAGE_STEPS, PATTERNS_PER_STEP};
 use tickgate_protocol::channel::{Channel, Pattern};
 
 /// A search on its way through the stripes.
 #[derive(Debug)]
-pub struct Search {
+pub struct TombstoneScan {
     // Each with the number up to which its holder knows what was evicted.
     patterns: Vec<(Pattern, u64)>,
     // The stripe to be searched next, and up to which number it was; `None`: it was not begun.
@@ -20,7 +20,7 @@ pub struct Search {
     has_forgotten: bool,
 }
 
-impl Search {
+impl TombstoneScan {
     /// For channels that match one of these patterns and were evicted after the number that stands with it.
     #[must_use]
     pub fn new(patterns: Vec<(Pattern, u64)>) -> Self {
@@ -59,9 +59,14 @@ impl Inbox {
     }
 
     /// Goes on with a search by no more than a page; `each` is called, under the lock of its stripe, for every channel
-    /// that is found. Returns how many steps that took, as [`Inbox::walk`] counts them, or `None` when there is nothing
+    /// that is found. Returns how many steps that took, as [`Inbox::scan`] counts them, or `None` when there is nothing
     /// left to search.
-    pub fn search(&self, search: &mut Search, most: usize, each: &mut dyn FnMut(&Channel)) -> Option<usize> {
+    pub fn scan_tombstones(
+        &self,
+        search: &mut TombstoneScan,
+        most: usize,
+        each: &mut dyn FnMut(&Channel),
+    ) -> Option<usize> {
         let stripe = self.hub().stripes.get(usize::from(search.stripe))?;
         let (mut looked_at, mut reached, mut has_forgotten) = (0, None, false);
         let steps = 1 + search.patterns.len() / PATTERNS_PER_STEP;

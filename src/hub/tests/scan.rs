@@ -1,4 +1,4 @@
-//! A walk in pages among publishers: whatever is published before, in and between its pages is either seen by it or
+//! A scan in pages among publishers: whatever is published before, in and between its pages is either seen by it or
 //! delivered behind it, once. Planted faults must be found.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::hub::Walk;
+use crate::hub::Scan;
 use tickgate_protocol::channel::{Class, Classes, History};
 
 /// How a page finds its position; all but the first are planted faults.
@@ -42,7 +42,7 @@ impl Publishers {
     }
 }
 
-/// How many events one walk missed, and how many came twice.
+/// How many events one scan missed, and how many came twice.
 fn misses_and_doubles(seed: u64, rule: Rule) -> (usize, usize) {
     let class = Class {
         history: Some(History::BUILT_IN),
@@ -64,11 +64,11 @@ fn misses_and_doubles(seed: u64, rule: Rule) -> (usize, usize) {
     };
     let all = ["user.*", "*.*.*", "user.1.*", "*.2.*", "*"].map(pattern);
     let patterns: Vec<Pattern> = (0..2).filter_map(|_| all.choose(&mut others.rng).cloned()).collect();
-    let mut walk = Walk::new(patterns.clone(), Vec::new());
+    let mut scan = Scan::new(patterns.clone(), Vec::new());
     let mut first = [None; STRIPES];
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let mut delivered = Vec::new();
-    while !walk.is_whole() {
+    while !scan.is_complete() {
         others.publish();
         let most = others.rng.random_range(1..4);
         let each = &mut |view: ChannelView<'_>| {
@@ -77,7 +77,7 @@ fn misses_and_doubles(seed: u64, rule: Rule) -> (usize, usize) {
                 "looked at twice"
             );
         };
-        inbox.walk_by(&mut walk, most, Now::default(), each, |stripe, now, later| {
+        inbox.scan_by(&mut scan, most, Now::default(), each, |stripe, now, later| {
             others.publish();
             let first = *first[usize::from(stripe)].get_or_insert(now.at);
             match rule {
@@ -86,16 +86,16 @@ fn misses_and_doubles(seed: u64, rule: Rule) -> (usize, usize) {
                 Rule::FirstPage => first,
             }
         });
-        // What is popped while the walk is under way is judged by how far it has come.
-        let at = walk.position();
+        // What is popped while the scan is under way is judged by how far it has come.
+        let at = scan.position();
         let many = others.rng.random_range(0..8);
         delivered.extend((0..many).map_while(|_| inbox.pop()).map(|popped| (popped, at.clone())));
     }
     others.publish();
-    let at = walk.position();
-    assert!(at.is_whole());
+    let at = scan.position();
+    assert!(at.is_complete());
     delivered.extend(std::iter::from_fn(|| inbox.pop()).map(|popped| (popped, at.clone())));
-    assert!(at.settled(inbox.position()));
+    assert!(at.is_settled(inbox.position()));
     delivered.retain(|(popped, at)| at.includes(&popped.event.channel, popped.stripe, popped.index));
     let of = |event: &Event| (event.channel.to_string(), event.version);
     let delivered: BTreeSet<(String, u64)> = delivered.iter().map(|(popped, _)| of(&popped.event)).collect();
@@ -117,7 +117,7 @@ fn sum(rule: Rule) -> (usize, usize) {
 }
 
 #[test]
-fn a_walk_among_publishers_misses_nothing_and_doubles_nothing() {
+fn a_scan_among_publishers_misses_nothing_and_doubles_nothing() {
     for seed in 0..500 {
         assert_eq!(misses_and_doubles(seed, Rule::UnderLock), (0, 0), "seed {seed}");
     }
@@ -143,12 +143,12 @@ fn a_page_is_no_longer_than_it_may_be_and_a_stripe_that_concerns_nobody_is_not_l
     }
     let at = Now::default();
     let mut looked_at = |patterns: Vec<Pattern>, most: usize| {
-        let mut walk = Walk::new(patterns, Vec::new());
+        let mut scan = Scan::new(patterns, Vec::new());
         let (mut longest, mut seen) = (0, 0);
-        while !walk.is_whole() {
-            longest = longest.max(inboxes[0].walk(&mut walk, most, at, &mut |_| seen += 1));
+        while !scan.is_complete() {
+            longest = longest.max(inboxes[0].scan(&mut scan, most, at, &mut |_| seen += 1));
         }
-        (walk.pages(), longest, seen)
+        (scan.pages(), longest, seen)
     };
     let (pages, longest, seen) = looked_at(vec![pattern("system.*")], 100);
     assert!((50..=50 + STRIPES).contains(&pages), "{pages}");
