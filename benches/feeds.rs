@@ -1,7 +1,8 @@
-//! Ten thousand users polled every ten seconds over HTTP by feeds on one thread: does the interval hold, and what does
-//! it cost? The source is a server on another thread of this process; every third answer of a user differs.
+//! Polls ten thousand users every ten seconds over HTTP, with feeds on one thread. It measures whether the interval holds
+//! and what CPU time the polls take. The source is a server on another thread of this process; every third response for a
+//! user differs from the one before.
 //!
-//! `cargo bench --bench feeds` takes about a minute. `USERS` and `INTERVAL_MS` change the load.
+//! `cargo bench --bench feeds` takes about a minute. The environment variables `USERS` and `INTERVAL_MS` change the load.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,12 +17,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use tickgate::backend::feeds::{FeedSettings, Runner, Settings, SourceSettings, Tell};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, Runner, Settings, SourceSettings};
 use tickgate::broker::Embedded;
 use tickgate::hub::Hub;
 use tickgate_protocol::channel::Pattern;
 
-/// Intervals measured, after the first that scatters the users.
+/// The number of intervals measured, after the first one, which spreads out the users.
 const INTERVALS: u32 = 4;
 
 fn main() {
@@ -34,7 +35,7 @@ fn main() {
         channel: "user.{id}.balance".parse().expect("a channel"),
         event: "balance_update".into(),
         source: SourceSettings::Http(format!("http://{source}/{{id}}").parse().expect("a URL")),
-        tell: Tell::Changed,
+        publish: PublishMode::Changed,
         interval,
         timeout: Duration::from_secs(5),
     };
@@ -66,16 +67,16 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        // What is still running then is dropped.
+        // The timeout drops the polls that are still running.
         let _ = tokio::time::timeout(interval * (INTERVALS + 1), runner.run()).await;
     });
     let cpu = clock_gettime(ClockId::ThreadCPUTime);
     let elapsed = begun.elapsed();
     over.store(true, Ordering::Relaxed);
     let events = shard.join().expect("no panic");
-    let figures = feeds.snapshot().remove(0);
+    let sample = feeds.read().remove(0);
 
-    // The first gap is the scattered one.
+    // The first gap is random and is left out.
     let mut gaps: Vec<Duration> = times
         .iter()
         .flat_map(|times| {
@@ -93,7 +94,7 @@ fn main() {
             .copied()
             .unwrap_or_default()
     };
-    println!("{users} users every {interval:?}, {elapsed:.1?}: {figures:?}");
+    println!("{users} users every {interval:?}, {elapsed:.1?}: {sample:?}");
     println!("events received: {events}");
     println!(
         "from poll to poll of a user ({} gaps): least {:.2?}, median {:.2?}, 99.9 % {:.2?}, most {:.2?}",
@@ -117,7 +118,7 @@ fn setting(name: &str, default: usize) -> usize {
         .unwrap_or(default)
 }
 
-/// A server on a thread of its own that notes when each user was asked for.
+/// Starts a server on its own thread. It records the time of each request for a user.
 fn source(times: &Arc<Vec<Mutex<Vec<Instant>>>>) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     listener.set_nonblocking(true).expect("set");

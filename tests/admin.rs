@@ -4,9 +4,12 @@
 mod gateway;
 
 use std::io::Write;
+use std::time::Duration;
 
 use gateway::{ADMIN_KEY, Received, answer, connect, start, until};
 use serde_json::{Value, json};
+use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 use tickgate_protocol::channel::Pattern;
 
 #[test]
@@ -29,7 +32,7 @@ fn one_event_arrives_byte_for_byte() {
             r#"{{"type":"event","channel":"grid.a.order","event":"filled","timestamp":7,"offset":{offset},"data":{data}}}"#
         )
     );
-    // Nobody listens: published all the same. No timestamp, no data.
+    // An event without subscribers is published too. `timestamp` and `data` are optional.
     assert_eq!(
         gateway.publish(r#"{"channel":"x.y","event":"e"}"#).body,
         r#"{"published":1}"#
@@ -41,7 +44,7 @@ fn one_event_arrives_byte_for_byte() {
 }
 
 #[test]
-fn an_array_goes_out_in_order_without_its_bad_items() {
+fn an_array_is_published_in_order_without_its_bad_items() {
     let gateway = start(|settings| settings.admin.event_bytes = 64);
     let mut client = gateway.client(&gateway.trader("u1"));
     client.subscribe(&["grid.*"]);
@@ -94,7 +97,7 @@ fn an_array_goes_out_in_order_without_its_bad_items() {
 }
 
 #[test]
-fn bodies_that_are_refused_whole() {
+fn bad_bodies_are_refused_as_a_whole() {
     let gateway = start(|settings| settings.admin.publish_body_bytes = 4096);
     let eleven_thousand = format!("[{}]", vec!["1"; 10_001].join(","));
     let too_long = format!(r#"{{"channel":"a","event":"e","data":"{}"}}"#, "x".repeat(5000));
@@ -129,14 +132,15 @@ fn bodies_that_are_refused_whole() {
     assert_eq!(answer.json()["error"]["message"], "more than 10000 items");
     let answer = gateway.publish(r#"{"channel":"a","event":"e","data":"0123456789012345"}"#);
     assert_eq!((answer.status, answer.code().as_str()), (413, "MESSAGE_TOO_LARGE"));
-    // A length that is announced is refused before the body is sent.
+    // An announced length is refused before the body is sent.
     let mut stream = connect(gateway.admin);
     let head = format!(
         "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nContent-Length: 16777217\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).expect("sent");
     assert_eq!(answer_of(&mut stream), 413);
-    // One that is not is refused when it is reached; what comes behind does not destroy the answer.
+    // A length that is not announced is refused when the body exceeds the limit. The rest of the body does not destroy the
+    // response.
     let mut stream = connect(gateway.admin);
     let head = format!(
         "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -154,7 +158,7 @@ fn answer_of(stream: &mut std::net::TcpStream) -> u16 {
 }
 
 #[test]
-fn lines_are_published_as_they_come() {
+fn lines_are_published_as_they_arrive() {
     let gateway = start(|_| {});
     let mut client = gateway.client(&gateway.trader("u1"));
     client.subscribe(&["grid.*"]);
@@ -183,7 +187,7 @@ fn lines_are_published_as_they_come() {
             })
             .collect();
         send(&lines);
-        // Read meanwhile, for the client's outbox is bounded.
+        // The client reads meanwhile, since its outbox is bounded.
         for n in 0..500 {
             assert_eq!(client.json()["data"], chunk * 500 + n);
         }
@@ -248,7 +252,7 @@ fn a_repeated_id_is_published_once_per_channel() {
 }
 
 #[test]
-fn only_who_may_is_served() {
+fn each_route_checks_its_access_rule() {
     let gateway = start(|_| {});
     let admin = gateway.token("boss", |grant| grant.role = Some("admin".into()));
     let publisher = gateway.token("p", |grant| {
@@ -256,7 +260,7 @@ fn only_who_may_is_served() {
     });
     let trader = gateway.trader("u1");
     const EVENT: &str = r#"{"channel":"grid.a","event":"e"}"#;
-    // (bearer, publish to grid, statistics, code of the statistics' refusal)
+    // The bearer, the status of publishing to grid, the status of the statistics, and the code of a refusal.
     for (bearer, publish, stats, code) in [
         (None, 401, 401, "UNAUTHENTICATED"),
         (Some("wrong"), 401, 401, "TOKEN_INVALID"),
@@ -303,7 +307,7 @@ fn only_who_may_is_served() {
         (&json!(1), &json!("FORBIDDEN"))
     );
 
-    // Who mistypes the admin key is not told about tokens only.
+    // The message for a mistyped admin key mentions the admin key, not only tokens.
     for (bearer, message) in [
         ("wrong", "this is neither the admin key nor a JSON Web Token"),
         ("a.b", "the token is no JSON Web Token in compact form"),
@@ -317,7 +321,7 @@ fn only_who_may_is_served() {
 }
 
 #[test]
-fn paths_and_methods() {
+fn wrong_paths_methods_and_queries_are_refused() {
     let gateway = start(|_| {});
     for (method, target, status, allow) in [
         ("GET", "/", 404, ""),
@@ -351,7 +355,7 @@ fn paths_and_methods() {
 }
 
 #[test]
-fn clients_are_listed_page_by_page_and_ended() {
+fn clients_are_listed_page_by_page_and_disconnected() {
     let gateway = start(|_| {});
     let mut clients: Vec<_> = (0..7)
         .map(|n| gateway.client(&gateway.trader(&format!("u{}", n % 2))))
@@ -395,7 +399,7 @@ fn clients_are_listed_page_by_page_and_ended() {
     let of_user = gateway.admin("GET", "/api/websocket/clients?user=u1", "").json();
     assert_eq!(of_user["clients"].as_array().map(Vec::len), Some(3));
 
-    // One of them by its id, as it knows it itself.
+    // One client by its own id.
     clients[0].send(r#"{"type":"get_status"}"#);
     let id = clients[0].json()["client_id"].as_str().expect("an id").to_owned();
     assert!(ids.contains(&id));
@@ -406,7 +410,7 @@ fn clients_are_listed_page_by_page_and_ended() {
         204
     );
     assert_eq!(clients[0].receive(), Received::Close(4003));
-    // A user's whole crowd.
+    // All clients of one user.
     assert_eq!(gateway.admin("DELETE", "/api/users/u1/connections", "").status, 204);
     for n in [1, 3, 5] {
         assert_eq!(clients[n].receive(), Received::Close(4003));
@@ -420,7 +424,7 @@ fn clients_are_listed_page_by_page_and_ended() {
 }
 
 #[test]
-fn the_test_broadcast_reaches_who_is_authenticated() {
+fn the_test_broadcast_reaches_authenticated_clients_only() {
     let gateway = start(|_| {});
     let mut subscribed = gateway.client(&gateway.trader("u1"));
     subscribed.subscribe(&["grid.*"]);
@@ -446,14 +450,14 @@ fn the_test_broadcast_reaches_who_is_authenticated() {
         );
     }
     stranger.send(r#"{"type":"ping"}"#);
-    assert_eq!(stranger.json()["type"], "pong", "it got nothing else");
+    assert_eq!(stranger.json()["type"], "pong", "the broadcast did not reach it");
     for body in ["[]", "x", r#"{"message":7}"#] {
         assert_eq!(gateway.admin("POST", "/api/websocket/broadcast/test", body).status, 400);
     }
 }
 
 #[test]
-fn statistics_tell_what_happened() {
+fn the_statistics_count_what_happened() {
     let gateway = start(|_| {});
     let mut client = gateway.client(&gateway.trader("u1"));
     client.subscribe(&["grid.*", "market.*"]);
@@ -467,7 +471,7 @@ fn statistics_tell_what_happened() {
         stats = gateway.admin("GET", "/api/websocket/stats", "").json();
         stats["total_messages"].as_u64() >= Some(4)
     });
-    for (figure, value) in [
+    for (pointer, value) in [
         ("/active_connections", json!(2)),
         ("/total_connections", json!(2)),
         ("/subscriptions/grid.*", json!(2)),
@@ -480,46 +484,107 @@ fn statistics_tell_what_happened() {
         ("/endings/4008", json!(0)),
         ("/node", json!("test")),
     ] {
-        assert_eq!(stats.pointer(figure), Some(&value), "{figure}: {stats}");
+        assert_eq!(stats.pointer(pointer), Some(&value), "{pointer}: {stats}");
     }
     assert_eq!(stats["shards"].as_array().map(Vec::len), Some(2));
 }
 
+/// One metric of the page: its type, its help text and the label names of its samples.
+#[derive(Debug, Default, PartialEq)]
+struct Metric {
+    kind: String,
+    help: String,
+    labels: Vec<String>,
+}
+
+/// The metrics of a page, in order. Each must have a help text, a type and then a sample.
+fn metrics_of(page: &str) -> Vec<(String, Metric)> {
+    let mut metrics: Vec<(String, Metric)> = Vec::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            let help = help.to_owned();
+            metrics.push((
+                name.to_owned(),
+                Metric {
+                    help,
+                    ..Metric::default()
+                },
+            ));
+            continue;
+        }
+        let (name, metric) = metrics.last_mut().expect("a help text first");
+        if let Some((of, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert_eq!((of, metric.kind.as_str()), (name.as_str(), ""), "{line}");
+            metric.kind = kind.to_owned();
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        value.parse::<f64>().unwrap_or_else(|_| panic!("not a number: {line}"));
+        let (of, labels) = sample.split_once('{').unwrap_or((sample, ""));
+        assert_eq!(of, name, "{line}");
+        // Label values of this test contain neither commas nor quotes.
+        let labels = labels
+            .trim_end_matches('}')
+            .split(',')
+            .filter(|label| !label.is_empty());
+        metric.labels = labels
+            .map(|label| label.split('=').next().expect("a name").to_owned())
+            .collect();
+    }
+    metrics
+}
+
 #[test]
-fn every_metric_is_documented_and_told_once() {
-    let gateway = start(|_| {});
-    let metrics = gateway.admin_as(None, "GET", "/metrics", "", b"");
+fn the_metrics_page_and_its_documentation_agree() {
+    // A command backend and a feed, so that every metric has a sample.
+    let gateway = start(|settings| {
+        let url = BackendUrl::parse("http://127.0.0.1:9/commands").expect("a URL");
+        let target = Target::Http(HttpSettings { url, hmac_secret: None });
+        settings.commands.routes = vec![RouteSettings::new(Pattern::parse("*").expect("valid"), target)];
+        settings.feeds.feeds = vec![FeedSettings {
+            channel: "system.clock".parse().expect("a channel"),
+            event: "tick".into(),
+            source: SourceSettings::Http("http://127.0.0.1:9/clock".parse().expect("a URL")),
+            publish: PublishMode::Everything,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+        }];
+    });
+    let page = gateway.admin_as(None, "GET", "/metrics", "", b"");
     assert!(
-        metrics.head.contains("content-type: text/plain; version=0.0.4"),
+        page.head.contains("content-type: text/plain; version=0.0.4"),
         "{}",
-        metrics.head
+        page.head
     );
-    let told = |prefix: &str| -> Vec<String> {
-        let lines = metrics.body.lines().filter_map(|line| line.strip_prefix(prefix));
-        lines
-            .map(|line| line.split(' ').next().expect("a name").to_owned())
-            .collect()
-    };
-    let (helps, types) = (told("# HELP "), told("# TYPE "));
-    assert_eq!(helps, types);
-    let mut names = helps.clone();
+    let metrics = metrics_of(&page.body);
+    let mut names: Vec<_> = metrics.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), helps.len(), "each metric once");
-    for line in metrics.body.lines().filter(|line| !line.starts_with('#')) {
-        let (sample, value) = line.rsplit_once(' ').expect("a value");
-        let name = sample.split('{').next().expect("a name");
-        assert!(helps.iter().any(|help| help == name), "{line}");
-        value.parse::<f64>().unwrap_or_else(|_| panic!("no number: {line}"));
-    }
-    let reference = include_str!("../docs/metrics.md");
-    let mut documented: Vec<_> = reference
+    assert_eq!(names.len(), metrics.len(), "each metric occurs once");
+
+    // A row is `name{labels}`, the type, and a meaning that begins with the help text.
+    let mut wrong = Vec::new();
+    let (_, table) = include_str!("../docs/metrics.md")
+        .split_once("| metric | kind | meaning |\n|---|---|---|\n")
+        .expect("the table of metrics");
+    let mut rows = table
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .map(|name| name.split('{').next().expect("a name").to_owned())
-        .collect();
-    documented.sort_unstable();
-    assert_eq!(documented, names, "docs/metrics.md against /metrics");
+        .map_while(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    for (name, metric) in &metrics {
+        let labels = metric.labels.join(", ");
+        let labels = if labels.is_empty() {
+            labels
+        } else {
+            format!("{{{labels}}}")
+        };
+        let wanted = format!("{name}{labels}` | {} | {}", metric.kind, metric.help);
+        match rows.next() {
+            Some(row) if row.starts_with(&wanted) => {}
+            row => wrong.push(format!("wanted: {wanted}\n   row: {row:?}")),
+        }
+    }
+    wrong.extend(rows.map(|row| format!("no such metric: {row}")));
+    assert!(wrong.is_empty(), "docs/metrics.md:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Feeds of a whole gateway: an HTTP source that counts, dies and comes back; the stock application with a real Redis.
+//! Feeds of a whole gateway: an HTTP source that counts requests, fails and recovers; the stock application with Redis.
 //!
-//! What is asserted is what was asked and what was told, never when: where something must not happen, another feed's
-//! polls are the clock.
+//! The tests assert what was requested and published, never when. Where something must not happen, they wait for a number
+//! of polls of another feed.
 
 #[path = "support/gateway.rs"]
 mod gateway;
@@ -18,16 +18,16 @@ use redis_server::Redis;
 use serde_json::{Value, json};
 use sources::HttpSource;
 use tickgate::auth::Secret;
-use tickgate::backend::feeds::{FeedSettings, SourceSettings, Tell};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
-fn feed(channel: &str, event: &str, source: SourceSettings, tell: Tell) -> FeedSettings {
+fn feed(channel: &str, event: &str, source: SourceSettings, publish: PublishMode) -> FeedSettings {
     FeedSettings {
         channel: channel.parse().expect("a channel"),
         event: event.into(),
         source,
-        tell,
+        publish,
         interval: INTERVAL,
         timeout: Duration::from_secs(5),
     }
@@ -37,8 +37,8 @@ fn http(source: &HttpSource, path: &str) -> SourceSettings {
     SourceSettings::Http(format!("http://{}{path}", source.address()).parse().expect("a URL"))
 }
 
-fn by_code() -> Tell {
-    Tell::ChangedRecords("code".into())
+fn by_code() -> PublishMode {
+    PublishMode::ChangedRecords("code".into())
 }
 
 fn gateway_with(feeds: Vec<FeedSettings>) -> Running {
@@ -50,16 +50,16 @@ impl Running {
         self.client(&self.token("root", |grant| grant.role = Some("admin".into())))
     }
 
-    fn feed_figures(&self, channel: &str) -> Value {
+    fn feed_stats(&self, channel: &str) -> Value {
         let stats = self.admin("GET", "/api/websocket/stats", "").json();
         let feeds = stats["feeds"].as_array().expect("feeds");
         let found = feeds.iter().find(|feed| feed["channel"] == channel);
         found.unwrap_or_else(|| panic!("no feed {channel}: {stats}")).clone()
     }
 
-    /// Until this feed has ended so many polls more.
-    fn polls(&self, channel: &str, more: u64) {
-        let polls = || self.feed_figures(channel)["polls"].as_u64().expect("a number");
+    /// Waits until this many more polls of the feed have ended.
+    fn wait_for_polls(&self, channel: &str, more: u64) {
+        let polls = || self.feed_stats(channel)["polls"].as_u64().expect("a number");
         let wanted = polls() + more;
         until("polls", || polls() >= wanted);
     }
@@ -81,7 +81,7 @@ impl Events for Client<TcpStream> {
         }
     }
 
-    /// The data of the next event, which must be one of this channel.
+    /// The data of the next event, which must be of this channel.
     fn data(&mut self, channel: &str) -> Value {
         let event = self.event();
         assert_eq!(event["channel"], channel, "{event}");
@@ -90,7 +90,7 @@ impl Events for Client<TcpStream> {
 }
 
 #[test]
-fn a_source_is_asked_while_somebody_listens_and_for_him_alone() {
+fn a_source_is_polled_only_for_channels_with_subscribers() {
     let source = HttpSource::start();
     source.set("/users/1/balance", r#"{"total_balance": 100.50}"#);
     source.set("/users/2/balance", r#"{"total_balance": 7}"#);
@@ -100,19 +100,19 @@ fn a_source_is_asked_while_somebody_listens_and_for_him_alone() {
             "user.{id}.balance",
             "balance_update",
             http(&source, "/users/{id}/balance"),
-            Tell::Changed,
+            PublishMode::Changed,
         ),
-        feed("system.clock", "tick", http(&source, "/clock"), Tell::Everything),
+        feed("system.clock", "tick", http(&source, "/clock"), PublishMode::Everything),
     ]);
     let mut clock = gateway.admin_client();
     clock.subscribe(&["system.*"]);
-    gateway.polls("system.clock", 3);
-    assert_eq!(source.asked("/users/1/balance"), 0, "nobody listens");
+    gateway.wait_for_polls("system.clock", 3);
+    assert_eq!(source.asked("/users/1/balance"), 0, "no subscriber");
 
-    // A pattern that is not exact fills no placeholder.
+    // A pattern with a wildcard fills no placeholder.
     let mut wide = gateway.admin_client();
     wide.subscribe(&["user.*.balance"]);
-    gateway.polls("system.clock", 3);
+    gateway.wait_for_polls("system.clock", 3);
     assert_eq!(source.requests_below("/users"), 0);
 
     let mut one = gateway.client(&gateway.trader("1"));
@@ -127,50 +127,50 @@ fn a_source_is_asked_while_somebody_listens_and_for_him_alone() {
         )
     );
     assert_eq!(wide.data("user.1.balance"), json!({ "total_balance": 100.5 }));
-    assert_eq!(source.asked("/users/2/balance"), 0, "user 2 is not here");
+    assert_eq!(source.asked("/users/2/balance"), 0, "user 2 has not subscribed");
 
     let mut two = gateway.client(&gateway.trader("2"));
     two.subscribe(&["user.2.balance"]);
     assert_eq!(two.data("user.2.balance"), json!({ "total_balance": 7 }));
-    // Only what changes is told, and only to whom it belongs.
-    gateway.polls("user.{id}.balance", 4);
+    // Only changes are published, and only to the user they belong to.
+    gateway.wait_for_polls("user.{id}.balance", 4);
     source.set("/users/1/balance", r#"{"total_balance": 99}"#);
     assert_eq!(one.data("user.1.balance"), json!({ "total_balance": 99 }));
     source.set("/users/2/balance", r#"{"total_balance": 8}"#);
     assert_eq!(
         two.data("user.2.balance"),
         json!({ "total_balance": 8 }),
-        "nothing of user 1, nothing twice"
+        "nothing of user 1 and nothing twice"
     );
 
-    // A newcomer gets the full state, though nothing changed.
+    // A new subscriber gets the full state, even if nothing changed.
     let mut again = gateway.client(&gateway.trader("1"));
     again.subscribe(&["user.1.balance"]);
     assert_eq!(again.data("user.1.balance"), json!({ "total_balance": 99 }));
 
     drop((one, again));
     until("user 1 is gone", || {
-        gateway.feed_figures("user.{id}.balance")["channels"] == 1
+        gateway.feed_stats("user.{id}.balance")["channels"] == 1
     });
     let asked = || (source.asked("/users/1/balance"), source.asked("/users/2/balance"));
-    gateway.polls("user.{id}.balance", 2);
+    gateway.wait_for_polls("user.{id}.balance", 2);
     let before = asked();
-    gateway.polls("user.{id}.balance", 8);
-    assert_eq!(asked().0, before.0, "nobody listens any more");
-    assert!(asked().1 > before.1, "user 2 still does");
+    gateway.wait_for_polls("user.{id}.balance", 8);
+    assert_eq!(asked().0, before.0, "no subscriber any more");
+    assert!(asked().1 > before.1, "user 2 is still subscribed");
 
     two.send(r#"{"type":"unsubscribe","channels":["user.2.balance"]}"#);
-    until("nobody is left", || {
-        let figures = gateway.feed_figures("user.{id}.balance");
-        figures["channels"] == 0 && figures["in_flight"] == 0
+    until("no subscriber is left", || {
+        let stats = gateway.feed_stats("user.{id}.balance");
+        stats["channels"] == 0 && stats["in_flight"] == 0
     });
     let before = asked();
-    gateway.polls("system.clock", 10);
+    gateway.wait_for_polls("system.clock", 10);
     assert_eq!(asked(), before);
 }
 
 #[test]
-fn a_source_that_dies_is_told_once_and_its_return_too() {
+fn an_outage_is_reported_once_and_so_is_the_recovery() {
     let mut source = HttpSource::start();
     source.set("/prices", r#"[{"code":"a","price":1},{"code":"b","price":1}]"#);
     let gateway = gateway_with(vec![feed(
@@ -195,10 +195,10 @@ fn a_source_that_dies_is_told_once_and_its_return_too() {
     assert_eq!(event["data"]["feed"], "strategy.s.prices");
     let message = event["data"]["message"].as_str().expect("a text");
     assert!(!message.contains("127.0.0.1"), "shows addresses: {message}");
-    gateway.polls("strategy.s.prices", 3);
-    assert!(gateway.feed_figures("strategy.s.prices")["failures"].as_u64() >= Some(3));
+    gateway.wait_for_polls("strategy.s.prices", 3);
+    assert!(gateway.feed_stats("strategy.s.prices")["failures"].as_u64() >= Some(3));
 
-    // What was known before the outage is still known: only what changed meanwhile is told.
+    // The state from before the outage is still known, so only the changes since then are published.
     source.set("/prices", r#"[{"code":"a","price":1.0},{"code":"b","price":2}]"#);
     source.restart();
     assert_eq!(client.data("strategy.s.prices"), json!([{ "code": "b", "price": 2 }]));
@@ -209,7 +209,7 @@ fn a_source_that_dies_is_told_once_and_its_return_too() {
         "{event}"
     );
 
-    // An answer that is none fails as well, and for other reasons.
+    // A malformed response fails as well, with its own reason.
     for (body, reason) in [("<html>", "not usable"), ("[1]", "not usable")] {
         source.set("/prices", body);
         let event = log.event();
@@ -233,7 +233,7 @@ fn a_source_that_dies_is_told_once_and_its_return_too() {
 }
 
 #[test]
-fn an_operator_pushes_prices_that_nobody_asked_for() {
+fn an_operator_pushes_prices_without_subscribers() {
     let source = HttpSource::start();
     for path in ["/volume_wave", "/value"] {
         source.set(path, r#"[{"code":"a","price":1},{"code":"b","price":1}]"#);
@@ -261,7 +261,7 @@ fn an_operator_pushes_prices_that_nobody_asked_for() {
             "strategy.value.signal",
             "generated",
             http(&source, "/signal"),
-            Tell::Changed,
+            PublishMode::Changed,
         ),
     ]);
     let push = |query: &str| {
@@ -278,12 +278,12 @@ fn an_operator_pushes_prices_that_nobody_asked_for() {
     );
     assert_eq!(push("?strategy=volume_wave").0, 200);
     let pushed = client.data("strategy.volume_wave.prices");
-    assert_eq!(pushed.as_array().map(Vec::len), Some(2), "unchanged, and yet in full");
+    assert_eq!(pushed.as_array().map(Vec::len), Some(2), "in full, although unchanged");
 
     let (status, all) = push("");
     assert_eq!((status, &all["pushed"]), (200, &json!(4)), "{all}");
     assert_eq!(all["errors"][0]["channel"], "strategy.lost.prices", "{all}");
-    assert_eq!(source.asked("/signal"), 0, "these are no prices");
+    assert_eq!(source.asked("/signal"), 0, "not a price feed");
     let (status, failed) = push("?strategy=lost");
     assert_eq!(
         (status, &failed["error"]["code"]),
@@ -343,8 +343,18 @@ fn the_stock_application_with_a_real_redis() {
             from("list:board:{name}"),
             by_code(),
         ),
-        feed("system.status", "system_status", from("string:status"), Tell::Changed),
-        feed("user.{id}.account", "account", from("hash:account:{id}"), Tell::Changed),
+        feed(
+            "system.status",
+            "system_status",
+            from("string:status"),
+            PublishMode::Changed,
+        ),
+        feed(
+            "user.{id}.account",
+            "account",
+            from("hash:account:{id}"),
+            PublishMode::Changed,
+        ),
     ]);
     let client = |channel: &str| {
         let mut client = gateway.admin_client();
@@ -370,9 +380,9 @@ fn the_stock_application_with_a_real_redis() {
     );
     assert_eq!(codes(&board.data("board.main.prices")), ["600519", "000001"]);
 
-    // One stock changes, one is written again as it was.
+    // One stock changes, and another is written again unchanged.
     price("300750", 10.5);
-    gateway.polls("strategy.volume_wave.prices", 2);
+    gateway.wait_for_polls("strategy.volume_wave.prices", 2);
     price("600519", 11.0);
     let changed = strategy.data("strategy.volume_wave.prices");
     assert_eq!(
@@ -381,7 +391,7 @@ fn the_stock_application_with_a_real_redis() {
     );
     assert_eq!(stock.data("stock.600519.price")[0]["price"], json!(11));
     assert_eq!(codes(&board.data("board.main.prices")), ["600519"]);
-    // A stock that is not on the board is the strategy's alone.
+    // A stock that is not on the board changes only the strategy's prices.
     price("300750", 12.0);
     assert_eq!(codes(&strategy.data("strategy.volume_wave.prices")), ["300750"]);
     price("000001", 12.0);
@@ -396,14 +406,14 @@ fn the_stock_application_with_a_real_redis() {
     assert_eq!(account.data("user.7.account"), json!({}), "a missing hash");
     redis.run(&["HSET", "account:7", "total", "1.50"]);
     assert_eq!(account.data("user.7.account"), json!({ "total": 1.5 }));
-    // What would name another key is refused, and counted.
+    // A value that would name another key is refused and counted.
     let mut other = client("user.7:b.account");
-    until("counted", || gateway.feed_figures("user.{id}.account")["refused"] == 1);
-    assert_eq!(gateway.feed_figures("user.{id}.account")["channels"], 1);
+    until("counted", || gateway.feed_stats("user.{id}.account")["refused"] == 1);
+    assert_eq!(gateway.feed_stats("user.{id}.account")["channels"], 1);
     other.send(r#"{"type":"ping"}"#);
     assert_eq!(other.json()["type"], "pong", "no event came");
 
-    // Redis is restarted, empty but for one price.
+    // Redis restarts with a single price.
     let mut log = client("system.log");
     let redis = redis.restart_with(|redis| {
         let lost = log.event();
@@ -416,7 +426,7 @@ fn the_stock_application_with_a_real_redis() {
 }
 
 #[test]
-fn a_password_opens_redis() {
+fn a_redis_password_is_used_and_never_published() {
     let redis = Redis::start();
     redis.run(&["SET", "status", "1"]);
     redis.run(&["CONFIG", "SET", "requirepass", "hunter2"]);
@@ -426,9 +436,19 @@ fn a_password_opens_redis() {
         key: "string:status".parse().expect("a key"),
     };
     let gateway = gateway_with(vec![
-        feed("system.status", "system_status", from(Some("hunter2")), Tell::Changed),
-        feed("system.shut", "system_status", from(None), Tell::Changed),
-        feed("system.wrong", "system_status", from(Some("hunter3")), Tell::Changed),
+        feed(
+            "system.status",
+            "system_status",
+            from(Some("hunter2")),
+            PublishMode::Changed,
+        ),
+        feed("system.shut", "system_status", from(None), PublishMode::Changed),
+        feed(
+            "system.wrong",
+            "system_status",
+            from(Some("hunter3")),
+            PublishMode::Changed,
+        ),
     ]);
     let mut client = gateway.admin_client();
     client.subscribe(&["system.status"]);

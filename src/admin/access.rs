@@ -1,4 +1,4 @@
-//! Who calls: the admin key, or a token.
+//! Authentication: the admin key or a token.
 
 use std::sync::Arc;
 
@@ -11,31 +11,39 @@ use crate::ingress::http::request;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
 
-/// The admin key. Never shown.
+/// The admin key. `Debug` does not show it.
 #[derive(Clone, Debug)]
 pub struct AdminKey(Secret);
 
 impl AdminKey {
-    /// A key, which must not be empty.
+    /// Creates a key. `None` for an empty text.
     #[must_use]
     pub fn new(key: &str) -> Option<Self> {
         (!key.is_empty()).then(|| Self(Secret::new(key.as_bytes())))
     }
 }
 
+/// Proof that the caller presented the admin key or a token with the role admin. Only this module creates it.
+#[derive(Debug)]
+pub(super) struct Operator(());
+
 /// An authenticated caller.
 pub(super) enum Caller {
-    /// The admin key, or a token of role admin: everything.
-    Admin,
-    /// Any other good token: may publish what its `publish` covers.
+    /// May do everything.
+    Operator(Operator),
+    /// Presented any other valid token. May publish to the channels that its `publish` covers.
     User(Arc<Identity>),
 }
 
 impl Admin {
-    /// Who calls, or the 401.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Box<HttpResponse>> {
+    /// Authenticates the caller.
+    ///
+    /// # Errors
+    ///
+    /// The response 401 when there is no valid key or token.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<HttpResponse>> {
         let Some(token) = request::bearer(headers) else {
-            let text = "Authorization: Bearer with the admin key or a token is needed";
+            let text = "send the admin key or a token as `Authorization: Bearer`";
             return Err(response::error(HttpErrorCode::Unauthenticated, text).into());
         };
         if self
@@ -43,12 +51,12 @@ impl Admin {
             .as_ref()
             .is_some_and(|key| same_secret(token.as_bytes(), key.0.expose()))
         {
-            return Ok(Caller::Admin);
+            return Ok(Caller::Operator(Operator(())));
         }
-        match self.verifier.verify(token, unix_ms()) {
-            Ok(identity) if identity.permissions.admin => Ok(Caller::Admin),
+        match self.parts.verifier.verify(token, unix_ms()) {
+            Ok(identity) if identity.permissions.admin => Ok(Caller::Operator(Operator(()))),
             Ok(identity) => Ok(Caller::User(identity)),
-            // Mostly a mistyped admin key, or that of another gateway: its owner does not think of tokens.
+            // Usually a mistyped admin key or the key of another gateway. A message about tokens alone would mislead.
             Err(error) if !token.contains('.') => {
                 let text = "this is neither the admin key nor a JSON Web Token";
                 Err(response::error(error.code.into(), text).into())
@@ -57,11 +65,15 @@ impl Admin {
         }
     }
 
-    /// That an admin calls, or the 401 or 403.
-    pub(super) fn admin(&self, headers: &HeaderMap) -> Result<(), Box<HttpResponse>> {
-        match self.caller(headers)? {
-            Caller::Admin => Ok(()),
-            Caller::User(_) => Err(forbidden("the admin key or a token of role admin is needed").into()),
+    /// Authenticates the caller and requires an operator.
+    ///
+    /// # Errors
+    ///
+    /// The response 401 as [`Admin::authenticate`], or 403 for any other caller.
+    pub(super) fn authenticate_operator(&self, headers: &HeaderMap) -> Result<Operator, Box<HttpResponse>> {
+        match self.authenticate(headers)? {
+            Caller::Operator(operator) => Ok(operator),
+            Caller::User(_) => Err(forbidden("this needs the admin key or a token with the role admin").into()),
         }
     }
 }

@@ -1,14 +1,18 @@
-//! `GET /api/channels/{channel}` and its `/history`: what is kept of a channel.
+//! `GET /api/channels/{channel}` and its `/history`: the kept state of a channel.
 //!
-//! Invariant: an answer says whether it is all that was asked for (`complete`), and where to go on (`next`); `data` is
-//! the publisher's own bytes.
+//! Invariant: `complete` says whether the events are all that was asked for, and `offset` where to continue. `data` is the
+//! publisher's own bytes.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use hyper::StatusCode;
+use serde::ser::{Error as _, Serializer};
+use serde::{Deserialize as _, Serialize};
+use serde_json::value::RawValue;
 
 use super::Admin;
+use super::access::Operator;
 use super::clients::ask;
+use super::routes::Call;
 use crate::event::Event;
 use crate::hub::{Epoch, Page, PageLimit, Since};
 use crate::ingress::http::HttpErrorCode;
@@ -16,83 +20,125 @@ use crate::ingress::http::request::query_value;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::channel::Channel;
-use tickgate_protocol::json::{push_string, push_u64};
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1000;
-/// A page ends behind the event that reaches this.
+/// A page ends with the event that reaches this many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// What a channel's view says.
+#[derive(Serialize)]
+struct ChannelReply<'a> {
+    channel: &'a str,
+    epoch: String,
+    /// Null for a channel without history.
+    offset: Option<u64>,
+    subscribers: u64,
+    last: Option<EventReply<'a>>,
+}
+
+#[derive(Serialize)]
+struct HistoryReply<'a> {
+    channel: &'a str,
+    epoch: String,
+    events: Vec<EventReply<'a>>,
+    complete: bool,
+    offset: u64,
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct EventReply<'a> {
+    event: &'a str,
+    timestamp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(serialize_with = "raw_json")]
+    data: &'a Bytes,
+}
+
+impl<'a> From<&'a Event> for EventReply<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self {
+            event: &event.name,
+            timestamp: event.timestamp_ms,
+            offset: event.offset,
+            data: &event.data,
+        }
+    }
+}
+
+/// Writes JSON that was checked when it was published, byte for byte.
+fn raw_json<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut json = serde_json::Deserializer::from_slice(data);
+    <&RawValue>::deserialize(&mut json)
+        .map_err(S::Error::custom)?
+        .serialize(serializer)
+}
+
+/// The offsets of a channel's history.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct Offsets {
+    /// Of the newest event.
     latest: u64,
+    /// Events up to this one are gone.
     floor: u64,
 }
 
 impl Admin {
     /// `GET /api/channels/{channel}`
-    pub(super) async fn channel(&self, name: &str) -> HttpResponse {
-        let channel = match parse(name) {
+    pub(super) async fn channel(&self, _: Operator, call: Call) -> HttpResponse {
+        let channel = match parse(&call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
         let mut subscribers = 0;
-        for shard in &self.shards {
+        for shard in &self.parts.shards {
             let channel = channel.clone();
             match ask(shard, |reply| ShardMessage::Subscribers { channel, reply }).await {
                 Ok(count) => subscribers += count.unwrap_or(0),
-                Err(silent) => return silent.0,
+                Err(timed_out) => return timed_out.0,
             }
         }
-        let has_history = self.hub.class_of(&channel).history.is_some();
-        let (seen, mut page) = self.read(&channel, Since::Newest { above: 0 }, 1);
-        if page.events.is_empty() && has_history && seen.latest > seen.floor {
-            // Nothing for newcomers, but its history has it.
-            page = self.read(&channel, Since::After(seen.latest - 1), 1).1;
+        let hub = &self.parts.hub;
+        let has_history = hub.class_of(&channel).history.is_some();
+        let (offsets, mut page) = self.read(&channel, Since::Newest { above: 0 }, 1);
+        if page.events.is_empty() && has_history && offsets.latest > offsets.floor {
+            // New subscribers get nothing, but the history has an event.
+            page = self.read(&channel, Since::After(offsets.latest - 1), 1).1;
         }
-        let mut body = Vec::new();
-        push(&mut body, "{\"channel\":");
-        push_string(&mut body, channel.as_str());
-        push(&mut body, &format!(",\"epoch\":\"{}\",\"offset\":", self.hub.epoch()));
-        if has_history {
-            push_u64(&mut body, seen.latest);
-        } else {
-            push(&mut body, "null");
-        }
-        push(&mut body, ",\"subscribers\":");
-        push_u64(&mut body, subscribers);
-        push(&mut body, ",\"last\":");
-        match page.events.first() {
-            Some(event) => push_event(&mut body, event),
-            None => push(&mut body, "null"),
-        }
-        push(&mut body, "}");
-        response::with_body(StatusCode::OK, "application/json", body)
+        let reply = ChannelReply {
+            channel: channel.as_str(),
+            epoch: hub.epoch().to_string(),
+            offset: has_history.then_some(offsets.latest),
+            subscribers,
+            last: page.events.first().map(|event| EventReply::from(&**event)),
+        };
+        response::json(StatusCode::OK, &reply)
     }
 
     /// `GET /api/channels/{channel}/history?since&epoch&limit`
-    pub(super) fn history(&self, name: &str, query: &str) -> HttpResponse {
-        let channel = match parse(name) {
+    pub(super) async fn history(&self, _: Operator, call: Call) -> HttpResponse {
+        let channel = match parse(&call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
-        let asked = match Asked::of(query) {
-            Ok(asked) => asked,
+        let query = match HistoryQuery::parse(call.query()) {
+            Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };
-        if self.hub.class_of(&channel).history.is_none() {
+        let hub = &self.parts.hub;
+        if hub.class_of(&channel).history.is_none() {
             let message = format!("channel `{channel}` keeps no history");
             return response::error(HttpErrorCode::NotFound, &message);
         }
-        let is_other = asked.epoch.is_some_and(|epoch| epoch != self.hub.epoch());
-        let (seen, mut page) = self.read(&channel, Since::After(asked.since), asked.limit);
-        let complete = !is_other && !page.overtaken;
+        let other_epoch = query.epoch.is_some_and(|epoch| epoch != hub.epoch());
+        let (offsets, mut page) = self.read(&channel, Since::After(query.since), query.limit);
+        let complete = !other_epoch && !page.overtaken;
         if !complete {
-            // All there is, then; somebody may trim meanwhile, so this may take more than one attempt.
-            let mut floor = seen.floor;
+            // Reads from the oldest event instead. A publisher may trim the history meanwhile, which takes another attempt.
+            let mut floor = offsets.floor;
             loop {
-                let (now, again) = self.read(&channel, Since::After(floor), asked.limit);
+                let (now, again) = self.read(&channel, Since::After(floor), query.limit);
                 page = again;
                 if !page.overtaken || now.floor <= floor {
                     break;
@@ -100,60 +146,47 @@ impl Admin {
                 floor = now.floor;
             }
         }
-        response::with_body(
-            StatusCode::OK,
-            "application/json",
-            self.history_body(&channel, &page, complete),
-        )
+        let reply = HistoryReply {
+            channel: channel.as_str(),
+            epoch: hub.epoch().to_string(),
+            events: page.events.iter().map(|event| EventReply::from(&**event)).collect(),
+            complete,
+            offset: page.last,
+            more: page.more,
+        };
+        response::json(StatusCode::OK, &reply)
     }
 
-    fn history_body(&self, channel: &Channel, page: &Page, complete: bool) -> Vec<u8> {
-        let mut body = Vec::new();
-        push(&mut body, "{\"channel\":");
-        push_string(&mut body, channel.as_str());
-        push(&mut body, &format!(",\"epoch\":\"{}\",\"events\":[", self.hub.epoch()));
-        for (place, event) in page.events.iter().enumerate() {
-            if place > 0 {
-                push(&mut body, ",");
-            }
-            push_event(&mut body, event);
-        }
-        push(&mut body, "],\"complete\":");
-        push(&mut body, if complete { "true" } else { "false" });
-        push(&mut body, ",\"offset\":");
-        push_u64(&mut body, page.last);
-        push(&mut body, ",\"more\":");
-        push(&mut body, if page.more { "true" } else { "false" });
-        push(&mut body, "}");
-        body
-    }
-
-    fn read(&self, channel: &Channel, since: Since, events: usize) -> (Seen, Page) {
+    fn read(&self, channel: &Channel, since: Since, events: usize) -> (Offsets, Page) {
         let limit = PageLimit {
             events,
             bytes: PAGE_BYTES,
         };
-        let mut seen = Seen::default();
-        let page = self.hub.read(channel, since, limit, self.clock.now(), &mut |view| {
-            seen = Seen {
+        let mut offsets = Offsets::default();
+        let now = self.parts.clock.now();
+        let page = self.parts.hub.read(channel, since, limit, now, &mut |view| {
+            offsets = Offsets {
                 latest: view.latest,
                 floor: view.floor,
             };
         });
-        (seen, page)
+        (offsets, page)
     }
 }
 
-/// What a query asks for.
-struct Asked {
+/// The query of a history request.
+struct HistoryQuery {
     since: u64,
     epoch: Option<Epoch>,
     limit: usize,
 }
 
-impl Asked {
-    fn of(query: &str) -> Result<Self, &'static str> {
-        let value = |name| query_value(query, name).map_err(|_| "a parameter is given twice or is not percent-encoded");
+impl HistoryQuery {
+    /// Parses the query. The error is the message for the client.
+    fn parse(query: &str) -> Result<Self, &'static str> {
+        let value = |name| {
+            query_value(query, name).map_err(|_| "a query parameter is given twice or is not percent-encoded UTF-8")
+        };
         let since = match value("since")? {
             None => 0,
             Some(since) => offset(&since).ok_or("`since` must be an offset: an integer from 0 to 2^53 - 1")?,
@@ -186,34 +219,16 @@ fn parse(name: &str) -> Result<Channel, Box<HttpResponse>> {
     })
 }
 
-fn push(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn push_event(out: &mut Vec<u8>, event: &Arc<Event>) {
-    push(out, "{\"event\":");
-    push_string(out, &event.name);
-    push(out, ",\"timestamp\":");
-    push_u64(out, event.timestamp_ms);
-    if let Some(offset) = event.offset {
-        push(out, ",\"offset\":");
-        push_u64(out, offset);
-    }
-    push(out, ",\"data\":");
-    out.extend_from_slice(&event.data);
-    push(out, "}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn queries() {
-        let asked = |query| Asked::of(query).map(|asked| (asked.since, asked.epoch, asked.limit));
-        assert_eq!(asked(""), Ok((0, None, 100)));
+    fn history_queries_are_checked() {
+        let parse = |query| HistoryQuery::parse(query).map(|query| (query.since, query.epoch, query.limit));
+        assert_eq!(parse(""), Ok((0, None, 100)));
         assert_eq!(
-            asked("since=41&epoch=00000000000000ff&limit=7"),
+            parse("since=41&epoch=00000000000000ff&limit=7"),
             Ok((41, Some(Epoch(255)), 7))
         );
         for bad in [
@@ -228,7 +243,22 @@ mod tests {
             "limit=1001",
             "limit=x",
         ] {
-            assert!(asked(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn data_is_written_byte_for_byte() {
+        let data = Bytes::from_static(br#"{"n" : 1.0e400,"s":"\u0041\/"}"#);
+        let reply = EventReply {
+            event: "e",
+            timestamp: 7,
+            offset: None,
+            data: &data,
+        };
+        assert_eq!(
+            serde_json::to_string(&reply).expect("JSON"),
+            r#"{"event":"e","timestamp":7,"data":{"n" : 1.0e400,"s":"\u0041\/"}}"#
+        );
     }
 }

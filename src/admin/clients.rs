@@ -1,18 +1,18 @@
-//! Connections: listing, ending, and the test broadcast. All of it is asked of the shards.
+//! Connections: listing them, closing them, and the test broadcast. The shards answer all of it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::access::Operator;
+use super::routes::Call;
 use super::{Admin, body};
-use crate::event::PublishOptions;
-use crate::event::{Event, NewEvent};
+use crate::event::{Event, NewEvent, PublishOptions};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request::query_value;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -21,8 +21,8 @@ use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::{Scratch, push_string};
 
-/// How long a shard may take to answer; it does so between two turns.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shard may take to answer. It answers between two turns.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -31,12 +31,12 @@ const PAGE_MAX: usize = 1000;
 const TEST_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Serialize)]
-struct Page {
+struct ClientsReply {
     clients: Vec<Client>,
     next_cursor: Option<String>,
 }
 
-/// One connection, as it is told. Times are Unix seconds.
+/// One connection. Times are in Unix seconds.
 #[derive(Serialize)]
 struct Client {
     client_id: Box<str>,
@@ -44,7 +44,7 @@ struct Client {
     address: Option<IpAddr>,
     dialect: &'static str,
     transport: &'static str,
-    /// The window that events are compressed for, in bits; null: no compression was agreed on.
+    /// The window that events are compressed with, in bits; null without compression.
     compression_window_bits: Option<u8>,
     connected_at: f64,
     last_ping: Option<f64>,
@@ -77,6 +77,11 @@ impl From<ClientInfo> for Client {
     }
 }
 
+#[derive(Serialize)]
+struct BroadcastReply {
+    queued: usize,
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "milliseconds since 1970 have 41 bits, a double holds 53"
@@ -85,23 +90,27 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// A shard did not answer; holds the answer.
-pub(super) struct Silent(pub(super) HttpResponse);
+/// A shard did not answer in time. Holds the response that says so.
+pub(super) struct ShardTimedOut(pub(super) HttpResponse);
 
-/// Asks a shard; `None` when it has ended, and all its connections with it.
+/// Sends a question to a shard and waits for the reply; `None` when the shard has ended, with all its connections.
+///
+/// # Errors
+///
+/// The response 503 when the shard takes longer than [`SHARD_TIMEOUT`].
 pub(super) async fn ask<T: Send + 'static>(
     shard: &ShardHandle,
     question: impl FnOnce(Box<dyn FnOnce(T) + Send>) -> ShardMessage,
-) -> Result<Option<T>, Silent> {
+) -> Result<Option<T>, ShardTimedOut> {
     let (reply, answered) = oneshot::channel();
-    // The caller may have gone away meanwhile.
+    // The receiver is gone when the request was dropped meanwhile.
     let message = question(Box::new(move |value| drop(reply.send(value))));
     if shard.send(message).is_err() {
         return Ok(None);
     }
-    match timeout(PATIENCE, answered).await {
+    match timeout(SHARD_TIMEOUT, answered).await {
         Ok(value) => Ok(value.ok()),
-        Err(_) => Err(Silent(response::error(
+        Err(_) => Err(ShardTimedOut(response::error(
             HttpErrorCode::Overloaded,
             "a shard does not answer",
         ))),
@@ -110,60 +119,63 @@ pub(super) async fn ask<T: Send + 'static>(
 
 impl Admin {
     /// `GET /api/websocket/clients?limit&cursor&user`
-    pub(super) async fn clients(&self, query: &str) -> HttpResponse {
-        let (limit, mut cursor, user) = match page_of(query) {
-            Ok(page) => page,
+    pub(super) async fn clients(&self, _: Operator, call: Call) -> HttpResponse {
+        let PageQuery {
+            limit,
+            mut cursor,
+            user,
+        } = match PageQuery::parse(call.query()) {
+            Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };
+        let shards = &self.parts.shards;
         let mut clients = Vec::new();
-        while let (room @ 1.., Some(shard)) = (limit - clients.len(), self.shards.get(usize::from(cursor.0))) {
+        while let (missing @ 1.., Some(shard)) = (limit - clients.len(), shards.get(usize::from(cursor.0))) {
             let (from_slot, user) = (cursor.1, user.clone());
             let page = match ask(shard, |reply| ShardMessage::Clients {
                 from_slot,
-                limit: room,
+                limit: missing,
                 user,
                 reply,
             })
             .await
             {
                 Ok(page) => page.unwrap_or_default(),
-                Err(silent) => return silent.0,
+                Err(timed_out) => return timed_out.0,
             };
-            clients.extend(page.clients.into_iter().take(room).map(Client::from));
+            clients.extend(page.clients.into_iter().take(missing).map(Client::from));
             cursor = page.next_slot.map_or((cursor.0 + 1, 0), |slot| (cursor.0, slot));
         }
-        let more = usize::from(cursor.0) < self.shards.len();
+        let more = usize::from(cursor.0) < shards.len();
         let next_cursor = more.then(|| format!("{}-{}", cursor.0, cursor.1));
-        response::json(StatusCode::OK, &Page { clients, next_cursor })
+        response::json(StatusCode::OK, &ClientsReply { clients, next_cursor })
     }
 
     /// `DELETE /api/websocket/clients/{id}`
-    pub(super) async fn disconnect(&self, client_id: &str) -> HttpResponse {
-        let found = match ConnectionId::from_client_id(client_id) {
+    pub(super) async fn disconnect(&self, _: Operator, call: Call) -> HttpResponse {
+        let shard_of = |id: ConnectionId| Some((id, self.parts.shards.get(usize::from(id.shard))?));
+        let found = match ConnectionId::from_client_id(&call.segment).and_then(shard_of) {
             None => Ok(None),
-            Some(id) => match self.shards.get(usize::from(id.shard)) {
-                None => Ok(None),
-                Some(shard) => {
-                    let ending = Disconnect::ByOperator;
-                    ask(shard, |reply| ShardMessage::Disconnect { id, ending, reply }).await
-                }
-            },
+            Some((id, shard)) => {
+                let ending = Disconnect::ByOperator;
+                ask(shard, |reply| ShardMessage::Disconnect { id, ending, reply }).await
+            }
         };
         match found {
             Ok(Some(true)) => response::empty(StatusCode::NO_CONTENT),
             Ok(_) => response::error(HttpErrorCode::NotFound, "no such connection"),
-            Err(silent) => silent.0,
+            Err(timed_out) => timed_out.0,
         }
     }
 
     /// `DELETE /api/users/{sub}/connections`
-    pub(super) async fn disconnect_user(&self, user: &str) -> HttpResponse {
+    pub(super) async fn disconnect_user(&self, _: Operator, call: Call) -> HttpResponse {
         let mut ended = 0;
-        for shard in &self.shards {
-            let (user, ending) = (user.into(), Disconnect::ByOperator);
+        for shard in &self.parts.shards {
+            let (user, ending) = (call.segment.as_str().into(), Disconnect::ByOperator);
             match ask(shard, |reply| ShardMessage::DisconnectUser { user, ending, reply }).await {
                 Ok(count) => ended += count.unwrap_or(0),
-                Err(silent) => return silent.0,
+                Err(timed_out) => return timed_out.0,
             }
         }
         match ended {
@@ -172,9 +184,9 @@ impl Admin {
         }
     }
 
-    /// `POST /api/websocket/broadcast/test` `{"message"?}`
-    pub(super) async fn broadcast_test(&self, body: Incoming) -> HttpResponse {
-        let body = match body::whole(body, TEST_BYTES_MAX).await {
+    /// `POST /api/websocket/broadcast/test` with `{"message"?}`
+    pub(super) async fn broadcast_test(&self, _: Operator, call: Call) -> HttpResponse {
+        let body = match body::whole(call.request.into_body(), TEST_BYTES_MAX).await {
             Ok(body) => body,
             Err(refused) => return refused.0,
         };
@@ -185,50 +197,61 @@ impl Admin {
         let Ok(channel) = Channel::parse("system.test") else {
             return response::empty(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let timestamp_ms = self.clock.now().unix_ms;
         let new = NewEvent {
             channel,
             name: "test".into(),
             data: data.into(),
-            timestamp_ms,
+            timestamp_ms: self.parts.clock.now().unix_ms,
             options: PublishOptions::default(),
         };
         let event = Arc::new(Event::new(new, None));
         let mut queued = 0;
-        for shard in &self.shards {
+        for shard in &self.parts.shards {
             let event = Arc::clone(&event);
             match ask(shard, |reply| ShardMessage::Broadcast { event, reply }).await {
                 Ok(count) => queued += count.unwrap_or(0),
-                Err(silent) => return silent.0,
+                Err(timed_out) => return timed_out.0,
             }
         }
-        response::json(StatusCode::OK, &serde_json::json!({ "queued": queued }))
+        response::json(StatusCode::OK, &BroadcastReply { queued })
     }
 }
 
-/// Limit, cursor (shard and slot) and user.
-type PageOf = (usize, (u16, u32), Option<Box<str>>);
-
-fn page_of(query: &str) -> Result<PageOf, &'static str> {
-    let value = |name| query_value(query, name).map_err(|_| "a query parameter is given twice or badly encoded");
-    let limit = match value("limit")? {
-        None => PAGE_DEFAULT,
-        Some(limit) => match limit.parse() {
-            Ok(limit @ 1..=PAGE_MAX) => limit,
-            _ => return Err("`limit` must be 1 to 1000"),
-        },
-    };
-    let cursor = match value("cursor")? {
-        None => (0, 0),
-        Some(cursor) => cursor
-            .split_once('-')
-            .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
-            .ok_or("`cursor` must be the `next_cursor` of another page")?,
-    };
-    Ok((limit, cursor, value("user")?.map(|user| user.into_owned().into())))
+/// The query of `GET /api/websocket/clients`.
+#[derive(Debug, PartialEq, Eq)]
+struct PageQuery {
+    limit: usize,
+    /// Shard and slot of the first connection of the page.
+    cursor: (u16, u32),
+    user: Option<Box<str>>,
 }
 
-/// The `data` of a test broadcast: the caller's message, or a default one.
+impl PageQuery {
+    /// Parses the query. The error is the message for the client.
+    fn parse(query: &str) -> Result<Self, &'static str> {
+        let value = |name| {
+            query_value(query, name).map_err(|_| "a query parameter is given twice or is not percent-encoded UTF-8")
+        };
+        let limit = match value("limit")? {
+            None => PAGE_DEFAULT,
+            Some(limit) => match limit.parse() {
+                Ok(limit @ 1..=PAGE_MAX) => limit,
+                _ => return Err("`limit` must be 1 to 1000"),
+            },
+        };
+        let cursor = match value("cursor")? {
+            None => (0, 0),
+            Some(cursor) => cursor
+                .split_once('-')
+                .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
+                .ok_or("`cursor` must be the `next_cursor` of another page")?,
+        };
+        let user = value("user")?.map(|user| user.into_owned().into());
+        Ok(Self { limit, cursor, user })
+    }
+}
+
+/// The `data` of a test broadcast, from the request's body. The error is the message for the client.
 fn test_data(body: &[u8]) -> Result<Vec<u8>, &'static str> {
     let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8")?;
     let mut data = br#"{"message":"#.to_vec();
@@ -252,11 +275,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_read() {
-        assert_eq!(page_of(""), Ok((100, (0, 0), None)));
+    fn page_queries_are_checked() {
+        let page = |limit, cursor, user: Option<&str>| {
+            Ok(PageQuery {
+                limit,
+                cursor,
+                user: user.map(Into::into),
+            })
+        };
+        assert_eq!(PageQuery::parse(""), page(100, (0, 0), None));
         assert_eq!(
-            page_of("limit=7&cursor=3-41&user=u%201"),
-            Ok((7, (3, 41), Some("u 1".into())))
+            PageQuery::parse("limit=7&cursor=3-41&user=u%201"),
+            page(7, (3, 41), Some("u 1"))
         );
         for query in [
             "limit=0",
@@ -267,7 +297,7 @@ mod tests {
             "cursor=99999-1",
             "limit=1&limit=2",
         ] {
-            assert!(page_of(query).is_err(), "{query}");
+            assert!(PageQuery::parse(query).is_err(), "{query}");
         }
     }
 

@@ -1,75 +1,74 @@
-//! `POST /api/websocket/push/prices?strategy=…`: runs price feeds now and sends all they have.
+//! `POST /api/websocket/push/prices?strategy=…`: polls price feeds now and publishes all their records.
 //!
-//! Invariant: what is answered as pushed was published; a feed that fails stops no other.
+//! Invariant: the records that the reply counts were published. A feed that fails does not stop the others.
 
 use hyper::StatusCode;
 use serde::Serialize;
 
 use super::Admin;
+use super::access::Operator;
+use super::routes::Call;
 use crate::backend::feeds::PushRefused;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request::query_value;
 use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::channel::{Pattern, is_segment};
 
-#[derive(Serialize)]
-struct Outcome {
+#[derive(Default, Serialize)]
+struct PushReply {
     pushed: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<Failed>,
+    errors: Vec<FeedError>,
 }
 
 #[derive(Serialize)]
-struct Failed {
+struct FeedError {
     channel: Box<str>,
     message: Box<str>,
 }
 
 impl Admin {
-    pub(super) async fn push_prices(&self, query: &str) -> HttpResponse {
-        let channels = match price_channels(query) {
+    pub(super) async fn push_prices(&self, _: Operator, call: Call) -> HttpResponse {
+        let channels = match price_channels(call.query()) {
             Ok(channels) => channels,
             Err((code, message)) => return response::error(code, message),
         };
-        let pushed = match self.feeds.push(channels).await {
+        let pushed = match self.parts.feeds.push(channels).await {
             Ok(pushed) => pushed,
             Err(PushRefused::Unknown) => {
                 return response::error(HttpErrorCode::NotFound, "no feed has such a channel");
             }
             Err(PushRefused::Ending) => {
-                return response::error(HttpErrorCode::Overloaded, "the gateway ends");
+                let message = "the gateway is shutting down";
+                return response::error(HttpErrorCode::Overloaded, message);
             }
         };
-        let (mut outcome, mut succeeded) = (
-            Outcome {
-                pushed: 0,
-                errors: Vec::new(),
-            },
-            pushed.is_empty(),
-        );
+        let mut reply = PushReply::default();
+        // Nothing to push is a success.
+        let mut succeeded = pushed.is_empty();
         for feed in pushed {
             match feed.records {
                 Ok(records) => {
                     succeeded = true;
-                    outcome.pushed += records;
+                    reply.pushed += records;
                 }
-                Err(message) => outcome.errors.push(Failed {
+                Err(message) => reply.errors.push(FeedError {
                     channel: feed.channel,
                     message,
                 }),
             }
         }
-        match outcome.errors.first() {
+        match reply.errors.first() {
             Some(failed) if !succeeded => {
                 let message = format!("{}: {}", failed.channel, failed.message);
                 response::error(HttpErrorCode::BackendUnavailable, &message)
             }
-            _ => response::json(StatusCode::OK, &outcome),
+            _ => response::json(StatusCode::OK, &reply),
         }
     }
 }
 
-/// The channels that a query names, or code and message of what is wrong with it.
+/// The channels that a query names. The error is the code and the message for the client.
 fn price_channels(query: &str) -> Result<Pattern, (HttpErrorCode, &'static str)> {
     let strategy = query_value(query, "strategy").map_err(|_| {
         (
@@ -79,7 +78,7 @@ fn price_channels(query: &str) -> Result<Pattern, (HttpErrorCode, &'static str)>
     })?;
     let strategy = match &strategy {
         Some(strategy) if !is_segment(strategy) => {
-            return Err((HttpErrorCode::InvalidChannel, "`strategy` is no channel segment"));
+            return Err((HttpErrorCode::InvalidChannel, "`strategy` must be one channel segment"));
         }
         Some(strategy) => strategy,
         None => "*",

@@ -1,7 +1,7 @@
-//! The pulse: every five seconds the gateway tells how it is.
+//! The self-report: every five seconds the gateway publishes its health and its statistics.
 //!
-//! Invariant: `system.health` belongs to the backends; the gateway fills in only while none has published it within
-//! [`BACKEND_HEALTH_MS`]. Its own figures go to `system.gateway.<node>` whatever backends do.
+//! Invariant: the backends own `system.health`. The gateway publishes there only while no backend has done so within
+//! [`BACKEND_HEALTH_MS`]. Its statistics go to `system.gateway.<node>` in any case.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -13,34 +13,33 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::admin::statistics::{Rates, Sample, Snapshot};
+use crate::admin::statistics::{GatewaySample, Rates, Statistics};
 use crate::broker::Broker;
-use crate::event::NewEvent;
-use crate::event::PublishOptions;
+use crate::event::{NewEvent, PublishOptions};
 use crate::hub::Receipt;
 use crate::metrics::ShardSample;
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, ChannelError};
 use tickgate_protocol::disconnect::Disconnect;
 
-/// Between two beats, in milliseconds.
+/// From one report to the next, in milliseconds.
 pub const INTERVAL_MS: u64 = 5_000;
 
-/// A backend that published `system.health` within so many milliseconds is trusted to go on: three beats.
+/// A backend that has published `system.health` within this many milliseconds is trusted to continue.
 pub const BACKEND_HEALTH_MS: u64 = 3 * INTERVAL_MS;
 
 const HEALTH: &str = "system.health";
 
-/// Passes everything on to a broker and remembers when a backend last published `system.health`.
+/// Wraps a broker, and records when a backend last published `system.health`.
 pub struct HealthWatch {
     broker: Arc<dyn Broker>,
     clock: Clock,
-    // Monotonic milliseconds, plus one; 0: never.
+    // Monotonic milliseconds plus 1; 0 means never.
     seen: AtomicU64,
 }
 
 impl HealthWatch {
-    /// In front of this broker. All backends must publish through it, and the gateway itself must not.
+    /// Wraps this broker. Backends must publish through the wrapper, and the gateway itself must not.
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
         Self {
@@ -56,7 +55,7 @@ impl HealthWatch {
         }
     }
 
-    /// When a backend last published it, in monotonic milliseconds.
+    /// When a backend last published `system.health`, in monotonic milliseconds.
     fn last_seen_ms(&self) -> Option<u64> {
         self.seen.load(Relaxed).checked_sub(1)
     }
@@ -78,9 +77,9 @@ impl Broker for HealthWatch {
     }
 }
 
-/// Publishes the gateway's health and figures.
-pub struct Pulse {
-    figures: Arc<Sample>,
+/// Publishes the gateway's health and statistics.
+pub struct SelfReport {
+    statistics: Arc<Statistics>,
     watch: Arc<HealthWatch>,
     health: Channel,
     own: Channel,
@@ -88,7 +87,7 @@ pub struct Pulse {
     status: Box<dyn Fn() -> &'static str + Send + Sync>,
 }
 
-/// `data` of `system.health`.
+/// The `data` of `system.health`.
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -99,7 +98,7 @@ struct Health {
     deliveries_per_s: f64,
 }
 
-/// `data` of `system.gateway.<node>`: counts are since the start, rates of the last five seconds.
+/// The `data` of `system.gateway.<node>`. Counts are since the start; rates are of the last five seconds.
 #[derive(Serialize)]
 struct Update<'a> {
     node: &'a str,
@@ -119,7 +118,7 @@ struct Update<'a> {
     shards: Vec<Load>,
 }
 
-/// What one shard, or all of them, hold and do.
+/// The load of one shard, or of all shards together.
 #[derive(Serialize)]
 struct Load {
     connections: i64,
@@ -147,11 +146,15 @@ struct Load {
     cpu: f64,
 }
 
-impl Pulse {
-    /// For this node. `status` is what `system.health` says: `ok`, or what is wrong. The error is the node's name's.
+impl SelfReport {
+    /// Creates the self-report of this node. `status` gives the status of `system.health`: `ok`, or a problem.
+    ///
+    /// # Errors
+    ///
+    /// When the node's name is not one valid channel segment.
     pub fn new(
         node: &str,
-        figures: Arc<Sample>,
+        statistics: Arc<Statistics>,
         watch: Arc<HealthWatch>,
         status: impl Fn() -> &'static str + Send + Sync + 'static,
     ) -> Result<Self, ChannelError> {
@@ -159,7 +162,7 @@ impl Pulse {
             return Err(ChannelError::BadCharacter);
         }
         Ok(Self {
-            figures,
+            statistics,
             watch,
             health: Channel::parse(HEALTH)?,
             own: Channel::parse(&format!("system.gateway.{node}"))?,
@@ -168,23 +171,23 @@ impl Pulse {
         })
     }
 
-    /// Beats until it is dropped; the first time one interval after the start.
+    /// Publishes reports until the future is dropped. The first one comes one interval after the start.
     pub async fn run(self) {
-        let mut beats = interval(Duration::from_millis(INTERVAL_MS));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        beats.tick().await; // the first is immediate
+        let mut ticks = interval(Duration::from_millis(INTERVAL_MS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await; // The first tick is immediate.
         loop {
-            beats.tick().await;
-            let events = self.beat(self.watch.clock.now());
-            // Past the watch: what the gateway says of itself is not a backend's.
+            ticks.tick().await;
+            let events = self.report(self.watch.clock.now());
+            // Bypasses the watch, which takes every publisher of `system.health` for a backend.
             self.watch.broker.publish(events).await;
         }
     }
 
-    /// Ends the window of the figures and gives what there is to tell.
-    fn beat(&self, now: Now) -> Vec<NewEvent> {
-        self.figures.tick(now);
-        let snapshot = self.figures.snapshot(now);
+    /// Ends the window of the statistics and makes the report's events.
+    fn report(&self, now: Now) -> Vec<NewEvent> {
+        self.statistics.tick(now);
+        let sample = self.statistics.read(now);
         let status = (self.status)();
         let event = |channel: &Channel, data: Option<Bytes>| {
             data.map(|data| NewEvent {
@@ -196,92 +199,92 @@ impl Pulse {
             })
         };
         let mut events = Vec::with_capacity(2);
-        let backend_speaks = |seen: u64| now.mono_ms.saturating_sub(seen) < BACKEND_HEALTH_MS;
-        if !self.watch.last_seen_ms().is_some_and(backend_speaks) {
-            events.extend(event(&self.health, json(&Health::of(&snapshot, status))));
+        let is_recent = |seen_ms: u64| now.mono_ms.saturating_sub(seen_ms) < BACKEND_HEALTH_MS;
+        if !self.watch.last_seen_ms().is_some_and(is_recent) {
+            events.extend(event(&self.health, json(&Health::of(&sample, status))));
         }
-        events.extend(event(&self.own, json(&Update::of(&self.node, &snapshot, status))));
+        events.extend(event(&self.own, json(&Update::of(&self.node, &sample, status))));
         events
     }
 }
 
-/// Structs of numbers and texts are always JSON; were one not, it would be told in the log, not sent.
+/// Encodes a report. A failure, which these types do not have, is logged and the event left out.
 fn json(value: &impl Serialize) -> Option<Bytes> {
-    let written = serde_json::to_vec(value);
-    let told = written.inspect_err(|error| tracing::error!(%error, "the pulse's figures are no JSON"));
-    told.ok().map(Bytes::from)
+    let encoded = serde_json::to_vec(value);
+    let encoded = encoded.inspect_err(|error| tracing::error!(%error, "the self-report cannot be encoded"));
+    encoded.ok().map(Bytes::from)
 }
 
-/// Whole hundredths: nobody reads more of a rate.
+/// Rounds to hundredths.
 fn rounded(rate: f64) -> f64 {
     (rate * 100.0).round() / 100.0
 }
 
 impl Health {
-    fn of(snapshot: &Snapshot, status: &'static str) -> Self {
+    fn of(sample: &GatewaySample, status: &'static str) -> Self {
         Self {
             status,
-            uptime_s: snapshot.uptime_ms / 1000,
-            connections: snapshot.total.connections,
-            subscriptions: snapshot.total.subscriptions,
-            events_per_s: rounded(snapshot.rates.events),
-            deliveries_per_s: rounded(snapshot.rates.deliveries),
+            uptime_s: sample.uptime_ms / 1000,
+            connections: sample.total.connections,
+            subscriptions: sample.total.subscriptions,
+            events_per_s: rounded(sample.rates.events),
+            deliveries_per_s: rounded(sample.rates.deliveries),
         }
     }
 }
 
 impl<'a> Update<'a> {
-    fn of(node: &'a str, snapshot: &Snapshot, status: &'static str) -> Self {
-        let shards = snapshot.shards.iter().zip(&snapshot.shard_rates);
-        let endings = Disconnect::ALL.iter().zip(snapshot.total.endings);
+    fn of(node: &'a str, sample: &GatewaySample, status: &'static str) -> Self {
+        let shards = sample.shards.iter().zip(&sample.shard_rates);
+        let endings = Disconnect::ALL.iter().zip(sample.total.endings);
         Self {
             node,
             version: env!("CARGO_PKG_VERSION"),
             status,
-            uptime_s: snapshot.uptime_ms / 1000,
-            events: snapshot.hub.events,
-            events_unwanted: snapshot.hub.unwanted,
-            events_per_s: rounded(snapshot.rates.events),
-            credits: snapshot.hub.credits,
-            credits_lent: snapshot.hub.credits_lent,
-            cpu: rounded(snapshot.rates.cpu),
-            cpu_s: rounded(Duration::from_micros(snapshot.process.cpu_us).as_secs_f64()),
-            rss_bytes: snapshot.process.rss_bytes,
-            total: Load::of(&snapshot.total, &snapshot.rates),
+            uptime_s: sample.uptime_ms / 1000,
+            events: sample.hub.events,
+            events_unwanted: sample.hub.unwanted,
+            events_per_s: rounded(sample.rates.events),
+            credits: sample.hub.credits,
+            credits_lent: sample.hub.credits_lent,
+            cpu: rounded(sample.rates.cpu),
+            cpu_s: rounded(Duration::from_micros(sample.process.cpu_us).as_secs_f64()),
+            rss_bytes: sample.process.rss_bytes,
+            total: Load::of(&sample.total, &sample.rates),
             endings: endings
                 .filter(|(_, times)| *times > 0)
                 .map(|(ending, times)| (ending.code(), times))
                 .collect(),
-            shards: shards.map(|(figures, rates)| Load::of(figures, rates)).collect(),
+            shards: shards.map(|(shard, rates)| Load::of(shard, rates)).collect(),
         }
     }
 }
 
 impl Load {
-    fn of(figures: &ShardSample, rates: &Rates) -> Self {
+    fn of(shard: &ShardSample, rates: &Rates) -> Self {
         Self {
-            connections: figures.connections,
-            connections_total: figures.connections_total,
+            connections: shard.connections,
+            connections_total: shard.connections_total,
             connections_per_s: rounded(rates.connections),
-            subscriptions: figures.subscriptions,
-            messages_in: figures.messages_in,
+            subscriptions: shard.subscriptions,
+            messages_in: shard.messages_in,
             messages_in_per_s: rounded(rates.messages_in),
-            messages_out: figures.messages_out,
+            messages_out: shard.messages_out,
             messages_out_per_s: rounded(rates.messages_out),
-            deliveries: figures.deliveries,
+            deliveries: shard.deliveries,
             deliveries_per_s: rounded(rates.deliveries),
-            bytes_in: figures.bytes_in,
+            bytes_in: shard.bytes_in,
             bytes_in_per_s: rounded(rates.bytes_in),
-            bytes_out: figures.bytes_out,
+            bytes_out: shard.bytes_out,
             bytes_out_per_s: rounded(rates.bytes_out),
-            dropped: figures.dropped,
+            dropped: shard.dropped,
             dropped_per_s: rounded(rates.dropped),
-            rate_limited: figures.rate_limited,
-            inbox: figures.inbox,
-            pending_frames: figures.pending_frames,
-            pending_bytes: figures.pending_bytes,
-            sends: figures.sends,
-            turns: figures.turns,
+            rate_limited: shard.rate_limited,
+            inbox: shard.inbox,
+            pending_frames: shard.pending_frames,
+            pending_bytes: shard.pending_bytes,
+            sends: shard.sends,
+            turns: shard.turns,
             cpu: rounded(rates.cpu),
         }
     }
@@ -299,9 +302,9 @@ mod tests {
     use tickgate_protocol::channel::Pattern;
 
     struct Rig {
-        pulse: Pulse,
+        report: SelfReport,
         watch: Arc<HealthWatch>,
-        stats: Arc<ShardMetrics>,
+        metrics: Arc<ShardMetrics>,
         inbox: Inbox,
         now: Now,
     }
@@ -309,17 +312,17 @@ mod tests {
     fn rig() -> Rig {
         let (hub, mut inboxes) = Hub::new(Settings::default(), 1, |_, _| Bytes::new());
         let inbox = inboxes.remove(0);
-        let stats: Arc<ShardMetrics> = Arc::default();
-        let handle = mailbox(inbox.doorbell().clone(), stats.clone()).0;
+        let metrics: Arc<ShardMetrics> = Arc::default();
+        let handle = mailbox(inbox.doorbell().clone(), metrics.clone()).0;
         let clock = Clock::start();
         let now = clock.now();
-        let figures = Arc::new(Sample::new(hub.clone(), vec![handle], now));
+        let statistics = Arc::new(Statistics::new(hub.clone(), vec![handle], now));
         let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(hub, clock)), clock));
-        let pulse = Pulse::new("edge-1", figures, watch.clone(), || "ok").expect("a segment");
+        let report = SelfReport::new("edge-1", statistics, watch.clone(), || "ok").expect("a segment");
         Rig {
-            pulse,
+            report,
             watch,
-            stats,
+            metrics,
             inbox,
             now,
         }
@@ -344,12 +347,14 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_tells_health_and_the_real_figures() {
-        let Rig { pulse, stats, now, .. } = rig();
-        stats.connections.add(3);
-        stats.deliveries.bump(1_000);
-        stats.ended(Disconnect::HeartbeatTimeout);
-        let events = pulse.beat(now.after_ms(INTERVAL_MS));
+    fn a_report_has_the_health_and_the_statistics() {
+        let Rig {
+            report, metrics, now, ..
+        } = rig();
+        metrics.connections.add(3);
+        metrics.deliveries.bump(1_000);
+        metrics.ended(Disconnect::HeartbeatTimeout);
+        let events = report.report(now.after_ms(INTERVAL_MS));
         assert_eq!(channels(&events), ["system.health", "system.gateway.edge-1"]);
         assert!(
             events
@@ -372,17 +377,17 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_silent_on_health_while_a_backend_speaks() {
-        let Rig { pulse, watch, now, .. } = rig();
+    fn the_gateway_leaves_health_to_a_backend_that_publishes_it() {
+        let Rig { report, watch, now, .. } = rig();
         watch.seen.store(now.mono_ms + 1, Relaxed);
         for (later, own_only) in [(0, true), (BACKEND_HEALTH_MS - 1, true), (BACKEND_HEALTH_MS, false)] {
-            let events = pulse.beat(now.after_ms(later));
+            let events = report.report(now.after_ms(later));
             assert_eq!(channels(&events) == ["system.gateway.edge-1"], own_only, "{later}");
         }
     }
 
     #[test]
-    fn a_backend_is_noticed_on_both_ways_in_and_the_pulse_itself_is_not() {
+    fn backends_are_noticed_by_both_ways_of_publishing_and_the_self_report_is_not() {
         let Rig { watch, mut inbox, .. } = rig();
         inbox.join(&Pattern::parse("system.*").expect("valid"));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -399,8 +404,8 @@ mod tests {
     }
 
     #[test]
-    fn it_beats_every_five_seconds() {
-        let Rig { pulse, mut inbox, .. } = rig();
+    fn a_report_is_published_every_five_seconds() {
+        let Rig { report, mut inbox, .. } = rig();
         inbox.join(&Pattern::parse("system.gateway.*").expect("valid"));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -408,19 +413,19 @@ mod tests {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            let beating = tokio::spawn(pulse.run());
+            let running = tokio::spawn(report.run());
             tokio::time::sleep(Duration::from_millis(3 * INTERVAL_MS + 1)).await;
-            beating.abort();
+            running.abort();
         });
         assert_eq!(inbox.len(), 3);
     }
 
     #[test]
-    fn a_node_is_one_segment() {
-        let Rig { watch, pulse, .. } = rig();
+    fn a_node_name_must_be_one_segment() {
+        let Rig { watch, report, .. } = rig();
         for bad in ["", "a.b", "*", "a b", ".x"] {
             assert!(
-                Pulse::new(bad, pulse.figures.clone(), watch.clone(), || "ok").is_err(),
+                SelfReport::new(bad, report.statistics.clone(), watch.clone(), || "ok").is_err(),
                 "{bad:?}"
             );
         }

@@ -1,39 +1,39 @@
-//! The admin listener: connections, and which request goes where.
+//! The admin listener: its connections, and from a request to its route.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
-use super::route::Route;
+use super::routes::{self, Call, Handler, NoRoute};
 use super::{Admin, BODY_KIB};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{self, Socket};
 use crate::metrics::Gauge;
 
-/// Connections at one time; further ones wait in the kernel's queue.
+/// Connections served at one time. Further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// For a request's head, and between two requests: backends keep their connections.
+/// The time for the head of a request. It also limits the pause between two requests, since backends keep connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Accepts until the task is aborted; what it has accepted lives on in tasks of its own.
+/// Accepts connections until the task is aborted. Accepted connections live on in their own tasks.
 pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let http = http::http1(HEAD_TIMEOUT);
-    http::accept_forever(&listener, &slots, &admin.stats.accept, |socket, slot| {
+    http::accept_forever(&listener, &permits, &admin.metrics.accept, |socket, permit| {
         let (admin, http) = (Arc::clone(&admin), http.clone());
         tokio::spawn(async move {
             match socket.open() {
                 Ok(socket) => connection(admin, http, socket).await,
-                Err(error) => tracing::error!(%error, "a connection could not be served"),
+                Err(error) => tracing::error!(%error, "cannot serve an admin connection"),
             }
-            drop(slot);
+            drop(permit);
         });
     })
     .await;
@@ -70,74 +70,46 @@ impl Drop for InFlight<'_> {
 
 impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> HttpResponse {
-        self.stats.requests.add(1);
-        let _in_flight = InFlight::count(&self.stats.in_flight);
+        self.metrics.requests.add(1);
+        let _in_flight = InFlight::count(&self.metrics.in_flight);
         let path = request.uri().path().to_owned();
-        let answer = self.dispatch(request).await.unwrap_or_else(|refused| *refused);
-        // "Not ready" is what a probe came to hear.
-        if answer.status().is_server_error() && path != "/readyz" {
-            tracing::warn!(status = answer.status().as_u16(), path, "an admin request failed");
+        let response = self.dispatch(request).await.unwrap_or_else(|refused| *refused);
+        // A probe expects to be told that the gateway is not ready.
+        if response.status().is_server_error() && path != "/readyz" {
+            tracing::warn!(status = response.status().as_u16(), path, "an admin request failed");
         }
-        answer
+        response
     }
 
-    /// Answers, or refuses, which is an answer too.
+    /// Finds the route, checks the access and runs the handler. The error is the response to a refused request.
     async fn dispatch(&self, request: Request<Incoming>) -> Result<HttpResponse, Box<HttpResponse>> {
         let path = request.uri().path();
-        if let Some(answer) = self.health.answer(path) {
-            return match *request.method() {
-                Method::GET | Method::HEAD => Ok(answer),
-                _ => Err(response::method_not_allowed("GET, HEAD").into()),
-            };
-        }
-        let route = Route::of(path).ok_or_else(response::not_found)?;
-        if !route.allows(request.method()) {
-            return Err(response::method_not_allowed(route.methods()).into());
-        }
-        let headers = request.headers();
-        Ok(match route {
-            Route::Metrics => response::with_body(StatusCode::OK, super::metrics::CONTENT_TYPE, self.metrics()),
-            Route::Publish => {
-                let caller = self.caller(headers)?;
-                self.publish(caller, request).await
+        let (route, segment) = routes::find(request.method(), path).map_err(|why| match why {
+            NoRoute::Path => response::not_found(),
+            NoRoute::Method(allowed) => response::method_not_allowed(allowed),
+        })?;
+        let segment = segment.into_owned();
+        let call = |request| Call { segment, request };
+        Ok(match route.handler {
+            Handler::Public(handler) => handler(self, path),
+            Handler::Caller(handler) => {
+                let caller = self.authenticate(request.headers())?;
+                handler(self, caller, call(request)).await
             }
-            Route::Stats => {
-                self.admin(headers)?;
-                self.stats_answer().await
-            }
-            Route::Clients => {
-                self.admin(headers)?;
-                self.clients(request.uri().query().unwrap_or_default()).await
-            }
-            Route::Channel(name) => {
-                self.admin(headers)?;
-                self.channel(&name).await
-            }
-            Route::History(name) => {
-                self.admin(headers)?;
-                self.history(&name, request.uri().query().unwrap_or_default())
-            }
-            Route::Client(id) => {
-                self.admin(headers)?;
-                self.disconnect(&id).await
-            }
-            Route::UserConnections(user) => {
-                self.admin(headers)?;
-                self.disconnect_user(&user).await
-            }
-            Route::BroadcastTest => {
-                self.admin(headers)?;
-                self.broadcast_test(request.into_body()).await
-            }
-            Route::PushPrices => {
-                self.admin(headers)?;
-                self.push_prices(request.uri().query().unwrap_or_default()).await
+            Handler::Operator(handler) => {
+                let operator = self.authenticate_operator(request.headers())?;
+                handler(self, operator, call(request)).await
             }
         })
     }
 
-    /// Room for a body that is read as a whole: what it announces, or the most it may have.
-    pub(super) async fn body_room(&self, request: &Request<Incoming>) -> Result<SemaphorePermit<'_>, AcquireError> {
+    /// `GET /healthz` and `GET /readyz`
+    pub(super) fn health(&self, path: &str) -> HttpResponse {
+        self.parts.health.answer(path).unwrap_or_else(response::not_found)
+    }
+
+    /// Waits for memory for a body that is read as a whole: its announced length, or the longest allowed one.
+    pub(super) async fn reserve_body(&self, request: &Request<Incoming>) -> Result<SemaphorePermit<'_>, AcquireError> {
         let bytes = request
             .body()
             .size_hint()

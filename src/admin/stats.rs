@@ -1,111 +1,234 @@
-//! `GET /api/websocket/stats`: everything the gateway knows about itself, for people.
+//! `GET /api/websocket/stats`: the state of the whole gateway, for people.
+//!
+//! The members of every object are in alphabetical order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hyper::StatusCode;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::Admin;
+use super::access::Operator;
 use super::clients::ask;
-use crate::admin::statistics::Rates;
-use crate::backend::feeds;
+use super::statistics::Rates;
+use crate::backend::commands::{BackendSample, CommandsSample};
+use crate::backend::feeds::FeedSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{Refused, ShardSample};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::disconnect::Disconnect;
 
-/// Patterns told, the largest.
+/// The patterns with the most subscribers that are listed.
 const PATTERNS_MAX: usize = 1000;
 
+#[derive(Serialize)]
+struct StatsReply<'a> {
+    active_connections: i64,
+    commands: CommandsReply<'a>,
+    dropped: u64,
+    endings: BTreeMap<String, u64>,
+    events: EventsReply,
+    feeds: Vec<FeedReply<'a>>,
+    handshakes_refused: BTreeMap<&'static str, u64>,
+    is_running: bool,
+    messages_received: u64,
+    node: &'a str,
+    process: ProcessReply,
+    queues: QueuesReply,
+    rate_limited: u64,
+    rates_per_second: RatesReply,
+    shards: Vec<ShardReply>,
+    state: StateReply,
+    subscriptions: BTreeMap<Box<str>, u64>,
+    subscriptions_total: u64,
+    total_connections: u64,
+    total_messages: u64,
+    uptime_seconds: u64,
+}
+
+#[derive(Serialize)]
+struct CommandsReply<'a> {
+    audit_events_lost: u64,
+    backends: Vec<BackendReply<'a>>,
+    in_flight: i64,
+    outcomes: BTreeMap<&'static str, u64>,
+    received: u64,
+    retries: u64,
+}
+
+#[derive(Serialize)]
+struct BackendReply<'a> {
+    attempts: u64,
+    circuit: &'static str,
+    circuit_opened: u64,
+    failures: u64,
+    in_flight: i64,
+    name: &'a str,
+    refused: u64,
+}
+
+#[derive(Serialize)]
+struct EventsReply {
+    duplicates: u64,
+    published: u64,
+    unchanged: u64,
+    unwanted: u64,
+}
+
+#[derive(Serialize)]
+struct FeedReply<'a> {
+    channel: &'a str,
+    channels: i64,
+    events: u64,
+    failures: u64,
+    in_flight: i64,
+    late: u64,
+    polls: u64,
+    records: u64,
+    refused: u64,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct ProcessReply {
+    cpu_cores: f64,
+    cpu_seconds: f64,
+    resident_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct QueuesReply {
+    handshakes: i64,
+    hub_credits: usize,
+    hub_credits_lent: usize,
+    inbox_events: i64,
+    pending_bytes: i64,
+    pending_frames: i64,
+}
+
+#[derive(Serialize)]
+struct RatesReply {
+    bytes_received: f64,
+    bytes_sent: f64,
+    connections: f64,
+    deliveries: f64,
+    dropped: f64,
+    events_published: f64,
+    messages_received: f64,
+    messages_sent: f64,
+}
+
+#[derive(Serialize)]
+struct ShardReply {
+    connections: i64,
+    cpu_cores: f64,
+    cpu_seconds: f64,
+    deliveries_per_second: f64,
+    dropped: u64,
+    flush: &'static str,
+    inbox: i64,
+    pending_bytes: i64,
+    pending_frames: i64,
+    subscriptions: i64,
+    turns: u64,
+}
+
+#[derive(Serialize)]
+struct StateReply {
+    bytes: usize,
+    channels: usize,
+    epoch: String,
+    evicted_channels: u64,
+    expired_events: u64,
+    ids: usize,
+    overtaken_reads: u64,
+    tombstones: usize,
+    trimmed_events: u64,
+}
+
 impl Admin {
-    pub(super) async fn stats_answer(&self) -> HttpResponse {
-        let (patterns, subscriptions) = match self.subscriptions().await {
+    /// `GET /api/websocket/stats`
+    pub(super) async fn stats(&self, _: Operator) -> HttpResponse {
+        let (subscriptions, subscriptions_total) = match self.subscriptions().await {
             Ok(subscriptions) => subscriptions,
-            Err(silent) => return silent,
+            Err(timed_out) => return timed_out,
         };
-        let now = self.figures.snapshot(self.clock.now());
-        let endings = Disconnect::ALL
-            .iter()
-            .zip(now.total.endings)
-            .map(|(ending, count)| (ending.code().to_string(), count));
-        let refused = Refused::ALL.iter().map(|why| (why.label(), self.door.refused(*why)));
-        let shards = now
-            .shards
-            .iter()
-            .zip(&now.shard_rates)
-            .map(|(figures, rates)| shard(figures, rates));
-        let body = json!({
-            "node": self.node,
-            "is_running": !self.health.is_draining(),
-            "uptime_seconds": now.uptime_ms / 1000,
-            "active_connections": now.total.connections,
-            "total_connections": now.total.connections_total,
-            "total_messages": now.total.messages_out,
-            "messages_received": now.total.messages_in,
-            "subscriptions": patterns,
-            "subscriptions_total": subscriptions,
-            "rates_per_second": {
-                "connections": now.rates.connections,
-                "messages_received": now.rates.messages_in,
-                "messages_sent": now.rates.messages_out,
-                "events_published": now.rates.events,
-                "deliveries": now.rates.deliveries,
-                "dropped": now.rates.dropped,
-                "bytes_received": now.rates.bytes_in,
-                "bytes_sent": now.rates.bytes_out,
+        let parts = &self.parts;
+        let now = parts.statistics.read(parts.clock.now());
+        let commands = (parts.commands)();
+        let feeds = parts.feeds.read();
+        let endings = Disconnect::ALL.iter().zip(now.total.endings);
+        let refused = Refused::ALL.iter();
+        let shards = now.shards.iter().zip(&now.shard_rates);
+        let reply = StatsReply {
+            active_connections: now.total.connections,
+            commands: CommandsReply::from(&commands),
+            dropped: now.total.dropped,
+            endings: endings
+                .map(|(ending, count)| (ending.code().to_string(), count))
+                .collect(),
+            events: EventsReply {
+                duplicates: now.hub.duplicates,
+                published: now.hub.events,
+                unchanged: now.hub.unchanged,
+                unwanted: now.hub.unwanted,
             },
-            "queues": {
-                "inbox_events": now.total.inbox,
-                "pending_frames": now.total.pending_frames,
-                "pending_bytes": now.total.pending_bytes,
-                "hub_credits": now.hub.credits,
-                "hub_credits_lent": now.hub.credits_lent,
-                "handshakes": self.door.pending.get(),
+            feeds: feeds.iter().map(FeedReply::from).collect(),
+            handshakes_refused: refused
+                .map(|reason| (reason.label(), parts.ingress.refused(*reason)))
+                .collect(),
+            is_running: !parts.health.is_draining(),
+            messages_received: now.total.messages_in,
+            node: &parts.node,
+            process: ProcessReply {
+                cpu_cores: now.rates.cpu,
+                cpu_seconds: seconds(now.process.cpu_us),
+                resident_bytes: now.process.rss_bytes,
             },
-            "events": {
-                "published": now.hub.events,
-                "unwanted": now.hub.unwanted,
-                "duplicates": now.hub.duplicates,
-                "unchanged": now.hub.unchanged,
+            queues: QueuesReply {
+                handshakes: parts.ingress.pending.get(),
+                hub_credits: now.hub.credits,
+                hub_credits_lent: now.hub.credits_lent,
+                inbox_events: now.total.inbox,
+                pending_bytes: now.total.pending_bytes,
+                pending_frames: now.total.pending_frames,
             },
-            "state": {
-                "epoch": self.hub.epoch().to_string(),
-                "channels": now.hub.channels,
-                "bytes": now.hub.state_bytes,
-                "ids": now.hub.ids,
-                "tombstones": now.hub.tombstones,
-                "evicted_channels": now.hub.evicted,
-                "trimmed_events": now.hub.trimmed,
-                "expired_events": now.hub.expired,
-                "overtaken_reads": now.hub.overtaken,
+            rate_limited: now.total.rate_limited,
+            rates_per_second: RatesReply::from(&now.rates),
+            shards: shards.map(ShardReply::from).collect(),
+            state: StateReply {
+                bytes: now.hub.state_bytes,
+                channels: now.hub.channels,
+                epoch: parts.hub.epoch().to_string(),
+                evicted_channels: now.hub.evicted,
+                expired_events: now.hub.expired,
+                ids: now.hub.ids,
+                overtaken_reads: now.hub.overtaken,
+                tombstones: now.hub.tombstones,
+                trimmed_events: now.hub.trimmed,
             },
-            "dropped": now.total.dropped,
-            "rate_limited": now.total.rate_limited,
-            "endings": labelled(endings),
-            "handshakes_refused": labelled(refused),
-            "commands": self.commands_figures(),
-            "feeds": self.feeds.snapshot().iter().map(feed).collect::<Vec<_>>(),
-            "shards": shards.collect::<Vec<_>>(),
-            "process": {
-                "cpu_cores": now.rates.cpu,
-                "cpu_seconds": seconds(now.process.cpu_us),
-                "resident_bytes": now.process.rss_bytes,
-            },
-        });
-        response::json(StatusCode::OK, &body)
+            subscriptions,
+            subscriptions_total,
+            total_connections: now.total.connections_total,
+            total_messages: now.total.messages_out,
+            uptime_seconds: now.uptime_ms / 1000,
+        };
+        response::json(StatusCode::OK, &reply)
     }
 
-    /// The largest patterns over all shards with how many connections hold each, and how many subscriptions there are.
-    async fn subscriptions(&self) -> Result<(Map<String, Value>, u64), HttpResponse> {
+    /// The patterns with the most subscribers over all shards, how many connections hold each, and the number of all
+    /// subscriptions.
+    async fn subscriptions(&self) -> Result<(BTreeMap<Box<str>, u64>, u64), HttpResponse> {
         let mut counts = BTreeMap::<Box<str>, u64>::new();
         let mut total = 0;
-        for shard in &self.shards {
+        for shard in &self.parts.shards {
             let page = ask(shard, |reply| ShardMessage::Subscriptions {
                 limit: PATTERNS_MAX,
                 reply,
             })
             .await;
-            let page = page.map_err(|silent| silent.0)?.unwrap_or_default();
+            let page = page.map_err(|timed_out| timed_out.0)?.unwrap_or_default();
             total += page.total;
             for (pattern, holders) in page.patterns {
                 *counts.entry(pattern).or_default() += holders;
@@ -114,74 +237,88 @@ impl Admin {
         let mut largest: Vec<_> = counts.into_iter().collect();
         largest.sort_by_key(|(_, holders)| std::cmp::Reverse(*holders));
         largest.truncate(PATTERNS_MAX);
-        Ok((
-            largest
-                .into_iter()
-                .map(|(pattern, holders)| (pattern.into(), holders.into()))
-                .collect(),
-            total,
-        ))
-    }
-
-    fn commands_figures(&self) -> Value {
-        let commands = (self.commands)();
-        let backends = commands.backends.iter().map(|backend| {
-            json!({
-                "name": backend.name,
-                "circuit": backend.state.as_str(),
-                "circuit_opened": backend.opened_total,
-                "in_flight": backend.in_flight,
-                "attempts": backend.attempts,
-                "failures": backend.failures,
-                "refused": backend.refused,
-            })
-        });
-        json!({
-            "received": commands.received,
-            "in_flight": commands.in_flight,
-            "retries": commands.retries,
-            "outcomes": labelled(commands.outcomes.into_iter()),
-            "audit_events_lost": commands.audit_events_lost,
-            "backends": backends.collect::<Vec<_>>(),
-        })
+        Ok((largest.into_iter().collect(), total))
     }
 }
 
-fn feed(feed: &feeds::Snapshot) -> Value {
-    json!({
-        "channel": feed.channel,
-        "state": feed.state.as_str(),
-        "channels": feed.channels,
-        "in_flight": feed.in_flight,
-        "polls": feed.polls,
-        "failures": feed.failures,
-        "late": feed.late,
-        "events": feed.events,
-        "records": feed.records,
-        "refused": feed.refused,
-    })
+impl<'a> From<&'a CommandsSample> for CommandsReply<'a> {
+    fn from(commands: &'a CommandsSample) -> Self {
+        Self {
+            audit_events_lost: commands.audit_events_lost,
+            backends: commands.backends.iter().map(BackendReply::from).collect(),
+            in_flight: commands.in_flight,
+            outcomes: commands.outcomes.into_iter().collect(),
+            received: commands.received,
+            retries: commands.retries,
+        }
+    }
 }
 
-fn shard(figures: &ShardSample, rates: &Rates) -> Value {
-    json!({
-        "flush": if figures.io_uring > 0 { "io_uring" } else { "writev" },
-        "connections": figures.connections,
-        "subscriptions": figures.subscriptions,
-        "inbox": figures.inbox,
-        "pending_frames": figures.pending_frames,
-        "pending_bytes": figures.pending_bytes,
-        "dropped": figures.dropped,
-        "deliveries_per_second": rates.deliveries,
-        "turns": figures.turns,
-        "cpu_cores": rates.cpu,
-        "cpu_seconds": seconds(figures.cpu_us),
-    })
+impl<'a> From<&'a BackendSample> for BackendReply<'a> {
+    fn from(backend: &'a BackendSample) -> Self {
+        Self {
+            attempts: backend.attempts,
+            circuit: backend.circuit.as_str(),
+            circuit_opened: backend.opened_total,
+            failures: backend.failures,
+            in_flight: backend.in_flight,
+            name: &backend.name,
+            refused: backend.refused,
+        }
+    }
+}
+
+impl<'a> From<&'a FeedSample> for FeedReply<'a> {
+    fn from(feed: &'a FeedSample) -> Self {
+        let counts = &feed.counts;
+        Self {
+            channel: &feed.channel,
+            channels: counts.channels,
+            events: counts.events,
+            failures: counts.failures,
+            in_flight: counts.in_flight,
+            late: counts.late,
+            polls: counts.polls,
+            records: counts.records,
+            refused: counts.refused,
+            state: feed.state.as_str(),
+        }
+    }
+}
+
+impl From<&Rates> for RatesReply {
+    fn from(rates: &Rates) -> Self {
+        Self {
+            bytes_received: rates.bytes_in,
+            bytes_sent: rates.bytes_out,
+            connections: rates.connections,
+            deliveries: rates.deliveries,
+            dropped: rates.dropped,
+            events_published: rates.events,
+            messages_received: rates.messages_in,
+            messages_sent: rates.messages_out,
+        }
+    }
+}
+
+impl From<(&ShardSample, &Rates)> for ShardReply {
+    fn from((shard, rates): (&ShardSample, &Rates)) -> Self {
+        Self {
+            connections: shard.connections,
+            cpu_cores: rates.cpu,
+            cpu_seconds: seconds(shard.cpu_us),
+            deliveries_per_second: rates.deliveries,
+            dropped: shard.dropped,
+            flush: if shard.io_uring > 0 { "io_uring" } else { "writev" },
+            inbox: shard.inbox,
+            pending_bytes: shard.pending_bytes,
+            pending_frames: shard.pending_frames,
+            subscriptions: shard.subscriptions,
+            turns: shard.turns,
+        }
+    }
 }
 
 fn seconds(us: u64) -> f64 {
-    std::time::Duration::from_micros(us).as_secs_f64()
-}
-
-fn labelled(counts: impl Iterator<Item = (impl Into<String>, u64)>) -> Map<String, Value> {
-    counts.map(|(label, count)| (label.into(), count.into())).collect()
+    Duration::from_micros(us).as_secs_f64()
 }

@@ -1,6 +1,6 @@
-//! The platform's own services: where commands go, and what is polled for events.
+//! The platform's own services: backends that carry out commands, and sources that are polled for events.
 //!
-//! Invariant: nothing here runs on a shard's thread. A backend that is slow or down costs the requests that need it.
+//! Invariant: nothing here runs on a shard's thread. A slow or failing backend delays only the requests that need it.
 
 pub mod commands;
 pub mod feeds;

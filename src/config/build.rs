@@ -8,7 +8,7 @@ use super::source::Environment;
 use super::value::Coalesce;
 use crate::auth::{Algorithm, Key, KeySet, Mode, Policy, Secret};
 use crate::backend::commands::{HttpSettings, RouteSettings, Target};
-use crate::backend::feeds::{FeedSettings, SourceSettings, Tell};
+use crate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 use crate::backend::{commands, feeds};
 use crate::hub::{SHARDS_MAX, snapshot};
 use crate::ingress::{Origins, TrustedProxies};
@@ -328,10 +328,10 @@ fn feed((feed, password): (&Feed, &Option<Secret>)) -> Option<FeedSettings> {
         channel: feed.channel.clone()?,
         event: feed.event.as_deref()?.into(),
         source,
-        tell: match &feed.record_key {
-            Some(key) => Tell::ChangedRecords(key.as_str().into()),
-            None if feed.only_changed => Tell::Changed,
-            None => Tell::Everything,
+        publish: match &feed.record_key {
+            Some(key) => PublishMode::ChangedRecords(key.as_str().into()),
+            None if feed.only_changed => PublishMode::Changed,
+            None => PublishMode::Everything,
         },
         interval: feed.interval,
         timeout: feed.timeout,

@@ -377,7 +377,7 @@ fn durations_are_written_in_the_largest_whole_unit() {
 
 #[test]
 fn feeds_are_built_from_their_keys() {
-    use crate::backend::feeds::{SourceSettings, Tell};
+    use crate::backend::feeds::{PublishMode, SourceSettings};
 
     let directory = tempfile::tempdir().expect("a temporary directory");
     let config = load(&all_keys(directory.path()), &environment()).unwrap_or_else(|problems| panic!("{problems}"));
@@ -391,13 +391,16 @@ fn feeds_are_built_from_their_keys() {
                 SourceSettings::Http(url) => url.to_string(),
                 SourceSettings::Redis { address, password, key } => format!("{address} {} {key}", password.is_some()),
             };
-            let tell = match &feed.tell {
-                Tell::ChangedRecords(key) => key,
-                Tell::Changed => "changed",
-                Tell::Everything => "everything",
+            let publish = match &feed.publish {
+                PublishMode::ChangedRecords(key) => key,
+                PublishMode::Changed => "changed",
+                PublishMode::Everything => "everything",
             };
             let (interval, timeout) = (duration_text(feed.interval), duration_text(feed.timeout));
-            format!("{} {} {source} {tell} {interval} {timeout}", feed.channel, feed.event)
+            format!(
+                "{} {} {source} {publish} {interval} {timeout}",
+                feed.channel, feed.event
+            )
         })
         .collect();
     assert_eq!(

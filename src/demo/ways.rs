@@ -9,7 +9,7 @@ use super::accounts::Part;
 use super::stocks::{BOARDS, PREFIX, STRATEGIES};
 use crate::auth::Secret;
 use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use crate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, Tell};
+use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, SourceSettings};
 use tickgate_protocol::channel::Pattern;
 
 /// From one poll of the stock prices to the next. The platform's own is a minute; here time runs fast.
@@ -59,7 +59,7 @@ pub(super) fn feeds(address: SocketAddr, redis: &RedisAddress) -> Vec<FeedSettin
                     .parse()
                     .expect("a valid URL"),
             ),
-            tell: Tell::Changed,
+            publish: PublishMode::Changed,
             interval: Duration::from_secs(seconds),
             timeout: TIMEOUT,
         }
@@ -72,7 +72,7 @@ pub(super) fn feeds(address: SocketAddr, redis: &RedisAddress) -> Vec<FeedSettin
             password: None,
             key: key.parse().expect("a valid key"),
         },
-        tell: Tell::ChangedRecords("code".into()),
+        publish: PublishMode::ChangedRecords("code".into()),
         interval: PRICES_INTERVAL,
         timeout: TIMEOUT,
     };

@@ -11,7 +11,7 @@ use super::{Error, Settings};
 use crate::admin::self_report::HealthWatch;
 use crate::auth::verifier;
 use crate::auth::verifier::Verifier;
-use crate::backend::commands::{Origin, Router};
+use crate::backend::commands::{CommandSource, Router};
 use crate::backend::feeds::{Feeds, Runner};
 use crate::broker::Broker;
 use crate::broker::Embedded;
@@ -175,7 +175,7 @@ impl Services for ShardServices {
 
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {
         self.router.route(
-            Origin {
+            CommandSource {
                 connection: from,
                 request,
                 client_id,

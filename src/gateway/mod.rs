@@ -1,5 +1,5 @@
 //! One gateway, assembled: hub, broker, shards, verifier, command router, feeds, door, admin listener and
-//! pulse.
+//! self-report.
 //!
 //! Invariant: nothing of a gateway is global; several can live in one process, and each ends whole.
 //!
@@ -26,8 +26,8 @@ use tokio::task::{AbortHandle, JoinHandle as Task};
 
 use self::core::Core;
 use crate::admin::Admin;
-use crate::admin::self_report::Pulse;
-use crate::admin::statistics::Sample;
+use crate::admin::self_report::SelfReport;
+use crate::admin::statistics::Statistics;
 use crate::backend::commands::Router;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
@@ -42,7 +42,7 @@ use crate::{admin, auth, hub, ingress, shard};
 /// Threads of handshakes and polls, which can come by ten thousand at once: after a restart everybody comes back.
 const DOOR_THREADS: usize = 2;
 /// Threads of everything else, which must not queue behind them: accepting, the admin listener, the command router, the
-/// feeds and the pulse. (On the same threads, while 15,000 clients came, the kernel's accept queue overflowed 703 times, and
+/// feeds and the self-report. (On the same threads, while 15,000 clients came, the kernel's accept queue overflowed 703 times, and
 /// a publication waited up to 0.3 s for its answer. Apart, it overflowed never, and the wait was 12 to 40 ms.)
 const MAIN_THREADS: usize = 2;
 
@@ -161,7 +161,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Tasks {
-    // Accept loops and the pulse, which never end by themselves, each with the task that watches over it.
+    // Accept loops and the self-report, which never end by themselves, each with the task that watches over it.
     endless: Vec<(AbortHandle, Task<()>)>,
     // How long commands in flight are waited for when all connections are gone.
     commands_wait: Duration,
@@ -187,17 +187,22 @@ impl Gateway {
         let engine = Core::start(&settings, &runtimes.main)?;
         let health = Arc::new(Health::new(Arc::clone(&engine.broker)));
         let stats = Arc::<IngressMetrics>::default();
-        let figures = Arc::new(Sample::new(
+        let statistics = Arc::new(Statistics::new(
             Arc::clone(&engine.hub),
             engine.shards.clone(),
             engine.clock.now(),
         ));
-        let pulse = {
+        let self_report = {
             let health = Arc::clone(&health);
             let status = move || health.not_ready().unwrap_or("ok");
-            Pulse::new(&settings.node, Arc::clone(&figures), Arc::clone(&engine.watch), status)
+            SelfReport::new(
+                &settings.node,
+                Arc::clone(&statistics),
+                Arc::clone(&engine.watch),
+                status,
+            )
         };
-        let pulse = pulse.map_err(|_| Error::Node(settings.node.clone()));
+        let self_report = self_report.map_err(|_| Error::Node(settings.node.clone()));
         let parts = ingress::Parts {
             verify: engine.verify(),
             shards: engine.shards.clone(),
@@ -211,14 +216,14 @@ impl Gateway {
             verifier: Arc::clone(&engine.verifier),
             broker: Arc::clone(&engine.broker),
             hub: Arc::clone(&engine.hub),
-            figures,
+            statistics,
             shards: engine.shards.clone(),
             commands: {
                 let router = Arc::clone(&engine.router);
-                Box::new(move || router.snapshot())
+                Box::new(move || router.read())
             },
             feeds: engine.feeds,
-            door: stats,
+            ingress: stats,
             health: Arc::clone(&health),
             clock: engine.clock,
         };
@@ -259,8 +264,8 @@ impl Gateway {
         run.run("the feeds", run.0.main.spawn(engine.feed_runner.run()));
         run.run("the upkeep", run.0.main.spawn(upkeep(hub, engine.clock)));
         // From here on dropping it ends what was started.
-        let pulse = pulse?;
-        run.run("the pulse", run.0.main.spawn(pulse.run()));
+        let self_report = self_report?;
+        run.run("the self-report", run.0.main.spawn(self_report.run()));
         Ok(gateway)
     }
 

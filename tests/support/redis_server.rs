@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A Redis server of its own in a temporary directory; nothing is kept on disk.
+/// A Redis server in a temporary directory, without persistence.
 pub(crate) struct Redis {
     port: u16,
     directory: tempfile::TempDir,
@@ -15,7 +15,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Somebody may take the port before Redis does; then another one is tried.
+        // Another process may take the port before Redis does. Then the next attempt uses another port.
         for _ in 0..10 {
             let free = TcpListener::bind("127.0.0.1:0").expect("bound");
             let port = free.local_addr().expect("an address").port();
@@ -41,7 +41,7 @@ impl Redis {
         self.ask(command);
     }
 
-    /// Runs one command, which must succeed; the first line of its answer.
+    /// Runs one command, which must succeed, and returns the first line of the reply.
     pub(crate) fn ask(&self, command: &[&str]) -> String {
         let mut request = format!("*{}\r\n", command.len());
         for part in command {
@@ -55,7 +55,7 @@ impl Redis {
         answer.trim_end().to_owned()
     }
 
-    /// Ends it, has `meanwhile` look, and starts it again, empty, on the same port.
+    /// Stops the server, calls `meanwhile`, and starts an empty server on the same port.
     pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
         self.process.kill().expect("killed");
         self.process.wait().expect("waited for");
@@ -96,7 +96,7 @@ fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
         .expect("redis-server is installed (Debian: redis-server)")
 }
 
-/// Whether it serves, before it ends.
+/// Waits until the server accepts connections; `false` if it exits first.
 fn came_up(port: u16, process: &mut Child) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! What feeds poll: an HTTP server that counts its requests.
+//! A source for feeds: an HTTP server that counts its requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ struct Content {
     asked: Mutex<BTreeMap<String, u64>>,
 }
 
-/// An HTTP server of texts by path; 404 for others. One request per connection.
+/// An HTTP server with one text per path, and 404 for other paths. It serves one request per connection.
 pub(crate) struct HttpSource {
     address: SocketAddr,
     content: Arc<Content>,
@@ -50,7 +50,7 @@ impl HttpSource {
         self.content.bodies.lock().expect("whole").remove(path);
     }
 
-    /// How often a path was asked for.
+    /// The number of requests for a path.
     pub(crate) fn asked(&self, path: &str) -> u64 {
         self.content
             .asked
@@ -61,7 +61,7 @@ impl HttpSource {
             .unwrap_or(0)
     }
 
-    /// How often paths that begin so were asked for.
+    /// The number of requests for all paths with this prefix.
     pub(crate) fn requests_below(&self, start: &str) -> u64 {
         let asked = self.content.asked.lock().expect("whole");
         asked
@@ -75,7 +75,7 @@ impl HttpSource {
     pub(crate) fn stop(&mut self) {
         if let Some((ended, thread)) = self.running.take() {
             ended.store(true, Ordering::SeqCst);
-            // To be seen by the accept.
+            // Wakes up the accept loop.
             let _ = TcpStream::connect(self.address);
             thread.join().expect("no panic");
         }
@@ -99,7 +99,7 @@ impl HttpSource {
                 if seen.load(Ordering::SeqCst) {
                     return;
                 }
-                // Whoever asked may have gone away.
+                // The client may have disconnected.
                 let _ = stream.and_then(|stream| answer(stream, &content));
             }
         });

@@ -1,9 +1,9 @@
-//! The gateway's own figures: one reading of every counter, and the rates of the last five seconds.
+//! The gateway's statistics: one reading of every counter, and the rates of the last whole window.
 //!
-//! Invariant: figures are only read from what the counted threads write anyway; reading them costs those threads
-//! nothing but the hub's sixteen locks, one at a time.
+//! Invariant: counting threads do no extra work for a reading. It takes only the locks of the hub's sixteen stripes, one
+//! at a time.
 //!
-//! The pulse ticks the window; the admin API and `/metrics` read snapshots whenever they like.
+//! The self-report ends a window every five seconds. The admin API and `/metrics` read at any time.
 
 mod process;
 
@@ -18,8 +18,8 @@ use crate::time::Now;
 
 pub use process::Process;
 
-/// Reads the figures of one gateway.
-pub struct Sample {
+/// Reads the statistics of one gateway.
+pub struct Statistics {
     hub: Arc<Hub>,
     shards: Vec<ShardHandle>,
     started: Now,
@@ -32,7 +32,7 @@ struct Window {
     shard_rates: Vec<Rates>,
 }
 
-/// Every counter, at one time.
+/// One reading of every counter.
 #[derive(Clone, Debug, Default)]
 struct Totals {
     mono_ms: u64,
@@ -42,26 +42,26 @@ struct Totals {
     shards: Vec<ShardSample>,
 }
 
-/// What a gateway does and holds.
+/// One reading of a gateway's statistics.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// Since the start, in milliseconds.
+pub struct GatewaySample {
+    /// Milliseconds since the start.
     pub uptime_ms: u64,
     /// The hub.
     pub hub: HubMetrics,
     /// The process.
     pub process: Process,
-    /// All shards together.
+    /// The sum over all shards.
     pub total: ShardSample,
     /// Each shard.
     pub shards: Vec<ShardSample>,
-    /// Of the last whole window.
+    /// The rates of the last whole window.
     pub rates: Rates,
-    /// The same, of each shard. The hub's own rate stands only in the total.
+    /// The rates of each shard. Their `events` are 0, since only the hub counts published events.
     pub shard_rates: Vec<Rates>,
 }
 
-/// Per second, over one window; zeros until the first one has passed.
+/// Rates per second over one window. They are 0 until the first window has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
     /// Events published.
@@ -84,11 +84,11 @@ pub struct Rates {
     pub cpu: f64,
 }
 
-impl Sample {
-    /// For these shards and their hub, started now.
+impl Statistics {
+    /// Creates the statistics of these shards and their hub. The first window begins at `now`.
     #[must_use]
     pub fn new(hub: Arc<Hub>, shards: Vec<ShardHandle>, now: Now) -> Self {
-        let mut figures = Self {
+        let mut statistics = Self {
             hub,
             shards,
             started: now,
@@ -98,11 +98,11 @@ impl Sample {
                 shard_rates: Vec::new(),
             }),
         };
-        let begins = figures.read(now, Process::read());
-        let window = figures.window.get_mut();
+        let begins = statistics.totals(now, Process::read());
+        let window = statistics.window.get_mut();
         window.shard_rates = vec![Rates::default(); begins.shards.len()];
         window.begins = begins;
-        figures
+        statistics
     }
 
     /// Ends the window and begins the next one.
@@ -111,7 +111,7 @@ impl Sample {
     }
 
     fn tick_with(&self, now: Now, process: Process) {
-        let ends = self.read(now, process);
+        let ends = self.totals(now, process);
         let mut window = self.window.lock();
         let elapsed_ms = ends.mono_ms.saturating_sub(window.begins.mono_ms);
         if elapsed_ms == 0 {
@@ -127,23 +127,23 @@ impl Sample {
         window.begins = ends;
     }
 
-    /// Everything as it is now, with the rates of the last whole window.
+    /// Reads every counter as it is now. The rates are those of the last whole window.
     #[must_use]
-    pub fn snapshot(&self, now: Now) -> Snapshot {
-        let read = self.read(now, Process::read());
+    pub fn read(&self, now: Now) -> GatewaySample {
+        let totals = self.totals(now, Process::read());
         let window = self.window.lock();
-        Snapshot {
+        GatewaySample {
             uptime_ms: now.mono_ms.saturating_sub(self.started.mono_ms),
-            hub: read.hub,
-            process: read.process,
-            total: read.total,
-            shards: read.shards,
+            hub: totals.hub,
+            process: totals.process,
+            total: totals.total,
+            shards: totals.shards,
             rates: window.rates,
             shard_rates: window.shard_rates.clone(),
         }
     }
 
-    fn read(&self, now: Now, process: Process) -> Totals {
+    fn totals(&self, now: Now, process: Process) -> Totals {
         let shards: Vec<ShardSample> = self.shards.iter().map(|shard| shard.stats().read()).collect();
         let mut total = ShardSample::default();
         for shard in &shards {
@@ -164,19 +164,22 @@ impl Rates {
         let rate = |of: fn(&ShardSample) -> u64| per_second(of(from), of(to), elapsed_ms);
         Self {
             events: 0.0,
-            deliveries: rate(|figures| figures.deliveries),
-            messages_in: rate(|figures| figures.messages_in),
-            messages_out: rate(|figures| figures.messages_out),
-            bytes_in: rate(|figures| figures.bytes_in),
-            bytes_out: rate(|figures| figures.bytes_out),
-            connections: rate(|figures| figures.connections_total),
-            dropped: rate(|figures| figures.dropped),
-            cpu: rate(|figures| figures.cpu_us) / 1e6,
+            deliveries: rate(|shard| shard.deliveries),
+            messages_in: rate(|shard| shard.messages_in),
+            messages_out: rate(|shard| shard.messages_out),
+            bytes_in: rate(|shard| shard.bytes_in),
+            bytes_out: rate(|shard| shard.bytes_out),
+            connections: rate(|shard| shard.connections_total),
+            dropped: rate(|shard| shard.dropped),
+            cpu: rate(|shard| shard.cpu_us) / 1e6,
         }
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate is no count")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a rate needs no more than the precision of a double"
+)]
 fn per_second(from: u64, to: u64, elapsed_ms: u64) -> f64 {
     to.saturating_sub(from) as f64 * 1000.0 / elapsed_ms as f64
 }
@@ -195,29 +198,29 @@ mod tests {
     use tickgate_protocol::disconnect::Disconnect;
 
     struct Rig {
-        figures: Sample,
+        statistics: Statistics,
         hub: Arc<Hub>,
         inboxes: Vec<crate::hub::Inbox>,
-        stats: Vec<Arc<ShardMetrics>>,
+        shards: Vec<Arc<ShardMetrics>>,
         now: Now,
     }
 
     fn rig() -> Rig {
         let (hub, inboxes) = Hub::new(Settings::default(), 2, |_, _| Bytes::new());
-        let stats: Vec<Arc<ShardMetrics>> = (0..2).map(|_| Arc::default()).collect();
-        let handle = |(inbox, stats): (&crate::hub::Inbox, &Arc<ShardMetrics>)| {
-            mailbox(inbox.doorbell().clone(), stats.clone()).0
+        let shards: Vec<Arc<ShardMetrics>> = (0..2).map(|_| Arc::default()).collect();
+        let handle = |(inbox, metrics): (&crate::hub::Inbox, &Arc<ShardMetrics>)| {
+            mailbox(inbox.doorbell().clone(), metrics.clone()).0
         };
-        let handles = inboxes.iter().zip(&stats).map(handle).collect();
+        let handles = inboxes.iter().zip(&shards).map(handle).collect();
         let now = Now {
             mono_ms: 77,
             unix_ms: 1_703_836_800_000,
         };
         Rig {
-            figures: Sample::new(hub.clone(), handles, now),
+            statistics: Statistics::new(hub.clone(), handles, now),
             hub,
             inboxes,
-            stats,
+            shards,
             now,
         }
     }
@@ -243,74 +246,76 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_last_whole_window() {
         let Rig {
-            figures,
+            statistics,
             hub,
-            stats,
+            shards,
             now,
             ..
         } = rig();
-        assert_eq!(figures.snapshot(now).rates, Rates::default());
+        assert_eq!(statistics.read(now).rates, Rates::default());
         publish(&hub, 100);
-        stats[0].deliveries.bump(1_000);
-        stats[1].deliveries.bump(500);
-        stats[1].cpu_us.bump(2_500_000);
-        let cpu = figures.window.lock().begins.process.cpu_us;
+        shards[0].deliveries.bump(1_000);
+        shards[1].deliveries.bump(500);
+        shards[1].cpu_us.bump(2_500_000);
+        let cpu = statistics.window.lock().begins.process.cpu_us;
         let process = Process {
             cpu_us: cpu + 7_500_000,
             rss_bytes: 0,
         };
-        figures.tick_with(now.after_ms(5_000), process);
-        // What comes after the window counts in the totals at once, in the rates with the next tick.
-        stats[0].deliveries.bump(1);
-        let snapshot = figures.snapshot(now.after_ms(6_000));
-        assert_eq!((snapshot.uptime_ms, snapshot.total.deliveries), (6_000, 1_501));
+        statistics.tick_with(now.after_ms(5_000), process);
+        // Counts in the totals at once, and in the rates with the next tick.
+        shards[0].deliveries.bump(1);
+        let sample = statistics.read(now.after_ms(6_000));
+        assert_eq!((sample.uptime_ms, sample.total.deliveries), (6_000, 1_501));
         assert_eq!(
-            (snapshot.rates.events, snapshot.rates.deliveries, snapshot.rates.cpu),
+            (sample.rates.events, sample.rates.deliveries, sample.rates.cpu),
             (20.0, 300.0, 1.5)
         );
-        let shards: Vec<_> = snapshot
+        let shard_rates: Vec<_> = sample
             .shard_rates
             .iter()
             .map(|rates| (rates.deliveries, rates.cpu))
             .collect();
-        assert_eq!(shards, [(200.0, 0.0), (100.0, 0.5)]);
-        figures.tick_with(now.after_ms(7_000), process);
-        let snapshot = figures.snapshot(now.after_ms(7_000));
+        assert_eq!(shard_rates, [(200.0, 0.0), (100.0, 0.5)]);
+        statistics.tick_with(now.after_ms(7_000), process);
+        let sample = statistics.read(now.after_ms(7_000));
         assert_eq!(
-            (snapshot.rates.events, snapshot.rates.deliveries, snapshot.rates.cpu),
+            (sample.rates.events, sample.rates.deliveries, sample.rates.cpu),
             (0.0, 0.5, 0.0)
         );
     }
 
     #[test]
-    fn two_ticks_at_one_time_keep_the_rates() {
-        let Rig { figures, hub, now, .. } = rig();
+    fn a_second_tick_at_the_same_time_keeps_the_rates() {
+        let Rig {
+            statistics, hub, now, ..
+        } = rig();
         publish(&hub, 5);
-        figures.tick(now.after_ms(1_000));
-        figures.tick(now.after_ms(1_000));
-        assert_eq!(figures.snapshot(now).rates.events, 5.0);
+        statistics.tick(now.after_ms(1_000));
+        statistics.tick(now.after_ms(1_000));
+        assert_eq!(statistics.read(now).rates.events, 5.0);
     }
 
     #[test]
-    fn a_snapshot_adds_shards_up_and_sees_queues() {
+    fn a_reading_adds_up_the_shards_and_includes_the_queues() {
         let Rig {
-            figures,
+            statistics,
             hub,
             mut inboxes,
-            stats,
+            shards,
             now,
         } = rig();
         inboxes[1].join(&Pattern::parse("a.*").expect("valid"));
         publish(&hub, 3);
-        for stats in &stats {
-            stats.connections.add(5);
-            stats.ended(Disconnect::SlowConsumer);
+        for metrics in &shards {
+            metrics.connections.add(5);
+            metrics.ended(Disconnect::SlowConsumer);
         }
-        stats[1].pending_bytes.add(-2);
-        let snapshot = figures.snapshot(now);
-        assert_eq!((snapshot.total.connections, snapshot.total.pending_bytes), (10, -2));
-        assert_eq!(snapshot.total.endings[Disconnect::SlowConsumer as usize], 2);
-        assert_eq!((snapshot.hub.events, snapshot.hub.credits_lent), (3, 3));
-        assert_eq!(snapshot.shards.len(), 2);
+        shards[1].pending_bytes.add(-2);
+        let sample = statistics.read(now);
+        assert_eq!((sample.total.connections, sample.total.pending_bytes), (10, -2));
+        assert_eq!(sample.total.endings[Disconnect::SlowConsumer as usize], 2);
+        assert_eq!((sample.hub.events, sample.hub.credits_lent), (3, 3));
+        assert_eq!(sample.shards.len(), 2);
     }
 }

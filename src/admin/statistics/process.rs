@@ -1,4 +1,4 @@
-//! What the operating system says of this process.
+//! CPU time and memory of this process, as the operating system reports them.
 
 use std::io;
 
@@ -7,12 +7,12 @@ use std::io;
 pub struct Process {
     /// CPU time of all threads since the start, user and system, in microseconds.
     pub cpu_us: u64,
-    /// Resident memory in bytes, without what the kernel holds for its sockets.
+    /// Resident memory in bytes. It excludes the kernel's memory for the process's sockets.
     pub rss_bytes: u64,
 }
 
 impl Process {
-    /// Asks the system; zeros where it does not tell (`/proc` is not mounted).
+    /// Reads the current values. The memory is 0 when `/proc` is not mounted.
     #[must_use]
     pub fn read() -> Self {
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -30,7 +30,7 @@ fn rss_bytes() -> io::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-/// The second field of `/proc/<pid>/statm` (proc_pid_statm(5)).
+/// The second field of `/proc/<pid>/statm`; see proc_pid_statm(5).
 fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_ascii_whitespace().nth(1)?.parse().ok()
 }

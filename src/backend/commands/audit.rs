@@ -1,7 +1,7 @@
-//! The audit trail of routes with `audit = true`: who, when, from where, what came of it.
+//! The audit trail of routes with `audit = true`: user, time, address and outcome of every command.
 //!
-//! Invariant: the log line (tracing target [`TARGET`]) is written before the client has its answer, whatever happens to
-//! the event on `system.log` afterwards; an event that cannot be published is counted and told in the log.
+//! Invariant: the log line (tracing target [`TARGET`]) is written before the client has its answer, even if the event on
+//! `system.log` cannot be published. Such an event is counted and logged.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::session::CommandOutcome;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 
-/// The log lines' tracing target.
+/// The tracing target of the log lines.
 pub const TARGET: &str = "audit";
-/// Where the events go.
+/// The channel of the events.
 pub const CHANNEL: &str = "system.log";
-// Events on their way to the broker; more are counted as lost.
+// Events that wait for the broker. Further ones are counted as lost.
 const PENDING_MAX: usize = 1024;
-// Of `params`, in the log line.
+// The bytes of `params` that the log line shows.
 const PARAMS_BYTES_MAX: usize = 1024;
 
-/// The `data` of the event.
+/// The `data` of an event.
 #[derive(Serialize)]
 struct Entry<'a> {
     level: &'a str,
@@ -49,14 +49,14 @@ struct ErrorObject {
     code: String,
 }
 
-/// Writes log lines and queues events; one task publishes them in order.
+/// Writes log lines and queues events. One task publishes the events in order.
 pub(super) struct Audit {
     queue: mpsc::Sender<NewEvent>,
     lost: Counter,
 }
 
 impl Audit {
-    /// Starts the publishing task, which ends when the router is gone and its queue is empty.
+    /// Starts the publishing task. It ends when the router has been dropped and the queue is empty.
     pub(super) fn start(broker: Arc<dyn Broker>, runtime: &tokio::runtime::Handle) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
         runtime.spawn(async move {
@@ -70,12 +70,12 @@ impl Audit {
         }
     }
 
-    /// How many events could not be published.
+    /// The number of events that could not be published.
     pub(super) fn events_lost(&self) -> u64 {
         self.lost.get()
     }
 
-    /// Records how a command ended.
+    /// Records the outcome of a command.
     pub(super) fn record(
         &self,
         request: &Request,
@@ -84,7 +84,7 @@ impl Audit {
         duration_ms: u64,
     ) {
         let code = code(outcome);
-        let (event, label) = match outcome {
+        let (level, label) = match outcome {
             CommandOutcome::Success { .. } => ("info", "success"),
             CommandOutcome::Failure { .. } => ("warn", "failure"),
             CommandOutcome::Refused { .. } => ("warn", "refused"),
@@ -105,7 +105,7 @@ impl Audit {
             "command",
         );
         let entry = Entry {
-            level: event,
+            level,
             source: "audit",
             message: message(request, address, label, code.as_deref()),
             action: request.action.as_str(),
@@ -120,14 +120,14 @@ impl Audit {
         };
         let event = NewEvent {
             channel: Channel::parse(CHANNEL).expect("a valid name"),
-            name: event.into(),
+            name: level.into(),
             data: Bytes::from(serde_json::to_vec(&entry).expect("strings and numbers")),
             timestamp_ms: unix_ms(),
             options: PublishOptions::default(),
         };
         if self.queue.try_send(event).is_err() {
             self.lost.add(1);
-            tracing::warn!(target: TARGET, action = request.action.as_str(), "the audit event could not be published");
+            tracing::warn!(target: TARGET, action = request.action.as_str(), "an audit event could not be published");
         }
     }
 }

@@ -1,21 +1,21 @@
-//! One backend as all its routes see it: attempts, counts, circuit breaker.
+//! One backend, shared by its routes: attempts, counters and the circuit breaker.
 //!
-//! Invariant: every attempt that began is reported to the breaker once, also one that is dropped on the way.
+//! Invariant: every attempt is reported to the breaker exactly once, even one that is dropped before it ends.
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Pass, State};
-use super::stats::BackendSnapshot;
+use super::breaker::{AttemptPermit, Breaker, CircuitState};
+use super::metrics::BackendSample;
 use super::{Failure, Handler, HandlerResult, Request};
 use crate::metrics::{Counter, Gauge};
 use crate::time::Now;
 
-/// What routes to the same place share.
+/// The state that the routes of one backend share.
 pub(super) struct Backend {
     name: Box<str>,
     breaker: Mutex<Breaker>,
-    // The breaker's clock; tokio's, so that tests can pause it.
+    // The origin of the breaker's time. It is tokio's, so that tests can pause it.
     started: Instant,
     in_flight: Gauge,
     attempts: Counter,
@@ -40,25 +40,29 @@ impl Backend {
         &self.name
     }
 
-    /// One attempt; or, while the breaker is open, none, and the milliseconds after which another makes sense.
+    /// Makes one attempt.
+    ///
+    /// # Errors
+    ///
+    /// While the breaker is open, the number of milliseconds after which another attempt makes sense.
     pub(super) async fn attempt(&self, handler: &dyn Handler, request: &Request) -> Result<HandlerResult, u64> {
         let entered = self.breaker.lock().enter(self.now());
-        let pass = entered.inspect_err(|_| self.refused.add(1))?;
-        let mut attempt = Attempt::new(self, pass);
+        let permit = entered.inspect_err(|_| self.refused.add(1))?;
+        let mut attempt = Attempt::new(self, permit);
         let result = handler.call(request).await;
         attempt.healthy = !result.as_ref().is_err_and(Failure::is_backend_fault);
         attempt.failed = result.is_err();
         Ok(result)
     }
 
-    pub(super) fn snapshot(&self) -> BackendSnapshot {
-        let (state, opened_total) = {
+    pub(super) fn read(&self) -> BackendSample {
+        let (circuit, opened_total) = {
             let breaker = self.breaker.lock();
             (breaker.state(), breaker.opened_total())
         };
-        BackendSnapshot {
+        BackendSample {
             name: self.name.clone(),
-            state,
+            circuit,
             opened_total,
             in_flight: self.in_flight.get(),
             attempts: self.attempts.get(),
@@ -73,21 +77,21 @@ impl Backend {
     }
 }
 
-/// An attempt under way. One that is dropped (deadline, panic) has failed.
+/// An attempt under way. If it is dropped before the handler returns (deadline, panic), it counts as failed.
 struct Attempt<'a> {
     backend: &'a Backend,
-    pass: Pass,
+    permit: AttemptPermit,
     healthy: bool,
     failed: bool,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(backend: &'a Backend, pass: Pass) -> Self {
+    fn new(backend: &'a Backend, permit: AttemptPermit) -> Self {
         backend.attempts.add(1);
         backend.in_flight.add(1);
         Self {
             backend,
-            pass,
+            permit,
             healthy: false,
             failed: true,
         }
@@ -102,14 +106,16 @@ impl Drop for Attempt<'_> {
         let (before, after) = {
             let mut breaker = backend.breaker.lock();
             let before = breaker.state();
-            breaker.leave(self.pass, self.healthy, backend.now());
+            breaker.leave(self.permit, self.healthy, backend.now());
             (before, breaker.state())
         };
         match (before, after) {
-            (State::Closed | State::HalfOpen, State::Open) => {
+            (CircuitState::Closed | CircuitState::HalfOpen, CircuitState::Open) => {
                 tracing::warn!(backend = &*backend.name, "circuit breaker opened");
             }
-            (State::HalfOpen, State::Closed) => tracing::info!(backend = &*backend.name, "circuit breaker closed"),
+            (CircuitState::HalfOpen, CircuitState::Closed) => {
+                tracing::info!(backend = &*backend.name, "circuit breaker closed");
+            }
             _ => {}
         }
     }

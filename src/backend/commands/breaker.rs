@@ -1,31 +1,31 @@
 //! The circuit breaker of one backend. Pure: time is an argument.
 //!
-//! Invariant: while it is open nothing passes; while it is half open one probe is under way at most; results of
-//! attempts that began before the last change of state change nothing.
+//! Invariant: an open breaker allows no attempt, and a half-open one allows a single probe at a time. The result of an
+//! attempt that began before the last change of state is ignored.
 
 use crate::time::Now;
 
-/// So many failures in a row open it.
+/// This many failures in a row open the breaker.
 pub const FAILURES_IN_ROW: u32 = 5;
-/// So does half of the last so many attempts.
+/// The breaker also opens when half of this many last attempts failed.
 pub const WINDOW: u32 = 32;
-/// How long it stays open at first, in milliseconds; each failed probe doubles it.
+/// How long the breaker stays open at first, in milliseconds. Each failed probe doubles the time.
 pub const OPEN_MS: u64 = 2_000;
-/// The longest it stays open, in milliseconds.
+/// The longest time the breaker stays open, in milliseconds.
 pub const OPEN_MS_MAX: u64 = 30_000;
 
-/// As statistics show it.
+/// The state of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Everything passes.
+pub enum CircuitState {
+    /// Attempts are allowed.
     Closed,
-    /// Nothing passes.
+    /// Attempts are refused.
     Open,
-    /// One probe passes and decides.
+    /// One probe is allowed, and its result decides.
     HalfOpen,
 }
 
-impl State {
+impl CircuitState {
     /// `closed`, `open` or `half_open`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -37,80 +37,87 @@ impl State {
     }
 }
 
-/// Leave to make one attempt; handed back with the result.
+/// Permission to make one attempt. It is handed back with the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pass {
+pub struct AttemptPermit {
     epoch: u64,
 }
 
-/// The breaker. Starts closed.
+/// A circuit breaker. It starts closed.
 #[derive(Clone, Copy, Debug)]
 pub struct Breaker {
-    state: State,
-    // Grows with every change of state, so that late results can be told apart.
+    state: CircuitState,
+    // Grows with every change of state, so that late results are recognised.
     epoch: u64,
     failures_in_row: u32,
-    // One bit per attempt, the newest lowest; set for a failure.
+    // One bit for each attempt, the newest lowest; set for a failure.
     window: u32,
+    // Attempts in the window, at most `WINDOW`.
     attempts: u32,
     open_ms: u64,
-    reopens_at_ms: u64,
+    half_opens_at_ms: u64,
     opened_total: u64,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
         Self {
-            state: State::Closed,
+            state: CircuitState::Closed,
             epoch: 0,
             failures_in_row: 0,
             window: 0,
             attempts: 0,
             open_ms: OPEN_MS,
-            reopens_at_ms: 0,
+            half_opens_at_ms: 0,
             opened_total: 0,
         }
     }
 }
 
 impl Breaker {
-    /// Asks to make an attempt; refused with the milliseconds after which asking again makes sense.
-    pub fn enter(&mut self, now: Now) -> Result<Pass, u64> {
+    /// Asks for permission to make an attempt.
+    ///
+    /// # Errors
+    ///
+    /// The number of milliseconds after which another request may succeed.
+    pub fn enter(&mut self, now: Now) -> Result<AttemptPermit, u64> {
         match self.state {
-            State::Closed => {}
-            State::Open if now.mono_ms < self.reopens_at_ms => return Err(self.reopens_at_ms - now.mono_ms),
-            State::Open => self.change(State::HalfOpen),
-            State::HalfOpen => return Err(OPEN_MS),
+            CircuitState::Closed => {}
+            CircuitState::Open if now.mono_ms < self.half_opens_at_ms => {
+                return Err(self.half_opens_at_ms - now.mono_ms);
+            }
+            CircuitState::Open => self.change(CircuitState::HalfOpen),
+            CircuitState::HalfOpen => return Err(OPEN_MS),
         }
-        Ok(Pass { epoch: self.epoch })
+        Ok(AttemptPermit { epoch: self.epoch })
     }
 
-    /// Reports how the attempt went. An attempt that is given up must be reported, too.
-    pub fn leave(&mut self, pass: Pass, healthy: bool, now: Now) {
-        if pass.epoch != self.epoch {
+    /// Reports the result of an attempt. An attempt that is given up must be reported too.
+    pub fn leave(&mut self, permit: AttemptPermit, healthy: bool, now: Now) {
+        if permit.epoch != self.epoch {
             return;
         }
         match (self.state, healthy) {
-            (State::Closed, healthy) => self.count(healthy, now),
-            (State::HalfOpen, true) => {
+            (CircuitState::Closed, healthy) => self.count(healthy, now),
+            (CircuitState::HalfOpen, true) => {
                 self.open_ms = OPEN_MS;
-                self.change(State::Closed);
+                self.change(CircuitState::Closed);
             }
-            (State::HalfOpen, false) => {
+            (CircuitState::HalfOpen, false) => {
                 self.open_ms = (self.open_ms * 2).min(OPEN_MS_MAX);
                 self.open(now);
             }
-            (State::Open, _) => {}
+            (CircuitState::Open, _) => {}
         }
     }
 
-    /// Its state.
+    /// The current state.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> CircuitState {
         self.state
     }
 
-    /// How often it has opened.
+    /// How often the breaker has opened.
     #[must_use]
     pub fn opened_total(&self) -> u64 {
         self.opened_total
@@ -128,11 +135,11 @@ impl Breaker {
 
     fn open(&mut self, now: Now) {
         self.opened_total += 1;
-        self.reopens_at_ms = now.mono_ms + self.open_ms;
-        self.change(State::Open);
+        self.half_opens_at_ms = now.mono_ms + self.open_ms;
+        self.change(CircuitState::Open);
     }
 
-    fn change(&mut self, state: State) {
+    fn change(&mut self, state: CircuitState) {
         self.state = state;
         self.epoch += 1;
         self.failures_in_row = 0;
@@ -150,8 +157,8 @@ mod tests {
     }
 
     fn attempt(breaker: &mut Breaker, healthy: bool, ms: u64) {
-        let pass = breaker.enter(at(ms)).expect("closed");
-        breaker.leave(pass, healthy, at(ms));
+        let permit = breaker.enter(at(ms)).expect("closed");
+        breaker.leave(permit, healthy, at(ms));
     }
 
     #[test]
@@ -160,14 +167,14 @@ mod tests {
         for _ in 0..FAILURES_IN_ROW {
             attempt(&mut breaker, false, 100);
         }
-        assert_eq!(breaker.state(), State::Open);
+        assert_eq!(breaker.state(), CircuitState::Open);
         assert_eq!(breaker.enter(at(101)), Err(OPEN_MS - 1));
 
         let probe = breaker.enter(at(100 + OPEN_MS)).expect("a probe");
-        assert_eq!(breaker.state(), State::HalfOpen);
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
         assert!(breaker.enter(at(100 + OPEN_MS)).is_err(), "one probe at a time");
         breaker.leave(probe, true, at(200 + OPEN_MS));
-        assert_eq!(breaker.state(), State::Closed);
+        assert_eq!(breaker.state(), CircuitState::Closed);
         assert_eq!(breaker.opened_total(), 1);
     }
 
@@ -175,14 +182,14 @@ mod tests {
     fn a_success_between_failures_keeps_it_closed_until_half_of_the_window_failed() {
         let mut breaker = Breaker::default();
         for attempts in 1..=WINDOW {
-            assert_eq!(breaker.state(), State::Closed, "after {attempts}");
+            assert_eq!(breaker.state(), CircuitState::Closed, "after {attempts}");
             attempt(&mut breaker, attempts % 2 == 0, 0);
         }
-        assert_eq!(breaker.state(), State::Open);
+        assert_eq!(breaker.state(), CircuitState::Open);
     }
 
     #[test]
-    fn a_failed_probe_doubles_the_time_up_to_the_longest() {
+    fn a_failed_probe_doubles_the_time_up_to_the_maximum() {
         let mut breaker = Breaker::default();
         let mut now = 0;
         for _ in 0..FAILURES_IN_ROW {
@@ -200,20 +207,24 @@ mod tests {
     }
 
     #[test]
-    fn late_results_of_an_earlier_state_count_for_nothing() {
+    fn late_results_of_an_earlier_state_are_ignored() {
         let mut breaker = Breaker::default();
-        let late: Vec<Pass> = (0..10).map(|_| breaker.enter(at(0)).expect("closed")).collect();
-        for pass in &late[..5] {
-            breaker.leave(*pass, false, at(0));
+        let late: Vec<AttemptPermit> = (0..10).map(|_| breaker.enter(at(0)).expect("closed")).collect();
+        for permit in &late[..5] {
+            breaker.leave(*permit, false, at(0));
         }
         let probe = breaker.enter(at(OPEN_MS)).expect("a probe");
         breaker.leave(late[5], true, at(OPEN_MS));
-        assert_eq!(breaker.state(), State::HalfOpen, "a late success is no probe");
+        assert_eq!(
+            breaker.state(),
+            CircuitState::HalfOpen,
+            "a late success is not the probe"
+        );
         breaker.leave(probe, true, at(OPEN_MS));
-        for pass in &late[6..] {
-            breaker.leave(*pass, false, at(OPEN_MS));
+        for permit in &late[6..] {
+            breaker.leave(*permit, false, at(OPEN_MS));
         }
         attempt(&mut breaker, false, OPEN_MS);
-        assert_eq!(breaker.state(), State::Closed, "late failures are not counted");
+        assert_eq!(breaker.state(), CircuitState::Closed, "late failures are not counted");
     }
 }

@@ -1,10 +1,10 @@
 //! The HTTP backend: one POST per attempt over pooled keep-alive connections, signed when a secret is configured.
 //!
-//! Invariant: a request of which the backend may have seen a byte is never repeated here.
+//! Invariant: a request is never repeated here once the backend may have seen a byte of it.
 //!
-//! The signature is the header `X-Tickgate-Signature: t=<ms>,v1=<hex>`: `t` is the request's Unix time in
-//! milliseconds, `v1` the lower-case hex of HMAC-SHA256 with the shared secret over the decimal `t`, a full stop and
-//! the body's bytes. A backend recomputes it over the bytes it received and refuses a `t` that is too old.
+//! The signature is the header `X-Tickgate-Signature: t=<ms>,v1=<hex>`. `t` is the request's Unix time in milliseconds.
+//! `v1` is the lower-case hexadecimal HMAC-SHA256 with the shared secret over the decimal `t`, a full stop and the body's
+//! bytes. A backend computes it again over the bytes it received, and refuses a `t` that is too old.
 
 use std::error::Error as _;
 use std::fmt;
@@ -26,20 +26,20 @@ use super::{Failure, Handler, HandlerResult, Request, reply};
 use crate::auth::Secret;
 use crate::time::unix_ms;
 
-/// Name of the header that carries the signature.
+/// The name of the signature's header.
 pub const SIGNATURE_HEADER: &str = "x-tickgate-signature";
 
-// Below the five seconds after which Node's server closes an idle connection (the shortest among the usual ones):
-// a request that crosses that close on the way is lost, and most commands must not be repeated.
+// Shorter than the five seconds after which Node's server closes an idle connection, which is the shortest time among the
+// usual servers. A request that is sent while the server closes is lost, and most commands must not be repeated.
 const IDLE: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `http = ...` of a route.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// Where commands are posted.
+    /// The URL that commands are posted to.
     pub url: BackendUrl,
-    /// Signs every request.
+    /// The secret that signs every request.
     pub hmac_secret: Option<Secret>,
 }
 
@@ -48,9 +48,13 @@ pub struct HttpSettings {
 pub struct BackendUrl(Uri);
 
 impl BackendUrl {
-    /// Checks `text`; the error says what is wrong with it.
+    /// Parses a URL.
+    ///
+    /// # Errors
+    ///
+    /// A description of the problem, to follow the name of a configuration key.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|error| format!("is no URL: {error}"))?;
+        let uri: Uri = text.parse().map_err(|error| format!("is not a URL: {error}"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => return Err("is https: backends are reached by plain http in a private network".to_owned()),
@@ -66,7 +70,7 @@ impl BackendUrl {
         Ok(Self(uri))
     }
 
-    /// Host and port.
+    /// The host and port.
     pub(crate) fn authority(&self) -> Option<&Authority> {
         self.0.authority()
     }
@@ -89,8 +93,8 @@ impl Default for Pool {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        // The client's own repetition stays on: it takes a request up again only when the connection ended before
-        // the request was taken up for writing, so that the backend has seen no byte of it.
+        // The client's own retries are safe: it repeats a request only if the connection closed before the first byte was
+        // written.
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
@@ -100,21 +104,25 @@ impl Default for Pool {
     }
 }
 
-/// Why a request has no answer that could be used.
+/// Why a request has no usable response.
 #[derive(Debug)]
 pub(crate) enum RequestError {
-    /// No connection; nothing was sent.
+    /// No connection was made, and nothing was sent.
     Unreachable(String),
-    /// The connection ended before the answer had come whole.
+    /// The connection ended before the response was complete.
     Lost(String),
-    /// The body is longer than asked for.
+    /// The body is longer than allowed.
     TooLong,
     /// A status other than 2xx.
     Status(u16),
 }
 
 impl Pool {
-    /// One request: the body of its answer, when that is a success of at most `bytes_max` bytes.
+    /// Sends one request and returns the body of the response.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. The body may have at most `bytes_max` bytes.
     pub(crate) async fn request(
         &self,
         request: hyper::Request<Full<Bytes>>,
@@ -129,7 +137,7 @@ impl Pool {
             }
         })?;
         let status = response.status();
-        // Read whatever the status is, so that the connection can be used again.
+        // The body is read whatever the status is, so that the connection can be used again.
         let body = Limited::new(response.into_body(), bytes_max).collect().await;
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
@@ -166,7 +174,7 @@ pub struct HttpBackend {
 }
 
 impl HttpBackend {
-    /// A backend that uses `pool`'s connections and takes replies of up to `reply_bytes_max` bytes.
+    /// Creates a backend that uses the connections of `pool` and accepts replies of up to `reply_bytes_max` bytes.
     #[must_use]
     pub fn new(pool: &Pool, settings: &HttpSettings, reply_bytes_max: usize) -> Self {
         Self {
@@ -213,7 +221,7 @@ fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
     HeaderValue::from_str(&header).expect("digits and letters only")
 }
 
-// hyper-util's errors say little by themselves; what matters is in their sources.
+// The text of an error with those of its sources. hyper-util's errors say little without them.
 fn causes(error: &hyper_util::client::legacy::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -240,8 +248,8 @@ mod tests {
             assert_eq!(BackendUrl::parse(good).map(|_| ()), Ok(()), "{good}");
         }
         for (bad, why) in [
-            ("", "no URL"),
-            ("backend:9000/x", "no URL"),
+            ("", "not a URL"),
+            ("backend:9000/x", "not a URL"),
             ("/commands", "must begin"),
             ("https://backend/", "https"),
             ("ftp://backend/", "must begin"),
@@ -255,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_signature_is_the_documented_one() {
-        // By Python: hmac.new(b"key", b"17.{}", hashlib.sha256).hexdigest()
+        // Computed with Python: hmac.new(b"key", b"17.{}", hashlib.sha256).hexdigest()
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"key");
         assert_eq!(
             sign(&key, 17, b"{}"),

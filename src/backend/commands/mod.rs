@@ -1,16 +1,16 @@
-//! Routes commands to backends and brings exactly one answer back for each.
+//! Routes commands to backends and returns exactly one answer for each.
 //!
-//! Invariant: every command given to [`Router::route`] is answered once through the [`Responder`], whatever happens:
-//! the backend's reply, a refusal, the deadline, a panic, or the router's own end. A client that leaves does not
-//! cancel its command; the answer then finds no connection and is dropped there.
+//! Invariant: every command given to [`Router::route`] is answered exactly once through the [`Responder`]: by the
+//! backend's reply, a refusal, the deadline, or after a panic or the end of the router. A client that disconnects does not
+//! cancel its command; the answer is then dropped, since its connection is gone.
 //!
-//! The first [`RouteSettings`] whose pattern matches the action decides. What answers is a [`Handler`]: an HTTP
-//! backend ([`http`]) or code in this process; another transport (request and reply over a message broker) is one
-//! more implementation. Around it stand, the same for all: the limits in flight, the deadline, the circuit breaker
-//! ([`breaker`]), the retries of idempotent routes and the audit trail ([`audit`]).
+//! The first [`RouteSettings`] whose pattern matches the action decides. A [`Handler`] carries the command out: an HTTP
+//! backend ([`http`]) or code in this process. Another transport, such as request and reply over a message broker, would
+//! be one more implementation. The router applies the rest to all handlers alike: the limits in flight, the deadline, the
+//! circuit breaker ([`breaker`]), the retries of idempotent routes, and the audit trail ([`audit`]).
 //!
-//! Everything runs on the tokio runtime it is given; deadlines are tokio timers, which are a hierarchical wheel of
-//! one-millisecond slots.
+//! Everything runs on the tokio runtime that the router is given. Deadlines are tokio timers, with a resolution of one
+//! millisecond.
 
 use std::fmt;
 use std::future::Future;
@@ -31,27 +31,27 @@ pub mod audit;
 mod backend;
 pub mod breaker;
 pub mod http;
+mod metrics;
 mod reply;
 mod router;
-mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use http::{BackendUrl, HttpSettings};
+pub use metrics::{BackendSample, CommandsSample};
 pub use router::Router;
-pub use stats::{BackendSnapshot, Snapshot};
 
 /// The router's settings (`[[command]]`).
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// In order; the first whose pattern matches the action decides.
+    /// The routes in order. The first whose pattern matches the action decides.
     pub routes: Vec<RouteSettings>,
-    /// Commands in flight over all routes; one more is refused with `BACKEND_UNAVAILABLE`.
+    /// Commands in flight over all routes. One more is refused with `BACKEND_UNAVAILABLE`.
     pub in_flight_max: usize,
-    /// Commands in flight of one connection; one more is refused with `RATE_LIMITED`.
+    /// Commands in flight of one connection. One more is refused with `RATE_LIMITED`.
     pub in_flight_per_connection_max: usize,
-    /// Longest reply of a backend, in bytes. Half of what a connection may have pending (`limits.reply_bytes`), so
-    /// that one answer never ends its connection as a slow consumer.
+    /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
+    /// that one reply never makes its connection a slow consumer.
     pub reply_bytes_max: usize,
 }
 
@@ -69,17 +69,17 @@ impl Default for Settings {
 /// One `[[command]]` entry.
 #[derive(Clone, Debug)]
 pub struct RouteSettings {
-    /// `match`: which actions.
+    /// `match`: the actions of the route.
     pub pattern: Pattern,
     /// `http = ...`: what answers them.
     pub target: Target,
-    /// `timeout`: for the whole command, retries included. Then `TIMEOUT`: the outcome is unknown.
+    /// `timeout`: the time for a command, retries included. After it the answer is `TIMEOUT`: the outcome is unknown.
     pub timeout: Duration,
-    /// `idempotent`: doing it twice is doing it once, so that a failed attempt may be repeated.
+    /// `idempotent`: repeating the command has no further effect, so a failed attempt may be repeated.
     pub idempotent: bool,
-    /// `audit`: leaves a structured log line and an event on `system.log`.
+    /// `audit`: every command leaves a structured log line and an event on `system.log`.
     pub audit: bool,
-    /// `max_in_flight`: one more is refused with `BACKEND_UNAVAILABLE`.
+    /// `max_in_flight`: commands in flight on this route. One more is refused with `BACKEND_UNAVAILABLE`.
     pub in_flight_max: usize,
 }
 
@@ -105,7 +105,7 @@ pub enum Target {
     Http(HttpSettings),
     /// Code in this process.
     InProcess {
-        /// Its name in statistics; routes of one name share a circuit breaker.
+        /// The name in statistics. Routes with the same name share a circuit breaker.
         name: Box<str>,
         /// The code.
         handler: Arc<dyn Handler>,
@@ -124,19 +124,19 @@ impl fmt::Debug for Target {
 /// A command as a backend sees it.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The client's `id`; unique among the commands in flight of one `client_id`.
+    /// The client's `id`, unique among the commands in flight of one `client_id`.
     pub id: RequestId,
-    /// What to do.
+    /// The action, such as `grid.start`.
     pub action: Channel,
-    /// One JSON value, byte for byte as the client wrote it.
+    /// One JSON value, byte for byte as the client sent it.
     pub params: Bytes,
-    /// Who asks: the token's subject.
+    /// The user: the token's subject.
     pub user: Option<Arc<str>>,
     /// The token's role.
     pub role: Option<Arc<str>>,
     /// The connection's public name.
     pub client_id: Box<str>,
-    /// When the gateway took the command, Unix milliseconds.
+    /// When the gateway received the command, in Unix milliseconds.
     pub timestamp_ms: u64,
 }
 
@@ -155,11 +155,11 @@ impl Request {
 }
 
 /// The reply of a backend, or why there is none.
-pub type HandlerResult = Result<Answer, Failure>;
+pub type HandlerResult = Result<BackendReply, Failure>;
 
-/// A backend's reply; raw JSON, byte for byte.
+/// The reply of a backend: raw JSON, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum BackendReply {
     /// `success: true` and its `data` (`null` when absent).
     Success(Bytes),
     /// `success: false` and its `error`: an object with the strings `code` and `message`.
@@ -169,10 +169,10 @@ pub enum Answer {
 /// Why a backend gave no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// No connection: the backend has seen nothing of the command.
+    /// No connection was made, so the backend has not seen the command.
     #[error("the backend cannot be reached")]
     Unreachable(String),
-    /// The connection failed when the command may have reached the backend.
+    /// The connection failed after the command may have reached the backend.
     #[error("the backend's reply was lost, the outcome is unknown")]
     Lost(String),
     /// An HTTP status other than 2xx.
@@ -184,19 +184,19 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether it speaks against the backend's health: a 4xx says that this one command was not wanted.
+    /// Whether the failure counts against the backend's health. Most 4xx do not: they refuse this one command.
     #[must_use]
     pub fn is_backend_fault(&self) -> bool {
         !matches!(self, Self::Status(400..=407 | 409..=428 | 430..=499))
     }
 
-    /// Whether another attempt at an idempotent command can help.
+    /// Whether another attempt at an idempotent command may succeed.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Lost(_) | Self::Status(429 | 500..))
     }
 
-    /// More for the log than clients are told.
+    /// Details for the log that clients do not get.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         match self {
@@ -206,26 +206,26 @@ impl Failure {
     }
 }
 
-/// What answers commands. One attempt per call: limits, deadline, retries and circuit breaker are the router's.
+/// Carries out commands. One call is one attempt; the router adds limits, deadline, retries and circuit breaker.
 pub trait Handler: Send + Sync {
-    /// Carries the command out. Dropped at the deadline, whatever it has done until then.
+    /// Carries the command out. The router drops the future at the deadline, even if work is under way.
     fn call<'a>(&'a self, request: &'a Request) -> Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>>;
 }
 
-/// Which connection a command came from.
+/// The connection that a command came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    /// Where the answer goes.
+pub struct CommandSource<'a> {
+    /// The connection that gets the answer.
     pub connection: ConnectionId,
-    /// The number that the answer carries.
+    /// The number of the request, which the answer carries.
     pub request: u32,
     /// The connection's public name.
     pub client_id: &'a str,
-    /// The client's address, as the trusted proxies tell it.
+    /// The client's address, as reported by the trusted proxies.
     pub address: Option<IpAddr>,
 }
 
-/// Where answers go: in the gateway, the shards' mailboxes.
+/// Receives answers. In the gateway, the shards' mailboxes do.
 pub trait Responder: Send + Sync {
     /// Delivers the one answer to request `request` of `to`. Never waits.
     fn respond(&self, to: ConnectionId, request: u32, outcome: CommandOutcome);
@@ -234,7 +234,7 @@ pub trait Responder: Send + Sync {
 impl Responder for Vec<ShardHandle> {
     fn respond(&self, to: ConnectionId, request: u32, outcome: CommandOutcome) {
         if let Some(shard) = self.get(usize::from(to.shard)) {
-            // A shard that is gone has ended all its connections: nobody is left to be told.
+            // A shard that has ended has closed all its connections, so the answer has no receiver.
             let _ = shard.send(ShardMessage::Responded { to, request, outcome });
         }
     }

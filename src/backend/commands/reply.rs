@@ -1,12 +1,13 @@
-//! What a backend answers: `{"success": true, "data": …}` or `{"success": false, "error": {"code", "message"}}`.
+//! The JSON of a backend: the request's body, and the reply `{"success": true, "data": …}` or
+//! `{"success": false, "error": {"code", "message"}}`.
 //!
-//! Invariant: `data` and `error` are slices of the reply, never re-encoded.
+//! Invariant: `params`, `data` and `error` pass byte for byte. `data` and `error` are slices of the reply.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Answer, Failure, Request};
+use super::{BackendReply, Failure, Request};
 use tickgate_protocol::message::RequestId;
 
 #[derive(Deserialize)]
@@ -18,7 +19,7 @@ struct Reply<'a> {
     error: Option<&'a RawValue>,
 }
 
-// Only asks whether clients will find what they rely on; other fields pass.
+// Checks for the members that clients rely on. Other members are allowed.
 #[derive(Deserialize)]
 struct ReplyError {
     #[serde(rename = "code")]
@@ -27,16 +28,20 @@ struct ReplyError {
     _message: String,
 }
 
-/// Reads a reply.
-pub(super) fn parse(body: &Bytes) -> Result<Answer, Failure> {
+/// Parses a reply.
+///
+/// # Errors
+///
+/// [`Failure::BadReply`] for anything else than the two forms.
+pub(super) fn parse(body: &Bytes) -> Result<BackendReply, Failure> {
     let reply: Reply<'_> = serde_json::from_slice(body)
         .map_err(|_| Failure::BadReply("it must be a JSON object with the boolean field success"))?;
     if reply.success {
-        return Ok(Answer::Success(raw(body, reply.data)));
+        return Ok(BackendReply::Success(raw(body, reply.data)));
     }
     let error = raw(body, reply.error);
     match serde_json::from_slice::<ReplyError>(&error) {
-        Ok(_) => Ok(Answer::Failure(error)),
+        Ok(_) => Ok(BackendReply::Failure(error)),
         Err(_) => Err(Failure::BadReply(
             "error must be an object with the strings code and message",
         )),
@@ -49,7 +54,8 @@ fn raw(body: &Bytes, value: Option<&RawValue>) -> Bytes {
     })
 }
 
-/// The body of the request to a backend: `{id, action, params, user, role, client_id, timestamp}`.
+/// The body of the request to a backend: `{id, action, params, user, role, client_id, timestamp}`. It is written by hand
+/// because `params` is copied without being parsed again.
 pub(super) fn request_body(request: &Request) -> Bytes {
     let mut body = Vec::with_capacity(request.params.len() + 256);
     body.extend_from_slice(b"{\"id\":");
@@ -84,7 +90,7 @@ mod tests {
     use super::*;
     use tickgate_protocol::channel::Channel;
 
-    fn parsed(text: &'static str) -> Result<Answer, Failure> {
+    fn parsed(text: &'static str) -> Result<BackendReply, Failure> {
         parse(&Bytes::from_static(text.as_bytes()))
     }
 
@@ -97,19 +103,19 @@ mod tests {
             "0.10",
         ] {
             let body = Bytes::from(format!(r#" {{"data": {data} ,"success":true,"more":[]}} "#));
-            assert_eq!(parse(&body), Ok(Answer::Success(Bytes::from(data))));
+            assert_eq!(parse(&body), Ok(BackendReply::Success(Bytes::from(data))));
         }
         assert_eq!(
             parsed(r#"{"success":true}"#),
-            Ok(Answer::Success(Bytes::from_static(b"null")))
+            Ok(BackendReply::Success(Bytes::from_static(b"null")))
         );
         let error = r#"{"code":"VALIDATION_ERROR","message":"no","field":"pair"}"#;
         let body = Bytes::from(format!(r#"{{"success":false,"error":{error}}}"#));
-        assert_eq!(parse(&body), Ok(Answer::Failure(Bytes::from(error))));
+        assert_eq!(parse(&body), Ok(BackendReply::Failure(Bytes::from(error))));
     }
 
     #[test]
-    fn anything_else_is_a_bad_reply() {
+    fn a_malformed_reply_is_a_failure() {
         for text in [
             "",
             "null",

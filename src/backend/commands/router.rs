@@ -12,19 +12,19 @@ use tokio::time::Instant;
 use super::audit::Audit;
 use super::backend::Backend;
 use super::http::{HttpBackend, Pool};
-use super::stats::{Snapshot, Stats};
-use super::{Answer, Handler, Origin, Request, Responder, RouteSettings, Settings, Target};
+use super::metrics::{CommandMetrics, CommandsSample};
+use super::{BackendReply, CommandSource, Handler, Request, Responder, RouteSettings, Settings, Target};
 use crate::broker::Broker;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::message::ErrorCode;
 
-// Of an idempotent route: attempts in all, and the wait before the second, which doubles.
+// Attempts of an idempotent command in all, and the wait before the second one. The wait doubles each time.
 const ATTEMPTS_MAX: u32 = 3;
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Routes commands. One per process; cheap to share by `Arc`.
+/// Routes commands. There is one per gateway, shared by `Arc`.
 pub struct Router {
     shared: Arc<Shared>,
     runtime: tokio::runtime::Handle,
@@ -33,24 +33,25 @@ pub struct Router {
 struct Shared {
     routes: Vec<Route>,
     backends: Vec<Arc<Backend>>,
-    room: Arc<Semaphore>,
-    room_max: u32,
+    // One permit for each command in flight.
+    permits: Arc<Semaphore>,
+    permits_max: u32,
     per_connection_max: usize,
     per_connection: Mutex<HashMap<ConnectionId, usize>>,
     responder: Box<dyn Responder>,
     audit: Audit,
-    stats: Stats,
+    metrics: CommandMetrics,
     phase: watch::Sender<Phase>,
 }
 
-/// Where the router is in its life.
+/// The phases of a router's life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Takes commands.
+    /// Commands are accepted.
     Open,
-    /// Refuses new ones; those in flight go on.
+    /// New commands are refused; those in flight continue.
     Draining,
-    /// Those still in flight are given up.
+    /// Commands still in flight are given up.
     Stopped,
 }
 
@@ -58,14 +59,15 @@ struct Route {
     pattern: Pattern,
     handler: Arc<dyn Handler>,
     backend: Arc<Backend>,
-    room: Arc<Semaphore>,
+    // One permit for each command in flight on this route.
+    permits: Arc<Semaphore>,
     timeout: Duration,
     idempotent: bool,
     audit: bool,
 }
 
 impl Router {
-    /// A router that works on `runtime`, answers through `responder` and leaves its audit events with `broker`.
+    /// Creates a router that works on `runtime`, answers through `responder` and publishes audit events with `broker`.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -74,7 +76,7 @@ impl Router {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let pool = {
-            // The pool's timer belongs to the runtime.
+            // The pool creates its timer within the runtime.
             let _entered = runtime.enter();
             Pool::default()
         };
@@ -92,24 +94,24 @@ impl Router {
                 pattern: route.pattern,
                 handler,
                 backend,
-                room: Arc::new(Semaphore::new(route.in_flight_max.min(Semaphore::MAX_PERMITS))),
+                permits: Arc::new(Semaphore::new(route.in_flight_max.min(Semaphore::MAX_PERMITS))),
                 timeout: route.timeout,
                 idempotent: route.idempotent,
                 audit: route.audit,
             }
         });
         let routes = routes.collect();
-        let room_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let permits_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let shared = Shared {
             routes,
             backends,
-            room: Arc::new(Semaphore::new(room_max as usize)),
-            room_max,
+            permits: Arc::new(Semaphore::new(permits_max as usize)),
+            permits_max,
             per_connection_max: settings.in_flight_per_connection_max,
             per_connection: Mutex::new(HashMap::new()),
             responder,
             audit: Audit::start(broker, &runtime),
-            stats: Stats::default(),
+            metrics: CommandMetrics::default(),
             phase: watch::Sender::new(Phase::Open),
         };
         Self {
@@ -118,8 +120,7 @@ impl Router {
         }
     }
 
-    /// Records a command that was refused before it came here, when its route is audited: who tried what they may
-    /// not do is what an audit trail is asked for.
+    /// Records a command that the session refused, if its route is audited: an audit trail must show forbidden attempts.
     pub fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
         if self.shared.route_of(&command.action).is_some_and(|route| route.audit) {
             let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
@@ -129,44 +130,45 @@ impl Router {
         }
     }
 
-    /// Takes a command and returns at once; the answer comes through the [`Responder`], once.
-    pub fn route(&self, origin: Origin<'_>, command: Command) {
-        self.shared.stats.received.add(1);
-        self.shared.stats.in_flight.add(1);
+    /// Accepts a command and returns at once. The answer comes through the [`Responder`], exactly once.
+    pub fn route(&self, source: CommandSource<'_>, command: Command) {
+        self.shared.metrics.received.add(1);
+        self.shared.metrics.in_flight.add(1);
         let pending = Pending {
             shared: Arc::clone(&self.shared),
-            to: origin.connection,
-            number: origin.request,
-            address: origin.address,
-            request: Request::new(origin.client_id, command),
+            to: source.connection,
+            number: source.request,
+            address: source.address,
+            request: Request::new(source.client_id, command),
             audit: false,
-            taken: Instant::now(),
+            received: Instant::now(),
             answered: false,
         };
-        // A runtime that has shut down drops the task, and the guard in it answers.
+        // A runtime that has shut down drops the task, and dropping `pending` answers the command.
         self.runtime.spawn(pending.run());
     }
 
-    /// Waits up to `deadline` for the commands in flight, then answers the rest with `TIMEOUT`. From the call on new
-    /// commands are refused, so it comes when no client is left to send one: what is in flight then belongs to clients
-    /// that have gone, and is still carried out and audited.
+    /// Waits up to `deadline` for the commands in flight, then answers the rest with `TIMEOUT`.
+    ///
+    /// New commands are refused from the call on. The gateway calls this after the last connection has ended: the commands
+    /// in flight then belong to clients that are gone, but are still carried out and audited.
     pub async fn drain(&self, deadline: Duration) {
         self.shared.phase.send_replace(Phase::Draining);
-        let all = self.shared.room.acquire_many(self.shared.room_max);
+        let all = self.shared.permits.acquire_many(self.shared.permits_max);
         let _ = tokio::time::timeout(deadline, all).await;
         self.shared.phase.send_replace(Phase::Stopped);
     }
 
-    /// Its figures.
+    /// Reads the counters.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let backends = self.shared.backends.iter().map(|backend| backend.snapshot()).collect();
-        self.shared.stats.snapshot(self.shared.audit.events_lost(), backends)
+    pub fn read(&self) -> CommandsSample {
+        let backends = self.shared.backends.iter().map(|backend| backend.read()).collect();
+        self.shared.metrics.read(self.shared.audit.events_lost(), backends)
     }
 }
 
 impl Shared {
-    /// The first route that matches.
+    /// The first route that matches the action.
     fn route_of(&self, action: &Channel) -> Option<&Route> {
         self.routes.iter().find(|route| route.pattern.matches(action.as_str()))
     }
@@ -182,7 +184,7 @@ fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (Box<s
     }
 }
 
-/// A command without its answer yet. Dropping it answers: a panic or a runtime that ends loses no command.
+/// A command that is not answered yet. Dropping it answers it, so that a panic or the end of the runtime loses no command.
 struct Pending {
     shared: Arc<Shared>,
     to: ConnectionId,
@@ -190,7 +192,7 @@ struct Pending {
     address: Option<IpAddr>,
     request: Request,
     audit: bool,
-    taken: Instant,
+    received: Instant,
     answered: bool,
 }
 
@@ -202,9 +204,9 @@ impl Pending {
             return self.answer(refused(ErrorCode::UnknownAction, message));
         };
         self.audit = route.audit;
-        // Held until after the answer, so that a drain that has all permits has all answers.
-        let _admission = match Admission::new(&shared, route, self.to) {
-            Ok(admission) => admission,
+        // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
+        let _permit = match InFlightPermit::new(&shared, route, self.to) {
+            Ok(permit) => permit,
             Err(outcome) => return self.answer(outcome),
         };
         let mut phase = shared.phase.subscribe();
@@ -223,7 +225,8 @@ impl Pending {
                 }
             },
             _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
-                refused(ErrorCode::Timeout, "the gateway restarts before the reply; the outcome is unknown".to_owned())
+                let message = "the gateway restarted before the reply; the outcome is unknown";
+                refused(ErrorCode::Timeout, message.to_owned())
             }
         };
         self.answer(outcome);
@@ -236,13 +239,13 @@ impl Pending {
     fn finish(&mut self, outcome: CommandOutcome) {
         self.answered = true;
         if self.audit {
-            let duration_ms = u64::try_from(self.taken.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.shared
                 .audit
                 .record(&self.request, self.address, &outcome, duration_ms);
         }
-        self.shared.stats.answered(&outcome);
-        self.shared.stats.in_flight.add(-1);
+        self.shared.metrics.answered(&outcome);
+        self.shared.metrics.in_flight.add(-1);
         self.shared.responder.respond(self.to, self.number, outcome);
     }
 }
@@ -250,22 +253,23 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.answered {
-            let message = "the gateway failed while the command was under way; the outcome is unknown";
+            let message = "the gateway failed before the reply; the outcome is unknown";
             self.finish(refused(ErrorCode::Internal, message.to_owned()));
         }
     }
 }
 
-/// A command's place in the limits in flight: in all, of its route, of its connection.
-struct Admission<'a> {
+/// A command's permits of the three limits in flight: in all, of its route, and of its connection.
+struct InFlightPermit<'a> {
     shared: &'a Shared,
     connection: ConnectionId,
     _in_all: OwnedSemaphorePermit,
     _of_route: OwnedSemaphorePermit,
 }
 
-impl<'a> Admission<'a> {
-    // Too many of one connection is the client's doing; too many in all or of a route is not.
+impl<'a> InFlightPermit<'a> {
+    /// Takes the permits. The error is the answer to the command. Only the limit of one connection is the client's own
+    /// doing, so only that one is `RATE_LIMITED`.
     fn new(shared: &'a Shared, route: &Route, connection: ConnectionId) -> Result<Self, CommandOutcome> {
         let full = || {
             refused(
@@ -276,11 +280,11 @@ impl<'a> Admission<'a> {
         if *shared.phase.borrow() != Phase::Open {
             return Err(refused(
                 ErrorCode::BackendUnavailable,
-                "the gateway restarts; nothing was done".to_owned(),
+                "the gateway is restarting; the command was not carried out".to_owned(),
             ));
         }
-        let in_all = Arc::clone(&shared.room).try_acquire_owned().map_err(|_| full())?;
-        let of_route = Arc::clone(&route.room).try_acquire_owned().map_err(|_| full())?;
+        let in_all = Arc::clone(&shared.permits).try_acquire_owned().map_err(|_| full())?;
+        let of_route = Arc::clone(&route.permits).try_acquire_owned().map_err(|_| full())?;
         let mut per_connection = shared.per_connection.lock();
         let in_flight = per_connection.get(&connection).copied().unwrap_or(0);
         if in_flight >= shared.per_connection_max {
@@ -298,7 +302,7 @@ impl<'a> Admission<'a> {
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for InFlightPermit<'_> {
     fn drop(&mut self) {
         let mut per_connection = self.shared.per_connection.lock();
         if let hashbrown::hash_map::Entry::Occupied(mut entry) = per_connection.entry(self.connection) {
@@ -315,8 +319,8 @@ impl Route {
         let mut back_off = BACK_OFF;
         for attempt in 1.. {
             let failure = match self.backend.attempt(&*self.handler, request).await {
-                Ok(Ok(Answer::Success(data))) => return CommandOutcome::Success { data },
-                Ok(Ok(Answer::Failure(error))) => return CommandOutcome::Failure { error },
+                Ok(Ok(BackendReply::Success(data))) => return CommandOutcome::Success { data },
+                Ok(Ok(BackendReply::Failure(error))) => return CommandOutcome::Failure { error },
                 Ok(Err(failure)) => failure,
                 Err(retry_after_ms) => {
                     let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
@@ -330,12 +334,12 @@ impl Route {
                 detail = failure.detail(),
                 "{failure}"
             );
-            if !self.idempotent || attempt >= ATTEMPTS_MAX || !failure.may_pass() {
+            if !self.idempotent || attempt >= ATTEMPTS_MAX || !failure.is_transient() {
                 return refused(ErrorCode::BackendUnavailable, failure.to_string());
             }
             tokio::time::sleep(back_off).await;
             back_off *= 2;
-            shared.stats.retries.add(1);
+            shared.metrics.retries.add(1);
         }
         unreachable!("the loop ends by returning")
     }

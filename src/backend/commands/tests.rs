@@ -1,4 +1,4 @@
-//! The router under test: in-process handlers and what collects its answers and events.
+//! The router under test, with in-process handlers. The harness collects its answers and events.
 
 mod failing;
 mod limits;
@@ -48,8 +48,8 @@ impl Broker for Log {
     }
 }
 
-/// A router and what it answers.
-struct Bench {
+/// A router, its answers and its audit events.
+struct Harness {
     router: Router,
     answers: mpsc::UnboundedReceiver<(ConnectionId, u32, CommandOutcome)>,
     log: Arc<Log>,
@@ -64,7 +64,7 @@ fn connection(slot: u32) -> ConnectionId {
     }
 }
 
-impl Bench {
+impl Harness {
     fn new(settings: Settings) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
         let log = Arc::new(Log::default());
@@ -92,13 +92,13 @@ impl Bench {
 
     fn send_from(&mut self, slot: u32, action: &str, params: &str) -> u32 {
         self.requests += 1;
-        let origin = Origin {
+        let source = CommandSource {
             connection: connection(slot),
             request: self.requests,
             client_id: "client_1",
             address: Some([10, 0, 0, 7].into()),
         };
-        self.router.route(origin, command(self.requests, action, params));
+        self.router.route(source, command(self.requests, action, params));
         self.requests
     }
 
@@ -137,7 +137,7 @@ fn code(outcome: &CommandOutcome) -> &'static str {
 
 type Work = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 
-/// A handler made of a function.
+/// A handler that calls a function.
 struct Script<F>(F);
 
 impl<F: Fn(Request) -> Work + Send + Sync> Handler for Script<F> {
@@ -159,7 +159,7 @@ fn route(pattern: &str, target: Target) -> RouteSettings {
 
 fn says(text: &'static str) -> impl Fn(Request) -> Work + Send + Sync + 'static {
     move |_| {
-        Box::pin(std::future::ready(Ok(Answer::Success(Bytes::from_static(
+        Box::pin(std::future::ready(Ok(BackendReply::Success(Bytes::from_static(
             text.as_bytes(),
         )))))
     }

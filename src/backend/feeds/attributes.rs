@@ -1,21 +1,21 @@
-//! JSON from what Redis keeps: hashes whose fields and values are texts.
+//! JSON from Redis hashes, whose fields and values are texts.
 //!
-//! Invariant: a text becomes a number, `true`, `false`, `null`, an array or an object exactly when it is one in JSON,
-//! byte for byte, and a string otherwise (`000001` is no JSON number). The field that names a record is always a string:
-//! a code made of digits must not turn into a number.
+//! Invariant: a text that is a JSON number, `true`, `false`, `null`, an array or an object is copied byte for byte. Any
+//! other text becomes a string; `000001`, for example, is not a JSON number. The field that names a record always becomes a
+//! string, so that a code made of digits does not turn into a number.
 
-use super::failure::Failure;
+use super::failure::PollFailure;
 use tickgate_protocol::json::{Scratch, check_value, push_string};
 
-/// One hash: fields and values.
+/// The fields and values of one hash.
 pub(super) type Hash = Vec<(String, String)>;
 
-/// A hash as one object, its fields in order.
+/// A hash as one object, with its fields in order. `name` is the field that names a record.
 pub(super) fn object(mut hash: Hash, name: Option<&str>) -> String {
     hash.sort_unstable();
     let mut out = Vec::from(b"{");
-    for (place, (field, value)) in hash.iter().enumerate() {
-        if place > 0 {
+    for (index, (field, value)) in hash.iter().enumerate() {
+        if index > 0 {
             out.push(b',');
         }
         push_string(&mut out, field);
@@ -29,19 +29,23 @@ pub(super) fn object(mut hash: Hash, name: Option<&str>) -> String {
     text(out)
 }
 
-/// A hash whose values are records in JSON as an array, in the order of the fields. A record without a member `name`
-/// gets the field's name for it.
-pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, Failure> {
+/// A hash whose values are JSON records, as an array in the order of the fields. A record without the member `name` gets
+/// it, with the field's name as its value.
+///
+/// # Errors
+///
+/// [`PollFailure::BadResponse`] when a value is not a JSON object.
+pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, PollFailure> {
     hash.sort_unstable();
     let mut out = Vec::from(b"[");
     let mut scratch = Scratch::default();
-    for (place, (field, record)) in hash.iter().enumerate() {
-        if place > 0 {
+    for (index, (field, record)) in hash.iter().enumerate() {
+        if index > 0 {
             out.push(b',');
         }
-        let object = scratch
-            .object(record)
-            .map_err(|error| Failure::BadAnswer(format!("the value of field {field:?} is no record: {error}")))?;
+        let object = scratch.object(record).map_err(|error| {
+            PollFailure::BadResponse(format!("the value of field {field:?} is not a record: {error}"))
+        })?;
         if object.get(name).is_some() {
             out.extend(record.trim_ascii().as_bytes());
             continue;
@@ -50,7 +54,6 @@ pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, Failure> {
         push_string(&mut out, name);
         out.push(b':');
         push_string(&mut out, field);
-        // What follows the opening brace.
         let members = record.trim_ascii()[1..].trim_ascii_start();
         if !members.starts_with('}') {
             out.push(b',');
@@ -61,7 +64,7 @@ pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, Failure> {
     Ok(text(out))
 }
 
-/// Hashes as an array of objects; empty ones (keys that do not exist) are passed over.
+/// Hashes as an array of objects. Empty hashes, which stand for missing keys, are skipped.
 pub(super) fn array(hashes: Vec<Hash>, name: Option<&str>) -> String {
     let hashes = hashes.into_iter().filter(|hash| !hash.is_empty());
     let objects: Vec<String> = hashes.map(|hash| object(hash, name)).collect();
@@ -69,7 +72,7 @@ pub(super) fn array(hashes: Vec<Hash>, name: Option<&str>) -> String {
 }
 
 fn text(json: Vec<u8>) -> String {
-    String::from_utf8(json).expect("made of strings")
+    String::from_utf8(json).expect("built from strings")
 }
 
 #[cfg(test)]
@@ -84,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_an_object_of_json_values_and_strings() {
+    fn a_hash_becomes_an_object_of_json_values_and_strings() {
         let fields = hash(&[
             ("price", "1850.50"),
             ("code", "600519"),
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_of_records_is_an_array_and_fields_name_the_nameless() {
+    fn a_hash_of_records_becomes_an_array_and_fields_name_unnamed_records() {
         let fields = hash(&[("b", r#" {"code":"B","p":1} "#), ("a", r#"{"p":2.50}"#), ("c", "{ }")]);
         assert_eq!(
             records(fields, "code").expect("records"),
@@ -116,7 +119,7 @@ mod tests {
         assert_eq!(records(Hash::new(), "code").expect("none"), "[]");
         for bad in ["1", "", "[]", "{\"p\":}"] {
             let failure = records(hash(&[("a", bad)]), "code").expect_err(bad).to_string();
-            assert!(failure.contains("no record"), "{bad}: {failure}");
+            assert!(failure.contains("not a record"), "{bad}: {failure}");
         }
     }
 }

@@ -1,66 +1,70 @@
-//! What of a source's answer is to be told. Pure.
+//! Which part of a source's response is published. Pure.
 //!
-//! Invariant: whoever got a full answer and every later one holds, for each key, the record of the source's last good
-//! answer that had it; no record is told that did not change; an answer that is refused leaves the memory as it was.
+//! Invariant: a client that merges a full response and every later change holds, for each key, the record of the last good
+//! response that contained it. An unchanged record is not published again. A refused response changes nothing.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::Tell;
-use super::failure::Failure;
+use super::PublishMode;
+use super::failure::PollFailure;
 use tickgate_protocol::json::{RecordError, Scratch, check_value, count_items, record_name, same, split_array};
 
-/// Most records of one answer.
+/// Most records of one response.
 pub(super) const RECORDS_MAX: usize = 100_000;
 
-/// The last good answer of one channel, as far as it is needed to see changes.
+/// The last good response of one channel, as far as it is needed to find changes.
 #[derive(Debug, Default)]
-pub(super) enum Memory {
-    /// None yet.
+pub(super) enum LastResponse {
+    /// There was none, or it is not needed.
     #[default]
-    Nothing,
-    /// All of it.
+    None,
+    /// The whole response.
     Whole(Box<str>),
-    /// Its records by key.
+    /// The records by key.
     Records(HashMap<Box<str>, Box<str>>),
 }
 
-/// What is to be told.
+/// The events to publish.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// `data` of each event, in order; mostly one or none.
+    /// The `data` of each event, in order; usually one or none.
     pub(super) events: Vec<Bytes>,
-    /// Records in them: items of arrays, 1 for anything else.
+    /// The number of records in them: the items of an array, or 1 for anything else.
     pub(super) records: usize,
 }
 
-/// Notes `answer` and says what to tell: what changed or, when `full`, everything. No event's data is longer than
-/// `event_bytes`: records that do not fit into one event go into several.
-pub(super) fn note(
-    memory: &mut Memory,
-    tell: &Tell,
-    answer: &str,
+/// Stores `response` as the last one, and returns what to publish: the changes or, with `full`, everything. Records that
+/// do not fit into the `event_bytes` of one event are split over several.
+///
+/// # Errors
+///
+/// [`PollFailure::BadResponse`] when no event can be made from the response.
+pub(super) fn changes(
+    last: &mut LastResponse,
+    mode: &PublishMode,
+    response: &str,
     full: bool,
     event_bytes: usize,
-) -> Result<Changes, Failure> {
-    match tell {
-        Tell::ChangedRecords(key) => records(memory, key, answer, full, event_bytes),
-        Tell::Everything => whole(answer, event_bytes),
-        Tell::Changed => {
-            let unchanged = matches!(memory, Memory::Whole(last) if !full && same(last, answer.trim_ascii()));
-            let changes = whole(answer, event_bytes)?;
+) -> Result<Changes, PollFailure> {
+    match mode {
+        PublishMode::ChangedRecords(key) => records(last, key, response, full, event_bytes),
+        PublishMode::Everything => whole(response, event_bytes),
+        PublishMode::Changed => {
+            let unchanged = matches!(last, LastResponse::Whole(last) if !full && same(last, response.trim_ascii()));
+            let changes = whole(response, event_bytes)?;
             if unchanged {
                 return Ok(Changes::default());
             }
-            *memory = Memory::Whole(answer.trim_ascii().into());
+            *last = LastResponse::Whole(response.trim_ascii().into());
             Ok(changes)
         }
     }
 }
 
-fn whole(answer: &str, event_bytes: usize) -> Result<Changes, Failure> {
-    let data = check_value(answer).map_err(|error| bad(format!("it is no JSON: {error}")))?;
+fn whole(response: &str, event_bytes: usize) -> Result<Changes, PollFailure> {
+    let data = check_value(response).map_err(|error| bad(format!("it is not valid JSON: {error}")))?;
     if data.len() > event_bytes {
         return Err(bad(format!("it is longer than an event's {event_bytes} bytes")));
     }
@@ -70,25 +74,31 @@ fn whole(answer: &str, event_bytes: usize) -> Result<Changes, Failure> {
     })
 }
 
-fn records(memory: &mut Memory, key: &str, answer: &str, full: bool, event_bytes: usize) -> Result<Changes, Failure> {
-    // As nested as an event's `data` may be, in which the records are sent.
-    check_value(answer).map_err(|error| bad(format!("it is no JSON array of records: {error}")))?;
-    let items =
-        split_array(answer, RECORDS_MAX).map_err(|error| bad(format!("it is no JSON array of records: {error}")))?;
-    let known = match &*memory {
-        Memory::Records(known) => Some(known),
+fn records(
+    last: &mut LastResponse,
+    key: &str,
+    response: &str,
+    full: bool,
+    event_bytes: usize,
+) -> Result<Changes, PollFailure> {
+    // Limits the depth to that of an event's `data`, in which the records are sent.
+    check_value(response).map_err(|error| bad(format!("it is not a JSON array of records: {error}")))?;
+    let items = split_array(response, RECORDS_MAX)
+        .map_err(|error| bad(format!("it is not a JSON array of records: {error}")))?;
+    let known = match &*last {
+        LastResponse::Records(known) => Some(known),
         _ => None,
     };
-    let (mut now, mut told) = (HashMap::with_capacity(items.len()), Vec::new());
+    let (mut now, mut changed) = (HashMap::with_capacity(items.len()), Vec::new());
     let mut scratch = Scratch::default();
     for (index, record) in items.into_iter().enumerate() {
-        let name = record_name(&mut scratch, record, key).map_err(|error| no_record(index, key, error))?;
+        let name = record_name(&mut scratch, record, key).map_err(|error| bad_record(index, key, error))?;
         if record.len() + 2 > event_bytes {
             return Err(bad(format!("a record is longer than an event's {event_bytes} bytes")));
         }
-        let last = known.and_then(|known| known.get(&name));
-        if full || !last.is_some_and(|last| same(last, record)) {
-            told.push(record);
+        let before = known.and_then(|known| known.get(&name));
+        if full || !before.is_some_and(|before| same(before, record)) {
+            changed.push(record);
         }
         if now.insert(name, Box::from(record)).is_some() {
             return Err(bad(format!("two of its records have the same `{key}`")));
@@ -96,23 +106,23 @@ fn records(memory: &mut Memory, key: &str, answer: &str, full: bool, event_bytes
     }
     let is_first = known.is_none();
     let changes = Changes {
-        records: told.len(),
-        events: arrays(&told, full || is_first, event_bytes),
+        records: changed.len(),
+        events: arrays(&changed, full || is_first, event_bytes),
     };
-    *memory = Memory::Records(now);
+    *last = LastResponse::Records(now);
     Ok(changes)
 }
 
-fn no_record(index: usize, key: &str, error: RecordError) -> Failure {
+fn bad_record(index: usize, key: &str, error: RecordError) -> PollFailure {
     bad(match error {
-        RecordError::NoObject(error) => format!("item {index} is no record: {error}"),
+        RecordError::NoObject(error) => format!("item {index} is not a record: {error}"),
         RecordError::Missing => format!("item {index} has no `{key}`"),
-        RecordError::NoText => format!("the `{key}` of item {index} is no Unicode text"),
+        RecordError::NoText => format!("the `{key}` of item {index} is not valid Unicode"),
         RecordError::WrongKind => format!("the `{key}` of item {index} is neither text nor number"),
     })
 }
 
-/// Records as arrays of at most `event_bytes` each. Without any record an array only when `even_empty`.
+/// Records as arrays of at most `event_bytes` each. Without records the result is one empty array if `even_empty`.
 fn arrays(records: &[&str], even_empty: bool, event_bytes: usize) -> Vec<Bytes> {
     let mut events = Vec::new();
     let mut data = String::from("[");
@@ -134,8 +144,8 @@ fn arrays(records: &[&str], even_empty: bool, event_bytes: usize) -> Vec<Bytes> 
     events
 }
 
-fn bad(why: String) -> Failure {
-    Failure::BadAnswer(why)
+fn bad(why: String) -> PollFailure {
+    PollFailure::BadResponse(why)
 }
 
 #[cfg(test)]
@@ -148,10 +158,10 @@ mod tests {
     use super::*;
     use tickgate_protocol::json::MAX_DEPTH;
 
-    const ROOM: usize = 1 << 20;
+    const EVENT_BYTES: usize = 1 << 20;
 
-    fn by_code() -> Tell {
-        Tell::ChangedRecords("code".into())
+    fn by_code() -> PublishMode {
+        PublishMode::ChangedRecords("code".into())
     }
 
     fn texts(changes: &Changes) -> Vec<&str> {
@@ -163,78 +173,87 @@ mod tests {
     }
 
     #[test]
-    fn records_are_nested_no_deeper_than_what_is_kept_of_them() {
-        let answer = |depth: usize| {
+    fn the_depth_of_records_is_that_of_kept_events() {
+        let response = |depth: usize| {
             let (open, close) = ("[".repeat(depth - 2), "]".repeat(depth - 2));
             format!(r#"[{{"code":1,"a":{open}{close}}}]"#)
         };
-        let told = |answer: &str| note(&mut Memory::default(), &by_code(), answer, false, ROOM);
+        let published =
+            |response: &str| changes(&mut LastResponse::default(), &by_code(), response, false, EVENT_BYTES);
         let deepest = usize::try_from(MAX_DEPTH).expect("small") - 1;
-        for data in told(&answer(deepest)).expect("good").events {
-            // The snapshot's own check.
+        for data in published(&response(deepest)).expect("good").events {
+            // The check that the snapshot makes.
             check_value(std::str::from_utf8(&data).expect("text")).expect("as deep as a message's member");
         }
-        assert!(told(&answer(deepest + 1)).is_err());
+        assert!(published(&response(deepest + 1)).is_err());
     }
 
     #[test]
-    fn an_answer_is_told_when_its_value_changed() {
-        let mut memory = Memory::default();
-        let mut told = |answer, full| note(&mut memory, &Tell::Changed, answer, full, ROOM).expect("good");
-        assert_eq!(texts(&told(" {\"a\": 1}\n", false)), ["{\"a\": 1}"]);
-        assert_eq!(told("{\"a\":1.0}", false), Changes::default());
-        assert_eq!(texts(&told("{\"a\":1.0}", true)), ["{\"a\":1.0}"], "to a newcomer");
-        let changed = told("[1,2,{}]", false);
+    fn a_response_is_published_when_its_value_changed() {
+        let mut last = LastResponse::default();
+        let mut published =
+            |response, full| changes(&mut last, &PublishMode::Changed, response, full, EVENT_BYTES).expect("good");
+        assert_eq!(texts(&published(" {\"a\": 1}\n", false)), ["{\"a\": 1}"]);
+        assert_eq!(published("{\"a\":1.0}", false), Changes::default());
+        assert_eq!(texts(&published("{\"a\":1.0}", true)), ["{\"a\":1.0}"], "in full");
+        let changed = published("[1,2,{}]", false);
         assert_eq!((texts(&changed), changed.records), (vec!["[1,2,{}]"], 3));
     }
 
     #[test]
-    fn without_only_changed_every_answer_is_told() {
-        let mut memory = Memory::default();
+    fn everything_is_published_without_only_changed() {
+        let mut last = LastResponse::default();
         for _ in 0..2 {
-            let changes = note(&mut memory, &Tell::Everything, "7", false, ROOM).expect("good");
-            assert_eq!((texts(&changes), changes.records), (vec!["7"], 1));
+            let published = changes(&mut last, &PublishMode::Everything, "7", false, EVENT_BYTES).expect("good");
+            assert_eq!((texts(&published), published.records), (vec!["7"], 1));
         }
     }
 
     #[test]
-    fn a_bad_answer_is_refused_and_changes_nothing() {
+    fn a_bad_response_is_refused_and_changes_nothing() {
         let good = r#"[{"code":"a","n":1},{"code":"b","n":1}]"#;
         let long = format!(r#"[{{"code":"a","x":"{}"}}]"#, "x".repeat(200));
         for (bad, why) in [
-            ("", "no JSON array"),
+            ("", "not a JSON array"),
             ("{}", "not an array"),
-            ("[1]", "item 0 is no record"),
+            ("[1]", "item 0 is not a record"),
             (r#"[{"n":1}]"#, "no `code`"),
             (r#"[{"code":null}]"#, "neither text nor number"),
             (r#"[{"code":{}}]"#, "neither text nor number"),
-            (r#"[{"code":"\ud800"}]"#, "no Unicode text"),
+            (r#"[{"code":"\ud800"}]"#, "not valid Unicode"),
             (r#"[{"code":"c"},{"code":"\u0063"}]"#, "two of its records"),
             (&long, "longer than an event's 100 bytes"),
         ] {
-            let mut memory = Memory::default();
-            note(&mut memory, &by_code(), good, false, 100).expect("good");
-            let failure = note(&mut memory, &by_code(), bad, false, 100)
+            let mut last = LastResponse::default();
+            changes(&mut last, &by_code(), good, false, 100).expect("good");
+            let failure = changes(&mut last, &by_code(), bad, false, 100)
                 .expect_err(bad)
                 .to_string();
             assert!(failure.contains(why), "{bad}: {failure}");
-            let again = note(&mut memory, &by_code(), good, false, 100).expect("good");
+            let again = changes(&mut last, &by_code(), good, false, 100).expect("good");
             assert_eq!(again, Changes::default(), "after {bad}");
         }
-        for (bad, why) in [("{", "no JSON"), ("\"xxxxxxxxx\"", "longer")] {
-            let failure = note(&mut Memory::default(), &Tell::Changed, bad, false, 10).expect_err(bad);
+        for (bad, why) in [("{", "not valid JSON"), ("\"xxxxxxxxx\"", "longer")] {
+            let failure = changes(&mut LastResponse::default(), &PublishMode::Changed, bad, false, 10).expect_err(bad);
             assert!(failure.to_string().contains(why), "{failure}");
         }
     }
 
     #[test]
-    fn the_first_and_a_full_answer_are_told_even_when_empty() {
-        let mut memory = Memory::default();
-        let mut told = |full| note(&mut memory, &by_code(), "[]", full, ROOM).expect("good").events;
-        assert_eq!((told(false).len(), told(false).len(), told(true).len()), (1, 0, 1));
+    fn the_first_and_a_full_response_are_published_even_when_empty() {
+        let mut last = LastResponse::default();
+        let mut published = |full| {
+            changes(&mut last, &by_code(), "[]", full, EVENT_BYTES)
+                .expect("good")
+                .events
+        };
+        assert_eq!(
+            (published(false).len(), published(false).len(), published(true).len()),
+            (1, 0, 1)
+        );
     }
 
-    fn answer(source: &BTreeMap<u8, i64>) -> String {
+    fn response(source: &BTreeMap<u8, i64>) -> String {
         let records = source
             .iter()
             .map(|(code, n)| json!({ "code": format!("s{code}"), "n": n }));
@@ -242,37 +261,37 @@ mod tests {
     }
 
     proptest! {
-        // Beside it runs a client that merges what it is told, as a browser does.
+        // The model is a client that merges the events, as a browser does.
         #[test]
-        fn a_client_that_merges_what_is_told_holds_the_source(
-            answers in prop::collection::vec((prop::collection::btree_map(0u8..8, 0i64..3, 0..8), any::<bool>()), 1..12),
-            room in 40usize..200,
+        fn a_client_that_merges_the_events_holds_the_source(
+            responses in prop::collection::vec((prop::collection::btree_map(0u8..8, 0i64..3, 0..8), any::<bool>()), 1..12),
+            event_bytes in 40usize..200,
         ) {
-            let (mut memory, mut client) = (Memory::default(), BTreeMap::new());
-            let mut last: Option<BTreeMap<u8, i64>> = None;
-            for (source, full) in answers {
-                let changes = note(&mut memory, &by_code(), &answer(&source), full, room).expect("good");
+            let (mut last, mut client) = (LastResponse::default(), BTreeMap::new());
+            let mut before: Option<BTreeMap<u8, i64>> = None;
+            for (source, full) in responses {
+                let changes = changes(&mut last, &by_code(), &response(&source), full, event_bytes).expect("good");
                 let mut expected = source.clone();
-                if let (Some(last), false) = (&last, full) {
-                    expected.retain(|code, n| last.get(code) != Some(n));
+                if let (Some(before), false) = (&before, full) {
+                    expected.retain(|code, n| before.get(code) != Some(n));
                 }
-                let mut told = BTreeMap::new();
+                let mut published = BTreeMap::new();
                 for data in &changes.events {
-                    prop_assert!(data.len() <= room);
+                    prop_assert!(data.len() <= event_bytes);
                     let records: Vec<Value> = serde_json::from_slice(data).expect("an array");
                     for record in records {
                         let code: u8 = record["code"].as_str().expect("text")[1..].parse().expect("a number");
                         let n = record["n"].as_i64().expect("a number");
-                        prop_assert_eq!(told.insert(code, n), None, "told twice");
+                        prop_assert_eq!(published.insert(code, n), None, "published twice");
                         client.insert(code, n);
                     }
                 }
-                prop_assert_eq!(&told, &expected, "all and only what changed");
+                prop_assert_eq!(&published, &expected, "exactly the changes");
                 prop_assert_eq!(changes.records, expected.len());
                 for (code, n) in &source {
                     prop_assert_eq!(client.get(code), Some(n));
                 }
-                last = Some(source);
+                before = Some(source);
             }
         }
     }

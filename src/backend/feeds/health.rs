@@ -1,13 +1,13 @@
-//! How a feed's source does, over all its channels. Pure.
+//! The state of a feed's source, over all its channels. Pure.
 //!
-//! Invariant: the state follows from how many channels were polled and how many of them failed the last time; so one
-//! bad channel among many hides no outage, and an outage of all is one change, not one for each channel.
+//! Invariant: the state depends only on the number of channels and on how many of them failed in their last poll. One bad
+//! channel therefore hides no outage, and an outage of all channels changes the state once, not once for each channel.
 
-/// How a feed's source does.
+/// The state of a feed's source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum State {
-    /// It was not asked yet.
+pub enum FeedState {
+    /// No poll has ended yet.
     #[default]
     Unknown,
     /// Every channel's last poll succeeded.
@@ -18,8 +18,8 @@ pub enum State {
     Failing,
 }
 
-impl State {
-    /// All of them, each at its own number.
+impl FeedState {
+    /// Every state, each at the index of its number.
     pub const ALL: [Self; 4] = [Self::Unknown, Self::Good, Self::Partly, Self::Failing];
 
     /// `unknown`, `good`, `partly` or `failing`.
@@ -37,24 +37,26 @@ impl State {
 /// Counts channels by how their last poll went.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    state: State,
+    state: FeedState,
     good: usize,
     failing: usize,
 }
 
 impl Health {
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> FeedState {
         self.state
     }
 
-    /// Channels whose last poll failed, and channels polled.
+    /// The number of channels whose last poll failed, and the number of all channels polled.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.failing, self.good + self.failing)
     }
 
-    /// The last poll of a channel went `to` (whether it succeeded; `None`: the channel is given up), the one before
-    /// `from`. Says from which state the feed's has changed, when it has. A feed without channels keeps its last state.
-    pub(super) fn change(&mut self, from: Option<bool>, to: Option<bool>) -> Option<State> {
+    /// Replaces the result of a channel's last poll. `true` means that the poll succeeded. `None` stands for a channel
+    /// that was not polled before, or is not polled any more.
+    ///
+    /// Returns the previous state of the feed if it changes. A feed without channels keeps its last state.
+    pub(super) fn change(&mut self, from: Option<bool>, to: Option<bool>) -> Option<FeedState> {
         match from {
             Some(true) => self.good -= 1,
             Some(false) => self.failing -= 1,
@@ -67,9 +69,9 @@ impl Health {
         }
         let state = match (self.good, self.failing) {
             (0, 0) => self.state,
-            (_, 0) => State::Good,
-            (0, _) => State::Failing,
-            _ => State::Partly,
+            (_, 0) => FeedState::Good,
+            (0, _) => FeedState::Failing,
+            _ => FeedState::Partly,
         };
         let last = std::mem::replace(&mut self.state, state);
         (last != state).then_some(last)
@@ -81,37 +83,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_of_many_is_two_changes_there_and_two_back() {
+    fn an_outage_of_many_channels_changes_the_state_twice_each_way() {
         let mut health = Health::default();
-        assert_eq!(health.change(None, Some(true)), Some(State::Unknown));
+        assert_eq!(health.change(None, Some(true)), Some(FeedState::Unknown));
         for _ in 1..1000 {
             assert_eq!(health.change(None, Some(true)), None);
         }
-        let out: Vec<State> = (0..1000)
+        let out: Vec<FeedState> = (0..1000)
             .filter_map(|_| health.change(Some(true), Some(false)))
             .collect();
         assert_eq!(
             (out, health.state()),
-            (vec![State::Good, State::Partly], State::Failing)
+            (vec![FeedState::Good, FeedState::Partly], FeedState::Failing)
         );
-        let back: Vec<State> = (0..1000)
+        let back: Vec<FeedState> = (0..1000)
             .filter_map(|_| health.change(Some(false), Some(true)))
             .collect();
         assert_eq!(
             (back, health.state()),
-            (vec![State::Failing, State::Partly], State::Good)
+            (vec![FeedState::Failing, FeedState::Partly], FeedState::Good)
         );
     }
 
     #[test]
-    fn channels_that_are_given_up_count_no_more() {
+    fn forgotten_channels_no_longer_count() {
         let mut health = Health::default();
         health.change(None, Some(true));
         health.change(None, Some(false));
-        assert_eq!((health.state(), health.counts()), (State::Partly, (1, 2)));
-        assert_eq!(health.change(Some(false), None), Some(State::Partly));
-        assert_eq!(health.state(), State::Good);
+        assert_eq!((health.state(), health.counts()), (FeedState::Partly, (1, 2)));
+        assert_eq!(health.change(Some(false), None), Some(FeedState::Partly));
+        assert_eq!(health.state(), FeedState::Good);
         assert_eq!(health.change(Some(true), None), None, "keeps its last state");
-        assert_eq!(health.state(), State::Good);
+        assert_eq!(health.state(), FeedState::Good);
     }
 }

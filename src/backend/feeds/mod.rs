@@ -1,31 +1,31 @@
-//! Feeds: sources that cannot push are polled, and what changed becomes events.
+//! Feeds: sources that cannot push are polled, and their changes become events.
 //!
-//! Invariant: a source is asked only while somebody listens to its channel (or an operator asks); of one channel one
-//! poll is under way at most, so its events keep their order; and a poll that fails changes nothing that is known.
+//! Invariant: a source is polled only while its channel has subscribers, or when an operator asks. Each channel has at
+//! most one poll under way, so its events keep their order. A failed poll changes nothing that is known of the source.
 //!
 //! # The life of a poll
 //!
-//! 1. A shard joins a pattern; the hub notes it ([`crate::hub::InterestWatch`]); the [`Runner`] finds the feeds it
-//!    concerns. A channel with a placeholder (`template`) is an instance of its own for each value.
-//! 2. `schedule` says when an instance is due: at once for a newcomer, then each interval with jitter, later while
-//!    it fails. [`SLOTS`] polls of one feed are under way at most; the others wait in order.
-//! 3. `source` asks: HTTP or Redis. Whatever it is, the answer is one JSON text.
-//! 4. `change` compares it with the last good one and says what is to be told.
-//! 5. The events go to the broker. `health` notes how it went, and `system.log` hears of changes for the worse and
-//!    for the better.
+//! 1. A shard joins a pattern. The hub records it ([`crate::hub::InterestWatch`]), and the [`Runner`] finds the feeds that
+//!    it concerns. A channel with a placeholder (`template`) has one instance for each value.
+//! 2. `schedule` decides when an instance is due: at once for a new subscriber, then once per interval with jitter, and
+//!    less often while polls fail. At most [`SLOTS`] polls of one feed are under way; the others wait in order.
+//! 3. `source` fetches one JSON text, by HTTP or from Redis.
+//! 4. `change` compares it with the last good response and decides what is published.
+//! 5. The events go to the broker. `health` tracks the state of the source, and `report` announces its changes on
+//!    `system.log`.
 //!
-//! There is one task that owns all instances, and one for each poll under way.
+//! One task owns all instances, and each poll under way has a task of its own.
 
 mod attributes;
 mod change;
 mod failure;
 mod health;
+mod metrics;
 mod poll;
 mod report;
 mod runner;
 mod schedule;
 mod source;
-mod stats;
 mod template;
 
 use std::sync::Arc;
@@ -35,31 +35,31 @@ use tokio::sync::{mpsc, oneshot};
 
 use tickgate_protocol::channel::Pattern;
 
-pub use health::State;
+pub use health::FeedState;
+pub use metrics::{FeedCounts, FeedSample};
 pub use runner::Runner;
 pub use source::{RedisAddress, RedisKey, SourceSettings, UrlTemplate};
-pub use stats::Snapshot;
 pub use template::{ChannelTemplate, TemplateError};
 
-use stats::FeedMetrics;
+use metrics::FeedMetrics;
 
-/// Polls of one feed under way at one time: enough for 10,000 channels every 10 seconds from a source that takes
-/// 60 ms, few enough not to trample it.
+/// Polls of one feed under way at one time. This is enough for 10,000 channels every 10 seconds from a source that takes
+/// 60 ms, and does not overload the source.
 pub const SLOTS: usize = 64;
 
-/// The shortest time from one poll to the next, such as a newcomer causes; half the interval when that is shorter. However
-/// many come, and however often they come and go, a source is asked no more often than that.
+/// The shortest time from one poll of a channel to the next, or half the interval if that is shorter. Subscribers that come
+/// and go do not cause more polls than that.
 pub const NEWCOMER_GAP: Duration = Duration::from_secs(1);
 
-/// Orders of operators that wait to be taken.
+/// Requests of operators that may wait for the runner.
 const PUSHES_MAX: usize = 64;
 
-/// `[[feed]]`: all of them.
+/// The settings of all feeds (`[[feed]]`).
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The feeds, in the order of the file.
+    /// The feeds, in the order of the configuration.
     pub feeds: Vec<FeedSettings>,
-    /// Longest `data` of an event, in bytes (`limits.event_bytes`). A source's answer may have 16 times that.
+    /// Longest `data` of an event, in bytes (`limits.event_bytes`). A source's response may be 16 times as long.
     pub event_bytes: usize,
 }
 
@@ -75,72 +75,73 @@ impl Default for Settings {
 /// One feed.
 #[derive(Clone, Debug)]
 pub struct FeedSettings {
-    /// The channel, perhaps with a placeholder.
+    /// The channel, with or without a placeholder.
     pub channel: ChannelTemplate,
-    /// The events' name.
+    /// The name of its events.
     pub event: Box<str>,
-    /// What is asked.
+    /// What is polled.
     pub source: SourceSettings,
-    /// What of an answer is told.
-    pub tell: Tell,
-    /// From one poll to the next.
+    /// Which part of a response is published.
+    pub publish: PublishMode,
+    /// The time from one poll to the next.
     pub interval: Duration,
-    /// For one poll as a whole.
+    /// The time limit of one poll as a whole.
     pub timeout: Duration,
 }
 
-/// What of an answer is told.
+/// Which part of a source's response is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tell {
-    /// Every answer.
+pub enum PublishMode {
+    /// Every response.
     Everything,
-    /// An answer that differs from the last one.
+    /// A response that differs from the last one.
     Changed,
-    /// Of an array of records with this field, those that differ from the last ones of the same key.
+    /// The changed records of an array. The field named here is the key that identifies a record.
     ChangedRecords(Box<str>),
 }
 
-/// What a push of one channel gave: the records sent, or why the source gave none.
+/// The result of a push for one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// The channel.
     pub channel: Box<str>,
-    /// Records of an array, 1 for anything else.
+    /// The number of records published (1 for anything but an array), or why the poll failed.
     pub records: Result<usize, Box<str>>,
 }
 
-/// An order to poll now.
+/// A request to poll now.
 struct Push {
     channels: Pattern,
     reply: oneshot::Sender<Option<Vec<oneshot::Receiver<Pushed>>>>,
 }
 
-/// Why there is no answer to a push.
+/// Why a push was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushRefused {
     /// No feed has such a channel.
     Unknown,
-    /// The gateway ends.
+    /// The gateway is shutting down.
     Ending,
 }
 
-/// What others ask of the feeds while they run.
+/// A handle to the running feeds.
 pub struct Feeds {
     pushes: mpsc::Sender<Push>,
-    stats: Arc<[FeedMetrics]>,
+    metrics: Arc<[FeedMetrics]>,
 }
 
 impl Feeds {
-    /// Polls every feed's channel that the pattern matches now, whether somebody listens or not, and publishes all it
-    /// has. An exact pattern fills placeholders; of another one only what is listened to already is polled.
+    /// Polls every channel of a feed that the pattern matches now, with or without subscribers, and publishes the whole
+    /// response. An exact pattern fills placeholders. For any other pattern, a feed with a placeholder is polled only for
+    /// its channels with subscribers.
     ///
     /// # Errors
     ///
-    /// See [`PushRefused`]; that a source fails is told in [`Pushed`].
+    /// See [`PushRefused`]. The failure of a source is part of [`Pushed`].
     pub async fn push(&self, channels: Pattern) -> Result<Vec<Pushed>, PushRefused> {
         let (reply, polls) = oneshot::channel();
-        let order = Push { channels, reply };
-        self.pushes.send(order).await.map_err(|_| PushRefused::Ending)?;
+        let push = Push { channels, reply };
+        self.pushes.send(push).await.map_err(|_| PushRefused::Ending)?;
         let polls = polls.await.map_err(|_| PushRefused::Ending)?;
         let mut pushed = Vec::new();
         for poll in polls.ok_or(PushRefused::Unknown)? {
@@ -149,9 +150,9 @@ impl Feeds {
         Ok(pushed)
     }
 
-    /// Every feed's figures, in the order of the settings.
+    /// Reads the counters of every feed, in the order of the settings.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<Snapshot> {
-        self.stats.iter().map(FeedMetrics::read).collect()
+    pub fn read(&self) -> Vec<FeedSample> {
+        self.metrics.iter().map(FeedMetrics::read).collect()
     }
 }

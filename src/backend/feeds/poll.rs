@@ -1,121 +1,123 @@
-//! One poll: ask, compare, publish.
+//! One poll: fetch, compare, publish.
 //!
-//! Invariant: what a poll found out is handed back whole, whatever came of it, and whoever waits for it is told.
+//! Invariant: a poll returns everything it was given and found out, however it ends, and every operator who waits for it
+//! gets a result.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::change::{self, Memory};
-use super::failure::Failure;
+use super::change::{self, LastResponse};
+use super::failure::PollFailure;
+use super::metrics::FeedMetrics;
 use super::source::{Connections, Source};
-use super::stats::FeedMetrics;
 use super::{FeedSettings, Pushed};
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 
-/// An answer may have so many times the bytes of an event: records go into several events.
-const ANSWER_EVENTS: usize = 16;
+/// Longest response, as a multiple of the longest event: records are split over several events.
+const RESPONSE_EVENTS: usize = 16;
 
-/// An answer that was not confirmed for so many intervals is not given to newcomers.
+/// New subscribers do not get a value that no poll has confirmed for this many intervals.
 const FRESH_INTERVALS: u32 = 3;
 
-/// What all polls of a feed share.
-pub(super) struct Poll {
+/// What the polls of a feed share.
+pub(super) struct Poller {
     pub(super) settings: FeedSettings,
     pub(super) source: Source,
     event_bytes: usize,
-    // Of all feeds, and which of them is this one.
-    stats: (Arc<[FeedMetrics]>, usize),
+    // The metrics of all feeds, and the index of this feed.
+    metrics: (Arc<[FeedMetrics]>, usize),
 }
 
-/// One channel's poll, as it begins.
-pub(super) struct Polled {
+/// The poll of one channel, as it begins.
+pub(super) struct PollStart {
     pub(super) key: usize,
     pub(super) channel: Channel,
     pub(super) value: Option<Box<str>>,
     pub(super) full: bool,
-    pub(super) memory: Memory,
+    pub(super) last: LastResponse,
     pub(super) pushes: Vec<oneshot::Sender<Pushed>>,
 }
 
-/// And as it ended.
-pub(super) struct Done {
+/// The poll of one channel, as it ended.
+pub(super) struct PollEnd {
     pub(super) key: usize,
     pub(super) full: bool,
-    pub(super) memory: Memory,
-    pub(super) failure: Option<Failure>,
+    pub(super) last: LastResponse,
+    pub(super) failure: Option<PollFailure>,
 }
 
-impl Poll {
+impl Poller {
     pub(super) fn new(
         settings: FeedSettings,
         event_bytes: usize,
         connections: &mut Connections,
-        stats: (Arc<[FeedMetrics]>, usize),
+        metrics: (Arc<[FeedMetrics]>, usize),
     ) -> Self {
         Self {
             source: Source::new(&settings.source, connections),
             settings,
             event_bytes,
-            stats,
+            metrics,
         }
     }
 
-    pub(super) fn stats(&self) -> &FeedMetrics {
-        &self.stats.0[self.stats.1]
+    pub(super) fn metrics(&self) -> &FeedMetrics {
+        &self.metrics.0[self.metrics.1]
     }
 
-    /// How long newcomers are given what a good answer said.
+    /// How long new subscribers get the value of a good response.
     pub(super) fn fresh_ms(&self) -> u32 {
         let fresh = self.settings.interval.saturating_mul(FRESH_INTERVALS);
         u32::try_from(fresh.as_millis()).unwrap_or(u32::MAX)
     }
 
-    pub(super) async fn run(&self, mut polled: Polled, broker: &dyn Broker) -> Done {
-        let result = self.publish_changes(&mut polled, broker).await;
-        self.stats().polls.add(1);
+    pub(super) async fn run(&self, mut poll: PollStart, broker: &dyn Broker) -> PollEnd {
+        let result = self.publish_changes(&mut poll, broker).await;
+        let counters = &self.metrics().counters;
+        counters.polls.add(1);
         if result.is_err() {
-            self.stats().failures.add(1);
+            counters.failures.add(1);
         }
-        for push in polled.pushes {
-            // Whoever asked may have gone away.
+        for push in poll.pushes {
+            // The receiver is gone when the operator's request was dropped meanwhile.
             let _ = push.send(Pushed {
-                channel: polled.channel.as_str().into(),
+                channel: poll.channel.as_str().into(),
                 records: result.clone().map_err(|failure| failure.to_string().into()),
             });
         }
-        Done {
-            key: polled.key,
-            full: polled.full,
-            memory: polled.memory,
+        PollEnd {
+            key: poll.key,
+            full: poll.full,
+            last: poll.last,
             failure: result.err(),
         }
     }
 
-    /// The records published.
-    async fn publish_changes(&self, polled: &mut Polled, broker: &dyn Broker) -> Result<usize, Failure> {
-        let tell = &self.settings.tell;
-        let bytes_max = self.event_bytes.saturating_mul(ANSWER_EVENTS);
-        let asked = self.source.ask(polled.value.as_deref(), tell, bytes_max);
-        let answer = match tokio::time::timeout(self.settings.timeout, asked).await {
-            Ok(answer) => answer?,
+    /// Polls the source and publishes the changes. Returns the number of records published.
+    async fn publish_changes(&self, poll: &mut PollStart, broker: &dyn Broker) -> Result<usize, PollFailure> {
+        let mode = &self.settings.publish;
+        let bytes_max = self.event_bytes.saturating_mul(RESPONSE_EVENTS);
+        let fetched = self.source.fetch(poll.value.as_deref(), mode, bytes_max);
+        let response = match tokio::time::timeout(self.settings.timeout, fetched).await {
+            Ok(response) => response?,
             Err(_) => {
                 self.source.timed_out();
-                return Err(Failure::TimedOut);
+                return Err(PollFailure::TimedOut);
             }
         };
-        let changes = change::note(&mut polled.memory, tell, &answer, polled.full, self.event_bytes)?;
+        let changes = change::changes(&mut poll.last, mode, &response, poll.full, self.event_bytes)?;
         let timestamp_ms = unix_ms();
         let options = PublishOptions {
-            even_if_unchanged: polled.full,
+            even_if_unchanged: poll.full,
             fresh_ms: Some(self.fresh_ms()),
             ..PublishOptions::default()
         };
         let event = |data| NewEvent {
-            channel: polled.channel.clone(),
+            channel: poll.channel.clone(),
             name: self.settings.event.clone(),
             data,
             timestamp_ms,
@@ -124,8 +126,9 @@ impl Poll {
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {
             let published = broker.publish(events).await.len();
-            self.stats().events.add(published as u64);
-            self.stats().records.add(changes.records as u64);
+            let counters = &self.metrics().counters;
+            counters.events.add(published as u64);
+            counters.records.add(changes.records as u64);
         }
         Ok(changes.records)
     }

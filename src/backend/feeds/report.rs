@@ -1,30 +1,31 @@
-//! Changes of a source's state, told to operators: a log line and an event on `system.log`.
+//! Reports changes of a source's state to operators, by a log line and an event on `system.log`.
 //!
-//! Invariant: one report for each change of state, in order; the event names feeds, never users, keys or addresses.
+//! Invariant: there is one report for each change of state, in order. Its event names feeds, but no users, keys or
+//! addresses.
 
 use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::failure::Failure;
-use super::health::{Health, State};
+use super::failure::PollFailure;
+use super::health::{FeedState, Health};
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 
 const CHANNEL: &str = "system.log";
-// On their way to the broker. More are in the log only.
+// Events that wait for the broker. Further reports appear in the log only.
 const PENDING_MAX: usize = 256;
 
-/// Writes log lines and queues events; one task publishes them in order.
+/// Writes log lines and queues events. One task publishes the events in order.
 pub(super) struct Reports {
     queue: mpsc::Sender<NewEvent>,
 }
 
 impl Reports {
-    /// Starts the publishing task, which ends when this is dropped and its queue is empty.
+    /// Starts the publishing task. It ends when the reports have been dropped and the queue is empty.
     pub(super) fn start(broker: Arc<dyn Broker>) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
         tokio::spawn(async move {
@@ -35,22 +36,26 @@ impl Reports {
         Self { queue }
     }
 
-    /// The state of `feed` changed from `last`; `channel` is the one whose poll changed it, `failure` how that failed.
-    pub(super) fn changed(&self, feed: &str, last: State, health: &Health, channel: &str, failure: Option<&Failure>) {
+    /// Reports that the state of `feed` changed from `last`. The poll of `channel` changed it, by `failure` if it failed.
+    pub(super) fn changed(
+        &self,
+        feed: &str,
+        last: FeedState,
+        health: &Health,
+        channel: &str,
+        failure: Option<&PollFailure>,
+    ) {
         let state = health.state();
         let (failing, polled) = health.counts();
-        let why = failure.map_or("", Failure::class);
+        let why = failure.map_or_else(String::new, |failure| format!(": {}", failure.class()));
         let (level, message) = match state {
-            State::Failing => ("error", format!("feed {feed} fails{}", after_colon(why))),
-            State::Partly => (
+            FeedState::Failing => ("error", format!("feed {feed} fails{why}")),
+            FeedState::Partly => (
                 "warn",
-                format!(
-                    "feed {feed} fails for {failing} of {polled} channels{}",
-                    after_colon(why)
-                ),
+                format!("feed {feed} fails for {failing} of {polled} channels{why}"),
             ),
-            State::Good if last != State::Unknown => ("info", format!("feed {feed} works again")),
-            State::Good | State::Unknown => return,
+            FeedState::Good if last != FeedState::Unknown => ("info", format!("feed {feed} works again")),
+            FeedState::Good | FeedState::Unknown => return,
         };
         match failure {
             Some(failure) => tracing::warn!(feed, channel, state = state.as_str(), %failure, "{message}"),
@@ -71,18 +76,7 @@ impl Reports {
             options: PublishOptions::default(),
         };
         if self.queue.try_send(event).is_err() {
-            tracing::warn!(
-                feed,
-                "this change could not be told on system.log: the broker does not take it"
-            );
+            tracing::warn!(feed, "a change of state could not be published on system.log");
         }
-    }
-}
-
-fn after_colon(why: &str) -> String {
-    if why.is_empty() {
-        String::new()
-    } else {
-        format!(": {why}")
     }
 }

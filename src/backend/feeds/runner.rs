@@ -1,7 +1,7 @@
-//! The task that owns all channels of all feeds: who listens, what is due, what is under way.
+//! The task that owns all channels of all feeds: their subscribers, what is due, and what is under way.
 //!
-//! Invariant: a channel is polled when it is due and wanted (or an operator waits for it), never twice at a time; one
-//! that nobody wants is forgotten as soon as that cannot make the source be asked too early again.
+//! Invariant: a channel is polled when it is due and has subscribers or an operator waits for it, and never twice at a
+//! time. A channel without subscribers is forgotten as soon as a new subscriber could not cause a poll too early.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -13,72 +13,81 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::change::Memory;
-use super::failure::Failure;
-use super::health::{Health, State};
-use super::poll::{Done, Poll, Polled};
+use super::change::LastResponse;
+use super::failure::PollFailure;
+use super::health::{FeedState, Health};
+use super::metrics::{FeedCounters, FeedMetrics};
+use super::poll::{PollEnd, PollStart, Poller};
 use super::report::Reports;
-use super::schedule::{Pace, Turns};
+use super::schedule::{Pace, Schedule};
 use super::source::Connections;
-use super::stats::FeedMetrics;
-use super::{Feeds, PUSHES_MAX, Push, Pushed, SLOTS, Settings};
+use super::{FeedSettings, Feeds, PUSHES_MAX, Push, Pushed, SLOTS, Settings};
 use crate::broker::Broker;
 use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
 use tickgate_protocol::channel::{Channel, Pattern};
 
-/// A feed at work.
+/// A running feed.
 struct Feed {
-    poll: Arc<Poll>,
+    poller: Arc<Poller>,
     pace: Pace,
-    // The instance of each channel.
+    // The key of each channel's instance.
     channels: HashMap<Channel, usize>,
     in_flight: usize,
-    // Due, but without a slot.
+    // Instances that are due, while all slots are in use.
     waiting: VecDeque<usize>,
     health: Health,
+}
+
+impl Feed {
+    fn counters(&self) -> &FeedCounters {
+        &self.poller.metrics().counters
+    }
 }
 
 /// One channel of one feed.
 struct Instance {
     feed: usize,
     channel: Channel,
-    // What fills the placeholder.
+    // The value that fills the placeholder.
     value: Option<Box<str>>,
+    // Whether the channel has subscribers.
     wanted: bool,
     running: bool,
+    // Whether the key is in the feed's `waiting`.
     waiting: bool,
-    // The next answer is told in full.
+    // Whether the next response is published in full.
     full: bool,
-    turns: Turns,
-    // Of the entry in the agenda that counts.
+    schedule: Schedule,
+    // The stamp of the agenda's entry that is valid.
     stamp: u64,
-    memory: Memory,
-    // How the last poll went.
-    went: Option<bool>,
+    last: LastResponse,
+    // Whether the last poll succeeded.
+    succeeded: Option<bool>,
     pushes: Vec<oneshot::Sender<Pushed>>,
 }
 
-/// Runs all feeds. [`Runner::run`] does not end.
+/// Runs all feeds, by [`Runner::run`].
 pub struct Runner {
     hub: Arc<Hub>,
     watch: Option<Arc<InterestWatch>>,
     broker: Arc<dyn Broker>,
     feeds: Vec<Feed>,
     instances: Slab<Instance>,
-    // When which instance is due, with the stamp it had then; outdated entries are passed over.
+    // When an instance is due, its key, and the stamp it had then. Entries with another stamp are outdated.
     agenda: BinaryHeap<Reverse<(u64, usize, u64)>>,
     stamps: u64,
-    polls: JoinSet<Done>,
-    orders: mpsc::Receiver<Push>,
+    polls: JoinSet<PollEnd>,
+    pushes: mpsc::Receiver<Push>,
     started: Instant,
-    // The hub's.
+    // The hub's clock.
     clock: Clock,
 }
 
 impl Runner {
-    /// The feeds of a gateway, to be run on a tokio runtime, and what others ask of them. Watches the hub from now on,
-    /// so it is made before the first connection can subscribe.
+    /// Creates the feeds of a gateway and the handle to them. They run on a tokio runtime.
+    ///
+    /// The runner watches the hub from now on, so it must be created before the first connection can subscribe.
     pub fn new(settings: Settings, hub: Arc<Hub>, broker: Arc<dyn Broker>, clock: Clock) -> (Arc<Feeds>, Self) {
         let templates: Vec<_> = settings.feeds.iter().map(|feed| feed.channel.clone()).collect();
         let concerns = move |pattern: &Pattern| templates.iter().any(|template| template.concerns(pattern));
@@ -87,20 +96,20 @@ impl Runner {
         } else {
             hub.watch(Box::new(concerns))
         };
-        let stats: Arc<[FeedMetrics]> = settings
+        let metrics: Arc<[FeedMetrics]> = settings
             .feeds
             .iter()
             .map(|feed| FeedMetrics::new(&feed.channel.to_string()))
             .collect();
         let mut connections = Connections::default();
         let event_bytes = settings.event_bytes;
-        let feed = |(index, settings): (usize, super::FeedSettings)| Feed {
+        let feed = |(index, settings): (usize, FeedSettings)| Feed {
             pace: Pace::new(settings.interval),
-            poll: Arc::new(Poll::new(
+            poller: Arc::new(Poller::new(
                 settings,
                 event_bytes,
                 &mut connections,
-                (Arc::clone(&stats), index),
+                (Arc::clone(&metrics), index),
             )),
             channels: HashMap::new(),
             in_flight: 0,
@@ -108,7 +117,7 @@ impl Runner {
             health: Health::default(),
         };
         let feeds = settings.feeds.into_iter().enumerate().map(feed).collect();
-        let (pushes, orders) = mpsc::channel(PUSHES_MAX);
+        let (sender, pushes) = mpsc::channel(PUSHES_MAX);
         let runner = Self {
             hub,
             watch,
@@ -118,25 +127,29 @@ impl Runner {
             agenda: BinaryHeap::new(),
             stamps: 0,
             polls: JoinSet::new(),
-            orders,
+            pushes,
             started: Instant::now(),
             clock,
         };
-        (Arc::new(Feeds { pushes, stats }), runner)
+        let handle = Feeds {
+            pushes: sender,
+            metrics,
+        };
+        (Arc::new(handle), runner)
     }
 
-    /// Runs until the task is aborted, and with it the polls under way.
+    /// Runs until the task is aborted, which also aborts the polls under way.
     pub async fn run(mut self) {
         let reports = Reports::start(Arc::clone(&self.broker));
         loop {
             let due = self.next_due();
             tokio::select! {
-                changed = changed(self.watch.as_deref()) => self.interest(changed),
-                Some(done) = self.polls.join_next() => self.ended(done, &reports),
-                Some(push) = self.orders.recv() => self.push(push),
+                changed = interest_changed(self.watch.as_deref()) => self.update_interest(changed),
+                Some(end) = self.polls.join_next() => self.poll_ended(end, &reports),
+                Some(push) = self.pushes.recv() => self.push(push),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
-            self.begin_due(&reports);
+            self.start_due(&reports);
         }
     }
 
@@ -149,30 +162,31 @@ impl Runner {
         Some(self.started + Duration::from_millis(*due_ms))
     }
 
-    /// Puts the instance's next turn into the agenda.
+    /// Adds the instance's next poll to the agenda. An earlier entry of the instance becomes outdated.
     fn enter(&mut self, key: usize) {
         let instance = &mut self.instances[key];
         self.stamps += 1;
         instance.stamp = self.stamps;
-        self.agenda.push(Reverse((instance.turns.due_ms, key, instance.stamp)));
+        self.agenda
+            .push(Reverse((instance.schedule.due_ms, key, instance.stamp)));
     }
 
-    /// Changes an instance's turns, and its place in the agenda when that makes a difference.
-    fn retime(&mut self, key: usize, change: impl FnOnce(&mut Turns, Pace)) {
+    /// Changes an instance's schedule, and its entry in the agenda if necessary.
+    fn reschedule(&mut self, key: usize, change: impl FnOnce(&mut Schedule, Pace)) {
         let instance = &mut self.instances[key];
-        let before_ms = instance.turns.due_ms;
-        change(&mut instance.turns, self.feeds[instance.feed].pace);
-        // One that runs or waits for a slot is entered when that is over.
-        if instance.turns.due_ms != before_ms && !instance.running && !instance.waiting {
+        let before_ms = instance.schedule.due_ms;
+        change(&mut instance.schedule, self.feeds[instance.feed].pace);
+        // An instance that runs or waits for a slot is entered after its poll.
+        if instance.schedule.due_ms != before_ms && !instance.running && !instance.waiting {
             self.enter(key);
         }
     }
 
-    /// Patterns were joined or left.
-    fn interest(&mut self, changed: HashMap<Pattern, bool>) {
+    /// Shards joined or left these patterns.
+    fn update_interest(&mut self, changed: HashMap<Pattern, bool>) {
         for (pattern, joined) in changed {
             for index in 0..self.feeds.len() {
-                let template = &self.feeds[index].poll.settings.channel;
+                let template = &self.feeds[index].poller.settings.channel;
                 if !template.concerns(&pattern) {
                     continue;
                 }
@@ -189,12 +203,12 @@ impl Runner {
                 } else {
                     self.hub.holds(&pattern)
                 };
-                self.want(index, &channel, wanted, joined);
+                self.set_wanted(index, &channel, wanted, joined);
             }
         }
     }
 
-    fn want(&mut self, feed: usize, channel: &Channel, wanted: bool, joined: bool) {
+    fn set_wanted(&mut self, feed: usize, channel: &Channel, wanted: bool, joined: bool) {
         let now_ms = self.now_ms();
         if wanted {
             let Some(key) = self.instance(feed, channel) else {
@@ -203,31 +217,31 @@ impl Runner {
             let instance = &mut self.instances[key];
             if !instance.wanted {
                 instance.wanted = true;
-                self.feeds[feed].poll.stats().channels.add(1);
+                self.feeds[feed].counters().channels.add(1);
             } else if !joined {
                 return;
             }
             instance.full = true;
-            self.retime(key, |turns, pace| turns.hurry(pace, now_ms));
+            self.reschedule(key, |schedule, pace| schedule.subscriber_joined(pace, now_ms));
         } else if let Some(&key) = self.feeds[feed].channels.get(channel)
             && std::mem::take(&mut self.instances[key].wanted)
         {
-            self.feeds[feed].poll.stats().channels.add(-1);
-            self.instances[key].memory = Memory::default();
-            self.retime(key, |turns, pace| turns.rest(pace, now_ms));
+            self.feeds[feed].counters().channels.add(-1);
+            self.instances[key].last = LastResponse::default();
+            self.reschedule(key, |schedule, pace| schedule.last_subscriber_left(pace, now_ms));
         }
     }
 
-    /// The channel's instance, a new one when there is none; `None` when its value may not be put into the source.
+    /// The channel's instance, which is created if necessary; `None` when the source does not accept the value.
     fn instance(&mut self, index: usize, channel: &Channel) -> Option<usize> {
         let feed = &mut self.feeds[index];
         if let Some(key) = feed.channels.get(channel) {
             return Some(*key);
         }
-        let value = feed.poll.settings.channel.value(channel.as_str());
-        if !value.is_none_or(|value| feed.poll.source.takes(value)) {
-            feed.poll.stats().refused.add(1);
-            tracing::debug!(%channel, "a value that may not stand in a Redis key is not polled");
+        let value = feed.poller.settings.channel.value(channel.as_str());
+        if !value.is_none_or(|value| feed.poller.source.accepts(value)) {
+            feed.counters().refused.add(1);
+            tracing::debug!(%channel, "not polled: a Redis key must not contain the value of the placeholder");
             return None;
         }
         let instance = Instance {
@@ -238,10 +252,10 @@ impl Runner {
             running: false,
             waiting: false,
             full: true,
-            turns: Turns::new(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            schedule: Schedule::new(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)),
             stamp: 0,
-            memory: Memory::default(),
-            went: None,
+            last: LastResponse::default(),
+            succeeded: None,
             pushes: Vec::new(),
         };
         let key = self.instances.insert(instance);
@@ -250,12 +264,12 @@ impl Runner {
         Some(key)
     }
 
-    /// An operator's order.
+    /// Makes the channels that an operator named due now.
     fn push(&mut self, push: Push) {
         let now_ms = self.now_ms();
         let (mut known, mut polls) = (false, Vec::new());
         for index in 0..self.feeds.len() {
-            let template = &self.feeds[index].poll.settings.channel;
+            let template = &self.feeds[index].poller.settings.channel;
             if !template.can_match(&push.channels) {
                 continue;
             }
@@ -273,18 +287,18 @@ impl Runner {
                 let Some(key) = self.instance(index, &channel) else {
                     continue;
                 };
-                let (told, result) = oneshot::channel();
+                let (sender, result) = oneshot::channel();
                 polls.push(result);
-                self.instances[key].pushes.push(told);
-                self.retime(key, |turns, _| turns.now(now_ms));
+                self.instances[key].pushes.push(sender);
+                self.reschedule(key, |schedule, _| schedule.push_requested(now_ms));
             }
         }
-        // Whoever asked may have gone away.
+        // The receiver is gone when the operator's request was dropped meanwhile.
         let _ = push.reply.send(known.then_some(polls));
     }
 
-    /// Begins what is due, as far as there are slots.
-    fn begin_due(&mut self, reports: &Reports) {
+    /// Starts the polls that are due, as long as there are free slots.
+    fn start_due(&mut self, reports: &Reports) {
         let now_ms = self.now_ms();
         while let Some(&Reverse((due_ms, key, stamp))) = self.agenda.peek()
             && due_ms <= now_ms
@@ -304,119 +318,122 @@ impl Runner {
                 && let Some(key) = self.feeds[feed].waiting.pop_front()
             {
                 self.instances[key].waiting = false;
-                self.begin(key, now_ms, reports);
+                self.start(key, now_ms, reports);
             }
         }
     }
 
-    /// Begins a poll, or forgets the instance when nobody wants it.
-    fn begin(&mut self, key: usize, now_ms: u64, reports: &Reports) {
+    /// Starts a poll, or forgets the instance when it has neither subscribers nor pushes.
+    fn start(&mut self, key: usize, now_ms: u64, reports: &Reports) {
         let instance = &mut self.instances[key];
         if !instance.wanted && instance.pushes.is_empty() {
             return self.forget(key, reports);
         }
         let feed = &mut self.feeds[instance.feed];
-        if instance.turns.start(feed.pace, now_ms) {
-            feed.poll.stats().late.add(1);
+        if instance.schedule.started(feed.pace, now_ms) {
+            feed.counters().late.add(1);
         }
         instance.running = true;
         feed.in_flight += 1;
-        feed.poll.stats().in_flight.add(1);
+        feed.counters().in_flight.add(1);
         let pushes = std::mem::take(&mut instance.pushes);
-        let polled = Polled {
+        let poll = PollStart {
             key,
             channel: instance.channel.clone(),
             value: instance.value.clone(),
             full: std::mem::take(&mut instance.full) || !pushes.is_empty(),
-            memory: std::mem::take(&mut instance.memory),
+            last: std::mem::take(&mut instance.last),
             pushes,
         };
-        let (poll, broker) = (Arc::clone(&feed.poll), Arc::clone(&self.broker));
-        self.polls.spawn(async move { poll.run(polled, &*broker).await });
+        let (poller, broker) = (Arc::clone(&feed.poller), Arc::clone(&self.broker));
+        self.polls.spawn(async move { poller.run(poll, &*broker).await });
     }
 
     fn forget(&mut self, key: usize, reports: &Reports) {
         let instance = self.instances.remove(key);
         self.feeds[instance.feed].channels.remove(&instance.channel);
-        self.tell_change(&instance.channel, instance.feed, (instance.went, None), None, reports);
+        let results = (instance.succeeded, None);
+        self.update_health(&instance.channel, instance.feed, results, None, reports);
     }
 
-    /// The last poll of a channel of this feed went otherwise than the one before; gives the feed's last state when
-    /// that changes it.
-    fn tell_change(
+    /// Replaces the result of a channel's last poll by the new one. If that changes the feed's state, the change is
+    /// reported and the previous state returned.
+    fn update_health(
         &mut self,
         channel: &Channel,
         feed: usize,
         (before, now): (Option<bool>, Option<bool>),
-        failure: Option<&Failure>,
+        failure: Option<&PollFailure>,
         reports: &Reports,
-    ) -> Option<State> {
+    ) -> Option<FeedState> {
         let feed = &mut self.feeds[feed];
         let last = feed.health.change(before, now)?;
-        let stats = feed.poll.stats();
-        stats.set_state(feed.health.state());
-        reports.changed(&stats.channel, last, &feed.health, channel.as_str(), failure);
+        let metrics = feed.poller.metrics();
+        metrics.set_state(feed.health.state());
+        reports.changed(&metrics.channel, last, &feed.health, channel.as_str(), failure);
         Some(last)
     }
 
     /// A poll ended.
-    fn ended(&mut self, done: Result<Done, JoinError>, reports: &Reports) {
-        let done = match done {
-            Ok(done) => done,
-            // The gateway does not go on with a feed that has lost track.
+    fn poll_ended(&mut self, end: Result<PollEnd, JoinError>, reports: &Reports) {
+        let end = match end {
+            Ok(end) => end,
+            // A panic lost the state of the poll, so the feed cannot continue. The gateway stops.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return,
         };
         let now_ms = self.now_ms();
-        let instance = &mut self.instances[done.key];
+        let instance = &mut self.instances[end.key];
         let feed = &mut self.feeds[instance.feed];
         instance.running = false;
         feed.in_flight -= 1;
-        feed.poll.stats().in_flight.add(-1);
+        feed.counters().in_flight.add(-1);
         let (pace, chance) = (feed.pace, rand::random::<f64>());
-        match &done.failure {
+        match &end.failure {
             None => {
-                instance.turns.succeeded(pace, now_ms, chance);
-                // Also what did not change is as good as new.
+                instance.schedule.succeeded(pace, now_ms, chance);
+                // An unchanged value is confirmed too, so that new subscribers still get it.
                 self.hub
-                    .confirm_last(&instance.channel, feed.poll.fresh_ms(), self.clock.now());
+                    .confirm_last(&instance.channel, feed.poller.fresh_ms(), self.clock.now());
             }
-            Some(_) => instance.turns.failed(pace, now_ms, chance),
+            Some(_) => instance.schedule.failed(pace, now_ms, chance),
         }
         if instance.wanted {
-            instance.memory = done.memory;
-            instance.full |= done.full && done.failure.is_some();
+            instance.last = end.last;
+            instance.full |= end.full && end.failure.is_some();
             if instance.full {
-                // Somebody came meanwhile.
-                instance.turns.hurry(pace, now_ms);
+                // A subscriber joined during the poll, or a full one failed.
+                instance.schedule.subscriber_joined(pace, now_ms);
             }
         } else {
-            instance.turns.rest(pace, now_ms);
+            instance.schedule.last_subscriber_left(pace, now_ms);
         }
         if !instance.pushes.is_empty() {
-            instance.turns.now(now_ms);
+            instance.schedule.push_requested(now_ms);
         }
-        let went = Some(done.failure.is_none());
-        let before = std::mem::replace(&mut instance.went, went);
+        let succeeded = Some(end.failure.is_none());
+        let before = std::mem::replace(&mut instance.succeeded, succeeded);
         let (index, channel) = (instance.feed, instance.channel.clone());
-        let last = self.tell_change(&channel, index, (before, went), done.failure.as_ref(), reports);
-        if last == Some(State::Failing) {
-            self.encourage(index, now_ms);
+        let last = self.update_health(&channel, index, (before, succeeded), end.failure.as_ref(), reports);
+        if last == Some(FeedState::Failing) {
+            self.source_recovered(index, now_ms);
         }
-        self.enter(done.key);
+        self.enter(end.key);
     }
 
-    /// A source that was lost answers again: its other channels need not wait out their pauses.
-    fn encourage(&mut self, feed: usize, now_ms: u64) {
+    /// A source that failed for all channels answers one again, so the others need not wait out their pauses.
+    fn source_recovered(&mut self, feed: usize, now_ms: u64) {
         let keys: Vec<usize> = self.feeds[feed].channels.values().copied().collect();
         for key in keys {
-            self.retime(key, |turns, pace| turns.encourage(pace, now_ms, rand::random()));
+            self.reschedule(key, |schedule, pace| {
+                schedule.source_recovered(pace, now_ms, rand::random());
+            });
         }
     }
 }
 
-/// What changed in the hub; never, when nobody watches.
-async fn changed(watch: Option<&InterestWatch>) -> HashMap<Pattern, bool> {
+/// Waits for changes of interest in the hub; forever without feeds.
+async fn interest_changed(watch: Option<&InterestWatch>) -> HashMap<Pattern, bool> {
     match watch {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,

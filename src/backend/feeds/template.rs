@@ -1,38 +1,38 @@
-//! Channels with at most one placeholder, and the texts it is put into.
+//! Channel templates: channels with at most one placeholder.
 //!
-//! Invariant: what fills a placeholder is one channel segment, so it holds no dot, no white space and no control
-//! character; a filled channel that is valid gives the same value back.
+//! Invariant: the value of a placeholder is one channel segment, so it contains no dot, no white space and no control
+//! character. A template finds in a filled channel the value that filled it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use tickgate_protocol::channel::{Channel, ChannelError, Pattern, is_segment};
 
-/// A channel of which one whole segment may be `{name}`: `user.{id}.balance`.
+/// A channel, one whole segment of which may be the placeholder `{name}`: `user.{id}.balance`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChannelTemplate(Form);
+pub struct ChannelTemplate(Kind);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Form {
+enum Kind {
     Fixed(Channel),
-    // What stands before and behind the placeholder, dots included; its name without braces.
-    Open {
+    // The texts before and after the placeholder, dots included, and its name without braces.
+    Placeholder {
         before: Box<str>,
         name: Box<str>,
-        behind: Box<str>,
+        after: Box<str>,
     },
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A brace that is part of no placeholder, or a second placeholder.
+    /// A stray brace, a second placeholder, or one that is not a whole segment.
     #[error("may hold one placeholder such as {{id}}, as a whole segment")]
     Placeholder,
-    /// A name that is none.
-    #[error("the name of a placeholder is letters, digits and `_`")]
+    /// The placeholder's name is empty or has other characters.
+    #[error("the name of a placeholder must be letters, digits and `_`")]
     Name,
-    /// Filled, it is no channel.
+    /// The filled template is not a valid channel.
     #[error("{0}")]
     Channel(ChannelError),
 }
@@ -46,23 +46,23 @@ impl FromStr for ChannelTemplate {
                 return Err(TemplateError::Placeholder);
             }
             return Channel::parse(text)
-                .map(|channel| Self(Form::Fixed(channel)))
+                .map(|channel| Self(Kind::Fixed(channel)))
                 .map_err(TemplateError::Channel);
         };
-        let (name, behind) = rest.split_once('}').ok_or(TemplateError::Placeholder)?;
-        let is_whole = (before.is_empty() || before.ends_with('.')) && (behind.is_empty() || behind.starts_with('.'));
-        if !is_whole || [before, name, behind].iter().any(|part| part.contains(['{', '}'])) {
+        let (name, after) = rest.split_once('}').ok_or(TemplateError::Placeholder)?;
+        let is_whole = (before.is_empty() || before.ends_with('.')) && (after.is_empty() || after.starts_with('.'));
+        if !is_whole || [before, name, after].iter().any(|part| part.contains(['{', '}'])) {
             return Err(TemplateError::Placeholder);
         }
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             return Err(TemplateError::Name);
         }
-        // The shortest value there is.
-        Channel::parse(&format!("{before}x{behind}")).map_err(TemplateError::Channel)?;
-        Ok(Self(Form::Open {
+        // Filled with the shortest value.
+        Channel::parse(&format!("{before}x{after}")).map_err(TemplateError::Channel)?;
+        Ok(Self(Kind::Placeholder {
             before: before.into(),
             name: name.into(),
-            behind: behind.into(),
+            after: after.into(),
         }))
     }
 }
@@ -70,52 +70,55 @@ impl FromStr for ChannelTemplate {
 impl fmt::Display for ChannelTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Form::Fixed(channel) => channel.fmt(f),
-            Form::Open { before, name, behind } => write!(f, "{before}{{{name}}}{behind}"),
+            Kind::Fixed(channel) => channel.fmt(f),
+            Kind::Placeholder { before, name, after } => write!(f, "{before}{{{name}}}{after}"),
         }
     }
 }
 
 impl ChannelTemplate {
-    /// The channel, when there is no placeholder.
+    /// The channel of a template without a placeholder.
     #[must_use]
     pub fn fixed(&self) -> Option<&Channel> {
         match &self.0 {
-            Form::Fixed(channel) => Some(channel),
-            Form::Open { .. } => None,
+            Kind::Fixed(channel) => Some(channel),
+            Kind::Placeholder { .. } => None,
         }
     }
 
-    /// The placeholder as it is written: `{id}`.
+    /// The placeholder with its braces: `{id}`.
     #[must_use]
     pub fn placeholder(&self) -> Option<String> {
         match &self.0 {
-            Form::Fixed(_) => None,
-            Form::Open { name, .. } => Some(format!("{{{name}}}")),
+            Kind::Fixed(_) => None,
+            Kind::Placeholder { name, .. } => Some(format!("{{{name}}}")),
         }
     }
 
-    /// What fills the placeholder so that the channel is the (valid) `channel`.
+    /// The value that fills the placeholder in this valid channel; `None` if the template does not match.
     pub(super) fn value<'c>(&self, channel: &'c str) -> Option<&'c str> {
-        let Form::Open { before, behind, .. } = &self.0 else {
+        let Kind::Placeholder { before, after, .. } = &self.0 else {
             return None;
         };
-        let value = channel.strip_prefix(&**before)?.strip_suffix(&**behind)?;
+        let value = channel.strip_prefix(&**before)?.strip_suffix(&**after)?;
         is_segment(value).then_some(value)
     }
 
-    /// Whether this pattern can concern it: the channel is matched or, with a placeholder, it is exactly one filling.
+    /// Whether a subscription to this pattern makes the feed poll: the pattern matches the channel or, with a placeholder,
+    /// is itself one filled channel.
     pub(super) fn concerns(&self, pattern: &Pattern) -> bool {
         match &self.0 {
-            Form::Fixed(channel) => pattern.matches(channel.as_str()),
-            Form::Open { .. } => self.value(pattern.as_str()).is_some(),
+            Kind::Fixed(channel) => pattern.matches(channel.as_str()),
+            Kind::Placeholder { .. } => self.value(pattern.as_str()).is_some(),
         }
     }
 
-    /// Whether some filling is matched by this pattern.
+    /// Whether the pattern matches any filled channel.
     pub(super) fn can_match(&self, pattern: &Pattern) -> bool {
         match &self.0 {
-            Form::Open { before, behind, .. } if !pattern.is_exact() => pattern.matches(&format!("{before}x{behind}")),
+            Kind::Placeholder { before, after, .. } if !pattern.is_exact() => {
+                pattern.matches(&format!("{before}x{after}"))
+            }
             _ => self.concerns(pattern),
         }
     }
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_exact_subscriptions_fill() {
+    fn only_exact_subscriptions_fill_the_placeholder() {
         let balance = template("user.{id}.balance");
         assert_eq!(balance.value("user.42.balance"), Some("42"));
         let last = template("stock.{code}");

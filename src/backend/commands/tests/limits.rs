@@ -1,4 +1,4 @@
-//! Limits in flight, and the drain.
+//! The limits in flight, and the drain.
 
 use tokio::sync::Semaphore;
 
@@ -13,19 +13,19 @@ async fn commands_in_flight_are_limited_in_all_by_route_and_by_connection() {
             let open = Arc::clone(&open);
             Box::pin(async move {
                 open.acquire().await.expect("open").forget();
-                Ok(Answer::Success(Bytes::from_static(b"1")))
+                Ok(BackendReply::Success(Bytes::from_static(b"1")))
             })
         }
     };
     let mut narrow = route("narrow.*", in_process("a", waits(&open)));
     narrow.in_flight_max = 2;
-    let mut bench = Bench::new(Settings {
+    let mut harness = Harness::new(Settings {
         routes: vec![narrow, route("*", in_process("b", waits(&open)))],
         in_flight_max: 5,
         in_flight_per_connection_max: 3,
         ..Settings::default()
     });
-    // Each line: connection, action, and the refusal it meets, if any.
+    // Each line: connection, action, and the expected refusal, if any.
     let steps = [
         (1, "narrow.x", None),
         (2, "narrow.x", None),
@@ -38,17 +38,17 @@ async fn commands_in_flight_are_limited_in_all_by_route_and_by_connection() {
     ];
     let mut taken = 0;
     for (slot, action, refusal) in steps {
-        let sent = bench.send_from(slot, action, "{}");
+        let sent = harness.send_from(slot, action, "{}");
         match refusal {
             Some(refusal) => {
-                let (_, request, outcome) = bench.answers.recv().await.expect("an answer");
+                let (_, request, outcome) = harness.answers.recv().await.expect("an answer");
                 assert_eq!((request, code(&outcome)), (sent, refusal));
             }
             None => {
                 taken += 1;
-                while bench
+                while harness
                     .router
-                    .snapshot()
+                    .read()
                     .backends
                     .iter()
                     .map(|backend| backend.in_flight)
@@ -62,14 +62,14 @@ async fn commands_in_flight_are_limited_in_all_by_route_and_by_connection() {
     }
     open.add_permits(5);
     for _ in 0..taken {
-        assert_eq!(code(&bench.answers.recv().await.expect("an answer").2), "success");
+        assert_eq!(code(&harness.answers.recv().await.expect("an answer").2), "success");
     }
     open.add_permits(1);
-    assert_eq!(bench.ask("wide.x").await, success("1"), "places are given back");
+    assert_eq!(harness.ask("wide.x").await, success("1"), "permits are released");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_refuses_newcomers_and_then_gives_up() {
+async fn a_drain_waits_refuses_new_commands_and_then_gives_up() {
     let target = in_process("mixed", |request: Request| {
         Box::pin(async move {
             let ms = if request.action.as_str() == "a.quick" {
@@ -78,28 +78,28 @@ async fn a_drain_waits_refuses_newcomers_and_then_gives_up() {
                 60_000
             };
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            Ok(Answer::Success(Bytes::from_static(b"1")))
+            Ok(BackendReply::Success(Bytes::from_static(b"1")))
         })
     });
-    let mut bench = Bench::with_route(RouteSettings {
+    let mut harness = Harness::with_route(RouteSettings {
         timeout: Duration::from_secs(100),
         ..route("*", target)
     });
-    let quick = bench.send_from(1, "a.quick", "{}");
-    let slow = bench.send_from(1, "a.slow", "{}");
-    while bench.router.snapshot().backends[0].in_flight < 2 {
+    let quick = harness.send_from(1, "a.quick", "{}");
+    let slow = harness.send_from(1, "a.slow", "{}");
+    while harness.router.read().backends[0].in_flight < 2 {
         tokio::task::yield_now().await;
     }
     let mut codes = Vec::new();
-    let drain = bench.router.drain(Duration::from_secs(5));
+    let drain = harness.router.drain(Duration::from_secs(5));
     tokio::pin!(drain);
     assert!(
         tokio::time::timeout(Duration::from_millis(1), &mut drain)
             .await
             .is_err()
     );
-    bench.router.route(
-        Origin {
+    harness.router.route(
+        CommandSource {
             connection: connection(1),
             request: 99,
             client_id: "c",
@@ -121,7 +121,7 @@ async fn a_drain_waits_refuses_newcomers_and_then_gives_up() {
     );
     drain.await;
     for _ in 0..3 {
-        let (_, request, outcome) = bench.answers.recv().await.expect("an answer");
+        let (_, request, outcome) = harness.answers.recv().await.expect("an answer");
         codes.push((request, code(&outcome)));
     }
     codes.sort_unstable();

@@ -1,4 +1,4 @@
-//! The router against real HTTP servers on loopback, well-behaved and otherwise.
+//! The router with real HTTP servers on loopback, well-behaved and faulty ones.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -14,19 +14,19 @@ use crate::auth::Secret;
 /// What the server does with one request.
 #[derive(Clone, Debug)]
 enum Act {
-    /// 200 with this body, connection kept.
+    /// Sends 200 with this body and keeps the connection.
     Reply(String),
-    /// This status with a valid success as body, connection kept.
+    /// Sends this status with a valid success as body and keeps the connection.
     Status(u16),
-    /// A head that promises more than comes, then the end of the connection.
+    /// Announces a longer body than it sends, then closes the connection.
     DieMidReply,
-    /// The end of the connection instead of an answer.
+    /// Closes the connection instead of answering.
     DieUnanswered,
-    /// No answer.
+    /// Never answers.
     Hang,
 }
 
-/// What the server received.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 struct Received {
     head: String,
@@ -43,7 +43,7 @@ impl Received {
     }
 }
 
-/// A backend by script: the `n`th request (from 0) meets `script(n)`.
+/// A scripted backend. `script(n)` decides what happens to request `n`, counted from 0.
 struct Server {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -145,22 +145,22 @@ fn reply(body: &str) -> Act {
 }
 
 #[tokio::test]
-async fn a_command_is_posted_whole_and_its_answer_passes_byte_for_byte() {
+async fn commands_and_replies_pass_byte_for_byte() {
     let server = Server::start(|n, _| match n {
         0 => reply("{\"success\":true,\"data\":{\"n\" : 1.0e400, \"s\":\"\\u00e9\"}}"),
         _ => reply("{\"success\":false,\"error\":{\"code\":\"VALIDATION_ERROR\",\"message\":\"no\", \"x\":0.10}}"),
     })
     .await;
-    let mut bench = Bench::with_route(server.route());
+    let mut harness = Harness::with_route(server.route());
     assert_eq!(
-        bench.ask("grid.start").await,
+        harness.ask("grid.start").await,
         success("{\"n\" : 1.0e400, \"s\":\"\\u00e9\"}")
     );
     let error = Bytes::from_static(b"{\"code\":\"VALIDATION_ERROR\",\"message\":\"no\", \"x\":0.10}");
-    assert_eq!(bench.ask("grid.start").await, CommandOutcome::Failure { error });
+    assert_eq!(harness.ask("grid.start").await, CommandOutcome::Failure { error });
 
-    bench.send_from(3, "grid.stop", "{\"price\" : 94000.10}");
-    bench.answers.recv().await.expect("an answer");
+    harness.send_from(3, "grid.stop", "{\"price\" : 94000.10}");
+    harness.answers.recv().await.expect("an answer");
     let received = server.received.lock()[2].clone();
     assert!(
         received.head.starts_with("POST /commands HTTP/1.1"),
@@ -176,7 +176,7 @@ async fn a_command_is_posted_whole_and_its_answer_passes_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn every_failure_is_backend_unavailable_after_one_request() {
+async fn a_command_that_is_not_idempotent_is_sent_once_and_fails_with_backend_unavailable() {
     let long = format!("{{\"success\":true,\"data\":\"{}\"}}", "x".repeat(200_000));
     let acts = [
         Act::Status(500),
@@ -202,12 +202,12 @@ async fn every_failure_is_backend_unavailable_after_one_request() {
                 }
             })
             .await;
-            let mut bench = Bench::with_route(server.route());
+            let mut harness = Harness::with_route(server.route());
             if reused {
-                assert_eq!(code(&bench.ask("a.b").await), "success");
+                assert_eq!(code(&harness.ask("a.b").await), "success");
             }
             assert_eq!(
-                code(&bench.ask("a.b").await),
+                code(&harness.ask("a.b").await),
                 "BACKEND_UNAVAILABLE",
                 "{act:?}, reused {reused}"
             );
@@ -216,38 +216,38 @@ async fn every_failure_is_backend_unavailable_after_one_request() {
                 1 + usize::from(reused),
                 "{act:?} must not be repeated"
             );
-            assert!(bench.answers.try_recv().is_err(), "one answer only");
+            assert!(harness.answers.try_recv().is_err(), "one answer only");
         }
     }
 }
 
 #[tokio::test]
-async fn nobody_listening_is_backend_unavailable() {
+async fn a_closed_port_is_backend_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let url = BackendUrl::parse(&format!("http://{address}/")).expect("valid");
-    let mut bench = Bench::with_route(route("*", Target::Http(HttpSettings { url, hmac_secret: None })));
-    assert_eq!(code(&bench.ask("a.b").await), "BACKEND_UNAVAILABLE");
+    let mut harness = Harness::with_route(route("*", Target::Http(HttpSettings { url, hmac_secret: None })));
+    assert_eq!(code(&harness.ask("a.b").await), "BACKEND_UNAVAILABLE");
 }
 
 #[tokio::test]
 async fn a_backend_that_hangs_is_a_timeout() {
     let server = Server::start(|_, _| Act::Hang).await;
-    let mut bench = Bench::with_route(RouteSettings {
+    let mut harness = Harness::with_route(RouteSettings {
         timeout: Duration::from_millis(50),
         ..server.route()
     });
-    assert_eq!(code(&bench.ask("a.b").await), "TIMEOUT");
-    assert_eq!(bench.router.snapshot().backends[0].failures, 1);
+    assert_eq!(code(&harness.ask("a.b").await), "TIMEOUT");
+    assert_eq!(harness.router.read().backends[0].failures, 1);
 }
 
 #[tokio::test]
 async fn connections_are_kept_and_used_again() {
     let server = Server::start(|_, _| reply("{\"success\":true}")).await;
-    let mut bench = Bench::with_route(server.route());
+    let mut harness = Harness::with_route(server.route());
     for _ in 0..20 {
-        assert_eq!(code(&bench.ask("a.b").await), "success");
+        assert_eq!(code(&harness.ask("a.b").await), "success");
     }
     assert_eq!((server.requests(), server.connections.load(SeqCst)), (20, 1));
 }
@@ -260,11 +260,11 @@ async fn an_idempotent_command_is_repeated_until_it_succeeds() {
         _ => reply("{\"success\":true,\"data\":3}"),
     })
     .await;
-    let mut bench = Bench::with_route(RouteSettings {
+    let mut harness = Harness::with_route(RouteSettings {
         idempotent: true,
         ..server.route()
     });
-    assert_eq!(bench.ask("a.b").await, success("3"));
+    assert_eq!(harness.ask("a.b").await, success("3"));
     assert_eq!(server.requests(), 3);
 }
 
@@ -272,8 +272,8 @@ async fn an_idempotent_command_is_repeated_until_it_succeeds() {
 async fn the_signature_verifies_over_time_and_body() {
     let secret = b"a shared secret of thirty-two bytes";
     let server = Server::start(|_, _| reply("{\"success\":true}")).await;
-    let mut bench = Bench::with_route(server.signed_route(Some(Secret::new(*secret))));
-    bench.ask("a.b").await;
+    let mut harness = Harness::with_route(server.signed_route(Some(Secret::new(*secret))));
+    harness.ask("a.b").await;
     let received = server.received.lock()[0].clone();
     let header = received.header(http::SIGNATURE_HEADER).expect("signed");
     let (time, signature) = header
@@ -290,7 +290,7 @@ async fn the_signature_verifies_over_time_and_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_one_of_many_commands_is_answered_exactly_once() {
+async fn each_of_many_commands_is_answered_exactly_once() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let rng = Mutex::new(rand::rngs::SmallRng::seed_from_u64(seed));
@@ -312,30 +312,30 @@ async fn every_one_of_many_commands_is_answered_exactly_once() {
         pattern: Pattern::parse("again.*").expect("valid"),
         ..plain.clone()
     };
-    let mut bench = Bench::new(Settings {
+    let mut harness = Harness::new(Settings {
         routes: vec![plain, again],
         ..Settings::default()
     });
     let mut waiting = std::collections::BTreeSet::new();
     for n in 0..200 {
         let action = ["plain.x", "again.x", "none.x"][n % 3];
-        waiting.insert(bench.send_from(n as u32 % 50, action, "{}"));
+        waiting.insert(harness.send_from(n as u32 % 50, action, "{}"));
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !waiting.is_empty() {
-        let answer = tokio::time::timeout_at(deadline, bench.answers.recv()).await;
+        let answer = tokio::time::timeout_at(deadline, harness.answers.recv()).await;
         let (_, request, _) = answer
             .unwrap_or_else(|_| panic!("unanswered: {waiting:?}"))
             .expect("an answer");
         assert!(waiting.remove(&request), "a second answer to {request}");
     }
-    let snapshot = bench.router.snapshot();
-    assert_eq!(snapshot.in_flight, 0);
+    let sample = harness.router.read();
+    assert_eq!(sample.in_flight, 0);
     assert_eq!(
-        snapshot.outcomes.iter().map(|outcome| outcome.1).sum::<u64>(),
+        sample.outcomes.iter().map(|outcome| outcome.1).sum::<u64>(),
         200,
-        "{snapshot:?}"
+        "{sample:?}"
     );
-    drop(bench.router);
-    assert!(bench.answers.recv().await.is_none(), "no answer after the last");
+    drop(harness.router);
+    assert!(harness.answers.recv().await.is_none(), "no answer after the last");
 }

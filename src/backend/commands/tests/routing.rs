@@ -1,11 +1,11 @@
-//! Which route answers, that something always answers, and what is left in the audit trail.
+//! The choice of the route, the guarantee of an answer, and the audit trail.
 
 use super::*;
 use tickgate_protocol::message::ErrorCode;
 
 #[tokio::test]
 async fn the_first_route_that_matches_answers() {
-    let mut bench = Bench::new(Settings {
+    let mut harness = Harness::new(Settings {
         routes: vec![
             route("grid.stop", in_process("a", says("1"))),
             route("grid.*", in_process("b", says("2"))),
@@ -14,25 +14,25 @@ async fn the_first_route_that_matches_answers() {
         ..Settings::default()
     });
     for (action, answer) in [("grid.stop", "1"), ("grid.start", "2"), ("system.kill_switch", "3")] {
-        assert_eq!(bench.ask(action).await, success(answer), "{action}");
+        assert_eq!(harness.ask(action).await, success(answer), "{action}");
     }
 }
 
 #[tokio::test]
 async fn an_action_without_a_route_is_unknown() {
-    let mut bench = Bench::with_route(route("grid.*", in_process("a", says("1"))));
-    assert_eq!(code(&bench.ask("strategy.start").await), "UNKNOWN_ACTION");
-    let outcomes = bench.router.snapshot().outcomes;
+    let mut harness = Harness::with_route(route("grid.*", in_process("a", says("1"))));
+    assert_eq!(code(&harness.ask("strategy.start").await), "UNKNOWN_ACTION");
+    let outcomes = harness.router.read().outcomes;
     assert!(outcomes.contains(&("unknown_action", 1)), "{outcomes:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_answers_and_says_that_the_outcome_is_unknown() {
+async fn the_answer_at_the_deadline_says_that_the_outcome_is_unknown() {
     let mut slow = route("*", in_process("slow", |_| Box::pin(std::future::pending())));
     slow.timeout = Duration::from_secs(25);
-    let mut bench = Bench::with_route(slow);
+    let mut harness = Harness::with_route(slow);
     let begun = tokio::time::Instant::now();
-    let CommandOutcome::Refused { code, message } = bench.ask("grid.start").await else {
+    let CommandOutcome::Refused { code, message } = harness.ask("grid.start").await else {
         panic!("a refusal")
     };
     assert_eq!(code, ErrorCode::Timeout);
@@ -45,38 +45,38 @@ async fn the_deadline_answers_and_says_that_the_outcome_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_panicking_handler_is_answered_for() {
-    let mut bench = Bench::with_route(route("*", in_process("bad", |_| panic!("planted"))));
-    assert_eq!(code(&bench.ask("a.b").await), "INTERNAL");
-    assert_eq!(bench.router.snapshot().in_flight, 0);
-    assert!(bench.answers.try_recv().is_err(), "one answer only");
+async fn a_command_is_answered_when_its_handler_panics() {
+    let mut harness = Harness::with_route(route("*", in_process("bad", |_| panic!("planted"))));
+    assert_eq!(code(&harness.ask("a.b").await), "INTERNAL");
+    assert_eq!(harness.router.read().in_flight, 0);
+    assert!(harness.answers.try_recv().is_err(), "one answer only");
 }
 
 #[test]
-fn a_runtime_that_ends_answers_what_is_in_flight_and_what_comes_later() {
+fn commands_are_answered_when_the_runtime_has_ended() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("a runtime");
-    let mut bench = runtime
-        .block_on(async { Bench::with_route(route("*", in_process("slow", |_| Box::pin(std::future::pending())))) });
-    bench.send_from(1, "a.b", "{}");
+    let mut harness = runtime
+        .block_on(async { Harness::with_route(route("*", in_process("slow", |_| Box::pin(std::future::pending())))) });
+    harness.send_from(1, "a.b", "{}");
     runtime.shutdown_timeout(Duration::from_secs(10));
-    bench.send_from(1, "a.c", "{}");
+    harness.send_from(1, "a.c", "{}");
     for _ in 0..2 {
-        let (_, _, outcome) = bench.answers.blocking_recv().expect("an answer");
+        let (_, _, outcome) = harness.answers.blocking_recv().expect("an answer");
         assert_eq!(code(&outcome), "INTERNAL");
     }
 }
 #[tokio::test]
 async fn an_audited_command_leaves_an_event_and_others_do_not() {
     let no = |_| -> Work {
-        Box::pin(std::future::ready(Ok(Answer::Failure(Bytes::from_static(
+        Box::pin(std::future::ready(Ok(BackendReply::Failure(Bytes::from_static(
             b"{\"code\":\"NO_GO\",\"message\":\"no\"}",
         )))))
     };
-    let mut bench = Bench::new(Settings {
+    let mut harness = Harness::new(Settings {
         routes: vec![
             RouteSettings {
                 audit: true,
@@ -91,19 +91,19 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
         ..Settings::default()
     });
     for action in ["system.kill_switch", "grid.start", "system.reset"] {
-        bench.ask(action).await;
+        harness.ask(action).await;
     }
-    // Refused before they came to the router; the second one's route is not audited.
+    // The session refused these two. Only the route of the first one is audited.
     for action in ["system.reset", "grid.stop"] {
-        bench
+        harness
             .router
             .forbidden("client_1", Some([10, 0, 0, 7].into()), command(9, action, "{}"));
     }
-    while bench.log.0.lock().len() < 3 {
+    while harness.log.0.lock().len() < 3 {
         tokio::task::yield_now().await;
     }
-    let events = std::mem::take(&mut *bench.log.0.lock());
-    let told: Vec<_> = events
+    let events = std::mem::take(&mut *harness.log.0.lock());
+    let seen: Vec<_> = events
         .iter()
         .map(|event| {
             assert_eq!(event.channel.as_str(), "system.log");
@@ -128,7 +128,7 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
         })
         .collect();
     assert_eq!(
-        told[0],
+        seen[0],
         (
             "info".to_owned(),
             "system.kill_switch".into(),
@@ -137,7 +137,7 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
         )
     );
     assert_eq!(
-        told[1],
+        seen[1],
         (
             "warn".to_owned(),
             "system.reset".into(),
@@ -146,7 +146,7 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
         )
     );
     assert_eq!(
-        told[2],
+        seen[2],
         (
             "warn".to_owned(),
             "system.reset".into(),
@@ -154,5 +154,5 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
             "FORBIDDEN".into()
         )
     );
-    assert_eq!(told.len(), 3);
+    assert_eq!(seen.len(), 3);
 }

@@ -1,4 +1,4 @@
-//! `http = "http://…"`: GET over pooled keep-alive connections; the body of a 2xx answer is the answer.
+//! `http = "http://…"`: GET over pooled keep-alive connections. The body of a 2xx response is the feed's response.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use hyper::header::{ACCEPT, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::backend::commands::http::{BackendUrl, Pool, RequestError};
-use crate::backend::feeds::failure::Failure;
+use crate::backend::feeds::failure::PollFailure;
 
-/// Everything but RFC 3986's unreserved characters (section 2.3) is encoded.
+/// Every character that RFC 3986, section 2.3 does not call unreserved is encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A URL with at most one placeholder in its path or query.
@@ -33,7 +33,7 @@ impl FromStr for UrlTemplate {
         };
         let url = |value| BackendUrl::parse(&template.fill(Some(value)));
         if url("x")?.authority() != url("y")?.authority() {
-            return Err("a placeholder stands in the path or the query, not in the host".to_owned());
+            return Err("a placeholder must be in the path or the query, not in the host".to_owned());
         }
         Ok(template)
     }
@@ -46,7 +46,7 @@ impl fmt::Display for UrlTemplate {
 }
 
 impl UrlTemplate {
-    /// The placeholder as it is written.
+    /// The placeholder with its braces.
     #[must_use]
     pub fn placeholder(&self) -> Option<&str> {
         self.placeholder.as_deref()
@@ -75,23 +75,23 @@ impl HttpSource {
         }
     }
 
-    pub(super) async fn ask(&self, value: Option<&str>, bytes_max: usize) -> Result<String, Failure> {
+    pub(super) async fn fetch(&self, value: Option<&str>, bytes_max: usize) -> Result<String, PollFailure> {
         let url: Uri = self
             .url
             .fill(value)
             .parse()
-            .map_err(|error| Failure::Unreachable(format!("the URL cannot be used: {error}")))?;
+            .map_err(|error| PollFailure::Unreachable(format!("the URL cannot be used: {error}")))?;
         let mut get = hyper::Request::new(Full::<Bytes>::default());
         *get.uri_mut() = url;
         get.headers_mut()
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
         let body = self.pool.request(get, bytes_max).await.map_err(|error| match error {
-            RequestError::Unreachable(detail) => Failure::Unreachable(detail),
-            RequestError::Lost(detail) => Failure::Lost(detail),
-            RequestError::TooLong => Failure::BadAnswer(format!("it is longer than {bytes_max} bytes")),
-            RequestError::Status(status) => Failure::Status(status),
+            RequestError::Unreachable(detail) => PollFailure::Unreachable(detail),
+            RequestError::Lost(detail) => PollFailure::Lost(detail),
+            RequestError::TooLong => PollFailure::BadResponse(format!("it is longer than {bytes_max} bytes")),
+            RequestError::Status(status) => PollFailure::Status(status),
         })?;
-        String::from_utf8(body.into()).map_err(|_| Failure::BadAnswer("it is no UTF-8".to_owned()))
+        String::from_utf8(body.into()).map_err(|_| PollFailure::BadResponse("it is not UTF-8".to_owned()))
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
             ("http://a/{id", "one placeholder"),
             ("http://a/}{", "one placeholder"),
             ("http://a/{}", "one placeholder"),
-            ("a/{id}", "no URL"),
+            ("a/{id}", "not a URL"),
         ] {
             let error = bad.parse::<UrlTemplate>().expect_err(bad);
             assert!(error.contains(why), "{bad}: {error}");

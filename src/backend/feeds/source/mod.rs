@@ -1,7 +1,7 @@
-//! What is asked: an HTTP URL or a Redis key. Whatever it is, the answer is one text that should be JSON.
+//! The sources of feeds: an HTTP URL or a Redis key. The response of either is one text, which should be JSON.
 //!
-//! Invariant: what fills a placeholder stays where it was put: one path segment (or one query value) of a URL, one part
-//! of a Redis key.
+//! Invariant: the value of a placeholder cannot change the rest of the text. It stays one path segment or one query value
+//! of a URL, or one part of a Redis key.
 
 mod http;
 mod redis;
@@ -14,35 +14,35 @@ pub use self::redis::{RedisAddress, RedisKey};
 
 use self::http::HttpSource;
 use self::redis::{RedisSource, Server};
-use super::Tell;
-use super::failure::Failure;
+use super::PublishMode;
+use super::failure::PollFailure;
 use crate::auth::Secret;
 use crate::backend::commands::http::Pool;
 
-/// `http` or `redis` of a feed.
+/// The `http` or `redis` of a feed.
 #[derive(Clone, Debug)]
 pub enum SourceSettings {
-    /// GET; the body is `data`.
+    /// Requested with GET. The body is the `data`.
     Http(UrlTemplate),
     /// One key.
     Redis {
-        /// The server.
+        /// The address of the server.
         address: RedisAddress,
-        /// Its password, UTF-8.
+        /// The password, in UTF-8.
         password: Option<Secret>,
-        /// The key and what it holds.
+        /// The key and the type of its value.
         key: RedisKey,
     },
 }
 
-/// The connections of all feeds.
+/// The connections that all feeds share.
 #[derive(Default)]
 pub(super) struct Connections {
     http: Pool,
     redis: HashMap<(RedisAddress, Option<Secret>), Arc<Server>>,
 }
 
-/// A source, ready to be asked.
+/// The source of one feed.
 pub(super) enum Source {
     Http(HttpSource),
     Redis(RedisSource),
@@ -62,24 +62,33 @@ impl Source {
         }
     }
 
-    /// Whether this may fill the placeholder.
-    pub(super) fn takes(&self, value: &str) -> bool {
+    /// Whether this value may fill the placeholder.
+    pub(super) fn accepts(&self, value: &str) -> bool {
         match self {
             Self::Http(_) => true,
-            // A colon parts keys; white space has no place in one.
+            // A colon separates the parts of a key, and keys contain no white space.
             Self::Redis(_) => !value.contains(':') && !value.contains(char::is_whitespace),
         }
     }
 
-    /// Asks once. May be dropped at any time.
-    pub(super) async fn ask(&self, value: Option<&str>, tell: &Tell, bytes_max: usize) -> Result<String, Failure> {
+    /// Polls the source once. The future may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// See [`PollFailure`]. The response may have at most `bytes_max` bytes.
+    pub(super) async fn fetch(
+        &self,
+        value: Option<&str>,
+        mode: &PublishMode,
+        bytes_max: usize,
+    ) -> Result<String, PollFailure> {
         match self {
-            Self::Http(source) => source.ask(value, bytes_max).await,
-            Self::Redis(source) => source.ask(value, tell, bytes_max).await,
+            Self::Http(source) => source.fetch(value, bytes_max).await,
+            Self::Redis(source) => source.fetch(value, mode, bytes_max).await,
         }
     }
 
-    /// An answer did not come in time: what it was to come over may be dead.
+    /// The response did not arrive in time, so the connection may be dead. The next poll makes a new one.
     pub(super) fn timed_out(&self) {
         if let Self::Redis(source) = self {
             source.forget_connection();
@@ -87,7 +96,11 @@ impl Source {
     }
 }
 
-/// The one placeholder of a text, as it is written (`{id}`). It may stand there several times.
+/// The placeholder of a text with its braces, such as `{id}`. The same placeholder may occur several times.
+///
+/// # Errors
+///
+/// When the text has two different placeholders or a stray brace.
 fn placeholder(text: &str) -> Result<Option<Box<str>>, &'static str> {
     const WRONG: &str = "may hold one placeholder such as {id} and no other braces";
     let (mut found, mut rest) = (None, text);

@@ -1,11 +1,11 @@
-//! `redis = "string:key"`, `"hash:key"`, `"list:key"` or `"record:key"`: one key, read over one connection for all feeds of a server.
+//! `redis = "string:key"`, `"hash:key"`, `"list:key"` or `"record:key"`: one key. The feeds of a server share a connection.
 //!
-//! - `string`: its value is the JSON answer; a missing key is `null`.
-//! - `hash`: without `record_key` one object of its fields; with it an array of records, one of each field, whose value
-//!   is a record in JSON. A missing key is an empty one.
-//! - `list`: an array of records; each element of the list is the key of a hash, each hash a record. Keys of hashes that
-//!   do not exist (any more) are passed over. A missing list is empty.
-//! - `record`: one hash as an array of one record; a missing key is an empty array.
+//! - `string`: the value is the JSON response. A missing key gives `null`.
+//! - `hash`: without `record_key`, one object of the fields. With it, an array with one record for each field, whose value
+//!   is a JSON object. A missing key is an empty hash.
+//! - `list`: an array of records. Each element of the list is the key of a hash, and each hash is a record. Keys of missing
+//!   hashes are skipped. A missing list is empty.
+//! - `record`: one hash as an array of one record. A missing key gives an empty array.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,14 +17,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError};
 
 use crate::auth::Secret;
-use crate::backend::feeds::Tell;
+use crate::backend::feeds::PublishMode;
 use crate::backend::feeds::attributes::{self, Hash};
 use crate::backend::feeds::change::RECORDS_MAX;
-use crate::backend::feeds::failure::Failure;
+use crate::backend::feeds::failure::PollFailure;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server: `redis://host[:port][/database]`, without user and password.
+/// The address of a server: `redis://host[:port][/database]`, without user and password.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RedisAddress(Box<str>);
 
@@ -36,9 +36,9 @@ impl FromStr for RedisAddress {
             return Err("must not hold a user or password; use password_env".to_owned());
         }
         if !text.starts_with("redis://") {
-            return Err("must begin with redis:// (plain, in a private network)".to_owned());
+            return Err("must begin with redis:// (without TLS, in a private network)".to_owned());
         }
-        let wrong = |error: RedisError| format!("is no address of a Redis server: {error}");
+        let wrong = |error: RedisError| format!("is not the address of a Redis server: {error}");
         text.into_connection_info().map_err(wrong)?;
         Ok(Self(text.into()))
     }
@@ -56,7 +56,7 @@ impl fmt::Display for RedisAddress {
     }
 }
 
-/// A key with at most one placeholder, and what it holds.
+/// A key with at most one placeholder, and the type of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisKey {
     kind: Kind,
@@ -110,7 +110,7 @@ impl fmt::Display for RedisKey {
 }
 
 impl RedisKey {
-    /// The placeholder as it is written.
+    /// The placeholder with its braces.
     #[must_use]
     pub fn placeholder(&self) -> Option<&str> {
         self.placeholder.as_deref()
@@ -124,18 +124,17 @@ impl RedisKey {
     }
 }
 
-/// One server and its connection, which is made when it is needed and made again after it broke.
+/// One server and its connection. The connection is made when a poll needs it, and again after it broke.
 pub(super) struct Server {
     info: Option<ConnectionInfo>,
     connection: Mutex<Option<MultiplexedConnection>>,
-    // Held while connecting, so that many polls make one connection.
+    // Locked while connecting, so that many polls make one connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
 impl Server {
     pub(super) fn new(address: &RedisAddress, password: Option<&Secret>) -> Self {
-        // The address was parsed when it was read.
-        // And a password is text: so the configuration has it.
+        // Neither conversion fails: the address was parsed before, and the configuration gives passwords as text.
         let password = password.and_then(|password| std::str::from_utf8(password.expose()).ok());
         let info = (&*address.0).into_connection_info().ok().map(|info| match password {
             Some(password) => {
@@ -151,17 +150,17 @@ impl Server {
         }
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
-        let unreachable = |error: RedisError| Failure::Unreachable(error.to_string());
+    async fn connection(&self) -> Result<MultiplexedConnection, PollFailure> {
+        let unreachable = |error: RedisError| PollFailure::Unreachable(error.to_string());
         let _one = self.connecting.lock().await;
         let made = self.connection.lock().clone();
         if let Some(connection) = made {
             return Ok(connection);
         }
         let info = self.info.clone();
-        let info = info.ok_or_else(|| Failure::Unreachable("the address is none".to_owned()))?;
+        let info = info.ok_or_else(|| PollFailure::Unreachable("the address is not valid".to_owned()))?;
         let client = Client::open(info).map_err(unreachable)?;
-        // How long an answer may take is the feed's business.
+        // The timeout of the feed limits the time for a response.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(None);
@@ -173,15 +172,15 @@ impl Server {
         Ok(connection)
     }
 
-    fn failure(&self, error: &RedisError) -> Failure {
+    fn failure(&self, error: &RedisError) -> PollFailure {
         if error.code().is_some() {
-            return Failure::Refused(error.to_string());
+            return PollFailure::Refused(error.to_string());
         }
         if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
             *self.connection.lock() = None;
-            return Failure::Lost(error.to_string());
+            return PollFailure::Lost(error.to_string());
         }
-        Failure::BadAnswer(error.to_string())
+        PollFailure::BadResponse(error.to_string())
     }
 }
 
@@ -199,14 +198,19 @@ impl RedisSource {
         *self.server.connection.lock() = None;
     }
 
-    pub(super) async fn ask(&self, value: Option<&str>, tell: &Tell, bytes_max: usize) -> Result<String, Failure> {
+    pub(super) async fn fetch(
+        &self,
+        value: Option<&str>,
+        mode: &PublishMode,
+        bytes_max: usize,
+    ) -> Result<String, PollFailure> {
         let mut connection = self.server.connection().await?;
         let key = self.key.fill(value);
-        let name = match tell {
-            Tell::ChangedRecords(name) => Some(&**name),
-            Tell::Changed | Tell::Everything => None,
+        let name = match mode {
+            PublishMode::ChangedRecords(name) => Some(&**name),
+            PublishMode::Changed | PublishMode::Everything => None,
         };
-        let answer = match self.key.kind {
+        let response = match self.key.kind {
             Kind::String => string(&mut connection, &key).await,
             Kind::Hash => hash(&mut connection, &key).await.map(|hash| match name {
                 Some(name) => attributes::records(hash, name),
@@ -217,27 +221,27 @@ impl RedisSource {
                 .await
                 .map(|hash| Ok(attributes::array(vec![hash], name))),
         };
-        let answer = answer.map_err(|error| self.server.failure(&error))??;
-        if answer.len() > bytes_max {
-            return Err(Failure::BadAnswer(format!("it is longer than {bytes_max} bytes")));
+        let response = response.map_err(|error| self.server.failure(&error))??;
+        if response.len() > bytes_max {
+            return Err(PollFailure::BadResponse(format!("it is longer than {bytes_max} bytes")));
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 
-type Answer<T> = Result<T, RedisError>;
+type RedisResult<T> = Result<T, RedisError>;
 
-async fn string(connection: &mut MultiplexedConnection, key: &str) -> Answer<Result<String, Failure>> {
+async fn string(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Result<String, PollFailure>> {
     let value: Option<String> = redis::cmd("GET").arg(key).query_async(connection).await?;
     Ok(Ok(value.unwrap_or_else(|| "null".to_owned())))
 }
 
-async fn hash(connection: &mut MultiplexedConnection, key: &str) -> Answer<Hash> {
+async fn hash(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Hash> {
     redis::cmd("HGETALL").arg(key).query_async(connection).await
 }
 
-async fn list(connection: &mut MultiplexedConnection, key: &str, name: Option<&str>) -> Answer<String> {
-    // One more than there may be, which is then refused as too many.
+async fn list(connection: &mut MultiplexedConnection, key: &str, name: Option<&str>) -> RedisResult<String> {
+    // Up to one key more than the limit is read. The comparison with the last response refuses that many records.
     let keys: Vec<String> = redis::cmd("LRANGE")
         .arg(key)
         .arg(0)
@@ -268,8 +272,8 @@ mod tests {
             ("redis://:hunter2@a", "password_env"),
             ("rediss://a", "must begin"),
             ("a:6379", "must begin"),
-            ("redis://", "no address"),
-            ("redis://a/x", "no address"),
+            ("redis://", "not the address"),
+            ("redis://a/x", "not the address"),
         ] {
             let error = bad.parse::<RedisAddress>().expect_err(bad);
             assert!(error.contains(why) && !error.contains("hunter2"), "{bad}: {error}");

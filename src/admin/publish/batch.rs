@@ -1,0 +1,209 @@
+//! The items of one request, from text to events, and the reply about them.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::ENVELOPE_BYTES_MAX;
+use super::lines::Line;
+use crate::admin::Admin;
+use crate::admin::access::Caller;
+use crate::event::{EventId, NewEvent, PublishOptions};
+use crate::hub::Receipt;
+use crate::ingress::http::HttpErrorCode;
+use tickgate_protocol::json::Scratch;
+use tickgate_protocol::message::PublishItem;
+
+/// Most refused items and most duplicates that are listed. A stream of lines has no end, so the rest is only counted.
+const LISTED_MAX: usize = 10_000;
+
+/// The reply to a publish request.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct PublishReply {
+    published: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) duplicate: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) duplicates: Vec<usize>,
+    #[serde(skip_serializing_if = "is_zero")]
+    duplicates_omitted: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unchanged: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) unchanged_items: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) errors: Vec<ItemError>,
+    #[serde(skip_serializing_if = "is_zero")]
+    errors_omitted: usize,
+}
+
+/// A refused item.
+#[derive(Debug, Serialize)]
+pub(super) struct ItemError {
+    index: usize,
+    pub(super) code: HttpErrorCode,
+    pub(super) message: Box<str>,
+}
+
+impl PublishReply {
+    fn list_duplicate(&mut self, index: usize) {
+        if self.duplicates.len() < LISTED_MAX {
+            self.duplicates.push(index);
+        } else {
+            self.duplicates_omitted += 1;
+        }
+    }
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Collects the items of one request.
+pub(super) struct Batch<'a> {
+    admin: &'a Admin,
+    caller: &'a Caller,
+    scratch: Scratch,
+    // The index of the next item.
+    index: usize,
+    events: Vec<NewEvent>,
+    // The index of each event's item.
+    indices: Vec<usize>,
+    pub(super) reply: PublishReply,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(admin: &'a Admin, caller: &'a Caller) -> Self {
+        Self {
+            admin,
+            caller,
+            scratch: Scratch::default(),
+            index: 0,
+            events: Vec::new(),
+            indices: Vec::new(),
+            reply: PublishReply::default(),
+        }
+    }
+
+    /// The number of events that wait to be published.
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Removes the events and the indices of their items; `None` without events.
+    pub(super) fn take_events(&mut self) -> Option<(Vec<usize>, Vec<NewEvent>)> {
+        (!self.events.is_empty()).then(|| (std::mem::take(&mut self.indices), std::mem::take(&mut self.events)))
+    }
+
+    /// Adds one item.
+    pub(super) fn take(&mut self, text: &str) {
+        let index = self.index;
+        self.index += 1;
+        match self.parse(text) {
+            Ok(event) => {
+                self.events.push(event);
+                self.indices.push(index);
+            }
+            Err((code, message)) => self.fail(index, code, message),
+        }
+    }
+
+    /// Adds one line of a stream. An empty line is not an item.
+    pub(super) fn take_line(&mut self, line: Line) {
+        match line {
+            Line::TooLong => {
+                let line_bytes_max = self.admin.event_bytes + ENVELOPE_BYTES_MAX;
+                let message = format!("the line is longer than {line_bytes_max} bytes");
+                self.fail(self.index, HttpErrorCode::MessageTooLarge, message.into());
+                self.index += 1;
+            }
+            Line::Whole(bytes) => match simdutf8::basic::from_utf8(&bytes) {
+                Ok(text) if text.trim_ascii().is_empty() => {}
+                Ok(text) => self.take(text),
+                Err(_) => {
+                    self.fail(self.index, HttpErrorCode::InvalidJson, "the line is not UTF-8".into());
+                    self.index += 1;
+                }
+            },
+        }
+    }
+
+    /// Counts an event by its receipt.
+    pub(super) fn count(&mut self, index: usize, receipt: &Receipt) {
+        let metrics = &self.admin.metrics;
+        if receipt.duplicate {
+            self.reply.list_duplicate(index);
+            metrics.duplicates.add(1);
+        } else if receipt.unchanged {
+            self.reply.unchanged_items += 1;
+            metrics.unchanged.add(1);
+        } else {
+            self.reply.published += 1;
+            metrics.published.add(1);
+        }
+    }
+
+    /// Reports that the last `count` events could not be published.
+    pub(super) fn fail_all(&mut self, count: usize) {
+        self.reply.errors_omitted += count - 1;
+        self.fail(
+            self.index.saturating_sub(1),
+            HttpErrorCode::Internal,
+            "publishing failed".into(),
+        );
+    }
+
+    /// The event of an item.
+    fn parse(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
+        let item = PublishItem::parse(text, &mut self.scratch).map_err(|(code, message)| (code.into(), message))?;
+        if item.data.len() > self.admin.event_bytes {
+            let message = format!("`data` is longer than {} bytes", self.admin.event_bytes);
+            return Err((HttpErrorCode::MessageTooLarge, message.into()));
+        }
+        if let Caller::User(identity) = self.caller
+            && !identity.may_publish(&item.channel)
+        {
+            return Err((
+                HttpErrorCode::Forbidden,
+                format!("this token may not publish to `{}`", item.channel).into(),
+            ));
+        }
+        let options = PublishOptions {
+            id: item.id.map(|id| EventId::of_request(&item.channel, &id)),
+            ..PublishOptions::default()
+        };
+        let clock = self.admin.parts.clock;
+        Ok(NewEvent {
+            channel: item.channel,
+            name: item.event.into(),
+            // Copied, since a slice would keep the whole body in memory as long as one of its events waits or is kept.
+            data: Bytes::copy_from_slice(item.data.as_bytes()),
+            timestamp_ms: item.timestamp_ms.unwrap_or_else(|| clock.now().unix_ms),
+            options,
+        })
+    }
+
+    fn fail(&mut self, index: usize, code: HttpErrorCode, message: Box<str>) {
+        self.admin.metrics.refused_items.add(1);
+        if self.reply.errors.len() < LISTED_MAX {
+            self.reply.errors.push(ItemError { index, code, message });
+        } else {
+            self.reply.errors_omitted += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_duplicates_is_bounded() {
+        let mut reply = PublishReply::default();
+        (0..LISTED_MAX + 3).for_each(|index| reply.list_duplicate(index));
+        assert_eq!((reply.duplicates.len(), reply.duplicates_omitted), (LISTED_MAX, 3));
+    }
+}

@@ -1,0 +1,177 @@
+//! `POST /api/publish`: one event, an array of events, or a stream of lines.
+//!
+//! Invariant: an event that the reply counts as published is kept as its channel's class says, and is in the inbox of
+//! every interested shard. A duplicate was published in the same sense before. A refused item is reported by its index and
+//! does not stop the others. A client that goes away does not cut its request short.
+
+mod batch;
+mod lines;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE};
+use hyper::{HeaderMap, StatusCode};
+
+use self::batch::{Batch, ItemError};
+use self::lines::Lines;
+use super::access::{Caller, forbidden};
+use super::routes::Call;
+use super::{Admin, body};
+use crate::hub::Receipt;
+use crate::ingress::http::HttpErrorCode;
+use crate::ingress::http::response::{self, HttpResponse};
+use tickgate_protocol::json;
+
+/// Most items of an array.
+const ITEMS_MAX: usize = 10_000;
+/// What a line may contain beside its `data`, in bytes.
+const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
+/// Items of a stream that are published together.
+const LINES_PER_BATCH: usize = 512;
+
+impl Admin {
+    /// `POST /api/publish`
+    pub(super) async fn publish(&self, caller: Caller, call: Call) -> HttpResponse {
+        let request = call.request;
+        if let Caller::User(identity) = &caller
+            && identity.permissions.publish.is_empty()
+        {
+            return forbidden("this token may not publish");
+        }
+        if !self.parts.broker.is_ready() {
+            let response = response::error(HttpErrorCode::BrokerUnavailable, "the broker is not connected");
+            return response::retry_after(response, 1);
+        }
+        let mut batch = Batch::new(self, &caller);
+        if is_lines(request.headers()) {
+            return self.publish_lines(batch, request.into_body()).await;
+        }
+        // Held until the end: the body stays in memory as long as its items wait for the hub.
+        let Ok(_reserved) = self.reserve_body(&request).await else {
+            let message = "the gateway is shutting down";
+            return response::error(HttpErrorCode::Overloaded, message);
+        };
+        let body = match body::whole(request.into_body(), self.publish_body_bytes).await {
+            Ok(body) => body,
+            Err(refused) => return refused.0,
+        };
+        let Ok(text) = simdutf8::basic::from_utf8(&body) else {
+            return response::error(HttpErrorCode::InvalidJson, "the body is not UTF-8");
+        };
+        if !text.trim_ascii_start().starts_with('[') {
+            batch.take(text);
+            if let Some(ItemError {
+                code: HttpErrorCode::InvalidJson,
+                message,
+                ..
+            }) = batch.reply.errors.first_mut()
+                && text.trim_ascii().contains('\n')
+            {
+                *message = format!("{message} (items in lines need `Content-Type: application/x-ndjson`)").into();
+            }
+            return self.publish_one(batch).await;
+        }
+        let items = match json::split_array(text, ITEMS_MAX) {
+            Ok(items) => items,
+            Err(error) => return response::error(code_of(&error), &error.to_string()),
+        };
+        for item in items {
+            batch.take(item);
+        }
+        self.send(&mut batch).await;
+        response::json(StatusCode::OK, &batch.reply)
+    }
+
+    async fn publish_one(&self, mut batch: Batch<'_>) -> HttpResponse {
+        let receipt = self.send(&mut batch).await;
+        let mut reply = batch.reply;
+        if let Some(error) = reply.errors.pop() {
+            return response::error(error.code, &error.message);
+        }
+        reply.duplicate = reply.duplicates.pop().is_some();
+        if let Some(receipt) = receipt {
+            reply.offset = receipt.offset;
+            reply.epoch = receipt.epoch.map(|epoch| epoch.to_string());
+            reply.unchanged = receipt.unchanged;
+            reply.unchanged_items = 0;
+        }
+        response::json(StatusCode::OK, &reply)
+    }
+
+    /// Publishes lines as they arrive. The body is read only as fast as the hub takes its events.
+    async fn publish_lines(&self, mut batch: Batch<'_>, mut body: Incoming) -> HttpResponse {
+        let mut lines = Lines::new(self.event_bytes + ENVELOPE_BYTES_MAX);
+        let failed = loop {
+            let chunk = body::next(&mut body).await;
+            match &chunk {
+                Ok(Some(data)) => lines.push(data),
+                Ok(None) => lines.end(),
+                // The incomplete last line is not an item.
+                Err(_) => {}
+            }
+            while let Some(line) = lines.next() {
+                batch.take_line(line);
+                if batch.len() >= LINES_PER_BATCH {
+                    self.send(&mut batch).await;
+                }
+            }
+            self.send(&mut batch).await;
+            match chunk {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(error.0),
+            }
+        };
+        let Some(failed) = failed else {
+            return response::json(StatusCode::OK, &batch.reply);
+        };
+        // The status is that of the failure. The body still tells what was published.
+        let (parts, _) = failed.into_parts();
+        let mut response = response::json(parts.status, &batch.reply);
+        let connection = parts.headers.get(CONNECTION);
+        response
+            .headers_mut()
+            .extend(connection.map(|value| (CONNECTION, value.clone())));
+        response
+    }
+
+    /// Publishes the events of the batch. A task of its own does it: when the client goes away and this future is dropped,
+    /// the batch is still published whole.
+    async fn send(&self, batch: &mut Batch<'_>) -> Option<Receipt> {
+        let (indices, events) = batch.take_events()?;
+        let count = events.len();
+        let broker = self.parts.broker.clone();
+        match tokio::spawn(async move { broker.publish(events).await }).await {
+            Ok(receipts) => {
+                for (index, receipt) in indices.into_iter().zip(&receipts) {
+                    batch.count(index, receipt);
+                }
+                receipts.first().copied()
+            }
+            Err(error) => {
+                tracing::error!(%error, "publishing failed");
+                batch.fail_all(count);
+                None
+            }
+        }
+    }
+}
+
+fn is_lines(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["application/x-ndjson", "application/ndjson"]
+        .iter()
+        .any(|lines| kind.eq_ignore_ascii_case(lines))
+}
+
+fn code_of(error: &json::Error) -> HttpErrorCode {
+    match error {
+        json::Error::Syntax { .. } | json::Error::TooDeep { .. } | json::Error::TooManyEscapes => {
+            HttpErrorCode::InvalidJson
+        }
+        json::Error::WrongKind(_) | json::Error::TooManyItems(_) => HttpErrorCode::InvalidMessage,
+    }
+}

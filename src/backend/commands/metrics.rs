@@ -1,0 +1,155 @@
+//! What the router counts, and how the admin API and `/metrics` read it.
+
+use super::breaker::CircuitState;
+use crate::metrics::{Counter, Gauge, Metric};
+use crate::session::CommandOutcome;
+use tickgate_protocol::message::ErrorCode;
+
+/// Counters over all routes. Any thread writes.
+#[derive(Debug, Default)]
+pub(super) struct CommandMetrics {
+    pub(super) received: Counter,
+    pub(super) in_flight: Gauge,
+    pub(super) retries: Counter,
+    succeeded: Counter,
+    failed: Counter,
+    unknown_action: Counter,
+    unavailable: Counter,
+    timed_out: Counter,
+    limited: Counter,
+    internal: Counter,
+}
+
+impl CommandMetrics {
+    /// Counts an answer by its outcome.
+    pub(super) fn answered(&self, outcome: &CommandOutcome) {
+        let counter = match outcome {
+            CommandOutcome::Success { .. } => &self.succeeded,
+            CommandOutcome::Failure { .. } => &self.failed,
+            CommandOutcome::Refused { code, .. } => match code {
+                ErrorCode::UnknownAction => &self.unknown_action,
+                ErrorCode::BackendUnavailable => &self.unavailable,
+                ErrorCode::Timeout => &self.timed_out,
+                ErrorCode::RateLimited => &self.limited,
+                _ => &self.internal,
+            },
+        };
+        counter.add(1);
+    }
+
+    pub(super) fn read(&self, audit_events_lost: u64, backends: Vec<BackendSample>) -> CommandsSample {
+        CommandsSample {
+            received: self.received.get(),
+            in_flight: self.in_flight.get(),
+            retries: self.retries.get(),
+            outcomes: [
+                ("success", self.succeeded.get()),
+                ("failure", self.failed.get()),
+                ("unknown_action", self.unknown_action.get()),
+                ("backend_unavailable", self.unavailable.get()),
+                ("timeout", self.timed_out.get()),
+                ("rate_limited", self.limited.get()),
+                ("internal", self.internal.get()),
+            ],
+            audit_events_lost,
+            backends,
+        }
+    }
+}
+
+/// One reading of the router's counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandsSample {
+    /// Commands ever received.
+    pub received: u64,
+    /// Commands that are not answered yet.
+    pub in_flight: i64,
+    /// Attempts beyond the first, of idempotent routes.
+    pub retries: u64,
+    /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
+    pub outcomes: [(&'static str, u64); 7],
+    /// Audited commands whose event could not be published. Their log line was written.
+    pub audit_events_lost: u64,
+    /// Every backend, in the order of the routes.
+    pub backends: Vec<BackendSample>,
+}
+
+impl CommandsSample {
+    /// The metrics of the router.
+    pub const METRICS: &'static [Metric<Self>] = &[
+        Metric::counter(
+            "tickgate_commands_total",
+            "Commands taken from clients.",
+            |commands, samples| samples.value(commands.received),
+        ),
+        Metric::counter(
+            "tickgate_commands_answered_total",
+            "Commands answered, by outcome.",
+            |commands, samples| {
+                for (outcome, count) in &commands.outcomes {
+                    samples.labelled(&[("outcome", outcome)], count);
+                }
+            },
+        ),
+        Metric::gauge(
+            "tickgate_commands_in_flight",
+            "Commands not answered yet.",
+            |commands, samples| samples.value(commands.in_flight),
+        ),
+        Metric::counter(
+            "tickgate_command_retries_total",
+            "Repeated attempts, of idempotent routes.",
+            |commands, samples| samples.value(commands.retries),
+        ),
+        Metric::counter(
+            "tickgate_audit_events_lost_total",
+            "Audited commands whose event could not be published.",
+            |commands, samples| samples.value(commands.audit_events_lost),
+        ),
+    ];
+}
+
+/// One reading of a backend's counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSample {
+    /// The URL, or the name of a backend in this process.
+    pub name: Box<str>,
+    /// The state of its circuit breaker.
+    pub circuit: CircuitState,
+    /// How often its circuit breaker has opened.
+    pub opened_total: u64,
+    /// Attempts under way.
+    pub in_flight: i64,
+    /// Attempts ever made.
+    pub attempts: u64,
+    /// Attempts without a usable reply. An attempt that is out of time is one of them.
+    pub failures: u64,
+    /// Commands refused without an attempt, because the breaker was open.
+    pub refused: u64,
+}
+
+impl BackendSample {
+    /// The metrics of a backend. The label `backend` is added.
+    pub const METRICS: &'static [Metric<Self>] = &[
+        Metric::gauge(
+            "tickgate_backend_circuit",
+            "Circuit breaker of a command backend: 1 for its present state.",
+            |backend, samples| samples.labelled(&[("state", &backend.circuit.as_str())], 1),
+        ),
+        Metric::counter(
+            "tickgate_backend_circuit_opened_total",
+            "How often a backend's circuit breaker has opened.",
+            |backend, samples| samples.value(backend.opened_total),
+        ),
+        Metric::counter(
+            "tickgate_backend_attempts_total",
+            "Attempts to have a command answered by a backend.",
+            |backend, samples| samples.value(backend.attempts),
+        ),
+        Metric::counter(
+            "tickgate_backend_failures_total",
+            "Attempts that brought no usable reply.",
+            |backend, samples| samples.value(backend.failures),
+        ),
+    ];
+}

@@ -1,0 +1,75 @@
+//! What a feed counts.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use super::health::FeedState;
+use crate::metrics::{Counter, Gauge, Metric, metrics};
+
+metrics! {
+    /// The counters of one feed. The runner and its polls write, by [`Counter::add`].
+    pub(super) struct FeedCounters, read as
+    /// One reading of a feed's counters.
+    pub struct FeedCounts {
+        channels: Gauge, "tickgate_feed_channels", "Channels of a feed that somebody listens to.";
+        in_flight: Gauge, "tickgate_feed_polls_in_flight", "Polls of a feed under way.";
+        polls: Counter, "tickgate_feed_polls_total", "Polls of a feed that ended.";
+        failures: Counter, "tickgate_feed_failures_total", "Polls of a feed that brought nothing usable.";
+        late: Counter, "tickgate_feed_late_total",
+            "Polls of a feed that began late by more than a tenth of the interval.";
+        events: Counter, "tickgate_feed_events_total", "Events that a feed published.";
+        records: Counter, "tickgate_feed_records_total",
+            "Records in a feed's events; anything but an array is one.";
+        refused: Counter, "tickgate_feed_refused_total",
+            "Subscriptions a feed does not serve: their value may not stand in a Redis key.";
+    }
+}
+
+/// The counters and the state of one feed.
+#[derive(Debug, Default)]
+pub(super) struct FeedMetrics {
+    pub(super) channel: Box<str>,
+    pub(super) counters: FeedCounters,
+    // The index in `FeedState::ALL`.
+    state: AtomicU8,
+}
+
+impl FeedMetrics {
+    pub(super) fn new(channel: &str) -> Self {
+        Self {
+            channel: channel.into(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn set_state(&self, state: FeedState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(super) fn read(&self) -> FeedSample {
+        FeedSample {
+            channel: self.channel.clone(),
+            state: FeedState::ALL[usize::from(self.state.load(Relaxed)) % FeedState::ALL.len()],
+            counts: self.counters.read(),
+        }
+    }
+}
+
+/// One reading of a feed's counters and state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedSample {
+    /// The channel, as configured.
+    pub channel: Box<str>,
+    /// The state of the source.
+    pub state: FeedState,
+    /// The counters.
+    pub counts: FeedCounts,
+}
+
+impl FeedSample {
+    /// The metric of the state. The labels `feed` and `channel` are added, as for [`FeedCounts::METRICS`].
+    pub const METRICS: &'static [Metric<Self>] = &[Metric::gauge(
+        "tickgate_feed_state",
+        "How a feed's source does: 1 for its present state (unknown, good, partly, failing).",
+        |feed, samples| samples.labelled(&[("state", &feed.state.as_str())], 1),
+    )];
+}

@@ -1,0 +1,109 @@
+//! What the listeners count.
+
+use super::{Counter, Gauge, Metric, metrics};
+
+metrics! {
+    /// What one accept loop counts. The public listeners share one; the admin listener has its own.
+    pub struct AcceptMetrics, read as
+    /// One reading of an accept loop's counters. `/metrics` shows that of the public listeners.
+    pub struct AcceptSample {
+        accepted: Counter, "tickgate_accepted_total", "Connections accepted by the public listeners.";
+        aborted: Counter, "tickgate_accept_aborted_total", "Connections that were gone before they could be accepted.";
+        paused: Counter, "tickgate_accept_pauses_total", "Pauses of accepting, for want of descriptors or memory.";
+    }
+}
+
+metrics! {
+    /// What the public listeners count. Several threads write, by [`Counter::add`].
+    pub struct IngressMetrics, read as
+    /// One reading of the public listeners' counters.
+    pub struct IngressSample {
+        pending: Gauge, "tickgate_handshakes_pending", "Public connections that speak HTTP, still or only.";
+        upgraded: Counter, "tickgate_handshakes_total", "Connections upgraded and handed to a shard.";
+    }
+    besides {
+        /// The accept loops.
+        accept: AcceptMetrics;
+        /// Refusals, by [`Refused`] in the order of [`Refused::ALL`].
+        refused: [Counter; Refused::ALL.len()];
+    }
+}
+
+/// The metric that is printed from the counts of refusals.
+pub const REFUSALS: &[Metric<IngressSample>] = &[Metric::counter(
+    "tickgate_handshakes_refused_total",
+    "Requests and connections that the door refused, by reason.",
+    |sample, samples| {
+        for (reason, count) in Refused::ALL.iter().zip(sample.refused) {
+            samples.labelled(&[("reason", &reason.label())], count);
+        }
+    },
+)];
+
+impl IngressMetrics {
+    /// Counts one refusal.
+    pub fn refuse(&self, reason: Refused) {
+        self.refused[reason as usize].add(1);
+    }
+
+    /// The number of refusals for this reason.
+    #[must_use]
+    pub fn refused(&self, reason: Refused) -> u64 {
+        self.refused[reason as usize].get()
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $label:literal;)*) => {
+        /// Why the ingress refused a request or closed a connection.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Refused { $($(#[$doc])* $name,)* }
+
+        impl Refused {
+            /// Every reason, each at the index of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// A short name for metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str { match self { $(Self::$name => $label,)* } }
+        }
+    };
+}
+
+refusals! {
+    /// A trusted proxy sent a malformed PROXY header. The connection is closed.
+    ProxyHeader = "proxy_header";
+    /// No complete request arrived in time. The connection is closed.
+    Timeout = "timeout";
+    /// 400, 414 or 431: hyper could not parse the request.
+    Http = "http";
+    /// 404.
+    Path = "path";
+    /// 405.
+    Method = "method";
+    /// 413.
+    Body = "body";
+    /// 400: the request is not a valid WebSocket handshake.
+    Handshake = "handshake";
+    /// 400: the request is not a valid Engine.IO request, or names an unknown session.
+    EngineIo = "engine_io";
+    /// 426.
+    UpgradeRequired = "upgrade_required";
+    /// 403.
+    Origin = "origin";
+    /// 401, or an upgrade that ends with 4001 or 4004.
+    Token = "token";
+    /// 429: too many handshakes per second.
+    ConnectRate = "connect_rate";
+    /// 429: too many connections from one address.
+    PerAddress = "per_address";
+    /// 429: too many connections of one user.
+    PerUser = "per_user";
+    /// 503: the bodies of other requests use all the memory set aside for them.
+    Memory = "memory";
+    /// 503: too many connections.
+    Total = "total";
+    /// 503: the gateway is draining, or the shard has ended.
+    Draining = "draining";
+}

@@ -1,0 +1,93 @@
+//! What one shard counts.
+
+use tickgate_protocol::disconnect::Disconnect;
+
+use super::{Counter, Gauge, Metric, Readable, metrics};
+
+metrics! {
+    /// What one shard counts. Only the shard's thread writes, by [`Counter::bump`]; the admin API and the self-report read.
+    pub struct ShardMetrics, read as
+    /// One reading of a shard's counters, or the sum of several.
+    pub struct ShardSample {
+        connections: Gauge, "tickgate_connections", "Connections: WebSockets, and sessions that poll.";
+        connections_total: Counter, "tickgate_connections_total", "Connections ever adopted by a shard.";
+        polling: Gauge, "tickgate_engine_io_polling", "Engine.IO sessions that poll.";
+        polls: Counter, "tickgate_engine_io_polls_total", "Polls answered with packets.";
+        transports_upgraded: Counter, "tickgate_engine_io_upgrades_total",
+            "Engine.IO sessions that went on from polling to a WebSocket.";
+        /// Automatic subscriptions are included.
+        subscriptions: Gauge, "tickgate_subscriptions", "Patterns held, over all connections.";
+        messages_in: Counter, "tickgate_messages_received_total", "Data messages from clients.";
+        bytes_in: Counter, "tickgate_received_bytes_total", "Bytes read from clients.";
+        rate_limited: Counter, "tickgate_messages_rate_limited_total", "Messages refused by a connection's rate limit.";
+        deliveries: Counter, "tickgate_deliveries_total", "Events put into connections' outboxes.";
+        messages_out: Counter, "tickgate_messages_sent_total", "Messages of any kind written completely to sockets.";
+        bytes_out: Counter, "tickgate_sent_bytes_total", "Bytes written to clients.";
+        deflate_connections: Gauge, "tickgate_compressed_connections", "Connections that agreed on permessage-deflate.";
+        inflated_messages: Counter, "tickgate_compressed_messages_received_total", "Compressed messages from clients.";
+        inflated_bytes: Counter, "tickgate_inflated_bytes_total",
+            "Bytes that compressed messages from clients were inflated to.";
+        deflated_messages: Counter, "tickgate_compressed_messages_total",
+            "Compressed messages put into connections' outboxes.";
+        deflate_saved_bytes: Counter, "tickgate_compression_saved_bytes_total",
+            "Bytes those are shorter than they would be plain.";
+        dropped: Counter, "tickgate_events_dropped_total", "Events dropped from full outboxes; the clients are told.";
+        conflated: Counter, "tickgate_events_conflated_total",
+            "Events that did not fit into an outbox; their channel's newest is read instead.";
+        catch_ups: Counter, "tickgate_catch_ups_total",
+            "Channels that connections began to catch up with: last values, replays, what was conflated.";
+        caught_up: Counter, "tickgate_caught_up_events_total",
+            "Events read from the kept state for connections that catch up.";
+        catching_up: Gauge, "tickgate_catching_up_connections", "Connections that catch up with some channel now.";
+        waiting_joins: Gauge, "tickgate_waiting_subscribes",
+            "Subscribe messages that look at too many channels for one turn, or may not be answered before what was published, and wait.";
+        recovered: Counter, "tickgate_recovered_channels_total", "Channels recovered in full when clients came back.";
+        not_recovered: Counter, "tickgate_unrecovered_channels_total",
+            "Channels that could not be recovered in full, as the clients were told.";
+        pending_frames: Gauge, "tickgate_pending_frames", "Event frames waiting in outboxes.";
+        pending_bytes: Gauge, "tickgate_pending_bytes", "Event bytes waiting in outboxes.";
+        inbox: Gauge, "tickgate_inbox_events", "Events waiting in a shard's inbox.";
+        /// The sum over shards is the number of shards that use io_uring.
+        io_uring: Gauge, "tickgate_io_uring", "1 while a shard sends by io_uring, 0 by writev.";
+        submitted: Counter, "tickgate_io_uring_messages_total", "Messages (of one or more frames) sent by io_uring.";
+        sends: Counter, "tickgate_send_calls_total", "System calls that send, a message or a submission of up to 1024.";
+        turns: Counter, "tickgate_turns_total", "Turns of a shard's loop.";
+        /// In microseconds.
+        cpu_us: Counter as seconds, "tickgate_shard_cpu_seconds_total", "CPU time of a shard's thread.";
+    }
+    besides {
+        /// Connections ended, by [`Disconnect`] in the order of [`Disconnect::ALL`].
+        endings: [Counter; Disconnect::ALL.len()];
+    }
+}
+
+/// The metric that is printed from the sum over all shards.
+pub const ENDINGS: &[Metric<ShardSample>] = &[Metric::counter(
+    "tickgate_endings_total",
+    "Ended connections, by close code.",
+    |sample, samples| {
+        for (ending, count) in Disconnect::ALL.iter().zip(sample.endings) {
+            samples.labelled(&[("code", &ending.code()), ("reason", &ending.label())], count);
+        }
+    },
+)];
+
+impl ShardMetrics {
+    /// Counts one ending. Only the shard's thread may call it.
+    pub fn ended(&self, ending: Disconnect) {
+        self.endings[ending as usize].bump(1);
+    }
+
+    /// The number of connections that ended this way.
+    #[must_use]
+    pub fn endings(&self, ending: Disconnect) -> u64 {
+        self.endings[ending as usize].get()
+    }
+}
+
+impl ShardSample {
+    /// Adds the reading of another shard.
+    pub fn add(&mut self, other: &Self) {
+        ShardMetrics::sum(self, other);
+    }
+}
