@@ -8,8 +8,8 @@ seconds=${1:-5}; shift || true
 rates=${*:-50 200 500 1000 2000 5000}
 out=target/coalesce
 mkdir -p "$out"
-cargo build --release --quiet --bin tickgate
-cargo build --release --quiet -p tickgate-loadtest
+cargo build --profile dist --quiet --bin tickgate
+cargo build --profile dist --quiet -p tickgate-loadtest
 source loadtest/servers.sh
 figure() { grep -o "\"$2\":[0-9.e+-]*" "$1" | head -1 | cut -d: -f2; }
 
@@ -20,7 +20,7 @@ for rate in $rates; do
     TICKGATE_SERVER__COALESCE=$wait start_tickgate 2>/dev/null
     report=$out/$rate-$wait.json
     rm -f "$report"
-    taskset -c 1 target/release/tickgate-loadtest fanout --url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET \
+    taskset -c 1 target/dist/tickgate-loadtest fanout --url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET \
       --publish-url http://127.0.0.1:18081 --name "$wait" --pid "$server" --clients 1000 --rate "$rate" --seconds "$seconds" \
       --json "$report" >/dev/null || true
     stop

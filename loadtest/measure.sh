@@ -8,17 +8,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure
 mkdir -p "$out"
-cargo build --release --bin tickgate
-cargo build --release -p tickgate-loadtest --bins --examples
+cargo build --profile dist --bin tickgate
+cargo build --profile dist -p tickgate-loadtest --bins --examples
 
 source loadtest/servers.sh
-start_naive() { taskset -c 0 target/release/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
+start_naive() { taskset -c 0 target/dist/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
 # tool SCENARIO SERVER LABEL [more arguments]; clients of the gateway are a user each.
 tool() {
   local scenario=$1 name=$2 label=$3; shift 3
   local where=(--url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET --publish-url http://127.0.0.1:18081)
   [ "$name" = naive ] && where=(--url ws://127.0.0.1:18100/ws --publish-url http://127.0.0.1:18100/api/publish)
-  taskset -c 1 target/release/tickgate-loadtest "$scenario" "${where[@]}" --name "$name" --pid "$server" \
+  taskset -c 1 target/dist/tickgate-loadtest "$scenario" "${where[@]}" --name "$name" --pid "$server" \
     --json "$out/$name-$label.json" --html "$out/$name-$label.html" "$@" | tee "$out/$name-$label.txt"
 }
 
@@ -37,7 +37,7 @@ for rate in 50 500 2000; do
     tool fanout "$name" "$rate" --clients 1000 --rate "$rate" --seconds "$seconds"
     stop
   done
-  [ "$rate" = 2000 ] || target/release/tickgate-loadtest compare "$out/naive-$rate.json" "$out/tickgate-$rate.json" \
+  [ "$rate" = 2000 ] || target/dist/tickgate-loadtest compare "$out/naive-$rate.json" "$out/tickgate-$rate.json" \
     --html "$out/compare-$rate.html" | tee "$out/compare-$rate.txt"
 done
 for name in naive tickgate; do

@@ -16,4 +16,4 @@ await() {
   done
   return 1
 }
-start_tickgate() { taskset -c 0 target/release/tickgate serve --config loadtest/tickgate.toml & server=$!; await 18080; await 18081; }
+start_tickgate() { taskset -c 0 target/dist/tickgate serve --config loadtest/tickgate.toml & server=$!; await 18080; await 18081; }

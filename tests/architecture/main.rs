@@ -1,7 +1,7 @@
-//! The rules of the rooms, as tests: who may import whom, what a room may not do, how long a file may get.
+//! The rules of the layers, as tests: what may import what, what a module may not do, how long a file may be.
 //!
-//! The table of rooms is read from the crate's own documentation (`src/lib.rs`), so that the two cannot differ. A
-//! checker that finds nothing proves nothing: every rule is also shown a small source that breaks it.
+//! The table of layers is read from the crate's own documentation (`src/lib.rs`), so that the two cannot differ. Each rule
+//! is also shown a small source that breaks it, since a checker that finds nothing proves nothing.
 
 mod pages;
 mod rules;
@@ -34,7 +34,9 @@ fn load(root: &Path, folder: &str, tree: &mut Tree) {
 #[test]
 fn the_crate_keeps_the_rules() {
     let mut tree = Tree::new();
-    load(Path::new(env!("CARGO_MANIFEST_DIR")), "src", &mut tree);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    load(root, "src", &mut tree);
+    load(root, "crates/protocol/src", &mut tree);
     let found = violations(&tree);
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
@@ -54,6 +56,7 @@ fn every_test_that_the_guarantees_name_exists() {
     let mut tree = Tree::new();
     load(root, "src", &mut tree);
     load(root, "tests", &mut tree);
+    load(root, "crates", &mut tree);
     let text = fs::read_to_string(root.join("docs/guarantees.md")).expect("the guarantees are there");
     let named = tests_named(&text);
     assert!(named.len() >= 20, "{named:?}");
@@ -66,25 +69,28 @@ fn every_test_that_the_guarantees_name_exists() {
     );
 }
 
-/// A crate with two lines of rooms that keeps the rules.
+/// A crate with four layers that keeps the rules.
 fn small() -> Tree {
     let lib = "\
-        //! | line | rooms | may not |\n//! |---|---|---|\n//! | 1 | [`channel`] [`wire`] | do I/O |\n\
-        //! | 2 | [`auth`] [`message`] | do I/O |\n//! | 3 | [`shard`] | await |\n//! | 4 | [`door`] | |\n\n\
-        pub mod auth;\npub mod channel;\npub mod door;\npub mod message;\npub mod shard;\npub mod wire;\n";
+        //! | line | modules | may not |\n//! |---|---|---|\n//! | 1 | [`event`] [`time`] | do I/O |\n\
+        //! | 2 | [`auth`] [`session`] | do I/O |\n//! | 3 | [`shard`] | await |\n//! | 4 | [`auth::verifier`] [`ingress`] | |\n\n\
+        pub mod auth;\npub mod event;\npub mod ingress;\npub mod session;\npub mod shard;\npub mod time;\n";
     let files = [
         ("src/lib.rs", lib),
-        ("src/channel.rs", "pub struct Channel;\n"),
-        ("src/wire.rs", "use std::fmt;\n"),
+        ("src/event.rs", "pub struct Event;\n"),
+        ("src/time.rs", "use std::fmt;\n"),
         (
             "src/auth/mod.rs",
-            "mod key;\nuse crate::channel::Channel;\nuse crate::message::Code;\n",
+            "mod key;\npub mod verifier;\nuse crate::event::Event;\nuse crate::session::Code;\n",
         ),
-        ("src/auth/key.rs", "use super::Identity;\nuse crate::wire::Frame;\n"),
-        ("src/message.rs", "use crate::channel::{self, Channel};\n"),
-        ("src/shard/mod.rs", "use crate::{auth, channel::Channel};\n"),
+        ("src/auth/key.rs", "use super::Identity;\nuse crate::time::Now;\n"),
+        ("src/auth/verifier.rs", "use super::Key;\nuse crate::shard::Table;\n"),
+        ("src/session.rs", "use crate::event::{self, Event};\n"),
+        ("src/shard/mod.rs", "use crate::{auth, event::Event};\n"),
         ("src/shard/reactor.rs", "fn f() { Instant::now(); }\n"),
-        ("src/door.rs", "use crate::shard;\nasync fn f() { g().await }\n"),
+        ("src/ingress.rs", "use crate::shard;\nasync fn f() { g().await }\n"),
+        ("crates/protocol/src/lib.rs", "pub mod wire;\n"),
+        ("crates/protocol/src/wire.rs", "use crate::channel::Channel;\n"),
     ];
     files
         .into_iter()
@@ -119,7 +125,7 @@ fn an_import_from_a_line_below_is_found_in_every_form() {
     for text in [
         "use crate::shard;",
         "use crate::shard::Table;",
-        "use crate::{\n    channel::{self, Channel},\n    shard::{Table, Outbox},\n};",
+        "use crate::{\n    event::{self, Event},\n    shard::{Table, Outbox},\n};",
         "fn f() { crate::shard::run() }",
         "type T = Vec<crate::shard::Table>;",
         "use super::shard::Table;",
@@ -129,25 +135,36 @@ fn an_import_from_a_line_below_is_found_in_every_form() {
         assert_found("src/auth/mod.rs", text, expected);
     }
     assert_found("src/auth/key.rs", "use super::super::shard::Table;", expected);
+    assert_found(
+        "src/auth/key.rs",
+        "use super::verifier::Verifier;",
+        "auth must not import auth::verifier",
+    );
+    assert_found(
+        "src/auth/mod.rs",
+        "mod inner { use super::super::shard::Table; }",
+        expected,
+    );
+    assert_found("src/auth/mod.rs", "fn f() { g!(a, crate::shard::run()) }", expected);
     assert_found("src/auth/deep/mod.rs", "use super::super::shard::Table;", expected);
     assert_found(
-        "src/channel.rs",
+        "src/event.rs",
         "use super::shard::Table;",
-        "channel must not import shard",
+        "event must not import shard",
     );
     assert_found(
         "src/shard/mod.rs",
-        "use crate::door::Door;",
-        "shard must not import door",
+        "use crate::ingress::Ingress;",
+        "shard must not import ingress",
     );
 }
 
 #[test]
-fn rooms_of_one_line_may_not_import_each_other_in_a_circle() {
+fn layers_of_one_line_may_not_import_each_other_in_a_circle() {
     assert_found(
-        "src/message.rs",
+        "src/session.rs",
         "use crate::auth::Identity;",
-        "a circle: auth, message",
+        "a circle: auth, session",
     );
 }
 
@@ -189,25 +206,29 @@ fn the_table_and_the_modules_must_agree() {
     assert_found("src/lib.rs", "pub mod extra;\n", "extra is in no line of the table");
     let mut tree = small();
     let lib = tree.get_mut("src/lib.rs").expect("there");
-    *lib = lib.replace("pub mod wire;\n", "");
+    *lib = lib.replace("pub mod time;\n", "");
     assert_eq!(
         violations(&tree),
-        ["src/lib.rs: the table names wire, which is no module"]
+        ["src/lib.rs: the table names time, which is no module"]
     );
     *tree.get_mut("src/lib.rs").expect("there") = lib_without_table();
-    assert_eq!(violations(&tree), ["src/lib.rs: has no table of rooms"]);
+    assert_eq!(violations(&tree), ["src/lib.rs: has no table of layers"]);
 }
 
 fn lib_without_table() -> String {
-    "pub mod channel;\n".to_owned()
+    "pub mod event;\n".to_owned()
 }
 
 #[test]
-fn what_a_room_may_not_do_is_found() {
+fn what_a_module_may_not_do_is_found() {
     for (path, text, expected) in [
         ("src/shard/mod.rs", "async fn f() {}", "`async`"),
-        ("src/wire.rs", "fn f() { g().await; }", "`.await`"),
-        ("src/wire.rs", "use std::time::SystemTime;", "`SystemTime`"),
+        ("crates/protocol/src/wire.rs", "fn f() { g().await; }", "`.await`"),
+        (
+            "crates/protocol/src/wire.rs",
+            "use std::time::SystemTime;",
+            "`SystemTime`",
+        ),
         (
             "src/shard/table.rs",
             "fn f() { std::time::Instant::now(); }",
@@ -216,15 +237,19 @@ fn what_a_room_may_not_do_is_found() {
         ("src/auth/mod.rs", "use std::fs;", "`std::fs`"),
         ("src/auth/mod.rs", "use std::{fmt, net::IpAddr};", "`std::net`"),
         ("src/auth/mod.rs", "use tokio::sync::Mutex;", "`tokio`"),
-        ("src/channel.rs", "use mio::Poll;", "`mio`"),
-        ("src/wire.rs", "fn f(x: &serde_json::Value) {}", "`serde_json`"),
-        ("src/shard/mod.rs", "use parking_lot::Mutex;", "`Mutex`"),
-        ("src/door.rs", "fn f() { todo!() }", "`todo!`"),
-        ("src/door.rs", "fn f() { unimplemented!(\"x\") }", "`unimplemented!`"),
-        ("src/door.rs", "// TODO: later\n", "`TODO`"),
-        ("src/door.rs", "/* FIXME */", "`FIXME`"),
+        ("src/event.rs", "use mio::Poll;", "`mio`"),
         (
-            "src/door.rs",
+            "crates/protocol/src/wire.rs",
+            "fn f(x: &serde_json::Value) {}",
+            "`serde_json`",
+        ),
+        ("src/shard/mod.rs", "use parking_lot::Mutex;", "`Mutex`"),
+        ("src/ingress.rs", "fn f() { todo!() }", "`todo!`"),
+        ("src/ingress.rs", "fn f() { unimplemented!(\"x\") }", "`unimplemented!`"),
+        ("src/ingress.rs", "// TODO: later\n", "`TODO`"),
+        ("src/ingress.rs", "/* FIXME */", "`FIXME`"),
+        (
+            "src/ingress.rs",
             "#[cfg(test)]\nmod t { #[test]\n#[ignore]\nfn f() {} }",
             "`#[ignore`",
         ),
@@ -233,12 +258,12 @@ fn what_a_room_may_not_do_is_found() {
     }
     for (path, text) in [
         (
-            "src/wire.rs",
+            "crates/protocol/src/wire.rs",
             "fn asynchronous(awaits: u8) { let instant_now = awaits; }",
         ),
         ("src/auth/mod.rs", "use std::{fmt, sync::Arc};"),
         ("src/auth/mod.rs", "#[cfg(test)]\nmod t { use std::fs; }"),
-        ("src/door.rs", "const TODOS: u8 = 0;"),
+        ("src/ingress.rs", "const TODOS: u8 = 0;"),
     ] {
         assert_eq!(found_in(path, text), [""; 0], "{path} with {text:?}");
     }
@@ -246,5 +271,5 @@ fn what_a_room_may_not_do_is_found() {
 
 #[test]
 fn a_long_file_is_found() {
-    assert_found("src/door.rs", &"\n".repeat(500), "has 502 lines");
+    assert_found("src/ingress.rs", &"\n".repeat(500), "has 502 lines");
 }

@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Tree;
-use crate::source::{code_of, contains_word, first_names, names_under_root, without_tests};
+use crate::source::{Source, contains_word};
 
-/// A file is read in one sitting.
+/// The most lines of a file, so that it is read in one sitting.
 const LINES_MAX: usize = 500;
 
-/// What some rooms may not do, besides importing from below.
+/// The package below all layers, as a module of the name that [`module_of`] gives it.
+const PROTOCOL: &str = "protocol";
+
+/// Words that some modules may not use.
 struct Ban {
-    rooms: &'static [&'static str],
-    /// Files of these rooms that are free of it.
+    /// Modules, with all that is nested in them.
+    modules: &'static [&'static str],
+    /// Modules among these to which the ban does not apply.
     except: &'static [&'static str],
     words: &'static [&'static str],
     why: &'static str,
@@ -19,65 +23,21 @@ struct Ban {
 
 const BANS: &[Ban] = &[
     Ban {
-        rooms: &[
-            "auth",
-            "channel",
-            "dialect",
-            "disconnect",
-            "event",
-            "json",
-            "limits",
-            "mailbox",
-            "message",
-            "session",
-            "shard",
-            "stats",
-            "time",
-            "wire",
-        ],
+        modules: &[PROTOCOL, "auth", "event", "metrics", "session", "shard", "time"],
         except: &[],
         words: &["async", ".await"],
         why: "a partial read lives in a struct, never in a suspended function",
     },
     Ban {
-        rooms: &[
-            "auth",
-            "channel",
-            "dialect",
-            "disconnect",
-            "event",
-            "hub",
-            "json",
-            "limits",
-            "mailbox",
-            "message",
-            "session",
-            "shard",
-            "stats",
-            "verify",
-            "wire",
-        ],
-        // Drives the rest of the room, and measures what it does.
-        except: &["src/shard/reactor.rs"],
+        modules: &[PROTOCOL, "auth", "event", "hub", "metrics", "session", "shard"],
+        // The reactor drives the rest of the shard and measures it; a snapshot is written on a thread of its own.
+        except: &["hub::snapshot", "shard::reactor"],
         words: &["Instant::now", "SystemTime"],
         why: "time is an argument, or read in time.rs",
     },
     Ban {
-        rooms: &[
-            "auth",
-            "channel",
-            "dialect",
-            "disconnect",
-            "event",
-            "json",
-            "limits",
-            "message",
-            "session",
-            "stats",
-            "time",
-            "wire",
-        ],
-        except: &[],
+        modules: &[PROTOCOL, "auth", "event", "metrics", "session", "time"],
+        except: &["auth::verifier"],
         words: &[
             "std::fs",
             "std::net",
@@ -90,22 +50,22 @@ const BANS: &[Ban] = &[
             "rustix",
             "socket2",
         ],
-        why: "this room does no I/O",
+        why: "this module does no I/O",
     },
     Ban {
-        rooms: &["hub", "mailbox"],
-        except: &[],
+        modules: &["hub", "shard::mailbox"],
+        except: &["hub::snapshot"],
         words: &["std::fs", "tokio::net", "mio", "socket2"],
-        why: "this room knows no sockets but to hand them on",
+        why: "this module knows no sockets except to hand them on",
     },
     Ban {
-        rooms: &["wire"],
+        modules: &["protocol::wire"],
         except: &[],
         words: &["serde_json", "simd_json", "serde"],
         why: "framing knows no JSON",
     },
     Ban {
-        rooms: &["shard", "session", "dialect", "wire"],
+        modules: &[PROTOCOL, "session", "shard"],
         except: &[],
         words: &["Mutex", "RwLock", "Condvar"],
         why: "a shard takes no lock of its own",
@@ -117,31 +77,41 @@ const NEVER: &[&str] = &["TODO", "FIXME", "todo!", "unimplemented!", "#[ignore"]
 
 /// Every breach of a rule, one line each.
 pub(crate) fn violations(tree: &Tree) -> Vec<String> {
-    let (lines, mut found) = table(tree.get("src/lib.rs").map_or("", String::as_str));
+    let (lines, mut found) = table(tree);
     if lines.is_empty() {
-        return vec!["src/lib.rs: has no table of rooms".to_owned()];
+        return vec!["src/lib.rs: has no table of layers".to_owned()];
     }
-    let tests = test_files(tree);
-    let mut imports: BTreeSet<(&str, String)> = BTreeSet::new();
+    let sources: BTreeMap<&str, Source> = tree
+        .iter()
+        .map(|(path, text)| (path.as_str(), Source::parse(path, text)))
+        .collect();
+    let tests: BTreeSet<String> = sources
+        .iter()
+        .flat_map(|(path, source)| {
+            let module = module_of(path);
+            source.test_modules.iter().map(move |test| join(&module, test))
+        })
+        .collect();
+    let mut imports: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (path, text) in tree {
         always(path, text, &mut found);
-        let room = room_of(path);
-        if tests
-            .iter()
-            .any(|test| path == &format!("{test}.rs") || path.starts_with(&format!("{test}/")))
-        {
+        let module = module_of(path);
+        if tests.iter().any(|test| is_within(&module, test)) {
             continue;
         }
-        let (code, _) = without_tests(&code_of(text));
-        bans(path, room, &code, &mut found);
-        let Some(line) = lines.get(room) else {
+        let source = &sources[path.as_str()];
+        bans(path, &module, &source.words, &mut found);
+        let Some(layer) = layer_of(&lines, &module) else {
             continue;
         };
-        for name in names_under_root(&code, depth_of(path)) {
-            match lines.get(name.as_str()) {
-                Some(other) if other > line => found.push(format!("{path}: {room} must not import {name}")),
-                Some(other) if other == line && name != room => drop(imports.insert((room, name))),
-                _ => {}
+        for imported in &source.paths {
+            let Some(other) = absolute(&module, imported).and_then(|name| layer_of(&lines, &name)) else {
+                continue;
+            };
+            if lines[other] > lines[layer] {
+                found.push(format!("{path}: {layer} must not import {other}"));
+            } else if other != layer && lines[other] == lines[layer] {
+                imports.insert((layer, other));
             }
         }
     }
@@ -150,69 +120,92 @@ pub(crate) fn violations(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// The line of each room, by the table in the crate's documentation, and where table and modules differ.
-fn table(lib: &str) -> (BTreeMap<String, u32>, Vec<String>) {
+/// The line of each layer, by the table in the crate's documentation, and where table and modules differ.
+fn table(tree: &Tree) -> (BTreeMap<String, u32>, Vec<String>) {
+    let lib = tree.get("src/lib.rs").map_or("", String::as_str);
     let mut lines = BTreeMap::new();
     for row in lib.lines().filter_map(|line| line.trim_start().strip_prefix("//! | ")) {
         let mut cells = row.split(" | ");
-        let (Some(number), Some(rooms)) = (cells.next().and_then(|cell| cell.parse::<u32>().ok()), cells.next()) else {
+        let (Some(number), Some(modules)) = (cells.next().and_then(|cell| cell.parse::<u32>().ok()), cells.next())
+        else {
             continue;
         };
-        lines.extend(
-            rooms
-                .split('`')
-                .skip(1)
-                .step_by(2)
-                .map(|room| (room.to_owned(), number)),
-        );
+        let names = modules.split('`').skip(1).step_by(2);
+        lines.extend(names.map(|module| (module.to_owned(), number)));
     }
-    let modules: BTreeSet<&str> = lib
+    let files: BTreeSet<String> = tree.keys().map(|path| module_of(path)).collect();
+    let declared: BTreeSet<&str> = lib
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("pub mod ")?.strip_suffix(';'))
         .collect();
     let mut differences = Vec::new();
-    for module in modules.iter().filter(|module| !lines.contains_key(**module)) {
+    for module in declared.iter().filter(|module| !lines.contains_key(**module)) {
         differences.push(format!("src/lib.rs: {module} is in no line of the table"));
     }
-    for room in lines.keys().filter(|room| !modules.contains(room.as_str())) {
-        differences.push(format!("src/lib.rs: the table names {room}, which is no module"));
+    let is_missing =
+        |name: &&String| !files.contains(*name) || !name.contains("::") && !declared.contains(name.as_str());
+    for module in lines.keys().filter(is_missing) {
+        differences.push(format!("src/lib.rs: the table names {module}, which is no module"));
     }
     (lines, differences)
 }
 
-/// Files (without `.rs`) and folders that are compiled for tests only.
-fn test_files(tree: &Tree) -> Vec<String> {
-    let declared = |(path, text): (&String, &String)| {
-        let folder = match path.strip_suffix("/mod.rs") {
-            Some(folder) => folder,
-            None => path.trim_end_matches(".rs"),
-        };
-        let (_, modules) = without_tests(&code_of(text));
-        modules
-            .into_iter()
-            .map(|module| format!("{folder}/{module}"))
-            .collect::<Vec<_>>()
+/// The layer that a module belongs to: the innermost of those around it that have a line.
+fn layer_of<'a>(lines: &'a BTreeMap<String, u32>, module: &str) -> Option<&'a str> {
+    lines
+        .keys()
+        .filter(|layer| is_within(module, layer))
+        .max_by_key(|layer| layer.len())
+        .map(String::as_str)
+}
+
+/// The module of a file, such as `shard::core` of `src/shard/core/mod.rs`; empty for the crate's root.
+fn module_of(path: &str) -> String {
+    let (root, path) = match path.strip_prefix("crates/protocol/src/") {
+        Some(rest) => (PROTOCOL, rest),
+        None => ("", path.trim_start_matches("src/")),
     };
-    tree.iter().flat_map(declared).collect()
-}
-
-fn room_of(path: &str) -> &str {
-    let path = path.trim_start_matches("src/").trim_end_matches(".rs");
-    path.split('/').next().unwrap_or(path)
-}
-
-/// How many `super::` lead from a file's module to the crate's root.
-fn depth_of(path: &str) -> usize {
     let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
-    path.matches('/').count()
+    let path = if matches!(path, "lib" | "main") { "" } else { path };
+    join(root, &path.replace('/', "::"))
+}
+
+fn join(module: &str, name: &str) -> String {
+    match (module, name) {
+        ("", name) => name.to_owned(),
+        (module, "") => module.to_owned(),
+        (module, name) => format!("{module}::{name}"),
+    }
+}
+
+/// Whether `module` is `outer`, or nested in it.
+fn is_within(module: &str, outer: &str) -> bool {
+    module
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// What a path that begins with `crate`, `self` or `super` names, from the crate's root.
+fn absolute(module: &str, path: &[String]) -> Option<String> {
+    let mut base: Vec<&str> = match path.first()?.as_str() {
+        "crate" => Vec::new(),
+        "self" | "super" => module.split("::").filter(|name| !name.is_empty()).collect(),
+        _ => return None,
+    };
+    for name in path {
+        match name.as_str() {
+            "crate" | "self" => {}
+            "super" => drop(base.pop()),
+            name => base.push(name),
+        }
+    }
+    Some(base.join("::"))
 }
 
 fn always(path: &str, text: &str, found: &mut Vec<String>) {
     let lines = text.lines().count();
     if lines > LINES_MAX {
-        found.push(format!(
-            "{path}: has {lines} lines; {LINES_MAX} are read in one sitting"
-        ));
+        found.push(format!("{path}: has {lines} lines; the most is {LINES_MAX}"));
     }
     for word in NEVER.iter().filter(|word| contains_word(text, word)) {
         found.push(format!(
@@ -221,42 +214,31 @@ fn always(path: &str, text: &str, found: &mut Vec<String>) {
     }
 }
 
-fn bans(path: &str, room: &str, code: &str, found: &mut Vec<String>) {
-    for ban in BANS
-        .iter()
-        .filter(|ban| ban.rooms.contains(&room) && !ban.except.contains(&path))
-    {
-        for word in ban.words.iter().filter(|word| is_used(code, word)) {
+fn bans(path: &str, module: &str, words: &str, found: &mut Vec<String>) {
+    let within = |modules: &[&str]| modules.iter().any(|outer| is_within(module, outer));
+    for ban in BANS.iter().filter(|ban| within(ban.modules) && !within(ban.except)) {
+        for word in ban.words.iter().filter(|word| contains_word(words, word)) {
             found.push(format!("{path}: `{word}`: {}", ban.why));
         }
     }
 }
 
-/// Whether a word, or a path of `std` also in a `use std::{…}`, stands in the code.
-fn is_used(code: &str, word: &str) -> bool {
-    let in_group = |name: &str| {
-        let groups = code.match_indices("std::{").map(|(at, _)| &code[at + "std::".len()..]);
-        groups.flat_map(first_names).any(|first| first == name)
-    };
-    contains_word(code, word) || word.strip_prefix("std::").is_some_and(in_group)
-}
-
-/// Rooms of one line that import each other in a circle: what is left when rooms that import none of the rest are
+/// Layers of one line that import each other in a circle: what is left when layers that import none of the rest are
 /// taken out again and again.
-fn circle(imports: &BTreeSet<(&str, String)>) -> Option<String> {
+fn circle(imports: &BTreeSet<(&str, &str)>) -> Option<String> {
     let mut rest = imports.clone();
     loop {
-        let importing: BTreeSet<String> = rest.iter().map(|(room, _)| (*room).to_owned()).collect();
+        let importing: BTreeSet<&str> = rest.iter().map(|(layer, _)| *layer).collect();
         let before = rest.len();
         rest.retain(|(_, imported)| importing.contains(imported));
         if rest.is_empty() {
             return None;
         }
         if rest.len() == before {
-            let rooms: Vec<String> = importing.into_iter().collect();
+            let layers: Vec<&str> = importing.into_iter().collect();
             return Some(format!(
-                "src: rooms of one line import each other in a circle: {}",
-                rooms.join(", ")
+                "src: layers of one line import each other in a circle: {}",
+                layers.join(", ")
             ));
         }
     }

@@ -1,184 +1,215 @@
-//! Just enough of Rust's grammar to find paths in it: comments, literals, and what is only for tests.
+//! What a source file uses, read with `syn`: the paths in its code and its words, without comments, literals and code
+//! that is compiled for tests only.
 
-/// The same text with comments and the insides of literals blanked; lines stay where they are.
-pub(crate) fn code_of(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = match &bytes[at..] {
-            [b'/', b'/', ..] => find(bytes, at, b"\n"),
-            [b'/', b'*', ..] => comment_end(bytes, at),
-            [b'"', ..] => string_end(bytes, at),
-            [b'r', b'"' | b'#', ..] if starts_word(bytes, at) => raw_string_end(bytes, at),
-            [b'b', b'r', b'"' | b'#', ..] if starts_word(bytes, at) => raw_string_end(bytes, at + 1),
-            [b'\'', b'\\', ..] => find(bytes, at + 3, b"'") + 1,
-            // A character, not a lifetime: the quote closes behind one character of up to four bytes.
-            [b'\'', ..] => char_end(text, at),
-            _ => at,
-        };
-        let end = end.min(bytes.len());
-        for byte in &mut code[at..end] {
-            if *byte != b'\n' {
-                *byte = b' ';
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::visit::{self, Visit};
+use syn::{Attribute, ImplItem, Item, Stmt, TraitItem, UseTree};
+
+/// One file, without its tests.
+#[derive(Default)]
+pub(crate) struct Source {
+    /// Every path that begins with `crate`, `self` or `super`, and every path of a `use`.
+    pub(crate) paths: Vec<Vec<String>>,
+    /// The code as words: one space between tokens, none around `::` and after `.` or `#`; literals are left out.
+    pub(crate) words: String,
+    /// Modules in files of their own that are declared for tests only.
+    pub(crate) test_modules: Vec<String>,
+}
+
+impl Source {
+    /// # Panics
+    /// When the text is not Rust.
+    pub(crate) fn parse(path: &str, text: &str) -> Self {
+        let mut file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut source = Self::default();
+        source.drop_tests(&mut file.items);
+        source.visit_file(&file);
+        push_words(file.to_token_stream(), &mut source.words);
+        for path in &source.paths {
+            source.words.push(' ');
+            source.words.push_str(&path.join("::"));
+        }
+        source
+    }
+
+    fn drop_tests(&mut self, items: &mut Vec<Item>) {
+        items.retain(|item| {
+            let is_test = attributes(item).iter().any(is_for_tests);
+            if let Item::Mod(module) = item
+                && is_test
+                && module.content.is_none()
+            {
+                self.test_modules.push(module.ident.unraw().to_string());
+            }
+            !is_test
+        });
+        for item in items {
+            match item {
+                Item::Mod(module) => {
+                    if let Some((_, items)) = &mut module.content {
+                        self.drop_tests(items);
+                    }
+                }
+                Item::Impl(item) => item.items.retain(|item| !is_test_member(item)),
+                Item::Trait(item) => item.items.retain(|item| match item {
+                    TraitItem::Fn(item) => !item.attrs.iter().any(is_for_tests),
+                    _ => true,
+                }),
+                Item::Fn(item) => item.block.stmts.retain(|statement| match statement {
+                    Stmt::Local(local) => !local.attrs.iter().any(is_for_tests),
+                    Stmt::Item(item) => !attributes(item).iter().any(is_for_tests),
+                    _ => true,
+                }),
+                _ => {}
             }
         }
-        at = end.max(at + 1);
     }
-    String::from_utf8(code).expect("whole characters were blanked")
-}
 
-fn find(bytes: &[u8], from: usize, what: &[u8]) -> usize {
-    let rest = bytes.get(from..).unwrap_or_default();
-    rest.windows(what.len())
-        .position(|window| window == what)
-        .map_or(bytes.len(), |at| from + at)
-}
-
-fn comment_end(bytes: &[u8], at: usize) -> usize {
-    let (mut depth, mut at) = (1, at + 2);
-    while depth > 0 && at < bytes.len() {
-        let step = match &bytes[at..] {
-            [b'/', b'*', ..] => 1,
-            [b'*', b'/', ..] => -1,
-            _ => 0,
-        };
-        depth += step;
-        at += if step == 0 { 1 } else { 2 };
-    }
-    at
-}
-
-fn string_end(bytes: &[u8], at: usize) -> usize {
-    let mut at = at + 1;
-    while at < bytes.len() && bytes[at] != b'"' {
-        at += if bytes[at] == b'\\' { 2 } else { 1 };
-    }
-    at + 1
-}
-
-/// `at` is at the `r`; the same `at` when it is a raw identifier.
-fn raw_string_end(bytes: &[u8], at: usize) -> usize {
-    let hashes = bytes[at + 1..].iter().take_while(|byte| **byte == b'#').count();
-    if bytes.get(at + 1 + hashes) != Some(&b'"') {
-        return at;
-    }
-    let close = [b"\"".as_slice(), &b"#".repeat(hashes)].concat();
-    find(bytes, at + 2 + hashes, &close) + close.len()
-}
-
-fn char_end(text: &str, at: usize) -> usize {
-    let mut chars = text[at + 1..].chars();
-    match (chars.next(), chars.next()) {
-        (Some(c), Some('\'')) => at + 2 + c.len_utf8(),
-        _ => at,
-    }
-}
-
-fn starts_word(bytes: &[u8], at: usize) -> bool {
-    at == 0 || !is_word(bytes[at - 1])
-}
-
-pub(crate) const fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-/// Takes what stands under `#[cfg(test)]` out of blanked code. Gives the rest, and the modules that are declared so
-/// and lie in files of their own.
-pub(crate) fn without_tests(code: &str) -> (String, Vec<String>) {
-    const MARK: &str = "#[cfg(test)]";
-    let (mut kept, mut modules, mut rest) = (String::new(), Vec::new(), code);
-    while let Some(at) = rest.find(MARK) {
-        kept.push_str(&rest[..at]);
-        let item = &rest[at + MARK.len()..];
-        let end = item_end(item);
-        let head = item[..end].trim_end_matches(';');
-        let mut words = head.split_whitespace().skip_while(|word| *word != "mod").skip(1);
-        if let (Some(name), None) = (words.next(), words.next()) {
-            modules.push(name.to_owned());
+    fn add_use(&mut self, tree: &UseTree, prefix: &[String]) {
+        let below = |ident: &syn::Ident| [prefix, &[ident.unraw().to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.add_use(&path.tree, &below(&path.ident)),
+            UseTree::Name(name) => self.paths.push(below(&name.ident)),
+            UseTree::Rename(name) => self.paths.push(below(&name.ident)),
+            UseTree::Glob(_) => self.paths.push(prefix.to_vec()),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_use(tree, prefix)),
         }
-        rest = &item[end..];
     }
-    kept.push_str(rest);
-    (kept, modules)
 }
 
-/// Where an item ends: behind its `;`, or behind the brace that closes its first one.
-fn item_end(item: &str) -> usize {
-    let mut depth = 0;
-    for (at, byte) in item.bytes().enumerate() {
-        match byte {
-            b'{' | b'(' | b'[' => depth += 1,
-            b'}' | b')' | b']' => {
-                depth -= 1;
-                // A `use` group and an array type go on behind their bracket.
-                if byte == b'}' && depth == 0 && !item[at + 1..].trim_start().starts_with(';') {
-                    return at + 1;
+impl<'ast> Visit<'ast> for Source {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.add_use(&item.tree, &[]);
+    }
+
+    // In a module within the file `super` means the file's own module.
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        let before = self.paths.len();
+        visit::visit_item_mod(self, item);
+        for path in &mut self.paths[before..] {
+            if path[0] == "super" {
+                path[0] = "self".to_owned();
+            }
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.unraw().to_string())
+            .collect();
+        if is_relative(&names) {
+            self.paths.push(names);
+        }
+        visit::visit_path(self, path);
+    }
+
+    // What a macro is called with is no syntax tree: the paths in it are found among its tokens.
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        self.add_tokens(item.tokens.clone());
+        visit::visit_macro(self, item);
+    }
+}
+
+impl Source {
+    fn add_tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.end_path(&mut path);
+                    }
+                    path.push(ident.unraw().to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                other => {
+                    self.end_path(&mut path);
+                    colons = 0;
+                    if let TokenTree::Group(group) = other {
+                        self.add_tokens(group.stream());
+                    }
                 }
             }
-            b';' if depth == 0 => return at + 1,
-            _ => {}
+        }
+        self.end_path(&mut path);
+    }
+
+    fn end_path(&mut self, path: &mut Vec<String>) {
+        let names = std::mem::take(path);
+        if names.len() > 1 && is_relative(&names) {
+            self.paths.push(names);
         }
     }
-    item.len()
 }
 
-/// What follows `crate::`, or as many `super::` as lead to the crate's root from a module `depth` deep: the first
-/// name of every path.
-pub(crate) fn names_under_root(code: &str, depth: usize) -> Vec<String> {
-    // No white space inside paths.
-    let dense: String = code
-        .replace("r#", "")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace(" ::", "::");
-    let dense = dense.replace(":: ", "::");
-    let mut names = Vec::new();
-    for root in ["crate::".to_owned(), "super::".repeat(depth)] {
-        for (at, _) in dense.match_indices(&root) {
-            let before = dense.as_bytes()[..at].last().copied().unwrap_or(b' ');
-            let deeper = before == b':' || is_word(before);
-            if !deeper {
-                names.extend(first_names(&dense[at + root.len()..]));
-            }
-        }
-    }
+fn is_relative(names: &[String]) -> bool {
     names
+        .first()
+        .is_some_and(|first| matches!(first.as_str(), "crate" | "self" | "super"))
 }
 
-/// Of `a::b` it is `a`; of `{a, b::{c, d}}` they are `a` and `b`.
-pub(crate) fn first_names(path: &str) -> Vec<String> {
-    let name = |text: &str| -> String {
-        text.trim_start()
-            .bytes()
-            .take_while(|b| is_word(*b))
-            .map(char::from)
-            .collect()
-    };
-    let Some(group) = path.strip_prefix('{') else {
-        return vec![name(path)];
-    };
-    let (mut depth, mut start, mut names) = (0, 0, Vec::new());
-    for (at, byte) in group.bytes().enumerate() {
-        match byte {
-            b'{' => depth += 1,
-            b',' | b'}' if depth == 0 => {
-                names.push(name(&group[start..at]));
-                start = at + 1;
-                if byte == b'}' {
-                    break;
+fn is_for_tests(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
+        && attribute.parse_args::<TokenStream>().is_ok_and(|condition| {
+            let words = condition.to_string();
+            words == "test" || words.starts_with("all (test") || words.starts_with("all(test")
+        })
+}
+
+fn is_test_member(item: &ImplItem) -> bool {
+    match item {
+        ImplItem::Fn(item) => item.attrs.iter().any(is_for_tests),
+        ImplItem::Const(item) => item.attrs.iter().any(is_for_tests),
+        _ => false,
+    }
+}
+
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Const(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Macro(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Static(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Trait(item) => &item.attrs,
+        Item::Type(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+fn push_words(tokens: TokenStream, words: &mut String) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                words.push(' ');
+                push_words(group.stream(), words);
+                words.push(' ');
+            }
+            TokenTree::Ident(ident) => {
+                if !words.ends_with([':', '.', '#', ' ']) {
+                    words.push(' ');
                 }
+                words.push_str(&ident.unraw().to_string());
             }
-            b'}' => depth -= 1,
-            _ => {}
+            TokenTree::Punct(punct) => words.push(punct.as_char()),
+            TokenTree::Literal(_) => words.push(' '),
         }
     }
-    names
 }
 
 /// Whether `word` stands in `text` by itself.
 pub(crate) fn contains_word(text: &str, word: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.match_indices(word).any(|(at, _)| {
         let before = text.as_bytes()[..at].last().copied().unwrap_or(b' ');
         let after = text.as_bytes().get(at + word.len()).copied().unwrap_or(b' ');

@@ -17,8 +17,8 @@ cases=("${@:-*}")
 
 binary=${TICKGATE_BIN-}
 if [ -z "$binary" ]; then
-    cargo build --release --locked
-    binary=${CARGO_TARGET_DIR:-target}/release/tickgate
+    cargo build --profile dist --locked
+    binary=${CARGO_TARGET_DIR:-target}/dist/tickgate
 fi
 binary=$(realpath "$binary")
 

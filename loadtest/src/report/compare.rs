@@ -3,8 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::chart::escape;
+use maud::{Markup, html};
+
 use super::figure::{self, Better, Figure};
+use super::page::document;
 use super::{Report, page};
 
 /// Differences below this are noise on any machine.
@@ -20,6 +22,10 @@ impl Row {
     /// The other as a multiple of the base; none where the base is nothing, or less.
     fn ratio(&self) -> Option<f64> {
         (self.base > 0.0).then(|| self.other / self.base)
+    }
+
+    fn ratio_text(&self) -> String {
+        self.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
     }
 
     fn judgement(&self) -> &'static str {
@@ -90,7 +96,7 @@ fn text(base: &Report, other: &Report) -> String {
     for (section, rows) in rows(base, other) {
         let _ = write!(text, "\n{section}");
         for row in rows {
-            let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let ratio = row.ratio_text();
             let unit = row.figure.unit;
             let line = format!(
                 "\n  {:<44}{:>16}{:>16}{ratio:>9}  {}",
@@ -113,48 +119,55 @@ fn cut(name: &str) -> String {
 
 fn html_page(base: &Report, other: &Report) -> String {
     let title = format!("{}: {} and {}", base.scenario, base.name, other.name);
-    let mut body = format!("<h1>{}</h1>", escape(&title));
-    for report in [base, other] {
-        let class = if report.verdict.contains("THE TOOL") {
-            "verdict bad"
-        } else {
-            "verdict"
-        };
-        let (name, verdict) = (escape(&report.name), escape(&report.verdict));
-        let _ = write!(
-            body,
-            "<h2>{name}</h2>{}<p class=\"{class}\">Load tool: {verdict}</p>",
-            page::setup(report)
-        );
-    }
-    for differs in differing_setup(base, other) {
-        let _ = write!(body, "<p class=\"verdict bad\">Not the same: {}</p>", escape(&differs));
-    }
-    let (a, b) = (escape(&base.name), escape(&other.name));
-    let _ = write!(
-        body,
-        "<h2>Sample</h2><table><tr><th></th><th class=\"value\">{a}</th><th class=\"value\">{b}</th><th class=\"value\">ratio</th><th></th></tr>"
-    );
-    for (section, rows) in rows(base, other) {
-        let _ = write!(body, "<tbody><tr><th colspan=\"5\">{section}</th></tr>");
-        for row in rows {
-            let (unit, judgement) = (row.figure.unit, row.judgement());
-            let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-            let _ = write!(
-                body,
-                "<tr><td>{}</td><td class=\"value\">{}</td><td class=\"value\">{}</td><td class=\"value\">{ratio}</td><td class=\"{judgement}\">{judgement}</td></tr>",
-                escape(row.figure.label),
-                unit.show(row.base),
-                unit.show(row.other)
-            );
+    document(
+        &title,
+        &html! {
+            h1 { (title) }
+            @for report in [base, other] {
+                h2 { (report.name) }
+                (page::setup(report))
+                (page::verdict(report))
+            }
+            @for differs in differing_setup(base, other) {
+                p.verdict.bad { "Not the same: " (differs) }
+            }
+            h2 { "Figures" }
+            (table(base, other))
+            h2 { "Plots" }
+            div.charts {
+                (page::distributions(&[(&base.name, base), (&other.name, other)]))
+                (page::together(base, other))
+            }
+        },
+    )
+}
+
+fn table(base: &Report, other: &Report) -> Markup {
+    html! {
+        table {
+            tr {
+                th {}
+                th.value { (base.name) }
+                th.value { (other.name) }
+                th.value { "ratio" }
+                th {}
+            }
+            @for (section, rows) in rows(base, other) {
+                tbody {
+                    tr { th colspan="5" { (section) } }
+                    @for row in rows {
+                        tr {
+                            td { (row.figure.label) }
+                            td.value { (row.figure.unit.show(row.base)) }
+                            td.value { (row.figure.unit.show(row.other)) }
+                            td.value { (row.ratio_text()) }
+                            td class=(row.judgement()) { (row.judgement()) }
+                        }
+                    }
+                }
+            }
         }
-        body.push_str("</tbody>");
     }
-    body.push_str("</table><h2>Plots</h2><div class=\"charts\">");
-    body.push_str(&page::distributions(&[(&base.name, base), (&other.name, other)]));
-    body.push_str(&page::together(base, other));
-    body.push_str("</div>");
-    page::document(&title, &body)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A report as one page that needs nothing else: no script, no font, no picture from anywhere.
 
-use std::fmt::Write;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Axis, Chart, Line, escape};
+use super::chart::{Axis, Chart, Line};
 use super::figure::{self, FAMILIES, Unit};
 use super::{Point, Report, Series};
 
@@ -99,66 +99,83 @@ const TILES: [&str; 8] = [
 
 pub(super) fn page(report: &Report) -> String {
     let title = format!("{}: {}", report.scenario, report.name);
-    let mut body = format!("<h1>{}</h1>{}", escape(&title), setup(report));
-    let warns = report.verdict.contains("THE TOOL");
-    let class = if warns { "verdict bad" } else { "verdict" };
-    // Writing to a string cannot fail.
-    let _ = write!(body, "<p class=\"{class}\">Load tool: {}</p>", escape(&report.verdict));
-    if let Some(error) = &report.first_error {
-        let _ = write!(body, "<p class=\"verdict bad\">First error: {}</p>", escape(error));
-    }
-    body.push_str(&tiles(report));
-    body.push_str("<div class=\"charts\">");
-    body.push_str(&distributions(&[("", report)]));
-    for plot in &PLOTS {
-        body.push_str(&over_time(plot, &report.series));
-    }
-    body.push_str("</div>");
-    body.push_str(&table(report));
-    document(&title, &body)
-}
-
-/// The frame around all pages.
-pub(super) fn document(title: &str, body: &str) -> String {
-    let title = escape(title);
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
+    document(
+        &title,
+        &html! {
+            h1 { (title) }
+            (setup(report))
+            (verdict(report))
+            @if let Some(error) = &report.first_error {
+                p.verdict.bad { "First error: " (error) }
+            }
+            (tiles(report))
+            div.charts {
+                (distributions(&[("", report)]))
+                @for plot in &PLOTS { (over_time(plot, &report.series)) }
+            }
+            (table(report))
+        },
     )
 }
 
-/// What was asked for.
-pub(super) fn setup(report: &Report) -> String {
-    let mut list = format!(
-        "<ul class=\"setup\"><li>adapter <b>{}</b></li>",
-        escape(&report.adapter)
-    );
-    for (key, value) in &report.setup {
-        let value = super::format::count(*value as f64);
-        let _ = write!(list, "<li>{} <b>{value}</b></li>", escape(&key.replace('_', " ")));
-    }
-    list + "</ul>"
+/// The frame around all pages.
+pub(super) fn document(title: &str, body: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { main { (body) } }
+        }
+    };
+    page.into_string()
 }
 
-fn tiles(report: &Report) -> String {
-    let all = figure::all();
-    let mut tiles = String::from("<ul class=\"tiles\">");
-    for figure in TILES
-        .iter()
-        .filter_map(|key| all.iter().find(|figure| figure.key == *key))
-    {
-        if let Some(value) = report.figures.get(figure.key) {
-            let label = match figure.section {
-                "latency" | "requests" | "deliveries" => format!("{} {}", figure.section, figure.label),
-                _ => figure.label.to_owned(),
-            };
-            let _ = write!(tiles, "<li><b>{}</b>{}</li>", figure.unit.show(*value), escape(&label));
+/// What was asked for.
+pub(super) fn setup(report: &Report) -> Markup {
+    html! {
+        ul.setup {
+            li { "adapter " b { (report.adapter) } }
+            @for (key, value) in &report.setup {
+                li { (key.replace('_', " ")) " " b { (super::format::count(*value as f64)) } }
+            }
         }
     }
-    tiles + "</ul>"
 }
 
-fn over_time(plot: &Plot, series: &Series) -> String {
+/// Whether the load tool itself was the bottleneck.
+pub(super) fn verdict(report: &Report) -> Markup {
+    let warns = report.verdict.contains("THE TOOL");
+    html! {
+        p.verdict.bad[warns] { "Load tool: " (report.verdict) }
+    }
+}
+
+fn tiles(report: &Report) -> Markup {
+    let all = figure::all();
+    let shown = TILES.iter().filter_map(|key| {
+        let figure = all.iter().find(|figure| figure.key == *key)?;
+        let label = match figure.section {
+            "latency" | "requests" | "deliveries" => format!("{} {}", figure.section, figure.label),
+            _ => figure.label.to_owned(),
+        };
+        Some((figure.unit.show(*report.figures.get(figure.key)?), label))
+    });
+    html! {
+        ul.tiles {
+            @for (value, label) in shown {
+                li { b { (value) } (label) }
+            }
+        }
+    }
+}
+
+fn over_time(plot: &Plot, series: &Series) -> Markup {
     let has_something = |column: &&Drawn| {
         let values = series.columns.get(column.0);
         values.is_some_and(|values| values.iter().flatten().any(|value| *value > 0.0))
@@ -186,12 +203,12 @@ fn over_time(plot: &Plot, series: &Series) -> String {
             .map(|mark| (mark.at_s, mark.label.as_str()))
             .collect(),
     };
-    chart.svg()
+    chart.figure()
 }
 
 /// Latencies by quantile, a line for each report that has them; those without a disturbance beside those with it.
-pub(super) fn distributions(reports: &[(&str, &Report)]) -> String {
-    let mut charts = String::new();
+pub(super) fn distributions(reports: &[(&str, &Report)]) -> Markup {
+    let mut charts = Vec::new();
     for (prefix, section, meaning) in FAMILIES.iter().filter(|(prefix, ..)| *prefix != "baseline_ms") {
         let mut lines: Vec<(String, &Vec<Point>)> = Vec::new();
         for (name, report) in reports {
@@ -204,18 +221,18 @@ pub(super) fn distributions(reports: &[(&str, &Report)]) -> String {
             lines.extend(with.map(|points| (label("with"), points)));
             lines.extend(without.map(|points| (label("without"), points)));
         }
-        charts.push_str(&by_quantile(&format!("Distribution: {section}"), meaning, &lines));
+        charts.push(by_quantile(&format!("Distribution: {section}"), meaning, &lines));
     }
-    charts
+    html! { @for chart in charts { (chart) } }
 }
 
-fn by_quantile(title: &str, note: &str, lines: &[(String, &Vec<Point>)]) -> String {
+fn by_quantile(title: &str, note: &str, lines: &[(String, &Vec<Point>)]) -> Markup {
     let columns: Vec<(Vec<f64>, Vec<Option<f64>>)> = lines
         .iter()
         .map(|(_, points)| points.iter().map(|point| (point.quantile, Some(point.ms))).unzip())
         .collect();
     let Some((x, _)) = columns.first() else {
-        return String::new();
+        return html! {};
     };
     let line = |index: usize| Line {
         label: lines[index].0.trim(),
@@ -232,29 +249,31 @@ fn by_quantile(title: &str, note: &str, lines: &[(String, &Vec<Point>)]) -> Stri
         lines: (0..lines.len()).map(line).collect(),
         marks: Vec::new(),
     };
-    chart.svg()
+    chart.figure()
 }
 
-fn table(report: &Report) -> String {
-    let mut table = String::from("<h2>All figures</h2><table>");
-    for (section, figures) in figure::by_section(report.figures.keys().map(String::as_str)) {
-        let _ = write!(table, "<tbody><tr><th colspan=\"2\">{section}</th></tr>");
-        for figure in figures {
-            let value = figure.unit.show(report.figures[figure.key]);
-            let _ = write!(
-                table,
-                "<tr><td>{}</td><td class=\"value\">{value}</td></tr>",
-                escape(figure.label)
-            );
+fn table(report: &Report) -> Markup {
+    html! {
+        h2 { "All figures" }
+        table {
+            @for (section, figures) in figure::by_section(report.figures.keys().map(String::as_str)) {
+                tbody {
+                    tr { th colspan="2" { (section) } }
+                    @for figure in figures {
+                        tr {
+                            td { (figure.label) }
+                            td.value { (figure.unit.show(report.figures[figure.key])) }
+                        }
+                    }
+                }
+            }
         }
-        table.push_str("</tbody>");
     }
-    table + "</table>"
 }
 
 /// The same columns of two reports, for the comparison.
-pub(super) fn together(a: &Report, b: &Report) -> String {
-    let mut charts = String::new();
+pub(super) fn together(a: &Report, b: &Report) -> Markup {
+    let mut charts = Vec::new();
     for (title, note, unit, key) in [
         ("p99 latency over time", "", Unit::Ms, "latency_ms_p99"),
         ("Request p99 over time", "", Unit::Ms, "request_ms_p99"),
@@ -280,9 +299,9 @@ pub(super) fn together(a: &Report, b: &Report) -> String {
             lines: lines.collect(),
             marks: Vec::new(),
         };
-        charts.push_str(&chart.svg());
+        charts.push(chart.figure());
     }
-    charts
+    html! { @for chart in charts { (chart) } }
 }
 
 #[cfg(test)]
