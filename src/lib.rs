@@ -50,7 +50,6 @@ pub mod auth;
 pub mod backend;
 pub mod broker;
 pub mod config;
-pub mod demo;
 pub mod event;
 pub mod gateway;
 pub mod hub;

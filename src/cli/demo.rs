@@ -4,13 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 
 use clap::Args;
-use tickgate::auth::{Grant, mint};
-use tickgate::backend::feeds::RedisAddress;
+use tickgate::auth::{Grant, Secret, mint};
+use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use tickgate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, Tell};
 use tickgate::config::Config;
-use tickgate::demo::{ADMIN, Access, Backend, Settings, TRADER};
 use tickgate::gateway::Gateway;
 use tickgate::ingress::http::ListenAddress;
 use tickgate::time::unix_ms;
+use tickgate_demo::configuration::{Feed, Route, Source};
+use tickgate_demo::{ADMIN, Access, Backend, Settings, TRADER};
+use tickgate_protocol::channel::Pattern;
 
 use super::serve::{Ready, start};
 use super::{ConfigFile, Failure, MISCONFIGURED, print_out};
@@ -39,7 +42,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let settings = Settings {
         listen: arguments.page,
         seed: arguments.seed,
-        redis: arguments.redis.clone(),
+        redis: arguments.redis.as_ref().map(RedisAddress::to_string),
         ..Settings::default()
     };
     let backend = Backend::bind(settings).map_err(|error| {
@@ -49,14 +52,54 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let page = backend.address();
     let tokens = tokens(&ready.config)?;
     let mut settings = ready.settings();
-    settings.commands.routes.splice(0..0, backend.routes());
-    settings.feeds.feeds.extend(backend.feeds());
+    let secret = Secret::new(backend.hmac_secret());
+    let routes = backend.routes().into_iter().map(|route| route_settings(route, &secret));
+    settings.commands.routes.splice(0..0, routes);
+    settings
+        .feeds
+        .feeds
+        .extend(backend.feeds().into_iter().map(feed_settings));
     let gateway = start(settings)?;
     let access = access(&ready, &gateway, tokens)?;
     print_out(&access.banner(page));
     // Answers and publishes through the drain, too; ends after the gateway.
     let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
     ready.wait(gateway)
+}
+
+/// A `[[command]]` of the demo. It never fails: the demo's own data is valid.
+fn route_settings(route: Route, secret: &Secret) -> RouteSettings {
+    let http = HttpSettings {
+        url: BackendUrl::parse(&route.url).expect("a valid URL"),
+        hmac_secret: Some(secret.clone()),
+    };
+    let pattern = Pattern::parse(route.pattern).expect("a valid pattern");
+    RouteSettings {
+        audit: route.audit,
+        ..RouteSettings::new(pattern, Target::Http(http))
+    }
+}
+
+/// A `[[feed]]` of the demo. It never fails: the demo's own data is valid, and the URL of a Redis was checked when the
+/// command line was parsed.
+fn feed_settings(feed: Feed) -> FeedSettings {
+    FeedSettings {
+        channel: feed.channel.parse().expect("a valid channel"),
+        event: feed.event.into(),
+        source: match feed.source {
+            Source::Http(url) => SourceSettings::Http(url.parse().expect("a valid URL")),
+            Source::Redis { url, key } => SourceSettings::Redis {
+                address: url.parse().expect("a valid URL"),
+                password: None,
+                key: key.parse().expect("a valid key"),
+            },
+        },
+        tell: feed
+            .record_key
+            .map_or(Tell::Changed, |key| Tell::ChangedRecords(key.into())),
+        interval: feed.interval,
+        timeout: feed.timeout,
+    }
 }
 
 struct Tokens {
@@ -103,4 +146,28 @@ fn access(ready: &Ready, gateway: &Gateway, tokens: Tokens) -> Result<Access, Fa
         trader_token: tokens.trader,
         admin_token: tokens.admin,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demos_routes_and_feeds_are_valid_and_signed() {
+        let settings = Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..Settings::default()
+        };
+        let backend = Backend::bind(settings).expect("a free port");
+        let secret = Secret::new(backend.hmac_secret());
+        for route in backend.routes() {
+            let Target::Http(http) = route_settings(route, &secret).target else {
+                panic!("a route of the demo does not use HTTP")
+            };
+            assert!(http.hmac_secret.is_some());
+        }
+        for feed in backend.feeds() {
+            let _ = feed_settings(feed);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
@@ -29,12 +29,10 @@ use super::actions::{ActionError, Caller, Reply};
 use super::event::Outgoing;
 use super::platform::{Platform, STEP_MS};
 use super::prices::Prices;
-use super::{Access, Settings, ways};
-use crate::backend::commands::RouteSettings;
-use crate::backend::commands::http::SIGNATURE_HEADER;
-use crate::backend::feeds::FeedSettings;
-use crate::time::{Clock, unix_ms};
+use super::{Access, Settings, configuration};
 
+// The gateway's signature of a command.
+const SIGNATURE_HEADER: &str = "x-tickgate-signature";
 const PAGE: &str = include_str!("page.html");
 // Above the gateway's own limit of a message.
 const COMMAND_BYTES_MAX: usize = 128 * 1024;
@@ -115,16 +113,22 @@ impl Backend {
         self.address
     }
 
-    /// The gateway's routes to it, as `[[command]]` entries would say them.
+    /// The secret that the gateway must sign commands with.
     #[must_use]
-    pub fn routes(&self) -> Vec<RouteSettings> {
-        ways::routes(self.address, self.secret)
+    pub fn hmac_secret(&self) -> [u8; 32] {
+        self.secret
     }
 
-    /// The gateway's feeds from it, as `[[feed]]` entries would say them.
+    /// The `[[command]]` entries that the gateway's configuration needs.
     #[must_use]
-    pub fn feeds(&self) -> Vec<FeedSettings> {
-        ways::feeds(self.address, self.prices.address())
+    pub fn routes(&self) -> Vec<configuration::Route> {
+        configuration::routes(self.address)
+    }
+
+    /// The `[[feed]]` entries that the gateway's configuration needs.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<configuration::Feed> {
+        configuration::feeds(self.address, self.prices.url())
     }
 
     /// Runs it on a thread of its own until the handle is dropped.
@@ -152,7 +156,7 @@ impl Backend {
 
     /// Serves commands and the page and publishes, until the future is dropped. Fails only when its port does.
     pub async fn run(self, access: Access) -> io::Result<()> {
-        let clock = Clock::start();
+        let opened = Instant::now();
         let opened_ms = unix_ms();
         let users: Vec<&str> = self.settings.users.iter().map(String::as_str).collect();
         let shared = Arc::new(Shared {
@@ -163,7 +167,7 @@ impl Backend {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let prices = self.prices.run(|| shared.platform.lock().stock_prices());
         tokio::select! {
-            never = publish(Arc::clone(&shared), clock, opened_ms) => match never {},
+            never = publish(Arc::clone(&shared), opened, opened_ms) => match never {},
             never = serve(listener, Arc::clone(&shared)) => match never {},
             ended = prices => match ended? {},
         }
@@ -188,17 +192,26 @@ impl Drop for Running {
 
 // Steps the platform in real time and publishes what it says. The time is that of the monotonic clock: the platform
 // never sees time run backwards.
-async fn publish(shared: Arc<Shared>, clock: Clock, opened_ms: u64) -> Infallible {
+async fn publish(shared: Arc<Shared>, opened: Instant, opened_ms: u64) -> Infallible {
     let publisher = Publisher::new(&shared.access);
     let mut ticks = tokio::time::interval(Duration::from_millis(STEP_MS));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let events = shared.platform.lock().advance(opened_ms + clock.now().mono_ms);
+        let now_ms = opened_ms + whole_ms(opened.elapsed());
+        let events = shared.platform.lock().advance(now_ms);
         for batch in events.chunks(BATCH_MAX) {
             publisher.publish(batch).await;
         }
     }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Publisher {

@@ -1,24 +1,27 @@
-//! A paper-trading backend that uses only the public ways in: it publishes by `POST /api/publish` on the admin
-//! listener, answers commands that the gateway's `[[command]]` routes post to it, and leaves accounts and stock prices
-//! to be polled by `[[feed]]`s, over HTTP and from Redis. It is the example of a real one.
+//! A paper-trading backend for tickgate, and the example of how to write one.
 //!
-//! Invariant: [`platform`] and all it is made of do no I/O and read no clock: the same seed, times and commands give
-//! the same events. [`backend`] steps it in real time and knows nothing of trading.
+//! It uses only the gateway's network interfaces. It publishes with `POST /api/publish` on the admin listener. It answers
+//! commands that the gateway's `[[command]]` routes post to it. Accounts and stock prices are polled by the gateway's
+//! `[[feed]]`s, over HTTP and from Redis.
+//!
+//! Invariant: [`platform`] and the modules it uses do no I/O and read no clock, so the same seed, times and commands give
+//! the same events. [`backend`] steps the platform in real time and knows nothing about trading.
 //!
 //! # Layout
 //!
 //! - [`number`], [`position`]: decimal money, and positions whose gains and losses add up exactly.
-//! - [`market`], [`exchange`], [`stocks`]: what moves by itself.
-//! - [`grid`], [`strategy`], [`backtest`], [`risk`], [`accounts`]: what users do in it.
-//! - [`platform`]: all of it together, step by step; [`actions`]: the commands; [`event`]: what is published.
-//! - [`backend`]: HTTP in and out, and the page.
-//! - [`store`]: what a Redis would hold of it, and the answers it would give; [`prices`]: the server around that, or the
-//!   way into a real one; [`ways`]: what is put into the gateway's configuration.
+//! - [`market`], [`exchange`], [`stocks`]: everything that moves without commands.
+//! - [`grid`], [`strategy`], [`backtest`], [`risk`], [`accounts`]: everything that users do.
+//! - [`platform`]: all of these together, step by step; [`actions`]: the commands; [`event`]: the published events.
+//! - [`backend`]: HTTP server and client, and the page.
+//! - [`store`]: an in-memory subset of Redis; [`prices`]: the server for it, or the writer to a real Redis.
+//! - [`configuration`]: the routes and feeds that the gateway's configuration needs.
 
 pub mod accounts;
 pub mod actions;
 pub mod backend;
 pub mod backtest;
+pub mod configuration;
 pub mod event;
 pub mod exchange;
 pub mod grid;
@@ -31,26 +34,24 @@ pub mod risk;
 pub mod stocks;
 pub mod store;
 pub mod strategy;
-pub mod ways;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 pub use backend::Backend;
 
-use crate::backend::feeds::RedisAddress;
-
-/// What the backend is started with.
+/// Settings of the backend.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Its own port, for commands and the page. Loopback only: the page holds a token.
+    /// The address of its own port, for commands and the page. It must be a loopback address because the page holds a token.
     pub listen: SocketAddr,
     /// The same seed gives the same market.
     pub seed: u64,
-    /// Whose accounts are open from the start.
+    /// Users whose accounts exist from the start.
     pub users: Vec<String>,
-    /// The Redis that stock prices are written to and polled from; none: the backend is one itself.
-    pub redis: Option<RedisAddress>,
+    /// URL of the Redis that stock prices are written to and polled from, such as `redis://127.0.0.1:6379/0`. Without
+    /// one, the backend serves the prices itself, with the Redis protocol.
+    pub redis: Option<String>,
 }
 
 impl Default for Settings {
@@ -64,21 +65,21 @@ impl Default for Settings {
     }
 }
 
-/// Subject of the printed token of role `trader`.
+/// Subject of the token with the role `trader`.
 pub const TRADER: &str = "trader";
-/// Subject of the printed token of role `admin`, which the page uses.
+/// Subject of the token with the role `admin`, which the page uses.
 pub const ADMIN: &str = "admin";
 
-/// How the backend reaches the gateway, and how its users do.
+/// How the backend and its users reach the gateway.
 #[derive(Clone)]
 pub struct Access {
-    /// The admin listener.
+    /// Address of the admin listener.
     pub admin: SocketAddr,
-    /// The key it publishes with.
+    /// The key that the backend publishes with.
     pub admin_key: String,
-    /// The public listener.
+    /// Address of the public listener.
     pub public: SocketAddr,
-    /// The path of its native endpoint.
+    /// Path of the public listener's native endpoint.
     pub path: String,
     /// A token for [`TRADER`].
     pub trader_token: String,
@@ -87,7 +88,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// What to print at the start: where everything is, tokens, and three lines to try.
+    /// The text to print at the start: addresses, tokens, and three commands to try. `page` is the backend's own address.
     #[must_use]
     pub fn banner(&self, page: SocketAddr) -> String {
         let Self {

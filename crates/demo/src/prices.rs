@@ -13,7 +13,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::store::{Store, Write, request};
-use crate::backend::feeds::RedisAddress;
 
 /// Between two writes of all prices.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,28 +22,28 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One of the two.
 pub enum Prices {
     /// A port of the demo's own.
-    Own(std::net::TcpListener, RedisAddress),
+    Own(std::net::TcpListener, String),
     /// A server.
-    Real(RedisAddress),
+    Real(String),
 }
 
 impl Prices {
     /// The real one, or a free port of loopback.
-    pub fn open(real: Option<RedisAddress>) -> io::Result<Self> {
-        if let Some(address) = real {
-            return Ok(Self::Real(address));
+    pub fn open(real: Option<String>) -> io::Result<Self> {
+        if let Some(url) = real {
+            return Ok(Self::Real(url));
         }
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
-        let address = format!("redis://{}", listener.local_addr()?);
-        Ok(Self::Own(listener, address.parse().map_err(io::Error::other)?))
+        let url = format!("redis://{}", listener.local_addr()?);
+        Ok(Self::Own(listener, url))
     }
 
-    /// Where feeds ask.
+    /// The URL that feeds poll.
     #[must_use]
-    pub fn address(&self) -> &RedisAddress {
+    pub fn url(&self) -> &str {
         match self {
-            Self::Own(_, address) | Self::Real(address) => address,
+            Self::Own(_, url) | Self::Real(url) => url,
         }
     }
 
@@ -61,7 +60,7 @@ impl Prices {
                     never = serve(listener, &store) => match never {},
                 }
             }
-            Self::Real(address) => match write(&address, current).await {},
+            Self::Real(url) => match write(&url, current).await {},
         }
     }
 }
@@ -111,21 +110,21 @@ async fn converse(mut stream: TcpStream, store: &Mutex<Store>) -> io::Result<()>
 }
 
 // A server that is away, or comes back empty, has everything again a second later.
-async fn write(address: &RedisAddress, current: impl Fn() -> Vec<Write>) -> Infallible {
+async fn write(url: &str, current: impl Fn() -> Vec<Write>) -> Infallible {
     let mut ticks = tokio::time::interval(WRITE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let (mut connection, mut was_failing) = (None, false);
     loop {
         ticks.tick().await;
-        let written = tokio::time::timeout(WRITE_TIMEOUT, write_once(address, &mut connection, current())).await;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write_once(url, &mut connection, current())).await;
         let problem = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer".to_owned()),
         };
         match &problem {
-            Some(problem) if !was_failing => tracing::warn!(%address, problem, "writing stock prices fails"),
-            None if was_failing => tracing::info!(%address, "stock prices are written again"),
+            Some(problem) if !was_failing => tracing::warn!(address = url, problem, "writing stock prices fails"),
+            None if was_failing => tracing::info!(address = url, "stock prices are written again"),
             _ => {}
         }
         was_failing = problem.is_some();
@@ -136,17 +135,13 @@ async fn write(address: &RedisAddress, current: impl Fn() -> Vec<Write>) -> Infa
 }
 
 async fn write_once(
-    address: &RedisAddress,
+    url: &str,
     connection: &mut Option<MultiplexedConnection>,
     writes: Vec<Write>,
 ) -> redis::RedisResult<()> {
     let mut open = match connection.take() {
         Some(open) => open,
-        None => {
-            redis::Client::open(address.to_string())?
-                .get_multiplexed_async_connection()
-                .await?
-        }
+        None => redis::Client::open(url)?.get_multiplexed_async_connection().await?,
     };
     // All of it or nothing: no reader sees half a set of prices.
     let mut pipe = redis::pipe();
