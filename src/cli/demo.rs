@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use tickgate::auth::{Grant, Secret, mint};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use tickgate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, Tell};
+use tickgate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, PublishMode};
 use tickgate::config::Config;
 use tickgate::gateway::Gateway;
 use tickgate::ingress::http::ListenAddress;
@@ -94,9 +94,9 @@ fn feed_settings(feed: Feed) -> FeedSettings {
                 key: key.parse().expect("a valid key"),
             },
         },
-        tell: feed
+        publish: feed
             .record_key
-            .map_or(Tell::Changed, |key| Tell::ChangedRecords(key.into())),
+            .map_or(PublishMode::Changed, |key| PublishMode::ChangedRecords(key.into())),
         interval: feed.interval,
         timeout: feed.timeout,
     }

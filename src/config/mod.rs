@@ -1,22 +1,31 @@
-//! The operator's interface: one TOML file and `TICKGATE_` variables, checked once, into every room's settings.
+//! The configuration: one TOML file and `TICKGATE_` variables, checked once and turned into every module's settings.
 //!
-//! Invariant: a [`Config`] is complete and free of contradictions, every secret it names was found, and nothing in
-//! it (nor in a problem's text) shows a secret.
+//! Invariant: a [`Config`] is complete and free of contradictions, and every secret that it names was found. Neither a
+//! `Config` nor the text of a problem shows a secret.
+//!
+//! A key is declared once, in `sections`: its name, type, default, check and documentation. Everything else is derived
+//! from the declaration, including the tables in `docs/configuration.md`. There is no configuration library here because
+//! those that exist (`serde` with `toml`, `figment`) stop at the first error or lose its line, and print no defaults.
 //!
 //! # Layout
 //!
-//! - `source`: the file and the environment as one tree in which every value knows where it stands.
-//! - `visit`: one function per section names its keys, once; reading, printing and the catalogue of keys are three
-//!   visitors of it.
-//! - `value`: how one value is written in TOML.
-//! - `model`: the sections, their defaults, and what contradicts what.
+//! - `source`: reads the file and the environment into one tree in which every value knows where it was written.
+//! - `value`: the types of values and how they are written in TOML.
+//! - `declare`: the macro that declares a section.
+//! - `sections`: the declarations, their rules, and the conversion into settings.
+//! - `visit`: reads, prints, validates and catalogues whatever is declared.
+//! - `check`, `problem`: problems and where they are.
 //! - `secrets`: keys from variables and files.
-//! - `build`: from here to the settings of the rooms.
+//! - `gateway`: the settings of the gateway as a whole.
+//! - `run_keys`: keys for a run without configured keys.
 
-mod build;
-mod model;
+mod check;
+mod declare;
+mod gateway;
 mod problem;
+mod run_keys;
 mod secrets;
+mod sections;
 mod source;
 mod value;
 mod visit;
@@ -26,52 +35,75 @@ mod tests;
 
 use std::path::Path;
 
-pub use build::{NoKey, RunKeys};
-pub use model::{Config, Format, Level};
 pub use problem::{Origin, Problem, Problems};
+pub use run_keys::{NoKey, RunKeys};
+pub use sections::{Format, Level};
 pub use source::Environment;
 pub use value::{duration_from_text, duration_text};
+pub use visit::{KeyDocumentation, SectionDocumentation};
 
-use model::check::Check;
+use check::Check;
+use secrets::Secrets;
+use sections::{DialectName, Endpoint, Sections};
+
+/// The whole configuration. The default is that of an empty file.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    sections: Sections,
+    /// The secrets that the sections name. They are never printed.
+    secrets: Secrets,
+}
 
 impl Config {
-    /// Reads `file` (none: nothing but defaults) and what `environment` sets, and checks the whole.
+    /// Reads `file` and lays the variables of `environment` over it. `None`: every key that no variable sets has its
+    /// default.
     ///
     /// # Errors
     ///
-    /// All problems found, each with file, line and key: first those of the syntax alone, then those of keys and
-    /// types, then contradictions and missing secrets.
+    /// All problems of the first of these kinds that occurs, each with file, line and key: malformed TOML; unknown keys
+    /// and wrong types; values that are out of range or contradict each other; missing or unsuitable secrets.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problems> {
         let mut problems = Problems::in_file(file);
         let Some(tree) = source::read(file, environment, &mut problems) else {
             return Err(problems);
         };
         let mut config = Self::default();
-        let given = visit::read(tree, &mut config, &mut problems);
+        let given = visit::read(tree, &mut config.sections, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
+        secrets::add_default_key(&mut config.sections, environment);
         let mut check = Check::new(&given, &mut problems);
-        config.add_default_key(environment);
-        config.check(&mut check);
-        // Only then is it clear which secrets are meant.
+        visit::validate(&mut config.sections, &mut check);
         if check.is_fine() {
-            config.secrets = secrets::resolve(&config, environment, &mut check);
+            config.secrets = secrets::resolve(&config.sections, environment, &mut check);
         }
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The effective configuration as TOML that [`Config::load`] reads back to the same. Secrets are named by their
-    /// variable or file and never shown.
+    /// The effective configuration as TOML, from which [`Config::load`] reads the same configuration. Secrets appear by
+    /// the name of their variable or file only.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        visit::print(self.clone())
+        visit::print(self.sections.clone())
     }
 
-    /// Every key that can be written, with its default as TOML (`None`: unset), in the order of the sections.
-    /// `[]` stands for an element of an array of tables, `<name>` for a table's free name.
+    /// All sections and keys that exist, in the order of their declaration.
     #[must_use]
-    pub fn catalogue() -> Vec<(String, Option<String>)> {
-        visit::catalogue::<Self>()
+    pub fn catalogue() -> Vec<SectionDocumentation> {
+        visit::catalogue::<Sections>()
+    }
+
+    /// How to log.
+    #[must_use]
+    pub fn log(&self) -> (Format, Level) {
+        (self.sections.log.format, self.sections.log.level)
+    }
+
+    /// The path of the first endpoint of the native dialect.
+    #[must_use]
+    pub fn native_path(&self) -> Option<&str> {
+        let is_native = |endpoint: &&Endpoint| endpoint.dialect == Some(DialectName::Native);
+        self.sections.endpoints.iter().find(is_native)?.path.as_deref()
     }
 }

@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, and where.
+//! Problems of a configuration and where they are.
 //!
-//! Invariant: a problem's text names keys, lines and variables, never a value that could be a secret.
+//! Invariant: the text of a problem names keys, lines and variables, never a value that could be a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,26 +8,26 @@ use std::path::{Path, PathBuf};
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In the file, on this line (the first is 1).
+    /// On this line of the file. The first line is 1.
     Line(usize),
     /// In this environment variable.
     Variable(Box<str>),
-    /// Nowhere: a default, or a key that is missing.
+    /// Nowhere: it is a default, or a key is missing.
     Default,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands.
+    /// Where it is.
     pub origin: Origin,
-    /// The key's full name, such as `server.listen`; empty when the file as a whole is meant.
+    /// The full name of the key, such as `server.listen`. Empty: the file as a whole.
     pub key: Box<str>,
-    /// What is wrong with it.
+    /// What is wrong.
     pub message: Box<str>,
 }
 
-/// Everything that is wrong, for people: one line each, in the order of the file.
+/// All problems of a configuration. `Display` writes one line for each, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     file: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// No problem yet with `file`.
+    /// An empty list of problems of `file`.
     #[must_use]
     pub fn in_file(file: Option<&Path>) -> Self {
         Self {
@@ -44,13 +44,13 @@ impl Problems {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no problems.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// All of them, in the order found.
+    /// The problems, in the order in which they were found.
     #[must_use]
     pub fn list(&self) -> &[Problem] {
         &self.list

@@ -1,15 +1,15 @@
-//! Keys from variables and files. A secret in its own file keeps it out of the process list, of backups of the
-//! configuration, and of this project's hands.
+//! Finds the secrets that the configuration names by a variable or a file. A secret that does not stand in the
+//! configuration file stays out of its backups.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::model::check::Check;
-use super::model::{Config, DEFAULT_ADMIN_KEY_ENV, Key};
+use super::check::Check;
+use super::sections::{DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key, Sections};
 use super::source::Environment;
 use crate::auth::{self, Secret};
 
-/// What the named secrets hold.
+/// The secrets that a configuration names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Secrets {
     /// The keys of `[[auth.key]]`, in order.
@@ -19,36 +19,43 @@ pub(super) struct Secrets {
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
     pub(super) feeds: Vec<Option<Secret>>,
-    /// Files with secrets that everybody on the machine can read.
+    /// Files with secrets that every user of the machine can read.
     pub(super) exposed_files: Vec<PathBuf>,
 }
 
-/// Finds every secret that `config` names, which has no contradictions.
-pub(super) fn resolve(config: &Config, environment: &Environment, check: &mut Check<'_>) -> Secrets {
+/// Adds a key for [`DEFAULT_SECRET_ENV`] if no `[[auth.key]]` is given and the variable is set.
+pub(super) fn add_default_key(sections: &mut Sections, environment: &Environment) {
+    if sections.auth.keys.is_empty() && environment.get(DEFAULT_SECRET_ENV).is_some() {
+        sections.auth.keys.push(Key::default_of_environment());
+    }
+}
+
+/// Finds every secret that `sections` names, and reports missing and unsuitable ones. The sections must be valid. `check`
+/// stands at the file as a whole.
+pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mut Check<'_>) -> Secrets {
     let mut search = Search {
         environment,
         check,
         exposed_files: Vec::new(),
     };
-    let keys = config.auth.keys.iter().enumerate();
-    let keys =
-        keys.filter_map(|(index, key)| search.key(key, &format!("auth.key[{index}]"), config.auth.allow_short_secret));
-    let keys = keys.collect();
-    let commands = config.commands.iter().enumerate().map(|(index, command)| {
-        let at = format!("command[{index}].hmac_secret");
-        search.either(
-            command.hmac_secret_env.as_deref(),
-            command.hmac_secret_file.as_deref(),
-            &at,
-        )
+    let keys = sections.auth.keys.iter().enumerate().filter_map(|(index, key)| {
+        let name = format!("auth.key[{index}]");
+        search.key(key, &name, sections.auth.allow_short_secret)
     });
-    let commands = commands.map(|found| found.map(|(secret, _)| secret)).collect();
-    let feeds = config.feeds.iter().enumerate().map(|(index, feed)| {
-        let at = format!("feed[{index}].password");
-        search.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &at)
+    let keys = keys.collect();
+    let commands = sections.commands.iter().enumerate().map(|(index, command)| {
+        let name = format!("command[{index}].hmac_secret");
+        let (variable, file) = (&command.hmac_secret_env, &command.hmac_secret_file);
+        let found = search.either(variable.as_deref(), file.as_deref(), &name);
+        found.map(|(secret, _)| secret)
+    });
+    let commands = commands.collect();
+    let feeds = sections.feeds.iter().enumerate().map(|(index, feed)| {
+        let name = format!("feed[{index}].password");
+        search.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &name)
     });
     let feeds = feeds.collect();
-    let admin_key = search.admin_key(config);
+    let admin_key = search.admin_key(sections);
     Secrets {
         keys,
         admin_key,
@@ -58,7 +65,7 @@ pub(super) fn resolve(config: &Config, environment: &Environment, check: &mut Ch
     }
 }
 
-/// Looks secrets up and tells `check` what is wrong with them.
+/// Looks secrets up. A method returns `None` if there is no secret to use: none is named, or a problem was reported.
 struct Search<'a, 'b> {
     environment: &'a Environment,
     check: &'a mut Check<'b>,
@@ -66,98 +73,88 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    fn key(&mut self, key: &Key, at: &str, allow_short: bool) -> Option<auth::Key> {
+    fn key(&mut self, key: &Key, name: &str, allow_short: bool) -> Option<auth::Key> {
         let algorithm = key.algorithm?;
         let (made, name) = match &key.public_key_file {
             Some(path) => {
-                let name = format!("{at}.public_key_file");
+                let name = format!("{name}.public_key_file");
                 let pem = self.file(path, &name)?;
                 (auth::Key::public_pem(algorithm, pem.expose()), name)
             }
             None => {
-                let (secret, name) = self.either(
-                    key.secret_env.as_deref(),
-                    key.secret_file.as_deref(),
-                    &format!("{at}.secret"),
-                )?;
+                let (variable, file) = (key.secret_env.as_deref(), key.secret_file.as_deref());
+                let (secret, name) = self.either(variable, file, &format!("{name}.secret"))?;
                 (auth::Key::hmac(algorithm, secret.expose(), allow_short), name)
             }
         };
-        let from = key
-            .secret_env
-            .as_ref()
-            .map(|variable| format!(" (variable {variable})"))
-            .unwrap_or_default();
+        let from = from_variable(key.secret_env.as_deref());
         let refused = |error| self.check.refuse(&name, format!("{error}{from}"));
         made.map_err(refused).ok()
     }
 
-    fn admin_key(&mut self, config: &Config) -> Option<Secret> {
-        let admin = &config.admin;
-        let default = self
-            .environment
-            .get(DEFAULT_ADMIN_KEY_ENV)
+    fn admin_key(&mut self, sections: &Sections) -> Option<Secret> {
+        let admin = &sections.admin;
+        let default = self.environment.get(DEFAULT_ADMIN_KEY_ENV);
+        let default = default
+            .filter(|_| admin.key_file.is_none())
             .map(|_| DEFAULT_ADMIN_KEY_ENV);
-        let variable = admin
-            .key_env
-            .as_deref()
-            .or(default.filter(|_| admin.key_file.is_none()));
+        let variable = admin.key_env.as_deref().or(default);
         let (key, name) = self.either(variable, admin.key_file.as_deref(), "admin.key")?;
         if key.expose().iter().all(u8::is_ascii_graphic) {
             return Some(key);
         }
-        self.check.refuse(
-            &name,
-            "the admin key must be visible ASCII: it travels in the Authorization header",
-        );
+        let message = "the admin key must be visible ASCII: it travels in the Authorization header";
+        self.check.refuse(&name, message);
         None
     }
 
     /// A password, which must be text.
-    fn password(&mut self, variable: Option<&str>, file: Option<&Path>, key: &str) -> Option<Secret> {
-        let (secret, key) = self.either(variable, file, key)?;
+    fn password(&mut self, variable: Option<&str>, file: Option<&Path>, name: &str) -> Option<Secret> {
+        let (secret, name) = self.either(variable, file, name)?;
         if std::str::from_utf8(secret.expose()).is_err() {
-            self.check.refuse(&key, "the password must be UTF-8");
+            self.check.refuse(&name, "the password must be UTF-8");
             return None;
         }
         Some(secret)
     }
 
-    /// The secret of `<key>_env` or `<key>_file`, and which of the two it was. `None`: neither is given, or it is not
-    /// there.
-    fn either(&mut self, variable: Option<&str>, file: Option<&Path>, key: &str) -> Option<(Secret, String)> {
-        let (found, key) = match (variable, file) {
-            (Some(name), _) => {
-                let key = format!("{key}_env");
-                (self.variable(name, &key)?, key)
+    /// The secret of the key `<name>_env` or `<name>_file`, and the name of that key.
+    fn either(&mut self, variable: Option<&str>, file: Option<&Path>, name: &str) -> Option<(Secret, String)> {
+        let (found, name) = match (variable, file) {
+            (Some(variable), _) => {
+                let name = format!("{name}_env");
+                (self.variable(variable, &name)?, name)
             }
             (None, Some(path)) => {
-                let key = format!("{key}_file");
-                let secret = self.file(path, &key)?;
+                let name = format!("{name}_file");
+                let secret = self.file(path, &name)?;
                 self.note_exposure(path);
-                (secret, key)
+                (secret, name)
             }
             (None, None) => return None,
         };
         if found.expose().is_empty() {
-            let from = variable.map(|name| format!(" (variable {name})")).unwrap_or_default();
-            self.check.refuse(&key, format!("the secret is empty{from}"));
+            let from = from_variable(variable);
+            self.check.refuse(&name, format!("the secret is empty{from}"));
             return None;
         }
-        Some((found, key))
+        Some((found, name))
     }
 
-    fn variable(&mut self, name: &str, key: &str) -> Option<Secret> {
-        let found = self.environment.get(name).map(|value| Secret::new(value.as_bytes()));
+    fn variable(&mut self, variable: &str, name: &str) -> Option<Secret> {
+        let found = self
+            .environment
+            .get(variable)
+            .map(|value| Secret::new(value.as_bytes()));
         if found.is_none() {
-            self.check
-                .refuse(key, format!("variable {name} is not set (or is not UTF-8)"));
+            let message = format!("variable {variable} is not set (or is not UTF-8)");
+            self.check.refuse(name, message);
         }
         found
     }
 
-    /// A file's bytes without the newline that editors and `echo` leave at its end.
-    fn file(&mut self, path: &Path, key: &str) -> Option<Secret> {
+    /// The bytes of a file without the newline at its end that editors and `echo` add.
+    fn file(&mut self, path: &Path, name: &str) -> Option<Secret> {
         match std::fs::read(path) {
             Ok(mut bytes) => {
                 for end in [b'\n', b'\r'] {
@@ -168,8 +165,8 @@ impl Search<'_, '_> {
                 Some(Secret::new(bytes))
             }
             Err(error) => {
-                self.check
-                    .refuse(key, format!("{} cannot be read: {error}", path.display()));
+                let message = format!("{} cannot be read: {error}", path.display());
+                self.check.refuse(name, message);
                 None
             }
         }
@@ -181,4 +178,10 @@ impl Search<'_, '_> {
             self.exposed_files.push(path.to_owned());
         }
     }
+}
+
+fn from_variable(variable: Option<&str>) -> String {
+    variable
+        .map(|variable| format!(" (variable {variable})"))
+        .unwrap_or_default()
 }

@@ -1,5 +1,6 @@
-//! The file and the environment as one tree in which every value knows where it stands.
+//! Reads the file and the environment into one tree in which every value knows where it was written.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::problem::{Origin, Problems};
 
-/// What the variables of the gateway begin with.
+/// The beginning of the names of the gateway's variables.
 const PREFIX: &str = "TICKGATE_";
 
 /// A value and where it was written.
@@ -27,10 +28,10 @@ pub(super) enum Content {
     Boolean(bool),
     List(Vec<Node>),
     Table(Table),
-    /// A type no key has.
+    /// A type that no key has, such as a float.
     Other(&'static str),
-    /// From the environment: the text itself, and what it is when read as TOML. A key that wants a text takes the
-    /// text, so that nobody has to quote twice.
+    /// A value from the environment: the text, and the text read as TOML if it is TOML. A key that wants a text takes the
+    /// text, so a variable needs no quotes inside the shell's quotes.
     Variable {
         text: String,
         typed: Option<Box<Node>>,
@@ -39,12 +40,12 @@ pub(super) enum Content {
 
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// The process's environment, as data.
+/// The environment variables of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
-    /// This process's own. Names that are not UTF-8 cannot be meant for the gateway and are left out.
+    /// The variables of this process. Names that are not UTF-8 are left out: no key has such a name.
     #[must_use]
     pub fn of_process() -> Self {
         Self(
@@ -54,7 +55,7 @@ impl Environment {
         )
     }
 
-    /// One made of these variables.
+    /// An environment of these names and values.
     #[must_use]
     pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
         Self(
@@ -65,12 +66,12 @@ impl Environment {
         )
     }
 
-    /// Sets a variable in this copy.
+    /// Sets a variable. The environment of the process does not change.
     pub fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name.to_owned(), value.into());
     }
 
-    /// A variable's value, when it is set to UTF-8.
+    /// The value of a variable. `None`: it is not set, or is not UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.to_str()
@@ -78,6 +79,7 @@ impl Environment {
 }
 
 impl Content {
+    /// The type, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
@@ -91,7 +93,8 @@ impl Content {
     }
 }
 
-/// The tree of `file` with the variables laid over it. `None`: it cannot be read at all, and the problems say why.
+/// The tree of `file` with the variables laid over it. `None`: the file cannot be read or is not TOML. The reasons are in
+/// `problems`.
 pub(super) fn read(file: Option<&Path>, environment: &Environment, problems: &mut Problems) -> Option<Table> {
     let text = match file.map(std::fs::read_to_string) {
         None => String::new(),
@@ -104,7 +107,7 @@ pub(super) fn read(file: Option<&Path>, environment: &Environment, problems: &mu
     let lines = Lines::of(&text);
     let (document, errors) = DeTable::parse_recoverable(&text);
     for error in errors {
-        // `Display` would quote the line, and with it what may be a secret in the wrong place.
+        // `Display` would quote the line, which may hold a secret in the wrong place.
         let origin = error.span().map_or(Origin::Default, |span| lines.at(&span));
         problems.add(origin, "", format!("is not TOML: {}", error.message()));
     }
@@ -116,7 +119,7 @@ pub(super) fn read(file: Option<&Path>, environment: &Environment, problems: &mu
     Some(tree)
 }
 
-/// Where the lines of a text begin.
+/// The byte offsets at which the lines of a text begin.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -134,24 +137,15 @@ impl Lines {
 }
 
 fn table(from: &DeTable<'_>, lines: &Lines) -> Table {
-    // A key's own place is where people look; a multi-line value begins elsewhere.
-    let entry = |(key, value): (&Spanned<_>, _)| {
-        let key: &std::borrow::Cow<'_, str> = key.get_ref();
-        (key.clone().into_owned(), value)
+    let entry = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+        let node = Node {
+            content: content(value.get_ref(), lines),
+            // The line of the key. The value may begin on a later line.
+            origin: lines.at(&key.span()),
+        };
+        (key.get_ref().clone().into_owned(), node)
     };
-    from.iter()
-        .map(|(key, value)| {
-            let origin = lines.at(&key.span());
-            let (name, value) = entry((key, value));
-            (
-                name,
-                Node {
-                    content: content(value.get_ref(), lines),
-                    origin,
-                },
-            )
-        })
-        .collect()
+    from.iter().map(entry).collect()
 }
 
 fn content(from: &DeValue<'_>, lines: &Lines) -> Content {
@@ -178,7 +172,7 @@ fn parse_integer(integer: &DeInteger<'_>) -> Content {
         .map_or(Content::Other("an integer beyond 64 bits"), Content::Integer)
 }
 
-/// Lays every `TICKGATE_A__B=value` over key `a.b`.
+/// Sets key `a.b` for every variable `TICKGATE_A__B`.
 fn overlay(tree: &mut Table, environment: &Environment, problems: &mut Problems) {
     for (name, value) in &environment.0 {
         let Some(path) = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__")) else {
@@ -215,7 +209,7 @@ fn variable(text: &str, origin: &Origin) -> Node {
     }
 }
 
-/// Makes everything inside `content` stand where `origin` says.
+/// Sets the origin of everything inside `content`.
 fn adopt(content: &mut Content, origin: &Origin) {
     let children: Box<dyn Iterator<Item = &mut Node>> = match content {
         Content::List(list) => Box::new(list.iter_mut()),
@@ -228,6 +222,7 @@ fn adopt(content: &mut Content, origin: &Origin) {
     }
 }
 
+/// Sets the key that `path` names, with `__` between its parts. The error is a message.
 fn set(tree: &mut Table, path: &str, node: Node, origin: &Origin) -> Result<(), String> {
     let (parents, key) = path.rsplit_once("__").ok_or("names no section")?;
     let mut table = tree;

@@ -29,7 +29,7 @@ fn environment() -> Environment {
     ])
 }
 
-/// The file with all keys, and the secrets it names beside it.
+/// The file with all keys. The files of the secrets that it names are written to `directory`.
 fn all_keys(directory: &Path) -> String {
     for (name, text) in [
         ("hs512", "short\n"),
@@ -45,7 +45,7 @@ fn all_keys(directory: &Path) -> String {
     ALL_KEYS.replace("{dir}", &directory.display().to_string())
 }
 
-/// Full names of the keys in a TOML text, with `[]` and `<name>` as in [`Config::catalogue`].
+/// The full names of the keys in a TOML text, with `[]` and `<name>` as in [`Config::catalogue`].
 fn names(toml: &str) -> Vec<String> {
     fn walk(path: &str, value: &toml::Value, names: &mut Vec<String>) {
         match value {
@@ -83,11 +83,14 @@ fn every_key_is_accepted() {
     let toml = all_keys(directory.path());
     let config = load(&toml, &environment()).unwrap_or_else(|problems| panic!("{problems}"));
     let written = names(&toml);
-    for (key, _) in Config::catalogue() {
-        let other_place = ["admin.key_env"].contains(&key.as_str());
+    let catalogue = Config::catalogue();
+    for key in catalogue.iter().flat_map(|section| &section.keys) {
+        // The file gives `admin.key_file`, which excludes it.
+        let is_excluded = key.name == "admin.key_env";
         assert!(
-            other_place || written.contains(&key),
-            "{key} is not in the file with all keys"
+            is_excluded || written.contains(&key.name),
+            "{} is not in the file with all keys",
+            key.name
         );
     }
     assert_eq!(
@@ -141,11 +144,11 @@ fn every_bad_configuration_gets_its_answer() {
 fn without_a_file_everything_is_default() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     assert_eq!(config.to_toml(), Config::default().to_toml());
-    assert_eq!(config.auth.roles["trader"].0.channels.len(), 7);
+    assert_eq!(config.sections.auth.roles["trader"].channels.len(), 7);
     assert_eq!(
         (
-            config.auth.default.0.channels.len(),
-            config.auth.anonymous.0.channels.len()
+            config.sections.auth.default.channels.len(),
+            config.sections.auth.anonymous.channels.len()
         ),
         (8, 6)
     );
@@ -198,23 +201,31 @@ fn variables_set_single_keys_over_the_file() {
         ("OTHER__THING", "not ours"),
     ]);
     let config = load(toml, &variables).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.server.shards, 3);
-    assert_eq!(config.server.listen.len(), 2);
-    assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:9001");
-    assert_eq!(config.server.handshake_timeout.as_millis(), 250);
-    assert_eq!(config.server.drain.as_secs(), 1, "the file's, where no variable stands");
-    assert!(config.auth.allow_short_secret);
-    assert_eq!(config.auth.issuer.as_deref(), Some("42"), "a text needs no quotes");
-    assert_eq!(config.auth.roles["viewer"].0.channels[0].as_str(), "market.*");
+    assert_eq!(config.sections.server.shards, 3);
+    assert_eq!(config.sections.server.listen.len(), 2);
+    assert_eq!(config.sections.server.admin_listen.to_string(), "127.0.0.1:9001");
+    assert_eq!(config.sections.server.handshake_timeout.as_millis(), 250);
+    assert_eq!(
+        config.sections.server.drain.as_secs(),
+        1,
+        "the file's, where no variable stands"
+    );
+    assert!(config.sections.auth.allow_short_secret);
+    assert_eq!(
+        config.sections.auth.issuer.as_deref(),
+        Some("42"),
+        "a text needs no quotes"
+    );
+    assert_eq!(config.sections.auth.roles["viewer"].channels[0].as_str(), "market.*");
 }
 
 #[test]
 fn any_endpoint_replaces_the_default_and_a_known_role_changes_only_what_it_names() {
     let toml = "[[endpoint]]\npath = \"/e\"\ndialect = \"echo\"\n[auth.role.trader]\npublish = [\"grid.*\"]\n";
     let config = load(toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.endpoints.len(), 1);
-    assert_eq!(config.endpoints[0].path.as_deref(), Some("/e"));
-    let trader = &config.auth.roles["trader"].0;
+    assert_eq!(config.sections.endpoints.len(), 1);
+    assert_eq!(config.sections.endpoints[0].path.as_deref(), Some("/e"));
+    let trader = &config.sections.auth.roles["trader"];
     assert_eq!((trader.channels.len(), trader.publish.len()), (7, 1));
 }
 
@@ -413,23 +424,65 @@ fn feeds_are_built_from_their_keys() {
     );
 }
 
-/// `docs/configuration.md` has one row `` | `key` | default | meaning | `` for each key, in the order of the sections.
+/// `docs/configuration.md` with the tables of the declarations. A table stands behind a comment that says which sections
+/// it lists, and ends at an empty line.
+fn with_generated_tables(documentation: &str) -> String {
+    let catalogue = Config::catalogue();
+    let (mut text, mut listed, mut is_table) = (String::new(), Vec::new(), false);
+    for line in documentation.lines() {
+        is_table = is_table && !line.is_empty();
+        if is_table {
+            continue;
+        }
+        let _ = writeln!(text, "{line}");
+        let Some(comment) = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
+        is_table = true;
+        if comment == "sections" {
+            text += "| section | what it holds |\n|---|---|\n";
+            for section in &catalogue {
+                let _ = writeln!(text, "| `{}` | {} |", section.header, section.documentation);
+            }
+            continue;
+        }
+        let headers = comment.strip_prefix("keys of ").expect("the sections of a table");
+        text += "| key | type | default | meaning |\n|---|---|---|---|\n";
+        for header in headers.split(' ') {
+            let section = catalogue.iter().find(|section| section.header == header);
+            for key in &section.unwrap_or_else(|| panic!("no section {header}")).keys {
+                let default = match &key.default {
+                    Some(value) => format!("`{value}`"),
+                    None if key.required => "required".to_owned(),
+                    None => "none".to_owned(),
+                };
+                let (name, kind, meaning) = (&key.name, &key.kind, key.documentation);
+                let _ = writeln!(text, "| `{name}` | {kind} | {default} | {meaning} |");
+            }
+            listed.push(header);
+        }
+    }
+    let all: Vec<_> = catalogue.iter().map(|section| section.header.as_str()).collect();
+    assert_eq!(listed, all, "every section is listed once, in the order of the declarations");
+    text
+}
+
+/// `UPDATE_DOCS=1 cargo test --lib config::` writes the tables.
 #[test]
-fn the_documentation_lists_every_key_with_its_default() {
-    let row = |line: &'static str| {
-        let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.splitn(3, " | ");
-        let (key, default, meaning) = (cells.next()?.strip_suffix('`')?, cells.next()?, cells.next()?);
-        assert!(!meaning.trim().is_empty(), "{key} has no meaning");
-        Some((
-            key.to_owned(),
-            default
-                .strip_prefix('`')
-                .and_then(|cell| cell.strip_suffix('`'))
-                .map(str::to_owned),
-        ))
-    };
-    let documented: Vec<_> = DOCUMENTATION.lines().filter_map(row).collect();
-    assert_eq!(documented, Config::catalogue());
+fn the_documentation_lists_every_key_with_its_type_default_and_meaning() {
+    for section in Config::catalogue() {
+        assert!(!section.documentation.is_empty(), "{} has no meaning", section.header);
+        for key in section.keys {
+            assert!(!key.documentation.is_empty(), "{} has no meaning", key.name);
+        }
+    }
+    let generated = with_generated_tables(DOCUMENTATION);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        std::fs::write(path, &generated).expect("written");
+    } else {
+        assert_eq!(generated, DOCUMENTATION, "run UPDATE_DOCS=1 cargo test --lib config::");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! How one value is written in TOML: durations `"5s"`, sizes in bytes, addresses, patterns, choices.
+//! The types of values and how they are written in TOML: durations such as `"5s"`, sizes in bytes, addresses, patterns,
+//! choices.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,48 +9,56 @@ use super::source::{Content, Node};
 use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
-use crate::ingress::{ListenAddress, Origins, TrustedProxies};
-use tickgate_protocol::channel::{History, Pattern};
-use tickgate_protocol::dialect::typed::Template;
+use crate::ingress::ListenAddress;
+use tickgate_protocol::channel::Pattern;
 
-/// A value of a key.
+/// A type that a key can have.
 pub(super) trait Value: Sized {
-    /// Reads it, or says what it should have been.
+    /// The name of the type in the documentation, in Markdown.
+    fn kind() -> String;
+    /// Reads a value.
+    ///
+    /// # Errors
+    ///
+    /// A message that says what was expected.
     fn read(node: &Node) -> Result<Self, Refusal>;
-    /// Writes it; `None`: unset.
+    /// The value as TOML. `None`: the key is not set.
     fn write(&self) -> Option<toml::Value>;
 }
 
-/// Why a value was refused, and where, when a part of it is meant.
+/// Why a value was refused.
 #[derive(Debug)]
 pub(super) struct Refusal {
+    /// Where the mistake is, if it is in a part of the value.
     pub(super) origin: Option<Origin>,
+    /// A message without the key's name.
     pub(super) message: String,
 }
 
 impl Refusal {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             origin: None,
             message: message.into(),
         }
     }
 
-    fn wanted(what: &str, found: &Node) -> Self {
+    /// "expected `what`, found ..."
+    pub(super) fn wanted(what: &str, found: &Node) -> Self {
         Self::new(format!("expected {what}, found {}", found.content.kind()))
     }
 }
 
-/// The node as a text, whatever type a variable looks like.
-fn text<'a>(node: &'a Node, what: &str) -> Result<&'a str, Refusal> {
+/// The node's text. A variable is a text whatever type it looks like.
+pub(super) fn text<'a>(node: &'a Node, what: &str) -> Result<&'a str, Refusal> {
     match &node.content {
         Content::Text(text) | Content::Variable { text, .. } => Ok(text),
         _ => Err(Refusal::wanted(what, node)),
     }
 }
 
-/// The node as TOML, also when it comes from a variable.
-fn typed(node: &Node) -> &Node {
+/// The node's content. A variable is read as TOML if it is TOML.
+pub(super) fn typed(node: &Node) -> &Node {
     match &node.content {
         Content::Variable { typed: Some(typed), .. } => typed,
         _ => node,
@@ -58,6 +66,9 @@ fn typed(node: &Node) -> &Node {
 }
 
 impl Value for bool {
+    fn kind() -> String {
+        "boolean".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         match typed(node).content {
             Content::Boolean(truth) => Ok(truth),
@@ -72,6 +83,9 @@ impl Value for bool {
 macro_rules! integers {
     ($($type:ty),*) => { $(
         impl Value for $type {
+            fn kind() -> String {
+                "integer".to_owned()
+            }
             fn read(node: &Node) -> Result<Self, Refusal> {
                 match typed(node).content {
                     Content::Integer(n) => Self::try_from(n)
@@ -88,6 +102,9 @@ macro_rules! integers {
 integers!(u16, u32, u64);
 
 impl Value for String {
+    fn kind() -> String {
+        "string".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         text(node, "a string").map(str::to_owned)
     }
@@ -97,6 +114,9 @@ impl Value for String {
 }
 
 impl Value for PathBuf {
+    fn kind() -> String {
+        "path".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         match text(node, "a path in quotes")? {
             "" => Err(Refusal::new("must not be empty")),
@@ -109,6 +129,9 @@ impl Value for PathBuf {
 }
 
 impl Value for Duration {
+    fn kind() -> String {
+        "duration".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         const WANTED: &str = "a duration in quotes such as \"500ms\", \"5s\", \"10m\" or \"1h\"";
         let text = text(node, WANTED)?;
@@ -127,7 +150,8 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A duration from text: a whole number and one of the units `ms s m h d`.
+/// Parses a duration: a whole number and one of the units `ms`, `s`, `m`, `h` and `d`, such as `"5s"`. `None`: malformed,
+/// or longer than 2^64 ms.
 #[must_use]
 pub fn duration_from_text(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -140,10 +164,10 @@ pub fn duration_from_text(text: &str) -> Option<Duration> {
         .map(Duration::from_millis)
 }
 
-/// A duration as text in the largest unit that keeps it whole.
+/// Writes a duration in the largest unit that needs no fraction. Parts of a millisecond are cut off.
 #[must_use]
 pub fn duration_text(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let ms = milliseconds(duration);
     if ms == 0 {
         return "0s".to_owned();
     }
@@ -154,7 +178,15 @@ pub fn duration_text(duration: Duration) -> String {
     format!("{}{name}", ms / unit_ms)
 }
 
+/// A duration in milliseconds, at most 2^64 - 1.
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl<T: Value> Value for Option<T> {
+    fn kind() -> String {
+        T::kind()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         T::read(node).map(Some)
     }
@@ -164,6 +196,11 @@ impl<T: Value> Value for Option<T> {
 }
 
 impl<T: Value> Value for Vec<T> {
+    fn kind() -> String {
+        let kind = T::kind();
+        let plural = if kind.ends_with('s') { "es" } else { "s" };
+        format!("array of {kind}{plural}")
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         let Content::List(list) = &typed(node).content else {
             return Err(Refusal::wanted("an array ([...])", node));
@@ -182,6 +219,9 @@ impl<T: Value> Value for Vec<T> {
 }
 
 impl Value for ListenAddress {
+    fn kind() -> String {
+        "address".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "an address in quotes")?;
         text.parse()
@@ -193,6 +233,9 @@ impl Value for ListenAddress {
 }
 
 impl Value for Pattern {
+    fn kind() -> String {
+        "pattern".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "a pattern in quotes")?;
         Self::parse(text).map_err(|error| Refusal::new(format!("pattern \"{text}\" {error}")))
@@ -203,6 +246,9 @@ impl Value for Pattern {
 }
 
 impl Value for Algorithm {
+    fn kind() -> String {
+        "algorithm".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "an algorithm in quotes")?;
         text.parse()
@@ -214,6 +260,9 @@ impl Value for Algorithm {
 }
 
 impl Value for BackendUrl {
+    fn kind() -> String {
+        "URL".to_owned()
+    }
     fn read(node: &Node) -> Result<Self, Refusal> {
         Self::parse(text(node, "a URL in quotes")?).map_err(Refusal::new)
     }
@@ -223,10 +272,13 @@ impl Value for BackendUrl {
 }
 
 macro_rules! parsed {
-    ($($type:ty, $what:literal);*) => { $(
+    ($($type:ty, $kind:literal, $what:literal);*) => { $(
         impl Value for $type {
+            fn kind() -> String {
+                $kind.to_owned()
+            }
             fn read(node: &Node) -> Result<Self, Refusal> {
-                // The text itself could hold a secret.
+                // The message does not repeat the text, which could hold a secret.
                 text(node, $what)?.parse().map_err(|error| Refusal::new(format!("{error}")))
             }
             fn write(&self) -> Option<toml::Value> {
@@ -236,152 +288,19 @@ macro_rules! parsed {
     )* };
 }
 parsed!(
-    ChannelTemplate, "a channel in quotes";
-    UrlTemplate, "a URL in quotes";
-    RedisKey, "a Redis key in quotes";
-    RedisAddress, "an address in quotes"
+    ChannelTemplate, "channel", "a channel in quotes";
+    UrlTemplate, "URL", "a URL in quotes";
+    RedisKey, "Redis key", "a Redis key in quotes";
+    RedisAddress, "URL", "an address in quotes"
 );
 
-/// `subscription_types`: templates by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Templates(pub(super) BTreeMap<Box<str>, Template>);
-
-impl Value for Templates {
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        let Content::Table(table) = &typed(node).content else {
-            return Err(Refusal::wanted("a table ({ name = \"pattern with {target}\" })", node));
-        };
-        let entry = |(name, node): (&String, &Node)| {
-            let at = |message| Refusal {
-                origin: Some(node.origin.clone()),
-                message,
-            };
-            let template = text(node, "a pattern in quotes").map_err(|refusal| at(refusal.message))?;
-            match template.parse() {
-                Ok(template) => Ok((name.as_str().into(), template)),
-                Err(error) => Err(at(format!("{name} = \"{template}\" {error}"))),
-            }
-        };
-        table.iter().map(entry).collect::<Result<_, _>>().map(Self)
-    }
-    fn write(&self) -> Option<toml::Value> {
-        let entries = self.0.iter();
-        let table = entries.map(|(name, template)| (name.to_string(), template.to_string().into()));
-        Some(toml::Value::Table(table.collect()))
-    }
-}
-
-/// `history`: `{ size = 5000, ttl = "1h" }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HistoryKeys {
-    pub(super) size: u32,
-    pub(super) ttl: Duration,
-}
-
-impl Value for HistoryKeys {
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        let Content::Table(table) = &typed(node).content else {
-            return Err(Refusal::wanted("a table ({ size = 5000, ttl = \"1h\" })", node));
-        };
-        let mut keys = Self {
-            size: 0,
-            ttl: Duration::from_millis(History::BUILT_IN.ttl_ms),
-        };
-        let mut has_size = false;
-        for (name, node) in table {
-            let at = |refusal: Refusal| Refusal {
-                origin: Some(node.origin.clone()),
-                message: format!("{name}: {}", refusal.message),
-            };
-            match name.as_str() {
-                "size" => {
-                    keys.size = u32::read(node).map_err(at)?;
-                    has_size = true;
-                }
-                "ttl" => keys.ttl = Duration::read(node).map_err(at)?,
-                _ => return Err(at(Refusal::new("unknown key (known here: size, ttl)"))),
-            }
-        }
-        if has_size {
-            Ok(keys)
-        } else {
-            Err(Refusal::new(
-                "size is missing: how many events are kept of each channel",
-            ))
-        }
-    }
-    fn write(&self) -> Option<toml::Value> {
-        let mut table = toml::Table::new();
-        table.insert("size".to_owned(), self.size.write()?);
-        table.insert("ttl".to_owned(), self.ttl.write()?);
-        Some(toml::Value::Table(table))
-    }
-}
-
-/// An entry of `trusted_proxies`, as written and known to be good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Proxy(pub(super) String);
-
-impl Value for Proxy {
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        let text = text(node, "a network in quotes")?;
-        match TrustedProxies::parse(&[text]) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
-        }
-    }
-    fn write(&self) -> Option<toml::Value> {
-        Some(self.0.as_str().into())
-    }
-}
-
-/// An entry of `allowed_origins`, as written and known to be good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AllowedOrigin(pub(super) String);
-
-impl Value for AllowedOrigin {
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        let text = text(node, "an origin in quotes")?;
-        match Origins::parse(&[text]) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
-        }
-    }
-    fn write(&self) -> Option<toml::Value> {
-        Some(self.0.as_str().into())
-    }
-}
-
-/// `coalesce`: how far apart a shard's ticks are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coalesce {
-    /// Adapts under load.
-    Auto,
-    /// Always at least this far apart.
-    Fixed(Duration),
-}
-
-impl Value for Coalesce {
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        match text(node, "\"auto\" or a duration in quotes")? {
-            "auto" => Ok(Self::Auto),
-            text => duration_from_text(text)
-                .map(Self::Fixed)
-                .ok_or_else(|| Refusal::new("expected \"auto\" or a duration such as \"2ms\"")),
-        }
-    }
-    fn write(&self) -> Option<toml::Value> {
-        match self {
-            Self::Auto => Some("auto".into()),
-            Self::Fixed(duration) => duration.write(),
-        }
-    }
-}
-
-/// Implements [`Value`] for an enum whose variants stand for texts. `not` names texts that later versions know.
+/// Implements [`Value`] for an enum whose variants stand for texts. Texts behind `not` are refused as unsupported.
 macro_rules! choices {
     ($type:ty { $($text:literal => $variant:path),* $(,)? } $(not { $($later:literal),* $(,)? })?) => {
         impl $crate::config::value::Value for $type {
+            fn kind() -> String {
+                $crate::config::value::kind_of_choices(&[$($text),*])
+            }
             fn read(node: &$crate::config::source::Node) -> Result<Self, $crate::config::value::Refusal> {
                 const WANTED: &str = concat!("expected one of", $(" \"", $text, "\""),*);
                 match $crate::config::value::choice(node, WANTED)? {
@@ -398,6 +317,20 @@ macro_rules! choices {
 }
 pub(super) use choices;
 
+/// "`a`, `b` or `c`".
+pub(super) fn kind_of_choices(texts: &[&str]) -> String {
+    let quoted = |text: &&str| format!("`{text}`");
+    match texts {
+        [] => String::new(),
+        [only] => quoted(only),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(quoted).collect();
+            format!("{} or {}", first.join(", "), quoted(last))
+        }
+    }
+}
+
+/// The text of a node that must be one of several texts. The error begins with `wanted`.
 pub(super) fn choice<'a>(node: &'a Node, wanted: &str) -> Result<&'a str, Refusal> {
     match &node.content {
         Content::Text(text) | Content::Variable { text, .. } => Ok(text),

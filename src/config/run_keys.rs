@@ -1,0 +1,101 @@
+//! Keys that are made for one run because none are configured, and warnings about keys.
+
+use super::secrets::Secrets;
+use super::source::Environment;
+use super::{Config, Sections};
+use crate::auth::{Algorithm, Key, Mode, Secret};
+
+/// A shorter admin key causes a warning, in bytes.
+const ADMIN_KEY_BYTES_MIN: usize = 16;
+
+/// Keys that were made for one run.
+pub struct RunKeys {
+    /// The admin key. `None`: an admin key is configured.
+    pub admin_key: Option<String>,
+}
+
+/// No key is configured, but a listener can be reached from other machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no [[auth.key]] is configured, and not every listener is on loopback or a Unix socket: name a key (such as \
+     TICKGATE_JWT_SECRET), or listen on 127.0.0.1 only to try it with a key made for the run"
+)]
+pub struct NoKey;
+
+impl Config {
+    /// Whether `serve` must make keys of its own. It must if no token could be verified and, with `auth.mode = "off"`,
+    /// nobody could use the admin API either.
+    ///
+    /// # Errors
+    ///
+    /// [`NoKey`] if other machines could reach a listener. Sockets that systemd passes count as such.
+    pub fn needs_run_keys(&self, environment: &Environment) -> Result<bool, NoKey> {
+        let Sections { auth, server, .. } = &self.sections;
+        // With tokens off, the admin API still needs its key.
+        let is_open = auth.mode == Mode::Off;
+        if !self.secrets.keys.is_empty() || (is_open && self.secrets.admin_key.is_some()) {
+            return Ok(false);
+        }
+        let mut listeners = server.listen.iter().chain([&server.admin_listen]);
+        let passed = environment.get("LISTEN_FDS").is_some();
+        if passed || !listeners.all(crate::ingress::ListenAddress::is_local) {
+            if is_open { Ok(false) } else { Err(NoKey) }
+        } else {
+            Ok(true)
+        }
+    }
+
+    /// Settings that are valid but probably not intended. `serve` and `check` report them.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Secrets {
+            keys,
+            admin_key,
+            exposed_files,
+            ..
+        } = &self.secrets;
+        let mut warnings: Vec<String> = exposed_files
+            .iter()
+            .map(|file| format!("{} can be read by everybody on this machine", file.display()))
+            .collect();
+        if self.sections.auth.mode == Mode::Off && keys.is_empty() && admin_key.is_none() {
+            let warning = "no admin key and no key for tokens is configured: nobody may publish or use the admin API";
+            warnings.push(warning.to_owned());
+        }
+        if admin_key
+            .as_ref()
+            .is_some_and(|key| key.expose().len() < ADMIN_KEY_BYTES_MIN)
+        {
+            warnings.push(format!(
+                "the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a good one"
+            ));
+        }
+        warnings
+    }
+
+    /// Makes a random secret for tokens and, if no admin key is configured, a random admin key.
+    ///
+    /// # Errors
+    ///
+    /// The system has no randomness to give.
+    pub fn add_run_keys(&mut self) -> Result<RunKeys, getrandom::Error> {
+        let secret = random_hex()?;
+        let key = Key::hmac(Algorithm::Hs256, secret.as_bytes(), false).map_err(|_| getrandom::Error::UNEXPECTED)?;
+        self.secrets.keys.push(key);
+        if self.secrets.admin_key.is_some() {
+            return Ok(RunKeys { admin_key: None });
+        }
+        let admin_key = random_hex()?;
+        self.secrets.admin_key = Some(Secret::new(admin_key.as_bytes()));
+        Ok(RunKeys {
+            admin_key: Some(admin_key),
+        })
+    }
+}
+
+/// 256 random bits.
+fn random_hex() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,197 @@
+//! `[auth]` and `[admin]`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
+use crate::config::check::{Check, ensure, not_zero};
+use crate::config::declare::section;
+use crate::config::value::{choices, milliseconds};
+use crate::ingress::Refuse;
+use tickgate_protocol::channel::Pattern;
+
+/// Holds the HMAC secret if no `[[auth.key]]` is given and it is set.
+pub(in crate::config) const DEFAULT_SECRET_ENV: &str = "TICKGATE_JWT_SECRET";
+/// Holds the admin key if `[admin]` names nothing else and it is set.
+pub(in crate::config) const DEFAULT_ADMIN_KEY_ENV: &str = "TICKGATE_ADMIN_KEY";
+
+section! {
+    /// `[auth]`.
+    struct Auth {
+        /// `required`: a connection needs a token, in the handshake or within `auth.timeout`. `optional`: a connection without a
+        /// token has the permissions of `[auth.anonymous]`. `off`: tokens are ignored, and every connection has these
+        /// permissions.
+        value mode: Mode = Mode::Required;
+        /// How a bad token in a handshake is refused. `http`: with status 401. `close`: after the upgrade, with `auth_result`
+        /// and close code 4001 or 4004. `auto`: `close` for browsers, which cannot read a 401, and `http` for other clients.
+        value refuse: Refuse = Refuse::Auto;
+        /// The time in which a client must send `auth`. Then the connection is closed with 4002.
+        value timeout: Duration = Duration::from_secs(5), check not_zero;
+        /// How long before its token expires a client gets `auth_expiring`.
+        value expiry_warning: Duration = Duration::from_secs(30);
+        /// How much the clocks may differ when `exp` and `nbf` are checked.
+        value leeway: Duration = Duration::from_millis(Settings::default().leeway_ms);
+        /// The claim that names the user.
+        value subject_claim: String = Settings::default().subject_claim.into(),
+            check |claim| ensure(!claim.is_empty(), "must not be empty");
+        /// Accepts HMAC secrets that are shorter than the hash. For tests.
+        value allow_short_secret: bool = false;
+        /// If it is set, the `iss` of a token must equal it.
+        value issuer: Option<String> = Settings::default().issuer.map(Into::into);
+        /// If it is set, the `aud` of a token must equal or contain it.
+        value audience: Option<String> = Settings::default().audience.map(Into::into);
+        /// Keys that verify tokens.
+        tables keys as "key": Vec<Key> = Vec::new();
+        /// What a role may do, unless the token's own claims say otherwise.
+        named roles as "role": BTreeMap<String, Role> = default_roles();
+        /// What a token without a known role may do.
+        table default: Role = Role::of(&Policy::default().default);
+        /// What a connection without a token may do.
+        table anonymous: Role = Role::of(&Policy::default().anonymous);
+
+        rule admin_is_built_in;
+    }
+}
+
+choices!(Mode { "required" => Self::Required, "optional" => Self::Optional, "off" => Self::Off });
+choices!(Refuse { "auto" => Self::Auto, "http" => Self::Http, "close" => Self::Close });
+
+fn default_roles() -> BTreeMap<String, Role> {
+    let roles = Policy::default().roles;
+    let role = |(name, permissions): (&Box<str>, &Arc<Permissions>)| (name.to_string(), Role::of(permissions));
+    roles.iter().map(role).collect()
+}
+
+fn admin_is_built_in(auth: &Auth, check: &mut Check<'_>) {
+    let message = "is built in and may do everything; give another name";
+    check.require(!auth.roles.contains_key(ADMIN_ROLE), "role.admin", message);
+}
+
+impl Auth {
+    /// How tokens are read.
+    pub(in crate::config) fn settings(&self) -> Settings {
+        let roles = self.roles.iter();
+        Settings {
+            subject_claim: self.subject_claim.as_str().into(),
+            leeway_ms: milliseconds(self.leeway),
+            issuer: self.issuer.as_deref().map(Into::into),
+            audience: self.audience.as_deref().map(Into::into),
+            policy: Policy {
+                roles: roles
+                    .map(|(name, role)| (name.as_str().into(), role.permissions()))
+                    .collect(),
+                default: self.default.permissions(),
+                anonymous: self.anonymous.permissions(),
+            },
+        }
+    }
+
+    /// The mode of an endpoint.
+    pub(in crate::config) fn endpoint_mode(&self, is_anonymous: bool) -> Mode {
+        match self.mode {
+            Mode::Required if is_anonymous => Mode::Optional,
+            mode => mode,
+        }
+    }
+}
+
+section! {
+    /// `[[auth.key]]`.
+    struct Key {
+        /// `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `ES256`, `ES384` or `EdDSA`. A token that is signed with another
+        /// algorithm is refused.
+        value algorithm: Option<Algorithm> = None, required "is missing, such as \"HS256\"";
+        /// The variable that holds the HMAC secret.
+        value secret_env: Option<String> = None;
+        /// The file that holds the HMAC secret.
+        value secret_file: Option<PathBuf> = None;
+        /// The PEM file that holds the public key, for algorithms other than HMAC.
+        value public_key_file: Option<PathBuf> = None;
+
+        refused "jwks_file" "JWKS: not supported by this version";
+        refused "jwks_url" "JWKS: not supported by this version";
+        refused "secret" "a secret does not stand in the file: name it by secret_env or secret_file";
+        rule source_fits_the_algorithm;
+    }
+}
+
+fn source_fits_the_algorithm(key: &Key, check: &mut Check<'_>) {
+    let Some(algorithm) = key.algorithm else { return };
+    let sources = [
+        key.secret_env.is_some(),
+        key.secret_file.is_some(),
+        key.public_key_file.is_some(),
+    ];
+    if sources.into_iter().filter(|given| *given).count() != 1 {
+        return check.refuse("", "needs exactly one of secret_env, secret_file and public_key_file");
+    }
+    check.require(
+        algorithm.is_hmac() == key.public_key_file.is_none(),
+        "algorithm",
+        "an HS algorithm needs a secret, every other one a public_key_file",
+    );
+}
+
+impl Key {
+    /// The key that is used if the file names none and [`DEFAULT_SECRET_ENV`] is set.
+    pub(in crate::config) fn default_of_environment() -> Self {
+        Self {
+            algorithm: Some(Algorithm::Hs256),
+            secret_env: Some(DEFAULT_SECRET_ENV.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+section! {
+    /// `[auth.role.<name>]`, `[auth.default]` and `[auth.anonymous]`.
+    struct Role {
+        /// Patterns that may be subscribed to.
+        value channels: Vec<Pattern> = Vec::new();
+        /// Actions that may be sent.
+        value commands: Vec<Pattern> = Vec::new();
+        /// Channels that may be published to.
+        value publish: Vec<Pattern> = Vec::new();
+    }
+}
+
+impl Role {
+    fn of(permissions: &Permissions) -> Self {
+        Self {
+            channels: permissions.channels.clone(),
+            commands: permissions.commands.clone(),
+            publish: permissions.publish.clone(),
+        }
+    }
+
+    fn permissions(&self) -> Arc<Permissions> {
+        Arc::new(Permissions {
+            admin: false,
+            channels: self.channels.clone(),
+            commands: self.commands.clone(),
+            publish: self.publish.clone(),
+        })
+    }
+}
+
+section! {
+    /// `[admin]`.
+    struct Admin {
+        /// The variable that holds the key. `TICKGATE_ADMIN_KEY` needs no naming: it is used if it is set and neither key is
+        /// given.
+        value key_env: Option<String> = None;
+        /// The file that holds the key.
+        value key_file: Option<PathBuf> = None;
+
+        refused "key" "a secret does not stand in the file: name it by key_env or key_file";
+        rule one_key;
+    }
+}
+
+fn one_key(admin: &Admin, check: &mut Check<'_>) {
+    if admin.key_env.is_some() && admin.key_file.is_some() {
+        check.refuse("key_file", "key_env and key_file exclude each other");
+    }
+}

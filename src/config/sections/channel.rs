@@ -1,0 +1,165 @@
+//! `[[channel]]`.
+
+use std::time::Duration;
+
+use super::feed::Feed;
+use crate::config::check::{Check, not_empty};
+use crate::config::declare::section;
+use crate::config::source::{Content, Node};
+use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
+use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
+
+section! {
+    /// `[[channel]]`.
+    struct ChannelClass {
+        /// The pattern of the channels.
+        value pattern as "match": Option<Pattern> = None, required "is missing: the pattern of the channels";
+        /// `{ size, ttl }`: the newest `size` events (1 to 1,000,000) are kept, none longer than `ttl`. Events carry an `offset`, by
+        /// which clients recover.
+        value history: Option<HistoryKeys> = None;
+        /// `last`: a new subscriber gets the latest event.
+        value cache: Option<Cache> = None;
+        /// The `data` of an event is an array of changed records that differ in this field (a string or a number); the
+        /// gateway keeps the merged records. Other `data` replaces the whole value. Needs `cache`.
+        value record_key: Option<String> = None, check not_empty;
+        /// An event whose name and value equal the last one's is not sent. With `record_key`, only the records that changed are
+        /// sent.
+        value only_changed: bool = false;
+        /// What happens to a client that is too slow. `conflate` needs `cache` and excludes `history`. `drop_oldest` and
+        /// `disconnect` need `history` if there is `cache`. If this is not set: `disconnect` with `history`, `conflate` with
+        /// only `cache`, otherwise `drop_oldest`.
+        value overflow: Option<Overflow> = None;
+
+        rule keys_fit_each_other;
+    }
+}
+
+/// `cache`: what a new subscriber gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Cache {
+    Last,
+}
+
+choices!(Cache { "last" => Self::Last });
+choices!(Overflow {
+    "conflate" => Self::Conflate, "drop_oldest" => Self::DropOldest, "disconnect" => Self::Disconnect,
+});
+
+fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
+    let Err(error) = channel.class().check() else { return };
+    let keys = match error {
+        ClassError::ConflateWithoutCache => ["overflow", "cache"],
+        ClassError::ConflateWithHistory => ["overflow", "history"],
+        ClassError::CacheWithoutHistory => ["overflow", "history"],
+        ClassError::RecordKeyWithoutCache => ["record_key", "cache"],
+        ClassError::HistorySize | ClassError::HistoryTtl => ["history", "history"],
+    };
+    check.contradiction(keys, error.to_string());
+}
+
+/// Refuses a class with the pattern of an earlier one. `check` stands at the file as a whole.
+pub(super) fn check_distinct(channels: &[ChannelClass], check: &mut Check<'_>) {
+    for (index, channel) in channels.iter().enumerate() {
+        let same = |other: &ChannelClass| other.pattern.is_some() && other.pattern == channel.pattern;
+        if channels[..index].iter().any(same) {
+            let message = "an earlier [[channel]] has the same pattern: this one would never count";
+            check.refuse(&format!("channel[{index}].match"), message);
+        }
+    }
+}
+
+/// Refuses a feed that publishes changed records on a channel that keeps the last event without merging records: a new
+/// subscriber would get only a part of them. `check` stands at the file as a whole.
+pub(super) fn check_feeds(feeds: &[Feed], classes: &Classes, check: &mut Check<'_>) {
+    for (index, feed) in feeds.iter().enumerate() {
+        let Some(channel) = feed.channel.as_ref().and_then(|template| {
+            let name = template.to_string();
+            let name = template
+                .placeholder()
+                .map_or(name.clone(), |placeholder| name.replace(&placeholder, "x"));
+            Channel::parse(&name).ok()
+        }) else {
+            continue;
+        };
+        let class = classes.of(&channel);
+        if class.cache_last && class.record_key.as_deref() != feed.record_key.as_deref() && feed.record_key.is_some() {
+            let message = "its channel keeps the last event for newcomers, which would be only a part of the records: \
+                           give it a [[channel]] with cache = \"last\" and the same record_key";
+            check.refuse(&format!("feed[{index}].record_key"), message);
+        }
+    }
+}
+
+/// The classes of the file, followed by the built-in ones.
+pub(in crate::config) fn classes(channels: &[ChannelClass]) -> Classes {
+    let entry = |channel: &ChannelClass| Some((channel.pattern.clone()?, channel.class()));
+    Classes::new(channels.iter().filter_map(entry).collect())
+}
+
+impl ChannelClass {
+    fn class(&self) -> Class {
+        let (cache_last, has_history) = (self.cache.is_some(), self.history.is_some());
+        Class {
+            cache_last,
+            history: self.history.map(|history| History {
+                size: history.size,
+                ttl_ms: milliseconds(history.ttl),
+            }),
+            overflow: self
+                .overflow
+                .unwrap_or_else(|| Class::usual_overflow(cache_last, has_history)),
+            record_key: self.record_key.as_deref().map(Into::into),
+            only_changed: self.only_changed,
+        }
+    }
+}
+
+/// `history`: `{ size = 5000, ttl = "1h" }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) struct HistoryKeys {
+    pub(in crate::config) size: u32,
+    pub(in crate::config) ttl: Duration,
+}
+
+impl Value for HistoryKeys {
+    fn kind() -> String {
+        "table".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let Content::Table(table) = &typed(node).content else {
+            return Err(Refusal::wanted("a table ({ size = 5000, ttl = \"1h\" })", node));
+        };
+        let mut keys = Self {
+            size: 0,
+            ttl: Duration::from_millis(History::BUILT_IN.ttl_ms),
+        };
+        let mut has_size = false;
+        for (name, node) in table {
+            let at = |refusal: Refusal| Refusal {
+                origin: Some(node.origin.clone()),
+                message: format!("{name}: {}", refusal.message),
+            };
+            match name.as_str() {
+                "size" => {
+                    keys.size = u32::read(node).map_err(at)?;
+                    has_size = true;
+                }
+                "ttl" => keys.ttl = Duration::read(node).map_err(at)?,
+                _ => return Err(at(Refusal::new("unknown key (known here: size, ttl)"))),
+            }
+        }
+        if has_size {
+            Ok(keys)
+        } else {
+            Err(Refusal::new(
+                "size is missing: how many events are kept of each channel",
+            ))
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        let mut table = toml::Table::new();
+        table.insert("size".to_owned(), self.size.write()?);
+        table.insert("ttl".to_owned(), self.ttl.write()?);
+        Some(toml::Value::Table(table))
+    }
+}

@@ -1,0 +1,61 @@
+//! `[[command]]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::Secret;
+use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use crate::config::check::{Check, at_least, not_zero};
+use crate::config::declare::section;
+use tickgate_protocol::channel::Pattern;
+
+section! {
+    /// `[[command]]`.
+    struct Command {
+        /// The pattern of the actions, such as `grid.*`.
+        value pattern as "match": Option<Pattern> = None, required "is missing: the pattern of the actions";
+        /// The backend's URL. Commands are posted to it.
+        value http: Option<BackendUrl> = None, required "is missing: the backend's URL";
+        /// The time for the whole command, retries included. Then the answer is `TIMEOUT`, and the outcome is unknown. It
+        /// should be below the clients' own timeout of 30 s.
+        value timeout: Duration = Duration::from_secs(25), check not_zero;
+        /// The variable that holds the secret that signs requests.
+        value hmac_secret_env: Option<String> = None;
+        /// The file that holds the secret that signs requests.
+        value hmac_secret_file: Option<PathBuf> = None;
+        /// The action has the same effect if it is done twice, so a failed attempt may be repeated.
+        value idempotent: bool = false;
+        /// Each command writes a structured line to the log and publishes an event on `system.log`.
+        value audit: bool = false;
+        /// Commands that may be under way at one time. One more is refused with `BACKEND_UNAVAILABLE`.
+        value max_in_flight: u32 = 1000, check |commands| at_least(*commands, 1);
+
+        refused "nats" "commands over NATS: not supported by this version";
+        refused "hmac_secret" "a secret does not stand in the file: name it by hmac_secret_env or hmac_secret_file";
+        rule one_secret;
+    }
+}
+
+fn one_secret(command: &Command, check: &mut Check<'_>) {
+    if command.hmac_secret_env.is_some() && command.hmac_secret_file.is_some() {
+        let message = "hmac_secret_env and hmac_secret_file exclude each other";
+        check.refuse("hmac_secret_file", message);
+    }
+}
+
+impl Command {
+    /// The settings of the route. `None` only for a command that the check refuses.
+    pub(in crate::config) fn route(&self, hmac_secret: Option<Secret>) -> Option<RouteSettings> {
+        let target = Target::Http(HttpSettings {
+            url: self.http.clone()?,
+            hmac_secret,
+        });
+        Some(RouteSettings {
+            timeout: self.timeout,
+            idempotent: self.idempotent,
+            audit: self.audit,
+            in_flight_max: self.max_in_flight as usize,
+            ..RouteSettings::new(self.pattern.clone()?, target)
+        })
+    }
+}

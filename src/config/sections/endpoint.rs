@@ -1,0 +1,183 @@
+//! `[[endpoint]]`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::config::check::{Check, at_least, ensure};
+use crate::config::declare::section;
+use crate::config::source::{Content, Node};
+use crate::config::value::{Refusal, Value, choices, text, typed};
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::dialect::typed::Template;
+use tickgate_protocol::dialect::{Dialect, socket_io, typed as typed_dialect};
+
+section! {
+    /// `[[endpoint]]`.
+    struct Endpoint {
+        /// The path, such as `/ws`. A slash at the end makes no difference.
+        value path: Option<String> = None, required "is missing", check is_plain_path;
+        /// `native` ([protocol.md](protocol.md)), `typed` ([typed.md](typed.md)), `socket_io` ([socket_io.md](socket_io.md)), or
+        /// `echo`, which returns every message unchanged and is meant for conformance suites and load tests.
+        value dialect: Option<DialectName> = None,
+            required "is missing: \"native\", \"typed\", \"socket_io\" or \"echo\"";
+        /// A connection without a token gets the permissions of `[auth.anonymous]`, whatever `auth.mode` says. A bad token is
+        /// refused nevertheless.
+        value anonymous: bool = false;
+        /// Replaces `limits.message_bytes` for this endpoint.
+        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| at_least(bytes, 1));
+        /// Patterns that every connection is subscribed to once it is authenticated or anonymous. They do not count against
+        /// `limits.subscriptions`. A pattern that the client may not subscribe to is skipped; the log says so once for each
+        /// endpoint and shard and, at level `debug`, for each client.
+        value auto_subscribe: Vec<Pattern> = Vec::new();
+        /// For `typed` and `socket_io`. `utc`, the default: `2025-11-24T10:30:00Z`. `naive`: the same without the `Z`, for older
+        /// clients whose parsers do not accept one.
+        value timestamps: Option<typed_dialect::Timestamps> = None;
+        /// For `typed`: the pattern for each `subscription_type`, with `{target}` exactly once, as a whole segment. If this is
+        /// not set, the three types above apply.
+        value subscription_types: Option<Templates> = None;
+
+        rule keys_fit_the_dialect;
+    }
+}
+
+/// `dialect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum DialectName {
+    Native,
+    Typed,
+    SocketIo,
+    Echo,
+}
+
+choices!(DialectName {
+    "native" => Self::Native, "typed" => Self::Typed, "socket_io" => Self::SocketIo, "echo" => Self::Echo,
+});
+choices!(typed_dialect::Timestamps { "utc" => Self::Utc, "naive" => Self::Naive });
+
+fn is_plain_path(path: &Option<String>) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%".contains(&byte);
+    let fine = |path: &String| path.starts_with('/') && path.bytes().all(is_plain);
+    ensure(
+        path.as_ref().is_none_or(fine),
+        "must begin with / and hold neither white space nor ?, # or %",
+    )
+}
+
+fn keys_fit_the_dialect(endpoint: &Endpoint, check: &mut Check<'_>) {
+    let Some(dialect) = endpoint.dialect else { return };
+    if !matches!(dialect, DialectName::Typed | DialectName::SocketIo) {
+        let message = "has a meaning only with dialect = \"typed\" or \"socket_io\"";
+        check.require(endpoint.timestamps.is_none(), "timestamps", message);
+    }
+    if dialect != DialectName::Typed {
+        let message = "has a meaning only with dialect = \"typed\"";
+        check.require(endpoint.subscription_types.is_none(), "subscription_types", message);
+    }
+    check.require(
+        dialect != DialectName::Echo || endpoint.auto_subscribe.is_empty(),
+        "auto_subscribe",
+        "has no meaning with dialect = \"echo\", which has no events",
+    );
+}
+
+/// Refuses paths that the gateway or an earlier endpoint serves. `check` stands at the file as a whole.
+pub(super) fn check_paths(endpoints: &[Endpoint], check: &mut Check<'_>) {
+    let mut seen = HashSet::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let Some(path) = &endpoint.path else { continue };
+        let key = format!("endpoint[{index}].path");
+        // `/a` and `/a/` are the same path.
+        let served = path.trim_end_matches('/');
+        if !seen.insert(served) {
+            check.refuse(&key, format!("\"{path}\" is served by an earlier endpoint"));
+        }
+        let is_free = !["/healthz", "/readyz"].contains(&served);
+        check.require(is_free, &key, "is taken by the gateway's own health check");
+    }
+}
+
+impl Endpoint {
+    /// The endpoints that are served if the file names none.
+    pub(super) fn defaults() -> Vec<Self> {
+        let typed = typed_dialect::Settings::default();
+        let endpoint = |path: &str, dialect| Self {
+            path: Some(path.to_owned()),
+            dialect: Some(dialect),
+            anonymous: dialect == DialectName::Typed,
+            ..Self::default()
+        };
+        let market = ["market.*", "system.status"].map(|text| Pattern::parse(text).expect("a pattern"));
+        vec![
+            endpoint("/ws", DialectName::Native),
+            Self {
+                timestamps: Some(typed.timestamps),
+                subscription_types: Some(Templates(typed.subscription_types)),
+                ..endpoint("/ws/stock/prices", DialectName::Typed)
+            },
+            Self {
+                auto_subscribe: market.into(),
+                ..endpoint("/ws/market", DialectName::Typed)
+            },
+            endpoint("/socket.io/", DialectName::SocketIo),
+        ]
+    }
+
+    /// The dialect with its settings. `None` only for an endpoint that the check refuses.
+    pub(in crate::config) fn dialect(&self) -> Option<Dialect> {
+        Some(match self.dialect? {
+            DialectName::Native => Dialect::Native,
+            DialectName::Echo => Dialect::Echo,
+            DialectName::SocketIo => Dialect::SocketIo(socket_io::Settings {
+                timestamps: self.timestamps.unwrap_or_default(),
+            }),
+            DialectName::Typed => {
+                let defaults = typed_dialect::Settings::default();
+                let types = self.subscription_types.as_ref().map(|Templates(types)| types.clone());
+                Dialect::Typed(Arc::new(typed_dialect::Settings {
+                    subscription_types: types.unwrap_or(defaults.subscription_types),
+                    timestamps: self.timestamps.unwrap_or_default(),
+                }))
+            }
+        })
+    }
+
+    /// The patterns of `auto_subscribe`, each once.
+    pub(in crate::config) fn auto_subscribe(&self) -> Box<[Pattern]> {
+        let patterns = &self.auto_subscribe;
+        let is_first = |index: &usize| !patterns[..*index].contains(&patterns[*index]);
+        let first = (0..patterns.len()).filter(is_first);
+        first.map(|index| patterns[index].clone()).collect()
+    }
+}
+
+/// `subscription_types`: pattern templates by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Templates(pub(in crate::config) BTreeMap<Box<str>, Template>);
+
+impl Value for Templates {
+    fn kind() -> String {
+        "table of patterns".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let Content::Table(table) = &typed(node).content else {
+            return Err(Refusal::wanted("a table ({ name = \"pattern with {target}\" })", node));
+        };
+        let entry = |(name, node): (&String, &Node)| {
+            let at = |message| Refusal {
+                origin: Some(node.origin.clone()),
+                message,
+            };
+            let template = text(node, "a pattern in quotes").map_err(|refusal| at(refusal.message))?;
+            match template.parse() {
+                Ok(template) => Ok((name.as_str().into(), template)),
+                Err(error) => Err(at(format!("{name} = \"{template}\" {error}"))),
+            }
+        };
+        table.iter().map(entry).collect::<Result<_, _>>().map(Self)
+    }
+    fn write(&self) -> Option<toml::Value> {
+        let entries = self.0.iter();
+        let table = entries.map(|(name, template)| (name.to_string(), template.to_string().into()));
+        Some(toml::Value::Table(table.collect()))
+    }
+}

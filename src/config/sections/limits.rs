@@ -1,0 +1,125 @@
+//! `[limits]`, `[heartbeat]` and `[compression]`.
+
+use std::time::Duration;
+
+use crate::config::check::{Check, at_least, at_most, not_zero};
+use crate::config::declare::section;
+use crate::hub::DEFLATE_BYTES_MIN;
+use crate::session;
+
+/// Messages or commands in a second.
+const RATE_MAX: u32 = 1_000_000;
+/// The smallest bound that leaves space for one long reply (any reply over 64 KiB counts as 64 KiB) and others beside it.
+const REPLY_BYTES_MIN: u32 = 128 * 1024;
+
+section! {
+    /// `[limits]`.
+    struct Limits {
+        /// Messages from the client per second. The burst is the same number.
+        value messages_per_second: u32 = built_in().messages_per_second,
+            check |rate| at_least(*rate, 1).and(at_most(*rate, RATE_MAX));
+        /// Commands from the client per second. The burst is the same number.
+        value commands_per_second: u32 = built_in().commands_per_second, check |rate| at_most(*rate, RATE_MAX);
+        /// Distinct patterns that a connection may be subscribed to.
+        value subscriptions: u32 = built_in().subscriptions;
+        /// The longest message from a client, in bytes.
+        value message_bytes: u32 = built_in().message_bytes, check |bytes| at_least(*bytes, 1);
+        /// The longest `data` of a published event, in bytes.
+        value event_bytes: u32 = built_in().event_bytes, check |bytes| at_least(*bytes, 1);
+        /// The longest body of `POST /api/publish`, in bytes.
+        value publish_body_bytes: u64 = 16 * 1024 * 1024;
+        /// Events that may wait for a slow client.
+        value outbox_frames: u32 = built_in().outbox_frames, check |frames| at_least(*frames, 1);
+        /// Bytes of events that may wait for a slow client.
+        value outbox_bytes: u32 = built_in().outbox_bytes;
+        /// Replies and control messages that may wait for a slow client, at least 8. They are never dropped; one more closes the
+        /// connection with 4008. An echo endpoint reads on only after its client has read.
+        value reply_frames: u32 = built_in().reply_frames, check |frames| at_least(*frames, 8);
+        /// Bytes of replies and control messages that may wait for a slow client, at least 131072. A reply longer than 64 KiB
+        /// counts as 64 KiB.
+        value reply_bytes: u32 = built_in().reply_bytes, check |bytes| at_least(*bytes, REPLY_BYTES_MIN);
+
+        rule an_event_fits;
+    }
+}
+
+fn built_in() -> session::limits::Limits {
+    session::limits::Limits::default()
+}
+
+fn an_event_fits(limits: &Limits, check: &mut Check<'_>) {
+    if limits.event_bytes > limits.outbox_bytes {
+        let message = "limits.event_bytes must not exceed limits.outbox_bytes: such an event could never be delivered";
+        check.contradiction(["event_bytes", "outbox_bytes"], message);
+    }
+    if u64::from(limits.event_bytes) > limits.publish_body_bytes {
+        let message = "limits.event_bytes must not exceed limits.publish_body_bytes";
+        check.contradiction(["event_bytes", "publish_body_bytes"], message);
+    }
+}
+
+impl Limits {
+    /// The limits of a connection of any endpoint.
+    pub(in crate::config) fn connection(&self) -> session::limits::Limits {
+        session::limits::Limits {
+            messages_per_second: self.messages_per_second,
+            commands_per_second: self.commands_per_second,
+            subscriptions: self.subscriptions,
+            message_bytes: self.message_bytes,
+            event_bytes: self.event_bytes,
+            outbox_frames: self.outbox_frames,
+            outbox_bytes: self.outbox_bytes,
+            reply_frames: self.reply_frames,
+            reply_bytes: self.reply_bytes,
+        }
+    }
+}
+
+section! {
+    /// `[heartbeat]`.
+    struct Heartbeat {
+        /// The time between two pings of the gateway.
+        value interval: Duration = Duration::from_secs(30), check not_zero;
+        /// A connection from which no frame came for this time is closed with 4009. It must be longer than the interval.
+        /// nginx's `proxy_read_timeout` and `proxy_send_timeout` must be longer still.
+        value timeout: Duration = Duration::from_secs(60);
+        /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)). The client is told it as `pingInterval`.
+        value engine_io_interval: Duration = Duration::from_secs(25), check not_zero;
+        /// How long the answer to a ping of Engine.IO may take. The client is told it as `pingTimeout`. A session from which no
+        /// packet came for both times together ends. Both must be shorter than nginx's `proxy_read_timeout`, or nginx cuts a
+        /// waiting poll.
+        value engine_io_timeout: Duration = Duration::from_secs(20), check not_zero;
+
+        rule timeout_exceeds_interval;
+    }
+}
+
+fn timeout_exceeds_interval(heartbeat: &Heartbeat, check: &mut Check<'_>) {
+    if heartbeat.timeout <= heartbeat.interval {
+        let message = "heartbeat.timeout must be longer than heartbeat.interval";
+        check.contradiction(["timeout", "interval"], message);
+    }
+}
+
+impl Heartbeat {
+    /// The time between two pings, and how long a connection may be silent.
+    pub(in crate::config) fn times(&self, is_engine_io: bool) -> (Duration, Duration) {
+        if is_engine_io {
+            let interval = self.engine_io_interval;
+            (interval, interval + self.engine_io_timeout)
+        } else {
+            (self.interval, self.timeout)
+        }
+    }
+}
+
+section! {
+    /// `[compression]`.
+    struct Compression {
+        /// Whether the gateway agrees on compression.
+        value enabled: bool = true;
+        /// Shorter messages are sent uncompressed, in bytes. A message that compression would not shorten is sent uncompressed
+        /// as well.
+        value threshold: u32 = DEFLATE_BYTES_MIN as u32;
+    }
+}

@@ -1,0 +1,231 @@
+//! `[server]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::check::{Check, at_least, ensure, not_zero};
+use crate::config::declare::section;
+use crate::config::source::Node;
+use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
+use crate::hub::SHARDS_MAX;
+use crate::ingress::{self, ListenAddress, Origins, Refuse, TrustedProxies};
+use crate::shard;
+
+const _: () = assert!(SHARDS_MAX == 64, "the documentation and the message of shards say 64");
+
+section! {
+    /// `[server]`.
+    struct Server {
+        /// The public listeners, TCP or Unix. Sockets that systemd passes (socket activation) replace them.
+        value listen: Vec<ListenAddress> = vec![loopback(8080)],
+            check |listeners| ensure(!listeners.is_empty(), "must name at least one listener");
+        /// The listener of the API, statistics and metrics. It must not be a public listener.
+        value admin_listen: ListenAddress = loopback(8081);
+        /// Threads that own the connections, at most 64. 0: one for each core.
+        value shards: u16 = 0, check |shards| ensure(*shards <= SHARDS_MAX, "must be at most 64 (0: one per core)");
+        /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
+        /// networks, or `unix`.
+        value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
+        /// Origins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
+        /// Empty: the gateway's own host name with any port. A request without `Origin` does not come from a browser and
+        /// passes. A refused request gets 403.
+        value allowed_origins: Vec<AllowedOrigin> = Vec::new();
+        /// Connections in total. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
+        /// low, it accepts fewer connections and logs a warning.
+        value max_connections: u32 = 1_000_000, check |connections| at_least(*connections, 1);
+        /// Connections of one client address. One more gets 429. 0: no limit.
+        value max_connections_per_ip: u32 = 0;
+        /// Connections of one user. One more gets 429. 0: no limit.
+        value max_connections_per_user: u32 = 0;
+        /// Handshakes per second in total. One more gets 429 with `Retry-After`. 0: no limit.
+        value connect_rate: u32 = 0;
+        /// The time from accepting a connection to the end of the request's head.
+        value handshake_timeout: Duration = Duration::from_secs(5), check not_zero;
+        /// The time over which connections are closed (code 1012) after SIGTERM. At most one hour.
+        value drain: Duration = Duration::from_secs(20),
+            check |drain| ensure(*drain <= Duration::from_secs(3600), "must be at most 1h");
+        /// How frames are written to the sockets. `io_uring`: one system call for all connections of a tick; the gateway does
+        /// not start if the kernel forbids it. `writev`: one system call for each connection. `auto`: each shard tests
+        /// io_uring at start and uses `writev` if the kernel forbids it (containers often do) or it misbehaves. A ring that fails
+        /// later is replaced by `writev` with one warning, whatever is set here. The log, `/metrics` (`tickgate_io_uring`) and
+        /// the statistics say which one is in use.
+        value flush: Flush = Flush::Auto;
+        /// How long events may wait so that several are sent together. `auto`: not at all when idle; under load 2 ms and, while
+        /// few events wait, as long as the last sending took, at most 8 ms. A duration, at most `"1s"`: a fixed time; `"0ms"`
+        /// means not at all.
+        value coalesce: Coalesce = Coalesce::Auto,
+            check |coalesce| ensure(coalesce.fixed() <= Some(Duration::from_secs(1)), "must be at most 1s");
+
+        rule listeners_are_distinct;
+    }
+}
+
+fn loopback(port: u16) -> ListenAddress {
+    ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn listeners_are_distinct(server: &Server, check: &mut Check<'_>) {
+    for (index, address) in server.listen.iter().enumerate() {
+        if server.listen[..index].iter().any(|earlier| overlap(earlier, address)) {
+            check.refuse("listen", format!("{address} overlaps another listener"));
+        }
+    }
+    if server.listen.iter().any(|public| overlap(public, &server.admin_listen)) {
+        let message = "the admin listener must not be a public one";
+        check.contradiction(["admin_listen", "listen"], message);
+    }
+}
+
+/// Whether two listeners exclude each other. Port 0 stands for a different free port each time.
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
+            let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() == other.port() && one.port() != 0 && same_ip
+        }
+        _ => one == other,
+    }
+}
+
+impl Server {
+    /// The number of shards, 1 to 64.
+    pub(in crate::config) fn shards(&self) -> u16 {
+        match self.shards {
+            0 => {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+            }
+            shards => shards,
+        }
+    }
+
+    pub(in crate::config) fn coalesce(&self) -> shard::CoalescePolicy {
+        match self.coalesce {
+            Coalesce::Auto => shard::CoalescePolicy::Auto,
+            Coalesce::Fixed(time) => shard::CoalescePolicy::Fixed(u32::try_from(milliseconds(time)).unwrap_or(u32::MAX)),
+        }
+    }
+
+    pub(in crate::config) fn flush(&self) -> shard::FlushMethod {
+        match self.flush {
+            Flush::Auto => shard::FlushMethod::Auto,
+            Flush::IoUring => shard::FlushMethod::IoUring,
+            Flush::Writev => shard::FlushMethod::Writev,
+        }
+    }
+
+    /// The settings of the ingress. The arguments are those that come from other sections and from the process.
+    pub(in crate::config) fn ingress(
+        &self,
+        endpoints: Vec<ingress::Endpoint>,
+        refuse: Refuse,
+        deflate: bool,
+        max_connections: u32,
+    ) -> ingress::Settings {
+        let proxies: Vec<&str> = self.trusted_proxies.iter().map(|entry| entry.0.as_str()).collect();
+        let origins: Vec<&str> = self.allowed_origins.iter().map(|entry| entry.0.as_str()).collect();
+        ingress::Settings {
+            listen: self.listen.clone(),
+            // Reading has checked every entry of both lists.
+            trusted_proxies: TrustedProxies::parse(&proxies).unwrap_or_default(),
+            allowed_origins: Origins::parse(&origins).unwrap_or_default(),
+            endpoints,
+            refuse,
+            deflate,
+            max_connections,
+            max_connections_per_ip: self.max_connections_per_ip,
+            max_connections_per_user: self.max_connections_per_user,
+            connect_rate: self.connect_rate,
+            handshake_timeout_ms: milliseconds(self.handshake_timeout),
+        }
+    }
+}
+
+/// `flush`: how frames are written to the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Flush {
+    Auto,
+    IoUring,
+    Writev,
+}
+
+choices!(Flush { "auto" => Self::Auto, "io_uring" => Self::IoUring, "writev" => Self::Writev });
+
+/// An entry of `trusted_proxies`, as it was written. It is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Proxy(pub(in crate::config) String);
+
+impl Value for Proxy {
+    fn kind() -> String {
+        "network".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let text = text(node, "a network in quotes")?;
+        match TrustedProxies::parse(&[text]) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.0.as_str().into())
+    }
+}
+
+/// An entry of `allowed_origins`, as it was written. It is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct AllowedOrigin(pub(in crate::config) String);
+
+impl Value for AllowedOrigin {
+    fn kind() -> String {
+        "origin".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let text = text(node, "an origin in quotes")?;
+        match Origins::parse(&[text]) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.0.as_str().into())
+    }
+}
+
+/// `coalesce`: the time between two ticks of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Coalesce {
+    /// The shard adapts it to the load.
+    Auto,
+    /// At least this long.
+    Fixed(Duration),
+}
+
+impl Value for Coalesce {
+    fn kind() -> String {
+        "duration or `auto`".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        match text(node, "\"auto\" or a duration in quotes")? {
+            "auto" => Ok(Self::Auto),
+            text => duration_from_text(text)
+                .map(Self::Fixed)
+                .ok_or_else(|| Refusal::new("expected \"auto\" or a duration such as \"2ms\"")),
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        match self {
+            Self::Auto => Some("auto".into()),
+            Self::Fixed(duration) => duration.write(),
+        }
+    }
+}
+
+impl Coalesce {
+    /// The fixed time, if there is one.
+    fn fixed(self) -> Option<Duration> {
+        match self {
+            Self::Auto => None,
+            Self::Fixed(time) => Some(time),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `[state]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::check::ensure;
+use crate::config::declare::section;
+use crate::config::value::milliseconds;
+use crate::hub::{STRIPES, StateSettings, snapshot};
+
+/// The smallest bound that holds a few events of the longest kind.
+const BYTES_MIN: u64 = 1 << 20;
+
+/// Each stripe holds at least one evicted name.
+const _: () = assert!(
+    STRIPES == 16,
+    "the documentation and the message of evicted_names say 16"
+);
+
+section! {
+    /// `[state]`.
+    struct State {
+        /// Channels of which something is kept, at least 1. Channels of the plain class (`system.log`, and names that no class
+        /// matches) keep nothing and do not count.
+        value channels: u64 = 100_000,
+            check |channels| ensure((1..=u64::from(u32::MAX)).contains(channels), "must be 1 to 4294967295");
+        /// Bytes of everything that is kept of channels, including the encoded frames of events, as an estimate. At least 1 MiB.
+        /// Ids of events are bounded apart: at most 1,000,000 of 30 to 60 bytes each.
+        value bytes: u64 = 256 << 20, check |bytes| ensure(*bytes >= BYTES_MIN, "must be at least 1048576 (1 MiB)");
+        /// Names that are remembered of channels with a history that were evicted, at least 16. A client that comes back after its
+        /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 151 bytes (measured,
+        /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, apart from `state.bytes`. The names
+        /// are spread over 16 parts by the first two segments of the name; each part remembers a sixteenth of them.
+        value evicted_names: u64 = 64 * 1024,
+            check |names| ensure((STRIPES as u64..=u64::from(u32::MAX)).contains(names), "must be 16 to 4294967295");
+        /// The absolute path of the file that the state is written to, at intervals and at the end of a drain. With it, epoch,
+        /// offsets, histories, last values and ids survive a restart.
+        value snapshot: Option<PathBuf> = None,
+            check |path| ensure(path.as_ref().is_none_or(|path| path.is_absolute()), "must be an absolute path");
+        /// The time between two writes of the file, at least 1 s. Only channels that changed are written.
+        value snapshot_interval: Duration = Duration::from_secs(30), check at_least_a_second;
+        /// How long the `id` of a published event is remembered, at least 1 s. An id is forgotten earlier if 500,000 later ids were
+        /// accepted, and may be remembered twice as long.
+        value dedup_window: Duration = Duration::from_secs(5 * 60), check at_least_a_second;
+    }
+}
+
+fn at_least_a_second(duration: &Duration) -> Result<(), String> {
+    ensure(*duration >= Duration::from_secs(1), "must be at least 1s")
+}
+
+impl State {
+    /// The bounds of the hub's state.
+    pub(in crate::config) fn hub(&self) -> StateSettings {
+        let bound = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        StateSettings {
+            channels: bound(self.channels),
+            bytes: bound(self.bytes),
+            tombstones: bound(self.evicted_names),
+            dedup_window_ms: milliseconds(self.dedup_window),
+        }
+    }
+
+    /// The file that the state is written to, if there is one.
+    pub(in crate::config) fn snapshot(&self) -> Option<snapshot::Settings> {
+        Some(snapshot::Settings {
+            path: self.snapshot.clone()?,
+            interval: self.snapshot_interval,
+            dedup_window_ms: milliseconds(self.dedup_window),
+        })
+    }
+}

@@ -1,0 +1,12 @@
+//! The visitors: what the gateway does with every declared key.
+
+mod catalogue;
+mod print;
+mod read;
+mod validate;
+
+pub(super) use catalogue::catalogue;
+pub use catalogue::{KeyDocumentation, SectionDocumentation};
+pub(super) use print::print;
+pub(super) use read::read;
+pub(super) use validate::validate;
