@@ -1,4 +1,4 @@
-//! `tickgate demo`: the gateway and the paper-trading backend in one process, which meet over HTTP only.
+//! `tickgate demo`: the gateway and the paper-trading backend in one process. They talk over the network only.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,14 +22,14 @@ const TOKEN_TTL_MS: u64 = 30 * 24 * 3600 * 1000;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The backend's own address, for the page and for commands from the gateway; loopback only.
+    /// The backend's own address, for the page and for commands from the gateway. It must be a loopback address.
     #[arg(long, default_value_t = Settings::default().listen, value_name = "ADDRESS")]
     page: SocketAddr,
     /// The same seed gives the same market.
     #[arg(long, default_value_t = Settings::default().seed)]
     seed: u64,
     /// A Redis (`redis://host:port/database`, without a password) that stock prices are written to and polled from, under
-    /// keys that begin with `demo:`; without one the backend serves them itself in the same way.
+    /// keys that begin with `demo:`. Without this option the backend serves the prices itself, with the Redis protocol.
     #[arg(long, env = "TICKGATE_DEMO_REDIS", value_name = "URL")]
     redis: Option<RedisAddress>,
     #[command(flatten)]
@@ -62,12 +62,12 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let gateway = start(settings)?;
     let access = access(&ready, &gateway, tokens)?;
     print_out(&access.banner(page));
-    // Answers and publishes through the drain, too; ends after the gateway.
+    // The backend answers and publishes during the drain as well. It ends after the gateway.
     let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
     ready.wait(gateway)
 }
 
-/// A `[[command]]` of the demo. It never fails: the demo's own data is valid.
+/// The settings of a `[[command]]` of the demo, whose own data is valid.
 fn route_settings(route: Route, secret: &Secret) -> RouteSettings {
     let http = HttpSettings {
         url: BackendUrl::parse(&route.url).expect("a valid URL"),
@@ -80,8 +80,8 @@ fn route_settings(route: Route, secret: &Secret) -> RouteSettings {
     }
 }
 
-/// A `[[feed]]` of the demo. It never fails: the demo's own data is valid, and the URL of a Redis was checked when the
-/// command line was parsed.
+/// The settings of a `[[feed]]` of the demo, whose own data is valid. The URL of a Redis was checked when the command line
+/// was parsed.
 fn feed_settings(feed: Feed) -> FeedSettings {
     FeedSettings {
         channel: feed.channel.parse().expect("a valid channel"),
@@ -141,7 +141,7 @@ fn access(ready: &Ready, gateway: &Gateway, tokens: Tokens) -> Result<Access, Fa
             .native_path()
             .ok_or_else(|| missing("an endpoint of the native dialect"))?
             .to_owned(),
-        // A token of role admin is as good as the key.
+        // A token with the role admin opens the admin API as well.
         admin_key: run_key.unwrap_or_else(|| tokens.admin.clone()),
         trader_token: tokens.trader,
         admin_token: tokens.admin,

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::declare::join;
-use super::problem::{Origin, Problems};
+use super::problem::{Origin, Problems, join};
 
 /// Where each given key was written, by its full name.
 pub(super) type Given = BTreeMap<String, Origin>;

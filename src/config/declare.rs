@@ -43,14 +43,6 @@ pub(super) trait Visitor: Sized {
     }
 }
 
-/// The full name of `key` in the section `path`. Either may be empty.
-pub(super) fn join(path: &str, key: &str) -> String {
-    match (path, key) {
-        ("", name) | (name, "") => name.to_owned(),
-        _ => format!("{path}.{key}"),
-    }
-}
-
 /// Declares a section of the configuration.
 ///
 /// ```text

@@ -16,6 +16,14 @@ pub enum Origin {
     Default,
 }
 
+/// The full name of `key` in the section `path`. Either may be empty.
+pub(super) fn join(path: &str, key: &str) -> String {
+    match (path, key) {
+        ("", name) | (name, "") => name.to_owned(),
+        _ => format!("{path}.{key}"),
+    }
+}
+
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

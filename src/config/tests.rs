@@ -52,7 +52,7 @@ fn names(toml: &str) -> Vec<String> {
             toml::Value::Table(table) if path == "auth.role" => {
                 table.values().for_each(|value| walk("auth.role.<name>", value, names));
             }
-            // A value with free names inside.
+            // A value that is itself a table.
             toml::Value::Table(_) if path.ends_with(".subscription_types") || path == "channel[].history" => {
                 names.push(path.to_owned());
             }
@@ -96,7 +96,7 @@ fn every_key_is_accepted() {
     assert_eq!(
         config.secrets.admin_key.as_ref().map(Secret::expose),
         Some(&b"admin-key"[..]),
-        "without its newline"
+        "the newline at the end is not part of the key"
     );
     assert_eq!(config.secrets.keys.len(), 3);
     let warnings = config.warnings();
@@ -107,7 +107,7 @@ fn every_key_is_accepted() {
 }
 
 #[test]
-fn every_bad_configuration_gets_its_answer() {
+fn every_bad_configuration_gets_its_message() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("bad.toml");
     let (mut cases, mut failures) = (0, String::new());
@@ -133,7 +133,7 @@ fn every_bad_configuration_gets_its_answer() {
         if answer != expected {
             let _ = writeln!(failures, "== {name}\nexpected {expected}\nanswered {answer}");
         }
-        assert!(!answer.contains("hunter2"), "{name}: shows the secret");
+        assert!(!answer.contains("hunter2"), "{name}: the message shows the secret");
         cases += 1;
     }
     assert!(failures.is_empty(), "\n{failures}");
@@ -141,7 +141,7 @@ fn every_bad_configuration_gets_its_answer() {
 }
 
 #[test]
-fn without_a_file_everything_is_default() {
+fn without_a_file_every_key_has_its_default() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     assert_eq!(config.to_toml(), Config::default().to_toml());
     assert_eq!(config.sections.auth.roles["trader"].channels.len(), 7);
@@ -155,7 +155,7 @@ fn without_a_file_everything_is_default() {
 }
 
 #[test]
-fn a_missing_file_is_told() {
+fn a_missing_file_is_reported() {
     let problems = Config::load(Some(Path::new("/nonexistent/tickgate.toml")), &Environment::default());
     let text = problems.expect_err("cannot be read").to_string();
     assert_eq!(
@@ -165,7 +165,7 @@ fn a_missing_file_is_told() {
 }
 
 #[test]
-fn what_is_printed_reads_back_to_the_same() {
+fn the_printed_configuration_reads_back_to_the_same() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for toml in [
         "",
@@ -180,7 +180,7 @@ fn what_is_printed_reads_back_to_the_same() {
         for secret in ["0123456789abcdef", "admin-key", "redis-password"] {
             assert!(
                 !printed.contains(secret) && !format!("{config:?}").contains(secret),
-                "shows a secret"
+                "the printed configuration shows a secret"
             );
         }
     }
@@ -208,13 +208,13 @@ fn variables_set_single_keys_over_the_file() {
     assert_eq!(
         config.sections.server.drain.as_secs(),
         1,
-        "the file's, where no variable stands"
+        "no variable overrides the file's value"
     );
     assert!(config.sections.auth.allow_short_secret);
     assert_eq!(
         config.sections.auth.issuer.as_deref(),
         Some("42"),
-        "a text needs no quotes"
+        "a string needs no quotes in a variable"
     );
     assert_eq!(config.sections.auth.roles["viewer"].channels[0].as_str(), "market.*");
 }
@@ -230,7 +230,7 @@ fn any_endpoint_replaces_the_default_and_a_known_role_changes_only_what_it_names
 }
 
 #[test]
-fn without_endpoints_the_native_two_typed_ones_and_socket_io_are_served() {
+fn without_endpoints_native_two_typed_and_socket_io_are_served() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     let gateway = config.gateway(u64::MAX);
     let served: Vec<_> = gateway
@@ -267,7 +267,7 @@ fn without_endpoints_the_native_two_typed_ones_and_socket_io_are_served() {
         (session.heartbeat_interval_ms, session.heartbeat_timeout_ms)
     };
     assert_eq!((times(0), times(3)), ((30_000, 60_000), (25_000, 45_000)));
-    // What is served without a word about types is served with the default ones.
+    // An endpoint that names no types has the default types.
     assert_eq!(
         gateway.door.endpoints[1].session.dialect,
         gateway.door.endpoints[2].session.dialect
@@ -275,7 +275,7 @@ fn without_endpoints_the_native_two_typed_ones_and_socket_io_are_served() {
 }
 
 #[test]
-fn an_endpoint_has_its_own_types_times_and_automatic_subscriptions() {
+fn an_endpoint_has_its_own_types_timestamps_and_automatic_subscriptions() {
     let toml = "[[endpoint]]\npath = \"/ws\"\ndialect = \"typed\"\ntimestamps = \"naive\"\n\
                 auto_subscribe = [\"a.*\", \"b\", \"a.*\"]\nsubscription_types = { fund = \"fund.{target}\" }\n";
     let config = load(toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
@@ -296,7 +296,7 @@ fn an_endpoint_has_its_own_types_times_and_automatic_subscriptions() {
 }
 
 #[test]
-fn the_reference_variables_are_keys_when_they_are_set() {
+fn the_default_variables_are_used_as_keys_if_they_are_set() {
     let variables = Environment::of([
         ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
         ("TICKGATE_ADMIN_KEY", "admin-key"),
@@ -308,7 +308,7 @@ fn the_reference_variables_are_keys_when_they_are_set() {
 }
 
 #[test]
-fn a_gateway_that_nobody_could_administer_makes_its_own_keys_on_loopback_only() {
+fn a_gateway_without_keys_makes_its_own_on_loopback_only() {
     let nothing = Environment::of([]);
     let admin_key = Environment::of([("TICKGATE_ADMIN_KEY", "0123456789abcdef")]);
     let public = "[server]\nlisten = [\"0.0.0.0:8080\"]\n";
@@ -326,7 +326,7 @@ fn a_gateway_that_nobody_could_administer_makes_its_own_keys_on_loopback_only() 
 }
 
 #[test]
-fn a_secret_file_that_all_can_read_is_noted() {
+fn a_secret_file_that_every_user_can_read_causes_a_warning() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("key");
     std::fs::write(&file, "kkkkkkkkkkkkkkkk").expect("written");
@@ -338,7 +338,7 @@ fn a_secret_file_that_all_can_read_is_noted() {
 }
 
 #[test]
-fn an_admin_api_that_is_closed_to_all_or_easily_opened_is_warned_of() {
+fn an_admin_api_without_a_key_or_with_a_short_one_causes_a_warning() {
     let warnings = |toml: &str, admin_key: Option<&str>| {
         let environment = match admin_key {
             Some(key) => Environment::of([("TICKGATE_ADMIN_KEY", key)]),
@@ -350,7 +350,7 @@ fn an_admin_api_that_is_closed_to_all_or_easily_opened_is_warned_of() {
     const OFF: &str = "[auth]\nmode = \"off\"\n";
     assert!(warnings(OFF, None).starts_with("no admin key and no key for tokens is configured"));
     assert_eq!(warnings(OFF, Some("0123456789abcdef")), "");
-    assert_eq!(warnings("", None), "", "this run makes its own");
+    assert_eq!(warnings("", None), "", "the run makes its own keys");
     assert!(warnings("", Some("hunter2")).starts_with("the admin key is shorter than 16 bytes"));
 }
 
@@ -463,7 +463,10 @@ fn with_generated_tables(documentation: &str) -> String {
         }
     }
     let all: Vec<_> = catalogue.iter().map(|section| section.header.as_str()).collect();
-    assert_eq!(listed, all, "every section is listed once, in the order of the declarations");
+    assert_eq!(
+        listed, all,
+        "every section is listed once, in the order of the declarations"
+    );
     text
 }
 
@@ -486,7 +489,7 @@ fn the_documentation_lists_every_key_with_its_type_default_and_meaning() {
 }
 
 #[test]
-fn what_is_deployed_is_accepted() {
+fn the_deployed_file_is_accepted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().display().to_string();
     for name in ["jwt-secret", "admin-key"] {

@@ -1,4 +1,4 @@
-//! `tickgate demo`, driven as the platform's TypeScript client drives the platform.
+//! `tickgate demo`, used as the platform's TypeScript client uses the platform.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Demo {
         }
     }
 
-    /// A request to the backend's own port.
+    /// Sends a request to the backend's own port and returns status and body.
     async fn backend(&self, method: &str, path: &str, host: &str, body: &str) -> (u16, String) {
         let stream = tokio::net::TcpStream::connect(self.page).await.expect("connected");
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
@@ -69,7 +69,7 @@ impl Demo {
     }
 }
 
-/// A client that keeps all events it is told, in order.
+/// A client that keeps all received events, in order.
 struct Watcher {
     client: Client,
     events: Vec<Value>,
@@ -87,8 +87,8 @@ impl Watcher {
         }
     }
 
-    /// Sends a command and waits for its response; events that come meanwhile are kept. What was too fast is sent
-    /// again.
+    /// Sends a command and waits for its response. Events that arrive in the meantime are kept. A command that exceeds the
+    /// rate limit is sent again.
     async fn command(&mut self, action: &str, params: Value) -> Value {
         loop {
             let response = self.command_once(action, &params).await;
@@ -132,7 +132,7 @@ impl Watcher {
         (text("code"), text("message"))
     }
 
-    /// Waits for an event of this channel and name, unless one has come already.
+    /// Waits for an event of this channel and name, unless one was received already.
     async fn told(&mut self, channel: &str, event: &str) {
         let is_it = |told: &Value| told["channel"] == channel && told["event"] == event;
         while !self.events.iter().any(is_it) {
@@ -141,7 +141,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for an event of this channel and name.
+    /// Waits for the next event of this channel and name and returns its data.
     async fn event(&mut self, channel: &str, event: &str) -> Value {
         loop {
             let told = self.client.expect("event").await;
@@ -157,7 +157,7 @@ impl Watcher {
         data["price"].as_f64().expect("a number")
     }
 
-    /// Starts a grid of twenty lines, one per cent around the price.
+    /// Starts a grid of twenty intervals within one per cent of the price.
     async fn start_grid(&mut self) -> String {
         let price = self.price().await;
         let (upper_price, lower_price) = ((price * 1.01).round(), (price * 0.99).round());
@@ -170,7 +170,7 @@ impl Watcher {
 }
 
 #[tokio::test]
-async fn a_grid_tells_one_consistent_story_from_start_to_stop() {
+async fn the_events_of_a_grid_are_consistent_from_start_to_stop() {
     let demo = Demo::start().await;
     let channels = ["grid.*", "system.health", "market.BTC-USDC.price"];
     let mut trader = Watcher::new(&demo.gateway, &demo.trader, &channels).await;
@@ -197,7 +197,7 @@ async fn a_grid_tells_one_consistent_story_from_start_to_stop() {
         .await;
     assert_eq!(data, json!({"grid_id": grid, "status": "stopped"}));
     trader.event(&format!("grid.{grid}.lifecycle"), "stopped").await;
-    // Anything still said of it would come before these.
+    // An event of the grid after its end would arrive before these.
     for _ in 0..10 {
         trader.price().await;
     }
@@ -267,7 +267,7 @@ async fn the_kill_switch_stops_everything_and_is_audited() {
                 .any(|event| event["channel"] == channel && event["event"] == "kill_switch")
         );
     }
-    // Audited: who did what, from where, and who tried what he may not do.
+    // Both commands are audited, the refused one and the successful one.
     for (level, user, role, outcome) in [
         ("warn", "trader", "trader", "refused"),
         ("info", "admin", "admin", "success"),
@@ -292,7 +292,7 @@ async fn the_kill_switch_stops_everything_and_is_audited() {
             assert_eq!(audit[field], value, "{audit}");
         }
     }
-    assert!(demo.gateway.log().contains("\"audit\""), "and a line in the log");
+    assert!(demo.gateway.log().contains("\"audit\""), "the log has no audit line");
 
     let start = json!({"pair": "BTC-USDC", "upper_price": 97000, "lower_price": 93000, "grid_count": 10});
     let (code, message) = trader.fail("grid.start", start.clone()).await;
@@ -305,7 +305,7 @@ async fn the_kill_switch_stops_everything_and_is_audited() {
 }
 
 #[tokio::test]
-async fn every_action_answers_and_every_kind_of_channel_speaks() {
+async fn every_action_is_answered_and_every_kind_of_channel_has_events() {
     let demo = Demo::start().await;
     let channels = [
         "backtest.*",
@@ -385,9 +385,9 @@ async fn every_action_answers_and_every_kind_of_channel_speaks() {
     }
 }
 
-/// What a client of the demo is told of stocks, by channel, until each has told of some and a board has told twice.
+/// The price events that a client receives until each channel has sent one with stocks, and a board two.
 async fn stock_events(demo: &Demo) -> Vec<Value> {
-    // A pattern for what has a name, an exact channel for one stock of many.
+    // A pattern for the strategies, and exact channels for one board and one stock.
     let channels = ["strategy.*", "board.main.prices", "stock.600519.price"];
     let mut trader = Watcher::new(&demo.gateway, &demo.trader, &channels).await;
     let told = |events: &[Value], channel: &str| {
@@ -405,14 +405,14 @@ async fn stock_events(demo: &Demo) -> Vec<Value> {
             trader.events.push(event);
         }
     }
-    // A Redis that the demo has not written to yet has no stocks.
+    // The first events have no stocks if the demo has not written to the Redis yet.
     trader
         .events
         .retain(|event| event["event"] == "price_update" && !codes(event).is_empty());
     trader.events
 }
 
-/// The stocks of a price event; of others, none.
+/// The codes of the stocks in a price event. Empty for other events.
 fn codes(event: &Value) -> Vec<&str> {
     let rows = event["data"].as_array().map_or(&[][..], Vec::as_slice);
     rows.iter().filter_map(|row| row["code"].as_str()).collect()
@@ -426,7 +426,7 @@ async fn stock_prices_are_polled_by_strategy_board_and_stock() {
         let found = events.iter().find(|event| event["channel"] == channel);
         codes(found.unwrap_or_else(|| panic!("nothing of {channel}")))
     };
-    // Fields of a hash come in their order, items of a list in the list's.
+    // The records have the order of the hash's fields or of the list's items.
     assert_eq!(
         first("strategy.volume_wave.prices"),
         ["002594", "300059", "300750", "600519"]
@@ -456,7 +456,7 @@ async fn stock_prices_are_polled_by_strategy_board_and_stock() {
 async fn a_real_redis_holds_the_stock_prices() {
     let redis = Redis::start();
     let demo = Demo::start_with(&["--redis", &redis.address()]).await;
-    // What the feeds find there is what the demo wrote, not what it keeps itself.
+    // The feeds read the real Redis, not the demo's own server.
     let events = stock_events(&demo).await;
     let board = events
         .iter()
@@ -473,7 +473,7 @@ async fn a_real_redis_holds_the_stock_prices() {
 }
 
 #[tokio::test]
-async fn the_page_and_the_commands_are_for_those_they_are_meant_for() {
+async fn the_page_is_for_loopback_names_and_commands_need_a_signature() {
     let demo = Demo::start().await;
     let host = demo.page.to_string();
     let (status, page) = demo.backend("GET", "/", &host, "").await;

@@ -1,7 +1,7 @@
-//! Users' accounts: balance, positions, profit and loss, orders, for whoever asks.
+//! Users' accounts: balance, positions, profit and loss, and orders.
 //!
-//! Invariant: `total_balance` is what the account opened with plus the gains and losses of all its grids, running and
-//! finished, fees included; `total_balance = available_balance + used_margin`.
+//! Invariant: `total_balance` is the opening balance plus the gains and losses of all running and finished grids, fees
+//! included, and `total_balance = available_balance + used_margin`.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use super::market::{LISTINGS, Market};
 use super::number::Number;
 use super::position::{Position, Side};
 
-/// What every account opens with, in dollars.
+/// The opening balance of every account, in dollars.
 pub const OPENING: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
 
-/// One user's account; empty as it opens.
+/// One user's account. The default is a new account.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    // What finished grids left, by symbol.
+    // The positions that finished grids left, by symbol.
     settled: BTreeMap<usize, Position>,
-    // Total gains at the beginning of the day; nothing on the first.
+    // Total gains at the beginning of the day, in dollars. Zero on the first day.
     day_opening: Decimal,
 }
 
-/// What can be asked of an account.
+/// A part of an account that can be polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// `balance_update`
@@ -42,10 +42,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 4] = [Self::Balance, Self::Positions, Self::Pnl, Self::Orders];
 
-    /// As paths and channels call it.
+    /// The name in paths and channels.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -57,21 +57,21 @@ impl Part {
     }
 }
 
-/// The figures of an account at one instant.
+/// The sums of an account at one instant, in dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Opening balance and all gains.
+    /// The opening balance plus all gains.
     pub total: Decimal,
-    /// Set aside for grids and positions.
+    /// The margin of grids and positions.
     pub used: Decimal,
-    /// Gains of closed positions, less fees.
+    /// The gains of closed positions, less fees.
     pub realized: Decimal,
-    /// Gains of open positions.
+    /// The gains of open positions.
     pub unrealized: Decimal,
 }
 
 impl Sample {
-    /// What new grids can use.
+    /// The margin that new grids can use.
     #[must_use]
     pub fn available(&self) -> Decimal {
         self.total - self.used
@@ -114,12 +114,12 @@ struct OrderRow<'a> {
 }
 
 impl Account {
-    /// Takes over what a finished grid leaves.
+    /// Takes over the position of a finished grid.
     pub fn settle(&mut self, grid: &Grid) {
         self.settled.entry(grid.symbol()).or_default().absorb(&grid.position);
     }
 
-    /// Its figures now; `grids` are its own.
+    /// The sums now. `grids` are the grids of this user.
     #[must_use]
     pub fn figures<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Sample {
         let mut figures = Sample {
@@ -148,7 +148,7 @@ impl Account {
         figures
     }
 
-    /// What it says of a part of itself: the event's `data`.
+    /// One part of the account, as the `data` of an event.
     #[must_use]
     pub fn tell<'a>(
         &self,
@@ -166,7 +166,7 @@ impl Account {
         data.expect("plain structs with string keys")
     }
 
-    /// A day begins (midnight UTC): what was gained up to now is not of today.
+    /// Begins a day, at midnight UTC. Gains up to now do not count as today's.
     pub fn begin_day(&mut self, figures: &Sample) {
         self.day_opening = figures.realized.round_dp(8) + figures.unrealized.round_dp(8);
     }
@@ -182,7 +182,7 @@ impl Account {
         }
     }
 
-    // One long and one short row per symbol at most.
+    // At most one long and one short row for each symbol.
     fn positions<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Vec<PositionRow> {
         let mut open: BTreeMap<(usize, bool), Position> = BTreeMap::new();
         let of_grids = grids.map(|grid| (grid.symbol(), &grid.position));
@@ -215,7 +215,7 @@ impl Account {
 }
 
 fn balance(figures: &Sample) -> BalanceUpdate {
-    // The parts are rounded, not their sum, so that they add up for the reader, too.
+    // The parts are rounded and then added, so the published numbers add up exactly.
     let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
     BalanceUpdate {
         total_balance: (used + available).into(),
@@ -224,7 +224,7 @@ fn balance(figures: &Sample) -> BalanceUpdate {
     }
 }
 
-// Resting ones.
+// The resting orders.
 fn orders<'a>(grids: impl Iterator<Item = &'a Grid>) -> Vec<OrderRow<'a>> {
     grids
         .flat_map(|grid| grid.orders().map(move |order| (grid.symbol(), order)))

@@ -1,4 +1,4 @@
-//! The eight actions: what clients may ask of the platform, checked in full.
+//! The eight actions that clients may send, with all their checks.
 //!
 //! Invariant: a refused command changes nothing.
 
@@ -14,19 +14,19 @@ use super::platform::Platform;
 use super::risk::{Affected, KillSwitchEvent};
 use super::strategy::{Strategy, StrategyParams};
 
-/// Grids, strategies or back-tests that one user may have at a time.
+/// The number of grids, of strategies and of back-tests that one user may have at a time.
 pub const RUNNING_MAX: usize = 10;
-/// Accounts in all.
+/// The total number of accounts.
 pub const ACCOUNTS_MAX: usize = 1_000;
-// Of a text that is repeated to others.
+// The length of a reason, in bytes. Other users receive it.
 const REASON_BYTES_MAX: usize = 200;
 
-/// Who asks.
+/// The user who sent a command.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
     /// The token's subject.
     pub user: &'a str,
-    /// May end what others started.
+    /// Whether the user may also change what other users started.
     pub admin: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct Caller<'a> {
 pub struct ActionError {
     /// `VALIDATION_ERROR` or `UNKNOWN_ACTION`.
     pub code: &'static str,
-    /// For the client.
+    /// An explanation for the client.
     pub message: String,
 }
 
@@ -43,32 +43,32 @@ pub struct ActionError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Reply {
-    /// Of the grid actions.
+    /// The reply to a grid action.
     Grid {
-        /// Which.
+        /// The grid's id.
         grid_id: String,
         /// `starting`, `running` or `stopped`.
         status: &'static str,
     },
-    /// Of the back-test actions.
+    /// The reply to a back-test action.
     Backtest {
-        /// Which.
+        /// The back-test's id.
         backtest_id: String,
         /// `running` or `cancelled`.
         status: &'static str,
     },
-    /// Of the strategy actions.
+    /// The reply to a strategy action.
     Strategy {
-        /// Which.
+        /// The strategy's id.
         strategy_id: String,
         /// `starting` or `stopped`.
         status: &'static str,
     },
-    /// Of the kill switch.
+    /// The reply to `system.kill_switch`.
     KillSwitch {
         /// Whether it is active now.
         active: bool,
-        /// What was stopped.
+        /// What the activation stopped.
         affected: Affected,
     },
 }
@@ -110,14 +110,19 @@ fn invalid(message: impl Into<String>) -> ActionError {
 
 fn read<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, ActionError> {
     serde_json::from_str(params.get()).map_err(|error| {
-        // Where in the text means nothing to somebody who wrote an object.
+        // The client sent an object, not a text, so the position in the text is left out.
         let text = error.to_string();
         invalid(format!("params: {}", text.split(" at line ").next().unwrap_or(&text)))
     })
 }
 
 impl Platform {
-    /// Carries a command out.
+    /// Carries out a command.
+    ///
+    /// # Errors
+    ///
+    /// `UNKNOWN_ACTION` for an action that does not exist, `VALIDATION_ERROR` for bad parameters and for commands that the
+    /// platform refuses. The platform is unchanged.
     pub fn command(&mut self, caller: Caller<'_>, action: &str, params: &RawValue) -> Result<Reply, ActionError> {
         match action {
             "grid.start" => self.grid_start(caller, read(params)?),
@@ -138,7 +143,7 @@ impl Platform {
     fn grid_start(&mut self, caller: Caller<'_>, params: GridParams) -> Result<Reply, ActionError> {
         let plan = params.plan().map_err(invalid)?;
         let of_user = self.grids.values().filter(|grid| grid.user == caller.user).count();
-        self.room_for(caller, of_user, "grids")?;
+        self.check_count(caller, of_user, "grids")?;
         self.check_margin(caller, plan.margin, None)?;
         self.open_account(caller);
         let grid = Grid::new(self.new_id("grid"), caller.user.to_owned(), params, plan);
@@ -194,7 +199,7 @@ impl Platform {
 
     fn backtest_run(&mut self, caller: Caller<'_>, params: &BacktestParams) -> Result<Reply, ActionError> {
         let of_user = self.backtests.values().filter(|test| test.user == caller.user).count();
-        self.room_for(caller, of_user, "back-tests")?;
+        self.check_count(caller, of_user, "back-tests")?;
         let id = self.new_id("backtest");
         let test = Backtest::new(id.clone(), caller.user.to_owned(), params, self.seed).map_err(invalid)?;
         self.open_account(caller);
@@ -230,7 +235,7 @@ impl Platform {
             .values()
             .filter(|strategy| strategy.user == caller.user)
             .count();
-        self.room_for(caller, of_user, "strategies")?;
+        self.check_count(caller, of_user, "strategies")?;
         self.check_margin(caller, Decimal::ZERO, None)?;
         self.open_account(caller);
         let id = self.new_id("strategy");
@@ -315,7 +320,7 @@ impl Platform {
         affected
     }
 
-    fn room_for(&self, caller: Caller<'_>, running: usize, what: &str) -> Result<(), ActionError> {
+    fn check_count(&self, caller: Caller<'_>, running: usize, what: &str) -> Result<(), ActionError> {
         if running >= RUNNING_MAX {
             return Err(invalid(format!("at most {RUNNING_MAX} {what} at a time")));
         }
@@ -329,7 +334,7 @@ impl Platform {
         self.accounts.entry(caller.user.to_owned()).or_default();
     }
 
-    // `instead_of`: a grid whose own margin comes free.
+    // `instead_of` is a grid that the new margin replaces, so its own margin becomes free.
     fn check_margin(&self, caller: Caller<'_>, margin: Decimal, instead_of: Option<&str>) -> Result<(), ActionError> {
         let grids = || self.grids.values().filter(|grid| grid.user == caller.user);
         let freed = grids()

@@ -1,7 +1,7 @@
-//! The thin driver: real time, HTTP in and out, the page.
+//! Drives the platform: real time, HTTP server and client, and the page.
 //!
-//! Invariant: a command is carried out only when its signature is the gateway's and fresh; a batch that could not be
-//! published is tried again before the platform is stepped on.
+//! Invariant: a command is carried out only if its signature is fresh and made with the gateway's secret. A batch that could
+//! not be published is published again before the platform steps on.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,15 +34,15 @@ use super::{Access, Settings, configuration};
 // The gateway's signature of a command.
 const SIGNATURE_HEADER: &str = "x-tickgate-signature";
 const PAGE: &str = include_str!("page.html");
-// Above the gateway's own limit of a message.
+// Larger than the gateway's default limit of a message.
 const COMMAND_BYTES_MAX: usize = 128 * 1024;
-// A signature is good for so long either way.
+// The difference between the signature's time and now, in either direction.
 const FRESH_MS: u64 = 300_000;
-// Items in one publication; the gateway takes up to 10,000.
+// Events in one publication. The gateway accepts 10,000.
 const BATCH_MAX: usize = 5_000;
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// The backend, with its port open.
+/// The backend with an open port.
 pub struct Backend {
     settings: Settings,
     listener: std::net::TcpListener,
@@ -51,14 +51,14 @@ pub struct Backend {
     prices: Prices,
 }
 
-/// What the tasks share.
+/// State that the tasks share.
 struct Shared {
     platform: Mutex<Platform>,
     key: hmac::Key,
     access: Access,
 }
 
-/// What the gateway posts.
+/// A command as the gateway posts it.
 #[derive(Deserialize)]
 struct Command<'a> {
     action: String,
@@ -85,7 +85,11 @@ struct Session<'a> {
 }
 
 impl Backend {
-    /// Opens the port and makes the secret that the gateway will sign with.
+    /// Opens the port and makes a random secret for the gateway's signatures.
+    ///
+    /// # Errors
+    ///
+    /// The address is not a loopback address, a port cannot be opened, or the system has no randomness to give.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         if !settings.listen.ip().is_loopback() {
             return Err(io::Error::new(
@@ -107,7 +111,7 @@ impl Backend {
         })
     }
 
-    /// Where it listens.
+    /// The address of the open port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -131,7 +135,11 @@ impl Backend {
         configuration::feeds(self.address, self.prices.url())
     }
 
-    /// Runs it on a thread of its own until the handle is dropped.
+    /// Runs the backend on a thread of its own until the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The thread or its runtime cannot be started.
     pub fn start(self, access: Access) -> io::Result<Running> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<Infallible>();
@@ -140,7 +148,7 @@ impl Backend {
                 tokio::select! {
                     outcome = self.run(access) => {
                         if let Err(error) = outcome {
-                            tracing::error!(%error, "the backend has ended");
+                            tracing::error!(%error, "the backend failed");
                         }
                     }
                     _ = stopped => {}
@@ -154,7 +162,11 @@ impl Backend {
         })
     }
 
-    /// Serves commands and the page and publishes, until the future is dropped. Fails only when its port does.
+    /// Publishes, and serves commands and the page, until the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The open port cannot be used.
     pub async fn run(self, access: Access) -> io::Result<()> {
         let opened = Instant::now();
         let opened_ms = unix_ms();
@@ -174,7 +186,7 @@ impl Backend {
     }
 }
 
-/// A backend on its thread; ends when dropped.
+/// A running backend. Dropping it ends the backend.
 pub struct Running {
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -184,14 +196,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic over there was printed over there.
+            // A panic of the thread was printed by the thread.
             let _ = thread.join();
         }
     }
 }
 
-// Steps the platform in real time and publishes what it says. The time is that of the monotonic clock: the platform
-// never sees time run backwards.
+// Steps the platform in real time and publishes its events. Time comes from the monotonic clock, so it never runs
+// backwards for the platform.
 async fn publish(shared: Arc<Shared>, opened: Instant, opened_ms: u64) -> Infallible {
     let publisher = Publisher::new(&shared.access);
     let mut ticks = tokio::time::interval(Duration::from_millis(STEP_MS));
@@ -233,7 +245,8 @@ impl Publisher {
         }
     }
 
-    // Until the gateway takes it: it may not be up yet. Only what the gateway refuses is given up.
+    // Tries until the gateway accepts the batch, because the gateway may not listen yet. A batch that the gateway refuses is
+    // dropped.
     async fn publish(&self, batch: &[Outgoing]) {
         let body = Bytes::from(serde_json::to_vec(batch).expect("plain structs"));
         let mut back_off = Duration::from_millis(STEP_MS);
@@ -270,7 +283,7 @@ async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) -> Infall
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
-                // Out of descriptors, most likely: that passes.
+                // The process probably has no free file descriptor at the moment.
                 tracing::warn!(%error, "accepting failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -282,7 +295,7 @@ async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) -> Infall
                 let shared = Arc::clone(&shared);
                 async move { Ok::<_, Infallible>(shared.answer(request).await) }
             });
-            // A client that breaks off is its own affair.
+            // An error here is a client that disconnected.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(socket), service)
                 .await;
@@ -309,8 +322,8 @@ impl Shared {
         }
     }
 
-    // What the page needs to connect. The gateway is addressed by the page's own host name, which is the origin that
-    // it allows by default.
+    // The data that the page needs to connect. The page uses its own host name for the gateway, because that is the origin
+    // that the gateway allows by default.
     fn session(&self) -> Response<Full<Bytes>> {
         let session = Session {
             port: self.access.public.port(),
@@ -320,7 +333,7 @@ impl Shared {
         json(&session)
     }
 
-    // `/users/<id>/<part>`: what the gateway's feeds poll.
+    // Serves `/users/<id>/<part>`, which the gateway's feeds poll.
     fn account(&self, path: &str) -> Response<Full<Bytes>> {
         let parts = path.strip_prefix("/users/").and_then(|rest| rest.split_once('/'));
         let part = parts.and_then(|(user, name)| Some((user, Part::ALL.into_iter().find(|part| part.name() == name)?)));
@@ -328,7 +341,7 @@ impl Shared {
             return text(StatusCode::NOT_FOUND, "not found");
         };
         let Ok(user) = percent_encoding::percent_decode_str(user).decode_utf8() else {
-            return text(StatusCode::BAD_REQUEST, "the user is no UTF-8");
+            return text(StatusCode::BAD_REQUEST, "the user is not UTF-8");
         };
         json(&self.platform.lock().account(&user, part))
     }
@@ -365,8 +378,8 @@ impl Shared {
     }
 }
 
-/// Whether `header` is `t=<ms>,v1=<hex>` by `key` over `<ms>.<body>` and not too old: what every backend that shares
-/// a secret with the gateway should check.
+/// Whether `header` is `t=<ms>,v1=<hex>` with a signature by `key` of `<ms>.<body>`, and is fresh. Every backend that shares
+/// a secret with the gateway should check this.
 fn is_signed(key: &hmac::Key, header: &HeaderValue, body: &[u8], now_ms: u64) -> bool {
     let parts = header
         .to_str()
@@ -388,8 +401,8 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-// A page of another site can make a browser ask for its own name at this address (DNS rebinding); the token is not
-// for it.
+// Whether the request names a loopback host. By DNS rebinding, a page of another site can make a browser send its
+// requests here under that site's name. Such a page must not get the token.
 fn is_loopback(request: &Request<Incoming>) -> bool {
     let host = request
         .headers()
@@ -426,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_gateways_fresh_signature_counts() {
+    fn only_a_fresh_signature_of_the_gateway_is_accepted() {
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"secret");
         let signature = hmac::sign(&key, b"1000.{}");
         let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

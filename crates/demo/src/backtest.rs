@@ -1,7 +1,7 @@
-//! Back-tests: the moving averages of [`super::strategy`] over generated history.
+//! Back-tests: the moving averages of [`super::strategy`] applied to a generated history.
 //!
-//! Invariant: the same configuration and seed give the same result; `final_equity` is `initial_capital` plus all
-//! realised gains less fees (the position is closed at the end).
+//! Invariant: the same parameters and seed give the same result. `final_equity` is `initial_capital` plus all realised
+//! gains less fees, because the position is closed at the end.
 
 use jiff::ToSpan as _;
 use jiff::civil::Date;
@@ -16,43 +16,43 @@ use super::number::Number;
 use super::position::{Position, Side};
 use super::strategy::{Crossover, check_name};
 
-/// Days a test may span.
+/// The longest span of a test, in days.
 pub const DAYS_MAX: i32 = 731;
-// Hourly bars; a bar moves as much as so many steps of the market.
+// A bar is an hour. Its price moves as much as in `BAR_STEPS` steps of the market.
 const BARS_PER_DAY: i64 = 24;
 const BAR_STEPS: i64 = 4;
-// A test of any length takes about so many ticks of the platform, so that there is progress to see.
+// Steps of the platform that a test takes, whatever its length, so that clients see progress.
 const TICKS: i64 = 25;
-// Of a taker: one per mille.
+// The fee of a taker, 1/1000 of the price paid.
 const FEE_RATE: Decimal = Decimal::from_parts(1, 0, 0, false, 3);
 
 /// `params` of `backtest.run`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BacktestParams {
-    /// Which algorithm; `sma_cross` when absent.
+    /// The algorithm. `sma_cross` if absent.
     pub strategy: Option<String>,
-    /// A symbol.
+    /// The symbol.
     pub pair: String,
-    /// First day, `YYYY-MM-DD`.
+    /// The first day, `YYYY-MM-DD`.
     pub start_date: String,
-    /// Last day.
+    /// The last day, `YYYY-MM-DD`.
     pub end_date: String,
-    /// In quote currency; 10,000 when absent.
+    /// The capital in quote currency. 10,000 if absent.
     pub initial_capital: Option<Number>,
-    /// Bars in the fast average; 5 when absent.
+    /// Bars in the fast average. 5 if absent.
     pub fast: Option<u32>,
-    /// Bars in the slow average; 20 when absent.
+    /// Bars in the slow average. 20 if absent.
     pub slow: Option<u32>,
-    /// Ends the test with `error` when equity falls by more than this fraction of its highest.
+    /// The test ends with `error` if the equity falls by more than this fraction of its maximum.
     pub max_drawdown: Option<Number>,
 }
 
 /// A running back-test.
 #[derive(Debug)]
 pub struct Backtest {
-    /// `backtest_…`.
+    /// The id, `backtest_…`.
     pub id: String,
-    /// Whose.
+    /// The owner.
     pub user: String,
     symbol: usize,
     averages: Crossover,
@@ -71,12 +71,12 @@ pub struct Backtest {
     drawdown: Decimal,
 }
 
-/// What a step came to.
+/// The state of a test after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// There is more to do.
+    /// The test goes on.
     Running,
-    /// It has ended and said so.
+    /// The test has ended and published its end.
     Ended,
 }
 
@@ -98,7 +98,7 @@ struct Lifecycle<'a> {
     result: Option<Outcome>,
 }
 
-/// The result.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Outcome {
     initial_capital: Number,
@@ -111,7 +111,11 @@ pub struct Outcome {
 }
 
 impl Backtest {
-    /// Checks the configuration; the error is for the client.
+    /// A test with these parameters.
+    ///
+    /// # Errors
+    ///
+    /// A message for the client if a parameter is invalid.
     pub fn new(id: String, user: String, params: &BacktestParams, seed: u64) -> Result<Self, String> {
         let symbol = find(&params.pair).ok_or_else(|| format!("pair {} is unknown", params.pair))?;
         check_name(params.strategy.as_deref())?;
@@ -147,7 +151,7 @@ impl Backtest {
             symbol,
             averages,
             walk,
-            // History depends on the symbol and its first day, not on when it is asked for.
+            // The history depends on the symbol and its first day, not on the time of the command.
             rng: SmallRng::seed_from_u64(seed ^ (symbol as u64) << 32 ^ days_since_epoch(first_day)),
             first_day,
             bars: i64::from(days) * BARS_PER_DAY,
@@ -163,7 +167,7 @@ impl Backtest {
         })
     }
 
-    /// Works on through a part of its history.
+    /// Works through the next part of the history.
     pub fn step(&mut self, events: &mut Events) -> Progress {
         if self.bar == 0 {
             self.end("started", None, None, events);
@@ -240,7 +244,7 @@ impl Backtest {
         }
     }
 
-    /// Publishes how far it is.
+    /// Publishes the progress.
     pub fn update(&self, events: &mut Events) {
         let day = self.first_day.saturating_add((self.bar / BARS_PER_DAY).days());
         let update = Update {
@@ -253,7 +257,7 @@ impl Backtest {
         events.send(format!("backtest.{}.progress", self.id), "update", &update);
     }
 
-    /// Gives it up.
+    /// Publishes that the test was cancelled.
     pub fn cancel(&self, events: &mut Events) {
         self.end("cancelled", None, None, events);
     }
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn it_starts_completes_and_tells_its_result() {
+    fn a_test_starts_completes_and_publishes_its_result() {
         let (outcome, told) = run(&params(), 7);
         assert!(told[0].starts_with("started"), "{told:?}");
         assert!(
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_test_is_refused() {
+    fn invalid_parameters_are_refused() {
         let with = |change: &dyn Fn(&mut BacktestParams)| {
             let mut params = params();
             change(&mut params);

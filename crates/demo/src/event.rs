@@ -1,4 +1,4 @@
-//! What the platform publishes, before it becomes HTTP.
+//! The events that the platform publishes.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -10,26 +10,26 @@ use super::position::Side;
 /// One item of `POST /api/publish`.
 #[derive(Debug, Serialize)]
 pub struct Outgoing {
-    /// Where it goes.
+    /// The channel.
     pub channel: String,
-    /// Its name.
+    /// The event's name.
     pub event: &'static str,
-    /// Its data.
+    /// The event's data.
     pub data: Box<RawValue>,
-    /// Unix milliseconds.
+    /// The time, in Unix milliseconds.
     pub timestamp: u64,
 }
 
-/// How grave a line of `system.log` is.
+/// The severity of a line of `system.log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Of interest to developers.
+    /// Details for developers.
     Debug,
-    /// What happens.
+    /// Normal events.
     Info,
-    /// What should not happen often.
+    /// Events that should be rare.
     Warn,
-    /// What failed.
+    /// Failures.
     Error,
 }
 
@@ -47,13 +47,13 @@ impl Level {
 /// Collects events in order.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// Stamped on every event.
+    /// The time of the events that are added, in Unix milliseconds.
     pub now_ms: u64,
     list: Vec<Outgoing>,
 }
 
 impl Events {
-    /// None yet.
+    /// An empty collection.
     #[must_use]
     pub fn at(now_ms: u64) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Events {
         self.send("system.log", level, &Log { level, source, message });
     }
 
-    /// Takes what was collected.
+    /// Takes the collected events.
     pub fn take(&mut self) -> Vec<Outgoing> {
         std::mem::take(&mut self.list)
     }
@@ -95,45 +95,45 @@ struct Log<'a> {
 /// `market.<symbol>.price`.
 #[derive(Serialize)]
 pub struct Price {
-    /// Its name.
+    /// The symbol's name.
     pub symbol: &'static str,
     /// The last price.
     pub price: Number,
-    /// As a fraction.
+    /// The change since the opening, as a fraction.
     pub change_24h: Number,
 }
 
 /// `grid.<id>.status`.
 #[derive(Debug, Serialize)]
 pub struct GridStatus<'a> {
-    /// The grid.
+    /// The grid's id.
     pub id: &'a str,
     /// The symbol's last price.
     pub current_price: Number,
-    /// Signed, in base currency.
+    /// The position in base currency. Below zero it is short.
     pub position: Number,
-    /// Resting orders.
+    /// The number of resting buy orders.
     pub active_buy_orders: usize,
-    /// Resting orders.
+    /// The number of resting sell orders.
     pub active_sell_orders: usize,
-    /// Less fees.
+    /// The realised gain less fees.
     pub realized_pnl: Number,
-    /// At the last price.
+    /// The gain of the open position at the last price.
     pub unrealized_pnl: Number,
 }
 
 /// `grid.<id>.order`.
 #[derive(Serialize)]
 pub struct GridOrder<'a> {
-    /// The grid.
+    /// The grid's id.
     pub grid_id: &'a str,
-    /// The line of the grid, from the bottom.
+    /// The index of the grid's line. The lowest line is 0.
     pub level: usize,
-    /// Which way.
+    /// The side.
     pub side: Side,
-    /// Per unit.
+    /// The price per unit.
     pub price: Number,
-    /// In base currency.
+    /// The amount in base currency.
     pub amount: Number,
     /// The grid's position after the event.
     pub position_after: Number,
@@ -142,46 +142,46 @@ pub struct GridOrder<'a> {
 /// `grid.<id>.trade`.
 #[derive(Serialize)]
 pub struct GridTrade<'a> {
-    /// The grid.
+    /// The grid's id.
     pub grid_id: &'a str,
-    /// Which way.
+    /// The side.
     pub side: Side,
-    /// Per unit.
+    /// The price per unit.
     pub price: Number,
-    /// In base currency.
+    /// The amount in base currency.
     pub amount: Number,
-    /// In quote currency.
+    /// The fee in quote currency.
     pub fee: Number,
-    /// What this trade realised, less its fee: their sum is the `realized_pnl` of the other channels.
+    /// The realised gain of this trade less its fee. Their sum is the `realized_pnl` of the other channels.
     pub realized_pnl: Number,
 }
 
 /// `grid.<id>.pnl`.
 #[derive(Serialize)]
 pub struct GridPnl {
-    /// Less fees.
+    /// The realised gain less fees.
     pub realized_pnl: Number,
-    /// At the last price.
+    /// The gain of the open position at the last price.
     pub unrealized_pnl: Number,
-    /// Both.
+    /// The sum of both.
     pub total_pnl: Number,
 }
 
 /// `grid.<id>.risk`.
 #[derive(Serialize)]
 pub struct Risk<'a> {
-    /// Which rule.
+    /// The rule.
     pub rule: &'a str,
-    /// What it found.
+    /// The finding.
     pub reason: &'a str,
 }
 
 /// `<category>.<id>.lifecycle`, without a result.
 #[derive(Serialize)]
 pub struct Lifecycle<'a> {
-    /// Of what.
+    /// The id of the grid, strategy or back-test.
     pub id: &'a str,
-    /// Why.
+    /// The reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
 }
@@ -189,14 +189,14 @@ pub struct Lifecycle<'a> {
 /// `system.exchange`.
 #[derive(Serialize)]
 pub struct Exchange<'a> {
-    /// Its name.
+    /// The exchange's name.
     pub exchange: &'a str,
-    /// Why.
+    /// The reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
 }
 
-/// Rounds a gain for the wire: its digits beyond the eighth are of no use to anybody.
+/// Rounds a gain to eight digits, the precision of published numbers.
 #[must_use]
 pub fn money(value: Decimal) -> Number {
     Number(value.round_dp(8))

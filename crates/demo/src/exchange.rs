@@ -1,7 +1,7 @@
-//! The links to the exchanges, which break now and then.
+//! Simulated connections to the exchanges, which break from time to time.
 //!
-//! Invariant: `connected` and `disconnected` alternate per exchange, `connected` first; a break is announced by an
-//! `error` and lasts a few seconds.
+//! Invariant: for each exchange, `connected` and `disconnected` alternate, beginning with `connected`. An `error` precedes
+//! a `disconnected`, which lasts a few seconds.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -9,10 +9,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::event::{Events, Exchange, Level};
 use super::market::EXCHANGES;
 
-// In steps of the platform: how long a link holds, and how long a break lasts.
+// How long a connection stays up and how long it stays down, in steps of the platform.
 const UP: std::ops::Range<u64> = 450..1500;
 const DOWN: std::ops::Range<u64> = 15..30;
-// The error comes so many steps before the break.
+// The time from the error to the disconnection, in steps.
 const WARNING: u64 = 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +21,11 @@ struct Link {
     changes_at: u64,
 }
 
-/// What changed in a step.
+/// An exchange that was disconnected in a step, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken(pub usize);
 
-/// All links.
+/// The connections to all exchanges.
 #[derive(Debug)]
 pub struct Exchanges {
     rng: SmallRng,
@@ -34,7 +34,7 @@ pub struct Exchanges {
 }
 
 impl Exchanges {
-    /// Links that are about to connect.
+    /// Connections that open in the first step.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -47,19 +47,19 @@ impl Exchanges {
         }
     }
 
-    /// Which are connected.
+    /// Whether each exchange is connected.
     #[must_use]
     pub fn online(&self) -> [bool; EXCHANGES.len()] {
         self.links.map(|link| link.online)
     }
 
-    /// One step; tells which links broke in it.
+    /// Does one step and returns the exchanges that were disconnected in it.
     pub fn step(&mut self, events: &mut Events) -> Vec<Broken> {
         let mut broken = Vec::new();
         for (index, exchange) in EXCHANGES.into_iter().enumerate() {
             let link = &mut self.links[index];
             if link.online && self.step + WARNING == link.changes_at {
-                tell(events, exchange, "error", Some("the order stream lags"), Level::Error);
+                publish(events, exchange, "error", Some("the order stream lags"), Level::Error);
             }
             if self.step < link.changes_at {
                 continue;
@@ -67,9 +67,9 @@ impl Exchanges {
             link.online = !link.online;
             link.changes_at = self.step + self.rng.random_range(if link.online { UP } else { DOWN });
             if link.online {
-                tell(events, exchange, "connected", None, Level::Info);
+                publish(events, exchange, "connected", None, Level::Info);
             } else {
-                tell(
+                publish(
                     events,
                     exchange,
                     "disconnected",
@@ -84,7 +84,7 @@ impl Exchanges {
     }
 }
 
-fn tell(events: &mut Events, exchange: &str, event: &'static str, reason: Option<&str>, level: Level) {
+fn publish(events: &mut Events, exchange: &str, event: &'static str, reason: Option<&str>, level: Level) {
     events.send("system.exchange", event, &Exchange { exchange, reason });
     events.log(level, "exchange", &format!("{exchange}: {}", reason.unwrap_or(event)));
 }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_connect_break_and_come_back() {
+    fn exchanges_connect_disconnect_and_reconnect() {
         let (mut exchanges, mut events) = (Exchanges::new(3), Events::default());
         for _ in 0..5_000 {
             exchanges.step(&mut events);

@@ -1,10 +1,10 @@
-//! A grid bot: resting orders on evenly spaced price lines, each fill answered by the opposite order one line on.
+//! A grid bot: resting orders on evenly spaced price lines. After each fill it places the opposite order on the next line.
 //!
-//! Invariant: while it runs exactly one line is free (the last one filled, or the one nearest the price at the
-//! start), lines below it buy, lines above it sell; the position is the sum of the fills; the sum of the trades'
-//! `realized_pnl` is the status's.
+//! Invariant: while the grid runs, exactly one line is free: the last one filled or, at the start, the one nearest the
+//! price. Lines below it buy and lines above it sell. The position is the sum of the fills. The `realized_pnl` of the
+//! status is the sum of the trades' `realized_pnl`.
 //!
-//! It starts without inventory, like a perpetual future: below its starting price it is long, above it short.
+//! A grid starts without inventory, like a perpetual future: it is long below its starting price and short above it.
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
@@ -15,30 +15,30 @@ use super::number::Number;
 use super::position::{Position, Side};
 use super::risk::check_position;
 
-/// Lines of a grid, less one.
+/// The range of `grid_count`. A grid has one line more.
 pub const GRID_COUNT: std::ops::RangeInclusive<u32> = 2..=100;
 
-// Of a maker: half per mille.
+// The fee of a maker, 1/2000 of the price paid.
 const FEE_RATE: Decimal = Decimal::from_parts(5, 0, 0, false, 4);
 
 /// `params` of `grid.start`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GridParams {
-    /// A symbol.
+    /// The symbol.
     pub pair: String,
-    /// The highest line.
+    /// The price of the highest line.
     pub upper_price: Number,
-    /// The lowest line.
+    /// The price of the lowest line.
     pub lower_price: Number,
-    /// Intervals between lines.
+    /// The number of intervals between lines.
     pub grid_count: u32,
-    /// Of each order, in base currency; the symbol's usual lot when absent.
+    /// The amount of each order in base currency. The symbol's usual lot if absent.
     pub amount: Option<Number>,
-    /// The position may not exceed it either way; what all lines together make when absent.
+    /// The largest position, long or short. The sum of all lines if absent.
     pub max_position: Option<Number>,
 }
 
-/// `params.params` of `grid.update_params`: what is given changes.
+/// `params.params` of `grid.update_params`. Parameters that are absent do not change.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GridChange {
     upper_price: Option<Number>,
@@ -49,7 +49,7 @@ pub struct GridChange {
 }
 
 impl GridParams {
-    /// The same with what `change` gives.
+    /// The parameters after `change`.
     #[must_use]
     pub fn changed(&self, change: &GridChange) -> Self {
         Self {
@@ -62,7 +62,11 @@ impl GridParams {
         }
     }
 
-    /// Checks everything that does not depend on others; the error is for the client.
+    /// Checks the parameters, as far as they do not depend on the rest of the platform.
+    ///
+    /// # Errors
+    ///
+    /// A message for the client if a parameter is invalid.
     pub fn plan(&self) -> Result<Plan, String> {
         let symbol = find(&self.pair).ok_or_else(|| format!("pair {} is unknown", self.pair))?;
         let listing = &LISTINGS[symbol];
@@ -113,67 +117,67 @@ impl GridParams {
 /// A checked grid.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Index of its symbol.
+    /// The index of the symbol.
     pub symbol: usize,
     prices: Vec<Decimal>,
     amount: Decimal,
     max_position: Decimal,
-    /// What all lines together could cost.
+    /// The cost of all lines together, in quote currency.
     pub margin: Decimal,
 }
 
 /// A resting order.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// Unique.
+    /// The unique id.
     pub id: String,
-    /// Which way.
+    /// The side.
     pub side: Side,
-    /// Per unit.
+    /// The price per unit.
     pub price: Decimal,
-    /// In base currency.
+    /// The amount in base currency.
     pub amount: Decimal,
 }
 
 #[derive(Clone, Debug)]
 enum Line {
     Free,
-    /// The position limit leaves no room for an order here. A fill and the order that answers it leave the position
-    /// that all orders together could make as it was, so this lasts until the parameters change.
+    /// The position limit forbids an order here. A fill and its opposite order do not change the position that all orders
+    /// together could make, so this lasts until the parameters change.
     Barred,
     Resting(Order),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Orders are laid at the next step; `announce` when it is the first time.
+    /// The next step places the orders. With `announce` it publishes `started` first.
     Laying {
         announce: bool,
     },
     Running,
-    /// Stopped; orders may be left.
+    /// Stopped. Orders may be left.
     Retired,
 }
 
 /// A grid bot.
 #[derive(Debug)]
 pub struct Grid {
-    /// `grid_…`.
+    /// The id, `grid_…`.
     pub id: String,
-    /// Whose.
+    /// The owner.
     pub user: String,
-    /// As given.
+    /// The parameters as the client gave them.
     pub params: GridParams,
     plan: Plan,
     lines: Vec<Line>,
     state: State,
     orders_placed: u64,
-    /// All its fills.
+    /// The sum of all fills.
     pub position: Position,
 }
 
 impl Grid {
-    /// A grid that begins at its first step.
+    /// A grid that starts at its first step.
     #[must_use]
     pub fn new(id: String, user: String, params: GridParams, plan: Plan) -> Self {
         let lines = vec![Line::Free; plan.prices.len()];
@@ -190,25 +194,25 @@ impl Grid {
         }
     }
 
-    /// Index of its symbol.
+    /// The index of the symbol.
     #[must_use]
     pub fn symbol(&self) -> usize {
         self.plan.symbol
     }
 
-    /// Whether it was not stopped.
+    /// Whether the grid was not stopped.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state != State::Retired
     }
 
-    /// Whether it was stopped and nothing of it rests.
+    /// Whether the grid was stopped and has no resting orders.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         !self.is_active() && self.orders().next().is_none()
     }
 
-    /// Resting orders, from the lowest line up.
+    /// The resting orders, from the lowest line up.
     pub fn orders(&self) -> impl Iterator<Item = &Order> {
         self.lines.iter().filter_map(|line| match line {
             Line::Resting(order) => Some(order),
@@ -216,7 +220,7 @@ impl Grid {
         })
     }
 
-    /// What is set aside for it: all lines while it is active, then what rests and what is held.
+    /// The margin: all lines while the grid is active, then the resting orders and the position.
     #[must_use]
     pub fn margin(&self, mark: Decimal) -> Decimal {
         if self.is_active() {
@@ -226,7 +230,7 @@ impl Grid {
         resting + self.position.size.abs() * mark
     }
 
-    /// One step of the market; returns the money traded.
+    /// Does one step and returns the traded value in quote currency.
     pub fn step(&mut self, quote: &Quote, events: &mut Events) -> Decimal {
         if let State::Laying { announce } = self.state {
             self.state = State::Running;
@@ -242,7 +246,7 @@ impl Grid {
         traded
     }
 
-    // Orders on both sides of the line nearest the price, the nearest first.
+    // Places orders on both sides of the line nearest the price, the nearest first.
     fn lay(&mut self, price: Decimal, events: &mut Events) {
         let free = (0..self.plan.prices.len())
             .min_by_key(|level| (self.plan.prices[*level] - price).abs())
@@ -271,7 +275,7 @@ impl Grid {
         self.lines[level] = Line::Resting(order);
     }
 
-    // What the position would be if everything resting on this side, and one order more, were filled.
+    // Checks the position that would result if all resting orders of this side and one more were filled.
     fn check(&self, side: Side) -> Result<(), super::risk::Rejection> {
         let resting: Decimal = self
             .orders()
@@ -279,14 +283,14 @@ impl Grid {
             .map(|order| order.amount)
             .sum();
         let worst = self.position.size + side.signed(resting + self.plan.amount);
-        // An order that only makes the position smaller is never refused.
+        // An order that only reduces the position is never refused.
         if worst.abs() < self.position.size.abs() {
             return Ok(());
         }
         check_position(worst, self.plan.max_position)
     }
 
-    // The order nearest the price that the market has reached.
+    // The line of the order nearest the price that the market has reached.
     fn next_fill(&self, quote: &Quote) -> Option<usize> {
         let reached = |level: usize, side| match &self.lines[level] {
             Line::Resting(order) if order.side == side => match side {
@@ -319,7 +323,7 @@ impl Grid {
         events.send(format!("grid.{}.trade", self.id), "executed", &trade);
         self.pnl(mark, events);
         if self.is_active() {
-            // The free line is the neighbour on the other side; at an end there is none.
+            // The free line is the next one in the direction of the opposite side. At an end there is none.
             let next = match order.side {
                 Side::Buy => Some(level + 1),
                 Side::Sell => level.checked_sub(1),
@@ -331,7 +335,7 @@ impl Grid {
         paid
     }
 
-    /// Stops it; its orders stay where they are unless `cancel_orders`. Returns how many were cancelled.
+    /// Stops the grid and returns the number of cancelled orders. Without `cancel_orders` its orders stay.
     pub fn stop(&mut self, cancel_orders: bool, reason: &str, events: &mut Events) -> usize {
         let was_active = self.is_active();
         self.state = State::Retired;
@@ -342,7 +346,7 @@ impl Grid {
         cancelled
     }
 
-    /// Takes new parameters: cancels what rests and lays orders anew at the next step. The position stays.
+    /// Takes new parameters. It cancels the resting orders, and the next step places new ones. The position stays.
     pub fn update(&mut self, params: GridParams, plan: Plan, events: &mut Events) {
         self.cancel_orders(events);
         self.lines = vec![Line::Free; plan.prices.len()];
@@ -363,7 +367,7 @@ impl Grid {
         cancelled
     }
 
-    /// Publishes its status.
+    /// Publishes the status.
     pub fn status(&self, mark: Decimal, events: &mut Events) {
         let sides = |side| self.orders().filter(|order| order.side == side).count();
         let status = GridStatus {
@@ -378,7 +382,7 @@ impl Grid {
         events.send(format!("grid.{}.status", self.id), "update", &status);
     }
 
-    /// Publishes the result of the regular check of its position.
+    /// Publishes the result of the regular check of the position.
     pub fn check_risk(&self, events: &mut Events) {
         let (size, largest) = (self.position.size.normalize(), self.plan.max_position.normalize());
         self.risk(
@@ -389,7 +393,7 @@ impl Grid {
         );
     }
 
-    /// Publishes an event of its life.
+    /// Publishes a lifecycle event.
     pub fn lifecycle(&self, event: &'static str, reason: Option<&str>, events: &mut Events) {
         events.send(
             format!("grid.{}.lifecycle", self.id),

@@ -1,9 +1,9 @@
-//! The market: a handful of symbols whose prices wander about where they opened, with order books and trades.
+//! The market: a few symbols whose prices move randomly around their opening prices, with order books and trades.
 //!
-//! Invariant: what a [`Market`] does depends on its seed and on which exchanges were online at each step, and on
-//! nothing else: nobody's orders move it. Books are sorted and never crossed.
+//! Invariant: a [`Market`] depends only on its seed and on the exchanges that were online at each step. Users' orders do not
+//! move it. Books are sorted and never crossed.
 //!
-//! Time runs faster here than outside: a price moves about one per mille a step, so that a grid has something to do.
+//! Prices move faster than real ones, about 1/1000 in each step, so that a grid trades often.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -13,34 +13,34 @@ use serde::Serialize;
 use super::number::Number;
 use super::position::Side;
 
-/// Levels on each side of a published book.
+/// The number of levels on each side of a published book.
 pub const DEPTH: usize = 10;
-/// The exchanges, by index.
+/// The names of the exchanges.
 pub const EXCHANGES: [&str; 2] = ["paper-dex", "paper-cex"];
 
-// Prices are kept in thousandths of a tick, so that small moves of coarse symbols are not lost.
+// Prices are kept in thousandths of a tick, so that small moves of symbols with large ticks are not lost.
 const UNITS_PER_TICK: i64 = 1000;
-// A price is pulled back by this part of its distance from the opening at every step.
+// Each step moves a price back by 1/300 of its distance from the opening price.
 const PULL: i64 = 300;
-// Standard deviation of the sum of four draws of `draw`.
+// The standard deviation of the sum of four random numbers from -1000 to 1000.
 const DRAW_DEVIATION: i64 = 1155;
 
-/// What never changes about a symbol.
+/// The constants of a symbol.
 #[derive(Debug)]
 pub struct Listing {
-    /// Its name, such as `BTC-USDC`.
+    /// The name, such as `BTC-USDC`.
     pub name: &'static str,
-    /// Index into [`EXCHANGES`].
+    /// The index in [`EXCHANGES`].
     pub exchange: usize,
-    // Opening price in ticks, and how many decimals a tick and the smallest amount have.
+    // The opening price in ticks, and the decimal digits of a tick and of the smallest amount.
     open_ticks: i64,
     tick_digits: u32,
     amount_digits: u32,
-    // One standard deviation of a step, in parts per million.
+    // The standard deviation of a step, in parts per million.
     volatility_ppm: i64,
-    // Ticks between two levels of the book.
+    // The largest distance between two levels of the book, in ticks.
     gap_ticks: i64,
-    // A usual amount, in smallest amounts.
+    // The usual amount of an order, in multiples of the smallest amount.
     lot: i64,
 }
 
@@ -111,25 +111,25 @@ impl Listing {
         Decimal::new(1, self.amount_digits)
     }
 
-    /// A usual amount.
+    /// The usual amount of an order.
     #[must_use]
     pub fn lot(&self) -> Decimal {
         Decimal::new(self.lot, self.amount_digits)
     }
 
-    /// `price` on the nearest tick.
+    /// `price` rounded to a multiple of the tick.
     #[must_use]
     pub fn round_price(&self, price: Decimal) -> Decimal {
         price.round_dp(self.tick_digits)
     }
 
-    /// `amount` cut to a multiple of the smallest amount.
+    /// `amount` rounded down to a multiple of the smallest amount.
     #[must_use]
     pub fn cut_amount(&self, amount: Decimal) -> Decimal {
         amount.trunc_with_scale(self.amount_digits)
     }
 
-    /// The price it opened at.
+    /// The opening price.
     #[must_use]
     pub fn open(&self) -> Decimal {
         Decimal::new(self.open_ticks, self.tick_digits)
@@ -140,13 +140,13 @@ impl Listing {
     }
 }
 
-/// The symbol of that name.
+/// The index of the symbol with this name.
 #[must_use]
 pub fn find(name: &str) -> Option<usize> {
     LISTINGS.iter().position(|listing| listing.name == name)
 }
 
-/// One walk of a price about where it began; the market's and the generated history's.
+/// A random walk of a price around its start. The market and the generated history use it.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     units: i64,
@@ -155,7 +155,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// A walk that begins at the symbol's opening price.
+    /// A walk that starts at the symbol's opening price.
     #[must_use]
     pub fn new(listing: &Listing) -> Self {
         let units = listing.open_ticks * UNITS_PER_TICK;
@@ -166,7 +166,7 @@ impl Walk {
         }
     }
 
-    /// The same with steps `times` as large and a weaker pull: for bars longer than a step.
+    /// The same walk with steps `times` as large, for bars that are longer than a step.
     #[must_use]
     pub fn coarser(self, times: i64) -> Self {
         Self {
@@ -175,7 +175,7 @@ impl Walk {
         }
     }
 
-    /// One step.
+    /// Does one step.
     pub fn step(&mut self, rng: &mut SmallRng) {
         let draw: i64 = (0..4).map(|_| rng.random_range(-1000..=1000i64)).sum();
         let step = self.units / 1000 * self.volatility_ppm / 1000 * draw / DRAW_DEVIATION;
@@ -183,7 +183,7 @@ impl Walk {
         self.units = (self.units + step + pull).clamp(self.open_units / 2, self.open_units * 2);
     }
 
-    /// The price, on a tick.
+    /// The price, a multiple of the tick.
     #[must_use]
     pub fn price(&self, listing: &Listing) -> Decimal {
         listing.price(self.ticks())
@@ -194,47 +194,47 @@ impl Walk {
     }
 }
 
-/// A published book: price and amount, best first.
+/// A published book: pairs of price and amount, the best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Book {
-    /// Falling prices.
+    /// Buy orders, with falling prices.
     pub bids: Vec<(Number, Number)>,
-    /// Rising prices, all above every bid.
+    /// Sell orders, with rising prices, all above every bid.
     pub asks: Vec<(Number, Number)>,
 }
 
-/// A trade between others.
+/// A trade between other participants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trade {
-    /// Of the taker.
+    /// The taker's side.
     pub side: Side,
-    /// Per unit.
+    /// The price per unit.
     pub price: Number,
-    /// In base currency.
+    /// The amount in base currency.
     pub quantity: Number,
-    /// The taker's cost of trading: a fee of one per mille of what was paid.
+    /// The taker's fee, 1/1000 of the price paid.
     pub cost: Number,
 }
 
-/// One symbol now.
+/// The current state of a symbol.
 #[derive(Clone, Debug)]
 pub struct Quote {
     walk: Walk,
-    /// Changed in the last step.
+    /// Whether it moved in the last step.
     pub moved: bool,
     /// The last price.
     pub price: Decimal,
-    /// The highest price somebody buys at.
+    /// The highest price of a buy order.
     pub best_bid: Decimal,
-    /// The lowest price somebody sells at.
+    /// The lowest price of a sell order.
     pub best_ask: Decimal,
     /// The book.
     pub book: Book,
-    /// Trades of the last step.
+    /// The trades of the last step.
     pub trades: Vec<Trade>,
 }
 
-/// All symbols now.
+/// The current state of all symbols.
 #[derive(Debug)]
 pub struct Market {
     rng: SmallRng,
@@ -243,7 +243,7 @@ pub struct Market {
 }
 
 impl Market {
-    /// A market at its opening.
+    /// A market that just opened.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut market = Self {
@@ -254,7 +254,7 @@ impl Market {
         market
     }
 
-    /// One step: symbols of exchanges that are online move, the others stand still.
+    /// Does one step. Only symbols of exchanges that are online move.
     pub fn step(&mut self, online: [bool; EXCHANGES.len()]) {
         for (quote, listing) in self.quotes.iter_mut().zip(&LISTINGS) {
             quote.moved = online[listing.exchange];
@@ -265,7 +265,7 @@ impl Market {
         }
     }
 
-    /// How far a symbol is from its opening, as a fraction to four digits.
+    /// The change of a symbol since the opening, as a fraction with four digits.
     #[must_use]
     pub fn change(&self, symbol: usize) -> Decimal {
         let open = LISTINGS[symbol].open();
@@ -344,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_market_and_another_one_another() {
+    fn the_market_depends_on_the_seed() {
         assert_eq!(prices(7, 500), prices(7, 500));
         assert_ne!(prices(7, 500), prices(8, 500));
     }
 
     #[test]
-    fn an_exchange_that_is_offline_stands_still() {
+    fn symbols_of_an_exchange_that_is_offline_do_not_move() {
         let mut market = Market::new(1);
         let before: Vec<Decimal> = market.quotes.iter().map(|quote| quote.price).collect();
         for _ in 0..50 {

@@ -1,6 +1,6 @@
-//! Money and amounts: decimal inside, plain JSON numbers outside.
+//! Money and amounts: decimal numbers in memory, plain numbers in JSON.
 //!
-//! Invariant: a value is written with exactly its digits and read without passing through a binary float.
+//! Invariant: a value is written with its exact digits and read without conversion to a binary float.
 
 use std::str::FromStr as _;
 
@@ -10,7 +10,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-// What clients may send: enough for any price or amount, and far from where products overflow.
+// The bounds of numbers from clients. They suffice for any price or amount, and products do not overflow.
 const LARGEST: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
 const FRACTION_DIGITS_MAX: u32 = 12;
 
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_or_out_of_reach_is_refused() {
+    fn other_types_and_numbers_out_of_bounds_are_refused() {
         for text in [
             "\"1\"",
             "null",

@@ -1,7 +1,7 @@
 //! The platform: market, grids, strategies, back-tests, accounts and risk, stepped together.
 //!
-//! Invariant: no I/O and no clock: what it publishes depends on the seed, the times it is stepped to and the commands
-//! it is given, and on nothing else.
+//! Invariant: the platform does no I/O and reads no clock. Its events depend only on the seed, the times that it is stepped
+//! to, and the commands.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,16 +23,16 @@ use super::stocks::Stocks;
 use super::store::Write;
 use super::strategy::Strategy;
 
-/// Between two steps, in milliseconds.
+/// The time between two steps, in milliseconds.
 pub const STEP_MS: u64 = 200;
-// In steps.
+// A second, in steps.
 const SECOND: u64 = 1000 / STEP_MS;
-// A driver that was held up for longer is not made up for.
+// The longest delay of the driver that is made up for by additional steps.
 const BEHIND_MAX_MS: u64 = 2_000;
-// Ids of what has ended, kept to tell them from unknown ones.
+// The number of ids of ended grids, strategies and back-tests that are remembered, to tell them from unknown ids.
 const ENDED_MAX: usize = 1_000;
 
-/// The platform.
+/// The whole platform.
 #[derive(Debug)]
 pub struct Platform {
     pub(super) seed: u64,
@@ -43,7 +43,7 @@ pub struct Platform {
     pub(super) strategies: BTreeMap<String, Strategy>,
     pub(super) backtests: BTreeMap<String, Backtest>,
     pub(super) accounts: BTreeMap<String, Account>,
-    // Whose it was, by id.
+    // Id and owner.
     pub(super) ended: VecDeque<(String, String)>,
     exchanges: Exchanges,
     stocks: Stocks,
@@ -71,7 +71,7 @@ impl Platform {
                 .map(|user| ((*user).to_owned(), Account::default()))
                 .collect(),
             ended: VecDeque::new(),
-            // Each of its own, so that none changes what another does.
+            // Each part has a random generator of its own, so that the parts do not influence each other.
             exchanges: Exchanges::new(seed.wrapping_add(1)),
             stocks: Stocks::new(seed.wrapping_add(2)),
             ids: SmallRng::seed_from_u64(seed.wrapping_add(3)),
@@ -82,7 +82,7 @@ impl Platform {
         }
     }
 
-    /// Steps as often as fits until `now_ms` and returns what is to be published, in order.
+    /// Steps until `now_ms` (Unix milliseconds) and returns the events to publish, in order.
     pub fn advance(&mut self, now_ms: u64) -> Vec<Outgoing> {
         if now_ms > self.events.now_ms + BEHIND_MAX_MS {
             self.events.now_ms = now_ms - STEP_MS;
@@ -94,7 +94,7 @@ impl Platform {
         self.events.take()
     }
 
-    /// What a user's account says of a part of itself. Whoever has not traded has an empty one.
+    /// One part of a user's account. A user who has not traded has a new account.
     #[must_use]
     pub fn account(&self, user: &str, part: Part) -> Box<RawValue> {
         let empty = Account::default();
@@ -102,18 +102,18 @@ impl Platform {
         account.tell(part, self.grids.values().filter(|grid| grid.user == user), &self.market)
     }
 
-    /// All stock prices as they stand, as a job writes them to Redis.
+    /// All current stock prices, as a job writes them to Redis.
     #[must_use]
     pub fn stock_prices(&self) -> Vec<Write> {
         self.stocks.writes()
     }
 
-    /// An id nobody had.
+    /// A new id, `<kind>_…`.
     pub(super) fn new_id(&mut self, kind: &str) -> String {
         format!("{kind}_{:010x}", self.ids.random_range(0..1u64 << 40))
     }
 
-    /// Remembers something that has ended.
+    /// Remembers the id of something that has ended, and its owner.
     pub(super) fn end(&mut self, id: String, user: String) {
         self.ended.push_back((id, user));
         if self.ended.len() > ENDED_MAX {
@@ -121,7 +121,7 @@ impl Platform {
         }
     }
 
-    /// Takes finished grids out and settles them.
+    /// Removes finished grids and settles their positions.
     pub(super) fn settle_finished(&mut self) {
         let finished: Vec<String> = self
             .grids
@@ -274,7 +274,7 @@ impl Platform {
             } else {
                 "auto"
             },
-            // One point for each thousand traded.
+            // One point for each 1,000 traded.
             points_today: (self.traded_today / Decimal::ONE_THOUSAND).round_dp(4).into(),
             volume_today: self.traded_today.round_dp(8).into(),
         };

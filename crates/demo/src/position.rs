@@ -1,21 +1,21 @@
-//! A position by average cost, and the money that went through it.
+//! A position valued at average cost, and its cash flow.
 //!
-//! Invariant, exact in decimal arithmetic: `cash + size * mark = realized - fees + unrealized(mark)` for every
-//! `mark`, where `cash` began at zero; and `size` is the sum of the signed fills.
+//! Invariant: `cash + size * mark = realized - fees + unrealized(mark)` for every `mark`, exactly, where `cash` starts at
+//! zero. `size` is the sum of the signed fills.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-// Shares of a cost are cut to so many digits once, so that all later sums are exact.
+// A share of a cost is rounded once to this many digits, so that all later sums are exact.
 const COST_DIGITS: u32 = 8;
 
-/// Which way a trade goes.
+/// The side of a trade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// Base currency comes in.
+    /// Base currency is bought.
     Buy,
-    /// Base currency goes out.
+    /// Base currency is sold.
     Sell,
 }
 
@@ -39,23 +39,23 @@ impl Side {
     }
 }
 
-/// A position in one symbol; below zero it is short.
+/// A position in one symbol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// In base currency, signed.
+    /// The size in base currency. Below zero the position is short.
     pub size: Decimal,
-    /// What the open position cost, in quote currency, signed like `size`.
+    /// The cost of the open position in quote currency, with the sign of `size`.
     pub cost: Decimal,
-    /// What closed parts gained, before fees.
+    /// The gains of closed parts, before fees.
     pub realized: Decimal,
-    /// Fees paid.
+    /// The fees paid.
     pub fees: Decimal,
-    /// Quote currency that came in less what went out, fees included.
+    /// Quote currency received less quote currency paid, fees included.
     pub cash: Decimal,
 }
 
 impl Position {
-    /// Applies a fill and returns what it realised, less its fee.
+    /// Applies a fill and returns the gain that it realised, less its fee.
     pub fn fill(&mut self, side: Side, price: Decimal, amount: Decimal, fee: Decimal) -> Decimal {
         let change = side.signed(amount);
         self.cash -= change * price + fee;
@@ -71,7 +71,8 @@ impl Position {
         self.merge(other.size, other.cost);
     }
 
-    // Adds a size and its cost (same sign). What cancels out is realised: the difference of what both parts cost.
+    // Adds a size and its cost, which has the same sign. The parts that cancel out are closed; their gain is the difference
+    // of their costs.
     fn merge(&mut self, size: Decimal, cost: Decimal) -> Decimal {
         let opposite = self.size * size < Decimal::ZERO;
         let closed = if opposite {
@@ -87,13 +88,13 @@ impl Position {
         realized
     }
 
-    /// What closing at `mark` would gain beyond what is realised.
+    /// The additional gain if the position were closed at the price `mark`.
     #[must_use]
     pub fn unrealized(&self, mark: Decimal) -> Decimal {
         self.size * mark - self.cost
     }
 
-    /// Realised gains less fees.
+    /// The realised gains less fees.
     #[must_use]
     pub fn realized_net(&self) -> Decimal {
         self.realized - self.fees
@@ -105,7 +106,7 @@ impl Position {
         self.realized_net() + self.unrealized(mark)
     }
 
-    /// Average price of the open part; zero when there is none.
+    /// The average price of the open part. Zero if there is none.
     #[must_use]
     pub fn entry_price(&self) -> Decimal {
         if self.size.is_zero() {

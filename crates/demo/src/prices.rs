@@ -1,6 +1,6 @@
-//! Where the stock feeds find their prices: a small Redis of the demo's own, or a real one that it writes to.
+//! The Redis that the stock feeds poll: a small server of the demo's own, or a real Redis that the demo writes to.
 //!
-//! Invariant: both hold the same under the same keys, so the gateway's feeds differ by an address only.
+//! Invariant: both hold the same values under the same keys, so the gateway's feeds differ only in the URL.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,21 +14,25 @@ use tokio::net::TcpStream;
 
 use super::store::{Store, Write, request};
 
-/// Between two writes of all prices.
+/// The time between two writes of all prices.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// For one of them, connecting included.
+/// The time that one write may take, connecting included.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One of the two.
+/// The source of the stock prices.
 pub enum Prices {
-    /// A port of the demo's own.
+    /// The demo's own server: its listener and its URL.
     Own(std::net::TcpListener, String),
-    /// A server.
+    /// A real Redis at this URL.
     Real(String),
 }
 
 impl Prices {
-    /// The real one, or a free port of loopback.
+    /// Uses the real Redis at this URL, or opens the demo's own server on a free port of loopback.
+    ///
+    /// # Errors
+    ///
+    /// No port can be opened.
     pub fn open(real: Option<String>) -> io::Result<Self> {
         if let Some(url) = real {
             return Ok(Self::Real(url));
@@ -47,13 +51,13 @@ impl Prices {
         }
     }
 
-    /// Keeps what `current` says there, once a second, until dropped. Fails only when its port does.
+    /// Writes what `current` returns once a second, until the future is dropped. Fails only if the open port cannot be used.
     pub(super) async fn run(self, current: impl Fn() -> Vec<Write>) -> io::Result<Infallible> {
         match self {
             Self::Own(listener, _) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let store = Arc::new(Mutex::new(Store::default()));
-                // Before the first answer, so that nobody finds it empty.
+                // Written before the first request, so that no feed finds the store empty.
                 store.lock().apply(current());
                 tokio::select! {
                     never = keep(&store, current) => match never {},
@@ -79,12 +83,12 @@ async fn serve(listener: tokio::net::TcpListener, store: &Arc<Mutex<Store>>) -> 
             Ok((stream, _)) => {
                 let store = Arc::clone(store);
                 tokio::spawn(async move {
-                    // A client that breaks off is its own affair.
+                    // An error here is a client that disconnected.
                     let _ = converse(stream, &store).await;
                 });
             }
             Err(error) => {
-                // Out of descriptors, most likely: that passes.
+                // The process probably has no free file descriptor at the moment.
                 tracing::warn!(%error, "accepting failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -109,7 +113,7 @@ async fn converse(mut stream: TcpStream, store: &Mutex<Store>) -> io::Result<()>
     }
 }
 
-// A server that is away, or comes back empty, has everything again a second later.
+// Every write holds all prices, so a server that was away or comes back empty is complete a second later.
 async fn write(url: &str, current: impl Fn() -> Vec<Write>) -> Infallible {
     let mut ticks = tokio::time::interval(WRITE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -143,7 +147,7 @@ async fn write_once(
         Some(open) => open,
         None => redis::Client::open(url)?.get_multiplexed_async_connection().await?,
     };
-    // All of it or nothing: no reader sees half a set of prices.
+    // One transaction: no reader sees only some of the new prices.
     let mut pipe = redis::pipe();
     pipe.atomic();
     for write in &writes {

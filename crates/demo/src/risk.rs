@@ -1,36 +1,36 @@
-//! What stands between a wish and an order: exposure, position limits, and the kill switch.
+//! Risk control: exposure, position limits, and the kill switch.
 //!
-//! Invariant: while the kill switch is active nothing is started and no order is placed.
+//! Invariant: while the kill switch is active, nothing is started and no order is placed.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-/// A rule that said no.
+/// A refusal by a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Which rule.
+    /// The rule.
     pub rule: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// What an activation stopped.
+/// What an activation of the kill switch stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Affected {
-    /// Grids.
+    /// The number of grids.
     pub grids_stopped: usize,
-    /// Strategies.
+    /// The number of strategies.
     pub strategies_stopped: usize,
-    /// Resting orders.
+    /// The number of resting orders.
     pub orders_cancelled: usize,
 }
 
-/// `system.kill_switch`.
+/// The data of an event on `system.kill_switch`.
 #[derive(Debug, Serialize)]
 pub struct KillSwitchEvent<'a> {
-    /// Why.
+    /// The reason.
     pub reason: &'a str,
-    /// What it stopped.
+    /// What the activation stopped.
     pub affected: Affected,
 }
 
@@ -41,13 +41,13 @@ pub struct Risk {
 }
 
 impl Risk {
-    /// The reason of the active kill switch.
+    /// The reason for the active kill switch. `None`: it is inactive.
     #[must_use]
     pub fn kill_switch(&self) -> Option<&str> {
         self.kill_switch.as_deref()
     }
 
-    /// Activates (`Some`) or deactivates it; `false` when it was so already.
+    /// Activates the kill switch with a reason, or deactivates it. `false`: it was in that state already.
     pub fn set_kill_switch(&mut self, reason: Option<String>) -> bool {
         let changes = self.kill_switch.is_some() != reason.is_some();
         if changes {
@@ -56,7 +56,11 @@ impl Risk {
         changes
     }
 
-    /// Whether something that trades may start with so much margin.
+    /// Checks whether a grid or strategy may start that needs `margin`.
+    ///
+    /// # Errors
+    ///
+    /// The kill switch is active, or `margin` exceeds `available`.
     pub fn check_start(&self, margin: Decimal, available: Decimal) -> Result<(), Rejection> {
         if let Some(reason) = &self.kill_switch {
             return Err(Rejection {
@@ -76,7 +80,11 @@ impl Risk {
     }
 }
 
-/// Whether a position that could become `worst` stays within `largest`.
+/// Checks a position that could become `worst` against the limit `largest`.
+///
+/// # Errors
+///
+/// The limit is exceeded.
 pub fn check_position(worst: Decimal, largest: Decimal) -> Result<(), Rejection> {
     if worst.abs() > largest {
         let (worst, largest) = (worst.normalize(), largest.normalize());
@@ -94,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kill_switch_and_the_margin_say_no() {
+    fn the_kill_switch_and_the_margin_refuse_a_start() {
         let mut risk = Risk::default();
         assert_eq!(risk.check_start(Decimal::TEN, Decimal::TEN), Ok(()));
         assert_eq!(
@@ -114,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_limited_both_ways() {
+    fn long_and_short_positions_are_limited() {
         assert!(check_position(Decimal::TEN, Decimal::TEN).is_ok());
         assert!(check_position(-Decimal::TEN, Decimal::TEN).is_ok());
         assert!(check_position(-Decimal::TEN, Decimal::ONE).is_err());

@@ -1,6 +1,6 @@
-//! Stock prices, as a job of the stock application leaves them in Redis: by stock, by strategy and by board.
+//! Stock prices as a job of a stock application writes them to Redis: by stock, by strategy and by board.
 //!
-//! Invariant: what is written at one time tells one price of a stock, wherever it stands.
+//! Invariant: within one write, a stock has the same price under all keys.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::number::Number;
 use super::store::Write;
 
-// Code, name, price of the day before in hundredths.
+// Code, name, and price of the day before in hundredths.
 const STOCKS: [(&str, &str, i64); 8] = [
     ("600519", "Kweichow Moutai", 180_490),
     ("000858", "Wuliangye", 15_632),
@@ -22,11 +22,11 @@ const STOCKS: [(&str, &str, i64); 8] = [
     ("300059", "East Money", 1_644),
 ];
 
-// Which stocks (by index) a strategy watches or a board lists.
+// The stocks of each strategy and each board, as indices into `STOCKS`.
 pub(super) const STRATEGIES: [(&str, &[usize]); 2] = [("volume_wave", &[0, 4, 5, 7]), ("value", &[1, 2, 3])];
 pub(super) const BOARDS: [(&str, &[usize]); 3] = [("main", &[0, 1, 2, 3, 5]), ("growth", &[4, 7]), ("star", &[6])];
 
-/// Before all keys: the demo's own, in a Redis that may hold others'.
+/// The prefix of all keys. A real Redis may hold keys of other applications.
 pub(super) const PREFIX: &str = "demo:";
 
 /// One stock.
@@ -58,20 +58,20 @@ impl Stocks {
         }
     }
 
-    /// A second passes: about every third stock is traded.
+    /// Advances by a second, in which about a third of the stocks are traded.
     pub fn step(&mut self) {
         for ((cents, volume), stock) in self.cents.iter_mut().zip(&mut self.volumes).zip(&STOCKS) {
-            // Drawn for each, so that no stock changes what another does.
+            // Both numbers are drawn for every stock, so that the stocks do not influence each other.
             let (is_traded, step) = (self.rng.random_ratio(1, 3), self.rng.random_range(-30..=30i64));
             if is_traded {
-                // Stocks may move by a tenth a day.
+                // A stock may move by at most a tenth in a day.
                 *cents = (*cents + *cents * step / 10_000).clamp(stock.2 * 9 / 10, stock.2 * 11 / 10);
                 *volume += self.rng.random_range(100..5_000u64);
             }
         }
     }
 
-    /// All of it: a hash of records in JSON for each strategy, a hash for each stock, and a list of these for each board.
+    /// All keys: a hash of JSON records for each strategy, a hash for each stock, and a list of such hashes for each board.
     #[must_use]
     pub fn writes(&self) -> Vec<Write> {
         let rows: Vec<Row> = (0..STOCKS.len()).map(|index| self.row(index)).collect();
@@ -130,7 +130,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn every_key_tells_the_same_price_and_some_stocks_rest() {
+    fn a_stock_has_one_price_under_all_keys_and_some_stocks_are_not_traded() {
         let (mut stocks, mut rested) = (Stocks::new(5), 0);
         let mut last = stocks.writes();
         for _ in 0..20 {

@@ -1,25 +1,25 @@
-//! As much of Redis as the stock feeds ask for, in memory: hashes and lists, read by `HGETALL` and `LRANGE`.
+//! An in-memory subset of Redis, as far as the stock feeds use it: hashes and lists, read by `HGETALL` and `LRANGE`.
 //!
-//! Invariant: no I/O; what is written at one time is read whole or not at all. Requests and answers are those of the Redis
-//! serialization protocol (RESP 2), so the gateway's feeds cannot tell it from a real one.
+//! Invariant: the store does no I/O, and a reader sees all writes of one [`Store::apply`] or none. Requests and answers use
+//! the Redis serialization protocol (RESP 2), so the gateway's feeds work as with a real Redis.
 
 use std::collections::HashMap;
 
-/// What a job leaves in Redis. Each replaces what the key held.
+/// A write to a key. It replaces the key's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Fields and values.
+    /// Writes a hash.
     Hash {
-        /// Where.
+        /// The key.
         key: String,
-        /// In order.
+        /// The fields and their values, in order.
         fields: Vec<(String, String)>,
     },
-    /// Items.
+    /// Writes a list.
     List {
-        /// Where.
+        /// The key.
         key: String,
-        /// In order.
+        /// The items, in order.
         items: Vec<String>,
     },
 }
@@ -30,24 +30,28 @@ enum Value {
     List(Vec<String>),
 }
 
-/// Keys and what they hold.
+/// Keys and their values.
 #[derive(Debug, Default)]
 pub struct Store(HashMap<String, Value>);
 
-/// Words of one request; the longest that feeds send has four.
+/// The number of words in a request. Feeds send at most four.
 const WORDS_MAX: usize = 16;
-/// Of one request, in bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// The length of a word in a request, in bytes.
+const WORD_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes that are no request.
+/// The bytes are not a valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no array of bulk strings, or too long")]
+#[error("not an array of bulk strings, or too long")]
 pub struct Malformed;
 
-/// Words, and the bytes they took.
+/// The words of a request, and its length in bytes.
 pub type Request = (Vec<String>, usize);
 
-/// The request at the start of `bytes`; none while it is not there whole.
+/// Parses the request at the start of `bytes`. `None`: the request is incomplete.
+///
+/// # Errors
+///
+/// The bytes are not an array of bulk strings, or exceed a bound.
 pub fn request(bytes: &[u8]) -> Result<Option<Request>, Malformed> {
     let mut at = 0;
     let Some(count) = number(bytes, &mut at, b'*')? else {
@@ -61,7 +65,7 @@ pub fn request(bytes: &[u8]) -> Result<Option<Request>, Malformed> {
         let Some(length) = number(bytes, &mut at, b'$')? else {
             return Ok(None);
         };
-        if length > REQUEST_BYTES_MAX {
+        if length > WORD_BYTES_MAX {
             return Err(Malformed);
         }
         let Some(word) = bytes.get(at..at + length + 2) else {
@@ -74,11 +78,11 @@ pub fn request(bytes: &[u8]) -> Result<Option<Request>, Malformed> {
     Ok(Some((words, at)))
 }
 
-// A line of `kind` and a number.
+// Parses a line of `kind` and a number. `None`: the line is incomplete.
 fn number(bytes: &[u8], at: &mut usize, kind: u8) -> Result<Option<usize>, Malformed> {
     let rest = &bytes[*at..];
     let Some(end) = rest.iter().position(|byte| *byte == b'\r') else {
-        // No number is so long.
+        // The line is longer than any number.
         return if rest.len() > 20 || rest.first().is_some_and(|first| *first != kind) {
             Err(Malformed)
         } else {
@@ -96,7 +100,7 @@ fn number(bytes: &[u8], at: &mut usize, kind: u8) -> Result<Option<usize>, Malfo
 }
 
 impl Store {
-    /// All at once.
+    /// Applies the writes.
     pub fn apply(&mut self, writes: Vec<Write>) {
         for write in writes {
             match write {
@@ -106,7 +110,7 @@ impl Store {
         }
     }
 
-    /// The answer to a request.
+    /// The encoded answer to a request.
     #[must_use]
     pub fn answer(&self, words: &[String]) -> Vec<u8> {
         let Some((command, arguments)) = words.split_first() else {
@@ -114,7 +118,7 @@ impl Store {
         };
         match (command.to_ascii_uppercase().as_str(), arguments) {
             ("PING", _) => b"+PONG\r\n".to_vec(),
-            // What a client says of itself at the start, and which of the databases it wants: there is one.
+            // A client introduces itself and selects a database. The store has one database and needs no introduction.
             ("CLIENT" | "SELECT", _) => b"+OK\r\n".to_vec(),
             ("HGETALL", [key]) => match self.0.get(key) {
                 Some(Value::Hash(fields)) => array(fields.iter().flat_map(|(field, value)| [field, value])),
@@ -132,15 +136,15 @@ impl Store {
     }
 }
 
-// Both ends count, from the end when negative.
+// The items from `first` to `last` inclusive. A negative index counts from the end.
 fn range(items: &[String], first: i64, last: i64) -> &[String] {
     let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
-    let place = |index: i64| if index < 0 { index + length } else { index };
+    let from_start = |index: i64| if index < 0 { index + length } else { index };
     let (first, end) = (
-        place(first).clamp(0, length),
-        (place(last).saturating_add(1)).clamp(0, length),
+        from_start(first).clamp(0, length),
+        (from_start(last).saturating_add(1)).clamp(0, length),
     );
-    let index = |place| usize::try_from(place).unwrap_or_default();
+    let index = |number| usize::try_from(number).unwrap_or_default();
     items.get(index(first)..index(end)).unwrap_or_default()
 }
 
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_found_wherever_they_are_cut() {
+    fn incomplete_requests_are_completed_by_more_bytes() {
         let one = b"*2\r\n$7\r\nHGETALL\r\n$3\r\na\r\n\r\n";
         let two = [&one[..], b"*1\r\n$4\r\nPING\r\n"].concat();
         for cut in 0..one.len() {

@@ -1,6 +1,6 @@
-//! Strategies: two moving averages of a symbol's price; a signal where they cross.
+//! Strategies: two moving averages of a symbol's price, and a signal where they cross.
 //!
-//! Invariant: a signal is generated only when the averages change places, so buys and sells alternate.
+//! Invariant: a signal is generated only when the averages cross, so buys and sells alternate.
 
 use std::collections::VecDeque;
 
@@ -12,26 +12,30 @@ use super::market::{LISTINGS, find};
 use super::number::Number;
 use super::position::Side;
 
-/// The only algorithm on offer.
+/// The name of the only algorithm.
 pub const NAME: &str = "sma_cross";
-/// Prices the slow average may span.
+/// The largest number of prices in the slow average.
 pub const SPAN_MAX: u32 = 200;
 
 /// `params` of `strategy.start`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StrategyParams {
-    /// Which algorithm; `sma_cross` when absent.
+    /// The algorithm. `sma_cross` if absent.
     pub name: Option<String>,
-    /// A symbol.
+    /// The symbol.
     pub pair: String,
-    /// Prices in the fast average, one a second; 5 when absent.
+    /// Prices in the fast average, one per second. 5 if absent.
     pub fast: Option<u32>,
-    /// Prices in the slow average; 20 when absent.
+    /// Prices in the slow average, one per second. 20 if absent.
     pub slow: Option<u32>,
 }
 
 impl StrategyParams {
-    /// Checks it; the error is for the client.
+    /// Checks the parameters and returns the symbol's index and the averages.
+    ///
+    /// # Errors
+    ///
+    /// A message for the client if a parameter is invalid.
     pub fn check(&self) -> Result<(usize, Crossover), String> {
         let symbol = find(&self.pair).ok_or_else(|| format!("pair {} is unknown", self.pair))?;
         check_name(self.name.as_deref())?;
@@ -39,7 +43,11 @@ impl StrategyParams {
     }
 }
 
-/// Refuses every name but the only one.
+/// Checks the name of an algorithm.
+///
+/// # Errors
+///
+/// A message for the client if the name is not [`NAME`].
 pub fn check_name(name: Option<&str>) -> Result<(), String> {
     match name {
         Some(name) if name != NAME => Err(format!("strategy {name} is unknown; there is {NAME}")),
@@ -57,7 +65,11 @@ pub struct Crossover {
 }
 
 impl Crossover {
-    /// Spans of 5 and 20 where none are given; the error is for the client.
+    /// Averages of the last `fast` and `slow` prices, 5 and 20 if absent.
+    ///
+    /// # Errors
+    ///
+    /// A message for the client if a span is invalid.
     pub fn new(fast: Option<u32>, slow: Option<u32>) -> Result<Self, String> {
         let (fast, slow) = (fast.unwrap_or(5), slow.unwrap_or(20));
         if fast == 0 || slow <= fast || slow > SPAN_MAX {
@@ -73,7 +85,7 @@ impl Crossover {
         })
     }
 
-    /// Takes the next price; tells when the averages changed places.
+    /// Takes the next price. Returns the side of the signal if the averages crossed.
     pub fn push(&mut self, price: Decimal) -> Option<Side> {
         self.prices.push_back(price);
         if self.prices.len() < self.slow {
@@ -121,11 +133,11 @@ struct Signal<'a> {
 /// A running strategy.
 #[derive(Debug)]
 pub struct Strategy {
-    /// `strategy_…`.
+    /// The id, `strategy_…`.
     pub id: String,
-    /// Whose.
+    /// The owner.
     pub user: String,
-    /// Index of its symbol.
+    /// The index of the symbol.
     pub symbol: usize,
     averages: Crossover,
     announced: bool,
@@ -134,7 +146,7 @@ pub struct Strategy {
 }
 
 impl Strategy {
-    /// A strategy that begins at its first step.
+    /// A strategy that starts at its first step.
     #[must_use]
     pub fn new(id: String, user: String, symbol: usize, averages: Crossover) -> Self {
         Self {
@@ -148,7 +160,7 @@ impl Strategy {
         }
     }
 
-    /// One second of the market.
+    /// Takes the price of the next second.
     pub fn step(&mut self, price: Decimal, events: &mut Events) {
         if !self.announced {
             self.announced = true;
@@ -182,7 +194,7 @@ impl Strategy {
         events.send(format!("strategy.{}.status", self.id), "update", &status);
     }
 
-    /// Publishes an event of its life.
+    /// Publishes a lifecycle event.
     pub fn lifecycle(&self, event: &'static str, reason: Option<&str>, events: &mut Events) {
         events.send(
             format!("strategy.{}.lifecycle", self.id),
@@ -214,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_after_a_fall_is_a_buy() {
+    fn a_rise_after_a_fall_gives_a_buy_signal() {
         let mut averages = Crossover::new(Some(1), Some(3)).expect("valid");
         let signals: Vec<Option<Side>> = [5, 4, 3, 2, 6, 7, 1]
             .map(|price| averages.push(Decimal::from(price)))

@@ -27,8 +27,8 @@ section! {
         /// networks, or `unix`.
         value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
         /// Origins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
-        /// Empty: the gateway's own host name with any port. A request without `Origin` does not come from a browser and
-        /// passes. A refused request gets 403.
+        /// Empty: only pages with the host name of the request, on any port. A request without `Origin` does not come from a
+        /// browser and passes. A refused request gets 403.
         value allowed_origins: Vec<AllowedOrigin> = Vec::new();
         /// Connections in total. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
         /// low, it accepts fewer connections and logs a warning.
@@ -102,7 +102,9 @@ impl Server {
     pub(in crate::config) fn coalesce(&self) -> shard::CoalescePolicy {
         match self.coalesce {
             Coalesce::Auto => shard::CoalescePolicy::Auto,
-            Coalesce::Fixed(time) => shard::CoalescePolicy::Fixed(u32::try_from(milliseconds(time)).unwrap_or(u32::MAX)),
+            Coalesce::Fixed(time) => {
+                shard::CoalescePolicy::Fixed(u32::try_from(milliseconds(time)).unwrap_or(u32::MAX))
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::declare::{Key, Section, Visitor, join};
+use crate::config::declare::{Key, Section, Visitor};
+use crate::config::problem::join;
 use crate::config::value::Value;
 
 /// A table of the configuration with the keys that stand in it directly.

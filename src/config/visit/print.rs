@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::config::declare::{Key, Section, Visitor, join};
+use crate::config::declare::{Key, Section, Visitor};
+use crate::config::problem::join;
 use crate::config::value::Value;
 
 /// `section` as TOML. Values that are not set are left out.

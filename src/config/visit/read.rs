@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::config::check::Given;
-use crate::config::declare::{Key, Section, Visitor, join};
-use crate::config::problem::{Origin, Problems};
+use crate::config::declare::{Key, Section, Visitor};
+use crate::config::problem::{Origin, Problems, join};
 use crate::config::source::{Content, Node, Table};
 use crate::config::value::Value;
 

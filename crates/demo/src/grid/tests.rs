@@ -1,4 +1,4 @@
-//! Grids against markets of any seed: their story must add up.
+//! Grids in markets of any seed: their events must add up.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn decimal(data: &serde_json::Value, field: &str) -> Decimal {
 }
 
 #[test]
-fn what_does_not_make_a_grid_is_refused_with_its_reason() {
+fn invalid_parameters_are_refused_with_a_reason() {
     let with = |change: &dyn Fn(&mut GridParams)| {
         let mut params = params(90_000, 100_000, 10);
         change(&mut params);
@@ -59,7 +59,7 @@ fn what_does_not_make_a_grid_is_refused_with_its_reason() {
 }
 
 #[test]
-fn orders_are_laid_on_both_sides_of_the_price() {
+fn orders_are_placed_on_both_sides_of_the_price() {
     let mut events = Events::default();
     let market = Market::new(1);
     let mut grid = start(params(90_000, 100_000, 10));

@@ -41,7 +41,7 @@ fn data(event: &Outgoing) -> Value {
     serde_json::from_str(event.data.get()).expect("JSON")
 }
 
-// A grid narrow enough to trade every few seconds, around where the price is now.
+// Starts a grid around the current price that is narrow enough to trade every few seconds.
 fn start_grid(platform: &mut Platform, user: &str) -> String {
     let price = platform.market.quotes[0].price.trunc();
     let (low, high) = (price - Decimal::from(1000), price + Decimal::from(1000));
@@ -166,7 +166,7 @@ fn bad_params_and_wrong_states_are_validation_errors() {
         let error = ask(&mut platform, user, action, &params).expect_err(&params);
         assert_eq!(error.code, "VALIDATION_ERROR", "{action} {params}");
         assert!(error.message.contains(part), "{action} {params}: {}", error.message);
-        assert!(platform.events.take().is_empty(), "a refused command says nothing");
+        assert!(platform.events.take().is_empty(), "a refused command publishes nothing");
     }
     assert_eq!(
         ask(&mut platform, "u1", "grid.dance", "{}").expect_err("unknown").code,
@@ -193,7 +193,7 @@ fn bad_params_and_wrong_states_are_validation_errors() {
 }
 
 #[test]
-fn an_admin_may_stop_what_others_started() {
+fn an_admin_may_stop_the_grids_of_other_users() {
     let mut platform = platform(5);
     let grid = start_grid(&mut platform, "u1");
     let stop = raw(&format!(r#"{{"id":"{grid}","cancel_orders":true}}"#));
@@ -212,7 +212,7 @@ fn an_admin_may_stop_what_others_started() {
 }
 
 #[test]
-fn a_stopped_grid_cancels_or_leaves_its_orders() {
+fn a_stopped_grid_cancels_or_keeps_its_orders() {
     for cancel in [true, false] {
         let mut platform = platform(9);
         let grid = start_grid(&mut platform, "u1");
@@ -309,7 +309,7 @@ fn the_kill_switch_stops_everything_and_keeps_it_stopped() {
 }
 
 #[test]
-fn new_parameters_lay_the_orders_anew_and_keep_the_position() {
+fn new_parameters_replace_the_orders_and_keep_the_position() {
     let mut platform = platform(9);
     let grid = start_grid(&mut platform, "u1");
     seconds(&mut platform, 30);
@@ -352,7 +352,7 @@ fn a_back_test_can_be_cancelled() {
 }
 
 #[test]
-fn accounts_add_up_whenever_they_are_asked() {
+fn accounts_add_up_at_any_time() {
     for seed in 0..6 {
         let mut platform = platform(seed);
         for _ in 0..3 {

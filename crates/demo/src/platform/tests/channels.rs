@@ -1,8 +1,9 @@
-//! Every channel of the protocol: its fields and its rate.
+//! The fields and the rate of every channel.
 
 use super::*;
 
-// Channel (`G`, `B`, `S` stand for the ids), event, how often at least and at most in two minutes, and the fields.
+// Channel (`G`, `B` and `S` stand for the ids), event, the smallest and largest number of events in two minutes, and the
+// fields.
 const CHANNELS: &str = "
 grid.G.status         update            119  121 id current_price position active_buy_orders active_sell_orders realized_pnl unrealized_pnl
 grid.G.order          placed             20 4000 grid_id level side price amount position_after
@@ -72,12 +73,12 @@ fn every_channel_has_its_fields_and_its_rate() {
     }
 }
 
-// An array's rows, or the one object.
+// The rows of an array, or the single object.
 fn rows(data: &Value) -> Vec<&Value> {
     data.as_array().map_or_else(|| vec![data], |rows| rows.iter().collect())
 }
 
-// Part and its fields.
+// A part and its fields.
 const PARTS: [(Part, &str); 4] = [
     (Part::Balance, "total_balance available_balance used_margin"),
     (Part::Pnl, "total_pnl today_pnl unrealized_pnl realized_pnl"),
@@ -116,7 +117,7 @@ fn a_new_day_begins_with_no_gains() {
     let first = pnl(&platform);
     assert_eq!(first["today_pnl"], first["total_pnl"]);
     assert_ne!(first["total_pnl"], 0);
-    // The driver was held up over midnight: one step, in the next day.
+    // The driver was delayed over midnight: one step, on the next day.
     platform.advance(START_MS + 86_400_000);
     let second = pnl(&platform);
     assert_eq!(second["today_pnl"], 0, "{second}");
@@ -124,7 +125,7 @@ fn a_new_day_begins_with_no_gains() {
 }
 
 #[test]
-fn the_first_status_comes_with_the_first_second() {
+fn the_first_status_is_published_in_the_first_second() {
     let mut platform = platform(5);
     let told = seconds(&mut platform, 1);
     let channels: BTreeSet<&str> = told.iter().map(|event| event.channel.as_str()).collect();
@@ -134,7 +135,7 @@ fn the_first_status_comes_with_the_first_second() {
 }
 
 #[test]
-fn a_driver_that_was_held_up_does_not_catch_up_for_ever() {
+fn a_long_delay_of_the_driver_is_not_made_up_for() {
     let mut platform = platform(5);
     let told = platform.advance(START_MS + 86_400_000);
     assert!(
