@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use tickgate::auth::{Grant, Secret, mint};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use tickgate::backend::feeds::{FeedSettings, RedisAddress, SourceSettings, PublishMode};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, SourceSettings};
 use tickgate::config::Config;
 use tickgate::gateway::Gateway;
 use tickgate::ingress::http::ListenAddress;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
-use crate::backend::feeds::{ChannelTemplate, FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
+use crate::backend::feeds::{
+    ChannelTemplate, FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate,
+};
 use crate::config::check::{Check, ensure, not_empty, not_zero};
 use crate::config::declare::section;
 
