@@ -208,13 +208,13 @@ fn session(c: &mut Criterion) {
                     &mut scratch,
                     &mut out,
                 );
-                let Some(Output::Join { request, patterns, .. }) = out.list.pop() else {
+                let Some(Output::Subscribe { request, patterns, .. }) = out.list.pop() else {
                     panic!("a join is asked for");
                 };
-                let joined = Input::Joined {
+                let joined = Input::Subscribed {
                     request,
                     patterns,
-                    standing: SubscribeOutcome::default(),
+                    outcome: SubscribeOutcome::default(),
                 };
                 session.handle(joined, &context, &mut scratch, &mut out);
                 assert_eq!(out.list.len(), 1);

@@ -1,20 +1,22 @@
-//! Who the client is: the handshake's token, `auth`, refresh.
+//! Authentication: the handshake's token, `auth`, and token refresh.
 
 use std::sync::Arc;
 
-use super::extra::Pending;
-use super::machine::Session;
-use super::{Context, Output, Outputs, Token};
+use super::activity::PendingRequest;
+use super::{Context, Output, Outputs, Session, Token};
 use crate::auth::{Identity, Mode, TokenError};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, Reply, RequestRef};
 
 impl Session {
-    pub(super) fn opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn on_opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
         if self.engine_io.is_some() {
             return self.open_engine_io(context, out);
         }
-        let refusal = self.extra.as_mut().and_then(|extra| extra.handshake_refusal.take());
+        let refusal = self
+            .activity
+            .as_mut()
+            .and_then(|activity| activity.handshake_refusal.take());
         if let Some(TokenError { code, message }) = refusal {
             let reply = Reply::AuthRefused {
                 request_ref: &RequestRef::default(),
@@ -39,33 +41,36 @@ impl Session {
         self.subscribe_automatically(context, out);
     }
 
+    /// Handles `auth`. Where authentication is off, every token is accepted and none is looked at.
     pub(super) fn auth(&mut self, request_ref: RequestRef, token: &str, context: &Context<'_>, out: &mut Outputs) {
         if context.settings.auth_mode == Mode::Off {
-            return self.accept(&request_ref, context, out);
+            return self.reply_auth_accepted(&request_ref, context, out);
         }
         self.verify(request_ref, token.into(), out);
     }
 
+    /// Asks the shard to verify a token.
     pub(super) fn verify(&mut self, request_ref: RequestRef, token: Box<str>, out: &mut Outputs) {
         let request = self.next_request();
-        self.extra().verify = Some(Pending { request, request_ref });
+        self.activity().verify = Some(PendingRequest { request, request_ref });
         let token = Token(token);
         out.list.push(Output::Verify { request, token });
     }
 
-    pub(super) fn verified(
+    pub(super) fn on_verified(
         &mut self,
         request: u32,
         outcome: Result<Arc<Identity>, TokenError>,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let Some(extra) = &mut self.extra else { return };
-        let Some(Pending { request_ref, .. }) = extra.verify.take_if(|pending| pending.request == request) else {
+        let Some(activity) = &mut self.activity else { return };
+        let Some(PendingRequest { request_ref, .. }) = activity.verify.take_if(|pending| pending.request == request)
+        else {
             return;
         };
         if self.is_connecting() {
-            return self.connect_verified(outcome, context, out);
+            return self.on_connect_verified(outcome, context, out);
         }
         let refuse = |code, message: &str, out: &mut Outputs| {
             let reply = Reply::AuthRefused {
@@ -78,16 +83,16 @@ impl Session {
         match outcome {
             Err(TokenError { code, message }) => refuse(code, &message, out),
             Ok(new) if self.is_another_user(&new) => {
-                let message = "the token is another user's; open another connection for it";
+                let message = "the token belongs to another user; open another connection for it";
                 refuse(ErrorCode::AuthSubjectMismatch, message, out);
             }
             Ok(new) => {
                 let is_first = self.identity.is_none();
                 self.identity = Some(new);
-                self.extra().auth_deadline_ms = None;
+                self.activity().auth_deadline_ms = None;
                 self.expiry_warned = false;
-                self.accept(&request_ref, context, out);
-                self.leave_forbidden(context, out);
+                self.reply_auth_accepted(&request_ref, context, out);
+                self.unsubscribe_forbidden(context, out);
                 self.warn_of_expiry(context, out);
                 if is_first {
                     self.subscribe_automatically(context, out);
@@ -96,7 +101,7 @@ impl Session {
         }
     }
 
-    fn accept(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
+    fn reply_auth_accepted(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let identity = self.identity.as_deref();
         let reply = Reply::AuthAccepted {
             request_ref,

@@ -1,4 +1,4 @@
-//! Limits of one connection, and the token bucket that meters it.
+//! The limits of one connection, and the token bucket that enforces its rates.
 
 /// The limits of one connection (`[limits]`), with one endpoint's overrides applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,19 +7,19 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Commands per second; the burst is the same number.
     pub commands_per_second: u32,
-    /// Distinct patterns held.
+    /// Distinct patterns that a client may hold.
     pub subscriptions: u32,
-    /// Longest message a client may send, in bytes, after reassembly.
+    /// The longest message that a client may send, in bytes, after reassembly and decompression.
     pub message_bytes: u32,
-    /// Longest event a publisher may send, in bytes of `data`.
+    /// The longest event that a client may publish, in bytes of `data`.
     pub event_bytes: u32,
-    /// Pending event frames.
+    /// Events that may wait in the outbox.
     pub outbox_frames: u32,
-    /// Pending event bytes.
+    /// Bytes of events that may wait in the outbox.
     pub outbox_bytes: u32,
-    /// Pending replies and control messages.
+    /// Replies and control messages that may wait in the outbox.
     pub reply_frames: u32,
-    /// Bytes of pending replies and control messages.
+    /// Bytes of replies and control messages that may wait in the outbox.
     pub reply_bytes: u32,
 }
 
@@ -39,9 +39,9 @@ impl Default for Limits {
     }
 }
 
-/// A token bucket in thousandths of a token: integer arithmetic, no drift, eight bytes.
+/// A token bucket of eight bytes. It counts thousandths of a token in integers, so it does not drift.
 ///
-/// Invariant: over any span of `t` milliseconds it grants at most `burst + rate * t / 1000` tokens, rounded down.
+/// Invariant: in any span of `t` milliseconds it grants at most `burst + rate * t / 1000` tokens, rounded down.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBucket {
     milli_tokens: u32,
@@ -49,7 +49,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket. `rate_per_second` is also the burst.
+    /// A full bucket. `rate_per_second` tokens are also the burst. `now_mono_ms` is monotonic milliseconds.
     #[must_use]
     pub const fn full(rate_per_second: u32, now_mono_ms: u64) -> Self {
         Self {
@@ -58,7 +58,11 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one token, or says how many milliseconds until there is one.
+    /// Takes one token.
+    ///
+    /// # Errors
+    ///
+    /// The bucket is empty. The value is the number of milliseconds until the next token; `u32::MAX` when the rate is 0.
     pub const fn take(&mut self, rate_per_second: u32, now_mono_ms: u64) -> Result<(), u32> {
         self.refill(rate_per_second, now_mono_ms);
         if self.milli_tokens >= 1000 {
@@ -71,7 +75,8 @@ impl TokenBucket {
         Err((1000 - self.milli_tokens).div_ceil(rate_per_second))
     }
 
-    // The clock is kept in 32 bits; a pause of more than 49 days refills nothing for a moment, which costs nobody.
+    // The time of the last refill is kept in 32 bits. After a pause of more than 49 days the bucket may refill too
+    // little once, which is harmless.
     const fn refill(&mut self, rate_per_second: u32, now_mono_ms: u64) {
         let elapsed_ms = low(now_mono_ms).wrapping_sub(self.refilled_ms);
         self.refilled_ms = low(now_mono_ms);

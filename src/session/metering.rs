@@ -1,22 +1,27 @@
-//! What comes too fast: told at most once a second, counted in seconds, ended when it does not stop.
+//! Rate limits of one connection: refused messages are reported to the client at most once a second, and a client that
+//! does not stop is disconnected.
 
 use crate::session::limits::TokenBucket;
 
-/// So many refused messages make a second an abusive one.
+/// A second with at least this many refused messages is abusive.
 const ABUSE_PER_SECOND: u32 = 100;
 
-/// So many abusive seconds in a row end the connection.
+/// This many abusive seconds in a row end the connection.
 const ABUSE_SECONDS: u32 = 3;
 
-/// Between two `RATE_LIMITED` errors.
+/// The time between two `RATE_LIMITED` errors.
 const REPORT_INTERVAL_MS: u64 = 1000;
 
-/// The bucket of commands, full until first used.
+/// The token bucket of commands, created full at its first use.
 #[derive(Debug, Default)]
 pub(super) struct CommandMeter(Option<(TokenBucket, u64)>);
 
 impl CommandMeter {
-    /// Takes one token, or says how many milliseconds until there is one.
+    /// Takes one token.
+    ///
+    /// # Errors
+    ///
+    /// The bucket is empty. The value is the number of milliseconds until the next token.
     pub(super) fn take(&mut self, rate_per_second: u32, now_mono_ms: u64) -> Result<(), u32> {
         let (bucket, used_ms) = self
             .0
@@ -25,28 +30,28 @@ impl CommandMeter {
         bucket.take(rate_per_second, now_mono_ms)
     }
 
-    /// Whether it is full again: the burst is one second's worth.
+    /// Whether the bucket is full again. It refills within one second, since the burst equals the rate.
     pub(super) fn is_full(&self, now_mono_ms: u64) -> bool {
         self.0.as_ref().is_none_or(|(_, used_ms)| now_mono_ms >= used_ms + 1000)
     }
 }
 
-/// Messages refused for coming too fast.
+/// Counts the messages that were refused because they came too fast.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    // The second that is being counted began here; `None`: nothing was refused lately.
+    // The start of the second that is being counted; `None`: no message was refused yet.
     second_began_ms: Option<u64>,
-    // Refused in it.
+    // Messages refused in that second.
     in_second: u32,
-    // Abusive seconds right before it, in a row.
+    // The number of abusive seconds directly before it.
     abusive_before: u32,
-    // Not yet told to the client.
-    untold: u32,
-    told_ms: Option<u64>,
+    // Refused messages that the client has not been told of.
+    unreported: u32,
+    reported_ms: Option<u64>,
 }
 
 impl Refusals {
-    /// Counts one refused message. `true`: that was the last straw.
+    /// Counts one refused message. Returns whether the connection must end because of abuse.
     pub(super) fn count(&mut self, now_mono_ms: u64) -> bool {
         let began_ms = *self.second_began_ms.get_or_insert(now_mono_ms);
         let seconds = now_mono_ms.saturating_sub(began_ms) / 1000;
@@ -64,29 +69,32 @@ impl Refusals {
         self.in_second >= ABUSE_PER_SECOND && self.abusive_before + 1 >= ABUSE_SECONDS
     }
 
-    /// One more that nothing else has told the client about.
-    pub(super) fn add_untold(&mut self) {
-        self.untold = self.untold.saturating_add(1);
+    /// Adds one message to the next report.
+    pub(super) fn add_unreported(&mut self) {
+        self.unreported = self.unreported.saturating_add(1);
     }
 
-    /// When the next report is due, if there is anything to tell.
+    /// When the next report is due, in monotonic milliseconds; `None`: there is nothing to report.
     pub(super) fn report_due_ms(&self) -> Option<u64> {
-        (self.untold > 0).then(|| self.told_ms.map_or(0, |told_ms| told_ms + REPORT_INTERVAL_MS))
+        (self.unreported > 0).then(|| {
+            self.reported_ms
+                .map_or(0, |reported_ms| reported_ms + REPORT_INTERVAL_MS)
+        })
     }
 
-    /// How many to report now; forgets them.
+    /// Returns how many messages to report now, and resets the number; `None`: no report is due.
     pub(super) fn take_report(&mut self, now_mono_ms: u64) -> Option<u32> {
         if self.report_due_ms()? > now_mono_ms {
             return None;
         }
-        self.told_ms = Some(now_mono_ms);
-        Some(std::mem::take(&mut self.untold))
+        self.reported_ms = Some(now_mono_ms);
+        Some(std::mem::take(&mut self.unreported))
     }
 
-    /// Whether it has no influence on anything to come.
-    pub(super) fn is_over(&self, now_mono_ms: u64) -> bool {
+    /// Whether the counts can be forgotten without an effect on later decisions.
+    pub(super) fn is_idle(&self, now_mono_ms: u64) -> bool {
         let long_ago = |ms: Option<u64>| ms.is_none_or(|ms| now_mono_ms >= ms + 2 * REPORT_INTERVAL_MS);
-        self.untold == 0 && long_ago(self.second_began_ms) && long_ago(self.told_ms)
+        self.unreported == 0 && long_ago(self.second_began_ms) && long_ago(self.reported_ms)
     }
 }
 
@@ -95,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_abusive_seconds_in_a_row_and_not_one_refusal_less() {
+    fn the_third_abusive_second_in_a_row_ends_the_connection() {
         let mut refusals = Refusals::default();
         for second in 0..2 {
             for n in 0..100 {
@@ -109,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_with_fewer_or_none_starts_over() {
+    fn a_second_that_is_not_abusive_starts_the_count_again() {
         for quiet in [0, 99] {
             let mut refusals = Refusals::default();
             let mut last = false;
@@ -123,19 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_is_told_at_most_once_a_second() {
+    fn refusals_are_reported_at_most_once_a_second_and_none_is_lost() {
         let mut refusals = Refusals::default();
-        refusals.add_untold();
+        refusals.add_unreported();
         assert_eq!(refusals.take_report(10_000), Some(1));
         for _ in 0..7 {
-            refusals.add_untold();
+            refusals.add_unreported();
         }
         assert_eq!(refusals.take_report(10_999), None);
         assert_eq!(refusals.report_due_ms(), Some(11_000));
-        assert!(!refusals.is_over(60_000));
+        assert!(!refusals.is_idle(60_000));
         assert_eq!(refusals.take_report(11_000), Some(7));
         assert_eq!(refusals.report_due_ms(), None);
-        assert!(!refusals.is_over(12_999));
-        assert!(refusals.is_over(13_000));
+        assert!(!refusals.is_idle(12_999));
+        assert!(refusals.is_idle(13_000));
     }
 }

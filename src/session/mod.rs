@@ -1,27 +1,34 @@
 //! The state machine of one connection, without I/O, clock or randomness.
 //!
-//! [`Session::handle`] takes one [`Input`] and appends [`Output`]s; what takes long is asked for, not done. The
-//! shard carries the outputs out in order and brings the answers back as inputs.
+//! [`Session::handle`] takes one [`Input`] and appends [`Output`]s. The session performs no lengthy work itself: it
+//! requests it by an output. The shard (the driver) carries the outputs out in order and hands in the answers as inputs.
 //!
 //! Invariants:
-//! - [`Output::Close`] is the last output and comes once, whatever comes in afterwards.
+//! - [`Output::Close`] is the last output and comes exactly once, whatever is handed in afterwards.
 //! - Every command with a usable id gets exactly one `response` while the connection lives.
-//! - Messages take effect in the order of their arrival. Where an answer must be awaited first (a token's
-//!   verification, room for a publish, many subscription changes behind a join), [`Session::wants_input`] is `false`
-//!   and the driver hands in no [`Input::Frame`] until it is `true` again; all other inputs are taken at any time.
-//! - What a client can make the session hold is bounded: see [`COMMANDS_IN_FLIGHT_MAX`] and [`DEFERRED_MAX`].
+//! - Messages take effect in the order of their arrival. Some need an answer before the next message can be handled: the
+//!   verification of a token, credit for a publish, or a subscribe request with too many changes waiting behind it. Then
+//!   [`Session::wants_input`] is `false`, and the driver hands in no [`Input::Frame`] until it is `true` again. All other
+//!   inputs are accepted at any time.
+//! - The memory that a client can make the session hold is bounded: see [`COMMANDS_IN_FLIGHT_MAX`] and
+//!   [`DEFERRED_MAX`].
 //!
-//! The driver calls, after each `handle`, [`Session::next_deadline_ms`] and hands in [`Input::Timer`] once it has
-//! passed (earlier does no harm).
+//! After each `handle` the driver reads [`Session::next_deadline_ms`]. It hands in [`Input::Timer`] when that time has
+//! passed; an earlier [`Input::Timer`] does no harm.
+//!
+//! `state` has the struct, `dispatch` takes the inputs; `authentication`, `subscriptions`, `requests`, `engine_io` and
+//! `heartbeat` handle one subject each.
 
+mod activity;
 mod authentication;
+mod dispatch;
 mod engine_io;
-mod extra;
 mod heartbeat;
 pub mod limits;
-mod machine;
 mod metering;
+mod outputs;
 mod requests;
+mod state;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -36,31 +43,31 @@ use crate::auth::{Identity, TokenError};
 use crate::event::NewEvent;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
 use tickgate_protocol::wire;
 
-pub use engine_io::Opening;
-pub use machine::Session;
+pub use state::Session;
 
-/// Commands of one connection that may wait for their answers at a time; one more is `RATE_LIMITED`.
+/// Commands that one connection may have in flight. One more is refused with `RATE_LIMITED`.
 pub const COMMANDS_IN_FLIGHT_MAX: usize = 256;
 
-/// Subscription changes that may wait behind a join before the session takes no more input.
+/// Subscription changes that may wait for a subscribe request under way. With this many, the session takes no frames.
 pub const DEFERRED_MAX: usize = 8;
 
-/// Ping and pong frames per second and connection (and the burst); more ends it.
+/// Ping and pong frames that one connection may send per second; the burst is the same number. More end the connection.
 pub const CONTROL_FRAMES_PER_SECOND: u32 = 100;
 
-/// What happens to a session.
+/// An event that the driver reports to a session.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The connection was adopted. The first input, once.
+    /// The connection was adopted. This is the first input and comes once.
     Opened,
     /// A whole message or control frame arrived.
     Frame(wire::Message<'a>),
-    /// What arrived broke the framing; nothing more will be read.
+    /// The client violated the framing of WebSocket. No more frames follow.
     Malformed(wire::Error),
     /// The peer closed its side without a Close frame, or the socket failed.
     Lost,
@@ -68,30 +75,30 @@ pub enum Input<'a> {
     Verified {
         /// The request's number.
         request: u32,
-        /// Who it is, or why not.
+        /// The client's identity, or why the token was refused.
         outcome: Result<Arc<Identity>, TokenError>,
     },
-    /// Answer to [`Output::Join`]: the patterns are live from here on. Holds the shard's own (interned) instances.
-    Joined {
+    /// Answer to [`Output::Subscribe`]: events of these patterns are delivered from now on.
+    Subscribed {
         /// The request's number.
         request: u32,
-        /// As asked for and in that order, interned.
+        /// The requested patterns in the same order, as instances shared by the shard's connections.
         patterns: Vec<Pattern>,
-        /// Where that puts the client in the channels' histories.
-        standing: SubscribeOutcome,
+        /// The client's positions in the histories of the channels, and which channels were recovered.
+        outcome: SubscribeOutcome,
     },
     /// Answer to [`Output::Publish`].
     Published {
         /// The request's number.
         request: u32,
-        /// Position in the channel's history, where it keeps one.
+        /// The event's position in the channel's history; `None`: the channel keeps no history.
         position: Option<Position>,
     },
     /// Answer to [`Output::History`].
     History {
-        /// The request's.
+        /// From the request.
         request_ref: RequestRef,
-        /// What the channel keeps.
+        /// The requested part of the history.
         page: HistoryPage,
     },
     /// Answer to [`Output::Command`].
@@ -101,31 +108,31 @@ pub enum Input<'a> {
         /// The backend's answer, or why there is none.
         outcome: CommandOutcome,
     },
-    /// The deadline of [`Session::next_deadline_ms`] passed.
+    /// The time of [`Session::next_deadline_ms`] has passed.
     Timer,
-    /// The outbox's reply bound overflowed, an operator disconnects, the token was revoked, ...
+    /// End the session: the outbox has too many replies, an operator disconnects the client, the token was revoked, ...
     End(Disconnect),
-    /// The gateway drains: tell the client when it will be closed. The close itself comes as [`Input::End`].
+    /// The gateway drains: tell the client when its connection will be closed. The close itself comes as [`Input::End`].
     GoingAway {
         /// Milliseconds until the close.
         close_in_ms: u64,
-        /// Milliseconds the client should wait after it before it comes back; random per client.
+        /// Milliseconds that the client should wait after the close before it reconnects; random per client.
         reconnect_after_ms: u64,
     },
 }
 
-/// A part of a channel's history.
+/// A page of a channel's history.
 #[derive(Clone, Debug)]
 pub struct HistoryPage {
-    /// The store's.
+    /// The epoch of the hub's store.
     pub epoch: Epoch,
-    /// Oldest first, each a JSON object as the dialect sends events.
+    /// The events, oldest first. Each is a JSON object in the form in which the dialect sends events.
     pub events: Vec<Bytes>,
-    /// None between what was asked for and these is missing.
+    /// Whether no event is missing between the requested position and the first of `events`.
     pub complete: bool,
-    /// The last one's: where the next page begins; `None`: the channel keeps no history.
+    /// The offset of the last event, after which the next page begins; `None`: the channel keeps no history.
     pub offset: Option<u64>,
-    /// There are more.
+    /// Whether there are more events after this page.
     pub more: bool,
 }
 
@@ -142,86 +149,88 @@ pub enum CommandOutcome {
         /// Its `error` object.
         error: Bytes,
     },
-    /// There is no answer: `UNKNOWN_ACTION`, `BACKEND_UNAVAILABLE`, `TIMEOUT`, ...
+    /// The gateway refused the command or got no answer: `UNKNOWN_ACTION`, `BACKEND_UNAVAILABLE`, `TIMEOUT`, ...
     Refused {
-        /// The code.
+        /// The error code.
         code: ErrorCode,
-        /// For the client.
+        /// The text for the client.
         message: Box<str>,
     },
 }
 
-/// What a session asks of its shard, in order.
+/// A request of a session to its shard. The shard carries them out in order.
 #[derive(Debug)]
 pub enum Output {
-    /// Queue these finished frames (in [`Outputs::bytes`]) as replies or control messages; never dropped.
+    /// Queue a finished frame as a reply or control message, which is never dropped. Its bytes are in
+    /// [`Outputs::bytes`].
     Reply {
-        /// Where in [`Outputs::bytes`] it begins.
+        /// The index of its first byte in [`Outputs::bytes`].
         start: usize,
-        /// Where it ends.
+        /// The index after its last byte.
         end: usize,
     },
-    /// Have a token verified; answered by [`Input::Verified`].
+    /// Verify a token; answered by [`Input::Verified`].
     Verify {
         /// Number of the request.
         request: u32,
         /// The JWT.
         token: Token,
     },
-    /// Join patterns (none of them held yet); answered by [`Input::Joined`].
-    Join {
+    /// Subscribe to patterns, none of which is held yet; answered by [`Input::Subscribed`].
+    Subscribe {
         /// Number of the request.
         request: u32,
-        /// Distinct, permitted, within the limit.
+        /// Distinct patterns that the client may have, within its limit.
         patterns: Vec<Pattern>,
-        /// Where the client was in histories, each of a channel that these patterns cover and those held do not.
+        /// The client's last positions in histories. These patterns cover each channel in it; the patterns held before
+        /// cover none.
         recover: Option<Recover>,
     },
-    /// Note that these automatic subscriptions are not allowed for this client; it goes without.
+    /// Note that the client may not have these automatic subscriptions. They were left out.
     Skipped {
-        /// What it does not get.
+        /// The patterns left out.
         patterns: Vec<Pattern>,
     },
-    /// Give patterns back. No event that only they match is delivered after this.
-    Leave {
-        /// Held patterns.
+    /// Unsubscribe from patterns. No event that only they match is delivered after this.
+    Unsubscribe {
+        /// Patterns that were held.
         patterns: Vec<Pattern>,
     },
-    /// Publish; answered by [`Input::Published`]. The shard reads nothing more from this connection until it has
-    /// the credit to do so.
+    /// Publish an event; answered by [`Input::Published`]. Until the shard has the credit to do so, it reads nothing more
+    /// from this connection.
     Publish {
         /// Number of the request.
         request: u32,
-        /// What to publish.
+        /// The event.
         event: NewEvent,
     },
-    /// Read a part of a channel's history; answered by [`Input::History`], at once.
+    /// Read a part of a channel's history; answered by [`Input::History`] at once.
     History {
-        /// To be handed back.
+        /// To be handed back with the answer.
         request_ref: RequestRef,
-        /// One that the client may subscribe.
+        /// A channel that the client may subscribe to.
         channel: Channel,
-        /// Which part.
+        /// Which part of the history.
         range: HistoryRange,
     },
-    /// Route a command to its backend; answered by [`Input::Responded`], always, once.
+    /// Route a command to its backend; always answered by exactly one [`Input::Responded`].
     Command {
         /// Number of the request.
         request: u32,
-        /// What to route.
+        /// The command.
         command: Command,
     },
-    /// A command was refused because its sender may not send it; for the audit trail. The client has its answer.
+    /// Record in the audit trail that a command was refused for lack of permission. The client already has its answer.
     Forbidden {
-        /// What was asked for.
+        /// The refused command.
         command: Command,
     },
-    /// The session is over: flush what is queued, send the Close frame (already in the replies when one is due),
-    /// shut down, discard input for at most five seconds. The last output, once.
+    /// The session has ended: write what is queued, shut the socket down, and discard input for a bounded time. If a
+    /// Close frame is due, it is already among the replies. This is the last output and comes once.
     Close(Disconnect),
 }
 
-/// What only its owner may know: it is not shown.
+/// A token. Its `Debug` output hides the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(pub Box<str>);
 
@@ -231,73 +240,87 @@ impl fmt::Debug for Token {
     }
 }
 
+/// How a client opened an Engine.IO session. The `Debug` output leaves out the secret and the token.
+#[derive(Clone)]
+pub struct Opening {
+    /// The revision of Engine.IO that the client speaks.
+    pub revision: Revision,
+    /// Whether a poll opened it; `false`: a WebSocket did.
+    pub by_poll: bool,
+    /// The random part of the session's id.
+    pub secret: [u8; SECRET_BYTES],
+    /// The token of the opening request. It is verified when the client connects, and only if CONNECT has no token.
+    pub token: Option<Box<str>>,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { revision, by_poll, .. } = self;
+        f.debug_struct("Opening")
+            .field("revision", revision)
+            .field("by_poll", by_poll)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A command on its way to a backend.
 #[derive(Clone, Debug)]
 pub struct Command {
     /// The client's `id`.
     pub id: RequestId,
-    /// What to do.
+    /// The action.
     pub action: Channel,
-    /// One JSON value, byte for byte.
+    /// One JSON value, byte for byte as the client sent it.
     pub params: Bytes,
-    /// Who asks.
+    /// The client's identity.
     pub identity: Arc<Identity>,
 }
 
-/// The outputs of one or more inputs; one per shard, reused.
+/// The outputs of one or more inputs. A shard has one instance and reuses it.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    /// In order.
+    /// The outputs, in order.
     pub list: Vec<Output>,
-    /// The bytes of all [`Output::Reply`]s; what lies between their ranges belongs to none.
+    /// The bytes of all [`Output::Reply`]s. Bytes outside their ranges belong to none of them.
     pub bytes: Vec<u8>,
-    /// Messages refused because they came too fast.
+    /// How many messages were refused because they came too fast.
     pub refused_messages: u64,
 }
 
-impl Outputs {
-    /// Empties both; their memory stays.
-    pub fn clear(&mut self) {
-        self.list.clear();
-        self.bytes.clear();
-        self.refused_messages = 0;
-    }
-}
-
-/// What a session may look at while it handles an input.
+/// What a session may read while it handles an input.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// Both clocks.
+    /// The time, on both clocks.
     pub now: Now,
     /// The endpoint's settings.
     pub settings: &'a Settings,
-    /// Messages delivered to this client so far (for `get_status`).
+    /// Messages delivered to this client so far, for `get_status`.
     pub delivered: u64,
-    /// Events dropped for this client so far.
+    /// Events dropped for this client so far, for `get_status`.
     pub dropped: u64,
 }
 
-/// What sessions of one endpoint share.
+/// The settings that all sessions of one endpoint share.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which dialect it speaks.
+    /// The endpoint's dialect.
     pub dialect: tickgate_protocol::dialect::Dialect,
-    /// Limits, with the endpoint's overrides applied.
+    /// The limits, with the endpoint's overrides applied.
     pub limits: crate::session::limits::Limits,
-    /// `[auth] mode`; an endpoint with `anonymous = true` has `Optional`.
+    /// `[auth] mode`; `Optional` for an endpoint with `anonymous = true`.
     pub auth_mode: crate::auth::Mode,
-    /// Who a connection without a token is (`mode` optional or off, or an anonymous endpoint).
+    /// The identity of a client without a token, where the mode is optional or off.
     pub anonymous: Arc<Identity>,
-    /// Distinct patterns that each connection holds from the moment on at which it is somebody (or anonymous), as far
-    /// as it may. They do not count against the limit, now or when the client gives one back and takes it again.
+    /// Distinct patterns to which each client is subscribed as soon as it has an identity, as far as it may have them.
+    /// They never count against the limit, not even if the client unsubscribes from one and subscribes to it again.
     pub auto_subscribe: Box<[Pattern]>,
-    /// Time to authenticate in-band.
+    /// How long a client may take to authenticate in-band, in milliseconds.
     pub auth_timeout_ms: u64,
-    /// How long before its end a token's owner is warned.
+    /// How long before its token expires a client is warned, in milliseconds.
     pub expiry_warning_ms: u64,
-    /// Between the server's pings (or, of Engine.IO 3, the client's).
+    /// Milliseconds between two pings of the server; in Engine.IO revision 3, of the client.
     pub heartbeat_interval_ms: u64,
-    /// Without any frame or packet for so long, the connection is closed. Of Engine.IO the interval and the time that
-    /// the answer to a ping may take together.
+    /// A connection without any frame or packet for this many milliseconds is closed. For Engine.IO this is the sum of
+    /// the ping interval and the ping timeout.
     pub heartbeat_timeout_ms: u64,
 }

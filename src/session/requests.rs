@@ -1,10 +1,9 @@
-//! Commands, publishing, histories, and the connection's own figures.
+//! Commands, publishing, history requests, and `get_status`.
 
 use bytes::Bytes;
 
-use super::extra::Pending;
-use super::machine::Session;
-use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs};
+use super::activity::PendingRequest;
+use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs, Session};
 use crate::event::{NewEvent, PublishOptions};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
@@ -18,18 +17,18 @@ impl Session {
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        if !self.take_command(&id, context, out) {
+        if !self.take_command_token(&id, context, out) {
             return;
         }
         let Some(identity) = self.identity.clone() else { return };
-        let extra = self.extra();
-        let refusal = if extra.in_flight().any(|(_, in_flight)| *in_flight == id) {
+        let activity = self.activity();
+        let refusal = if activity.in_flight().any(|(_, in_flight)| *in_flight == id) {
             let message = "a command with this id is still in flight on this connection".to_owned();
             Some((ErrorCode::DuplicateId, message))
         } else if !identity.may_command(&action) {
             let message = format!("action \"{action}\" is not allowed for this user");
             Some((ErrorCode::Forbidden, message))
-        } else if extra.in_flight().count() >= COMMANDS_IN_FLIGHT_MAX {
+        } else if activity.in_flight().count() >= COMMANDS_IN_FLIGHT_MAX {
             let message = format!("{COMMANDS_IN_FLIGHT_MAX} commands are in flight on this connection");
             Some((ErrorCode::RateLimited, message))
         } else {
@@ -49,14 +48,15 @@ impl Session {
             return;
         }
         let request = self.next_request();
-        self.extra().commands.push((request, command.id.clone()));
+        self.activity().commands.push((request, command.id.clone()));
         out.list.push(Output::Command { request, command });
     }
 
-    /// Takes a token from the commands' bucket, or answers the command. Malformed ones count too.
-    pub(super) fn take_command(&mut self, id: &RequestId, context: &Context<'_>, out: &mut Outputs) -> bool {
+    /// Takes a token from the commands' bucket. Without one, answers the command and returns `false`. Malformed commands
+    /// count too.
+    pub(super) fn take_command_token(&mut self, id: &RequestId, context: &Context<'_>, out: &mut Outputs) -> bool {
         let rate = context.settings.limits.commands_per_second;
-        match self.extra().command_meter.take(rate, context.now.mono_ms) {
+        match self.activity().command_meter.take(rate, context.now.mono_ms) {
             Ok(()) => true,
             Err(wait_ms) => {
                 out.rate_limited_command(id, wait_ms, context);
@@ -65,19 +65,19 @@ impl Session {
         }
     }
 
-    pub(super) fn responded(
+    pub(super) fn on_response(
         &mut self,
         request: u32,
         outcome: CommandOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let Some(extra) = &mut self.extra else { return };
-        extra.left.retain(|(pending, _)| *pending != request);
-        let Some(index) = extra.commands.iter().position(|(pending, _)| *pending == request) else {
+        let Some(activity) = &mut self.activity else { return };
+        activity.orphaned_commands.retain(|(pending, _)| *pending != request);
+        let Some(index) = activity.commands.iter().position(|(pending, _)| *pending == request) else {
             return;
         };
-        let (_, id) = extra.commands.swap_remove(index);
+        let (_, id) = activity.commands.swap_remove(index);
         let reply = match &outcome {
             CommandOutcome::Success { data } => Reply::CommandSucceeded { id: &id, data },
             CommandOutcome::Failure { error } => Reply::CommandFailed { id: &id, error },
@@ -110,7 +110,7 @@ impl Session {
             return out.error(&request_ref, ErrorCode::MessageTooLarge, &message, context);
         }
         let request = self.next_request();
-        self.extra().publish = Some(Pending { request, request_ref });
+        self.activity().publish = Some(PendingRequest { request, request_ref });
         out.list.push(Output::Publish {
             request,
             event: NewEvent {
@@ -123,15 +123,16 @@ impl Session {
         });
     }
 
-    pub(super) fn published(
+    pub(super) fn on_published(
         &mut self,
         request: u32,
         position: Option<Position>,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let Some(extra) = &mut self.extra else { return };
-        let Some(Pending { request_ref, .. }) = extra.publish.take_if(|pending| pending.request == request) else {
+        let Some(activity) = &mut self.activity else { return };
+        let Some(PendingRequest { request_ref, .. }) = activity.publish.take_if(|pending| pending.request == request)
+        else {
             return;
         };
         if request_ref.id.is_some() {
@@ -149,7 +150,7 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(identity) = &self.identity else { return };
-        // What a client may not have live it may not have afterwards, either.
+        // Reading a channel's history needs the same permission as subscribing.
         if !identity.may_subscribe(&channel.clone().into()) {
             let message = format!("channel \"{channel}\" is not allowed for this user");
             return out.error(&request_ref, ErrorCode::Forbidden, &message, context);
@@ -161,7 +162,12 @@ impl Session {
         });
     }
 
-    pub(super) fn history_page(request_ref: &RequestRef, page: &HistoryPage, context: &Context<'_>, out: &mut Outputs) {
+    pub(super) fn on_history_page(
+        request_ref: &RequestRef,
+        page: &HistoryPage,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let reply = Reply::History {
             request_ref,
             epoch: page.epoch,

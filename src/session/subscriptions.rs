@@ -1,23 +1,23 @@
-//! Patterns held: all or nothing, in the order asked, one join at a time.
+//! Subscriptions. A request takes effect as a whole or not at all; requests take effect in the order of their arrival, and
+//! one subscribe request is under way at a time.
 
-use super::extra::{PendingJoin, Subscribe, SubscriptionChange};
-use super::machine::Session;
-use super::{Context, Output, Outputs};
+use super::activity::{PendingSubscribe, Subscribe, SubscriptionChange};
+use super::{Context, Output, Outputs, Session};
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::message::{ErrorCode, Recover, Reply, RequestRef, SubscribeOutcome};
 
 impl Session {
-    /// Carries a change out, or keeps it until the changes before it are through.
+    /// Carries a change out, or keeps it until the changes before it are done.
     pub(super) fn change_subscriptions(
         &mut self,
         change: SubscriptionChange,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        if let Some(extra) = &mut self.extra
-            && extra.join.is_some()
+        if let Some(activity) = &mut self.activity
+            && activity.subscribe.is_some()
         {
-            extra.deferred.push_back(change);
+            activity.deferred.push_back(change);
             return;
         }
         if change.subscribe {
@@ -42,19 +42,19 @@ impl Session {
         match new {
             Err((code, message)) => out.error(&request_ref, code, &message, context),
             Ok(new) if new.is_empty() => {
-                let standing = SubscribeOutcome {
+                let outcome = SubscribeOutcome {
                     recovered: recover.map(|_| Vec::new()),
                     ..SubscribeOutcome::default()
                 };
-                self.subscribed(&request_ref, &patterns, &standing, context, out);
+                self.reply_subscribed(&request_ref, &patterns, &outcome, context, out);
             }
             Ok(new) => {
                 let request = self.next_request();
-                self.extra().join = Some(PendingJoin {
+                self.activity().subscribe = Some(PendingSubscribe {
                     request,
-                    asked: Some(Subscribe { request_ref, patterns }),
+                    client_request: Some(Subscribe { request_ref, patterns }),
                 });
-                out.list.push(Output::Join {
+                out.list.push(Output::Subscribe {
                     request,
                     patterns: new,
                     recover,
@@ -63,8 +63,8 @@ impl Session {
         }
     }
 
-    // A client that says where it was must ask for the channel and not be getting it already. Only what is held and what
-    // is new is asked, both bounded by the limit: what a message repeats costs nothing.
+    // A channel to recover must be covered by a new pattern and by none that is held. The check compares with the distinct
+    // patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
     fn check_recover(&self, recover: Option<&Recover>, new: &[Pattern]) -> Result<(), (ErrorCode, String)> {
         for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
             let matches = |pattern: &Pattern| pattern.matches(channel.as_str());
@@ -81,8 +81,8 @@ impl Session {
         Ok(())
     }
 
-    /// Joins the endpoint's automatic subscriptions, as far as they are allowed. To be called once, when it is known
-    /// who the client is and nothing else was joined.
+    /// Subscribes to those of the endpoint's automatic patterns that the client may have. To be called once, as soon as the
+    /// client has an identity and before any other subscription.
     pub(super) fn subscribe_automatically(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let Some(identity) = &self.identity else { return };
         let wanted = context.settings.auto_subscribe.iter().cloned();
@@ -92,8 +92,11 @@ impl Session {
         }
         if !patterns.is_empty() {
             let request = self.next_request();
-            self.extra().join = Some(PendingJoin { request, asked: None });
-            out.list.push(Output::Join {
+            self.activity().subscribe = Some(PendingSubscribe {
+                request,
+                client_request: None,
+            });
+            out.list.push(Output::Subscribe {
                 request,
                 patterns,
                 recover: None,
@@ -101,7 +104,7 @@ impl Session {
         }
     }
 
-    // The distinct patterns among these that are not held yet, if all of them may be.
+    // The distinct patterns among these that are not held yet; an error if one of them is not allowed.
     fn new_patterns(&self, patterns: &[Pattern], context: &Context<'_>) -> Result<Vec<Pattern>, (ErrorCode, String)> {
         let limit = context.settings.limits.subscriptions as usize;
         let automatic = &context.settings.auto_subscribe;
@@ -129,43 +132,45 @@ impl Session {
         Ok(new)
     }
 
-    pub(super) fn joined(
+    pub(super) fn on_subscribed(
         &mut self,
         request: u32,
         interned: Vec<Pattern>,
-        standing: &SubscribeOutcome,
+        outcome: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let Some(extra) = &mut self.extra else { return };
-        let Some(PendingJoin { asked, .. }) = extra.join.take_if(|join| join.request == request) else {
+        let Some(activity) = &mut self.activity else { return };
+        let Some(PendingSubscribe { client_request, .. }) =
+            activity.subscribe.take_if(|pending| pending.request == request)
+        else {
             return;
         };
         self.patterns.reserve_exact(interned.len());
         self.patterns.extend(interned);
-        if let Some(Subscribe { request_ref, patterns }) = asked {
-            self.subscribed(&request_ref, &patterns, standing, context, out);
+        if let Some(Subscribe { request_ref, patterns }) = client_request {
+            self.reply_subscribed(&request_ref, &patterns, outcome, context, out);
         }
-        // A token that came while the join was on its way may cover less.
-        self.leave_forbidden(context, out);
+        // A token that was accepted meanwhile may cover less.
+        self.unsubscribe_forbidden(context, out);
         self.resume_changes(context, out);
     }
 
-    // Carries out what waited behind a join, up to the next join.
+    // Carries out the deferred changes, up to and including the next subscribe request.
     fn resume_changes(&mut self, context: &Context<'_>, out: &mut Outputs) {
-        while let Some(extra) = &mut self.extra
-            && extra.join.is_none()
-            && let Some(change) = extra.deferred.pop_front()
+        while let Some(activity) = &mut self.activity
+            && activity.subscribe.is_none()
+            && let Some(change) = activity.deferred.pop_front()
         {
             self.change_subscriptions(change, context, out);
         }
     }
 
-    fn subscribed(
+    fn reply_subscribed(
         &self,
         request_ref: &RequestRef,
         patterns: &[Pattern],
-        standing: &SubscribeOutcome,
+        outcome: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
@@ -173,7 +178,7 @@ impl Session {
             request_ref,
             patterns,
             active: self.patterns.len(),
-            standing,
+            standing: outcome,
         };
         out.reply(&reply, context);
     }
@@ -187,7 +192,7 @@ impl Session {
     ) {
         let left = self.take_patterns(|held| patterns.contains(held));
         if !left.is_empty() {
-            out.list.push(Output::Leave { patterns: left });
+            out.list.push(Output::Unsubscribe { patterns: left });
         }
         let reply = Reply::Unsubscribed {
             request_ref,
@@ -198,14 +203,14 @@ impl Session {
         out.reply(&reply, context);
     }
 
-    /// Ends the subscriptions that the present token does not cover, and says so.
-    pub(super) fn leave_forbidden(&mut self, context: &Context<'_>, out: &mut Outputs) {
+    /// Ends the subscriptions that the current token does not cover, and tells the client.
+    pub(super) fn unsubscribe_forbidden(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let Some(identity) = self.identity.clone() else { return };
         let lost = self.take_patterns(|held| !identity.may_subscribe(held));
         if lost.is_empty() {
             return;
         }
-        out.list.push(Output::Leave { patterns: lost.clone() });
+        out.list.push(Output::Unsubscribe { patterns: lost.clone() });
         let reply = Reply::Unsubscribed {
             request_ref: &RequestRef::default(),
             patterns: &lost,

@@ -1,77 +1,77 @@
-//! What carries an Engine.IO session: long polling, a WebSocket, or the one on its way to the other.
+//! The transport of an Engine.IO session: long polling, a WebSocket, or an upgrade from the first to the second.
 //!
 //! ```text
 //!              socket arrives               "2probe"                "5"
 //!   Polling ------------------> Candidate ------------> Probing ----------> WebSocket
 //!      ^                            |                      |
-//!      +------- socket lost, anything else said on it -----+
+//!      +---- socket lost, or any other text arrived on it -+
 //! ```
 //!
-//! Invariants: there is at most one GET, one POST and one socket at a time; what is queued leaves through the polls
-//! until the `5` has come and through the socket from then on, so it is never on two ways at once. While the client
-//! probes it waits for its GET to end, so no GET waits then: it gets what there is, or a NOOP.
+//! Invariants: there is at most one GET, one POST and one socket at a time. Queued packets leave in answers to GETs until
+//! the upgrade packet `5` has arrived, and through the socket from then on, so they never use both at once. While the
+//! client probes it waits for its GET to end, so no GET is kept waiting then: it gets the queued packets, or a NOOP.
 
 use tickgate_protocol::disconnect::Disconnect;
 
-/// The state of a session's transport. Pure: what it says is done by the shard.
+/// The state of a session's transport. It performs no I/O; the shard acts on what the methods return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
     carrier: Carrier,
-    // The newest GET, and whether it waits.
+    // The number of the newest GET, and whether it waits for its answer.
     get: u64,
-    waits: bool,
-    // The POST whose body is on its way or not read to its end yet.
+    get_waits: bool,
+    // The number of the POST whose body has not been handled completely.
     post: Option<u64>,
 }
 
-/// What carries the session now.
+/// The means by which packets travel now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    /// GETs and POSTs.
+    /// Long polling with GETs and POSTs.
     Polling,
-    /// The same; a socket has come and said nothing yet.
+    /// Long polling. A socket was opened for the session, and no probe has arrived on it yet.
     Candidate,
-    /// The same; the socket was probed and GETs are answered at once.
+    /// Long polling. The socket was probed, and GETs are answered at once.
     Probing,
-    /// A socket alone.
+    /// A WebSocket.
     WebSocket,
 }
 
-/// What to do with a poll.
+/// Whether a GET or POST is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It is the one of its kind: go on.
-    Taken,
-    /// The session polls no more: 400, and nothing else.
+pub enum PollAdmission {
+    /// It is the only one of its kind: handle it.
+    Accepted,
+    /// The session does not use polling any more: answer 400. The session goes on.
     NotPolling,
-    /// There is one of its kind already: 400, and the session ends.
+    /// There is another one of its kind: answer 400 and end the session.
     Concurrent,
 }
 
-/// What a packet on the candidate socket comes to.
+/// What to do after a packet on the candidate socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum CandidateAction {
     /// Answer `3probe` on the socket, and a waiting GET with a NOOP.
     AnswerProbe,
-    /// The socket carries the session from here on.
+    /// Use the socket for the session from now on.
     Upgraded,
-    /// Close the socket; the session goes on polling.
-    Abandon,
+    /// Close the socket. The session goes on with polling.
+    Drop,
 }
 
 impl Transport {
-    /// A session opened by a poll.
+    /// The transport of a session that a poll opened.
     #[must_use]
     pub const fn polling() -> Self {
         Self {
             carrier: Carrier::Polling,
             get: 0,
-            waits: false,
+            get_waits: false,
             post: None,
         }
     }
 
-    /// A session opened by a WebSocket.
+    /// The transport of a session that a WebSocket opened.
     #[must_use]
     pub const fn web_socket() -> Self {
         Self {
@@ -80,13 +80,13 @@ impl Transport {
         }
     }
 
-    /// What carries it.
+    /// The current carrier.
     #[must_use]
     pub const fn carrier(&self) -> Carrier {
         self.carrier
     }
 
-    /// Its name for operators: a session that probes still polls.
+    /// The name shown to operators: `polling` or `websocket`. A session that probes is still polling.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self.carrier {
@@ -95,81 +95,81 @@ impl Transport {
         }
     }
 
-    /// Whether polls carry it.
+    /// Whether packets travel by polling.
     #[must_use]
     pub const fn is_polling(&self) -> bool {
         !matches!(self.carrier, Carrier::WebSocket)
     }
 
-    /// A GET, by its number.
-    pub const fn get(&mut self, number: u64) -> Admission {
+    /// Reports a GET with its number.
+    pub const fn get(&mut self, number: u64) -> PollAdmission {
         if !self.is_polling() {
-            return Admission::NotPolling;
+            return PollAdmission::NotPolling;
         }
-        if self.waits {
-            return Admission::Concurrent;
+        if self.get_waits {
+            return PollAdmission::Concurrent;
         }
         self.get = number;
-        self.waits = true;
-        Admission::Taken
+        self.get_waits = true;
+        PollAdmission::Accepted
     }
 
-    /// Whether a GET waits to be answered.
+    /// Whether a GET waits for its answer.
     #[must_use]
     pub const fn has_get(&self) -> bool {
-        self.waits
+        self.get_waits
     }
 
-    /// Whether a GET with nothing to tell is answered all the same.
+    /// Whether a GET is answered at once even if no packet is queued.
     #[must_use]
-    pub const fn hurries(&self) -> bool {
+    pub const fn answers_gets_at_once(&self) -> bool {
         matches!(self.carrier, Carrier::Probing)
     }
 
-    /// The GET was answered.
-    pub const fn answered(&mut self) {
-        self.waits = false;
+    /// Reports that the GET was answered.
+    pub const fn get_answered(&mut self) {
+        self.get_waits = false;
     }
 
-    /// A POST, by its number.
-    pub const fn post(&mut self, number: u64) -> Admission {
+    /// Reports a POST with its number.
+    pub const fn post(&mut self, number: u64) -> PollAdmission {
         if !self.is_polling() {
-            return Admission::NotPolling;
+            return PollAdmission::NotPolling;
         }
         if self.post.is_some() {
-            return Admission::Concurrent;
+            return PollAdmission::Concurrent;
         }
         self.post = Some(number);
-        Admission::Taken
+        PollAdmission::Accepted
     }
 
-    /// Whether this is the POST that is taken. None is once a socket carries the session: what it brings would come behind
-    /// what was sent later.
+    /// Whether this is the POST that was accepted. Always `false` once a socket carries the session: the packets of the
+    /// POST would take effect after packets that were sent later.
     #[must_use]
     pub const fn is_posting(&self, number: u64) -> bool {
         self.is_polling() && matches!(self.post, Some(taken) if taken == number)
     }
 
-    /// Whether a POST was begun and not read to its end.
+    /// Whether a POST was accepted and not handled completely.
     #[must_use]
     pub const fn has_post(&self) -> bool {
         self.post.is_some()
     }
 
-    /// The POST was read to its end.
-    pub const fn posted(&mut self) {
+    /// Reports that the POST was handled completely.
+    pub const fn post_finished(&mut self) {
         self.post = None;
     }
 
-    /// The client of a poll is gone before the poll was answered, or before its answer was written. Whether the session
-    /// is over by that: what the answer held is lost, and Engine.IO has no second delivery.
+    /// Whether the session ends when the client of this request disconnects before the answer was written. The packets of
+    /// the answer are lost then, and Engine.IO has no second delivery.
     #[must_use]
-    pub const fn is_lost_with(&self, number: u64) -> bool {
+    pub const fn ends_with_request(&self, number: u64) -> bool {
         self.is_polling() && (self.get == number || self.is_posting(number))
     }
 
-    /// A socket came. `false`: there is one already, it is not wanted.
-    pub const fn candidate(&mut self) -> bool {
+    /// Reports a new socket. Returns `false` if it is not wanted, because there is one already.
+    pub const fn add_candidate(&mut self) -> bool {
         if !matches!(self.carrier, Carrier::Polling) {
             return false;
         }
@@ -177,34 +177,34 @@ impl Transport {
         true
     }
 
-    /// A text message came on the candidate socket.
-    pub fn said(&mut self, text: &str) -> Step {
+    /// Reports a text message on the candidate socket.
+    pub fn on_candidate_text(&mut self, text: &str) -> CandidateAction {
         match (self.carrier, text) {
             (Carrier::Candidate, "2probe") => {
                 self.carrier = Carrier::Probing;
-                Step::AnswerProbe
+                CandidateAction::AnswerProbe
             }
             (Carrier::Probing, "5") => {
                 self.carrier = Carrier::WebSocket;
-                Step::Upgraded
+                CandidateAction::Upgraded
             }
-            _ => self.abandon(),
+            _ => self.drop_candidate(),
         }
     }
 
-    /// The candidate socket is lost, late, or said what it may not.
-    pub const fn abandon(&mut self) -> Step {
+    /// Gives the candidate socket up: it is lost or late, or an unexpected message arrived on it.
+    pub const fn drop_candidate(&mut self) -> CandidateAction {
         if self.is_polling() {
             self.carrier = Carrier::Polling;
         }
-        Step::Abandon
+        CandidateAction::Drop
     }
 }
 
-/// Whether the last words of a polling session wait for its next GET. They do not when the client left, fell silent or
-/// broke the protocol: then it finds the session gone.
+/// Whether the last packets of a polling session are kept for its next GET. They are not if the client left, fell silent
+/// or violated the protocol: its next request finds the session gone.
 #[must_use]
-pub const fn waits_for_last_poll(ending: Disconnect) -> bool {
+pub const fn awaits_final_poll(ending: Disconnect) -> bool {
     !matches!(
         ending,
         Disconnect::Normal
@@ -223,79 +223,82 @@ mod tests {
 
     fn probing() -> Transport {
         let mut transport = Transport::polling();
-        assert!(transport.candidate());
-        assert_eq!(transport.said("2probe"), Step::AnswerProbe);
+        assert!(transport.add_candidate());
+        assert_eq!(transport.on_candidate_text("2probe"), CandidateAction::AnswerProbe);
         transport
     }
 
     #[test]
     fn a_probe_and_an_upgrade_move_the_session_to_the_socket() {
         let mut transport = Transport::polling();
-        assert!(transport.candidate() && !transport.candidate());
-        assert!(!transport.hurries());
-        assert_eq!(transport.said("2probe"), Step::AnswerProbe);
-        assert!(transport.hurries() && transport.is_polling());
-        assert_eq!(transport.said("5"), Step::Upgraded);
+        assert!(transport.add_candidate() && !transport.add_candidate());
+        assert!(!transport.answers_gets_at_once());
+        assert_eq!(transport.on_candidate_text("2probe"), CandidateAction::AnswerProbe);
+        assert!(transport.answers_gets_at_once() && transport.is_polling());
+        assert_eq!(transport.on_candidate_text("5"), CandidateAction::Upgraded);
         assert_eq!(
             (transport.carrier(), transport.name()),
             (Carrier::WebSocket, "websocket")
         );
-        assert_eq!(transport.get(1), Admission::NotPolling);
-        assert_eq!(transport.post(2), Admission::NotPolling);
-        assert!(!transport.candidate());
+        assert_eq!(transport.get(1), PollAdmission::NotPolling);
+        assert_eq!(transport.post(2), PollAdmission::NotPolling);
+        assert!(!transport.add_candidate());
     }
 
     #[test]
-    fn a_socket_that_says_anything_else_is_dropped_and_another_may_come() {
+    fn an_unexpected_text_drops_the_candidate_and_another_may_follow() {
         for text in ["5", "2", "3probe", "4hello", "", "2probe2"] {
             let mut transport = Transport::polling();
-            assert!(transport.candidate());
-            assert_eq!(transport.said(text), Step::Abandon, "{text}");
+            assert!(transport.add_candidate());
+            assert_eq!(transport.on_candidate_text(text), CandidateAction::Drop, "{text}");
             assert_eq!(transport.carrier(), Carrier::Polling);
-            assert!(transport.candidate());
+            assert!(transport.add_candidate());
         }
         for text in ["4hello", "2probe"] {
             let mut transport = probing();
-            assert_eq!(transport.said(text), Step::Abandon, "{text}");
+            assert_eq!(transport.on_candidate_text(text), CandidateAction::Drop, "{text}");
             assert_eq!(transport.carrier(), Carrier::Polling);
         }
         let mut transport = probing();
-        transport.abandon();
-        assert!(!transport.hurries() && transport.candidate());
+        transport.drop_candidate();
+        assert!(!transport.answers_gets_at_once() && transport.add_candidate());
     }
 
     #[test]
-    fn one_get_and_one_post_at_a_time() {
+    fn one_get_and_one_post_are_accepted_at_a_time() {
         let mut transport = Transport::polling();
-        assert_eq!(transport.get(1), Admission::Taken);
-        assert_eq!(transport.post(2), Admission::Taken, "beside each other");
-        assert_eq!(transport.get(3), Admission::Concurrent);
-        assert_eq!(transport.post(4), Admission::Concurrent);
-        transport.answered();
-        transport.posted();
-        assert_eq!(transport.get(5), Admission::Taken);
-        assert_eq!(transport.post(6), Admission::Taken);
+        assert_eq!(transport.get(1), PollAdmission::Accepted);
+        assert_eq!(transport.post(2), PollAdmission::Accepted, "beside each other");
+        assert_eq!(transport.get(3), PollAdmission::Concurrent);
+        assert_eq!(transport.post(4), PollAdmission::Concurrent);
+        transport.get_answered();
+        transport.post_finished();
+        assert_eq!(transport.get(5), PollAdmission::Accepted);
+        assert_eq!(transport.post(6), PollAdmission::Accepted);
         assert!(transport.is_posting(6) && !transport.is_posting(2));
     }
 
     #[test]
-    fn only_the_newest_get_and_an_open_post_take_the_session_with_them() {
+    fn only_the_newest_get_and_an_open_post_end_the_session_when_their_client_is_gone() {
         let mut transport = Transport::polling();
         let _ = (transport.get(1), transport.post(2));
-        assert!(transport.is_lost_with(1) && transport.is_lost_with(2));
-        transport.answered();
-        assert!(transport.is_lost_with(1), "answered, and the answer was not written");
+        assert!(transport.ends_with_request(1) && transport.ends_with_request(2));
+        transport.get_answered();
+        assert!(
+            transport.ends_with_request(1),
+            "answered, and the answer was not written"
+        );
         let _ = transport.get(3);
-        transport.posted();
-        assert!(!transport.is_lost_with(1) && !transport.is_lost_with(2));
+        transport.post_finished();
+        assert!(!transport.ends_with_request(1) && !transport.ends_with_request(2));
         let mut transport = probing();
         let _ = transport.get(1);
-        transport.answered();
-        transport.said("5");
-        assert!(!transport.is_lost_with(1), "the client has gone on to its socket");
+        transport.get_answered();
+        transport.on_candidate_text("5");
+        assert!(!transport.ends_with_request(1), "the client has gone on to its socket");
         let mut transport = probing();
         let _ = transport.post(1);
-        transport.said("5");
+        transport.on_candidate_text("5");
         assert!(transport.has_post() && !transport.is_posting(1));
     }
 }

@@ -1,4 +1,4 @@
-//! `tests/data/bad_input.txt`: bytes through the decoder into the session, and the answer each kind gets.
+//! `tests/data/bad_input.txt`: bytes go through the decoder into the session, and each kind of bad input gets its answer.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn every_kind_of_bad_input_gets_its_answer() {
         let whole = play(row, usize::MAX);
         check(row, &whole);
         for chunk in [1, 3] {
-            // Long inputs byte by byte take their time and show nothing new.
+            // Long inputs in small chunks take long and show nothing new.
             if row.sent.len() < 2000 && !row.sent.contains('*') {
                 assert_eq!(play(row, chunk), whole, "{}, in chunks of {chunk}", row.name);
             }
@@ -164,7 +164,7 @@ fn check(row: &Row<'_>, seen: &[Seen]) {
         );
         return;
     }
-    // A forbidden command is told to the audit trail besides.
+    // A forbidden command is recorded in the audit trail too.
     let ([Seen::Text(text)] | [Seen::Text(text), Seen::Forbidden(_)]) = seen else {
         panic!("{}: {seen:?}", row.name);
     };

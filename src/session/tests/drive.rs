@@ -1,4 +1,4 @@
-//! One session on virtual time, with what it asked for kept until the test answers it.
+//! One session on virtual time. Its requests are kept until the test answers them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
 
-/// When every test begins: 2023-12-29T08:00:00Z, and some time after the machine was started.
+/// When every test begins: 2023-12-29T08:00:00Z, some time after the start of the machine.
 pub(super) const START: Now = Now {
     mono_ms: 5_000_000,
     unix_ms: 1_703_836_800_000,
 };
 
-/// The connection's name is `client_0000000000004e1f`; its first heartbeat comes after 20 s.
+/// The connection's name becomes `client_0000000000004e1f`, and its first heartbeat is due after 20 s.
 pub(super) const NONCE: u64 = 0x4e1f;
 
-/// The store's in every test.
+/// The epoch of the store in every test.
 pub(super) fn epoch() -> Epoch {
     Epoch(0xe9)
 }
@@ -56,7 +56,7 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-/// A user whose token ends in an hour.
+/// A user whose token expires in an hour.
 pub(super) fn user(name: &str, permissions: Arc<Permissions>) -> Identity {
     Identity {
         user: Some(name.into()),
@@ -68,7 +68,7 @@ pub(super) fn user(name: &str, permissions: Arc<Permissions>) -> Identity {
     }
 }
 
-/// What verification says of a token, by its text.
+/// The result of verifying a token, by its text.
 pub(super) type Tokens = HashMap<String, Result<Arc<Identity>, TokenError>>;
 
 pub(super) struct Drive {
@@ -79,19 +79,19 @@ pub(super) struct Drive {
     pub(super) delivered: u64,
     pub(super) dropped: u64,
     pub(super) verify: Option<(u32, String)>,
-    pub(super) join: Option<(u32, Vec<Pattern>)>,
-    /// What the next join finds.
-    pub(super) standing: SubscribeOutcome,
+    pub(super) subscribe: Option<(u32, Vec<Pattern>)>,
+    /// The outcome of the next subscribe request.
+    pub(super) outcome: SubscribeOutcome,
     pub(super) history: Option<RequestRef>,
     pub(super) publish: Option<u32>,
     pub(super) commands: Vec<(u32, RequestId)>,
-    /// What came out and was not looked at yet.
+    /// The outputs that the test has not looked at yet.
     pub(super) seen: Vec<Seen>,
     scratch: Scratch,
     outputs: Outputs,
 }
 
-/// One output, in plain form.
+/// One output in a form that is easy to compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Text(String),
@@ -100,10 +100,10 @@ pub(super) enum Seen {
     Pong(Vec<u8>),
     CloseFrame(Option<(u16, String)>),
     Verify(String),
-    Join(Vec<Pattern>, Option<Recover>),
+    Subscribe(Vec<Pattern>, Option<Recover>),
     History(String),
     Skipped(Vec<Pattern>),
-    Leave(Vec<Pattern>),
+    Unsubscribe(Vec<Pattern>),
     Publish(String),
     Command(String),
     Forbidden(String),
@@ -135,8 +135,8 @@ impl Drive {
             delivered: 0,
             dropped: 0,
             verify: None,
-            join: None,
-            standing: SubscribeOutcome::default(),
+            subscribe: None,
+            outcome: SubscribeOutcome::default(),
             history: None,
             publish: None,
             commands: Vec::new(),
@@ -163,7 +163,7 @@ impl Drive {
         }
     }
 
-    /// Lets time pass, with the timer on the way.
+    /// Lets time pass and fires the timer when it is due.
     pub(super) fn pass(&mut self, ms: u64) {
         let end_ms = self.now.mono_ms + ms;
         while !self.session.is_closed() && self.session.next_deadline_ms() <= end_ms {
@@ -184,13 +184,13 @@ impl Drive {
         self.input(Input::Verified { request, outcome });
     }
 
-    pub(super) fn answer_join(&mut self) {
-        let (request, patterns) = self.join.take().expect("a join is pending");
-        let standing = std::mem::take(&mut self.standing);
-        self.input(Input::Joined {
+    pub(super) fn answer_subscribe(&mut self) {
+        let (request, patterns) = self.subscribe.take().expect("a subscribe is pending");
+        let outcome = std::mem::take(&mut self.outcome);
+        self.input(Input::Subscribed {
             request,
             patterns,
-            standing,
+            outcome,
         });
     }
 
@@ -211,7 +211,7 @@ impl Drive {
         self.input(Input::Responded { request, outcome });
     }
 
-    /// What the shard does with an event: one encoded form for all, to those that hold a pattern for it.
+    /// Delivers an event as the shard does: encoded once, and only if the session holds a matching pattern.
     pub(super) fn publish_by_others(&mut self, channel: &str, name: &str, data: &str) {
         let encoding = self.settings.dialect.encoding().expect("a dialect with events");
         if !self.session.patterns().iter().any(|pattern| pattern.matches(channel)) {
@@ -238,13 +238,13 @@ impl Drive {
                 assert!(self.verify.replace((request, token.to_string())).is_none());
                 Seen::Verify(token.into())
             }
-            Output::Join {
+            Output::Subscribe {
                 request,
                 patterns,
                 recover,
             } => {
-                assert!(self.join.replace((request, patterns.clone())).is_none());
-                Seen::Join(patterns, recover)
+                assert!(self.subscribe.replace((request, patterns.clone())).is_none());
+                Seen::Subscribe(patterns, recover)
             }
             Output::History {
                 request_ref,
@@ -261,7 +261,7 @@ impl Drive {
                 Seen::History(format!("{channel}{since}{epoch} limit {}", range.limit))
             }
             Output::Skipped { patterns } => Seen::Skipped(patterns),
-            Output::Leave { patterns } => Seen::Leave(patterns),
+            Output::Unsubscribe { patterns } => Seen::Unsubscribe(patterns),
             Output::Publish { request, event } => {
                 assert!(self.publish.replace(request).is_none());
                 let data = String::from_utf8(event.data.to_vec()).unwrap();
@@ -283,7 +283,7 @@ impl Drive {
         };
         assert!(
             !matches!(self.seen.last(), Some(Seen::Close(_))),
-            "something after the end: {seen:?}"
+            "an output after the end: {seen:?}"
         );
         self.seen.push(seen);
     }
@@ -299,7 +299,7 @@ fn verdict(tokens: &Tokens, token: &str) -> Result<Arc<Identity>, TokenError> {
     tokens.get(token).cloned().unwrap_or_else(unknown)
 }
 
-// Reads a whole unmasked frame, by RFC 6455, section 5.2, apart from the code that wrote it.
+// Reads one whole unmasked frame according to RFC 6455, section 5.2, without the code that wrote it.
 fn frame(bytes: &[u8]) -> Seen {
     let length_code = bytes[1];
     let (header, length) = match length_code {

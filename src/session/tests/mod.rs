@@ -1,4 +1,4 @@
-//! Sessions by golden transcripts, by a table of bad input, and under random input.
+//! Tests of sessions: golden transcripts, a table of bad input, and random input.
 
 mod bad_input;
 mod drive;
@@ -19,9 +19,9 @@ fn an_idle_session_is_small() {
     assert!(bytes <= 112, "{bytes}");
 }
 
-/// Neither what a session asks for nor the session itself shows a token or the name of an Engine.IO session.
+/// The `Debug` output of a session and of its outputs shows neither a token nor the secret of an Engine.IO session.
 #[test]
-fn what_only_its_owner_may_know_is_not_shown() {
+fn debug_output_shows_no_token_and_no_secret() {
     let opening = Opening {
         revision: Revision::Four,
         by_poll: true,
@@ -39,14 +39,14 @@ fn what_only_its_owner_may_know_is_not_shown() {
             shown.contains("Opening") || shown.contains("EngineIo") || shown.contains("Verify"),
             "{shown}"
         );
-        // As text, or byte by byte.
+        // Neither as text nor byte by byte.
         assert!(!shown.contains("s3cr3t") && !shown.contains("94, 194"), "{shown}");
     }
 }
 
-/// The box for requests under way is more than the session itself, and a crowd that has just subscribed is idle.
+/// The box for requests under way is larger than the session, and clients that have just subscribed are idle.
 #[test]
-fn what_a_request_needed_goes_with_its_answer() {
+fn the_memory_of_a_request_is_freed_with_its_answer() {
     let tokens = drive::Tokens::from([(
         "good".to_owned(),
         Ok(Arc::new(user("u42", permissions("grid.*", "", "")))),
@@ -55,8 +55,8 @@ fn what_a_request_needed_goes_with_its_answer() {
     drive.input(Input::Frame(Message::Text(
         r#"{"type":"subscribe","channels":["grid.*"]}"#,
     )));
-    assert!(drive.session.extra.is_some(), "the join is under way");
-    drive.answer_join();
+    assert!(drive.session.activity.is_some(), "the subscribe request is under way");
+    drive.answer_subscribe();
     assert_eq!(drive.session.patterns().len(), 1);
-    assert!(drive.session.extra.is_none());
+    assert!(drive.session.activity.is_none());
 }

@@ -1,4 +1,4 @@
-//! Any sequence of inputs: no panic, one ending, one response to every command, every id echoed.
+//! Random sequences of inputs cause no panic, one ending, one response to every command, and an answer with every id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use tickgate_protocol::wire;
 #[derive(Clone, Debug)]
 enum Step {
     Text(String),
-    // A command with an id of its own and whatever else.
+    // A command with an id of its own and these other members.
     Command(String),
     Burst(u8),
     Ping,
     Pong,
     Pass(u64),
     Verified,
-    Joined,
+    Subscribed,
     Published,
     Responded(prop::sample::Index),
     GoingAway,
@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Pong),
         3 => prop_oneof![0u64..1500, 0u64..40_000].prop_map(Step::Pass),
         4 => Just(Step::Verified),
-        4 => Just(Step::Joined),
+        4 => Just(Step::Subscribed),
         4 => Just(Step::Published),
         4 => any::<prop::sample::Index>().prop_map(Step::Responded),
         1 => Just(Step::GoingAway),
@@ -85,9 +85,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Default)]
 struct Model {
-    // How many responses each command has had, by its id.
+    // How many responses each command got, by its id.
     responses: BTreeMap<String, u32>,
-    // How many requests with an id still wait for their answer, by the id as it is echoed.
+    // How many requests with this id wait for their answer.
     open: BTreeMap<String, i64>,
     ended: bool,
 }
@@ -111,7 +111,7 @@ impl Model {
                 if let Some(id) = message.get("id") {
                     let open = self.open.entry(id.to_string()).or_default();
                     *open -= 1;
-                    assert!(*open >= 0, "an id that nobody waits for: {text}");
+                    assert!(*open >= 0, "an answer to an id that has no open request: {text}");
                 }
                 if message["type"] == "response" {
                     let id = message["id"]
@@ -151,7 +151,7 @@ fn tokens() -> Tokens {
     ])
 }
 
-// A typed endpoint with automatic subscriptions, some of which these users may have.
+// A typed endpoint with automatic subscriptions. The test's users may have some of them.
 fn typed_settings() -> Settings {
     Settings {
         dialect: Dialect::Typed(Arc::default()),
@@ -192,7 +192,7 @@ fn play(settings: Settings, steps: Vec<Step>, handshake: Option<&str>) {
             Step::Pong => drive.input(Input::Frame(wire::Message::Pong(b"p"))),
             Step::Pass(ms) => drive.pass(ms),
             Step::Verified if drive.verify.is_some() => drive.answer_verify(),
-            Step::Joined if drive.join.is_some() => drive.answer_join(),
+            Step::Subscribed if drive.subscribe.is_some() => drive.answer_subscribe(),
             Step::Published if drive.publish.is_some() => drive.answer_publish(None),
             Step::Responded(which) if !drive.commands.is_empty() => {
                 let (_, id) = drive.commands[which.index(drive.commands.len())].clone();
@@ -220,7 +220,7 @@ fn play(settings: Settings, steps: Vec<Step>, handshake: Option<&str>) {
     settle(&mut drive, &mut model);
 }
 
-// Shards do so at once.
+// A shard answers history requests at once.
 fn answer_history(drive: &mut Drive) {
     if drive.history.is_some() {
         drive.answer_history(HistoryPage {
@@ -233,17 +233,17 @@ fn answer_history(drive: &mut Drive) {
     }
 }
 
-// Answers everything that is pending; then nothing may be left open, unless the connection has ended.
+// Answers every pending request. Then no request may be open, unless the connection has ended.
 fn settle(drive: &mut Drive, model: &mut Model) {
     answer_history(drive);
     for seen in std::mem::take(&mut drive.seen) {
         model.saw(&seen);
     }
-    while drive.verify.is_some() || drive.join.is_some() || drive.publish.is_some() || !drive.commands.is_empty() {
+    while drive.verify.is_some() || drive.subscribe.is_some() || drive.publish.is_some() || !drive.commands.is_empty() {
         if drive.verify.is_some() {
             drive.answer_verify();
-        } else if drive.join.is_some() {
-            drive.answer_join();
+        } else if drive.subscribe.is_some() {
+            drive.answer_subscribe();
         } else if drive.publish.is_some() {
             drive.answer_publish(Some(7));
         } else {

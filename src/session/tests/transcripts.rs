@@ -1,39 +1,41 @@
-//! Golden transcripts: `tests/transcripts/<dialect>/*.txt`, one session each.
+//! Golden transcripts: `tests/transcripts/<dialect>/*.txt`, one session for each file.
 //!
-//! A line of a transcript is one of
+//! Each line of a transcript is one of
 //!
 //! ```text
 //! # comment
 //! % auth required|optional|off            settings and tokens, before `open`
 //! % dialect echo|typed|socket_io [naive]
-//! % engine_io 3|4 poll|websocket [token]   how the session is opened; `open` stands alone then
-//! % types <name>=<template> ..             of the typed dialect, in place of the default ones
-//! % auto <patterns>                        joined by commas
+//! % engine_io 3|4 poll|websocket [token]   how the session is opened; `open` has no token then
+//! % types <name>=<template> ..             of the typed dialect, instead of the default types
+//! % auto <patterns>                        separated by commas
 //! % limit <field of Limits> <number>
-//! % anonymous <channels> [commands] [publish]           lists are joined by commas, `-` is an empty one
+//! % anonymous <channels> [commands] [publish]           lists are separated by commas, `-` is an empty list
 //! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..]
 //! % token <text> TOKEN_EXPIRED <message>
-//! open [token]                            the connection is there, perhaps with a handshake token
-//! > text                                  the client sends a text message; `>*3 text` three times, `$n` counts from 1
-//! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    other frames, and what is none
-//! + verified|published [offset]           the shard answers what was asked for
-//! + joined [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   ... with positions, recoveries, and more of them
+//! open [token]                            the connection opens, perhaps with a handshake token
+//! > text                                  the client sends a text message; `>*3 text`: three times, `$n` counts from 1
+//! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    another frame, an error, or the end of the input
+//! + verified|published [offset]           the shard answers the request
+//! + subscribed [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   ... with positions, recoveries, and more of them
 //! + history complete|more|gap [<event> ..]
 //! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
-//! + event <channel> <name> <data>          somebody publishes now: it comes if one of the patterns held matches it
+//! + event <channel> <name> <data>          another client publishes: the event is delivered if a pattern held matches it
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
-//! @+25s, @late+25s                        time passes (`ms`, `s`); late: the timer does not come
+//! @+25s, @late+25s                        time passes (`ms`, `s`); late: without the timer
 //! ? listens, ? waits                      whether the session takes frames now
 //! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
-//! << ping|pong|close|binary [..]          it sends another frame
-//! = verify|join|skip|leave|publish|command ..  it asks its shard
-//! ! close <ending>                        the session is over
+//! << ping|pong|close|binary [..]          the server sends another frame
+//! = verify|subscribe|skip|unsubscribe|publish|command ..  the session's request to its shard
+//! ! close <ending>                        the session ends
 //! ```
 //!
-//! What comes out must stand behind what caused it, all of it and in order. With `BLESS=1` in the environment the
-//! files are rewritten with what came out, to be read before they are committed.
+//! All outputs follow the input that caused them, in order. With `BLESS=1` in the environment the test rewrites the files
+//! with the real outputs; read the changes before committing them.
 
+use std::any::Any;
 use std::fmt::Write as _;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,19 +66,60 @@ fn files() -> Vec<PathBuf> {
 #[test]
 fn transcripts_hold() {
     let bless = std::env::var_os("BLESS").is_some();
+    let mut failures = Vec::new();
     for file in files() {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let name = name_of(&file);
         let wanted = std::fs::read_to_string(&file).unwrap();
-        let got = Runner::default().run(&wanted, &name);
-        if bless {
-            std::fs::write(&file, &got).unwrap();
-            continue;
+        let run = panic::catch_unwind(AssertUnwindSafe(|| Runner::default().run(&wanted, &name)));
+        match run {
+            Ok(got) if bless => std::fs::write(&file, &got).unwrap(),
+            Ok(got) => failures.extend(difference(&name, &wanted, &got)),
+            Err(panic) => failures.push(format!("{name}: {}", message_of(&*panic))),
         }
-        for (index, (wanted, got)) in wanted.lines().zip(got.lines()).enumerate() {
-            assert_eq!(wanted, got, "{name}, line {}", index + 1);
-        }
-        assert_eq!(wanted.lines().count(), got.lines().count(), "{name}: length");
     }
+    assert!(
+        failures.is_empty(),
+        "{} transcripts fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+// `<dialect>/<file>`: some file names occur in several dialects.
+fn name_of(file: &Path) -> String {
+    let name = file.strip_prefix(folder()).expect("a file of the folder");
+    name.display().to_string()
+}
+
+// The first line in which the transcript and the real run differ.
+fn difference(name: &str, wanted: &str, got: &str) -> Option<String> {
+    let lines = wanted.lines().count().max(got.lines().count());
+    let pairs = wanted.lines().map(Some).chain(std::iter::repeat(None));
+    let mut pairs = pairs.zip(got.lines().map(Some).chain(std::iter::repeat(None)));
+    let index = pairs.by_ref().take(lines).position(|(wanted, got)| wanted != got)?;
+    let line = |text: &str| text.lines().nth(index).unwrap_or("(end of the transcript)").to_owned();
+    let (wanted, got) = (line(wanted), line(got));
+    Some(format!(
+        "{name}, line {}:\n  wanted {wanted}\n  got    {got}",
+        index + 1
+    ))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message")
+}
+
+#[test]
+fn the_first_difference_of_a_transcript_is_reported_with_its_line() {
+    assert_eq!(difference("a.txt", "open\n< 1\n", "open\n< 1\n"), None);
+    let changed = difference("a.txt", "open\n< 1\n", "open\n< 2\n").expect("they differ");
+    assert_eq!(changed, "a.txt, line 2:\n  wanted < 1\n  got    < 2");
+    let longer = difference("a.txt", "open\n", "open\n< 1\n").expect("they differ");
+    assert_eq!(longer, "a.txt, line 2:\n  wanted (end of the transcript)\n  got    < 1");
+    let shorter = difference("a.txt", "open\n< 1\n", "open\n").expect("they differ");
+    assert!(shorter.ends_with("got    (end of the transcript)"), "{shorter}");
 }
 
 #[test]
@@ -130,7 +173,7 @@ struct Runner {
 }
 
 impl Runner {
-    // The transcript as it came out: the inputs of `wanted` and the real outputs behind each.
+    // The real transcript: the inputs of `wanted`, each followed by the real outputs.
     fn run(mut self, wanted: &str, name: &str) -> String {
         self.settings = Some(settings());
         let mut got = String::new();
@@ -146,10 +189,10 @@ impl Runner {
         got
     }
 
-    fn step(&mut self, line: &str, place: &str, got: &mut String) {
+    fn step(&mut self, line: &str, at: &str, got: &mut String) {
         let (head, rest) = line.split_once(' ').unwrap_or((line, ""));
         if head == "%" {
-            return self.configure(rest, place);
+            return self.configure(rest, at);
         }
         if head == "open" {
             let token = Some(rest).filter(|token| !token.is_empty());
@@ -159,19 +202,16 @@ impl Runner {
                 None => Drive::new(settings, self.tokens.clone(), token),
             });
         } else {
-            let drive = self.drive.as_mut().unwrap_or_else(|| panic!("{place}: not open"));
-            step(drive, head, rest, place, got);
+            let drive = self.drive.as_mut().unwrap_or_else(|| panic!("{at}: not open"));
+            step(drive, head, rest, at, got);
         }
         let drive = self.drive.as_mut().unwrap();
         write_all(&std::mem::take(&mut drive.seen), got);
     }
 
-    fn configure(&mut self, rest: &str, place: &str) {
+    fn configure(&mut self, rest: &str, at: &str) {
         let words: Vec<&str> = rest.split(' ').collect();
-        let settings = self
-            .settings
-            .as_mut()
-            .unwrap_or_else(|| panic!("{place}: open already"));
+        let settings = self.settings.as_mut().unwrap_or_else(|| panic!("{at}: open already"));
         let list = |index: usize| words.get(index).copied().filter(|word| *word != "-").unwrap_or("");
         match words[0] {
             "auth" => {
@@ -179,7 +219,7 @@ impl Runner {
                     "required" => Mode::Required,
                     "optional" => Mode::Optional,
                     "off" => Mode::Off,
-                    other => panic!("{place}: {other}"),
+                    other => panic!("{at}: {other}"),
                 }
             }
             "dialect" => {
@@ -194,14 +234,14 @@ impl Runner {
                         timestamps: typed::Timestamps::Naive,
                         ..typed::Settings::default()
                     }),
-                    _ => panic!("{place}: {rest}"),
+                    _ => panic!("{at}: {rest}"),
                 }
             }
             "engine_io" => {
-                // As the configuration does: 25 s between pings, 20 s for the answer.
+                // The configuration's defaults: 25 s between pings, 20 s for the answer.
                 (settings.heartbeat_interval_ms, settings.heartbeat_timeout_ms) = (25_000, 45_000);
                 self.opening = Some(Opening {
-                    revision: Revision::parse(words[1]).unwrap_or_else(|| panic!("{place}: {rest}")),
+                    revision: Revision::parse(words[1]).unwrap_or_else(|| panic!("{at}: {rest}")),
                     by_poll: words[2] == "poll",
                     secret: *b"0123456789abcdef",
                     token: words.get(3).map(|&token| token.into()),
@@ -232,7 +272,7 @@ impl Runner {
                     "commands_per_second" => &mut limits.commands_per_second,
                     "subscriptions" => &mut limits.subscriptions,
                     "event_bytes" => &mut limits.event_bytes,
-                    other => panic!("{place}: {other}"),
+                    other => panic!("{at}: {other}"),
                 } = number;
             }
             "token" if words[2].contains('=') => {
@@ -245,7 +285,7 @@ impl Runner {
                 };
                 self.tokens.insert(words[1].into(), Err(refused));
             }
-            other => panic!("{place}: {other}"),
+            other => panic!("{at}: {other}"),
         }
     }
 }
@@ -276,20 +316,20 @@ fn code(text: &str) -> ErrorCode {
     *code.unwrap_or_else(|| panic!("no code {text}"))
 }
 
-fn step(drive: &mut Drive, head: &str, rest: &str, place: &str, got: &mut String) {
+fn step(drive: &mut Drive, head: &str, rest: &str, at: &str, got: &mut String) {
     match head {
-        ">>" => other_frame(drive, rest, place),
-        "+" => shard_says(drive, rest, place),
+        ">>" => other_frame(drive, rest, at),
+        "+" => shard_says(drive, rest, at),
         "?" => {
             let wants = drive.session.wants_input();
-            assert_eq!(wants, rest == "listens", "{place}: takes frames: {wants}");
+            assert_eq!(wants, rest == "listens", "{at}: takes frames: {wants}");
         }
         _ if head.starts_with('>') => {
             let times = head.strip_prefix(">*").map_or(1, |times| times.parse().unwrap());
             for n in 1..=times {
                 assert!(
                     drive.session.wants_input() || drive.session.is_closed(),
-                    "{place}: it does not listen"
+                    "{at}: the session takes no frames"
                 );
                 drive.input(Input::Frame(wire::Message::Text(&rest.replace("$n", &n.to_string()))));
             }
@@ -306,11 +346,11 @@ fn step(drive: &mut Drive, head: &str, rest: &str, place: &str, got: &mut String
                 drive.pass(ms);
             }
         }
-        other => panic!("{place}: {other}; so far:\n{got}"),
+        other => panic!("{at}: {other}; so far:\n{got}"),
     }
 }
 
-fn other_frame(drive: &mut Drive, rest: &str, place: &str) {
+fn other_frame(drive: &mut Drive, rest: &str, at: &str) {
     let (kind, payload) = rest.split_once(' ').unwrap_or((rest, ""));
     let (kind, times) = kind
         .split_once('*')
@@ -329,19 +369,19 @@ fn other_frame(drive: &mut Drive, rest: &str, place: &str) {
             "invalid_utf8" => Input::Malformed(wire::Error::InvalidUtf8),
             "too_big" => Input::Malformed(wire::Error::TooBig),
             "lost" => Input::Lost,
-            other => panic!("{place}: {other}"),
+            other => panic!("{at}: {other}"),
         });
     }
 }
 
-fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
+fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
     let words: Vec<&str> = rest.split(' ').collect();
     let number = |index: usize| words[index].parse::<u64>().unwrap();
     match words[0] {
         "verified" => drive.answer_verify(),
-        "joined" => {
-            drive.standing = standing(&words[1..]);
-            drive.answer_join();
+        "subscribed" => {
+            drive.outcome = outcome(&words[1..]);
+            drive.answer_subscribe();
         }
         "history" => {
             let events = words[2..].iter().map(|text| text.to_string().into());
@@ -363,7 +403,7 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
         }),
         "end" => {
             let ending = Disconnect::ALL.iter().find(|ending| ending.label() == words[1]);
-            drive.input(Input::End(*ending.unwrap_or_else(|| panic!("{place}: {rest}"))));
+            drive.input(Input::End(*ending.unwrap_or_else(|| panic!("{at}: {rest}"))));
         }
         "respond" => {
             let id = match words[1].strip_prefix("ack:").map(|number| number.split_once(':')) {
@@ -384,34 +424,34 @@ fn shard_says(drive: &mut Drive, rest: &str, place: &str) {
                     code: code(words[3]),
                     message: words[4..].join(" ").into(),
                 },
-                other => panic!("{place}: {other}"),
+                other => panic!("{at}: {other}"),
             };
             drive.answer_command(&id, outcome);
         }
-        other => panic!("{place}: {other}"),
+        other => panic!("{at}: {other}"),
     }
 }
 
-fn standing(words: &[&str]) -> SubscribeOutcome {
-    let mut standing = SubscribeOutcome::default();
+fn outcome(words: &[&str]) -> SubscribeOutcome {
+    let mut outcome = SubscribeOutcome::default();
     for word in words {
         let Some((channel, found)) = word.split_once('=') else {
-            standing.cut = *word == "cut";
+            outcome.cut = *word == "cut";
             continue;
         };
         let channel = Channel::parse(channel).unwrap();
         match found.parse() {
             Ok(offset) => {
                 let epoch = epoch();
-                standing.positions.push((channel, Position { epoch, offset }));
+                outcome.positions.push((channel, Position { epoch, offset }));
             }
             Err(_) => {
-                let recovered = standing.recovered.get_or_insert_default();
+                let recovered = outcome.recovered.get_or_insert_default();
                 recovered.push((channel, found == "true"));
             }
         }
     }
-    standing
+    outcome
 }
 
 fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
@@ -421,7 +461,7 @@ fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
     }
 }
 
-// Runs of equal lines become one.
+// Equal lines in a row become one line.
 fn write_all(seen: &[Seen], got: &mut String) {
     for run in seen.chunk_by(|a, b| a == b) {
         let line = line(&run[0]);
@@ -443,17 +483,17 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(None) => "<< close".to_owned(),
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
-        Seen::Join(patterns, None) => format!("= join {}", names(patterns)),
-        Seen::Join(patterns, Some(Recover(keys))) => {
+        Seen::Subscribe(patterns, None) => format!("= subscribe {}", names(patterns)),
+        Seen::Subscribe(patterns, Some(Recover(keys))) => {
             let keys = keys.iter().map(|(channel, reached)| {
                 let epoch = reached.epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
                 format!(" {channel}={epoch}/{}", reached.offset)
             });
-            format!("= join {} recover{}", names(patterns), keys.collect::<String>())
+            format!("= subscribe {} recover{}", names(patterns), keys.collect::<String>())
         }
         Seen::History(asked) => format!("= history {asked}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
-        Seen::Leave(patterns) => format!("= leave {}", names(patterns)),
+        Seen::Unsubscribe(patterns) => format!("= unsubscribe {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),
         Seen::Command(command) => format!("= command {command}"),
         Seen::Forbidden(command) => format!("= forbidden {command}"),
@@ -462,7 +502,7 @@ fn line(seen: &Seen) -> String {
     line.trim_end().to_owned()
 }
 
-// Times as distances from the start: every integer of 13 digits within a day of it.
+// Replaces times by their distance from the start. Every integer within a day after the start counts as a time.
 fn relative(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

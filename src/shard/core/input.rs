@@ -262,7 +262,7 @@ impl ShardCore {
                         is_full = is_full || !self.queue_reply(slot, start, end, is_last);
                     }
                     Output::Verify { request, token } => self.services.verify(self.id(slot), request, token.0),
-                    Output::Join {
+                    Output::Subscribe {
                         request,
                         patterns,
                         recover,
@@ -273,7 +273,7 @@ impl ShardCore {
                         range,
                     } => self.history(slot, request_ref, &channel, range, now),
                     Output::Skipped { patterns } => self.note_skipped(slot, &patterns),
-                    Output::Leave { patterns } => self.leave(slot, &patterns),
+                    Output::Unsubscribe { patterns } => self.leave(slot, &patterns),
                     Output::Publish { request, event } => self.publish(slot, request, event, now),
                     Output::Command { request, command } => {
                         let id = self.id(slot);

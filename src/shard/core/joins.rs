@@ -1,6 +1,6 @@
 //! From a `subscribe` to its answer: interest, and a scan over the channels that are there, in shares.
 //!
-//! Invariants: joins take no more than [`Settings::join_steps`](crate::shard::Settings::join_steps) of a turn, whatever
+//! Invariants: joins take no more than [`Settings::subscribe_steps`](crate::shard::Settings::subscribe_steps) of a turn, whatever
 //! they cover, and lock no stripe for longer than a page of a scan. A join that is not through is a connection's only
 //! one; until its answer is queued nothing of what it newly covers is, and what is published meanwhile is owed
 //! ([`CatchUp`](crate::shard::catch_up::CatchUp)). What it leaves behind is swept out and freed in the same steps.
@@ -97,7 +97,7 @@ pub(super) struct Join {
 
 impl Joins {
     pub(super) fn new(settings: &Settings) -> Self {
-        let steps_per_turn = settings.join_steps as usize;
+        let steps_per_turn = settings.subscribe_steps as usize;
         Self {
             waiting: VecDeque::new(),
             scanning: VecDeque::new(),
@@ -421,10 +421,10 @@ impl ShardCore {
             self.table.settle(self.inbox.position());
         }
         self.tell_unknown(&mut join);
-        let input = Input::Joined {
+        let input = Input::Subscribed {
             request: join.asked.request,
             patterns: join.interned,
-            standing: join.standing,
+            outcome: join.standing,
         };
         self.handle(slot, input, now);
     }

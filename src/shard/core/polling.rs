@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Action, Arrival, ShardCore, decoder};
 use crate::session::Input;
-use crate::session::transport::{Admission, Step, Transport, waits_for_last_poll};
+use crate::session::transport::{CandidateAction, PollAdmission, Transport, awaits_final_poll};
 use crate::shard::connection::{Cold, Flags, Polling, Post, Stage};
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
@@ -50,7 +50,7 @@ impl ShardCore {
         let id = self.adopt(arrival, now);
         if let Some(slot) = self.slot(id)
             && let Some(transport) = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut())
-            && transport.get(open.number) == Admission::Taken
+            && transport.get(open.number) == PollAdmission::Accepted
         {
             self.attach_get(slot, open.answer);
         }
@@ -64,7 +64,7 @@ impl ShardCore {
             number,
             request,
         } = poll;
-        let named = |cold: &Cold| cold.session.is_named_by(&secret);
+        let named = |cold: &Cold| cold.session.has_secret(&secret);
         let mut slot = self
             .slot(to)
             .filter(|&slot| self.cold[slot].as_ref().is_some_and(named));
@@ -88,7 +88,7 @@ impl ShardCore {
                 let wanted = self.cold[slot]
                     .as_ref()
                     .and_then(|cold| cold.session.transport().copied());
-                let is_wanted = wanted.is_some_and(|mut transport| transport.candidate());
+                let is_wanted = wanted.is_some_and(|mut transport| transport.add_candidate());
                 let _ = reply.send(if is_wanted { Ok(()) } else { Err(PollError::BadRequest) });
             }
             (PollRequest::PostFailed(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
@@ -122,16 +122,16 @@ impl ShardCore {
     fn get(&mut self, slot: u32, number: u64, now: Now) -> Result<oneshot::Receiver<Bytes>, PollError> {
         let transport = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut());
         match transport.map(|transport| transport.get(number)) {
-            Some(Admission::Taken) => {
+            Some(PollAdmission::Accepted) => {
                 let (answer, receiver) = oneshot::channel();
                 self.attach_get(slot, answer);
                 Ok(receiver)
             }
-            Some(Admission::Concurrent) => {
+            Some(PollAdmission::Concurrent) => {
                 self.end_polling(slot, now);
                 Err(PollError::BadRequest)
             }
-            Some(Admission::NotPolling) | None => Err(PollError::BadRequest),
+            Some(PollAdmission::NotPolling) | None => Err(PollError::BadRequest),
         }
     }
 
@@ -148,12 +148,12 @@ impl ShardCore {
     fn begin_post(&mut self, slot: u32, number: u64, now: Now) -> Result<(), PollError> {
         let transport = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut());
         match transport.map(|transport| transport.post(number)) {
-            Some(Admission::Taken) => Ok(()),
-            Some(Admission::Concurrent) => {
+            Some(PollAdmission::Accepted) => Ok(()),
+            Some(PollAdmission::Concurrent) => {
                 self.end_polling(slot, now);
                 Err(PollError::BadRequest)
             }
-            Some(Admission::NotPolling) | None => Err(PollError::BadRequest),
+            Some(PollAdmission::NotPolling) | None => Err(PollError::BadRequest),
         }
     }
 
@@ -217,7 +217,7 @@ impl ShardCore {
     fn finish_post(&mut self, slot: u32) {
         let Some(cold) = &mut self.cold[slot] else { return };
         if let Some(transport) = cold.session.transport_mut() {
-            transport.posted();
+            transport.post_finished();
         }
         if let Some(post) = cold.polling().and_then(|polling| polling.post.take()) {
             let _ = post.answer.send(Ok(()));
@@ -231,7 +231,7 @@ impl ShardCore {
 
     fn client_gone(&mut self, slot: u32, number: u64, now: Now) {
         let transport = self.cold[slot].as_ref().and_then(|cold| cold.session.transport());
-        if !transport.is_some_and(|transport| transport.is_lost_with(number)) {
+        if !transport.is_some_and(|transport| transport.ends_with_request(number)) {
             return;
         }
         if self.hot[slot].stage == Stage::Open {
@@ -264,7 +264,10 @@ impl ShardCore {
     fn serve_poll(&mut self, slot: u32, now: Now) {
         let id = self.id(slot);
         let Some(cold) = &mut self.cold[slot] else { return };
-        let hurries = cold.session.transport().is_some_and(|transport| transport.hurries());
+        let answers_gets_at_once = cold
+            .session
+            .transport()
+            .is_some_and(|transport| transport.answers_gets_at_once());
         let revision = cold.session.revision().unwrap_or(Revision::Four);
         let waiting = cold.polling().and_then(|polling| polling.get.take());
         // Whoever has gone away is told of by a message of its own: until then nothing is taken out.
@@ -273,7 +276,7 @@ impl ShardCore {
         };
         let mut body = self.take_out(id, revision, now);
         if body.is_empty() {
-            if !hurries {
+            if !answers_gets_at_once {
                 if let Some(polling) = self.cold[slot].as_mut().and_then(Cold::polling) {
                     polling.get = Some(answer);
                 }
@@ -287,7 +290,7 @@ impl ShardCore {
         // Its last words may have been the end of it.
         if let Some(slot) = self.slot(id) {
             if let Some(transport) = self.cold[slot].as_mut().and_then(|cold| cold.session.transport_mut()) {
-                transport.answered();
+                transport.get_answered();
             }
             self.blocked(id, now);
         }
@@ -347,7 +350,7 @@ impl ShardCore {
     ) -> Option<ConnectionId> {
         let slot = self.open(to)?;
         let cold = self.cold[slot].as_mut()?;
-        if !cold.session.is_named_by(secret) || !cold.session.transport_mut()?.candidate() {
+        if !cold.session.has_secret(secret) || !cold.session.transport_mut()?.add_candidate() {
             return None;
         }
         cold.decoder = decoder(PROBE_BYTES_MAX, deflate);
@@ -365,21 +368,24 @@ impl ShardCore {
             let Some(cold) = &mut self.cold[slot] else { return };
             let said = match cold.decoder.next(input, &mut position, &mut self.inflater) {
                 Ok(None) => return,
-                Ok(Some(Message::Text(text))) => cold.session.transport_mut().map(|transport| transport.said(text)),
+                Ok(Some(Message::Text(text))) => cold
+                    .session
+                    .transport_mut()
+                    .map(|transport| transport.on_candidate_text(text)),
                 Ok(Some(_)) | Err(_) => None,
             };
             match said {
-                Some(Step::AnswerProbe) => {
+                Some(CandidateAction::AnswerProbe) => {
                     let id = self.id(slot);
                     self.actions.push_back(Action::AnswerProbe(id));
                     // A GET that waits keeps the client from going on.
                     self.outgoing.mark_dirty(slot, &mut self.hot[slot]);
                 }
-                Some(Step::Upgraded) => {
+                Some(CandidateAction::Upgraded) => {
                     self.upgraded(slot, now);
                     return self.on_input(slot, &mut input[position..], now);
                 }
-                Some(Step::Abandon) | None => return self.abandon_candidate(slot),
+                Some(CandidateAction::Drop) | None => return self.abandon_candidate(slot),
             }
         }
     }
@@ -438,7 +444,7 @@ impl ShardCore {
         let id = self.id(slot);
         let Some(cold) = &mut self.cold[slot] else { return };
         if let Some(transport) = cold.session.transport_mut() {
-            transport.abandon();
+            transport.drop_candidate();
         }
         if let Some(polling) = cold.polling() {
             polling.probe_deadline_ms = 0;
@@ -465,9 +471,9 @@ impl ShardCore {
         if let Some(Post { answer, .. }) = polling.post.take() {
             // The packet that ended it was the last of what the client had to say, or broke the protocol; or it is told why
             // nothing more was read.
-            let is_fine = ending == Disconnect::Normal || waits_for_last_poll(ending);
+            let is_fine = ending == Disconnect::Normal || awaits_final_poll(ending);
             let _ = answer.send(if is_fine { Ok(()) } else { Err(PollError::BadRequest) });
         }
-        !waits && !waits_for_last_poll(ending)
+        !waits && !awaits_final_poll(ending)
     }
 }

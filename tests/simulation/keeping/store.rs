@@ -148,8 +148,8 @@ impl Store {
             },
             ..hub::Settings::default()
         };
-        let usual = Settings::new(0).join_steps;
-        let join_steps = [usual, usual, 2, 7, 24].choose(rng).copied().unwrap_or(usual);
+        let usual = Settings::new(0).subscribe_steps;
+        let subscribe_steps = [usual, usual, 2, 7, 24].choose(rng).copied().unwrap_or(usual);
         let (hub, mut inboxes) = Hub::new(settings, usize::from(SHARDS) + 1, dialect::encode_event);
         let observer = inboxes.pop().expect("one more than shards");
         let (mut engines, mut all_stats) = (Vec::new(), Vec::new());
@@ -157,7 +157,7 @@ impl Store {
             let stats = Arc::<ShardMetrics>::default();
             let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
             let settings = Settings {
-                join_steps,
+                subscribe_steps,
                 ..Settings::new(shard)
             };
             engines.push(ShardCore::new(
@@ -177,7 +177,7 @@ impl Store {
             observer,
             truth: Truth::default(),
             // An answer is held back while something that was evicted is on its way.
-            is_slow: join_steps < usual || channels < 1_000,
+            is_slow: subscribe_steps < usual || channels < 1_000,
         }
     }
 

@@ -8,9 +8,9 @@ use super::*;
 use tickgate_protocol::channel::{Class, History};
 
 /// Joins get so many steps of a turn.
-fn rig(join_steps: u32) -> Rig {
+fn rig(subscribe_steps: u32) -> Rig {
     let settings = Settings {
-        join_steps,
+        subscribe_steps,
         ..Settings::new(0)
     };
     Rig::of(settings, hub::Settings::default())
