@@ -1,35 +1,35 @@
-//! When the next events may be taken out of the inbox.
+//! Decides when the shard takes the next events out of the inbox.
 //!
-//! The kernel's send path is the cost of fan-out, and two frames in one send cost hardly more than one. So a shard
-//! that is busy waits a little after a tick, and what comes meanwhile shares the sends of the next. That costs latency
-//! the wait at most, and nothing where queueing shrinks by as much. `benches/coalesce.sh` measures it;
-//! docs/performance.md has the curves.
+//! Most of the cost of fan-out is the kernel's send path, and a send with two frames costs hardly more than one with a
+//! single frame. So a busy shard waits a little after a tick, and the events that arrive meanwhile share the sends of the
+//! next tick. The wait adds at most its own length to the latency, and less where it makes queues shorter.
+//! `benches/coalesce.sh` measures the effect; `docs/performance.md` has the curves.
 //!
-//! The rule: a tick that cost less than a quarter of a millisecond is followed by no wait, one below a millisecond by
-//! 1 ms, any other by 2 ms. With few events waiting even then (fewer than [`COMPANY`]), the next send would cost each
-//! of them much, so it waits on for more, at most as long as the tick took. So an idle shard delivers at once, a busy
-//! one is never made to idle for longer than it works, and how long that is follows from the machine and from the
-//! number of subscribers, not from a constant that was right somewhere else.
+//! A tick takes, delivers and flushes events. After a tick of less than 0.25 ms there is no wait, after one of less than
+//! 1 ms the shard waits 1 ms, and after any other 2 ms. If fewer than [`EVENTS_ENOUGH`] events wait then, the next send
+//! would be expensive for each of them, so the shard waits longer: as long as the tick took, and at most 8 ms. So an
+//! idle shard delivers at once, and a busy one never waits longer than it works. The wait follows from the machine
+//! and the number of subscribers; no constant needs to fit all of them.
 
 use std::time::Duration;
 
 use super::CoalescePolicy;
 
 const CHEAP: Duration = Duration::from_micros(250);
-const DEAR: Duration = Duration::from_millis(1);
+const EXPENSIVE: Duration = Duration::from_millis(1);
 
-/// So many events share a send well enough: with sixteen, a send's own cost (7 µs where a further frame costs 0.2) is
-/// below 0.5 µs for each.
-const COMPANY: usize = 16;
+/// With this many events, their share in the cost of a send is small enough. A send costs 7 µs and each further frame
+/// 0.2 µs, so with 16 events the send costs each of them less than 0.5 µs.
+const EVENTS_ENOUGH: usize = 16;
 const WAIT_MS_MAX: u64 = 8;
 
-/// Says when events are taken.
+/// Decides when events are taken.
 #[derive(Debug)]
 pub(super) struct Coalescer {
     policy: CoalescePolicy,
-    // From when on events are taken if enough of them wait.
+    // From this time on, events are taken if enough of them wait.
     next_ms: u64,
-    // From when on they are taken however few they are; not before `next_ms`.
+    // From this time on, events are taken however few they are. Not before `next_ms`.
     latest_ms: u64,
 }
 
@@ -42,22 +42,21 @@ impl Coalescer {
         }
     }
 
-    /// Whether events may be taken now, of which so many wait.
+    /// Whether events may be taken now, while `waiting` of them are in the inbox.
     pub(super) const fn is_due(&self, now_ms: u64, waiting: usize) -> bool {
         now_ms >= self.due_ms(waiting)
     }
 
-    /// When events may be taken, in monotonic milliseconds, should no more than `waiting` come; in the past when they
-    /// may.
+    /// When events may be taken, in monotonic milliseconds, if no more than `waiting` arrive. A time in the past: now.
     pub(super) const fn due_ms(&self, waiting: usize) -> u64 {
-        if waiting < COMPANY {
+        if waiting < EVENTS_ENOUGH {
             self.latest_ms
         } else {
             self.next_ms
         }
     }
 
-    /// A tick (taking, delivering and flushing events) that began at `start_ms` took `cost` and ended at `end_ms`.
+    /// Reports a tick that began at `start_ms`, took `cost` and ended at `end_ms`.
     pub(super) fn ticked(&mut self, start_ms: u64, cost: Duration, end_ms: u64) {
         (self.next_ms, self.latest_ms) = match self.policy {
             CoalescePolicy::Fixed(gap_ms) => {
@@ -65,7 +64,7 @@ impl Coalescer {
                 (next_ms, next_ms)
             }
             CoalescePolicy::Auto if cost < CHEAP => (0, 0),
-            CoalescePolicy::Auto if cost < DEAR => (end_ms + 1, end_ms + 1),
+            CoalescePolicy::Auto if cost < EXPENSIVE => (end_ms + 1, end_ms + 1),
             CoalescePolicy::Auto => {
                 let cost_ms = u64::try_from(cost.as_millis()).unwrap_or(u64::MAX);
                 (end_ms + 2, end_ms + cost_ms.clamp(2, WAIT_MS_MAX))
@@ -82,7 +81,7 @@ mod tests {
     fn an_idle_shard_does_not_wait_and_a_busy_one_waits_no_longer_than_it_works() {
         let mut coalescer = Coalescer::new(CoalescePolicy::Auto);
         assert!(coalescer.is_due(0, 0));
-        for (cost_us, with_company_ms, with_few_ms) in [
+        for (cost_us, with_enough_ms, with_few_ms) in [
             (20, 0, 0),
             (249, 0, 0),
             (250, 1_001, 1_001),
@@ -93,11 +92,11 @@ mod tests {
             (80_000, 1_002, 1_008),
         ] {
             coalescer.ticked(990, Duration::from_micros(cost_us), 1_000);
-            assert_eq!(coalescer.due_ms(COMPANY), with_company_ms, "{cost_us} µs");
-            assert_eq!(coalescer.due_ms(COMPANY - 1), with_few_ms, "{cost_us} µs");
+            assert_eq!(coalescer.due_ms(EVENTS_ENOUGH), with_enough_ms, "{cost_us} µs");
+            assert_eq!(coalescer.due_ms(EVENTS_ENOUGH - 1), with_few_ms, "{cost_us} µs");
         }
-        assert!(!coalescer.is_due(1_007, COMPANY - 1));
-        assert!(coalescer.is_due(1_007, COMPANY));
+        assert!(!coalescer.is_due(1_007, EVENTS_ENOUGH - 1));
+        assert!(coalescer.is_due(1_007, EVENTS_ENOUGH));
         assert!(coalescer.is_due(1_008, 1));
     }
 
@@ -105,7 +104,7 @@ mod tests {
     fn a_fixed_gap_counts_from_tick_to_tick() {
         let mut coalescer = Coalescer::new(CoalescePolicy::Fixed(5));
         coalescer.ticked(100, Duration::from_millis(2), 102);
-        for waiting in [1, COMPANY] {
+        for waiting in [1, EVENTS_ENOUGH] {
             assert!(!coalescer.is_due(104, waiting));
             assert!(coalescer.is_due(105, waiting));
         }

@@ -1,4 +1,4 @@
-//! What outboxes hold: finished WebSocket frames, made once for a shard and shared by all that get them.
+//! The content of outboxes: finished WebSocket frames. A shard makes each frame once, and the outboxes share it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use tickgate_protocol::channel::{Channel, Class, Overflow};
 
-/// One or more finished WebSocket frames that are sent as a whole; one instance per shard, however many outboxes
-/// hold it: a reference costs 2 ns with `Rc`, 57 ns with a counter shared between threads.
+/// One or more finished WebSocket frames that are sent as a unit. There is one instance for each shard, however many
+/// outboxes hold it: a reference costs 2 ns with `Rc`, and 57 ns with a counter that threads share.
 #[derive(Debug)]
 pub(super) struct Frame {
-    /// What goes on the wire.
+    /// The bytes to write.
     pub(super) bytes: Bytes,
-    /// What that is.
+    /// What the bytes are.
     pub(super) content: Content,
 }
 
@@ -24,23 +24,22 @@ pub(super) enum Content {
     Reply,
     /// One event.
     Event(FramedEvent),
-    /// Several events, each with its own frame: they go the same way for as long as nothing is decided about one of
-    /// them.
+    /// Several events, each with a frame of its own. They are treated as one until a decision about one of them is needed.
     Run(Box<[Rc<Frame>]>),
 }
 
-/// What is kept of a queued event beside its frame. Not the event itself: its `data` and its other forms would be held
-/// as long as the slowest client is behind, uncounted.
+/// What a frame keeps of its event. It does not keep the event itself: the `data` and the other encodings would stay in
+/// memory as long as the slowest client has not read the frame, and no bound would count them.
 #[derive(Debug)]
 pub(super) struct FramedEvent {
     pub(super) channel: Channel,
     pub(super) class: Arc<Class>,
-    /// Its number in the hub's state; 0: there is no state of it.
+    /// The event's version in the state of the hub; 0: the hub keeps no state of the channel.
     pub(super) version: u64,
 }
 
 impl FramedEvent {
-    /// Whether its channel's newest event can stand for it: that is kept, and its class says so.
+    /// Whether the channel's newest event may replace this one: the class conflates, and the hub keeps the newest event.
     pub(super) fn steps_aside(&self) -> bool {
         self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
     }
@@ -53,8 +52,8 @@ impl Frame {
         Rc::new(Self { bytes, content })
     }
 
-    /// The frames of several events as one, in their order. Their bytes exist twice then, but once for all connections:
-    /// parts that shared the run's bytes would keep all of them while a slow client holds one part.
+    /// Joins the frames of several events, in their order. Their bytes exist twice then, once for all connections. If the
+    /// events shared the bytes of the run, a slow client that holds one event would keep all of them in memory.
     pub(super) fn run(events: Box<[Rc<Self>]>) -> Rc<Self> {
         let mut bytes = Vec::with_capacity(events.iter().map(|event| event.bytes.len()).sum());
         for event in &events {
@@ -66,13 +65,13 @@ impl Frame {
         })
     }
 
-    /// Its length in bytes. A frame of 4 GiB cannot occur: events and messages are limited far below.
+    /// The length in bytes. It always fits: the limits of events and messages are far below 4 GiB.
     #[inline]
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many messages or events it is.
+    /// The number of messages or events.
     #[inline]
     pub(super) fn count(&self) -> u32 {
         match &self.content {
@@ -81,7 +80,7 @@ impl Frame {
         }
     }
 
-    /// The one event it is.
+    /// The event, if the frame carries exactly one.
     pub(super) fn event(&self) -> Option<&FramedEvent> {
         match &self.content {
             Content::Event(origin) => Some(origin),

@@ -1,12 +1,19 @@
-//! One thread, one owner of everything in it: sockets, sessions, subscription table, outboxes, timers.
+//! A shard: one thread that owns its sockets, sessions, subscription table, outboxes and timers.
 //!
-//! Invariants: nothing here is shared with another thread but the inbox, the mailbox and the counters; a turn of the
-//! loop is bounded, whatever clients and publishers do; a delivery takes no lock and allocates nothing.
+//! Invariants: only the inbox, the mailbox and the metrics are shared with other threads. A turn (one pass of the loop) is
+//! bounded, whatever clients and publishers do. A delivery takes no lock and allocates nothing.
 //!
-//! From the inside out: `table` (who wants what), `frame`, `outbox` and `pool` (what waits to be written), `catch_up` (what is
-//! still to be read from the hub), `timers`, `connection` (what is kept of one), [`core`] (all of that with the
-//! sessions, without a socket or a clock), `flush` and `reactor` (the thread that has both), `coalesce` (when events are
-//! taken).
+//! From the inside out:
+//!
+//! - `table`: the subscriptions.
+//! - `frame`, `outbox` and `pool`: the frames that wait to be written.
+//! - `catch_up`: the channels whose events are still to be read from the hub.
+//! - `timers`: the timer wheel.
+//! - `slots`: storage by slot number.
+//! - `connection`: the state of one connection.
+//! - [`core`]: all of these and the sessions, without sockets and without a clock.
+//! - `flush`, `coalesce` and `reactor`: the thread, which has the sockets and the clock.
+//! - [`mailbox`]: the messages from other threads.
 
 mod catch_up;
 mod coalesce;
@@ -35,40 +42,42 @@ use crate::time::Clock;
 pub use flush::FlushMethod;
 use reactor::Reactor;
 
-/// How long events may wait for company before they are sent.
+/// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// No wait while the shard is idle; under load 2 ms after a tick, and while few events wait as long as it took.
+    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while few events wait, as long as the tick took,
+    /// up to 8 ms.
     Auto,
-    /// Ticks are at least so many milliseconds apart; 0: every event at once.
+    /// Ticks are at least this many milliseconds apart; 0: every event is sent at once.
     Fixed(u32),
 }
 
 /// The settings of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Its number, from 0; the same as its inbox's.
+    /// The number of the shard, from 0. It is the number of its inbox too.
     pub shard: u16,
     /// `[server] coalesce`.
     pub coalesce: CoalescePolicy,
     /// `[server] flush`.
     pub flush: FlushMethod,
-    /// Bytes of half-received messages, over all connections of the shard. Over it the largest one's connection is
-    /// closed with 1013.
+    /// The maximum number of bytes in incomplete messages, over all connections of the shard. If it is exceeded, the
+    /// connection with the longest such message is closed with code 1013.
     pub assembly_bytes: usize,
-    /// A message must be complete so many milliseconds after its first byte, else 1008.
+    /// The time in milliseconds from the first byte of a message to its last. A client that takes longer is closed with code
+    /// 1008.
     pub assembly_ms: u32,
-    /// How long a closing connection may take to flush and to answer the Close frame, in milliseconds.
+    /// How long a closing connection may take to be written and to answer the Close frame, in milliseconds.
     pub closing_ms: u32,
-    /// How much input of a closing connection is read and thrown away, in bytes.
+    /// The maximum number of bytes that are read from a closing connection and discarded.
     pub closing_bytes: u32,
     /// What the joins of one turn may cost: a channel looked at is a step, and one more for every four patterns that
     /// it is compared with.
-    pub join_steps: u32,
+    pub subscribe_steps: u32,
 }
 
 impl Settings {
-    /// What shard number `shard` gets when nothing is configured.
+    /// The default settings of shard number `shard`.
     #[must_use]
     pub const fn new(shard: u16) -> Self {
         Self {
@@ -79,18 +88,18 @@ impl Settings {
             assembly_ms: 30_000,
             closing_ms: 5_000,
             closing_bytes: 1024 * 1024,
-            // 5 to 10 ms of a core.
-            join_steps: 64 * 1024,
+            // 5 to 10 ms of CPU time.
+            subscribe_steps: 64 * 1024,
         }
     }
 }
 
 /// Starts the shard's thread. It runs until a [`crate::shard::mailbox::ShardMessage::Drain`] is done; then the handle can be
-/// joined. A panic in it is logged and aborts the process: its inbox would withhold credits from all publishers.
+/// joined. A panic in it is logged and aborts the process: otherwise its inbox would withhold credits from all publishers.
 ///
 /// # Errors
 ///
-/// When its poll or its thread cannot be made, or it cannot write as [`Settings::flush`] demands.
+/// The poll or the thread cannot be created, or the method of [`Settings::flush`] cannot be used.
 pub fn spawn(
     settings: Settings,
     clock: Clock,
@@ -102,7 +111,7 @@ pub fn spawn(
     let poll = reactor::open_poll(inbox.doorbell())?;
     let (ready, started) = sync_channel(1);
     let run = move || {
-        // Built here: what a shard owns stays on its thread.
+        // The reactor is built on this thread, because parts of it cannot move between threads.
         let run = || match Reactor::new(settings, clock, poll, inbox, mailbox, services, broker) {
             Ok(mut reactor) => {
                 let _ = ready.send(Ok(()));
@@ -118,13 +127,13 @@ pub fn spawn(
             Ok(Err(error)) => error.to_string(),
             Err(_) => "panic".to_owned(),
         };
-        tracing::error!(shard = settings.shard, error = %end, "a shard failed; the gateway cannot go on");
+        tracing::error!(shard = settings.shard, error = %end, "a shard failed; the gateway is aborting");
         std::process::abort();
     };
     let thread = thread::Builder::new()
         .name(format!("shard-{}", settings.shard))
         .spawn(run)?;
-    // Nothing is sent by a shard that panicked: it aborts the process.
+    // An error of `recv` means that the thread panicked, which aborts the process.
     match started.recv() {
         Ok(Err(error)) => Err(error),
         Ok(Ok(())) | Err(_) => Ok(thread),

@@ -1,13 +1,14 @@
-//! What waits to be written to one connection.
+//! The frames that wait to be written to one connection.
 //!
-//! Invariants: frames leave in the order in which they were put in; replies and control messages are never dropped;
-//! a frame of which a part was sent is never dropped; events stay within their bounds (a lone event longer than the
-//! byte bound is let through, or it could never be sent).
+//! Invariants: frames leave in the order in which they were queued. Replies and control messages are never dropped, and
+//! neither is a frame of which a part was sent. Events stay within their bounds; a single event longer than the byte
+//! bound is accepted if no other event is queued, because it could never be sent otherwise.
 //!
-//! Events and replies are two lists that a sequence number merges, so that the oldest event is found without a
-//! search. Events that went the same way so far may be one frame, a run; it is parted before anything is decided about one of
-//! them, so each is counted, dropped and passed over by itself. What was read from the hub for a channel that catches up goes among the replies: it was bounded when it was
-//! read, it is not dropped, and it counts against no bound. All entries lie in the shard's [`Pool`].
+//! Events and replies are two lists, and a sequence number gives their common order. So the oldest event is found without
+//! a search. Several events with the same recipients may be one frame, a run. Before a decision about one of them the run
+//! is split, so each event is counted, dropped and passed over individually. Events read from the hub for a channel that
+//! catches up go into the list of replies: their number was bounded when they were read, they are never dropped, and they
+//! count against no bound. All entries lie in the shard's [`Pool`].
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -15,21 +16,21 @@ use std::rc::Rc;
 use super::frame::{Content, Frame};
 use super::pool::{EntryId, NONE, Pool};
 
-/// What a longer reply counts as. The answer to one `subscribe` names a thousand channels of any length and cannot be cut
-/// into several; if it alone were too much, its client would come back, ask the same and be closed again, for ever. So the
-/// bound is on how many such answers wait.
+/// The number of bytes for which a longer reply counts. The answer to one `subscribe` may name a thousand long channels
+/// and cannot be split. If such an answer alone exceeded the bound, its client would reconnect, send the same request and
+/// be closed again, for ever. So a long reply counts for this much, which bounds the number of such replies.
 const REPLY_BYTES_COUNTED: u32 = 64 * 1024;
 
 /// The bounds of an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// Event frames.
+    /// Events.
     pub(super) event_frames: u32,
-    /// Event bytes.
+    /// Bytes of events.
     pub(super) event_bytes: u32,
     /// Replies and control messages.
     pub(super) reply_frames: u32,
-    /// Their bytes; a long one counts as [`REPLY_BYTES_COUNTED`].
+    /// Bytes of replies and control messages. A longer one counts for [`REPLY_BYTES_COUNTED`].
     pub(super) reply_bytes: u32,
 }
 
@@ -41,12 +42,12 @@ struct Queue {
 
 const EMPTY: Queue = Queue { head: NONE, tail: NONE };
 
-/// One connection's outbox: 40 bytes.
+/// The outbox of one connection (40 bytes).
 #[derive(Debug)]
 pub(super) struct Outbox {
     events: Queue,
     replies: Queue,
-    // Bytes of the first frame that were sent already.
+    // The number of bytes of the first frame that were sent.
     sent: u32,
     next_sequence: u32,
     event_frames: u32,
@@ -70,14 +71,14 @@ impl Default for Outbox {
     }
 }
 
-/// What [`Outbox::advance`] finished.
+/// Frames that were sent completely, or passed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Finished {
-    /// Messages of both kinds.
+    /// Events, replies and control messages.
     pub(super) frames: u32,
-    /// Events among them.
+    /// The events among them.
     pub(super) event_frames: u32,
-    /// Bytes of those.
+    /// Bytes of those events.
     pub(super) event_bytes: u32,
 }
 
@@ -95,23 +96,23 @@ impl Outbox {
         self.reply_frames
     }
 
-    /// Whether replies fill more than half of their bounds.
+    /// Whether replies exceed half of one of their bounds.
     pub(super) const fn is_half_full_of_replies(&self, bounds: &Bounds) -> bool {
         self.reply_frames > bounds.reply_frames / 2 || self.reply_bytes > bounds.reply_bytes / 2
     }
-    /// Whether there are more replies than their bounds allow. A lone one always goes.
+    /// Whether replies exceed their bounds. A single reply never exceeds the byte bound.
     pub(super) const fn has_too_many_replies(&self, bounds: &Bounds) -> bool {
         self.reply_frames > bounds.reply_frames || (self.reply_bytes > bounds.reply_bytes && self.reply_frames > 1)
     }
 
-    /// Queues an event, or a run of them, when it fits. `false`: see [`Outbox::drop_oldest`].
+    /// Queues an event or a run if it fits. Returns `false` if it does not; [`Outbox::drop_oldest`] makes space.
     #[inline]
     pub(super) fn push_event(&mut self, pool: &mut Pool, frame: &Rc<Frame>, bounds: &Bounds) -> bool {
         let count = frame.count();
         let bytes = self.event_bytes.saturating_add(frame.len());
         let frames = self.event_frames.saturating_add(count);
         if frames > bounds.event_frames || bytes > bounds.event_bytes {
-            // A lone event always goes.
+            // A single event is always accepted if no other is queued.
             if self.event_frames > 0 || count > 1 {
                 return false;
             }
@@ -119,25 +120,25 @@ impl Outbox {
         self.event_bytes = bytes;
         self.event_frames = frames;
         let sequence = self.next_sequence;
-        // Each event of a run has its place, should the run be parted.
+        // Each event of a run gets a number of its own, which it needs when the run is split.
         self.next_sequence = sequence.wrapping_add(count);
         append(&mut self.events, pool, frame.clone(), sequence);
         true
     }
 
-    /// Takes out the oldest event of which nothing was sent, with its sequence number.
+    /// Removes the oldest event of which nothing was sent. Returns it with its sequence number.
     pub(super) fn drop_oldest(&mut self, pool: &mut Pool) -> Option<(Rc<Frame>, u32)> {
         let (previous, victim) = self.oldest(pool);
         if victim == NONE {
             return None;
         }
-        self.part(pool, victim);
+        self.split(pool, victim);
         let sequence = pool.entry(victim).sequence;
         let (frame, _) = self.unlink_event(pool, previous, victim);
         Some((frame, sequence))
     }
 
-    // The oldest event, or run, of which nothing was sent, behind the one of which a part was.
+    // The oldest event or run of which nothing was sent, and the entry before it in the list of events.
     fn oldest(&self, pool: &Pool) -> (EntryId, EntryId) {
         let head = self.events.head;
         if head != NONE && self.sent > 0 && self.first(pool) == head {
@@ -147,8 +148,8 @@ impl Outbox {
         }
     }
 
-    // Puts the events of a run, of which nothing was sent, in its place: something is to be decided about one of them.
-    fn part(&mut self, pool: &mut Pool, id: EntryId) {
+    // Splits a run of which nothing was sent: its events become entries at its position. Does nothing for an event.
+    fn split(&mut self, pool: &mut Pool, id: EntryId) {
         if id == NONE {
             return;
         }
@@ -156,8 +157,8 @@ impl Outbox {
         let (run, mut sequence) = (entry.shared_frame().clone(), entry.sequence);
         let Content::Run(events) = &run.content else { return };
         let mut last = id;
-        for (place, event) in events.iter().enumerate() {
-            if place == 0 {
+        for (index, event) in events.iter().enumerate() {
+            if index == 0 {
                 pool.replace(id, event.clone());
                 continue;
             }
@@ -172,7 +173,7 @@ impl Outbox {
         }
     }
 
-    // Takes out an event, not a run, that follows `previous`; returns it and what followed it.
+    // Removes an event (not a run) that follows `previous`. Returns it and the entry that followed it.
     fn unlink_event(&mut self, pool: &mut Pool, previous: EntryId, id: EntryId) -> (Rc<Frame>, EntryId) {
         let (frame, next) = pool.remove(id);
         if previous == NONE {
@@ -188,19 +189,23 @@ impl Outbox {
         (frame, next)
     }
 
-    /// Uses up a place in the order, for an event that is dropped before it was queued.
+    /// Uses up a sequence number, for an event that is dropped instead of queued.
     pub(super) const fn take_sequence(&mut self) -> u32 {
         self.take_sequences(1)
     }
 
-    /// Uses up so many places, one behind the other; returns the first.
+    /// Uses up `count` consecutive sequence numbers. Returns the first.
     pub(super) const fn take_sequences(&mut self, count: u32) -> u32 {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(count);
         sequence
     }
 
-    /// Queues a reply or control message, or hands it back: the bound is reached.
+    /// Queues a reply or control message.
+    ///
+    /// # Errors
+    ///
+    /// A bound is reached. The frame is handed back.
     pub(super) fn push_reply(&mut self, pool: &mut Pool, frame: Rc<Frame>, bounds: &Bounds) -> Result<(), Rc<Frame>> {
         let bytes = self.reply_bytes.saturating_add(counted(&frame));
         if self.reply_frames >= bounds.reply_frames || (bytes > bounds.reply_bytes && self.reply_frames > 0) {
@@ -210,7 +215,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a reply without asking for bounds: what a session says when it ends.
+    /// Queues a reply even if a bound is reached: the last messages of a session that ends.
     pub(super) fn push_last(&mut self, pool: &mut Pool, frame: Rc<Frame>) {
         self.reply_bytes = self.reply_bytes.saturating_add(counted(&frame));
         self.reply_frames += 1;
@@ -218,11 +223,11 @@ impl Outbox {
         append(&mut self.replies, pool, frame, sequence);
     }
 
-    /// Queues a reply where the event with `sequence` was dropped, but not inside a partly sent frame.
+    /// Queues a reply at the position of a dropped event, but not within a partly sent frame.
     pub(super) fn push_at_gap(&mut self, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
         let mut sequence = sequence;
         if self.sent > 0 {
-            // The frame that follows may have the same number: then the reply goes first.
+            // If the next frame has the same number, the reply goes before it.
             let behind_first = pool.entry(self.first(pool)).sequence.wrapping_add(1);
             if precedes(sequence, behind_first) {
                 sequence = behind_first;
@@ -248,10 +253,10 @@ impl Outbox {
         }
     }
 
-    /// Queues what was read from the hub, before everything that is queued: nothing of that may have a place before
-    /// `sequence`, and no part of it may have been sent.
+    /// Queues events that were read from the hub before all queued frames. No queued frame may have a sequence number
+    /// before `sequence`, and no part of a queued frame may have been sent.
     pub(super) fn push_page(&mut self, pool: &mut Pool, page: &mut Vec<Rc<Frame>>, sequence: u32) {
-        debug_assert!(self.sent == 0, "inside a partly sent frame");
+        debug_assert!(self.sent == 0, "a page within a partly sent frame");
         for frame in page.drain(..).rev() {
             let new = pool.insert(frame, sequence);
             pool.entry_mut(new).next = self.replies.head;
@@ -262,14 +267,15 @@ impl Outbox {
         }
     }
 
-    /// The oldest event of which nothing was sent: what [`Outbox::drop_oldest`] would take out.
+    /// The event that [`Outbox::drop_oldest`] would remove.
     pub(super) fn oldest_event<'p>(&mut self, pool: &'p mut Pool) -> Option<&'p Frame> {
         let (_, victim) = self.oldest(pool);
-        self.part(pool, victim);
+        self.split(pool, victim);
         (victim != NONE).then(|| pool.entry(victim).frame())
     }
 
-    /// Takes out events that `is_passed_over`, of those before the first `limit` that are not.
+    /// Removes queued events for which `is_passed_over` is true, oldest first, until `limit` events were kept. Only events
+    /// of which nothing was sent are considered.
     pub(super) fn pass_over(
         &mut self,
         pool: &mut Pool,
@@ -280,7 +286,7 @@ impl Outbox {
         let (mut previous, mut id) = self.oldest(pool);
         let mut left = limit;
         while id != NONE && left > 0 {
-            self.part(pool, id);
+            self.split(pool, id);
             if is_passed_over(pool.entry(id).shared_frame()) {
                 let (frame, next) = self.unlink_event(pool, previous, id);
                 passed.event_frames += 1;
@@ -295,13 +301,13 @@ impl Outbox {
         passed
     }
 
-    /// The place of the first frame in the order of frames.
+    /// The sequence number of the first frame.
     pub(super) fn first_sequence(&self, pool: &Pool) -> Option<u32> {
         (!self.is_empty()).then(|| pool.entry(self.first(pool)).sequence)
     }
 
-    /// Fills `slices` with what to write next, in order, but nothing from the place `until` on; returns how many it
-    /// filled.
+    /// Fills `slices` with the bytes to write next, in order, and stops before the sequence number `until`. Returns how
+    /// many slices it filled.
     pub(super) fn gather<'p>(&self, pool: &'p Pool, until: Option<u32>, slices: &mut [IoSlice<'p>]) -> usize {
         let (mut event, mut reply) = (self.events.head, self.replies.head);
         let mut skip = self.sent as usize;
@@ -328,7 +334,7 @@ impl Outbox {
         filled
     }
 
-    /// Takes out what was written: `bytes` from the front.
+    /// Removes the first `bytes` bytes, which were written. Returns the frames that were sent completely by that.
     pub(super) fn advance(&mut self, pool: &mut Pool, bytes: usize) -> Finished {
         let mut finished = Finished::default();
         let mut left = bytes as u64 + u64::from(self.sent);
@@ -363,7 +369,7 @@ impl Outbox {
         finished
     }
 
-    /// Never frees the frames that are queued now, even when they have left.
+    /// Leaks the frames that are queued now: their memory is never freed, not even when they have been sent.
     pub(super) fn leak(&self, pool: &Pool) {
         for queue in [self.events, self.replies] {
             let mut id = queue.head;
@@ -375,7 +381,7 @@ impl Outbox {
         }
     }
 
-    /// Gives every entry back to the pool.
+    /// Removes all frames.
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         for queue in [self.events, self.replies] {
             let mut id = queue.head;
@@ -413,12 +419,12 @@ fn append(queue: &mut Queue, pool: &mut Pool, frame: Rc<Frame>, sequence: u32) {
     queue.tail = id;
 }
 
-// Whether the event comes first (`false` also when there is none).
+// Whether the event comes before the reply; `false` if there is no event.
 fn takes_event(pool: &Pool, event: EntryId, reply: EntryId) -> bool {
     event != NONE && (reply == NONE || precedes(pool.entry(event).sequence, pool.entry(reply).sequence))
 }
 
-// A queue holds far fewer than 2^31 frames, so the wrapping distance tells the order.
+// Whether `left` comes before `right`. A queue holds far fewer than 2^31 frames, so the wrapping distance gives the order.
 pub(super) const fn precedes(left: u32, right: u32) -> bool {
     left.wrapping_sub(right) > u32::MAX / 2
 }

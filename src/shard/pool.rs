@@ -1,15 +1,16 @@
-//! Entries of all outboxes of a shard.
+//! The entries of all outboxes of a shard.
 //!
-//! Invariant: an entry is either in exactly one outbox or free; a chunk of which every entry is free goes back to the
-//! allocator, but for one. So a burst leaves nothing behind (a vector per connection kept 4.2 KiB after one burst).
+//! Invariant: an entry is either in exactly one outbox or free. A chunk whose entries are all free is returned to the
+//! allocator, except for one chunk. So the memory of a burst is given back (with a vector for each connection, each kept
+//! 4.2 KiB after one burst).
 
 use std::rc::Rc;
 
 use super::frame::Frame;
 
-/// Names an entry.
+/// The number of an entry.
 pub(super) type EntryId = u32;
-/// No entry.
+/// Stands for "no entry".
 pub(super) const NONE: EntryId = u32::MAX;
 
 const CHUNK: u32 = 256;
@@ -20,7 +21,7 @@ pub(super) struct Entry {
     frame: Option<Rc<Frame>>,
     /// The next entry of its queue.
     pub(super) next: EntryId,
-    /// Its place in the connection's order of frames.
+    /// Its position in the connection's order of frames.
     pub(super) sequence: u32,
 }
 
@@ -31,13 +32,15 @@ struct Chunk {
     used: u32,
 }
 
-/// The entries.
+/// Entries in chunks of 256.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     chunks: Vec<Option<Chunk>>,
-    // Chunks that have a free entry, each once; may also name chunks that were given back.
+    // The numbers of chunks that have a free entry, each once. May also name chunks that were freed.
     open: Vec<u32>,
+    // The numbers of freed chunks.
     vacant: Vec<u32>,
+    // Chunks without an entry in use.
     idle_chunks: usize,
     /// Entries in use.
     used: usize,
@@ -68,7 +71,7 @@ impl Pool {
         id
     }
 
-    /// Frees an entry; returns its frame and the entry that followed it.
+    /// Frees an entry. Returns its frame and the entry that followed it.
     pub(super) fn remove(&mut self, id: EntryId) -> (Rc<Frame>, EntryId) {
         let number = id / CHUNK;
         let Some(chunk) = self.chunks[number as usize].as_mut() else {
@@ -104,7 +107,7 @@ impl Pool {
         &mut chunk.expect("an entry's chunk exists").entries[(id % CHUNK) as usize]
     }
 
-    /// Puts another frame in the place of an entry's.
+    /// Replaces the frame of an entry.
     pub(super) fn replace(&mut self, id: EntryId, frame: Rc<Frame>) {
         self.entry_mut(id).frame = Some(frame);
     }
@@ -114,7 +117,7 @@ impl Pool {
         self.used
     }
 
-    /// Entries there is memory for.
+    /// Entries for which there is memory.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.chunks.iter().flatten().count() * CHUNK as usize
@@ -127,15 +130,15 @@ impl Pool {
             }
             self.open.pop();
         }
-        // No name of a chunk is left in `open` here, so a number taken again cannot stand there twice.
+        // `open` is empty here, so a number that is used again cannot be in it twice.
         let number = self.vacant.pop().unwrap_or_else(|| {
             self.chunks.push(None);
             u32::try_from(self.chunks.len() - 1).expect("fewer than 2^32 chunks")
         });
         let first = number * CHUNK;
-        let free = |place: u32| Entry {
+        let free = |index: u32| Entry {
             frame: None,
-            next: first + place + 1,
+            next: first + index + 1,
             sequence: 0,
         };
         self.chunks[number as usize] = Some(Chunk {
@@ -155,7 +158,7 @@ impl Entry {
         self.shared_frame()
     }
 
-    /// Its frame, to be kept.
+    /// Its frame, as a counted reference that can be cloned.
     pub(super) fn shared_frame(&self) -> &Rc<Frame> {
         self.frame.as_ref().expect("an entry in use has a frame")
     }
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_leaves_one_chunk_behind_in_whatever_order_it_drains() {
+    fn a_burst_leaves_one_chunk_behind_whatever_the_order_of_draining() {
         let mut pool = Pool::default();
         let frame = frame();
         for round in 0..5u32 {

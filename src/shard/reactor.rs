@@ -1,8 +1,8 @@
-//! The thread around the engine: it polls, reads, writes and looks at the clock.
+//! The thread around the shard's core: it polls, reads, writes and reads the clock.
 //!
-//! Invariants: a turn is bounded whatever clients and publishers do, and what it left undone stays in FIFO lists while
-//! the next wait is zero; readiness is edge-triggered, so a socket is either in the ready list, or was read empty
-//! since its last event, or waits for [`Action::Resume`].
+//! Invariants: the work of a turn (one pass of the loop) is bounded, whatever clients and publishers do. Work beyond the
+//! bounds stays in FIFO lists, and the next turn follows without waiting. Readiness is edge-triggered, so a socket is in
+//! the ready list, or was read until empty after its last event, or waits for [`Action::Resume`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,7 +31,7 @@ use crate::shard::mailbox::polling::Upgrade;
 use crate::shard::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
 use crate::time::{Clock, Now};
 
-/// What one turn may do. Together about 10 ms of a core.
+// The bounds of one turn. Together they allow about 10 ms of CPU time.
 const READS: usize = 256;
 const READ_BYTES: usize = 16 * 1024;
 const MESSAGES: usize = 256;
@@ -40,64 +40,69 @@ const TIMERS: usize = 512;
 const SENDS: usize = 4096;
 const POLL_EVENTS: usize = 1024;
 
-/// A socket takes no more when so many bytes are not sent yet; else the kernel hides a stalled client: 3.9 MB went
-/// into a socket that nobody read.
+/// The bound on bytes in a socket that the kernel has not sent yet. Without it the kernel hides a stalled client: one socket
+/// took 3.9 MB that the client never read.
 const UNSENT_BYTES: u32 = 16 * 1024;
 
-/// How long it may wait without listening to the doorbell.
+/// How long the shard may wait without listening to the doorbell, in milliseconds.
 const AWAKE_MS_MAX: u64 = 2;
 
 const CPU_EVERY_MS: u64 = 1_000;
 
 const WAKER: Token = Token(usize::MAX);
 
-/// Sockets by slot.
+/// The sockets, by the slot of their connection.
 struct Sockets {
     registry: Registry,
     slots: Slots<Socket>,
+    // Sockets that may have bytes to read.
     ready: VecDeque<ConnectionId>,
 }
 
-/// 12 bytes.
+/// One socket and its readiness (12 bytes).
 #[derive(Debug, Default)]
 struct Socket {
     fd: Option<OwnedFd>,
     generation: u32,
-    // There may be something to read.
+    // The socket may have bytes to read.
     readable: bool,
-    // It stands in the ready list.
+    // The socket is in the ready list.
     listed: bool,
-    // The peer closed its side: read on until the end, a short read is not the end.
+    // The peer closed its side. A short read is not the last one then, so reading goes on until the end.
     read_closed: bool,
-    // It is registered for writability too.
+    // The socket is registered for writability too.
     awaits_writable: bool,
 }
 
 /// A shard's thread.
 pub(super) struct Reactor {
     shard: u16,
-    engine: ShardCore,
+    core: ShardCore,
     poll: Poll,
     sockets: Sockets,
     mailbox: Mailbox,
     doorbell: Arc<Doorbell>,
     clock: Clock,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
     coalescer: Coalescer,
     flusher: Flusher,
-    // The last flush reached its bound: what it left is written before more is queued behind it.
+    // The last flush reached its bound. Its remaining frames are written before more events are taken.
     is_behind: bool,
     buffer: Box<[u8]>,
     cpu_due_ms: u64,
 }
 
-/// Makes what a shard polls, so that a failure is told to whoever starts it.
+/// Creates the poll of a shard. Its creator calls this before it starts the thread, so that it gets the error.
+///
+/// # Errors
+///
+/// The operating system refuses a poll or a waker.
 pub(super) fn open_poll(doorbell: &Doorbell) -> io::Result<Poll> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     doorbell.connect(move || {
         if let Err(error) = waker.wake() {
-            tracing::error!(%error, "a shard could not be woken");
+            tracing::error!(%error, "failed to wake a shard");
         }
     });
     Ok(poll)
@@ -113,11 +118,11 @@ impl Reactor {
         services: Arc<dyn Services>,
         broker: Arc<dyn Broker>,
     ) -> io::Result<Self> {
-        let stats = mailbox.stats().clone();
+        let metrics = mailbox.metrics().clone();
         let doorbell = inbox.doorbell().clone();
         Ok(Self {
             shard: settings.shard,
-            engine: ShardCore::new(settings, inbox, services, broker, stats.clone(), clock.now()),
+            core: ShardCore::new(settings, inbox, services, broker, metrics.clone(), clock.now()),
             sockets: Sockets {
                 registry: poll.registry().try_clone()?,
                 slots: Slots::new(),
@@ -128,18 +133,22 @@ impl Reactor {
             doorbell,
             clock,
             coalescer: Coalescer::new(settings.coalesce),
-            flusher: Flusher::open(settings.shard, settings.flush, &stats)?,
-            stats,
+            flusher: Flusher::open(settings.shard, settings.flush, &metrics)?,
+            metrics,
             is_behind: false,
             buffer: vec![0; READ_BYTES].into(),
             cpu_due_ms: 0,
         })
     }
 
-    /// Runs until a drain is done.
+    /// Runs until a drain is complete.
+    ///
+    /// # Errors
+    ///
+    /// The poll failed.
     pub(super) fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(POLL_EVENTS);
-        while !self.engine.is_finished() {
+        while !self.core.is_finished() {
             let timeout = self.turn();
             self.wait(&mut events, timeout)?;
         }
@@ -158,18 +167,18 @@ impl Reactor {
         Ok(())
     }
 
-    /// One turn: everything there is to do, up to its bounds. Returns how long the next poll may wait.
+    /// Makes one pass of the loop: does all pending work, within bounds. Returns how long the next poll may wait.
     fn turn(&mut self) -> Option<Duration> {
         self.doorbell.answer();
         let now = self.clock.now();
-        self.stats.turns.bump(1);
-        self.engine.begin_turn(now);
+        self.metrics.turns.bump(1);
+        self.core.begin_turn(now);
         self.take_messages(now);
         self.read_ready(now);
-        // The answer to a probe stands before anything that is written now.
+        // Answers to probes are sent before anything else that is written in this turn.
         self.carry_out(now);
-        self.engine.retry_parked(now);
-        let more_timers = self.engine.run_timers(TIMERS, now);
+        self.core.retry_parked(now);
+        let more_timers = self.core.run_timers(TIMERS, now);
         self.tick(now);
         self.carry_out(now);
         self.update_stats(now);
@@ -179,18 +188,19 @@ impl Reactor {
     fn timeout(&self, more_timers: bool) -> Option<Duration> {
         let is_busy = more_timers
             || !self.sockets.ready.is_empty()
-            || self.engine.has_dirty()
-            || self.engine.has_turn_to_begin()
-            || self.engine.has_polls()
+            || self.core.has_dirty()
+            || self.core.has_turn_to_begin()
+            || self.core.has_polls()
             || !self.mailbox.is_empty();
-        if is_busy || self.engine.is_finished() {
+        if is_busy || self.core.is_finished() {
             return Some(Duration::ZERO);
         }
         let now_ms = self.clock.now().mono_ms;
-        let mut until_ms = self.engine.next_timer_ms();
-        let waiting = self.engine.waiting_events();
+        let mut until_ms = self.core.next_timer_ms();
+        let waiting = self.core.waiting_events();
         if waiting > 0 {
-            // Events wait for company. Nobody needs to ring meanwhile, but nobody waits long for an answer either.
+            // Events are being coalesced. The doorbell need not ring meanwhile; the short wait bounds the delay of answers
+            // in the mailbox.
             let events_ms = self.coalescer.due_ms(waiting).min(now_ms + AWAKE_MS_MAX);
             until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
         } else if !self.doorbell.fall_asleep() {
@@ -204,7 +214,7 @@ impl Reactor {
             let Some(message) = self.mailbox.pop() else { return };
             if let ShardMessage::Upgrade(upgrade) = message {
                 self.adopt_candidate(*upgrade, now);
-            } else if let Some(adopt) = self.engine.on_message(message, now) {
+            } else if let Some(adopt) = self.core.on_message(message, now) {
                 self.adopt(*adopt, now);
             }
         }
@@ -213,15 +223,15 @@ impl Reactor {
     fn adopt(&mut self, mut adopt: Adopt, now: Now) {
         let unread = std::mem::take(&mut adopt.unread);
         let (fd, arrival) = Arrival::split(adopt);
-        let id = self.engine.adopt(arrival, now);
+        let id = self.core.adopt(arrival, now);
         self.watch(id, fd, &unread, now);
     }
 
-    /// A socket for a session that is polled.
+    /// Takes a socket for a session that uses long polling.
     fn adopt_candidate(&mut self, upgrade: Upgrade, now: Now) {
-        // Not wanted (any more): it closes.
+        // A socket that the session does not want is dropped, which closes it.
         if let Some(id) = self
-            .engine
+            .core
             .adopt_candidate(upgrade.to, &upgrade.secret, upgrade.deflate, now)
         {
             self.watch(id, upgrade.socket, &upgrade.unread, now);
@@ -229,11 +239,11 @@ impl Reactor {
     }
 
     fn watch(&mut self, id: ConnectionId, fd: OwnedFd, unread: &[u8], now: Now) {
-        // The client may have spoken already; what it said comes before anything its socket has.
+        // Bytes that were read together with the request precede all bytes of the socket.
         for chunk in unread.chunks(READ_BYTES) {
             let input = &mut self.buffer[..chunk.len()];
             input.copy_from_slice(chunk);
-            self.engine.on_bytes(id, input, now);
+            self.core.on_bytes(id, input, now);
         }
         prepare(&fd);
         let registered = self
@@ -242,8 +252,8 @@ impl Reactor {
             .register(&mut SourceFd(&fd.as_raw_fd()), token(id), Interest::READABLE);
         self.sockets.insert(id, fd);
         if let Err(error) = registered {
-            tracing::warn!(%error, "a connection could not be watched");
-            self.engine.on_socket_error(id, now);
+            tracing::warn!(%error, "failed to register a connection with the poll");
+            self.core.on_socket_error(id, now);
         }
     }
 
@@ -252,9 +262,9 @@ impl Reactor {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             rustix::net::send(fd, PROBE_ANSWER, flags)
         });
-        // A socket that was never written to and takes no eight bytes is none.
+        // A new socket always has space for these few bytes, so anything else is an error.
         if !matches!(sent, Some(Ok(bytes)) if bytes == PROBE_ANSWER.len()) {
-            self.engine.on_socket_error(id, now);
+            self.core.on_socket_error(id, now);
         }
     }
 
@@ -269,11 +279,11 @@ impl Reactor {
             self.sockets.set_ready(id);
         }
         if event.is_writable() || event.is_write_closed() || event.is_error() {
-            self.engine.writable(id);
+            self.core.writable(id);
         }
     }
 
-    /// One read for each socket of the ready list, in turn.
+    /// Reads once from each socket of the ready list, in its order.
     fn read_ready(&mut self, now: Now) {
         for _ in 0..READS.min(self.sockets.ready.len()) {
             let Some(id) = self.sockets.ready.pop_front() else {
@@ -283,11 +293,12 @@ impl Reactor {
                 continue;
             };
             socket.listed = false;
-            if !self.engine.wants_input(id) {
-                // Too much to throw away, and the peer is done: nobody waits for the rest.
-                let is_over = socket.read_closed && self.engine.is_closing(id);
+            if !self.core.wants_input(id) {
+                // The connection is closing and has discarded its share of input. The peer has closed its side, so it
+                // does not wait for an answer.
+                let is_over = socket.read_closed && self.core.is_closing(id);
                 if is_over {
-                    self.engine.on_end_of_input(id, now);
+                    self.core.on_end_of_input(id, now);
                 }
                 continue;
             }
@@ -301,13 +312,14 @@ impl Reactor {
         match rustix::net::recv(fd, &mut *self.buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => {
                 socket.readable = false;
-                self.engine.on_end_of_input(id, now);
+                self.core.on_end_of_input(id, now);
             }
             Ok((bytes, _)) => {
-                // A short read means that the socket is empty, unless the end follows: data and end are one event.
+                // A short read means that the socket is empty, except when the peer has closed its side: data and the end
+                // are one event of the poll.
                 socket.readable = bytes == READ_BYTES || socket.read_closed;
                 let again = socket.readable;
-                self.engine.on_bytes(id, &mut self.buffer[..bytes], now);
+                self.core.on_bytes(id, &mut self.buffer[..bytes], now);
                 if again {
                     self.sockets.set_ready(id);
                 }
@@ -316,32 +328,32 @@ impl Reactor {
             Err(Errno::INTR) => self.sockets.set_ready(id),
             Err(_) => {
                 socket.readable = false;
-                self.engine.on_socket_error(id, now);
+                self.core.on_socket_error(id, now);
             }
         }
     }
 
-    /// Takes events, when it is time, and writes what is dirty.
+    /// Takes and delivers events if the coalescer allows it, and writes dirty connections.
     fn tick(&mut self, now: Now) {
         let began = Instant::now();
-        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms, self.engine.waiting_events()) {
-            self.engine.deliver(EVENTS)
+        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms, self.core.waiting_events()) {
+            self.core.deliver(EVENTS)
         } else {
             0
         };
         self.flusher
-            .flush(&mut self.engine, &mut self.sockets, SENDS, &self.stats, now);
-        self.engine.serve_polls(now);
-        self.is_behind = self.engine.has_dirty();
-        // A burst that was cut off goes on at once.
-        if delivered > 0 && !self.engine.is_pressed() {
+            .flush(&mut self.core, &mut self.sockets, SENDS, &self.metrics, now);
+        self.core.serve_polls(now);
+        self.is_behind = self.core.has_dirty();
+        // If the bound on events was reached, the rest follows without a wait.
+        if delivered > 0 && !self.core.is_pressed() {
             self.coalescer
                 .ticked(now.mono_ms, began.elapsed(), self.clock.now().mono_ms);
         }
     }
 
     fn carry_out(&mut self, now: Now) {
-        while let Some(action) = self.engine.next_action() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Resume(id) => {
                     if self.sockets.get_mut(id).is_some_and(|socket| socket.readable) {
@@ -352,7 +364,7 @@ impl Reactor {
                     if let Some(fd) = self.sockets.fd(id)
                         && SockRef::from(&fd).shutdown(Shutdown::Write).is_err()
                     {
-                        self.engine.on_socket_error(id, now);
+                        self.core.on_socket_error(id, now);
                     }
                 }
                 Action::Remove(id) | Action::Drop(id) => self.sockets.remove(id),
@@ -362,13 +374,13 @@ impl Reactor {
     }
 
     fn update_stats(&mut self, now: Now) {
-        self.engine.update_stats();
+        self.core.update_stats();
         if now.mono_ms >= self.cpu_due_ms {
             self.cpu_due_ms = now.mono_ms + CPU_EVERY_MS;
             let cpu = clock_gettime(ClockId::ThreadCPUTime);
             let us =
                 u64::try_from(cpu.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(cpu.tv_nsec).unwrap_or(0) / 1000;
-            self.stats.cpu_us.bump(us.saturating_sub(self.stats.cpu_us.get()));
+            self.metrics.cpu_us.bump(us.saturating_sub(self.metrics.cpu_us.get()));
         }
     }
 }
@@ -384,7 +396,8 @@ impl Reactor {
     }
 }
 
-/// Slot and generation, so that an event for whoever had the slot before finds nobody. `WAKER` is no slot.
+/// The token of a connection has its slot and its generation, so that an event for an earlier connection of the slot is
+/// ignored. No connection has the token `WAKER`.
 fn token(id: ConnectionId) -> Token {
     Token(id.slot as usize | (id.generation as usize) << 32)
 }
@@ -392,12 +405,12 @@ fn token(id: ConnectionId) -> Token {
 const _: () = assert!(size_of::<usize>() == 8, "tokens need 64 bits");
 const _: () = assert!(size_of::<Socket>() <= 12);
 
-/// Frames go out at once, and what the kernel holds back is bounded. A Unix socket knows neither option and needs
-/// neither: it has no Nagle, and its buffer is small.
+/// Turns off Nagle's algorithm and bounds the unsent bytes in the kernel. A Unix socket has neither option and needs
+/// neither: it sends at once, and its buffer is small.
 fn prepare(fd: &OwnedFd) {
     let socket = SockRef::from(fd);
     if socket.set_tcp_nodelay(true).is_ok() {
-        // Refused by kernels that do not know it; the bound on pending frames holds all the same.
+        // Old kernels refuse this. The bounds of the outbox hold all the same.
         let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
     }
 }
@@ -426,7 +439,7 @@ impl Sockets {
         Some(fd.as_fd())
     }
 
-    /// There may be something to read.
+    /// Puts a socket that may have bytes to read into the ready list.
     fn set_ready(&mut self, id: ConnectionId) {
         if let Some(socket) = self.get_mut(id) {
             socket.readable = true;
@@ -437,7 +450,7 @@ impl Sockets {
         }
     }
 
-    /// Closes the socket; the poll forgets it by that.
+    /// Closes the socket, which also removes it from the poll.
     fn remove(&mut self, id: ConnectionId) {
         if let Some(socket) = self.get_mut(id) {
             *socket = Socket::default();
@@ -446,7 +459,7 @@ impl Sockets {
 
     fn await_writable(&mut self, id: ConnectionId, is_awaited: bool) -> io::Result<()> {
         let Some(socket) = self.get_mut(id) else { return Ok(()) };
-        // Asked for anew each time: then it is told even of a socket that takes more by now.
+        // Registered again each time, so that the poll reports the socket even if it has become writable already.
         if !is_awaited && !socket.awaits_writable {
             return Ok(());
         }
@@ -468,18 +481,18 @@ impl flush::Sockets for Sockets {
         self.fd(id)
     }
 
-    fn written(&mut self, engine: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now) {
+    fn written(&mut self, core: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now) {
         let is_watched = match outcome {
             Outcome::Drained => self.await_writable(id, false),
             Outcome::Blocked => {
-                engine.blocked(id, now);
+                core.blocked(id, now);
                 self.await_writable(id, true)
             }
-            Outcome::Failed => return engine.on_socket_error(id, now),
+            Outcome::Failed => return core.on_socket_error(id, now),
         };
         if let Err(error) = is_watched {
-            tracing::warn!(%error, "a connection could not be watched");
-            engine.on_socket_error(id, now);
+            tracing::warn!(%error, "failed to register a connection with the poll");
+            core.on_socket_error(id, now);
         }
     }
 }

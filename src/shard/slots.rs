@@ -1,14 +1,14 @@
-//! Storage by slot number that grows in chunks.
+//! Storage indexed by slot number, which grows in chunks.
 //!
-//! Invariant: growing moves nothing. A doubling vector of a million connections would copy 100 MB at once and hold
-//! half of its memory idle.
+//! Invariant: growing moves no element. A vector that doubles would copy 100 MB at once for a million connections, and
+//! up to half of its memory would be unused.
 
 use std::ops::{Index, IndexMut};
 
 const CHUNK_BITS: u32 = 8;
 const CHUNK: usize = 1 << CHUNK_BITS;
 
-/// Elements numbered from 0; a chunk of 256 at a time.
+/// Elements numbered from 0, allocated in chunks of 256.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     chunks: Vec<Box<[T]>>,
@@ -19,14 +19,14 @@ impl<T: Default> Slots<T> {
         Self { chunks: Vec::new() }
     }
 
-    /// Makes `index` valid; new elements are `T::default()`.
+    /// Makes `index` valid. New elements are `T::default()`.
     pub(super) fn reserve(&mut self, index: u32) {
         while index as usize >= self.len() {
             self.chunks.push((0..CHUNK).map(|_| T::default()).collect());
         }
     }
 
-    /// How many indices are valid.
+    /// The number of elements: the indices below it are valid.
     pub(super) fn len(&self) -> usize {
         self.chunks.len() * CHUNK
     }
@@ -59,14 +59,14 @@ mod tests {
 
     #[test]
     fn growing_moves_nothing() {
-        let mut slab = Slots::<u64>::new();
-        slab.reserve(0);
-        slab[0] = 7;
-        let place = std::ptr::from_ref(&slab[0]);
-        slab.reserve(100_000);
-        slab[100_000] = 9;
-        assert_eq!((slab[0], slab[100_000]), (7, 9));
-        assert_eq!(place, std::ptr::from_ref(&slab[0]));
-        assert!(slab.get(200_000).is_none());
+        let mut slots = Slots::<u64>::new();
+        slots.reserve(0);
+        slots[0] = 7;
+        let address = std::ptr::from_ref(&slots[0]);
+        slots.reserve(100_000);
+        slots[100_000] = 9;
+        assert_eq!((slots[0], slots[100_000]), (7, 9));
+        assert_eq!(address, std::ptr::from_ref(&slots[0]));
+        assert!(slots.get(200_000).is_none());
     }
 }

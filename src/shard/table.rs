@@ -1,13 +1,16 @@
-//! The subscription table: from a channel to the connections that hold a matching pattern.
+//! The subscription table: finds the connections that hold a pattern which matches a channel.
 //!
-//! Invariants: `nodes[h.node].subscribers[h.position]` names the slot in whose list `h` stands, at `h`'s place (the
-//! back reference that makes leaving O(1)); a pattern has a node exactly while somebody holds it; only a new node
-//! can make a cached match wrong, for a node that went away has no subscribers left.
+//! Invariants:
+//! - For each held pattern `h` in the list of a slot, `nodes[h.node].subscribers[h.position]` names that slot and the
+//!   index of `h` in its list. This back reference makes removing a subscription O(1).
+//! - A pattern has a node exactly while a connection holds it.
+//! - Only a new node makes a cached match outdated. A removed node has no subscribers, so a match that names it is
+//!   harmless.
 //!
-//! Matching needs no walk over patterns: a channel of `n` segments is matched by a pattern of a given *shape* (its
-//! length and which of its segments are `*`) only if that pattern reads exactly as the channel with those segments
-//! replaced. So one map lookup for each shape in use, 510 at the very most and a handful in practice; the result
-//! is kept per channel.
+//! Matching does not iterate over patterns. A *shape* is the number of segments of a pattern and which of them are `*`. At
+//! most one pattern of a given shape matches a channel: the channel's name with those segments replaced by `*`. So a match
+//! takes one map lookup for each shape in use, of which there are at most 510 and usually a few. The result is cached by
+//! channel.
 
 use std::collections::VecDeque;
 
@@ -18,29 +21,29 @@ use super::slots::Slots;
 use crate::hub::JoinPosition;
 use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
 
-/// Names a pattern's node while somebody holds the pattern.
+/// The number of a pattern's node, valid while a connection holds the pattern.
 pub(super) type NodeId = u32;
 
-/// Matches are kept for so many channels; then the memory is thrown away and begun anew.
+/// The number of channels whose matches are cached. When it is reached, the cache is emptied.
 const CACHED_CHANNELS: usize = 65_536;
 
-/// One holder of a pattern: 8 bytes.
+/// One connection that holds a pattern (8 bytes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
     /// The connection's slot.
     pub(super) slot: u32,
-    // Place in the connection's list; the highest bit: not settled.
+    // The index in the connection's list; the highest bit is set while the subscription is not settled.
     back: u32,
 }
 
 const UNSETTLED: u32 = 1 << 31;
 
 impl Subscriber {
-    /// Whether the join position has to be asked: [`Table::includes`].
+    /// Whether [`Table::includes`] decides about each event.
     pub(super) const fn is_unsettled(self) -> bool {
         self.back & UNSETTLED != 0
     }
-    const fn place(self) -> usize {
+    const fn index(self) -> usize {
         (self.back & !UNSETTLED) as usize
     }
 }
@@ -55,7 +58,7 @@ struct HeldPattern {
 struct Node {
     pattern: Pattern,
     subscribers: Vec<Subscriber>,
-    // How many of them are not settled.
+    // How many of the subscribers are not settled.
     unsettled: u32,
 }
 
@@ -65,41 +68,42 @@ struct Resolved {
     nodes: Box<[NodeId]>,
 }
 
-/// A subscription that the inbox has not reached yet.
+/// A subscription whose start position in the inbox was not reached yet.
 #[derive(Debug)]
 struct Unsettled {
     at: JoinPosition,
-    // What was held before it and given back since: its channels were covered all the time, so their events that lie
-    // in the inbox before `at` are owed, too.
-    before: Vec<Left>,
+    // Patterns held before this one that were removed since. Their channels were covered all the time, so their events
+    // before `at` must be delivered too.
+    earlier: Vec<RemovedPattern>,
 }
 
-/// A pattern that was given back, with those through which it came to be remembered: a channel counts if all match.
+/// A removed pattern, together with the later removed patterns that inherited its events. A channel counts if all of them
+/// match it.
 #[derive(Clone, Debug)]
-struct Left {
+struct RemovedPattern {
     patterns: Vec<Pattern>,
-    // `None`: it was settled.
+    // Where its subscription started; `None`: it was settled.
     at: Option<JoinPosition>,
 }
 
 impl Unsettled {
     fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
-        let is_owed = |left: &Left| {
-            left.at.as_ref().is_none_or(|at| at.includes(channel, stripe, index))
-                && left.patterns.iter().all(|pattern| pattern.matches(channel.as_str()))
+        let is_included = |removed: &RemovedPattern| {
+            removed.at.as_ref().is_none_or(|at| at.includes(channel, stripe, index))
+                && removed.patterns.iter().all(|pattern| pattern.matches(channel.as_str()))
         };
-        self.at.includes(channel, stripe, index) || self.before.iter().any(is_owed)
+        self.at.includes(channel, stripe, index) || self.earlier.iter().any(is_included)
     }
 }
 
-/// What [`Table::insert`] found.
+/// The result of [`Table::insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
     /// The connection holds the pattern already.
     Held,
-    /// Somebody else of this shard holds it too.
+    /// Another connection of this shard holds the pattern too.
     Joined(NodeId),
-    /// Nobody of this shard held it.
+    /// No connection of this shard held the pattern.
     First(NodeId),
 }
 
@@ -108,7 +112,7 @@ pub(super) struct Table {
     nodes: Vec<Option<Node>>,
     vacant: Vec<NodeId>,
     by_pattern: HashMap<Pattern, NodeId>,
-    // How many nodes have each shape, by `length * 256 + stars`; and the shapes that occur.
+    // How many nodes have each shape, by [`shape_index`], and the shapes that occur.
     shape_counts: Box<[u32]>,
     shapes: Vec<Shape>,
     held: Slots<Vec<HeldPattern>>,
@@ -116,7 +120,7 @@ pub(super) struct Table {
     cache: HashMap<Channel, Resolved>,
     epoch: u64,
     unsettled: HashMap<(u32, NodeId), Unsettled>,
-    // In the order of the joins, so the front settles first.
+    // In the order of subscribing, so the front settles first.
     settling: VecDeque<(u32, NodeId)>,
     text: String,
 }
@@ -139,22 +143,22 @@ impl Table {
         }
     }
 
-    /// All subscriptions.
+    /// The number of subscriptions.
     pub(super) const fn subscriptions(&self) -> u64 {
         self.subscriptions
     }
 
-    /// The shard's own instance of a node's pattern.
+    /// The pattern of a node, as the instance that connections share.
     pub(super) fn pattern(&self, node: NodeId) -> Option<&Pattern> {
         self.node(node).map(|node| &node.pattern)
     }
 
-    /// The holders of a node's pattern.
+    /// The connections that hold the pattern of a node.
     pub(super) fn subscribers(&self, node: NodeId) -> &[Subscriber] {
         self.node(node).map_or(&[], |node| &node.subscribers)
     }
 
-    /// Every pattern with how many connections hold it, in no order.
+    /// Every pattern and how many connections hold it, in no particular order.
     pub(super) fn patterns(&self) -> impl Iterator<Item = (&Pattern, usize)> {
         self.nodes
             .iter()
@@ -162,13 +166,13 @@ impl Table {
             .map(|node| (&node.pattern, node.subscribers.len()))
     }
 
-    /// The patterns a connection holds, in no order.
+    /// The patterns that a connection holds, in no particular order.
     pub(super) fn held(&self, slot: u32) -> impl Iterator<Item = &Pattern> {
         let held = self.held.get(slot).map_or(&[][..], |held| held);
         held.iter().filter_map(|held| self.pattern(held.node))
     }
 
-    /// Lets a connection hold a pattern; it gets every event from now on, until [`Table::unsettle`] says otherwise.
+    /// Subscribes a connection to a pattern. It gets every event from now on, unless [`Table::unsettle`] is called.
     pub(super) fn insert(&mut self, slot: u32, pattern: &Pattern) -> Inserted {
         self.held.reserve(slot);
         let known = self.by_pattern.get(pattern).copied();
@@ -195,7 +199,8 @@ impl Table {
         }
     }
 
-    /// From now on the subscription gets only what `at` includes. To be called again as `at` grows, if it is not whole.
+    /// Restricts a subscription to the events that `at` includes. While `at` is not whole, this is called again whenever it
+    /// grows.
     pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinPosition) {
         if !self.mark(slot, node, UNSETTLED) {
             return;
@@ -206,29 +211,30 @@ impl Table {
         match self.unsettled.entry((slot, node)) {
             Entry::Occupied(mut known) => known.get_mut().at = at,
             Entry::Vacant(vacant) => {
-                let before = Vec::new();
-                vacant.insert(Unsettled { at, before });
+                let earlier = Vec::new();
+                vacant.insert(Unsettled { at, earlier });
             }
         }
     }
 
-    /// Whether an unsettled subscription gets the event of `channel` popped at `index` from `stripe`.
+    /// Whether an unsettled subscription gets the event of `channel` that was popped from `stripe` at position `index`.
     pub(super) fn includes(&self, slot: u32, node: NodeId, channel: &Channel, stripe: u8, index: u64) -> bool {
         self.unsettled
             .get(&(slot, node))
             .is_none_or(|unsettled| unsettled.includes(channel, stripe, index))
     }
 
-    /// How many subscriptions a node has; `None`: some of them do not get every event from now on.
+    /// How many subscriptions a node has; `None`: some of them are not settled.
     pub(super) fn settled_subscribers(&self, node: NodeId) -> Option<usize> {
         let node = self.node(node)?;
         (node.unsettled == 0).then_some(node.subscribers.len())
     }
 
-    /// Settles the subscriptions that include everything from `index` on.
+    /// Settles the subscriptions that include every event from position `index` on.
     pub(super) fn settle(&mut self, index: u64) {
         while let Some(&key) = self.settling.front() {
-            // One that was left and joined again waits here for its later position; nothing before it is missed.
+            // A subscription that was removed and made again settles at its later position. Until then `includes` decides,
+            // so it misses no event.
             match self.unsettled.get(&key) {
                 Some(unsettled) if !unsettled.at.is_settled(index) => return,
                 Some(_) => {
@@ -241,25 +247,26 @@ impl Table {
         }
     }
 
-    /// Takes a pattern from a connection. `None`: it did not hold it; else whether nobody of the shard does any more.
+    /// Unsubscribes a connection from a pattern. Returns whether it was the pattern's last subscriber in the shard; `None`:
+    /// the connection did not hold the pattern.
     pub(super) fn remove(&mut self, slot: u32, pattern: &Pattern) -> Option<bool> {
         let node = *self.by_pattern.get(pattern)?;
-        let place = self.held.get(slot)?.iter().position(|held| held.node == node)?;
+        let index = self.held.get(slot)?.iter().position(|held| held.node == node)?;
         if !self.unsettled.is_empty() {
             self.remember(slot, node, pattern);
         }
-        self.remove_at(slot, place);
+        self.remove_at(slot, index);
         Some(self.retire(node).is_some())
     }
 
-    // Hands what a pattern is owed over to those that go on covering its channels and have not settled.
+    // Lets the connection's other unsettled patterns that intersect this one inherit the events it has yet to get.
     fn remember(&mut self, slot: u32, node: NodeId, pattern: &Pattern) {
         let own = self.unsettled.get(&(slot, node));
-        let mut left = vec![Left {
+        let mut removed = vec![RemovedPattern {
             patterns: vec![pattern.clone()],
             at: own.map(|own| own.at.clone()),
         }];
-        left.extend(own.iter().flat_map(|own| &own.before).cloned().map(|mut earlier| {
+        removed.extend(own.iter().flat_map(|own| &own.earlier).cloned().map(|mut earlier| {
             earlier.patterns.push(pattern.clone());
             earlier
         }));
@@ -271,12 +278,12 @@ impl Table {
             if let Some(unsettled) = self.unsettled.get_mut(&(slot, other.node))
                 && is_covered
             {
-                unsettled.before.extend(left.iter().cloned());
+                unsettled.earlier.extend(removed.iter().cloned());
             }
         }
     }
 
-    /// Takes all patterns from a connection; `gone` is called with each that nobody of the shard holds any more.
+    /// Unsubscribes a connection from all patterns. Calls `gone` with each pattern that has no subscriber left.
     pub(super) fn remove_all(&mut self, slot: u32, mut gone: impl FnMut(&Pattern)) {
         while let Some(last) = self.held.get(slot).and_then(|held| held.len().checked_sub(1)) {
             let node = self.remove_at(slot, last);
@@ -344,7 +351,7 @@ impl Table {
         };
         self.by_pattern.insert(pattern.clone(), id);
         let shape = pattern.shape();
-        let count = &mut self.shape_counts[place_of(shape)];
+        let count = &mut self.shape_counts[shape_index(shape)];
         *count += 1;
         if *count == 1 {
             self.shapes.push(shape);
@@ -353,17 +360,17 @@ impl Table {
         id
     }
 
-    // Removes a node without subscribers and gives its pattern back.
+    // Removes a node if it has no subscribers. Returns its pattern then.
     fn retire(&mut self, id: NodeId) -> Option<Pattern> {
-        let place = self.nodes.get_mut(id as usize)?;
-        if !place.as_ref()?.subscribers.is_empty() {
+        let vacated = self.nodes.get_mut(id as usize)?;
+        if !vacated.as_ref()?.subscribers.is_empty() {
             return None;
         }
-        let node = place.take()?;
+        let node = vacated.take()?;
         self.by_pattern.remove(&node.pattern);
         self.vacant.push(id);
         let shape = node.pattern.shape();
-        let count = &mut self.shape_counts[place_of(shape)];
+        let count = &mut self.shape_counts[shape_index(shape)];
         *count -= 1;
         if *count == 0 {
             self.shapes.retain(|known| *known != shape);
@@ -371,20 +378,20 @@ impl Table {
         Some(node.pattern)
     }
 
-    // Two swap-removes; each moves one entry, whose partner is told its new place.
-    fn remove_at(&mut self, slot: u32, place: usize) -> NodeId {
+    // Two swap-removes. Each moves one entry, whose counterpart gets the new index.
+    fn remove_at(&mut self, slot: u32, index: usize) -> NodeId {
         let list = &mut self.held[slot];
-        let HeldPattern { node, position } = list.swap_remove(place);
-        if let Some(&moved) = list.get(place)
+        let HeldPattern { node, position } = list.swap_remove(index);
+        if let Some(&moved) = list.get(index)
             && let Some(Some(target)) = self.nodes.get_mut(moved.node as usize)
         {
             let back = &mut target.subscribers[moved.position as usize].back;
-            *back = *back & UNSETTLED | narrow(place);
+            *back = *back & UNSETTLED | narrow(index);
         }
         if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
             let removed = target.subscribers.swap_remove(position as usize);
             if let Some(&moved) = target.subscribers.get(position as usize) {
-                self.held[moved.slot][moved.place()].position = position;
+                self.held[moved.slot][moved.index()].position = position;
             }
             if target.subscribers.len() < target.subscribers.capacity() / 4 {
                 let half = target.subscribers.capacity() / 2;
@@ -414,16 +421,16 @@ impl Table {
     }
 }
 
-// The place of a shape among the counts.
-fn place_of(shape: Shape) -> usize {
+// The index of a shape in `shape_counts`.
+fn shape_index(shape: Shape) -> usize {
     usize::from(shape.segments) * 256 + usize::from(shape.stars)
 }
 
-// Slots, nodes and list positions are 32 bits; 2^31 subscriptions are beyond the memory of any machine.
-fn narrow(place: usize) -> u32 {
-    u32::try_from(place)
+// Indices are 31 bits: 2^31 subscriptions do not fit into the memory of any machine.
+fn narrow(index: usize) -> u32 {
+    u32::try_from(index)
         .ok()
-        .filter(|place| place & UNSETTLED == 0)
+        .filter(|index| index & UNSETTLED == 0)
         .expect("fewer than 2^31 subscriptions")
 }
 

@@ -1,19 +1,19 @@
-//! The timer wheel: at most one timer per connection, its nearest deadline.
+//! The timer wheel. Each connection has at most one timer, for its nearest deadline.
 //!
-//! Invariants: a timer is never early and, when [`Timers::expire`] is called in time, less than one slot (250 ms)
-//! late. A deadline beyond the wheel (128 s) fires early at its rim, so every owner asks itself on expiry whether its
-//! deadline has really passed and arms again. Frames do not touch the wheel: a deadline that moved further away is
-//! found out on expiry.
+//! Invariants: a timer whose deadline lies within the wheel (128 s) never fires early. It fires less than one slot (250 ms)
+//! late if [`Timers::expire`] is called in time. A deadline beyond the wheel fires early, in the last slot. So on expiry
+//! each owner checks whether its deadline has really passed, and arms the timer again if not. For the same reason,
+//! handling a frame does not touch the wheel: a deadline that moved into the future is noticed on expiry.
 
 use super::slots::Slots;
 
-/// Width of a slot.
+/// The width of a slot, in milliseconds.
 pub(super) const SLOT_MS: u64 = 250;
 const SLOTS: usize = 512;
 const NONE: u32 = u32::MAX;
 const UNARMED: u16 = u16::MAX;
 
-/// The links of one timer: 12 bytes, in the list of its slot or in none.
+/// The links of one timer (12 bytes). The timer is in the list of its slot, or in none.
 #[derive(Debug)]
 struct Link {
     previous: u32,
@@ -37,7 +37,7 @@ pub(super) struct Timers {
     links: Slots<Link>,
     heads: Box<[u32; SLOTS]>,
     occupied: [u64; SLOTS / 64],
-    // The first tick that has not been worked off; armed timers lie in `tick .. tick + SLOTS`.
+    // The first tick that has not been handled. Armed timers lie in `tick .. tick + SLOTS`.
     tick: u64,
 }
 
@@ -51,7 +51,7 @@ impl Timers {
         }
     }
 
-    /// Arms the timer of `owner` unless it is armed for the same slot or an earlier one.
+    /// Arms the timer of `owner`, unless it is armed for the same slot or an earlier one.
     pub(super) fn arm(&mut self, owner: u32, deadline_ms: u64) {
         self.links.reserve(owner);
         let tick = deadline_ms
@@ -67,39 +67,39 @@ impl Timers {
         self.link(owner, slot_of(tick));
     }
 
-    /// Disarms the timer of `owner`, when it is armed.
+    /// Disarms the timer of `owner` if it is armed.
     pub(super) fn cancel(&mut self, owner: u32) {
         if self.links.get(owner).is_some_and(|link| link.slot != UNARMED) {
             self.unlink(owner);
         }
     }
 
-    /// Disarms at most `limit` timers that are due and appends their owners to `due`. Returns whether there are more.
+    /// Disarms at most `limit` timers that are due and appends their owners to `due`. Returns whether more are due.
     pub(super) fn expire(&mut self, now_ms: u64, limit: usize, due: &mut Vec<u32>) -> bool {
         let last = now_ms / SLOT_MS;
-        let mut room = limit;
+        let mut left = limit;
         while let Some(tick) = self.first_occupied().filter(|&tick| tick <= last) {
             self.tick = tick;
             while self.heads[slot_of(tick)] != NONE {
-                if room == 0 {
+                if left == 0 {
                     return true;
                 }
                 let owner = self.heads[slot_of(tick)];
                 self.unlink(owner);
                 due.push(owner);
-                room -= 1;
+                left -= 1;
             }
         }
         self.tick = self.tick.max(last + 1);
         false
     }
 
-    /// When [`Timers::expire`] has something to do next.
+    /// When the next timer is due, in milliseconds; `None`: no timer is armed.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.first_occupied().map(|tick| tick * SLOT_MS)
     }
 
-    // How many ticks after `self.tick` a slot comes.
+    // The distance in ticks from `self.tick` to a slot.
     fn ahead(&self, slot: u16) -> u64 {
         (u64::from(slot) + SLOTS as u64 - self.tick % SLOTS as u64) % SLOTS as u64
     }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_bounded_and_what_is_left_stays_due() {
+    fn work_is_bounded_and_the_other_timers_stay_due() {
         let mut timers = Timers::new(0);
         for owner in 0..1_000 {
             timers.arm(owner, 500);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     proptest! {
-        // The model keeps the earliest deadline of each owner, as the wheel rounds it.
+        // The model keeps the earliest deadline of each owner, rounded as in the wheel.
         #[test]
         fn agrees_with_a_map_of_deadlines(start in 0u64..1_000_000, steps in steps()) {
             let mut now = start;

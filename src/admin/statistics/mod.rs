@@ -144,7 +144,7 @@ impl Statistics {
     }
 
     fn totals(&self, now: Now, process: Process) -> Totals {
-        let shards: Vec<ShardSample> = self.shards.iter().map(|shard| shard.stats().read()).collect();
+        let shards: Vec<ShardSample> = self.shards.iter().map(|shard| shard.metrics().read()).collect();
         let mut total = ShardSample::default();
         for shard in &shards {
             total.add(shard);

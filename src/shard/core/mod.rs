@@ -64,7 +64,7 @@ use crate::event::NewEvent;
 use crate::hub::{Inbox, Popped};
 use crate::metrics::ShardMetrics;
 use crate::session::{self, Context, Input, Outputs, Session};
-use crate::shard::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
+use crate::shard::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services, scramble};
 use crate::time::Now;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::wire::{Decoder, Deflate, Inflater};
@@ -425,13 +425,6 @@ const fn decoder(message_bytes_max: u32, deflate: Option<Deflate>) -> Decoder {
     } else {
         decoder
     }
-}
-
-/// The finalizer of splitmix64: every bit of the input decides every bit of the output.
-const fn scramble(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 fn signed(count: u64) -> i64 {

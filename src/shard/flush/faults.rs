@@ -1,4 +1,4 @@
-//! A queue that carries out sends itself and fails as it is told.
+//! A queue for tests. It carries out sends itself and fails according to a script.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -10,54 +10,54 @@ use super::Flusher;
 use super::queue::{Completion, DEPTH, Message, Queue};
 use crate::metrics::ShardMetrics;
 
-/// What becomes of one message.
+/// The fault of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::shard) enum Fault {
-    /// It is sent as far as its socket takes it.
+    /// As much is sent as the socket takes.
     None,
-    /// At most so many of its bytes are sent.
+    /// At most this many bytes are sent.
     Short(usize),
-    /// Nothing is sent, and this is said.
+    /// No byte is sent, and the message completes with this error.
     Error(Errno),
-    /// It is sent, and nothing is said.
+    /// The message is sent and never completes.
     Silent,
-    /// It is sent, and said twice.
+    /// The message is sent and completes twice.
     Twice,
 }
 
-/// What becomes of one submission.
+/// The result of one submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::shard) enum Enter {
-    /// All is taken.
+    /// All messages are taken.
     All,
-    /// At most so many are taken.
+    /// At most this many messages are taken.
     Some(usize),
-    /// So many are taken, and it fails.
+    /// At most this many messages are taken, and the submission fails.
     Fails(usize, Errno),
 }
 
-/// Decides.
+/// Decides about faults.
 pub(in crate::shard) trait Script {
     fn enter(&mut self) -> Enter {
         Enter::All
     }
-    fn message(&mut self, place: usize) -> Fault;
+    fn message(&mut self, index: usize) -> Fault;
 }
 
 impl<F: FnMut(usize) -> Fault> Script for F {
-    fn message(&mut self, place: usize) -> Fault {
-        self(place)
+    fn message(&mut self, index: usize) -> Fault {
+        self(index)
     }
 }
 
 /// A flusher whose ring follows a script.
-pub(in crate::shard) fn flusher(script: impl Script + 'static, stats: &ShardMetrics) -> Flusher {
+pub(in crate::shard) fn flusher(script: impl Script + 'static, metrics: &ShardMetrics) -> Flusher {
     let queue = Faulty {
         script,
         queued: VecDeque::new(),
         completed: VecDeque::new(),
     };
-    Flusher::with(0, Some(Box::new(queue)), stats)
+    Flusher::with(0, Some(Box::new(queue)), metrics)
 }
 
 struct Faulty<S> {
@@ -67,18 +67,17 @@ struct Faulty<S> {
 }
 
 impl<S: Script> Faulty<S> {
-    fn carry_out(&mut self, place: usize, message: Message) {
-        let fault = self.script.message(place);
+    fn carry_out(&mut self, index: usize, message: Message) {
+        let fault = self.script.message(index);
         let limit = match fault {
             Fault::Error(error) => {
                 let result = Err(error);
-                return self.completed.push_back(Completion { place, result });
+                return self.completed.push_back(Completion { index, result });
             }
             Fault::Short(bytes) => bytes,
             Fault::None | Fault::Silent | Fault::Twice => usize::MAX,
         };
-        // SAFETY: whoever pushed the message promised that its slices and bytes are there; sockets are not closed
-        // during a flush.
+        // SAFETY: the caller of `push` promised that the slices and bytes are valid. Sockets are not closed during a flush.
         let (slices, socket) = unsafe {
             (
                 std::slice::from_raw_parts(message.slices, message.count),
@@ -87,7 +86,7 @@ impl<S: Script> Faulty<S> {
         };
         let mut bytes = Vec::new();
         for slice in slices {
-            // SAFETY: as above.
+            // SAFETY: the caller of `push` promised that the bytes are valid.
             bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(slice.iov_base.cast::<u8>(), slice.iov_len) });
         }
         bytes.truncate(limit);
@@ -98,14 +97,17 @@ impl<S: Script> Faulty<S> {
             _ => 1,
         };
         for _ in 0..answers {
-            self.completed.push_back(Completion { place, result });
+            self.completed.push_back(Completion { index, result });
         }
     }
 }
 
 impl<S: Script> Queue for Faulty<S> {
     unsafe fn push(&mut self, messages: &[Message]) {
-        assert!(self.queued.is_empty() && self.completed.is_empty(), "left from before");
+        assert!(
+            self.queued.is_empty() && self.completed.is_empty(),
+            "a message of an earlier push has not completed"
+        );
         assert!(messages.len() <= DEPTH);
         self.queued.extend(messages.iter().copied().enumerate());
     }
@@ -117,11 +119,11 @@ impl<S: Script> Queue for Faulty<S> {
             Enter::Fails(count, error) => (count, Err(error)),
         };
         for _ in 0..count.min(self.queued.len()) {
-            if let Some((place, message)) = self.queued.pop_front() {
-                self.carry_out(place, message);
+            if let Some((index, message)) = self.queued.pop_front() {
+                self.carry_out(index, message);
             }
         }
-        // The kernel would never return.
+        // The kernel would wait for ever.
         let waits_in_vain = outcome.is_ok() && wait_for > self.completed.len() && self.queued.is_empty();
         if waits_in_vain {
             return Err(Errno::TIME);

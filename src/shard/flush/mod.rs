@@ -1,11 +1,12 @@
-//! Writing: each dirty connection once a tick, with as few system calls as there can be.
+//! Writes each dirty connection once a tick, with as few system calls as possible. A connection is dirty while it has frames
+//! to write that its socket has not refused.
 //!
-//! Invariant: a connection whose socket takes no more is not tried again before the socket says that it takes more
-//! (keeping it among the dirty ones burned a core).
+//! Invariant: a connection whose socket is full is not tried again before the socket reports that it is writable. (Keeping
+//! such connections dirty used up a core.)
 //!
-//! Two ways stand beside each other: `uring` hands up to 1024 connections to the kernel at once, `writev` one after
-//! the other. Which one a shard uses is found out when it starts ([`Flusher::open`]); a ring that does anything odd is
-//! given up for good, in the middle of a flush if need be.
+//! There are two methods. `uring` submits the messages of up to 1024 connections with one system call; `writev` makes one
+//! system call for each connection. A shard chooses when it starts ([`Flusher::open`]). If a ring misbehaves, the shard
+//! abandons it for good, even in the middle of a flush, and goes on with `writev`.
 
 #[cfg(test)]
 pub(super) mod faults;
@@ -21,51 +22,55 @@ use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 use queue::Queue;
-use uring::{Progress, Ring};
+use uring::{BatchStatus, Ring};
 
-/// Frames of one connection in one message. With 16 KiB of unsent bytes allowed in a socket, more would hardly ever be
-/// taken. (The kernel's bound is 1024, `UIO_MAXIOV`.)
+/// The maximum number of frames in one message. A socket holds at most 16 KiB of unsent bytes, so it would rarely take more
+/// frames. (The kernel's bound is 1024, `UIO_MAXIOV`.)
 const SLICES: usize = 64;
 
-/// How a shard's frames reach its sockets.
+/// How a shard writes frames to its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushMethod {
-    /// By io_uring where the kernel allows it and behaves as expected, else by `writev`.
+    /// With io_uring if the kernel allows it and behaves as expected, else with `writev`.
     Auto,
-    /// By io_uring; a shard that cannot does not start.
+    /// With io_uring. A shard that cannot use it does not start.
     IoUring,
-    /// By `writev`.
+    /// With `writev`.
     Writev,
 }
 
 /// How far one connection was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Completely.
+    /// All its frames were written.
     Drained,
-    /// Until its socket took no more.
+    /// Its socket is full.
     Blocked,
-    /// The socket failed.
+    /// Its socket failed.
     Failed,
 }
 
-/// Where the sockets are, and who is told how their writing went.
+/// Gives access to the sockets of connections, and takes the results of writing to them.
 pub(super) trait Sockets {
-    /// The socket of a connection that is not gone.
+    /// The socket of a connection; `None`: the connection has ended.
     fn socket(&self, id: ConnectionId) -> Option<BorrowedFd<'_>>;
-    /// Called once for each connection that was written. No socket may be closed by it: others are still to be told.
-    fn written(&mut self, engine: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now);
+    /// Called once for each connection that was written. It must not close a socket: results for others may follow.
+    fn written(&mut self, core: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now);
 }
 
-/// Writes for one shard; made and used on its thread.
+/// Writes the frames of one shard. Created and used on its thread.
 pub(super) struct Flusher {
     shard: u16,
     ring: Option<Ring>,
 }
 
 impl Flusher {
-    /// Finds out how to write, and says so once.
-    pub(super) fn open(shard: u16, wanted: FlushMethod, stats: &ShardMetrics) -> io::Result<Self> {
+    /// Chooses how to write, and logs the choice.
+    ///
+    /// # Errors
+    ///
+    /// `wanted` is [`FlushMethod::IoUring`] and io_uring cannot be used.
+    pub(super) fn open(shard: u16, wanted: FlushMethod, metrics: &ShardMetrics) -> io::Result<Self> {
         let ring = match wanted {
             FlushMethod::Writev => None,
             FlushMethod::Auto | FlushMethod::IoUring => match queue::open() {
@@ -75,49 +80,49 @@ impl Flusher {
                     return Err(io::Error::new(error.kind(), message));
                 }
                 Err(error) => {
-                    tracing::info!(shard, reason = %error, "io_uring cannot be used here, frames go out by writev");
+                    tracing::info!(shard, reason = %error, "io_uring cannot be used here; frames are written with writev");
                     None
                 }
             },
         };
         if ring.is_some() || wanted == FlushMethod::Writev {
-            let by = if ring.is_some() { "io_uring" } else { "writev" };
-            tracing::info!(shard, by, "frames go out");
+            let method = if ring.is_some() { "io_uring" } else { "writev" };
+            tracing::info!(shard, method, "chose how to write frames");
         }
-        Ok(Self::with(shard, ring, stats))
+        Ok(Self::with(shard, ring, metrics))
     }
 
-    fn with(shard: u16, queue: Option<Box<dyn Queue>>, stats: &ShardMetrics) -> Self {
-        stats.io_uring.set(queue.is_some().into());
+    fn with(shard: u16, queue: Option<Box<dyn Queue>>, metrics: &ShardMetrics) -> Self {
+        metrics.io_uring.set(queue.is_some().into());
         Self {
             shard,
             ring: queue.map(Ring::new),
         }
     }
 
-    /// Writes every dirty connection, with at most about `sends` messages. Whoever is left stays dirty.
+    /// Writes every dirty connection, with at most about `sends` messages. Connections beyond that stay dirty.
     pub(super) fn flush(
         &mut self,
-        engine: &mut ShardCore,
+        core: &mut ShardCore,
         sockets: &mut impl Sockets,
         sends: usize,
-        stats: &ShardMetrics,
+        metrics: &ShardMetrics,
         now: Now,
     ) {
         let mut left = sends;
         while let Some(ring) = &mut self.ring {
-            match ring.flush(engine, sockets, &mut left, stats, now) {
-                Ok(Progress::More) => {}
-                Ok(Progress::Done) => return,
-                Err(oddity) => {
-                    tracing::warn!(shard = self.shard, %oddity, "io_uring is given up, frames go out by writev from now on");
-                    stats.io_uring.set(0);
+            match ring.flush(core, sockets, &mut left, metrics, now) {
+                Ok(BatchStatus::More) => {}
+                Ok(BatchStatus::Done) => return,
+                Err(error) => {
+                    tracing::warn!(shard = self.shard, %error, "io_uring failed; frames are written with writev from now on");
+                    metrics.io_uring.set(0);
                     if let Some(ring) = self.ring.take() {
-                        ring.give_up();
+                        ring.abandon();
                     }
                 }
             }
         }
-        writev::flush(engine, sockets, left, stats, now);
+        writev::flush(core, sockets, left, metrics, now);
     }
 }

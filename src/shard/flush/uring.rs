@@ -1,15 +1,14 @@
-//! Up to 1024 connections in one system call.
+//! Writes up to 1024 connections with one system call.
 //!
-//! Invariants: no buffer is in the kernel's hands when a call of [`Ring::flush`] returns; no connection changes between
-//! the time its bytes were gathered and the time it is told how many of them were sent.
+//! Invariants: the kernel uses no buffer any more when a call of [`Ring::flush`] returns; no connection changes between the
+//! time when its bytes are gathered and the time when it is told how many of them were sent.
 //!
-//! The first rests on the kernel: every send carries `MSG_DONTWAIT`, so it keeps none, and when it has taken a message,
-//! the message has completed. Whether it does so is tried before a ring is used (`queue::open`). What can go wrong is that
-//! it takes fewer than there are (a message that it finds malformed, no memory for a request), so the submission is
-//! repeated until all have completed. Anything else is an [`Oddity`]: the ring is given up. Messages it had not taken
-//! are written by `writev` then; of one that it took without an answer nobody knows how much was sent, and its
-//! connection fails. Nor does anybody know whether the kernel has done with such a message's bytes, so they are never
-//! freed, and neither is the ring ([`Ring::give_up`]).
+//! The first invariant depends on the kernel. Every send has the flag `MSG_DONTWAIT`, so a message that the kernel has
+//! taken has completed. `queue::open` tests that before a ring is used. The kernel may take fewer messages than were
+//! pushed (because one is malformed, or for lack of memory), so the submission is repeated until all have completed.
+//! Anything else is a [`RingError`], and the ring is abandoned. `writev` then writes the messages that the kernel had not
+//! taken. If a message was taken and has no completion, the number of sent bytes is unknown, so its connection fails.
+//! The kernel may still use the bytes of such a message, so they and the ring are never freed ([`Ring::abandon`]).
 
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
@@ -24,38 +23,38 @@ use crate::shard::core::{Sent, ShardCore};
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
-/// Slices in one submission: 128 KiB of them.
+/// The maximum number of slices in one submission. They take 128 KiB.
 const SLICES_MAX: usize = 8 * 1024;
-/// Most connections have few frames, and room for many costs time to clear.
+/// The number of slices that is tried first. Most connections have few frames, and a larger array takes time to clear.
 const SLICES_FEW: usize = 8;
-/// Submissions in a row that may come to nothing.
-const FUTILE_MAX: u32 = 16;
+/// The maximum number of submissions in a row without progress.
+const IDLE_SUBMISSIONS_MAX: u32 = 16;
 
-/// What the kernel did that it should not do.
+/// An unexpected behaviour of the kernel, after which the ring is not used any more.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Oddity {
+pub(super) enum RingError {
     #[error("a submission failed: {0}")]
     Submission(Errno),
-    #[error("submissions come to nothing")]
-    Futile,
-    #[error("a message was not carried out: {0}")]
+    #[error("the kernel takes and completes no messages")]
+    NoProgress,
+    #[error("the kernel refused a message: {0}")]
     Refused(Errno),
-    #[error("a message completed twice, or none was submitted under its number")]
-    Unasked,
+    #[error("a message completed twice, or was never submitted")]
+    UnexpectedCompletion,
 }
 
-/// Whether there is more to write.
+/// Whether more connections are to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum BatchStatus {
     More,
     Done,
 }
 
-/// How one message ended.
+/// The state of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// The kernel has not said.
-    Unknown,
+enum SendState {
+    /// No completion has arrived.
+    Pending,
     Sent(usize),
     Failed(Errno),
 }
@@ -65,22 +64,22 @@ enum Fate {
 struct Part {
     id: ConnectionId,
     has_more: bool,
-    // Of its message.
+    // The number of bytes in its message.
     bytes: usize,
-    fate: Fate,
+    state: SendState,
 }
 
-/// A ring, and what is being submitted; empty between calls.
+/// A ring, and the messages of the current submission. There are none between calls.
 pub(super) struct Ring {
     queue: Box<dyn Queue>,
     parts: Vec<Part>,
-    // Dirty connections that had nothing to write.
+    // Dirty connections that have nothing to write.
     idle: Vec<ConnectionId>,
-    // The slices of all parts, one behind the other. Never grows, so that it never moves.
+    // The slices of all parts, in order. Its capacity never changes, so the slices never move.
     slices: Vec<iovec>,
     messages: Vec<Message>,
-    // A message was taken and never answered.
-    has_lost: bool,
+    // The kernel took a message whose completion never arrived.
+    has_unanswered: bool,
 }
 
 impl Ring {
@@ -91,57 +90,61 @@ impl Ring {
             idle: Vec::new(),
             slices: Vec::with_capacity(SLICES_MAX),
             messages: Vec::with_capacity(DEPTH),
-            has_lost: false,
+            has_unanswered: false,
         }
     }
 
-    /// Frees the ring, unless the kernel may still be at work on a message, with a header and slices that lie in it.
-    pub(super) fn give_up(self) {
-        if self.has_lost {
+    /// Frees the ring, unless the kernel may still be using a message whose header and slices are in it.
+    pub(super) fn abandon(self) {
+        if self.has_unanswered {
             std::mem::forget(self);
         }
     }
 
-    /// Writes the next dirty connections, at most `left` of them.
+    /// Writes the next dirty connections, at most `left` of them, and reduces `left` by their number.
+    ///
+    /// # Errors
+    ///
+    /// The kernel misbehaved. Connections whose messages were not sent are dirty again.
     pub(super) fn flush(
         &mut self,
-        engine: &mut ShardCore,
+        core: &mut ShardCore,
         sockets: &mut impl Sockets,
         left: &mut usize,
-        stats: &ShardMetrics,
+        metrics: &ShardMetrics,
         now: Now,
-    ) -> Result<Progress, Oddity> {
-        self.gather(engine, sockets, DEPTH.min(*left), now);
+    ) -> Result<BatchStatus, RingError> {
+        self.gather(core, sockets, DEPTH.min(*left), now);
         let mut outcome = Ok(());
         if !self.parts.is_empty() {
             *left -= self.parts.len();
-            stats.submitted.bump(self.parts.len() as u64);
-            let submitted = self.submit(stats);
-            let answered = self.settle(engine, sockets, now);
+            metrics.submitted.bump(self.parts.len() as u64);
+            let submitted = self.submit(metrics);
+            let answered = self.settle(core, sockets, now);
             outcome = submitted.and(answered);
         }
         for id in self.idle.drain(..) {
-            sockets.written(engine, id, Outcome::Drained, now);
+            sockets.written(core, id, Outcome::Drained, now);
         }
         outcome?;
-        Ok(if *left > 0 && engine.has_dirty() {
-            Progress::More
+        Ok(if *left > 0 && core.has_dirty() {
+            BatchStatus::More
         } else {
-            Progress::Done
+            BatchStatus::Done
         })
     }
 
-    /// Notes what up to `limit` dirty connections have to write.
-    fn gather(&mut self, engine: &mut ShardCore, sockets: &mut impl Sockets, limit: usize, now: Now) {
+    /// Gathers the messages of up to `limit` dirty connections.
+    fn gather(&mut self, core: &mut ShardCore, sockets: &mut impl Sockets, limit: usize, now: Now) {
         while self.parts.len() < limit
             && self.slices.len() + SLICES <= SLICES_MAX
-            && let Some(id) = engine.next_dirty()
+            && let Some(id) = core.next_dirty()
         {
             let Some(socket) = sockets.socket(id).map(|socket| socket.as_raw_fd()) else {
                 continue;
             };
             let first = self.slices.len();
-            let bytes = self.gather_one(engine, id, now);
+            let bytes = self.gather_one(core, id, now);
             let count = self.slices.len() - first;
             if count == 0 {
                 self.idle.push(id);
@@ -156,19 +159,19 @@ impl Ring {
                 id,
                 has_more: false,
                 bytes,
-                fate: Fate::Unknown,
+                state: SendState::Pending,
             });
         }
     }
 
-    fn gather_one(&mut self, engine: &mut ShardCore, id: ConnectionId, now: Now) -> usize {
+    fn gather_one(&mut self, core: &mut ShardCore, id: ConnectionId, now: Now) -> usize {
         let mut few = [IoSlice::new(&[]); SLICES_FEW];
-        let filled = engine.pending(id, now, &mut few);
+        let filled = core.pending(id, now, &mut few);
         if filled < few.len() {
             return self.note(&few[..filled]);
         }
         let mut many = [IoSlice::new(&[]); SLICES];
-        let filled = engine.pending(id, now, &mut many);
+        let filled = core.pending(id, now, &mut many);
         self.note(&many[..filled])
     }
 
@@ -184,106 +187,106 @@ impl Ring {
         bytes
     }
 
-    /// Has all messages carried out.
-    fn submit(&mut self, stats: &ShardMetrics) -> Result<(), Oddity> {
-        // SAFETY: the slices lie in `self.slices`, which has not grown since (`gather` keeps it within its capacity) and
-        // is emptied by `settle` only. The bytes lie in frames that the connections' outboxes hold ([`ShardCore::pending`]
-        // promises that they stay until the connection is told that they were sent, or changes otherwise); no
-        // connection is touched before this call has returned. It returns when every message has completed, or when
-        // the ring is given up. A message that was taken and has not completed then keeps its bytes, its slices and its
-        // header for ever: `settle` and `give_up` leak them.
+    /// Submits all messages, repeatedly if needed, until they have completed.
+    fn submit(&mut self, metrics: &ShardMetrics) -> Result<(), RingError> {
+        // SAFETY: the slices are in `self.slices`, which has not moved since (`gather` keeps it within its capacity) and
+        // is cleared only by `settle`. The bytes are in frames that the connections' outboxes hold. `ShardCore::pending`
+        // promises that they stay valid until the connection is told that they were sent, or changes otherwise. No
+        // connection is touched before this call returns. It returns when every message has completed, or when the ring
+        // is abandoned. In the second case `settle` and `abandon` leak the bytes, the slices and the headers of messages
+        // that were taken and have not completed, so these stay valid for ever.
         unsafe { self.queue.push(&self.messages) };
         let mut outstanding = self.messages.len();
         let mut untaken = outstanding;
-        let mut futile = 0;
-        let mut odd = Ok(());
+        let mut idle_submissions = 0;
+        let mut outcome = Ok(());
         while outstanding > 0 {
-            // What was taken has completed, so waiting for it takes no time; what was not taken never would.
+            // A message that was taken has completed, so waiting takes no time. One that was not taken would never complete.
             let wait_for = if untaken == 0 { outstanding } else { 0 };
             let entered = self.queue.enter(wait_for);
-            stats.sends.bump(1);
-            let arrived = self.collect(&mut odd);
+            metrics.sends.bump(1);
+            let arrived = self.collect(&mut outcome);
             outstanding -= arrived;
             let still_untaken = self.queue.untaken();
-            futile = if arrived > 0 || still_untaken < untaken {
+            idle_submissions = if arrived > 0 || still_untaken < untaken {
                 0
             } else {
-                futile + 1
+                idle_submissions + 1
             };
             untaken = still_untaken;
             match entered {
-                // Too little memory for requests, too many completions not taken out: for now.
-                Ok(()) | Err(Errno::INTR | Errno::AGAIN | Errno::BUSY) if futile < FUTILE_MAX => {}
+                // Temporary errors: too little memory for requests, or too many completions that were not taken out.
+                Ok(()) | Err(Errno::INTR | Errno::AGAIN | Errno::BUSY) if idle_submissions < IDLE_SUBMISSIONS_MAX => {}
                 _ if outstanding == 0 => {}
-                Ok(()) | Err(Errno::INTR | Errno::AGAIN | Errno::BUSY) => return Err(Oddity::Futile),
-                Err(error) => return Err(Oddity::Submission(error)),
+                Ok(()) | Err(Errno::INTR | Errno::AGAIN | Errno::BUSY) => return Err(RingError::NoProgress),
+                Err(error) => return Err(RingError::Submission(error)),
             }
         }
-        odd
+        outcome
     }
 
-    /// Takes completions out; returns how many messages they are of.
-    fn collect(&mut self, odd: &mut Result<(), Oddity>) -> usize {
+    /// Takes completions out. Returns how many messages have completed.
+    fn collect(&mut self, outcome: &mut Result<(), RingError>) -> usize {
         let mut arrived = 0;
         while let Some(completion) = self.queue.completion() {
-            match self.parts.get_mut(completion.place) {
-                Some(part) if part.fate == Fate::Unknown => {
-                    part.fate = completion.result.map_or_else(Fate::Failed, Fate::Sent);
+            match self.parts.get_mut(completion.index) {
+                Some(part) if part.state == SendState::Pending => {
+                    part.state = completion.result.map_or_else(SendState::Failed, SendState::Sent);
                     arrived += 1;
                 }
-                _ => *odd = Err(Oddity::Unasked),
+                _ => *outcome = Err(RingError::UnexpectedCompletion),
             }
         }
         arrived
     }
 
-    /// Tells every connection how its message ended. First all of them how much was sent: what follows from that for
-    /// one connection may change another.
-    fn settle(&mut self, engine: &mut ShardCore, sockets: &mut impl Sockets, now: Now) -> Result<(), Oddity> {
+    /// Tells every connection the result of its message. The sent bytes of all connections are counted first, because the
+    /// consequences for one connection may change another.
+    fn settle(&mut self, core: &mut ShardCore, sockets: &mut impl Sockets, now: Now) -> Result<(), RingError> {
         for part in &mut self.parts {
-            if let Fate::Sent(bytes) = part.fate {
-                part.has_more = engine.count_sent(part.id, bytes) == Sent::More;
+            if let SendState::Sent(bytes) = part.state {
+                part.has_more = core.count_sent(part.id, bytes) == Sent::More;
             }
         }
         let taken = self.parts.len() - self.queue.untaken();
         let mut refused = Ok(());
-        for (place, part) in self.parts.drain(..).enumerate() {
+        for (index, part) in self.parts.drain(..).enumerate() {
             let id = part.id;
-            let outcome = match part.fate {
-                Fate::Sent(bytes) => {
-                    engine.after_sent(id, now);
+            let outcome = match part.state {
+                SendState::Sent(bytes) => {
+                    core.after_sent(id, now);
                     if bytes < part.bytes {
                         Outcome::Blocked
                     } else if part.has_more {
-                        engine.postpone(id);
+                        core.postpone(id);
                         continue;
                     } else {
                         Outcome::Drained
                     }
                 }
-                Fate::Failed(Errno::AGAIN) => Outcome::Blocked,
-                Fate::Failed(Errno::INTR) => {
-                    engine.postpone(id);
+                SendState::Failed(Errno::AGAIN) => Outcome::Blocked,
+                SendState::Failed(Errno::INTR) => {
+                    core.postpone(id);
                     continue;
                 }
-                // Nothing was tried: `writev` shall say what it finds.
-                Fate::Failed(error @ (Errno::CANCELED | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => {
-                    refused = Err(Oddity::Refused(error));
-                    engine.postpone(id);
+                // The kernel did not try to send the message; `writev` will try.
+                SendState::Failed(error @ (Errno::CANCELED | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => {
+                    refused = Err(RingError::Refused(error));
+                    core.postpone(id);
                     continue;
                 }
-                Fate::Failed(_) => Outcome::Failed,
-                Fate::Unknown if place >= taken => {
-                    engine.postpone(id);
+                SendState::Failed(_) => Outcome::Failed,
+                SendState::Pending if index >= taken => {
+                    core.postpone(id);
                     continue;
                 }
-                Fate::Unknown => {
-                    engine.leak_pending(id);
-                    self.has_lost = true;
+                SendState::Pending => {
+                    core.leak_pending(id);
+                    self.has_unanswered = true;
                     Outcome::Failed
                 }
             };
-            sockets.written(engine, id, outcome, now);
+            sockets.written(core, id, outcome, now);
         }
         self.slices.clear();
         self.messages.clear();

@@ -1,4 +1,4 @@
-//! One `sendmsg` for each connection and turn.
+//! Writes with one `sendmsg` for each connection.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,24 +13,24 @@ use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 /// Writes every dirty connection, with at most `sends` system calls.
-pub(super) fn flush(engine: &mut ShardCore, sockets: &mut impl Sockets, sends: usize, stats: &ShardMetrics, now: Now) {
+pub(super) fn flush(core: &mut ShardCore, sockets: &mut impl Sockets, sends: usize, metrics: &ShardMetrics, now: Now) {
     let mut left = sends;
     while left > 0
-        && let Some(id) = engine.next_dirty()
+        && let Some(id) = core.next_dirty()
     {
         let Some(socket) = sockets.socket(id) else { continue };
-        let outcome = write(engine, socket, id, &mut left, now);
+        let outcome = write(core, socket, id, &mut left, now);
         match outcome {
-            Some(outcome) => sockets.written(engine, id, outcome, now),
-            None => engine.postpone(id),
+            Some(outcome) => sockets.written(core, id, outcome, now),
+            None => core.postpone(id),
         }
     }
-    stats.sends.bump((sends - left) as u64);
+    metrics.sends.bump((sends - left) as u64);
 }
 
-// `None`: the bound was reached before the end.
+// Writes one connection. Returns `None` if no system call was left before all frames were written.
 fn write(
-    engine: &mut ShardCore,
+    core: &mut ShardCore,
     socket: BorrowedFd<'_>,
     id: ConnectionId,
     left: &mut usize,
@@ -38,7 +38,7 @@ fn write(
 ) -> Option<Outcome> {
     loop {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = engine.pending(id, now, &mut slices);
+        let filled = core.pending(id, now, &mut slices);
         let slices = &slices[..filled];
         if slices.is_empty() {
             return Some(Outcome::Drained);
@@ -47,7 +47,7 @@ fn write(
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         match send(socket, slices) {
             Ok(bytes) => {
-                let sent = engine.sent(id, bytes, now);
+                let sent = core.sent(id, bytes, now);
                 if bytes < wanted {
                     return Some(Outcome::Blocked);
                 }

@@ -1,8 +1,9 @@
-//! How the rest of the gateway talks to a shard: small messages, one way, and a doorbell.
+//! How the rest of the gateway talks to a shard: by small messages in one direction, and a doorbell.
 //!
-//! Invariant: a message sent is either taken out by the shard, in order, or handed back because the shard is gone;
-//! the sender never waits.
+//! Invariant: the shard takes messages out in the order in which they were sent. A message to a shard that has ended is
+//! handed back. The sender never waits.
 
+mod id;
 pub mod polling;
 
 use std::net::IpAddr;
@@ -21,186 +22,121 @@ use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Deflate;
 
-/// Names one connection for as long as it lives. A stale one names nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId {
-    /// The shard.
-    pub shard: u16,
-    /// Its place in the shard.
-    pub slot: u32,
-    /// How often the place was taken before.
-    pub generation: u32,
-}
+pub use id::ConnectionId;
+pub(super) use id::scramble;
 
-impl ConnectionId {
-    const SLOT_BITS: u32 = 26;
-
-    /// 64 bits that stand for this connection and look random: 6 of the shard, 26 of the slot, 32 of the generation,
-    /// scrambled. Shards and slots beyond that (a hub has at most 64 shards) would share their names.
-    #[must_use]
-    pub fn public_bits(self) -> u64 {
-        let place = u64::from(self.shard) << Self::SLOT_BITS | u64::from(self.slot);
-        scramble(place << 32 | u64::from(self.generation))
-    }
-
-    /// As clients and the admin API see it: `client_` and the [`public_bits`](Self::public_bits) as 16 hexadecimal
-    /// digits. It says by itself where the connection is, so nobody keeps a map of names.
-    #[must_use]
-    pub fn client_id(self) -> String {
-        format!("client_{:016x}", self.public_bits())
-    }
-
-    /// The inverse of [`client_id`](Self::client_id); `None` when the text is none. Whether the connection exists is
-    /// for its shard to say, and whether there is such a shard for the caller.
-    #[must_use]
-    pub fn from_client_id(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("client_")?;
-        let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-        if digits.len() != 16 || !digits.bytes().all(is_digit) {
-            return None;
-        }
-        Self::from_public_bits(u64::from_str_radix(digits, 16).ok()?)
-    }
-
-    /// The inverse of [`public_bits`](Self::public_bits), under the same reservation.
-    #[must_use]
-    pub fn from_public_bits(bits: u64) -> Option<Self> {
-        let bits = unscramble(bits);
-        let place = bits >> 32;
-        Some(Self {
-            shard: u16::try_from(place >> Self::SLOT_BITS).ok()?,
-            slot: u32::try_from(place & ((1 << Self::SLOT_BITS) - 1)).ok()?,
-            generation: u32::try_from(bits & u64::from(u32::MAX)).ok()?,
-        })
-    }
-}
-
-// The finalizer of splitmix64, which maps 64 bits to 64 bits one to one, and its inverse. No secret: it only keeps
-// neighbours from looking alike.
-const fn scramble(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
-const fn unscramble(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 31) ^ (bits >> 62)).wrapping_mul(0x3196_42b2_d24d_8ec3);
-    bits = (bits ^ (bits >> 27) ^ (bits >> 54)).wrapping_mul(0x96de_1b17_3f11_9089);
-    bits ^ (bits >> 30) ^ (bits >> 60)
-}
-
-/// A socket on its way from the door to a shard, after the 101 went out.
+/// A connection that the ingress hands to a shard, after the response 101 was sent.
 #[derive(Debug)]
 pub struct Adopt {
-    /// The bare socket (TCP or Unix), non-blocking.
+    /// The socket (TCP or Unix), without TLS or HTTP, non-blocking.
     pub socket: OwnedFd,
-    /// What was read behind the request's head: a first frame can sit in it.
+    /// Bytes that were read after the request's head. They may contain the first frames.
     pub unread: Bytes,
     /// The endpoint's settings.
     pub settings: Arc<Settings>,
-    /// How it was opened, on an endpoint of an Engine.IO dialect. [`Adopt::identity`] is `Ok(None)` then: the session
-    /// looks at the token when the client connects.
+    /// How the session was opened, on an endpoint with an Engine.IO dialect. [`Adopt::identity`] is `Ok(None)` then, because
+    /// the session verifies the token when the client connects.
     pub engine_io: Option<Opening>,
-    /// Who it is: a verified handshake token's identity, `None` when the client has yet to authenticate, or why the
-    /// token was refused (answered with `auth_result` and a close).
+    /// The identity of a verified handshake token; `Ok(None)`: the client has yet to authenticate. An error says why the
+    /// token was refused; the client gets `auth_result` and is closed.
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
-    /// The client's address, as the trusted proxies tell it; `None` on a bare Unix socket.
+    /// The client's address, as reported by trusted proxies; `None` for a Unix socket without a proxy.
     pub address: Option<IpAddr>,
-    /// Random bits for its client id and the phase of its heartbeat.
+    /// Random bits, from which the client id and the phase of the heartbeat follow.
     pub nonce: u64,
-    /// What was agreed on compression; `None`: none.
+    /// The negotiated compression; `None`: none.
     pub deflate: Option<Deflate>,
-    /// Held while the connection lives; dropping it gives its place in the door's limits back.
+    /// Held while the connection lives. Dropping it frees the connection's permit in the ingress limits.
     pub permit: Box<dyn ConnectionPermit>,
 }
 
-/// A connection's place in the door's limits (total, per address, per user). Dropped when the connection is gone.
+/// A connection's permit in the ingress limits (total, for each address, for each user). Dropped when the connection ends.
 pub trait ConnectionPermit: Send + std::fmt::Debug {
-    /// The connection became this user by an in-band `auth`. `false`: the user has too many connections already.
+    /// Reports that an in-band `auth` made this the connection of `user`. Returns `false` if the user has too many connections.
     fn authenticated(&mut self, user: &str) -> bool;
 }
 
-/// What a shard can be told.
+/// A message to a shard.
 pub enum ShardMessage {
-    /// Take this connection.
+    /// Take over a connection.
     Adopt(Box<Adopt>),
     /// Open an Engine.IO session without a socket.
     Open(Box<polling::Open>),
-    /// A request of such a session.
+    /// An HTTP request of a session without a socket.
     Poll(polling::Poll),
-    /// A socket for such a session; the driver's, as [`ShardMessage::Adopt`].
+    /// A socket for a session without one. As with [`ShardMessage::Adopt`], the reactor takes the socket.
     Upgrade(Box<polling::Upgrade>),
     /// Answer to a verification.
     Verified {
-        /// Who asked.
+        /// The connection that made the request.
         to: ConnectionId,
         /// The request's number.
         request: u32,
-        /// Who it is, or why not.
+        /// The client's identity, or why the token was refused.
         outcome: Result<Arc<Identity>, TokenError>,
     },
     /// Answer to a command.
     Responded {
-        /// Who asked.
+        /// The connection that made the request.
         to: ConnectionId,
         /// The request's number.
         request: u32,
         /// The answer.
         outcome: CommandOutcome,
     },
-    /// End one connection; `reply` says whether it existed.
+    /// End one connection. `reply` gets whether it existed.
     Disconnect {
-        /// Which.
+        /// The connection.
         id: ConnectionId,
-        /// With what ending.
+        /// The ending that the client gets.
         ending: Disconnect,
-        /// Whether it existed.
+        /// Gets whether the connection existed.
         reply: Box<dyn FnOnce(bool) + Send>,
     },
-    /// End all connections of one user; `reply` gets how many there were.
+    /// End all connections of one user. `reply` gets how many there were.
     DisconnectUser {
-        /// The `sub`.
+        /// The `sub` of the user's tokens.
         user: Box<str>,
-        /// With what ending.
+        /// The ending that the clients get.
         ending: Disconnect,
-        /// How many there were.
+        /// Gets how many connections were ended.
         reply: Box<dyn FnOnce(usize) + Send>,
     },
-    /// Send this event to every authenticated connection, subscribed or not; `reply` gets how many.
+    /// Send an event to every authenticated connection, subscribed or not. `reply` gets how many there are.
     Broadcast {
-        /// What to send.
+        /// The event.
         event: Arc<Event>,
-        /// To how many it was queued.
+        /// Gets for how many connections the event was queued.
         reply: Box<dyn FnOnce(usize) + Send>,
     },
     /// List connections in slot order.
     Clients {
-        /// From this slot on.
+        /// The first slot of the page.
         from_slot: u32,
-        /// At most so many.
+        /// The maximum number of connections.
         limit: usize,
-        /// Only this user's.
+        /// List only the connections of this user.
         user: Option<Box<str>>,
-        /// The page, and the slot the next one begins at (`None`: there is none).
+        /// Gets the page.
         reply: Box<dyn FnOnce(ClientsPage) + Send>,
     },
-    /// Patterns and how many connections hold each, largest first.
+    /// List the patterns with the most subscribers.
     Subscriptions {
-        /// At most so many.
+        /// The maximum number of patterns.
         limit: usize,
-        /// The patterns, and how many subscriptions there are in all.
+        /// Gets the page.
         reply: Box<dyn FnOnce(SubscriptionsPage) + Send>,
     },
-    /// How many connections get the events of a channel.
+    /// Count the connections that get the events of a channel.
     Subscribers {
-        /// Which.
+        /// The channel.
         channel: Channel,
-        /// How many.
+        /// Gets the number of connections.
         reply: Box<dyn FnOnce(u64) + Send>,
     },
-    /// Close everybody with 1012 spread over this time, then stop.
+    /// Close all connections with code 1012, spread over a time, then stop.
     Drain {
-        /// Milliseconds.
+        /// The time in milliseconds.
         over_ms: u64,
     },
 }
@@ -210,117 +146,122 @@ pub enum ShardMessage {
 pub struct ClientsPage {
     /// In slot order.
     pub clients: Vec<ClientInfo>,
-    /// Where the next page begins.
+    /// The first slot of the next page; `None`: this is the last page.
     pub next_slot: Option<u32>,
 }
 
 /// A page of [`ShardMessage::Subscriptions`].
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionsPage {
-    /// Pattern and holders, largest first.
+    /// Patterns and the number of their subscribers, largest number first.
     pub patterns: Vec<(Box<str>, u64)>,
-    /// All subscriptions of the shard.
+    /// The number of all subscriptions of the shard.
     pub total: u64,
 }
 
-/// What the admin API tells of one connection.
+/// What the admin API shows of one connection.
 #[derive(Clone, Debug)]
 pub struct ClientInfo {
-    /// Its name.
+    /// Its id.
     pub id: ConnectionId,
-    /// As clients see it, in `status`.
+    /// Its public name, as in the client's `status`.
     pub client_id: Box<str>,
-    /// Its user.
+    /// The user; `None`: anonymous or not authenticated.
     pub user: Option<Arc<str>>,
-    /// Its address.
+    /// The client's address.
     pub address: Option<IpAddr>,
-    /// `native`, ...
+    /// The name of the dialect: `native`, ...
     pub dialect: &'static str,
-    /// `websocket`, or `polling`.
+    /// The transport: `websocket` or `polling`.
     pub transport: &'static str,
-    /// What was agreed on compression; `None`: none.
+    /// The negotiated compression; `None`: none.
     pub deflate: Option<Deflate>,
-    /// Unix milliseconds.
+    /// When the connection was adopted, in Unix milliseconds.
     pub connected_at_ms: u64,
-    /// When a ping was last sent to it, Unix milliseconds.
+    /// When a ping was last sent to the client, in Unix milliseconds.
     pub last_ping_ms: Option<u64>,
-    /// When a pong (frame or message) last came, Unix milliseconds.
+    /// When a pong (frame, packet or message) last arrived, in Unix milliseconds.
     pub last_pong_ms: Option<u64>,
-    /// Patterns held.
+    /// The patterns that the client is subscribed to.
     pub subscriptions: Vec<Box<str>>,
-    /// Messages delivered.
+    /// Messages delivered to the client.
     pub message_count: u64,
-    /// Frames waiting.
+    /// Frames in the outbox.
     pub pending: u64,
-    /// Events dropped.
+    /// Events dropped for the client.
     pub dropped: u64,
-    /// Whether it is open (not closing).
+    /// Whether the connection is open; `false`: it is closing.
     pub is_alive: bool,
 }
 
-/// What a shard asks of the threads that may wait. Implementations return at once and answer by mailbox, always, once.
+/// Services that a shard requests from threads that may wait. Implementations return at once and answer by the mailbox,
+/// always exactly once.
 pub trait Services: Send + Sync {
-    /// Verify a token; answered by [`ShardMessage::Verified`].
+    /// Verifies a token; answered by [`ShardMessage::Verified`].
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>);
-    /// Route a command; answered by [`ShardMessage::Responded`]. `client_id` is the connection's public name and
-    /// `address` the client's ([`Adopt::address`]), for the audit trail.
+    /// Routes a command; answered by [`ShardMessage::Responded`]. `client_id`, the connection's public name, and `address`
+    /// ([`Adopt::address`]) are for the audit trail.
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
-    /// Tell the audit trail of a command that was refused for want of permission; not answered.
+    /// Records in the audit trail that a command was refused for lack of permission; not answered.
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
 }
 
-/// The outside's end of one shard. Cheap to clone.
+/// The sending end of a shard's mailbox. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardHandle {
-    post: Sender<ShardMessage>,
+    sender: Sender<ShardMessage>,
     shared: Arc<Shared>,
 }
 
-/// The shard's end of its mailbox; owned by its thread. Messages left in it when it is dropped are dropped with it:
-/// sockets close, permits go back, replies are never called.
+/// The receiving end of a shard's mailbox, owned by the shard's thread. Dropping it drops the messages in it: sockets are
+/// closed, permits are freed, and replies are never called.
 pub struct Mailbox {
-    letters: Receiver<ShardMessage>,
+    receiver: Receiver<ShardMessage>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     doorbell: Arc<Doorbell>,
-    stats: Arc<ShardMetrics>,
-    // Connections sent and not yet taken out: they are load the shard does not count yet.
+    metrics: Arc<ShardMetrics>,
+    // Connections that were sent and not taken out yet. They are load that the shard does not count yet.
     adopting: Gauge,
 }
 
-/// A mailbox that rings this doorbell, and its outside end.
+/// Creates a mailbox whose messages ring this doorbell.
 ///
-/// Unbounded, because a bound could only lose an answer that somebody waits for, or make a thread wait for a shard
-/// that waits for nobody. What lies in it is bounded where it comes from: connections by the door's limits, answers
-/// by the one verification and the commands in flight a connection may have, queries by the admin listener.
+/// The mailbox is unbounded. A bound could only lose an answer that a client waits for, or make a thread wait for a shard.
+/// Its senders are bounded instead: connections by the ingress limits; answers by the one verification and the commands
+/// in flight that each connection may have; queries by the admin listener.
 #[must_use]
-pub fn mailbox(doorbell: Arc<Doorbell>, stats: Arc<ShardMetrics>) -> (ShardHandle, Mailbox) {
-    let (post, letters) = crossbeam_channel::unbounded();
+pub fn mailbox(doorbell: Arc<Doorbell>, metrics: Arc<ShardMetrics>) -> (ShardHandle, Mailbox) {
+    let (sender, receiver) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared {
         doorbell,
-        stats,
+        metrics,
         adopting: Gauge::default(),
     });
     let handle = ShardHandle {
-        post,
+        sender,
         shared: shared.clone(),
     };
-    (handle, Mailbox { letters, shared })
+    (handle, Mailbox { receiver, shared })
 }
 
-/// Whether the shard has one more connection by it.
+/// Whether the message adds a connection to the shard.
 const fn is_adoption(message: &ShardMessage) -> bool {
     matches!(message, ShardMessage::Adopt(_) | ShardMessage::Open(_))
 }
 
 impl ShardHandle {
-    /// Puts a message into the shard's mailbox and rings its doorbell; hands it back when the shard is gone.
+    /// Puts a message into the shard's mailbox and rings its doorbell.
+    ///
+    /// # Errors
+    ///
+    /// The shard has ended. The message is handed back.
     pub fn send(&self, message: ShardMessage) -> Result<(), Box<ShardMessage>> {
         let adoption = i64::from(is_adoption(&message));
         self.shared.adopting.add(adoption);
-        match self.post.send(message) {
+        match self.sender.send(message) {
             Ok(()) => {
                 self.shared.doorbell.ring();
                 Ok(())
@@ -332,45 +273,46 @@ impl ShardHandle {
         }
     }
 
-    /// Its counters.
+    /// The shard's metrics.
     #[must_use]
-    pub fn stats(&self) -> &ShardMetrics {
-        &self.shared.stats
+    pub fn metrics(&self) -> &ShardMetrics {
+        &self.shared.metrics
     }
 
-    /// How loaded it is: the door hands a new connection to the shard with the least.
+    /// The number of connections, including those on their way. The ingress hands a new connection to the shard with the
+    /// fewest.
     #[must_use]
     pub fn load(&self) -> i64 {
-        self.shared.stats.connections.get() + self.shared.adopting.get()
+        self.shared.metrics.connections.get() + self.shared.adopting.get()
     }
 }
 
 impl Mailbox {
-    /// The next message.
+    /// Takes out the next message; `None`: the mailbox is empty.
     pub fn pop(&mut self) -> Option<ShardMessage> {
-        let message = self.letters.try_recv().ok()?;
+        let message = self.receiver.try_recv().ok()?;
         if is_adoption(&message) {
             self.shared.adopting.add(-1);
         }
         Some(message)
     }
 
-    /// The shard's counters, which its handles show.
+    /// The shard's metrics, shared with its handles.
     #[must_use]
-    pub fn stats(&self) -> &Arc<ShardMetrics> {
-        &self.shared.stats
+    pub fn metrics(&self) -> &Arc<ShardMetrics> {
+        &self.shared.metrics
     }
 
-    /// How many wait.
+    /// The number of messages in the mailbox.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.letters.len()
+        self.receiver.len()
     }
 
-    /// Whether none waits.
+    /// Whether the mailbox is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.receiver.is_empty()
     }
 }
 
@@ -380,28 +322,6 @@ mod tests {
 
     fn drain(over_ms: u64) -> ShardMessage {
         ShardMessage::Drain { over_ms }
-    }
-
-    #[test]
-    fn a_client_id_names_its_connection() {
-        for (shard, slot, generation) in [(0, 0, 1), (63, (1 << 26) - 1, u32::MAX), (7, 123_456, 0xdead_beef)] {
-            let id = ConnectionId {
-                shard,
-                slot,
-                generation,
-            };
-            assert_eq!(ConnectionId::from_client_id(&id.client_id()), Some(id));
-        }
-        for text in [
-            "",
-            "client_",
-            "client_12",
-            "client_+123456789abcde0",
-            "client_0123456789ABCDEF",
-            "0123456789abcdef",
-        ] {
-            assert_eq!(ConnectionId::from_client_id(text), None, "{text}");
-        }
     }
 
     #[test]
@@ -421,10 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn a_message_to_a_shard_that_is_gone_comes_back() {
+    fn a_message_to_a_shard_that_has_ended_is_handed_back() {
         let (handle, mailbox) = mailbox(Arc::default(), Arc::default());
         drop(mailbox);
-        let back = handle.send(drain(7)).expect_err("nobody is there");
+        let back = handle.send(drain(7)).expect_err("the shard has ended");
         assert!(matches!(*back, ShardMessage::Drain { over_ms: 7 }));
     }
 }

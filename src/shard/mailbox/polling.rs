@@ -1,7 +1,7 @@
-//! What the door tells a shard about Engine.IO sessions that have no socket (yet), and what it is answered.
+//! Messages of the ingress to a shard about Engine.IO sessions that use long polling, and their answers.
 //!
-//! Invariant: a request is answered once, or its answer's sender is dropped because the session is gone; a request
-//! whose client goes away is told of by [`PollRequest::Gone`].
+//! Invariant: each request is answered once, or the sender of its answer is dropped because the session has ended. The
+//! ingress reports a request whose client has disconnected by [`PollRequest::Gone`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,73 +17,73 @@ use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Deflate;
 
-/// A new session, opened by a GET.
+/// Opens a new session, by a GET.
 #[derive(Debug)]
 pub struct Open {
     /// The endpoint's settings.
     pub settings: Arc<Settings>,
-    /// How it was opened.
+    /// How the session was opened.
     pub opening: Opening,
-    /// The client's address, as the trusted proxies tell it.
+    /// The client's address, as reported by trusted proxies.
     pub address: Option<IpAddr>,
-    /// Random bits for its heartbeat's phase.
+    /// Random bits, from which the phase of the heartbeat follows.
     pub nonce: u64,
-    /// Held while the session lives, whatever carries it.
+    /// Held while the session lives, whatever its transport.
     pub permit: Box<dyn ConnectionPermit>,
-    /// The number of the GET.
+    /// The number of the GET, as [`Poll::number`].
     pub number: u64,
-    /// Its answer's body.
+    /// Gets the body of the GET's response.
     pub answer: oneshot::Sender<Bytes>,
 }
 
-/// One request of a session. Shown without what only its client may know.
+/// One HTTP request of a session. The `Debug` output leaves out the secret.
 pub struct Poll {
-    /// The session, as its name says.
+    /// The session that the request names.
     pub to: ConnectionId,
-    /// The name's random part.
+    /// The random part of the session's id.
     pub secret: [u8; SECRET_BYTES],
-    /// Names the request; no two of a process have the same. All that is told of one POST bears one number.
+    /// The number of the HTTP request, unique in the process. All messages about one POST have the same number.
     pub number: u64,
-    /// What it is.
+    /// The request.
     pub request: PollRequest,
 }
 
-/// What a request asks. Shown by its kind: a body may hold a token.
+/// The kind of a request and its data. The `Debug` output shows only the kind, because a body may contain a token.
 pub enum PollRequest {
-    /// A GET: what is queued, or what comes next. The answer says whether it waits, and for what.
+    /// A GET. If the shard accepts it, the answer is a receiver that gets the body: the queued packets, or the next ones.
     Get(oneshot::Sender<Result<oneshot::Receiver<Bytes>, PollError>>),
-    /// The head of a POST has come; nobody reads a body for a session that does not exist.
+    /// The head of a POST has arrived. The ingress reads the body only if the answer is `Ok`.
     PostHead(oneshot::Sender<Result<(), PollError>>),
-    /// Its body has come. Answered when the session has taken all of it.
+    /// The body of a POST has arrived. Answered when the session has handled all of it.
     PostBody(Bytes, oneshot::Sender<Result<(), PollError>>),
-    /// Whether a socket is wanted.
+    /// Asks whether the session accepts an upgrade to a WebSocket.
     MayUpgrade(oneshot::Sender<Result<(), PollError>>),
-    /// The body of the POST is not read to its end: the session ends so.
+    /// The body of the POST could not be read completely. The session ends with this ending.
     PostFailed(Disconnect),
-    /// The client of this request is gone before it was answered, or before the answer was written.
+    /// The client of the request disconnected before the answer was written.
     Gone,
 }
 
-/// Why a request is not served.
+/// Why a request is refused. Both are errors of the Engine.IO protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollError {
-    /// There is no such session (any more).
+    /// There is no such session, or it has ended.
     UnknownSession,
-    /// It may not be asked this now, or its body is no payload.
+    /// The session does not accept this request now, or the body is not a valid payload.
     BadRequest,
 }
 
-/// A socket on its way to a session, after the 101 went out. Shown like [`Poll`].
+/// A WebSocket that the ingress hands to a session, after the response 101 was sent. The `Debug` output leaves out the secret.
 pub struct Upgrade {
     /// The session.
     pub to: ConnectionId,
-    /// Its name's random part.
+    /// The random part of the session's id.
     pub secret: [u8; SECRET_BYTES],
-    /// What was agreed on compression.
+    /// The negotiated compression; `None`: none.
     pub deflate: Option<Deflate>,
-    /// The bare socket, non-blocking.
+    /// The socket, non-blocking.
     pub socket: OwnedFd,
-    /// What was read behind the request's head.
+    /// Bytes that were read after the request's head.
     pub unread: Bytes,
 }
 
@@ -128,7 +128,7 @@ mod tests {
     const SECRET: [u8; SECRET_BYTES] = [211; SECRET_BYTES];
 
     #[test]
-    fn nothing_that_is_told_shows_a_secret_or_a_token() {
+    fn debug_output_shows_no_secret_and_no_token() {
         let to = ConnectionId {
             shard: 0,
             slot: 1,

@@ -20,7 +20,7 @@ fn frame(byte: u8, length: usize) -> Rc<Frame> {
     Frame::reply(bytes)
 }
 
-/// Of an event that was read from the hub.
+/// The frame of an event that was read from the hub.
 fn page_frame(byte: u8, length: usize) -> Rc<Frame> {
     let bytes = Bytes::from(vec![byte; length]);
     let channel = Channel::parse("a.b").expect("valid");
@@ -49,25 +49,31 @@ fn an_outbox_is_forty_bytes() {
 #[test]
 fn events_and_replies_leave_in_the_order_they_came() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
-    outbox.push_reply(&mut pool, frame(1, 1), &BOUNDS).expect("room");
+    outbox
+        .push_reply(&mut pool, frame(1, 1), &BOUNDS)
+        .expect("within the bounds");
     assert!(outbox.push_event(&mut pool, &frame(2, 1), &BOUNDS));
     assert!(outbox.push_event(&mut pool, &frame(3, 1), &BOUNDS));
-    outbox.push_reply(&mut pool, frame(4, 1), &BOUNDS).expect("room");
+    outbox
+        .push_reply(&mut pool, frame(4, 1), &BOUNDS)
+        .expect("within the bounds");
     assert_eq!(written(&outbox, &pool), [1, 2, 3, 4]);
 }
 
 #[test]
-fn what_is_leaked_leaves_and_is_never_freed() {
+fn leaked_frames_are_sent_and_never_freed() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     let (event, reply, later) = (frame(1, 4), frame(2, 4), frame(3, 4));
     assert!(outbox.push_event(&mut pool, &event, &BOUNDS));
-    outbox.push_reply(&mut pool, reply.clone(), &BOUNDS).expect("room");
+    outbox
+        .push_reply(&mut pool, reply.clone(), &BOUNDS)
+        .expect("within the bounds");
     outbox.leak(&pool);
     assert!(outbox.push_event(&mut pool, &later, &BOUNDS));
     outbox.advance(&mut pool, 6);
     outbox.clear(&mut pool);
     let holders = [&event, &reply, &later].map(Rc::strong_count);
-    // One of each is this test's.
+    // The test itself holds one reference to each.
     assert_eq!((holders, pool.used()), ([2, 2, 1], 0));
 }
 
@@ -86,7 +92,7 @@ fn a_partly_sent_event_is_never_dropped() {
 }
 
 #[test]
-fn a_run_is_parted_for_one_of_its_events_but_not_when_a_part_of_it_was_sent() {
+fn a_run_is_split_to_drop_one_of_its_events_unless_a_part_of_it_was_sent() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     let run = |bytes: [u8; 3]| Frame::run(bytes.map(|byte| frame(byte, 2)).into());
     assert!(outbox.push_event(&mut pool, &run([1, 2, 3]), &BOUNDS));
@@ -110,7 +116,7 @@ fn a_run_that_does_not_fit_as_a_whole_is_not_queued() {
     let run = |events: u8| Frame::run((0..events).map(|byte| frame(byte, 1)).collect());
     assert!(
         !outbox.push_event(&mut pool, &run(13), &BOUNDS),
-        "nor when nothing else is"
+        "not even if no other event is queued"
     );
     assert!(outbox.push_event(&mut pool, &run(12), &BOUNDS));
     assert!(!outbox.push_event(&mut pool, &run(2), &BOUNDS));
@@ -119,7 +125,9 @@ fn a_run_that_does_not_fit_as_a_whole_is_not_queued() {
 #[test]
 fn a_partly_sent_reply_does_not_protect_the_event_behind_it() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
-    outbox.push_reply(&mut pool, frame(1, 2), &BOUNDS).expect("room");
+    outbox
+        .push_reply(&mut pool, frame(1, 2), &BOUNDS)
+        .expect("within the bounds");
     assert!(outbox.push_event(&mut pool, &frame(2, 1), &BOUNDS));
     outbox.advance(&mut pool, 1);
     assert!(outbox.drop_oldest(&mut pool).is_some());
@@ -127,7 +135,7 @@ fn a_partly_sent_reply_does_not_protect_the_event_behind_it() {
 }
 
 #[test]
-fn a_lone_event_longer_than_the_bound_goes_and_nothing_joins_it() {
+fn a_single_event_longer_than_the_bound_is_queued_alone() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     assert!(outbox.push_event(&mut pool, &frame(1, 1000), &BOUNDS));
     assert!(!outbox.push_event(&mut pool, &frame(2, 1), &BOUNDS));
@@ -136,19 +144,19 @@ fn a_lone_event_longer_than_the_bound_goes_and_nothing_joins_it() {
 #[derive(Clone, Debug)]
 enum Step {
     Event(usize),
-    /// Several events as one, of so many bytes each.
+    /// Several events as one frame; the length of each in bytes.
     Run(Vec<usize>),
     Reply(usize),
     Tell,
-    /// Frames read from the hub, so many places before what is queued.
+    /// Frames read from the hub; how far their sequence number lies before the first queued one.
     Page(Vec<usize>, u32),
-    /// Events are passed over whose byte this divides, of those before so many others.
+    /// Events whose byte is a multiple of the first number are passed over, until the second number of events was kept.
     PassOver(u8, usize),
     Write(usize),
     Clear,
 }
 
-/// Pages are not pushed onto more than this, so that all that is queued is seen at once.
+/// Pages are pushed onto at most this many frames, so that one call of `gather` shows all frames.
 const PAGES_UP_TO: usize = 100;
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -175,7 +183,7 @@ enum Kind {
 struct Queued {
     kind: Kind,
     sequence: u32,
-    // Several: a run.
+    // More than one: a run.
     parts: Vec<Vec<u8>>,
 }
 
@@ -189,7 +197,7 @@ impl Queued {
     }
 }
 
-/// Frames and bytes of a kind.
+/// The number of frames and bytes of a kind.
 fn queued(model: &VecDeque<Queued>, kind: Kind) -> (usize, usize) {
     let of_kind = || model.iter().filter(|queued| queued.kind == kind);
     (
@@ -198,16 +206,16 @@ fn queued(model: &VecDeque<Queued>, kind: Kind) -> (usize, usize) {
     )
 }
 
-/// Makes entries of their own of what stands at a place.
-fn part(model: &mut VecDeque<Queued>, place: usize) {
-    let run = model.remove(place).expect("a place in the queue");
+/// Splits the run at an index into entries of its events.
+fn split(model: &mut VecDeque<Queued>, index: usize) {
+    let run = model.remove(index).expect("an index of the queue");
     for (number, bytes) in (0u32..).zip(run.parts).collect::<Vec<_>>().into_iter().rev() {
-        model.insert(place, Queued::one(run.kind, run.sequence.wrapping_add(number), bytes));
+        model.insert(index, Queued::one(run.kind, run.sequence.wrapping_add(number), bytes));
     }
 }
 
 proptest! {
-    // The model is one queue in which the oldest droppable event is searched for.
+    // The model is a single queue, which is searched for the oldest event that can be dropped.
     #[test]
     fn agrees_with_one_plain_queue(steps in steps(), start in prop_oneof![Just(0u32), Just(u32::MAX - 40)]) {
         let mut pool = Pool::default();
@@ -226,11 +234,11 @@ proptest! {
                         sequence = sequence.wrapping_add(1);
                         break;
                     }
-                    let victim = (0..model.len()).find(|&place| model[place].kind == Kind::Event && (place > 0 || sent == 0));
+                    let victim = (0..model.len()).find(|&index| model[index].kind == Kind::Event && (index > 0 || sent == 0));
                     let dropped = outbox.drop_oldest(&mut pool);
-                    let expected = victim.and_then(|place| {
-                        part(&mut model, place);
-                        model.remove(place)
+                    let expected = victim.and_then(|index| {
+                        split(&mut model, index);
+                        model.remove(index)
                     });
                     prop_assert_eq!(
                         dropped.as_ref().map(|(frame, sequence)| (frame.bytes.to_vec(), *sequence)),
@@ -269,11 +277,11 @@ proptest! {
                 }
                 Step::Tell => if let Some(gap) = gap.take() {
                     outbox.push_at_gap(&mut pool, frame(byte, 3), gap);
-                    // A page's frames share one place: behind a part of the first is behind all of them.
+                    // The frames of a page share one sequence number: after a part of the first is after all of them.
                     let behind = model.front().filter(|_| sent > 0).map_or(gap, |first| first.sequence.wrapping_add(1));
                     let sequence = if precedes(gap, behind) { behind } else { gap };
-                    let place = model.iter().position(|queued| !precedes(queued.sequence, sequence)).unwrap_or(model.len());
-                    model.insert(place, Queued::one(Kind::Reply, sequence, vec![byte; 3]));
+                    let index = model.iter().position(|queued| !precedes(queued.sequence, sequence)).unwrap_or(model.len());
+                    model.insert(index, Queued::one(Kind::Reply, sequence, vec![byte; 3]));
                 },
                 Step::Page(lengths, before) => if sent == 0 && model.len() < PAGES_UP_TO {
                     let first = model.front().map_or(sequence, |queued| queued.sequence);
@@ -287,20 +295,20 @@ proptest! {
                 Step::PassOver(divisor, limit) => {
                     let passed = outbox.pass_over(&mut pool, limit, |frame| frame.bytes[0].is_multiple_of(divisor));
                     let (mut left, mut frames, mut bytes) = (limit, 0, 0);
-                    let mut place = usize::from(sent > 0);
-                    while place < model.len() && left > 0 {
-                        if model[place].kind == Kind::Event {
-                            part(&mut model, place);
+                    let mut index = usize::from(sent > 0);
+                    while index < model.len() && left > 0 {
+                        if model[index].kind == Kind::Event {
+                            split(&mut model, index);
                         }
-                        let queued = &model[place];
+                        let queued = &model[index];
                         if queued.kind == Kind::Event && queued.parts[0][0].is_multiple_of(divisor) {
                             frames += 1;
                             bytes += queued.len();
-                            model.remove(place);
+                            model.remove(index);
                             continue;
                         }
                         left -= usize::from(queued.kind == Kind::Event);
-                        place += 1;
+                        index += 1;
                     }
                     prop_assert_eq!((passed.event_frames, passed.event_bytes as usize), (frames, bytes));
                 }

@@ -1,5 +1,5 @@
-//! Real sockets. Most tests drive the reactor turn by turn on their own thread, so that nothing depends on timing. Each is
-//! run for both ways of writing.
+//! Tests with real sockets. Most of them drive the reactor turn by turn on their own thread, so that they do not depend on
+//! timing. Each test runs with both methods of writing.
 
 mod faults;
 mod kernel;
@@ -48,7 +48,7 @@ fn events_arrive_over_tcp_and_over_unix_sockets(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut over_tcp) = tcp();
-    // A first frame that came behind the handshake.
+    // A first frame that arrived together with the handshake.
     shard.adopt(server, &frame(0x81, br#"{"type":"subscribe","channels":["a.*"]}"#));
     let (server, mut over_unix) = unix();
     shard.adopt(server, b"");
@@ -65,7 +65,7 @@ fn events_arrive_over_tcp_and_over_unix_sockets(flush: FlushMethod) {
         assert_eq!(texts[0]["type"], "subscribed");
         assert_eq!(data(&texts), (0..100).collect::<Vec<_>>());
     }
-    assert!(shard.handle.stats().sends.get() <= 2 + 2 * 100);
+    assert!(shard.handle.metrics().sends.get() <= 2 + 2 * 100);
 }
 
 fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: FlushMethod) {
@@ -78,9 +78,9 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: 
     driven.settle();
     let padding = 1_000_000_000_000_000_000_u64;
     let mut got = Vec::new();
-    // Whatever the kernel's buffers hold, at some point the stalled one's outbox must overflow.
+    // The kernel buffers some events, but at some point the outbox of the stalled client must overflow.
     let mut sent = 0;
-    while sent < 200_000 && shard.handle.stats().dropped.get() < 1_000 {
+    while sent < 200_000 && shard.handle.metrics().dropped.get() < 1_000 {
         sent += u64::from(shard.try_publish("a.b", &(padding + sent).to_string()));
         driven.turn();
         healthy.read();
@@ -92,13 +92,13 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: 
         got.len() as u64 == sent
     });
     assert!(got.iter().copied().eq(padding..padding + sent), "in order, each once");
-    let lost = shard.handle.stats().dropped.get();
+    let lost = shard.handle.metrics().dropped.get();
     assert!(lost >= 1_000, "{sent} events fitted into the kernel");
-    // Nothing to do while it does not read: no turn follows at once.
+    // While the client does not read there is nothing to do, so the next turn waits.
     driven.settle();
-    let turns = shard.handle.stats().turns.get();
+    let turns = shard.handle.metrics().turns.get();
     assert_ne!(driven.turn(), Some(Duration::ZERO));
-    assert_eq!(shard.handle.stats().turns.get(), turns + 1);
+    assert_eq!(shard.handle.metrics().turns.get(), turns + 1);
 
     let mut texts = Vec::new();
     driven.turn_until("the rest", || {
@@ -109,7 +109,7 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: 
     let told: u64 = texts.iter().filter_map(|text| text["data"]["count"].as_u64()).sum();
     assert_eq!(told, lost);
     assert_eq!(data(&texts).len() as u64 + told, sent);
-    // Drained, it is watched for reading only and stays idle.
+    // With all frames written, the socket is registered only for reading, so the shard becomes idle.
     driven.settle();
 }
 
@@ -117,7 +117,7 @@ fn the_close_frame_arrives_although_input_is_waiting_unread(flush: FlushMethod) 
     for is_tcp in [true, false] {
         let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
-        // An unmasked frame, then 100 KiB that nobody will interpret, all of it sent before anything is read.
+        // An unmasked frame, then 100 KiB that the gateway will not interpret, all of it sent before the first read.
         let mut input = vec![0x81, 0x02, b'h', b'i'];
         input.resize(100 * 1024, 0);
         let check = |mut client: Client<Box<dyn ReadWrite>>, driven: &mut Driven| {
@@ -159,14 +159,14 @@ fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: Flu
     while !is_over || answered < 100 {
         match flooder.socket.write(&flood) {
             Ok(_) => {}
-            // Reset: it never stopped writing.
+            // The connection was reset, because the client never stopped writing.
             Err(error) if error.kind() != ErrorKind::WouldBlock => is_over = true,
             Err(_) => {}
         }
         healthy.say(r#"{"type":"ping"}"#);
-        let before = shard.handle.stats().bytes_in.get();
+        let before = shard.handle.metrics().bytes_in.get();
         driven.turn();
-        let read = shard.handle.stats().bytes_in.get() - before;
+        let read = shard.handle.metrics().bytes_in.get() - before;
         assert!(
             read <= 2 * READ_BYTES as u64,
             "{read} bytes in one turn from two connections"
@@ -189,7 +189,7 @@ fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: Flu
         let mut driven = shard.reactor();
         let (server, mut client) = tcp();
         let ping = format!(r#"{{"type":"ping","padding":"{}"}}"#, "x".repeat(3_000));
-        // All of it is one event for the poll, and nothing follows.
+        // All bytes are one event of the poll, and no other event follows.
         for _ in 0..40 {
             client.say(&ping);
         }
@@ -289,9 +289,9 @@ fn a_thousand_connections_get_every_event_once_and_in_order(flush: FlushMethod) 
     for texts in read(&mut clients, 201) {
         assert_eq!(data(&texts), (0..200).collect::<Vec<_>>());
     }
-    assert_eq!(shard.handle.stats().deliveries.get(), 200 * 1_000);
+    assert_eq!(shard.handle.metrics().deliveries.get(), 200 * 1_000);
 
-    // And the thread ends when everybody was sent away.
+    // A drain closes all connections, and then the thread ends.
     assert!(shard.handle.send(ShardMessage::Drain { over_ms: 200 }).is_ok());
     for client in &mut clients {
         while !client.is_at_end {
@@ -300,7 +300,7 @@ fn a_thousand_connections_get_every_event_once_and_in_order(flush: FlushMethod) 
         }
         let frames = client.take_frames();
         let (first, close) = frames.last().expect("a Close frame");
-        // A machine that is too busy for the drain's time ends the last ones with 1001, as it should.
+        // On a machine that is too busy for the time of the drain, the last connections are closed with 1001, as intended.
         let codes = [1012u16.to_be_bytes(), 1001u16.to_be_bytes()];
         assert!(
             *first == 0x88 && codes.iter().any(|code| close[..2] == code[..]),
@@ -316,7 +316,7 @@ fn a_thousand_connections_get_every_event_once_and_in_order(flush: FlushMethod) 
 }
 
 fn publishers_in_the_shard_wait_for_credit_and_lose_nothing(flush: FlushMethod) {
-    // Two credits for the shard's own publishers: nearly every publish parks.
+    // The shard's own publishers have two credits, so nearly every publish waits.
     let mut shard = Shard::new(flush, 4, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut subscriber) = unix();

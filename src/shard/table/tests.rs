@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-// The grammar's rule, written down once more in the plainest way.
+// The rule of matching in its simplest form.
 fn naive_match(pattern: &str, channel: &str) -> bool {
     fn go(pattern: &[&str], channel: &[&str]) -> bool {
         match (pattern, channel) {
@@ -61,7 +61,7 @@ fn the_examples_of_the_protocol() {
 }
 
 #[test]
-fn a_node_number_that_is_taken_again_delivers_nothing_of_its_former_pattern() {
+fn a_reused_node_number_delivers_no_event_of_its_former_pattern() {
     let mut table = Table::new();
     table.insert(1, &pattern("a.b"));
     assert_eq!(receivers(&mut table, "a.b"), [1]);

@@ -1,11 +1,11 @@
-//! A ring that does what it should not: no stream is ever broken by it, and it is given up where it must be.
+//! Tests with a ring that misbehaves. No stream of bytes is ever corrupted, and the ring is abandoned where it must be.
 
 use super::rig::{Client, Driven, Shard, data, frame, unix};
 use super::*;
 use crate::shard::CoalescePolicy;
 use crate::shard::flush::faults::{self, Enter, Fault, Script};
 
-/// `count` clients that want everything, over a ring that follows a script.
+/// A shard with `count` clients that are subscribed to all channels, and with a ring that follows a script.
 fn shard_with(count: usize, script: impl Script + 'static) -> (Shard, Driven, Vec<Client<UnixStream>>) {
     let mut shard = Shard::new(FlushMethod::Writev, 1_000, Limits::default());
     let mut driven = shard.reactor();
@@ -23,17 +23,17 @@ fn shard_with(count: usize, script: impl Script + 'static) -> (Shard, Driven, Ve
         client
     });
     let clients = clients.collect();
-    // Or events wait for company, while `settle` sees nothing to do.
+    // Otherwise events may be coalesced while `settle` sees nothing to do.
     driven.reactor.coalescer = Coalescer::new(CoalescePolicy::Fixed(0));
-    driven.reactor.flusher = faults::flusher(script, shard.handle.stats());
+    driven.reactor.flusher = faults::flusher(script, shard.handle.metrics());
     (shard, driven, clients)
 }
 
 fn uses_ring(shard: &Shard) -> bool {
-    shard.handle.stats().io_uring.get() == 1
+    shard.handle.metrics().io_uring.get() == 1
 }
 
-/// Publishes so many events, a few in each turn, and returns what every client got.
+/// Publishes the events, a few in each turn, and returns what every client got.
 fn run(
     shard: &Shard,
     driven: &mut Driven,
@@ -58,7 +58,7 @@ fn all(events: std::ops::Range<u64>) -> Vec<u64> {
     events.collect()
 }
 
-/// A script of submissions; messages have no faults.
+/// A script of submissions. Messages have no faults.
 struct Submissions<F>(F);
 
 impl<F: FnMut() -> Enter> Script for Submissions<F> {
@@ -71,7 +71,7 @@ impl<F: FnMut() -> Enter> Script for Submissions<F> {
 }
 
 #[test]
-fn a_submission_of_which_only_a_part_is_taken_is_repeated() {
+fn a_submission_that_is_taken_in_part_is_repeated() {
     let mut calls = 0;
     let script = Submissions(move || {
         calls += 1;
@@ -103,7 +103,7 @@ fn a_submission_that_fails_in_the_middle_is_finished_by_writev() {
 }
 
 #[test]
-fn submissions_that_come_to_nothing_are_given_up() {
+fn a_ring_without_progress_is_abandoned() {
     let (shard, mut driven, mut clients) = shard_with(3, Submissions(|| Enter::Some(0)));
     for got in run(&shard, &mut driven, &mut clients, 0..4) {
         assert_eq!(got, all(0..4));
@@ -114,7 +114,7 @@ fn submissions_that_come_to_nothing_are_given_up() {
 #[test]
 fn a_message_that_is_refused_is_written_by_writev() {
     for error in [Errno::CANCELED, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP] {
-        let script = move |place| if place == 4 { Fault::Error(error) } else { Fault::None };
+        let script = move |index| if index == 4 { Fault::Error(error) } else { Fault::None };
         let (shard, mut driven, mut clients) = shard_with(10, script);
         for got in run(&shard, &mut driven, &mut clients, 0..20) {
             assert_eq!(got, all(0..20), "{error}");
@@ -124,13 +124,13 @@ fn a_message_that_is_refused_is_written_by_writev() {
 }
 
 #[test]
-fn a_message_without_an_answer_costs_its_connection_and_the_ring() {
+fn a_message_without_one_completion_ends_the_ring_and_a_lost_one_its_connection() {
     for fault in [Fault::Silent, Fault::Twice] {
-        let script = move |place| if place == 2 { fault } else { Fault::None };
+        let script = move |index| if index == 2 { fault } else { Fault::None };
         let (shard, mut driven, mut clients) = shard_with(10, script);
         let got = run(&shard, &mut driven, &mut clients, 0..20);
         let is_lost = fault == Fault::Silent;
-        // Nobody knows how much of it was sent: it may not be sent again.
+        // The number of sent bytes is unknown, so the message must not be sent again.
         assert_eq!(clients[2].is_at_end, is_lost);
         assert_eq!(shard.ended(Disconnect::Lost), u64::from(is_lost));
         for (client, got) in got.iter().enumerate() {
@@ -148,9 +148,9 @@ fn a_message_without_an_answer_costs_its_connection_and_the_ring() {
 }
 
 #[test]
-fn a_broken_socket_ends_its_connection_alone() {
-    let script = |place| {
-        if place == 7 {
+fn a_broken_socket_ends_only_its_own_connection() {
+    let script = |index| {
+        if index == 7 {
             Fault::Error(Errno::PIPE)
         } else {
             Fault::None
@@ -166,7 +166,7 @@ fn a_broken_socket_ends_its_connection_alone() {
 }
 
 #[test]
-fn short_sends_and_full_sockets_wait_for_writability_and_break_no_stream() {
+fn short_sends_and_full_sockets_wait_for_writability_and_corrupt_no_stream() {
     let seed = 0x5eed_u64;
     for seed in seed..seed + 20 {
         let mut state = seed;

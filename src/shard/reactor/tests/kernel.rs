@@ -1,12 +1,12 @@
-//! What the kernel takes for a client that reads nothing, before writing stops and outboxes fill: `docs/guarantees.md` gives
-//! the figures.
+//! How many bytes the kernel takes for a client that does not read, before its outbox fills. `docs/guarantees.md` has the
+//! figures.
 
 use super::*;
 
-/// As long as the frame of a price, and as many of them in one write as a flush may have.
+/// The length of one price frame, and of as many of them as one write may contain.
 const LENGTHS: [usize; 2] = [240, 64 * 240];
 
-/// Writes so much at a time until the kernel has taken no more for a while; how many bytes it took.
+/// Writes `length` bytes at a time until the kernel has taken no more for a while. Returns how many bytes it took.
 fn taken(mut socket: impl Write, length: usize) -> usize {
     let mut bytes = 0;
     loop {
@@ -36,7 +36,7 @@ fn taken_by_unix(length: usize) -> usize {
     taken(server, length)
 }
 
-/// Loopback takes far less to move what is on its way into the client's buffer.
+/// Far longer than the loopback device needs to move bytes into the client's buffer.
 const A_WHILE: Duration = Duration::from_millis(500);
 
 #[test]

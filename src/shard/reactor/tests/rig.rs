@@ -1,4 +1,4 @@
-//! A shard to be driven by hand or started, and clients on real sockets.
+//! A shard that a test drives turn by turn or starts, and clients on real sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -97,7 +97,7 @@ pub(super) struct Shard {
     nonce: u64,
 }
 
-/// Whether this machine lets us use io_uring. Containers often do not; then its tests have nothing to run on, and say so.
+/// Whether this machine allows io_uring. Many containers do not; then the tests of io_uring print that they did not run.
 pub(super) fn has_io_uring() -> bool {
     match Flusher::open(0, FlushMethod::IoUring, &ShardMetrics::default()) {
         Ok(_) => true,
@@ -130,7 +130,7 @@ impl Shard {
         }
     }
 
-    /// To be driven by hand.
+    /// The reactor, to be driven turn by turn.
     pub(super) fn reactor(&mut self) -> Driven {
         let (inbox, mailbox) = self.parts.take().expect("once");
         let poll = open_poll(inbox.doorbell()).expect("a poll");
@@ -144,7 +144,7 @@ impl Shard {
         }
     }
 
-    /// On its own thread.
+    /// Starts the shard on a thread of its own.
     pub(super) fn spawn(&mut self) -> std::thread::JoinHandle<()> {
         let (inbox, mailbox) = self.parts.take().expect("once");
         let broker = Arc::new(Direct(self.hub.clone()));
@@ -175,7 +175,7 @@ impl Shard {
         assert!(self.handle.send(ShardMessage::Adopt(Box::new(adopt))).is_ok());
     }
 
-    /// Publishes when there is room; rings.
+    /// Publishes an event and rings the doorbell. Returns `false` if there is no credit.
     pub(super) fn try_publish(&self, channel: &str, data: &str) -> bool {
         let Some(credit) = self.hub.credit_now(data.len()) else {
             return false;
@@ -194,7 +194,7 @@ impl Shard {
     }
 
     pub(super) fn ended(&self, ending: Disconnect) -> u64 {
-        self.handle.stats().endings(ending)
+        self.handle.metrics().endings(ending)
     }
 }
 
@@ -204,7 +204,7 @@ pub(super) struct Driven {
 }
 
 impl Driven {
-    /// One turn and a look at the sockets; how long it would have waited.
+    /// Makes one turn and polls without waiting. Returns how long the turn would have waited.
     pub(super) fn turn(&mut self) -> Option<Duration> {
         let timeout = self.reactor.turn();
         let poll = Some(Duration::ZERO);
@@ -220,19 +220,19 @@ impl Driven {
         }
     }
 
-    /// Turns until there is nothing to do.
+    /// Makes turns until there is nothing to do.
     pub(super) fn settle(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         let mut quiet = 0;
         while quiet < 3 {
             let is_quiet = self.turn() != Some(Duration::ZERO) && self.events.is_empty();
             quiet = if is_quiet { quiet + 1 } else { 0 };
-            assert!(Instant::now() < deadline, "it never rests");
+            assert!(Instant::now() < deadline, "the shard never becomes idle");
         }
     }
 }
 
-/// A client: a socket, and what it has read.
+/// A client: a socket, and the bytes that it has read.
 pub(super) struct Client<S> {
     pub(super) socket: S,
     pub(super) bytes: Vec<u8>,
@@ -251,10 +251,10 @@ impl<S: Read + Write> Client<S> {
     pub(super) fn say(&mut self, message: &str) {
         self.socket
             .write_all(&frame(0x81, message.as_bytes()))
-            .expect("room for a message");
+            .expect("space in the socket");
     }
 
-    /// Reads what there is; an error of the connection is a failure.
+    /// Reads all bytes that have arrived. Panics on an error of the connection.
     pub(super) fn read(&mut self) {
         let mut chunk = [0; 64 * 1024];
         loop {
@@ -267,7 +267,7 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// The whole frames read so far, taken out.
+    /// Takes out the complete frames read so far.
     pub(super) fn take_frames(&mut self) -> Vec<(u8, Vec<u8>)> {
         let mut frames = Vec::new();
         let mut rest = &self.bytes[..];
