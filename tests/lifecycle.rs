@@ -81,7 +81,7 @@ fn it_serves_unix_sockets_and_removes_them() {
         directory.path().join("admin.sock"),
     );
     let mut settings = gateway::settings();
-    settings.door.listen = vec![ListenAddress::Unix(public.clone())];
+    settings.ingress.listen = vec![ListenAddress::Unix(public.clone())];
     settings.admin.listen = ListenAddress::Unix(admin.clone());
     let gateway = Gateway::start(settings).expect("started");
     let stream = UnixStream::connect(&public).expect("connected");
@@ -103,7 +103,7 @@ fn a_gateway_that_cannot_start_says_why_and_leaves_nothing() {
     let running = start(|_| {});
     let taken = ListenAddress::Tcp(running.public);
     let mut settings = gateway::settings();
-    settings.door.listen.push(taken.clone());
+    settings.ingress.listen.push(taken.clone());
     match Gateway::start(settings) {
         Err(Error::Listen { address, .. }) => assert_eq!(address, taken),
         Err(other) => panic!("{other}"),
@@ -116,7 +116,7 @@ fn a_gateway_that_cannot_start_says_why_and_leaves_nothing() {
 
 #[test]
 fn places_come_back_when_connections_end() {
-    let running = start(|settings| settings.door.max_connections = 2);
+    let running = start(|settings| settings.ingress.max_connections = 2);
     let token = running.trader("u1");
     let (first, _second) = (running.client(&token), running.client(&token));
     let request = format!(
@@ -135,7 +135,7 @@ fn places_come_back_when_connections_end() {
 
 #[test]
 fn a_user_has_so_many_connections_however_it_authenticates() {
-    let running = start(|settings| settings.door.max_connections_per_user = 1);
+    let running = start(|settings| settings.ingress.max_connections_per_user = 1);
     let token = running.trader("u1");
     let _first = running.client(&token);
     let mut second = Client::open(connect(running.public), "/ws");

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Version};
 use tickgate::ingress::http::request;
-use tickgate::ingress::{Origins, TrustedProxies, handshake, proxy};
+use tickgate::ingress::{AllowedOrigins, TrustedProxies, client_address, handshake, proxy_protocol};
 
 /// One fuzz input: its first byte chooses what the rest is.
 pub fn check_input(data: &[u8]) {
@@ -26,14 +26,14 @@ pub fn check_input(data: &[u8]) {
 fn proxy_header(bytes: &[u8]) {
     let mut judged = None;
     for length in 0..=bytes.len().min(600) {
-        let header = proxy::header(&bytes[..length]);
-        if let proxy::Header::Present { length: used, .. } = &header {
+        let header = proxy_protocol::parse(&bytes[..length]);
+        if let proxy_protocol::ProxyHeader::Present { length: used, .. } = &header {
             assert!(*used <= length);
         }
         let shown = format!("{header:?}");
         if let Some(before) = &judged {
             assert_eq!(*before, shown, "judged anew with {length} bytes");
-        } else if !matches!(header, proxy::Header::Incomplete) {
+        } else if !matches!(header, proxy_protocol::ProxyHeader::Incomplete) {
             judged = Some(shown);
         }
     }
@@ -63,15 +63,15 @@ fn head(text: &[u8]) {
         assert_eq!(good.origin.is_some(), headers.contains_key("origin"));
         if let Some(origin) = good.origin {
             // Of another host than the one asked for, only with leave.
-            let _ = Origins::default().allows(origin, good.host);
+            let _ = AllowedOrigins::default().allows(origin, good.host);
         }
     }
     let _ = handshake::deflate(&headers);
     let _ = request::bearer(&headers);
     let stranger = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)));
     let trusted = TrustedProxies::parse(&["127.0.0.0/8"]).expect("a good entry");
-    assert_eq!(proxy::client_address(&trusted, stranger, &headers), stranger);
-    let _ = proxy::client_address(&trusted, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), &headers);
+    assert_eq!(client_address(&trusted, stranger, &headers), stranger);
+    let _ = client_address(&trusted, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), &headers);
 }
 
 fn texts(bytes: &[u8]) {
@@ -79,7 +79,7 @@ fn texts(bytes: &[u8]) {
     let (first, second) = text.split_once('\n').unwrap_or((text, ""));
     let _ = request::query_value(first, "token");
     let _ = request::decode(first);
-    if let Ok(origins) = Origins::parse(&[first]) {
+    if let Ok(origins) = AllowedOrigins::parse(&[first]) {
         let _ = origins.allows(second, "gateway.example");
         assert!(first == "*" || !origins.allows("null", "gateway.example"));
     }

@@ -17,7 +17,7 @@ use tickgate::auth::{Identity, Mode, TokenError};
 use tickgate::broker::Embedded;
 use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
 use tickgate::ingress::http::{Health, Listener};
-use tickgate::ingress::{Door, Endpoint, Origins, Parts, Refuse, Settings, TrustedProxies};
+use tickgate::ingress::{AllowedOrigins, Endpoint, Ingress, Parts, Settings, TokenRefusal, TrustedProxies};
 use tickgate::metrics::IngressMetrics;
 use tickgate::session;
 use tickgate::session::limits::Limits;
@@ -55,7 +55,7 @@ struct Street {
 /// A door, and the shard behind it.
 struct House {
     path: PathBuf,
-    door: Arc<Door>,
+    door: Ingress,
     stats: Arc<IngressMetrics>,
     // What the shard was given: a socket, and what was read of it already.
     given: tokio::sync::Mutex<UnboundedReceiver<(StdUnixStream, Bytes)>>,
@@ -97,10 +97,10 @@ impl House {
             verify: Arc::new(verify),
             shards: vec![shard],
             health,
-            stats: Arc::clone(&stats),
+            metrics: Arc::clone(&stats),
             clock: Clock::start(),
         };
-        let door = Door::new(settings(trusts), parts);
+        let door = Ingress::new(settings(trusts), parts);
         let address = format!("unix:{}", path.display()).parse().expect("an address");
         let listener = Arc::new(Listener::bind(&address, 0o600).expect("bound"));
         drop(door.serve(listener, Handle::current()));
@@ -231,7 +231,7 @@ fn settings(trusts: bool) -> Settings {
     Settings {
         listen: Vec::new(),
         trusted_proxies: TrustedProxies::parse(trusted).expect("good entries"),
-        allowed_origins: Origins::parse(&["https://app.example"]).expect("a good entry"),
+        allowed_origins: AllowedOrigins::parse(&["https://app.example"]).expect("a good entry"),
         endpoints: vec![
             endpoint("/ws", Dialect::Native, Mode::Required),
             endpoint("/open", Dialect::Native, Mode::Off),
@@ -243,7 +243,7 @@ fn settings(trusts: bool) -> Settings {
             ),
         ],
         deflate: true,
-        refuse: Refuse::Auto,
+        token_refusal: TokenRefusal::Auto,
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,

@@ -105,7 +105,7 @@ impl Admin {
 
     /// `GET /healthz` and `GET /readyz`
     pub(super) fn health(&self, path: &str) -> HttpResponse {
-        self.parts.health.answer(path).unwrap_or_else(response::not_found)
+        self.parts.health.response(path).unwrap_or_else(response::not_found)
     }
 
     /// Waits for memory for a body that is read as a whole: its announced length, or the longest allowed one.

@@ -15,7 +15,7 @@ use super::statistics::Rates;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::FeedSample;
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::metrics::{Refused, ShardSample};
+use crate::metrics::{RefusalReason, ShardSample};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -159,7 +159,7 @@ impl Admin {
         let commands = (parts.commands)();
         let feeds = parts.feeds.read();
         let endings = Disconnect::ALL.iter().zip(now.total.endings);
-        let refused = Refused::ALL.iter();
+        let refused = RefusalReason::ALL.iter();
         let shards = now.shards.iter().zip(&now.shard_rates);
         let reply = StatsReply {
             active_connections: now.total.connections,

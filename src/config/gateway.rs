@@ -26,7 +26,7 @@ impl Config {
             deflate_bytes_min: sections.compression.threshold as usize,
             flush: sections.server.flush(),
             drain_ms: milliseconds(sections.server.drain),
-            door: sections.server.ingress(
+            ingress: sections.server.ingress(
                 sections
                     .endpoints
                     .iter()

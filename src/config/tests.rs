@@ -234,7 +234,7 @@ fn without_endpoints_native_two_typed_and_socket_io_are_served() {
     let config = Config::load(None, &Environment::default()).expect("no problem");
     let gateway = config.gateway(u64::MAX);
     let served: Vec<_> = gateway
-        .door
+        .ingress
         .endpoints
         .iter()
         .map(|endpoint| {
@@ -263,14 +263,14 @@ fn without_endpoints_native_two_typed_and_socket_io_are_served() {
         ]
     );
     let times = |index: usize| {
-        let session = &gateway.door.endpoints[index].session;
+        let session = &gateway.ingress.endpoints[index].session;
         (session.heartbeat_interval_ms, session.heartbeat_timeout_ms)
     };
     assert_eq!((times(0), times(3)), ((30_000, 60_000), (25_000, 45_000)));
     // An endpoint that names no types has the default types.
     assert_eq!(
-        gateway.door.endpoints[1].session.dialect,
-        gateway.door.endpoints[2].session.dialect
+        gateway.ingress.endpoints[1].session.dialect,
+        gateway.ingress.endpoints[2].session.dialect
     );
 }
 
@@ -279,7 +279,7 @@ fn an_endpoint_has_its_own_types_timestamps_and_automatic_subscriptions() {
     let toml = "[[endpoint]]\npath = \"/ws\"\ndialect = \"typed\"\ntimestamps = \"naive\"\n\
                 auto_subscribe = [\"a.*\", \"b\", \"a.*\"]\nsubscription_types = { fund = \"fund.{target}\" }\n";
     let config = load(toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    let session = &config.gateway(u64::MAX).door.endpoints[0].session;
+    let session = &config.gateway(u64::MAX).ingress.endpoints[0].session;
     assert_eq!(session.auth_mode, Mode::Required);
     let automatic: Vec<_> = session.auto_subscribe.iter().map(Pattern::as_str).collect();
     assert_eq!(automatic, ["a.*", "b"], "each once");

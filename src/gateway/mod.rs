@@ -32,7 +32,7 @@ use crate::backend::commands::Router;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
-use crate::ingress::Door;
+use crate::ingress::Ingress;
 use crate::ingress::http::{Health, Inherited, ListenAddress, Listener, LocalAddress, Passed};
 use crate::metrics::IngressMetrics;
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
@@ -68,7 +68,7 @@ pub struct Settings {
     /// The time over which a drain spreads its closes.
     pub drain_ms: u64,
     /// The public listeners and endpoints.
-    pub door: ingress::Settings,
+    pub ingress: ingress::Settings,
     /// The admin listener.
     pub admin: admin::Settings,
     /// The hub.
@@ -132,7 +132,7 @@ pub struct Gateway {
     addresses: Vec<LocalAddress>,
     admin_address: LocalAddress,
     admin: Arc<Admin>,
-    door: Arc<Door>,
+    ingress: Arc<Ingress>,
     shards: Vec<JoinHandle<()>>,
     keeper: Option<SnapshotWriter>,
     // Taken when it ends.
@@ -207,10 +207,10 @@ impl Gateway {
             verify: engine.verify(),
             shards: engine.shards.clone(),
             health: Arc::clone(&health),
-            stats: Arc::clone(&stats),
+            metrics: Arc::clone(&stats),
             clock: engine.clock,
         };
-        let door = Door::new(settings.door, parts);
+        let ingress = Arc::new(Ingress::new(settings.ingress, parts));
         let parts = admin::Parts {
             node: settings.node,
             verifier: Arc::clone(&engine.verifier),
@@ -243,7 +243,7 @@ impl Gateway {
         for listener in public {
             let inherited = listener.is_inherited();
             let handshakes = runtimes.door.handle().clone();
-            let abort = handle.run("a public listener", door.serve(Arc::new(listener), handshakes));
+            let abort = handle.run("a public listener", ingress.serve(Arc::new(listener), handshakes));
             if inherited {
                 handle.0.inherited.lock().push(abort);
             }
@@ -255,7 +255,7 @@ impl Gateway {
             addresses,
             admin_address,
             admin,
-            door,
+            ingress,
             shards: engine.threads,
             keeper: engine.keeper,
             runtimes: Some(runtimes),
@@ -319,13 +319,13 @@ impl Gateway {
         let (ended, wait) = mpsc::channel();
         let tasks = std::mem::take(&mut *self.handle.0.tasks.lock());
         panicked = panicked.or(tasks.panicked);
-        let (admin, door) = (Arc::clone(&self.admin), Arc::clone(&self.door));
+        let (admin, ingress) = (Arc::clone(&self.admin), Arc::clone(&self.ingress));
         let router = Arc::clone(&self.handle.0.router);
         runtimes.main.spawn(async move {
             // Taken until the last connection was closed; what is in flight now goes on for its backend's sake.
             router.drain(tasks.commands_wait).await;
             let answered = async {
-                while admin.in_flight() > 0 || door.is_answering() {
+                while admin.in_flight() > 0 || ingress.is_answering() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -449,7 +449,7 @@ fn listen(settings: &Settings, passed: Inherited) -> Result<(Vec<Listener>, List
     };
     let public = if passed.public.is_empty() {
         settings
-            .door
+            .ingress
             .listen
             .iter()
             .map(|address| bind(address, PUBLIC_SOCKET_MODE))

@@ -1,7 +1,7 @@
-//! The checks before the upgrade (RFC 6455, section 4.2.1). Pure: a request's head in, a verdict out.
+//! The checks of a WebSocket handshake (RFC 6455, section 4.2.1), and what it negotiates. No I/O.
 //!
-//! Invariant: a head that passes is answered by a correct 101; fastwebsockets' own handshake would also answer a
-//! POST, HTTP/1.0, or a GET without `Upgrade`.
+//! Invariant: a head that passes gets a correct 101. The checks are needed because fastwebsockets also accepts a POST,
+//! HTTP/1.0, and a GET without `Upgrade`.
 
 use base64::Engine;
 use base64::alphabet;
@@ -16,55 +16,63 @@ use crate::ingress::http::request;
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::wire::negotiate::{self, Agreement};
 
-/// What is wrong with a handshake.
+/// Why a request is not a valid handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// 405.
+pub enum HandshakeError {
+    /// The method is not GET.
     Method,
-    /// 426: no WebSocket handshake, or of another version.
-    UpgradeRequired(&'static str),
-    /// 400.
-    Malformed(&'static str),
-    /// 403: more than one `Origin`, or one that is not ASCII.
+    /// The version is not HTTP/1.1.
+    HttpVersion,
+    /// `Host` is missing, empty, or given twice.
+    Host,
+    /// `Upgrade` does not name `websocket`.
+    Upgrade,
+    /// `Connection` does not name `upgrade`.
+    Connection,
+    /// `Sec-WebSocket-Version` is not 13.
+    Version,
+    /// `Sec-WebSocket-Key` is missing, given twice, or not 16 bytes in base64.
+    Key,
+    /// `Origin` is given twice or is not ASCII.
     Origin,
 }
 
-/// What a good handshake says.
+/// What a valid handshake says about the page and the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshake<'a> {
-    /// The `Host`.
+    /// The `Host` header, never empty.
     pub host: &'a str,
-    /// The `Origin`: browsers send one.
+    /// The `Origin` header. Browsers send it.
     pub origin: Option<&'a str>,
 }
 
 /// Checks the head of a handshake.
-pub fn check<'a>(method: &Method, version: Version, headers: &'a HeaderMap) -> Result<Handshake<'a>, Flaw> {
+///
+/// # Errors
+///
+/// The first failed check, in the order of [`HandshakeError`]; [`HandshakeError::Origin`] comes last.
+pub fn check<'a>(method: &Method, version: Version, headers: &'a HeaderMap) -> Result<Handshake<'a>, HandshakeError> {
     if method != Method::GET {
-        return Err(Flaw::Method);
+        return Err(HandshakeError::Method);
     }
     if version != Version::HTTP_11 {
-        return Err(Flaw::UpgradeRequired("WebSocket needs HTTP/1.1"));
+        return Err(HandshakeError::HttpVersion);
     }
     let host = match single(headers, HOST) {
         Single::One(host) if !host.is_empty() => host,
-        _ => return Err(Flaw::Malformed("exactly one Host is needed")),
+        _ => return Err(HandshakeError::Host),
     };
     if !request::has_token(headers, UPGRADE, "websocket") {
-        return Err(Flaw::UpgradeRequired(
-            "this is a WebSocket endpoint: Upgrade: websocket is needed",
-        ));
+        return Err(HandshakeError::Upgrade);
     }
     if !request::has_token(headers, CONNECTION, "upgrade") {
-        return Err(Flaw::UpgradeRequired("Connection: upgrade is needed"));
+        return Err(HandshakeError::Connection);
     }
     if single(headers, SEC_WEBSOCKET_VERSION) != Single::One("13") {
-        return Err(Flaw::UpgradeRequired("Sec-WebSocket-Version: 13 is needed"));
+        return Err(HandshakeError::Version);
     }
     if !matches!(single(headers, SEC_WEBSOCKET_KEY), Single::One(key) if is_key(key)) {
-        return Err(Flaw::Malformed(
-            "exactly one Sec-WebSocket-Key of 16 bytes in base64 is needed",
-        ));
+        return Err(HandshakeError::Key);
     }
     match single(headers, ORIGIN) {
         Single::None => Ok(Handshake { host, origin: None }),
@@ -72,12 +80,12 @@ pub fn check<'a>(method: &Method, version: Version, headers: &'a HeaderMap) -> R
             host,
             origin: Some(origin),
         }),
-        Single::Bad => Err(Flaw::Origin),
+        Single::Invalid => Err(HandshakeError::Origin),
     }
 }
 
-/// The subprotocol to answer with: the dialect's own when the client offers it, else none (the client is served all
-/// the same).
+/// The subprotocol for the 101: the dialect's own when the client offers it, else `None`. The client is served in both
+/// cases.
 #[must_use]
 pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue> {
     const NATIVE: &str = "zigquant-v2";
@@ -85,12 +93,12 @@ pub fn subprotocol(dialect: &Dialect, headers: &HeaderMap) -> Option<HeaderValue
         Dialect::Native => NATIVE,
         Dialect::Typed(_) | Dialect::SocketIo(_) | Dialect::Echo => return None,
     };
-    // Subprotocols are compared as they are written (RFC 6455, section 4.1).
+    // Subprotocols are case-sensitive (RFC 6455, section 4.1).
     let offered = request::tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == ours);
     offered.then(|| HeaderValue::from_static(ours))
 }
 
-/// What to agree on: the first acceptable offer of compression, if there is one.
+/// The compression to agree on: the first acceptable offer, if there is one (RFC 7692, section 5).
 #[must_use]
 pub fn deflate(headers: &HeaderMap) -> Option<Agreement> {
     let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS);
@@ -101,20 +109,21 @@ pub fn deflate(headers: &HeaderMap) -> Option<Agreement> {
 enum Single<'a> {
     None,
     One(&'a str),
-    Bad,
+    // Given twice, or not ASCII.
+    Invalid,
 }
 
-/// A header that may stand there once.
+/// The value of a header that may be given once.
 fn single(headers: &HeaderMap, name: HeaderName) -> Single<'_> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Single::None,
-        (Some(value), None) => value.to_str().map_or(Single::Bad, Single::One),
-        (Some(_), Some(_)) => Single::Bad,
+        (Some(value), None) => value.to_str().map_or(Single::Invalid, Single::One),
+        (Some(_), Some(_)) => Single::Invalid,
     }
 }
 
-/// Some clients leave the unused bits of the last character set.
+/// Accepts unused bits in the last character, which some clients set.
 const KEY: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),

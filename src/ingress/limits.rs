@@ -1,6 +1,6 @@
-//! The door's limits: connections in all, per address and per user, and handshakes per second.
+//! The connection limits: in all, per address, per user, and new ones per second.
 //!
-//! Invariant: what a [`Permit`] took it gives back, once, when it is dropped; nothing is counted without a permit.
+//! Invariant: every count belongs to a [`Permit`], which gives it back once, when it is dropped.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,19 +10,20 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use crate::metrics::Refused;
+use super::settings::Settings;
 use crate::session::limits::TokenBucket;
 use crate::shard::mailbox::ConnectionPermit;
 
-/// After how many seconds a connection over a limit of places may try again.
-const PLACE_RETRY_S: u32 = 10;
+/// After how many seconds a client may try again that was over a limit of connections.
+const RETRY_AFTER_S: u32 = 10;
 
-/// The counts of one door. A limit of 0 is none (but for the total's).
+/// The counts of one gateway. A limit of 0 is no limit, except the total's.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct ConnectionLimits {
     total_max: u32,
     per_address_max: u32,
     per_user_max: u32,
+    // New connections per second, and the bucket's capacity.
     rate: u32,
     total: AtomicU32,
     addresses: Counts<IpAddr>,
@@ -30,15 +31,38 @@ pub(super) struct Gate {
     bucket: Mutex<TokenBucket>,
 }
 
-/// A refusal, and after how many seconds to come back.
+/// One of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full {
-    pub(super) why: Refused,
+pub(super) enum Limit {
+    /// All connections.
+    Total,
+    /// Connections of one address.
+    PerAddress,
+    /// Connections of one user.
+    PerUser,
+    /// New connections per second.
+    ConnectRate,
+}
+
+/// A limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LimitReached {
+    pub(super) limit: Limit,
+    /// After how many seconds the client may try again, at least 1.
     pub(super) retry_after_s: u32,
 }
 
-impl Gate {
-    pub(super) fn new(settings: &super::Settings, now_mono_ms: u64) -> Arc<Self> {
+impl LimitReached {
+    const fn connections(limit: Limit) -> Self {
+        Self {
+            limit,
+            retry_after_s: RETRY_AFTER_S,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    pub(super) fn new(settings: &Settings, now_mono_ms: u64) -> Arc<Self> {
         Arc::new(Self {
             total_max: settings.max_connections,
             per_address_max: settings.max_connections_per_ip,
@@ -51,26 +75,27 @@ impl Gate {
         })
     }
 
-    /// A place for one more connection from this address, and its share of the connect rate.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>, now_mono_ms: u64) -> Result<Permit, Full> {
+    /// Counts one more connection from this address; `None` is a Unix socket's peer, which has no limit per address.
+    ///
+    /// # Errors
+    ///
+    /// When a limit is reached. Only the connect rate keeps count of a refused connection.
+    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>, now_mono_ms: u64) -> Result<Permit, LimitReached> {
         if self.rate > 0
             && let Err(wait_ms) = self.bucket.lock().take(self.rate, now_mono_ms)
         {
-            return Err(Full {
-                why: Refused::ConnectRate,
+            return Err(LimitReached {
+                limit: Limit::ConnectRate,
                 retry_after_s: wait_ms.div_ceil(1000).max(1),
             });
         }
         let below = |total| (total < self.total_max).then_some(total + 1);
         if self.total.fetch_update(Relaxed, Relaxed, below).is_err() {
-            return Err(Full {
-                why: Refused::Total,
-                retry_after_s: PLACE_RETRY_S,
-            });
+            return Err(LimitReached::connections(Limit::Total));
         }
-        // From here on the permit gives back what it holds.
+        // From here on dropping the permit gives back what it holds.
         let mut permit = Permit {
-            gate: Arc::clone(self),
+            limits: Arc::clone(self),
             held: None,
         };
         if self.per_address_max > 0
@@ -78,10 +103,7 @@ impl Gate {
         {
             let network = network(address);
             if !self.addresses.take(network, self.per_address_max) {
-                return Err(Full {
-                    why: Refused::PerAddress,
-                    retry_after_s: PLACE_RETRY_S,
-                });
+                return Err(LimitReached::connections(Limit::PerAddress));
             }
             permit.held = Some(Box::new(Held {
                 network: Some(network),
@@ -97,10 +119,10 @@ impl Gate {
     }
 }
 
-/// A connection's place. Small, for there is one per connection: what only some limits need lies in a box.
+/// One counted connection. It is small, because there is one per connection: a box holds what only some limits need.
 #[derive(Debug)]
 pub(super) struct Permit {
-    gate: Arc<Gate>,
+    limits: Arc<ConnectionLimits>,
     held: Option<Box<Held>>,
 }
 
@@ -112,31 +134,33 @@ struct Held {
 
 impl Permit {
     /// Counts the connection for its user.
-    pub(super) fn user(&mut self, user: &str) -> Result<(), Full> {
+    ///
+    /// # Errors
+    ///
+    /// When the user has too many connections.
+    pub(super) fn count_user(&mut self, user: &str) -> Result<(), LimitReached> {
         if self.authenticated(user) {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(LimitReached::connections(Limit::PerUser))
         }
-        Err(Full {
-            why: Refused::PerUser,
-            retry_after_s: PLACE_RETRY_S,
-        })
     }
 }
 
 impl ConnectionPermit for Permit {
     fn authenticated(&mut self, user: &str) -> bool {
-        if self.gate.per_user_max == 0 {
+        if self.limits.per_user_max == 0 {
             return true;
         }
         let held = self.held.get_or_insert_default();
         if held.user.as_deref() == Some(user) {
             return true;
         }
-        if !self.gate.users.take(user.into(), self.gate.per_user_max) {
+        if !self.limits.users.take(user.into(), self.limits.per_user_max) {
             return false;
         }
         if let Some(before) = held.user.replace(user.into()) {
-            self.gate.users.give_back(&before);
+            self.limits.users.give_back(&before);
         }
         true
     }
@@ -144,19 +168,19 @@ impl ConnectionPermit for Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.total.fetch_sub(1, Relaxed);
+        self.limits.total.fetch_sub(1, Relaxed);
         if let Some(held) = self.held.take() {
             if let Some(network) = held.network {
-                self.gate.addresses.give_back(&network);
+                self.limits.addresses.give_back(&network);
             }
             if let Some(user) = held.user {
-                self.gate.users.give_back(&user);
+                self.limits.users.give_back(&user);
             }
         }
     }
 }
 
-/// How many hold each key; a key that nobody holds is not there.
+/// The number of permits that hold each key. A key without permits is removed.
 #[derive(Debug)]
 struct Counts<K>(Mutex<HashMap<K, u32, foldhash::fast::RandomState>>);
 
@@ -170,12 +194,12 @@ impl<K: Eq + Hash> Counts<K> {
     fn take(&self, key: K, max: u32) -> bool {
         let mut counts = self.0.lock();
         let count = counts.entry(key).or_insert(0);
-        let room = *count < max;
-        if room {
+        let is_below = *count < max;
+        if is_below {
             *count += 1;
         }
-        // `max` is at least 1, so a key that was just made has room.
-        room
+        // `max` is at least 1, so a new key never stays at 0.
+        is_below
     }
 
     fn give_back(&self, key: &K) {
@@ -189,7 +213,8 @@ impl<K: Eq + Hash> Counts<K> {
     }
 }
 
-/// What counts as one address: of IPv6 the /64, which is the least that a provider gives to one customer.
+/// What counts as one address: an IPv4 address, or an IPv6 network of 64 bits, the least that a provider assigns to one
+/// customer.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -201,99 +226,102 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn gate(total: u32, per_address: u32, per_user: u32, rate: u32) -> Arc<Gate> {
-        let settings = super::super::Settings {
+    fn limits(total: u32, per_address: u32, per_user: u32, rate: u32) -> Arc<ConnectionLimits> {
+        let settings = Settings {
             max_connections: total,
             max_connections_per_ip: per_address,
             max_connections_per_user: per_user,
             connect_rate: rate,
             ..super::super::tests::settings()
         };
-        Gate::new(&settings, 0)
+        ConnectionLimits::new(&settings, 0)
     }
 
-    fn why(refused: Result<Permit, Full>) -> Refused {
-        refused.expect_err("refused").why
+    fn limit(refused: Result<Permit, LimitReached>) -> Limit {
+        refused.expect_err("refused").limit
     }
 
     #[test]
-    fn places_are_given_back() {
-        let gate = gate(2, 0, 0, 0);
-        let (a, _b) = (gate.admit(None, 0).expect("room"), gate.admit(None, 0).expect("room"));
-        assert_eq!(why(gate.admit(None, 0)), Refused::Total);
-        assert_eq!(gate.total(), 2);
+    fn dropped_permits_are_given_back() {
+        let limits = limits(2, 0, 0, 0);
+        let (a, _b) = (
+            limits.admit(None, 0).expect("below the limits"),
+            limits.admit(None, 0).expect("below the limits"),
+        );
+        assert_eq!(limit(limits.admit(None, 0)), Limit::Total);
+        assert_eq!(limits.total(), 2);
         drop(a);
-        gate.admit(None, 0).expect("room again");
+        limits.admit(None, 0).expect("below the limits again");
     }
 
     #[test]
     fn addresses_have_their_own_limit_and_ipv6_counts_by_network() {
-        let gate = gate(10, 1, 0, 0);
+        let limits = limits(10, 1, 0, 0);
         let address = |text: &str| text.parse().ok();
-        let first = gate.admit(address("192.0.2.1"), 0).expect("room");
-        assert_eq!(why(gate.admit(address("192.0.2.1"), 0)), Refused::PerAddress);
-        let _other = gate.admit(address("192.0.2.2"), 0).expect("another address");
-        let _v6 = gate.admit(address("2001:db8::1"), 0).expect("room");
-        assert_eq!(why(gate.admit(address("2001:db8::2"), 0)), Refused::PerAddress);
-        let _v6_other = gate.admit(address("2001:db8:0:1::1"), 0).expect("another network");
+        let first = limits.admit(address("192.0.2.1"), 0).expect("below the limits");
+        assert_eq!(limit(limits.admit(address("192.0.2.1"), 0)), Limit::PerAddress);
+        let _other = limits.admit(address("192.0.2.2"), 0).expect("another address");
+        let _v6 = limits.admit(address("2001:db8::1"), 0).expect("below the limits");
+        assert_eq!(limit(limits.admit(address("2001:db8::2"), 0)), Limit::PerAddress);
+        let _v6_other = limits.admit(address("2001:db8:0:1::1"), 0).expect("another network");
         let _unix = (
-            gate.admit(None, 0).expect("room"),
-            gate.admit(None, 0).expect("no address, no limit"),
+            limits.admit(None, 0).expect("below the limits"),
+            limits.admit(None, 0).expect("no address, no limit"),
         );
         drop(first);
-        gate.admit(address("192.0.2.1"), 0).expect("room again");
+        limits.admit(address("192.0.2.1"), 0).expect("below the limits again");
     }
 
     #[test]
-    fn a_refusal_holds_nothing() {
-        let gate = gate(10, 1, 0, 0);
+    fn a_refused_connection_is_not_counted() {
+        let limits = limits(10, 1, 0, 0);
         let address = "192.0.2.1".parse().ok();
-        let held = gate.admit(address, 0).expect("room");
+        let held = limits.admit(address, 0).expect("below the limits");
         for _ in 0..100 {
-            assert_eq!(why(gate.admit(address, 0)), Refused::PerAddress);
+            assert_eq!(limit(limits.admit(address, 0)), Limit::PerAddress);
         }
         drop(held);
-        assert_eq!(gate.total(), 0);
-        assert!(gate.addresses.0.lock().is_empty());
+        assert_eq!(limits.total(), 0);
+        assert!(limits.addresses.0.lock().is_empty());
     }
 
     #[test]
     fn users_are_counted_once_per_connection_also_when_they_authenticate_later() {
-        let gate = gate(10, 0, 1, 0);
-        let mut first = gate.admit(None, 0).expect("room");
-        let mut second = gate.admit(None, 0).expect("room");
+        let limits = limits(10, 0, 1, 0);
+        let mut first = limits.admit(None, 0).expect("below the limits");
+        let mut second = limits.admit(None, 0).expect("below the limits");
         assert!(
             first.authenticated("a") && first.authenticated("a"),
-            "a refresh takes no second place"
+            "a token refresh is not a second connection"
         );
         assert!(!second.authenticated("a"));
         assert_eq!(
-            second.user("a"),
-            Err(Full {
-                why: Refused::PerUser,
-                retry_after_s: PLACE_RETRY_S
+            second.count_user("a"),
+            Err(LimitReached {
+                limit: Limit::PerUser,
+                retry_after_s: RETRY_AFTER_S
             })
         );
         assert!(second.authenticated("b"));
         drop(first);
         assert!(second.authenticated("a"));
         drop(second);
-        assert!(gate.users.0.lock().is_empty());
+        assert!(limits.users.0.lock().is_empty());
     }
 
     #[test]
-    fn the_rate_says_when_to_come_back() {
-        let gate = gate(100, 0, 0, 2);
+    fn the_connect_rate_tells_when_to_retry() {
+        let limits = limits(100, 0, 0, 2);
         for _ in 0..2 {
-            gate.admit(None, 0).expect("within the burst");
+            limits.admit(None, 0).expect("within the burst");
         }
         assert_eq!(
-            gate.admit(None, 0).expect_err("too fast"),
-            Full {
-                why: Refused::ConnectRate,
+            limits.admit(None, 0).expect_err("too fast"),
+            LimitReached {
+                limit: Limit::ConnectRate,
                 retry_after_s: 1
             }
         );
-        gate.admit(None, 500).expect("half a second later");
+        limits.admit(None, 500).expect("half a second later");
     }
 }

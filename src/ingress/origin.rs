@@ -1,36 +1,39 @@
-//! Which pages may connect: the check of the `Origin` header.
+//! The check of the HTTP header `Origin`: which pages may connect.
 //!
-//! A browser sends it and no page can forge it; other programs can send anything, so it protects users of browsers
-//! from foreign pages and nobody else (RFC 6455, section 10.2).
+//! A browser sets the header and no page can forge it. Other programs can send anything. So the check protects the users
+//! of browsers from foreign pages, and nothing else (RFC 6455, section 10.2).
 
-/// `allowed_origins`, checked.
+/// The checked entries of `allowed_origins`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(Vec<Rule>);
+pub struct AllowedOrigins(Vec<Rule>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rule {
     /// `*`
     Any,
-    /// `https://app.example.com`, with its port when one was given; lower case.
+    /// `https://app.example.com`, with its port unless that is the scheme's default; lower case.
     Exact(Box<str>),
-    /// `https://*.example.com`: the scheme with `://`, and the rest with its leading dot; lower case.
+    /// `https://*.example.com` as `https://` and `.example.com`; lower case.
     Subdomains { scheme: Box<str>, suffix: Box<str> },
 }
 
-/// Why an entry of `allowed_origins` is none.
+/// An entry of `allowed_origins` is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is no origin: expected \"*\", scheme://host[:port] or scheme://*.domain[:port], without a path")]
+#[error("must be \"*\", scheme://host[:port] or scheme://*.domain[:port], without a path")]
 pub struct OriginError;
 
-impl Origins {
-    /// Checks the entries; an empty list means: the same host name as the request's, any port. On failure tells the
-    /// index of the bad entry.
+impl AllowedOrigins {
+    /// Checks the entries. An empty list allows the host name of the request itself, with any port.
+    ///
+    /// # Errors
+    ///
+    /// The index of the first entry that is not valid.
     pub fn parse<S: AsRef<str>>(entries: &[S]) -> Result<Self, (usize, OriginError)> {
         let rule = |(index, entry): (usize, &S)| Rule::parse(entry.as_ref()).ok_or((index, OriginError));
         entries.iter().enumerate().map(rule).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a page of `origin` may connect to `host` (the request's `Host`, with or without a port).
+    /// Whether a page of `origin` may connect to `host`: the request's `Host`, with or without a port.
     #[must_use]
     pub fn allows(&self, origin: &str, host: &str) -> bool {
         let origin = origin.to_ascii_lowercase();
@@ -72,7 +75,7 @@ impl Rule {
     }
 }
 
-/// An origin as browsers write it leaves the scheme's own port out (RFC 6454, section 6.2).
+/// Removes the scheme's default port, as browsers do (RFC 6454, section 6.2).
 fn without_default_port(scheme: &str, authority: &str) -> String {
     let port = match scheme {
         "https" | "wss" => ":443",
@@ -87,7 +90,7 @@ fn without_default_port(scheme: &str, authority: &str) -> String {
     format!("{scheme}://{authority}")
 }
 
-/// Scheme and authority of a text that is an origin and nothing more.
+/// The scheme and authority of an origin; `None` when the text is not one, or has more, such as a path.
 fn split(origin: &str) -> Option<(&str, &str)> {
     let (scheme, authority) = origin.split_once("://")?;
     let scheme_ok = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
@@ -98,7 +101,7 @@ fn split(origin: &str) -> Option<(&str, &str)> {
     (scheme_ok && authority_ok).then_some((scheme, authority))
 }
 
-/// The host name of an authority: without its port, brackets of an IPv6 address kept.
+/// The host name of an authority: without the port, with the brackets of an IPv6 address.
 fn host_name(authority: &str) -> &str {
     if authority.starts_with('[') {
         return authority.find(']').map_or("", |end| &authority[..=end]);
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_origin_table() {
+    fn origins_are_allowed_by_the_rules() {
         // (allowed_origins, Origin, Host, allowed)
         const TABLE: &[(&[&str], &str, &str, bool)] = &[
             (&[], "https://app.example.com", "app.example.com", true),
@@ -135,7 +138,7 @@ mod tests {
             (&["https://app.example.com"], "http://app.example.com", "x", false),
             (&["https://app.example.com"], "https://app.example.com:8443", "x", false),
             (&["https://app.example.com"], "null", "x", false),
-            // A list replaces the rule of the same host.
+            // A list replaces the rule of the same host name.
             (&["https://app.example.com"], "https://x", "x", false),
             (&["https://*.example.com"], "https://app.example.com", "x", true),
             (&["https://*.example.com"], "https://a.b.example.com", "x", true),
@@ -170,7 +173,7 @@ mod tests {
             ),
         ];
         for (entries, origin, host, allowed) in TABLE {
-            let origins = Origins::parse(entries).expect("the table's entries are good");
+            let origins = AllowedOrigins::parse(entries).expect("valid entries");
             assert_eq!(
                 origins.allows(origin, host),
                 *allowed,
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_no_origin_are_refused() {
+    fn invalid_entries_are_refused() {
         for entry in [
             "",
             "example.com",
@@ -192,7 +195,7 @@ mod tests {
             "https://*.*.x",
             "https://x y",
         ] {
-            assert_eq!(Origins::parse(&["*", entry]), Err((1, OriginError)), "{entry}");
+            assert_eq!(AllowedOrigins::parse(&["*", entry]), Err((1, OriginError)), "{entry}");
         }
     }
 }

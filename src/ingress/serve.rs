@@ -1,68 +1,67 @@
-//! One connection, from its acceptance until its socket is with a shard or closed.
+//! Serves one connection, from accept until its socket is with a shard or closed.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::visit::Visit;
-use super::visitor::{Admission, Visitor};
-use super::{Door, proxy};
-use crate::ingress::http::{self, Accepted, Socket};
-use crate::metrics::{IngressMetrics, Refused};
-use crate::shard::mailbox::polling::Upgrade;
-use crate::shard::mailbox::{Adopt, ShardMessage};
+use super::context::Context;
+use super::http::{self, Accepted, Socket};
+use super::http_connection::HttpConnection;
+use super::pending::PendingSlot;
+use super::proxy_protocol::{self, ProxyHeader};
+use super::routing::HttpService;
+use super::upgrade;
+use crate::metrics::RefusalReason;
 
-/// Serves one connection; `place` is its share of the pending ones.
-pub(super) async fn connection(door: Arc<Door>, accepted: Accepted, place: OwnedSemaphorePermit) {
-    let place = Pending::count(&door.stats, place);
+/// Serves one connection. `permit` is its slot among the pending ones.
+pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, permit: OwnedSemaphorePermit) {
+    let slot = context.pending.count(permit);
     let mut socket = match accepted.open() {
         Ok(socket) => socket,
-        Err(error) => return tracing::error!(%error, "a connection could not be served"),
+        Err(error) => return tracing::error!(%error, "cannot serve a connection"),
     };
     let peer = socket.peer();
-    let (hop, http) = if door.trusted_proxies.trusts(peer) {
-        let deadline = Instant::now() + door.handshake_timeout;
-        match timeout_at(deadline, read_proxy_header(&mut socket)).await {
-            Ok(Ok(client)) => {
-                let mut http = door.http.clone();
-                http.header_read_timeout(deadline.saturating_duration_since(Instant::now()));
-                (client.or(peer), http)
-            }
-            Ok(Err(error)) => {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    door.stats.refuse(Refused::ProxyHeader);
-                    tracing::debug!(?peer, "bad PROXY header from a trusted proxy");
-                }
-                return;
-            }
-            Err(_) => return door.stats.refuse(Refused::Timeout),
+    if !context.admission.trusted_proxies.trusts(peer) {
+        let http = context.http.clone();
+        return serve_http(context, peer, http, socket, slot).await;
+    }
+    let deadline = Instant::now() + context.handshake_timeout;
+    match timeout_at(deadline, read_proxy_header(&mut socket)).await {
+        Ok(Ok(client)) => {
+            // One deadline covers the PROXY header and the first request's head.
+            let mut http = context.http.clone();
+            http.header_read_timeout(deadline.saturating_duration_since(Instant::now()));
+            serve_http(context, client.or(peer), http, socket, slot).await;
         }
-    } else {
-        (peer, door.http.clone())
-    };
-    speak_http(door, hop, http, socket, place).await;
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            context.metrics.refuse(RefusalReason::ProxyHeader);
+            tracing::debug!(?peer, "a trusted proxy sent an invalid PROXY header");
+        }
+        Ok(Err(_)) => {}
+        Err(_) => context.metrics.refuse(RefusalReason::Timeout),
+    }
 }
 
-/// Reads the PROXY header of a trusted proxy, when there is one, and puts back what follows it. Gives the client it
-/// names.
+/// Reads the PROXY header of a trusted proxy, if there is one, and puts back what follows it. Returns the client that
+/// the header names.
 async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
     let mut bytes = BytesMut::with_capacity(1024);
     loop {
         if socket.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let client = match proxy::header(&bytes) {
-            proxy::Header::Incomplete => continue,
-            proxy::Header::Invalid => return Err(io::ErrorKind::InvalidData.into()),
-            proxy::Header::Absent => None,
-            proxy::Header::Present { length, client } => {
+        let client = match proxy_protocol::parse(&bytes) {
+            ProxyHeader::Incomplete => continue,
+            ProxyHeader::Invalid => return Err(io::ErrorKind::InvalidData.into()),
+            ProxyHeader::Absent => None,
+            ProxyHeader::Present { length, client } => {
                 bytes.advance(length);
                 client
             }
@@ -72,109 +71,42 @@ async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
     }
 }
 
-async fn speak_http(door: Arc<Door>, hop: Option<IpAddr>, http: http1::Builder, socket: Socket, place: Pending) {
-    let visit = Visit::new(Arc::clone(&door), hop, &socket, place);
-    let mut connection = http.serve_connection(TokioIo::new(socket), Visitor(Arc::clone(&visit)));
+async fn serve_http(
+    context: Arc<Context>,
+    hop: Option<IpAddr>,
+    http: http1::Builder,
+    socket: Socket,
+    slot: PendingSlot,
+) {
+    let (pending, polling) = (Arc::clone(&context.pending), Arc::clone(&context.polling));
+    let connection = HttpConnection::new(hop, &socket, slot, pending, polling);
+    let service = HttpService::new(Arc::clone(&context), Arc::clone(&connection));
+    let mut http = http.serve_connection(TokioIo::new(socket), service);
     let ended = loop {
-        // Without hyper's upgrade machinery: the socket is taken from the connection itself, so it keeps its type.
-        let until_ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
-        match timeout_at(visit.deadline(), until_ended).await {
+        // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
+        let until_ended = std::future::poll_fn(|cx| http.poll_without_shutdown(cx));
+        match timeout_at(connection.deadline(), until_ended).await {
             Ok(ended) => break Ok(ended),
-            Err(late) if visit.deadline() <= Instant::now() => break Err(late),
+            Err(late) if connection.deadline() <= Instant::now() => break Err(late),
+            // The deadline has moved on meanwhile.
             Err(_) => {}
         }
     };
-    let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let admission = visit.finish();
+    let http1::Parts { io, read_buf, .. } = http.into_parts();
+    let admission = connection.finish();
     match ended {
         Ok(Ok(())) => match admission {
-            Some(admission) => hand_over(&door, io.into_inner(), &read_buf, admission),
+            Some(admission) => upgrade::hand_over(&context, io.into_inner(), &read_buf, admission),
             None => Box::pin(http::linger(io.into_inner())).await,
         },
         // hyper has answered with 400, 414 or 431.
         Ok(Err(error)) if error.is_parse() => {
-            door.stats.refuse(Refused::Http);
+            context.metrics.refuse(RefusalReason::Http);
             Box::pin(http::linger(io.into_inner())).await;
         }
-        Ok(Err(error)) if !error.is_timeout() => tracing::trace!(%error, ?hop, "connection failed"),
-        // A kept-alive connection may fall silent after its requests; one without any was a handshake that never came.
-        Ok(Err(_)) | Err(_) if !visit.has_asked() => door.stats.refuse(Refused::Timeout),
+        Ok(Err(error)) if !error.is_timeout() => tracing::trace!(%error, ?hop, "the connection failed"),
+        // Between two requests a kept-alive connection may be silent. Without any request the handshake is missing.
+        Ok(Err(_)) | Err(_) if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
         Ok(Err(_)) | Err(_) => {}
-    }
-}
-
-/// Gives the bare socket to the shard of its session, or to the least loaded one.
-fn hand_over(door: &Door, socket: Socket, read_buf: &Bytes, admission: Admission) {
-    let bare = socket
-        .into_fd()
-        .map(|(socket, ahead)| (socket, unread(read_buf, &ahead)))
-        .and_then(|bare| Ok((bare, getrandom::u64().map_err(io::Error::other)?)));
-    let ((socket, unread), nonce) = match bare {
-        Ok(bare) => bare,
-        Err(error) => return tracing::error!(%error, "cannot hand a connection over"),
-    };
-    let (shard, message) = match admission {
-        Admission::Connection(connection) => {
-            let adopt = Adopt {
-                socket,
-                unread,
-                settings: connection.settings,
-                engine_io: connection.engine_io,
-                identity: connection.identity,
-                address: connection.address,
-                nonce,
-                deflate: connection.deflate.map(|agreement| agreement.deflate),
-                permit: Box::new(connection.permit),
-            };
-            let least_loaded = door.shards.iter().min_by_key(|shard| shard.load());
-            (least_loaded, ShardMessage::Adopt(Box::new(adopt)))
-        }
-        Admission::Session { to, secret, deflate } => {
-            let upgrade = Upgrade {
-                to,
-                secret,
-                deflate: deflate.map(|agreement| agreement.deflate),
-                socket,
-                unread,
-            };
-            let shard = door.shards.get(usize::from(to.shard));
-            (shard, ShardMessage::Upgrade(Box::new(upgrade)))
-        }
-    };
-    match shard.map(|shard| shard.send(message)) {
-        Some(Ok(())) => door.stats.upgraded.add(1),
-        // The shards end first in a drain; then the socket closes here and the client comes back elsewhere.
-        Some(Err(_)) | None => door.stats.refuse(Refused::Draining),
-    }
-}
-
-/// What was read behind the request's head, in a buffer of its own: hyper's is kilobytes, mostly unused.
-fn unread(read_buf: &Bytes, ahead: &Bytes) -> Bytes {
-    match (read_buf.is_empty(), ahead.is_empty()) {
-        (true, true) => Bytes::new(),
-        (false, true) => Bytes::copy_from_slice(read_buf),
-        _ => [&read_buf[..], &ahead[..]].concat().into(),
-    }
-}
-
-/// Counts the connection among the pending ones while it lives.
-pub(super) struct Pending {
-    stats: Arc<IngressMetrics>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Pending {
-    pub(super) fn count(stats: &Arc<IngressMetrics>, place: OwnedSemaphorePermit) -> Self {
-        stats.pending.add(1);
-        Self {
-            stats: Arc::clone(stats),
-            _place: place,
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.stats.pending.add(-1);
     }
 }

@@ -24,8 +24,8 @@ metrics! {
     besides {
         /// The accept loops.
         accept: AcceptMetrics;
-        /// Refusals, by [`Refused`] in the order of [`Refused::ALL`].
-        refused: [Counter; Refused::ALL.len()];
+        /// Refusals, by [`RefusalReason`] in the order of [`RefusalReason::ALL`].
+        refused: [Counter; RefusalReason::ALL.len()];
     }
 }
 
@@ -34,7 +34,7 @@ pub const REFUSALS: &[Metric<IngressSample>] = &[Metric::counter(
     "tickgate_handshakes_refused_total",
     "Requests and connections that the door refused, by reason.",
     |sample, samples| {
-        for (reason, count) in Refused::ALL.iter().zip(sample.refused) {
+        for (reason, count) in RefusalReason::ALL.iter().zip(sample.refused) {
             samples.labelled(&[("reason", &reason.label())], count);
         }
     },
@@ -42,13 +42,13 @@ pub const REFUSALS: &[Metric<IngressSample>] = &[Metric::counter(
 
 impl IngressMetrics {
     /// Counts one refusal.
-    pub fn refuse(&self, reason: Refused) {
+    pub fn refuse(&self, reason: RefusalReason) {
         self.refused[reason as usize].add(1);
     }
 
     /// The number of refusals for this reason.
     #[must_use]
-    pub fn refused(&self, reason: Refused) -> u64 {
+    pub fn refused(&self, reason: RefusalReason) -> u64 {
         self.refused[reason as usize].get()
     }
 }
@@ -58,9 +58,9 @@ macro_rules! refusals {
         /// Why the ingress refused a request or closed a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum Refused { $($(#[$doc])* $name,)* }
+        pub enum RefusalReason { $($(#[$doc])* $name,)* }
 
-        impl Refused {
+        impl RefusalReason {
             /// Every reason, each at the index of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 

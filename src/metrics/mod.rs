@@ -21,7 +21,7 @@ mod shard;
 
 pub(crate) use declare::metrics;
 pub use declare::{Kind, Metric};
-pub use ingress::{AcceptMetrics, AcceptSample, IngressMetrics, IngressSample, REFUSALS, Refused};
+pub use ingress::{AcceptMetrics, AcceptSample, IngressMetrics, IngressSample, REFUSALS, RefusalReason};
 pub use instrument::{Counter, Gauge, Instrument, Readable};
 pub use page::{CONTENT_TYPE, Labels, Page, Samples};
 pub use shard::{ENDINGS, ShardMetrics, ShardSample};

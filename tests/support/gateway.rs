@@ -11,7 +11,7 @@ use serde_json::Value;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, Mode, mint};
 use tickgate::backend::{commands, feeds};
 use tickgate::gateway::{Gateway, Settings};
-use tickgate::ingress::{Endpoint, Origins, Refuse, TrustedProxies};
+use tickgate::ingress::{AllowedOrigins, Endpoint, TokenRefusal, TrustedProxies};
 use tickgate::session::limits::Limits;
 use tickgate::{admin, hub, ingress, session, shard, time};
 use tickgate_protocol::dialect::Dialect;
@@ -44,10 +44,10 @@ pub(crate) fn settings() -> Settings {
         node: "test".into(),
         shards: 2,
         drain_ms: 500,
-        door: ingress::Settings {
+        ingress: ingress::Settings {
             listen: vec![loopback.clone()],
             trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "unix"]).expect("good entries"),
-            allowed_origins: Origins::default(),
+            allowed_origins: AllowedOrigins::default(),
             endpoints: vec![
                 Endpoint {
                     path: "/ws".into(),
@@ -58,7 +58,7 @@ pub(crate) fn settings() -> Settings {
                     session: session(Dialect::Echo, Mode::Off),
                 },
             ],
-            refuse: Refuse::Auto,
+            token_refusal: TokenRefusal::Auto,
             deflate: true,
             max_connections: 10_000,
             max_connections_per_ip: 0,

@@ -9,7 +9,7 @@ use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
 use crate::config::check::{Check, ensure, not_zero};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
-use crate::ingress::Refuse;
+use crate::ingress::TokenRefusal;
 use tickgate_protocol::channel::Pattern;
 
 /// Holds the HMAC secret if no `[[auth.key]]` is given and it is set.
@@ -26,7 +26,7 @@ section! {
         value mode: Mode = Mode::Required;
         /// How a bad token in a handshake is refused. `http`: with status 401. `close`: after the upgrade, with `auth_result`
         /// and close code 4001 or 4004. `auto`: `close` for browsers, which cannot read a 401, and `http` for other clients.
-        value refuse: Refuse = Refuse::Auto;
+        value refuse: TokenRefusal = TokenRefusal::Auto;
         /// The time in which a client must send `auth`. Then the connection is closed with 4002.
         value timeout: Duration = Duration::from_secs(5), check not_zero;
         /// How long before its token expires a client gets `auth_expiring`.
@@ -56,7 +56,7 @@ section! {
 }
 
 choices!(Mode { "required" => Self::Required, "optional" => Self::Optional, "off" => Self::Off });
-choices!(Refuse { "auto" => Self::Auto, "http" => Self::Http, "close" => Self::Close });
+choices!(TokenRefusal { "auto" => Self::Auto, "http" => Self::Http, "close" => Self::Close });
 
 fn default_roles() -> BTreeMap<String, Role> {
     let roles = Policy::default().roles;

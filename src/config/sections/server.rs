@@ -8,7 +8,7 @@ use crate::config::declare::section;
 use crate::config::source::Node;
 use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
 use crate::hub::SHARDS_MAX;
-use crate::ingress::{self, ListenAddress, Origins, Refuse, TrustedProxies};
+use crate::ingress::{self, AllowedOrigins, ListenAddress, TokenRefusal, TrustedProxies};
 use crate::shard;
 
 const _: () = assert!(SHARDS_MAX == 64, "the documentation and the message of shards say 64");
@@ -26,7 +26,7 @@ section! {
         /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
         /// networks, or `unix`.
         value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
-        /// Origins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
+        /// AllowedOrigins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
         /// Empty: only pages with the host name of the request, on any port. A request without `Origin` does not come from a
         /// browser and passes. A refused request gets 403.
         value allowed_origins: Vec<AllowedOrigin> = Vec::new();
@@ -120,7 +120,7 @@ impl Server {
     pub(in crate::config) fn ingress(
         &self,
         endpoints: Vec<ingress::Endpoint>,
-        refuse: Refuse,
+        token_refusal: TokenRefusal,
         deflate: bool,
         max_connections: u32,
     ) -> ingress::Settings {
@@ -130,9 +130,9 @@ impl Server {
             listen: self.listen.clone(),
             // Reading has checked every entry of both lists.
             trusted_proxies: TrustedProxies::parse(&proxies).unwrap_or_default(),
-            allowed_origins: Origins::parse(&origins).unwrap_or_default(),
+            allowed_origins: AllowedOrigins::parse(&origins).unwrap_or_default(),
             endpoints,
-            refuse,
+            token_refusal,
             deflate,
             max_connections,
             max_connections_per_ip: self.max_connections_per_ip,
@@ -183,7 +183,7 @@ impl Value for AllowedOrigin {
     }
     fn read(node: &Node) -> Result<Self, Refusal> {
         let text = text(node, "an origin in quotes")?;
-        match Origins::parse(&[text]) {
+        match AllowedOrigins::parse(&[text]) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
         }

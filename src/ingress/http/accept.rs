@@ -1,4 +1,4 @@
-//! The accept loop, and the polite end of a connection.
+//! The accept loop, and the lingering close of a connection.
 
 use std::io;
 use std::sync::Arc;
@@ -11,21 +11,23 @@ use super::listen::Listener;
 use super::socket::{Accepted, Socket};
 use crate::metrics::AcceptMetrics;
 
-/// Between attempts while the process or the system is out of descriptors or memory.
+/// Pause between two attempts while the process or the system is out of descriptors or memory. It doubles from the
+/// minimum to the maximum.
 const PAUSE_MS_MIN: u64 = 5;
 const PAUSE_MS_MAX: u64 = 500;
 
-/// How long and how much a connection that was answered may still send.
+/// How long, and how many bytes, a client may still send after its last response.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
-/// Accepts connections, each with one of `slots`, and gives them to `serve`, which must not block. Never ends by
-/// itself: an error of one connection is passed over; out of descriptors or memory it pauses and tries again,
-/// logged once until it can accept again.
+/// Accepts connections and passes each to `serve` with a permit of `slots`. `serve` must not block.
+///
+/// The loop runs until its task is aborted. It ignores an error of one connection. When the process or the system is out
+/// of descriptors or memory, the loop pauses and tries again; it logs this once until it can accept again.
 pub async fn accept_forever(
     listener: &Listener,
     slots: &Arc<Semaphore>,
-    stats: &AcceptMetrics,
+    metrics: &AcceptMetrics,
     mut serve: impl FnMut(Accepted, OwnedSemaphorePermit),
 ) {
     let mut pause_ms = 0;
@@ -39,14 +41,14 @@ pub async fn accept_forever(
                     tracing::info!(listener = %listener.address(), "accepting again");
                     pause_ms = 0;
                 }
-                stats.accepted.add(1);
+                metrics.accepted.add(1);
                 serve(socket, slot);
             }
-            Err(error) if concerns_one_connection(&error) => stats.aborted.add(1),
+            Err(error) if concerns_one_connection(&error) => metrics.aborted.add(1),
             Err(error) => {
-                stats.paused.add(1);
+                metrics.paused.add(1);
                 if pause_ms == 0 {
-                    tracing::error!(listener = %listener.address(), %error, "cannot accept connections, trying on");
+                    tracing::error!(listener = %listener.address(), %error, "cannot accept connections, retrying");
                 }
                 pause_ms = (pause_ms * 2).clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -55,7 +57,8 @@ pub async fn accept_forever(
     }
 }
 
-/// Whether an error of `accept` is the new connection's own (`accept(2)`: pending network errors are passed on).
+/// Whether an error of `accept` belongs to the new connection alone: Linux reports its pending network errors there
+/// (`accept(2)`).
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -74,9 +77,11 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Ends a connection whose answer is written: closing a socket with unread input would reset the connection, and
-/// the reset can overtake the answer (RFC 9112, section 9.6). So the end is announced first, and what still comes is
-/// read and dropped, within bounds.
+/// Closes a connection whose last response is written.
+///
+/// Closing a socket with unread input resets the connection, and the reset can destroy the response before the client
+/// reads it (RFC 9112, section 9.6). So the write half is closed first, and further input is read and discarded, within
+/// bounds of time and bytes.
 pub async fn linger(mut socket: Socket) {
     let discard = async {
         socket.shutdown().await?;
@@ -90,6 +95,6 @@ pub async fn linger(mut socket: Socket) {
         }
         io::Result::Ok(())
     };
-    // However it ends, the connection is over.
+    // After an error or the timeout the connection is closed as well.
     let _ = tokio::time::timeout(LINGER, discard).await;
 }

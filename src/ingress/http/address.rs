@@ -1,11 +1,13 @@
-//! Where a listener listens.
+//! The addresses of listeners.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where to listen: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/tickgate/public.sock`. Port 0 takes a free one.
+/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/tickgate/public.sock`.
+///
+/// Port 0 asks the system for a free port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// A TCP socket.
@@ -14,17 +16,17 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// Where a listener listens in fact (a port 0 replaced by the real one).
+/// The address that a listener is bound to: port 0 is replaced by the real port.
 pub type LocalAddress = ListenAddress;
 
-/// Why a text is no [`ListenAddress`].
+/// Why a text is not a [`ListenAddress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Neither `address:port` nor `unix:/path`.
-    #[error("is neither an IP address with a port, such as 127.0.0.1:8080 or [::1]:8080, nor unix:/path")]
+    #[error("must be an IP address with a port, such as 127.0.0.1:8080 or [::1]:8080, or unix:/path")]
     Syntax,
-    /// A relative path, or one that does not fit into a socket address (107 bytes).
-    #[error("must be an absolute path of at most 107 bytes behind unix:")]
+    /// The path is relative, holds a zero byte, or is longer than a socket address allows (107 bytes).
+    #[error("must be unix: and an absolute path of at most 107 bytes")]
     Path,
 }
 
@@ -32,7 +34,7 @@ pub enum AddressError {
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 impl ListenAddress {
-    /// Whether only this machine can reach it.
+    /// Whether only processes of this machine can reach the listener.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -41,7 +43,7 @@ impl ListenAddress {
         }
     }
 
-    /// The TCP address, when it is one.
+    /// The TCP address; `None` for a Unix socket.
     #[must_use]
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {

@@ -9,14 +9,14 @@ use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
 use crate::broker::Broker;
 
-/// Whether the gateway should get new clients.
+/// Whether the gateway should get new clients. Both listeners and the drain share one.
 pub struct Health {
     broker: Arc<dyn Broker>,
     draining: AtomicBool,
 }
 
 impl Health {
-    /// Not draining.
+    /// A gateway that does not drain and is ready while its broker is.
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl Health {
         }
     }
 
-    /// From now on the gateway is not ready. `false` when it was draining already.
+    /// Begins a drain: the gateway is not ready from now on. Returns `false` when the drain had begun before.
     pub fn drain(&self) -> bool {
         !self.draining.swap(true, Relaxed)
     }
@@ -36,7 +36,7 @@ impl Health {
         self.draining.load(Relaxed)
     }
 
-    /// Why it is not ready, or nothing when it is.
+    /// Why the gateway is not ready: `draining` or `broker_lost`; `None` when it is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<&'static str> {
         if self.is_draining() {
@@ -48,10 +48,12 @@ impl Health {
         }
     }
 
-    /// Answers `GET /healthz` (the process serves requests) and `GET /readyz` (it should get new clients, else 503
-    /// with the reason); `None` for other paths.
+    /// The response to `GET /healthz` or `GET /readyz`; `None` for other paths.
+    ///
+    /// `/healthz` is 200 as long as the process serves requests. `/readyz` is 200 when the gateway should get new
+    /// clients, else 503 with the reason as its message.
     #[must_use]
-    pub fn answer(&self, path: &str) -> Option<HttpResponse> {
+    pub fn response(&self, path: &str) -> Option<HttpResponse> {
         let not_ready = match path {
             "/healthz" => None,
             "/readyz" => self.not_ready(),

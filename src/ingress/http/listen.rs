@@ -1,4 +1,4 @@
-//! Listening sockets: opened here, or passed by systemd.
+//! Listening sockets: bound by the gateway, or passed by systemd.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::address::{ListenAddress, LocalAddress};
 use super::socket::Accepted;
 
-/// Connections that may wait in the kernel for `accept`: as many as `net.core.somaxconn` allows.
+/// How many connections may wait in the kernel for `accept`. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
 /// An open listening socket.
@@ -21,7 +21,7 @@ pub struct Listener {
     socket: Kind,
     address: LocalAddress,
     inherited: bool,
-    // Removes the socket file with the listener.
+    // Removes the socket's file when the listener is dropped.
     _file: Option<SocketFile>,
 }
 
@@ -32,14 +32,19 @@ enum Kind {
 }
 
 impl Listener {
-    /// Opens a listening socket; a Unix one with these permissions (`mode`, such as `0o660`). The file of a Unix
-    /// socket that nobody listens on any more is replaced; any other file is left alone and is an error. Must be
-    /// called within a tokio runtime.
+    /// Binds a listening socket. A Unix socket's file gets the permissions `mode`, such as `0o660`.
+    ///
+    /// The file of a Unix socket that no process listens on any more is replaced. Any other file at the path is kept and
+    /// is an error. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be bound, or when its path is taken.
     pub fn bind(address: &ListenAddress, mode: u32) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
                 let socket = socket2::Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-                // A restarted gateway must not wait for the old one's connections in TIME_WAIT.
+                // Connections of the previous process in TIME_WAIT must not keep a restarted gateway from binding.
                 socket.set_reuse_address(true)?;
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
@@ -61,7 +66,11 @@ impl Listener {
         }
     }
 
-    /// Serves a socket that was passed to the process. Must be called within a tokio runtime.
+    /// Takes over a socket that was passed to the process. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be registered with the runtime.
     pub fn inherit(passed: Passed) -> io::Result<Self> {
         match passed {
             Passed::Tcp(listener) => Self::from_tcp(listener, true),
@@ -78,8 +87,8 @@ impl Listener {
 
     fn from_tcp(listener: std::net::TcpListener, inherited: bool) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        // Accepted sockets inherit it. What is sent is a whole answer or, later, a whole tick: waiting for more would
-        // only delay it.
+        // Accepted sockets inherit the option. The gateway writes whole responses and, after the upgrade, all that a
+        // shard has for a connection: Nagle's algorithm would only delay them.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
         let address = LocalAddress::Tcp(listener.local_addr()?);
         Ok(Self {
@@ -101,19 +110,23 @@ impl Listener {
         })
     }
 
-    /// Where it listens in fact.
+    /// The address that it is bound to.
     #[must_use]
     pub fn address(&self) -> &LocalAddress {
         &self.address
     }
 
-    /// Whether the socket was passed to the process: connections that nobody accepts wait for a successor.
+    /// Whether the socket was passed to the process. Connections that are not accepted wait for the next process.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.inherited
     }
 
-    /// The next connection, which may be served on another runtime.
+    /// Accepts the next connection, which may be served on another runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`. [`accept_forever`](super::accept_forever) tells which of them pass.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Kind::Tcp(listener) => {
@@ -128,7 +141,7 @@ impl Listener {
     }
 }
 
-/// Removes the file of a Unix socket that nobody listens on.
+/// Removes the file of a Unix socket that no process listens on.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -152,7 +165,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A socket file that this process made; removed on drop unless another one has taken its place.
+/// A socket file that this process made. Dropping it removes the file, unless another file has taken its path.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -181,16 +194,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// The listening sockets that systemd passed (`LISTEN_FDS`, `sd_listen_fds(3)`), not served yet.
+/// The listening sockets that systemd passed (`LISTEN_FDS`, see `sd_listen_fds(3)`).
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Those for clients: all that are not named `admin`.
+    /// The sockets for clients: all that are not named `admin`.
     pub public: Vec<Passed>,
-    /// The one named `admin` (`FileDescriptorName=admin`).
+    /// The socket named `admin` (`FileDescriptorName=admin`).
     pub admin: Option<Passed>,
 }
 
-/// One passed socket.
+/// A listening socket that systemd passed.
 #[derive(Debug)]
 pub enum Passed {
     /// A TCP socket.
@@ -200,8 +213,14 @@ pub enum Passed {
 }
 
 impl Inherited {
-    /// Takes them over, once per process: the variables are removed, so that children do not believe them. For the
-    /// same reason it must be called before threads are started.
+    /// Takes the sockets over, once per process.
+    ///
+    /// It removes the variables from the environment, so that child processes do not take the sockets for theirs. So it
+    /// must be called before threads are started.
+    ///
+    /// # Errors
+    ///
+    /// When a passed descriptor is not a listening stream socket.
     pub fn from_env() -> io::Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
@@ -233,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stale_socket_file_is_replaced_and_removed_at_the_end() {
+    async fn a_stale_socket_file_is_replaced_and_removed_on_drop() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
         drop(StdUnixListener::bind(&path).expect("bound"));
@@ -251,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_living_listener_and_other_files_are_left_alone() {
+    async fn a_live_listener_and_other_files_are_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
         let first = Listener::bind(&unix(&path), 0o660).expect("bound");
@@ -266,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successors_socket_file_outlives_the_predecessor() {
+    async fn a_listener_does_not_remove_the_socket_file_of_its_successor() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
         let first = Listener::bind(&unix(&path), 0o660).expect("bound");

@@ -1,6 +1,7 @@
-//! What the public and the admin listener have in common: sockets, the accept loop, HTTP/1 with its limits, answers.
+//! What the public and the admin listener share: listening sockets, the accept loop, HTTP/1 with its limits, health,
+//! responses and their error codes.
 //!
-//! Invariant: nothing a peer sends ends a listener, and whatever waits for a peer has a deadline.
+//! Invariant: no input of a peer ends a listener, and every wait for a peer has a deadline.
 
 pub mod request;
 pub mod response;
@@ -27,17 +28,19 @@ use hyper_util::rt::TokioTimer;
 
 use crate::auth::{Identity, TokenError};
 
-/// Verifies a token on the caller's thread.
+/// Verifies a token on the calling thread.
 pub type Verify = dyn Fn(&str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
 
-/// Most bytes of a request's head: request line (with the token in its query) and headers.
+/// Longest head of a request, in bytes: the request line (with the token in its query) and the headers.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Most header lines of a request.
 pub const HEADER_LINES_MAX: usize = 100;
 
-/// HTTP/1 as both listeners speak it: a head has to be complete within `head_timeout`, also on a kept-alive
-/// connection. hyper answers a head above the limits with 431 (414 for the target) and one it cannot read with 400.
+/// HTTP/1 with the limits of both listeners.
+///
+/// Every head of a connection must be complete within `head_timeout`. hyper answers a head above the limits with 431
+/// (414 for the request target) and a malformed one with 400.
 #[must_use]
 pub fn http1(head_timeout: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();

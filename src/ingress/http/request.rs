@@ -1,4 +1,4 @@
-//! Reading requests: query parameters, path segments, bearer tokens. Pure functions over what hyper parsed.
+//! Reads query parameters, path segments, bearer tokens and header lists from requests that hyper parsed.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,19 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use percent_encoding::percent_decode_str;
 
-/// A query parameter was given twice, or is not UTF-8 once decoded.
+/// A query parameter is given twice, or is not UTF-8 after percent-decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a query parameter is given twice or is not percent-encoded UTF-8")]
 pub struct BadQuery;
 
-/// The value of a query parameter, percent-decoded (a `+` stays one: tokens and patterns are not forms). Given
-/// twice it would mean one thing to a proxy and another to us, so that is refused.
+/// The percent-decoded value of a query parameter; `None` when the query does not have it.
+///
+/// A `+` is kept: tokens and patterns are not form data.
+///
+/// # Errors
+///
+/// [`BadQuery`] when the parameter is given twice, because a proxy could read one value and the gateway the other, or
+/// when the value is not UTF-8.
 pub fn query_value<'a>(query: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, BadQuery> {
     let mut found = None;
     for pair in query.split('&') {
@@ -24,14 +30,20 @@ pub fn query_value<'a>(query: &'a str, name: &str) -> Result<Option<Cow<'a, str>
     found.map(decode).transpose()
 }
 
-/// Percent-decodes one path segment or query value.
+/// Percent-decodes a path segment or a query value.
+///
+/// # Errors
+///
+/// [`BadQuery`] when the result is not UTF-8.
 pub fn decode(text: &str) -> Result<Cow<'_, str>, BadQuery> {
     percent_decode_str(text).decode_utf8().map_err(|_| BadQuery)
 }
 
-/// The token of `Authorization: Bearer`; `None` without the header or with another scheme (a proxy's own password).
-/// Empty, and so a bad token, when there is none behind the scheme or it is not ASCII: whoever means to show a token
-/// must not become anonymous by a broken one.
+/// The token of `Authorization: Bearer`; `None` without the header, or when it has another scheme (such as the proxy's
+/// own password).
+///
+/// A missing token after the scheme, or one that is not ASCII, gives the empty token, which no verifier accepts. A client
+/// that means to authenticate must not become anonymous by a broken header.
 #[must_use]
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(AUTHORIZATION).iter().find_map(|value| {
@@ -43,13 +55,13 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
-/// Whether a comma-separated header holds this token, in any case.
+/// Whether a comma-separated header holds this token, ignoring case.
 #[must_use]
 pub fn has_token(headers: &HeaderMap, name: hyper::header::HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|given| given.eq_ignore_ascii_case(token))
 }
 
-/// The items of a comma-separated header, over all its lines; lines that are not ASCII are passed over.
+/// The items of a comma-separated header, over all its lines. Lines that are not ASCII are skipped.
 pub fn tokens(headers: &HeaderMap, name: hyper::header::HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers
         .get_all(name)
@@ -96,7 +108,7 @@ mod tests {
             assert_eq!(
                 bearer(&[broken]).as_deref(),
                 Some(""),
-                "{broken:?} must not pass for no token"
+                "{broken:?} must not count as a missing token"
             );
         }
         assert_eq!(bearer(&["Basic eDp5"]), None);
@@ -104,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_stand_in_lists_and_on_several_lines() {
+    fn tokens_are_found_in_lists_and_on_several_lines() {
         let mut headers = HeaderMap::new();
         headers.append(CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
         headers.append(CONNECTION, HeaderValue::from_static("x"));

@@ -1,6 +1,7 @@
-//! An accepted connection: TCP or Unix, with the bytes that were read ahead of HTTP.
+//! An accepted connection, TCP or Unix, with the bytes that were read before HTTP began.
 //!
-//! Invariant: who accepts does not serve. A connection becomes a [`Socket`] on the runtime that serves it.
+//! Invariant: a connection is registered with the runtime that serves it, not with the one that accepts it. So the accept
+//! loop yields an [`Accepted`], which becomes a [`Socket`] on the serving runtime.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connection that nobody serves yet.
+/// A connection that no runtime serves yet.
 #[derive(Debug)]
 pub struct Accepted(Bare);
 
@@ -25,17 +26,21 @@ enum Bare {
 }
 
 impl Accepted {
-    /// A non-blocking one.
+    /// Wraps a non-blocking TCP stream.
     pub(super) const fn tcp(stream: std::net::TcpStream, peer: SocketAddr) -> Self {
         Self(Bare::Tcp(stream, peer))
     }
 
-    /// A non-blocking one.
+    /// Wraps a non-blocking Unix stream.
     pub(super) const fn unix(stream: std::os::unix::net::UnixStream) -> Self {
         Self(Bare::Unix(stream))
     }
 
-    /// To be served on the current runtime.
+    /// Registers the connection with the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot register the descriptor.
     pub fn open(self) -> io::Result<Socket> {
         let (stream, peer) = match self.0 {
             Bare::Tcp(stream, peer) => (
@@ -53,12 +58,13 @@ impl Accepted {
     }
 }
 
-/// A connection. One type for both kinds, so that what runs on it is compiled once.
+/// A connection that the current runtime serves. TCP and Unix sockets are one type, so that the HTTP code is compiled
+/// once.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
     peer: Option<IpAddr>,
-    // Read from the stream before HTTP began (a PROXY header's surplus); read again first.
+    // Bytes that were read behind a PROXY header; `poll_read` yields them first.
     ahead: Bytes,
     flushed: Arc<AtomicBool>,
 }
@@ -70,25 +76,29 @@ enum Stream {
 }
 
 impl Socket {
-    /// The address at the other end, a v4 one never written as v6; `None` on a Unix socket.
+    /// The peer's address, an IPv4 address never as an IPv4-mapped one; `None` for a Unix socket.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 
-    /// Whether everything that was to be written is written: hyper asks for a flush only when its own buffer is empty.
+    /// Whether all responses are written to the kernel. hyper flushes only when its own buffer is empty.
     #[must_use]
     pub fn flushed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.flushed)
     }
 
-    /// Puts bytes back: they are what is read next.
+    /// Puts bytes back: they are read next. Must be called at most once, before HTTP begins.
     pub fn unread(&mut self, bytes: Bytes) {
-        debug_assert!(self.ahead.is_empty(), "once, before HTTP begins");
+        debug_assert!(self.ahead.is_empty(), "bytes are put back at most once");
         self.ahead = bytes;
     }
 
-    /// The bare non-blocking descriptor, no longer known to tokio, and what was put back and not read since.
+    /// The non-blocking descriptor, deregistered from tokio, and the bytes that were put back and not read since.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor cannot be deregistered.
     pub fn into_fd(self) -> io::Result<(OwnedFd, Bytes)> {
         let fd = match self.stream {
             Stream::Tcp(stream) => OwnedFd::from(stream.into_std()?),

@@ -1,57 +1,45 @@
-//! What a request of an Engine.IO endpoint says in its query.
+//! The query of an Engine.IO request.
 
-use super::Flaw;
 use crate::ingress::http::request::query_value;
+use crate::ingress::refusal::EngineIoError;
+use crate::ingress::session_request::SessionName;
 use crate::shard::mailbox::ConnectionId;
-use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
+use tickgate_protocol::dialect::engine_io::{Revision, Sid};
 
-/// Which way a request takes.
+/// The transport that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     Polling,
     WebSocket,
 }
 
-/// The query, read. Parameters that are not known (`t`, `b64`, an application's own) are passed over.
+/// The parsed query. Unknown parameters (`t`, `b64`, those of the application) are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Query {
     pub(super) transport: Transport,
     pub(super) revision: Revision,
-    /// `None`: it asks for a new session.
-    pub(super) session: Option<Named>,
+    /// `None` asks for a new session.
+    pub(super) session: Option<SessionName>,
 }
 
-/// A session by its name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) to: ConnectionId,
-    pub(super) secret: [u8; SECRET_BYTES],
-}
-
-impl std::fmt::Debug for Named {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Named").field("to", &self.to).finish_non_exhaustive()
-    }
-}
-
-/// Reads the query, complaining in the order of the reference implementation.
-pub(super) fn read(query: &str) -> Result<Query, Flaw> {
-    let value = |name| query_value(query, name).map_err(|_| Flaw::BadRequest);
+/// Parses a query and checks it in the order of the reference implementation.
+pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
+    let value = |name| query_value(query, name).map_err(|_| EngineIoError::BadRequest);
     let transport = match value("transport")?.as_deref() {
         Some("polling") => Transport::Polling,
         Some("websocket") => Transport::WebSocket,
-        _ => return Err(Flaw::Transport),
+        _ => return Err(EngineIoError::UnknownTransport),
     };
     let revision = value("EIO")?
         .and_then(|text| Revision::parse(&text))
-        .ok_or(Flaw::Version)?;
-    // JSONP is a script that another origin may read.
+        .ok_or(EngineIoError::UnsupportedVersion)?;
+    // A JSONP response is a script, which pages of every origin can read.
     if value("j")?.is_some() {
-        return Err(Flaw::BadRequest);
+        return Err(EngineIoError::BadRequest);
     }
     let session = match value("sid")? {
         None => None,
-        Some(text) => Some(named(&text).ok_or(Flaw::Session)?),
+        Some(text) => Some(session_name(&text).ok_or(EngineIoError::UnknownSession)?),
     };
     Ok(Query {
         transport,
@@ -60,9 +48,9 @@ pub(super) fn read(query: &str) -> Result<Query, Flaw> {
     })
 }
 
-fn named(text: &str) -> Option<Named> {
+fn session_name(text: &str) -> Option<SessionName> {
     let sid = Sid::parse(text)?;
-    Some(Named {
+    Some(SessionName {
         to: ConnectionId::from_public_bits(sid.place)?,
         secret: sid.secret,
     })
@@ -71,37 +59,38 @@ fn named(text: &str) -> Option<Named> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 
     #[test]
-    fn queries_are_read_and_refused_as_the_reference_does() {
-        let opens = |query| read(query).map(|query| (query.transport, query.revision, query.session.is_some()));
+    fn queries_are_parsed_and_refused_like_the_reference_implementation() {
+        let parsed = |query| parse(query).map(|query| (query.transport, query.revision, query.session.is_some()));
         assert_eq!(
-            opens("EIO=4&transport=polling&t=abc"),
+            parsed("EIO=4&transport=polling&t=abc"),
             Ok((Transport::Polling, Revision::Four, false))
         );
         assert_eq!(
-            opens("token=x&transport=websocket&EIO=3"),
+            parsed("token=x&transport=websocket&EIO=3"),
             Ok((Transport::WebSocket, Revision::Three, false))
         );
-        for (query, flaw) in [
-            ("EIO=4", Flaw::Transport),
-            ("EIO=4&transport=abc", Flaw::Transport),
-            ("EIO=4&transport=webtransport", Flaw::Transport),
-            ("", Flaw::Transport),
-            ("transport=polling", Flaw::Version),
-            ("EIO=abc&transport=polling", Flaw::Version),
-            ("EIO=5&transport=websocket", Flaw::Version),
-            ("EIO=4&transport=polling&sid=abc", Flaw::Session),
-            ("EIO=4&transport=polling&sid=", Flaw::Session),
-            ("EIO=3&transport=polling&j=0", Flaw::BadRequest),
-            ("EIO=4&EIO=3&transport=polling", Flaw::BadRequest),
+        for (query, error) in [
+            ("EIO=4", EngineIoError::UnknownTransport),
+            ("EIO=4&transport=abc", EngineIoError::UnknownTransport),
+            ("EIO=4&transport=webtransport", EngineIoError::UnknownTransport),
+            ("", EngineIoError::UnknownTransport),
+            ("transport=polling", EngineIoError::UnsupportedVersion),
+            ("EIO=abc&transport=polling", EngineIoError::UnsupportedVersion),
+            ("EIO=5&transport=websocket", EngineIoError::UnsupportedVersion),
+            ("EIO=4&transport=polling&sid=abc", EngineIoError::UnknownSession),
+            ("EIO=4&transport=polling&sid=", EngineIoError::UnknownSession),
+            ("EIO=3&transport=polling&j=0", EngineIoError::BadRequest),
+            ("EIO=4&EIO=3&transport=polling", EngineIoError::BadRequest),
         ] {
-            assert_eq!(read(query).expect_err(query), flaw, "{query}");
+            assert_eq!(parse(query).expect_err(query), error, "{query}");
         }
     }
 
     #[test]
-    fn a_session_is_found_by_its_name_alone() {
+    fn a_session_name_is_parsed_and_its_secret_is_not_shown() {
         let to = ConnectionId {
             shard: 3,
             slot: 77,
@@ -109,11 +98,12 @@ mod tests {
         };
         let sid = Sid {
             place: to.public_bits(),
-            secret: [7; SECRET_BYTES],
+            secret: [211; SECRET_BYTES],
         };
         let query = format!("EIO=4&transport=polling&sid={}", sid.to_text());
-        let session = read(&query).expect("a query").session.expect("a session");
-        assert_eq!((session.to, session.secret), (to, [7; SECRET_BYTES]));
-        assert!(!format!("{session:?}").contains('7') || !format!("{session:?}").contains("secret"));
+        let session = parse(&query).expect("a query").session.expect("a session");
+        assert_eq!((session.to, session.secret), (to, [211; SECRET_BYTES]));
+        let shown = format!("{session:?}");
+        assert!(shown.contains("SessionName") && !shown.contains("211"), "{shown}");
     }
 }

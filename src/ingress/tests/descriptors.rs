@@ -16,7 +16,7 @@ fn running_out_of_descriptors_is_survived() {
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args([
             "--exact",
-            "door::tests::descriptors::running_out_of_descriptors_is_survived",
+            "ingress::tests::descriptors::running_out_of_descriptors_is_survived",
             "--nocapture",
         ])
         .env(CHILD, "1")
@@ -58,7 +58,7 @@ async fn child_with_few_descriptors() {
     };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("lowered");
     println!("\nADDRESS {}", fixture.address);
-    until("out of descriptors", || fixture.stats.accept.paused.get() > 0).await;
+    until("out of descriptors", || fixture.metrics.accept.paused.get() > 0).await;
     println!("\nPAUSED");
     // Until the parent hangs up.
     let wait = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));

@@ -86,9 +86,9 @@ async fn connections_carry_who_they_are_and_are_spread() {
         assert_eq!(adopt.address, Some([127, 0, 0, 1].into()));
         held.push((stream, adopt));
     }
-    assert_eq!(fixture.door.connections(), 5);
+    assert_eq!(fixture.ingress.connections(), 5);
     held.clear();
-    assert_eq!(fixture.door.connections(), 0);
+    assert_eq!(fixture.ingress.connections(), 0);
 
     for n in 1..=10 {
         has(&fixture.exchange(&handshake("/open", &[])).await, 101, &[]);

@@ -100,7 +100,7 @@ async fn the_handshake_table() {
         ("/ws", &["Content-Length: 5"], 413, &["\r\nconnection: close\r\n"]),
         ("/ws", &["Transfer-Encoding: chunked"], 413, &[]),
         ("/ws", &["Content-Length: x"], 400, &[]),
-        // Origins.
+        // AllowedOrigins.
         ("/open", &["Origin: https://gateway.example:8443"], 101, &[]),
         ("/open", &["Origin: https://evil.example"], 403, &["FORBIDDEN"]),
         ("/open", &["Origin: null"], 403, &[]),
@@ -218,7 +218,7 @@ async fn heads_that_http_cannot_read_are_answered() {
         400,
         &[],
     );
-    fixture.refused(Refused::Http, 4).await;
+    fixture.refused(RefusalReason::Http, 4).await;
     let old = fixture
         .exchange(b"GET /ws HTTP/1.0\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
         .await;
@@ -230,8 +230,8 @@ async fn heads_that_http_cannot_read_are_answered() {
 
 #[tokio::test]
 async fn refusing_can_be_fixed_to_one_way() {
-    for (refuse, status) in [(Refuse::Http, 401), (Refuse::Close, 101)] {
-        let fixture = fixture(|settings| settings.refuse = refuse);
+    for (refuse, status) in [(TokenRefusal::Http, 401), (TokenRefusal::Close, 101)] {
+        let fixture = fixture(|settings| settings.token_refusal = refuse);
         for changes in [&[][..], &["Origin: http://gateway.example"]] {
             has(
                 &fixture.exchange(&handshake("/ws?token=bad", changes)).await,
@@ -239,6 +239,6 @@ async fn refusing_can_be_fixed_to_one_way() {
                 &[],
             );
         }
-        fixture.refused(Refused::Token, 2).await;
+        fixture.refused(RefusalReason::Token, 2).await;
     }
 }

@@ -36,7 +36,11 @@ async fn limits_are_answered_and_places_come_back() {
     );
     drop(first);
     has(&fixture.exchange(&from("192.0.2.3", "a")).await, 101, &[]);
-    for (why, times) in [(Refused::PerUser, 1), (Refused::PerAddress, 1), (Refused::Total, 1)] {
+    for (why, times) in [
+        (RefusalReason::PerUser, 1),
+        (RefusalReason::PerAddress, 1),
+        (RefusalReason::Total, 1),
+    ] {
         fixture.refused(why, times).await;
     }
 }
@@ -92,8 +96,8 @@ async fn slow_handshakes_end_and_delay_nobody() {
             .expect("closed in time");
         assert_eq!(read.unwrap_or(0), 0, "nothing is said to it");
     }
-    fixture.refused(Refused::Timeout, 50).await;
-    until("nobody pending", || fixture.stats.pending.get() == 0).await;
+    fixture.refused(RefusalReason::Timeout, 50).await;
+    until("nobody pending", || fixture.metrics.pending.get() == 0).await;
 }
 
 #[tokio::test]
@@ -114,8 +118,8 @@ async fn accepting_waits_for_no_handshake() {
         client.write_all(&handshake("/open", &[])).await.expect("sent");
         clients.push(client);
     }
-    until("all are accepted", || fixture.stats.accept.accepted.get() == 20).await;
-    assert_eq!(fixture.stats.upgraded.get(), 0);
+    until("all are accepted", || fixture.metrics.accept.accepted.get() == 20).await;
+    assert_eq!(fixture.metrics.upgraded.get(), 0);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let driver = std::thread::spawn(move || busy.block_on(ended).is_err());
     for client in &mut clients {

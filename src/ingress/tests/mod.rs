@@ -18,7 +18,8 @@ use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::broker::Broker;
 use crate::event::NewEvent;
 use crate::hub::Receipt;
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
+use crate::session;
 use crate::session::limits::Limits;
 use crate::shard::mailbox::{Adopt, Mailbox, ShardMessage, mailbox};
 use crate::time::Now;
@@ -36,14 +37,14 @@ pub(in crate::ingress) fn settings() -> Settings {
     Settings {
         listen: Vec::new(),
         trusted_proxies: TrustedProxies::default(),
-        allowed_origins: Origins::default(),
+        allowed_origins: AllowedOrigins::default(),
         endpoints: vec![
             endpoint("/ws", Dialect::Native, Mode::Required),
             endpoint("/open", Dialect::Native, Mode::Off),
             endpoint("/echo/", Dialect::Echo, Mode::Optional),
         ],
         deflate: true,
-        refuse: Refuse::Auto,
+        token_refusal: TokenRefusal::Auto,
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
@@ -110,8 +111,8 @@ struct Fixture {
     address: ListenAddress,
     mailboxes: Vec<Mailbox>,
     health: Arc<Health>,
-    stats: Arc<IngressMetrics>,
-    door: Arc<Door>,
+    metrics: Arc<IngressMetrics>,
+    ingress: Ingress,
 }
 
 fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
@@ -131,24 +132,24 @@ fn fixture_on(
     change(&mut settings);
     let (shards, mailboxes) = (0..2).map(|_| mailbox(Arc::default(), Arc::default())).unzip();
     let health = Arc::new(Health::new(Arc::new(NoBroker)));
-    let stats = Arc::<IngressMetrics>::default();
+    let metrics = Arc::<IngressMetrics>::default();
     let parts = Parts {
         verify: Arc::new(verify),
         shards,
         health: Arc::clone(&health),
-        stats: Arc::clone(&stats),
+        metrics: Arc::clone(&metrics),
         clock: Clock::start(),
     };
-    let door = Door::new(settings, parts);
+    let ingress = Ingress::new(settings, parts);
     let listener = Arc::new(Listener::bind(address, 0o600).expect("bound"));
     let address = listener.address().clone();
-    drop(door.serve(listener, handshakes));
+    drop(ingress.serve(listener, handshakes));
     Fixture {
         address,
         mailboxes,
         health,
-        stats,
-        door,
+        metrics,
+        ingress,
     }
 }
 
@@ -180,9 +181,9 @@ impl Fixture {
         }
     }
 
-    async fn refused(&self, why: Refused, times: u64) {
-        until(&format!("{why:?} {times} times"), || self.stats.refused(why) >= times).await;
-        assert_eq!(self.stats.refused(why), times);
+    async fn refused(&self, why: RefusalReason, times: u64) {
+        until(&format!("{why:?} {times} times"), || self.metrics.refused(why) >= times).await;
+        assert_eq!(self.metrics.refused(why), times);
     }
 }
 

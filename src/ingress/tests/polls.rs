@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::ingress::polling::body::BYTES_MAX;
+use crate::ingress::body::BYTES_MAX;
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::mailbox::polling::{Poll, PollError, PollRequest};
 use tickgate_protocol::dialect::engine_io::{SECRET_BYTES, Sid};
@@ -186,10 +186,11 @@ async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
 #[tokio::test]
 async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_it() {
     let mut fixture = with_socket_io();
-    let door = Arc::clone(&fixture.door);
+    let context = Arc::clone(&fixture.ingress.0);
+    let memory = &context.body_memory.0;
     let left = 10_000;
     let others = u32::try_from(BYTES_MAX - left).expect("small");
-    let _others = door.bodies.try_acquire_many(others).expect("nobody posts");
+    let _others = memory.try_acquire_many(others).expect("nobody posts");
     let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
 
     // All but a byte: it holds what is above 4096 bytes.
@@ -198,7 +199,7 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
         .await
         .expect("sent");
     fixture.begin_post().await;
-    until("7000 bytes are held", || door.bodies.available_permits() == left - 7000).await;
+    until("7000 bytes are held", || memory.available_permits() == left - 7000).await;
 
     let mut refused = fixture.connect().await;
     refused
@@ -215,7 +216,7 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
         fixture.polled().await.request,
         PollRequest::PostFailed(Disconnect::Overload)
     ));
-    fixture.refused(Refused::Memory, 1).await;
+    fixture.refused(RefusalReason::Memory, 1).await;
 
     let mut short = fixture.connect().await;
     short
@@ -229,7 +230,7 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
     long.write_all(b"x").await.expect("sent");
     fixture.take_post(11_097).await;
     has(&answer(&mut long).await, 200, &[]);
-    until("nothing is held", || door.bodies.available_permits() == left).await;
+    until("nothing is held", || memory.available_permits() == left).await;
 }
 
 /// A proxy that went by the other length would take what follows for another client's request.

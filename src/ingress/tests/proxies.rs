@@ -31,7 +31,7 @@ async fn trusted_proxies_are_believed_in_any_split_and_others_are_not() {
     );
     assert_eq!(fixture.adopted().await.address, Some([203, 0, 113, 9].into()));
     assert_eq!(fixture.exchange(b"PROXY NONSENSE\r\n").await, "");
-    fixture.refused(Refused::ProxyHeader, 1).await;
+    fixture.refused(RefusalReason::ProxyHeader, 1).await;
 
     let mut fixture = super::fixture(|_| {});
     has(

@@ -1,0 +1,198 @@
+//! Decides who may connect: the client's address, the page's origin, the connection limits and the token.
+//!
+//! Invariant: the limits are checked before the token's signature, which is the expensive part, and a connection is
+//! counted from then on until its permit is dropped.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+
+use super::handshake::{self, Handshake};
+use super::http::{Verify, request};
+use super::limits::{ConnectionLimits, Permit};
+use super::refusal::Refusal;
+use super::session_request::SessionName;
+use super::settings::{Endpoint, TokenRefusal};
+use super::{AllowedOrigins, TrustedProxies, forwarded};
+use crate::auth::{Identity, Mode, TokenError};
+use crate::metrics::{IngressMetrics, RefusalReason};
+use crate::session;
+use crate::time::Clock;
+use tickgate_protocol::dialect::Dialect;
+use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
+use tickgate_protocol::wire::negotiate::Agreement;
+
+/// What an upgrade is granted for.
+pub(super) enum Admission {
+    /// A new connection.
+    Connection(NewConnection),
+    /// The WebSocket transport of an Engine.IO session that polls.
+    Transport {
+        session: SessionName,
+        deflate: Option<Agreement>,
+    },
+}
+
+/// A new WebSocket connection, for its shard.
+pub(super) struct NewConnection {
+    pub(super) settings: Arc<session::Settings>,
+    /// On an Engine.IO endpoint: how the session was opened.
+    pub(super) engine_io: Option<session::Opening>,
+    pub(super) identity: Result<Option<Arc<Identity>>, TokenError>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) deflate: Option<Agreement>,
+    pub(super) permit: Permit,
+}
+
+/// A new Engine.IO session, for its shard.
+pub(super) struct NewSession {
+    pub(super) settings: Arc<session::Settings>,
+    pub(super) opening: session::Opening,
+    pub(super) address: Option<IpAddr>,
+    pub(super) permit: Permit,
+}
+
+impl NewSession {
+    /// The session's connection when it is opened by a WebSocket. The session verifies the token when the client
+    /// connects to a namespace.
+    pub(super) fn into_connection(self, deflate: Option<Agreement>) -> NewConnection {
+        NewConnection {
+            settings: self.settings,
+            engine_io: Some(self.opening),
+            identity: Ok(None),
+            address: self.address,
+            deflate,
+            permit: self.permit,
+        }
+    }
+}
+
+/// The rules of admission, shared by all connections.
+pub(super) struct AdmissionControl {
+    pub(super) trusted_proxies: TrustedProxies,
+    pub(super) allowed_origins: AllowedOrigins,
+    pub(super) limits: Arc<ConnectionLimits>,
+    pub(super) token_refusal: TokenRefusal,
+    pub(super) deflate: bool,
+    pub(super) verify: Arc<Verify>,
+    pub(super) metrics: Arc<IngressMetrics>,
+    pub(super) clock: Clock,
+}
+
+impl AdmissionControl {
+    /// Admits a WebSocket connection.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a malformed token parameter, 429 or 503 when a limit is reached, 401 for an invalid token (unless the
+    /// connection is to be told after the upgrade).
+    pub(super) fn websocket(
+        &self,
+        hop: Option<IpAddr>,
+        endpoint: &Endpoint,
+        handshake: &Handshake<'_>,
+        request: &Request<Incoming>,
+    ) -> Result<NewConnection, Refusal> {
+        let token = match endpoint.session.auth_mode {
+            Mode::Off => None,
+            Mode::Required | Mode::Optional => token(request.headers(), request.uri().query().unwrap_or_default())?,
+        };
+        let (address, mut permit) = self.permit(hop, request.headers())?;
+        let identity = token.map(|token| (self.verify)(&token)).transpose();
+        match &identity {
+            Ok(Some(identity)) => {
+                if let Some(user) = &identity.user {
+                    permit.count_user(user)?;
+                }
+            }
+            Ok(None) => {}
+            Err(error) if self.refuses_by_http(endpoint, handshake.origin.is_some()) => {
+                return Err(Refusal::token(error));
+            }
+            Err(_) => self.metrics.refuse(RefusalReason::Token),
+        }
+        Ok(NewConnection {
+            settings: Arc::clone(&endpoint.session),
+            engine_io: None,
+            identity,
+            address,
+            deflate: self.deflate(request.headers()),
+            permit,
+        })
+    }
+
+    /// Admits an Engine.IO session. The session verifies the token when the client connects to a namespace.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a malformed token parameter, 429 or 503 when a limit is reached.
+    pub(super) fn session(
+        &self,
+        hop: Option<IpAddr>,
+        settings: &Arc<session::Settings>,
+        request: &Request<Incoming>,
+        opened_by: OpenedBy,
+    ) -> Result<NewSession, Refusal> {
+        let token = token(request.headers(), request.uri().query().unwrap_or_default())?;
+        let (address, permit) = self.permit(hop, request.headers())?;
+        Ok(NewSession {
+            settings: Arc::clone(settings),
+            opening: session::Opening {
+                revision: opened_by.revision,
+                by_poll: opened_by.by_poll,
+                secret: opened_by.secret,
+                token,
+            },
+            address,
+            permit,
+        })
+    }
+
+    /// The compression to agree on when this request becomes a WebSocket.
+    pub(super) fn deflate(&self, headers: &HeaderMap) -> Option<Agreement> {
+        handshake::deflate(headers).filter(|_| self.deflate)
+    }
+
+    fn permit(&self, hop: Option<IpAddr>, headers: &HeaderMap) -> Result<(Option<IpAddr>, Permit), Refusal> {
+        let address = forwarded::client_address(&self.trusted_proxies, hop, headers);
+        let permit = self.limits.admit(address, self.clock.now().mono_ms)?;
+        Ok((address, permit))
+    }
+
+    /// Whether an invalid token is answered with a 401. Otherwise the connection is told after the upgrade.
+    fn refuses_by_http(&self, endpoint: &Endpoint, is_browser: bool) -> bool {
+        // The echo dialect has no message for it.
+        if endpoint.session.dialect == Dialect::Echo {
+            return true;
+        }
+        match self.token_refusal {
+            TokenRefusal::Auto => !is_browser,
+            TokenRefusal::Http => true,
+            TokenRefusal::Close => false,
+        }
+    }
+}
+
+/// How a client opens an Engine.IO session.
+pub(super) struct OpenedBy {
+    pub(super) revision: Revision,
+    pub(super) by_poll: bool,
+    pub(super) secret: [u8; SECRET_BYTES],
+}
+
+/// The token of a request: that of the `Authorization` header, which a proxy or a program sets on purpose, before that
+/// of the query parameter `token`.
+///
+/// An empty token counts as an invalid one: a client that means to authenticate must not become anonymous.
+fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> {
+    if let Some(token) = request::bearer(headers) {
+        return Ok(Some(token.into()));
+    }
+    match request::query_value(query, "token") {
+        Ok(token) => Ok(token.map(|token| token.into_owned().into())),
+        Err(error) => Err(Refusal::bad_request(&error.to_string())),
+    }
+}

@@ -1,0 +1,201 @@
+//! Reads the bodies of POST requests.
+//!
+//! Invariant: all bodies in memory together hold at most [`BYTES_MAX`], not counting the first [`BYTES_FREE`] of each.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Most bytes of all bodies in memory: as many as a shard lets incomplete messages have.
+pub(super) const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The first bytes of each body, which do not count. So short bodies are served while long ones take all memory.
+const BYTES_FREE: usize = 4096;
+
+/// The memory for bodies: one permit per byte.
+#[derive(Debug)]
+pub(super) struct BodyMemory(pub(super) Semaphore);
+
+impl BodyMemory {
+    pub(super) fn new() -> Self {
+        Self(Semaphore::new(BYTES_MAX))
+    }
+}
+
+/// A complete body.
+#[derive(Debug)]
+pub(super) struct PostBody<'m> {
+    pub(super) bytes: Bytes,
+    // Its share of the memory.
+    _permit: Option<SemaphorePermit<'m>>,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyError {
+    /// The rest of it did not arrive.
+    Incomplete,
+    /// It is longer than its limit.
+    TooLong,
+    /// There is no memory for it at present.
+    NoMemory,
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// The chunks are copied into one buffer as they arrive, so that a body in chunks of one byte takes no more memory than
+/// one in a single chunk.
+///
+/// # Errors
+///
+/// [`BodyError::TooLong`] as soon as the length is known to exceed the limit: from `Content-Length` before anything is
+/// read, else from the chunks. [`BodyError::NoMemory`] when `memory` is taken, [`BodyError::Incomplete`] when the
+/// connection fails.
+pub(super) async fn read<B>(mut body: B, limit: usize, memory: &BodyMemory) -> Result<PostBody<'_>, BodyError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLong);
+    }
+    let mut bytes = Vec::new();
+    let mut permit = None;
+    while let Some(frame) = body.frame().await {
+        // Trailers are ignored.
+        let Ok(data) = frame.map_err(|_| BodyError::Incomplete)?.into_data() else {
+            continue;
+        };
+        if data.len() > limit - bytes.len() {
+            return Err(BodyError::TooLong);
+        }
+        reserve(&mut permit, bytes.len() + data.len(), memory)?;
+        bytes.extend_from_slice(&data);
+    }
+    Ok(PostBody {
+        bytes: bytes.into(),
+        _permit: permit,
+    })
+}
+
+/// Extends the permit of a body to its new length.
+fn reserve<'m>(
+    permit: &mut Option<SemaphorePermit<'m>>,
+    length: usize,
+    memory: &'m BodyMemory,
+) -> Result<(), BodyError> {
+    let wanted = length.saturating_sub(BYTES_FREE);
+    let more = wanted - permit.as_ref().map_or(0, SemaphorePermit::num_permits);
+    if more == 0 {
+        return Ok(());
+    }
+    let more = u32::try_from(more)
+        .ok()
+        .and_then(|more| memory.0.try_acquire_many(more).ok())
+        .ok_or(BodyError::NoMemory)?;
+    match permit {
+        Some(permit) => permit.merge(more),
+        None => *permit = Some(more),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body in chunks of one byte. It records how many chunks the reader keeps.
+    struct ByteChunks {
+        left: usize,
+        kept: Arc<()>,
+        kept_most: usize,
+    }
+
+    struct Chunk(Arc<()>);
+
+    impl AsRef<[u8]> for Chunk {
+        fn as_ref(&self) -> &[u8] {
+            let _ = &self.0;
+            b"x"
+        }
+    }
+
+    impl Body for ByteChunks {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.kept_most = self.kept_most.max(Arc::strong_count(&self.kept) - 1);
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
+            let chunk = Bytes::from_owner(Chunk(Arc::clone(&self.kept)));
+            Poll::Ready(Some(Ok(Frame::data(chunk))))
+        }
+    }
+
+    impl ByteChunks {
+        fn new(left: usize) -> Self {
+            Self {
+                left,
+                kept: Arc::new(()),
+                kept_most: 0,
+            }
+        }
+    }
+
+    fn memory(bytes: usize) -> BodyMemory {
+        BodyMemory(Semaphore::new(bytes))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_chunks_of_one_byte_is_read_up_to_its_limit() {
+        let memory = memory(0);
+        let mut body = ByteChunks::new(1000);
+        let whole = read(&mut body, 1000, &memory).await.expect("short");
+        assert_eq!(whole.bytes, vec![b'x'; 1000]);
+        assert_eq!(body.kept_most, 0, "no chunk is kept when the next one is read");
+        let mut body = ByteChunks::new(1000);
+        assert_eq!(read(&mut body, 10, &memory).await.err(), Some(BodyError::TooLong));
+        assert_eq!(body.left, 1000 - 11, "one byte above the limit is enough");
+    }
+
+    #[tokio::test]
+    async fn a_body_whose_content_length_is_too_long_is_not_read() {
+        let memory = memory(0);
+        let mut body = http_body_util::Full::new(Bytes::from_static(b"four"));
+        assert_eq!(read(&mut body, 3, &memory).await.err(), Some(BodyError::TooLong));
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert_eq!(read(&mut body, 4, &memory).await.expect("short").bytes, "four");
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_memory_as_it_arrives_and_gives_it_back() {
+        let memory = memory(10);
+        let whole = read(ByteChunks::new(BYTES_FREE + 7), usize::MAX, &memory)
+            .await
+            .expect("memory");
+        assert_eq!(memory.0.available_permits(), 3);
+        let mut body = ByteChunks::new(BYTES_FREE + 100);
+        assert_eq!(
+            read(&mut body, usize::MAX, &memory).await.err(),
+            Some(BodyError::NoMemory)
+        );
+        assert_eq!(body.left, 100 - 4, "no more is read than there is memory for");
+        assert_eq!(memory.0.available_permits(), 3, "a failed body gives its memory back");
+        assert!(
+            read(ByteChunks::new(BYTES_FREE), usize::MAX, &memory).await.is_ok(),
+            "a short body takes no memory"
+        );
+        drop(whole);
+        assert_eq!(memory.0.available_permits(), 10);
+    }
+}

@@ -1,0 +1,40 @@
+//! What all connections of the public listeners share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+
+use super::admission::AdmissionControl;
+use super::body::BodyMemory;
+use super::http::Health;
+use super::http_connection::PollingConnections;
+use super::pending::PendingConnections;
+use super::settings::Endpoint;
+use crate::metrics::IngressMetrics;
+use crate::shard::mailbox::ShardHandle;
+
+pub(super) struct Context {
+    pub(super) admission: AdmissionControl,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) shards: Vec<ShardHandle>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<IngressMetrics>,
+    pub(super) pending: Arc<PendingConnections>,
+    pub(super) polling: Arc<PollingConnections>,
+    pub(super) body_memory: BodyMemory,
+    pub(super) http: http1::Builder,
+    pub(super) handshake_timeout: Duration,
+}
+
+impl Context {
+    /// The endpoint of a path.
+    pub(super) fn endpoint(&self, path: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.serves(path))
+    }
+
+    /// The shard that gets the next connection; `None` only without shards.
+    pub(super) fn least_loaded_shard(&self) -> Option<&ShardHandle> {
+        self.shards.iter().min_by_key(|shard| shard.load())
+    }
+}

@@ -1,0 +1,139 @@
+//! Routes the HTTP requests of one connection: to a health check, an endpoint's handshake, or long polling.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Method, Request};
+
+use super::admission::Admission;
+use super::context::Context;
+use super::handshake;
+use super::http::response::HttpResponse;
+use super::http_connection::{HttpConnection, close_after};
+use super::polling::{self, PollingResponse};
+use super::refusal::Refusal;
+use super::upgrade::switching_protocols;
+use crate::session;
+
+/// Serves the requests of one connection, in order, until one of them is an upgrade.
+#[derive(Clone)]
+pub(super) struct HttpService {
+    context: Arc<Context>,
+    connection: Arc<HttpConnection>,
+}
+
+/// A response that is ready, or one that needs a shard.
+pub(super) enum ResponseFuture {
+    /// `None` after it was polled.
+    Ready(Option<HttpResponse>),
+    Polling(Pin<Box<dyn Future<Output = HttpResponse> + Send>>),
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<HttpResponse, std::convert::Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(response) => response
+                .take()
+                .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Polling(response) => response.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for HttpService {
+    type Response = HttpResponse;
+    type Error = std::convert::Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.connection.begin_request();
+        let has_body = !request.body().is_end_stream();
+        let endpoint = self.context.endpoint(request.uri().path());
+        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.session.dialect.is_engine_io()) {
+            let settings = Arc::clone(&endpoint.session);
+            let response = self.clone().poll_session(settings, request, has_body);
+            return ResponseFuture::Polling(Box::pin(response));
+        }
+        let response = self.respond(&mut request);
+        let response = response.unwrap_or_else(|refusal| self.refuse(refusal, request.uri().path()));
+        ResponseFuture::Ready(Some(self.connection.count_request(response, has_body)))
+    }
+}
+
+impl HttpService {
+    pub(super) const fn new(context: Arc<Context>, connection: Arc<HttpConnection>) -> Self {
+        Self { context, connection }
+    }
+
+    /// Serves a request of an Engine.IO endpoint.
+    async fn poll_session(
+        self,
+        settings: Arc<session::Settings>,
+        request: Request<Incoming>,
+        has_body: bool,
+    ) -> HttpResponse {
+        let path: Box<str> = request.uri().path().into();
+        match polling::serve(&self.context, &self.connection, &settings, request).await {
+            Ok(PollingResponse { response, is_poll }) => {
+                let response = if is_poll {
+                    response
+                } else {
+                    self.connection.count_request(response, has_body)
+                };
+                // In a drain the client reconnects, and so reaches another gateway.
+                let is_last = !self.connection.has_slot() || self.context.health.is_draining();
+                close_after(response, is_last)
+            }
+            Err(refusal) => {
+                let response = self.refuse(refusal, &path);
+                self.connection.count_request(response, has_body)
+            }
+        }
+    }
+
+    /// Serves any other request.
+    fn respond(&self, request: &mut Request<Incoming>) -> Result<HttpResponse, Refusal> {
+        let context = &*self.context;
+        let path = request.uri().path();
+        let Some(endpoint) = context.endpoint(path) else {
+            let response = context.health.response(path).ok_or_else(Refusal::unknown_path)?;
+            return match *request.method() {
+                Method::GET | Method::HEAD => Ok(response),
+                _ => Err(Refusal::method("GET, HEAD")),
+            };
+        };
+        let handshake = handshake::check(request.method(), request.version(), request.headers())?;
+        if !request.body().is_end_stream() {
+            return Err(Refusal::handshake_body());
+        }
+        if context.health.is_draining() {
+            return Err(Refusal::draining());
+        }
+        if let Some(origin) = handshake.origin
+            && !context.admission.allowed_origins.allows(origin, handshake.host)
+        {
+            return Err(Refusal::origin());
+        }
+        // The connection may have carried polls before.
+        if !self.connection.is_flushed() {
+            return Err(Refusal::unwritten_responses());
+        }
+        let hop = self.connection.hop;
+        let connection = context.admission.websocket(hop, endpoint, &handshake, request)?;
+        let response = switching_protocols(&endpoint.session, connection.deflate, request)?;
+        self.connection.admit(Admission::Connection(connection));
+        Ok(response)
+    }
+
+    fn refuse(&self, refusal: Refusal, path: &str) -> HttpResponse {
+        self.context.metrics.refuse(refusal.reason);
+        // The query is not logged: it may hold the token.
+        tracing::debug!(reason = refusal.reason.label(), path, hop = ?self.connection.hop, "request refused");
+        *refusal.response
+    }
+}

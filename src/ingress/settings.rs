@@ -1,0 +1,70 @@
+//! What the configuration says about the public listeners and endpoints.
+
+use std::sync::Arc;
+
+use super::http::ListenAddress;
+use super::{AllowedOrigins, TrustedProxies};
+use crate::session;
+
+/// The public side of a gateway: `[server]`, `[[endpoint]]` and `[auth] refuse`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The public listeners. Sockets that systemd passed replace them.
+    pub listen: Vec<ListenAddress>,
+    /// The proxies that may name the client's address.
+    pub trusted_proxies: TrustedProxies,
+    /// The pages that may connect, by the `Origin` that their browser sends.
+    pub allowed_origins: AllowedOrigins,
+    /// The endpoints. Their paths differ, also without a trailing slash.
+    pub endpoints: Vec<Endpoint>,
+    /// How a handshake with an invalid token is refused.
+    pub token_refusal: TokenRefusal,
+    /// Whether to agree on compression with clients that offer it.
+    pub deflate: bool,
+    /// Most connections: WebSockets and polling sessions.
+    pub max_connections: u32,
+    /// Most connections of one client address; 0: no limit.
+    pub max_connections_per_ip: u32,
+    /// Most connections of one user; 0: no limit.
+    pub max_connections_per_user: u32,
+    /// Most new connections per second, and at once; 0: no limit.
+    pub connect_rate: u32,
+    /// How long a request's head may take, in milliseconds: from accept for the first request of a connection, from
+    /// the previous response for a later one.
+    pub handshake_timeout_ms: u64,
+}
+
+/// `[[endpoint]]`: a path, and how sessions behind it behave.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Begins with `/` and has no query.
+    pub path: Box<str>,
+    /// The settings that its sessions share.
+    pub session: Arc<session::Settings>,
+}
+
+impl Endpoint {
+    /// Whether a request for `path` is for this endpoint. A trailing slash makes no difference.
+    pub(super) fn serves(&self, path: &str) -> bool {
+        without_trailing_slash(&self.path) == without_trailing_slash(path)
+    }
+}
+
+fn without_trailing_slash(path: &str) -> &str {
+    match path.strip_suffix('/') {
+        Some("") | None => path,
+        Some(plain) => plain,
+    }
+}
+
+/// `[auth] refuse`: how a handshake with an invalid token is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenRefusal {
+    /// As `Close` for a request with an `Origin`, because a page cannot read a 401; as `Http` for other requests.
+    #[default]
+    Auto,
+    /// 401 with a JSON body.
+    Http,
+    /// The upgrade, then `auth_result` and a close with 4001 or 4004.
+    Close,
+}
