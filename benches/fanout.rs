@@ -159,7 +159,7 @@ fn tickgate(criterion: &mut Criterion, flush: &str, clients: usize) {
     measure(
         criterion,
         &name,
-        &["shard", "door", "main"],
+        &["shard", "ingress", "main"],
         (crowd, clients),
         |events| post.send(&bodies[usize::from(events > 1)]),
     );

@@ -1,20 +1,18 @@
-//! What runs without the door: hub, broker, verifier, command router, feeds and shards.
+//! The parts of a gateway without listeners: hub, broker, verifier, command router, feeds and shards.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 use super::{Error, Settings};
 use crate::admin::self_report::HealthWatch;
-use crate::auth::verifier;
-use crate::auth::verifier::Verifier;
+use crate::auth::verifier::{self, Verifier};
 use crate::backend::commands::{CommandSource, Router};
 use crate::backend::feeds::{Feeds, Runner};
-use crate::broker::Broker;
-use crate::broker::Embedded;
+use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
 use crate::ingress::http::Verify;
@@ -24,10 +22,11 @@ use crate::time::{Clock, unix_ms};
 use crate::{hub, shard};
 use tickgate_protocol::dialect;
 
-/// The engine, started.
-pub(super) struct Core {
+/// The started components.
+pub(super) struct Components {
     pub(super) clock: Clock,
     pub(super) hub: Arc<Hub>,
+    pub(super) snapshot_writer: Option<SnapshotWriter>,
     pub(super) watch: Arc<HealthWatch>,
     pub(super) broker: Arc<dyn Broker>,
     pub(super) verifier: Arc<Verifier>,
@@ -35,32 +34,35 @@ pub(super) struct Core {
     pub(super) feeds: Arc<Feeds>,
     pub(super) feed_runner: Runner,
     pub(super) shards: Vec<ShardHandle>,
-    pub(super) threads: Vec<JoinHandle<()>>,
-    pub(super) keeper: Option<SnapshotWriter>,
+    pub(super) shard_threads: Vec<JoinHandle<()>>,
 }
 
-impl Core {
-    pub(super) fn start(settings: &Settings, runtime: &Runtime) -> Result<Self, Error> {
+impl Components {
+    /// Starts the components, the shards last. Commands and feeds run on `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// When the snapshot cannot be used or a thread cannot be started. No shard is left running then.
+    pub(super) fn start(settings: &Settings, runtime: &Handle) -> Result<Self, Error> {
         let clock = Clock::start();
-        let snapshot = settings.snapshot.as_ref().map(open).transpose()?;
+        let snapshot = settings.snapshot.as_ref().map(open_snapshot).transpose()?;
         let hub_settings = hub::Settings {
             epoch: snapshot.as_ref().map(Snapshot::epoch),
             ..settings.hub.clone()
         };
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
-        let keeper = snapshot.map(|snapshot| take_back(snapshot, &hub, clock)).transpose()?;
+        let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
-        let watch = Arc::new(HealthWatch::new(
-            Arc::new(Embedded::new(Arc::clone(&hub), clock)),
-            clock,
-        ));
+        let embedded = Arc::new(Embedded::new(Arc::clone(&hub), clock));
+        let watch = Arc::new(HealthWatch::new(embedded, clock));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
+
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
             .iter()
             .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
             .unzip();
-        let verify = verifier::Settings::new(settings.keys.clone(), settings.auth.clone());
-        let verifier = Verifier::start(verify, shards.clone()).map_err(|source| Error::Start {
+        let verifier_settings = verifier::Settings::new(settings.keys.clone(), settings.auth.clone());
+        let verifier = Verifier::start(verifier_settings, shards.clone()).map_err(|source| Error::Start {
             what: "the verifier's threads",
             source,
         })?;
@@ -68,81 +70,76 @@ impl Core {
             settings.commands.clone(),
             Box::new(shards.clone()),
             Arc::clone(&broker),
-            runtime.handle().clone(),
+            runtime.clone(),
         );
-        let (verifier, router) = (Arc::new(verifier), Arc::new(router));
         let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
-        let mut engine = Self {
+        let mut components = Self {
             clock,
             hub,
+            snapshot_writer,
             watch,
             broker,
-            verifier,
-            router,
+            verifier: Arc::new(verifier),
+            router: Arc::new(router),
             feeds,
             feed_runner,
             shards,
-            threads: Vec::new(),
-            keeper,
+            shard_threads: Vec::new(),
         };
-        for (number, ends) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
-            let settings = shard::Settings {
+        components.start_shards(settings, inboxes, mailboxes)?;
+        Ok(components)
+    }
+
+    fn start_shards(&mut self, settings: &Settings, inboxes: Vec<Inbox>, mailboxes: Vec<Mailbox>) -> Result<(), Error> {
+        for (number, (inbox, mailbox)) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
+            let shard_settings = shard::Settings {
                 coalesce: settings.coalesce,
                 flush: settings.flush,
                 ..shard::Settings::new(number)
             };
-            match engine.start_shard(settings, ends) {
-                Ok(thread) => engine.threads.push(thread),
+            match self.start_shard(shard_settings, inbox, mailbox) {
+                Ok(thread) => self.shard_threads.push(thread),
                 Err(source) => {
-                    engine.stop();
-                    return Err(Error::Start {
-                        what: "a shard",
-                        source,
-                    });
+                    self.stop_shards();
+                    let what = "a shard";
+                    return Err(Error::Start { what, source });
                 }
             }
         }
-        Ok(engine)
+        Ok(())
     }
 
-    fn start_shard(&self, settings: shard::Settings, (inbox, mailbox): (Inbox, Mailbox)) -> io::Result<JoinHandle<()>> {
-        let services = ShardServices {
+    fn start_shard(&self, settings: shard::Settings, inbox: Inbox, mailbox: Mailbox) -> io::Result<JoinHandle<()>> {
+        let services = Arc::new(ShardServices {
             verifier: Arc::clone(&self.verifier),
             router: Arc::clone(&self.router),
-        };
-        shard::spawn(
-            settings,
-            self.clock,
-            inbox,
-            mailbox,
-            Arc::new(services),
-            Arc::clone(&self.broker),
-        )
+        });
+        shard::spawn(settings, self.clock, inbox, mailbox, services, Arc::clone(&self.broker))
     }
 
-    /// Ends the shards that were started.
-    fn stop(&mut self) {
-        for (shard, thread) in self.shards.iter().zip(self.threads.drain(..)) {
+    fn stop_shards(&mut self) {
+        for (shard, thread) in self.shards.iter().zip(self.shard_threads.drain(..)) {
             let _ = shard.send(ShardMessage::Drain { over_ms: 0 });
             let _ = thread.join();
         }
     }
 
+    /// The verifier, for the ingress.
     pub(super) fn verify(&self) -> Arc<Verify> {
         let verifier = Arc::clone(&self.verifier);
         Arc::new(move |token| verifier.verify(token, unix_ms()))
     }
 }
 
-fn open(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
+fn open_snapshot(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
     Snapshot::open(settings.clone()).map_err(|source| Error::Snapshot {
         path: settings.path.clone(),
         source,
     })
 }
 
-/// Gives the hub the state of the last run, and keeps it written from now on.
-fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<SnapshotWriter, Error> {
+/// Restores the state of the last run into the hub, and starts the thread that saves it from now on.
+fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<SnapshotWriter, Error> {
     let path = snapshot.path().to_owned();
     let loaded = match snapshot.load(hub, clock.now()) {
         Ok(loaded) => loaded,
@@ -152,9 +149,9 @@ fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Sna
     let (channels, events) = (loaded.channels, loaded.events);
     if loaded.was_open {
         tracing::warn!(%path, %epoch, channels, events,
-            "the last run was not ended by a drain: what came after its last snapshot is lost, a new epoch begins");
+            "the last run did not end with a drain: events after its last snapshot are lost, and a new epoch begins");
     } else {
-        tracing::info!(%path, %epoch, channels, events, "the state of the last run is taken back");
+        tracing::info!(%path, %epoch, channels, events, "the state of the last run is restored");
     }
     SnapshotWriter::start(snapshot, Arc::clone(hub), clock).map_err(|source| Error::Start {
         what: "the snapshot's thread",
@@ -162,7 +159,7 @@ fn take_back(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Sna
     })
 }
 
-/// What shards ask for.
+/// The services that shards call.
 struct ShardServices {
     verifier: Arc<Verifier>,
     router: Arc<Router>,
@@ -174,15 +171,13 @@ impl Services for ShardServices {
     }
 
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {
-        self.router.route(
-            CommandSource {
-                connection: from,
-                request,
-                client_id,
-                address,
-            },
-            command,
-        );
+        let source = CommandSource {
+            connection: from,
+            request,
+            client_id,
+            address,
+        };
+        self.router.route(source, command);
     }
 
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
