@@ -183,7 +183,7 @@ impl Admin {
         page.add(AcceptSample::METRICS, &ingress.accept);
         page.add(IngressSample::METRICS, &ingress);
         page.add(REFUSALS, &ingress);
-        page.add(TOKENS, parts.verifier.stats());
+        page.add(TOKENS, parts.verifier.metrics());
         page.add(HUB, &now.hub);
         page.add(CommandsSample::METRICS, &commands);
         let backends = commands.backends.iter();

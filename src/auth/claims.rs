@@ -1,7 +1,7 @@
-//! The claims of a token (RFC 7519, section 4), read strictly.
+//! Reads the claims of a token strictly (RFC 7519, section 4).
 //!
-//! Invariant: a claim of a wrong type is an error, never ignored, and a claim given twice is one too: two readers of
-//! the same token must not see different things. `null` counts as absent.
+//! Invariant: a claim of a wrong type, or one that is given twice, is an error, so that no other reader of the token
+//! understands it differently. `null` counts as absent.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ use tickgate_protocol::channel::{Pattern, is_segment};
 
 use super::TokenError;
 
-/// Later times are taken for the last millisecond of the year 9999: it can still be written as a date, and no sum
-/// with it overflows.
+/// Later times count as the last millisecond of the year 9999. It can be formatted as a date, and sums with it do not
+/// overflow.
 const TIME_MS_MAX: u64 = 253_402_300_799_999;
 
 /// All claims of one token, unparsed.
 pub(super) struct Claims<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Claims<'a> {
-    /// Takes the decoded payload apart.
+    /// Splits the decoded payload into claims.
     pub(super) fn parse(payload: &'a [u8]) -> Result<Self, TokenError> {
         serde_json::from_slice(payload)
-            .map_err(|_| TokenError::invalid("the token's payload is no JSON object, or names a claim twice"))
+            .map_err(|_| TokenError::invalid("the token's payload is not a JSON object, or has a claim twice"))
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {
@@ -38,12 +38,12 @@ impl<'a> Claims<'a> {
         parsed.map_err(|_| TokenError::invalid(format!("claim {name} must be {expected}")))
     }
 
-    /// A text, when there is one.
+    /// A claim that is a string.
     pub(super) fn text(&self, name: &str) -> Result<Option<Box<str>>, TokenError> {
         self.get(name, "a string")
     }
 
-    /// The user: a string or an integer that is one valid channel segment.
+    /// The user: a string or an integer that is a valid channel segment.
     pub(super) fn subject(&self, name: &str) -> Result<Box<str>, TokenError> {
         let raw = self.raw(name);
         let raw = raw.ok_or_else(|| TokenError::invalid(format!("claim {name} is missing")))?;
@@ -59,7 +59,7 @@ impl<'a> Claims<'a> {
         Err(TokenError::invalid(format!("claim {name} {rule}")))
     }
 
-    /// A time in seconds, possibly with a fraction, as Unix milliseconds. Negative ones are 1970.
+    /// A claim that is a time in seconds, with or without a fraction, as Unix milliseconds. A negative time gives 0.
     pub(super) fn time_ms(&self, name: &str) -> Result<Option<u64>, TokenError> {
         let seconds: Option<f64> = self.get(name, "a number of seconds")?;
         #[expect(
@@ -71,7 +71,7 @@ impl<'a> Claims<'a> {
         Ok(seconds.map(to_ms))
     }
 
-    /// `aud`: whether it is or contains `audience`.
+    /// Whether `aud` is or contains `audience`.
     pub(super) fn names_audience(&self, audience: &str) -> Result<bool, TokenError> {
         let given: Option<OneOrMany> = self.get("aud", "a string or an array of strings")?;
         Ok(match given {
@@ -81,7 +81,7 @@ impl<'a> Claims<'a> {
         })
     }
 
-    /// A list of patterns, when there is one.
+    /// A claim that is a list of patterns.
     pub(super) fn patterns(&self, name: &str) -> Result<Option<Vec<Pattern>>, TokenError> {
         let texts: Option<Vec<String>> = self.get(name, "an array of patterns")?;
         let parse = |(index, text): (usize, String)| {
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for Claims<'de> {
                 let mut claims: Vec<(String, &RawValue)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
                     if claims.iter().any(|(earlier, _)| *earlier == name) {
-                        return Err(de::Error::custom("a claim is named twice"));
+                        return Err(de::Error::custom("a claim is given twice"));
                     }
                     claims.push((name, value));
                 }

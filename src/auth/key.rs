@@ -1,7 +1,7 @@
-//! Keys that tokens are verified with.
+//! The keys that verify tokens.
 //!
-//! Invariant: a [`Key`] works with exactly one algorithm, and was checked to fit it when it was made. What a token's
-//! header asks for only chooses among the keys; it never decides how a key is used (RFC 8725, section 3.1).
+//! Invariant: a [`Key`] has exactly one algorithm, and its constructor checked that it fits. The header of a token only
+//! selects among the keys; it never decides how a key is used (RFC 8725, section 3.1).
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 
 /// A signature algorithm (RFC 7518, section 3.1; EdDSA: RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "they are named as in the RFC")]
+#[expect(missing_docs, reason = "the variants have the names of the RFC")]
 pub enum Algorithm {
     Hs256,
     Hs384,
@@ -24,10 +24,10 @@ pub enum Algorithm {
     EdDsa,
 }
 
-/// What a key is made of.
+/// The kind of key that an algorithm needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
-    /// The bytes of its hash, and so the shortest secret.
+    /// A shared secret of at least this many bytes, which is the length of the hash.
     Hmac(usize),
     Rsa,
     Ec,
@@ -35,7 +35,7 @@ enum Family {
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 9] = [
         Self::Hs256,
         Self::Hs384,
@@ -48,7 +48,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// As it stands in a token's header.
+    /// The name in a token's header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether its keys are shared secrets.
+    /// Whether the algorithm uses shared secrets.
     #[must_use]
     pub const fn is_hmac(self) -> bool {
         matches!(self.family(), Family::Hmac(_))
@@ -96,7 +96,7 @@ impl Algorithm {
         }
     }
 
-    /// The public-key algorithm behind it; `None` for shared secrets.
+    /// The library's public-key algorithm; `None` for an algorithm with shared secrets.
     fn public(self) -> Option<&'static dyn lc::VerificationAlgorithm> {
         Some(match self {
             Self::Hs256 | Self::Hs384 | Self::Hs512 => return None,
@@ -116,9 +116,9 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// No algorithm of that name is supported.
+/// The name is not that of a supported algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is none of HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384, EdDSA")]
+#[error("must be one of HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384, EdDSA")]
 pub struct UnknownAlgorithm;
 
 impl FromStr for Algorithm {
@@ -130,35 +130,35 @@ impl FromStr for Algorithm {
     }
 }
 
-/// Why a key cannot be used. Never tells anything of the key.
+/// Why a key cannot be used. The message contains nothing of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// No bytes at all.
+    /// The secret is empty.
     #[error("the secret is empty")]
     Empty,
-    /// Shorter than the algorithm's hash (RFC 7518, section 3.2).
+    /// The secret is shorter than the algorithm's hash (RFC 7518, section 3.2).
     #[error("the secret is shorter than the {bytes_min} bytes that {algorithm} needs")]
     TooShort {
-        /// For which it is meant.
+        /// The algorithm of the key.
         algorithm: Algorithm,
-        /// The shortest that is accepted.
+        /// The shortest accepted secret, in bytes.
         bytes_min: usize,
     },
-    /// A public key given as a secret: everybody who has it could sign tokens.
+    /// The secret is a public key. Everybody who has that key could sign tokens.
     #[error("the secret is a PEM file; a public key needs an RS, ES or EdDSA algorithm")]
     PemAsSecret,
-    /// A secret for a public-key algorithm.
+    /// A secret is given for a public-key algorithm.
     #[error("{0} needs a public key, not a secret")]
     NeedsPublicKey(Algorithm),
-    /// A public key for an HMAC algorithm.
+    /// A public key is given for an HMAC algorithm.
     #[error("{0} needs a secret, not a public key")]
     NeedsSecret(Algorithm),
-    /// Not a PEM public key of the right kind and size.
-    #[error("the file is no PEM public key for {0}")]
+    /// The file is not a PEM public key of the algorithm's kind and size.
+    #[error("the file is not a PEM public key for {0}")]
     NotAPublicKey(Algorithm),
 }
 
-/// One key. Its `Debug` shows algorithm and id, nothing else.
+/// One key. `Debug` shows its algorithm and id only.
 #[derive(Clone)]
 pub struct Key {
     id: Option<Box<str>>,
@@ -168,7 +168,12 @@ pub struct Key {
 }
 
 impl Key {
-    /// A shared secret. One shorter than the algorithm's hash is refused unless `allow_short`, an empty one always.
+    /// A key of an HMAC algorithm.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm needs a public key, or when the secret is empty, is a PEM file, or is shorter than the
+    /// algorithm's hash. `allow_short` accepts a secret that is shorter.
     pub fn hmac(algorithm: Algorithm, secret: &[u8], allow_short: bool) -> Result<Self, KeyError> {
         let Family::Hmac(bytes_min) = algorithm.family() else {
             return Err(KeyError::NeedsPublicKey(algorithm));
@@ -190,8 +195,12 @@ impl Key {
         })
     }
 
-    /// A public key in PEM (`PUBLIC KEY`, or `RSA PUBLIC KEY`). Its kind, curve and size must fit the algorithm;
-    /// RSA keys have 2048 to 8192 bits. A private key is refused: it has no business at the gateway.
+    /// A public key in PEM: `PUBLIC KEY`, or `RSA PUBLIC KEY` of 2048 to 8192 bits.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm needs a secret, or when the key's kind, curve or size does not fit the algorithm. A private key
+    /// is refused: the gateway does not need it.
     pub fn public_pem(algorithm: Algorithm, pem: &[u8]) -> Result<Self, KeyError> {
         let public = algorithm.public().ok_or(KeyError::NeedsSecret(algorithm))?;
         let parsed = match algorithm.family() {
@@ -202,7 +211,7 @@ impl Key {
         let refused = KeyError::NotAPublicKey(algorithm);
         let verifies = parsed.map_err(|_| refused)?;
         let bytes = verifies.try_get_as_bytes().map_err(|_| refused)?;
-        // The library looks closely only when it verifies; an operator wants to know at start.
+        // jsonwebtoken checks the key only when it verifies. Parsing it here reports a bad key at start.
         lc::ParsedPublicKey::new(public, bytes).map_err(|_| refused)?;
         Ok(Self {
             id: None,
@@ -212,14 +221,14 @@ impl Key {
         })
     }
 
-    /// The same key with an id: a token that names a `kid` is verified by keys of that id, and by those without one.
+    /// Sets the key's id. A token with a `kid` is verified by keys of that id, and by keys without an id.
     #[must_use]
     pub fn with_id(mut self, id: &str) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// The one algorithm it works with.
+    /// The key's algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -248,40 +257,40 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys that tokens are accepted from, in the operator's order.
+/// The keys of a gateway, in the order of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet(Vec<Key>);
 
 impl KeySet {
-    /// Any number of keys, several of one algorithm too (rotation); none accepts no token.
+    /// A set of any number of keys. Several may have one algorithm, for rotation. The empty set accepts no token.
     #[must_use]
     pub const fn new(keys: Vec<Key>) -> Self {
         Self(keys)
     }
 
-    /// Whether there is no key.
+    /// Whether the set has no key.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The keys.
+    /// The keys, in order.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
         &self.0
     }
 
-    /// Whether some key works with this algorithm.
-    pub(super) fn accept(&self, algorithm: Algorithm) -> bool {
+    /// Whether some key has this algorithm.
+    pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
         self.0.iter().any(|key| key.algorithm == algorithm)
     }
 
-    /// Whether some key of this algorithm, and of this id as far as it has one, made `signature` (base64url) for
-    /// `message`.
+    /// Whether `signature` (in base64url) is a signature of `message` by a key of this algorithm whose id, if it has one,
+    /// is `kid`.
     pub(super) fn verifies(&self, algorithm: Algorithm, kid: Option<&str>, message: &str, signature: &str) -> bool {
         let fits = |key: &&Key| {
-            let named = key.id().zip(kid).is_none_or(|(id, kid)| id == kid);
-            key.algorithm == algorithm && named
+            let id_fits = key.id().zip(kid).is_none_or(|(id, kid)| id == kid);
+            key.algorithm == algorithm && id_fits
         };
         self.0.iter().filter(fits).any(|key| key.verifies(message, signature))
     }

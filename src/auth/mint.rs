@@ -1,4 +1,4 @@
-//! Making tokens, for `tickgate token` and the demo.
+//! Signs tokens, for `tickgate token` and the demo.
 
 use serde_json::{Map, Value, json};
 
@@ -6,38 +6,42 @@ use tickgate_protocol::channel::{Pattern, is_segment};
 
 use super::{KeySet, Settings};
 
-/// What a new token shall say.
+/// The claims of a new token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// The user: one valid channel segment.
     pub subject: Box<str>,
     /// The role.
     pub role: Option<Box<str>>,
-    /// In place of the role's channels.
+    /// Replaces the role's channels.
     pub channels: Option<Vec<Pattern>>,
-    /// In place of the role's commands.
+    /// Replaces the role's commands.
     pub commands: Option<Vec<Pattern>>,
-    /// In place of what the role may publish.
+    /// Replaces the channels that the role may publish to.
     pub publish: Option<Vec<Pattern>>,
-    /// For how long it is good, in milliseconds; parts of a second are cut off.
+    /// How long the token is valid, in milliseconds, rounded down to a second.
     pub ttl_ms: u64,
 }
 
-/// Why no token was made.
+/// Why a token was not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// Public keys only verify.
+    /// No key can sign: public keys only verify.
     #[error("no HMAC key is configured; tokens can be signed only with one (HS256, HS384 or HS512)")]
     NoSigningKey,
-    /// The subject is no valid channel segment.
+    /// The subject is not a valid channel segment.
     #[error("the subject must be one channel segment (no dot, star, white space or control character)")]
     BadSubject,
-    /// The library could not sign.
+    /// The library failed to sign.
     #[error("the token could not be signed")]
     Failed,
 }
 
-/// Signs a token with the first HMAC key, so that [`super::verify`] with the same keys and settings accepts it.
+/// Signs a token with the first HMAC key. [`super::verify`] accepts it with the same keys and settings.
+///
+/// # Errors
+///
+/// When there is no HMAC key, the subject is not a valid channel segment, or the library fails.
 pub fn mint(grant: &Grant, keys: &KeySet, settings: &Settings, now_unix_ms: u64) -> Result<String, MintError> {
     if !is_segment(&grant.subject) {
         return Err(MintError::BadSubject);

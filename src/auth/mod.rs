@@ -1,10 +1,10 @@
-//! Who a client is and what it may do. No I/O: keys are data, time is an argument.
+//! Authentication by JSON Web Tokens, and permissions. No I/O: keys are data, and time is an argument.
 //!
-//! Invariant: an [`Identity`] exists only for a token that was verified, or for the configured anonymous role.
+//! Invariant: an [`Identity`] exists only for a verified token, or for the configured anonymous permissions.
 //!
-//! A token goes through [`verify`]: signature by a key of the [`KeySet`], then claims, then time. What its owner may
-//! do comes from the [`Policy`] (by role) unless the token's own claims say otherwise, and is asked of the identity
-//! ([`Identity::may_subscribe`], [`Identity::may_command`], [`Identity::may_publish`]).
+//! [`verify`] checks a token's signature with the keys of a [`KeySet`], then its claims, then the time. Its permissions
+//! come from the [`Policy`], by role, unless the token has lists of its own. [`Identity::may_subscribe`],
+//! [`Identity::may_command`] and [`Identity::may_publish`] apply them.
 
 mod claims;
 mod key;
@@ -28,25 +28,25 @@ pub use token::{TOKEN_BYTES_MAX, verify};
 
 use tickgate_protocol::message::ErrorCode;
 
-/// Who a connection is. Shared between connections of one token.
+/// The identity of a connection: its user and permissions. Connections with the same token share one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The token's subject, one valid channel segment; `None` for anonymous connections.
     pub user: Option<Arc<str>>,
-    /// The role, as the token names it.
+    /// The role that the token names.
     pub role: Option<Arc<str>>,
-    /// What it may do.
+    /// What the user may do.
     pub permissions: Arc<Permissions>,
-    /// When the token ends (its `exp` plus leeway), Unix milliseconds; `None`: never.
+    /// When the identity ends (the token's `exp` plus leeway), in Unix milliseconds; `None`: never.
     pub expires_at_ms: Option<u64>,
-    /// The token's `exp` itself, Unix milliseconds: what clients are told.
+    /// The token's `exp` without leeway, in Unix milliseconds, as clients see it.
     pub exp_ms: Option<u64>,
     /// The token's `jti`.
     pub token_id: Option<Box<str>>,
 }
 
 impl Identity {
-    /// A connection without a token, with these permissions. It never expires and owns no `user.…` channel.
+    /// The identity of connections without a token. It never expires and owns no `user.…` channel.
     #[must_use]
     pub const fn anonymous(permissions: Arc<Permissions>) -> Self {
         Self {
@@ -60,18 +60,18 @@ impl Identity {
     }
 }
 
-/// Why a token was refused.
+/// A token was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TokenError {
-    /// `TOKEN_EXPIRED` or `TOKEN_INVALID`; `INTERNAL` when the gateway could not verify it now.
+    /// `TOKEN_EXPIRED` or `TOKEN_INVALID`; `INTERNAL` when the gateway cannot verify tokens at present.
     pub code: ErrorCode,
-    /// For the client; never holds key material or the token.
+    /// The reason, for the client. It never contains the token or key material.
     pub message: Box<str>,
 }
 
 impl TokenError {
-    /// A token that no time will make good.
+    /// An error of `TOKEN_INVALID`.
     #[must_use]
     pub fn invalid(message: impl Into<Box<str>>) -> Self {
         Self {
@@ -80,13 +80,13 @@ impl TokenError {
         }
     }
 
-    /// A token above [`TOKEN_BYTES_MAX`].
+    /// The error for a token above [`TOKEN_BYTES_MAX`].
     #[must_use]
     pub fn too_long() -> Self {
         Self::invalid(format!("the token is longer than {TOKEN_BYTES_MAX} bytes"))
     }
 
-    /// A token whose `exp` (Unix milliseconds) and leeway passed.
+    /// The error for a token whose `exp` (in Unix milliseconds) plus leeway has passed.
     #[must_use]
     pub fn expired(exp_ms: u64) -> Self {
         Self {
@@ -96,19 +96,19 @@ impl TokenError {
     }
 }
 
-/// `[auth] mode`.
+/// `[auth] mode`: whether clients need a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// A token is needed.
+    /// Every client needs a token.
     #[default]
     Required,
-    /// A connection without a token is anonymous.
+    /// A client without a token is anonymous.
     Optional,
-    /// Tokens are ignored; everybody is anonymous.
+    /// Tokens are ignored: every client is anonymous.
     Off,
 }
 
-/// Unix milliseconds as `2025-11-24T10:30:00Z` (with a fraction when there is one).
+/// Formats Unix milliseconds as `2025-11-24T10:30:00Z`, with a fraction of a second when there is one.
 fn iso(unix_ms: u64) -> String {
     i64::try_from(unix_ms)
         .ok()

@@ -1,45 +1,44 @@
-//! The rules of permission.
+//! The rules of permissions.
 //!
-//! Invariant: what an identity may subscribe is monotone: when it may subscribe a pattern, it may subscribe every
-//! channel that the pattern matches. So nobody gets by a wide pattern what a narrow one would refuse.
+//! Invariant: subscribing is monotone. An identity that may subscribe to a pattern may subscribe to every channel that
+//! the pattern matches. So a wide pattern never gives access that a narrow one would refuse.
 //!
-//! * Role admin may everything.
-//! * A pattern is allowed when *one* allowed pattern covers it. Covering it by several together is not looked for.
-//! * `user.<sub>.*` and everything below it is its owner's without any entry.
-//! * What can match another user's `user.<id>…` needs, besides, an allowed pattern whose first segment is literally
-//!   `user` and which covers that part of it. So with `*` alone, `*` and `user.7.orders` are refused; with `*` and
-//!   `user.*` both are allowed; and `*.7.orders` is allowed to user 7 with `*`, since the only user it reaches is
-//!   user 7. The channel `user` itself is nobody's, but is not left to `*` either.
-//! * Publishing has no such thing as an own channel: whatever lies below `user` needs an entry that begins with
-//!   literally `user`, or else anybody with `publish = ["*"]` could invent balances.
-//! * Actions have no owner (ids stand in `params`), so for commands `*` is every action, `user.…` too.
-//! * `system.gateway` and what lies below it, the gateway's own figures, is for role admin only; see
+//! * Role admin may do everything.
+//! * A pattern is allowed when *one* allowed pattern covers it. Several allowed patterns that cover it only together do
+//!   not count.
+//! * `user.<sub>.*` and everything below it is allowed to that user without any entry.
+//! * A pattern that can match the channels `user.<id>…` of another user needs more: an allowed pattern whose first
+//!   segment is literally `user` must cover that part. So with `*` alone, `*` and `user.7.orders` are refused. With `*`
+//!   and `user.*` both are allowed. `*.7.orders` is allowed to user 7 with `*`, since the only user it reaches is user
+//!   7. The channel `user` itself has no owner, and `*` does not allow it.
+//! * Publishing has no own channels. Every channel below `user` needs an entry that begins with literally `user`.
+//!   Otherwise a client with `publish = ["*"]` could invent the balances of other users.
+//! * Actions have no owner, because ids are in `params`. So for commands `*` allows every action, also `user.…`.
+//! * `system.gateway` and the channels below it, the gateway's own statistics, are for role admin only; see
 //!   [`is_admin_only`].
 
 use tickgate_protocol::channel::{Channel, Pattern, segments};
 
 use super::Identity;
 
-/// What an identity may do.
+/// What an identity may do: three lists of patterns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Role admin: everything.
+    /// Role admin: everything is allowed.
     pub admin: bool,
-    /// May subscribe.
+    /// Patterns that it may subscribe to.
     pub channels: Vec<Pattern>,
-    /// May command (actions follow the channel grammar).
+    /// Actions that it may send. They have the grammar of channels.
     pub commands: Vec<Pattern>,
-    /// May publish.
+    /// Channels that it may publish to.
     pub publish: Vec<Pattern>,
 }
 
 impl Identity {
-    /// Whether every channel that `pattern` can match may be read: covered by one allowed pattern, or the user's
-    /// own `user.<sub>.*`; what can match another's `user.…` needs role admin or an allowed pattern whose first
-    /// segment is literally `user`.
+    /// Whether the identity may subscribe to `pattern`, by the rules above.
     ///
-    /// A pattern that also matches admin-only channels, such as `system.*`, may be allowed: those events are kept
-    /// from the connection when they are delivered ([`is_admin_only`]).
+    /// A pattern that also matches admin-only channels, such as `system.*`, may be allowed. Delivery withholds the events
+    /// of those channels ([`is_admin_only`]).
     #[must_use]
     pub fn may_subscribe(&self, pattern: &Pattern) -> bool {
         let allowed = &self.permissions.channels;
@@ -56,21 +55,21 @@ impl Identity {
             return false;
         }
         part_below_user(pattern).is_none_or(|part| {
-            let nobodys = part.as_str() == USER;
+            let has_no_owner = part.as_str() == USER;
             self.owns(part.as_str()).is_some()
-                || (allowed.iter()).any(|entry| is_below_user(entry.as_str()) && (nobodys || entry.covers(&part)))
+                || (allowed.iter()).any(|entry| is_below_user(entry.as_str()) && (has_no_owner || entry.covers(&part)))
         })
     }
 
-    /// Whether `action` may be sent: an allowed pattern matches it.
+    /// Whether the identity may send `action`: an allowed pattern matches it.
     #[must_use]
     pub fn may_command(&self, action: &Channel) -> bool {
         let Permissions { admin, commands, .. } = &*self.permissions;
         *admin || commands.iter().any(|entry| entry.matches(action.as_str()))
     }
 
-    /// Whether `channel` may be published to: an allowed pattern matches it, and one that begins with literally
-    /// `user` when the channel does.
+    /// Whether the identity may publish to `channel`: an allowed pattern matches it. When the channel begins with `user`,
+    /// the pattern must begin with literally `user`, too.
     #[must_use]
     pub fn may_publish(&self, channel: &Channel) -> bool {
         let Permissions { admin, publish, .. } = &*self.permissions;
@@ -79,7 +78,7 @@ impl Identity {
         *admin || (!is_admin_only(channel) && publish.iter().any(|entry| fits(entry) && entry.matches(channel)))
     }
 
-    /// How a pattern lies in this user's own part of the channels, when it lies there wholly.
+    /// Whether all channels of a pattern are the user's own, and which of them.
     fn owns(&self, pattern: &str) -> Option<Own> {
         let mut segments = segments(pattern);
         let own = segments.next() == Some(USER) && segments.next() == Some(self.user.as_deref()?);
@@ -87,9 +86,11 @@ impl Identity {
     }
 }
 
-/// Whether a channel or pattern lies wholly within `system.gateway`, the gateway's own figures, which only role
-/// admin may read (and publish). A wider pattern, such as `system.*`, matches such channels too: whoever delivers
-/// must pass them over for everybody else.
+/// Whether a channel or pattern lies wholly within `system.gateway`: the gateway's own statistics, which only role admin
+/// may read and publish.
+///
+/// A wider pattern, such as `system.*`, matches such channels too. Delivery must withhold their events from all other
+/// connections.
 #[must_use]
 pub fn is_admin_only(channel: &str) -> bool {
     channel
@@ -111,12 +112,12 @@ fn is_below_user(pattern: &str) -> bool {
     segments(pattern).next() == Some(USER)
 }
 
-/// The channels of `pattern` that begin with `user.`, as a pattern; `user` itself for `user`.
+/// The part of `pattern` that begins with `user.`, as a pattern; `user` for `user`; `None` when there is none.
 fn part_below_user(pattern: &Pattern) -> Option<Pattern> {
     match pattern.as_str().split_once('.') {
         _ if is_below_user(pattern.as_str()) => Some(pattern.clone()),
         None if pattern.as_str() == "*" => Pattern::parse("user.*").ok(),
-        // Three bytes longer: when that is too long it matches no channel of a user.
+        // The result is three bytes longer. When it is too long for a pattern, it matches no channel.
         Some(("*", rest)) => Pattern::parse(&format!("{USER}.{rest}")).ok(),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! What roles may do, and what a token must say. Plain data, built by the configuration.
+//! What a token must contain, and what roles may do. Plain data that the configuration builds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use tickgate_protocol::channel::Pattern;
 
 use super::{Identity, Permissions};
 
-/// The role that may everything.
+/// The role that may do everything.
 pub const ADMIN_ROLE: &str = "admin";
 
-/// `[auth]`: how tokens are read.
+/// `[auth]`: how claims are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The claim that names the user.
     pub subject_claim: Box<str>,
-    /// For how long after `exp`, and before `nbf`, a token is good, in milliseconds.
+    /// How long after `exp`, and before `nbf`, a token is valid, in milliseconds.
     pub leeway_ms: u64,
-    /// When set, a token's `iss` must be this.
+    /// When set, the token's `iss` must be equal to it.
     pub issuer: Option<Box<str>>,
-    /// When set, a token's `aud` must be or contain this. When not set, any `aud` is accepted.
+    /// When set, the token's `aud` must be or contain it. Otherwise any `aud` is accepted.
     pub audience: Option<Box<str>>,
     /// What roles may do.
     pub policy: Policy,
@@ -40,16 +40,16 @@ impl Default for Settings {
 /// `[auth.role.*]`, `[auth.default]` and `[auth.anonymous]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// By role name. An entry for [`ADMIN_ROLE`] has no effect: that role may everything.
+    /// Permissions by role. An entry for [`ADMIN_ROLE`] has no effect: that role may do everything.
     pub roles: BTreeMap<Box<str>, Arc<Permissions>>,
-    /// A token without a known role.
+    /// The permissions of a token without a configured role.
     pub default: Arc<Permissions>,
-    /// A connection without a token.
+    /// The permissions of a connection without a token.
     pub anonymous: Arc<Permissions>,
 }
 
 impl Policy {
-    /// What a token with this `role` claim may do unless its own claims say otherwise.
+    /// The permissions of a token with this `role` claim, without lists of its own.
     #[must_use]
     pub fn of_role(&self, role: Option<&str>) -> Arc<Permissions> {
         match role {
@@ -62,7 +62,7 @@ impl Policy {
         }
     }
 
-    /// Who a connection without a token is.
+    /// The identity of a connection without a token.
     #[must_use]
     pub fn anonymous_identity(&self) -> Identity {
         Identity::anonymous(Arc::clone(&self.anonymous))
@@ -70,7 +70,7 @@ impl Policy {
 }
 
 impl Default for Policy {
-    /// A role `trader` and what the configuration's reference gives as defaults.
+    /// The role `trader`, and the defaults of the configuration.
     fn default() -> Self {
         let trader = permissions(
             &[

@@ -1,21 +1,21 @@
-//! Holding and comparing secrets.
+//! Holds and compares secrets.
 
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
 
-/// Bytes that are never shown.
+/// Secret bytes. `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
-    /// Takes the bytes.
+    /// Wraps the bytes.
     #[must_use]
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
-    /// The bytes, for those who must use them.
+    /// The bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -28,7 +28,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Whether two secrets are the same, in a time that tells neither where they differ nor how long they are.
+/// Whether two secrets are equal. The time that it takes depends neither on where they differ nor on the length of the
+/// expected one.
 #[must_use]
 pub fn same_secret(given: &[u8], expected: &[u8]) -> bool {
     let (given, expected) = (

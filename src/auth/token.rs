@@ -1,7 +1,7 @@
-//! From a token to an identity (RFC 7515, RFC 7519).
+//! Verifies a token and reads its claims (RFC 7515, RFC 7519).
 //!
-//! Invariant: nothing of the payload is read before the signature was found good, and nothing that is said about a
-//! bad token repeats the token.
+//! Invariant: the payload is parsed only after its signature was verified, and no error message contains a part of the
+//! token.
 
 use std::sync::Arc;
 
@@ -16,20 +16,20 @@ use super::{Identity, KeySet, Permissions, Settings, TokenError, iso};
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// What of the header matters; anything else in it is ignored, as RFC 7515, section 4 wants it.
+/// The header parameters that the gateway understands. Others are ignored (RFC 7515, section 4).
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     kid: Option<String>,
-    /// Extensions that must be understood. None is.
+    /// Extensions that the verifier must understand. The gateway understands none.
     crit: Option<IgnoredAny>,
 }
 
-/// Verifies a token in compact form and says who its owner is.
+/// Verifies a token in compact form and returns the identity of its owner.
 ///
 /// # Errors
 ///
-/// `TOKEN_EXPIRED` for a token that was good until `exp` plus leeway passed, else `TOKEN_INVALID`.
+/// `TOKEN_EXPIRED` for a valid token whose `exp` plus leeway has passed, else `TOKEN_INVALID`.
 pub fn verify(token: &str, keys: &KeySet, settings: &Settings, now_unix_ms: u64) -> Result<Identity, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::too_long());
@@ -43,24 +43,24 @@ pub fn verify(token: &str, keys: &KeySet, settings: &Settings, now_unix_ms: u64)
 }
 
 fn verified_payload(token: &str, keys: &KeySet) -> Result<Vec<u8>, TokenError> {
-    let malformed = || TokenError::invalid("the token is no JSON Web Token in compact form");
+    let malformed = || TokenError::invalid("the token is not a JSON Web Token in compact form");
     let (message, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
     let (header, payload) = message.split_once('.').ok_or_else(malformed)?;
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed())?;
     let header: Header = serde_json::from_slice(&header).map_err(|_| malformed())?;
-    // Base64url has no dot, so that a fourth part ends here too.
+    // The alphabet of base64url has no dot, so a token with four parts fails here.
     let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| malformed())?;
     if header.crit.is_some() {
         return Err(TokenError::invalid(
-            "the token has a critical header that is not understood",
+            "the token has a critical header parameter that is not supported",
         ));
     }
-    // `none` is no algorithm here.
-    let algorithm = header.alg.parse().ok().filter(|&algorithm| keys.accept(algorithm));
-    let algorithm = algorithm.ok_or_else(|| TokenError::invalid("the token's algorithm is not accepted here"))?;
+    // `none` is not a supported algorithm.
+    let algorithm = header.alg.parse().ok().filter(|&algorithm| keys.accepts(algorithm));
+    let algorithm = algorithm.ok_or_else(|| TokenError::invalid("the token's algorithm is not accepted"))?;
     if !keys.verifies(algorithm, header.kid.as_deref(), message, signature) {
         return Err(TokenError::invalid(
-            "the token's signature is not by a key that is accepted here",
+            "the token's signature does not verify with any accepted key",
         ));
     }
     Ok(payload)
@@ -70,14 +70,12 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
     if let Some(issuer) = &settings.issuer
         && claims.text("iss")?.as_deref() != Some(issuer)
     {
-        return Err(TokenError::invalid("claim iss is not the issuer accepted here"));
+        return Err(TokenError::invalid("claim iss is not the accepted issuer"));
     }
     if let Some(audience) = &settings.audience
         && !claims.names_audience(audience)?
     {
-        return Err(TokenError::invalid(
-            "claim aud does not name the audience accepted here",
-        ));
+        return Err(TokenError::invalid("claim aud does not contain the accepted audience"));
     }
     if let Some(nbf) = claims.time_ms("nbf")?
         && now_unix_ms.saturating_add(settings.leeway_ms) < nbf
@@ -102,7 +100,7 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
     })
 }
 
-/// The role's, with every list that the token has itself in place of the role's.
+/// The permissions of the role. A list in the token replaces the role's list.
 fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> Result<Arc<Permissions>, TokenError> {
     let mut permissions = settings.policy.of_role(role);
     let lists = [
@@ -110,13 +108,13 @@ fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> 
         claims.patterns("commands")?,
         claims.patterns("publish")?,
     ];
-    // Without own lists the role's permissions stay one shared instance.
+    // Tokens without lists share one instance per role.
     if lists.iter().any(Option::is_some) {
         let own = Arc::make_mut(&mut permissions);
-        let places = [&mut own.channels, &mut own.commands, &mut own.publish];
-        for (place, list) in places.into_iter().zip(lists) {
+        let fields = [&mut own.channels, &mut own.commands, &mut own.publish];
+        for (field, list) in fields.into_iter().zip(lists) {
             if let Some(list) = list {
-                *place = list;
+                *field = list;
             }
         }
     }

@@ -30,7 +30,7 @@ fn yes(cell: &str) -> bool {
 }
 
 #[test]
-fn the_tables_of_permissions() {
+fn the_permission_tables_hold() {
     for row in table("| allowed | asked for | |") {
         let (allowed, asked) = (quoted(row[0]), quoted(row[1])[0]);
         assert_eq!(may_subscribe(&user(&allowed), asked), yes(row[2]), "{row:?}");
@@ -43,7 +43,7 @@ fn the_tables_of_permissions() {
 }
 
 #[test]
-fn the_table_of_refusals() {
+fn the_refusal_table_holds() {
     for row in table("| claims | message |") {
         let refused = read(quoted(row[0])[0]).expect_err(row[0]);
         assert_eq!(&*refused.message, row[1]);
@@ -51,7 +51,7 @@ fn the_table_of_refusals() {
 }
 
 #[test]
-fn the_examples_of_claims() {
+fn the_example_claims_are_accepted() {
     let settings = Settings {
         issuer: Some("https://login.example".into()),
         audience: Some("tickgate".into()),

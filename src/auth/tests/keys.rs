@@ -54,7 +54,7 @@ fn every_algorithm_verifies_its_own_tokens_and_no_others() {
 }
 
 #[test]
-fn a_public_key_is_no_secret() {
+fn a_public_key_is_not_accepted_as_a_secret() {
     let (signer, key) = Signer::generate(Algorithm::Rs256);
     let pem = signer.public_pem().expect("public");
     // The old attack: sign with the public key's text as the secret.

@@ -256,7 +256,7 @@ fn payloads_that_two_readers_could_read_differently_are_refused() {
     ] {
         let refused = read(payload).expect_err(payload);
         assert_eq!(
-            &*refused.message, "the token's payload is no JSON object, or names a claim twice",
+            &*refused.message, "the token's payload is not a JSON object, or has a claim twice",
             "{payload}"
         );
     }
@@ -339,7 +339,7 @@ fn the_example_of_the_rfc() {
 }
 
 #[test]
-fn what_is_minted_is_accepted() {
+fn minted_tokens_are_accepted() {
     let settings = Settings {
         subject_claim: "uid".into(),
         issuer: Some("me".into()),
@@ -383,7 +383,7 @@ fn what_is_minted_is_accepted() {
 }
 
 #[test]
-fn what_cannot_be_minted() {
+fn invalid_grants_are_not_minted() {
     let grant = |subject: &str| Grant {
         subject: subject.into(),
         ..Grant::default()

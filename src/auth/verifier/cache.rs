@@ -1,7 +1,7 @@
-//! Tokens that were verified, by their digest.
+//! A cache of verified tokens, by the digest of the token. Its size is bounded.
 //!
-//! Invariant: an identity comes out only for exactly the token it was put in for, and only until that token ends. The
-//! token itself is not kept: who reads the gateway's memory finds digests. Bounded by count.
+//! Invariant: an identity is returned only for the token that it was stored for, and only until that token expires. The
+//! cache holds digests, so that a dump of the gateway's memory does not contain the tokens in it.
 
 use std::mem;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use parking_lot::Mutex;
 
 use crate::auth::Identity;
 
-/// So many locks, so that door and verifier threads seldom meet.
+/// The number of locks. Threads of the ingress and of the verifier seldom contend for one of them.
 const STRIPES: usize = 16;
 
-/// Stands for a token.
+/// The SHA-256 digest of a token.
 pub(super) type Digest = [u8; 32];
 
 #[derive(Debug)]
 pub(super) struct Cache {
     stripes: [Mutex<Generations>; STRIPES],
-    // Of one generation of one stripe.
+    // The capacity of one generation of one stripe.
     tokens_max: usize,
 }
 
-/// What was used lately, and what before. When the first is full it takes the place of the second, which is
-/// forgotten: what is in use survives, without a list to keep in order.
+/// Two generations of one stripe: the recently used identities, and the others. When the young generation is full, it
+/// replaces the old one. So identities in use stay, without a list in order of use.
 #[derive(Debug, Default)]
 struct Generations {
     young: HashMap<Digest, Arc<Identity>>,
@@ -34,7 +34,7 @@ struct Generations {
 }
 
 impl Cache {
-    /// Room for about `tokens`; 0 remembers nothing.
+    /// A cache for about `tokens` tokens; 0 stores none.
     pub(super) fn new(tokens: usize) -> Self {
         Self {
             stripes: Default::default(),
@@ -42,7 +42,7 @@ impl Cache {
         }
     }
 
-    /// Who this token was verified to be, if that is remembered and the token has not ended.
+    /// The identity of a token that is stored and has not expired.
     pub(super) fn get(&self, key: &Digest, now_unix_ms: u64) -> Option<Arc<Identity>> {
         let mut stripe = self.stripe(key).lock();
         let is_young = stripe.young.contains_key(key);
@@ -61,7 +61,7 @@ impl Cache {
         Some(identity)
     }
 
-    /// Remembers a verified token's identity; when another thread was faster, its instance is the one shared.
+    /// Stores the identity of a verified token and returns the shared instance: that of another thread if it was faster.
     pub(super) fn put(&self, key: Digest, identity: Arc<Identity>) -> Arc<Identity> {
         if self.tokens_max == 0 {
             return identity;

@@ -1,11 +1,11 @@
-//! Verifies tokens off the shard threads, with a cache of verified ones.
+//! Verifies tokens on threads of its own, with a cache of verified tokens.
 //!
-//! Invariant: every [`Verifier::request`] is answered once: with the identity, with why the token is refused, or,
-//! when there are more requests than can wait, at once with `INTERNAL`. Requests of one connection are answered in
-//! their order (but for those refused at once).
+//! Invariant: every [`Verifier::request`] gets exactly one reply: the identity, or the reason of the refusal. When too many
+//! requests wait, the reply is `INTERNAL`, at once. Replies to one connection keep the order of its requests, except
+//! those that are refused at once.
 //!
-//! The door verifies handshake tokens on its own threads ([`Verifier::verify`]); a shard must not spend the 20 to
-//! 50 µs that a public-key signature takes, and asks. Both share the cache, so that a client that reconnects, or
+//! The ingress verifies the tokens of handshakes on its own threads ([`Verifier::verify`]). A shard must not spend the 20
+//! to 50 µs that a public-key signature takes, so it sends a request. Both share the cache: a client that reconnects, or
 //! opens ten tabs, costs one verification.
 
 mod cache;
@@ -26,26 +26,26 @@ use tickgate_protocol::message::ErrorCode;
 
 use cache::Cache;
 
-/// What a [`Verifier`] is started with.
+/// The settings of a [`Verifier`].
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The keys.
     pub keys: KeySet,
-    /// How tokens are read.
+    /// How claims are read.
     pub auth: auth::Settings,
-    /// Threads that verify for shards, at least 1.
+    /// The number of threads that serve requests of shards, at least 1.
     pub threads: usize,
-    /// Requests that may wait, over all threads.
+    /// Most requests that may wait, over all threads.
     pub queue_requests: usize,
-    /// Bytes of tokens that may wait.
+    /// Most bytes of tokens that may wait.
     pub queue_bytes: usize,
-    /// Verified tokens remembered; about 300 bytes each.
+    /// Most tokens in the cache. Each takes about 300 bytes.
     pub cache_tokens: usize,
 }
 
 impl Settings {
-    /// These keys and rules, and defaults for the rest: two threads, room for a gateway's whole crowd to come back
-    /// at once.
+    /// Settings with these keys and rules, and defaults for the rest: two threads, and queues that hold the requests of
+    /// all clients of a gateway at once.
     #[must_use]
     pub const fn new(keys: KeySet, auth: auth::Settings) -> Self {
         Self {
@@ -59,12 +59,12 @@ impl Settings {
     }
 }
 
-/// What a verifier counts.
+/// The counters of a verifier.
 #[derive(Debug, Default)]
 pub struct VerifierMetrics {
     /// Tokens found in the cache.
     pub cache_hits: Counter,
-    /// Tokens whose signature was verified and which were good.
+    /// Tokens whose signature was verified and that were accepted.
     pub verified: Counter,
     /// Tokens refused with `TOKEN_EXPIRED`.
     pub expired: Counter,
@@ -74,10 +74,10 @@ pub struct VerifierMetrics {
     pub overloaded: Counter,
 }
 
-/// Verifies tokens. One per gateway; dropping it ends its threads when they have answered what waits.
+/// Verifies tokens. A gateway has one. Dropping it ends its threads after they have replied to the waiting requests.
 pub struct Verifier {
     shared: Arc<Shared>,
-    // One queue for each thread; a connection always uses the same one, so that its answers keep their order.
+    // One queue per thread. A connection always uses the same one, so that its replies keep their order.
     queues: Vec<Sender<Request>>,
 }
 
@@ -85,14 +85,14 @@ struct Shared {
     keys: KeySet,
     settings: auth::Settings,
     cache: Cache,
-    stats: VerifierMetrics,
+    metrics: VerifierMetrics,
     shards: Box<[ShardHandle]>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
 }
 
 impl Verifier {
-    /// Starts the threads. `shards` are answered by their place, [`ConnectionId::shard`].
+    /// Starts the threads. A reply goes to the shard with the index [`ConnectionId::shard`].
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Verifier {
             keys: settings.keys,
             settings: settings.auth,
             cache: Cache::new(settings.cache_tokens),
-            stats: VerifierMetrics::default(),
+            metrics: VerifierMetrics::default(),
             shards: shards.into(),
             queued_bytes: AtomicUsize::new(0),
             queue_bytes_max: settings.queue_bytes,
@@ -120,7 +120,7 @@ impl Verifier {
         Ok(Self { shared, queues })
     }
 
-    /// Verifies a token on the caller's thread.
+    /// Verifies a token on the calling thread.
     ///
     /// # Errors
     ///
@@ -129,13 +129,13 @@ impl Verifier {
         self.shared.verify(token, now_unix_ms)
     }
 
-    /// Has a token verified for a shard; never waits. Answered by [`ShardMessage::Verified`], always, once: the
-    /// `verify` half of [`crate::shard::mailbox::Services`].
+    /// Verifies a token for a shard, without waiting. The reply is one [`ShardMessage::Verified`]. This implements
+    /// [`Services::verify`](crate::shard::mailbox::Services::verify).
     pub fn request(&self, from: ConnectionId, request: u32, token: Box<str>) {
         let shared = Arc::clone(&self.shared);
         let waiting = shared.queued_bytes.fetch_add(token.len(), Relaxed);
         let too_long = (token.len() > TOKEN_BYTES_MAX).then(|| {
-            shared.stats.invalid.add(1);
+            shared.metrics.invalid.add(1);
             Err(TokenError::too_long())
         });
         let request = Request {
@@ -145,21 +145,21 @@ impl Verifier {
             token,
             outcome: too_long,
         };
-        // A request that is dropped answers for itself: here, when a queue is full, or when its thread is gone.
+        // Dropping a request sends its reply: here, when the queue is full, or when the thread has ended.
         if request.outcome.is_none() && waiting < self.shared.queue_bytes_max {
             let queue = &self.queues[from.slot as usize % self.queues.len()];
             let _ = queue.try_send(request);
         }
     }
 
-    /// What it counted so far.
+    /// The verifier's counters.
     #[must_use]
-    pub fn stats(&self) -> &VerifierMetrics {
-        &self.shared.stats
+    pub fn metrics(&self) -> &VerifierMetrics {
+        &self.shared.metrics
     }
 }
 
-/// A thread's work: until the verifier is dropped.
+/// The loop of one thread. It ends when the verifier is dropped.
 fn serve(requests: &Receiver<Request>) {
     for mut request in requests {
         request.outcome = Some(request.shared.verify(&request.token, unix_ms()));
@@ -170,20 +170,20 @@ impl Shared {
     fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
         let key = cache::key(token);
         if let Some(identity) = self.cache.get(&key, now_unix_ms) {
-            self.stats.cache_hits.add(1);
+            self.metrics.cache_hits.add(1);
             return Ok(identity);
         }
         match auth::verify(token, &self.keys, &self.settings, now_unix_ms) {
             Ok(identity) => {
-                self.stats.verified.add(1);
+                self.metrics.verified.add(1);
                 Ok(self.cache.put(key, Arc::new(identity)))
             }
             Err(error) => {
                 let expired = error.code == ErrorCode::TokenExpired;
                 let counter = if expired {
-                    &self.stats.expired
+                    &self.metrics.expired
                 } else {
-                    &self.stats.invalid
+                    &self.metrics.invalid
                 };
                 counter.add(1);
                 Err(error)
@@ -192,7 +192,7 @@ impl Shared {
     }
 }
 
-/// A request on its way. Dropping it answers it.
+/// A waiting request. Dropping it sends its reply.
 struct Request {
     shared: Arc<Shared>,
     from: ConnectionId,
@@ -206,15 +206,15 @@ impl Drop for Request {
         let shared = &self.shared;
         shared.queued_bytes.fetch_sub(self.token.len(), Relaxed);
         let outcome = self.outcome.take().unwrap_or_else(|| {
-            shared.stats.overloaded.add(1);
+            shared.metrics.overloaded.add(1);
             Err(TokenError {
                 code: ErrorCode::Internal,
-                message: "the token cannot be verified now, try again".into(),
+                message: "the token cannot be verified at present; try again".into(),
             })
         });
         if let Some(shard) = shared.shards.get(usize::from(self.from.shard)) {
             let (to, request) = (self.from, self.request);
-            // A shard that is gone has no connection left that waits.
+            // Sending fails only to a shard that has ended. Its connections have ended, too.
             let _ = shard.send(ShardMessage::Verified { to, request, outcome });
         }
     }

@@ -72,19 +72,19 @@ fn a_verified_token_is_remembered_until_it_ends() {
         ErrorCode::TokenInvalid
     );
     assert_eq!(verifier.shared.cache.len(), 0, "a bad token is not remembered");
-    let stats = verifier.stats();
+    let metrics = verifier.metrics();
     let counts = [
-        &stats.cache_hits,
-        &stats.verified,
-        &stats.expired,
-        &stats.invalid,
-        &stats.overloaded,
+        &metrics.cache_hits,
+        &metrics.verified,
+        &metrics.expired,
+        &metrics.invalid,
+        &metrics.overloaded,
     ];
     assert_eq!(counts.map(Counter::get), [1, 1, 1, 1, 0]);
 }
 
 #[test]
-fn the_cache_is_bounded_and_keeps_what_is_used() {
+fn the_cache_is_bounded_and_keeps_used_tokens() {
     let cache = Cache::new(320);
     let identity = || {
         Arc::new(Identity {
@@ -148,7 +148,7 @@ fn every_request_is_answered_once_in_order_and_to_its_shard() {
 }
 
 #[test]
-fn what_does_not_fit_the_queue_is_answered_at_once() {
+fn requests_beyond_the_queue_are_answered_at_once() {
     let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
     let settings = Settings {
         threads: 1,
@@ -160,7 +160,7 @@ fn what_does_not_fit_the_queue_is_answered_at_once() {
     let token = lasting(42);
     let mut asked = 0;
     // The thread takes some out while this one asks; in the end it is behind.
-    while verifier.stats().overloaded.get() == 0 {
+    while verifier.metrics().overloaded.get() == 0 {
         verifier.request(connection(0, 0), asked, token.as_str().into());
         asked += 1;
     }
@@ -200,7 +200,7 @@ fn a_token_that_is_too_long_does_not_wait() {
 }
 
 #[test]
-fn a_dropped_verifier_answers_what_waits() {
+fn a_dropped_verifier_replies_to_waiting_requests() {
     let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
     let verifier = Verifier::start(settings(), vec![handle]).expect("started");
     for n in 0..200 {
@@ -215,7 +215,7 @@ fn a_dropped_verifier_answers_what_waits() {
 }
 
 #[test]
-fn a_request_of_a_shard_that_is_gone_or_unknown_harms_nobody() {
+fn requests_of_ended_and_unknown_shards_are_dropped() {
     let (handle, mailbox) = mailbox(Arc::default(), Arc::default());
     drop(mailbox);
     let verifier = Verifier::start(settings(), vec![handle]).expect("started");
