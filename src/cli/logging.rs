@@ -1,4 +1,4 @@
-//! Log lines, to standard error. No line of the gateway holds a token: rooms log users and client ids.
+//! The log, on standard error. No log line of the gateway contains a token: modules log users and client ids.
 
 use std::io::IsTerminal as _;
 
@@ -8,7 +8,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Starts logging. Libraries are heard from warnings on, since what they tell below is theirs and may quote headers.
+/// Starts logging. Libraries log warnings and errors only, because their finer levels may quote headers.
 pub(super) fn start(format: Format, level: Level) {
     let own = match level {
         Level::Off => LevelFilter::OFF,
@@ -21,7 +21,7 @@ pub(super) fn start(format: Format, level: Level) {
     let filter = Targets::new()
         .with_default(own.min(LevelFilter::WARN))
         .with_target("tickgate", own)
-        // Who did what is kept however little else is.
+        // The audit log stays on at every level except `off`.
         .with_target(
             AUDIT,
             if own == LevelFilter::OFF {

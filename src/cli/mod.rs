@@ -1,5 +1,11 @@
-//! The command line. Exit codes: 0 done (`serve`, `demo`: drained), 1 failed while running, 2 the command line or the
-//! configuration is wrong, 128 plus the signal's number when a second signal ends a drain.
+//! The command line.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | success; for `serve` and `demo`: drained |
+//! | 1 | failed while running |
+//! | 2 | the command line or the configuration is wrong |
+//! | 128 + signal | a second signal ended a drain |
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,9 +19,9 @@ mod logging;
 mod serve;
 mod token;
 
-/// Failed while running.
+/// The exit code of a failure while running.
 const FAILED: u8 = 1;
-/// Nothing was started: the command line or the configuration is wrong. clap's own code for the former.
+/// The exit code when the command line or the configuration is wrong and nothing was started. clap uses it, too.
 const MISCONFIGURED: u8 = 2;
 
 /// A WebSocket edge gateway that fans out a trading platform's events and never loses or leaks any.
@@ -28,26 +34,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the gateway. Without any key configured and on loopback only, it makes keys for this run and prints lines
-    /// to try.
+    /// Runs the gateway. If no key is configured and all listeners are local, it makes keys for this run and prints
+    /// commands to try it.
     Serve(ConfigFile),
     /// Runs the gateway with a paper-trading backend, a page to watch it and tokens to use it.
     Demo(demo::Arguments),
-    /// Validates the configuration and prints what is in effect, as TOML, secrets hidden.
+    /// Checks the configuration and prints the effective one as TOML, without secrets.
     Check(ConfigFile),
     /// Prints a token signed with the first HMAC key.
     Token(token::Arguments),
 }
 
-/// Which configuration.
+/// The option that names the configuration.
 #[derive(clap::Args)]
 struct ConfigFile {
-    /// The TOML file; without one everything is default. TICKGATE_<SECTION>__<KEY> variables are laid over it.
+    /// The TOML file; without one the defaults apply. TICKGATE_<SECTION>__<KEY> variables override it.
     #[arg(long, env = "TICKGATE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Why a command ended without success: what to say, and the exit code.
+/// A failed command: the message for standard error, and the exit code.
 struct Failure {
     message: String,
     code: u8,
@@ -69,7 +75,7 @@ impl Failure {
     }
 }
 
-/// Does what the command line says.
+/// Parses the command line and runs the command.
 pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::serve(file.config.as_deref()),
@@ -92,7 +98,7 @@ fn load(file: Option<&Path>) -> Result<(Config, Environment), Failure> {
     Ok((config, environment))
 }
 
-/// To standard output; a reader that has gone away is no reason to fail.
+/// Prints to standard output. An error is ignored, because the reader may have closed the pipe.
 fn print_out(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! `tickgate serve`: raises the limit of open files, starts the gateway, and ends it by signals.
+//! `tickgate serve`: raises the limit of open files, starts the gateway, and drains it on a signal.
 
 use std::io;
 use std::path::Path;
@@ -13,12 +13,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{FAILED, Failure, load, logging, print_out};
 
-/// Who the token of a run without keys is for.
+/// The user of the token that a run without configured keys prints.
 const RUN_USER: &str = "42";
 const RUN_ROLE: &str = "trader";
 const RUN_TTL_MS: u64 = 24 * 3600 * 1000;
 
-/// Runs the gateway until it is drained.
+/// Runs the gateway until it has drained.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let ready = Ready::new(file)?;
     let gateway = start(ready.settings())?;
@@ -26,10 +26,10 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     ready.wait(gateway)
 }
 
-/// All that comes before a gateway starts: the configuration, keys for this run, the log, open files and signals.
+/// What a gateway needs before it starts: the configuration, keys for this run, the log, open files and signals.
 pub(super) struct Ready {
     pub(super) config: Config,
-    /// The keys made for this run, if none is configured.
+    /// The keys that were made for this run, if none is configured.
     pub(super) run_keys: Option<RunKeys>,
     descriptors_max: u64,
     signals: Signals,
@@ -50,7 +50,7 @@ impl Ready {
         }
         Ok(Self {
             descriptors_max: raise_descriptors(&config),
-            // Before anything listens, so that no signal is lost.
+            // The handlers come before the listeners, so that no signal is lost.
             signals: Signals::new().map_err(|error| Failure::running(&error))?,
             config,
             run_keys,
@@ -61,7 +61,7 @@ impl Ready {
         self.config.gateway(self.descriptors_max)
     }
 
-    /// Until the gateway has ended, which signals begin.
+    /// Waits until the gateway has ended. The first signal drains it.
     pub(super) fn wait(self, gateway: Gateway) -> Result<(), Failure> {
         self.signals
             .end(gateway.handle())
@@ -72,13 +72,13 @@ impl Ready {
     }
 }
 
-/// Raises the soft limit of open files as far as it may go and says when that is less than configured.
+/// Raises the limit of open files, and warns when it is lower than the configuration needs. Returns the limit.
 fn raise_descriptors(config: &Config) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = config.descriptors_wanted();
-    // Only root may raise the hard limit; everybody else the soft one up to it.
+    // Only root may raise the hard limit. Other users may raise the soft limit up to it.
     let hard = limit.maximum.map_or(u64::MAX, |hard| hard.max(wanted));
-    let tries = [
+    let attempts = [
         Rlimit {
             current: Some(hard),
             maximum: limit.maximum.map(|_| hard),
@@ -88,8 +88,8 @@ fn raise_descriptors(config: &Config) -> u64 {
             ..limit
         },
     ];
-    for wish in tries {
-        if setrlimit(Resource::Nofile, wish).is_ok() {
+    for attempt in attempts {
+        if setrlimit(Resource::Nofile, attempt).is_ok() {
             break;
         }
     }
@@ -105,7 +105,7 @@ fn raise_descriptors(config: &Config) -> u64 {
     now
 }
 
-/// Starts the gateway and says where it listens.
+/// Starts the gateway and logs its addresses.
 pub(super) fn start(settings: gateway::Settings) -> Result<Gateway, Failure> {
     let gateway = Gateway::start(settings).map_err(|error| Failure::running(&error))?;
     for address in gateway.addresses() {
@@ -115,17 +115,17 @@ pub(super) fn start(settings: gateway::Settings) -> Result<Gateway, Failure> {
     Ok(gateway)
 }
 
-/// When the gateway made keys of its own: what to paste to try it.
+/// Prints commands to try the gateway, when it made keys of its own.
 fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
     if let Some(run_keys) = run_keys {
-        match lines_to_paste(config, gateway, run_keys) {
-            Ok(lines) => print_out(&lines),
-            Err(error) => tracing::warn!(%error, "no token was made for this run"),
+        match commands_to_try(config, gateway, run_keys) {
+            Ok(commands) => print_out(&commands),
+            Err(error) => tracing::warn!(%error, "cannot sign a token for this run"),
         }
     }
 }
 
-fn lines_to_paste(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -> Result<String, MintError> {
+fn commands_to_try(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -> Result<String, MintError> {
     const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["grid.*"]}"#;
     const EVENT: &str = r#"{"channel":"grid.abc.status","event":"update","data":{"id":"abc","current_price":94000.5}}"#;
     let grant = Grant {
@@ -136,7 +136,7 @@ fn lines_to_paste(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -> Res
     };
     let token = mint(&grant, &config.keys(), &config.auth(), unix_ms())?;
     let mut lines = format!(
-        "No key is configured: this run made its own and forgets them when it ends.\n\n\
+        "No key is configured. The gateway made keys for this run; they are gone when it ends.\n\n\
          token (user {RUN_USER}, role {RUN_ROLE}, 24 h):\n  {token}\n"
     );
     let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
@@ -180,14 +180,15 @@ impl Signals {
         })
     }
 
-    /// From a thread of its own: the first signal drains the gateway, a second one ends the process at once.
+    /// Starts the thread that waits for signals. The first signal drains the gateway; a second one ends the process at
+    /// once.
     fn end(mut self, gateway: Handle) -> io::Result<()> {
         let wait = move || {
             let first = self.next();
-            tracing::info!(signal = first, "draining; a second signal ends at once");
+            tracing::info!(signal = first, "draining; a second signal ends the process at once");
             gateway.drain();
             let second = self.next();
-            tracing::warn!(signal = second, "ended by a second signal");
+            tracing::warn!(signal = second, "a second signal ends the process");
             std::process::exit(second.map_or(i32::from(FAILED), |number| 128 + number));
         };
         std::thread::Builder::new()
@@ -196,7 +197,7 @@ impl Signals {
             .map(drop)
     }
 
-    /// The next signal's number.
+    /// Waits for the next signal and returns its number.
     fn next(&mut self) -> Option<i32> {
         let Self {
             runtime,

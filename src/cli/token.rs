@@ -1,4 +1,4 @@
-//! `tickgate token`: a token for scripts, tests and first steps.
+//! `tickgate token`: signs a token for scripts, tests and first steps.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ pub(super) struct Arguments {
     /// The role.
     #[arg(long)]
     role: Option<String>,
-    /// Patterns it may subscribe, separated by commas, in place of the role's.
+    /// Patterns that the user may subscribe to, separated by commas. They replace the role's.
     #[arg(long, value_delimiter = ',', value_parser = pattern, value_name = "PATTERNS")]
     channels: Option<Vec<Pattern>>,
-    /// Actions it may send, in place of the role's.
+    /// Actions that the user may send. They replace the role's.
     #[arg(long, value_delimiter = ',', value_parser = pattern, value_name = "PATTERNS")]
     commands: Option<Vec<Pattern>>,
-    /// Channels it may publish to, in place of the role's.
+    /// Channels that the user may publish to. They replace the role's.
     #[arg(long, value_delimiter = ',', value_parser = pattern, value_name = "PATTERNS")]
     publish: Option<Vec<Pattern>>,
-    /// How long it is good, such as 90s, 10m, 1h or 30d.
+    /// How long the token is valid, such as 90s, 10m, 1h or 30d.
     #[arg(long, default_value = "1h", value_parser = ttl)]
     ttl: Duration,
     #[command(flatten)]
@@ -41,11 +41,11 @@ fn pattern(text: &str) -> Result<Pattern, String> {
 fn ttl(text: &str) -> Result<Duration, String> {
     match duration_from_text(text) {
         Some(ttl) if ttl >= Duration::from_secs(1) => Ok(ttl),
-        _ => Err("expected at least a second, such as 90s, 10m, 1h or 30d".to_owned()),
+        _ => Err("must be at least a second, such as 90s, 10m, 1h or 30d".to_owned()),
     }
 }
 
-/// Prints the token alone, so that `$(tickgate token ...)` is one.
+/// Prints the token and nothing else, so that scripts can use `$(tickgate token ...)`.
 pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
     let (config, _) = load(arguments.file.config.as_deref())?;
     let settings = config.auth();
@@ -53,7 +53,7 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
         && role != ADMIN_ROLE
         && !settings.policy.roles.contains_key(role)
     {
-        eprintln!("warning: role {role} is not configured: [auth.default] says what this token may do");
+        eprintln!("warning: role {role} is not configured: [auth.default] applies to this token");
     }
     let grant = Grant {
         subject: arguments.sub.as_str().into(),
@@ -65,7 +65,7 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
     };
     let token = mint(&grant, &config.keys(), &settings, unix_ms());
     let token = token.map_err(|error| Failure {
-        message: format!("no token was made: {error}"),
+        message: format!("cannot sign a token: {error}"),
         code: MISCONFIGURED,
     })?;
     print_out(&format!("{token}\n"));
