@@ -1,4 +1,4 @@
-//! A gateway's beginning and end.
+//! Starting and ending a gateway.
 
 #[path = "support/gateway.rs"]
 mod gateway;
@@ -14,7 +14,7 @@ use tickgate::gateway::{Error, Gateway};
 use tickgate::ingress::ListenAddress;
 
 #[test]
-fn a_drain_tells_everybody_and_closes_cleanly() {
+fn a_drain_tells_every_client_and_closes_cleanly() {
     let running = start(|settings| settings.drain_ms = 1_000);
     let mut clients: Vec<_> = (0..20)
         .map(|n| running.client(&running.trader(&format!("u{n}"))))
@@ -32,7 +32,7 @@ fn a_drain_tells_everybody_and_closes_cleanly() {
         running.admin("GET", "/api/websocket/stats", "").json()["is_running"],
         json!(false)
     );
-    // The public listener still answers, so that a proxy goes elsewhere at once.
+    // The public listener still answers, so that a proxy chooses another gateway at once.
     let mut stream = connect(running.public);
     let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -50,13 +50,13 @@ fn a_drain_tells_everybody_and_closes_cleanly() {
         );
         assert_eq!(client.close_code(), Some(1012));
     }
-    // Only now do they answer with their own Close.
+    // Only now do the clients answer with a Close of their own.
     drop(clients);
     ended.join().expect("joined").expect("a clean end");
 }
 
 #[test]
-fn several_gateways_live_side_by_side_and_end_alone() {
+fn several_gateways_in_one_process_end_independently() {
     let (first, second) = (start(|_| {}), start(|_| {}));
     let mut client = second.client(&second.trader("u1"));
     client.subscribe(&["grid.*"]);
@@ -68,13 +68,13 @@ fn several_gateways_live_side_by_side_and_end_alone() {
     assert!(std::net::TcpStream::connect(first.admin).is_err());
     second.publish(r#"{"channel":"grid.a","event":"e","data":1}"#);
     assert_eq!(client.json()["data"], 1);
-    // Dropped without a word: it ends all the same, and tells its clients.
+    // A dropped gateway ends, too, and tells its clients.
     drop(second);
     assert!(matches!(client.close_code(), Some(1001 | 1012)));
 }
 
 #[test]
-fn it_serves_unix_sockets_and_removes_them() {
+fn unix_sockets_are_served_and_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let (public, admin) = (
         directory.path().join("public.sock"),
@@ -99,7 +99,7 @@ fn it_serves_unix_sockets_and_removes_them() {
 }
 
 #[test]
-fn a_gateway_that_cannot_start_says_why_and_leaves_nothing() {
+fn a_gateway_that_cannot_start_reports_why_and_leaves_nothing_running() {
     let running = start(|_| {});
     let taken = ListenAddress::Tcp(running.public);
     let mut settings = gateway::settings();
@@ -115,7 +115,7 @@ fn a_gateway_that_cannot_start_says_why_and_leaves_nothing() {
 }
 
 #[test]
-fn places_come_back_when_connections_end() {
+fn ended_connections_free_their_limits() {
     let running = start(|settings| settings.ingress.max_connections = 2);
     let token = running.trader("u1");
     let (first, _second) = (running.client(&token), running.client(&token));
@@ -134,7 +134,7 @@ fn places_come_back_when_connections_end() {
 }
 
 #[test]
-fn a_user_has_so_many_connections_however_it_authenticates() {
+fn the_limit_per_user_holds_for_both_ways_to_authenticate() {
     let running = start(|settings| settings.ingress.max_connections_per_user = 1);
     let token = running.trader("u1");
     let _first = running.client(&token);
@@ -148,7 +148,7 @@ fn a_user_has_so_many_connections_however_it_authenticates() {
     assert_eq!(third.json()["success"], true);
 }
 
-/// The binary, with a listening socket passed as systemd does it.
+/// Starts the binary with a listening socket, passed as systemd does.
 fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path) -> Child {
     let socket = OwnedFd::from(listener.try_clone().expect("cloned"));
     let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"";
@@ -163,7 +163,7 @@ fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path
     let log = BufReader::new(child.stderr.take().expect("piped"));
     let (up, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // Read to the end, so that the child never waits for us.
+        // The log is read to its end, so that the child process never blocks on it.
         for line in log.lines().map_while(Result::ok) {
             if line.contains("listening for the admin API") {
                 let _ = up.send(());
@@ -175,7 +175,7 @@ fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path
 }
 
 #[test]
-fn clients_of_a_passed_socket_wait_for_the_successor() {
+fn clients_of_a_passed_socket_wait_for_the_next_process() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("bound");
     let directory = tempfile::tempdir().expect("a directory");
@@ -188,7 +188,7 @@ fn clients_of_a_passed_socket_wait_for_the_successor() {
     let pid = rustix::process::Pid::from_child(&first);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
     assert_eq!(old.json()["type"], "going_away");
-    // It drains: who comes now is left to the successor, not refused.
+    // During the drain, a new client waits for the next process instead of being refused.
     let waiting = std::thread::spawn(move || {
         let mut client = Client::open(connect(address), "/ws");
         client.send(r#"{"type":"ping"}"#);
@@ -197,7 +197,7 @@ fn clients_of_a_passed_socket_wait_for_the_successor() {
     assert_eq!(old.close_code(), Some(1012));
     drop(old);
     assert!(first.wait().expect("ended").success());
-    assert!(!waiting.is_finished(), "nobody has answered it");
+    assert!(!waiting.is_finished(), "no process has answered it");
 
     let mut second = with_passed_socket(&listener, &config);
     assert_eq!(waiting.join().expect("served")["type"], "pong");

@@ -1,4 +1,4 @@
-//! docs/backends.md: every snippet is run as it stands, against a real gateway. Only the addresses are replaced.
+//! Runs every snippet of docs/backends.md unchanged, except for addresses, against a real gateway.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ use super::harness::{ADMIN_KEY, Gateway, token, until};
 
 const SECRET: &str = "a shared secret for commands, long enough";
 
-/// A fenced block of the document.
+/// A fenced code block of the page.
 struct Snippet {
     language: String,
     text: String,
@@ -34,7 +34,7 @@ fn snippets() -> Vec<Snippet> {
     found
 }
 
-/// The one snippet of that language with `part` in it.
+/// The only snippet of this language that contains `part`.
 fn snippet(language: &str, part: &str) -> String {
     let all = snippets();
     let mut fitting = all
@@ -77,7 +77,7 @@ impl Setup {
             .replace("listen(9000,", &format!("listen({},", self.backend.port()))
     }
 
-    /// Runs a snippet to its end and returns what it printed.
+    /// Runs a snippet until it ends and returns its output.
     async fn run(&self, program: &str, option: &str, snippet: &str) -> String {
         let mut command = Command::new(program);
         command.args([option, &self.addressed(snippet)]);
@@ -178,14 +178,14 @@ async fn the_answering_snippets_answer_and_check_the_signature() {
 }
 
 #[tokio::test]
-async fn the_examples_of_messages_are_what_is_sent() {
+async fn the_example_messages_match_what_is_sent() {
     let examples = snippets();
     let json: Vec<&Snippet> = examples.iter().filter(|snippet| snippet.language == "json").collect();
     for line in json.iter().flat_map(|snippet| snippet.text.lines()) {
         let parsed: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         assert!(parsed.is_object());
     }
-    // Every language of the document is run by one of the tests above.
+    // The tests above run every language of the page.
     let known = ["sh", "python", "js", "toml", "json"];
     for snippet in &examples {
         assert!(known.contains(&snippet.language.as_str()), "{}", snippet.language);
@@ -197,7 +197,7 @@ async fn the_examples_of_messages_are_what_is_sent() {
         "a snippet no test runs"
     );
 
-    // The request shown has the fields that are posted.
+    // The shown request has the fields that the gateway posts.
     let shown: Value = serde_json::from_str(json[0].text.trim()).expect("JSON");
     let setup = Setup::new().await;
     let listener = tokio::net::TcpListener::bind(setup.backend).await.expect("free");

@@ -1,4 +1,4 @@
-//! The command line: what is printed where, and the exit codes.
+//! The command line: its output and exit codes.
 
 use std::process::Output;
 
@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn check_prints_what_is_in_effect_and_no_secret() {
+fn check_prints_the_effective_configuration_without_secrets() {
     let checked = output(&["check"], &[("TICKGATE_SERVER__SHARDS", "3")]);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     let printed = text(&checked.stdout);
@@ -34,7 +34,7 @@ fn check_prints_what_is_in_effect_and_no_secret() {
     assert_eq!(text(&again.stdout), printed, "{}", text(&again.stderr));
 }
 
-/// Arguments, environment, and a part of what is said.
+/// Arguments, environment, and a part of the error message.
 type Case = (
     &'static [&'static str],
     &'static [(&'static str, &'static str)],
@@ -42,7 +42,7 @@ type Case = (
 );
 
 #[test]
-fn a_wrong_configuration_or_command_line_ends_with_2_and_says_why() {
+fn a_wrong_configuration_or_command_line_exits_with_2_and_a_reason() {
     let cases: [Case; 7] = [
         (
             &["serve", "--config", "/nonexistent.toml"],
@@ -89,7 +89,7 @@ fn a_wrong_configuration_or_command_line_ends_with_2_and_says_why() {
 }
 
 #[test]
-fn without_keys_only_loopback_is_served() {
+fn without_keys_only_local_listeners_are_allowed() {
     let mut command = binary();
     command
         .env_remove("TICKGATE_JWT_SECRET")
@@ -105,7 +105,7 @@ fn without_keys_only_loopback_is_served() {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_taken_ends_with_1() {
+async fn a_taken_address_exits_with_1() {
     let gateway = Gateway::start("", "").await;
     let taken = format!("[\"{}\"]", gateway.public);
     let ended = output(

@@ -1,4 +1,4 @@
-//! Clients: fastwebsockets' for everything well-behaved, a bare socket for the rest.
+//! Clients: that of fastwebsockets for regular behaviour, and a bare socket for everything else.
 
 #![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
 
@@ -17,18 +17,18 @@ use tokio::net::TcpStream;
 
 use crate::harness::within;
 
-/// What a client was told.
+/// What a client received.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Told {
     Message(Value),
     Binary(Vec<u8>),
-    /// The close code (1005: none) and reason.
+    /// The close code (1005 when there is none) and the reason.
     Closed(u16, String),
     /// The connection ended without a Close frame.
     Lost,
 }
 
-/// fastwebsockets' client. It answers pings and Close frames by itself.
+/// The client of fastwebsockets. It answers pings and Close frames automatically.
 pub(crate) struct Client(FragmentCollector<TokioIo<Upgraded>>);
 
 impl Client {
@@ -87,13 +87,13 @@ impl Client {
         }
     }
 
-    /// Subscribes and waits for the answer.
+    /// Subscribes and waits for the confirmation.
     pub(crate) async fn subscribe(&mut self, channels: &[&str]) -> Value {
         self.send(&json!({"type": "subscribe", "channels": channels})).await;
         self.expect("subscribed").await
     }
 
-    /// Everything up to the end, and the end.
+    /// All messages until the connection ends, and how it ended.
     pub(crate) async fn rest(&mut self) -> (Vec<Value>, Told) {
         let mut messages = Vec::new();
         loop {
@@ -116,7 +116,7 @@ fn closed(payload: &[u8]) -> Told {
     }
 }
 
-/// A bare socket behind a handshake: sends any bytes, reads frames only when asked.
+/// A bare socket after the upgrade. It sends any bytes, and reads only when it is told to.
 pub(crate) struct Bare {
     stream: TcpStream,
     received: Vec<u8>,
@@ -156,26 +156,26 @@ impl Bare {
         self.stream.write_all(bytes).await
     }
 
-    /// The socket, of which nothing has been read since the handshake.
+    /// The socket. Nothing may have been read from it since the handshake.
     pub(crate) fn into_stream(self) -> TcpStream {
         assert!(self.received.is_empty(), "read already: {:?}", self.received);
         self.stream
     }
 
-    /// Takes what has come so far, without waiting for more. `Some`: the connection has ended; gives all messages
-    /// since the handshake, and the end.
+    /// Reads what has arrived, without waiting. Returns all messages since the handshake and the end when the connection
+    /// has ended.
     pub(crate) async fn ended_meanwhile(&mut self) -> Option<(Vec<Value>, Told)> {
         self.ended_within(Duration::from_millis(1)).await
     }
 
-    /// The same, with some waiting.
+    /// As [`ended_meanwhile`](Self::ended_meanwhile), but waits for at most `time`.
     pub(crate) async fn ended_within(&mut self, time: Duration) -> Option<(Vec<Value>, Told)> {
-        // `take` loses nothing when it is cut off: what was read stays in `received`, what was parsed in `messages`.
+        // `take` can be cancelled: bytes that were read stay in `received`, parsed messages in `messages`.
         let end = tokio::time::timeout(time, self.take(|_| false)).await.ok()??;
         Some((std::mem::take(&mut self.messages), end))
     }
 
-    /// Reads at most so many more bytes; behind them the connection counts as lost, wherever in a frame that is.
+    /// Reads at most this many more bytes. Then the connection counts as lost, also in the middle of a frame.
     pub(crate) fn cut_after(&mut self, bytes: u64) {
         self.left = bytes;
     }
@@ -184,7 +184,7 @@ impl Bare {
         self.left == 0
     }
 
-    /// Ends the connection as a crash does: with a reset, and without what was not read.
+    /// Ends the connection like a crash: with a reset, and without reading the rest.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.stream)
             .set_linger(Some(Duration::ZERO))
@@ -213,7 +213,7 @@ impl Bare {
         }
     }
 
-    /// The next message or the end, however long that takes. Nothing is lost when the waiting is cut off.
+    /// Waits for the next message or the end. It can be cancelled without losing messages.
     pub(crate) async fn next(&mut self) -> Told {
         while let Some((opcode, payload)) = self.frame().await {
             match opcode {
@@ -225,7 +225,7 @@ impl Bare {
         Told::Lost
     }
 
-    /// Reads messages into `messages` until one is `wanted` (`None`) or the connection ends.
+    /// Reads messages into `messages`. Returns `None` when one is `wanted`, or the end of the connection.
     async fn take(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Told> {
         loop {
             match within("a message", self.next()).await {
@@ -241,13 +241,13 @@ impl Bare {
         }
     }
 
-    /// All messages up to the end, and the end.
+    /// All messages until the connection ends, and how it ended.
     pub(crate) async fn rest(&mut self) -> (Vec<Value>, Told) {
         let end = self.take(|_| false).await.expect("only the end ends it");
         (std::mem::take(&mut self.messages), end)
     }
 
-    /// All messages up to the event of this number.
+    /// All messages up to the event with this number.
     pub(crate) async fn until_event(&mut self, number: usize) -> Vec<Value> {
         let end = self.take(|message| message["data"]["n"] == number).await;
         assert_eq!(end, None, "ended before event {number} came");
@@ -255,7 +255,7 @@ impl Bare {
     }
 }
 
-/// Length of the header and of the payload of an unmasked frame, once the header is there.
+/// The lengths of the header and the payload of an unmasked frame; `None` when the header is incomplete.
 fn parse_header(bytes: &[u8]) -> Option<(usize, usize)> {
     let (header, length) = match *bytes.get(1)? {
         126 => (4, u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),

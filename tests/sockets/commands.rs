@@ -1,5 +1,5 @@
-//! Commands through the whole gateway to a real backend (Node), which answers, delays, fails, dies and comes back:
-//! every command is answered exactly once and reaches the backend at most once.
+//! Commands through the whole gateway to a real backend (Node) that answers, delays, fails, crashes and restarts. Every
+//! command gets exactly one response and reaches the backend at most once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::harness::{Gateway, token, until};
 
 const CLIENTS: usize = 50;
 const COMMANDS_EACH: usize = 24;
-// Fifty clients, four a second each: 200 a second.
+// Fifty clients send four commands per second each: 200 per second.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// A Node process that can be killed and started again on the same port.
@@ -73,7 +73,7 @@ impl Drop for Node {
     }
 }
 
-/// An address that was free a moment ago.
+/// An address with a port that was free a moment ago.
 pub(crate) async fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     listener.local_addr().expect("bound")
@@ -123,7 +123,7 @@ fn command(id: &str, action: &str, params: &Value) -> Value {
     json!({"type": "command", "id": id, "action": action, "params": params})
 }
 
-// By outcome: `success`, or the error's code. Panics on a second answer to one id.
+// Responses by outcome: `success`, or the code of the error. A second response to one id is a panic.
 #[derive(Default)]
 struct Answers(BTreeMap<String, String>);
 
@@ -145,7 +145,7 @@ async fn answers(client: &mut Client, count: usize) -> Answers {
     while answers.0.len() < count {
         answers.add(&client.expect("response").await);
     }
-    // Whatever else there is comes before the answer to this.
+    // All earlier responses arrive before the response to this message.
     client.send(&json!({"type": "get_status"})).await;
     let status = client.next().await;
     assert!(
@@ -172,14 +172,14 @@ async fn one_client(mut client: Client, number: usize) -> Answers {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_command_is_answered_once_by_a_backend_that_dies_and_comes_back() {
+async fn every_command_is_answered_once_while_the_backend_restarts() {
     let mut setup = setup().await;
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
         let client = connect(&setup.gateway, &format!("u{number}")).await;
         clients.push(tokio::spawn(one_client(client, number)));
     }
-    // Load, not synchronisation: the backend is killed under way and comes back.
+    // The pauses create load; nothing is synchronised by them. The backend is killed meanwhile and starts again.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(1200)).await;
         setup.backend.kill();
@@ -231,7 +231,7 @@ fn assert_at_most_once(journal: &Path) {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_fifty_at_once_meets_the_limit_of_ten_a_second() {
+async fn fifty_commands_at_once_meet_the_limit_of_ten_per_second() {
     let setup = setup().await;
     let mut client = connect(&setup.gateway, "eager").await;
     let begun = Instant::now();
@@ -243,7 +243,7 @@ async fn a_client_that_sends_fifty_at_once_meets_the_limit_of_ten_a_second() {
     let answers = answers(&mut client, 50).await;
     let (taken, refused) = (answers.count("success"), answers.count("RATE_LIMITED"));
     assert_eq!(taken + refused, 50, "{:?}", answers.0);
-    // The burst, and what ten a second can have added at the most.
+    // The burst, and at most ten more per second.
     let most = 10 + 10 * (begun.elapsed().as_secs() + 1);
     assert!(
         taken >= 10 && taken as u64 <= most && refused > 0,
@@ -262,7 +262,7 @@ fn assert_at_most_once_of(journal: &Path, taken: usize) {
 }
 
 #[tokio::test]
-async fn commands_without_permission_route_or_time_get_their_code() {
+async fn commands_without_permission_route_or_time_get_their_codes() {
     let setup = setup().await;
     let mut client = connect(&setup.gateway, "u1").await;
     for (id, action, code) in [
@@ -275,7 +275,7 @@ async fn commands_without_permission_route_or_time_get_their_code() {
         client.send(&command(id, action, &json!({"x": 1}))).await;
         assert_eq!(answers(&mut client, 1).await.0[id], code, "{action}");
     }
-    // Two at once under one id: the second is refused, the first runs into its deadline.
+    // Two commands with one id: the second one is refused, the first one times out.
     client
         .send(&command("slow", "test.delay", &json!({"ms": 60_000})))
         .await;

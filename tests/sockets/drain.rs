@@ -1,4 +1,4 @@
-//! SIGTERM: not ready, told, flushed, closed, and out with 0.
+//! SIGTERM: the gateway is not ready, tells, flushes and closes every client, and exits with 0.
 
 use std::net::TcpListener;
 
@@ -10,7 +10,7 @@ use crate::harness::{Gateway, brief, event, numbers, trader, until};
 const CHANNEL: &str = "grid.g.status";
 
 #[tokio::test]
-async fn everybody_is_told_flushed_and_closed_with_1012() {
+async fn every_client_is_told_flushed_and_closed_with_1012() {
     let mut gateway = Gateway::start("shards = 2\ndrain = \"2s\"", "").await;
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -57,7 +57,7 @@ async fn everybody_is_told_flushed_and_closed_with_1012() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_slow_client_is_flushed_before_its_close() {
+async fn queued_frames_of_a_slow_client_are_flushed_before_its_close() {
     const EVENTS: usize = 40;
     let mut gateway = Gateway::start("shards = 1\ndrain = \"4s\"", "[limits]\noutbox_bytes = 67108864").await;
     let mut slow = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
@@ -87,7 +87,7 @@ async fn what_waits_for_a_slow_client_is_flushed_before_its_close() {
 }
 
 #[tokio::test]
-async fn without_time_to_drain_everybody_is_closed_with_1001() {
+async fn without_time_to_drain_every_client_is_closed_with_1001() {
     let mut gateway = Gateway::start("drain = \"0s\"", "").await;
     let mut client = gateway.connect(&trader()).await;
     client.subscribe(&[CHANNEL]).await;
@@ -109,9 +109,9 @@ async fn an_idle_gateway_drains_at_once() {
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
-/// What `deploy/tickgate.socket` is for.
+/// The use of `deploy/tickgate.socket`.
 #[tokio::test]
-async fn a_passed_socket_outlives_a_restart_and_who_comes_meanwhile_waits() {
+async fn a_passed_socket_survives_a_restart_and_new_clients_wait() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
     let mut old = Gateway::start_on(&socket, "drain = \"500ms\"").await;
     assert_eq!(old.public, socket.local_addr().expect("an address"));
@@ -120,7 +120,7 @@ async fn a_passed_socket_outlives_a_restart_and_who_comes_meanwhile_waits() {
     let (_, end) = client.rest().await;
     assert_eq!(end, Told::Closed(1012, "gateway restarting".to_owned()));
     assert_eq!(old.ended().await.code(), Some(0));
-    // Nobody accepts now; the kernel keeps the handshake for the successor.
+    // No process accepts now. The kernel keeps the handshake for the next one.
     let (address, target) = (old.public, format!("/ws?token={}", trader()));
     let waiting = tokio::spawn(async move { Client::connect(address, &target).await.expect("served") });
     let _new = Gateway::start_on(&socket, "").await;

@@ -1,7 +1,7 @@
-//! Every close code, seen by a real client.
+//! Every close code, as a real client receives it.
 //!
-//! 1002, 1007, 1008, 1009 and 4029 are in `hostile`, 1001 and 1012 in `drain`; 1011 stands for a fault of the gateway
-//! itself and cannot be caused from outside.
+//! The codes 1002, 1007, 1008, 1009 and 4029 are in `hostile`, and 1001 and 1012 in `drain`. 1011 stands for a fault of the
+//! gateway itself and cannot be caused from outside.
 
 use std::time::Duration;
 
@@ -55,13 +55,13 @@ async fn a_message_above_the_limit_is_1009_and_one_at_the_limit_is_not() {
 }
 
 #[tokio::test]
-async fn an_echo_of_messages_longer_than_all_bounds_ends_nobody() {
+async fn long_echoed_messages_do_not_end_the_connection() {
     const BYTES: usize = 16 << 20;
     const MESSAGES: usize = 4;
     let echo = "[[endpoint]]\npath = \"/echo\"\ndialect = \"echo\"\nanonymous = true\nmessage_bytes = 33554432";
     let gateway = Gateway::start("shards = 1", echo).await;
     let (mut reading, mut writing) = gateway.connect_bare("/echo").await.into_stream().into_split();
-    // All of them on their way before the first is read.
+    // All messages are sent before the first reply is read.
     let sending = tokio::spawn(async move {
         for number in 0..MESSAGES {
             let message = masked(true, 2, &vec![u8::try_from(number).expect("few"); BYTES]);
@@ -84,12 +84,12 @@ async fn an_echo_of_messages_longer_than_all_bounds_ends_nobody() {
 async fn half_sent_messages_over_the_gateways_budget_are_1013() {
     let echo = "[[endpoint]]\npath = \"/echo\"\ndialect = \"echo\"\nanonymous = true\nmessage_bytes = 100000000";
     let gateway = Gateway::start("shards = 1", echo).await;
-    // Three times 24 MiB are more than the 64 MiB that a shard holds of unfinished messages.
+    // Three times 24 MiB are more than the 64 MiB that a shard allows for incomplete messages.
     let part = masked(false, 2, &vec![0; 24 << 20]);
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = gateway.connect_bare("/echo").await;
-        // The last one may be cut off within its part.
+        // The last client may be closed before its part is complete.
         let _ = client.send(&part).await;
         clients.push(client);
     }
@@ -104,7 +104,7 @@ async fn half_sent_messages_over_the_gateways_budget_are_1013() {
 }
 
 #[tokio::test]
-async fn a_token_that_ends_is_warned_of_and_then_4001() {
+async fn an_expiring_token_is_announced_and_then_closed_with_4001() {
     let gateway = Gateway::start("", "[auth]\nleeway = \"0s\"").await;
     let mut client = gateway.connect(&token("u1", "trader", Duration::from_secs(3))).await;
     let warning = client.expect("auth_expiring").await;
@@ -113,7 +113,7 @@ async fn a_token_that_ends_is_warned_of_and_then_4001() {
 }
 
 #[tokio::test]
-async fn nobody_who_does_not_authenticate_in_time_stays_4002() {
+async fn a_client_that_does_not_authenticate_in_time_is_closed_with_4002() {
     let gateway = Gateway::start("", "[auth]\ntimeout = \"500ms\"").await;
     let mut client = gateway.connect_to("/ws").await.expect("upgraded");
     client
@@ -128,7 +128,7 @@ async fn nobody_who_does_not_authenticate_in_time_stays_4002() {
 }
 
 #[tokio::test]
-async fn an_operator_ends_a_connection_or_all_of_a_user_4003() {
+async fn an_operator_closes_one_connection_or_all_of_a_user_with_4003() {
     let gateway = Gateway::start("", "").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -194,7 +194,7 @@ async fn a_bad_handshake_token_is_401_or_told_and_closed() {
 }
 
 #[tokio::test]
-async fn replies_that_nobody_reads_are_4008() {
+async fn unread_replies_are_closed_with_4008() {
     let limits = "[limits]\nmessages_per_second = 1000000\nreply_frames = 8";
     let gateway = Gateway::start("shards = 1", limits).await;
     let mut client = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
@@ -204,7 +204,7 @@ async fn replies_that_nobody_reads_are_4008() {
         .send(&text(&json!({"type": "subscribe", "channels": patterns})))
         .await
         .expect("sent");
-    // Each answer is 12 KB; 8000 of them are far more than the kernel's buffers of both sides hold.
+    // Each reply has 12 KB. 8000 of them are far more than the kernel's buffers of both sides hold.
     let request = text(&json!({"type": "get_status"})).repeat(100);
     for _ in 0..80 {
         if client.send(&request).await.is_err() {

@@ -1,4 +1,4 @@
-//! Thousands of clients on several shards: each channel's events in order, none twice, none missing.
+//! Thousands of clients on several shards receive the events of each channel in order, without duplicates or gaps.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::harness::{Gateway, event, trader};
 const CLIENTS: usize = 2000;
 const LATECOMERS: usize = 100;
 const CHANNELS: usize = 20;
-/// Of each channel; one more ends it.
+/// Events of each channel. One more ends the channel.
 const EVENTS: usize = 100;
 const PUBLISHERS: usize = 4;
 
@@ -19,8 +19,8 @@ fn channel(number: usize) -> String {
     format!("grid.g{number}.status")
 }
 
-/// What client number `client` subscribes, and the channels that gives it. Most hear one channel, some through two
-/// patterns at once, some all channels.
+/// The patterns that client number `client` subscribes to, and the channels that they match. Most clients have one channel,
+/// some by two patterns, and some have all channels.
 fn wish(client: usize) -> (Vec<String>, Vec<usize>) {
     let own = client % CHANNELS;
     match client / CHANNELS {
@@ -31,15 +31,15 @@ fn wish(client: usize) -> (Vec<String>, Vec<usize>) {
     }
 }
 
-/// Reads until every channel's last event came, and then until nothing can be behind it. Gives the numbers of each
-/// channel in the order they came.
+/// Reads until the last event of every channel has arrived, and then until no further one can follow. Returns the numbers
+/// of each channel in the order of arrival.
 async fn listen(mut client: Client, patterns: Vec<String>, channels: Vec<usize>) -> Vec<Vec<usize>> {
     let mut heard = vec![Vec::new(); CHANNELS];
     let mut ended = 0;
     while ended < channels.len() {
         ended += usize::from(note(&mut heard, client.expect("event").await) == EVENTS);
     }
-    // Everything that was sent to it stands before the answer.
+    // All messages that were sent before arrive before this response.
     client.send(&json!({"type": "unsubscribe", "channels": patterns})).await;
     loop {
         match client.next().await {
@@ -86,13 +86,13 @@ async fn publish(gateway: &Gateway, publisher: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order_by_writev() {
+async fn two_thousand_clients_receive_everything_once_and_in_order_by_writev() {
     everybody_hears_everything("writev").await;
 }
 
-/// By io_uring, wherever the tests may use it.
+/// With io_uring where the test environment allows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_clients_on_four_shards_hear_everything_once_and_in_order_by_auto() {
+async fn two_thousand_clients_receive_everything_once_and_in_order_by_auto() {
     everybody_hears_everything("auto").await;
 }
 
@@ -106,7 +106,7 @@ async fn everybody_hears_everything(flush: &str) {
         },
     )
     .expect("raised up to the hard limit");
-    // Under a sanitizer latecomers wait long for their turn.
+    // Under a sanitizer a late client waits long to be served.
     let server = format!("shards = 4\nmax_connections = 4000\nhandshake_timeout = \"60s\"\nflush = \"{flush}\"");
     let gateway = Arc::new(Gateway::start(&server, "").await);
     let token = trader();
@@ -121,7 +121,7 @@ async fn everybody_hears_everything(flush: &str) {
             tokio::spawn(async move { publish(&gateway, publisher).await })
         })
         .collect();
-    // Those who come while events flow hear a channel from some event on, without a gap.
+    // A client that connects while events flow receives a channel from some event on, without gaps.
     for number in 0..LATECOMERS {
         let (client, patterns, channels) = subscribe(&gateway, number, &token).await;
         listeners.push((

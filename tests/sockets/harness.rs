@@ -1,4 +1,4 @@
-//! A gateway process, and what tests ask of it.
+//! A gateway process for the tests.
 
 #![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
 
@@ -19,20 +19,20 @@ use tokio::net::TcpStream;
 
 use crate::clients::{Bare, Client};
 
-/// The HMAC secret of every gateway here.
+/// The HMAC secret of every gateway in these tests.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const ADMIN_KEY: &str = "end-to-end-admin-key";
 
-/// No wait lasts longer; a test that needs it has failed.
+/// The longest wait. A test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Awaits `what` with an end.
+/// Awaits `what` for at most that time.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let outcome = tokio::time::timeout(PATIENCE, future).await;
     outcome.unwrap_or_else(|_| panic!("{what}: nothing came within {PATIENCE:?}"))
 }
 
-/// Polls `condition` until it gives something.
+/// Polls `condition` until it returns a value.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     within(what, async {
         loop {
@@ -45,7 +45,7 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
     .await
 }
 
-/// A token for `claims`, which give at least `sub`.
+/// A token with `claims`, which must contain `sub`.
 pub(crate) fn token(subject: &str, role: &str, ttl: Duration) -> String {
     let key = Key::hmac(Algorithm::Hs256, SECRET.as_bytes(), false).expect("a good key");
     let grant = Grant {
@@ -63,7 +63,7 @@ pub(crate) fn token(subject: &str, role: &str, ttl: Duration) -> String {
     .expect("signed")
 }
 
-/// A trader's token that outlives the test.
+/// A token of role trader that is valid for longer than the test.
 pub(crate) fn trader() -> String {
     token("u1", "trader", Duration::from_secs(3600))
 }
@@ -77,20 +77,21 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one with this configuration, in which `[server]` is written here: `server` holds more of its lines.
+    /// Starts a gateway. `server` are further lines of `[server]`, and `rest` are the other sections of the
+    /// configuration.
     pub(crate) async fn start(server: &str, rest: &str) -> Self {
         Self::start_as(&["serve"], &[], server, rest).await
     }
 
-    /// The same by other `arguments`, and with more in its `environment`.
+    /// As [`start`](Self::start), with other `arguments` and a larger `environment`.
     pub(crate) async fn start_as(arguments: &[&str], environment: &[(&str, &str)], server: &str, rest: &str) -> Self {
         let mut command = binary();
         command.args(arguments).envs(environment.iter().copied());
         Self::launch(command, server, rest).await
     }
 
-    /// Starts one that is passed its public socket, as systemd does it (`sd_listen_fds(3)`): descriptor 3, and two
-    /// variables, one of which is the process's own id.
+    /// Starts a gateway and passes it the public socket as systemd does (`sd_listen_fds(3)`): as descriptor 3, with two
+    /// variables, one of which is the id of the process.
     pub(crate) async fn start_on(socket: &TcpListener, server: &str) -> Self {
         let mut command = Command::new("sh");
         let passed = socket.try_clone().expect("cloned");
@@ -135,22 +136,22 @@ impl Gateway {
         gateway
     }
 
-    /// Everything it logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).expect("readable")
     }
 
-    /// Everything it printed so far.
+    /// The output so far.
     pub(crate) fn printed(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("out")).expect("readable")
     }
 
-    /// Connects a well-behaved client with `token`.
+    /// Connects a regular client with `token`.
     pub(crate) async fn connect(&self, token: &str) -> Client {
         self.connect_to(&format!("/ws?token={token}")).await.expect("connected")
     }
 
-    /// Connects a well-behaved client to `target`; the error has the status when it is refused.
+    /// Connects a regular client to `target`. The error of a refused client has the status.
     pub(crate) async fn connect_to(&self, target: &str) -> Result<Client, WebSocketError> {
         Client::connect(self.public, target).await
     }
@@ -160,7 +161,7 @@ impl Gateway {
         Bare::upgraded(self.public, target).await
     }
 
-    /// A request to the admin listener with the admin key: status and JSON (`null` when there is none).
+    /// Sends a request with the admin key. Returns the status and the JSON body, `null` when there is none.
     pub(crate) async fn admin(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
         let (status, body) = self.admin_raw(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
@@ -176,7 +177,7 @@ impl Gateway {
         self.try_admin(method, path, body).await.expect("answered")
     }
 
-    /// The same of a gateway that may be about to end: the error means that nothing is known.
+    /// Sends a request to a gateway that may be shutting down. The error means that the outcome is unknown.
     pub(crate) async fn try_admin(
         &self,
         method: &str,
@@ -200,7 +201,7 @@ impl Gateway {
         Ok((status, body))
     }
 
-    /// Publishes these events, all of which must be taken.
+    /// Publishes these events. All of them must be accepted.
     pub(crate) async fn publish(&self, events: Vec<Value>) {
         let count = events.len();
         let (status, answer) = self
@@ -226,7 +227,7 @@ impl Gateway {
         assert!(sent.success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         until("the gateway's end", async || self.child.try_wait().expect("asked")).await
     }
@@ -242,7 +243,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The binary with its secrets and nothing else of this process's environment.
+/// The binary with its secrets, and without the environment of the test process.
 pub(crate) fn binary() -> Command {
     with_secrets(Command::new(env!("CARGO_BIN_EXE_tickgate")))
 }
@@ -259,7 +260,7 @@ fn unset() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 0))
 }
 
-/// The address in the first log line with this message.
+/// The address in the first log line that has this message.
 fn address(log: &str, message: &str) -> Option<SocketAddr> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = lines.into_iter().find(|line| line["message"] == message)?;
@@ -281,7 +282,7 @@ pub(crate) fn numbers(messages: &[Value], channel: &str) -> Vec<usize> {
         .collect()
 }
 
-/// A list of messages, shortened for a failure's text.
+/// A list of messages, shortened for the text of a failure.
 pub(crate) fn brief(messages: &[Value]) -> String {
     let mut text = String::new();
     for message in messages.iter().take(20) {

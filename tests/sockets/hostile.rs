@@ -1,5 +1,5 @@
-//! Clients that stall, flood, send garbage or never finish what they begin: each ends with its code, and a healthy
-//! client beside it hears everything, once and in order.
+//! Clients that stall, flood, send garbage or do not finish what they begin. Each ends with its close code, and a healthy
+//! client on the same gateway receives every event, once and in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +14,8 @@ use crate::harness::{Gateway, event, numbers, trader, until};
 
 const CHANNEL: &str = "grid.healthy.status";
 
-/// Runs `hostile` while events are published and a healthy client hears them. Both sides go on until the hostile
-/// clients have ended and `EVENTS_MIN` events were published.
+/// Runs `hostile` while events are published and a healthy client receives them, until the hostile clients have ended
+/// and `EVENTS_MIN` events are published.
 async fn beside_a_healthy_client<T>(gateway: Arc<Gateway>, hostile: impl AsyncFnOnce(&Gateway) -> T) -> T {
     const EVENTS_MIN: usize = 200;
     let mut healthy = gateway.connect(&trader()).await;
@@ -70,7 +70,7 @@ fn code(end: &Told) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_breaks_the_framing_ends_with_its_code() {
+async fn invalid_framing_ends_with_its_code() {
     let gateway = Arc::new(Gateway::start("shards = 1", "").await);
     let cases: [(&str, Vec<u8>, u16); 9] = [
         ("garbage", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50), 1002),
@@ -103,13 +103,13 @@ async fn what_breaks_the_framing_ends_with_its_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fragments_without_end_are_cut_at_the_limit_of_a_message() {
+async fn endless_fragments_end_at_the_message_limit() {
     let gateway = Arc::new(Gateway::start("shards = 1", "").await);
     beside_a_healthy_client(gateway, async |gateway| {
         let mut client = gateway.connect_bare(&url()).await;
         let mut sent = 0;
         let mut fragment = masked(false, 1, &[b' '; 1000]);
-        // Far beyond what the limit and every buffer on the way could hold.
+        // This is far more than the limit and all buffers on the way hold.
         while sent < 64 << 20 && client.send(&fragment).await.is_ok() {
             sent += 1000;
             fragment = masked(false, 0, &[b' '; 1000]);
@@ -129,7 +129,7 @@ async fn a_message_that_is_never_finished_ends_in_time() {
     beside_a_healthy_client(gateway, async |gateway| {
         let mut client = gateway.connect_bare(&url()).await;
         client.send(&masked(false, 1, b"{")).await.expect("sent");
-        // An empty fragment adds nothing to the message's size and is still a sign of life.
+        // An empty fragment is a sign of life, although it does not add to the message's size.
         loop {
             if let Some((_, end)) = client.ended_meanwhile().await {
                 assert_eq!(code(&end), 1008);
@@ -143,7 +143,7 @@ async fn a_message_that_is_never_finished_ends_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_is_refused_told_once_a_second_and_then_ended() {
+async fn a_flood_is_refused_reported_once_a_second_and_then_ended() {
     let gateway = Arc::new(Gateway::start("shards = 1", "").await);
     let (messages, end) = beside_a_healthy_client(gateway, async |gateway| {
         let mut client = gateway.connect_bare(&url()).await;
@@ -169,7 +169,7 @@ async fn a_flood_is_refused_told_once_a_second_and_then_ended() {
             .all(|refusal| refusal["data"]["refused"].as_u64() > Some(0)),
         "{refusals:?}"
     );
-    // At most one a second, by the gateway's own clock (of which the message shows the other hand: hence the slack).
+    // At most one per second by the gateway's monotonic clock. The messages show its wall clock, hence the tolerance.
     let told_ms = |refusal: &Value| refusal["timestamp"].as_u64().expect("a timestamp");
     let apart = |pair: &[&Value]| told_ms(pair[1]) - told_ms(pair[0]) >= 900;
     assert!(refusals.windows(2).all(apart), "{refusals:?}");
@@ -178,7 +178,7 @@ async fn a_flood_is_refused_told_once_a_second_and_then_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pings_without_measure_end_the_same_way() {
+async fn a_flood_of_pings_ends_the_connection() {
     let gateway = Arc::new(Gateway::start("shards = 1", "").await);
     let (_, end) = beside_a_healthy_client(gateway, async |gateway| {
         let mut client = gateway.connect_bare(&url()).await;
@@ -191,10 +191,10 @@ async fn pings_without_measure_end_the_same_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_stops_reading_loses_events_told_by_count_and_nobody_else_does() {
+async fn only_a_client_that_stops_reading_loses_events_and_it_is_told_how_many() {
     const BIG: &str = "grid.big.note";
     let gateway = Arc::new(Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await);
-    // 40 MB: more than the kernel's buffers of both sides and the outbox together.
+    // 40 MB are more than the outbox and the kernel's buffers of both sides hold together.
     const EVENTS: usize = 800;
     let padding = "x".repeat(50_000);
     let (messages, dropped) = beside_a_healthy_client(gateway, async |gateway| {
@@ -211,7 +211,8 @@ async fn a_client_that_stops_reading_loses_events_told_by_count_and_nobody_else_
             let event = json!({"channel": BIG, "event": "update", "data": {"n": number, "padding": padding}});
             gateway.publish(vec![event]).await;
         }
-        // Now it reads again. (Were it to unsubscribe first, what its shard has not taken yet would not come.)
+        // Now the client reads again. It does not unsubscribe before, because then events that its shard has not taken
+        // from the inbox would not arrive.
         let messages = stalled.until_event(EVENTS - 1).await;
         let dropped = messages.iter().filter(|message| message["type"] == "dropped");
         let dropped: u64 = dropped
@@ -239,7 +240,7 @@ async fn a_client_that_stops_reading_loses_events_told_by_count_and_nobody_else_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_stays_away_is_ended_by_the_heartbeat() {
+async fn a_silent_client_is_ended_by_the_heartbeat() {
     let gateway = Arc::new(Gateway::start("shards = 1", "[heartbeat]\ninterval = \"500ms\"\ntimeout = \"2s\"").await);
     let (_, end) = beside_a_healthy_client(gateway, async |gateway| {
         let mut stalled = gateway.connect_bare(&url()).await;
@@ -255,7 +256,7 @@ async fn a_client_that_stays_away_is_ended_by_the_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_trickle_are_cut_off_and_hold_nobody_up() {
+async fn slow_handshakes_are_ended_and_do_not_block_others() {
     let gateway = Arc::new(Gateway::start("shards = 1\nhandshake_timeout = \"1s\"", "").await);
     beside_a_healthy_client(gateway, async |gateway| {
         let mut trickling = Vec::new();
@@ -267,7 +268,7 @@ async fn handshakes_that_trickle_are_cut_off_and_hold_nobody_up() {
                 .expect("sent");
             trickling.push(stream);
         }
-        // While they hang, others get through.
+        // Other clients are served meanwhile.
         let mut client = gateway.connect(&trader()).await;
         client.subscribe(&["grid.*"]).await;
         for mut stream in trickling {

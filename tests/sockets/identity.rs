@@ -1,4 +1,4 @@
-//! Who one is and what one may do, tried by somebody who wants more.
+//! Authentication and permissions, against clients that try to get more.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ channels = ['market.*', 'system.health']
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Subscribes; the error's code when it is refused.
+/// Subscribes, or returns the code of the refusal.
 async fn subscribe(client: &mut Client, pattern: &str) -> Result<(), String> {
     client.send(&json!({"type": "subscribe", "channels": [pattern]})).await;
     loop {
@@ -39,8 +39,8 @@ async fn subscribe(client: &mut Client, pattern: &str) -> Result<(), String> {
     }
 }
 
-/// What a client got up to now: a shard delivers in the order of publishing, so an event on the channel `end`, which
-/// no other client of the test waits for, comes last.
+/// The events that a client has received until now. A shard delivers in the order of publishing, so an event on the channel
+/// `end`, which only this client subscribes to, arrives last.
 async fn heard(gateway: &Gateway, client: &mut Client, end: &str) -> Vec<Value> {
     let mut all = Vec::new();
     client.send(&json!({"type": "subscribe", "channels": [end]})).await;
@@ -55,7 +55,7 @@ async fn heard(gateway: &Gateway, client: &mut Client, end: &str) -> Vec<Value> 
 }
 
 #[tokio::test]
-async fn what_is_a_users_own_reaches_nobody_else() {
+async fn the_channels_of_a_user_reach_no_other_user() {
     let gateway = Gateway::start("", ROLES).await;
     let mut owner = gateway.connect(&trader()).await;
     let mut spy = gateway.connect(&token("spy", "everything", HOUR)).await;
@@ -97,7 +97,7 @@ async fn what_is_a_users_own_reaches_nobody_else() {
 }
 
 #[tokio::test]
-async fn publishing_anything_does_not_include_what_is_a_users() {
+async fn publishing_everything_does_not_include_the_channels_of_users() {
     let gateway = Gateway::start("", ROLES).await;
     let mut forger = gateway.connect(&token("forger", "everything", HOUR)).await;
     for (channel, answer) in [
@@ -113,7 +113,7 @@ async fn publishing_anything_does_not_include_what_is_a_users() {
 }
 
 #[tokio::test]
-async fn the_gateways_own_figures_are_for_admins() {
+async fn the_gateways_statistics_are_for_admins() {
     let gateway = Gateway::start("", ROLES).await;
     let mut trader = gateway.connect(&trader()).await;
     let mut admin = gateway.connect(&token("root", "admin", HOUR)).await;
@@ -142,7 +142,7 @@ async fn the_gateways_own_figures_are_for_admins() {
 }
 
 #[tokio::test]
-async fn a_refresh_can_take_away_but_not_change_who_one_is() {
+async fn a_refresh_can_remove_permissions_but_not_change_the_user() {
     let gateway = Gateway::start("", ROLES).await;
     let mut client = gateway.connect(&trader()).await;
     client.subscribe(&["grid.*", "market.*", "user.u1.*"]).await;
@@ -160,7 +160,7 @@ async fn a_refresh_can_take_away_but_not_change_who_one_is() {
         gateway.publish(vec![event("grid.a.order", 1)]).await;
         client.expect("event").await;
     }
-    // What is sent behind the new token is judged by it, however early it arrives.
+    // The new token applies to all messages behind it, even when they arrive before it is verified.
     client
         .send(&json!({"type": "auth", "token": token("u1", "viewer", HOUR)}))
         .await;
@@ -188,7 +188,7 @@ async fn a_refresh_can_take_away_but_not_change_who_one_is() {
     );
 }
 
-/// The status that a handshake is answered with.
+/// The status of the response to a handshake.
 async fn status(gateway: &Gateway, target: &str, header: &str) -> u16 {
     let mut stream = TcpStream::connect(gateway.public).await.expect("connected");
     let request = format!(
@@ -207,7 +207,7 @@ async fn status(gateway: &Gateway, target: &str, header: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn whoever_shows_a_bad_token_is_not_taken_for_somebody_without_one() {
+async fn a_client_with_an_invalid_token_is_not_anonymous() {
     let gateway = Gateway::start("", "[auth]\nmode = 'optional'").await;
     let good = trader();
     let query = format!("/ws?token={good}");
@@ -227,10 +227,10 @@ async fn whoever_shows_a_bad_token_is_not_taken_for_somebody_without_one() {
         ("/ws", "authorization: bEARER\tbad\r\n", 401),
         ("/ws", "Authorization: Bearer é\r\n", 401),
         ("/ws", "Authorization: Basic eDp5\r\nAuthorization: Bearer bad\r\n", 401),
-        // The header goes before the query, whichever is good.
+        // The header takes precedence over the query, whichever of the two is valid.
         (&*query, "Authorization: Bearer bad\r\n", 401),
         ("/ws?token=bad", &*header, 101),
-        // A browser cannot read a 401: it is told in-band, and closed.
+        // A browser cannot read a 401. It gets the upgrade, a message and a close.
         ("/ws?token=bad", "Origin: http://x\r\n", 101),
         ("/ws", "Origin: http://evil.example\r\n", 403),
         (&*query, "Origin: http://evil.example\r\n", 403),

@@ -1,5 +1,7 @@
-//! The real binary, real sockets, real clients. Each test starts a gateway of its own on free ports in a temporary
-//! directory and ends it; what is asserted is order, completeness and codes, never time.
+//! Tests of the binary with real sockets and clients.
+//!
+//! Each test starts a gateway of its own, on free ports and in a temporary directory, and ends it. The tests assert order,
+//! completeness and codes, never times.
 
 mod backends;
 mod cli;

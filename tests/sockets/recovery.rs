@@ -1,5 +1,5 @@
-//! Clients that stop reading, and clients that come back, by real sockets: each has in the end what its channels'
-//! classes promise.
+//! Clients that stop reading, and clients that reconnect, over real sockets. Each ends up with what the classes of its
+//! channels promise.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::harness::{Gateway, numbers, trader, until};
 const PRICE: &str = "grid.big.status";
 const ORDER: &str = "grid.big.order";
 
-/// 40 MB: more than the kernel's buffers of both sides and the outbox together.
+/// 40 MB are more than the outbox and the kernel's buffers of both sides hold together.
 const EVENTS: usize = 800;
 const PADDING: usize = 50_000;
 
@@ -38,7 +38,7 @@ async fn holds(gateway: &Gateway, pattern: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_stalls_has_the_newest_value_right_after_it_wakes() {
+async fn a_stalled_client_gets_the_newest_value_when_it_reads_again() {
     let gateway = Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await;
     let mut stalled = subscribed(&gateway, &json!({"type": "subscribe", "channels": [PRICE]})).await;
     holds(&gateway, PRICE).await;
@@ -51,14 +51,14 @@ async fn a_client_that_stalls_has_the_newest_value_right_after_it_wakes() {
     );
     assert!(heard.len() < EVENTS, "it read everything: nothing was conflated");
     assert_eq!(heard.last(), Some(&(EVENTS - 1)));
-    // Behind what the kernel had taken and what was queued comes the newest, and nothing in between.
+    // After the events that were queued or in the kernel, the newest value follows, without those in between.
     let jump = heard.windows(2).last().map(|pair| pair[1] - pair[0]);
     assert!(jump.is_some_and(|jump| jump > 1), "{heard:?}");
     assert!(messages.iter().all(|message| message["type"] != "dropped"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_too_slow_for_what_may_not_be_dropped_is_closed_and_recovers_everything() {
+async fn a_client_too_slow_for_a_lossless_channel_is_closed_and_recovers_everything() {
     let gateway = Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await;
     let message = json!({"type": "subscribe", "channels": [ORDER]});
     let mut slow = subscribed(&gateway, &message).await;
@@ -95,7 +95,7 @@ async fn a_client_too_slow_for_what_may_not_be_dropped_is_closed_and_recovers_ev
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_not_changed_is_published_by_nobody_and_reaches_nobody() {
+async fn unchanged_values_are_not_published() {
     let channels = "[[channel]]\nmatch = \"grid.*.status\"\ncache = \"last\"\nonly_changed = true\n\
                     [[channel]]\nmatch = \"grid.*.rows\"\ncache = \"last\"\nrecord_key = \"code\"\nonly_changed = true";
     let gateway = Gateway::start("shards = 1", channels).await;
@@ -111,7 +111,7 @@ async fn what_has_not_changed_is_published_by_nobody_and_reaches_nobody() {
     for number in 0..3 {
         let first = publish(PRICE, json!({"n": number, "as": [1.0, {}]})).await;
         assert_eq!(first["published"], 1, "{first}");
-        // The same value, written another way.
+        // The same value in another notation.
         assert_eq!(publish(PRICE, json!({"as": [1, {}], "n": number})).await, unchanged);
     }
     let row = |code: &str, price: u32| json!({"code": code, "price": price});
@@ -119,7 +119,7 @@ async fn what_has_not_changed_is_published_by_nobody_and_reaches_nobody() {
     publish("grid.big.rows", rows(1)).await;
     assert_eq!(publish("grid.big.rows", rows(1)).await, unchanged);
     publish("grid.big.rows", rows(2)).await;
-    // The one behind all of them, after which nothing is to come.
+    // This event is the last one.
     publish("grid.big.status", json!({"n": 99})).await;
     let mut heard = Vec::new();
     while heard.last() != Some(&json!({"n": 99})) {

@@ -1,4 +1,4 @@
-//! The story that the events of one grid tell, and whether it adds up.
+//! Checks that the events of one grid of the demo are consistent.
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
@@ -10,7 +10,7 @@ fn decimal(value: &Value) -> Decimal {
     Decimal::from_str(&value.to_string()).unwrap_or_else(|_| panic!("a number: {value}"))
 }
 
-/// What the events of one grid add up to.
+/// The state of one grid, computed from its events.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     pub(crate) started: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// Reads the events of `grid` and checks that each fits those before it.
+    /// Applies the events of `grid` and checks that each is consistent with the earlier ones.
     pub(crate) fn of(events: &[Value], grid: &str) -> Self {
         let mut story = Self::default();
         for event in events {

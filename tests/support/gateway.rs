@@ -1,4 +1,4 @@
-//! A whole gateway in this process, and plain clients for it: HTTP and WebSocket over blocking sockets.
+//! A whole gateway in the test process, with HTTP and WebSocket clients over blocking sockets.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
@@ -18,10 +18,10 @@ use tickgate_protocol::dialect::Dialect;
 
 pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
-/// Whatever is waited for comes within this time, or the test fails.
+/// The longest wait. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Loopback only, two shards, endpoint `/ws` with tokens and `/echo` without.
+/// Settings with listeners on loopback, two shards, the endpoint `/ws` with tokens, and `/echo` without.
 pub(crate) fn settings() -> Settings {
     let key = Key::hmac(Algorithm::Hs256, b"the-secret-of-the-tests-32-bytes", false).expect("a good key");
     let auth = auth::Settings::default();
@@ -84,7 +84,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// A running gateway and how to reach it.
+/// A running gateway and its addresses.
 pub(crate) struct Running {
     pub(crate) gateway: Gateway,
     pub(crate) public: SocketAddr,
@@ -111,7 +111,7 @@ pub(crate) fn start(change: impl FnOnce(&mut Settings)) -> Running {
     }
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -123,14 +123,14 @@ impl Answer {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
-    /// The code of an error's body.
+    /// The code of an error body.
     pub(crate) fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl Running {
-    /// A token of this user.
+    /// A token of this user, valid for an hour.
     pub(crate) fn token(&self, user: &str, change: impl FnOnce(&mut Grant)) -> String {
         let mut grant = Grant {
             subject: user.into(),
@@ -145,7 +145,7 @@ impl Running {
         self.token(user, |grant| grant.role = Some("trader".into()))
     }
 
-    /// One request to the admin listener, with the admin key.
+    /// Sends one request with the admin key to the admin listener.
     pub(crate) fn admin(&self, method: &str, target: &str, body: &str) -> Answer {
         self.admin_as(Some(ADMIN_KEY), method, target, "", body.as_bytes())
     }
@@ -184,7 +184,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads one answer: the head, and the body by its length.
+/// Reads one response: the head, and the body by its length.
 pub(crate) fn answer(stream: &mut impl Read) -> Answer {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -214,7 +214,7 @@ pub(crate) fn answer(stream: &mut impl Read) -> Answer {
     }
 }
 
-/// Polls until it holds.
+/// Polls until the condition holds.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -223,17 +223,17 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What a server's frame was.
+/// A frame from the server.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Received {
     Text(String),
     Close(u16),
     Other(u8),
-    /// The socket ended.
+    /// The connection ended.
     End,
 }
 
-/// A WebSocket client that reads one frame at a time.
+/// A WebSocket client that reads one frame per call.
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
 }
@@ -250,7 +250,7 @@ impl<S: Read + Write> Client<S> {
         Self { stream }
     }
 
-    /// Sends a text message of at most 65535 bytes, masked with zeros.
+    /// Sends a text message of at most 65535 bytes, with a mask of zeros.
     pub(crate) fn send(&mut self, text: &str) {
         let mut frame = vec![0x81];
         match u8::try_from(text.len()) {
@@ -265,7 +265,7 @@ impl<S: Read + Write> Client<S> {
         self.stream.write_all(&frame).expect("sent");
     }
 
-    /// The next frame that is not the gateway's heartbeat: its first one comes at a random time.
+    /// The next frame that is not a heartbeat of the gateway. The first heartbeat comes at a random time.
     pub(crate) fn receive(&mut self) -> Received {
         loop {
             match self.frame() {
@@ -314,14 +314,14 @@ impl<S: Read + Write> Client<S> {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// Subscribes and waits for the confirmation.
+    /// Subscribes, and waits for the confirmation.
     pub(crate) fn subscribe(&mut self, channels: &[&str]) {
         self.send(&serde_json::json!({ "type": "subscribe", "channels": channels }).to_string());
         let answer = self.json();
         assert_eq!(answer["type"], "subscribed", "{answer}");
     }
 
-    /// Passes over messages until the close.
+    /// Skips messages until the Close frame, and returns its code.
     pub(crate) fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.receive() {

@@ -1,4 +1,4 @@
-//! Out of descriptors.
+//! Running out of descriptors.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use super::*;
 
 const CHILD: &str = "TICKGATE_TEST_DESCRIPTORS_CHILD";
 
-/// Runs in a process of its own, whose limit of descriptors it can lower.
+/// Runs in a process of its own, because it lowers the limit of descriptors.
 #[test]
 fn running_out_of_descriptors_is_survived() {
     if std::env::var_os(CHILD).is_some() {
@@ -34,7 +34,7 @@ fn running_out_of_descriptors_is_survived() {
             .expect("the child speaks")
     };
     let address: std::net::SocketAddr = said("ADDRESS ").parse().expect("an address");
-    // More than the child has descriptors; the kernel accepts them for it.
+    // More connections than the child has descriptors. The kernel completes them.
     let crowd: Vec<_> = (0..80)
         .map(|_| std::net::TcpStream::connect(address).expect("connected"))
         .collect();

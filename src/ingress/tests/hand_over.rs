@@ -1,4 +1,4 @@
-//! What a shard gets.
+//! What a shard gets from the ingress.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use super::*;
 
 #[tokio::test]
-async fn what_follows_the_handshake_reaches_the_shard() {
+async fn bytes_behind_the_handshake_reach_the_shard() {
     let mut fixture =
         fixture(|settings| settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good"));
     let frames: Vec<u8> = (0..5000u32).map(|n| n.to_le_bytes()[0]).collect();
@@ -51,7 +51,7 @@ fn from_fd(fd: OwnedFd) -> TcpStream {
 }
 
 #[tokio::test]
-async fn connections_carry_who_they_are_and_are_spread() {
+async fn connections_carry_their_identity_and_are_spread_over_shards() {
     let mut fixture = fixture(|_| {});
     let mut held = Vec::new();
     for (target, origin, user, code) in [
@@ -104,7 +104,7 @@ async fn connections_carry_who_they_are_and_are_spread() {
 }
 
 #[tokio::test]
-async fn unix_sockets_are_served_too() {
+async fn unix_sockets_are_served() {
     let directory = tempfile::tempdir().expect("a directory");
     let path: PathBuf = directory.path().join("public.sock");
     let unix = TrustedProxies::parse(&["unix"]).expect("good");

@@ -1,10 +1,10 @@
-//! Which requests are answered how.
+//! The responses to handshakes and other requests.
 
 use super::*;
 
 #[tokio::test]
-async fn the_handshake_table() {
-    // target, changes to a good handshake, status, lines of the answer
+async fn handshakes_get_the_expected_responses() {
+    // Target, changes to a valid handshake, status, lines of the response.
     type Row<'a> = (&'a str, &'a [&'a str], u16, &'a [&'a str]);
     const ACCEPT: &str = "\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
     const OLD: &[&str] = &[
@@ -33,7 +33,7 @@ async fn the_handshake_table() {
             &[ACCEPT],
         ),
         ("/open", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZR=="], 101, &[]),
-        // The subprotocol is echoed when it is ours; others are served without.
+        // The dialect's own subprotocol is selected. A client that offers another one is served without.
         (
             "/open",
             &["Sec-WebSocket-Protocol: zigquant-v2"],
@@ -46,7 +46,7 @@ async fn the_handshake_table() {
             101,
             &["\r\nsec-websocket-protocol: zigquant-v2\r\n"],
         ),
-        // Compression; what is acceptable is told by the tests of the negotiation.
+        // Compression. The tests of the negotiation cover which offers are acceptable.
         (
             "/open",
             &["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"],
@@ -74,7 +74,7 @@ async fn the_handshake_table() {
         ("/%77s", &[], 404, &[]),
         ("/metrics", &[], 404, &[]),
         ("/api/publish", &[], 404, &[]),
-        // The upgrade itself.
+        // The headers of the upgrade.
         ("/ws", &["-Upgrade"], 426, OLD),
         ("/ws", &["Upgrade: h2c"], 426, OLD),
         ("/ws", &["-Connection"], 426, OLD),
@@ -172,7 +172,7 @@ async fn compression_is_agreed_on_only_where_it_is_enabled_and_offered() {
 }
 
 #[tokio::test]
-async fn other_requests_are_answered_and_the_connection_kept() {
+async fn other_requests_are_answered_and_keep_the_connection() {
     let fixture = fixture(|_| {});
     let mut stream = fixture.connect().await;
     for (request, status, lines) in [
@@ -205,7 +205,7 @@ async fn other_requests_are_answered_and_the_connection_kept() {
 }
 
 #[tokio::test]
-async fn heads_that_http_cannot_read_are_answered() {
+async fn malformed_heads_are_answered() {
     let fixture = fixture(|_| {});
     let long = format!("X: {}", "x".repeat(http::HEAD_BYTES_MAX));
     has(&fixture.exchange(&handshake("/ws", &[&long])).await, 431, &[]);
@@ -229,7 +229,7 @@ async fn heads_that_http_cannot_read_are_answered() {
 }
 
 #[tokio::test]
-async fn refusing_can_be_fixed_to_one_way() {
+async fn the_refusal_of_tokens_can_be_configured() {
     for (refuse, status) in [(TokenRefusal::Http, 401), (TokenRefusal::Close, 101)] {
         let fixture = fixture(|settings| settings.token_refusal = refuse);
         for changes in [&[][..], &["Origin: http://gateway.example"]] {

@@ -1,9 +1,9 @@
-//! Limits of places, rate and time.
+//! Limits of connections, of their rate, and of time.
 
 use super::*;
 
 #[tokio::test]
-async fn limits_are_answered_and_places_come_back() {
+async fn reached_limits_are_reported_and_ended_connections_free_them() {
     let mut fixture = fixture(|settings| {
         settings.max_connections = 3;
         settings.max_connections_per_user = 1;
@@ -46,10 +46,10 @@ async fn limits_are_answered_and_places_come_back() {
 }
 
 #[tokio::test]
-async fn too_many_handshakes_per_second_are_told_when_to_come_back() {
+async fn the_connect_rate_is_reported_with_retry_after() {
     let fixture = fixture(|settings| settings.connect_rate = 1);
     has(&fixture.exchange(&handshake("/open", &[])).await, 101, &[]);
-    // A burst of one: unless a whole second passes in between, the next one is too fast.
+    // The burst is one connection. A further one within a second is too fast.
     let mut refused = false;
     for _ in 0..20 {
         let answer = fixture.exchange(&handshake("/open", &[])).await;
@@ -68,7 +68,7 @@ async fn too_many_handshakes_per_second_are_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn slow_handshakes_end_and_delay_nobody() {
+async fn slow_handshakes_end_and_do_not_delay_others() {
     let mut fixture = fixture(|settings| {
         settings.handshake_timeout_ms = 300;
         settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good");
@@ -94,15 +94,15 @@ async fn slow_handshakes_end_and_delay_nobody() {
         let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
             .await
             .expect("closed in time");
-        assert_eq!(read.unwrap_or(0), 0, "nothing is said to it");
+        assert_eq!(read.unwrap_or(0), 0, "it gets no response");
     }
     fixture.refused(RefusalReason::Timeout, 50).await;
-    until("nobody pending", || fixture.metrics.pending.get() == 0).await;
+    until("no pending connection", || fixture.metrics.pending.get() == 0).await;
 }
 
 #[tokio::test]
-async fn accepting_waits_for_no_handshake() {
-    // Busy with something else, for as long as nobody drives it.
+async fn accepting_does_not_wait_for_handshakes() {
+    // This runtime does not run until something drives it.
     let busy = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

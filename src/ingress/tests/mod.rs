@@ -1,4 +1,4 @@
-//! The door over real sockets, with mailboxes in place of shards.
+//! The ingress over real sockets, with mailboxes in place of shards.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -28,7 +28,7 @@ use tickgate_protocol::message::ErrorCode;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A door's settings for tests: `/ws` (a token is asked for), `/open` (tokens are ignored), `/echo`; no limits.
+/// Settings for tests: `/ws` (with tokens), `/open` (tokens are ignored) and `/echo`, without limits.
 pub(in crate::ingress) fn settings() -> Settings {
     let endpoint = |path: &str, dialect, auth_mode| Endpoint {
         path: path.into(),
@@ -78,7 +78,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
     })
 }
 
-/// Tokens in tests are `user:<name>`, `expired`, or bad.
+/// Tokens in tests are `user:<name>` or `expired`. Any other token is invalid.
 fn verify(token: &str) -> Result<Arc<Identity>, TokenError> {
     match token.strip_prefix("user:") {
         Some(user) => Ok(identity(user)),
@@ -160,12 +160,12 @@ impl Fixture {
             .expect("connected")
     }
 
-    /// Sends `bytes` on a connection of its own and reads one answer.
+    /// Sends `bytes` on a new connection and reads one response.
     async fn exchange(&self, bytes: &[u8]) -> String {
         exchange(&mut self.connect().await, bytes).await
     }
 
-    /// The next connection handed to any shard.
+    /// The next connection that a shard gets.
     async fn adopted(&mut self) -> Box<Adopt> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -176,7 +176,7 @@ impl Fixture {
             if let Some(adopted) = adopted {
                 return adopted;
             }
-            assert!(Instant::now() < deadline, "nothing was handed to a shard");
+            assert!(Instant::now() < deadline, "no shard got a connection");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -200,7 +200,7 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u
     answer(stream).await
 }
 
-/// Reads one answer: the head, and as much body as it announces.
+/// Reads one response: the head, and the body by its length.
 async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let read = async {
         let mut answer = Vec::new();
@@ -224,7 +224,7 @@ async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-/// A good handshake with some lines replaced (`name: value`), left out (`-name`) or added.
+/// A valid handshake with some headers replaced (`name: value`), removed (`-name`) or added (`+name: value`).
 fn handshake(target: &str, changes: &[&str]) -> Vec<u8> {
     let mut lines = vec![
         "Host: gateway.example".to_owned(),

@@ -1,4 +1,4 @@
-//! Engine.IO requests on one connection, with mailboxes in place of the sessions' shards.
+//! Engine.IO requests, with mailboxes in place of the shards of the sessions.
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ fn request(method: &str, more: &str, headers: &str) -> Vec<u8> {
     format!("{method} /socket.io/?EIO=4&transport=polling{more} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").into_bytes()
 }
 
-/// Names a session of the first shard.
+/// The parameter `sid` of a session of the first shard.
 fn sid() -> String {
     let to = ConnectionId {
         shard: 0,
@@ -40,14 +40,14 @@ fn sid() -> String {
 }
 
 impl Fixture {
-    /// What a shard is told next.
+    /// The next message to a shard.
     async fn told(&mut self) -> ShardMessage {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(message) = self.mailboxes.iter_mut().find_map(Mailbox::pop) {
                 return message;
             }
-            assert!(Instant::now() < deadline, "nothing was told to a shard");
+            assert!(Instant::now() < deadline, "no shard got a message");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -59,7 +59,7 @@ impl Fixture {
         poll
     }
 
-    /// Has the body of a POST read.
+    /// Accepts the head of a POST, so that its body is read.
     async fn begin_post(&mut self) {
         let PollRequest::PostHead(reply) = self.polled().await.request else {
             panic!("no POST")
@@ -67,7 +67,7 @@ impl Fixture {
         reply.send(Ok(())).expect("waited for");
     }
 
-    /// Takes a body of so many bytes.
+    /// Accepts a body of this many bytes.
     async fn take_post(&mut self, bytes: usize) {
         let PollRequest::PostBody(body, reply) = self.polled().await.request else {
             panic!("no body")
@@ -76,7 +76,7 @@ impl Fixture {
         reply.send(Ok(())).expect("waited for");
     }
 
-    /// Answers a GET of a session.
+    /// Answers a GET with `body`.
     async fn serve_get(&mut self, body: Bytes) {
         let PollRequest::Get(reply) = self.polled().await.request else {
             panic!("no GET")
@@ -88,7 +88,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn what_opens_sessions_is_counted_and_polls_of_a_session_are_not() {
+async fn requests_that_open_sessions_are_counted_and_polls_are_not() {
     let mut fixture = with_socket_io();
     let mut stream = fixture.connect().await;
     for _ in 0..100 {
@@ -115,14 +115,14 @@ async fn what_opens_sessions_is_counted_and_polls_of_a_session_are_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_its_session_answered_is_told_of() {
+async fn a_session_hears_of_a_client_that_leaves_before_the_response() {
     let mut fixture = with_socket_io();
     let get = request("GET", &sid(), "");
     let post = request("POST", &sid(), "");
     for (bytes, is_get) in [(get, true), (post, false)] {
         let mut stream = fixture.connect().await;
         stream.write_all(&bytes).await.expect("sent");
-        // Not answered until the end of the round.
+        // The request stays open until the end of this iteration.
         let asked = fixture.polled().await;
         assert!(matches!(
             (&asked.request, is_get),
@@ -136,7 +136,7 @@ async fn a_client_that_leaves_before_its_session_answered_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_refused_request_is_told_of_once() {
+async fn a_refused_request_reaches_the_session_once() {
     let mut fixture = with_socket_io();
     for method in ["GET", "POST"] {
         let mut stream = fixture.connect().await;
@@ -152,7 +152,7 @@ async fn a_refused_request_is_told_of_once() {
 }
 
 #[tokio::test]
-async fn a_post_that_says_that_it_is_too_long_is_not_waited_for() {
+async fn a_post_whose_content_length_is_too_long_is_refused_at_once() {
     let mut fixture = with_socket_io();
     let mut stream = fixture.connect().await;
     let post = request("POST", &sid(), "Content-Length: 1000000\r\n");
@@ -166,13 +166,13 @@ async fn a_post_that_says_that_it_is_too_long_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
+async fn a_body_that_does_not_arrive_in_time_ends_its_session() {
     let mut fixture = with_socket_io();
     let mut stream = fixture.connect().await;
     let post = [request("POST", &sid(), "Content-Length: 5\r\n"), b"half".to_vec()].concat();
     stream.write_all(&post).await.expect("sent");
     fixture.begin_post().await;
-    // From here on time goes to the next deadline whenever everybody waits.
+    // From here on the clock jumps to the next deadline when all tasks wait.
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let mut told = [0; 12];
@@ -184,7 +184,7 @@ async fn a_body_that_does_not_come_in_time_takes_its_session_with_it() {
 }
 
 #[tokio::test]
-async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_it() {
+async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     let mut fixture = with_socket_io();
     let context = Arc::clone(&fixture.ingress.0);
     let memory = &context.body_memory.0;
@@ -193,7 +193,7 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
     let _others = memory.try_acquire_many(others).expect("nobody posts");
     let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
 
-    // All but a byte: it holds what is above 4096 bytes.
+    // All of the body but one byte. It holds memory for the bytes above 4096.
     let mut long = fixture.connect().await;
     long.write_all(&[post(11_097), vec![b'x'; 11_096]].concat())
         .await
@@ -233,9 +233,9 @@ async fn bodies_hold_no_more_than_there_is_for_all_and_short_ones_need_none_of_i
     until("nothing is held", || memory.available_permits() == left).await;
 }
 
-/// A proxy that went by the other length would take what follows for another client's request.
+/// A proxy that uses the other length would take the rest for the request of another client.
 #[tokio::test]
-async fn a_body_whose_length_can_be_read_in_two_ways_is_the_last() {
+async fn a_body_with_two_lengths_ends_the_connection() {
     let mut fixture = with_socket_io();
     for lengths in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
@@ -254,15 +254,12 @@ async fn a_body_whose_length_can_be_read_in_two_ways_is_the_last() {
         fixture.take_post(1).await;
         has(&answer(&mut stream).await, 200, &[LAST]);
         assert_eq!(answer(&mut stream).await, "", "the connection ends");
-        assert!(
-            fixture.mailboxes[0].pop().is_none(),
-            "nobody is asked for what followed"
-        );
+        assert!(fixture.mailboxes[0].pop().is_none(), "the rest is not a request");
     }
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_not_poll_or_read_that_they_may_not() {
+async fn pages_of_other_origins_may_not_poll_or_read_the_refusal() {
     let mut fixture = with_socket_io();
     for method in ["GET", "POST", "OPTIONS"] {
         for (origin, is_allowed) in [
@@ -293,9 +290,9 @@ async fn pages_of_other_origins_may_not_poll_or_read_that_they_may_not() {
     }
 }
 
-/// A socket that is taken over while a poll's answer is on its way would begin in the middle of it.
+/// A socket that is handed over while the response to a poll is being written would begin in the middle of it.
 #[tokio::test]
-async fn no_socket_is_taken_over_before_a_long_answer_is_written() {
+async fn no_socket_is_handed_over_before_a_long_response_is_written() {
     let mut fixture = with_socket_io();
     let body = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
     for target in ["/open", "/socket.io/?EIO=4&transport=websocket"] {

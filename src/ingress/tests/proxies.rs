@@ -1,9 +1,9 @@
-//! Whose word on the address is believed.
+//! The client's address behind proxies.
 
 use super::*;
 
 #[tokio::test]
-async fn trusted_proxies_are_believed_in_any_split_and_others_are_not() {
+async fn proxy_headers_count_at_any_split_and_only_from_trusted_proxies() {
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\x0a\0\0\x01\0\x01\0\x02".as_slice();
     let v1 = b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n".as_slice();
     let mut fixture =
@@ -16,7 +16,7 @@ async fn trusted_proxies_are_believed_in_any_split_and_others_are_not() {
             stream.flush().await.expect("sent");
             tokio::task::yield_now().await;
             stream.write_all(&header[split..]).await.expect("sent");
-            // The header's client is not trusted, so what it forwards is its own invention.
+            // The client in the header is not a trusted proxy, so its X-Forwarded-For does not count.
             let answer = exchange(&mut stream, &handshake("/open", &["X-Forwarded-For: 203.0.113.9"])).await;
             has(&answer, 101, &[]);
             assert_eq!(fixture.adopted().await.address, Some([192, 0, 2, 1].into()));
