@@ -107,7 +107,7 @@ pub(super) type PendingResponse<'a> = Pin<Box<dyn Future<Output = HttpResponse> 
 
 /// A request and what its route found in the path.
 pub(super) struct Call {
-    /// The decoded segment in the place of `{}`; empty for a path without one.
+    /// The decoded segment that `{}` stands for; empty for a path without `{}`.
     pub(super) segment: String,
     pub(super) request: Request<Incoming>,
 }

@@ -39,7 +39,7 @@ metrics! {
         caught_up: Counter, "tickgate_caught_up_events_total",
             "Events read from the kept state for connections that catch up.";
         catching_up: Gauge, "tickgate_catching_up_connections", "Connections that catch up with some channel now.";
-        waiting_joins: Gauge, "tickgate_waiting_subscribes",
+        waiting_subscribes: Gauge, "tickgate_waiting_subscribes",
             "Subscribe messages that look at too many channels for one turn, or may not be answered before what was published, and wait.";
         recovered: Counter, "tickgate_recovered_channels_total", "Channels recovered in full when clients came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",

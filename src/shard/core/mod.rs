@@ -349,7 +349,7 @@ impl ShardCore {
         stats.pending_frames.set(signed(self.outgoing.event_frames));
         stats.pending_bytes.set(signed(self.outgoing.event_bytes));
         stats.catching_up.set(signed(self.outgoing.catching_up));
-        stats.waiting_joins.set(signed(self.joins.len() as u64));
+        stats.waiting_subscribes.set(signed(self.joins.len() as u64));
         stats.inbox.set(signed(self.inbox.len() as u64));
     }
 

@@ -75,7 +75,7 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     }
     let waiting = |rig: &Rig| {
         rig.core.update_stats();
-        rig.stats.read().waiting_joins
+        rig.stats.read().waiting_subscribes
     };
     assert_eq!(waiting(&rig), 2);
     let mut answered = Vec::new();

@@ -1,0 +1,107 @@
+//! `/metrics`, and its reference in `docs/metrics.md`.
+
+use std::time::Duration;
+
+use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate_protocol::channel::Pattern;
+
+use super::gateway::start;
+
+/// One metric of the page: its type, its help text and the label names of its samples.
+#[derive(Debug, Default, PartialEq)]
+struct Metric {
+    kind: String,
+    help: String,
+    labels: Vec<String>,
+}
+
+/// The metrics of a page, in order. Each must have a help text, a type and then a sample.
+fn metrics_of(page: &str) -> Vec<(String, Metric)> {
+    let mut metrics: Vec<(String, Metric)> = Vec::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            let help = help.to_owned();
+            metrics.push((
+                name.to_owned(),
+                Metric {
+                    help,
+                    ..Metric::default()
+                },
+            ));
+            continue;
+        }
+        let (name, metric) = metrics.last_mut().expect("a help text first");
+        if let Some((of, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert_eq!((of, metric.kind.as_str()), (name.as_str(), ""), "{line}");
+            metric.kind = kind.to_owned();
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        value.parse::<f64>().unwrap_or_else(|_| panic!("not a number: {line}"));
+        let (of, labels) = sample.split_once('{').unwrap_or((sample, ""));
+        assert_eq!(of, name, "{line}");
+        // Label values of this test contain neither commas nor quotes.
+        let labels = labels
+            .trim_end_matches('}')
+            .split(',')
+            .filter(|label| !label.is_empty());
+        metric.labels = labels
+            .map(|label| label.split('=').next().expect("a name").to_owned())
+            .collect();
+    }
+    metrics
+}
+
+#[test]
+fn the_metrics_page_and_its_documentation_agree() {
+    // A command backend and a feed, so that every metric has a sample.
+    let gateway = start(|settings| {
+        let url = BackendUrl::parse("http://127.0.0.1:9/commands").expect("a URL");
+        let target = Target::Http(HttpSettings { url, hmac_secret: None });
+        settings.commands.routes = vec![RouteSettings::new(Pattern::parse("*").expect("valid"), target)];
+        settings.feeds.feeds = vec![FeedSettings {
+            channel: "system.clock".parse().expect("a channel"),
+            event: "tick".into(),
+            source: SourceSettings::Http("http://127.0.0.1:9/clock".parse().expect("a URL")),
+            publish: PublishMode::Everything,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+        }];
+    });
+    let page = gateway.admin_as(None, "GET", "/metrics", "", b"");
+    assert!(
+        page.head.contains("content-type: text/plain; version=0.0.4"),
+        "{}",
+        page.head
+    );
+    let metrics = metrics_of(&page.body);
+    let mut names: Vec<_> = metrics.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), metrics.len(), "each metric occurs once");
+
+    // A row is `name{labels}`, the type, and a meaning that begins with the help text.
+    let mut wrong = Vec::new();
+    let (_, table) = include_str!("../../docs/metrics.md")
+        .split_once("| metric | kind | meaning |\n|---|---|---|\n")
+        .expect("the table of metrics");
+    let mut rows = table
+        .lines()
+        .map_while(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    for (name, metric) in &metrics {
+        let labels = metric.labels.join(", ");
+        let labels = if labels.is_empty() {
+            labels
+        } else {
+            format!("{{{labels}}}")
+        };
+        let wanted = format!("{name}{labels}` | {} | {}", metric.kind, metric.help);
+        match rows.next() {
+            Some(row) if row.starts_with(&wanted) => {}
+            row => wrong.push(format!("wanted: {wanted}\n   row: {row:?}")),
+        }
+    }
+    wrong.extend(rows.map(|row| format!("no such metric: {row}")));
+    assert!(wrong.is_empty(), "docs/metrics.md:\n{}", wrong.join("\n"));
+}

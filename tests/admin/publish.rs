@@ -1,0 +1,267 @@
+//! `POST /api/publish`: single events, arrays and streams of lines.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::gateway::{ADMIN_KEY, answer, connect, start};
+
+#[test]
+fn one_event_arrives_byte_for_byte() {
+    let gateway = start(|_| {});
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    let data = r#"{"price": 94000.50, "big":123456789012345678901234567890,"e":1e400,"s":"\u0041\/ä", "n":[ ] }"#;
+    let answer = gateway.publish(&format!(
+        r#" {{"data":{data},"channel":"grid.a.order","event":"filled","timestamp":7}}"#
+    ));
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!(answer["published"], 1);
+    let offset = answer["offset"].as_u64().expect("a channel with history");
+    assert_eq!(answer["epoch"].as_str().map(str::len), Some(16));
+    assert_eq!(
+        client.text(),
+        format!(
+            r#"{{"type":"event","channel":"grid.a.order","event":"filled","timestamp":7,"offset":{offset},"data":{data}}}"#
+        )
+    );
+    // An event without subscribers is published too. `timestamp` and `data` are optional.
+    assert_eq!(
+        gateway.publish(r#"{"channel":"x.y","event":"e"}"#).body,
+        r#"{"published":1}"#
+    );
+    gateway.publish(r#"{"channel":"grid.a","event":"e"}"#);
+    let event = client.json();
+    assert_eq!(event["data"], Value::Null);
+    assert!(event["timestamp"].as_u64() > Some(1_700_000_000_000));
+}
+
+#[test]
+fn an_array_is_published_in_order_without_its_bad_items() {
+    let gateway = start(|settings| settings.admin.event_bytes = 64);
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    let long = "x".repeat(100);
+    let answer = gateway.publish(
+        &json!([
+            { "channel": "grid.a", "event": "e", "data": 0 },
+            { "channel": "grid..a", "event": "e", "data": 1 },
+            { "channel": "grid.a", "event": "", "data": 2 },
+            { "channel": "grid.a", "event": "e", "data": 3 },
+            { "channel": "grid.a", "event": "e", "data": long },
+            17,
+            { "channel": "grid.*", "event": "e" },
+            { "event": "e" },
+            { "channel": "grid.a", "event": "e", "timestamp": "now" },
+            { "channel": "grid.a", "event": "e", "data": 9 },
+        ])
+        .to_string(),
+    );
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!(answer["published"], 3);
+    let errors: Vec<_> = answer["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .map(|error| {
+            assert!(!error["message"].as_str().expect("a message").is_empty());
+            (
+                error["index"].as_u64().expect("an index"),
+                error["code"].as_str().expect("a code"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            (1, "INVALID_CHANNEL"),
+            (2, "INVALID_MESSAGE"),
+            (4, "MESSAGE_TOO_LARGE"),
+            (5, "INVALID_MESSAGE"),
+            (6, "INVALID_CHANNEL"),
+            (7, "INVALID_MESSAGE"),
+            (8, "INVALID_MESSAGE"),
+        ]
+    );
+    for data in [0, 3, 9] {
+        assert_eq!(client.json()["data"], data);
+    }
+}
+
+#[test]
+fn bad_bodies_are_refused_as_a_whole() {
+    let gateway = start(|settings| settings.admin.publish_body_bytes = 4096);
+    let eleven_thousand = format!("[{}]", vec!["1"; 10_001].join(","));
+    let too_long = format!(r#"{{"channel":"a","event":"e","data":"{}"}}"#, "x".repeat(5000));
+    let deep = format!(
+        r#"{{"channel":"a","event":"e","data":{}{}}}"#,
+        "[".repeat(64),
+        "]".repeat(64)
+    );
+    for (body, status, code) in [
+        ("", 400, "INVALID_JSON"),
+        ("{", 400, "INVALID_JSON"),
+        ("[{]", 400, "INVALID_JSON"),
+        (r#"[{"channel":"a","event":"e"}"#, 400, "INVALID_JSON"),
+        (r#"{"channel":"a","event":"e"} x"#, 400, "INVALID_JSON"),
+        ("17", 400, "INVALID_MESSAGE"),
+        (r#"{"event":"e"}"#, 400, "INVALID_MESSAGE"),
+        (r#"{"channel":"a","event":"e","channel":"b"}"#, 400, "INVALID_MESSAGE"),
+        (r#"{"channel":"a.*","event":"e"}"#, 400, "INVALID_CHANNEL"),
+        (deep.as_str(), 400, "INVALID_JSON"),
+        (too_long.as_str(), 413, "MESSAGE_TOO_LARGE"),
+    ] {
+        let answer = gateway.publish(body);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body:.60}");
+    }
+    let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", "", b"{\"channel\":\"\xff\"}");
+    assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_JSON"));
+    drop(gateway);
+
+    let gateway = start(|settings| settings.admin.event_bytes = 16);
+    let answer = gateway.publish(&eleven_thousand);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_MESSAGE"));
+    assert_eq!(answer.json()["error"]["message"], "more than 10000 items");
+    let answer = gateway.publish(r#"{"channel":"a","event":"e","data":"0123456789012345"}"#);
+    assert_eq!((answer.status, answer.code().as_str()), (413, "MESSAGE_TOO_LARGE"));
+    // An announced length is refused before the body is sent.
+    let mut stream = connect(gateway.admin);
+    let head = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nContent-Length: 16777217\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    assert_eq!(answer_of(&mut stream), 413);
+    // A length that is not announced is refused when the body exceeds the limit. The rest of the body does not destroy the
+    // response.
+    let mut stream = connect(gateway.admin);
+    let head = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
+    for _ in 0..17 {
+        stream.write_all(&chunk).expect("sent");
+    }
+    assert_eq!(answer_of(&mut stream), 413);
+}
+
+fn answer_of(stream: &mut std::net::TcpStream) -> u16 {
+    answer(stream).status
+}
+
+#[test]
+fn lines_are_published_as_they_arrive() {
+    let gateway = start(|_| {});
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    let mut stream = connect(gateway.admin);
+    let head = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\
+         Content-Type: application/x-ndjson; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut send = |text: &str| {
+        stream
+            .write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
+            .expect("sent");
+    };
+    send("{\"channel\":\"grid.a\",\"event\":\"e\",\"data\":\"first\"}\n{\"channel\":\"grid.a\",");
+    assert_eq!(client.json()["data"], "first", "before the request ends");
+    send("\"event\":\"e\",\"data\":-1}\r\n\n  \nnonsense\n");
+    assert_eq!(client.json()["data"], -1);
+    for chunk in 0..20 {
+        let lines: String = (0..500)
+            .map(|n| {
+                format!(
+                    "{{\"channel\":\"grid.a\",\"event\":\"e\",\"data\":{}}}\n",
+                    chunk * 500 + n
+                )
+            })
+            .collect();
+        send(&lines);
+        // The client reads meanwhile, since its outbox is bounded.
+        for n in 0..500 {
+            assert_eq!(client.json()["data"], chunk * 500 + n);
+        }
+    }
+    send("{\"channel\":\"grid.a\",\"event\":\"e\",\"data\":\"last\"}");
+    stream.write_all(b"0\r\n\r\n").expect("sent");
+    let answer = answer(&mut stream);
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!(answer["published"], 10_003);
+    assert_eq!(answer["errors"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&answer["errors"][0]["index"], &answer["errors"][0]["code"]),
+        (&json!(2), &json!("INVALID_JSON"))
+    );
+    assert_eq!(client.json()["data"], "last");
+}
+
+#[test]
+fn ten_thousand_lines_and_ten_thousand_items_at_once() {
+    let gateway = start(|_| {});
+    let item = |n: usize| json!({ "channel": format!("c.{}", n % 7), "event": "e", "data": n }).to_string();
+    let lines: String = (0..10_000).map(|n| item(n) + "\n").collect();
+    let headers = "Content-Type: application/x-ndjson\r\n";
+    let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", headers, lines.as_bytes());
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"published":10000}"#));
+    let answer = gateway.publish(&lines);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_JSON"));
+    assert!(answer.body.contains("x-ndjson"), "{}", answer.body);
+    let items: Vec<_> = (0..10_000).map(item).collect();
+    assert_eq!(
+        gateway.publish(&format!("[{}]", items.join(","))).body,
+        r#"{"published":10000}"#
+    );
+    assert_eq!(gateway.publish("[]").body, r#"{"published":0}"#);
+}
+
+#[test]
+fn a_repeated_id_is_published_once_per_channel() {
+    let gateway = start(|_| {});
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    for (channel, id, body) in [
+        ("grid.a", json!("x"), r#"{"published":1}"#),
+        ("grid.a", json!("x"), r#"{"published":0,"duplicate":true}"#),
+        ("grid.b", json!("x"), r#"{"published":1}"#),
+        ("grid.a", json!(1), r#"{"published":1}"#),
+        ("grid.a", json!("1"), r#"{"published":1}"#),
+    ] {
+        let event = json!({ "channel": channel, "event": "e", "id": id });
+        assert_eq!(gateway.publish(&event.to_string()).body, body, "{event}");
+    }
+    let event = |id: u64| json!({ "channel": "grid.a", "event": "e", "id": id });
+    let answer = gateway.publish(&json!([event(1), event(2), event(2), event(3)]).to_string());
+    assert_eq!(answer.body, r#"{"published":2,"duplicates":[0,2]}"#);
+    gateway.publish(r#"{"channel":"grid.end","event":"end"}"#);
+    let mut events = 0;
+    while client.json()["event"] != "end" {
+        events += 1;
+    }
+    assert_eq!(events, 6);
+}
+
+#[test]
+fn connections_are_kept_and_pipelined_requests_answered_in_order() {
+    let gateway = start(|_| {});
+    let mut stream = connect(gateway.admin);
+    let request = |n: u32| {
+        let body = format!(r#"{{"channel":"grid.a","event":"e","data":{n}}}"#);
+        format!(
+            "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    let all: String = (0..50).map(request).collect();
+    stream.write_all(all.as_bytes()).expect("sent");
+    for n in 0..50 {
+        assert_eq!(answer_of(&mut stream), 200);
+        assert_eq!(client.json()["data"], n);
+    }
+}
