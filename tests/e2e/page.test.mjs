@@ -38,7 +38,7 @@ test('the page shows the market, the stocks, a grid bot at work, the account and
   // The account, polled over HTTP.
   for (const name of ['Total', 'Gains', 'Orders', 'Positions']) await tab.until(name, `${fact('account', name)} !== undefined`);
 
-  // The gateway's pulse.
+  // The gateway's self-report.
   await tab.until('its own connection', `${fact('gateway', 'Connections')} === '1'`);
   await tab.until('deliveries', `parseFloat(${fact('gateway', 'Deliveries')}) > 0`);
 
