@@ -1,4 +1,4 @@
-//! What publishing, joining, looking up and reading what is kept cost. `cargo bench --bench hub`
+//! The costs of publishing, joining, looking up and reading state: `cargo bench --bench hub`.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -12,23 +12,23 @@ use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Scan, Settings,
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 
-/// A channel of which nothing is kept.
+/// A channel without state.
 const PLAIN: &str = "grid.abc.note";
-/// One with a history.
+/// A channel with a history.
 const HISTORY: &str = "grid.abc.order";
-/// One with a last value.
+/// A channel with a last value.
 const LAST_VALUE: &str = "grid.abc.status";
-/// One whose events are updates of records.
+/// A channel whose events are updates of records.
 const RECORDS: &str = "stock.abc.price";
 
 /// The size of the built-in histories.
 const HISTORY_SIZE: u64 = 5_000;
 
 fn event(channel: &Channel) -> NewEvent {
-    saying(channel, Bytes::from_static(br#"{"price":94000,"amount":0.001}"#))
+    event_with(channel, Bytes::from_static(br#"{"price":94000,"amount":0.001}"#))
 }
 
-fn saying(channel: &Channel, data: Bytes) -> NewEvent {
+fn event_with(channel: &Channel, data: Bytes) -> NewEvent {
     NewEvent {
         channel: channel.clone(),
         name: "filled".into(),
@@ -55,7 +55,7 @@ fn publish_one(hub: &Hub, event: NewEvent) -> Receipt {
     hub.publish(event, Now::default(), credit, &mut Wakes::default())
 }
 
-/// Publishes in batches; what lies in the inboxes is taken out between them, off the clock.
+/// Measures publishing in batches. The inboxes are emptied between the batches, outside of the measured time.
 fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], event: impl Fn(u64) -> NewEvent, times: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut left = times;
@@ -93,7 +93,7 @@ fn publish(c: &mut Criterion) {
     group.finish();
 }
 
-/// To one inbox, of a channel of each class, with as much kept of it as there ever is: a full history, the value before,
+/// Publishes to one inbox, on a channel of each class with as much state as it can have: a full history, a last value, or
 /// 1000 records of which each event changes ten.
 fn keep(c: &mut Criterion) {
     let mut group = c.benchmark_group("publish and keep");
@@ -108,7 +108,7 @@ fn keep(c: &mut Criterion) {
         let to = channel(text);
         let updates: Vec<Bytes> = (0..100).map(|update| ten_records(update * 10)).collect();
         let next = |n: u64| match text {
-            RECORDS => saying(&to, updates[n as usize % updates.len()].clone()),
+            RECORDS => event_with(&to, updates[n as usize % updates.len()].clone()),
             _ => event(&to),
         };
         publish_timed(&hub, &mut inboxes, next, HISTORY_SIZE);
@@ -119,7 +119,7 @@ fn keep(c: &mut Criterion) {
     group.finish();
 }
 
-/// With an id that is new each time; those before it go as they do in operation, half a million at once.
+/// Publishes with a new id each time. Old ids are dropped as in operation, half a million at a time.
 fn identify(c: &mut Criterion) {
     let (hub, mut inboxes) = hub(1);
     inboxes[0].join(&pattern(PLAIN));
@@ -178,8 +178,8 @@ fn join(c: &mut Criterion) {
     group.finish();
 }
 
-/// A join that looks at the state, of as many channels with a last value as the pattern matches; a wide one page by
-/// page. Beside one pattern that matches all, fifty that match none: 7 steps a channel.
+/// Joins that view the state: of one channel, and scans over 10,000 channels with a last value. One scan has a pattern that
+/// matches all channels, the other has fifty patterns that match none and takes 13 steps per channel.
 fn join_and_view(c: &mut Criterion) {
     let channels = 10_000;
     let (hub, mut inboxes) = hub(1);
@@ -214,12 +214,12 @@ fn join_and_view(c: &mut Criterion) {
                 }
             });
         });
-        assert_eq!(views, joins * seen, "every channel is seen once");
+        assert_eq!(views, joins * seen, "every channel is viewed once");
     }
     group.finish();
 }
 
-/// Out of the middle of a full history.
+/// Reads a page from the middle of a full history.
 fn page(c: &mut Criterion) {
     let (hub, mut inboxes) = hub(1);
     let of = channel(HISTORY);

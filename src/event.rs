@@ -1,4 +1,4 @@
-//! One published event, and the finished frames it is sent as.
+//! Published events and their finished frames.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -11,44 +11,45 @@ use tickgate_protocol::message::RequestId;
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// An event as a publisher gives it: checked, not yet numbered.
+/// An event from a publisher: checked, but without a version.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Where it goes.
+    /// The channel it is published on.
     pub channel: Channel,
     /// Its name, such as `filled`: 1 to 128 bytes without control characters.
     pub name: Box<str>,
-    /// One JSON value as the publisher wrote it, byte for byte; `null` when there was none.
+    /// One JSON value, byte for byte as the publisher wrote it; `null` if the publisher gave none.
     pub data: Bytes,
-    /// Unix milliseconds.
+    /// When it happened, in Unix milliseconds.
     pub timestamp_ms: u64,
-    /// On what terms it is published.
+    /// How it is published.
     pub options: PublishOptions,
 }
 
-/// On what terms an event is published, beside what it says.
+/// How an event is published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PublishOptions {
-    /// The publisher's own name for it: published again within the window, it is a duplicate.
+    /// The publisher's id for the event. An event with the same id within the deduplication window is a duplicate.
     pub id: Option<EventId>,
-    /// Sent even where `only_changed` would keep it back.
+    /// Whether the event is sent even if its value is unchanged, on channels with `only_changed`.
     pub even_if_unchanged: bool,
-    /// Newcomers get it as a channel's last value for so many milliseconds; `None`: for ever.
+    /// For how many milliseconds newcomers get the event as the channel's last value; `None`: without limit.
     pub fresh_ms: Option<u32>,
 }
 
-/// A publisher's name for an event within its channel: the first half of a SHA-256, so that names take the same room
-/// however long they are and nobody can make two of them meet.
+/// The id of an event within its channel: the first 16 bytes of a SHA-256. So all ids have the same size, and a publisher
+/// cannot construct two names with the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventId(pub(crate) [u8; 16]);
 
 impl EventId {
-    /// Of a name, in bytes that tell kinds of names apart.
+    /// Makes the id of an event from the name that its publisher gives it. The bytes of the name must differ between kinds
+    /// of names, such as strings and numbers.
     #[must_use]
     pub fn new(channel: &Channel, name: &[u8]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(channel.as_str().as_bytes());
-        // A channel has no control characters, so the parts cannot run into each other.
+        // A channel's name contains no control characters, so the separator is unambiguous.
         hash.update(b"\0");
         hash.update(name);
         let mut id = [0; 16];
@@ -56,7 +57,7 @@ impl EventId {
         Self(id)
     }
 
-    /// The id of an event that a publisher names by a request's `id`.
+    /// Makes the id of an event whose publisher named it by the `id` of a request.
     #[must_use]
     pub fn of_request(channel: &Channel, id: &RequestId) -> Self {
         Self::new(channel, id.event_name().as_bytes())
@@ -69,42 +70,43 @@ impl fmt::Debug for EventId {
     }
 }
 
-/// An event on its way to its subscribers. Shared between shards as `Arc<Event>` and never changed.
+/// An event on its way to its subscribers. It is immutable, and shards share it as `Arc<Event>`.
 #[derive(Debug)]
 pub struct Event {
-    /// Where it goes.
+    /// The channel it is published on.
     pub channel: Channel,
-    /// Its name.
+    /// Its name: 1 to 128 bytes without control characters.
     pub name: Box<str>,
     /// One JSON value, byte for byte as published.
     pub data: Bytes,
-    /// Unix milliseconds.
+    /// When it happened, in Unix milliseconds.
     pub timestamp_ms: u64,
-    /// Position in the channel's history, on channels that keep one.
+    /// Its position in the channel's history, if the channel keeps one.
     pub offset: Option<u64>,
-    /// Its number among the events of its stripe, on channels of which anything is kept; 0 on others. Grows within a
-    /// channel; where there is an offset it is the same.
+    /// Its number in the sequence of the whole hub, if the channel keeps state; 0 otherwise. Versions grow within a
+    /// channel, but are not consecutive. If there is an offset, it is equal.
     pub version: u64,
     /// The channel's class.
     pub class: Arc<Class>,
-    // Each holds a whole WebSocket frame, header included, so that a delivery copies nothing.
+    // Each is a complete WebSocket frame with its header, so that a delivery copies nothing.
     frames: [OnceLock<Bytes>; WireFormat::COUNT],
-    // The hub's note on the way through the inboxes; kept here because a second allocation per event costs more.
+    // Used by the hub only. It is here because a second allocation per event would cost more.
     transit: Transit,
 }
 
-/// What an event owes the hub while it lies in inboxes.
+/// The credit of an event while it is in inboxes.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
-    /// Whose credit it was.
+    /// The pool that the credit belongs to.
     pub(crate) payer: u16,
-    /// How much is given back by the last inbox.
+    /// How many credits are given back after the last inbox.
     pub(crate) cost: u32,
+    // How many inboxes the event is still in.
     inboxes: AtomicU32,
 }
 
 impl Transit {
-    /// For an event that goes into so many inboxes.
+    /// For an event that enters `inboxes` inboxes.
     pub(crate) fn new(payer: u16, cost: u32, inboxes: u32) -> Self {
         Self {
             payer,
@@ -113,13 +115,13 @@ impl Transit {
         }
     }
 
-    /// Counts one inbox it was popped from; whether that was the last one.
+    /// Counts that the event was popped from one inbox. Returns whether that was the last one.
     pub(crate) fn popped(&self) -> bool {
         self.inboxes.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
-/// What the hub adds to an event.
+/// What the hub adds to a new event.
 #[derive(Debug, Default)]
 pub(crate) struct EventMeta {
     pub(crate) offset: Option<u64>,
@@ -128,26 +130,26 @@ pub(crate) struct EventMeta {
 }
 
 impl Event {
-    /// An event from its parts, of a channel without state but for the offset; no form is encoded yet.
+    /// Makes an event of the default class, outside of any hub. Its version is its offset, and no frame is encoded.
     #[must_use]
     pub fn new(new: NewEvent, offset: Option<u64>) -> Self {
-        let numbered = EventMeta {
+        let meta = EventMeta {
             offset,
             version: offset.unwrap_or_default(),
             class: Arc::default(),
         };
-        Self::in_transit(new, numbered, Transit::default())
+        Self::in_transit(new, meta, Transit::default())
     }
 
-    pub(crate) fn in_transit(new: NewEvent, numbered: EventMeta, transit: Transit) -> Self {
+    pub(crate) fn in_transit(new: NewEvent, meta: EventMeta, transit: Transit) -> Self {
         Self {
             channel: new.channel,
             name: new.name,
             data: new.data,
             timestamp_ms: new.timestamp_ms,
-            offset: numbered.offset,
-            version: numbered.version,
-            class: numbered.class,
+            offset: meta.offset,
+            version: meta.version,
+            class: meta.class,
             frames: Default::default(),
             transit,
         }
@@ -157,7 +159,7 @@ impl Event {
         &self.transit
     }
 
-    /// What a dialect encodes of it.
+    /// The parts that a dialect encodes.
     #[must_use]
     pub fn view(&self) -> EventView<'_> {
         EventView {
@@ -169,16 +171,18 @@ impl Event {
         }
     }
 
-    /// The finished frame of one form, when somebody has encoded it.
+    /// The finished frame in one wire format, if it has been encoded.
     #[must_use]
-    pub fn frame(&self, form: WireFormat) -> Option<&Bytes> {
-        self.frames[form.index()].get()
+    pub fn frame(&self, format: WireFormat) -> Option<&Bytes> {
+        self.frames[format.index()].get()
     }
 
-    /// Offers a finished frame. Never waits for another thread: when two encode at once, the first one stays and
-    /// the second is dropped (`get_or_init` across shards was measured to wait up to 6.5 ms).
-    pub fn offer_frame(&self, form: WireFormat, frame: Bytes) -> &Bytes {
-        let slot = &self.frames[form.index()];
+    /// Stores a finished frame, unless there is one, and returns the stored frame.
+    ///
+    /// This never waits for another thread. If two threads encode at the same time, the first frame is kept and the second
+    /// one is dropped. (`get_or_init` was measured to wait up to 6.5 ms for another shard.)
+    pub fn offer_frame(&self, format: WireFormat, frame: Bytes) -> &Bytes {
+        let slot = &self.frames[format.index()];
         let _ = slot.set(frame);
         slot.get().expect("set just now, by this thread or another")
     }

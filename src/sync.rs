@@ -1,8 +1,9 @@
-//! What the threads of the hub share, by one name each: locks, atomics, queues, semaphores.
+//! The synchronization types of the hub: locks, atomics, queues and semaphores, under one name each.
 //!
-//! Invariant: here these are other names and nothing else, so they cost nothing. The package `interleavings` compiles the
-//! hub's source a second time with a `sync` of its own, in which every use of one of them is a point at which the model
-//! checker may let another thread go on. What threads of the hub share and is not named here, the checker cannot see.
+//! Invariant: in this package they are plain re-exports, so they cost nothing. The package `tickgate-interleavings`
+//! compiles the hub's source a second time with a `sync` module of its own. There, each use of one of these types is a point
+//! at which the model checker may run another thread. The model checker cannot see anything that the hub's threads share
+//! by other types.
 
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};

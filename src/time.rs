@@ -1,21 +1,21 @@
-//! Time as an argument: nothing but the drivers reads a clock.
+//! Time as an argument: only the threads and tasks that drive the gateway read a clock.
 //!
-//! A [`Now`] is one reading of both clocks. Deadlines are monotonic milliseconds; what a client sees is Unix
-//! milliseconds. Milliseconds are enough: the finest limit is 100 messages a second.
+//! A [`Now`] is one reading of both clocks. Deadlines are in monotonic milliseconds; clients see Unix milliseconds.
+//! Milliseconds are precise enough, because the finest limit is 100 messages a second.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// One reading of the monotonic and of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds on the monotonic clock, since an arbitrary start (the [`Clock`]'s).
+    /// Milliseconds on the monotonic clock, since the start of the [`Clock`].
     pub mono_ms: u64,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub unix_ms: u64,
 }
 
 impl Now {
-    /// The same two clocks `ms` milliseconds later.
+    /// The reading of both clocks `ms` milliseconds later.
     #[must_use]
     pub const fn after_ms(self, ms: u64) -> Self {
         Self {
@@ -25,14 +25,15 @@ impl Now {
     }
 }
 
-/// The real clocks. One is made at start and copied to every thread, so that their monotonic readings compare.
+/// The real clocks. One is made when the process starts and copied to every thread, so that their monotonic readings can
+/// be compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
 }
 
 impl Clock {
-    /// A clock whose monotonic reading starts near zero.
+    /// Makes a clock whose monotonic reading starts near zero.
     #[must_use]
     pub fn start() -> Self {
         Self { start: Instant::now() }
@@ -48,7 +49,7 @@ impl Clock {
     }
 }
 
-/// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.
+/// Reads the wall clock, in milliseconds since 1970-01-01T00:00:00Z; 0 if it is set to an earlier time.
 #[must_use]
 pub fn unix_ms() -> u64 {
     SystemTime::now()

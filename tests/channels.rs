@@ -1,4 +1,4 @@
-//! What is kept of channels, asked for over the admin API of a real gateway.
+//! The state of channels, read over the admin API of a running gateway.
 
 #[path = "support/gateway.rs"]
 mod gateway;
@@ -18,7 +18,7 @@ fn class(pattern: &str, class: Class) -> (Pattern, Class) {
 }
 
 #[test]
-fn a_channel_is_told_with_its_last_event_position_and_subscribers() {
+fn a_channel_is_reported_with_its_last_event_position_and_subscribers() {
     let gateway = start(|_| {});
     let mut client = gateway.client(&gateway.trader("u1"));
     client.subscribe(&["grid.*", "grid.a.*", "grid.a.status"]);
@@ -31,14 +31,17 @@ fn a_channel_is_told_with_its_last_event_position_and_subscribers() {
     assert_eq!((&before["last"], &before["offset"]), (&Value::Null, &Value::Null));
     gateway.publish(r#"{"channel":"grid.a.status","event":"update","timestamp":7,"data":{"p":1.50}}"#);
     let after = channel("grid.a.status");
-    assert_eq!(after["subscribers"], 1, "once, however many of its patterns match");
+    assert_eq!(
+        after["subscribers"], 1,
+        "a connection counts once, however many of its patterns match"
+    );
     assert_eq!(
         after["last"],
         json!({"event": "update", "timestamp": 7, "data": {"p": 1.50}})
     );
     assert_eq!(after["offset"], Value::Null, "no history");
 
-    // History without a last value for newcomers; a name that must be percent-encoded.
+    // A class with a history but without a last value for newcomers, and a name that must be percent-encoded.
     let answer = gateway
         .publish(r#"{"channel":"market.BTC/USDT.trade","event":"t","data":1}"#)
         .json();
@@ -59,7 +62,7 @@ fn a_channel_is_told_with_its_last_event_position_and_subscribers() {
 }
 
 #[test]
-fn a_history_is_read_in_pages_and_says_when_it_is_not_complete() {
+fn a_history_is_read_in_pages_and_reports_when_it_is_not_complete() {
     let gateway = start(|settings| {
         let short = Class {
             history: Some(History {
@@ -115,8 +118,11 @@ fn a_history_is_read_in_pages_and_says_when_it_is_not_complete() {
         (data(&covered), &covered["complete"]),
         (vec![3, 4, 5, 6, 7], &json!(true))
     );
-    let of_another = history(&format!("?since={}&epoch=0000000000000001", offsets[3]));
-    assert_eq!(of_another["complete"], false, "another store's offsets mean nothing");
+    let of_another_epoch = history(&format!("?since={}&epoch=0000000000000001", offsets[3]));
+    assert_eq!(
+        of_another_epoch["complete"], false,
+        "offsets of another epoch are not accepted"
+    );
     let epoch = covered["epoch"].as_str().expect("text");
     assert_eq!(
         history(&format!("?since={}&epoch={epoch}", offsets[3]))["complete"],
@@ -140,7 +146,7 @@ fn a_history_is_read_in_pages_and_says_when_it_is_not_complete() {
 }
 
 #[test]
-fn an_id_is_a_duplicate_of_what_was_published_and_an_unchanged_value_is_told() {
+fn repeated_ids_and_unchanged_values_are_reported() {
     let gateway = start(|settings| {
         let changed = Class {
             only_changed: true,
@@ -157,7 +163,7 @@ fn an_id_is_a_duplicate_of_what_was_published_and_an_unchanged_value_is_told() {
         again,
         json!({"published": 0, "duplicate": true, "offset": first["offset"], "epoch": first["epoch"]})
     );
-    // An id counts for its channel and its kind; twice in one request is twice.
+    // An id applies to its channel, and a number differs from a string. A repetition in one request is a duplicate as well.
     let many = r#"[{"channel":"grid.b.order","event":"e","id":"x1"},{"channel":"grid.a.order","event":"e","id":"x1"},
         {"channel":"x.y","event":"e","id":1},{"channel":"x.y","event":"e","id":"1"},{"channel":"x.y","event":"e","id":1}]"#;
     assert_eq!(publish(many), json!({"published": 3, "duplicates": [1, 4]}));
@@ -173,5 +179,5 @@ fn an_id_is_a_duplicate_of_what_was_published_and_an_unchanged_value_is_told() {
     let stats = get(&gateway, "/api/websocket/stats").json();
     assert_eq!(stats["events"]["duplicates"], 3);
     assert_eq!(stats["events"]["unchanged"], 3);
-    assert_eq!(stats["state"]["channels"], 3, "of plain channels nothing is kept");
+    assert_eq!(stats["state"]["channels"], 3, "plain channels have no state");
 }

@@ -1,5 +1,5 @@
-//! Tells the hub's source that it is compiled for the model checker: for this package only, so that nothing else of the
-//! workspace is built anew for it.
+//! Sets `cfg(shuttle)`, which tells the hub's source that it is compiled for the model checker. It applies to this package
+//! only, so no other package has to be built again.
 
 fn main() {
     println!("cargo::rustc-cfg=shuttle");

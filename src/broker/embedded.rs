@@ -1,6 +1,6 @@
-//! The embedded broker: one gateway, one process; what is published goes straight into the hub.
+//! The embedded broker: publishes directly into the hub of its own process, for a single gateway.
 //!
-//! Invariant: it never waits for room while shards that could make room sleep unwoken.
+//! Invariant: it never waits for credits while a shard that has to be woken, and could give credits back, sleeps.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use crate::event::NewEvent;
 use crate::hub::{Hub, Receipt, Wakes};
 use crate::time::{Clock, Now};
 
-/// Events of one batch between two wake-ups, so that shards begin before a batch of 10,000 ends. Also how long the
-/// batch keeps its thread from others.
+/// The number of events after which a batch wakes the shards, so that they begin before a batch of 10,000 ends. The batch
+/// then also yields its thread to other tasks.
 const WAKE_EVERY: usize = 128;
 
-/// Publishes into the hub of this process.
+/// The broker that publishes into the hub of this process.
 pub struct Embedded {
     hub: Arc<Hub>,
     clock: Clock,
 }
 
 impl Embedded {
-    /// For this hub; `clock` is the shards'.
+    /// Makes a broker for this hub. `clock` must be the clock of the shards.
     #[must_use]
     pub fn new(hub: Arc<Hub>, clock: Clock) -> Self {
         Self { hub, clock }
@@ -30,8 +30,8 @@ impl Embedded {
     async fn publish_all(&self, events: Vec<NewEvent>) -> Vec<Receipt> {
         let mut receipts = Vec::with_capacity(events.len());
         let mut wakes = Wakes::default();
-        for (place, event) in events.into_iter().enumerate() {
-            if place > 0 && place % WAKE_EVERY == 0 {
+        for (index, event) in events.into_iter().enumerate() {
+            if index > 0 && index % WAKE_EVERY == 0 {
                 self.hub.wake(std::mem::take(&mut wakes));
                 tokio::task::yield_now().await;
             }
@@ -118,7 +118,7 @@ mod tests {
             }
             match done {
                 Poll::Ready(receipts) => break assert_eq!(receipts.len(), 100),
-                Poll::Pending => assert!(!inbox.doorbell().fall_asleep(), "waits while the shard sleeps"),
+                Poll::Pending => assert!(!inbox.doorbell().fall_asleep(), "it waits while the shard sleeps"),
             }
         }
         assert_eq!(got, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_without_credit_gets_its_event_back() {
+    fn a_shard_without_a_credit_gets_its_event_back() {
         let (broker, _, mut inboxes) = hub(2);
         let inbox = &mut inboxes[0];
         inbox.join(&Pattern::parse("a.b").expect("valid"));

@@ -1,27 +1,28 @@
-//! How much is kept in all, and what goes when that is too much.
+//! Bounds on the whole state, and eviction when they are exceeded.
 //!
-//! Invariant: what is held is counted where it changes, under the lock of the stripe that it lies in; whoever adds
-//! something lets go of as much afterwards, without that lock, from whichever stripe holds what was used least
-//! recently.
+//! Invariant: the size of the state is counted where it changes, under the lock of the stripe that changes. A thread that
+//! adds something afterwards evicts as much as exceeds the bounds. It does so without that lock, and from the stripe with
+//! the least recently used channel.
 
 use super::state::{Channels, Garbage};
 use super::{Hub, StripeState};
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
 
-/// Most that one caller lets go of at a time; the next one goes on.
+/// Most evictions by one caller at a time. If more are needed, the next caller continues.
 const EVICTIONS_MAX: usize = 256;
 
-/// `[state]`: how much is kept of all channels together.
+/// Bounds on the state of all channels together (`[state]` in the configuration).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSettings {
-    /// Channels.
+    /// Most channels that have state.
     pub channels: usize,
-    /// Bytes, all that is kept of channels together. Ids are bounded by themselves.
+    /// Most bytes of state, estimated. Ids are not included; they are bounded in number.
     pub bytes: usize,
-    /// Names of evicted channels that are remembered, of those with a history.
+    /// Most evicted channels with a history whose names are remembered.
     pub tombstones: usize,
-    /// How long the id of a published event is remembered at least, in milliseconds, unless 500,000 came after it.
+    /// How long the id of a published event is remembered at least, in milliseconds, unless 500,000 further ids are
+    /// accepted before.
     pub dedup_window_ms: u64,
 }
 
@@ -36,22 +37,23 @@ impl Default for StateSettings {
     }
 }
 
-/// What is held, over all stripes.
+/// The size of the state over all stripes.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Totals {
     channels: AtomicUsize,
     bytes: AtomicUsize,
     ids: AtomicUsize,
 }
 
+/// The size of one stripe's state.
 #[derive(Clone, Copy)]
-struct Weight {
+struct Size {
     channels: usize,
     bytes: usize,
     ids: usize,
 }
 
-impl Weight {
+impl Size {
     fn of(channels: &Channels) -> Self {
         Self {
             channels: channels.len(),
@@ -61,62 +63,64 @@ impl Weight {
     }
 }
 
-impl Held {
-    /// Channels, bytes of them, and ids.
-    pub(super) fn now(&self) -> (usize, usize, usize) {
-        let now = |count: &AtomicUsize| count.load(Relaxed);
-        (now(&self.channels), now(&self.bytes), now(&self.ids))
+impl Totals {
+    /// The number of channels, their size in bytes, and the number of ids.
+    pub(super) fn read(&self) -> (usize, usize, usize) {
+        let read = |count: &AtomicUsize| count.load(Relaxed);
+        (read(&self.channels), read(&self.bytes), read(&self.ids))
     }
 
-    fn note(&self, before: Weight, after: Weight) {
-        let note = |count: &AtomicUsize, before: usize, after: usize| {
+    fn update(&self, before: Size, after: Size) {
+        let update = |count: &AtomicUsize, before: usize, after: usize| {
             if before != after {
-                // Wraps: what goes is added as its complement.
+                // Both operations wrap, so this also subtracts.
                 count.fetch_add(after.wrapping_sub(before), Relaxed);
             }
         };
-        note(&self.channels, before.channels, after.channels);
-        note(&self.bytes, before.bytes, after.bytes);
-        note(&self.ids, before.ids, after.ids);
+        update(&self.channels, before.channels, after.channels);
+        update(&self.bytes, before.bytes, after.bytes);
+        update(&self.ids, before.ids, after.ids);
     }
 }
 
 impl Hub {
-    /// Changes a stripe's state under its lock, and counts what that changes.
+    /// Changes a stripe's state under its lock, and counts how its size changes.
     pub(super) fn with_state<R>(&self, stripe: u8, change: impl FnOnce(&mut StripeState) -> R) -> R {
         let stripe = &self.stripes[usize::from(stripe)];
         let mut state = stripe.lock();
-        let before = Weight::of(&state.channels);
+        let before = Size::of(&state.channels);
         let result = change(&mut state);
-        let after = Weight::of(&state.channels);
-        self.held.note(before, after);
+        let after = Size::of(&state.channels);
+        self.totals.update(before, after);
         stripe
             .oldest_use_ms
             .store(state.channels.oldest_use_ms().unwrap_or(u64::MAX), Relaxed);
         result
     }
 
-    /// Lets go of what is over the bounds. To be called without any lock, after something was added.
+    /// Evicts what exceeds the bounds. To be called without any lock, after something was added.
     pub(super) fn enforce_bounds(&self) {
         for _ in 0..EVICTIONS_MAX {
-            let (channels, bytes, _) = self.held.now();
+            let (channels, bytes, _) = self.totals.read();
             if channels <= self.limits.channels && bytes <= self.limits.bytes || !self.evict_one(channels == 1) {
                 break;
             }
         }
     }
 
-    /// Begins a new generation of ids if the last one is over; then every stripe drops what is forgotten by that. (One
-    /// that is asked in between does so by itself.) To be called without any lock, before an id is noted.
-    pub(super) fn turn_ids(&self, now: Now) {
-        if self.generations.turn(now.mono_ms) {
+    /// Begins a new generation of ids if the current one is over, and makes every stripe drop the ids that are forgotten
+    /// with it. A stripe that is used in between drops them by itself. To be called without any lock, before an id is
+    /// noted.
+    pub(super) fn rotate_ids(&self, now: Now) {
+        if self.generations.rotate(now.mono_ms) {
             for stripe in (0u8..).take(self.stripes.len()) {
                 self.with_state(stripe, |state| state.channels.forget_ids(&self.generations));
             }
         }
     }
 
-    /// Evicts what was not used for the longest time. The last channel of all is only trimmed as long as that helps.
+    /// Evicts the least recently used channel of all stripes. If only one channel is left, `only_trim` says to drop its
+    /// oldest events first. Returns `false` if there is nothing to evict.
     fn evict_one(&self, only_trim: bool) -> bool {
         let oldest = (0u8..)
             .zip(&self.stripes)
@@ -130,10 +134,10 @@ impl Hub {
         self.with_state(stripe, |state| state.channels.evict(only_trim, &mut garbage))
     }
 
-    /// Lets go of events and ids that are too old. What is read or published to sheds them by itself; this is for the
-    /// rest, to be called now and then.
+    /// Drops events and ids that are too old. Channels that are read or published to drop their old events by themselves.
+    /// This is for all others, and is to be called from time to time.
     pub fn expire(&self, now: Now) {
-        self.turn_ids(now);
+        self.rotate_ids(now);
         for stripe in (0u8..).take(self.stripes.len()) {
             self.with_state(stripe, |state| state.channels.expire_all(now));
         }

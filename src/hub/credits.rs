@@ -1,18 +1,18 @@
-//! Credits: the bound on what lies in inboxes.
+//! Credits bound the events in inboxes.
 //!
-//! Invariant: `free + lent = total` in every pool, and the capacity of every inbox is the sum of all totals. So a
-//! publisher that holds a credit finds room in every inbox, and nobody waits under a lock.
+//! Invariant: in every pool, `free + lent = total`, and the capacity of every inbox is the sum of all totals. Therefore
+//! every inbox has room for an event whose publisher holds a credit, and no publisher waits under a lock.
 //!
-//! There is one pool for asynchronous publishers, who wait in order of arrival, and one for each shard. What a shard
-//! borrowed comes back as soon as all shards have popped it, whatever other publishers do, so nobody starves
-//! anybody.
+//! Asynchronous publishers share one pool and wait in order of arrival. Each shard has a pool of its own. A credit of a
+//! shard is given back when all interested shards have popped the event. No publisher can delay that, so neither side can
+//! starve the other.
 
 use std::sync::Arc;
 
 use super::doorbell::Doorbell;
 use crate::sync::{AtomicU32, Ordering::SeqCst, Semaphore, SemaphorePermit};
 
-/// The payer's number of the asynchronous publishers; a shard pays under its own number.
+/// The payer of credits from the pool of asynchronous publishers. A shard pays under its own number.
 const PUBLISHERS: u16 = u16::MAX;
 
 pub(super) struct Credits {
@@ -22,17 +22,17 @@ pub(super) struct Credits {
     shard_total: u32,
 }
 
-// On a cache line of its own: shards must not slow each other down.
+// On a cache line of its own, so that shards do not slow each other down.
 #[repr(align(128))]
-pub(super) struct ShardPool {
+struct ShardPool {
     free: AtomicU32,
-    // What the shard was refused, 0 for nothing; it is rung when so much is free.
+    // The cost of the request that was refused last; 0 if there is none. The shard is rung when so much is free.
     wanted: AtomicU32,
     doorbell: Arc<Doorbell>,
 }
 
-/// Room for one event in every inbox. Given back when the last interested shard has popped the event, or when it is
-/// dropped unused.
+/// Room for one event in every inbox. It is given back when the last interested shard has popped the event, or when it
+/// is dropped unused.
 #[must_use]
 pub struct Credit<'a> {
     credits: &'a Credits,
@@ -40,14 +40,15 @@ pub struct Credit<'a> {
     cost: u32,
 }
 
-/// An event of `bytes` costs this much of a pool of `total`. One that is dearer than all of the pool takes all of it:
-/// it goes alone, but it goes.
+/// The cost of an event with `bytes` of data. An event that would cost more than the whole pool costs exactly the pool:
+/// it waits until it is alone, but it passes.
 fn cost(bytes: usize, total: u32) -> u32 {
     u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX).min(total)
 }
 
 impl Credits {
-    /// Half of `total` for publishers, the other half in equal parts for the shards; every pool has one at least.
+    /// Gives half of `total` to the publishers and splits the other half evenly among the shards. Every pool has at least
+    /// one credit.
     pub(super) fn new(total: u32, doorbells: &[Arc<Doorbell>]) -> Self {
         let publishers_total = (total / 2).max(1);
         let shards = u32::try_from(doorbells.len()).unwrap_or(u32::MAX).max(1);
@@ -65,18 +66,19 @@ impl Credits {
         }
     }
 
-    /// All there are: the capacity every inbox must have.
+    /// The sum of all pools, which is the capacity that every inbox must have.
     pub(super) fn total(&self) -> usize {
         self.publishers_total as usize + self.shard_total as usize * self.shards.len()
     }
 
-    /// How many are not lent.
+    /// How many credits are not lent.
     pub(super) fn free(&self) -> usize {
         let shards = self.shards.iter().map(|pool| pool.free.load(SeqCst) as usize);
         self.publishers.available_permits() + shards.sum::<usize>()
     }
 
-    /// A credit for an asynchronous publisher, without waiting. Overtakes nobody: while one waits, none are free.
+    /// A credit for an asynchronous publisher, without waiting. It never overtakes a publisher that waits, because no
+    /// credit is free while one waits.
     pub(super) fn publisher_now(&self, bytes: usize) -> Option<Credit<'_>> {
         let cost = cost(bytes, self.publishers_total);
         let permit = self.publishers.try_acquire_many(cost).ok()?;
@@ -86,12 +88,12 @@ impl Credits {
     /// A credit for an asynchronous publisher, in order of arrival.
     pub(super) async fn publisher(&self, bytes: usize) -> Credit<'_> {
         let cost = cost(bytes, self.publishers_total);
-        let permit = self.publishers.acquire_many(cost).await.expect("nobody closes it");
-        self.of_publisher(permit, cost)
+        let permit = self.publishers.acquire_many(cost).await;
+        self.of_publisher(permit.expect("the semaphore is never closed"), cost)
     }
 
     fn of_publisher(&self, permit: SemaphorePermit<'_>, cost: u32) -> Credit<'_> {
-        permit.forget(); // from here on the credit owns it
+        permit.forget(); // the credit owns it from here on
         Credit {
             credits: self,
             payer: PUBLISHERS,
@@ -99,33 +101,26 @@ impl Credits {
         }
     }
 
-    /// A credit for a shard, or `None`: then its doorbell rings when this much is free.
+    /// A credit for a shard. After `None`, the shard's doorbell rings when as much as it asked for is free.
     pub(super) fn shard(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
-        self.shard_by(shard, bytes, |pool, cost| {
-            // The wish is written before the second look, and `give` looks for wishes after it gave: one of the two
-            // sees the other. All of it is sequentially consistent for that reason.
-            pool.wish(cost);
-            pool.take(cost)
-        })
-    }
-
-    /// A credit for a shard; `refused` decides what a shard does that was refused, and whether it has it after all: so
-    /// that tests can plant a fault into this very code.
-    pub(super) fn shard_by(
-        &self,
-        shard: u16,
-        bytes: usize,
-        refused: impl FnOnce(&ShardPool, u32) -> bool,
-    ) -> Option<Credit<'_>> {
         let pool = self.shards.get(usize::from(shard))?;
         let cost = cost(bytes, self.shard_total);
-        let taken = pool.take(cost) || refused(pool, cost);
-        // `then`, not `then_some`: a credit that is made is given back when it is dropped.
-        taken.then(|| Credit {
+        // The shard writes what it wants before its second attempt; `give` adds the credit before it reads what is
+        // wanted. So one of the two sees the other. This needs sequential consistency on both sides.
+        let is_taken = pool.take(cost) || {
+            pool.want(cost);
+            pool.take(cost)
+        };
+        is_taken.then(|| self.of_shard(shard, cost))
+    }
+
+    // To be called only after the cost was taken: dropping the credit gives it back.
+    fn of_shard(&self, shard: u16, cost: u32) -> Credit<'_> {
+        Credit {
             credits: self,
             payer: shard,
             cost,
-        })
+        }
     }
 
     /// Gives back what a payer borrowed.
@@ -143,15 +138,33 @@ impl Credits {
 }
 
 impl ShardPool {
-    pub(super) fn take(&self, cost: u32) -> bool {
+    fn take(&self, cost: u32) -> bool {
         self.free
             .fetch_update(SeqCst, SeqCst, |free| free.checked_sub(cost))
             .is_ok()
     }
 
-    /// Has the shard rung when so much is free.
-    pub(super) fn wish(&self, cost: u32) {
+    /// Asks for a ring when so much is free.
+    fn want(&self, cost: u32) {
         self.wanted.store(cost, SeqCst);
+    }
+}
+
+/// The planted fault of this file, for the model checker.
+#[cfg(test)]
+#[cfg(shuttle)]
+impl Credits {
+    /// As [`Credits::shard`], but writes what it wants after its second attempt: a credit that is given back in between
+    /// rings no doorbell.
+    pub(super) fn shard_that_wants_late(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
+        let pool = self.shards.get(usize::from(shard))?;
+        let cost = cost(bytes, self.shard_total);
+        let is_taken = pool.take(cost) || {
+            let is_taken = pool.take(cost);
+            pool.want(cost);
+            is_taken
+        };
+        is_taken.then(|| self.of_shard(shard, cost))
     }
 }
 
@@ -161,7 +174,7 @@ impl Credit<'_> {
         (self.payer, self.cost)
     }
 
-    /// The debt moves into an event: payer and cost.
+    /// Moves the debt into an event: payer and cost.
     pub(super) fn into_debt(self) -> (u16, u32) {
         let debt = (self.payer, self.cost);
         std::mem::forget(self);
@@ -186,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_add_up_and_a_dropped_credit_comes_back() {
+    fn pools_add_up_and_a_dropped_credit_is_given_back() {
         let credits = two_shards(40);
         assert_eq!((credits.total(), credits.free()), (40, 40));
         let one = credits.publisher_now(3 * 1024).expect("free");
@@ -197,11 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn an_event_dearer_than_its_pool_takes_all_of_it() {
+    fn an_event_that_costs_more_than_its_pool_takes_the_whole_pool() {
         let credits = two_shards(4);
-        let whole = credits.publisher_now(256 * 1024).expect("goes alone");
+        let whole = credits.publisher_now(256 * 1024).expect("the whole pool");
         assert!(credits.publisher_now(0).is_none());
-        let whole_of_shard = credits.shard(0, 256 * 1024).expect("goes alone");
+        let whole_of_shard = credits.shard(0, 256 * 1024).expect("the whole pool");
         assert!(credits.shard(0, 0).is_none());
         assert!(credits.shard(1, 0).is_some(), "one shard's debts are not another's");
         drop((whole, whole_of_shard));
@@ -209,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn publishers_are_served_in_order_of_arrival_whatever_they_cost() {
+    fn publishers_are_served_in_order_of_arrival_whatever_their_events_cost() {
         let credits = two_shards(16); // eight for publishers
         let mut cx = Context::from_waker(Waker::noop());
         let held = credits.publisher_now(7 * 1024).expect("free");
@@ -217,20 +230,23 @@ mod tests {
         assert!(large.as_mut().poll(&mut cx).is_pending());
         let mut small = std::pin::pin!(credits.publisher(0));
         assert!(small.as_mut().poll(&mut cx).is_pending());
-        assert!(credits.publisher_now(0).is_none(), "must not overtake those who wait");
+        assert!(
+            credits.publisher_now(0).is_none(),
+            "must not overtake a publisher that waits"
+        );
         drop(held);
         let Poll::Ready(large) = large.as_mut().poll(&mut cx) else {
-            panic!("the first in the line is served first");
+            panic!("the first publisher is served first");
         };
         let Poll::Ready(small) = small.as_mut().poll(&mut cx) else {
-            panic!("then the second");
+            panic!("the second publisher is served next");
         };
         drop((large, small));
         assert_eq!(credits.free(), 16);
     }
 
     #[test]
-    fn publishers_who_take_everything_leave_a_shard_its_own() {
+    fn publishers_that_take_all_credits_leave_a_shard_its_own() {
         let credits = two_shards(8);
         let all: Vec<_> = std::iter::from_fn(|| credits.publisher_now(0)).collect();
         assert_eq!(all.len(), 4);
@@ -238,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_shard_is_rung_once_when_as_much_as_it_wanted_is_free() {
+    fn a_refused_shard_is_rung_once_when_the_amount_it_wanted_is_free() {
         let credits = two_shards(16); // four for each shard
         let bell = &credits.shards[0].doorbell;
         let first = credits.shard(0, 0).expect("free");

@@ -1,7 +1,7 @@
-//! The doorbell of a shard: how other threads get it out of its poll.
+//! The doorbell of a shard: how other threads wake it from its poll.
 //!
-//! Invariant: what was put into an inbox or mailbox before [`Doorbell::ring`] is seen by the shard before it sleeps
-//! again, and a shard that is awake costs the ringer no system call.
+//! Invariant: whatever was put into an inbox or a mailbox before [`Doorbell::ring`] is seen by the shard before it sleeps
+//! again. Ringing a shard that is awake costs no system call.
 //!
 //! ```text
 //! loop { bell.answer(); drain inbox, mailbox, ...; if nothing is left && bell.fall_asleep() { poll(deadline) } else { poll(0) } }
@@ -21,13 +21,14 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// Says how the shard is got out of its poll. Once, by the shard, before it first sleeps; later calls are
-    /// ignored.
+    /// Sets the function that wakes the shard from its poll. The shard calls this before it sleeps for the first time.
+    /// Later calls have no effect.
     pub fn connect(&self, waker: impl Fn() + Send + Sync + 'static) {
         let _ = self.waker.set(Box::new(waker));
     }
 
-    /// Tells the shard to look. Calls the waker only when the shard sleeps, so once for any number of rings.
+    /// Tells the shard that there is something to drain. Calls the waker only if the shard sleeps, so only once for any
+    /// number of rings.
     pub fn ring(&self) {
         // A read-modify-write, not a load first: a stale `RUNG` would lose the wake-up.
         if self.state.swap(RUNG, Ordering::AcqRel) == ASLEEP
@@ -37,12 +38,14 @@ impl Doorbell {
         }
     }
 
-    /// The shard begins a turn: rings from here on count for the next one. To be called before it drains anything.
+    /// Resets the bell. The shard calls this at the beginning of a turn, before it drains anything: later rings count for
+    /// the next turn.
     pub fn answer(&self) {
         self.state.swap(AWAKE, Ordering::AcqRel);
     }
 
-    /// The shard wants to sleep. `false`: the bell rang since [`Doorbell::answer`], there is something to drain.
+    /// Marks the shard as asleep, unless the bell rang since [`Doorbell::answer`]. Returns `false` if it rang: the shard
+    /// must not sleep then.
     #[must_use]
     pub fn fall_asleep(&self) -> bool {
         self.state
@@ -87,7 +90,7 @@ mod tests {
         assert!(bell.fall_asleep());
     }
 
-    // A wake-up lost once would leave the sleeper in its poll until the deadline.
+    // A single lost wake-up would leave the sleeper in its poll until the deadline.
     #[test]
     fn no_wake_up_is_lost_between_two_threads() {
         let bell = Arc::new(Doorbell::default());

@@ -1,4 +1,4 @@
-//! The whole state, to be written down and taken back.
+//! Exporting the whole state and restoring it, for the snapshot.
 
 use std::sync::Arc;
 
@@ -8,38 +8,45 @@ use super::{ChannelExport, Hub, STRIPES, StripeCounters, StripeExport, Tombstone
 use crate::event::EventId;
 use crate::time::Now;
 
-/// So many ids and no more are as good as remembered without a restart: one generation.
+/// Most ids that can be restored: one generation. A hub that was not restarted guarantees no more than that either.
 pub const IDS_RESTORED_MAX: usize = IDS_MAX as usize / 2;
 
 impl Hub {
-    /// Has the hub note from now on what an export has to tell; before it is restored.
+    /// Makes the hub note every change for the next export. To be called before the hub is restored.
     pub fn track(&self) {
         for stripe in &self.stripes {
             stripe.lock().channels.track();
         }
     }
 
-    /// What changed in a stripe since its last export, or with `all` everything. `stripe` is below [`STRIPES`].
+    /// Exports what changed in a stripe since its last export, or everything if `all` is set.
+    ///
+    /// # Panics
+    ///
+    /// If `stripe` is not below [`STRIPES`].
     #[must_use]
     pub fn export(&self, stripe: u8, all: bool, now: Now) -> StripeExport {
         self.stripes[usize::from(stripe)].lock().channels.export(all, now)
     }
 
-    /// Sets a stripe's counters to what they were, or leaves those that are further.
+    /// Raises a stripe's counters to the given values. A counter that is higher stays as it is. A `stripe` that does not
+    /// exist is ignored.
     pub fn restore_counters(&self, stripe: u8, counters: StripeCounters) {
         if usize::from(stripe) < STRIPES {
             self.with_state(stripe, |state| state.channels.restore_counters(counters));
         }
     }
 
-    /// Takes back that a channel was evicted; in order, and before channels are taken back.
-    pub fn restore_tombstone(&self, number: u64, tombstone: Tombstone) {
+    /// Restores the tombstone of a channel that was evicted with this version. To be called in the order of versions, and
+    /// before channels are restored.
+    pub fn restore_tombstone(&self, version: u64, tombstone: Tombstone) {
         self.with_state(stripe_of(tombstone.channel.as_str()), |state| {
-            state.channels.restore_tombstone(number, tombstone);
+            state.channels.restore_tombstone(version, tombstone);
         });
     }
 
-    /// Takes back that an event of this id was accepted; in the order of acceptance, at most [`IDS_RESTORED_MAX`] of them.
+    /// Restores the id of an accepted event. To be called in the order of acceptance, for at most [`IDS_RESTORED_MAX`]
+    /// ids. A `stripe` that does not exist is ignored.
     pub fn restore_id(&self, stripe: u8, id: EventId, version: u64) {
         if usize::from(stripe) < STRIPES {
             self.with_state(stripe, |state| {
@@ -48,8 +55,8 @@ impl Hub {
         }
     }
 
-    /// Takes a channel back, as far as its class of today keeps it. Its events, records and versions must be below the
-    /// restored counters of its stripe, which is given back.
+    /// Restores a channel, as far as its current class keeps state, and returns its stripe. All versions in the export
+    /// must be at or below the restored counters of that stripe.
     pub fn restore(&self, export: ChannelExport, now: Now) -> u8 {
         let stripe = stripe_of(export.channel.as_str());
         let class = Arc::clone(self.classes.of(&export.channel));

@@ -1,78 +1,65 @@
 //! A shard's end of the hub: joining, leaving, and taking events out in order.
 //!
-//! Invariant: every event of stripe T that was published before this shard joined under T's lock has an inbox index
-//! below `at[T]`; every later one is at or above it. It holds because publishers put events into inboxes under the
-//! stripe's lock, and only this thread takes them out.
+//! Invariant: every event of a stripe that was published before this shard joined under the stripe's lock has an inbox
+//! index below the join's position in that stripe; every later event has an index at or above it. It holds for two
+//! reasons. Publishers put events into inboxes under the stripe's lock, and only this shard's thread takes them out.
 
+#[cfg(test)]
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::interest::{Stripes, stripe_of};
-use super::scan::ScanRanges;
-use super::{ChannelView, Doorbell, Hub, Page, PageLimit, STRIPES, Since, StripeState};
+use super::position::JoinPosition;
+#[cfg(test)]
+use super::rig::PositionFault;
+use super::{ChannelView, Doorbell, Epoch, Hub, Page, PageLimit, STRIPES, Since, StripeState};
 use crate::event::Event;
 use crate::sync::Receiver;
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Class, Pattern};
 use tickgate_protocol::event::WireFormat;
 
-/// What lies in an inbox.
+/// An event in an inbox.
 pub(super) struct QueuedEvent {
     pub(super) event: Arc<Event>,
     pub(super) stripe: u8,
 }
 
-/// One shard's end of the hub; owned by its thread. Dropping it ends the shard's interest and pays its debts.
+/// One shard's end of the hub, owned by the shard's thread. Dropping it removes the shard's interest and gives back the
+/// credits of the events that are still in it.
 pub struct Inbox {
     hub: Arc<Hub>,
     shard: u16,
-    letters: Receiver<QueuedEvent>,
-    // Taken out of the channel to be looked at, but not popped.
-    ahead: Option<QueuedEvent>,
+    queue: Receiver<QueuedEvent>,
+    // Taken out of the queue by `peek`, but not yet popped.
+    peeked: Option<QueuedEvent>,
     popped: u64,
-}
-
-/// Where in its inbox a shard joined a pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinPosition(Positions);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Positions {
-    One { stripe: u8, at: u64 },
-    Each(Box<[u64; STRIPES]>),
-    // Of a scan that took more than one page to a stripe, or is not through.
-    ScanRanges(Arc<ScanRanges>),
+    #[cfg(test)]
+    position_fault: RefCell<Option<PositionFault>>,
 }
 
 /// An event popped from an inbox.
 pub struct Popped {
-    /// Its place in the inbox, counted from the first event ever.
+    /// Its index in the inbox. The first event that ever entered the inbox has index 0.
     pub index: u64,
-    /// Its channel's stripe.
+    /// The stripe of its channel.
     pub stripe: u8,
     /// The event.
     pub event: Arc<Event>,
 }
 
-/// What a join sees of a stripe while it holds its lock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct UnderLock {
-    /// Where in the inbox the stripe's next event can come at the earliest.
-    pub(super) at: u64,
-    /// Events ever published in the stripe.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tests' model of a stripe's state"))]
-    pub(super) events: u64,
-}
-
 impl Inbox {
-    pub(super) fn new(hub: Arc<Hub>, shard: u16, letters: Receiver<QueuedEvent>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, shard: u16, queue: Receiver<QueuedEvent>) -> Self {
         Self {
             hub,
             shard,
-            letters,
-            ahead: None,
+            queue,
+            peeked: None,
             popped: 0,
+            #[cfg(test)]
+            position_fault: RefCell::default(),
         }
     }
 
@@ -86,138 +73,126 @@ impl Inbox {
         self.shard
     }
 
-    /// The shard's doorbell: rung when an event came, and when a credit it was refused came back.
+    /// The shard's doorbell. It rings when an event arrives, and when enough credits for a refused request are free.
     #[must_use]
     pub fn doorbell(&self) -> &Arc<Doorbell> {
         &self.hub.doorbells[usize::from(self.shard)]
     }
 
-    /// Declares the shard's interest in a pattern and says from where on its events are new. A pattern already held
-    /// gets a new position and nothing else changes; one [`Inbox::leave`] ends it, however often it was joined.
+    /// Registers the shard's interest in a pattern, and returns the position from which on its events are new.
+    ///
+    /// Joining a pattern that the shard already holds only gives a new position. One [`Inbox::leave`] ends the interest,
+    /// however often the pattern was joined.
     pub fn join(&mut self, pattern: &Pattern) -> JoinPosition {
-        self.join_by(pattern, |_| (), |_, seen, _| seen.at)
+        self.join_viewing(pattern, |_| ())
     }
 
-    /// A join of one channel that also looks at it: `each` is called, under the stripe's lock, if it has state or is of
-    /// a class with history. What it sees is what was published before the position that the join gives.
+    /// Joins one channel and views its state under the same lock.
+    ///
+    /// `view` is called if the channel has state or if its class has a history. It sees exactly the events that were
+    /// published before the returned position.
     pub fn join_and_view(
         &mut self,
         channel: &Channel,
         now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
+        view: &mut dyn FnMut(ChannelView<'_>),
     ) -> JoinPosition {
         let hub = Arc::clone(&self.hub);
-        let see = |state: &mut StripeState| state.channels.view(channel, |channel| hub.class_of(channel), now, each);
-        self.join_by(&channel.clone().into(), see, |_, seen, _| seen.at)
+        let view = |state: &mut StripeState| state.channels.view(channel, |channel| hub.class_of(channel), now, view);
+        self.join_viewing(&channel.clone().into(), view)
     }
 
-    /// Looks at one channel without joining anything; calls `each` as [`Inbox::join_and_view`] does.
-    pub fn view(&self, channel: &Channel, now: Now, each: &mut dyn FnMut(ChannelView<'_>)) {
+    /// Views one channel without joining it. `view` is called as by [`Inbox::join_and_view`].
+    pub fn view(&self, channel: &Channel, now: Now, view: &mut dyn FnMut(ChannelView<'_>)) {
         self.hub.with_state(stripe_of(channel.as_str()), |state| {
             state
                 .channels
-                .view(channel, |channel| self.hub.class_of(channel), now, each);
+                .view(channel, |channel| self.hub.class_of(channel), now, view);
         });
     }
 
-    /// What `since` asks for of a channel's state, and where that lies between its live events. Counts as a use of the
-    /// channel.
+    /// Reads a page of a channel's state. [`Page::at`] says which live events the page already contains. Reading counts
+    /// as a use of the channel.
     pub fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now) -> Page {
-        self.read_by(channel, (since, limit), now, |at, _| at)
-    }
-
-    /// A read whose position `place` decides, from the one under the lock and a way to ask again after it; as
-    /// [`Inbox::join_by`].
-    pub(super) fn read_by(
-        &mut self,
-        channel: &Channel,
-        (since, limit): (Since, PageLimit),
-        now: Now,
-        place: impl FnOnce(u64, &dyn Fn() -> u64) -> u64,
-    ) -> Page {
-        let forms = self.hub.forms();
-        let end = || self.end();
-        let (mut page, at) = self.hub.with_state(stripe_of(channel.as_str()), |state| {
-            (state.channels.read(channel, since, limit, now, forms), end())
+        let formats = self.hub.formats_in_use();
+        let (mut page, at) = self.with_position(stripe_of(channel.as_str()), |state| {
+            state.channels.read(channel, since, limit, now, formats)
         });
-        page.at = place(at, &end);
+        page.at = at;
         self.hub.enforce_bounds();
         page
     }
 
-    /// Names the store that offsets belong to.
+    /// The epoch of the hub's store. Offsets compare only within one epoch.
     #[must_use]
-    pub fn epoch(&self) -> super::Epoch {
+    pub fn epoch(&self) -> Epoch {
         self.hub.epoch()
     }
 
     /// The class of a channel.
     #[must_use]
-    pub fn class_of(&self, channel: &Channel) -> &Arc<tickgate_protocol::channel::Class> {
+    pub fn class_of(&self, channel: &Channel) -> &Arc<Class> {
         self.hub.class_of(channel)
     }
 
-    /// A join whose positions `place` decides, from the stripe, what was seen under its lock, and a way to ask for
-    /// the position again after the lock: so that tests can plant the two classic faults into this very code.
-    pub(super) fn join_by(
-        &mut self,
-        pattern: &Pattern,
-        mut see: impl FnMut(&mut StripeState),
-        mut place: impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
-    ) -> JoinPosition {
+    /// Joins a pattern. `view` sees the state of each stripe that the pattern can match, in order, at the moment of the
+    /// position.
+    pub(super) fn join_viewing(&mut self, pattern: &Pattern, mut view: impl FnMut(&mut StripeState)) -> JoinPosition {
         let patterns = std::slice::from_ref(pattern);
-        let at = JoinPosition(match Stripes::of(pattern.as_str()) {
-            Stripes::One(stripe) => Positions::One {
-                stripe,
-                at: self.join_stripe(stripe, patterns, &mut see, &mut place),
-            },
+        let position = match Stripes::of(pattern.as_str()) {
+            Stripes::One(stripe) => {
+                let ((), from) = self.join_stripe(stripe, patterns, &mut view);
+                JoinPosition::in_one(stripe, from)
+            }
             Stripes::All => {
                 let mut each = Box::new([0; STRIPES]);
                 for stripe in Stripes::All.iter() {
-                    each[usize::from(stripe)] = self.join_stripe(stripe, patterns, &mut see, &mut place);
+                    ((), each[usize::from(stripe)]) = self.join_stripe(stripe, patterns, &mut view);
                 }
-                Positions::Each(each)
+                JoinPosition::in_each(each)
             }
-        });
+        };
         self.note_join(pattern);
-        at
+        position
     }
 
-    /// Joins patterns in one stripe, sees what is there, and has the position decided.
-    pub(super) fn join_stripe(
+    /// Joins patterns in one stripe. Returns what `view` returns, and the position.
+    pub(super) fn join_stripe<T>(
         &self,
         stripe: u8,
         patterns: &[Pattern],
-        see: impl FnOnce(&mut StripeState),
-        place: &mut impl FnMut(u8, UnderLock, &dyn Fn() -> u64) -> u64,
-    ) -> u64 {
-        let now = || self.end();
-        let seen = self.hub.with_state(stripe, |state| {
+        view: impl FnOnce(&mut StripeState) -> T,
+    ) -> (T, u64) {
+        self.with_position(stripe, |state| {
             for pattern in patterns {
                 state.interest.add(pattern, 1 << self.shard);
             }
-            see(state);
-            UnderLock {
-                at: now(),
-                events: state.events,
-            }
-        });
-        place(stripe, seen, &now)
+            view(state)
+        })
     }
 
-    /// A pattern is joined in all its stripes: tells those who watch for that.
+    /// Runs `read` under the stripe's lock, and reads the end of the inbox under the same lock: the state that `read` saw
+    /// contains exactly the stripe's events below that position.
+    fn with_position<T>(&self, stripe: u8, read: impl FnOnce(&mut StripeState) -> T) -> (T, u64) {
+        let (result, position) = self.hub.with_state(stripe, |state| (read(state), self.end()));
+        #[cfg(test)]
+        let position = self.faulty_position(stripe, position);
+        (result, position)
+    }
+
+    /// Tells the watcher of interest that a pattern is joined in all its stripes.
     pub(super) fn note_join(&self, pattern: &Pattern) {
         self.hub.note(pattern, true);
     }
 
-    /// Tells publishers that connections of this shard need a form (`delta` 1) or do not any more (-1).
-    pub fn add_demand(&self, form: WireFormat, delta: i32) {
-        self.hub.add_demand(form, delta);
+    /// Changes how many connections of this shard use a wire format; see [`Hub::add_demand`].
+    pub fn add_demand(&self, format: WireFormat, delta: i32) {
+        self.hub.add_demand(format, delta);
     }
 
-    /// The finished frame of an event in one form; see [`Hub::frame`].
-    pub fn frame<'e>(&self, form: WireFormat, event: &'e Event) -> &'e Bytes {
-        self.hub.frame(form, event)
+    /// The finished frame of an event in one wire format; see [`Hub::frame`].
+    pub fn frame<'e>(&self, format: WireFormat, event: &'e Event) -> &'e Bytes {
+        self.hub.frame(format, event)
     }
 
     /// See [`Hub::deflate_bytes_min`].
@@ -226,7 +201,7 @@ impl Inbox {
         self.hub.deflate_bytes_min()
     }
 
-    /// Takes the shard's interest in a pattern back. Events published before may still be popped.
+    /// Removes the shard's interest in a pattern. Events that were published before may still be popped.
     pub fn leave(&mut self, pattern: &Pattern) {
         for stripe in Stripes::of(pattern.as_str()).iter() {
             let mut state = self.hub.stripes[usize::from(stripe)].lock();
@@ -235,9 +210,9 @@ impl Inbox {
         self.hub.note(pattern, false);
     }
 
-    /// The next event.
+    /// Takes the next event out.
     pub fn pop(&mut self) -> Option<Popped> {
-        let QueuedEvent { event, stripe } = self.ahead.take().or_else(|| self.letters.try_recv().ok())?;
+        let QueuedEvent { event, stripe } = self.peeked.take().or_else(|| self.queue.try_recv().ok())?;
         let index = self.popped;
         self.popped += 1;
         let transit = event.transit();
@@ -247,12 +222,12 @@ impl Inbox {
         Some(Popped { index, stripe, event })
     }
 
-    /// The event that [`Inbox::pop`] would give.
+    /// The event that [`Inbox::pop`] returns next.
     pub fn peek(&mut self) -> Option<&Arc<Event>> {
-        if self.ahead.is_none() {
-            self.ahead = self.letters.try_recv().ok();
+        if self.peeked.is_none() {
+            self.peeked = self.queue.try_recv().ok();
         }
-        self.ahead.as_ref().map(|letter| &letter.event)
+        self.peeked.as_ref().map(|queued| &queued.event)
     }
 
     /// The index of the next event to be popped.
@@ -261,22 +236,38 @@ impl Inbox {
         self.popped
     }
 
-    /// How many wait.
+    /// How many events are waiting.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.letters.len() + usize::from(self.ahead.is_some())
+        self.queue.len() + usize::from(self.peeked.is_some())
     }
 
-    /// Whether none waits.
+    /// Whether no event is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ahead.is_none() && self.letters.is_empty()
+        self.peeked.is_none() && self.queue.is_empty()
     }
 
-    /// The index that the next event to come will have.
+    /// The index that the next event to enter the inbox gets.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.popped + self.len() as u64
+    }
+}
+
+/// The hook through which tests plant faults into the way positions are read.
+#[cfg(test)]
+impl Inbox {
+    /// From now on `fault` decides every position that this inbox reads.
+    pub(super) fn plant(&self, fault: impl FnMut(u8, u64, &dyn Fn() -> u64) -> u64 + Send + 'static) {
+        self.position_fault.replace(Some(Box::new(fault)));
+    }
+
+    fn faulty_position(&self, stripe: u8, position: u64) -> u64 {
+        match &mut *self.position_fault.borrow_mut() {
+            Some(fault) => fault(stripe, position, &|| self.end()),
+            None => position,
+        }
     }
 }
 
@@ -288,46 +279,7 @@ impl Drop for Inbox {
                 self.hub.note(&pattern, false);
             }
         }
-        // Nothing comes any more; what is here goes, and with it the credits others may wait for.
+        // No event can arrive any more. Popping the rest gives back credits that publishers may be waiting for.
         while self.pop().is_some() {}
-    }
-}
-
-impl JoinPosition {
-    pub(super) fn in_each(each: Box<[u64; STRIPES]>) -> Self {
-        Self(Positions::Each(each))
-    }
-
-    pub(super) fn in_stretches(stretches: Arc<ScanRanges>) -> Self {
-        Self(Positions::ScanRanges(stretches))
-    }
-
-    /// Whether an event of `channel` popped at `index` from `stripe` came after the join.
-    #[must_use]
-    pub fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
-        match &self.0 {
-            Positions::One { stripe: joined, at } => *joined == stripe && index >= *at,
-            Positions::Each(each) => each.get(usize::from(stripe)).is_some_and(|at| index >= *at),
-            Positions::ScanRanges(stretches) => stretches.includes(channel, stripe, index),
-        }
-    }
-
-    /// Whether it is whole: nothing is left to be joined.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        match &self.0 {
-            Positions::One { .. } | Positions::Each(_) => true,
-            Positions::ScanRanges(stretches) => stretches.is_complete(),
-        }
-    }
-
-    /// Whether everything from `index` on is included, in every stripe: the subscription is settled.
-    #[must_use]
-    pub fn is_settled(&self, index: u64) -> bool {
-        match &self.0 {
-            Positions::One { at, .. } => index >= *at,
-            Positions::Each(each) => each.iter().all(|at| index >= *at),
-            Positions::ScanRanges(stretches) => stretches.is_settled(index),
-        }
     }
 }

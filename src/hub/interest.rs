@@ -1,12 +1,12 @@
-//! Which shards want which channels, within one stripe.
+//! Interest: which shards want which channels, within one stripe.
 //!
-//! Invariant: a lookup gives exactly the shards that hold a pattern matching the channel, and its cost depends on
-//! how many *shapes* of pattern are held, never on how many patterns or on how many channel names were ever seen.
+//! Invariant: a lookup returns exactly the shards that hold a pattern matching the channel. Its cost depends on how many
+//! *shapes* of patterns are held. It does not depend on how many patterns are held or how many channel names were seen.
 //!
-//! A shape is a pattern's length and the places of its stars. For a channel there is at most one pattern of each
-//! shape that can match, and its text is the channel's with stars put in: one hash lookup per shape ("tuple space
-//! search"). A channel of three segments can meet eleven shapes at most, and usually meets four (`a.b.c`, `a.b.*`,
-//! `a.*`, `*`). Nothing is cached per channel, so a million one-off channel names leave nothing behind.
+//! The shape of a pattern is its number of segments and which of them are stars. At most one pattern of each shape can
+//! match a given channel: the channel's name with stars at these segments. So a lookup is one hash lookup per shape
+//! ("tuple space search"). At most eleven shapes can match a channel of three segments, and usually four are held
+//! (`a.b.c`, `a.b.*`, `a.*`, `*`). Nothing is cached per channel, so a million one-off channel names leave nothing behind.
 
 use std::hash::BuildHasher;
 
@@ -17,12 +17,13 @@ use memchr::memchr_iter;
 use super::STRIPES;
 use tickgate_protocol::channel::{Pattern, SEGMENTS_MAX, Shape, segments};
 
-/// Which stripes the channels lie in that a pattern can match.
+/// The stripes of the channels that a pattern can match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stripes {
-    /// Its first two segments are literal, or it has only one: all its channels share a stripe.
+    /// The first two segments of the pattern are literal, or it has a single literal segment. All channels that it
+    /// matches share a stripe.
     One(u8),
-    /// They can lie anywhere.
+    /// The channels can be in any stripe.
     All,
 }
 
@@ -46,7 +47,7 @@ impl Stripes {
 /// The stripe of a channel: a hash of its first two segments.
 pub(super) fn stripe_of(channel: &str) -> u8 {
     let end = memchr_iter(b'.', channel.as_bytes()).nth(1).unwrap_or(channel.len());
-    // A fixed seed: both sides of a join must agree, and nobody gains by meeting in one stripe.
+    // The seed is fixed because publishers and joins must agree. An attacker gains nothing from channels in one stripe.
     let hash = FixedState::with_seed(0x7469_636b_6761_7465).hash_one(&channel.as_bytes()[..end]);
     u8::try_from(hash % STRIPES as u64).unwrap_or(0)
 }
@@ -55,26 +56,27 @@ pub(super) fn stripe_of(channel: &str) -> u8 {
 #[derive(Default)]
 pub(super) struct Interest {
     shards: HashMap<Pattern, u64, RandomState>,
-    // By the length of the channels they can match, less one.
-    shapes: [Vec<Held>; SEGMENTS_MAX],
+    // The shapes that can match a channel of `index + 1` segments.
+    shapes: [Vec<HeldShape>; SEGMENTS_MAX],
+    // Scratch space for the text of a pattern.
     candidate: String,
 }
 
-/// A shape, and how many patterns have it.
+/// A shape, and how many held patterns have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
+struct HeldShape {
     shape: Shape,
-    holders: u32,
+    patterns: u32,
 }
 
-/// The lengths, less one, of the channels that patterns of a shape can match.
-fn lengths(shape: Shape) -> std::ops::Range<usize> {
+/// The indices into [`Interest::shapes`] at which a shape is listed.
+fn indices(shape: Shape) -> std::ops::Range<usize> {
     let shortest = usize::from(shape.segments) - 1;
     shortest..if shape.is_open() { SEGMENTS_MAX } else { shortest + 1 }
 }
 
 impl Interest {
-    /// Adds the shards of a bit mask to those that hold the pattern.
+    /// Adds the shards of a bit mask to the holders of the pattern.
     pub(super) fn add(&mut self, pattern: &Pattern, shards: u64) {
         if let Some(held) = self.shards.get_mut(pattern) {
             *held |= shards;
@@ -82,15 +84,15 @@ impl Interest {
         }
         self.shards.insert(pattern.clone(), shards);
         let shape = pattern.shape();
-        for length in lengths(shape) {
-            match self.shapes[length].iter_mut().find(|held| held.shape == shape) {
-                Some(held) => held.holders += 1,
-                None => self.shapes[length].push(Held { shape, holders: 1 }),
+        for index in indices(shape) {
+            match self.shapes[index].iter_mut().find(|held| held.shape == shape) {
+                Some(held) => held.patterns += 1,
+                None => self.shapes[index].push(HeldShape { shape, patterns: 1 }),
             }
         }
     }
 
-    /// Takes the shards of a bit mask away from those that hold the pattern.
+    /// Removes the shards of a bit mask from the holders of the pattern.
     pub(super) fn remove(&mut self, pattern: &Pattern, shards: u64) {
         let Some(held) = self.shards.get_mut(pattern) else {
             return;
@@ -101,18 +103,18 @@ impl Interest {
         }
         self.shards.remove(pattern);
         let shape = pattern.shape();
-        for length in lengths(shape) {
-            let shapes = &mut self.shapes[length];
-            if let Some(place) = shapes.iter().position(|held| held.shape == shape) {
-                shapes[place].holders -= 1;
-                if shapes[place].holders == 0 {
-                    shapes.swap_remove(place);
+        for index in indices(shape) {
+            let shapes = &mut self.shapes[index];
+            if let Some(at) = shapes.iter().position(|held| held.shape == shape) {
+                shapes[at].patterns -= 1;
+                if shapes[at].patterns == 0 {
+                    shapes.swap_remove(at);
                 }
             }
         }
     }
 
-    /// Takes the shards of a bit mask away from everything; gives the patterns they held.
+    /// Removes the shards of a bit mask from the holders of all patterns, and returns the patterns that they held.
     pub(super) fn remove_all(&mut self, shards: u64) -> Vec<Pattern> {
         let held = self.shards.iter().filter(|(_, by)| **by & shards != 0);
         let held: Vec<Pattern> = held.map(|(pattern, _)| pattern.clone()).collect();
@@ -122,16 +124,16 @@ impl Interest {
         held
     }
 
-    /// Whether some shard holds this pattern.
+    /// Whether a shard holds exactly this pattern.
     pub(super) fn holds(&self, pattern: &Pattern) -> bool {
         self.shards.contains_key(pattern)
     }
 
-    /// The shards, as a bit mask, that hold a pattern matching the (valid) channel.
+    /// The shards that hold a pattern matching the channel, as a bit mask. The channel's name must be valid.
     pub(super) fn lookup(&mut self, channel: &str) -> u64 {
-        let length = memchr_iter(b'.', channel.as_bytes()).count().min(SEGMENTS_MAX - 1);
+        let dots = memchr_iter(b'.', channel.as_bytes()).count().min(SEGMENTS_MAX - 1);
         let mut shards = 0;
-        for Held { shape, .. } in &self.shapes[length] {
+        for HeldShape { shape, .. } in &self.shapes[dots] {
             let text = if shape.stars == 0 {
                 channel
             } else {
@@ -170,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        // Beside it runs the naive model: a list of (pattern, shard), asked one by one.
+        // The model is a list of (pattern, shard), compared one by one.
         #[test]
         fn agrees_with_a_naive_matcher(
             steps in prop::collection::vec((pattern(), 0u32..64, prop::bool::weighted(0.7)), 1..60),
@@ -199,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn a_pattern_lives_in_the_stripe_of_every_channel_it_matches(pattern in pattern(), channel in channel()) {
+        fn the_stripes_of_a_pattern_contain_the_stripe_of_every_channel_it_matches(pattern in pattern(), channel in channel()) {
             if pattern.matches(&channel) {
                 prop_assert!(Stripes::of(pattern.as_str()).iter().any(|stripe| stripe == stripe_of(&channel)));
             }
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_goes_takes_all_its_interest_along() {
+    fn removing_a_shard_removes_all_its_interest() {
         let mut interest = Interest::default();
         for text in ["a.b", "a.*", "*", "a.*.c"] {
             interest.add(&Pattern::parse(text).expect("valid"), 0b11);

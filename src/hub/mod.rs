@@ -1,25 +1,37 @@
-//! Interest, order and state: which shards want which channels, the numbering of what they get, and what is kept of it.
+//! The hub: which shards want which channels, the order of events, and the state that is kept of channels.
 //!
-//! Two rules: *no thread waits while it holds a stripe lock; a shard thread waits only in its poll.*
+//! Two rules hold everywhere: *no thread waits while it holds a stripe lock, and a shard's thread waits only in its poll.*
 //!
 //! ```text
-//! publish(event):  credit = take before locking (1 + bytes/1024); an async publisher waits its turn, a shard only tries
-//!   lock(stripe): drop a duplicate, an unchanged one; number; keep; for each interested shard: inbox.try_send (cannot
-//!   fail: capacity = all credits)
-//!   unlock; encode; evict what is over the bounds; wake shards that sleep (one wake per batch)
-//! join(pattern), on the shard's thread: for each stripe it can match, one at a time:
-//!   lock: interest += shard;  at[stripe] = popped + inbox.len();  look at the state
-//! read(channel): lock: at = popped + inbox.len();  what is kept
-//! deliver: index = popped++;  a connection gets it iff its subscription is settled or index >= at[stripe]
+//! publish(event): take a credit before locking (it costs 1 + bytes/1024); an asynchronous publisher waits for it, a
+//!     shard only tries
+//!   lock(stripe): drop a duplicate or unchanged event; draw its version; store it; for each interested shard:
+//!     inbox.try_send (cannot fail: an inbox has room for all credits)
+//!   unlock; encode; evict what exceeds the bounds; wake the sleeping shards (once per batch)
+//! join(pattern), on the shard's thread, for each stripe that the pattern can match, one at a time:
+//!   lock: interest += shard;  position[stripe] = popped + inbox.len();  view the state
+//! read(channel), on the shard's thread:
+//!   lock: position = popped + inbox.len();  read a page of the state
+//! deliver: index = popped++;  a connection gets the event iff its subscription is settled or index >= position[stripe]
 //! ```
 //!
-//! Invariant: every event of stripe T that was published before shard S joined under T's lock has an inbox index
-//! below `at[T]`; every later one is at or above it.
+//! Invariant: every event of a stripe that was published before a shard joined under the stripe's lock has an inbox index
+//! below the position of the join; every later event of the stripe has an index at or above it.
 //!
-//! Per file: `interest` (who wants what), `watch` (who is told when that changes), `credits` (the bound), `inbox` (the
-//! shard's end), `scan` (joins of many channels), `evicted` (what a join was too late for), `doorbell` (waking), `publish`
-//! (the way in), `state` (what is kept of channels), `versions` (how all that is numbered), `bounds` (how much),
-//! `generations` (how long ids).
+//! | module | contents |
+//! |---|---|
+//! | `interest` | which shards want which patterns |
+//! | `watch` | the notes about changes of interest |
+//! | `publish` | the path of an event into the state and the inboxes |
+//! | `credits` | the bound on events in inboxes |
+//! | `inbox`, `position` | a shard's end of the hub, and from where on the events of a join count |
+//! | `scan` | joining wide patterns in pages |
+//! | `tombstone_scan` | finding channels that were evicted while a client was away |
+//! | `doorbell` | waking shards |
+//! | `state` | what is kept of channels |
+//! | `versions`, `generations` | the numbers of events and evictions, and how long ids are remembered |
+//! | `bounds` | the bounds on the state, and eviction |
+//! | `export`, `snapshot` | writing the state to disk and restoring it |
 
 mod bounds;
 mod credits;
@@ -31,6 +43,7 @@ mod interest;
 #[cfg(test)]
 #[cfg(shuttle)]
 mod interleavings;
+mod position;
 mod publish;
 #[cfg(test)]
 mod rig;
@@ -60,16 +73,17 @@ pub use bounds::StateSettings;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use export::IDS_RESTORED_MAX;
-pub use inbox::{Inbox, JoinPosition, Popped};
+pub use inbox::{Inbox, Popped};
+pub use position::JoinPosition;
 pub use publish::Receipt;
 pub use scan::{PATTERNS_PER_STEP, Scan};
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
 };
 pub use tombstone_scan::TombstoneScan;
-pub use watch::{InterestWatch, Relevant};
+pub use watch::{InterestWatch, PatternFilter};
 
-use bounds::Held;
+use bounds::Totals;
 use credits::Credits;
 use generations::Generations;
 use inbox::QueuedEvent;
@@ -77,25 +91,26 @@ use interest::{Interest, Stripes, stripe_of};
 use state::Channels;
 use versions::Versions;
 
-/// How many stripes; more only spare publishers from waiting for wide snapshots.
+/// The number of stripes. More stripes would only shorten the time that publishers wait for wide scans.
 pub const STRIPES: usize = 16;
 
 /// The most shards a hub can have: a set of shards is a bit mask in one `u64`.
 pub const SHARDS_MAX: u16 = 64;
 
-/// Messages shorter than this are not compressed unless it is set otherwise.
+/// The default of [`Hub::deflate_bytes_min`], in bytes of payload.
 pub const DEFLATE_BYTES_MIN: usize = 256;
 
 /// The hub's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Credits in all, and so the capacity of every inbox (24 bytes each). An event costs `1 + bytes/1024`.
+    /// Credits of all pools together, which is also the capacity of every inbox (24 bytes per credit). An event costs
+    /// `1 + bytes/1024` credits.
     pub credits: u32,
-    /// What is kept of which channel.
+    /// The classes of channels, which say what is kept.
     pub classes: Arc<Classes>,
-    /// How much is kept in all.
+    /// The bounds on the state.
     pub state: StateSettings,
-    /// The store's name when its state is going to be restored; `None`: a new one.
+    /// The epoch of the state that is going to be restored; `None` for a new, random one.
     pub epoch: Option<Epoch>,
 }
 
@@ -110,32 +125,35 @@ impl Default for Settings {
     }
 }
 
-/// Makes the finished, uncompressed frame of an event in one encoding: [`tickgate_protocol::dialect::encode_event`].
+/// Makes the finished, uncompressed frame of an event in one encoding. The gateway uses
+/// [`tickgate_protocol::dialect::encode_event`].
 pub type Encode = fn(Encoding, &EventView<'_>) -> Bytes;
 
-/// The hub. One per process, shared by publishers and shards.
+/// The hub. There is one per process, shared by publishers and shards.
 pub struct Hub {
     stripes: [Stripe; STRIPES],
     inboxes: Vec<Sender<QueuedEvent>>,
     doorbells: Vec<Arc<Doorbell>>,
     credits: Credits,
-    needs: [AtomicI64; WireFormat::COUNT],
+    // How many connections use each wire format.
+    demand: [AtomicI64; WireFormat::COUNT],
     encode: Encode,
     deflate_bytes_min: AtomicUsize,
     watch: OnceLock<Arc<InterestWatch>>,
     classes: Arc<Classes>,
     epoch: Epoch,
     limits: StateSettings,
-    held: Held,
+    totals: Totals,
     generations: Generations,
     versions: Arc<Versions>,
 }
 
-/// Channels that share a hash of their first two segments, behind one lock on a cache line of its own.
+/// The channels whose first two segments have the same hash, behind one lock. Aligned so that stripes do not share cache
+/// lines.
 #[repr(align(128))]
 struct Stripe {
     state: Mutex<StripeState>,
-    // What the search for something to evict goes by; written under the lock.
+    // When the stripe's least recently used channel was used, for evictions. Written under the lock.
     oldest_use_ms: AtomicU64,
 }
 
@@ -164,50 +182,54 @@ impl Stripe {
     }
 }
 
-/// Shards to be woken after a batch.
+/// The shards to be woken after a batch, as a bit mask: bit `n` stands for shard `n`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wakes(pub u64);
 
-/// What the hub has done and holds.
+/// Counters and sizes of the hub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HubMetrics {
-    /// Events published, wanted or not.
+    /// Events published, whether a shard wanted them or not. Duplicates and unchanged events are not counted.
     pub events: u64,
-    /// Events that no shard wanted.
+    /// Published events that no shard wanted.
     pub unwanted: u64,
-    /// Credits lent: what lies in inboxes or is about to.
+    /// Credits that are lent: their events are in inboxes or about to be.
     pub credits_lent: usize,
-    /// Credits in all.
+    /// Credits of all pools together.
     pub credits: usize,
-    /// Channels of which something is kept.
+    /// Channels that have state.
     pub channels: usize,
-    /// What is kept of them, in bytes.
+    /// The estimated size of their state, in bytes.
     pub state_bytes: usize,
     /// Ids of publishers that are remembered.
     pub ids: usize,
-    /// Names of channels with a history that were dropped, for those who come back.
+    /// Names of evicted channels with a history that are remembered.
     pub tombstones: usize,
-    /// Channels that were dropped, the least recently used first, for want of room.
+    /// Channels that were evicted because the bounds were exceeded.
     pub evicted: u64,
-    /// Events that fell out of a history because it was full.
+    /// Events that were dropped from a history because it was full.
     pub trimmed: u64,
-    /// Events that fell out of a history because they were too old.
+    /// Events that were dropped from a history because they were too old.
     pub expired: u64,
-    /// Events that were published already.
+    /// Events that were not published because their ids had been accepted before.
     pub duplicates: u64,
-    /// Events that said what the one before them said.
+    /// Events that were not sent because their values equalled the channel's last value.
     pub unchanged: u64,
-    /// Reads that found that what they asked for is gone.
+    /// Reads that asked for events that are gone.
     pub overtaken: u64,
 }
 
 impl Hub {
-    /// A hub and its `shards` inboxes. Panics unless there are 1 to [`SHARDS_MAX`].
+    /// Makes a hub and the inboxes of its shards, in the order of the shards' numbers.
+    ///
+    /// # Panics
+    ///
+    /// If `shards` is not between 1 and [`SHARDS_MAX`].
     pub fn new(settings: Settings, shards: usize, encode: Encode) -> (Arc<Self>, Vec<Inbox>) {
         Self::with_ids_max(settings, shards, encode, generations::IDS_MAX)
     }
 
-    /// A hub that remembers so many ids at most.
+    /// Makes a hub that remembers at most `ids_max` ids.
     fn with_ids_max(settings: Settings, shards: usize, encode: Encode, ids_max: u32) -> (Arc<Self>, Vec<Inbox>) {
         assert!(
             (1..=usize::from(SHARDS_MAX)).contains(&shards),
@@ -215,44 +237,45 @@ impl Hub {
         );
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
         let credits = Credits::new(settings.credits, &doorbells);
-        let (inboxes, letters): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
+        let (inboxes, queues): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
         let versions = Arc::<Versions>::default();
-        let tombstones_most = settings.state.tombstones / STRIPES;
-        let stripe = |_| Stripe::new(Channels::new(versions.clone(), tombstones_most));
+        let tombstones_max = settings.state.tombstones / STRIPES;
+        let stripe = |_| Stripe::new(Channels::new(versions.clone(), tombstones_max));
         let hub = Arc::new(Self {
             stripes: std::array::from_fn(stripe),
             versions: versions.clone(),
             inboxes,
             doorbells,
             credits,
-            needs: Default::default(),
+            demand: Default::default(),
             encode,
             deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
             classes: settings.classes,
             epoch: settings.epoch.unwrap_or_else(|| Epoch(rand::random())),
             limits: settings.state,
-            held: Held::default(),
+            totals: Totals::default(),
             generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),
         });
-        let inbox = |(shard, letters)| Inbox::new(hub.clone(), shard, letters);
-        let inboxes = (0u16..).zip(letters).map(inbox).collect();
+        let inbox = |(shard, queue)| Inbox::new(hub.clone(), shard, queue);
+        let inboxes = (0u16..).zip(queues).map(inbox).collect();
         (hub, inboxes)
     }
 
-    /// Waits, in order of arrival, for room for an event with `bytes` of data. Whoever holds [`Wakes`] wakes them
-    /// before it waits here: the room it waits for may be theirs to give.
+    /// Waits, in order of arrival, for a credit for an event with `bytes` of data. A caller that holds [`Wakes`] must wake
+    /// these shards first: the credits may be in events that they have not popped.
     pub async fn credit(&self, bytes: usize) -> Credit<'_> {
         self.credits.publisher(bytes).await
     }
 
-    /// Room for an event when there is some and nobody waits for it, for a publisher that could also wait.
+    /// A credit from the same pool as [`Hub::credit`], if one is free and no publisher waits.
     #[must_use]
     pub fn credit_now(&self, bytes: usize) -> Option<Credit<'_>> {
         self.credits.publisher_now(bytes)
     }
 
-    /// Room for an event, or `None`: then this shard's doorbell rings when some has come back.
+    /// A credit from the pool of a shard, for an event with `bytes` of data. After `None`, the shard's doorbell rings when
+    /// enough credits are free.
     #[must_use]
     pub fn try_credit(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
         self.credits.shard(shard, bytes)
@@ -265,64 +288,65 @@ impl Hub {
         }
     }
 
-    /// The finished frame of an event in one form, encoded now if nobody has done it yet.
-    pub fn frame<'e>(&self, form: WireFormat, event: &'e Event) -> &'e Bytes {
-        if let Some(frame) = event.frame(form) {
+    /// The finished frame of an event in one wire format. It is encoded now if that has not happened yet.
+    pub fn frame<'e>(&self, format: WireFormat, event: &'e Event) -> &'e Bytes {
+        if let Some(frame) = event.frame(format) {
             return frame;
         }
-        if !form.deflated {
-            return event.offer_frame(form, (self.encode)(form.encoding, &event.view()));
+        if !format.deflated {
+            return event.offer_frame(format, (self.encode)(format.encoding, &event.view()));
         }
-        let plain = self.frame(form.encoding.plain(), event);
+        let plain = self.frame(format.encoding.plain(), event);
         let deflated = deflate::frame(plain, self.deflate_bytes_min());
-        event.offer_frame(form, deflated.map_or_else(|| plain.clone(), Bytes::from))
+        event.offer_frame(format, deflated.map_or_else(|| plain.clone(), Bytes::from))
     }
 
-    /// Messages shorter than this are not compressed, in bytes of payload.
+    /// Events with a shorter message are not compressed, in bytes of payload.
     #[must_use]
     pub fn deflate_bytes_min(&self) -> usize {
         self.deflate_bytes_min.load(Ordering::Relaxed)
     }
 
-    /// Sets [`Hub::deflate_bytes_min`], at any time.
+    /// Sets [`Hub::deflate_bytes_min`]. Allowed at any time.
     pub fn set_deflate_bytes_min(&self, bytes: usize) {
         self.deflate_bytes_min.store(bytes, Ordering::Relaxed);
     }
 
-    /// Counts connections that need a form (`delta` is 1 or -1).
-    pub fn add_demand(&self, form: WireFormat, delta: i32) {
-        self.needs[form.index()].fetch_add(delta.into(), Ordering::Relaxed);
+    /// Changes how many connections use a wire format (`delta` is 1 or -1). Publishers encode events in the formats in use.
+    pub fn add_demand(&self, format: WireFormat, delta: i32) {
+        self.demand[format.index()].fetch_add(delta.into(), Ordering::Relaxed);
     }
 
-    /// Has every join and leave from now on of patterns that are `relevant` noted; `None` when somebody else watches.
-    pub fn watch(&self, relevant: Box<Relevant>) -> Option<Arc<InterestWatch>> {
+    /// Notes every join and leave of `relevant` patterns from now on. There is one watcher per hub: later calls return
+    /// `None`.
+    pub fn watch(&self, relevant: Box<PatternFilter>) -> Option<Arc<InterestWatch>> {
         let watch = Arc::new(InterestWatch::new(relevant));
         self.watch.set(Arc::clone(&watch)).is_ok().then_some(watch)
     }
 
-    /// Notes a change that has taken effect, without any lock held.
+    /// Notes a change of interest. To be called after it took effect, without any lock.
     fn note(&self, pattern: &Pattern, joined: bool) {
         if let Some(watch) = self.watch.get() {
             watch.note(pattern, joined);
         }
     }
 
-    /// Whether some shard holds a pattern that matches the (valid) channel.
+    /// Whether a shard holds a pattern that matches the channel. The channel's name must be valid.
     #[must_use]
     pub fn is_wanted(&self, channel: &str) -> bool {
         let mut state = self.stripes[usize::from(stripe_of(channel))].lock();
         state.interest.lookup(channel) != 0
     }
 
-    /// Whether some shard holds exactly this pattern.
+    /// Whether a shard holds exactly this pattern.
     #[must_use]
     pub fn holds(&self, pattern: &Pattern) -> bool {
-        // A pattern of all stripes is joined and left in each of them.
+        // A pattern that concerns all stripes is joined and left in each of them, so one of them suffices.
         let stripe = *Stripes::of(pattern.as_str()).iter().start();
         self.stripes[usize::from(stripe)].lock().interest.holds(pattern)
     }
 
-    /// What the hub has done and holds; each stripe at its own instant.
+    /// Reads the counters and sizes. Each stripe is read at its own instant.
     #[must_use]
     pub fn metrics(&self) -> HubMetrics {
         let mut metrics = HubMetrics {
@@ -343,11 +367,11 @@ impl Hub {
             metrics.unchanged += counts.unchanged;
             metrics.overtaken += counts.overtaken;
         }
-        (metrics.channels, metrics.state_bytes, metrics.ids) = self.held.now();
+        (metrics.channels, metrics.state_bytes, metrics.ids) = self.totals.read();
         metrics
     }
 
-    /// Names the store: offsets compare within it only.
+    /// The epoch of the store. Offsets compare only within one epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -359,45 +383,46 @@ impl Hub {
         self.classes.of(channel)
     }
 
-    /// What is kept of a channel and what `since` asks for, for those who have no inbox: `at` is 0 in the page. `each`
-    /// is called as by [`Inbox::view`].
+    /// Views a channel and reads a page of its state at the same instant, for callers that have no inbox. [`Page::at`] is
+    /// 0. `view` is called as by [`Inbox::view`].
     pub fn read(
         &self,
         channel: &Channel,
         since: Since,
         limit: PageLimit,
         now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
+        view: &mut dyn FnMut(ChannelView<'_>),
     ) -> Page {
-        let forms = self.forms();
+        let formats = self.formats_in_use();
         let page = self.with_state(stripe_of(channel.as_str()), |state| {
             state
                 .channels
-                .view(channel, |channel| self.class_of(channel), now, each);
-            state.channels.read(channel, since, limit, now, forms)
+                .view(channel, |channel| self.class_of(channel), now, view);
+            state.channels.read(channel, since, limit, now, formats)
         });
         self.enforce_bounds();
         page
     }
 
-    /// The channel's last value was found to hold still: newcomers get it for so many milliseconds from now.
+    /// Extends the freshness of the channel's last value: newcomers get it for `fresh_ms` milliseconds from now. Has no
+    /// effect if the value was published without [`fresh_ms`](crate::event::PublishOptions::fresh_ms).
     pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {
         let mut state = self.stripes[usize::from(stripe_of(channel.as_str()))].lock();
         state.channels.confirm_last(channel, fresh_ms, now);
     }
 
-    /// Forms that events may be encoded in now.
-    fn forms(&self) -> usize {
-        let needed = |needed: &&AtomicI64| needed.load(Ordering::Relaxed) > 0;
-        self.needs.iter().filter(needed).count()
+    /// In how many wire formats events may be encoded now.
+    fn formats_in_use(&self) -> usize {
+        let is_used = |count: &&AtomicI64| count.load(Ordering::Relaxed) > 0;
+        self.demand.iter().filter(is_used).count()
     }
 }
 
-/// The places of the bits of a mask.
+/// The indices of the bits that are set in a mask, in increasing order.
 fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let place = mask.trailing_zeros();
+        let index = mask.trailing_zeros();
         mask &= mask.wrapping_sub(1);
-        (place < u64::BITS).then_some(place as usize)
+        (index < u64::BITS).then_some(index as usize)
     })
 }

@@ -1,52 +1,55 @@
-//! The way in: one event, from its publisher into the state and the inboxes.
+//! Publishing: the path of one event from its publisher into the state and the inboxes.
 //!
-//! Invariant: an event is answered as published only when it is numbered, kept and in every interested inbox, and as a
-//! duplicate only when that is true of the first one of its id: both are decided under the same lock.
+//! Invariant: a receipt says "published" only after the event has its version, is stored, and is in every interested inbox.
+//! It says "duplicate" only after all of that is true of the first event with that id. Both are decided under one lock.
 
 use std::sync::Arc;
 
 use super::inbox::QueuedEvent;
 use super::interest::stripe_of;
 use super::state::{Epoch, Garbage, Prepared, Stored};
-use super::{Credit, Hub, Wakes, bits};
+use super::{Credit, Hub, StripeState, Wakes, bits};
 use crate::event::{Event, EventMeta, NewEvent, Transit};
 use crate::sync::Ordering;
 use crate::time::Now;
 use tickgate_protocol::channel::Class;
 use tickgate_protocol::event::WireFormat;
 
-/// What publishing gave.
+/// The outcome of publishing one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// Position in the channel's history, on channels that keep one; of a duplicate that of the first.
+    /// The event's position in the channel's history, if the channel keeps one. For a duplicate, the position of the first
+    /// event.
     pub offset: Option<u64>,
-    /// The store that the offset belongs to, on channels with history.
+    /// The epoch of the offset, if the channel keeps a history.
     pub epoch: Option<Epoch>,
-    /// An event of this id was published already, and this one was not.
+    /// Whether an event with this id was accepted before. This event was not published then.
     pub duplicate: bool,
-    /// It says what the channel's last one said, and was not sent (`only_changed`).
+    /// Whether the event was not sent because its value equals the channel's last value (`only_changed`).
     pub unchanged: bool,
 }
 
 impl Hub {
-    /// Numbers the event, keeps what its channel's class keeps, and puts it into the inbox of every interested shard;
-    /// encodes it in every form that somebody needs. Adds the shards to wake to `wakes`; the caller calls
-    /// [`Hub::wake`] once per batch.
+    /// Publishes one event: gives it a version and stores it as its channel's class says, puts it into the inbox of every
+    /// interested shard, and encodes it in every wire format in use.
+    ///
+    /// Adds the shards to be woken to `wakes`. The caller passes them to [`Hub::wake`] once per batch.
     pub fn publish(&self, event: NewEvent, now: Now, credit: Credit<'_>, wakes: &mut Wakes) -> Receipt {
         if event.options.id.is_some() {
-            self.turn_ids(now);
+            self.rotate_ids(now);
         }
         let class = self.classes.of(&event.channel);
         let published = if class.keeps_state() {
-            self.publish_kept(Prepared::new(event, Arc::clone(class)), now, credit, wakes)
+            self.publish_stateful(Prepared::new(event, Arc::clone(class)), now, credit, wakes)
         } else {
-            self.publish_plain(event, class, credit, wakes)
+            self.publish_stateless(event, class, credit, wakes)
         };
         if let Some(event) = &published.1 {
-            // After unlocking, so that nobody waits for it; before waking, so that hardly a shard does it itself.
-            for form in WireFormat::all() {
-                if self.needs[form.index()].load(Ordering::Relaxed) > 0 {
-                    self.frame(form, event);
+            // After the lock, so that no publisher waits for the encoding. Before the shards are woken, so that they rarely
+            // have to encode.
+            for format in WireFormat::all() {
+                if self.demand[format.index()].load(Ordering::Relaxed) > 0 {
+                    self.frame(format, event);
                 }
             }
         }
@@ -54,8 +57,8 @@ impl Hub {
         published.0
     }
 
-    /// Nothing is kept but perhaps its id.
-    fn publish_plain(
+    /// Publishes an event of a class without state. Only its id is kept, if it has one.
+    fn publish_stateless(
         &self,
         event: NewEvent,
         class: &Arc<Class>,
@@ -64,7 +67,7 @@ impl Hub {
     ) -> (Receipt, Option<Arc<Event>>) {
         let stripe = stripe_of(event.channel.as_str());
         let id = event.options.id;
-        let publish = |state: &mut super::StripeState| {
+        let publish = |state: &mut StripeState| {
             if state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
                 let duplicate = Receipt {
                     duplicate: true,
@@ -82,11 +85,11 @@ impl Hub {
                 return (Receipt::default(), None);
             }
             let (payer, cost) = credit.into_debt();
-            let numbered = EventMeta {
+            let meta = EventMeta {
                 class: Arc::clone(class),
                 ..EventMeta::default()
             };
-            let event = Event::in_transit(event, numbered, Transit::new(payer, cost, shards.count_ones()));
+            let event = Event::in_transit(event, meta, Transit::new(payer, cost, shards.count_ones()));
             let event = Arc::new(event);
             self.post(&event, stripe, shards);
             wakes.0 |= shards;
@@ -99,7 +102,8 @@ impl Hub {
         }
     }
 
-    fn publish_kept(
+    /// Publishes an event of a class with state.
+    fn publish_stateful(
         &self,
         mut prepared: Prepared,
         now: Now,
@@ -108,6 +112,7 @@ impl Hub {
     ) -> (Receipt, Option<Arc<Event>>) {
         let stripe = stripe_of(prepared.event.channel.as_str());
         if prepared.wants_comparison() {
+            // Comparing can mean parsing both values, so it happens between two holds of the lock.
             let known = self.stripes[usize::from(stripe)].lock().channels.known(&prepared);
             prepared.compare(&known);
         }
@@ -117,8 +122,8 @@ impl Hub {
             epoch: has_history.then_some(self.epoch),
             ..Receipt::default()
         };
-        let forms = self.forms();
-        // Dropped at the end, when nothing is locked; so is a credit that is not used.
+        let formats = self.formats_in_use();
+        // Both are dropped at the end of the function, after the lock; the credit is dropped if it is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
         self.with_state(stripe, |state| {
             let shards = state.interest.lookup(prepared.event.channel.as_str());
@@ -126,7 +131,7 @@ impl Hub {
             let transit = Transit::new(payer, cost, shards.count_ones());
             let stored = state
                 .channels
-                .store(prepared, transit, (now, &self.generations), forms, &mut garbage);
+                .store(prepared, transit, (now, &self.generations), formats, &mut garbage);
             match stored {
                 Stored::Duplicate(version) => {
                     let duplicate = Receipt {
@@ -157,17 +162,18 @@ impl Hub {
         })
     }
 
-    /// Puts an event into these shards' inboxes, under its stripe's lock.
+    /// Puts an event into the inboxes of these shards (a bit mask). To be called under the stripe's lock.
     fn post(&self, event: &Arc<Event>, stripe: u8, shards: u64) {
         for shard in bits(shards) {
             let event = event.clone();
-            // A credit is held, so there is room; a shard that is gone has no interest. Were either untrue the
-            // debt would still have to be paid.
+            // The event holds a credit, so there is room, and a shard that is gone has no interest. If that were ever
+            // wrong, the credit would still have to be given back.
             if let Err(refused) = self.inboxes[shard].try_send(QueuedEvent { event, stripe }) {
                 debug_assert!(false, "an inbox refused an event with a credit: {refused}");
-                let transit = refused.into_inner().event;
-                if transit.transit().popped() {
-                    self.credits.give(transit.transit().payer, transit.transit().cost);
+                let event = refused.into_inner().event;
+                let transit = event.transit();
+                if transit.popped() {
+                    self.credits.give(transit.payer, transit.cost);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! What the hub's tests and its interleavings under the model checker have in common: a hub, numbered events, and the
-//! faults that are planted into finding a position.
+//! Shared by the hub's tests and its interleavings under the model checker: hubs, numbered events, and the faults that
+//! are planted into the way positions are read.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ pub(super) const NO_LIMIT: PageLimit = PageLimit {
     bytes: usize::MAX,
 };
 
-/// Of a hub that is made by [`hub_of_ids`].
+/// The deduplication window of a hub made by [`hub_of_ids`].
 pub(super) const WINDOW_MS: u64 = 60_000;
 
-/// A hub that keeps a history of the channels below `kept`, and of others what classes keep without configuration.
+/// A hub that keeps a history of the channels below `kept`. The built-in classes apply to all others.
 pub(super) fn hub(credits: u32, shards: usize, encode: Encode) -> (Arc<Hub>, Vec<Inbox>) {
     let history = Class {
         cache_last: true,
@@ -38,7 +38,7 @@ pub(super) fn hub(credits: u32, shards: usize, encode: Encode) -> (Arc<Hub>, Vec
     Hub::new(settings, shards, encode)
 }
 
-/// A hub that remembers so many ids at most, and each of them for a minute.
+/// A hub that remembers at most `ids_max` ids, each for [`WINDOW_MS`].
 pub(super) fn hub_of_ids(ids_max: u32) -> Arc<Hub> {
     let settings = Settings {
         state: StateSettings {
@@ -68,23 +68,37 @@ pub(super) fn event(on: &str, number: u64) -> NewEvent {
     }
 }
 
-/// How a join or a read finds its position: the right way and two wrong ones.
+/// Decides a position in the place of an [`Inbox`]: gets the stripe, the position that was read under its lock, and a way
+/// to read the end of the inbox again after the lock.
+pub(super) type PositionFault = Box<dyn FnMut(u8, u64, &dyn Fn() -> u64) -> u64 + Send>;
+
+/// How a join or a read finds its position: the correct way and two planted faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
     UnderLock,
-    /// Planted fault: the inbox's length is read after the unlock. An event in between is in nobody's state and is
-    /// not delivered either: a gap.
+    /// Planted fault: the end of the inbox is read after the unlock. An event in between is not in the state and is not
+    /// delivered either: a gap.
     AfterUnlock,
-    /// Planted fault: no position at all. What the state held already is delivered again: a duplicate.
+    /// Planted fault: the position is the beginning of the inbox. Events that the state contained are delivered again:
+    /// duplicates.
     Nowhere,
 }
 
 impl Rule {
-    pub(super) fn place(self, under_lock: u64, later: &dyn Fn() -> u64) -> u64 {
+    pub(super) fn position(self, under_lock: u64, later: &dyn Fn() -> u64) -> u64 {
         match self {
             Self::UnderLock => under_lock,
             Self::AfterUnlock => later(),
             Self::Nowhere => 0,
         }
     }
+}
+
+/// Makes an inbox find its positions by the rule. `after_unlock` is called with the stripe, between the unlock and the
+/// point at which a faulty rule reads the end of the inbox.
+pub(super) fn plant(inbox: &Inbox, rule: Rule, mut after_unlock: impl FnMut(u8) + Send + 'static) {
+    inbox.plant(move |stripe, under_lock, later| {
+        after_unlock(stripe);
+        rule.position(under_lock, later)
+    });
 }

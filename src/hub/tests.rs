@@ -1,5 +1,5 @@
-//! The hub under threads, and the two classic faults of a join and of a read, planted into their own code: both must be
-//! found.
+//! The hub with several threads, and the two typical faults of a join and of a read. The faults are planted into the
+//! production code, and the tests must find them.
 
 mod ids;
 mod scan;
@@ -19,7 +19,7 @@ fn number_of(event: &Event) -> u64 {
     std::str::from_utf8(&event.data)
         .ok()
         .and_then(|text| text.parse().ok())
-        .expect("the publisher wrote a number")
+        .expect("the data is a number")
 }
 
 fn publish_now(hub: &Hub, channel: &str, number: u64) {
@@ -27,88 +27,89 @@ fn publish_now(hub: &Hub, channel: &str, number: u64) {
     hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
 }
 
-/// What a new subscriber of `joined` misses and gets twice when one event comes before its join, one right after
-/// the join's unlock, and one later.
-fn misses_and_doubles(rule: Rule, joined: &str) -> (u64, u64) {
+/// How many events a new subscriber of `joined` misses and how many it gets twice. One event is published before its join,
+/// one directly after the join unlocks the stripe, and one later.
+fn misses_and_duplicates(rule: Rule, joined: &str) -> (u64, u64) {
     let (hub, mut inboxes) = hub(64, 1, NO_FRAME);
     let inbox = &mut inboxes[0];
-    inbox.join(&pattern("a.b.*")); // somebody else's, so that the inbox is not empty
+    inbox.join(&pattern("a.b.*")); // of another connection, so that the inbox is not empty
     publish_now(&hub, "a.b.c", 1);
     let stripe = stripe_of("a.b.c");
+    let publisher = Arc::clone(&hub);
+    plant(inbox, rule, move |joined| {
+        if joined == stripe {
+            publish_now(&publisher, "a.b.c", 2);
+        }
+    });
+    // The number of events in the stripe stands for its state.
     let mut state = 0;
-    let at = inbox.join_by(
-        &pattern(joined),
-        |_| (),
-        |joining, seen, later| {
-            if joining == stripe {
-                state = seen.events;
-                publish_now(&hub, "a.b.c", 2);
-            }
-            rule.place(seen.at, later)
-        },
-    );
+    let mut stripes = Stripes::of(joined).iter();
+    let at = inbox.join_viewing(&pattern(joined), |seen| {
+        if stripes.next() == Some(stripe) {
+            state = seen.events;
+        }
+    });
     publish_now(&hub, "a.b.c", 3);
-    let (mut misses, mut doubles) = (0, 0);
+    let (mut misses, mut duplicates) = (0, 0);
     while let Some(popped) = inbox.pop() {
         match (
             at.includes(&popped.event.channel, popped.stripe, popped.index),
             number(&popped) > state,
         ) {
-            (true, false) => doubles += 1,
+            (true, false) => duplicates += 1,
             (false, true) => misses += 1,
             _ => {}
         }
     }
-    (misses, doubles)
+    (misses, duplicates)
 }
 
 #[test]
-fn a_join_misses_nothing_and_doubles_nothing() {
+fn a_join_misses_no_event_and_duplicates_none() {
     for joined in ["a.b.c", "a.*", "*", "*.b.c"] {
-        assert_eq!(misses_and_doubles(Rule::UnderLock, joined), (0, 0), "{joined}");
+        assert_eq!(misses_and_duplicates(Rule::UnderLock, joined), (0, 0), "{joined}");
     }
 }
 
 #[test]
-fn a_length_read_after_the_unlock_is_found() {
+fn a_position_read_after_the_unlock_is_found() {
     for joined in ["a.b.c", "a.*", "*", "*.b.c"] {
-        assert_eq!(misses_and_doubles(Rule::AfterUnlock, joined), (1, 0), "{joined}");
+        assert_eq!(misses_and_duplicates(Rule::AfterUnlock, joined), (1, 0), "{joined}");
     }
 }
 
 #[test]
-fn a_join_without_position_is_found() {
+fn a_join_without_a_position_is_found() {
     for joined in ["a.b.c", "a.*", "*", "*.b.c"] {
-        assert_eq!(misses_and_doubles(Rule::Nowhere, joined), (0, 1), "{joined}");
+        assert_eq!(misses_and_duplicates(Rule::Nowhere, joined), (0, 1), "{joined}");
     }
 }
 
-/// What a reader of `kept.a.b` misses and gets twice, of its page and the live events behind it, when one event comes
-/// before the read, one right after its unlock, and one later.
-fn misses_and_doubles_of_a_read(rule: Rule, since: Since) -> (u64, u64) {
+/// How many events a reader of `kept.a.b` misses and how many it gets twice, from its page and the live events after it.
+/// One event is published before the read, one directly after the read unlocks the stripe, and one later.
+fn misses_and_duplicates_of_a_read(rule: Rule, since: Since) -> (u64, u64) {
     let (hub, mut inboxes) = hub(64, 1, NO_FRAME);
     let inbox = &mut inboxes[0];
     inbox.join(&pattern("*"));
-    publish_now(&hub, "a.b.c", 0); // so that the inbox is not where the state is
+    publish_now(&hub, "a.b.c", 0); // so that the inbox has more events than the channel
     publish_now(&hub, "kept.a.b", 1);
-    let page = inbox.read_by(&channel("kept.a.b"), (since, NO_LIMIT), Now::default(), |at, later| {
-        publish_now(&hub, "kept.a.b", 2);
-        rule.place(at, later)
-    });
+    let publisher = Arc::clone(&hub);
+    plant(inbox, rule, move |_| publish_now(&publisher, "kept.a.b", 2));
+    let page = inbox.read(&channel("kept.a.b"), since, NO_LIMIT, Now::default());
     publish_now(&hub, "kept.a.b", 3);
-    let mut came: Vec<u64> = page.events.iter().map(|event| number_of(event)).collect();
-    assert_eq!((came.as_slice(), page.last, page.more), ([1].as_slice(), 1, false));
+    let mut received: Vec<u64> = page.events.iter().map(|event| number_of(event)).collect();
+    assert_eq!((received.as_slice(), page.last, page.more), ([1].as_slice(), 1, false));
     let live = std::iter::from_fn(|| inbox.pop()).filter(|popped| popped.index >= page.at);
-    came.extend(live.map(|popped| number(&popped)).filter(|number| *number > 0));
-    let times = |number: u64| came.iter().filter(|came| **came == number).count() as u64;
+    received.extend(live.map(|popped| number(&popped)).filter(|number| *number > 0));
+    let times = |number: u64| received.iter().filter(|received| **received == number).count() as u64;
     let misses = (1..=3).filter(|number| times(*number) == 0).count() as u64;
     (misses, (1..=3).map(|number| times(number).saturating_sub(1)).sum())
 }
 
 #[test]
-fn a_page_and_the_live_events_behind_it_meet_exactly_and_both_faults_are_found() {
+fn a_page_and_the_live_events_after_it_meet_exactly_and_both_faults_are_found() {
     for since in [Since::After(0), Since::Newest { above: 0 }] {
-        let found = |rule| misses_and_doubles_of_a_read(rule, since);
+        let found = |rule| misses_and_duplicates_of_a_read(rule, since);
         assert_eq!(found(Rule::UnderLock), (0, 0), "{since:?}");
         assert_eq!(found(Rule::AfterUnlock), (1, 0), "{since:?}");
         assert_eq!(found(Rule::Nowhere), (0, 1), "{since:?}");
@@ -116,7 +117,7 @@ fn a_page_and_the_live_events_behind_it_meet_exactly_and_both_faults_are_found()
 }
 
 #[test]
-fn two_publishers_of_one_channel_are_seen_in_one_order_by_all_shards() {
+fn all_shards_see_the_events_of_two_publishers_in_the_same_order() {
     let (hub, mut inboxes) = hub(64, 2, NO_FRAME);
     for inbox in &mut inboxes {
         inbox.join(&pattern("a.*"));
@@ -165,12 +166,12 @@ fn two_publishers_of_one_channel_are_seen_in_one_order_by_all_shards() {
     assert_eq!(orders[0], orders[1]);
     for publisher in 0..2 {
         let own: Vec<u64> = orders[0].iter().copied().filter(|n| n % 2 == publisher).collect();
-        assert!(own.is_sorted(), "each publisher's own order is kept");
+        assert!(own.is_sorted(), "the order of each publisher is kept");
     }
 }
 
 #[test]
-fn every_credit_lent_fills_an_inbox_to_the_brim_and_not_over_it() {
+fn an_inbox_has_room_for_exactly_all_credits() {
     let (hub, mut inboxes) = hub(50, 3, NO_FRAME);
     inboxes[0].join(&pattern("*"));
     let mut published = 0;
@@ -194,7 +195,7 @@ fn every_credit_lent_fills_an_inbox_to_the_brim_and_not_over_it() {
 }
 
 #[test]
-fn a_publisher_that_waits_holds_no_lock() {
+fn a_waiting_publisher_holds_no_lock() {
     let (hub, mut inboxes) = hub(4, 1, NO_FRAME);
     inboxes[0].join(&pattern("a.b"));
     while let Some(credit) = hub.credit_now(0) {
@@ -210,7 +211,7 @@ fn a_publisher_that_waits_holds_no_lock() {
 }
 
 #[test]
-fn an_event_larger_than_all_credits_passes() {
+fn an_event_that_costs_more_than_all_credits_is_published() {
     let (hub, mut inboxes) = hub(2, 1, NO_FRAME);
     inboxes[0].join(&pattern("a.b"));
     for _ in 0..3 {
@@ -224,7 +225,7 @@ fn an_event_larger_than_all_credits_passes() {
 }
 
 #[test]
-fn a_shard_that_goes_leaves_no_debt_and_no_interest() {
+fn a_dropped_inbox_leaves_no_lent_credit_and_no_interest() {
     let (hub, mut inboxes) = hub(8, 2, NO_FRAME);
     for inbox in &mut inboxes {
         inbox.join(&pattern("*"));
@@ -252,7 +253,7 @@ fn a_shard_that_goes_leaves_no_debt_and_no_interest() {
 }
 
 #[test]
-fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
+fn an_event_is_encoded_once_and_only_in_formats_in_use() {
     static ENCODED: AtomicUsize = AtomicUsize::new(0);
     let encode: Encode = |_, event| {
         ENCODED.fetch_add(1, Ordering::Relaxed);
@@ -287,7 +288,7 @@ fn an_event_is_encoded_once_and_only_when_somebody_needs_it() {
 }
 
 #[test]
-fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
+fn a_join_with_an_empty_inbox_is_settled_at_once_and_one_with_events_is_not() {
     let (hub, mut inboxes) = hub(8, 1, NO_FRAME);
     let inbox = &mut inboxes[0];
     let first = inbox.join(&pattern("*"));
@@ -305,7 +306,7 @@ fn a_join_of_an_empty_inbox_is_settled_at_once_and_a_late_one_is_not() {
     assert!(inbox.is_empty());
 }
 
-// A publisher with no end of events, and a shard that wants to publish one now and then: neither starves the other.
+// Two publishers without pauses, and a shard that publishes as well.
 #[test]
 fn publishers_and_shards_do_not_starve_each_other() {
     let (hub, mut inboxes) = hub(16, 1, NO_FRAME);
@@ -336,7 +337,7 @@ fn publishers_and_shards_do_not_starve_each_other() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        // Those who wait for room must be let go before the scope can end.
+        // Publishers that wait for a credit must get one before the scope can end.
         while running.load(Ordering::Acquire) > 0 {
             while inbox.pop().is_some() {}
             std::thread::yield_now();

@@ -1,27 +1,30 @@
-//! What was evicted while somebody was away, a page at a time.
+//! Finding the channels that were evicted while a client was away, a page at a time.
 //!
-//! Invariant: once a search is through, every channel with a history that was evicted before it began, with a number
-//! above the one that its pattern's holder knows of, was named or its name is [forgotten](TombstoneScan::has_forgotten). Only
-//! what was evicted since is looked at: nothing, as long as the bounds hold all that there is.
+//! Invariant: consider a channel with a history that was evicted before the scan began, with a version above the one that
+//! its pattern was given. When the scan is complete, the channel has been named, or
+//! [`has_forgotten`](TombstoneScan::has_forgotten) is set.
+//!
+//! Only newer tombstones are visited. There are none as long as everything fits into the hub's bounds.
 
 use super::Inbox;
 use super::interest::Stripes;
 use super::scan::{PAGE_STEPS, PATTERNS_PER_STEP};
 use tickgate_protocol::channel::{Channel, Pattern};
 
-/// A search on its way through the stripes.
+/// A scan over the tombstones of all stripes. [`Inbox::scan_tombstones`] continues it.
 #[derive(Debug)]
 pub struct TombstoneScan {
-    // Each with the number up to which its holder knows what was evicted.
+    // Each pattern with the version up to which the client knows the evictions.
     patterns: Vec<(Pattern, u64)>,
-    // The stripe to be searched next, and up to which number it was; `None`: it was not begun.
+    // The stripe that the next page reads, and the version up to which it was read; `None`: from its beginning.
     stripe: u8,
     reached: Option<u64>,
     has_forgotten: bool,
 }
 
 impl TombstoneScan {
-    /// For channels that match one of these patterns and were evicted after the number that stands with it.
+    /// Starts a scan for evicted channels. A channel is found if one of the patterns matches it and if the version of its
+    /// eviction is above the one given with that pattern.
     #[must_use]
     pub fn new(patterns: Vec<(Pattern, u64)>) -> Self {
         Self {
@@ -32,66 +35,68 @@ impl TombstoneScan {
         }
     }
 
-    /// Whether there may have been channels that are not known by name any more.
+    /// Whether there may be further evicted channels whose names the hub has forgotten.
     #[must_use]
     pub fn has_forgotten(&self) -> bool {
         self.has_forgotten
     }
 
-    // Those of the patterns that concern the stripe.
-    fn here(&self) -> impl Iterator<Item = &(Pattern, u64)> + Clone {
+    // The patterns that can match channels of the current stripe.
+    fn current_patterns(&self) -> impl Iterator<Item = &(Pattern, u64)> + Clone {
         let concerns = |pattern: &Pattern| Stripes::of(pattern.as_str()).iter().contains(&self.stripe);
         self.patterns.iter().filter(move |(pattern, _)| concerns(pattern))
     }
 }
 
 impl Inbox {
-    /// The newest number that anything in the hub has.
+    /// The newest version in the hub.
     #[must_use]
     pub fn newest_version(&self) -> u64 {
         self.hub().versions.newest()
     }
 
-    /// How many channels with a history were evicted. Who knows of a number knows of every eviction with a lower one.
+    /// How many channels with a history have been evicted. A thread that has seen some version also sees every eviction
+    /// with a lower version counted here.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.hub().versions.evictions()
     }
 
-    /// Goes on with a search by no more than a page; `each` is called, under the lock of its stripe, for every channel
-    /// that is found. Returns how many steps that took, as [`Inbox::scan`] counts them, or `None` when there is nothing
-    /// left to search.
+    /// Continues a scan by at most one page. Returns how many steps the page took, counted as by [`Inbox::scan`], or
+    /// `None` if the scan is complete.
+    ///
+    /// `found` is called under the stripe's lock, for each evicted channel that is found.
     pub fn scan_tombstones(
         &self,
-        search: &mut TombstoneScan,
-        most: usize,
-        each: &mut dyn FnMut(&Channel),
+        scan: &mut TombstoneScan,
+        steps_max: usize,
+        found: &mut dyn FnMut(&Channel),
     ) -> Option<usize> {
-        let stripe = self.hub().stripes.get(usize::from(search.stripe))?;
-        let (mut looked_at, mut reached, mut has_forgotten) = (0, None, false);
-        let steps = 1 + search.patterns.len() / PATTERNS_PER_STEP;
-        if let Some(known) = search.here().map(|(_, known)| *known).min() {
-            let after = search.reached.unwrap_or(known);
-            let channels = (most.min(PAGE_STEPS) / steps).max(1);
+        let stripe = self.hub().stripes.get(usize::from(scan.stripe))?;
+        let (mut visited, mut reached, mut has_forgotten) = (0, None, false);
+        let steps = 1 + scan.patterns.len() / PATTERNS_PER_STEP;
+        if let Some(known) = scan.current_patterns().map(|(_, known)| *known).min() {
+            let after = scan.reached.unwrap_or(known);
+            let channels_max = (steps_max.min(PAGE_STEPS) / steps).max(1);
             let state = stripe.lock();
             let tombstones = &state.channels.tombstones;
             has_forgotten = tombstones.forgotten() > after;
-            for (number, tombstone) in tombstones.after(after).take(channels) {
-                looked_at += 1;
-                reached = Some(number);
+            for (version, tombstone) in tombstones.after(after).take(channels_max) {
+                visited += 1;
+                reached = Some(version);
                 let name = tombstone.channel.as_str();
-                let mut here = search.here();
-                if here.any(|(pattern, known)| number > *known && pattern.matches(name)) {
-                    each(&tombstone.channel);
+                let mut patterns = scan.current_patterns();
+                if patterns.any(|(pattern, known)| version > *known && pattern.matches(name)) {
+                    found(&tombstone.channel);
                 }
             }
-            reached = reached.filter(|_| looked_at >= channels);
+            reached = reached.filter(|_| visited >= channels_max);
         }
-        search.has_forgotten |= has_forgotten;
-        search.reached = reached;
+        scan.has_forgotten |= has_forgotten;
+        scan.reached = reached;
         if reached.is_none() {
-            search.stripe += 1;
+            scan.stripe += 1;
         }
-        Some(steps * (1 + looked_at))
+        Some(steps * (1 + visited))
     }
 }

@@ -1,12 +1,12 @@
-//! The numbers that what happens in the hub gets: events that are kept, and evictions.
+//! Versions: the numbers of everything that happens to the hub's state, which is events that are kept and evictions.
 //!
-//! Invariant: one sequence for all stripes, and a number is drawn under the lock of the stripe that it belongs to. So
-//! who was told of number n was here when n was drawn; and what was put into an inbox before its channel was evicted
-//! lies there before everything with a higher number than that eviction.
+//! Invariant: all stripes share one sequence, and a version is drawn under the lock of the stripe that it belongs to. Two
+//! things follow. A client that has been told version n was connected when n was drawn. And everything that entered an
+//! inbox before its channel was evicted lies there before every event with a higher version than the eviction.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// One for the whole hub.
+/// The one sequence of a hub.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     newest: AtomicU64,
@@ -14,29 +14,29 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// The newest number.
+    /// The version that was drawn last; 0 if none was drawn.
     pub(super) fn newest(&self) -> u64 {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// The next number, for an event.
+    /// Draws the version of an event.
     pub(super) fn next(&self) -> u64 {
         self.newest.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The next number, for an eviction.
+    /// Draws the version of an eviction.
     pub(super) fn next_of_eviction(&self) -> u64 {
-        // Counted before it is numbered: who knows of a higher number sees it counted.
+        // Counted before it is drawn: a thread that sees a higher version also sees this eviction counted.
         self.evictions.fetch_add(1, Ordering::Relaxed);
         self.next()
     }
 
-    /// How many evictions have got a number, or are about to.
+    /// How many evictions have drawn a version, or are about to.
     pub(super) fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Acquire)
     }
 
-    /// Goes on above `newest`.
+    /// Continues the sequence above `newest`, unless it is there already.
     pub(super) fn restore(&self, newest: u64) {
         self.newest.fetch_max(newest, Ordering::AcqRel);
     }

@@ -1,31 +1,31 @@
-//! Notes of changed interest, for one reader that has to know who listens (feeds).
+//! Changes of interest, for one reader that must know which patterns are wanted: the feeds.
 //!
-//! Invariant: a change is noted after it took effect, outside every stripe lock. Whoever takes the notes and then asks
-//! the hub therefore sees that change or a later one, in whatever order shards came and went; and there are never more
-//! notes than patterns. Publishing does not come by here.
+//! Invariant: a change is noted after it took effect, outside every stripe lock. A reader that takes the notes and then
+//! asks the hub sees that change or a later one, in whatever order shards join and leave. There is at most one note per
+//! pattern. Publishing does not use this module.
 
 use std::collections::HashMap;
 
 use crate::sync::{Mutex, Notify};
 use tickgate_protocol::channel::Pattern;
 
-/// Decides which patterns are noted at all; asked by shards at every join and leave, so it must be quick.
-pub type Relevant = dyn Fn(&Pattern) -> bool + Send + Sync;
+/// Decides which patterns are noted. Shards call it at every join and leave, so it must be fast.
+pub type PatternFilter = dyn Fn(&Pattern) -> bool + Send + Sync;
 
-/// The patterns that shards joined or left since they were last taken.
+/// The patterns that shards have joined or left since the notes were last taken.
 pub struct InterestWatch {
-    relevant: Box<Relevant>,
-    // Whether it was joined meanwhile (it may have been left again).
+    relevant: Box<PatternFilter>,
+    // Each pattern with whether it was joined in the meantime. It may have been left again since.
     changed: Mutex<HashMap<Pattern, bool>>,
-    bell: Notify,
+    is_changed: Notify,
 }
 
 impl InterestWatch {
-    pub(super) fn new(relevant: Box<Relevant>) -> Self {
+    pub(super) fn new(relevant: Box<PatternFilter>) -> Self {
         Self {
             relevant,
             changed: Mutex::default(),
-            bell: Notify::new(),
+            is_changed: Notify::new(),
         }
     }
 
@@ -40,15 +40,16 @@ impl InterestWatch {
             is_first
         };
         if is_first {
-            self.bell.notify_one();
+            self.is_changed.notify_one();
         }
     }
 
-    /// Waits until there is a note, and takes all of them: each pattern, and whether a connection joined it (also one
-    /// that others of its shard held already). Dropped before it is done, it has taken nothing.
+    /// Waits until there is a note, and takes all notes. The value says whether the pattern was joined; this includes a
+    /// join by a further connection of a shard that already held the pattern. If the future is dropped before it
+    /// completes, no note is lost.
     pub async fn changed(&self) -> HashMap<Pattern, bool> {
         loop {
-            self.bell.notified().await;
+            self.is_changed.notified().await;
             let taken = std::mem::take(&mut *self.changed.lock());
             if !taken.is_empty() {
                 return taken;
@@ -85,14 +86,14 @@ mod tests {
         assert!(hub.holds(&pattern("a.b")) && hub.holds(&pattern("a.*")) && hub.holds(&pattern("z")));
         assert!(!hub.holds(&pattern("a.c")) && hub.is_wanted("a.c") && !hub.is_wanted("b.c"));
 
-        // A further connection of the same shard is a join, too.
+        // A join by a further connection of the same shard is noted as well.
         inboxes[0].join(&pattern("a.b"));
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.b"), true)]));
         inboxes[0].leave(&pattern("a.b"));
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.b"), false)]));
         assert!(!hub.holds(&pattern("a.b")) && hub.is_wanted("a.b"));
 
-        // A shard that ends takes its interest along.
+        // A shard that ends loses its interest.
         drop(inboxes);
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.*"), false)]));
         assert!(!hub.is_wanted("a.b"));

@@ -1,4 +1,4 @@
-//! Clients that are killed at random and come back, while events are published at speed.
+//! Clients that are killed at random and reconnect, while events are published at a high rate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,15 +17,16 @@ use crate::clients::{Bare, Told};
 use crate::harness::{Gateway, within};
 use crate::listener::{Entry, Listener, entry};
 
-/// Has its only event before anybody comes, and everybody wants it: whoever comes back can show by it that it knew this
-/// store, or nothing would be claimed of the channels that began since.
+/// This channel has one event, published before any client connects, and every client subscribes to it. Its position proves
+/// that a reconnecting client knew this store. Without it, the gateway could not promise anything about channels that began
+/// in the meantime.
 const FIRST: &str = "grid.first.order";
 const EVENTS_PER_SECOND: u64 = 1000;
 const EVENTS_PER_REQUEST: u64 = 10;
 const GRIDS: u64 = 16;
-/// After so many more events the next grid's channels begin.
+/// The number of events after which the channels of the next grid begin.
 const EVENTS_PER_GRID: u64 = 150;
-/// A connection is killed within so many events or bytes, and stays away for the time of so many published events.
+/// A connection is killed within so many messages or bytes. The client reconnects after at most so many published events.
 const LIFE_EVENTS: u64 = 200;
 const LIFE_BYTES: u64 = 25_000;
 const AWAY_EVENTS: u64 = 100;
@@ -34,15 +35,15 @@ fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// How far the publisher is.
+/// The publisher's progress.
 #[derive(Clone, Default)]
 struct Published {
     count: u64,
-    /// When all is published: each channel's last number.
+    /// The last number of each channel, when everything is published.
     ends: Option<Arc<BTreeMap<String, u64>>>,
 }
 
-/// Publishes `total` events on channels that begin one after the other. Gives each channel's last number.
+/// Publishes `total` events on channels that begin one after the other, and reports the last number of each channel.
 async fn publish(gateway: &Gateway, mut rng: StdRng, total: u64, progress: &watch::Sender<Published>) {
     let mut ends = BTreeMap::from([(FIRST.to_owned(), 0)]);
     let mut pace = tokio::time::interval(Duration::from_secs(1) * EVENTS_PER_REQUEST as u32 / EVENTS_PER_SECOND as u32);
@@ -67,15 +68,15 @@ async fn publish(gateway: &Gateway, mut rng: StdRng, total: u64, progress: &watc
 /// How a connection ends.
 #[derive(Clone, Copy)]
 enum Life {
-    /// Between two messages, after so many.
+    /// The connection is closed between two messages, after so many messages.
     Messages(u64),
-    /// After so many bytes, wherever in a frame that is.
+    /// The connection is cut after so many bytes, possibly within a frame.
     Bytes(u64),
-    /// When everything has come.
-    Whole,
+    /// The connection stays until everything is received.
+    Complete,
 }
 
-/// What happened, for the proof that it did.
+/// Counts what happened, so that the test can check that it happened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     cut_between: u64,
@@ -122,17 +123,17 @@ impl Member {
         }
     }
 
-    /// Connects and is killed until all is published, then stays until it has everything.
+    /// Connects and is killed again and again until everything is published. Then stays until it has everything.
     async fn run(mut self, gateway: SocketAddr, mut progress: watch::Receiver<Published>) -> Self {
         loop {
             let life = if progress.borrow().ends.is_some() {
-                Life::Whole
+                Life::Complete
             } else if self.rng.random() {
                 Life::Messages(self.rng.random_range(0..=LIFE_EVENTS))
             } else {
                 Life::Bytes(self.rng.random_range(0..=LIFE_BYTES))
             };
-            let has_everything = self.visit(gateway, life, &mut progress).await;
+            let has_everything = self.connection(gateway, life, &mut progress).await;
             if has_everything {
                 return self;
             }
@@ -144,34 +145,43 @@ impl Member {
         let before = progress.borrow().count;
         let back_at = before + self.rng.random_range(0..=AWAY_EVENTS);
         let is_time = |published: &Published| published.count >= back_at || published.ends.is_some();
-        let now = progress.wait_for(is_time).await.expect("the publisher is there").count;
+        let now = progress
+            .wait_for(is_time)
+            .await
+            .expect("the publisher is running")
+            .count;
         self.tally.published_while_away += now - before;
     }
 
-    /// One connection. `true`: it has everything.
-    async fn visit(&mut self, gateway: SocketAddr, mut life: Life, progress: &mut watch::Receiver<Published>) -> bool {
+    /// Runs one connection. Returns whether the client has everything.
+    async fn connection(
+        &mut self,
+        gateway: SocketAddr,
+        mut life: Life,
+        progress: &mut watch::Receiver<Published>,
+    ) -> bool {
         let mut connection = self.listener.connect(gateway).await;
         if let Life::Bytes(bytes) = life {
             connection.cut_after(bytes);
         }
         let mut messages = 0;
         loop {
-            if matches!(life, Life::Whole) && self.has_everything(progress) {
+            if matches!(life, Life::Complete) && self.has_everything(progress) {
                 return true;
             }
             if matches!(life, Life::Messages(end) if end == messages) {
                 self.tally.cut_between += 1;
                 return false;
             }
-            let told = if matches!(life, Life::Whole) {
+            let told = if matches!(life, Life::Complete) {
                 within("an event that was published", connection.next()).await
             } else {
                 tokio::select! {
                     biased;
                     told = connection.next() => told,
-                    // Nobody would kill it any more by what it is sent.
+                    // There may be too few further messages to reach the end of the connection's life.
                     _ = progress.wait_for(|published| published.ends.is_some()) => {
-                        life = Life::Whole;
+                        life = Life::Complete;
                         connection.cut_after(u64::MAX);
                         continue;
                     }
@@ -187,7 +197,7 @@ impl Member {
                     connection.reset();
                     return false;
                 }
-                // A promise, too: whoever is too slow for a history is closed, and recovers.
+                // This is promised as well: a client that is too slow for a history is closed, and recovers.
                 Told::Closed(4008, _) => {
                     self.tally.too_slow += 1;
                     return false;
@@ -208,26 +218,26 @@ impl Member {
         }
     }
 
-    /// Whether the last event of each of its channels has come.
+    /// Whether the client has the last event of each of its channels.
     fn has_everything(&self, progress: &watch::Receiver<Published>) -> bool {
         let published = progress.borrow();
-        let ends = published.ends.as_ref().expect("all is published");
+        let ends = published.ends.as_ref().expect("everything is published");
         self.wanted(ends)
             .all(|(channel, end)| self.listener.last_number(channel) >= Some(*end))
     }
 
-    /// Those of `all` that it subscribed to.
+    /// The channels of `all` that the client subscribed to.
     fn wanted<'a, T>(&self, all: &'a BTreeMap<String, T>) -> impl Iterator<Item = (&'a String, &'a T)> {
         let parse = |pattern: &String| Pattern::parse(pattern).expect("a pattern");
         let patterns: Vec<Pattern> = self.listener.patterns.iter().map(parse).collect();
         all.iter()
-            // Whose only event came before everybody.
+            // Its only event was published before the clients connected.
             .filter(|(channel, _)| *channel != FIRST)
             .filter(move |(channel, _)| patterns.iter().any(|pattern| pattern.matches(channel)))
     }
 }
 
-/// What the gateway keeps of a channel, by its admin API.
+/// Reads the history of a channel over the admin API.
 pub(crate) async fn history(gateway: &Gateway, channel: &str) -> Vec<Entry> {
     let (mut entries, mut since) = (Vec::new(), 0);
     loop {
@@ -248,9 +258,9 @@ async fn clients_that_are_killed_at_random_have_every_event_once_and_in_order() 
     let total = variable("TICKGATE_RECOVERY_SECONDS", 3) * EVENTS_PER_SECOND;
     let seed = variable("TICKGATE_SEED", tickgate::time::unix_ms());
     println!("TICKGATE_SEED={seed}: {clients} clients, {total} events");
-    // The built-in class, but long enough to compare with at the end.
+    // Like the built-in class, but with a history that is long enough for the comparison at the end.
     let class = format!("[[channel]]\nmatch = \"grid.*\"\nhistory = {{ size = {total} }}");
-    // Channels may begin late on a slow machine, and heartbeats would hide that nothing comes.
+    // Channels may begin late on a slow machine, and heartbeats would hide that no event arrives.
     let heartbeat = "[heartbeat]\ninterval = \"1h\"\ntimeout = \"2h\"";
     let gateway = Gateway::start("shards = 2", &format!("{heartbeat}\n{class}")).await;
     let first = json!({"channel": FIRST, "event": "filled", "data": {"n": 0}});
@@ -277,14 +287,14 @@ async fn clients_that_are_killed_at_random_have_every_event_once_and_in_order() 
             .unwrap_or_else(|error| panic!("TICKGATE_SEED={seed}: {error}"));
         tally.add(member.tally);
         let wanted: BTreeMap<_, _> = member.wanted(&histories).collect();
-        let strange = member
+        let unexpected = member
             .listener
-            .heard
+            .received
             .keys()
             .find(|channel| !wanted.contains_key(channel));
-        assert_eq!(strange, None, "nobody asked for it");
+        assert_eq!(unexpected, None, "it did not subscribe to this channel");
         for (channel, history) in wanted {
-            member.listener.assert_heard_all(channel, history);
+            member.listener.assert_received_all(channel, history);
         }
     }
     println!("{tally:?}");

@@ -1,4 +1,4 @@
-//! A client that keeps its books as `docs/protocol.md` says, over all its connections.
+//! A client that keeps its positions as `docs/protocol.md` says, over all its connections.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::clients::{Bare, text};
 use crate::harness::trader;
 
-/// An event as a client or the history gives it: offset and number.
+/// An event: its offset and its number.
 pub(crate) type Entry = (u64, u64);
 
 pub(crate) fn entry(event: &Value) -> Entry {
@@ -16,22 +16,23 @@ pub(crate) fn entry(event: &Value) -> Entry {
     (number(&event["offset"]), number(&event["data"]["n"]))
 }
 
-/// What a client knows.
+/// The client's knowledge.
 #[derive(Default)]
 pub(crate) struct Listener {
     pub(crate) patterns: Vec<String>,
-    /// Where it is in each channel: what it gives as `recover`.
+    /// Its position in each channel, which it sends as `recover`.
     at: Map<String, Value>,
-    /// The connection's; `null` until told: who subscribes where nothing is kept has no position, and asks by `history`.
+    /// The epoch of the connection; `null` until it is known. A client whose channels have no state yet gets no position, and
+    /// learns the epoch by a `history` request.
     epoch: Value,
     has_asked: bool,
-    /// Whether it was told `subscribed` and knows a position: without that there is nothing to recover.
+    /// Whether it received `subscribed` and has a position. Otherwise there is nothing to recover.
     has_begun: bool,
-    /// Where each channel stood at its first subscription.
+    /// The position of each channel at the first subscription.
     pub(crate) first: BTreeMap<String, u64>,
-    /// All events, over all connections.
-    pub(crate) heard: BTreeMap<String, Vec<Entry>>,
-    /// What the last `subscribed` said, by channel.
+    /// All events that it received, over all connections.
+    pub(crate) received: BTreeMap<String, Vec<Entry>>,
+    /// The content of `recovered` in the last `subscribed`, by channel.
     pub(crate) recovered: Map<String, Value>,
 }
 
@@ -43,15 +44,15 @@ impl Listener {
         }
     }
 
-    /// Connects, and subscribes, with `recover` when it was there before.
+    /// Connects and subscribes, with `recover` if it has positions.
     pub(crate) async fn connect(&mut self, gateway: SocketAddr) -> Bare {
-        // Killed before it knew the epoch: such offsets are worth nothing.
+        // If the last connection was killed before the epoch was known, its offsets are useless.
         self.at.retain(|_, at| !at["epoch"].is_null());
         if self.at.is_empty() {
-            // Without a position nothing can be recovered: it comes for the first time, once more.
+            // Without a position nothing can be recovered, so the client starts from the beginning.
             self.has_begun = false;
             self.first.clear();
-            self.heard.clear();
+            self.received.clear();
         }
         self.has_asked = false;
         let mut connection = Bare::upgraded(gateway, &format!("/ws?token={}", trader())).await;
@@ -67,20 +68,23 @@ impl Listener {
         &self.epoch
     }
 
-    /// Takes one message into the books; one that tells of a loss or an error must not come.
+    /// Handles one message. A message about a loss or an error is a failure.
     pub(crate) async fn take(&mut self, message: &Value, connection: &mut Bare) {
         match message["type"].as_str() {
             Some("subscribed") => self.subscribed(message),
             Some("event") => {
                 let channel = message["channel"].as_str().expect("a channel");
                 let (offset, number) = entry(message);
-                self.heard.entry(channel.to_owned()).or_default().push((offset, number));
+                self.received
+                    .entry(channel.to_owned())
+                    .or_default()
+                    .push((offset, number));
                 let at = json!({"epoch": self.epoch, "offset": offset});
                 self.at.insert(channel.to_owned(), at);
                 if self.epoch.is_null() && !self.has_asked {
                     self.has_asked = true;
                     let ask = json!({"type": "history", "channel": channel, "since": offset, "limit": 1});
-                    // When the connection has ended, the next reading tells.
+                    // If the connection has ended, the next read reports it.
                     let _ = connection.send(&text(&ask)).await;
                 }
             }
@@ -91,28 +95,28 @@ impl Listener {
                 }
             }
             Some("ping" | "going_away") => {}
-            _ => panic!("not what a client of histories is told: {message}"),
+            _ => panic!("unexpected message: {message}"),
         }
     }
 
     fn subscribed(&mut self, message: &Value) {
         let data = &message["data"];
-        // After a crash nobody knows which channels were lost; the new epoch says that they may have been.
+        // After a crash it is unknown which channels were lost. The new epoch says that channels may be lost.
         let positions = || data["positions"].as_object().into_iter().flatten();
         let is_new_store = self.has_begun && positions().any(|(_, position)| position["epoch"] != self.epoch);
         assert!(is_new_store || data["positions_complete"] != false, "{message}");
         self.recovered = data["recovered"].as_object().cloned().unwrap_or_default();
         if self.has_begun {
             for (channel, at) in &self.at {
-                // What is recovered goes on from the very position that was given.
-                let goes_on = self.recovered[channel] == true && data["positions"][channel] == *at;
+                // A recovered channel continues exactly at the given position.
+                let continues = self.recovered[channel] == true && data["positions"][channel] == *at;
                 assert!(
-                    goes_on || self.recovered[channel] == false,
+                    continues || self.recovered[channel] == false,
                     "{channel} at {at}: {message}"
                 );
             }
         }
-        // Where nothing is kept, there is no position any more, nor an epoch.
+        // Channels without state have no position and no epoch any more.
         self.at.clear();
         self.epoch = Value::Null;
         for (channel, position) in positions() {
@@ -127,22 +131,26 @@ impl Listener {
     }
 
     pub(crate) fn last_number(&self, channel: &str) -> Option<u64> {
-        Some(self.heard.get(channel)?.last()?.1)
+        Some(self.received.get(channel)?.last()?.1)
     }
 
-    /// Every event of a channel since the first subscription, once and in order, is what it must have heard.
-    pub(crate) fn assert_heard_all(&self, channel: &str, history: &[Entry]) {
+    /// Asserts that the client received every event of a channel since the first subscription, once and in order.
+    pub(crate) fn assert_received_all(&self, channel: &str, history: &[Entry]) {
         let first = self.first.get(channel).copied().unwrap_or(0);
         let owed = &history[history.partition_point(|(offset, _)| *offset <= first)..];
-        let heard = self.heard.get(channel).map_or(&[][..], Vec::as_slice);
-        let same = owed.iter().zip(heard).take_while(|(owed, heard)| owed == heard).count();
+        let received = self.received.get(channel).map_or(&[][..], Vec::as_slice);
+        let same = owed
+            .iter()
+            .zip(received)
+            .take_while(|(owed, received)| owed == received)
+            .count();
         assert!(
-            same == owed.len() && same == heard.len(),
+            same == owed.len() && same == received.len(),
             "{channel} from {first}: {} events were owed, {} came; after the first {same}: owed {:?}, came {:?}",
             owed.len(),
-            heard.len(),
+            received.len(),
             owed[same..].iter().take(3).collect::<Vec<_>>(),
-            heard[same..].iter().take(3).collect::<Vec<_>>(),
+            received[same..].iter().take(3).collect::<Vec<_>>(),
         );
     }
 }

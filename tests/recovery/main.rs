@@ -1,10 +1,9 @@
-//! Nothing is lost, proved on the real binary: clients are killed and come back, the gateway is killed or drained and
-//! comes back, and in the end every client has what it was promised. What is asserted is completeness and order, never
-//! time.
+//! Recovery on the real binary: clients are killed and reconnect, and the gateway is drained or killed and restarts. In the
+//! end every client must have every event that it was promised. The tests assert completeness and order, not time.
 //!
-//! `crowd` kills clients: a few seconds in every test run; longer and with more of them by `TICKGATE_RECOVERY_CLIENTS`
-//! and `TICKGATE_RECOVERY_SECONDS` (`docs/guarantees.md` has the nightly command). `TICKGATE_SEED` takes up a run's seed,
-//! which every run prints; timing is the machine's all the same. `restart` kills gateways.
+//! `crowd` kills clients, for a few seconds in every test run. `TICKGATE_RECOVERY_CLIENTS` and `TICKGATE_RECOVERY_SECONDS`
+//! make it larger and longer (the nightly command is in the documentation). Every run prints its seed, and `TICKGATE_SEED`
+//! runs that seed again, although the timing then differs. `restart` drains and kills gateways.
 
 #[path = "../sockets/clients.rs"]
 mod clients;

@@ -1,4 +1,4 @@
-//! Gateways that are drained or killed, and clients that come back to their successors.
+//! Gateways that are drained or killed, and clients that reconnect to the gateways that replace them.
 
 use serde_json::json;
 
@@ -15,14 +15,14 @@ async fn publish(gateway: &Gateway, numbers: std::ops::Range<usize>) {
         .await;
 }
 
-/// Connects and stays until it has the event of this number.
+/// Connects and stays until the event with this number arrives.
 async fn listen(gateway: &Gateway, listener: &mut Listener, number: u64) {
     let mut connection = listener.connect(gateway.public).await;
-    hear(&mut connection, listener, number).await;
+    receive(&mut connection, listener, number).await;
 }
 
-/// Stays until it has the event of this number and knows of which epoch it is.
-async fn hear(connection: &mut Bare, listener: &mut Listener, number: u64) {
+/// Stays until the event with this number has arrived and its epoch is known.
+async fn receive(connection: &mut Bare, listener: &mut Listener, number: u64) {
     while listener.last_number(CHANNEL) != Some(number) || listener.epoch().is_null() {
         match within("an event", connection.next()).await {
             Told::Message(message) => listener.take(&message, connection).await,
@@ -31,8 +31,8 @@ async fn hear(connection: &mut Bare, listener: &mut Listener, number: u64) {
     }
 }
 
-/// Subscribes and hears only the answer.
-async fn look(gateway: &Gateway, listener: &mut Listener) -> Bare {
+/// Subscribes and reads only the answer.
+async fn subscribe(gateway: &Gateway, listener: &mut Listener) -> Bare {
     let mut connection = listener.connect(gateway.public).await;
     let Told::Message(message) = within("the answer", connection.next()).await else {
         panic!("no answer");
@@ -43,37 +43,37 @@ async fn look(gateway: &Gateway, listener: &mut Listener) -> Bare {
 }
 
 fn numbers(listener: &Listener) -> Vec<u64> {
-    let heard = listener.heard.get(CHANNEL).into_iter().flatten();
-    heard.map(|(_, number)| *number).collect()
+    let received = listener.received.get(CHANNEL).into_iter().flatten();
+    received.map(|(_, number)| *number).collect()
 }
 
-/// A client that subscribed before the first event and heard them up to the one of `number`.
+/// A client that subscribed before the first event and received the events up to `number`.
 async fn listener_up_to(gateway: &Gateway, number: u64) -> Listener {
     let mut listener = Listener::new(vec!["grid.*".to_owned(), CHANNEL.to_owned()]);
-    // It stays: without a position it could not say, coming back, that it knew this store.
-    let mut connection = look(gateway, &mut listener).await;
+    // The client stays connected. Without a position it could not show later that it knew this store.
+    let mut connection = subscribe(gateway, &mut listener).await;
     publish(gateway, 0..10).await;
-    hear(&mut connection, &mut listener, number).await;
+    receive(&mut connection, &mut listener, number).await;
     listener
 }
 
-/// Comes back to a gateway that cannot know its offset: it is told, and goes on in another epoch.
-async fn comes_back_to_a_new_epoch(gateway: &Gateway, listener: &mut Listener) {
-    let (before, heard) = (listener.epoch().clone(), numbers(listener).len());
-    look(gateway, listener).await;
+/// Reconnects to a gateway that cannot know the client's offset. The client is told so, and continues in another epoch.
+async fn reconnects_to_a_new_epoch(gateway: &Gateway, listener: &mut Listener) {
+    let (before, received) = (listener.epoch().clone(), numbers(listener).len());
+    subscribe(gateway, listener).await;
     assert_eq!(listener.recovered, *json!({CHANNEL: false}).as_object().expect("one"));
     publish(gateway, 100..110).await;
     listen(gateway, listener, 109).await;
     let after = listener.epoch();
     assert!(after.is_string() && *after != before, "{after} after {before}");
-    assert_eq!(listener.recovered[CHANNEL], true, "from where it came back");
-    let numbers = &numbers(listener)[heard..];
+    assert_eq!(listener.recovered[CHANNEL], true, "from where it reconnected");
+    let numbers = &numbers(listener)[received..];
     assert!(numbers.iter().copied().eq(100..110), "{numbers:?}");
 }
 
 async fn kill(mut gateway: Gateway) {
     gateway.signal("KILL");
-    assert_eq!(gateway.ended().await.code(), None, "by the signal");
+    assert_eq!(gateway.ended().await.code(), None, "it is ended by the signal");
 }
 
 async fn drain(gateway: &mut Gateway) {
@@ -81,7 +81,7 @@ async fn drain(gateway: &mut Gateway) {
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
-/// `[state]` with a snapshot in this directory, which nothing but a drain writes while a test runs.
+/// A `[state]` table with a snapshot in this directory. The interval is so long that only a drain saves it during a test.
 fn snapshot(directory: &tempfile::TempDir) -> String {
     let path = directory.path().join("state.redb");
     format!("[state]\nsnapshot = \"{}\"\nsnapshot_interval = \"1h\"", path.display())
@@ -93,7 +93,7 @@ async fn a_killed_gateway_without_a_snapshot_comes_back_with_a_new_epoch_and_say
     let mut listener = listener_up_to(&gateway, 9).await;
     kill(gateway).await;
     let successor = Gateway::start("", "").await;
-    comes_back_to_a_new_epoch(&successor, &mut listener).await;
+    reconnects_to_a_new_epoch(&successor, &mut listener).await;
 }
 
 #[tokio::test]
@@ -103,14 +103,14 @@ async fn a_drained_gateway_with_a_snapshot_comes_back_with_its_epoch_and_recover
     let mut listeners = Vec::new();
     for number in [9, 3, 0] {
         let mut listener = Listener::new(vec![CHANNEL.to_owned()]);
-        look(&gateway, &mut listener).await;
+        subscribe(&gateway, &mut listener).await;
         listeners.push((number, listener));
     }
     publish(&gateway, 0..10).await;
     for (number, listener) in &mut listeners {
         listen(&gateway, listener, *number).await;
     }
-    // Published until nothing is taken any more: what was answered is kept, of what was not answered nothing is known.
+    // Publish until the gateway refuses. Every event that was answered is kept; the last one may be kept or not.
     let mut answered = 10;
     gateway.signal("TERM");
     while let Ok((200, _)) = gateway
@@ -132,7 +132,7 @@ async fn a_drained_gateway_with_a_snapshot_comes_back_with_its_epoch_and_recover
         assert_eq!(listener.recovered[CHANNEL], true);
         assert_eq!(*listener.epoch(), epoch, "the same after the restart");
         assert!(numbers(&listener).into_iter().eq(0..kept as u64 + 10));
-        listener.assert_heard_all(CHANNEL, &history);
+        listener.assert_received_all(CHANNEL, &history);
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_killed_gateway_with_a_snapshot_begins_a_new_epoch_and_says_so() {
     let mut first = Gateway::start("", &snapshot(&directory)).await;
     let mut listener = listener_up_to(&first, 9).await;
     drain(&mut first).await;
-    // The same epoch still, in which offsets are given out that no snapshot has.
+    // The epoch continues, and the gateway gives out offsets that are in no snapshot.
     let second = Gateway::start("", &snapshot(&directory)).await;
     publish(&second, 10..20).await;
     listen(&second, &mut listener, 19).await;
@@ -152,10 +152,10 @@ async fn a_killed_gateway_with_a_snapshot_begins_a_new_epoch_and_says_so() {
     let third = Gateway::start("", &snapshot(&directory)).await;
     let kept: Vec<_> = history_numbers(&third).await;
     assert!(kept.into_iter().eq(0..10), "as of the last snapshot");
-    comes_back_to_a_new_epoch(&third, &mut listener).await;
+    reconnects_to_a_new_epoch(&third, &mut listener).await;
 }
 
-/// The numbers of what is kept, whether that is all or not.
+/// The numbers of the events in the history, whether it is complete or not.
 async fn history_numbers(gateway: &Gateway) -> Vec<u64> {
     let path = format!("/api/channels/{CHANNEL}/history");
     let (status, page) = gateway.admin("GET", &path, "").await;

@@ -1,22 +1,22 @@
-//! What the threads of the hub share, as the model checker has it: the names of `src/sync.rs`.
+//! The model checker's versions of the types in `src/sync.rs`.
 //!
-//! Invariant: before each use of one of these another thread may go on, and nowhere else. Locks and atomics are the
-//! checker's own. It has no queues and no fair semaphore; those are the real ones. A call of theirs never waits and takes
-//! effect at one instant, so a point before it is all that they need.
+//! Invariant: another thread may run before each use of one of these types, and nowhere else. Locks and atomics are the
+//! model checker's own. It has no queues and no fair semaphore, so those are the real ones, with a scheduling point before
+//! each call. That is sufficient, because their calls never block and take effect at one instant.
 
 use std::sync::PoisonError;
 
 use crossbeam_channel::{TryRecvError, TrySendError};
 use tokio::sync::{AcquireError, TryAcquireError};
 
-// Nobody waits for what is set once.
+// No thread waits for a `OnceLock`, so the real one suffices.
 pub(crate) use std::sync::OnceLock;
 
 pub(crate) use shuttle::sync::MutexGuard;
 pub(crate) use shuttle::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use tokio::sync::SemaphorePermit;
 
-/// A lock that knows no poison, as the real one.
+/// A lock without poisoning, like the real one.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -30,7 +30,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// Where another thread may go on: before any atomic operation.
+/// A scheduling point: the model checker may run another thread before any atomic operation.
 #[derive(Default)]
 struct Point(AtomicU8);
 

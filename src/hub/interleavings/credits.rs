@@ -1,60 +1,52 @@
-//! Publishers and shards that want more than there is: nobody waits for ever, nothing leaks, no inbox overflows.
+//! Publishers and shards want more credits than there are. None may wait for ever, no credit may leak, and no inbox may
+//! overflow.
 
 use std::sync::Arc;
 
 use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::super::credits::ShardPool;
 use super::super::rig::*;
 use super::{holds, is_found, publish};
-use crate::hub::{Hub, Inbox, Wakes};
+use crate::hub::{Credit, Hub, Inbox, Wakes};
 use crate::time::Now;
 
-/// What a shard does that was refused a credit: the right thing, and the fault.
+/// When a shard writes how many credits it wants: the correct way and a planted fault.
 #[derive(Clone, Copy)]
-enum Wish {
-    BeforeTheSecondLook,
-    /// Planted fault: what comes back between the second look and the wish rings nobody.
-    AfterTheSecondLook,
+enum Want {
+    BeforeTheSecondAttempt,
+    /// Planted fault: a credit that comes back between the second attempt and the write rings no doorbell.
+    AfterTheSecondAttempt,
 }
 
-impl Wish {
-    fn refused(self, pool: &ShardPool, cost: u32) -> bool {
+impl Want {
+    fn credit(self, hub: &Hub, shard: u16) -> Option<Credit<'_>> {
         match self {
-            Self::BeforeTheSecondLook => {
-                pool.wish(cost);
-                pool.take(cost)
-            }
-            Self::AfterTheSecondLook => {
-                let taken = pool.take(cost);
-                pool.wish(cost);
-                taken
-            }
+            Self::BeforeTheSecondAttempt => hub.try_credit(shard, 0),
+            Self::AfterTheSecondAttempt => hub.credits.shard_that_wants_late(shard, 0),
         }
     }
 }
 
-/// What becomes of credits that are owed: the right thing, and two faults.
+/// When credits are given back: the correct way and two planted faults.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Debt {
     PaidByTheLast,
-    /// Planted fault: shard 0 gives the credit of what it pops back, whether another shard has it still or not.
+    /// Planted fault: shard 0 gives back the credit of every event that it pops, even if another shard still has the event.
     PaidAtOnce,
     /// Planted fault: a publisher takes a credit and loses it.
     Lost,
 }
 
-/// The loop of a shard that publishes so many events of its own and is there until it has popped so many.
-fn shard(hub: &Hub, inbox: &mut Inbox, (mut own, mut wanted): (u64, u64), wish: Wish, debt: Debt) {
+/// The loop of a shard that publishes `own` events and ends when it has popped `wanted` events.
+fn shard(hub: &Hub, inbox: &mut Inbox, (mut own, mut wanted): (u64, u64), want: Want, debt: Debt) {
     let bell = Arc::clone(inbox.doorbell());
     let me = thread::current();
     bell.connect(move || me.unpark());
     loop {
         bell.answer();
         while own > 0 {
-            let refused = |pool: &ShardPool, cost: u32| wish.refused(pool, cost);
-            let Some(credit) = hub.credits.shard_by(inbox.shard(), 0, refused) else {
+            let Some(credit) = want.credit(hub, inbox.shard()) else {
                 break;
             };
             let mut wakes = Wakes::default();
@@ -78,22 +70,22 @@ fn shard(hub: &Hub, inbox: &mut Inbox, (mut own, mut wanted): (u64, u64), wish: 
     }
 }
 
-/// One shard publishes eight events with one credit of its own, for another one.
-fn refused(wish: Wish) {
+/// A shard with a single credit publishes eight events for another shard.
+fn refused(want: Want) {
     let (hub, mut inboxes) = hub(4, 2, NO_FRAME);
     let (mut popping, mut publishing) = (inboxes.pop().expect("two"), inboxes.pop().expect("two"));
     popping.join(&pattern("a.b.c"));
     let publisher = thread::spawn({
         let hub = hub.clone();
-        move || shard(&hub, &mut publishing, (8, 0), wish, Debt::PaidByTheLast)
+        move || shard(&hub, &mut publishing, (8, 0), want, Debt::PaidByTheLast)
     });
-    shard(&hub, &mut popping, (0, 8), wish, Debt::PaidByTheLast);
+    shard(&hub, &mut popping, (0, 8), want, Debt::PaidByTheLast);
     publisher.join().expect("no panic");
     assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
-/// Two publishers with two credits, one of whose events costs both, and two shards that want everything and publish, too,
-/// with one credit each. That all of them come to an end means that neither kind of pool starves the other.
+/// Two publishers with two credits, one of whose events costs both, and two shards with one credit each that publish and
+/// want every event. If all of them end, neither kind of pool starves the other.
 fn crowd(debt: Debt) {
     const SMALL: u64 = 4;
     const OWN: u64 = 2;
@@ -106,7 +98,7 @@ fn crowd(debt: Debt) {
         let hub = hub.clone();
         threads.push(thread::spawn(move || {
             let wanted = SMALL + 1 + 2 * OWN;
-            shard(&hub, &mut inbox, (OWN, wanted), Wish::BeforeTheSecondLook, debt);
+            shard(&hub, &mut inbox, (OWN, wanted), Want::BeforeTheSecondAttempt, debt);
         }));
     }
     threads.push(thread::spawn({
@@ -131,13 +123,13 @@ fn crowd(debt: Debt) {
 }
 
 #[test]
-fn a_shard_that_was_refused_is_rung_when_the_credit_comes_back() {
-    holds(|| refused(Wish::BeforeTheSecondLook));
+fn a_refused_shard_is_rung_when_the_credit_comes_back() {
+    holds(|| refused(Want::BeforeTheSecondAttempt));
 }
 
 #[test]
-fn a_wish_that_is_written_after_the_second_look_is_found() {
-    is_found("deadlock", || refused(Wish::AfterTheSecondLook));
+fn a_shard_that_writes_what_it_wants_after_its_second_attempt_is_found() {
+    is_found("deadlock", || refused(Want::AfterTheSecondAttempt));
 }
 
 #[test]

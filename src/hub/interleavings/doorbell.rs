@@ -1,4 +1,5 @@
-//! Publishers put events into an inbox and ring; its shard drains and sleeps: none is slept through.
+//! Publishers put events into an inbox and ring, and its shard drains and sleeps. The shard must not sleep while there is an
+//! event in its inbox.
 
 use std::sync::Arc;
 
@@ -9,15 +10,15 @@ use super::{holds, is_found};
 use crate::hub::{Hub, Inbox, Wakes};
 use crate::time::Now;
 
-/// How the bell is used: the right way and three wrong ones.
+/// How the bell is used: the correct way and three planted faults.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    Right,
-    /// Planted fault: the bell is answered behind the draining, and with it a ring in between.
+    Correct,
+    /// Planted fault: the shard answers the bell after it drains, and so loses a ring in between.
     AnsweredLate,
     /// Planted fault: the shard sleeps although the bell rang.
     SleptAnyway,
-    /// Planted fault: the bell rings before the event is in the inbox.
+    /// Planted fault: the publisher rings before the event is in the inbox.
     RungEarly,
 }
 
@@ -26,7 +27,7 @@ const EVENTS_EACH: usize = 2;
 
 fn ring(hub: &Hub, how: Use) {
     for number in 0..EVENTS_EACH {
-        let credit = hub.credit_now(0).expect("there are more than events");
+        let credit = hub.credit_now(0).expect("there are more credits than events");
         let mut wakes = Wakes::default();
         if how == Use::RungEarly {
             hub.wake(Wakes(1));
@@ -38,7 +39,7 @@ fn ring(hub: &Hub, how: Use) {
     }
 }
 
-/// The loop of a shard, until it has everything.
+/// The loop of a shard, until it has every event.
 fn listen(inbox: &mut Inbox, how: Use) {
     let bell = Arc::clone(inbox.doorbell());
     let me = thread::current();
@@ -71,7 +72,7 @@ fn wakes(how: Use) {
             thread::spawn(move || ring(&hub, how))
         })
         .collect();
-    // A wake-up that is lost leaves this thread asleep for ever: the checker calls it a deadlock.
+    // If a wake-up is lost, this thread sleeps for ever, which the checker reports as a deadlock.
     listen(&mut inbox, how);
     for publisher in publishers {
         publisher.join().expect("no panic");
@@ -80,7 +81,7 @@ fn wakes(how: Use) {
 
 #[test]
 fn no_wake_up_is_lost() {
-    holds(|| wakes(Use::Right));
+    holds(|| wakes(Use::Correct));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Two publishers publish an event of the same id at once: one is accepted, the other is told so, and whoever is answered
-//! finds it in the inbox.
+//! Two publishers publish an event with the same id at the same time. One event is accepted and the other is a duplicate.
+//! When either publisher has its receipt, the accepted event is in the inbox.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use super::{holds, is_found, publish};
 use crate::event::{EventId, NewEvent};
 use crate::hub::{Hub, Receipt};
 
-/// Where an id is looked up and noted: the right way and two wrong ones.
+/// Where an id is looked up and noted: the correct way and two planted faults.
 #[derive(Clone, Copy)]
 enum Noted {
-    /// Under the lock that numbers the event.
+    /// In the same hold of the lock as the event is published.
     WithTheEvent,
-    /// Planted fault: looked up in one hold of the lock, published and noted in others.
+    /// Planted fault: the id is looked up in one hold of the lock; the event is published and its id noted in later ones.
     Later,
-    /// Planted fault: looked up and noted in one hold, published in another.
+    /// Planted fault: the id is looked up and noted in one hold of the lock, and the event is published in a later one.
     Before,
 }
 
@@ -71,23 +71,23 @@ fn once(on: &'static str, noted: Noted) {
             })
         })
         .collect();
-    let mut came = 0;
-    let mut look = || {
+    let mut received = 0;
+    let mut drain = || {
         let is_answered = answered.load(Ordering::SeqCst);
-        came += std::iter::from_fn(|| inbox.pop()).count();
-        assert!(!is_answered || came > 0, "answered before it was in the inbox");
-        came
+        received += std::iter::from_fn(|| inbox.pop()).count();
+        assert!(!is_answered || received > 0, "answered before it was in the inbox");
+        received
     };
-    look();
-    look();
+    drain();
+    drain();
     let receipts = publishers
         .into_iter()
         .map(|publisher| publisher.join().expect("no panic"));
     let receipts: Vec<Receipt> = receipts.collect();
-    assert_eq!(look(), 1, "published twice");
+    assert_eq!(drain(), 1, "published twice");
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
-    assert_eq!(duplicates, 1, "both were answered the same");
-    assert_eq!(receipts[0].offset, receipts[1].offset, "two offsets of one event");
+    assert_eq!(duplicates, 1, "both got the same answer");
+    assert_eq!(receipts[0].offset, receipts[1].offset, "one event has two offsets");
     assert_eq!(hub.metrics().credits_lent, 0, "a credit leaked");
 }
 
@@ -107,8 +107,9 @@ fn an_id_that_is_noted_before_its_event_is_found() {
     is_found("answered before", || once("a.b.c", Noted::Before));
 }
 
-/// Two publishers find a generation of ids over at once: none of it may be forgotten before the next one is over, too.
-fn turns() {
+/// Two publishers find the same generation of ids over at the same time. None of its ids may be forgotten before the next
+/// generation is over as well.
+fn rotate_twice() {
     let hub = hub_of_ids(8);
     let publish_id = |hub: &Hub, number: u8| {
         let mut event = event("a.b.c", number.into());
@@ -125,11 +126,11 @@ fn turns() {
     }
     assert!(
         (0..6).all(|number| publish_id(&hub, number)),
-        "forgotten behind two others"
+        "forgotten after two others"
     );
 }
 
 #[test]
 fn a_generation_of_ids_ends_once() {
-    holds(turns);
+    holds(rotate_twice);
 }

@@ -1,35 +1,33 @@
-//! A shard joins, leaves and joins again while publishers publish, and another one goes: no gap, no double, no debt.
+//! A shard joins, leaves and joins again while publishers publish and another shard ends. There must be no gap, no
+//! duplicate and no lost credit.
 
 use shuttle::thread;
 
+use super::super::interest::{Stripes, stripe_of};
 use super::super::rig::*;
 use super::{holds, is_found, publish};
 use crate::hub::{Inbox, JoinPosition};
 
-/// Of the two publishers' events, each numbered by the state of its stripe.
+/// The number of events of the two publishers. The version of each is its number in its stripe.
 const EVENTS: u64 = 6;
 
-/// A subscription of `kept.a.b`, with the newest event that it has.
+/// A subscription of `kept.a.b`, with the version of the newest event that it has.
 struct Subscription {
     at: JoinPosition,
     last: u64,
 }
 
 impl Subscription {
-    /// Joins in the way of the rule; the state as it was under the lock is what a subscriber starts from.
-    fn new(inbox: &mut Inbox, joined: &str, rule: Rule) -> Self {
-        let stripe = super::super::interest::stripe_of("kept.a.b");
+    /// Joins. The subscriber starts from the state as it was under the lock.
+    fn new(inbox: &mut Inbox, joined: &str) -> Self {
+        let stripe = stripe_of("kept.a.b");
+        let mut stripes = Stripes::of(joined).iter();
         let mut last = 0;
-        let at = inbox.join_by(
-            &pattern(joined),
-            |_| (),
-            |joining, seen, later| {
-                if joining == stripe {
-                    last = seen.events;
-                }
-                rule.place(seen.at, later)
-            },
-        );
+        let at = inbox.join_viewing(&pattern(joined), |seen| {
+            if stripes.next() == Some(stripe) {
+                last = seen.events;
+            }
+        });
         Self { at, last }
     }
 
@@ -39,8 +37,8 @@ impl Subscription {
                 continue;
             }
             let version = popped.event.version;
-            assert!(version > self.last, "a double: {version} behind {}", self.last);
-            assert!(version == self.last + 1, "a gap: {version} behind {}", self.last);
+            assert!(version > self.last, "a duplicate: {version} after {}", self.last);
+            assert!(version == self.last + 1, "a gap: {version} after {}", self.last);
             self.last = version;
         }
     }
@@ -62,14 +60,15 @@ fn joins(joined: &'static str, rule: Rule) {
         thread::spawn(move || {
             inbox.join(&pattern("kept.a.b"));
             inbox.pop();
-            // Dropped with what is still in it.
+            // The inbox is dropped with the events that are still in it.
         })
     });
     let mut inbox = inboxes.pop().expect("the first one");
-    let mut first = Subscription::new(&mut inbox, joined, rule);
+    plant(&inbox, rule, |_| ());
+    let mut first = Subscription::new(&mut inbox, joined);
     first.drain(&mut inbox);
     inbox.leave(&pattern(joined));
-    let mut second = Subscription::new(&mut inbox, joined, rule);
+    let mut second = Subscription::new(&mut inbox, joined);
     second.drain(&mut inbox);
     for thread in publishers.into_iter().chain(leaving) {
         thread.join().expect("no panic");
@@ -80,18 +79,18 @@ fn joins(joined: &'static str, rule: Rule) {
 }
 
 #[test]
-fn a_join_among_publishers_misses_nothing_and_doubles_nothing() {
+fn a_join_among_publishers_misses_no_event_and_duplicates_none() {
     holds(|| joins("kept.a.b", Rule::UnderLock));
     holds(|| joins("kept.*", Rule::UnderLock));
 }
 
 #[test]
-fn a_length_that_is_read_after_the_unlock_is_found() {
+fn a_position_that_is_read_after_the_unlock_is_found() {
     is_found("a gap", || joins("kept.a.b", Rule::AfterUnlock));
     is_found("a gap", || joins("kept.*", Rule::AfterUnlock));
 }
 
 #[test]
 fn a_join_without_a_position_is_found() {
-    is_found("a double", || joins("kept.a.b", Rule::Nowhere));
+    is_found("a duplicate", || joins("kept.a.b", Rule::Nowhere));
 }

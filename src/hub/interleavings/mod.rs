@@ -1,11 +1,12 @@
-//! The hub under a model checker: the threads of each test are interleaved at every lock, atomic, queue and semaphore.
+//! The hub under a model checker. It interleaves the threads of each test at every use of a lock, atomic, queue or
+//! semaphore.
 //!
-//! A seed is sixteen schedules of a test, each the same whenever it is run: eight are random walks, eight run one thread
-//! for as long as it can and change at two random points (PCT). A thread that waits for ever is found, too. The checker
-//! takes every atomic operation for a sequentially consistent one; what weaker orderings allow is not explored.
+//! A seed stands for sixteen reproducible schedules of a test. Eight choose the next thread at random. The other eight run
+//! one thread for as long as possible and switch at two random points (PCT). The checker also finds threads that wait for
+//! ever. It treats every atomic operation as sequentially consistent, so it does not explore what weaker orderings allow.
 //!
-//! `TICKGATE_SEEDS` says how many seeds, `TICKGATE_SEED` takes one alone. Each property has faults planted beside it, which
-//! the checker must find for what they are.
+//! `TICKGATE_SEEDS` sets the number of seeds, and `TICKGATE_SEED` runs a single one. Beside each property there are planted
+//! faults. The checker must find each of them, with the expected failure.
 
 mod credits;
 mod doorbell;
@@ -26,19 +27,19 @@ use super::{Hub, Receipt, Wakes};
 use crate::event::NewEvent;
 use crate::time::Now;
 
-/// Seeds of an ordinary run, and those within which a planted fault must be found.
+/// The number of seeds of an ordinary run, within which every planted fault must be found.
 const SEEDS: u64 = 40;
 
-/// Schedules of each of a seed's two ways of choosing.
+/// The number of schedules for each of the two strategies of a seed.
 const SCHEDULES: usize = 8;
 
-/// PCT: one more than the changes of thread at points that are not asked for by the code.
+/// The depth of PCT: one more than the number of preemptions.
 const DEPTH: usize = 3;
 
 fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
-    // A schedule is named by its seed.
+    // The seed identifies a schedule, so there is nothing else to store.
     config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;
     config
@@ -55,15 +56,15 @@ fn run(scheduler: impl Scheduler + 'static, test: impl Fn() + Send + Sync + 'sta
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a text").to_owned()
+    text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// The first of the seeds in which a schedule fails, and how.
+/// The first seed with a failing schedule, and the message of its panic.
 fn first_failure(seeds: Range<u64>, test: impl Fn() + Send + Sync + Copy + 'static) -> Option<(u64, String)> {
     seeds.into_iter().find_map(|seed| {
         let random = run(RandomScheduler::new_from_seed(seed, SCHEDULES), test);
-        let changes = || run(PctScheduler::new_from_seed(seed, DEPTH, SCHEDULES), test);
-        random.and_then(|()| changes()).err().map(|wrong| (seed, wrong))
+        let preempting = || run(PctScheduler::new_from_seed(seed, DEPTH, SCHEDULES), test);
+        random.and_then(|()| preempting()).err().map(|wrong| (seed, wrong))
     })
 }
 
@@ -71,7 +72,7 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// No schedule may fail.
+/// Asserts that no schedule fails.
 fn holds(test: impl Fn() + Send + Sync + Copy + 'static) {
     let seeds = match variable("TICKGATE_SEED") {
         Some(seed) => seed..seed + 1,
@@ -82,7 +83,7 @@ fn holds(test: impl Fn() + Send + Sync + Copy + 'static) {
     }
 }
 
-/// Some schedule must fail, and say this.
+/// Asserts that a schedule fails with a message that contains `expected`.
 #[track_caller]
 fn is_found(expected: &str, test: impl Fn() + Send + Sync + Copy + 'static) {
     let found = first_failure(0..SEEDS, test);
@@ -90,7 +91,7 @@ fn is_found(expected: &str, test: impl Fn() + Send + Sync + Copy + 'static) {
     assert!(wrong.contains(expected), "seed {seed} found something else: {wrong}");
 }
 
-/// Publishes as the admin API does: waits for a credit, wakes the shards afterwards.
+/// Publishes as the admin API does: waits for a credit, publishes, and wakes the shards.
 fn publish(hub: &Hub, event: NewEvent) -> Receipt {
     let credit = block_on(hub.credit(event.data.len()));
     let mut wakes = Wakes::default();

@@ -1,4 +1,4 @@
-//! A shard reads a page of a channel while publishers publish: the page and the live events from its position on meet
+//! A shard reads a page of a channel while publishers publish. The page and the live events from its position on must meet
 //! exactly.
 
 use shuttle::thread;
@@ -25,12 +25,11 @@ fn reads(since: Since, rule: Rule) {
             })
         })
         .collect();
-    // What was popped before the page was read counts for nothing: the page has it.
+    // An event that is popped before the page is read is also in the page.
     inbox.pop();
     let channel = channel("kept.a.b");
-    let page = inbox.read_by(&channel, (since, NO_LIMIT), Now::default(), |at, later| {
-        rule.place(at, later)
-    });
+    plant(&inbox, rule, |_| ());
+    let page = inbox.read(&channel, since, NO_LIMIT, Now::default());
     assert!(!page.more && !page.overtaken);
     let mut last = page.last;
     let mut take = || {
@@ -39,8 +38,8 @@ fn reads(since: Since, rule: Rule) {
                 continue;
             }
             let version = popped.event.version;
-            assert!(version > last, "a double: {version} behind {last}");
-            assert!(version == last + 1, "a gap: {version} behind {last}");
+            assert!(version > last, "a duplicate: {version} after {last}");
+            assert!(version == last + 1, "a gap: {version} after {last}");
             last = version;
         }
     };
@@ -59,11 +58,11 @@ fn a_page_and_the_live_events_from_its_position_on_meet_exactly() {
 }
 
 #[test]
-fn a_position_that_is_taken_after_the_unlock_is_found() {
+fn a_position_that_is_read_after_the_unlock_is_found() {
     is_found("a gap", || reads(Since::After(0), Rule::AfterUnlock));
 }
 
 #[test]
 fn a_page_without_a_position_is_found() {
-    is_found("a double", || reads(Since::After(0), Rule::Nowhere));
+    is_found("a duplicate", || reads(Since::After(0), Rule::Nowhere));
 }

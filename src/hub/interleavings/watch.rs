@@ -1,4 +1,5 @@
-//! A shard joins and leaves while somebody watches: whoever takes the notes and then asks the hub knows how it ends.
+//! A shard joins and leaves while a reader watches. A reader that takes the notes and then asks the hub must learn the final
+//! state.
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::thread;
 
+use super::super::StripeState;
 use super::super::interest::stripe_of;
 use super::super::rig::*;
 use super::{holds, is_found};
@@ -14,7 +16,7 @@ use super::{holds, is_found};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
     AfterTheChange,
-    /// Planted fault: whoever reads the note at once sees what was before.
+    /// Planted fault: a reader that takes the note at once sees the state before the change.
     BeforeTheChange,
 }
 
@@ -31,7 +33,7 @@ fn watches(noted: Noted) {
             is_last.store(true, Ordering::SeqCst);
             if noted == Noted::BeforeTheChange {
                 hub.note(&pattern("a.b"), true);
-                let add = |state: &mut super::super::StripeState| state.interest.add(&pattern("a.b"), 1);
+                let add = |state: &mut StripeState| state.interest.add(&pattern("a.b"), 1);
                 hub.with_state(stripe_of("a.b"), add);
             } else {
                 inbox.join(&pattern("a.b"));
@@ -39,7 +41,7 @@ fn watches(noted: Noted) {
             inbox
         }
     });
-    // Taken for joined once and for all; a note that is missed leaves this thread waiting for ever.
+    // Waits for the final state, in which the pattern is joined. If a note is missed, this thread waits for ever.
     loop {
         block_on(watch.changed());
         if is_last.load(Ordering::SeqCst) && hub.holds(&pattern("a.b")) {
@@ -47,7 +49,7 @@ fn watches(noted: Noted) {
         }
     }
     drop(shard.join().expect("no panic"));
-    assert!(!hub.is_wanted("a.b"), "the shard took its interest along");
+    assert!(!hub.is_wanted("a.b"), "a shard that ended still has interest");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Taking back what is written.
+//! Restoring the state from the file.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::time::Now;
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::json::check_value;
 
-/// What an event's row says.
+/// The values of an event's row.
 type Row<'r> = (i64, &'r str, u64, &'r [u8]);
 
 fn restore_counters(hub: &Hub, all: &[StripeCounters; STRIPES]) {
@@ -28,25 +28,25 @@ fn load_tombstones(transaction: &ReadTransaction, hub: &Hub, shift: u64) -> Resu
     let mut all = Vec::new();
     for row in table.iter()? {
         let (name, row) = row?;
-        let (_, number, latest) = row.value();
-        let channel = Channel::parse(name.value()).map_err(|_| Error::Damaged("a name that is no channel"))?;
+        let (_, version, latest) = row.value();
+        let channel = Channel::parse(name.value()).map_err(|_| Error::Damaged("a channel name is invalid"))?;
         let latest = latest + shift;
-        all.push((number + shift, Tombstone { channel, latest }));
+        all.push((version + shift, Tombstone { channel, latest }));
     }
-    all.sort_unstable_by_key(|(number, _)| *number);
-    for (number, tombstone) in all {
-        hub.restore_tombstone(number, tombstone);
+    all.sort_unstable_by_key(|(version, _)| *version);
+    for (version, tombstone) in all {
+        hub.restore_tombstone(version, tombstone);
     }
     Ok(())
 }
 
 impl Snapshot {
-    /// Gives the hub, which is new and has this snapshot's epoch, what the file holds; has it note from now on what is
-    /// to be written.
+    /// Restores the file's content into the hub, and makes the hub note its changes from now on. The hub must be new and
+    /// have this snapshot's epoch.
     ///
     /// # Errors
     ///
-    /// The file is damaged. The hub is of no use then.
+    /// If the file is damaged or cannot be read. The hub must not be used then.
     pub fn load(&mut self, hub: &Hub, now: Now) -> Result<Loaded, Error> {
         hub.track();
         let mut loaded = Loaded {
@@ -54,36 +54,38 @@ impl Snapshot {
             ..Loaded::default()
         };
         let transaction = self.database()?.begin_read()?;
-        // One more than was ever given out, and all numbers moved up by one: in a new epoch nothing begins at zero, so
-        // that what was lost can not be taken for never having been. So too when the last run never wrote anything.
+        // In a new epoch all versions grow by one, so that no floor is zero. A floor of zero would say that the history is
+        // complete from the channel's beginning, although events may be lost. The shift also applies if the last run never
+        // saved anything.
         let shift = u64::from(self.was_open);
         let mut counters = [StripeCounters::at(shift); STRIPES];
         if let Some(stripes) = optional(transaction.open_table(STRIPE))? {
             for row in stripes.iter()? {
                 let (stripe, row) = row?;
                 let (newest, evicted) = row.value();
-                let place = counters.get_mut(usize::from(stripe.value()));
-                *place.ok_or(Error::Damaged("a stripe too many"))? = StripeCounters {
+                let restored = counters.get_mut(usize::from(stripe.value()));
+                *restored.ok_or(Error::Damaged("it has too many stripes"))? = StripeCounters {
                     newest: newest + shift,
                     evicted: evicted + shift,
-                    // Unless it is written below.
+                    // The table `FORGOTTEN` below overrides this.
                     forgotten: evicted + shift,
                 };
             }
         }
         if let Some(forgotten) = optional(transaction.open_table(FORGOTTEN))? {
             for row in forgotten.iter()? {
-                let (stripe, number) = row?;
-                let place = counters.get_mut(usize::from(stripe.value()));
-                place.ok_or(Error::Damaged("a stripe too many"))?.forgotten = number.value() + shift;
+                let (stripe, version) = row?;
+                let restored = counters.get_mut(usize::from(stripe.value()));
+                restored.ok_or(Error::Damaged("it has too many stripes"))?.forgotten = version.value() + shift;
             }
         }
-        // Before the channels: those that have no room any more are evicted with a number of their own.
+        // Before the channels, because channels that exceed the bounds are evicted at once, with new versions.
         restore_counters(hub, &counters);
         load_tombstones(&transaction, hub, shift)?;
         let is_moved = self.load_channels(&transaction, hub, shift, now, &mut loaded)?;
         if is_moved {
-            // Names are spread otherwise than they were: every counter must be above all of them.
+            // The channels are distributed over the stripes in another way than when the file was written. So every counter
+            // must be at the maximum.
             let newest = counters
                 .iter()
                 .map(|counters| counters.newest)
@@ -92,12 +94,12 @@ impl Snapshot {
             restore_counters(hub, &[StripeCounters::at(newest); STRIPES]);
         }
         self.load_ids(&transaction, hub, shift, now)?;
-        // In a new epoch every number in the file is out of date.
+        // In a new epoch, all versions in the file are out of date.
         self.is_behind = self.was_open;
         Ok(loaded)
     }
 
-    /// Whether some channel is in another stripe now.
+    /// Returns whether a channel is now in another stripe than when it was saved.
     fn load_channels(
         &self,
         transaction: &ReadTransaction,
@@ -117,11 +119,11 @@ impl Snapshot {
             let (name, row) = row?;
             let (stripe, floor, latest, fresh_until_ms, key) = row.value();
             let name = name.value();
-            let channel = Channel::parse(name).map_err(|_| Error::Damaged("a name that is no channel"))?;
+            let channel = Channel::parse(name).map_err(|_| Error::Damaged("a channel name is invalid"))?;
             let class = Arc::clone(hub.class_of(&channel));
             let event = |version: u64, (_, event, timestamp_ms, data): Row<'_>| -> Result<Arc<Event>, Error> {
-                let text = std::str::from_utf8(data).map_err(|_| Error::Damaged("data that is no text"))?;
-                check_value(text).map_err(|_| Error::Damaged("data that is no JSON"))?;
+                let text = std::str::from_utf8(data).map_err(|_| Error::Damaged("an event's data is not UTF-8"))?;
+                check_value(text).map_err(|_| Error::Damaged("an event's data is not JSON"))?;
                 let new = NewEvent {
                     channel: channel.clone(),
                     name: event.into(),
@@ -130,12 +132,12 @@ impl Snapshot {
                     options: PublishOptions::default(),
                 };
                 let version = version + shift;
-                let numbered = EventMeta {
+                let meta = EventMeta {
                     offset: class.history.map(|_| version),
                     version,
                     class: Arc::clone(&class),
                 };
-                Ok(Arc::new(Event::in_transit(new, numbered, Transit::default())))
+                Ok(Arc::new(Event::in_transit(new, meta, Transit::default())))
             };
             let mut export = ChannelExport {
                 channel: channel.clone(),
@@ -165,15 +167,15 @@ impl Snapshot {
                 if owner != name {
                     break;
                 }
-                let (version, place, raw) = row.value();
+                let (version, index, raw) = row.value();
                 export.records.push(RecordExport {
                     name: key.into(),
                     raw: raw.into(),
                     version: version + shift,
-                    place,
+                    index,
                 });
             }
-            export.records.sort_by_key(|record| record.place);
+            export.records.sort_by_key(|record| record.index);
             loaded.channels += 1;
             loaded.events += export.events.len() as u64;
             is_moved |= hub.restore(export, now) != stripe;
@@ -191,12 +193,12 @@ impl Snapshot {
             let (key, row) = row?;
             let ((stripe, id), (version, noted_ms)) = (key.value(), row.value());
             if noted_ms >= oldest_ms {
-                // 0 stands for a channel without numbers.
+                // 0 stands for a channel without versions.
                 let version = if version == 0 { 0 } else { version + shift };
                 found.push((noted_ms, stripe, id, version));
             }
         }
-        // The newest, the newest last.
+        // Only the newest ids are restored, in the order of their age.
         found.sort_unstable();
         for (_, stripe, id, version) in found.drain(found.len().saturating_sub(IDS_RESTORED_MAX)..) {
             hub.restore_id(stripe, EventId(id.to_be_bytes()), version);
@@ -205,7 +207,7 @@ impl Snapshot {
     }
 }
 
-/// A table that a file may not have yet.
+/// Turns "the table does not exist" into `None`.
 fn optional<T>(table: Result<T, TableError>) -> Result<Option<T>, Error> {
     match table {
         Ok(table) => Ok(Some(table)),

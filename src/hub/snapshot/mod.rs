@@ -1,11 +1,12 @@
-//! The hub's state on disk, so that a restart goes on where the last run ended.
+//! The snapshot: the hub's state on disk, so that a restart continues where the last run ended.
 //!
-//! Invariant: an epoch is only taken up again when the file holds everything that happened in it. The file says `open`
-//! from before the first event until the last one is in it; a file found `open` (the process was killed) gives what it
-//! holds a new epoch, and every floor above zero, so that no position given out in the lost time is ever believed.
+//! Invariant: an epoch continues only if the file has everything that happened in it. The file is marked as open before
+//! the first event, and as complete after the last one is written. If a file is open at start, the process was killed and
+//! events may be lost. Its content then gets a new epoch, and every floor is above zero, so that no position from the lost
+//! time is accepted.
 //!
-//! The store is redb: transactions, checksums and a lock against a second process are its own. What is written each time
-//! is what changed; each stripe is at one instant, and all of them are in one transaction.
+//! The file is a redb database, which provides transactions, checksums and a lock against a second process. Each save
+//! writes what changed since the last one, in one transaction. Each stripe is saved as of one instant.
 
 mod load;
 mod save;
@@ -23,36 +24,37 @@ use crate::time::Now;
 
 pub use writer::SnapshotWriter;
 
-/// Of this layout; another one is refused.
+/// The version of the tables' layout. A file with another layout is refused.
 const FORMAT: u64 = 1;
 
-/// `format`, `epoch`, `open` (1 or 0), `stripes`.
+/// Keys: `format`, `epoch`, `open` (1 or 0), `stripes`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// Newest version, and the highest of an evicted channel.
+/// By stripe: the newest version, and the highest version of an evicted channel.
 const STRIPE: TableDefinition<'_, u8, (u64, u64)> = TableDefinition::new("stripe");
-/// Stripe, floor, newest version, until when newcomers get the last value (Unix milliseconds), record key.
+/// Stripe, floor, newest version, until when newcomers get the last value (Unix milliseconds), and record key.
 type ChannelRow = (u8, u64, u64, Option<i64>, Option<&'static str>);
 const CHANNEL: TableDefinition<'_, &str, ChannelRow> = TableDefinition::new("channel");
-/// Up to which number evictions have no names. Without this table: up to the highest version of an evicted channel.
+/// By stripe: the version up to which the names of evicted channels are forgotten. In a file without this table, that is
+/// the highest version of an evicted channel.
 const FORGOTTEN: TableDefinition<'_, u8, u64> = TableDefinition::new("forgotten");
-/// Of a channel that was evicted: stripe, number of the eviction, newest version.
+/// By evicted channel: stripe, version of the eviction, newest version of the channel.
 const TOMBSTONE: TableDefinition<'_, &str, (u8, u64, u64)> = TableDefinition::new("tombstone");
-/// When it came (Unix milliseconds), name, timestamp, data.
+/// When the event was accepted (Unix milliseconds), name, timestamp, data.
 type EventRow = (i64, &'static str, u64, &'static [u8]);
 const EVENT: TableDefinition<'_, (&str, u64), EventRow> = TableDefinition::new("event");
-/// Version, and an event's row.
+/// By channel: the version of the last event, and its row.
 const LAST: TableDefinition<'_, &str, (u64, EventRow)> = TableDefinition::new("last");
-/// Version, place, text.
+/// By channel and name: version, index in the order of the merged records, text.
 const RECORD: TableDefinition<'_, (&str, &str), (u64, u64, &'static str)> = TableDefinition::new("record");
-/// Version, and when it was noted (Unix milliseconds).
+/// By stripe and id: the version of the event, and when the id was saved (Unix milliseconds).
 const ID: TableDefinition<'_, (u8, u128), (u64, u64)> = TableDefinition::new("id");
 
-/// `[state] snapshot`.
+/// The settings of a snapshot (`state.snapshot` and `state.snapshot_interval` in the configuration).
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// From one writing to the next.
+    /// The time between two saves.
     pub interval: Duration,
     /// How long ids are remembered, in milliseconds.
     pub dedup_window_ms: u64,
@@ -61,19 +63,19 @@ pub struct Settings {
 /// Why a snapshot cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store's own words.
+    /// The database failed.
     #[error("{0}")]
     Store(#[from] redb::Error),
-    /// Another version's file, or none of ours.
-    #[error("the file is of another layout ({found}, this version's is {FORMAT})")]
+    /// The file has a layout that this version does not read.
+    #[error("the file has layout {found}, and this version reads layout {FORMAT}")]
     Format {
-        /// What it says.
+        /// The layout of the file.
         found: u64,
     },
-    /// It failed before, and could not be opened again.
+    /// The database failed before, and the file could not be opened again.
     #[error("the file could not be opened again after an error")]
     Closed,
-    /// Something in it contradicts itself.
+    /// The content of the file is invalid or contradicts itself.
     #[error("the file is damaged: {0}")]
     Damaged(&'static str),
 }
@@ -93,42 +95,45 @@ store_errors!(
     redb::CommitError
 );
 
-/// An open snapshot. Marked as open in the file, until [`Snapshot::close`].
+/// An open snapshot. The file is marked as open until [`Snapshot::close`].
 pub struct Snapshot {
-    // None: writing failed, after which the store refuses everything, and the file is to be opened anew.
+    // `None` after a failed save: the database then refuses everything, and the file must be opened again.
     database: Option<Database>,
     settings: Settings,
     epoch: Epoch,
-    // What is in the file goes on under a new epoch.
+    // Whether the file was open at start, so that its content gets a new epoch.
     was_open: bool,
-    // The file lacks something that the hub does not tell again: everything is written next time.
+    // Whether the file lacks changes that the hub will not export again. The next save is complete then.
     is_behind: bool,
 }
 
-/// What was taken back.
+/// What was restored from a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// Channels.
+    /// The number of channels.
     pub channels: u64,
-    /// Events of histories.
+    /// The number of events in their histories.
     pub events: u64,
-    /// The last run was not ended by a drain.
+    /// Whether the last run ended without [`Snapshot::close`], for example because the process was killed.
     pub was_open: bool,
 }
 
 impl Snapshot {
-    /// Opens the file, or makes it, and marks it as open before it returns.
+    /// Opens the file, or creates it, and marks it as open.
     ///
     /// # Errors
     ///
-    /// It is damaged, of another layout, in use by another process, or cannot be written. It is left as it is.
+    /// If the file is damaged, has another layout, is in use by another process, or cannot be written. The file is not
+    /// changed then.
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let database = Database::create(&settings.path)?;
         let found = read_meta(&database)?;
         let (epoch, was_open) = match found {
             None => (Epoch(rand::random()), false),
             Some(meta) if meta.format != FORMAT => return Err(Error::Format { found: meta.format }),
-            Some(meta) if meta.stripes != STRIPES as u64 => return Err(Error::Damaged("another number of stripes")),
+            Some(meta) if meta.stripes != STRIPES as u64 => {
+                return Err(Error::Damaged("it has another number of stripes"));
+            }
             Some(meta) if meta.open => (Epoch(rand::random()), true),
             Some(meta) => (meta.epoch, false),
         };
@@ -139,23 +144,23 @@ impl Snapshot {
             was_open,
             is_behind: false,
         };
-        // The file's epoch stays until everything in it is renumbered: killed again before that, it is still `open`.
+        // An open file gets its new epoch here, but its versions are renumbered by the first save. If the process is killed
+        // before that, the file is still open and gets another epoch at the next start.
         snapshot.mark(true)?;
         Ok(snapshot)
     }
 
-    /// The epoch to go on with.
+    /// The epoch that the hub must have.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Writes everything that the hub has not told yet and marks the file as complete. Nothing may be published after
-    /// this.
+    /// Saves the last changes and marks the file as complete. Nothing may be published any more.
     ///
     /// # Errors
     ///
-    /// It could not be written; the next start finds it open.
+    /// If the file cannot be written. It is still open at the next start then.
     pub fn close(mut self, hub: &Hub, now: Now) -> Result<(), Error> {
         self.save(hub, now)?;
         self.mark(false)
@@ -165,9 +170,9 @@ impl Snapshot {
         self.database.as_ref().ok_or(Error::Closed)
     }
 
-    /// Opens the file again after a failure; marked anew, since it may be another one by now.
+    /// Opens the file again after a failure, and marks it as open, because it may be a new file by now.
     fn reopen(&mut self) -> Result<(), Error> {
-        // Not before the old one is closed: it holds the lock.
+        // Close the old database first, because it holds the lock.
         self.database = None;
         self.database = Some(Database::create(&self.settings.path)?);
         self.mark(true)
@@ -186,7 +191,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Its path, for people.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.settings.path
@@ -200,7 +205,7 @@ struct Meta {
     open: bool,
 }
 
-/// `None`: the file is new.
+/// Reads the table `meta`. Returns `None` if the file is new.
 fn read_meta(database: &Database) -> Result<Option<Meta>, Error> {
     let transaction = database.begin_read()?;
     let meta = match transaction.open_table(META) {
@@ -212,7 +217,7 @@ fn read_meta(database: &Database) -> Result<Option<Meta>, Error> {
         let value = redb::ReadableTable::get(&meta, key)?;
         value
             .map(|value| value.value())
-            .ok_or(Error::Damaged("a mark is missing"))
+            .ok_or(Error::Damaged("a key of the table `meta` is missing"))
     };
     Ok(Some(Meta {
         format: value("format")?,

@@ -1,4 +1,4 @@
-//! Writing what changed.
+//! Saving what changed.
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
@@ -19,11 +19,11 @@ struct Tables<'t> {
 }
 
 impl Snapshot {
-    /// Writes what the hub has to tell since the last time.
+    /// Saves what changed in the hub since the last save.
     ///
     /// # Errors
     ///
-    /// It could not be written. The file holds what it held before, and the next call opens it anew and writes
+    /// If the file cannot be written. Its content is unchanged then. The next call opens the file again and saves
     /// everything.
     pub fn save(&mut self, hub: &Hub, now: Now) -> Result<(), Error> {
         if self.database.is_none() {
@@ -34,13 +34,13 @@ impl Snapshot {
             Ok(false) => self.write(hub, true, now),
             written => written,
         };
-        // Once it failed the store refuses everything.
+        // After a failure the database refuses everything.
         written.inspect_err(|_| self.database = None)?;
         self.is_behind = false;
         Ok(())
     }
 
-    /// `false`: what changed since the last time is not known any more. Nothing is written then.
+    /// Returns `false`, and writes nothing, if the hub could not note all changes since the last export.
     fn write(&self, hub: &Hub, all: bool, now: Now) -> Result<bool, Error> {
         let transaction = self.database()?.begin_write()?;
         if all {
@@ -64,17 +64,17 @@ impl Snapshot {
                 }
                 let counters = export.counters;
                 stripes.insert(stripe, (counters.newest, counters.evicted))?;
-                for (number, tombstone) in &export.tombstones {
-                    tombstones.insert(tombstone.channel.as_str(), (stripe, *number, tombstone.latest))?;
+                for (version, tombstone) in &export.tombstones {
+                    tombstones.insert(tombstone.channel.as_str(), (stripe, *version, tombstone.latest))?;
                 }
                 let before = forgotten
                     .insert(stripe, counters.forgotten)?
                     .map(|before| before.value());
                 if before < Some(counters.forgotten) {
-                    tombstones.retain(|_, (of, number, _)| of != stripe || number > counters.forgotten)?;
+                    tombstones.retain(|_, (of, version, _)| of != stripe || version > counters.forgotten)?;
                 }
                 for channel in &export.gone {
-                    tables.forget(channel)?;
+                    tables.remove(channel)?;
                 }
                 for channel in &export.channels {
                     tables.write(stripe, channel, now)?;
@@ -83,7 +83,7 @@ impl Snapshot {
                     ids.insert((stripe, u128::from_be_bytes(id.0)), (version, now.unix_ms))?;
                 }
             }
-            // Of those that are remembered anew after a restart, twice the window is the most.
+            // Ids are remembered for at most twice the window, also after a restart.
             let oldest_ms = now
                 .unix_ms
                 .saturating_sub(self.settings.dedup_window_ms.saturating_mul(2));
@@ -94,7 +94,7 @@ impl Snapshot {
     }
 }
 
-/// Empties every table that an export fills.
+/// Empties the tables that a complete export fills.
 fn clear(transaction: &WriteTransaction) -> Result<(), Error> {
     transaction.delete_table(CHANNEL)?;
     transaction.delete_table(EVENT)?;
@@ -106,21 +106,21 @@ fn clear(transaction: &WriteTransaction) -> Result<(), Error> {
 }
 
 impl Tables<'_> {
-    fn forget(&mut self, channel: &Channel) -> Result<(), Error> {
+    fn remove(&mut self, channel: &Channel) -> Result<(), Error> {
         let name = channel.as_str();
         self.channels.remove(name)?;
         self.lasts.remove(name)?;
-        self.forget_events(name, u64::MAX)?;
-        self.forget_records(name)
+        self.remove_events(name, u64::MAX)?;
+        self.remove_records(name)
     }
 
-    /// Forgets the events up to this version.
-    fn forget_events(&mut self, name: &str, last: u64) -> Result<(), Error> {
+    /// Removes the channel's events up to this version.
+    fn remove_events(&mut self, name: &str, last: u64) -> Result<(), Error> {
         self.events.retain_in((name, 0)..=(name, last), |_, _| false)?;
         Ok(())
     }
 
-    fn forget_records(&mut self, name: &str) -> Result<(), Error> {
+    fn remove_records(&mut self, name: &str) -> Result<(), Error> {
         let keys: Vec<String> = self
             .records
             .range((name, "")..)?
@@ -140,7 +140,7 @@ impl Tables<'_> {
         let key = export.record_key.as_deref();
         self.channels
             .insert(name, (stripe, export.floor, export.latest, fresh_until_ms, key))?;
-        self.forget_events(name, export.floor)?;
+        self.remove_events(name, export.floor)?;
         for (event, age_ms) in &export.events {
             let row = row(event, unix_ms(now).saturating_sub(*age_ms));
             self.events.insert((name, event.version), row)?;
@@ -150,10 +150,10 @@ impl Tables<'_> {
             None => drop(self.lasts.remove(name)?),
         }
         if export.restarted {
-            self.forget_records(name)?;
+            self.remove_records(name)?;
         }
         for record in &export.records {
-            let value = (record.version, record.place, &*record.raw);
+            let value = (record.version, record.index, &*record.raw);
             self.records.insert((name, &*record.name), value)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A hub that is written down and taken back: whole, after a crash, and with other classes.
+//! Saving and restoring a hub: after a drain, after a crash, and with other classes.
 
 mod tombstones;
 
@@ -34,7 +34,7 @@ fn channel(name: &str) -> Channel {
     Channel::parse(name).expect("valid")
 }
 
-/// One run of a gateway: opened, taken back.
+/// One run of a gateway, with its snapshot opened and restored.
 struct Run {
     hub: Arc<Hub>,
     inbox: hub::Inbox,
@@ -58,7 +58,7 @@ impl Run {
             ..hub_settings
         };
         let (hub, mut inboxes) = Hub::new(hub_settings, 1, |_, _| Bytes::new());
-        let loaded = snapshot.load(&hub, now).expect("taken back");
+        let loaded = snapshot.load(&hub, now).expect("restored");
         Self {
             hub,
             inbox: inboxes.remove(0),
@@ -82,7 +82,7 @@ impl Run {
         self.hub.publish(new, now, credit, &mut Wakes::default())
     }
 
-    /// What is read of a channel: data and offsets; `None`: overtaken.
+    /// Reads a channel: data and offset of each event; `None` if the read is overtaken.
     fn read(&self, name: &str, since: Since, now: Now) -> Option<Vec<(String, Option<u64>)>> {
         let page = self.hub.read(&channel(name), since, LIMIT, now, &mut |_| ());
         let event =
@@ -96,7 +96,7 @@ const PRICES: &str = "strategy.s.prices";
 const KILL: &str = "system.kill_switch";
 
 #[test]
-fn a_drained_run_goes_on_where_it_ended() {
+fn a_run_after_a_drain_continues_where_the_last_one_ended() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = Run::start(&directory, Classes::default(), at(10, 1_000_000));
     assert_eq!(first.loaded, Loaded::default());
@@ -114,7 +114,7 @@ fn a_drained_run_goes_on_where_it_ended() {
     let before = first.read(ORDER, Since::After(0), now);
     first.snapshot.close(&first.hub, now).expect("written");
 
-    // Ten minutes later, on a monotonic clock that began anew.
+    // Ten minutes later, on a new monotonic clock.
     let now = at(0, 1_600_020);
     let second = Run::start(&directory, Classes::default(), now);
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_drained_run_goes_on_where_it_ended() {
     let again = second.publish(ORDER, "1", Some("x"), now);
     assert!(!again.duplicate, "the window is over");
     assert!(again.offset > one.offset && again.epoch == one.epoch);
-    // What had an hour at 1,000,010 has 50 minutes left.
+    // The event had one hour at 1,000,010, and has 50 minutes left.
     let (then, later) = (at(2_999_000, 0), at(3_001_000, 0));
     assert!(second.read(ORDER, Since::After(0), then).is_some());
     assert!(second.read(ORDER, Since::After(0), later).is_none());
@@ -157,7 +157,7 @@ fn an_id_outlives_a_restart_within_its_window() {
 }
 
 #[test]
-fn a_killed_run_begins_a_new_epoch_in_which_nothing_of_the_old_one_is_believed() {
+fn a_run_after_a_kill_begins_a_new_epoch_and_accepts_no_position_of_the_old_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut first = Run::start(&directory, Classes::default(), at(0, 1000));
     let epoch = first.hub.epoch();
@@ -171,7 +171,7 @@ fn a_killed_run_begins_a_new_epoch_in_which_nothing_of_the_old_one_is_believed()
         let second = Run::start(&directory, Classes::default(), at(0, 2000));
         assert!(second.loaded.was_open, "{kill}");
         assert_ne!(second.hub.epoch(), epoch);
-        // What is known is still told, but nobody is told that it is all.
+        // The known events are still available, but the history does not claim to be complete.
         let mut covers_beginning = None;
         second
             .hub
@@ -189,7 +189,7 @@ fn a_killed_run_begins_a_new_epoch_in_which_nothing_of_the_old_one_is_believed()
                 .len(),
             1
         );
-        // A channel that seems new may have been in what was lost.
+        // A channel that is not in the file may have had events that were lost.
         let mut covers = true;
         second.hub.read(
             &channel("grid.new.order"),
@@ -206,7 +206,7 @@ fn a_killed_run_begins_a_new_epoch_in_which_nothing_of_the_old_one_is_believed()
     let third = Run::start(&directory, Classes::default(), at(0, 3000));
     assert!(
         third.publish(ORDER, "2", None, at(0, 3000)).offset >= lost,
-        "numbers only grow"
+        "versions only grow"
     );
     third.snapshot.close(&third.hub, at(0, 3000)).expect("written");
     let fourth = Run::start(&directory, Classes::default(), at(0, 3000));
@@ -214,7 +214,7 @@ fn a_killed_run_begins_a_new_epoch_in_which_nothing_of_the_old_one_is_believed()
 }
 
 #[test]
-fn what_a_class_does_not_keep_any_more_is_forgotten_for_good() {
+fn state_that_a_class_no_longer_keeps_does_not_come_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |classes: Vec<(&str, Class)>| {
         let pattern = |text: &str| Pattern::parse(text).expect("valid");
@@ -236,7 +236,7 @@ fn what_a_class_does_not_keep_any_more_is_forgotten_for_good() {
     };
     let second = run(vec![("grid.*", Class::default()), ("strategy.*", by_symbol)]);
     let prices = second.read(PRICES, Since::Newest { above: 0 }, at(0, 1000));
-    assert_eq!(prices, Some(vec![]), "a part must not stand for the whole");
+    assert_eq!(prices, Some(vec![]), "a part must not be taken for the whole value");
     second.publish(ORDER, "missed", None, at(0, 1000));
     second.snapshot.close(&second.hub, at(0, 1000)).expect("written");
 
@@ -244,25 +244,25 @@ fn what_a_class_does_not_keep_any_more_is_forgotten_for_good() {
     assert_eq!(
         third.read(ORDER, Since::After(offset - 1), at(0, 1000)),
         None,
-        "there is a hole"
+        "there is a gap"
     );
 }
 
 #[test]
-fn files_that_are_none_or_in_use_are_refused_and_left_as_they_are() {
+fn invalid_files_and_files_in_use_are_refused_and_not_changed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = settings(&directory).path;
-    std::fs::write(&path, "this is no store, but something that somebody may still need").expect("written");
+    std::fs::write(&path, "not a snapshot, but a file that may be needed").expect("written");
     let before = std::fs::read(&path).expect("read");
     assert!(Snapshot::open(settings(&directory)).is_err());
     assert_eq!(std::fs::read(&path).expect("read"), before);
     std::fs::remove_file(&path).expect("removed");
 
     let open = Snapshot::open(settings(&directory)).expect("opened");
-    assert!(Snapshot::open(settings(&directory)).is_err(), "another process has it");
+    assert!(Snapshot::open(settings(&directory)).is_err(), "the file is locked");
     drop(open);
 
-    // Half of it, as after a full disk.
+    // Half of the file, as after a full disk.
     let run = Run::start(&directory, Classes::default(), at(0, 0));
     for n in 0..2000 {
         run.publish(ORDER, &n.to_string(), None, at(0, 0));
@@ -274,7 +274,7 @@ fn files_that_are_none_or_in_use_are_refused_and_left_as_they_are() {
 }
 
 #[test]
-fn records_of_another_key_do_not_come_back() {
+fn records_that_were_merged_by_another_key_do_not_come_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |key: &str| {
         let class = Class {
@@ -298,7 +298,7 @@ fn records_of_another_key_do_not_come_back() {
 }
 
 #[test]
-fn a_run_that_was_killed_before_it_wrote_anything_leaves_floors() {
+fn a_run_that_was_killed_before_its_first_save_leaves_floors() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = Run::start(&directory, Classes::default(), at(0, 1000));
     first.publish(ORDER, "lost", None, at(0, 1000));
@@ -308,7 +308,7 @@ fn a_run_that_was_killed_before_it_wrote_anything_leaves_floors() {
     assert_eq!(second.read(ORDER, Since::After(0), at(0, 1000)), None);
 }
 
-/// A disk that takes nothing more.
+/// A disk that can become full.
 #[derive(Debug, Default)]
 struct Full {
     inner: redb::backends::InMemoryBackend,
@@ -348,7 +348,7 @@ impl redb::StorageBackend for Full {
 }
 
 #[test]
-fn after_an_error_the_file_is_opened_anew_and_everything_written() {
+fn after_an_error_the_file_is_opened_again_and_everything_is_saved() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut first = Run::start(&directory, Classes::default(), at(0, 1000));
     let epoch = first.hub.epoch();
@@ -360,7 +360,7 @@ fn after_an_error_the_file_is_opened_anew_and_everything_written() {
     is_full.store(true, Ordering::Relaxed);
     assert!(first.snapshot.save(&first.hub, at(0, 1000)).is_err());
     first.publish(ORDER, "2", None, at(0, 1000));
-    first.snapshot.save(&first.hub, at(0, 1000)).expect("opened anew");
+    first.snapshot.save(&first.hub, at(0, 1000)).expect("opened again");
     first.snapshot.close(&first.hub, at(0, 1000)).expect("written");
     let second = Run::start(&directory, Classes::default(), at(0, 1000));
     assert_eq!((second.loaded.channels, second.hub.epoch()), (2, epoch));
@@ -386,9 +386,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    // Beside it runs the naive model: a hub that is never restarted.
+    // The model is a hub that is never restarted.
     #[test]
-    fn a_hub_restarted_at_any_time_says_what_one_says_that_never_was(steps in prop::collection::vec(step(), 1..40)) {
+    fn a_hub_that_restarts_at_any_time_agrees_with_one_that_never_restarts(steps in prop::collection::vec(step(), 1..40)) {
         let directory = tempfile::tempdir().expect("a directory");
         let mut run = Run::start(&directory, Classes::default(), at(0, 0));
         let (model, _) = Hub::new(hub::Settings::default(), 1, |_, _| Bytes::new());
@@ -419,7 +419,7 @@ proptest! {
             }
             let (now, model_now) = (at(unix_ms - began_ms, unix_ms), at(unix_ms, unix_ms));
             for name in names {
-                // Without history a floor means nothing once clients have gone.
+                // Without a history, the floor matters only to clients of the same run.
                 let has_history = run.hub.class_of(&self::channel(name)).history.is_some();
                 let floor = |floor: u64| if has_history { floor } else { 0 };
                 for since in [Since::Newest { above: 0 }, Since::After(0), Since::After(3)] {
@@ -431,11 +431,11 @@ proptest! {
                         views.push((view.latest, floor(view.floor), view.head, view.has_last));
                     });
                     prop_assert!(views.len() < 2 || views[0] == views[1], "{} {:?}: {:?}", name, since, views);
-                    let told = |page: &hub::Page| {
+                    let content = |page: &hub::Page| {
                         let events: Vec<_> = page.events.iter().map(|event| (event.data.clone(), event.offset)).collect();
                         (events, page.overtaken, page.last)
                     };
-                    prop_assert_eq!(told(&page), told(&expected), "{} {:?}", name, since);
+                    prop_assert_eq!(content(&page), content(&expected), "{} {:?}", name, since);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The thread that writes the snapshot at intervals and at the end.
+//! The thread that saves the snapshot at intervals and completes it at the end.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -10,22 +10,23 @@ use super::Snapshot;
 use crate::hub::Hub;
 use crate::time::Clock;
 
-/// Writes until it is ended. Dropping it leaves the file open, as a crash would.
+/// The handle of the thread that saves the snapshot. Dropping it ends the thread without completing the file, as a crash
+/// would.
 pub struct SnapshotWriter {
     end: Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl SnapshotWriter {
-    /// Starts the thread.
+    /// Starts the thread, which saves the hub's changes at the interval of the snapshot's settings.
     ///
     /// # Errors
     ///
-    /// It cannot be started.
+    /// If the thread cannot be started.
     pub fn start(mut snapshot: Snapshot, hub: Arc<Hub>, clock: Clock) -> io::Result<Self> {
         let (end, ended) = mpsc::channel();
         let interval = snapshot.settings.interval;
-        let keep = move || {
+        let save = move || {
             loop {
                 match ended.recv_timeout(interval) {
                     Err(RecvTimeoutError::Timeout) => {}
@@ -33,16 +34,16 @@ impl SnapshotWriter {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
                 if let Err(error) = snapshot.save(&hub, clock.now()) {
-                    tracing::error!(%error, path = %snapshot.path().display(), "the snapshot could not be written");
+                    tracing::error!(%error, path = %snapshot.path().display(), "cannot write the snapshot");
                 }
             }
         };
-        let thread = thread::Builder::new().name("snapshot".to_owned()).spawn(keep)?;
+        let thread = thread::Builder::new().name("snapshot".to_owned()).spawn(save)?;
         Ok(Self { end, thread })
     }
 
-    /// Writes what is left and marks the file as complete. To be called when nothing can be published any more; returns
-    /// when it is done.
+    /// Saves the last changes, marks the file as complete, and waits until that is done. To be called when nothing can be
+    /// published any more.
     pub fn end(self) {
         let _ = self.end.send(());
         let _ = self.thread.join();
@@ -55,7 +56,7 @@ fn close(snapshot: Snapshot, hub: &Hub, clock: Clock) {
     match snapshot.close(hub, clock.now()) {
         Ok(()) => tracing::info!(%path, took_ms = begun.elapsed().as_millis(), "the snapshot is complete"),
         Err(error) => {
-            tracing::error!(%error, %path, "the last snapshot could not be written: the next start begins a new epoch");
+            tracing::error!(%error, %path, "cannot complete the snapshot: the next start begins a new epoch");
         }
     }
 }

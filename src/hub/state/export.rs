@@ -1,11 +1,11 @@
-//! What is kept, handed over to be written down, and taken back.
+//! Exporting the state of a stripe for the snapshot, and restoring it.
 //!
-//! Invariant: what was exported since the last complete export, applied in order, is the state at the last export; each
-//! stripe at one instant. An event is copied by reference, so that the lock is held for a short time.
+//! Invariant: a complete export and all exports after it, applied in order, give the state at the last of them. Each
+//! export shows its stripe at one instant. Events are exported by reference, so that the lock is held for a short time.
 
 use std::sync::Arc;
 
-use super::kept::{Garbage, Kept, event_bytes};
+use super::channel::{ChannelState, Garbage, event_bytes};
 use super::records::{NewRecord, Records};
 use super::{Channels, Tombstone, mono};
 use crate::event::{Event, EventId};
@@ -13,25 +13,25 @@ use crate::hub::generations::Generations;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class};
 
-/// How far a stripe's numbers have come.
+/// The counters of a stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StripeCounters {
-    /// The newest version given out.
+    /// The newest version of the hub.
     pub newest: u64,
-    /// The highest version of an evicted channel.
+    /// The highest version of any evicted channel.
     pub evicted: u64,
-    /// Up to which number evictions have no names any more.
+    /// The version up to which the names of evicted channels are forgotten.
     pub forgotten: u64,
 }
 
 impl StripeCounters {
-    /// All of them there.
+    /// All counters at one version.
     #[must_use]
-    pub const fn at(number: u64) -> Self {
+    pub const fn at(version: u64) -> Self {
         Self {
-            newest: number,
-            evicted: number,
-            forgotten: number,
+            newest: version,
+            evicted: version,
+            forgotten: version,
         }
     }
 }
@@ -39,67 +39,69 @@ impl StripeCounters {
 /// What changed in a stripe since the last export.
 #[derive(Debug, Default)]
 pub struct StripeExport {
-    /// How far its numbers have come.
+    /// The stripe's counters.
     pub counters: StripeCounters,
-    /// Channels with a history that were evicted since, with the numbers of that.
+    /// The new tombstones, each with the version of its eviction, in that order.
     pub tombstones: Vec<(u64, Tombstone)>,
-    /// Channels that changed.
+    /// The channels that changed.
     pub channels: Vec<ChannelExport>,
-    /// Channels that were evicted; one of them may be among those that changed, when it was made anew.
+    /// The channels that were evicted. A channel that was created again is also in `channels`.
     pub gone: Vec<Channel>,
-    /// Ids that were noted.
+    /// The ids that were accepted, with the versions of their events (0 if the channel keeps no state).
     pub ids: Vec<(EventId, u64)>,
-    /// More happened than was noted: only an export of everything says what changed.
+    /// Whether the changes since the last export are incomplete, because there were too many to note. Only a complete
+    /// export helps then.
     pub is_partial: bool,
 }
 
-/// Evicted channels that are noted for an export at least; beyond, no more than there are channels.
+/// How many evicted channels are noted for an export at least. Beyond that, no more are noted than the stripe has channels.
 const GONE_MIN: usize = 1024;
 
-/// What is kept of a channel; of events and records, only those that were not exported before.
+/// The state of a channel. Of its events and records, only those that were not exported before.
 #[derive(Clone, Debug)]
 pub struct ChannelExport {
-    /// Which.
+    /// The channel.
     pub channel: Channel,
-    /// Events at or below it may be missing.
+    /// Events with versions at or below the floor may be missing.
     pub floor: u64,
-    /// Version of its newest event.
+    /// The version of the newest event.
     pub latest: u64,
-    /// The newest event, where it is kept apart from the history.
+    /// The newest event, if the class keeps a last value.
     pub last: Option<Arc<Event>>,
-    /// For how many milliseconds newcomers still get it; `None`: for ever.
+    /// For how many more milliseconds newcomers get the last value, negative if they do not any more; `None`: without
+    /// limit.
     pub fresh_ms: Option<i64>,
-    /// Events of the history, oldest first, with their ages in milliseconds.
+    /// The events of the history, oldest first, with their ages in milliseconds.
     pub events: Vec<(Arc<Event>, i64)>,
-    /// Records, in the order of the merge.
+    /// The records, in the order in which they are merged.
     pub records: Vec<RecordExport>,
-    /// The field that tells them apart.
+    /// The field that identifies a record.
     pub record_key: Option<Box<str>>,
-    /// Records exported before are void.
+    /// Whether the records of earlier exports are void.
     pub restarted: bool,
 }
 
 /// A merged record.
 #[derive(Clone, Debug)]
 pub struct RecordExport {
-    /// Its key.
+    /// The value of its key field.
     pub name: Arc<str>,
-    /// Its text.
+    /// Its JSON text.
     pub raw: Arc<str>,
-    /// Version of the event it came with.
+    /// The version of the event that contained it.
     pub version: u64,
-    /// Its place in the merge.
-    pub place: u64,
+    /// Its index in the order of the merged records.
+    pub index: u64,
 }
 
 impl Channels {
-    /// Notes from now on what an export has to tell.
+    /// Notes changes for exports from now on.
     pub(in crate::hub) fn track(&mut self) {
         self.tracks = true;
     }
 
-    /// Notes that a channel is gone. When nobody exports, since the disk is full, the notes must not grow for ever: an
-    /// export of everything says the same in less.
+    /// Notes that a channel was evicted. The notes are bounded, because exports may fail for a long time, for example when
+    /// the disk is full. A complete export makes up for the lost notes.
     pub(super) fn note_gone(&mut self, channel: Channel) {
         if self.gone.len() >= self.slots.len().max(GONE_MIN) {
             self.lose_track();
@@ -109,7 +111,7 @@ impl Channels {
         }
     }
 
-    /// Notes that an id was added; like [`Channels::note_gone`], at most as many as there are.
+    /// Notes that an id was accepted. As in [`Channels::note_gone`], the notes are bounded: by the number of ids.
     pub(super) fn note_unsaved_id(&mut self, id: EventId, version: u64) {
         if self.unsaved_ids.len() >= self.ids.len() {
             self.lose_track();
@@ -124,12 +126,12 @@ impl Channels {
         (self.gone, self.unsaved_ids) = (Vec::new(), Vec::new());
     }
 
-    /// What changed since the last export, or with `all` everything.
+    /// Exports what changed since the last export, or everything if `all` is set.
     pub(in crate::hub) fn export(&mut self, all: bool, now: Now) -> StripeExport {
         let mut channels = Vec::new();
-        for (_, kept) in &mut self.slots {
-            if kept.unsaved || all {
-                channels.push(kept.export(all, mono(now)));
+        for (_, state) in &mut self.slots {
+            if state.unsaved || all {
+                channels.push(state.export(all, mono(now)));
             }
         }
         let lost_track = std::mem::take(&mut self.lost_track);
@@ -141,9 +143,11 @@ impl Channels {
         };
         let above = if all { 0 } else { self.saved_eviction };
         let tombstones = self.tombstones.after(above);
-        let tombstones: Vec<_> = tombstones.map(|(number, known)| (number, known.clone())).collect();
-        if let Some((number, _)) = tombstones.last() {
-            self.saved_eviction = *number;
+        let tombstones: Vec<_> = tombstones
+            .map(|(version, tombstone)| (version, tombstone.clone()))
+            .collect();
+        if let Some((version, _)) = tombstones.last() {
+            self.saved_eviction = *version;
         }
         StripeExport {
             counters: StripeCounters {
@@ -159,40 +163,40 @@ impl Channels {
         }
     }
 
-    /// Sets the counters to what they were.
+    /// Raises the counters to the given values.
     pub(in crate::hub) fn restore_counters(&mut self, counters: StripeCounters) {
         self.versions.restore(counters.newest);
         self.evicted = self.evicted.max(counters.evicted);
         self.tombstones.forget_up_to(counters.forgotten);
     }
 
-    pub(in crate::hub) fn restore_tombstone(&mut self, number: u64, tombstone: Tombstone) {
-        self.tombstones.note(number, tombstone);
-        self.saved_eviction = self.saved_eviction.max(number);
+    pub(in crate::hub) fn restore_tombstone(&mut self, version: u64, tombstone: Tombstone) {
+        self.tombstones.note(version, tombstone);
+        self.saved_eviction = self.saved_eviction.max(version);
     }
 
     pub(in crate::hub) fn restore_id(&mut self, id: EventId, version: u64, generations: &Generations) {
-        self.ids.insert(id, version, generations.count());
+        self.ids.insert(id, version, generations.count_id());
     }
 
-    /// Takes a channel back, as far as its class of today keeps it.
+    /// Restores a channel, as far as its current class keeps state.
     pub(in crate::hub) fn restore(&mut self, export: ChannelExport, class: &Arc<Class>, now: Now) {
         if !class.keeps_state() {
             self.evicted = self.evicted.max(export.latest);
             self.tombstones.forget_up_to(export.latest);
-            // Were its class to keep state again one day, what is written down would be out of date.
+            // The channel leaves the snapshot. If its class keeps state again one day, the old rows would be out of date.
             self.note_gone(export.channel);
             return;
         }
         let slot = self.slot(&export.channel, class);
-        let kept = &mut self.slots[slot as usize];
-        let before = kept.bytes();
-        kept.restore(export, mono(now));
-        self.bytes = self.bytes - before + kept.bytes();
+        let state = &mut self.slots[slot as usize];
+        let before = state.bytes();
+        state.restore(export, mono(now));
+        self.bytes = self.bytes - before + state.bytes();
     }
 }
 
-impl Kept {
+impl ChannelState {
     fn export(&mut self, all: bool, now_ms: i64) -> ChannelExport {
         let above = if all { 0 } else { self.saved };
         let restarted = all || self.restarted;
@@ -204,7 +208,7 @@ impl Kept {
         let records = records.filter(|(_, (.., version))| restarted || *version > above);
         let export = ChannelExport {
             channel: self.channel.clone(),
-            // Without history nothing is covered, whatever was written down when the class had one.
+            // Without a history, no earlier position is covered. Rows from a time when the class had one do not change that.
             floor: if self.class.history.is_some() {
                 self.floor
             } else {
@@ -215,11 +219,11 @@ impl Kept {
             fresh_ms: self.fresh_until_ms.map(|until_ms| until_ms - now_ms),
             events,
             records: records
-                .map(|(place, (name, raw, version))| RecordExport {
+                .map(|(index, (name, raw, version))| RecordExport {
                     name: Arc::clone(name),
                     raw: Arc::clone(raw),
                     version,
-                    place,
+                    index,
                 })
                 .collect(),
             record_key: self.class.record_key.clone(),
@@ -232,12 +236,13 @@ impl Kept {
     fn restore(&mut self, export: ChannelExport, now_ms: i64) {
         self.latest = export.latest;
         self.floor = export.floor;
-        // Merged by another field, or not at all, a part would stand for the whole.
-        let is_merged_alike = self.class.record_key == export.record_key;
-        // Written down as it is; but what is not taken back must go, lest it be merged with what comes.
-        (self.unsaved, self.restarted) = (!is_merged_alike, !is_merged_alike);
+        // Records that were merged by another field must not be restored: a part would be taken for the whole value.
+        let has_same_key = self.class.record_key == export.record_key;
+        // The snapshot contains the channel as it is. But if records are not restored, they must be removed from it, or they
+        // would be merged with later ones.
+        (self.unsaved, self.restarted) = (!has_same_key, !has_same_key);
         self.saved = export.latest;
-        if is_merged_alike && !export.records.is_empty() {
+        if has_same_key && !export.records.is_empty() {
             let merge = self.records.get_or_insert_default();
             for record in export.records {
                 let name = (*record.name).into();
@@ -252,14 +257,14 @@ impl Kept {
                 self.push(event, now_ms - age_ms, bytes);
             }
         }
-        if is_merged_alike && (self.class.cache_last || self.class.only_changed) {
+        if has_same_key && (self.class.cache_last || self.class.only_changed) {
             self.fresh_until_ms = export.fresh_ms.map(|fresh_ms| now_ms + fresh_ms);
             self.set_last(export.last);
         }
         if !has_history {
             return;
         }
-        // What is not there is missing: a class may have had no history before.
+        // Events that were not exported are missing, for example because the class had no history before.
         if self.ring().len() == 0 {
             self.floor = self.latest;
         }

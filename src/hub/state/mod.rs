@@ -1,19 +1,26 @@
-//! What is kept of the channels of one stripe: newest values, histories, merged records, ids.
+//! The state of the channels of one stripe: last values, histories, merged records and ids.
 //!
-//! Invariant: versions are given out once and only grow, whatever is dropped; a channel's floor is at or above the
-//! version of everything that was dropped of it. So whoever holds a version at or above the floor can be told exactly
-//! what came since, and whoever does not is told that it cannot.
+//! Invariant: a version is drawn once, and versions only grow, whatever is dropped. The floor of a channel is at or above
+//! the version of everything that was dropped of it. Therefore a client whose position is at or above the floor can be
+//! given exactly what came since. Any other client can be told that this is not possible.
 //!
-//! There is one sequence of numbers for the whole hub ([`Versions`]). A channel with a history that was evicted leaves
-//! its name behind (`tombstones`) and of any other the stripe remembers the highest version, `evicted`: a channel that is
-//! made anew begins with a floor accordingly.
+//! All stripes draw from one sequence ([`Versions`]). An evicted channel with a history leaves a tombstone. Of all other
+//! evicted channels, the stripe remembers only the highest version, `evicted`. A channel that is created again gets its
+//! floor from there.
 //!
-//! Per file: `kept` (one channel), `records` (merging), `ids` (duplicates), `look` (what a join sees),
-//! `tombstones` (what was evicted), `page` (what is told).
+//! | module | contents |
+//! |---|---|
+//! | `channel` | the state of one channel |
+//! | `records` | merging records |
+//! | `ids` | finding duplicates |
+//! | `scan` | viewing channels, for joins |
+//! | `tombstones` | the names of evicted channels |
+//! | `page` | what joins and reads get |
+//! | `export` | handing the state to the snapshot and restoring it |
 
+mod channel;
 mod export;
 mod ids;
-mod kept;
 mod page;
 mod records;
 mod scan;
@@ -42,11 +49,11 @@ pub use page::{ChannelView, Page, PageLimit, Since};
 pub use tickgate_protocol::event::Epoch;
 pub use tombstones::Tombstone;
 
+use channel::ChannelState;
+pub(super) use channel::Garbage;
 use ids::Ids;
-pub(super) use kept::Garbage;
-use kept::Kept;
 use records::NewRecord;
-pub(super) use scan::Beginnings;
+pub(super) use scan::Prefixes;
 use tombstones::Tombstones;
 
 /// The state of one stripe.
@@ -56,26 +63,29 @@ pub(super) struct Channels {
     // The highest version of an evicted channel.
     evicted: u64,
     pub(super) tombstones: Tombstones,
-    slots: Slab<Kept>,
+    slots: Slab<ChannelState>,
     by_name: HashMap<Channel, u32, RandomState>,
-    // For patterns: what a literal beginning leaves over is one range of it.
+    // For patterns: the channels with a given literal prefix are one range.
     in_order: BTreeMap<Channel, u32>,
+    // The ends of the list in the order of use.
     oldest: Option<u32>,
     newest: Option<u32>,
     bytes: usize,
     ids: Ids,
-    // For exports: whether anybody asks for them, channels that were evicted and ids that were noted since the last one.
+    // Whether changes are noted for exports.
     tracks: bool,
-    // They were too many to be noted.
+    // Whether there were too many changes to note since the last export.
     lost_track: bool,
+    // The channels that were evicted since the last export.
     gone: Vec<Channel>,
-    // The newest eviction that was exported.
+    // The version of the newest eviction that was exported.
     saved_eviction: u64,
+    // The ids that were accepted since the last export.
     unsaved_ids: Vec<(EventId, u64)>,
     pub(super) counts: Counts,
 }
 
-/// What happened to the state of a stripe.
+/// The counters of a stripe; see [`HubMetrics`](super::HubMetrics).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) evicted: u64,
@@ -86,36 +96,36 @@ pub(super) struct Counts {
     pub(super) overtaken: u64,
 }
 
-/// An event on its way into the state: what can be found out without the lock is in here.
+/// An event that is about to be stored, with everything that can be computed without the lock.
 pub(super) struct Prepared {
     pub(super) event: NewEvent,
     pub(super) class: Arc<Class>,
     records: Option<Vec<NewRecord>>,
-    // For `only_changed`: what was compared with which version, record by record, or the whole.
+    // For `only_changed`: one verdict per record, or one for the whole value.
     verdicts: Vec<Verdict>,
 }
 
-/// Whether a value says the same as the one of this version.
+/// Whether a value equals the one with the version `against`.
 #[derive(Clone, Copy)]
 struct Verdict {
     against: u64,
     is_same: bool,
 }
 
-/// What a comparison needs, taken out under the lock.
+/// The values to compare an event with, taken out under the lock.
 pub(super) enum Known {
     Nothing,
     Whole { last: Arc<Event> },
     Records(Vec<Option<(Arc<str>, u64)>>),
 }
 
-/// What became of an event.
+/// The outcome of storing an event.
 pub(super) enum Stored {
-    /// Its id was there, with this version.
+    /// An event with the same id was accepted before, with this version.
     Duplicate(u64),
-    /// It says what the last one said.
+    /// The value equals the channel's last value.
     Unchanged,
-    /// It is numbered and kept.
+    /// The event has a version and is stored.
     Event(Arc<Event>),
 }
 
@@ -131,12 +141,12 @@ impl Prepared {
         }
     }
 
-    /// Whether it has to be compared before it is stored.
+    /// Whether the event has to be compared before it is stored.
     pub(super) fn wants_comparison(&self) -> bool {
         self.class.only_changed && !self.event.options.even_if_unchanged
     }
 
-    /// Compares it with what is known, by value. Without any lock: it may mean parsing both.
+    /// Compares the event with the known values, as JSON values. To be called without any lock, because it may parse both.
     pub(super) fn compare(&mut self, known: &Known) {
         self.verdicts = match (known, &self.records) {
             (Known::Whole { last }, None) => vec![Verdict {
@@ -169,11 +179,11 @@ fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
 }
 
 impl Channels {
-    /// EventMeta by `versions`, and with so many tombstones at most.
-    pub(super) fn new(versions: Arc<Versions>, tombstones_most: usize) -> Self {
+    /// Makes an empty stripe that draws from `versions` and keeps at most `tombstones_max` tombstones.
+    pub(super) fn new(versions: Arc<Versions>, tombstones_max: usize) -> Self {
         Self {
             versions,
-            tombstones: Tombstones::new(tombstones_most),
+            tombstones: Tombstones::new(tombstones_max),
             ..Self::default()
         }
     }
@@ -186,17 +196,17 @@ impl Channels {
         self.bytes
     }
 
-    /// When the channel was last used that was not used for the longest time.
+    /// When the least recently used channel was used, in monotonic milliseconds.
     pub(super) fn oldest_use_ms(&self) -> Option<u64> {
         self.oldest.map(|slot| self.slots[slot as usize].used_ms)
     }
 
-    /// What an event is to be compared with.
+    /// The values to compare an event with.
     pub(super) fn known(&self, prepared: &Prepared) -> Known {
-        let Some(kept) = self.kept(&prepared.event.channel) else {
+        let Some(state) = self.find(&prepared.event.channel) else {
             return Known::Nothing;
         };
-        match (&kept.records, &prepared.records, &kept.last) {
+        match (&state.records, &prepared.records, &state.last) {
             (Some(merge), Some(new), _) => {
                 let known = |new: &NewRecord| merge.get(&new.name).map(|(raw, version)| (Arc::clone(raw), version));
                 Known::Records(new.iter().map(known).collect())
@@ -206,16 +216,16 @@ impl Channels {
         }
     }
 
-    /// The version under which an event of this id was accepted.
+    /// The version of the event that was accepted with this id. Counts a duplicate if there is one.
     pub(super) fn duplicate(&mut self, id: Option<&EventId>, generations: &Generations) -> Option<u64> {
         let version = self.ids.find(id?, generations.current())?;
         self.counts.duplicates += 1;
         Some(version)
     }
 
-    /// Notes that an event of this id was accepted.
+    /// Notes that an event with this id was accepted.
     pub(super) fn note_id(&mut self, id: EventId, version: u64, generations: &Generations) {
-        self.ids.insert(id, version, generations.count());
+        self.ids.insert(id, version, generations.count_id());
         self.note_unsaved_id(id, version);
     }
 
@@ -227,13 +237,13 @@ impl Channels {
         self.ids.begin(generations.current());
     }
 
-    /// Numbers and keeps an event of a class with state, unless it is a duplicate or says nothing new.
+    /// Stores an event of a class with state under a new version, unless it is a duplicate or unchanged.
     pub(super) fn store(
         &mut self,
         mut prepared: Prepared,
         transit: Transit,
         (now, generations): (Now, &Generations),
-        forms: usize,
+        formats: usize,
         garbage: &mut Garbage,
     ) -> Stored {
         let id = prepared.event.options.id;
@@ -243,27 +253,27 @@ impl Channels {
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
             self.counts.unchanged += 1;
             if let Some(id) = id {
-                let latest = self.kept(&prepared.event.channel).map_or(0, |kept| kept.latest);
+                let latest = self.find(&prepared.event.channel).map_or(0, |state| state.latest);
                 self.note_id(id, latest, generations);
             }
             return Stored::Unchanged;
         }
         let version = self.versions.next();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
-        let kept = &mut self.slots[slot as usize];
-        // One name for all its events.
-        prepared.event.channel = kept.channel.clone();
+        let state = &mut self.slots[slot as usize];
+        // All events of a channel share one allocation of its name.
+        prepared.event.channel = state.channel.clone();
         let fresh_ms = prepared.event.options.fresh_ms;
-        let numbered = EventMeta {
+        let meta = EventMeta {
             offset: prepared.class.history.map(|_| version),
             version,
-            class: Arc::clone(&kept.class),
+            class: Arc::clone(&state.class),
         };
-        let event = Arc::new(Event::in_transit(prepared.event, numbered, transit));
-        kept.fresh_until_ms = fresh_ms.map(|fresh_ms| mono(now) + i64::from(fresh_ms));
-        let before = kept.bytes();
-        self.counts.trimmed += kept.store(&event, prepared.records, mono(now), forms, garbage);
-        self.bytes = self.bytes - before + kept.bytes();
+        let event = Arc::new(Event::in_transit(prepared.event, meta, transit));
+        state.fresh_until_ms = fresh_ms.map(|fresh_ms| mono(now) + i64::from(fresh_ms));
+        let before = state.bytes();
+        self.counts.trimmed += state.store(&event, prepared.records, mono(now), formats, garbage);
+        self.bytes = self.bytes - before + state.bytes();
         self.touch(slot, now.mono_ms);
         if let Some(id) = id {
             self.note_id(id, event.version, generations);
@@ -271,31 +281,32 @@ impl Channels {
         Stored::Event(event)
     }
 
-    /// Takes what is unchanged out of the event; `false`: nothing is left of it.
+    /// Removes the unchanged records from the event. Returns `false` if nothing of the event is left.
     fn keep_changes(&self, prepared: &mut Prepared) -> bool {
-        let Some(kept) = self.kept(&prepared.event.channel) else {
+        let Some(state) = self.find(&prepared.event.channel) else {
             return true;
         };
-        let Some(last) = kept.last.as_ref().filter(|last| last.name == prepared.event.name) else {
+        let Some(last) = state.last.as_ref().filter(|last| last.name == prepared.event.name) else {
             return true;
         };
-        // What was compared without the lock counts if nothing came between; if something did, bytes are compared.
-        let is_same = |place: usize, version: u64, bytes: &dyn Fn() -> bool| match prepared.verdicts.get(place) {
+        // A verdict that was found without the lock counts only if its version is still the newest. Otherwise the bytes are
+        // compared.
+        let is_same = |index: usize, version: u64, bytes: &dyn Fn() -> bool| match prepared.verdicts.get(index) {
             Some(verdict) if verdict.against == version => verdict.is_same,
             _ => bytes(),
         };
-        let (Some(merge), Some(new)) = (&kept.records, &prepared.records) else {
-            let whole = kept.records.is_none() && prepared.records.is_none();
+        let (Some(merge), Some(new)) = (&state.records, &prepared.records) else {
+            let whole = state.records.is_none() && prepared.records.is_none();
             return !(whole && is_same(0, last.version, &|| last.data == prepared.event.data));
         };
-        let is_new = |place: usize, new: &NewRecord| match merge.get(&new.name) {
-            Some((raw, version)) => !is_same(place, version, &|| *raw == new.raw),
+        let is_new = |index: usize, new: &NewRecord| match merge.get(&new.name) {
+            Some((raw, version)) => !is_same(index, version, &|| *raw == new.raw),
             None => true,
         };
         let changed: Vec<NewRecord> = new
             .iter()
             .enumerate()
-            .filter(|(place, new)| is_new(*place, new))
+            .filter(|(index, new)| is_new(*index, new))
             .map(|(_, new)| new.clone())
             .collect();
         if changed.is_empty() {
@@ -314,8 +325,8 @@ impl Channels {
         true
     }
 
-    /// What `since` asks for; `at` is the caller's.
-    pub(super) fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now, forms: usize) -> Page {
+    /// Reads a page of a channel. The caller fills in [`Page::at`].
+    pub(super) fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now, formats: usize) -> Page {
         let (Since::Newest { above: position } | Since::After(position)) = since;
         let page = if position > self.versions.newest() {
             Page {
@@ -324,11 +335,11 @@ impl Channels {
                 ..Page::default()
             }
         } else if let Some(slot) = self.by_name.get(channel).copied() {
-            let kept = &mut self.slots[slot as usize];
-            expire(kept, &mut self.bytes, &mut self.counts, now);
-            let before = kept.bytes();
-            let page = kept.read(since, limit, mono(now), forms);
-            self.bytes = self.bytes - before + kept.bytes();
+            let state = &mut self.slots[slot as usize];
+            expire(state, &mut self.bytes, &mut self.counts, now);
+            let before = state.bytes();
+            let page = state.read(since, limit, mono(now), formats);
+            self.bytes = self.bytes - before + state.bytes();
             self.touch(slot, now.mono_ms);
             page
         } else {
@@ -343,7 +354,7 @@ impl Channels {
         page
     }
 
-    // Of a channel of which nothing is kept.
+    // The floor of a channel without state.
     fn floor_of_absent(&self, channel: &Channel, since: Since) -> u64 {
         match since {
             Since::Newest { .. } => self.evicted,
@@ -351,7 +362,7 @@ impl Channels {
         }
     }
 
-    /// Newcomers get the last value for so long from now, if its publisher said for how long they do at all.
+    /// Extends the freshness of the channel's last value to `fresh_ms` from now, if its publisher limited it.
     pub(super) fn confirm_last(&mut self, channel: &Channel, fresh_ms: u32, now: Now) {
         if let Some(slot) = self.by_name.get(channel)
             && let Some(until_ms) = &mut self.slots[*slot as usize].fresh_until_ms
@@ -360,49 +371,49 @@ impl Channels {
         }
     }
 
-    /// Drops the events that are too old, of all channels.
+    /// Drops the events that are too old from the histories of all channels.
     pub(super) fn expire_all(&mut self, now: Now) {
-        for (_, kept) in &mut self.slots {
-            expire(kept, &mut self.bytes, &mut self.counts, now);
+        for (_, state) in &mut self.slots {
+            expire(state, &mut self.bytes, &mut self.counts, now);
         }
     }
 
-    /// Evicts the channel that was not used for the longest time, or, with `only_trim`, the oldest event of it.
-    /// `false`: there is nothing to be had.
+    /// Evicts the least recently used channel. With `only_trim`, only drops the oldest event of its history, as long as it
+    /// has more than one. Returns `false` if there is no channel.
     pub(super) fn evict(&mut self, only_trim: bool, garbage: &mut Garbage) -> bool {
         let Some(slot) = self.oldest else { return false };
-        let kept = &mut self.slots[slot as usize];
-        if only_trim && kept.ring().len() > 1 {
-            let before = kept.bytes();
-            kept.trim_one(garbage);
+        let state = &mut self.slots[slot as usize];
+        if only_trim && state.ring().len() > 1 {
+            let before = state.bytes();
+            state.trim_one(garbage);
             self.counts.trimmed += 1;
-            self.bytes = self.bytes - before + kept.bytes();
+            self.bytes = self.bytes - before + state.bytes();
             return true;
         }
         self.unlink(slot);
-        let kept = self.slots.remove(slot as usize);
-        self.by_name.remove(&kept.channel);
-        self.in_order.remove(&kept.channel);
-        self.evicted = self.evicted.max(kept.latest);
-        self.bytes -= kept.bytes();
+        let state = self.slots.remove(slot as usize);
+        self.by_name.remove(&state.channel);
+        self.in_order.remove(&state.channel);
+        self.evicted = self.evicted.max(state.latest);
+        self.bytes -= state.bytes();
         self.counts.evicted += 1;
-        if kept.class.history.is_some() {
+        if state.class.history.is_some() {
             let tombstone = Tombstone {
-                channel: kept.channel.clone(),
-                latest: kept.latest,
+                channel: state.channel.clone(),
+                latest: state.latest,
             };
             self.tombstones.note(self.versions.next_of_eviction(), tombstone);
         }
-        self.note_gone(kept.channel.clone());
-        garbage.channels.push(kept);
+        self.note_gone(state.channel.clone());
+        garbage.channels.push(state);
         true
     }
 
-    fn kept(&self, channel: &Channel) -> Option<&Kept> {
+    fn find(&self, channel: &Channel) -> Option<&ChannelState> {
         Some(&self.slots[*self.by_name.get(channel)? as usize])
     }
 
-    /// The channel's place, a new one when there is none.
+    /// The channel's slot. Creates the channel if it has no state.
     fn slot(&mut self, channel: &Channel, class: &Arc<Class>) -> u32 {
         if let Some(slot) = self.by_name.get(channel) {
             return *slot;
@@ -411,16 +422,16 @@ impl Channels {
             Some(_) => self.tombstones.floor(channel),
             None => self.evicted,
         };
-        let kept = Kept::new(channel.clone(), Arc::clone(class), floor);
-        self.bytes += kept.bytes();
-        let slot = u32::try_from(self.slots.insert(kept)).expect("fewer than 2^32 channels");
+        let state = ChannelState::new(channel.clone(), Arc::clone(class), floor);
+        self.bytes += state.bytes();
+        let slot = u32::try_from(self.slots.insert(state)).expect("fewer than 2^32 channels");
         self.by_name.insert(channel.clone(), slot);
         self.in_order.insert(channel.clone(), slot);
         self.link(slot);
         slot
     }
 
-    /// The channel is used now.
+    /// Marks the channel as the most recently used one.
     fn touch(&mut self, slot: u32, now_ms: u64) {
         self.slots[slot as usize].used_ms = now_ms;
         if self.newest != Some(slot) {
@@ -431,8 +442,8 @@ impl Channels {
 
     fn link(&mut self, slot: u32) {
         let older = self.newest.replace(slot);
-        let kept = &mut self.slots[slot as usize];
-        (kept.older, kept.newer) = (older, None);
+        let state = &mut self.slots[slot as usize];
+        (state.older, state.newer) = (older, None);
         match older {
             Some(older) => self.slots[older as usize].newer = Some(slot),
             None => self.oldest = Some(slot),
@@ -440,8 +451,8 @@ impl Channels {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let kept = &mut self.slots[slot as usize];
-        let (older, newer) = (kept.older.take(), kept.newer.take());
+        let state = &mut self.slots[slot as usize];
+        let (older, newer) = (state.older.take(), state.newer.take());
         match older {
             Some(older) => self.slots[older as usize].newer = newer,
             None => self.oldest = newer,
@@ -457,8 +468,8 @@ fn mono(now: Now) -> i64 {
     i64::try_from(now.mono_ms).unwrap_or(i64::MAX)
 }
 
-fn expire(kept: &mut Kept, bytes: &mut usize, counts: &mut Counts, now: Now) {
-    let before = kept.bytes();
-    counts.expired += kept.expire(mono(now), &mut Garbage::default());
-    *bytes = *bytes - before + kept.bytes();
+fn expire(state: &mut ChannelState, bytes: &mut usize, counts: &mut Counts, now: Now) {
+    let before = state.bytes();
+    counts.expired += state.expire(mono(now), &mut Garbage::default());
+    *bytes = *bytes - before + state.bytes();
 }

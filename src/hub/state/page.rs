@@ -1,32 +1,32 @@
-//! What the hub tells of a channel's state.
+//! What the hub says about a channel's state.
 
 use std::sync::Arc;
 
 use crate::event::Event;
 use tickgate_protocol::channel::{Channel, Class};
 
-/// A channel's state as a join sees it, under its stripe's lock.
+/// The state of a channel as a join sees it, under the stripe's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelView<'a> {
     /// The channel.
     pub channel: &'a Channel,
     /// Its class.
     pub class: &'a Arc<Class>,
-    /// Version of its newest event. Of a channel without state: the newest there is, so that whoever holds this position
-    /// has missed nothing.
+    /// The version of its newest event. For a channel without state, the newest version in the hub: a client at this
+    /// position has missed nothing.
     pub latest: u64,
-    /// Events at or below it may be missing.
+    /// Events with versions at or below the floor may be missing.
     pub floor: u64,
-    /// The newest version there is: no position can be above it, and at it nothing is missed.
+    /// The newest version in the hub. A valid position is not above it, and a client at it has missed nothing.
     pub head: u64,
-    /// Whether it has state at all.
+    /// Whether the channel has state.
     pub is_kept: bool,
-    /// Whether a newcomer has to get a last value: `Newest { above: 0 }`.
+    /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
 }
 
 impl ChannelView<'_> {
-    /// Whether everything after `since` is there, given that the client's epoch is the hub's. 0 stands for the
+    /// Whether every event after the version `since` is available, if the client's epoch is the hub's. 0 is the
     /// channel's beginning.
     #[must_use]
     pub const fn covers(&self, since: u64) -> bool {
@@ -34,42 +34,43 @@ impl ChannelView<'_> {
     }
 }
 
-/// What is asked for.
+/// What a read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The channel's value: the newest event or, of merged records, one event with those changed after `above`;
-    /// before it the value that stood for the whole, if the records began anew behind one after `above`.
+    /// The channel's value.
+    ///
+    /// This is the newest event. If records are merged, it is one event with all records that changed after `above`. It is
+    /// preceded by the last event that replaced the whole value, if that event is also newer than `above`.
     Newest {
-        /// The version that the client has. 0: a newcomer, who gets the whole value unless that is too old for
+        /// The version that the client has. 0 is a newcomer: it gets the complete value, unless that is too old for
         /// newcomers.
         above: u64,
     },
-    /// Every event of the history with an offset above this one.
+    /// Every event of the history with a higher offset.
     After(u64),
 }
 
-/// How much of it.
+/// Bounds on one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit {
-    /// So many events at most, at least 1.
+    /// Most events. 0 means 1.
     pub events: usize,
-    /// Stops when the events have so many bytes of data; the first one is always given.
+    /// The page ends as soon as its events have so many bytes of data. It has at least one event, however large.
     pub bytes: usize,
 }
 
-/// What was asked for, or the first part of it.
+/// The answer to a read, or the first part of it.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// Oldest first.
+    /// The events, oldest first.
     pub events: Vec<Arc<Event>>,
-    /// Live events of the channel with an inbox index below it are contained in the state that was read; all others
-    /// are not.
+    /// An inbox index: the state that was read contains the channel's live events with a lower index, and no others.
     pub at: u64,
-    /// Up to which version the client is served when it has these events: the next page begins there, and a live event
-    /// of the channel is new to the client iff its version is above.
+    /// The version that a client has reached when it has these events. The next page begins here. A live event of the
+    /// channel is new to the client if and only if its version is higher.
     pub last: u64,
-    /// There is more.
+    /// Whether there are more events.
     pub more: bool,
-    /// Events that were asked for are gone: trimmed, expired or evicted. `events` is empty then.
+    /// Whether events that were asked for are gone: trimmed, expired or evicted. `events` is empty then.
     pub overtaken: bool,
 }

@@ -1,7 +1,8 @@
-//! Merged records: the value of a channel whose events are partial updates keyed by one field.
+//! Merged records: the value of a channel whose events are arrays of records, each identified by a key field.
 //!
-//! Invariant: for each key, [`Records`] holds the record of the newest event that had it, with that event's version.
-//! Whoever merges [`Records::changed_after`] some version into what it held at that version holds the same.
+//! Invariant: for each key, [`Records`] holds the record of the newest event that contained the key, with that event's
+//! version. A client that merges [`Records::changed_after`] a version into the records that it had at that version has the
+//! same records.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -12,21 +13,21 @@ use hashbrown::{HashMap, HashTable};
 
 use tickgate_protocol::json::{Scratch, record_name, split_array};
 
-/// Most records of one channel; beyond that those that changed longest ago are forgotten.
+/// Most records of one channel. Beyond that, the records that changed longest ago are forgotten.
 pub(super) const RECORDS_MAX: usize = 100_000;
 
-/// What a record takes beside its text and key: its place in the list and in the table, and three allocations.
+/// The bytes of a record beside its text and key: its entries in the list and the table, and three allocations.
 const RECORD_OVERHEAD: usize = 96;
 
-/// One record of an event, read before the lock is taken.
+/// One record of an event. It is parsed before the lock is taken.
 #[derive(Clone, Debug)]
 pub(super) struct NewRecord {
     pub(super) name: Box<str>,
     pub(super) raw: Arc<str>,
 }
 
-/// The records of an event's `data`, of each name the last one: that is what its receivers end with. `None`: it is no
-/// array of them, so that it stands for the whole value.
+/// Parses the records of an event's `data`. Of records with the same name, only the last counts, as for the clients.
+/// Returns `None` if `data` is not an array of records: it replaces the whole value then.
 pub(super) fn read(data: &[u8], key: &str) -> Option<Vec<NewRecord>> {
     let text = std::str::from_utf8(data).ok()?;
     if !text.trim_ascii_start().starts_with('[') {
@@ -42,18 +43,18 @@ pub(super) fn read(data: &[u8], key: &str) -> Option<Vec<NewRecord>> {
     records.map(last_of_each)
 }
 
-/// Of each name the last record, in the place of the first.
+/// The last record of each name, at the index of the first.
 fn last_of_each(records: Vec<NewRecord>) -> Vec<NewRecord> {
     let hasher = RandomState::default();
     let hash = |record: &NewRecord| hasher.hash_one(&record.name);
-    let mut places = HashTable::<usize>::with_capacity(records.len());
+    let mut indices = HashTable::<usize>::with_capacity(records.len());
     let mut lasts: Vec<NewRecord> = Vec::with_capacity(records.len());
     for record in records {
-        let is_same = |place: &usize| lasts[*place].name == record.name;
-        match places.entry(hash(&record), is_same, |place| hash(&lasts[*place])) {
-            Entry::Occupied(place) => lasts[*place.get()] = record,
-            Entry::Vacant(place) => {
-                place.insert(lasts.len());
+        let is_same = |index: &usize| lasts[*index].name == record.name;
+        match indices.entry(hash(&record), is_same, |index| hash(&lasts[*index])) {
+            Entry::Occupied(index) => lasts[*index.get()] = record,
+            Entry::Vacant(index) => {
+                index.insert(lasts.len());
                 lasts.push(record);
             }
         }
@@ -68,36 +69,36 @@ struct Record {
     version: u64,
 }
 
-/// The merge, in the order in which keys were first seen.
+/// The merged records, in the order in which their keys were first seen.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    places: HashMap<Arc<str>, usize, RandomState>,
+    indices: HashMap<Arc<str>, usize, RandomState>,
     records: Vec<Record>,
     bytes: usize,
 }
 
 impl Records {
-    /// A record's text and version.
+    /// The text and the version of a record.
     pub(super) fn get(&self, name: &str) -> Option<(&Arc<str>, u64)> {
-        let record = &self.records[*self.places.get(name)?];
+        let record = &self.records[*self.indices.get(name)?];
         Some((&record.raw, record.version))
     }
 
-    /// Takes an event's records in; gives what they replace, to be dropped when nothing is locked, and up to which
-    /// version others were forgotten.
+    /// Merges the records of an event. Returns the texts that they replace, to be dropped without a lock. If old records
+    /// were forgotten to stay below [`RECORDS_MAX`], also returns the newest version among them.
     pub(super) fn merge(&mut self, new: Vec<NewRecord>, version: u64) -> (Vec<Arc<str>>, Option<u64>) {
         let mut replaced = Vec::new();
         for NewRecord { name, raw } in new {
             self.bytes += raw.len();
-            if let Some(place) = self.places.get(&*name) {
-                let record = &mut self.records[*place];
+            if let Some(index) = self.indices.get(&*name) {
+                let record = &mut self.records[*index];
                 self.bytes -= record.raw.len();
                 record.version = version;
                 replaced.push(std::mem::replace(&mut record.raw, raw));
             } else {
                 let name: Arc<str> = name.into();
                 self.bytes += RECORD_OVERHEAD + name.len();
-                self.places.insert(Arc::clone(&name), self.records.len());
+                self.indices.insert(Arc::clone(&name), self.records.len());
                 self.records.push(Record { name, raw, version });
             }
         }
@@ -106,14 +107,14 @@ impl Records {
         (replaced, forgotten)
     }
 
-    /// All records, in order: name, text, version.
+    /// All records in order: name, text, version.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, u64)> {
         self.records
             .iter()
             .map(|record| (&record.name, &record.raw, record.version))
     }
 
-    // Many at once, since finding them means looking at all. The newest version of them.
+    // Forgets many at once, because finding the oldest means visiting all. Returns the newest version among them.
     fn forget_oldest(&mut self, count: usize) -> u64 {
         let mut versions: Vec<u64> = self.records.iter().map(|record| record.version).collect();
         let (_, last, _) = versions.select_nth_unstable(count - 1);
@@ -127,14 +128,14 @@ impl Records {
             }
             !goes
         });
-        self.places.clear();
-        let places = self.records.iter().enumerate();
-        self.places
-            .extend(places.map(|(place, record)| (Arc::clone(&record.name), place)));
+        self.indices.clear();
+        let indices = self.records.iter().enumerate();
+        self.indices
+            .extend(indices.map(|(index, record)| (Arc::clone(&record.name), index)));
         last
     }
 
-    /// The array of the records with a version above this one: all of them for 0.
+    /// A JSON array of the records with a higher version; 0 gives all records.
     pub(super) fn changed_after(&self, version: u64) -> Vec<u8> {
         let changed = || self.records.iter().filter(move |record| record.version > version);
         let bytes: usize = changed().map(|record| record.raw.len() + 1).sum();

@@ -1,109 +1,109 @@
-//! What a join sees of the channels of one stripe, a page at a time.
+//! Viewing the channels of one stripe, for joins: a single channel, or a page of all that some patterns match.
 //!
-//! Invariant: pages, each beginning behind the last channel that the one before looked at, look at every channel once
-//! that is there all the while and that one of the patterns can match, in the order of names, whatever is published
-//! between them. What a page costs is bounded, whether its channels match or not.
+//! Invariant: when each page continues after the last channel of the previous one, the pages visit in the order of names,
+//! and exactly once, every channel that one of the patterns can match and that exists all the time. Publishing between
+//! the pages does not change that. The cost of a page is bounded, whether its channels match or not.
 
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Channels, Kept, expire, mono};
+use super::{ChannelState, Channels, expire, mono};
 use crate::hub::ChannelView;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Pattern};
 
-/// The literal beginnings of some patterns, in order; none is the beginning of another, so no channel has two of them.
+/// The literal prefixes of some patterns, sorted. None is a prefix of another, so a channel has at most one of them.
 #[derive(Debug, Default)]
-pub(in crate::hub) struct Beginnings(Vec<Box<str>>);
+pub(in crate::hub) struct Prefixes(Vec<Box<str>>);
 
-impl Beginnings {
+impl Prefixes {
     pub(in crate::hub) fn of<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Self {
         let literal = |pattern: &'p Pattern| pattern.as_str().split('*').next().unwrap_or_default();
         let mut all: Vec<&str> = patterns.map(literal).collect();
         all.sort_unstable();
-        // What begins with another follows it, with nothing between them but more of the same.
+        // In sorted order, the strings with a given prefix directly follow it.
         all.dedup_by(|next, kept| next.starts_with(*kept));
         Self(all.into_iter().map(Into::into).collect())
     }
 }
 
-/// How far one page got.
+/// How far a page got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::hub) struct Looked {
-    /// Channels looked at, whether they match or not.
+pub(in crate::hub) struct ScannedPage {
+    /// How many channels it visited, whether they match or not.
     pub(in crate::hub) channels: usize,
-    /// The last one, when there may be more behind it.
+    /// The last channel, if there may be more after it.
     pub(in crate::hub) last: Option<Channel>,
 }
 
 impl Channels {
-    /// Looks at no more than `most` of the channels with state that begin as `beginnings` say, and of those behind
-    /// `after` only; calls `each` for those that one of the patterns matches.
+    /// Visits at most `channels_max` of the channels that have one of the prefixes and come after `after`. Calls `view`
+    /// for those that one of the patterns matches.
     pub(in crate::hub) fn scan(
         &mut self,
-        (beginnings, patterns): (&Beginnings, &[Pattern]),
+        (prefixes, patterns): (&Prefixes, &[Pattern]),
         after: Option<&Channel>,
-        most: usize,
+        channels_max: usize,
         now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
-    ) -> Looked {
+        view: &mut dyn FnMut(ChannelView<'_>),
+    ) -> ScannedPage {
         let after = after.map_or("", Channel::as_str);
         let mut channels = 0;
-        for beginning in &beginnings.0 {
-            let from = if after < &**beginning {
-                Bound::Included(&**beginning)
-            } else if after.starts_with(&**beginning) {
+        for prefix in &prefixes.0 {
+            let from = if after < &**prefix {
+                Bound::Included(&**prefix)
+            } else if after.starts_with(&**prefix) {
                 Bound::Excluded(after)
             } else {
                 continue;
             };
             for (channel, slot) in self.in_order.range::<str, _>((from, Bound::Unbounded)) {
-                if !channel.as_str().starts_with(&**beginning) {
+                if !channel.as_str().starts_with(&**prefix) {
                     break;
                 }
                 channels += 1;
                 if patterns.iter().any(|pattern| pattern.matches(channel.as_str())) {
-                    let kept = &mut self.slots[*slot as usize];
-                    expire(kept, &mut self.bytes, &mut self.counts, now);
-                    each(kept.view(self.versions.newest(), now));
+                    let state = &mut self.slots[*slot as usize];
+                    expire(state, &mut self.bytes, &mut self.counts, now);
+                    view(state.view(self.versions.newest(), now));
                 }
-                if channels >= most {
+                if channels >= channels_max {
                     let last = Some(channel.clone());
-                    return Looked { channels, last };
+                    return ScannedPage { channels, last };
                 }
             }
         }
-        Looked { channels, last: None }
+        ScannedPage { channels, last: None }
     }
 
-    /// Calls `each` for one channel. One of a class with history is told of even if nothing is kept of it: "nothing
-    /// yet" is a position, too.
+    /// Calls `view` for one channel, if it has state or if its class has a history. In the second case "no event yet" is
+    /// a position as well.
     pub(in crate::hub) fn view<'c>(
         &mut self,
         channel: &Channel,
         class: impl FnOnce(&Channel) -> &'c Arc<Class>,
         now: Now,
-        each: &mut dyn FnMut(ChannelView<'_>),
+        view: &mut dyn FnMut(ChannelView<'_>),
     ) {
         if let Some(slot) = self.by_name.get(channel) {
-            let kept = &mut self.slots[*slot as usize];
-            expire(kept, &mut self.bytes, &mut self.counts, now);
-            return each(kept.view(self.versions.newest(), now));
+            let state = &mut self.slots[*slot as usize];
+            expire(state, &mut self.bytes, &mut self.counts, now);
+            return view(state.view(self.versions.newest(), now));
         }
-        self.view_absent(channel, class, each);
+        self.view_absent(channel, class, view);
     }
 
-    /// Calls `each` for a channel of a class with history of which nothing is kept.
+    /// Calls `view` for a channel that has no state, if its class has a history.
     pub(in crate::hub) fn view_absent<'c>(
         &self,
         channel: &Channel,
         class: impl FnOnce(&Channel) -> &'c Arc<Class>,
-        each: &mut dyn FnMut(ChannelView<'_>),
+        view: &mut dyn FnMut(ChannelView<'_>),
     ) {
         let class = class(channel);
         if class.history.is_some() && !self.by_name.contains_key(channel) {
             let head = self.versions.newest();
-            each(ChannelView {
+            view(ChannelView {
                 channel,
                 class,
                 latest: head,
@@ -116,7 +116,7 @@ impl Channels {
     }
 }
 
-impl Kept {
+impl ChannelState {
     fn view(&self, head: u64, now: Now) -> ChannelView<'_> {
         ChannelView {
             channel: &self.channel,

@@ -1,4 +1,4 @@
-//! One stripe's state against naive models.
+//! The state of one stripe, compared with simple models.
 
 mod ids;
 mod records;
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::kept::FRAME_OVERHEAD;
+use super::channel::FRAME_OVERHEAD;
 use super::*;
 use crate::event::PublishOptions;
 use tickgate_protocol::channel::{Classes, History, Overflow};
@@ -60,7 +60,7 @@ fn new(name: &str, data: &str) -> NewEvent {
     }
 }
 
-/// Publishes as the hub does, comparison included.
+/// Publishes as the hub does, including the comparison.
 fn publish(channels: &mut Channels, event: NewEvent, class: &Class, now: Now) -> Stored {
     publish_in(channels, event, class, now, &Generations::new(WINDOW_MS, IDS_MAX))
 }
@@ -71,13 +71,13 @@ fn publish_in(channels: &mut Channels, event: NewEvent, class: &Class, now: Now,
         let known = channels.known(&prepared);
         prepared.compare(&known);
     }
-    generations.turn(now.mono_ms);
+    generations.rotate(now.mono_ms);
     let times = (now, generations);
     let stored = channels.store(prepared, Transit::default(), times, 1, &mut Garbage::default());
     assert_eq!(
         channels.bytes(),
         channels.recount(),
-        "bytes are counted where they change"
+        "bytes must be counted where they change"
     );
     stored
 }
@@ -98,7 +98,7 @@ fn texts(page: &Page) -> Vec<&str> {
 }
 
 impl Channels {
-    /// All bytes, counted anew; and the two indices and the order of use hold the same channels.
+    /// Counts all bytes again, and checks that the two indices and the order of use contain the same channels.
     fn recount(&self) -> usize {
         let mut in_use = Vec::new();
         let (mut next, mut before) = (self.oldest, None);
@@ -122,7 +122,7 @@ impl Channels {
 }
 
 #[test]
-fn a_newcomer_gets_the_newest_value_and_one_who_has_it_nothing() {
+fn a_newcomer_gets_the_newest_value_and_a_client_that_has_it_gets_nothing() {
     let mut channels = Channels::default();
     publish(&mut channels, new("a.b", "1"), &last(), at(0));
     let newest = version(&publish(&mut channels, new("a.b", "2"), &last(), at(0)));
@@ -134,7 +134,7 @@ fn a_newcomer_gets_the_newest_value_and_one_who_has_it_nothing() {
 }
 
 #[test]
-fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
+fn a_value_that_is_too_old_for_newcomers_is_still_read_by_clients_that_fell_behind() {
     let mut channels = Channels::default();
     let mut event = new("a.b", "1");
     event.options.fresh_ms = Some(30);
@@ -143,7 +143,7 @@ fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
     for now in [129, 130] {
         channels.view(
             &channel("a.b"),
-            |_| unreachable!("it has state"),
+            |_| unreachable!("the channel has state"),
             at(now),
             &mut |view| {
                 seen.push((view.latest, view.has_last));
@@ -159,7 +159,7 @@ fn a_value_too_old_for_newcomers_is_still_read_by_those_who_fell_behind() {
 }
 
 #[test]
-fn an_evicted_channel_leaves_a_floor_and_offsets_go_on() {
+fn an_evicted_channel_leaves_a_floor_and_its_offsets_continue() {
     let mut channels = Channels::default();
     let class = history(10, 1000);
     for data in ["1", "2"] {
@@ -177,7 +177,7 @@ fn an_evicted_channel_leaves_a_floor_and_offsets_go_on() {
         !channels.ask("a.b", Since::Newest { above: 0 }, at(0)).overtaken,
         "a newcomer"
     );
-    // The eviction has a number, too.
+    // The eviction has a version as well.
     assert_eq!(version(&publish(&mut channels, new("a.b", "3"), &class, at(0))), 4);
     let cases = [
         (0, None),
@@ -209,11 +209,11 @@ fn what_was_used_least_recently_goes_first() {
 }
 
 #[test]
-fn an_exact_channel_that_has_nothing_yet_has_a_position() {
+fn a_channel_with_a_history_but_no_event_has_a_position() {
     let mut channels = Channels::default();
     publish(&mut channels, new("a.other", "1"), &history(10, 1000), at(0));
     let mut seen = Vec::new();
-    let mut look = |channels: &mut Channels, text: &str, class: Class| {
+    let mut view = |channels: &mut Channels, text: &str, class: Class| {
         let class = Arc::new(class);
         channels.view(&channel(text), |_| &class, at(0), &mut |view| {
             seen.push((
@@ -225,15 +225,15 @@ fn an_exact_channel_that_has_nothing_yet_has_a_position() {
             ));
         });
     };
-    look(&mut channels, "a.b", history(10, 1000));
-    look(&mut channels, "a.c", last());
-    look(&mut channels, "a.other", history(10, 1000));
+    view(&mut channels, "a.b", history(10, 1000));
+    view(&mut channels, "a.c", last());
+    view(&mut channels, "a.other", history(10, 1000));
     let told = |name: &str| (name.to_owned(), 1, true, true, false);
     assert_eq!(seen, [told("a.b"), told("a.other")]);
 }
 
 #[test]
-fn a_value_is_counted_anew_for_the_forms_it_is_read_in() {
+fn the_size_of_a_value_grows_with_the_formats_it_is_read_in() {
     let kept = Class {
         cache_last: true,
         ..history(9, 1000)
@@ -241,19 +241,19 @@ fn a_value_is_counted_anew_for_the_forms_it_is_read_in() {
     for (class, data) in [(last(), "1"), (kept, "1"), (by_code(), r#"[{"code":"x"}]"#)] {
         let mut channels = Channels::default();
         publish(&mut channels, new("a.b", data), &class, at(0));
-        let mut bytes = |forms| {
-            channels.read(&channel("a.b"), Since::Newest { above: 0 }, LIMIT, at(0), forms);
+        let mut bytes = |formats| {
+            channels.read(&channel("a.b"), Since::Newest { above: 0 }, LIMIT, at(0), formats);
             assert_eq!(channels.bytes(), channels.recount());
             channels.bytes()
         };
         let (few, many) = (bytes(1), bytes(5));
         assert!(many >= few + 4 * FRAME_OVERHEAD, "{few} {many} {class:?}");
-        assert_eq!(bytes(1), many, "what is encoded stays");
+        assert_eq!(bytes(1), many, "encoded frames are kept");
     }
 }
 
 #[test]
-fn unchanged_values_are_kept_back_by_value_unless_they_are_forced() {
+fn equal_json_values_are_not_sent_unless_they_are_forced() {
     let mut channels = Channels::default();
     let class = Class {
         only_changed: true,
@@ -286,7 +286,7 @@ fn pages_are_bounded_in_events_and_bytes() {
     };
     assert_eq!(page(0, 2, 1000), (2, 2, true));
     assert_eq!(page(2, 2, 1000), (2, 4, false));
-    assert_eq!(page(0, 0, 0), (1, 1, true), "the first one is always given");
+    assert_eq!(page(0, 0, 0), (1, 1, true), "a page has at least one event");
     assert_eq!(page(0, 9, 2), (2, 2, true));
     assert_eq!(page(4, 9, 9), (0, 4, false));
 }
@@ -308,20 +308,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One channel's history as a list of everything that was ever published, and how much of it must still be there.
+/// The history of one channel: every event that was ever published, and those that must still be available.
 #[derive(Default)]
 struct Model {
     all: Vec<(u64, String)>,
     ring: VecDeque<(u64, u64, String)>,
-    // Its newest when it was last evicted.
+    // The version of its newest event when it was last evicted.
     evicted: u64,
 }
 
 proptest! {
-    // Beside it runs the naive model: an answer is complete or it is refused, never something between; and it is
-    // refused only when something that was asked for is gone, or when an eviction may have taken it.
+    // A page is either complete or overtaken. It is overtaken only if an event that was asked for is gone, or may have been
+    // evicted.
     #[test]
-    fn a_history_gives_everything_after_an_offset_or_says_that_it_cannot(
+    fn a_history_gives_all_events_after_an_offset_or_reports_that_some_are_gone(
         steps in prop::collection::vec(step(), 1..120),
         size in 1u32..6,
         ttl_ms in 1u64..12,
@@ -348,9 +348,9 @@ proptest! {
                     channels.evict(false, &mut garbage);
                     for gone in garbage.channels {
                         head += 1;
-                        let place: usize = gone.channel.as_str()[2..].parse().expect("a number");
-                        models[place].ring.clear();
-                        models[place].evicted = gone.latest;
+                        let index: usize = gone.channel.as_str()[2..].parse().expect("a number");
+                        models[index].ring.clear();
+                        models[index].evicted = gone.latest;
                     }
                 }
                 Step::Read { channel, since } => {
@@ -362,7 +362,7 @@ proptest! {
                     let wanted: Vec<&str> = model.all.iter().filter(|(offset, _)| *offset > since).map(|(_, data)| &**data).collect();
                     let is_there = since <= head && wanted.len() <= model.ring.len();
                     if page.overtaken {
-                        prop_assert!(!is_there || since < model.evicted, "refused what is there: since {} of {}", since, head);
+                        prop_assert!(!is_there || since < model.evicted, "overtaken although all events are available: since {} of {}", since, head);
                         prop_assert!(page.events.is_empty());
                     } else {
                         prop_assert!(is_there);
@@ -374,9 +374,9 @@ proptest! {
         }
     }
 
-    // Beside it runs a client that falls behind and merges what it reads, as a browser does.
+    // The model is a client that falls behind and merges what it reads, as a browser does.
     #[test]
-    fn whoever_merges_what_changed_holds_the_merge(
+    fn a_client_that_merges_the_changed_records_has_all_current_records(
         steps in prop::collection::vec((prop::collection::btree_map(0u8..6, 0u8..3, 0..5), any::<bool>(), any::<bool>()), 1..30),
         only_changed in any::<bool>(),
     ) {
@@ -395,7 +395,7 @@ proptest! {
             if let Stored::Event(event) = &stored {
                 let sent: Vec<serde_json::Value> = serde_json::from_slice(&event.data).expect("an array");
                 let told = if only_changed && !forced { changed } else { update.len() };
-                // The first event is sent whatever it says.
+                // The first event is always sent.
                 prop_assert!(sent.len() == told || event.version == 1, "{} of {}", sent.len(), told);
             } else {
                 prop_assert!(only_changed && !forced && changed == 0);
@@ -415,30 +415,30 @@ proptest! {
         }
     }
 
-    // Beside it runs the naive model: every channel, asked one by one.
+    // The model matches every channel one by one.
     #[test]
-    fn pages_of_any_size_see_exactly_the_channels_that_match(
+    fn pages_of_any_size_view_exactly_the_channels_that_match(
         names in prop::collection::btree_set(crate::generate::channel(), 0..30),
         patterns in prop::collection::vec(crate::generate::pattern(), 1..5),
-        most in 1usize..8,
+        channels_max in 1usize..8,
     ) {
         let mut channels = Channels::default();
         for name in &names {
             publish(&mut channels, new(name.as_str(), "1"), &last(), at(0));
         }
-        let (mut seen, mut after, mut looked_at) = (Vec::new(), None, 0);
-        let beginnings = Beginnings::of(patterns.iter());
+        let (mut seen, mut after, mut visited) = (Vec::new(), None, 0);
+        let prefixes = Prefixes::of(patterns.iter());
         loop {
-            let each = &mut |view: ChannelView<'_>| seen.push(view.channel.clone());
-            let looked = channels.scan((&beginnings, &patterns), after.as_ref(), most, at(0), each);
-            prop_assert!(looked.channels <= most);
-            looked_at += looked.channels;
-            after = looked.last;
+            let view = &mut |view: ChannelView<'_>| seen.push(view.channel.clone());
+            let page = channels.scan((&prefixes, &patterns), after.as_ref(), channels_max, at(0), view);
+            prop_assert!(page.channels <= channels_max);
+            visited += page.channels;
+            after = page.last;
             if after.is_none() {
                 break;
             }
         }
-        prop_assert!(looked_at <= names.len(), "none is looked at twice");
+        prop_assert!(visited <= names.len(), "no channel is visited twice");
         let matches = |name: &Channel| patterns.iter().any(|pattern| pattern.matches(name.as_str()));
         let expected: Vec<_> = names.into_iter().filter(matches).collect();
         prop_assert_eq!(seen, expected);
@@ -446,7 +446,7 @@ proptest! {
 }
 
 #[test]
-fn the_built_in_table_and_the_state_agree_on_offsets() {
+fn the_built_in_classes_and_the_state_agree_on_offsets() {
     let classes = Classes::default();
     let mut channels = Channels::default();
     for (name, has_offset) in [

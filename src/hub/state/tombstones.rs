@@ -1,8 +1,9 @@
-//! The names of channels that were evicted: a client that was away has to hear of those that came and went meanwhile.
+//! Tombstones: the names of evicted channels. A client that was away must be told of channels that were created and
+//! evicted in the meantime.
 //!
-//! Invariant: of a channel with a history that was evicted the last eviction is in here, whether the channel was made
-//! anew since or not, or its number is at or below `forgotten`. The oldest go first, and there are never more than
-//! `most`.
+//! Invariant: for every evicted channel with a history, its last eviction is in here, or the version of that eviction is
+//! at or below `forgotten`. This holds whether or not the channel was created again since. The oldest tombstones are
+//! forgotten first, and there are never more than `max`.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,21 +13,22 @@ use hashbrown::HashMap;
 
 use tickgate_protocol::channel::Channel;
 
-/// Those of one stripe.
+/// The tombstones of one stripe.
 #[derive(Debug)]
 pub(in crate::hub) struct Tombstones {
-    by_number: BTreeMap<u64, Tombstone>,
+    // By the version of the eviction.
+    by_version: BTreeMap<u64, Tombstone>,
     by_name: HashMap<Channel, u64, RandomState>,
     forgotten: u64,
-    most: usize,
+    max: usize,
 }
 
-/// A channel that was evicted.
+/// An evicted channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// Which.
+    /// The channel.
     pub channel: Channel,
-    /// Version of its newest event.
+    /// The version of its newest event.
     pub latest: u64,
 }
 
@@ -37,65 +39,68 @@ impl Default for Tombstones {
 }
 
 impl Tombstones {
-    /// No more than `most`, and one at least.
-    pub(in crate::hub) fn new(most: usize) -> Self {
+    /// Keeps at most `max` tombstones, but at least one.
+    pub(in crate::hub) fn new(max: usize) -> Self {
         Self {
-            by_number: BTreeMap::new(),
+            by_version: BTreeMap::new(),
             by_name: HashMap::default(),
             forgotten: 0,
-            most: most.max(1),
+            max: max.max(1),
         }
     }
 
     pub(in crate::hub) fn len(&self) -> usize {
-        self.by_number.len()
+        self.by_version.len()
     }
 
-    /// The highest number of an eviction of which the name is not known any more.
+    /// The highest version of an eviction whose name is forgotten; 0 if there is none.
     pub(in crate::hub) fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
-    /// A channel was evicted; `number` is above all that were noted.
-    pub(in crate::hub) fn note(&mut self, number: u64, tombstone: Tombstone) {
-        if let Some(before) = self.by_name.insert(tombstone.channel.clone(), number) {
-            self.by_number.remove(&before);
+    /// Adds an eviction. `version` must be above the versions of all earlier ones.
+    pub(in crate::hub) fn note(&mut self, version: u64, tombstone: Tombstone) {
+        if let Some(before) = self.by_name.insert(tombstone.channel.clone(), version) {
+            self.by_version.remove(&before);
         }
-        self.by_number.insert(number, tombstone);
-        while self.by_number.len() > self.most {
+        self.by_version.insert(version, tombstone);
+        while self.by_version.len() > self.max {
             self.forget_oldest();
         }
     }
 
-    /// Names up to this number are not known.
-    pub(in crate::hub) fn forget_up_to(&mut self, number: u64) {
-        self.forgotten = self.forgotten.max(number);
+    /// Forgets the names of all evictions up to this version.
+    pub(in crate::hub) fn forget_up_to(&mut self, version: u64) {
+        self.forgotten = self.forgotten.max(version);
         while self
-            .by_number
+            .by_version
             .first_key_value()
-            .is_some_and(|(oldest, _)| *oldest <= number)
+            .is_some_and(|(oldest, _)| *oldest <= version)
         {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) {
-        if let Some((number, tombstone)) = self.by_number.pop_first() {
+        if let Some((version, tombstone)) = self.by_version.pop_first() {
             self.by_name.remove(&tombstone.channel);
-            self.forgotten = self.forgotten.max(number);
+            self.forgotten = self.forgotten.max(version);
         }
     }
 
-    /// Events of the channel at or below it may have been evicted.
+    /// The floor of a channel that has no state: its events with versions at or below it may have been evicted.
     pub(in crate::hub) fn floor(&self, channel: &Channel) -> u64 {
-        let known = self.by_name.get(channel).and_then(|number| self.by_number.get(number));
+        let known = self
+            .by_name
+            .get(channel)
+            .and_then(|version| self.by_version.get(version));
         known.map_or(self.forgotten, |tombstone| tombstone.latest)
     }
 
-    /// Those with a number above `after`, in order.
+    /// The evictions with a version above `after`, in order.
     pub(in crate::hub) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Tombstone)> {
-        let range = self.by_number.range((Bound::Excluded(after), Bound::Unbounded));
-        range.map(|(number, tombstone)| (*number, tombstone))
+        let range = self.by_version.range((Bound::Excluded(after), Bound::Unbounded));
+        range.map(|(version, tombstone)| (*version, tombstone))
     }
 }
 
@@ -113,12 +118,12 @@ mod tests {
 
     fn told(tombstones: &Tombstones, after: u64) -> Vec<(u64, &str)> {
         let all = tombstones.after(after);
-        all.map(|(number, tombstone)| (number, tombstone.channel.as_str()))
+        all.map(|(version, tombstone)| (version, tombstone.channel.as_str()))
             .collect()
     }
 
     #[test]
-    fn the_oldest_are_forgotten_first_and_that_is_known() {
+    fn the_oldest_names_are_forgotten_first_and_the_stripe_knows_it() {
         let mut tombstones = Tombstones::new(2);
         let name = |name: &str| Channel::parse(name).expect("valid");
         tombstones.note(10, tombstone("a.a", 7));
@@ -143,17 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_name_the_last_eviction_is_known_and_takes_one_place() {
+    fn each_name_has_one_tombstone_with_its_last_eviction() {
         let mut tombstones = Tombstones::new(2);
         tombstones.note(1, tombstone("a.b", 0));
-        for number in 2..10 {
-            tombstones.note(number, tombstone("a.a", number - 1));
+        for version in 2..10 {
+            tombstones.note(version, tombstone("a.a", version - 1));
         }
         assert_eq!(
             (told(&tombstones, 0), tombstones.forgotten()),
             (vec![(1, "a.b"), (9, "a.a")], 0)
         );
         assert_eq!(tombstones.floor(&Channel::parse("a.a").expect("valid")), 8);
-        assert_eq!((tombstones.by_name.len(), tombstones.by_number.len()), (2, 2));
+        assert_eq!((tombstones.by_name.len(), tombstones.by_version.len()), (2, 2));
     }
 }

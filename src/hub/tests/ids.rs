@@ -1,4 +1,4 @@
-//! For how long ids are remembered: at the borders of time and of number, over all stripes, on virtual time.
+//! How long ids are remembered: at the limits of time and number, over all stripes, in virtual time.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::event::EventId;
 
 const IDS_MAX: u32 = 8;
 
-/// Publishes the event of this number, each to a stripe of its own as far as there are; whether it is a duplicate.
+/// Publishes the event with this number, and returns whether it is a duplicate. The numbers spread over the stripes.
 fn is_duplicate(hub: &Hub, number: u64, mono_ms: u64) -> bool {
     let mut event = event(&format!("a{number}.b"), number);
     event.options.id = Some(EventId::new(&event.channel, b"id"));
@@ -28,12 +28,15 @@ fn an_id_is_remembered_for_the_window_wherever_in_a_generation_it_came() {
             mono_ms: first_ms + WINDOW_MS / 2,
             unix_ms: 0,
         });
-        assert!(is_duplicate(&hub, 1, first_ms + WINDOW_MS - 1), "came at {first_ms}");
+        assert!(
+            is_duplicate(&hub, 1, first_ms + WINDOW_MS - 1),
+            "accepted at {first_ms}"
+        );
     }
 }
 
 #[test]
-fn an_id_is_forgotten_two_windows_later_by_stripes_that_nobody_asks_too() {
+fn an_id_is_forgotten_two_windows_later_even_by_stripes_that_are_not_used() {
     let hub = hub_of_ids(IDS_MAX);
     assert!(!is_duplicate(&hub, 1, 0));
     for mono_ms in [WINDOW_MS, 2 * WINDOW_MS] {
@@ -54,20 +57,20 @@ fn an_id_is_remembered_until_half_of_all_came_after_it_wherever_they_went() {
         }
         for number in before + 1..before + half {
             assert!(!is_duplicate(&hub, number, 0));
-            assert!(is_duplicate(&hub, before, 0), "{number} behind {before}");
+            assert!(is_duplicate(&hub, before, 0), "{number} after {before}");
         }
         for number in before + half..before + 2 * half + 1 {
             assert!(!is_duplicate(&hub, number, 0));
         }
         assert!(
             !is_duplicate(&hub, before, 0),
-            "forgotten, or they would be more than {IDS_MAX}"
+            "it must be forgotten, or there are more than {IDS_MAX} ids"
         );
     }
 }
 
 #[test]
-fn ids_do_not_count_in_the_bytes_of_channels() {
+fn ids_are_not_counted_in_the_bytes_of_channels() {
     let hub = hub_of_ids(IDS_MAX);
     assert!(!is_duplicate(&hub, 1, 0));
     let metrics = hub.metrics();
@@ -76,19 +79,19 @@ fn ids_do_not_count_in_the_bytes_of_channels() {
 
 proptest! {
     #[test]
-    fn agrees_with_when_each_id_came(steps in prop::collection::vec((0u64..24, 0u64..WINDOW_MS / 4), 1..200)) {
+    fn ids_agree_with_a_model_of_acceptances(steps in prop::collection::vec((0u64..24, 0u64..WINDOW_MS / 4), 1..200)) {
         let hub = hub_of_ids(IDS_MAX);
-        // Of each number when it was accepted last, and how many were before it.
+        // For each number: when it was last accepted, and how many ids were accepted before.
         let mut accepted = HashMap::<u64, (u64, u32)>::new();
         let (mut mono_ms, mut count) = (0, 0);
         for (number, pause_ms) in steps {
             mono_ms += pause_ms;
             let found = is_duplicate(&hub, number, mono_ms);
-            let came = accepted.get(&number).copied();
-            let later = came.map(|(came_ms, place)| (mono_ms - came_ms, count - place - 1));
-            let must = later.is_some_and(|(age_ms, others)| age_ms < WINDOW_MS && others < IDS_MAX / 2);
-            prop_assert!(found || !must, "{number} was forgotten: {later:?}");
-            prop_assert!(!found || came.is_some(), "{number} never came");
+            let last = accepted.get(&number).copied();
+            let since = last.map(|(accepted_ms, index)| (mono_ms - accepted_ms, count - index - 1));
+            let must = since.is_some_and(|(age_ms, others)| age_ms < WINDOW_MS && others < IDS_MAX / 2);
+            prop_assert!(found || !must, "{number} was forgotten: {since:?}");
+            prop_assert!(!found || last.is_some(), "{number} was never accepted");
             prop_assert!(hub.metrics().ids <= IDS_MAX as usize);
             if !found {
                 accepted.insert(number, (mono_ms, count));

@@ -1,10 +1,11 @@
-//! The doorbell's own source under a checker of memory orderings.
+//! The doorbell's source under a checker of memory orderings.
 //!
-//! The package's other tests take every atomic operation for a sequentially consistent one. Here each may see as little as
-//! its ordering allows, in every interleaving of two threads: what was put down before a ring is seen by the shard before
-//! it sleeps, and a ringer that finds it asleep has its waker. Orderings that are weaker than they stand must be found.
+//! The other tests of this package treat every atomic operation as sequentially consistent. Here each operation may see any
+//! value that its ordering allows, in every interleaving of two threads. Two properties must hold: the shard sees everything
+//! that was stored before a ring before it sleeps, and a thread that rings a sleeping shard finds its waker. Weaker orderings
+//! are planted, and must be found.
 
-// It is public in its own crate.
+// The items are public in the gateway's crate.
 #[expect(unreachable_pub)]
 #[path = "../../../../src/hub/doorbell.rs"]
 mod doorbell;
@@ -20,25 +21,25 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use sync::Fault;
 
-/// In every interleaving of a shard and a ringer; of more threads, as there are very many, in those that stop a thread
-/// in its middle so many times and no more.
-const STOPS_OF_THREE: usize = 4;
+/// Most preemptions in a model with more than two threads, because the number of its interleavings is too large. Models
+/// with two threads are explored completely.
+const PREEMPTIONS_MAX: usize = 4;
 
-/// A shard that drains and sleeps until it has seen as much as `ringers` have put down, each with one ring. Panics when
-/// it sleeps for ever.
+/// Each of `ringers` threads stores a flag and rings once. A shard drains and sleeps until it has seen all flags. Panics if
+/// the shard sleeps for ever.
 fn rings_are_seen(ringers: usize, fault: Option<Fault>) {
     let mut model = Builder::new();
-    model.preemption_bound = (ringers > 1).then_some(STOPS_OF_THREE);
+    model.preemption_bound = (ringers > 1).then_some(PREEMPTIONS_MAX);
     model.check(move || {
         sync::plant(fault);
         let bell = Arc::new(Doorbell::default());
-        // No more than a place for what a ring is about: it orders nothing by itself.
-        let letters: Arc<Vec<AtomicBool>> = Arc::new((0..ringers).map(|_| AtomicBool::new(false)).collect());
+        // The flags stand for what is put into an inbox. They are relaxed, so only the bell orders them.
+        let flags: Arc<Vec<AtomicBool>> = Arc::new((0..ringers).map(|_| AtomicBool::new(false)).collect());
         let threads: Vec<_> = (0..ringers)
             .map(|ringer| {
-                let (bell, letters) = (Arc::clone(&bell), Arc::clone(&letters));
+                let (bell, flags) = (Arc::clone(&bell), Arc::clone(&flags));
                 thread::spawn(move || {
-                    letters[ringer].store(true, Ordering::Relaxed);
+                    flags[ringer].store(true, Ordering::Relaxed);
                     bell.ring();
                 })
             })
@@ -48,7 +49,7 @@ fn rings_are_seen(ringers: usize, fault: Option<Fault>) {
         bell.connect(move || waker.notify());
         loop {
             bell.answer();
-            if letters.iter().all(|letter| letter.load(Ordering::Relaxed)) {
+            if flags.iter().all(|flag| flag.load(Ordering::Relaxed)) {
                 break;
             }
             if bell.fall_asleep() {
@@ -56,7 +57,7 @@ fn rings_are_seen(ringers: usize, fault: Option<Fault>) {
             }
         }
         for thread in threads {
-            thread.join().expect("a ringer ends");
+            thread.join().expect("no panic");
         }
     });
 }
@@ -66,7 +67,7 @@ fn is_found(fault: Fault) -> bool {
 }
 
 #[test]
-fn what_was_put_down_before_a_ring_is_seen_before_the_shard_sleeps() {
+fn the_shard_sees_what_was_stored_before_a_ring_before_it_sleeps() {
     rings_are_seen(1, None);
     rings_are_seen(2, None);
 }
@@ -87,11 +88,11 @@ fn an_answer_that_does_not_acquire_is_found() {
 }
 
 #[test]
-fn a_shard_that_releases_nothing_is_found() {
+fn a_shard_that_does_not_release_is_found() {
     assert!(is_found(Fault::ShardDoesNotRelease));
 }
 
 #[test]
-fn a_ring_that_looks_before_it_writes_is_found() {
-    assert!(is_found(Fault::RingLooksFirst));
+fn a_ring_that_loads_before_it_stores_is_found() {
+    assert!(is_found(Fault::RingLoadsFirst));
 }

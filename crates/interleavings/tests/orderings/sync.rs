@@ -1,4 +1,4 @@
-//! What the doorbell's source names as `sync`, as the checker of orderings has it, with faults to be planted into it.
+//! The `sync` module of the doorbell's source, with the types of the ordering checker and with planted faults.
 
 use std::cell::Cell;
 
@@ -6,21 +6,21 @@ use loom::sync::atomic::AtomicBool;
 
 pub(crate) use loom::sync::atomic::Ordering;
 
-/// An ordering that is weaker than it stands in the source.
+/// An ordering that is weaker than in the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     RingDoesNotRelease,
     RingDoesNotAcquire,
     AnswerDoesNotAcquire,
-    /// Neither the answer nor falling asleep. Either would do: what one of them released is handed on by the exchange of
-    /// the other.
+    /// Neither `answer` nor `fall_asleep` releases. One of them would suffice, because the exchange of the other continues
+    /// its release sequence.
     ShardDoesNotRelease,
-    /// Not an exchange, but a look whether it was rung already.
-    RingLooksFirst,
+    /// `ring` first loads the state, and returns if the bell was rung already.
+    RingLoadsFirst,
 }
 
 thread_local! {
-    // All threads of a model see it: the checker runs them on one.
+    // The checker runs all threads of a model on one thread, so all of them see the fault.
     static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn plant(fault: Option<Fault>) {
     PLANTED.with(|planted| planted.set(fault));
 }
 
-/// The bell's byte. Its values tell who writes them: see the constants in the source.
+/// The state of the bell. Its values tell which function writes them; see the constants in the source.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicU8(loom::sync::atomic::AtomicU8);
 
@@ -41,7 +41,7 @@ const RUNG: u8 = 2;
 
 impl AtomicU8 {
     pub(crate) fn swap(&self, value: u8, ordering: Ordering) -> u8 {
-        if planted() == Some(Fault::RingLooksFirst) && value == RUNG && self.0.load(Ordering::Acquire) == RUNG {
+        if planted() == Some(Fault::RingLoadsFirst) && value == RUNG && self.0.load(Ordering::Acquire) == RUNG {
             return RUNG;
         }
         let weaker = match (planted(), value) {
@@ -69,14 +69,14 @@ impl AtomicU8 {
     }
 }
 
-/// Set once, by one thread. Whoever looks at it may see it unset as long as nothing orders the one before the other.
+/// Set once, by one thread. Another thread may see it unset as long as nothing orders its load after the store.
 #[derive(Debug)]
 pub(crate) struct OnceLock<T> {
     is_set: AtomicBool,
     value: std::sync::OnceLock<T>,
 }
 
-// Whatever is in it: a derived one would ask for a default of that.
+// Not derived, because that would require `T: Default`.
 impl<T> Default for OnceLock<T> {
     fn default() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Ids of publishers, and what is noted for an export, by example.
+//! The ids of publishers, and the notes for exports.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn an_id_is_a_duplicate_only_when_its_event_was_accepted() {
 }
 
 #[test]
-fn notes_for_an_export_are_bounded_and_one_of_everything_makes_up_for_them() {
+fn notes_for_exports_are_bounded_and_a_complete_export_makes_up_for_lost_ones() {
     let (mut channels, generations) = (Channels::default(), Generations::new(WINDOW_MS, IDS_MAX));
     channels.track();
     let identified = |channels: &mut Channels, n: u64| {
@@ -30,7 +30,7 @@ fn notes_for_an_export_are_bounded_and_one_of_everything_makes_up_for_them() {
         channels.unsaved_ids.len()
     };
     let most = (0..50).map(|n| identified(&mut channels, n)).max();
-    assert!(most <= Some(2), "at most what is remembered: {most:?}");
+    assert!(most <= Some(2), "no more notes than ids: {most:?}");
     assert!(channels.export(false, at(0)).is_partial);
     assert!(!channels.export(false, at(0)).is_partial);
     for n in 0..5000 {

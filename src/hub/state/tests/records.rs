@@ -1,10 +1,10 @@
-//! Merged records, by example.
+//! Merged records.
 
 use super::super::records::RECORDS_MAX;
 use super::*;
 
 #[test]
-fn data_that_is_no_array_of_records_stands_for_the_whole() {
+fn data_that_is_not_an_array_of_records_replaces_the_whole_value() {
     let mut channels = Channels::default();
     let class = by_code();
     for (data, expected) in [
@@ -25,7 +25,7 @@ fn data_that_is_no_array_of_records_stands_for_the_whole() {
 }
 
 #[test]
-fn of_records_with_one_name_in_one_event_the_last_counts() {
+fn the_last_of_several_records_with_the_same_name_in_one_event_counts() {
     let mut channels = Channels::default();
     let class = Class {
         only_changed: true,
@@ -37,7 +37,7 @@ fn of_records_with_one_name_in_one_event_the_last_counts() {
         Stored::Event(event) => Some(String::from_utf8(event.data.to_vec()).expect("text")),
         _ => None,
     };
-    assert_eq!(sent(format!("[{one},{two}]")), None, "it ends with what is there");
+    assert_eq!(sent(format!("[{one},{two}]")), None, "the last record is unchanged");
     let ends_with_one = format!("[{two},{one}]");
     assert_eq!(sent(ends_with_one.clone()), Some(ends_with_one));
     let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
@@ -45,7 +45,7 @@ fn of_records_with_one_name_in_one_event_the_last_counts() {
 }
 
 #[test]
-fn who_holds_records_of_before_a_reset_is_told_the_reset() {
+fn a_client_with_records_from_before_a_whole_value_gets_that_value_first() {
     let mut channels = Channels::default();
     let (a, whole, b) = (r#"[{"code":"a"}]"#, r#""nothing""#, r#"[{"code":"b"}]"#);
     for data in [a, whole, b] {
@@ -59,7 +59,7 @@ fn who_holds_records_of_before_a_reset_is_told_the_reset() {
             "{above}"
         );
     }
-    // Another one takes its place.
+    // A later whole value replaces it.
     publish(&mut channels, new("a.b", "7"), &by_code(), at(0));
     let page = channels.ask("a.b", Since::Newest { above: 1 }, at(0));
     assert_eq!(texts(&page), ["7"]);
@@ -69,7 +69,7 @@ fn who_holds_records_of_before_a_reset_is_told_the_reset() {
 }
 
 #[test]
-fn merged_records_behind_the_floor_are_told_as_lost() {
+fn a_read_of_merged_records_from_before_the_floor_is_overtaken() {
     let mut channels = Channels::default();
     for data in [r#"[{"code":"x"}]"#, r#"[{"code":"y"}]"#] {
         publish(&mut channels, new("a.b", data), &by_code(), at(0));
@@ -83,13 +83,14 @@ fn merged_records_behind_the_floor_are_told_as_lost() {
 }
 
 #[test]
-fn records_that_were_forgotten_are_told_as_lost_to_who_fell_behind_before_them() {
+fn a_read_from_before_forgotten_records_is_overtaken() {
     let mut channels = Channels::default();
     let many = |from: usize, to: usize| {
         let records: Vec<String> = (from..to).map(|code| format!(r#"{{"code":{code}}}"#)).collect();
         format!("[{}]", records.join(","))
     };
-    // Versions 1 to 3; the third is one too many, so that all of the first are forgotten and some of the second.
+    // Versions 1 to 3. The third exceeds the bound by one record, so that all records of the first and some of the second
+    // are forgotten.
     let eighth = RECORDS_MAX / 8;
     for (from, to) in [(0, 10), (10, 2 * eighth), (2 * eighth, RECORDS_MAX + 1)] {
         publish(&mut channels, new("a.b", &many(from, to)), &by_code(), at(0));

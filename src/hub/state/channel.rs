@@ -1,7 +1,7 @@
-//! What is kept of one channel.
+//! The state of one channel.
 //!
-//! Invariant: `floor <= latest`, the ring's events have versions above `floor` and are all that were accepted since,
-//! in order; `last` is the newest event of all, whatever became of the ring.
+//! Invariant: `floor <= latest`. The ring contains, in order, every event that was accepted with a version above `floor`.
+//! `last` is the newest event of the channel, even if the ring has dropped it.
 
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -11,82 +11,85 @@ use bytes::Bytes;
 
 use super::page::{Page, PageLimit, Since};
 use super::records::{NewRecord, Records};
-use crate::event::{Event, EventMeta, Transit};
+use crate::event::{Event, EventMeta, NewEvent, PublishOptions, Transit};
 use tickgate_protocol::channel::{Channel, Class};
 
-/// What a channel takes beside its name, events and records: its place in the slab and the two indices.
-const CHANNEL_OVERHEAD: usize = size_of::<Kept>() + 160;
+/// The bytes of a channel beside its name, events and records: its slot and its entries in the two indices.
+const CHANNEL_OVERHEAD: usize = size_of::<ChannelState>() + 160;
 
-/// What an event takes beside its texts: itself with its counters, and its place in the ring.
+/// The bytes of an event beside its texts: the event with its reference counts, and its entry in the ring.
 const EVENT_OVERHEAD: usize = size_of::<Event>() + 2 * size_of::<usize>() + size_of::<Entry>();
 
-/// What a frame takes beside `data`, channel and name (each byte escaped at worst): the keys, times and numbers.
+/// The bytes of a frame beside `data`, channel and name: keys, times and numbers.
 pub(super) const FRAME_OVERHEAD: usize = 160;
 
 /// An event in the ring.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) event: Arc<Event>,
-    /// When it came, in monotonic milliseconds; before 0 when that was before a restart.
+    /// When the event was accepted, in monotonic milliseconds; negative if that was before a restart.
     pub(super) at_ms: i64,
-    // What it was counted as.
+    // The size that is counted for it.
     bytes: usize,
 }
 
 impl Entry {
-    /// Counts it anew, since it may be encoded for whoever reads it; gives by how much it grew.
-    fn recount(&mut self, forms: usize) -> usize {
+    /// Updates the counted size for `formats` encoded frames, and returns by how much it grew.
+    fn recount(&mut self, formats: usize) -> usize {
         let before = self.bytes;
-        self.bytes = before.max(event_bytes(&self.event, forms));
+        self.bytes = before.max(event_bytes(&self.event, formats));
         self.bytes - before
     }
 }
 
 /// One channel's state.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct ChannelState {
     pub(super) channel: Channel,
     pub(super) class: Arc<Class>,
-    /// Events at or below it may be missing.
+    /// Events with versions at or below the floor may be missing.
     pub(super) floor: u64,
-    /// Version of the newest event.
+    /// The version of the newest event; equal to `floor` before the first one.
     pub(super) latest: u64,
     pub(super) last: Option<Arc<Event>>,
-    /// Until when newcomers get it, in monotonic milliseconds; `None`: for ever.
+    /// Until when newcomers get `last`, in monotonic milliseconds; `None`: without limit.
     pub(super) fresh_until_ms: Option<i64>,
     pub(super) records: Option<Records>,
-    // The value that stood for the whole before `records` began, for those who hold what was merged before it.
-    reset: Option<Arc<Event>>,
-    reset_bytes: usize,
-    // The merge as an event, with the version above which it begins, until the next change: newcomers come in crowds,
-    // and conflating clients wait for the same.
+    // The last event before `records` began, if it replaced the whole value. A client that still has records from before
+    // that event must get it first.
+    whole: Option<Arc<Event>>,
+    whole_bytes: usize,
+    // The merged records as finished events, each with the version after which its records changed, until the next
+    // change. Many newcomers and conflated clients ask for the same one.
     merged: Vec<(u64, Arc<Event>)>,
     ring: VecDeque<Entry>,
     ring_bytes: usize,
     last_bytes: usize,
     merged_bytes: usize,
-    /// When it was last published to or read.
+    /// When the channel was last published to or read, in monotonic milliseconds.
     pub(super) used_ms: u64,
-    /// Whether it changed since it was last written down, and up to which version it is.
+    /// Whether the channel changed since its last export.
     pub(super) unsaved: bool,
+    /// The version up to which it was exported.
     pub(super) saved: u64,
-    /// Records were forgotten since: all of them must be written anew.
+    /// Whether records were removed since the last export, so that all of them must be exported again.
     pub(super) restarted: bool,
-    /// Neighbours in the order of use.
+    /// The neighbours in the order of use.
     pub(super) older: Option<u32>,
     pub(super) newer: Option<u32>,
 }
 
-/// Merges kept as events at a time.
+/// Most merged events that are kept at a time.
 const MERGED_MAX: usize = 4;
 
-/// What an event takes while `forms` forms of it may be encoded.
-pub(super) fn event_bytes(event: &Event, forms: usize) -> usize {
+/// The size of an event with frames in `formats` wire formats. In a frame, each byte of the channel and the name may be
+/// escaped.
+pub(super) fn event_bytes(event: &Event, formats: usize) -> usize {
     let frame = event.data.len() + 2 * (event.channel.as_str().len() + event.name.len()) + FRAME_OVERHEAD;
-    EVENT_OVERHEAD + event.data.len() + event.name.len() + forms * frame
+    EVENT_OVERHEAD + event.data.len() + event.name.len() + formats * frame
 }
 
-impl Kept {
+impl ChannelState {
     pub(super) fn new(channel: Channel, class: Arc<Class>, floor: u64) -> Self {
         Self {
             channel,
@@ -96,8 +99,8 @@ impl Kept {
             last: None,
             fresh_until_ms: None,
             records: None,
-            reset: None,
-            reset_bytes: 0,
+            whole: None,
+            whole_bytes: 0,
             merged: Vec::new(),
             ring: VecDeque::new(),
             ring_bytes: 0,
@@ -112,10 +115,10 @@ impl Kept {
         }
     }
 
-    /// What all of it takes.
+    /// The size of the state, estimated.
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.as_ref().map_or(0, Records::bytes);
-        let values = self.last_bytes + self.merged_bytes + self.reset_bytes;
+        let values = self.last_bytes + self.merged_bytes + self.whole_bytes;
         CHANNEL_OVERHEAD + self.channel.as_str().len() + self.ring_bytes + values + records
     }
 
@@ -123,13 +126,13 @@ impl Kept {
         self.ring.iter()
     }
 
-    /// Takes a numbered event in; gives how many events it trimmed.
+    /// Stores an event, and returns how many older events were dropped for it.
     pub(super) fn store(
         &mut self,
         event: &Arc<Event>,
         records: Option<Vec<NewRecord>>,
         now_ms: i64,
-        forms: usize,
+        formats: usize,
         garbage: &mut Garbage,
     ) -> u64 {
         self.latest = event.version;
@@ -139,37 +142,37 @@ impl Kept {
             match records {
                 Some(new) => {
                     if self.records.is_none() {
-                        self.reset.clone_from(&self.last);
-                        self.reset_bytes = self.reset.as_ref().map_or(0, |reset| event_bytes(reset, forms));
+                        self.whole.clone_from(&self.last);
+                        self.whole_bytes = self.whole.as_ref().map_or(0, |whole| event_bytes(whole, formats));
                     }
                     let merge = self.records.get_or_insert_default();
                     let (replaced, forgotten) = merge.merge(new, event.version);
                     garbage.texts.extend(replaced);
                     self.restarted |= forgotten.is_some();
-                    // Who fell behind before that has to hear it. (A history has its own floor, and nobody who gets it
-                    // conflates.)
+                    // Clients whose position is before the forgotten records must be told. A channel with a history has
+                    // its own floor, and its clients are not conflated.
                     if let Some(version) = forgotten.filter(|_| self.class.history.is_none()) {
                         self.floor = self.floor.max(version);
                     }
                 }
-                // It stands for the whole value.
+                // The event replaces the whole value.
                 None => {
                     self.restarted = true;
                     garbage.records.extend(self.records.take());
-                    garbage.events.extend(self.reset.take());
-                    self.reset_bytes = 0;
+                    garbage.events.extend(self.whole.take());
+                    self.whole_bytes = 0;
                 }
             }
         }
         if self.class.cache_last || self.class.only_changed {
             garbage.events.extend(self.last.replace(Arc::clone(event)));
         }
-        let bytes = event_bytes(event, forms);
+        let bytes = event_bytes(event, formats);
         if self.class.history.is_none() {
             self.last_bytes = if self.last.is_some() { bytes } else { 0 };
             return 0;
         }
-        // One and the same event is counted where it is in the ring.
+        // The same event is also in the ring, and is counted there.
         self.last_bytes = 0;
         self.push(Arc::clone(event), now_ms, bytes);
         self.shed(now_ms, garbage)
@@ -181,7 +184,7 @@ impl Kept {
         self.ring.push_back(Entry { event, at_ms, bytes });
     }
 
-    /// Puts the last event back; one that is in the ring is the same there.
+    /// Restores the last event. If the ring contains it, both share one allocation.
     pub(super) fn set_last(&mut self, last: Option<Arc<Event>>) {
         let newest = self.ring.back().map(|entry| &entry.event);
         let version = |event: &Arc<Event>| event.version;
@@ -194,7 +197,7 @@ impl Kept {
         }
     }
 
-    /// Drops what is too much and what is too old; gives how many.
+    /// Drops the events that are too old or exceed the history's size, and returns how many.
     pub(super) fn shed(&mut self, now_ms: i64, garbage: &mut Garbage) -> u64 {
         let mut trimmed = self.expire(now_ms, garbage);
         let size = self.class.history.map_or(0, |history| history.size as usize);
@@ -205,7 +208,7 @@ impl Kept {
         trimmed
     }
 
-    /// Drops the events that are too old; gives how many.
+    /// Drops the events that are too old, and returns how many.
     pub(super) fn expire(&mut self, now_ms: i64, garbage: &mut Garbage) -> u64 {
         let Some(history) = self.class.history else { return 0 };
         let mut expired = 0;
@@ -218,7 +221,7 @@ impl Kept {
         expired
     }
 
-    /// Drops the oldest event of the ring; `false`: there is none.
+    /// Drops the oldest event of the ring. Returns `false` if the ring is empty.
     pub(super) fn trim_one(&mut self, garbage: &mut Garbage) -> bool {
         let Some(entry) = self.ring.pop_front() else {
             return false;
@@ -244,15 +247,15 @@ impl Kept {
         self.class.cache_last && self.last.is_some() && is_fresh
     }
 
-    /// What `since` asks for; `at` is filled in by the caller.
-    pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: i64, forms: usize) -> Page {
+    /// Reads what `since` asks for. The caller fills in [`Page::at`].
+    pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: i64, formats: usize) -> Page {
         match since {
-            Since::Newest { above } => self.newest(above, now_ms, forms),
-            Since::After(since) => self.after(since, limit, forms),
+            Since::Newest { above } => self.newest(above, now_ms, formats),
+            Since::After(since) => self.after(since, limit, formats),
         }
     }
 
-    fn newest(&mut self, above: u64, now_ms: i64, forms: usize) -> Page {
+    fn newest(&mut self, above: u64, now_ms: i64, formats: usize) -> Page {
         let nothing = Page {
             last: above.max(self.latest),
             ..Page::default()
@@ -261,67 +264,67 @@ impl Kept {
         if is_newcomer && !self.has_last(now_ms) || above >= self.latest {
             return nothing;
         }
-        // What was lost is lost for merged records only: of others the newest is all that counts.
+        // Only merged records can be incomplete. For any other value, the newest event is all that counts.
         if !is_newcomer && self.records.is_some() && above < self.floor {
             return Page {
                 overtaken: true,
                 ..nothing
             };
         }
-        // Who holds records of before a reset has to hear it: what came since does not replace them. A newcomer holds
-        // none.
-        let reset = self
-            .reset
+        // A client with records from before the whole value needs that value first, because the later records do not
+        // replace its own. A newcomer has no records.
+        let whole = self
+            .whole
             .as_ref()
-            .filter(|reset| !is_newcomer && above < reset.version);
-        let (reset, above) = match reset {
-            Some(reset) => {
-                self.reset_bytes = self.reset_bytes.max(event_bytes(reset, forms));
-                (Some(Arc::clone(reset)), reset.version)
+            .filter(|whole| !is_newcomer && above < whole.version);
+        let (whole, above) = match whole {
+            Some(whole) => {
+                self.whole_bytes = self.whole_bytes.max(event_bytes(whole, formats));
+                (Some(Arc::clone(whole)), whole.version)
             }
             None => (None, above),
         };
-        let value = self.value(above, forms);
+        let value = self.value(above, formats);
         Page {
-            events: reset.into_iter().chain(value).collect(),
+            events: whole.into_iter().chain(value).collect(),
             ..nothing
         }
     }
 
-    /// The value as one event: the last one or, of merged records, one with those changed after `above`.
-    pub(super) fn value(&mut self, above: u64, forms: usize) -> Option<Arc<Event>> {
+    /// The value as one event: the last event or, if records are merged, an event with the records changed after `above`.
+    pub(super) fn value(&mut self, above: u64, formats: usize) -> Option<Arc<Event>> {
         let last = Arc::clone(self.last.as_ref()?);
         let Some(records) = &self.records else {
-            self.recount_last(&last, forms);
+            self.recount_last(&last, formats);
             return Some(last);
         };
         if let Some((_, event)) = self.merged.iter().find(|(begins, _)| *begins == above) {
             let event = Arc::clone(event);
-            // More forms may be encoded by now than when it was made.
-            let bytes = self.merged.iter().map(|(_, event)| event_bytes(event, forms)).sum();
+            // More formats may be in use than when the event was made.
+            let bytes = self.merged.iter().map(|(_, event)| event_bytes(event, formats)).sum();
             self.merged_bytes = self.merged_bytes.max(bytes);
             return Some(event);
         }
         let event = Arc::new(merged(&last, records.changed_after(above).into()));
         if self.merged.len() < MERGED_MAX {
-            self.merged_bytes += event_bytes(&event, forms);
+            self.merged_bytes += event_bytes(&event, formats);
             self.merged.push((above, Arc::clone(&event)));
         }
         Some(event)
     }
 
-    // It may be encoded for whoever reads it, in forms that nobody had when it was stored.
-    fn recount_last(&mut self, last: &Arc<Event>, forms: usize) {
+    // The reader may need formats that were not in use when the event was stored.
+    fn recount_last(&mut self, last: &Arc<Event>, formats: usize) {
         match self.ring.back_mut() {
-            Some(entry) if Arc::ptr_eq(&entry.event, last) => self.ring_bytes += entry.recount(forms),
-            _ => self.last_bytes = self.last_bytes.max(event_bytes(last, forms)),
+            Some(entry) if Arc::ptr_eq(&entry.event, last) => self.ring_bytes += entry.recount(formats),
+            _ => self.last_bytes = self.last_bytes.max(event_bytes(last, formats)),
         }
     }
 
-    fn after(&mut self, since: u64, limit: PageLimit, forms: usize) -> Page {
+    fn after(&mut self, since: u64, limit: PageLimit, formats: usize) -> Page {
         let mut page = Page {
             last: since,
-            // Without history nothing is kept between.
+            // Without a history, only the newest event is available.
             overtaken: since < self.class.history.map_or(self.latest, |_| self.floor),
             ..Page::default()
         };
@@ -335,7 +338,7 @@ impl Kept {
                 page.more = true;
                 break;
             }
-            self.ring_bytes += entry.recount(forms);
+            self.ring_bytes += entry.recount(formats);
             bytes += entry.event.data.len();
             page.last = entry.event.version;
             page.events.push(Arc::clone(&entry.event));
@@ -347,28 +350,28 @@ impl Kept {
     }
 }
 
-/// The event that says `data` in the place of the channel's last one.
+/// An event like the channel's last one, with other data.
 fn merged(last: &Event, data: Bytes) -> Event {
-    let new = crate::event::NewEvent {
+    let new = NewEvent {
         channel: last.channel.clone(),
         name: last.name.clone(),
         data,
         timestamp_ms: last.timestamp_ms,
-        options: crate::event::PublishOptions::default(),
+        options: PublishOptions::default(),
     };
-    let numbered = EventMeta {
+    let meta = EventMeta {
         offset: last.offset,
         version: last.version,
         class: Arc::clone(&last.class),
     };
-    Event::in_transit(new, numbered, Transit::default())
+    Event::in_transit(new, meta, Transit::default())
 }
 
-/// What was let go under a lock, to be dropped after it: giving memory back takes its time.
+/// Values that were removed under a lock, to be dropped after it, because freeing memory takes time.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Garbage {
     events: Vec<Arc<Event>>,
     texts: Vec<Arc<str>>,
     records: Vec<Records>,
-    pub(super) channels: Vec<Kept>,
+    pub(super) channels: Vec<ChannelState>,
 }
