@@ -14,16 +14,12 @@ mod config;
 mod decoder;
 #[path = "../../fuzz/src/deflate.rs"]
 mod deflate;
-#[path = "../../fuzz/src/desk.rs"]
-mod desk;
-#[path = "../../fuzz/src/door.rs"]
-mod door;
-#[path = "../../fuzz/src/engine.rs"]
-mod engine;
 #[path = "../../fuzz/src/engine_io.rs"]
 mod engine_io;
 #[path = "../../fuzz/src/http.rs"]
 mod http;
+#[path = "../../fuzz/src/ingress.rs"]
+mod ingress;
 #[path = "../../fuzz/src/messages.rs"]
 mod messages;
 mod mutate;
@@ -32,6 +28,10 @@ mod patterns;
 #[path = "../../benches/support/rig.rs"]
 #[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
 mod rig;
+#[path = "../../fuzz/src/services.rs"]
+mod services;
+#[path = "../../fuzz/src/shard.rs"]
+mod shard;
 
 #[path = "../../fuzz/src/round_trip.rs"]
 mod round_trip;
@@ -115,8 +115,8 @@ fn patterns_hold() {
 }
 
 #[test]
-fn the_door_holds() {
-    replay("door", door::check_input);
+fn the_ingress_holds() {
+    replay("ingress", ingress::check_input);
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn the_configuration_holds() {
 }
 
 #[test]
-fn the_engine_holds() {
-    replay("engine", engine::check_input);
+fn the_shard_holds() {
+    replay("shard", shard::check_input);
 }
 
 #[test]

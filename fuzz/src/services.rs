@@ -1,4 +1,4 @@
-//! What surrounds the shard of `engine.rs`: endpoints of every dialect, what clients say there, and a desk where the
+//! What surrounds the shard of `shard.rs`: endpoints of every dialect, what clients say there, and a desk where the
 //! shard's questions lie until the input has them answered.
 
 use std::net::IpAddr;
@@ -140,9 +140,9 @@ enum Asked {
 
 /// Keeps questions until they are answered, if ever.
 #[derive(Default)]
-pub(crate) struct Desk(Mutex<Vec<Asked>>);
+pub(crate) struct FakeServices(Mutex<Vec<Asked>>);
 
-impl Desk {
+impl FakeServices {
     /// An answer to one of the questions. It stays, so that it may be answered twice, or when nobody wants to know.
     pub(crate) fn answer(&self, which: u8, how: u8, now: Now) -> Option<ShardMessage> {
         let asked = self.0.lock().expect("whole");
@@ -178,7 +178,7 @@ impl Desk {
     }
 }
 
-impl Services for Desk {
+impl Services for FakeServices {
     fn verify(&self, from: ConnectionId, request: u32, _: Box<str>) {
         self.0.lock().expect("whole").push(Asked::Token(from, request));
     }

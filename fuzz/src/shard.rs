@@ -27,8 +27,8 @@ use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Deflate;
 use tokio::sync::oneshot;
 
-use crate::desk::{Desk, Permit, endpoint, text_for};
 use crate::rig::{NOW, client_frame, event};
+use crate::services::{FakeServices, Permit, endpoint, text_for};
 
 const CLIENTS_MAX: usize = 8;
 /// Few, so that publishers wait for them.
@@ -122,10 +122,10 @@ struct Client {
 
 struct World {
     hub: Arc<Hub>,
-    desk: Arc<Desk>,
+    services: Arc<FakeServices>,
     stats: Arc<ShardMetrics>,
     permits: Arc<AtomicUsize>,
-    engine: ShardCore,
+    core: ShardCore,
     clients: Vec<Client>,
     /// Whose sockets are written to.
     written: HashSet<ConnectionId>,
@@ -153,17 +153,24 @@ impl World {
             ..HubSettings::default()
         };
         let (hub, mut inboxes) = Hub::new(settings, 1, dialect::encode_event);
-        let desk = Arc::<Desk>::default();
+        let services = Arc::<FakeServices>::default();
         let stats = Arc::<ShardMetrics>::default();
         let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
         let settings = shard::Settings::new(0);
-        let engine = ShardCore::new(settings, inboxes.remove(0), desk.clone(), broker, stats.clone(), NOW);
+        let core = ShardCore::new(
+            settings,
+            inboxes.remove(0),
+            services.clone(),
+            broker,
+            stats.clone(),
+            NOW,
+        );
         Self {
             hub,
-            desk,
+            services,
             stats,
             permits: Arc::default(),
-            engine,
+            core,
             clients: Vec::new(),
             written: HashSet::new(),
             numbers: 0,
@@ -208,12 +215,12 @@ impl World {
             Operation::Probe { who, window_bits } => self.probe(who, window_bits),
             Operation::Block { who } => {
                 if let Some(id) = self.written(who) {
-                    self.engine.blocked(id, self.now);
+                    self.core.blocked(id, self.now);
                 }
             }
             Operation::Unblock { who } => {
                 if let Some(id) = self.written(who) {
-                    self.engine.writable(id);
+                    self.core.writable(id);
                 }
             }
             Operation::EndInput { who } => {
@@ -222,11 +229,11 @@ impl World {
                     .filter(|client| client.has_socket)
                     .map(|client| client.id)
                 {
-                    self.engine.on_end_of_input(id, self.now);
+                    self.core.on_end_of_input(id, self.now);
                 }
             }
             Operation::Answer { which, how } => {
-                if let Some(answer) = self.desk.answer(which, how, self.now) {
+                if let Some(answer) = self.services.answer(which, how, self.now) {
                     self.tell(answer);
                 }
             }
@@ -241,8 +248,8 @@ impl World {
                 reply: Box::new(drop),
             }),
             Operation::Disconnect { who, whole_user } => self.disconnect(who, whole_user),
-            Operation::BeginTurn => self.engine.begin_turn(self.now),
-            Operation::Deliver { events } => drop(self.engine.deliver(events.into())),
+            Operation::BeginTurn => self.core.begin_turn(self.now),
+            Operation::Deliver { events } => drop(self.core.deliver(events.into())),
             Operation::Write { sixteens } => self.write(usize::from(sixteens) * 16 + 1),
             Operation::Wait { steps } => self.wait(u64::from(steps) * 137),
             Operation::Drain { steps } => {
@@ -294,7 +301,7 @@ impl World {
                     deflate: window_bits.map(|window_bits| Deflate { window_bits }),
                     permit: Permit::new(&self.permits),
                 };
-                (self.engine.adopt(arrival, self.now), None)
+                (self.core.adopt(arrival, self.now), None)
             }
         };
         self.clients.push(Client {
@@ -322,8 +329,8 @@ impl World {
             return;
         };
         let id = client.id;
-        if self.engine.wants_input(id) {
-            self.engine.on_bytes(id, &mut bytes.to_vec(), self.now);
+        if self.core.wants_input(id) {
+            self.core.on_bytes(id, &mut bytes.to_vec(), self.now);
         }
     }
 
@@ -370,7 +377,7 @@ impl World {
         let deflate = window_bits.map(|window_bits| Deflate { window_bits });
         let now = self.now;
         let Some(id) = self.id(who) else { return };
-        if self.engine.adopt_candidate(id, &SECRET, deflate, now).is_some()
+        if self.core.adopt_candidate(id, &SECRET, deflate, now).is_some()
             && let Some(client) = self.client(who)
         {
             client.has_socket = true;
@@ -396,36 +403,36 @@ impl World {
     }
 
     fn tell(&mut self, message: ShardMessage) {
-        assert!(self.engine.on_message(message, self.now).is_none());
-        self.engine.serve_polls(self.now);
+        assert!(self.core.on_message(message, self.now).is_none());
+        self.core.serve_polls(self.now);
     }
 
     /// Writes at most so many bytes to each dirty connection.
     fn write(&mut self, most: usize) {
         let mut dirty = Vec::new();
-        while let Some(id) = self.engine.next_dirty() {
+        while let Some(id) = self.core.next_dirty() {
             dirty.push(id);
         }
         for id in dirty {
             self.written.insert(id);
             let mut slices = [std::io::IoSlice::new(&[]); 16];
-            let filled = self.engine.pending(id, self.now, &mut slices);
+            let filled = self.core.pending(id, self.now, &mut slices);
             let bytes: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
             let written = bytes.min(most);
-            if filled > 0 && self.engine.sent(id, written, self.now) == Sent::More {
-                self.engine.postpone(id);
+            if filled > 0 && self.core.sent(id, written, self.now) == Sent::More {
+                self.core.postpone(id);
             }
         }
-        self.engine.serve_polls(self.now);
+        self.core.serve_polls(self.now);
     }
 
     fn wait(&mut self, ms: u64) {
         self.now = self.now.after_ms(ms);
-        while self.engine.run_timers(64, self.now) {}
+        while self.core.run_timers(64, self.now) {}
     }
 
     fn act(&mut self) {
-        while let Some(action) = self.engine.next_action() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Remove(gone) => self.clients.retain(|client| client.id != gone),
                 Action::Drop(id) => {
@@ -439,7 +446,7 @@ impl World {
     }
 
     fn end(mut self) {
-        self.engine.retry_parked(self.now);
+        self.core.retry_parked(self.now);
         for (id, has_socket) in self
             .clients
             .iter()
@@ -447,7 +454,7 @@ impl World {
             .collect::<Vec<_>>()
         {
             if has_socket {
-                self.engine.on_socket_error(id, self.now);
+                self.core.on_socket_error(id, self.now);
             }
             self.tell(ShardMessage::Disconnect {
                 id,
@@ -458,16 +465,16 @@ impl World {
         }
         // The last words of who is polled wait for a poll, but not for ever.
         for _ in 0..3 {
-            self.engine.begin_turn(self.now);
-            while self.engine.deliver(1000) > 0 || self.engine.is_pressed() {}
-            self.engine.retry_parked(self.now);
+            self.core.begin_turn(self.now);
+            while self.core.deliver(1000) > 0 || self.core.is_pressed() {}
+            self.core.retry_parked(self.now);
             self.wait(30_000);
             self.act();
         }
-        self.engine.update_stats();
-        assert_eq!(self.engine.connections(), 0);
+        self.core.update_stats();
+        assert_eq!(self.core.connections(), 0);
         assert_eq!(self.permits.load(Relaxed), 0);
-        assert_eq!(self.engine.queued_frames(), 0);
+        assert_eq!(self.core.queued_frames(), 0);
         assert_eq!(self.stats.subscriptions.get(), 0);
         assert_eq!(self.stats.polling.get(), 0);
         assert_eq!(self.hub.metrics().credits_lent, 0);
