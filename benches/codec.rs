@@ -1,7 +1,7 @@
-//! The codec alone: frames per second through the decoder and out of the encoder.
+//! The frame codec: frames per second through the decoder and the encoder.
 //!
-//! `cargo bench --bench codec`. Each decoding iteration fills one 16 KiB read buffer with frames anew (the decoder
-//! unmasks in place), so the figures include one copy of the bytes, as a `read` would make it.
+//! `cargo bench --bench codec`. The decoder unmasks in place, so each iteration fills a read buffer of 16 KiB again. The
+//! figures include this copy, which a `read` would make too.
 #![allow(missing_docs)]
 
 #[path = "../tests/support/frames.rs"]
@@ -15,7 +15,7 @@ use tickgate_protocol::wire::{Decoder, Inflater, deflate, encode};
 
 const READ_BYTES: usize = 16 * 1024;
 
-/// As many copies of `message` as fit into one read, and how many those are.
+/// As many copies of `message` as fit into one read, and their number.
 fn full_read(message: &[u8]) -> (Vec<u8>, u64) {
     let count = READ_BYTES / message.len();
     (message.repeat(count), count as u64)
@@ -61,7 +61,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Frames that straddle reads: what the copy into the partial costs.
+/// Frames that continue in the next read, which the decoder has to copy.
 fn cut_by_reads(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
     let (read, count) = full_read(&frame(TEXT, &[b'x'; 239]));
     group.throughput(Throughput::Elements(count));
@@ -102,11 +102,11 @@ fn encode_frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Messages of the platform: an order, a grid's status, an order book of 50 levels, the prices of 40 stocks.
+/// Messages of the trading platform: an order, the status of a grid, an order book of 50 levels, the prices of 40 stocks.
 fn events() -> [(&'static str, String); 4] {
     let status = r#"{"type":"event","channel":"grid.grid_abc123.status","event":"update","timestamp":1703836800000,"data":{"id":"grid_abc123","current_price":94123.25,"position":0.0153,"active_buy_orders":[93900.5,93800.25,93700,93600.75],"active_sell_orders":[94200.5,94300.25,94400,94500.75],"realized_pnl":123.456,"unrealized_pnl":-1.25}}"#;
     let order = r#"{"type":"event","channel":"grid.grid_abc123.order","event":"filled","timestamp":1703836800000,"data":{"grid_id":"grid_abc123","level":2,"side":"buy","price":94000,"amount":0.001,"position_after":0.003,"client_order_id":"7c9e6679-7425-40de-944b-e07fc1f90ae7"}}"#;
-    // Digits that are no pattern: a fixed sequence.
+    // Pseudo-random digits with a fixed seed.
     let mut state = 12_345_u64;
     let mut digits = move |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -149,7 +149,7 @@ fn events() -> [(&'static str, String); 4] {
     ]
 }
 
-/// Compressing an event (once per broadcast), and inflating what a client sent. Prints the bytes saved.
+/// Compressing an event, once per broadcast, and inflating a client's message. Prints the sizes.
 fn deflate_messages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("deflate");
     for (name, text) in events() {
@@ -174,8 +174,9 @@ fn deflate_messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Unmasking alone, in buffers that begin anywhere. (A loop over blocks of 64 bytes that needs no `unsafe` was measured
-/// beside it: 0 to 20 % slower between 8 and 1000 bytes, equal above.)
+/// Unmasking alone, in unaligned buffers.
+///
+/// A safe loop over blocks of 64 bytes was measured too: 0 to 20 % slower between 8 and 1000 bytes, equal above.
 fn unmask(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("unmask");
     for bytes in [16, 64, 239, 4096, 16_384] {
@@ -188,7 +189,8 @@ fn unmask(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Validation alone: of a whole message (`basic`), of a piece of which the end may be cut (`compat`), and without SIMD.
+/// UTF-8 validation alone: of a complete message (`basic`), of a part that may end inside a character (`compat`), and without
+/// SIMD.
 fn utf8(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("utf8");
     for (name, text) in [("ascii", "x".repeat(240)), ("euro", "\u{20ac}".repeat(80))] {

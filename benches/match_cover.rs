@@ -1,4 +1,4 @@
-//! Patterns alone: matching a channel, covering and meeting another pattern, and a permission check.
+//! Patterns: matching a channel, covering and intersecting another pattern, and a permission check.
 //!
 //! `cargo bench --bench match_cover`
 #![allow(missing_docs)]
@@ -42,7 +42,7 @@ fn pairs(criterion: &mut Criterion) {
         group.bench_function(format!("{wide} covers {narrow}"), |bencher| {
             bencher.iter(|| a.covers(black_box(&b)))
         });
-        group.bench_function(format!("{wide} meets {narrow}"), |bencher| {
+        group.bench_function(format!("{wide} intersects {narrow}"), |bencher| {
             bencher.iter(|| a.intersects(black_box(&b)))
         });
     }

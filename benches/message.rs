@@ -1,4 +1,4 @@
-//! What one message costs: reading it, answering it, and encoding an event.
+//! The cost of one message: parsing it, answering it, and encoding an event.
 //!
 //! `cargo bench --bench message`
 
@@ -63,7 +63,7 @@ fn parse(c: &mut Criterion) {
     group.finish();
 }
 
-/// The dearest keys that are taken, and those of a message of 64 KiB full of them, of which the scan ends early.
+/// Keys with escapes: none, as many as are allowed, and a message of 64 KiB full of them, which the scan refuses early.
 fn hostile_keys(c: &mut Criterion) {
     let mut group = c.benchmark_group("escaped keys");
     let mut scratch = Scratch::default();
@@ -149,7 +149,7 @@ fn encode(c: &mut Criterion) {
 fn settings() -> Settings {
     Settings {
         dialect: Dialect::Native,
-        // Nothing is refused for coming too fast while time stands still.
+        // Time does not advance, so the rate limit must never be reached.
         limits: Limits {
             messages_per_second: u32::MAX / 1000,
             ..Limits::default()
@@ -181,7 +181,7 @@ fn session(c: &mut Criterion) {
     let mut out = Outputs::default();
 
     c.bench_function("session: ping", |b| {
-        // A fresh one each time: otherwise the bucket would run dry at a time that stands still.
+        // A new session each time, because the rate limiter does not refill while time does not advance.
         b.iter_batched_ref(
             new,
             |session| {
@@ -209,7 +209,7 @@ fn session(c: &mut Criterion) {
                     &mut out,
                 );
                 let Some(Output::Subscribe { request, patterns, .. }) = out.list.pop() else {
-                    panic!("a join is asked for");
+                    panic!("a subscription is requested");
                 };
                 let joined = Input::Subscribed {
                     request,

@@ -1,6 +1,6 @@
 //! The properties are in `src/config.rs`.
 //!
-//! `cargo +nightly fuzz run config -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway config -- -max_total_time=600`
 
 #![no_main]
 

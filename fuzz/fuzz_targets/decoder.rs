@@ -1,4 +1,4 @@
-//! What a client sends, cut into reads in any way. The properties are in `src/decoder.rs`.
+//! The properties are in `src/decoder.rs`.
 //!
 //! `cargo +nightly fuzz run decoder -- -max_total_time=600`
 

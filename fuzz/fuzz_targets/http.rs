@@ -1,6 +1,6 @@
 //! The properties are in `src/http.rs`.
 //!
-//! `cargo +nightly fuzz run http -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway http -- -max_total_time=600`
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 //! The properties are in `src/ingress.rs`.
 //!
-//! `cargo +nightly fuzz run ingress -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway ingress -- -max_total_time=600`
 
 #![no_main]
 

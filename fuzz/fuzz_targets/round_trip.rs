@@ -5,7 +5,7 @@
 #![no_main]
 
 #[path = "../src/decoder.rs"]
-#[allow(dead_code, reason = "shared with the target of its own, which uses more of it")]
+#[allow(dead_code, reason = "shared with the target `decoder`, which uses more of it")]
 mod decoder;
 #[path = "../src/round_trip.rs"]
 mod round_trip;

@@ -1,6 +1,6 @@
 //! The properties are in `src/shard.rs`.
 //!
-//! `cargo +nightly fuzz run shard -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway shard -- -max_total_time=600`
 
 #![no_main]
 

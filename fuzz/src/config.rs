@@ -1,5 +1,5 @@
-//! The configuration file: any text is taken, or refused with the places that are wrong. What is taken is printed as a
-//! file that is taken again and means the same.
+//! The configuration file. Any text is accepted or refused with at least one problem. An accepted configuration is printed as
+//! a file that is accepted again and prints the same.
 
 use std::cell::RefCell;
 use std::io::Write as _;

@@ -1,12 +1,12 @@
-//! What holds for every stream of bytes a client can send. Shared by the fuzz target, by the test that replays its
-//! corpus and by the property tests.
+//! Properties of the frame decoder for every stream of bytes that a client can send. The fuzz target, the replay of its corpus
+//! and the property tests share them.
 //!
-//! 1. However the stream is cut into reads, the same messages and the same error come out.
-//! 2. They are those of fastwebsockets' reader, but for what that is known to let through ([`tolerates`]).
-//! 3. What was decoded, encoded as a server frame, is what fastwebsockets' client reads; and its compressed twin, read
-//!    by our own decoder, says the same.
-//! 4. The first property holds for a connection with permessage-deflate too, and to a stream without compressed
-//!    messages that makes no difference.
+//! 1. The messages and the error do not depend on how the stream is split into reads.
+//! 2. They are those of the reader of fastwebsockets, apart from rules that it is known not to check ([`tolerates`]).
+//! 3. A decoded message, encoded as a server frame, is read back by a fastwebsockets client. Its compressed frame is read back
+//!    by our own decoder.
+//! 4. The first property holds with permessage-deflate too. A stream without compressed messages gives the same result with
+//!    and without it.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use fastwebsockets::{FragmentCollector, Frame, OpCode, Role, WebSocket, WebSocketError};
 use tickgate_protocol::wire::{Decoder, Error, Inflater, Message, deflate, encode};
 
-/// The limit on a message: above 65,536, so that 64-bit lengths can be valid.
+/// The size limit of a message, in bytes. It exceeds 65,536, so that 64-bit lengths can be valid.
 pub const MESSAGE_BYTES_MAX: u32 = 70_000;
 
 /// A message that owns its bytes.
@@ -27,21 +27,22 @@ pub enum Owned {
     Close(Option<(u16, Vec<u8>)>),
 }
 
-/// How a stream ended.
+/// The end of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End<E> {
-    /// No more bytes.
+    /// The bytes ended.
     Input,
     /// A Close frame.
     Closed,
-    /// A broken rule.
+    /// A rule was broken.
     Failed(E),
 }
 
-/// What came out of a stream.
+/// The messages of a stream and its end.
 pub type Decoded<E> = (Vec<Owned>, End<E>);
 
-/// One fuzz input: `n`, then `n` chunk sizes (used over and over; none: byte by byte), then what the client sends.
+/// Checks one fuzz input: a count `n`, `n` chunk sizes less one, then the client's bytes. The sizes are repeated; without any,
+/// the stream is one chunk.
 pub fn check_input(data: &[u8]) {
     let Some((&count, rest)) = data.split_first() else {
         return;
@@ -51,7 +52,7 @@ pub fn check_input(data: &[u8]) {
     check(sizes, stream);
 }
 
-/// Checks all three properties for one stream and one way to cut it.
+/// Checks all properties for one stream and one sequence of chunk sizes.
 pub fn check(sizes: &[u8], stream: &[u8]) {
     let whole = decode(stream, &[], MESSAGE_BYTES_MAX);
     let sizes: Vec<usize> = sizes.iter().map(|size| usize::from(*size) + 1).collect();
@@ -68,13 +69,13 @@ pub fn check(sizes: &[u8], stream: &[u8]) {
     }
 }
 
-/// Decodes `stream` in reads of the given sizes, used over and over (none: all at once), and checks what the decoder
-/// promises about its position and its memory on the way.
+/// Decodes `stream` in reads of the given sizes, which are repeated; without sizes in one read. Checks the decoder's promises
+/// about its position and its memory.
 pub fn decode(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded<Error> {
     decode_with(Decoder::new(message_bytes_max), stream, sizes)
 }
 
-/// The same on a connection with permessage-deflate.
+/// Like [`decode`], on a connection with permessage-deflate.
 pub fn decode_deflate(stream: &[u8], sizes: &[usize], message_bytes_max: u32) -> Decoded<Error> {
     decode_with(Decoder::new(message_bytes_max).with_deflate(), stream, sizes)
 }
@@ -87,7 +88,7 @@ fn decode_with(mut decoder: Decoder, stream: &[u8], sizes: &[usize]) -> Decoded<
     while !rest.is_empty() {
         let (read, later) = rest.split_at(sizes.next().unwrap_or(rest.len()).min(rest.len()));
         rest = later;
-        // Exactly as long as the read, so that a sanitizer sees any access behind it.
+        // Exactly as long as the read, so that a sanitizer detects any access beyond it.
         let mut scratch = read.to_vec().into_boxed_slice();
         let mut position = 0;
         loop {
@@ -111,7 +112,7 @@ fn decode_with(mut decoder: Decoder, stream: &[u8], sizes: &[usize]) -> Decoded<
             }
         }
         assert_eq!(position, scratch.len());
-        // At most twice what has arrived, and a fixed part.
+        // At most twice the bytes that arrived, plus a fixed part.
         assert!(decoder.buffered_bytes() <= 2 * stream.len() + 512);
         assert_eq!(decoder.is_mid_message(), decoder.buffered_bytes() > 0);
     }
@@ -149,7 +150,7 @@ fn check_deflate(sizes: &[usize], stream: &[u8], plain: &Decoded<Error>) {
         whole,
         "cut into single bytes"
     );
-    // Up to the first compressed message there is no difference.
+    // Without the extension the first compressed message is an error. Before it the results are the same.
     if matches!(plain.1, End::Failed(Error::Protocol(rule)) if rule.starts_with("RSV1")) {
         assert_eq!(plain.0[..], whole.0[..plain.0.len()]);
     } else {
@@ -181,7 +182,7 @@ fn plain_frame(message: &Owned) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// A server's frame with a mask of zeros.
+/// A server frame with a masking key of zeros.
 fn as_from_client(frame: &[u8]) -> Vec<u8> {
     let (header, payload) = frame.split_at(frame.len() - encode::payload_bytes(frame));
     let mut masked = header.to_vec();
@@ -191,7 +192,7 @@ fn as_from_client(frame: &[u8]) -> Vec<u8> {
     masked
 }
 
-/// Where fastwebsockets 0.10 goes on although the stream is wrong. Everything else it must refuse as we do.
+/// Whether fastwebsockets 0.10 is known to continue after this error. It must refuse every other error too.
 fn tolerates(error: Error) -> bool {
     match error {
         Error::Protocol(rule) => matches!(
@@ -201,9 +202,9 @@ fn tolerates(error: Error) -> bool {
                 | "control frame longer than 125 bytes"
                 | "new message inside a fragmented one"
         ),
-        // A fragmented text that ends inside a character: it drops the unfinished character.
+        // It drops an incomplete character at the end of a fragmented text.
         Error::InvalidUtf8 => true,
-        // Its limit is per frame.
+        // Its size limit applies to frames.
         Error::TooBig => true,
     }
 }
@@ -214,14 +215,14 @@ fn check_against_fastwebsockets(stream: &[u8], (ours, our_end): &Decoded<Error>)
     assert_eq!(ours[..common], theirs[..common]);
     match our_end {
         End::Failed(error) => {
-            assert!(theirs.len() >= ours.len(), "a message that fastwebsockets does not see");
-            let goes_on = theirs.len() > ours.len() || their_end == End::Closed;
+            assert!(theirs.len() >= ours.len(), "fastwebsockets lacks a message");
+            let continues = theirs.len() > ours.len() || their_end == End::Closed;
             assert!(
-                !goes_on || tolerates(*error),
+                !continues || tolerates(*error),
                 "fastwebsockets accepts what we refuse with {error:?}"
             );
         }
-        // It does not know close code 1014, which has been registered since.
+        // It does not know the close code 1014, which was registered later.
         End::Closed if matches!(ours.last(), Some(Owned::Close(Some((1014, _))))) => {
             assert_eq!(their_end, End::Failed("InvalidCloseCode".into()));
         }
@@ -244,7 +245,7 @@ fn check_round_trip(message: &Owned) {
     let mut frame = Vec::new();
     match message {
         Owned::Text(bytes) => {
-            // The way of an encoder that writes its payload behind the reserved header, after other frames.
+            // As an encoder does that writes the payload in place, after other frames.
             let mut out = vec![0xff; bytes.len() % 5];
             let begun = encode::begin(&mut out);
             out.extend_from_slice(bytes);
@@ -260,7 +261,7 @@ fn check_round_trip(message: &Owned) {
         Owned::Binary(bytes) => encode::binary(&mut frame, bytes),
         Owned::Ping(bytes) => encode::ping(&mut frame, bytes),
         Owned::Pong(bytes) => encode::pong(&mut frame, bytes),
-        // A Close is answered by its code alone.
+        // The answer to a Close frame has only the code.
         Owned::Close(Some((1014, _))) => return,
         Owned::Close(close) => {
             encode::close_echo(&mut frame, close.as_ref().map(|(code, _)| *code));
@@ -278,11 +279,11 @@ fn check_round_trip(message: &Owned) {
     );
 }
 
-/// What fastwebsockets' reader makes of a stream.
+/// The messages and the end of a stream, by the reader of fastwebsockets.
 pub fn read_with_fastwebsockets(stream: &[u8], role: Role) -> Decoded<String> {
     let mut socket = WebSocket::after_handshake(tokio::io::join(stream, tokio::io::sink()), role);
     socket.set_auto_pong(false);
-    // It refuses frames of this size and more, not only longer ones.
+    // It refuses frames of exactly this size too.
     socket.set_max_message_size(MESSAGE_BYTES_MAX as usize + 1);
     let mut reader = FragmentCollector::new(socket);
     let mut messages = Vec::new();

@@ -1,19 +1,19 @@
-//! permessage-deflate: what a client sends as a compressed message, and what the gateway compresses.
+//! permessage-deflate (RFC 7692): inflating a client's messages, compressing messages, and the negotiation.
 //!
-//! 1. Any bytes are a message within the limit or an error, the same for every cut into reads.
-//! 2. Another inflater, which shares no code with the gateway's, says the same: the same message, or that there is none.
-//! 3. What the gateway compresses is shorter, and is inflated to the same with exactly the limit it needs.
-//! 4. A header's offer that is accepted is answered with a window that it allows.
+//! 1. Any bytes give a message within the size limit or an error, however they are split into reads.
+//! 2. An independent inflater gives the same message, or also an error.
+//! 3. A compressed message is shorter. It inflates to the original if the size limit is exactly its length.
+//! 4. The response to an accepted offer has a window that the offer allows.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use tickgate_protocol::wire::{Decoder, Error, Inflater, Message, deflate, encode, negotiate};
 
-/// The limit on a message, small so that it is met.
+/// The size limit of a message, in bytes. It is small, so that inputs reach it.
 const MESSAGE_BYTES_MAX: u32 = 4096;
 
-/// One fuzz input: its first byte chooses what the rest is.
+/// Checks one fuzz input. Its first byte chooses the meaning of the rest.
 pub fn check_input(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
@@ -41,17 +41,18 @@ fn inflate(choice: u8, compressed: &[u8]) {
     );
 }
 
-/// miniz_oxide, made to read a message as RFC 7692 has it (section 7.2.2).
+/// An inflater for messages (RFC 7692, section 7.2.2) that is built on miniz_oxide.
 struct Reference {
     stream: DecompressorOxide,
     streams: usize,
     message: Vec<u8>,
-    /// Bytes of all streams, and of those before this one, to which it cannot refer.
+    /// The number of bytes from all streams.
     given: usize,
+    /// The number of bytes from earlier streams, to which the current one cannot refer.
     begin: usize,
 }
 
-/// `None`: it is too long, or no deflate stream, or one that is cut off.
+/// Inflates a message. `None` if it is too long, is not a deflate stream, or is truncated.
 fn inflate_by_reference(compressed: &[u8]) -> Option<Vec<u8>> {
     let mut reference = Reference {
         stream: DecompressorOxide::new(),
@@ -64,7 +65,7 @@ fn inflate_by_reference(compressed: &[u8]) -> Option<Vec<u8>> {
     let message_bytes = reference.given;
     if !ends_the_stream {
         reference.feed(&[0, 0, 0xff, 0xff])?;
-        // A block of nothing that is marked as the last shows that no other was open.
+        // An empty final block ends the stream only if no other block is open.
         let closed = reference.decompress(&[0x03, 0x00]) == (TINFLStatus::Done, 2, 0);
         if reference.given != message_bytes || !closed {
             return None;
@@ -75,7 +76,7 @@ fn inflate_by_reference(compressed: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Reference {
-    /// Returns whether a stream ended with the last byte.
+    /// Inflates `part`. Returns whether a stream ended with its last byte; `None` on an error.
     fn feed(&mut self, mut part: &[u8]) -> Option<bool> {
         const STREAMS_MAX: usize = 8;
         loop {
@@ -124,12 +125,12 @@ fn negotiate_header(header: &[u8]) {
     if let Some(agreement) = negotiate::accept([header]) {
         assert!((9..=15).contains(&agreement.deflate.window_bits));
         assert!(header.contains("permessage-deflate"));
-        // The answer is itself an offer that would be accepted as the same.
+        // The response is itself a valid offer with the same result.
         assert_eq!(negotiate::accept([agreement.answer().as_str()]), Some(agreement));
     }
 }
 
-/// The one message of a stream, in reads of `read_bytes`.
+/// The first message of a stream, in reads of `read_bytes`.
 fn decode(stream: &[u8], read_bytes: usize, message_bytes_max: u32) -> Result<Option<Vec<u8>>, Error> {
     let mut decoder = Decoder::new(message_bytes_max).with_deflate();
     let mut inflater = Inflater::default();
@@ -146,7 +147,7 @@ fn decode(stream: &[u8], read_bytes: usize, message_bytes_max: u32) -> Result<Op
     Ok(None)
 }
 
-/// A compressed binary message with a mask of zeros.
+/// A client frame with a compressed binary message and a masking key of zeros.
 fn client_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = encode::Header::new(encode::Kind::Binary, payload.len())
         .as_slice()

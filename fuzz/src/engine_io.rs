@@ -1,11 +1,10 @@
-//! Engine.IO and Socket.IO of both revisions: bodies of polls, packets, and the events in them.
+//! Engine.IO and Socket.IO, both revisions: payloads of polls, packets, and events.
 //!
-//! 1. Any body comes to an end: each packet takes at least a byte, all of them hold no more than came, and nothing comes
-//!    behind an error. Text is parted as JavaScript would, which counts UTF-16 code units.
-//! 2. What was read, written again in either revision, is read the same.
-//! 3. A packet's head that is understood means the same when it is written anew.
-//! 4. An event that is understood is a JSON array; a command whose event is refused unread has the same id as when it is
-//!    read.
+//! 1. Reading a body ends: each packet takes at least one byte, the packets have no more bytes than the body, and an error is the
+//!    last item. Text is split as JavaScript does it, by UTF-16 code units.
+//! 2. Packets that were read can be written in either revision and read back.
+//! 3. A Socket.IO packet that was parsed can be written and parsed again with the same result.
+//! 4. An event that is accepted is a JSON array. `command_id` gives the same id as parsing the command.
 
 use std::fmt::Write as _;
 
@@ -23,7 +22,7 @@ use tickgate_protocol::wire::encode::first;
 const REVISIONS: [Revision; 2] = [Revision::Three, Revision::Four];
 const SEPARATOR: char = '\u{1e}';
 
-/// One fuzz input: its first byte chooses what the rest is.
+/// Checks one fuzz input. Its first byte chooses the meaning of the rest.
 pub fn check_input(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
@@ -46,7 +45,7 @@ fn body(revision: Revision, body: &[u8]) {
     }
     let texts = items.iter().flatten().filter_map(|item| match item {
         Item::Text(text) if Packet::parse(text).is_some() => Some((*text).to_owned()),
-        // An empty text is no packet, and nobody writes one.
+        // An empty text is not a packet and is never written.
         Item::Text(_) => None,
         Item::Binary(bytes) => Some(format!("b{}", STANDARD.encode(bytes))),
     });
@@ -54,7 +53,7 @@ fn body(revision: Revision, body: &[u8]) {
     check_round_trip(&texts);
 }
 
-/// Reads a body to its end.
+/// Reads all packets of a body.
 fn read(revision: Revision, body: &[u8]) -> Vec<Result<Item<'_>, BadPayload>> {
     let mut position = Some(0);
     let mut items = Vec::new();
@@ -67,14 +66,14 @@ fn read(revision: Revision, body: &[u8]) -> Vec<Result<Item<'_>, BadPayload>> {
             Err(BadPayload) => 0,
         };
         assert!(bytes <= body.len(), "{bytes} bytes out of {}", body.len());
-        assert!(item.is_ok() || position.is_none(), "something behind an error");
+        assert!(item.is_ok() || position.is_none(), "a packet after an error");
         items.push(item);
     }
     assert_eq!(payload::next(revision, body, &mut position), None);
     items
 }
 
-/// Ours part a text as [`packets_of`] does; binary packets only end earlier, when their base64 is wrong.
+/// Compares our packets with those of [`packets_of`]. Only a binary packet with invalid base64 may end ours early.
 fn check_against_javascript(revision: Revision, text: &str, ours: &[Result<Item<'_>, BadPayload>]) {
     let (packets, is_whole) = packets_of(revision, text);
     let mut ours = ours.iter();
@@ -93,7 +92,7 @@ fn check_against_javascript(revision: Revision, text: &str, ours: &[Result<Item<
     assert_eq!(ours.next(), (!is_whole).then_some(&Err(BadPayload)));
 }
 
-/// A naive reader: the packets, and whether they were all.
+/// A naive reader. Returns the packets, and whether the whole body was valid.
 fn packets_of(revision: Revision, text: &str) -> (Vec<String>, bool) {
     if revision == Revision::Four {
         return (text.split(SEPARATOR).map(str::to_owned).collect(), true);
@@ -102,42 +101,42 @@ fn packets_of(revision: Revision, text: &str) -> (Vec<String>, bool) {
     let mut rest = &units[..];
     let mut packets = Vec::new();
     while !rest.is_empty() {
-        let Some((packet, behind)) = counted(rest) else {
+        let Some((packet, after)) = counted(rest) else {
             return (packets, false);
         };
         packets.push(packet);
-        rest = behind;
+        rest = after;
     }
     (packets, true)
 }
 
-/// `<code units>:<packet>`, with at most nine digits; half a character is none.
+/// Reads `<code units>:<packet>` with a length of at most nine digits; `None` if the packet splits a character.
 fn counted(units: &[u16]) -> Option<(String, &[u16])> {
     let colon = units.iter().take(10).position(|unit| *unit == u16::from(b':'))?;
     let digits = String::from_utf16(&units[..colon]).ok()?;
     if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
-    let (packet, behind) = units[colon + 1..].split_at_checked(digits.parse().ok()?)?;
-    Some((String::from_utf16(packet).ok()?, behind))
+    let (packet, after) = units[colon + 1..].split_at_checked(digits.parse().ok()?)?;
+    Some((String::from_utf16(packet).ok()?, after))
 }
 
-/// Lines, each a packet, become a body.
+/// Writes the lines that are packets as a body, and reads it back.
 fn written(revision: Revision, text: &str) {
     let packets: Vec<_> = text.lines().filter(|line| Packet::parse(line).is_some()).collect();
     let mut body = Vec::new();
     for packet in &packets {
         payload::append(revision, packet, &mut body);
     }
-    let (parted, is_whole) = packets_of(revision, std::str::from_utf8(&body).expect("text"));
+    let (split, is_whole) = packets_of(revision, std::str::from_utf8(&body).expect("text"));
     assert!(is_whole);
     if revision == Revision::Three || !text.contains(SEPARATOR) && !packets.is_empty() {
-        assert_eq!(parted, packets);
+        assert_eq!(split, packets);
     }
     check_round_trip(&packets.into_iter().map(str::to_owned).collect::<Vec<_>>());
 }
 
-/// Packets, binary ones in base64 behind a `b`, are written and read in both revisions.
+/// Writes packets in both revisions and reads them back. Binary packets are base64 after a `b`.
 fn check_round_trip(packets: &[String]) {
     for revision in REVISIONS {
         let mut packets = packets.to_vec();
@@ -162,7 +161,7 @@ fn check_round_trip(packets: &[String]) {
     }
 }
 
-/// An Engine.IO packet, or a session's name.
+/// Checks an Engine.IO packet or a session id.
 fn packet(text: &str) {
     if let Some(packet) = Packet::parse(text) {
         let mut frame = Vec::new();
@@ -174,13 +173,13 @@ fn packet(text: &str) {
     }
 }
 
-/// The data of an Engine.IO message: a Socket.IO packet.
+/// Checks the data of an Engine.IO message: a Socket.IO packet.
 fn message(text: &str) {
     let Some(packet) = socket_io::Packet::parse(text) else {
         return;
     };
     assert!(packet.attachments <= ATTACHMENTS_MAX);
-    assert_eq!(socket_io::Packet::parse(&head_of(&packet)), Some(packet));
+    assert_eq!(socket_io::Packet::parse(&to_text(&packet)), Some(packet));
     if !packet.is_main() {
         check_refused_namespace(&packet);
     }
@@ -198,23 +197,23 @@ fn message(text: &str) {
 
 fn event(text: &str, packet: &socket_io::Packet<'_>, user: Option<&str>, scratch: &mut Scratch) {
     let dialect = Dialect::SocketIo(socket_io::Settings::default());
-    let unread = dialect.command_id(&format!("4{text}"), scratch);
+    let command_id = dialect.command_id(&format!("4{text}"), scratch);
     let parsed = socket_io::parse_event(packet, user, scratch);
     let again = socket_io::parse_event(packet, user, scratch);
     assert_eq!(format!("{parsed:?}"), format!("{again:?}"));
     let Ok(message) = parsed else { return };
     assert!(
         packet.payload.trim_ascii_start().starts_with('[') && is_json(packet.payload),
-        "{text:?} is understood and is no array"
+        "{text:?} is accepted and is not an array"
     );
     if let ClientMessage::Command { id, .. } = message
         && packet.kind == Kind::Event
     {
-        assert_eq!(unread, Some(id));
+        assert_eq!(command_id, Some(id));
     }
 }
 
-/// What refuses a namespace names it.
+/// Checks that the packet that refuses a namespace names it.
 fn check_refused_namespace(packet: &socket_io::Packet<'_>) {
     for revision in REVISIONS {
         let mut frame = Vec::new();
@@ -228,8 +227,8 @@ fn check_refused_namespace(packet: &socket_io::Packet<'_>) {
     }
 }
 
-/// A packet, written with everything that may be left out.
-fn head_of(packet: &socket_io::Packet<'_>) -> String {
+/// Writes a packet with all optional parts.
+fn to_text(packet: &socket_io::Packet<'_>) -> String {
     let (digit, is_binary) = match packet.kind {
         Kind::Connect => (0, false),
         Kind::Disconnect => (1, false),

@@ -1,10 +1,10 @@
-//! The whole door, from the bytes of a connection to its answers: what a proxy says, routing, handshakes, polls.
+//! The whole ingress, from the bytes of a connection to the responses: PROXY headers, routing, handshakes and polls.
 //!
-//! 1. Answers are whole, one behind the other, with a status that the door gives; a refusal says in JSON why.
-//! 2. A socket is handed to a shard behind a 101, which is the last answer, once, and with every byte behind its request.
-//! 3. When the client is gone nothing is left: no connection is counted, no place is taken.
+//! 1. Each response is complete and has a status that the ingress uses. An error has its reason in JSON.
+//! 2. A socket is handed to a shard once, after a 101, which is the last response. The shard gets every byte after the request.
+//! 3. After the client has left, no connection is counted and no permit is held.
 //!
-//! Time is virtual: a door that waits for a client who says nothing more has waited at once.
+//! Time is virtual, so waiting for a silent client takes no time.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -31,37 +31,37 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 
-/// What the door and the reader of a head answer.
+/// The statuses of the ingress and of hyper's parser.
 const STATUSES: &[u16] = &[101, 200, 204, 400, 401, 403, 404, 405, 413, 414, 426, 429, 431, 503];
 
-/// One fuzz input: which door, where what is sent is cut, what is sent.
+/// Checks one fuzz input: the choice of an instance, the position at which the client's bytes are split, and these bytes.
 pub fn check_input(data: &[u8]) {
     let &[choice, cut, ref sent @ ..] = data else { return };
-    thread_local!(static STREET: Street = Street::new());
-    STREET.with(|street| {
-        let house = &street.houses[usize::from(choice) % street.houses.len()];
+    thread_local!(static INSTANCES: Instances = Instances::new());
+    INSTANCES.with(|instances| {
+        let instance = &instances.list[usize::from(choice) % instances.list.len()];
         let cut = usize::from(cut) * sent.len() / 256;
-        street.runtime.block_on(house.visited(&sent[..cut], &sent[cut..]));
+        instances.runtime.block_on(instance.check(&sent[..cut], &sent[cut..]));
     });
 }
 
-/// Doors of all kinds.
-struct Street {
+/// Instances of the ingress in several configurations.
+struct Instances {
     runtime: Runtime,
-    houses: Vec<House>,
+    list: Vec<Instance>,
     _folder: tempfile::TempDir,
 }
 
-/// A door, and the shard behind it.
-struct House {
+/// An ingress with the shard behind it.
+struct Instance {
     path: PathBuf,
     door: Ingress,
     stats: Arc<IngressMetrics>,
-    // What the shard was given: a socket, and what was read of it already.
+    /// The sockets that the shard got, each with the bytes that were read already.
     given: tokio::sync::Mutex<UnboundedReceiver<(StdUnixStream, Bytes)>>,
 }
 
-impl Street {
+impl Instances {
     fn new() -> Self {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -69,21 +69,21 @@ impl Street {
             .build()
             .expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
-        let houses = runtime.block_on(async {
-            let houses = [(false, false), (true, false), (false, true)].into_iter().enumerate();
-            houses
-                .map(|(n, (trusts, drains))| House::new(folder.path().join(n.to_string()), trusts, drains))
+        let list = runtime.block_on(async {
+            let configurations = [(false, false), (true, false), (false, true)].into_iter().enumerate();
+            configurations
+                .map(|(n, (trusts, drains))| Instance::new(folder.path().join(n.to_string()), trusts, drains))
                 .collect()
         });
         Self {
             runtime,
-            houses,
+            list,
             _folder: folder,
         }
     }
 }
 
-impl House {
+impl Instance {
     fn new(path: PathBuf, trusts: bool, drains: bool) -> Self {
         let doorbell = Arc::<Doorbell>::default();
         let (shard, mailbox) = mailbox(Arc::clone(&doorbell), Arc::default());
@@ -114,11 +114,11 @@ impl House {
         }
     }
 
-    async fn visited(&self, head: &[u8], tail: &[u8]) {
+    async fn check(&self, head: &[u8], tail: &[u8]) {
         let mut given = self.given.lock().await;
         let mut client = UnixStream::connect(&self.path).await.expect("connected");
-        let mut answers = Vec::new();
-        // The door may have closed by the second part.
+        let mut responses = Vec::new();
+        // The ingress may have closed the connection before the second part.
         let _ = client.write_all(head).await;
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -128,38 +128,42 @@ impl House {
             tokio::select! {
                 biased;
                 Some(socket) = given.recv() => break Some(socket),
-                // Whatever ends it: a door that closes with something unread resets the connection.
-                read = client.read_buf(&mut answers) => if !matches!(read, Ok(1..)) { break None },
+                // An error is an end too: a close with unread input resets the connection.
+                read = client.read_buf(&mut responses) => if !matches!(read, Ok(1..)) { break None },
             }
         };
         if let Some((mut socket, unread)) = socket {
-            while matches!(client.try_read_buf(&mut answers), Ok(1..)) {}
+            while matches!(client.try_read_buf(&mut responses), Ok(1..)) {}
             let mut behind = unread.to_vec();
             let ended = socket.read_to_end(&mut behind).expect_err("the client is there");
             assert_eq!(ended.kind(), io::ErrorKind::WouldBlock);
             let sent = [head, tail].concat();
             let request = sent.strip_suffix(&behind[..]).expect("what was sent");
             let is_whole = request.ends_with(b"\n\r\n") || request.ends_with(b"\n\n");
-            assert!(is_whole, "{behind:?} is not what came behind the request");
-            assert_eq!(check_answers(&answers), Some(101), "handed over behind it");
+            assert!(is_whole, "{behind:?} are not the bytes after the request");
+            assert_eq!(
+                check_responses(&responses),
+                Some(101),
+                "the socket is handed over after a 101"
+            );
         } else {
-            assert_ne!(check_answers(&answers), Some(101), "nobody got the socket");
+            assert_ne!(check_responses(&responses), Some(101), "no shard got the socket");
         }
         drop(client);
         let mut waits = 0;
         while self.door.connections() > 0 || self.stats.pending.get() > 0 || self.door.is_answering() {
             waits += 1;
-            assert!(waits < 1000, "something is left of it");
+            assert!(waits < 1000, "a connection is still counted");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
 
-/// Parts the answers; gives the status of the last.
-fn check_answers(mut bytes: &[u8]) -> Option<u16> {
+/// Checks the responses and returns the status of the last one.
+fn check_responses(mut bytes: &[u8]) -> Option<u16> {
     let mut last = None;
     while !bytes.is_empty() {
-        assert_ne!(last, Some(101), "a 101 is the last answer");
+        assert_ne!(last, Some(101), "a 101 is the last response");
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let (head, rest) = bytes.split_at(end.expect("a whole head") + 4);
         let head = std::str::from_utf8(head).expect("ASCII");
@@ -170,7 +174,7 @@ fn check_answers(mut bytes: &[u8]) -> Option<u16> {
         assert!(STATUSES.contains(&status), "{head}");
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let length = length.map_or(0, |length| length.parse().expect("a number"));
-        // The answer to a HEAD tells the length of what is not sent. No body begins like an answer.
+        // A response to HEAD has the length of a body that is not sent. No body starts like a response.
         let body = if rest.is_empty() || rest.starts_with(b"HTTP/1.") {
             &[]
         } else {
@@ -186,7 +190,7 @@ fn check_answers(mut bytes: &[u8]) -> Option<u16> {
     last
 }
 
-/// Answers polls of every session as if it were there, and gives sockets away.
+/// A shard that answers the polls of every session id and passes sockets to the test.
 async fn shard_of(mut mailbox: Mailbox, doorbell: Arc<Doorbell>, gives: UnboundedSender<(StdUnixStream, Bytes)>) {
     let rung = Arc::new(Notify::new());
     let waker = Arc::clone(&rung);

@@ -1,8 +1,8 @@
-//! What stands before the upgrade: the proxy's header, the handshake's head, addresses, origins, query values.
+//! Input before the upgrade: the PROXY header, the head of the handshake, addresses, origins and query values.
 //!
-//! 1. A PROXY header is judged the same however much of it has come: what is judged does not change with more bytes.
-//! 2. A head that passes has exactly one host and one good key.
-//! 3. An address is only believed when a trusted proxy says it.
+//! 1. Once a PROXY header is accepted or refused, more bytes do not change the result.
+//! 2. An accepted head has exactly one `Host` and exactly one `Sec-WebSocket-Key`.
+//! 3. The client's address is taken only from a trusted proxy.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,7 +11,7 @@ use hyper::{Method, Version};
 use tickgate::ingress::http::request;
 use tickgate::ingress::{AllowedOrigins, TrustedProxies, client_address, handshake, proxy_protocol};
 
-/// One fuzz input: its first byte chooses what the rest is.
+/// Checks one fuzz input. Its first byte chooses the meaning of the rest.
 pub fn check_input(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
@@ -24,17 +24,17 @@ pub fn check_input(data: &[u8]) {
 }
 
 fn proxy_header(bytes: &[u8]) {
-    let mut judged = None;
+    let mut result = None;
     for length in 0..=bytes.len().min(600) {
         let header = proxy_protocol::parse(&bytes[..length]);
         if let proxy_protocol::ProxyHeader::Present { length: used, .. } = &header {
             assert!(*used <= length);
         }
         let shown = format!("{header:?}");
-        if let Some(before) = &judged {
-            assert_eq!(*before, shown, "judged anew with {length} bytes");
+        if let Some(before) = &result {
+            assert_eq!(*before, shown, "changed with {length} bytes");
         } else if !matches!(header, proxy_protocol::ProxyHeader::Incomplete) {
-            judged = Some(shown);
+            result = Some(shown);
         }
     }
 }
@@ -62,15 +62,14 @@ fn head(text: &[u8]) {
         );
         assert_eq!(good.origin.is_some(), headers.contains_key("origin"));
         if let Some(origin) = good.origin {
-            // Of another host than the one asked for, only with leave.
             let _ = AllowedOrigins::default().allows(origin, good.host);
         }
     }
     let _ = handshake::deflate(&headers);
     let _ = request::bearer(&headers);
-    let stranger = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)));
+    let untrusted = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)));
     let trusted = TrustedProxies::parse(&["127.0.0.0/8"]).expect("a good entry");
-    assert_eq!(client_address(&trusted, stranger, &headers), stranger);
+    assert_eq!(client_address(&trusted, untrusted, &headers), untrusted);
     let _ = client_address(&trusted, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), &headers);
 }
 

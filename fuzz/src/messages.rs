@@ -1,15 +1,15 @@
-//! What clients say, in the dialects whose messages are JSON.
+//! Text messages of clients, in the dialects whose messages are JSON.
 //!
-//! 1. A message that is understood is JSON by serde_json's measure too; what is not JSON is not understood.
-//! 2. Parsing twice with the same memory gives the same.
-//! 3. A command whose message is refused unread has the same id as when it is read.
+//! 1. A message that is accepted is JSON by serde_json too.
+//! 2. Parsing twice with the same scratch memory gives the same result.
+//! 3. `command_id` gives the same id as parsing the command.
 
 use serde_json::value::RawValue;
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::message::ClientMessage;
 
-/// One fuzz input: a text message.
+/// Checks one fuzz input: a text message.
 pub fn check_input(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -17,14 +17,14 @@ pub fn check_input(data: &[u8]) {
     let is_json = serde_json::from_str::<&RawValue>(text).is_ok();
     let mut scratch = Scratch::default();
     for dialect in [Dialect::Native, Dialect::Typed(Default::default())] {
-        let unread = dialect.command_id(text, &mut scratch);
+        let command_id = dialect.command_id(text, &mut scratch);
         let parsed = dialect.parse(text, &mut scratch);
         let again = dialect.parse(text, &mut scratch);
         assert_eq!(format!("{parsed:?}"), format!("{again:?}"));
         if let Ok(message) = &parsed {
-            assert!(is_json, "{text:?} is understood and is no JSON");
+            assert!(is_json, "{text:?} is accepted and is not JSON");
             if let ClientMessage::Command { id, .. } = message {
-                assert_eq!(unread.as_ref(), Some(id));
+                assert_eq!(command_id.as_ref(), Some(id));
             }
         }
     }

@@ -1,14 +1,14 @@
-//! Patterns against a naive model: matching by segments, covering by witnesses.
+//! Patterns, compared with a naive model that matches segments and decides covering by witnesses.
 //!
-//! A pattern covers another iff it matches a channel for each length the other matches, in which every star stands for
-//! a segment that occurs nowhere else.
+//! A witness is a channel of the covered pattern in which each `*` is a segment that occurs nowhere else. A pattern covers
+//! another if and only if it matches a witness of each length that the other can match.
 
 use tickgate_protocol::channel::{Channel, Pattern};
 
 const SEGMENTS_MAX: usize = 8;
 const FRESH: &str = "fresh-segment";
 
-/// One fuzz input: lines, each a pattern or a channel; each is held against each.
+/// Checks one fuzz input: lines with patterns and channels, in all pairs.
 pub fn check_input(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -61,7 +61,7 @@ fn matches(pattern: &str, channel: &str) -> bool {
         .all(|(wanted, segment)| *wanted == "*" || wanted == segment)
 }
 
-/// A channel of each length that the pattern matches.
+/// One channel of each length that the pattern can match.
 fn witnesses(pattern: &str) -> Vec<String> {
     let mut segments: Vec<_> = pattern
         .split('.')

@@ -1,8 +1,9 @@
-//! What the gateway's encoder writes, said by a client: masked, compressed or not, in any fragments, with control frames
-//! between them, cut anywhere.
+//! Encoder and decoder together: encoded messages are masked and fragmented, as a client sends them, and decoded.
 //!
-//! 1. The decoder gives back each message as it was, in the order in which they ended, and nothing else.
-//! 2. A finished frame is read by the encoder's own readers as what was put in.
+//! Messages may be compressed, control frames may be between their fragments, and reads may end anywhere.
+//!
+//! 1. The decoder returns each message unchanged, in the order in which the messages end, and nothing else.
+//! 2. The encoder module's own functions read a finished frame back.
 
 use arbitrary::{Arbitrary, Unstructured};
 use tickgate_protocol::wire::deflate;
@@ -10,35 +11,35 @@ use tickgate_protocol::wire::encode::{self, Kind};
 
 use crate::decoder::{End, MESSAGE_BYTES_MAX, Owned, decode_deflate};
 
-/// What is behind so many bytes is left out: byte by byte it would take seconds.
+/// Messages after this many bytes are left out. Longer streams would take seconds in reads of one byte.
 const STREAM_BYTES_ENOUGH: usize = 80_000;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// What a client says, and how its bytes arrive.
+/// The messages of a client, and the sizes of the reads.
 #[derive(Arbitrary, Debug)]
 struct Stream<'d> {
-    /// The reads' sizes less one, used over and over.
+    /// The sizes of the reads less one, repeated.
     reads: [u8; 3],
-    said: Vec<Said<'d>>,
+    frames: Vec<Sent<'d>>,
 }
 
 #[derive(Arbitrary, Debug)]
-enum Said<'d> {
-    Text { text: &'d str, how: How<'d> },
-    Binary { bytes: &'d [u8], how: How<'d> },
+enum Sent<'d> {
+    Text { text: &'d str, manner: Manner<'d> },
+    Binary { bytes: &'d [u8], manner: Manner<'d> },
     Control(Control<'d>),
 }
 
-/// How a data message is sent.
+/// The way in which a data message is sent.
 #[derive(Arbitrary, Debug)]
-struct How<'d> {
-    /// How often it is said within the message, so that there are long ones and some worth compressing.
+struct Manner<'d> {
+    /// The number of repetitions of the content, so that some messages are long and compressible.
     times: u8,
     compressed: bool,
     mask: [u8; 4],
-    /// The lengths of all frames but the last, and what is sent between two of them.
+    /// The payload lengths of all frames but the last, each with a control frame that may follow.
     fragments: Vec<(u16, Option<Control<'d>>)>,
 }
 
@@ -48,7 +49,7 @@ enum Control<'d> {
     Pong(&'d [u8]),
 }
 
-/// One fuzz input: a [`Stream`].
+/// Checks one fuzz input: a [`Stream`].
 pub fn check_input(data: &[u8]) {
     if let Ok(stream) = Stream::arbitrary_take_rest(Unstructured::new(data)) {
         stream.check();
@@ -58,8 +59,8 @@ pub fn check_input(data: &[u8]) {
 impl Stream<'_> {
     fn check(&self) {
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
-        for said in &self.said {
-            said.say(&mut bytes, &mut expected);
+        for sent in &self.frames {
+            sent.write(&mut bytes, &mut expected);
             if bytes.len() > STREAM_BYTES_ENOUGH {
                 break;
             }
@@ -72,36 +73,36 @@ impl Stream<'_> {
     }
 }
 
-impl Said<'_> {
-    fn say(&self, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
+impl Sent<'_> {
+    fn write(&self, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
         match self {
-            Self::Control(control) => control.say(bytes, expected),
-            Self::Text { text, how } => {
-                let text = text.repeat(how.times(text.len()));
+            Self::Control(control) => control.write(bytes, expected),
+            Self::Text { text, manner } => {
+                let text = text.repeat(manner.times(text.len()));
                 let mut frame = Vec::new();
                 encode::text(&mut frame, &text);
-                how.say(&frame, Owned::Text(text.into()), bytes, expected);
+                manner.write(&frame, Owned::Text(text.into()), bytes, expected);
             }
-            Self::Binary { bytes: once, how } => {
-                let all = once.repeat(how.times(once.len()));
-                // The way of a writer that does not know the length beforehand.
+            Self::Binary { bytes: once, manner } => {
+                let all = once.repeat(manner.times(once.len()));
+                // As a writer does that does not know the length in advance.
                 let mut out = b"before".to_vec();
                 let begun = encode::begin(&mut out);
                 out.extend_from_slice(&all);
                 let range = encode::finish(&mut out, begun, Kind::Binary);
-                how.say(&out[range], Owned::Binary(all), bytes, expected);
+                manner.write(&out[range], Owned::Binary(all), bytes, expected);
             }
         }
     }
 }
 
-impl How<'_> {
+impl Manner<'_> {
     fn times(&self, once_bytes: usize) -> usize {
         usize::from(self.times).min(MESSAGE_BYTES_MAX as usize / once_bytes.max(1))
     }
 
-    /// Sends a finished frame of the encoder's in pieces.
-    fn say(&self, frame: &[u8], message: Owned, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
+    /// Writes a finished frame of the encoder in fragments.
+    fn write(&self, frame: &[u8], message: Owned, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
         check_readers(frame, &message);
         let twin = self.compressed.then(|| deflate::frame(frame, 1)).flatten();
         assert!(twin.as_ref().is_none_or(|twin| twin.len() < frame.len()));
@@ -111,11 +112,11 @@ impl How<'_> {
         for (length, between) in &self.fragments {
             let piece = rest
                 .split_off(..usize::from(*length).min(rest.len()))
-                .expect("within it");
+                .expect("at most the rest");
             push_frame(bytes, first, self.mask, piece);
             first = 0;
             if let Some(control) = between {
-                control.say(bytes, expected);
+                control.write(bytes, expected);
             }
         }
         push_frame(bytes, first | FIN, self.mask, rest);
@@ -136,7 +137,7 @@ fn check_readers(frame: &[u8], message: &Owned) {
 }
 
 impl Control<'_> {
-    fn say(self, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
+    fn write(self, bytes: &mut Vec<u8>, expected: &mut Vec<Owned>) {
         let mut frame = Vec::new();
         match self {
             Self::Ping(payload) => encode::ping(&mut frame, payload),
@@ -151,7 +152,7 @@ impl Control<'_> {
     }
 }
 
-/// A client's frame: the encoder's header with another first byte and a mask.
+/// Appends a client frame: the encoder's header with another first byte and a masking key.
 fn push_frame(bytes: &mut Vec<u8>, first: u8, mask: [u8; 4], payload: &[u8]) {
     let begin = bytes.len();
     bytes.extend_from_slice(encode::Header::new(Kind::Binary, payload.len()).as_slice());

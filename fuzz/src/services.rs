@@ -1,5 +1,5 @@
-//! What surrounds the shard of `shard.rs`: endpoints of every dialect, what clients say there, and a desk where the
-//! shard's questions lie until the input has them answered.
+//! The environment of the shard in `shard.rs`: endpoints of every dialect, messages of clients, and fake services, which keep
+//! the shard's requests until the fuzz input answers them.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::dialect::{Dialect, socket_io, typed};
 use tickgate_protocol::message::ErrorCode;
 
-/// Small, so that they are met.
+/// Small limits, so that inputs reach them.
 const LIMITS: Limits = Limits {
     messages_per_second: 12,
     commands_per_second: 3,
@@ -72,7 +72,7 @@ const SOCKET_IO: &[&str] = &[
     "",
 ];
 
-/// One of the endpoints.
+/// The settings of one of the endpoints.
 pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
     let utc = typed::Settings::default();
     let naive = typed::Settings {
@@ -100,7 +100,7 @@ pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
     })
 }
 
-/// Something that makes sense to somebody there.
+/// A message that is meaningful in some state of a session of this dialect.
 pub(crate) fn text_for(dialect: &Dialect, choice: u8) -> &'static str {
     let texts = match dialect {
         Dialect::Native | Dialect::Echo => NATIVE,
@@ -131,24 +131,25 @@ fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).expect("valid")
 }
 
-/// What the shard waits for.
+/// A request of the shard.
 #[derive(Clone, Copy)]
-enum Asked {
+enum Pending {
     Token(ConnectionId, u32),
     Command(ConnectionId, u32),
 }
 
-/// Keeps questions until they are answered, if ever.
+/// Keeps the requests of the shard, so that they can be answered late, twice or never.
 #[derive(Default)]
-pub(crate) struct FakeServices(Mutex<Vec<Asked>>);
+pub(crate) struct FakeServices(Mutex<Vec<Pending>>);
 
 impl FakeServices {
-    /// An answer to one of the questions. It stays, so that it may be answered twice, or when nobody wants to know.
+    /// An answer to one of the requests. The request is kept, so that it can be answered again, or after its connection has
+    /// ended.
     pub(crate) fn answer(&self, which: u8, how: u8, now: Now) -> Option<ShardMessage> {
-        let asked = self.0.lock().expect("whole");
-        let asked = *asked.get(usize::from(which) % asked.len().max(1))?;
-        Some(match asked {
-            Asked::Token(to, request) => ShardMessage::Verified {
+        let pending = self.0.lock().expect("not poisoned");
+        let pending = *pending.get(usize::from(which) % pending.len().max(1))?;
+        Some(match pending {
+            Pending::Token(to, request) => ShardMessage::Verified {
                 to,
                 request,
                 outcome: match how {
@@ -160,7 +161,7 @@ impl FakeServices {
                     }
                 },
             },
-            Asked::Command(to, request) => ShardMessage::Responded {
+            Pending::Command(to, request) => ShardMessage::Responded {
                 to,
                 request,
                 outcome: match how % 3 {
@@ -180,15 +181,19 @@ impl FakeServices {
 
 impl Services for FakeServices {
     fn verify(&self, from: ConnectionId, request: u32, _: Box<str>) {
-        self.0.lock().expect("whole").push(Asked::Token(from, request));
+        self.0.lock().expect("not poisoned").push(Pending::Token(from, request));
     }
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
-        self.0.lock().expect("whole").push(Asked::Command(from, request));
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .push(Pending::Command(from, request));
     }
     fn forbidden(&self, _: &str, _: Option<IpAddr>, _: Command) {}
 }
 
-/// A place in limits, counted while it is held. One of the users may have any number of them, the other not.
+/// A permit of the connection limits, which is counted while it exists. One user may have any number of permits, the others at
+/// most three.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<AtomicUsize>);
 

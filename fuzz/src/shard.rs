@@ -1,9 +1,8 @@
-//! A shard under any sequence of operations: clients of every dialect, by sockets and by polls, that come, say anything,
-//! stall and go; events, answers that come late, twice or never; time.
+//! A shard under any sequence of operations. Clients of every dialect connect with sockets and polls, send anything, stall and
+//! leave. Events are published, answers of services come late, twice or never, and time passes.
 //!
-//! 1. Nothing panics and no call hangs.
-//! 2. In the end, when everybody has gone, nothing is left: no connection, no place in the limits, no subscription, no
-//!    frame, no event in the inbox, no credit.
+//! 1. Nothing panics, and every call returns.
+//! 2. After all clients have left, the shard holds no connection, permit, subscription, frame, event or credit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ use crate::rig::{NOW, client_frame, event};
 use crate::services::{FakeServices, Permit, endpoint, text_for};
 
 const CLIENTS_MAX: usize = 8;
-/// Few, so that publishers wait for them.
+/// Few credits, so that publishers run out of them.
 const CREDITS: u32 = 64;
 const CHANNELS: &[&str] = &[
     "grid.a.order",
@@ -42,63 +41,64 @@ const CHANNELS: &[&str] = &[
 ];
 const SECRET: [u8; SECRET_BYTES] = *b"0123456789abcdef";
 
-/// One step. Who it concerns is a place among the clients there are, counted round and round.
+/// One operation. A `client` is an index into the connected clients, modulo their number.
 #[derive(Arbitrary, Debug)]
 enum Operation<'d> {
-    /// A client comes.
+    /// A client connects.
     Connect {
         endpoint: u8,
         #[arbitrary(with = window_bits)]
         window_bits: Option<u8>,
-        /// Of Engine.IO: the third revision; by a poll and not by a socket.
+        /// For Engine.IO: revision 3 instead of 4.
         is_three: bool,
+        /// For Engine.IO: with a poll instead of a socket.
         by_poll: bool,
     },
-    /// It says what makes sense.
-    Say { who: u8, text: u8 },
-    /// It says anything, in a frame or a packet.
-    SayAnything { who: u8, text: &'d [u8] },
-    /// It sends anything.
-    Send { who: u8, bytes: &'d [u8] },
-    /// It asks for what is queued.
-    Get { who: u8 },
-    /// It does not wait for what it asked last.
-    GoAway { who: u8 },
-    /// It opens a socket beside its polls.
+    /// A client sends a meaningful message.
+    SendMessage { client: u8, text: u8 },
+    /// A client sends any text, in a frame or as the body of a POST.
+    SendText { client: u8, text: &'d [u8] },
+    /// A client sends any bytes.
+    SendBytes { client: u8, bytes: &'d [u8] },
+    /// A client polls with a GET.
+    Get { client: u8 },
+    /// A client drops its last request.
+    AbandonRequest { client: u8 },
+    /// A polling client opens a WebSocket to probe.
     Probe {
-        who: u8,
+        client: u8,
         #[arbitrary(with = window_bits)]
         window_bits: Option<u8>,
     },
-    /// Its socket takes no more.
-    Block { who: u8 },
-    /// Its socket takes more.
-    Unblock { who: u8 },
-    /// It sends no more.
-    EndInput { who: u8 },
-    /// A question of the shard's is answered.
+    /// The socket of a client accepts no more bytes.
+    Block { client: u8 },
+    /// The socket of a client accepts bytes again.
+    Unblock { client: u8 },
+    /// The input of a client ends.
+    EndInput { client: u8 },
+    /// A request of the shard to its services is answered.
     Answer { which: u8, how: u8 },
     /// An event is published.
     Publish {
         #[arbitrary(with = channel)]
         channel: &'static str,
     },
-    /// An event is sent to everybody.
+    /// The shard gets an event as a broadcast.
     Broadcast {
         #[arbitrary(with = channel)]
         channel: &'static str,
     },
-    /// The operator ends one connection, or all of a user's.
-    Disconnect { who: u8, whole_user: bool },
-    /// The shard begins a turn.
+    /// An operator disconnects one connection or all of a user.
+    Disconnect { client: u8, whole_user: bool },
+    /// The shard begins a pass.
     BeginTurn,
-    /// It delivers at most so many events.
+    /// The shard delivers at most this many events.
     Deliver { events: u8 },
-    /// It writes at most 16 times so many bytes and one to each dirty connection.
-    Write { sixteens: u8 },
-    /// Time passes, in steps of 137 ms.
+    /// The shard writes at most `16 * blocks + 1` bytes to each dirty connection.
+    Write { blocks: u8 },
+    /// Time passes, in units of 137 ms.
     Wait { steps: u8 },
-    /// The gateway ends, in steps of 137 ms.
+    /// The gateway drains, with a deadline in units of 137 ms.
     Drain { steps: u8 },
 }
 
@@ -111,12 +111,12 @@ fn channel(data: &mut Unstructured<'_>) -> Result<&'static str> {
     data.choose(CHANNELS).copied()
 }
 
-/// A client, as far as its driver knows it.
+/// A client, as its driver sees it.
 struct Client {
     id: ConnectionId,
     settings: Arc<Settings>,
     has_socket: bool,
-    /// It began by polling: what it asked last, and for what it waits.
+    /// For a client that connected with a poll: the number of its last request, and the response that it waits for.
     polls: Option<(u64, Option<oneshot::Receiver<Bytes>>)>,
 }
 
@@ -127,13 +127,13 @@ struct World {
     permits: Arc<AtomicUsize>,
     core: ShardCore,
     clients: Vec<Client>,
-    /// Whose sockets are written to.
+    /// The connections whose sockets were written to.
     written: HashSet<ConnectionId>,
     numbers: u64,
     now: Now,
 }
 
-/// One fuzz input: a `Vec<Operation>`.
+/// Checks one fuzz input: a `Vec<Operation>`.
 pub fn check_input(data: &[u8]) {
     let Ok(operations) = Vec::<Operation<'_>>::arbitrary_take_rest(Unstructured::new(data)) else {
         return;
@@ -178,18 +178,18 @@ impl World {
         }
     }
 
-    fn client(&mut self, who: u8) -> Option<&mut Client> {
+    fn client(&mut self, client: u8) -> Option<&mut Client> {
         let count = self.clients.len().max(1);
-        self.clients.get_mut(usize::from(who) % count)
+        self.clients.get_mut(usize::from(client) % count)
     }
 
-    fn id(&mut self, who: u8) -> Option<ConnectionId> {
-        self.client(who).map(|client| client.id)
+    fn id(&mut self, client: u8) -> Option<ConnectionId> {
+        self.client(client).map(|client| client.id)
     }
 
-    /// Whose socket is written to: not one beside polls.
-    fn written(&mut self, who: u8) -> Option<ConnectionId> {
-        let client = self.client(who).filter(|client| client.has_socket)?;
+    /// The connection of a client whose socket is written to. A socket that a polling client only probes is not.
+    fn written(&mut self, client: u8) -> Option<ConnectionId> {
+        let client = self.client(client).filter(|client| client.has_socket)?;
         let (id, is_polled) = (client.id, client.polls.is_some());
         (!is_polled || self.written.contains(&id)).then_some(id)
     }
@@ -202,30 +202,30 @@ impl World {
                 is_three,
                 by_poll,
             } => self.connect(endpoint, window_bits, is_three, by_poll),
-            Operation::Say { who, text } => {
-                if let Some(client) = self.client(who) {
-                    let text = text_for(&client.settings.dialect, text);
-                    self.say(who, text.as_bytes());
+            Operation::SendMessage { client, text } => {
+                if let Some(found) = self.client(client) {
+                    let text = text_for(&found.settings.dialect, text);
+                    self.send_text(client, text.as_bytes());
                 }
             }
-            Operation::SayAnything { who, text } => self.say(who, text),
-            Operation::Send { who, bytes } => self.bytes(who, bytes),
-            Operation::Get { who } => self.get(who),
-            Operation::GoAway { who } => self.go_away(who),
-            Operation::Probe { who, window_bits } => self.probe(who, window_bits),
-            Operation::Block { who } => {
-                if let Some(id) = self.written(who) {
+            Operation::SendText { client, text } => self.send_text(client, text),
+            Operation::SendBytes { client, bytes } => self.send_bytes(client, bytes),
+            Operation::Get { client } => self.get(client),
+            Operation::AbandonRequest { client } => self.abandon_request(client),
+            Operation::Probe { client, window_bits } => self.probe(client, window_bits),
+            Operation::Block { client } => {
+                if let Some(id) = self.written(client) {
                     self.core.blocked(id, self.now);
                 }
             }
-            Operation::Unblock { who } => {
-                if let Some(id) = self.written(who) {
+            Operation::Unblock { client } => {
+                if let Some(id) = self.written(client) {
                     self.core.writable(id);
                 }
             }
-            Operation::EndInput { who } => {
+            Operation::EndInput { client } => {
                 if let Some(id) = self
-                    .client(who)
+                    .client(client)
                     .filter(|client| client.has_socket)
                     .map(|client| client.id)
                 {
@@ -247,10 +247,10 @@ impl World {
                 event: Arc::new(Event::new(event(channel), None)),
                 reply: Box::new(drop),
             }),
-            Operation::Disconnect { who, whole_user } => self.disconnect(who, whole_user),
+            Operation::Disconnect { client, whole_user } => self.disconnect(client, whole_user),
             Operation::BeginTurn => self.core.begin_turn(self.now),
             Operation::Deliver { events } => drop(self.core.deliver(events.into())),
-            Operation::Write { sixteens } => self.write(usize::from(sixteens) * 16 + 1),
+            Operation::Write { blocks } => self.write(usize::from(blocks) * 16 + 1),
             Operation::Wait { steps } => self.wait(u64::from(steps) * 137),
             Operation::Drain { steps } => {
                 let over_ms = u64::from(steps) * 137;
@@ -284,11 +284,11 @@ impl World {
                     number,
                     answer,
                 })));
-                // One that comes into a drain may be told nothing.
+                // During a drain there may be no response.
                 let Ok(body) = body.try_recv() else { return };
                 let body = std::str::from_utf8(&body).expect("text");
-                let sid = body.split('"').nth(3).and_then(Sid::parse).expect("a name");
-                let id = ConnectionId::from_public_bits(sid.place).expect("a place");
+                let sid = body.split('"').nth(3).and_then(Sid::parse).expect("a session id");
+                let id = ConnectionId::from_public_bits(sid.connection).expect("an id");
                 (id, Some((number, None)))
             }
             engine_io => {
@@ -312,20 +312,20 @@ impl World {
         });
     }
 
-    /// In a frame, or as the body of a POST.
-    fn say(&mut self, who: u8, text: &[u8]) {
-        let Some(client) = self.client(who) else { return };
-        if client.has_socket {
-            return self.bytes(who, &client_frame(text));
+    /// Sends a text in a frame or as the body of a POST.
+    fn send_text(&mut self, client: u8, text: &[u8]) {
+        let Some(found) = self.client(client) else { return };
+        if found.has_socket {
+            return self.send_bytes(client, &client_frame(text));
         }
         let (begun, _begun) = oneshot::channel();
-        self.ask(who, PollRequest::PostHead(begun));
+        self.request(client, PollRequest::PostHead(begun));
         let (taken, _taken) = oneshot::channel();
-        self.ask_again(who, PollRequest::PostBody(Bytes::copy_from_slice(text), taken));
+        self.continue_request(client, PollRequest::PostBody(Bytes::copy_from_slice(text), taken));
     }
 
-    fn bytes(&mut self, who: u8, bytes: &[u8]) {
-        let Some(client) = self.client(who).filter(|client| client.has_socket) else {
+    fn send_bytes(&mut self, client: u8, bytes: &[u8]) {
+        let Some(client) = self.client(client).filter(|client| client.has_socket) else {
             return;
         };
         let id = client.id;
@@ -334,35 +334,35 @@ impl World {
         }
     }
 
-    fn get(&mut self, who: u8) {
+    fn get(&mut self, client: u8) {
         let (reply, mut answer) = oneshot::channel();
-        self.ask(who, PollRequest::Get(reply));
+        self.request(client, PollRequest::Get(reply));
         let waits = answer.try_recv().ok().and_then(std::result::Result::ok);
-        if let Some((_, waiting)) = self.client(who).and_then(|client| client.polls.as_mut()) {
+        if let Some((_, waiting)) = self.client(client).and_then(|client| client.polls.as_mut()) {
             *waiting = waits;
         }
     }
 
-    fn go_away(&mut self, who: u8) {
-        if let Some((_, waiting)) = self.client(who).and_then(|client| client.polls.as_mut()) {
+    fn abandon_request(&mut self, client: u8) {
+        if let Some((_, waiting)) = self.client(client).and_then(|client| client.polls.as_mut()) {
             *waiting = None;
-            self.ask_again(who, PollRequest::Gone);
+            self.continue_request(client, PollRequest::Gone);
         }
     }
 
-    /// A request with a number of its own.
-    fn ask(&mut self, who: u8, request: PollRequest) {
+    /// Sends a new request, with a new number.
+    fn request(&mut self, client: u8, request: PollRequest) {
         self.numbers += 1;
         let number = self.numbers;
-        if let Some((last, _)) = self.client(who).and_then(|client| client.polls.as_mut()) {
+        if let Some((last, _)) = self.client(client).and_then(|client| client.polls.as_mut()) {
             *last = number;
         }
-        self.ask_again(who, request);
+        self.continue_request(client, request);
     }
 
-    /// More of the last request.
-    fn ask_again(&mut self, who: u8, request: PollRequest) {
-        let Some(client) = self.client(who) else { return };
+    /// Sends another message about the last request.
+    fn continue_request(&mut self, client: u8, request: PollRequest) {
+        let Some(client) = self.client(client) else { return };
         let Some((number, _)) = client.polls else { return };
         let poll = Poll {
             to: client.id,
@@ -373,18 +373,18 @@ impl World {
         self.tell(ShardMessage::Poll(poll));
     }
 
-    fn probe(&mut self, who: u8, window_bits: Option<u8>) {
+    fn probe(&mut self, client: u8, window_bits: Option<u8>) {
         let deflate = window_bits.map(|window_bits| Deflate { window_bits });
         let now = self.now;
-        let Some(id) = self.id(who) else { return };
+        let Some(id) = self.id(client) else { return };
         if self.core.adopt_candidate(id, &SECRET, deflate, now).is_some()
-            && let Some(client) = self.client(who)
+            && let Some(client) = self.client(client)
         {
             client.has_socket = true;
         }
     }
 
-    fn disconnect(&mut self, who: u8, whole_user: bool) {
+    fn disconnect(&mut self, client: u8, whole_user: bool) {
         let ending = Disconnect::ByOperator;
         if whole_user {
             return self.tell(ShardMessage::DisconnectUser {
@@ -393,7 +393,7 @@ impl World {
                 reply: Box::new(drop),
             });
         }
-        if let Some(id) = self.id(who) {
+        if let Some(id) = self.id(client) {
             self.tell(ShardMessage::Disconnect {
                 id,
                 ending,
@@ -407,7 +407,7 @@ impl World {
         self.core.serve_polls(self.now);
     }
 
-    /// Writes at most so many bytes to each dirty connection.
+    /// Writes at most `most` bytes to each dirty connection.
     fn write(&mut self, most: usize) {
         let mut dirty = Vec::new();
         while let Some(id) = self.core.next_dirty() {
@@ -463,7 +463,7 @@ impl World {
             });
             self.act();
         }
-        // The last words of who is polled wait for a poll, but not for ever.
+        // The last packets of a polling session wait for a poll, for a limited time.
         for _ in 0..3 {
             self.core.begin_turn(self.now);
             while self.core.deliver(1000) > 0 || self.core.is_pressed() {}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Context, Output, Outputs, Session};
 use crate::auth::{Identity, Mode, TokenError};
 use tickgate_protocol::dialect::engine_io::{Handshake, Packet, Revision, Sid, encode_open, encode_packet};
-use tickgate_protocol::dialect::socket_io::{self, Kind, Unreadable};
+use tickgate_protocol::dialect::socket_io::{self, EventError, Kind};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::message::{ErrorCode, Malformed, Reply, RequestRef};
@@ -22,7 +22,7 @@ impl Session {
         let settings = context.settings;
         let handshake = Handshake {
             sid: &Sid {
-                place: self.nonce,
+                connection: self.nonce,
                 secret: engine_io.secret,
             },
             may_upgrade: engine_io.transport.is_polling(),
@@ -101,8 +101,8 @@ impl Session {
                 let user = self.identity.as_ref().and_then(|identity| identity.user.as_deref());
                 match socket_io::parse_event(&packet, user, scratch) {
                     Ok(message) => self.on_message(message, context, out),
-                    Err(Unreadable::Malformed(malformed)) => self.on_malformed(&malformed, context, out),
-                    Err(Unreadable::Broken) => self.end(Disconnect::Protocol, out),
+                    Err(EventError::Malformed(malformed)) => self.on_malformed(&malformed, context, out),
+                    Err(EventError::Protocol) => self.end(Disconnect::Protocol, out),
                 }
             }
             Kind::BinaryEvent => {
@@ -149,8 +149,8 @@ impl Session {
         }
         match socket_io::connect_token(packet, scratch) {
             Ok(token) => self.connect(token, context, out),
-            Err(Unreadable::Malformed(Malformed { code, message, .. })) => self.refuse_connect(code, &message, out),
-            Err(Unreadable::Broken) => self.end(Disconnect::Protocol, out),
+            Err(EventError::Malformed(Malformed { code, message, .. })) => self.refuse_connect(code, &message, out),
+            Err(EventError::Protocol) => self.end(Disconnect::Protocol, out),
         }
     }
 

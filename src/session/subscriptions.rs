@@ -178,7 +178,7 @@ impl Session {
             request_ref,
             patterns,
             active: self.patterns.len(),
-            standing: outcome,
+            outcome,
         };
         out.reply(&reply, context);
     }

@@ -1,7 +1,7 @@
-//! The fuzz targets' corpora, replayed: what fuzzing once found stays right; and inputs near them. The properties are in
-//! `fuzz/src`; the frame decoder's corpus is also replayed by `tests/wire`.
+//! Replays the corpora of the fuzz targets, and variations of their inputs, so that old findings stay fixed. The properties are
+//! in `fuzz/src`.
 //!
-//! `TICKGATE_SEEDS=100000 cargo test --release --test fuzz` tries more, `TICKGATE_SEED=17` one change alone.
+//! `TICKGATE_SEEDS=100000 cargo test --release --test fuzz` tries more, `TICKGATE_SEED=17` one variation alone.
 
 #![allow(missing_docs)]
 #![allow(unreachable_pub, reason = "the checks are shared with the fuzz targets")]
@@ -38,10 +38,10 @@ mod round_trip;
 
 use std::path::Path;
 
-/// Variants of each input in an ordinary run.
-const VARIANTS: u64 = 20;
+/// The number of variations of each input in an ordinary run.
+const VARIATIONS: u64 = 20;
 
-/// Replays a corpus, each input as it is and changed by some seeds.
+/// Replays a corpus: each input, and its variations by some seeds.
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut paths: Vec<_> = std::fs::read_dir(&folder)
@@ -49,12 +49,12 @@ fn replay(target: &str, check: fn(&[u8])) {
         .map(|entry| entry.expect("read").path())
         .collect();
     assert!(paths.len() >= 10, "only {} inputs in {folder}", paths.len());
-    // The changes take from other inputs, so their order counts.
+    // A variation may copy from other inputs, so it depends on their order.
     paths.sort();
     let corpus: Vec<_> = paths.iter().map(|path| std::fs::read(path).expect("read")).collect();
     let seeds = match variable("TICKGATE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("TICKGATE_SEEDS").unwrap_or(VARIANTS),
+        None => 0..variable("TICKGATE_SEEDS").unwrap_or(VARIATIONS),
     };
     for (index, path) in paths.iter().enumerate() {
         let mut running = Running { path, seed: None };
@@ -71,7 +71,7 @@ fn variable(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
-/// Says which input it was when a check fails.
+/// Prints the input when a check fails.
 struct Running<'p> {
     path: &'p Path,
     seed: Option<u64>,

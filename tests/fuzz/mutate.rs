@@ -1,17 +1,17 @@
-//! Inputs near those of a corpus: blind, where a fuzzer follows coverage, but without nightly and in every test run.
+//! Random variations of the inputs of a corpus. They do not follow coverage, but need no nightly Rust and run in every test run.
 //!
 //! Invariant: the same corpus and seed give the same input.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// As the fuzzer's own bound (`fuzz/run.sh`).
+/// The length limit of inputs, as in `fuzz/run.sh`.
 const BYTES_MAX: usize = 4096;
 
-/// What tends to mean something: separators, quotes, ends of ranges.
-const TELLING: &[u8] = b"\x00\x01\x1e\x7e\x7f\x80\xc3\xed\xf0\xff \n\"\\/,.:;*-?=[]{}09bcu";
+/// Bytes that often have a meaning: separators, quotes, ends of ranges.
+const SPECIAL: &[u8] = b"\x00\x01\x1e\x7e\x7f\x80\xc3\xed\xf0\xff \n\"\\/,.:;*-?=[]{}09bcu";
 
-/// One input of a corpus, changed in one to four places.
+/// One input of a corpus with one to four changes.
 pub fn mutated(corpus: &[Vec<u8>], index: usize, seed: u64) -> Vec<u8> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut input = corpus[index].clone();
@@ -28,7 +28,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut SmallRng) {
     match rng.random_range(0..7) {
         0 if at < end => input[at] ^= 1 << rng.random_range(0..8),
         1 if at < end => input[at] = rng.random(),
-        2 if at < end => input[at] = TELLING[rng.random_range(0..TELLING.len())],
+        2 if at < end => input[at] = SPECIAL[rng.random_range(0..SPECIAL.len())],
         3 => {
             input.drain(at..end);
         }
@@ -41,6 +41,6 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut SmallRng) {
             input.truncate(at);
             input.extend_from_slice(&other[rng.random_range(0..=other.len())..]);
         }
-        _ => input.insert(at, TELLING[rng.random_range(0..TELLING.len())]),
+        _ => input.insert(at, SPECIAL[rng.random_range(0..SPECIAL.len())]),
     }
 }

@@ -1,9 +1,9 @@
-//! The fuzzer's corpus, replayed; and the part of it that was written by hand.
+//! Replays the corpus of the fuzz target `decoder`, and checks its handwritten inputs.
 
 use crate::check;
 use crate::frames::{BINARY, BINARY_BEGIN, CLOSE, CONTINUE, END, Length, PING, PONG, TEXT, TEXT_BEGIN, frame, header};
 
-/// Replays the fuzzer's corpus (`fuzz/corpus/decoder`), so that what it once found stays right.
+/// Replays `fuzz/corpus/decoder`, so that old findings stay fixed.
 #[test]
 fn the_fuzz_corpus_holds() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/decoder");
@@ -18,13 +18,13 @@ fn the_fuzz_corpus_holds() {
     }
 }
 
-/// The part of the corpus that was written by hand: each kind of stream, right and wrong.
+/// The handwritten inputs: valid and invalid streams of each kind.
 #[test]
-fn the_named_part_of_the_corpus_is_what_its_names_say() {
+fn the_handwritten_inputs_of_the_corpus_are_up_to_date() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decoder");
     for (name, parts) in seeds() {
         let stream = parts.concat();
-        // Reads of 3 and of 200 bytes in turn.
+        // Reads of 3 and 200 bytes alternate.
         let input = [&[2, 2, 199][..], &stream].concat();
         let path = folder.join(name);
         if std::env::var_os("TICKGATE_WRITE_CORPUS").is_some() {
@@ -33,7 +33,7 @@ fn the_named_part_of_the_corpus_is_what_its_names_say() {
         assert_eq!(
             std::fs::read(&path).unwrap(),
             input,
-            "{name}: set TICKGATE_WRITE_CORPUS to write it anew"
+            "{name}: set TICKGATE_WRITE_CORPUS to write it again"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Compressed messages (RFC 7692) among plain ones: where they are allowed, and that the cut does not matter.
+//! Compressed messages (RFC 7692) among uncompressed ones: where they are allowed, and equal results however a stream is split.
 
 use proptest::prelude::*;
 use tickgate_protocol::wire::{Error, deflate, encode};
@@ -7,7 +7,7 @@ use crate::LIMIT;
 use crate::check::{Decoded, End, Owned, decode_deflate};
 use crate::frames::{BINARY_BEGIN, CLOSE, CONTINUE, END, PING, TEXT, TEXT_BEGIN, frame};
 
-/// RSV1.
+/// The RSV1 bit.
 const DEFLATED: u8 = 0x40;
 
 fn compressed(message: &[u8]) -> Vec<u8> {
@@ -32,26 +32,26 @@ fn decode_parts(parts: &[Vec<u8>]) -> Decoded<Error> {
 
 #[test]
 fn every_broken_rule_has_its_error() {
-    let on_what = Error::Protocol("RSV1 is set on a frame that does not begin a data message");
-    let no_stream = Error::Protocol("compressed message is no deflate stream");
+    let not_first = Error::Protocol("RSV1 is set on a frame that does not begin a data message");
+    let no_stream = Error::Protocol("compressed message is not a deflate stream");
     let x = |bytes: usize| vec![b'x'; bytes];
     let pieces = compressed(&x(900));
     let head = &pieces[..pieces.len() / 2];
     let noise: Vec<u8> = (0..LIMIT + LIMIT / 8 + 65).map(|byte| byte as u8).collect();
     let table: Vec<(&str, Vec<Vec<u8>>, Error)> = vec![
-        ("on a ping", vec![vec![PING | DEFLATED]], on_what),
-        ("on a close", vec![vec![CLOSE | DEFLATED]], on_what),
+        ("on a ping", vec![vec![PING | DEFLATED]], not_first),
+        ("on a close", vec![vec![CLOSE | DEFLATED]], not_first),
         (
             "on a continuation",
             vec![frame(TEXT_BEGIN | DEFLATED, head), vec![END | DEFLATED]],
-            on_what,
+            not_first,
         ),
         (
             "on a continuation of a plain message",
             vec![frame(TEXT_BEGIN, b"a"), vec![CONTINUE | DEFLATED]],
-            on_what,
+            not_first,
         ),
-        ("alone", vec![vec![END | DEFLATED]], on_what),
+        ("alone", vec![vec![END | DEFLATED]], not_first),
         (
             "RSV2 too",
             vec![vec![TEXT | DEFLATED | 0x20]],
@@ -115,7 +115,7 @@ fn compressed_and_plain_messages_mix() {
         frame(END, tail),
         frame(TEXT_BEGIN, b"pl"),
         frame(END, b"ain"),
-        // Exactly the limit; then nothing at all, as section 7.2.3.6 has it and as an empty frame.
+        // A message of exactly the limit, then two empty ones: as in section 7.2.3.6 and as an empty frame.
         frame(TEXT | DEFLATED, &compressed(&[b'x'; LIMIT as usize])),
         frame(TEXT | DEFLATED, &[0x00]),
         frame(TEXT | DEFLATED, b""),
@@ -135,9 +135,8 @@ fn compressed_and_plain_messages_mix() {
 }
 
 proptest! {
-    /// Any split into fragments and reads gives the text back.
     #[test]
-    fn fragments_give_the_text_back(
+    fn a_compressed_text_in_fragments_is_read_back(
         words in prop::collection::vec("[a-c€]{1,5}", 20..60),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
         size in 1usize..30,

@@ -1,4 +1,4 @@
-//! The codec from outside: every rule of RFC 6455 with its error, and the same result for every way to cut a stream.
+//! The codec by its public interface: the error of every rule of RFC 6455, and equal results however a stream is split.
 
 #![allow(unreachable_pub, reason = "the helpers are shared with other crates")]
 #![allow(missing_docs)]
@@ -17,10 +17,10 @@ use frames::{BINARY, BINARY_BEGIN, CLOSE, CONTINUE, END, Length, PING, PONG, TEX
 use proptest::prelude::*;
 use tickgate_protocol::wire::{Decoder, Error, Inflater, Message};
 
-/// On a message, in bytes.
+/// The size limit of a message, in bytes.
 const LIMIT: u32 = 1000;
 
-/// Feeds one read that brings no whole message.
+/// Feeds one read that completes no message.
 fn feed(decoder: &mut Decoder, bytes: &[u8]) -> Result<(), Error> {
     let mut scratch = bytes.to_vec();
     let mut position = 0;
@@ -33,7 +33,7 @@ fn feed(decoder: &mut Decoder, bytes: &[u8]) -> Result<(), Error> {
 }
 
 #[test]
-fn a_claimed_length_reserves_nothing() {
+fn an_announced_length_allocates_nothing() {
     let mut decoder = Decoder::new(u32::MAX);
     feed(&mut decoder, &header(BINARY, Length::Bits64, u64::from(u32::MAX))).unwrap();
     feed(&mut decoder, &[0; 4]).unwrap();
@@ -48,7 +48,7 @@ fn a_claimed_length_reserves_nothing() {
 }
 
 #[test]
-fn an_idle_decoder_owns_nothing() {
+fn an_idle_decoder_holds_no_memory() {
     let (mut decoder, mut inflater) = (Decoder::new(LIMIT), Inflater::default());
     for part in [frame(TEXT_BEGIN, &[b'x'; 500]), frame(CONTINUE, &[b'x'; 500])] {
         feed(&mut decoder, &part).unwrap();
@@ -64,7 +64,7 @@ fn an_idle_decoder_owns_nothing() {
 }
 
 #[test]
-fn a_whole_frame_is_read_where_it_lies() {
+fn a_complete_frame_is_read_in_place() {
     let mut decoder = Decoder::new(LIMIT);
     let mut scratch = frame(TEXT, b"in place");
     let payload = scratch[6..].as_ptr();
@@ -77,18 +77,18 @@ fn a_whole_frame_is_read_where_it_lies() {
 }
 
 #[test]
-fn text_fails_inside_a_frame_as_soon_as_it_is_wrong() {
+fn invalid_text_fails_at_the_first_invalid_byte() {
     let mut decoder = Decoder::new(LIMIT);
     let mut bytes = frame(TEXT, &[b"fine ".as_slice(), b"\xf4\x90", &[b'x'; 100]].concat());
     bytes.truncate(6 + 5 + 1);
     feed(&mut decoder, &bytes).unwrap();
-    // 0xf4 may begin a character, but not with 0x90 behind it; 100 bytes of the frame are still to come.
+    // 0xf4 can start a character, but not before 0x90. The frame has 100 more bytes.
     let next = frame(TEXT, b"fine \xf4\x90")[6 + 6];
     assert_eq!(feed(&mut decoder, &[next]), Err(Error::InvalidUtf8));
     assert_eq!(decoder.buffered_bytes(), 0);
 }
 
-/// A stream of frames, most of them right, some damaged.
+/// A stream of frames. Most are valid, some are damaged.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![TEXT, BINARY, PING, PONG, TEXT_BEGIN, BINARY_BEGIN, CONTINUE, END]),
@@ -109,7 +109,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
 }
 
-/// Fragmented text with control frames between, cut anywhere, also inside characters: always right.
+/// A valid stream: a text message in fragments with control frames between them. Fragments may split characters.
 fn fragmented() -> impl Strategy<Value = (String, Vec<u8>)> {
     (
         "[a-zß€🦀]{0,40}",
@@ -133,12 +133,12 @@ fn fragmented() -> impl Strategy<Value = (String, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn the_cut_does_not_matter_and_fastwebsockets_agrees(stream in stream(), sizes in prop::collection::vec(any::<u8>(), 0..6)) {
+    fn splits_do_not_matter_and_fastwebsockets_agrees(stream in stream(), sizes in prop::collection::vec(any::<u8>(), 0..6)) {
         check::check(&sizes, &stream);
     }
 
     #[test]
-    fn fragments_give_the_text_back((text, stream) in fragmented(), size in 1usize..20) {
+    fn a_text_in_fragments_is_read_back((text, stream) in fragmented(), size in 1usize..20) {
         let (messages, end) = decode(&stream, &[size], LIMIT);
         prop_assert_eq!(end, End::Input);
         let data: Vec<_> = messages.into_iter().filter(|message| !matches!(message, Owned::Ping(_))).collect();

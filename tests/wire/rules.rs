@@ -222,7 +222,7 @@ fn every_broken_rule_has_its_error() {
 }
 
 #[test]
-fn what_is_right_comes_through() {
+fn valid_streams_are_decoded() {
     let text = |text: &str| Owned::Text(text.into());
     let table = [
         ("empty text", vec![frame(TEXT, b"")], vec![text("")]),
@@ -309,7 +309,7 @@ fn what_is_right_comes_through() {
 }
 
 #[test]
-fn close_codes_of_the_registry_pass_and_nothing_is_read_after_them() {
+fn registered_close_codes_are_accepted_and_end_the_input() {
     assert_eq!(
         decode_parts(&[frame(CLOSE, b""), vec![0xff; 9]]),
         (vec![Owned::Close(None)], End::Closed)

@@ -1,59 +1,59 @@
-//! Every way a connection ends: the close code, whose fault it was, and what the client should do.
+//! The reasons for the end of a connection, each with its close code, its cause and advice for the client.
 //!
-//! Invariant: a session ends with exactly one [`Disconnect`], and the numbers live here and nowhere else.
+//! Invariant: a session ends with exactly one [`Disconnect`]. Close codes are defined only here.
 
-/// Whose doing an ending was.
+/// The party that caused the end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Blame {
     /// The client, its network or its token.
     Client,
     /// The gateway itself.
     Gateway,
-    /// A person or program that operates the gateway.
+    /// A person or a program that operates the gateway.
     Operator,
 }
 
-/// What a client library does after this ending.
+/// What a client library should do after the connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Advice {
-    /// Come back with back-off and jitter.
+    /// Reconnect with back-off and jitter.
     Reconnect,
-    /// Come back only with a new token.
+    /// Reconnect only with a new token.
     ReconnectWithNewToken,
-    /// Come back after ten seconds or more.
+    /// Reconnect after ten seconds or more.
     ReconnectLater,
-    /// Do not come back by itself.
+    /// Do not reconnect automatically.
     Stay,
 }
 
 macro_rules! endings {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $label:literal, $reason:literal, $blame:ident, $advice:ident;)*) => {
-        /// Why a connection ended.
+        /// The reason for the end of a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Disconnect { $($(#[$doc])* $name,)* }
 
         impl Disconnect {
-            /// All endings, in the order of their close codes.
+            /// All reasons, in the order of their close codes.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The close code (RFC 6455, section 7.4). 1006 is never sent: it stands for a peer that vanished.
+            /// The close code (RFC 6455, section 7.4). The code 1006 is never sent; it means that the connection was lost.
             #[must_use]
             pub const fn code(self) -> u16 { match self { $(Self::$name => $code,)* } }
 
-            /// A short name for metrics and logs.
+            /// The name in metrics and logs.
             #[must_use]
             pub const fn label(self) -> &'static str { match self { $(Self::$name => $label,)* } }
 
-            /// The reason sent in the Close frame, at most 123 bytes.
+            /// The reason text of the Close frame, at most 123 bytes.
             #[must_use]
             pub const fn reason(self) -> &'static str { match self { $(Self::$name => $reason,)* } }
 
-            /// Whose doing it was.
+            /// The party that caused the end.
             #[must_use]
             pub const fn blame(self) -> Blame { match self { $(Self::$name => Blame::$blame,)* } }
 
-            /// What the client should do next.
+            /// What the client should do afterwards.
             #[must_use]
             pub const fn advice(self) -> Advice { match self { $(Self::$name => Advice::$advice,)* } }
         }
@@ -61,41 +61,41 @@ macro_rules! endings {
 }
 
 endings! {
-    /// The client closed.
+    /// The client closed the connection.
     Normal = 1000, "normal", "closed", Client, Stay;
-    /// The drain deadline passed before the connection's turn came.
+    /// The deadline of a drain passed before this connection was closed in its order.
     DrainDeadline = 1001, "drain_deadline", "gateway going away", Operator, Reconnect;
     /// The client broke RFC 6455.
     Protocol = 1002, "protocol", "protocol error", Client, Stay;
-    /// A binary message on a text dialect.
+    /// The client sent a binary message on an endpoint whose dialect is text.
     Unsupported = 1003, "unsupported", "binary messages are not supported", Client, Stay;
-    /// The socket ended without a Close frame. Never sent.
+    /// The socket ended without a Close frame. This code is never sent.
     Lost = 1006, "lost", "connection lost", Client, Reconnect;
-    /// A text message that is not UTF-8.
+    /// The client sent a text message that is not UTF-8.
     InvalidUtf8 = 1007, "invalid_utf8", "invalid UTF-8", Client, Stay;
-    /// The client broke a rule that no other code names.
+    /// The client broke a rule for which there is no other code.
     Policy = 1008, "policy", "policy violation", Client, Stay;
-    /// A message above the endpoint's limit.
+    /// The client sent a message above the endpoint's size limit.
     TooBig = 1009, "too_big", "message too big", Client, Stay;
-    /// The gateway failed.
+    /// The gateway had an internal error.
     Internal = 1011, "internal", "internal error", Gateway, Reconnect;
-    /// Drain: the gateway restarts.
+    /// The gateway drains its connections before a restart.
     Restart = 1012, "restart", "gateway restarting", Operator, Reconnect;
-    /// The gateway has no room (memory budget over all connections).
+    /// The memory budget of all connections is exhausted.
     Overload = 1013, "overload", "gateway overloaded", Gateway, Reconnect;
-    /// The token's `exp` passed, or the handshake brought an expired one.
+    /// The token expired (`exp`), or the handshake had an expired token.
     TokenExpired = 4001, "token_expired", "token expired", Client, ReconnectWithNewToken;
-    /// No valid `auth` within the authentication time.
+    /// The client sent no valid `auth` within the authentication timeout.
     AuthTimeout = 4002, "auth_timeout", "authentication timeout", Client, ReconnectWithNewToken;
-    /// Disconnected through the admin API.
+    /// An operator disconnected the client through the admin API.
     ByOperator = 4003, "by_operator", "disconnected by an operator", Operator, Stay;
-    /// The handshake brought a bad token.
+    /// The handshake had an invalid token.
     TokenInvalid = 4004, "token_invalid", "token invalid", Client, ReconnectWithNewToken;
-    /// An outbox or the replies' bound overflowed.
+    /// The client reads too slowly: its outbox or its queue of replies overflowed.
     SlowConsumer = 4008, "slow_consumer", "slow consumer", Client, Reconnect;
-    /// Nothing was received within the heartbeat timeout.
+    /// The client sent nothing within the heartbeat timeout.
     HeartbeatTimeout = 4009, "heartbeat_timeout", "heartbeat timeout", Client, Reconnect;
-    /// Persistent flooding.
+    /// The client kept exceeding its rate limit.
     RateLimitAbuse = 4029, "rate_limit_abuse", "rate limit abuse", Client, ReconnectLater;
 }
 

@@ -1,18 +1,19 @@
-//! What identifies an event, and the formats it is encoded in.
+//! Positions of events, and the formats that events are encoded in.
 
 use std::fmt;
 
 use crate::channel::Channel;
 
-/// The largest offset: the largest integer that every JSON parser reads exactly, 2^53 - 1.
+/// The largest offset: 2^53 - 1, the largest integer that every JSON parser reads exactly.
 pub const OFFSET_MAX: u64 = (1 << 53) - 1;
 
-/// Names one store of events: offsets compare within it only. Shown as 16 hexadecimal digits.
+/// Identifies one store of events. Offsets are comparable only within one epoch. Written as 16 lower-case hexadecimal
+/// digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// Reads what [`fmt::Display`] wrote, and nothing else.
+    /// Reads an epoch as [`fmt::Display`] writes it; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -35,26 +36,27 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// The forms an event can take on the wire.
+/// The encodings of an event. Each is a finished WebSocket text frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Encoding {
-    /// The native dialect's text frame.
+    /// The native dialect.
     Native,
-    /// The typed dialect's text frame, times with a `Z`.
+    /// The typed dialect, with times that end with `Z`.
     Typed,
-    /// The typed dialect's text frame, times without one.
+    /// The typed dialect, with times without a time zone.
     TypedNaive,
-    /// A Socket.IO event in a text frame, of both revisions; long polling takes the frame's payload. Times with a `Z`.
+    /// A Socket.IO event packet, for both protocol revisions, with times that end with `Z`. Long polling sends the frame's
+    /// payload.
     SocketIo,
-    /// The same, times without one.
+    /// A Socket.IO event packet with times without a time zone.
     SocketIoNaive,
 }
 
 impl Encoding {
-    /// How many there are.
+    /// The number of encodings.
     pub const COUNT: usize = Self::ALL.len();
-    /// All of them, each at its own number.
+    /// All encodings, each at the index of its discriminant.
     pub const ALL: [Self; 5] = [
         Self::Native,
         Self::Typed,
@@ -62,7 +64,7 @@ impl Encoding {
         Self::SocketIo,
         Self::SocketIoNaive,
     ];
-    /// As it is, not compressed.
+    /// This encoding without compression.
     #[must_use]
     pub const fn plain(self) -> WireFormat {
         WireFormat {
@@ -72,44 +74,44 @@ impl Encoding {
     }
 }
 
-/// What one connection gets of every event: an encoding, compressed or not.
+/// The format in which a connection gets events: an encoding, compressed or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WireFormat {
-    /// What it says.
+    /// The encoding.
     pub encoding: Encoding,
-    /// Compressed (permessage-deflate), unless that does not make it shorter.
+    /// Whether frames are compressed with permessage-deflate. A frame that would not get shorter is sent uncompressed.
     pub deflated: bool,
 }
 
 impl WireFormat {
-    /// How many there are.
+    /// The number of formats.
     pub const COUNT: usize = 2 * Encoding::COUNT;
 
-    /// All of them, the plain ones first: each stands at its [`index`](Self::index).
+    /// All formats in the order of their [`index`](Self::index): the uncompressed ones first.
     pub fn all() -> impl Iterator<Item = Self> {
         [false, true]
             .into_iter()
             .flat_map(|deflated| Encoding::ALL.map(|encoding| Self { encoding, deflated }))
     }
 
-    /// Its place among all.
+    /// The index of this format, less than [`COUNT`](Self::COUNT).
     #[must_use]
     pub const fn index(self) -> usize {
         self.encoding as usize + if self.deflated { Encoding::COUNT } else { 0 }
     }
 }
 
-/// What a dialect encodes of an event, borrowed from wherever the event is kept.
+/// The parts of an event that a dialect encodes, borrowed from the event's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct EventView<'a> {
-    /// Where it goes.
+    /// The channel that the event is published to.
     pub channel: &'a Channel,
-    /// Its name: 1 to 128 bytes without control characters.
+    /// The name of the event: 1 to 128 bytes without control characters.
     pub name: &'a str,
     /// One JSON value, byte for byte as published.
     pub data: &'a [u8],
     /// Unix milliseconds.
     pub timestamp_ms: u64,
-    /// Position in the channel's history, on channels that keep one.
+    /// The offset in the channel's history; `None` if the channel keeps no history.
     pub offset: Option<u64>,
 }

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use super::PublishMode;
 use super::failure::PollFailure;
-use tickgate_protocol::json::{RecordError, Scratch, check_value, count_items, record_name, same, split_array};
+use tickgate_protocol::json::{
+    RecordError, Scratch, check_value, count_items, is_same_value, record_name, split_array,
+};
 
 /// Most records of one response.
 pub(super) const RECORDS_MAX: usize = 100_000;
@@ -52,7 +54,8 @@ pub(super) fn changes(
         PublishMode::ChangedRecords(key) => records(last, key, response, full, event_bytes),
         PublishMode::Everything => whole(response, event_bytes),
         PublishMode::Changed => {
-            let unchanged = matches!(last, LastResponse::Whole(last) if !full && same(last, response.trim_ascii()));
+            let unchanged =
+                matches!(last, LastResponse::Whole(last) if !full && is_same_value(last, response.trim_ascii()));
             let changes = whole(response, event_bytes)?;
             if unchanged {
                 return Ok(Changes::default());
@@ -97,7 +100,7 @@ fn records(
             return Err(bad(format!("a record is longer than an event's {event_bytes} bytes")));
         }
         let before = known.and_then(|known| known.get(&name));
-        if full || !before.is_some_and(|before| same(before, record)) {
+        if full || !before.is_some_and(|before| is_same_value(before, record)) {
             changed.push(record);
         }
         if now.insert(name, Box::from(record)).is_some() {
@@ -115,9 +118,9 @@ fn records(
 
 fn bad_record(index: usize, key: &str, error: RecordError) -> PollFailure {
     bad(match error {
-        RecordError::NoObject(error) => format!("item {index} is not a record: {error}"),
+        RecordError::NotAnObject(error) => format!("item {index} is not a record: {error}"),
         RecordError::Missing => format!("item {index} has no `{key}`"),
-        RecordError::NoText => format!("the `{key}` of item {index} is not valid Unicode"),
+        RecordError::NotUnicode => format!("the `{key}` of item {index} is not valid Unicode"),
         RecordError::WrongKind => format!("the `{key}` of item {index} is neither text nor number"),
     })
 }

@@ -107,7 +107,7 @@ impl ChannelClass {
             }),
             overflow: self
                 .overflow
-                .unwrap_or_else(|| Class::usual_overflow(cache_last, has_history)),
+                .unwrap_or_else(|| Class::default_overflow(cache_last, has_history)),
             record_key: self.record_key.as_deref().map(Into::into),
             only_changed: self.only_changed,
         }

@@ -42,7 +42,7 @@ use super::versions::Versions;
 use crate::event::{Event, EventId, EventMeta, NewEvent, Transit};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class};
-use tickgate_protocol::json::same;
+use tickgate_protocol::json::is_same_value;
 
 pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
@@ -157,7 +157,7 @@ impl Prepared {
                 let verdict = |(known, new): (&Option<(Arc<str>, u64)>, &NewRecord)| match known {
                     Some((raw, version)) => Verdict {
                         against: *version,
-                        is_same: same(raw, &new.raw),
+                        is_same: is_same_value(raw, &new.raw),
                     },
                     None => Verdict {
                         against: 0,
@@ -173,7 +173,7 @@ impl Prepared {
 
 fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
     match (std::str::from_utf8(a), std::str::from_utf8(b)) {
-        (Ok(a), Ok(b)) => same(a.trim_ascii(), b.trim_ascii()),
+        (Ok(a), Ok(b)) => is_same_value(a.trim_ascii(), b.trim_ascii()),
         _ => a == b,
     }
 }

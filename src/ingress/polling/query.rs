@@ -51,7 +51,7 @@ pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
 fn session_name(text: &str) -> Option<SessionName> {
     let sid = Sid::parse(text)?;
     Some(SessionName {
-        to: ConnectionId::from_public_bits(sid.place)?,
+        to: ConnectionId::from_public_bits(sid.connection)?,
         secret: sid.secret,
     })
 }
@@ -97,7 +97,7 @@ mod tests {
             generation: 0xdead_beef,
         };
         let sid = Sid {
-            place: to.public_bits(),
+            connection: to.public_bits(),
             secret: [211; SECRET_BYTES],
         };
         let query = format!("EIO=4&transport=polling&sid={}", sid.to_text());

@@ -33,7 +33,7 @@ fn sid() -> String {
         generation: 2,
     };
     let sid = Sid {
-        place: to.public_bits(),
+        connection: to.public_bits(),
         secret: [7; SECRET_BYTES],
     };
     format!("&sid={}", sid.to_text())

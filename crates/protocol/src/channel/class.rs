@@ -1,7 +1,7 @@
-//! What is kept of a channel's events, and what happens to a client that is too slow for them.
+//! Channel classes: which events of a channel are kept, and what happens when a client is too slow for them.
 //!
-//! Invariant: every channel has exactly one class, the first that matches it: the operator's entries in their order,
-//! then the built-in table, then [`Class::default`]. A [`Class`] that was checked contradicts itself in nothing.
+//! Invariant: every channel has exactly one class, the first that matches it. The operator's entries come first, in their
+//! order, then the built-in table, then [`Class::default`]. A class that passed [`Class::check`] is consistent.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use hashbrown::HashMap;
 
 use super::{Channel, Pattern};
 
-/// Most events of one channel's history.
+/// The limit of [`History::size`], in events.
 pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
 
-/// What a full outbox does with the events of a channel.
+/// What happens to the events of a channel when an outbox is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
-    /// A newer event takes the place of those before it, or is merged into them by record key.
+    /// A newer event replaces the earlier ones, or is merged into them by record key.
     Conflate,
-    /// The oldest event goes, and the client is told.
+    /// The oldest event is dropped, and the client gets a `dropped` message.
     #[default]
     DropOldest,
-    /// The client is disconnected (4008); it comes back and recovers.
+    /// The client is disconnected with close code 4008. It can reconnect and recover.
     Disconnect,
 }
 
 impl Overflow {
-    /// As the configuration writes it.
+    /// The name in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,75 +37,77 @@ impl Overflow {
     }
 }
 
-/// How much of a channel is kept for those who come back.
+/// How many events of a channel are kept for recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct History {
-    /// So many of the newest events, 1 to [`HISTORY_SIZE_MAX`].
+    /// The number of newest events that are kept, 1 to [`HISTORY_SIZE_MAX`].
     pub size: u32,
-    /// And none older than this, in milliseconds.
+    /// The age limit of kept events, in milliseconds.
     pub ttl_ms: u64,
 }
 
 impl History {
-    /// Of the built-in classes: 5000 events, one hour.
+    /// The history of the built-in classes: 5000 events, one hour.
     pub const BUILT_IN: Self = Self {
         size: 5000,
         ttl_ms: 60 * 60 * 1000,
     };
 }
 
-/// What is kept of a channel, and what overflow does. The default is what a channel without any entry has: nothing is
-/// kept, `drop_oldest`.
+/// What is kept of a channel's events, and what a full outbox does with them.
+///
+/// The default is the class of a channel without any entry: nothing is kept, and overflow drops the oldest event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Class {
-    /// A new subscriber gets the latest event (`cache = "last"`).
+    /// The latest event is kept and given to new subscribers (`cache = "last"`).
     pub cache_last: bool,
-    /// Events are numbered and kept for recovery.
+    /// If set, events have offsets and are kept for recovery.
     pub history: Option<History>,
-    /// What a full outbox does.
+    /// What happens when an outbox is full.
     pub overflow: Overflow,
-    /// An event's array is a partial update of records, keyed by this field.
+    /// If set, an event's `data` is an array of records, and updates those with the same value of this field.
     pub record_key: Option<Box<str>>,
-    /// An event that says what the last one said is not sent.
+    /// An event whose value equals the previous one is not sent.
     pub only_changed: bool,
 }
 
-/// In what a class contradicts itself.
+/// A contradiction in a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClassError {
-    /// Conflating forgets all but the newest event, so that one must be kept.
-    #[error("`overflow = \"conflate\"` needs `cache = \"last\"`: what a slow client missed is read from there")]
+    /// Conflating drops all events but the newest, so the newest one must be kept.
+    #[error("`overflow = \"conflate\"` needs `cache = \"last\"`: a slow client gets the kept value")]
     ConflateWithoutCache,
-    /// Conflating would lose events that history promises.
-    #[error("`overflow = \"conflate\"` and `history` contradict each other: one forgets events, the other keeps them")]
+    /// Conflating would drop events that history promises to keep.
+    #[error("`overflow = \"conflate\"` and `history` contradict each other: one drops events, the other keeps them")]
     ConflateWithHistory,
-    /// Between a join and the reading of the last value nothing is kept, so that only the newest event counts.
+    /// Without history, no event is kept between a join and the reading of the last value. So only the newest event may
+    /// matter to a client.
     #[error(
-        "`cache = \"last\"` without `history` needs `overflow = \"conflate\"` (which leaving it out means): events that \
-         come while a new subscriber is given the last value are kept nowhere"
+        "`cache = \"last\"` without `history` needs `overflow = \"conflate\"` (the default then): events that arrive while \
+         a new subscriber gets the last value are not kept"
     )]
     CacheWithoutHistory,
-    /// Without a kept merge a record key means nothing.
-    #[error("`record_key` needs `cache = \"last\"`: the merged records are what is kept")]
+    /// A record key has no effect unless the merged records are kept.
+    #[error("`record_key` needs `cache = \"last\"`, which keeps the merged records")]
     RecordKeyWithoutCache,
-    /// No history at all is said by leaving it out.
+    /// The size of a history is out of range. A class without history has none.
     #[error("`history.size` must be 1 to {HISTORY_SIZE_MAX}")]
     HistorySize,
-    /// Nothing would ever be kept.
+    /// With an age limit of zero no event would be kept.
     #[error("`history.ttl` must not be zero")]
     HistoryTtl,
 }
 
 impl Class {
-    /// Whether the hub keeps anything of such a channel.
+    /// Whether the hub keeps state for a channel of this class.
     #[must_use]
     pub const fn keeps_state(&self) -> bool {
         self.cache_last || self.only_changed || self.history.is_some()
     }
 
-    /// What overflow does to such a channel when nobody says: what loses least of what is kept.
+    /// The default overflow of a class: the one that loses the least of what is kept.
     #[must_use]
-    pub const fn usual_overflow(cache_last: bool, has_history: bool) -> Overflow {
+    pub const fn default_overflow(cache_last: bool, has_history: bool) -> Overflow {
         match (cache_last, has_history) {
             (_, true) => Overflow::Disconnect,
             (true, false) => Overflow::Conflate,
@@ -113,11 +115,11 @@ impl Class {
         }
     }
 
-    /// Whether it contradicts itself.
+    /// Checks that the class is consistent.
     ///
     /// # Errors
     ///
-    /// In what.
+    /// The first contradiction that was found.
     pub fn check(&self) -> Result<(), ClassError> {
         if self.overflow == Overflow::Conflate {
             if self.history.is_some() {
@@ -165,26 +167,26 @@ impl Class {
     }
 }
 
-/// The classes of all channels.
+/// The classes of all channels, by pattern.
 #[derive(Debug)]
 pub struct Classes {
     entries: Vec<(Pattern, Arc<Class>)>,
-    // The places of the entries that can match, in order: for each first segment that some entry names, and for all
-    // other channels.
+    /// For each first segment that an entry names: the indices of the entries that can match such a channel, in order.
     by_category: HashMap<Box<str>, Vec<usize>, RandomState>,
-    anywhere: Vec<usize>,
-    plain: Arc<Class>,
+    /// The indices of the entries that can match any other channel, in order.
+    any_category: Vec<usize>,
+    default: Arc<Class>,
 }
 
 impl Default for Classes {
-    /// The built-in table alone.
+    /// The built-in table without entries of the operator.
     fn default() -> Self {
         Self::new(Vec::new())
     }
 }
 
 impl Classes {
-    /// The operator's entries, which come before the built-in ones.
+    /// Puts the operator's entries before the built-in ones.
     #[must_use]
     pub fn new(operators: Vec<(Pattern, Class)>) -> Self {
         let operators = operators.into_iter().map(|(pattern, class)| (pattern, Arc::new(class)));
@@ -197,49 +199,49 @@ impl Classes {
                 by_category.entry(named.into()).or_default();
             }
         }
-        let mut anywhere = Vec::new();
-        for (place, (pattern, _)) in entries.iter().enumerate() {
+        let mut any_category = Vec::new();
+        for (index, (pattern, _)) in entries.iter().enumerate() {
             let named = category(pattern);
             if named == "*" {
-                anywhere.push(place);
-                by_category.values_mut().for_each(|places| places.push(place));
-            } else if let Some(places) = by_category.get_mut(&*named) {
-                places.push(place);
+                any_category.push(index);
+                by_category.values_mut().for_each(|indices| indices.push(index));
+            } else if let Some(indices) = by_category.get_mut(&*named) {
+                indices.push(index);
             }
         }
         Self {
             entries,
             by_category,
-            anywhere,
-            plain: Arc::default(),
+            any_category,
+            default: Arc::default(),
         }
     }
 
-    /// The class of a channel. Allocates nothing.
+    /// The class of a channel. Does not allocate.
     #[must_use]
     pub fn of(&self, channel: &Channel) -> &Arc<Class> {
         let name = channel.as_str();
         let end = memchr::memchr(b'.', name.as_bytes()).unwrap_or(name.len());
-        let places = self.by_category.get(&name[..end]).unwrap_or(&self.anywhere);
-        let matching = places.iter().map(|place| &self.entries[*place]);
-        let mut matching = matching.filter(|(pattern, _)| pattern.matches(name));
-        matching.next().map_or(&self.plain, |(_, class)| class)
+        let indices = self.by_category.get(&name[..end]).unwrap_or(&self.any_category);
+        let candidates = indices.iter().map(|index| &self.entries[*index]);
+        let mut matching = candidates.filter(|(pattern, _)| pattern.matches(name));
+        matching.next().map_or(&self.default, |(_, class)| class)
     }
 
-    /// The entries in their order, the operator's first.
+    /// All entries in order: the operator's, then the built-in ones.
     #[must_use]
     pub fn entries(&self) -> &[(Pattern, Arc<Class>)] {
         &self.entries
     }
 }
 
-/// The table that every gateway has.
+/// The built-in table (docs/protocol.md).
 fn built_in() -> Vec<(Pattern, Arc<Class>)> {
     let last = Arc::new(Class::last());
     let records = Arc::new(Class::records("code"));
-    let told_and_kept = Arc::new(Class::history(true, Overflow::Disconnect));
-    let kept = Arc::new(Class::history(false, Overflow::Disconnect));
-    let tape = Arc::new(Class::history(false, Overflow::DropOldest));
+    let last_and_history = Arc::new(Class::history(true, Overflow::Disconnect));
+    let history = Arc::new(Class::history(false, Overflow::Disconnect));
+    let trades = Arc::new(Class::history(false, Overflow::DropOldest));
     let rows: [(&[&str], &Arc<Class>); 5] = [
         (
             &[
@@ -255,7 +257,7 @@ fn built_in() -> Vec<(Pattern, Arc<Class>)> {
             &last,
         ),
         (&["stock.*.price", "strategy.*.prices", "board.*.prices"], &records),
-        (&["*.*.lifecycle", "system.kill_switch"], &told_and_kept),
+        (&["*.*.lifecycle", "system.kill_switch"], &last_and_history),
         (
             &[
                 "grid.*.order",
@@ -264,13 +266,13 @@ fn built_in() -> Vec<(Pattern, Arc<Class>)> {
                 "strategy.*.signal",
                 "system.exchange",
             ],
-            &kept,
+            &history,
         ),
-        (&["market.*.trade"], &tape),
+        (&["market.*.trade"], &trades),
     ];
     let rows = rows.into_iter();
     rows.flat_map(|(patterns, class)| {
-        let pattern = |text: &&str| Pattern::parse(text).expect("a valid pattern, as a test sees");
+        let pattern = |text: &&str| Pattern::parse(text).expect("a test checks the built-in patterns");
         patterns.iter().map(move |text| (pattern(text), Arc::clone(class)))
     })
     .collect()
@@ -291,9 +293,9 @@ mod tests {
         Pattern::parse(text).expect("valid")
     }
 
-    // The table of docs/protocol.md, row by row.
+    // The rows of the table in docs/protocol.md.
     #[test]
-    fn the_built_in_table() {
+    fn the_built_in_classes_are_those_of_the_documentation() {
         let classes = Classes::default();
         for (names, cache_last, history, overflow, key) in [
             (
@@ -353,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_entries_come_first_in_their_order() {
+    fn entries_of_the_operator_come_first_in_their_order() {
         let plain = Class::default();
         let changed = Class {
             only_changed: true,
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions() {
+    fn contradictory_classes_are_refused() {
         let history = |size, ttl_ms| Some(History { size, ttl_ms });
         let with = |change: fn(&mut Class)| {
             let mut class = Class::default();
@@ -421,17 +423,17 @@ mod tests {
     }
 
     proptest! {
-        // Beside it runs the naive model: the first of a list that matches.
+        // The naive model takes the first entry of a list that matches.
         #[test]
-        fn the_first_entry_that_matches_counts(
+        fn the_first_matching_entry_decides(
             patterns in prop::collection::vec(generate::pattern(), 0..12),
             channel in generate::channel(),
         ) {
-            let class = |place: usize| Class {
-                history: Some(History { size: u32::try_from(place).expect("few") + 1, ttl_ms: 7 }),
+            let class = |index: usize| Class {
+                history: Some(History { size: u32::try_from(index).expect("few") + 1, ttl_ms: 7 }),
                 ..Class::default()
             };
-            let entries: Vec<_> = patterns.into_iter().enumerate().map(|(place, pattern)| (pattern, class(place))).collect();
+            let entries: Vec<_> = patterns.into_iter().enumerate().map(|(index, pattern)| (pattern, class(index))).collect();
             let naive = entries.iter().find(|(pattern, _)| pattern.matches(channel.as_str())).map(|(_, class)| class.clone());
             let built_in = Classes::default();
             let naive = naive.unwrap_or_else(|| (**built_in.of(&channel)).clone());

@@ -1,7 +1,7 @@
-//! Shrinkable generators of channels and patterns, for the tests of every room.
+//! Shrinkable generators of channels and patterns, for the tests of every module.
 //!
-//! Names come from a small alphabet so that patterns often meet channels; `c` stands in channels only, so that a
-//! pattern's `*` always has a segment that no literal names.
+//! The alphabet is small, so that patterns often match channels. The segment `c` occurs only in channels, so that for a `*`
+//! there is always a segment that no pattern names.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,18 +9,18 @@ use proptest::sample::select;
 
 use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX};
 
-/// A channel of 1 to 8 segments out of `a`, `b`, `c`.
+/// A channel of 1 to 8 segments from `a`, `b` and `c`.
 pub(crate) fn channel() -> impl Strategy<Value = Channel> {
     vec(select(vec!["a", "b", "c"]), 1..=SEGMENTS_MAX).prop_map(|s| Channel::parse(&s.join(".")).expect("valid"))
 }
 
-/// A pattern of 1 to 8 segments out of `a`, `b`, `*`; short ones are more frequent.
+/// A pattern of 1 to 8 segments from `a`, `b` and `*`. Patterns of up to 3 segments are more frequent.
 pub(crate) fn pattern() -> impl Strategy<Value = Pattern> {
     let segments = |max| vec(select(vec!["*", "a", "b"]), 1..=max);
     prop_oneof![segments(3), segments(SEGMENTS_MAX)].prop_map(|s| Pattern::parse(&s.join(".")).expect("valid"))
 }
 
-/// Every channel of up to `depth` segments out of `alphabet` that is within the bounds.
+/// Every valid channel of up to `depth` segments from `alphabet`.
 pub(crate) fn all_channels(alphabet: &[&str], depth: usize) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     let mut last = vec![String::new()];

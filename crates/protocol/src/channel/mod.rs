@@ -1,13 +1,15 @@
 //! Channel names and patterns: the grammar, matching, and which pattern covers which.
 //!
-//! Invariant: a [`Channel`] or [`Pattern`] that exists is valid, so that nothing behind its parser checks again. The
-//! bounds of 8 segments and 255 bytes are part of the grammar, and so of what a pattern can match:
+//! Invariant: every [`Channel`] and [`Pattern`] is valid, because only its parser creates one. No later code checks it
+//! again.
 //!
-//! * A pattern always matches some channel: each `*` can be one byte, which is as long as the `*` itself.
-//! * [`Pattern::covers`] never depends on the bounds. What refutes a cover is a channel of the covered pattern with
-//!   one-byte segments for its `*`, and that one is within the bounds.
-//! * [`Pattern::intersects`] depends on the 255 bytes: two patterns with long literal segments in different places
-//!   agree only on names that are too long to be channels.
+//! The bounds of 8 segments and 255 bytes are part of the grammar, so they also limit what a pattern can match:
+//!
+//! * A pattern matches at least one channel. A `*` can stand for one byte, which is as long as the `*` itself.
+//! * [`Pattern::covers`] does not depend on the bounds. If a pattern fails to cover another, a counterexample is the
+//!   other pattern with one byte in place of each `*`, and that channel is within the bounds.
+//! * [`Pattern::intersects`] depends on the 255 bytes. Two patterns with long literal segments at different positions
+//!   may agree only on names that are too long to be channels.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,10 +22,10 @@ mod tests;
 
 pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
 
-/// Longest channel or pattern, in bytes.
+/// The length limit of a channel or pattern, in bytes.
 pub const BYTES_MAX: usize = 255;
 
-/// Most segments of a channel or pattern.
+/// The limit on segments in a channel or pattern.
 pub const SEGMENTS_MAX: usize = 8;
 
 /// A valid channel name: 1 to 8 segments joined by `.`, at most 255 bytes. Cheap to clone.
@@ -32,41 +34,46 @@ pub struct Channel(Arc<str>);
 
 /// A valid pattern: a channel name in which whole segments may be `*`. Cheap to clone.
 ///
-/// A last `*` stands for one or more segments, any other for exactly one. `*` alone matches every channel.
+/// A `*` in the last segment matches one or more segments. Any other `*` matches exactly one. The pattern `*` matches every
+/// channel.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pattern(Arc<str>);
 
-/// What patterns have in common that are looked up alike: a channel is matched by a pattern of a given shape only if
-/// that pattern reads exactly as the channel with those segments replaced by `*`.
+/// The number of segments of a pattern and which of them are `*`.
+///
+/// For each shape there is at most one pattern that can match a given channel: the channel's own segments with `*` at the
+/// positions of the shape ([`write_candidate`](Self::write_candidate)). So a hash map finds the patterns of one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Its length, 1 to 8.
+    /// The number of segments, 1 to 8.
     pub segments: u8,
-    /// Bit i: segment i is `*`.
+    /// A bit mask: bit `i` is set if segment `i` is `*`.
     pub stars: u8,
 }
 
 impl Shape {
-    /// Whether it ends with a `*`, which stands for one or more segments.
+    /// Whether the last segment is `*`, which matches one or more segments.
     #[must_use]
     pub const fn is_open(self) -> bool {
         self.stars >> (self.segments - 1) & 1 == 1
     }
 
-    /// Writes the only pattern of this shape that can match a channel, which must not be shorter.
+    /// Replaces `text` with the only pattern of this shape that can match `channel`. The channel must have at least as many
+    /// segments as the shape.
     pub fn write_candidate(self, channel: &str, text: &mut String) {
         text.clear();
-        for (place, segment) in segments(channel).take(usize::from(self.segments)).enumerate() {
-            if place > 0 {
+        for (index, segment) in segments(channel).take(usize::from(self.segments)).enumerate() {
+            if index > 0 {
                 text.push('.');
             }
-            text.push_str(if self.stars >> place & 1 == 1 { "*" } else { segment });
+            text.push_str(if self.stars >> index & 1 == 1 { "*" } else { segment });
         }
     }
 }
 
-/// The segments of a valid name or pattern. (They are short: a look at each byte costs a third of a search for each
-/// dot.)
+/// Iterates over the segments of a valid channel name or pattern.
+///
+/// Segments are short, so comparing each byte takes a third of the time of a `memchr` per segment.
 pub fn segments(name: &str) -> impl Iterator<Item = &str> {
     let mut left = Some(name);
     std::iter::from_fn(move || {
@@ -77,33 +84,38 @@ pub fn segments(name: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Why a text is no channel or no pattern. Always reported as `INVALID_CHANNEL`.
+/// The reason why a text is not a valid channel or pattern. Clients get the error code `INVALID_CHANNEL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
-    /// No text at all.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// More than 255 bytes.
+    /// The text is longer than [`BYTES_MAX`].
     #[error("is longer than 255 bytes")]
     TooLong,
-    /// More than 8 segments.
+    /// There are more than [`SEGMENTS_MAX`] segments.
     #[error("has more than 8 segments")]
     TooManySegments,
-    /// Two dots in a row, or one at an end.
+    /// Two dots are adjacent, or a dot is at the start or the end.
     #[error("has an empty segment")]
     EmptySegment,
-    /// White space, a control character, `>` or a `*` that is not a whole segment (or any `*` in a channel).
+    /// There is white space, a control character, a `>`, or a `*` that is not a whole segment. In a channel every `*` is an
+    /// error.
     #[error("has a character that is not allowed")]
     BadCharacter,
 }
 
 impl Channel {
     /// Checks and copies `text`.
+    ///
+    /// # Errors
+    ///
+    /// `text` breaks the grammar of channel names.
     pub fn parse(text: &str) -> Result<Self, ChannelError> {
         check(text, false)?;
         Ok(Self(text.into()))
     }
-    /// The name.
+    /// The channel name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -112,42 +124,46 @@ impl Channel {
 
 impl Pattern {
     /// Checks and copies `text`.
+    ///
+    /// # Errors
+    ///
+    /// `text` breaks the grammar of patterns.
     pub fn parse(text: &str) -> Result<Self, ChannelError> {
         check(text, true)?;
         Ok(Self(text.into()))
     }
-    /// The pattern as it was given.
+    /// The pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
-    /// Whether there is no `*` in it: it matches the channel of the same name only.
+    /// Whether the pattern has no `*`. Then it matches only the channel of the same name.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         memchr::memchr(b'*', self.0.as_bytes()).is_none()
     }
-    /// The channel of the same name, when it is exact.
+    /// The channel that an exact pattern matches; `None` if the pattern has a `*`.
     #[must_use]
     pub fn to_channel(&self) -> Option<Channel> {
         self.is_exact().then(|| Channel(Arc::clone(&self.0)))
     }
-    /// How long it is, and where its stars are.
+    /// The number of segments and the positions of the `*`.
     #[must_use]
     pub fn shape(&self) -> Shape {
         let (mut segments, mut stars) = (1, 0);
         for &byte in self.0.as_bytes() {
-            // In a pattern a star is a segment.
+            // In a valid pattern a `*` is always a whole segment.
             stars |= u8::from(byte == b'*') << (segments - 1);
             segments += u8::from(byte == b'.');
         }
         Shape { segments, stars }
     }
-    /// Whether it matches the (valid) channel name `channel`. Allocates nothing.
+    /// Whether the pattern matches `channel`, which must be a valid channel name. Does not allocate.
     #[must_use]
     pub fn matches(&self, channel: &str) -> bool {
         let (mut pattern, mut channel) = (self.0.as_bytes(), channel.as_bytes());
         loop {
-            // Everything up to the next `*` is compared at once, dots included.
+            // One comparison covers everything up to the next `*`, dots included.
             let literal = memchr::memchr(b'*', pattern).unwrap_or(pattern.len());
             match channel.strip_prefix(&pattern[..literal]) {
                 Some(rest) => channel = rest,
@@ -164,13 +180,13 @@ impl Pattern {
             }
         }
     }
-    /// Whether every channel that `other` can match is matched by this pattern. Allocates nothing.
+    /// Whether this pattern matches every channel that `other` matches. Does not allocate.
     #[must_use]
     pub fn covers(&self, other: &Pattern) -> bool {
         let mut others = Segments::of(other);
         for mine in Segments::of(self) {
             match (mine, others.next()) {
-                // `other` may have more segments, or an open end of its own.
+                // The final `*` takes all remaining segments of `other`, including its final `*`.
                 (Segment::Rest, Some(_)) => return true,
                 (Segment::One, Some(Segment::One | Segment::Literal(_))) => {}
                 (Segment::Literal(a), Some(Segment::Literal(b))) if a == b => {}
@@ -179,21 +195,21 @@ impl Pattern {
         }
         others.next().is_none()
     }
-    /// Whether some channel is matched by both. Allocates nothing.
+    /// Whether at least one channel is matched by both patterns. Does not allocate.
     #[must_use]
     pub fn intersects(&self, other: &Pattern) -> bool {
         let (mut a, mut b) = (Segments::of(self), Segments::of(other));
         let (mut open_a, mut open_b) = (false, false);
-        // The length of the shortest name that both would match, with a dot too many.
+        // The length of the shortest name that both match, plus one for an extra dot.
         let mut bytes = 0;
         loop {
-            let next = (a.next_or_one(&mut open_a), b.next_or_one(&mut open_b));
+            let next = (a.next_noting_open(&mut open_a), b.next_noting_open(&mut open_b));
             bytes += 1 + match next {
                 (None, None) => break,
                 (Some(Segment::Literal(x)), Some(Segment::Literal(y))) if x != y => return false,
                 (Some(Segment::Literal(text)), Some(_)) | (Some(_), Some(Segment::Literal(text))) => text.len(),
                 (Some(_), Some(_)) => 1,
-                // The longer one goes on only into an end of the other that is open.
+                // The longer pattern may continue only if the shorter one ends with `*`.
                 (Some(rest), None) if open_b => rest.bytes_min(),
                 (None, Some(rest)) if open_a => rest.bytes_min(),
                 _ => return false,
@@ -204,13 +220,13 @@ impl Pattern {
 }
 
 impl From<Channel> for Pattern {
-    /// The pattern that matches this channel only; shares its text.
+    /// The pattern that matches only this channel. It shares the channel's text.
     fn from(channel: Channel) -> Self {
         Self(channel.0)
     }
 }
 
-/// One valid segment without wildcard (a token's `sub`, a target of the typed dialect).
+/// Whether `text` is one valid segment without a wildcard. A token's `sub` and a target of the typed dialect must be one.
 #[must_use]
 pub fn is_segment(text: &str) -> bool {
     !text.contains('.') && check(text, false).is_ok()
@@ -219,9 +235,9 @@ pub fn is_segment(text: &str) -> bool {
 #[derive(Clone, Copy)]
 enum Segment<'a> {
     Literal(&'a str),
-    /// `*` that is not last: one segment.
+    /// A `*` before the last segment: matches one segment.
     One,
-    /// `*` that is last: one or more segments.
+    /// A `*` as the last segment: matches one or more segments.
     Rest,
 }
 
@@ -243,8 +259,8 @@ impl<'a> Segments<'a> {
         Self { left: Some(&pattern.0) }
     }
 
-    /// The next segment; notes in `open` that the pattern ended with a `*`.
-    fn next_or_one(&mut self, open: &mut bool) -> Option<Segment<'a>> {
+    /// The next segment. Sets `open` if it is a final `*`.
+    fn next_noting_open(&mut self, open: &mut bool) -> Option<Segment<'a>> {
         let next = self.next();
         *open |= matches!(next, Some(Segment::Rest));
         next
@@ -282,10 +298,11 @@ fn check(text: &str, wildcards: bool) -> Result<(), ChannelError> {
     }
 }
 
-/// Whether it is valid for sure: one look at each byte, for the names that occur. (Segment by segment it was a tenth of
-/// what a subscription costs.)
+/// A fast check for ASCII names: `true` means valid, `false` means that [`check_each`] must decide.
+///
+/// It reads each byte once. Checking segment by segment took a tenth of the time of a subscription.
 fn is_plain(text: &str, wildcards: bool) -> bool {
-    // In place of what is before the beginning and behind the end.
+    // The start of the text behaves like a dot: no dot may follow, and a `*` may.
     let (mut before, mut dots) = (b'.', 0);
     for &byte in text.as_bytes() {
         let fits = match byte {
@@ -340,7 +357,7 @@ macro_rules! text_like {
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Debug::fmt(&self.0, f) }
         }
-        // Lets maps keyed by it be asked with a plain `&str` (the derived `Hash` is that of the text).
+        // The derived `Hash` is that of the text, so maps with these keys can be searched by `&str`.
         impl std::borrow::Borrow<str> for $type {
             fn borrow(&self) -> &str { &self.0 }
         }

@@ -1,4 +1,4 @@
-//! The grammar by example; matching, cover and intersection against a naive model.
+//! The grammar by example. Matching, cover and intersection are compared with a naive model.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::generate::{all_channels, channel, pattern};
 use super::*;
 
-/// A pattern of 1 to 4 segments of which some are so long that 255 bytes hold only one or two of them.
+/// A pattern of 1 to 4 segments. Some segments are so long that only one or two of them fit into 255 bytes.
 fn long_pattern() -> impl Strategy<Value = Pattern> {
     let segment = prop::sample::select(vec!["*".to_owned(), "a".to_owned(), "b".repeat(120), "d".repeat(130)]);
     prop::collection::vec(segment, 1..=4).prop_filter_map("too long", |s| Pattern::parse(&s.join(".")).ok())
@@ -17,7 +17,7 @@ fn p(text: &str) -> Pattern {
     Pattern::parse(text).unwrap_or_else(|e| panic!("{text} {e}"))
 }
 
-/// The table of the protocol, read aloud: no cleverness.
+/// The rules of docs/protocol.md, written as directly as possible.
 fn model_matches(pattern: &[&str], channel: &[&str]) -> bool {
     match (pattern, channel) {
         ([], []) => true,
@@ -39,7 +39,7 @@ fn model(pattern: &Pattern, channel: &str) -> bool {
 }
 
 #[test]
-fn the_table_of_the_protocol() {
+fn patterns_match_as_the_protocol_says() {
     for (pattern, yes, no) in [
         (
             "grid.abc.status",
@@ -83,7 +83,7 @@ fn the_table_of_the_protocol() {
 }
 
 #[test]
-fn the_grammar_of_channels_and_patterns() {
+fn channels_and_patterns_follow_the_grammar() {
     use ChannelError::*;
     let long = "x".repeat(256);
     for (text, channel, pattern) in [
@@ -121,7 +121,7 @@ fn the_grammar_of_channels_and_patterns() {
 }
 
 #[test]
-fn the_quick_look_at_a_name_says_the_same_as_the_thorough_one() {
+fn the_fast_check_agrees_with_the_complete_one() {
     let mut texts = vec![String::new()];
     for length in 0..6 {
         let longest = texts.iter().filter(|text| text.len() == length);
@@ -140,16 +140,16 @@ fn the_quick_look_at_a_name_says_the_same_as_the_thorough_one() {
     ];
     for text in texts.iter().chain(&bounds) {
         for wildcards in [false, true] {
-            let thorough = check_each(text, wildcards).is_ok();
-            assert_eq!(is_plain(text, wildcards), thorough, "{text:?}, wildcards {wildcards}");
+            let complete = check_each(text, wildcards).is_ok();
+            assert_eq!(is_plain(text, wildcards), complete, "{text:?}, wildcards {wildcards}");
         }
     }
-    // What it does not know it leaves to the other.
+    // The fast check leaves other characters to the complete one.
     assert!(!is_plain("é", false) && check("é", false).is_ok());
 }
 
 #[test]
-fn segments() {
+fn a_segment_has_no_dot_wildcard_or_space() {
     for good in ["u42", "42", "alice@example", "名", "a-b_c"] {
         assert!(is_segment(good), "{good:?}");
     }
@@ -192,7 +192,7 @@ fn cover_and_intersection_by_example() {
 }
 
 #[test]
-fn patterns_that_agree_only_on_names_that_are_too_long_do_not_intersect() {
+fn patterns_that_agree_only_on_too_long_names_do_not_intersect() {
     // 127 + 1 + 127 bytes are exactly 255.
     let (head, tail) = ("h".repeat(127), "t".repeat(127));
     assert!(p(&format!("{head}.*")).intersects(&p(&format!("*.{tail}"))));
@@ -206,7 +206,8 @@ fn a_channel_is_the_pattern_that_matches_only_itself() {
     assert!(!p("a.*").is_exact());
 }
 
-/// Checks cover and intersection of one pair against all of `channels`, which must hold a witness for each.
+/// Compares `covers` and `intersects` of one pair with the model. `channels` must include a counterexample for every pair
+/// that does not cover, and a common channel for every pair that intersects.
 fn check_pair(a: &Pattern, b: &Pattern, channels: &[String]) {
     let (mut refuted, mut met) = (false, false);
     for name in channels {
@@ -241,7 +242,7 @@ fn every_pair_of_short_patterns_agrees_with_the_model() {
     }
 }
 
-/// All 9840 channels out of three segments, up to the full depth.
+/// All 9840 channels over an alphabet of three segments, up to the full depth.
 static CHANNELS: LazyLock<Vec<String>> = LazyLock::new(|| all_channels(&["a", "b", "c"], SEGMENTS_MAX));
 
 proptest! {
@@ -251,7 +252,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_parses_is_within_the_bounds_and_matches_itself(text in "[a*>. \u{3000}é]{0,12}") {
+    fn a_parsed_name_matches_itself_and_is_covered_by_the_widest_pattern(text in "[a*>. \u{3000}é]{0,12}") {
         if let Ok(channel) = Channel::parse(&text) {
             prop_assert!(p(&text).is_exact() && p(&text).matches(channel.as_str()) && p("*").matches(&text));
         }
@@ -277,7 +278,7 @@ proptest! {
 }
 
 #[test]
-fn a_shape_is_a_length_and_the_places_of_stars() {
+fn a_shape_is_a_length_and_the_positions_of_stars() {
     for (pattern, segments, stars, is_open) in [
         ("a", 1, 0, false),
         ("*", 1, 0b1, true),
@@ -293,7 +294,7 @@ fn a_shape_is_a_length_and_the_places_of_stars() {
             pattern.split('.').collect::<Vec<_>>()
         );
     }
-    let mut text = "left over".to_owned();
+    let mut text = "previous content".to_owned();
     Shape {
         segments: 3,
         stars: 0b110,

@@ -1,7 +1,7 @@
-//! Dialects translate between bytes and the one internal model, nothing else.
+//! Dialects translate between the bytes of a client and the messages of [`message`](crate::message).
 //!
-//! Invariant: no state and no clock in here; the same input gives the same bytes. Everything that is encoded is a
-//! finished WebSocket frame, header included, so that nobody behind a dialect copies or measures it again.
+//! Invariant: a dialect has no state and reads no clock, so the same input gives the same bytes. An encoded message is a
+//! finished WebSocket frame with its header. So no later code copies or measures it again.
 
 pub mod engine_io;
 mod native;
@@ -21,21 +21,21 @@ use crate::event::{Encoding, EventView};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, Malformed, Reply, RequestId, RequestRef};
 
-/// How an endpoint speaks. Cheap to clone.
+/// The dialect of an endpoint. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// JSON messages, subprotocol `zigquant-v2`.
+    /// One JSON object per text message. The WebSocket subprotocol is `zigquant-v2`.
     Native,
-    /// JSON messages, events by their own names.
+    /// JSON messages in which the `type` of an event is the event's own name.
     Typed(Arc<typed::Settings>),
-    /// Socket.IO packets over Engine.IO, by WebSocket and long polling.
+    /// Socket.IO packets over Engine.IO, with the transports WebSocket and HTTP long polling.
     SocketIo(socket_io::Settings),
-    /// Returns every message as it came; for conformance suites and load tests.
+    /// Sends every message back unchanged. For conformance suites and load tests.
     Echo,
 }
 
 impl Dialect {
-    /// Its name in the configuration.
+    /// The name of the dialect in the configuration.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Dialect {
         }
     }
 
-    /// The form in which its connections get events; `None`: they get none.
+    /// The encoding of events in this dialect; `None` if its connections get no events.
     #[must_use]
     pub fn encoding(&self) -> Option<Encoding> {
         match self {
@@ -63,17 +63,20 @@ impl Dialect {
         }
     }
 
-    /// Whether its connections are Engine.IO sessions, which have states and transports of their own.
+    /// Whether connections of this dialect are Engine.IO sessions, which have a handshake and can change their transport.
     #[must_use]
     pub const fn is_engine_io(&self) -> bool {
         matches!(self, Self::SocketIo(_))
     }
 
-    /// Reads one text message. (Of Engine.IO sessions the packets are read one layer at a time: [`engine_io`], then
-    /// [`socket_io`].)
+    /// Parses one text message of a client.
+    ///
+    /// Messages of Engine.IO sessions are always refused here. Their packets are read in two steps, by [`engine_io`] and then
+    /// by [`socket_io`].
     ///
     /// # Errors
-    /// What is wrong with it, and what an answer can be tied to.
+    ///
+    /// The message is malformed, or the dialect has no messages.
     pub fn parse<'t>(&self, text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
         match self {
             Self::Native => native::parse(text, scratch),
@@ -87,8 +90,8 @@ impl Dialect {
         }
     }
 
-    /// The id of a message that is refused unread, when it is a command that must be answered all the same. Cheap
-    /// for what is no command.
+    /// The `id` of a command that is refused before it is parsed and must be answered nevertheless. `None` for any other message,
+    /// which takes little time.
     #[must_use]
     pub fn command_id(&self, text: &str, scratch: &mut Scratch) -> Option<RequestId> {
         match self {
@@ -98,8 +101,9 @@ impl Dialect {
         }
     }
 
-    /// Appends the frame of a reply to `out` and says where in `out` it lies (the bytes before it belong to nobody).
-    /// `None`: the dialect has no such message.
+    /// Appends the frame of a reply to `out` and returns its range there. Bytes between the old end and the range are unused.
+    ///
+    /// `None` if the dialect has no such message.
     pub fn encode_reply(&self, reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
         match self {
             Self::Native => native::encode_reply(reply, now_unix_ms, out),
@@ -109,8 +113,9 @@ impl Dialect {
         }
     }
 
-    /// As [`Dialect::encode_reply`], for the acknowledgement that a request may wait for beside its answer. `None`: the
-    /// dialect has none, or nobody waits.
+    /// Like [`encode_reply`](Self::encode_reply), for the acknowledgement that a Socket.IO client asked for with its request.
+    ///
+    /// `None` if the dialect has no acknowledgements, or the client did not ask for one.
     pub fn encode_acknowledgement(
         &self,
         reply: &Reply<'_>,
@@ -124,7 +129,7 @@ impl Dialect {
     }
 }
 
-/// The frame of an event in one form. Made once for all its receivers.
+/// Encodes an event as a frame, which all receivers of this encoding share.
 #[must_use]
 pub fn encode_event(encoding: Encoding, event: &EventView<'_>) -> Bytes {
     match encoding {

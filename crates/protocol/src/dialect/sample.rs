@@ -1,4 +1,4 @@
-//! An event that owns its parts, for tests of what dialects make of one.
+//! An event that owns its parts, for tests of the encodings.
 
 use crate::channel::Channel;
 use crate::event::EventView;

@@ -9,7 +9,7 @@ fn event(name: &str, data: &str, offset: Option<u64>) -> Sample {
     Sample::new("grid.grid_abc123.order", name, data, 1_703_836_800_000, offset)
 }
 
-// The payload of a text frame from the server, read by the client's rules: the decoder wants it masked.
+/// The payload of a text frame from the server. The decoder reads only masked frames, so the frame gets a mask of zeros.
 fn payload(frame: &[u8]) -> String {
     assert_eq!(frame[0], 0x81);
     let length_bytes = match frame[1] {
@@ -30,7 +30,7 @@ fn payload(frame: &[u8]) -> String {
 }
 
 #[test]
-fn an_event_is_written_as_the_protocol_shows_it() {
+fn an_event_is_encoded_as_the_protocol_shows_it() {
     let data = r#"{"grid_id":"grid_abc123","level":2, "price":94000.00,"amount":1e-400,"note":"\u0041\/"}"#;
     let frame = encode_event(Encoding::Native, &event("filled", data, None).view());
     let wanted = format!(
@@ -45,7 +45,7 @@ fn an_event_is_written_as_the_protocol_shows_it() {
 }
 
 #[test]
-fn only_commands_with_a_usable_id_are_answered_unread() {
+fn only_commands_with_a_valid_id_have_a_command_id() {
     let mut scratch = Scratch::default();
     let mut id = |text: &str| Dialect::Native.command_id(text, &mut scratch);
     assert_eq!(id(r#"{"type":"command","id":"a"}"#), Some(RequestId::Text("a".into())));
@@ -81,7 +81,7 @@ fn an_echo_endpoint_has_no_messages() {
 }
 
 #[test]
-fn raw_fields_and_borrowed_text_come_from_the_message_itself() {
+fn raw_fields_and_plain_strings_are_borrowed_from_the_message() {
     let text = r#"{"type":"publish","channel":"a.b","event":"e","data": [1.0 ,2]}"#;
     let mut scratch = Scratch::default();
     let Ok(ClientMessage::Publish {
@@ -100,7 +100,7 @@ fn raw_fields_and_borrowed_text_come_from_the_message_itself() {
 
 proptest! {
     #[test]
-    fn every_event_is_json_around_the_publishers_bytes(name in "[^\\p{Cc}]{1,40}", filler in 0usize..70_000, offset in any::<Option<u64>>()) {
+    fn every_event_is_json_with_the_publishers_bytes_as_data(name in "[^\\p{Cc}]{1,40}", filler in 0usize..70_000, offset in any::<Option<u64>>()) {
         let data = format!("\"{}\"", "x".repeat(filler));
         let text = payload(&encode_event(Encoding::Native, &event(&name, &data, offset).view()));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_parsed_or_refused(text in "(\\{\"type\":\"[a-z_]{0,9}\",)?(\"(id|channels|data|token|action|params|event|channel|recover)\":(null|1|\"a\"|\\[\"a\"\\]|\\{\\}|\\{\"channels\":\\[\\]\\})[,}]){0,5}") {
+    fn any_text_is_parsed_or_refused_with_a_reason(text in "(\\{\"type\":\"[a-z_]{0,9}\",)?(\"(id|channels|data|token|action|params|event|channel|recover)\":(null|1|\"a\"|\\[\"a\"\\]|\\{\\}|\\{\"channels\":\\[\\]\\})[,}]){0,5}") {
         let mut scratch = Scratch::default();
         let parsed = Dialect::Native.parse(&text, &mut scratch);
         if let Err(malformed) = parsed {
@@ -121,7 +121,7 @@ proptest! {
 }
 
 #[test]
-fn the_examples_of_the_protocols_reference_are_true() {
+fn the_examples_in_the_documentation_are_valid() {
     const FROM_CLIENTS: [&str; 8] = [
         "auth",
         "subscribe",

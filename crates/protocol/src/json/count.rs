@@ -1,39 +1,41 @@
-//! How many items an array has, without reading them.
+//! Counts the items of an array without decoding them.
 
 use super::scan::plain_prefix;
 
-/// The number of items of an array; `None` for any other value. `json` must be one valid JSON value, with or without
-/// white space around. (Of a text that is none some number comes out, and no panic.)
+/// The number of items of an array; `None` for any other value.
+///
+/// `json` must be one valid JSON value; white space around it is allowed. Invalid input gives an unspecified count, never a
+/// panic.
 #[must_use]
 pub fn count_items(json: &[u8]) -> Option<usize> {
     let inside = json.trim_ascii_start().strip_prefix(b"[")?.trim_ascii_start();
     if inside.first() == Some(&b']') {
         return Some(0);
     }
-    // Every comma of the array's own level parts two items.
+    // Each comma on the array's own level separates two items.
     let (mut items, mut depth, mut rest) = (1, 0_u32, inside);
-    while let [byte, behind @ ..] = rest {
-        rest = behind;
+    while let [byte, after @ ..] = rest {
+        rest = after;
         match byte {
             b',' if depth == 0 => items += 1,
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => rest = behind_string(rest),
+            b'"' => rest = after_string(rest),
             _ => {}
         }
     }
     Some(items)
 }
 
-/// What follows the closing quote of a string; `inside` begins behind the opening one.
-fn behind_string(mut inside: &[u8]) -> &[u8] {
+/// The bytes after the closing quote of a string. `inside` begins after the opening quote.
+fn after_string(mut inside: &[u8]) -> &[u8] {
     loop {
         inside = &inside[plain_prefix(inside)..];
         match inside {
-            // Whatever a backslash escapes, it is no closing quote.
-            [b'\\', _, behind @ ..] => inside = behind,
-            [b'"', behind @ ..] => return behind,
-            [_, behind @ ..] => inside = behind,
+            // An escaped byte is never the closing quote.
+            [b'\\', _, after @ ..] => inside = after,
+            [b'"', after @ ..] => return after,
+            [_, after @ ..] => inside = after,
             [] => return inside,
         }
     }
@@ -66,21 +68,21 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn it_is_the_length_of_the_parsed_array(value in value(), pretty in any::<bool>(), space in "[ \t\r\n]{0,3}") {
+        fn the_count_is_the_length_of_the_parsed_array(value in value(), pretty in any::<bool>(), space in "[ \t\r\n]{0,3}") {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
             let text = format!("{space}{}{space}", text.unwrap());
             prop_assert_eq!(count_items(text.as_bytes()), value.as_array().map(Vec::len), "{}", text);
         }
 
         #[test]
-        fn any_bytes_come_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn the_count_of_any_bytes_is_at_most_their_number(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let items = count_items(&bytes);
             prop_assert!(items.is_none_or(|items| items <= bytes.len()));
         }
     }
 
     #[test]
-    fn what_stands_in_strings_and_below_is_not_counted() {
+    fn commas_in_strings_and_nested_values_are_not_counted() {
         for (text, items) in [
             ("[]", Some(0)),
             ("[ \n ]", Some(0)),

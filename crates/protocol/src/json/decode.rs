@@ -1,17 +1,17 @@
-//! simd-json on a private copy of one value, with its buffers and its tape reused.
+//! Decodes strings with simd-json, from a private copy. The buffers and the tape of simd-json are reused.
 
 use simd_json::{Buffers, INPUT_PADDING, Node, Tape};
 
-/// Decodes strings of a text that has passed the scanner.
+/// Decodes strings of a text that the scanner accepted.
 #[derive(Default)]
 pub(super) struct Decoder {
     copy: Vec<u8>,
     buffers: Buffers,
-    // Empty between calls; only its memory is kept.
+    /// Empty between calls, kept for its memory.
     tape: Vec<Node<'static>>,
 }
 
-/// A string with an unpaired surrogate: legal JSON that no Unicode text can hold.
+/// A string has an unpaired surrogate. That is valid JSON (RFC 8259, section 8.2) but not Unicode text.
 #[derive(Debug)]
 pub(super) struct Unpaired;
 
@@ -22,7 +22,11 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Decodes quoted strings one by one.
+    /// Calls `each` with each of the quoted strings, decoded.
+    ///
+    /// # Errors
+    ///
+    /// A string has an unpaired surrogate. The strings before it have been passed to `each`.
     pub(super) fn strings<'t>(
         &mut self,
         quoted: impl IntoIterator<Item = &'t str>,
@@ -35,14 +39,14 @@ impl Decoder {
             self.copy.push(b']');
             self.parse(|nodes| match nodes {
                 [_, Node::String(text)] => each(text),
-                _ => debug_assert!(false, "one string was put in"),
+                _ => debug_assert!(false, "the array has one string"),
             })
             .ok_or(Unpaired)?;
         }
         Ok(())
     }
 
-    /// Decodes an array. `None`: not all of it is strings, or not all of them decode.
+    /// Decodes an array of strings. `None` if an item is not a string or has an unpaired surrogate.
     pub(super) fn array_of_strings<R>(
         &mut self,
         raw: &str,

@@ -1,4 +1,4 @@
-//! The top-level members of one object, found by the scanner and kept in reused memory.
+//! The top-level members of one object. The scanner finds them, and reused memory holds them.
 
 use std::borrow::Cow;
 
@@ -6,16 +6,16 @@ use super::ESCAPED_KEYS_MAX;
 use super::decode::Decoder;
 use super::scan::{Error, Kind, Scanner};
 
-/// The memory that parsing reuses; one per shard. Nothing in it outlives the parsing of one message.
+/// Memory that parsing reuses. Each shard has one. Its content is valid only while one message is parsed.
 #[derive(Debug, Default)]
 pub struct Scratch {
     members: Vec<Member>,
-    // Indices of `members` in the order of their keys, to find duplicates among many.
+    /// Indices of `members`, sorted by key, to find duplicates among many members.
     order: Vec<u32>,
-    // The keys that had escapes, decoded, one behind the other.
+    /// The decoded form of all keys with escapes, concatenated.
     decoded_keys: String,
     escaped_keys: usize,
-    // The later one of two members with the same key.
+    /// The index of a member whose key occurs earlier too.
     duplicate: Option<usize>,
     decoder: Decoder,
 }
@@ -23,7 +23,7 @@ pub struct Scratch {
 #[derive(Clone, Copy, Debug)]
 struct Member {
     key: Span,
-    // The key lies in `decoded_keys` and not in the text.
+    /// Whether `key` is a span of `decoded_keys` instead of the text.
     key_decoded: bool,
     value: Span,
     kind: Kind,
@@ -41,19 +41,19 @@ impl Span {
     }
 }
 
-/// An object whose text is valid in full. Borrowed from the text and from the [`Scratch`].
+/// An object whose whole text is valid JSON. It borrows the text and the [`Scratch`].
 #[derive(Debug)]
 pub struct Object<'s, 't> {
     text: &'t str,
     scratch: &'s mut Scratch,
 }
 
-/// One value as it stands in the text.
+/// One value of a text, not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value<'t> {
-    /// Its bytes, without white space around.
+    /// The text of the value, without white space around it.
     pub raw: &'t str,
-    /// What it is.
+    /// The kind of value.
     pub kind: Kind,
 }
 
@@ -61,8 +61,9 @@ impl Scratch {
     /// Scans `text`, which must be one JSON object.
     ///
     /// # Errors
-    /// Not JSON, nested deeper than [`super::MAX_DEPTH`], not an object, or more than [`ESCAPED_KEYS_MAX`] keys with
-    /// escapes.
+    ///
+    /// `text` is not JSON, is not an object, is nested deeper than [`super::MAX_DEPTH`], or has more than
+    /// [`ESCAPED_KEYS_MAX`] keys with escapes.
     pub fn object<'s, 't>(&'s mut self, text: &'t str) -> Result<Object<'s, 't>, Error> {
         self.members.clear();
         self.decoded_keys.clear();
@@ -86,7 +87,7 @@ impl Scratch {
         Ok(Object { text, scratch: self })
     }
 
-    // Takes in one member; `false`: it was the last.
+    /// Adds one member; returns `false` after the last one.
     fn member(&mut self, text: &str, scanner: &mut Scanner<'_>) -> Result<bool, Error> {
         let start = scanner.at + 1;
         let escaped = scanner.skip_key()?;
@@ -98,7 +99,7 @@ impl Scratch {
         if self.escaped_keys > ESCAPED_KEYS_MAX {
             return Err(Error::TooManyEscapes);
         }
-        // A key with an unpaired surrogate has no decoded form. It is no field of any dialect; it stays as written.
+        // A key with an unpaired surrogate cannot be decoded and is not a field of any dialect. Its raw text is used.
         let decoded = escaped.then(|| self.decode_key(&text[start - 1..scanner.at])).flatten();
         scanner.skip_colon()?;
         let value_start = scanner.at;
@@ -116,7 +117,7 @@ impl Scratch {
         let more = match scanner.peek() {
             Some(b',') => true,
             Some(b'}') => false,
-            _ => return Err(scanner.wrong("expected `,` or `}`")),
+            _ => return Err(scanner.syntax_error("expected `,` or `}`")),
         };
         scanner.at += 1;
         scanner.skip_space();
@@ -139,7 +140,7 @@ impl Scratch {
             .of(if member.key_decoded { &self.decoded_keys } else { text })
     }
 
-    // Few keys are compared pair by pair; many are sorted, so that 64 KiB of keys cost a millisecond, not a minute.
+    /// Compares few keys in pairs and sorts many, so that 64 KiB of keys take a millisecond instead of a minute.
     fn find_duplicate(&mut self, text: &str) -> Option<usize> {
         const FEW: usize = 16;
         if self.members.len() <= FEW {
@@ -161,7 +162,8 @@ impl Scratch {
 }
 
 impl<'t> Object<'_, 't> {
-    /// A key that occurs more than once: RFC 8259 leaves its meaning open, so a message that has one means nothing.
+    /// A key that occurs more than once, if there is one. RFC 8259, section 4, leaves the meaning of such an object open, so
+    /// messages with duplicate keys are refused.
     #[must_use]
     pub fn duplicate_key(&self) -> Option<&str> {
         let index = self.scratch.duplicate?;
@@ -176,7 +178,7 @@ impl<'t> Object<'_, 't> {
         self.scratch.duplicate.is_some() && members.iter().filter(same).count() > 1
     }
 
-    /// The member called `name`; the first one, if there are more.
+    /// The value of the first member with the key `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'t>> {
         let scratch = &*self.scratch;
@@ -190,7 +192,7 @@ impl<'t> Object<'_, 't> {
         })
     }
 
-    /// All members in order, a key that occurs twice as often as it does.
+    /// All members in order, including those with duplicate keys.
     pub fn members(&self) -> impl Iterator<Item = (&str, Value<'t>)> {
         let scratch = &*self.scratch;
         scratch.members.iter().map(|member| {
@@ -202,8 +204,8 @@ impl<'t> Object<'_, 't> {
         })
     }
 
-    /// The text of a string value: borrowed when it has no escapes. `None`: not a string, or one with an unpaired
-    /// surrogate, which no Unicode text can hold.
+    /// The decoded text of a string, borrowed if it has no escapes. `None` if the value is not a string or has an unpaired
+    /// surrogate.
     pub fn text(&mut self, value: Value<'t>) -> Option<Cow<'t, str>> {
         let Kind::String { escaped } = value.kind else {
             return None;
@@ -219,8 +221,14 @@ impl<'t> Object<'_, 't> {
         Some(Cow::Owned(text))
     }
 
-    /// Calls `each` with every element of an array of strings, in order, until it fails. `None`: something in it is
-    /// not a string (`each` was not called), or has an unpaired surrogate.
+    /// Calls `each` with the index and the text of every item of an array of strings, in order, until `each` fails.
+    ///
+    /// `None` if the value is not an array, or an item is not a string or has an unpaired surrogate. Then `each` was not
+    /// called.
+    ///
+    /// # Errors
+    ///
+    /// The error of `each`.
     pub fn texts<E>(
         &mut self,
         value: Value<'t>,

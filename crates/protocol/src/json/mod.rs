@@ -1,8 +1,10 @@
-//! JSON without loss: one strict scan that finds the raw spans, simd-json for the few values that are read.
+//! JSON without loss: one strict scan finds the raw spans, and simd-json decodes the few values that are read.
 //!
-//! Invariant: what passes the scan is exactly RFC 8259 within [`MAX_DEPTH`], and the scan changes nothing: a raw
-//! span is the publisher's own bytes. simd-json mutates its input and refuses numbers beyond `u64` and `1e400`, so
-//! it only ever sees a copy of one string, or one array of strings, that a dialect asks for by name.
+//! Invariant: the scan accepts exactly the texts of RFC 8259 within [`MAX_DEPTH`] and changes nothing. A raw span is the
+//! publisher's own bytes.
+//!
+//! simd-json modifies its input and refuses numbers beyond `u64` and numbers such as `1e400`. So it gets only copies of
+//! single strings, or of arrays of strings, that a dialect reads by name.
 
 mod count;
 mod decode;
@@ -17,13 +19,15 @@ mod write;
 pub use count::count_items;
 pub use members::{Object, Scratch, Value};
 pub use record::{RecordError, record_name};
-pub use same::same;
+pub use same::is_same_value;
 pub use scan::{Error, Kind, check_value, split_array};
 pub use write::{push_i128, push_string, push_u64};
 
-/// Deepest nesting of arrays and objects in a message; the message itself is the first level.
+/// The limit on nested arrays and objects in a message. The message itself is level 1.
 pub const MAX_DEPTH: u32 = 64;
 
-/// Keys of one object that may be written with escapes. Nobody needs any, and each costs a call of the decoder: a message
-/// of 64 KiB with 6,000 of them would cost milliseconds.
+/// The limit on keys with escapes in one object.
+///
+/// No client needs such keys, and each one costs a call of the decoder. Without the limit a message of 64 KiB with 6,000 of
+/// them would take milliseconds.
 pub const ESCAPED_KEYS_MAX: usize = 64;

@@ -1,35 +1,36 @@
-//! Records: objects in an array that are told apart by one field.
+//! Records: objects in an array, each identified by the value of one field.
 
 use super::{Error, Kind, Scratch};
 
-/// Why a value is no record.
+/// The reason why a value is not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// It is no object.
-    #[error("is no record: {0}")]
-    NoObject(Error),
-    /// It has no such field.
+    /// The value is not a JSON object.
+    #[error("is not a record: {0}")]
+    NotAnObject(Error),
+    /// The key field is missing.
     #[error("has no such field")]
     Missing,
-    /// The field is a string that no Unicode text can hold.
-    #[error("has no Unicode text there")]
-    NoText,
-    /// The field is neither text nor number.
-    #[error("has neither text nor number there")]
+    /// The key field is a string with an unpaired surrogate, which is not Unicode text.
+    #[error("has a key that is not Unicode text")]
+    NotUnicode,
+    /// The key field is neither a string nor a number nor a boolean.
+    #[error("has a key that is neither text nor a number")]
     WrongKind,
 }
 
-/// What tells a record from others: the text of its field `key`, or the number as it is written. (Text and number are
-/// not told apart: a source that changes from one to the other means the same record.)
+/// The name that identifies a record: the text of its field `key`, or the number as written.
+///
+/// A string and a number with the same text give the same name, since a source may change from one to the other.
 ///
 /// # Errors
 ///
-/// `record` is none.
+/// `record` is not an object, or its field `key` is missing or has another kind.
 pub fn record_name(scratch: &mut Scratch, record: &str, key: &str) -> Result<Box<str>, RecordError> {
-    let mut object = scratch.object(record).map_err(RecordError::NoObject)?;
+    let mut object = scratch.object(record).map_err(RecordError::NotAnObject)?;
     let value = object.get(key).ok_or(RecordError::Missing)?;
     match value.kind {
-        Kind::String { .. } => Ok(object.text(value).ok_or(RecordError::NoText)?.into()),
+        Kind::String { .. } => Ok(object.text(value).ok_or(RecordError::NotUnicode)?.into()),
         Kind::Integer | Kind::Number | Kind::Bool => Ok(value.raw.into()),
         Kind::Null | Kind::Array | Kind::Object => Err(RecordError::WrongKind),
     }

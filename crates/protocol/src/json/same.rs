@@ -1,15 +1,17 @@
-//! Whether two JSON texts mean the same value.
+//! Compares two JSON texts by value.
 //!
-//! Invariant: no number passes through a float, so values that differ only in their last digit differ. White space, the
-//! order of members, escapes in strings and the way a number is written (`1`, `1.0`, `10e-1`) make no difference.
+//! Invariant: no number is converted to a float, so numbers that differ only in their last digit are different. White
+//! space, the order of members, escapes in strings and the notation of a number (`1`, `1.0`, `10e-1`) are ignored.
 
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-/// Whether two valid JSON texts without white space around mean the same. Of members with the same key the last counts.
+/// Whether two valid JSON texts have the same value. The texts must have no white space around them.
+///
+/// If a key occurs more than once, its last value counts.
 #[must_use]
-pub fn same(a: &str, b: &str) -> bool {
+pub fn is_same_value(a: &str, b: &str) -> bool {
     if a == b {
         return true;
     }
@@ -18,11 +20,11 @@ pub fn same(a: &str, b: &str) -> bool {
             a.len() == b.len()
                 && a.iter()
                     .zip(&b)
-                    .all(|((k, v), (l, w))| k == l && same(v.get(), w.get()))
+                    .all(|((k, v), (l, w))| k == l && is_same_value(v.get(), w.get()))
         }),
         (Some(b'['), Some(b'[')) => both::<Vec<&RawValue>>(a, b)
-            .is_some_and(|(a, b)| a.len() == b.len() && a.iter().zip(&b).all(|(v, w)| same(v.get(), w.get()))),
-        // A string that has no decoded form (an unpaired surrogate) is the same only as written.
+            .is_some_and(|(a, b)| a.len() == b.len() && a.iter().zip(&b).all(|(v, w)| is_same_value(v.get(), w.get()))),
+        // Strings with an unpaired surrogate cannot be decoded. They are the same only if their texts are equal.
         (Some(b'"'), Some(b'"')) => both::<String>(a, b).is_some_and(|(a, b)| a == b),
         (Some(b'-' | b'0'..=b'9'), Some(b'-' | b'0'..=b'9')) => {
             matches!((Decimal::of(a), Decimal::of(b)), (Some(a), Some(b)) if a == b)
@@ -35,7 +37,7 @@ fn both<'t, T: serde::Deserialize<'t>>(a: &'t str, b: &'t str) -> Option<(T, T)>
     Some((serde_json::from_str(a).ok()?, serde_json::from_str(b).ok()?))
 }
 
-/// A number as sign, digits without zeros at either end, and a power of ten.
+/// A number as sign, digits without leading and trailing zeros, and a power of ten.
 #[derive(PartialEq, Eq)]
 struct Decimal {
     negative: bool,
@@ -44,7 +46,7 @@ struct Decimal {
 }
 
 impl Decimal {
-    /// `None` when the exponent is out of all reason.
+    /// `None` if the exponent does not fit into an `i64`.
     fn of(number: &str) -> Option<Self> {
         let (negative, number) = match number.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_the_same_and_what_is_not() {
+    fn values_are_compared_and_not_their_notation() {
         for (a, b) in [
             ("1", "1.0"),
             ("1", "10e-1"),
@@ -96,7 +98,7 @@ mod tests {
             (r#""\ud800""#, r#""\ud800""#),
             ("1e99999999999999999999", "1e99999999999999999999"),
         ] {
-            assert!(same(a, b) && same(b, a), "{a} {b}");
+            assert!(is_same_value(a, b) && is_same_value(b, a), "{a} {b}");
         }
         for (a, b) in [
             ("1", "-1"),
@@ -112,7 +114,7 @@ mod tests {
             (r#"{"a":1}"#, r#"{"b":1}"#),
             (r#""a""#, r#""A""#),
         ] {
-            assert!(!same(a, b) && !same(b, a), "{a} {b}");
+            assert!(!is_same_value(a, b) && !is_same_value(b, a), "{a} {b}");
         }
     }
 
@@ -133,8 +135,8 @@ mod tests {
         })
     }
 
-    /// The same value, written as differently as can be.
-    fn otherwise(value: &Value) -> String {
+    /// The same value in a different notation: escapes, white space, other numbers, reversed members.
+    fn rewritten(value: &Value) -> String {
         match value {
             Value::String(text) => {
                 let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
@@ -143,12 +145,12 @@ mod tests {
             Value::Number(number) if number.is_f64() => format!("{number}00E+0"),
             Value::Number(number) => format!("{number}0e-1"),
             Value::Array(items) => {
-                let items: Vec<String> = items.iter().map(otherwise).collect();
+                let items: Vec<String> = items.iter().map(rewritten).collect();
                 format!("[ {}\n]", items.join("\t,"))
             }
             Value::Object(members) => {
                 let member = |(key, value): (&String, &Value)| {
-                    format!("{}: {}", otherwise(&Value::from(key.as_str())), otherwise(value))
+                    format!("{}: {}", rewritten(&Value::from(key.as_str())), rewritten(value))
                 };
                 let members: Vec<String> = members.iter().rev().map(member).collect();
                 format!("{{{}}}", members.join(" , "))
@@ -159,15 +161,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_is_the_same_however_it_is_written(value in value()) {
-            let (plain, other) = (value.to_string(), otherwise(&value));
-            prop_assert!(same(&plain, &other), "{} {}", plain, other);
+        fn a_value_is_the_same_in_any_notation(value in value()) {
+            let (plain, other) = (value.to_string(), rewritten(&value));
+            prop_assert!(is_same_value(&plain, &other), "{} {}", plain, other);
         }
 
         #[test]
         fn values_are_the_same_exactly_when_they_are_equal(a in value(), b in value()) {
             let equal = a == b;
-            prop_assert_eq!(same(&a.to_string(), &otherwise(&b)), equal);
+            prop_assert_eq!(is_same_value(&a.to_string(), &rewritten(&b)), equal);
         }
     }
 }

@@ -1,49 +1,49 @@
-//! The strict scanner: accepts exactly RFC 8259, allocates nothing, recurses never.
+//! The strict scanner. It accepts exactly RFC 8259, does not allocate and does not recurse.
 
 use super::MAX_DEPTH;
 
-/// Why a text was refused. `at` is a byte offset.
+/// The reason why a text was refused. `at` is a byte offset in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not JSON.
+    /// The text is not JSON.
     #[error("{what} at byte {at}")]
     Syntax {
-        /// What is wrong there.
+        /// The problem.
         what: &'static str,
-        /// Where.
+        /// Its byte offset.
         at: usize,
     },
-    /// Nested deeper than allowed.
+    /// The text is nested deeper than allowed.
     #[error("nested too deep at byte {at}")]
     TooDeep {
-        /// Where.
+        /// Its byte offset.
         at: usize,
     },
-    /// More keys with escapes than allowed ([`super::ESCAPED_KEYS_MAX`]).
+    /// An object has more than [`super::ESCAPED_KEYS_MAX`] keys with escapes.
     #[error("more than {} keys with escapes", super::ESCAPED_KEYS_MAX)]
     TooManyEscapes,
-    /// JSON, but not an object (or, for [`split_array`], not an array).
+    /// The text is JSON but not an object (or, for [`split_array`], not an array).
     #[error("{0}")]
     WrongKind(&'static str),
-    /// An array longer than [`split_array`] was allowed.
+    /// The array has more items than [`split_array`] was told to return.
     #[error("more than {0} items")]
     TooManyItems(usize),
 }
 
-/// What kind of value a span holds.
+/// The kind of a JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool,
-    /// A number without fraction and exponent.
+    /// A number without a fraction and an exponent.
     Integer,
     /// Any other number.
     Number,
     /// A string.
     String {
-        /// Whether it holds a backslash, so that its raw text is not its value.
+        /// Whether it has escapes, so that its raw text differs from its value.
         escaped: bool,
     },
     /// An array.
@@ -52,15 +52,17 @@ pub enum Kind {
     Object,
 }
 
-/// Levels that [`split_array`] follows, so that an item nested too deep for a message fails alone.
+/// The nesting limit of [`split_array`]. It exceeds that of a message, so that one item that is nested too deep does not
+/// fail the whole array.
 const SPLIT_DEPTH: u32 = 1024;
 
-/// Cuts a top-level array into its items' raw spans, without copying; `max_items` bounds the answer.
+/// Splits a top-level array into the raw texts of its items, without copying.
 ///
-/// An item may be any JSON value and is nested at most 1024 deep; what it must be is the caller's business.
+/// An item may be any JSON value with at most 1024 levels of nesting.
 ///
 /// # Errors
-/// The text is not JSON, not an array, or holds more than `max_items` items.
+///
+/// The text is not JSON, is not an array, is nested too deep, or has more than `max_items` items.
 pub fn split_array(text: &str, max_items: usize) -> Result<Vec<&str>, Error> {
     let mut scanner = Scanner::new(text);
     scanner.skip_space();
@@ -90,7 +92,7 @@ pub fn split_array(text: &str, max_items: usize) -> Result<Vec<&str>, Error> {
                     scanner.at += 1;
                     break;
                 }
-                _ => return Err(scanner.wrong("expected `,` or `]`")),
+                _ => return Err(scanner.syntax_error("expected `,` or `]`")),
             }
         }
     }
@@ -98,11 +100,11 @@ pub fn split_array(text: &str, max_items: usize) -> Result<Vec<&str>, Error> {
     Ok(items)
 }
 
-/// Checks that the text is one JSON value, nested no deeper than a member of a message may be; gives it without white
-/// space around.
+/// Checks that `text` is one JSON value and returns it without the white space around it.
 ///
 /// # Errors
-/// It is none, or nested deeper.
+///
+/// `text` is not one JSON value, or is nested deeper than a member of a message may be.
 pub fn check_value(text: &str) -> Result<&str, Error> {
     let mut scanner = Scanner::new(text);
     scanner.skip_space();
@@ -117,7 +119,7 @@ pub(super) struct Scanner<'a> {
     pub(super) at: usize,
 }
 
-// Which kind of container each open level is, one bit each: set for objects.
+/// The open containers: one bit for each level, set for an object and clear for an array.
 struct Nesting<const WORDS: usize> {
     objects: [u64; WORDS],
     depth: u32,
@@ -151,7 +153,7 @@ impl<'a> Scanner<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    pub(super) fn wrong(&self, what: &'static str) -> Error {
+    pub(super) fn syntax_error(&self, what: &'static str) -> Error {
         let what = if self.at >= self.bytes.len() {
             "unexpected end"
         } else {
@@ -166,24 +168,24 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Nothing but white space may follow.
+    /// Checks that only white space follows.
     pub(super) fn end(&mut self) -> Result<(), Error> {
         self.skip_space();
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(self.wrong("expected the end")),
+            Some(_) => Err(self.syntax_error("expected the end")),
         }
     }
 
-    /// Passes over one value in a member of the top-level object.
+    /// Skips one value of a member of the top-level object.
     pub(super) fn skip_member_value(&mut self) -> Result<Kind, Error> {
         self.skip_value::<1>(MAX_DEPTH - 1)
     }
 
-    /// Passes over a key (`escaped` is returned) and its colon.
+    /// Skips a key, without its colon. Returns whether the key has escapes.
     pub(super) fn skip_key(&mut self) -> Result<bool, Error> {
         if self.peek() != Some(b'"') {
-            return Err(self.wrong("expected a key"));
+            return Err(self.syntax_error("expected a key"));
         }
         self.skip_string()
     }
@@ -191,14 +193,14 @@ impl<'a> Scanner<'a> {
     pub(super) fn skip_colon(&mut self) -> Result<(), Error> {
         self.skip_space();
         if self.peek() != Some(b':') {
-            return Err(self.wrong("expected `:`"));
+            return Err(self.syntax_error("expected `:`"));
         }
         self.at += 1;
         self.skip_space();
         Ok(())
     }
 
-    /// Passes over one value of at most `max_depth` (at most `64 * WORDS`) levels; `at` stands on its first byte.
+    /// Skips one value, whose first byte is at `at`. Allows `max_depth` levels, which must be at most `64 * WORDS`.
     fn skip_value<const WORDS: usize>(&mut self, max_depth: u32) -> Result<Kind, Error> {
         let mut nesting = Nesting::<WORDS> {
             objects: [0; WORDS],
@@ -212,12 +214,12 @@ impl<'a> Scanner<'a> {
                 continue;
             }
             if !self.leave_values(&mut nesting)? {
-                return Ok(outermost.expect("set above"));
+                return Ok(outermost.expect("set by the first value"));
             }
         }
     }
 
-    // Passes over a scalar or an empty container, or into a container up to its first value.
+    /// Skips a scalar or an empty container, or enters a container up to its first value.
     fn enter_value<const WORDS: usize>(
         &mut self,
         nesting: &mut Nesting<WORDS>,
@@ -232,7 +234,7 @@ impl<'a> Scanner<'a> {
             Some(b't') => return self.skip_word(b"true", Kind::Bool).map(closed),
             Some(b'f') => return self.skip_word(b"false", Kind::Bool).map(closed),
             Some(b'n') => return self.skip_word(b"null", Kind::Null).map(closed),
-            _ => return Err(self.wrong("expected a value")),
+            _ => return Err(self.syntax_error("expected a value")),
         };
         let kind = if object { Kind::Object } else { Kind::Array };
         if !nesting.push(object, max_depth) {
@@ -252,7 +254,7 @@ impl<'a> Scanner<'a> {
         Ok(Entered { kind, open: true })
     }
 
-    // A value just ended: closes containers up to the next value. `false`: the outermost one is closed.
+    /// After a value: closes containers up to the next value. Returns `false` if the outermost container is closed.
     fn leave_values<const WORDS: usize>(&mut self, nesting: &mut Nesting<WORDS>) -> Result<bool, Error> {
         while let Some(object) = nesting.innermost_is_object() {
             self.skip_space();
@@ -269,7 +271,7 @@ impl<'a> Scanner<'a> {
                 Some(b'}') if object => {}
                 Some(b']') if !object => {}
                 _ => {
-                    return Err(self.wrong(if object {
+                    return Err(self.syntax_error(if object {
                         "expected `,` or `}`"
                     } else {
                         "expected `,` or `]`"
@@ -284,14 +286,15 @@ impl<'a> Scanner<'a> {
 
     fn skip_word(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Error> {
         if !self.bytes[self.at..].starts_with(word) {
-            return Err(self.wrong("expected a value"));
+            return Err(self.syntax_error("expected a value"));
         }
         self.at += word.len();
         Ok(kind)
     }
 
-    /// Passes over a string; `at` stands on its opening quote. Says whether it holds a backslash. An escaped
-    /// surrogate without its partner is legal JSON text (RFC 8259, section 8.2) and passes.
+    /// Skips a string, whose opening quote is at `at`. Returns whether it has escapes.
+    ///
+    /// An unpaired surrogate in an escape is valid JSON (RFC 8259, section 8.2) and is accepted.
     fn skip_string(&mut self) -> Result<bool, Error> {
         let mut escaped = false;
         self.at += 1;
@@ -306,7 +309,7 @@ impl<'a> Scanner<'a> {
                     escaped = true;
                     self.skip_escape()?;
                 }
-                _ => return Err(self.wrong("a control character inside a string")),
+                _ => return Err(self.syntax_error("a control character inside a string")),
             }
         }
     }
@@ -319,12 +322,12 @@ impl<'a> Scanner<'a> {
                 self.at += 1;
                 for _ in 0..4 {
                     if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                        return Err(self.wrong("expected four hexadecimal digits"));
+                        return Err(self.syntax_error("expected four hexadecimal digits"));
                     }
                     self.at += 1;
                 }
             }
-            _ => return Err(self.wrong("no such escape")),
+            _ => return Err(self.syntax_error("unknown escape")),
         }
         Ok(())
     }
@@ -361,7 +364,7 @@ impl<'a> Scanner<'a> {
             self.at += 1;
         }
         if self.at == start {
-            return Err(self.wrong("expected a digit"));
+            return Err(self.syntax_error("expected a digit"));
         }
         Ok(())
     }
@@ -372,8 +375,9 @@ struct Entered {
     open: bool,
 }
 
-/// How many bytes from the start on are neither quote, backslash nor control character. Eight at a time: strings
-/// are most of a message's bytes.
+/// The number of leading bytes that are neither a quote nor a backslash nor a control character.
+///
+/// It tests eight bytes at a time, because most of a message's bytes are in strings.
 pub(super) fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
@@ -387,7 +391,7 @@ pub(super) fn plain_prefix(bytes: &[u8]) -> usize {
         let backslash = zero_byte(word ^ (ONES * u64::from(b'\\')));
         let special = control | quote | backslash;
         if special != 0 {
-            // The lowest mark is exact: a borrow can only blur the bytes above a true one.
+            // The lowest mark is exact: a borrow changes only the bytes above a real match.
             return at + special.trailing_zeros() as usize / 8;
         }
         at += 8;

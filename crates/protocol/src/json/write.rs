@@ -1,8 +1,8 @@
-//! What an encoder writes by hand: strings and integers.
+//! Writes JSON strings and integers.
 
 use super::scan::plain_prefix;
 
-/// Appends `text` as a JSON string, quotes included.
+/// Appends `text` as a JSON string with its quotes.
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! The fields that messages share, read from a scanned object, each refused by name.
+//! Reads the fields that messages share from a scanned object. An error names the field.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::{CHANNELS_PER_REQUEST_MAX, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_
 use crate::channel::{Channel, Pattern};
 use crate::json::{self, Kind, Object, Scratch, Value};
 
-/// Why a field was refused.
+/// The reason why a field was refused, as an error code and a text for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FieldError {
     pub(crate) code: ErrorCode,
@@ -21,8 +21,9 @@ impl FieldError {
         }
     }
 
-    pub(crate) fn wrong(name: &str, what: &str) -> Self {
-        Self::new(ErrorCode::InvalidMessage, format!("`{name}` {what}"))
+    /// An `INVALID_MESSAGE` about the field `name`; `problem` completes the sentence that begins with the name.
+    pub(crate) fn invalid(name: &str, problem: &str) -> Self {
+        Self::new(ErrorCode::InvalidMessage, format!("`{name}` {problem}"))
     }
 }
 
@@ -39,7 +40,7 @@ impl From<json::Error> for FieldError {
     }
 }
 
-/// At most 64 characters of what a client sent, for an error message.
+/// Cuts a client's text to at most 64 characters, for an error message.
 pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(64) {
         None => Cow::Borrowed(text),
@@ -47,18 +48,18 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Calls `each` with the members of an object that holds each key once, until it fails.
+/// Calls `each` with the members of an object, in order, until `each` fails. Refuses an object with duplicate keys.
 pub(super) fn object_members<'t>(
     text: &'t str,
     scratch: &mut Scratch,
     mut each: impl FnMut(&str, &'t str) -> Result<(), FieldError>,
 ) -> Result<(), FieldError> {
     let fields = Fields::scan(text, scratch)?;
-    fields.each_once()?;
+    fields.check_duplicates()?;
     fields.0.members().try_for_each(|(key, value)| each(key, value.raw))
 }
 
-/// An object's fields, by name. A field that is `null` counts as absent, but for raw ones.
+/// The fields of an object, by name. A field that is `null` counts as absent, except in [`raw`](Self::raw).
 pub(crate) struct Fields<'s, 't>(Object<'s, 't>);
 
 impl<'s, 't> Fields<'s, 't> {
@@ -66,16 +67,16 @@ impl<'s, 't> Fields<'s, 't> {
         Ok(Self(scratch.object(text)?))
     }
 
-    /// Complains if a field occurs twice.
-    pub(crate) fn each_once(&self) -> Result<(), FieldError> {
+    /// Returns an error if a field occurs twice.
+    pub(crate) fn check_duplicates(&self) -> Result<(), FieldError> {
         match self.0.duplicate_key() {
             None => Ok(()),
-            Some(key) => Err(FieldError::wrong(&shorten(key), "occurs twice")),
+            Some(key) => Err(FieldError::invalid(&shorten(key), "occurs twice")),
         }
     }
 
-    /// Whether this field occurs twice.
-    pub(crate) fn is_twice(&self, name: &str) -> bool {
+    /// Whether the field `name` occurs twice.
+    pub(crate) fn is_duplicate(&self, name: &str) -> bool {
         self.0.is_duplicate(name)
     }
 
@@ -83,54 +84,54 @@ impl<'s, 't> Fields<'s, 't> {
         self.0.get(name).filter(|value| value.kind != Kind::Null)
     }
 
-    /// A string that must be there.
+    /// The text of a required string.
     pub(crate) fn text(&mut self, name: &str) -> Result<Cow<'t, str>, FieldError> {
-        let value = self.get(name).ok_or_else(|| FieldError::wrong(name, "is missing"))?;
+        let value = self.get(name).ok_or_else(|| FieldError::invalid(name, "is missing"))?;
         self.0
             .text(value)
-            .ok_or_else(|| FieldError::wrong(name, "must be a string of Unicode text"))
+            .ok_or_else(|| FieldError::invalid(name, "must be a string of Unicode text"))
     }
 
-    /// The value as it stands in the text; `null` when absent.
+    /// The raw text of a value; `null` if the field is absent.
     pub(crate) fn raw(&self, name: &str) -> &'t str {
         self.0.get(name).map_or("null", |value| value.raw)
     }
 
-    /// A request's `id`.
+    /// The `id` of a request.
     pub(crate) fn id(&mut self) -> Result<Option<RequestId>, FieldError> {
         let Some(value) = self.get("id") else { return Ok(None) };
-        let wrong = || {
-            FieldError::wrong(
+        let invalid = || {
+            FieldError::invalid(
                 "id",
                 "must be a string of at most 128 bytes or an integer of at most 64 bits",
             )
         };
         if value.kind == Kind::Integer {
-            let number: i128 = value.raw.parse().map_err(|_| wrong())?;
+            let number: i128 = value.raw.parse().map_err(|_| invalid())?;
             let fits = (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number);
             return if fits {
                 Ok(Some(RequestId::Number(number)))
             } else {
-                Err(wrong())
+                Err(invalid())
             };
         }
         match self.0.text(value) {
             Some(text) if text.len() <= ID_BYTES_MAX => Ok(Some(RequestId::Text(text.into()))),
-            _ => Err(wrong()),
+            _ => Err(invalid()),
         }
     }
 
-    /// A name by the channel grammar, without wildcards; breaking it is reported as `code`.
+    /// A required channel name. A name that breaks the grammar is reported as `code`.
     pub(crate) fn channel(&mut self, name: &str, code: ErrorCode) -> Result<Channel, FieldError> {
         let text = self.text(name)?;
         Channel::parse(&text).map_err(|error| FieldError::new(code, format!("`{name}` \"{}\" {error}", shorten(&text))))
     }
 
-    /// The name of an event.
+    /// The required name of an event, `event`.
     pub(crate) fn event_name(&mut self) -> Result<Cow<'t, str>, FieldError> {
         let name = self.text("event")?;
         if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err(FieldError::wrong(
+            return Err(FieldError::invalid(
                 "event",
                 "must have 1 to 128 bytes and no control characters",
             ));
@@ -138,40 +139,40 @@ impl<'s, 't> Fields<'s, 't> {
         Ok(name)
     }
 
-    /// A non-negative integer, such as a time in milliseconds.
+    /// An optional non-negative integer of at most 64 bits.
     pub(crate) fn unsigned(&self, name: &str) -> Result<Option<u64>, FieldError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         if value.kind != Kind::Integer {
-            return Err(FieldError::wrong(name, "must be a non-negative integer"));
+            return Err(FieldError::invalid(name, "must be a non-negative integer"));
         }
         let parsed = value.raw.parse();
         parsed
             .map(Some)
-            .map_err(|_| FieldError::wrong(name, "must be a non-negative integer of at most 64 bits"))
+            .map_err(|_| FieldError::invalid(name, "must be a non-negative integer of at most 64 bits"))
     }
 
-    /// The raw text of an object, if there is such a field.
-    pub(crate) fn object_if_any(&self, name: &str) -> Result<Option<&'t str>, FieldError> {
+    /// The raw text of an optional object.
+    pub(crate) fn optional_object(&self, name: &str) -> Result<Option<&'t str>, FieldError> {
         match self.get(name) {
             None => Ok(None),
             Some(value) if value.kind == Kind::Object => Ok(Some(value.raw)),
-            Some(_) => Err(FieldError::wrong(name, "must be an object")),
+            Some(_) => Err(FieldError::invalid(name, "must be an object")),
         }
     }
 
-    /// Whether there is such a field at all.
+    /// Whether the field is present.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// The raw text of an object.
+    /// The raw text of an object; `None` if the field is absent or has another kind.
     pub(crate) fn object(&self, name: &str) -> Option<&'t str> {
         self.get(name)
             .filter(|value| value.kind == Kind::Object)
             .map(|value| value.raw)
     }
 
-    /// The `channels` of a request.
+    /// The required `channels` of a request, as patterns.
     pub(crate) fn patterns(&mut self) -> Result<Vec<Pattern>, FieldError> {
         let mut patterns = Vec::new();
         self.texts("channels", |text| {
@@ -185,20 +186,21 @@ impl<'s, 't> Fields<'s, 't> {
         Ok(patterns)
     }
 
-    /// Calls `each` with the strings of an array that must be there, in order, until it fails; up to 1000 of them.
+    /// Calls `each` with the strings of a required array, in order, until `each` fails. An array may have at most
+    /// [`CHANNELS_PER_REQUEST_MAX`] items.
     pub(crate) fn texts(
         &mut self,
         name: &str,
         mut each: impl FnMut(&str) -> Result<(), FieldError>,
     ) -> Result<(), FieldError> {
-        let wrong = || FieldError::wrong(name, "must be an array of strings");
-        let value = self.get(name).ok_or_else(|| FieldError::wrong(name, "is missing"))?;
+        let invalid = || FieldError::invalid(name, "must be an array of strings");
+        let value = self.get(name).ok_or_else(|| FieldError::invalid(name, "is missing"))?;
         let read = self.0.texts(value, |index, text| {
             if index >= CHANNELS_PER_REQUEST_MAX {
-                return Err(FieldError::wrong(name, "holds more than 1000 entries"));
+                return Err(FieldError::invalid(name, "holds more than 1000 entries"));
             }
             each(text)
         });
-        read.ok_or_else(wrong)?
+        read.ok_or_else(invalid)?
     }
 }

@@ -1,7 +1,7 @@
-//! The one internal model that every dialect translates to and from: what clients say, and what they are told.
+//! The messages of the protocol, independent of a dialect: requests of clients and the replies to them.
 //!
-//! Invariant: a [`ClientMessage`] is checked in form (fields, types, the channel grammar) and in nothing else: who may
-//! do what is the session's business. A [`Reply`] is data; only a dialect knows how it is written.
+//! Invariant: the syntax of a [`ClientMessage`] is checked: its fields, their types and the channel grammar. Nothing else is
+//! checked here; the session decides what a client may do. A [`Reply`] is data, which a dialect encodes.
 
 mod fields;
 mod publish;
@@ -24,9 +24,9 @@ macro_rules! codes {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode { $($(#[$doc])* $name,)* }
         impl ErrorCode {
-            /// All of them.
+            /// All codes.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-            /// As it stands on the wire.
+            /// The code as text, as clients see it.
             #[must_use]
             pub const fn as_str(self) -> &'static str { match self { $(Self::$name => $text,)* } }
         }
@@ -34,99 +34,100 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Not JSON, or nested deeper than 64.
+    /// The message is not JSON or is nested deeper than 64 levels.
     InvalidJson = "INVALID_JSON";
-    /// A field is missing or wrong; the message names it.
+    /// A field is missing or invalid. The error message names it.
     InvalidMessage = "INVALID_MESSAGE";
-    /// No such `type`.
+    /// The `type` of the message is unknown.
     UnknownType = "UNKNOWN_TYPE";
-    /// A channel or pattern that breaks the grammar; the message names it.
+    /// A channel or pattern breaks the grammar. The error message names it.
     InvalidChannel = "INVALID_CHANNEL";
-    /// Not authenticated (yet).
+    /// The client is not authenticated.
     Unauthenticated = "UNAUTHENTICATED";
-    /// The token is bad.
+    /// The token is invalid.
     TokenInvalid = "TOKEN_INVALID";
-    /// The token was good once.
+    /// The token has expired.
     TokenExpired = "TOKEN_EXPIRED";
-    /// A refresh with another user's token.
+    /// A token refresh had the token of another user.
     AuthSubjectMismatch = "AUTH_SUBJECT_MISMATCH";
-    /// Not allowed for this user.
+    /// The user lacks the permission.
     Forbidden = "FORBIDDEN";
-    /// More patterns than the limit.
+    /// The connection would have more patterns than its limit.
     SubscriptionLimit = "SUBSCRIPTION_LIMIT";
-    /// Too fast.
+    /// The client sends faster than its rate limit.
     RateLimited = "RATE_LIMITED";
-    /// A published event above the limit.
+    /// A published event is above the size limit.
     MessageTooLarge = "MESSAGE_TOO_LARGE";
-    /// The gateway failed.
+    /// The gateway had an internal error.
     Internal = "INTERNAL";
-    /// No route for this action.
+    /// No route accepts this action.
     UnknownAction = "UNKNOWN_ACTION";
-    /// A command with this id is still in flight on this connection.
+    /// A command with this id is still in progress on this connection.
     DuplicateId = "DUPLICATE_ID";
-    /// The backend could not be reached or failed.
+    /// The backend failed or could not be reached.
     BackendUnavailable = "BACKEND_UNAVAILABLE";
-    /// No answer in time; the outcome is unknown.
+    /// The backend did not answer in time, so the outcome is unknown.
     Timeout = "TIMEOUT";
 }
 
-/// Longest `id` of a request that is a string, in bytes.
+/// The length limit of a request's `id` that is a string, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
 
-/// Longest name of an event, in bytes.
+/// The length limit of an event's name, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 128;
 
-/// Most events of one `history` answer.
+/// The limit on events in one reply to `history`.
 pub const HISTORY_EVENTS_MAX: u32 = 1000;
 
-/// Events of a `history` answer when the request names no limit.
+/// The limit on events in a reply to `history` if the request has no `limit`.
 pub const HISTORY_EVENTS_DEFAULT: u32 = 100;
 
-/// Longest `channels` list of one request. It bounds what one message can cost; a client with more to say sends two.
+/// The limit on channels in one request. It bounds the cost of one message; a client can send several.
 pub const CHANNELS_PER_REQUEST_MAX: usize = 1000;
 
-/// A request's `id`, echoed as given: a string of up to 128 bytes or an integer.
+/// The `id` of a request, which the reply repeats: a string of at most [`ID_BYTES_MAX`] bytes or an integer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RequestId {
-    /// A string; held unescaped.
+    /// A string, decoded.
     Text(Box<str>),
     /// An integer, from `i64::MIN` to `u64::MAX`.
     Number(i128),
-    /// The number of an acknowledgement that the client waits for (Socket.IO), and the `id` that it gave beside it.
+    /// The id of a Socket.IO acknowledgement that the client waits for, and the `id` that the request gave beside it.
     Acknowledgement {
-        /// Counted by the client.
+        /// The acknowledgement id, which the client counts.
         number: u64,
-        /// As text, also when it was a number.
+        /// The `id`. A number is held as text.
         id: Option<Box<str>>,
     },
 }
 
 impl RequestId {
-    /// The name that a publisher gives an event by this id. A text and a number that look alike give different names.
+    /// The key by which repeated publishing with this id is recognised. A string and a number with the same digits give
+    /// different keys.
     #[must_use]
     pub fn event_name(&self) -> String {
         match self {
             Self::Text(text) => format!("\"{text}"),
             Self::Number(number) => number.to_string(),
-            // Publishers do not use acknowledgements as ids. The prefix keeps such a name apart from all others.
+            // A publisher has no acknowledgements. The prefix keeps such a key different from all others.
             Self::Acknowledgement { number, .. } => format!("#{number}"),
         }
     }
 }
 
-/// What a reply must repeat of its request. The session hands it from one to the other and does not look inside; a
-/// dialect keeps in it what it needs.
+/// The parts of a request that its reply repeats. The dialect fills it from the request and reads it for the reply. The
+/// session only passes it on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestRef {
-    /// The request's `id`.
+    /// The `id` of the request.
     pub id: Option<RequestId>,
-    /// Members of the request that its answer repeats, as they stood there, each with a comma before it; empty in
-    /// dialects that repeat none.
+    /// The raw JSON members of the request that the reply repeats, each with a comma before it. Empty in dialects that
+    /// repeat none.
     pub members: Box<str>,
 }
 
 impl RequestRef {
-    /// Of a request that is known by its `id` alone.
+    /// A reference that has only an `id`.
     #[must_use]
     pub fn of_id(id: Option<RequestId>) -> Self {
         Self {
@@ -134,9 +135,14 @@ impl RequestRef {
             members: Box::default(),
         }
     }
+
+    /// A reference that has only the id of an acknowledgement.
+    pub(crate) fn of_acknowledgement(number: Option<u64>) -> Self {
+        Self::of_id(number.map(|number| RequestId::Acknowledgement { number, id: None }))
+    }
 }
 
-/// The messages a client can send, by name.
+/// The types of messages that a client can send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageType {
     /// `auth`
@@ -159,88 +165,88 @@ pub enum MessageType {
     History,
 }
 
-/// One message from a client, borrowed from the reader's buffer.
+/// One message from a client. It borrows from the buffer of the reader.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientMessage<'a> {
-    /// Presents a token.
+    /// The client presents a token.
     Auth {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
-        /// The JWT.
+        /// The JSON Web Token.
         token: Cow<'a, str>,
     },
-    /// Asks for patterns, all or nothing.
+    /// Subscribes to all of the patterns, or to none if one of them is refused.
     Subscribe {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
-        /// In the order given.
+        /// The patterns in the order of the request.
         patterns: Vec<Pattern>,
-        /// Where the client was when it lost its last connection; `None`: it wants no recovery.
+        /// The positions up to which the client has events from an earlier connection; `None` if it does not recover.
         recover: Option<Recover>,
     },
-    /// Gives patterns back.
+    /// Ends the subscriptions to the patterns.
     Unsubscribe {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
-        /// In the order given.
+        /// The patterns in the order of the request.
         patterns: Vec<Pattern>,
     },
     /// A command for a backend.
     Command {
-        /// Names it among the connection's commands in flight.
+        /// Identifies the command among the connection's commands in progress.
         id: RequestId,
-        /// By the channel grammar, without `*`.
+        /// The action, which follows the grammar of channel names.
         action: Channel,
-        /// One JSON value, byte for byte; `null` when absent.
+        /// One JSON value as sent; `null` if absent.
         params: &'a str,
     },
-    /// An event to publish.
+    /// Publishes an event.
     Publish {
-        /// Answered only when it has an `id`.
+        /// What the reply repeats. Without an `id` there is no reply.
         request_ref: RequestRef,
-        /// Where it goes.
+        /// The channel to publish to.
         channel: Channel,
-        /// Its name: 1 to 128 bytes without control characters.
+        /// The name of the event: 1 to 128 bytes without control characters.
         event: Cow<'a, str>,
-        /// One JSON value, byte for byte; `null` when absent.
+        /// One JSON value as sent; `null` if absent.
         data: &'a str,
     },
-    /// Heartbeat; answered with `pong`.
+    /// A heartbeat, which is answered with `pong`.
     Ping {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
     },
-    /// Heartbeat's answer; not answered.
+    /// The answer to a heartbeat of the gateway.
     Pong,
-    /// Asks for the connection's own figures.
+    /// Requests the statistics of this connection.
     GetStatus {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
     },
-    /// Asks for what a channel keeps.
+    /// Requests events from the history of a channel.
     History {
-        /// Echoed.
+        /// What the reply repeats.
         request_ref: RequestRef,
-        /// Whose.
+        /// The channel.
         channel: Channel,
-        /// Which part of it.
+        /// The requested part of the history.
         range: HistoryRange,
     },
 }
 
-/// Which events of a channel's history a `history` asks for.
+/// The part of a channel's history that a `history` request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryRange {
-    /// Those after this offset; `None`: from the oldest on that is kept.
+    /// Events after this offset; `None` for events from the oldest one on.
     pub since: Option<u64>,
-    /// The store that `since` counts in, as the client knows it: `None`: it did not say; `Some(None)`: not one of ours.
+    /// The epoch of `since`. `None` if the request has none; `Some(None)` if it is not an epoch of a tickgate gateway.
     pub epoch: Option<Option<Epoch>>,
-    /// At most so many, 1 to [`HISTORY_EVENTS_MAX`].
+    /// The limit on events, 1 to [`HISTORY_EVENTS_MAX`].
     pub limit: u32,
 }
 
 impl ClientMessage<'_> {
-    /// Its name.
+    /// The type of this message.
     #[must_use]
     pub const fn message_type(&self) -> MessageType {
         match self {
@@ -257,15 +263,15 @@ impl ClientMessage<'_> {
     }
 }
 
-/// A message that is none: what was wrong, and what an answer can still be tied to.
+/// A malformed message: the error, and the parts that the error reply can refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// `INVALID_JSON`, `INVALID_MESSAGE`, `UNKNOWN_TYPE` or `INVALID_CHANNEL`.
     pub code: ErrorCode,
-    /// For the client; names the field.
+    /// The text for the client. It names the field.
     pub message: Box<str>,
-    /// What could be read of the request's `id`. A command that has one is answered by a `response`.
+    /// The request's `id`, if it could be read. A command with an `id` is answered by a `response`.
     pub request_ref: RequestRef,
-    /// Which message it was meant to be; `None`: not even that is known, or there is no such type.
+    /// The type of the message; `None` if it could not be read or is unknown.
     pub message_type: Option<MessageType>,
 }

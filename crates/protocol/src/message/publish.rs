@@ -1,4 +1,4 @@
-//! One item of `POST /api/publish`.
+//! Items of `POST /api/publish`.
 
 use std::borrow::Cow;
 
@@ -6,34 +6,34 @@ use super::{ErrorCode, FieldError, Fields, RequestId};
 use crate::channel::Channel;
 use crate::json::Scratch;
 
-/// `{channel, event, data, timestamp?, id?}`, checked in form; borrowed from the request's body.
+/// One item, `{channel, event, data, timestamp?, id?}`. Its syntax is checked. It borrows from the request's body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishItem<'a> {
-    /// Where it goes.
+    /// The channel to publish to.
     pub channel: Channel,
-    /// Its name: 1 to 128 bytes without control characters.
+    /// The name of the event: 1 to 128 bytes without control characters.
     pub event: Cow<'a, str>,
-    /// One JSON value, byte for byte; `null` when absent.
+    /// One JSON value as sent; `null` if absent.
     pub data: &'a str,
-    /// Unix milliseconds; `None`: the gateway's own time.
+    /// Unix milliseconds; `None` if the gateway is to set the time.
     pub timestamp_ms: Option<u64>,
-    /// The publisher's name for it, by the rules of a request's `id`.
+    /// The publisher's id of the event, with the rules of a request's `id`.
     pub id: Option<RequestId>,
 }
 
 impl<'a> PublishItem<'a> {
-    /// Parses one item (to cut a body's array into items, see [`crate::json::split_array`]). Unknown fields are
-    /// ignored.
+    /// Parses one item. Unknown fields are ignored. [`crate::json::split_array`] splits the array of a body into items.
     ///
     /// # Errors
-    /// The code (`INVALID_JSON`, `INVALID_MESSAGE`, `INVALID_CHANNEL`) and a message that names the field.
+    ///
+    /// `INVALID_JSON`, `INVALID_MESSAGE` or `INVALID_CHANNEL`, with a message that names the field.
     pub fn parse(text: &'a str, scratch: &mut Scratch) -> Result<Self, (ErrorCode, Box<str>)> {
         Self::read(text, scratch).map_err(|error| (error.code, error.message))
     }
 
     fn read(text: &'a str, scratch: &mut Scratch) -> Result<Self, FieldError> {
         let mut fields = Fields::scan(text, scratch)?;
-        fields.each_once()?;
+        fields.check_duplicates()?;
         Ok(Self {
             channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
             event: fields.event_name()?,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_item_keeps_its_data_as_given() {
+    fn the_data_of_an_item_is_not_changed() {
         let mut scratch = Scratch::default();
         let text = r#"{"channel":"market.BTC/USDT.price","event":"price_update","data": {"p":1.50e400,"s":"\u0041"},"timestamp":7,"id":"a","x":1}"#;
         let item = PublishItem::parse(text, &mut scratch).unwrap();
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_item_names_its_field() {
+    fn the_error_of_an_item_names_the_field() {
         let mut scratch = Scratch::default();
         for (text, code, names) in [
             ("", ErrorCode::InvalidJson, "unexpected end"),

@@ -1,4 +1,4 @@
-//! Where a client was in the histories of channels: what `recover` hands back of an earlier `subscribed`.
+//! Positions in the histories of channels: a client gets them in `subscribed` and sends them back in `recover`.
 
 use super::fields::object_members;
 use super::{CHANNELS_PER_REQUEST_MAX, FieldError, Fields, shorten};
@@ -7,38 +7,38 @@ use crate::event::{Epoch, OFFSET_MAX};
 use crate::json::Scratch;
 use crate::message::ErrorCode;
 
-/// Longest `epoch` that is read, in bytes. Ours are shorter; what is not ours names no store.
+/// The length limit of an `epoch`, in bytes. The gateway's own epochs have 16.
 const EPOCH_BYTES_MAX: usize = 64;
 
-/// A place in the history of a channel.
+/// A position in the history of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Whose offsets it counts in.
+    /// The store to which the offset belongs.
     pub epoch: Epoch,
-    /// That of the last event before it.
+    /// The offset of the last event before this position.
     pub offset: u64,
 }
 
-/// A place that a client says it has reached: its epoch may be anybody's.
+/// A position that a client claims to have reached. Its epoch may be unknown to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// `None`: no gateway of this kind gave that out.
+    /// `None` if the text is not an epoch of a tickgate gateway.
     pub epoch: Option<Epoch>,
-    /// Of the last event that the client has.
+    /// The offset of the last event that the client has.
     pub offset: u64,
 }
 
-/// The `recover` of a `subscribe`: exact channels, each once, at most [`CHANNELS_PER_REQUEST_MAX`].
+/// The `recover` of a `subscribe`: at most [`CHANNELS_PER_REQUEST_MAX`] channels, each at most once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recover(pub Vec<(Channel, Reached)>);
 
 impl Recover {
-    /// Reads the object's text.
+    /// Reads the text of the object.
     pub(crate) fn read(text: &str, scratch: &mut Scratch) -> Result<Self, FieldError> {
         let mut keys = Vec::new();
         object_members(text, scratch, |key, value| {
             if keys.len() >= CHANNELS_PER_REQUEST_MAX {
-                return Err(FieldError::wrong("recover", "holds more than 1000 channels"));
+                return Err(FieldError::invalid("recover", "holds more than 1000 channels"));
             }
             let channel = Channel::parse(key).map_err(|error| {
                 let message = format!("channel \"{}\" in `recover` {error}", shorten(key));
@@ -60,7 +60,7 @@ impl Recover {
 
 fn reached(text: &str, scratch: &mut Scratch) -> Result<Reached, &'static str> {
     let mut fields = Fields::scan(text, scratch).map_err(|_| "must be an object with `epoch` and `offset`")?;
-    if fields.each_once().is_err() {
+    if fields.check_duplicates().is_err() {
         return Err("names a field twice");
     }
     let epoch = match fields.text("epoch") {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_read_in_order_whoever_gave_their_epochs_out() {
+    fn keys_are_read_in_order_and_may_have_unknown_epochs() {
         let recover = read(
             r#"{ "grid.a.order":{"epoch":"00000000000000ff","offset":41,"x":[]}, "grid.\u0062":{"offset":0,"epoch":"other"} }"#,
         );
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_key_is_named() {
+    fn the_error_names_the_invalid_key() {
         for (text, code, names) in [
             (r#"{"grid.*":{}}"#, ErrorCode::InvalidChannel, "grid.*"),
             (r#"{"a":7}"#, ErrorCode::InvalidMessage, "of \"a\" must be an object"),

@@ -1,4 +1,4 @@
-//! What a client can be told, as data.
+//! The messages from the gateway to a client, except events, as data.
 
 use bytes::Bytes;
 
@@ -9,172 +9,173 @@ use crate::event::Epoch;
 /// One message to one client. Times are Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'a> {
-    /// The connection is there.
+    /// The connection is open.
     Connected {
-        /// The connection's public name.
+        /// The public id of the connection.
         client_id: &'a str,
-        /// Its user, where that is known by then.
+        /// The user, if it is known already.
         user: Option<&'a str>,
     },
-    /// A token was accepted (or, where tokens are ignored, presented).
+    /// A token was accepted, or presented on an endpoint that ignores tokens.
     AuthAccepted {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
         /// The user; `None` for an anonymous connection.
         user: Option<&'a str>,
-        /// The role, as the token names it.
+        /// The role that the token names.
         role: Option<&'a str>,
-        /// The token's `exp`.
+        /// The time of the token's `exp`.
         expires_at_ms: Option<u64>,
     },
     /// A token was refused.
     AuthRefused {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// Why.
+        /// The error code.
         code: ErrorCode,
-        /// For the client.
+        /// The error text.
         message: &'a str,
     },
-    /// The token ends soon.
+    /// The token expires soon.
     AuthExpiring {
-        /// Its `exp`.
+        /// The time of the token's `exp`.
         expires_at_ms: u64,
     },
-    /// The patterns are live.
+    /// The subscriptions to the patterns are active.
     Subscribed {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// As asked for.
+        /// The patterns of the request.
         patterns: &'a [Pattern],
-        /// Distinct patterns held.
+        /// The number of distinct patterns of the connection.
         active: usize,
-        /// Where the client stands in the histories of what it newly gets.
-        standing: &'a SubscribeOutcome,
+        /// The positions in the histories of the channels that the client newly gets.
+        outcome: &'a SubscribeOutcome,
     },
-    /// The patterns are not held (any more).
+    /// The subscriptions to the patterns have ended.
     Unsubscribed {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// As asked for, or as taken away.
+        /// The patterns of the request, or those that were taken away.
         patterns: &'a [Pattern],
-        /// Distinct patterns held.
+        /// The number of distinct patterns of the connection.
         active: usize,
-        /// They were taken away: a new token does not cover them.
+        /// Whether the gateway took the patterns away, because a new token does not permit them.
         lost_permission: bool,
     },
     /// A command succeeded.
     CommandSucceeded {
-        /// The command's.
+        /// The `id` of the command.
         id: &'a RequestId,
-        /// One JSON value, byte for byte.
+        /// One JSON value, as the backend sent it.
         data: &'a [u8],
     },
     /// A backend refused a command.
     CommandFailed {
-        /// The command's.
+        /// The `id` of the command.
         id: &'a RequestId,
-        /// The backend's error object, byte for byte.
+        /// The backend's error object, as it was sent.
         error: &'a [u8],
     },
-    /// The gateway answers a command in a backend's place.
+    /// The gateway refused a command, or answers it because no backend did.
     CommandRefused {
-        /// The command's.
+        /// The `id` of the command.
         id: &'a RequestId,
-        /// Why.
+        /// The error code.
         code: ErrorCode,
-        /// For the client.
+        /// The error text.
         message: &'a str,
     },
     /// An event was published.
     Published {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// Position in the channel's history, where it keeps one.
+        /// The position of the event in the channel's history; `None` if the channel keeps no history.
         position: Option<Position>,
     },
-    /// What a channel keeps.
+    /// Events from the history of a channel.
     History {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// The store's.
+        /// The epoch of the store.
         epoch: Epoch,
-        /// Oldest first, each a JSON object as the dialect sends events.
+        /// The events, oldest first. Each is the JSON object by which the dialect sends an event.
         events: &'a [Bytes],
-        /// None between what was asked for and these is missing.
+        /// Whether no event is missing between the requested position and these events.
         complete: bool,
-        /// The last one's: where the next page begins; `None`: the channel keeps no history.
+        /// The offset after which the next page begins; `None` if the channel keeps no history.
         offset: Option<u64>,
-        /// There are more.
+        /// Whether there are more events.
         more: bool,
     },
-    /// The gateway's heartbeat.
+    /// A heartbeat of the gateway.
     Ping,
-    /// Answers the client's.
+    /// The answer to a heartbeat of the client.
     Pong {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
     },
-    /// The connection's own figures.
+    /// The statistics of the connection.
     Status(Status<'a>),
     /// A request failed.
     Error {
-        /// Echoed.
+        /// The request that this message answers.
         request_ref: &'a RequestRef,
-        /// Why.
+        /// The error code.
         code: ErrorCode,
-        /// For the client.
+        /// The error text.
         message: &'a str,
     },
-    /// Messages were refused because they came too fast.
+    /// Messages were refused because of the rate limit.
     RateLimited {
-        /// Until the next one would be taken.
+        /// The time until the next message will be accepted, in milliseconds.
         retry_after_ms: u32,
-        /// How many were refused since this was last told, not counting commands that were answered one by one.
+        /// The number of messages refused since the last such reply, without commands, which are answered individually.
         refused: u32,
     },
     /// Events were dropped because the client reads too slowly.
     Dropped {
-        /// How many.
+        /// The number of events.
         count: u64,
-        /// Of which channels; not of all when there are very many.
+        /// The channels of the events. The list is cut if there are very many.
         channels: &'a [Channel],
     },
     /// The gateway will close this connection.
     GoingAway {
-        /// Until then.
+        /// The time until the connection is closed, in milliseconds.
         close_in_ms: u64,
-        /// How long the client should wait after it.
+        /// The time that the client should wait before it reconnects, in milliseconds.
         reconnect_after_ms: u64,
     },
 }
 
-/// [`Reply::Status`]'s figures.
+/// The statistics of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Status<'a> {
-    /// Echoed.
+    /// The request that this message answers.
     pub request_ref: &'a RequestRef,
-    /// Unix milliseconds.
+    /// The start of the connection, in Unix milliseconds.
     pub connected_at_ms: u64,
-    /// Patterns held.
+    /// The patterns of the connection.
     pub subscriptions: &'a [Pattern],
-    /// Messages delivered to this client.
+    /// The number of messages delivered to the client.
     pub message_count: u64,
-    /// The connection's public name.
+    /// The public id of the connection.
     pub client_id: &'a str,
-    /// Its user.
+    /// The user of the connection.
     pub user: Option<&'a str>,
-    /// Events dropped for it.
+    /// The number of events dropped for the client.
     pub dropped: u64,
 }
 
-/// What `subscribed` says of the channels with history that a client newly gets.
+/// What `subscribed` says about the channels with history that the client newly gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubscribeOutcome {
-    /// The events that follow are those after these positions; none is named twice.
+    /// The client gets the events after these positions. Each channel is named at most once.
     pub positions: Vec<(Channel, Position)>,
-    /// There are more than are named.
+    /// Whether `positions` is incomplete, because there are more channels.
     pub cut: bool,
-    /// When recovery was asked for: whether everything that the client missed follows.
+    /// For each channel of a recovery, whether the client gets every event that it missed; `None` if the client did not
+    /// recover.
     pub recovered: Option<Vec<(Channel, bool)>>,
 }

@@ -1,4 +1,4 @@
-//! Client frames to messages, in place.
+//! Decodes the frames of a client into messages, in place.
 
 use std::ops::Range;
 
@@ -7,12 +7,13 @@ use super::header::{self, Assembled, CONTROL_BYTES_MAX, Context, HEADER_BYTES_MA
 use super::utf8::Utf8Stream;
 use super::{Error, Message};
 
-/// Decodes what one client sends.
+/// Decodes the frames of one client.
 ///
-/// It owns no read buffer and inflates nothing itself. Hand it each read's bytes and call [`next`](Self::next) until it returns `None`:
+/// The caller owns the read buffer and the [`Inflater`]. After each read, call [`next`](Self::next) until it returns
+/// `None`:
 ///
 /// ```
-/// # use tickgate::wire::{Decoder, Error, Inflater, Message};
+/// # use tickgate_protocol::wire::{Decoder, Error, Inflater, Message};
 /// # fn read(scratch: &mut [u8]) -> usize { scratch[..8].copy_from_slice(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']); 8 }
 /// # fn main() -> Result<(), Error> {
 /// let mut decoder = Decoder::new(64 * 1024);
@@ -28,11 +29,10 @@ use super::{Error, Message};
 /// # }
 /// ```
 ///
-/// A frame that lies whole in the buffer and is a whole message is unmasked where it lies. Only what is incomplete
-/// at the end of a read is copied, into a box that exists as long as something is incomplete: an idle decoder is 16
-/// bytes and owns nothing.
+/// A message in a single frame that is complete in the buffer is unmasked there and not copied. The incomplete rest of a
+/// read is copied into a box, which is freed once nothing is incomplete. An idle decoder has 16 bytes and owns no memory.
 ///
-/// After a Close frame or an error nothing more is decoded: further input is consumed and ignored.
+/// After a Close frame or an error nothing more is decoded. Further input is consumed and ignored.
 #[derive(Debug)]
 pub struct Decoder {
     partial: Option<Box<Partial>>,
@@ -43,20 +43,20 @@ pub struct Decoder {
 
 const _: () = assert!(size_of::<Decoder>() <= 16);
 
-/// What is kept of an incomplete frame, of a fragmented message in progress, or of both (a control frame may be cut
-/// by the end of a read while a fragmented message is in progress).
+/// The state of an incomplete frame, of a fragmented message in progress, or of both. Both exist when a read ends inside a
+/// control frame between two fragments.
 #[derive(Debug, Default)]
 struct Partial {
-    /// A header of which not all bytes have arrived.
+    /// The first `head_bytes` bytes of an incomplete header.
     head: [u8; HEADER_BYTES_MAX],
     head_bytes: usize,
-    /// The frame whose payload is incomplete, and how much of that payload is here already.
+    /// The frame whose payload is incomplete, and the number of payload bytes that have arrived.
     frame: Option<(Header, usize)>,
     /// `Text` or `Binary` while a data message is in progress.
     kind: Option<Opcode>,
-    /// Whether that is compressed. Then it is inflated, and text validated, when it is complete.
+    /// Whether the data message is compressed. Such a message is inflated and validated when it is complete.
     deflated: bool,
-    /// The data message so far, unmasked. Never longer than the limit: each header was checked against it.
+    /// The data message so far, unmasked. Each header was checked against the size limit, so it stays within it.
     message: Vec<u8>,
     utf8: Utf8Stream,
     control: Control,
@@ -71,7 +71,7 @@ impl Default for Control {
     }
 }
 
-/// Where the next message lies.
+/// The location of the next message.
 enum Found {
     Nothing,
     InPlace(Opcode, Range<usize>),
@@ -82,8 +82,8 @@ enum Found {
 }
 
 impl Decoder {
-    /// A decoder for one connection. `message_bytes_max` bounds a whole message over all its fragments; a longer one
-    /// is refused from the header that goes over it.
+    /// Creates a decoder for one connection. `message_bytes_max` limits a message, summed over its fragments. A longer
+    /// message fails at the header that exceeds the limit.
     #[must_use]
     pub const fn new(message_bytes_max: u32) -> Self {
         Self {
@@ -94,25 +94,26 @@ impl Decoder {
         }
     }
 
-    /// The same for a connection that negotiated permessage-deflate (RFC 7692): data messages may be compressed. The
-    /// limit is that of the inflated message then, as it grows.
+    /// Allows compressed messages, for a connection that negotiated permessage-deflate (RFC 7692). The size limit then
+    /// applies to the inflated message.
     #[must_use]
     pub const fn with_deflate(mut self) -> Self {
         self.deflate = true;
         self
     }
 
-    /// The next message in `input[*position..]`; `position` moves behind what was used. `input` is what one read
-    /// brought, the same slice until `None` is returned.
+    /// Decodes the next message in `input[*position..]` and advances `position`.
     ///
-    /// Before and after: `0 <= *position <= input.len()`. On `None` and on an error `*position == input.len()`: the
-    /// buffer may be reused, what is incomplete was copied. Bytes before `*position` have been unmasked in place.
-    /// A compressed message is borrowed from `inflater`, of which any will do.
+    /// `input` holds the bytes of one read. Pass the same slice until this returns `None`. A compressed message is inflated
+    /// into `inflater`, which any number of decoders can share.
+    ///
+    /// `*position <= input.len()` holds before and after the call. After `None` or an error `*position == input.len()`, and
+    /// the buffer can be reused, because an incomplete rest was copied. Bytes before `*position` were unmasked in place.
     ///
     /// # Errors
     ///
-    /// The first rule of RFC 6455 that the client broke, as soon as the byte that breaks it is here (a text message
-    /// fails inside a frame, not at its end). The decoder has ended then.
+    /// The first rule that the client broke, as soon as the byte that breaks it has arrived. A text message can fail in the
+    /// middle of a frame. After an error the decoder has ended.
     pub fn next<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -124,7 +125,7 @@ impl Decoder {
         let input_bytes = input.len();
         let found = self.find(input, position);
         let bytes_max = self.message_bytes_max as usize;
-        // Only from here on is anything borrowed for the caller, so that the search could loop over fragments.
+        // The message is borrowed only here. A borrow inside `find` would forbid its loop over fragments.
         let message = match found {
             Ok(Found::Nothing) => return Ok(None),
             Ok(Found::InPlace(opcode, range)) => present(opcode, &input[range]),
@@ -159,8 +160,8 @@ impl Decoder {
         }
     }
 
-    /// Memory held for an incomplete frame or message, in bytes. 0 when there is none (after [`next`](Self::next)
-    /// has returned `None`).
+    /// The memory held for an incomplete frame or message, in bytes. After [`next`](Self::next) has returned `None`, it is 0
+    /// unless something is incomplete.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.partial
@@ -168,19 +169,19 @@ impl Decoder {
             .map_or(0, |partial| size_of::<Partial>() + partial.message.capacity())
     }
 
-    /// Whether a frame or a fragmented message has begun and not ended: the peer owes the rest.
+    /// Whether a frame or a fragmented message is incomplete.
     #[must_use]
     pub fn is_mid_message(&self) -> bool {
         self.partial.as_deref().is_some_and(|partial| !partial.is_finished())
     }
 
-    /// Whether a Close frame or an error has ended the decoding.
+    /// Whether a Close frame or an error ended the decoding.
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Frees what the message returned last was borrowed from.
+    /// Frees the memory that the last returned message borrowed.
     fn drop_finished(&mut self) {
         if self.ended || self.partial.as_deref().is_some_and(Partial::is_finished) {
             self.partial = None;
@@ -214,8 +215,8 @@ impl Decoder {
         Ok(Found::Nothing)
     }
 
-    /// The frame that `input[*position..]` is in, and how many bytes of its payload came before. Reads its header
-    /// when it is a new one; `None` when the header is incomplete (then all input was kept).
+    /// The frame to which `input[*position..]` belongs, and the number of its payload bytes that came before. Reads the
+    /// header of a new frame. `None` if that header is incomplete; the rest of the input was copied then.
     fn current_frame(&mut self, input: &[u8], position: &mut usize) -> Result<Option<(Header, usize)>, Error> {
         let Some(partial) = self.partial.as_deref_mut() else {
             let context = Context {
@@ -262,7 +263,7 @@ impl Decoder {
         None
     }
 
-    /// The data message that was assembled last, as it arrived.
+    /// The payload of the data message that was assembled last, still compressed if it was.
     fn assembled(&self) -> &[u8] {
         self.partial.as_deref().map_or(&[][..], |partial| &partial.message)
     }
@@ -277,7 +278,7 @@ impl Partial {
         self.head_bytes == 0 && self.frame.is_none() && self.kind.is_none()
     }
 
-    /// Completes the header that earlier reads began.
+    /// Continues the incomplete header of earlier reads.
     fn continue_head(
         &mut self,
         input: &[u8],
@@ -298,8 +299,8 @@ impl Partial {
         Ok(Some((header, 0)))
     }
 
-    /// Takes the next `chunk` (unmasked) of a frame's payload, of which `done` bytes are here already. `None`: the
-    /// frame is complete, but not the message.
+    /// Adds the next unmasked `chunk` of a frame's payload, of which `done` bytes came before. `None` if the frame is
+    /// complete and the message is not.
     fn take(&mut self, header: Header, done: usize, chunk: &[u8]) -> Result<Option<Found>, Error> {
         let end = done + chunk.len();
         let is_whole = end == header.payload_bytes;
@@ -316,7 +317,7 @@ impl Partial {
             self.frame = Some((header, end));
             return Ok(Some(Found::Nothing));
         }
-        // What is wrong with the whole is found here already, where the memory can still be freed.
+        // Checked before the payload is borrowed for the caller, so that an error can still free the memory.
         if header.opcode.is_control() {
             present(header.opcode, &self.control.0[..end])?;
             return Ok(Some(Found::Control(header.opcode, end)));
@@ -345,27 +346,27 @@ impl Partial {
         if self.kind == Some(Opcode::Text) && !self.deflated {
             self.utf8.push(chunk)?;
         }
-        // Grows by doubling as bytes arrive: a lying header costs at most twice what was sent, and a message in
-        // one-byte fragments is not copied for each of them.
+        // The vector doubles as bytes arrive. So a false length costs at most twice the bytes that were sent, and a message
+        // in one-byte fragments is not copied for each fragment.
         self.message.extend_from_slice(chunk);
         Ok(())
     }
 }
 
-/// The mask as it applies from the payload's byte `done` on.
+/// The masking key, rotated to apply from payload byte `done` on (RFC 6455, section 5.3).
 fn rotated(mut mask: [u8; 4], done: usize) -> [u8; 4] {
     mask.rotate_left(done % 4);
     mask
 }
 
-/// Checks what can only be checked of a whole payload.
+/// Turns a complete payload into a message, with the checks that need the whole payload.
 fn present(opcode: Opcode, payload: &[u8]) -> Result<Message<'_>, Error> {
     match opcode {
         Opcode::Text => Ok(Message::Text(text(payload)?)),
         Opcode::Ping => Ok(Message::Ping(payload)),
         Opcode::Pong => Ok(Message::Pong(payload)),
         Opcode::Close => close(payload).map(Message::Close),
-        // A continuation is always part of a message, which is presented under the opcode it began with.
+        // An assembled message has the opcode of its first frame, so `Continuation` does not occur.
         Opcode::Binary | Opcode::Continuation => Ok(Message::Binary(payload)),
     }
 }
@@ -374,7 +375,7 @@ fn text(payload: &[u8]) -> Result<&str, Error> {
     simdutf8::basic::from_utf8(payload).map_err(|_| Error::InvalidUtf8)
 }
 
-/// Section 5.5.1: nothing, or a code and a reason.
+/// Reads the payload of a Close frame: nothing, or a code and a reason (RFC 6455, section 5.5.1).
 fn close(payload: &[u8]) -> Result<Option<(u16, &str)>, Error> {
     match payload {
         [] => Ok(None),
@@ -389,8 +390,10 @@ fn close(payload: &[u8]) -> Result<Option<(u16, &str)>, Error> {
     }
 }
 
-/// Section 7.4 and IANA's registry of close codes: 1005, 1006 and 1015 never appear in a frame, 1004 and 1016 to
-/// 2999 are reserved, 3000 to 4999 belong to libraries and applications.
+/// Whether a Close frame may have this code (RFC 6455, section 7.4, and IANA's registry of close codes).
+///
+/// The codes 1005, 1006 and 1015 must not appear in a frame. 1004 and 1016 to 2999 are reserved. 3000 to 4999 are for
+/// libraries and applications.
 const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

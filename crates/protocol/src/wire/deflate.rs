@@ -1,15 +1,19 @@
-//! permessage-deflate (RFC 7692), always without context takeover on both sides.
+//! permessage-deflate (RFC 7692), without context takeover on both sides.
 //!
-//! Invariants: a message decides alone what it is compressed or inflated to, nothing is kept from one to the next, and
-//! so nothing per connection; an inflated message never grows beyond its limit by more than one byte, whatever its
-//! compressed form claims.
+//! Invariants:
 //!
-//! Without context takeover one compressed form serves every receiver, and no secret in one message can show in the
-//! length of another.
+//! * Each message is compressed and inflated on its own. No state passes from one message to the next, so no connection
+//!   holds any.
+//! * An inflated message exceeds its size limit by at most one byte, whatever its compressed form contains.
 //!
-//! * [`Deflate`] is what a connection negotiated; the header's grammar is in `negotiate`.
-//! * [`Inflater`] is a reader's: one per thread.
-//! * [`frame`] makes the compressed twin of a finished frame, with a compressor of the calling thread.
+//! Without context takeover, one compressed frame serves every receiver. And the length of one message cannot reveal a secret
+//! in another.
+//!
+//! Parts:
+//!
+//! * [`Deflate`] holds the negotiated parameters. The module `negotiate` reads them from the handshake.
+//! * [`Inflater`] inflates messages. Each reading thread has one.
+//! * [`frame`] compresses a finished frame with a compressor of the calling thread.
 
 use std::cell::RefCell;
 
@@ -18,52 +22,57 @@ use zlib_rs::{DeflateFlush, InflateFlush, Status};
 use super::Error;
 use super::encode::{self, Header, Kind};
 
-/// What ends a message that was flushed, and is not sent (section 7.2.1).
+/// The end of a flushed message, which is not sent (RFC 7692, section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// A final block of nothing. It ends a stream, at once and with nothing more, exactly where a block may begin.
+/// An empty final block. It ends a deflate stream without output only at a block boundary.
 const CLOSING: [u8; 2] = [0x03, 0x00];
 
-/// The largest window: 32 KiB.
+/// The largest window, as a power of two: 32 KiB.
 pub(super) const WINDOW_BITS_MAX: u8 = 15;
 
-/// The lowest level that makes codes of its own for a message. Measured on events of 200 to 4000 bytes: level 1, with
-/// the fixed code, leaves 20 to 45 % more bytes; 6 spares 6 % at best and takes twice the time on long ones.
+/// The lowest compression level with dynamic Huffman codes.
+///
+/// Measured on events of 200 to 4000 bytes: level 1, with fixed codes, gives 20 to 45 % more bytes. Level 6 saves at most 6 %
+/// and takes twice the time on long events.
 const LEVEL: i32 = 2;
 
-/// Memory for inflated messages that is kept for the next one.
+/// The memory for inflated messages that is kept between messages, in bytes.
 const INFLATED_BYTES_KEPT: usize = 64 * 1024;
 
-/// A message may end its deflate stream and begin another (section 7.2.3.4). Nobody does it more than once; each time
-/// costs a reset.
+/// The limit on deflate streams in one message.
+///
+/// A message may end its stream and start another (RFC 7692, section 7.2.3.4). No known client does so more than once, and each
+/// stream costs a reset.
 const STREAMS_PER_MESSAGE_MAX: usize = 8;
 
-/// What a connection negotiated. Both sides forget everything between messages.
+/// The negotiated parameters of a connection. Neither side uses context takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deflate {
-    /// 9 to 15: what the client keeps to inflate with is 2 to the power of that, in bytes.
+    /// The window of the frames to the client, as a power of two: 9 to 15, for 512 bytes to 32 KiB.
     pub window_bits: u8,
 }
 
 impl Deflate {
-    /// Whether the compressed twin of a message of so many bytes can be inflated with this window: nothing in a message
-    /// can refer further back than the message is long.
+    /// Whether a compressed message of `message_bytes` uncompressed bytes can be inflated with this window. References in a
+    /// message reach back at most the length of the message.
     #[must_use]
     pub const fn fits(self, message_bytes: usize) -> bool {
         self.window_bits >= WINDOW_BITS_MAX || message_bytes <= 1 << self.window_bits
     }
 }
 
-/// How long the compressed form of a message within the limit can be. What cannot be compressed grows: by five bytes
-/// for each stored block, or by an eighth when an encoder uses nothing but the fixed code.
+/// The limit on the compressed form of a message of at most `message_bytes_max` bytes.
+///
+/// Data that cannot be compressed grows: by five bytes for each stored block, or by an eighth if an encoder uses only fixed
+/// codes.
 pub(super) const fn compressed_bytes_max(message_bytes_max: usize) -> usize {
     message_bytes_max
         .saturating_add(message_bytes_max / 8)
         .saturating_add(64)
 }
 
-/// Inflates messages, one after another and of any number of connections. Takes memory (about 40 KiB) from its first
-/// message on.
+/// Inflates messages of any number of connections, one at a time. It allocates about 40 KiB at its first message.
 #[derive(Default)]
 pub struct Inflater {
     stream: Option<zlib_rs::Inflate>,
@@ -71,12 +80,12 @@ pub struct Inflater {
     inflated: Inflated,
 }
 
-/// What came out of an [`Inflater`], ever.
+/// The totals of an [`Inflater`] since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inflated {
-    /// Messages, good or bad.
+    /// The number of messages, including malformed ones.
     pub messages: u64,
-    /// Bytes.
+    /// The number of inflated bytes.
     pub bytes: u64,
 }
 
@@ -87,7 +96,7 @@ impl std::fmt::Debug for Inflater {
 }
 
 impl Inflater {
-    /// What came out of it, ever.
+    /// The totals since the creation of this inflater.
     #[must_use]
     pub const fn inflated(&self) -> Inflated {
         self.inflated
@@ -97,8 +106,8 @@ impl Inflater {
     ///
     /// # Errors
     ///
-    /// [`Error::TooBig`] as soon as it is longer than that; [`Error::Protocol`] when it is no deflate stream, or one that
-    /// is cut off.
+    /// [`Error::TooBig`] as soon as the message exceeds `bytes_max`. [`Error::Protocol`] if `compressed` is not a deflate
+    /// stream or is truncated.
     pub(super) fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Error> {
         self.message.clear();
         self.message.shrink_to(INFLATED_BYTES_KEPT);
@@ -119,22 +128,22 @@ fn inflate_whole(
     bytes_max: usize,
     message: &mut Vec<u8>,
 ) -> Result<(), Error> {
-    // Nothing is said in one byte (section 7.2.3.6); libraries take none for the same.
+    // An empty message is one byte long (RFC 7692, section 7.2.3.6). Libraries accept an empty payload too.
     if compressed.is_empty() {
         return Ok(());
     }
     let mut streams = 1;
-    // One that marks its last block final should add an empty one (section 7.2.3.4), but is whole without it.
+    // After a final block a sender should add an empty block (section 7.2.3.4). The message is complete without it.
     if inflate_part(stream, compressed, bytes_max, message, &mut streams)? {
         return Ok(());
     }
-    // With a block still open, what came out would be the beginning of a message; and the tail could be read as its end.
+    // If a block is still open, the message is truncated, and the tail could be taken for the end of the block.
     let inflated_bytes = message.len();
     inflate_part(stream, &TAIL, bytes_max, message, &mut streams)?;
     if message.len() == inflated_bytes && is_between_blocks(stream) {
         Ok(())
     } else {
-        Err(Error::Protocol("compressed message is cut off"))
+        Err(Error::Protocol("compressed message is truncated"))
     }
 }
 
@@ -145,7 +154,7 @@ fn is_between_blocks(stream: &mut zlib_rs::Inflate) -> bool {
     matches!(status, Ok(Status::StreamEnd)) && moved == (CLOSING.len() as u64, 0)
 }
 
-/// Returns whether a stream ended with the last byte.
+/// Inflates `part` into `message`. Returns whether a deflate stream ended with the last byte of `part`.
 fn inflate_part(
     stream: &mut zlib_rs::Inflate,
     mut part: &[u8],
@@ -155,7 +164,7 @@ fn inflate_part(
 ) -> Result<bool, Error> {
     let mut has_ended = false;
     loop {
-        // One byte more than is allowed, so that a message of exactly the limit is told from a longer one.
+        // Room for one byte more than the limit, to distinguish a message of exactly the limit from a longer one.
         let room = (bytes_max + 1 - message.len()).min((4 * part.len()).max(1024));
         let begin = message.len();
         message.resize(begin + room, 0);
@@ -164,7 +173,7 @@ fn inflate_part(
         let taken = (stream.total_in() - before.0) as usize;
         let given = (stream.total_out() - before.1) as usize;
         message.truncate(begin + given);
-        let status = result.map_err(|_| Error::Protocol("compressed message is no deflate stream"))?;
+        let status = result.map_err(|_| Error::Protocol("compressed message is not a deflate stream"))?;
         if message.len() > bytes_max {
             return Err(Error::TooBig);
         }
@@ -173,16 +182,16 @@ fn inflate_part(
         if status == Status::StreamEnd {
             *streams += 1;
             if *streams > STREAMS_PER_MESSAGE_MAX {
-                return Err(Error::Protocol("compressed message of too many streams"));
+                return Err(Error::Protocol("compressed message has too many deflate streams"));
             }
             stream.reset(false);
         }
-        // It gives all that it can: with room left it has nothing more.
+        // The decompressor fills the buffer if it can, so free room means that there is no more output.
         if part.is_empty() && given < room {
             return Ok(has_ended);
         }
         if taken == 0 && given == 0 && status != Status::StreamEnd {
-            return Err(Error::Protocol("compressed message is no deflate stream"));
+            return Err(Error::Protocol("compressed message is not a deflate stream"));
         }
     }
 }
@@ -196,9 +205,10 @@ struct Deflater {
     scratch: Vec<u8>,
 }
 
-/// The compressed twin of a finished data frame ([`encode`]) with at least `bytes_min` bytes of payload. `None` when it
-/// is to be sent as it is: a shorter one, a control frame, several frames, or one that compression does not make
-/// shorter.
+/// Compresses a finished data frame (see [`encode`]) into a frame of its own.
+///
+/// `None` if the frame is to be sent uncompressed: its payload has less than `bytes_min` bytes, it is a control frame, `plain`
+/// is more than one frame, or compression does not make it shorter.
 #[must_use]
 pub fn frame(plain: &[u8], bytes_min: usize) -> Option<Vec<u8>> {
     let (kind, payload) = encode::split(plain)?;
@@ -222,15 +232,15 @@ pub fn frame(plain: &[u8], bytes_min: usize) -> Option<Vec<u8>> {
 }
 
 impl Deflater {
-    /// Memory for compressed messages that is kept for the next one.
+    /// The memory for compressed messages that is kept between messages, in bytes.
     const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 
-    /// `None` when the result would not be shorter.
+    /// `None` if the result would not be shorter than `payload`.
     fn compress(&mut self, payload: &[u8]) -> Option<&[u8]> {
         self.scratch.truncate(Self::SCRATCH_BYTES_KEPT);
         self.scratch.shrink_to(Self::SCRATCH_BYTES_KEPT);
-        // Room for whatever comes: level 1 of zlib-rs 0.6 panics when it has to go on after the output was full, and
-        // what would not be shorter is rare.
+        // Room for the longest possible output. Level 1 of zlib-rs 0.6 panics if it has to continue after the output was full,
+        // and output that is not shorter is rare.
         let room = compressed_bytes_max(payload.len());
         if self.scratch.len() < room {
             self.scratch.resize(room, 0);
@@ -241,7 +251,7 @@ impl Deflater {
             .compress(payload, &mut self.scratch, DeflateFlush::SyncFlush)
             .ok()?;
         let (taken, given) = (self.stream.total_in() as usize, self.stream.total_out() as usize);
-        // A full buffer: there may be more to come.
+        // A full buffer means that there may be more output.
         if status != Status::Ok || taken < payload.len() || given == self.scratch.len() {
             return None;
         }
@@ -273,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_rfc_are_inflated() {
-        // Section 7.2.3.1 to 7.2.3.5: one block; a shared window needs context takeover and is not ours; no
-        // compression; BFINAL set; two blocks.
+    fn the_examples_of_rfc_7692_are_inflated() {
+        // Sections 7.2.3.1 and 7.2.3.3 to 7.2.3.5: one block, no compression, BFINAL set, two blocks. Section 7.2.3.2 needs
+        // context takeover.
         let mut inflater = Inflater::default();
         for compressed in [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
@@ -289,13 +299,13 @@ mod tests {
             assert_eq!(inflater.inflate(compressed, 4), Err(Error::TooBig), "{compressed:02x?}");
         }
         assert_eq!(inflater.inflate(&[0x00], 0), Ok(&b""[..]), "section 7.2.3.6: empty");
-        // Refers to the message before it, which is forgotten.
+        // The example of section 7.2.3.2 refers to the message before it.
         let referring = inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], 99);
         assert!(matches!(referring, Err(Error::Protocol(_))), "{referring:?}");
     }
 
     #[test]
-    fn what_is_cut_off_is_not_taken_for_a_message() {
+    fn a_truncated_message_is_refused() {
         let mut inflater = Inflater::default();
         let long: Vec<u8> = (0..if cfg!(miri) { 120 } else { 20_000u32 })
             .flat_map(|number| number.to_string().into_bytes())
@@ -309,7 +319,7 @@ mod tests {
             stored,
         ] {
             assert!(inflater.inflate(&compressed, long.len()).is_ok());
-            // The first byte of the last of them is a message by itself.
+            // The cuts start at 2, because the first byte of the stored block is a message by itself.
             for cut in (2..compressed.len()).step_by(1 + compressed.len() / cuts) {
                 let result = inflater.inflate(&compressed[..cut], long.len());
                 assert!(
@@ -318,14 +328,14 @@ mod tests {
                 );
             }
         }
-        // A last block that is marked so may end the message, as some libraries have it.
+        // Some libraries end a message with a final block and no empty block after it.
         let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         assert_eq!(inflater.inflate(&last, 5), Ok(&b"Hello"[..]));
         assert_eq!(inflater.inflate(&[], 0), Ok(&b""[..]));
     }
 
     #[test]
-    fn a_bomb_is_refused_when_it_passes_the_limit() {
+    fn a_decompression_bomb_is_refused_at_the_size_limit() {
         let (limit, bytes) = if cfg!(miri) {
             (4096, 12 * 1024)
         } else {
@@ -338,18 +348,14 @@ mod tests {
         assert_eq!(inflater.inflate(&bomb, limit), Err(Error::TooBig));
         assert_eq!(inflater.inflated().bytes, limit as u64 + 1, "no further");
         assert!(inflater.message.capacity() <= 2 * limit, "no memory for the rest");
-        assert_eq!(
-            inflater.inflate(&[0x00], 0),
-            Ok(&b""[..]),
-            "and the next message is read"
-        );
+        assert_eq!(inflater.inflate(&[0x00], 0), Ok(&b""[..]), "the next message is read");
         let exactly = twin(&zeros[..limit]).expect("shorter");
         assert_eq!(inflater.inflate(&exactly, limit), Ok(&zeros[..limit]));
     }
 
     #[test]
     fn streams_within_a_message_are_bounded() {
-        // An empty final block with the fixed code, over and over.
+        // Empty final blocks with fixed codes.
         let of = |streams: usize| [0x03, 0x00].repeat(streams);
         let mut inflater = Inflater::default();
         assert_eq!(inflater.inflate(&of(STREAMS_PER_MESSAGE_MAX - 1), 99), Ok(&b""[..]));
@@ -357,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_be_shorter_goes_as_it_is() {
+    fn a_frame_that_would_not_get_shorter_is_not_compressed() {
         let mut random = 1u32;
         let mut noise = || {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -401,7 +407,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_compressed_is_inflated_to_the_same(
+        fn a_compressed_message_inflates_to_the_original(
             words in prop::collection::vec(prop::collection::vec(0u8..4, 0..40), 0..200),
         ) {
             let payload = words.concat();
@@ -413,22 +419,22 @@ mod tests {
             }
         }
 
-        // The window is chosen by the message's length alone: an inflater with just that window must do.
+        // `Deflate::fits` compares lengths alone, so a window of the message's length must be enough for the inflater.
         #[test]
-        fn a_message_within_a_window_is_inflated_with_no_more_than_that_window(
+        fn a_message_of_a_windows_length_is_inflated_with_that_window(
             window_bits in 9u8..=if cfg!(miri) { 10 } else { 15 },
             seed in any::<u8>(),
         ) {
             let length = 1usize << window_bits;
-            // The same bytes far apart: a matcher is tempted to refer back as far as it can.
-            let mut payload: Vec<u8> = (0..length).map(|place| (place as u8).wrapping_mul(seed | 1) ^ (place >> 8) as u8).collect();
+            // The start is repeated at the end, so that the compressor refers back as far as it can.
+            let mut payload: Vec<u8> = (0..length).map(|index| (index as u8).wrapping_mul(seed | 1) ^ (index >> 8) as u8).collect();
             let (head, tail) = payload.split_at_mut(length - 200);
             tail.copy_from_slice(&head[..200]);
             if let Some(compressed) = twin(&payload) {
                 let mut stream = zlib_rs::Inflate::new(false, window_bits);
                 let mut out = vec![0; length + 1];
                 let mut given = 0;
-                // In small pieces, so that what it refers to has to be in the window and not in the output.
+                // In small pieces, so that references must be served from the window and not from the output buffer.
                 for piece in [&compressed[..], &TAIL].concat().chunks(7) {
                     let mut piece = piece;
                     while !piece.is_empty() {

@@ -1,14 +1,14 @@
-//! Server frames: never masked, never fragmented (RFC 6455, sections 5.1 and 5.2).
+//! Writes the frames of the gateway, which are neither masked nor fragmented (RFC 6455, sections 5.1 and 5.4).
 //!
-//! Invariant: a finished frame is one contiguous range of bytes, header and payload, that can be sent as it is.
+//! Invariant: a finished frame is one contiguous range of bytes, header and payload.
 //!
-//! A payload that is at hand is appended with [`text`] and its siblings. One that is still to be written goes behind
-//! room for the longest header ([`begin`]); [`finish`] then puts the header, whose length depends on the payload's,
-//! right before the payload and says where the frame begins. Nothing is moved; up to eight bytes in front of it are
-//! left unused.
+//! [`text`] and the similar functions append a payload that exists already. To write a payload in place, call [`begin`], which
+//! reserves room for the longest header, append the payload, and call [`finish`]. The length of the header depends on that of
+//! the payload, so [`finish`] puts the header directly before the payload and returns where the frame starts. Up to eight
+//! bytes before the frame stay unused. Nothing is moved.
 //!
 //! ```
-//! use tickgate::wire::encode::{self, Kind};
+//! use tickgate_protocol::wire::encode::{self, Kind};
 //!
 //! let mut out = Vec::new();
 //! let frame = encode::begin(&mut out);
@@ -21,16 +21,16 @@ use std::ops::Range;
 
 use crate::disconnect::Disconnect;
 
-/// The longest header the gateway writes: two bytes and a 64-bit length.
+/// The length of the longest server header, in bytes: two bytes and a 64-bit length.
 pub const HEADER_BYTES_MAX: usize = 10;
 
-/// The longest payload of a control frame (section 5.5).
+/// The limit on the payload of a control frame, in bytes (RFC 6455, section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
-/// Marks a compressed message.
+/// The RSV1 bit, which marks a compressed message (RFC 7692, section 6).
 const RSV1: u8 = 0x40;
 
-/// What a frame carries.
+/// The kind of a frame, as its opcode (RFC 6455, section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -38,11 +38,11 @@ pub enum Kind {
     Text = 0x1,
     /// A whole binary message.
     Binary = 0x2,
-    /// The end of the conversation.
+    /// A Close frame.
     Close = 0x8,
-    /// A question.
+    /// A Ping frame.
     Ping = 0x9,
-    /// Its answer.
+    /// A Pong frame.
     Pong = 0xa,
 }
 
@@ -54,7 +54,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of a whole, unmasked frame with `payload_bytes` of payload.
+    /// The header of an unmasked, unfragmented frame with `payload_bytes` bytes of payload.
     #[must_use]
     pub fn new(kind: Kind, payload_bytes: usize) -> Self {
         let mut bytes = [0; HEADER_BYTES_MAX];
@@ -74,28 +74,28 @@ impl Header {
         Self { bytes, length }
     }
 
-    /// The header of a compressed message (RFC 7692, section 6.1): the same with RSV1.
+    /// The header of a compressed message: with RSV1 set (RFC 7692, section 6.1).
     pub(super) fn deflated(kind: Kind, payload_bytes: usize) -> Self {
         let mut header = Self::new(kind, payload_bytes);
         header.bytes[0] |= RSV1;
         header
     }
 
-    /// Its bytes: 2, 4 or 10.
+    /// The bytes of the header: 2, 4 or 10.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// A frame whose payload is being written; see [`begin`].
+/// A frame whose payload is being written. See [`begin`].
 #[derive(Debug)]
-#[must_use = "a frame that is begun must be finished"]
+#[must_use = "the frame has no header until `finish`"]
 pub struct Begun {
     payload_start: usize,
 }
 
-/// Leaves room for a header at the end of `out`. Append the payload to `out`, then call [`finish`].
+/// Reserves room for a header at the end of `out`. Append the payload to `out`, then call [`finish`].
 pub fn begin(out: &mut Vec<u8>) -> Begun {
     out.extend_from_slice(&[0; HEADER_BYTES_MAX]);
     Begun {
@@ -103,8 +103,9 @@ pub fn begin(out: &mut Vec<u8>) -> Begun {
     }
 }
 
-/// Puts the header before the payload and returns the frame's range in `out`. What `out` held before `begin` may
-/// not have been removed meanwhile.
+/// Writes the header before the payload and returns the range of the frame in `out`.
+///
+/// The bytes that `out` held before [`begin`] must still be there.
 pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     let header = Header::new(kind, out.len() - begun.payload_start);
     let start = begun.payload_start - header.as_slice().len();
@@ -112,19 +113,19 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
     start..out.len()
 }
 
-/// The first of several finished frames.
+/// The first frame of a sequence of finished frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First<'f> {
-    /// Whether it is a text message, not compressed.
+    /// Whether the frame is an uncompressed text message.
     pub is_text: bool,
-    /// What it carries.
+    /// The payload.
     pub payload: &'f [u8],
-    /// Its length, header included.
+    /// The length of the frame in bytes, including the header.
     pub bytes: usize,
 }
 
-/// Reads the header of a frame that was written here, for those who carry payloads in another way. `None`: the frame is
-/// not whole.
+/// Reads the first of several frames that this module wrote, for a transport that needs only the payloads. `None` if the frame
+/// is incomplete.
 #[must_use]
 pub fn first(frames: &[u8]) -> Option<First<'_>> {
     let [first, length, ..] = *frames else { return None };
@@ -143,7 +144,7 @@ pub fn first(frames: &[u8]) -> Option<First<'_>> {
     })
 }
 
-/// The kind and payload of one finished, uncompressed frame; `None` for anything else.
+/// The kind and the payload of one finished uncompressed frame; `None` for any other bytes.
 pub(super) fn split(frame: &[u8]) -> Option<(Kind, &[u8])> {
     let [first, second, rest @ ..] = frame else { return None };
     let kind = [Kind::Text, Kind::Binary, Kind::Close, Kind::Ping, Kind::Pong]
@@ -161,7 +162,7 @@ pub(super) fn split(frame: &[u8]) -> Option<(Kind, &[u8])> {
     (length == payload.len() as u64).then_some((kind, payload))
 }
 
-/// Bytes of payload in one finished frame, compressed or not.
+/// The length of the payload of one finished frame, in bytes. The frame may be compressed.
 #[must_use]
 pub fn payload_bytes(frame: &[u8]) -> usize {
     let header_bytes = match frame.get(1) {
@@ -182,25 +183,24 @@ pub fn binary(out: &mut Vec<u8>, payload: &[u8]) {
     append(out, Kind::Binary, payload);
 }
 
-/// Appends a ping. Of `payload` the first 125 bytes are sent.
+/// Appends a Ping frame with at most the first 125 bytes of `payload`.
 pub fn ping(out: &mut Vec<u8>, payload: &[u8]) {
     append(out, Kind::Ping, control(payload));
 }
 
-/// Appends a pong. Of `payload` the first 125 bytes are sent (that of a ping the decoder let through is no longer).
+/// Appends a Pong frame with at most the first 125 bytes of `payload`. The payload of a Ping from the decoder is never longer.
 pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
     append(out, Kind::Pong, control(payload));
 }
 
-/// Appends the Close frame of an ending. Nothing for [`Disconnect::Lost`], whose code is never sent: there is nobody
-/// left to read it.
+/// Appends the Close frame for the end of a connection. Appends nothing for [`Disconnect::Lost`], whose code must not be sent.
 pub fn close(out: &mut Vec<u8>, ending: Disconnect) {
     if ending != Disconnect::Lost {
         close_with(out, ending.code(), ending.reason());
     }
 }
 
-/// Appends a Close frame that answers the client's: with the same code, or with none (section 5.5.1).
+/// Appends the Close frame that answers the client's: with the same code, or without a code (RFC 6455, section 5.5.1).
 pub fn close_echo(out: &mut Vec<u8>, received: Option<u16>) {
     match received {
         Some(code) => append(out, Kind::Close, &code.to_be_bytes()),

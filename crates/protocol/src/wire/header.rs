@@ -1,15 +1,15 @@
-//! The frame header (RFC 6455, section 5.2) and every rule that can be checked from it.
+//! The frame header (RFC 6455, section 5.2) and every rule that the header alone can break.
 //!
-//! Invariant: rules are checked in the order of the bytes they depend on, each as soon as its byte is there. So the
-//! first broken rule is the same however the header was cut into reads, and a bad first byte is refused at once.
+//! Invariant: rules are checked in the order of the bytes they depend on, each as soon as its byte has arrived. So the first
+//! broken rule does not depend on how the header is split into reads, and an invalid first byte is refused at once.
 
 use super::Error;
 use super::deflate::compressed_bytes_max;
 
-/// The longest header a client can send: two bytes, a 64-bit length, the mask.
+/// The length of the longest client header, in bytes: two bytes, a 64-bit length and the masking key.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
-/// The longest payload of a control frame (section 5.5).
+/// The limit on the payload of a control frame, in bytes (RFC 6455, section 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,45 +28,45 @@ impl Opcode {
     }
 }
 
-/// A checked header.
+/// A header that passed all checks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
-    /// The message that begins with it is compressed.
+    /// Whether RSV1 is set: the message that starts with this frame is compressed (RFC 7692, section 6).
     pub(super) deflated: bool,
     pub(super) mask: [u8; 4],
     pub(super) payload_bytes: usize,
 }
 
 impl Header {
-    /// Whether the frame is a whole message (or control frame) by itself.
+    /// Whether the frame is a control frame or a whole unfragmented message.
     pub(super) const fn stands_alone(&self) -> bool {
         self.opcode.is_control() || (self.fin && !matches!(self.opcode, Opcode::Continuation))
     }
 }
 
-/// What a header is judged against.
+/// The state of the connection that a header is checked against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
     /// Whether permessage-deflate was negotiated.
     pub(super) deflate: bool,
-    /// The fragmented message in progress, if there is one.
+    /// The fragmented message in progress, if any.
     pub(super) assembled: Option<Assembled>,
-    /// The limit on a whole message.
+    /// The size limit of a whole message, in bytes.
     pub(super) message_bytes_max: usize,
 }
 
-/// What is known of a fragmented message in progress.
+/// A fragmented message in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Assembled {
-    /// As they arrived.
+    /// The number of payload bytes so far, as they arrived.
     pub(super) bytes: usize,
-    /// Whether those are compressed.
+    /// Whether the message is compressed.
     pub(super) deflated: bool,
 }
 
-/// Reads the header at the start of `bytes`: it and its length, or `None` when more bytes are needed.
+/// Reads the header at the start of `bytes`. Returns it with its length in bytes, or `None` if it is incomplete.
 pub(super) fn parse(bytes: &[u8], context: Context) -> Result<Option<(Header, usize)>, Error> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
     let opcode = check_first(*first, context)?;
@@ -109,7 +109,7 @@ fn check_first(byte: u8, context: Context) -> Result<Opcode, Error> {
         0xa => Opcode::Pong,
         _ => return Err(Error::Protocol("reserved opcode")),
     };
-    // Of a compressed message only the first frame says so (RFC 7692, section 6.1).
+    // Only the first frame of a compressed message has RSV1 set (RFC 7692, section 6.1).
     if byte & RSV1 != 0 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
         return Err(Error::Protocol(
             "RSV1 is set on a frame that does not begin a data message",
@@ -135,7 +135,7 @@ fn check_second(byte: u8, opcode: Opcode) -> Result<u8, Error> {
     Ok(length_code)
 }
 
-/// The payload's length and what follows it.
+/// Reads the payload length. Returns it with the bytes after it.
 fn parse_length(length_code: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Error> {
     let (length, shortest, rest) = match length_code {
         126 => match rest.split_first_chunk::<2>() {
@@ -157,7 +157,7 @@ fn parse_length(length_code: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Er
     Ok(Some((length, rest)))
 }
 
-/// Refuses a message above the limit before any memory is spent on it.
+/// Refuses a message above the size limit before memory is allocated for it.
 fn check_limit(length: u64, opcode: Opcode, deflated: bool, context: Context) -> Result<usize, Error> {
     let length = usize::try_from(length).map_err(|_| Error::TooBig)?;
     let assembled = context.assembled.unwrap_or(Assembled { bytes: 0, deflated });

@@ -1,11 +1,16 @@
-//! RFC 6455 framing without I/O: strict, resumable at every byte.
+//! WebSocket framing (RFC 6455) without I/O. It is strict and can resume after any byte.
 //!
-//! Invariant: what comes out depends on the bytes alone, never on how they were cut into reads; and memory is held
-//! only for bytes that have arrived, never for bytes that a header promises.
+//! Invariants:
 //!
-//! * [`Decoder`] reads what clients send (masked), in place, out of the reader's own buffer.
-//! * [`encode`] writes what the gateway sends (not masked).
-//! * [`deflate`] compresses and inflates whole messages; [`negotiate`] agrees with a client to do so.
+//! * The result depends only on the bytes, not on how they are split into reads.
+//! * Memory is held only for bytes that have arrived, not for bytes that a header announces.
+//!
+//! Parts:
+//!
+//! * [`Decoder`] reads the masked frames of a client in place, in the buffer of the reader.
+//! * [`encode`] writes the unmasked frames of the gateway.
+//! * [`deflate`] compresses and inflates whole messages (RFC 7692).
+//! * [`negotiate`] handles the extension header of the handshake.
 
 mod decoder;
 pub mod deflate;
@@ -19,37 +24,37 @@ pub use deflate::{Deflate, Inflater};
 
 use crate::disconnect::Disconnect;
 
-/// One whole message or control frame, unmasked, borrowed from the reader's buffer or from the decoder.
+/// One complete message or control frame, unmasked. It borrows from the reader's buffer, the decoder or the inflater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A text message, checked to be UTF-8.
+    /// A text message, which is valid UTF-8.
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
-    /// A ping with its payload (at most 125 bytes).
+    /// A Ping frame with its payload of at most 125 bytes.
     Ping(&'a [u8]),
-    /// A pong with its payload (at most 125 bytes).
+    /// A Pong frame with its payload of at most 125 bytes.
     Pong(&'a [u8]),
-    /// A Close frame: its code and reason, or nothing.
+    /// A Close frame with its code and reason; `None` if its payload is empty.
     Close(Option<(u16, &'a str)>),
 }
 
-/// Why decoding cannot go on. Each has its close code.
+/// The reason why decoding failed. Each has its close code (RFC 6455, section 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Breaks RFC 6455: close 1002. Says which rule.
+    /// The client broke this rule of RFC 6455 or RFC 7692: close code 1002.
     #[error("{0}")]
     Protocol(&'static str),
-    /// A text message or close reason that is not UTF-8: close 1007.
+    /// A text message or a close reason is not UTF-8: close code 1007.
     #[error("invalid UTF-8")]
     InvalidUtf8,
-    /// The message would exceed the limit: close 1009.
+    /// The message exceeds the size limit: close code 1009.
     #[error("message too big")]
     TooBig,
 }
 
 impl Error {
-    /// The ending that this error means.
+    /// The reason with which the connection ends.
     #[must_use]
     pub const fn disconnect(self) -> Disconnect {
         match self {

@@ -1,28 +1,29 @@
-//! Agreeing on permessage-deflate: the `Sec-WebSocket-Extensions` header (RFC 6455, section 9.1; RFC 7692, section 7.1).
+//! Negotiates permessage-deflate with the header `Sec-WebSocket-Extensions` (RFC 6455, section 9.1; RFC 7692, section 7.1).
 //!
-//! Invariant: an answer is only given to an offer that was understood to its last parameter, says to each parameter that
-//! needs an answer what it was, and promises no more than the gateway does: no context takeover on either side, a window
-//! no larger than the client asked for.
+//! Invariant: an offer is accepted only if each of its parameters is understood. The response answers each parameter that
+//! needs an answer and promises only what the gateway does: no context takeover on either side, and a window no larger than
+//! the client asked for.
 
 use super::deflate::{Deflate, WINDOW_BITS_MAX};
 
-/// The smallest window the gateway compresses for. The RFC also knows 8, for which zlib makes streams of 9.
+/// The smallest window that the gateway accepts, as a power of two. The RFC also allows 8, but zlib writes streams for 9 then.
 const WINDOW_BITS_MIN: u8 = 9;
 
-/// What was agreed on, and what the answer has to say of it.
+/// The result of the negotiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// What the connection keeps to.
+    /// The parameters of the connection.
     pub deflate: Deflate,
-    /// The client asked for a window, if only for the largest: it may hang up on an answer without one.
+    /// Whether the client asked for a window. It may close the connection if the response names none.
     names_window: bool,
 }
 
-/// Accepts the first acceptable offer among the values of a request's `Sec-WebSocket-Extensions` headers. An offer with
-/// an unknown, doubled or malformed parameter is passed over, as are other extensions.
+/// Accepts the first acceptable offer in the values of a request's `Sec-WebSocket-Extensions` headers; `None` if there is none.
+///
+/// Other extensions are skipped, and so are offers with an unknown, repeated or malformed parameter.
 ///
 /// ```
-/// use tickgate::wire::negotiate;
+/// use tickgate_protocol::wire::negotiate;
 ///
 /// let chromium = "permessage-deflate; client_max_window_bits";
 /// let agreement = negotiate::accept([chromium]).expect("acceptable");
@@ -38,8 +39,10 @@ pub fn accept<'h>(headers: impl IntoIterator<Item = &'h str>) -> Option<Agreemen
 }
 
 impl Agreement {
-    /// What the 101 says in `Sec-WebSocket-Extensions`. Clients must do without context takeover whether they offered
-    /// to or not (section 7.1.1.2); a window is answered iff it was asked for (section 7.1.2.1).
+    /// The value of `Sec-WebSocket-Extensions` in the 101 response.
+    ///
+    /// A client must do without context takeover if the response says so, even if it did not offer that (RFC 7692, section
+    /// 7.1.1.2). A window is named if and only if the client asked for one (section 7.1.2.1).
     #[must_use]
     pub fn answer(self) -> String {
         let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -53,7 +56,7 @@ impl Agreement {
 
 fn accept_one(offer: &str) -> Option<Agreement> {
     let mut parts = split(offer, b';');
-    // Names of extensions and parameters are tokens; they are compared as they are written.
+    // The names of extensions and parameters are tokens, which are compared case-sensitively.
     if parts.next()?.trim_matches(is_space) != "permessage-deflate" {
         return None;
     }
@@ -69,7 +72,7 @@ fn accept_one(offer: &str) -> Option<Agreement> {
             ("server_no_context_takeover", None) => !std::mem::replace(&mut server_forgets, true),
             ("client_no_context_takeover", None) => !std::mem::replace(&mut client_forgets, true),
             ("server_max_window_bits", Some(bits)) => server_bits.replace(window_bits(bits)?).is_none(),
-            // How little it may use to compress: the gateway inflates any.
+            // Limits the window of the client's compressor. The gateway inflates any window.
             ("client_max_window_bits", None) => client_bits.replace(WINDOW_BITS_MAX).is_none(),
             ("client_max_window_bits", Some(bits)) => client_bits.replace(window_bits(bits)?).is_none(),
             _ => false,
@@ -85,7 +88,7 @@ fn accept_one(offer: &str) -> Option<Agreement> {
     })
 }
 
-/// 8 to 15, in decimal without leading zeros (section 7.1.2.1).
+/// Reads 8 to 15, in decimal without leading zeros (RFC 7692, section 7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     match text {
         "8" => Some(8),
@@ -98,8 +101,8 @@ fn window_bits(text: &str) -> Option<u8> {
     }
 }
 
-/// A value may stand in quotes (RFC 6455, section 9.1), between which it is a token all the same: no value that is
-/// known here needs an escape.
+/// Removes the quotes that a value may have (RFC 6455, section 9.1). The quoted value must be a token too, so it needs no
+/// escapes. `None` if the closing quote is missing.
 fn unquoted(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(quoted) => quoted.strip_suffix('"'),
@@ -107,8 +110,8 @@ fn unquoted(value: &str) -> Option<&str> {
     }
 }
 
-/// The parts between separators that do not stand in quotes, in which a backslash takes the next byte as it is (RFC 9110,
-/// section 5.6.4).
+/// Splits `text` at separators outside quoted strings. In a quoted string a backslash escapes the next byte (RFC 9110, section
+/// 5.6.4).
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_or_cannot_be_kept_is_declined() {
+    fn unknown_malformed_and_unsupported_offers_are_declined() {
         for header in [
             "",
             ";",
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_acceptable_of_several_offers_counts() {
+    fn the_first_acceptable_offer_is_accepted() {
         for (headers, expected) in [
             (
                 &["permessage-deflate; server_max_window_bits=8, permessage-deflate"][..],
@@ -246,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_names_a_window_that_was_asked_for_and_no_other() {
+    fn the_response_names_a_window_only_if_the_client_asked_for_one() {
         for (offer, named) in [
             ("", ""),
             ("; client_max_window_bits=15", ""),
             ("; server_max_window_bits=10", "; server_max_window_bits=10"),
-            // As large as it would be anyway; Python's `websockets` hangs up on an answer that leaves it out.
+            // This is the default window, but Python's `websockets` closes the connection if the response leaves it out.
             ("; server_max_window_bits=15", "; server_max_window_bits=15"),
         ] {
             let header = format!("permessage-deflate{offer}");

@@ -1,11 +1,11 @@
-//! UTF-8 checked as it arrives.
+//! Incremental validation of UTF-8.
 //!
-//! Invariant: after `push` returned `Ok`, everything pushed so far is the beginning of some valid UTF-8 text; it
-//! fails on the first byte after which that is no longer so.
+//! Invariant: after `push` returns `Ok`, everything pushed so far is a prefix of a valid UTF-8 text. `push` fails at the first
+//! byte after which that is impossible.
 
 use super::Error;
 
-/// The validator's memory: the beginning of a character whose rest has not arrived yet.
+/// The state of the validator: the first bytes of a character that is incomplete.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Utf8Stream {
     pending: [u8; 4],
@@ -13,7 +13,11 @@ pub(super) struct Utf8Stream {
 }
 
 impl Utf8Stream {
-    /// Checks the next piece.
+    /// Checks the next bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUtf8`] if no text can start with all bytes so far.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while self.pending_bytes > 0 {
             let [next, rest @ ..] = bytes else { return Ok(()) };
@@ -23,7 +27,7 @@ impl Utf8Stream {
         match simdutf8::compat::from_utf8(bytes) {
             Ok(_) => Ok(()),
             Err(error) if error.error_len().is_none() => {
-                // At most three bytes: the tail is a proper beginning of one character.
+                // The tail has at most three bytes, because it is an incomplete character.
                 let tail = &bytes[error.valid_up_to()..];
                 self.pending[..tail.len()].copy_from_slice(tail);
                 self.pending_bytes = tail.len() as u8;
@@ -44,7 +48,7 @@ impl Utf8Stream {
         Ok(())
     }
 
-    /// Whether the text may end here.
+    /// Whether the text can end here.
     pub(super) const fn is_complete(&self) -> bool {
         self.pending_bytes == 0
     }
@@ -55,12 +59,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How many bytes of `text` are good, and whether it may end there, by the standard library.
+    /// The number of bytes before the first bad one, and whether the text can end there, by the standard library.
     fn by_std(text: &[u8]) -> (usize, bool) {
         match std::str::from_utf8(text) {
             Ok(_) => (text.len(), true),
             Err(error) if error.error_len().is_none() => (text.len(), false),
-            // The first bad byte is the one behind which no continuation can help.
+            // The first bad byte is the one after which no continuation is valid.
             Err(error) => (
                 (error.valid_up_to()..=text.len())
                     .find(|end| is_hopeless(&text[..*end]))
@@ -100,7 +104,7 @@ mod tests {
             0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef,
             0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff,
         ];
-        // Miri takes a thousand times as long.
+        // Miri is a thousand times slower.
         let edges = if cfg!(miri) {
             &[0x7f, 0x80, 0xa0, 0xe0, 0xed, 0xf4][..]
         } else {

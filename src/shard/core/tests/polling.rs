@@ -77,7 +77,7 @@ impl Client {
         assert_eq!(sid.secret, SECRET);
         Self {
             rig,
-            id: ConnectionId::from_public_bits(sid.place).expect("a place"),
+            id: ConnectionId::from_public_bits(sid.connection).expect("a place"),
             numbers: 1,
             opened,
             deflate: None,

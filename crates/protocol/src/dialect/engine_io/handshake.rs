@@ -1,4 +1,4 @@
-//! The `open` packet.
+//! The `open` packet, which is the handshake of Engine.IO.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use super::Sid;
 use crate::json::push_u64;
 use crate::wire::encode::{self, Kind};
 
-/// What a session is told when it is opened.
+/// The content of the `open` packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Handshake<'a> {
-    /// Its name for all requests to come.
+    /// The session id, which later requests carry.
     pub sid: &'a Sid,
-    /// Whether it may go on as a WebSocket.
+    /// Whether the client may upgrade to the transport WebSocket.
     pub may_upgrade: bool,
-    /// Between pings, in milliseconds.
+    /// The interval between pings, in milliseconds.
     pub ping_interval_ms: u64,
-    /// How long the answer to a ping may take, in milliseconds.
+    /// The time within which a ping must be answered, in milliseconds.
     pub ping_timeout_ms: u64,
-    /// Longest payload that a poll may send, in bytes.
+    /// The limit on the payload of a POST, in bytes.
     pub payload_bytes_max: u32,
 }
 
-/// Appends the frame of the `open` packet; says where it lies.
+/// Appends the frame of the `open` packet and returns its range.
 pub fn encode_open(handshake: &Handshake<'_>, out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     out.extend_from_slice(b"0{\"sid\":\"");

@@ -1,11 +1,11 @@
-//! Engine.IO, revisions 3 and 4: packets, what long polling carries them in, and the names of sessions.
+//! Engine.IO, protocol revisions 3 and 4: packets, payloads of HTTP long polling, and session ids.
 //!
-//! Invariant: an encoded packet is a WebSocket text frame, as everything else that is encoded; long polling carries the
-//! payloads of those same frames, so that nothing is encoded twice.
+//! Invariant: an encoded packet is a WebSocket text frame. Long polling carries the payloads of the same frames, so nothing is
+//! encoded twice.
 //!
-//! Revision 4 is spoken by Socket.IO clients 3.x and 4.x, revision 3 by 1.x and 2.x. A text packet is written alike in
-//! both. They differ in who pings (4: the server; 3: the client), in how long polling joins packets
-//! ([`payload`]), and in how it carries binary ones.
+//! Socket.IO clients 3.x and 4.x use revision 4, clients 1.x and 2.x use revision 3. Text packets are the same in both. The
+//! revisions differ in the side that pings (the server in 4, the client in 3), in how long polling concatenates packets
+//! ([`payload`]), and in how it carries binary packets.
 
 mod handshake;
 mod packet;
@@ -18,7 +18,7 @@ pub use handshake::{Handshake, encode_open};
 pub use packet::{Packet, encode_packet};
 pub use sid::{SECRET_BYTES, Sid};
 
-/// Which revision of the protocol a client speaks: `EIO` in its requests' query.
+/// The protocol revision of a client: `EIO` in the query of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revision {
     /// `EIO=3`
@@ -28,7 +28,7 @@ pub enum Revision {
 }
 
 impl Revision {
-    /// By the value of `EIO`.
+    /// Reads the value of `EIO`; `None` if the revision is not supported.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {

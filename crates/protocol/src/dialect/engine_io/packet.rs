@@ -1,28 +1,28 @@
-//! Packets: one character that says what it is, then its data.
+//! Engine.IO packets: one character for the type, then the data.
 
 use crate::wire::encode::{self, Kind};
 
-/// One text packet, borrowed from its frame or payload.
+/// One text packet. It borrows from its frame or payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet<'t> {
-    /// `0`: the server's handshake.
+    /// `0`: the handshake of the server.
     Open(&'t str),
     /// `1`: the sender ends the session.
     Close,
     /// `2`: asks for a [`Packet::Pong`] with the same data.
     Ping(&'t str),
-    /// `3`
+    /// `3`: answers a [`Packet::Ping`].
     Pong(&'t str),
-    /// `4`: what the layer above says.
+    /// `4`: a message, whose data is a Socket.IO packet.
     Message(&'t str),
-    /// `5`: the transport is changed.
+    /// `5`: the client changes the transport.
     Upgrade,
-    /// `6`: nothing; answers a poll.
+    /// `6`: no content. It answers a poll when there is nothing to send.
     Noop,
 }
 
 impl<'t> Packet<'t> {
-    /// Reads one; `None`: it is none.
+    /// Parses one packet; `None` if `text` is not a packet.
     #[must_use]
     pub fn parse(text: &'t str) -> Option<Self> {
         let data = text.get(1..)?;

@@ -1,11 +1,13 @@
-//! What the body of a poll holds: any number of packets.
+//! Payloads of long polling: the packets in one HTTP body.
 //!
-//! Revision 4 parts them by the character U+001E. Revision 3 writes each one's length and a colon before it, counted in
-//! UTF-16 code units, as JavaScript counts characters (`€` is one, `😀` are two); clients that send binary packets as
-//! such use a framing in bytes instead, and the body's first byte tells the two apart. Binary packets are otherwise
-//! written in base64 behind a `b`.
+//! * In revision 4 the character U+001E separates packets.
+//! * In revision 3 each packet follows its length and a colon. The length counts UTF-16 code units, as JavaScript does: `€` is
+//!   one, `😀` is two.
+//! * A revision 3 client that sends binary data as such uses a binary framing. The first byte of the body distinguishes the
+//!   two.
+//! * Otherwise a binary packet is base64 after a `b`.
 //!
-//! Invariant: every byte of a body belongs to exactly one packet or is framing; what is neither is an error.
+//! Invariant: every byte of a body belongs to exactly one packet or to the framing. Any other byte is an error.
 
 use base64::Engine;
 use base64::alphabet;
@@ -14,53 +16,56 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::Revision;
 use crate::json::push_u64;
 
-/// What parts packets in revision 4.
+/// The separator of packets in revision 4.
 const SEPARATOR: u8 = 0x1e;
 
-/// Digits of a length in revision 3; what is longer would not fit a body.
+/// The limit on the digits of a length in revision 3. No body is that long.
 const LENGTH_DIGITS_MAX: usize = 9;
 
-/// One packet of a body.
+/// One packet of a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'b> {
-    /// A text packet, to be read by [`super::Packet::parse`].
+    /// A text packet, for [`super::Packet::parse`].
     Text(&'b str),
     /// The data of a binary message.
     Binary(Vec<u8>),
 }
 
-/// A body that is no payload.
+/// The body is not a valid payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no payload of Engine.IO packets")]
+#[error("not a payload of Engine.IO packets")]
 pub struct BadPayload;
 
-/// Reads the packet at `position` of a body and moves behind it; `None`: there is no further one. An empty body holds
-/// one empty packet in revision 4 and none in revision 3.
+/// Reads the packet at `position` of a body and advances `position`, which becomes `None` after the last packet. Start with
+/// `Some(0)`. Returns `None` after the last packet.
+///
+/// An empty body has one empty packet in revision 4 and no packet in revision 3.
 ///
 /// # Errors
-/// The body is no payload from here on.
+///
+/// The body is not a valid payload at `position`. There are no further packets then.
 pub fn next<'b>(
     revision: Revision,
     body: &'b [u8],
     position: &mut Option<usize>,
 ) -> Option<Result<Item<'b>, BadPayload>> {
     let at = (*position)?;
-    // Where the next one begins; `None` behind the last one.
+    // The packet, and where the next one starts, if there can be one.
     let read = match revision {
-        Revision::Four => separated(&body[at..]).map(|(item, taken)| (item, taken.map(|taken| at + taken))),
+        Revision::Four => read_separated(&body[at..]).map(|(item, taken)| (item, taken.map(|taken| at + taken))),
         Revision::Three if at >= body.len() => {
             *position = None;
             return None;
         }
         Revision::Three => match body[0] {
-            0 | 1 => in_bytes(&body[at..]),
-            _ => counted(&body[at..]),
+            0 | 1 => read_binary_framing(&body[at..]),
+            _ => read_counted(&body[at..]),
         }
         .map(|(item, taken)| (item, Some(at + taken))),
     };
     Some(match read {
-        Some((item, behind)) => {
-            *position = behind;
+        Some((item, next)) => {
+            *position = next;
             Ok(item)
         }
         None => {
@@ -70,8 +75,8 @@ pub fn next<'b>(
     })
 }
 
-// Revision 4: up to the separator or the end.
-fn separated(rest: &[u8]) -> Option<(Item<'_>, Option<usize>)> {
+/// Revision 4: reads up to the separator or the end.
+fn read_separated(rest: &[u8]) -> Option<(Item<'_>, Option<usize>)> {
     let end = memchr::memchr(SEPARATOR, rest);
     let packet = str::from_utf8(&rest[..end.unwrap_or(rest.len())]).ok()?;
     let item = match packet.strip_prefix('b') {
@@ -81,14 +86,14 @@ fn separated(rest: &[u8]) -> Option<(Item<'_>, Option<usize>)> {
     Some((item, end.map(|end| end + 1)))
 }
 
-// Revision 3: `<UTF-16 code units>:<packet>`.
-fn counted(rest: &[u8]) -> Option<(Item<'_>, usize)> {
+/// Revision 3: reads `<number of UTF-16 code units>:<packet>`.
+fn read_counted(rest: &[u8]) -> Option<(Item<'_>, usize)> {
     let colon = memchr::memchr(b':', &rest[..rest.len().min(LENGTH_DIGITS_MAX + 1)])?;
     let units = number(&rest[..colon])?;
     let start = colon + 1;
-    // A unit is at most three bytes; what is cut by that bound is cut behind the packet.
+    // A code unit takes at most three bytes, so this range includes the whole packet.
     let within = &rest[start..rest.len().min(start.saturating_add(units.saturating_mul(3)))];
-    let text = longest_text(within);
+    let text = utf8_prefix(within);
     let mut left = units;
     let mut bytes = 0;
     for character in text.chars() {
@@ -100,15 +105,16 @@ fn counted(rest: &[u8]) -> Option<(Item<'_>, usize)> {
     }
     let packet = (left == 0).then(|| &text[..bytes])?;
     let item = match packet.strip_prefix('b') {
-        // Its type stands before the data.
+        // The packet type precedes the data.
         Some(data) => Item::Binary(BASE64.decode(data.strip_prefix('4')?).ok()?),
         None => Item::Text(packet),
     };
     Some((item, start + bytes))
 }
 
-// Revision 3, with binary packets as such: 0 (text) or 1, the length's digits as bytes 0 to 9, 255, the packet.
-fn in_bytes(rest: &[u8]) -> Option<(Item<'_>, usize)> {
+/// Revision 3, binary framing: the kind (0 for text, 1 for binary), the digits of the length as bytes 0 to 9, the byte 255, the
+/// packet.
+fn read_binary_framing(rest: &[u8]) -> Option<(Item<'_>, usize)> {
     let (&kind, rest_of_it) = rest.split_first()?;
     let digits = memchr::memchr(255, &rest_of_it[..rest_of_it.len().min(LENGTH_DIGITS_MAX + 1)])?;
     if digits == 0 || rest_of_it[..digits].iter().any(|&digit| digit > 9) {
@@ -131,15 +137,15 @@ fn number(digits: &[u8]) -> Option<usize> {
     plain.then(|| str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
-// All of it that is UTF-8.
-fn longest_text(bytes: &[u8]) -> &str {
+/// The longest prefix that is UTF-8.
+fn utf8_prefix(bytes: &[u8]) -> &str {
     match str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     }
 }
 
-/// Node's decoder takes base64 with and without padding.
+/// Base64 as Node.js decodes it: with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

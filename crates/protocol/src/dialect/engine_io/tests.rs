@@ -1,4 +1,4 @@
-//! Packets and payloads, by the cases of the protocol's documents and the reference implementation's own framing.
+//! Packets and payloads: the cases of the protocol documents, and the framing of the reference implementation.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn written(revision: Revision, packets: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn packets_are_read_and_written() {
+fn packets_are_parsed_and_encoded() {
     for (wire, packet) in [
         ("0{}", Packet::Open("{}")),
         ("1", Packet::Close),
@@ -51,7 +51,7 @@ fn packets_are_read_and_written() {
 }
 
 #[test]
-fn payloads_of_revision_4_are_parted_by_a_separator() {
+fn payloads_of_revision_4_are_split_at_separators() {
     let read = |body: &'static str| read(Revision::Four, body.as_bytes());
     assert_eq!(read("4hello"), Ok(vec![text("4hello")]));
     assert_eq!(
@@ -63,7 +63,7 @@ fn payloads_of_revision_4_are_parted_by_a_separator() {
         Ok(vec![text("4hello"), Item::Binary(vec![1, 2, 3, 4])])
     );
     assert_eq!(read("bAQIDBA"), Ok(vec![Item::Binary(vec![1, 2, 3, 4])]));
-    // Empty packets are none, and it is the session that says so.
+    // An empty text is not a packet. The session refuses it.
     assert_eq!(read(""), Ok(vec![text("")]));
     assert_eq!(read("2\u{1e}"), Ok(vec![text("2"), text("")]));
     assert_eq!(read("b!"), Err(BadPayload));
@@ -78,7 +78,7 @@ fn payloads_of_revision_4_are_parted_by_a_separator() {
 fn payloads_of_revision_3_count_utf_16_code_units() {
     let read = |body: &'static str| read(Revision::Three, body.as_bytes());
     assert_eq!(read("6:4hello2:4€"), Ok(vec![text("4hello"), text("4€")]));
-    // Outside the basic plane a character is two units.
+    // A character outside the basic multilingual plane has two code units.
     assert_eq!(read("3:4😀1:2"), Ok(vec![text("4😀"), text("2")]));
     assert_eq!(read("10:b4AQIDBA=="), Ok(vec![Item::Binary(vec![1, 2, 3, 4])]));
     assert_eq!(read(""), Ok(vec![]));
@@ -102,7 +102,7 @@ fn payloads_of_revision_3_count_utf_16_code_units() {
 }
 
 #[test]
-fn payloads_of_revision_3_may_be_framed_in_bytes() {
+fn payloads_of_revision_3_may_have_binary_framing() {
     let body = [
         &[0, 6, 255][..],
         b"4hello",
@@ -129,9 +129,9 @@ fn payloads_of_revision_3_may_be_framed_in_bytes() {
 }
 
 #[test]
-fn a_name_says_where_and_shows_no_secret() {
+fn a_session_id_is_read_back_and_its_debug_output_has_no_secret() {
     let sid = Sid {
-        place: 0x0123_4567_89ab_cdef,
+        connection: 0x0123_4567_89ab_cdef,
         secret: *b"0123456789abcdef",
     };
     let name = sid.to_text();
@@ -154,9 +154,9 @@ fn a_name_says_where_and_shows_no_secret() {
 }
 
 #[test]
-fn a_session_is_told_all_it_needs() {
+fn the_open_packet_has_all_fields_of_the_handshake() {
     let sid = Sid {
-        place: 1,
+        connection: 1,
         secret: [2; SECRET_BYTES],
     };
     let mut out = vec![b'x'];
@@ -184,7 +184,7 @@ fn a_session_is_told_all_it_needs() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(packets in prop::collection::vec("[0-6][^\u{1e}]{0,40}", 1..12), four: bool) {
+    fn a_written_payload_is_read_back(packets in prop::collection::vec("[0-6][^\u{1e}]{0,40}", 1..12), four: bool) {
         let revision = if four { Revision::Four } else { Revision::Three };
         let packets: Vec<&str> = packets.iter().map(String::as_str).collect();
         let body = written(revision, &packets);
@@ -192,12 +192,12 @@ proptest! {
     }
 
     #[test]
-    fn any_body_comes_to_an_end(body in prop::collection::vec(prop_oneof![any::<u8>(), Just(b':'), Just(0x1e), 0u8..12, Just(255u8), b'0'..=b'9'], 0..200), four: bool) {
+    fn reading_any_body_makes_progress_and_ends(body in prop::collection::vec(prop_oneof![any::<u8>(), Just(b':'), Just(0x1e), 0u8..12, Just(255u8), b'0'..=b'9'], 0..200), four: bool) {
         let revision = if four { Revision::Four } else { Revision::Three };
         let mut position = Some(0);
         let mut before = None;
         while let Some(item) = next(revision, &body, &mut position) {
-            prop_assert!(position != before || position.is_none(), "no byte was taken");
+            prop_assert!(position != before || position.is_none(), "no byte was consumed");
             before = position;
             if item.is_err() {
                 prop_assert!(position.is_none());

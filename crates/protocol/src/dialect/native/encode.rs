@@ -1,4 +1,4 @@
-//! From [`Reply`] and [`EventView`] to frames.
+//! Encodes replies and events as frames.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{ErrorCode, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
-/// Appends the frame of a reply; says where it lies. `None`: there is no such message.
+/// Appends the frame of a reply and returns its range; `None` if this dialect has no such message.
 pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out: &mut Vec<u8>) -> Option<Range<usize>> {
     if let Reply::Connected { .. } = reply {
         return None;
@@ -25,11 +25,11 @@ pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out:
     Some(encode::finish(out, frame, Kind::Text))
 }
 
-/// The frame of an event, once for all its receivers.
+/// Encodes an event as a frame.
 pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
-    // The keys, the punctuation and two long integers come to less than this.
-    const AROUND: usize = HEADER_BYTES_MAX + 120;
-    let mut out = Vec::with_capacity(AROUND + event.channel.as_str().len() + event.name.len() + event.data.len());
+    // An upper bound for the header, the keys, the punctuation and two long integers.
+    const OVERHEAD: usize = HEADER_BYTES_MAX + 120;
+    let mut out = Vec::with_capacity(OVERHEAD + event.channel.as_str().len() + event.name.len() + event.data.len());
     let frame = encode::begin(&mut out);
     push(&mut out, "{\"type\":\"event\",\"channel\":");
     push_string(&mut out, event.channel.as_str());
@@ -63,12 +63,12 @@ fn push_names<'n>(names: impl Iterator<Item = &'n str>, out: &mut Vec<u8>) {
     push(out, "]");
 }
 
-/// In what the replies of dialects that share these messages differ.
+/// The parts in which the replies of the JSON dialects differ.
 pub(in crate::dialect) trait Style {
     /// Appends the value of `timestamp`.
     fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>);
 
-    /// Appends the subscriptions that a connection holds, as `status` shows them.
+    /// Appends the subscriptions of a connection as a JSON array, as `status` shows them.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>);
 }
 
@@ -84,7 +84,7 @@ impl Style for Native {
     }
 }
 
-/// Writes replies; other dialects use it for those that they share.
+/// Writes replies as JSON. Other dialects use it for the replies that they share.
 pub(in crate::dialect) struct Writer<'o, S> {
     pub(in crate::dialect) out: &'o mut Vec<u8>,
     pub(in crate::dialect) now_unix_ms: u64,
@@ -117,7 +117,7 @@ impl<S: Style> Writer<'_, S> {
                 self.error(code, message);
             }
             Reply::AuthExpiring { expires_at_ms } => {
-                self.begin_unasked("auth_expiring");
+                self.begin_unrequested("auth_expiring");
                 self.push(",\"data\":{\"expires_at\":");
                 push_u64(self.out, expires_at_ms);
                 self.push("}");
@@ -126,11 +126,11 @@ impl<S: Style> Writer<'_, S> {
                 request_ref,
                 patterns,
                 active,
-                standing,
+                outcome,
             } => {
                 self.begin("subscribed", request_ref);
                 self.subscriptions(patterns, active);
-                self.standing(standing);
+                self.outcome(outcome);
                 self.push("}");
             }
             Reply::Unsubscribed {
@@ -181,7 +181,7 @@ impl<S: Style> Writer<'_, S> {
                 }
                 self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
             }
-            Reply::Ping => self.begin_unasked("ping"),
+            Reply::Ping => self.begin_unrequested("ping"),
             Reply::Pong { request_ref } => self.begin("pong", request_ref),
             Reply::Status(ref status) => self.status(status),
             Reply::Error {
@@ -197,7 +197,7 @@ impl<S: Style> Writer<'_, S> {
                 refused,
             } => self.rate_limited(retry_after_ms, refused),
             Reply::Dropped { count, channels } => {
-                self.begin_unasked("dropped");
+                self.begin_unrequested("dropped");
                 self.push(",\"data\":{\"count\":");
                 push_u64(self.out, count);
                 self.push(",\"channels\":");
@@ -208,7 +208,7 @@ impl<S: Style> Writer<'_, S> {
                 close_in_ms,
                 reconnect_after_ms,
             } => {
-                self.begin_unasked("going_away");
+                self.begin_unrequested("going_away");
                 self.push(",\"data\":{\"reason\":\"restart\",\"close_in_ms\":");
                 push_u64(self.out, close_in_ms);
                 self.push(",\"reconnect_after_ms\":");
@@ -223,7 +223,8 @@ impl<S: Style> Writer<'_, S> {
         push(self.out, text);
     }
 
-    fn begin_unasked(&mut self, message_type: &str) {
+    /// Starts a message that does not answer a request.
+    fn begin_unrequested(&mut self, message_type: &str) {
         self.begin_with(message_type, None);
         self.timestamp();
     }
@@ -246,7 +247,7 @@ impl<S: Style> Writer<'_, S> {
                 self.push(",\"id\":");
                 push_i128(self.out, *number);
             }
-            // An acknowledgement's number stands beside the message.
+            // The acknowledgement id is in the packet, outside the message.
             Some(RequestId::Acknowledgement { id: None, .. }) | None => {}
         }
     }
@@ -325,20 +326,20 @@ impl<S: Style> Writer<'_, S> {
         self.push("}");
     }
 
-    /// Appends what `subscribed` says of histories; nothing when there are none.
-    pub(in crate::dialect) fn standing(&mut self, standing: &SubscribeOutcome) {
-        if !standing.positions.is_empty() {
+    /// Appends the members of `subscribed` about histories. Appends nothing if there are none.
+    pub(in crate::dialect) fn outcome(&mut self, outcome: &SubscribeOutcome) {
+        if !outcome.positions.is_empty() {
             self.push(",\"positions\":{");
-            for (index, (channel, position)) in standing.positions.iter().enumerate() {
+            for (index, (channel, position)) in outcome.positions.iter().enumerate() {
                 self.key(index, channel);
                 self.position(*position);
             }
             self.push("}");
         }
-        if standing.cut {
+        if outcome.cut {
             self.push(",\"positions_complete\":false");
         }
-        if let Some(recovered) = &standing.recovered {
+        if let Some(recovered) = &outcome.recovered {
             self.push(",\"recovered\":{");
             for (index, (channel, is_whole)) in recovered.iter().enumerate() {
                 self.key(index, channel);
@@ -392,7 +393,7 @@ impl<S: Style> Writer<'_, S> {
     }
 
     fn rate_limited(&mut self, retry_after_ms: u32, refused: u32) {
-        self.begin_unasked("error");
+        self.begin_unrequested("error");
         self.error(ErrorCode::RateLimited, "too many messages");
         self.push(",\"data\":{\"retry_after_ms\":");
         push_u64(self.out, u64::from(retry_after_ms));

@@ -1,4 +1,4 @@
-//! From text to [`ClientMessage`].
+//! Parses text messages.
 
 use crate::channel::Pattern;
 use crate::event::{Epoch, OFFSET_MAX};
@@ -8,23 +8,27 @@ use crate::message::{
     MessageType, Recover, RequestId, RequestRef, shorten,
 };
 
-/// What a `subscribe` or `unsubscribe` asks for.
+/// The patterns of a `subscribe` or `unsubscribe`.
 pub(in crate::dialect) struct Selection {
     pub(in crate::dialect) patterns: Vec<Pattern>,
-    /// For [`RequestRef::members`].
+    /// The value for [`RequestRef::members`].
     pub(in crate::dialect) members: Box<str>,
 }
 
-/// How a dialect's requests name what they subscribe: the one thing in which dialects' messages differ.
+/// Reads the patterns of a request. The requests of the JSON dialects differ only in this.
 pub(in crate::dialect) trait Select {
-    /// Reads the fields that do so, `None`: there are none of them.
+    /// Reads the fields that name patterns; `None` if there are none.
+    ///
+    /// # Errors
+    ///
+    /// A field is invalid, or the user lacks a permission.
     fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError>;
 
-    /// What to say when there are none of them.
+    /// The error for a request without such fields.
     fn missing(&self) -> FieldError;
 }
 
-/// The native way: `channels` and nothing else.
+/// The selection of the native dialect: `channels`.
 struct Channels;
 
 impl Select for Channels {
@@ -39,26 +43,26 @@ impl Select for Channels {
     }
 
     fn missing(&self) -> FieldError {
-        FieldError::wrong("channels", "must be an array of strings")
+        FieldError::invalid("channels", "must be an array of strings")
     }
 }
 
-/// Reads one message.
+/// Parses one message.
 pub(in crate::dialect) fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Malformed> {
     parse_with(text, scratch, &Channels, None)
 }
 
-/// What is known of a message before its fields are read, where the dialect says it beside them.
+/// What a dialect knows about a message from outside its JSON object.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::dialect) struct Envelope {
-    /// What it is: a field `type` has no meaning then.
+    /// The type of the message. A field `type` is ignored.
     pub(in crate::dialect) message_type: MessageType,
-    /// The acknowledgement that the client waits for.
+    /// The id of the acknowledgement that the client waits for.
     pub(in crate::dialect) acknowledgement: Option<u64>,
 }
 
 impl Envelope {
-    // The `id` that answers are tied to.
+    /// Combines the acknowledgement id with the `id` in the message.
     pub(in crate::dialect) fn id(self, given: Option<RequestId>) -> Option<RequestId> {
         let Some(number) = self.acknowledgement else {
             return given;
@@ -72,8 +76,7 @@ impl Envelope {
     }
 }
 
-/// Reads one message whose subscriptions are named as `select` reads them. Unknown fields are ignored, a client's
-/// `timestamp` too.
+/// Parses one message, with `select` for its patterns. Unknown fields are ignored, including a client's `timestamp`.
 pub(in crate::dialect) fn parse_with<'t>(
     text: &'t str,
     scratch: &mut Scratch,
@@ -90,7 +93,7 @@ pub(in crate::dialect) fn parse_with<'t>(
         let id = envelope.and_then(|envelope| envelope.id(None));
         malformed(error, id, envelope.map(|envelope| envelope.message_type))
     })?;
-    // The id comes first, so that every other complaint can be tied to it.
+    // The id comes first, so that every other error can refer to it.
     let (id, id_error) = match unambiguous_id(&mut fields) {
         Ok(id) => (id, None),
         Err(error) => (None, Some(error)),
@@ -102,11 +105,11 @@ pub(in crate::dialect) fn parse_with<'t>(
             Err(error) => return Err(malformed(error, id, None)),
         },
     };
-    if let Some(error) = id_error.or(fields.each_once().err()) {
+    if let Some(error) = id_error.or(fields.check_duplicates().err()) {
         return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
-    let recover = fields.object_if_any("recover");
+    let recover = fields.optional_object("recover");
     let read = match message(message_type, &mut fields, id.clone(), select) {
         Ok(Some(message)) => Ok((message, recover)),
         Ok(None) => nested(message_type, data, recover, scratch, id.clone(), select),
@@ -116,7 +119,7 @@ pub(in crate::dialect) fn parse_with<'t>(
     read.map_err(|error| malformed(error, id, Some(message_type)))
 }
 
-// A `subscribe` with what stands in its `recover`, which only they have.
+/// Adds the content of `recover` to a `subscribe`. Other messages ignore the field.
 fn with_recover<'t>(
     mut message: ClientMessage<'t>,
     text: Result<Option<&'t str>, FieldError>,
@@ -132,7 +135,7 @@ fn with_recover<'t>(
 
 /// See [`super::super::Dialect::command_id`].
 pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Option<RequestId> {
-    // A command says so in these letters, unless some are escaped.
+    // Most other messages contain neither this word nor an escape.
     if memchr::memmem::find(text.as_bytes(), b"command").is_none()
         && memchr::memmem::find(text.as_bytes(), b"\\u").is_none()
     {
@@ -146,15 +149,15 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
 }
 
 fn unambiguous_id(fields: &mut Fields<'_, '_>) -> Result<Option<RequestId>, FieldError> {
-    if fields.is_twice("id") {
-        fields.each_once()?;
+    if fields.is_duplicate("id") {
+        fields.check_duplicates()?;
     }
     fields.id()
 }
 
 fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> {
-    if fields.is_twice("type") {
-        fields.each_once()?;
+    if fields.is_duplicate("type") {
+        fields.check_duplicates()?;
     }
     let name = fields.text("type")?;
     Ok(match &*name {
@@ -174,7 +177,7 @@ fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> 
     })
 }
 
-// `None`: what is subscribed does not stand here; under `data`, perhaps.
+/// Reads the fields of a message. `None` if a subscription names no patterns here; they may be in `data`.
 fn message<'t>(
     message_type: MessageType,
     fields: &mut Fields<'_, 't>,
@@ -197,7 +200,7 @@ fn message<'t>(
             };
             ClientMessage::Command {
                 id,
-                // The codes of a `response` are a closed list, and an action is no channel.
+                // An action is not a channel, and `INVALID_CHANNEL` is not among the codes of a `response`.
                 action: fields.channel("action", ErrorCode::InvalidMessage)?,
                 params: fields.raw("params"),
             }
@@ -219,11 +222,11 @@ fn message<'t>(
     }))
 }
 
-// The part of a history that is asked for.
+/// Reads the range of a `history` request.
 fn range(fields: &mut Fields<'_, '_>) -> Result<HistoryRange, FieldError> {
     let since = fields.unsigned("since")?;
     if since.is_some_and(|since| since > OFFSET_MAX) {
-        return Err(FieldError::wrong("since", "must be at most 2^53-1"));
+        return Err(FieldError::invalid("since", "must be at most 2^53-1"));
     }
     let epoch = if fields.has("epoch") {
         Some(Epoch::parse(&fields.text("epoch")?))
@@ -232,16 +235,16 @@ fn range(fields: &mut Fields<'_, '_>) -> Result<HistoryRange, FieldError> {
     };
     let limit = match fields.unsigned("limit")? {
         None => HISTORY_EVENTS_DEFAULT,
-        // More is not refused but cut, as a history that is longer than asked for is.
+        // A limit above the maximum is not an error: the reply says whether there are more events.
         Some(limit @ 1..) => u32::try_from(limit).unwrap_or(u32::MAX).min(HISTORY_EVENTS_MAX),
-        Some(0) => return Err(FieldError::wrong("limit", "must be at least 1")),
+        Some(0) => return Err(FieldError::invalid("limit", "must be at least 1")),
     };
     Ok(HistoryRange { since, epoch, limit })
 }
 
 type Recoverable<'t> = (ClientMessage<'t>, Result<Option<&'t str>, FieldError>);
 
-// What is subscribed stands under `data`, and with it perhaps what is to be recovered.
+/// Reads the patterns of a subscription from `data`, and `recover` too if it is not at the top level.
 fn nested<'t>(
     message_type: MessageType,
     data: Option<&'t str>,
@@ -251,10 +254,10 @@ fn nested<'t>(
     select: &dyn Select,
 ) -> Result<Recoverable<'t>, FieldError> {
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
-    fields.each_once()?;
+    fields.check_duplicates()?;
     let selection = select.select(&mut fields)?.ok_or_else(|| select.missing())?;
     let recover = match recover {
-        Ok(None) => fields.object_if_any("recover"),
+        Ok(None) => fields.optional_object("recover"),
         given => given,
     };
     Ok((subscription(message_type, selection, RequestRef::of_id(id)), recover))

@@ -1,4 +1,4 @@
-//! From replies and events to frames: the typed dialect's JSON in Socket.IO's envelope.
+//! Encodes replies and events: Socket.IO packets with the typed dialect's JSON, as frames.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::dialect::typed::{Timestamps, public_name, push_message, push_user, wr
 use crate::disconnect::Disconnect;
 use crate::event::EventView;
 use crate::json::{push_string, push_u64};
-use crate::message::{ErrorCode, Reply, RequestId, RequestRef};
+use crate::message::{ErrorCode, Reply, RequestId};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 impl Style for Settings {
@@ -33,14 +33,14 @@ impl Style for Settings {
     }
 }
 
-/// The frame of an event, once for all its receivers, of both revisions.
+/// Encodes an event as a frame, for both protocol revisions.
 pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timestamps) -> Bytes {
-    // The envelope, the keys, the punctuation, the time and the offset come to less than this; a renamed event and its
-    // user stand in the channel.
-    const AROUND: usize = HEADER_BYTES_MAX + 140;
+    // An upper bound for the header, the packet around the message, the keys, the punctuation, the time and the offset. The
+    // prefix of a renamed event and the user are parts of the channel, which is counted twice.
+    const OVERHEAD: usize = HEADER_BYTES_MAX + 140;
     let name = public_name(event);
     let channel = event.channel.as_str();
-    let mut out = Vec::with_capacity(AROUND + 2 * channel.len() + 2 * name.len() + event.data.len());
+    let mut out = Vec::with_capacity(OVERHEAD + 2 * channel.len() + 2 * name.len() + event.data.len());
     let frame = encode::begin(&mut out);
     out.extend_from_slice(b"42[");
     push_string(&mut out, &name);
@@ -51,8 +51,8 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timest
     Bytes::from(out).slice(range)
 }
 
-/// Appends the frame of a reply as an event; says where it lies. `None`: it has none, or its acknowledgement is all
-/// that answers it.
+/// Appends the frame of a reply as an event and returns its range. `None` if the reply is not an event, or if it goes out only
+/// as an acknowledgement.
 pub(in crate::dialect) fn encode_reply(
     reply: &Reply<'_>,
     now_unix_ms: u64,
@@ -60,9 +60,9 @@ pub(in crate::dialect) fn encode_reply(
     out: &mut Vec<u8>,
 ) -> Option<Range<usize>> {
     let is_acknowledged = acknowledgement(reply).is_some();
-    let is_told_anyhow = matches!(reply, Reply::Subscribed { .. } | Reply::Unsubscribed { .. });
-    let name = name(reply)?;
-    if is_acknowledged && !is_told_anyhow {
+    let is_always_sent = matches!(reply, Reply::Subscribed { .. } | Reply::Unsubscribed { .. });
+    let name = event_name(reply)?;
+    if is_acknowledged && !is_always_sent {
         return None;
     }
     let frame = encode::begin(out);
@@ -74,7 +74,7 @@ pub(in crate::dialect) fn encode_reply(
     Some(encode::finish(out, frame, Kind::Text))
 }
 
-/// Appends the frame of the acknowledgement that the request waits for, if it does.
+/// Appends the frame of the acknowledgement that the request asked for, and returns its range. `None` if it did not ask.
 pub(in crate::dialect) fn encode_acknowledgement(
     reply: &Reply<'_>,
     now_unix_ms: u64,
@@ -91,8 +91,8 @@ pub(in crate::dialect) fn encode_acknowledgement(
     Some(encode::finish(out, frame, Kind::Text))
 }
 
-// The event that a reply is. `None`: Engine.IO has its own heartbeat.
-const fn name(reply: &Reply<'_>) -> Option<&'static str> {
+/// The event name of a reply. `None` for heartbeats, which Engine.IO has itself.
+const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
     Some(match reply {
         Reply::Connected { .. } => "connected",
         Reply::AuthAccepted { .. } | Reply::AuthRefused { .. } => "auth_result",
@@ -110,7 +110,7 @@ const fn name(reply: &Reply<'_>) -> Option<&'static str> {
     })
 }
 
-// The number of the acknowledgement that the request behind a reply waits for.
+/// The id of the acknowledgement that the request of this reply asked for.
 fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
     let id = match reply {
         Reply::AuthAccepted { request_ref, .. }
@@ -138,7 +138,7 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
     }
 }
 
-// The argument of a reply's event.
+/// Writes the argument of a reply's event.
 fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: &mut Vec<u8>) {
     match *reply {
         Reply::Connected { client_id, user } => {
@@ -178,7 +178,7 @@ fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out:
     }
 }
 
-// The argument of an acknowledgement: `success`, and `data`, `error` or what was subscribed.
+/// Writes the argument of an acknowledgement: `success` with `data`, `error` or the subscriptions.
 fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: &mut Vec<u8>) {
     match *reply {
         Reply::CommandSucceeded { data, .. } => {
@@ -208,7 +208,8 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
     }
 }
 
-/// Appends the packet that connects a client to the main namespace: with its public name in revision 5, bare in 4.
+/// Appends the CONNECT packet that accepts a client, and returns its range. Revision 5 has the client's public id, revision 4
+/// has no payload.
 pub fn encode_connect(revision: Revision, client_id: &str, out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     push(out, "40");
@@ -220,14 +221,14 @@ pub fn encode_connect(revision: Revision, client_id: &str, out: &mut Vec<u8>) ->
     encode::finish(out, frame, Kind::Text)
 }
 
-/// Appends the packet that refuses to connect a client: an object with the code in `data` in revision 5, the bare
-/// message in 4.
+/// Appends the CONNECT_ERROR packet that refuses a client, and returns its range. In revision 5 the payload is an object with
+/// the code in `data`; in revision 4 it is the message.
 pub fn encode_connect_error(revision: Revision, code: ErrorCode, message: &str, out: &mut Vec<u8>) -> Range<usize> {
     let data = Some(code);
     connect_error(revision, MAIN, message, data, out)
 }
 
-/// Appends the packet that refuses a namespace.
+/// Appends the CONNECT_ERROR packet that refuses a namespace, and returns its range.
 pub fn encode_invalid_namespace(revision: Revision, namespace: &str, out: &mut Vec<u8>) -> Range<usize> {
     connect_error(revision, namespace, "Invalid namespace", None, out)
 }
@@ -261,8 +262,8 @@ fn connect_error(
     encode::finish(out, frame, Kind::Text)
 }
 
-/// Appends the event that tells of an ending: `error` with the ending's name, its reason, and the close code that a
-/// WebSocket gets and a poll does not.
+/// Appends an event `error` about the end of the connection, and returns its range. It has the close code, which a polling
+/// client gets in no other way.
 pub fn encode_ending(ending: Disconnect, out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     push(out, "42[\"error\",{\"code\":\"");
@@ -275,7 +276,7 @@ pub fn encode_ending(ending: Disconnect, out: &mut Vec<u8>) -> Range<usize> {
     encode::finish(out, frame, Kind::Text)
 }
 
-/// Appends the packet after which an official client does not come back by itself.
+/// Appends a DISCONNECT packet and returns its range. Official clients do not reconnect automatically after it.
 pub fn encode_disconnect(out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     push(out, "41");
@@ -297,9 +298,4 @@ fn timestamp(unix_ms: u64, settings: &Settings, out: &mut Vec<u8>) {
 
 fn push(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
-}
-
-/// The echo of a request that is known by its acknowledgement alone.
-pub(super) fn request_ref_of(number: Option<u64>) -> RequestRef {
-    RequestRef::of_id(number.map(|number| RequestId::Acknowledgement { number, id: None }))
 }

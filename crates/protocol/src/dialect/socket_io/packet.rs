@@ -1,50 +1,50 @@
-//! The packet's head: `<type>[<attachments>-][<namespace>,][<acknowledgement>]<payload>`.
+//! Socket.IO packets: `<type>[<attachments>-][<namespace>,][<acknowledgement>]<payload>`.
 
-/// Attachments of one packet; one with more breaks the protocol (the reference implementation's own bound).
+/// The limit on the attachments of one packet, as in the reference implementation.
 pub const ATTACHMENTS_MAX: u32 = 10;
 
-/// What a packet is.
+/// The type of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `0`
+    /// `0`: CONNECT.
     Connect,
-    /// `1`
+    /// `1`: DISCONNECT.
     Disconnect,
-    /// `2`
+    /// `2`: EVENT.
     Event,
-    /// `3`
+    /// `3`: ACK.
     Acknowledgement,
-    /// `4`: CONNECT_ERROR, or ERROR in revision 4.
+    /// `4`: CONNECT_ERROR, which is ERROR in revision 4.
     Error,
-    /// `5`
+    /// `5`: BINARY_EVENT.
     BinaryEvent,
-    /// `6`
+    /// `6`: BINARY_ACK.
     BinaryAcknowledgement,
 }
 
-/// A packet's head, and its payload unread.
+/// A packet. Its payload is not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'t> {
-    /// What it is.
+    /// The type.
     pub kind: Kind,
-    /// How many binary messages follow that belong to it.
+    /// The number of binary messages that follow and belong to this packet.
     pub attachments: u32,
-    /// `/`: the main one. A query behind it (revision 4) is left out.
+    /// The namespace, without the query that revision 4 allows. The main namespace is `/`.
     pub namespace: &'t str,
-    /// Its number, when the sender waits for an acknowledgement (or this is one).
+    /// The acknowledgement id: of the acknowledgement that the sender asks for, or that this packet is.
     pub acknowledgement: Option<u64>,
-    /// JSON, or nothing.
+    /// JSON, or an empty text.
     pub payload: &'t str,
 }
 
 /// The main namespace.
 pub(super) const MAIN: &str = "/";
 
-/// Digits of an acknowledgement's number: what JavaScript counts exactly.
+/// The limit on the digits of an acknowledgement id, within which JavaScript counts exactly.
 const NUMBER_DIGITS_MAX: usize = 16;
 
 impl<'t> Packet<'t> {
-    /// Reads the data of an Engine.IO message; `None`: it is no packet.
+    /// Parses the data of an Engine.IO message; `None` if it is not a packet.
     #[must_use]
     pub fn parse(text: &'t str) -> Option<Self> {
         let kind = match text.as_bytes().first()? {
@@ -60,16 +60,16 @@ impl<'t> Packet<'t> {
         let mut rest = &text[1..];
         let mut attachments = 0;
         if matches!(kind, Kind::BinaryEvent | Kind::BinaryAcknowledgement) {
-            let (digits, behind) = digits(rest);
+            let (digits, after) = split_digits(rest);
             attachments = digits.parse().ok().filter(|&count| count <= ATTACHMENTS_MAX)?;
-            rest = behind.strip_prefix('-')?;
+            rest = after.strip_prefix('-')?;
         }
         let mut namespace = MAIN;
         if rest.starts_with('/') {
             (namespace, rest) = rest.split_once(',').unwrap_or((rest, ""));
             namespace = namespace.split_once('?').map_or(namespace, |(name, _)| name);
         }
-        let (number, payload) = digits(rest);
+        let (number, payload) = split_digits(rest);
         let acknowledgement = match number {
             "" => None,
             number if number.len() <= NUMBER_DIGITS_MAX => Some(number.parse().ok()?),
@@ -84,13 +84,14 @@ impl<'t> Packet<'t> {
         })
     }
 
-    /// Whether it concerns the main namespace, the only one there is.
+    /// Whether the packet belongs to the main namespace, the only one of the gateway.
     #[must_use]
     pub fn is_main(&self) -> bool {
         self.namespace == MAIN
     }
 }
 
-fn digits(text: &str) -> (&str, &str) {
+/// Splits `text` after its leading digits.
+fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }

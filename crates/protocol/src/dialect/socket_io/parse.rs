@@ -1,20 +1,21 @@
-//! From packets to [`ClientMessage`]: an event's name says what it is, its first argument holds the fields.
+//! Parses event packets. The event's name is the type of the message, and its first argument has the fields.
 
 use std::borrow::Cow;
 
 use super::TRADING_TYPES;
-use super::encode::request_ref_of;
 use super::packet::{Kind, Packet};
 use crate::channel::Pattern;
 use crate::dialect::engine_io;
 use crate::dialect::native::{Envelope, Select, Selection, parse_with};
 use crate::json::{self, Scratch, split_array};
-use crate::message::{ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, shorten};
+use crate::message::{
+    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, RequestRef, shorten,
+};
 
-/// Arguments of an event, its name included. The first one is read, the others are passed over.
+/// The limit on the items of an event's array: its name and its arguments. Only the first argument is read.
 const ARGUMENTS_MAX: usize = 64;
 
-/// Names that the protocol keeps for itself: an event of such a name breaks it.
+/// Event names that the protocol reserves. An event with such a name is a protocol error.
 const RESERVED: [&str; 6] = [
     "connect",
     "connect_error",
@@ -24,29 +25,30 @@ const RESERVED: [&str; 6] = [
     "removeListener",
 ];
 
-/// Why a packet cannot be served.
+/// The reason why an event packet is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// It breaks the protocol: the session ends.
-    Broken,
-    /// It is an event that means nothing here: the client is told.
+pub enum EventError {
+    /// The packet breaks the Socket.IO protocol. The session ends.
+    Protocol,
+    /// The event is unknown or has invalid fields. The client gets an error reply.
     Malformed(Malformed),
 }
 
-/// Reads an event. `user` is whose account data `subscribe_trading` means; `None`: the client has none.
+/// Parses an event packet. `user` is the client's user, for `subscribe_trading`; `None` for a client without one.
 ///
 /// # Errors
-/// What is wrong with it.
+///
+/// The packet breaks the protocol, the event is unknown, or its fields are invalid.
 pub fn parse_event<'t>(
     packet: &Packet<'t>,
     user: Option<&str>,
     scratch: &mut Scratch,
-) -> Result<ClientMessage<'t>, Unreadable> {
+) -> Result<ClientMessage<'t>, EventError> {
     let malformed = |code, message: String, message_type| {
-        Unreadable::Malformed(Malformed {
+        EventError::Malformed(Malformed {
             code,
             message: message.into(),
-            request_ref: request_ref_of(packet.acknowledgement),
+            request_ref: RequestRef::of_acknowledgement(packet.acknowledgement),
             message_type,
         })
     };
@@ -55,11 +57,11 @@ pub fn parse_event<'t>(
         Err(error @ (json::Error::TooManyItems(_) | json::Error::TooDeep { .. } | json::Error::TooManyEscapes)) => {
             return Err(malformed(ErrorCode::InvalidMessage, error.to_string(), None));
         }
-        Err(json::Error::Syntax { .. } | json::Error::WrongKind(_)) => return Err(Unreadable::Broken),
+        Err(json::Error::Syntax { .. } | json::Error::WrongKind(_)) => return Err(EventError::Protocol),
     };
-    let name = name(&arguments).ok_or(Unreadable::Broken)?;
-    let Some((message_type, select)) = meaning(&name, user) else {
-        let message = format!("there is no event \"{}\" for the gateway", shorten(&name));
+    let name = event_name(&arguments).ok_or(EventError::Protocol)?;
+    let Some((message_type, select)) = interpret(&name, user) else {
+        let message = format!("the gateway has no event \"{}\"", shorten(&name));
         return Err(malformed(ErrorCode::UnknownType, message, None));
     };
     let envelope = Envelope {
@@ -70,42 +72,43 @@ pub fn parse_event<'t>(
         None | Some(&"null") => "{}",
         Some(fields) => fields,
     };
-    parse_with(fields, scratch, &select, Some(envelope)).map_err(Unreadable::Malformed)
+    parse_with(fields, scratch, &select, Some(envelope)).map_err(EventError::Malformed)
 }
 
-/// The token of a CONNECT packet's payload; `None`: it has none.
+/// The token in the payload of a CONNECT packet; `None` if there is none.
 ///
 /// # Errors
-/// What is wrong with the payload.
-pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<Option<Cow<'t, str>>, Unreadable> {
+///
+/// The payload is not a JSON object, or its `token` is not a string.
+pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<Option<Cow<'t, str>>, EventError> {
     if packet.payload.is_empty() {
         return Ok(None);
     }
-    let mut fields = Fields::scan(packet.payload, scratch).map_err(|_| Unreadable::Broken)?;
+    let mut fields = Fields::scan(packet.payload, scratch).map_err(|_| EventError::Protocol)?;
     if !fields.has("token") {
         return Ok(None);
     }
     let token = fields.text("token").and_then(|token| {
-        fields.each_once()?;
+        fields.check_duplicates()?;
         Ok(token)
     });
     token.map(Some).map_err(|error| {
-        Unreadable::Malformed(Malformed {
+        EventError::Malformed(Malformed {
             code: ErrorCode::TokenInvalid,
             message: error.message,
-            request_ref: request_ref_of(None),
+            request_ref: RequestRef::default(),
             message_type: Some(MessageType::Auth),
         })
     })
 }
 
-/// What is answered to a binary event.
+/// The error reply to a binary event.
 #[must_use]
 pub fn refuse_binary(packet: &Packet<'_>) -> Malformed {
     Malformed {
         code: ErrorCode::InvalidMessage,
         message: "binary events are not supported".into(),
-        request_ref: request_ref_of(packet.acknowledgement),
+        request_ref: RequestRef::of_acknowledgement(packet.acknowledgement),
         message_type: None,
     }
 }
@@ -116,48 +119,48 @@ pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Optio
         return None;
     };
     let packet = Packet::parse(data).filter(|packet| packet.kind == Kind::Event)?;
-    // A command says so in these letters, unless some are escaped, and at once behind the bracket and white space.
+    // Most other events have neither this word nor an escape at the start of their array.
     let begin = packet.payload.trim_start_matches(['[', ' ', '\t', '\n', '\r']);
     let begin = begin.get(..begin.len().min(64)).unwrap_or(begin);
     if !begin.contains("command") && !begin.contains("\\u") {
         return None;
     }
     let arguments = split_array(packet.payload, ARGUMENTS_MAX).ok()?;
-    if name(&arguments)? != "command" {
+    if event_name(&arguments)? != "command" {
         return None;
     }
     let envelope = Envelope {
         message_type: MessageType::Command,
         acknowledgement: packet.acknowledgement,
     };
-    envelope.id(id_among(arguments.get(1).copied(), scratch))
+    envelope.id(readable_id(arguments.get(1).copied(), scratch))
 }
 
-// The `id` that a command's fields give, if they can be read.
-fn id_among(fields: Option<&str>, scratch: &mut Scratch) -> Option<RequestId> {
+/// The `id` among the fields of a command, if it can be read.
+fn readable_id(fields: Option<&str>, scratch: &mut Scratch) -> Option<RequestId> {
     let mut fields = Fields::scan(fields?, scratch).ok()?;
-    if fields.is_twice("id") {
+    if fields.is_duplicate("id") {
         return None;
     }
     fields.id().ok()?
 }
 
-// The event's name; `None`: the packet has none that the protocol allows.
-fn name<'t>(arguments: &[&'t str]) -> Option<Cow<'t, str>> {
+/// The name of an event; `None` if it has none or a reserved one.
+fn event_name<'t>(arguments: &[&'t str]) -> Option<Cow<'t, str>> {
     let first = *arguments.first()?;
     let name = match first.as_bytes() {
         [b'"', .., b'"'] if !first.contains('\\') => Cow::Borrowed(&first[1..first.len() - 1]),
-        // An unpaired surrogate is the name of no event here.
+        // A name with an unpaired surrogate cannot be decoded. Its raw text is an unknown event.
         [b'"', ..] => Cow::Owned(serde_json::from_str(first).unwrap_or_else(|_| first.to_owned())),
-        // The reference implementation lets numbers be names.
+        // The reference implementation allows numbers as names.
         [b'-' | b'0'..=b'9', ..] => Cow::Borrowed(first),
         _ => return None,
     };
     (!RESERVED.contains(&&*name)).then_some(name)
 }
 
-// What events mean, and how they name what they subscribe.
-fn meaning<'u>(name: &str, user: Option<&'u str>) -> Option<(MessageType, Selects<'u>)> {
+/// The message type of an event and how to read its patterns; `None` if the event is unknown.
+fn interpret<'u>(name: &str, user: Option<&'u str>) -> Option<(MessageType, Selects<'u>)> {
     let message_type = match name {
         "auth" => MessageType::Auth,
         "subscribe" | "subscribe_trading" => MessageType::Subscribe,
@@ -177,7 +180,7 @@ fn meaning<'u>(name: &str, user: Option<&'u str>) -> Option<(MessageType, Select
 enum Selects<'u> {
     /// `channels`
     Channels,
-    /// `types` or `subscribeTypes`; neither: all of them.
+    /// `types` or `subscribeTypes`. Without both, all types.
     Trading { user: Option<&'u str> },
 }
 
@@ -189,16 +192,16 @@ impl Select for Selects<'_> {
                 patterns: fields.patterns()?,
                 members: format!(",\"channels\":{}", fields.raw("channels")).into(),
             })),
-            Self::Trading { user } => trading(fields, user).map(Some),
+            Self::Trading { user } => trading_selection(fields, user).map(Some),
         }
     }
 
     fn missing(&self) -> FieldError {
-        FieldError::wrong("channels", "must be an array of strings")
+        FieldError::invalid("channels", "must be an array of strings")
     }
 }
 
-fn trading(fields: &mut Fields<'_, '_>, user: Option<&str>) -> Result<Selection, FieldError> {
+fn trading_selection(fields: &mut Fields<'_, '_>, user: Option<&str>) -> Result<Selection, FieldError> {
     let Some(user) = user else {
         let message = "account data is for users with a token";
         return Err(FieldError::new(ErrorCode::Forbidden, message));
@@ -209,7 +212,7 @@ fn trading(fields: &mut Fields<'_, '_>, user: Option<&str>) -> Result<Selection,
         fields.texts(field, |wanted| {
             let Some(known) = TRADING_TYPES.into_iter().find(|known| *known == wanted) else {
                 let message = format!("holds \"{}\"; known: {}", shorten(wanted), TRADING_TYPES.join(", "));
-                return Err(FieldError::wrong(field, &message));
+                return Err(FieldError::invalid(field, &message));
             };
             if !types.contains(&known) {
                 types.push(known);
@@ -224,7 +227,7 @@ fn trading(fields: &mut Fields<'_, '_>, user: Option<&str>) -> Result<Selection,
         .map(|known| Pattern::parse(&format!("user.{user}.{known}")))
         .collect();
     let patterns = patterns.map_err(|error| {
-        let message = format!("the user's name {error}");
+        let message = format!("the user id {error}");
         FieldError::new(ErrorCode::InvalidChannel, message)
     })?;
     let names: Vec<String> = types.iter().map(|known| format!("\"{known}\"")).collect();

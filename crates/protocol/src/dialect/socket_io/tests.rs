@@ -1,4 +1,4 @@
-//! Packets by the cases of the protocol's document, events by the platform's own.
+//! Packets by the cases of the protocol document, events by those of the platform.
 
 use super::*;
 use crate::dialect::sample::Sample;
@@ -25,7 +25,7 @@ fn packet(
 }
 
 #[test]
-fn heads_are_read_as_the_protocol_shows_them() {
+fn packets_are_parsed_as_the_protocol_shows_them() {
     for (wire, wanted) in [
         ("0", packet(Kind::Connect, 0, "/", None, "")),
         (
@@ -81,12 +81,12 @@ fn heads_are_read_as_the_protocol_shows_them() {
     }
 }
 
-fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, Unreadable> {
+fn parse<'t>(text: &'t str, scratch: &mut Scratch) -> Result<ClientMessage<'t>, EventError> {
     parse_event(&Packet::parse(text).expect("a packet"), Some("4"), scratch)
 }
 
 #[test]
-fn events_are_client_messages() {
+fn events_are_parsed_into_client_messages() {
     let mut scratch = Scratch::default();
     let names = |message: &ClientMessage<'_>| match message {
         ClientMessage::Subscribe {
@@ -142,7 +142,7 @@ fn events_are_client_messages() {
 }
 
 #[test]
-fn what_breaks_the_protocol_and_what_means_nothing_are_told_apart() {
+fn protocol_errors_differ_from_unknown_and_invalid_events() {
     let mut scratch = Scratch::default();
     for broken in [
         "2",
@@ -156,7 +156,7 @@ fn what_breaks_the_protocol_and_what_means_nothing_are_told_apart() {
         r#"2["newListener"]"#,
         r#"2abc["message-with-ack",1]"#,
     ] {
-        assert_eq!(parse(broken, &mut scratch), Err(Unreadable::Broken), "{broken}");
+        assert_eq!(parse(broken, &mut scratch), Err(EventError::Protocol), "{broken}");
     }
     for (wire, code) in [
         (r#"2["nothing"]"#, ErrorCode::UnknownType),
@@ -172,22 +172,22 @@ fn what_breaks_the_protocol_and_what_means_nothing_are_told_apart() {
         (r#"2["subscribe_trading",{"types":"pnl"}]"#, ErrorCode::InvalidMessage),
         (r#"2["command",{"action":"a.b"}]"#, ErrorCode::InvalidMessage),
     ] {
-        let Err(Unreadable::Malformed(malformed)) = parse(wire, &mut scratch) else {
+        let Err(EventError::Malformed(malformed)) = parse(wire, &mut scratch) else {
             panic!("{wire}");
         };
         assert_eq!(malformed.code, code, "{wire}: {}", malformed.message);
     }
     let deep = format!("2[\"subscribe\",{}{}]", "[".repeat(2000), "]".repeat(2000));
     assert!(
-        matches!(parse(&deep, &mut scratch), Err(Unreadable::Malformed(_))),
-        "valid JSON, and too deep"
+        matches!(parse(&deep, &mut scratch), Err(EventError::Malformed(_))),
+        "valid JSON that is nested too deep"
     );
     let anonymous = parse_event(&Packet::parse(r#"2["subscribe_trading"]"#).unwrap(), None, &mut scratch);
-    assert!(matches!(anonymous, Err(Unreadable::Malformed(malformed)) if malformed.code == ErrorCode::Forbidden));
+    assert!(matches!(anonymous, Err(EventError::Malformed(malformed)) if malformed.code == ErrorCode::Forbidden));
 }
 
 #[test]
-fn only_commands_are_answered_unread() {
+fn only_commands_have_a_command_id() {
     let dialect = Dialect::SocketIo(Settings::default());
     let mut scratch = Scratch::default();
     let mut id = |text: &str| dialect.command_id(text, &mut scratch);
@@ -203,7 +203,7 @@ fn only_commands_are_answered_unread() {
     assert_eq!(
         id(r#"421["command",{"id":"a"}]"#),
         Some(acknowledged),
-        "found by fuzzing: the answer leaves out the id that one to a message that is read has"
+        "found by fuzzing: the answer had no id, unlike that to a parsed message"
     );
     let far = format!(r#"42[{}"command",{{"id":7}}]"#, " ".repeat(70));
     assert_eq!(id(&far), Some(RequestId::Number(7)), "found by fuzzing");
@@ -222,7 +222,7 @@ fn only_commands_are_answered_unread() {
 }
 
 #[test]
-fn an_event_goes_out_under_its_name_with_the_typed_message() {
+fn an_event_packet_has_the_name_and_the_typed_message() {
     let event = |channel: &str, name: &str, data: &str| Sample::new(channel, name, data, 1_703_836_800_999, Some(7));
     let payload = |encoding, event: &Sample| {
         let frame = encode(encoding, &event.view());

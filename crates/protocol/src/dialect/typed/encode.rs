@@ -1,4 +1,4 @@
-//! From [`Reply`] to frames: as the native dialect, but for times and what subscriptions are named by.
+//! Encodes replies as frames. They differ from the native ones in timestamps and in the names of subscriptions.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::json::push_string;
 use crate::message::{Reply, RequestRef, SubscribeOutcome};
 use crate::wire::encode::{self, Kind};
 
-/// Appends the frame of a reply; says where it lies.
+/// Appends the frame of a reply and returns its range.
 pub(in crate::dialect) fn encode_reply(
     reply: &Reply<'_>,
     now_unix_ms: u64,
@@ -27,15 +27,15 @@ pub(in crate::dialect) fn encode_reply(
     encode::finish(out, frame, Kind::Text)
 }
 
-/// Writes a reply as JSON, for every dialect that repeats a request's own fields.
+/// Writes a reply as JSON, for the dialects whose replies repeat fields of the request.
 pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
         Reply::Subscribed {
-            request_ref, standing, ..
+            request_ref, outcome, ..
         } => {
-            // What a client named in the native way is answered so, too.
-            let standing = Some(standing).filter(|_| request_ref.members.contains(",\"channels\":"));
-            changed(writer, "subscribed", request_ref, standing, None);
+            // Positions are keyed by channel, so only clients that use `channels` get them.
+            let outcome = Some(outcome).filter(|_| request_ref.members.contains(",\"channels\":"));
+            changed(writer, "subscribed", request_ref, outcome, None);
         }
         Reply::Unsubscribed {
             request_ref,
@@ -58,7 +58,7 @@ impl Style for Settings {
         Timestamps::push(self.timestamps, unix_ms, out);
     }
 
-    // In the words a client would subscribe them with: types before symbols before channels.
+    // Each pattern is written by the fields that subscribe to it: a type with a target, else a symbol, else a channel.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
         out.push(b'[');
         for (index, pattern) in patterns.iter().enumerate() {
@@ -90,18 +90,19 @@ impl Settings {
     }
 }
 
-// `subscribed` or `unsubscribed`, with the request's own fields; `lost`: those that a new token took away.
+/// Writes `subscribed` or `unsubscribed` with the fields of the request. `lost` has the patterns that a new token does not
+/// permit.
 fn changed<S: Style>(
     writer: &mut Writer<'_, S>,
     message_type: &str,
     request_ref: &RequestRef,
-    standing: Option<&SubscribeOutcome>,
+    outcome: Option<&SubscribeOutcome>,
     lost: Option<&[Pattern]>,
 ) {
     writer.begin_with(message_type, request_ref.id.as_ref());
     writer.push(&request_ref.members);
-    if let Some(standing) = standing {
-        writer.standing(standing);
+    if let Some(outcome) = outcome {
+        writer.outcome(outcome);
     }
     if let Some(lost) = lost {
         writer.push(",\"subscriptions\":");

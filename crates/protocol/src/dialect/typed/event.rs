@@ -1,4 +1,4 @@
-//! An event as a message of its own name.
+//! Encodes an event as a message whose `type` is the event's name.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use crate::event::EventView;
 use crate::json::{count_items, push_string, push_u64};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
-/// What clients take for messages of the gateway or of their own library: events of these names are renamed.
+/// Names of messages of the gateway, and names that client libraries reserve. Events with these names are renamed.
 const CONTROL_NAMES: [&str; 21] = [
     "auth_expiring",
     "auth_result",
@@ -56,7 +56,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timest
     Bytes::from(out).slice(range)
 }
 
-/// Appends the event as JSON; `name` is its [`public_name`].
+/// Appends an event as JSON. `name` is its [`public_name`].
 pub(in crate::dialect) fn push_message(
     event: &EventView<'_>,
     name: &str,
@@ -88,7 +88,7 @@ pub(in crate::dialect) fn push_message(
     out.push(b'}');
 }
 
-/// Appends a user's name: as a number when it is one that every JSON parser reads exactly.
+/// Appends a user's id: as a number if it is an integer that every JSON parser reads exactly, else as a string.
 pub(in crate::dialect) fn push_user(user: &str, out: &mut Vec<u8>) {
     if is_safe_integer(user) {
         out.extend_from_slice(user.as_bytes());
@@ -97,23 +97,23 @@ pub(in crate::dialect) fn push_user(user: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The event's name, unless that is a control message's: then `<category>_<event>`.
+/// The name of an event for clients: `<category>_<event>` if its own name is a control name, else its own name.
 pub(in crate::dialect) fn public_name<'a>(event: &EventView<'a>) -> Cow<'a, str> {
     let category = event.channel.as_str().split('.').next().unwrap_or_default();
     let mut name = Cow::Borrowed(event.name);
-    // `connect_error` is one, too.
+    // A loop, because the new name can be a control name too: `connect` and `error` give `connect_error`.
     while CONTROL_NAMES.contains(&&*name) {
         name = format!("{category}_{name}").into();
     }
     name
 }
 
-/// Whose channel it is: `<id>` of `user.<id>.*`.
+/// The user of a channel: `<id>` in `user.<id>.*`.
 fn user(channel: &str) -> Option<&str> {
     channel.strip_prefix("user.")?.split_once('.').map(|(user, _)| user)
 }
 
-/// Whether it is a non-negative integer as JSON writes it, and not too large for a number.
+/// Whether `text` is a non-negative JSON integer of at most [`SAFE_INTEGER_MAX`].
 fn is_safe_integer(text: &str) -> bool {
     let is_canonical = text == "0" || text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     is_canonical && text.parse().is_ok_and(|number: u64| number <= SAFE_INTEGER_MAX)

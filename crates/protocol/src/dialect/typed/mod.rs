@@ -1,7 +1,8 @@
-//! The typed dialect: events go by their own names, subscriptions by types, targets and symbols, times as ISO 8601.
+//! The typed dialect: events have their own names as `type`, subscriptions have types, targets and symbols, and times are
+//! ISO 8601.
 //!
-//! Invariant: its messages are the native ones but for events, `connected`, the form of `timestamp`, and how
-//! subscriptions are named; everything else is the native dialect's own code.
+//! Invariant: its messages differ from the native ones only in events, `connected`, the notation of `timestamp` and the
+//! fields that name subscriptions. All else is the code of the native dialect.
 
 mod encode;
 mod event;
@@ -17,30 +18,30 @@ pub(super) use event::{encode_event, public_name, push_message, push_user};
 pub(super) use parse::parse;
 pub use template::{Template, TemplateError};
 
-/// The type that a `subscribe` with a `target` means when it names none.
+/// The `subscription_type` of a `subscribe` that has a `target` and no type.
 pub const DEFAULT_TYPE: &str = "strategy";
 
-/// `[[endpoint]]`: what connections of one endpoint of this dialect share.
+/// The settings of an endpoint with this dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where each `subscription_type` leads.
+    /// The pattern template of each `subscription_type`.
     pub subscription_types: BTreeMap<Box<str>, Template>,
-    /// How times are written.
+    /// The notation of times.
     pub timestamps: Timestamps,
 }
 
-/// How times are written.
+/// The notation of times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Timestamps {
     /// `2025-11-24T10:30:00Z`
     #[default]
     Utc,
-    /// `2025-11-24T10:30:00`, for clients whose parsers want no zone. It is UTC all the same.
+    /// `2025-11-24T10:30:00`, for clients whose parsers accept no time zone. The time is UTC nevertheless.
     Naive,
 }
 
 impl Default for Settings {
-    /// The types `strategy`, `stock` and `market` (boards), and UTC.
+    /// The types `strategy`, `stock` and `market` (for boards), and times with a `Z`.
     fn default() -> Self {
         Self {
             subscription_types: [
@@ -57,7 +58,7 @@ impl Default for Settings {
 }
 
 impl Timestamps {
-    /// Appends Unix milliseconds as a JSON string. Times beyond the year 9999 are written as its end.
+    /// Appends Unix milliseconds as a JSON string of whole seconds. Times after the year 9999 are written as its end.
     pub(super) fn push(self, unix_ms: u64, out: &mut Vec<u8>) {
         use jiff::Timestamp;
         use jiff::fmt::temporal::DateTimePrinter;
@@ -66,7 +67,7 @@ impl Timestamps {
         let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
         let time = Timestamp::from_second(seconds.min(Timestamp::MAX.as_second())).unwrap_or(Timestamp::MAX);
         out.push(b'"');
-        // A vector takes everything; whole seconds are printed without a fraction.
+        // Writing to a vector does not fail.
         let _ = PRINTER.print_timestamp(&time, &mut *out);
         if self == Self::Naive && out.last() == Some(&b'Z') {
             out.pop();

@@ -1,4 +1,4 @@
-//! From text to [`ClientMessage`]: as the native dialect, but for what subscriptions are named by.
+//! Parses text messages. They differ from the native ones only in the fields that name subscriptions.
 
 use super::template::{FillError, fill_symbol};
 use super::{DEFAULT_TYPE, Settings};
@@ -7,7 +7,7 @@ use crate::dialect::native::{Select, Selection, parse_with};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, FieldError, Fields, Malformed, shorten};
 
-/// Reads one message.
+/// Parses one message.
 pub(in crate::dialect) fn parse<'t>(
     text: &'t str,
     scratch: &mut Scratch,
@@ -16,26 +16,26 @@ pub(in crate::dialect) fn parse<'t>(
     parse_with(text, scratch, settings, None)
 }
 
-/// The fields that an answer repeats, in this order.
-const ECHOED: [&str; 5] = ["subscription_type", "target", "symbol", "symbols", "channels"];
+/// The fields that name subscriptions. The reply repeats them in this order.
+const SELECTION_FIELDS: [&str; 5] = ["subscription_type", "target", "symbol", "symbols", "channels"];
 
 impl Select for Settings {
-    // Whatever is given counts, all of it together.
+    // The fields can be combined.
     fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
-        if !ECHOED.into_iter().any(|name| fields.has(name)) {
+        if !SELECTION_FIELDS.into_iter().any(|name| fields.has(name)) {
             return Ok(None);
         }
         let mut patterns = Vec::new();
-        if let Some(pattern) = self.typed(fields)? {
+        if let Some(pattern) = self.typed_pattern(fields)? {
             patterns.push(pattern);
         }
         if fields.has("symbol") {
             let symbol = fields.text("symbol")?;
-            patterns.push(fill_symbol(&symbol).map_err(|error| bad("symbol", &symbol, error))?);
+            patterns.push(fill_symbol(&symbol).map_err(|error| invalid("symbol", &symbol, error))?);
         }
         if fields.has("symbols") {
             fields.texts("symbols", |symbol| {
-                patterns.push(fill_symbol(symbol).map_err(|error| bad("symbol", symbol, error))?);
+                patterns.push(fill_symbol(symbol).map_err(|error| invalid("symbol", symbol, error))?);
                 Ok(())
             })?;
         }
@@ -57,8 +57,8 @@ impl Select for Settings {
 }
 
 impl Settings {
-    // What `subscription_type` and `target` ask for.
-    fn typed(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Pattern>, FieldError> {
+    /// The pattern for `subscription_type` and `target`.
+    fn typed_pattern(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Pattern>, FieldError> {
         let has_target = fields.has("target");
         if !has_target && !fields.has("subscription_type") {
             return Ok(None);
@@ -71,9 +71,9 @@ impl Settings {
         let Some(template) = self.subscription_types.get(&*name) else {
             let known: Vec<&str> = self.subscription_types.keys().map(|name| &**name).collect();
             let what = format!("\"{}\" is not known here (known: {})", shorten(&name), known.join(", "));
-            return Err(FieldError::wrong("subscription_type", &what));
+            return Err(FieldError::invalid("subscription_type", &what));
         };
-        // Beside other fields a type alone asks for nothing.
+        // A type without a target is ignored if another field names subscriptions.
         let is_alone = !["symbol", "symbols", "channels"]
             .into_iter()
             .any(|name| fields.has(name));
@@ -81,18 +81,20 @@ impl Settings {
             return Ok(None);
         }
         let target = fields.text("target")?;
-        let pattern = template.fill(&target).map_err(|error| bad("target", &target, error))?;
+        let pattern = template
+            .fill(&target)
+            .map_err(|error| invalid("target", &target, error))?;
         Ok(Some(pattern))
     }
 }
 
-fn bad(name: &str, text: &str, error: FillError) -> FieldError {
+fn invalid(name: &str, text: &str, error: FillError) -> FieldError {
     let message = format!("{name} \"{}\" {error}", shorten(text));
     FieldError::new(ErrorCode::InvalidChannel, message)
 }
 
 fn members(fields: &Fields<'_, '_>) -> Box<str> {
-    let given = ECHOED.into_iter().filter(|name| fields.has(name));
+    let given = SELECTION_FIELDS.into_iter().filter(|name| fields.has(name));
     let members: String = given.map(|name| format!(",\"{name}\":{}", fields.raw(name))).collect();
     members.into()
 }

@@ -1,4 +1,4 @@
-//! From a target to the pattern it stands for, and back.
+//! Templates convert a target to a pattern and back.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,26 +7,27 @@ use crate::channel::{ChannelError, Pattern, is_segment};
 
 const PLACEHOLDER: &str = "{target}";
 
-/// A pattern in which one whole segment, `{target}`, is filled by the client: `strategy.{target}.prices`.
+/// A pattern with the placeholder `{target}` as one whole segment, such as `strategy.{target}.prices`.
 ///
-/// Filled with a valid segment it is a valid pattern, unless that is too long.
+/// A client gives the target. A valid segment as the target gives a valid pattern, unless that is too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
-    // What stands before and behind the placeholder, dots included.
-    before: Box<str>,
-    behind: Box<str>,
+    /// The text before the placeholder, with its dot.
+    prefix: Box<str>,
+    /// The text after the placeholder, with its dot.
+    suffix: Box<str>,
 }
 
-/// Why a text is no template.
+/// The reason why a text is not a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// None, or more than one.
+    /// The placeholder is missing, occurs more than once, or is not a whole segment.
     #[error("must hold {{target}} exactly once, as a whole segment")]
     Placeholder,
-    /// Some other `{...}`.
+    /// There are other braces.
     #[error("has braces that are not {{target}}")]
     Braces,
-    /// Filled, it is no pattern.
+    /// With a target in place of the placeholder, the text is not a valid pattern.
     #[error("{0}")]
     Pattern(ChannelError),
 }
@@ -35,69 +36,77 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let (before, behind) = text.split_once(PLACEHOLDER).ok_or(TemplateError::Placeholder)?;
-        let is_whole = (before.is_empty() || before.ends_with('.')) && (behind.is_empty() || behind.starts_with('.'));
-        if !is_whole || behind.contains(PLACEHOLDER) {
+        let (prefix, suffix) = text.split_once(PLACEHOLDER).ok_or(TemplateError::Placeholder)?;
+        let is_whole = (prefix.is_empty() || prefix.ends_with('.')) && (suffix.is_empty() || suffix.starts_with('.'));
+        if !is_whole || suffix.contains(PLACEHOLDER) {
             return Err(TemplateError::Placeholder);
         }
-        if before.contains(['{', '}']) || behind.contains(['{', '}']) {
+        if prefix.contains(['{', '}']) || suffix.contains(['{', '}']) {
             return Err(TemplateError::Braces);
         }
-        // The shortest target there is.
-        Pattern::parse(&format!("{before}x{behind}")).map_err(TemplateError::Pattern)?;
+        // A target of one byte, the shortest one.
+        Pattern::parse(&format!("{prefix}x{suffix}")).map_err(TemplateError::Pattern)?;
         Ok(Self {
-            before: before.into(),
-            behind: behind.into(),
+            prefix: prefix.into(),
+            suffix: suffix.into(),
         })
     }
 }
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{PLACEHOLDER}{}", self.before, self.behind)
+        write!(f, "{}{PLACEHOLDER}{}", self.prefix, self.suffix)
     }
 }
 
 impl Template {
-    /// The pattern for a target, which must be one segment without wildcard.
+    /// The pattern for a target, which must be one segment without a wildcard.
+    ///
+    /// # Errors
+    ///
+    /// `target` is not such a segment, or the pattern would be too long.
     pub(super) fn fill(&self, target: &str) -> Result<Pattern, FillError> {
-        fill(&self.before, target, &self.behind)
+        fill(&self.prefix, target, &self.suffix)
     }
 
-    /// The target that makes this pattern.
+    /// The target for which this template gives `pattern`, if there is one.
     pub(super) fn target<'p>(&self, pattern: &'p Pattern) -> Option<&'p str> {
-        target(&self.before, pattern, &self.behind)
+        target(&self.prefix, pattern, &self.suffix)
     }
 }
 
-/// The pattern for a symbol.
+/// The pattern for a symbol: all channels `market.<symbol>.*`.
+///
+/// # Errors
+///
+/// `symbol` is not one segment without a wildcard, or the pattern would be too long.
 pub(super) fn fill_symbol(symbol: &str) -> Result<Pattern, FillError> {
     fill("market.", symbol, ".*")
 }
 
-/// The symbol that makes this pattern.
+/// The symbol for which [`fill_symbol`] gives `pattern`, if there is one.
 pub(super) fn symbol(pattern: &Pattern) -> Option<&str> {
     target("market.", pattern, ".*")
 }
 
-/// Why a target leads nowhere.
+/// The reason why a target is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FillError {
     #[error("must be one segment without `.`, `*`, `>` and white space")]
-    NoSegment,
+    NotASegment,
     #[error("is too long")]
     TooLong,
 }
 
-fn fill(before: &str, target: &str, behind: &str) -> Result<Pattern, FillError> {
+fn fill(prefix: &str, target: &str, suffix: &str) -> Result<Pattern, FillError> {
     if !is_segment(target) {
-        return Err(FillError::NoSegment);
+        return Err(FillError::NotASegment);
     }
-    Pattern::parse(&format!("{before}{target}{behind}")).map_err(|_| FillError::TooLong)
+    Pattern::parse(&format!("{prefix}{target}{suffix}")).map_err(|_| FillError::TooLong)
 }
 
-fn target<'p>(before: &str, pattern: &'p Pattern, behind: &str) -> Option<&'p str> {
-    let target = pattern.as_str().strip_prefix(before)?.strip_suffix(behind)?;
+fn target<'p>(prefix: &str, pattern: &'p Pattern, suffix: &str) -> Option<&'p str> {
+    let target = pattern.as_str().strip_prefix(prefix)?.strip_suffix(suffix)?;
     is_segment(target).then_some(target)
 }
 
@@ -106,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_holds_its_placeholder_once_and_whole() {
+    fn a_template_has_one_placeholder_as_a_whole_segment() {
         use TemplateError::{Braces, Placeholder};
         for (text, error) in [
             ("strategy.prices", Placeholder),
@@ -131,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn filling_and_reading_back_are_inverse() {
+    fn a_target_can_be_read_back_from_its_pattern() {
         for text in [
             "strategy.{target}.prices",
             "{target}",
@@ -146,7 +155,7 @@ mod tests {
                 assert_eq!(template.target(&pattern), Some(target), "{text} {target}");
             }
             for none in ["", ".", "a.b", "*", "a*", ">", "a b", "\u{3000}", "\u{7}"] {
-                assert_eq!(template.fill(none), Err(FillError::NoSegment), "{text} {none:?}");
+                assert_eq!(template.fill(none), Err(FillError::NotASegment), "{text} {none:?}");
             }
         }
         let template: Template = "strategy.{target}.prices".parse().unwrap();
@@ -162,7 +171,7 @@ mod tests {
         }
         assert_eq!(symbol(&fill_symbol("BTC/USDT").unwrap()), Some("BTC/USDT"));
         assert_eq!(symbol(&Pattern::parse("market.*").unwrap()), None);
-        // The two dots must not be the same one.
+        // The prefix and the suffix must not overlap.
         assert_eq!(symbol(&Pattern::parse("market.*.*").unwrap()), None);
     }
 }

@@ -18,7 +18,7 @@ fn event(channel: &str, name: &str, data: &str, timestamp_ms: u64) -> Sample {
     Sample::new(channel, name, data, timestamp_ms, None)
 }
 
-// The payload of a text frame from the server.
+/// The payload of a text frame from the server.
 fn payload(frame: &[u8]) -> &str {
     assert_eq!(frame[0], 0x81);
     let header = match frame[1] {
@@ -38,7 +38,7 @@ fn dialect() -> Dialect {
 }
 
 #[test]
-fn events_are_written_as_the_protocol_shows_them() {
+fn events_are_encoded_as_the_protocol_shows_them() {
     for (channel, name, data, wanted) in [
         (
             "strategy.volume_wave.prices",
@@ -70,7 +70,7 @@ fn events_are_written_as_the_protocol_shows_them() {
 }
 
 #[test]
-fn the_naive_form_differs_in_its_z_alone() {
+fn naive_timestamps_differ_only_in_the_missing_z() {
     let event = event("market.a.price", "price_update", "{}", TIME_MS);
     let (utc, naive) = (text(&event), encode_event(Encoding::TypedNaive, &event.view()));
     assert_eq!(payload(&naive), utc.replace("00Z\"", "00\""));
@@ -78,7 +78,7 @@ fn the_naive_form_differs_in_its_z_alone() {
 }
 
 #[test]
-fn times_have_no_fraction_and_no_limit() {
+fn times_are_whole_seconds_up_to_the_year_9999() {
     let time = |timestamp_ms| {
         let message: Value = serde_json::from_str(&text(&event("a", "e", "1", timestamp_ms))).unwrap();
         message["timestamp"].as_str().unwrap().to_owned()
@@ -91,7 +91,7 @@ fn times_have_no_fraction_and_no_limit() {
 }
 
 #[test]
-fn a_user_is_a_number_where_that_is_the_same() {
+fn a_user_id_is_a_number_if_no_digit_is_lost() {
     let user = |channel: &str| {
         let message: Value = serde_json::from_str(&text(&event(channel, "e", "1", TIME_MS))).unwrap();
         message.get("user_id").cloned()
@@ -119,7 +119,7 @@ fn a_user_is_a_number_where_that_is_the_same() {
 }
 
 #[test]
-fn no_event_passes_for_a_control_message() {
+fn events_with_control_names_are_renamed() {
     let name = |channel: &str, name: &str| {
         let message: Value = serde_json::from_str(&text(&event(channel, name, "1", TIME_MS))).unwrap();
         message["type"].as_str().unwrap().to_owned()
@@ -137,7 +137,7 @@ fn no_event_passes_for_a_control_message() {
 }
 
 #[test]
-fn every_name_that_the_gateway_sends_is_kept_from_events() {
+fn events_never_have_the_name_of_a_reply() {
     let mut scratch = Vec::new();
     let request_ref = crate::message::RequestRef::default();
     let id = crate::message::RequestId::Number(1);
@@ -157,7 +157,7 @@ fn every_name_that_the_gateway_sends_is_kept_from_events() {
             request_ref: &request_ref,
             patterns: &[],
             active: 0,
-            standing: &crate::message::SubscribeOutcome::default(),
+            outcome: &crate::message::SubscribeOutcome::default(),
         },
         Reply::Unsubscribed {
             request_ref: &request_ref,
@@ -230,7 +230,7 @@ fn selected(request: &str) -> Result<(Vec<String>, String), (ErrorCode, String)>
 
 #[test]
 fn subscriptions_are_named_by_type_symbol_or_channel() {
-    for (request, patterns, echoed) in [
+    for (request, patterns, repeated) in [
         (
             r#""subscription_type":"strategy","target":"volume_wave""#,
             &["strategy.volume_wave.prices"][..],
@@ -277,7 +277,7 @@ fn subscriptions_are_named_by_type_symbol_or_channel() {
             (got.as_slice(), members.as_str()),
             (
                 &patterns.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()[..],
-                echoed
+                repeated
             ),
             "{request}"
         );
@@ -285,7 +285,7 @@ fn subscriptions_are_named_by_type_symbol_or_channel() {
 }
 
 #[test]
-fn what_names_no_subscription_is_refused_by_field() {
+fn invalid_subscriptions_are_refused_with_the_name_of_the_field() {
     use ErrorCode::{InvalidChannel, InvalidMessage};
     let long = format!(r#""target":"{}""#, "x".repeat(240));
     let many = format!(r#""symbols":[{}]"#, vec!["\"a\""; 1001].join(","));
@@ -341,7 +341,7 @@ fn what_names_no_subscription_is_refused_by_field() {
 }
 
 #[test]
-fn subscriptions_are_shown_as_a_client_would_name_them() {
+fn status_lists_subscriptions_in_the_fields_that_create_them() {
     let mut out = Vec::new();
     let names = [
         "strategy.volume_wave.prices",
@@ -380,7 +380,7 @@ fn data() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn every_event_is_json_and_counts_as_serde_json_does(
+    fn every_event_is_json_and_has_the_count_of_serde_json(
         data in data(), name in "[^\\p{Cc}]{1,40}", user in "[^.*>\\s\\p{Cc}]{1,20}", timestamp_ms in any::<u64>(), naive in any::<bool>(),
     ) {
         let channel = format!("user.{user}.x");
@@ -399,7 +399,7 @@ proptest! {
     }
 
     #[test]
-    fn any_request_is_parsed_or_refused(
+    fn any_request_is_parsed_or_refused_with_a_reason(
         request in "(\"(subscription_type|target|symbol|symbols|channels|data)\":(null|1|\"a\"|\"stock\"|\"\\*\"|\\[\"a\"\\]|\\{\\}|\\{\"symbol\":\"a\"\\}),){0,4}\"id\":1",
     ) {
         if let Err((_, message)) = selected(&request) {
@@ -434,7 +434,7 @@ struct Example<'l> {
 }
 
 #[test]
-fn the_examples_of_the_reference_are_true() {
+fn the_examples_in_the_documentation_are_valid() {
     const REFERENCE: &str = include_str!("../../../../../docs/typed.md");
     let mut scratch = Scratch::default();
     let (mut requests, mut events, mut rows) = (0, 0, 0);
@@ -460,7 +460,7 @@ fn the_examples_of_the_reference_are_true() {
             _ => {}
         }
     }
-    // Rows of the table of subscriptions: | `fields` | `pattern`: ...
+    // The rows of the table of subscriptions have the shape: | `fields` | `pattern`: ...
     for line in REFERENCE.lines() {
         if let Some((fields, meaning)) = line.strip_prefix("| `").and_then(|row| row.split_once("` | `"))
             && let Some((pattern, _)) = meaning.split_once("`:")
