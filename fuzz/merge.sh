@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Adds what runs of fuzz/run.sh kept to the committed corpora, and keeps of each the fewest inputs that cover the same
-# edges. Inputs with names of their own stay. `fuzz/run.sh` has built the targets.
+# Adds the inputs that fuzz/run.sh kept to the committed corpora, and reduces each corpus to the fewest inputs with the same
+# coverage. Handwritten inputs, which have names, are kept. Run `fuzz/run.sh` first, which builds the targets.
 #
-#   fuzz/merge.sh found             every target that something was kept of
-#   fuzz/merge.sh found decoder     these only
+#   fuzz/merge.sh found             every target with kept inputs
+#   fuzz/merge.sh found decoder     only these targets
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
     corpus=fuzz/corpus/$target
     merged=$work/$target
     mkdir "$merged"
-    # Edges alone: with how often each is passed there would be thousands of inputs.
+    # By edges alone. Counting how often each edge is passed would keep thousands of inputs.
     "fuzz/target/$host/release/$target" -set_cover_merge=1 -use_counters=0 "$merged" "$corpus" "$found/$target" \
         > "$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
     find "$corpus" -type f -regextype posix-extended ! -regex '.*/[0-9a-f]{40}' -exec cp {} "$merged/" \;

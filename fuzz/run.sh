@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fuzzes each target for a time of a processor's, from its committed corpus, and says how many inputs were executed and
-# what they covered. The canary must crash within that time.
+# Fuzzes each target for some processor time, starting from its committed corpus. Prints the number of executed inputs and
+# the coverage. The canary must crash within its time.
 # Needs nightly Rust and cargo-fuzz (cargo install cargo-fuzz --locked).
 #
-#   fuzz/run.sh               600 seconds each
-#   fuzz/run.sh 60 decoder    60 seconds, these targets only
-#   KEEP=found fuzz/run.sh    what is new is kept in found/TARGET and read again by the next run, so that it goes on
+#   fuzz/run.sh               600 seconds for each target
+#   fuzz/run.sh 60 decoder    60 seconds, only these targets; the gateway is built only if one of them needs it
+#   KEEP=found fuzz/run.sh    keeps new inputs in found/TARGET; the next run with the same KEEP continues from them
 #
-# What made a target crash is in fuzz/artifacts/TARGET. What was kept enters the committed corpus by hand:
+# An input that crashes a target is saved in fuzz/artifacts/TARGET. To add new inputs to the committed corpus, run
 # `fuzz/merge.sh found`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,11 +16,15 @@ seconds=${1:-600}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
-    targets=(canary decoder round_trip deflate messages patterns door http config engine engine_io)
+    targets=(canary decoder round_trip deflate messages patterns engine_io ingress http config shard)
 fi
 
-# Built once, and run from copies: what is built meanwhile changes nothing of what is under way.
-cargo +nightly fuzz build
+# Built once and run from copies, so that a build in the meantime does not change a running target.
+features=()
+case " ${targets[*]} " in
+    *\ ingress\ *|*\ http\ *|*\ config\ *|*\ shard\ *) features=(--features gateway) ;;
+esac
+cargo +nightly fuzz build "${features[@]}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 host=$(rustc +nightly -vV | sed -n 's/^host: //p')
@@ -28,22 +32,22 @@ for target in "${targets[@]}"; do
     cp "fuzz/target/$host/release/$target" "$work/"
 done
 
-# The last number behind this word in the log.
+# The last number after a word in the log.
 last() { grep -aoE "(^|\s)$1 *[0-9]+" "$work/log" | tail -1 | grep -oE '[0-9]+$' || echo 0; }
 
-# As cargo-fuzz runs them.
+# As cargo-fuzz sets it.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_odr_violation=0
-# The configuration's target writes a file for each input: into memory, where that can be.
+# The target `config` writes a file for each input, in memory if possible.
 if [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
 TIMEFORMAT='%U %S'
 for target in "${targets[@]}"; do
-    # What is found on the way does not enter the committed corpus by itself.
+    # New inputs go into a folder of their own, not into the committed corpus.
     new=${KEEP:-$work/new}/$target
     crashed=fuzz/artifacts/$target
     if [ "$target" = canary ]; then crashed=$work/canary-crash; fi
     mkdir -p "$new" "$crashed"
     outcome=passed executions=0 cpu=0
-    # Beside other work it goes on until it has had the time.
+    # libFuzzer counts elapsed time. On a busy machine it is started again until it has had the processor time.
     while [ "$outcome" = passed ] && [ "$cpu" -lt "$seconds" ]; do
         { time "$work/$target" "$new" "fuzz/corpus/$target" -max_total_time=$((seconds - cpu)) -max_len=4096 \
             -timeout=60 -print_final_stats=1 -artifact_prefix="$crashed/" > "$work/log" 2>&1; } 2> "$work/cpu" \
@@ -51,11 +55,11 @@ for target in "${targets[@]}"; do
         executions=$((executions + $(last stat::number_of_executed_units:)))
         cpu=$(awk -v before="$cpu" 'END { printf "%d", before + $1 + $2 + 0.5 }' "$work/cpu")
     done
-    echo "$target: $outcome, $executions executions in $cpu s of the processor's time," \
+    echo "$target: $outcome, $executions executions in $cpu s of processor time," \
         "$(last cov:) edges, $(last ft:) features"
     if [ "$target" = canary ]; then
         [ "$outcome" = crashed ] && grep -q 'the canary was found' "$work/log" && continue
-        echo "the canary lives: fuzzing finds nothing here" >&2
+        echo "the canary was not found: the fuzzer does not work" >&2
         exit 1
     fi
     [ "$outcome" = passed ] || { tail -60 "$work/log" >&2; exit 1; }

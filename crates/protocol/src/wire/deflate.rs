@@ -385,7 +385,7 @@ mod tests {
 
     /// So that nobody reads a secret off the length of what is compressed behind it.
     #[test]
-    fn what_was_compressed_before_shows_in_nothing() {
+    fn compression_does_not_depend_on_earlier_messages() {
         let secret = br#"{"token":"7b1c9ee0f2a44c55","account":"4711"}"#.repeat(3);
         let guess = br#"{"token":"7b1c9ee0f2a44c55","balance":"1000000000000000"}"#;
         let alone = std::thread::scope(|scope| scope.spawn(|| frame(&plain(guess), 0)).join().unwrap());
