@@ -23,7 +23,7 @@ metrics! {
         published: Counter, "tickgate_admin_published_total", "Events published through the admin listener.";
         duplicates: Counter, "tickgate_admin_duplicates_total", "Items not published again because of their id.";
         unchanged: Counter, "tickgate_admin_unchanged_total",
-            "Items not sent because they say what the channel's last event said.";
+            "Items not sent because they are equal to the channel's last event.";
         refused_items: Counter, "tickgate_admin_refused_items_total", "Items of publish requests that were refused.";
     }
     besides {
@@ -45,7 +45,7 @@ impl<'a> Gateway<'a> {
     const METRICS: &'a [Metric<Self>] = &[
         Metric::gauge(
             "tickgate_info",
-            "1, with the version and the node's name.",
+            "Always 1. The labels hold the version and the node's name.",
             |gateway, samples| {
                 samples.labelled(&[("version", &env!("CARGO_PKG_VERSION")), ("node", &gateway.node)], 1);
             },
@@ -57,7 +57,7 @@ impl<'a> Gateway<'a> {
         ),
         Metric::gauge(
             "tickgate_ready",
-            "1 when new clients are welcome, as /readyz says.",
+            "1 while /readyz answers 200, otherwise 0.",
             |gateway, samples| samples.value(u8::from(gateway.ready)),
         ),
     ];
@@ -65,7 +65,7 @@ impl<'a> Gateway<'a> {
 
 const TOKENS: &[Metric<VerifierMetrics>] = &[Metric::counter(
     "tickgate_tokens_total",
-    "Tokens presented at handshakes, in-band and to the admin listener, by what became of them.",
+    "Tokens presented in handshakes, in messages and to the admin listener, by outcome.",
     |verifier, samples| {
         for (outcome, count) in [
             ("cached", &verifier.cache_hits),
@@ -87,17 +87,17 @@ const HUB: &[Metric<HubMetrics>] = &[
     ),
     Metric::counter(
         "tickgate_events_unwanted_total",
-        "Published events that nobody here subscribes.",
+        "Published events without a subscriber on this gateway.",
         |hub, samples| samples.value(hub.unwanted),
     ),
     Metric::gauge(
         "tickgate_hub_credits",
-        "Room for events on their way to the shards; an event takes 1 and 1 more for each KiB.",
+        "Credits for events on their way to the shards. An event takes 1, and 1 more for each KiB.",
         |hub, samples| samples.value(hub.credits),
     ),
     Metric::gauge(
         "tickgate_hub_credits_lent",
-        "Room taken; near tickgate_hub_credits publishers wait.",
+        "Credits in use. Near tickgate_hub_credits, publishers wait.",
         |hub, samples| samples.value(hub.credits_lent),
     ),
     Metric::gauge(
@@ -105,22 +105,24 @@ const HUB: &[Metric<HubMetrics>] = &[
         "Channels of which something is kept (last value, history, merged records).",
         |hub, samples| samples.value(hub.channels),
     ),
-    Metric::gauge("tickgate_state_bytes", "What is kept of channels.", |hub, samples| {
-        samples.value(hub.state_bytes)
-    }),
+    Metric::gauge(
+        "tickgate_state_bytes",
+        "Estimated size of what is kept of channels, in bytes.",
+        |hub, samples| samples.value(hub.state_bytes),
+    ),
     Metric::gauge(
         "tickgate_state_ids",
-        "Publishers' ids of events that are remembered.",
+        "Remembered ids of published events.",
         |hub, samples| samples.value(hub.ids),
     ),
     Metric::gauge(
         "tickgate_state_tombstones",
-        "Names of channels with a history that were dropped for want of room, for clients that come back.",
+        "Remembered names of evicted channels with a history, for clients that come back.",
         |hub, samples| samples.value(hub.tombstones),
     ),
     Metric::counter(
         "tickgate_state_evicted_channels_total",
-        "Channels whose state was dropped for want of room, the least recently used first.",
+        "Channels evicted because a bound was reached, the least recently used first.",
         |hub, samples| samples.value(hub.evicted),
     ),
     Metric::counter(
@@ -135,7 +137,7 @@ const HUB: &[Metric<HubMetrics>] = &[
     ),
     Metric::counter(
         "tickgate_state_overtaken_reads_total",
-        "Reads of a history that found that what they asked for is gone.",
+        "Reads of a history whose requested events were gone.",
         |hub, samples| samples.value(hub.overtaken),
     ),
     Metric::counter(
@@ -145,7 +147,7 @@ const HUB: &[Metric<HubMetrics>] = &[
     ),
     Metric::counter(
         "tickgate_events_unchanged_total",
-        "Events not sent because they say what the channel's last one said.",
+        "Events not sent because they are equal to the channel's last one.",
         |hub, samples| samples.value(hub.unchanged),
     ),
 ];

@@ -8,8 +8,9 @@ metrics! {
     /// One reading of an accept loop's counters. `/metrics` shows that of the public listeners.
     pub struct AcceptSample {
         accepted: Counter, "tickgate_accepted_total", "Connections accepted by the public listeners.";
-        aborted: Counter, "tickgate_accept_aborted_total", "Connections that were gone before they could be accepted.";
-        paused: Counter, "tickgate_accept_pauses_total", "Pauses of accepting, for want of descriptors or memory.";
+        aborted: Counter, "tickgate_accept_aborted_total", "Connections that ended before they could be accepted.";
+        paused: Counter, "tickgate_accept_pauses_total",
+            "Pauses of accepting because of too few descriptors or too little memory.";
     }
 }
 
@@ -18,7 +19,8 @@ metrics! {
     pub struct IngressMetrics, read as
     /// One reading of the public listeners' counters.
     pub struct IngressSample {
-        pending: Gauge, "tickgate_handshakes_pending", "Public connections that speak HTTP, still or only.";
+        pending: Gauge, "tickgate_handshakes_pending",
+            "Connections of the public listeners that speak HTTP at present.";
         upgraded: Counter, "tickgate_handshakes_total", "Connections upgraded and handed to a shard.";
     }
     besides {
@@ -32,7 +34,7 @@ metrics! {
 /// The metric that is printed from the counts of refusals.
 pub const REFUSALS: &[Metric<IngressSample>] = &[Metric::counter(
     "tickgate_handshakes_refused_total",
-    "Requests and connections that the door refused, by reason.",
+    "Requests and connections that the public listeners refused, by reason.",
     |sample, samples| {
         for (reason, count) in RefusalReason::ALL.iter().zip(sample.refused) {
             samples.labelled(&[("reason", &reason.label())], count);

@@ -10,11 +10,12 @@ metrics! {
     /// One reading of a shard's counters, or the sum of several.
     pub struct ShardSample {
         connections: Gauge, "tickgate_connections", "Connections: WebSockets, and sessions that poll.";
-        connections_total: Counter, "tickgate_connections_total", "Connections ever adopted by a shard.";
+        connections_total: Counter, "tickgate_connections_total",
+            "Connections that a shard has taken over since the start.";
         polling: Gauge, "tickgate_engine_io_polling", "Engine.IO sessions that poll.";
-        polls: Counter, "tickgate_engine_io_polls_total", "Polls answered with packets.";
+        polls: Counter, "tickgate_engine_io_polls_total", "Responses to polls that carried packets.";
         transports_upgraded: Counter, "tickgate_engine_io_upgrades_total",
-            "Engine.IO sessions that went on from polling to a WebSocket.";
+            "Engine.IO sessions upgraded from polling to a WebSocket.";
         /// Automatic subscriptions are included.
         subscriptions: Gauge, "tickgate_subscriptions", "Patterns held, over all connections.";
         messages_in: Counter, "tickgate_messages_received_total", "Data messages from clients.";
@@ -23,35 +24,38 @@ metrics! {
         deliveries: Counter, "tickgate_deliveries_total", "Events put into connections' outboxes.";
         messages_out: Counter, "tickgate_messages_sent_total", "Messages of any kind written completely to sockets.";
         bytes_out: Counter, "tickgate_sent_bytes_total", "Bytes written to clients.";
-        deflate_connections: Gauge, "tickgate_compressed_connections", "Connections that agreed on permessage-deflate.";
+        deflate_connections: Gauge, "tickgate_compressed_connections",
+            "Connections that negotiated permessage-deflate.";
         inflated_messages: Counter, "tickgate_compressed_messages_received_total", "Compressed messages from clients.";
         inflated_bytes: Counter, "tickgate_inflated_bytes_total",
-            "Bytes that compressed messages from clients were inflated to.";
+            "Inflated size of compressed messages from clients, in bytes.";
         deflated_messages: Counter, "tickgate_compressed_messages_total",
             "Compressed messages put into connections' outboxes.";
         deflate_saved_bytes: Counter, "tickgate_compression_saved_bytes_total",
-            "Bytes those are shorter than they would be plain.";
-        dropped: Counter, "tickgate_events_dropped_total", "Events dropped from full outboxes; the clients are told.";
+            "Bytes saved by the compression of messages to clients.";
+        dropped: Counter, "tickgate_events_dropped_total", "Events dropped from full outboxes. The clients are told.";
         conflated: Counter, "tickgate_events_conflated_total",
-            "Events that did not fit into an outbox; their channel's newest is read instead.";
+            "Events that did not fit into an outbox. The client gets their channel's newest event instead.";
         catch_ups: Counter, "tickgate_catch_ups_total",
-            "Channels that connections began to catch up with: last values, replays, what was conflated.";
+            "Channels that connections began to catch up with: last values, replays, conflated events.";
         caught_up: Counter, "tickgate_caught_up_events_total",
             "Events read from the kept state for connections that catch up.";
-        catching_up: Gauge, "tickgate_catching_up_connections", "Connections that catch up with some channel now.";
+        catching_up: Gauge, "tickgate_catching_up_connections", "Connections that are catching up with a channel.";
         waiting_subscribes: Gauge, "tickgate_waiting_subscribes",
-            "Subscribe messages that look at too many channels for one turn, or may not be answered before what was published, and wait.";
-        recovered: Counter, "tickgate_recovered_channels_total", "Channels recovered in full when clients came back.";
+            "Subscribe messages that wait: they match too many channels for one pass, or earlier events must go first.";
+        recovered: Counter, "tickgate_recovered_channels_total",
+            "Channels recovered completely for clients that came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",
-            "Channels that could not be recovered in full, as the clients were told.";
+            "Channels that could not be recovered completely. The clients are told.";
         pending_frames: Gauge, "tickgate_pending_frames", "Event frames waiting in outboxes.";
         pending_bytes: Gauge, "tickgate_pending_bytes", "Event bytes waiting in outboxes.";
         inbox: Gauge, "tickgate_inbox_events", "Events waiting in a shard's inbox.";
         /// The sum over shards is the number of shards that use io_uring.
         io_uring: Gauge, "tickgate_io_uring", "1 while a shard sends by io_uring, 0 by writev.";
         submitted: Counter, "tickgate_io_uring_messages_total", "Messages (of one or more frames) sent by io_uring.";
-        sends: Counter, "tickgate_send_calls_total", "System calls that send, a message or a submission of up to 1024.";
-        turns: Counter, "tickgate_turns_total", "Turns of a shard's loop.";
+        sends: Counter, "tickgate_send_calls_total",
+            "System calls that send: one per message with writev, one per submission of up to 1024 messages with io_uring.";
+        turns: Counter, "tickgate_turns_total", "Passes of a shard's loop.";
         /// In microseconds.
         cpu_us: Counter as seconds, "tickgate_shard_cpu_seconds_total", "CPU time of a shard's thread.";
     }

@@ -79,7 +79,7 @@ impl CommandsSample {
     pub const METRICS: &'static [Metric<Self>] = &[
         Metric::counter(
             "tickgate_commands_total",
-            "Commands taken from clients.",
+            "Commands received from clients.",
             |commands, samples| samples.value(commands.received),
         ),
         Metric::counter(
@@ -98,7 +98,7 @@ impl CommandsSample {
         ),
         Metric::counter(
             "tickgate_command_retries_total",
-            "Repeated attempts, of idempotent routes.",
+            "Repeated attempts on idempotent routes.",
             |commands, samples| samples.value(commands.retries),
         ),
         Metric::counter(
@@ -138,17 +138,17 @@ impl BackendSample {
         ),
         Metric::counter(
             "tickgate_backend_circuit_opened_total",
-            "How often a backend's circuit breaker has opened.",
+            "Times that a backend's circuit breaker opened.",
             |backend, samples| samples.value(backend.opened_total),
         ),
         Metric::counter(
             "tickgate_backend_attempts_total",
-            "Attempts to have a command answered by a backend.",
+            "Attempts to send a command to a backend.",
             |backend, samples| samples.value(backend.attempts),
         ),
         Metric::counter(
             "tickgate_backend_failures_total",
-            "Attempts that brought no usable reply.",
+            "Attempts without a usable reply.",
             |backend, samples| samples.value(backend.failures),
         ),
     ];

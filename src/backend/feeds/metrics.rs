@@ -10,17 +10,17 @@ metrics! {
     pub(super) struct FeedCounters, read as
     /// One reading of a feed's counters.
     pub struct FeedCounts {
-        channels: Gauge, "tickgate_feed_channels", "Channels of a feed that somebody listens to.";
-        in_flight: Gauge, "tickgate_feed_polls_in_flight", "Polls of a feed under way.";
+        channels: Gauge, "tickgate_feed_channels", "Channels of a feed that have subscribers.";
+        in_flight: Gauge, "tickgate_feed_polls_in_flight", "Polls of a feed in progress.";
         polls: Counter, "tickgate_feed_polls_total", "Polls of a feed that ended.";
-        failures: Counter, "tickgate_feed_failures_total", "Polls of a feed that brought nothing usable.";
+        failures: Counter, "tickgate_feed_failures_total", "Polls of a feed without a usable answer.";
         late: Counter, "tickgate_feed_late_total",
             "Polls of a feed that began late by more than a tenth of the interval.";
         events: Counter, "tickgate_feed_events_total", "Events that a feed published.";
         records: Counter, "tickgate_feed_records_total",
-            "Records in a feed's events; anything but an array is one.";
+            "Records in a feed's events. Data other than an array counts as one.";
         refused: Counter, "tickgate_feed_refused_total",
-            "Subscriptions a feed does not serve: their value may not stand in a Redis key.";
+            "Subscriptions that a feed does not serve because their value is not allowed in a Redis key.";
     }
 }
 
@@ -69,7 +69,7 @@ impl FeedSample {
     /// The metric of the state. The labels `feed` and `channel` are added, as for [`FeedCounts::METRICS`].
     pub const METRICS: &'static [Metric<Self>] = &[Metric::gauge(
         "tickgate_feed_state",
-        "How a feed's source does: 1 for its present state (unknown, good, partly, failing).",
+        "State of a feed's source: 1 for its present state (unknown, good, partly, failing).",
         |feed, samples| samples.labelled(&[("state", &feed.state.as_str())], 1),
     )];
 }
