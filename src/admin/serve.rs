@@ -109,6 +109,10 @@ impl Admin {
     }
 
     /// Waits for memory for a body that is read as a whole: its announced length, or the longest allowed one.
+    ///
+    /// # Errors
+    ///
+    /// When the gateway is shutting down.
     pub(super) async fn reserve_body(&self, request: &Request<Incoming>) -> Result<SemaphorePermit<'_>, AcquireError> {
         let bytes = request
             .body()

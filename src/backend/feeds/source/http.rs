@@ -75,6 +75,11 @@ impl HttpSource {
         }
     }
 
+    /// Requests the URL once.
+    ///
+    /// # Errors
+    ///
+    /// See [`PollFailure`]. A response of more than `bytes_max` bytes is one.
     pub(super) async fn fetch(&self, value: Option<&str>, bytes_max: usize) -> Result<String, PollFailure> {
         let url: Uri = self
             .url

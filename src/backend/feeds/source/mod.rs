@@ -75,7 +75,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// See [`PollFailure`]. The response may have at most `bytes_max` bytes.
+    /// See [`PollFailure`]. A response of more than `bytes_max` bytes is one.
     pub(super) async fn fetch(
         &self,
         value: Option<&str>,

@@ -198,6 +198,11 @@ impl RedisSource {
         *self.server.connection.lock() = None;
     }
 
+    /// Reads the key once.
+    ///
+    /// # Errors
+    ///
+    /// See [`PollFailure`]. A response of more than `bytes_max` bytes is one.
     pub(super) async fn fetch(
         &self,
         value: Option<&str>,
