@@ -99,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_full_bucket_grants_its_burst_and_then_says_when() {
+    fn a_full_bucket_grants_its_burst_and_then_returns_the_wait() {
         let mut bucket = TokenBucket::full(10, 5_000);
         for _ in 0..10 {
             assert_eq!(bucket.take(10, 5_000), Ok(()));
@@ -128,7 +128,7 @@ mod tests {
         }
 
         #[test]
-        fn the_wait_it_names_is_enough(rate in 1u32..500, gap in 0u64..30) {
+        fn a_token_is_available_after_the_returned_wait(rate in 1u32..500, gap in 0u64..30) {
             let mut bucket = TokenBucket::full(rate, 0);
             let mut now = 0;
             loop {

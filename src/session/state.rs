@@ -1,4 +1,4 @@
-//! What is kept of one connection: the struct, its constructors, and what others may read of it.
+//! The state of one connection: the struct, its constructors and its accessors.
 
 use std::fmt;
 use std::sync::Arc;

@@ -71,8 +71,8 @@ pub struct Settings {
     pub closing_ms: u32,
     /// The maximum number of bytes that are read from a closing connection and discarded.
     pub closing_bytes: u32,
-    /// What the joins of one turn may cost: a channel looked at is a step, and one more for every four patterns that
-    /// it is compared with.
+    /// The bound on the work of subscribe requests in one turn, in steps. Looking at a channel is one step, and each four
+    /// patterns that it is compared with are one more.
     pub subscribe_steps: u32,
 }
 

@@ -11,7 +11,7 @@ const TABLE: &str = include_str!("../../../tests/data/bad_input.txt");
 
 struct Row<'t> {
     name: &'t str,
-    who: &'t str,
+    client: &'t str,
     sent: &'t str,
     answer: &'t str,
 }
@@ -21,12 +21,12 @@ fn rows() -> Vec<Row<'static>> {
     lines
         .map(|line| {
             let cells: Vec<&str> = line.split(" | ").collect();
-            let [name, who, sent, answer] = cells[..] else {
+            let [name, client, sent, answer] = cells[..] else {
                 panic!("not four cells: {line}");
             };
             Row {
                 name,
-                who,
+                client,
                 sent,
                 answer,
             }
@@ -60,8 +60,8 @@ fn tokens() -> Tokens {
 }
 
 fn play(row: &Row<'_>, chunk: usize) -> Vec<Seen> {
-    let handshake = match row.who {
-        "nobody" => None,
+    let handshake = match row.client {
+        "no_token" => None,
         "user" => Some("good"),
         other => other.strip_prefix("token "),
     };

@@ -201,7 +201,7 @@ impl Drive {
     }
 
     pub(super) fn answer_history(&mut self, page: HistoryPage) {
-        let request_ref = self.history.take().expect("a history is asked for");
+        let request_ref = self.history.take().expect("a history request is pending");
         self.input(Input::History { request_ref, page });
     }
 

@@ -491,7 +491,7 @@ fn line(seen: &Seen) -> String {
             });
             format!("= subscribe {} recover{}", names(patterns), keys.collect::<String>())
         }
-        Seen::History(asked) => format!("= history {asked}"),
+        Seen::History(request) => format!("= history {request}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Unsubscribe(patterns) => format!("= unsubscribe {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_arrive_in_order_and_ring() {
+    fn messages_arrive_in_order_and_ring_the_doorbell() {
         let bell = Arc::new(Doorbell::default());
         let (handle, mut mailbox) = mailbox(bell.clone(), Arc::default());
         bell.answer();

@@ -47,7 +47,7 @@ fn an_outbox_is_forty_bytes() {
 }
 
 #[test]
-fn events_and_replies_leave_in_the_order_they_came() {
+fn events_and_replies_leave_in_the_order_of_queueing() {
     let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
     outbox
         .push_reply(&mut pool, frame(1, 1), &BOUNDS)
@@ -217,7 +217,7 @@ fn split(model: &mut VecDeque<Queued>, index: usize) {
 proptest! {
     // The model is a single queue, which is searched for the oldest event that can be dropped.
     #[test]
-    fn agrees_with_one_plain_queue(steps in steps(), start in prop_oneof![Just(0u32), Just(u32::MAX - 40)]) {
+    fn agrees_with_a_single_queue(steps in steps(), start in prop_oneof![Just(0u32), Just(u32::MAX - 40)]) {
         let mut pool = Pool::default();
         let mut outbox = Outbox { next_sequence: start, ..Outbox::default() };
         let mut model = VecDeque::<Queued>::new();

@@ -34,12 +34,12 @@ macro_rules! both_ways {
 
 both_ways! {
     events_arrive_over_tcp_and_over_unix_sockets
-    a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost
-    the_close_frame_arrives_although_input_is_waiting_unread
-    a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code
-    what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it
-    whoever_vanishes_is_forgotten
-    a_close_and_the_end_of_input_in_one_go_are_answered
+    a_stalled_reader_delays_no_other_client_and_learns_what_it_lost
+    the_close_frame_arrives_even_if_input_is_unread
+    a_flooding_client_is_read_in_bounded_steps_and_closed_with_4029
+    input_longer_than_one_read_is_read_completely_up_to_its_end
+    connections_of_clients_that_vanish_are_removed
+    a_close_frame_together_with_the_end_of_input_is_answered
     a_thousand_connections_get_every_event_once_and_in_order
     publishers_in_the_shard_wait_for_credit_and_lose_nothing
 }
@@ -68,7 +68,7 @@ fn events_arrive_over_tcp_and_over_unix_sockets(flush: FlushMethod) {
     assert!(shard.handle.metrics().sends.get() <= 2 + 2 * 100);
 }
 
-fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: FlushMethod) {
+fn a_stalled_reader_delays_no_other_client_and_learns_what_it_lost(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut stalled) = tcp();
@@ -113,7 +113,7 @@ fn a_stalled_reader_delays_nobody_costs_nothing_and_is_told_what_it_lost(flush: 
     driven.settle();
 }
 
-fn the_close_frame_arrives_although_input_is_waiting_unread(flush: FlushMethod) {
+fn the_close_frame_arrives_even_if_input_is_unread(flush: FlushMethod) {
     for is_tcp in [true, false] {
         let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
@@ -130,21 +130,21 @@ fn the_close_frame_arrives_although_input_is_waiting_unread(flush: FlushMethod) 
         };
         if is_tcp {
             let (server, mut client) = tcp();
-            client.socket.write_all(&input).expect("room");
+            client.socket.write_all(&input).expect("space in the socket");
             shard.adopt(server, b"");
             check(Client::of(Box::new(client.socket)), &mut driven);
         } else {
             let (server, mut client) = unix();
-            client.socket.write_all(&input).expect("room");
+            client.socket.write_all(&input).expect("space in the socket");
             shard.adopt(server, b"");
             check(Client::of(Box::new(client.socket)), &mut driven);
         }
-        driven.turn_until("the removal", || shard.handle.load() == 0);
+        driven.turn_until("the connection's removal", || shard.handle.load() == 0);
         assert_eq!(shard.ended(Disconnect::Protocol), 1);
     }
 }
 
-fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: FlushMethod) {
+fn a_flooding_client_is_read_in_bounded_steps_and_closed_with_4029(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut flooder) = tcp();
@@ -183,7 +183,7 @@ fn a_flooder_gets_its_sixteen_kilobytes_a_turn_and_ends_with_its_code(flush: Flu
     });
 }
 
-fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: FlushMethod) {
+fn input_longer_than_one_read_is_read_completely_up_to_its_end(flush: FlushMethod) {
     for is_followed_by_end in [false, true] {
         let mut shard = Shard::new(flush, 1_000, Limits::default());
         let mut driven = shard.reactor();
@@ -209,7 +209,7 @@ fn what_one_read_does_not_hold_is_read_on_and_so_is_the_end_behind_it(flush: Flu
     }
 }
 
-fn whoever_vanishes_is_forgotten(flush: FlushMethod) {
+fn connections_of_clients_that_vanish_are_removed(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let mut clients = Vec::new();
@@ -221,22 +221,22 @@ fn whoever_vanishes_is_forgotten(flush: FlushMethod) {
             clients.push(client);
         }
     }
-    driven.turn_until("all are gone that left", || shard.handle.load() == 10);
+    driven.turn_until("the removal of the clients that left", || shard.handle.load() == 10);
     assert_eq!(shard.ended(Disconnect::Lost), 10);
     assert!(shard.try_publish("a.b", "1"));
     drop(clients);
-    driven.turn_until("all are gone", || shard.handle.load() == 0);
+    driven.turn_until("the removal of all clients", || shard.handle.load() == 0);
     driven.settle();
 }
 
-fn a_close_and_the_end_of_input_in_one_go_are_answered(flush: FlushMethod) {
+fn a_close_frame_together_with_the_end_of_input_is_answered(flush: FlushMethod) {
     let mut shard = Shard::new(flush, 1_000, Limits::default());
     let mut driven = shard.reactor();
     let (server, mut client) = tcp();
     client
         .socket
         .write_all(&frame(0x88, &1000u16.to_be_bytes()))
-        .expect("room");
+        .expect("space in the socket");
     client.socket.shutdown(std::net::Shutdown::Write).expect("open");
     shard.adopt(server, b"");
     driven.turn_until("the end", || {
@@ -244,7 +244,7 @@ fn a_close_and_the_end_of_input_in_one_go_are_answered(flush: FlushMethod) {
         client.is_at_end
     });
     assert_eq!(client.close_code(), Some(1000));
-    driven.turn_until("the removal", || shard.handle.load() == 0);
+    driven.turn_until("the connection's removal", || shard.handle.load() == 0);
 }
 
 fn raise_file_limit() {

@@ -40,7 +40,7 @@ fn taken_by_unix(length: usize) -> usize {
 const A_WHILE: Duration = Duration::from_millis(500);
 
 #[test]
-fn little_lies_in_the_kernel_for_a_client_that_reads_nothing() {
+fn the_kernel_buffers_little_for_a_client_that_does_not_read() {
     for length in LENGTHS {
         let (prepared, unprepared) = (taken_by_tcp(true, length), taken_by_tcp(false, length));
         let unix = taken_by_unix(length);
