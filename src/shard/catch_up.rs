@@ -1,24 +1,26 @@
-//! What a connection still needs of channels whose state the hub keeps: `channel -> since`, read as its socket drains.
+//! The channels that one connection reads from the hub, as its socket drains, instead of getting their events live.
 //!
-//! One mechanism for three things: the last value or the missed history of a channel that was just joined, a replay of
-//! any length, and the newest value of a channel whose events did not fit into a full outbox.
+//! One mechanism serves three purposes: the last value or the missed history of a channel that was just subscribed, a
+//! replay of any length, and the newest value of a channel whose events did not fit into a full outbox.
 //!
 //! Invariants:
-//! * While a channel is in here its live events are not queued; they are in the hub, or the client is told.
-//! * What was queued of it before and will be read is passed over when its turn in the outbox comes, but for a partly
-//!   sent frame; what will not, of an earlier subscription, is sent. So nothing of it is queued when it is read, and no
-//!   search through the queue is needed, ever.
-//! * A channel has its place among the queued frames (`due`), as a frame would have had; every further page of it
-//!   queues up anew behind what is queued by then. So neither a replay nor the live events starve the other.
-//! * While a join is under way nothing of the channels that it newly covers is queued, and nothing of them has a place
-//!   yet: they get their places when the join has its answer, which is queued before them. What is published of them
-//!   meanwhile is owed, and becomes an entry like any other.
-//! * The read that finds no more says from which inbox position on live events are new. Until the inbox is there the
-//!   channel stays, to hold back those that were read already: none is missed, none comes twice.
-//! * Nothing here is done for all channels at once, of which there may be as many as the hub keeps: those of a join share
-//!   one turn, what a pattern leaves behind that is given back is told by the patterns that are left, and [swept
-//!   out](CatchUp::sweep) in shares before the next join could cover it again, and the whole is [given back](DeferredDrop) in
-//!   shares, too.
+//! * While a channel is in here, its live events are not queued. They are read from the hub, or the client is told of the
+//!   loss.
+//! * Events of the channel that were queued earlier are removed when they reach the head of the outbox if the read will
+//!   give them again (except for a partly sent frame). Events of an earlier subscription, which the read will not give,
+//!   are sent. So no event of the channel is queued when it is read, and no search through the queue is needed.
+//! * A channel has a position among the queued frames (`due`), as a frame would have. Each further page of the channel
+//!   gets a new position behind everything queued by then. So neither a replay nor the live events starve the other.
+//! * While a subscribe request is under way, nothing of the channels that it newly covers is queued or has a position.
+//!   They get their positions when the request has been answered, behind the answer. Events that are published meanwhile
+//!   are owed: their channels become entries like any other.
+//! * The read that finds no more events says from which inbox index on live events are new. Until the inbox has come to
+//!   that index, the channel stays in here and holds back the events that were read already. So none is missed and none
+//!   comes twice.
+//! * No step touches all channels at once, since there may be as many as the hub keeps. The channels of one subscribe
+//!   request share one batch. When patterns are given back, the remaining patterns tell which channels are still owed, and
+//!   the others are [swept out](CatchUp::sweep) in steps before the next subscribe request could cover them again. The
+//!   whole is [dropped](DeferredDrop) in steps, too.
 
 mod leaving;
 
@@ -34,56 +36,56 @@ use tickgate_protocol::channel::{Channel, Pattern};
 pub(super) use leaving::DeferredDrop;
 use leaving::LeftOver;
 
-/// What is needed of a channel.
+/// What has to be read of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// The newest event; of merged records those that changed after this version.
+    /// The newest event; of merged records, those that changed after this version.
     Newest {
-        /// What the client has; 0: nothing, it is a newcomer.
+        /// The version that the client has; 0: the client has nothing.
         above: u64,
     },
-    /// The whole value, for a newcomer.
+    /// The whole value, for a client that has nothing.
     Whole {
-        /// Its version at the join.
+        /// The channel's version at the time of the subscribe request.
         latest: u64,
     },
     /// Every event after this offset.
     After(u64),
-    /// Every event after this offset, which is the newest's and kept as the channel's value only; that one, if there
-    /// are none.
+    /// Every event after this offset, or the event at this offset if there are none. That event is kept only as the
+    /// channel's last value.
     LastOrAfter(u64),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// To be read.
+    /// The channel has to be read.
     Reading {
         need: Need,
-        /// Events that the client would have got: told as dropped if they are gone before they are read.
+        /// Live events that were not queued. The client is told of them as dropped if they cannot be read any more.
         withheld: u32,
-        /// The number of the turn that it waits for; an older one that names it still is not its own.
-        turn: u32,
+        /// The batch that the channel waits in. An older batch may still name the channel; that entry is void.
+        batch: u32,
     },
-    /// Read to the end; live events are new from this inbox index on.
+    /// The channel has been read to its end. Live events are new from this inbox index on.
     Settling { at: u64 },
 }
 
-/// How far the shard had come with its inbox. What has a lower version, and what was evicted before this many evictions,
-/// is not in the inbox any more.
+/// How far the shard has come with its inbox: no event with a version up to `version` is in the inbox any more, nor is any
+/// event whose channel was among the first `evictions` channels that were evicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) version: u64,
     pub(super) evictions: u64,
 }
 
-/// One channel, or those of a join, each with a place of its own: one behind the other.
+/// One channel, or the channels of one subscribe request. They have consecutive positions among the queued frames.
 #[derive(Debug)]
-struct Turn {
+struct Batch {
     names: Names,
     number: u32,
-    // The place of the first that is left.
+    // The position of the next channel.
     due: u32,
-    // When it got this place.
+    // The shard's progress when the batch got its positions.
     progress: Progress,
 }
 
@@ -113,94 +115,102 @@ impl Iterator for Names {
     }
 }
 
-/// The channels that one connection catches up with.
+/// The channels that one connection catches up with; see the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
     channels: HashMap<Channel, State>,
-    // In the order of `due`, none of them empty.
-    turns: VecDeque<Turn>,
-    // The highest number of one.
-    last_turn: u32,
-    // Joined, and waiting for the answer to be queued before them; the number of the turn that will be.
+    // In the order of their positions. No batch is empty.
+    batches: VecDeque<Batch>,
+    // The highest batch number so far.
+    last_batch: u32,
+    // Channels that wait for the answer of their subscribe request, and the number of the batch that they will be.
     unscheduled: Vec<Channel>,
-    unscheduled_turn: u32,
-    // Patterns were given back: of what is in here only what those match that are left is owed.
+    unscheduled_batch: u32,
+    // Patterns were given back since the last sweep: only channels that match the remaining patterns are owed.
     left_over: Option<LeftOver>,
-    /// The newest version when the join that they are of began.
-    pub(super) joined_at: u64,
-    // While a join is under way: the patterns that were held before it, as far as they concern it.
+    // The hub's newest version when the last subscribe request began.
+    began_at: u64,
+    // While a subscribe request is under way: the patterns that were held before it, as far as they concern it.
     held_before: Option<Box<[Pattern]>>,
-    /// It waits in the shard's list for the next turn.
-    pub(super) is_listed: bool,
-    /// In which turn of the shard it read last.
-    pub(super) read_in_turn: u32,
+    // The connection waits in the shard's list for the next turn.
+    is_listed: bool,
+    // The turn of the shard in which the connection read last.
+    read_in_turn: u32,
 }
 
-/// A channel whose turn it is.
+/// A channel whose position has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) channel: Channel,
     pub(super) need: Need,
-    /// Events that were not queued because of it.
+    /// Live events that were not queued because of the channel's state here.
     pub(super) withheld: u32,
-    /// Its place among the queued frames, and how far the shard was when it got it.
-    pub(super) place: u32,
+    /// The channel's position among the queued frames.
+    pub(super) position: u32,
+    /// The shard's progress when the channel got its position.
     pub(super) progress: Progress,
 }
 
 impl CatchUp {
+    /// Whether there is neither a channel nor a subscribe request under way.
     pub(super) fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.held_before.is_none()
     }
 
-    #[cfg(test)]
     /// How many channels are caught up with.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.channels.len()
     }
 
-    /// Takes in a channel that was just joined. It is read once [`CatchUp::schedule`] gave it a place.
-    pub(super) fn join(&mut self, channel: Channel, need: Need) {
-        self.join_owing(channel, need, 0);
+    /// Takes in a channel that was just subscribed. It is read after [`CatchUp::schedule`] has given it a position.
+    pub(super) fn subscribe(&mut self, channel: Channel, need: Need) {
+        self.add_unscheduled(channel, need, 0);
     }
 
-    // It may be there already, set aside after it had been left, for what was still queued of it: its turn then is not
-    // the answer's, and passes it by.
-    fn join_owing(&mut self, channel: Channel, need: Need, withheld: u32) {
-        let turn = self.unscheduled_turn;
-        let state = State::Reading { need, withheld, turn };
+    /// Notes the hub's newest version at the beginning of the subscribe request.
+    pub(super) const fn note_began_at(&mut self, version: u64) {
+        self.began_at = version;
+    }
+
+    // The channel may be in here already: given back, and set aside later for events that were still queued. Its earlier
+    // entry belongs to another batch, and is void now.
+    fn add_unscheduled(&mut self, channel: Channel, need: Need, withheld: u32) {
+        let batch = self.unscheduled_batch;
+        let state = State::Reading { need, withheld, batch };
         self.channels.insert(channel.clone(), state);
         self.unscheduled.push(channel);
     }
 
-    /// A join is not carried out at once: nothing of the channels that it newly covers is queued before
-    /// [`CatchUp::end_join`], and nothing has a place. `held`: the patterns held before it.
-    pub(super) fn begin_join(&mut self, held: Box<[Pattern]>) {
+    /// A subscribe request takes more than one step. Nothing of the channels that it newly covers is queued before
+    /// [`CatchUp::end_subscribe`], and none of them has a position. `held`: the patterns held before it.
+    pub(super) fn begin_subscribe(&mut self, held: Box<[Pattern]>) {
         self.held_before = Some(held);
     }
 
-    /// The join is carried out, or given up.
-    pub(super) fn end_join(&mut self) {
+    /// The subscribe request is carried out, or given up.
+    pub(super) fn end_subscribe(&mut self) {
         self.held_before = None;
     }
 
-    /// Whether a join is under way.
-    pub(super) fn is_in_join(&self) -> bool {
+    /// Whether a subscribe request is under way.
+    pub(super) fn is_subscribing(&self) -> bool {
         self.held_before.is_some()
     }
 
-    /// Whether a channel, covered by some pattern held or being joined, is one that the join under way newly covers.
-    pub(super) fn is_joining(&self, channel: &Channel) -> bool {
+    /// Whether the subscribe request under way newly covers a channel. The channel must match some pattern that is held or
+    /// requested.
+    pub(super) fn is_newly_covered(&self, channel: &Channel) -> bool {
         let held = self.held_before.as_ref();
         held.is_some_and(|held| !held.iter().any(|pattern| pattern.matches(channel.as_str())))
     }
 
-    /// An event of a channel that [is being joined](CatchUp::is_joining) was published behind what the join saw of it:
-    /// it is read when the join has its answer. Of a channel of which nothing is kept the subscription begins with that
-    /// answer, and nothing is owed before. Whether the channel is caught up with because of it.
+    /// An event of a [newly covered](CatchUp::is_newly_covered) channel was published after the subscribe request looked at
+    /// the channel. The event is read after the answer. (If the hub keeps nothing of the channel, the subscription begins
+    /// with the answer, and nothing before it is owed.) Returns whether the channel is caught up with because of it.
     pub(super) fn owe(&mut self, event: &Event) -> bool {
-        if let Some(State::Reading { withheld, turn, .. }) = self.channels.get_mut(&event.channel)
-            && *turn == self.unscheduled_turn
+        if let Some(State::Reading { withheld, batch, .. }) = self.channels.get_mut(&event.channel)
+            && *batch == self.unscheduled_batch
         {
             *withheld = withheld.saturating_add(1);
             return false;
@@ -211,44 +221,45 @@ impl CatchUp {
             class if class.cache_last => Need::Newest { above },
             _ => return false,
         };
-        self.join_owing(event.channel.clone(), need, 1);
+        self.add_unscheduled(event.channel.clone(), need, 1);
         true
     }
 
-    /// Gives each channel that was joined a place of its own among the queued frames, of as many as `take_places` is
-    /// asked for; whether there was any. Not while the join is under way.
-    pub(super) fn schedule(&mut self, progress: Progress, take_places: impl FnOnce(u32) -> u32) -> bool {
-        if self.is_in_join() || self.unscheduled.is_empty() {
+    /// Gives each channel that was just subscribed a position among the queued frames, unless a subscribe request is still
+    /// under way. `take_sequences` is called with the number of positions that are needed and returns the first of them.
+    /// Returns whether there was any channel.
+    pub(super) fn schedule(&mut self, progress: Progress, take_sequences: impl FnOnce(u32) -> u32) -> bool {
+        if self.is_subscribing() || self.unscheduled.is_empty() {
             return false;
         }
-        // Taken whole: a crowd that has just joined would keep the memory until it has caught up.
+        // Taken with its memory, which would otherwise be kept until the last of many channels has caught up.
         let unscheduled = mem::take(&mut self.unscheduled);
-        let due = take_places(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
-        // What was there when the join began is not owed by the inbox.
+        let due = take_sequences(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
+        // What was published before the subscribe request began is not owed by the inbox.
         let progress = Progress {
-            version: progress.version.max(self.joined_at),
+            version: progress.version.max(self.began_at),
             ..progress
         };
-        self.turns.push_back(Turn {
+        self.batches.push_back(Batch {
             names: Names::Many(unscheduled.into_iter()),
-            number: self.unscheduled_turn,
+            number: self.unscheduled_batch,
             due,
             progress,
         });
-        self.unscheduled_turn = self.next_turn();
+        self.unscheduled_batch = self.next_batch();
         true
     }
 
-    fn next_turn(&mut self) -> u32 {
-        self.last_turn = self.last_turn.wrapping_add(1);
-        self.last_turn
+    fn next_batch(&mut self) -> u32 {
+        self.last_batch = self.last_batch.wrapping_add(1);
+        self.last_batch
     }
 
-    // A turn for one channel; its number.
-    fn push_turn(&mut self, channel: &Channel, due: u32, progress: Progress) -> u32 {
-        let number = self.next_turn();
+    // Adds a batch of one channel; returns its number.
+    fn push_batch(&mut self, channel: &Channel, due: u32, progress: Progress) -> u32 {
+        let number = self.next_batch();
         let names = Names::One(Some(channel.clone()));
-        self.turns.push_back(Turn {
+        self.batches.push_back(Batch {
             names,
             number,
             due,
@@ -257,29 +268,29 @@ impl CatchUp {
         number
     }
 
-    /// An event of this version does not fit into the outbox: the channel's newest is read at `due`. `false`: it is to
-    /// be read anyway.
+    /// An event of this version does not fit into the outbox: the channel's newest event is read at the position `due`.
+    /// Returns `false` if the channel is to be read anyway.
     pub(super) fn set_aside(&mut self, channel: &Channel, version: u64, due: u32) -> bool {
-        if self.is_joining(channel) {
-            // It was left, and nothing of it is owed until it is joined.
+        if self.is_newly_covered(channel) {
+            // The channel was given back, and nothing of it is owed until it is subscribed again.
             return false;
         }
         if let Some(State::Reading { withheld, .. }) = self.channels.get_mut(channel) {
             *withheld = withheld.saturating_add(1);
             return false;
         }
-        // Of a channel without offsets: how far they go does not matter.
-        let turn = self.push_turn(channel, due, Progress::default());
+        // Only channels without offsets step aside, and for them the progress does not matter.
+        let batch = self.push_batch(channel, due, Progress::default());
         let state = State::Reading {
             need: Need::Newest { above: before(version) },
             withheld: 1,
-            turn,
+            batch,
         };
         self.channels.insert(channel.clone(), state);
         true
     }
 
-    /// Whether a live event of the channel, popped at `index`, must not be queued.
+    /// Whether a live event of the channel with this inbox index must not be queued.
     pub(super) fn withholds(&mut self, channel: &Channel, index: u64) -> bool {
         match self.channels.get_mut(channel) {
             None => false,
@@ -295,17 +306,17 @@ impl CatchUp {
         }
     }
 
-    /// A queued frame of the channel, of this version, is at its turn: whether it is passed over, to be read instead.
+    /// Whether a queued frame of the channel with this version is to be removed, since the read will give it.
     pub(super) fn passes_over(&mut self, channel: &Channel, version: u64) -> bool {
         match self.channels.get_mut(channel) {
-            // It was left, so it will not be read.
+            // The channel was given back, so it will not be read.
             Some(_) if self.left_over.as_ref().is_some_and(|left| !left.includes(channel)) => false,
             Some(State::Reading { need, withheld, .. }) => {
                 match need {
-                    // What the client has is what came before the first that it did not get.
+                    // The client has everything before the first event that it did not get.
                     Need::Newest { above } => *above = before(version).min(*above),
-                    // Queued before the channel was left and joined again: a read after this one does not give it. The
-                    // last value may come twice, as it would if it had been sent sooner.
+                    // The frame was queued before the channel was given back and subscribed again, and the read does not
+                    // give it. The last value may come twice then, as it would if it had been sent sooner.
                     Need::Whole { latest: read } | Need::After(read) | Need::LastOrAfter(read) if version <= *read => {
                         return false;
                     }
@@ -318,38 +329,58 @@ impl CatchUp {
         }
     }
 
-    /// Where among the queued frames the next channel has its place.
+    /// The position of the next channel among the queued frames.
     pub(super) fn next_due(&self) -> Option<u32> {
         let swept = self.left_over.as_ref().and_then(|left| left.swept.front());
-        swept.or(self.turns.front()).map(|turn| turn.due)
+        swept.or(self.batches.front()).map(|batch| batch.due)
     }
 
-    /// Whether the next channel's place has come: the first queued frame is at `head`, or there is none.
+    /// Whether the position of the next channel has come. `head`: the position of the first queued frame.
     pub(super) fn is_due(&self, head: Option<u32>) -> bool {
         self.next_due()
             .is_some_and(|due| head.is_none_or(|head| !precedes(head, due)))
     }
 
-    /// The next channel, if its place has come. None while what was left is swept out.
+    /// Whether the connection has to be listed for the next turn, because its next channel is due; it is listed from now on.
+    pub(super) fn list_if_due(&mut self, head: Option<u32>) -> bool {
+        self.is_due(head) && !mem::replace(&mut self.is_listed, true)
+    }
+
+    /// The connection is not listed any more.
+    pub(super) const fn unlist(&mut self) {
+        self.is_listed = false;
+    }
+
+    /// Whether the connection has read in this turn of the shard.
+    pub(super) const fn has_read_in(&self, turn: u32) -> bool {
+        self.read_in_turn == turn
+    }
+
+    /// The connection has read in this turn of the shard.
+    pub(super) const fn note_read_in(&mut self, turn: u32) {
+        self.read_in_turn = turn;
+    }
+
+    /// Takes the next channel if its position has come. Returns `None` while channels are being swept out.
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
         if self.left_over.as_ref().is_some_and(LeftOver::is_under_way) {
             return None;
         }
         while self.is_due(head) {
-            let next = self.turns.front_mut()?;
-            let (channel, number, place, progress) = (next.names.next()?, next.number, next.due, next.progress);
-            next.due = place.wrapping_add(1);
+            let next = self.batches.front_mut()?;
+            let (channel, number, position, progress) = (next.names.next()?, next.number, next.due, next.progress);
+            next.due = position.wrapping_add(1);
             if next.names.is_empty() {
-                self.turns.pop_front();
+                self.batches.pop_front();
             }
-            if let Some(State::Reading { need, withheld, turn }) = self.channels.get(&channel)
-                && *turn == number
+            if let Some(State::Reading { need, withheld, batch }) = self.channels.get(&channel)
+                && *batch == number
             {
                 return Some(Due {
                     need: *need,
                     withheld: *withheld,
                     channel,
-                    place,
+                    position,
                     progress,
                 });
             }
@@ -357,20 +388,20 @@ impl CatchUp {
         None
     }
 
-    /// A page was read, and `need` is left; `now`: how far the shard is by now.
-    pub(super) fn go_on(&mut self, read: Due, left: Need, due: u32, now: Progress) {
+    /// A page was read, and `left` is still needed, at the position `due`. `now`: the shard's progress now.
+    pub(super) fn read_on(&mut self, read: Due, left: Need, due: u32, now: Progress) {
         let progress = Progress {
             version: now.version.max(read.progress.version),
             ..now
         };
-        let number = self.push_turn(&read.channel, due, progress);
-        if let Some(State::Reading { need, turn, .. }) = self.channels.get_mut(&read.channel) {
-            (*need, *turn) = (left, number);
+        let number = self.push_batch(&read.channel, due, progress);
+        if let Some(State::Reading { need, batch, .. }) = self.channels.get_mut(&read.channel) {
+            (*need, *batch) = (left, number);
         }
     }
 
-    /// The last page was read while the inbox ended at `at`; its next event is `position`. Whether the channel has to
-    /// be settled later ([`CatchUp::settle`]).
+    /// The last page was read while the inbox ended at `at`; the inbox is at `position`. Returns whether the channel has to
+    /// be [settled](CatchUp::settle) later.
     pub(super) fn finish(&mut self, channel: &Channel, at: u64, position: u64) -> bool {
         if at <= position {
             self.channels.remove(channel);
@@ -382,7 +413,7 @@ impl CatchUp {
         true
     }
 
-    /// The inbox is at `position`: forgets the channel if that is where its live events are new.
+    /// The inbox is at `position`: forgets the channel if its live events are new from here on.
     pub(super) fn settle(&mut self, channel: &Channel, position: u64) {
         if let Some(State::Settling { at }) = self.channels.get(channel)
             && *at <= position
@@ -391,13 +422,13 @@ impl CatchUp {
         }
     }
 
-    /// Forgets a channel: nothing of it is owed any more.
+    /// Forgets a channel of which nothing is owed any more.
     pub(super) fn forget(&mut self, channel: &Channel) {
         self.channels.remove(channel);
     }
 }
 
-// What a client has that got everything before the event of this version: nothing, if that is the first of all.
+// The version that a client has which got every event before this one. 0: it has nothing.
 fn before(version: u64) -> u64 {
     version.saturating_sub(1)
 }

@@ -1,7 +1,7 @@
-//! What a shard keeps of one connection.
+//! The records that a shard keeps for one connection.
 //!
-//! Invariant: a delivery touches [`Hot`] only, one cache line; everything else lies in [`Cold`], and what most
-//! connections never need in [`Extra`], which they do not have.
+//! Invariant: a delivery touches only [`Hot`], which is one cache line. All other state is in [`Cold`]. State that most
+//! connections never need is in [`Extra`], which is allocated on first use.
 
 use std::net::IpAddr;
 
@@ -10,74 +10,77 @@ use tokio::sync::oneshot;
 
 use super::catch_up::CatchUp;
 use super::outbox::Outbox;
-use crate::session::Session;
+use crate::session::{Session, transport::Transport};
 use crate::shard::mailbox::ConnectionPermit;
 use crate::shard::mailbox::polling::PollError;
 use tickgate_protocol::channel::Channel;
+use tickgate_protocol::dialect::engine_io::Revision;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::{Decoder, Deflate};
 
-/// The life of a slot.
+/// The stages of a slot's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Stage {
-    /// Nobody's.
+    /// No connection has the slot.
     #[default]
     Vacant,
-    /// The session lives.
+    /// The session is alive.
     Open,
-    /// The session is over; what is queued is being flushed, input is thrown away.
+    /// The session has ended. Queued frames are flushed and input is discarded.
     Flushing,
-    /// All is flushed and our side is shut down; input is thrown away until the peer closes its side.
+    /// Everything is flushed and the writing side is shut down. Input is discarded until the peer closes its side.
     Lingering,
 }
 
-/// Yes-or-no facts of a connection, as bits.
+/// The flags of a connection, as a bit set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// It stands in the list of connections to flush.
+    /// The connection is in the list of connections to flush.
     pub(super) const DIRTY: u8 = 1;
-    /// The socket took no more; it is flushed when it says that it does again.
+    /// The socket took no more bytes. The connection is flushed again when the socket is writable. With
+    /// [`Flags::POLLING`]: no GET waits.
     pub(super) const BLOCKED: u8 = 1 << 1;
-    /// The driver shall read no more for now.
+    /// The driver must not read from the socket for now.
     pub(super) const PAUSED: u8 = 1 << 2;
     /// The peer closed its side.
     pub(super) const PEER_CLOSED: u8 = 1 << 3;
-    /// A loss has yet to be told: [`Extra::gap`].
+    /// The client has not been told of dropped events yet: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
-    /// It catches up with some channels: [`Extra::catch_up`].
+    /// The connection catches up with some channels: [`Extra::catch_up`].
     pub(super) const CATCH_UP: u8 = 1 << 5;
-    /// It has no socket to write to: what is queued leaves by polls ([`Extra::polling`]). Blocked: no GET waits.
+    /// The connection has no socket to write to. Queued frames leave in answers to polls: [`Extra::polls`].
     pub(super) const POLLING: u8 = 1 << 7;
 
-    pub(super) const fn has(self, bit: u8) -> bool {
-        self.0 & bit != 0
+    /// Whether any of these bits is set.
+    pub(super) const fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
     }
-    pub(super) const fn set(&mut self, bit: u8) {
-        self.0 |= bit;
+    pub(super) const fn set(&mut self, bits: u8) {
+        self.0 |= bits;
     }
-    pub(super) const fn clear(&mut self, bit: u8) {
-        self.0 &= !bit;
+    pub(super) const fn clear(&mut self, bits: u8) {
+        self.0 &= !bits;
     }
 }
 
-/// What every delivery touches: one cache line, whole. (56 bytes would do, but most of such lines would straddle two
-/// cache lines, and one more line is what a delivery costs.)
+/// The state that every delivery touches: exactly one cache line. (56 bytes would be enough, but most records of that
+/// size would span two cache lines, and one more cache line doubles the cost of a delivery.)
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Hot {
     pub(super) outbox: Outbox,
     /// Messages written completely.
     pub(super) delivered: u64,
-    /// The number of the event it got last: doubles of overlapping patterns are dropped by it.
+    /// The stamp of the last event that the connection got. It filters out the duplicates of overlapping patterns.
     pub(super) stamp: u32,
-    /// Who the slot belongs to: a name with another generation is stale. 0: never taken.
+    /// The generation of the slot's connection; an id with another generation is stale. 0: the slot was never taken.
     pub(super) generation: u32,
     /// Events dropped.
     pub(super) dropped: u32,
-    /// Place in the list of endpoints.
+    /// Index in the list of endpoints.
     pub(super) endpoint: u16,
     pub(super) stage: Stage,
     pub(super) flags: Flags,
@@ -85,80 +88,82 @@ pub(super) struct Hot {
 
 const _: () = assert!(size_of::<Hot>() == 64);
 
-/// What only the connection's own traffic touches.
+/// The state that only the connection's own traffic touches.
 #[derive(Debug)]
 pub(super) struct Cold {
     pub(super) session: Session,
     pub(super) decoder: Decoder,
-    /// Held until the connection is gone.
+    /// Held until the connection is removed.
     pub(super) permit: Box<dyn ConnectionPermit>,
     pub(super) extra: Option<Box<Extra>>,
     pub(super) address: Option<IpAddr>,
-    /// Open: memory that a half-received message takes, as counted in the shard's budget. Closing: input thrown away.
-    /// In bytes.
+    /// While open: bytes of a half-received message, as counted in the shard's budget. While closing: bytes of discarded
+    /// input.
     pub(super) input_bytes: u32,
-    /// Its place in the shard's list of those with a half-received message, when it is in it.
-    pub(super) assembly_place: u32,
-    /// Open: when the message in assembly must be complete. Closing: when the socket is dropped. 0: no deadline.
+    /// Index in the shard's list of half-received messages, while the connection is in that list.
+    pub(super) assembly_index: u32,
+    /// While open: when the half-received message must be complete. While closing: when the socket is dropped. In
+    /// monotonic milliseconds; 0: no deadline.
     pub(super) deadline_ms: u64,
 }
 
-// Without the session, but with the timer's links and the list of patterns, which lie elsewhere.
+// Without the session. The 36 bytes are the timer's links and the list of patterns, which are stored elsewhere.
 const _: () = assert!(size_of::<Cold>() - size_of::<Session>() + 12 + 24 <= 116);
 
-/// What most connections never have.
+/// The state that most connections never have.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
-    /// Input that waits until the session takes some again.
+    /// Input that waits until the session takes input again.
     pub(super) held: Vec<u8>,
-    /// Events that were dropped and not yet told.
+    /// Dropped events of which the client has not been told yet.
     pub(super) gap: Option<Gap>,
     /// Channels that are read from the hub.
     pub(super) catch_up: Option<CatchUp>,
     /// The polls of an Engine.IO session.
-    pub(super) polling: Option<Box<Polling>>,
+    pub(super) polls: Option<Box<Polls>>,
 }
 
 impl Extra {
-    fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none() && self.polling.is_none()
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.gap.is_none() && self.catch_up.is_none() && self.polls.is_none()
     }
 }
 
-/// What carries a session that has no socket to write to.
+/// The HTTP requests that carry an Engine.IO session without a socket.
 #[derive(Debug, Default)]
-pub(super) struct Polling {
-    /// Whoever answers the GET that waits.
+pub(super) struct Polls {
+    /// Sends the answer of the GET that waits.
     pub(super) get: Option<oneshot::Sender<Bytes>>,
-    /// The POST that is not read to its end.
+    /// The POST whose body the session has not taken completely.
     pub(super) post: Option<Post>,
-    /// When a socket that does not complete its probe is dropped. 0: there is none.
+    /// When a candidate socket is dropped if its probe is not complete, in monotonic milliseconds. 0: no candidate.
     pub(super) probe_deadline_ms: u64,
-    /// What was agreed on compression with that socket.
+    /// The compression that was negotiated on the candidate socket.
     pub(super) deflate: Option<Deflate>,
-    /// How the session ended: a socket that takes over its last words closes with it.
+    /// How the session ended. If the candidate socket takes over after that, it is closed with this ending.
     pub(super) ending: Option<Disconnect>,
 }
 
-/// A POST's body, and how far it is read.
+/// The body of a POST that is being read.
 #[derive(Debug)]
 pub(super) struct Post {
     pub(super) body: Bytes,
+    /// Where in `body` the next packet begins; `None`: it is read to its end.
     pub(super) position: Option<usize>,
     pub(super) answer: oneshot::Sender<Result<(), PollError>>,
 }
 
-/// How many channels a `dropped` message names; the events of others are only counted.
+/// How many channels a `dropped` message names. Events of further channels are counted but not named.
 pub(super) const GAP_CHANNELS_MAX: usize = 32;
 
-/// A loss to tell.
+/// Dropped events of which the client has not been told yet.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// Where it is in the order of frames: the first one dropped, so that it is told before anything later.
+    /// The sequence number of the first dropped event, so that the client is told before it gets anything later.
     pub(super) sequence: u32,
-    /// How many events.
+    /// How many events were dropped.
     pub(super) count: u64,
-    /// Of which channels, as far as there is room.
+    /// The first [`GAP_CHANNELS_MAX`] channels of those events.
     pub(super) channels: Vec<Channel>,
 }
 
@@ -173,24 +178,40 @@ impl Gap {
 }
 
 impl Cold {
-    /// The box for what most connections never have.
-    pub(super) fn extra(&mut self) -> &mut Extra {
+    /// The extra state, created if there is none.
+    pub(super) fn extra_or_new(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
 
-    /// What it catches up with.
-    pub(super) fn catch_up(&mut self) -> &mut CatchUp {
-        self.extra().catch_up.get_or_insert_default()
+    /// The channels that the connection catches up with, created if there are none.
+    pub(super) fn catch_up_or_new(&mut self) -> &mut CatchUp {
+        self.extra_or_new().catch_up.get_or_insert_default()
     }
 
-    /// What it catches up with, if there is anything.
-    pub(super) fn catch_up_if_any(&mut self) -> Option<&mut CatchUp> {
+    /// The channels that the connection catches up with.
+    pub(super) fn catch_up(&mut self) -> Option<&mut CatchUp> {
         self.extra.as_mut()?.catch_up.as_mut()
     }
 
-    /// Gives the box back when nothing is in it any more.
+    /// The polls of an Engine.IO session, created if there are none.
+    pub(super) fn polls_or_new(&mut self) -> &mut Polls {
+        self.extra_or_new().polls.get_or_insert_default()
+    }
+
+    /// The polls of an Engine.IO session.
+    pub(super) fn polls(&mut self) -> Option<&mut Polls> {
+        self.extra.as_deref_mut()?.polls.as_deref_mut()
+    }
+
+    /// Takes out the input that was held back.
+    pub(super) fn take_held(&mut self) -> Vec<u8> {
+        let extra = self.extra.as_deref_mut();
+        extra.map_or_else(Vec::new, |extra| std::mem::take(&mut extra.held))
+    }
+
+    /// Frees the extra state if it is empty.
     pub(super) fn shrink(&mut self) {
-        self.extra.take_if(|extra| extra.is_idle());
+        self.extra.take_if(|extra| extra.is_empty());
     }
 
     /// Bytes of input held back.
@@ -198,8 +219,31 @@ impl Cold {
         self.extra.as_deref().map_or(0, |extra| extra.held.len())
     }
 
-    /// The polls of an Engine.IO session that has some.
-    pub(super) fn polling(&mut self) -> Option<&mut Polling> {
-        self.extra.as_deref_mut()?.polling.as_deref_mut()
+    /// When the candidate socket's probe must be complete, in monotonic milliseconds; 0: there is no candidate.
+    pub(super) fn probe_deadline_ms(&self) -> u64 {
+        let polls = self.extra.as_deref().and_then(|extra| extra.polls.as_deref());
+        polls.map_or(0, |polls| polls.probe_deadline_ms)
+    }
+
+    /// The transport of an Engine.IO session.
+    pub(super) fn transport(&mut self) -> Option<&mut Transport> {
+        self.session.transport_mut()
+    }
+
+    /// The revision of the Engine.IO protocol that the session speaks.
+    pub(super) fn revision(&self) -> Revision {
+        self.session.revision().unwrap_or(Revision::Four)
+    }
+
+    /// Whether the client may see channels for admins.
+    pub(super) fn is_admin(&self) -> bool {
+        let identity = self.session.identity();
+        identity.is_some_and(|identity| identity.permissions.admin)
+    }
+
+    /// Whether the client has authenticated as this user.
+    pub(super) fn is_user(&self, user: &str) -> bool {
+        let identity = self.session.identity();
+        identity.is_some_and(|identity| identity.user.as_deref() == Some(user))
     }
 }

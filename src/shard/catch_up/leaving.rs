@@ -1,63 +1,66 @@
-//! How a connection comes to need nothing of very many channels at once: it gives patterns back, or it goes.
+//! A connection that no longer catches up with very many channels at once: it gave patterns back, or it is removed.
 //!
-//! Invariants: whatever was left is forgotten before a pattern is joined that could cover it again, since only as long as
-//! patterns are given back and none is taken up do those that are left tell what is owed; every step costs the same, and
-//! as many are taken as there is time for.
+//! Invariants: every channel that is not owed any more is forgotten before a pattern is subscribed that could cover it
+//! again. Only while patterns are given back and none is added do the remaining patterns tell which channels are owed.
+//! Every step costs the same.
 
 use std::collections::VecDeque;
 use std::{mem, vec};
 
 use hashbrown::hash_map::IntoIter;
 
-use super::{CatchUp, Names, State, Turn};
+use super::{Batch, CatchUp, Names, State};
 use crate::hub::PATTERNS_PER_STEP;
 use tickgate_protocol::channel::{Channel, Pattern};
 
-/// Of what is caught up with only what these patterns match is owed.
+/// The remaining patterns after some were given back: only channels that they match are owed.
 #[derive(Debug, Default)]
 pub(super) struct LeftOver {
     held: Box<[Pattern]>,
-    // While it is swept out: turns that were swept, and what is left of the next.
-    pub(super) swept: VecDeque<Turn>,
+    // While channels are swept out: the batches that were swept, and the kept channels of the next one.
+    pub(super) swept: VecDeque<Batch>,
     kept: Vec<Channel>,
     // Patterns were given back since the sweep began.
     is_stale: bool,
 }
 
 impl LeftOver {
+    /// Whether channels are being swept out.
     pub(super) fn is_under_way(&self) -> bool {
         !self.swept.is_empty() || !self.kept.is_empty()
     }
 
+    /// Whether a channel is still owed.
     pub(super) fn includes(&self, channel: &Channel) -> bool {
         self.held.iter().any(|pattern| pattern.matches(channel.as_str()))
     }
 }
 
 impl CatchUp {
-    /// Patterns were given back, and these are left: what they do not match is not owed any more. It stays for now, and
-    /// is forgotten when its place has come, or [swept out](CatchUp::sweep) before it could be joined again.
+    /// Patterns were given back, and `held` remains: channels that it does not match are not owed any more. Such a channel
+    /// stays for now. It is forgotten when its position has come, or [swept out](CatchUp::sweep) before it could be
+    /// subscribed again.
     pub(in crate::shard) fn leave(&mut self, held: Box<[Pattern]>) {
         let left_over = self.left_over.get_or_insert_default();
         left_over.held = held;
         left_over.is_stale = left_over.is_under_way();
     }
 
-    /// Goes on with forgetting what was left, by at most so many steps, or a few more. Returns how many it took, and
-    /// whether it is through: from then on patterns may be joined.
+    /// Goes on forgetting the channels that are not owed any more, for about `most` steps. Returns how many steps it took,
+    /// and whether it is done: only then may patterns be subscribed.
     pub(in crate::shard) fn sweep(&mut self, most: usize) -> (usize, bool) {
         let Some(left_over) = &mut self.left_over else {
             return (0, true);
         };
         let each = 1 + left_over.held.len() / PATTERNS_PER_STEP;
         let mut taken = 0;
-        while let Some(next) = self.turns.front_mut() {
+        while let Some(next) = self.batches.front_mut() {
             if taken >= most {
                 return (taken, false);
             }
             taken += each;
             let number = next.number;
-            let is_own = |state: &State| matches!(state, State::Reading { turn, .. } if *turn == number);
+            let is_own = |state: &State| matches!(state, State::Reading { batch, .. } if *batch == number);
             if let Some(channel) = next.names.next()
                 && self.channels.get(&channel).is_some_and(is_own)
             {
@@ -68,19 +71,19 @@ impl CatchUp {
                 }
             }
             if next.names.is_empty()
-                && let Some(turn) = self.turns.pop_front()
+                && let Some(batch) = self.batches.pop_front()
                 && !left_over.kept.is_empty()
             {
                 let names = match left_over.kept.len() {
                     1 => Names::One(left_over.kept.pop()),
                     _ => Names::Many(mem::take(&mut left_over.kept).into_iter()),
                 };
-                // Not more than before, so their places are still their own.
-                left_over.swept.push_back(Turn { names, ..turn });
+                // There are not more channels than before, so the positions suffice.
+                left_over.swept.push_back(Batch { names, ..batch });
             }
         }
-        self.turns = mem::take(&mut left_over.swept);
-        // Of a join that was carried out at once and whose answer is not queued yet, so they are not many.
+        self.batches = mem::take(&mut left_over.swept);
+        // These are few: they belong to a request that was carried out at once and whose answer is not queued yet.
         taken += self.unscheduled.len() * each;
         self.unscheduled.retain(|channel| {
             let is_owed = left_over.includes(channel);
@@ -95,48 +98,49 @@ impl CatchUp {
         (taken, self.left_over.is_none())
     }
 
-    /// Takes it apart, to be freed.
-    pub(in crate::shard) fn into_remains(self) -> DeferredDrop {
+    /// Takes the state apart, to be freed in steps.
+    pub(in crate::shard) fn into_deferred_drop(self) -> DeferredDrop {
         let Self {
             channels,
-            mut turns,
+            mut batches,
             unscheduled,
             left_over,
             ..
         } = self;
         let LeftOver { mut swept, kept, .. } = left_over.unwrap_or_default();
-        turns.append(&mut swept);
+        batches.append(&mut swept);
         DeferredDrop {
             channels: channels.into_iter(),
-            turns,
+            batches,
             names: [unscheduled.into_iter(), kept.into_iter()],
         }
     }
 }
 
-/// What a connection needed that is gone, or has left all its patterns.
+/// The catch-up state of a connection that does not need it any more. Dropping very many names at once would take too long
+/// for one turn.
 #[derive(Debug)]
 pub(in crate::shard) struct DeferredDrop {
     channels: IntoIter<Channel, State>,
-    turns: VecDeque<Turn>,
+    batches: VecDeque<Batch>,
     names: [vec::IntoIter<Channel>; 2],
 }
 
 impl DeferredDrop {
-    /// Frees at most so many names; how many it was. Fewer: nothing is left.
+    /// Frees at most `most` names; returns how many. Fewer than `most`: nothing is left.
     pub(in crate::shard) fn free(&mut self, most: usize) -> usize {
         let channels = self.channels.by_ref().map(|(channel, _)| channel);
         let channels = channels.chain(self.names.iter_mut().flatten());
         let freed = channels.take(most).count();
-        let mut freed_of_turns = 0;
-        while freed + freed_of_turns < most
-            && let Some(turn) = self.turns.front_mut()
+        let mut freed_of_batches = 0;
+        while freed + freed_of_batches < most
+            && let Some(batch) = self.batches.front_mut()
         {
-            freed_of_turns += turn.names.by_ref().take(most - freed - freed_of_turns).count();
-            if turn.names.is_empty() {
-                self.turns.pop_front();
+            freed_of_batches += batch.names.by_ref().take(most - freed - freed_of_batches).count();
+            if batch.names.is_empty() {
+                self.batches.pop_front();
             }
         }
-        freed + freed_of_turns
+        freed + freed_of_batches
     }
 }

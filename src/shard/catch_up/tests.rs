@@ -1,4 +1,4 @@
-//! The map by its rules, and one client of one channel against every interleaving.
+//! The rules of the catch-up state, and one client of one channel in many interleavings.
 
 use std::collections::VecDeque;
 
@@ -15,13 +15,13 @@ fn a_channel_is_read_where_it_was_set_aside() {
     let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
     assert!(catch_up.set_aside(&a, 7, 10));
     assert!(catch_up.set_aside(&b, 8, 12));
-    assert!(!catch_up.set_aside(&a, 9, 13), "it has its place");
+    assert!(!catch_up.set_aside(&a, 9, 13), "it has a position already");
     assert_eq!(catch_up.take_due(Some(9)), None, "what was queued before goes before");
-    let due = catch_up.take_due(Some(10)).expect("its place has come");
+    let due = catch_up.take_due(Some(10)).expect("its position has come");
     assert_eq!((due.channel, due.need, due.withheld), (a, Need::Newest { above: 6 }, 2));
     assert_eq!(catch_up.take_due(Some(11)), None);
     assert_eq!(catch_up.take_due(None).expect("nothing is queued").channel, b);
-    // The order of frames wraps.
+    // Sequence numbers wrap.
     let mut catch_up = CatchUp::default();
     catch_up.set_aside(&b, 1, 2);
     assert_eq!(catch_up.take_due(Some(u32::MAX)), None);
@@ -29,7 +29,7 @@ fn a_channel_is_read_where_it_was_set_aside() {
 }
 
 #[test]
-fn what_is_passed_over_is_owed() {
+fn a_frame_that_is_passed_over_is_owed() {
     let (mut catch_up, a) = (CatchUp::default(), channel("a"));
     assert!(!catch_up.passes_over(&a, 3));
     catch_up.set_aside(&a, 9, 1);
@@ -37,9 +37,9 @@ fn what_is_passed_over_is_owed() {
     assert!(catch_up.passes_over(&a, 7));
     let due = catch_up.take_due(None).expect("due");
     assert_eq!((due.need, due.withheld), (Need::Newest { above: 4 }, 3));
-    // A last value that is owed whole stays whole.
+    // A value that is owed as a whole stays owed as a whole.
     let mut catch_up = CatchUp::default();
-    catch_up.join(a.clone(), Need::Whole { latest: 3 });
+    catch_up.subscribe(a.clone(), Need::Whole { latest: 3 });
     assert_eq!(catch_up.take_due(None), None, "the answer goes first");
     schedule(&mut catch_up, 4);
     assert!(catch_up.passes_over(&a, 5));
@@ -47,11 +47,11 @@ fn what_is_passed_over_is_owed() {
 }
 
 #[test]
-fn what_a_read_does_not_give_is_not_passed_over() {
+fn a_frame_that_the_read_does_not_give_is_not_passed_over() {
     let a = channel("a");
     for need in [Need::After(44), Need::LastOrAfter(44), Need::Whole { latest: 44 }] {
         let mut catch_up = CatchUp::default();
-        catch_up.join(a.clone(), need);
+        catch_up.subscribe(a.clone(), need);
         schedule(&mut catch_up, 1);
         let passed: Vec<u64> = (42..=45).filter(|version| catch_up.passes_over(&a, *version)).collect();
         assert_eq!(passed, [45], "{need:?}");
@@ -62,7 +62,7 @@ fn what_a_read_does_not_give_is_not_passed_over() {
 #[test]
 fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     let (mut catch_up, a) = (CatchUp::default(), channel("a"));
-    catch_up.join(a.clone(), Need::After(41));
+    catch_up.subscribe(a.clone(), Need::After(41));
     schedule(&mut catch_up, 1);
     assert!(catch_up.withholds(&a, 5));
     catch_up.take_due(None).expect("due");
@@ -70,14 +70,14 @@ fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     assert!(catch_up.withholds(&a, 7));
     assert!(!catch_up.withholds(&a, 8));
     assert!(catch_up.is_empty());
-    // Nobody may come after the last read: then the position alone settles it.
-    catch_up.join(a.clone(), Need::After(41));
+    // If no event comes after the last read, the position alone settles the channel.
+    catch_up.subscribe(a.clone(), Need::After(41));
     assert!(catch_up.finish(&a, 8, 6));
     catch_up.settle(&a, 7);
     assert_eq!(catch_up.len(), 1);
     catch_up.settle(&a, 8);
     assert!(catch_up.is_empty());
-    catch_up.join(a.clone(), Need::After(41));
+    catch_up.subscribe(a.clone(), Need::After(41));
     assert!(!catch_up.finish(&a, 8, 8), "the inbox was empty");
     assert!(catch_up.is_empty());
 }
@@ -96,17 +96,17 @@ fn schedule(catch_up: &mut CatchUp, first: u32) {
     assert!(taken > 0, "there is something to schedule");
 }
 
-/// Everything that is read, with its place.
+/// Every channel that is read, with its position.
 fn read_all(catch_up: &mut CatchUp) -> Vec<(String, u32)> {
     let due = std::iter::from_fn(|| catch_up.take_due(None));
-    due.map(|due| (due.channel.as_str().to_owned(), due.place)).collect()
+    due.map(|due| (due.channel.as_str().to_owned(), due.position)).collect()
 }
 
 #[test]
-fn each_channel_of_a_join_has_a_place_of_its_own() {
+fn each_channel_of_a_request_has_its_own_position() {
     let mut catch_up = CatchUp::default();
     for name in ["a", "b", "c"] {
-        catch_up.join(channel(name), Need::After(3));
+        catch_up.subscribe(channel(name), Need::After(3));
     }
     let mut asked = 0;
     assert!(catch_up.schedule(Progress::default(), |count| {
@@ -116,10 +116,10 @@ fn each_channel_of_a_join_has_a_place_of_its_own() {
     assert_eq!(asked, 3);
     assert!(!catch_up.schedule(Progress::default(), |_| unreachable!("there is none left")));
     catch_up.set_aside(&channel("d"), 7, 1);
-    // The order of frames wraps in the middle of them.
+    // Sequence numbers wrap between these channels.
     assert_eq!(catch_up.take_due(Some(u32::MAX - 2)), None);
     assert_eq!(
-        catch_up.take_due(Some(u32::MAX - 1)).map(|due| due.place),
+        catch_up.take_due(Some(u32::MAX - 1)).map(|due| due.position),
         Some(u32::MAX - 1)
     );
     assert_eq!(
@@ -127,12 +127,12 @@ fn each_channel_of_a_join_has_a_place_of_its_own() {
         None,
         "the next one's frames come behind"
     );
-    let rest = [("b", u32::MAX), ("c", 0), ("d", 1)].map(|(name, place)| (name.to_owned(), place));
+    let rest = [("b", u32::MAX), ("c", 0), ("d", 1)].map(|(name, position)| (name.to_owned(), position));
     assert_eq!(read_all(&mut catch_up), rest);
 }
 
 #[test]
-fn a_channel_that_was_left_and_joined_again_has_a_new_turn() {
+fn a_channel_that_was_given_back_and_subscribed_again_has_a_new_position() {
     for shares in [1, 2, 100] {
         let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
         catch_up.set_aside(&a, 1, 5);
@@ -140,7 +140,7 @@ fn a_channel_that_was_left_and_joined_again_has_a_new_turn() {
         catch_up.leave(held(&["b"]));
         while !catch_up.sweep(shares).1 {}
         assert_eq!(catch_up.len(), 1, "what was left is forgotten");
-        catch_up.join(a.clone(), Need::After(3));
+        catch_up.subscribe(a.clone(), Need::After(3));
         schedule(&mut catch_up, 9);
         assert_eq!(catch_up.take_due(None).expect("due").channel, b);
         assert_eq!(catch_up.next_due(), Some(9));
@@ -148,27 +148,27 @@ fn a_channel_that_was_left_and_joined_again_has_a_new_turn() {
 }
 
 #[test]
-fn the_old_turn_of_a_channel_that_is_joined_again_passes_it_by() {
+fn the_old_entry_of_a_channel_that_is_subscribed_again_is_void() {
     let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
-    // What was still queued of it when it was left, as the first of two.
+    // An event that was still queued when the channel was given back, as the first of two.
     catch_up.set_aside(&a, 1, 5);
     catch_up.set_aside(&b, 2, 6);
-    catch_up.join(a.clone(), Need::Whole { latest: 4 });
+    catch_up.subscribe(a.clone(), Need::Whole { latest: 4 });
     schedule(&mut catch_up, 9);
     let read = read_all(&mut catch_up);
     assert_eq!(read, [("b".to_owned(), 6), ("a".to_owned(), 9)]);
 }
 
 #[test]
-fn what_was_left_costs_nothing_at_once_and_is_swept_out_in_shares() {
+fn channels_that_were_given_back_cost_nothing_at_once_and_are_swept_out_in_steps() {
     let mut catch_up = CatchUp::default();
     for n in 0..1000 {
-        catch_up.join(channel(&format!("{}.s{n}", ["a", "b"][n % 2])), Need::After(3));
+        catch_up.subscribe(channel(&format!("{}.s{n}", ["a", "b"][n % 2])), Need::After(3));
     }
     schedule(&mut catch_up, 10);
     catch_up.set_aside(&channel("b.last"), 7, 2000);
     catch_up.leave(held(&["b.*", "c.*"]));
-    assert_eq!(catch_up.len(), 1001, "nobody has looked at them");
+    assert_eq!(catch_up.len(), 1001, "they are not looked at");
     assert!(!catch_up.passes_over(&channel("a.s0"), 9), "it will not be read");
     assert!(catch_up.passes_over(&channel("b.s1"), 9));
     assert_eq!(catch_up.sweep(100), (100, false));
@@ -178,7 +178,7 @@ fn what_was_left_costs_nothing_at_once_and_is_swept_out_in_shares() {
         "the first is swept, but the second may not be"
     );
     assert_eq!(catch_up.next_due(), Some(10), "what is queued behind waits");
-    // In the middle of it.
+    // In the middle of the sweep.
     catch_up.leave(held(&["b.*"]));
     catch_up.set_aside(&channel("b.later"), 8, 2001);
     let mut steps = 100;
@@ -190,7 +190,7 @@ fn what_was_left_costs_nothing_at_once_and_is_swept_out_in_shares() {
             break;
         }
     }
-    // Each name once, and what was left once more for the patterns that were given back meanwhile.
+    // Each name takes a step, and each name that is kept takes another for the patterns that were given back meanwhile.
     assert_eq!((steps, catch_up.len()), (1002 + 502, 502));
     assert_eq!(catch_up.sweep(100), (0, true));
     let read = read_all(&mut catch_up);
@@ -198,26 +198,26 @@ fn what_was_left_costs_nothing_at_once_and_is_swept_out_in_shares() {
     let all: Vec<String> = (0..500).map(|n| format!("b.s{}", 2 * n + 1)).collect();
     assert_eq!(names[..500], all);
     assert_eq!(names[500..], ["b.last", "b.later"]);
-    assert!(read.is_sorted_by(|a, b| a.1 < b.1), "no two have one place: {read:?}");
+    assert!(read.is_sorted_by(|a, b| a.1 < b.1), "no two share a position: {read:?}");
 }
 
 #[test]
-fn what_was_left_before_it_had_a_place_is_swept_out() {
+fn channels_given_back_before_they_had_a_position_are_swept_out() {
     let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
-    catch_up.join(a.clone(), Need::After(3));
-    catch_up.join(b, Need::After(3));
+    catch_up.subscribe(a.clone(), Need::After(3));
+    catch_up.subscribe(b, Need::After(3));
     catch_up.leave(held(&["b"]));
     assert_eq!(catch_up.sweep(10), (2, true));
-    catch_up.join(a, Need::After(7));
+    catch_up.subscribe(a, Need::After(7));
     schedule(&mut catch_up, 4);
     assert_eq!(read_all(&mut catch_up), [("b".to_owned(), 4), ("a".to_owned(), 5)]);
 }
 
 #[test]
-fn what_remains_is_freed_in_shares() {
+fn the_state_of_a_removed_connection_is_freed_in_steps() {
     let mut catch_up = CatchUp::default();
     for n in 0..90 {
-        catch_up.join(channel(&format!("a.s{n}")), Need::After(3));
+        catch_up.subscribe(channel(&format!("a.s{n}")), Need::After(3));
     }
     schedule(&mut catch_up, 0);
     for n in 0..10 {
@@ -225,20 +225,20 @@ fn what_remains_is_freed_in_shares() {
     }
     catch_up.leave(held(&["a.*"]));
     catch_up.sweep(20);
-    catch_up.join(channel("c"), Need::After(3));
-    // 101 channels, and as many names in turns.
-    let mut remains = catch_up.into_remains();
-    let freed: Vec<usize> = (0..6).map(|_| remains.free(50)).collect();
+    catch_up.subscribe(channel("c"), Need::After(3));
+    // 101 channels, and as many names in batches.
+    let mut deferred = catch_up.into_deferred_drop();
+    let freed: Vec<usize> = (0..6).map(|_| deferred.free(50)).collect();
     assert_eq!(freed, [50, 50, 50, 50, 2, 0]);
 }
 
-/// A channel of numbered events, a shard's inbox, a small outbox and a client that takes one frame at a time.
+/// A channel of numbered events, a shard's inbox, a small outbox, and a client that takes one frame at a time.
 struct Rig {
     channel: Channel,
     published: u64,
     inbox: VecDeque<u64>,
     popped: u64,
-    // (version, sequence); 0: a frame of something else.
+    // (version, sequence); version 0: a frame that is not of this channel.
     outbox: VecDeque<(u64, u32)>,
     sequence: u32,
     catch_up: CatchUp,
@@ -256,15 +256,15 @@ enum Step {
     Read,
 }
 
-/// What is broken on purpose.
+/// The planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    /// The last page's position is not looked at: what it held is delivered again.
+    /// The position of the last page is ignored, so its events are delivered again.
     IgnoresPosition,
-    /// Every page but the first begins one event too late.
+    /// Every page except the first begins one event too late.
     SkipsAtPages,
-    /// A channel is read while older frames of it are still queued, and those are sent all the same.
+    /// A channel is read while older frames of it are still queued, and these are sent, too.
     ReadsTooEarly,
 }
 
@@ -281,7 +281,7 @@ impl Rig {
             got: Vec::new(),
         };
         if let Some(after) = after {
-            rig.catch_up.join(rig.channel.clone(), Need::After(after));
+            rig.catch_up.subscribe(rig.channel.clone(), Need::After(after));
             rig.catch_up.schedule(Progress::default(), |_| 0);
             rig.sequence = 1;
         }
@@ -346,7 +346,7 @@ impl Rig {
                         self.published
                     }
                     Need::Whole { .. } => unreachable!("nobody joins for a value here"),
-                    // A page of two.
+                    // A page of two events.
                     Need::After(since) | Need::LastOrAfter(since) => {
                         let last = self.published.min(since + 2);
                         self.got.extend(since + 1..=last);
@@ -357,7 +357,7 @@ impl Rig {
                     let skip = u64::from(fault == Fault::SkipsAtPages);
                     let sequence = self.next_sequence();
                     let left = Need::After(last + skip);
-                    self.catch_up.go_on(due, left, sequence, Progress::default());
+                    self.catch_up.read_on(due, left, sequence, Progress::default());
                 } else if fault == Fault::IgnoresPosition {
                     self.catch_up.forget(&due.channel);
                 } else {
@@ -392,7 +392,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
-/// Everything after `after`, each once, in order, as long as nothing is conflated; then only upwards, and to the end.
+/// Without conflation, the client gets every event after `after` once and in order. With conflation, the versions only
+/// increase, up to the newest.
 fn wrong(got: &[u64], after: u64, published: u64, conflates: bool) -> Option<String> {
     let is_upwards = got.windows(2).all(|pair| pair[0] < pair[1]);
     let is_whole = conflates || got.iter().copied().eq(after + 1..=published);
@@ -405,7 +406,7 @@ proptest! {
     fn a_replay_joins_the_live_events_without_gap_or_double(steps in steps(), missed in 0u64..9) {
         let publishes = steps.iter().filter(|step| matches!(step, Step::Publish)).count() as u64;
         let rig = Rig::new(Some(41), 41 + missed);
-        // The outbox never overflows here: what is live after the replay is taken at once.
+        // The outbox never overflows here, since live events after the replay are taken at once.
         let calm: Vec<Step> = steps.iter().flat_map(|step| [*step, Step::Take, Step::Take]).collect();
         let got = rig.play(&calm, Fault::None);
         prop_assert_eq!(wrong(&got, 41, 41 + missed + publishes, false), None);
@@ -419,7 +420,7 @@ proptest! {
     }
 }
 
-/// Each fault must be found by some interleaving of a fixed set.
+/// Each planted fault must be found by an interleaving of a fixed set.
 #[test]
 fn planted_faults_are_found() {
     use proptest::strategy::ValueTree;

@@ -1,4 +1,4 @@
-//! The core driven by hand, on virtual time.
+//! The core, driven by hand, on virtual time.
 
 mod catch_up;
 mod closing;
@@ -7,22 +7,22 @@ mod delivery;
 mod evicted;
 mod history;
 mod input;
-mod joins;
-mod kept;
 mod operator;
 mod overflow;
 mod polling;
 mod runs;
+mod subscribe;
+mod support;
 
 use std::io::IoSlice;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::auth::{Mode, Permissions};
-use crate::event::PublishOptions;
+use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::session::Command;
 use crate::session::limits::Limits;
@@ -36,7 +36,7 @@ const START: Now = Now {
     unix_ms: 1_703_836_800_000,
 };
 
-/// A broker that can be made to have no credit.
+/// A broker that can be told to refuse publishes, as if there were no credit.
 struct Direct {
     hub: Arc<Hub>,
     refuses: AtomicBool,
@@ -97,7 +97,7 @@ impl Drop for Permit {
     }
 }
 
-/// One frame a client received.
+/// One frame that a client received.
 #[derive(Clone, Debug, PartialEq)]
 enum Received {
     Text(serde_json::Value),
@@ -204,7 +204,7 @@ impl Rig {
         }
     }
 
-    /// An anonymous client that may do everything.
+    /// Connects an anonymous client that may do everything.
     fn connect(&mut self) -> ConnectionId {
         self.connect_with(session_settings(Mode::Off, Limits::default()), Ok(None), true)
     }
@@ -256,13 +256,13 @@ impl Rig {
         self.hub.publish(event, self.now, credit, &mut Wakes::default());
     }
 
-    /// Publishes and delivers.
+    /// Publishes an event and delivers it.
     fn event(&mut self, channel: &str, data: &str) {
         self.publish(channel, data);
         self.core.deliver(usize::MAX);
     }
 
-    /// Writes everything that is dirty; what this client got.
+    /// Writes to every dirty connection; returns what this client received.
     fn read(&mut self, id: ConnectionId) -> Vec<Received> {
         let mut bytes = Vec::new();
         let mut others = Vec::new();
@@ -298,13 +298,13 @@ impl Rig {
         (filled > 0).then(|| self.core.sent(id, written, self.now))
     }
 
-    /// This client's socket takes nothing.
+    /// Blocks this client's socket.
     fn stall(&mut self, id: ConnectionId) {
         assert_eq!(self.read(id), []);
         self.core.blocked(id, self.now);
     }
 
-    /// Lets time pass, timers on the way included.
+    /// Lets time pass, and runs the timers that expire meanwhile.
     fn pass(&mut self, ms: u64) {
         let end = self.now.after_ms(ms);
         while let Some(next) = self.core.next_timer_ms().filter(|&next| next <= end.mono_ms) {
@@ -328,7 +328,7 @@ impl Rig {
     }
 }
 
-/// A client's frame, masked.
+/// A client's masked frame.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -344,7 +344,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The frames in what a client received, all of them whole.
+/// The frames in the bytes that a client received. All of them must be whole.
 fn received(mut bytes: &[u8]) -> Vec<Received> {
     let mut frames = Vec::new();
     while let [first, length, rest @ ..] = bytes {
@@ -370,7 +370,7 @@ fn received(mut bytes: &[u8]) -> Vec<Received> {
     frames
 }
 
-/// Without the heartbeat, whose phase is random.
+/// The frames without the heartbeat, whose phase is random.
 fn quiet(frames: Vec<Received>) -> Vec<Received> {
     let is_ping = |frame: &Received| frame.kind().starts_with("ping");
     frames.into_iter().filter(|frame| !is_ping(frame)).collect()

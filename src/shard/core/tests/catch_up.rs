@@ -1,14 +1,14 @@
-//! Last values and recovery, by hand.
+//! Last values and recovery.
 
 use serde_json::{Value, json};
 
-use super::kept::{epoch, narrow, offsets, recover, told};
+use super::support::{epoch, narrow, offsets, recover, told};
 use super::*;
 use crate::hub::StateSettings;
 use tickgate_protocol::channel::{Class, History, Overflow};
 
 #[test]
-fn a_newcomer_gets_each_last_value_once_and_then_what_is_live() {
+fn a_new_client_gets_each_last_value_once_and_then_live_events() {
     let mut rig = Rig::new();
     rig.event("market.a.price", "1");
     rig.event("market.b.price", "2");
@@ -25,7 +25,7 @@ fn a_newcomer_gets_each_last_value_once_and_then_what_is_live() {
     let mut values = told(&got[1..]);
     values.sort_by_key(Value::to_string);
     assert_eq!(values, [json!(3), json!(5)]);
-    // What is covered already brings no last value again.
+    // A channel that is covered already brings no last value again.
     rig.subscribe(id, "*.a.price");
     rig.event("market.a.price", "6");
     assert_eq!(told(&rig.read(id)), [json!("subscribed"), json!(6)]);
@@ -46,7 +46,7 @@ fn automatic_subscriptions_bring_last_values_too() {
 }
 
 #[test]
-fn what_is_for_admins_only_leaks_nowhere() {
+fn channels_for_admins_reach_no_other_client() {
     let mut rig = Rig::with_classes(vec![(
         "system.*",
         Class {
@@ -85,14 +85,14 @@ fn what_is_for_admins_only_leaks_nowhere() {
     assert_eq!(rig.read(user)[0].text()["error"]["code"], "FORBIDDEN");
 }
 
-// As somebody who was there before the channel's first event.
+// The offset of a client that was connected before the channel's first event.
 fn recover_all(rig: &mut Rig, id: ConnectionId, pattern: &str) {
     let keys = json!({"grid.a.order": {"epoch": epoch(rig), "offset": 0}});
     recover(rig, id, pattern, &keys);
 }
 
 #[test]
-fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order() {
+fn a_returning_client_gets_everything_after_its_offset_once_and_in_order() {
     let mut rig = Rig::new();
     let first = rig.connect();
     rig.subscribe(first, "grid.*");
@@ -107,7 +107,7 @@ fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order()
     rig.event("grid.b.order", "1000");
     let id = rig.connect();
     let keys = json!({"grid.a.order": {"epoch": epoch(&rig), "offset": at}});
-    // Some events lie in the inbox: they are part of what is read.
+    // Some events are still in the inbox. They are part of what is read.
     rig.subscribe(first, "grid.*");
     let other = rig.connect();
     rig.subscribe(other, "grid.*");
@@ -118,7 +118,7 @@ fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order()
     rig.event("grid.a.order", "202");
     let got = rig.read(id);
     let subscribed = &got[0].text()["data"];
-    // What began since is replayed from its beginning.
+    // A channel that began since is replayed from its beginning.
     assert_eq!(
         subscribed["recovered"],
         json!({"grid.a.order": true, "grid.b.order": true})
@@ -137,10 +137,10 @@ fn a_client_that_comes_back_gets_everything_after_its_offset_once_and_in_order()
 }
 
 #[test]
-fn what_began_before_the_client_knew_the_store_is_not_claimed_to_be_whole() {
+fn a_channel_that_may_be_older_than_the_store_is_not_reported_as_recovered() {
     let mut rig = Rig::new();
     rig.event("grid.y.order", "2");
-    // Its keys are of the store before this one, which may have had an event of `y`, too; or it has none at all.
+    // The client has keys of the previous store, which may have had events of `y`, too; or it has no keys at all.
     let old = json!({"epoch": "00000000000000e1", "offset": 1});
     for keys in [json!({"grid.x.order": old}), json!({})] {
         let id = rig.connect();
@@ -151,7 +151,7 @@ fn what_began_before_the_client_knew_the_store_is_not_claimed_to_be_whole() {
         assert_eq!(subscribed["positions"]["grid.y.order"]["offset"], 1, "{keys}");
         assert_eq!(got.len(), 1, "{got:?}");
     }
-    // One key of this store says that it was here.
+    // One key of this store shows that the client was connected to it.
     rig.event("grid.x.order", "1");
     let id = rig.connect();
     let known = json!({"epoch": epoch(&rig), "offset": 0});
@@ -169,7 +169,7 @@ fn what_began_before_the_client_knew_the_store_is_not_claimed_to_be_whole() {
 }
 
 #[test]
-fn a_channel_without_state_that_is_not_recovered_has_a_position_to_go_on_from() {
+fn an_unrecovered_channel_without_state_gets_a_position_to_continue_from() {
     let mut rig = Rig::new();
     let id = rig.connect();
     let old = json!({"epoch": "00000000000000e1", "offset": 7});
@@ -192,8 +192,8 @@ fn a_channel_without_state_that_is_not_recovered_has_a_position_to_go_on_from() 
 }
 
 #[test]
-fn what_is_queued_of_a_channel_that_is_left_and_joined_again_does_not_vanish() {
-    // With a last value and a history; the latter trimmed to nothing; without a history.
+fn queued_events_of_a_channel_survive_unsubscribe_and_subscribe() {
+    // A last value and a history; a history that is trimmed to nothing; no history.
     let class = |ttl_ms: Option<u64>| Class {
         cache_last: true,
         history: ttl_ms.map(|ttl_ms| History { size: 100, ttl_ms }),
@@ -217,7 +217,7 @@ fn what_is_queued_of_a_channel_that_is_left_and_joined_again_does_not_vanish() {
         let mut got = told(&rig.read(id));
         let numbers = |got: &[Value]| got.iter().filter_map(Value::as_u64).collect::<Vec<_>>();
         let again = got.split_off(got.iter().position(|data| data == "unsubscribed").expect("answered"));
-        // The newest may be given as the last value instead.
+        // The newest event may come as the last value instead.
         assert!(numbers(&got).starts_with(&[42, 43, 44]), "{got:?} {again:?}");
         let mut all = [numbers(&got), numbers(&again)].concat();
         all.dedup();
@@ -227,7 +227,7 @@ fn what_is_queued_of_a_channel_that_is_left_and_joined_again_does_not_vanish() {
 }
 
 #[test]
-fn a_gap_is_told_and_followed_by_the_last_value() {
+fn a_gap_is_reported_and_followed_by_the_last_value() {
     let mut rig = Rig::with_classes(vec![(
         "grid.*",
         Class {
@@ -265,25 +265,25 @@ fn a_gap_is_told_and_followed_by_the_last_value() {
         assert_eq!(subscribed["recovered"]["grid.a.x"], is_whole, "{epoch} {offset}");
         let values: Vec<Value> = values.into_iter().map(Value::from).collect();
         assert_eq!(told(&got[1..]), values, "{epoch} {offset}");
-        // Whoever breaks off here comes back with this and gets the rest.
+        // A client that disconnects here returns with this offset and gets the rest.
         let position = subscribed["positions"]["grid.a.x"]["offset"].as_u64();
         assert_eq!(position, Some(if is_whole { offset } else { 4 }), "{epoch} {offset}");
     }
 }
 
 #[test]
-fn a_channel_of_which_nothing_is_kept_is_recovered_when_nothing_was_missed() {
+fn a_channel_without_kept_events_is_recovered_when_none_was_missed() {
     let mut rig = Rig::with_state(StateSettings {
         channels: 1,
         ..StateSettings::default()
     });
-    // Each one's state goes for the next one's.
+    // The state of each channel is evicted for the next channel.
     for channel in ["grid.a.order", "grid.a.trade", "grid.a.risk"] {
         rig.event(channel, "1");
         rig.pass(1);
     }
     let epoch = epoch(&rig);
-    // Its only event has the number 1, the newest eviction 5.
+    // The only event of the channel has the version 1; the newest eviction has 5.
     for (offset, is_whole) in [(0, false), (1, true), (5, true), (6, false)] {
         let id = rig.connect();
         let keys = json!({"grid.a.order": {"epoch": epoch, "offset": offset}});
@@ -291,7 +291,7 @@ fn a_channel_of_which_nothing_is_kept_is_recovered_when_nothing_was_missed() {
         let got = rig.read(id);
         let recovered = &got[0].text()["data"]["recovered"];
         assert_eq!(recovered["grid.a.order"], is_whole, "{offset}");
-        // This one began since and was never evicted.
+        // This channel began since and was never evicted.
         assert_eq!(recovered["grid.a.risk"], true, "{offset}");
         rig.core.on_socket_error(id, rig.now);
     }
@@ -308,7 +308,7 @@ fn a_replay_of_any_length_goes_through_a_small_outbox_with_live_events_between()
     rig.read_page(id);
     let mut got = Vec::new();
     for number in 0..200 {
-        // More of the channel itself, and of others that must not wait for the end.
+        // Further events of the channel, and of other channels, which must not wait for the end of the replay.
         rig.event("grid.a.order", &(1_000 + number).to_string());
         rig.event("system.log", "\"live\"");
         got.extend(told(&rig.read_page(id)));
@@ -329,7 +329,7 @@ fn a_replay_of_any_length_goes_through_a_small_outbox_with_live_events_between()
 }
 
 #[test]
-fn trimming_that_overtakes_a_replay_ends_it() {
+fn trimming_that_overtakes_a_replay_ends_the_connection() {
     let mut rig = Rig::with_classes(vec![(
         "grid.*",
         Class {
@@ -356,7 +356,7 @@ fn trimming_that_overtakes_a_replay_ends_it() {
 }
 
 #[test]
-fn leaving_ends_what_no_other_pattern_covers() {
+fn unsubscribing_ends_the_catch_up_of_channels_that_no_other_pattern_covers() {
     let mut rig = Rig::new();
     rig.event("market.a.price", "1");
     rig.event("market.b.price", "2");
@@ -374,13 +374,13 @@ fn leaving_ends_what_no_other_pattern_covers() {
             json!("unsubscribed")
         ]
     );
-    // It comes back: newly covered once more.
+    // The channel is subscribed again, and is newly covered once more.
     rig.subscribe(id, "market.a.price");
     assert_eq!(told(&rig.read(id)), [json!("subscribed"), json!(1)]);
 }
 
 #[test]
-fn a_connection_that_ends_while_it_catches_up_leaves_nothing() {
+fn a_connection_that_ends_while_it_catches_up_leaves_nothing_behind() {
     let mut rig = Rig::new();
     for number in 0..500 {
         rig.event("grid.a.order", &number.to_string());
@@ -393,13 +393,13 @@ fn a_connection_that_ends_while_it_catches_up_leaves_nothing() {
     }
     rig.core.begin_turn(rig.now);
     assert!(!rig.core.has_turn_to_begin());
-    assert_eq!(rig.core.outgoing.pool.used(), 0);
+    assert_eq!(rig.core.queued_frames(), 0);
     rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
 }
 
 #[test]
-fn a_crowd_that_recovers_shares_the_turns() {
+fn many_recovering_connections_share_the_turns() {
     let mut rig = Rig::new();
     for number in 0..500 {
         rig.event("grid.a.order", &number.to_string());
@@ -413,14 +413,14 @@ fn a_crowd_that_recovers_shares_the_turns() {
     while rig.core.has_dirty() || rig.core.has_turn_to_begin() {
         rig.core.begin_turn(rig.now);
         let before = rig.stats.caught_up.get();
-        for (place, count) in rig.flush_turn(&crowd) {
-            frames[place] += count;
+        for (index, count) in rig.flush_turn(&crowd) {
+            frames[index] += count;
         }
         let read = rig.stats.caught_up.get() - before;
         assert!(read <= 128 * 64, "{read} events in a turn");
         turns += 1;
         let (least, most) = (frames.iter().min(), frames.iter().max());
-        // Nobody is more than two pages ahead of anybody.
+        // No connection is more than two pages ahead of another.
         assert!(
             most.zip(least).is_some_and(|(most, least)| most - least <= 2 * 64),
             "{frames:?}"
@@ -431,14 +431,14 @@ fn a_crowd_that_recovers_shares_the_turns() {
 }
 
 #[test]
-fn wide_joins_wait_for_the_next_turn_once_enough_was_looked_at() {
-    // Channels are looked at whether they match or not.
+fn wide_subscribes_wait_for_the_next_turn_when_the_steps_are_used_up() {
+    // A channel that does not match is looked at, too.
     for pattern in ["*", "market.*.zz1"] {
-        wide_joins_wait(pattern);
+        wide_subscribes_wait(pattern);
     }
 }
 
-fn wide_joins_wait(pattern: &str) {
+fn wide_subscribes_wait(pattern: &str) {
     let mut rig = Rig::new();
     for number in 0..400 {
         rig.event(&format!("market.s{number}.price"), "1");
@@ -448,7 +448,7 @@ fn wide_joins_wait(pattern: &str) {
     for &id in &ids {
         rig.subscribe(id, pattern);
     }
-    let joined = |rig: &Rig| rig.core.table.subscriptions();
+    let joined = |rig: &Rig| rig.core.fanout.table().subscriptions();
     let first = joined(&rig);
     assert!(first > 0 && first < 400, "{first}");
     rig.core.on_socket_error(ids[399], rig.now);

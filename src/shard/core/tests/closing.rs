@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
+fn a_client_that_closes_gets_a_close_frame_and_then_the_socket_is_shut_down() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "*");
@@ -26,7 +26,7 @@ fn a_client_that_closes_gets_its_close_back_and_then_the_socket_ends() {
 }
 
 #[test]
-fn a_client_that_closes_and_shuts_down_at_once_still_gets_its_close() {
+fn a_client_that_closes_and_shuts_down_at_once_still_gets_a_close_frame() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.core.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
@@ -51,12 +51,12 @@ fn a_closing_connection_is_dropped_after_five_seconds() {
         rig.pass(251);
         assert_eq!(rig.actions(), [Action::Remove(id)], "stalls: {stalls}");
         assert_eq!(rig.permits.load(Ordering::Relaxed), 0);
-        assert_eq!(rig.core.outgoing.pool.used(), 0);
+        assert_eq!(rig.core.queued_frames(), 0);
     }
 }
 
 #[test]
-fn input_of_a_closing_connection_is_thrown_away_up_to_a_bound() {
+fn input_of_a_closing_connection_is_discarded_up_to_a_bound() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.core.on_bytes(id, &mut frame(0x88, &1000u16.to_be_bytes()), rig.now);
@@ -69,20 +69,20 @@ fn input_of_a_closing_connection_is_thrown_away_up_to_a_bound() {
         assert!(taken < 2 * 1024 * 1024, "never stops reading");
     }
     assert!(taken > 1024 * 1024);
-    assert_eq!(rig.core.assembly_bytes, 0);
+    assert_eq!(rig.core.connections.assembly_bytes(), 0);
     rig.pass(5_250);
     assert_eq!(rig.actions(), [Action::ShutDown(id), Action::Remove(id)]);
 }
 
 #[test]
-fn a_client_that_vanishes_is_forgotten_at_once_and_its_name_is_nobodys() {
+fn a_lost_connection_is_removed_at_once_and_its_id_becomes_stale() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "a.*");
     rig.core.on_end_of_input(id, rig.now);
     assert_eq!(rig.stats.endings(Disconnect::Lost), 1);
     rig.event("a.b", "1");
-    // Until its removal was carried out the driver has a socket under this slot.
+    // Until the driver has carried out the removal, it has a socket under this slot.
     let other = rig.connect();
     assert_ne!(other.slot, id.slot);
     assert_eq!(rig.actions(), [Action::Remove(id)]);
@@ -113,7 +113,7 @@ fn silence_ends_with_4009_and_frames_do_not_touch_the_wheel() {
 }
 
 #[test]
-fn what_comes_behind_a_close_is_not_read() {
+fn input_after_a_close_frame_is_not_read() {
     let mut rig = Rig::new();
     let id = rig.connect();
     let mut input = frame(0x88, &1000u16.to_be_bytes());
@@ -123,7 +123,7 @@ fn what_comes_behind_a_close_is_not_read() {
 }
 
 #[test]
-fn input_held_back_when_the_end_comes_is_read_on_and_thrown_away() {
+fn held_back_input_is_discarded_when_the_session_ends() {
     let mut rig = Rig::new();
     let id = rig.connect_with(session_settings(Mode::Required, Limits::default()), Ok(None), true);
     let mut input = frame(0x81, br#"{"type":"auth","token":"t"}"#);
@@ -136,11 +136,11 @@ fn input_held_back_when_the_end_comes_is_read_on_and_thrown_away() {
     assert!(rig.core.wants_input(id));
     assert_eq!(rig.actions(), [Action::Resume(id)]);
     assert_eq!(rig.read(id), [Received::Close(4003)]);
-    assert_eq!(rig.core.assembly_bytes, 0);
+    assert_eq!(rig.core.connections.assembly_bytes(), 0);
 }
 
 #[test]
-fn a_loss_is_told_before_the_close_frame_even_when_the_replies_are_at_their_bound() {
+fn a_loss_is_reported_before_the_close_frame_even_when_the_replies_are_at_their_bound() {
     let mut rig = Rig::new();
     let limits = Limits {
         outbox_frames: 2,

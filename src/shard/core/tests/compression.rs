@@ -1,10 +1,10 @@
 //! Compressed and plain connections side by side.
 
 use super::*;
-use tickgate_protocol::wire::Message;
+use tickgate_protocol::wire::{Decoder, Inflater, Message};
 use tickgate_protocol::wire::{deflate, encode};
 
-/// What a client got, frame by frame: whether it was compressed, and its text.
+/// The frames that a client received: whether each was compressed, and its text.
 fn texts(rig: &mut Rig, id: ConnectionId) -> Vec<(bool, String)> {
     let mut bytes = Vec::new();
     while let Some(dirty) = rig.core.next_dirty() {
@@ -13,7 +13,7 @@ fn texts(rig: &mut Rig, id: ConnectionId) -> Vec<(bool, String)> {
         while rig.write_some(dirty, usize::MAX, taken) == Some(Sent::More) {}
         assert!(dirty == id || of_others.is_empty(), "read the others before");
     }
-    // As if it were the client's: with a mask of zeros.
+    // As if the client had sent it, with a mask of zeros.
     let mut texts = Vec::new();
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
@@ -61,7 +61,7 @@ fn data_of(bytes: usize) -> String {
 }
 
 #[test]
-fn every_connection_gets_every_event_in_its_own_form() {
+fn every_connection_gets_every_event_in_its_own_format() {
     let mut rig = Rig::new();
     let (plain, large, small) = (
         connect(&mut rig, None),
@@ -72,7 +72,7 @@ fn every_connection_gets_every_event_in_its_own_form() {
         rig.subscribe(id, "grid.*");
         assert_eq!(texts(&mut rig, id).len(), 1);
     }
-    // What is sent as it is: what is short, and to the small window (512 bytes) what is long.
+    // Short messages are sent uncompressed. With the small window (512 bytes), long messages are, too.
     for (bytes, is_compressed) in [
         (10, [false, false, false]),
         (350, [false, true, true]),
@@ -103,7 +103,7 @@ fn every_connection_gets_every_event_in_its_own_form() {
 }
 
 #[test]
-fn what_is_compressed_says_the_same() {
+fn compressed_messages_have_the_same_text() {
     let mut rig = Rig::new();
     for window_bits in [None, Some(9), Some(12), Some(15)] {
         let id = connect(&mut rig, window_bits);
@@ -156,7 +156,7 @@ fn compressed_messages_are_taken_like_plain_ones() {
         data_of(2_000)
     );
     let mut bytes = compressed(message.as_bytes());
-    // In two reads, and a plain one behind.
+    // In two reads, followed by a plain message.
     let (head, tail) = bytes.split_at_mut(20);
     rig.core.on_bytes(id, head, rig.now);
     rig.core.on_bytes(id, tail, rig.now);
@@ -174,7 +174,7 @@ fn broken_compression_ends_the_connection_with_its_code() {
     for (window_bits, bytes, expected) in [
         (None, compressed(&data_of(100).into_bytes()), "close Some((1002, "),
         (Some(15), frame(0xc1, &[0xff; 9]), "close Some((1002, "),
-        // Inflates to four bytes that are no text.
+        // Inflates to four bytes that are not UTF-8.
         (
             Some(15),
             frame(0xc1, &[0x00, 0x02, 0x00, 0xfd, 0xff, 0xff, 0xfe, 0x00]),

@@ -33,12 +33,12 @@ fn overlapping_patterns_deliver_once() {
 }
 
 #[test]
-fn an_event_published_before_the_join_is_not_delivered_by_it() {
+fn an_event_published_before_the_subscription_is_not_delivered_to_it() {
     let mut rig = Rig::new();
     let (early, late) = (rig.connect(), rig.connect());
     rig.subscribe(early, "grid.*");
     rig.publish("grid.a.note", "1");
-    // The event lies in the inbox already, for `early`; patterns of one stripe and of all stripes.
+    // The event is in the inbox already, for `early`. The patterns are of one stripe and of all stripes.
     rig.subscribe(late, "grid.*");
     rig.subscribe(late, "grid.a.*");
     rig.subscribe(late, "*");
@@ -56,7 +56,7 @@ fn an_event_published_before_the_join_is_not_delivered_by_it() {
 }
 
 #[test]
-fn joining_and_leaving_again_before_the_position_is_reached_keeps_both_right() {
+fn subscribing_and_unsubscribing_before_the_join_position_is_reached_keeps_both_right() {
     let mut rig = Rig::new();
     let (early, late) = (rig.connect(), rig.connect());
     rig.subscribe(early, "grid.*");
@@ -76,7 +76,7 @@ fn joining_and_leaving_again_before_the_position_is_reached_keeps_both_right() {
 }
 
 #[test]
-fn a_full_outbox_drops_the_oldest_and_tells_where_they_are_missing() {
+fn a_full_outbox_drops_the_oldest_events_and_reports_where_they_are_missing() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "*");
@@ -133,8 +133,8 @@ fn bytes_bound_pending_events_too_and_a_loss_names_at_most_32_channels() {
 }
 
 #[test]
-fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
-    // By bytes, by frames, and where hardly more than one event fits.
+fn a_client_that_reads_loses_nothing_of_a_burst_larger_than_its_outbox() {
+    // Bounds in bytes, in frames, and one that hardly more than one event fits into.
     for (data_bytes, outbox_frames, outbox_bytes) in [(4096, 1000, 1 << 20), (1, 50, 1 << 20), (3000, 1000, 9000)] {
         let mut rig = Rig::new();
         let limits = Limits {
@@ -144,7 +144,7 @@ fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
             ..Limits::default()
         };
         let settings = session_settings(Mode::Off, limits);
-        // Two, so that they get runs; and one whose outbox is the ordinary one.
+        // Two clients, so that they get runs, and one with an outbox of the default size.
         let ids = [&settings, &settings, &session_settings(Mode::Off, Limits::default())]
             .map(|settings| rig.connect_with(Arc::clone(settings), Ok(None), true));
         for id in ids {
@@ -169,7 +169,7 @@ fn a_burst_larger_than_an_outbox_loses_nothing_of_a_client_that_reads() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_holds_no_burst_up() {
+fn a_client_that_does_not_read_delays_no_burst() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "burst.*");
@@ -218,38 +218,38 @@ fn a_burst_leaves_nothing_in_the_pool() {
     for _ in 0..500 {
         rig.event("a.b", "1");
     }
-    assert_eq!(rig.core.outgoing.pool.used(), 50 * 501);
+    assert_eq!(rig.core.queued_frames(), 50 * 501);
     for &id in &ids[..25] {
         assert_eq!(rig.read(id).len(), 501);
     }
     for &id in &ids[25..] {
         rig.core.on_socket_error(id, rig.now);
     }
-    assert_eq!(rig.core.outgoing.pool.used(), 0);
-    assert!(rig.core.outgoing.pool.capacity() <= 256);
+    assert_eq!(rig.core.queued_frames(), 0);
+    assert!(rig.core.fanout.outgoing().capacity() <= 256);
     rig.core.update_stats();
     assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
     assert_eq!(rig.stats.subscriptions.get(), 25);
 }
 
 #[test]
-fn event_numbers_that_wrap_lose_nothing() {
+fn stamps_that_wrap_lose_no_event() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.subscribe(id, "*");
     rig.subscribe(id, "a.*");
     rig.read(id);
     rig.event("a.b", "1");
-    let number = rig.core.event_number;
-    rig.core.event_number = u32::MAX;
-    while rig.core.event_number != number {
+    let number = *rig.core.connections.last_stamp();
+    *rig.core.connections.last_stamp() = u32::MAX;
+    while *rig.core.connections.last_stamp() != number {
         rig.event("a.b", "2");
     }
     assert_eq!(rig.read(id).len(), 1 + number as usize);
 }
 
 #[test]
-fn a_loss_waits_for_room_among_the_replies() {
+fn the_report_of_a_loss_waits_for_room_among_the_replies() {
     let mut rig = Rig::new();
     let limits = Limits {
         outbox_frames: 2,
@@ -269,7 +269,7 @@ fn a_loss_waits_for_room_among_the_replies() {
     rig.core.writable(id);
     assert_eq!(rig.core.next_dirty(), Some(id));
     let mut bytes = Vec::new();
-    // The first frame goes, cut in the middle of the second.
+    // The first frame is written, and a part of the second.
     assert_eq!(rig.write_some(id, 60, &mut bytes), Some(Sent::More));
     while rig.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
     assert_eq!(
@@ -290,7 +290,7 @@ fn refused_messages_are_counted() {
 }
 
 #[test]
-fn each_form_of_an_event_is_made_once_for_all_its_receivers() {
+fn each_format_of_an_event_is_made_once_for_all_its_receivers() {
     let mut rig = Rig::new();
     let endpoint = |timestamps| {
         let settings = typed::Settings {
@@ -303,7 +303,7 @@ fn each_form_of_an_event_is_made_once_for_all_its_receivers() {
             ..(*session_settings(Mode::Off, Limits::default())).clone()
         })
     };
-    // Two endpoints that speak alike share a form, too.
+    // Two endpoints with the same encoding share a format.
     let endpoints = [typed::Timestamps::Utc, typed::Timestamps::Utc, typed::Timestamps::Naive].map(endpoint);
     let ids: Vec<_> = [0, 0, 1, 2, 2]
         .into_iter()
@@ -339,7 +339,7 @@ fn each_form_of_an_event_is_made_once_for_all_its_receivers() {
 }
 
 #[test]
-fn a_loss_is_told_in_the_connections_own_dialect() {
+fn a_loss_is_reported_in_the_connections_own_dialect() {
     let mut rig = Rig::new();
     let limits = Limits {
         outbox_frames: 1,

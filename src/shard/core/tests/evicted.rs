@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::kept::{epoch, offsets, recover};
+use super::support::{epoch, offsets, recover};
 use super::*;
 use crate::hub::StateSettings;
 use tickgate_protocol::channel::{Class, Classes, History};
 
-/// A hub that keeps so many channels, and so many names of others in all.
+/// A shard whose hub keeps at most this many channels, and this many names of evicted channels.
 fn rig(channels: usize, tombstones: usize) -> Rig {
     Rig::with_state(StateSettings {
         channels,
@@ -21,7 +21,7 @@ fn event_later(rig: &mut Rig, channel: &str) {
     rig.event(channel, "1");
 }
 
-/// Comes back to a pattern with these offsets; the answer's `data`.
+/// Subscribes again to a pattern with these offsets; returns the answer's `data`.
 fn come_back(rig: &mut Rig, pattern: &str, offsets: &[(&str, u64)]) -> Value {
     let epoch = epoch(rig);
     let key = |(name, offset): &(&str, u64)| ((*name).to_owned(), json!({"epoch": epoch, "offset": offset}));
@@ -34,7 +34,7 @@ fn come_back(rig: &mut Rig, pattern: &str, offsets: &[(&str, u64)]) -> Value {
 }
 
 #[test]
-fn what_came_and_went_while_a_client_was_away_is_told() {
+fn channels_that_began_and_were_evicted_while_a_client_was_away_are_reported() {
     let mut rig = rig(1, 1_000);
     event_later(&mut rig, "grid.a.order");
     let id = rig.connect();
@@ -46,7 +46,7 @@ fn what_came_and_went_while_a_client_was_away_is_told() {
         event_later(&mut rig, channel);
     }
     let data = come_back(&mut rig, "grid.*", &[("grid.a.order", 1)]);
-    // Of `grid.c.status` there is no history, and the signal is not asked for.
+    // `grid.c.status` has no history, and the signal does not match the pattern.
     let told = json!({"grid.a.order": true, "grid.b.order": false, "grid.d.order": true});
     assert_eq!((&data["recovered"], &data["positions_complete"]), (&told, &Value::Null));
     let offset = |name: &str| data["positions"][name]["offset"].as_u64().expect("a position");
@@ -56,7 +56,7 @@ fn what_came_and_went_while_a_client_was_away_is_told() {
         ("grid.d.order", 7),
     ];
     assert_eq!(offset("grid.d.order"), 0, "replayed from its beginning");
-    // Once told it has a position like any other.
+    // After it is reported, it has a position like any other channel.
     let data = come_back(&mut rig, "grid.*", &known);
     assert_eq!(
         data["recovered"],
@@ -65,9 +65,9 @@ fn what_came_and_went_while_a_client_was_away_is_told() {
 }
 
 #[test]
-fn a_client_hears_of_what_was_evicted_after_the_newest_position_of_the_same_pattern() {
+fn a_client_learns_of_channels_evicted_after_its_newest_position_of_the_same_pattern() {
     let mut rig = rig(1, 1_000);
-    // Evicted with the numbers 3 and 5.
+    // They are evicted with the numbers 3 and 5.
     for channel in ["grid.a.order", "grid.b.order", "grid.c.order"] {
         event_later(&mut rig, channel);
     }
@@ -78,10 +78,10 @@ fn a_client_hears_of_what_was_evicted_after_the_newest_position_of_the_same_patt
     assert_eq!(told(&mut rig, &[("grid.c.order", 2)]), [json!(false), json!(false)]);
     assert_eq!(told(&mut rig, &[("grid.c.order", 4)]), [Value::Null, json!(false)]);
     assert_eq!(told(&mut rig, &[("grid.c.order", 5)]), [Value::Null, Value::Null]);
-    // Beyond everything: no position of this store. Nor has a newcomer to it one.
+    // The offset is beyond all versions, so it is not of this store. A new client has no position of this store, either.
     assert_eq!(told(&mut rig, &[("grid.c.order", 99)]), [json!(false), json!(false)]);
     assert_eq!(told(&mut rig, &[]), [json!(false), json!(false)]);
-    // What another pattern says does not count.
+    // A position that only another pattern matches does not count.
     let id = rig.connect();
     let key = |offset: u64| json!({"epoch": epoch(&rig), "offset": offset});
     let keys = json!({"grid.c.order": key(2), "strategy.s.signal": key(5)});
@@ -92,7 +92,7 @@ fn a_client_hears_of_what_was_evicted_after_the_newest_position_of_the_same_patt
 }
 
 #[test]
-fn a_position_of_an_exact_name_says_when_its_holder_was_here_too() {
+fn a_position_of_an_exact_name_tells_when_the_client_was_connected_too() {
     let mut rig = rig(1, 16);
     for channel in ["grid.a.order", "grid.a.trade", "grid.a.risk"] {
         event_later(&mut rig, channel);
@@ -107,8 +107,8 @@ fn a_position_of_an_exact_name_says_when_its_holder_was_here_too() {
 }
 
 #[test]
-fn names_beyond_the_bound_are_told_as_a_gap_of_their_own() {
-    // One name in each stripe, and these are all of one.
+fn names_beyond_the_bound_are_reported_as_a_separate_gap() {
+    // One name is kept in each stripe, and all of these channels are in the same stripe.
     let mut rig = rig(1, 16);
     for channel in ["grid.a.order", "grid.a.trade", "grid.a.risk"] {
         event_later(&mut rig, channel);
@@ -129,7 +129,7 @@ fn names_beyond_the_bound_are_told_as_a_gap_of_their_own() {
 }
 
 #[test]
-fn what_was_evicted_of_admins_leaks_nowhere() {
+fn evicted_channels_for_admins_are_reported_to_no_other_client() {
     let class = Class {
         history: Some(History::BUILT_IN),
         ..Class::default()
@@ -163,14 +163,14 @@ fn what_was_evicted_of_admins_leaks_nowhere() {
     assert_eq!(told(true), all);
 }
 
-// The position that the answer gives says of everything its client has when it was here.
+// A position in the answer tells, for all channels of the client, until when it was connected.
 #[test]
-fn an_answer_does_not_overtake_what_was_evicted_meanwhile() {
+fn an_answer_does_not_overtake_events_of_channels_evicted_meanwhile() {
     let mut rig = rig(1, 1_000);
     let id = rig.connect();
     rig.subscribe(id, "grid.*");
     rig.read(id);
-    // The first is evicted for the second, and both are still in the inbox.
+    // The first channel is evicted for the second, and the events of both are still in the inbox.
     for channel in ["grid.b.order", "strategy.s.signal"] {
         rig.pass(1);
         rig.publish(channel, "1");
@@ -183,15 +183,15 @@ fn an_answer_does_not_overtake_what_was_evicted_meanwhile() {
     assert_eq!(kinds(&rig.read(id)), ["event", "subscribed"]);
 }
 
-// Its offset would be taken for how much its client had.
+// The offset in the answer would be taken for the position of the client.
 #[test]
-fn a_history_does_not_overtake_what_was_evicted_meanwhile() {
+fn a_history_does_not_overtake_events_of_channels_evicted_meanwhile() {
     let mut rig = rig(2, 1_000);
     event_later(&mut rig, "grid.a.order");
     let (id, other) = (rig.connect(), rig.connect());
     rig.subscribe(id, "grid.*");
     rig.read(id);
-    // The second is evicted for the fourth, with the number 5; all are still in the inbox.
+    // The second channel is evicted for the fourth, with the number 5. All events are still in the inbox.
     for channel in ["grid.b.order", "grid.a.order", "grid.c.order", "grid.a.order"] {
         rig.pass(1);
         rig.publish(channel, "1");
@@ -228,17 +228,17 @@ fn a_history_does_not_overtake_what_was_evicted_meanwhile() {
     assert_eq!(ask(&mut rig, id, "grid.a.order", 1), (vec![3, 6], Some(6), false));
 }
 
-// Were it otherwise, a client that breaks off in between would be taken for one that had heard of everything up to the
-// newer event.
+// Otherwise a client that disconnects in between would be taken for one that had got everything up to the newer
+// event.
 #[test]
-fn a_replay_does_not_overtake_what_is_evicted_meanwhile() {
+fn a_replay_does_not_overtake_events_of_channels_evicted_meanwhile() {
     let mut rig = rig(2, 1_000);
     event_later(&mut rig, "grid.a.order");
     event_later(&mut rig, "grid.a.order");
     let id = rig.connect();
     let keys = json!({"grid.a.order": {"epoch": epoch(&rig), "offset": 1}});
     recover(&mut rig, id, "grid.*", &keys);
-    // The third is evicted for the fifth, with the number 6; all are still in the inbox.
+    // The third channel is evicted for the fifth, with the number 6. All events are still in the inbox.
     for channel in ["grid.b.order", "grid.a.order", "grid.c.order", "grid.a.order"] {
         rig.pass(1);
         rig.publish(channel, "1");

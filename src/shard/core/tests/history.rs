@@ -1,8 +1,8 @@
-//! `history`, and where a published event stands in it.
+//! `history`, and the position of a published event in it.
 
 use serde_json::{Value, json};
 
-use super::kept::epoch;
+use super::support::epoch;
 use super::*;
 use tickgate_protocol::channel::{Class, History, Overflow};
 use tickgate_protocol::message::HistoryRange;
@@ -37,7 +37,7 @@ fn a_history_is_read_in_bounded_answers() {
 }
 
 #[test]
-fn a_history_says_what_it_does_not_hold() {
+fn a_history_page_tells_what_is_missing() {
     let mut rig = Rig::with_classes(vec![(
         "grid.*",
         Class {
@@ -86,7 +86,7 @@ fn a_history_says_what_it_does_not_hold() {
 }
 
 #[test]
-fn published_says_where_it_stands_in_the_history() {
+fn published_tells_the_position_in_the_history() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.say(id, r#"{"type":"publish","channel":"grid.a.order","event":"e","id":1}"#);
@@ -126,7 +126,7 @@ fn a_history_that_is_trimmed_while_it_is_read_is_never_empty() {
         }
     });
     let (slot, channel) = (
-        rig.core.open(id).expect("open"),
+        rig.core.connections.open_slot(id).expect("open"),
         Channel::parse("grid.a.x").expect("valid"),
     );
     let ask = || HistoryRange {

@@ -24,7 +24,7 @@ fn replies_over_their_bound_end_with_4008_as_the_last_frame() {
     assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
 }
 
-/// A client that may ask much and have little pending.
+/// A client that may send many messages but have few replies pending.
 fn greedy() -> Limits {
     Limits {
         messages_per_second: 1_000,
@@ -87,14 +87,14 @@ fn an_echo_reads_no_more_until_its_client_has_read() {
         ..(*session_settings(Mode::Off, greedy())).clone()
     };
     let id = rig.connect_with(Arc::new(settings), Ok(None), true);
-    // Longer than all that may be pending, and more of them.
+    // Each message is longer than the bound on pending replies, and there are several.
     let mut messages = frame(0x81, format!("\"{}\"", "x".repeat(6000)).as_bytes()).repeat(50);
     rig.core.on_bytes(id, &mut messages, rig.now);
     rig.core.next_dirty();
     rig.core.blocked(id, rig.now);
     assert!(!rig.core.wants_input(id));
     assert_eq!(rig.core.queued_frames(), 1);
-    // Pings of its own do not end it either.
+    // Its own pings do not end the connection, either.
     rig.pass(45_000);
     assert!(!rig.core.is_closing(id));
     rig.core.writable(id);
@@ -126,7 +126,7 @@ fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
     rig.say(id, r#"{"type":"ping","id":"after"}"#);
     assert!(!rig.core.wants_input(id));
     rig.core.retry_parked(rig.now);
-    // Nobody is blamed for a silence that is the gateway's doing.
+    // A client is not closed for a silence that the gateway has caused.
     rig.pass(120_000);
     assert!(!rig.core.is_closing(id));
     rig.read(id);
@@ -145,7 +145,7 @@ fn a_publish_without_credit_parks_its_connection_until_there_is_some() {
 }
 
 #[test]
-fn a_parked_publish_goes_out_even_when_its_client_is_gone() {
+fn a_parked_publish_is_published_even_if_its_client_is_gone() {
     let mut rig = Rig::new();
     let (publisher, subscriber) = (rig.connect(), rig.connect());
     rig.subscribe(subscriber, "*");
@@ -176,7 +176,7 @@ fn a_drain_waits_for_an_event_that_waits_for_credit() {
 }
 
 #[test]
-fn input_behind_an_auth_waits_for_the_verdict_and_a_stale_verdict_reaches_nobody() {
+fn input_after_an_auth_waits_for_the_result_and_a_stale_result_reaches_no_client() {
     let mut rig = Rig::new();
     let settings = session_settings(Mode::Required, Limits::default());
     let id = rig.connect_with(settings.clone(), Ok(None), true);
@@ -213,7 +213,7 @@ fn a_user_with_too_many_connections_is_refused_in_band() {
 }
 
 #[test]
-fn a_command_carries_the_connections_name_and_its_answer_comes_back() {
+fn a_command_carries_the_client_id_and_its_answer_reaches_the_client() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.say(
@@ -234,7 +234,7 @@ fn a_command_carries_the_connections_name_and_its_answer_comes_back() {
 }
 
 #[test]
-fn a_forbidden_command_is_told_to_the_audit_trail_and_to_no_backend() {
+fn a_forbidden_command_goes_to_the_audit_trail_and_to_no_backend() {
     let mut rig = Rig::new();
     let limits = Limits::default();
     let nobody = who_may(Some("u7"), Permissions::default());
@@ -252,7 +252,7 @@ fn a_forbidden_command_is_told_to_the_audit_trail_and_to_no_backend() {
 fn a_message_must_be_complete_in_time_however_it_is_cut() {
     let mut rig = Rig::new();
     let id = rig.connect();
-    // Fragmented for ever: a fragment every second, so the heartbeat is content.
+    // An endless message: a fragment every second, which satisfies the heartbeat.
     rig.core.on_bytes(id, &mut frame(0x01, b"\"a"), rig.now);
     for _ in 0..29 {
         rig.pass(1_000);
@@ -281,7 +281,7 @@ fn a_message_that_is_completed_gives_the_next_one_its_own_time() {
 }
 
 #[test]
-fn over_the_budget_the_largest_half_received_message_goes() {
+fn over_the_budget_the_largest_half_received_message_ends_its_connection() {
     let mut rig = Rig::with(Settings {
         assembly_bytes: 40_000,
         ..Settings::new(0)
@@ -293,11 +293,14 @@ fn over_the_budget_the_largest_half_received_message_goes() {
     rig.core.on_bytes(trigger, &mut frame(0x01, &[b'a'; 10_000]), rig.now);
     assert_eq!(rig.read(large), [Received::Close(1013)]);
     assert!(!rig.core.is_closing(small) && !rig.core.is_closing(trigger));
-    let before = rig.core.assembly_bytes;
+    let before = rig.core.connections.assembly_bytes();
     assert!(before < 40_000);
     rig.core.on_bytes(small, &mut frame(0x80, b""), rig.now);
     rig.core.on_socket_error(trigger, rig.now);
-    assert_eq!((rig.core.assembly_bytes, rig.core.assembling.len()), (0, 0));
+    assert_eq!(
+        (rig.core.connections.assembly_bytes(), rig.core.connections.assemblies()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -327,7 +330,7 @@ fn every_cut_of_the_input_gives_the_same_answers() {
 }
 
 #[test]
-fn a_refused_handshake_token_is_told_and_closed() {
+fn a_refused_handshake_token_is_reported_and_the_connection_closed() {
     let mut rig = Rig::new();
     let refusal = TokenError {
         code: ErrorCode::TokenExpired,

@@ -122,7 +122,7 @@ fn a_broadcast_reaches_every_authenticated_connection_subscribed_or_not() {
 }
 
 #[test]
-fn a_drain_tells_everybody_when_and_closes_them_one_by_one() {
+fn a_drain_tells_all_clients_when_and_closes_them_one_by_one() {
     let mut rig = Rig::new();
     let ids: Vec<_> = (0..20).map(|_| rig.connect()).collect();
     rig.message(ShardMessage::Drain { over_ms: 20_000 });
@@ -150,7 +150,7 @@ fn a_drain_tells_everybody_when_and_closes_them_one_by_one() {
 }
 
 #[test]
-fn who_comes_during_a_drain_is_told_and_closed_too() {
+fn a_connection_that_arrives_during_a_drain_is_told_and_closed_too() {
     let mut rig = Rig::new();
     let early = rig.connect();
     rig.message(ShardMessage::Drain { over_ms: 10_000 });
@@ -166,7 +166,7 @@ fn who_comes_during_a_drain_is_told_and_closed_too() {
 }
 
 #[test]
-fn what_is_left_at_the_drains_deadline_is_told_so_and_then_dropped() {
+fn connections_open_at_the_drains_deadline_are_told_and_then_dropped() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.message(ShardMessage::Drain { over_ms: 0 });
@@ -181,7 +181,7 @@ fn what_is_left_at_the_drains_deadline_is_told_so_and_then_dropped() {
 }
 
 #[test]
-fn publishers_encode_a_form_only_while_somebody_needs_it() {
+fn publishers_encode_a_format_only_while_a_connection_needs_it() {
     let mut rig = Rig::new();
     let (first, second) = (rig.connect(), rig.connect());
     rig.core.on_socket_error(first, rig.now);
@@ -189,11 +189,11 @@ fn publishers_encode_a_form_only_while_somebody_needs_it() {
     rig.event("a.b", "1");
     assert_eq!(kinds(&rig.read(second)), ["subscribed", "event"]);
     rig.core.on_socket_error(second, rig.now);
-    assert!(rig.core.endpoints.iter().all(|endpoint| endpoint.connections == 0));
+    assert!(rig.core.connections.endpoints().in_use().next().is_none());
     rig.connect();
     assert_eq!(
-        rig.core.endpoints.len(),
+        rig.core.connections.endpoints().len(),
         2,
-        "settings that nobody uses give their place back"
+        "endpoints without connections give their index back"
     );
 }

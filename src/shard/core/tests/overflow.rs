@@ -1,13 +1,13 @@
-//! What a full outbox does to each class.
+//! What happens to events of each class when an outbox is full.
 
 use serde_json::json;
 
-use super::kept::{narrow, told};
+use super::support::{narrow, told};
 use super::*;
 use crate::hub::StateSettings;
 
 #[test]
-fn a_conflated_channel_goes_on_with_its_newest_and_loses_nobody_elses() {
+fn a_conflated_channel_continues_with_its_newest_event_and_costs_no_other_channel() {
     let mut rig = Rig::new();
     let id = narrow(&mut rig, 4);
     rig.subscribe(id, "*");
@@ -31,7 +31,7 @@ fn a_conflated_channel_goes_on_with_its_newest_and_loses_nobody_elses() {
 }
 
 #[test]
-fn records_that_were_conflated_come_merged_and_none_is_missing() {
+fn conflated_records_come_merged_and_none_is_missing() {
     let mut rig = Rig::new();
     let id = narrow(&mut rig, 2);
     rig.subscribe(id, "strategy.s.prices");
@@ -43,7 +43,7 @@ fn records_that_were_conflated_come_merged_and_none_is_missing() {
         rig.event("strategy.s.prices", &json!([{"code": code, "p": price}]).to_string());
     }
     rig.core.writable(id);
-    // All that changed since what it has, of the queued ones too; not `z`.
+    // Every record that changed since the version that the client has, including queued changes; not `z`.
     assert_eq!(
         told(&rig.read(id)),
         [json!([{"code":"a","p":2},{"code":"b","p":2},{"code":"c","p":1}])]
@@ -51,7 +51,7 @@ fn records_that_were_conflated_come_merged_and_none_is_missing() {
 }
 
 #[test]
-fn an_event_that_may_not_be_dropped_ends_a_slow_client_and_no_other_does() {
+fn only_an_event_that_must_not_be_dropped_ends_a_slow_client() {
     let mut rig = Rig::new();
     let id = narrow(&mut rig, 3);
     rig.subscribe(id, "*");
@@ -60,7 +60,7 @@ fn an_event_that_may_not_be_dropped_ends_a_slow_client_and_no_other_does() {
     for number in 1..=3 {
         rig.event("grid.a.order", &number.to_string());
     }
-    // Others make no room among them: they step aside, or are dropped and told.
+    // Events of other classes make no room among them: they step aside, or are dropped and reported.
     rig.event("market.a.price", "4");
     rig.event("system.log", "5");
     assert!(!rig.core.is_closing(id));
@@ -78,7 +78,7 @@ fn an_event_that_may_not_be_dropped_ends_a_slow_client_and_no_other_does() {
 }
 
 #[test]
-fn room_is_made_by_the_class_of_the_oldest() {
+fn the_class_of_the_oldest_event_decides_how_room_is_made() {
     let mut rig = Rig::new();
     let id = narrow(&mut rig, 3);
     rig.subscribe(id, "*");
@@ -87,7 +87,7 @@ fn room_is_made_by_the_class_of_the_oldest() {
     rig.event("market.a.price", "1");
     rig.event("system.log", "2");
     rig.event("market.b.price", "3");
-    // The first is set aside, the second is dropped; what may not be dropped has its room.
+    // The first event steps aside, the second is dropped, and the event that must not be dropped has room.
     rig.event("grid.a.order", "4");
     rig.event("grid.a.order", "5");
     assert!(!rig.core.is_closing(id));
@@ -100,7 +100,7 @@ fn room_is_made_by_the_class_of_the_oldest() {
 }
 
 #[test]
-fn a_value_that_the_hub_forgot_before_it_was_read_is_told_as_dropped() {
+fn a_value_that_the_hub_forgot_before_it_was_read_is_reported_as_dropped() {
     let mut rig = Rig::with_state(StateSettings {
         channels: 1,
         ..StateSettings::default()

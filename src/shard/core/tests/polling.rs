@@ -16,13 +16,13 @@ use tickgate_protocol::wire::encode::first;
 
 const SECRET: [u8; SECRET_BYTES] = *b"0123456789abcdef";
 
-/// One session and its client's side of the polls.
+/// One session, and the client's side of its polls.
 struct Client {
     rig: Rig,
     id: ConnectionId,
     numbers: u64,
     opened: String,
-    // What its socket agrees on.
+    // The compression that the socket negotiates.
     deflate: Option<Deflate>,
 }
 
@@ -36,7 +36,7 @@ fn settings(limits: Limits) -> Arc<session::Settings> {
 }
 
 impl Client {
-    /// Opened, connected to the namespace, subscribed.
+    /// A session that is opened, connected to the namespace and subscribed.
     fn new(limits: Limits) -> Self {
         let mut client = Self::open(limits, Revision::Four);
         assert_eq!(
@@ -104,7 +104,7 @@ impl Client {
         self.numbers
     }
 
-    /// A GET, and what it is told: to wait, or why not.
+    /// Sends a GET; returns whether it waits, or why it is refused.
     fn get(&mut self) -> Result<oneshot::Receiver<Bytes>, PollError> {
         let (reply, mut answer) = oneshot::channel();
         let number = self.number();
@@ -112,7 +112,7 @@ impl Client {
         answer.try_recv().expect("answered at once")
     }
 
-    /// A GET that is answered at once.
+    /// Sends a GET that is answered at once.
     fn poll(&mut self) -> String {
         text(&self.get().expect("taken").try_recv().expect("something to tell"))
     }
@@ -150,7 +150,7 @@ impl Client {
         self.rig.core.serve_polls(self.rig.now);
     }
 
-    /// What the socket is written, packet by packet.
+    /// The packets that are written to the socket.
     fn written(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         while let Some(dirty) = self.rig.core.next_dirty() {
@@ -188,7 +188,7 @@ fn data(packets: &str) -> Vec<u64> {
 }
 
 #[test]
-fn a_get_waits_for_what_comes_and_takes_all_of_it() {
+fn a_get_waits_for_packets_and_takes_all_of_them() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
@@ -210,7 +210,7 @@ fn a_get_waits_for_what_comes_and_takes_all_of_it() {
 #[test]
 fn a_session_of_revision_3_is_polled_in_its_own_framing() {
     let mut client = Client::open(Limits::default(), Revision::Three);
-    // Connected unasked, in the answer that opens it.
+    // The session is connected without a request, in the answer that opens it.
     assert!(
         client.opened.contains("}2:40") && client.opened.contains(":42[\"connected\""),
         "{}",
@@ -234,7 +234,7 @@ fn a_session_of_revision_3_is_polled_in_its_own_framing() {
 }
 
 #[test]
-fn a_guessed_name_reaches_nobody() {
+fn a_guessed_session_id_reaches_no_session() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     let newest = client.numbers;
@@ -280,7 +280,7 @@ fn two_polls_of_one_kind_end_the_session() {
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
     assert_eq!(client.begin_post(101), Err(PollError::BadRequest));
-    assert!(client.is_gone(), "nobody waits for its last words");
+    assert!(client.is_gone(), "no GET waits for its last packets");
     assert_eq!(client.post("3"), Err(PollError::UnknownSession));
 }
 
@@ -288,12 +288,12 @@ fn two_polls_of_one_kind_end_the_session() {
 fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
     let limits = Limits::default();
     let mut rig = Client::open(limits, Revision::Four);
-    // A token that must be verified first: what follows CONNECT in the same body waits for that.
+    // The token must be verified first. The packets after CONNECT in the same body wait for that.
     let settings = Arc::new(session::Settings {
         auth_mode: Mode::Required,
         ..(*settings(limits)).clone()
     });
-    rig.rig.core.endpoints[0].settings = settings;
+    rig.rig.core.connections.endpoints_mut().set_settings(0, settings);
     let number = rig.number();
     assert_eq!(rig.begin_post(number), Ok(()));
     let (reply, mut answer) = oneshot::channel();
@@ -315,7 +315,7 @@ fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
 }
 
 #[test]
-fn what_is_no_payload_ends_the_session_at_once() {
+fn an_invalid_payload_ends_the_session_at_once() {
     for body in ["abc", "", "2", "4abc", "42{}", "3\u{1e}", "b!"] {
         let mut client = Client::new(Limits::default());
         assert_eq!(client.post(body), Err(PollError::BadRequest), "{body:?}");
@@ -348,7 +348,7 @@ fn a_client_that_closes_is_answered_with_a_noop() {
 }
 
 #[test]
-fn last_words_wait_for_the_next_get_but_not_for_ever() {
+fn the_last_packets_wait_for_the_next_get_but_not_for_ever() {
     for comes_back in [true, false] {
         let mut client = Client::new(Limits::default());
         client.rig.message(ShardMessage::Drain { over_ms: 0 });
@@ -376,7 +376,7 @@ fn last_words_wait_for_the_next_get_but_not_for_ever() {
 }
 
 #[test]
-fn a_session_that_is_not_answered_is_gone_to_the_millisecond() {
+fn a_session_without_an_answer_ends_to_the_millisecond() {
     let mut client = Client::new(Limits::default());
     client.rig.pass(24_999);
     assert!(client.poll().ends_with('2'));

@@ -2,15 +2,15 @@
 
 use super::*;
 
-/// Each slice that waits for a connection: where it lies, and its length.
+/// Each slice that is pending for a connection: its address and its length.
 fn slices(rig: &mut Rig, id: ConnectionId) -> Vec<(usize, usize)> {
     let mut slices = [IoSlice::new(&[]); 16];
     let filled = rig.core.pending(id, rig.now, &mut slices);
-    let place = |slice: &IoSlice<'_>| (slice.as_ptr() as usize, slice.len());
-    slices[..filled].iter().map(place).collect()
+    let address = |slice: &IoSlice<'_>| (slice.as_ptr() as usize, slice.len());
+    slices[..filled].iter().map(address).collect()
 }
 
-/// The `data` of events, which are numbers, and the kinds of everything else.
+/// The `data` of the events, which are numbers, and the kinds of all other messages.
 fn numbers(got: &[Received]) -> Vec<String> {
     let number = |frame: &Received| match frame.kind() {
         "event" => frame.text()["data"].to_string(),
@@ -74,7 +74,7 @@ fn a_run_ends_where_the_next_event_has_other_subscribers() {
 }
 
 #[test]
-fn each_endpoint_has_its_own_form_of_a_run() {
+fn each_endpoint_has_its_own_format_of_a_run() {
     let mut rig = Rig::new();
     let native = session_settings(Mode::Off, Limits::default());
     let typed = Arc::new(session::Settings {
@@ -109,7 +109,7 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
     let ids = [(); 2].map(|()| subscribed(&mut rig, &settings, "a.*"));
     rig.stall(ids[0]);
     let mut got = Vec::new();
-    // 990 are queued in runs; of the next thirty ten have room, and the other twenty make it.
+    // 990 events are queued in runs. Of the next thirty, ten have room, and room is made for the other twenty.
     for number in 0..1_020 {
         rig.publish("a.b", &number.to_string());
         if number == 989 || number == 1_019 {
@@ -134,7 +134,7 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
 }
 
 #[test]
-fn a_run_of_which_a_part_was_sent_is_completed_whatever_is_dropped_behind_it() {
+fn a_partly_sent_run_is_completed_whatever_is_dropped_behind_it() {
     let mut rig = Rig::new();
     let limits = Limits {
         outbox_frames: 6,
@@ -148,7 +148,7 @@ fn a_run_of_which_a_part_was_sent_is_completed_whatever_is_dropped_behind_it() {
     rig.core.deliver(usize::MAX);
     let mut bytes = Vec::new();
     assert_eq!(rig.core.next_dirty(), Some(ids[0]));
-    // Into the second of the three.
+    // The write ends within the second of the three events.
     assert_eq!(rig.write_some(ids[0], 150, &mut bytes), Some(Sent::More));
     rig.core.blocked(ids[0], rig.now);
     rig.read(ids[1]);
@@ -169,7 +169,7 @@ fn a_run_of_which_a_part_was_sent_is_completed_whatever_is_dropped_behind_it() {
 }
 
 #[test]
-fn who_joins_between_two_events_of_a_run_gets_the_second() {
+fn a_client_that_subscribes_between_two_events_of_a_run_gets_the_second() {
     let mut rig = Rig::new();
     let settings = session_settings(Mode::Off, Limits::default());
     let early = [(); 2].map(|()| subscribed(&mut rig, &settings, "a.*"));
@@ -183,7 +183,7 @@ fn who_joins_between_two_events_of_a_run_gets_the_second() {
 }
 
 #[test]
-fn what_is_for_admins_only_is_in_no_run() {
+fn events_for_admins_are_in_no_run() {
     let mut rig = Rig::new();
     let trader = Permissions {
         admin: false,

@@ -1,11 +1,11 @@
-//! From polls to a socket, in whatever order.
+//! From polls to a socket, in any order of requests.
 
 use proptest::prelude::*;
 
 use super::*;
 
 #[test]
-fn a_probed_socket_takes_over_behind_what_was_polled() {
+fn a_probed_socket_takes_over_after_what_was_polled() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     assert!(client.candidate().is_some());
@@ -51,7 +51,7 @@ fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
     assert!(client.written()[0].starts_with("42[\"status\""));
 }
 
-/// Ended by an operator when its client has a socket and no GET waits.
+/// A session that an operator ends while its client has a socket and no GET waits.
 fn ended(says: &[&str]) -> Client {
     let mut client = Client::new(Limits::default());
     assert!(client.candidate().is_some());
@@ -69,7 +69,7 @@ fn ended(says: &[&str]) -> Client {
 }
 
 #[test]
-fn the_end_of_a_session_between_its_last_get_and_the_upgrade_is_told_on_the_socket() {
+fn a_session_end_between_the_last_get_and_the_upgrade_is_reported_on_the_socket() {
     let mut client = ended(&["2probe"]);
     client.say("5");
     let told = client.written();
@@ -91,8 +91,8 @@ fn the_end_of_a_session_between_its_last_get_and_the_upgrade_is_told_on_the_sock
 }
 
 #[test]
-fn the_end_of_a_session_before_the_probe_is_told_wherever_its_client_goes_on() {
-    // The probe is answered: the client takes its GET back, which tells it, and completes the upgrade or not.
+fn a_session_end_before_the_probe_is_reported_wherever_the_client_continues() {
+    // The probe is answered. The client learns of the end from its last GET, and completes the upgrade or not.
     for completes in [true, false] {
         let mut client = ended(&[]);
         client.say("2probe");
@@ -108,11 +108,11 @@ fn the_end_of_a_session_before_the_probe_is_told_wherever_its_client_goes_on() {
         }
         assert!(client.is_gone(), "{completes}");
     }
-    // A socket that comes to nothing leaves the GETs as they are.
+    // A socket that fails its probe does not change the GETs.
     let mut client = ended(&["2probe"]);
     client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.poll().contains("BY_OPERATOR"));
-    // Nobody comes.
+    // The client sends no request any more.
     let mut client = ended(&["2probe"]);
     client.rig.pass(5_250);
     assert!(client.is_gone());
@@ -191,8 +191,9 @@ fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
 #[test]
 fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
     let partial = |client: &Client| {
-        let slot = client.rig.core.slot(client.id).expect("a session");
-        let cold = client.rig.core.cold[slot].as_ref().expect("a session");
+        let connections = &client.rig.core.connections;
+        let slot = connections.slot(client.id).expect("a session");
+        let cold = connections.cold(slot).expect("a session");
         cold.decoder.buffered_bytes()
     };
     let mut client = Client::new(Limits::default());
@@ -212,7 +213,7 @@ fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
     assert!(partial(&client) > 0);
     client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert_eq!(partial(&client), 0);
-    // The limit is the probe's alone.
+    // The limit holds only during the probe.
     assert!(client.candidate().is_some());
     client.say("2probe");
     client.say("5");
@@ -222,7 +223,7 @@ fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-    /// Whatever the order of events, polls, a probe, and the upgrade: the client hears every event once, in order.
+    /// Whatever the order of events, polls, a probe and the upgrade, the client gets every event once and in order.
     #[test]
     fn an_upgrade_under_load_loses_and_reorders_nothing(before in prop::collection::vec(0u8..4, 0..40), between in prop::collection::vec(0u8..4, 0..40), after in 0u64..20) {
         let mut client = Client::new(Limits::default());

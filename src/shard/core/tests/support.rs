@@ -1,4 +1,4 @@
-//! What tests of kept channels share: classes, small outboxes, and sockets that take a page.
+//! What the tests of kept channels share: classes, small outboxes, and sockets that take one page.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::hub::StateSettings;
 use tickgate_protocol::channel::{Class, Classes};
 
-/// Small outboxes.
+/// The settings of an endpoint with small outboxes.
 pub(super) fn few(outbox_frames: u32) -> Arc<session::Settings> {
     let limits = Limits {
         outbox_frames,
@@ -19,7 +19,7 @@ pub(super) fn narrow(rig: &mut Rig, outbox_frames: u32) -> ConnectionId {
     rig.connect_with(few(outbox_frames), Ok(None), true)
 }
 
-/// The `data` of the events among what was received, and whatever else came by its type.
+/// The `data` of each event that was received, and the type of each other message.
 pub(super) fn told(frames: &[Received]) -> Vec<Value> {
     let told = |frame: &Received| match frame {
         Received::Text(message) if message["type"] == "event" => message["data"].clone(),
@@ -32,7 +32,7 @@ pub(super) fn epoch(rig: &Rig) -> String {
     rig.hub.epoch().to_string()
 }
 
-/// Subscribes again, from an offset.
+/// Subscribes again, with these positions.
 pub(super) fn recover(rig: &mut Rig, id: ConnectionId, pattern: &str, keys: &Value) {
     let message = json!({"type": "subscribe", "channels": [pattern], "recover": keys});
     rig.say(id, &message.to_string());
@@ -68,7 +68,7 @@ impl Rig {
         )
     }
 
-    /// What its socket takes in the rest of this turn.
+    /// Reads what the socket takes in the rest of this turn.
     pub(super) fn read_page(&mut self, id: ConnectionId) -> Vec<Received> {
         self.core.begin_turn(self.now);
         let mut bytes = Vec::new();
@@ -79,27 +79,27 @@ impl Rig {
         received(&bytes)
     }
 
-    /// Everything that waits, unread.
+    /// Reads everything that is queued, as bytes.
     pub(super) fn read_bytes(&mut self, id: ConnectionId) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.write_some(id, usize::MAX, &mut bytes) == Some(Sent::More) {}
         bytes
     }
 
-    /// As a driver's flush: everybody who is dirty; how many frames each of these got.
+    /// Writes to every dirty connection, as a driver does; returns how many frames each of these got.
     pub(super) fn flush_turn(&mut self, of: &[ConnectionId]) -> Vec<(usize, usize)> {
         let mut counts = Vec::new();
         while let Some(dirty) = self.core.next_dirty() {
             let bytes = self.read_bytes(dirty);
-            if let Some(place) = of.iter().position(|id| *id == dirty) {
-                counts.push((place, received(&bytes).len()));
+            if let Some(index) = of.iter().position(|id| *id == dirty) {
+                counts.push((index, received(&bytes).len()));
             }
         }
         counts
     }
 
     pub(super) fn has_no_extra(&self, id: ConnectionId) -> bool {
-        let cold = self.core.cold[id.slot].as_ref();
-        cold.is_some_and(|cold| cold.extra.is_none()) && !self.core.hot[id.slot].flags.has(Flags::CATCH_UP)
+        let cold = self.core.connections.cold(id.slot);
+        cold.is_some_and(|cold| cold.extra.is_none()) && !self.core.connections.hot(id.slot).flags.has(Flags::CATCH_UP)
     }
 }

@@ -1,13 +1,13 @@
-//! Joins that take several turns, by hand. (The simulation has them among everything else.)
+//! Subscribe requests that take several turns. (The simulation covers them, too.)
 
 use hashbrown::HashSet;
 use serde_json::json;
 
-use super::kept::{epoch, recover, told};
+use super::support::{epoch, recover, told};
 use super::*;
 use tickgate_protocol::channel::{Class, History};
 
-/// Joins get so many steps of a turn.
+/// A shard whose subscribe requests get this many steps of a turn.
 fn rig(subscribe_steps: u32) -> Rig {
     let settings = Settings {
         subscribe_steps,
@@ -17,7 +17,7 @@ fn rig(subscribe_steps: u32) -> Rig {
 }
 
 impl Rig {
-    /// What this client gets without another turn.
+    /// Reads what this client gets without another turn.
     fn read_now(&mut self, id: ConnectionId) -> Vec<Received> {
         let mut bytes = Vec::new();
         self.core.postpone(id);
@@ -25,25 +25,25 @@ impl Rig {
         received(&bytes)
     }
 
-    /// Begins turns until no join is left; how many.
+    /// Begins turns until no request is left; returns how many.
     fn turns(&mut self) -> u32 {
         let mut turns = 0;
-        while self.core.joins.has_some(u64::MAX) {
+        while self.core.recovery.has_requests(u64::MAX) {
             self.core.begin_turn(self.now);
             turns += 1;
         }
         turns
     }
 
-    /// The same, none of them longer than `steps` and what a page takes beyond, while `other` joins a channel in the middle
-    /// of each of the first and is answered in the next; `after` each of them.
+    /// Like [`Rig::turns`], and checks that no turn takes more than `steps` and a page. In the first turns, `other`
+    /// subscribes one channel each and is answered in the next turn. Calls `after` after each turn.
     fn bounded_turns(&mut self, steps: u32, other: ConnectionId, joins: u32, mut after: impl FnMut(&mut Self)) -> u32 {
         let mut turns = 0;
-        while self.core.joins.has_some(u64::MAX) {
+        while self.core.recovery.has_requests(u64::MAX) {
             self.core.begin_turn(self.now);
             turns += 1;
-            // A page is not cut short; so much and no more may a turn be longer.
-            let taken = self.core.joins.steps_taken();
+            // A page is not cut short, so a turn may be longer by one page.
+            let taken = self.core.recovery.steps_taken();
             assert!(taken <= (steps + 1100) as usize, "{taken} steps");
             if turns < joins {
                 self.subscribe(other, &format!("market.s{turns}.price"));
@@ -58,7 +58,7 @@ impl Rig {
 }
 
 #[test]
-fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
+fn wide_subscribes_take_their_share_of_a_turn_and_delay_no_other_client() {
     const CHANNELS: u32 = 20_000;
     const STEPS: u32 = 4096;
     let mut rig = rig(STEPS);
@@ -66,12 +66,12 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
         rig.publish(&format!("market.s{n}.price"), "1");
     }
     let (first, second, other) = (rig.connect(), rig.connect(), rig.connect());
-    // Each looks at all channels and matches none.
+    // Each request looks at all channels and matches none.
     let wide: Vec<String> = (0..50).map(|n| format!("*.none{n}.*")).collect();
     let message = json!({"type": "subscribe", "channels": wide}).to_string();
     for id in [first, second] {
         rig.say(id, &message);
-        assert!(rig.core.joins.has_some(u64::MAX));
+        assert!(rig.core.recovery.has_requests(u64::MAX));
     }
     let waiting = |rig: &Rig| {
         rig.core.update_stats();
@@ -87,14 +87,14 @@ fn wide_joins_take_their_share_of_a_turn_and_nobody_waits_behind_them() {
     let answer = |id| (id, "subscribed".to_owned());
     assert_eq!(answered, [answer(first), answer(second)], "one after the other");
     assert_eq!(waiting(&rig), 0);
-    // 13 steps for a channel that is compared with 50 patterns.
+    // A channel that is compared with 50 patterns takes 13 steps.
     let least = 2 * CHANNELS * 13 / (STEPS + 1100);
     assert!(turns >= least, "{turns} turns, {least} at least");
 }
 
-/// As few channels as are many: nothing that concerns all of them at once may happen in one turn.
+/// No turn may handle all channels at once, which this number of channels is large enough to show.
 #[test]
-fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_up_with() {
+fn unsubscribing_and_disconnecting_take_shares_of_turns_however_much_is_caught_up_with() {
     const CHANNELS: usize = 10_000;
     const STEPS: u32 = 2048;
     let mut rig = rig(STEPS);
@@ -105,16 +105,16 @@ fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_
     rig.say(id, r#"{"type":"subscribe","channels":["market.*","*.s7.price"]}"#);
     rig.turns();
     let owed = |rig: &mut Rig| {
-        let catch_up = rig.core.cold[id.slot].as_mut().and_then(Cold::catch_up_if_any);
+        let catch_up = rig.core.connections.catch_up(id.slot);
         catch_up.map_or(0, |catch_up| catch_up.len())
     };
     assert_eq!(owed(&mut rig), CHANNELS);
     rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
-    assert_eq!(owed(&mut rig), CHANNELS, "nobody has looked at them");
-    assert!(!rig.core.joins.has_some(u64::MAX), "and nobody has to");
+    assert_eq!(owed(&mut rig), CHANNELS, "they are not looked at");
+    assert!(!rig.core.recovery.has_requests(u64::MAX), "and none has to be");
     rig.subscribe(id, "market.*");
     let turns = rig.bounded_turns(STEPS, other, 6, |_| ());
-    // They are forgotten, and found.
+    // The channels are forgotten, and then found again.
     assert!(
         turns as usize >= 2 * CHANNELS / (STEPS as usize + 1100),
         "{turns} turns"
@@ -130,18 +130,18 @@ fn giving_patterns_back_and_leaving_take_shares_of_turns_however_much_is_caught_
     let channel = |frame: Received| frame.text()["channel"].to_string();
     let names: HashSet<String> = got.drain(4..).map(channel).collect();
     assert_eq!(names.len(), CHANNELS - 1);
-    // The same again, and it goes.
+    // The same again, and then the connection is removed.
     rig.say(id, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
     rig.subscribe(id, "market.*");
     rig.turns();
     assert_eq!(owed(&mut rig), CHANNELS - 1);
     rig.core.on_socket_error(id, rig.now);
-    // As many names again are in the order of their turns.
+    // The names are stored twice: by channel, and in the order of their positions.
     assert_eq!(rig.turns() as usize, (2 * (CHANNELS - 1) - 256) / STEPS as usize + 1);
 }
 
 #[test]
-fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once() {
+fn events_published_during_a_subscribe_come_once_and_after_its_answer() {
     let mut rig = rig(2);
     let names = ["grid.a.order", "grid.b.order", "market.a.price", "market.b.price"];
     for name in names {
@@ -152,7 +152,7 @@ fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once(
     rig.turns();
     rig.read(other);
     let known = json!({"epoch": epoch(&rig), "offset": 0});
-    // One of its keys is of a channel that is not there when the join comes to it.
+    // One of the keys is of a channel that does not exist when the request comes to it.
     recover(
         &mut rig,
         id,
@@ -160,7 +160,7 @@ fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once(
         &json!({"grid.a.order": known, "grid.new.order": known}),
     );
     let mut number = 1;
-    while rig.core.joins.has_some(u64::MAX) {
+    while rig.core.recovery.has_requests(u64::MAX) {
         number += 1;
         for name in names.into_iter().chain(["grid.new.order", "note.a"]) {
             rig.event(name, &number.to_string());
@@ -190,13 +190,13 @@ fn what_is_published_while_a_join_is_under_way_comes_behind_its_answer_and_once(
         assert_eq!(of(name).last(), Some(&number));
         assert!(of(name).is_sorted_by(|a, b| a < b));
     }
-    // Nothing is kept of it: its subscription begins with the answer.
+    // The hub keeps nothing of this channel, so its subscription begins with the answer.
     assert_eq!(of("note.a"), [number]);
     assert!(rig.has_no_extra(id), "nothing is kept of the join");
 }
 
 #[test]
-fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
+fn a_subscribe_under_way_begins_anew_when_a_pattern_is_lost() {
     let mut rig = rig(8);
     rig.event("grid.b.order", "1");
     rig.event("grid.b.trade", "1");
@@ -213,9 +213,9 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
     rig.subscribe(id, "grid.*.order");
     rig.turns();
     rig.read(id);
-    // It looks at one channel now, which is held.
+    // It looks at one channel, which is covered by a pattern that is held.
     rig.subscribe(id, "grid.b.*");
-    assert!(rig.core.joins.has_some(u64::MAX));
+    assert!(rig.core.recovery.has_requests(u64::MAX));
     rig.event("grid.b.order", "2");
     assert_eq!(told(&rig.read_now(id)), [json!(2)], "what is held goes on");
     rig.say(id, r#"{"type":"auth","token":"narrower"}"#);
@@ -238,7 +238,7 @@ fn a_pattern_lost_while_a_join_is_under_way_lets_it_begin_anew() {
 }
 
 #[test]
-fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
+fn a_connection_removed_during_its_subscribe_leaves_nothing_behind() {
     let mut rig = rig(8);
     for n in 0..40 {
         rig.event(&format!("grid.g{n}.order"), "1");
@@ -247,19 +247,19 @@ fn a_connection_that_goes_in_the_middle_of_its_join_leaves_nothing_behind() {
     rig.subscribe(id, "*");
     rig.subscribe(other, "grid.*");
     rig.core.begin_turn(rig.now);
-    assert!(rig.core.joins.has_some(u64::MAX));
+    assert!(rig.core.recovery.has_requests(u64::MAX));
     rig.core.on_socket_error(id, rig.now);
     rig.turns();
     assert_eq!(rig.read(other)[0].kind(), "subscribed");
     rig.core.on_socket_error(other, rig.now);
     assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
-    assert_eq!(rig.core.table.subscriptions(), 0);
+    assert_eq!(rig.core.fanout.table().subscriptions(), 0);
     rig.core.update_stats();
     assert_eq!(rig.stats.read().catching_up, 0);
 }
 
 #[test]
-fn a_name_without_state_has_a_position_whatever_else_the_message_asks_for() {
+fn an_exact_name_without_state_gets_a_position_whatever_else_is_requested() {
     let mut rig = Rig::new();
     rig.event("grid.a.order", "1");
     for channels in [r#"["grid.*","grid.none.order"]"#, r#"["grid.none.order","grid.*"]"#] {
@@ -271,10 +271,10 @@ fn a_name_without_state_has_a_position_whatever_else_the_message_asks_for() {
     }
 }
 
-/// As long a `subscribed` as there is: a thousand positions and a thousand recovered channels that nobody asked for, with
-/// names of the greatest length, each byte of which is escaped; and as many that were asked for as a message has room for.
+/// The longest possible `subscribed`: a thousand positions and a thousand recovered channels that were not requested, with
+/// names of the greatest length, each byte of which is escaped; and as many requested channels as fit into a message.
 #[test]
-fn the_longest_answer_ends_nobody_who_has_yet_to_read_it() {
+fn the_longest_answer_ends_no_client_that_has_yet_to_read_it() {
     let mut rig = Rig::with_classes(vec![(
         "w.*",
         Class {
@@ -309,7 +309,7 @@ fn the_longest_answer_ends_nobody_who_has_yet_to_read_it() {
         assert!(got[1].text().to_string().len() > 4 * settings.limits.reply_bytes as usize);
         rig.core.on_socket_error(id, rig.now);
     }
-    // Whoever asks for it again and again without reading is closed as ever.
+    // A client that requests it again and again without reading is closed.
     let id = rig.connect();
     rig.core.blocked(id, rig.now);
     for _ in 0..6 {

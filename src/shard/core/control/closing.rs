@@ -1,0 +1,107 @@
+//! From the end of a session to the removal of its connection.
+//!
+//! ```text
+//! Open --session's Close--> Flushing --all written--> Lingering --peer closed--> removed
+//!   \                          \-- the peer has closed its side ----------------------^
+//!    \-- connection lost: nothing can be written -------------------------------------^   (5 s after Close at the latest)
+//! ```
+//!
+//! Closing a socket with unread input resets the connection, and the reset can discard the Close frame on its way (10,310
+//! of 200,004 bytes arrived). Therefore the writing side is shut down first, and input is discarded until the peer closes.
+//! Beyond a bound nothing more is read, and the peer's kernel holds the rest back.
+
+use super::super::{Action, ShardCore};
+use crate::session::Input;
+use crate::shard::connection::{Flags, Stage};
+use crate::shard::core::connections::Deadline;
+use crate::time::Now;
+use tickgate_protocol::disconnect::Disconnect;
+
+impl ShardCore {
+    /// When [`ShardCore::run_timers`] has something to do, in monotonic milliseconds.
+    #[must_use]
+    pub fn next_timer_ms(&self) -> Option<u64> {
+        let timers = self.connections.next_timer_ms();
+        timers.into_iter().chain(self.next_drain_ms()).min()
+    }
+
+    /// Does what is due, for at most `limit` connections. Returns whether more is due.
+    pub fn run_timers(&mut self, limit: usize, now: Now) -> bool {
+        let (due, has_more) = self.connections.expire(limit, now);
+        for &slot in &due {
+            self.expire(slot, now);
+        }
+        self.connections.reuse_due(due);
+        let has_more_to_drain = self.run_drain(limit, now);
+        has_more || has_more_to_drain
+    }
+
+    fn expire(&mut self, slot: u32, now: Now) {
+        match self.connections.passed_deadline(slot, now) {
+            Some(Deadline::Assembly) => return self.tell(slot, Input::End(Disconnect::Policy), now),
+            Some(Deadline::Session) => return self.tell(slot, Input::Timer, now),
+            Some(Deadline::Closing) => return self.remove(slot),
+            Some(Deadline::Probe) => self.abandon_candidate(slot),
+            None => {}
+        }
+        self.connections.arm(slot);
+    }
+
+    /// Ends the session in a slot, if it is alive.
+    pub(in crate::shard::core) fn end(&mut self, slot: u32, ending: Disconnect, now: Now) {
+        if self.connections.is_open(slot) {
+            self.tell(slot, Input::End(ending), now);
+        }
+    }
+
+    /// Ends the connections that were noted as slow consumers.
+    pub(in crate::shard::core) fn end_too_slow(&mut self) {
+        while let Some(id) = self.fanout.outgoing_mut().pop_too_slow() {
+            if let Some(slot) = self.connections.open_slot(id) {
+                self.tell(slot, Input::End(Disconnect::SlowConsumer), self.now);
+            }
+        }
+    }
+
+    /// The session has ended. Everything that is queued is still written; the Close frame is the last of it.
+    pub(in crate::shard::core) fn begin_closing(&mut self, slot: u32, ending: Disconnect, now: Now) {
+        self.stats.ended(ending);
+        self.connections.forget_input(slot);
+        // A loss is told before the Close frame, or not at all.
+        if let Some(connection) = self.connections.get(slot) {
+            self.fanout.tell_gap(connection, now);
+        }
+        self.fanout.unsubscribe_all(slot);
+        let was_paused = self.connections.begin_closing(slot, now);
+        // The client recovers what it has not caught up with when it returns.
+        self.recovery.forget(slot, &mut self.connections, &mut self.fanout);
+        if ending == Disconnect::Lost || self.end_polls(slot, ending) {
+            return self.remove(slot);
+        }
+        if self.connections.hot(slot).outbox.is_empty() {
+            self.finish_flush(slot);
+        }
+        if was_paused {
+            // The input that was left unread is discarded now.
+            self.control.act(Action::Resume(self.connections.id(slot)));
+        }
+    }
+
+    /// Everything that was queued is written.
+    pub(in crate::shard::core) fn finish_flush(&mut self, slot: u32) {
+        let hot = self.connections.hot_mut(slot);
+        if hot.flags.has(Flags::PEER_CLOSED | Flags::POLLING) {
+            return self.remove(slot);
+        }
+        hot.stage = Stage::Lingering;
+        self.control.act(Action::ShutDown(self.connections.id(slot)));
+    }
+
+    /// Removes a connection at once.
+    pub(in crate::shard::core) fn remove(&mut self, slot: u32) {
+        let id = self.connections.id(slot);
+        self.fanout.outgoing_mut().clear(self.connections.hot_mut(slot));
+        self.connections.remove(slot, self.fanout.inbox());
+        self.control.act(Action::Remove(id));
+    }
+}

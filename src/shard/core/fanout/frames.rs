@@ -1,0 +1,138 @@
+//! The frames of the events that are being delivered. Each is made once per shard, when the first subscriber needs it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::event::Event;
+use crate::hub::{Inbox, Popped};
+use crate::metrics::ShardMetrics;
+use crate::shard::core::connections::Endpoint;
+use crate::shard::frame::{Content, Frame, FramedEvent};
+use tickgate_protocol::event::WireFormat;
+use tickgate_protocol::wire::{Deflate, encode};
+
+/// The frames of one event, one for each format.
+pub(in crate::shard::core) struct Frames<'e> {
+    event: &'e Arc<Event>,
+    wrapped: [Option<Rc<Frame>>; WireFormat::COUNT],
+    // How many connections took each.
+    taken: [u64; WireFormat::COUNT],
+}
+
+impl<'e> Frames<'e> {
+    /// No frame is made yet.
+    pub(in crate::shard::core) const fn of(event: &'e Arc<Event>) -> Self {
+        Self {
+            event,
+            wrapped: [const { None }; WireFormat::COUNT],
+            taken: [0; WireFormat::COUNT],
+        }
+    }
+
+    /// The frame for one connection of an endpoint. `format` is the endpoint's format.
+    #[inline]
+    pub(in crate::shard::core) fn get(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
+        let is_too_long = |deflate: Deflate| {
+            is_narrow(deflate) && !deflate.fits(encode::payload_bytes(inbox.frame(format.encoding.plain(), self.event)))
+        };
+        let format = match endpoint.deflate {
+            Some(deflate) if is_too_long(deflate) => format.encoding.plain(),
+            _ => format,
+        };
+        self.taken[format.index()] += 1;
+        self.wrap(format, inbox)
+    }
+
+    fn wrap(&mut self, format: WireFormat, inbox: &Inbox) -> &Rc<Frame> {
+        let event = self.event;
+        self.wrapped[format.index()].get_or_insert_with(|| {
+            Rc::new(Frame {
+                bytes: inbox.frame(format, event).clone(),
+                content: Content::Event(FramedEvent {
+                    channel: event.channel.clone(),
+                    class: event.class.clone(),
+                    version: event.version,
+                }),
+            })
+        })
+    }
+
+    /// Counts the bytes that compression saved.
+    pub(in crate::shard::core) fn count(&self, stats: &ShardMetrics) {
+        for format in WireFormat::all().filter(|format| format.deflated && self.taken[format.index()] > 0) {
+            let length = |format: WireFormat| self.event.frame(format).map_or(0, Bytes::len) as u64;
+            let saved = length(format.encoding.plain()).saturating_sub(length(format));
+            if saved > 0 {
+                let taken = self.taken[format.index()];
+                stats.deflated_messages.bump(taken);
+                stats.deflate_saved_bytes.bump(taken * saved);
+            }
+        }
+    }
+}
+
+/// The frames of a run: those of the whole run, and those of each event.
+pub(super) struct RunFrames<'e> {
+    each: Vec<Frames<'e>>,
+    joined: [Option<Rc<Frame>>; WireFormat::COUNT],
+    // How many connections took each frame of the whole run.
+    taken: [u64; WireFormat::COUNT],
+}
+
+impl<'e> RunFrames<'e> {
+    pub(super) fn of(run: &'e [Popped]) -> Self {
+        Self {
+            each: run.iter().map(|popped| Frames::of(&popped.event)).collect(),
+            joined: [const { None }; WireFormat::COUNT],
+            taken: [0; WireFormat::COUNT],
+        }
+    }
+
+    /// The whole run as one frame, for a connection of an endpoint. `format` is the endpoint's format. `None`: each event
+    /// must be queued by itself.
+    #[inline]
+    pub(super) fn whole(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> Option<&Rc<Frame>> {
+        if endpoint.deflate.is_some_and(is_narrow) {
+            return None;
+        }
+        let each = &mut self.each;
+        let joined = self.joined[format.index()].get_or_insert_with(|| match &mut each[..] {
+            [lone] => lone.wrap(format, inbox).clone(),
+            events => Frame::run(
+                events
+                    .iter_mut()
+                    .map(|event| event.wrap(format, inbox).clone())
+                    .collect(),
+            ),
+        });
+        Some(joined)
+    }
+
+    /// Counts a connection that took the whole run.
+    pub(super) const fn note_whole(&mut self, format: WireFormat) {
+        self.taken[format.index()] += 1;
+    }
+
+    /// The frames of each event, in order.
+    pub(super) fn each(&mut self) -> impl Iterator<Item = &mut Frames<'e>> {
+        self.each.iter_mut()
+    }
+
+    /// Counts the bytes that compression saved.
+    pub(super) fn count(&mut self, stats: &ShardMetrics) {
+        for event in &mut self.each {
+            for (taken, whole) in event.taken.iter_mut().zip(self.taken) {
+                *taken += whole;
+            }
+            event.count(stats);
+        }
+    }
+}
+
+// Whether the length of a message must be known before it can be compressed. That is so only for the small windows, which
+// few clients ask for.
+fn is_narrow(deflate: Deflate) -> bool {
+    !deflate.fits(usize::MAX)
+}

@@ -1,0 +1,334 @@
+//! From the inbox into the outboxes of all subscribers.
+//!
+//! Invariants: the shard's interest in the hub is exactly the patterns of the subscription table. [`Fanout::progress`] never
+//! claims that an event has left the inbox that is still in it.
+//!
+//! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
+//! together), `frames` (the bytes of an event, made once per shard).
+
+mod frames;
+mod outgoing;
+mod overflow;
+mod runs;
+
+use std::sync::Arc;
+
+use super::connections::{Connection, Connections, Endpoint, Recipient};
+use crate::auth;
+use crate::event::Event;
+use crate::hub::{Inbox, Popped};
+use crate::metrics::ShardMetrics;
+use crate::shard::catch_up::Progress;
+use crate::shard::connection::{Cold, Flags, Hot};
+use crate::shard::frame::Frame;
+use crate::shard::table::{NodeId, Table};
+use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::message::Reply;
+
+pub(super) use frames::Frames;
+use frames::RunFrames;
+pub(super) use outgoing::Outgoing;
+pub(super) use overflow::note_loss;
+use overflow::{Queued, queue_event};
+use runs::RunBounds;
+
+/// After this many deliveries no further run is begun. They take some milliseconds, like the other bounds of a turn.
+const DELIVERIES: u64 = 256 * 1024;
+
+/// The inbox, the subscriptions and the outboxes of a shard; see the module's docs.
+pub(super) struct Fanout {
+    inbox: Inbox,
+    table: Table,
+    outgoing: Outgoing,
+    progress: Progress,
+    // The run that is being delivered, and the nodes of its subscribers.
+    run: Vec<Popped>,
+    nodes: Vec<NodeId>,
+    // Reused by `take_run`.
+    next_nodes: Vec<NodeId>,
+    stats: Arc<ShardMetrics>,
+}
+
+/// The bounds and counts of one call of [`ShardCore::deliver`](super::ShardCore::deliver).
+pub(super) struct Delivery {
+    limit: usize,
+    bounds: RunBounds,
+    // Events taken out of the inbox.
+    count: usize,
+    deliveries: u64,
+    // As they were before the first event was taken.
+    evictions: u64,
+    newest: u64,
+}
+
+impl Fanout {
+    /// A shard without subscriptions.
+    pub(super) fn new(inbox: Inbox, stats: Arc<ShardMetrics>) -> Self {
+        Self {
+            inbox,
+            table: Table::new(),
+            outgoing: Outgoing::default(),
+            progress: Progress::default(),
+            run: Vec::new(),
+            nodes: Vec::new(),
+            next_nodes: Vec::new(),
+            stats,
+        }
+    }
+
+    /// The shard's end of the hub.
+    pub(super) const fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// The shard's end of the hub, to read and to join.
+    pub(super) const fn inbox_mut(&mut self) -> &mut Inbox {
+        &mut self.inbox
+    }
+
+    /// The subscriptions.
+    pub(super) const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The subscriptions, to be changed. A pattern that is inserted must be joined in the inbox, too.
+    pub(super) const fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// What the outboxes share.
+    pub(super) const fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
+    }
+
+    /// What the outboxes share, to be changed.
+    pub(super) const fn outgoing_mut(&mut self) -> &mut Outgoing {
+        &mut self.outgoing
+    }
+
+    /// How far the shard has come with its inbox.
+    pub(super) const fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Begins to take at most `limit` events out of the inbox.
+    pub(super) fn begin(&mut self, connections: &Connections, limit: usize) -> Delivery {
+        self.outgoing.reset_pressed();
+        Delivery {
+            limit,
+            bounds: RunBounds::of(connections.endpoints()),
+            count: 0,
+            deliveries: 0,
+            evictions: self.inbox.evictions(),
+            newest: self.inbox.newest_version(),
+        }
+    }
+
+    /// Takes the next run out of the inbox; returns the inbox index of its first event. `None`: a bound is reached, or the
+    /// inbox is empty.
+    pub(super) fn take_run(&mut self, delivery: &Delivery, connections: &Connections) -> Option<u64> {
+        let may_go_on =
+            delivery.count < delivery.limit && delivery.deliveries < DELIVERIES && !self.outgoing.is_pressed();
+        if !may_go_on {
+            return None;
+        }
+        self.fill_run(
+            delivery.limit - delivery.count,
+            &delivery.bounds,
+            connections.endpoints(),
+        )
+    }
+
+    /// Queues the run that was taken to all subscribers.
+    pub(super) fn deliver_run(&mut self, delivery: &mut Delivery, connections: &mut Connections) {
+        let version = |popped: &Popped| popped.event.version;
+        // Until the run is queued only its first event counts: when an event in its middle steps aside, the rest of the
+        // run is queued behind it.
+        self.progress.version = self.progress.version.max(self.run.first().map_or(0, version));
+        delivery.deliveries += self.queue_run(connections);
+        self.progress.version = self.run.iter().map(version).fold(self.progress.version, u64::max);
+        delivery.count += self.run.len();
+        self.run.clear();
+    }
+
+    /// Ends a delivery; returns how many events were taken out of the inbox.
+    pub(super) fn finish(&mut self, delivery: Delivery) -> usize {
+        if self.inbox.is_empty() {
+            // Both were read before the first event was taken: everything that they cover has left the inbox.
+            self.progress = Progress {
+                version: self.progress.version.max(delivery.newest),
+                evictions: delivery.evictions,
+            };
+        }
+        self.stats.deliveries.bump(delivery.deliveries);
+        delivery.count
+    }
+
+    // Visits every subscriber once with all events of the run.
+    fn queue_run(&mut self, connections: &mut Connections) -> u64 {
+        let run = &self.run[..];
+        let Some(first) = run.first() else { return 0 };
+        let stamp = connections.next_stamp();
+        let mut frames = RunFrames::of(run);
+        let mut deliveries = 0;
+        // Any client may hold a wide pattern that matches `system.*`. The events of such a channel are for admins only.
+        let admins_only = auth::is_admin_only(first.event.channel.as_str());
+        for &node in &self.nodes {
+            for subscriber in self.table.subscribers(node) {
+                let slot = subscriber.slot;
+                // An unsettled subscriber, or a channel for admins, implies a run of one event: see `fill_run`.
+                if subscriber.is_unsettled()
+                    && !(self.table).includes(slot, node, &first.event.channel, first.stripe, first.index)
+                {
+                    continue;
+                }
+                let Some(Recipient { hot, endpoint, cold }) = connections.stamp(slot, stamp) else {
+                    continue;
+                };
+                if admins_only && !cold[slot].as_ref().is_some_and(Cold::is_admin) {
+                    continue;
+                }
+                let Some(format) = endpoint.format else { continue };
+                if !hot.flags.has(Flags::CATCH_UP)
+                    && let Some(whole) = frames.whole(format, endpoint, &self.inbox)
+                    && self.outgoing.queue_fitting(slot, hot, whole, endpoint)
+                {
+                    frames.note_whole(format);
+                    deliveries += run.len() as u64;
+                    continue;
+                }
+                for (popped, frames) in run.iter().zip(frames.each()) {
+                    if hot.flags.has(Flags::CATCH_UP) && is_withheld(cold[slot].as_mut(), popped, &self.stats) {
+                        continue;
+                    }
+                    deliveries += 1;
+                    let frame = frames.get(format, endpoint, &self.inbox);
+                    let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.stats);
+                    if queued == Queued::TooSlow {
+                        self.outgoing.note_too_slow(hot.id(self.inbox.shard(), slot));
+                        break;
+                    }
+                }
+            }
+        }
+        frames.count(&self.stats);
+        deliveries
+    }
+
+    /// Queues an event to every authenticated connection; returns their number.
+    pub(super) fn broadcast(&mut self, connections: &mut Connections, event: &Arc<Event>) -> usize {
+        let mut frames = Frames::of(event);
+        let mut count = 0;
+        for slot in connections.slots() {
+            let Some(Recipient { hot, endpoint, cold }) = connections.authenticated(slot) else {
+                continue;
+            };
+            let Some(format) = endpoint.format else { continue };
+            count += 1;
+            let frame = frames.get(format, endpoint, &self.inbox);
+            let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.stats);
+            if queued == Queued::TooSlow {
+                self.outgoing.note_too_slow(hot.id(self.inbox.shard(), slot));
+            }
+        }
+        frames.count(&self.stats);
+        self.stats.deliveries.bump(count as u64);
+        count
+    }
+
+    /// Queues a reply or control message; returns whether the bounds allow it. `is_last`: it is queued in any case, since
+    /// the session ends with it.
+    pub(super) fn queue_reply(&mut self, connection: &mut Connection<'_>, bytes: &[u8], is_last: bool) -> bool {
+        let Connection { id, hot, endpoint, .. } = connection;
+        let frame = Frame::reply(endpoint.reply(bytes, &self.inbox, &self.stats));
+        self.outgoing.queue_reply(id.slot, hot, frame, endpoint, is_last)
+    }
+
+    /// Queues the `dropped` message at the position of the first missing event.
+    pub(super) fn tell_gap(&mut self, connection: Connection<'_>, now: Now) {
+        let Connection {
+            hot, cold, endpoint, ..
+        } = connection;
+        hot.flags.clear(Flags::GAP);
+        let extra = cold.extra.as_mut();
+        let Some(gap) = extra.and_then(|extra| extra.gap.take()) else {
+            return;
+        };
+        let reply = Reply::Dropped {
+            count: gap.count,
+            channels: &gap.channels,
+        };
+        let mut bytes = Vec::new();
+        if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
+            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.stats));
+            self.outgoing.push_at_gap(hot, frame, gap.sequence);
+        }
+    }
+
+    /// Takes out what was written to a connection's socket: `bytes` from the front of its outbox.
+    pub(super) fn advance(&mut self, hot: &mut Hot, bytes: usize) {
+        let messages = self.outgoing.advance(hot, bytes);
+        self.stats.messages_out.bump(messages.into());
+    }
+
+    /// Takes patterns from a connection.
+    pub(super) fn unsubscribe(&mut self, slot: u32, patterns: &[Pattern]) {
+        for pattern in patterns {
+            if self.table.remove(slot, pattern) == Some(true) {
+                self.inbox.leave(pattern);
+            }
+        }
+    }
+
+    /// Takes all patterns from a connection.
+    pub(super) fn unsubscribe_all(&mut self, slot: u32) {
+        let inbox = &mut self.inbox;
+        self.table.remove_all(slot, |pattern| inbox.leave(pattern));
+    }
+
+    /// Whether a message queued now may overtake an event that is still in the inbox and whose channel has been evicted
+    /// since, and that matches one of the connection's patterns for which `is_older` is true.
+    pub(super) fn overtakes_evicted(&self, slot: u32, is_older: impl Fn(&Pattern) -> bool) -> bool {
+        !self.inbox.is_empty()
+            && self.inbox.evictions() != self.progress.evictions
+            && self.table.held(slot).any(is_older)
+    }
+
+    /// The number of connections that hold a pattern which matches the channel.
+    pub(super) fn count_subscribers(&mut self, connections: &mut Connections, channel: &Channel) -> u64 {
+        let stamp = connections.next_stamp();
+        self.nodes.clear();
+        self.table.resolve(channel, &mut self.nodes);
+        let subscribers = self.nodes.iter().flat_map(|&node| self.table.subscribers(node));
+        let is_first = |slot| u64::from(connections.stamp(slot, stamp).is_some());
+        subscribers.map(|subscriber| subscriber.slot).map(is_first).sum()
+    }
+
+    /// Writes the gauges that need not be exact within a turn.
+    pub(super) fn update_gauges(&self) {
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.stats.subscriptions.set(signed(self.table.subscriptions()));
+        self.stats.inbox.set(signed(self.inbox.len() as u64));
+        self.outgoing.update_gauges(&self.stats);
+    }
+}
+
+// Whether an event must not be queued, since the connection reads its channel from the hub.
+fn is_withheld(cold: Option<&mut Cold>, popped: &Popped, stats: &ShardMetrics) -> bool {
+    let Some(catch_up) = cold.and_then(Cold::catch_up) else {
+        return false;
+    };
+    let channel = &popped.event.channel;
+    if catch_up.is_newly_covered(channel) {
+        stats.catch_ups.bump(catch_up.owe(&popped.event).into());
+        return true;
+    }
+    catch_up.withholds(channel, popped.index)
+}
+
+/// Whether the `dropped` message can be queued now: there is room among the replies, or the outbox is empty.
+pub(super) fn can_tell_gap(hot: &Hot, endpoint: &Endpoint) -> bool {
+    let has_room = hot.outbox.reply_frames() < endpoint.bounds.reply_frames;
+    hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty())
+}

@@ -1,0 +1,127 @@
+//! What a client gets that was published earlier: subscribe requests, catching up, and history pages.
+//!
+//! Invariant: the work of one turn is bounded, whatever clients ask for. Subscribe requests take [`Steps`], and reading
+//! from the hub takes pages ([`Reading`]).
+//!
+//! Per file: `subscribe` (a subscribe request until its answer), `outcome` (what the answer says of each channel),
+//! `catch_ups` (the catch-up state of connections), `pages` (reading it from the hub), `history` (one page of a channel on
+//! request), `steps` (the bound on the work of one turn).
+
+mod catch_ups;
+pub(super) mod history;
+mod outcome;
+mod pages;
+mod steps;
+mod subscribe;
+
+use std::sync::Arc;
+
+use super::connections::Connections;
+use super::fanout::Fanout;
+use crate::metrics::ShardMetrics;
+use crate::session::Input;
+use crate::shard::Settings;
+use crate::time::Now;
+use tickgate_protocol::channel::Pattern;
+
+use catch_ups::CatchUps;
+use pages::Reading;
+use steps::Steps;
+pub(super) use subscribe::Request;
+use subscribe::Subscribes;
+
+/// Subscribing, catching up and history of all connections; see the module's docs.
+pub(super) struct Recovery {
+    steps: Steps,
+    subscribes: Subscribes,
+    catch_ups: CatchUps,
+    reading: Reading,
+    stats: Arc<ShardMetrics>,
+}
+
+/// A subscribe request was taken one step further.
+pub(super) struct Step {
+    /// The connection's slot.
+    pub(super) slot: u32,
+    /// The answer for its session; `None`: there is none yet.
+    pub(super) answer: Option<Input<'static>>,
+}
+
+impl Recovery {
+    /// Without requests and channels to read.
+    pub(super) fn new(settings: &Settings, stats: Arc<ShardMetrics>) -> Self {
+        Self {
+            steps: Steps::new(settings.subscribe_steps as usize),
+            subscribes: Subscribes::default(),
+            catch_ups: CatchUps::new(stats.clone()),
+            reading: Reading::new(stats.clone()),
+            stats,
+        }
+    }
+
+    /// Begins a turn: the connections that wait to read on from the hub are marked dirty.
+    pub(super) fn begin_turn(&mut self, connections: &mut Connections, fanout: &mut Fanout) {
+        self.reading.begin_turn(connections, fanout);
+    }
+
+    /// Whether there is work for the next turn, with the inbox at `position`.
+    pub(super) fn has_turn_to_begin(&self, position: u64) -> bool {
+        self.reading.is_waited_for() || self.has_requests(position)
+    }
+
+    /// Whether there are steps to take in the next turn, with the inbox at `position`.
+    pub(super) fn has_requests(&self, position: u64) -> bool {
+        self.subscribes.has_work(position) || self.catch_ups.has_drops()
+    }
+
+    /// Prepares the next `limit` frames of a connection that catches up: removes those that are read instead, and reads
+    /// what is due. Returns the position from which on nothing may be written yet.
+    pub(super) fn read_ahead(
+        &mut self,
+        slot: u32,
+        limit: usize,
+        now: Now,
+        connections: &mut Connections,
+        fanout: &mut Fanout,
+    ) -> Option<u32> {
+        self.reading.read_due(slot, limit, now, connections, fanout)?;
+        self.catch_ups.shrink(slot, connections, fanout);
+        self.reading.next_due(slot, connections, fanout)
+    }
+
+    /// The inbox is at `position`: the channels that were read up to there get their live events again.
+    pub(super) fn settle(&mut self, position: u64, connections: &mut Connections, fanout: &mut Fanout) {
+        while let Some(slot) = self.reading.settle_next(position, connections) {
+            self.catch_ups.shrink(slot, connections, fanout);
+        }
+    }
+
+    /// Gives channels that were just subscribed their positions behind what is queued by now, which is the answer to the
+    /// request.
+    pub(super) fn schedule(&mut self, slot: u32, connections: &mut Connections, fanout: &mut Fanout) {
+        catch_ups::schedule(slot, connections, fanout);
+    }
+
+    /// A connection does not catch up with anything any more.
+    pub(super) fn forget(&mut self, slot: u32, connections: &mut Connections, fanout: &mut Fanout) {
+        self.catch_ups.forget(slot, connections, fanout);
+    }
+
+    /// Writes the gauges that need not be exact within a turn.
+    pub(super) fn update_gauges(&self) {
+        let waiting = i64::try_from(self.subscribes.len()).unwrap_or(i64::MAX);
+        self.stats.waiting_subscribes.set(waiting);
+    }
+
+    /// Steps taken in this turn.
+    #[cfg(test)]
+    pub(super) const fn steps_taken(&self) -> usize {
+        self.steps.taken()
+    }
+
+    // Takes patterns from a connection, and from what it catches up with.
+    fn give_back(&mut self, slot: u32, patterns: &[Pattern], connections: &mut Connections, fanout: &mut Fanout) {
+        fanout.unsubscribe(slot, patterns);
+        self.catch_ups.leave(slot, connections, fanout);
+    }
+}

@@ -1,0 +1,300 @@
+//! Reading from the hub what connections catch up with, a page at a time, as their sockets drain.
+//!
+//! Invariants: in one turn, a connection reads at most one page, and all connections together read at most [`PAGES`].
+//! Connections with more to read wait in a list, first come, first served. So thousands of recovering connections delay no
+//! other by more than the other bounds of a turn do, and each costs at most one page of memory beyond what is shared.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::auth;
+use crate::hub::{Inbox, Page, PageLimit, Since};
+use crate::metrics::ShardMetrics;
+use crate::shard::catch_up::{Due, Need, Progress};
+use crate::shard::connection::{Cold, Hot, Stage};
+use crate::shard::core::connections::{Connection, Connections};
+use crate::shard::core::fanout::{Fanout, Frames, note_loss};
+use crate::shard::frame::Frame;
+use crate::shard::mailbox::ConnectionId;
+use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
+
+/// The most events of one page, of one channel or several.
+const PAGE_EVENTS: usize = 64;
+
+/// The most channels that one page looks at. Some of them may have no events, or may have been given back.
+const PAGE_CHANNELS: usize = PAGE_EVENTS;
+
+/// The most bytes of one page. A single event may be longer.
+const PAGE_BYTES: usize = 64 * 1024;
+
+/// The most pages of one turn.
+const PAGES: u32 = 128;
+
+/// Reading from the hub; see the module's docs.
+pub(super) struct Reading {
+    // The number of the shard's turn.
+    turn: u32,
+    pages_left: u32,
+    // Connections that read on in the next turn.
+    waiting: VecDeque<ConnectionId>,
+    settling: VecDeque<Settling>,
+    // Reused for each page.
+    page: Vec<Rc<Frame>>,
+    stats: Arc<ShardMetrics>,
+}
+
+/// A channel that was read to its end while the inbox still held events up to the index `at`.
+struct Settling {
+    at: u64,
+    id: ConnectionId,
+    channel: Channel,
+}
+
+impl Reading {
+    pub(super) const fn new(stats: Arc<ShardMetrics>) -> Self {
+        Self {
+            turn: 1,
+            pages_left: PAGES,
+            waiting: VecDeque::new(),
+            settling: VecDeque::new(),
+            page: Vec::new(),
+            stats,
+        }
+    }
+
+    /// Whether a connection waits for the next turn.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Begins a turn: marks the connections dirty that wait for it.
+    pub(super) fn begin_turn(&mut self, connections: &mut Connections, fanout: &mut Fanout) {
+        self.turn = self.turn.wrapping_add(1);
+        self.pages_left = PAGES;
+        for _ in 0..PAGES {
+            let Some(id) = self.waiting.pop_front() else { break };
+            let Some(Connection { hot, cold, .. }) = connections.find_open(id) else {
+                continue;
+            };
+            if let Some(catch_up) = cold.catch_up() {
+                catch_up.unlist();
+            }
+            fanout.outgoing_mut().mark_dirty(id.slot, hot);
+        }
+    }
+
+    /// Removes queued events that are read instead, and reads a page of the channels whose positions have come. `None`: the
+    /// connection does not catch up with anything.
+    pub(super) fn read_due(
+        &mut self,
+        slot: u32,
+        limit: usize,
+        now: Now,
+        connections: &mut Connections,
+        fanout: &mut Fanout,
+    ) -> Option<()> {
+        let Connection { hot, cold, .. } = connections.get(slot)?;
+        if hot.stage != Stage::Open {
+            return None;
+        }
+        let catch_up = cold.catch_up()?;
+        fanout.outgoing_mut().pass_over(hot, limit, |frame| {
+            let event = frame.event();
+            event.is_some_and(|event| catch_up.passes_over(&event.channel, event.version))
+        });
+        let may_read = self.pages_left > 0 && !catch_up.has_read_in(self.turn);
+        if may_read && self.read_page(slot, now, connections, fanout) {
+            self.pages_left -= 1;
+        }
+        Some(())
+    }
+
+    /// The position of the connection's next channel. If it has come, the connection waits for the next turn.
+    pub(super) fn next_due(&mut self, slot: u32, connections: &mut Connections, fanout: &Fanout) -> Option<u32> {
+        let Connection { id, hot, cold, .. } = connections.get(slot)?;
+        let catch_up = cold.catch_up()?;
+        if catch_up.list_if_due(fanout.outgoing().first_sequence(hot)) {
+            self.waiting.push_back(id);
+        }
+        catch_up.next_due()
+    }
+
+    // Reads the channels whose positions have come, up to a page; returns whether there were any.
+    fn read_page(&mut self, slot: u32, now: Now, connections: &mut Connections, fanout: &mut Fanout) -> bool {
+        let mut last = None;
+        let mut bytes = 0;
+        for _ in 0..PAGE_CHANNELS {
+            if self.page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
+                break;
+            }
+            let head = fanout.outgoing().first_sequence(connections.hot(slot));
+            let catch_up = connections.catch_up(slot);
+            let Some(due) = catch_up.and_then(|catch_up| catch_up.take_due(head)) else {
+                break;
+            };
+            last = Some(due.position);
+            let limit = PageLimit {
+                events: PAGE_EVENTS - self.page.len(),
+                bytes: PAGE_BYTES - bytes,
+            };
+            if let Some(connection) = connections.get(slot) {
+                bytes += self.read_channel(connection, due, limit, now, fanout);
+            }
+        }
+        if let Some(last) = last
+            && let Some(Connection { hot, cold, .. }) = connections.get(slot)
+        {
+            fanout.outgoing_mut().push_page(hot, &mut self.page, last);
+            if let Some(catch_up) = cold.catch_up() {
+                catch_up.note_read_in(self.turn);
+            }
+        }
+        last.is_some()
+    }
+
+    // Reads one channel into the page and decides how to go on with it; returns how many bytes of frames it added.
+    fn read_channel(
+        &mut self,
+        connection: Connection<'_>,
+        due: Due,
+        limit: PageLimit,
+        now: Now,
+        fanout: &mut Fanout,
+    ) -> usize {
+        let Connection {
+            id,
+            hot,
+            cold,
+            endpoint,
+        } = connection;
+        // A channel that was given back may be in here still, or again, because of events that were queued. A subscribe
+        // request under way that covers it does not change that.
+        let matches = |pattern: &Pattern| pattern.matches(due.channel.as_str());
+        let is_held =
+            !cold.catch_up_or_new().is_newly_covered(&due.channel) && fanout.table().held(id.slot).any(matches);
+        let Some(format) = endpoint.format.filter(|_| is_held && may_see(cold, &due.channel)) else {
+            cold.catch_up_or_new().forget(&due.channel);
+            return 0;
+        };
+        let mut page = read(fanout.inbox_mut(), &due.channel, due.need, limit, now);
+        let is_value = matches!(due.need, Need::Newest { .. } | Need::Whole { .. });
+        if page.overtaken && !is_value {
+            // A part of the replay is gone. A client must never be left with such a gap, so the connection ends. Until
+            // then the channel stays and holds back its live events.
+            fanout.outgoing_mut().note_too_slow(id);
+            return 0;
+        }
+        if is_value && (page.overtaken || page.events.is_empty() && due.withheld > 0) {
+            // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
+            let count = due.withheld.max(1);
+            note_loss(hot, cold, &due.channel, count, due.position, &self.stats);
+            page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
+        }
+        let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
+        let mut bytes = 0;
+        for event in &page.events {
+            let mut frames = Frames::of(event);
+            let frame = frames.get(format, endpoint, fanout.inbox()).clone();
+            frames.count(&self.stats);
+            bytes += frame.len() as usize;
+            self.page.push(frame);
+        }
+        self.stats.caught_up.bump(page.events.len() as u64);
+        if page.more {
+            go_on(hot, cold, due, &page, fanout.progress());
+            // After a page that was held back, the connection reads no further before the shard has made progress.
+            return if is_held_back { PAGE_BYTES } else { bytes };
+        }
+        if is_value && page.events.is_empty() {
+            // The hub has nothing of the channel. What is in the inbox is live.
+            cold.catch_up_or_new().forget(&due.channel);
+        } else if (cold.catch_up_or_new()).finish(&due.channel, page.at, fanout.inbox().position()) {
+            self.settling.push_back(Settling {
+                at: page.at,
+                id,
+                channel: due.channel,
+            });
+        }
+        bytes
+    }
+
+    /// The inbox is at `position`: settles the next channel that was read up to there; returns its connection's slot.
+    pub(super) fn settle_next(&mut self, position: u64, connections: &mut Connections) -> Option<u32> {
+        while self.settling.front().is_some_and(|next| next.at <= position)
+            && let Some(next) = self.settling.pop_front()
+        {
+            if let Some(Connection { id, cold, .. }) = connections.find_open(next.id) {
+                if let Some(catch_up) = cold.catch_up() {
+                    catch_up.settle(&next.channel, position);
+                }
+                return Some(id.slot);
+            }
+        }
+        None
+    }
+}
+
+// The rest of the channel is read later, behind everything that is queued by now.
+fn go_on(hot: &mut Hot, cold: &mut Cold, due: Due, page: &Page, progress: Progress) {
+    let position = hot.outbox.take_sequence();
+    let left = match page.events.last() {
+        Some(_) => Need::After(page.last),
+        None => due.need,
+    };
+    cold.catch_up_or_new().read_on(due, left, position, progress);
+}
+
+/// Keeps back events that are newer than what is in the inbox or queued behind this page, if a channel of those may have
+/// been evicted. A client that knows an event is taken for one that got everything that was evicted before it.
+fn hold_back(page: &mut Page, progress: Progress, evictions: u64) -> bool {
+    if evictions == progress.evictions {
+        return false;
+    }
+    let end = page.events.partition_point(|event| event.version <= progress.version);
+    let is_held_back = end < page.events.len();
+    if is_held_back {
+        page.events.truncate(end);
+        page.more = true;
+        if let Some(last) = page.events.last() {
+            page.last = last.version;
+        }
+    }
+    is_held_back
+}
+
+fn may_see(cold: &Cold, channel: &Channel) -> bool {
+    !auth::is_admin_only(channel.as_str()) || cold.is_admin()
+}
+
+fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now: Now) -> Page {
+    let mut read = |since| inbox.read(channel, since, limit, now);
+    let newest = match need {
+        Need::Newest { above } => return read(Since::Newest { above }),
+        Need::Whole { latest } => {
+            // Of records: the changes since the request may be forgotten already, and the value begun anew.
+            let news = read(Since::Newest { above: latest });
+            return if news.overtaken {
+                news
+            } else {
+                read(Since::Newest { above: 0 })
+            };
+        }
+        Need::After(offset) => return read(Since::After(offset)),
+        Need::LastOrAfter(newest) => newest,
+    };
+    let after = read(Since::After(newest));
+    if after.overtaken || after.more || !after.events.is_empty() {
+        return after;
+    }
+    let last = read(Since::Newest { above: 0 });
+    if last.events.is_empty() {
+        return after;
+    }
+    if last.last <= newest {
+        return last;
+    }
+    // An event was published between the two reads. It and those after it are in the history.
+    read(Since::After(newest))
+}
