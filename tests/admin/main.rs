@@ -69,7 +69,7 @@ fn each_route_checks_its_access_rule() {
     // The message for a mistyped admin key mentions the admin key, not only tokens.
     for (bearer, message) in [
         ("wrong", "this is neither the admin key nor a JSON Web Token"),
-        ("a.b", "the token is no JSON Web Token in compact form"),
+        ("a.b", "the token is not a JSON Web Token in compact form"),
     ] {
         let answer = gateway.admin_as(Some(bearer), "GET", "/api/websocket/stats", "", b"");
         assert_eq!(answer.json()["error"]["message"], message, "{bearer}");
