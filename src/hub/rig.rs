@@ -68,7 +68,7 @@ pub(super) fn event(on: &str, number: u64) -> NewEvent {
     }
 }
 
-/// Decides a position in the place of an [`Inbox`]: gets the stripe, the position that was read under its lock, and a way
+/// Decides a position instead of the [`Inbox`]. It gets the stripe, the position that was read under its lock, and a way
 /// to read the end of the inbox again after the lock.
 pub(super) type PositionFault = Box<dyn FnMut(u8, u64, &dyn Fn() -> u64) -> u64 + Send>;
 

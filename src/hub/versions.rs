@@ -1,7 +1,7 @@
 //! Versions: the numbers of everything that happens to the hub's state, which is events that are kept and evictions.
 //!
 //! Invariant: all stripes share one sequence, and a version is drawn under the lock of the stripe that it belongs to. Two
-//! things follow. A client that has been told version n was connected when n was drawn. And everything that entered an
+//! things follow. A client that was given version n was connected when n was drawn or later. And everything that entered an
 //! inbox before its channel was evicted lies there before every event with a higher version than the eviction.
 
 use crate::sync::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! The state of the channels of one stripe: last values, histories, merged records and ids.
 //!
-//! Invariant: a version is drawn once, and versions only grow, whatever is dropped. The floor of a channel is at or above
+//! Invariant: a version is drawn once, and versions only grow, even if events are dropped. The floor of a channel is at or above
 //! the version of everything that was dropped of it. Therefore a client whose position is at or above the floor can be
 //! given exactly what came since. Any other client can be told that this is not possible.
 //!

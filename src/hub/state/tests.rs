@@ -228,8 +228,8 @@ fn a_channel_with_a_history_but_no_event_has_a_position() {
     view(&mut channels, "a.b", history(10, 1000));
     view(&mut channels, "a.c", last());
     view(&mut channels, "a.other", history(10, 1000));
-    let told = |name: &str| (name.to_owned(), 1, true, true, false);
-    assert_eq!(seen, [told("a.b"), told("a.other")]);
+    let expected = |name: &str| (name.to_owned(), 1, true, true, false);
+    assert_eq!(seen, [expected("a.b"), expected("a.other")]);
 }
 
 #[test]
@@ -394,9 +394,9 @@ proptest! {
             truth.extend(update.iter().map(|(code, n)| (format!("s{code}"), u64::from(*n))));
             if let Stored::Event(event) = &stored {
                 let sent: Vec<serde_json::Value> = serde_json::from_slice(&event.data).expect("an array");
-                let told = if only_changed && !forced { changed } else { update.len() };
+                let expected = if only_changed && !forced { changed } else { update.len() };
                 // The first event is always sent.
-                prop_assert!(sent.len() == told || event.version == 1, "{} of {}", sent.len(), told);
+                prop_assert!(sent.len() == expected || event.version == 1, "{} of {}", sent.len(), expected);
             } else {
                 prop_assert!(only_changed && !forced && changed == 0);
             }

@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    fn told(tombstones: &Tombstones, after: u64) -> Vec<(u64, &str)> {
+    fn names(tombstones: &Tombstones, after: u64) -> Vec<(u64, &str)> {
         let all = tombstones.after(after);
         all.map(|(version, tombstone)| (version, tombstone.channel.as_str()))
             .collect()
@@ -129,20 +129,20 @@ mod tests {
         tombstones.note(10, tombstone("a.a", 7));
         tombstones.note(11, tombstone("a.b", 3));
         assert_eq!(
-            (told(&tombstones, 0), tombstones.forgotten()),
+            (names(&tombstones, 0), tombstones.forgotten()),
             (vec![(10, "a.a"), (11, "a.b")], 0)
         );
         assert_eq!((tombstones.floor(&name("a.a")), tombstones.floor(&name("a.c"))), (7, 0));
         tombstones.note(13, tombstone("a.c", 12));
         assert_eq!(
-            (told(&tombstones, 0), tombstones.forgotten()),
+            (names(&tombstones, 0), tombstones.forgotten()),
             (vec![(11, "a.b"), (13, "a.c")], 10)
         );
         assert_eq!(
             (tombstones.floor(&name("a.a")), tombstones.floor(&name("a.b"))),
             (10, 3)
         );
-        assert_eq!(told(&tombstones, 11), [(13, "a.c")]);
+        assert_eq!(names(&tombstones, 11), [(13, "a.c")]);
         tombstones.forget_up_to(13);
         assert_eq!((tombstones.len(), tombstones.forgotten()), (0, 13));
     }
@@ -155,7 +155,7 @@ mod tests {
             tombstones.note(version, tombstone("a.a", version - 1));
         }
         assert_eq!(
-            (told(&tombstones, 0), tombstones.forgotten()),
+            (names(&tombstones, 0), tombstones.forgotten()),
             (vec![(1, "a.b"), (9, "a.a")], 0)
         );
         assert_eq!(tombstones.floor(&Channel::parse("a.a").expect("valid")), 8);
