@@ -216,8 +216,8 @@ impl Session {
         out.range(|bytes| socket_io::encode_connect_error(revision, code, message, bytes));
     }
 
-    // Handles DISCONNECT. Only the used parts of the client's limits are kept, and the session waits for CONNECT as a new
-    // session does.
+    // Handles DISCONNECT. Only the used parts of the client's limits are kept, and the session waits for CONNECT as a
+    // new session does.
     fn leave_namespace(&mut self, context: &Context<'_>, out: &mut Outputs) {
         if self.activity().subscribe.is_some() {
             // Its answer would reach the next connection of this client.

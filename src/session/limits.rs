@@ -62,7 +62,8 @@ impl TokenBucket {
     ///
     /// # Errors
     ///
-    /// The bucket is empty. The value is the number of milliseconds until the next token; `u32::MAX` when the rate is 0.
+    /// The bucket is empty. The value is the number of milliseconds until the next token; `u32::MAX` when the rate is
+    /// 0.
     pub const fn take(&mut self, rate_per_second: u32, now_mono_ms: u64) -> Result<(), u32> {
         self.refill(rate_per_second, now_mono_ms);
         if self.milli_tokens >= 1000 {

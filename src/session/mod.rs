@@ -1,15 +1,16 @@
 //! The state machine of one connection, without I/O, clock or randomness.
 //!
 //! [`Session::handle`] takes one [`Input`] and appends [`Output`]s. The session performs no lengthy work itself: it
-//! requests it by an output. The shard (the driver) carries the outputs out in order and hands in the answers as inputs.
+//! requests it by an output. The shard (the driver) carries the outputs out in order and hands in the answers as
+//! inputs.
 //!
 //! Invariants:
 //! - [`Output::Close`] is the last output and comes exactly once, whatever is handed in afterwards.
 //! - Every command with a usable id gets exactly one `response` while the connection lives.
-//! - Messages take effect in the order of their arrival. Some need an answer before the next message can be handled: the
-//!   verification of a token, credit for a publish, or a subscribe request with too many changes waiting behind it. Then
-//!   [`Session::wants_input`] is `false`, and the driver hands in no [`Input::Frame`] until it is `true` again. All other
-//!   inputs are accepted at any time.
+//! - Messages take effect in the order of their arrival. Some need an answer before the next message can be handled:
+//!   the verification of a token, credit for a publish, or a subscribe request with too many changes waiting behind it.
+//!   Then [`Session::wants_input`] is `false`, and the driver hands in no [`Input::Frame`] until it is `true` again.
+//!   All other inputs are accepted at any time.
 //! - The memory that a client can make the session hold is bounded: see [`COMMANDS_IN_FLIGHT_MAX`] and
 //!   [`DEFERRED_MAX`].
 //!
@@ -112,7 +113,8 @@ pub enum Input<'a> {
     Timer,
     /// End the session: the outbox has too many replies, an operator disconnects the client, the token was revoked, ...
     End(Disconnect),
-    /// The gateway drains: tell the client when its connection will be closed. The close itself comes as [`Input::End`].
+    /// The gateway drains: tell the client when its connection will be closed. The close itself comes as
+    /// [`Input::End`].
     GoingAway {
         /// Milliseconds until the close.
         close_in_ms: u64,
@@ -196,8 +198,8 @@ pub enum Output {
         /// Patterns that were held.
         patterns: Vec<Pattern>,
     },
-    /// Publish an event; answered by [`Input::Published`]. Until the shard has the credit to do so, it reads nothing more
-    /// from this connection.
+    /// Publish an event; answered by [`Input::Published`]. Until the shard has the credit to do so, it reads nothing
+    /// more from this connection.
     Publish {
         /// Number of the request.
         request: u32,

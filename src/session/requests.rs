@@ -52,8 +52,8 @@ impl Session {
         out.list.push(Output::Command { request, command });
     }
 
-    /// Takes a token from the commands' bucket. Without one, answers the command and returns `false`. Malformed commands
-    /// count too.
+    /// Takes a token from the commands' bucket. Without one, answers the command and returns `false`. Malformed
+    /// commands count too.
     pub(super) fn take_command_token(&mut self, id: &RequestId, context: &Context<'_>, out: &mut Outputs) -> bool {
         let rate = context.settings.limits.commands_per_second;
         match self.activity().command_meter.take(rate, context.now.mono_ms) {

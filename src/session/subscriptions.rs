@@ -1,5 +1,5 @@
-//! Subscriptions. A request takes effect as a whole or not at all; requests take effect in the order of their arrival, and
-//! one subscribe request is under way at a time.
+//! Subscriptions. A request takes effect as a whole or not at all; requests take effect in the order of their arrival,
+//! and one subscribe request is under way at a time.
 
 use super::activity::{PendingSubscribe, Subscribe, SubscriptionChange};
 use super::{Context, Output, Outputs, Session};
@@ -63,8 +63,8 @@ impl Session {
         }
     }
 
-    // A channel to recover must be covered by a new pattern and by none that is held. The check compares with the distinct
-    // patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
+    // A channel to recover must be covered by a new pattern and by none that is held. The check compares with the
+    // distinct patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
     fn check_recover(&self, recover: Option<&Recover>, new: &[Pattern]) -> Result<(), (ErrorCode, String)> {
         for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
             let matches = |pattern: &Pattern| pattern.matches(channel.as_str());
@@ -81,8 +81,8 @@ impl Session {
         Ok(())
     }
 
-    /// Subscribes to those of the endpoint's automatic patterns that the client may have. To be called once, as soon as the
-    /// client has an identity and before any other subscription.
+    /// Subscribes to those of the endpoint's automatic patterns that the client may have. To be called once, as soon as
+    /// the client has an identity and before any other subscription.
     pub(super) fn subscribe_automatically(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let Some(identity) = &self.identity else { return };
         let wanted = context.settings.auto_subscribe.iter().cloned();

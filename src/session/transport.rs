@@ -7,9 +7,10 @@
 //!      +---- socket lost, or any other text arrived on it -+
 //! ```
 //!
-//! Invariants: there is at most one GET, one POST and one socket at a time. Queued packets leave in answers to GETs until
-//! the upgrade packet `5` has arrived, and through the socket from then on, so they never use both at once. While the
-//! client probes it waits for its GET to end, so no GET is kept waiting then: it gets the queued packets, or a NOOP.
+//! Invariants: there is at most one GET, one POST and one socket at a time. Queued packets leave in answers to GETs
+//! until the upgrade packet `5` has arrived, and through the socket from then on, so they never use both at once. While
+//! the client probes it waits for its GET to end, so no GET is kept waiting then: it gets the queued packets, or a
+//! NOOP.
 
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -161,8 +162,8 @@ impl Transport {
         self.post = None;
     }
 
-    /// Whether the session ends when the client of this request disconnects before the answer was written. The packets of
-    /// the answer are lost then, and Engine.IO has no second delivery.
+    /// Whether the session ends when the client of this request disconnects before the answer was written. The packets
+    /// of the answer are lost then, and Engine.IO has no second delivery.
     #[must_use]
     pub const fn ends_with_request(&self, number: u64) -> bool {
         self.is_polling() && (self.get == number || self.is_posting(number))
@@ -201,8 +202,8 @@ impl Transport {
     }
 }
 
-/// Whether the last packets of a polling session are kept for its next GET. They are not if the client left, fell silent
-/// or violated the protocol: its next request finds the session gone.
+/// Whether the last packets of a polling session are kept for its next GET. They are not if the client left, fell
+/// silent or violated the protocol: its next request finds the session gone.
 #[must_use]
 pub const fn awaits_final_poll(ending: Disconnect) -> bool {
     !matches!(

@@ -1,14 +1,14 @@
 //! Decides when the shard takes the next events out of the inbox.
 //!
 //! Most of the cost of fan-out is the kernel's send path, and a send with two frames costs hardly more than one with a
-//! single frame. So a busy shard waits a little after a tick, and the events that arrive meanwhile share the sends of the
-//! next tick. The wait adds at most its own length to the latency, and less where it makes queues shorter.
+//! single frame. So a busy shard waits a little after a tick, and the events that arrive meanwhile share the sends of
+//! the next tick. The wait adds at most its own length to the latency, and less where it makes queues shorter.
 //! `benches/coalesce.sh` measures the effect; `docs/performance.md` has the curves.
 //!
-//! A tick takes, delivers and flushes events. After a tick of less than 0.25 ms there is no wait, after one of less than
-//! 1 ms the shard waits 1 ms, and after any other 2 ms. If fewer than [`EVENTS_ENOUGH`] events wait then, the next send
-//! would be expensive for each of them, so the shard waits longer: as long as the tick took, and at most 8 ms. So an
-//! idle shard delivers at once, and a busy one never waits longer than it works. The wait follows from the machine
+//! A tick takes, delivers and flushes events. After a tick of less than 0.25 ms there is no wait, after one of less
+//! than 1 ms the shard waits 1 ms, and after any other 2 ms. If fewer than [`EVENTS_ENOUGH`] events wait then, the next
+//! send would be expensive for each of them, so the shard waits longer: as long as the tick took, and at most 8 ms. So
+//! an idle shard delivers at once, and a busy one never waits longer than it works. The wait follows from the machine
 //! and the number of subscribers; no constant needs to fit all of them.
 
 use std::time::Duration;

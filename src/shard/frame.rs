@@ -24,7 +24,8 @@ pub(super) enum Content {
     Reply,
     /// One event.
     Event(FramedEvent),
-    /// Several events, each with a frame of its own. They are treated as one until a decision about one of them is needed.
+    /// Several events, each with a frame of its own. They are treated as one until a decision about one of them is
+    /// needed.
     Run(Box<[Rc<Frame>]>),
 }
 
@@ -39,7 +40,8 @@ pub(super) struct FramedEvent {
 }
 
 impl FramedEvent {
-    /// Whether the channel's newest event may replace this one: the class conflates, and the hub keeps the newest event.
+    /// Whether the channel's newest event may replace this one: the class conflates, and the hub keeps the newest
+    /// event.
     pub(super) fn steps_aside(&self) -> bool {
         self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
     }
@@ -52,8 +54,8 @@ impl Frame {
         Rc::new(Self { bytes, content })
     }
 
-    /// Joins the frames of several events, in their order. Their bytes exist twice then, once for all connections. If the
-    /// events shared the bytes of the run, a slow client that holds one event would keep all of them in memory.
+    /// Joins the frames of several events, in their order. Their bytes exist twice then, once for all connections. If
+    /// the events shared the bytes of the run, a slow client that holds one event would keep all of them in memory.
     pub(super) fn run(events: Box<[Rc<Self>]>) -> Rc<Self> {
         let mut bytes = Vec::with_capacity(events.iter().map(|event| event.bytes.len()).sum());
         for event in &events {

@@ -1,7 +1,7 @@
 //! A shard: one thread that owns its sockets, sessions, subscription table, outboxes and timers.
 //!
-//! Invariants: only the inbox, the mailbox and the metrics are shared with other threads. A turn (one pass of the loop) is
-//! bounded, whatever clients and publishers do. A delivery takes no lock and allocates nothing.
+//! Invariants: only the inbox, the mailbox and the metrics are shared with other threads. A turn (one pass of the loop)
+//! is bounded, whatever clients and publishers do. A delivery takes no lock and allocates nothing.
 //!
 //! From the inside out:
 //!
@@ -45,8 +45,8 @@ use reactor::Reactor;
 /// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while few events wait, as long as the tick took,
-    /// up to 8 ms.
+    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while few events wait, as long as the tick
+    /// took, up to 8 ms.
     Auto,
     /// Ticks are at least this many milliseconds apart; 0: every event is sent at once.
     Fixed(u32),
@@ -64,15 +64,15 @@ pub struct Settings {
     /// The maximum number of bytes in incomplete messages, over all connections of the shard. If it is exceeded, the
     /// connection with the longest such message is closed with code 1013.
     pub assembly_bytes: usize,
-    /// The time in milliseconds from the first byte of a message to its last. A client that takes longer is closed with code
-    /// 1008.
+    /// The time in milliseconds from the first byte of a message to its last. A client that takes longer is closed with
+    /// code 1008.
     pub assembly_ms: u32,
     /// How long a closing connection may take to be written and to answer the Close frame, in milliseconds.
     pub closing_ms: u32,
     /// The maximum number of bytes that are read from a closing connection and discarded.
     pub closing_bytes: u32,
-    /// The bound on the work of subscribe requests in one turn, in steps. Looking at a channel is one step, and each four
-    /// patterns that it is compared with are one more.
+    /// The bound on the work of subscribe requests in one turn, in steps. Looking at a channel is one step, and each
+    /// four patterns that it is compared with are one more.
     pub subscribe_steps: u32,
 }
 
@@ -94,8 +94,9 @@ impl Settings {
     }
 }
 
-/// Starts the shard's thread. It runs until a [`crate::shard::mailbox::ShardMessage::Drain`] is done; then the handle can be
-/// joined. A panic in it is logged and aborts the process: otherwise its inbox would withhold credits from all publishers.
+/// Starts the shard's thread. It runs until a [`crate::shard::mailbox::ShardMessage::Drain`] is done; then the handle
+/// can be joined. A panic in it is logged and aborts the process: otherwise its inbox would withhold credits from all
+/// publishers.
 ///
 /// # Errors
 ///

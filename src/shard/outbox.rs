@@ -4,11 +4,11 @@
 //! neither is a frame of which a part was sent. Events stay within their bounds; a single event longer than the byte
 //! bound is accepted if no other event is queued, because it could never be sent otherwise.
 //!
-//! Events and replies are two lists, and a sequence number gives their common order. So the oldest event is found without
-//! a search. Several events with the same recipients may be one frame, a run. Before a decision about one of them the run
-//! is split, so each event is counted, dropped and passed over individually. Events read from the hub for a channel that
-//! catches up go into the list of replies: their number was bounded when they were read, they are never dropped, and they
-//! count against no bound. All entries lie in the shard's [`Pool`].
+//! Events and replies are two lists, and a sequence number gives their common order. So the oldest event is found
+//! without a search. Several events with the same recipients may be one frame, a run. Before a decision about one of
+//! them the run is split, so each event is counted, dropped and passed over individually. Events read from the hub for
+//! a channel that catches up go into the list of replies: their number was bounded when they were read, they are never
+//! dropped, and they count against no bound. All entries lie in the shard's [`Pool`].
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -17,8 +17,8 @@ use super::frame::{Content, Frame};
 use super::pool::{EntryId, NONE, Pool};
 
 /// The number of bytes for which a longer reply counts. The answer to one `subscribe` may name a thousand long channels
-/// and cannot be split. If such an answer alone exceeded the bound, its client would reconnect, send the same request and
-/// be closed again, for ever. So a long reply counts for this much, which bounds the number of such replies.
+/// and cannot be split. If such an answer alone exceeded the bound, its client would reconnect, send the same request
+/// and be closed again, for ever. So a long reply counts for this much, which bounds the number of such replies.
 const REPLY_BYTES_COUNTED: u32 = 64 * 1024;
 
 /// The bounds of an outbox.
@@ -274,8 +274,8 @@ impl Outbox {
         (victim != NONE).then(|| pool.entry(victim).frame())
     }
 
-    /// Removes queued events for which `is_passed_over` is true, oldest first, until `limit` events were kept. Only events
-    /// of which nothing was sent are considered.
+    /// Removes queued events for which `is_passed_over` is true, oldest first, until `limit` events were kept. Only
+    /// events of which nothing was sent are considered.
     pub(super) fn pass_over(
         &mut self,
         pool: &mut Pool,
@@ -424,7 +424,8 @@ fn takes_event(pool: &Pool, event: EntryId, reply: EntryId) -> bool {
     event != NONE && (reply == NONE || precedes(pool.entry(event).sequence, pool.entry(reply).sequence))
 }
 
-// Whether `left` comes before `right`. A queue holds far fewer than 2^31 frames, so the wrapping distance gives the order.
+// Whether `left` comes before `right`. A queue holds far fewer than 2^31 frames, so the wrapping distance gives the
+// order.
 pub(super) const fn precedes(left: u32, right: u32) -> bool {
     left.wrapping_sub(right) > u32::MAX / 2
 }

@@ -1,8 +1,8 @@
 //! The entries of all outboxes of a shard.
 //!
 //! Invariant: an entry is either in exactly one outbox or free. A chunk whose entries are all free is returned to the
-//! allocator, except for one chunk. So the memory of a burst is given back (with a vector for each connection, each kept
-//! 4.2 KiB after one burst).
+//! allocator, except for one chunk. So the memory of a burst is given back (with a vector for each connection, each
+//! kept 4.2 KiB after one burst).
 
 use std::rc::Rc;
 

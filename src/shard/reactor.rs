@@ -1,19 +1,20 @@
 //! The thread around the shard's core: it polls, reads, writes and reads the clock.
 //!
-//! Invariants: the work of a turn (one pass of the loop) is bounded, whatever clients and publishers do. Work beyond the
-//! bounds stays in FIFO lists, and the next turn follows without waiting. Readiness is edge-triggered, so a socket is in
-//! the ready list, or was read until empty after its last event, or waits for [`Action::Resume`].
+//! Invariants: the work of a turn (one pass of the loop) is bounded, whatever clients and publishers do. Work beyond
+//! the bounds stays in FIFO lists, and the next turn follows without waiting. Readiness is edge-triggered, so a socket
+//! is in the ready list, or was read until empty after its last event, or waits for [`Action::Resume`].
 
-use std::collections::VecDeque;
+mod sockets;
+
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::{ClockId, clock_gettime};
@@ -22,14 +23,14 @@ use socket2::SockRef;
 use super::Settings;
 use super::coalesce::Coalescer;
 use super::core::{Action, Arrival, PROBE_ANSWER, ShardCore};
-use super::flush::{self, Flusher, Outcome};
-use super::slots::Slots;
+use super::flush::Flusher;
 use crate::broker::Broker;
 use crate::hub::{Doorbell, Inbox};
 use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::polling::Upgrade;
 use crate::shard::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
 use crate::time::{Clock, Now};
+use sockets::{Sockets, prepare, token};
 
 // The bounds of one turn. Together they allow about 10 ms of CPU time.
 const READS: usize = 256;
@@ -40,39 +41,12 @@ const TIMERS: usize = 512;
 const SENDS: usize = 4096;
 const POLL_EVENTS: usize = 1024;
 
-/// The bound on bytes in a socket that the kernel has not sent yet. Without it the kernel hides a stalled client: one socket
-/// took 3.9 MB that the client never read.
-const UNSENT_BYTES: u32 = 16 * 1024;
-
 /// How long the shard may wait without listening to the doorbell, in milliseconds.
 const AWAKE_MS_MAX: u64 = 2;
 
 const CPU_EVERY_MS: u64 = 1_000;
 
 const WAKER: Token = Token(usize::MAX);
-
-/// The sockets, by the slot of their connection.
-struct Sockets {
-    registry: Registry,
-    slots: Slots<Socket>,
-    // Sockets that may have bytes to read.
-    ready: VecDeque<ConnectionId>,
-}
-
-/// One socket and its readiness (12 bytes).
-#[derive(Debug, Default)]
-struct Socket {
-    fd: Option<OwnedFd>,
-    generation: u32,
-    // The socket may have bytes to read.
-    readable: bool,
-    // The socket is in the ready list.
-    listed: bool,
-    // The peer closed its side. A short read is not the last one then, so reading goes on until the end.
-    read_closed: bool,
-    // The socket is registered for writability too.
-    awaits_writable: bool,
-}
 
 /// A shard's thread.
 pub(super) struct Reactor {
@@ -123,11 +97,7 @@ impl Reactor {
         Ok(Self {
             shard: settings.shard,
             core: ShardCore::new(settings, inbox, services, broker, metrics.clone(), clock.now()),
-            sockets: Sockets {
-                registry: poll.registry().try_clone()?,
-                slots: Slots::new(),
-                ready: VecDeque::new(),
-            },
+            sockets: Sockets::new(poll.registry().try_clone()?),
             poll,
             mailbox,
             doorbell,
@@ -199,8 +169,8 @@ impl Reactor {
         let mut until_ms = self.core.next_timer_ms();
         let waiting = self.core.waiting_events();
         if waiting > 0 {
-            // Events are being coalesced. The doorbell need not ring meanwhile; the short wait bounds the delay of answers
-            // in the mailbox.
+            // Events are being coalesced. The doorbell need not ring meanwhile; the short wait bounds the delay of
+            // answers in the mailbox.
             let events_ms = self.coalescer.due_ms(waiting).min(now_ms + AWAKE_MS_MAX);
             until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
         } else if !self.doorbell.fall_asleep() {
@@ -315,8 +285,8 @@ impl Reactor {
                 self.core.on_end_of_input(id, now);
             }
             Ok((bytes, _)) => {
-                // A short read means that the socket is empty, except when the peer has closed its side: data and the end
-                // are one event of the poll.
+                // A short read means that the socket is empty, except when the peer has closed its side: data and the
+                // end are one event of the poll.
                 socket.readable = bytes == READ_BYTES || socket.read_closed;
                 let again = socket.readable;
                 self.core.on_bytes(id, &mut self.buffer[..bytes], now);
@@ -392,107 +362,6 @@ impl Reactor {
             shard: self.shard,
             slot: u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX),
             generation: u32::try_from(bits >> 32).unwrap_or(u32::MAX),
-        }
-    }
-}
-
-/// The token of a connection has its slot and its generation, so that an event for an earlier connection of the slot is
-/// ignored. No connection has the token `WAKER`.
-fn token(id: ConnectionId) -> Token {
-    Token(id.slot as usize | (id.generation as usize) << 32)
-}
-
-const _: () = assert!(size_of::<usize>() == 8, "tokens need 64 bits");
-const _: () = assert!(size_of::<Socket>() <= 12);
-
-/// Turns off Nagle's algorithm and bounds the unsent bytes in the kernel. A Unix socket has neither option and needs
-/// neither: it sends at once, and its buffer is small.
-fn prepare(fd: &OwnedFd) {
-    let socket = SockRef::from(fd);
-    if socket.set_tcp_nodelay(true).is_ok() {
-        // Old kernels refuse this. The bounds of the outbox hold all the same.
-        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
-    }
-}
-
-impl Sockets {
-    fn insert(&mut self, id: ConnectionId, fd: OwnedFd) {
-        self.slots.reserve(id.slot);
-        self.slots[id.slot] = Socket {
-            fd: Some(fd),
-            generation: id.generation,
-            ..Socket::default()
-        };
-    }
-
-    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Socket> {
-        if (id.slot as usize) < self.slots.len() {
-            Some(&mut self.slots[id.slot]).filter(|socket| socket.fd.is_some() && socket.generation == id.generation)
-        } else {
-            None
-        }
-    }
-
-    fn fd(&self, id: ConnectionId) -> Option<BorrowedFd<'_>> {
-        let socket = self.slots.get(id.slot)?;
-        let fd = socket.fd.as_ref().filter(|_| socket.generation == id.generation)?;
-        Some(fd.as_fd())
-    }
-
-    /// Puts a socket that may have bytes to read into the ready list.
-    fn set_ready(&mut self, id: ConnectionId) {
-        if let Some(socket) = self.get_mut(id) {
-            socket.readable = true;
-            if !socket.listed {
-                socket.listed = true;
-                self.ready.push_back(id);
-            }
-        }
-    }
-
-    /// Closes the socket, which also removes it from the poll.
-    fn remove(&mut self, id: ConnectionId) {
-        if let Some(socket) = self.get_mut(id) {
-            *socket = Socket::default();
-        }
-    }
-
-    fn await_writable(&mut self, id: ConnectionId, is_awaited: bool) -> io::Result<()> {
-        let Some(socket) = self.get_mut(id) else { return Ok(()) };
-        // Registered again each time, so that the poll reports the socket even if it has become writable already.
-        if !is_awaited && !socket.awaits_writable {
-            return Ok(());
-        }
-        socket.awaits_writable = is_awaited;
-        let interest = if is_awaited {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
-        let Some(fd) = socket.fd.as_ref().map(AsRawFd::as_raw_fd) else {
-            return Ok(());
-        };
-        self.registry.reregister(&mut SourceFd(&fd), token(id), interest)
-    }
-}
-
-impl flush::Sockets for Sockets {
-    fn socket(&self, id: ConnectionId) -> Option<BorrowedFd<'_>> {
-        self.fd(id)
-    }
-
-    fn written(&mut self, core: &mut ShardCore, id: ConnectionId, outcome: Outcome, now: Now) {
-        let is_watched = match outcome {
-            Outcome::Drained => self.await_writable(id, false),
-            Outcome::Blocked => {
-                core.blocked(id, now);
-                self.await_writable(id, true)
-            }
-            Outcome::Failed => return core.on_socket_error(id, now),
-        };
-        if let Err(error) = is_watched {
-            tracing::warn!(%error, "failed to register a connection with the poll");
-            core.on_socket_error(id, now);
         }
     }
 }

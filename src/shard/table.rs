@@ -7,10 +7,10 @@
 //! - Only a new node makes a cached match outdated. A removed node has no subscribers, so a match that names it is
 //!   harmless.
 //!
-//! Matching does not iterate over patterns. A *shape* is the number of segments of a pattern and which of them are `*`. At
-//! most one pattern of a given shape matches a channel: the channel's name with those segments replaced by `*`. So a match
-//! takes one map lookup for each shape in use, of which there are at most 510 and usually a few. The result is cached by
-//! channel.
+//! Matching does not iterate over patterns. A *shape* is the number of segments of a pattern and which of them are `*`.
+//! At most one pattern of a given shape matches a channel: the channel's name with those segments replaced by `*`. So a
+//! match takes one map lookup for each shape in use, of which there are at most 510 and usually a few. The result is
+//! cached by channel.
 
 use std::collections::VecDeque;
 
@@ -77,8 +77,8 @@ struct Unsettled {
     earlier: Vec<RemovedPattern>,
 }
 
-/// A removed pattern, together with the later removed patterns that inherited its events. A channel counts if all of them
-/// match it.
+/// A removed pattern, together with the later removed patterns that inherited its events. A channel counts if all of
+/// them match it.
 #[derive(Clone, Debug)]
 struct RemovedPattern {
     patterns: Vec<Pattern>,
@@ -199,8 +199,8 @@ impl Table {
         }
     }
 
-    /// Restricts a subscription to the events that `at` includes. While `at` is not whole, this is called again whenever it
-    /// grows.
+    /// Restricts a subscription to the events that `at` includes. While `at` is not whole, this is called again
+    /// whenever it grows.
     pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinPosition) {
         if !self.mark(slot, node, UNSETTLED) {
             return;
@@ -233,8 +233,8 @@ impl Table {
     /// Settles the subscriptions that include every event from position `index` on.
     pub(super) fn settle(&mut self, index: u64) {
         while let Some(&key) = self.settling.front() {
-            // A subscription that was removed and made again settles at its later position. Until then `includes` decides,
-            // so it misses no event.
+            // A subscription that was removed and made again settles at its later position. Until then `includes`
+            // decides, so it misses no event.
             match self.unsettled.get(&key) {
                 Some(unsettled) if !unsettled.at.is_settled(index) => return,
                 Some(_) => {
@@ -247,8 +247,8 @@ impl Table {
         }
     }
 
-    /// Unsubscribes a connection from a pattern. Returns whether it was the pattern's last subscriber in the shard; `None`:
-    /// the connection did not hold the pattern.
+    /// Unsubscribes a connection from a pattern. Returns whether it was the pattern's last subscriber in the shard;
+    /// `None`: the connection did not hold the pattern.
     pub(super) fn remove(&mut self, slot: u32, pattern: &Pattern) -> Option<bool> {
         let node = *self.by_pattern.get(pattern)?;
         let index = self.held.get(slot)?.iter().position(|held| held.node == node)?;

@@ -1,9 +1,9 @@
 //! The timer wheel. Each connection has at most one timer, for its nearest deadline.
 //!
-//! Invariants: a timer whose deadline lies within the wheel (128 s) never fires early. It fires less than one slot (250 ms)
-//! late if [`Timers::expire`] is called in time. A deadline beyond the wheel fires early, in the last slot. So on expiry
-//! each owner checks whether its deadline has really passed, and arms the timer again if not. For the same reason,
-//! handling a frame does not touch the wheel: a deadline that moved into the future is noticed on expiry.
+//! Invariants: a timer whose deadline lies within the wheel (128 s) never fires early. It fires less than one slot (250
+//! ms) late if [`Timers::expire`] is called in time. A deadline beyond the wheel fires early, in the last slot. So on
+//! expiry each owner checks whether its deadline has really passed, and arms the timer again if not. For the same
+//! reason, handling a frame does not touch the wheel: a deadline that moved into the future is noticed on expiry.
 
 use super::slots::Slots;
 

@@ -1,4 +1,5 @@
-//! `tests/data/bad_input.txt`: bytes go through the decoder into the session, and each kind of bad input gets its answer.
+//! `tests/data/bad_input.txt`: bytes go through the decoder into the session, and each kind of bad input gets its
+//! answer.
 
 use std::sync::Arc;
 

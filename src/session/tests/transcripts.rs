@@ -15,12 +15,12 @@
 //! % token <text> TOKEN_EXPIRED <message>
 //! open [token]                            the connection opens, perhaps with a handshake token
 //! > text                                  the client sends a text message; `>*3 text`: three times, `$n` counts from 1
-//! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    another frame, an error, or the end of the input
+//! >> ping|pong|binary|close|protocol|invalid_utf8|too_big|lost [..]    another frame, an error, or the end of input
 //! + verified|published [offset]           the shard answers the request
-//! + subscribed [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   ... with positions, recoveries, and more of them
+//! + subscribed [<channel>=<offset> ..] [<channel>=true|false ..] [cut]   .. with positions, recoveries, and a cut list
 //! + history complete|more|gap [<event> ..]
 //! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
-//! + event <channel> <name> <data>          another client publishes: the event is delivered if a pattern held matches it
+//! + event <channel> <name> <data>          another client publishes; delivered if a pattern held matches
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
 //! @+25s, @late+25s                        time passes (`ms`, `s`); late: without the timer
 //! ? listens, ? waits                      whether the session takes frames now
@@ -30,14 +30,17 @@
 //! ! close <ending>                        the session ends
 //! ```
 //!
-//! All outputs follow the input that caused them, in order. With `BLESS=1` in the environment the test rewrites the files
-//! with the real outputs; read the changes before committing them.
+//! All outputs follow the input that caused them, in order. With `BLESS=1` in the environment the test rewrites the
+//! files with the real outputs; read the changes before committing them.
 
-use std::any::Any;
+mod report;
+
 use std::fmt::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use report::{difference, message_of};
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
@@ -89,37 +92,6 @@ fn transcripts_hold() {
 fn name_of(file: &Path) -> String {
     let name = file.strip_prefix(folder()).expect("a file of the folder");
     name.display().to_string()
-}
-
-// The first line in which the transcript and the real run differ.
-fn difference(name: &str, wanted: &str, got: &str) -> Option<String> {
-    let lines = wanted.lines().count().max(got.lines().count());
-    let pairs = wanted.lines().map(Some).chain(std::iter::repeat(None));
-    let mut pairs = pairs.zip(got.lines().map(Some).chain(std::iter::repeat(None)));
-    let index = pairs.by_ref().take(lines).position(|(wanted, got)| wanted != got)?;
-    let line = |text: &str| text.lines().nth(index).unwrap_or("(end of the transcript)").to_owned();
-    let (wanted, got) = (line(wanted), line(got));
-    Some(format!(
-        "{name}, line {}:\n  wanted {wanted}\n  got    {got}",
-        index + 1
-    ))
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without a message")
-}
-
-#[test]
-fn the_first_difference_of_a_transcript_is_reported_with_its_line() {
-    assert_eq!(difference("a.txt", "open\n< 1\n", "open\n< 1\n"), None);
-    let changed = difference("a.txt", "open\n< 1\n", "open\n< 2\n").expect("they differ");
-    assert_eq!(changed, "a.txt, line 2:\n  wanted < 1\n  got    < 2");
-    let longer = difference("a.txt", "open\n", "open\n< 1\n").expect("they differ");
-    assert_eq!(longer, "a.txt, line 2:\n  wanted (end of the transcript)\n  got    < 1");
-    let shorter = difference("a.txt", "open\n< 1\n", "open\n").expect("they differ");
-    assert!(shorter.ends_with("got    (end of the transcript)"), "{shorter}");
 }
 
 #[test]

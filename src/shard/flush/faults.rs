@@ -77,7 +77,8 @@ impl<S: Script> Faulty<S> {
             Fault::Short(bytes) => bytes,
             Fault::None | Fault::Silent | Fault::Twice => usize::MAX,
         };
-        // SAFETY: the caller of `push` promised that the slices and bytes are valid. Sockets are not closed during a flush.
+        // SAFETY: the caller of `push` promised that the slices and bytes are valid. Sockets are not closed during a
+        // flush.
         let (slices, socket) = unsafe {
             (
                 std::slice::from_raw_parts(message.slices, message.count),

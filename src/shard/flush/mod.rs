@@ -1,12 +1,12 @@
-//! Writes each dirty connection once a tick, with as few system calls as possible. A connection is dirty while it has frames
-//! to write that its socket has not refused.
+//! Writes each dirty connection once a tick, with as few system calls as possible. A connection is dirty while it has
+//! frames to write that its socket has not refused.
 //!
-//! Invariant: a connection whose socket is full is not tried again before the socket reports that it is writable. (Keeping
-//! such connections dirty used up a core.)
+//! Invariant: a connection whose socket is full is not tried again before the socket reports that it is writable.
+//! (Keeping such connections dirty used up a core.)
 //!
-//! There are two methods. `uring` submits the messages of up to 1024 connections with one system call; `writev` makes one
-//! system call for each connection. A shard chooses when it starts ([`Flusher::open`]). If a ring misbehaves, the shard
-//! abandons it for good, even in the middle of a flush, and goes on with `writev`.
+//! There are two methods. `uring` submits the messages of up to 1024 connections with one system call; `writev` makes
+//! one system call for each connection. A shard chooses when it starts ([`Flusher::open`]). If a ring misbehaves, the
+//! shard abandons it for good, even in the middle of a flush, and goes on with `writev`.
 
 #[cfg(test)]
 pub(super) mod faults;
@@ -24,8 +24,8 @@ use crate::time::Now;
 use queue::Queue;
 use uring::{BatchStatus, Ring};
 
-/// The maximum number of frames in one message. A socket holds at most 16 KiB of unsent bytes, so it would rarely take more
-/// frames. (The kernel's bound is 1024, `UIO_MAXIOV`.)
+/// The maximum number of frames in one message. A socket holds at most 16 KiB of unsent bytes, so it would rarely take
+/// more frames. (The kernel's bound is 1024, `UIO_MAXIOV`.)
 const SLICES: usize = 64;
 
 /// How a shard writes frames to its sockets.

@@ -1,8 +1,8 @@
 //! The kernel's part of [`super::uring`]: a queue of sends that one system call carries out.
 //!
-//! Invariant: before [`open`] returns a queue, it has verified that the kernel completes a send to a full socket with EAGAIN
-//! before the submitting call returns. `MSG_DONTWAIT` requests that. Without it the kernel would keep the send and its
-//! buffers until the socket has space.
+//! Invariant: before [`open`] returns a queue, it has verified that the kernel completes a send to a full socket with
+//! EAGAIN before the submitting call returns. `MSG_DONTWAIT` requests that. Without it the kernel would keep the send
+//! and its buffers until the socket has space.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -42,20 +42,20 @@ pub(super) trait Queue {
     ///
     /// # Safety
     ///
-    /// The slices of each message, and the bytes they point to, must stay valid and unchanged until the completion of the
-    /// message was taken out, or until the caller drops the queue, which closes the ring without waiting.
+    /// The slices of each message, and the bytes they point to, must stay valid and unchanged until the completion of
+    /// the message was taken out, or until the caller drops the queue, which closes the ring without waiting.
     unsafe fn push(&mut self, messages: &[Message]);
 
-    /// Submits the messages that the kernel has not taken yet, in the order of pushing, and waits until `wait_for` messages
-    /// have completed.
+    /// Submits the messages that the kernel has not taken yet, in the order of pushing, and waits until `wait_for`
+    /// messages have completed.
     ///
     /// # Errors
     ///
     /// The system call failed. The kernel may have taken some of the messages.
     fn enter(&mut self, wait_for: usize) -> Result<(), Errno>;
 
-    /// The number of messages that the kernel has not taken yet. These are the last ones pushed, and the kernel does not
-    /// touch them before the next [`Queue::enter`].
+    /// The number of messages that the kernel has not taken yet. These are the last ones pushed, and the kernel does
+    /// not touch them before the next [`Queue::enter`].
     fn untaken(&mut self) -> usize;
 
     /// Takes out the next completion; `None`: there is none.
@@ -147,8 +147,8 @@ impl Queue for Kernel {
                 header.msg_iovlen = message.count as _;
                 opcode::SendMsg::new(socket, header).flags(FLAGS as u32).build()
             };
-            // SAFETY: the slices and the bytes stay valid until the completion (promised by the caller). The header is owned
-            // by `self`; only the next `push` writes to it, and this message has completed by then.
+            // SAFETY: the slices and the bytes stay valid until the completion (promised by the caller). The header is
+            // owned by `self`; only the next `push` writes to it, and this message has completed by then.
             let pushed = unsafe { queue.push(&entry.user_data(index as u64)) };
             assert!(
                 pushed.is_ok(),

@@ -1,14 +1,15 @@
 //! Writes up to 1024 connections with one system call.
 //!
-//! Invariants: the kernel uses no buffer any more when a call of [`Ring::flush`] returns; no connection changes between the
-//! time when its bytes are gathered and the time when it is told how many of them were sent.
+//! Invariants: the kernel uses no buffer any more when a call of [`Ring::flush`] returns; no connection changes between
+//! the time when its bytes are gathered and the time when it is told how many of them were sent.
 //!
 //! The first invariant depends on the kernel. Every send has the flag `MSG_DONTWAIT`, so a message that the kernel has
 //! taken has completed. `queue::open` tests that before a ring is used. The kernel may take fewer messages than were
 //! pushed (because one is malformed, or for lack of memory), so the submission is repeated until all have completed.
-//! Anything else is a [`RingError`], and the ring is abandoned. `writev` then writes the messages that the kernel had not
-//! taken. If a message was taken and has no completion, the number of sent bytes is unknown, so its connection fails.
-//! The kernel may still use the bytes of such a message, so they and the ring are never freed ([`Ring::abandon`]).
+//! Anything else is a [`RingError`], and the ring is abandoned. `writev` then writes the messages that the kernel had
+//! not taken. If a message was taken and has no completion, the number of sent bytes is unknown, so its connection
+//! fails. The kernel may still use the bytes of such a message, so they and the ring are never freed
+//! ([`Ring::abandon`]).
 
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
@@ -189,19 +190,20 @@ impl Ring {
 
     /// Submits all messages, repeatedly if needed, until they have completed.
     fn submit(&mut self, metrics: &ShardMetrics) -> Result<(), RingError> {
-        // SAFETY: the slices are in `self.slices`, which has not moved since (`gather` keeps it within its capacity) and
-        // is cleared only by `settle`. The bytes are in frames that the connections' outboxes hold. `ShardCore::pending`
-        // promises that they stay valid until the connection is told that they were sent, or changes otherwise. No
-        // connection is touched before this call returns. It returns when every message has completed, or when the ring
-        // is abandoned. In the second case `settle` and `abandon` leak the bytes, the slices and the headers of messages
-        // that were taken and have not completed, so these stay valid for ever.
+        // SAFETY: the slices are in `self.slices`, which has not moved since (`gather` keeps it within its capacity)
+        // and is cleared only by `settle`. The bytes are in frames that the connections' outboxes hold.
+        // `ShardCore::pending` promises that they stay valid until the connection is told that they were sent, or
+        // changes otherwise. No connection is touched before this call returns. It returns when every message has
+        // completed, or when the ring is abandoned. In the second case `settle` and `abandon` leak the bytes, the
+        // slices and the headers of messages that were taken and have not completed, so these stay valid for ever.
         unsafe { self.queue.push(&self.messages) };
         let mut outstanding = self.messages.len();
         let mut untaken = outstanding;
         let mut idle_submissions = 0;
         let mut outcome = Ok(());
         while outstanding > 0 {
-            // A message that was taken has completed, so waiting takes no time. One that was not taken would never complete.
+            // A message that was taken has completed, so waiting takes no time. One that was not taken would never
+            // complete.
             let wait_for = if untaken == 0 { outstanding } else { 0 };
             let entered = self.queue.enter(wait_for);
             metrics.sends.bump(1);
@@ -240,8 +242,8 @@ impl Ring {
         arrived
     }
 
-    /// Tells every connection the result of its message. The sent bytes of all connections are counted first, because the
-    /// consequences for one connection may change another.
+    /// Tells every connection the result of its message. The sent bytes of all connections are counted first, because
+    /// the consequences for one connection may change another.
     fn settle(&mut self, core: &mut ShardCore, sockets: &mut impl Sockets, now: Now) -> Result<(), RingError> {
         for part in &mut self.parts {
             if let SendState::Sent(bytes) = part.state {

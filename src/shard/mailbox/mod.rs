@@ -34,11 +34,11 @@ pub struct Adopt {
     pub unread: Bytes,
     /// The endpoint's settings.
     pub settings: Arc<Settings>,
-    /// How the session was opened, on an endpoint with an Engine.IO dialect. [`Adopt::identity`] is `Ok(None)` then, because
-    /// the session verifies the token when the client connects.
+    /// How the session was opened, on an endpoint with an Engine.IO dialect. [`Adopt::identity`] is `Ok(None)` then,
+    /// because the session verifies the token when the client connects.
     pub engine_io: Option<Opening>,
-    /// The identity of a verified handshake token; `Ok(None)`: the client has yet to authenticate. An error says why the
-    /// token was refused; the client gets `auth_result` and is closed.
+    /// The identity of a verified handshake token; `Ok(None)`: the client has yet to authenticate. An error says why
+    /// the token was refused; the client gets `auth_result` and is closed.
     pub identity: Result<Option<Arc<Identity>>, TokenError>,
     /// The client's address, as reported by trusted proxies; `None` for a Unix socket without a proxy.
     pub address: Option<IpAddr>,
@@ -50,9 +50,11 @@ pub struct Adopt {
     pub permit: Box<dyn ConnectionPermit>,
 }
 
-/// A connection's permit in the ingress limits (total, for each address, for each user). Dropped when the connection ends.
+/// A connection's permit in the ingress limits (total, for each address, for each user). Dropped when the connection
+/// ends.
 pub trait ConnectionPermit: Send + std::fmt::Debug {
-    /// Reports that an in-band `auth` made this the connection of `user`. Returns `false` if the user has too many connections.
+    /// Reports that an in-band `auth` made this the connection of `user`. Returns `false` if the user has too many
+    /// connections.
     fn authenticated(&mut self, user: &str) -> bool;
 }
 
@@ -199,8 +201,8 @@ pub struct ClientInfo {
 pub trait Services: Send + Sync {
     /// Verifies a token; answered by [`ShardMessage::Verified`].
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>);
-    /// Routes a command; answered by [`ShardMessage::Responded`]. `client_id`, the connection's public name, and `address`
-    /// ([`Adopt::address`]) are for the audit trail.
+    /// Routes a command; answered by [`ShardMessage::Responded`]. `client_id`, the connection's public name, and
+    /// `address` ([`Adopt::address`]) are for the audit trail.
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
     /// Records in the audit trail that a command was refused for lack of permission; not answered.
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
@@ -213,8 +215,8 @@ pub struct ShardHandle {
     shared: Arc<Shared>,
 }
 
-/// The receiving end of a shard's mailbox, owned by the shard's thread. Dropping it drops the messages in it: sockets are
-/// closed, permits are freed, and replies are never called.
+/// The receiving end of a shard's mailbox, owned by the shard's thread. Dropping it drops the messages in it: sockets
+/// are closed, permits are freed, and replies are never called.
 pub struct Mailbox {
     receiver: Receiver<ShardMessage>,
     shared: Arc<Shared>,
@@ -229,9 +231,9 @@ struct Shared {
 
 /// Creates a mailbox whose messages ring this doorbell.
 ///
-/// The mailbox is unbounded. A bound could only lose an answer that a client waits for, or make a thread wait for a shard.
-/// Its senders are bounded instead: connections by the ingress limits; answers by the one verification and the commands
-/// in flight that each connection may have; queries by the admin listener.
+/// The mailbox is unbounded. A bound could only lose an answer that a client waits for, or make a thread wait for a
+/// shard. Its senders are bounded instead: connections by the ingress limits; answers by the one verification and the
+/// commands in flight that each connection may have; queries by the admin listener.
 #[must_use]
 pub fn mailbox(doorbell: Arc<Doorbell>, metrics: Arc<ShardMetrics>) -> (ShardHandle, Mailbox) {
     let (sender, receiver) = crossbeam_channel::unbounded();
@@ -279,8 +281,8 @@ impl ShardHandle {
         &self.shared.metrics
     }
 
-    /// The number of connections, including those on their way. The ingress hands a new connection to the shard with the
-    /// fewest.
+    /// The number of connections, including those on their way. The ingress hands a new connection to the shard with
+    /// the fewest.
     #[must_use]
     pub fn load(&self) -> i64 {
         self.shared.metrics.connections.get() + self.shared.adopting.get()

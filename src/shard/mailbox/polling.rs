@@ -50,7 +50,8 @@ pub struct Poll {
 
 /// The kind of a request and its data. The `Debug` output shows only the kind, because a body may contain a token.
 pub enum PollRequest {
-    /// A GET. If the shard accepts it, the answer is a receiver that gets the body: the queued packets, or the next ones.
+    /// A GET. If the shard accepts it, the answer is a receiver that gets the body: the queued packets, or the next
+    /// ones.
     Get(oneshot::Sender<Result<oneshot::Receiver<Bytes>, PollError>>),
     /// The head of a POST has arrived. The ingress reads the body only if the answer is `Ok`.
     PostHead(oneshot::Sender<Result<(), PollError>>),
@@ -73,7 +74,8 @@ pub enum PollError {
     BadRequest,
 }
 
-/// A WebSocket that the ingress hands to a session, after the response 101 was sent. The `Debug` output leaves out the secret.
+/// A WebSocket that the ingress hands to a session, after the response 101 was sent. The `Debug` output leaves out the
+/// secret.
 pub struct Upgrade {
     /// The session.
     pub to: ConnectionId,

@@ -1,5 +1,5 @@
-//! Tests with real sockets. Most of them drive the reactor turn by turn on their own thread, so that they do not depend on
-//! timing. Each test runs with both methods of writing.
+//! Tests with real sockets. Most of them drive the reactor turn by turn on their own thread, so that they do not depend
+//! on timing. Each test runs with both methods of writing.
 
 mod faults;
 mod kernel;
@@ -300,7 +300,8 @@ fn a_thousand_connections_get_every_event_once_and_in_order(flush: FlushMethod) 
         }
         let frames = client.take_frames();
         let (first, close) = frames.last().expect("a Close frame");
-        // On a machine that is too busy for the time of the drain, the last connections are closed with 1001, as intended.
+        // On a machine that is too busy for the time of the drain, the last connections are closed with 1001, as
+        // intended.
         let codes = [1012u16.to_be_bytes(), 1001u16.to_be_bytes()];
         assert!(
             *first == 0x88 && codes.iter().any(|code| close[..2] == code[..]),

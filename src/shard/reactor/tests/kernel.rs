@@ -1,5 +1,5 @@
-//! How many bytes the kernel takes for a client that does not read, before its outbox fills. `docs/guarantees.md` has the
-//! figures.
+//! How many bytes the kernel takes for a client that does not read, before its outbox fills. `docs/guarantees.md` has
+//! the figures.
 
 use super::*;
 

@@ -97,7 +97,8 @@ pub(super) struct Shard {
     nonce: u64,
 }
 
-/// Whether this machine allows io_uring. Many containers do not; then the tests of io_uring print that they did not run.
+/// Whether this machine allows io_uring. Many containers do not; then the tests of io_uring print that they did not
+/// run.
 pub(super) fn has_io_uring() -> bool {
     match Flusher::open(0, FlushMethod::IoUring, &ShardMetrics::default()) {
         Ok(_) => true,
