@@ -59,7 +59,7 @@ impl Part {
 
 /// The sums of an account at one instant, in dollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub struct Totals {
     /// The opening balance plus all gains.
     pub total: Decimal,
     /// The margin of grids and positions.
@@ -70,7 +70,7 @@ pub struct Sample {
     pub unrealized: Decimal,
 }
 
-impl Sample {
+impl Totals {
     /// The margin that new grids can use.
     #[must_use]
     pub fn available(&self) -> Decimal {
@@ -121,8 +121,8 @@ impl Account {
 
     /// The sums now. `grids` are the grids of this user.
     #[must_use]
-    pub fn figures<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Sample {
-        let mut figures = Sample {
+    pub fn totals<'a>(&self, grids: impl Iterator<Item = &'a Grid>, market: &Market) -> Totals {
+        let mut totals = Totals {
             total: OPENING,
             used: Decimal::ZERO,
             realized: Decimal::ZERO,
@@ -130,10 +130,10 @@ impl Account {
         };
         let mut count = |symbol: usize, position: &Position, used: Decimal| {
             let mark = market.quotes[symbol].price;
-            figures.total += position.total(mark);
-            figures.realized += position.realized_net();
-            figures.unrealized += position.unrealized(mark);
-            figures.used += used;
+            totals.total += position.total(mark);
+            totals.realized += position.realized_net();
+            totals.unrealized += position.unrealized(mark);
+            totals.used += used;
         };
         for (symbol, position) in &self.settled {
             count(*symbol, position, position.size.abs() * market.quotes[*symbol].price);
@@ -145,34 +145,34 @@ impl Account {
                 grid.margin(market.quotes[grid.symbol()].price),
             );
         }
-        figures
+        totals
     }
 
     /// One part of the account, as the `data` of an event.
     #[must_use]
-    pub fn tell<'a>(
+    pub fn data<'a>(
         &self,
         part: Part,
         grids: impl Iterator<Item = &'a Grid> + Clone,
         market: &Market,
     ) -> Box<RawValue> {
-        let figures = self.figures(grids.clone(), market);
-        let data = match part {
-            Part::Balance => to_raw_value(&balance(&figures)),
+        let totals = self.totals(grids.clone(), market);
+        let encoded = match part {
+            Part::Balance => to_raw_value(&balance(&totals)),
             Part::Positions => to_raw_value(&self.positions(grids, market)),
-            Part::Pnl => to_raw_value(&self.pnl(&figures)),
+            Part::Pnl => to_raw_value(&self.pnl(&totals)),
             Part::Orders => to_raw_value(&orders(grids)),
         };
-        data.expect("plain structs with string keys")
+        encoded.expect("plain structs with string keys")
     }
 
     /// Begins a day, at midnight UTC. Gains up to now do not count as today's.
-    pub fn begin_day(&mut self, figures: &Sample) {
-        self.day_opening = figures.realized.round_dp(8) + figures.unrealized.round_dp(8);
+    pub fn begin_day(&mut self, totals: &Totals) {
+        self.day_opening = totals.realized.round_dp(8) + totals.unrealized.round_dp(8);
     }
 
-    fn pnl(&self, figures: &Sample) -> PnlUpdate {
-        let (realized, unrealized) = (figures.realized.round_dp(8), figures.unrealized.round_dp(8));
+    fn pnl(&self, totals: &Totals) -> PnlUpdate {
+        let (realized, unrealized) = (totals.realized.round_dp(8), totals.unrealized.round_dp(8));
         let total = realized + unrealized;
         PnlUpdate {
             total_pnl: total.into(),
@@ -214,9 +214,9 @@ impl Account {
     }
 }
 
-fn balance(figures: &Sample) -> BalanceUpdate {
+fn balance(totals: &Totals) -> BalanceUpdate {
     // The parts are rounded and then added, so the published numbers add up exactly.
-    let (used, available) = (figures.used.round_dp(8), figures.available().round_dp(8));
+    let (used, available) = (totals.used.round_dp(8), totals.available().round_dp(8));
     BalanceUpdate {
         total_balance: (used + available).into(),
         available_balance: available.into(),

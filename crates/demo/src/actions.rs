@@ -343,7 +343,7 @@ impl Platform {
         let available = self
             .accounts
             .get(caller.user)
-            .map_or(OPENING, |account| account.figures(grids(), &self.market).available())
+            .map_or(OPENING, |account| account.totals(grids(), &self.market).available())
             + freed.sum::<Decimal>();
         self.risk
             .check_start(margin, available)

@@ -297,36 +297,36 @@ mod tests {
         let mut test = Backtest::new("b".to_owned(), "u".to_owned(), params, seed).expect("valid");
         let mut events = Events::default();
         while test.step(&mut events) == Progress::Running {}
-        let told = events.take().into_iter().filter(|event| event.channel != "system.log");
+        let events = events.take().into_iter().filter(|event| event.channel != "system.log");
         (
             test.outcome(),
-            told.map(|event| format!("{} {}", event.event, event.data)).collect(),
+            events.map(|event| format!("{} {}", event.event, event.data)).collect(),
         )
     }
 
     #[test]
     fn a_test_starts_completes_and_publishes_its_result() {
-        let (outcome, told) = run(&params(), 7);
-        assert!(told[0].starts_with("started"), "{told:?}");
+        let (outcome, events) = run(&params(), 7);
+        assert!(events[0].starts_with("started"), "{events:?}");
         assert!(
-            told[1].starts_with("update") && told[1].contains("\"progress\":1,"),
-            "{told:?}"
+            events[1].starts_with("update") && events[1].contains("\"progress\":1,"),
+            "{events:?}"
         );
-        assert!(told[1].contains("\"current_date\":\"2024-03-31\""), "{told:?}");
+        assert!(events[1].contains("\"current_date\":\"2024-03-31\""), "{events:?}");
         assert!(
-            told[2].starts_with("completed") && told[2].contains("\"result\":{\"initial_capital\":10000,"),
-            "{told:?}"
+            events[2].starts_with("completed") && events[2].contains("\"result\":{\"initial_capital\":10000,"),
+            "{events:?}"
         );
         assert!(outcome.trades_count > 10, "{outcome:?}");
         assert_eq!(outcome.trades_count % 2, 0, "every position was closed");
-        assert_eq!(run(&params(), 7), (outcome.clone(), told), "the same again");
+        assert_eq!(run(&params(), 7), (outcome.clone(), events), "the same again");
         assert_ne!(run(&params(), 8).0, outcome, "another seed is another history");
     }
 
     #[test]
     fn a_drawdown_beyond_the_limit_is_an_error() {
         let limit = serde_json::from_str("0.0001").expect("a number");
-        let (_, told) = run(
+        let (_, events) = run(
             &BacktestParams {
                 max_drawdown: Some(limit),
                 ..params()
@@ -334,9 +334,10 @@ mod tests {
             7,
         );
         assert!(
-            told.last()
+            events
+                .last()
                 .is_some_and(|last| last.starts_with("error") && last.contains("drawdown")),
-            "{told:?}"
+            "{events:?}"
         );
     }
 

@@ -23,7 +23,7 @@ struct Link {
 
 /// An exchange that was disconnected in a step, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Broken(pub usize);
+pub struct Disconnected(pub usize);
 
 /// The connections to all exchanges.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ impl Exchanges {
     }
 
     /// Does one step and returns the exchanges that were disconnected in it.
-    pub fn step(&mut self, events: &mut Events) -> Vec<Broken> {
-        let mut broken = Vec::new();
+    pub fn step(&mut self, events: &mut Events) -> Vec<Disconnected> {
+        let mut disconnected = Vec::new();
         for (index, exchange) in EXCHANGES.into_iter().enumerate() {
             let link = &mut self.links[index];
             if link.online && self.step + WARNING == link.changes_at {
@@ -76,11 +76,11 @@ impl Exchanges {
                     Some("the connection was reset"),
                     Level::Warn,
                 );
-                broken.push(Broken(index));
+                disconnected.push(Disconnected(index));
             }
         }
         self.step += 1;
-        broken
+        disconnected
     }
 }
 

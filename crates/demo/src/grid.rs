@@ -151,7 +151,7 @@ enum Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The next step places the orders. With `announce` it publishes `started` first.
-    Laying {
+    Placing {
         announce: bool,
     },
     Running,
@@ -181,7 +181,7 @@ impl Grid {
     #[must_use]
     pub fn new(id: String, user: String, params: GridParams, plan: Plan) -> Self {
         let lines = vec![Line::Free; plan.prices.len()];
-        let state = State::Laying { announce: true };
+        let state = State::Placing { announce: true };
         Self {
             id,
             user,
@@ -232,12 +232,12 @@ impl Grid {
 
     /// Does one step and returns the traded value in quote currency.
     pub fn step(&mut self, quote: &Quote, events: &mut Events) -> Decimal {
-        if let State::Laying { announce } = self.state {
+        if let State::Placing { announce } = self.state {
             self.state = State::Running;
             if announce {
                 self.lifecycle("started", None, events);
             }
-            self.lay(quote.price, events);
+            self.place_all(quote.price, events);
         }
         let mut traded = Decimal::ZERO;
         while let Some(level) = self.next_fill(quote) {
@@ -247,7 +247,7 @@ impl Grid {
     }
 
     // Places orders on both sides of the line nearest the price, the nearest first.
-    fn lay(&mut self, price: Decimal, events: &mut Events) {
+    fn place_all(&mut self, price: Decimal, events: &mut Events) {
         let free = (0..self.plan.prices.len())
             .min_by_key(|level| (self.plan.prices[*level] - price).abs())
             .expect("a grid has lines");
@@ -352,7 +352,7 @@ impl Grid {
         self.lines = vec![Line::Free; plan.prices.len()];
         (self.params, self.plan) = (params, plan);
         if self.state == State::Running {
-            self.state = State::Laying { announce: false };
+            self.state = State::Placing { announce: false };
         }
     }
 

@@ -99,7 +99,7 @@ impl Platform {
     pub fn account(&self, user: &str, part: Part) -> Box<RawValue> {
         let empty = Account::default();
         let account = self.accounts.get(user).unwrap_or(&empty);
-        account.tell(part, self.grids.values().filter(|grid| grid.user == user), &self.market)
+        account.data(part, self.grids.values().filter(|grid| grid.user == user), &self.market)
     }
 
     /// All current stock prices, as a job writes them to Redis.
@@ -167,9 +167,9 @@ impl Platform {
     }
 
     fn step_exchanges(&mut self) {
-        for broken in self.exchanges.step(&mut self.events) {
-            let reason = format!("{} is disconnected", EXCHANGES[broken.0]);
-            let on_it = |symbol: usize| LISTINGS[symbol].exchange == broken.0;
+        for exchange in self.exchanges.step(&mut self.events) {
+            let reason = format!("{} is disconnected", EXCHANGES[exchange.0]);
+            let on_it = |symbol: usize| LISTINGS[symbol].exchange == exchange.0;
             for grid in self.grids.values().filter(|grid| on_it(grid.symbol())) {
                 grid.lifecycle("error", Some(&reason), &mut self.events);
             }
@@ -204,14 +204,14 @@ impl Platform {
         }
     }
 
-    fn step_grids(&mut self, tell_status: bool, tell_risk: bool) {
+    fn step_grids(&mut self, publish_status: bool, publish_risk: bool) {
         let today = self.events.now_ms / 86_400_000;
         if self.day != today {
             (self.day, self.traded_today) = (today, Decimal::ZERO);
             for (user, account) in &mut self.accounts {
                 let grids = self.grids.values().filter(|grid| grid.user == *user);
-                let figures = account.figures(grids, &self.market);
-                account.begin_day(&figures);
+                let totals = account.totals(grids, &self.market);
+                account.begin_day(&totals);
             }
         }
         for grid in self.grids.values_mut() {
@@ -219,10 +219,10 @@ impl Platform {
             if quote.moved {
                 self.traded_today += grid.step(quote, &mut self.events);
             }
-            if tell_status {
+            if publish_status {
                 grid.status(quote.price, &mut self.events);
             }
-            if tell_risk && grid.is_active() {
+            if publish_risk && grid.is_active() {
                 grid.check_risk(&mut self.events);
             }
         }
@@ -238,11 +238,11 @@ impl Platform {
         }
     }
 
-    fn step_backtests(&mut self, tell: bool) {
+    fn step_backtests(&mut self, publish: bool) {
         let mut ended = Vec::new();
         for test in self.backtests.values_mut() {
             match test.step(&mut self.events) {
-                Progress::Running if tell => test.update(&mut self.events),
+                Progress::Running if publish => test.update(&mut self.events),
                 Progress::Running => {}
                 Progress::Ended => ended.push((test.id.clone(), test.user.clone())),
             }

@@ -179,8 +179,8 @@ impl Role {
 section! {
     /// `[admin]`.
     struct Admin {
-        /// The variable that holds the key. `TICKGATE_ADMIN_KEY` needs no naming: it is used if it is set and neither key is
-        /// given.
+        /// The variable that holds the key. If neither key is given, `TICKGATE_ADMIN_KEY` is used if it is
+        /// set.
         value key_env: Option<String> = None;
         /// The file that holds the key.
         value key_file: Option<PathBuf> = None;

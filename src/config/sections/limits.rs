@@ -83,9 +83,9 @@ section! {
         /// A connection from which no frame came for this time is closed with 4009. It must be longer than the interval.
         /// nginx's `proxy_read_timeout` and `proxy_send_timeout` must be longer still.
         value timeout: Duration = Duration::from_secs(60);
-        /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)). The client is told it as `pingInterval`.
+        /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)). The client receives it as `pingInterval`.
         value engine_io_interval: Duration = Duration::from_secs(25), check not_zero;
-        /// How long the answer to a ping of Engine.IO may take. The client is told it as `pingTimeout`. A session from which no
+        /// How long the answer to a ping of Engine.IO may take. The client receives it as `pingTimeout`. A session from which no
         /// packet came for both times together ends. Both must be shorter than nginx's `proxy_read_timeout`, or nginx cuts a
         /// waiting poll.
         value engine_io_timeout: Duration = Duration::from_secs(20), check not_zero;

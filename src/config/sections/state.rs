@@ -25,11 +25,11 @@ section! {
         value channels: u64 = 100_000,
             check |channels| ensure((1..=u64::from(u32::MAX)).contains(channels), "must be 1 to 4294967295");
         /// Bytes of everything that is kept of channels, including the encoded frames of events, as an estimate. At least 1 MiB.
-        /// Ids of events are bounded apart: at most 1,000,000 of 30 to 60 bytes each.
+        /// Ids of events have a bound of their own: at most 1,000,000, of 30 to 60 bytes each.
         value bytes: u64 = 256 << 20, check |bytes| ensure(*bytes >= BYTES_MIN, "must be at least 1048576 (1 MiB)");
-        /// Names that are remembered of channels with a history that were evicted, at least 16. A client that comes back after its
+        /// How many names of evicted channels with a history are remembered, at least 16. A client that comes back after its
         /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 151 bytes (measured,
-        /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, apart from `state.bytes`. The names
+        /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, in addition to `state.bytes`. The names
         /// are spread over 16 parts by the first two segments of the name; each part remembers a sixteenth of them.
         value evicted_names: u64 = 64 * 1024,
             check |names| ensure((STRIPES as u64..=u64::from(u32::MAX)).contains(names), "must be 16 to 4294967295");

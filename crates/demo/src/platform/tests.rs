@@ -59,10 +59,10 @@ fn start_grid(platform: &mut Platform, user: &str) -> String {
 fn the_same_seed_and_commands_give_the_same_events() {
     let run = |seed| {
         let mut platform = platform(seed);
-        let mut told = seconds(&mut platform, 20);
+        let mut events = seconds(&mut platform, 20);
         start_grid(&mut platform, "u1");
-        told.extend(seconds(&mut platform, 40));
-        serde_json::to_string(&told).expect("JSON")
+        events.extend(seconds(&mut platform, 40));
+        serde_json::to_string(&events).expect("JSON")
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
@@ -226,9 +226,10 @@ fn a_stopped_grid_cancels_or_keeps_its_orders() {
             &format!(r#"{{"id":"{grid}","cancel_orders":{cancel}}}"#),
         )
         .expect("stopped");
-        let told = seconds(&mut platform, 60);
+        let events = seconds(&mut platform, 60);
         let count = |event: &str| {
-            told.iter()
+            events
+                .iter()
                 .filter(|e| e.channel == format!("grid.{grid}.order") && e.event == event)
                 .count()
         };
@@ -238,7 +239,8 @@ fn a_stopped_grid_cancels_or_keeps_its_orders() {
         );
         assert_eq!(count("filled") > 0, !cancel, "orders that are left can still be filled");
         assert_eq!(
-            told.iter()
+            events
+                .iter()
                 .filter(|e| e.channel.ends_with(".lifecycle") && e.event == "stopped")
                 .count(),
             1
@@ -267,24 +269,29 @@ fn the_kill_switch_stops_everything_and_keeps_it_stopped() {
     };
     assert_eq!(reply, Reply::KillSwitch { active: true, affected });
 
-    let told = seconds(&mut platform, 10);
-    let of = |channel: &str, event: &str| told.iter().filter(|e| e.channel == channel && e.event == event).count();
+    let events = seconds(&mut platform, 10);
+    let of = |channel: &str, event: &str| {
+        events
+            .iter()
+            .filter(|e| e.channel == channel && e.event == event)
+            .count()
+    };
     for grid in &grids {
         assert_eq!(of(&format!("grid.{grid}.risk"), "kill_switch"), 1);
         assert_eq!(of(&format!("grid.{grid}.lifecycle"), "stopped"), 1);
     }
-    let cancelled = told.iter().filter(|event| event.event == "cancelled").count();
+    let cancelled = events.iter().filter(|event| event.event == "cancelled").count();
     assert_eq!(cancelled, resting);
-    let event = told
+    let event = events
         .iter()
         .find(|event| event.channel == "system.kill_switch")
-        .expect("told");
+        .expect("an event");
     assert_eq!(event.event, "activated");
     assert_eq!(data(event)["affected"]["orders_cancelled"], resting);
-    let status = told
+    let status = events
         .iter()
         .rfind(|event| event.channel == "system.status")
-        .expect("told");
+        .expect("an event");
     assert_eq!(data(status)["mode"], "halted");
 
     for (action, params) in [
@@ -322,8 +329,8 @@ fn new_parameters_replace_the_orders_and_keep_the_position() {
     )
     .expect("updated");
     assert_eq!(platform.grids[&grid].position, position);
-    let told = seconds(&mut platform, 1);
-    assert_eq!(told.iter().filter(|event| event.event == "started").count(), 0);
+    let events = seconds(&mut platform, 1);
+    assert_eq!(events.iter().filter(|event| event.event == "started").count(), 0);
     assert_eq!(platform.grids[&grid].orders().count(), 8);
 }
 
@@ -342,8 +349,8 @@ fn a_back_test_can_be_cancelled() {
         &format!(r#"{{"id":"{backtest_id}"}}"#),
     )
     .expect("cancelled");
-    let told = seconds(&mut platform, 10);
-    let lifecycle: Vec<&str> = told
+    let events = seconds(&mut platform, 10);
+    let lifecycle: Vec<&str> = events
         .iter()
         .filter(|e| e.channel.starts_with("backtest."))
         .map(|e| e.event)

@@ -47,21 +47,22 @@ fn every_channel_has_its_fields_and_its_rate() {
         panic!("{test:?}")
     };
 
-    let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for event in seconds(&mut platform, 120) {
         let channel = event
             .channel
             .replace(&grid, "G")
             .replace(&strategy_id, "S")
             .replace(&backtest_id, "B");
-        told.entry(format!("{channel} {}", event.event))
+        events
+            .entry(format!("{channel} {}", event.event))
             .or_default()
             .push(data(&event));
     }
     for expected in CHANNELS.trim().lines() {
         let words: Vec<&str> = expected.split_whitespace().collect();
         let name = format!("{} {}", words[0], words[1]);
-        let all = told.get(&name).unwrap_or_else(|| panic!("no {name}"));
+        let all = events.get(&name).unwrap_or_else(|| panic!("no {name}"));
         let bounds = |at: usize| words[at].parse::<usize>().expect("a number");
         assert!((bounds(2)..=bounds(3)).contains(&all.len()), "{name}: {}", all.len());
         let rows: Vec<&Value> = all.iter().flat_map(rows).collect();
@@ -95,9 +96,9 @@ fn every_part_of_an_account_has_its_fields() {
     start_grid(&mut platform, "u1");
     seconds(&mut platform, 60);
     for (part, fields) in PARTS {
-        let told: Value = serde_json::from_str(platform.account("u1", part).get()).expect("JSON");
-        assert!(!rows(&told).is_empty(), "{} says nothing", part.name());
-        for row in rows(&told) {
+        let answer: Value = serde_json::from_str(platform.account("u1", part).get()).expect("JSON");
+        assert!(!rows(&answer).is_empty(), "{} says nothing", part.name());
+        for row in rows(&answer) {
             let missing: Vec<&str> = fields.split(' ').filter(|field| row.get(*field).is_none()).collect();
             assert!(missing.is_empty(), "{}: no {missing:?} in {row}", part.name());
         }
@@ -127,8 +128,8 @@ fn a_new_day_begins_with_no_gains() {
 #[test]
 fn the_first_status_is_published_in_the_first_second() {
     let mut platform = platform(5);
-    let told = seconds(&mut platform, 1);
-    let channels: BTreeSet<&str> = told.iter().map(|event| event.channel.as_str()).collect();
+    let events = seconds(&mut platform, 1);
+    let channels: BTreeSet<&str> = events.iter().map(|event| event.channel.as_str()).collect();
     for channel in ["system.health", "system.status", "market.BTC-USDC.price"] {
         assert!(channels.contains(channel), "{channel}");
     }
@@ -137,9 +138,10 @@ fn the_first_status_is_published_in_the_first_second() {
 #[test]
 fn a_long_delay_of_the_driver_is_not_made_up_for() {
     let mut platform = platform(5);
-    let told = platform.advance(START_MS + 86_400_000);
+    let events = platform.advance(START_MS + 86_400_000);
     assert!(
-        told.iter()
+        events
+            .iter()
             .filter(|event| event.channel == "market.BTC-USDC.price")
             .count()
             <= 10
