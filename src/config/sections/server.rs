@@ -26,7 +26,7 @@ section! {
         /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
         /// networks, or `unix`.
         value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
-        /// AllowedOrigins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
+        /// Origins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
         /// Empty: only pages with the host name of the request, on any port. A request without `Origin` does not come from a
         /// browser and passes. A refused request gets 403.
         value allowed_origins: Vec<AllowedOrigin> = Vec::new();
