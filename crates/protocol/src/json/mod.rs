@@ -21,7 +21,8 @@ pub use members::{Object, Scratch, Value};
 pub use record::{RecordError, record_name};
 pub use same::is_same_value;
 pub use scan::{Error, Kind, check_value, split_array};
-pub use write::{push_i128, push_string, push_u64};
+pub use write::push_string;
+pub(crate) use write::{push_i128, push_u64};
 
 /// The limit on nested arrays and objects in a message. The message itself is level 1.
 pub const MAX_DEPTH: u32 = 64;

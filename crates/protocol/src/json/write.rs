@@ -29,11 +29,11 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a non-negative integer.
-pub fn push_u64(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn push_u64(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Appends an integer.
-pub fn push_i128(out: &mut Vec<u8>, number: i128) {
+pub(crate) fn push_i128(out: &mut Vec<u8>, number: i128) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

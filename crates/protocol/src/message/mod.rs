@@ -128,8 +128,7 @@ pub struct RequestRef {
 
 impl RequestRef {
     /// A reference that has only an `id`.
-    #[must_use]
-    pub fn of_id(id: Option<RequestId>) -> Self {
+    pub(crate) fn of_id(id: Option<RequestId>) -> Self {
         Self {
             id,
             members: Box::default(),

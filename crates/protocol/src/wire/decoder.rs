@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::deflate::Inflater;
-use super::header::{self, Assembled, CONTROL_BYTES_MAX, Context, HEADER_BYTES_MAX, Header, Opcode};
+use super::encode::CONTROL_BYTES_MAX;
+use super::header::{self, Assembled, Context, HEADER_BYTES_MAX, Header, Opcode};
 use super::utf8::Utf8Stream;
 use super::{Error, Message};
 

@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(frame(&[], 0), None);
     }
 
-    /// So that nobody reads a secret off the length of what is compressed behind it.
+    /// Otherwise the length of a message could reveal a secret in an earlier one.
     #[test]
     fn compression_does_not_depend_on_earlier_messages() {
         let secret = br#"{"token":"7b1c9ee0f2a44c55","account":"4711"}"#.repeat(3);

@@ -25,7 +25,7 @@ use crate::disconnect::Disconnect;
 pub const HEADER_BYTES_MAX: usize = 10;
 
 /// The limit on the payload of a control frame, in bytes (RFC 6455, section 5.5).
-pub const CONTROL_BYTES_MAX: usize = 125;
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 /// The RSV1 bit, which marks a compressed message (RFC 7692, section 6).
 const RSV1: u8 = 0x40;

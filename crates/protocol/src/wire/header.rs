@@ -5,12 +5,10 @@
 
 use super::Error;
 use super::deflate::compressed_bytes_max;
+use super::encode::CONTROL_BYTES_MAX;
 
 /// The length of the longest client header, in bytes: two bytes, a 64-bit length and the masking key.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
-
-/// The limit on the payload of a control frame, in bytes (RFC 6455, section 5.5).
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {

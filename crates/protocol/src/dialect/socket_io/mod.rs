@@ -28,4 +28,4 @@ pub struct Settings {
 }
 
 /// The types of account data for `subscribe_trading`. Each is the channel `user.<sub>.<type>`.
-pub const TRADING_TYPES: [&str; 4] = ["balance", "positions", "pnl", "orders"];
+const TRADING_TYPES: [&str; 4] = ["balance", "positions", "pnl", "orders"];

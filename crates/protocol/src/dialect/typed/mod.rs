@@ -19,7 +19,7 @@ pub(super) use parse::parse;
 pub use template::{Template, TemplateError};
 
 /// The `subscription_type` of a `subscribe` that has a `target` and no type.
-pub const DEFAULT_TYPE: &str = "strategy";
+const DEFAULT_TYPE: &str = "strategy";
 
 /// The settings of an endpoint with this dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
