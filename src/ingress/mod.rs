@@ -7,8 +7,8 @@
 //!
 //! # Where to look
 //!
-//! A connection passes through these modules, from top to bottom. A module imports only from modules that are written
-//! before it in [`crate::ingress`]'s own list below.
+//! A connection passes through these modules. A module imports only from modules that are declared before its own block in
+//! this file.
 //!
 //! | step | module |
 //! |---|---|
@@ -28,22 +28,27 @@ pub mod http;
 mod forwarded;
 mod origin;
 pub mod proxy_protocol;
+
 mod settings;
 
 pub mod handshake;
 mod limits;
 mod pending;
+
 mod refusal;
 
-mod admission;
 mod body;
 mod session_request;
 
-mod context;
+mod admission;
+
 mod http_connection;
 
-mod polling;
+mod context;
+
 mod upgrade;
+
+mod polling;
 
 mod routing;
 

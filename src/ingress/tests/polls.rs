@@ -190,7 +190,7 @@ async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     let memory = &context.body_memory.0;
     let left = 10_000;
     let others = u32::try_from(BYTES_MAX - left).expect("small");
-    let _others = memory.try_acquire_many(others).expect("nobody posts");
+    let _others = memory.try_acquire_many(others).expect("no body is in memory");
     let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
 
     // All of the body but one byte. It holds memory for the bytes above 4096.
