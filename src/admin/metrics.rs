@@ -39,6 +39,7 @@ struct Gateway<'a> {
     node: &'a str,
     uptime_ms: u64,
     ready: bool,
+    log_lines_dropped: u64,
 }
 
 impl<'a> Gateway<'a> {
@@ -59,6 +60,11 @@ impl<'a> Gateway<'a> {
             "tickgate_ready",
             "1 while /readyz answers 200, otherwise 0.",
             |gateway, samples| samples.value(u8::from(gateway.ready)),
+        ),
+        Metric::counter(
+            "tickgate_log_lines_dropped_total",
+            "Log lines dropped because standard error was not read fast enough.",
+            |gateway, samples| samples.value(gateway.log_lines_dropped),
         ),
     ];
 }
@@ -178,6 +184,7 @@ impl Admin {
             node: &parts.node,
             uptime_ms: now.uptime_ms,
             ready: parts.health.not_ready().is_none(),
+            log_lines_dropped: self.log_lines_dropped.get(),
         };
         page.add(Gateway::METRICS, &gateway);
         page.add_each(ShardSample::METRICS, &numbered("shard", &now.shards));

@@ -32,7 +32,7 @@ use crate::backend::feeds::Feeds;
 use crate::broker::Broker;
 use crate::hub::Hub;
 use crate::ingress::http::{Health, Listener};
-use crate::metrics::IngressMetrics;
+use crate::metrics::{Counter, IngressMetrics};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
 
@@ -47,6 +47,8 @@ pub struct Settings {
     pub publish_body_bytes: u64,
     /// Longest `data` of an event, in bytes (`event_bytes`).
     pub event_bytes: u32,
+    /// Log lines that were dropped, for `/metrics`. Whoever writes the log counts them.
+    pub log_lines_dropped: Arc<Counter>,
 }
 
 /// The parts of the gateway that the admin API works with.
@@ -80,6 +82,7 @@ pub struct Admin {
     key: Option<AdminKey>,
     publish_body_bytes: u64,
     event_bytes: usize,
+    log_lines_dropped: Arc<Counter>,
     parts: Parts,
     metrics: AdminMetrics,
     // Kibibytes of request bodies that may be in memory at one time.
@@ -97,6 +100,7 @@ impl Admin {
             key: settings.key,
             publish_body_bytes: settings.publish_body_bytes,
             event_bytes: usize::try_from(settings.event_bytes).unwrap_or(usize::MAX),
+            log_lines_dropped: settings.log_lines_dropped,
             parts,
             metrics: AdminMetrics::default(),
             body_kib: Arc::new(Semaphore::new(BODY_KIB)),

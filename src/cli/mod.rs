@@ -7,7 +7,6 @@
 //! | 2 | the command line or the configuration is wrong |
 //! | 128 + signal | a second signal ended a drain |
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,10 +82,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(file) => check(file.config.as_deref()),
         Command::Token(arguments) => token::print(&arguments),
     };
+    logging::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            print_error(&failure.message);
             ExitCode::from(failure.code)
         }
     }
@@ -98,9 +98,14 @@ fn load(file: Option<&Path>) -> Result<(Config, Environment), Failure> {
     Ok((config, environment))
 }
 
-/// Prints to standard output. An error is ignored, because the reader may have closed the pipe.
+/// Prints to standard output.
 fn print_out(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    logging::write_bounded(std::io::stdout(), text.to_owned());
+}
+
+/// Prints a line to standard error.
+fn print_error(line: &str) {
+    logging::write_bounded(std::io::stderr(), format!("{line}\n"));
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -109,7 +114,7 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
         .needs_run_keys(&environment)
         .map_err(|error| Failure::misconfigured(&error))?;
     for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+        print_error(&format!("warning: {warning}"));
     }
     print_out(&config.to_toml());
     Ok(())

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::auth::{Grant, MintError, mint};
 use tickgate::config::{Config, RunKeys};
 use tickgate::gateway::{self, Gateway, Handle};
 use tickgate::ingress::ListenAddress;
+use tickgate::metrics::Counter;
 use tickgate::time::unix_ms;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -31,6 +33,7 @@ pub(super) struct Ready {
     pub(super) config: Config,
     /// The keys that were made for this run, if none is configured.
     pub(super) run_keys: Option<RunKeys>,
+    log_lines_dropped: Arc<Counter>,
     descriptors_max: u64,
     signals: Signals,
 }
@@ -44,7 +47,7 @@ impl Ready {
             Err(error) => return Err(Failure::misconfigured(&error)),
         };
         let (format, level) = config.log();
-        logging::start(format, level);
+        let log_lines_dropped = logging::start(format, level).map_err(|error| Failure::running(&error))?;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -52,13 +55,16 @@ impl Ready {
             descriptors_max: raise_descriptors(&config),
             // The handlers come before the listeners, so that no signal is lost.
             signals: Signals::new().map_err(|error| Failure::running(&error))?,
+            log_lines_dropped,
             config,
             run_keys,
         })
     }
 
     pub(super) fn settings(&self) -> gateway::Settings {
-        self.config.gateway(self.descriptors_max)
+        let mut settings = self.config.gateway(self.descriptors_max);
+        settings.admin.log_lines_dropped = Arc::clone(&self.log_lines_dropped);
+        settings
     }
 
     /// Waits until the gateway has ended. The first signal drains it.
@@ -189,6 +195,7 @@ impl Signals {
             gateway.drain();
             let second = self.next();
             tracing::warn!(signal = second, "a second signal ends the process");
+            logging::flush();
             std::process::exit(second.map_or(i32::from(FAILED), |number| 128 + number));
         };
         std::thread::Builder::new()

@@ -8,7 +8,7 @@ use tickgate::config::duration_from_text;
 use tickgate::time::unix_ms;
 use tickgate_protocol::channel::Pattern;
 
-use super::{ConfigFile, Failure, MISCONFIGURED, load, print_out};
+use super::{ConfigFile, Failure, MISCONFIGURED, load, print_error, print_out};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -53,7 +53,9 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
         && role != ADMIN_ROLE
         && !settings.policy.roles.contains_key(role)
     {
-        eprintln!("warning: role {role} is not configured: [auth.default] applies to this token");
+        print_error(&format!(
+            "warning: role {role} is not configured: [auth.default] applies to this token"
+        ));
     }
     let grant = Grant {
         subject: arguments.sub.as_str().into(),

@@ -109,6 +109,7 @@ impl Config {
             listen: self.sections.server.admin_listen.clone(),
             key: key.and_then(admin::AdminKey::new),
             publish_body_bytes: self.sections.limits.publish_body_bytes,
+            log_lines_dropped: Arc::default(),
             event_bytes: self.sections.limits.event_bytes,
         }
     }

@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
 
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,6 +73,8 @@ pub(crate) fn trader() -> String {
 pub(crate) struct Gateway {
     child: Child,
     directory: tempfile::TempDir,
+    // Standard error, when nobody reads it any more.
+    unread_log: Option<ChildStderr>,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -105,35 +108,60 @@ impl Gateway {
         Self::launch(with_secrets(command), server, "").await
     }
 
-    async fn launch(mut command: Command, server: &str, rest: &str) -> Self {
+    /// Starts a gateway whose standard error is a pipe that nobody reads after the start.
+    pub(crate) async fn start_with_unread_log(server: &str, rest: &str) -> Self {
+        let mut command = binary();
+        command.arg("serve");
+        let mut gateway = Self::spawn(command, server, rest, Some(Stdio::piped()));
+        let mut stderr = gateway.child.stderr.take().expect("a pipe");
+        let mut log = String::new();
+        // Byte by byte, so that nothing is read behind the last line that is needed.
+        while Self::find_addresses(&log).is_none() {
+            let mut byte = [0];
+            stderr.read_exact(&mut byte).expect("the gateway logs its addresses");
+            log.push(char::from(byte[0]));
+        }
+        (gateway.public, gateway.admin) = Self::find_addresses(&log).expect("found");
+        gateway.unread_log = Some(stderr);
+        gateway
+    }
+
+    async fn launch(command: Command, server: &str, rest: &str) -> Self {
+        let mut gateway = Self::spawn(command, server, rest, None);
+        let (public, admin) = until("the gateway's addresses", async || {
+            if let Some(status) = gateway.child.try_wait().expect("asked") {
+                panic!("the gateway ended with {status}: {}", gateway.log());
+            }
+            Self::find_addresses(&gateway.log())
+        })
+        .await;
+        (gateway.public, gateway.admin) = (public, admin);
+        gateway
+    }
+
+    fn find_addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+        Some((address(log, "listening")?, address(log, "listening for the admin API")?))
+    }
+
+    /// Starts the process. Its standard error is `log`, or the file that [`log`](Self::log) reads.
+    fn spawn(mut command: Command, server: &str, rest: &str, log: Option<Stdio>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let toml = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
         );
         let file = directory.path().join("tickgate.toml");
         std::fs::write(&file, toml).expect("written");
-        let log = std::fs::File::create(directory.path().join("log")).expect("created");
+        let log_file = std::fs::File::create(directory.path().join("log")).expect("created");
+        let log = log.unwrap_or_else(|| log_file.into());
         let out = std::fs::File::create(directory.path().join("out")).expect("created");
         let child = command.arg("--config").arg(&file).stderr(log).stdout(out).spawn();
-        let mut gateway = Self {
+        Self {
             child: child.expect("started"),
             directory,
+            unread_log: None,
             public: unset(),
             admin: unset(),
-        };
-        let (public, admin) = until("the gateway's addresses", async || {
-            if let Some(status) = gateway.child.try_wait().expect("asked") {
-                panic!("the gateway ended with {status}: {}", gateway.log());
-            }
-            let log = gateway.log();
-            Some((
-                address(&log, "listening")?,
-                address(&log, "listening for the admin API")?,
-            ))
-        })
-        .await;
-        (gateway.public, gateway.admin) = (public, admin);
-        gateway
+        }
     }
 
     /// The log so far.

@@ -14,6 +14,7 @@ mod fanout;
 mod harness;
 mod hostile;
 mod identity;
+mod logs;
 mod recovery;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]

@@ -70,6 +70,7 @@ pub(crate) fn settings() -> Settings {
             listen: loopback,
             key: admin::AdminKey::new(ADMIN_KEY),
             publish_body_bytes: 16 * 1024 * 1024,
+            log_lines_dropped: Arc::default(),
             event_bytes: 256 * 1024,
         },
         hub: hub::Settings::default(),
