@@ -173,7 +173,7 @@ pub fn duration_text(duration: Duration) -> String {
     }
     let (name, unit_ms) = UNITS
         .into_iter()
-        .find(|(_, unit_ms)| ms % unit_ms == 0)
+        .find(|(_, unit_ms)| ms.is_multiple_of(*unit_ms))
         .unwrap_or(("ms", 1));
     format!("{}{name}", ms / unit_ms)
 }

@@ -60,8 +60,10 @@ choices!(TokenRefusal { "auto" => Self::Auto, "http" => Self::Http, "close" => S
 
 fn default_roles() -> BTreeMap<String, Role> {
     let roles = Policy::default().roles;
-    let role = |(name, permissions): (&Box<str>, &Arc<Permissions>)| (name.to_string(), Role::of(permissions));
-    roles.iter().map(role).collect()
+    roles
+        .iter()
+        .map(|(name, permissions)| (name.to_string(), Role::of(permissions)))
+        .collect()
 }
 
 fn admin_is_built_in(auth: &Auth, check: &mut Check<'_>) {
