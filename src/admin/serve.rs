@@ -13,7 +13,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use super::routes::{self, Call, Handler, NoRoute};
 use super::{Admin, BODY_KIB};
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::ingress::http::{self, Socket};
+use crate::ingress::http::{self, HttpErrorCode, Socket};
 use crate::metrics::Gauge;
 
 /// Connections served at one time. Further ones wait in the kernel's queue.
@@ -25,7 +25,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Accepts connections until the task is aborted. Accepted connections live on in their own tasks.
 pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let http = http::http1(HEAD_TIMEOUT);
+    let mut http = http::http1(HEAD_TIMEOUT);
+    // A client may end its side behind its last request.
+    http.half_close(true);
     http::accept_forever(&listener, &permits, &admin.metrics.accept, |socket, permit| {
         let (admin, http) = (Arc::clone(&admin), http.clone());
         tokio::spawn(async move {
@@ -40,9 +42,12 @@ pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
 }
 
 async fn connection(admin: Arc<Admin>, http: hyper::server::conn::http1::Builder, socket: Socket) {
+    // A task of its own lets the handler finish even if the connection fails meanwhile: what a backend has sent as a
+    // whole is published.
     let service = service_fn(|request| {
         let admin = Arc::clone(&admin);
-        Box::pin(async move { Ok::<_, Infallible>(admin.handle(request).await) })
+        let handler = tokio::spawn(async move { admin.handle(request).await });
+        Box::pin(async move { Ok::<_, Infallible>(handler.await.unwrap_or_else(|_| failed())) })
     });
     let mut connection = http.serve_connection(TokioIo::new(socket), service);
     let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
@@ -50,6 +55,11 @@ async fn connection(admin: Arc<Admin>, http: hyper::server::conn::http1::Builder
     if answered {
         Box::pin(http::linger(connection.into_parts().io.into_inner())).await;
     }
+}
+
+/// The response when a handler panicked.
+fn failed() -> HttpResponse {
+    response::error(HttpErrorCode::Internal, "the gateway failed to handle the request")
 }
 
 /// Counts a request until it is answered or dropped.

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::admission::Admission;
-use super::http::Socket;
 use super::http::response::HttpResponse;
+use super::http::{EndOfInput, Socket};
 use super::pending::{PendingConnections, PendingSlot};
 use super::session_request::PollGuard;
 
@@ -40,6 +40,7 @@ pub(super) struct HttpConnection {
     // Requests that are not polls of a session.
     counted_requests: AtomicU32,
     flushed: Arc<AtomicBool>,
+    end_of_input: Arc<EndOfInput>,
     pending: Arc<PendingConnections>,
     polling: Arc<PollingConnections>,
     state: Mutex<State>,
@@ -68,6 +69,7 @@ impl HttpConnection {
             requests: AtomicU32::new(0),
             counted_requests: AtomicU32::new(0),
             flushed: socket.flushed(),
+            end_of_input: socket.end_of_input(),
             pending,
             polling,
             state: Mutex::new(State {
@@ -81,8 +83,14 @@ impl HttpConnection {
     }
 
     /// A request has arrived. It implies that the client has the last response, or does not want it.
-    pub(super) fn begin_request(&self) {
+    ///
+    /// A client that ends its side behind a request without a body still gets the response. The end of a body must be
+    /// seen, since it may come too early.
+    pub(super) fn begin_request(&self, has_body: bool) {
         self.requests.fetch_add(1, Relaxed);
+        if !has_body {
+            self.end_of_input.hold();
+        }
         if let Some(poll) = self.state.lock().unwritten.take() {
             poll.finish();
         }
@@ -133,6 +141,8 @@ impl HttpConnection {
     /// counts against the connection limits itself.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.polling.insert(self);
+        // A poll that waits must notice a client that has gone.
+        self.end_of_input.release();
         let mut state = self.state.lock();
         state.waiting += 1;
         state.slot = None;

@@ -51,8 +51,8 @@ impl Service<Request<Incoming>> for HttpService {
     type Future = ResponseFuture;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.connection.begin_request();
         let has_body = !request.body().is_end_stream();
+        self.connection.begin_request(has_body);
         let endpoint = self.context.endpoint(request.uri().path());
         if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.session.dialect.is_engine_io()) {
             let settings = Arc::clone(&endpoint.session);

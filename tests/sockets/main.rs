@@ -11,6 +11,7 @@ mod demo;
 mod drain;
 mod endings;
 mod fanout;
+mod half_close;
 mod harness;
 mod hostile;
 mod identity;

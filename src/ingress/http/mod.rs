@@ -18,7 +18,7 @@ pub use address::{AddressError, ListenAddress, LocalAddress};
 pub use error::HttpErrorCode;
 pub use health::Health;
 pub use listen::{Inherited, Listener, Passed};
-pub use socket::{Accepted, Socket};
+pub use socket::{Accepted, EndOfInput, Socket};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! An accepted connection, TCP or Unix, with the bytes that were read before HTTP began.
 //!
+//! A client that ends its side behind a whole request still gets the response: while the response is made and written,
+//! [`EndOfInput`] keeps the end of input from hyper, which would drop the request's handler.
+//!
 //! Invariant: a connection is registered with the runtime that serves it, not with the one that accepts it. So the accept
 //! loop yields an [`Accepted`], which becomes a [`Socket`] on the serving runtime.
 
@@ -9,9 +12,10 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -54,6 +58,7 @@ impl Accepted {
             peer,
             ahead: Bytes::new(),
             flushed: Arc::new(AtomicBool::new(true)),
+            end_of_input: Arc::default(),
         })
     }
 }
@@ -67,6 +72,61 @@ pub struct Socket {
     // Bytes that were read behind a PROXY header; `poll_read` yields them first.
     ahead: Bytes,
     flushed: Arc<AtomicBool>,
+    end_of_input: Arc<EndOfInput>,
+}
+
+/// Whether hyper may see the end of a connection's input.
+#[derive(Debug, Default)]
+pub struct EndOfInput(Mutex<Hold>);
+
+#[derive(Debug, Default)]
+enum Hold {
+    /// The end is passed on.
+    #[default]
+    Open,
+    /// A response is being made. The waker is there once the end has been read.
+    Held(Option<Waker>),
+    /// Part of the response is written.
+    Writing(Option<Waker>),
+}
+
+impl EndOfInput {
+    /// Keeps the end of input back until the next response is written.
+    pub fn hold(&self) {
+        *self.0.lock() = Hold::Held(None);
+    }
+
+    /// Passes the end of input on.
+    pub fn release(&self) {
+        let before = std::mem::take(&mut *self.0.lock());
+        if let Hold::Held(Some(waker)) | Hold::Writing(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+
+    /// The end has been read. Returns whether it is kept back; then the reader is woken later.
+    fn keep(&self, cx: &Context<'_>) -> bool {
+        match &mut *self.0.lock() {
+            Hold::Open => false,
+            Hold::Held(waker) | Hold::Writing(waker) => {
+                *waker = Some(cx.waker().clone());
+                true
+            }
+        }
+    }
+
+    fn wrote(&self) {
+        let mut hold = self.0.lock();
+        if let Hold::Held(waker) = &mut *hold {
+            *hold = Hold::Writing(waker.take());
+        }
+    }
+
+    fn flushed(&self) {
+        if matches!(*self.0.lock(), Hold::Writing(_)) {
+            self.release();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,6 +146,12 @@ impl Socket {
     #[must_use]
     pub fn flushed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.flushed)
+    }
+
+    /// Decides whether hyper may see the end of the input.
+    #[must_use]
+    pub fn end_of_input(&self) -> Arc<EndOfInput> {
+        Arc::clone(&self.end_of_input)
     }
 
     /// Puts bytes back: they are read next. Must be called at most once, before HTTP begins.
@@ -117,16 +183,23 @@ impl AsyncRead for Socket {
             this.ahead.advance(n);
             return Poll::Ready(Ok(()));
         }
-        match &mut this.stream {
+        let before = buf.filled().len();
+        let read = match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let is_end = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before && buf.remaining() > 0;
+        if is_end && this.end_of_input.keep(cx) {
+            return Poll::Pending;
         }
+        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.flushed.store(false, Relaxed);
+        self.end_of_input.wrote();
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -139,6 +212,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.flushed.store(false, Relaxed);
+        self.end_of_input.wrote();
         match &mut self.get_mut().stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -151,6 +225,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flushed.store(true, Relaxed);
+        self.end_of_input.flushed();
         Poll::Ready(Ok(()))
     }
 
