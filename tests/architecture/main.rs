@@ -180,6 +180,7 @@ fn what_is_no_code_or_only_for_tests_is_no_import() {
         "#[cfg(test)]\nuse crate::shard::Table;\n",
         "#[cfg(test)]\nfn f<'a>(x: &'a str) { crate::shard::run() }\n",
         "use super::shard_like;",
+        "pub(in crate::shard) fn f() {}",
     ] {
         assert_eq!(found_in("src/auth/mod.rs", text), [""; 0], "{text:?}");
     }

@@ -107,6 +107,9 @@ impl<'ast> Visit<'ast> for Source {
         visit::visit_path(self, path);
     }
 
+    // A visibility such as `pub(in crate::shard)` imports nothing.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
+
     // What a macro is called with is no syntax tree: the paths in it are found among its tokens.
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
         self.add_tokens(item.tokens.clone());
