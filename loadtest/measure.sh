@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures the release binary beside the naive server: server on core 0, load tool on core 1, one after the other in
-# the same run. Writes JSON, pages and text to target/measure.
+# Measures the release binary and the naive server one after the other, with the server on core 0 and the load tool on
+# core 1. Writes JSON, pages and text to target/measure.
 #
-# loadtest/measure.sh [seconds per figure, default 10]    every scenario
-# loadtest/measure.sh soak [minutes, default 20]          1000 clients, 1000 events/s: does memory stay flat, is anything lost
+# loadtest/measure.sh [seconds per measurement, default 10]   every scenario
+# loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event may be lost
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure
@@ -13,7 +13,7 @@ cargo build --profile dist -p tickgate-loadtest --bins --examples
 
 source loadtest/servers.sh
 start_naive() { taskset -c 0 target/dist/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
-# tool SCENARIO SERVER LABEL [more arguments]; clients of the gateway are a user each.
+# tool SCENARIO SERVER LABEL [more arguments]; with the gateway, each client is a user of its own.
 tool() {
   local scenario=$1 name=$2 label=$3; shift 3
   local where=(--url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET --publish-url http://127.0.0.1:18081)
@@ -31,7 +31,7 @@ fi
 seconds=${1:-10}
 for rate in 50 500 2000; do
   for name in naive tickgate; do
-    # The naive server cannot keep up with 2000/s for long; there is nothing to compare.
+    # The naive server cannot sustain 2000 events/s, so there is nothing to compare.
     [ "$name-$rate" = naive-2000 ] && continue
     "start_$name"
     tool fanout "$name" "$rate" --clients 1000 --rate "$rate" --seconds "$seconds"
@@ -41,7 +41,7 @@ for rate in 50 500 2000; do
     --html "$out/compare-$rate.html" | tee "$out/compare-$rate.txt"
 done
 for name in naive tickgate; do
-  # Two descriptors per connection are not needed: each process has its own 10,000. One token, one identity.
+  # Server and tool are separate processes, so each needs only 10,000 descriptors. All clients share one token.
   "start_$name"
   tool idle "$name" idle --clients 10000 --seconds "$seconds" $([ "$name" = naive ] || echo --users 1)
   stop

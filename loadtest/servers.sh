@@ -1,13 +1,14 @@
-# Sourced by the scripts that measure, from the project's root: secrets for one run, and one server at a time on core 0.
+# Functions for the scripts that measure; they source this file in the project's root. It creates secrets for one run and
+# starts one server at a time on core 0.
 TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
 server=
-# Without the wait for clients that a drain gives: they are the tool's, and gone.
+# Kills the server without a drain, since its clients have already ended.
 stop() { [ -z "$server" ] || { kill -KILL "$server" && wait "$server" || true; } 2>/dev/null; server=; }
 trap stop EXIT
 
-# Waits until a port answers; a server that has ended is an error.
+# Waits until a port accepts connections; fails if the server has ended.
 await() {
   for _ in $(seq 100); do
     (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return

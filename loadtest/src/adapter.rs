@@ -1,47 +1,48 @@
-//! How a server is spoken to: texts to send, and marks to know its answers by.
+//! The protocol of a server: message templates to send, and marks that identify its answers.
 //!
-//! Invariant: nothing else in the tool knows a server's protocol above RFC 6455 and HTTP, so any server that passes
-//! an event's data on as it came can be driven by one small file, and is measured by the same code.
+//! Invariant: no other module knows a server's protocol above RFC 6455 and HTTP. So one small file is enough for any
+//! server that passes an event's data on unchanged, and the same code measures all servers.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-/// A profile, from a TOML file. In the texts `{channel}`, `{token}`, `{id}`, `{data}` and `{key}` are filled in.
+/// An adapter, read from a TOML file. Templates may contain `{channel}`, `{token}`, `{id}`, `{data}` and `{key}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Adapter {
-    /// The path clients connect to, where the URL names none.
+    /// The path clients connect to if the URL has none.
     pub(crate) path: String,
-    /// How a client shows its token.
+    /// How a client presents its token.
     pub(crate) token: TokenBy,
-    /// A channel's name; `{index}` counts from 0.
+    /// Template of a channel's name; `{index}` counts from 0.
     pub(crate) channel: String,
-    /// What comes before the first subscription, in order.
+    /// The steps before the first subscription, in order.
     #[serde(default)]
     pub(crate) open: Vec<Step>,
-    /// Subscribes; empty: nothing is sent.
+    /// Subscribe message; if empty, nothing is sent.
     pub(crate) subscribe: String,
-    /// A message that contains this says that the client is subscribed; empty: it is, as soon as it has asked.
+    /// A message that contains this confirms the subscription. If empty, the client counts as subscribed once it has
+    /// asked.
     pub(crate) subscribed: String,
-    /// Ends a subscription; `churn` needs it.
+    /// Unsubscribe message; `churn` needs it.
     #[serde(default)]
     pub(crate) unsubscribe: String,
     #[serde(default)]
     pub(crate) unsubscribed: String,
-    /// A request; its answer repeats the `{id}` somewhere. `commands` needs it.
+    /// A request whose answer contains the same `{id}`. `commands` needs it.
     #[serde(default)]
     pub(crate) command: String,
-    /// An answer without this is a failure; empty: every answer is good.
+    /// An answer without this text is a failure. If empty, every answer is a success.
     #[serde(default)]
     pub(crate) succeeded: String,
-    /// A message with one of these is an error.
+    /// A message that contains one of these is an error.
     #[serde(default)]
     pub(crate) errors: Vec<String>,
-    /// A message with this tells of lost events, as `"count":n`.
+    /// A message that contains this reports lost events, as `"count":n`.
     #[serde(default)]
     pub(crate) dropped: String,
-    /// What is said back to messages that are exactly `to`: heartbeats.
+    /// Answers to messages that equal `to`, such as heartbeats.
     #[serde(default)]
     pub(crate) answers: Vec<Answer>,
     pub(crate) publish: Publishing,
@@ -54,7 +55,7 @@ pub(crate) enum TokenBy {
     Query,
     /// `Authorization: Bearer`
     Header,
-    /// A text of the adapter has `{token}`.
+    /// A template of the adapter contains `{token}`.
     Frame,
     None,
 }
@@ -74,22 +75,22 @@ pub(crate) struct Answer {
     pub(crate) with: String,
 }
 
-/// How events get to the server.
+/// How events are published.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Publishing {
     pub(crate) by: PublishBy,
-    /// Of the HTTP request, or of the publisher's WebSocket; empty: for HTTP `/`, for frames that of the clients.
+    /// Path of the HTTP request or of the publisher's WebSocket. If empty: `/` for HTTP, the clients' path for frames.
     pub(crate) path: String,
     pub(crate) headers: Vec<String>,
     pub(crate) prefix: String,
-    /// One event.
+    /// Template of one event.
     pub(crate) item: String,
     pub(crate) separator: String,
     pub(crate) suffix: String,
-    /// At most so many events in one request or frame.
+    /// Maximum number of events in one request or frame.
     pub(crate) items: u64,
-    /// An answer with one of these was no good one.
+    /// A response that contains one of these is an error.
     pub(crate) refused: Vec<String>,
 }
 
@@ -112,13 +113,13 @@ impl Default for Publishing {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum PublishBy {
-    /// `POST`, the next when the one before is answered.
+    /// `POST` requests, one at a time: the next one follows the response.
     Http,
-    /// A text frame on a WebSocket of its own.
+    /// Text frames on a WebSocket of the publisher's own.
     Frame,
 }
 
-/// The profiles that come with the tool.
+/// The built-in adapters.
 pub(crate) const BUILT_IN: [(&str, &str); 5] = [
     ("tickgate", include_str!("../adapters/tickgate.toml")),
     ("tickgate-typed", include_str!("../adapters/tickgate-typed.toml")),
@@ -128,7 +129,7 @@ pub(crate) const BUILT_IN: [(&str, &str); 5] = [
 ];
 
 impl Adapter {
-    /// A built-in profile by its name, or a file's.
+    /// Loads a built-in adapter by its name, or else from the file of that name.
     pub(crate) fn load(name: &str) -> Result<Self, String> {
         if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             return Self::parse(text).map_err(|error| format!("adapter {name}: {error}"));
@@ -143,13 +144,13 @@ impl Adapter {
         let adapter: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         let publish = &adapter.publish;
         let problem = if !publish.item.contains("{data}") {
-            "publish.item has no {data}: nothing could be measured"
+            "publish.item has no {data}: latencies could not be measured"
         } else if publish.items == 0 {
             "publish.items must be 1 or more"
         } else if !adapter.channel.contains("{index}") {
-            "channel has no {index}: all channels would be one"
+            "channel has no {index}: all channels would have the same name"
         } else if !adapter.command.is_empty() && !adapter.command.contains("{id}") {
-            "command has no {id}: its answer could not be told from others"
+            "command has no {id}: answers could not be matched to commands"
         } else if !adapter.path.starts_with('/') {
             "path must begin with /"
         } else {
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn built_in_profiles_are_good_and_complete() {
+    fn built_in_adapters_are_valid_and_complete() {
         for (name, _) in BUILT_IN {
             let adapter = Adapter::load(name).unwrap();
             for (what, text) in [
@@ -184,7 +185,7 @@ mod tests {
             ] {
                 assert!(!text.is_empty(), "{name} has no {what}");
             }
-            // Marks that contain each other would take one answer for the other.
+            // If one mark contained the other, an answer could be taken for the wrong one.
             let (subscribed, unsubscribed) = (&adapter.subscribed, &adapter.unsubscribed);
             assert!(!unsubscribed.contains(subscribed.as_str()), "{name}");
             assert_ne!(adapter.channel(0), adapter.channel(1));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_profile_is_told() {
+    fn an_invalid_adapter_is_refused_with_the_reason() {
         let good = BUILT_IN[0].1;
         for (from, to, told) in [
             ("{data}", "", "no {data}"),

@@ -1,7 +1,6 @@
-//! A backend that answers every request at once with success, so that what is measured is the server before it.
+//! A backend that answers every request with success at once, so that the server in front of it is measured.
 //!
-//! Invariant: one thread and one epoll loop serve all connections; a request that is not there whole waits without
-//! holding up others.
+//! Invariant: One thread with one epoll loop serves all connections. An incomplete request does not delay others.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +16,7 @@ const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n{\"success\":true,\"data\":null}";
 const LISTENER: Token = Token(0);
 
-/// Runs until dropped.
+/// Runs until it is dropped.
 pub(crate) struct Backend {
     address: std::net::SocketAddr,
     stop: Arc<AtomicBool>,
@@ -57,12 +56,12 @@ impl Backend {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.address
     }
 
-    /// Requests that were answered.
+    /// The number of requests that were answered.
     pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Relaxed)
     }
@@ -72,7 +71,7 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
-            // What it panicked with has been printed.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
@@ -116,12 +115,12 @@ impl Serve {
     }
 
     fn accept(&mut self) {
-        // An error is that nobody waits, or that a descriptor is missing, which the server's answers will show.
+        // `accept` fails if no connection waits, or if descriptors run out. The server reports errors in the second case.
         while let Ok((mut stream, _)) = self.listener.accept() {
             let token = Token(self.next);
             let is_registered = self.poll.registry().register(&mut stream, token, Interest::READABLE);
             if is_registered.is_ok() {
-                // Without it each answer could wait for the acknowledgement of the one before.
+                // With Nagle's algorithm an answer could wait for the acknowledgement of the previous one.
                 let _ = stream.set_nodelay(true);
                 let received = Vec::new();
                 self.connections.insert(self.next, Connection { stream, received });
@@ -132,7 +131,7 @@ impl Serve {
 }
 
 impl Connection {
-    /// Reads what is there and answers the whole requests in it; none when the connection has ended.
+    /// Reads what has arrived and answers the complete requests in it. Returns `None` when the connection has ended.
     fn serve(&mut self, answered: &AtomicU64) -> Option<()> {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -145,16 +144,16 @@ impl Connection {
             }
             while let Some(length) = whole_request(&self.received)? {
                 self.received.drain(..length);
-                // Counted first: who has an answer finds it counted.
+                // Count before the answer is sent, so that the count includes every answer that has arrived.
                 answered.fetch_add(1, Relaxed);
-                // A client that does not read its answers is none to measure with.
+                // A full socket ends the connection: a server that does not read its answers cannot be measured.
                 self.stream.write_all(ANSWER).ok()?;
             }
         }
     }
 }
 
-/// The length of the request at the start, if it is there whole; outside: whether it can be one at all.
+/// The length of the request at the start of `bytes`; `Some(None)` if it is incomplete, `None` if it is malformed.
 fn whole_request(bytes: &[u8]) -> Option<Option<usize>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
@@ -178,14 +177,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_says_its_own_length() {
+    fn the_content_length_of_the_answer_is_correct() {
         let text = std::str::from_utf8(ANSWER).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{head}");
     }
 
     #[test]
-    fn requests_are_answered_each_once_however_they_are_cut() {
+    fn each_request_is_answered_once_however_it_is_split() {
         let backend = Backend::start("127.0.0.1:0").unwrap();
         let mut stream = std::net::TcpStream::connect(backend.address()).unwrap();
         let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
@@ -197,13 +196,13 @@ mod tests {
         stream.write_all(&request[20..]).unwrap();
         stream.read_exact(&mut answers[..ANSWER.len()]).unwrap();
         assert_eq!(backend.answered(), 3);
-        // What is no HTTP ends the connection, and nobody else's.
+        // Input that is not HTTP ends this connection only.
         stream.write_all(b"\x16\x03\x01\x02").unwrap();
         assert_eq!(stream.read(&mut answers).unwrap(), 0);
     }
 
     #[test]
-    fn a_request_is_whole_or_not() {
+    fn an_incomplete_request_is_recognised_at_every_length() {
         let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
         for cut in 0..request.len() {
             assert_eq!(whole_request(&request[..cut]), Some(None), "{cut}");

@@ -1,7 +1,7 @@
-//! One client: handshake, what comes before the subscription, then events and their sequence numbers, and requests.
+//! One client: the handshake, the steps before the subscription, then events, their sequence numbers and requests.
 //!
-//! Invariant: an event counts as received, missing, late or stray by the client's own sequence numbers only; nothing
-//! the server says about itself goes into these figures.
+//! Invariant: Whether an event is received, missing, late or stray is decided by the client's own sequence numbers
+//! only, never by what the server reports about itself.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -15,20 +15,20 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::adapter::Adapter;
 use crate::deflate::Inflater;
-use crate::measured::Inside;
+use crate::measured::Measurements;
 use crate::options::Url;
 use crate::protocol::{self, RequestId, Stamp};
 use crate::sequences::{Membership, Sequences};
 
-/// What all clients of a worker share.
+/// State that all clients of a worker share.
 pub(crate) struct Common {
     pub(crate) url: Url,
     pub(crate) adapter: Arc<Adapter>,
     pub(crate) stamp: Finder<'static>,
     pub(crate) request_id: Finder<'static>,
-    /// What an instant is counted from.
+    /// The start of the run; times are nanoseconds since then.
     pub(crate) epoch: Instant,
-    /// Where clients offer compression.
+    /// Present if clients offer compression.
     inflater: Option<RefCell<Inflater>>,
 }
 
@@ -49,29 +49,29 @@ impl Common {
     }
 }
 
-/// Who a client is to be.
+/// The description of a client to connect.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// Number of the connection in the whole run, which decides about its source address.
+    /// Number of the connection in the whole run; it determines the source address.
     pub(crate) serial: usize,
     pub(crate) group: usize,
     pub(crate) token: Option<Arc<str>>,
-    /// What it subscribes, one after the other.
+    /// The channels to subscribe, one after the other.
     pub(crate) channels: Vec<String>,
-    /// How many channels' sequences it follows.
+    /// The number of channels whose sequences it checks.
     pub(crate) sequences: usize,
-    /// When it is to be connected, in nanoseconds since the epoch.
+    /// When the connection is due, in nanoseconds since the epoch.
     pub(crate) due_ns: u64,
 }
 
-/// Where a connection stands.
+/// The progress of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Connecting,
     Handshake,
-    /// Waiting for what the adapter's step of this number awaits.
+    /// Waiting for the message of the adapter's step of this index.
     Opening(usize),
-    /// Waiting for the answer to the subscription of this number.
+    /// Waiting for the answer to the subscription of this index.
     Subscribing(usize),
     Ready,
 }
@@ -80,18 +80,19 @@ pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     spec: Spec,
     state: State,
-    /// The beginning of a frame whose rest has not come.
+    /// The beginning of an incomplete frame.
     tail: Vec<u8>,
     sequences: Sequences,
     membership: Option<Box<Membership>>,
 }
 
-/// Connections from one source address to one server address: far below the kernel's default range of 28,000 ports, a
-/// search for which takes milliseconds when most are taken. Those of connections that ended are, for a minute.
+/// Maximum number of connections from one source address to one server address. It is far below the kernel's default
+/// range of 28,000 ports, because finding a free port takes milliseconds when most are taken. Ports of connections that
+/// have ended stay taken for a minute.
 const CONNECTIONS_PER_ADDRESS: usize = 5_000;
 
-/// The loopback address that connection number `serial` comes from; none: the kernel's choice. `run` tells runs
-/// apart, so that one does not meet the ports of the last.
+/// The loopback address to connect number `serial` from, or `None` to leave the choice to the kernel. `run` varies the
+/// address between runs, so that a run does not find the ports of the previous one taken.
 fn source_address(serial: usize, server: SocketAddr, run: u32) -> Option<Ipv4Addr> {
     let step = serial / CONNECTIONS_PER_ADDRESS;
     let is_needed = step > 0 && server.is_ipv4() && server.ip().is_loopback();
@@ -138,7 +139,7 @@ impl Client {
         self.spec.group
     }
 
-    /// The socket is writable: when it has just connected, the handshake goes out.
+    /// Called when the socket is writable. Sends the handshake if the connection has just been established.
     pub(crate) fn writable(&mut self, common: &Common) -> Result<(), String> {
         if self.state == State::Connecting {
             if let Some(error) = self.stream.take_error().map_err(text)? {
@@ -153,22 +154,22 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the adapter's command, due at `due_ns`.
+    /// Sends the adapter's command with this id.
     pub(crate) fn command(&mut self, common: &Common, id: RequestId) -> Result<(), String> {
         self.send_text(&common.adapter.command.replace("{id}", &id.text()))
     }
 
-    /// Ends or begins its subscription; waits its turn while another such request is not answered.
-    pub(crate) fn toggle(&mut self, common: &Common, due_ns: u64, inside: &mut Inside) -> Result<(), String> {
-        self.membership.get_or_insert_default().wants(due_ns);
-        self.toggle_next(common, inside)
+    /// Unsubscribes or subscribes. The request is queued while another one is not answered yet.
+    pub(crate) fn toggle(&mut self, common: &Common, due_ns: u64, measured: &mut Measurements) -> Result<(), String> {
+        self.membership.get_or_insert_default().push(due_ns);
+        self.toggle_next(common, measured)
     }
 
-    fn toggle_next(&mut self, common: &Common, inside: &mut Inside) -> Result<(), String> {
-        let Some(subscribes) = self.membership.as_mut().and_then(|membership| membership.ask()) else {
+    fn toggle_next(&mut self, common: &Common, measured: &mut Measurements) -> Result<(), String> {
+        let Some(subscribes) = self.membership.as_mut().and_then(|membership| membership.begin_next()) else {
             return Ok(());
         };
-        inside.counters.requests.sent += 1;
+        measured.counters.requests.sent += 1;
         let Adapter {
             subscribe, unsubscribe, ..
         } = &*common.adapter;
@@ -180,7 +181,7 @@ impl Client {
         self.send(&protocol::client_frame(protocol::TEXT, text.as_bytes()))
     }
 
-    /// Everything a client sends is small and sent alone: a socket that cannot take it is broken.
+    /// Sends a message. Messages are small and sent one at a time, so a socket that cannot take one is broken.
     fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         match self.stream.write(bytes) {
             Ok(written) if written == bytes.len() => Ok(()),
@@ -189,15 +190,20 @@ impl Client {
         }
     }
 
-    /// Reads until the socket is empty, and counts what came.
-    pub(crate) fn readable(&mut self, common: &Common, scratch: &mut [u8], inside: &mut Inside) -> Result<(), String> {
+    /// Reads until the socket is empty, and counts what arrived.
+    pub(crate) fn readable(
+        &mut self,
+        common: &Common,
+        scratch: &mut [u8],
+        measured: &mut Measurements,
+    ) -> Result<(), String> {
         loop {
             match self.stream.read(scratch) {
                 Ok(0) => return Err("the server closed the connection".into()),
                 Ok(length) => {
-                    inside.counters.groups[self.spec.group].bytes += length as u64;
+                    measured.counters.groups[self.spec.group].bytes += length as u64;
                     let now_ns = common.now_ns();
-                    self.take(common, &scratch[..length], now_ns, inside)?;
+                    self.take(common, &scratch[..length], now_ns, measured)?;
                     if length < scratch.len() {
                         return Ok(());
                     }
@@ -209,28 +215,34 @@ impl Client {
         }
     }
 
-    fn take(&mut self, common: &Common, bytes: &[u8], now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+    fn take(&mut self, common: &Common, bytes: &[u8], now_ns: u64, measured: &mut Measurements) -> Result<(), String> {
         if self.tail.is_empty() {
-            let used = self.parse(common, bytes, now_ns, inside)?;
+            let used = self.parse(common, bytes, now_ns, measured)?;
             self.tail.extend_from_slice(&bytes[used..]);
         } else {
             let mut joined = std::mem::take(&mut self.tail);
             joined.extend_from_slice(bytes);
-            let used = self.parse(common, &joined, now_ns, inside)?;
+            let used = self.parse(common, &joined, now_ns, measured)?;
             joined.drain(..used);
             self.tail = joined;
         }
         Ok(())
     }
 
-    fn parse(&mut self, common: &Common, bytes: &[u8], now_ns: u64, inside: &mut Inside) -> Result<usize, String> {
+    fn parse(
+        &mut self,
+        common: &Common,
+        bytes: &[u8],
+        now_ns: u64,
+        measured: &mut Measurements,
+    ) -> Result<usize, String> {
         let mut used = 0;
         if self.state == State::Handshake {
             let Some(length) = protocol::upgrade_response(bytes, common.inflater.is_some())? else {
                 return Ok(0);
             };
             used = length;
-            self.open(common, 0, now_ns, inside)?;
+            self.open(common, 0, now_ns, measured)?;
         }
         while let Some((frame, length)) = protocol::server_frame(&bytes[used..])? {
             used += length;
@@ -240,9 +252,9 @@ impl Client {
                     let mut inflater = inflater
                         .ok_or("a compressed message without an agreement")?
                         .borrow_mut();
-                    self.message(common, inflater.inflate(frame.payload)?, now_ns, inside)?;
+                    self.message(common, inflater.inflate(frame.payload)?, now_ns, measured)?;
                 }
-                protocol::TEXT | protocol::BINARY => self.message(common, frame.payload, now_ns, inside)?,
+                protocol::TEXT | protocol::BINARY => self.message(common, frame.payload, now_ns, measured)?,
                 protocol::PING => self.send(&protocol::client_frame(protocol::PONG, frame.payload))?,
                 protocol::CLOSE => return Err(format!("the server closed: {}", close_text(frame.payload))),
                 _ => {}
@@ -251,8 +263,14 @@ impl Client {
         Ok(used)
     }
 
-    /// Goes on with the adapter's step `step`, or to the subscriptions behind the last.
-    fn open(&mut self, common: &Common, mut step: usize, now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+    /// Continues with the adapter's step `step`, and subscribes after the last step.
+    fn open(
+        &mut self,
+        common: &Common,
+        mut step: usize,
+        now_ns: u64,
+        measured: &mut Measurements,
+    ) -> Result<(), String> {
         while let Some(next) = common.adapter.open.get(step) {
             if !next.r#await.is_empty() && self.state != State::Opening(step) {
                 self.state = State::Opening(step);
@@ -267,11 +285,17 @@ impl Client {
             }
             step += 1;
         }
-        self.subscribe(common, 0, now_ns, inside)
+        self.subscribe(common, 0, now_ns, measured)
     }
 
-    /// Goes on with the subscription of this number; the client is ready behind the last.
-    fn subscribe(&mut self, common: &Common, first: usize, now_ns: u64, inside: &mut Inside) -> Result<(), String> {
+    /// Continues with the subscription of index `first`. The client is ready after the last one.
+    fn subscribe(
+        &mut self,
+        common: &Common,
+        first: usize,
+        now_ns: u64,
+        measured: &mut Measurements,
+    ) -> Result<(), String> {
         let Adapter {
             subscribe, subscribed, ..
         } = &*common.adapter;
@@ -285,27 +309,36 @@ impl Client {
             }
         }
         self.state = State::Ready;
-        inside.counters.groups[self.spec.group].ready += 1;
+        measured.counters.groups[self.spec.group].ready += 1;
         let live_us = now_ns.saturating_sub(self.spec.due_ns) / 1000;
-        inside.lap.live_us[self.spec.group].saturating_record(live_us);
+        measured.lap.live_us[self.spec.group].saturating_record(live_us);
         Ok(())
     }
 
-    fn message(&mut self, common: &Common, message: &[u8], now_ns: u64, inside: &mut Inside) -> Result<(), String> {
-        let is_held = self.membership.as_ref().is_none_or(|membership| membership.is_held());
+    fn message(
+        &mut self,
+        common: &Common,
+        message: &[u8],
+        now_ns: u64,
+        measured: &mut Measurements,
+    ) -> Result<(), String> {
+        let may_receive = self
+            .membership
+            .as_ref()
+            .is_none_or(|membership| membership.may_receive());
         let mut is_event = false;
         Stamp::each(&common.stamp, message, |stamp| {
             is_event = true;
             let latency_us = now_ns.saturating_sub(stamp.due_ns) / 1000;
-            inside.lap.events_us[self.spec.group].saturating_record(latency_us);
-            let group = &mut inside.counters.groups[self.spec.group];
+            measured.lap.events_us[self.spec.group].saturating_record(latency_us);
+            let group = &mut measured.counters.groups[self.spec.group];
             self.sequences.count(stamp, group);
-            group.stray += u64::from(!is_held);
-            inside.last_arrival_ns = inside.last_arrival_ns.max(now_ns);
+            group.stray += u64::from(!may_receive);
+            measured.last_arrival_ns = measured.last_arrival_ns.max(now_ns);
         });
         let adapter = &*common.adapter;
         for answer in &adapter.answers {
-            // Some servers put several texts into one message, a line each, a ping among events.
+            // Some servers put several lines into one message, so a ping may stand among events.
             let is_to_answer = |line: &[u8]| line == answer.to.as_bytes();
             if message.split(|byte| *byte == b'\n').any(is_to_answer) {
                 self.send_text(&answer.with)?;
@@ -318,50 +351,50 @@ impl Client {
         match self.state {
             State::Opening(_) | State::Subscribing(_) if is_error => Err(String::from_utf8_lossy(message).into_owned()),
             State::Opening(step) if contains(message, &adapter.open[step].r#await) => {
-                self.open(common, step, now_ns, inside)
+                self.open(common, step, now_ns, measured)
             }
             State::Subscribing(number) if contains(message, &adapter.subscribed) => {
-                self.subscribe(common, number + 1, now_ns, inside)
+                self.subscribe(common, number + 1, now_ns, measured)
             }
-            State::Ready => self.answer(common, message, is_error, now_ns, inside),
+            State::Ready => self.answer(common, message, is_error, now_ns, measured),
             _ => Ok(()),
         }
     }
 
-    /// What comes to a live client and is no event.
+    /// Handles a message to a live client that is not an event.
     fn answer(
         &mut self,
         common: &Common,
         message: &[u8],
         is_error: bool,
         now_ns: u64,
-        inside: &mut Inside,
+        measured: &mut Measurements,
     ) -> Result<(), String> {
         let adapter = &*common.adapter;
         let mut due_ns = None;
         if let Some(id) = RequestId::find(&common.request_id, message) {
             due_ns = Some(id.due_ns);
         } else if let Some(membership) = &mut self.membership {
-            let mark = if membership.asks_to_subscribe() {
+            let mark = if membership.is_subscribing() {
                 &adapter.subscribed
             } else {
                 &adapter.unsubscribed
             };
             if is_error || contains(message, mark) {
                 due_ns = membership.answered(!is_error);
-                if !membership.is_held() {
+                if !membership.may_receive() {
                     self.sequences.restart();
                 }
             }
         }
         let Some(due_ns) = due_ns else {
-            inside.counters.requests.errors += u64::from(is_error);
+            measured.counters.requests.errors += u64::from(is_error);
             if !adapter.dropped.is_empty() && contains(message, &adapter.dropped) {
-                inside.counters.groups[self.spec.group].told_dropped += told_count(message);
+                measured.counters.groups[self.spec.group].told_dropped += reported_count(message);
             }
             return Ok(());
         };
-        let requests = &mut inside.counters.requests;
+        let requests = &mut measured.counters.requests;
         requests.answered += 1;
         let is_good = if self.membership.is_some() {
             !is_error
@@ -369,11 +402,11 @@ impl Client {
             contains(message, &adapter.succeeded)
         };
         requests.failed += u64::from(!is_good);
-        inside
+        measured
             .lap
             .requests_us
             .saturating_record(now_ns.saturating_sub(due_ns) / 1000);
-        self.toggle_next(common, inside)
+        self.toggle_next(common, measured)
     }
 }
 
@@ -381,8 +414,8 @@ fn contains(message: &[u8], mark: &str) -> bool {
     memchr::memmem::find(message, mark.as_bytes()).is_some()
 }
 
-/// The number behind `"count":`; a loss that is told without one is at least one.
-fn told_count(message: &[u8]) -> u64 {
+/// The number after `"count":`. A report of lost events without a number counts as one.
+fn reported_count(message: &[u8]) -> u64 {
     let mark = b"\"count\":";
     let Some(at) = memchr::memmem::find(message, mark) else {
         return 1;
@@ -432,11 +465,11 @@ mod tests {
     }
 
     #[test]
-    fn told_losses_are_added_up() {
+    fn the_reported_number_of_lost_events_is_read() {
         assert_eq!(
-            told_count(br#"{"type":"dropped","data":{"count":17,"channels":[]}}"#),
+            reported_count(br#"{"type":"dropped","data":{"count":17,"channels":[]}}"#),
             17
         );
-        assert_eq!(told_count(br#"{"type":"dropped"}"#), 1);
+        assert_eq!(reported_count(br#"{"type":"dropped"}"#), 1);
     }
 }

@@ -1,17 +1,17 @@
-//! Messages that a server has compressed without context takeover (RFC 7692), inflated by another library than the
-//! gateway's.
+//! Decompresses messages of a server that compresses without context takeover (RFC 7692), with another library than
+//! the gateway uses.
 //!
-//! Invariant: what is given back is what the bytes at hand say. Those that are the same as before are not inflated again,
-//! so a broadcast costs the tool one inflation and a comparison for each client.
+//! Invariant: The result depends on the given bytes only. If they equal the previous message's bytes, its result is
+//! reused, so a broadcast costs one decompression and one comparison for each client.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// What a client offers. Nothing is kept between messages then, whatever the server would like.
+/// The extension that a client offers. Neither side keeps a window between messages.
 pub(crate) const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-/// What ends a message and is not sent (section 7.2.1).
+/// The end of a compressed message, which is not sent (RFC 7692, section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -19,19 +19,19 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Default)]
 pub(crate) struct Inflater {
     stream: Box<DecompressorOxide>,
-    /// What `message` was made of, and the tail.
+    /// The input that `message` was decompressed from, with [`TAIL`].
     compressed: Vec<u8>,
     message: Vec<u8>,
 }
 
 impl Inflater {
-    /// The message that was compressed to these bytes.
+    /// Decompresses a message.
     pub(crate) fn inflate(&mut self, compressed: &[u8]) -> Result<&[u8], String> {
         if self.compressed.strip_suffix(&TAIL) != Some(compressed) {
             self.compressed.clear();
             self.message.clear();
             let message = self.inflate_anew(compressed);
-            // What is wrong is never taken for known.
+            // The bytes of a malformed message are forgotten, so the same bytes are an error again.
             message.inspect_err(|_| self.compressed.clear())?;
         }
         Ok(&self.message)
@@ -55,7 +55,7 @@ impl Inflater {
             match status {
                 TINFLStatus::NeedsMoreInput | TINFLStatus::Done => break,
                 TINFLStatus::HasMoreOutput => {}
-                _ => return Err("the server sent a compressed message that is none".into()),
+                _ => return Err("the server sent a malformed compressed message".into()),
             }
         }
         self.message.truncate(given);
@@ -75,16 +75,16 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_inflated_each_by_itself() {
+    fn each_message_is_decompressed_independently() {
         let mut inflater = Inflater::default();
-        // Section 7.2.3.1 to 7.2.3.4, and nothing at all.
+        // The examples of RFC 7692, sections 7.2.3.1 to 7.2.3.4, and an empty message.
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         for _ in 0..2 {
             assert_eq!(inflater.inflate(&hello), Ok(&b"Hello"[..]));
         }
         assert_eq!(inflater.inflate(&stored(&[b'x'; 5000])), Ok(&[b'x'; 5000][..]));
         assert_eq!(inflater.inflate(&[0x00]), Ok(&b""[..]));
-        // A reference into the message before it; the same again is no better.
+        // A reference into the previous message is an error, also the second time.
         for _ in 0..2 {
             assert!(inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]).is_err());
         }

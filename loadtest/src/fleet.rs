@@ -1,4 +1,4 @@
-//! All workers, from outside: what scenarios are made of.
+//! All workers of a run, with the operations that scenarios consist of.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,22 +28,22 @@ pub(crate) struct Fleet<'a> {
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     recorder: Recorder,
-    /// Connections so far.
+    /// Number of connections so far.
     serial: usize,
 }
 
-/// Channels beside the published ones that scenarios use for clients that are to get something of their own.
+/// Number of channels beside the published ones, for clients that must receive events of their own.
 pub(crate) const EXTRA_CHANNELS: u64 = 1;
 
 /// Both processes at one moment.
-#[derive(Clone, Debug)]
+/// The samples of both processes at one moment.
 pub(crate) struct Samples {
     pub(crate) server: Option<Sample>,
     pub(crate) tool: Sample,
 }
 
 impl<'a> Fleet<'a> {
-    /// Makes everything ready for `clients` connections at a time.
+    /// Starts the workers and prepares for `clients` simultaneous connections.
     pub(crate) fn start(server: &'a Server, clients: usize) -> Result<Self, String> {
         crate::limit::raise_descriptors(clients)?;
         let mut adapter = Adapter::load(&server.adapter)?;
@@ -115,12 +115,12 @@ impl<'a> Fleet<'a> {
         self.recorder.view()
     }
 
-    /// Enters a phase of the run; the latencies of the one before.
+    /// Begins a phase of the run and returns the latencies of the previous one.
     pub(crate) fn enter(&mut self, name: &'static str) -> Lap {
         self.recorder.enter(name)
     }
 
-    /// Ends the last phase of the run: its latencies.
+    /// Ends the last phase of the run and returns its latencies.
     pub(crate) fn leave(&mut self) -> Lap {
         self.recorder.leave()
     }
@@ -147,7 +147,7 @@ impl<'a> Fleet<'a> {
             .map_err(|_| self.fatal().unwrap_or_else(|| "a worker ended".into()))
     }
 
-    /// Waits until `done`, looking every few milliseconds; `false` when `limit` passed before.
+    /// Polls `done` every few milliseconds. Returns `false` if `limit` passes first.
     pub(crate) fn wait(&mut self, limit: Duration, mut done: impl FnMut(&View) -> bool) -> Result<bool, String> {
         let deadline = Instant::now() + limit;
         loop {
@@ -165,12 +165,12 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Lets time pass.
+    /// Waits for `time`, while the recorder keeps recording.
     pub(crate) fn pass(&mut self, time: Duration) -> Result<(), String> {
         self.wait(time, |_| false).map(|_| ())
     }
 
-    /// The name of the channel of this index, or the pattern in its place.
+    /// The name of the channel of this index, or the pattern that replaces it.
     pub(crate) fn channel(&self, index: u64) -> String {
         match &self.server.pattern {
             Some(pattern) if index < self.server.channels => pattern.clone(),
@@ -178,7 +178,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Connects `count` clients, due evenly over `spread`, without waiting for them.
+    /// Starts to connect `count` clients, due evenly over `spread`. Does not wait for them.
     pub(crate) fn connect(
         &mut self,
         group: usize,
@@ -207,7 +207,7 @@ impl<'a> Fleet<'a> {
             .try_for_each(|(worker, share)| self.tell(worker, Order::Connect(share)))
     }
 
-    /// Waits until all of `groups` are live that `connect` was asked for; `wanted` counts them since the start.
+    /// Waits until `wanted` clients have become live since the start. It is an error if one ends or `limit` passes.
     pub(crate) fn await_live(&mut self, wanted: u64, limit: Duration) -> Result<(), String> {
         let live = |view: &View| view.counters.sum(|group| group.ready);
         let ended = |view: &View| view.counters.sum(|group| group.ended);
@@ -222,7 +222,8 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// Connects clients to the published channels in turn, by the ramp that was asked for, and waits for them.
+    /// Connects clients, assigned to the published channels in rotation, over the configured ramp. Waits until all are
+    /// live.
     pub(crate) fn connect_all(&mut self, group: usize, count: usize) -> Result<(), String> {
         let before = self.view().counters.sum(|group| group.ready);
         let ramp = Duration::from_secs(self.server.ramp_seconds);
@@ -242,12 +243,12 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Begins to publish.
+    /// Begins to publish. Does not wait.
     pub(crate) fn begin_publishing(&mut self, schedule: Schedule) -> Result<(), String> {
         self.tell(0, Order::Publish(schedule))
     }
 
-    /// Publishes all of a schedule, and waits until the server has taken it.
+    /// Publishes a whole schedule, and waits until the server has accepted it.
     pub(crate) fn publish(&mut self, schedule: Schedule) -> Result<(), String> {
         let target = self.view().counters.requests.published + schedule.events;
         let time = Duration::from_nanos(schedule.interval_ns * schedule.events) + Duration::from_secs(60);
@@ -257,14 +258,14 @@ impl<'a> Fleet<'a> {
         })? {
             Ok(())
         } else {
-            Err("the server takes events too slowly: giving up a minute late".into())
+            Err("the server accepts events too slowly: gave up when it was a minute late".into())
         }
     }
 
-    /// Ends what was begun; how many events were published in all.
+    /// Stops publishing, and waits until the publisher is quiet.
     pub(crate) fn end_publishing(&mut self) -> Result<(), String> {
         self.tell(0, Order::EndPublishing)?;
-        // The order is behind what the worker is doing just now: it is carried out when the publisher says nothing new.
+        // The worker takes the order after its current work, so the order is done once the count stops moving.
         let mut last = u64::MAX;
         let mut since = Instant::now();
         let quiet = self.wait(Duration::from_secs(60), |view| {
@@ -280,7 +281,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Lets the clients of a group ask, without waiting for the answers.
+    /// Starts requests of a group's clients. Does not wait for the answers.
     pub(crate) fn request(&mut self, kind: Kind, group: usize, per_second: u64, seconds: u64) -> Result<(), String> {
         let start = Instant::now() + Duration::from_millis(20);
         let plans = requests::shares(kind, start, per_second, seconds, group, self.workers());
@@ -290,7 +291,7 @@ impl<'a> Fleet<'a> {
             .try_for_each(|(worker, plan)| self.tell(worker, Order::Request(plan)))
     }
 
-    /// Waits until `value` reaches `target`, or has not moved for three seconds, or `limit` passed.
+    /// Waits until `value` reaches `target`, or has not changed for three seconds, or `limit` has passed.
     pub(crate) fn drain(&mut self, target: u64, limit: Duration, value: impl Fn(&View) -> u64) -> Result<(), String> {
         let (mut seen, mut since) = (value(&self.view()), Instant::now());
         self.wait(limit, |view| {
@@ -303,13 +304,13 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// Cuts a group off; what it had counted stays.
+    /// Disconnects a group of clients. Their counters are kept.
     pub(crate) fn disconnect(&mut self, group: usize) -> Result<(), String> {
         debug_assert!(group < GROUPS);
         self.tell_all(|| Order::Disconnect(group))
     }
 
-    /// Stops the workers; the whole series.
+    /// Stops the workers and returns the whole time series.
     pub(crate) fn finish(self) -> Result<Series, String> {
         let series = self.recorder.finish();
         self.shared.stop.store(true, Relaxed);
@@ -325,10 +326,7 @@ fn tokens(server: &Server, adapter: &Adapter, clients: usize) -> Result<Tokens, 
         return Ok(Tokens::one(server.token.as_deref()));
     };
     if !adapter.has_token() {
-        return Err(format!(
-            "adapter {} has no tokens: --secret-env is for nothing",
-            server.adapter
-        ));
+        return Err(format!("adapter {} has no tokens: remove --secret-env", server.adapter));
     }
     let secret = std::env::var(variable).map_err(|_| format!("the variable {variable} is not set"))?;
     Ok(Tokens::mint(&secret, server.users.unwrap_or(clients)))

@@ -1,11 +1,11 @@
-//! Descriptors: each client is one.
+//! The limit of file descriptors: each client takes one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the tool needs beside its clients.
+/// Descriptors that the tool needs beside those of its clients.
 const SPARE: usize = 64;
 
-/// Makes room for so many clients, and says so, or says what stands in the way.
+/// Raises the descriptor limit for `clients` connections if necessary, and prints the new limit.
 pub(crate) fn raise_descriptors(clients: usize) -> Result<(), String> {
     let needed = (clients + SPARE) as u64;
     let before = getrlimit(Resource::Nofile);
@@ -23,7 +23,7 @@ pub(crate) fn raise_descriptors(clients: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The limits that are needed, if they are others. Above the hard one only root may go.
+/// The limits to set, or `None` if the current ones suffice. Only root may exceed the hard limit.
 fn raised(now: &Rlimit, needed: u64) -> Option<Rlimit> {
     if now.current.is_none_or(|current| current >= needed) {
         return None;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_raised_to_what_there_is_and_not_for_nothing() {
+    fn a_limit_is_raised_only_if_needed_and_up_to_the_hard_limit() {
         let limit = |current, maximum| Rlimit { current, maximum };
         assert_eq!(raised(&limit(Some(1000), Some(5000)), 900), None);
         assert_eq!(raised(&limit(None, None), 900), None);

@@ -1,27 +1,26 @@
-//! Load tool for WebSocket servers that fan events out: many clients, one publisher, honest figures.
+//! Load tool for WebSocket servers that fan events out: many clients and one publisher.
 //!
-//! Invariant: a latency is counted from the time at which the event (the request, the connection) was *due*, so a server
-//! (or a tool) that falls behind shows it, and an event that is lost, doubled or overtaken is seen by every client's own
-//! sequence numbers.
+//! Invariants: A latency is measured from the time at which the event, request or connection was *due*, so a delay in
+//! the server or in the tool is part of it. Each client finds lost, duplicate and reordered events by sequence numbers.
 //!
 //! # Layout
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `options` | the command line |
-//! | `scenario/` | what is done in which order, one file each |
-//! | `fleet` | all workers from outside: connect, publish, ask, wait |
-//! | `recorder` | rows of the time series, phases, the line in the terminal |
-//! | `worker` | one thread, one epoll loop: clients and, in the first worker, the publisher |
-//! | `client`, `sequences`, `protocol` | one connection: handshake, subscribing, frames, what it should have received |
+//! | `scenario/` | the steps of each scenario, one file each |
+//! | `fleet` | all workers, as scenarios see them: connect, publish, request, wait |
+//! | `recorder` | the time series, the phases, the progress line in the terminal |
+//! | `worker` | one thread with one epoll loop: clients and, in the first worker, the publisher |
+//! | `client`, `sequences`, `protocol` | one connection: handshake, subscriptions, frames, sequence checks |
 //! | `deflate` | compressed messages |
-//! | `adapter` | how a server is spoken to, from a TOML file |
-//! | `publisher` | events by HTTP or WebSocket frames, all that are due in one request |
-//! | `requests` | commands and (un)subscriptions by the clock |
-//! | `backend` | answers commands behind the server |
+//! | `adapter` | the protocol of a server, from a TOML file |
+//! | `publisher` | publishes by HTTP requests or WebSocket frames; one carries all events that are due |
+//! | `requests` | commands, subscribe and unsubscribe requests at a fixed rate |
+//! | `backend` | a backend behind the server, which answers commands |
 //! | `measured` | counters and histograms of one worker |
-//! | `process`, `limit`, `token` | CPU and memory from `/proc`, descriptors, tokens |
-//! | `report/` | figures as JSON, text, page with plots, comparison |
+//! | `process`, `limit`, `token` | CPU and memory from `/proc`, the descriptor limit, tokens |
+//! | `report/` | the results as JSON, text and a page with plots; comparisons |
 
 mod adapter;
 mod backend;

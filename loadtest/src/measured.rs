@@ -1,13 +1,13 @@
-//! What a worker has counted: what the clients received, when, and what they asked for.
+//! The measurements of one worker: events that clients received, their latencies, and requests.
 //!
-//! Invariant: counters only grow, so two readings give what lies between them; histograms are taken away by the reader
-//! (exchanged for empty ones), so every value is in exactly one lap.
+//! Invariant: Counters only grow, so the difference of two readings belongs to the time between them. The reader takes
+//! histograms away and leaves empty ones, so every value is in exactly one lap.
 
 use std::sync::{Mutex, MutexGuard};
 
 use hdrhistogram::Histogram;
 
-/// What takes longer is counted as ten minutes.
+/// Longer times are counted as this: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// An empty histogram of microseconds, exact to three digits.
@@ -15,18 +15,18 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constant and good")
 }
 
-/// Clients whose latencies are the figure, and the ones that disturb them: storming, churning, stalled.
+/// Number of groups: the clients that are measured, and those that disturb them by storming, churning or stalling.
 pub(crate) const GROUPS: usize = 2;
 pub(crate) const MEASURED: usize = 0;
 pub(crate) const OTHERS: usize = 1;
 
-/// Latencies since they were last taken.
+/// Latencies since they were last taken, in microseconds.
 pub(crate) struct Lap {
-    /// From when an event was due to its arrival, by group.
+    /// From the time an event was due to its arrival, by group.
     pub(crate) events_us: [Histogram<u64>; GROUPS],
-    /// From when a request was due to its answer.
+    /// From the time a request was due to its answer.
     pub(crate) requests_us: Histogram<u64>,
-    /// From when a connection was due to its being subscribed, by group.
+    /// From the time a connection was due to its subscription, by group.
     pub(crate) live_us: [Histogram<u64>; GROUPS],
 }
 
@@ -50,7 +50,7 @@ impl Lap {
 
     pub(crate) fn add(&mut self, other: &Self) {
         for (to, from) in self.all_mut().zip(other.all()) {
-            // Most laps have nothing in most histograms, and adding one walks through all its buckets.
+            // Most histograms of a lap are empty, and adding one visits all its buckets.
             if !from.is_empty() {
                 to.add(from).expect("all histograms have the same bounds");
             }
@@ -79,46 +79,46 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Of one group of clients.
+    /// Counters of one group of clients.
     Group {
         /// Clients that became subscribed.
         ready,
-        /// Clients that ended without being told to.
+        /// Clients whose connection ended unexpectedly.
         ended,
-        /// Live clients that the tool has cut off.
+        /// Live clients that the tool has disconnected.
         left,
-        /// Bytes that came over the sockets, heads and frames and all.
+        /// Bytes read from the sockets, including HTTP heads and frame headers.
         bytes,
-        /// Events, of which some may be doubles.
+        /// Events, including duplicates.
         events,
-        /// Events that were skipped by a sequence number.
+        /// Gaps in the sequence numbers, in events.
         missing,
-        /// Events behind or equal to one that had come before.
+        /// Events whose sequence number is not above the highest one received.
         out_of_order,
-        /// Losses that the server told.
+        /// Lost events that the server reported.
         told_dropped,
-        /// Events of a channel that was not subscribed any more.
+        /// Events of a channel after its subscription had ended.
         stray,
     }
 }
 
 counters! {
-    /// Of what clients ask for while they are subscribed, and of the publisher.
+    /// Counters of the requests of subscribed clients, and of the publisher.
     Requests {
         /// Requests that were sent.
         sent,
-        /// Those that were answered.
+        /// Requests that were answered.
         answered,
-        /// Answers that were refusals.
+        /// Answers that report a failure.
         failed,
-        /// Error messages that are no answer to a request.
+        /// Error messages that do not belong to a request.
         errors,
-        /// Events that were given to the server.
+        /// Events that were sent to the server.
         published,
     }
 }
 
-/// Everything that is counted.
+/// All counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) groups: [Group; GROUPS],
@@ -140,7 +140,7 @@ impl Counters {
         }
     }
 
-    /// Clients that are subscribed now.
+    /// The number of clients that are subscribed now.
     pub(crate) fn live(&self) -> u64 {
         self.sum(|group| group.ready)
             .saturating_sub(self.sum(|group| group.ended + group.left))
@@ -151,23 +151,23 @@ impl Counters {
     }
 }
 
-/// One worker's, shared with whoever reads it.
-pub(crate) struct Measured(Mutex<Inside>);
+/// The measurements of one worker, shared with the threads that read them.
+pub(crate) struct Measured(Mutex<Measurements>);
 
-pub(crate) struct Inside {
+pub(crate) struct Measurements {
     pub(crate) lap: Lap,
     pub(crate) counters: Counters,
-    /// When the last event arrived, nanoseconds since the start.
+    /// When the last event arrived, in nanoseconds since the start.
     pub(crate) last_arrival_ns: u64,
-    /// The longest time an event waited in the tool, since publishing began.
+    /// The longest time that an event waited in the tool since publishing began, in nanoseconds.
     pub(crate) late_ns_max: u64,
-    /// Whether everything that was to be published is given to the server.
+    /// Whether the server has accepted everything that was to be published.
     pub(crate) is_published: bool,
 }
 
 impl Measured {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Inside {
+        Self(Mutex::new(Measurements {
             lap: Lap::new(),
             counters: Counters::default(),
             last_arrival_ns: 0,
@@ -176,12 +176,12 @@ impl Measured {
         }))
     }
 
-    /// Held for a few events by the worker, and for an exchange of pointers by the reader.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inside> {
+    /// Locks the measurements. The worker holds the lock for a few events, the reader for an exchange of pointers.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Measurements> {
         self.0.lock().expect("no thread panics with it")
     }
 
-    /// Takes the lap away; `spare`, empty, takes its place.
+    /// Takes the lap and leaves `spare`, which must be empty.
     pub(crate) fn take_lap(&self, spare: &mut Lap) {
         std::mem::swap(&mut self.lock().lap, spare);
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn two_readings_give_what_lies_between() {
+    fn the_difference_of_two_readings_belongs_to_the_time_between() {
         let (mut now, mut worker) = (Counters::default(), Counters::default());
         worker.groups[MEASURED].events = 5;
         worker.groups[OTHERS].events = 2;

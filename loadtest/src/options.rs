@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Load tool for WebSocket servers that fan events out: many clients, one publisher, honest figures
+/// Load tool for WebSocket servers that fan events out: many clients, one publisher
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
 pub(crate) struct Options {
@@ -17,34 +17,36 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// N subscribed clients, R events/s: latency, loss, order, server CPU per delivery
     Fanout(Fanout),
-    /// N subscribed clients that wait: server memory per connection before and after a burst, set-up and idle CPU
+    /// N subscribed clients that wait: server memory per connection before and after a burst, connect time and idle CPU
     Idle(Idle),
-    /// N clients connect, authenticate and subscribe at once while M others receive: time until all are live, the others' latency
+    /// N clients connect, authenticate and subscribe at once while M others receive: time until all are live, latency
+    /// of the others
     Storm(Storm),
-    /// Clients end and begin their subscriptions while others receive
+    /// Clients unsubscribe and subscribe while others receive
     Churn(Churn),
-    /// Commands and their answers through the server to a backend inside the tool: latency and rate
+    /// Commands that the server passes to a backend inside the tool: latency and rate of the answers
     Commands(Commands),
-    /// Stalled readers among healthy ones: the healthy ones' latency without and with them
+    /// Stalled readers among healthy ones: latency of the healthy ones, first without and then with stalled readers
     Slow(Slow),
-    /// `fanout` for long: whether rates hold, memory stays flat and nothing is lost
+    /// `fanout` for a long time: whether rates hold, memory stays flat and no event is lost
     Soak(Fanout),
-    /// Two reports side by side, as ratios
+    /// Compare two reports by ratios
     Compare(Compare),
-    /// Print a built-in adapter, to begin one's own with
+    /// Print a built-in adapter, as a template for your own
     Adapter {
         /// tickgate, tickgate-typed, tickgate-socketio, plain, centrifugo
         name: String,
     },
 }
 
-/// How to talk to the server, and what to write.
+/// The server to test, and the files to write.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Server {
-    /// Where clients connect: ws://host:port/path; without a path, the adapter's
+    /// WebSocket URL of the server: ws://host:port/path; the default path is the adapter's
     #[arg(long, default_value = "ws://127.0.0.1:8080")]
     pub(crate) url: String,
-    /// The server's protocol: tickgate, tickgate-typed, tickgate-socketio, plain, centrifugo, or the path of a TOML file
+    /// The server's protocol: tickgate, tickgate-typed, tickgate-socketio, plain, centrifugo, or the path of a TOML
+    /// file
     #[arg(long, default_value = "tickgate")]
     pub(crate) adapter: String,
     /// One token for all clients
@@ -55,55 +57,56 @@ pub(crate) struct Server {
         conflicts_with = "secret_env"
     )]
     pub(crate) token: Option<String>,
-    /// The variable that holds the server's HS256 secret: each client gets a token of a user of its own, load-0, load-1, ...
+    /// The environment variable with the server's HS256 secret: each client gets a token for a user of its own, load-0,
+    /// load-1, ...
     #[arg(long, value_name = "VARIABLE")]
     pub(crate) secret_env: Option<String>,
-    /// How many users the clients are, with --secret-env [default: as many as clients]
+    /// Number of users that the clients share, with --secret-env [default: as many as clients]
     #[arg(long)]
     pub(crate) users: Option<usize>,
-    /// Where events are published: http://host:port/path; without a path, the adapter's
+    /// URL to publish to: http://host:port/path; the default path is the adapter's
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     pub(crate) publish_url: String,
     /// The publisher's key or token
     #[arg(long, env = "TICKGATE_ADMIN_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
-    /// The text each client subscribes with in place of the adapter's; `{channel}` is filled in, empty sends nothing
+    /// Subscribe message, instead of the adapter's; `{channel}` is replaced; if empty, nothing is sent
     #[arg(long)]
     pub(crate) subscribe_frame: Option<String>,
-    /// A client is ready when a message contains this, in place of the adapter's; empty: at once
+    /// A client is ready when a message contains this text, instead of the adapter's; if empty, it is ready at once
     #[arg(long)]
     pub(crate) ready_marker: Option<String>,
     /// Subscribe to this pattern instead of one channel each
     #[arg(long)]
     pub(crate) pattern: Option<String>,
-    /// Channels published to, in turn
+    /// Number of channels; events go to them in rotation
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) channels: u64,
-    /// Offer permessage-deflate without context takeover, and inflate what comes; a server that declines ends the run
+    /// Offer permessage-deflate without context takeover and decompress messages; the run fails if the server declines
     #[arg(long)]
     pub(crate) compression: bool,
-    /// The server's process, whose CPU and memory are measured
+    /// Process ID of the server, to measure its CPU and memory
     #[arg(long)]
     pub(crate) pid: Option<u32>,
-    /// Threads of the tool [default: one per core it may use]
+    /// Threads of the tool [default: one per available core]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// Handshakes in flight
+    /// Maximum number of handshakes in progress
     #[arg(long, default_value_t = 128)]
     pub(crate) connect_window: usize,
-    /// Connect the clients evenly over so many seconds instead of as fast as the server takes them
+    /// Connect the clients evenly over this many seconds instead of as fast as the server accepts them
     #[arg(long, default_value_t = 0)]
     pub(crate) ramp_seconds: u64,
-    /// Length of each event's `data` in bytes, 64 at least
+    /// Length of each event's `data` in bytes, at least 64
     #[arg(long, default_value_t = 157)]
     pub(crate) data_bytes: usize,
     /// How the server is called in the report
-    #[arg(long, default_value = "server")]
+    /// Name of the server in the report
     pub(crate) name: String,
-    /// Write the figures and their time series here
+    /// Write the report with its time series to this JSON file
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
-    /// Write them as a page with plots here
+    /// Write the report as a page with plots to this HTML file
     #[arg(long)]
     pub(crate) html: Option<PathBuf>,
 }
@@ -112,19 +115,19 @@ pub(crate) struct Server {
 pub(crate) struct Fanout {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Clients
+    /// Number of clients
     #[arg(long, default_value_t = 1000)]
     pub(crate) clients: usize,
     /// Events per second
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
-    /// Seconds before that
+    /// Seconds to publish before the measurement begins
     #[arg(long, default_value_t = 2)]
     pub(crate) warmup_seconds: u64,
-    /// How long to wait for what is still under way
+    /// Seconds to wait at the end for events in transit
     #[arg(long, default_value_t = 30)]
     pub(crate) drain_seconds: u64,
 }
@@ -133,13 +136,13 @@ pub(crate) struct Fanout {
 pub(crate) struct Idle {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Connections
+    /// Number of connections
     #[arg(long, default_value_t = 10_000)]
     pub(crate) clients: usize,
-    /// Seconds of idling that are measured
+    /// Seconds to measure idle connections
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
-    /// Events of the burst
+    /// Number of events in the burst
     #[arg(long, default_value_t = 50)]
     pub(crate) burst_events: u64,
     /// Add a client that stops reading, and fill its socket, before idle CPU is measured
@@ -151,19 +154,20 @@ pub(crate) struct Idle {
 pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Clients that come at once
+    /// Number of clients that connect at once
     #[arg(long, default_value_t = 5000)]
     pub(crate) clients: usize,
-    /// Clients that receive meanwhile; 0: none, and nothing is published
+    /// Number of clients that receive meanwhile; with 0 nothing is published
     #[arg(long, default_value_t = 0)]
     pub(crate) others: usize,
     /// Events per second to the others
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
-    /// Seconds that the others are measured without and, at least, with the storm
+    /// Seconds to measure the others before the storm; also the minimum while it lasts
     #[arg(long, default_value_t = 5)]
     pub(crate) seconds: u64,
-    /// How often they come: before each time but the first all are cut off (their tokens have been seen then)
+    /// Number of storms; all storming clients are disconnected between storms, so the server has seen their tokens from
+    /// the second on
     #[arg(long, default_value_t = 1)]
     pub(crate) rounds: u32,
 }
@@ -172,19 +176,19 @@ pub(crate) struct Storm {
 pub(crate) struct Churn {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Clients that unsubscribe and subscribe
+    /// Number of clients that unsubscribe and subscribe
     #[arg(long, default_value_t = 500)]
     pub(crate) clients: usize,
-    /// Clients that stay subscribed
+    /// Number of clients that stay subscribed
     #[arg(long, default_value_t = 100)]
     pub(crate) others: usize,
-    /// Subscriptions ended or begun per second, of all clients together
+    /// Subscribe and unsubscribe requests per second, of all clients together
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) requests_per_second: u64,
     /// Events per second
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
 }
@@ -193,16 +197,17 @@ pub(crate) struct Churn {
 pub(crate) struct Commands {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Clients that send commands
+    /// Number of clients that send commands
     #[arg(long, default_value_t = 100)]
     pub(crate) clients: usize,
     /// Commands per second, of all clients together
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) requests_per_second: u64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
-    /// Where the tool's backend listens, which the server's route for the commands names; "none": the server answers itself
+    /// Address of the tool's backend, to which the server must route the commands; "none" if the server answers them
+    /// itself
     #[arg(long, default_value = "127.0.0.1:18090")]
     pub(crate) backend: String,
 }
@@ -211,32 +216,32 @@ pub(crate) struct Commands {
 pub(crate) struct Slow {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Healthy clients
+    /// Number of healthy clients
     #[arg(long, default_value_t = 1000)]
     pub(crate) clients: usize,
-    /// Clients that stop reading
+    /// Number of clients that stop reading
     #[arg(long, default_value_t = 50)]
     pub(crate) stalled: usize,
     /// Events per second
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
-    /// Seconds that are measured, without and with them
+    /// Seconds to measure without the stalled clients, and again with them
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Compare {
-    /// The report that others are measured by
+    /// The report to compare with
     pub(crate) base: PathBuf,
-    /// The report to compare with it
+    /// The report to compare
     pub(crate) other: PathBuf,
-    /// Write the comparison as a page with plots here
+    /// Write the comparison as a page with plots to this HTML file
     #[arg(long)]
     pub(crate) html: Option<PathBuf>,
 }
 
-/// A plain address and a path.
+/// A URL without TLS: the address and the path.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     pub(crate) host: String,

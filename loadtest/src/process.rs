@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-/// What a process had used at one moment.
+/// What a process had used up to one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) at: Instant,
-    /// User and system time of all its threads, living and ended.
+    /// User and system time of all its threads, including ended ones.
     pub(crate) cpu: Duration,
     threads: Vec<Thread>,
-    /// Resident memory, kernel buffers of sockets not included.
+    /// Resident memory, without the kernel's socket buffers.
     pub(crate) rss_bytes: u64,
     /// Resident anonymous memory: heap and stacks, without code and files.
     pub(crate) anonymous_bytes: u64,
 }
 
-/// What one thread has used, and how long it has waited for a core that others used while it was ready to run.
+/// The CPU time of one thread, and the time it was ready to run but waited for a core.
 #[derive(Clone, Debug)]
 struct Thread {
     id: String,
@@ -24,13 +24,13 @@ struct Thread {
 }
 
 impl Sample {
-    /// Share of the wall time since `earlier` in which its most hindered thread waited for a core; more than a few
-    /// per cent says that the machine was busy with other things, and that latencies are not the server's alone.
+    /// Share of the wall time since `earlier` in which the thread that waited longest waited for a core. More than a
+    /// few per cent means that the machine was busy, so latencies are not due to the server alone.
     pub(crate) fn waited_since(&self, earlier: &Self) -> f64 {
         self.most_of(earlier, |thread| thread.waited_ns)
     }
 
-    /// Share of the wall time since `earlier` in which its busiest thread ran: at 1.0 it could not have done more.
+    /// Share of the wall time since `earlier` in which the busiest thread ran. At 1.0 that thread is saturated.
     pub(crate) fn busiest_since(&self, earlier: &Self) -> f64 {
         self.most_of(earlier, |thread| thread.cpu_ns)
     }
@@ -46,7 +46,7 @@ impl Sample {
         most.unwrap_or(0) as f64 / 1e9 / wall.max(1e-9)
     }
 
-    /// CPU per wall time since `earlier`: 1.0 is one core.
+    /// CPU time per wall time since `earlier`: 1.0 is one core.
     pub(crate) fn cores_since(&self, earlier: &Self) -> f64 {
         let wall = self.at.duration_since(earlier.at).as_secs_f64();
         self.cpu.saturating_sub(earlier.cpu).as_secs_f64() / wall.max(1e-9)
@@ -59,7 +59,7 @@ pub(crate) fn sample(pid: u32) -> Result<Sample, String> {
         std::fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|error| format!("process {pid}: {error}"))
     };
     let (stat, status) = (read("stat")?, read("status")?);
-    let ticks = cpu_ticks(&stat).ok_or_else(|| format!("process {pid}: unknown form of stat"))?;
+    let ticks = cpu_ticks(&stat).ok_or_else(|| format!("process {pid}: unknown format of stat"))?;
     let tick = Duration::from_secs(1).div_f64(rustix::param::clock_ticks_per_second() as f64);
     let kib = |key: &str| field_kib(&status, key).ok_or_else(|| format!("process {pid}: no {key} in status"));
     Ok(Sample {
@@ -71,7 +71,7 @@ pub(crate) fn sample(pid: u32) -> Result<Sample, String> {
     })
 }
 
-/// Empty on kernels that do not count by thread.
+/// The threads of a process; empty on kernels without scheduler statistics of threads.
 fn threads(pid: u32) -> Vec<Thread> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -88,7 +88,7 @@ fn threads(pid: u32) -> Vec<Thread> {
     threads.flatten().filter_map(of).collect()
 }
 
-/// utime + stime: the 14th and 15th field, counted behind the name, which may contain anything.
+/// utime + stime: fields 14 and 15, counted after the name, which may contain any character.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 and RFC 6455 as a client needs, written apart from the gateway's own codec on purpose.
+//! The parts of HTTP/1.1 and RFC 6455 that a client needs, deliberately independent of the gateway's own codec.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::adapter::TokenBy;
 use crate::deflate;
 use crate::options::Url;
 
-/// A fixed key is as good as a random one here, and its answer is known (RFC 6455, section 1.3).
+/// A constant key suffices, and its `Sec-WebSocket-Accept` is known (RFC 6455, section 1.3).
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -33,8 +33,8 @@ pub(crate) fn upgrade_request(url: &Url, by: TokenBy, token: Option<&str>, compr
     )
 }
 
-/// How many bytes the server's answer takes, when it is there and is a good one: it agrees on compression if that was
-/// offered, and on nothing else.
+/// The length of the server's response, or `None` while it is incomplete. It is an error if the response refuses the
+/// upgrade, declines compression that was offered, or agrees on any other extension.
 pub(crate) fn upgrade_response(bytes: &[u8], compression: bool) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
@@ -72,11 +72,13 @@ fn check_extensions(headers: &[httparse::Header<'_>], compression: bool) -> Resu
             .any(|part| part == "server_no_context_takeover")
             .then_some(())
             .ok_or_else(|| format!("the server keeps a window between messages: {agreed}")),
-        _ => Err(format!("the server agreed on what was not offered: {agreed}")),
+        _ => Err(format!(
+            "the server agreed on an extension that was not offered: {agreed}"
+        )),
     }
 }
 
-/// A client's frame. The mask is zero: legal, though not random, and the server has to undo it all the same.
+/// A client's frame. The mask is zero, which is legal though not random; the server has to unmask the payload anyway.
 pub(crate) fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -101,7 +103,7 @@ pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
-/// One whole server frame.
+/// One complete server frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: u8,
@@ -109,7 +111,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// The frame at the start of `bytes` and its length, or `None` when it is incomplete.
+/// The frame at the start of `bytes` and its length, or `None` while it is incomplete.
 pub(crate) fn server_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, String> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
@@ -147,21 +149,21 @@ pub(crate) fn server_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, S
     }))
 }
 
-/// What the tool puts into an event's `data`, so that any server that passes it on can be measured.
+/// The stamp that the tool puts into an event's `data`. Any server that passes the data on can be measured by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// Index of the channel.
     pub(crate) channel: u64,
     /// Number of the event in its channel, from 1.
     pub(crate) sequence: u64,
-    /// When the event was due, nanoseconds since the tool started.
+    /// When the event was due, in nanoseconds since the tool started.
     pub(crate) due_ns: u64,
 }
 
 const MARK: &[u8] = b"\"loadtest\":[";
 
 impl Stamp {
-    /// `data` of exactly `bytes` bytes (or the shortest possible, when that is longer).
+    /// The `data` of exactly `bytes` bytes, or the shortest possible one if that is longer.
     pub(crate) fn data(&self, bytes: usize) -> String {
         let Self {
             channel,
@@ -179,7 +181,7 @@ impl Stamp {
         data
     }
 
-    /// Calls `each` with every stamp in a message: some servers put several events into one.
+    /// Calls `each` with every stamp in a message. Some servers put several events into one message.
     pub(crate) fn each(finder: &Finder<'_>, message: &[u8], mut each: impl FnMut(Self)) {
         let mut rest = message;
         while let Some(at) = finder.find(rest) {
@@ -199,8 +201,8 @@ impl Stamp {
     }
 }
 
-/// Appends so many bytes of what events are made of: names that come again and numbers that do not, so that what a server
-/// compresses is worth as much as it would be of real ones. The same seed gives the same.
+/// Appends `bytes` bytes of text like that of real events, with names that repeat and numbers that do not. So it
+/// compresses about as well as real events. The same seed gives the same text.
 fn pad(text: &mut String, bytes: usize, seed: u64) {
     const NAMES: [&str; 6] = [
         "price",
@@ -215,7 +217,7 @@ fn pad(text: &mut String, bytes: usize, seed: u64) {
         if text.len() >= end {
             break;
         }
-        // Knuth's MMIX; its high bits are the good ones.
+        // Knuth's MMIX generator; its high bits are the most random ones.
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -225,7 +227,7 @@ fn pad(text: &mut String, bytes: usize, seed: u64) {
     text.truncate(end);
 }
 
-/// What the tool gives as a request's id: its answer, whatever else it says, tells when the request was due.
+/// The id of a request. Its answer repeats the id, which says when the request was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId {
     pub(crate) due_ns: u64,
@@ -239,7 +241,7 @@ impl RequestId {
         format!("lt:{}:{}:", self.due_ns, self.sequence)
     }
 
-    /// The id in an answer, if it has one.
+    /// The id in an answer, if there is one.
     pub(crate) fn find(finder: &Finder<'_>, message: &[u8]) -> Option<Self> {
         let at = finder.find(message)? + REQUEST_MARK.len();
         let ([due_ns, sequence], _) = numbers(&message[at..], b':')?;
@@ -251,7 +253,7 @@ impl RequestId {
     }
 }
 
-/// `N` decimal numbers with `separator` between them, and the byte behind the last.
+/// `N` decimal numbers with `separator` between them, and the byte after the last one.
 fn numbers<const N: usize>(bytes: &[u8], separator: u8) -> Option<([u64; N], u8)> {
     let (mut numbers, mut index) = ([0u64; N], 0);
     for &byte in bytes {
@@ -270,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_survives_an_envelope() {
+    fn a_stamp_is_found_in_an_envelope() {
         let stamp = Stamp {
             channel: 3,
             sequence: 41,
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_survives_an_answer() {
+    fn a_request_id_is_found_in_an_answer() {
         let id = RequestId {
             due_ns: 1_234_567,
             sequence: 9,
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_where_the_server_looks_for_it() {
+    fn a_token_is_sent_in_the_query_or_the_header() {
         let url = |path: &str| Url::parse(&format!("ws://127.0.0.1:1{path}"), "/").unwrap();
         for (path, by, token, expected) in [
             ("/ws", TokenBy::Query, Some("t"), "GET /ws?token=t HTTP/1.1\r\n"),
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn server_frames_of_every_length_form_and_cut() {
+    fn server_frames_of_every_length_encoding_are_parsed() {
         for length in [0usize, 5, 125, 126, 65_535, 65_536] {
             let mut bytes = vec![0x81];
             match length {
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn compression_is_agreed_on_or_the_run_ends() {
+    fn declined_compression_is_an_error() {
         let url = Url::parse("ws://127.0.0.1:1/ws", "/").unwrap();
         let request = upgrade_request(&url, TokenBy::Header, Some("t"), true);
         let offer = format!("\r\nSec-WebSocket-Extensions: {}\r\n\r\n", deflate::OFFER);

@@ -1,7 +1,7 @@
-//! Events to the server, as they become due, over one connection: HTTP requests or WebSocket frames.
+//! Publishes events as they become due, over one connection, by HTTP requests or WebSocket frames.
 //!
-//! Invariant: an event's stamp is the time at which it was due, however late it is really sent; while a request is
-//! under way (or a frame is not taken yet), what becomes due waits and goes out together in the next one.
+//! Invariant: An event's stamp is the time at which it was due, however late it is sent. While a request is in progress
+//! or a frame is not written yet, events that become due wait; the next request or frame carries all of them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::adapter::{Adapter, PublishBy};
 use crate::options::Url;
 use crate::protocol::{self, Stamp};
 
-/// What to publish.
+/// The events to publish, and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     /// When the first event is due.
     pub(crate) start: Instant,
-    /// Between two events.
+    /// Time between two events.
     pub(crate) interval_ns: u64,
-    /// How many; `u64::MAX`: until told to stop.
+    /// Number of events; `u64::MAX` to publish until told to stop.
     pub(crate) events: u64,
-    /// Length of each event's `data`.
+    /// Length of each event's `data` in bytes.
     pub(crate) data_bytes: usize,
-    /// The first channel's index, and how many take turns.
+    /// Index of the first channel, and the number of channels. Events go to them in rotation.
     pub(crate) first_channel: u64,
     pub(crate) channels: u64,
 }
@@ -35,10 +35,10 @@ impl Schedule {
     }
 }
 
-/// Bytes of one request or frame: below what servers accept.
+/// Approximate maximum size of one request or frame, below the limits of servers.
 const REQUEST_BYTES: usize = 4 << 20;
 
-/// Where events go and as whom.
+/// The URL and the credentials to publish with.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) url: Url,
@@ -57,7 +57,7 @@ pub(crate) struct Publisher {
     written: usize,
     response: Vec<u8>,
     is_waiting: bool,
-    /// The longest time an event waited in the tool before its request began.
+    /// The longest time that an event waited in the tool before its request began, in nanoseconds.
     pub(crate) late_ns_max: u64,
     pub(crate) published: u64,
 }
@@ -94,20 +94,20 @@ impl Publisher {
         self.late_ns_max = 0;
     }
 
-    /// What is not sent yet is not sent any more.
+    /// Drops the events that are not sent yet.
     pub(crate) fn end(&mut self) {
         if let Some(schedule) = &mut self.schedule {
             schedule.events = self.sent;
         }
     }
 
-    /// When there is something to do again, if that depends on the clock alone.
+    /// When the next event is due, unless a request is in progress.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let schedule = self.schedule.filter(|_| !self.is_waiting)?;
         (self.sent < schedule.events).then(|| schedule.due(self.sent))
     }
 
-    /// Sends what is due, unless a request is under way.
+    /// Sends what is due, unless a request is in progress.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), String> {
         while let Some(schedule) = self.schedule.filter(|_| !self.is_waiting) {
             if self.sent == schedule.events || schedule.due(self.sent) > now {
@@ -173,7 +173,7 @@ impl Publisher {
             body.len()
         );
         for header in &self.target.adapter.publish.headers {
-            // A header that needs the key is left out when there is none.
+            // A header with `{key}` is left out if there is no key.
             if key.is_some() || !header.contains("{key}") {
                 head.push_str(&header.replace("{key}", key.unwrap_or_default()));
                 head.push_str("\r\n");
@@ -182,7 +182,7 @@ impl Publisher {
         [head.as_bytes(), b"\r\n", body.as_bytes()].concat()
     }
 
-    /// Writes what is left of the request.
+    /// Writes the rest of the request.
     pub(crate) fn writable(&mut self) -> Result<(), String> {
         while self.written < self.request.len() {
             match self.stream.write(&self.request[self.written..]) {
@@ -191,12 +191,12 @@ impl Publisher {
                 Err(error) => return Err(format!("publisher: {error}")),
             }
         }
-        // A frame is not answered: taken is sent.
+        // A frame has no response: it is done once it is written.
         self.is_waiting &= self.target.adapter.publish.by == PublishBy::Http;
         Ok(())
     }
 
-    /// Reads the answer; anything but a good one ends the run, since the figures would mean nothing.
+    /// Reads the response. An error response ends the run, since its measurements would be meaningless.
     pub(crate) fn readable(&mut self) -> Result<(), String> {
         let mut chunk = [0; 4096];
         loop {
@@ -216,7 +216,8 @@ impl Publisher {
                 let payload = String::from_utf8_lossy(frame.payload);
                 match frame.opcode {
                     protocol::CLOSE => return Err(format!("publisher: the server closed: {payload}")),
-                    // The pong would have to wait for the request under way; what is published counts as life.
+                    // A ping is not answered, because a pong would have to wait for the frame in progress. Published
+                    // events show that the connection is alive.
                     protocol::TEXT if refused.iter().any(|mark| payload.contains(mark.as_str())) => {
                         return Err(format!("publisher: the server answered {payload}"));
                     }
@@ -231,14 +232,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether everything of the schedule was sent and answered.
+    /// Whether the whole schedule was sent and answered.
     pub(crate) fn is_done(&self) -> bool {
         !self.is_waiting && self.schedule.is_none_or(|schedule| self.sent == schedule.events)
     }
 }
 
-/// The handshake of a publisher that sends frames, and what the adapter says comes before the first of them; gives what
-/// the server has said beyond that.
+/// Opens the WebSocket of a publisher that sends frames, and does the adapter's steps before the first event. Returns
+/// the bytes that the server has sent after that.
 fn open_socket(stream: &mut std::net::TcpStream, target: &Target) -> Result<Vec<u8>, String> {
     let text = |error: std::io::Error| error.to_string();
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
@@ -319,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_good_whole_answer_lets_the_next_request_out() {
+    fn only_a_complete_success_response_allows_the_next_request() {
         let refused = ["\"errors\"".to_owned()];
         let whole = |text: &str| whole_response(text.as_bytes(), &refused);
         let good = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"published\":1}";

@@ -1,6 +1,6 @@
-//! The run second by second: for the report, and for whoever watches.
+//! Records the run second by second, for the report and for the progress line in the terminal.
 //!
-//! Invariant: every latency is in exactly one row of the series and in exactly one phase.
+//! Invariant: Every latency is in exactly one row of the series and in exactly one phase.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -15,18 +15,18 @@ use crate::report::{Mark, QUANTILES, Series, quantile_ms};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What all workers have done up to now.
+/// The sum of what all workers have measured so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) counters: Counters,
-    /// When the last event arrived, nanoseconds since the start.
+    /// When the last event arrived, in nanoseconds since the start.
     pub(crate) last_arrival_ns: u64,
     pub(crate) late_ns_max: u64,
     pub(crate) is_published: bool,
 }
 
-/// Where the processes and counters stood at one moment.
-struct Stand {
+/// The counters and process samples of one moment.
+struct Reading {
     at: Instant,
     counters: Counters,
     server: Option<Sample>,
@@ -37,8 +37,8 @@ pub(crate) struct Recorder {
     workers: Vec<Arc<Measured>>,
     pid: Option<u32>,
     epoch: Instant,
-    is_watched: bool,
-    last: Stand,
+    shows_progress: bool,
+    last: Reading,
     row: Lap,
     phase: Lap,
     spare: Lap,
@@ -49,11 +49,11 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn new(workers: Vec<Arc<Measured>>, pid: Option<u32>, epoch: Instant) -> Result<Self, String> {
         Ok(Self {
-            last: stand(&workers, pid)?,
+            last: reading(&workers, pid)?,
             workers,
             pid,
             epoch,
-            is_watched: std::io::stderr().is_terminal(),
+            shows_progress: std::io::stderr().is_terminal(),
             row: Lap::new(),
             phase: Lap::new(),
             spare: Lap::new(),
@@ -66,7 +66,7 @@ impl Recorder {
         view(&self.workers)
     }
 
-    /// Writes a row when a second has passed.
+    /// Writes a row if a second has passed.
     pub(crate) fn tick(&mut self) -> Result<(), String> {
         if self.last.at.elapsed() >= INTERVAL {
             self.collect();
@@ -75,7 +75,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Enters a phase, and gives the latencies since the last one was entered.
+    /// Begins a phase and returns the latencies of the previous one.
     pub(crate) fn enter(&mut self, name: &'static str) -> Lap {
         self.phase_name = name;
         let at_s = self.epoch.elapsed().as_secs_f64();
@@ -84,23 +84,23 @@ impl Recorder {
         self.leave()
     }
 
-    /// Ends the last phase: its latencies.
+    /// Ends the last phase and returns its latencies.
     pub(crate) fn leave(&mut self) -> Lap {
         self.collect();
         std::mem::replace(&mut self.phase, Lap::new())
     }
 
-    /// The whole series, the unfinished second included when it is long enough to mean something.
+    /// Returns the whole series. The unfinished second is included if it is long enough to be meaningful.
     pub(crate) fn finish(mut self) -> Series {
         if self.last.at.elapsed() >= INTERVAL / 4 {
             self.collect();
-            // A server that has gone away meanwhile ends the series, not the report.
+            // If the server has ended, only the last row is missing; the report is written anyway.
             let _ = self.write_row();
         }
-        if self.is_watched {
+        if self.shows_progress {
             eprint!("\r\x1b[K");
         }
-        // Columns of what the scenario does not do.
+        // Remove the columns that this scenario does not use.
         let columns = &mut self.series.columns;
         columns.retain(|_, values| values.iter().flatten().any(|value| *value != 0.0));
         self.series
@@ -116,7 +116,7 @@ impl Recorder {
     }
 
     fn write_row(&mut self) -> Result<(), String> {
-        let now = stand(&self.workers, self.pid)?;
+        let now = reading(&self.workers, self.pid)?;
         let seconds = (now.at - self.last.at).as_secs_f64();
         let between = now.counters.since(&self.last.counters);
         let mut row = BTreeMap::new();
@@ -146,10 +146,10 @@ impl Recorder {
             row.insert("server_rss_bytes".into(), Some(after.rss_bytes as f64));
             row.insert("server_anonymous_bytes".into(), Some(after.anonymous_bytes as f64));
         }
-        self.watch(&row);
+        self.show_progress(&row);
         self.series.at_s.push((now.at - self.epoch).as_secs_f64());
         for (key, value) in row {
-            // Rounded to what a reader can use, which also keeps the file of a long run small.
+            // Four decimals suffice for readers and keep the file of a long run small.
             let value = value.map(|value| (value * 1e4).round() / 1e4);
             self.series.columns.entry(key).or_default().push(value);
         }
@@ -158,9 +158,9 @@ impl Recorder {
         Ok(())
     }
 
-    /// One line that is written over each second.
-    fn watch(&self, row: &BTreeMap<String, Option<f64>>) {
-        if !self.is_watched {
+    /// Prints the progress line over the previous one.
+    fn show_progress(&self, row: &BTreeMap<String, Option<f64>>) {
+        if !self.shows_progress {
             return;
         }
         let of = |key: &str| row.get(key).copied().flatten();
@@ -205,17 +205,17 @@ fn view(workers: &[Arc<Measured>]) -> View {
         is_published: true,
     };
     for worker in workers {
-        let inside = worker.lock();
-        view.counters.add(&inside.counters);
-        view.last_arrival_ns = view.last_arrival_ns.max(inside.last_arrival_ns);
-        view.late_ns_max = view.late_ns_max.max(inside.late_ns_max);
-        view.is_published &= inside.is_published;
+        let measured = worker.lock();
+        view.counters.add(&measured.counters);
+        view.last_arrival_ns = view.last_arrival_ns.max(measured.last_arrival_ns);
+        view.late_ns_max = view.late_ns_max.max(measured.late_ns_max);
+        view.is_published &= measured.is_published;
     }
     view
 }
 
-fn stand(workers: &[Arc<Measured>], pid: Option<u32>) -> Result<Stand, String> {
-    Ok(Stand {
+fn reading(workers: &[Arc<Measured>], pid: Option<u32>) -> Result<Reading, String> {
+    Ok(Reading {
         at: Instant::now(),
         counters: view(workers).counters,
         server: pid.map(process::sample).transpose()?,
@@ -250,7 +250,7 @@ mod tests {
         let max = &series.columns["latency_ms_max"];
         assert!((max[0].unwrap() - 3.0).abs() < 0.01 && max[1].is_none(), "{max:?}");
         assert!(series.columns["server_rss_bytes"].iter().all(Option::is_some));
-        assert!(!series.columns.contains_key("requests_per_s"), "a column of nothing");
+        assert!(!series.columns.contains_key("requests_per_s"), "an unused column");
         assert_eq!(series.marks.len(), 1);
     }
 }

@@ -1,34 +1,34 @@
-//! What clients ask for while they are subscribed, by the clock: commands, and the ending and beginning of subscriptions.
+//! Requests of subscribed clients at a fixed rate: commands, or unsubscribing and subscribing.
 //!
-//! Invariant: request number `n` is due at a time that does not depend on any answer (an open loop), and its latency
-//! counts from then; a server that falls behind cannot slow the demand down.
+//! Invariant: Request number `n` is due at a time that does not depend on any answer (an open loop), and its latency is
+//! measured from then. So a slow server does not reduce the load.
 
 use std::time::{Duration, Instant};
 
-/// What is asked for.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The adapter's command.
     Command,
-    /// Unsubscribe and subscribe, in turn.
+    /// Alternately unsubscribe and subscribe.
     Toggle,
 }
 
-/// One worker's share.
+/// One worker's share of the requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
-    /// When the first is due.
+    /// When the first request is due.
     pub(crate) start: Instant,
-    /// Between two requests of this worker.
+    /// Time between two requests of this worker.
     pub(crate) interval_ns: u64,
-    /// How many.
+    /// Number of requests.
     pub(crate) count: u64,
-    /// The clients of this group take turns.
+    /// The group whose clients send them, in rotation.
     pub(crate) group: usize,
 }
 
-/// How far a plan is.
+/// The progress of a plan.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) plan: Plan,
@@ -40,13 +40,13 @@ impl Progress {
         Self { plan, begun: 0 }
     }
 
-    /// When the next request is due, if there is one.
+    /// When the next request is due, or `None` after the last one.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let due = self.plan.start + Duration::from_nanos(self.plan.interval_ns.saturating_mul(self.begun));
         (self.begun < self.plan.count).then_some(due)
     }
 
-    /// The number of a request that is due, and since when.
+    /// Begins the next request if it is due. Returns its number and the time at which it was due.
     pub(crate) fn begin(&mut self, now: Instant) -> Option<(u64, Instant)> {
         let due = self.next_due().filter(|due| *due <= now)?;
         self.begun += 1;
@@ -54,7 +54,7 @@ impl Progress {
     }
 }
 
-/// The shares of `workers` in `per_second` requests for `seconds`, evenly interleaved.
+/// Splits `per_second` requests for `seconds` evenly among `workers`, interleaved in time.
 pub(crate) fn shares(
     kind: Kind,
     start: Instant,
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_together_are_the_whole_and_nothing_waits_for_an_answer() {
+    fn shares_add_up_and_no_request_waits_for_an_answer() {
         let start = Instant::now();
         let plans = shares(Kind::Command, start, 100, 1, 0, 3);
         assert_eq!(plans.iter().map(|plan| plan.count).sum::<u64>(), 100);
@@ -89,7 +89,7 @@ mod tests {
         for plan in plans {
             let mut progress = Progress::new(plan);
             assert_eq!(progress.begin(start - Duration::from_nanos(1)), None);
-            // A worker that was held up for ten seconds begins everything at once, each counted from its own time.
+            // A worker that was delayed by ten seconds begins all requests at once, each with its own due time.
             while let Some((_, at)) = progress.begin(start + Duration::from_secs(10)) {
                 due.push(at - start);
             }

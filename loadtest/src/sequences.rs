@@ -1,11 +1,11 @@
-//! What one client should have received: sequence numbers by channel, and whether it is subscribed.
+//! The state that decides what a client should receive: sequence numbers by channel, and its subscription.
 
 use std::collections::VecDeque;
 
 use crate::measured::Group;
 use crate::protocol::Stamp;
 
-/// Last sequence number by channel; 0: none yet.
+/// The highest sequence number by channel; 0 before the first event.
 #[derive(Debug)]
 pub(crate) struct Sequences(Box<[u64]>);
 
@@ -14,7 +14,7 @@ impl Sequences {
         Self(vec![0; channels].into())
     }
 
-    /// Counts an event, and what lies between it and the last one of its channel.
+    /// Counts an event, and the gap between it and the previous one of its channel.
     pub(crate) fn count(&mut self, stamp: Stamp, group: &mut Group) {
         group.events += 1;
         let channel = usize::try_from(stamp.channel).unwrap_or(usize::MAX);
@@ -22,55 +22,55 @@ impl Sequences {
         if stamp.sequence <= *last {
             group.out_of_order += 1;
         } else {
-            // The first event of a channel may have any number: the client may have come later than others.
+            // The first event may have any number, because a client may subscribe after publishing has begun.
             group.missing += if *last == 0 { 0 } else { stamp.sequence - *last - 1 };
             *last = stamp.sequence;
         }
     }
 
-    /// The client was not subscribed for a while: what it has missed meanwhile is no loss.
+    /// Forgets the sequence numbers, so that events missed while not subscribed do not count as lost.
     pub(crate) fn restart(&mut self) {
         self.0.fill(0);
     }
 }
 
-/// Whether a client that comes and goes is subscribed. At most one of its requests is under way; those that become due
-/// meanwhile wait, and count from when they were due.
+/// The subscription of a client that unsubscribes and subscribes repeatedly. At most one request is in progress.
+/// Requests that become due meanwhile are queued; their latency is measured from their due time.
 #[derive(Debug, Default)]
 pub(crate) struct Membership {
-    is_away: bool,
-    asked_due_ns: Option<u64>,
+    is_unsubscribed: bool,
+    pending_due_ns: Option<u64>,
     waiting: VecDeque<u64>,
 }
 
 impl Membership {
-    pub(crate) fn wants(&mut self, due_ns: u64) {
+    pub(crate) fn push(&mut self, due_ns: u64) {
         self.waiting.push_back(due_ns);
     }
 
-    /// Begins the next request, if one waits and none is under way: whether it subscribes.
-    pub(crate) fn ask(&mut self) -> Option<bool> {
-        if self.asked_due_ns.is_none() {
-            self.asked_due_ns = Some(self.waiting.pop_front()?);
-            return Some(self.is_away);
+    /// Begins the next queued request if none is in progress. Returns whether it subscribes.
+    pub(crate) fn begin_next(&mut self) -> Option<bool> {
+        if self.pending_due_ns.is_none() {
+            self.pending_due_ns = Some(self.waiting.pop_front()?);
+            return Some(self.is_unsubscribed);
         }
         None
     }
 
-    pub(crate) fn asks_to_subscribe(&self) -> bool {
-        self.is_away
+    pub(crate) fn is_subscribing(&self) -> bool {
+        self.is_unsubscribed
     }
 
-    /// The request under way was answered; when it had been due.
-    pub(crate) fn answered(&mut self, is_granted: bool) -> Option<u64> {
-        let due_ns = self.asked_due_ns.take()?;
-        self.is_away ^= is_granted;
+    /// Ends the request in progress, successfully or not, and returns when it was due.
+    pub(crate) fn answered(&mut self, is_success: bool) -> Option<u64> {
+        let due_ns = self.pending_due_ns.take()?;
+        self.is_unsubscribed ^= is_success;
         Some(due_ns)
     }
 
-    /// Whether events may come: until the end of the subscription is confirmed, and as soon as a new one is asked for.
-    pub(crate) fn is_held(&self) -> bool {
-        !self.is_away || self.asked_due_ns.is_some()
+    /// Whether events may arrive: from the subscribe request until the server confirms the end of the subscription.
+    pub(crate) fn may_receive(&self) -> bool {
+        !self.is_unsubscribed || self.pending_due_ns.is_some()
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_doubles_and_late_events_are_seen_by_channel() {
+    fn gaps_duplicates_and_late_events_are_counted_by_channel() {
         let (mut sequences, mut group) = (Sequences::new(2), Group::default());
         for (channel, sequence) in [(0, 7), (1, 1), (0, 8), (0, 11), (0, 9), (1, 1), (1, 2), (0, 12), (9, 5)] {
             let stamp = Stamp {
@@ -89,25 +89,25 @@ mod tests {
             };
             sequences.count(stamp, &mut group);
         }
-        // Channel 0 skips 9 and 10, then 9 comes late; channel 1 has a double.
+        // Channel 0 skips 9 and 10, then 9 arrives late. Channel 1 has a duplicate.
         assert_eq!((group.events, group.missing, group.out_of_order), (9, 2, 2));
     }
 
     #[test]
-    fn requests_of_one_client_wait_for_each_other_and_alternate() {
+    fn requests_of_one_client_run_one_at_a_time_and_alternate() {
         let mut membership = Membership::default();
-        assert_eq!(membership.ask(), None);
-        membership.wants(1);
-        membership.wants(2);
-        assert_eq!(membership.ask(), Some(false));
-        assert_eq!(membership.ask(), None, "one is under way");
-        assert!(membership.is_held(), "events may come until the end is confirmed");
+        assert_eq!(membership.begin_next(), None);
+        membership.push(1);
+        membership.push(2);
+        assert_eq!(membership.begin_next(), Some(false));
+        assert_eq!(membership.begin_next(), None, "one is in progress");
+        assert!(membership.may_receive(), "events may come until the end is confirmed");
         assert_eq!(membership.answered(true), Some(1));
-        assert!(!membership.is_held());
-        assert_eq!(membership.ask(), Some(true));
-        assert!(membership.is_held());
+        assert!(!membership.may_receive());
+        assert_eq!(membership.begin_next(), Some(true));
+        assert!(membership.may_receive());
         assert_eq!(membership.answered(false), Some(2), "refused");
-        assert!(!membership.is_held());
+        assert!(!membership.may_receive());
         assert_eq!(membership.answered(true), None, "nothing was asked");
     }
 }

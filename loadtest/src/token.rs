@@ -7,21 +7,21 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-/// Long enough for any run; the server closes what outlives its token.
+/// Lifetime of a token. It exceeds any run, because a server may disconnect clients whose token has expired.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The clients' tokens, by index; clients beyond the last begin again with the first.
+/// The clients' tokens. Client `n` has token `n` modulo the number of tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Tokens(Vec<Arc<str>>);
 
 impl Tokens {
-    /// The one token for all, if there is one.
+    /// The same token for all clients, or none.
     pub(crate) fn one(token: Option<&str>) -> Self {
         Self(token.map(Arc::from).into_iter().collect())
     }
 
-    /// A token for each of the users `load-0` to `load-<users - 1>`, which may subscribe, command and publish all of
-    /// `load.*`.
+    /// A token for each of the users `load-0` to `load-<users - 1>`. Each may subscribe to `load.*`, publish to it and
+    /// send its commands.
     pub(crate) fn mint(secret: &str, users: usize) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_share_the_users_there_are() {
+    fn clients_share_the_users_in_rotation() {
         let tokens = Tokens::mint("a secret of at least thirty-two bytes", 3);
         assert_eq!(tokens.count(), 3);
         assert_eq!(tokens.of(1), tokens.of(4));
@@ -70,9 +70,9 @@ mod tests {
         assert_eq!(Tokens::one(Some("t")).of(7).map(|token| &**token), Some("t"));
     }
 
-    /// The example of RFC 7515, appendix A.1, has this header, payload and key; here only the signing is compared.
+    /// Checks the signature of the example in RFC 7515, appendix A.1, which has this header, payload and key.
     #[test]
-    fn the_signature_is_that_of_the_standard() {
+    fn the_signature_matches_the_example_of_rfc_7515() {
         let key = BASE64_URL_SAFE_NO_PAD
             .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
             .unwrap();

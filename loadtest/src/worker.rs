@@ -1,4 +1,4 @@
-//! One thread of the tool: an epoll loop over its share of the clients, and in the first one the publisher.
+//! One thread of the tool: an epoll loop over its share of the clients. The first worker also runs the publisher.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,36 +11,36 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::client::{Client, Common, Spec};
-use crate::measured::{GROUPS, Inside, Measured};
+use crate::measured::{GROUPS, Measured, Measurements};
 use crate::protocol::RequestId;
 use crate::publisher::{Publisher, Schedule};
 use crate::requests::{Kind, Plan, Progress};
 
-/// What the scenario asks of a worker.
+/// An order from the scenario to a worker.
 pub(crate) enum Order {
     /// Connect these clients as they become due.
     Connect(Vec<Spec>),
-    /// Publish (the first worker only).
+    /// Publish; for the first worker only.
     Publish(Schedule),
-    /// What is not published yet is not published any more.
+    /// Drop the events that are not published yet.
     EndPublishing,
-    /// Let clients ask.
+    /// Send requests.
     Request(Plan),
     /// The clients of this group stop reading.
     Stall(usize),
-    /// They read again.
+    /// The clients of this group read again.
     Resume(usize),
-    /// They are closed, from this side.
+    /// The tool closes the connections of this group.
     Disconnect(usize),
 }
 
-/// What all workers share with the scenario.
+/// State shared by all workers and the scenario.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
-    /// The first thing that went wrong with a client; how many ended is counted.
+    /// The first error of a client; a counter says how many clients ended.
     pub(crate) first_error: Mutex<Option<String>>,
-    /// The run is worth nothing.
+    /// An error that ends the run.
     pub(crate) fatal: Mutex<Option<String>>,
 }
 
@@ -54,7 +54,8 @@ impl Shared {
 }
 
 const STALLED_BUFFER_BYTES: usize = 32 * 1024;
-/// Connections begun, and ended, in one turn: a millisecond or two of system calls. Others receive meanwhile.
+/// Maximum number of connections to begin or end in one pass of the loop. That takes one or two milliseconds of system
+/// calls, and other clients receive between two passes.
 const CONNECTS: usize = 64;
 
 const TIMER: Token = Token(usize::MAX);
@@ -66,12 +67,12 @@ pub(crate) struct Worker {
     common: Common,
     connect_window: usize,
     clients: Vec<Option<Client>>,
-    /// The clients' numbers, by group.
+    /// Indices into `clients`, by group.
     groups: [Vec<usize>; GROUPS],
-    /// Not yet connecting, in the order in which they are due.
+    /// Clients that are not connecting yet, in the order of their due times.
     waiting: VecDeque<Spec>,
     connecting: usize,
-    /// To be disconnected.
+    /// Indices of the clients to disconnect.
     leaving: Vec<usize>,
     requests: Option<Progress>,
     publisher: Option<Publisher>,
@@ -116,11 +117,11 @@ impl Worker {
         })
     }
 
-    /// Runs until told to stop.
+    /// Runs until it is told to stop, or until an error ends the run.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) {
         let mut events = Events::with_capacity(1024);
         while !self.shared.stop.load(Relaxed) {
-            if let Err(error) = self.turn(&mut events, orders) {
+            if let Err(error) = self.pass(&mut events, orders) {
                 self.shared
                     .fatal
                     .lock()
@@ -131,7 +132,7 @@ impl Worker {
         }
     }
 
-    fn turn(&mut self, events: &mut Events, orders: &Receiver<Order>) -> Result<(), String> {
+    fn pass(&mut self, events: &mut Events, orders: &Receiver<Order>) -> Result<(), String> {
         self.take_orders(orders).map_err(|error| error.to_string())?;
         self.disconnect_some();
         self.connect_more();
@@ -145,7 +146,7 @@ impl Worker {
         for event in events.iter() {
             match event.token() {
                 TIMER => {
-                    // Only its waking counts; a number that is not there any more was read before.
+                    // Only the wake-up matters. Reading fails if the timer was set again meanwhile.
                     let _ = rustix::io::read(&self.timer, &mut [0; 8]);
                 }
                 PUBLISHER => {
@@ -197,7 +198,7 @@ impl Worker {
         for &number in &self.groups[group] {
             if let Some(client) = &mut self.clients[number] {
                 self.poll.registry().deregister(&mut client.stream)?;
-                // The kernel would go on taking megabytes for it; much less than this, and it reads slowly afterwards.
+                // A small buffer fills soon. With a much smaller one the client would read slowly afterwards.
                 socket2::SockRef::from(&client.stream).set_recv_buffer_size(STALLED_BUFFER_BYTES)?;
             }
         }
@@ -216,7 +217,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Not too many at a time: who is connected already is read, and who publishes writes, between them.
+    /// Connects clients that are due, at most [`CONNECTS`] at a time, so that reading and publishing are not delayed.
     fn connect_more(&mut self) {
         let now_ns = self.common.now_ns();
         let limit = self.connect_window.min(self.connecting + CONNECTS);
@@ -248,29 +249,29 @@ impl Worker {
         }
     }
 
-    /// Lets the clients ask what is due.
+    /// Sends the requests that are due.
     fn request(&mut self) {
         let Some(requests) = &mut self.requests else { return };
         let plan = requests.plan;
         while let Some((sequence, due)) = requests.begin(Instant::now()) {
             let due_ns = due.duration_since(self.common.epoch).as_nanos() as u64;
             let group = &self.groups[plan.group];
-            let mut inside = self.measured.lock();
-            let turn = usize::try_from(sequence).unwrap_or(usize::MAX) % group.len().max(1);
-            let Some(client) = group.get(turn).and_then(|number| self.clients[*number].as_mut()) else {
-                // Its client is gone: it is asked and never answered.
-                inside.counters.requests.sent += 1;
+            let mut measured = self.measured.lock();
+            let position = usize::try_from(sequence).unwrap_or(usize::MAX) % group.len().max(1);
+            let Some(client) = group.get(position).and_then(|number| self.clients[*number].as_mut()) else {
+                // Its client has ended, so this request is never answered.
+                measured.counters.requests.sent += 1;
                 continue;
             };
             let asked = match plan.kind {
                 Kind::Command => {
-                    inside.counters.requests.sent += 1;
+                    measured.counters.requests.sent += 1;
                     client.command(&self.common, RequestId { due_ns, sequence })
                 }
-                Kind::Toggle => client.toggle(&self.common, due_ns, &mut inside),
+                Kind::Toggle => client.toggle(&self.common, due_ns, &mut measured),
             };
             if let Err(error) = asked {
-                // The socket tells the same to its next event, which ends the client.
+                // The next event of the socket reports the same error and ends the client.
                 self.shared.client_error(error);
             }
         }
@@ -281,15 +282,15 @@ impl Worker {
             return Ok(());
         };
         publisher.tick(Instant::now())?;
-        let mut inside = self.measured.lock();
-        inside.counters.requests.published = publisher.published;
-        inside.late_ns_max = publisher.late_ns_max;
-        inside.is_published = publisher.is_done();
+        let mut measured = self.measured.lock();
+        measured.counters.requests.published = publisher.published;
+        measured.late_ns_max = publisher.late_ns_max;
+        measured.is_published = publisher.is_done();
         Ok(())
     }
 
-    /// Wakes the loop when the next thing is due. A poll's own timeout is rounded up to a whole millisecond, which would
-    /// be added to each latency.
+    /// Sets the timer to the next due time. The timeout of a poll is rounded up to a whole millisecond, which would be
+    /// added to each latency.
     fn set_timer(&mut self) -> io::Result<()> {
         let connect = self.waiting.front().filter(|_| self.connecting < self.connect_window);
         let connect = connect.map(|spec| self.common.epoch + Duration::from_nanos(spec.due_ns));
@@ -318,25 +319,25 @@ impl Worker {
             return;
         };
         let was_ready = client.is_ready();
-        let mut inside = self.measured.lock();
+        let mut measured = self.measured.lock();
         let written = if is_writable {
             client.writable(&self.common)
         } else {
             Ok(())
         };
-        let received = written.and_then(|()| client.readable(&self.common, &mut self.scratch, &mut inside));
+        let received = written.and_then(|()| client.readable(&self.common, &mut self.scratch, &mut measured));
         if !was_ready && (client.is_ready() || received.is_err()) {
             self.connecting -= 1;
         }
         if let Err(error) = received {
-            end(&mut inside, client);
+            end(&mut measured, client);
             self.clients[number] = None;
-            drop(inside);
+            drop(measured);
             self.shared.client_error(error);
         }
     }
 }
 
-fn end(inside: &mut Inside, client: &Client) {
-    inside.counters.groups[client.group()].ended += 1;
+fn end(measured: &mut Measurements, client: &Client) {
+    measured.counters.groups[client.group()].ended += 1;
 }

@@ -1,4 +1,4 @@
-//! The tool against the naive server: what it counts is what happened.
+//! Runs the tool against the naive server and checks that its counts are correct.
 
 #[path = "../../benches/support/naive.rs"]
 #[allow(missing_docs, unreachable_pub, reason = "shared with the gateway's benchmark")]
@@ -6,7 +6,7 @@ mod naive;
 
 use std::process::{Command, Output};
 
-/// Runs the tool against a naive server in this process; gives its output and its JSON.
+/// Runs the tool against a naive server in this process. Returns its output and its JSON report.
 fn run(arguments: &[&str]) -> (Output, serde_json::Value) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -65,7 +65,7 @@ fn a_burst_reaches_idle_clients() {
 }
 
 #[test]
-fn what_does_not_arrive_and_who_is_not_served_is_told() {
+fn lost_events_and_refused_clients_are_reported() {
     let arguments = [
         "fanout",
         "--clients",
@@ -77,7 +77,7 @@ fn what_does_not_arrive_and_who_is_not_served_is_told() {
         "--publish-key",
         "k",
     ];
-    // Without a subscription the naive server sends nothing: all deliveries are missed, and the tool says so.
+    // Without a subscription the naive server sends nothing, so the tool must report that no delivery arrived.
     let (output, report) = run(&[
         &arguments[..],
         &["--seconds", "1", "--rate", "10", "--warmup-seconds", "0"],

@@ -1,4 +1,4 @@
-//! Each scenario, small, against the real gateway: what must be the same however slow the machine is.
+//! Runs a small version of each scenario against the real gateway, and checks results that do not depend on speed.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use serde_json::Value;
 const SECRET: &str = "a secret of thirty-two bytes or more";
 const ADMIN_KEY: &str = "an-admin-key-of-this-test-only";
 
-/// The gateway's program, built once for all tests of this file: no test of another package is told where it is.
+/// Path of the gateway's program, built once for all tests of this file. Cargo gives the paths of programs only to
+/// tests of their own package.
 fn program() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -36,7 +37,7 @@ fn program() -> &'static PathBuf {
     })
 }
 
-/// A gateway on free ports, ended when dropped.
+/// A gateway on free ports. It is killed when dropped.
 struct Gateway {
     process: Child,
     public: String,
@@ -49,7 +50,8 @@ impl Gateway {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("tickgate.toml");
-        // The backend's port is free now, and taken by the tool later: nothing else asks for it in between but by chance.
+        // A free port for the tool's backend, which binds it later. Another process could take it meanwhile, but that
+        // is rare.
         let backend = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -70,22 +72,22 @@ impl Gateway {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (mut public, mut admin, mut said) = (None, None, String::new());
+        let (mut public, mut admin, mut log) = (None, None, String::new());
         while public.is_none() || admin.is_none() {
             let Some(line) = lines.next() else {
-                panic!("the gateway ended: {said}")
+                panic!("the gateway ended: {log}")
             };
             let line = line.unwrap();
-            said.push_str(&line);
+            log.push_str(&line);
             let message: Value = serde_json::from_str(&line).unwrap_or_default();
-            let place = message["address"].as_str().map(str::to_owned);
+            let address = message["address"].as_str().map(str::to_owned);
             match message["message"].as_str() {
-                Some("listening") => public = place,
-                Some("listening for the admin API") => admin = place,
+                Some("listening") => public = address,
+                Some("listening for the admin API") => admin = address,
                 _ => {}
             }
         }
-        // What it logs is read to the end, or it would wait for room in the pipe.
+        // Read the log to the end. Otherwise the pipe would fill up and block the gateway.
         std::thread::spawn(move || lines.for_each(drop));
         Self {
             process,
@@ -96,7 +98,7 @@ impl Gateway {
         }
     }
 
-    /// Runs the tool; its report and its page.
+    /// Runs the tool and returns its report and its page.
     fn measure(&self, arguments: &str) -> (Value, String) {
         let (json, html) = (
             self.folder.path().join("report.json"),
@@ -133,32 +135,32 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-fn holds(report: &Value, expected: &[(&str, f64)]) {
+fn assert_figures(report: &Value, expected: &[(&str, f64)]) {
     for (figure, value) in expected {
         assert_eq!(report["figures"][figure].as_f64(), Some(*value), "{figure} in {report}");
     }
 }
 
-fn has(report: &Value, figures: &[&str]) {
+fn assert_measured(report: &Value, figures: &[&str]) {
     for figure in figures {
         assert!(report["figures"][figure].as_f64().is_some(), "no {figure} in {report}");
     }
 }
 
 #[test]
-fn fan_out_is_whole_in_every_dialect_and_with_many_users() {
+fn fanout_delivers_everything_in_every_dialect_and_with_many_users() {
     let gateway = Gateway::start();
     for adapter in ["tickgate", "tickgate-typed", "tickgate-socketio"] {
         let arguments =
             "fanout --clients 40 --threads 2 --channels 4 --rate 100 --seconds 1 --warmup-seconds 1 --users 7";
         let (report, page) = gateway.measure(&format!("{arguments} --adapter {adapter}"));
-        holds(
+        assert_figures(
             &report,
             &[
                 ("deliveries", 1000.0),
@@ -168,7 +170,7 @@ fn fan_out_is_whole_in_every_dialect_and_with_many_users() {
                 ("clients_ended", 0.0),
             ],
         );
-        has(
+        assert_measured(
             &report,
             &[
                 "latency_ms_p99",
@@ -181,16 +183,16 @@ fn fan_out_is_whole_in_every_dialect_and_with_many_users() {
         assert!(page.contains("<svg") && page.contains(adapter), "{page}");
     }
     let (report, _) = gateway.measure("soak --clients 5 --pattern load.* --channels 3 --rate 30 --seconds 1");
-    holds(&report, &[("deliveries", 150.0), ("missing", 0.0)]);
+    assert_figures(&report, &[("deliveries", 150.0), ("missing", 0.0)]);
 }
 
 #[test]
-fn compression_loses_nothing_but_bytes() {
+fn compression_reduces_bytes_and_loses_no_event() {
     let gateway = Gateway::start();
     let per_delivery = |compression: &str| {
         let arguments = "fanout --clients 10 --threads 2 --rate 50 --seconds 1 --data-bytes 1000";
         let (report, _) = gateway.measure(&format!("{arguments}{compression}"));
-        holds(
+        assert_figures(
             &report,
             &[("deliveries", 500.0), ("missing", 0.0), ("clients_ended", 0.0)],
         );
@@ -198,16 +200,16 @@ fn compression_loses_nothing_but_bytes() {
     };
     let (plain, compressed) = (per_delivery(""), per_delivery(" --compression"));
     assert!((1000.0..1500.0).contains(&plain), "{plain}");
-    // Not to nothing: the padding is like real events.
+    // The ratio has a lower bound too, because the padding resembles real events.
     assert!((0.3..0.8).contains(&(compressed / plain)), "{compressed} of {plain}");
 }
 
 #[test]
-fn a_storm_becomes_live_while_others_receive() {
+fn a_storm_becomes_live_while_other_clients_receive() {
     let gateway = Gateway::start();
     let (report, page) =
         gateway.measure("storm --clients 60 --others 10 --rate 20 --seconds 1 --rounds 2 --ramp-seconds 1");
-    holds(
+    assert_figures(
         &report,
         &[
             ("missing", 0.0),
@@ -216,7 +218,7 @@ fn a_storm_becomes_live_while_others_receive() {
             ("clients_live", 70.0),
         ],
     );
-    has(
+    assert_measured(
         &report,
         &[
             "all_live_ms",
@@ -235,10 +237,10 @@ fn a_storm_becomes_live_while_others_receive() {
 }
 
 #[test]
-fn subscriptions_that_come_and_go_lose_nothing_and_leave_nothing_behind() {
+fn churning_subscriptions_lose_no_event_and_leave_none_behind() {
     let gateway = Gateway::start();
     let (report, _) = gateway.measure("churn --clients 20 --others 5 --requests-per-second 200 --rate 100 --seconds 2");
-    holds(
+    assert_figures(
         &report,
         &[
             ("requests_sent", 400.0),
@@ -253,18 +255,18 @@ fn subscriptions_that_come_and_go_lose_nothing_and_leave_nothing_behind() {
         report["figures"]["deliveries"],
         report["figures"]["deliveries_expected"]
     );
-    has(&report, &["request_ms_p99", "p99_ratio"]);
+    assert_measured(&report, &["request_ms_p99", "p99_ratio"]);
 }
 
 #[test]
-fn commands_go_through_to_the_tools_backend() {
+fn commands_reach_the_backend_of_the_tool() {
     let gateway = Gateway::start();
     let arguments = format!(
         "commands --clients 10 --requests-per-second 100 --seconds 2 --backend {}",
         gateway.backend
     );
     let (report, page) = gateway.measure(&arguments);
-    holds(
+    assert_figures(
         &report,
         &[
             ("requests_sent", 200.0),
@@ -273,15 +275,15 @@ fn commands_go_through_to_the_tools_backend() {
             ("backend_answered", 200.0),
         ],
     );
-    has(&report, &["request_ms_p50", "server_cpu_us_per_request"]);
+    assert_measured(&report, &["request_ms_p50", "server_cpu_us_per_request"]);
     assert!(page.contains("from when a request was due"), "{page}");
 }
 
 #[test]
-fn stalled_readers_are_told_of_all_they_lost() {
+fn stalled_readers_learn_of_every_lost_event() {
     let gateway = Gateway::start();
     let (report, _) = gateway.measure("slow --clients 10 --stalled 2 --rate 50 --seconds 1");
-    holds(
+    assert_figures(
         &report,
         &[
             ("deliveries", 1000.0),
@@ -296,7 +298,7 @@ fn stalled_readers_are_told_of_all_they_lost() {
 }
 
 #[test]
-fn an_adapter_of_ones_own_publishes_by_frames() {
+fn a_custom_adapter_publishes_by_frames() {
     let gateway = Gateway::start();
     let file = gateway.folder.path().join("own.toml");
     let text = r#"
@@ -314,7 +316,7 @@ fn an_adapter_of_ones_own_publishes_by_frames() {
     std::fs::write(&file, text).unwrap();
     let arguments = "fanout --clients 10 --rate 50 --seconds 1 --warmup-seconds 0 --adapter";
     let (report, _) = gateway.measure(&format!("{arguments} {}", file.display()));
-    holds(&report, &[("deliveries", 500.0), ("missing", 0.0)]);
+    assert_figures(&report, &[("deliveries", 500.0), ("missing", 0.0)]);
 }
 
 #[test]

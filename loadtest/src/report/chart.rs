@@ -18,11 +18,11 @@ pub(crate) struct Chart<'a> {
     pub(crate) marks: Vec<(f64, &'a str)>,
 }
 
-/// What x is.
+/// The meaning of the x axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Axis {
     Seconds,
-    /// Quantiles from 0 to 1, drawn by the logarithm of what lies beyond them.
+    /// Quantiles from 0 to 1, drawn by the logarithm of their distance from 1.
     Quantile,
 }
 
@@ -30,14 +30,14 @@ pub(crate) struct Line<'a> {
     pub(crate) label: &'a str,
     /// Index of a colour, 1 to 5.
     pub(crate) style: u8,
-    /// Its own x values, where they differ from the chart's.
+    /// The line's x values, if they differ from the chart's.
     pub(crate) x: Option<&'a [f64]>,
     pub(crate) values: &'a [Option<f64>],
 }
 
 const WIDTH: u32 = 720;
 const HEIGHT: u32 = 250;
-/// The most points of a line: more than the eye tells apart, and the page of an hour's run stays small.
+/// Maximum number of points of a line. It exceeds what the eye can tell apart, and keeps the page of a long run small.
 const POINTS: usize = 240;
 /// The page's style sheet selects these colours by their values, so a change here needs one there.
 const COLOURS: [RGBColor; 5] = [
@@ -60,7 +60,7 @@ const QUANTILES: [(f64, &str); 7] = [
     (0.99999, "99.999 %"),
 ];
 
-/// The y axis: from 0, or logarithmic where the largest value would press the others to the ground.
+/// The y axis: linear from 0, or logarithmic if the values differ by a large factor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Scale {
     /// The ends of the axis: values, or their decimal logarithms when `is_log`.
@@ -83,7 +83,7 @@ impl Scale {
         Self { low, high, is_log }
     }
 
-    /// Where a value is drawn.
+    /// The position at which a value is drawn.
     fn position(self, value: f64) -> f64 {
         if self.is_log {
             value.max(f64::MIN_POSITIVE).log10().max(self.low)
@@ -99,7 +99,7 @@ impl Scale {
 }
 
 impl Axis {
-    /// Where an x is drawn. The largest of all stands at the end of the quantile axis, for it has no logarithm.
+    /// The position at which an x value is drawn. Quantile 1 has no logarithm, so it is drawn at the end of the axis.
     fn position(self, x: f64, end: f64) -> f64 {
         match self {
             Self::Seconds => x,
@@ -107,7 +107,7 @@ impl Axis {
         }
     }
 
-    /// The end of the axis for these x.
+    /// The end of the axis for these x values.
     fn end(self, x: &[f64]) -> f64 {
         match self {
             Self::Seconds => x.last().copied().unwrap_or(1.0),
@@ -119,18 +119,18 @@ impl Axis {
     }
 }
 
-/// At most [`POINTS`] of a line. Each is the largest of its stretch, so that no peak is lost.
+/// Reduces a line to at most [`POINTS`] points. Each is the largest of its interval, so that no peak is lost.
 fn thinned(x: &[f64], values: &[Option<f64>]) -> Vec<(f64, Option<f64>)> {
-    let stretch = x.len().div_ceil(POINTS).max(1);
+    let interval = x.len().div_ceil(POINTS).max(1);
     let largest = |values: &[Option<f64>]| values.iter().flatten().copied().reduce(f64::max);
-    x.chunks(stretch)
-        .zip(values.chunks(stretch))
+    x.chunks(interval)
+        .zip(values.chunks(interval))
         .map(|(x, values)| (x[x.len() - 1], largest(values)))
         .collect()
 }
 
 impl Chart<'_> {
-    /// The chart as a `figure`; empty when there is nothing to draw.
+    /// The chart as a `figure` element; empty when there is nothing to draw.
     pub(crate) fn figure(&self) -> Markup {
         let values = self.lines.iter().flat_map(|line| line.values.iter().flatten().copied());
         if self.x.len() < 2 || values.clone().next().is_none() {
@@ -154,7 +154,7 @@ impl Chart<'_> {
         let mut svg = String::new();
         self.draw(&mut svg, scale, end)
             .expect("drawing into a string does not fail");
-        // Inline SVG needs no name space, and takes its size from the page.
+        // Inline SVG needs no XML namespace and takes its size from the page.
         let fixed = format!("<svg width=\"{WIDTH}\" height=\"{HEIGHT}\"");
         svg.replacen(&fixed, "<svg role=\"img\"", 1)
             .replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1)
@@ -207,16 +207,16 @@ impl Chart<'_> {
             let colour = COLOURS[usize::from(line.style - 1) % COLOURS.len()];
             let style = colour.stroke_width(2);
             let points = thinned(line.x.unwrap_or(self.x), line.values);
-            // A value that is missing breaks the line.
+            // A missing value breaks the line.
             let mut is_named = false;
             for part in points
                 .split(|(_, value)| value.is_none())
                 .filter(|part| !part.is_empty())
             {
-                let place = |(x, value): &(f64, Option<f64>)| {
+                let point = |(x, value): &(f64, Option<f64>)| {
                     (self.axis.position(*x, end), scale.position(value.unwrap_or_default()))
                 };
-                let drawn = chart.draw_series(LineSeries::new(part.iter().map(place), style))?;
+                let drawn = chart.draw_series(LineSeries::new(part.iter().map(point), style))?;
                 if !is_named {
                     is_named = true;
                     drawn
@@ -268,7 +268,7 @@ mod tests {
             .map(|line| line.split("/>").next().expect("a tag"))
             .filter(|line| line.contains("#0D8A7D"))
             .collect();
-        // Two parts, and the line of the legend.
+        // Two parts of the line, and the line of the legend.
         assert_eq!(lines.len(), 3, "{svg}");
         assert!(
             svg.contains("a &lt;title&gt;") && svg.contains("from &quot;here&quot;"),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_hold_all_values() {
+    fn scales_cover_all_values() {
         for (low, high) in [(0.0, 1.0), (3.0, 7.3), (0.001, 900.0), (5.0, 5.0), (1e6, 3e6)] {
             let scale = Scale::of_values([low, high].into_iter());
             for value in [low, high] {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_style_sheet_knows_every_colour() {
+    fn the_style_sheet_contains_every_colour() {
         let style = include_str!("page.css");
         for RGBColor(red, green, blue) in COLOURS.into_iter().chain([GRID, TEXT]) {
             let mut colour = String::new();

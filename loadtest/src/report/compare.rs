@@ -1,4 +1,4 @@
-//! Two reports side by side: each figure that both have, and the second as a multiple of the first.
+//! Compares two reports: each figure that both have, and the second as a multiple of the first.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::figure::{self, Better, Figure};
 use super::page::document;
 use super::{Report, page};
 
-/// Differences below this are noise on any machine.
+/// Smaller differences, as a share of the base, count as noise.
 const NOISE: f64 = 0.05;
 
 struct Row {
@@ -19,7 +19,7 @@ struct Row {
 }
 
 impl Row {
-    /// The other as a multiple of the base; none where the base is nothing, or less.
+    /// The other value as a multiple of the base, or `None` if the base is not positive.
     fn ratio(&self) -> Option<f64> {
         (self.base > 0.0).then(|| self.other / self.base)
     }
@@ -57,11 +57,14 @@ fn rows(base: &Report, other: &Report) -> Vec<(&'static str, Vec<Row>)> {
         .collect()
 }
 
-/// Prints the comparison and writes the page that is asked for.
+/// Prints the comparison and writes the page if `html` is given.
 pub(crate) fn compare(base: &Path, other: &Path, html: Option<&Path>) -> Result<(), String> {
     let (base, other) = (Report::read(base)?, Report::read(other)?);
     if base.scenario != other.scenario {
-        return Err(format!("one is of {}, the other of {}", base.scenario, other.scenario));
+        return Err(format!(
+            "the first report is of {}, the second of {}",
+            base.scenario, other.scenario
+        ));
     }
     if let Some(path) = html {
         super::write_file(path, &html_page(&base, &other))?;
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_say_which_way_is_better() {
+    fn ratios_are_judged_by_the_better_direction() {
         let (base, other) = (example("naive", 2.0), example("gateway", 1.0));
         let text = text(&base, &other);
         let line = |of: &str| {
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_the_set_up_is_told() {
+    fn differences_of_the_setup_are_printed() {
         let (base, mut other) = (example("a", 1.0), example("b", 1.0));
         assert!(!text(&base, &other).contains("NOT THE SAME"));
         other.setup.insert("clients".into(), 20);

@@ -1,11 +1,11 @@
-//! What figures there are: their names, what they mean, their units, and which way is better.
+//! The catalogue of figures: names, descriptions, units, and which direction is better.
 //!
-//! Invariant: a report holds no figure that is not told here (and in docs/loadtest.md), so that text, page and comparison
-//! can show all of them without knowing the scenario.
+//! Invariant: A report holds only figures that are listed here and in docs/loadtest.md, so that text, page and
+//! comparison can show all of them without knowing the scenario.
 
 use crate::report::format;
 
-/// One figure a report may have.
+/// A figure that a report may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Figure {
     /// Its name in JSON.
@@ -24,9 +24,9 @@ pub(crate) enum Unit {
     Us,
     Bytes,
     BytesPerHour,
-    /// Of a core, or of the time.
+    /// Share of one core, or of the time.
     Share,
-    /// To another figure.
+    /// Multiple of another figure.
     Ratio,
 }
 
@@ -34,12 +34,12 @@ pub(crate) enum Unit {
 pub(crate) enum Better {
     Lower,
     Higher,
-    /// Says what was done, not how well.
+    /// Describes the load, not the quality of the server.
     Neither,
 }
 
 impl Unit {
-    /// A value for people.
+    /// A value as text for people.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
             Self::Count => format::count(value),
@@ -67,7 +67,7 @@ const fn figure(key: &'static str, section: &'static str, label: &'static str, u
 use Better::{Higher, Lower, Neither};
 use Unit::{Bytes, BytesPerHour, Count, Ms, PerSecond, Ratio, Share, Us};
 
-/// All figures but the quantiles, in the order in which they are shown.
+/// All figures except quantiles, in the order in which they are shown.
 pub(crate) const FIGURES: [Figure; 45] = [
     figure("deliveries", "deliveries", "delivered", Count, Neither),
     figure("deliveries_expected", "deliveries", "expected", Count, Neither),
@@ -75,15 +75,9 @@ pub(crate) const FIGURES: [Figure; 45] = [
     figure("received_bytes", "deliveries", "received", Bytes, Lower),
     figure("bytes_per_delivery", "deliveries", "per delivery", Bytes, Lower),
     figure("missing", "deliveries", "missing", Count, Lower),
-    figure("out_of_order", "deliveries", "out of order or twice", Count, Lower),
-    figure("told_dropped", "deliveries", "losses told by the server", Count, Lower),
-    figure(
-        "stray",
-        "deliveries",
-        "after the end of their subscription",
-        Count,
-        Lower,
-    ),
+    figure("out_of_order", "deliveries", "out of order or duplicate", Count, Lower),
+    figure("told_dropped", "deliveries", "losses the server reported", Count, Lower),
+    figure("stray", "deliveries", "after unsubscribing", Count, Lower),
     figure("clients_live", "deliveries", "clients live at the end", Count, Neither),
     figure("clients_ended", "deliveries", "clients ended", Count, Lower),
     figure("errors", "deliveries", "error messages", Count, Lower),
@@ -95,7 +89,13 @@ pub(crate) const FIGURES: [Figure; 45] = [
         Lower,
     ),
     figure("worst_second_p99_ms", "latency", "p99 of the worst second", Ms, Lower),
-    figure("p99_ratio", "latency", "p99, to that without", Ratio, Lower),
+    figure(
+        "p99_ratio",
+        "latency",
+        "p99 as a multiple of the baseline",
+        Ratio,
+        Lower,
+    ),
     figure("all_live_ms", "going live", "all live after", Ms, Lower),
     figure("again_live_ms", "going live", "all live after, last round", Ms, Lower),
     figure("live_per_s", "going live", "rate", PerSecond, Higher),
@@ -122,7 +122,7 @@ pub(crate) const FIGURES: [Figure; 45] = [
     figure(
         "stalled_told_dropped",
         "stalled",
-        "told as lost, behind the last read too",
+        "reported as lost, including after the last read",
         Count,
         Neither,
     ),
@@ -131,15 +131,15 @@ pub(crate) const FIGURES: [Figure; 45] = [
     figure(
         "server_cpu_us_per_connection",
         "server",
-        "CPU per connection set up",
+        "CPU per new connection",
         Us,
         Lower,
     ),
     figure("server_cores", "server", "CPU", Share, Lower),
-    figure("server_waited", "server", "kept waiting for a core", Share, Neither),
+    figure("server_waited", "server", "waited for a core", Share, Neither),
     figure("idle_cores", "server", "CPU while idle", Share, Lower),
     figure("rss_bytes", "memory", "RSS", Bytes, Lower),
-    figure("rss_max_bytes", "memory", "RSS at most", Bytes, Lower),
+    figure("rss_max_bytes", "memory", "maximum RSS", Bytes, Lower),
     figure(
         "rss_growth_bytes_per_hour",
         "memory",
@@ -158,35 +158,29 @@ pub(crate) const FIGURES: [Figure; 45] = [
         Bytes,
         Lower,
     ),
-    figure("tool_busiest_thread", "load tool", "its busiest thread", Share, Neither),
-    figure("tool_waited", "load tool", "kept waiting for a core", Share, Neither),
-    figure(
-        "publish_late_ms_max",
-        "load tool",
-        "published at most late",
-        Ms,
-        Neither,
-    ),
+    figure("tool_busiest_thread", "load tool", "busiest thread", Share, Neither),
+    figure("tool_waited", "load tool", "waited for a core", Share, Neither),
+    figure("publish_late_ms_max", "load tool", "maximum publish delay", Ms, Neither),
     figure("connected_ms", "load tool", "clients connected in", Ms, Neither),
 ];
 
-/// Latencies that a report may have: the prefix of their figures, the section, and what they are.
+/// Latencies that a report may have: the prefix of their figures, the section, and a description.
 pub(crate) const FAMILIES: [(&str, &str, &str); 4] = [
     ("latency_ms", "latency", "from when an event was due to its arrival"),
     (
         "baseline_ms",
-        "without",
+        "baseline",
         "the same before the storm, the churn or the stall",
     ),
     (
         "live_ms",
         "going live",
-        "from when a client was due to its being subscribed",
+        "from when a connection was due to its subscription",
     ),
     ("request_ms", "requests", "from when a request was due to its answer"),
 ];
 
-/// The quantiles of each, as they end a figure's name.
+/// The quantiles of each family, with the suffix of the figure's name.
 pub(crate) const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
 
@@ -194,7 +188,7 @@ pub(crate) const QUANTILES: [(&str, f64); 5] =
 const SECTIONS: [&str; 9] = [
     "deliveries",
     "latency",
-    "without",
+    "baseline",
     "going live",
     "requests",
     "stalled",
@@ -203,7 +197,7 @@ const SECTIONS: [&str; 9] = [
     "load tool",
 ];
 
-/// The figures with these names, by section, in their order; names that are unknown (of a newer version) are left out.
+/// The figures with these names, by section, in order. Unknown names, as of a newer version, are left out.
 pub(crate) fn by_section<'a>(keys: impl Iterator<Item = &'a str> + Clone) -> Vec<(&'static str, Vec<Figure>)> {
     let all = all();
     let of = |section: &'static str| {
@@ -224,7 +218,7 @@ pub(crate) fn by_section<'a>(keys: impl Iterator<Item = &'a str> + Clone) -> Vec
 pub(crate) fn all() -> Vec<Figure> {
     let quantile = |(prefix, section, _): (&'static str, &'static str, &'static str)| {
         QUANTILES.map(|(name, _)| {
-            // Fewer than thirty names, once for the life of a tool that runs once.
+            // A leak of fewer than thirty names, once per run.
             let key = String::leak(format!("{prefix}_{name}"));
             figure(key, section, if name == "p999" { "p99.9" } else { name }, Ms, Lower)
         })
@@ -232,7 +226,7 @@ pub(crate) fn all() -> Vec<Figure> {
     FAMILIES.into_iter().flat_map(quantile).chain(FIGURES).collect()
 }
 
-/// Whether a figure is told here.
+/// Whether a figure is listed here.
 pub(crate) fn is_known(key: &str) -> bool {
     FIGURES.iter().any(|figure| figure.key == key)
         || FAMILIES.iter().any(|(prefix, ..)| {

@@ -1,6 +1,6 @@
-//! Numbers for people.
+//! Formats numbers for people.
 
-/// Digits in groups of three; fractions of large numbers do not matter.
+/// Digits in groups of three. Fractions are shown for small numbers only.
 pub(crate) fn count(value: f64) -> String {
     if value.fract() != 0.0 && value.abs() < 100.0 {
         return short(value);
@@ -30,7 +30,7 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// In KiB or MiB.
+/// In bytes, KiB or MiB.
 pub(crate) fn bytes(value: f64) -> String {
     match value.abs() {
         small if small < 10_240.0 => format!("{} B", count(value.round())),
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_right() {
+    fn numbers_are_formatted_for_readers() {
         for (text, expected) in [
             (count(0.0), "0"),
             (count(999.0), "999"),

@@ -1,4 +1,4 @@
-//! The figures of one run: for programs as JSON, for people as text and as a page.
+//! The report of one run: as JSON for programs, as text and as a page for people.
 
 mod chart;
 mod compare;
@@ -19,46 +19,46 @@ pub(crate) use compare::compare;
 pub(crate) use figure::QUANTILES;
 pub(crate) use verdict::Effort;
 
-/// Raised when a reader of an older one could misunderstand it.
+/// The format's version. It changes when readers of an older version could misunderstand a report.
 const VERSION: u32 = 1;
 const SCHEMA: &str = "tickgate-loadtest";
 
-/// Everything about one run. docs/loadtest.md describes each member.
+/// All results of one run. docs/loadtest.md describes each member.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
     pub(crate) schema: String,
     pub(crate) version: u32,
     pub(crate) scenario: String,
-    /// How the server was called.
+    /// The name given to the server.
     pub(crate) name: String,
     pub(crate) adapter: String,
     pub(crate) started_unix_ms: u64,
-    /// What was asked for.
+    /// The options of the run.
     pub(crate) setup: BTreeMap<String, u64>,
     pub(crate) figures: BTreeMap<String, f64>,
     /// Latencies by the prefix of their figures.
     pub(crate) distributions: BTreeMap<String, Vec<Point>>,
     pub(crate) series: Series,
-    /// Whether the figures are the server's, or the tool's.
+    /// Whether the server or the tool was the bottleneck.
     pub(crate) verdict: String,
     pub(crate) first_error: Option<String>,
 }
 
-/// So many of the latencies are at most so long.
+/// One point of a distribution: the share `quantile` of the latencies is at most `ms`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Point {
     pub(crate) quantile: f64,
     pub(crate) ms: f64,
 }
 
-/// What happened second by second.
+/// The time series of the run, one row per second.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Series {
     /// Ends of the intervals, in seconds since the start.
     pub(crate) at_s: Vec<f64>,
-    /// Each as long as `at_s`; `null` where there was nothing to measure.
+    /// Each column is as long as `at_s`; `null` where there was nothing to measure.
     pub(crate) columns: BTreeMap<String, Vec<Option<f64>>>,
-    /// When the run entered another phase.
+    /// When each phase of the run began.
     pub(crate) marks: Vec<Mark>,
 }
 
@@ -86,9 +86,9 @@ impl Report {
         }
     }
 
-    /// Notes a figure; one that could not be measured is left out.
+    /// Sets a figure. A value that could not be measured is left out.
     pub(crate) fn set(&mut self, key: &str, value: impl Into<Option<f64>>) {
-        debug_assert!(figure::is_known(key), "{key} is not told of in report::figure");
+        debug_assert!(figure::is_known(key), "{key} is not listed in report::figure");
         if let Some(value) = value.into().filter(|value: &f64| value.is_finite()) {
             self.figures.insert(key.into(), value);
         }
@@ -98,7 +98,7 @@ impl Report {
         counts.into_iter().for_each(|(key, count)| self.set(key, count as f64));
     }
 
-    /// Notes a distribution and its quantiles; an empty one is left out.
+    /// Sets a distribution and its quantiles. An empty distribution is left out.
     pub(crate) fn set_latency(&mut self, prefix: &str, latencies_us: &Histogram<u64>) {
         if latencies_us.is_empty() {
             return;
@@ -114,12 +114,12 @@ impl Report {
         let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
         if value["schema"] != SCHEMA || value["version"] != VERSION {
-            return Err(failed(format!("is no report of {SCHEMA}, version {VERSION}")));
+            return Err(failed(format!("not a report of {SCHEMA}, version {VERSION}")));
         }
         serde_json::from_value(value).map_err(|error| failed(error.to_string()))
     }
 
-    /// Prints the text and writes the files that are asked for.
+    /// Prints the text and writes the given files.
     pub(crate) fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<(), String> {
         if let Some(path) = json {
             let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
@@ -132,7 +132,7 @@ impl Report {
     }
 }
 
-/// To whoever still reads: one who has seen enough (`| head`) is no error.
+/// Prints to standard output. It is not an error if the reader has closed the pipe, as `| head` does.
 fn print(text: &str) -> Result<(), String> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
@@ -153,7 +153,8 @@ pub(crate) fn quantile_ms(latencies_us: &Histogram<u64>, quantile: f64) -> f64 {
     us as f64 / 1e3
 }
 
-/// From the shortest to the longest, denser towards the end: each step halves what is left.
+/// The distribution from the shortest to the longest latency. Each step leaves three quarters of the rest, so points
+/// are denser towards the end.
 fn distribution(latencies_us: &Histogram<u64>) -> Vec<Point> {
     let mut points = vec![Point {
         quantile: 0.0,
@@ -162,7 +163,7 @@ fn distribution(latencies_us: &Histogram<u64>) -> Vec<Point> {
     let mut left = 1.0;
     while left * latencies_us.len() as f64 > 1.0 && points.len() < 80 {
         left *= 0.75;
-        // Few digits, so that a file gives back the same number.
+        // Eight decimals, so that reading a file gives the same number.
         let quantile = ((1.0 - left) * 1e8_f64).round() / 1e8;
         points.push(Point {
             quantile,
@@ -180,7 +181,7 @@ fn distribution(latencies_us: &Histogram<u64>) -> Vec<Point> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A report with something in every part.
+    /// A report with a value in every part.
     pub(crate) fn example(name: &str, factor: f64) -> Report {
         let mut latencies_us = crate::measured::histogram();
         (1..=1000).for_each(|us| latencies_us.record((us as f64 * 10.0 * factor) as u64).unwrap());
@@ -213,7 +214,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_report_survives_its_file_and_others_are_refused() {
+    fn a_report_is_read_back_unchanged_and_other_files_are_refused() {
         let path = std::env::temp_dir().join(format!("tickgate-loadtest-report-{}.json", std::process::id()));
         let report = example("a", 1.0);
         report.write(Some(&path), None).unwrap();
@@ -230,7 +231,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_distribution_ends_with_the_longest_and_never_falls() {
+    fn a_distribution_rises_and_ends_with_the_longest_latency() {
         let points = &example("a", 1.0).distributions["latency_ms"];
         assert_eq!(points.first().unwrap().quantile, 0.0);
         assert_eq!(points.last().unwrap().quantile, 1.0);

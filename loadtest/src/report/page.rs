@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else: no script, no font, no picture from anywhere.
+//! A report as one self-contained page, without scripts, fonts or images from elsewhere.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -8,10 +8,10 @@ use super::{Point, Report, Series};
 
 const STYLE: &str = include_str!("page.css");
 
-/// A column of the series, and which line it is drawn as.
+/// A column of the series, its label, and the style of its line.
 struct Drawn(&'static str, &'static str, u8);
 
-/// A chart of columns of the series.
+/// A chart of some columns of the series.
 struct Plot {
     title: &'static str,
     note: &'static str,
@@ -85,7 +85,7 @@ const PLOTS: [Plot; 7] = [
     },
 ];
 
-/// What a reader looks for first, as far as the scenario has it.
+/// The most important figures, shown first if the scenario has them.
 const TILES: [&str; 8] = [
     "deliveries_per_s",
     "requests_per_s",
@@ -118,7 +118,7 @@ pub(super) fn page(report: &Report) -> String {
     )
 }
 
-/// The frame around all pages.
+/// The common frame of all pages.
 pub(super) fn document(title: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -136,7 +136,7 @@ pub(super) fn document(title: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-/// What was asked for.
+/// The options of the run.
 pub(super) fn setup(report: &Report) -> Markup {
     html! {
         ul.setup {
@@ -206,7 +206,7 @@ fn over_time(plot: &Plot, series: &Series) -> Markup {
     chart.figure()
 }
 
-/// Latencies by quantile, a line for each report that has them; those without a disturbance beside those with it.
+/// Latencies by quantile, one line for each report that has them. Baselines are drawn next to the disturbed latencies.
 pub(super) fn distributions(reports: &[(&str, &Report)]) -> Markup {
     let mut charts = Vec::new();
     for (prefix, section, meaning) in FAMILIES.iter().filter(|(prefix, ..)| *prefix != "baseline_ms") {
@@ -309,7 +309,7 @@ mod tests {
     use super::super::tests::example;
 
     #[test]
-    fn a_page_is_whole_and_needs_nothing_else() {
+    fn a_page_is_complete_and_self_contained() {
         let mut report = example("<gateway>", 1.0);
         report.first_error = Some("<script>".into());
         let page = super::page(&report);
@@ -325,7 +325,7 @@ mod tests {
         }
         assert!(
             !page.contains("<script") && !page.contains("http"),
-            "something from elsewhere"
+            "a reference to another resource"
         );
         for tag in ["figure", "svg", "table", "ul", "main"] {
             let count = |text: String| page.matches(&text).count();
@@ -336,6 +336,6 @@ mod tests {
             );
         }
         report.series.columns.clear();
-        assert!(!super::page(&report).contains("Throughput"), "a chart of nothing");
+        assert!(!super::page(&report).contains("Throughput"), "an empty chart");
     }
 }

@@ -1,4 +1,4 @@
-//! A report as lines for a terminal.
+//! A report as text for a terminal.
 
 use std::fmt::Write;
 
@@ -37,7 +37,7 @@ mod tests {
     use super::super::tests::example;
 
     #[test]
-    fn every_figure_has_a_place() {
+    fn every_figure_of_a_report_is_printed() {
         let text = super::text(&example("gateway", 1.0));
         for part in [
             "fanout: gateway by tickgate; clients 10, rate 5",

@@ -1,13 +1,14 @@
-//! Whether the figures are the server's, or the tool's.
+//! Decides whether the server or the tool was the bottleneck.
 
 use crate::process::Sample;
 use crate::report::Report;
 
-/// What the tool did while it measured.
+/// How busy the tool and the server were during the measurement.
 pub(crate) struct Effort<'a> {
     pub(crate) tool: (&'a Sample, &'a Sample),
     pub(crate) server: Option<(&'a Sample, &'a Sample)>,
-    /// The longest time an event waited in the tool because the request before it was not answered yet.
+    /// The longest time that an event waited in the tool, in milliseconds, because the previous request was not
+    /// answered.
     pub(crate) late_ms_max: f64,
 }
 
@@ -15,7 +16,7 @@ const BUSY: f64 = 0.9;
 const LATE_MS: f64 = 50.0;
 
 impl Effort<'_> {
-    /// Notes it and what follows from it.
+    /// Sets the figures of the tool, and the verdict that follows from them.
     pub(crate) fn judge(&self, report: &mut Report) {
         let (before, after) = self.tool;
         let (busiest, waited) = (after.busiest_since(before), after.waited_since(before));
@@ -33,10 +34,10 @@ fn verdict(tool_load: f64, server_load: Option<f64>, late_ms_max: f64) -> &'stat
     let is_busy = tool_load > BUSY;
     match server_load {
         Some(load) if is_busy && load < BUSY => {
-            "THE TOOL WAS THE BOTTLENECK: latencies and backlog are its own; give it cores and --threads"
+            "THE TOOL WAS THE BOTTLENECK: latencies and backlog are its own; give it more cores and --threads"
         }
         _ if is_busy => "the tool was as busy as it can be: latencies and backlog may be its own",
-        _ if late_ms_max > LATE_MS => "not the bottleneck, but the server took events later than they were due",
+        _ if late_ms_max > LATE_MS => "not the bottleneck, but the server accepted events later than they were due",
         _ => "not the bottleneck",
     }
 }

@@ -1,4 +1,4 @@
-//! `churn`: clients end and begin their subscriptions while events go out.
+//! `churn`: clients unsubscribe and subscribe while events are published.
 
 use std::time::Duration;
 
@@ -13,10 +13,7 @@ use crate::requests::Kind;
 pub(super) fn run(options: &Churn) -> Result<Report, String> {
     let mut fleet = Fleet::start(&options.server, options.clients + options.others)?;
     if fleet.adapter.unsubscribe.is_empty() {
-        return Err(format!(
-            "adapter {} does not say how to unsubscribe",
-            options.server.adapter
-        ));
+        return Err(format!("adapter {} has no unsubscribe message", options.server.adapter));
     }
     fleet.enter("connect");
     fleet.connect_all(MEASURED, options.others)?;

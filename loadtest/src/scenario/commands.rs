@@ -1,4 +1,4 @@
-//! `commands`: requests through the server to a backend and their answers, by the clock.
+//! `commands`: commands at a fixed rate, which the server passes to a backend.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) fn run(options: &Commands) -> Result<Report, String> {
     };
     if let Some(backend) = &backend {
         eprintln!(
-            "backend on {}: the server's route for load.echo leads there",
+            "backend on {}: the server must route load.echo to it",
             backend.address()
         );
     }

@@ -1,4 +1,4 @@
-//! `fanout`: subscribed clients, events at a steady rate. `soak`: the same for long.
+//! `fanout`: subscribed clients and events at a fixed rate. `soak`: the same for a long time.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::measured::MEASURED;
 use crate::options::Fanout;
 use crate::report::{Report, Series};
 
-/// A published phase.
+/// A phase in which events were published.
 struct Phase {
-    /// From when the last event was due to the last arrival.
+    /// Time from the moment the last event was due to the last arrival.
     behind: Duration,
-    /// When the last event was due.
+    /// Samples of the moment at which all events were published.
     due: Samples,
 }
 
@@ -78,7 +78,7 @@ fn publish_and_drain(fleet: &mut Fleet<'_>, options: &Fanout, events: u64) -> Re
     })
 }
 
-/// Notes what the series says about a steady state: its worst second, and whether memory grows.
+/// Adds what the series says about a steady state: the worst second, and whether memory grows.
 fn set_course(report: &mut Report, from_s: f64) {
     let column = |series: &Series, key: &str| -> Vec<(f64, f64)> {
         let values = series.columns.get(key).cloned().unwrap_or_default();
@@ -93,13 +93,13 @@ fn set_course(report: &mut Report, from_s: f64) {
     let (worst, most) = (largest(&p99), largest(&rss));
     report.set("worst_second_p99_ms", worst);
     report.set("rss_max_bytes", most);
-    // A slope of a few seconds says nothing about an hour.
+    // A slope over a few seconds is not meaningful per hour.
     if rss.len() >= 60 {
         report.set("rss_growth_bytes_per_hour", slope(&rss[rss.len() / 2..]) * 3600.0);
     }
 }
 
-/// Least squares: how fast the values grow.
+/// The slope of the values, by least squares.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len().max(1) as f64;
     let (sum_x, sum_y) = points
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_told_from_noise() {
+    fn growth_is_distinguished_from_noise() {
         let grows: Vec<_> = (0..100)
             .map(|x| (f64::from(x), 5.0 + 2.0 * f64::from(x) + f64::from(x % 2)))
             .collect();

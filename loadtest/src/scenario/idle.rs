@@ -1,4 +1,4 @@
-//! `idle`: what a waiting client costs in memory, before and after a burst, and all of them in CPU.
+//! `idle`: memory per waiting client before and after a burst, and the CPU of all of them together.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn per_connection(before: &Samples, after: &Samples, clients: u64) -> Option<f64
     Some((after - before) / clients.max(1) as f64)
 }
 
-/// Adds a client on a channel of its own that stops reading, and sends it more than its socket can hold.
+/// Adds a client that stops reading, on a channel of its own, and sends it more than its socket can hold.
 fn stall_one(fleet: &mut Fleet<'_>) -> Result<(), String> {
     let wanted = fleet.view().counters.sum(|group| group.ready) + 1;
     let own = fleet.server.channels;
@@ -95,7 +95,7 @@ fn stall_one(fleet: &mut Fleet<'_>) -> Result<(), String> {
     flood(fleet, 1000)
 }
 
-/// Publishes large events to the channel of its own.
+/// Publishes large events to the channel of the stalled clients.
 pub(super) fn flood(fleet: &mut Fleet<'_>, events: u64) -> Result<(), String> {
     let flood = Schedule {
         interval_ns: 0,

@@ -1,4 +1,4 @@
-//! What is done in which order, and what is measured in between.
+//! The scenarios: the steps of each, and what it measures.
 
 mod churn;
 mod commands;
@@ -14,7 +14,7 @@ use crate::measured::{Counters, MEASURED, OTHERS};
 use crate::options::{Command, Options, Server};
 use crate::report::{Effort, Report};
 
-/// Runs what the command line asks for and writes the report.
+/// Runs the command of the command line and writes the report.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let (report, server) = match &options.command {
         Command::Fanout(options) => (fanout::run("fanout", options)?, &options.server),
@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     report.write(server.json.as_deref(), server.html.as_deref())
 }
 
-/// A report that knows what was asked for.
+/// A report with the setup of the run.
 fn report(scenario: &str, fleet: &Fleet<'_>, setup: &[(&str, u64)]) -> Report {
     let Server { name, adapter, .. } = fleet.server;
     let mut report = Report::new(scenario, name, adapter, fleet.started_unix_ms, setup);
@@ -52,7 +52,7 @@ fn report(scenario: &str, fleet: &Fleet<'_>, setup: &[(&str, u64)]) -> Report {
     report
 }
 
-/// What every scenario ends with: errors, the series, and whether the tool held the server up.
+/// The common end of all scenarios: errors, the series, and whether the tool was the bottleneck.
 fn conclude(mut report: Report, fleet: Fleet<'_>, during: (&Samples, &Samples)) -> Result<Report, String> {
     let (start, end) = during;
     let server = start.server.as_ref().zip(end.server.as_ref());
@@ -70,7 +70,7 @@ fn conclude(mut report: Report, fleet: Fleet<'_>, during: (&Samples, &Samples)) 
     Ok(report)
 }
 
-/// The deliveries of the measured clients, as counted between two readings.
+/// Sets the deliveries of the measured clients, counted between two readings.
 fn set_deliveries(report: &mut Report, counters: &Counters, expected: Option<u64>) {
     let [measured, others] = [&counters.groups[MEASURED], &counters.groups[OTHERS]];
     report.set_counts([
@@ -87,13 +87,13 @@ fn set_deliveries(report: &mut Report, counters: &Counters, expected: Option<u64
     }
 }
 
-/// Server CPU between two moments, for each of `count`.
+/// Server CPU between two moments, divided by `count`.
 fn cpu_us_per(start: &Samples, end: &Samples, count: u64) -> Option<f64> {
     let (start, end) = start.server.as_ref().zip(end.server.as_ref())?;
     (count > 0).then(|| (end.cpu.saturating_sub(start.cpu)).as_secs_f64() * 1e6 / count as f64)
 }
 
-/// What `clients` that are spread over the channels in turn receive of `events` that are, too.
+/// The number of deliveries when `clients` and `events` are distributed over the channels in rotation.
 fn expected_deliveries(server: &Server, clients: usize, events: u64) -> u64 {
     if server.pattern.is_some() {
         return events * clients as u64;
@@ -105,12 +105,12 @@ fn expected_deliveries(server: &Server, clients: usize, events: u64) -> u64 {
         .sum()
 }
 
-/// Waits until the measured clients have had so many events in all, or no more come.
+/// Waits until the measured clients have received `target` events in all, or no more arrive.
 fn drain_deliveries(fleet: &mut Fleet<'_>, target: u64, limit: Duration) -> Result<(), String> {
     fleet.drain(target, limit, |view| view.counters.groups[MEASURED].events)
 }
 
-/// Gives allocators and timers the time to hand memory back.
+/// Gives allocators and timers time to return memory.
 fn settle(fleet: &mut Fleet<'_>) -> Result<(), String> {
     fleet.pass(Duration::from_secs(2))
 }

@@ -1,4 +1,4 @@
-//! `slow`: readers that stop reading among healthy ones, which must not notice.
+//! `slow`: clients that stop reading, among healthy clients that must not be affected.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) fn run(options: &Slow) -> Result<Report, String> {
     let measure = |fleet: &mut Fleet<'_>| fleet.publish(fleet.schedule(options.rate, options.rate * options.seconds));
     measure(&mut fleet)?;
     let without = fleet.enter("stalling");
-    // What the kernel and the server may hold for a stalled reader has to be full first.
+    // First fill the buffers of the kernel and of the server for the stalled readers.
     fleet.tell_all(|| Order::Stall(OTHERS))?;
     flood(&mut fleet, 1000)?;
     fleet.enter("with");
@@ -62,7 +62,7 @@ pub(super) fn run(options: &Slow) -> Result<Report, String> {
     conclude(report, fleet, (&start, &end))
 }
 
-/// Each gets what the healthy ones get, and a channel that will fill its socket.
+/// Subscribes each stalled client to a channel of the healthy ones and to the channel that will fill its socket.
 fn connect_stalled(fleet: &mut Fleet<'_>, count: usize) -> Result<(), String> {
     let wanted = fleet.view().counters.sum(|group| group.ready) + count as u64;
     let channels = fleet.server.channels;

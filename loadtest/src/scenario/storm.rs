@@ -1,4 +1,4 @@
-//! `storm`: everybody comes at once, as after a restart, while others go on receiving.
+//! `storm`: many clients connect at once, as after a restart, while others go on receiving.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::measured::{MEASURED, OTHERS};
 use crate::options::Storm;
 use crate::report::Report;
 
-/// How long a storm may take.
+/// Maximum duration of a storm.
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) fn run(options: &Storm) -> Result<Report, String> {
@@ -24,14 +24,14 @@ pub(super) fn run(options: &Storm) -> Result<Report, String> {
     }
     let without = fleet.enter("storm");
     let (before, storming) = (fleet.samples()?, Instant::now());
-    let first_ms = come(&mut fleet, options.clients)?;
+    let first_ms = connect_storm(&mut fleet, options.clients)?;
     let live = fleet.samples()?;
     let mut again_ms = None;
     for _ in 1..options.rounds {
         fleet.disconnect(OTHERS)?;
-        // The server has to see the ends, or the next round meets the connections of the last.
+        // Give the server time to end these connections, or they would overlap with the next round's.
         fleet.pass(Duration::from_secs(1))?;
-        again_ms = Some(come(&mut fleet, options.clients)?);
+        again_ms = Some(connect_storm(&mut fleet, options.clients)?);
     }
     if options.others > 0 {
         fleet.pass(seconds.saturating_sub(storming.elapsed()))?;
@@ -71,8 +71,8 @@ pub(super) fn run(options: &Storm) -> Result<Report, String> {
     conclude(report, fleet, (&start, &end))
 }
 
-/// All at once, on a channel on which nothing is published; milliseconds until the last is live.
-fn come(fleet: &mut Fleet<'_>, clients: usize) -> Result<f64, String> {
+/// Connects all clients at once, on a channel without events. Returns the milliseconds until the last one is live.
+fn connect_storm(fleet: &mut Fleet<'_>, clients: usize) -> Result<f64, String> {
     let wanted = fleet.view().counters.sum(|group| group.ready) + clients as u64;
     let name = fleet.channel(fleet.server.channels);
     let start = Instant::now();
@@ -81,7 +81,7 @@ fn come(fleet: &mut Fleet<'_>, clients: usize) -> Result<f64, String> {
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Notes how the p99 with a disturbance relates to that without.
+/// Sets the p99 with the disturbance as a multiple of the p99 without it.
 pub(super) fn set_ratio(report: &mut Report) {
     let (without, with) = (
         report.figures.get("baseline_ms_p99"),
