@@ -1,4 +1,4 @@
-//! What a token costs: verification per algorithm, and from the cache; and what a limit costs per message.
+//! The cost of verifying a token, by algorithm and from the cache, and the cost of a rate limit per message.
 //!
 //! `cargo bench --bench auth`
 #![allow(missing_docs)]
@@ -14,7 +14,7 @@ mod sign;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-// `sign` is written for the inside of the crate, where this is `crate::auth`.
+// `sign` is also compiled inside the crate, where this module is `crate::auth`.
 use tickgate::auth;
 use tickgate::auth::verifier::{Settings, Verifier};
 use tickgate::auth::{Algorithm, KeySet};

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The curves behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency of fixed waits of 0, 1, 2 and 5 ms
-# and of `auto`, at 50 to 5000 events/s to 1000 clients. Server on core 0, load tool on core 1. Prints a Markdown table; the
-# load tool's reports stay in target/coalesce. Usage: benches/coalesce.sh [seconds per figure, default 5] [rates...]
+# Measures the values behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency, with fixed waits of
+# 0, 1, 2 and 5 ms and with `auto`, at 50 to 5000 events/s to 1000 clients. Server on core 0, load tool on core 1. Prints a
+# Markdown table; the load tool's reports stay in target/coalesce.
+# Usage: benches/coalesce.sh [seconds per measurement, default 5] [rates...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-5}; shift || true

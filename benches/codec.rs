@@ -1,7 +1,7 @@
 //! The frame codec: frames per second through the decoder and the encoder.
 //!
-//! `cargo bench --bench codec`. The decoder unmasks in place, so each iteration fills a read buffer of 16 KiB again. The
-//! figures include this copy, which a `read` would make too.
+//! `cargo bench --bench codec`. The decoder unmasks in place, so each iteration copies the input into the read buffer of
+//! 16 KiB again. The results include this copy, which a `read` would make too.
 #![allow(missing_docs)]
 
 #[path = "../tests/support/frames.rs"]
@@ -61,7 +61,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Frames that continue in the next read, which the decoder has to copy.
+/// Decodes frames that continue in the next read, which the decoder has to copy.
 fn cut_by_reads(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
     let (read, count) = full_read(&frame(TEXT, &[b'x'; 239]));
     group.throughput(Throughput::Elements(count));
@@ -102,7 +102,7 @@ fn encode_frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Messages of the trading platform: an order, the status of a grid, an order book of 50 levels, the prices of 40 stocks.
+/// Events of a trading platform: an order, the status of a grid, an order book of 50 levels, the prices of 40 stocks.
 fn events() -> [(&'static str, String); 4] {
     let status = r#"{"type":"event","channel":"grid.grid_abc123.status","event":"update","timestamp":1703836800000,"data":{"id":"grid_abc123","current_price":94123.25,"position":0.0153,"active_buy_orders":[93900.5,93800.25,93700,93600.75],"active_sell_orders":[94200.5,94300.25,94400,94500.75],"realized_pnl":123.456,"unrealized_pnl":-1.25}}"#;
     let order = r#"{"type":"event","channel":"grid.grid_abc123.order","event":"filled","timestamp":1703836800000,"data":{"grid_id":"grid_abc123","level":2,"side":"buy","price":94000,"amount":0.001,"position_after":0.003,"client_order_id":"7c9e6679-7425-40de-944b-e07fc1f90ae7"}}"#;
@@ -149,7 +149,7 @@ fn events() -> [(&'static str, String); 4] {
     ]
 }
 
-/// Compressing an event, once per broadcast, and inflating a client's message. Prints the sizes.
+/// Compresses an event, which is done once per broadcast, and decompresses a client's message. Prints the sizes.
 fn deflate_messages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("deflate");
     for (name, text) in events() {
@@ -174,9 +174,9 @@ fn deflate_messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Unmasking alone, in unaligned buffers.
+/// Unmasks payloads in unaligned buffers.
 ///
-/// A safe loop over blocks of 64 bytes was measured too: 0 to 20 % slower between 8 and 1000 bytes, equal above.
+/// A safe loop over blocks of 64 bytes took up to 20 % longer between 8 and 1000 bytes, and the same time above.
 fn unmask(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("unmask");
     for bytes in [16, 64, 239, 4096, 16_384] {
@@ -189,8 +189,7 @@ fn unmask(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// UTF-8 validation alone: of a complete message (`basic`), of a part that may end inside a character (`compat`), and without
-/// SIMD.
+/// Validates UTF-8: a complete message (`basic`), a part that may end inside a character (`compat`), and without SIMD.
 fn utf8(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("utf8");
     for (name, text) in [("ascii", "x".repeat(240)), ("euro", "\u{20ac}".repeat(80))] {

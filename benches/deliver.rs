@@ -1,8 +1,8 @@
-//! What the gateway itself adds to a delivery: from the shard's inbox into outboxes and out again, without a socket;
-//! and what it adds to a message of a client.
+//! The gateway's own share of a delivery, from the shard's inbox into outboxes and out again without a socket, and its
+//! share of a client's message.
 //!
-//! `cargo bench --bench deliver`. The kernel's send path costs 0.3 to 2 µs per delivery; what is measured here must
-//! stay far below. (`benches/instructions.rs` counts the same paths' instructions, without a clock.)
+//! `cargo bench --bench deliver`. The kernel's send path costs 0.3 to 2 µs per delivery, and these costs must stay far
+//! below. `benches/instructions.rs` counts the instructions of the same paths.
 #![allow(missing_docs)]
 
 #[path = "support/rig.rs"]
@@ -27,11 +27,11 @@ fn deliver(criterion: &mut Criterion) {
         rig.drain();
         let event = event("bench.a.price");
         rig.publish(event.clone());
-        rig.engine.deliver(1);
+        rig.core.deliver(1);
         rig.drain();
-        assert_eq!(rig.stats.deliveries.get(), subscribers, "everybody gets it");
+        assert_eq!(rig.stats.deliveries.get(), subscribers, "every client receives it");
         group.throughput(Throughput::Elements(subscribers));
-        // Eight events a tick, as under load; both phases are timed apart from each other.
+        // Eight events per pass, as under load. The two phases are timed separately.
         for phase in ["deliver", "take_out"] {
             group.bench_function(BenchmarkId::new(phase, subscribers), |bencher| {
                 bencher.iter_custom(|rounds| {
@@ -41,7 +41,7 @@ fn deliver(criterion: &mut Criterion) {
                             rig.publish(event.clone());
                         }
                         let began = Instant::now();
-                        rig.engine.deliver(8);
+                        rig.core.deliver(8);
                         let delivered = Instant::now();
                         rig.drain();
                         spent += if phase == "deliver" {
@@ -58,8 +58,8 @@ fn deliver(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same with every client compressing, publishing included, beside the plain one: compressing costs once per event,
-/// whatever the number of receivers.
+/// Publishes and delivers to clients that compress, and to clients that do not. An event is compressed once, whatever
+/// the number of receivers.
 fn compressed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish_and_fan_out");
     let subscribers = 1_000;
@@ -75,7 +75,7 @@ fn compressed(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 rig.publish(event.clone());
-                rig.engine.deliver(1);
+                rig.core.deliver(1);
                 rig.drain();
             });
         });
@@ -86,8 +86,8 @@ fn compressed(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A client that comes back reads 1000 events of a history, from its `subscribe` on until the last of them is written.
-/// They are encoded already, as when a crowd comes back.
+/// A returning client reads 1000 events of a history, from its `subscribe` until the last event is written. The events
+/// are encoded already, as when many clients return.
 fn replay(criterion: &mut Criterion) {
     let events = 1_000;
     let mut rig = Rig::new();
@@ -97,44 +97,48 @@ fn replay(criterion: &mut Criterion) {
     let message = format!(
         r#"{{"type":"subscribe","channels":["grid.abc.order"],"recover":{{"grid.abc.order":{{"epoch":"{epoch}","offset":{before}}}}}}}"#
     );
-    let mut come_back = || {
-        let id = rig.connect_saying(&message);
+    let mut reconnect = || {
+        let id = rig.connect_and_send(&message);
         let began = Instant::now();
         rig.drain();
         let spent = began.elapsed();
-        rig.engine.on_socket_error(id, NOW);
+        rig.core.on_socket_error(id, NOW);
         spent
     };
-    come_back();
+    reconnect();
     let mut clients = 1;
     let mut group = criterion.benchmark_group("replay");
     group.throughput(Throughput::Elements(events));
     group.bench_function(BenchmarkId::from_parameter(events), |bencher| {
         bencher.iter_custom(|rounds| {
             clients += rounds;
-            (0..rounds).map(|_| come_back()).sum()
+            (0..rounds).map(|_| reconnect()).sum()
         });
     });
     group.finish();
-    assert_eq!(rig.stats.caught_up.get(), clients * events, "everybody gets everything");
+    assert_eq!(
+        rig.stats.caught_up.get(),
+        clients * events,
+        "every client receives every event"
+    );
 }
 
-/// Last values for 1000 clients whose outboxes are full and whose sockets take nothing: the channel is set aside once,
-/// and what comes after that stays in the hub.
+/// Delivers last values to 1000 clients whose outboxes are full and whose sockets accept nothing. The first event
+/// defers the channel; later ones stay in the hub.
 fn conflate(criterion: &mut Criterion) {
     let subscribers = 1_000;
     let mut rig = Rig::new();
     let patterns = ["bench.a.*", "market.a.price"].map(str::to_owned);
     let clients: Vec<_> = (0..subscribers).map(|_| rig.connect(&patterns)).collect();
     rig.drain();
-    clients.iter().for_each(|id| rig.engine.blocked(*id, NOW));
+    clients.iter().for_each(|id| rig.core.blocked(*id, NOW));
     let (filler, price) = (event("bench.a.note"), event("market.a.price"));
     while rig.stats.dropped.get() == 0 {
         rig.publish(filler.clone());
-        rig.engine.deliver(1);
+        rig.core.deliver(1);
     }
     rig.publish(price.clone());
-    rig.engine.deliver(1);
+    rig.core.deliver(1);
     let mut group = criterion.benchmark_group("conflate");
     group.throughput(Throughput::Elements(subscribers));
     group.bench_function(BenchmarkId::from_parameter(subscribers), |bencher| {
@@ -145,7 +149,7 @@ fn conflate(criterion: &mut Criterion) {
                     rig.publish(price.clone());
                 }
                 let began = Instant::now();
-                rig.engine.deliver(8);
+                rig.core.deliver(8);
                 spent += began.elapsed();
             }
             spent.mul_f64(rounds as f64 / (rounds.div_ceil(8) * 8) as f64)
@@ -155,64 +159,65 @@ fn conflate(criterion: &mut Criterion) {
     assert_eq!(
         rig.stats.catch_ups.get(),
         subscribers,
-        "everybody has the channel set aside"
+        "the channel is deferred once for every client"
     );
-    assert_eq!(rig.engine.waiting_events(), 0, "nothing waits in the inbox");
+    assert_eq!(rig.core.waiting_events(), 0, "nothing waits in the inbox");
 }
 
-/// A client that has yet to catch up with 100,000 channels gives back the pattern that covers them and keeps 49 others,
-/// takes it up again, and goes: of each the longest that the shard is busy with it at a time, in the thread's own time.
+/// A client that has to catch up with 100,000 channels unsubscribes the pattern that covers them, keeping 49 others.
+/// Then it subscribes to the pattern again and disconnects. Measures the longest pass of each step, in the thread's CPU
+/// time.
 fn crowded(criterion: &mut Criterion) {
     const CHANNELS: usize = 100_000;
     const KINDS: [&str; 3] = ["unsubscribe", "subscribe", "close"];
     let mut rig = Rig::new();
     for n in 0..CHANNELS {
         rig.publish(event(&format!("market.s{n}.price")));
-        rig.engine.deliver(1);
+        rig.core.deliver(1);
     }
     let mut patterns: Vec<String> = (0..49).map(|n| format!("*.s{n}.none")).collect();
     patterns.push("market.*".to_owned());
     let mut group = criterion.benchmark_group("crowded");
     group.sample_size(10);
-    for (place, name) in KINDS.into_iter().enumerate() {
+    for (index, name) in KINDS.into_iter().enumerate() {
         group.bench_function(name, |bencher| {
-            bencher.iter_custom(|rounds| (0..rounds).map(|_| crowd(&mut rig, &patterns, KINDS)[place]).sum());
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| crowd(&mut rig, &patterns, KINDS)[index]).sum());
         });
     }
     group.finish();
     assert!(
         rig.stats.catch_ups.get() >= 2 * CHANNELS as u64,
-        "it has them all to read"
+        "every channel has to be read"
     );
 }
 
 fn crowd<const N: usize>(rig: &mut Rig, patterns: &[String], kinds: [&str; N]) -> [Duration; N] {
-    let longest_turn = |rig: &mut Rig| {
+    let longest_pass = |rig: &mut Rig| {
         let mut longest = Duration::ZERO;
-        while rig.engine.has_turn_to_begin() {
+        while rig.core.has_turn_to_begin() {
             let began = thread_time();
-            rig.engine.begin_turn(NOW);
+            rig.core.begin_turn(NOW);
             longest = longest.max(thread_time() - began);
         }
         longest
     };
     let id = rig.connect(patterns);
-    longest_turn(rig);
+    longest_pass(rig);
     let longest = kinds.map(|kind| {
         let mut message = client_frame(format!(r#"{{"type":"{kind}","channels":["market.*"]}}"#).as_bytes());
         let began = thread_time();
         match kind {
-            "close" => rig.engine.on_socket_error(id, NOW),
-            _ => rig.engine.on_bytes(id, &mut message, NOW),
+            "close" => rig.core.on_socket_error(id, NOW),
+            _ => rig.core.on_bytes(id, &mut message, NOW),
         }
-        (thread_time() - began).max(longest_turn(rig))
+        (thread_time() - began).max(longest_pass(rig))
     });
     rig.drain();
-    while rig.engine.next_action().is_some() {}
+    while rig.core.next_action().is_some() {}
     longest
 }
 
-/// What this thread was busy, whatever else the machine was busy with.
+/// The CPU time of this thread, which does not depend on the machine's other load.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(
@@ -221,7 +226,7 @@ fn thread_time() -> Duration {
     )
 }
 
-/// 100,000 subscriptions to 1000 patterns; an event with one subscriber each, so that finding it is what is measured.
+/// Finds the subscriber of an event among 100,000 subscriptions to 1000 patterns. Each event has one subscriber.
 fn resolve(criterion: &mut Criterion) {
     let mut rig = Rig::new();
     let pattern = |number: usize| match number % 4 {
@@ -237,9 +242,9 @@ fn resolve(criterion: &mut Criterion) {
     rig.connect(&["user.u1.*".to_owned()]);
     rig.drain();
     rig.publish(event("user.u1.c0"));
-    rig.engine.deliver(1);
+    rig.core.deliver(1);
     rig.drain();
-    assert_eq!(rig.stats.deliveries.get(), 1, "it is found");
+    assert_eq!(rig.stats.deliveries.get(), 1, "the subscriber is found");
     let mut group = criterion.benchmark_group("resolve");
     for (name, channels) in [("cached", 1_000), ("uncached", 70_000)] {
         let events: Vec<_> = (0..channels).map(|n| event(&format!("user.u1.c{n}"))).collect();
@@ -251,7 +256,7 @@ fn resolve(criterion: &mut Criterion) {
                     rig.publish(events[next % channels].clone());
                     next += 1;
                     let began = Instant::now();
-                    rig.engine.deliver(1);
+                    rig.core.deliver(1);
                     spent += began.elapsed();
                     rig.drain();
                 }
@@ -262,7 +267,7 @@ fn resolve(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A message of one of 1000 clients in turn, its answer taken out of the outbox. Limits are checked, never reached.
+/// Handles messages of 1000 clients in rotation and takes the answers out of the outboxes. No limit is reached.
 fn inbound(criterion: &mut Criterion) {
     let mut rig = Rig::new();
     let clients: Vec<_> = (0..1_000)
@@ -272,20 +277,20 @@ fn inbound(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inbound");
     for (name, texts) in rig::MESSAGES {
         let frames = texts.map(|text| client_frame(text.as_bytes()));
-        let (mut turn, mut now) = (0, NOW);
+        let (mut number, mut now) = (0, NOW);
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                // 10 messages per second of each client, spread evenly.
-                if turn % 100 == 0 {
+                // 10 messages per second from each client, spread evenly.
+                if number % 100 == 0 {
                     now.mono_ms += 10;
                 }
                 let mut input = [0; 256];
-                let frame = &frames[turn / clients.len() % frames.len()];
+                let frame = &frames[number / clients.len() % frames.len()];
                 let input = &mut input[..frame.len()];
                 input.copy_from_slice(frame);
-                rig.engine.on_bytes(clients[turn % clients.len()], input, now);
+                rig.core.on_bytes(clients[number % clients.len()], input, now);
                 rig.drain();
-                turn += 1;
+                number += 1;
             });
         });
     }

@@ -37,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["load.0"]}"#;
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-/// Runs one server's cases; `publish` sends so many events to everybody.
+/// Runs the cases of one server. `publish` publishes the given number of events to all clients.
 fn measure(
     criterion: &mut Criterion,
     name: &str,
@@ -94,7 +94,7 @@ fn publish_body(events: usize) -> String {
     format!("[{}]", vec![event; events].join(","))
 }
 
-/// No server at all: a loop on a thread of its own.
+/// Measures a loop on a thread of its own, without a server.
 fn bare_loop(criterion: &mut Criterion, kind: Loop, clients: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");

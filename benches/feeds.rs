@@ -1,6 +1,6 @@
-//! Polls ten thousand users every ten seconds over HTTP, with feeds on one thread. It measures whether the interval holds
-//! and what CPU time the polls take. The source is a server on another thread of this process; every third response for a
-//! user differs from the one before.
+//! Polls ten thousand users every ten seconds over HTTP, with feeds on one thread. It measures whether the interval
+//! holds, and the CPU time of the polls. The source is a server on another thread of this process. Every third response
+//! for a user differs from the previous one.
 //!
 //! `cargo bench --bench feeds` takes about a minute. The environment variables `USERS` and `INTERVAL_MS` change the load.
 

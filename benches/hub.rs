@@ -93,8 +93,8 @@ fn publish(c: &mut Criterion) {
     group.finish();
 }
 
-/// Publishes to one inbox, on a channel of each class with as much state as it can have: a full history, a last value, or
-/// 1000 records of which each event changes ten.
+/// Publishes to one inbox, on a channel of each class with as much state as it can have: a full history, a last value,
+/// or 1000 records of which each event changes ten.
 fn keep(c: &mut Criterion) {
     let mut group = c.benchmark_group("publish and keep");
     for (name, text) in [
@@ -178,8 +178,8 @@ fn join(c: &mut Criterion) {
     group.finish();
 }
 
-/// Joins that view the state: of one channel, and scans over 10,000 channels with a last value. One scan has a pattern that
-/// matches all channels, the other has fifty patterns that match none and takes 13 steps per channel.
+/// Joins that view the state of one channel, and scans over 10,000 channels with a last value. One scan has a pattern
+/// that matches all channels. The other has fifty patterns that match none and takes 13 steps per channel.
 fn join_and_view(c: &mut Criterion) {
     let channels = 10_000;
     let (hub, mut inboxes) = hub(1);

@@ -1,10 +1,10 @@
-//! Instruction counts of the hot paths, so that a regression shows without a clock: they are the same on a busy machine.
+//! Instruction counts of the hot paths. Unlike times, they do not depend on the machine's other load.
 //!
-//! `benches/instructions.sh` runs this under callgrind and compares with the counts in `benches/instructions.txt`
-//! (`benches/instructions.sh --write` writes them anew). It needs valgrind and `gungraun-runner`, see there.
+//! `benches/instructions.sh` runs this under callgrind and compares the counts with `benches/instructions.txt`.
+//! `benches/instructions.sh --write` writes that file. The script needs valgrind and `gungraun-runner`.
 //!
-//! The unit is what the names say: a delivery is one event for one connection, so the counts of these are of 8 events
-//! for 1000 connections.
+//! The names give the unit. A delivery is one event for one connection, so the counts of `of_8000` are for 8 events to
+//! 1000 connections.
 #![allow(missing_docs)]
 
 #[path = "../tests/support/frames.rs"]
@@ -23,8 +23,8 @@ use tickgate_protocol::dialect::encode_event;
 use tickgate_protocol::event::Encoding;
 use tickgate_protocol::wire::{Decoder, Inflater};
 
-/// 1000 connections with one pattern, and eight events in the inbox; everything was used once. `channels`: those of the
-/// events, in turn; of `bench.a.odd` one of the connections gets nothing else than the others, but by another pattern.
+/// 1000 connections with one pattern, and eight events in the inbox. Every path was used once before. The events go to
+/// `channels` in rotation. One connection matches `bench.a.odd` by a second pattern, so its events form no run with others.
 fn crowd(channels: &[&str]) -> Rig {
     let mut rig = Rig::new();
     for _ in 0..999 {
@@ -33,32 +33,36 @@ fn crowd(channels: &[&str]) -> Rig {
     rig.connect(&["bench.a.*".to_owned(), "bench.a.odd".to_owned()]);
     rig.drain();
     for _ in 0..2 {
-        rig.engine.deliver(8);
+        rig.core.deliver(8);
         rig.drain();
         for channel in channels.iter().cycle().take(8) {
             rig.publish(event(channel));
         }
     }
-    assert_eq!(rig.stats.deliveries.get(), 8 * 1_000, "everybody got the first eight");
+    assert_eq!(
+        rig.stats.deliveries.get(),
+        8 * 1_000,
+        "every client received the first eight"
+    );
     rig
 }
 
 fn crowd_with_full_outboxes(channels: &[&str]) -> Rig {
     let mut rig = crowd(channels);
-    rig.engine.deliver(8);
+    rig.core.deliver(8);
     rig
 }
 
-/// One run of eight.
+/// Eight events that form one run.
 const RUN: &[&str] = &["bench.a.price", "bench.a.size"];
-/// Eight events of which no two go to the same subscribers one behind the other.
+/// Eight events of which no two in succession form a run.
 const SINGLE: &[&str] = &["bench.a.price", "bench.a.odd"];
 
 #[library_benchmark]
 #[bench::of_8000_in_a_run(args = (RUN,), setup = crowd)]
 #[bench::of_8000_one_by_one(args = (SINGLE,), setup = crowd)]
 fn deliver(mut rig: Rig) -> Rig {
-    rig.engine.deliver(8);
+    rig.core.deliver(8);
     rig
 }
 
@@ -74,7 +78,7 @@ fn with_a_listener() -> (Rig, Vec<tickgate::event::NewEvent>) {
     let mut rig = Rig::new();
     rig.connect(&["bench.a.*".to_owned()]);
     rig.publish(event("bench.a.price"));
-    rig.engine.deliver(1);
+    rig.core.deliver(1);
     rig.drain();
     (rig, vec![event("bench.a.price"); 100])
 }
@@ -98,7 +102,7 @@ fn encode(event: Event) -> bytes::Bytes {
     black_box(encode_event(Encoding::Native, &event.view()))
 }
 
-/// A read full of text frames of 239 bytes.
+/// A read buffer full of text frames of 239 bytes.
 fn full_read() -> (Decoder, Vec<u8>) {
     let frame = frames::frame(frames::TEXT, "x".repeat(239).as_bytes());
     (Decoder::new(64 * 1024), frame.repeat(64))
@@ -117,7 +121,7 @@ fn decode((mut decoder, mut read): (Decoder, Vec<u8>)) -> (Decoder, Vec<u8>) {
     (decoder, read)
 }
 
-/// A client and the messages named `name`, a hundred of them; everything was used once.
+/// A client and eight of the messages named `name`. Every path was used once before.
 fn client(name: &str) -> (Rig, ConnectionId, Vec<Vec<u8>>) {
     let mut rig = Rig::new();
     let id = rig.connect(&["grid.g1.*".to_owned()]);
@@ -125,7 +129,7 @@ fn client(name: &str) -> (Rig, ConnectionId, Vec<Vec<u8>>) {
     let (_, texts) = MESSAGES.iter().find(|message| message.0 == name).expect("a message");
     let mut frames = texts.iter().cycle().map(|text| client_frame(text.as_bytes()));
     for mut frame in frames.by_ref().take(2) {
-        rig.engine.on_bytes(id, &mut frame, NOW);
+        rig.core.on_bytes(id, &mut frame, NOW);
         rig.drain();
     }
     let frames = frames.take(8).collect();
@@ -139,7 +143,7 @@ fn client(name: &str) -> (Rig, ConnectionId, Vec<Vec<u8>>) {
 #[bench::refused_command_of_8(args = ("command refused",), setup = client)]
 fn inbound((mut rig, id, mut frames): (Rig, ConnectionId, Vec<Vec<u8>>)) -> Rig {
     for frame in &mut frames {
-        rig.engine.on_bytes(id, frame, NOW);
+        rig.core.on_bytes(id, frame, NOW);
         rig.drain();
     }
     rig

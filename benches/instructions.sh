@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Counts the instructions of the hot paths (benches/instructions.rs, under callgrind) and compares them with
-# benches/instructions.txt: more than 3 % above it is an error, more than 3 % below asks for new reference counts.
-# The counts are those of the release profile; another compiler makes others. Usage: benches/instructions.sh [--write]
+# benches/instructions.txt. An increase of more than 3 % is an error; a decrease of more than 3 % is noted.
+# The counts are those of the release profile and depend on the compiler. Usage: benches/instructions.sh [--write]
 #
 # Needs valgrind, and the harness's runner in the version of Cargo.lock:
 #   cargo install gungraun-runner --version "$(cargo metadata --format-version 1 | grep -o 'gungraun@[0-9.]*' | head -1 | cut -d@ -f2)"

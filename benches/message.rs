@@ -63,7 +63,7 @@ fn parse(c: &mut Criterion) {
     group.finish();
 }
 
-/// Keys with escapes: none, as many as are allowed, and a message of 64 KiB full of them, which the scan refuses early.
+/// Keys with escapes: none, the maximum, and a message of 64 KiB full of them, which the scan refuses early.
 fn hostile_keys(c: &mut Criterion) {
     let mut group = c.benchmark_group("escaped keys");
     let mut scratch = Scratch::default();

@@ -1,4 +1,4 @@
-//! Sending alone: what no server can beat without sending less often.
+//! Sends the frames without a server around it: a lower bound for every server that sends each event separately.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ pub(crate) enum Loop {
 
 const DEPTH: usize = 1024;
 
-/// For each order that many times: the frame to every socket.
+/// Sends the frame to every socket, as many times as each order says.
 pub(crate) fn run(kind: Loop, sockets: &[TcpStream], frame: &[u8], orders: Receiver<usize>) {
     let mut ring = IoUring::new(DEPTH as u32).expect("io_uring is allowed here");
     for events in orders {
@@ -24,7 +24,7 @@ pub(crate) fn run(kind: Loop, sockets: &[TcpStream], frame: &[u8], orders: Recei
             match kind {
                 Loop::Write => {
                     for mut socket in sockets {
-                        socket.write_all(frame).expect("a client that reads");
+                        socket.write_all(frame).expect("the client reads");
                     }
                 }
                 Loop::IoUring => sockets
@@ -41,11 +41,11 @@ fn submit(ring: &mut IoUring, sockets: &[TcpStream], frame: &[u8]) {
         let entry = opcode::Send::new(socket, frame.as_ptr(), frame.len() as u32)
             .flags(libc::MSG_NOSIGNAL)
             .build();
-        // SAFETY: the frame and the sockets outlive the ring's work: all completions are waited for below.
-        unsafe { ring.submission().push(&entry) }.expect("room for each");
+        // SAFETY: the frame and the sockets outlive the operation, because all completions are awaited below.
+        unsafe { ring.submission().push(&entry) }.expect("the ring has an entry for each socket of a chunk");
     }
     ring.submit_and_wait(sockets.len()).expect("submitted");
     for completion in ring.completion() {
-        assert_eq!(completion.result(), frame.len() as i32, "a client that reads");
+        assert_eq!(completion.result(), frame.len() as i32, "the client reads");
     }
 }

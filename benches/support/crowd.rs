@@ -1,8 +1,8 @@
-//! Many subscribed clients that read and count, in a process of their own: it has its own descriptors, and its own CPU
+//! Many subscribed clients that read and count. They run in a process of their own, with its own descriptors and CPU
 //! time.
 //!
-//! The process is this program once more, told by a variable what to do ([`serve_if_child`]). It says `ready`, then one
-//! line for each batch of events received, with their number; it ends when its input does.
+//! The process runs this program again, with an environment variable that describes the clients ([`serve_if_child`]).
+//! It prints `ready`, then one line with the number of events for each batch received. It exits when its input ends.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-/// Shorter payloads are replies and heartbeats.
+/// Minimum payload of an event. Shorter payloads are replies and heartbeats.
 const EVENT_BYTES_MIN: usize = 200;
 
 const VARIABLE: &str = "TICKGATE_BENCH_CROWD";
@@ -32,14 +32,14 @@ struct Shared {
 }
 
 impl Crowd {
-    /// Connects, says `first` (a text message, if any) and waits for one answer each.
+    /// Connects, sends `first` if it is not empty, and waits for one answer per client.
     pub(crate) fn connect(address: SocketAddr, path: &str, first: &str, count: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .env(VARIABLE, format!("{address} {path} {count} {first}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("this program starts once more");
+            .expect("this program starts again");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let ready = lines.next().expect("a line").expect("text");
         assert_eq!(ready, "ready", "the clients could not connect");
@@ -61,7 +61,7 @@ impl Crowd {
         self.shared.received.load(Ordering::Acquire)
     }
 
-    /// Blocks until so many have been received; panics when they do not come.
+    /// Blocks until `target` events have been received. Panics if none arrives for 30 seconds.
     pub(crate) fn wait_for(&self, target: u64) {
         let mut guard = self.shared.lock.lock().expect("the reader lives");
         while self.received() < target {
@@ -70,7 +70,7 @@ impl Crowd {
                 .changed
                 .wait_timeout(guard, Duration::from_secs(30))
                 .expect("the reader lives");
-            assert!(!timeout.timed_out(), "{} of {target} events came", self.received());
+            assert!(!timeout.timed_out(), "{} of {target} events arrived", self.received());
             guard = next;
         }
     }
@@ -84,7 +84,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Does a child's work when this process is one; returns whether it was.
+/// Runs the clients if this process was started for them. Returns whether it was.
 pub(crate) fn serve_if_child() -> bool {
     let Ok(order) = std::env::var(VARIABLE) else {
         return false;
@@ -131,7 +131,7 @@ struct Client {
     stream: TcpStream,
     /// An incomplete frame header.
     head: Vec<u8>,
-    /// What is left of the payload of the frame being read.
+    /// The number of payload bytes that are still to be read of the current frame.
     payload_left: usize,
 }
 
@@ -174,7 +174,7 @@ impl Client {
         }
     }
 
-    /// Reads what is there; how many events began in it.
+    /// Reads what has arrived, and returns how many events began in it.
     fn read(&mut self, scratch: &mut [u8]) -> u64 {
         let mut events = 0;
         loop {
@@ -214,7 +214,7 @@ impl Client {
     }
 }
 
-/// Accepts one client and answers its handshake without looking at it.
+/// Accepts one client and answers its handshake without checking it.
 pub(crate) fn accept_plainly(listener: &TcpListener) -> std::net::TcpStream {
     let (mut stream, _) = listener.accept().expect("a client");
     stream.set_nodelay(true).expect("a TCP socket");

@@ -1,7 +1,8 @@
-//! The naive server that the gateway is measured against: fastwebsockets, a task per client, one tokio broadcast
-//! channel. It encodes each event once and shares the bytes; everything else is what one writes first.
+//! The naive server that the gateway is compared with: fastwebsockets, one task per client, one tokio broadcast
+//! channel. It encodes each event once and shares the bytes. Otherwise it is a straightforward first implementation.
 //!
-//! It takes the same publish requests and answers the same subscription as the gateway does, and sends the same bytes.
+//! It accepts the same publish requests, answers subscriptions in the same way, and sends the same bytes as the
+//! gateway.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
-/// Deep enough that a slow subscriber shows as latency, not as loss, for as long as a measurement takes.
+/// Events that a slow subscriber may be behind. It exceeds a measurement, so that slowness shows as latency, not as
+/// loss.
 const BACKLOG_EVENTS: usize = 65_536;
 
-/// Publishing from within the process.
+/// The server. Clones publish to the same clients.
 #[derive(Clone)]
 pub struct Naive {
     events: broadcast::Sender<Bytes>,
@@ -33,17 +35,17 @@ impl Naive {
         }
     }
 
-    /// Sends one finished message to every client.
+    /// Sends one encoded message to every client.
     pub fn publish(&self, message: Bytes) {
-        // An error says that nobody listens.
+        // An error means that no client is subscribed.
         let _ = self.events.send(message);
     }
 
-    /// Accepts for ever.
+    /// Accepts connections forever.
     pub async fn serve(self, listener: TcpListener) {
         let server = Arc::new(self);
         loop {
-            // What accept can fail with here (too many descriptors) ends the measurement at its client's side.
+            // `accept` fails if descriptors run out, which the clients of the measurement report.
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };
@@ -56,7 +58,7 @@ async fn connection(server: Arc<Naive>, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |request| answer(Arc::clone(&server), request));
     let http = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    // A client that leaves is nobody's error here.
+    // A client that disconnects is not an error.
     let _ = http.with_upgrades().await;
 }
 
@@ -112,7 +114,7 @@ fn envelopes(body: &[u8]) -> Option<Vec<Bytes>> {
 
 async fn client(server: Arc<Naive>, mut socket: WebSocket<TokioIo<Upgraded>>) -> Result<(), WebSocketError> {
     socket.set_writev(false);
-    // Whatever it says first is taken for its subscription.
+    // The first message counts as the subscription, whatever it contains.
     socket.read_frame().await?;
     let mut events = server.events.subscribe();
     let subscribed = br#"{"type":"subscribed","data":{"active_subscriptions":1}}"#;

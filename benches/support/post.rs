@@ -1,4 +1,4 @@
-//! Publishing over one keep-alive connection.
+//! Publishes over one keep-alive connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ impl Post {
         }
     }
 
-    /// Publishes and waits for the answer, which must be 200.
+    /// Publishes and waits for the response, which must be 200.
     pub(crate) fn send(&mut self, body: &str) {
         let request = format!(
             "POST /api/publish HTTP/1.1\r\nHost: bench\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

@@ -1,4 +1,4 @@
-//! A shard's engine without sockets: clients that subscribe, events that are published, outboxes that are emptied.
+//! A shard's core without sockets: clients subscribe, events are published, and outboxes are emptied.
 
 use std::hint::black_box;
 use std::io::IoSlice;
@@ -21,13 +21,13 @@ use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
 use tickgate_protocol::wire::Deflate;
 
-/// When everything happens.
+/// The constant time of all operations.
 pub(crate) const NOW: Now = Now {
     mono_ms: 1_000_000,
     unix_ms: 1_703_836_800_000,
 };
 
-/// What clients say, by name: two messages that take turns. (A command has no answer here: nobody serves it.)
+/// Messages of clients, by name. Each has two texts, which alternate. No service answers the command.
 pub(crate) const MESSAGES: [(&str, [&str; 2]); 4] = [
     ("ping", [r#"{"type":"ping","timestamp":1703836800000}"#; 2]),
     (
@@ -45,16 +45,16 @@ pub(crate) const MESSAGES: [(&str, [&str; 2]); 4] = [
     ),
 ];
 
-struct Nobody;
+struct NoServices;
 
-impl Services for Nobody {
+impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
 }
 
-impl Broker for Nobody {
-    /// Into the inbox.
+impl Broker for NoServices {
+    /// Publishes to no channel. The rig publishes through the hub.
     fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
@@ -75,12 +75,12 @@ impl ConnectionPermit for Permit {
     }
 }
 
-/// One shard.
+/// One shard's core with its hub.
 pub(crate) struct Rig {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) engine: ShardCore,
+    pub(crate) core: ShardCore,
     pub(crate) stats: Arc<ShardMetrics>,
-    /// What the next clients agree on.
+    /// The compression that further clients negotiate.
     pub(crate) deflate: Option<Deflate>,
     connections: u64,
     settings: Arc<session::Settings>,
@@ -97,11 +97,11 @@ impl Rig {
             dialect::encode_event,
         );
         let stats = Arc::new(ShardMetrics::default());
-        let engine = ShardCore::new(
+        let core = ShardCore::new(
             shard::Settings::new(0),
             inboxes.remove(0),
-            Arc::new(Nobody),
-            Arc::new(Nobody),
+            Arc::new(NoServices),
+            Arc::new(NoServices),
             stats.clone(),
             NOW,
         );
@@ -132,7 +132,7 @@ impl Rig {
         });
         Self {
             hub,
-            engine,
+            core,
             stats,
             deflate: None,
             connections: 0,
@@ -140,14 +140,14 @@ impl Rig {
         }
     }
 
-    /// One more client, with these subscriptions.
+    /// Adds a client with these subscriptions.
     pub(crate) fn connect(&mut self, patterns: &[String]) -> ConnectionId {
         let patterns = serde_json::to_string(patterns).expect("strings");
-        self.connect_saying(&format!(r#"{{"type":"subscribe","channels":{patterns}}}"#))
+        self.connect_and_send(&format!(r#"{{"type":"subscribe","channels":{patterns}}}"#))
     }
 
-    /// One more client, which begins with this message.
-    pub(crate) fn connect_saying(&mut self, message: &str) -> ConnectionId {
+    /// Adds a client that begins with this message.
+    pub(crate) fn connect_and_send(&mut self, message: &str) -> ConnectionId {
         let arrival = Arrival {
             settings: self.settings.clone(),
             engine_io: None,
@@ -157,51 +157,51 @@ impl Rig {
             deflate: self.deflate,
             permit: Box::new(Permit),
         };
-        let id = self.engine.adopt(arrival, NOW);
-        self.engine.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
-        assert!(!self.engine.is_closing(id), "a subscription failed");
+        let id = self.core.adopt(arrival, NOW);
+        self.core.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
+        assert!(!self.core.is_closing(id), "a subscription failed");
         self.connections += 1;
         id
     }
 
-    /// Into the inbox, and what its channel's class keeps into the state.
+    /// Publishes to the inbox, and to the state that the channel's class keeps.
     pub(crate) fn publish(&self, event: NewEvent) -> Receipt {
-        let credit = self.hub.credit_now(event.data.len()).expect("room");
+        let credit = self.hub.credit_now(event.data.len()).expect("a credit is available");
         self.hub.publish(event, NOW, credit, &mut Wakes::default())
     }
 
-    /// Takes everything out of the outboxes, as if it were written, and what is read from the hub meanwhile: turn by turn
-    /// as the reactor does, since a connection reads one page in each.
+    /// Takes everything out of the outboxes as if it were written, including what is read from the hub meanwhile. It
+    /// takes as many passes as the reactor would, since a connection reads one page in each.
     pub(crate) fn drain(&mut self) {
         loop {
-            while let Some(id) = self.engine.next_dirty() {
+            while let Some(id) = self.core.next_dirty() {
                 self.write(id);
             }
-            if !self.engine.has_turn_to_begin() {
+            if !self.core.has_turn_to_begin() {
                 break;
             }
-            self.engine.begin_turn(NOW);
+            self.core.begin_turn(NOW);
         }
     }
 
     fn write(&mut self, id: ConnectionId) {
         loop {
             let mut slices = [IoSlice::new(&[]); 64];
-            let filled = self.engine.pending(id, NOW, &mut slices);
+            let filled = self.core.pending(id, NOW, &mut slices);
             black_box(&slices);
-            // More comes with its next turn.
+            // Further pages follow in the next pass.
             if filled == 0 {
                 break;
             }
             let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
-            if self.engine.sent(id, bytes, NOW) == Sent::Drained {
+            if self.core.sent(id, bytes, NOW) == Sent::Drained {
                 break;
             }
         }
     }
 }
 
-/// A text frame as a client sends it; its mask is zero.
+/// A client's text frame with a mask of zero.
 pub(crate) fn client_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match u8::try_from(payload.len()) {

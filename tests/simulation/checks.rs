@@ -1,4 +1,4 @@
-//! What must be true after every step, at the end of a connection, and at the end of all.
+//! What must hold after every step, when a connection ends, and when the simulation ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,18 +15,18 @@ use crate::surroundings::{CALM, Fault};
 use crate::world::World;
 
 impl World {
-    /// What the shard's driver does at the end of each turn, and what must be true then.
+    /// Does what the shard's driver does at the end of each pass, and checks what must hold then.
     pub(crate) fn after(&mut self) -> Result<(), String> {
-        // As a shard that wants to sleep: a bell that rang keeps it awake and makes it try again.
+        // Like a shard that is about to sleep: if the doorbell has rung, it stays awake and retries parked events.
         if !self.bell.fall_asleep() && self.fault != Fault::SilentDoorbell {
             self.bell.answer();
-            self.engine.retry_parked(self.now);
+            self.core.retry_parked(self.now);
         }
         self.bell.answer();
-        if self.engine.waiting_events() == 0 {
+        if self.core.waiting_events() == 0 {
             self.popped = self.log.lock().len();
         }
-        while let Some(action) = self.engine.next_action() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Resume(_) => {}
                 Action::ShutDown(id) => self.peer_sees_the_end(id)?,
@@ -35,22 +35,22 @@ impl World {
             }
         }
         for at in 0..self.clients.len() {
-            self.look_at(at);
+            self.update_client(at);
         }
-        self.check_caps()
+        self.check_limits()
     }
 
-    fn look_at(&mut self, at: usize) {
+    fn update_client(&mut self, at: usize) {
         let log = self.log.lock().len();
         let client = &mut self.clients[at];
         if client.stalled_steps > 0 {
             client.stalled_steps -= 1;
             if client.stalled_steps == 0 {
-                client.room = usize::MAX;
-                self.engine.writable(client.id);
+                client.writable_bytes = usize::MAX;
+                self.core.writable(client.id);
             }
         }
-        let is_closing = self.engine.is_closing(client.id);
+        let is_closing = self.core.is_closing(client.id);
         if is_closing && !client.is_closing {
             explain(client, self.now.mono_ms, self.draining);
         }
@@ -58,21 +58,21 @@ impl World {
         if !is_closing {
             client.alive_popped = self.popped;
         }
-        if is_closing || self.engine.wants_input(client.id) {
+        if is_closing || self.core.wants_input(client.id) {
             client.model.done(log);
         }
     }
 
-    /// All is flushed and the gateway shut its side down.
+    /// The shard has sent everything and shut down its side of the connection.
     fn peer_sees_the_end(&mut self, id: ConnectionId) -> Result<(), String> {
-        let at = *self.by_id.get(&id).ok_or("shuts down nobody")?;
+        let at = *self.by_id.get(&id).ok_or("shuts down an unknown connection")?;
         let client = &mut self.clients[at];
         if client.model.closed.is_none() && !client.eof {
             return Err("shut down without a Close frame".into());
         }
         if !client.is_stubborn && !client.eof {
             client.eof = true;
-            self.engine.on_end_of_input(id, self.now);
+            self.core.on_end_of_input(id, self.now);
         }
         Ok(())
     }
@@ -85,10 +85,10 @@ impl World {
         }
         self.summary.received += client.model.received() as u64;
         let Some(code) = client.model.closed else {
-            return Ok(()); // it hung up, or did not read to the end in time
+            return Ok(()); // The client has hung up, or did not read to the end in time.
         };
         if client.is_mid_frame() {
-            return Err("something after the Close frame".into());
+            return Err("bytes after the Close frame".into());
         }
         explain(&mut client, self.now.mono_ms, self.draining);
         if code.is_some_and(|code| !client.explained.contains(&code)) {
@@ -100,7 +100,7 @@ impl World {
         client.model.check_end(client.alive_popped, &self.log.lock())
     }
 
-    fn check_caps(&mut self) -> Result<(), String> {
+    fn check_limits(&mut self) -> Result<(), String> {
         let page: Arc<Mutex<ClientsPage>> = Arc::default();
         let reply = page.clone();
         let message = ShardMessage::Clients {
@@ -109,9 +109,9 @@ impl World {
             user: None,
             reply: Box::new(move |page| *reply.lock() = page),
         };
-        self.engine.on_message(message, self.now);
+        self.core.on_message(message, self.now);
         let page = page.lock();
-        if page.clients.len() != self.clients.len() || self.engine.connections() != self.clients.len() {
+        if page.clients.len() != self.clients.len() || self.core.connections() != self.clients.len() {
             return Err(format!(
                 "{} connections, not {}",
                 page.clients.len(),
@@ -120,16 +120,16 @@ impl World {
         }
         let limits = CALM;
         for client in &page.clients {
-            // Beside events and replies: the farewell, which knows no bound.
+            // The farewell is not bounded by the limits.
             let most = u64::from(limits.outbox_frames + limits.reply_frames) + 4;
             if client.pending > most || client.subscriptions.len() > limits.subscriptions as usize {
                 return Err(format!("over a cap: {client:?}"));
             }
         }
-        self.engine.update_stats();
+        self.core.update_stats();
         let open = i64::try_from(self.clients.len()).unwrap_or(i64::MAX);
         let stats = self.stats.read();
-        // A lone event may be longer than the bound.
+        // A single event may exceed the limit.
         let bytes_max = i64::from(limits.outbox_bytes);
         if stats.pending_frames > open * i64::from(limits.outbox_frames) || stats.pending_bytes > open * bytes_max {
             return Err(format!("outboxes hold too much: {stats:?}"));
@@ -141,7 +141,7 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn check_nothing_is_left(&mut self) -> Result<(), String> {
+    pub(crate) fn check_no_resource_in_use(&mut self) -> Result<(), String> {
         if !self.clients.is_empty() {
             let left: Vec<_> = self
                 .clients
@@ -150,7 +150,7 @@ impl World {
                 .collect();
             return Err(format!("still there: {left:?}"));
         }
-        while self.engine.deliver(64) > 0 {}
+        while self.core.deliver(64) > 0 {}
         let stats = self.stats.read();
         let left = [
             stats.connections,
@@ -161,8 +161,8 @@ impl World {
         if left != [0; 4] || self.permits.load(Relaxed) != 0 {
             return Err(format!("left behind: {left:?}, {} permits", self.permits.load(Relaxed)));
         }
-        if self.engine.queued_frames() != 0 {
-            return Err(format!("{} frames are still in the pool", self.engine.queued_frames()));
+        if self.core.queued_frames() != 0 {
+            return Err(format!("{} frames are still in the pool", self.core.queued_frames()));
         }
         if stats.endings.iter().sum::<u64>() != stats.connections_total {
             return Err(format!(
@@ -170,7 +170,7 @@ impl World {
                 stats.connections_total, stats.endings
             ));
         }
-        if self.draining && !self.engine.is_finished() {
+        if self.draining && !self.core.is_finished() {
             return Err("the drain does not end".into());
         }
         self.check_hub()
@@ -203,7 +203,7 @@ impl World {
     }
 }
 
-/// Adds the endings that time and the client's kind explain.
+/// Adds the close codes that the elapsed time and the client's kind explain.
 fn explain(client: &mut Client, now_ms: u64, draining: bool) {
     if now_ms - client.connected_ms >= 5_000 && !client.has_authenticated {
         client.explained.push(4002);
@@ -212,7 +212,7 @@ fn explain(client: &mut Client, now_ms: u64, draining: bool) {
         client.explained.push(4009);
     }
     if client.has_bytes() {
-        client.explained.push(1008); // the rest of a message that never went in
+        client.explained.push(1008); // the rest of a message that was never passed in
     }
     if client.kind == Kind::Flooder {
         client.explained.extend([4008, 4029]);

@@ -1,4 +1,4 @@
-//! One simulated client: what it sends, how fast it reads, and which endings its behaviour explains.
+//! One simulated client: what it sends, how fast it reads, and which close codes its behaviour explains.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::model::{Ask, Log, Model};
 use crate::surroundings::Fault;
 use crate::wire::{self, Reader, Received};
 
-/// What is published, and subscribed to.
+/// The channels that events are published to.
 pub(crate) const CHANNELS: [&str; 9] = [
     "market.a.price",
     "market.b.price",
@@ -42,13 +42,13 @@ const PATTERNS: [&str; 10] = [
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Within all limits; may stall and half-read.
+    /// Stays within all limits. May stall and read partially.
     Calm,
-    /// The same on an endpoint with tight limits, and sends much.
+    /// Sends much, on an endpoint with tight limits.
     Flooder,
-    /// Sends what no client should, once.
+    /// Sends one malformed or forbidden message.
     Nonsense,
-    /// Says nothing at all.
+    /// Sends nothing.
     Silent,
 }
 
@@ -62,32 +62,32 @@ pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) kind: Kind,
     pub(crate) model: Model,
-    /// Bytes the socket takes now.
-    pub(crate) room: usize,
-    /// For how many steps it does not read.
+    /// Bytes that the socket accepts now.
+    pub(crate) writable_bytes: usize,
+    /// The number of further steps in which it does not read.
     pub(crate) stalled_steps: u32,
     pub(crate) connected_ms: u64,
     pub(crate) last_input_ms: u64,
     pub(crate) has_authenticated: bool,
-    /// Endings that what happened explains.
+    /// Close codes that are explained by what happened.
     pub(crate) explained: Vec<u16>,
-    /// Up to here everything was popped while the session lived.
+    /// The log position up to which the shard had taken all events while the session was open.
     pub(crate) alive_popped: usize,
     pub(crate) is_closing: bool,
     pub(crate) eof: bool,
-    /// Its own end was seen; it does not close its side by itself.
+    /// Does not close its side after the server's.
     pub(crate) is_stubborn: bool,
     pub(crate) sent_close: bool,
     out: VecDeque<u8>,
     unsent: VecDeque<Unsent>,
-    // Where frames end, for whole frames are signs of life.
+    // Ends of frames in the bytes written. A complete frame counts as input for the heartbeat.
     frame_ends: VecDeque<u64>,
     written: u64,
     fed: u64,
     requests: u32,
     reader: Reader,
-    // Faults: an event held back to be swapped.
-    kept: Option<Value>,
+    // For faults: an event that is held back to be swapped with the next.
+    held_back: Option<Value>,
 }
 
 impl Client {
@@ -96,7 +96,7 @@ impl Client {
             id,
             kind,
             model: Model::new(kind == Kind::Calm),
-            room: usize::MAX,
+            writable_bytes: usize::MAX,
             stalled_steps: 0,
             connected_ms: now_ms,
             last_input_ms: now_ms,
@@ -114,7 +114,7 @@ impl Client {
             fed: 0,
             requests: 0,
             reader: Reader::default(),
-            kept: None,
+            held_back: None,
         }
     }
 
@@ -125,7 +125,7 @@ impl Client {
         self.out.extend(bytes);
     }
 
-    /// Requests on their way; a calm client has few.
+    /// The number of unanswered requests. A calm client keeps it small.
     pub(crate) fn outstanding(&self) -> usize {
         self.unsent.len() + self.model.unanswered().len()
     }
@@ -144,7 +144,7 @@ impl Client {
         self.request(Ask::Auth { admin }, json!({"type": "auth", "token": token}), rng);
     }
 
-    /// One request at random.
+    /// Sends a random request.
     pub(crate) fn send_something(&mut self, fault: Fault, rng: &mut StdRng) {
         match rng.random_range(0..10) {
             0..=3 => {
@@ -189,7 +189,7 @@ impl Client {
         self.explained.push(1000);
     }
 
-    /// Something that ends every connection.
+    /// Sends bytes that must end the connection.
     pub(crate) fn send_nonsense(&mut self, rng: &mut StdRng) {
         let (code, bytes) = match rng.random_range(0..6) {
             0 => (1002, vec![0x81, 0x02, b'h', b'i']),           // not masked
@@ -197,14 +197,14 @@ impl Client {
             2 => (1007, wire::frame(wire::TEXT, &[0xff, 0xfe], rng.random())),
             3 => (1003, wire::frame(0x82, b"{}", rng.random())),
             4 => (1009, wire::frame(wire::TEXT, &[b' '; 3000], rng.random())),
-            _ => (1002, wire::frame(0x80, b"{}", rng.random())), // a continuation of nothing
+            _ => (1002, wire::frame(0x80, b"{}", rng.random())), // a continuation without a beginning
         };
         self.explained.push(code);
         self.written += bytes.len() as u64;
         self.out.extend(bytes);
     }
 
-    /// The next bytes for the gateway, cut anywhere.
+    /// The next bytes for the gateway, split anywhere.
     pub(crate) fn take_bytes(&mut self, log: usize, popped: usize, now_ms: u64, rng: &mut StdRng) -> Vec<u8> {
         let length = if rng.random_bool(0.5) {
             self.out.len()
@@ -228,17 +228,17 @@ impl Client {
         !self.out.is_empty()
     }
 
-    /// The connection will take nothing more.
+    /// Discards unsent bytes, because the connection accepts no more input.
     pub(crate) fn forget_bytes(&mut self) {
         self.out.clear();
         self.unsent.clear();
     }
 
-    /// Bytes came: every whole frame goes through the model, or through a planted fault first.
+    /// Takes bytes from the server. The model checks each complete frame, after a planted fault may have changed it.
     pub(crate) fn receive(&mut self, bytes: &[u8], log: &Log, fault: Fault, rng: &mut StdRng) -> Result<(), String> {
         self.reader.push(bytes);
         while let Some(frame) = self.reader.next()? {
-            for frame in self.spoil(frame, log, fault, rng) {
+            for frame in self.inject_fault(frame, log, fault, rng) {
                 if let Received::Text(message) = &frame
                     && message["type"] == "auth_result"
                     && message["success"] == true
@@ -255,7 +255,7 @@ impl Client {
         self.reader.is_mid_frame()
     }
 
-    fn spoil(&mut self, frame: Received, log: &Log, fault: Fault, rng: &mut StdRng) -> Vec<Received> {
+    fn inject_fault(&mut self, frame: Received, log: &Log, fault: Fault, rng: &mut StdRng) -> Vec<Received> {
         let Received::Text(mut message) = frame else {
             return vec![frame];
         };
@@ -265,18 +265,21 @@ impl Client {
             Fault::DoublesEvent if is_event && rng.random_bool(0.02) => {
                 vec![Received::Text(message.clone()), Received::Text(message)]
             }
-            Fault::SwapsEvents if is_event && self.kept.is_none() && rng.random_bool(0.05) => {
-                self.kept = Some(message);
+            Fault::SwapsEvents if is_event && self.held_back.is_none() && rng.random_bool(0.05) => {
+                self.held_back = Some(message);
                 Vec::new()
             }
-            Fault::SwapsEvents if self.kept.is_some() => {
-                let kept = self.kept.take().map(Received::Text);
-                [Some(Received::Text(message)), kept].into_iter().flatten().collect()
+            Fault::SwapsEvents if self.held_back.is_some() => {
+                let held_back = self.held_back.take().map(Received::Text);
+                [Some(Received::Text(message)), held_back]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
             Fault::HidesDrops if message["type"] == "dropped" => Vec::new(),
             Fault::KeepsSubscription if message["type"] == "subscribed" && self.is_unsubscribe(&message) => {
                 message["type"] = "unsubscribed".into();
-                // The count that a table would have that forgot to remove nothing but the entry.
+                // The count of a table that had really removed the patterns.
                 message["data"]["active_subscriptions"] = self.model.held_without(&message).into();
                 vec![Received::Text(message)]
             }

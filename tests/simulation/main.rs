@@ -1,23 +1,24 @@
-//! A whole shard and its clients in one thread, on virtual time, from a seed.
+//! Simulates a whole shard with its clients in one thread, on virtual time, from a seed.
 //!
-//! Two halves: here clients do whatever clients do, on channels of which nothing is kept; in `keeping/` channels of
-//! every class meet clients that stall, go and come back.
+//! There are two simulations. The one in this folder has clients with arbitrary behaviour, on channels without kept
+//! state. The one in `keeping/` has channels of every class, and clients that stall, leave and come back.
 //!
-//! Decoders, sessions, the subscription table, outboxes, timers and the hub are the real ones; sockets, backends and
-//! clocks are not. Clients connect, authenticate, subscribe and unsubscribe with overlapping patterns, publish, send
-//! commands, stall, half-read, flood, talk nonsense, fall silent and disconnect, all in bytes cut anywhere. Beside
-//! each client runs a model that knows only what went over the wire and when.
+//! Decoders, sessions, the subscription table, outboxes, timers and the hub are the real ones. Sockets, backends and
+//! clocks are simulated. Clients connect, authenticate, subscribe and unsubscribe with overlapping patterns, publish,
+//! send commands, stall, read partially, flood, send malformed frames, fall silent and disconnect. Their bytes are
+//! split anywhere. Each client has a model that knows only what was sent and received, and when.
 //!
-//! Checked with every frame a client gets:
-//! * an event matches a pattern that the client was told it holds: none before `subscribed`, none after `unsubscribed`;
+//! Checks of every frame that a client receives:
+//! * an event matches a pattern that the client holds: none before `subscribed`, none after `unsubscribed`;
 //! * an event was not published before the client asked for it;
-//! * per channel the order is that of publishing, and nothing comes twice;
+//! * per channel, events arrive in the order of publishing, and none arrives twice;
 //! * every request is answered once, and nothing follows the Close frame.
 //!
-//! After every step: no cap is exceeded. At the end of a connection: it got everything it was owed or was told of the
-//! loss, and it ended once, with a code that its behaviour explains. At the end of all: nothing is left anywhere.
+//! After every step, no limit is exceeded. When a connection ends, it has received every event it was owed, or a report
+//! of the loss, and it has ended once, with a close code that its behaviour explains. At the end, no resource is still
+//! in use.
 //!
-//! `TICKGATE_SEEDS=10000 cargo test --release --test simulation` runs more seeds, `TICKGATE_SEED=17` one alone.
+//! `TICKGATE_SEEDS=10000 cargo test --release --test simulation` runs more seeds, `TICKGATE_SEED=17` a single one.
 
 mod checks;
 mod client;
@@ -34,12 +35,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use surroundings::{Fault, Summary};
 use world::World;
 
-/// What is wrong with one seed's run, if anything.
+/// Runs one seed and returns the first violation as an error.
 fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
     caught(|| World::new(seed, fault).run())
 }
 
-/// A run whose panics are what is wrong with it.
+/// Runs a closure and turns a panic into an error.
 fn caught<S>(run: impl FnOnce() -> Result<S, String>) -> Result<S, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outcome) => outcome,
@@ -55,8 +56,8 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Runs the seeds that were asked for, each of which must pass. Whether they are so many that everything must have
-/// happened in them.
+/// Runs the requested seeds, each of which must pass. Returns whether there were enough seeds to expect that everything
+/// happened at least once.
 fn sweep<S: Debug>(sum: &mut S, run: impl Fn(u64) -> Result<S, String>, add: impl Fn(&mut S, &S)) -> bool {
     let seeds = match variable("TICKGATE_SEED") {
         Some(seed) => seed..seed + 1,
@@ -72,19 +73,19 @@ fn sweep<S: Debug>(sum: &mut S, run: impl Fn(u64) -> Result<S, String>, add: imp
     seeds.end - seeds.start >= 200
 }
 
-/// A fault must be found by one of these seeds, for what it is.
+/// Asserts that one of these seeds finds the fault, with one of its symptoms.
 fn assert_found_by<S>(seeds: Range<u64>, fault: impl Debug, run: impl Fn(u64) -> Result<S, String>, symptoms: &[&str]) {
     let wrongs: Vec<String> = seeds.filter_map(|seed| run(seed).err()).collect();
     let is_symptom = |wrong: &String| symptoms.iter().any(|symptom| wrong.contains(symptom));
     assert!(
         wrongs.iter().any(is_symptom),
-        "{fault:?} went unnoticed; of other things: {:?}",
+        "{fault:?} was not found; the first other error: {:?}",
         wrongs.first()
     );
 }
 
 #[test]
-fn many_seeds_keep_every_promise() {
+fn every_promise_is_kept_with_many_seeds() {
     let mut sum = Summary::default();
     if sweep(&mut sum, |seed| run(seed, Fault::None), Summary::add) {
         sum.assert_everything_happened();
@@ -96,12 +97,12 @@ fn assert_found(fault: Fault, symptoms: &[&str]) {
 }
 
 #[test]
-fn a_subscription_that_outlives_its_end_is_found() {
+fn a_subscription_kept_after_unsubscribe_is_found() {
     assert_found(Fault::KeepsSubscription, &["matches nothing held"]);
 }
 
 #[test]
-fn an_event_from_before_the_join_is_found() {
+fn an_event_from_before_the_subscription_is_found() {
     assert_found(Fault::EventFromBefore, &["published before the subscription"]);
 }
 
@@ -111,7 +112,7 @@ fn a_lost_event_is_found() {
 }
 
 #[test]
-fn a_doubled_event_is_found() {
+fn a_duplicate_event_is_found() {
     assert_found(Fault::DoublesEvent, &[" after Some"]);
 }
 
@@ -121,7 +122,7 @@ fn two_events_out_of_order_are_found() {
 }
 
 #[test]
-fn a_loss_that_is_not_told_is_found() {
+fn an_unreported_drop_is_found() {
     assert_found(Fault::HidesDrops, &["are missing"]);
 }
 

@@ -1,8 +1,9 @@
-//! What one client is owed, from what went over the wire and when.
+//! Decides which events one client is owed, from what was sent and received, and when.
 //!
-//! Time is the log: the list of all events in the order of publishing. A request takes effect somewhere between the
-//! log's length when its last byte went in (`fed`) and its length when the shard was seen to have done all it was
-//! given (`done`), mostly the same number. Between them an event may or may not come; outside them it must or must not.
+//! Time is a position in the log, the list of all events in the order of publishing. A request takes effect between two
+//! positions: the log's length when its last byte was passed in (`fed`), and its length when the shard had surely
+//! processed all input (`done`). They are mostly equal. An event between them may arrive or not; outside them it must
+//! arrive, or must not.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,7 +12,7 @@ use tickgate_protocol::channel::Pattern;
 
 use crate::wire::Received;
 
-/// Every event published, in order; `data.id` names it.
+/// Every published event, in order, identified by `data.id`.
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) channels: Vec<String>,
@@ -31,7 +32,7 @@ impl Log {
     }
 }
 
-/// What a request asks for, as far as the model cares.
+/// The kind of request, as far as it matters to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Subscribe(Vec<Pattern>),
@@ -45,12 +46,12 @@ struct Request {
     ask: Ask,
     fed: usize,
     done: Option<usize>,
-    // What had been popped for sure when it was fed.
+    // The log position up to which the shard had surely taken all events when the request was passed in.
     popped: usize,
     answers: u32,
 }
 
-/// For how long a pattern was held, in log positions.
+/// The log positions between which a pattern was held.
 struct Span {
     pattern: Pattern,
     from_may: usize,
@@ -66,23 +67,23 @@ struct SpanEnd {
 
 #[derive(Default)]
 pub(crate) struct Model {
-    // In order of feeding.
+    // In the order of being passed in.
     requests: Vec<(String, Request)>,
     held: Vec<Pattern>,
     spans: Vec<Span>,
     received: BTreeSet<usize>,
     last: HashMap<String, usize>,
-    // Events before this one were looked at for losses.
+    // Events before this position were checked for losses.
     checked: usize,
     missing: HashSet<usize>,
-    told: u64,
-    told_channels: HashSet<String>,
+    reported: u64,
+    reported_channels: HashSet<String>,
     last_auth: Option<(usize, usize)>,
-    /// Whether admin-only channels may come, and whether they must.
+    /// Whether events of admin-only channels may arrive, and whether they must.
     pub(crate) may_admin: bool,
     pub(crate) must_admin: bool,
     pub(crate) closed: Option<Option<u16>>,
-    told_in_place: bool,
+    reported_in_order: bool,
 }
 
 fn is_admin_only(channel: &str) -> bool {
@@ -90,16 +91,16 @@ fn is_admin_only(channel: &str) -> bool {
 }
 
 impl Model {
-    /// With `told_in_place`, losses must be told before anything later arrives (which is not promised to a client
-    /// whose replies are at their bound).
-    pub(crate) fn new(told_in_place: bool) -> Self {
+    /// Creates a model. With `reported_in_order`, a loss must be reported before any later event arrives. That is not
+    /// promised to a client whose replies have reached their limit.
+    pub(crate) fn new(reported_in_order: bool) -> Self {
         Self {
-            told_in_place,
+            reported_in_order,
             ..Self::default()
         }
     }
 
-    /// A request's last byte goes in.
+    /// The last byte of a request is passed in.
     pub(crate) fn fed(&mut self, id: &str, ask: Ask, log: usize, popped: usize) {
         if matches!(ask, Ask::Auth { admin: true }) {
             self.may_admin = true;
@@ -117,7 +118,7 @@ impl Model {
         self.requests.push((id.to_owned(), request));
     }
 
-    /// Everything fed so far has taken effect.
+    /// Everything passed in so far has taken effect.
     pub(crate) fn done(&mut self, log: usize) {
         let open = self
             .requests
@@ -153,9 +154,9 @@ impl Model {
         match message["type"].as_str() {
             Some("event") => self.event(message, log),
             Some("dropped") => {
-                self.told += message["data"]["count"].as_u64().ok_or("no count")?;
+                self.reported += message["data"]["count"].as_u64().ok_or("no count")?;
                 let names = message["data"]["channels"].as_array().ok_or("no channels")?;
-                self.told_channels
+                self.reported_channels
                     .extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
                 Ok(())
             }
@@ -171,7 +172,8 @@ impl Model {
                 );
                 Ok(())
             }
-            // Of errors: `RATE_LIMITED`, which stands for several requests. Of the others: a refused handshake token.
+            // An `error` without id is `RATE_LIMITED`, which answers several requests. An `auth_result` without id
+            // refuses the token of the handshake.
             Some("ping" | "auth_expiring" | "going_away" | "error" | "auth_result") if message["id"].is_null() => {
                 Ok(())
             }
@@ -183,13 +185,13 @@ impl Model {
     fn answer(&mut self, answer: &str, message: &Value, log: &Log) -> Result<(), String> {
         let id = message["id"].as_str().ok_or("an answer without id")?;
         let known = self.requests.iter_mut().find(|(known, _)| known == id);
-        let (_, request) = known.ok_or("an answer to nothing")?;
+        let (_, request) = known.ok_or("an answer to an unknown request")?;
         request.answers += 1;
         if request.answers > 1 {
             return Err("a second answer".into());
         }
         let request = request.clone();
-        // Not done yet means that the shard is in the middle of it: then now.
+        // If the request is not done, the shard is processing it now.
         let done = request.done.unwrap_or(log.len());
         match (&request.ask, answer) {
             (_, "error") => Ok(()),
@@ -225,7 +227,7 @@ impl Model {
                 Ok(())
             }
             (Ask::Other(expected), got) if *expected == got => Ok(()),
-            (ask, _) => Err(format!("no answer to {ask:?}")),
+            (ask, _) => Err(format!("not an answer to {ask:?}")),
         }
     }
 
@@ -248,16 +250,16 @@ impl Model {
 
     fn event(&mut self, message: &Value, log: &Log) -> Result<(), String> {
         let id = message["data"]["id"].as_str().ok_or("an event without id")?;
-        let number = *log.by_id.get(id).ok_or("an event that nobody published")?;
+        let number = *log.by_id.get(id).ok_or("an event that was never published")?;
         let channel = &log.channels[number];
         if message["channel"] != channel.as_str() {
-            return Err("another channel than published".into());
+            return Err("a channel other than the published one".into());
         }
         if !self.held.iter().any(|held| held.matches(channel)) {
             return Err(format!("event {number} matches nothing held {:?}", self.held));
         }
         if is_admin_only(channel) && !self.may_admin {
-            return Err("for admins only".into());
+            return Err("an event for admins only".into());
         }
         let last = self.last.insert(channel.clone(), number);
         if last.is_some_and(|last| last >= number) {
@@ -272,14 +274,14 @@ impl Model {
             return Err(format!("event {number} was published before the subscription"));
         }
         self.received.insert(number);
-        self.look_for_losses(number, log);
-        if self.told_in_place {
-            self.check_told()?;
+        self.find_losses(number, log);
+        if self.reported_in_order {
+            self.check_reported()?;
         }
         Ok(())
     }
 
-    fn look_for_losses(&mut self, before: usize, log: &Log) {
+    fn find_losses(&mut self, before: usize, log: &Log) {
         for number in self.checked..before {
             if self.is_owed(number, &log.channels[number]) && !self.received.contains(&number) {
                 self.missing.insert(number);
@@ -304,29 +306,32 @@ impl Model {
             .any(|span| span.pattern.matches(channel) && covers(span))
     }
 
-    fn check_told(&self) -> Result<(), String> {
-        if self.missing.len() as u64 > self.told {
+    fn check_reported(&self) -> Result<(), String> {
+        if self.missing.len() as u64 > self.reported {
             return Err(format!(
-                "events {:?} are missing and {} were told",
-                self.missing, self.told
+                "events {:?} are missing and {} were reported",
+                self.missing, self.reported
             ));
         }
         Ok(())
     }
 
-    /// The connection has got all it ever will, and was alive for events up to `popped`.
+    /// Checks the end of a connection that has received everything, and was open for events up to `popped`.
     pub(crate) fn check_end(&mut self, popped: usize, log: &Log) -> Result<(), String> {
-        self.look_for_losses(popped, log);
-        self.check_told()?;
+        self.find_losses(popped, log);
+        self.check_reported()?;
         let lost = (0..log.len()).filter(|n| self.is_allowed(*n, &log.channels[*n]) && !self.received.contains(n));
         let lost = lost.count() as u64;
-        if self.told > lost {
-            return Err(format!("{} losses told, {lost} at most happened", self.told));
+        if self.reported > lost {
+            return Err(format!(
+                "{} losses were reported, at most {lost} happened",
+                self.reported
+            ));
         }
-        // A `dropped` message names up to 32 channels; there are fewer here.
-        let named = |number: &&usize| self.told_channels.contains(&log.channels[**number]);
+        // A `dropped` message names at most 32 channels, and the simulation has fewer.
+        let named = |number: &&usize| self.reported_channels.contains(&log.channels[**number]);
         match self.missing.iter().find(|number| !named(number)) {
-            Some(number) => Err(format!("the loss of event {number} was told without its channel")),
+            Some(number) => Err(format!("the loss of event {number} was reported without its channel")),
             None => Ok(()),
         }
     }
@@ -336,20 +341,20 @@ impl Model {
     }
 }
 
-/// What planted faults need to look right.
+/// State that planted faults need to look plausible.
 impl Model {
     pub(crate) fn is_unsubscribe(&self, id: &str) -> bool {
         let is_it = |(known, request): &(String, Request)| known == id && matches!(request.ask, Ask::Unsubscribe(_));
         self.requests.iter().any(is_it)
     }
 
-    /// How many patterns are held without those that the message names.
+    /// The number of patterns that remain without those of the message.
     pub(crate) fn held_without(&self, message: &Value) -> usize {
         let named = patterns(message).unwrap_or_default();
         self.held.iter().filter(|held| !named.contains(held)).count()
     }
 
-    /// An event from before a subscription, as a join without position would deliver it.
+    /// An event from before a subscription, as a join without an inbox position would deliver it.
     pub(crate) fn event_before(&self, subscribed: &Value, log: &Log) -> Option<Value> {
         let joined = patterns(subscribed).ok()?;
         let matches = |channel: &str| joined.iter().any(|pattern| pattern.matches(channel));

@@ -1,4 +1,5 @@
-//! What a shard talks to: a broker that writes the log, services that the dice answer, the door's permits.
+//! The parts that a shard works with: a broker that writes the log, fake services with random answers, connection
+//! permits.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -24,24 +25,24 @@ use tickgate_protocol::disconnect::Disconnect;
 
 use crate::model::Log;
 
-/// What is broken on purpose.
+/// A planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// `unsubscribe` is answered and the subscription goes on.
+    /// An `unsubscribe` is answered, but the subscription stays.
     KeepsSubscription,
-    /// A new subscriber gets an event published before it asked.
+    /// A new subscriber receives an event that was published before it asked.
     EventFromBefore,
     LosesEvent,
     DoublesEvent,
     SwapsEvents,
-    /// Events are dropped and nobody is told.
+    /// Dropped events are not reported.
     HidesDrops,
-    /// What waits for a credit is never tried again.
+    /// Work that waits for a credit is never retried.
     SilentDoorbell,
 }
 
-/// What happened, so that a simulation in which nothing happens is noticed.
+/// Counts what happened, so that a simulation in which nothing happens is noticed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) connections: u64,
@@ -67,7 +68,7 @@ impl Summary {
 
     pub(crate) fn assert_everything_happened(&self) {
         assert!(self.received > 0 && self.dropped > 0 && self.parked > 0, "{self:?}");
-        // The gateway's own failures do not happen.
+        // The simulation does not cause these failures of the gateway.
         let unseen = [Disconnect::Internal, Disconnect::Overload];
         for ending in Disconnect::ALL.iter().filter(|ending| !unseen.contains(ending)) {
             assert!(self.endings[*ending as usize] > 0, "no {ending:?}: {self:?}");
@@ -75,7 +76,7 @@ impl Summary {
     }
 }
 
-/// Publishes, and writes down in which order.
+/// A broker that records the order of publishing.
 pub(crate) struct Recorder {
     embedded: Embedded,
     log: Arc<Mutex<Log>>,
@@ -122,17 +123,17 @@ pub(crate) enum Job {
     Command(ConnectionId, u32),
 }
 
-/// Keeps what the shard asks for until the dice answer it.
+/// Keeps the shard's requests until the simulation answers them.
 #[derive(Default)]
-pub(crate) struct Desk(Mutex<Vec<Job>>);
+pub(crate) struct FakeServices(Mutex<Vec<Job>>);
 
-impl Desk {
+impl FakeServices {
     pub(crate) fn jobs(&self) -> MutexGuard<'_, Vec<Job>> {
         self.0.lock()
     }
 }
 
-impl Services for Desk {
+impl Services for FakeServices {
     fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
         self.0.lock().push(Job::Verify(from, request, token.into()));
     }
@@ -146,7 +147,7 @@ impl Services for Desk {
 pub(crate) struct Permit(Arc<AtomicI64>);
 
 impl Permit {
-    /// One of those that are counted there.
+    /// Takes a permit, which `count` counts until it is dropped.
     pub(crate) fn new(count: Arc<AtomicI64>) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
@@ -179,7 +180,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
     })
 }
 
-/// The limits of calm clients: small, so that outboxes overflow; but never too small for their replies.
+/// The limits of calm clients: so small that outboxes overflow, but large enough for their replies.
 pub(crate) const CALM: Limits = Limits {
     messages_per_second: 1_000,
     commands_per_second: 1_000,
@@ -200,7 +201,7 @@ pub(crate) const TIGHT: Limits = Limits {
     ..CALM
 };
 
-/// A token for one of two users, of any role; some end soon.
+/// A token for one of two users, of any role. Some expire soon.
 pub(crate) fn random_token(rng: &mut StdRng) -> String {
     let user = rng.random_range(0..2);
     let role = ["admin", "wide", "wide", "wide", "narrow"]
@@ -215,7 +216,7 @@ pub(crate) fn random_token(rng: &mut StdRng) -> String {
     format!("u{user}-{role}-{ttl_ms}")
 }
 
-/// Who a token's owner is.
+/// The identity that a token stands for.
 pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenError> {
     let mut parts = token.split('-');
     let (Some(user), Some(role), Some(ttl_ms)) = (parts.next(), parts.next(), parts.next()) else {

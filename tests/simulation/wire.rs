@@ -1,13 +1,13 @@
-//! The client's half of the wire: masked frames out, the server's frames in.
+//! The client's side of the wire: encodes masked frames and decodes the server's frames.
 
 use serde_json::Value;
 
-/// First bytes of frames (FIN and opcode).
+/// First bytes of frames: FIN and opcode.
 pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PONG: u8 = 0x8a;
 
-/// A masked frame with its length in the shortest form.
+/// A masked frame with the shortest length encoding.
 pub(crate) fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![first];
     match u16::try_from(payload.len()) {
@@ -26,7 +26,7 @@ pub(crate) fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     bytes
 }
 
-/// What a server sends.
+/// A frame of the server.
 #[derive(Clone, Debug)]
 pub(crate) enum Received {
     Text(Value),
@@ -35,7 +35,7 @@ pub(crate) enum Received {
     Close(Option<u16>),
 }
 
-/// Takes the server's bytes apart.
+/// Decodes the server's bytes.
 #[derive(Default)]
 pub(crate) struct Reader {
     bytes: Vec<u8>,
@@ -46,12 +46,12 @@ impl Reader {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Whether a frame has begun and not ended.
+    /// Whether a frame has begun and is not complete.
     pub(crate) fn is_mid_frame(&self) -> bool {
         !self.bytes.is_empty()
     }
 
-    /// The next whole frame.
+    /// The next complete frame.
     pub(crate) fn next(&mut self) -> Result<Option<Received>, String> {
         let &[first, second, ..] = &self.bytes[..] else {
             return Ok(None);
@@ -73,7 +73,7 @@ impl Reader {
         let frame: Vec<u8> = self.bytes.drain(..header + length).collect();
         let payload = &frame[header..];
         Ok(Some(match first {
-            TEXT => Received::Text(serde_json::from_slice(payload).map_err(|error| format!("no JSON: {error}"))?),
+            TEXT => Received::Text(serde_json::from_slice(payload).map_err(|error| format!("not JSON: {error}"))?),
             0x89 => Received::Ping,
             PONG => Received::Pong,
             CLOSE => Received::Close(payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]))),

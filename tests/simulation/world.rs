@@ -1,4 +1,4 @@
-//! The shard, its surroundings, and the dice.
+//! The shard, the parts around it, and the random steps.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -27,7 +27,9 @@ use tickgate_protocol::disconnect::Disconnect;
 
 use crate::client::{CHANNELS, Client, Kind, padding};
 use crate::model::Log;
-use crate::surroundings::{CALM, Desk, Fault, Job, Permit, Recorder, Summary, TIGHT, endpoint, identity, random_token};
+use crate::surroundings::{
+    CALM, FakeServices, Fault, Job, Permit, Recorder, Summary, TIGHT, endpoint, identity, random_token,
+};
 
 pub(crate) struct World {
     pub(crate) rng: StdRng,
@@ -36,10 +38,10 @@ pub(crate) struct World {
     pub(crate) hub: Arc<Hub>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) broker: Arc<Recorder>,
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) services: Arc<FakeServices>,
     pub(crate) stats: Arc<ShardMetrics>,
     pub(crate) log: Arc<Mutex<Log>>,
-    pub(crate) engine: ShardCore,
+    pub(crate) core: ShardCore,
     pub(crate) calm: Arc<session::Settings>,
     pub(crate) tight: Arc<session::Settings>,
     pub(crate) permits: Arc<AtomicI64>,
@@ -65,7 +67,7 @@ impl World {
         let (hub, mut inboxes) = Hub::new(
             hub::Settings {
                 credits,
-                classes: nothing_kept(),
+                classes: without_kept_state(),
                 ..hub::Settings::default()
             },
             1,
@@ -73,16 +75,16 @@ impl World {
         );
         let inbox = inboxes.remove(0);
         let bell = inbox.doorbell().clone();
-        let (log, stats, desk) = (
+        let (log, stats, services) = (
             Arc::<Mutex<Log>>::default(),
             Arc::<ShardMetrics>::default(),
-            Arc::<Desk>::default(),
+            Arc::<FakeServices>::default(),
         );
         let broker = Arc::new(Recorder::new(hub.clone(), log.clone()));
-        let engine = ShardCore::new(
+        let core = ShardCore::new(
             Settings::new(0),
             inbox,
-            desk.clone(),
+            services.clone(),
             broker.clone(),
             stats.clone(),
             now,
@@ -94,10 +96,10 @@ impl World {
             hub,
             bell,
             broker,
-            desk,
+            services,
             stats,
             log,
-            engine,
+            core,
             calm: endpoint(CALM),
             tight: endpoint(TIGHT),
             permits: Arc::default(),
@@ -116,11 +118,10 @@ impl World {
         }
         self.settle()?;
         if self.rng.random_bool(0.5) {
-            self.engine
-                .on_message(ShardMessage::Drain { over_ms: 10_000 }, self.now);
+            self.core.on_message(ShardMessage::Drain { over_ms: 10_000 }, self.now);
             self.draining = true;
             if self.rng.random_bool(0.2) {
-                // A shard that was kept from its work until the time was over.
+                // Like a shard that was not scheduled until the drain's deadline had passed.
                 self.now = self.now.after_ms(11_000);
                 self.run_timers();
             }
@@ -138,14 +139,14 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         match self.rng.random_range(0..100) {
             0..=3 if self.clients.len() < 12 => self.connect(),
-            0..=29 => self.somebody_sends(),
+            0..=29 => self.client_sends(),
             30..=44 => self.publish(),
             45..=59 => self.deliver(),
             60..=69 => self.answer_job(),
-            70..=77 => self.somebody_changes_pace(),
-            78..=79 => self.somebody_leaves(),
+            70..=77 => self.client_changes_pace(),
+            78..=79 => self.client_leaves(),
             80 => self.operator_disconnects(),
-            81 => self.somebody_floods()?,
+            81 => self.client_floods()?,
             _ => self.pass_time(),
         }
         if self.rng.random_bool(0.7) {
@@ -185,7 +186,7 @@ impl World {
             deflate: None,
             permit: Box::new(Permit::new(self.permits.clone())),
         };
-        let id = self.engine.adopt(arrival, self.now);
+        let id = self.core.adopt(arrival, self.now);
         let mut client = Client::new(id, kind, self.now.mono_ms, &mut self.rng);
         client.has_authenticated = has_authenticated;
         client.model.may_admin = admin;
@@ -195,14 +196,14 @@ impl World {
         self.clients.push(client);
     }
 
-    fn somebody(&mut self) -> Option<usize> {
+    fn random_client(&mut self) -> Option<usize> {
         let open = |client: &Client| !client.eof;
         let open: Vec<usize> = (0..self.clients.len()).filter(|at| open(&self.clients[*at])).collect();
         open.choose(&mut self.rng).copied()
     }
 
-    fn somebody_sends(&mut self) {
-        let Some(at) = self.somebody() else { return };
+    fn client_sends(&mut self) {
+        let Some(at) = self.random_client() else { return };
         let token = if self.rng.random_bool(0.9) {
             random_token(&mut self.rng)
         } else {
@@ -234,8 +235,8 @@ impl World {
         self.feed(at);
     }
 
-    /// More than a hundred messages too many, in each of three seconds.
-    fn somebody_floods(&mut self) -> Result<(), String> {
+    /// Sends far more than the limit of messages in each of three seconds.
+    fn client_floods(&mut self) -> Result<(), String> {
         let Some(at) = self.clients.iter().position(|client| client.kind == Kind::Flooder) else {
             return Ok(());
         };
@@ -252,15 +253,15 @@ impl World {
         Ok(())
     }
 
-    /// Hands some of a client's bytes to the shard, if it reads.
+    /// Passes some of a client's bytes to the shard, if the shard wants input.
     fn feed(&mut self, at: usize) {
         let client = &mut self.clients[at];
-        if client.eof || !self.engine.wants_input(client.id) {
+        if client.eof || !self.core.wants_input(client.id) {
             return;
         }
         let log = self.log.lock().len();
         let mut bytes = client.take_bytes(log, self.popped, self.now.mono_ms, &mut self.rng);
-        self.engine.on_bytes(client.id, &mut bytes, self.now);
+        self.core.on_bytes(client.id, &mut bytes, self.now);
     }
 
     fn publish(&mut self) {
@@ -276,7 +277,7 @@ impl World {
                 options: PublishOptions::default(),
             };
             let mut publish = self.broker.publish(vec![event]);
-            // Without a credit it would wait; this publisher gives up instead.
+            // Without a credit the publisher would wait. It gives up instead.
             if publish
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
@@ -289,12 +290,12 @@ impl World {
 
     fn deliver(&mut self) {
         let limit = self.rng.random_range(1..12);
-        self.engine.deliver(limit);
+        self.core.deliver(limit);
     }
 
     fn answer_job(&mut self) {
         let job = {
-            let mut jobs = self.desk.jobs();
+            let mut jobs = self.services.jobs();
             if jobs.is_empty() {
                 return;
             }
@@ -320,14 +321,14 @@ impl World {
                 ShardMessage::Responded { to, request, outcome }
             }
         };
-        self.engine.on_message(message, self.now);
+        self.core.on_message(message, self.now);
     }
 
-    fn somebody_changes_pace(&mut self) {
-        let Some(at) = self.somebody() else { return };
+    fn client_changes_pace(&mut self) {
+        let Some(at) = self.random_client() else { return };
         let client = &mut self.clients[at];
         client.stalled_steps = 0;
-        client.room = match self.rng.random_range(0..3) {
+        client.writable_bytes = match self.rng.random_range(0..3) {
             0 => usize::MAX,
             1 => self.rng.random_range(1..2_000),
             _ => {
@@ -335,30 +336,30 @@ impl World {
                 0
             }
         };
-        self.engine.writable(self.clients[at].id);
+        self.core.writable(self.clients[at].id);
     }
 
-    fn somebody_leaves(&mut self) {
-        let Some(at) = self.somebody() else { return };
+    fn client_leaves(&mut self) {
+        let Some(at) = self.random_client() else { return };
         if self.rng.random_bool(0.5) {
             self.hang_up(at);
         }
     }
 
-    /// The client's side ends without a word.
+    /// The client's side ends without a Close frame.
     fn hang_up(&mut self, at: usize) {
         let client = &mut self.clients[at];
         client.eof = true;
         client.forget_bytes();
         if self.rng.random_bool(0.5) {
-            self.engine.on_end_of_input(client.id, self.now);
+            self.core.on_end_of_input(client.id, self.now);
         } else {
-            self.engine.on_socket_error(client.id, self.now);
+            self.core.on_socket_error(client.id, self.now);
         }
     }
 
     fn operator_disconnects(&mut self) {
-        let Some(at) = self.somebody() else { return };
+        let Some(at) = self.random_client() else { return };
         if self.rng.random_bool(0.7) {
             return;
         }
@@ -369,7 +370,7 @@ impl World {
             ending: Disconnect::ByOperator,
             reply: Box::new(|_| {}),
         };
-        self.engine.on_message(message, self.now);
+        self.core.on_message(message, self.now);
     }
 
     fn pass_time(&mut self) {
@@ -378,8 +379,8 @@ impl World {
     }
 
     fn run_timers(&mut self) {
-        while self.engine.next_timer_ms().is_some_and(|due| due <= self.now.mono_ms) {
-            let more = self.engine.run_timers(3, self.now);
+        while self.core.next_timer_ms().is_some_and(|due| due <= self.now.mono_ms) {
+            let more = self.core.run_timers(3, self.now);
             if !more {
                 break;
             }
@@ -387,10 +388,10 @@ impl World {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        while let Some(id) = self.engine.next_dirty() {
+        while let Some(id) = self.core.next_dirty() {
             loop {
                 let mut slices = [IoSlice::new(&[]); 8];
-                let filled = self.engine.pending(id, self.now, &mut slices);
+                let filled = self.core.pending(id, self.now, &mut slices);
                 let mut bytes: Vec<u8> = slices[..filled]
                     .iter()
                     .flat_map(|slice| slice.iter().copied())
@@ -398,20 +399,20 @@ impl World {
                 if bytes.is_empty() {
                     break;
                 }
-                let at = *self.by_id.get(&id).ok_or("writes to nobody")?;
+                let at = *self.by_id.get(&id).ok_or("writes to an unknown connection")?;
                 let client = &mut self.clients[at];
                 let wanted = bytes.len();
-                bytes.truncate(client.room);
-                client.room -= bytes.len().min(client.room);
-                if client.room > usize::MAX / 2 {
-                    client.room = usize::MAX;
+                bytes.truncate(client.writable_bytes);
+                client.writable_bytes -= bytes.len().min(client.writable_bytes);
+                if client.writable_bytes > usize::MAX / 2 {
+                    client.writable_bytes = usize::MAX;
                 }
                 if !client.eof {
                     client.receive(&bytes, &self.log.lock(), self.fault, &mut self.rng)?;
                 }
-                let sent = self.engine.sent(id, bytes.len(), self.now);
+                let sent = self.core.sent(id, bytes.len(), self.now);
                 if bytes.len() < wanted {
-                    self.engine.blocked(id, self.now);
+                    self.core.blocked(id, self.now);
                     break;
                 }
                 if sent == Sent::Drained {
@@ -422,12 +423,12 @@ impl World {
         Ok(())
     }
 
-    /// Everybody reads and nobody does anything new, until nothing moves any more.
+    /// Lets all clients read and sends nothing new, until everything has settled.
     fn settle(&mut self) -> Result<(), String> {
         for client in &mut self.clients {
-            client.room = usize::MAX;
+            client.writable_bytes = usize::MAX;
             client.stalled_steps = 0;
-            self.engine.writable(client.id);
+            self.core.writable(client.id);
         }
         for _ in 0..400 {
             for at in 0..self.clients.len() {
@@ -436,7 +437,7 @@ impl World {
                 }
             }
             self.answer_job();
-            self.engine.deliver(64);
+            self.core.deliver(64);
             self.flush()?;
             self.after()?;
         }
@@ -452,10 +453,10 @@ impl World {
         Ok(())
     }
 
-    /// Everybody goes, one way or another; then nothing may be left.
+    /// Ends all connections, one way or another, and checks that no resource is still in use.
     fn end(&mut self) -> Result<(), String> {
         for _ in 0..200 {
-            if let Some(at) = self.somebody()
+            if let Some(at) = self.random_client()
                 && !self.draining
             {
                 let client = &mut self.clients[at];
@@ -473,12 +474,12 @@ impl World {
             self.flush()?;
             self.after()?;
         }
-        self.check_nothing_is_left()
+        self.check_no_resource_in_use()
     }
 }
 
-// Every event is delivered as it is, or dropped and told.
-fn nothing_kept() -> Arc<Classes> {
+// Every event is delivered unchanged, or dropped and reported.
+fn without_kept_state() -> Arc<Classes> {
     let all = Pattern::parse("*").expect("valid");
     Arc::new(Classes::new(vec![(all, Class::default())]))
 }

@@ -1,4 +1,4 @@
-//! One client: what it holds of each channel, and what it checks of every message.
+//! One client: the state it holds of each channel, and its checks of every message.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,33 +10,34 @@ use tickgate_protocol::channel::Pattern;
 use super::store::{CHANNELS, Kind, Store, Truth, numbers};
 use crate::wire::{Reader, Received};
 
-/// What a request asks for, and how things stood when it took effect.
+/// A request, with the state at the time it was sent.
 enum Ask {
     Subscribe {
         patterns: Vec<Pattern>,
-        // Of each newly covered channel: how many events there were.
+        // For each newly covered channel, the number of its events.
         began: BTreeMap<&'static str, usize>,
-        // Of each that is to be recovered: from which offset, and whether that can be.
+        // For each channel to recover, the offset to recover from, and whether recovery is possible.
         recover: Option<BTreeMap<&'static str, (u64, bool)>>,
-        // Those without a position that had events since the client last had the channel.
+        // Channels without a position that had events since the client last held them.
         missed: Vec<&'static str>,
-        // Its shard may carry it out over several turns, so that it begins later than it was asked for.
+        // The shard may need several passes, so the subscription may begin after it was requested.
         is_slow: bool,
     },
     Unsubscribe(Vec<Pattern>),
 }
 
-/// What it got of a channel since it is covered.
+/// What the client has received of a channel since it is covered.
 struct Watch {
     kind: Kind,
-    // Events before this one are accounted for. Of values: how many there were at the beginning.
+    // Events before this index are accounted for. For values, the number of events at the beginning.
     next: usize,
     began: usize,
-    // How many there were at the latest when it began.
+    // The largest possible number of events at the beginning.
     since: usize,
-    // Nothing said where it began: with the first event that comes, of those up to this one.
+    // Set if the server gave no position: the watch begins with the first event that arrives, at this index at the
+    // latest.
     begins_by: Option<usize>,
-    // The numbers it holds, by record.
+    // The numbers that the client holds, by record.
     values: BTreeMap<String, u64>,
     newest: u64,
     missing: u64,
@@ -45,28 +46,28 @@ struct Watch {
 #[derive(Default)]
 pub(crate) struct Client {
     pub(crate) connection: Option<ConnectionId>,
-    /// Bytes that its socket takes now.
-    pub(crate) room: usize,
+    /// Bytes that its socket accepts now.
+    pub(crate) writable_bytes: usize,
     pub(crate) reader: Reader,
     asks: BTreeMap<u64, Ask>,
     asked: u64,
-    // What it has asked for, and what it was told that it has.
+    // The patterns it has requested, and the patterns the server has confirmed.
     wanted: Vec<Pattern>,
     held: Vec<Pattern>,
     watches: BTreeMap<&'static str, Watch>,
-    told: u64,
-    told_of: BTreeSet<String>,
+    reported: u64,
+    reported_channels: BTreeSet<String>,
     pub(crate) closed: Option<u16>,
-    /// Where it is in each history, over all its connections.
+    /// Its position in each history, kept over all its connections: epoch and offset.
     positions: BTreeMap<String, (String, u64)>,
-    /// How many events there were of each channel when it was last told that it has it, over this connection and the one
-    /// before.
+    /// The number of events of each channel when its subscription was last confirmed, over this connection and the
+    /// previous one.
     had: BTreeMap<&'static str, usize>,
     was_subscribed: bool,
 }
 
 impl Client {
-    /// It is connected anew.
+    /// Begins a new connection.
     pub(crate) fn connected(&mut self, connection: ConnectionId) {
         let positions = std::mem::take(&mut self.positions);
         let mut had = std::mem::take(&mut self.had);
@@ -76,19 +77,19 @@ impl Client {
         *self = Self {
             had,
             connection: Some(connection),
-            room: usize::MAX,
+            writable_bytes: usize::MAX,
             positions,
             ..Self::default()
         };
     }
 
-    /// Everything that it had is of a store that is no more.
+    /// The store that its state belongs to is gone.
     pub(crate) fn lose_store(&mut self) {
         self.connection = None;
         self.had.clear();
     }
 
-    /// Whether a channel's position was no part of what this message answers.
+    /// Whether the request that this message answers gave no position for a channel.
     pub(crate) fn gave_no_position(&self, answer: &Value, name: &str) -> bool {
         let ask = answer["id"].as_u64().and_then(|id| self.asks.get(&id));
         matches!(ask, Some(Ask::Subscribe { recover: Some(recover), .. }) if recover.get(name).is_none_or(|(offset, _)| *offset == 0))
@@ -98,14 +99,14 @@ impl Client {
         &self.wanted
     }
 
-    /// Places that were left, to be recovered from. `spoil` may change what the client remembers.
+    /// A subscribe request, with positions to recover from if `recovers`. `inject_fault` may change those positions.
     pub(crate) fn subscribe(
         &mut self,
         patterns: Vec<Pattern>,
         recovers: bool,
         store: &Store,
         now: Now,
-        mut spoil: impl FnMut(&mut (String, u64)),
+        mut inject_fault: impl FnMut(&mut (String, u64)),
     ) -> Value {
         let is_wanted = |name: &str| self.wanted.iter().any(|held| held.matches(name));
         let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
@@ -125,13 +126,14 @@ impl Client {
                     continue;
                 };
                 let mut known = known.clone();
-                spoil(&mut known);
+                inject_fault(&mut known);
                 let (epoch, offset) = known;
-                let can_be = epoch == store.epoch() && store.covers(name, offset, now) == Some(true);
+                let is_possible = epoch == store.epoch() && store.covers(name, offset, now) == Some(true);
                 keys[*name] = json!({"epoch": epoch, "offset": offset});
-                expected.insert(*name, (offset, can_be));
+                expected.insert(*name, (offset, is_possible));
             }
-            // Without a key: what began since comes from its beginning, if it was this store that the client was in.
+            // A channel without a position is recovered from its beginning, if another position shows that the client
+            // knew this store.
             let knows_store = (keys.as_object().into_iter().flatten()).any(|(_, key)| key["epoch"] == store.epoch());
             message["recover"] = keys;
             for (name, _) in new.iter().filter(|(_, kind)| kind.has_history()) {
@@ -140,8 +142,8 @@ impl Client {
                     missed.push(*name);
                 }
                 if !expected.contains_key(name) && count > 0 {
-                    let can_be = knows_store && store.covers(name, 0, now) == Some(true);
-                    expected.insert(*name, (0, can_be));
+                    let is_possible = knows_store && store.covers(name, 0, now) == Some(true);
+                    expected.insert(*name, (0, is_possible));
                 }
             }
             recover = Some(expected);
@@ -194,15 +196,15 @@ impl Client {
             Some("event") => self.event(message, &store.truth),
             Some("ping") => Ok(()),
             Some("dropped") => {
-                self.told += message["data"]["count"].as_u64().ok_or("no count")?;
+                self.reported += message["data"]["count"].as_u64().ok_or("no count")?;
                 let names = message["data"]["channels"].as_array().ok_or("no channels")?;
-                self.told_of
+                self.reported_channels
                     .extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
                 Ok(())
             }
             Some("subscribed" | "unsubscribed") => {
                 let id = message["id"].as_u64().ok_or("no id")?;
-                match self.asks.remove(&id).ok_or("an answer to nothing")? {
+                match self.asks.remove(&id).ok_or("an answer to an unknown request")? {
                     Ask::Unsubscribe(patterns) => {
                         self.held.retain(|held| !patterns.contains(held));
                         let (held, had) = (&self.held, &mut self.had);
@@ -228,7 +230,7 @@ impl Client {
                         let is_silent = |name: &&&str| data["recovered"][**name].is_null();
                         let silent = missed.iter().find(is_silent);
                         if let Some(name) = silent.filter(|_| data["positions_complete"] != false) {
-                            return Err(format!("{name} came and went, and nothing said so"));
+                            return Err(format!("{name} came and went, and no message reported it"));
                         }
                         began.into_iter().try_for_each(|(name, began)| {
                             let latest = if is_slow { store.truth.of(name).len() } else { began };
@@ -238,11 +240,11 @@ impl Client {
                     }
                 }
             }
-            _ => Err("an answer that nobody expects".into()),
+            _ => Err("an unexpected answer".into()),
         }
     }
 
-    // A channel is newly covered, from between two numbers of events on.
+    // Begins to watch a newly covered channel, from an index between `began` and `since`.
     fn begin(
         &mut self,
         name: &'static str,
@@ -257,7 +259,7 @@ impl Client {
         let mut next = began;
         if let Some(offset) = position["offset"].as_u64() {
             next = truth.up_to(name, offset);
-            // A channel whose last value follows is left at the event before it.
+            // If the last value of a channel follows, its position is the one before that event.
             let least = began.saturating_sub(usize::from(kind == Kind::Life));
             let is_recovered = data["recovered"][name] == true;
             if !is_recovered && !(least..=since).contains(&next) || next > since {
@@ -266,15 +268,17 @@ impl Client {
             let epoch = position["epoch"].as_str().ok_or("no epoch")?.to_owned();
             self.positions.insert(name.to_owned(), (epoch, offset));
         }
-        if let Some((offset, can_be)) = recover.and_then(|recover| recover.get(name)) {
+        if let Some((offset, is_possible)) = recover.and_then(|recover| recover.get(name)) {
             let told = &data["recovered"][name];
-            // What could be recovered when it was asked for may be gone when it is the request's turn.
+            // The history may have been trimmed between the request and its execution.
             let is_gone = told == false && !still_covers(*offset);
-            if told.as_bool() != Some(*can_be) && !is_gone && !(*offset == 0 && told.is_null()) {
-                return Err(format!("{name} is recovered: {told}, not {can_be}"));
+            if told.as_bool() != Some(*is_possible) && !is_gone && !(*offset == 0 && told.is_null()) {
+                return Err(format!("{name} is recovered: {told}, not {is_possible}"));
             }
             if told == true && position["offset"] != *offset {
-                return Err(format!("the position of {name} is not where it was left, {offset}"));
+                return Err(format!(
+                    "the position of {name} is not the one to recover from, {offset}"
+                ));
             }
         }
         let watch = Watch {
@@ -295,25 +299,25 @@ impl Client {
     fn event(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
         let name = message["channel"].as_str().ok_or("no channel")?;
         let watch = self.watches.get_mut(name).ok_or("nothing held covers it")?;
-        let said = numbers(&message["data"]);
-        let newest = said.values().copied().max().ok_or("no number")?;
+        let values = numbers(&message["data"]);
+        let newest = values.values().copied().max().ok_or("no number")?;
         let facts = truth.of(name);
-        let place = facts.iter().rposition(|fact| fact.number == newest);
-        let place = place.ok_or("an event that nobody published")?;
+        let index = facts.iter().rposition(|fact| fact.number == newest);
+        let index = index.ok_or("an event that was never published")?;
         match watch.kind {
             Kind::Last | Kind::Records => {
-                if place + 1 < watch.began {
+                if index + 1 < watch.began {
                     return Err(format!(
-                        "older than the newest at the beginning, {place} of {}",
+                        "older than the newest at the beginning, {index} of {}",
                         watch.began
                     ));
                 }
-                let is_again = facts[..place].iter().any(|fact| fact.number == newest);
+                let is_again = facts[..index].iter().any(|fact| fact.number == newest);
                 if newest <= watch.newest && !is_again {
                     return Err(format!("{newest} came again or late, after {}", watch.newest));
                 }
                 watch.newest = newest;
-                for (code, number) in said {
+                for (code, number) in values {
                     let held = watch.values.insert(code, number);
                     if held.is_some_and(|held| held > number) {
                         return Err(format!("a record that is older than what is held, {held:?}"));
@@ -322,42 +326,45 @@ impl Client {
             }
             Kind::Orders | Kind::Life | Kind::Trades | Kind::Log => {
                 if let Some(by) = watch.begins_by.take() {
-                    watch.next = watch.next.max(place.min(by));
+                    watch.next = watch.next.max(index.min(by));
                 }
-                // The newest value may come without its place in the history, which was over: at its own position.
-                let is_value = watch.kind == Kind::Life && watch.newest == 0 && place + 1 == watch.next;
+                // If the history has expired, the newest value is sent without it. Its position is then the event's
+                // own.
+                let is_value = watch.kind == Kind::Life && watch.newest == 0 && index + 1 == watch.next;
                 watch.newest = newest;
-                if place < watch.next && !is_value {
-                    return Err(format!("event {place} came again, the next is {}", watch.next));
+                if index < watch.next && !is_value {
+                    return Err(format!("event {index} came again, the next is {}", watch.next));
                 }
-                let skipped = place.saturating_sub(watch.next) as u64;
+                let skipped = index.saturating_sub(watch.next) as u64;
                 if skipped > 0 && matches!(watch.kind, Kind::Orders | Kind::Life) {
-                    return Err(format!("a hole: event {place}, the next is {}", watch.next));
+                    return Err(format!("a hole: event {index}, the next is {}", watch.next));
                 }
                 watch.missing += skipped;
-                watch.next = place + 1;
+                watch.next = index + 1;
                 if watch.kind.has_history() {
                     let offset = message["offset"].as_u64().ok_or("no offset")?;
-                    if facts[place].offset != Some(offset) {
-                        return Err(format!("another offset than published, {:?}", facts[place].offset));
+                    if facts[index].offset != Some(offset) {
+                        return Err(format!("another offset than published, {:?}", facts[index].offset));
                     }
-                    // An event does not name its store: [`Client::name_epoch`].
+                    // An event does not contain the epoch; [`Client::name_epoch`] sets it.
                     let known = self.positions.entry(name.to_owned()).or_default();
                     known.1 = offset;
                 }
             }
         }
-        self.check_told()
+        self.check_reported()
     }
 
-    fn check_told(&self) -> Result<(), String> {
+    fn check_reported(&self) -> Result<(), String> {
         let missing: u64 = self.watches.values().map(|watch| watch.missing).sum();
         let unnamed = self
             .watches
             .iter()
-            .find(|(name, watch)| watch.missing > 0 && !self.told_of.contains(**name));
+            .find(|(name, watch)| watch.missing > 0 && !self.reported_channels.contains(**name));
         match unnamed {
-            _ if missing > self.told => Err(format!("{missing} events are missing, told were {}", self.told)),
+            _ if missing > self.reported => {
+                Err(format!("{missing} events are missing, {} were reported", self.reported))
+            }
             Some((name, watch)) => Err(format!(
                 "{} events of {name} are missing and it was not named",
                 watch.missing
@@ -366,7 +373,7 @@ impl Client {
         }
     }
 
-    /// Everything has drained: its state is the server's.
+    /// Checks that the client's state equals the server's, after everything has drained.
     pub(crate) fn check_end(&mut self, store: &mut Store, now: Now) -> Result<(), String> {
         if !self.asks.is_empty() {
             return Err(format!("{} requests were never answered", self.asks.len()));
@@ -387,8 +394,11 @@ impl Client {
                 _ => {}
             }
         }
-        self.check_told()?;
-        let watches = self.watches.iter().filter(|(name, _)| !self.told_of.contains(**name));
+        self.check_reported()?;
+        let watches = self
+            .watches
+            .iter()
+            .filter(|(name, _)| !self.reported_channels.contains(**name));
         for (name, watch) in watches {
             let since = watch.since;
             match watch.kind {
@@ -422,7 +432,7 @@ impl Client {
         Ok(())
     }
 
-    /// It learns what store it talks to; that is also the one of histories that began while it was there.
+    /// Sets the epoch of positions in histories that began during this connection.
     pub(crate) fn name_epoch(&mut self, epoch: &str) {
         for (known, _) in self.positions.values_mut() {
             if known.is_empty() {

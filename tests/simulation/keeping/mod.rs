@@ -1,15 +1,16 @@
-//! Nothing is lost: channels of every class, clients that come back, on two shards of one hub.
+//! No event is lost: channels of every class, and clients that come back, on two shards of one hub.
 //!
-//! Clients subscribe with overlapping patterns, stall, half-read, leave patterns, break off, are closed, and come back
-//! with the positions they hold, sometimes with another store's or with older ones. The hub keeps little, so histories
-//! are trimmed, expire, and whole channels are evicted, whose names it forgets as well; now and then it is a new one, as after a restart. Beside it all
-//! stands the truth: what was published to each channel, in order.
+//! Clients subscribe with overlapping patterns, stall, read partially, unsubscribe, hang up and are closed. They come
+//! back with the positions they hold, sometimes with those of another store or with older ones. The hub keeps little,
+//! so histories are trimmed and expire. Whole channels are evicted, and the hub forgets their names as well. Sometimes
+//! a new hub replaces it, as after a restart. The truth is kept beside all this: what was published to each channel, in
+//! order.
 //!
-//! Checked with every message, per channel and class (`client.rs`): nothing twice, nothing out of order, nothing
-//! skipped in a history that nobody told of, positions that hold what they say, `recovered` as the history allows. At
-//! the end, when everything has drained: a client's state is the server's, or it was told.
+//! Checks of every message, per channel and class (`client.rs`): no event arrives twice or out of order, no event of a
+//! history is skipped without a report, positions are correct, and `recovered` agrees with the history. At the end,
+//! when everything has drained, a client's state equals the server's, or the difference was reported.
 //!
-//! `TICKGATE_SEEDS` and `TICKGATE_SEED` as for the other half (`main.rs`).
+//! `TICKGATE_SEEDS` and `TICKGATE_SEED` work as in `main.rs`.
 
 mod client;
 mod store;
@@ -17,25 +18,25 @@ mod world;
 
 use world::{Summary, World};
 
-/// What is broken on purpose, between the gateway and a client.
+/// A planted fault, between the gateway and a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// One event of a history does not come, as if a page began too late.
+    /// An event of a history is lost, as if a page began too late.
     SkipsEvent,
-    /// An event of a history comes again, as if the live ones began before the end of the last page.
+    /// An event of a history arrives twice, as if live events began before the end of the last page.
     DoublesEvent,
-    /// A record of a merged array does not come.
+    /// A record of a merged array is lost.
     LosesRecord,
-    /// The last of several values does not come.
+    /// The last of several values is lost.
     KeepsOldValue,
-    /// What was not recovered is said to be.
+    /// A channel that was not recovered is reported as recovered.
     ClaimsRecovery,
-    /// A position that is too new: what lies before it was never sent.
+    /// A position is too new: events before it were never sent.
     MovesPosition,
-    /// Losses are not told.
+    /// Losses are not reported.
     HidesDropped,
-    /// Channels that began and were evicted while the client was away are not told of.
+    /// Channels that began and were evicted while the client was away are not reported.
     HidesEvicted,
 }
 
@@ -44,7 +45,7 @@ fn run(seed: u64, fault: Fault) -> Result<Summary, String> {
 }
 
 #[test]
-fn nothing_is_lost_in_many_seeds() {
+fn no_event_is_lost_with_many_seeds() {
     let mut sum = Summary::default();
     if super::sweep(&mut sum, |seed| run(seed, Fault::None), Summary::add) {
         sum.assert_everything_happened();
@@ -61,7 +62,7 @@ fn a_skipped_event_of_a_history_is_found() {
 }
 
 #[test]
-fn a_doubled_event_of_a_history_is_found() {
+fn a_duplicate_event_of_a_history_is_found() {
     assert_found(Fault::DoublesEvent, &["came again"]);
 }
 
@@ -71,27 +72,27 @@ fn a_lost_record_is_found() {
 }
 
 #[test]
-fn a_value_that_stays_old_is_found() {
+fn a_stale_value_is_found() {
     assert_found(Fault::KeepsOldValue, &["the value"]);
 }
 
 #[test]
-fn a_recovery_that_is_none_is_found() {
+fn a_false_recovery_is_found() {
     assert_found(Fault::ClaimsRecovery, &["recovered", "a hole"]);
 }
 
 #[test]
-fn a_position_that_holds_too_much_is_found() {
+fn a_position_that_is_too_new_is_found() {
     assert_found(Fault::MovesPosition, &["position"]);
 }
 
 #[test]
-fn a_loss_that_is_not_told_of_is_found() {
+fn an_unreported_loss_is_found() {
     assert_found(Fault::HidesDropped, &["are missing"]);
 }
 
 #[test]
-fn a_channel_that_came_and_went_and_is_not_told_of_is_found() {
+fn an_unreported_evicted_channel_is_found() {
     assert_found(Fault::HidesEvicted, &["came and went"]);
 }
 

@@ -1,4 +1,4 @@
-//! The hub with two shards, and the truth: what was published, per channel, in order.
+//! The hub with two shards, and the truth: what was published to each channel, in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
 
-use crate::surroundings::Desk;
+use crate::surroundings::FakeServices;
 
-/// Shards with clients.
+/// Number of shards with clients.
 pub(crate) const SHARDS: u16 = 2;
 
-/// What is promised of a channel.
+/// The class of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Last value, conflate.
     Last,
-    /// The same, of records by `code`.
+    /// Last value of each record by `code`, conflate.
     Records,
     /// History, disconnect.
     Orders,
@@ -35,7 +35,7 @@ pub(crate) enum Kind {
     Life,
     /// History, drop oldest.
     Trades,
-    /// Nothing, drop oldest.
+    /// Neither last value nor history, drop oldest.
     Log,
 }
 
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-/// What is published, and subscribed to.
+/// The channels that are published and subscribed to.
 pub(crate) const CHANNELS: [(&str, Kind); 13] = [
     ("price.a", Kind::Last),
     ("price.b", Kind::Last),
@@ -77,13 +77,13 @@ pub(crate) const CHANNELS: [(&str, Kind); 13] = [
     ("log.a", Kind::Log),
 ];
 
-/// One event that was accepted.
+/// An accepted event.
 #[derive(Clone, Debug)]
 pub(crate) struct Fact {
-    /// Its number over all channels.
+    /// Its number, counted over all channels.
     pub(crate) number: u64,
     pub(crate) offset: Option<u64>,
-    /// Of records: the codes it names.
+    /// The codes of its records, if it has any.
     pub(crate) codes: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ impl Truth {
         self.0.get(channel).map_or(&[], |facts| facts)
     }
 
-    /// How many of a channel's events are at or before an offset.
+    /// The number of a channel's events at or before an offset.
     pub(crate) fn up_to(&self, channel: &str, offset: u64) -> usize {
         let facts = self.of(channel).iter();
         facts
@@ -104,7 +104,7 @@ impl Truth {
             .count()
     }
 
-    /// The number of the newest event with each record.
+    /// The newest number of each record, in events from index `from` on.
     pub(crate) fn records(&self, channel: &str, from: usize) -> BTreeMap<&str, u64> {
         let facts = self.of(channel).iter().skip(from);
         let records = facts.flat_map(|fact| fact.codes.iter().map(|code| (&**code, fact.number)));
@@ -114,12 +114,12 @@ impl Truth {
 
 pub(crate) struct Store {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) engines: Vec<ShardCore>,
+    pub(crate) cores: Vec<ShardCore>,
     pub(crate) stats: Vec<Arc<ShardMetrics>>,
-    // Looks at the hub's state from outside.
+    // An inbox to read the hub's state with.
     observer: Inbox,
     pub(crate) truth: Truth,
-    /// A join may take several turns.
+    /// Whether a subscribe request may take several passes.
     pub(crate) is_slow: bool,
 }
 
@@ -142,7 +142,7 @@ impl Store {
             classes: Arc::new(Classes::new(classes.into())),
             state: StateSettings {
                 channels,
-                // One in each stripe, or as many as are needed.
+                // One tombstone in each stripe, or as many as are needed.
                 tombstones: one_of(&[1, 1_000], rng),
                 ..StateSettings::default()
             },
@@ -152,7 +152,7 @@ impl Store {
         let subscribe_steps = [usual, usual, 2, 7, 24].choose(rng).copied().unwrap_or(usual);
         let (hub, mut inboxes) = Hub::new(settings, usize::from(SHARDS) + 1, dialect::encode_event);
         let observer = inboxes.pop().expect("one more than shards");
-        let (mut engines, mut all_stats) = (Vec::new(), Vec::new());
+        let (mut cores, mut all_stats) = (Vec::new(), Vec::new());
         for (shard, inbox) in (0..).zip(inboxes) {
             let stats = Arc::<ShardMetrics>::default();
             let broker = Arc::new(Embedded::new(hub.clone(), Clock::start()));
@@ -160,10 +160,10 @@ impl Store {
                 subscribe_steps,
                 ..Settings::new(shard)
             };
-            engines.push(ShardCore::new(
+            cores.push(ShardCore::new(
                 settings,
                 inbox,
-                Arc::<Desk>::default(),
+                Arc::<FakeServices>::default(),
                 broker,
                 stats.clone(),
                 now,
@@ -172,16 +172,16 @@ impl Store {
         }
         Self {
             hub,
-            engines,
+            cores,
             stats: all_stats,
             observer,
             truth: Truth::default(),
-            // An answer is held back while something that was evicted is on its way.
+            // An answer is also delayed while news of an evicted channel is in transit.
             is_slow: subscribe_steps < usual || channels < 1_000,
         }
     }
 
-    /// Publishes the next event to a channel, unless there is no room.
+    /// Publishes the next event to a channel, if a credit is available.
     pub(crate) fn publish(&mut self, channel: &'static str, kind: Kind, number: u64, now: Now, rng: &mut StdRng) {
         let mut codes = Vec::new();
         let data = match kind {
@@ -198,7 +198,7 @@ impl Store {
                 let records = codes.iter().map(|code| json!({"code": code, "n": number}));
                 Value::Array(records.collect())
             }
-            // Now and then the same value again, which is not sent.
+            // Sometimes an unchanged value, which is not sent.
             Kind::Last if rng.random_bool(0.2) => {
                 let last = self.truth.of(channel).last();
                 json!({"n": last.map_or(number, |fact| fact.number)})
@@ -217,8 +217,8 @@ impl Store {
             options: PublishOptions::default(),
         };
         let receipt = self.hub.publish(event, now, credit, &mut Wakes::default());
-        let said: Value = serde_json::from_str(&data).expect("just written");
-        let is_again = said["n"].as_u64().is_some_and(|said| said != number);
+        let published: Value = serde_json::from_str(&data).expect("just written");
+        let is_again = published["n"].as_u64().is_some_and(|published| published != number);
         if !receipt.unchanged && !is_again {
             let offset = receipt.offset;
             self.truth
@@ -227,8 +227,8 @@ impl Store {
                 .or_default()
                 .push(Fact { number, offset, codes });
         } else if !receipt.unchanged {
-            // The hub had forgotten the value: it is news again, of the same number.
-            let again = self.truth.of(channel).last().cloned().expect("it was said before");
+            // The hub had forgotten the value, so it counts as changed although the number is the same.
+            let again = self.truth.of(channel).last().cloned().expect("it was published before");
             self.truth.0.entry(channel).or_default().push(again);
         }
     }
@@ -237,7 +237,7 @@ impl Store {
         self.hub.epoch().to_string()
     }
 
-    /// Whether everything after an offset is kept; `None`: nothing is known of the channel.
+    /// Whether everything after an offset is kept. `None` if the hub does not know the channel.
     pub(crate) fn covers(&self, channel: &str, offset: u64, now: Now) -> Option<bool> {
         let mut covers = None;
         let channel = Channel::parse(channel).expect("valid");
@@ -246,7 +246,7 @@ impl Store {
         covers
     }
 
-    /// A channel's value as a newcomer would get it: the numbers by record, or the one number.
+    /// A channel's value as a new subscriber would receive it: the numbers by record, or the one number.
     pub(crate) fn value(&mut self, channel: &str, now: Now) -> Option<BTreeMap<String, u64>> {
         let limit = PageLimit {
             events: 1,
@@ -259,7 +259,7 @@ impl Store {
     }
 }
 
-/// The numbers that an event says, by record; the one of an event without records under no name.
+/// The numbers in an event's data, by record. Data without records has one number, with an empty key.
 pub(crate) fn numbers(data: &Value) -> BTreeMap<String, u64> {
     let number = |value: &Value| value["n"].as_u64().unwrap_or(0);
     match data.as_array() {

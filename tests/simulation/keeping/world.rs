@@ -1,4 +1,4 @@
-//! The dice: who does what, when, and how much of it arrives.
+//! The random steps: which client does what, when, and how much of it arrives.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const PATTERNS: [&str; 11] = [
     "*", "price.*", "board.*", "order.*", "life.*", "trade.*", "*.a", "*.b", "*.c.*", "order.a", "board.a",
 ];
 
-/// What happened, so that a simulation in which nothing happens is noticed.
+/// Counts what happened, so that a simulation in which nothing happens is noticed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     events: u64,
@@ -38,8 +38,8 @@ pub(crate) struct Summary {
     too_slow: u64,
     restarts: u64,
     trimmed: u64,
-    // Joins that took more than one turn.
-    slow_joins: u64,
+    // Subscribe requests that took more than one pass.
+    slow_subscribes: u64,
     // Answers that say that names are missing.
     incomplete: u64,
 }
@@ -55,7 +55,7 @@ impl Summary {
         self.too_slow += other.too_slow;
         self.restarts += other.restarts;
         self.trimmed += other.trimmed;
-        self.slow_joins += other.slow_joins;
+        self.slow_subscribes += other.slow_subscribes;
         self.incomplete += other.incomplete;
     }
 
@@ -70,7 +70,7 @@ impl Summary {
             self.too_slow,
             self.restarts,
             self.trimmed,
-            self.slow_joins,
+            self.slow_subscribes,
             self.incomplete,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
@@ -86,7 +86,7 @@ pub(crate) struct World {
     clients: Vec<Client>,
     number: u64,
     summary: Summary,
-    // Faults: how many events of a history came so far, and a value that was kept back.
+    // For faults: the number of events of histories so far.
     histories: u64,
 }
 
@@ -111,8 +111,8 @@ impl World {
             store,
             settings: Arc::new(session::Settings {
                 auth_mode: Mode::Off,
-                anonymous: everybody(),
-                // Nobody is here to fall silent.
+                anonymous: anonymous(),
+                // The clients never answer pings, so the heartbeat is turned off.
                 heartbeat_timeout_ms: u64::MAX / 4,
                 ..(*endpoint(limits)).clone()
             }),
@@ -155,7 +155,7 @@ impl World {
             0..=9 => self.subscribe(at)?,
             10..=12 => self.unsubscribe(at)?,
             13..=44 => self.publish(),
-            45..=69 => self.turn()?,
+            45..=69 => self.pass()?,
             70..=79 => self.change_pace(at),
             80..=83 => self.hang_up(at),
             84..=85 => self.store.hub.expire(self.now),
@@ -176,7 +176,7 @@ impl World {
             nonce: self.rng.random(),
             permit: Box::new(Permit::new(Arc::default())),
         };
-        let id = self.store.engines[shard].adopt(arrival, self.now);
+        let id = self.store.cores[shard].adopt(arrival, self.now);
         self.clients[at].connected(id);
     }
 
@@ -202,10 +202,10 @@ impl World {
                 _ => {}
             }
         });
-        self.say(at, &message)?;
+        self.send(at, &message)?;
         let id = self.clients[at].connection;
-        let waits = id.is_some_and(|id| self.store.engines[usize::from(id.shard)].has_turn_to_begin());
-        self.summary.slow_joins += u64::from(self.store.is_slow && waits);
+        let waits = id.is_some_and(|id| self.store.cores[usize::from(id.shard)].has_turn_to_begin());
+        self.summary.slow_subscribes += u64::from(self.store.is_slow && waits);
         Ok(())
     }
 
@@ -214,16 +214,16 @@ impl World {
             return Ok(());
         };
         let message = self.clients[at].unsubscribe(vec![pattern]);
-        self.say(at, &message)
+        self.send(at, &message)
     }
 
-    fn say(&mut self, at: usize, message: &Value) -> Result<(), String> {
+    fn send(&mut self, at: usize, message: &Value) -> Result<(), String> {
         let Some(id) = self.clients[at].connection else {
             return Ok(());
         };
         let mut bytes = wire::frame(wire::TEXT, message.to_string().as_bytes(), self.rng.random());
-        let engine = &mut self.store.engines[usize::from(id.shard)];
-        engine.on_bytes(id, &mut bytes, self.now);
+        let core = &mut self.store.cores[usize::from(id.shard)];
+        core.on_bytes(id, &mut bytes, self.now);
         self.act()
     }
 
@@ -241,14 +241,14 @@ impl World {
         }
     }
 
-    /// A turn of one shard, or a part of it.
-    fn turn(&mut self) -> Result<(), String> {
+    /// One pass of a shard's loop, or a part of it.
+    fn pass(&mut self) -> Result<(), String> {
         let shard = self.rng.random_range(0..usize::from(SHARDS));
-        let engine = &mut self.store.engines[shard];
+        let core = &mut self.store.cores[shard];
         if self.rng.random_bool(0.7) {
-            engine.begin_turn(self.now);
+            core.begin_turn(self.now);
         }
-        engine.deliver(self.rng.random_range(0..20));
+        core.deliver(self.rng.random_range(0..20));
         if self.rng.random_bool(0.8) {
             self.flush(shard)?;
         }
@@ -256,35 +256,35 @@ impl World {
     }
 
     fn flush(&mut self, shard: usize) -> Result<(), String> {
-        while let Some(id) = self.store.engines[shard].next_dirty() {
+        while let Some(id) = self.store.cores[shard].next_dirty() {
             while self.write(shard, id)? {}
         }
         Ok(())
     }
 
-    // One write to one socket; whether there may be another.
+    // Writes to one socket once. Returns whether another write may follow.
     fn write(&mut self, shard: usize, id: ConnectionId) -> Result<bool, String> {
-        let engine = &mut self.store.engines[shard];
+        let core = &mut self.store.cores[shard];
         let mut slices = [IoSlice::new(&[]); 8];
-        let filled = engine.pending(id, self.now, &mut slices);
+        let filled = core.pending(id, self.now, &mut slices);
         let mut bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
         let wanted = bytes.len();
         let Some(at) = self.clients.iter().position(|client| client.connection == Some(id)) else {
-            engine.sent(id, wanted, self.now);
+            core.sent(id, wanted, self.now);
             return Ok(filled > 0);
         };
         if wanted == 0 {
             return Ok(false);
         }
-        let room = self.clients[at].room;
-        bytes.truncate(room);
-        if room < usize::MAX {
-            self.clients[at].room -= bytes.len();
+        let writable_bytes = self.clients[at].writable_bytes;
+        bytes.truncate(writable_bytes);
+        if writable_bytes < usize::MAX {
+            self.clients[at].writable_bytes -= bytes.len();
         }
-        let sent = engine.sent(id, bytes.len(), self.now);
+        let sent = core.sent(id, bytes.len(), self.now);
         let is_blocked = bytes.len() < wanted;
         if is_blocked {
-            engine.blocked(id, self.now);
+            core.blocked(id, self.now);
         }
         self.receive(at, &bytes)?;
         Ok(!is_blocked && sent == Sent::More)
@@ -293,7 +293,7 @@ impl World {
     fn receive(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         self.clients[at].reader.push(bytes);
         while let Some(frame) = self.clients[at].reader.next()? {
-            for frame in self.spoil(at, frame) {
+            for frame in self.inject_fault(at, frame) {
                 self.clients[at].frame(frame, &self.store, self.now)?;
             }
         }
@@ -303,25 +303,25 @@ impl World {
     }
 
     fn change_pace(&mut self, at: usize) {
-        self.clients[at].room = match self.rng.random_range(0..4) {
+        self.clients[at].writable_bytes = match self.rng.random_range(0..4) {
             0 => 0,
             1 => self.rng.random_range(0..600),
             _ => usize::MAX,
         };
-        if self.clients[at].room > 0
+        if self.clients[at].writable_bytes > 0
             && let Some(id) = self.clients[at].connection
         {
-            self.store.engines[usize::from(id.shard)].writable(id);
+            self.store.cores[usize::from(id.shard)].writable(id);
         }
     }
 
     fn hang_up(&mut self, at: usize) {
         if let Some(id) = self.clients[at].connection.take() {
-            self.store.engines[usize::from(id.shard)].on_socket_error(id, self.now);
+            self.store.cores[usize::from(id.shard)].on_socket_error(id, self.now);
         }
     }
 
-    /// A new gateway; nobody keeps a connection, everybody keeps what it knows.
+    /// Replaces the gateway. Connections are lost; clients keep what they know.
     fn restart(&mut self) {
         self.sum_up();
         self.summary.restarts += 1;
@@ -331,10 +331,10 @@ impl World {
         }
     }
 
-    // Carries out what the engines ask for; a client that was closed goes, and comes back some time.
+    // Carries out the actions of the shards. A closed client may connect again later.
     fn act(&mut self) -> Result<(), String> {
         for shard in 0..usize::from(SHARDS) {
-            while let Some(action) = self.store.engines[shard].next_action() {
+            while let Some(action) = self.store.cores[shard].next_action() {
                 let Action::ShutDown(id) = action else { continue };
                 let client = self.clients.iter_mut().find(|client| client.connection == Some(id));
                 if let Some(client) = client {
@@ -343,45 +343,45 @@ impl World {
                     }
                     client.connection = None;
                 }
-                self.store.engines[shard].on_end_of_input(id, self.now);
+                self.store.cores[shard].on_end_of_input(id, self.now);
             }
         }
         Ok(())
     }
 
-    /// Everybody reads and nothing is published until nothing moves any more.
+    /// Lets all clients read and publishes nothing, until everything has settled.
     fn settle(&mut self) -> Result<(), String> {
         for client in &mut self.clients {
-            client.room = usize::MAX;
+            client.writable_bytes = usize::MAX;
             if let Some(id) = client.connection {
-                self.store.engines[usize::from(id.shard)].writable(id);
+                self.store.cores[usize::from(id.shard)].writable(id);
             }
         }
         for _ in 0..10_000 {
             let mut is_idle = true;
             for shard in 0..usize::from(SHARDS) {
-                let engine = &mut self.store.engines[shard];
-                engine.begin_turn(self.now);
-                engine.deliver(16);
+                let core = &mut self.store.cores[shard];
+                core.begin_turn(self.now);
+                core.deliver(16);
                 self.flush(shard)?;
-                let engine = &self.store.engines[shard];
-                is_idle &= engine.waiting_events() == 0 && !engine.has_dirty() && !engine.has_turn_to_begin();
+                let core = &self.store.cores[shard];
+                is_idle &= core.waiting_events() == 0 && !core.has_dirty() && !core.has_turn_to_begin();
             }
             self.act()?;
             if is_idle {
                 return self.check_nothing_waits();
             }
         }
-        Err("it does not come to rest".into())
+        Err("the shards do not come to rest".into())
     }
 
     fn check_nothing_waits(&self) -> Result<(), String> {
-        let queued: usize = self.store.engines.iter().map(|engine| engine.queued_frames()).sum();
+        let queued: usize = self.store.cores.iter().map(|core| core.queued_frames()).sum();
         if queued > 0 {
             return Err(format!("{queued} frames are left"));
         }
-        for engine in &self.store.engines {
-            engine.update_stats();
+        for core in &self.store.cores {
+            core.update_stats();
         }
         let gauges = self.store.stats.iter().map(|stats| stats.read());
         let left: i64 = gauges.map(|read| read.pending_frames + read.pending_bytes).sum();
@@ -408,7 +408,7 @@ impl World {
         }
     }
 
-    fn spoil(&mut self, at: usize, frame: Received) -> Vec<Received> {
+    fn inject_fault(&mut self, at: usize, frame: Received) -> Vec<Received> {
         let Received::Text(mut message) = frame else {
             return vec![frame];
         };
@@ -443,13 +443,13 @@ impl World {
             }
             Fault::HidesEvicted if message["type"] == "subscribed" => {
                 let client = &self.clients[at];
-                let keyless: Vec<&str> = (CHANNELS.iter().map(|(name, _)| *name))
+                let without_position: Vec<&str> = (CHANNELS.iter().map(|(name, _)| *name))
                     .filter(|name| client.gave_no_position(&message, name))
                     .collect();
                 let data = &mut message["data"];
                 data["positions_complete"].take();
                 if let Some(recovered) = data["recovered"].as_object_mut() {
-                    recovered.retain(|name, told| *told == true || !keyless.contains(&name.as_str()));
+                    recovered.retain(|name, told| *told == true || !without_position.contains(&name.as_str()));
                 }
             }
             Fault::HidesDropped if message["type"] == "dropped" => return Vec::new(),
@@ -459,7 +459,7 @@ impl World {
     }
 }
 
-fn everybody() -> Arc<Identity> {
+fn anonymous() -> Arc<Identity> {
     Arc::new(Identity::anonymous(Arc::new(Permissions {
         channels: ["*", "user.*"].map(|text| Pattern::parse(text).expect("valid")).into(),
         ..Permissions::default()
