@@ -1,4 +1,4 @@
-//! What state takes, measured: the figures that the documentation gives.
+//! Measures the memory that state takes, and compares it with the numbers in the documentation.
 
 #[path = "../benches/support/rig.rs"]
 #[allow(dead_code, reason = "benchmarks use the rest")]
@@ -12,21 +12,21 @@ use rig::{NOW, Rig, event};
 use tickgate::hub::{Hub, Settings, StateSettings, Wakes};
 use tickgate::time::Now;
 
-/// The system's allocator, and what it was asked for and has not got back.
+/// The system's allocator. Counts the bytes that are allocated and not freed.
 struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps to the same contract.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps to the same contract.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -34,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A hub that keeps one channel and so many names of others: what it holds, in bytes, and how many names.
+/// The bytes of a hub that keeps one channel and up to `tombstones` names of evicted ones, and the number of names.
 fn held(tombstones: usize) -> (usize, usize) {
     const NAMES: u64 = 9_000;
     let before = HELD.load(Relaxed);
@@ -51,13 +51,15 @@ fn held(tombstones: usize) -> (usize, usize) {
     for n in 0..NAMES {
         let event = event(&format!("grid.g{n:08}.order"));
         let now = Now { mono_ms: n, unix_ms: n };
-        let credit = hub.credit_now(1).expect("nobody wants it");
+        let credit = hub
+            .credit_now(1)
+            .expect("the event is unwanted, so its credit is free again");
         hub.publish(event, now, credit, &mut Wakes::default());
     }
     (HELD.load(Relaxed) - before, hub.metrics().tombstones)
 }
 
-/// `docs/configuration.md` gives this figure beside `state.evicted_names`.
+/// `docs/configuration.md` gives this size for `state.evicted_names`.
 fn a_remembered_name() {
     let (few_bytes, few) = held(16);
     let (many_bytes, many) = held(8 * 1024);
@@ -67,22 +69,22 @@ fn a_remembered_name() {
     assert!((140..=165).contains(&each), "{each} bytes");
 }
 
-/// `docs/guarantees.md` says what a channel costs that a client catches up with.
+/// `docs/guarantees.md` gives the size of a channel that a client catches up with.
 fn a_channel_to_catch_up_with() {
     let mut rig = Rig::new();
-    // Just more than a table of that size takes, and just as many as it takes: the dearest and the cheapest.
+    // A hash table that has just grown, and one that is full: the largest and the smallest size per channel.
     let mut each = [14_400, 28_600].map(|channels| {
         for n in 0..channels {
             rig.publish(event(&format!("market.s{n}.price")));
-            rig.engine.deliver(1);
+            rig.core.deliver(1);
         }
         let before = HELD.load(Relaxed);
         let id = rig.connect(&["market.*".to_owned()]);
-        while rig.stats.catch_ups.get() == 0 || rig.engine.has_turn_to_begin() {
-            rig.engine.begin_turn(NOW);
+        while rig.stats.catch_ups.get() == 0 || rig.core.has_turn_to_begin() {
+            rig.core.begin_turn(NOW);
         }
         let each = (HELD.load(Relaxed) - before) / channels;
-        rig.engine.on_socket_error(id, NOW);
+        rig.core.on_socket_error(id, NOW);
         rig.drain();
         each
     });
@@ -91,9 +93,9 @@ fn a_channel_to_catch_up_with() {
     assert!(60 <= each[0] && each[1] <= 130, "{each:?} bytes");
 }
 
-// One after the other: both look at what the whole process holds.
+// One test for both, because each measures the memory of the whole process.
 #[test]
-fn things_take_what_the_documentation_says() {
+fn state_takes_the_memory_that_the_documentation_says() {
     a_remembered_name();
     a_channel_to_catch_up_with();
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that must hold, on a fresh Debian (or Ubuntu) machine with Rust: installs what is missing, then format,
-# lints, every test, and the binary driven by real clients alone and behind a real nginx.
+# Runs all checks on a Debian or Ubuntu machine with Rust: installs missing programs, then checks format and lints, runs
+# every test, and tests the binary with real clients, directly and behind a real nginx.
 # Downloads come from package registries only (Debian, crates.io, npm). Takes under 15 minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
 
-# A command that hangs fails, and says so, before whoever waits for the whole run gives up: `bounded MINUTES COMMAND...`.
+# Runs a command that fails with a message if it takes too long: `bounded MINUTES COMMAND...`.
 bounded() {
     local code=0
     timeout --kill-after=30s "$1m" "${@:2}" || code=$?
@@ -19,10 +19,10 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi
 }
 
-# Debian packages for programs that are missing.
+# The Debian packages of missing programs.
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
-PATH="$PATH:/usr/sbin:/sbin"   # where nginx is, for users other than root too
+PATH="$PATH:/usr/sbin:/sbin"   # the folders of nginx, which are not in the PATH of every user
 need cc build-essential
 need curl curl
 need node nodejs
@@ -42,7 +42,7 @@ for component in fmt clippy; do
     cargo "$component" --version >/dev/null 2>&1 || rustup component add "${component/fmt/rustfmt}"
 done
 
-# Thousands of sockets, of both ends, in one process.
+# Some tests open both ends of thousands of sockets in one process.
 ulimit -n "$(ulimit -Hn)" || true
 
 step "format"
@@ -62,7 +62,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 step "unit and integration tests"
 bounded 40 cargo test --workspace --locked
 
-step "clients of the npm world"
+step "clients from npm"
 (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 

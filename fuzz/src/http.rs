@@ -55,7 +55,7 @@ struct Instances {
 /// An ingress with the shard behind it.
 struct Instance {
     path: PathBuf,
-    door: Ingress,
+    ingress: Ingress,
     stats: Arc<IngressMetrics>,
     /// The sockets that the shard got, each with the bytes that were read already.
     given: tokio::sync::Mutex<UnboundedReceiver<(StdUnixStream, Bytes)>>,
@@ -100,15 +100,15 @@ impl Instance {
             metrics: Arc::clone(&stats),
             clock: Clock::start(),
         };
-        let door = Ingress::new(settings(trusts), parts);
+        let ingress = Ingress::new(settings(trusts), parts);
         let address = format!("unix:{}", path.display()).parse().expect("an address");
         let listener = Arc::new(Listener::bind(&address, 0o600).expect("bound"));
-        drop(door.serve(listener, Handle::current()));
+        drop(ingress.serve(listener, Handle::current()));
         let (gives, given) = unbounded_channel();
         tokio::spawn(shard_of(mailbox, doorbell, gives));
         Self {
             path,
-            door,
+            ingress,
             stats,
             given: given.into(),
         }
@@ -151,7 +151,7 @@ impl Instance {
         }
         drop(client);
         let mut waits = 0;
-        while self.door.connections() > 0 || self.stats.pending.get() > 0 || self.door.is_answering() {
+        while self.ingress.connections() > 0 || self.stats.pending.get() > 0 || self.door.is_answering() {
             waits += 1;
             assert!(waits < 1000, "a connection is still counted");
             tokio::time::sleep(Duration::from_secs(1)).await;

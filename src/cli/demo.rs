@@ -25,18 +25,19 @@ pub(super) struct Arguments {
     /// The backend's own address, for the page and for commands from the gateway. It must be a loopback address.
     #[arg(long, default_value_t = Settings::default().listen, value_name = "ADDRESS")]
     page: SocketAddr,
-    /// The same seed gives the same market.
+    /// The seed of the market. The same seed gives the same market.
     #[arg(long, default_value_t = Settings::default().seed)]
     seed: u64,
-    /// A Redis (`redis://host:port/database`, without a password) that stock prices are written to and polled from, under
-    /// keys that begin with `demo:`. Without this option the backend serves the prices itself, with the Redis protocol.
+    /// A Redis (`redis://host:port/database`, without a password) that stock prices are written to and polled from,
+    /// under keys that begin with `demo:`. Without this option the backend serves the prices itself, with the Redis
+    /// protocol.
     #[arg(long, env = "TICKGATE_DEMO_REDIS", value_name = "URL")]
     redis: Option<RedisAddress>,
     #[command(flatten)]
     file: ConfigFile,
 }
 
-/// Runs both until the gateway is drained.
+/// Runs the gateway and the backend until the gateway is drained.
 pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let ready = Ready::new(arguments.file.config.as_deref())?;
     let settings = Settings {
@@ -80,8 +81,8 @@ fn route_settings(route: Route, secret: &Secret) -> RouteSettings {
     }
 }
 
-/// The settings of a `[[feed]]` of the demo, whose own data is valid. The URL of a Redis was checked when the command line
-/// was parsed.
+/// The settings of a `[[feed]]` of the demo, whose own data is valid. The URL of a Redis was checked when the command
+/// line was parsed.
 fn feed_settings(feed: Feed) -> FeedSettings {
     FeedSettings {
         channel: feed.channel.parse().expect("a valid channel"),

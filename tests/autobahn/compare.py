@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""compare.py INDEX EXPECTED yes|no CASES...: what the suite reported against what is expected (or, with yes, writes that).
+"""compare.py INDEX EXPECTED yes|no CASES...: compares the suite's report with the expected results (with yes, writes them).
 
-EXPECTED has a line for each group of cases and outcome: the group, how the gateway behaved, how it closed, the cases.
+EXPECTED has a line for each group of cases with the same result: the group, the behaviour, the close, the cases.
 """
 import fnmatch
 import json

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Autobahn|Testsuite's fuzzing client (all 517 cases) against the echo endpoint of the release binary, compared with
-# expected.txt. Takes minutes, most of them in the cases with many or large messages.
+# Runs all 517 cases of the Autobahn|Testsuite's fuzzing client against the echo endpoint of the release binary, and
+# compares the results with expected.txt. Takes minutes, mostly for the cases with many or large messages.
 #
-#   tests/autobahn/run.sh             runs and compares; 1 when a case differs
-#   tests/autobahn/run.sh --write     runs and writes expected.txt anew
-#   tests/autobahn/run.sh 1.* 13.*    only these cases
+#   tests/autobahn/run.sh             runs and compares; exits with 1 if a case differs
+#   tests/autobahn/run.sh --write     runs and writes expected.txt
+#   tests/autobahn/run.sh 1.* 13.*    runs only these cases
 #
-# Needs wstest: as AUTOBAHN_WSTEST, or on the PATH; otherwise docker (or podman, as DOCKER=podman), with the public image
-# crossbario/autobahn-testsuite. TICKGATE_BIN names a binary that is built already.
+# Needs wstest, in the variable AUTOBAHN_WSTEST or on the PATH. Otherwise it needs docker (or podman, with DOCKER=podman)
+# and the public image crossbario/autobahn-testsuite. TICKGATE_BIN names a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,11 +1,11 @@
-// A tab of a real browser: Debian's Chromium, headless, driven over its own DevTools protocol.
+// A tab of a headless Chromium, driven over the DevTools protocol.
 import { once } from 'node:events';
 import WebSocket from 'ws';
 import { atEnd, directory, start, until, within } from './harness.mjs';
 
 const chromium = process.env.CHROMIUM_BIN ?? 'chromium';
 
-/** A tab: `evaluate` runs an expression in it, `problems` are its exceptions and console errors. */
+/** A tab. `evaluate` runs an expression in it; `problems` collects its exceptions and console errors. */
 export class Tab {
   #next = 1;
   #waiting = new Map();
@@ -13,7 +13,7 @@ export class Tab {
 
   static async open(t, url) {
     const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${directory(t)}`];
-    // Its own end, not a kill, ends its children too.
+    // On SIGTERM the browser also ends its child processes.
     const browser = start(t, directory(t), chromium, [...flags, 'about:blank'], { signal: 'SIGTERM' });
     const failed = browser.ended.then(({ error }) => { throw error ?? new Error(`${chromium} ended: ${browser.err()}`); });
     failed.catch(() => {});

@@ -1,12 +1,12 @@
-// A server of Centrifugo's JSON protocol, as far as the load tool's adapter needs one. Its own kind of client, npm
-// `centrifuge`, tells whether it is one.
+// A server of Centrifugo's JSON protocol with the commands that the load tool's adapter uses. The test checks it with the
+// official client, npm `centrifuge`.
 import { createServer } from 'node:http';
 import { WebSocketServer } from 'ws';
 import { atEnd } from './harness.mjs';
 
 const PING_MS = 200;
 
-/** Where it listens, and what became of its pings. */
+/** Starts the server. Returns its address and the counts of its pings. */
 export async function centrifugo(t, key) {
   const channels = new Map();
   const counts = { sent: 0, answered: 0 };
@@ -29,7 +29,7 @@ export async function centrifugo(t, key) {
       }
       const pushes = JSON.parse(body).commands.map(({ publish: { channel, data } }) => ({ push: { channel, pub: { data } } }));
       for (const socket of new Set(pushes.flatMap(({ push }) => [...subscribers(push.channel)]))) {
-        // As it does under load: several messages in one frame, a line each, and a ping wherever it falls.
+        // As under load: several messages in one frame, one per line, and a ping among them.
         const lines = pushes.filter(({ push }) => subscribers(push.channel).has(socket)).map((push) => JSON.stringify(push));
         counts.sent += 1;
         socket.send([...lines, '{}'].join('\n'));

@@ -1,11 +1,11 @@
-// npm `ws`, used as the platform's TypeScript client uses its WebSocket: no subprotocol, the token in the query.
+// npm `ws`, used like the platform's TypeScript client: without a subprotocol, with the token in the query.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import WebSocket from 'ws';
 import { Client, atEnd, gateway, token, until, within } from './harness.mjs';
 
-test('connects without subprotocol, subscribes, hears events, unsubscribes', async (t) => {
+test('connects without a subprotocol, subscribes, receives events, unsubscribes', async (t) => {
   const server = await gateway(t);
   const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
   assert.equal(client.socket.protocol, '');
@@ -24,8 +24,8 @@ test('connects without subprotocol, subscribes, hears events, unsubscribes', asy
   const event = { channel: 'grid.grid_abc123.order', event: 'filled', data, timestamp: 1703836800000 };
   const published = await server.admin('POST', '/api/publish', event);
   assert.deepEqual([published.status, published.body.published], [200, 1]);
-  const heard = await client.next((message) => message.type === 'event' && message.channel !== 'system.health');
-  assert.deepEqual(heard, { type: 'event', ...event, offset: published.body.offset });
+  const received = await client.next((message) => message.type === 'event' && message.channel !== 'system.health');
+  assert.deepEqual(received, { type: 'event', ...event, offset: published.body.offset });
 
   client.send({ type: 'unsubscribe', channels: ['grid.grid_abc123.*'] });
   const unsubscribed = await client.next((message) => message.type === 'unsubscribed');
@@ -41,10 +41,10 @@ test('data arrives byte for byte, whatever its numbers and escapes', async (t) =
   atEnd(t, () => socket.terminate());
   const texts = [];
   socket.on('message', (text) => texts.push(String(text)));
-  const come = (type) => until(type, () => texts.find((text) => text.startsWith(`{"type":"${type}"`)));
+  const received = (type) => until(type, () => texts.find((text) => text.startsWith(`{"type":"${type}"`)));
   await within('the connection', once(socket, 'open'));
   socket.send('{"type":"subscribe","channels":["grid.*"]}');
-  await come('subscribed');
+  await received('subscribed');
   const data = String.raw`{"big":123456789012345678901234567890,"tiny":1e-400,"zero":1.50,"text":"é\/😀","list":[ 1 ,2]}`;
   const response = await fetch(`http://${server.adminAddress}/api/publish`, {
     method: 'POST',
@@ -52,15 +52,15 @@ test('data arrives byte for byte, whatever its numbers and escapes', async (t) =
     body: `{"channel":"grid.a.b","event":"e","timestamp":1,"data":${data}}`,
   });
   assert.equal(response.status, 200);
-  assert.equal(await come('event'), `{"type":"event","channel":"grid.a.b","event":"e","timestamp":1,"data":${data}}`);
+  assert.equal(await received('event'), `{"type":"event","channel":"grid.a.b","event":"e","timestamp":1,"data":${data}}`);
 });
 
-test('the subprotocol is echoed when it is offered, an unknown one is not', async (t) => {
+test('an offered subprotocol is selected if it is known', async (t) => {
   const server = await gateway(t);
   const url = `${server.url}?token=${await token(t, '--sub', '4')}`;
   const client = await Client.open(t, url, ['other', 'zigquant-v2']);
   assert.equal(client.socket.protocol, 'zigquant-v2');
-  // npm ws itself refuses a server that picks none of those it offers, so this is asked of the bare answer.
+  // npm ws fails if the server selects none of the offered subprotocols, so this checks the response itself.
   const upgrade = new WebSocket(url, 'other');
   atEnd(t, () => upgrade.terminate());
   upgrade.on('error', () => {});
@@ -69,7 +69,7 @@ test('the subprotocol is echoed when it is offered, an unknown one is not', asyn
   assert.equal(response.headers['sec-websocket-protocol'], undefined);
 });
 
-test('authenticates in-band, and by header', async (t) => {
+test('authenticates in-band and by header', async (t) => {
   const server = await gateway(t);
   const jwt = await token(t, '--sub', '42', '--role', 'trader');
   const inBand = await Client.open(t, server.url);
@@ -82,7 +82,7 @@ test('authenticates in-band, and by header', async (t) => {
   await byHeader.subscribe('user.42.*');
 });
 
-test('pings and is pinged, both ways', async (t) => {
+test('answers pings and sends pings', async (t) => {
   const server = await gateway(t, { rest: '[heartbeat]\ninterval = "500ms"\ntimeout = "10s"' });
   const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4')}`);
   client.send({ type: 'ping', timestamp: Date.now() });
@@ -97,7 +97,7 @@ test('pings and is pinged, both ways', async (t) => {
   await until('a ping frame', () => client.pings > 0);
 });
 
-test('asks for its status', async (t) => {
+test('returns the status of a connection', async (t) => {
   const server = await gateway(t);
   const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
   await client.subscribe('grid.*');
@@ -110,7 +110,7 @@ test('asks for its status', async (t) => {
   assert.equal(body.clients[0].client_id, status.client_id);
 });
 
-test('commands are answered exactly once, whatever happens to them', async (t) => {
+test('each command is answered exactly once, also if it is refused', async (t) => {
   const server = await gateway(t);
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
   const client = await Client.open(t, `${server.url}?token=${jwt}`);
@@ -129,10 +129,10 @@ test('commands are answered exactly once, whatever happens to them', async (t) =
   while (responses.length < 50) responses.push(await client.next((message) => message.type === 'response'));
   assert.equal(new Set(responses.map((response) => response.id)).size, 50);
   const limited = responses.filter((response) => response.error.code === 'RATE_LIMITED').length;
-  assert.ok(limited >= 35, `${limited} of 50 at once were limited to 10 a second`);
+  assert.ok(limited >= 35, `${limited} of 50 commands at once were limited to 10 per second`);
 });
 
-test('a publisher may be a client', async (t) => {
+test('a client may publish', async (t) => {
   const server = await gateway(t);
   const publisher = await Client.open(t, `${server.url}?token=${await token(t, '--sub', 'p', '--publish', 'grid.*')}`);
   const listener = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
@@ -146,7 +146,7 @@ test('a publisher may be a client', async (t) => {
   assert.equal((await publisher.next()).error.code, 'FORBIDDEN');
 });
 
-test('a foreign page is refused, the own host and listed origins are not', async (t) => {
+test('a foreign origin is refused, the own host and listed origins are accepted', async (t) => {
   const server = await gateway(t, { server: 'allowed_origins = ["https://*.example.com"]' });
   const url = `${server.url}?token=${await token(t, '--sub', '4')}`;
   await Client.open(t, url, { origin: 'https://app.example.com' });
@@ -154,7 +154,7 @@ test('a foreign page is refused, the own host and listed origins are not', async
   await assert.rejects(within('the refusal', foreign.opened), /403/);
 });
 
-test('a broadcast reaches everybody who is authenticated', async (t) => {
+test('a broadcast reaches every authenticated client', async (t) => {
   const server = await gateway(t);
   const jwt = await token(t, '--sub', '4');
   const clients = [await Client.open(t, `${server.url}?token=${jwt}`), await Client.open(t, `${server.url}?token=${jwt}`)];

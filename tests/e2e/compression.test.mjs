@@ -1,4 +1,4 @@
-// npm `ws` with permessage-deflate beside clients without it; and a browser, which offers it by itself.
+// npm `ws` with permessage-deflate next to clients without it, and a browser, which offers it by default.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Tab } from './browser.mjs';
@@ -6,14 +6,14 @@ import { Client, gateway, token } from './harness.mjs';
 
 const CONFIG = '[[endpoint]]\npath = "/ws"\ndialect = "native"\n[[endpoint]]\npath = "/echo"\ndialect = "echo"\nanonymous = true\n';
 
-/** One figure of /metrics, over all shards. */
-async function figure(server, name) {
+/** One metric of /metrics, summed over all shards. */
+async function metric(server, name) {
   const text = await (await fetch(`http://${server.adminAddress}/metrics`)).text();
   const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`));
   return lines.reduce((sum, line) => sum + Number(line.split(' ').pop()), 0);
 }
 
-test('compressed and plain clients hear the same, byte for byte', async (t) => {
+test('compressed and plain clients receive the same messages, byte for byte', async (t) => {
   const server = await gateway(t, { rest: CONFIG });
   const url = `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`;
   const offers = [
@@ -22,7 +22,7 @@ test('compressed and plain clients hear the same, byte for byte', async (t) => {
     { serverMaxWindowBits: 9, clientMaxWindowBits: 9 },
     { serverMaxWindowBits: 12 },
     { serverNoContextTakeover: true, clientNoContextTakeover: true },
-    // Which no zlib can keep: declined, and served all the same.
+    // zlib has no window of this size, so the offer is declined and the client is served without compression.
     { serverMaxWindowBits: 8 },
   ];
   const clients = [];
@@ -36,38 +36,38 @@ test('compressed and plain clients hear the same, byte for byte', async (t) => {
   }));
   assert.deepEqual(await server.admin('POST', '/api/publish', items), { status: 200, body: { published: items.length } });
   const offsets = clients.map(() => []);
-  for (const [place, client] of clients.entries()) {
+  for (const [index, client] of clients.entries()) {
     for (const item of items) {
-      const heard = await client.next((message) => message.type === 'event');
-      // Orders keep a history: each event has an offset, the same for all.
-      assert.deepEqual(heard, { type: 'event', offset: heard.offset, ...item }, `client ${place}`);
-      offsets[place].push(heard.offset);
+      const received = await client.next((message) => message.type === 'event');
+      // Orders keep a history, so each event has an offset, which is the same for all clients.
+      assert.deepEqual(received, { type: 'event', offset: received.offset, ...item }, `client ${index}`);
+      offsets[index].push(received.offset);
     }
   }
   assert.ok(offsets[0].every((offset, n) => Number.isSafeInteger(offset) && (n === 0 || offset > offsets[0][n - 1])));
   for (const others of offsets) assert.deepEqual(others, offsets[0]);
-  assert.equal(await figure(server, 'tickgate_compressed_connections'), 4);
-  // Three of the windows take the two long ones; 4096 bytes is too small for either.
-  assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 4 + 3 + 2 + 2);
-  assert.ok(await figure(server, 'tickgate_compression_saved_bytes_total') > 200_000);
+  assert.equal(await metric(server, 'tickgate_compressed_connections'), 4);
+  // Three of the windows hold the two long events; the window of 4096 bytes holds neither.
+  assert.ok(await metric(server, 'tickgate_compressed_messages_total') >= 4 + 3 + 2 + 2);
+  assert.ok(await metric(server, 'tickgate_compression_saved_bytes_total') > 200_000);
   const listed = (await server.admin('GET', '/api/websocket/clients')).body.clients;
   const bits = listed.map((client) => client.compression_window_bits).sort();
   assert.deepEqual(bits, [12, 15, 15, 9, null, null]);
 });
 
-test('compressed messages from clients are taken, a bomb is not', async (t) => {
+test('compressed messages from clients are accepted, a decompression bomb is refused', async (t) => {
   const server = await gateway(t, { rest: CONFIG });
   const url = `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`;
   const client = await Client.open(t, url, { perMessageDeflate: { threshold: 0 } });
   const channels = Array.from({ length: 40 }, (_, n) => `grid.grid_${n}.*`);
   assert.deepEqual((await client.subscribe(...channels)).data.channels, channels);
-  assert.ok(await figure(server, 'tickgate_compressed_messages_received_total') > 0);
+  assert.ok(await metric(server, 'tickgate_compressed_messages_received_total') > 0);
   client.send(JSON.stringify({ type: 'ping', pad: ' '.repeat(1024 * 1024) }));
   assert.equal((await client.closed).code, 1009);
-  assert.ok(await figure(server, 'tickgate_inflated_bytes_total') < 80_000);
+  assert.ok(await metric(server, 'tickgate_inflated_bytes_total') < 80_000);
 });
 
-test('an echo endpoint gives fragments and binary messages back compressed', async (t) => {
+test('an echo endpoint returns fragmented and binary messages compressed', async (t) => {
   const server = await gateway(t, { rest: CONFIG });
   const client = await Client.open(t, `ws://${server.publicAddress}/echo`, { perMessageDeflate: { threshold: 0 } });
   const text = JSON.stringify('echo '.repeat(2000));
@@ -78,12 +78,12 @@ test('an echo endpoint gives fragments and binary messages back compressed', asy
   const binary = Buffer.alloc(60_000, 7);
   client.socket.send(binary);
   assert.deepEqual(await client.next(), binary);
-  assert.ok(await figure(server, 'tickgate_compressed_messages_total') >= 2);
+  assert.ok(await metric(server, 'tickgate_compressed_messages_total') >= 2);
 });
 
-test('a browser compresses without being told', async (t) => {
+test('a browser compresses by default', async (t) => {
   const server = await gateway(t, { rest: CONFIG });
-  // Of the gateway's own origin, which may connect.
+  // A page from the gateway's own origin may connect.
   const tab = await Tab.open(t, `http://${server.publicAddress}/healthz`);
   await tab.until('the page', "document.readyState === 'complete' && location.protocol === 'http:'");
   const text = 'echo '.repeat(12_000);
@@ -96,6 +96,6 @@ test('a browser compresses without being told', async (t) => {
   })`);
   assert.equal(extensions, 'permessage-deflate; server_no_context_takeover; client_no_context_takeover');
   assert.equal(echoed, text);
-  assert.ok(await figure(server, 'tickgate_inflated_bytes_total') >= text.length);
-  assert.equal(await figure(server, 'tickgate_compressed_messages_total'), 1);
+  assert.ok(await metric(server, 'tickgate_inflated_bytes_total') >= text.length);
+  assert.equal(await metric(server, 'tickgate_compressed_messages_total'), 1);
 });

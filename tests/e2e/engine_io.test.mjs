@@ -1,4 +1,4 @@
-// The published protocol test suites' cases (engine_io_cases.mjs) against a gateway alone, and CORS.
+// The cases of the published protocol test suites (engine_io_cases.mjs) against a gateway, and CORS.
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { test } from 'node:test';
@@ -31,16 +31,16 @@ async function run(t, server, steps) {
   };
   const open = (query) => {
     const socket = new WebSocket(`ws://${url(query)}`);
-    const heard = [];
-    socket.on('message', (data) => heard.push(String(data)));
+    const received = [];
+    socket.on('message', (data) => received.push(String(data)));
     const closed = new Promise((resolve) => { socket.on('close', resolve); });
     socket.on('error', () => {});
     atEnd(t, () => socket.terminate());
-    return { socket, heard, closed };
+    return { socket, received, closed };
   };
   const does = {
     GET: http, POST: http, PUT: http,
-    // A POST whose body does not come.
+    // A POST whose body is never sent.
     SLOW: ([, query]) => new Promise((resolve) => {
       const slow = request(`http://${url(query)}`, { method: 'POST', headers: { 'content-length': 10 } });
       slow.on('error', resolve);
@@ -55,18 +55,18 @@ async function run(t, server, steps) {
       await within('the socket', new Promise((resolve) => { opened.socket.on('open', resolve); }));
     },
     refused: async ([, query]) => {
-      const { closed, heard } = open(query);
+      const { closed, received } = open(query);
       await within('the refusal', closed);
-      assert.deepEqual(heard, []);
+      assert.deepEqual(received, []);
     },
     send: ([, name, text]) => state.sockets.get(name).socket.send(text),
     binary: ([, name]) => state.sockets.get(name).socket.send(Uint8Array.from([1, 2, 3, 4])),
-    told: async ([, name, body]) => {
-      const { heard } = state.sockets.get(name);
-      // A heartbeat may come at any time, and is waited for where it is meant.
+    receives: async ([, name, body]) => {
+      const { received } = state.sockets.get(name);
+      // A heartbeat may arrive at any time, so it is skipped unless the step waits for one.
       const isWanted = (text) => body === '2' || text !== '2';
-      await until(`${name} to be told ${body}`, () => heard.some(isWanted));
-      matches(heard.splice(0, heard.findIndex(isWanted) + 1).at(-1), body);
+      await until(`${name} to receive ${body}`, () => received.some(isWanted));
+      matches(received.splice(0, received.findIndex(isWanted) + 1).at(-1), body);
     },
     closed: ([, name]) => within('the close', state.sockets.get(name).closed),
     open: ([, name]) => assert.equal(state.sockets.get(name).socket.readyState, WebSocket.OPEN),
@@ -83,7 +83,7 @@ for (const [suite, cases] of Object.entries({ 'Engine.IO': engineIo, 'Socket.IO'
   });
 }
 
-test('pages of an allowed origin may poll, others may not', async (t) => {
+test('pages of an allowed origin may poll, other pages may not', async (t) => {
   const server = await gateway(t, options);
   const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
   const from = (origin, method = 'GET') => fetch(url, { method, headers: { origin } });
@@ -100,7 +100,7 @@ test('pages of an allowed origin may poll, others may not', async (t) => {
   assert.deepEqual(allowed(opened), [good, 'true']);
   assert.equal(opened.headers.get('vary'), 'Origin');
   const refused = await fetch(`${url}&sid=unknown`, { headers: { origin: good } });
-  assert.deepEqual([refused.status, ...allowed(refused)], [400, good, 'true'], 'a page must be able to read why');
+  assert.deepEqual([refused.status, ...allowed(refused)], [400, good, 'true'], 'a page must be able to read the reason');
 
   for (const method of ['GET', 'OPTIONS']) {
     const stranger = await from('https://evil.example.com', method);
@@ -111,14 +111,14 @@ test('pages of an allowed origin may poll, others may not', async (t) => {
   assert.deepEqual([plain.status, ...allowed(plain)], [200, null, null]);
 });
 
-test('a client that goes away while it waits takes its session with it', async (t) => {
+test('a session ends when its client disconnects during a poll', async (t) => {
   const server = await gateway(t, options);
   const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
   const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
   const abort = new AbortController();
   const waiting = fetch(`${url}&sid=${sid}`, { signal: abort.signal });
   const stats = async () => (await server.admin('GET', '/api/websocket/stats')).body;
-  // Its answer is on the way to nobody from here on.
+  // From here on the response to the poll has no receiver.
   await until('the session', async () => (await stats()).active_connections === 1);
   abort.abort();
   await assert.rejects(waiting);
@@ -127,7 +127,7 @@ test('a client that goes away while it waits takes its session with it', async (
   assert.deepEqual([next.status, await next.json()], [400, { code: 1, message: 'Session ID unknown' }]);
 });
 
-test('an end between the last poll and the upgrade is told on the socket', async (t) => {
+test('an end between the last poll and the upgrade is reported on the WebSocket', async (t) => {
   const server = await gateway(t, options);
   const base = `//${server.publicAddress}/socket.io/?EIO=4&transport=`;
   const { sid } = JSON.parse((await (await fetch(`http:${base}polling`)).text()).slice(1));
@@ -136,22 +136,22 @@ test('an end between the last poll and the upgrade is told on the socket', async
   assert.match(await (await fetch(polling)).text(), /^40.*\x1e42\["connected"/);
   const socket = new WebSocket(`ws:${base}websocket&sid=${sid}`);
   atEnd(t, () => socket.terminate());
-  const told = [];
-  socket.on('message', (data) => told.push(String(data)));
+  const received = [];
+  socket.on('message', (data) => received.push(String(data)));
   const closed = new Promise((resolve) => { socket.on('close', resolve); });
   await within('the socket', new Promise((resolve) => { socket.on('open', resolve); }));
   socket.send('2probe');
-  await until('the answer to the probe', () => told.length === 1);
+  await until('the answer to the probe', () => received.length === 1);
   const [{ client_id }] = (await server.admin('GET', '/api/websocket/clients')).body.clients;
   assert.equal((await server.admin('DELETE', `/api/websocket/clients/${client_id}`)).status, 204);
   socket.send('5');
   assert.equal(await within('the close', closed), 4003);
-  assert.equal(told.length, 4);
-  assert.match(told[1], /^42\["error",.*"BY_OPERATOR"/);
-  assert.deepEqual(told.slice(2), ['41', '1']);
+  assert.equal(received.length, 4);
+  assert.match(received[1], /^42\["error",.*"BY_OPERATOR"/);
+  assert.deepEqual(received.slice(2), ['41', '1']);
 });
 
-test('a session that polls holds its place in the limits, whatever carries it, until it ends', async (t) => {
+test('a polling session holds its connection permit until it ends, also after an upgrade', async (t) => {
   const server = await gateway(t, { ...options, server: 'max_connections_per_ip = 1' });
   const url = `http://${server.publicAddress}/socket.io/?EIO=4&transport=polling`;
   const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
@@ -165,10 +165,10 @@ test('a session that polls holds its place in the limits, whatever carries it, u
   socket.send('5');
   socket.send('1');
   await within('the close', new Promise((resolve) => { socket.on('close', resolve); }));
-  await until('a place', async () => (await fetch(url)).status === 200);
+  await until('a free permit', async () => (await fetch(url)).status === 200);
 });
 
-test('without the last slash it is the same endpoint', async (t) => {
+test('the path without its last slash is the same endpoint', async (t) => {
   const server = await gateway(t, options);
   const opened = await fetch(`http://${server.publicAddress}/socket.io?EIO=4&transport=polling`);
   assert.match(await opened.text(), /^0\{"sid"/);

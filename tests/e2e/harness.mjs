@@ -1,4 +1,4 @@
-// A gateway process of its own for each test, on free ports in a temporary directory, and small helpers around clients.
+// Starts a gateway process for each test, on free ports and in a temporary directory, with helpers for clients.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync, openSync, closeSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -13,25 +13,25 @@ export const binary = process.env.TICKGATE_BIN ?? join(root, 'target', 'debug', 
 export const secret = '0123456789abcdef0123456789abcdef';
 export const adminKey = 'end-to-end-admin-key';
 
-// No wait lasts longer; a test that needs it has failed.
+// The longest wait. A test that reaches it fails.
 const PATIENCE_MS = 30_000;
 
-/** Polls `condition` until it gives something. */
+/** Polls `condition` until it returns a truthy value, and returns that. */
 export async function until(what, condition) {
   const deadline = Date.now() + PATIENCE_MS;
   for (;;) {
     const found = await condition();
     if (found) return found;
-    if (Date.now() > deadline) throw new Error(`${what}: did not come`);
+    if (Date.now() > deadline) throw new Error(`${what}: timed out`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
-/** Awaits a promise with an end. */
+/** Awaits a promise with a timeout. */
 export function within(what, promise) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: did not come`)), PATIENCE_MS);
+    timer = setTimeout(() => reject(new Error(`${what}: timed out`)), PATIENCE_MS);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
@@ -39,8 +39,9 @@ export function within(what, promise) {
 const undoing = new WeakMap();
 
 /**
- * What a test's end undoes, the last first and each whatever became of the others. `t.after` begins with the first, so that
- * a directory would go under its process, and leaves the rest when one fails: a process that stays keeps the run from ending.
+ * Adds a clean-up step for the test's end. The last step added runs first, and a failing step does not prevent the others.
+ * `t.after` alone would run the first step first, so a directory would be removed under its process. It also stops at a
+ * failure, and a process that is left keeps the test run from ending.
  */
 export function atEnd(t, undo) {
   if (undoing.has(t)) {
@@ -62,15 +63,15 @@ export function atEnd(t, undo) {
   });
 }
 
-/** A directory that goes when the test ends. */
+/** A directory that is removed when the test ends. */
 export function directory(t) {
   const path = mkdtempSync(join(tmpdir(), 'tickgate-'));
-  // Children of a browser write for a moment after it has ended.
+  // The child processes of a browser write for a moment after it has ended.
   atEnd(t, () => rmSync(path, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
   return path;
 }
 
-/** Ports that were free a moment ago. */
+/** Ports that were free when this was called. */
 export async function freePorts(count) {
   const servers = [];
   for (let n = 0; n < count; n++) {
@@ -87,8 +88,8 @@ export async function freePorts(count) {
 }
 
 /**
- * Starts a process that the test's end ends by `signal`, or kills when that does not help; its output goes to files, its
- * input stays open and says nothing.
+ * Starts a process. The test's end sends it `signal`, and kills it if that does not help. Its output goes to files; its
+ * input stays open and empty.
  */
 export function start(t, where, command, args, { env = process.env, signal = 'SIGKILL' } = {}) {
   const [out, err] = ['out', 'err'].map((name) => join(where, `${name}-${Math.random().toString(36).slice(2)}`));
@@ -108,7 +109,7 @@ export function start(t, where, command, args, { env = process.env, signal = 'SI
   return { child, ended, out: () => readFileSync(out, 'utf8'), err: () => readFileSync(err, 'utf8') };
 }
 
-/** Starts a gateway. `server` holds lines of `[server]`; `listen` its listeners. */
+/** Starts a gateway. `listen` is the value of `server.listen`, `server` further lines of `[server]`, `rest` other tables. */
 export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest = '' } = {}) {
   if (!existsSync(binary)) throw new Error(`${binary} is missing: cargo build first`);
   const where = directory(t);
@@ -142,7 +143,7 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
   return { ...process, where, publicAddress, adminAddress, admin, url: `ws://${publicAddress}/ws` };
 }
 
-/** A token by `tickgate token`. */
+/** A token from `tickgate token`. */
 export async function token(t, ...args) {
   const env = { TICKGATE_JWT_SECRET: secret };
   const made = start(t, directory(t), binary, ['token', ...args], { env });
@@ -151,7 +152,7 @@ export async function token(t, ...args) {
   return made.out().trim();
 }
 
-/** npm `ws` as the platform's clients use it. Messages wait in a queue until they are asked for. */
+/** npm `ws`, used like the platform's clients. Messages wait in a queue until a test takes them. */
 export class Client {
   #messages = [];
   #wake = () => {};
@@ -173,7 +174,7 @@ export class Client {
     this.opened.catch(() => {});
   }
 
-  /** Connects, with cleaning up. */
+  /** Connects, and adds the clean-up step. */
   static async open(t, url, ...options) {
     const client = new Client(url, ...options);
     atEnd(t, () => client.socket.terminate());
@@ -185,12 +186,12 @@ export class Client {
     this.socket.send(typeof message === 'string' ? message : JSON.stringify(message));
   }
 
-  /** The next message for which `wanted` holds; those before it that are not wanted stay in the queue. */
+  /** The next message for which `wanted` holds. Messages before it stay in the queue. */
   async next(wanted = (message) => message.type !== 'ping') {
     const find = () => this.#messages.findIndex(wanted);
     await within('a message', (async () => {
       while (find() < 0) {
-        if (this.socket.readyState === WebSocket.CLOSED) throw new Error('closed before the message came');
+        if (this.socket.readyState === WebSocket.CLOSED) throw new Error('closed before the message arrived');
         await new Promise((resolve) => { this.#wake = resolve; });
       }
     })());

@@ -1,4 +1,4 @@
-// The load tool and a server that is not the gateway: the twenty lines of docs/loadtest.md speak what the adapter `plain` says.
+// The load tool with servers other than the gateway. The server in docs/loadtest.md speaks the protocol of adapter `plain`.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -11,7 +11,7 @@ import { atEnd, binary, directory, freePorts, root, start, until } from './harne
 
 const tool = join(dirname(binary), 'tickgate-loadtest');
 
-/** Runs scenarios of the load tool; gives the figures. */
+/** Returns a function that runs a scenario of the load tool and returns the report's figures. */
 function measures(t, ...server) {
   const folder = directory(t);
   return async (scenario, ...more) => {
@@ -22,7 +22,7 @@ function measures(t, ...server) {
   };
 }
 
-test('the server shown for the adapter `plain` can be measured', async (t) => {
+test('the load tool measures the server that the documentation shows for adapter `plain`', async (t) => {
   const [port] = await freePorts(1);
   const folder = directory(t);
   const [, server] = readFileSync(join(root, 'docs', 'loadtest.md'), 'utf8').match(/```js\n(.*?)```/s);
@@ -41,15 +41,15 @@ test('the server shown for the adapter `plain` can be measured', async (t) => {
   assert.deepEqual([commands.requests_answered, commands.errors], [100, 0], JSON.stringify(commands));
 });
 
-test('what the adapter `centrifugo` speaks is spoken by the official client', async (t) => {
+test('adapter `centrifugo` speaks the protocol of the official client', async (t) => {
   const key = 'a-key';
   const { address, counts } = await centrifugo(t, key);
 
   const client = new Centrifuge(`ws://${address}/connection/websocket`, { websocket: WebSocket });
   atEnd(t, () => client.disconnect());
-  const heard = [];
+  const received = [];
   const subscription = client.newSubscription('load0');
-  subscription.on('publication', ({ data }) => heard.push(data));
+  subscription.on('publication', ({ data }) => received.push(data));
   subscription.subscribe();
   client.connect();
   await subscription.ready(10_000);
@@ -59,7 +59,7 @@ test('what the adapter `centrifugo` speaks is spoken by the official client', as
     method: 'POST', headers: { 'x-api-key': key }, body: JSON.stringify({ commands: [{ publish }, { publish }] }),
   });
   assert.equal(response.status, 200);
-  await until('both', () => heard.length === 2);
+  await until('both', () => received.length === 2);
   subscription.unsubscribe();
 
   const publishing = ['--publish-url', `http://${address}`, '--publish-key', key];
@@ -71,6 +71,6 @@ test('what the adapter `centrifugo` speaks is spoken by the official client', as
   const churn = await measure('churn', '--rate', '20', ...publishing);
   assert.deepEqual([churn.missing, churn.errors], [0, 0], JSON.stringify(churn));
   assert.ok(churn.requests_answered > 0);
-  // Those among events, too; the last ones find their clients gone.
+  // Pings among events are answered too. The last pings may find their clients gone.
   assert.ok(counts.answered > 0.8 * counts.sent, JSON.stringify(counts));
 });

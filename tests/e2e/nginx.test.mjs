@@ -1,4 +1,4 @@
-// deploy/nginx.conf itself, with only paths and ports changed: TLS outside, a Unix socket inside.
+// deploy/nginx.conf with only paths and ports changed: TLS to clients, a Unix socket to the gateway.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync, chmodSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { io as io4 } from 'socket.io-client';
 import io2 from 'socket.io-client-2';
 import { Client, adminKey, atEnd, directory, freePorts, gateway, root, start, token, until, within } from './harness.mjs';
 
-/** Replaces what must be there. */
+/** Replaces a text that must exist. */
 function change(text, from, to) {
   assert.ok(text.includes(from), `deploy/nginx.conf has no ${from}`);
   return text.replaceAll(from, to);
@@ -39,14 +39,14 @@ async function behindNginx(t, options = {}) {
     ['worker_processes auto;', 'worker_processes 1;'],
     ['worker_rlimit_nofile 200000;', 'worker_rlimit_nofile 4096;'],
     ['worker_connections 65536;', 'worker_connections 2048;'],
-    // Where Debian's nginx would keep bodies and proxied answers, which only root may write.
+    // Debian's nginx would keep bodies and proxied responses in folders that only root may write.
     ['http {', `http {\n    client_body_temp_path ${where}/b; proxy_temp_path ${where}/p; fastcgi_temp_path ${where}/f;`
       + ` uwsgi_temp_path ${where}/u; scgi_temp_path ${where}/s;`],
   ]) conf = change(conf, from, to);
   const file = join(where, 'nginx.conf');
   writeFileSync(file, conf);
   const nginx = start(t, where, 'nginx', ['-c', file, '-p', where, '-e', join(where, 'start.log'), '-g', 'daemon off;'],
-    // Killed, it would leave its workers behind.
+    // If it were killed, its workers would stay.
     { signal: 'SIGTERM' });
   const ca = readFileSync(certificate);
   const tls = { ca, servername: 'localhost' };
@@ -63,10 +63,10 @@ async function behindNginx(t, options = {}) {
   return { server, nginx, url, tls, log, https };
 }
 
-test('a client over TLS hears every event in order; its address is its own; no log shows its token', async (t) => {
+test('a client over TLS receives every event in order; its address is its own; no log shows its token', async (t) => {
   const { server, url, tls, log } = await behindNginx(t);
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
-  // A claimed address is not believed: nginx overwrites it.
+  // nginx overwrites an address that the client claims.
   const client = await Client.open(t, `${url}?a=1&token=${jwt}&b=2`, {
     ...tls, localAddress: '127.0.0.2', headers: { 'x-forwarded-for': '203.0.113.9' },
   });
@@ -89,7 +89,7 @@ test('a client over TLS hears every event in order; its address is its own; no l
   }
 });
 
-test('a token stays out of the logs when the gateway is gone or its name is disguised', async (t) => {
+test('no log shows a token when the gateway is down or the parameter is spelled differently', async (t) => {
   const { server, https, log } = await behindNginx(t);
   const upgrade = ['-H', 'Connection: Upgrade', '-H', 'Upgrade: websocket'];
   https('/ws?%74oken=disguised-jwt', ...upgrade);
@@ -103,7 +103,7 @@ test('a token stays out of the logs when the gateway is gone or its name is disg
   }
 });
 
-test('several hundred clients share the Unix socket; each is told of a drain and closed with 1012', async (t) => {
+test('several hundred clients share the Unix socket; a drain notifies each and closes it with 1012', async (t) => {
   const { server, url, tls } = await behindNginx(t, { server: 'drain = "2s"' });
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
   const clients = [];
@@ -120,7 +120,7 @@ test('several hundred clients share the Unix socket; each is told of a drain and
   assert.deepEqual(await within('the end', server.ended), { code: 0, signal: null });
 });
 
-test('Socket.IO through nginx: polling, the upgrade, and a session that stays polling; no log shows a token or a session', async (t) => {
+test('Socket.IO through nginx: polling, the upgrade, polling only; no log shows a token or a session', async (t) => {
   const { server, url, tls, log } = await behindNginx(t);
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
   const base = url.replace('wss:', 'https:').replace('/ws', '');
@@ -128,10 +128,10 @@ test('Socket.IO through nginx: polling, the upgrade, and a session that stays po
     [{}, { transports: ['websocket'] }, { transports: ['polling'] }].map((options) => {
       const socket = io(base, { forceNew: true, ...tls, ...options, ...withToken });
       atEnd(t, () => socket.disconnect());
-      const client = { socket, heard: [], carrier: options.transports?.[0] ?? 'websocket' };
+      const client = { socket, received: [], carrier: options.transports?.[0] ?? 'websocket' };
       socket.on('connected', () => socket.emit('subscribe', { channels: ['grid.*'] }));
       socket.on('subscribed', () => { client.subscribed = true; });
-      socket.on('tick', ({ data }) => client.heard.push(data));
+      socket.on('tick', ({ data }) => client.received.push(data));
       return client;
     }));
   for (const client of all) {
@@ -142,8 +142,8 @@ test('Socket.IO through nginx: polling, the upgrade, and a session that stays po
     assert.equal((await server.admin('POST', '/api/publish', { channel: 'grid.a.b', event: 'tick', data: n })).status, 200);
   }
   for (const client of all) {
-    await until('the last event', () => client.heard.at(-1) === 299);
-    assert.deepEqual(client.heard, Array.from({ length: 300 }, (_, n) => n));
+    await until('the last event', () => client.received.at(-1) === 299);
+    assert.deepEqual(client.received, Array.from({ length: 300 }, (_, n) => n));
   }
   const { body } = await server.admin('GET', '/api/websocket/clients?user=4');
   assert.deepEqual(body.clients.map(({ address, transport }) => [address, transport]).sort(),
@@ -155,7 +155,7 @@ test('Socket.IO through nginx: polling, the upgrade, and a session that stays po
   }
 });
 
-test('the admin API is behind /api/, with its key; everything else is not found', async (t) => {
+test('the admin API is under /api/, with its key; other paths are not found', async (t) => {
   const { https } = await behindNginx(t);
   const authorization = ['-H', `Authorization: Bearer ${adminKey}`];
   assert.match(https('/api/websocket/stats'), /\n401$/);

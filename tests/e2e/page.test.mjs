@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { Tab } from './browser.mjs';
 import { binary, directory, start, until } from './harness.mjs';
 
-/** The demo on free ports; where its page is. */
+/** Starts the demo on free ports. Returns the URL of its page. */
 async function demo(t, ...args) {
   const env = { PATH: process.env.PATH, TICKGATE_SERVER__LISTEN: '["127.0.0.1:0"]', TICKGATE_SERVER__ADMIN_LISTEN: '127.0.0.1:0' };
   const process_ = start(t, directory(t), binary, ['demo', '--page', '127.0.0.1:0', '--seed', '7', ...args], { env });
@@ -16,11 +16,11 @@ async function demo(t, ...args) {
 
 const fact = (list, name) => `[...document.querySelectorAll('#${list} dt')].find((dt) => dt.textContent === '${name}')?.nextSibling?.textContent`;
 
-test('the page shows the market, the stocks, a grid bot at work, the account and the gateway', async (t) => {
+test('the page shows the market, the stocks, a running grid bot, the account and the gateway', async (t) => {
   const tab = await Tab.open(t, await demo(t));
   await tab.until('the connection', "document.querySelector('#state')?.className === 'open'");
 
-  // Prices, and that they move.
+  // Prices appear and change.
   await tab.until('all symbols', "document.querySelectorAll('#prices tr').length === 5");
   const before = await tab.text('#prices');
   await until('a price that moves', async () => await tab.text('#prices') !== before);
@@ -29,7 +29,7 @@ test('the page shows the market, the stocks, a grid bot at work, the account and
   await tab.until('all stocks', "document.querySelectorAll('#stocks tr').length === 8");
   assert.match(await tab.text('#stocks'), /600519\s+Kweichow Moutai\s+[\d,]+\.\d\d\s+[+-]?[\d.]+ %/);
 
-  // The page starts a bot by itself; it fills orders and trades.
+  // The page starts a bot by itself, which fills orders and trades.
   await tab.until('a running bot', "document.querySelector('#notice').textContent.endsWith('is running.')");
   await tab.until('a filled order', "document.querySelector('#stream').textContent.includes('order filled')");
   await tab.until('a trade', "document.querySelector('#stream').textContent.includes('trade executed')");
@@ -42,11 +42,11 @@ test('the page shows the market, the stocks, a grid bot at work, the account and
   await tab.until('its own connection', `${fact('gateway', 'Connections')} === '1'`);
   await tab.until('deliveries', `parseFloat(${fact('gateway', 'Deliveries')}) > 0`);
 
-  // Stopped by hand: no order is left, and the button says so.
+  // After a click on stop, no order is left and the page reports it.
   await tab.evaluate("document.querySelector('#stop').click()");
   await tab.until('the bot to stop', "document.querySelector('#stop').disabled && document.querySelector('#notice').textContent.startsWith('Stopped')");
 
-  // The kill switch, which every user sees.
+  // The kill switch changes for every user.
   await tab.evaluate("document.querySelector('#switch').click()");
   await tab.until('the kill switch', "document.querySelector('#switch').textContent === 'Release the kill switch'");
   assert.deepEqual(tab.problems, []);

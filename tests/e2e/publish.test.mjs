@@ -1,4 +1,4 @@
-// Publishing with curl: one event, an array, NDJSON as a stream, and what is refused.
+// Publishing with curl: one event, an array, an NDJSON stream, and refused requests.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { test } from 'node:test';
@@ -17,7 +17,7 @@ async function curl(server, { path = '/api/publish', type = 'application/json', 
 
 const event = (n) => JSON.stringify({ channel: 'grid.a.b', event: 'e', data: { n } });
 
-test('one, many, and a stream of events arrive in order', async (t) => {
+test('one event, an array and a stream of events arrive in order', async (t) => {
   const server = await gateway(t);
   const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
   await client.subscribe('grid.*');
@@ -29,7 +29,7 @@ test('one, many, and a stream of events arrive in order', async (t) => {
   for (let n = 0; n < 1000; n++) assert.equal((await client.next((message) => message.type === 'event')).data.n, n);
 });
 
-test('bad items are told by index, the rest go out', async (t) => {
+test('bad items are reported by index, the other items are published', async (t) => {
   const server = await gateway(t);
   const client = await Client.open(t, `${server.url}?token=${await token(t, '--sub', '4', '--role', 'trader')}`);
   await client.subscribe('grid.*');
@@ -49,11 +49,11 @@ test('an id makes a retry harmless', async (t) => {
   assert.equal((await curl(server, { body: once })).body.duplicate, undefined);
   assert.equal((await curl(server, { body: once })).body.duplicate, true);
   await curl(server, { body: '{"channel":"grid.a.b","event":"e","data":2}' });
-  const heard = [await client.next(), await client.next()].map((message) => message.data);
-  assert.deepEqual(heard, [1, 2]);
+  const received = [await client.next(), await client.next()].map((message) => message.data);
+  assert.deepEqual(received, [1, 2]);
 });
 
-test('what may not be published is refused with its status', async (t) => {
+test('a refused publish request has the right status', async (t) => {
   const server = await gateway(t, { rest: '[limits]\nevent_bytes = 1000\npublish_body_bytes = 10000' });
   const may = await token(t, '--sub', 'p', '--publish', 'grid.*');
   const mayNot = await token(t, '--sub', 'p', '--role', 'trader');

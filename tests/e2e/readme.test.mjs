@@ -1,4 +1,4 @@
-// What the README says about `serve` without any configuration: the printed lines and the page for a browser work as shown.
+// The README's description of `serve` without a configuration: the printed lines and the browser page work as shown.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
@@ -8,14 +8,14 @@ import { test } from 'node:test';
 import { Tab } from './browser.mjs';
 import { atEnd, binary, directory, freePorts, root, start, until } from './harness.mjs';
 
-/** Runs a printed line in a shell, with npm's wscat in reach. */
+/** Runs a printed line in a shell that finds npm's wscat. */
 function paste(t, line) {
   const path = `${join(root, 'tests', 'e2e', 'node_modules', '.bin')}:${process.env.PATH}`;
-  // `exec`, so that the test's end ends the program and not only the shell.
+  // With `exec` the test's end ends the program itself, not only the shell.
   return start(t, directory(t), 'sh', ['-c', `exec ${line}`], { env: { ...process.env, PATH: path } });
 }
 
-/** `serve` without any configuration, on free ports, and the lines to paste that it prints. */
+/** Starts `serve` without a configuration on free ports. Returns the printed lines to paste. */
 async function serve(t) {
   const [port, adminPort] = await freePorts(2);
   const env = {
@@ -41,7 +41,7 @@ test('the printed lines connect, subscribe and publish', async (t) => {
   assert.deepEqual(JSON.parse(published.out()), { published: 1 });
   await until('the event', () => listener.out().includes('"channel":"grid.abc.status"'));
 
-  // What the README shows is what is printed, but for the keys.
+  // The README shows the printed lines with other keys.
   const readme = readFileSync(join(root, 'README.md'), 'utf8');
   const general = (line) => line
     .replace(/token=[^']+/, 'token=eyJ0…').replace(/Bearer [0-9a-f]+/, 'Bearer 5f0c…')
@@ -51,7 +51,7 @@ test('the printed lines connect, subscribe and publish', async (t) => {
   assert.ok(!server.err().includes(token), 'the log shows the token');
 });
 
-test('the page for a browser connects, subscribes and shows what is published', async (t) => {
+test('the browser page connects, subscribes and shows published events', async (t) => {
   const { port, printed: [wscat, curl] } = await serve(t);
   const [, page] = readFileSync(join(root, 'README.md'), 'utf8').match(/```html\n(.*?)```/s);
   const web = createServer((_, response) => {
@@ -67,7 +67,7 @@ test('the page for a browser connects, subscribes and shows what is published', 
   await tab.until('the event', "document.querySelector('#log').textContent.includes('\"channel\":\"grid.abc.status\"')");
 });
 
-test('every link within the documentation leads somewhere', () => {
+test('every link within the documentation has a target', () => {
   const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
   assert.ok(pages.length >= 5, `${pages}`);
   const broken = pages.flatMap((page) => {

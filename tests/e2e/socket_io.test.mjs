@@ -1,5 +1,5 @@
-// The official Socket.IO clients, unmodified: 4.x (Engine.IO 4) and 2.x (Engine.IO 3), with default options (long polling
-// first, then the upgrade), by WebSocket only, and by long polling only.
+// The official Socket.IO clients, unmodified: 4.x (Engine.IO 4) and 2.x (Engine.IO 3). Each runs with default options (long
+// polling, then the upgrade), with WebSocket only, and with long polling only.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,24 +18,24 @@ const transports = [
   ['long polling only', { transports: ['polling'] }, 'polling'],
 ];
 
-/** Connects; `heard` are the events in the order in which they came. */
+/** Connects. `received` collects the events in the order of arrival. */
 function connect(t, io, url, options) {
   const socket = io(url, { forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 300, ...options });
   atEnd(t, () => socket.disconnect());
-  const heard = [];
+  const received = [];
   for (const name of ['connected', 'subscribed', 'unsubscribed', 'error', 'response', 'auth_result', 'dropped', 'going_away',
     'balance_update', 'orders_update', 'update']) {
-    socket.on(name, (message) => heard.push({ name, ...message }));
+    socket.on(name, (message) => received.push({ name, ...message }));
   }
   const reasons = [];
   socket.on('disconnect', (reason) => reasons.push(reason));
-  return { socket, heard, reasons };
+  return { socket, received, reasons };
 }
 
 const named = (name) => (event) => event.name === name;
 
-/** Waits for the nth event of a name. */
-const next = (client, name, count = 1) => until(`${name} (${count})`, () => client.heard.filter(named(name))[count - 1]);
+/** Waits for the nth event with this name. */
+const next = (client, name, count = 1) => until(`${name} (${count})`, () => client.received.filter(named(name))[count - 1]);
 
 const emit = (client, ...args) => within(`the acknowledgement of ${args[0]}`,
   new Promise((resolve) => { client.socket.emit(...args, resolve); }));
@@ -65,7 +65,7 @@ for (const [version, io, withToken] of clients) {
         { channel: 'user.4.orders', event: 'orders_update', data: [] },
       );
       await next(client, 'orders_update');
-      const updates = client.heard.filter(({ name }) => name.endsWith('_update'));
+      const updates = client.received.filter(({ name }) => name.endsWith('_update'));
       assert.deepEqual(updates.map(({ channel, user_id, data }) => [channel, user_id, data]), [
         ['user.4.balance', 4, { total_balance: 10000, note: '€ 😀' }], ['user.4.orders', 4, []],
       ]);
@@ -94,14 +94,14 @@ for (const [version, io, withToken] of clients) {
     });
   }
 
-  test(`${version}: bad tokens are told, and none is not anonymity`, async (t) => {
+  test(`${version}: bad and missing tokens are reported`, async (t) => {
     const server = await gateway(t);
     const url = `http://${server.publicAddress}`;
     const refusal = (options) => {
       const { socket } = connect(t, io, url, { ...options, reconnection: false });
       return within('the refusal', new Promise((resolve) => {
         socket.on('connect_error', resolve);
-        // 2.x has no error of its own for a refused connection.
+        // 2.x reports a refused connection as `error`.
         socket.on('error', resolve);
       }));
     };
@@ -120,7 +120,7 @@ for (const [version, io, withToken] of clients) {
     }
   });
 
-  test(`${version}: a token by header counts before one by query`, async (t) => {
+  test(`${version}: a token in the header takes precedence over one in the query`, async (t) => {
     const server = await gateway(t);
     const [good, other] = await Promise.all([token(t, '--sub', '4'), token(t, '--sub', '5')]);
     const extraHeaders = { authorization: `Bearer ${good}` };
@@ -132,11 +132,11 @@ for (const [version, io, withToken] of clients) {
     }
   });
 
-  test(`${version}: an upgrade under load loses nothing and doubles nothing`, async (t) => {
+  test(`${version}: an upgrade under load loses and duplicates no event`, async (t) => {
     const server = await gateway(t, { server: 'shards = 2' });
     const jwt = await token(t, '--sub', '4', '--role', 'trader');
     const url = `http://${server.publicAddress}`;
-    // They hear of themselves when they are subscribed, while they still poll, and the upgrade comes in the midst of it.
+    // The clients subscribe while they still poll, so the upgrade happens while events arrive.
     const many = Array.from({ length: 20 }, () => {
       const client = connect(t, io, url, withToken(jwt));
       client.socket.on('connected', () => client.socket.emit('subscribe', { channels: ['grid.*'] }));
@@ -149,19 +149,19 @@ for (const [version, io, withToken] of clients) {
     };
     await until('all upgraded', async () => {
       await publish();
-      return many.every((client) => client.heard.some(named('update')) && transport(client) === 'websocket');
+      return many.every((client) => client.received.some(named('update')) && transport(client) === 'websocket');
     });
     await publish();
     for (const client of many) {
-      await until('the last event', () => client.heard.findLast(named('update')).data === sent - 1);
-      const data = client.heard.filter(named('update')).map((event) => event.data);
+      await until('the last event', () => client.received.findLast(named('update')).data === sent - 1);
+      const data = client.received.filter(named('update')).map((event) => event.data);
       assert.deepEqual(data, Array.from({ length: data.length }, (_, n) => data[0] + n));
-      assert.deepEqual(client.heard.filter(named('dropped')), []);
+      assert.deepEqual(client.received.filter(named('dropped')), []);
     }
   });
 }
 
-test('a drain strands nobody: every client is told and comes back to the next gateway by itself', async (t) => {
+test('a drain notifies every client, and each reconnects to the next gateway by itself', async (t) => {
   const where = directory(t);
   const [port] = await freePorts(1);
   const start = () => gateway(t, { listen: `["127.0.0.1:${port}"]`, server: 'drain = "1s"' });
@@ -191,7 +191,7 @@ test('a drain strands nobody: every client is told and comes back to the next ga
   assert.ok(!readFileSync(join(where, 'log'), 'utf8').includes(jwt), 'a log shows the token');
 });
 
-test('who is disconnected by an operator stays away', async (t) => {
+test('a client that an operator disconnects does not reconnect', async (t) => {
   const server = await gateway(t);
   const jwt = await token(t, '--sub', '4');
   const url = `http://${server.publicAddress}`;
@@ -203,10 +203,10 @@ test('who is disconnected by an operator stays away', async (t) => {
     await until('the disconnect', () => client.reasons.length > 0);
     assert.deepEqual(client.reasons, ['io server disconnect']);
   }
-  await until('nobody', async () => (await server.admin('GET', '/api/websocket/stats')).body.active_connections === 0);
+  await until('the end', async () => (await server.admin('GET', '/api/websocket/stats')).body.active_connections === 0);
 });
 
-test('500 clients: each hears its own account and nobody else\'s', async (t) => {
+test('500 clients: each receives its own account data and no other', async (t) => {
   const server = await gateway(t, { server: 'max_connections_per_user = 1' });
   const url = `http://${server.publicAddress}`;
   const tokens = await manyTokens(t, 500);
@@ -224,13 +224,13 @@ test('500 clients: each hears its own account and nobody else\'s', async (t) => 
   }
   for (const [user, client] of all.entries()) {
     await next(client, 'balance_update', 3);
-    const updates = client.heard.filter(({ name }) => name.endsWith('_update'));
+    const updates = client.received.filter(({ name }) => name.endsWith('_update'));
     assert.deepEqual(updates.map(({ user_id, data }) => [user_id, data.user, data.round]),
       [0, 1, 2].map((round) => [user, user, round]));
   }
 });
 
-/** Tokens by the gateway's own secret: a process for each would take too long. */
+/** Tokens signed with the gateway's secret here, because a process for each would take too long. */
 async function manyTokens(t, count) {
   const { createHmac } = await import('node:crypto');
   const { secret } = await import('./harness.mjs');

@@ -1,4 +1,4 @@
-// The typed dialect by npm `ws`: the default endpoints, and a client that was written for another service.
+// The typed dialect with npm `ws`: the default endpoints, and a client that was written for another service.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
@@ -22,7 +22,7 @@ async function publish(server, ...events) {
   assert.deepEqual([answer.status, answer.body], [200, { published: events.length }]);
 }
 
-/** Messages that come are in the order of these types; what else comes fails the test. */
+/** Asserts that the next messages have these types, in this order. */
 async function types(client, ...wanted) {
   const got = [];
   for (const _ of wanted) got.push(await client.next());
@@ -30,8 +30,8 @@ async function types(client, ...wanted) {
   return got;
 }
 
-// As an application wrote it for the service that has four messages: it knows its path `/ws`, may have a token, pings
-// in JSON every 30 s, never answers pings, and shows what comes.
+// A client as written for the service with four messages. It connects to `/ws`, with or without a token, sends JSON pings
+// every 30 s, never answers pings, and shows the messages.
 class FourMessages {
   constructor(base, { token: jwt, pingMs = 30_000 } = {}) {
     this.state = { prices: {}, books: [], trades: [], status: undefined, connected: undefined, pongs: 0, unknown: [] };
@@ -78,33 +78,33 @@ timeout = "2s"
 `;
   const server = await gateway(t, { rest });
   const base = `ws://${server.publicAddress}`;
-  // Its pings, which are all that is heard of it, come as seldom in the heartbeat's timeout as every 30 s in 60 s.
-  const somebody = new FourMessages(base, { token: await token(t, '--sub', '4', '--role', 'trader'), pingMs: 1000 });
-  const nobody = new FourMessages(base, { pingMs: 1000 });
-  atEnd(t, () => { somebody.close(); nobody.close(); });
-  for (const client of [somebody, nobody]) {
+  // The client sends nothing but pings. Here they are as frequent, relative to the timeout, as every 30 s with 60 s.
+  const authenticated = new FourMessages(base, { token: await token(t, '--sub', '4', '--role', 'trader'), pingMs: 1000 });
+  const anonymous = new FourMessages(base, { pingMs: 1000 });
+  atEnd(t, () => { authenticated.close(); anonymous.close(); });
+  for (const client of [authenticated, anonymous]) {
     await until('the greeting', () => client.state.connected);
     assert.match(client.state.connected, /^client_[0-9a-f]{16}$/);
   }
   await publish(server, ...market);
-  for (const { state } of [somebody, nobody]) {
-    await until('the status, which is the last', () => state.status);
+  for (const { state } of [authenticated, anonymous]) {
+    await until('the last message, the status', () => state.status);
     assert.deepEqual(
       [state.prices, state.books, state.trades, state.status],
       [{ 'KOGE/USDT': 0.005432 }, [0.005432], [['buy', 0.0054]], 'auto'],
     );
   }
-  // Twice the timeout later it is still there.
-  for (const { state } of [somebody, nobody]) await until('pongs', () => state.pongs >= 4);
-  for (const { state } of [somebody, nobody]) assert.deepEqual([...new Set(state.unknown)], ['ping']);
+  // After twice the timeout the clients are still connected.
+  for (const { state } of [authenticated, anonymous]) await until('pongs', () => state.pongs >= 4);
+  for (const { state } of [authenticated, anonymous]) assert.deepEqual([...new Set(state.unknown)], ['ping']);
   const clients = await server.admin('GET', '/api/websocket/clients');
   assert.deepEqual(clients.body.clients.map(({ dialect, user }) => `${dialect} ${user}`).sort(), ['typed 4', 'typed null']);
   server.child.kill('SIGTERM');
-  assert.deepEqual([await somebody.closed, await nobody.closed], [1012, 1012]);
-  assert.ok(somebody.state.unknown.includes('going_away'));
+  assert.deepEqual([await authenticated.closed, await anonymous.closed], [1012, 1012]);
+  assert.ok(authenticated.state.unknown.includes('going_away'));
 });
 
-test('anonymous clients of /ws/market get the market and nothing else by default', async (t) => {
+test('anonymous clients of /ws/market receive only market data and the system status by default', async (t) => {
   const server = await gateway(t);
   const client = await Client.open(t, `ws://${server.publicAddress}/ws/market`);
   const [greeting] = await types(client, 'connected');
@@ -129,7 +129,7 @@ test('anonymous clients of /ws/market get the market and nothing else by default
   assert.equal(status.user, null);
   assert.equal(status.client_id, greeting.client_id);
   assert.ok(Math.abs(status.connected_at - Date.now() / 1000) < 60);
-  // One symbol instead of all.
+  // Subscribe to one symbol instead of all.
   client.send({ type: 'unsubscribe', channels: ['market.*'] });
   client.send({ type: 'subscribe', symbol: 'BTC/USDT' });
   const [, subscribed] = await types(client, 'unsubscribed', 'subscribed');
@@ -178,7 +178,7 @@ test('strategies, stocks and boards on /ws/stock/prices', async (t) => {
   assert.deepEqual([refused.type, refused.id, refused.error.code], ['error', 'f', 'INVALID_MESSAGE']);
 });
 
-test('everybody sees the own account only, and an operator reaches all', async (t) => {
+test('each user may see only its own account, and an operator reaches all', async (t) => {
   const server = await gateway(t);
   const clients = [];
   for (const sub of ['4', 'u5']) {
@@ -203,7 +203,7 @@ test('everybody sees the own account only, and an operator reaches all', async (
   }
 });
 
-test('a bad token is refused on an anonymous endpoint, too', async (t) => {
+test('an anonymous endpoint refuses a bad token too', async (t) => {
   const server = await gateway(t);
   const url = `ws://${server.publicAddress}/ws/market?token=bad`;
   const program = new WebSocket(url);
@@ -216,7 +216,7 @@ test('a bad token is refused on an anonymous endpoint, too', async (t) => {
   assert.equal((await browser.closed).code, 4004);
 });
 
-test('naive times, own types, a token that comes late, and automatic subscriptions that are not allowed', async (t) => {
+test('naive times, custom subscription types, in-band authentication, and forbidden automatic subscriptions', async (t) => {
   const rest = `
 [[endpoint]]
 path = "/legacy"
@@ -234,7 +234,7 @@ channels = ["market.*", "fund.*"]
     const client = await Client.open(t, `ws://${server.publicAddress}/legacy`);
     client.send({ type: 'auth', token: jwt });
     client.send({ type: 'subscribe', subscription_type: 'fund', target: 'F1' });
-    // What the automatic subscription covers comes at once: the price that the round before published.
+    // The automatic subscription delivers the last value at once: the price published in the previous round.
     const last = n === 0 ? [] : ['price_update'];
     const first = await types(client, 'connected', 'auth_result', ...last, 'subscribed');
     for (const { timestamp } of first) assert.match(timestamp, /T\d\d:\d\d:\d\d$/);

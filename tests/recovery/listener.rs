@@ -146,7 +146,7 @@ impl Listener {
             .count();
         assert!(
             same == owed.len() && same == received.len(),
-            "{channel} from {first}: {} events were owed, {} came; after the first {same}: owed {:?}, came {:?}",
+            "{channel} from {first}: {} events were owed, {} arrived; after the first {same}: owed {:?}, arrived {:?}",
             owed.len(),
             received.len(),
             owed[same..].iter().take(3).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! Frames as clients send them: masked, right or wrong.
+//! Masked frames as clients send them, valid or not.
 
 /// First bytes of frames (FIN and opcode).
 pub const TEXT: u8 = 0x81;
@@ -6,14 +6,14 @@ pub const BINARY: u8 = 0x82;
 pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
-/// The same without FIN: the first fragment of a message.
+/// First bytes of a message's first fragment: the opcode without FIN.
 pub const TEXT_BEGIN: u8 = 0x01;
 pub const BINARY_BEGIN: u8 = 0x02;
-/// A middle and a last fragment.
+/// First bytes of a middle and of a last fragment.
 pub const CONTINUE: u8 = 0x00;
 pub const END: u8 = 0x80;
 
-/// How a length is written.
+/// The encoding of a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     Shortest,
@@ -21,7 +21,7 @@ pub enum Length {
     Bits64,
 }
 
-/// A masked frame with its length in the shortest form.
+/// A masked frame with the shortest length encoding.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, Length::Shortest, payload.len() as u64);
     let mask = [0x37, 0xfa, 0x21, 0x3d];
@@ -30,15 +30,15 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A masked frame's header up to, and without, the mask.
-pub fn header(first: u8, form: Length, length: u64) -> Vec<u8> {
-    let form = match form {
+/// The header of a masked frame, without the masking key.
+pub fn header(first: u8, encoding: Length, length: u64) -> Vec<u8> {
+    let encoding = match encoding {
         Length::Shortest if length > 0xffff => Length::Bits64,
         Length::Shortest if length > 125 => Length::Bits16,
         given => given,
     };
     let mut bytes = vec![first];
-    match form {
+    match encoding {
         Length::Shortest => bytes.push(0x80 | length as u8),
         Length::Bits16 => {
             bytes.push(0x80 | 126);
