@@ -151,7 +151,7 @@ impl Instance {
         }
         drop(client);
         let mut waits = 0;
-        while self.ingress.connections() > 0 || self.stats.pending.get() > 0 || self.door.is_answering() {
+        while self.ingress.connections() > 0 || self.stats.pending.get() > 0 || self.ingress.is_answering() {
             waits += 1;
             assert!(waits < 1000, "a connection is still counted");
             tokio::time::sleep(Duration::from_secs(1)).await;
