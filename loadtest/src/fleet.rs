@@ -35,8 +35,8 @@ pub(crate) struct Fleet<'a> {
 /// Number of channels beside the published ones, for clients that must receive events of their own.
 pub(crate) const EXTRA_CHANNELS: u64 = 1;
 
-/// Both processes at one moment.
 /// The samples of both processes at one moment.
+#[derive(Clone, Debug)]
 pub(crate) struct Samples {
     pub(crate) server: Option<Sample>,
     pub(crate) tool: Sample,

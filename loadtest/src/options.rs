@@ -100,8 +100,8 @@ pub(crate) struct Server {
     /// Length of each event's `data` in bytes, at least 64
     #[arg(long, default_value_t = 157)]
     pub(crate) data_bytes: usize,
-    /// How the server is called in the report
     /// Name of the server in the report
+    #[arg(long, default_value = "server")]
     pub(crate) name: String,
     /// Write the report with its time series to this JSON file
     #[arg(long)]
