@@ -50,7 +50,18 @@ impl TrustedProxies {
 
 fn network(text: &str) -> Option<IpNet> {
     let network = IpNet::from_str(text).ok();
-    network.or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))
+    let network = network.or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))?;
+    Some(canonical(network))
+}
+
+/// An IPv4-mapped network (`::ffff:10.0.0.0/104`) as the IPv4 network that it stands for: peers are compared in this form.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_PREFIX_BITS: u8 = 96;
+    let (address, bits) = (network.addr().to_canonical(), network.prefix_len());
+    match bits.checked_sub(MAPPED_PREFIX_BITS) {
+        Some(bits) if address.is_ipv4() && network.addr().is_ipv6() => IpNet::new(address, bits).unwrap_or(network),
+        _ => network,
+    }
 }
 
 /// The client's address: the right-most one in `X-Forwarded-For` that is not a trusted proxy. Proxies append the address
@@ -173,6 +184,15 @@ mod tests {
         assert!(!proxies.trusts("2001:db8::2".parse().ok()));
         assert!(!proxies.trusts(None));
         assert!(TrustedProxies::parse(&["unix"]).expect("valid entries").trusts(None));
+        let mapped = TrustedProxies::parse(&["::ffff:10.0.0.0/104", "::ffff:192.0.2.1"]).expect("valid entries");
+        for (peer, is_trusted) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("192.0.2.1", true),
+            ("11.1.2.3", false),
+        ] {
+            assert_eq!(mapped.trusts(peer.parse().ok()), is_trusted, "{peer}");
+        }
         for entry in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "Unix"] {
             assert_eq!(
                 TrustedProxies::parse(&["unix", entry]),

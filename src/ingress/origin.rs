@@ -11,15 +11,15 @@ pub struct AllowedOrigins(Vec<Rule>);
 enum Rule {
     /// `*`
     Any,
-    /// `https://app.example.com`, with its port unless that is the scheme's default; lower case.
+    /// `https://app.example.com`, `capacitor://localhost`, `file://` or `null`, in the form of [`normalize`].
     Exact(Box<str>),
-    /// `https://*.example.com` as `https://` and `.example.com`; lower case.
+    /// `https://*.example.com` as `https://` and `.example.com`, in the form of [`normalize`].
     Subdomains { scheme: Box<str>, suffix: Box<str> },
 }
 
 /// An entry of `allowed_origins` is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be \"*\", scheme://host[:port] or scheme://*.domain[:port], without a path")]
+#[error("must be \"*\", scheme://host[:port], scheme://*.domain[:port], \"file://\" or \"null\", without a path")]
 pub struct OriginError;
 
 impl AllowedOrigins {
@@ -36,15 +36,15 @@ impl AllowedOrigins {
     /// Whether a page of `origin` may connect to `host`: the request's `Host`, with or without a port.
     #[must_use]
     pub fn allows(&self, origin: &str, host: &str) -> bool {
-        let origin = origin.to_ascii_lowercase();
+        let origin = normalize(origin);
         if self.0.is_empty() {
-            return split(&origin).is_some_and(|(_, authority)| {
+            return origin.as_deref().and_then(split).is_some_and(|(_, authority)| {
                 host_name(authority)
                     .trim_end_matches('.')
                     .eq_ignore_ascii_case(host_name(host).trim_end_matches('.'))
             });
         }
-        self.0.iter().any(|rule| rule.allows(&origin))
+        self.0.iter().any(|rule| rule.allows(origin.as_deref()))
     }
 }
 
@@ -53,21 +53,25 @@ impl Rule {
         if entry == "*" {
             return Some(Self::Any);
         }
-        let entry = entry.to_ascii_lowercase();
-        let (scheme, authority) = split(&entry)?;
+        let entry = normalize(entry)?;
+        let Some((scheme, authority)) = split(&entry) else {
+            return Some(Self::Exact(entry.into()));
+        };
         if let Some(domain) = authority.strip_prefix("*.") {
             let plain = !domain.contains('*') && !host_name(domain).is_empty();
             let (scheme, suffix) = (format!("{scheme}://").into(), format!(".{domain}").into());
             return plain.then_some(Self::Subdomains { scheme, suffix });
         }
-        (!authority.contains('*')).then(|| Self::Exact(without_default_port(scheme, authority).into()))
+        (!authority.contains('*')).then(|| Self::Exact(entry.into()))
     }
 
-    fn allows(&self, origin: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(allowed) => **allowed == *origin,
-            Self::Subdomains { scheme, suffix } => origin
+    /// `origin` is in the form of [`normalize`]; `None` is not an origin.
+    fn allows(&self, origin: Option<&str>) -> bool {
+        match (self, origin) {
+            (Self::Any, _) => true,
+            (_, None) => false,
+            (Self::Exact(allowed), Some(origin)) => **allowed == *origin,
+            (Self::Subdomains { scheme, suffix }, Some(origin)) => origin
                 .strip_prefix(&**scheme)
                 .and_then(|authority| authority.strip_suffix(&**suffix))
                 .is_some_and(|sub| !sub.is_empty() && sub.bytes().all(|b| b != b':' && b != b'/' && b != b'@')),
@@ -75,19 +79,23 @@ impl Rule {
     }
 }
 
-/// Removes the scheme's default port, as browsers do (RFC 6454, section 6.2).
-fn without_default_port(scheme: &str, authority: &str) -> String {
+/// The one form of an origin: lower case, without the scheme's default port. `None` when the text is not an origin.
+///
+/// Browsers send this form (RFC 6454, section 6.2). Native clients often build the header themselves and add the port.
+fn normalize(origin: &str) -> Option<String> {
+    let origin = origin.to_ascii_lowercase();
+    // What apps send whose pages have no host: pages of files and sandboxed ones.
+    if origin == "null" || origin == "file://" {
+        return Some(origin);
+    }
+    let (scheme, authority) = split(&origin)?;
     let port = match scheme {
         "https" | "wss" => ":443",
         "http" | "ws" => ":80",
-        _ => "",
+        _ => return Some(origin),
     };
-    let authority = if port.is_empty() {
-        authority
-    } else {
-        authority.strip_suffix(port).unwrap_or(authority)
-    };
-    format!("{scheme}://{authority}")
+    let authority = authority.strip_suffix(port).unwrap_or(authority);
+    Some(format!("{scheme}://{authority}"))
 }
 
 /// The scheme and authority of an origin; `None` when the text is not one, or has more, such as a path.
@@ -138,6 +146,35 @@ mod tests {
             (&["https://app.example.com"], "http://app.example.com", "x", false),
             (&["https://app.example.com"], "https://app.example.com:8443", "x", false),
             (&["https://app.example.com"], "null", "x", false),
+            // The default port is left out on both sides.
+            (&["https://app.example.com"], "https://app.example.com:443", "x", true),
+            (&["https://app.example.com:443"], "https://app.example.com:443", "x", true),
+            (&["http://app.example.com"], "http://app.example.com:80", "x", true),
+            (&["http://app.example.com:80"], "http://app.example.com", "x", true),
+            (&["https://app.example.com"], "https://app.example.com:80", "x", false),
+            (&["https://app.example.com"], "https://app.example.com:0443", "x", false),
+            (&["https://app.example.com"], "https://app.example.com:8443:443", "x", false),
+            (&["http://[::1]"], "http://[::1]:80", "x", true),
+            (&["https://*.example.com"], "https://app.example.com:443", "x", true),
+            (&["https://*.example.com:443"], "https://app.example.com", "x", true),
+            (&["http://*.example.com:80"], "http://app.example.com:80", "x", true),
+            (&["https://*.example.com"], "https://app.example.com:80", "x", false),
+            (&["wss://ws.example.com"], "wss://ws.example.com:443", "x", true),
+            (&["ws://ws.example.com:80"], "ws://ws.example.com", "x", true),
+            (&["wss://ws.example.com"], "https://ws.example.com", "x", false),
+            (&[], "wss://ws.example.com:443", "ws.example.com", true),
+            // Native apps.
+            (&["file://"], "file://", "x", true),
+            (&["null"], "null", "x", true),
+            (&["null"], "file://", "x", false),
+            (&["file://"], "null", "x", false),
+            (&["file://"], "file:///", "x", false),
+            (&["file://"], "https://x", "x", false),
+            (&[], "file://", "", false),
+            (&["capacitor://localhost"], "capacitor://localhost", "x", true),
+            (&["ionic://localhost"], "ionic://localhost", "x", true),
+            (&["ionic://localhost"], "ionic://localhost:443", "x", false),
+            (&["app://-"], "app://-", "x", true),
             // A list replaces the rule of the same host name.
             (&["https://app.example.com"], "https://x", "x", false),
             (&["https://*.example.com"], "https://app.example.com", "x", true),
@@ -194,6 +231,10 @@ mod tests {
             "https://a*.example",
             "https://*.*.x",
             "https://x y",
+            "https://:443",
+            "file:///",
+            "file://*",
+            "app://",
         ] {
             assert_eq!(AllowedOrigins::parse(&["*", entry]), Err((1, OriginError)), "{entry}");
         }

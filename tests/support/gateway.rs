@@ -46,7 +46,7 @@ pub(crate) fn settings() -> Settings {
         drain_ms: 500,
         ingress: ingress::Settings {
             listen: vec![loopback.clone()],
-            trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "unix"]).expect("good entries"),
+            trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "::1", "unix"]).expect("good entries"),
             allowed_origins: AllowedOrigins::default(),
             endpoints: vec![
                 Endpoint {

@@ -25,10 +25,12 @@ section! {
         value shards: u16 = 0, check |shards| ensure(*shards <= SHARDS_MAX, "must be at most 64 (0: one per core)");
         /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
         /// networks, or `unix`.
-        value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
+        value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "::1", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
         /// Origins of the pages that may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all.
-        /// Empty: only pages with the host name of the request, on any port. A request without `Origin` does not come from a
-        /// browser and passes. A refused request gets 403.
+        /// A port that is the scheme's default makes no difference. Native apps send `file://`, `null`, `capacitor://localhost`,
+        /// `ionic://localhost` or the gateway's own address (`wss://ws.example.com`); list what yours sends. `null` allows
+        /// sandboxed frames of every page too. Empty: only pages with the host name of the request, on any port. A request
+        /// without `Origin` does not come from a browser and passes. A refused request gets 403.
         value allowed_origins: Vec<AllowedOrigin> = Vec::new();
         /// Connections in total. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
         /// low, it accepts fewer connections and logs a warning.
@@ -228,6 +230,26 @@ impl Coalesce {
         match self {
             Self::Auto => None,
             Self::Fixed(time) => Some(time),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proxy that connects to `localhost` may use either address.
+    #[test]
+    fn the_proxies_of_this_machine_are_trusted_by_default() {
+        let trusted = Server::default()
+            .ingress(Vec::new(), TokenRefusal::Auto, true, 1)
+            .trusted_proxies;
+        for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(trusted.trusts(Some(peer.parse().expect(peer))), "{peer}");
+        }
+        assert!(trusted.trusts(None));
+        for peer in ["192.0.2.1", "::2", "fe80::1"] {
+            assert!(!trusted.trusts(Some(peer.parse().expect(peer))), "{peer}");
         }
     }
 }
