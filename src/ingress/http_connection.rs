@@ -28,8 +28,11 @@ use super::session_request::PollGuard;
 /// neither in number nor in length, so an upgrade after polls also requires [`HttpConnection::is_flushed`].
 const REQUESTS_MAX: u32 = 32;
 
-/// How long a connection may speak HTTP, unless it polls.
+/// How long a connection may speak HTTP, unless it polls. The first response after that is its last one.
 const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long a request may take, from its head, or from the end of its wait, until its response is written.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One connection while it speaks HTTP.
 pub(super) struct HttpConnection {
@@ -41,6 +44,7 @@ pub(super) struct HttpConnection {
     counted_requests: AtomicU32,
     flushed: Arc<AtomicBool>,
     end_of_input: Arc<EndOfInput>,
+    head_timeout: Duration,
     pending: Arc<PendingConnections>,
     polling: Arc<PollingConnections>,
     state: Mutex<State>,
@@ -48,6 +52,7 @@ pub(super) struct HttpConnection {
 
 struct State {
     lifetime_start: Instant,
+    phase: Phase,
     admission: Option<Admission>,
     slot: Option<PendingSlot>,
     // Requests that wait for their session without a deadline.
@@ -56,9 +61,24 @@ struct State {
     unwritten: Option<PollGuard>,
 }
 
+/// What the connection does. Each phase has its own deadline.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// It waits for a request's head since this time: from accept, or from when the previous response was written.
+    Head(Instant),
+    /// A request is served since this time.
+    Request(Instant),
+    /// The response to a request that began at this time is being written.
+    Response(Instant),
+}
+
 impl HttpConnection {
+    /// The first head must be complete within `head_timeout` of `accepted`, later ones within `head_timeout` of the
+    /// previous response.
     pub(super) fn new(
         hop: Option<IpAddr>,
+        accepted: Instant,
+        head_timeout: Duration,
         socket: &Socket,
         slot: PendingSlot,
         pending: Arc<PendingConnections>,
@@ -70,10 +90,12 @@ impl HttpConnection {
             counted_requests: AtomicU32::new(0),
             flushed: socket.flushed(),
             end_of_input: socket.end_of_input(),
+            head_timeout,
             pending,
             polling,
             state: Mutex::new(State {
-                lifetime_start: Instant::now(),
+                lifetime_start: accepted,
+                phase: Phase::Head(accepted),
                 admission: None,
                 slot: Some(slot),
                 waiting: 0,
@@ -91,8 +113,19 @@ impl HttpConnection {
         if !has_body {
             self.end_of_input.hold();
         }
-        if let Some(poll) = self.state.lock().unwritten.take() {
+        let mut state = self.state.lock();
+        state.phase = Phase::Request(Instant::now());
+        if let Some(poll) = state.unwritten.take() {
             poll.finish();
+        }
+    }
+
+    /// The response to the request is about to be written.
+    pub(super) fn begin_response(&self) {
+        self.flushed.store(false, Relaxed);
+        let mut state = self.state.lock();
+        if let Phase::Request(since) = state.phase {
+            state.phase = Phase::Response(since);
         }
     }
 
@@ -101,13 +134,20 @@ impl HttpConnection {
         self.requests.load(Relaxed) > 0
     }
 
-    /// When the connection must have ended. It moves on while a request waits for its session.
+    /// When the connection must have made progress. It moves on while a request waits for its session.
+    ///
+    /// Must be called after each poll of the connection, so that it notices when a response has been written.
     pub(super) fn deadline(&self) -> Instant {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if state.waiting > 0 {
-            Instant::now() + LIFETIME
-        } else {
-            state.lifetime_start + LIFETIME
+            return Instant::now() + RESPONSE_TIMEOUT;
+        }
+        if matches!(state.phase, Phase::Response(_)) && self.is_flushed() {
+            state.phase = Phase::Head(Instant::now());
+        }
+        match state.phase {
+            Phase::Head(since) => since + self.head_timeout,
+            Phase::Request(since) | Phase::Response(since) => since + RESPONSE_TIMEOUT,
         }
     }
 
@@ -159,11 +199,12 @@ impl HttpConnection {
         self.state.lock().slot.is_some()
     }
 
-    /// Counts a request that is not a poll. Its response is the connection's last one after [`REQUESTS_MAX`] of them,
-    /// when its body is not read, or when the connection has no pending slot.
+    /// Counts a request that is not a poll. Its response is the connection's last one after [`REQUESTS_MAX`] of them or
+    /// after [`LIFETIME`], when its body is not read, or when the connection has no pending slot.
     pub(super) fn count_request(&self, response: HttpResponse, has_body: bool) -> HttpResponse {
         let count = self.counted_requests.fetch_add(1, Relaxed) + 1;
-        let is_last = count >= REQUESTS_MAX || has_body || !self.has_slot();
+        let is_old = self.state.lock().lifetime_start.elapsed() >= LIFETIME;
+        let is_last = count >= REQUESTS_MAX || is_old || has_body || !self.has_slot();
         close_after(response, is_last)
     }
 }
@@ -194,7 +235,9 @@ impl Drop for Waiting {
         // A response is about to be written.
         self.0.flushed.store(false, Relaxed);
         state.waiting -= 1;
-        state.lifetime_start = Instant::now();
+        let now = Instant::now();
+        state.lifetime_start = now;
+        state.phase = Phase::Request(now);
         // Without a slot the connection ends with this response.
         state.slot = slot;
     }

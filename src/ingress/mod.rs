@@ -113,6 +113,9 @@ impl Ingress {
             metrics: Arc::clone(&parts.metrics),
             clock: parts.clock,
         };
+        let mut http = http::http1(handshake_timeout);
+        // An `HttpConnection` has the deadlines: its first one begins at accept, before hyper sees the connection.
+        http.header_read_timeout(None);
         Self(Arc::new(Context {
             admission,
             endpoints: settings.endpoints,
@@ -122,7 +125,7 @@ impl Ingress {
             metrics: parts.metrics,
             polling: Arc::<PollingConnections>::default(),
             body_memory: BodyMemory::new(),
-            http: http::http1(handshake_timeout),
+            http,
             handshake_timeout,
         }))
     }

@@ -61,7 +61,9 @@ impl Service<Request<Incoming>> for HttpService {
         }
         let response = self.respond(&mut request);
         let response = response.unwrap_or_else(|refusal| self.refuse(refusal, request.uri().path()));
-        ResponseFuture::Ready(Some(self.connection.count_request(response, has_body)))
+        let response = self.connection.count_request(response, has_body);
+        self.connection.begin_response();
+        ResponseFuture::Ready(Some(response))
     }
 }
 
@@ -78,7 +80,7 @@ impl HttpService {
         has_body: bool,
     ) -> HttpResponse {
         let path: Box<str> = request.uri().path().into();
-        match polling::serve(&self.context, &self.connection, &settings, request).await {
+        let response = match polling::serve(&self.context, &self.connection, &settings, request).await {
             Ok(PollingResponse { response, is_poll }) => {
                 let response = if is_poll {
                     response
@@ -93,7 +95,9 @@ impl HttpService {
                 let response = self.refuse(refusal, &path);
                 self.connection.count_request(response, has_body)
             }
-        }
+        };
+        self.connection.begin_response();
+        response
     }
 
     /// Serves any other request.

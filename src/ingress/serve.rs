@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::context::Context;
 use super::http::{self, Accepted, Socket};
@@ -27,19 +29,14 @@ pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, permit
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "cannot serve a connection"),
     };
-    let peer = socket.peer();
+    let (accepted, peer) = (Instant::now(), socket.peer());
     if !context.admission.trusted_proxies.trusts(peer) {
-        let http = context.http.clone();
-        return serve_http(context, peer, http, socket, slot).await;
+        return serve_http(context, peer, accepted, socket, slot).await;
     }
-    let deadline = Instant::now() + context.handshake_timeout;
+    // One deadline covers the PROXY header and the first request's head.
+    let deadline = accepted + context.handshake_timeout;
     match timeout_at(deadline, read_proxy_header(&mut socket)).await {
-        Ok(Ok(client)) => {
-            // One deadline covers the PROXY header and the first request's head.
-            let mut http = context.http.clone();
-            http.header_read_timeout(deadline.saturating_duration_since(Instant::now()));
-            serve_http(context, client.or(peer), http, socket, slot).await;
-        }
+        Ok(Ok(client)) => serve_http(context, client.or(peer), accepted, socket, slot).await,
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             context.metrics.refuse(RefusalReason::ProxyHeader);
             tracing::debug!(?peer, "a trusted proxy sent an invalid PROXY header");
@@ -71,42 +68,47 @@ async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
     }
 }
 
-async fn serve_http(
-    context: Arc<Context>,
-    hop: Option<IpAddr>,
-    http: http1::Builder,
-    socket: Socket,
-    slot: PendingSlot,
-) {
+/// Serves HTTP. `accepted` is when the connection was accepted.
+async fn serve_http(context: Arc<Context>, hop: Option<IpAddr>, accepted: Instant, socket: Socket, slot: PendingSlot) {
     let (pending, polling) = (Arc::clone(&context.pending), Arc::clone(&context.polling));
-    let connection = HttpConnection::new(hop, &socket, slot, pending, polling);
+    let head_timeout = context.handshake_timeout;
+    let connection = HttpConnection::new(hop, accepted, head_timeout, &socket, slot, pending, polling);
     let service = HttpService::new(Arc::clone(&context), Arc::clone(&connection));
-    let mut http = http.serve_connection(TokioIo::new(socket), service);
-    let ended = loop {
-        // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
-        let until_ended = std::future::poll_fn(|cx| http.poll_without_shutdown(cx));
-        match timeout_at(connection.deadline(), until_ended).await {
-            Ok(ended) => break Ok(ended),
-            Err(late) if connection.deadline() <= Instant::now() => break Err(late),
-            // The deadline has moved on meanwhile.
-            Err(_) => {}
+    let mut http = context.http.serve_connection(TokioIo::new(socket), service);
+    let mut late = pin!(sleep_until(connection.deadline()));
+    // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+            return Poll::Ready(Some(ended));
         }
-    };
+        // The poll may have moved the deadline, in both directions.
+        loop {
+            let deadline = connection.deadline();
+            if late.deadline() != deadline {
+                late.as_mut().reset(deadline);
+            }
+            ready!(late.as_mut().poll(cx));
+            if connection.deadline() <= Instant::now() {
+                return Poll::Ready(None);
+            }
+        }
+    })
+    .await;
     let http1::Parts { io, read_buf, .. } = http.into_parts();
     let admission = connection.finish();
     match ended {
-        Ok(Ok(())) => match admission {
+        Some(Ok(())) => match admission {
             Some(admission) => upgrade::hand_over(&context, io.into_inner(), &read_buf, admission),
             None => Box::pin(http::linger(io.into_inner())).await,
         },
         // hyper has answered with 400, 414 or 431.
-        Ok(Err(error)) if error.is_parse() => {
+        Some(Err(error)) if error.is_parse() => {
             context.metrics.refuse(RefusalReason::Http);
             Box::pin(http::linger(io.into_inner())).await;
         }
-        Ok(Err(error)) if !error.is_timeout() => tracing::trace!(%error, ?hop, "the connection failed"),
+        Some(Err(error)) => tracing::trace!(%error, ?hop, "the connection failed"),
         // Between two requests a kept-alive connection may be silent. Without any request the handshake is missing.
-        Ok(Err(_)) | Err(_) if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
-        Ok(Err(_)) | Err(_) => {}
+        None if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
+        None => {}
     }
 }

@@ -41,7 +41,9 @@ section! {
         value max_connections_per_user: u32 = 0;
         /// Handshakes per second in total. One more gets 429 with `Retry-After`. 0: no limit.
         value connect_rate: u32 = 0;
-        /// The time from accepting a connection to the end of the request's head.
+        /// The time from accepting a connection to the end of the request's head. A kept connection has the same time from a
+        /// response to the end of the next head; 60 s after accept, or after its last poll, it ends with `Connection: close` on
+        /// its next response.
         value handshake_timeout: Duration = Duration::from_secs(5), check not_zero;
         /// The time over which connections are closed (code 1012) after SIGTERM. At most one hour.
         value drain: Duration = Duration::from_secs(20),

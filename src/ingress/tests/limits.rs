@@ -128,3 +128,48 @@ async fn accepting_does_not_wait_for_handshakes() {
     drop(end);
     assert!(driver.join().expect("no panic"));
 }
+
+/// A proxy may open a connection before it has a request for it. The rest of the time for the first head is no limit of
+/// later ones.
+#[tokio::test]
+async fn each_head_behind_a_trusted_proxy_has_the_whole_time() {
+    let fixture = fixture(|settings| {
+        settings.handshake_timeout_ms = 4000;
+        settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good");
+    });
+    let mut stream = fixture.connect().await;
+    until("accepted", || fixture.metrics.pending.get() == 1).await;
+    // From here on the clock jumps to the next deadline when all tasks wait.
+    tokio::time::pause();
+    for pause_ms in [3500, 3500, 2000, 3900] {
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        let told = exchange(&mut stream, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        has(&told, 200, &[]);
+    }
+    assert_eq!(answer(&mut stream).await, "", "an idle connection ends");
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_with_a_response_that_says_so() {
+    const LAST: &str = "\r\nconnection: close\r\n";
+    let fixture = fixture(|_| {});
+    let mut stream = fixture.connect().await;
+    stream.set_nodelay(true).expect("set");
+    until("accepted", || fixture.metrics.pending.get() == 1).await;
+    // From here on the clock jumps to the next deadline when all tasks wait.
+    tokio::time::pause();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    for second in (4..60).step_by(4) {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let told = exchange(&mut stream, request).await;
+        has(&told, 200, &[]);
+        assert!(!told.contains(LAST), "after {second} s: {told}");
+    }
+    // A head that begins after 59 s and ends after 60.5 s.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stream.write_all(&request[..20]).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let told = exchange(&mut stream, &request[20..]).await;
+    has(&told, 200, &[LAST]);
+    assert_eq!(answer(&mut stream).await, "");
+}

@@ -306,3 +306,26 @@ async fn no_socket_is_handed_over_before_a_long_response_is_written() {
         drop(fixture.adopted().await);
     }
 }
+
+/// The time for the next head begins when the client has the response.
+#[tokio::test]
+async fn a_long_response_that_is_read_slowly_is_not_cut_and_an_unread_one_ends_the_connection() {
+    let mut fixture = with_socket_io();
+    let body = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
+    for is_read in [true, false] {
+        let mut stream = fixture.connect().await;
+        stream.write_all(&request("GET", &sid(), "")).await.expect("sent");
+        fixture.serve_get(body.clone()).await;
+        assert_eq!(stream.read_u8().await.expect("the response begins"), b'H');
+        // From here on the clock jumps to the next deadline when all tasks wait.
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(if is_read { 50 } else { 70 })).await;
+        tokio::time::resume();
+        if is_read {
+            let mut rest = vec![0; body.len()];
+            stream.read_exact(&mut rest).await.expect("the whole response");
+        } else {
+            assert!(matches!(fixture.polled().await.request, PollRequest::Gone));
+        }
+    }
+}
