@@ -58,7 +58,7 @@ fn parse(c: &mut Criterion) {
     let flood = format!(r#"{{"type":"command","id":"c","params":"{}"}}"#, "x".repeat(65_000));
     group.throughput(Throughput::Bytes(flood.len() as u64));
     group.bench_function("refused command of 64 KiB", |b| {
-        b.iter(|| Dialect::Native.command_id(black_box(&flood), &mut scratch));
+        b.iter(|| Dialect::Native.request_head(black_box(&flood), &mut scratch));
     });
     group.finish();
 }

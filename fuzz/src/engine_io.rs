@@ -4,7 +4,8 @@
 //!    last item. Text is split as JavaScript does it, by UTF-16 code units.
 //! 2. Packets that were read can be written in either revision and read back.
 //! 3. A Socket.IO packet that was parsed can be written and parsed again with the same result.
-//! 4. An event that is accepted is a JSON array. `command_id` gives the same id as parsing the command.
+//! 4. An event that is accepted is a JSON array. `request_head` gives the id of the
+//!    acknowledgement that a request asks for, and the id of a command.
 
 use std::fmt::Write as _;
 
@@ -197,7 +198,7 @@ fn message(text: &str) {
 
 fn event(text: &str, packet: &socket_io::Packet<'_>, user: Option<&str>, scratch: &mut Scratch) {
     let dialect = Dialect::SocketIo(socket_io::Settings::default());
-    let command_id = dialect.command_id(&format!("4{text}"), scratch);
+    let head = dialect.request_head(&format!("4{text}"), scratch);
     let parsed = socket_io::parse_event(packet, user, scratch);
     let again = socket_io::parse_event(packet, user, scratch);
     assert_eq!(format!("{parsed:?}"), format!("{again:?}"));
@@ -206,10 +207,14 @@ fn event(text: &str, packet: &socket_io::Packet<'_>, user: Option<&str>, scratch
         packet.payload.trim_ascii_start().starts_with('[') && is_json(packet.payload),
         "{text:?} is accepted and is not an array"
     );
-    if let ClientMessage::Command { id, .. } = message
-        && packet.kind == Kind::Event
-    {
-        assert_eq!(command_id, Some(id));
+    match message {
+        ClientMessage::Command { id, .. } if packet.kind == Kind::Event => {
+            assert_eq!(head.map(|head| head.id), Some(id));
+        }
+        _ if matches!(packet.kind, Kind::Event | Kind::BinaryEvent) => {
+            assert_eq!(head.is_some(), packet.acknowledgement.is_some());
+        }
+        _ => {}
     }
 }
 

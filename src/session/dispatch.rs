@@ -5,7 +5,7 @@ use super::{CONTROL_FRAMES_PER_SECOND, Context, Input, Output, Outputs, Session}
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::Scratch;
-use tickgate_protocol::message::{ClientMessage, ErrorCode, Malformed, MessageType, Reply};
+use tickgate_protocol::message::{ClientMessage, ErrorCode, Malformed, MessageType, Reply, RequestRef};
 use tickgate_protocol::wire::{self, encode};
 
 impl Session {
@@ -140,8 +140,8 @@ impl Session {
         }
     }
 
-    /// Refuses a text message because the messages' bucket is empty. A command gets its `response`; anything else is
-    /// only counted.
+    /// Refuses a text message because the messages' bucket is empty. A request with an id, or with an acknowledgement, is
+    /// answered; anything else is counted and reported.
     pub(super) fn refuse_text(
         &mut self,
         text: &str,
@@ -150,11 +150,11 @@ impl Session {
         scratch: &mut Scratch,
         out: &mut Outputs,
     ) {
-        match context.settings.dialect.command_id(text, scratch) {
-            Some(id) => {
+        match context.settings.dialect.request_head(text, scratch) {
+            Some(head) => {
                 let abuse = self.activity().refusals.count(context.now.mono_ms);
                 out.refused_messages += 1;
-                out.rate_limited_command(&id, wait_ms, context);
+                out.rate_limited(head, wait_ms, context);
                 if abuse {
                     self.end(Disconnect::RateLimitAbuse, out);
                 }
@@ -163,7 +163,7 @@ impl Session {
         }
     }
 
-    /// Counts a message that came too fast and was not parsed. Ends the session if there were too many of them.
+    /// Counts a message that came too fast, was not parsed and has no id. Ends the session if there were too many of them.
     pub(super) fn refuse_message(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let refusals = &mut self.activity().refusals;
         let abuse = refusals.count(context.now.mono_ms);
@@ -175,7 +175,7 @@ impl Session {
         }
     }
 
-    /// Tells the client how many messages were refused since the last report, at most once a second.
+    /// Tells the client how many messages without an id were refused since the last report, at most once a second.
     pub(super) fn report_refusals(&mut self, context: &Context<'_>, out: &mut Outputs) {
         let now_ms = context.now.mono_ms;
         let Some(activity) = &mut self.activity else { return };
@@ -183,6 +183,7 @@ impl Session {
             let mut bucket = self.messages;
             let rate = context.settings.limits.messages_per_second;
             let reply = Reply::RateLimited {
+                request_ref: &RequestRef::default(),
                 retry_after_ms: bucket.take(rate, now_ms).err().unwrap_or(0),
                 refused,
             };

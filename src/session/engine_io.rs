@@ -92,7 +92,13 @@ impl Session {
         }
         let rate = context.settings.limits.messages_per_second;
         if let Err(wait_ms) = self.messages.take(rate, context.now.mono_ms) {
-            return self.refuse_text(text, wait_ms, context, scratch, out);
+            let revision = engine_io.revision;
+            self.refuse_text(text, wait_ms, context, scratch, out);
+            if packet.kind == Kind::Connect && !packet.is_main() && !self.closed {
+                // A client waits for this answer without a time limit.
+                out.range(|bytes| socket_io::encode_invalid_namespace(revision, packet.namespace, bytes));
+            }
+            return;
         }
         match packet.kind {
             Kind::Connect => self.on_connect_packet(&packet, context, scratch, out),

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - [`Output::Close`] is the last output and comes exactly once, whatever is handed in afterwards.
-//! - Every command with a usable id gets exactly one `response` while the connection lives.
+//! - Every command with a usable id gets exactly one `response` while the connection lives. Every other request with a
+//!   usable id gets exactly one answer, unless its client leaves the namespace.
 //! - Messages take effect in the order of their arrival. Some need an answer before the next message can be handled:
 //!   the verification of a token, credit for a publish, or a subscribe request with too many changes waiting behind it.
 //!   Then [`Session::wants_input`] is `false`, and the driver hands in no [`Input::Frame`] until it is `true` again.

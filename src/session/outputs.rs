@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Context, Output, Outputs};
-use tickgate_protocol::message::{ErrorCode, Reply, RequestId, RequestRef};
+use tickgate_protocol::message::{ErrorCode, MessageType, Reply, RequestHead, RequestId, RequestRef};
 
 impl Outputs {
     /// Empties the list and the bytes and keeps their memory.
@@ -55,9 +55,41 @@ impl Outputs {
         self.reply(&Reply::CommandRefused { id, code, message }, context);
     }
 
+    /// Queues the answer to a request that was refused unread because messages came too fast.
+    pub(super) fn rate_limited(&mut self, head: RequestHead, wait_ms: u32, context: &Context<'_>) {
+        let RequestHead { id, message_type } = head;
+        let request_ref = &RequestRef {
+            id: Some(id.clone()),
+            ..RequestRef::default()
+        };
+        let reply = match message_type {
+            Some(MessageType::Command) => return self.rate_limited_command(&id, wait_ms, context),
+            // Every answer to `auth` is an `auth_result`.
+            Some(MessageType::Auth) => {
+                return self.reply(
+                    &Reply::AuthRefused {
+                        request_ref,
+                        code: ErrorCode::RateLimited,
+                        message: &too_fast(wait_ms),
+                    },
+                    context,
+                );
+            }
+            _ => Reply::RateLimited {
+                request_ref,
+                retry_after_ms: wait_ms,
+                refused: 1,
+            },
+        };
+        self.reply(&reply, context);
+    }
+
     /// Queues the `response` to a command that exceeded a rate limit.
     pub(super) fn rate_limited_command(&mut self, id: &RequestId, wait_ms: u32, context: &Context<'_>) {
-        let message = format!("too fast; retry after {wait_ms} ms");
-        self.refuse_command(id, ErrorCode::RateLimited, &message, context);
+        self.refuse_command(id, ErrorCode::RateLimited, &too_fast(wait_ms), context);
     }
+}
+
+fn too_fast(wait_ms: u32) -> String {
+    format!("too fast; retry after {wait_ms} ms")
 }

@@ -257,6 +257,9 @@ fn settle(drive: &mut Drive, model: &mut Model) {
     assert_eq!(drive.session.is_closed(), model.ended);
     if !model.ended {
         assert!(drive.session.wants_input());
+        for (id, open) in &model.open {
+            assert_eq!(*open, 0, "requests without an answer, by their id {id}");
+        }
         for (id, responses) in &model.responses {
             assert_eq!(*responses, 1, "command {id}");
         }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::event::{Encoding, EventView};
 use crate::json::Scratch;
-use crate::message::{ClientMessage, ErrorCode, Malformed, Reply, RequestId, RequestRef};
+use crate::message::{ClientMessage, ErrorCode, Malformed, Reply, RequestHead, RequestRef};
 
 /// The dialect of an endpoint. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +90,13 @@ impl Dialect {
         }
     }
 
-    /// The `id` of a command that is refused before it is parsed and must be answered nevertheless. `None` for any other message,
-    /// which takes little time.
+    /// What the answer to a request refers to, if the request is refused before it is parsed. `None` for a message that is
+    /// answered by no id, which takes little time.
     #[must_use]
-    pub fn command_id(&self, text: &str, scratch: &mut Scratch) -> Option<RequestId> {
+    pub fn request_head(&self, text: &str, scratch: &mut Scratch) -> Option<RequestHead> {
         match self {
-            Self::Native | Self::Typed(_) => native::command_id(text, scratch),
-            Self::SocketIo(_) => socket_io::command_id(text, scratch),
+            Self::Native | Self::Typed(_) => native::request_head(text, scratch),
+            Self::SocketIo(_) => socket_io::request_head(text, scratch),
             Self::Echo => None,
         }
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::sample::Sample;
 use super::*;
-use crate::message::RequestRef;
+use crate::message::{MessageType, RequestId, RequestRef};
 use crate::wire::{Decoder, Inflater};
 
 fn event(name: &str, data: &str, offset: Option<u64>) -> Sample {
@@ -45,24 +45,42 @@ fn an_event_is_encoded_as_the_protocol_shows_it() {
 }
 
 #[test]
-fn only_commands_with_a_valid_id_have_a_command_id() {
+fn every_request_with_a_valid_id_has_a_head() {
     let mut scratch = Scratch::default();
-    let mut id = |text: &str| Dialect::Native.command_id(text, &mut scratch);
-    assert_eq!(id(r#"{"type":"command","id":"a"}"#), Some(RequestId::Text("a".into())));
-    assert_eq!(id(r#"{"id":-7,"type":"\u0063ommand"}"#), Some(RequestId::Number(-7)));
+    let mut head = |text: &str| {
+        let RequestHead { id, message_type } = Dialect::Native.request_head(text, &mut scratch)?;
+        Some((id, message_type))
+    };
+    let command = Some(MessageType::Command);
+    for (text, message_type) in [
+        (r#"{"type":"command","id":"a"}"#, command),
+        (r#"{"type":"auth","id":"a","token":7}"#, Some(MessageType::Auth)),
+        (r#"{"type":"subscribe","id":"a","channels":["b"]}"#, None),
+        (r#"{"type":"ping","id":"a","x":"command"}"#, None),
+        (r#"{"type":"get_status","\u0069d":"a"}"#, None),
+        (r#"{"type":"no such type","id":"a"}"#, None),
+        (r#"{"id":"a"}"#, None),
+        (r#"{"type":"command","type":"ping","id":"a"}"#, None),
+    ] {
+        assert_eq!(head(text), Some((RequestId::Text("a".into()), message_type)), "{text}");
+    }
+    assert_eq!(
+        head(r#"{"id":-7,"type":"\u0063ommand"}"#),
+        Some((RequestId::Number(-7), command))
+    );
     for none in [
         r#"{"type":"command"}"#,
         r#"{"type":"command","id":[]}"#,
         r#"{"type":"command","id":"a","id":"b"}"#,
         r#"{"type":"command","id":"a""#,
-        r#"{"type":"ping","id":"a","x":"command"}"#,
-        r#"{"type":"ping","id":"a"}"#,
+        r#"{"type":"pong","id":"a"}"#,
+        r#"{"type":"subscribe","channels":["b"]}"#,
         "",
     ] {
-        assert_eq!(id(none), None, "{none}");
+        assert_eq!(head(none), None, "{none}");
     }
     assert_eq!(
-        Dialect::Echo.command_id(r#"{"type":"command","id":"a"}"#, &mut scratch),
+        Dialect::Echo.request_head(r#"{"type":"command","id":"a"}"#, &mut scratch),
         None
     );
 }

@@ -141,6 +141,15 @@ impl RequestRef {
     }
 }
 
+/// What identifies a request that is refused before it is parsed, so that its client gets an answer nevertheless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// The `id` of the request, or of its acknowledgement.
+    pub id: RequestId,
+    /// The type of the message if its answer has a form of its own: a command, or an `auth` of the JSON dialects.
+    pub message_type: Option<MessageType>,
+}
+
 /// The types of messages that a client can send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageType {

@@ -126,11 +126,13 @@ pub enum Reply<'a> {
         /// The error text.
         message: &'a str,
     },
-    /// Messages were refused because of the rate limit.
+    /// One request, or several messages without an id, were refused because of the rate limit.
     RateLimited {
+        /// The request that this message answers. Empty if it tells of messages without an id.
+        request_ref: &'a RequestRef,
         /// The time until the next message will be accepted, in milliseconds.
         retry_after_ms: u32,
-        /// The number of messages refused since the last such reply, without commands, which are answered individually.
+        /// The number of messages without an id refused since the last such reply. 1 if the reply answers a request.
         refused: u32,
     },
     /// Events were dropped because the client reads too slowly.

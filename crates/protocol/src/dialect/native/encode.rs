@@ -193,9 +193,10 @@ impl<S: Style> Writer<'_, S> {
                 self.error(code, message);
             }
             Reply::RateLimited {
+                request_ref,
                 retry_after_ms,
                 refused,
-            } => self.rate_limited(retry_after_ms, refused),
+            } => self.rate_limited(request_ref, retry_after_ms, refused),
             Reply::Dropped { count, channels } => {
                 self.begin_unrequested("dropped");
                 self.push(",\"data\":{\"count\":");
@@ -392,8 +393,8 @@ impl<S: Style> Writer<'_, S> {
         push_u64(self.out, status.dropped);
     }
 
-    fn rate_limited(&mut self, retry_after_ms: u32, refused: u32) {
-        self.begin_unrequested("error");
+    fn rate_limited(&mut self, request_ref: &RequestRef, retry_after_ms: u32, refused: u32) {
+        self.begin("error", request_ref);
         self.error(ErrorCode::RateLimited, "too many messages");
         self.push(",\"data\":{\"retry_after_ms\":");
         push_u64(self.out, u64::from(retry_after_ms));

@@ -4,4 +4,4 @@ mod encode;
 mod parse;
 
 pub(super) use encode::{Style, Writer, encode_event, encode_reply};
-pub(super) use parse::{Envelope, Select, Selection, command_id, parse, parse_with};
+pub(super) use parse::{Envelope, Select, Selection, parse, parse_with, request_head};

@@ -5,7 +5,7 @@ use crate::event::{Epoch, OFFSET_MAX};
 use crate::json::Scratch;
 use crate::message::{
     ClientMessage, ErrorCode, FieldError, Fields, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, HistoryRange, Malformed,
-    MessageType, Recover, RequestId, RequestRef, shorten,
+    MessageType, Recover, RequestHead, RequestId, RequestRef, shorten,
 };
 
 /// The patterns of a `subscribe` or `unsubscribe`.
@@ -133,19 +133,23 @@ fn with_recover<'t>(
     Ok(message)
 }
 
-/// See [`super::super::Dialect::command_id`].
-pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Option<RequestId> {
-    // Most other messages contain neither this word nor an escape.
-    if memchr::memmem::find(text.as_bytes(), b"command").is_none()
+/// See [`super::super::Dialect::request_head`].
+pub(in crate::dialect) fn request_head(text: &str, scratch: &mut Scratch) -> Option<RequestHead> {
+    // A message without an id has neither this key nor an escape that could spell it.
+    if memchr::memmem::find(text.as_bytes(), b"\"id\"").is_none()
         && memchr::memmem::find(text.as_bytes(), b"\\u").is_none()
     {
         return None;
     }
     let mut fields = Fields::scan(text, scratch).ok()?;
-    match message_type(&mut fields) {
-        Ok(MessageType::Command) => unambiguous_id(&mut fields).ok()?,
-        _ => None,
-    }
+    let id = unambiguous_id(&mut fields).ok()??;
+    let message_type = match message_type(&mut fields) {
+        Ok(MessageType::Pong) => return None,
+        Ok(message_type @ (MessageType::Command | MessageType::Auth)) => Some(message_type),
+        // Without a known type, the answer is an `error` as well.
+        Ok(_) | Err(_) => None,
+    };
+    Some(RequestHead { id, message_type })
 }
 
 fn unambiguous_id(fields: &mut Fields<'_, '_>) -> Result<Option<RequestId>, FieldError> {

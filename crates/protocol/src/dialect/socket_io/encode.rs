@@ -120,7 +120,8 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         | Reply::Published { request_ref, .. }
         | Reply::History { request_ref, .. }
         | Reply::Pong { request_ref }
-        | Reply::Error { request_ref, .. } => request_ref.id.as_ref(),
+        | Reply::Error { request_ref, .. }
+        | Reply::RateLimited { request_ref, .. } => request_ref.id.as_ref(),
         Reply::Status(status) => status.request_ref.id.as_ref(),
         Reply::CommandSucceeded { id, .. } | Reply::CommandFailed { id, .. } | Reply::CommandRefused { id, .. } => {
             Some(*id)
@@ -128,7 +129,6 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         Reply::Connected { .. }
         | Reply::AuthExpiring { .. }
         | Reply::Ping
-        | Reply::RateLimited { .. }
         | Reply::Dropped { .. }
         | Reply::GoingAway { .. } => None,
     };
@@ -157,6 +157,7 @@ fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out:
         Reply::RateLimited {
             retry_after_ms,
             refused,
+            ..
         } => {
             push(
                 out,
@@ -196,6 +197,11 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
         | Reply::Error { code, message, .. } => {
             push(out, "{\"success\":false,\"error\":");
             error(code, message, out);
+            push(out, "}");
+        }
+        Reply::RateLimited { .. } => {
+            push(out, "{\"success\":false,\"error\":");
+            write_argument(reply, now_unix_ms, settings, out);
             push(out, "}");
         }
         Reply::Subscribed { request_ref, .. } | Reply::Unsubscribed { request_ref, .. } => {

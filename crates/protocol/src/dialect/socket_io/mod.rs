@@ -15,7 +15,7 @@ mod tests;
 pub(super) use encode::{encode_acknowledgement, encode_event, encode_reply};
 pub use encode::{encode_connect, encode_connect_error, encode_disconnect, encode_ending, encode_invalid_namespace};
 pub use packet::{ATTACHMENTS_MAX, Kind, Packet};
-pub(super) use parse::command_id;
+pub(super) use parse::request_head;
 pub use parse::{EventError, connect_token, parse_event, refuse_binary};
 
 use super::typed::Timestamps;

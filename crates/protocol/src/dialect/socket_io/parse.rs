@@ -9,7 +9,7 @@ use crate::dialect::engine_io;
 use crate::dialect::native::{Envelope, Select, Selection, parse_with};
 use crate::json::{self, Scratch, split_array};
 use crate::message::{
-    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestId, RequestRef, shorten,
+    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestHead, RequestId, RequestRef, shorten,
 };
 
 /// The limit on the items of an event's array: its name and its arguments. Only the first argument is read.
@@ -113,12 +113,28 @@ pub fn refuse_binary(packet: &Packet<'_>) -> Malformed {
     }
 }
 
-/// See [`super::super::Dialect::command_id`].
-pub(in crate::dialect) fn command_id(text: &str, scratch: &mut Scratch) -> Option<RequestId> {
+/// See [`super::super::Dialect::request_head`].
+pub(in crate::dialect) fn request_head(text: &str, scratch: &mut Scratch) -> Option<RequestHead> {
     let Some(engine_io::Packet::Message(data)) = engine_io::Packet::parse(text) else {
         return None;
     };
-    let packet = Packet::parse(data).filter(|packet| packet.kind == Kind::Event)?;
+    let packet = Packet::parse(data).filter(|packet| matches!(packet.kind, Kind::Event | Kind::BinaryEvent))?;
+    if let Some(id) = command_id(&packet, scratch) {
+        let message_type = Some(MessageType::Command);
+        return Some(RequestHead { id, message_type });
+    }
+    // Every other event is answered by an id only if it asks for an acknowledgement.
+    Some(RequestHead {
+        id: RequestRef::of_acknowledgement(packet.acknowledgement).id?,
+        message_type: None,
+    })
+}
+
+/// The id of a command that has one; `None` for any other packet.
+fn command_id(packet: &Packet<'_>, scratch: &mut Scratch) -> Option<RequestId> {
+    if packet.kind != Kind::Event {
+        return None;
+    }
     // Most other events have neither this word nor an escape at the start of their array.
     let begin = packet.payload.trim_start_matches(['[', ' ', '\t', '\n', '\r']);
     let begin = begin.get(..begin.len().min(64)).unwrap_or(begin);

@@ -5,7 +5,7 @@ use crate::dialect::sample::Sample;
 use crate::dialect::{Dialect, encode_event as encode};
 use crate::event::Encoding;
 use crate::json::Scratch;
-use crate::message::{ClientMessage, ErrorCode, RequestId};
+use crate::message::{ClientMessage, ErrorCode, MessageType, RequestHead, RequestId};
 use crate::wire::encode::first;
 
 fn packet(
@@ -187,10 +187,27 @@ fn protocol_errors_differ_from_unknown_and_invalid_events() {
 }
 
 #[test]
-fn only_commands_have_a_command_id() {
+fn commands_and_events_with_an_acknowledgement_have_a_head() {
     let dialect = Dialect::SocketIo(Settings::default());
     let mut scratch = Scratch::default();
-    let mut id = |text: &str| dialect.command_id(text, &mut scratch);
+    for text in [
+        r#"423["subscribe",{"channels":["command"]}]"#,
+        r#"423["get_status"]"#,
+        r#"423["no such event",{"id":"a"}]"#,
+        r#"423["command""#,
+        r#"451-3["command",{"id":"a"}]"#,
+    ] {
+        let head = RequestHead {
+            id: RequestId::Acknowledgement { number: 3, id: None },
+            message_type: None,
+        };
+        assert_eq!(dialect.request_head(text, &mut scratch), Some(head), "{text}");
+    }
+    let mut id = |text: &str| {
+        let head = dialect.request_head(text, &mut scratch)?;
+        assert_eq!(head.message_type, Some(MessageType::Command), "{text}");
+        Some(head.id)
+    };
     assert_eq!(id(r#"42["command",{"id":"a"}]"#), Some(RequestId::Text("a".into())));
     assert_eq!(
         id(r#"423["command"]"#),
@@ -211,8 +228,9 @@ fn only_commands_have_a_command_id() {
         r#"42["command",{}]"#,
         r#"42["command"]"#,
         r#"42["command",{"id":"a","id":"b"}]"#,
-        r#"423["subscribe",{"channels":["command"]}]"#,
-        r#"423["command""#,
+        r#"42["subscribe",{"id":"a"}]"#,
+        r#"451-["x",{"id":"a"}]"#,
+        "433[]",
         "40",
         "2",
         "",

@@ -188,6 +188,7 @@ fn events_never_have_the_name_of_a_reply() {
             message,
         },
         Reply::RateLimited {
+            request_ref: &request_ref,
             retry_after_ms: 1,
             refused: 1,
         },
