@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::Settings;
+use super::names::is_client_event;
 use super::packet::MAIN;
 use crate::channel::Pattern;
 use crate::dialect::engine_io::Revision;
@@ -38,7 +39,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timest
     // An upper bound for the header, the packet around the message, the keys, the punctuation, the time and the offset. The
     // prefix of a renamed event and the user are parts of the channel, which is counted twice.
     const OVERHEAD: usize = HEADER_BYTES_MAX + 140;
-    let name = public_name(event);
+    let name = public_name(event, is_client_event);
     let channel = event.channel.as_str();
     let mut out = Vec::with_capacity(OVERHEAD + 2 * channel.len() + 2 * name.len() + event.data.len());
     let frame = encode::begin(&mut out);

@@ -7,6 +7,7 @@
 //! still to come, and who the user is.
 
 mod encode;
+mod names;
 mod packet;
 mod parse;
 #[cfg(test)]

@@ -240,6 +240,30 @@ fn commands_and_events_with_an_acknowledgement_have_a_head() {
 }
 
 #[test]
+fn an_event_with_a_name_that_a_client_library_emits_itself_is_renamed() {
+    let name = |channel: &str, name: &str| {
+        let event = Sample::new(channel, name, "1", 0, None);
+        let frame = encode(Encoding::SocketIo, &event.view());
+        let text = String::from_utf8(first(&frame).expect("a frame").payload.to_vec()).unwrap();
+        let (name, message): (String, serde_json::Value) = serde_json::from_str(&text[2..]).unwrap();
+        assert_eq!(message["type"], name.as_str());
+        name
+    };
+    // Versions 1 and 2 of the JavaScript client, Java 1 and Dart; versions 3 and 4; Swift; Python.
+    let listed = "connect connect_error connect_timeout connecting disconnect error reconnect reconnect_attempt \
+                  reconnect_failed reconnect_error reconnecting ping pong \
+                  disconnecting newListener removeListener \
+                  reconnectAttempt statusChange websocketUpgrade __disconnect_final";
+    for reserved in listed.split_whitespace() {
+        assert_eq!(name("system.log", reserved), format!("system_{reserved}"));
+    }
+    assert_eq!(name("reconnect.x", "error"), "reconnect_reconnect_error");
+    for other in ["price_update", "message", "open", "close", "status_change", "subscribe"] {
+        assert_eq!(name("system.log", other), other);
+    }
+}
+
+#[test]
 fn an_event_packet_has_the_name_and_the_typed_message() {
     let event = |channel: &str, name: &str, data: &str| Sample::new(channel, name, data, 1_703_836_800_999, Some(7));
     let payload = |encoding, event: &Sample| {

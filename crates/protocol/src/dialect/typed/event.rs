@@ -47,7 +47,7 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>, timestamps: Timest
     let frame = encode::begin(&mut out);
     push_message(
         event,
-        &public_name(event),
+        &public_name(event, |_| false),
         count_items(event.data),
         timestamps,
         &mut out,
@@ -97,12 +97,12 @@ pub(in crate::dialect) fn push_user(user: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The name of an event for clients: `<category>_<event>` if its own name is a control name, else its own name.
-pub(in crate::dialect) fn public_name<'a>(event: &EventView<'a>) -> Cow<'a, str> {
+/// The name of an event for clients: `<category>_<event>` if its own name is a control name or `is_reserved`, else its own name.
+pub(in crate::dialect) fn public_name<'a>(event: &EventView<'a>, is_reserved: fn(&str) -> bool) -> Cow<'a, str> {
     let category = event.channel.as_str().split('.').next().unwrap_or_default();
     let mut name = Cow::Borrowed(event.name);
     // A loop, because the new name can be a control name too: `connect` and `error` give `connect_error`.
-    while CONTROL_NAMES.contains(&&*name) {
+    while CONTROL_NAMES.contains(&&*name) || is_reserved(&name) {
         name = format!("{category}_{name}").into();
     }
     name
