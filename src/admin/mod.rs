@@ -47,7 +47,7 @@ pub struct Settings {
     pub publish_body_bytes: u64,
     /// Longest `data` of an event, in bytes (`event_bytes`).
     pub event_bytes: u32,
-    /// Log lines that were dropped, for `/metrics`. Whoever writes the log counts them.
+    /// Log lines that were dropped, for `/metrics`. The writer of the log counts them.
     pub log_lines_dropped: Arc<Counter>,
 }
 

@@ -144,7 +144,7 @@ pub enum KeyError {
         /// The shortest accepted secret, in bytes.
         bytes_min: usize,
     },
-    /// The secret is a public key. Everybody who has that key could sign tokens.
+    /// The secret is a public key. Every holder of that key could sign tokens.
     #[error("the secret is a PEM file; a public key needs an RS, ES or EdDSA algorithm")]
     PemAsSecret,
     /// A secret is given for a public-key algorithm.

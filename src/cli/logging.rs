@@ -139,7 +139,7 @@ impl Report {
     }
 }
 
-/// Writes text to a standard stream, for at most a second: a pipe that nobody reads must not keep the process.
+/// Writes text to a standard stream, for at most a second: a pipe without a reader must not keep the process.
 ///
 /// An error is ignored, because the reader may have closed the pipe.
 pub(super) fn write_bounded(mut stream: impl io::Write + Send + 'static, text: String) {

@@ -24,7 +24,7 @@ pub struct NoKey;
 
 impl Config {
     /// Whether `serve` must make keys of its own. It must if no token could be verified and, with `auth.mode = "off"`,
-    /// nobody could use the admin API either.
+    /// the admin API could not be used either.
     ///
     /// # Errors
     ///
@@ -56,10 +56,10 @@ impl Config {
         } = &self.secrets;
         let mut warnings: Vec<String> = exposed_files
             .iter()
-            .map(|file| format!("{} can be read by everybody on this machine", file.display()))
+            .map(|file| format!("{} can be read by every user of this machine", file.display()))
             .collect();
         if self.sections.auth.mode == Mode::Off && keys.is_empty() && admin_key.is_none() {
-            let warning = "no admin key and no key for tokens is configured: nobody may publish or use the admin API";
+            let warning = "no admin key and no key for tokens is configured: publishing and the admin API are refused";
             warnings.push(warning.to_owned());
         }
         if admin_key

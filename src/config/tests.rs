@@ -102,7 +102,7 @@ fn every_key_is_accepted() {
     assert_eq!(config.secrets.keys.len(), 3);
     let warnings = config.warnings();
     assert!(
-        warnings.iter().all(|warning| !warning.contains("read by everybody")),
+        warnings.iter().all(|warning| !warning.contains("read by every user")),
         "{warnings:?}"
     );
 }
@@ -334,7 +334,7 @@ fn a_secret_file_that_every_user_can_read_causes_a_warning() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("changed");
     let toml = format!("[admin]\nkey_file = \"{}\"\n", file.display());
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    let warning = format!("{} can be read by everybody on this machine", file.display());
+    let warning = format!("{} can be read by every user of this machine", file.display());
     assert_eq!(config.warnings(), [warning]);
 }
 

@@ -98,7 +98,7 @@ fn assert_found(fault: Fault, symptoms: &[&str]) {
 
 #[test]
 fn a_subscription_kept_after_unsubscribe_is_found() {
-    assert_found(Fault::KeepsSubscription, &["matches nothing held"]);
+    assert_found(Fault::KeepsSubscription, &["matches no held pattern"]);
 }
 
 #[test]

@@ -256,7 +256,7 @@ impl Model {
             return Err("a channel other than the published one".into());
         }
         if !self.held.iter().any(|held| held.matches(channel)) {
-            return Err(format!("event {number} matches nothing held {:?}", self.held));
+            return Err(format!("event {number} matches no held pattern {:?}", self.held));
         }
         if is_admin_only(channel) && !self.may_admin {
             return Err("an event for admins only".into());

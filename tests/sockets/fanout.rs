@@ -87,16 +87,16 @@ async fn publish(gateway: &Gateway, publisher: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_clients_receive_everything_once_and_in_order_by_writev() {
-    everybody_hears_everything("writev").await;
+    every_client_receives_everything("writev").await;
 }
 
 /// With io_uring where the test environment allows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_clients_receive_everything_once_and_in_order_by_auto() {
-    everybody_hears_everything("auto").await;
+    every_client_receives_everything("auto").await;
 }
 
-async fn everybody_hears_everything(flush: &str) {
+async fn every_client_receives_everything(flush: &str) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,

@@ -73,7 +73,7 @@ pub(crate) fn trader() -> String {
 pub(crate) struct Gateway {
     child: Child,
     directory: tempfile::TempDir,
-    // Standard error, when nobody reads it any more.
+    // Standard error, if it is not read.
     unread_log: Option<ChildStderr>,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -108,7 +108,7 @@ impl Gateway {
         Self::launch(with_secrets(command), server, "").await
     }
 
-    /// Starts a gateway whose standard error is a pipe that nobody reads after the start.
+    /// Starts a gateway whose standard error is a pipe that is not read after the start.
     pub(crate) async fn start_with_unread_log(server: &str, rest: &str) -> Self {
         let mut command = binary();
         command.arg("serve");

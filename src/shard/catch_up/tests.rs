@@ -345,7 +345,7 @@ impl Rig {
                         self.got.push(self.published);
                         self.published
                     }
-                    Need::Whole { .. } => unreachable!("nobody joins for a value here"),
+                    Need::Whole { .. } => unreachable!("no channel of this test needs a whole value"),
                     // A page of two events.
                     Need::After(since) | Need::LastOrAfter(since) => {
                         let last = self.published.min(since + 2);

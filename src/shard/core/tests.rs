@@ -142,10 +142,10 @@ fn identity(user: Option<&str>) -> Arc<Identity> {
         commands: everything.clone(),
         publish: everything,
     };
-    who_may(user, permissions)
+    identity_with(user, permissions)
 }
 
-fn who_may(user: Option<&str>, permissions: Permissions) -> Arc<Identity> {
+fn identity_with(user: Option<&str>, permissions: Permissions) -> Arc<Identity> {
     Arc::new(Identity {
         user: user.map(Into::into),
         role: None,

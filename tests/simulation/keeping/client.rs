@@ -230,7 +230,7 @@ impl Client {
                         let is_silent = |name: &&&str| data["recovered"][**name].is_null();
                         let silent = missed.iter().find(is_silent);
                         if let Some(name) = silent.filter(|_| data["positions_complete"] != false) {
-                            return Err(format!("{name} came and went, and no message reported it"));
+                            return Err(format!("{name} began and was evicted, and no message reported it"));
                         }
                         began.into_iter().try_for_each(|(name, began)| {
                             let latest = if is_slow { store.truth.of(name).len() } else { began };
@@ -298,7 +298,7 @@ impl Client {
 
     fn event(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
         let name = message["channel"].as_str().ok_or("no channel")?;
-        let watch = self.watches.get_mut(name).ok_or("nothing held covers it")?;
+        let watch = self.watches.get_mut(name).ok_or("no held pattern covers it")?;
         let values = numbers(&message["data"]);
         let newest = values.values().copied().max().ok_or("no number")?;
         let facts = truth.of(name);
@@ -314,7 +314,7 @@ impl Client {
                 }
                 let is_again = facts[..index].iter().any(|fact| fact.number == newest);
                 if newest <= watch.newest && !is_again {
-                    return Err(format!("{newest} came again or late, after {}", watch.newest));
+                    return Err(format!("{newest} arrived again or late, after {}", watch.newest));
                 }
                 watch.newest = newest;
                 for (code, number) in values {
@@ -333,11 +333,11 @@ impl Client {
                 let is_value = watch.kind == Kind::Life && watch.newest == 0 && index + 1 == watch.next;
                 watch.newest = newest;
                 if index < watch.next && !is_value {
-                    return Err(format!("event {index} came again, the next is {}", watch.next));
+                    return Err(format!("event {index} arrived again, the next is {}", watch.next));
                 }
                 let skipped = index.saturating_sub(watch.next) as u64;
                 if skipped > 0 && matches!(watch.kind, Kind::Orders | Kind::Life) {
-                    return Err(format!("a hole: event {index}, the next is {}", watch.next));
+                    return Err(format!("a gap: event {index}, the next is {}", watch.next));
                 }
                 watch.missing += skipped;
                 watch.next = index + 1;
@@ -385,7 +385,7 @@ impl Client {
             }
             match watch.kind {
                 Kind::Orders | Kind::Life if watch.next < all => {
-                    return Err(format!("a hole: {name} ended at event {} of {all}", watch.next));
+                    return Err(format!("a gap: {name} ended at event {} of {all}", watch.next));
                 }
                 Kind::Trades | Kind::Log => {
                     watch.missing += (all - watch.next) as u64;

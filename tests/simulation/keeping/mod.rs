@@ -58,12 +58,12 @@ fn assert_found(fault: Fault, symptoms: &[&str]) {
 
 #[test]
 fn a_skipped_event_of_a_history_is_found() {
-    assert_found(Fault::SkipsEvent, &["a hole"]);
+    assert_found(Fault::SkipsEvent, &["a gap"]);
 }
 
 #[test]
 fn a_duplicate_event_of_a_history_is_found() {
-    assert_found(Fault::DoublesEvent, &["came again"]);
+    assert_found(Fault::DoublesEvent, &["arrived again"]);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_stale_value_is_found() {
 
 #[test]
 fn a_false_recovery_is_found() {
-    assert_found(Fault::ClaimsRecovery, &["recovered", "a hole"]);
+    assert_found(Fault::ClaimsRecovery, &["recovered", "a gap"]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn an_unreported_loss_is_found() {
 
 #[test]
 fn an_unreported_evicted_channel_is_found() {
-    assert_found(Fault::HidesEvicted, &["came and went"]);
+    assert_found(Fault::HidesEvicted, &["began and was evicted"]);
 }
 
 #[test]

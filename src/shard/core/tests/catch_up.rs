@@ -64,7 +64,7 @@ fn channels_for_admins_reach_no_other_client() {
             channels: vec![Pattern::parse("*").expect("valid")],
             ..Permissions::default()
         };
-        who_may(Some("u"), permissions)
+        identity_with(Some("u"), permissions)
     };
     let settings = session_settings(Mode::Optional, Limits::default());
     let user = rig.connect_with(settings.clone(), Ok(Some(identity(false))), true);

@@ -153,7 +153,7 @@ fn evicted_channels_for_admins_are_reported_to_no_other_client() {
             ..Permissions::default()
         };
         let settings = session_settings(Mode::Optional, Limits::default());
-        let id = rig.connect_with(settings, Ok(Some(who_may(Some("u"), permissions))), true);
+        let id = rig.connect_with(settings, Ok(Some(identity_with(Some("u"), permissions))), true);
         recover(&mut rig, id, "system.*", &json!({}));
         rig.read(id)[0].text()["data"]["recovered"].clone()
     };

@@ -237,8 +237,8 @@ fn a_command_carries_the_client_id_and_its_answer_reaches_the_client() {
 fn a_forbidden_command_goes_to_the_audit_trail_and_to_no_backend() {
     let mut rig = Rig::new();
     let limits = Limits::default();
-    let nobody = who_may(Some("u7"), Permissions::default());
-    let id = rig.connect_with(session_settings(Mode::Required, limits), Ok(Some(nobody)), true);
+    let identity = identity_with(Some("u7"), Permissions::default());
+    let id = rig.connect_with(session_settings(Mode::Required, limits), Ok(Some(identity)), true);
     rig.say(id, r#"{"type":"command","id":"c1","action":"system.kill_switch"}"#);
     assert_eq!(rig.read(id)[0].text()["error"]["code"], "FORBIDDEN");
     let (client_id, command) = rig.asked.forbidden.lock().expect("not poisoned").remove(0);

@@ -190,7 +190,7 @@ fn events_for_admins_are_in_no_run() {
         ..(*identity(None).permissions).clone()
     };
     let settings = session_settings(Mode::Optional, Limits::default());
-    let ids = [identity(Some("root")), who_may(Some("u1"), trader)]
+    let ids = [identity(Some("root")), identity_with(Some("u1"), trader)]
         .map(|who| rig.connect_with(settings.clone(), Ok(Some(who)), true));
     for id in ids {
         rig.subscribe(id, "system.*");

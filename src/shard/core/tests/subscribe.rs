@@ -206,7 +206,7 @@ fn a_subscribe_under_way_begins_anew_when_a_pattern_is_lost() {
             channels: patterns.iter().map(valid).collect(),
             ..Permissions::default()
         };
-        who_may(Some("u"), permissions)
+        identity_with(Some("u"), permissions)
     };
     let settings = session_settings(Mode::Optional, Limits::default());
     let id = rig.connect_with(settings, Ok(Some(may(&["*"]))), true);

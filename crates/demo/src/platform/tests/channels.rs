@@ -104,7 +104,7 @@ fn every_part_of_an_account_has_its_fields() {
         }
     }
     let stranger: Value = serde_json::from_str(platform.account("u9", Part::Balance).get()).expect("JSON");
-    assert_eq!(stranger["total_balance"], 100_000, "an account nobody has used");
+    assert_eq!(stranger["total_balance"], 100_000, "an unused account");
     assert_eq!(platform.account("u9", Part::Positions).get(), "[]");
 }
 
