@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_method_is_told_apart_from_a_wrong_path() {
+    fn a_wrong_method_is_distinguished_from_a_wrong_path() {
         let find = |method, path| find(&method, path).map(|(route, _)| route.path);
         assert_eq!(find(Method::HEAD, "/metrics"), Ok("/metrics"));
         assert_eq!(find(Method::PUT, "/api/publish"), Err(NoRoute::Method("POST")));

@@ -10,7 +10,7 @@ use crate::harness::{Gateway, brief, event, numbers, trader, until};
 const CHANNEL: &str = "grid.g.status";
 
 #[tokio::test]
-async fn every_client_is_told_flushed_and_closed_with_1012() {
+async fn every_client_is_notified_flushed_and_closed_with_1012() {
     let mut gateway = Gateway::start("shards = 2\ndrain = \"2s\"", "").await;
     let mut clients = Vec::new();
     for _ in 0..20 {

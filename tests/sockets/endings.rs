@@ -166,7 +166,7 @@ async fn an_operator_closes_one_connection_or_all_of_a_user_with_4003() {
 }
 
 #[tokio::test]
-async fn a_bad_handshake_token_is_401_or_told_and_closed() {
+async fn a_bad_handshake_token_gives_401_or_an_error_and_a_close() {
     let expired = token("u1", "trader", Duration::from_secs(0));
     for (bad, error, code, reason) in [
         ("not.a.token", "TOKEN_INVALID", 4004, "token invalid"),

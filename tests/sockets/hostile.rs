@@ -191,7 +191,7 @@ async fn a_flood_of_pings_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_client_that_stops_reading_loses_events_and_it_is_told_how_many() {
+async fn only_a_client_that_stops_reading_loses_events_and_it_learns_how_many() {
     const BIG: &str = "grid.big.note";
     let gateway = Arc::new(Gateway::start("shards = 1", "[limits]\noutbox_bytes = 300000").await);
     // 40 MB are more than the outbox and the kernel's buffers of both sides hold together.

@@ -195,7 +195,7 @@ fn an_evicted_channel_leaves_a_floor_and_its_offsets_continue() {
 }
 
 #[test]
-fn what_was_used_least_recently_goes_first() {
+fn the_least_recently_used_channel_is_evicted_first() {
     let mut channels = Channels::default();
     for name in ["a.1", "a.2", "a.3"] {
         publish(&mut channels, new(name, "1"), &last(), at(0));

@@ -403,7 +403,7 @@ fn wrong(got: &[u64], after: u64, published: u64, conflates: bool) -> Option<Str
 
 proptest! {
     #[test]
-    fn a_replay_joins_the_live_events_without_gap_or_double(steps in steps(), missed in 0u64..9) {
+    fn a_replay_joins_the_live_events_without_gap_or_duplicate(steps in steps(), missed in 0u64..9) {
         let publishes = steps.iter().filter(|step| matches!(step, Step::Publish)).count() as u64;
         let rig = Rig::new(Some(41), 41 + missed);
         // The outbox never overflows here, since live events after the replay are taken at once.

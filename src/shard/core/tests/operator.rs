@@ -150,7 +150,7 @@ fn a_drain_tells_all_clients_when_and_closes_them_one_by_one() {
 }
 
 #[test]
-fn a_connection_that_arrives_during_a_drain_is_told_and_closed_too() {
+fn a_connection_that_arrives_during_a_drain_is_notified_and_closed_too() {
     let mut rig = Rig::new();
     let early = rig.connect();
     rig.message(ShardMessage::Drain { over_ms: 10_000 });
@@ -166,7 +166,7 @@ fn a_connection_that_arrives_during_a_drain_is_told_and_closed_too() {
 }
 
 #[test]
-fn connections_open_at_the_drains_deadline_are_told_and_then_dropped() {
+fn connections_open_at_the_drains_deadline_are_notified_and_then_dropped() {
     let mut rig = Rig::new();
     let id = rig.connect();
     rig.message(ShardMessage::Drain { over_ms: 0 });

@@ -420,7 +420,7 @@ fn nothing_is_taken_out_for_a_client_that_is_gone() {
 }
 
 #[test]
-fn a_client_that_does_not_poll_loses_the_oldest_and_is_told() {
+fn a_client_that_does_not_poll_loses_the_oldest_events_and_learns_it() {
     let limits = Limits {
         outbox_frames: 3,
         ..Limits::default()

@@ -35,7 +35,7 @@ fn a_probed_socket_takes_over_after_what_was_polled() {
 }
 
 #[test]
-fn probe_and_upgrade_in_one_read_let_a_waiting_get_go() {
+fn probe_and_upgrade_in_one_read_answer_a_waiting_get() {
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
     assert!(client.candidate().is_some());
@@ -189,7 +189,7 @@ fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
 }
 
 #[test]
-fn half_a_message_on_a_candidate_is_short_and_goes_with_its_socket() {
+fn a_partial_message_on_a_candidate_is_bounded_and_dropped_with_its_socket() {
     let partial = |client: &Client| {
         let connections = &client.rig.core.connections;
         let slot = connections.slot(client.id).expect("a session");
