@@ -106,11 +106,10 @@ impl HttpConnection {
 
     /// A request has arrived. It implies that the client has the last response, or does not want it.
     ///
-    /// A client that ends its side behind a request without a body still gets the response. The end of a body must be
-    /// seen, since it may come too early.
-    pub(super) fn begin_request(&self, has_body: bool) {
+    /// With `holds_end`, a client that ends its side behind the request still gets the response.
+    pub(super) fn begin_request(&self, holds_end: bool) {
         self.requests.fetch_add(1, Relaxed);
-        if !has_body {
+        if holds_end {
             self.end_of_input.hold();
         }
         let mut state = self.state.lock();
@@ -181,8 +180,6 @@ impl HttpConnection {
     /// counts against the connection limits itself.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.polling.insert(self);
-        // A poll that waits must notice a client that has gone.
-        self.end_of_input.release();
         let mut state = self.state.lock();
         state.waiting += 1;
         state.slot = None;

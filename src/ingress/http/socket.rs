@@ -96,8 +96,8 @@ impl EndOfInput {
         *self.0.lock() = Hold::Held(None);
     }
 
-    /// Passes the end of input on.
-    pub fn release(&self) {
+    /// Passes the end of input on, and wakes the reader if the end has been read.
+    fn release(&self) {
         let before = std::mem::take(&mut *self.0.lock());
         if let Hold::Held(Some(waker)) | Hold::Writing(Some(waker)) = before {
             waker.wake();
