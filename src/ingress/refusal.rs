@@ -145,7 +145,7 @@ pub(super) enum EngineIoError {
     BadRequest,
     /// The page's origin may not connect.
     Forbidden,
-    /// `EIO` is neither 3 nor 4.
+    /// `EIO` is given and neither 3 nor 4.
     UnsupportedVersion,
     /// The body of a POST is longer than a message may be.
     BodyTooLarge,

@@ -1,5 +1,5 @@
 // The cases of the published protocol test suites of Engine.IO 4 and Socket.IO 5, as data. The answers are the gateway's
-// instead of the suites' echo servers'. `$` in a query stands for the session that the case opened.
+// instead of the suites' echo servers'. Without `EIO` it speaks Engine.IO 3, as official servers that allow it do. `$` in a query stands for the session that the case opened.
 //
 //   ['GET', query, status, body]        a request; `body` is a text or a pattern
 //   ['POST', query, sent, status, body]
@@ -23,14 +23,14 @@ const probed = [opened, ['socket', 'a', `${SOCKET}&sid=$`], ['send', 'a', '2prob
 
 export const engineIo = {
   'handshake by long polling': [opened],
-  'handshake by long polling, EIO missing': [['GET', 'transport=polling', 400, error(5)]],
+  'handshake by long polling, EIO missing': [['GET', 'transport=polling', 200, /^\d+:0\{"sid":"[\w-]{32}","upgrades":\["websocket"\]/]],
   'handshake by long polling, EIO unknown': [['GET', 'EIO=abc&transport=polling', 400, error(5)]],
   'handshake by long polling, transport missing': [['GET', 'EIO=4', 400, error(0)]],
   'handshake by long polling, transport unknown': [['GET', 'EIO=4&transport=abc', 400, error(0)]],
   'handshake by POST': [['POST', POLLING, '', 400, error(2)]],
   'handshake by PUT': [['PUT', POLLING, '', 400, error(2)]],
   'handshake by WebSocket': socketOpened,
-  'handshake by WebSocket, EIO missing': [['refused', 'transport=websocket']],
+  'handshake by WebSocket, EIO missing': [['socket', 'a', 'transport=websocket'], ['receives', 'a', /^0\{"sid":"[\w-]{32}","upgrades":\[\]/]],
   'handshake by WebSocket, EIO unknown': [['refused', 'EIO=abc&transport=websocket']],
   'handshake by WebSocket, transport missing': [['refused', 'EIO=4']],
   'handshake by WebSocket, transport unknown': [['refused', 'EIO=4&transport=abc']],

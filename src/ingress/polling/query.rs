@@ -30,9 +30,11 @@ pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
         Some("websocket") => Transport::WebSocket,
         _ => return Err(EngineIoError::UnknownTransport),
     };
-    let revision = value("EIO")?
-        .and_then(|text| Revision::parse(&text))
-        .ok_or(EngineIoError::UnsupportedVersion)?;
+    // Clients of Engine.IO 3 that do not send `EIO` exist: Socket.IO-Client-Swift up to version 15.
+    let revision = match value("EIO")?.as_deref() {
+        None | Some("") => Revision::Three,
+        Some(text) => Revision::parse(text).ok_or(EngineIoError::UnsupportedVersion)?,
+    };
     // A JSONP response is a script, which pages of every origin can read.
     if value("j")?.is_some() {
         return Err(EngineIoError::BadRequest);
@@ -72,12 +74,20 @@ mod tests {
             parsed("token=x&transport=websocket&EIO=3"),
             Ok((Transport::WebSocket, Revision::Three, false))
         );
+        for (query, transport) in [
+            ("transport=polling&b64=1", Transport::Polling),
+            ("transport=websocket", Transport::WebSocket),
+            ("EIO=&transport=polling", Transport::Polling),
+        ] {
+            assert_eq!(parsed(query), Ok((transport, Revision::Three, false)), "{query}");
+        }
         for (query, error) in [
             ("EIO=4", EngineIoError::UnknownTransport),
             ("EIO=4&transport=abc", EngineIoError::UnknownTransport),
             ("EIO=4&transport=webtransport", EngineIoError::UnknownTransport),
             ("", EngineIoError::UnknownTransport),
-            ("transport=polling", EngineIoError::UnsupportedVersion),
+            ("transport=polling&sid=abc", EngineIoError::UnknownSession),
+            ("EIO=2&transport=polling", EngineIoError::UnsupportedVersion),
             ("EIO=abc&transport=polling", EngineIoError::UnsupportedVersion),
             ("EIO=5&transport=websocket", EngineIoError::UnsupportedVersion),
             ("EIO=4&transport=polling&sid=abc", EngineIoError::UnknownSession),

@@ -6,7 +6,7 @@ use super::*;
 use crate::ingress::body::BYTES_MAX;
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::mailbox::polling::{Poll, PollError, PollRequest};
-use tickgate_protocol::dialect::engine_io::{SECRET_BYTES, Sid};
+use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
 use tickgate_protocol::dialect::socket_io;
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -328,4 +328,42 @@ async fn a_long_response_that_is_read_slowly_is_not_cut_and_an_unread_one_ends_t
             assert!(matches!(fixture.polled().await.request, PollRequest::Gone));
         }
     }
+}
+
+/// As Socket.IO-Client-Swift up to version 15 connects.
+#[tokio::test]
+async fn a_client_that_does_not_send_its_version_speaks_engine_io_3() {
+    let mut fixture = with_socket_io();
+    let mut stream = fixture.connect().await;
+    let poll = "GET /socket.io/?transport=polling&b64=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(poll.as_bytes()).await.expect("sent");
+    let ShardMessage::Open(open) = fixture.told().await else {
+        panic!("no session")
+    };
+    assert_eq!(open.opening.revision, Revision::Three);
+    open.answer.send(Bytes::from_static(b"0{}")).expect("waited for");
+    has(&answer(&mut stream).await, 200, &[]);
+
+    // The same session, then its upgrade, then a session that begins with a WebSocket.
+    let post = format!(
+        "POST /socket.io/?transport=polling&b64=1{} HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n4:40/n",
+        sid()
+    );
+    stream.write_all(post.as_bytes()).await.expect("sent");
+    fixture.begin_post().await;
+    fixture.take_post(6).await;
+    has(&answer(&mut stream).await, 200, &[]);
+    let target = format!("/socket.io/?transport=websocket{}", sid());
+    stream.write_all(&handshake(&target, &[])).await.expect("sent");
+    let PollRequest::MayUpgrade(reply) = fixture.polled().await.request else {
+        panic!("no upgrade")
+    };
+    reply.send(Ok(())).expect("waited for");
+    has(&answer(&mut stream).await, 101, &[]);
+    assert!(matches!(fixture.told().await, ShardMessage::Upgrade(_)));
+
+    let told = fixture.exchange(&handshake("/socket.io/?transport=websocket", &[])).await;
+    has(&told, 101, &[]);
+    let opening = fixture.adopted().await.engine_io.expect("a session");
+    assert_eq!(opening.revision, Revision::Three);
 }
