@@ -11,6 +11,7 @@ use hyper::{Method, Request, StatusCode};
 
 use super::Admin;
 use super::access::{Caller, Operator};
+use crate::ingress::http::Health;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::CONTENT_TYPE;
@@ -18,12 +19,12 @@ use crate::metrics::CONTENT_TYPE;
 /// Every route. A path occurs once, so that the `Allow` of a 405 is complete.
 pub(super) const ROUTES: &[Route] = &[
     Route {
-        methods: GET,
+        methods: Health::METHODS,
         path: "/healthz",
         handler: Handler::Public(Admin::health),
     },
     Route {
-        methods: GET,
+        methods: Health::METHODS,
         path: "/readyz",
         handler: Handler::Public(Admin::health),
     },
@@ -228,6 +229,8 @@ mod tests {
     fn a_wrong_method_is_distinguished_from_a_wrong_path() {
         let find = |method, path| find(&method, path).map(|(route, _)| route.path);
         assert_eq!(find(Method::HEAD, "/metrics"), Ok("/metrics"));
+        assert_eq!(find(Method::OPTIONS, "/readyz/"), Ok("/readyz"));
+        assert_eq!(find(Method::OPTIONS, "/metrics"), Err(NoRoute::Method("GET, HEAD")));
         assert_eq!(find(Method::PUT, "/api/publish"), Err(NoRoute::Method("POST")));
         assert_eq!(find(Method::GET, "/api/publishes"), Err(NoRoute::Path));
     }

@@ -85,7 +85,7 @@ impl Admin {
         let path = request.uri().path().to_owned();
         let response = self.dispatch(request).await.unwrap_or_else(|refused| *refused);
         // A probe expects to be told that the gateway is not ready.
-        if response.status().is_server_error() && path != "/readyz" {
+        if response.status().is_server_error() && !path.starts_with("/readyz") {
             tracing::warn!(status = response.status().as_u16(), path, "an admin request failed");
         }
         response

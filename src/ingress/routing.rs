@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 use super::admission::Admission;
 use super::context::Context;
 use super::handshake;
+use super::http::Health;
 use super::http::response::HttpResponse;
 use super::http_connection::{HttpConnection, close_after};
 use super::polling::{self, PollingResponse};
@@ -110,8 +111,8 @@ impl HttpService {
         let Some(endpoint) = context.endpoint(path) else {
             let response = context.health.response(path).ok_or_else(Refusal::unknown_path)?;
             return match *request.method() {
-                Method::GET | Method::HEAD => Ok(response),
-                _ => Err(Refusal::method("GET, HEAD")),
+                Method::GET | Method::HEAD | Method::OPTIONS => Ok(response),
+                _ => Err(Refusal::method(Health::METHODS)),
             };
         };
         let handshake = handshake::check(request.method(), request.version(), request.headers())?;

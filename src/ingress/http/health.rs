@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hyper::StatusCode;
+use hyper::header::{ALLOW, HeaderValue};
 
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
@@ -16,6 +17,9 @@ pub struct Health {
 }
 
 impl Health {
+    /// The methods of the health checks. Some load balancers probe with OPTIONS, so it is answered as GET is.
+    pub const METHODS: &'static str = "GET, HEAD, OPTIONS";
+
     /// A gateway that does not drain and is ready while its broker is.
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>) -> Self {
@@ -48,20 +52,24 @@ impl Health {
         }
     }
 
-    /// The response to `GET /healthz` or `GET /readyz`; `None` for other paths.
+    /// The response to a request for `/healthz` or `/readyz` with one of the [`METHODS`](Self::METHODS); `None` for other
+    /// paths. A trailing slash makes no difference.
     ///
     /// `/healthz` is 200 as long as the process serves requests. `/readyz` is 200 when the gateway should get new
     /// clients, else 503 with the reason as its message.
     #[must_use]
     pub fn response(&self, path: &str) -> Option<HttpResponse> {
-        let not_ready = match path {
+        let not_ready = match path.strip_suffix('/').unwrap_or(path) {
             "/healthz" => None,
             "/readyz" => self.not_ready(),
             _ => return None,
         };
-        Some(match not_ready {
+        let mut response = match not_ready {
             None => response::with_body(StatusCode::OK, "application/json", r#"{"status":"ok"}"#),
             Some(reason) => response::error(HttpErrorCode::NotReady, reason),
-        })
+        };
+        let allow = HeaderValue::from_static(Self::METHODS);
+        response.headers_mut().insert(ALLOW, allow);
+        Some(response)
     }
 }

@@ -178,10 +178,18 @@ async fn other_requests_are_answered_and_keep_the_connection() {
     for (request, status, lines) in [
         ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, &["ok"][..]),
         ("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200, &["ok"]),
+        ("GET /readyz/ HTTP/1.1\r\nHost: x\r\n\r\n", 200, &["ok"]),
+        ("GET /readyz// HTTP/1.1\r\nHost: x\r\n\r\n", 404, &[]),
+        (
+            "OPTIONS /readyz HTTP/1.1\r\nHost: x\r\n\r\n",
+            200,
+            &["\r\nallow: get, head, options\r\n", "ok"],
+        ),
+        ("OPTIONS /healthz/ HTTP/1.1\r\nHost: x\r\n\r\n", 200, &["ok"]),
         (
             "POST /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
             405,
-            &["\r\nallow: get, head\r\n"],
+            &["\r\nallow: get, head, options\r\n"],
         ),
         (
             "POST /ws HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -199,6 +207,8 @@ async fn other_requests_are_answered_and_keep_the_connection() {
     }
     fixture.health.drain();
     let answer = exchange(&mut stream, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    has(&answer, 503, &["draining"]);
+    let answer = exchange(&mut stream, b"OPTIONS /readyz/ HTTP/1.1\r\nHost: x\r\n\r\n").await;
     has(&answer, 503, &["draining"]);
     let answer = exchange(&mut stream, &handshake("/ws", &[])).await;
     has(&answer, 503, &["\r\nretry-after: 1\r\n", "DRAINING"]);
