@@ -9,8 +9,13 @@ use ppp::{v1, v2};
 const V1_BYTES_MAX: usize = 107;
 /// Length of the fixed part of version 2, in bytes: signature, version, family and length.
 const V2_FIXED_BYTES: usize = 16;
-/// Longest accepted PROXY header, in bytes. Version 2 allows 64 KiB, but addresses and a few extensions need far less.
+/// Longest accepted PROXY header that names a client, in bytes. Version 2 allows 64 KiB, but addresses and a few
+/// extensions need far less.
 pub const HEADER_BYTES_MAX: usize = 4096;
+/// Longest PROXY header of version 2, in bytes. A `LOCAL` header may have this length.
+pub const LOCAL_BYTES_MAX: usize = V2_FIXED_BYTES + u16::MAX as usize;
+/// Version 2 and the command `LOCAL`, in one byte.
+const V2_LOCAL: u8 = 0x20;
 
 const V1_PREFIX: &[u8] = v1::PROTOCOL_PREFIX.as_bytes();
 
@@ -35,7 +40,7 @@ pub enum ProxyHeader {
 /// Parses the PROXY header at the beginning of `bytes`.
 ///
 /// The result is [`ProxyHeader::Incomplete`] for every proper prefix of a valid header, and never for more than
-/// [`HEADER_BYTES_MAX`] bytes.
+/// [`HEADER_BYTES_MAX`] bytes ([`LOCAL_BYTES_MAX`] for `LOCAL`).
 #[must_use]
 pub fn parse(bytes: &[u8]) -> ProxyHeader {
     if is_prefix(bytes, V1_PREFIX) {
@@ -85,11 +90,16 @@ fn v2_header(bytes: &[u8]) -> ProxyHeader {
         return ProxyHeader::Incomplete;
     }
     let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
-    if length > HEADER_BYTES_MAX {
+    let is_local = bytes[12] == V2_LOCAL;
+    if length > HEADER_BYTES_MAX && !is_local {
         return ProxyHeader::Invalid;
     }
     if bytes.len() < length {
         return ProxyHeader::Incomplete;
+    }
+    if is_local {
+        // The receiver must accept it and discard the block, whatever family it has (section 2.2 of the specification).
+        return ProxyHeader::Present { length, client: None };
     }
     match v2::Header::try_from(&bytes[..length]) {
         Ok(header) => {

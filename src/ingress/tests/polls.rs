@@ -362,7 +362,9 @@ async fn a_client_that_does_not_send_its_version_speaks_engine_io_3() {
     has(&answer(&mut stream).await, 101, &[]);
     assert!(matches!(fixture.told().await, ShardMessage::Upgrade(_)));
 
-    let told = fixture.exchange(&handshake("/socket.io/?transport=websocket", &[])).await;
+    let told = fixture
+        .exchange(&handshake("/socket.io/?transport=websocket", &[]))
+        .await;
     has(&told, 101, &[]);
     let opening = fixture.adopted().await.engine_io.expect("a session");
     assert_eq!(opening.revision, Revision::Three);

@@ -51,3 +51,18 @@ async fn proxy_headers_count_at_any_split_and_only_from_trusted_proxies() {
         &[],
     );
 }
+
+/// Such as HAProxy's health check, which may send its own address and extensions.
+#[tokio::test]
+async fn a_request_behind_a_long_local_header_is_served() {
+    let mut fixture =
+        fixture(|settings| settings.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).expect("good"));
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x20\xff\xff\xff".to_vec();
+    header.extend(vec![b'x'; usize::from(u16::MAX)]);
+    has(
+        &fixture.exchange(&[header, handshake("/open", &[])].concat()).await,
+        101,
+        &[],
+    );
+    assert_eq!(fixture.adopted().await.address, Some([127, 0, 0, 1].into()));
+}

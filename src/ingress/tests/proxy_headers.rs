@@ -49,6 +49,11 @@ fn valid_headers() -> Vec<(Vec<u8>, Option<&'static str>)> {
         // LOCAL is the proxy's own health check: its addresses do not count.
         (v2(0, 0x00, &[]), None),
         (v2(0, 0x11, &v4), None),
+        (v2(0, 0x11, &[0; 4]), None),
+        (v2(0, 0x21, &v4), None),
+        (v2(0, 0x71, &[0xff; 7]), None),
+        (v2(0, 0xff, &[0; 300]), None),
+        (v2(1, 0x00, &[1, 2, 3]), None),
     ]
 }
 
@@ -69,6 +74,19 @@ fn valid_headers_are_parsed_at_every_split_and_leave_the_rest() {
             let length = bytes.len() - if bytes == &followed { 20 } else { 0 };
             assert_eq!(parse(bytes), present(length, client), "{}", bytes.escape_ascii());
         }
+    }
+}
+
+#[test]
+fn a_local_header_of_any_length_is_discarded() {
+    for payload in [0, 4096, usize::from(u16::MAX)] {
+        let bytes = v2(0, 0x31, &vec![0xaa; payload]);
+        assert_eq!(parse(&bytes[..bytes.len() - 1]), ProxyHeader::Incomplete);
+        assert_eq!(parse(&bytes), present(bytes.len(), None));
+        let mut named = bytes;
+        named[12] = 0x21;
+        let is_valid = matches!(parse(&named), ProxyHeader::Present { .. });
+        assert!(payload == 0 || !is_valid, "{payload}");
     }
 }
 
@@ -112,6 +130,7 @@ proptest! {
         bytes.extend(noise);
         match parse(&bytes) {
             ProxyHeader::Present { length, .. } => prop_assert!(length <= bytes.len()),
+            ProxyHeader::Incomplete if bytes.get(12) == Some(&V2_LOCAL) => prop_assert!(bytes.len() < LOCAL_BYTES_MAX),
             ProxyHeader::Incomplete => prop_assert!(bytes.len() < HEADER_BYTES_MAX),
             ProxyHeader::Absent | ProxyHeader::Invalid => {}
         }
