@@ -150,6 +150,14 @@ impl Session {
         })
     }
 
+    /// Whether a command or a publication of the client waits for its answer.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        self.activity
+            .as_ref()
+            .is_some_and(|activity| activity.publish.is_some() || !activity.commands.is_empty())
+    }
+
     /// When [`Input::Timer`](super::Input::Timer) is due, in monotonic milliseconds.
     #[must_use]
     pub const fn next_deadline_ms(&self) -> u64 {

@@ -116,7 +116,8 @@ impl ShardCore {
                 reply(self.fanout.count_subscribers(&mut self.connections, &channel));
             }
             ShardMessage::Drain { over_ms } => {
-                self.control.begin_drain(over_ms, self.connections.slots().end, now);
+                let (slots, connections) = (self.connections.slots().end, self.connections.len());
+                self.control.begin_drain(over_ms, slots, connections, now);
             }
         }
         None

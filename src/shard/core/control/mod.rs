@@ -46,14 +46,28 @@ impl Control {
         scramble(self.entropy)
     }
 
-    /// Begins the drain, unless it has begun. `slots`: how many slots have been taken.
-    pub(super) fn begin_drain(&mut self, over_ms: u64, slots: u32, now: Now) {
-        self.drain.get_or_insert_with(|| Drain::new(over_ms, slots, now));
+    /// Begins the drain, unless it has begun. `slots`: how many slots have been taken; `connections`: how many of them hold
+    /// a connection.
+    pub(super) fn begin_drain(&mut self, over_ms: u64, slots: u32, connections: usize, now: Now) {
+        self.drain
+            .get_or_insert_with(|| Drain::new(over_ms, slots, connections, now));
     }
 
     /// The drain, if it has begun.
     pub(super) const fn drain(&self) -> Option<&Drain> {
         self.drain.as_ref()
+    }
+
+    /// The drain closes the connection in a slot later.
+    pub(super) fn postpone(&mut self, slot: u32, now: Now) {
+        if let Some(drain) = &mut self.drain {
+            drain.postpone(slot, now);
+        }
+    }
+
+    /// Takes the slots whose connections the drain postponed.
+    pub(super) fn take_postponed(&mut self) -> Vec<u32> {
+        self.drain.as_mut().map(Drain::take_postponed).unwrap_or_default()
     }
 
     /// What the drain does next.

@@ -2,6 +2,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::event::{Event, PublishOptions};
+use crate::session::CommandOutcome;
 use crate::shard::mailbox::{ClientsPage, SubscriptionsPage};
 
 fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> ClientsPage {
@@ -146,23 +147,64 @@ fn a_drain_tells_all_clients_when_and_closes_them_one_by_one() {
         rig.core.on_end_of_input(id, rig.now);
     }
     assert!(rig.core.is_finished());
-    assert!(rig.now.mono_ms - START.mono_ms <= 16_000);
+    assert!(rig.now.mono_ms - START.mono_ms < 1_000, "few clients need no pace");
 }
 
 #[test]
 fn a_connection_that_arrives_during_a_drain_is_notified_and_closed_too() {
     let mut rig = Rig::new();
     let early = rig.connect();
+    for _ in 0..199 {
+        rig.connect();
+    }
     rig.message(ShardMessage::Drain { over_ms: 10_000 });
-    rig.pass(5_000);
+    rig.pass(1_500);
     let late = rig.connect();
-    for (id, close_in_ms) in [(early, 4_000), (late, 3_000)] {
+    for (id, close_in_ms) in [(early, 259), (late, 750)] {
         let got = quiet(rig.read(id));
         assert_eq!(got[0].text()["data"]["close_in_ms"], close_in_ms);
         assert_eq!(got.len() == 2, id == early, "{got:?}");
     }
-    rig.pass(3_000);
+    rig.pass(750);
     assert_eq!(quiet(rig.read(late)), [Received::Close(1012)]);
+    let later = rig.connect();
+    rig.pass(0);
+    let got = quiet(rig.read(later));
+    assert_eq!(got[0].text()["data"]["close_in_ms"], 0);
+    assert_eq!(got[1..], [Received::Close(1012)]);
+}
+
+#[test]
+fn the_closes_of_many_connections_are_spread_over_the_drain() {
+    let mut rig = Rig::new();
+    let ids: Vec<_> = (0..400).map(|_| rig.connect()).collect();
+    rig.message(ShardMessage::Drain { over_ms: 2_000 });
+    rig.pass(0);
+    let mut last_ms = 0;
+    for (index, &id) in (0..).zip(&ids) {
+        let close_in_ms = rig.read(id)[0].text()["data"]["close_in_ms"].as_u64();
+        assert_eq!(close_in_ms, Some(250 + 1_350 * (index + 1) / 401));
+        last_ms = close_in_ms.unwrap_or(0);
+    }
+    assert!(last_ms > 1_590, "four fifths of the drain");
+}
+
+#[test]
+fn the_pace_of_a_drain_counts_connections_that_are_there() {
+    let mut rig = Rig::new();
+    let ids: Vec<_> = (0..200).map(|_| rig.connect()).collect();
+    for &id in &ids[..199] {
+        rig.core.on_end_of_input(id, rig.now);
+    }
+    rig.pass(0);
+    rig.message(ShardMessage::Drain { over_ms: 20_000 });
+    rig.pass(0);
+    let got = rig.read(ids[199]);
+    let told = got
+        .iter()
+        .find(|received| kinds(std::slice::from_ref(received)) == ["going_away"]);
+    let close_in_ms = told.expect("told").text()["data"]["close_in_ms"].as_u64();
+    assert!(close_in_ms < Some(270), "{close_in_ms:?}");
 }
 
 #[test]
@@ -196,4 +238,30 @@ fn publishers_encode_a_format_only_while_a_connection_needs_it() {
         2,
         "endpoints without connections give their index back"
     );
+}
+
+#[test]
+fn a_connection_whose_command_is_not_answered_stays_for_four_fifths_of_the_drain() {
+    for answered in [true, false] {
+        let mut rig = Rig::new();
+        let id = rig.connect();
+        rig.say(id, r#"{"type":"command","id":"c1","action":"grid.start"}"#);
+        let (to, _, request, _) = rig.asked.command.lock().expect("not poisoned").remove(0);
+        rig.message(ShardMessage::Drain { over_ms: 20_000 });
+        rig.pass(0);
+        assert_eq!(kinds(&rig.read(id)), ["going_away"]);
+        rig.pass(5_000);
+        assert_eq!(quiet(rig.read(id)), []);
+        if answered {
+            let outcome = CommandOutcome::Success { data: "1".into() };
+            rig.message(ShardMessage::Responded { to, request, outcome });
+            rig.pass(20);
+            assert_eq!(kinds(&quiet(rig.read(id))), ["response", "close"]);
+        } else {
+            rig.pass(10_980);
+            assert_eq!(quiet(rig.read(id)), []);
+            rig.pass(20);
+            assert_eq!(quiet(rig.read(id)), [Received::Close(1012)]);
+        }
+    }
 }
