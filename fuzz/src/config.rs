@@ -21,7 +21,7 @@ pub fn check_input(data: &[u8]) {
             let again =
                 load(printed.as_bytes(), &environment).unwrap_or_else(|problems| panic!("{problems}\nof\n{printed}"));
             assert_eq!(again.to_toml(), printed);
-            let _ = config.warnings();
+            let _ = config.warnings(&environment);
         }
     }
 }

@@ -220,6 +220,11 @@ fn rounded(rate: f64) -> f64 {
     (rate * 100.0).round() / 100.0
 }
 
+/// Rounds to a ten thousandth of a core, which is a hundredth of a percent: an idle gateway needs less than a percent.
+fn rounded_cores(cores: f64) -> f64 {
+    (cores * 10_000.0).round() / 10_000.0
+}
+
 impl Health {
     fn of(sample: &GatewaySample, status: &'static str) -> Self {
         Self {
@@ -247,7 +252,7 @@ impl<'a> Update<'a> {
             events_per_s: rounded(sample.rates.events),
             credits: sample.hub.credits,
             credits_lent: sample.hub.credits_lent,
-            cpu: rounded(sample.rates.cpu),
+            cpu: rounded_cores(sample.rates.cpu),
             cpu_s: rounded(Duration::from_micros(sample.process.cpu_us).as_secs_f64()),
             rss_bytes: sample.process.rss_bytes,
             total: Load::of(&sample.total, &sample.rates),
@@ -285,7 +290,7 @@ impl Load {
             pending_bytes: shard.pending_bytes,
             sends: shard.sends,
             turns: shard.turns,
-            cpu: rounded(rates.cpu),
+            cpu: rounded_cores(rates.cpu),
         }
     }
 }
@@ -300,6 +305,12 @@ mod tests {
     use crate::metrics::ShardMetrics;
     use crate::shard::mailbox::mailbox;
     use tickgate_protocol::channel::Pattern;
+
+    #[test]
+    fn the_load_of_an_idle_gateway_is_not_rounded_to_nothing() {
+        assert_eq!(rounded_cores(0.003_14), 0.0031);
+        assert_eq!(rounded_cores(1.999_99), 2.0);
+    }
 
     struct Rig {
         report: SelfReport,

@@ -40,6 +40,9 @@ pub(super) struct Arguments {
 /// Runs the gateway and the backend until the gateway is drained.
 pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let ready = Ready::new(arguments.file.config.as_deref())?;
+    if ready.config.ignores_tokens() {
+        return Err(missing("tokens: set auth.mode to \"required\" or \"optional\""));
+    }
     let settings = Settings {
         listen: arguments.page,
         seed: arguments.seed,
@@ -48,7 +51,8 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     };
     let backend = Backend::bind(settings).map_err(|error| {
         let address = arguments.page;
-        Failure::running(&io::Error::other(format!("cannot listen on {address}: {error}")))
+        let message = format!("cannot listen on {address}: {error}; choose another address with --page");
+        Failure::running(&io::Error::other(message))
     })?;
     let page = backend.address();
     let tokens = tokens(&ready.config)?;
@@ -124,11 +128,14 @@ fn tokens(config: &Config) -> Result<Tokens, Failure> {
     })
 }
 
-fn access(ready: &Ready, gateway: &Gateway, tokens: Tokens) -> Result<Access, Failure> {
-    let missing = |what: &str| Failure {
+fn missing(what: &str) -> Failure {
+    Failure {
         message: format!("the demo needs {what}"),
         code: MISCONFIGURED,
-    };
+    }
+}
+
+fn access(ready: &Ready, gateway: &Gateway, tokens: Tokens) -> Result<Access, Failure> {
     let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
     let run_key = ready.run_keys.as_ref().and_then(|keys| keys.admin_key.clone());
     Ok(Access {

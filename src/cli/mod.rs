@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use tickgate::config::{Config, Environment};
 
 mod demo;
+mod first_steps;
 mod logging;
 mod serve;
 mod token;
@@ -113,9 +114,11 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     config
         .needs_run_keys(&environment)
         .map_err(|error| Failure::misconfigured(&error))?;
-    for warning in config.warnings() {
+    for warning in config.warnings(&environment) {
         print_error(&format!("warning: {warning}"));
     }
-    print_out(&config.to_toml());
+    print_out(&format!("{}\n{}", config.to_toml(), Config::built_in_classes()));
+    let name = file.map_or_else(|| "the default configuration".into(), Path::to_string_lossy);
+    print_error(&format!("{name}: valid"));
     Ok(())
 }

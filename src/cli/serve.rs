@@ -5,20 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tickgate::auth::{Grant, MintError, mint};
 use tickgate::config::{Config, RunKeys};
 use tickgate::gateway::{self, Gateway, Handle};
-use tickgate::ingress::ListenAddress;
 use tickgate::metrics::Counter;
-use tickgate::time::unix_ms;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{FAILED, Failure, load, logging, print_out};
-
-/// The user of the token that a run without configured keys prints.
-const RUN_USER: &str = "42";
-const RUN_ROLE: &str = "trader";
-const RUN_TTL_MS: u64 = 24 * 3600 * 1000;
+use super::{FAILED, Failure, first_steps, load, logging, print_out};
 
 /// Runs the gateway until it has drained.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
@@ -48,7 +40,7 @@ impl Ready {
         };
         let (format, level) = config.log();
         let log_lines_dropped = logging::start(format, level).map_err(|error| Failure::running(&error))?;
-        for warning in config.warnings() {
+        for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }
         Ok(Self {
@@ -78,7 +70,8 @@ impl Ready {
     }
 }
 
-/// Raises the limit of open files, and warns when it is lower than the configuration needs. Returns the limit.
+/// Raises the limit of open files. A limit that is lower than the configuration needs is logged: as a warning if somebody
+/// chose the number of connections. Returns the limit.
 fn raise_descriptors(config: &Config) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = config.descriptors_wanted();
@@ -102,11 +95,15 @@ fn raise_descriptors(config: &Config) -> u64 {
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if now < wanted {
         let connections_max = config.connections_max(now);
-        tracing::warn!(
-            open_files_max = now,
-            connections_max,
-            "RLIMIT_NOFILE is lower than server.max_connections needs"
-        );
+        if config.chooses_connections_max() {
+            tracing::warn!(
+                open_files_max = now,
+                connections_max,
+                "RLIMIT_NOFILE is lower than server.max_connections needs"
+            );
+        } else {
+            tracing::info!(connections_max, "RLIMIT_NOFILE bounds the connections");
+        }
     }
     now
 }
@@ -124,45 +121,11 @@ pub(super) fn start(settings: gateway::Settings) -> Result<Gateway, Failure> {
 /// Prints commands to try the gateway, when it made keys of its own.
 fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
     if let Some(run_keys) = run_keys {
-        match commands_to_try(config, gateway, run_keys) {
+        match first_steps::commands(config, gateway, run_keys) {
             Ok(commands) => print_out(&commands),
             Err(error) => tracing::warn!(%error, "cannot sign a token for this run"),
         }
     }
-}
-
-fn commands_to_try(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -> Result<String, MintError> {
-    const SUBSCRIBE: &str = r#"{"type":"subscribe","channels":["grid.*"]}"#;
-    const EVENT: &str = r#"{"channel":"grid.abc.status","event":"update","data":{"id":"abc","current_price":94000.5}}"#;
-    let grant = Grant {
-        subject: RUN_USER.into(),
-        role: Some(RUN_ROLE.into()),
-        ttl_ms: RUN_TTL_MS,
-        ..Grant::default()
-    };
-    let token = mint(&grant, &config.keys(), &config.auth(), unix_ms())?;
-    let mut lines = format!(
-        "No key is configured. The gateway made keys for this run; they are gone when it ends.\n\n\
-         token (user {RUN_USER}, role {RUN_ROLE}, 24 h):\n  {token}\n"
-    );
-    let public = gateway.addresses().iter().find_map(ListenAddress::tcp);
-    let admin = gateway.admin_address().tcp();
-    if let Some(key) = &run_keys.admin_key {
-        lines += &format!("admin key:\n  {key}\n");
-    }
-    if let (Some(address), Some(path)) = (public, config.native_path()) {
-        lines += &format!(
-            "\nConnect and subscribe (npm install --global wscat):\n  \
-             wscat -c 'ws://{address}{path}?token={token}' -w 600 -x '{SUBSCRIBE}'\n"
-        );
-    }
-    if let (Some(address), Some(key)) = (admin, &run_keys.admin_key) {
-        lines += &format!(
-            "\nPublish, in another terminal:\n  curl http://{address}/api/publish -H 'Authorization: Bearer {key}' \
-             -H 'Content-Type: application/json' -d '{EVENT}'\n"
-        );
-    }
-    Ok(lines + "\n")
 }
 
 /// SIGTERM and SIGINT of this process.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Config;
-use super::sections::Endpoint;
+use super::sections::{Endpoint, Server};
 use super::value::milliseconds;
 use crate::auth::KeySet;
 use crate::backend::{commands, feeds};
@@ -60,6 +60,12 @@ impl Config {
         configured.min(u32::try_from(for_connections).unwrap_or(u32::MAX))
     }
 
+    /// Whether `server.max_connections` was chosen, and is not just the default, which is more than most machines allow.
+    #[must_use]
+    pub fn chooses_connections_max(&self) -> bool {
+        self.sections.server.max_connections != Server::default().max_connections
+    }
+
     /// The number of file descriptors that `server.max_connections` needs.
     #[must_use]
     pub fn descriptors_wanted(&self) -> u64 {
@@ -76,6 +82,12 @@ impl Config {
     #[must_use]
     pub fn auth(&self) -> auth::Settings {
         self.sections.auth.settings()
+    }
+
+    /// Whether `auth.mode` is `off`: no connection needs a token, and tokens are ignored.
+    #[must_use]
+    pub fn ignores_tokens(&self) -> bool {
+        self.sections.auth.mode == auth::Mode::Off
     }
 
     /// `None` only for an endpoint that the check refuses.

@@ -18,6 +18,7 @@
 //! - `secrets`: keys from variables and files.
 //! - `gateway`: the settings of the gateway as a whole.
 //! - `run_keys`: keys for a run without configured keys.
+//! - `warnings`: settings that are valid but probably not intended.
 
 mod check;
 mod declare;
@@ -29,6 +30,7 @@ mod sections;
 mod source;
 mod value;
 mod visit;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +88,12 @@ impl Config {
     #[must_use]
     pub fn to_toml(&self) -> String {
         visit::print(self.sections.clone())
+    }
+
+    /// The built-in classes of channels as commented `[[channel]]` tables. They stand behind those of the file.
+    #[must_use]
+    pub fn built_in_classes() -> String {
+        sections::built_in_classes()
     }
 
     /// All sections and keys that exist, in the order of their declaration.

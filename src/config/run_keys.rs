@@ -45,9 +45,8 @@ impl Config {
         }
     }
 
-    /// Settings that are valid but probably not intended. `serve` and `check` report them.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    /// Settings of keys that are valid but probably not intended.
+    pub(super) fn key_warnings(&self) -> Vec<String> {
         let Secrets {
             keys,
             admin_key,

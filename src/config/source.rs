@@ -71,6 +71,11 @@ impl Environment {
         self.0.insert(name.to_owned(), value.into());
     }
 
+    /// The names of the variables.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// The value of a variable. `None`: it is not set, or is not UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

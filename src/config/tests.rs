@@ -1,4 +1,5 @@
 mod documentation;
+mod warnings;
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -100,7 +101,7 @@ fn every_key_is_accepted() {
         "the newline at the end is not part of the key"
     );
     assert_eq!(config.secrets.keys.len(), 3);
-    let warnings = config.warnings();
+    let warnings = config.warnings(&environment());
     assert!(
         warnings.iter().all(|warning| !warning.contains("read by every user")),
         "{warnings:?}"
@@ -335,7 +336,7 @@ fn a_secret_file_that_every_user_can_read_causes_a_warning() {
     let toml = format!("[admin]\nkey_file = \"{}\"\n", file.display());
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
     let warning = format!("{} can be read by every user of this machine", file.display());
-    assert_eq!(config.warnings(), [warning]);
+    assert_eq!(config.warnings(&Environment::default()), [warning]);
 }
 
 #[test]
@@ -346,7 +347,7 @@ fn an_admin_api_without_a_key_or_with_a_short_one_causes_a_warning() {
             None => Environment::default(),
         };
         let config = load(toml, &environment).unwrap_or_else(|problems| panic!("{problems}"));
-        config.warnings().join("\n")
+        config.warnings(&environment).join("\n")
     };
     const OFF: &str = "[auth]\nmode = \"off\"\n";
     assert!(warnings(OFF, None).starts_with("no admin key and no key for tokens is configured"));
@@ -429,10 +430,12 @@ fn feeds_are_built_from_their_keys() {
 fn the_deployed_file_is_accepted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().display().to_string();
-    for name in ["jwt-secret", "admin-key"] {
+    for name in ["jwt-secret", "admin-key", "command-secret"] {
         std::fs::write(directory.path().join(name), "0123456789abcdef0123456789abcdef\n").expect("written");
     }
-    let toml = include_str!("../../deploy/tickgate.toml").replace("/etc/tickgate/secrets", &path);
+    let toml = include_str!("../../deploy/tickgate.toml")
+        .replace("/etc/tickgate/secrets", &path)
+        .replace("/var/lib/tickgate", &path);
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(
         (config.secrets.keys.len(), config.secrets.admin_key.is_some()),

@@ -141,13 +141,16 @@ fn open_snapshot(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
 /// Restores the state of the last run into the hub, and starts the thread that saves it from now on.
 fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<SnapshotWriter, Error> {
     let path = snapshot.path().to_owned();
+    let is_new = snapshot.is_new();
     let loaded = match snapshot.load(hub, clock.now()) {
         Ok(loaded) => loaded,
         Err(source) => return Err(Error::Snapshot { path, source }),
     };
     let (path, epoch) = (path.display(), hub.epoch());
     let (channels, events) = (loaded.channels, loaded.events);
-    if loaded.was_open {
+    if is_new {
+        tracing::info!(%path, %epoch, "the snapshot is new: the state begins empty");
+    } else if loaded.was_open {
         tracing::warn!(%path, %epoch, channels, events,
             "the last run did not end with a drain: events after its last snapshot are lost, and a new epoch begins");
     } else {

@@ -26,14 +26,14 @@ impl Listeners {
         let public = if passed.public.is_empty() {
             let addresses = settings.ingress.listen.iter();
             addresses
-                .map(|address| bind(address, PUBLIC_SOCKET_MODE))
+                .map(|address| bind(address, PUBLIC_SOCKET_MODE, "server.listen"))
                 .collect::<Result<_, _>>()?
         } else {
             passed.public.into_iter().map(inherit).collect::<Result<_, _>>()?
         };
         let admin = match passed.admin {
             Some(passed) => inherit(passed)?,
-            None => bind(&settings.admin.listen, ADMIN_SOCKET_MODE)?,
+            None => bind(&settings.admin.listen, ADMIN_SOCKET_MODE, "server.admin_listen")?,
         };
         Ok(Self { public, admin })
     }
@@ -44,8 +44,9 @@ impl Listeners {
     }
 }
 
-fn bind(address: &ListenAddress, mode: u32) -> Result<Listener, Error> {
+fn bind(address: &ListenAddress, mode: u32, key: &'static str) -> Result<Listener, Error> {
     Listener::bind(address, mode).map_err(|source| Error::Listen {
+        key,
         address: address.clone(),
         source,
     })

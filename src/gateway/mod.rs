@@ -94,8 +94,10 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A listener could not be opened.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{remedy}", remedy = listen_remedy(source, key))]
     Listen {
+        /// The key of the configuration that names the address.
+        key: &'static str,
         /// The address of the listener.
         address: ListenAddress,
         /// The cause.
@@ -110,7 +112,8 @@ pub enum Error {
         source: io::Error,
     },
     /// The snapshot cannot be used.
-    #[error("cannot use the snapshot {path}: {source}", path = path.display())]
+    #[error("cannot use the snapshot {path} (state.snapshot): {source}{remedy}", path = path.display(),
+        remedy = snapshot_remedy(source))]
     Snapshot {
         /// The snapshot's file.
         path: PathBuf,
@@ -123,6 +126,30 @@ pub enum Error {
     /// A task or thread of the gateway panicked.
     #[error("{0} panicked")]
     Panicked(&'static str),
+}
+
+/// What to do when a listener could not be opened, as the end of a message.
+fn listen_remedy(error: &io::Error, key: &str) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there: end it, or choose another address with",
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address: choose another one with",
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use the port (below 1024) or the folder of the socket: choose another address with"
+        }
+        io::ErrorKind::NotFound => "the folder of the socket does not exist: create it, or choose another address with",
+        _ => return String::new(),
+    };
+    format!("; {remedy} {key}")
+}
+
+/// What to do when a snapshot cannot be used, as the end of a message.
+fn snapshot_remedy(error: &snapshot::Error) -> &'static str {
+    if error.is_forbidden() {
+        "; the user that runs the gateway must be allowed to write to the file and its folder (with systemd, \
+         StateDirectory=)"
+    } else {
+        ""
+    }
 }
 
 /// A running gateway. Dropping it stops it at once.

@@ -27,6 +27,11 @@ fn check_prints_the_effective_configuration_without_secrets() {
         "{printed}"
     );
     assert!(!printed.contains(SECRET) && !printed.contains(ADMIN_KEY));
+    assert!(
+        printed.contains("# match = \"market.*.trade\"\n"),
+        "the built-in classes: {printed}"
+    );
+    assert_eq!(text(&checked.stderr), "the default configuration: valid\n");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("again.toml");
     std::fs::write(&file, &printed).expect("written");
@@ -121,6 +126,8 @@ async fn a_taken_address_exits_with_1() {
         "{}",
         text(&ended.stderr)
     );
+    let remedy = "another process listens there: end it, or choose another address with server.listen";
+    assert!(text(&ended.stderr).contains(remedy), "{}", text(&ended.stderr));
 }
 
 #[tokio::test]

@@ -93,6 +93,16 @@ impl Gateway {
         Self::launch(command, server, rest).await
     }
 
+    /// Starts a gateway that has no keys and makes its own.
+    pub(crate) async fn start_without_keys(server: &str, rest: &str) -> Self {
+        let mut command = binary();
+        command
+            .arg("serve")
+            .env_remove("TICKGATE_JWT_SECRET")
+            .env_remove("TICKGATE_ADMIN_KEY");
+        Self::launch(command, server, rest).await
+    }
+
     /// Starts a gateway and passes it the public socket as systemd does (`sd_listen_fds(3)`): as descriptor 3, with two
     /// variables, one of which is the id of the process.
     pub(crate) async fn start_on(socket: &TcpListener, server: &str) -> Self {

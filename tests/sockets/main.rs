@@ -1,7 +1,7 @@
 //! Tests of the binary with real sockets and clients.
 //!
 //! Each test starts a gateway of its own, on free ports and in a temporary directory, and ends it. The tests assert order,
-//! completeness and codes, never times.
+//! completeness and codes, never times; only a drain of few clients must be fast.
 
 mod backends;
 mod cli;
@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod logs;
+mod newcomer;
 mod recovery;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]

@@ -7,6 +7,7 @@ use crate::config::check::{Check, not_empty};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
+use crate::config::visit;
 use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
 
 section! {
@@ -96,7 +97,35 @@ pub(in crate::config) fn classes(channels: &[ChannelClass]) -> Classes {
     Classes::new(channels.iter().filter_map(entry).collect())
 }
 
+/// The built-in classes as `[[channel]]` tables, each line a comment.
+pub(in crate::config) fn built_in_classes() -> String {
+    let mut text =
+        String::from("# The built-in classes. A [[channel]] above stands before them: the first match decides.\n");
+    for (pattern, class) in Classes::default().entries() {
+        let table = visit::print(ChannelClass::of(pattern, class));
+        text += "#\n# [[channel]]\n";
+        for line in table.lines() {
+            text += &format!("# {line}\n");
+        }
+    }
+    text
+}
+
 impl ChannelClass {
+    fn of(pattern: &Pattern, class: &Class) -> Self {
+        Self {
+            pattern: Some(pattern.clone()),
+            history: class.history.map(|history| HistoryKeys {
+                size: history.size,
+                ttl: Duration::from_millis(history.ttl_ms),
+            }),
+            cache: class.cache_last.then_some(Cache::Last),
+            record_key: class.record_key.as_deref().map(str::to_owned),
+            only_changed: class.only_changed,
+            overflow: Some(class.overflow),
+        }
+    }
+
     fn class(&self) -> Class {
         let (cache_last, has_history) = (self.cache.is_some(), self.history.is_some());
         Class {

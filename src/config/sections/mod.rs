@@ -16,7 +16,7 @@ mod server;
 mod state;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key};
-pub(super) use channel::ChannelClass;
+pub(super) use channel::{ChannelClass, built_in_classes};
 pub(super) use command::Command;
 pub(super) use endpoint::{DialectName, Endpoint};
 pub(super) use feed::Feed;

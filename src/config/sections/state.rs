@@ -1,6 +1,6 @@
 //! `[state]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::check::ensure;
@@ -34,15 +34,30 @@ section! {
         value evicted_names: u64 = 64 * 1024,
             check |names| ensure((STRIPES as u64..=u64::from(u32::MAX)).contains(names), "must be 16 to 4294967295");
         /// The absolute path of the file that the state is written to, at intervals and at the end of a drain. With it, epoch,
-        /// offsets, histories, last values and ids survive a restart.
+        /// offsets, histories, last values and ids survive a restart. Its folder must exist, and the gateway's user must be
+        /// allowed to write there.
         value snapshot: Option<PathBuf> = None,
-            check |path| ensure(path.as_ref().is_none_or(|path| path.is_absolute()), "must be an absolute path");
+            check is_in_a_folder;
         /// The time between two writes of the file, at least 1 s. Only channels that changed are written.
         value snapshot_interval: Duration = Duration::from_secs(30), check at_least_a_second;
         /// How long the `id` of a published event is remembered, at least 1 s. An id is forgotten earlier if 500,000 later ids were
         /// accepted, and may be remembered twice as long.
         value dedup_window: Duration = Duration::from_secs(5 * 60), check at_least_a_second;
     }
+}
+
+fn is_in_a_folder(path: &Option<PathBuf>) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    ensure(path.is_absolute(), "must be an absolute path")?;
+    ensure(!path.is_dir(), "is a folder: name a file in it")?;
+    let folder = path.parent().unwrap_or(path).display();
+    ensure(
+        path.parent().is_some_and(Path::is_dir),
+        format_args!(
+            "the folder {folder} does not exist: create it for the user that runs the gateway (with systemd, \
+             StateDirectory=tickgate makes /var/lib/tickgate)"
+        ),
+    )
 }
 
 fn at_least_a_second(duration: &Duration) -> Result<(), String> {

@@ -80,6 +80,18 @@ pub enum Error {
     Damaged(&'static str),
 }
 
+impl Error {
+    /// Whether the operating system does not let this process write the file.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let Self::Store(redb::Error::Io(error)) = self else {
+            return false;
+        };
+        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+    }
+}
+
 macro_rules! store_errors {
     ($($type:ty),*) => { $(
         impl From<$type> for Error {
@@ -101,6 +113,8 @@ pub struct Snapshot {
     database: Option<Database>,
     settings: Settings,
     epoch: Epoch,
+    // Whether there was no earlier state.
+    is_new: bool,
     // Whether the file was open at start, so that its content gets a new epoch.
     was_open: bool,
     // Whether the file lacks changes that the hub will not export again. The next save is complete then.
@@ -128,7 +142,7 @@ impl Snapshot {
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let database = Database::create(&settings.path)?;
         let found = read_meta(&database)?;
-        let (epoch, was_open) = match found {
+        let (epoch, was_open) = match &found {
             None => (Epoch(rand::random()), false),
             Some(meta) if meta.format != FORMAT => return Err(Error::Format { found: meta.format }),
             Some(meta) if meta.stripes != STRIPES as u64 => {
@@ -141,6 +155,7 @@ impl Snapshot {
             database: Some(database),
             settings,
             epoch,
+            is_new: found.is_none(),
             was_open,
             is_behind: false,
         };
@@ -154,6 +169,12 @@ impl Snapshot {
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether the file was created: there was no earlier state.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Saves the last changes and marks the file as complete. Nothing may be published any more.

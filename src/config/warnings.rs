@@ -1,0 +1,96 @@
+//! Settings that are valid but probably not intended.
+
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+use tickgate_protocol::channel::Pattern;
+
+use super::source::Environment;
+use super::{Config, Sections};
+use crate::auth::Mode;
+use crate::ingress::ListenAddress;
+
+impl Config {
+    /// Settings that are valid but probably not intended. `serve` and `check` report them.
+    #[must_use]
+    pub fn warnings(&self, environment: &Environment) -> Vec<String> {
+        let sections = &self.sections;
+        let mut warnings = self.key_warnings();
+        warnings.extend(open_to_everyone(sections));
+        warnings.extend(folders(sections));
+        let commands = sections.commands.iter().map(|command| command.pattern.as_ref());
+        warnings.extend(never_reached("command", commands));
+        let channels = sections.channels.iter().map(|channel| channel.pattern.as_ref());
+        warnings.extend(never_reached("channel", channels));
+        warnings.extend(environment.names().filter_map(almost_a_key));
+        warnings
+    }
+}
+
+/// Without tokens, every machine that reaches a public listener has the permissions of `[auth.anonymous]`.
+fn open_to_everyone(sections: &Sections) -> Option<String> {
+    if sections.auth.mode != Mode::Off {
+        return None;
+    }
+    let public = sections.server.listen.iter().find(|address| !address.is_local())?;
+    Some(format!(
+        "auth.mode is \"off\", and other machines can reach {public}: all of them have the permissions of [auth.anonymous]"
+    ))
+}
+
+/// Folders in which the gateway cannot make its files.
+fn folders(sections: &Sections) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let server = &sections.server;
+    for address in server.listen.iter().chain([&server.admin_listen]) {
+        if let ListenAddress::Unix(path) = address
+            && let Some(folder) = path.parent().filter(|folder| !folder.is_dir())
+        {
+            let folder = folder.display();
+            warnings.push(format!(
+                "the folder {folder} of {address} does not exist: without it (or a socket from systemd) the gateway cannot start"
+            ));
+        }
+    }
+    let snapshot = sections.state.snapshot.as_deref();
+    if let Some(folder) = snapshot.and_then(Path::parent)
+        && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err()
+    {
+        let folder = folder.display();
+        warnings.push(format!(
+            "state.snapshot: this user may not write to {folder}: a gateway that runs as this user cannot start"
+        ));
+    }
+    warnings
+}
+
+/// Entries of an array of tables that an earlier, wider pattern hides.
+fn never_reached<'a>(key: &str, patterns: impl Iterator<Item = Option<&'a Pattern>>) -> Vec<String> {
+    let patterns: Vec<_> = patterns.collect();
+    let mut warnings = Vec::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        let Some(pattern) = pattern else { continue };
+        let hides = |earlier: &Option<&Pattern>| earlier.is_some_and(|earlier| earlier.covers(pattern));
+        if let Some(earlier) = patterns[..index].iter().position(hides)
+            && let Some(wide) = patterns[earlier]
+        {
+            warnings.push(format!(
+                "{key}[{index}] (match = \"{pattern}\") is never used: {key}[{earlier}] (match = \"{wide}\") stands before it \
+                 and matches all of it, and the first match decides; move the wider one to the end"
+            ));
+        }
+    }
+    warnings
+}
+
+/// The warning about a variable that names a key but for the two underscores behind the section.
+fn almost_a_key(variable: &str) -> Option<String> {
+    let rest = variable.strip_prefix("TICKGATE_").filter(|rest| !rest.contains("__"))?;
+    let catalogue = Config::catalogue();
+    let mut keys = catalogue.iter().flat_map(|section| &section.keys);
+    let key = keys.find(|key| key.name.replace('.', "_").eq_ignore_ascii_case(rest))?;
+    let meant = key.name.replace('.', "__").to_ascii_uppercase();
+    Some(format!(
+        "the variable {variable} has no effect: two underscores stand behind the section (TICKGATE_{meant})"
+    ))
+}
