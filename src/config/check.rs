@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::problem::{Origin, Problems, join};
+use super::value::duration_text;
 
 /// Where each given key was written, by its full name.
 pub(super) type Given = BTreeMap<String, Origin>;
@@ -84,13 +85,34 @@ pub(super) fn at_least<T: PartialOrd + Display>(value: T, min: T) -> Result<(), 
     ensure(value >= min, format_args!("must be at least {min}"))
 }
 
+/// Accepts values from `min` to `max`.
+pub(super) fn within<T: PartialOrd + Display + Copy>(value: T, min: T, max: T) -> Result<(), String> {
+    at_least(value, min).and(at_most(value, max))
+}
+
 /// Accepts values up to `max`.
 pub(super) fn at_most<T: PartialOrd + Display>(value: T, max: T) -> Result<(), String> {
     ensure(value <= max, format_args!("must be at most {max}"))
 }
 
+/// The longest duration of one request or step.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// The longest time between two pings, polls or saves. Clients in JavaScript get some of these times, and their timers fire
+/// at once for more than 2^31 - 1 ms (24 days).
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Accepts durations up to `max`.
+pub(super) fn no_longer_than(duration: &Duration, max: Duration) -> Result<(), String> {
+    ensure(*duration <= max, format_args!("must be at most {}", duration_text(max)))
+}
+
+/// Accepts durations longer than zero and up to `max`.
+pub(super) fn positive(duration: &Duration, max: Duration) -> Result<(), String> {
+    not_zero(duration).and(no_longer_than(duration, max))
+}
+
 /// Accepts durations longer than zero.
-pub(super) fn not_zero(duration: &Duration) -> Result<(), String> {
+fn not_zero(duration: &Duration) -> Result<(), String> {
     ensure(!duration.is_zero(), "must be longer than 0s")
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
-use crate::config::check::{Check, ensure, not_zero};
+use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, positive};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
@@ -27,12 +27,13 @@ section! {
         /// How a bad token in a handshake is refused. `http`: with status 401. `close`: after the upgrade, with `auth_result`
         /// and close code 4001 or 4004. `auto`: `close` for browsers, which cannot read a 401, and `http` for other clients.
         value refuse: TokenRefusal = TokenRefusal::Auto;
-        /// The time in which a client must send `auth`. Then the connection is closed with 4002.
-        value timeout: Duration = Duration::from_secs(5), check not_zero;
-        /// How long before its token expires a client gets `auth_expiring`.
-        value expiry_warning: Duration = Duration::from_secs(30);
-        /// How much the clocks may differ when `exp` and `nbf` are checked.
-        value leeway: Duration = Duration::from_millis(Settings::default().leeway_ms);
+        /// The time in which a client must send `auth`, at most 1 h. Then the connection is closed with 4002.
+        value timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
+        /// How long before its token expires a client gets `auth_expiring`, at most 1 d.
+        value expiry_warning: Duration = Duration::from_secs(30), check |time| no_longer_than(time, DAY);
+        /// How much the clocks may differ when `exp` and `nbf` are checked, at most 1 h.
+        value leeway: Duration = Duration::from_millis(Settings::default().leeway_ms),
+            check |time| no_longer_than(time, HOUR);
         /// The claim that names the user.
         value subject_claim: String = Settings::default().subject_claim.into(),
             check |claim| ensure(!claim.is_empty(), "must not be empty");

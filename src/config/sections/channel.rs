@@ -15,7 +15,7 @@ section! {
     struct ChannelClass {
         /// The pattern of the channels.
         value pattern as "match": Option<Pattern> = None, required "is missing: the pattern of the channels";
-        /// `{ size, ttl }`: the newest `size` events (1 to 1,000,000) are kept, none longer than `ttl`. Events carry an `offset`, by
+        /// `{ size, ttl }`: the newest `size` events (1 to 1,000,000) are kept, none longer than `ttl` (at most 365 d). Events carry an `offset`, by
         /// which clients recover.
         value history: Option<HistoryKeys> = None;
         /// `last`: a new subscriber gets the latest event.
@@ -46,7 +46,13 @@ choices!(Overflow {
     "conflate" => Self::Conflate, "drop_oldest" => Self::DropOldest, "disconnect" => Self::Disconnect,
 });
 
+/// The longest time that an event is kept.
+const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
+    if channel.history.is_some_and(|history| history.ttl > TTL_MAX) {
+        check.refuse("history", "`history.ttl` must be at most 365d");
+    }
     let Err(error) = channel.class().check() else { return };
     let keys = match error {
         ClassError::ConflateWithoutCache => ["overflow", "cache"],

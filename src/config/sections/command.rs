@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use crate::config::check::{Check, at_least, not_zero};
+use crate::config::check::{Check, HOUR, positive, within};
 use crate::config::declare::section;
 use tickgate_protocol::channel::Pattern;
 
@@ -16,9 +16,9 @@ section! {
         value pattern as "match": Option<Pattern> = None, required "is missing: the pattern of the actions";
         /// The backend's URL. Commands are posted to it.
         value http: Option<BackendUrl> = None, required "is missing: the backend's URL";
-        /// The time for the whole command, retries included. Then the answer is `TIMEOUT`, and the outcome is unknown. It
+        /// The time for the whole command, retries included, at most 1 h. Then the answer is `TIMEOUT`, and the outcome is unknown. It
         /// should be below the clients' own timeout of 30 s.
-        value timeout: Duration = Duration::from_secs(25), check not_zero;
+        value timeout: Duration = Duration::from_secs(25), check |time| positive(time, HOUR);
         /// The variable that holds the secret that signs requests.
         value hmac_secret_env: Option<String> = None;
         /// The file that holds the secret that signs requests.
@@ -27,8 +27,8 @@ section! {
         value idempotent: bool = false;
         /// Each command writes a structured line to the log and publishes an event on `system.log`.
         value audit: bool = false;
-        /// Commands that may be under way at one time. One more is refused with `BACKEND_UNAVAILABLE`.
-        value max_in_flight: u32 = 1000, check |commands| at_least(*commands, 1);
+        /// Commands that may be under way at one time, 1 to 1,000,000. One more is refused with `BACKEND_UNAVAILABLE`.
+        value max_in_flight: u32 = 1000, check |commands| within(*commands, 1, 1_000_000);
 
         refused "nats" "commands over NATS: not supported by this version";
         refused "hmac_secret" "a secret does not stand in the file: name it by hmac_secret_env or hmac_secret_file";

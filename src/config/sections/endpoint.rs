@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::check::{Check, at_least, ensure};
+use super::limits::BYTES_MAX;
+use crate::config::check::{Check, ensure, within};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
@@ -23,8 +24,8 @@ section! {
         /// A connection without a token gets the permissions of `[auth.anonymous]`, whatever `auth.mode` says. A bad token is
         /// refused nevertheless.
         value anonymous: bool = false;
-        /// Replaces `limits.message_bytes` for this endpoint.
-        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| at_least(bytes, 1));
+        /// Replaces `limits.message_bytes` for this endpoint, in the same range.
+        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| within(bytes, 1, BYTES_MAX));
         /// Patterns that every connection is subscribed to once it is authenticated or anonymous. They do not count against
         /// `limits.subscriptions`. A pattern that the client may not subscribe to is skipped; the log says so once for each
         /// endpoint and shard and, at level `debug`, for each client.

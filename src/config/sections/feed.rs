@@ -7,7 +7,7 @@ use crate::auth::Secret;
 use crate::backend::feeds::{
     ChannelTemplate, FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate,
 };
-use crate::config::check::{Check, ensure, not_empty, not_zero};
+use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_empty, positive};
 use crate::config::declare::section;
 
 /// The shortest interval between two polls.
@@ -41,11 +41,11 @@ section! {
         value record_key: Option<String> = None, check not_empty;
         /// An answer that equals the last one is not sent.
         value only_changed: bool = false;
-        /// The time between two polls, at least 100 ms, with jitter.
+        /// The time between two polls, 100 ms to 1 d, with jitter.
         value interval: Duration = Duration::from_secs(10),
-            check |interval| ensure(*interval >= INTERVAL_MIN, "must be at least 100ms");
-        /// The time that one poll may take.
-        value timeout: Duration = Duration::from_secs(5), check not_zero;
+            check |interval| ensure(*interval >= INTERVAL_MIN, "must be at least 100ms").and(no_longer_than(interval, DAY));
+        /// The time that one poll may take, at most 1 h.
+        value timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
 
         refused "password" "a password does not stand in the file: name it by password_env or password_file";
         rule source_fits_the_channel;

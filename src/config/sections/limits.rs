@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::check::{Check, at_least, at_most, not_zero};
+use crate::config::check::{Check, DAY, at_least, at_most, no_longer_than, positive, within};
 use crate::config::declare::section;
 use crate::hub::DEFLATE_BYTES_MIN;
 use crate::session;
@@ -12,32 +12,37 @@ const RATE_MAX: u32 = 1_000_000;
 /// The smallest bound that leaves space for one long reply (any reply over 64 KiB counts as 64 KiB) and others beside it.
 const REPLY_BYTES_MIN: u32 = 128 * 1024;
 
+/// The most bytes of one message or one queue.
+pub(super) const BYTES_MAX: u32 = 1 << 30;
+/// The most events or replies of one queue.
+const FRAMES_MAX: u32 = 1_000_000;
+
 section! {
     /// `[limits]`.
     struct Limits {
-        /// Messages from the client per second. The burst is the same number.
+        /// Messages from the client per second, 1 to 1,000,000. The burst is the same number.
         value messages_per_second: u32 = built_in().messages_per_second,
             check |rate| at_least(*rate, 1).and(at_most(*rate, RATE_MAX));
-        /// Commands from the client per second. The burst is the same number.
+        /// Commands from the client per second, at most 1,000,000. The burst is the same number.
         value commands_per_second: u32 = built_in().commands_per_second, check |rate| at_most(*rate, RATE_MAX);
-        /// Distinct patterns that a connection may be subscribed to.
-        value subscriptions: u32 = built_in().subscriptions;
-        /// The longest message from a client, in bytes.
-        value message_bytes: u32 = built_in().message_bytes, check |bytes| at_least(*bytes, 1);
-        /// The longest `data` of a published event, in bytes.
-        value event_bytes: u32 = built_in().event_bytes, check |bytes| at_least(*bytes, 1);
-        /// The longest body of `POST /api/publish`, in bytes.
-        value publish_body_bytes: u64 = 16 * 1024 * 1024;
-        /// Events that may wait for a slow client.
-        value outbox_frames: u32 = built_in().outbox_frames, check |frames| at_least(*frames, 1);
-        /// Bytes of events that may wait for a slow client.
-        value outbox_bytes: u32 = built_in().outbox_bytes;
-        /// Replies and control messages that may wait for a slow client, at least 8. They are never dropped; one more closes the
+        /// Distinct patterns that a connection may be subscribed to, at most 100,000.
+        value subscriptions: u32 = built_in().subscriptions, check |patterns| at_most(*patterns, 100_000);
+        /// The longest message from a client, in bytes, at most 1 GiB.
+        value message_bytes: u32 = built_in().message_bytes, check |bytes| within(*bytes, 1, BYTES_MAX);
+        /// The longest `data` of a published event, in bytes, at most 1 GiB.
+        value event_bytes: u32 = built_in().event_bytes, check |bytes| within(*bytes, 1, BYTES_MAX);
+        /// The longest body of `POST /api/publish`, in bytes, at most 4 GiB.
+        value publish_body_bytes: u64 = 16 * 1024 * 1024, check |bytes| within(*bytes, 1, 4 * u64::from(BYTES_MAX));
+        /// Events that may wait for a slow client, 1 to 1,000,000.
+        value outbox_frames: u32 = built_in().outbox_frames, check |frames| within(*frames, 1, FRAMES_MAX);
+        /// Bytes of events that may wait for a slow client, at most 1 GiB.
+        value outbox_bytes: u32 = built_in().outbox_bytes, check |bytes| at_most(*bytes, BYTES_MAX);
+        /// Replies and control messages that may wait for a slow client, 8 to 1,000,000. They are never dropped; one more closes the
         /// connection with 4008. An echo endpoint reads on only after its client has read.
-        value reply_frames: u32 = built_in().reply_frames, check |frames| at_least(*frames, 8);
-        /// Bytes of replies and control messages that may wait for a slow client, at least 131072. A reply longer than 64 KiB
+        value reply_frames: u32 = built_in().reply_frames, check |frames| within(*frames, 8, FRAMES_MAX);
+        /// Bytes of replies and control messages that may wait for a slow client, 131072 to 1 GiB. A reply longer than 64 KiB
         /// counts as 64 KiB.
-        value reply_bytes: u32 = built_in().reply_bytes, check |bytes| at_least(*bytes, REPLY_BYTES_MIN);
+        value reply_bytes: u32 = built_in().reply_bytes, check |bytes| within(*bytes, REPLY_BYTES_MIN, BYTES_MAX);
 
         rule an_event_fits;
     }
@@ -78,17 +83,18 @@ impl Limits {
 section! {
     /// `[heartbeat]`.
     struct Heartbeat {
-        /// The time between two pings of the gateway.
-        value interval: Duration = Duration::from_secs(30), check not_zero;
-        /// A connection from which no frame came for this time is closed with 4009. It must be longer than the interval.
+        /// The time between two pings of the gateway, at most 1 d.
+        value interval: Duration = Duration::from_secs(30), check |time| positive(time, DAY);
+        /// A connection from which no frame came for this time is closed with 4009. It must be longer than the
+        /// interval and at most 2 d.
         /// nginx's `proxy_read_timeout` and `proxy_send_timeout` must be longer still.
-        value timeout: Duration = Duration::from_secs(60);
-        /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)). The client receives it as `pingInterval`.
-        value engine_io_interval: Duration = Duration::from_secs(25), check not_zero;
-        /// How long the answer to a ping of Engine.IO may take. The client receives it as `pingTimeout`. A session from which no
+        value timeout: Duration = Duration::from_secs(60), check |time| no_longer_than(time, 2 * DAY);
+        /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)), at most 1 d. The client receives it as `pingInterval`.
+        value engine_io_interval: Duration = Duration::from_secs(25), check |time| positive(time, DAY);
+        /// How long the answer to a ping of Engine.IO may take, at most 1 d. The client receives it as `pingTimeout`. A session from which no
         /// packet came for both times together ends. Both must be shorter than nginx's `proxy_read_timeout`, or nginx cuts a
         /// waiting poll.
-        value engine_io_timeout: Duration = Duration::from_secs(20), check not_zero;
+        value engine_io_timeout: Duration = Duration::from_secs(20), check |time| positive(time, DAY);
 
         rule timeout_exceeds_interval;
     }

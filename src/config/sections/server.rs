@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::check::{Check, at_least, ensure, not_zero};
+use crate::config::check::{Check, HOUR, at_least, at_most, ensure, no_longer_than, positive};
 use crate::config::declare::section;
 use crate::config::source::Node;
 use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
@@ -40,17 +40,17 @@ section! {
         value max_connections_per_ip: u32 = 0;
         /// Connections of one user. One more gets 429. 0: no limit.
         value max_connections_per_user: u32 = 0;
-        /// Handshakes per second in total. One more gets 429 with `Retry-After`. 0: no limit.
-        value connect_rate: u32 = 0;
-        /// The time from accepting a connection to the end of the request's head. A kept connection has the same time from a
+        /// Handshakes per second in total, at most 1,000,000. One more gets 429 with `Retry-After`. 0: no limit.
+        value connect_rate: u32 = 0, check |rate| at_most(*rate, 1_000_000);
+        /// The time from accepting a connection to the end of the request's head, at most 1 h. A kept connection has the same time from a
         /// response to the end of the next head; 60 s after accept, or after its last poll, it ends with `Connection: close` on
         /// its next response.
-        value handshake_timeout: Duration = Duration::from_secs(5), check not_zero;
+        value handshake_timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
         /// The longest time over which connections are closed (code 1012) after SIGTERM, at most one hour. Each shard waits for
         /// 250 ms and then closes at least one connection in 10 ms, so few clients take moments. A connection whose command is not
         /// answered stays for up to four fifths of the time. The drain ends when no connection is left.
         value drain: Duration = Duration::from_secs(20),
-            check |drain| ensure(*drain <= Duration::from_secs(3600), "must be at most 1h");
+            check |drain| no_longer_than(drain, HOUR);
         /// How frames are written to the sockets. `io_uring`: one system call for all connections of a tick; the gateway does
         /// not start if the kernel forbids it. `writev`: one system call for each connection. `auto`: each shard tests
         /// io_uring at start and uses `writev` if the kernel forbids it (containers often do) or it misbehaves. A ring that fails

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::check::ensure;
+use crate::config::check::{DAY, ensure, no_longer_than};
 use crate::config::declare::section;
 use crate::config::value::milliseconds;
 use crate::hub::{STRIPES, StateSettings, snapshot};
@@ -38,11 +38,11 @@ section! {
         /// allowed to write there.
         value snapshot: Option<PathBuf> = None,
             check is_in_a_folder;
-        /// The time between two writes of the file, at least 1 s. Only channels that changed are written.
-        value snapshot_interval: Duration = Duration::from_secs(30), check at_least_a_second;
-        /// How long the `id` of a published event is remembered, at least 1 s. An id is forgotten earlier if 500,000 later ids were
+        /// The time between two writes of the file, 1 s to 1 d. Only channels that changed are written.
+        value snapshot_interval: Duration = Duration::from_secs(30), check |time| at_least_a_second(time).and(no_longer_than(time, DAY));
+        /// How long the `id` of a published event is remembered, 1 s to 30 d. An id is forgotten earlier if 500,000 later ids were
         /// accepted, and may be remembered twice as long.
-        value dedup_window: Duration = Duration::from_secs(5 * 60), check at_least_a_second;
+        value dedup_window: Duration = Duration::from_secs(5 * 60), check |time| at_least_a_second(time).and(no_longer_than(time, 30 * DAY));
     }
 }
 
