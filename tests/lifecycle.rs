@@ -5,6 +5,7 @@ mod gateway;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -74,6 +75,35 @@ fn several_gateways_in_one_process_end_independently() {
 }
 
 #[test]
+fn both_wildcards_listen_on_one_port_and_the_ipv6_one_alone_serves_both() {
+    let free = std::net::TcpListener::bind("0.0.0.0:0").expect("bound");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let listen = |addresses: &[&str]| {
+        let address = |address: &&str| format!("{address}:{port}").parse().expect("an address");
+        let mut settings = gateway::settings();
+        settings.ingress.listen = addresses.iter().map(address).collect();
+        Gateway::start(settings)
+    };
+    for addresses in [&["0.0.0.0", "[::]"][..], &["[::]", "127.0.0.1"], &["[::]"]] {
+        let gateway = match listen(addresses) {
+            Ok(gateway) => gateway,
+            // The machine has no IPv6, or another process took the port meanwhile.
+            Err(error) if std::net::TcpListener::bind(("::1", 0)).is_err() => return eprintln!("skipped: {error}"),
+            Err(error) => panic!("{addresses:?}: {error}"),
+        };
+        for peer in ["127.0.0.1", "::1"] {
+            let stream = std::net::TcpStream::connect((peer, port)).expect("connected");
+            stream.set_read_timeout(Some(PATIENCE)).expect("set");
+            let mut client = Client::open(stream, "/echo");
+            client.send("hello");
+            assert_eq!(client.text(), "hello", "{addresses:?} from {peer}");
+        }
+        gateway.stop().expect("a clean end");
+    }
+}
+
+#[test]
 fn unix_sockets_are_served_and_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let (public, admin) = (
@@ -84,6 +114,8 @@ fn unix_sockets_are_served_and_removed() {
     settings.ingress.listen = vec![ListenAddress::Unix(public.clone())];
     settings.admin.listen = ListenAddress::Unix(admin.clone());
     let gateway = Gateway::start(settings).expect("started");
+    let mode = std::fs::metadata(&public).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660, "other users may not connect");
     let stream = UnixStream::connect(&public).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     let mut client = Client::open(stream, "/echo");

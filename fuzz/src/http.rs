@@ -102,7 +102,7 @@ impl Instance {
         };
         let ingress = Ingress::new(settings(trusts), parts);
         let address = format!("unix:{}", path.display()).parse().expect("an address");
-        let listener = Arc::new(Listener::bind(&address, 0o600).expect("bound"));
+        let listener = Arc::new(Listener::bind(&address, 0o600, false).expect("bound"));
         drop(ingress.serve(listener, Handle::current()));
         let (gives, given) = unbounded_channel();
         tokio::spawn(shard_of(mailbox, doorbell, gives));
@@ -234,6 +234,7 @@ fn settings(trusts: bool) -> Settings {
     let trusted: &[&str] = if trusts { &["unix"] } else { &[] };
     Settings {
         listen: Vec::new(),
+        socket_mode: 0o600,
         trusted_proxies: TrustedProxies::parse(trusted).expect("good entries"),
         allowed_origins: AllowedOrigins::parse(&["https://app.example"]).expect("a good entry"),
         endpoints: vec![

@@ -61,6 +61,13 @@ impl Config {
             let warning = "no admin key and no key for tokens is configured: publishing and the admin API are refused";
             warnings.push(warning.to_owned());
         }
+        if self.sections.server.trusts_every_local_user() {
+            warnings.push(
+                "server.socket_mode lets every user of this machine connect to the public Unix socket, and \
+                 server.trusted_proxies trusts what its peers say about the client's address"
+                    .to_owned(),
+            );
+        }
         if admin_key
             .as_ref()
             .is_some_and(|key| key.expose().len() < ADMIN_KEY_BYTES_MIN)

@@ -11,6 +11,8 @@ use crate::session;
 pub struct Settings {
     /// The public listeners. Sockets that systemd passed replace them.
     pub listen: Vec<ListenAddress>,
+    /// The permissions of the public Unix sockets that the gateway binds, such as `0o660`.
+    pub socket_mode: u32,
     /// The proxies that may name the client's address.
     pub trusted_proxies: TrustedProxies,
     /// The pages that may connect, by the `Origin` that their browser sends.

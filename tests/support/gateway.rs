@@ -46,6 +46,7 @@ pub(crate) fn settings() -> Settings {
         drain_ms: 500,
         ingress: ingress::Settings {
             listen: vec![loopback.clone()],
+            socket_mode: 0o660,
             trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "::1", "unix"]).expect("good entries"),
             allowed_origins: AllowedOrigins::default(),
             endpoints: vec![

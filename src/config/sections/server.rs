@@ -16,9 +16,14 @@ const _: () = assert!(SHARDS_MAX == 64, "the documentation and the message of sh
 section! {
     /// `[server]`.
     struct Server {
-        /// The public listeners, TCP or Unix. Sockets that systemd passes (socket activation) replace them.
+        /// The public listeners, TCP or Unix. Sockets that systemd passes (socket activation) replace them. `[::]` accepts IPv4
+        /// too, unless an IPv4 listener has the same port: `["0.0.0.0:80", "[::]:80"]`.
         value listen: Vec<ListenAddress> = vec![loopback(8080)],
             check |listeners| ensure(!listeners.is_empty(), "must name at least one listener");
+        /// The permissions of a public Unix socket that the gateway makes, in octal as systemd's `SocketMode`: who may connect.
+        /// With `"0660"` a proxy of another user must be in the gateway's group. `"0666"` lets every user of the machine
+        /// connect; do not trust `unix` in `trusted_proxies` then, because a trusted peer may name any client address.
+        value socket_mode: SocketMode = SocketMode(0o660);
         /// The listener of the API, statistics and metrics. It must not be a public listener.
         value admin_listen: ListenAddress = loopback(8081);
         /// Threads that own the connections, at most 64. 0: one for each core.
@@ -77,21 +82,36 @@ fn listeners_are_distinct(server: &Server, check: &mut Check<'_>) {
             check.refuse("listen", format!("{address} overlaps another listener"));
         }
     }
-    if server.listen.iter().any(|public| overlap(public, &server.admin_listen)) {
+    if server
+        .listen
+        .iter()
+        .any(|public| is_public(&server.admin_listen, public))
+    {
         let message = "the admin listener must not be a public one";
         check.contradiction(["admin_listen", "listen"], message);
     }
 }
 
-/// Whether two listeners exclude each other. Port 0 stands for a different free port each time.
+/// Whether two listeners exclude each other. Port 0 stands for a different free port each time. An IPv6 listener leaves the
+/// IPv4 addresses to those that name one.
 fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
-    match (one, other) {
-        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
-            let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    match (one.tcp(), other.tcp()) {
+        (Some(one), Some(other)) => {
+            let (one_ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+            let is_wildcard = one_ip.is_unspecified() || other_ip.is_unspecified();
+            let same_ip = one_ip == other_ip || (is_wildcard && one_ip.is_ipv4() == other_ip.is_ipv4());
             one.port() == other.port() && one.port() != 0 && same_ip
         }
         _ => one == other,
     }
+}
+
+/// Whether a client could reach `admin` under the address of `public`, in either protocol.
+fn is_public(admin: &ListenAddress, public: &ListenAddress) -> bool {
+    let is_wildcard = |address: &ListenAddress| address.tcp().is_some_and(|address| address.ip().is_unspecified());
+    let port = |address: &ListenAddress| address.tcp().map(|address| address.port()).filter(|port| *port != 0);
+    let same_port = port(admin).is_some() && port(admin) == port(public);
+    overlap(admin, public) || (same_port && (is_wildcard(admin) || is_wildcard(public)))
 }
 
 impl Server {
@@ -123,6 +143,14 @@ impl Server {
         }
     }
 
+    /// Whether every user of the machine may connect to a public Unix socket whose peers are trusted as proxies.
+    pub(in crate::config) fn trusts_every_local_user(&self) -> bool {
+        const OTHERS_MAY_CONNECT: u32 = 0o002;
+        self.socket_mode.0 & OTHERS_MAY_CONNECT != 0
+            && self.listen.iter().any(|address| address.tcp().is_none())
+            && self.trusted_proxies.iter().any(|entry| entry.0 == "unix")
+    }
+
     /// The settings of the ingress. The arguments are those that come from other sections and from the process.
     pub(in crate::config) fn ingress(
         &self,
@@ -135,6 +163,7 @@ impl Server {
         let origins: Vec<&str> = self.allowed_origins.iter().map(|entry| entry.0.as_str()).collect();
         ingress::Settings {
             listen: self.listen.clone(),
+            socket_mode: self.socket_mode.0,
             // Reading has checked every entry of both lists.
             trusted_proxies: TrustedProxies::parse(&proxies).unwrap_or_default(),
             allowed_origins: AllowedOrigins::parse(&origins).unwrap_or_default(),
@@ -159,6 +188,28 @@ pub(in crate::config) enum Flush {
 }
 
 choices!(Flush { "auto" => Self::Auto, "io_uring" => Self::IoUring, "writev" => Self::Writev });
+
+/// `socket_mode`: the permissions of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) struct SocketMode(u32);
+
+impl Value for SocketMode {
+    fn kind() -> String {
+        "octal mode".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        const WANTED: &str = "permissions in quotes, in octal, such as \"0660\"";
+        let text = text(node, WANTED)?;
+        let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let mode = u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| is_octal && *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| Refusal::new(format!("expected {WANTED}")))
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(format!("{:04o}", self.0).into())
+    }
+}
 
 /// An entry of `trusted_proxies`, as it was written. It is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +293,47 @@ impl Coalesce {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_everybody_may_open_and_that_is_trusted_is_noticed() {
+        let mut server = Server {
+            listen: vec![ListenAddress::Unix("/run/tickgate/public.sock".into())],
+            ..Server::default()
+        };
+        assert!(!server.trusts_every_local_user(), "0660");
+        server.socket_mode = SocketMode(0o666);
+        assert!(server.trusts_every_local_user());
+        server.trusted_proxies.retain(|entry| entry.0 != "unix");
+        assert!(!server.trusts_every_local_user(), "not trusted");
+        let tcp = Server {
+            socket_mode: SocketMode(0o666),
+            ..Server::default()
+        };
+        assert!(!tcp.trusts_every_local_user(), "no Unix socket");
+    }
+
+    #[test]
+    fn listeners_exclude_each_other_as_in_the_kernel() {
+        for (one, other, excluded, is_public_admin) in [
+            ("0.0.0.0:80", "[::]:80", false, true),
+            ("127.0.0.1:80", "[::]:80", false, true),
+            ("[::1]:80", "0.0.0.0:80", false, true),
+            ("[::1]:80", "127.0.0.1:80", false, false),
+            ("0.0.0.0:80", "127.0.0.1:80", true, true),
+            ("[::]:80", "[::1]:80", true, true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true, true),
+            ("127.0.0.1:80", "127.0.0.1:81", false, false),
+            ("0.0.0.0:0", "0.0.0.0:0", false, false),
+            ("unix:/a", "unix:/a", true, true),
+            ("unix:/a", "unix:/b", false, false),
+        ] {
+            let (one, other) = (one.parse().expect(one), other.parse().expect(other));
+            assert_eq!(overlap(&one, &other), excluded, "{one} and {other}");
+            assert_eq!(overlap(&other, &one), excluded, "{other} and {one}");
+            assert_eq!(is_public(&one, &other), is_public_admin, "{one} and {other}");
+            assert_eq!(is_public(&other, &one), is_public_admin, "{other} and {one}");
+        }
+    }
 
     /// A proxy that connects to `localhost` may use either address.
     #[test]

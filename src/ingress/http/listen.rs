@@ -34,18 +34,24 @@ enum Kind {
 impl Listener {
     /// Binds a listening socket. A Unix socket's file gets the permissions `mode`, such as `0o660`.
     ///
+    /// The IPv6 wildcard also accepts IPv4 connections unless `ipv6_only`, whatever the system's default is. With
+    /// `ipv6_only`, the IPv4 addresses of the port are free for another listener.
+    ///
     /// The file of a Unix socket that no process listens on any more is replaced. Any other file at the path is kept and
     /// is an error. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// When the socket cannot be bound, or when its path is taken.
-    pub fn bind(address: &ListenAddress, mode: u32) -> io::Result<Self> {
+    pub fn bind(address: &ListenAddress, mode: u32, ipv6_only: bool) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
                 let socket = socket2::Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
                 // Connections of the previous process in TIME_WAIT must not keep a restarted gateway from binding.
                 socket.set_reuse_address(true)?;
+                if address.is_ipv6() {
+                    socket.set_only_v6(ipv6_only)?;
+                }
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
                 socket.listen(BACKLOG)?;
@@ -258,7 +264,7 @@ mod tests {
         drop(StdUnixListener::bind(&path).expect("bound"));
         assert!(path.exists(), "std leaves the file behind");
 
-        let listener = Listener::bind(&unix(&path), 0o660).expect("bound over the stale file");
+        let listener = Listener::bind(&unix(&path), 0o660, false).expect("bound over the stale file");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o660);
         let (_client, accepted) = (
             StdUnixStream::connect(&path).expect("connected"),
@@ -273,13 +279,13 @@ mod tests {
     async fn a_live_listener_and_other_files_are_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
-        let first = Listener::bind(&unix(&path), 0o660).expect("bound");
-        let error = Listener::bind(&unix(&path), 0o660).expect_err("taken");
+        let first = Listener::bind(&unix(&path), 0o660, false).expect("bound");
+        let error = Listener::bind(&unix(&path), 0o660, false).expect_err("taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(first);
 
         fs::write(&path, "precious").expect("written");
-        let error = Listener::bind(&unix(&path), 0o660).expect_err("a file");
+        let error = Listener::bind(&unix(&path), 0o660, false).expect_err("a file");
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
     }
@@ -288,9 +294,9 @@ mod tests {
     async fn a_listener_does_not_remove_the_socket_file_of_its_successor() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
-        let first = Listener::bind(&unix(&path), 0o660).expect("bound");
+        let first = Listener::bind(&unix(&path), 0o660, false).expect("bound");
         fs::remove_file(&path).expect("removed");
-        let _second = Listener::bind(&unix(&path), 0o660).expect("bound");
+        let _second = Listener::bind(&unix(&path), 0o660, false).expect("bound");
         drop(first);
         assert!(path.exists());
     }

@@ -36,6 +36,7 @@ pub(in crate::ingress) fn settings() -> Settings {
     };
     Settings {
         listen: Vec::new(),
+        socket_mode: 0o600,
         trusted_proxies: TrustedProxies::default(),
         allowed_origins: AllowedOrigins::default(),
         endpoints: vec![
@@ -141,7 +142,7 @@ fn fixture_on(
         clock: Clock::start(),
     };
     let ingress = Ingress::new(settings, parts);
-    let listener = Arc::new(Listener::bind(address, 0o600).expect("bound"));
+    let listener = Arc::new(Listener::bind(address, 0o600, false).expect("bound"));
     let address = listener.address().clone();
     drop(ingress.serve(listener, handshakes));
     Fixture {
