@@ -80,7 +80,7 @@ fn check_against_javascript(revision: Revision, text: &str, ours: &[Result<Item<
     let mut ours = ours.iter();
     for packet in packets {
         match ours.next() {
-            Some(Ok(Item::Text(text))) => assert_eq!(*text, packet),
+            Some(Ok(Item::Text(text))) => assert_eq!(*text, decoded(revision, &packet)),
             Some(Ok(Item::Binary(_))) => assert!(packet.starts_with('b'), "{packet:?} is read as binary"),
             Some(Err(BadPayload)) => {
                 assert!(packet.starts_with('b'), "{packet:?} is refused");
@@ -132,6 +132,7 @@ fn written(revision: Revision, text: &str) {
     let (split, is_whole) = packets_of(revision, std::str::from_utf8(&body).expect("text"));
     assert!(is_whole);
     if revision == Revision::Three || !text.contains(SEPARATOR) && !packets.is_empty() {
+        let packets: Vec<_> = packets.iter().map(|packet| escaped(revision, packet)).collect();
         assert_eq!(split, packets);
     }
     check_round_trip(&packets.into_iter().map(str::to_owned).collect::<Vec<_>>());
@@ -149,7 +150,7 @@ fn check_round_trip(packets: &[String]) {
         for packet in &packets {
             let Some(data) = packet.strip_prefix('b') else {
                 payload::append(revision, packet, &mut body);
-                expected.push(Ok(Item::Text(packet)));
+                expected.push(Ok(Item::Text(decoded(revision, &escaped(revision, packet)).into())));
                 continue;
             };
             let kind = if revision == Revision::Three { "b4" } else { "b" };
@@ -159,6 +160,31 @@ fn check_round_trip(packets: &[String]) {
         if !packets.is_empty() {
             assert_eq!(read(revision, &body), expected, "{revision:?}");
         }
+    }
+}
+
+/// The packet as it is written: in revision 3 what can be JSON is ASCII.
+fn escaped(revision: Revision, packet: &str) -> String {
+    let json = packet.find(['[', '{', '"']).unwrap_or(packet.len());
+    let mut text = packet.to_owned();
+    if revision == Revision::Three {
+        text.truncate(json);
+        for unit in packet[json..].encode_utf16() {
+            match u8::try_from(unit) {
+                Ok(byte) if byte.is_ascii() => text.push(byte.into()),
+                _ => write!(text, "\\u{unit:04x}").expect("memory"),
+            }
+        }
+    }
+    text
+}
+
+/// The packet as it is read: in revision 3 it is decoded again if its characters are the bytes of UTF-8.
+fn decoded(revision: Revision, packet: &str) -> String {
+    let bytes: Option<Vec<u8>> = packet.chars().map(|character| u8::try_from(character).ok()).collect();
+    match bytes.map(String::from_utf8) {
+        Some(Ok(text)) if revision == Revision::Three => text,
+        _ => packet.to_owned(),
     }
 }
 

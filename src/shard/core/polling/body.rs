@@ -9,6 +9,24 @@ use tickgate_protocol::wire::encode::first;
 /// The most bytes of one answer, unless a single packet is longer.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
+/// The most packets of one answer. `python-engineio` ends a session whose answer has more (`Payload.max_decode_packets`).
+const ANSWER_PACKETS_MAX: usize = 16;
+
+/// The body of one answer.
+#[derive(Default)]
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    packets: usize,
+}
+
+impl Body {
+    /// Appends a packet.
+    pub(super) fn push(&mut self, revision: Revision, packet: &str) {
+        payload::append(revision, packet, &mut self.bytes);
+        self.packets += 1;
+    }
+}
+
 /// Makes the bodies of answers.
 #[derive(Default)]
 pub(in crate::shard::core) struct Polling {
@@ -26,7 +44,7 @@ pub(super) struct Taken {
 
 impl Polling {
     /// Appends the packets of the frames in `slices` to a body.
-    pub(super) fn append(&mut self, revision: Revision, slices: &[IoSlice<'_>], body: &mut Vec<u8>) -> Taken {
+    pub(super) fn append(&mut self, revision: Revision, slices: &[IoSlice<'_>], body: &mut Body) -> Taken {
         self.frames.clear();
         for slice in slices {
             self.frames.extend_from_slice(slice);
@@ -39,7 +57,9 @@ impl Polling {
             // The `close` packet is sent alone. Official clients handle it at once and messages a moment later, so messages
             // before it in the same answer would be lost.
             let is_close = frame.payload == b"1";
-            if !body.is_empty() && (is_close || body.len() + frame.payload.len() > ANSWER_BYTES_MAX) {
+            let is_beyond =
+                body.packets >= ANSWER_PACKETS_MAX || body.bytes.len() + frame.payload.len() > ANSWER_BYTES_MAX;
+            if body.packets > 0 && (is_close || is_beyond) {
                 taken.is_full = true;
                 break;
             }
@@ -47,7 +67,7 @@ impl Polling {
             if frame.is_text
                 && let Ok(packet) = str::from_utf8(frame.payload)
             {
-                payload::append(revision, packet, body);
+                body.push(revision, packet);
             }
             taken.bytes += frame.bytes;
         }

@@ -27,6 +27,7 @@ use tickgate_protocol::dialect::engine_io::payload::{self, Item};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Message;
 
+use body::Body;
 pub(super) use body::Polling;
 
 impl ShardCore {
@@ -239,18 +240,18 @@ impl ShardCore {
             return self.blocked(id, now);
         };
         let mut body = self.take_out(id, revision, now);
-        if body.is_empty() {
+        if body.bytes.is_empty() {
             if !answers_at_once {
                 if let Some(polls) = self.connections.cold_mut(slot).and_then(Cold::polls) {
                     polls.get = Some(answer);
                 }
                 return;
             }
-            payload::append(revision, "6", &mut body);
+            body.push(revision, "6");
         }
         self.stats.polls.bump(1);
         // If the client goes at this moment, a message will say so and end the session.
-        let _ = answer.send(body.into());
+        let _ = answer.send(body.bytes.into());
         // The connection may have been removed with its last frame.
         if let Some(slot) = self.connections.slot(id) {
             if let Some(transport) = self.connections.cold_mut(slot).and_then(Cold::transport) {
@@ -261,8 +262,8 @@ impl ShardCore {
     }
 
     // Takes the queued frames out of the outbox, as the body of one answer.
-    fn take_out(&mut self, id: ConnectionId, revision: Revision, now: Now) -> Vec<u8> {
-        let mut body = Vec::new();
+    fn take_out(&mut self, id: ConnectionId, revision: Revision, now: Now) -> Body {
+        let mut body = Body::default();
         while let Some(slot) = self.connections.slot(id) {
             let mut slices = [IoSlice::new(&[]); 64];
             let until = self.prepare(slot, slices.len(), now);

@@ -208,6 +208,21 @@ fn a_get_waits_for_packets_and_takes_all_of_them() {
 }
 
 #[test]
+fn an_answer_has_at_most_16_packets() {
+    let mut client = Client::new(Limits::default());
+    for n in 0..40 {
+        client.event(&n.to_string());
+    }
+    for expected in [0..16, 16..32, 32..40] {
+        assert_eq!(data(&client.poll()), expected.collect::<Vec<u64>>());
+    }
+    let mut waiting = client.get().expect("taken");
+    assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
+    client.event("40");
+    assert_eq!(data(&text(&waiting.try_recv().expect("answered"))), [40]);
+}
+
+#[test]
 fn a_session_of_revision_3_is_polled_in_its_own_framing() {
     let mut client = Client::open(Limits::default(), Revision::Three);
     // The session is connected without a request, in the answer that opens it.
@@ -227,7 +242,11 @@ fn a_session_of_revision_3_is_polled_in_its_own_framing() {
     client.event("\"€\"");
     let told = client.poll();
     let (length, packet) = told.split_once(':').expect("a length");
-    assert_eq!(length.parse(), Ok(packet.chars().count()));
+    assert_eq!(length.parse(), Ok(packet.len()));
+    assert!(
+        packet.contains(r#""data":"\u20ac""#),
+        "version 1 of the client would read text that is not ASCII as bytes: {packet}"
+    );
     let mut client = Client::open(Limits::default(), Revision::Three);
     assert_eq!(client.post("1:22:42"), Err(PollError::BadRequest));
     assert!(client.is_gone());

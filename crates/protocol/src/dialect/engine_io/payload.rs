@@ -3,11 +3,16 @@
 //! * In revision 4 the character U+001E separates packets.
 //! * In revision 3 each packet follows its length and a colon. The length counts UTF-16 code units, as JavaScript does: `€` is
 //!   one, `😀` is two.
+//! * The packets of `socket.io-client` 1 are UTF-8 twice: each byte of the packet is written as one character, in both
+//!   directions. Version 2 does not, and a request does not tell the two apart. So written JSON has only ASCII, which both read
+//!   alike, and a packet that is UTF-8 twice is decoded twice.
 //! * A revision 3 client that sends binary data as such uses a binary framing. The first byte of the body distinguishes the
 //!   two.
 //! * Otherwise a binary packet is base64 after a `b`.
 //!
 //! Invariant: every byte of a body belongs to exactly one packet or to the framing. Any other byte is an error.
+
+use std::borrow::Cow;
 
 use base64::Engine;
 use base64::alphabet;
@@ -26,7 +31,7 @@ const LENGTH_DIGITS_MAX: usize = 9;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'b> {
     /// A text packet, for [`super::Packet::parse`].
-    Text(&'b str),
+    Text(Cow<'b, str>),
     /// The data of a binary message.
     Binary(Vec<u8>),
 }
@@ -81,7 +86,7 @@ fn read_separated(rest: &[u8]) -> Option<(Item<'_>, Option<usize>)> {
     let packet = str::from_utf8(&rest[..end.unwrap_or(rest.len())]).ok()?;
     let item = match packet.strip_prefix('b') {
         Some(data) => Item::Binary(BASE64.decode(data).ok()?),
-        None => Item::Text(packet),
+        None => Item::Text(packet.into()),
     };
     Some((item, end.map(|end| end + 1)))
 }
@@ -107,7 +112,7 @@ fn read_counted(rest: &[u8]) -> Option<(Item<'_>, usize)> {
     let item = match packet.strip_prefix('b') {
         // The packet type precedes the data.
         Some(data) => Item::Binary(BASE64.decode(data.strip_prefix('4')?).ok()?),
-        None => Item::Text(packet),
+        None => Item::Text(decoded_twice(packet)),
     };
     Some((item, start + bytes))
 }
@@ -125,11 +130,24 @@ fn read_binary_framing(rest: &[u8]) -> Option<(Item<'_>, usize)> {
         .fold(0, |number, &digit| number * 10 + usize::from(digit));
     let packet = rest_of_it.get(digits + 1..)?.get(..length)?;
     let item = match kind {
-        0 => Item::Text(str::from_utf8(packet).ok()?),
+        0 => Item::Text(str::from_utf8(packet).ok()?.into()),
         1 => Item::Binary(packet.strip_prefix(&[4])?.to_vec()),
         _ => return None,
     };
     Some((item, 1 + digits + 1 + length))
+}
+
+/// The packet, decoded once more if it was encoded twice: if its characters are the bytes of UTF-8. Text that is meant to look
+/// like that is decoded too, such as `Ã©`.
+fn decoded_twice(packet: &str) -> Cow<'_, str> {
+    if packet.is_ascii() {
+        return packet.into();
+    }
+    let bytes: Option<Vec<u8>> = packet.chars().map(|character| u8::try_from(character).ok()).collect();
+    match bytes.map(String::from_utf8) {
+        Some(Ok(text)) => text.into(),
+        _ => packet.into(),
+    }
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -153,7 +171,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Appends a text packet to a payload.
+/// Appends a text packet to a payload. In revision 3 its JSON is written with escapes in place of other characters than ASCII.
 pub fn append(revision: Revision, packet: &str, out: &mut Vec<u8>) {
     match revision {
         Revision::Four => {
@@ -161,10 +179,42 @@ pub fn append(revision: Revision, packet: &str, out: &mut Vec<u8>) {
                 out.push(SEPARATOR);
             }
         }
+        Revision::Three if !packet.is_ascii() => return append_escaped(packet, out),
         Revision::Three => {
-            push_u64(out, packet.encode_utf16().count() as u64);
+            push_u64(out, packet.len() as u64);
             out.push(b':');
         }
     }
     out.extend_from_slice(packet.as_bytes());
 }
+
+/// Appends a packet of revision 3 with other characters than ASCII. They are escaped from the first one on that can begin
+/// JSON. Before it stands at most a namespace.
+fn append_escaped(packet: &str, out: &mut Vec<u8>) {
+    let json = packet.find(['[', '{', '"']).unwrap_or(packet.len());
+    let (head, json) = packet.split_at(json);
+    let units_of = |character: char| match character.len_utf16() {
+        _ if character.is_ascii() => 1,
+        units => ESCAPE_BYTES * units,
+    };
+    let units = head.encode_utf16().count() + json.chars().map(units_of).sum::<usize>();
+    push_u64(out, units as u64);
+    out.push(b':');
+    out.extend_from_slice(head.as_bytes());
+    for character in json.chars() {
+        if let Ok(byte) = u8::try_from(character)
+            && byte.is_ascii()
+        {
+            out.push(byte);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            out.extend_from_slice(b"\\u");
+            let digits = [12, 8, 4, 0].map(|shift| b"0123456789abcdef"[usize::from(*unit >> shift & 15)]);
+            out.extend_from_slice(&digits);
+        }
+    }
+}
+
+/// The length of `\uXXXX`.
+const ESCAPE_BYTES: usize = 6;

@@ -12,7 +12,7 @@ fn read(revision: Revision, body: &[u8]) -> Result<Vec<Item<'_>>, BadPayload> {
 }
 
 fn text(packet: &str) -> Item<'_> {
-    Item::Text(packet)
+    Item::Text(packet.into())
 }
 
 fn written(revision: Revision, packets: &[&str]) -> Vec<u8> {
@@ -86,6 +86,15 @@ fn payloads_of_revision_3_count_utf_16_code_units() {
         written(Revision::Three, &["4hello", "4€", "4😀"]),
         "6:4hello2:4€3:4😀".as_bytes()
     );
+    assert_eq!(
+        String::from_utf8(written(
+            Revision::Three,
+            &["42[\"é€\",\"😀\"]", "44/é,\"ü\"", "42[\"a\"]"]
+        ))
+        .unwrap(),
+        r#"33:42["\u00e9\u20ac","\ud83d\ude00"]13:44/é,"\u00fc"7:42["a"]"#,
+        "JSON has only ASCII"
+    );
     for bad in [
         "4hello",
         "5:4hi",
@@ -98,6 +107,20 @@ fn payloads_of_revision_3_count_utf_16_code_units() {
         "10:b5AQIDBA==",
     ] {
         assert_eq!(read(bad), Err(BadPayload), "{bad}");
+    }
+}
+
+#[test]
+fn a_payload_that_version_1_encoded_twice_is_decoded_twice() {
+    let read = |body: &'static str| read(Revision::Three, body.as_bytes());
+    // As `socket.io-client` 1.7.4 writes `42["é€😀"]` where it has no binary XMLHttpRequest.
+    assert_eq!(
+        read("15:42[\"\u{c3}\u{a9}\u{e2}\u{82}\u{ac}\u{f0}\u{9f}\u{98}\u{80}\"]1:2"),
+        Ok(vec![text("42[\"é€😀\"]"), text("2")])
+    );
+    for once in ["4:4é\u{c3}x", "3:4é€", "4:4\u{c3}\u{a9}€", "2:4ß"] {
+        let (_, packet) = once.split_once(':').unwrap();
+        assert_eq!(read(once), Ok(vec![text(packet)]), "version 2");
     }
 }
 
@@ -184,11 +207,24 @@ fn the_open_packet_has_all_fields_of_the_handshake() {
 
 proptest! {
     #[test]
-    fn a_written_payload_is_read_back(packets in prop::collection::vec("[0-6][^\u{1e}]{0,40}", 1..12), four: bool) {
-        let revision = if four { Revision::Four } else { Revision::Three };
+    fn a_written_payload_is_read_back(packets in prop::collection::vec("[0-6][^\u{1e}]{0,40}", 1..12)) {
         let packets: Vec<&str> = packets.iter().map(String::as_str).collect();
-        let body = written(revision, &packets);
-        prop_assert_eq!(read(revision, &body), Ok(packets.into_iter().map(text).collect()));
+        let body = written(Revision::Four, &packets);
+        prop_assert_eq!(read(Revision::Four, &body), Ok(packets.into_iter().map(text).collect()));
+    }
+
+    #[test]
+    fn the_json_of_a_payload_of_revision_3_is_ascii_and_the_same(texts in prop::collection::vec(any::<String>(), 1..12)) {
+        let packets: Vec<String> = texts.iter().map(|text| format!("42{}", serde_json::json!([text]))).collect();
+        let body = written(Revision::Three, &packets.iter().map(String::as_str).collect::<Vec<_>>());
+        prop_assert!(body.is_ascii());
+        let items = read(Revision::Three, &body).unwrap();
+        prop_assert_eq!(items.len(), texts.len());
+        for (item, text) in items.iter().zip(&texts) {
+            let Item::Text(packet) = item else { panic!("{item:?}") };
+            let [read]: [String; 1] = serde_json::from_str(&packet[2..]).unwrap();
+            prop_assert_eq!(&read, text);
+        }
     }
 
     #[test]
