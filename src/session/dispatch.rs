@@ -19,7 +19,7 @@ impl Session {
         match input {
             Input::Opened => self.on_opened(context, out),
             Input::Frame(message) => self.on_frame(message, context, scratch, out),
-            Input::Malformed(error) => self.end(error.disconnect(), out),
+            Input::Malformed(error) => self.end_because(error.disconnect(), error.reason(), out),
             Input::Lost => self.end(Disconnect::Lost, out),
             Input::Verified { request, outcome } => self.on_verified(request, outcome, context, out),
             Input::Subscribed {
@@ -60,8 +60,13 @@ impl Session {
 
     /// Ends the session from the gateway's side, with a Close frame unless the connection is lost.
     pub(super) fn end(&mut self, ending: Disconnect, out: &mut Outputs) {
-        if !self.send_ending(ending, out) && ending != Disconnect::Lost {
-            out.frame(|bytes| encode::close(bytes, ending));
+        self.end_because(ending, ending.reason(), out);
+    }
+
+    /// Ends the session because the client broke a rule, which the Close frame names.
+    pub(super) fn end_because(&mut self, ending: Disconnect, rule: &'static str, out: &mut Outputs) {
+        if !self.send_ending(ending, rule, out) && ending != Disconnect::Lost {
+            out.frame(|bytes| encode::close_because(bytes, ending, rule));
         }
         self.close(ending, out);
     }

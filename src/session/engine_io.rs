@@ -64,10 +64,10 @@ impl Session {
             (Some(Packet::Upgrade | Packet::Noop), _) => {
                 self.count_control_frame(context, out);
             }
-            // This includes heartbeats in the wrong direction.
-            (Some(Packet::Open(_) | Packet::Ping(_) | Packet::Pong(_)) | None, _) => {
-                self.end(Disconnect::Protocol, out);
-            }
+            (Some(Packet::Ping(_)), Revision::Four) => self.breaks("ping packet: the server sends the pings", out),
+            (Some(Packet::Pong(_)), Revision::Three) => self.breaks("pong packet: the client sends the pings", out),
+            (Some(Packet::Open(_)), _) => self.breaks("open packet from a client", out),
+            (None, _) => self.breaks("not an Engine.IO packet", out),
         }
     }
 
@@ -80,15 +80,19 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(engine_io) = &mut self.engine_io else { return };
-        let packet = socket_io::Packet::parse(data).filter(|_| engine_io.attachments == 0);
-        let Some(packet) = packet else {
-            return self.end(Disconnect::Protocol, out);
+        if engine_io.attachments > 0 {
+            return self.breaks("text message in place of an attachment", out);
+        }
+        let Some(packet) = socket_io::Packet::parse(data) else {
+            return self.breaks("not a Socket.IO packet", out);
         };
         // Set even if the packet is refused below: the attachments follow it all the same.
         engine_io.attachments = packet.attachments;
-        let is_expected = packet.kind == Kind::Connect || (engine_io.is_connected && packet.is_main());
-        if !is_expected {
-            return self.end(Disconnect::Protocol, out);
+        if packet.kind != Kind::Connect && !engine_io.is_connected {
+            return self.breaks("packet before CONNECT", out);
+        }
+        if packet.kind != Kind::Connect && !packet.is_main() {
+            return self.breaks("packet to a namespace that is not connected", out);
         }
         let rate = context.settings.limits.messages_per_second;
         if let Err(wait_ms) = self.messages.take(rate, context.now.mono_ms) {
@@ -108,7 +112,7 @@ impl Session {
                 match socket_io::parse_event(&packet, user, scratch) {
                     Ok(message) => self.on_message(message, context, out),
                     Err(EventError::Malformed(malformed)) => self.on_malformed(&malformed, context, out),
-                    Err(EventError::Protocol) => self.end(Disconnect::Protocol, out),
+                    Err(EventError::Protocol(rule)) => self.breaks(rule, out),
                 }
             }
             Kind::BinaryEvent => {
@@ -118,7 +122,8 @@ impl Session {
             // The gateway never requests an acknowledgement, so it ignores those that clients send.
             Kind::Acknowledgement if packet.acknowledgement.is_some() => {}
             Kind::BinaryAcknowledgement => {}
-            Kind::Acknowledgement | Kind::Error => self.end(Disconnect::Protocol, out),
+            Kind::Acknowledgement => self.breaks("acknowledgement without an id", out),
+            Kind::Error => self.breaks("error packet from a client", out),
         }
     }
 
@@ -151,12 +156,12 @@ impl Session {
             return;
         }
         if engine_io.is_connected {
-            return self.end(Disconnect::Protocol, out);
+            return self.breaks("CONNECT while connected", out);
         }
         match socket_io::connect_token(packet, scratch) {
             Ok(token) => self.connect(token, context, out),
             Err(EventError::Malformed(Malformed { code, message, .. })) => self.refuse_connect(code, &message, out),
-            Err(EventError::Protocol) => self.end(Disconnect::Protocol, out),
+            Err(EventError::Protocol(rule)) => self.breaks(rule, out),
         }
     }
 
@@ -246,15 +251,20 @@ impl Session {
         }
     }
 
+    /// Ends the session because the client broke this rule of Engine.IO or Socket.IO.
+    fn breaks(&mut self, rule: &'static str, out: &mut Outputs) {
+        self.end_because(Disconnect::Protocol, rule, out);
+    }
+
     /// Tells an Engine.IO client that the gateway ends the session: an `error`, a DISCONNECT if the client must not
     /// reconnect by itself, and the end of the transport. Returns `false` if this is not an Engine.IO session.
-    pub(super) fn send_ending(&self, ending: Disconnect, out: &mut Outputs) -> bool {
+    pub(super) fn send_ending(&self, ending: Disconnect, reason: &'static str, out: &mut Outputs) -> bool {
         let Some(engine_io) = &self.engine_io else { return false };
         if ending == Disconnect::Lost {
             return true;
         }
         if engine_io.is_connected {
-            out.range(|bytes| socket_io::encode_ending(ending, bytes));
+            out.range(|bytes| socket_io::encode_ending(ending, reason, bytes));
             if matches!(ending, Disconnect::ByOperator | Disconnect::RateLimitAbuse) {
                 out.range(socket_io::encode_disconnect);
             }
@@ -262,7 +272,7 @@ impl Session {
         if engine_io.transport.is_polling() {
             out.frame(|bytes| encode_packet(bytes, Packet::Close));
         } else {
-            out.frame(|bytes| encode::close(bytes, ending));
+            out.frame(|bytes| encode::close_because(bytes, ending, reason));
         }
         true
     }

@@ -72,31 +72,64 @@ fn code(end: &Told) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_framing_ends_with_its_code() {
     let gateway = Arc::new(Gateway::start("shards = 1", "").await);
-    let cases: [(&str, Vec<u8>, u16); 9] = [
-        ("garbage", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50), 1002),
-        ("an unmasked frame", vec![0x81, 0x02, b'{', b'}'], 1002),
-        ("a reserved opcode", masked(true, 3, b"x"), 1002),
-        ("a reserved bit", vec![0xc1, 0x80, 0, 0, 0, 0], 1002),
-        ("a fragmented ping", masked(false, 9, b"x"), 1002),
-        ("a continuation of nothing", masked(true, 0, b"x"), 1002),
+    let cases: [(&str, Vec<u8>, u16, &str); 9] = [
+        (
+            "garbage",
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50),
+            1002,
+            "RSV1 is set without an extension",
+        ),
+        (
+            "an unmasked frame",
+            vec![0x81, 0x02, b'{', b'}'],
+            1002,
+            "frame is not masked",
+        ),
+        ("a reserved opcode", masked(true, 3, b"x"), 1002, "reserved opcode"),
+        (
+            "a reserved bit",
+            vec![0xc1, 0x80, 0, 0, 0, 0],
+            1002,
+            "RSV1 is set without an extension",
+        ),
+        (
+            "a fragmented ping",
+            masked(false, 9, b"x"),
+            1002,
+            "fragmented control frame",
+        ),
+        (
+            "a continuation of nothing",
+            masked(true, 0, b"x"),
+            1002,
+            "continuation without a message",
+        ),
         (
             "a text within a text",
             [masked(false, 1, b"{"), masked(true, 1, b"{}")].concat(),
             1002,
+            "new message inside a fragmented one",
         ),
-        ("a text that is not UTF-8", masked(true, 1, b"\"\xff\""), 1007),
+        (
+            "a text that is not UTF-8",
+            masked(true, 1, b"\"\xff\""),
+            1007,
+            "invalid UTF-8",
+        ),
         (
             "a frame that claims 2^62 bytes",
             [&[0x81, 0xff, 0x40][..], &[0; 11]].concat(),
             1009,
+            "message too big",
         ),
     ];
     beside_a_healthy_client(gateway, async |gateway| {
-        for (what, bytes, expected) in cases {
+        for (what, bytes, expected, rule) in cases {
             let mut client = gateway.connect_bare(&url()).await;
             client.send(&bytes).await.expect("sent");
             let (messages, end) = client.rest().await;
             assert_eq!((code(&end), messages.len()), (expected, 0), "{what}: {messages:?}");
+            assert_eq!(end, Told::Closed(expected, rule.to_owned()), "{what}");
         }
     })
     .await;

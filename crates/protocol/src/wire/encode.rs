@@ -195,8 +195,14 @@ pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
 
 /// Appends the Close frame for the end of a connection. Appends nothing for [`Disconnect::Lost`], whose code must not be sent.
 pub fn close(out: &mut Vec<u8>, ending: Disconnect) {
+    close_because(out, ending, ending.reason());
+}
+
+/// Like [`close`], with a reason of at most 123 bytes instead of the usual one.
+pub fn close_because(out: &mut Vec<u8>, ending: Disconnect, reason: &'static str) {
+    debug_assert!(reason.len() <= REASON_BYTES_MAX, "{reason}");
     if ending != Disconnect::Lost {
-        close_with(out, ending.code(), ending.reason());
+        close_with(out, ending.code(), reason);
     }
 }
 
@@ -207,6 +213,9 @@ pub fn close_echo(out: &mut Vec<u8>, received: Option<u16>) {
         None => append(out, Kind::Close, &[]),
     }
 }
+
+/// The limit on the reason of a Close frame, in bytes: a control frame has at most 125, and the code takes two.
+const REASON_BYTES_MAX: usize = 123;
 
 fn close_with(out: &mut Vec<u8>, code: u16, reason: &str) {
     let [high, low] = code.to_be_bytes();

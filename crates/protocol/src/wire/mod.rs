@@ -63,4 +63,13 @@ impl Error {
             Self::TooBig => Disconnect::TooBig,
         }
     }
+
+    /// The reason text of the Close frame: the rule that was broken.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Protocol(rule) => rule,
+            Self::InvalidUtf8 | Self::TooBig => self.disconnect().reason(),
+        }
+    }
 }

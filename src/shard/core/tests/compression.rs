@@ -172,8 +172,16 @@ fn compressed_messages_are_taken_like_plain_ones() {
 #[test]
 fn broken_compression_ends_the_connection_with_its_code() {
     for (window_bits, bytes, expected) in [
-        (None, compressed(&data_of(100).into_bytes()), "close Some((1002, "),
-        (Some(15), frame(0xc1, &[0xff; 9]), "close Some((1002, "),
+        (
+            None,
+            compressed(&data_of(100).into_bytes()),
+            "close Some((1002, \"RSV1 is set without an extension\"",
+        ),
+        (
+            Some(15),
+            frame(0xc1, &[0xff; 9]),
+            "close Some((1002, \"compressed message is not a deflate stream\"",
+        ),
         // Inflates to four bytes that are not UTF-8.
         (
             Some(15),

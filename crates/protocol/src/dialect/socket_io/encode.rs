@@ -270,13 +270,13 @@ fn connect_error(
 }
 
 /// Appends an event `error` about the end of the connection, and returns its range. It has the close code, which a polling
-/// client gets in no other way.
-pub fn encode_ending(ending: Disconnect, out: &mut Vec<u8>) -> Range<usize> {
+/// client gets in no other way, and `reason` as its message.
+pub fn encode_ending(ending: Disconnect, reason: &str, out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     push(out, "42[\"error\",{\"code\":\"");
     push(out, &ending.label().to_ascii_uppercase());
     push(out, "\",\"message\":");
-    push_string(out, ending.reason());
+    push_string(out, reason);
     push(out, ",\"close_code\":");
     push_u64(out, ending.code().into());
     push(out, "}]");

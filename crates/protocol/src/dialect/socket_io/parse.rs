@@ -28,8 +28,8 @@ const RESERVED: [&str; 6] = [
 /// The reason why an event packet is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventError {
-    /// The packet breaks the Socket.IO protocol. The session ends.
-    Protocol,
+    /// The packet breaks this rule of the Socket.IO protocol. The session ends.
+    Protocol(&'static str),
     /// The event is unknown or has invalid fields. The client gets an error reply.
     Malformed(Malformed),
 }
@@ -57,9 +57,11 @@ pub fn parse_event<'t>(
         Err(error @ (json::Error::TooManyItems(_) | json::Error::TooDeep { .. } | json::Error::TooManyEscapes)) => {
             return Err(malformed(ErrorCode::InvalidMessage, error.to_string(), None));
         }
-        Err(json::Error::Syntax { .. } | json::Error::WrongKind(_)) => return Err(EventError::Protocol),
+        Err(json::Error::Syntax { .. } | json::Error::WrongKind(_)) => {
+            return Err(EventError::Protocol("payload of an event is not a JSON array"));
+        }
     };
-    let name = event_name(&arguments).ok_or(EventError::Protocol)?;
+    let name = event_name(&arguments).ok_or(EventError::Protocol("event without a name, or with a reserved one"))?;
     let Some((message_type, select)) = interpret(&name, user) else {
         let message = format!("the gateway has no event \"{}\"", shorten(&name));
         return Err(malformed(ErrorCode::UnknownType, message, None));
@@ -84,7 +86,8 @@ pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<O
     if packet.payload.is_empty() {
         return Ok(None);
     }
-    let mut fields = Fields::scan(packet.payload, scratch).map_err(|_| EventError::Protocol)?;
+    let mut fields = Fields::scan(packet.payload, scratch)
+        .map_err(|_| EventError::Protocol("payload of CONNECT is not a JSON object"))?;
     if !fields.has("token") {
         return Ok(None);
     }

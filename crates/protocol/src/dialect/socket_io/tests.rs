@@ -156,7 +156,10 @@ fn protocol_errors_differ_from_unknown_and_invalid_events() {
         r#"2["newListener"]"#,
         r#"2abc["message-with-ack",1]"#,
     ] {
-        assert_eq!(parse(broken, &mut scratch), Err(EventError::Protocol), "{broken}");
+        assert!(
+            matches!(parse(broken, &mut scratch), Err(EventError::Protocol(_))),
+            "{broken}"
+        );
     }
     for (wire, code) in [
         (r#"2["nothing"]"#, ErrorCode::UnknownType),

@@ -58,7 +58,7 @@ impl Style for Settings {
         Timestamps::push(self.timestamps, unix_ms, out);
     }
 
-    // Each pattern is written by the fields that subscribe to it: a type with a target, else a symbol, else a channel.
+    // Each pattern is written in the words that subscribe to it: an object of type and target, else a symbol, else a channel.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
         out.push(b'[');
         for (index, pattern) in patterns.iter().enumerate() {
@@ -81,9 +81,7 @@ impl Settings {
             push_string(out, target);
             out.push(b'}');
         } else if let Some(symbol) = symbol(pattern) {
-            out.extend_from_slice(b"{\"symbol\":");
             push_string(out, symbol);
-            out.push(b'}');
         } else {
             push_string(out, pattern.as_str());
         }

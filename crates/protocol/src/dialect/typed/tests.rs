@@ -361,7 +361,7 @@ fn status_lists_subscriptions_in_the_fields_that_create_them() {
     crate::dialect::native::Style::push_subscriptions(&Settings::default(), &patterns, &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
-        r#"[{"subscription_type":"strategy","target":"volume_wave"},{"subscription_type":"stock","target":"600519"},{"subscription_type":"market","target":"main"},{"symbol":"KOGE/USDT"},"market.*","market.KOGE/USDT.price","strategy.*.prices","system.status"]"#
+        r#"[{"subscription_type":"strategy","target":"volume_wave"},{"subscription_type":"stock","target":"600519"},{"subscription_type":"market","target":"main"},"KOGE/USDT","market.*","market.KOGE/USDT.price","strategy.*.prices","system.status"]"#
     );
 }
 
