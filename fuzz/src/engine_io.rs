@@ -45,7 +45,7 @@ fn body(revision: Revision, body: &[u8]) {
         check_against_javascript(revision, text, &items);
     }
     let texts = items.iter().flatten().filter_map(|item| match item {
-        Item::Text(text) if Packet::parse(text).is_some() => Some((*text).to_owned()),
+        Item::Text(text) if Packet::parse(text).is_some() => Some(text.to_string()),
         // An empty text is not a packet and is never written.
         Item::Text(_) => None,
         Item::Binary(bytes) => Some(format!("b{}", STANDARD.encode(bytes))),
