@@ -199,7 +199,7 @@ async fn shard_of(mut mailbox: Mailbox, doorbell: Arc<Doorbell>, gives: Unbounde
         doorbell.answer();
         while let Some(message) = mailbox.pop() {
             match message {
-                ShardMessage::Adopt(adopt) => drop(gives.send((adopt.socket.into(), adopt.unread))),
+                ShardMessage::Adopt(adopt) => drop(gives.send((adopt.socket.claim().into(), adopt.unread))),
                 ShardMessage::Upgrade(upgrade) => drop(gives.send((upgrade.socket.into(), upgrade.unread))),
                 ShardMessage::Open(open) => drop(open.answer.send(Bytes::from_static(b"0{}"))),
                 ShardMessage::Poll(Poll { request, .. }) => polled(request),

@@ -19,7 +19,7 @@ use super::refusal::Refusal;
 use crate::metrics::RefusalReason;
 use crate::session;
 use crate::shard::mailbox::polling::Upgrade;
-use crate::shard::mailbox::{Adopt, ShardMessage};
+use crate::shard::mailbox::{Adopt, ShardMessage, UnclaimedSocket};
 use tickgate_protocol::wire::negotiate::Agreement;
 
 /// The 101 to a handshake that was checked and admitted.
@@ -60,7 +60,7 @@ pub(super) fn hand_over(context: &Context, socket: Socket, read_buf: &Bytes, adm
     let (shard, message) = match admission {
         Admission::Connection(connection) => {
             let adopt = Adopt {
-                socket,
+                socket: UnclaimedSocket::new(socket),
                 unread,
                 settings: connection.settings,
                 engine_io: connection.engine_io,
@@ -86,7 +86,7 @@ pub(super) fn hand_over(context: &Context, socket: Socket, read_buf: &Bytes, adm
     };
     match shard.map(|shard| shard.send(message)) {
         Some(Ok(())) => context.metrics.upgraded.add(1),
-        // In a drain the shards end first. The socket closes here, and the client reconnects to another gateway.
+        // In a drain the shards end first. The socket closes here with 1012, and the client reconnects to another gateway.
         Some(Err(_)) | None => context.metrics.refuse(RefusalReason::Draining),
     }
 }

@@ -26,7 +26,7 @@ async fn bytes_behind_the_handshake_reach_the_shard() {
         has(&answer(&mut stream).await, 101, &[]);
         let adopt = fixture.adopted().await;
         let mut received = adopt.unread.to_vec();
-        let mut socket = from_fd(adopt.socket);
+        let mut socket = from_fd(adopt.socket.claim());
         assert!(socket.nodelay().expect("told"));
         let mut rest = vec![0; frames.len() - received.len()];
         socket
@@ -120,7 +120,7 @@ async fn unix_sockets_are_served() {
         has(&exchange(&mut stream, &bytes).await, 101, &[]);
         let adopt = fixture.adopted().await;
         assert_eq!(adopt.address, address);
-        let mut socket = std::os::unix::net::UnixStream::from(adopt.socket);
+        let mut socket = std::os::unix::net::UnixStream::from(adopt.socket.claim());
         std::io::Write::write_all(&mut socket, b"hello").expect("sent");
         let mut hello = [0; 5];
         stream.read_exact(&mut hello).await.expect("received");

@@ -268,6 +268,6 @@ impl Arrival {
             deflate: adopt.deflate,
             permit: adopt.permit,
         };
-        (adopt.socket, arrival)
+        (adopt.socket.claim(), arrival)
     }
 }

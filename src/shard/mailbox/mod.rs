@@ -5,9 +5,9 @@
 
 mod id;
 pub mod polling;
+mod socket;
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,12 +24,13 @@ use tickgate_protocol::wire::Deflate;
 
 pub use id::ConnectionId;
 pub(super) use id::scramble;
+pub use socket::UnclaimedSocket;
 
 /// A connection that the ingress hands to a shard, after the response 101 was sent.
 #[derive(Debug)]
 pub struct Adopt {
     /// The socket (TCP or Unix), without TLS or HTTP, non-blocking.
-    pub socket: OwnedFd,
+    pub socket: UnclaimedSocket,
     /// Bytes that were read after the request's head. They may contain the first frames.
     pub unread: Bytes,
     /// The endpoint's settings.

@@ -15,7 +15,7 @@ use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::session::limits::Limits;
 use crate::session::{self, Command};
 use crate::shard::FlushMethod;
-use crate::shard::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage};
+use crate::shard::mailbox::{self, ConnectionPermit, ShardHandle, ShardMessage, UnclaimedSocket};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
@@ -163,7 +163,7 @@ impl Shard {
     pub(super) fn adopt(&mut self, socket: impl Into<OwnedFd>, unread: &[u8]) {
         self.nonce += 1;
         let adopt = Adopt {
-            socket: socket.into(),
+            socket: UnclaimedSocket::new(socket.into()),
             unread: Bytes::copy_from_slice(unread),
             settings: self.settings.clone(),
             engine_io: None,
