@@ -237,6 +237,7 @@ fn settings(trusts: bool) -> Settings {
         socket_mode: 0o600,
         trusted_proxies: TrustedProxies::parse(trusted).expect("good entries"),
         allowed_origins: AllowedOrigins::parse(&["https://app.example"]).expect("a good entry"),
+        cors_headers: hyper::header::HeaderValue::from_static("authorization, content-type"),
         endpoints: vec![
             endpoint("/ws", Dialect::Native, Mode::Required),
             endpoint("/open", Dialect::Native, Mode::Off),

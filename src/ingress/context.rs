@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
 use super::admission::AdmissionControl;
@@ -23,6 +24,8 @@ pub(super) struct Context {
     pub(super) pending: Arc<PendingConnections>,
     pub(super) polling: Arc<PollingConnections>,
     pub(super) body_memory: BodyMemory,
+    /// The headers that a page of another origin may set, as `Access-Control-Allow-Headers` lists them.
+    pub(super) cors_headers: HeaderValue,
     pub(super) http: http1::Builder,
     pub(super) handshake_timeout: Duration,
 }

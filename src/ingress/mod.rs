@@ -125,6 +125,7 @@ impl Ingress {
             metrics: parts.metrics,
             polling: Arc::<PollingConnections>::default(),
             body_memory: BodyMemory::new(),
+            cors_headers: settings.cors_headers,
             http,
             handshake_timeout,
         }))

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
+
 use super::http::ListenAddress;
 use super::{AllowedOrigins, TrustedProxies};
 use crate::session;
@@ -17,6 +19,8 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// The pages that may connect, by the `Origin` that their browser sends.
     pub allowed_origins: AllowedOrigins,
+    /// The headers that a page of another origin may set on a poll, as `Access-Control-Allow-Headers` lists them.
+    pub cors_headers: HeaderValue,
     /// The endpoints. Their paths differ, also without a trailing slash.
     pub endpoints: Vec<Endpoint>,
     /// How a handshake with an invalid token is refused.

@@ -49,6 +49,7 @@ pub(crate) fn settings() -> Settings {
             socket_mode: 0o660,
             trusted_proxies: TrustedProxies::parse(&["127.0.0.0/8", "::1", "unix"]).expect("good entries"),
             allowed_origins: AllowedOrigins::default(),
+            cors_headers: hyper::header::HeaderValue::from_static("authorization, content-type"),
             endpoints: vec![
                 Endpoint {
                     path: "/ws".into(),

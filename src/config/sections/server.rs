@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use hyper::header::{HeaderName, HeaderValue};
+
 use crate::config::check::{Check, HOUR, at_least, at_most, ensure, no_longer_than, positive};
 use crate::config::declare::section;
 use crate::config::source::Node;
@@ -37,6 +39,10 @@ section! {
         /// sandboxed frames of every page too. Empty: only pages with the host name of the request, on any port. A request
         /// without `Origin` does not come from a browser and passes. A refused request gets 403.
         value allowed_origins: Vec<AllowedOrigin> = Vec::new();
+        /// Request headers that a page of an allowed origin may set when it polls (CORS), such as those that a client's
+        /// `extraHeaders` adds. The gateway itself reads `authorization`.
+        value cors_headers: Vec<RequestHeader> =
+            ["authorization", "content-type"].map(|name| RequestHeader(name.to_owned())).to_vec();
         /// Connections in total. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
         /// low, it accepts fewer connections and, if this key
         /// has another value than the default, logs a warning.
@@ -160,13 +166,15 @@ impl Server {
         max_connections: u32,
     ) -> ingress::Settings {
         let proxies: Vec<&str> = self.trusted_proxies.iter().map(|entry| entry.0.as_str()).collect();
+        let headers: Vec<&str> = self.cors_headers.iter().map(|name| name.0.as_str()).collect();
         let origins: Vec<&str> = self.allowed_origins.iter().map(|entry| entry.0.as_str()).collect();
         ingress::Settings {
             listen: self.listen.clone(),
             socket_mode: self.socket_mode.0,
-            // Reading has checked every entry of both lists.
+            // Reading has checked every entry of these lists.
             trusted_proxies: TrustedProxies::parse(&proxies).unwrap_or_default(),
             allowed_origins: AllowedOrigins::parse(&origins).unwrap_or_default(),
+            cors_headers: HeaderValue::from_str(&headers.join(", ")).unwrap_or(HeaderValue::from_static("")),
             endpoints,
             token_refusal,
             deflate,
@@ -244,6 +252,27 @@ impl Value for AllowedOrigin {
         match AllowedOrigins::parse(&[text]) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err((_, error)) => Err(Refusal::new(format!("\"{text}\" {error}"))),
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.0.as_str().into())
+    }
+}
+
+/// An entry of `cors_headers`: the name of a header, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct RequestHeader(String);
+
+impl Value for RequestHeader {
+    fn kind() -> String {
+        "header name".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let text = text(node, "the name of a header in quotes")?;
+        // With credentials, `*` stands for a header of this name (Fetch standard).
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(name) if text != "*" => Ok(Self(name.as_str().to_owned())),
+            _ => Err(Refusal::new(format!("\"{text}\" is not the name of a header"))),
         }
     }
     fn write(&self) -> Option<toml::Value> {

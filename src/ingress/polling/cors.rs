@@ -16,11 +16,11 @@ pub(super) fn allow(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
     }
 }
 
-/// The further headers of the response to OPTIONS.
-pub(super) fn preflight(headers: &mut HeaderMap) {
+/// The further headers of the response to OPTIONS. `allowed` lists the headers that a page may set.
+pub(super) fn preflight(headers: &mut HeaderMap, allowed: &HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
     for (name, value) in [
         (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
         // Two hours is the longest time that Chromium keeps.
         (ACCESS_CONTROL_MAX_AGE, "7200"),
     ] {

@@ -70,7 +70,7 @@ pub(super) async fn serve(
     };
     let mut outcome = if request.method() == Method::OPTIONS {
         let mut response = response::empty(StatusCode::NO_CONTENT);
-        cors::preflight(response.headers_mut());
+        cors::preflight(response.headers_mut(), &context.cors_headers);
         let is_poll = false;
         Ok(PollingResponse { response, is_poll })
     } else {

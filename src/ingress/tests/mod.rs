@@ -39,6 +39,7 @@ pub(in crate::ingress) fn settings() -> Settings {
         socket_mode: 0o600,
         trusted_proxies: TrustedProxies::default(),
         allowed_origins: AllowedOrigins::default(),
+        cors_headers: hyper::header::HeaderValue::from_static("authorization, content-type"),
         endpoints: vec![
             endpoint("/ws", Dialect::Native, Mode::Required),
             endpoint("/open", Dialect::Native, Mode::Off),

@@ -1,6 +1,7 @@
 //! Engine.IO requests, with mailboxes in place of the shards of the sessions.
 
 use bytes::Bytes;
+use hyper::header::HeaderValue;
 
 use super::*;
 use crate::ingress::body::BYTES_MAX;
@@ -368,4 +369,22 @@ async fn a_client_that_does_not_send_its_version_speaks_engine_io_3() {
     has(&told, 101, &[]);
     let opening = fixture.adopted().await.engine_io.expect("a session");
     assert_eq!(opening.revision, Revision::Three);
+}
+
+#[tokio::test]
+async fn a_preflight_lists_the_configured_headers() {
+    let fixture = fixture(|settings| {
+        settings.cors_headers = HeaderValue::from_static("authorization, x-request-id");
+        settings.endpoints.push(Endpoint {
+            path: "/socket.io/".into(),
+            session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
+        });
+    });
+    let preflight = request(
+        "OPTIONS",
+        "",
+        "Origin: https://x\r\nAccess-Control-Request-Headers: x-request-id\r\n",
+    );
+    let allowed = "\r\naccess-control-allow-headers: authorization, x-request-id\r\n";
+    has(&fixture.exchange(&preflight).await, 204, &[allowed]);
 }
