@@ -198,8 +198,24 @@ impl Session {
     ) {
         match outcome {
             Ok(identity) => self.accept_connect(identity, context, out),
-            Err(TokenError { code, message }) => self.refuse_connect(code, &message, out),
+            Err(TokenError { code, message }) => match passing_reason(code) {
+                Some(reason) => self.postpone_connect(code, reason, out),
+                None => self.refuse_connect(code, &message, out),
+            },
         }
+    }
+
+    // Ends the session because of a refusal that will pass. Official clients come back when their transport is closed; after
+    // CONNECT_ERROR those of revision 4 stay away. Clients of revision 3 are told and come back nevertheless.
+    fn postpone_connect(&mut self, code: ErrorCode, reason: &'static str, out: &mut Outputs) {
+        if self
+            .engine_io
+            .as_ref()
+            .is_some_and(|engine_io| engine_io.revision == Revision::Three)
+        {
+            self.refuse_connect(code, reason, out);
+        }
+        self.end_because(Disconnect::Overload, reason, out);
     }
 
     fn accept_connect(&mut self, identity: Arc<Identity>, context: &Context<'_>, out: &mut Outputs) {
@@ -283,5 +299,15 @@ impl Session {
             out.frame(|bytes| encode_packet(bytes, Packet::Ping("")));
         }
         self.engine_io.is_some()
+    }
+}
+
+/// The reason of the Close frame if a token was refused with this code for a reason that will pass; `None` if the client needs
+/// another token.
+const fn passing_reason(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::RateLimited => Some("too many connections of this user; come back later"),
+        ErrorCode::Internal => Some("tokens cannot be verified at present; come back later"),
+        _ => None,
     }
 }
