@@ -464,3 +464,44 @@ fn a_redis_password_is_used_and_never_published() {
         assert!(!event.to_string().contains("hunter"), "{event}");
     }
 }
+
+#[test]
+fn the_failure_of_an_http_source_says_what_is_wrong() {
+    let source = HttpSource::start();
+    let gateway = gateway_with(vec![feed(
+        "strategy.{name}.prices",
+        "prices",
+        http(&source, "/prices/{name}"),
+        PublishMode::Everything,
+    )]);
+    source.set("/prices/moved", "1");
+    source.set_head(
+        "/prices/moved",
+        "301 Moved\r\nLocation: https://u:hush@prices.example/x?hush",
+    );
+    source.set("/prices/packed", "1");
+    source.set_head("/prices/packed", "200 OK\r\nContent-Encoding: gzip");
+    for (name, tells) in [
+        (
+            "moved",
+            "status 301: it redirects to https://prices.example, and redirects are not followed",
+        ),
+        ("packed", "it is encoded (Content-Encoding: gzip)"),
+        ("missing", "status 404"),
+    ] {
+        let answer = gateway.admin("POST", &format!("/api/websocket/push/prices?strategy={name}"), "");
+        assert!(
+            answer.body.contains(tells) && !answer.body.contains("hush"),
+            "{answer:?}"
+        );
+    }
+    // A byte order mark before the JSON is skipped.
+    source.set("/prices/marked", "\u{feff}[1,2]");
+    let answer = gateway.admin("POST", "/api/websocket/push/prices?strategy=marked", "");
+    assert_eq!(answer.body, r#"{"pushed":2}"#);
+    let request = source.last_request().to_lowercase();
+    assert!(
+        request.contains("user-agent: tickgate/") && request.contains("accept-encoding: identity"),
+        "{request}"
+    );
+}

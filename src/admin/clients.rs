@@ -186,9 +186,9 @@ impl Admin {
 
     /// `POST /api/websocket/broadcast/test` with `{"message"?}`
     pub(super) async fn broadcast_test(&self, _: Operator, call: Call) -> HttpResponse {
-        let body = match body::whole(call.request.into_body(), TEST_BYTES_MAX).await {
+        let body = match body::whole(call.request, TEST_BYTES_MAX).await {
             Ok(body) => body,
-            Err(refused) => return refused.0,
+            Err(refused) => return refused.response(),
         };
         let data = match test_data(&body) {
             Ok(data) => data,
@@ -253,7 +253,7 @@ impl PageQuery {
 
 /// The `data` of a test broadcast, from the request's body. The error is the message for the client.
 fn test_data(body: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8")?;
+    let text = body::text(body).map_err(|_| "the body is not UTF-8")?;
     let mut data = br#"{"message":"#.to_vec();
     if text.trim_ascii().is_empty() {
         push_string(&mut data, "test broadcast");

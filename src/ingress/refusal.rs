@@ -149,6 +149,8 @@ pub(super) enum EngineIoError {
     UnsupportedVersion,
     /// The body of a POST is longer than a message may be.
     BodyTooLarge,
+    /// The body of a POST has a `Content-Encoding`.
+    EncodedBody,
 }
 
 impl From<EngineIoError> for Refusal {
@@ -171,7 +173,18 @@ impl From<EngineIoError> for Refusal {
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 (RefusalReason::Body, status, 3, "Payload too large")
             }
+            EngineIoError::EncodedBody => {
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                (RefusalReason::Body, status, 3, "Content-Encoding is not supported")
+            }
         };
-        Self::new(reason, response::json(status, &Body { code, message }))
+        let response = response::json(status, &Body { code, message });
+        Self::new(
+            reason,
+            match error {
+                EngineIoError::EncodedBody => response::accept_plain_bodies(response),
+                _ => response,
+            },
+        )
     }
 }

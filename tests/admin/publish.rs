@@ -265,3 +265,79 @@ fn connections_are_kept_and_pipelined_requests_answered_in_order() {
         assert_eq!(client.json()["data"], n);
     }
 }
+
+#[test]
+fn encoded_bodies_are_refused_with_415() {
+    let gateway = start(|_| {});
+    // `{"channel":"a","event":"e"}` would be published if the header were ignored.
+    let event = br#"{"channel":"a","event":"e"}"#;
+    for (path, coding, content_type, status) in [
+        ("/api/publish", "gzip", "application/json", 415),
+        ("/api/publish", "deflate", "application/x-ndjson", 415),
+        ("/api/publish", "identity, br", "application/json", 415),
+        ("/api/publish", "identity", "application/json", 200),
+        ("/api/publish", "", "application/x-ndjson", 200),
+        ("/api/websocket/broadcast/test", "gzip", "application/json", 415),
+    ] {
+        let headers = format!("Content-Encoding: {coding}\r\nContent-Type: {content_type}\r\n");
+        let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", path, &headers, event);
+        assert_eq!(answer.status, status, "{path} {coding}: {answer:?}");
+        if status == 415 {
+            assert_eq!(answer.code(), "UNSUPPORTED_MEDIA_TYPE");
+            let head = answer.head.to_lowercase();
+            assert!(head.contains("\r\naccept-encoding: identity\r\n"), "{head}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_which_no_line_was_published_is_an_error() {
+    let gateway = start(|_| {});
+    let lines = |body: &[u8]| {
+        let headers = "Content-Type: application/x-ndjson\r\n";
+        gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", headers, body)
+    };
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\x56";
+    let utf_16: Vec<u8> = "\u{feff}{\"channel\":\"a\",\"event\":\"e\"}"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for (body, status, code, names) in [
+        (b"".as_slice(), 400, "INVALID_MESSAGE", "no lines"),
+        (b"\n \n\n", 400, "INVALID_MESSAGE", "no lines"),
+        (b"nonsense\n", 400, "INVALID_JSON", "line 0"),
+        (
+            b"{\"channel\":\"a..b\",\"event\":\"e\"}",
+            400,
+            "INVALID_CHANNEL",
+            "line 0",
+        ),
+        (gzip, 400, "INVALID_JSON", "gzip"),
+        (&utf_16, 400, "INVALID_JSON", "UTF-16"),
+    ] {
+        let answer = lines(body);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
+        assert_eq!(answer.json()["published"], 0);
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains(names), "{message}");
+    }
+    // One line that was published, now or before, makes the request a success.
+    let one = br#"{"channel":"a","event":"e","id":"x"}"#;
+    let both = [one.as_slice(), b"\nnonsense"].concat();
+    assert_eq!(lines(&both).status, 200);
+    assert_eq!(lines(one).body, r#"{"published":0,"duplicates":[0]}"#);
+}
+
+#[test]
+fn a_byte_order_mark_costs_no_event() {
+    let gateway = start(|_| {});
+    let event = |id: u8| format!("\u{feff}{{\"channel\":\"a\",\"event\":\"e\",\"id\":{id}}}");
+    assert_eq!(gateway.publish(&event(1)).body, r#"{"published":1}"#);
+    let array = format!("\u{feff}[{}]", event(2).trim_start_matches('\u{feff}'));
+    assert_eq!(gateway.publish(&array).body, r#"{"published":1}"#);
+    // Files with marks may be joined, so each line may begin with one.
+    let lines = format!("{}\n{}\n", event(3), event(4));
+    let headers = "Content-Type: application/x-ndjson\r\n";
+    let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", headers, lines.as_bytes());
+    assert_eq!(answer.body, r#"{"published":2}"#);
+}

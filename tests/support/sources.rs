@@ -12,6 +12,10 @@ use crate::gateway::until;
 #[derive(Default)]
 struct Content {
     bodies: Mutex<HashMap<String, String>>,
+    // The status and more header lines of a path, if not `200 OK`.
+    heads: Mutex<HashMap<String, String>>,
+    // The head of the last request.
+    request: Mutex<String>,
     asked: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -44,6 +48,20 @@ impl HttpSource {
             .lock()
             .expect("whole")
             .insert(path.into(), body.into());
+    }
+
+    /// The status with more header lines that a path is answered with, such as `302 Found\r\nLocation: /`.
+    pub(crate) fn set_head(&self, path: &str, head: &str) {
+        self.content
+            .heads
+            .lock()
+            .expect("whole")
+            .insert(path.into(), head.into());
+    }
+
+    /// The head of the last request.
+    pub(crate) fn last_request(&self) -> String {
+        self.content.request.lock().expect("whole").clone()
     }
 
     pub(crate) fn forget(&self, path: &str) {
@@ -116,11 +134,18 @@ impl Drop for HttpSource {
 fn answer(mut stream: TcpStream, content: &Content) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
-    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let mut head = String::new();
+    while let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) {
+        head.push_str(&line);
+        head.push('\n');
+    }
+    *content.request.lock().expect("whole") = head;
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     *content.asked.lock().expect("whole").entry(path.clone()).or_default() += 1;
     let body = content.bodies.lock().expect("whole").get(&path).cloned();
     let (status, body) = body.map_or(("404 Not Found", String::new()), |body| ("200 OK", body));
+    let head = content.heads.lock().expect("whole").get(&path).cloned();
+    let status = head.unwrap_or_else(|| status.to_owned());
     let length = body.len();
     write!(
         stream,

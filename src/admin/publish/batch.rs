@@ -7,6 +7,7 @@ use super::ENVELOPE_BYTES_MAX;
 use super::lines::Line;
 use crate::admin::Admin;
 use crate::admin::access::Caller;
+use crate::admin::body;
 use crate::event::{EventId, NewEvent, PublishOptions};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
@@ -19,6 +20,9 @@ const LISTED_MAX: usize = 10_000;
 /// The reply to a publish request.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct PublishReply {
+    // Why a stream failed, or why nothing of it was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<ReplyError>,
     published: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offset: Option<u64>,
@@ -40,6 +44,13 @@ pub(super) struct PublishReply {
     errors_omitted: usize,
 }
 
+/// The error of a stream as a whole.
+#[derive(Debug, Serialize)]
+pub(super) struct ReplyError {
+    pub(super) code: HttpErrorCode,
+    pub(super) message: Box<str>,
+}
+
 /// A refused item.
 #[derive(Debug, Serialize)]
 pub(super) struct ItemError {
@@ -49,6 +60,24 @@ pub(super) struct ItemError {
 }
 
 impl PublishReply {
+    /// The error of a stream that ended and of which no line was published, now or before.
+    pub(super) fn nothing_taken(&self) -> Option<ReplyError> {
+        let taken = self.published + self.duplicates.len() + self.duplicates_omitted + self.unchanged_items;
+        if taken > 0 {
+            return None;
+        }
+        Some(match self.errors.first() {
+            Some(error) => ReplyError {
+                code: error.code,
+                message: format!("no line was published; line {}: {}", error.index, error.message).into(),
+            },
+            None => ReplyError {
+                code: HttpErrorCode::InvalidMessage,
+                message: "the stream has no lines".into(),
+            },
+        })
+    }
+
     fn list_duplicate(&mut self, index: usize) {
         if self.duplicates.len() < LISTED_MAX {
             self.duplicates.push(index);
@@ -120,11 +149,12 @@ impl<'a> Batch<'a> {
                 self.fail(self.index, HttpErrorCode::MessageTooLarge, message.into());
                 self.index += 1;
             }
-            Line::Whole(bytes) => match simdutf8::basic::from_utf8(&bytes) {
+            Line::Whole(bytes) => match body::text(&bytes) {
                 Ok(text) if text.trim_ascii().is_empty() => {}
                 Ok(text) => self.take(text),
-                Err(_) => {
-                    self.fail(self.index, HttpErrorCode::InvalidJson, "the line is not UTF-8".into());
+                Err(what) => {
+                    let message = format!("the line {what}");
+                    self.fail(self.index, HttpErrorCode::InvalidJson, message.into());
                     self.index += 1;
                 }
             },

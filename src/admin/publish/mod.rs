@@ -8,10 +8,10 @@ mod batch;
 mod lines;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE};
+use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, StatusCode};
 
-use self::batch::{Batch, ItemError};
+use self::batch::{Batch, ItemError, ReplyError};
 use self::lines::Lines;
 use super::access::{Caller, forbidden};
 use super::routes::Call;
@@ -43,19 +43,23 @@ impl Admin {
         }
         let mut batch = Batch::new(self, &caller);
         if is_lines(request.headers()) {
-            return self.publish_lines(batch, request.into_body()).await;
+            return match body::plain(request) {
+                Ok(body) => self.publish_lines(batch, body).await,
+                Err(refused) => refused.response(),
+            };
         }
         // Held until the end: the body stays in memory as long as its items wait for the hub.
         let Ok(_reserved) = self.reserve_body(&request).await else {
             let message = "the gateway is shutting down";
             return response::error(HttpErrorCode::Overloaded, message);
         };
-        let body = match body::whole(request.into_body(), self.publish_body_bytes).await {
+        let body = match body::whole(request, self.publish_body_bytes).await {
             Ok(body) => body,
-            Err(refused) => return refused.0,
+            Err(refused) => return refused.response(),
         };
-        let Ok(text) = simdutf8::basic::from_utf8(&body) else {
-            return response::error(HttpErrorCode::InvalidJson, "the body is not UTF-8");
+        let text = match body::text(&body) {
+            Ok(text) => text,
+            Err(what) => return response::error(HttpErrorCode::InvalidJson, &format!("the body {what}")),
         };
         if !text.trim_ascii_start().starts_with('[') {
             batch.take(text);
@@ -118,20 +122,21 @@ impl Admin {
             match chunk {
                 Ok(Some(_)) => {}
                 Ok(None) => break None,
-                Err(error) => break Some(error.0),
+                Err(error) => break Some(error),
             }
         };
-        let Some(failed) = failed else {
-            return response::json(StatusCode::OK, &batch.reply);
-        };
-        // The status is that of the failure. The body still tells what was published.
-        let (parts, _) = failed.into_parts();
-        let mut response = response::json(parts.status, &batch.reply);
-        let connection = parts.headers.get(CONNECTION);
-        response
-            .headers_mut()
-            .extend(connection.map(|value| (CONNECTION, value.clone())));
-        response
+        let mut reply = batch.reply;
+        // The body tells what was published, whatever the status is.
+        if let Some(failed) = failed {
+            reply.error = Some(ReplyError {
+                code: failed.code,
+                message: failed.message.clone(),
+            });
+            return failed.finish(response::json(failed.code.status(), &reply));
+        }
+        reply.error = reply.nothing_taken();
+        let status = reply.error.as_ref().map_or(StatusCode::OK, |error| error.code.status());
+        response::json(status, &reply)
     }
 
     /// Publishes the events of the batch. A task of its own does it: when the client goes away and this future is dropped,

@@ -15,9 +15,9 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::http::uri::Authority;
-use hyper::{Method, Uri};
+use hyper::{Method, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -28,6 +28,9 @@ use crate::time::unix_ms;
 
 /// The name of the signature's header.
 pub const SIGNATURE_HEADER: &str = "x-tickgate-signature";
+
+/// The `User-Agent` of all requests.
+const AGENT: &str = concat!("tickgate/", env!("CARGO_PKG_VERSION"));
 
 // Shorter than the five seconds after which Node's server closes an idle connection, which is the shortest time among the
 // usual servers. A request that is sent while the server closes is lost, and most commands must not be repeated.
@@ -113,21 +116,26 @@ pub(crate) enum RequestError {
     Lost(String),
     /// The body is longer than allowed.
     TooLong,
-    /// A status other than 2xx.
-    Status(u16),
+    /// The body has this `Content-Encoding`.
+    Encoded(String),
+    /// A status other than 2xx, and where a redirect leads: scheme, host and port.
+    Status(u16, Option<String>),
 }
 
 impl Pool {
-    /// Sends one request and returns the body of the response.
+    /// Sends one request and returns the body of the response. Adds the headers that all requests have.
     ///
     /// # Errors
     ///
     /// See [`RequestError`]. The body may have at most `bytes_max` bytes.
     pub(crate) async fn request(
         &self,
-        request: hyper::Request<Full<Bytes>>,
+        mut request: hyper::Request<Full<Bytes>>,
         bytes_max: usize,
     ) -> Result<Bytes, RequestError> {
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let response = self.client.request(request).await.map_err(|error| {
             let detail = causes(&error);
             if error.is_connect() {
@@ -137,6 +145,8 @@ impl Pool {
             }
         })?;
         let status = response.status();
+        let location = redirect_host(status, response.headers());
+        let encoding = content_encoding(response.headers());
         // The body is read whatever the status is, so that the connection can be used again.
         let body = Limited::new(response.into_body(), bytes_max).collect().await;
         let body = body.map_err(|error| {
@@ -146,12 +156,36 @@ impl Pool {
                 RequestError::Lost(error.to_string())
             }
         })?;
-        if status.is_success() {
-            Ok(body.to_bytes())
-        } else {
-            Err(RequestError::Status(status.as_u16()))
+        match encoding {
+            _ if !status.is_success() => Err(RequestError::Status(status.as_u16(), location)),
+            Some(encoding) => Err(RequestError::Encoded(encoding)),
+            None => Ok(body.to_bytes()),
         }
     }
+}
+
+/// Where a redirect leads: scheme, host and port, without path and query, which may hold secrets.
+fn redirect_host(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    let location = headers.get(LOCATION).filter(|_| status.is_redirection())?;
+    let uri: Option<Uri> = location.to_str().ok().and_then(|location| location.parse().ok());
+    Some(match uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority())) {
+        Some((scheme, Some(authority))) => {
+            let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+            format!("{}://{host}", scheme.unwrap_or("http"))
+        }
+        Some((_, None)) => "another path of the same host".to_owned(),
+        None => "a location that is not a URL".to_owned(),
+    })
+}
+
+/// The codings of a body other than `identity`, at most 32 characters of them; `None` for a plain body.
+fn content_encoding(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(CONTENT_ENCODING).iter().find_map(|value| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let is_coding = |coding: &&str| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity");
+        let coding = value.split(',').map(str::trim).find(is_coding)?;
+        Some(coding.chars().take(32).collect())
+    })
 }
 
 impl From<RequestError> for Failure {
@@ -159,10 +193,20 @@ impl From<RequestError> for Failure {
         match error {
             RequestError::Unreachable(detail) => Self::Unreachable(detail),
             RequestError::Lost(detail) => Self::Lost(detail),
-            RequestError::TooLong => Self::BadReply("it is too long"),
-            RequestError::Status(status) => Self::Status(status),
+            RequestError::TooLong => Self::BadReply("it is too long".into()),
+            RequestError::Encoded(coding) => Self::BadReply(encoded(&coding).into()),
+            RequestError::Status(status, None) => Self::Status(status),
+            RequestError::Status(status, Some(location)) => Self::StatusWithHint {
+                status,
+                hint: format!("it redirects to {location}, and redirects are not followed: configure the final URL"),
+            },
         }
     }
+}
+
+/// The error text about a response with a `Content-Encoding`, to follow "it ".
+pub(crate) fn encoded(coding: &str) -> String {
+    format!("it is encoded (Content-Encoding: {coding}), although the request asked for identity")
 }
 
 /// A [`Handler`] that posts commands to one URL.
@@ -198,7 +242,23 @@ impl HttpBackend {
         if let Some(key) = &self.key {
             post.headers_mut().insert(SIGNATURE_HEADER, sign(key, unix_ms(), &body));
         }
-        reply::parse(&self.pool.request(post, self.reply_bytes_max).await?)
+        let reply = self.pool.request(post, self.reply_bytes_max).await;
+        reply::parse(&reply.map_err(|error| self.failure(error))?)
+    }
+
+    /// A backend that refuses the gateway itself is told with what may be wrong.
+    fn failure(&self, error: RequestError) -> Failure {
+        let RequestError::Status(status @ (401 | 403), _) = error else {
+            return error.into();
+        };
+        let hint = match self.key {
+            Some(_) => "does the backend have the same HMAC secret and the right time, and does it check the raw body?",
+            None => "requests are not signed: hmac_secret_env or hmac_secret_file names the secret",
+        };
+        Failure::StatusWithHint {
+            status,
+            hint: hint.to_owned(),
+        }
     }
 }
 
@@ -259,6 +319,27 @@ mod tests {
             assert!(error.contains(why), "{bad}: {error}");
             assert!(!error.contains("secret@"));
         }
+    }
+
+    #[test]
+    fn a_redirect_is_told_by_its_host_alone() {
+        let host = |status: u16, location: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, HeaderValue::from_static(location));
+            redirect_host(StatusCode::from_u16(status).expect("a status"), &headers)
+        };
+        for (location, told) in [
+            (
+                "https://api.example.com:8443/x?token=hush",
+                "https://api.example.com:8443",
+            ),
+            ("http://u:hush@backend/x", "http://backend"),
+            ("/commands/?hush", "another path of the same host"),
+            ("http://[", "a location that is not a URL"),
+        ] {
+            assert_eq!(host(301, location).as_deref(), Some(told), "{location}");
+        }
+        assert_eq!(host(200, "http://backend/"), None);
     }
 
     #[test]

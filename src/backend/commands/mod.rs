@@ -12,6 +12,7 @@
 //! Everything runs on the tokio runtime that the router is given. Deadlines are tokio timers, with a resolution of one
 //! millisecond.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
@@ -178,30 +179,45 @@ pub enum Failure {
     /// An HTTP status other than 2xx.
     #[error("the backend failed with HTTP status {0}")]
     Status(u16),
-    /// A reply that is too long or not `{success, data | error}`.
+    /// An HTTP status other than 2xx, with what an operator should look at. Clients do not get the hint.
+    #[error("the backend failed with HTTP status {status}")]
+    StatusWithHint {
+        /// The status.
+        status: u16,
+        /// For the log.
+        hint: String,
+    },
+    /// A reply that is too long, encoded, or not `{success, data | error}`.
     #[error("the backend's reply was not understood, the outcome is unknown: {0}")]
-    BadReply(&'static str),
+    BadReply(Cow<'static, str>),
 }
 
 impl Failure {
     /// Whether the failure counts against the backend's health. Most 4xx do not: they refuse this one command.
     #[must_use]
     pub fn is_backend_fault(&self) -> bool {
-        !matches!(self, Self::Status(400..=407 | 409..=428 | 430..=499))
+        !matches!(self.status(), Some(400..=407 | 409..=428 | 430..=499))
     }
 
     /// Whether another attempt at an idempotent command may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Lost(_) | Self::Status(429 | 500..))
+        matches!(self, Self::Unreachable(_) | Self::Lost(_)) || matches!(self.status(), Some(429 | 500..))
     }
 
     /// Details for the log that clients do not get.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Unreachable(detail) | Self::Lost(detail) => Some(detail),
+            Self::Unreachable(detail) | Self::Lost(detail) | Self::StatusWithHint { hint: detail, .. } => Some(detail),
             Self::Status(_) | Self::BadReply(_) => None,
+        }
+    }
+
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status(status) | Self::StatusWithHint { status, .. } => Some(*status),
+            Self::Unreachable(_) | Self::Lost(_) | Self::BadReply(_) => None,
         }
     }
 }

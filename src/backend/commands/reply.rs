@@ -28,14 +28,15 @@ struct ReplyError {
     _message: String,
 }
 
-/// Parses a reply.
+/// Parses a reply. A byte order mark at its beginning is skipped.
 ///
 /// # Errors
 ///
 /// [`Failure::BadReply`] for anything else than the two forms.
 pub(super) fn parse(body: &Bytes) -> Result<BackendReply, Failure> {
-    let reply: Reply<'_> = serde_json::from_slice(body)
-        .map_err(|_| Failure::BadReply("it must be a JSON object with the boolean field success"))?;
+    let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let reply: Reply<'_> = serde_json::from_slice(json)
+        .map_err(|_| Failure::BadReply("it must be a JSON object with the boolean field success".into()))?;
     if reply.success {
         return Ok(BackendReply::Success(raw(body, reply.data)));
     }
@@ -43,7 +44,7 @@ pub(super) fn parse(body: &Bytes) -> Result<BackendReply, Failure> {
     match serde_json::from_slice::<ReplyError>(&error) {
         Ok(_) => Ok(BackendReply::Failure(error)),
         Err(_) => Err(Failure::BadReply(
-            "error must be an object with the strings code and message",
+            "error must be an object with the strings code and message".into(),
         )),
     }
 }
@@ -105,6 +106,10 @@ mod tests {
             let body = Bytes::from(format!(r#" {{"data": {data} ,"success":true,"more":[]}} "#));
             assert_eq!(parse(&body), Ok(BackendReply::Success(Bytes::from(data))));
         }
+        assert_eq!(
+            parsed("\u{feff}{\"success\":true,\"data\":1}"),
+            Ok(BackendReply::Success(Bytes::from_static(b"1")))
+        );
         assert_eq!(
             parsed(r#"{"success":true}"#),
             Ok(BackendReply::Success(Bytes::from_static(b"null")))

@@ -12,8 +12,8 @@ pub(super) enum PollFailure {
     Lost(String),
     /// The poll took longer than the feed's timeout.
     TimedOut,
-    /// HTTP: a status other than 2xx.
-    Status(u16),
+    /// HTTP: a status other than 2xx, and where a redirect leads.
+    Status(u16, Option<String>),
     /// Redis refused the request.
     Refused(String),
     /// No event can be made from the response.
@@ -27,7 +27,7 @@ impl PollFailure {
             Self::Unreachable(_) => "the source cannot be reached",
             Self::Lost(_) => "the connection to the source broke",
             Self::TimedOut => "the source did not respond in time",
-            Self::Status(_) => "the source responded with an error status",
+            Self::Status(..) => "the source responded with an error status",
             Self::Refused(_) => "the source refused the request",
             Self::BadResponse(_) => "the source's response is not usable",
         }
@@ -38,7 +38,11 @@ impl fmt::Display for PollFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str(self.class()),
-            Self::Status(status) => write!(f, "the source responded with status {status}"),
+            Self::Status(status, None) => write!(f, "the source responded with status {status}"),
+            Self::Status(status, Some(location)) => write!(
+                f,
+                "the source responded with status {status}: it redirects to {location}, and redirects are not followed"
+            ),
             Self::Unreachable(why) | Self::Lost(why) | Self::Refused(why) | Self::BadResponse(why) => {
                 write!(f, "{}: {why}", self.class())
             }

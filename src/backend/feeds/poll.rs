@@ -109,7 +109,9 @@ impl Poller {
                 return Err(PollFailure::TimedOut);
             }
         };
-        let changes = change::changes(&mut poll.last, mode, &response, poll.full, self.event_bytes)?;
+        // A byte order mark is not JSON (RFC 8259, section 8.1).
+        let response = response.strip_prefix('\u{feff}').unwrap_or(&response);
+        let changes = change::changes(&mut poll.last, mode, response, poll.full, self.event_bytes)?;
         let timestamp_ms = unix_ms();
         let options = PublishOptions {
             even_if_unchanged: poll.full,

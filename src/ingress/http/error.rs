@@ -53,6 +53,8 @@ http_error_codes! {
     Timeout = REQUEST_TIMEOUT, "TIMEOUT";
     /// The body or an event in it is longer than its limit.
     MessageTooLarge = PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE";
+    /// The body is compressed or encoded in another way.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE";
     /// The path is a WebSocket endpoint and the request is not a handshake of version 13.
     UpgradeRequired = UPGRADE_REQUIRED, "UPGRADE_REQUIRED";
     /// Too many connections of one address or user, or too many handshakes per second.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING};
 use percent_encoding::percent_decode_str;
 
 /// A query parameter is given twice, or is not UTF-8 after percent-decoding.
@@ -70,6 +70,17 @@ pub fn tokens(headers: &HeaderMap, name: hyper::header::HeaderName) -> impl Iter
     lines.flat_map(|line| line.split(',').map(str::trim))
 }
 
+/// The first coding of `Content-Encoding` that is not `identity`, at most 32 characters of it; `None` for a plain body.
+#[must_use]
+pub fn content_encoding(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(CONTENT_ENCODING).iter().find_map(|value| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let is_coding = |coding: &&str| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity");
+        let coding = value.split(',').map(str::trim).find(is_coding)?;
+        Some(coding.chars().take(32).collect())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +97,25 @@ mod tests {
         assert_eq!(value("token=1&token=2", "token"), Err(BadQuery));
         assert_eq!(value("token=%ff", "token"), Err(BadQuery));
         assert_eq!(value("token=%", "token"), Ok(Some("%".into())));
+    }
+
+    #[test]
+    fn content_encodings_other_than_identity_are_found() {
+        let coding = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let value = HeaderValue::from_bytes(line.as_bytes()).expect("allowed");
+                headers.append(CONTENT_ENCODING, value);
+            }
+            content_encoding(&headers)
+        };
+        for plain in [&[] as &[&str], &[""], &["identity"], &["Identity, identity"], &[" , "]] {
+            assert_eq!(coding(plain), None, "{plain:?}");
+        }
+        assert_eq!(coding(&["gzip"]).as_deref(), Some("gzip"));
+        assert_eq!(coding(&["identity", "identity, br"]).as_deref(), Some("br"));
+        assert_eq!(coding(&["gz\u{ef}p"]).as_deref(), Some("gz\u{ef}p"));
+        assert_eq!(coding(&[&"x".repeat(1000)]).map(|coding| coding.len()), Some(32));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -78,6 +78,15 @@ pub fn method_not_allowed(allow: &'static str) -> HttpResponse {
 #[must_use]
 pub fn not_found() -> HttpResponse {
     error(HttpErrorCode::NotFound, "nothing is served at this path")
+}
+
+/// Adds `Accept-Encoding: identity`, by which a 415 says that bodies must not be encoded (RFC 9110, section 12.5.3).
+#[must_use]
+pub fn accept_plain_bodies(mut response: HttpResponse) -> HttpResponse {
+    response
+        .headers_mut()
+        .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
 /// Adds `Retry-After`, in seconds.

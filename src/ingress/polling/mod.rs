@@ -6,7 +6,8 @@
 //! Invariants:
 //!
 //! * A request changes a session only when it knows the session's secret.
-//! * A body is read only for an existing session, up to its limit, in bounded time, and while there is memory for it.
+//! * A body is read only for an existing session, up to its limit, in bounded time, and while there is memory for it. A
+//!   body with a `Content-Encoding` is refused unread.
 //! * When a client goes away before its response is written, its session hears of it
 //!   ([`PollGuard`]). A response that the kernel took and the network lost cannot be
 //!   detected here: the client's library sees its request fail and opens another session.
@@ -29,6 +30,7 @@ use super::admission::{Admission, NewSession, OpenedBy};
 use super::body::{self, BodyError};
 use super::context::Context;
 use super::handshake;
+use super::http::request::content_encoding;
 use super::http::response::{self, HttpResponse};
 use super::http_connection::HttpConnection;
 use super::refusal::{EngineIoError, Refusal};
@@ -224,6 +226,10 @@ impl Exchange<'_> {
 
     /// Takes packets from the client.
     async fn post(&self, session: SessionName, request: Request<Incoming>) -> Result<HttpResponse, Refusal> {
+        // Checked before the session hears of the request, so the session goes on.
+        if content_encoding(request.headers()).is_some() {
+            return Err(EngineIoError::EncodedBody.into());
+        }
         let guard = PollGuard::new(self.request(session));
         if let Err(error) = guard.request.ask(PollRequest::PostHead).await {
             guard.finish();

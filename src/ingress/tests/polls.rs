@@ -388,3 +388,32 @@ async fn a_preflight_lists_the_configured_headers() {
     let allowed = "\r\naccess-control-allow-headers: authorization, x-request-id\r\n";
     has(&fixture.exchange(&preflight).await, 204, &[allowed]);
 }
+
+#[tokio::test]
+async fn an_encoded_post_is_refused_and_its_session_goes_on() {
+    let mut fixture = with_socket_io();
+    let post = |headers: &str| {
+        let headers = format!("Content-Length: 1\r\n{headers}");
+        [request("POST", &sid(), &headers), b"3".to_vec()].concat()
+    };
+    let told = fixture.exchange(&post("Content-Encoding: gzip\r\n")).await;
+    has(
+        &told,
+        415,
+        &["\r\naccept-encoding: identity\r\n", "Content-Encoding is not supported"],
+    );
+    fixture.refused(RefusalReason::Body, 1).await;
+    assert!(
+        fixture.mailboxes.iter_mut().all(|mailbox| mailbox.pop().is_none()),
+        "no shard hears of it"
+    );
+
+    let mut stream = fixture.connect().await;
+    stream
+        .write_all(&post("Content-Encoding: identity\r\n"))
+        .await
+        .expect("sent");
+    fixture.begin_post().await;
+    fixture.take_post(1).await;
+    has(&answer(&mut stream).await, 200, &["ok"]);
+}

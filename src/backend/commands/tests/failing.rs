@@ -103,7 +103,7 @@ async fn only_transient_failures_of_idempotent_routes_are_retried() {
         (true, Failure::Lost(String::new()), 3),
         (true, Failure::Status(503), 3),
         (true, Failure::Status(404), 1),
-        (true, Failure::BadReply("planted"), 1),
+        (true, Failure::BadReply("planted".into()), 1),
     ];
     for (idempotent, failure, attempts) in cases {
         let calls = Arc::new(AtomicUsize::new(0));

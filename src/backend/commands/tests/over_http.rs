@@ -18,6 +18,8 @@ enum Act {
     Reply(String),
     /// Sends this status with a valid success as body and keeps the connection.
     Status(u16),
+    /// Sends a valid success with this status line and these header lines, and keeps the connection.
+    Head(&'static str),
     /// Announces a longer body than it sends, then closes the connection.
     DieMidReply,
     /// Closes the connection instead of answering.
@@ -103,6 +105,10 @@ where
                 let body = "{\"success\":true,\"data\":1}";
                 format!("HTTP/1.1 {status} Odd\r\ncontent-length: {}\r\n\r\n{body}", body.len())
             }
+            Act::Head(head) => {
+                let body = "{\"success\":true,\"data\":1}";
+                format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            }
             Act::DieMidReply => {
                 let _ = socket
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"success\":true")
@@ -182,6 +188,8 @@ async fn a_command_that_is_not_idempotent_is_sent_once_and_fails_with_backend_un
         Act::Status(500),
         Act::Status(404),
         Act::Status(302),
+        Act::Head("302 Found\r\nlocation: http://elsewhere/"),
+        Act::Head("200 OK\r\ncontent-encoding: gzip"),
         reply("<html>not JSON</html>"),
         reply("{\"ok\":true}"),
         reply("{\"success\":false}"),
@@ -338,4 +346,59 @@ async fn each_of_many_commands_is_answered_exactly_once() {
     );
     drop(harness.router);
     assert!(harness.answers.recv().await.is_none(), "no answer after the last");
+}
+
+#[tokio::test]
+async fn failures_say_what_is_wrong() {
+    for (signed, head, text, detail) in [
+        (
+            false,
+            "307 Temporary\r\nlocation: https://u:hush@elsewhere:8443/commands?hush",
+            "HTTP status 307",
+            Some("it redirects to https://elsewhere:8443, and redirects are not followed"),
+        ),
+        (
+            true,
+            "401 Unauthorized",
+            "HTTP status 401",
+            Some("the same HMAC secret"),
+        ),
+        (
+            false,
+            "403 Forbidden",
+            "HTTP status 403",
+            Some("requests are not signed"),
+        ),
+        (true, "404 Not Found", "HTTP status 404", None),
+        (
+            true,
+            "200 OK\r\ncontent-encoding: identity, gzip",
+            "it is encoded (Content-Encoding: gzip)",
+            None,
+        ),
+    ] {
+        let server = Server::start(move |_, _| Act::Head(head)).await;
+        let secret = signed.then(|| Secret::new(*b"a shared secret of thirty-two bytes"));
+        let Target::Http(settings) = server.signed_route(secret).target else {
+            panic!("an HTTP route")
+        };
+        let backend = http::HttpBackend::new(&http::Pool::default(), &settings, 1024);
+        let request = Request::new("client_1", command(1, "a.b", "{}"));
+        let failure = backend.call(&request).await.expect_err("a failure");
+        assert!(failure.to_string().contains(text), "{failure}");
+        let found = failure.detail().unwrap_or_default();
+        assert!(
+            !found.contains("hush") && !failure.to_string().contains("hush"),
+            "{found}"
+        );
+        assert_eq!(failure.detail().is_some(), detail.is_some(), "{found}");
+        assert!(found.contains(detail.unwrap_or_default()), "{found}");
+        let received = server.received.lock()[0].clone();
+        assert_eq!(received.header("accept-encoding"), Some("identity"));
+        assert!(
+            received
+                .header("user-agent")
+                .is_some_and(|agent| agent.starts_with("tickgate/"))
+        );
+    }
 }

@@ -9,7 +9,7 @@ use hyper::Uri;
 use hyper::header::{ACCEPT, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::backend::commands::http::{BackendUrl, Pool, RequestError};
+use crate::backend::commands::http::{BackendUrl, Pool, RequestError, encoded};
 use crate::backend::feeds::failure::PollFailure;
 
 /// Every character that RFC 3986, section 2.3 does not call unreserved is encoded.
@@ -94,7 +94,8 @@ impl HttpSource {
             RequestError::Unreachable(detail) => PollFailure::Unreachable(detail),
             RequestError::Lost(detail) => PollFailure::Lost(detail),
             RequestError::TooLong => PollFailure::BadResponse(format!("it is longer than {bytes_max} bytes")),
-            RequestError::Status(status) => PollFailure::Status(status),
+            RequestError::Encoded(coding) => PollFailure::BadResponse(encoded(&coding)),
+            RequestError::Status(status, location) => PollFailure::Status(status, location),
         })?;
         String::from_utf8(body.into()).map_err(|_| PollFailure::BadResponse("it is not UTF-8".to_owned()))
     }
