@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::access::Operator;
+use super::query::Query;
 use super::routes::Call;
 use super::{Admin, body};
 use crate::event::{Event, NewEvent, PublishOptions};
 use crate::ingress::http::HttpErrorCode;
-use crate::ingress::http::request::query_value;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
 use tickgate_protocol::channel::Channel;
@@ -124,9 +124,9 @@ impl Admin {
             limit,
             mut cursor,
             user,
-        } = match PageQuery::parse(call.query()) {
+        } = match PageQuery::read(&call.query()) {
             Ok(query) => query,
-            Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
+            Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
         let shards = &self.parts.shards;
         let mut clients = Vec::new();
@@ -227,26 +227,23 @@ struct PageQuery {
 }
 
 impl PageQuery {
-    /// Parses the query. The error is the message for the client.
-    fn parse(query: &str) -> Result<Self, &'static str> {
-        let value = |name| {
-            query_value(query, name).map_err(|_| "a query parameter is given twice or is not percent-encoded UTF-8")
-        };
-        let limit = match value("limit")? {
+    /// Reads the parameters. The error is the message for the client.
+    fn read(query: &Query<'_>) -> Result<Self, String> {
+        let limit = match query.get("limit")? {
             None => PAGE_DEFAULT,
             Some(limit) => match limit.parse() {
                 Ok(limit @ 1..=PAGE_MAX) => limit,
-                _ => return Err("`limit` must be 1 to 1000"),
+                _ => return Err("`limit` must be 1 to 1000".to_owned()),
             },
         };
-        let cursor = match value("cursor")? {
+        let cursor = match query.get("cursor")? {
             None => (0, 0),
             Some(cursor) => cursor
                 .split_once('-')
                 .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
                 .ok_or("`cursor` must be the `next_cursor` of another page")?,
         };
-        let user = value("user")?.map(|user| user.into_owned().into());
+        let user = query.get("user")?.map(|user| user.into_owned().into());
         Ok(Self { limit, cursor, user })
     }
 }
@@ -283,11 +280,11 @@ mod tests {
                 user: user.map(Into::into),
             })
         };
-        assert_eq!(PageQuery::parse(""), page(100, (0, 0), None));
-        assert_eq!(
-            PageQuery::parse("limit=7&cursor=3-41&user=u%201"),
-            page(7, (3, 41), Some("u 1"))
-        );
+        let read = |query| PageQuery::read(&Query::of(query));
+        for empty in ["", "limit=&cursor=&user="] {
+            assert_eq!(read(empty), page(100, (0, 0), None), "{empty}");
+        }
+        assert_eq!(read("limit=7&cursor=3-41&user=u%201"), page(7, (3, 41), Some("u 1")));
         for query in [
             "limit=0",
             "limit=1001",
@@ -295,9 +292,8 @@ mod tests {
             "cursor=1",
             "cursor=1-x",
             "cursor=99999-1",
-            "limit=1&limit=2",
         ] {
-            assert!(PageQuery::parse(query).is_err(), "{query}");
+            assert!(read(query).is_err(), "{query}");
         }
     }
 

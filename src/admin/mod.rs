@@ -10,6 +10,7 @@ mod clients;
 mod metrics;
 mod publish;
 mod push;
+mod query;
 mod routes;
 pub mod self_report;
 mod serve;

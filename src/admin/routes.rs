@@ -1,7 +1,8 @@
 //! The routing table: methods, path, access rule and handler of every route.
 //!
 //! Invariant: no route lacks an access rule, because [`Handler`] has no variant without one. A function that needs an
-//! [`Operator`] fits only into [`Handler::Operator`], and only `access` creates that proof.
+//! [`Operator`] fits only into [`Handler::Operator`], and only `access` creates that proof. A handler of the API declares
+//! its query parameters by [`Call::with`]; any other parameter is refused.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -11,7 +12,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::Admin;
 use super::access::{Caller, Operator};
-use crate::ingress::http::Health;
+use crate::ingress::http::{Health, HttpErrorCode};
+use super::query::Query;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::CONTENT_TYPE;
@@ -36,47 +38,65 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         methods: POST,
         path: "/api/publish",
-        handler: Handler::Caller(|admin, caller, call| Box::pin(admin.publish(caller, call))),
+        handler: Handler::Caller(|admin, caller, call| call.with(&[], |call| Box::pin(admin.publish(caller, call)))),
     },
     Route {
         methods: GET,
         path: "/api/websocket/stats",
-        handler: Handler::Operator(|admin, operator, _| Box::pin(admin.stats(operator))),
+        handler: Handler::Operator(|admin, operator, call| call.with(&[], |_| Box::pin(admin.stats(operator)))),
     },
     Route {
         methods: GET,
         path: "/api/websocket/clients",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.clients(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&["limit", "cursor", "user"], |call| {
+                Box::pin(admin.clients(operator, call))
+            })
+        }),
     },
     Route {
         methods: DELETE,
         path: "/api/websocket/clients/{}",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.disconnect(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.disconnect(operator, call)))
+        }),
     },
     Route {
         methods: DELETE,
         path: "/api/users/{}/connections",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.disconnect_user(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.disconnect_user(operator, call)))
+        }),
     },
     Route {
         methods: POST,
         path: "/api/websocket/broadcast/test",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.broadcast_test(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.broadcast_test(operator, call)))
+        }),
     },
     Route {
         methods: POST,
         path: "/api/websocket/push/prices",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.push_prices(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&["strategy"], |call| Box::pin(admin.push_prices(operator, call)))
+        }),
     },
     Route {
         methods: GET,
         path: "/api/channels/{}",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.channel(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.channel(operator, call)))
+        }),
     },
     Route {
         methods: GET,
         path: "/api/channels/{}/history",
-        handler: Handler::Operator(|admin, operator, call| Box::pin(admin.history(operator, call))),
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&["since", "epoch", "limit"], |call| {
+                Box::pin(admin.history(operator, call))
+            })
+        }),
     },
 ];
 
@@ -114,9 +134,20 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// The query, without the `?`.
-    pub(super) fn query(&self) -> &str {
-        self.request.uri().query().unwrap_or_default()
+    /// The query.
+    pub(super) fn query(&self) -> Query<'_> {
+        Query::of(self.request.uri().query().unwrap_or_default())
+    }
+
+    /// Calls the handler if the query has no parameters but the known ones, each at most once.
+    fn with<'a>(self, known: &[&str], handler: impl FnOnce(Self) -> PendingResponse<'a>) -> PendingResponse<'a> {
+        match self.query().check(known) {
+            Ok(()) => handler(self),
+            Err(message) => {
+                let refused = response::error(HttpErrorCode::InvalidMessage, &message);
+                Box::pin(std::future::ready(refused))
+            }
+        }
     }
 }
 
