@@ -133,8 +133,8 @@ impl FromStr for Algorithm {
 /// Why a key cannot be used. The message contains nothing of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The secret is empty.
-    #[error("the secret is empty")]
+    /// The secret is empty or consists of white space.
+    #[error("the secret is empty or blank")]
     Empty,
     /// The secret is shorter than the algorithm's hash (RFC 7518, section 3.2).
     #[error("the secret is shorter than the {bytes_min} bytes that {algorithm} needs")]
@@ -178,7 +178,7 @@ impl Key {
         let Family::Hmac(bytes_min) = algorithm.family() else {
             return Err(KeyError::NeedsPublicKey(algorithm));
         };
-        if secret.is_empty() {
+        if secret.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
         if secret.trim_ascii_start().starts_with(b"-----BEGIN ") {

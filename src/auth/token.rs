@@ -34,6 +34,12 @@ pub fn verify(token: &str, keys: &KeySet, settings: &Settings, now_unix_ms: u64)
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::too_long());
     }
+    // Told apart from a bad signature, because the line feed of the file that a token came from is hard to see.
+    if token.trim_ascii() != token {
+        return Err(TokenError::invalid(
+            "the token has white space around it, such as the line feed of a file",
+        ));
+    }
     let payload = verified_payload(token, keys)?;
     let identity = read_claims(&Claims::parse(&payload)?, settings, now_unix_ms)?;
     match (identity.expires_at_ms, identity.exp_ms) {

@@ -116,7 +116,9 @@ fn not_zero(duration: &Duration) -> Result<(), String> {
     ensure(!duration.is_zero(), "must be longer than 0s")
 }
 
-/// Accepts no text, and any but the empty one.
-pub(super) fn not_empty(text: &Option<String>) -> Result<(), String> {
-    ensure(text.as_deref() != Some(""), "must not be empty")
+/// Accepts no text, and any but an empty or blank one. Taking an empty security setting for an unset one would open what
+/// it is meant to close, so it is refused.
+pub(super) fn not_blank(text: &Option<String>) -> Result<(), String> {
+    let is_blank = text.as_deref().is_some_and(|text| text.trim().is_empty());
+    ensure(!is_blank, "must not be empty")
 }

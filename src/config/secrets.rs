@@ -133,9 +133,9 @@ impl Search<'_, '_> {
             }
             (None, None) => return None,
         };
-        if found.expose().is_empty() {
+        if found.expose().trim_ascii().is_empty() {
             let from = from_variable(variable);
-            self.check.refuse(&name, format!("the secret is empty{from}"));
+            self.check.refuse(&name, format!("the secret is empty or blank{from}"));
             return None;
         }
         Some((found, name))
@@ -145,7 +145,7 @@ impl Search<'_, '_> {
         let found = self
             .environment
             .get(variable)
-            .map(|value| Secret::new(value.as_bytes()));
+            .map(|value| Secret::new(without_line_end(value.as_bytes())));
         if found.is_none() {
             let message = format!("variable {variable} is not set (or is not UTF-8)");
             self.check.refuse(name, message);
@@ -153,17 +153,10 @@ impl Search<'_, '_> {
         found
     }
 
-    /// The bytes of a file without the newline at its end that editors and `echo` add.
+    /// The bytes of a file, without the line end at its end.
     fn file(&mut self, path: &Path, name: &str) -> Option<Secret> {
         match std::fs::read(path) {
-            Ok(mut bytes) => {
-                for end in [b'\n', b'\r'] {
-                    if bytes.last() == Some(&end) {
-                        bytes.pop();
-                    }
-                }
-                Some(Secret::new(bytes))
-            }
+            Ok(bytes) => Some(Secret::new(without_line_end(&bytes))),
             Err(error) => {
                 let message = format!("{} cannot be read: {error}", path.display());
                 self.check.refuse(name, message);
@@ -178,6 +171,12 @@ impl Search<'_, '_> {
             self.exposed_files.push(path.to_owned());
         }
     }
+}
+
+/// Cuts the line end that editors and `echo` add to a file, and that a variable made from a file has too.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
 
 fn from_variable(variable: Option<&str>) -> String {

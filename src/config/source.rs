@@ -190,6 +190,9 @@ fn overlay(tree: &mut Table, environment: &Environment, problems: &mut Problems)
             problems.add(origin, &key, "is not UTF-8");
             continue;
         };
+        // A variable that is made from a file ends with the file's line end.
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
         if let Err(message) = set(tree, &path, variable(text, &origin), &origin) {
             problems.add(origin, &key, message);
         }

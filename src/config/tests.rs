@@ -109,6 +109,31 @@ fn every_key_is_accepted() {
 }
 
 #[test]
+fn the_line_end_of_a_variable_is_not_part_of_its_value() {
+    let mut environment = environment();
+    environment.set("TICKGATE_JWT_SECRET", "a secret of thirty-two bytes ....\r\n");
+    environment.set("TICKGATE_ADMIN_KEY", "the-admin-key\n");
+    environment.set("TICKGATE_AUTH__ISSUER", "https://issuer.example\n");
+    let config = load("", &environment).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(
+        config.secrets.admin_key.as_ref().map(Secret::expose),
+        Some(&b"the-admin-key"[..])
+    );
+    assert_eq!(config.sections.auth.issuer.as_deref(), Some("https://issuer.example"));
+    let grant = crate::auth::Grant {
+        subject: "u1".into(),
+        ttl_ms: 60_000,
+        ..crate::auth::Grant::default()
+    };
+    let token = crate::auth::mint(&grant, &config.keys(), &config.auth(), 0).expect("a token");
+    let plain = b"a secret of thirty-two bytes ....";
+    let key = crate::auth::Key::hmac(crate::auth::Algorithm::Hs256, plain, false).expect("a good key");
+    let keys = crate::auth::KeySet::new(vec![key]);
+    let settings = crate::auth::Settings::default();
+    crate::auth::verify(&token, &keys, &settings, 0).expect("the same secret");
+}
+
+#[test]
 fn every_bad_configuration_gets_its_message() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("bad.toml");

@@ -186,13 +186,16 @@ pub(super) struct OpenedBy {
 /// The token of a request: that of the `Authorization` header, which a proxy or a program sets on purpose, before that
 /// of the query parameter `token`.
 ///
-/// An empty token counts as an invalid one: a client that means to authenticate must not become anonymous.
+/// An empty `token=` is no token: it is what a client without a login sends.
 fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> {
     if let Some(token) = request::bearer(headers) {
         return Ok(Some(token.into()));
     }
     match request::query_value(query, "token") {
-        Ok(token) => Ok(token.map(|token| token.into_owned().into())),
+        Ok(token) => {
+            let given = token.filter(|token| !token.trim_ascii().is_empty());
+            Ok(given.map(|token| token.into_owned().into()))
+        }
         Err(error) => Err(Refusal::bad_request(&error.to_string())),
     }
 }

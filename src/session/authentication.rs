@@ -41,10 +41,19 @@ impl Session {
         self.subscribe_automatically(context, out);
     }
 
-    /// Handles `auth`. Where authentication is off, every token is accepted and none is looked at.
+    /// Handles `auth`. Where authentication is off, every token is accepted and none is looked at. An empty token is none,
+    /// and changes nothing.
     pub(super) fn auth(&mut self, request_ref: RequestRef, token: &str, context: &Context<'_>, out: &mut Outputs) {
         if context.settings.auth_mode == Mode::Off {
             return self.reply_auth_accepted(&request_ref, context, out);
+        }
+        if token.trim_ascii().is_empty() {
+            let reply = Reply::AuthRefused {
+                request_ref: &request_ref,
+                code: ErrorCode::Unauthenticated,
+                message: "the token is empty",
+            };
+            return out.reply(&reply, context);
         }
         self.verify(request_ref, token.into(), out);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
-use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, positive};
+use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_blank, positive};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
@@ -36,13 +36,13 @@ section! {
             check |time| no_longer_than(time, HOUR);
         /// The claim that names the user.
         value subject_claim: String = Settings::default().subject_claim.into(),
-            check |claim| ensure(!claim.is_empty(), "must not be empty");
+            check |claim| ensure(!claim.trim().is_empty(), "must not be empty");
         /// Accepts HMAC secrets that are shorter than the hash. For tests.
         value allow_short_secret: bool = false;
         /// If it is set, the `iss` of a token must equal it.
-        value issuer: Option<String> = Settings::default().issuer.map(Into::into);
+        value issuer: Option<String> = Settings::default().issuer.map(Into::into), check not_blank;
         /// If it is set, the `aud` of a token must equal or contain it.
-        value audience: Option<String> = Settings::default().audience.map(Into::into);
+        value audience: Option<String> = Settings::default().audience.map(Into::into), check not_blank;
         /// Keys that verify tokens.
         tables keys as "key": Vec<Key> = Vec::new();
         /// What a role may do, unless the token's own claims say otherwise.
@@ -53,6 +53,7 @@ section! {
         table anonymous: Role = Role::of(&Policy::default().anonymous);
 
         rule admin_is_built_in;
+        rule roles_have_names;
     }
 }
 
@@ -70,6 +71,12 @@ fn default_roles() -> BTreeMap<String, Role> {
 fn admin_is_built_in(auth: &Auth, check: &mut Check<'_>) {
     let message = "is built in and may do everything; give another name";
     check.require(!auth.roles.contains_key(ADMIN_ROLE), "role.admin", message);
+}
+
+fn roles_have_names(auth: &Auth, check: &mut Check<'_>) {
+    for name in auth.roles.keys().filter(|name| name.trim().is_empty()) {
+        check.refuse(&format!("role.{name}"), "the name of a role must not be empty");
+    }
 }
 
 impl Auth {
@@ -107,7 +114,7 @@ section! {
         /// algorithm is refused.
         value algorithm: Option<Algorithm> = None, required "is missing, such as \"HS256\"";
         /// The variable that holds the HMAC secret.
-        value secret_env: Option<String> = None;
+        value secret_env: Option<String> = None, check not_blank;
         /// The file that holds the HMAC secret.
         value secret_file: Option<PathBuf> = None;
         /// The PEM file that holds the public key, for algorithms other than HMAC.
@@ -184,7 +191,7 @@ section! {
     struct Admin {
         /// The variable that holds the key. If neither key is given, `TICKGATE_ADMIN_KEY` is used if it is
         /// set.
-        value key_env: Option<String> = None;
+        value key_env: Option<String> = None, check not_blank;
         /// The file that holds the key.
         value key_file: Option<PathBuf> = None;
 

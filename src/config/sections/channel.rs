@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::feed::Feed;
-use crate::config::check::{Check, not_empty};
+use crate::config::check::{Check, not_blank};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
@@ -22,7 +22,7 @@ section! {
         value cache: Option<Cache> = None;
         /// The `data` of an event is an array of changed records that differ in this field (a string or a number); the
         /// gateway keeps the merged records. Other `data` replaces the whole value. Needs `cache`.
-        value record_key: Option<String> = None, check not_empty;
+        value record_key: Option<String> = None, check not_blank;
         /// An event whose name and value equal the last one's is not sent. With `record_key`, only the records that changed are
         /// sent.
         value only_changed: bool = false;

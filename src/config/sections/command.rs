@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use crate::config::check::{Check, HOUR, positive, within};
+use crate::config::check::{Check, HOUR, not_blank, positive, within};
 use crate::config::declare::section;
 use tickgate_protocol::channel::Pattern;
 
@@ -20,7 +20,7 @@ section! {
         /// should be below the clients' own timeout of 30 s.
         value timeout: Duration = Duration::from_secs(25), check |time| positive(time, HOUR);
         /// The variable that holds the secret that signs requests.
-        value hmac_secret_env: Option<String> = None;
+        value hmac_secret_env: Option<String> = None, check not_blank;
         /// The file that holds the secret that signs requests.
         value hmac_secret_file: Option<PathBuf> = None;
         /// The action has the same effect if it is done twice, so a failed attempt may be repeated.

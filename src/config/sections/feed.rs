@@ -7,7 +7,7 @@ use crate::auth::Secret;
 use crate::backend::feeds::{
     ChannelTemplate, FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate,
 };
-use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_empty, positive};
+use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_blank, positive};
 use crate::config::declare::section;
 
 /// The shortest interval between two polls.
@@ -32,13 +32,13 @@ section! {
         /// the same server share a connection.
         value url: Option<RedisAddress> = None;
         /// The variable that holds the Redis password.
-        value password_env: Option<String> = None;
+        value password_env: Option<String> = None, check not_blank;
         /// The file that holds the Redis password.
         value password_file: Option<PathBuf> = None;
         /// The answer is an array of records that differ in this field, and only changed records are sent. Includes
         /// `only_changed`. A channel that keeps its last event needs a `[[channel]]` with the same `record_key`; the built-in
         /// classes of price lists have `code`.
-        value record_key: Option<String> = None, check not_empty;
+        value record_key: Option<String> = None, check not_blank;
         /// An answer that equals the last one is not sent.
         value only_changed: bool = false;
         /// The time between two polls, 100 ms to 1 d, with jitter.

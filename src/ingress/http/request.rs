@@ -39,19 +39,21 @@ pub fn decode(text: &str) -> Result<Cow<'_, str>, BadQuery> {
     percent_decode_str(text).decode_utf8().map_err(|_| BadQuery)
 }
 
-/// The token of `Authorization: Bearer`; `None` without the header, or when it has another scheme (such as the proxy's
-/// own password).
+/// The token of `Authorization: Bearer`; `None` without the header, when it has another scheme (such as the proxy's own
+/// password), or when no token follows the scheme, as a client without a token sends it.
 ///
-/// A missing token after the scheme, or one that is not ASCII, gives the empty token, which no verifier accepts. A client
-/// that means to authenticate must not become anonymous by a broken header.
+/// A token that is not ASCII gives the empty token, which no verifier accepts. A client that means to authenticate must
+/// not become anonymous by a broken header.
 #[must_use]
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(AUTHORIZATION).iter().find_map(|value| {
         let value = value.as_bytes().trim_ascii();
         let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
         let (scheme, token) = value.split_at(end);
-        let token = || str::from_utf8(token.trim_ascii()).ok().filter(|token| token.is_ascii());
-        scheme.eq_ignore_ascii_case(b"bearer").then(|| token().unwrap_or(""))
+        let token = token.trim_ascii();
+        let is_given = scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty();
+        let text = || str::from_utf8(token).ok().filter(|token| token.is_ascii());
+        is_given.then(|| text().unwrap_or(""))
     })
 }
 
@@ -134,7 +136,11 @@ mod tests {
         assert_eq!(bearer(&["bearer  abc "]).as_deref(), Some("abc"));
         assert_eq!(bearer(&["Basic eDp5", "Bearer abc"]).as_deref(), Some("abc"));
         assert_eq!(bearer(&["Bearer\tabc"]).as_deref(), Some("abc"));
-        for broken in ["Bearer", "Bearer ", "Bearer é", "Bearer abc\u{a0}", "BEARER\t"] {
+        for empty in ["Bearer", "Bearer ", "BEARER\t", ""] {
+            assert_eq!(bearer(&[empty]), None, "{empty:?}");
+            assert_eq!(bearer(&[empty, "Bearer abc"]).as_deref(), Some("abc"), "{empty:?}");
+        }
+        for broken in ["Bearer é", "Bearer abc\u{a0}"] {
             assert_eq!(
                 bearer(&[broken]).as_deref(),
                 Some(""),

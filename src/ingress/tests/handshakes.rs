@@ -132,8 +132,10 @@ async fn handshakes_get_the_expected_responses() {
             &["\r\ncontent-type: application/json\r\n", "TOKEN_EXPIRED"],
         ),
         ("/ws?token=user:u1", &["Authorization: Bearer bad"], 401, &[]),
-        ("/ws?token=", &[], 401, &[]),
-        ("/ws", &["Authorization: Bearer"], 401, &[]),
+        // An empty token is none.
+        ("/ws?token=", &[], 101, &[]),
+        ("/ws", &["Authorization: Bearer"], 101, &[]),
+        ("/ws?token=expired", &["Authorization: Bearer"], 401, &[]),
         ("/ws?token=user:u1&token=user:u2", &[], 400, &[]),
         ("/ws?token=%ff", &[], 400, &[]),
         ("/echo?token=bad", &["Origin: https://gateway.example"], 401, &[]),

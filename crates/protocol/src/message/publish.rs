@@ -17,7 +17,8 @@ pub struct PublishItem<'a> {
     pub data: &'a str,
     /// Unix milliseconds; `None` if the gateway is to set the time.
     pub timestamp_ms: Option<u64>,
-    /// The publisher's id of the event, with the rules of a request's `id`.
+    /// The publisher's id of the event, with the rules of a request's `id`. A text that is empty or blank is no id: it is
+    /// what an unset variable leaves, and two events that have it in common are not the same event.
     pub id: Option<RequestId>,
 }
 
@@ -39,9 +40,13 @@ impl<'a> PublishItem<'a> {
             event: fields.event_name()?,
             data: fields.raw("data"),
             timestamp_ms: fields.unsigned("timestamp")?,
-            id: fields.id()?,
+            id: fields.id()?.filter(|id| !is_blank(id)),
         })
     }
+}
+
+fn is_blank(id: &RequestId) -> bool {
+    matches!(id, RequestId::Text(text) if text.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -60,6 +65,22 @@ mod tests {
         assert_eq!(item.id, Some(RequestId::Text("a".into())));
         let bare = PublishItem::parse(r#"{"event":"e","channel":"a"}"#, &mut scratch).unwrap();
         assert_eq!((bare.data, bare.timestamp_ms, bare.id), ("null", None, None));
+    }
+
+    #[test]
+    fn an_empty_id_is_no_id() {
+        let mut scratch = Scratch::default();
+        for (id, parsed) in [
+            (r#""""#, None),
+            (r#"" \t""#, None),
+            ("null", None),
+            ("0", Some(RequestId::Number(0))),
+            (r#""0""#, Some(RequestId::Text("0".into()))),
+        ] {
+            let text = format!(r#"{{"channel":"a","event":"e","id":{id}}}"#);
+            let item = PublishItem::parse(&text, &mut scratch).expect("an item");
+            assert_eq!(item.id, parsed, "{text}");
+        }
     }
 
     #[test]

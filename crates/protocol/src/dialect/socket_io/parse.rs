@@ -77,7 +77,7 @@ pub fn parse_event<'t>(
     parse_with(fields, scratch, &select, Some(envelope)).map_err(EventError::Malformed)
 }
 
-/// The token in the payload of a CONNECT packet; `None` if there is none.
+/// The token in the payload of a CONNECT packet; `None` if there is none, or an empty one.
 ///
 /// # Errors
 ///
@@ -95,7 +95,8 @@ pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<O
         fields.check_duplicates()?;
         Ok(token)
     });
-    token.map(Some).map_err(|error| {
+    let given = token.map(|token| Some(token).filter(|token| !token.trim_ascii().is_empty()));
+    given.map_err(|error| {
         EventError::Malformed(Malformed {
             code: ErrorCode::TokenInvalid,
             message: error.message,
