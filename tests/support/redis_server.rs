@@ -1,5 +1,7 @@
 //! A real Redis server for a test.
 
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

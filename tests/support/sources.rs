@@ -1,5 +1,7 @@
 //! A source for feeds: an HTTP server that counts its requests.
 
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
