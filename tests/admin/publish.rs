@@ -345,3 +345,65 @@ fn a_byte_order_mark_costs_no_event() {
     let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", headers, lines.as_bytes());
     assert_eq!(answer.body, r#"{"published":2}"#);
 }
+
+/// Sends a whole body of 32 MiB before it reads, as Python's `urllib` does, and returns the status of the response.
+fn status_of_large_body(address: std::net::SocketAddr, head: &str, framing: &str) -> u16 {
+    let mut stream = connect(address);
+    let head = format!("{head}Host: x\r\n{framing}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mebibyte = vec![b' '; 1 << 20];
+    for _ in 0..32 {
+        let sent = if framing.starts_with("Content-Length") {
+            stream.write_all(&mebibyte)
+        } else {
+            stream.write_all(&[b"100000\r\n".as_slice(), &mebibyte, b"\r\n"].concat())
+        };
+        sent.unwrap_or_else(|error| panic!("{error} while sending the body of {head}"));
+    }
+    answer_of(&mut stream)
+}
+
+#[test]
+fn the_response_reaches_a_client_that_first_sends_a_large_body() {
+    let gateway = start(|_| {});
+    let key = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
+    for framing in ["Content-Length: 33554432", "Transfer-Encoding: chunked"] {
+        for (address, head, status) in [
+            (gateway.admin, "POST /api/publish HTTP/1.1\r\n".to_owned(), 401),
+            (gateway.admin, format!("POST /api/publish HTTP/1.1\r\n{key}"), 413),
+            (gateway.admin, format!("POST /api/nothing HTTP/1.1\r\n{key}"), 404),
+            (
+                gateway.admin,
+                format!("POST /api/publish HTTP/1.1\r\nContent-Encoding: gzip\r\n{key}"),
+                415,
+            ),
+            (gateway.public, "POST /nothing HTTP/1.1\r\n".to_owned(), 404),
+            (gateway.public, "POST /ws HTTP/1.1\r\n".to_owned(), 405),
+        ] {
+            assert_eq!(
+                status_of_large_body(address, &head, framing),
+                status,
+                "{head} {framing}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_refused_request_that_expects_to_continue_is_answered_at_once() {
+    let gateway = start(|_| {});
+    let key = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
+    for (target, key, status) in [
+        ("/api/publish", "", 401),
+        ("/api/publish", key.as_str(), 413),
+        ("/api/nothing", key.as_str(), 404),
+    ] {
+        let mut stream = connect(gateway.admin);
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: x\r\n{key}Expect: 100-continue\r\nContent-Length: 33554432\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        // Not 100: the client does not send the body.
+        assert_eq!(answer_of(&mut stream), status, "{target}");
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::listen::Listener;
 use super::socket::{Accepted, Socket};
@@ -16,9 +17,16 @@ use crate::metrics::AcceptMetrics;
 const PAUSE_MS_MIN: u64 = 5;
 const PAUSE_MS_MAX: u64 = 500;
 
-/// How long, and how many bytes, a client may still send after its last response.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// How long a client may still send after its last response. Many clients read the response only when they have sent
+/// their whole body.
+const LINGER: Duration = Duration::from_secs(30);
+/// The longest pause between two chunks of that.
+const LINGER_PAUSE: Duration = Duration::from_secs(2);
+/// How many bytes a client may still send.
+const LINGER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The buffer for what is discarded, and the one for a client that sends much.
+const LINGER_BUFFER: usize = 2048;
+const LINGER_BUFFER_MAX: usize = 64 * 1024;
 
 /// Accepts connections and passes each to `serve` with a permit of `slots`. `serve` must not block.
 ///
@@ -83,18 +91,22 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 /// reads it (RFC 9112, section 9.6). So the write half is closed first, and further input is read and discarded, within
 /// bounds of time and bytes.
 pub async fn linger(mut socket: Socket) {
-    let discard = async {
-        socket.shutdown().await?;
-        let mut scratch = [0; 2048];
-        let mut discarded = 0;
-        while discarded < LINGER_BYTES_MAX {
-            match socket.read(&mut scratch).await? {
-                0 => break,
-                n => discarded += n,
-            }
-        }
-        io::Result::Ok(())
-    };
     // After an error or the timeout the connection is closed as well.
-    let _ = tokio::time::timeout(LINGER, discard).await;
+    let _ = timeout(LINGER, discard(&mut socket)).await;
+}
+
+async fn discard(socket: &mut Socket) -> io::Result<()> {
+    socket.shutdown().await?;
+    let mut scratch = vec![0; LINGER_BUFFER];
+    let mut discarded = 0;
+    while discarded < LINGER_BYTES_MAX {
+        match timeout(LINGER_PAUSE, socket.read(&mut scratch)).await?? {
+            0 => break,
+            n => discarded += n,
+        }
+        if discarded > LINGER_BUFFER_MAX {
+            scratch.resize(LINGER_BUFFER_MAX, 0);
+        }
+    }
+    Ok(())
 }
