@@ -12,10 +12,10 @@ use hyper::{Method, Request, StatusCode};
 
 use super::Admin;
 use super::access::{Caller, Operator};
-use crate::ingress::http::{Health, HttpErrorCode};
 use super::query::Query;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
+use crate::ingress::http::{Health, HttpErrorCode};
 use crate::metrics::CONTENT_TYPE;
 
 /// Every route. A path occurs once, so that the `Allow` of a 405 is complete.
