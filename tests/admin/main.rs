@@ -89,7 +89,7 @@ fn wrong_paths_methods_and_queries_are_refused() {
         ("GET", "/api/publish", 405, "POST"),
         ("POST", "/api/websocket/stats", 405, "GET, HEAD"),
         ("POST", "/metrics", 405, "GET, HEAD"),
-        ("DELETE", "/healthz", 405, "GET, HEAD"),
+        ("DELETE", "/healthz", 405, "GET, HEAD, OPTIONS"),
         ("GET", "/api/websocket/clients/x", 405, "DELETE"),
         ("GET", "/api/users/u1/connections", 405, "DELETE"),
         ("DELETE", "/api/websocket/clients/x", 404, ""),
