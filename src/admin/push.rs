@@ -9,7 +9,7 @@ use super::Admin;
 use super::access::Operator;
 use super::query::Query;
 use super::routes::Call;
-use crate::backend::feeds::PushRefused;
+use crate::backend::feeds::{PushError, PushRefused};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::channel::{Pattern, is_segment};
@@ -38,6 +38,10 @@ impl Admin {
             Err(PushRefused::Unknown) => {
                 return response::error(HttpErrorCode::NotFound, "no feed has such a channel");
             }
+            Err(PushRefused::Value) => {
+                let message = "`strategy` must not contain `:` or white space: it would name another Redis key";
+                return response::error(HttpErrorCode::InvalidMessage, message);
+            }
             Err(PushRefused::Ending) => {
                 let message = "the gateway is shutting down";
                 return response::error(HttpErrorCode::Overloaded, message);
@@ -46,22 +50,32 @@ impl Admin {
         let mut reply = PushReply::default();
         // Nothing to push is a success.
         let mut succeeded = pushed.is_empty();
+        let mut failed_code = HttpErrorCode::NotFound;
         for feed in pushed {
             match feed.records {
                 Ok(records) => {
                     succeeded = true;
                     reply.pushed += records;
                 }
-                Err(message) => reply.errors.push(FeedError {
-                    channel: feed.channel,
-                    message,
-                }),
+                Err(error) => {
+                    let message = match error {
+                        PushError::Missing => "the source has no such key".into(),
+                        PushError::Failed(message) => {
+                            failed_code = HttpErrorCode::BackendUnavailable;
+                            message
+                        }
+                    };
+                    reply.errors.push(FeedError {
+                        channel: feed.channel,
+                        message,
+                    });
+                }
             }
         }
         match reply.errors.first() {
             Some(failed) if !succeeded => {
                 let message = format!("{}: {}", failed.channel, failed.message);
-                response::error(HttpErrorCode::BackendUnavailable, &message)
+                response::error(failed_code, &message)
             }
             _ => response::json(StatusCode::OK, &reply),
         }

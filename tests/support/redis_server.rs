@@ -57,6 +57,15 @@ impl Redis {
         answer.trim_end().to_owned()
     }
 
+    /// A number of `INFO`.
+    pub(crate) fn info(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
+        stream.write_all(b"*1\r\n$4\r\nINFO\r\n").expect("sent");
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok());
+        values.next().expect("a number of INFO")
+    }
+
     /// Stops the server, calls `meanwhile`, and starts an empty server on the same port.
     pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
         self.process.kill().expect("killed");

@@ -21,6 +21,19 @@ pub(super) enum PollFailure {
 }
 
 impl PollFailure {
+    /// Whether the source answered that it does not have what was asked for.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Status(404, _))
+    }
+
+    /// Whether an operator who knows the other failure learns nothing from this one. Details may differ each time.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Status(status, _), Self::Status(earlier, _)) => status == earlier,
+            _ => self.class() == other.class(),
+        }
+    }
+
     /// A general description.
     pub(super) fn class(&self) -> &'static str {
         match self {
@@ -46,6 +59,24 @@ impl fmt::Display for PollFailure {
             Self::Unreachable(why) | Self::Lost(why) | Self::Refused(why) | Self::BadResponse(why) => {
                 write!(f, "{}: {why}", self.class())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kind_of_a_failure_makes_another_reason() {
+        let lost = |detail: &str| PollFailure::Lost(detail.to_owned());
+        assert!(lost("port 1").is_alike(&lost("port 2")));
+        assert!(PollFailure::Status(500, None).is_alike(&PollFailure::Status(500, None)));
+        for (one, other) in [
+            (PollFailure::Status(500, None), PollFailure::Status(404, None)),
+            (lost(""), PollFailure::TimedOut),
+        ] {
+            assert!(!one.is_alike(&other), "{one} {other}");
         }
     }
 }

@@ -105,14 +105,23 @@ pub enum PublishMode {
 pub struct Pushed {
     /// The channel.
     pub channel: Box<str>,
-    /// The number of records published (1 for anything but an array), or why the poll failed.
-    pub records: Result<usize, Box<str>>,
+    /// The number of records published (1 for anything but an array), or why there are none.
+    pub records: Result<usize, PushError>,
+}
+
+/// Why a channel that was pushed has no records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The source works, and does not have the key or path.
+    Missing,
+    /// The poll failed.
+    Failed(Box<str>),
 }
 
 /// A request to poll now.
 struct Push {
     channels: Pattern,
-    reply: oneshot::Sender<Option<Vec<oneshot::Receiver<Pushed>>>>,
+    reply: oneshot::Sender<Result<Vec<oneshot::Receiver<Pushed>>, PushRefused>>,
 }
 
 /// Why a push was refused.
@@ -120,6 +129,8 @@ struct Push {
 pub enum PushRefused {
     /// No feed has such a channel.
     Unknown,
+    /// The value of the placeholder is not allowed in a Redis key.
+    Value,
     /// The gateway is shutting down.
     Ending,
 }
@@ -144,7 +155,7 @@ impl Feeds {
         self.pushes.send(push).await.map_err(|_| PushRefused::Ending)?;
         let polls = polls.await.map_err(|_| PushRefused::Ending)?;
         let mut pushed = Vec::new();
-        for poll in polls.ok_or(PushRefused::Unknown)? {
+        for poll in polls? {
             pushed.push(poll.await.map_err(|_| PushRefused::Ending)?);
         }
         Ok(pushed)

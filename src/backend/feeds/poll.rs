@@ -11,7 +11,7 @@ use super::change::{self, LastResponse};
 use super::failure::PollFailure;
 use super::metrics::FeedMetrics;
 use super::source::{Connections, Source};
-use super::{FeedSettings, Pushed};
+use super::{FeedSettings, PushError, Pushed};
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::time::unix_ms;
@@ -38,6 +38,8 @@ pub(super) struct PollStart {
     pub(super) channel: Channel,
     pub(super) value: Option<Box<str>>,
     pub(super) full: bool,
+    // Whether the channel has subscribers.
+    pub(super) wanted: bool,
     pub(super) last: LastResponse,
     pub(super) pushes: Vec<oneshot::Sender<Pushed>>,
 }
@@ -48,6 +50,14 @@ pub(super) struct PollEnd {
     pub(super) full: bool,
     pub(super) last: LastResponse,
     pub(super) failure: Option<PollFailure>,
+    /// Whether only an operator asked, for a value that the source does not have. This says nothing about the source.
+    pub(super) says_nothing: bool,
+}
+
+/// What a poll published.
+struct Published {
+    records: usize,
+    is_missing: bool,
 }
 
 impl Poller {
@@ -77,16 +87,27 @@ impl Poller {
 
     pub(super) async fn run(&self, mut poll: PollStart, broker: &dyn Broker) -> PollEnd {
         let result = self.publish_changes(&mut poll, broker).await;
+        let is_missing = match &result {
+            Ok(published) => published.is_missing,
+            // A URL without a placeholder is wrong itself.
+            Err(failure) => poll.value.is_some() && failure.is_missing(),
+        };
+        let says_nothing = is_missing && !poll.wanted;
         let counters = &self.metrics().counters;
         counters.polls.add(1);
-        if result.is_err() {
+        if result.is_err() && !says_nothing {
             counters.failures.add(1);
         }
+        let records = match &result {
+            _ if is_missing => Err(PushError::Missing),
+            Ok(published) => Ok(published.records),
+            Err(failure) => Err(PushError::Failed(failure.to_string().into())),
+        };
         for push in poll.pushes {
             // The receiver is gone when the operator's request was dropped meanwhile.
             let _ = push.send(Pushed {
                 channel: poll.channel.as_str().into(),
-                records: result.clone().map_err(|failure| failure.to_string().into()),
+                records: records.clone(),
             });
         }
         PollEnd {
@@ -94,11 +115,13 @@ impl Poller {
             full: poll.full,
             last: poll.last,
             failure: result.err(),
+            says_nothing,
         }
     }
 
-    /// Polls the source and publishes the changes. Returns the number of records published.
-    async fn publish_changes(&self, poll: &mut PollStart, broker: &dyn Broker) -> Result<usize, PollFailure> {
+    /// Polls the source and publishes the changes. Nothing is published for a value that the source does not have and no
+    /// subscriber waits for.
+    async fn publish_changes(&self, poll: &mut PollStart, broker: &dyn Broker) -> Result<Published, PollFailure> {
         let mode = &self.settings.publish;
         let bytes_max = self.event_bytes.saturating_mul(RESPONSE_EVENTS);
         let fetched = self.source.fetch(poll.value.as_deref(), mode, bytes_max);
@@ -109,8 +132,12 @@ impl Poller {
                 return Err(PollFailure::TimedOut);
             }
         };
+        let is_missing = response.is_missing;
+        if is_missing && !poll.wanted {
+            return Ok(Published { records: 0, is_missing });
+        }
         // A byte order mark is not JSON (RFC 8259, section 8.1).
-        let response = response.strip_prefix('\u{feff}').unwrap_or(&response);
+        let response = response.text.strip_prefix('\u{feff}').unwrap_or(&response.text);
         let changes = change::changes(&mut poll.last, mode, response, poll.full, self.event_bytes)?;
         let timestamp_ms = unix_ms();
         let options = PublishOptions {
@@ -132,6 +159,9 @@ impl Poller {
             counters.events.add(published as u64);
             counters.records.add(changes.records as u64);
         }
-        Ok(changes.records)
+        Ok(Published {
+            records: changes.records,
+            is_missing,
+        })
     }
 }

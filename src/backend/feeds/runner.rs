@@ -21,11 +21,15 @@ use super::poll::{PollEnd, PollStart, Poller};
 use super::report::Reports;
 use super::schedule::{Pace, Schedule};
 use super::source::Connections;
-use super::{FeedSettings, Feeds, PUSHES_MAX, Push, Pushed, SLOTS, Settings};
+use super::{FeedSettings, Feeds, PUSHES_MAX, Push, PushRefused, Pushed, SLOTS, Settings};
 use crate::broker::Broker;
 use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
 use tickgate_protocol::channel::{Channel, Pattern};
+
+/// The shortest time between two log lines about the reason of one feed's failure, in milliseconds. Channels that fail for
+/// different reasons must not fill the log.
+const REASON_PAUSE_MS: u64 = 5_000;
 
 /// A running feed.
 struct Feed {
@@ -37,6 +41,10 @@ struct Feed {
     // Instances that are due, while all slots are in use.
     waiting: VecDeque<usize>,
     health: Health,
+    // The failure that the log told last, and when.
+    told: Option<(PollFailure, u64)>,
+    // Whether the log told that a value is not allowed in a Redis key.
+    told_refused: bool,
 }
 
 impl Feed {
@@ -115,6 +123,8 @@ impl Runner {
             in_flight: 0,
             waiting: VecDeque::new(),
             health: Health::default(),
+            told: None,
+            told_refused: false,
         };
         let feeds = settings.feeds.into_iter().enumerate().map(feed).collect();
         let (sender, pushes) = mpsc::channel(PUSHES_MAX);
@@ -241,7 +251,13 @@ impl Runner {
         let value = feed.poller.settings.channel.value(channel.as_str());
         if !value.is_none_or(|value| feed.poller.source.accepts(value)) {
             feed.counters().refused.add(1);
-            tracing::debug!(%channel, "not polled: a Redis key must not contain the value of the placeholder");
+            let message =
+                "not polled: the value of the placeholder has `:` or white space and would name another Redis key";
+            if std::mem::replace(&mut feed.told_refused, true) {
+                tracing::debug!(%channel, "{message}");
+            } else {
+                tracing::warn!(%channel, feed = %feed.poller.settings.channel, "{message}");
+            }
             return None;
         }
         let instance = Instance {
@@ -267,7 +283,7 @@ impl Runner {
     /// Makes the channels that an operator named due now.
     fn push(&mut self, push: Push) {
         let now_ms = self.now_ms();
-        let (mut known, mut polls) = (false, Vec::new());
+        let (mut known, mut refused, mut polls) = (false, false, Vec::new());
         for index in 0..self.feeds.len() {
             let template = &self.feeds[index].poller.settings.channel;
             if !template.can_match(&push.channels) {
@@ -285,6 +301,7 @@ impl Runner {
             };
             for channel in channels {
                 let Some(key) = self.instance(index, &channel) else {
+                    refused = true;
                     continue;
                 };
                 let (sender, result) = oneshot::channel();
@@ -294,7 +311,11 @@ impl Runner {
             }
         }
         // The receiver is gone when the operator's request was dropped meanwhile.
-        let _ = push.reply.send(known.then_some(polls));
+        let _ = push.reply.send(match (known, refused && polls.is_empty()) {
+            (false, _) => Err(PushRefused::Unknown),
+            (true, true) => Err(PushRefused::Value),
+            (true, false) => Ok(polls),
+        });
     }
 
     /// Starts the polls that are due, as long as there are free slots.
@@ -342,6 +363,7 @@ impl Runner {
             channel: instance.channel.clone(),
             value: instance.value.clone(),
             full: std::mem::take(&mut instance.full) || !pushes.is_empty(),
+            wanted: instance.wanted,
             last: std::mem::take(&mut instance.last),
             pushes,
         };
@@ -393,8 +415,10 @@ impl Runner {
             None => {
                 instance.schedule.succeeded(pace, now_ms, chance);
                 // An unchanged value is confirmed too, so that new subscribers still get it.
-                self.hub
-                    .confirm_last(&instance.channel, feed.poller.fresh_ms(), self.clock.now());
+                if !end.says_nothing {
+                    self.hub
+                        .confirm_last(&instance.channel, feed.poller.fresh_ms(), self.clock.now());
+                }
             }
             Some(_) => instance.schedule.failed(pace, now_ms, chance),
         }
@@ -411,14 +435,36 @@ impl Runner {
         if !instance.pushes.is_empty() {
             instance.schedule.push_requested(now_ms);
         }
-        let succeeded = Some(end.failure.is_none());
-        let before = std::mem::replace(&mut instance.succeeded, succeeded);
-        let (index, channel) = (instance.feed, instance.channel.clone());
-        let last = self.update_health(&channel, index, (before, succeeded), end.failure.as_ref(), reports);
-        if last == Some(FeedState::Failing) {
-            self.source_recovered(index, now_ms);
+        if !end.says_nothing {
+            let succeeded = Some(end.failure.is_none());
+            let before = std::mem::replace(&mut instance.succeeded, succeeded);
+            let (index, channel) = (instance.feed, instance.channel.clone());
+            let last = self.update_health(&channel, index, (before, succeeded), end.failure.as_ref(), reports);
+            if let Some(failure) = end.failure {
+                self.tell(index, &channel, failure, last.is_some(), now_ms);
+            }
+            if last == Some(FeedState::Failing) {
+                self.source_recovered(index, now_ms);
+            }
         }
         self.enter(end.key);
+    }
+
+    /// Logs a failure whose reason is not the one that the log told last. `is_told` means that the report of a change of
+    /// state has told it.
+    fn tell(&mut self, feed: usize, channel: &Channel, failure: PollFailure, is_told: bool, now_ms: u64) {
+        let feed = &mut self.feeds[feed];
+        if !is_told {
+            let is_news = feed.told.as_ref().is_none_or(|(told, told_ms)| {
+                !failure.is_alike(told) && now_ms.saturating_sub(*told_ms) >= REASON_PAUSE_MS
+            });
+            if !is_news {
+                return;
+            }
+            let name = &feed.poller.metrics().channel;
+            tracing::warn!(feed = &**name, %channel, %failure, "feed {name} fails for another reason");
+        }
+        feed.told = Some((failure, now_ms));
     }
 
     /// A source that failed for all channels answers one again, so the others need not wait out their pauses.

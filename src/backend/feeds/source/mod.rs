@@ -42,6 +42,14 @@ pub(super) struct Connections {
     redis: HashMap<(RedisAddress, Option<Secret>), Arc<Server>>,
 }
 
+/// What a source answered.
+pub(super) struct Response {
+    /// One JSON text, usually.
+    pub(super) text: String,
+    /// Whether the source does not have the key. The text then stands for that.
+    pub(super) is_missing: bool,
+}
+
 /// The source of one feed.
 pub(super) enum Source {
     Http(HttpSource),
@@ -81,9 +89,12 @@ impl Source {
         value: Option<&str>,
         mode: &PublishMode,
         bytes_max: usize,
-    ) -> Result<String, PollFailure> {
+    ) -> Result<Response, PollFailure> {
         match self {
-            Self::Http(source) => source.fetch(value, bytes_max).await,
+            Self::Http(source) => Ok(Response {
+                text: source.fetch(value, bytes_max).await?,
+                is_missing: false,
+            }),
             Self::Redis(source) => source.fetch(value, mode, bytes_max).await,
         }
     }

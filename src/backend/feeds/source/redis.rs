@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError};
 
+use super::Response;
 use crate::auth::Secret;
 use crate::backend::feeds::PublishMode;
 use crate::backend::feeds::attributes::{self, Hash};
@@ -151,7 +152,10 @@ impl Server {
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, PollFailure> {
-        let unreachable = |error: RedisError| PollFailure::Unreachable(error.to_string());
+        let unreachable = |error: RedisError| match error.kind() {
+            ErrorKind::AuthenticationFailed => PollFailure::Refused(format!("is the password right? {error}")),
+            _ => PollFailure::Unreachable(error.to_string()),
+        };
         let _one = self.connecting.lock().await;
         let made = self.connection.lock().clone();
         if let Some(connection) = made {
@@ -208,60 +212,90 @@ impl RedisSource {
         value: Option<&str>,
         mode: &PublishMode,
         bytes_max: usize,
-    ) -> Result<String, PollFailure> {
+    ) -> Result<Response, PollFailure> {
         let mut connection = self.server.connection().await?;
         let key = self.key.fill(value);
         let name = match mode {
             PublishMode::ChangedRecords(name) => Some(&**name),
             PublishMode::Changed | PublishMode::Everything => None,
         };
-        let response = match self.key.kind {
-            Kind::String => string(&mut connection, &key).await,
-            Kind::Hash => hash(&mut connection, &key).await.map(|hash| match name {
-                Some(name) => attributes::records(hash, name),
-                None => Ok(attributes::object(hash, None)),
-            }),
-            Kind::List => list(&mut connection, &key, name).await.map(Ok),
-            Kind::Record => hash(&mut connection, &key)
-                .await
-                .map(|hash| Ok(attributes::array(vec![hash], name))),
+        let failed = |error| self.server.failure(&error);
+        let (text, is_missing) = match self.key.kind {
+            Kind::String => match string(&mut connection, &key).await.map_err(failed)? {
+                Some(value) => (text(value, "the value")?, false),
+                None => ("null".to_owned(), true),
+            },
+            Kind::Hash => {
+                let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
+                let is_missing = hash.is_empty();
+                let text = match name {
+                    Some(name) => attributes::records(hash, name)?,
+                    None => attributes::object(hash, None),
+                };
+                (text, is_missing)
+            }
+            Kind::List => {
+                let hashes = list(&mut connection, &key).await.map_err(failed)?;
+                let is_missing = hashes.is_empty();
+                let hashes = hashes.into_iter().map(texts).collect::<Result<_, _>>()?;
+                (attributes::array(hashes, name), is_missing)
+            }
+            Kind::Record => {
+                let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
+                let is_missing = hash.is_empty();
+                (attributes::array(vec![hash], name), is_missing)
+            }
         };
-        let response = response.map_err(|error| self.server.failure(&error))??;
-        if response.len() > bytes_max {
+        if text.len() > bytes_max {
             return Err(PollFailure::BadResponse(format!("it is longer than {bytes_max} bytes")));
         }
-        Ok(response)
+        Ok(Response { text, is_missing })
     }
 }
 
 type RedisResult<T> = Result<T, RedisError>;
 
-async fn string(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Result<String, PollFailure>> {
-    let value: Option<String> = redis::cmd("GET").arg(key).query_async(connection).await?;
-    Ok(Ok(value.unwrap_or_else(|| "null".to_owned())))
+/// A hash as Redis keeps it. Its fields and values are read as bytes: the client library would give the connection up
+/// after a value that is not text.
+type RawHash = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn text(bytes: Vec<u8>, what: &str) -> Result<String, PollFailure> {
+    String::from_utf8(bytes).map_err(|_| PollFailure::BadResponse(format!("{what} of the key is not text (UTF-8)")))
 }
 
-async fn hash(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Hash> {
+fn texts(hash: RawHash) -> Result<Hash, PollFailure> {
+    let pair = |(field, value): (Vec<u8>, Vec<u8>)| {
+        let field = text(field, "a field")?;
+        let value = text(value, &format!("the field {field:?}"))?;
+        Ok((field, value))
+    };
+    hash.into_iter().map(pair).collect()
+}
+
+async fn string(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Option<Vec<u8>>> {
+    redis::cmd("GET").arg(key).query_async(connection).await
+}
+
+async fn hash(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<RawHash> {
     redis::cmd("HGETALL").arg(key).query_async(connection).await
 }
 
-async fn list(connection: &mut MultiplexedConnection, key: &str, name: Option<&str>) -> RedisResult<String> {
+async fn list(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Vec<RawHash>> {
     // Up to one key more than the limit is read. The comparison with the last response refuses that many records.
-    let keys: Vec<String> = redis::cmd("LRANGE")
+    let keys: Vec<Vec<u8>> = redis::cmd("LRANGE")
         .arg(key)
         .arg(0)
         .arg(RECORDS_MAX)
         .query_async(connection)
         .await?;
     if keys.is_empty() {
-        return Ok("[]".to_owned());
+        return Ok(Vec::new());
     }
     let mut all = redis::pipe();
     for key in &keys {
         all.cmd("HGETALL").arg(key);
     }
-    let hashes: Vec<Hash> = all.query_async(connection).await?;
-    Ok(attributes::array(hashes, name))
+    all.query_async(connection).await
 }
 
 #[cfg(test)]
