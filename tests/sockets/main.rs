@@ -19,6 +19,5 @@ mod logs;
 mod newcomer;
 mod recovery;
 #[path = "../support/redis_server.rs"]
-#[allow(dead_code, reason = "shared with the tests of feeds, which use all of it")]
 mod redis_server;
 mod story;
