@@ -20,11 +20,13 @@ async function behindNginx(t, options = {}) {
   const socket = join(where, 'public.sock');
   const server = await gateway(t, { listen: JSON.stringify([`unix:${socket}`]), ...options });
   chmodSync(socket, 0o666);
-  const [port] = await freePorts(1);
+  const [port, internal] = await freePorts(2);
   const [certificate, key] = ['crt', 'key'].map((end) => join(where, `tls.${end}`));
   execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
     '-days', '1', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost', '-keyout', key, '-out', certificate],
   { stdio: 'ignore' });
+  const keyFile = join(where, 'admin-key.conf');
+  writeFileSync(keyFile, `proxy_set_header Authorization "Bearer ${adminKey}";\n`, { mode: 0o600 });
   let conf = readFileSync(join(root, 'deploy', 'nginx.conf'), 'utf8');
   for (const [from, to] of [
     ['user www-data;', process.getuid() === 0 ? 'user nobody nogroup;' : ''],
@@ -32,6 +34,8 @@ async function behindNginx(t, options = {}) {
     ['/var/log/nginx', where],
     ['/run/tickgate/public.sock', socket],
     ['127.0.0.1:8081', server.adminAddress],
+    ['listen 127.0.0.1:8090;', `listen 127.0.0.1:${internal};`],
+    ['/etc/nginx/tickgate-admin-key.conf', keyFile],
     ['listen 443', `listen 127.0.0.1:${port}`],
     ['ws.example.com;', 'localhost;'],
     ['/etc/nginx/tls/ws.example.com.crt', certificate],
@@ -60,7 +64,9 @@ async function behindNginx(t, options = {}) {
   const log = (name) => (existsSync(join(where, name)) ? readFileSync(join(where, name), 'utf8') : '');
   const https = (path, ...args) => execFileSync('curl',
     ['-sS', '--cacert', certificate, '-w', '\n%{http_code}', ...args, `https://localhost:${port}${path}`], { encoding: 'utf8' });
-  return { server, nginx, url, tls, log, https };
+  const inside = (path, ...args) => execFileSync('curl',
+    ['-sS', '-w', '\n%{http_code}', ...args, `http://127.0.0.1:${internal}${path}`], { encoding: 'utf8' });
+  return { server, nginx, url, tls, log, https, inside };
 }
 
 test('a client over TLS receives every event in order; its address is its own; no log shows its token', async (t) => {
@@ -164,4 +170,16 @@ test('the admin API is under /api/, with its key; other paths are not found', as
   assert.match(https('/api/publish', ...authorization, '-H', 'Content-Type: application/json', '-d', event), /"published":1[^]*\n200$/);
   assert.match(https('/readyz'), /\n200$/);
   for (const path of ['/metrics', '/', '/admin']) assert.match(https(path), /\n404$/);
+});
+
+test('programs of the private network administrate without a key; pages and other paths do not', async (t) => {
+  const { inside, https, log } = await behindNginx(t);
+  assert.match(inside('/api/websocket/stats'), /"active_connections":\d+[^]*\n200$/);
+  assert.match(inside('/api/websocket/clients'), /"clients":\[[^]*\n200$/);
+  // A client cannot put a key of its own in the place of nginx's.
+  assert.match(inside('/api/websocket/stats', '-H', 'Authorization: Bearer wrong'), /\n200$/);
+  assert.match(inside('/api/websocket/stats', '-H', 'Origin: https://elsewhere.example'), /\n403$/);
+  for (const path of ['/api/publish', '/metrics', '/']) assert.match(inside(path), /\n404$/);
+  assert.match(https('/api/websocket/stats'), /\n401$/, 'the public server adds no key');
+  for (const name of ['access.log', 'error.log']) assert.ok(!log(name).includes(adminKey), 'a log shows the key');
 });
