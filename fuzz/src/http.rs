@@ -230,6 +230,7 @@ fn settings(trusts: bool) -> Settings {
     let endpoint = |path: &str, dialect, auth_mode| Endpoint {
         path: path.into(),
         session: session(dialect, auth_mode),
+        deflate: true,
     };
     let trusted: &[&str] = if trusts { &["unix"] } else { &[] };
     Settings {
@@ -248,7 +249,6 @@ fn settings(trusts: bool) -> Settings {
                 Mode::Optional,
             ),
         ],
-        deflate: true,
         token_refusal: TokenRefusal::Auto,
         max_connections: 1000,
         max_connections_per_ip: 0,

@@ -33,7 +33,6 @@ impl Config {
                     .filter_map(|endpoint| self.endpoint(endpoint))
                     .collect(),
                 sections.auth.refuse,
-                sections.compression.enabled,
                 self.connections_max(descriptors_max),
             ),
             admin: self.admin(),
@@ -111,6 +110,7 @@ impl Config {
         Some(ingress::Endpoint {
             path: endpoint.path.as_deref()?.into(),
             session: Arc::new(settings),
+            deflate: endpoint.compression.unwrap_or(self.sections.compression.enabled),
         })
     }
 

@@ -483,3 +483,16 @@ fn every_duration_has_a_longest_value() {
     }
     assert!(checked >= 12, "{checked}");
 }
+
+#[test]
+fn an_endpoint_has_its_own_compression() {
+    let endpoint = |path: &str, more: &str| format!("[[endpoint]]\npath = \"{path}\"\ndialect = \"native\"\n{more}\n");
+    let endpoints = endpoint("/a", "") + &endpoint("/b", "compression = false") + &endpoint("/c", "compression = true");
+    for (enabled, expected) in [(true, [true, false, true]), (false, [false, false, true])] {
+        let toml = format!("{endpoints}[compression]\nenabled = {enabled}\n");
+        let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
+        let served = config.gateway(u64::MAX).ingress.endpoints;
+        let agrees: Vec<_> = served.iter().map(|endpoint| endpoint.deflate).collect();
+        assert_eq!(agrees, expected);
+    }
+}

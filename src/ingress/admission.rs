@@ -10,7 +10,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 
-use super::handshake::{self, Handshake};
+use super::handshake::Handshake;
 use super::http::{Verify, request};
 use super::limits::{ConnectionLimits, Permit};
 use super::refusal::Refusal;
@@ -76,7 +76,6 @@ pub(super) struct AdmissionControl {
     pub(super) allowed_origins: AllowedOrigins,
     pub(super) limits: Arc<ConnectionLimits>,
     pub(super) token_refusal: TokenRefusal,
-    pub(super) deflate: bool,
     pub(super) verify: Arc<Verify>,
     pub(super) metrics: Arc<IngressMetrics>,
     pub(super) clock: Clock,
@@ -119,7 +118,7 @@ impl AdmissionControl {
             engine_io: None,
             identity,
             address,
-            deflate: self.deflate(request.headers()),
+            deflate: endpoint.deflation(request.headers()),
             permit,
         })
     }
@@ -149,11 +148,6 @@ impl AdmissionControl {
             address,
             permit,
         })
-    }
-
-    /// The compression to agree on when this request becomes a WebSocket.
-    pub(super) fn deflate(&self, headers: &HeaderMap) -> Option<Agreement> {
-        handshake::deflate(headers).filter(|_| self.deflate)
     }
 
     fn permit(&self, hop: Option<IpAddr>, headers: &HeaderMap) -> Result<(Option<IpAddr>, Permit), Refusal> {

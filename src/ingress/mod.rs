@@ -108,7 +108,6 @@ impl Ingress {
             allowed_origins: settings.allowed_origins,
             limits,
             token_refusal: settings.token_refusal,
-            deflate: settings.deflate,
             verify: parts.verify,
             metrics: Arc::clone(&parts.metrics),
             clock: parts.clock,

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 
+use super::handshake;
 use super::http::ListenAddress;
 use super::{AllowedOrigins, TrustedProxies};
 use crate::session;
+use tickgate_protocol::wire::negotiate::Agreement;
 
 /// The public side of a gateway: `[server]`, `[[endpoint]]` and `[auth] refuse`.
 #[derive(Clone, Debug)]
@@ -25,8 +28,6 @@ pub struct Settings {
     pub endpoints: Vec<Endpoint>,
     /// How a handshake with an invalid token is refused.
     pub token_refusal: TokenRefusal,
-    /// Whether to agree on compression with clients that offer it.
-    pub deflate: bool,
     /// Most connections: WebSockets and polling sessions.
     pub max_connections: u32,
     /// Most connections of one client address; 0: no limit.
@@ -47,9 +48,16 @@ pub struct Endpoint {
     pub path: Box<str>,
     /// The settings that its sessions share.
     pub session: Arc<session::Settings>,
+    /// Whether to agree on compression with clients that offer it.
+    pub deflate: bool,
 }
 
 impl Endpoint {
+    /// The compression to agree on when a request with these headers becomes a WebSocket.
+    pub(super) fn deflation(&self, headers: &HeaderMap) -> Option<Agreement> {
+        handshake::deflate(headers).filter(|_| self.deflate)
+    }
+
     /// Whether a request for `path` is for this endpoint. A trailing slash makes no difference.
     pub(super) fn serves(&self, path: &str) -> bool {
         without_trailing_slash(&self.path) == without_trailing_slash(path)

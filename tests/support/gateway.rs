@@ -54,14 +54,15 @@ pub(crate) fn settings() -> Settings {
                 Endpoint {
                     path: "/ws".into(),
                     session: session(Dialect::Native, Mode::Required),
+                    deflate: true,
                 },
                 Endpoint {
                     path: "/echo".into(),
                     session: session(Dialect::Echo, Mode::Off),
+                    deflate: true,
                 },
             ],
             token_refusal: TokenRefusal::Auto,
-            deflate: true,
             max_connections: 10_000,
             max_connections_per_ip: 0,
             max_connections_per_user: 0,

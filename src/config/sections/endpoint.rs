@@ -26,6 +26,9 @@ section! {
         value anonymous: bool = false;
         /// Replaces `limits.message_bytes` for this endpoint, in the same range.
         value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| within(bytes, 1, BYTES_MAX));
+        /// Replaces `compression.enabled` for this endpoint: `false` for clients whose stack offers permessage-deflate and does not
+        /// bear it.
+        value compression: Option<bool> = None;
         /// Patterns that every connection is subscribed to once it is authenticated or anonymous. They do not count against
         /// `limits.subscriptions`. A pattern that the client may not subscribe to is skipped; the log says so once for each
         /// endpoint and shard and, at level `debug`, for each client.

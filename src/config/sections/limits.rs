@@ -122,7 +122,7 @@ impl Heartbeat {
 section! {
     /// `[compression]`.
     struct Compression {
-        /// Whether the gateway agrees on compression.
+        /// Whether the gateway agrees on compression. An endpoint may say otherwise (`endpoint[].compression`).
         value enabled: bool = true;
         /// Shorter messages are sent uncompressed, in bytes. A message that compression would not shorten is sent uncompressed
         /// as well.

@@ -162,7 +162,6 @@ impl Server {
         &self,
         endpoints: Vec<ingress::Endpoint>,
         token_refusal: TokenRefusal,
-        deflate: bool,
         max_connections: u32,
     ) -> ingress::Settings {
         let proxies: Vec<&str> = self.trusted_proxies.iter().map(|entry| entry.0.as_str()).collect();
@@ -177,7 +176,6 @@ impl Server {
             cors_headers: HeaderValue::from_str(&headers.join(", ")).unwrap_or(HeaderValue::from_static("")),
             endpoints,
             token_refusal,
-            deflate,
             max_connections,
             max_connections_per_ip: self.max_connections_per_ip,
             max_connections_per_user: self.max_connections_per_user,
@@ -368,7 +366,7 @@ mod tests {
     #[test]
     fn the_proxies_of_this_machine_are_trusted_by_default() {
         let trusted = Server::default()
-            .ingress(Vec::new(), TokenRefusal::Auto, true, 1)
+            .ingress(Vec::new(), TokenRefusal::Auto, 1)
             .trusted_proxies;
         for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(trusted.trusts(Some(peer.parse().expect(peer))), "{peer}");

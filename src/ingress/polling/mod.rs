@@ -187,7 +187,8 @@ impl Exchange<'_> {
         if !self.connection.is_flushed() {
             return Err(EngineIoError::BadRequest.into());
         }
-        let deflate = self.context.admission.deflate(request.headers());
+        let endpoint = self.context.endpoint(request.uri().path());
+        let deflate = endpoint.and_then(|endpoint| endpoint.deflation(request.headers()));
         let admission = match query.session {
             Some(session) => {
                 self.request(session).ask(PollRequest::MayUpgrade).await?;

@@ -166,10 +166,13 @@ async fn compression_is_agreed_on_only_where_it_is_enabled_and_offered() {
         (false, offer, false),
         (true, &["Sec-WebSocket-Extensions: permessage-deflate; unknown"], false),
     ] {
-        let fixture = fixture(|settings| settings.deflate = enabled);
+        let fixture = fixture(|settings| settings.endpoints[1].deflate = enabled);
         let answer = fixture.exchange(&handshake("/open", changes)).await;
         has(&answer, 101, &[]);
         assert_eq!(answer.contains("sec-websocket-extensions"), agreed, "{answer}");
+        // Another endpoint is not concerned.
+        let answer = fixture.exchange(&handshake("/echo", offer)).await;
+        assert!(answer.contains("sec-websocket-extensions"), "{answer}");
     }
 }
 

@@ -33,6 +33,7 @@ pub(in crate::ingress) fn settings() -> Settings {
     let endpoint = |path: &str, dialect, auth_mode| Endpoint {
         path: path.into(),
         session: session(dialect, auth_mode),
+        deflate: true,
     };
     Settings {
         listen: Vec::new(),
@@ -45,7 +46,6 @@ pub(in crate::ingress) fn settings() -> Settings {
             endpoint("/open", Dialect::Native, Mode::Off),
             endpoint("/echo/", Dialect::Echo, Mode::Optional),
         ],
-        deflate: true,
         token_refusal: TokenRefusal::Auto,
         max_connections: 1000,
         max_connections_per_ip: 0,

@@ -18,6 +18,7 @@ fn with_socket_io() -> Fixture {
         settings.endpoints.push(Endpoint {
             path: "/socket.io/".into(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
+            deflate: true,
         });
     })
 }
