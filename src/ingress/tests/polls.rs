@@ -379,6 +379,7 @@ async fn a_preflight_lists_the_configured_headers() {
         settings.endpoints.push(Endpoint {
             path: "/socket.io/".into(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
+            deflate: true,
         });
     });
     let preflight = request(
