@@ -471,7 +471,7 @@ impl World {
             self.wait(30_000);
             self.act();
         }
-        self.core.update_stats();
+        self.core.update_gauges();
         assert_eq!(self.core.connections(), 0);
         assert_eq!(self.permits.load(Relaxed), 0);
         assert_eq!(self.core.queued_frames(), 0);

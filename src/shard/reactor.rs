@@ -151,7 +151,7 @@ impl Reactor {
         let more_timers = self.core.run_timers(TIMERS, now);
         self.tick(now);
         self.carry_out(now);
-        self.update_stats(now);
+        self.update_gauges(now);
         self.timeout(more_timers)
     }
 
@@ -343,8 +343,8 @@ impl Reactor {
         }
     }
 
-    fn update_stats(&mut self, now: Now) {
-        self.core.update_stats();
+    fn update_gauges(&mut self, now: Now) {
+        self.core.update_gauges();
         if now.mono_ms >= self.cpu_due_ms {
             self.cpu_due_ms = now.mono_ms + CPU_EVERY_MS;
             let cpu = clock_gettime(ClockId::ThreadCPUTime);

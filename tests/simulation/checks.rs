@@ -126,7 +126,7 @@ impl World {
                 return Err(format!("over a cap: {client:?}"));
             }
         }
-        self.core.update_stats();
+        self.core.update_gauges();
         let open = i64::try_from(self.clients.len()).unwrap_or(i64::MAX);
         let stats = self.stats.read();
         // A single event may exceed the limit.

@@ -17,7 +17,7 @@ impl ShardCore {
     /// Bytes from a connection's socket; they are unmasked in place. Input that the session does not take yet is kept, and
     /// then [`ShardCore::wants_input`] turns false.
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
-        self.stats.bytes_in.bump(input.len() as u64);
+        self.metrics.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.connections.slot(id) else { return };
         self.on_input(slot, input, now);
     }

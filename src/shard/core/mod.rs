@@ -37,7 +37,7 @@
 //! * for each [`ShardCore::next_dirty`]: [`ShardCore::pending`], write, [`ShardCore::sent`], until it returns
 //!   [`Sent::Drained`] or the socket takes no more ([`ShardCore::blocked`], later [`ShardCore::writable`]);
 //! * [`ShardCore::serve_polls`] answers the polls of sessions without a socket;
-//! * [`ShardCore::update_stats`] once a turn. [`ShardCore::is_finished`] tells when a drain is done.
+//! * [`ShardCore::update_gauges`] once a turn. [`ShardCore::is_finished`] tells when a drain is done.
 //!
 //! When a call returns, everything that its input causes has happened, except for what the outputs say and for work that is
 //! bounded per turn. If there is such work, [`ShardCore::has_turn_to_begin`] returns `true`.
@@ -119,7 +119,7 @@ pub const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 /// One shard; see the module's docs.
 pub struct ShardCore {
     services: Arc<dyn Services>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
     // When the turn began.
     now: Now,
     connections: Connections,
@@ -139,20 +139,20 @@ impl ShardCore {
         inbox: Inbox,
         services: Arc<dyn Services>,
         broker: Arc<dyn Broker>,
-        stats: Arc<ShardMetrics>,
+        metrics: Arc<ShardMetrics>,
         now: Now,
     ) -> Self {
         Self {
             services,
             now,
-            connections: Connections::new(&settings, stats.clone(), now),
-            sessions: Sessions::new(stats.clone()),
-            fanout: Fanout::new(inbox, stats.clone()),
-            recovery: Recovery::new(&settings, stats.clone()),
+            connections: Connections::new(&settings, metrics.clone(), now),
+            sessions: Sessions::new(metrics.clone()),
+            fanout: Fanout::new(inbox, metrics.clone()),
+            recovery: Recovery::new(&settings, metrics.clone()),
             publishing: Publishing::new(settings.shard, broker),
             polling: Polling::default(),
             control: Control::default(),
-            stats,
+            metrics,
         }
     }
 
@@ -249,7 +249,7 @@ impl ShardCore {
     }
 
     /// Writes the gauges that need not be exact within a turn.
-    pub fn update_stats(&self) {
+    pub fn update_gauges(&self) {
         self.fanout.update_gauges();
         self.recovery.update_gauges();
     }

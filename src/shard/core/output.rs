@@ -86,7 +86,7 @@ impl ShardCore {
     /// The first half of [`ShardCore::sent`], which touches only this connection. A driver that wrote to several
     /// connections at once calls it for each of them before [`ShardCore::after_sent`] for any.
     pub fn count_sent(&mut self, id: ConnectionId, bytes: usize) -> Sent {
-        self.stats.bytes_out.bump(bytes as u64);
+        self.metrics.bytes_out.bump(bytes as u64);
         let Some(slot) = self.connections.slot(id) else {
             return Sent::Drained;
         };

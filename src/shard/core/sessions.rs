@@ -30,7 +30,7 @@ pub(super) struct Sessions {
     outputs: Outputs,
     // Reused for each batch of outputs.
     batch: Vec<Output>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// How far the input of one read has been decoded.
@@ -44,13 +44,13 @@ pub(super) struct Feed {
 }
 
 impl Sessions {
-    pub(super) fn new(stats: Arc<ShardMetrics>) -> Self {
+    pub(super) fn new(metrics: Arc<ShardMetrics>) -> Self {
         Self {
             scratch: Scratch::default(),
             inflater: Inflater::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
-            stats,
+            metrics,
         }
     }
 
@@ -87,7 +87,7 @@ impl Sessions {
             }
             Ok(Some(message)) => {
                 let is_data = matches!(message, Message::Text(_) | Message::Binary(_));
-                self.stats.messages_in.bump(is_data.into());
+                self.metrics.messages_in.bump(is_data.into());
                 feed.is_new_message |= is_data;
                 Input::Frame(message)
             }
@@ -101,9 +101,9 @@ impl Sessions {
     /// Ends the input of one read.
     pub(super) fn end_feed(&self, feed: &Feed) {
         let now = self.inflater.inflated();
-        let stats = &self.stats;
-        stats.inflated_messages.bump(now.messages - feed.inflated.messages);
-        stats.inflated_bytes.bump(now.bytes - feed.inflated.bytes);
+        let metrics = &self.metrics;
+        metrics.inflated_messages.bump(now.messages - feed.inflated.messages);
+        metrics.inflated_bytes.bump(now.bytes - feed.inflated.bytes);
     }
 
     /// Decodes the next message of a socket that does not carry its session yet.
@@ -141,7 +141,7 @@ impl Sessions {
         // The memory for one long reply is not kept for ever.
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
         let refused = mem::take(&mut self.outputs.refused_messages);
-        self.stats.rate_limited.bump(refused);
+        self.metrics.rate_limited.bump(refused);
     }
 }
 

@@ -128,7 +128,7 @@ struct Rig {
     hub: Arc<Hub>,
     broker: Arc<Direct>,
     asked: Arc<Asked>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
     permits: Arc<AtomicUsize>,
     now: Now,
     nonce: u64,
@@ -189,15 +189,15 @@ impl Rig {
             hub: hub.clone(),
             refuses: AtomicBool::new(false),
         });
-        let (asked, stats) = (Arc::new(Asked::default()), Arc::new(ShardMetrics::default()));
+        let (asked, metrics) = (Arc::new(Asked::default()), Arc::new(ShardMetrics::default()));
         let inbox = inboxes.remove(0);
-        let core = ShardCore::new(settings, inbox, asked.clone(), broker.clone(), stats.clone(), START);
+        let core = ShardCore::new(settings, inbox, asked.clone(), broker.clone(), metrics.clone(), START);
         Self {
             core,
             hub,
             broker,
             asked,
-            stats,
+            metrics,
             permits: Arc::default(),
             now: START,
             nonce: 0,

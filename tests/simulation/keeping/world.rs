@@ -381,7 +381,7 @@ impl World {
             return Err(format!("{queued} frames are left"));
         }
         for core in &self.store.cores {
-            core.update_stats();
+            core.update_gauges();
         }
         let gauges = self.store.stats.iter().map(|stats| stats.read());
         let left: i64 = gauges.map(|read| read.pending_frames + read.pending_bytes).sum();

@@ -66,13 +66,13 @@ impl Endpoint {
     }
 
     /// The frame of a reply or control message, compressed if the connections of this endpoint get it so.
-    pub(in crate::shard::core) fn reply(&self, frame: &[u8], inbox: &Inbox, stats: &ShardMetrics) -> Bytes {
+    pub(in crate::shard::core) fn reply(&self, frame: &[u8], inbox: &Inbox, metrics: &ShardMetrics) -> Bytes {
         let fits = |deflate: Deflate| deflate.fits(encode::payload_bytes(frame));
         if self.deflate.is_some_and(fits)
             && let Some(deflated) = deflate::frame(frame, inbox.deflate_bytes_min())
         {
-            stats.deflated_messages.bump(1);
-            stats.deflate_saved_bytes.bump((frame.len() - deflated.len()) as u64);
+            metrics.deflated_messages.bump(1);
+            metrics.deflate_saved_bytes.bump((frame.len() - deflated.len()) as u64);
             return Bytes::from(deflated);
         }
         Bytes::copy_from_slice(frame)
@@ -102,7 +102,7 @@ impl Endpoints {
         settings: &Arc<session::Settings>,
         deflate: Option<Deflate>,
         inbox: &Inbox,
-        stats: &ShardMetrics,
+        metrics: &ShardMetrics,
     ) -> u16 {
         let is_same = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings) && endpoint.deflate == deflate;
         let index = self.list.iter().position(is_same).unwrap_or_else(|| {
@@ -122,12 +122,12 @@ impl Endpoints {
         {
             inbox.add_demand(format, 1);
         }
-        stats.deflate_connections.add(deflate.is_some().into());
+        metrics.deflate_connections.add(deflate.is_some().into());
         u16::try_from(index).expect("at most 65,536 endpoints")
     }
 
     /// Counts one connection less of an endpoint.
-    pub(super) fn leave(&mut self, index: u16, inbox: &Inbox, stats: &ShardMetrics) {
+    pub(super) fn leave(&mut self, index: u16, inbox: &Inbox, metrics: &ShardMetrics) {
         let endpoint = &mut self.list[usize::from(index)];
         endpoint.connections -= 1;
         if endpoint.connections == 0
@@ -136,7 +136,7 @@ impl Endpoints {
             inbox.add_demand(format, -1);
         }
         let deflated = endpoint.deflate.is_some();
-        stats.deflate_connections.add(-i64::from(deflated));
+        metrics.deflate_connections.add(-i64::from(deflated));
     }
 
     /// Notes a skipped automatic subscription; returns whether it was the endpoint's first.

@@ -51,7 +51,7 @@ pub(super) struct Connections {
     assembly: Assembly,
     closing_ms: u32,
     closing_bytes: u32,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// One connection that is not removed, borrowed.
@@ -72,7 +72,7 @@ pub(super) struct Recipient<'c> {
 
 impl Connections {
     /// A shard without connections.
-    pub(super) fn new(settings: &Settings, stats: Arc<ShardMetrics>, now: Now) -> Self {
+    pub(super) fn new(settings: &Settings, metrics: Arc<ShardMetrics>, now: Now) -> Self {
         Self {
             shard: settings.shard,
             hot: Slots::new(),
@@ -87,7 +87,7 @@ impl Connections {
             assembly: Assembly::new(settings),
             closing_ms: settings.closing_ms,
             closing_bytes: settings.closing_bytes,
-            stats,
+            metrics,
         }
     }
 
@@ -103,7 +103,7 @@ impl Connections {
             permit,
         } = arrival;
         let slot = self.take_slot();
-        let endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.stats);
+        let endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.metrics);
         let hot = &mut self.hot[slot];
         if hot.generation == 0 {
             // Random, so that an id from before a restart of the gateway hardly ever fits a connection.
@@ -119,7 +119,7 @@ impl Connections {
         };
         if engine_io.as_ref().is_some_and(|opening| opening.by_poll) {
             hot.flags.set(Flags::POLLING | Flags::BLOCKED);
-            self.stats.polling.add(1);
+            self.metrics.polling.add(1);
         }
         self.cold[slot] = Some(Cold {
             decoder: decoder(settings.limits.message_bytes, deflate),
@@ -135,8 +135,8 @@ impl Connections {
             deadline_ms: 0,
         });
         self.count += 1;
-        self.stats.connections.add(1);
-        self.stats.connections_total.bump(1);
+        self.metrics.connections.add(1);
+        self.metrics.connections_total.bump(1);
         slot
     }
 
@@ -154,14 +154,14 @@ impl Connections {
     pub(super) fn remove(&mut self, slot: u32, inbox: &Inbox) {
         let hot = &mut self.hot[slot];
         hot.stage = Stage::Vacant;
-        self.stats.polling.add(-i64::from(hot.flags.has(Flags::POLLING)));
+        self.metrics.polling.add(-i64::from(hot.flags.has(Flags::POLLING)));
         hot.flags = Flags::default();
         hot.generation = hot.generation.wrapping_add(1).max(1);
-        self.endpoints.leave(hot.endpoint, inbox, &self.stats);
+        self.endpoints.leave(hot.endpoint, inbox, &self.metrics);
         self.timers.cancel(slot);
         self.cold[slot] = None;
         self.count -= 1;
-        self.stats.connections.add(-1);
+        self.metrics.connections.add(-1);
     }
 
     /// Lets the slot of a removed connection be taken again.
@@ -300,8 +300,8 @@ impl Connections {
     pub(super) fn change_deflate(&mut self, slot: u32, deflate: Option<Deflate>, inbox: &Inbox) {
         let before = self.hot[slot].endpoint;
         let settings = self.endpoints.get(before).settings.clone();
-        self.hot[slot].endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.stats);
-        self.endpoints.leave(before, inbox, &self.stats);
+        self.hot[slot].endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.metrics);
+        self.endpoints.leave(before, inbox, &self.metrics);
     }
 
     /// A stamp that no connection carries. Stamps wrap after 2^32 events; then the stamps of the previous round are

@@ -60,14 +60,14 @@ impl<'e> Frames<'e> {
     }
 
     /// Counts the bytes that compression saved.
-    pub(in crate::shard::core) fn count(&self, stats: &ShardMetrics) {
+    pub(in crate::shard::core) fn count(&self, metrics: &ShardMetrics) {
         for format in WireFormat::all().filter(|format| format.deflated && self.taken[format.index()] > 0) {
             let length = |format: WireFormat| self.event.frame(format).map_or(0, Bytes::len) as u64;
             let saved = length(format.encoding.plain()).saturating_sub(length(format));
             if saved > 0 {
                 let taken = self.taken[format.index()];
-                stats.deflated_messages.bump(taken);
-                stats.deflate_saved_bytes.bump(taken * saved);
+                metrics.deflated_messages.bump(taken);
+                metrics.deflate_saved_bytes.bump(taken * saved);
             }
         }
     }
@@ -121,12 +121,12 @@ impl<'e> RunFrames<'e> {
     }
 
     /// Counts the bytes that compression saved.
-    pub(super) fn count(&mut self, stats: &ShardMetrics) {
+    pub(super) fn count(&mut self, metrics: &ShardMetrics) {
         for event in &mut self.each {
             for (taken, whole) in event.taken.iter_mut().zip(self.taken) {
                 *taken += whole;
             }
-            event.count(stats);
+            event.count(metrics);
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Fanout {
     nodes: Vec<NodeId>,
     // Reused by `take_run`.
     next_nodes: Vec<NodeId>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// The bounds and counts of one call of [`ShardCore::deliver`](super::ShardCore::deliver).
@@ -64,7 +64,7 @@ pub(super) struct Delivery {
 
 impl Fanout {
     /// A shard without subscriptions.
-    pub(super) fn new(inbox: Inbox, stats: Arc<ShardMetrics>) -> Self {
+    pub(super) fn new(inbox: Inbox, metrics: Arc<ShardMetrics>) -> Self {
         Self {
             inbox,
             table: Table::new(),
@@ -73,7 +73,7 @@ impl Fanout {
             run: Vec::new(),
             nodes: Vec::new(),
             next_nodes: Vec::new(),
-            stats,
+            metrics,
         }
     }
 
@@ -161,7 +161,7 @@ impl Fanout {
                 evictions: delivery.evictions,
             };
         }
-        self.stats.deliveries.bump(delivery.deliveries);
+        self.metrics.deliveries.bump(delivery.deliveries);
         delivery.count
     }
 
@@ -199,12 +199,12 @@ impl Fanout {
                     continue;
                 }
                 for (popped, frames) in run.iter().zip(frames.each()) {
-                    if hot.flags.has(Flags::CATCH_UP) && is_withheld(cold[slot].as_mut(), popped, &self.stats) {
+                    if hot.flags.has(Flags::CATCH_UP) && is_withheld(cold[slot].as_mut(), popped, &self.metrics) {
                         continue;
                     }
                     deliveries += 1;
                     let frame = frames.get(format, endpoint, &self.inbox);
-                    let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.stats);
+                    let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.metrics);
                     if queued == Queued::TooSlow {
                         self.outgoing.note_too_slow(hot.id(self.inbox.shard(), slot));
                         break;
@@ -212,7 +212,7 @@ impl Fanout {
                 }
             }
         }
-        frames.count(&self.stats);
+        frames.count(&self.metrics);
         deliveries
     }
 
@@ -227,13 +227,13 @@ impl Fanout {
             let Some(format) = endpoint.format else { continue };
             count += 1;
             let frame = frames.get(format, endpoint, &self.inbox);
-            let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.stats);
+            let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.metrics);
             if queued == Queued::TooSlow {
                 self.outgoing.note_too_slow(hot.id(self.inbox.shard(), slot));
             }
         }
-        frames.count(&self.stats);
-        self.stats.deliveries.bump(count as u64);
+        frames.count(&self.metrics);
+        self.metrics.deliveries.bump(count as u64);
         count
     }
 
@@ -241,7 +241,7 @@ impl Fanout {
     /// the session ends with it.
     pub(super) fn queue_reply(&mut self, connection: &mut Connection<'_>, bytes: &[u8], is_last: bool) -> bool {
         let Connection { id, hot, endpoint, .. } = connection;
-        let frame = Frame::reply(endpoint.reply(bytes, &self.inbox, &self.stats));
+        let frame = Frame::reply(endpoint.reply(bytes, &self.inbox, &self.metrics));
         self.outgoing.queue_reply(id.slot, hot, frame, endpoint, is_last)
     }
 
@@ -261,7 +261,7 @@ impl Fanout {
         };
         let mut bytes = Vec::new();
         if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
-            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.stats));
+            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
             self.outgoing.push_at_gap(hot, frame, gap.sequence);
         }
     }
@@ -269,7 +269,7 @@ impl Fanout {
     /// Takes out what was written to a connection's socket: `bytes` from the front of its outbox.
     pub(super) fn advance(&mut self, hot: &mut Hot, bytes: usize) {
         let messages = self.outgoing.advance(hot, bytes);
-        self.stats.messages_out.bump(messages.into());
+        self.metrics.messages_out.bump(messages.into());
     }
 
     /// Takes patterns from a connection.
@@ -308,20 +308,20 @@ impl Fanout {
     /// Writes the gauges that need not be exact within a turn.
     pub(super) fn update_gauges(&self) {
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.stats.subscriptions.set(signed(self.table.subscriptions()));
-        self.stats.inbox.set(signed(self.inbox.len() as u64));
-        self.outgoing.update_gauges(&self.stats);
+        self.metrics.subscriptions.set(signed(self.table.subscriptions()));
+        self.metrics.inbox.set(signed(self.inbox.len() as u64));
+        self.outgoing.update_gauges(&self.metrics);
     }
 }
 
 // Whether an event must not be queued, since the connection reads its channel from the hub.
-fn is_withheld(cold: Option<&mut Cold>, popped: &Popped, stats: &ShardMetrics) -> bool {
+fn is_withheld(cold: Option<&mut Cold>, popped: &Popped, metrics: &ShardMetrics) -> bool {
     let Some(catch_up) = cold.and_then(Cold::catch_up) else {
         return false;
     };
     let channel = &popped.event.channel;
     if catch_up.is_newly_covered(channel) {
-        stats.catch_ups.bump(catch_up.owe(&popped.event).into());
+        metrics.catch_ups.bump(catch_up.owe(&popped.event).into());
         return true;
     }
     catch_up.withholds(channel, popped.index)

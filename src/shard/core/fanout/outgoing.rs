@@ -246,10 +246,10 @@ impl Outgoing {
     }
 
     /// Writes the totals to the gauges.
-    pub(super) fn update_gauges(&self, stats: &ShardMetrics) {
+    pub(super) fn update_gauges(&self, metrics: &ShardMetrics) {
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        stats.pending_frames.set(signed(self.event_frames));
-        stats.pending_bytes.set(signed(self.event_bytes));
-        stats.catching_up.set(signed(self.catching_up));
+        metrics.pending_frames.set(signed(self.event_frames));
+        metrics.pending_bytes.set(signed(self.event_bytes));
+        metrics.catching_up.set(signed(self.catching_up));
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn queue_event(
     cold: &mut Slots<Option<Cold>>,
     frame: &Rc<Frame>,
     endpoint: &Endpoint,
-    stats: &ShardMetrics,
+    metrics: &ShardMetrics,
 ) -> Queued {
     if outgoing.queue_fitting(slot, hot, frame, endpoint) {
         return Queued::Settled;
@@ -64,7 +64,7 @@ pub(super) fn queue_event(
         outgoing,
         hot,
         cold,
-        stats,
+        metrics,
     };
     let queued = full.overflow(frame, endpoint);
     outgoing.mark_dirty(slot, hot);
@@ -76,7 +76,7 @@ struct FullOutbox<'o> {
     outgoing: &'o mut Outgoing,
     hot: &'o mut Hot,
     cold: &'o mut Cold,
-    stats: &'o ShardMetrics,
+    metrics: &'o ShardMetrics,
 }
 
 impl FullOutbox<'_> {
@@ -142,14 +142,14 @@ impl FullOutbox<'_> {
         let due = self.hot.outbox.take_sequence();
         let catch_up = self.cold.catch_up_or_new();
         if catch_up.set_aside(&event.channel, event.version, due) {
-            self.stats.catch_ups.bump(1);
+            self.metrics.catch_ups.bump(1);
         }
-        self.stats.conflated.bump(1);
+        self.metrics.conflated.bump(1);
         self.outgoing.note_catching_up(self.hot, true);
     }
 
     fn note_loss(&mut self, channel: &Channel, sequence: u32) {
-        note_loss(self.hot, self.cold, channel, 1, sequence, self.stats);
+        note_loss(self.hot, self.cold, channel, 1, sequence, self.metrics);
     }
 }
 
@@ -175,9 +175,9 @@ pub(in crate::shard::core) fn note_loss(
     channel: &Channel,
     count: u32,
     sequence: u32,
-    stats: &ShardMetrics,
+    metrics: &ShardMetrics,
 ) {
-    stats.dropped.bump(count.into());
+    metrics.dropped.bump(count.into());
     hot.dropped = hot.dropped.saturating_add(count);
     hot.flags.set(Flags::GAP);
     let gap = cold.extra_or_new().gap.get_or_insert_with(|| Gap {

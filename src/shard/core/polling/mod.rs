@@ -149,7 +149,7 @@ impl ShardCore {
         answer: oneshot::Sender<Result<(), PollError>>,
         now: Now,
     ) {
-        self.stats.bytes_in.bump(body.len() as u64);
+        self.metrics.bytes_in.bump(body.len() as u64);
         let Some(cold) = self.connections.cold_mut(slot) else {
             return;
         };
@@ -188,7 +188,7 @@ impl ShardCore {
                 Some(Ok(Item::Binary(data))) => Input::Frame(Message::Binary(data)),
                 Some(Err(payload::BadPayload)) => Input::End(Disconnect::Protocol),
             };
-            self.stats.messages_in.bump(1);
+            self.metrics.messages_in.bump(1);
             self.sessions.handle(&mut connection, input, now);
             self.carry_out(slot, now);
         }
@@ -249,7 +249,7 @@ impl ShardCore {
             }
             body.push(revision, "6");
         }
-        self.stats.polls.bump(1);
+        self.metrics.polls.bump(1);
         // If the client goes at this moment, a message will say so and end the session.
         let _ = answer.send(body.bytes.into());
         // The connection may have been removed with its last frame.

@@ -111,8 +111,8 @@ impl ShardCore {
             // Events are compressed from now on. Frames that are queued already stay as they are.
             self.connections.change_deflate(slot, deflate, self.fanout.inbox());
         }
-        self.stats.polling.add(-1);
-        self.stats.transports_upgraded.bump(1);
+        self.metrics.polling.add(-1);
+        self.metrics.transports_upgraded.bump(1);
         self.connections.arm(slot);
         if let Some(Post { answer, .. }) = post {
             let _ = answer.send(Err(PollError::BadRequest));

@@ -22,14 +22,14 @@ const FREED_AT_ONCE: usize = 256;
 pub(super) struct CatchUps {
     // The state of connections that do not need it any more. It is freed in steps.
     drops: VecDeque<DeferredDrop>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 impl CatchUps {
-    pub(super) const fn new(stats: Arc<ShardMetrics>) -> Self {
+    pub(super) const fn new(metrics: Arc<ShardMetrics>) -> Self {
         Self {
             drops: VecDeque::new(),
-            stats,
+            metrics,
         }
     }
 
@@ -65,7 +65,7 @@ impl CatchUps {
             catch_up.subscribe(channel, need);
             catch_up.note_began_at(began_at);
             fanout.outgoing_mut().note_catching_up(hot, true);
-            self.stats.catch_ups.bump(1);
+            self.metrics.catch_ups.bump(1);
         }
     }
 

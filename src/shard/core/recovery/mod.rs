@@ -36,7 +36,7 @@ pub(super) struct Recovery {
     subscribes: Subscribes,
     catch_ups: CatchUps,
     reading: Reading,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// A subscribe request was taken one step further.
@@ -49,13 +49,13 @@ pub(super) struct Step {
 
 impl Recovery {
     /// Without requests and channels to read.
-    pub(super) fn new(settings: &Settings, stats: Arc<ShardMetrics>) -> Self {
+    pub(super) fn new(settings: &Settings, metrics: Arc<ShardMetrics>) -> Self {
         Self {
             steps: Steps::new(settings.subscribe_steps as usize),
             subscribes: Subscribes::default(),
-            catch_ups: CatchUps::new(stats.clone()),
-            reading: Reading::new(stats.clone()),
-            stats,
+            catch_ups: CatchUps::new(metrics.clone()),
+            reading: Reading::new(metrics.clone()),
+            metrics,
         }
     }
 
@@ -110,7 +110,7 @@ impl Recovery {
     /// Writes the gauges that need not be exact within a turn.
     pub(super) fn update_gauges(&self) {
         let waiting = i64::try_from(self.subscribes.len()).unwrap_or(i64::MAX);
-        self.stats.waiting_subscribes.set(waiting);
+        self.metrics.waiting_subscribes.set(waiting);
     }
 
     /// Steps taken in this turn.

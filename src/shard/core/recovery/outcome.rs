@@ -113,7 +113,7 @@ impl Outcome {
     }
 
     /// Notes a newly covered channel; returns what the client has to catch up with.
-    pub(super) fn cover(&mut self, seen: Seen, stats: &ShardMetrics) -> Option<(Channel, Need)> {
+    pub(super) fn cover(&mut self, seen: Seen, metrics: &ShardMetrics) -> Option<(Channel, Need)> {
         if auth::is_admin_only(seen.channel.as_str()) && !self.is_admin {
             return None;
         }
@@ -133,8 +133,8 @@ impl Outcome {
         };
         let from = reached.filter(|offset| seen.covers(*offset));
         if self.recovers {
-            stats.recovered.bump(from.is_some().into());
-            stats.not_recovered.bump(from.is_none().into());
+            metrics.recovered.bump(from.is_some().into());
+            metrics.not_recovered.bump(from.is_none().into());
             self.tell_recovered(&seen.channel, from.is_some(), key.is_some());
         }
         let (offset, need) = match from {
@@ -162,9 +162,9 @@ impl Outcome {
     /// Notes a newly covered channel that was evicted before the request came to it. If the client returns, that is a gap,
     /// since it may not have got the channel to its end. A new client gets the position `offset`, from which this
     /// subscription can be recovered.
-    pub(super) fn note_evicted(&mut self, channel: &Channel, offset: u64, stats: &ShardMetrics) {
+    pub(super) fn note_evicted(&mut self, channel: &Channel, offset: u64, metrics: &ShardMetrics) {
         if self.recovers {
-            stats.not_recovered.bump(1);
+            metrics.not_recovered.bump(1);
             self.tell_recovered(channel, false, false);
         }
         let epoch = self.epoch;
@@ -178,9 +178,9 @@ impl Outcome {
 
     /// The answer, after the request has come to every channel: positions that were not used belong to channels without
     /// history.
-    pub(super) fn finish(mut self, stats: &ShardMetrics) -> SubscribeOutcome {
+    pub(super) fn finish(mut self, metrics: &ShardMetrics) -> SubscribeOutcome {
         for (channel, _) in std::mem::take(&mut self.keys) {
-            stats.not_recovered.bump(1);
+            metrics.not_recovered.bump(1);
             self.tell_recovered(&channel, false, true);
         }
         self.answer

@@ -42,7 +42,7 @@ pub(super) struct Reading {
     settling: VecDeque<Settling>,
     // Reused for each page.
     page: Vec<Rc<Frame>>,
-    stats: Arc<ShardMetrics>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// A channel that was read to its end while the inbox still held events up to the index `at`.
@@ -53,14 +53,14 @@ struct Settling {
 }
 
 impl Reading {
-    pub(super) const fn new(stats: Arc<ShardMetrics>) -> Self {
+    pub(super) const fn new(metrics: Arc<ShardMetrics>) -> Self {
         Self {
             turn: 1,
             pages_left: PAGES,
             waiting: VecDeque::new(),
             settling: VecDeque::new(),
             page: Vec::new(),
-            stats,
+            metrics,
         }
     }
 
@@ -189,7 +189,7 @@ impl Reading {
         if is_value && (page.overtaken || page.events.is_empty() && due.withheld > 0) {
             // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
             let count = due.withheld.max(1);
-            note_loss(hot, cold, &due.channel, count, due.position, &self.stats);
+            note_loss(hot, cold, &due.channel, count, due.position, &self.metrics);
             page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
         }
         let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
@@ -197,11 +197,11 @@ impl Reading {
         for event in &page.events {
             let mut frames = Frames::of(event);
             let frame = frames.get(format, endpoint, fanout.inbox()).clone();
-            frames.count(&self.stats);
+            frames.count(&self.metrics);
             bytes += frame.len() as usize;
             self.page.push(frame);
         }
-        self.stats.caught_up.bump(page.events.len() as u64);
+        self.metrics.caught_up.bump(page.events.len() as u64);
         if page.more {
             go_on(hot, cold, due, &page, fanout.progress());
             // After a page that was held back, the connection reads no further before the shard has made progress.

@@ -305,7 +305,7 @@ impl Recovery {
 
     // Takes in a channel that the request newly covers.
     fn cover(&mut self, subscribe: &mut Subscribe, seen: Seen, connections: &mut Connections, fanout: &mut Fanout) {
-        if let Some((channel, need)) = subscribe.outcome.cover(seen, &self.stats) {
+        if let Some((channel, need)) = subscribe.outcome.cover(seen, &self.metrics) {
             let began_at = subscribe.outcome.began_at();
             (self.catch_ups).subscribe(subscribe.slot, channel, need, began_at, connections, fanout);
         }
@@ -376,7 +376,7 @@ impl Recovery {
             for channel in found.drain(..) {
                 if !subscribe.covered_before(&channel) && subscribe.outcome.lacks(&channel) {
                     let offset = subscribe.scan.version_at(&channel);
-                    subscribe.outcome.note_evicted(&channel, offset, &self.stats);
+                    subscribe.outcome.note_evicted(&channel, offset, &self.metrics);
                 }
             }
             left = left.saturating_sub(steps);
@@ -412,7 +412,7 @@ impl Recovery {
         Some(Input::Subscribed {
             request: subscribe.request.number,
             patterns: subscribe.interned,
-            outcome: subscribe.outcome.finish(&self.stats),
+            outcome: subscribe.outcome.finish(&self.metrics),
         })
     }
 

@@ -29,7 +29,7 @@ fn a_new_client_gets_each_last_value_once_and_then_live_events() {
     rig.subscribe(id, "*.a.price");
     rig.event("market.a.price", "6");
     assert_eq!(told(&rig.read(id)), [json!("subscribed"), json!(6)]);
-    assert_eq!(rig.stats.catch_ups.get(), 2);
+    assert_eq!(rig.metrics.catch_ups.get(), 2);
     assert!(rig.has_no_extra(id), "nothing is kept of it");
 }
 
@@ -132,7 +132,7 @@ fn a_returning_client_gets_everything_after_its_offset_once_and_in_order() {
     };
     assert_eq!(of("grid.a.order"), (2..=202).collect::<Vec<_>>());
     assert_eq!(of("grid.b.order"), [1000]);
-    assert_eq!(rig.stats.recovered.get(), 2);
+    assert_eq!(rig.metrics.recovered.get(), 2);
     assert!(rig.has_no_extra(id));
 }
 
@@ -324,7 +324,7 @@ fn a_replay_of_any_length_goes_through_a_small_outbox_with_live_events_between()
         (64..1_200).collect::<Vec<_>>(),
         "the first page was read before"
     );
-    assert_eq!(rig.stats.dropped.get(), 0);
+    assert_eq!(rig.metrics.dropped.get(), 0);
     assert!(rig.has_no_extra(id));
 }
 
@@ -394,8 +394,11 @@ fn a_connection_that_ends_while_it_catches_up_leaves_nothing_behind() {
     rig.core.begin_turn(rig.now);
     assert!(!rig.core.has_turn_to_begin());
     assert_eq!(rig.core.queued_frames(), 0);
-    rig.core.update_stats();
-    assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
+    rig.core.update_gauges();
+    assert_eq!(
+        (rig.metrics.pending_frames.get(), rig.metrics.pending_bytes.get()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -412,11 +415,11 @@ fn many_recovering_connections_share_the_turns() {
     let mut frames = vec![0; crowd.len()];
     while rig.core.has_dirty() || rig.core.has_turn_to_begin() {
         rig.core.begin_turn(rig.now);
-        let before = rig.stats.caught_up.get();
+        let before = rig.metrics.caught_up.get();
         for (index, count) in rig.flush_turn(&crowd) {
             frames[index] += count;
         }
-        let read = rig.stats.caught_up.get() - before;
+        let read = rig.metrics.caught_up.get() - before;
         assert!(read <= 128 * 64, "{read} events in a turn");
         turns += 1;
         let (least, most) = (frames.iter().min(), frames.iter().max());

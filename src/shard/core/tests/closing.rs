@@ -21,8 +21,8 @@ fn a_client_that_closes_gets_a_close_frame_and_then_the_socket_is_shut_down() {
     rig.core.on_end_of_input(id, rig.now);
     assert_eq!(rig.actions(), [Action::Remove(id)]);
     assert_eq!((rig.permits.load(Ordering::Relaxed), rig.core.connections()), (0, 0));
-    assert_eq!(rig.stats.endings(Disconnect::Normal), 1);
-    assert_eq!(rig.stats.connections.get(), 0);
+    assert_eq!(rig.metrics.endings(Disconnect::Normal), 1);
+    assert_eq!(rig.metrics.connections.get(), 0);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_lost_connection_is_removed_at_once_and_its_id_becomes_stale() {
     let id = rig.connect();
     rig.subscribe(id, "a.*");
     rig.core.on_end_of_input(id, rig.now);
-    assert_eq!(rig.stats.endings(Disconnect::Lost), 1);
+    assert_eq!(rig.metrics.endings(Disconnect::Lost), 1);
     rig.event("a.b", "1");
     // Until the driver has carried out the removal, it has a socket under this slot.
     let other = rig.connect();

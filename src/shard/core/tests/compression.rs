@@ -96,10 +96,10 @@ fn every_connection_gets_every_event_in_its_own_format() {
             assert_eq!(got[1], got[2], "the same bytes for every window");
         }
     }
-    let stats = rig.stats.read();
-    assert_eq!((stats.deliveries, stats.deflated_messages), (9, 3));
-    assert!(stats.deflate_saved_bytes > 5_000, "{}", stats.deflate_saved_bytes);
-    assert_eq!(stats.deflate_connections, 2);
+    let metrics = rig.metrics.read();
+    assert_eq!((metrics.deliveries, metrics.deflated_messages), (9, 3));
+    assert!(metrics.deflate_saved_bytes > 5_000, "{}", metrics.deflate_saved_bytes);
+    assert_eq!(metrics.deflate_connections, 2);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn compressed_messages_have_the_same_text() {
         assert_eq!(event["data"].to_string(), data_of(400), "{window_bits:?}");
         rig.core.on_socket_error(id, rig.now);
     }
-    assert_eq!(rig.stats.deflate_connections.get(), 0);
+    assert_eq!(rig.metrics.deflate_connections.get(), 0);
 }
 
 #[test]
@@ -164,9 +164,9 @@ fn compressed_messages_are_taken_like_plain_ones() {
     let got = texts(&mut rig, id);
     assert!(got[0].1.starts_with(r#"{"type":"subscribed""#), "{got:?}");
     assert!(got[1].1.starts_with(r#"{"type":"pong""#), "{got:?}");
-    let stats = rig.stats.read();
-    assert_eq!((stats.messages_in, stats.inflated_messages), (2, 1));
-    assert_eq!(stats.inflated_bytes, message.len() as u64);
+    let metrics = rig.metrics.read();
+    assert_eq!((metrics.messages_in, metrics.inflated_messages), (2, 1));
+    assert_eq!(metrics.inflated_bytes, message.len() as u64);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_read_full_of_small_bombs_ends_the_connection_before_all_are_inflated() {
     assert!(count > 40, "{count}");
     rig.core.on_bytes(id, &mut read, rig.now);
     assert!(rig.core.is_closing(id));
-    assert_eq!(rig.stats.endings(Disconnect::RateLimitAbuse), 1);
-    let inflated = rig.stats.read().inflated_messages;
+    assert_eq!(rig.metrics.endings(Disconnect::RateLimitAbuse), 1);
+    let inflated = rig.metrics.read().inflated_messages;
     assert!((16..=20).contains(&inflated), "{inflated} of {count}");
 }

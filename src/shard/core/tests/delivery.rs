@@ -13,7 +13,7 @@ fn subscribed_comes_before_its_events_and_none_after_unsubscribed() {
     let got = rig.read(id);
     assert_eq!(kinds(&got), ["subscribed", "event", "unsubscribed"]);
     assert_eq!(got[1].text()["data"], 1);
-    assert_eq!(rig.stats.deliveries.get(), 1);
+    assert_eq!(rig.metrics.deliveries.get(), 1);
     assert_eq!(rig.hub.metrics().credits_lent, 0);
 }
 
@@ -86,8 +86,8 @@ fn a_full_outbox_drops_the_oldest_events_and_reports_where_they_are_missing() {
     for number in 0..1_100 {
         rig.event(if number < 50 { "grid.a" } else { "grid.b" }, &number.to_string());
     }
-    rig.core.update_stats();
-    assert_eq!(rig.stats.pending_frames.get(), 1_000);
+    rig.core.update_gauges();
+    assert_eq!(rig.metrics.pending_frames.get(), 1_000);
     assert_eq!(rig.core.next_dirty(), None, "a blocked connection is not tried");
     assert!(rig.core.writable(id));
     let got = rig.read(id);
@@ -101,11 +101,14 @@ fn a_full_outbox_drops_the_oldest_events_and_reports_where_they_are_missing() {
         .filter_map(|frame| frame.text()["data"].as_u64())
         .collect();
     assert_eq!(data, (100..1_100).collect::<Vec<_>>());
-    assert_eq!(rig.stats.dropped.get(), 100);
+    assert_eq!(rig.metrics.dropped.get(), 100);
     rig.say(id, r#"{"type":"get_status"}"#);
     assert_eq!(rig.read(id)[0].text()["dropped"], 100);
-    rig.core.update_stats();
-    assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
+    rig.core.update_gauges();
+    assert_eq!(
+        (rig.metrics.pending_frames.get(), rig.metrics.pending_bytes.get()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -122,8 +125,8 @@ fn bytes_bound_pending_events_too_and_a_loss_names_at_most_32_channels() {
     let data = format!("\"{}\"", "x".repeat(900));
     for number in 0..100 {
         rig.event(&format!("channel.{number}"), &data);
-        rig.core.update_stats();
-        assert!(rig.stats.pending_bytes.get() <= 10_000);
+        rig.core.update_gauges();
+        assert!(rig.metrics.pending_bytes.get() <= 10_000);
     }
     rig.core.writable(id);
     let got = rig.read(id);
@@ -164,7 +167,7 @@ fn a_client_that_reads_loses_nothing_of_a_burst_larger_than_its_outbox() {
             }
         }
         assert_eq!(events, [600; 3]);
-        assert_eq!(rig.stats.dropped.get(), 0);
+        assert_eq!(rig.metrics.dropped.get(), 0);
     }
 }
 
@@ -179,7 +182,7 @@ fn a_client_that_does_not_read_delays_no_burst() {
         rig.publish("burst.a", "1");
     }
     assert_eq!(rig.core.deliver(usize::MAX), 2000);
-    assert_eq!(rig.stats.dropped.get(), 1000);
+    assert_eq!(rig.metrics.dropped.get(), 1000);
 }
 
 #[test]
@@ -227,9 +230,12 @@ fn a_burst_leaves_nothing_in_the_pool() {
     }
     assert_eq!(rig.core.queued_frames(), 0);
     assert!(rig.core.fanout.outgoing().capacity() <= 256);
-    rig.core.update_stats();
-    assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
-    assert_eq!(rig.stats.subscriptions.get(), 25);
+    rig.core.update_gauges();
+    assert_eq!(
+        (rig.metrics.pending_frames.get(), rig.metrics.pending_bytes.get()),
+        (0, 0)
+    );
+    assert_eq!(rig.metrics.subscriptions.get(), 25);
 }
 
 #[test]
@@ -285,8 +291,8 @@ fn refused_messages_are_counted() {
     for _ in 0..110 {
         rig.say(id, r#"{"type":"pong"}"#);
     }
-    assert_eq!(rig.stats.rate_limited.get(), 10);
-    assert_eq!(rig.stats.messages_in.get(), 110);
+    assert_eq!(rig.metrics.rate_limited.get(), 10);
+    assert_eq!(rig.metrics.messages_in.get(), 110);
 }
 
 #[test]

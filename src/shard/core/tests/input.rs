@@ -21,7 +21,7 @@ fn replies_over_their_bound_end_with_4008_as_the_last_frame() {
     let got = rig.read(id);
     assert_eq!(got.len(), 21, "twenty replies and the Close frame");
     assert_eq!(got[20], Received::Close(4008));
-    assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
+    assert_eq!(rig.metrics.endings(Disconnect::SlowConsumer), 1);
 }
 
 /// A client that may send many messages but have few replies pending.
@@ -74,7 +74,7 @@ fn answers_that_come_all_at_once_end_only_a_client_that_does_not_read_them() {
             rig.core.next_dirty();
             rig.core.blocked(id, rig.now);
             assert!(rig.core.is_closing(id));
-            assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
+            assert_eq!(rig.metrics.endings(Disconnect::SlowConsumer), 1);
         }
     }
 }

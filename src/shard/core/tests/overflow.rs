@@ -19,12 +19,12 @@ fn a_conflated_channel_continues_with_its_newest_event_and_costs_no_other_channe
     }
     rig.event("grid.a.order", "51");
     rig.event("market.b.price", "52");
-    rig.core.update_stats();
-    assert!(rig.stats.pending_frames.get() <= 4);
+    rig.core.update_gauges();
+    assert!(rig.metrics.pending_frames.get() <= 4);
     rig.core.writable(id);
     let got = told(&rig.read(id));
     assert_eq!(got, [json!(1), json!(50), json!(51), json!(52)]);
-    assert_eq!(rig.stats.dropped.get(), 0);
+    assert_eq!(rig.metrics.dropped.get(), 0);
     assert!(rig.has_no_extra(id));
     rig.event("market.a.price", "53");
     assert_eq!(told(&rig.read(id)), [json!(53)]);
@@ -74,7 +74,7 @@ fn only_an_event_that_must_not_be_dropped_ends_a_slow_client() {
     );
     assert_eq!(got[3].text()["data"], json!({"count": 1, "channels": ["system.log"]}));
     assert_eq!(got[4], Received::Close(4008));
-    assert_eq!(rig.stats.endings(Disconnect::SlowConsumer), 1);
+    assert_eq!(rig.metrics.endings(Disconnect::SlowConsumer), 1);
 }
 
 #[test]

@@ -203,8 +203,8 @@ fn a_get_waits_for_packets_and_takes_all_of_them() {
         [3, 4],
         "what came between two polls waits for the next"
     );
-    assert_eq!(client.rig.stats.polls.get(), 4);
-    assert_eq!(client.rig.stats.polling.get(), 1);
+    assert_eq!(client.rig.metrics.polls.get(), 4);
+    assert_eq!(client.rig.metrics.polling.get(), 1);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn a_session_without_an_answer_ends_to_the_millisecond() {
     client.rig.now = client.rig.now.after_ms(20_001);
     assert_eq!(client.get().err(), Some(PollError::UnknownSession), "before the timer");
     assert!(client.is_gone());
-    assert_eq!(client.rig.stats.endings(Disconnect::HeartbeatTimeout), 1);
+    assert_eq!(client.rig.metrics.endings(Disconnect::HeartbeatTimeout), 1);
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn a_client_that_is_gone_takes_its_session_with_it_unless_it_came_back() {
     assert!(!client.is_gone(), "an older poll");
     client.tell(newest, PollRequest::Gone);
     assert!(client.is_gone());
-    assert_eq!(client.rig.stats.endings(Disconnect::Lost), 1);
+    assert_eq!(client.rig.metrics.endings(Disconnect::Lost), 1);
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
@@ -426,7 +426,7 @@ fn a_client_that_is_gone_takes_its_session_with_it_unless_it_came_back() {
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
     client.tell(100, PollRequest::PostFailed(Disconnect::TooBig));
-    assert_eq!(client.rig.stats.endings(Disconnect::TooBig), 1);
+    assert_eq!(client.rig.metrics.endings(Disconnect::TooBig), 1);
 }
 
 #[test]
@@ -434,7 +434,7 @@ fn nothing_is_taken_out_for_a_client_that_is_gone() {
     let mut client = Client::new(Limits::default());
     drop(client.get().expect("taken"));
     client.event("1");
-    assert_eq!(client.rig.stats.deliveries.get(), 1);
+    assert_eq!(client.rig.metrics.deliveries.get(), 1);
     assert_eq!(client.rig.core.queued_frames(), 1);
 }
 

@@ -35,9 +35,9 @@ fn events_for_the_same_subscribers_leave_as_one_piece_of_memory() {
         rig.publish(channel, number);
     }
     rig.core.deliver(usize::MAX);
-    assert_eq!(rig.stats.deliveries.get(), 9);
-    rig.core.update_stats();
-    assert_eq!(rig.stats.pending_frames.get(), 9);
+    assert_eq!(rig.metrics.deliveries.get(), 9);
+    rig.core.update_gauges();
+    assert_eq!(rig.metrics.pending_frames.get(), 9);
     let waiting = ids.map(|id| slices(&mut rig, id));
     assert_eq!(waiting[0].len(), 1);
     assert_eq!([&waiting[1], &waiting[2]], [&waiting[0], &waiting[0]]);
@@ -45,7 +45,7 @@ fn events_for_the_same_subscribers_leave_as_one_piece_of_memory() {
         assert_eq!(numbers(&rig.read(id)), ["1", "2", "3"]);
     }
     assert_eq!(
-        rig.stats.messages_out.get(),
+        rig.metrics.messages_out.get(),
         3 * 4,
         "with what answered the subscription"
     );
@@ -122,15 +122,21 @@ fn a_run_that_does_not_fit_is_dropped_event_by_event() {
         got,
         (0..1_020).map(|number: u32| number.to_string()).collect::<Vec<_>>()
     );
-    rig.core.update_stats();
-    assert_eq!((rig.stats.pending_frames.get(), rig.stats.dropped.get()), (1_000, 20));
+    rig.core.update_gauges();
+    assert_eq!(
+        (rig.metrics.pending_frames.get(), rig.metrics.dropped.get()),
+        (1_000, 20)
+    );
     rig.core.writable(ids[0]);
     let got = rig.read(ids[0]);
     assert_eq!(got[0].text()["data"]["count"], 20);
     let left: Vec<_> = (20..1_020).map(|number: u32| number.to_string()).collect();
     assert_eq!(numbers(&got[1..]), left);
-    rig.core.update_stats();
-    assert_eq!((rig.stats.pending_frames.get(), rig.stats.pending_bytes.get()), (0, 0));
+    rig.core.update_gauges();
+    assert_eq!(
+        (rig.metrics.pending_frames.get(), rig.metrics.pending_bytes.get()),
+        (0, 0)
+    );
 }
 
 #[test]

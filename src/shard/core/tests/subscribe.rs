@@ -74,8 +74,8 @@ fn wide_subscribes_take_their_share_of_a_turn_and_delay_no_other_client() {
         assert!(rig.core.recovery.has_requests(u64::MAX));
     }
     let waiting = |rig: &Rig| {
-        rig.core.update_stats();
-        rig.stats.read().waiting_subscribes
+        rig.core.update_gauges();
+        rig.metrics.read().waiting_subscribes
     };
     assert_eq!(waiting(&rig), 2);
     let mut answered = Vec::new();
@@ -254,8 +254,8 @@ fn a_connection_removed_during_its_subscribe_leaves_nothing_behind() {
     rig.core.on_socket_error(other, rig.now);
     assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
     assert_eq!(rig.core.fanout.table().subscriptions(), 0);
-    rig.core.update_stats();
-    assert_eq!(rig.stats.read().catching_up, 0);
+    rig.core.update_gauges();
+    assert_eq!(rig.metrics.read().catching_up, 0);
 }
 
 #[test]

@@ -28,10 +28,10 @@ fn a_probed_socket_takes_over_after_what_was_polled() {
     assert_eq!(client.post("3"), Err(PollError::BadRequest));
     client.say("42[\"get_status\"]");
     assert!(client.written()[0].starts_with("42[\"status\""));
-    assert_eq!(client.rig.stats.polling.get(), 0);
-    assert_eq!(client.rig.stats.transports_upgraded.get(), 1);
+    assert_eq!(client.rig.metrics.polling.get(), 0);
+    assert_eq!(client.rig.metrics.transports_upgraded.get(), 1);
     client.say("1");
-    assert_eq!(client.rig.stats.endings(Disconnect::Normal), 1);
+    assert_eq!(client.rig.metrics.endings(Disconnect::Normal), 1);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_session_end_between_the_last_get_and_the_upgrade_is_reported_on_the_socket(
     client.say("3");
     client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.is_gone());
-    assert_eq!(client.rig.stats.polling.get(), 0);
+    assert_eq!(client.rig.metrics.polling.get(), 0);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_sessi
     client.event(&long);
     client.say("5");
     client.event(&long);
-    assert_eq!(client.rig.stats.deflate_connections.get(), 1);
+    assert_eq!(client.rig.metrics.deflate_connections.get(), 1);
     let written: Vec<usize> = client.written().iter().map(String::len).collect();
     assert!(
         written.len() == 2 && written[0] > 5_000 && written[1] < 1_000,
@@ -140,7 +140,7 @@ fn the_compression_of_the_socket_begins_with_the_upgrade_and_ends_with_the_sessi
     client.written();
     client.rig.core.on_end_of_input(client.id, client.rig.now);
     assert!(client.is_gone());
-    assert_eq!(client.rig.stats.deflate_connections.get(), 0);
+    assert_eq!(client.rig.metrics.deflate_connections.get(), 0);
     client.rig.publish("grid.a", "1");
 }
 
@@ -178,7 +178,7 @@ fn a_post_whose_body_comes_after_the_upgrade_is_refused_and_ends_the_session() {
     assert!(client.candidate().is_some());
     client.say("2probe");
     client.say("5");
-    assert_eq!(client.rig.stats.endings(Disconnect::Protocol), 1);
+    assert_eq!(client.rig.metrics.endings(Disconnect::Protocol), 1);
     let (reply, mut answer) = oneshot::channel();
     client.tell(
         100,
