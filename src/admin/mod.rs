@@ -1,6 +1,6 @@
 //! The admin API, on a listener of its own: publishing, clients, channels, statistics, metrics and health.
 //!
-//! Invariant: a request is authorised before its body is read. Each route carries its access rule (see [`routes`]); only
+//! Invariant: a request is authorised before its body is read. Each route carries its access rule (see `routes`); only
 //! `/healthz`, `/readyz` and `/metrics` are open to everyone.
 
 mod access;
