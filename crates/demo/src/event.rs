@@ -29,7 +29,7 @@ pub enum Level {
     Info,
     /// Events that should be rare.
     Warn,
-    /// Failures.
+    /// An operation failed.
     Error,
 }
 
