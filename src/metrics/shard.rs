@@ -42,7 +42,7 @@ metrics! {
             "Events read from the kept state for connections that catch up.";
         catching_up: Gauge, "tickgate_catching_up_connections", "Connections that are catching up with a channel.";
         waiting_subscribes: Gauge, "tickgate_waiting_subscribes",
-            "Subscribe messages that wait: they match too many channels for one pass, or earlier events must go first.";
+            "Subscribe messages that wait: they match too many channels for one turn, or earlier events must go first.";
         recovered: Counter, "tickgate_recovered_channels_total",
             "Channels recovered completely for clients that came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",
