@@ -16,8 +16,10 @@ use bytes::Bytes;
 use tickgate::auth::{Identity, Mode, TokenError};
 use tickgate::broker::Embedded;
 use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
-use tickgate::ingress::http::{Health, Listener};
-use tickgate::ingress::{AllowedOrigins, Endpoint, Ingress, Parts, Settings, TokenRefusal, TrustedProxies};
+use tickgate::ingress::http::{BodyRoom, Health, Listener};
+use tickgate::ingress::{
+    AllowedOrigins, BODY_BYTES_MAX, Endpoint, Ingress, Parts, Settings, TokenRefusal, TrustedProxies,
+};
 use tickgate::metrics::IngressMetrics;
 use tickgate::session;
 use tickgate::session::limits::Limits;
@@ -98,6 +100,7 @@ impl Instance {
             shards: vec![shard],
             health,
             metrics: Arc::clone(&stats),
+            bodies: Arc::new(BodyRoom::new(BODY_BYTES_MAX)),
             clock: Clock::start(),
         };
         let ingress = Ingress::new(settings(trusts), parts);
@@ -253,6 +256,8 @@ fn settings(trusts: bool) -> Settings {
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
+        max_pending: 1000,
+        max_pending_per_ip: 0,
         connect_rate: 0,
         handshake_timeout_ms: 5000,
     }

@@ -1,6 +1,8 @@
 //! Reading request bodies, bounded in bytes and in time.
 //!
-//! Invariant: no body with a `Content-Encoding` is read. [`plain`] is the only way to a body.
+//! Invariant: no body with a `Content-Encoding` is read. What is in memory of a body has its share of the room for bodies,
+//! and does not stay there longer than a client with the slowest allowed rate needs. [`Admin::body`] is the only way to a
+//! body.
 
 use std::time::Duration;
 
@@ -9,14 +11,25 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::ingress::http::HttpErrorCode;
+use super::Admin;
+use super::metrics::AdminMetrics;
 use crate::ingress::http::request::content_encoding;
 use crate::ingress::http::response::{self, HttpResponse};
+use crate::ingress::http::{BodyShare, HttpErrorCode};
+
+/// Room for the bodies that are in memory at one time, unless one body may be longer.
+pub(super) const BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The longest pause between two chunks of a body.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// The time for any body or line, however slow it is. The slowest allowed rate counts after it.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// After how many seconds a client may try again when there is no room for its body.
+const RETRY_AFTER_S: u32 = 1;
 
 /// Why a body could not be read.
 #[derive(Debug)]
@@ -51,79 +64,183 @@ impl BodyError {
             .insert(CONNECTION, HeaderValue::from_static("close"));
         match self.code {
             HttpErrorCode::UnsupportedMediaType => response::accept_plain_bodies(response),
+            HttpErrorCode::Overloaded => response::retry_after(response, RETRY_AFTER_S),
             _ => response,
         }
     }
 }
 
-/// The body of a request, which must not be encoded.
-///
-/// # Errors
-///
-/// 415 for a body with a `Content-Encoding`.
-pub(super) fn plain(request: Request<Incoming>) -> Result<Incoming, BodyError> {
-    match content_encoding(request.headers()) {
-        None => Ok(request.into_body()),
-        Some(coding) => Err(BodyError::new(
-            HttpErrorCode::UnsupportedMediaType,
-            format!("`Content-Encoding: {coding}` is not supported; send the body as it is"),
-        )),
+/// The time that a client has for a part of a body.
+struct Pace {
+    /// 0: no slowest rate.
+    bytes_per_second: u32,
+    /// Bytes of the part that have arrived.
+    arrived: u64,
+    /// How long the gateway waited for them.
+    waited: Duration,
+}
+
+impl Pace {
+    /// How long the client may take for its next bytes.
+    fn left(&self) -> Duration {
+        let Some(earned_ms) = self
+            .arrived
+            .saturating_mul(1000)
+            .checked_div(self.bytes_per_second.into())
+        else {
+            return IDLE;
+        };
+        let granted = GRACE.saturating_add(Duration::from_millis(earned_ms));
+        granted.saturating_sub(self.waited).min(IDLE)
     }
 }
 
-/// Reads the next chunk of a body; `None` at its end.
-///
-/// # Errors
-///
-/// 400 when the body breaks off, or 408 after a pause of [`IDLE`].
-pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyError> {
-    loop {
-        let frame = match timeout(IDLE, body.frame()).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return Err(BodyError::new(HttpErrorCode::InvalidMessage, "the body broke off")),
-            Err(_) => {
-                let message = "the body did not continue in time";
-                return Err(BodyError::new(HttpErrorCode::Timeout, message));
-            }
-        };
-        // Trailers are ignored.
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
+/// A body that is being read.
+pub(super) struct BodyReader<'a> {
+    metrics: &'a AdminMetrics,
+    incoming: Incoming,
+    share: BodyShare<'a>,
+    bytes_per_second: u32,
+    // The part of the body that is in memory and not complete.
+    part: Option<Pace>,
+}
+
+/// A whole body, with its share of the room.
+pub(super) struct WholeBody<'a> {
+    pub(super) bytes: Bytes,
+    _share: BodyShare<'a>,
+}
+
+impl Admin {
+    /// The body of a request, which must not be encoded.
+    ///
+    /// # Errors
+    ///
+    /// 415 for a body with a `Content-Encoding`.
+    pub(super) fn body(&self, request: Request<Incoming>) -> Result<BodyReader<'_>, BodyError> {
+        match content_encoding(request.headers()) {
+            None => Ok(BodyReader {
+                metrics: &self.metrics,
+                incoming: request.into_body(),
+                share: self.parts.bodies.share(),
+                bytes_per_second: self.publish_body_rate,
+                part: None,
+            }),
+            Some(coding) => Err(BodyError::new(
+                HttpErrorCode::UnsupportedMediaType,
+                format!("`Content-Encoding: {coding}` is not supported; send the body as it is"),
+            )),
         }
     }
 }
 
-/// Reads a whole body.
-///
-/// # Errors
-///
-/// 413 when the body is longer than `bytes_max`: at once when its announced length is, otherwise as soon as it becomes
-/// too long. Also the errors of [`plain`] and [`next`].
-pub(super) async fn whole(request: Request<Incoming>, bytes_max: u64) -> Result<Bytes, BodyError> {
-    let mut body = plain(request)?;
-    let length = body.size_hint().exact();
-    if length.is_some_and(|length| length > bytes_max) {
-        return Err(BodyError::too_large(bytes_max));
+impl<'a> BodyReader<'a> {
+    /// Reads the next chunk; `None` at the end of the body.
+    ///
+    /// # Errors
+    ///
+    /// 400 when the body breaks off, or 408 when the next chunk does not come in time: within [`IDLE`], and within the
+    /// time of the part that it belongs to.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            let begun = Instant::now();
+            let time = self.part.as_ref().map_or(IDLE, Pace::left);
+            let frame = match timeout(time, self.incoming.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) => return Err(BodyError::new(HttpErrorCode::InvalidMessage, "the body broke off")),
+                Err(_) => {
+                    self.metrics.late_bodies.add(1);
+                    return Err(BodyError::new(HttpErrorCode::Timeout, self.too_slow()));
+                }
+            };
+            if let Some(part) = &mut self.part {
+                part.waited += begun.elapsed();
+            }
+            // Trailers are ignored.
+            if let Ok(data) = frame.into_data() {
+                if let Some(part) = &mut self.part {
+                    part.arrived += data.len() as u64;
+                }
+                return Ok(Some(data));
+            }
+        }
     }
-    let Some(first) = next(&mut body).await? else {
-        return Ok(Bytes::new());
-    };
-    if body.is_end_stream() && first.len() as u64 <= bytes_max {
-        return Ok(first);
+
+    fn too_slow(&self) -> String {
+        match self.bytes_per_second {
+            0 => "the body did not continue in time".to_owned(),
+            rate => format!("the body did not continue in time, or is slower than {rate} bytes per second"),
+        }
     }
-    // The announced length is not reserved, since the rest may never arrive.
-    let mut whole = BytesMut::from(first);
-    while let Some(data) = next(&mut body).await? {
-        if (whole.len() + data.len()) as u64 > bytes_max {
+
+    /// Takes room for `length` bytes that are in memory, or gives room back.
+    ///
+    /// # Errors
+    ///
+    /// 503 when the bodies of other requests hold the room for too long.
+    pub(super) async fn hold(&mut self, length: usize) -> Result<(), BodyError> {
+        self.share.resize(length).await.map_err(|_| {
+            self.metrics.bodies_without_room.add(1);
+            BodyError::new(
+                HttpErrorCode::Overloaded,
+                "the bodies of other requests take all memory",
+            )
+        })
+    }
+
+    /// States that `length` bytes of an incomplete part stay in memory, of the same part as before or of a new one. 0: the
+    /// last part is complete.
+    pub(super) fn keep(&mut self, length: usize, is_same_part: bool) {
+        match &mut self.part {
+            _ if length == 0 => self.part = None,
+            Some(part) if is_same_part => part.arrived = length as u64,
+            part => *part = Some(Self::pace(self.bytes_per_second, length)),
+        }
+    }
+
+    const fn pace(bytes_per_second: u32, arrived: usize) -> Pace {
+        Pace {
+            bytes_per_second,
+            arrived: arrived as u64,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    ///
+    /// 413 when the body is longer than `bytes_max`: at once when its announced length is, otherwise as soon as it becomes
+    /// too long. Also the errors of [`next`](Self::next) and [`hold`](Self::hold).
+    pub(super) async fn whole(mut self, bytes_max: u64) -> Result<WholeBody<'a>, BodyError> {
+        let length = self.incoming.size_hint().exact();
+        if length.is_some_and(|length| length > bytes_max) {
             return Err(BodyError::too_large(bytes_max));
         }
-        whole.extend_from_slice(&data);
+        self.part = Some(Self::pace(self.bytes_per_second, 0));
+        let mut whole = BytesMut::new();
+        while let Some(data) = self.next().await? {
+            let length = whole.len() + data.len();
+            if length as u64 > bytes_max {
+                return Err(BodyError::too_large(bytes_max));
+            }
+            self.hold(length).await?;
+            // The usual body comes in one chunk and is not copied.
+            if whole.is_empty() && self.incoming.is_end_stream() {
+                return Ok(self.into_whole(data));
+            }
+            // The announced length is not reserved, since the rest may never arrive.
+            whole.extend_from_slice(&data);
+        }
+        Ok(self.into_whole(whole.freeze()))
     }
-    if whole.len() as u64 > bytes_max {
-        Err(BodyError::too_large(bytes_max))
-    } else {
-        Ok(whole.freeze())
+
+    fn into_whole(self, bytes: Bytes) -> WholeBody<'a> {
+        WholeBody {
+            bytes,
+            _share: self.share,
+        }
     }
 }
 

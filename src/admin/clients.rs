@@ -186,11 +186,15 @@ impl Admin {
 
     /// `POST /api/websocket/broadcast/test` with `{"message"?}`
     pub(super) async fn broadcast_test(&self, _: Operator, call: Call) -> HttpResponse {
-        let body = match body::whole(call.request, TEST_BYTES_MAX).await {
+        let body = match self.body(call.request) {
+            Ok(body) => body.whole(TEST_BYTES_MAX).await,
+            Err(refused) => Err(refused),
+        };
+        let body = match body {
             Ok(body) => body,
             Err(refused) => return refused.response(),
         };
-        let data = match test_data(&body) {
+        let data = match test_data(&body.bytes) {
             Ok(data) => data,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, message),
         };

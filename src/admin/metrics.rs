@@ -25,6 +25,15 @@ metrics! {
         unchanged: Counter, "tickgate_admin_unchanged_total",
             "Items not sent because they are equal to the channel's last event.";
         refused_items: Counter, "tickgate_admin_refused_items_total", "Items of publish requests that were refused.";
+        late_bodies: Counter, "tickgate_admin_late_bodies_total",
+            "Bodies that the admin listener gave up because they came too slowly.";
+        bodies_without_room: Counter, "tickgate_admin_bodies_without_room_total",
+            "Bodies that the admin listener gave up because the bodies of other requests held all room.";
+        connections: Gauge, "tickgate_admin_connections", "Connections to the admin listener.";
+        displaced: Counter, "tickgate_admin_connections_displaced_total",
+            "Connections to the admin listener that were silent longest and were closed for newer ones.";
+        crowded_out: Counter, "tickgate_admin_connections_refused_total",
+            "Connections with a key that were refused because all others were being served.";
     }
     besides {
         /// The accept loop.
@@ -40,6 +49,9 @@ struct Gateway<'a> {
     uptime_ms: u64,
     ready: bool,
     log_lines_dropped: u64,
+    publishing: bool,
+    // The room that bodies hold, by listener.
+    body_bytes: [(&'static str, usize); 2],
 }
 
 impl<'a> Gateway<'a> {
@@ -60,6 +72,20 @@ impl<'a> Gateway<'a> {
             "tickgate_ready",
             "1 while /readyz answers 200, otherwise 0.",
             |gateway, samples| samples.value(u8::from(gateway.ready)),
+        ),
+        Metric::gauge(
+            "tickgate_publishing",
+            "1 while the admin listener can take events of any size, otherwise 0.",
+            |gateway, samples| samples.value(u8::from(gateway.publishing)),
+        ),
+        Metric::gauge(
+            "tickgate_body_bytes",
+            "Room that request bodies hold, by listener. The first 4 KiB of each body do not count.",
+            |gateway, samples| {
+                for (listener, bytes) in gateway.body_bytes {
+                    samples.labelled(&[("listener", &listener)], bytes);
+                }
+            },
         ),
         Metric::counter(
             "tickgate_log_lines_dropped_total",
@@ -184,6 +210,8 @@ impl Admin {
             node: &parts.node,
             uptime_ms: now.uptime_ms,
             ready: parts.health.not_ready().is_none(),
+            publishing: parts.health.not_publishing().is_none(),
+            body_bytes: [("public", parts.public_bodies.held()), ("admin", parts.bodies.held())],
             log_lines_dropped: self.log_lines_dropped.get(),
         };
         page.add(Gateway::METRICS, &gateway);

@@ -1,12 +1,14 @@
 //! The admin API, on a listener of its own: publishing, clients, channels, statistics, metrics and health.
 //!
 //! Invariant: a request is authorised before its body is read. Each route carries its access rule (see `routes`); only
-//! `/healthz`, `/readyz` and `/metrics` are open to everyone.
+//! `/healthz`, `/readyz` and `/metrics` are open to everyone. They are served whatever other clients do: no connection
+//! keeps its place for ever without being served.
 
 mod access;
 mod body;
 mod channels;
 mod clients;
+mod connection;
 mod metrics;
 mod publish;
 mod push;
@@ -16,10 +18,11 @@ pub mod self_report;
 mod serve;
 pub mod statistics;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use crate::ingress::http::ListenAddress;
@@ -32,7 +35,7 @@ use crate::backend::commands::CommandsSample;
 use crate::backend::feeds::Feeds;
 use crate::broker::Broker;
 use crate::hub::Hub;
-use crate::ingress::http::{Health, Listener};
+use crate::ingress::http::{BodyRoom, Health, Listener, Places};
 use crate::metrics::{Counter, IngressMetrics};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
@@ -46,6 +49,14 @@ pub struct Settings {
     pub key: Option<AdminKey>,
     /// Longest body of `POST /api/publish`, in bytes (`publish_body_bytes`). A stream of lines may be longer.
     pub publish_body_bytes: u64,
+    /// The slowest a body may arrive, in bytes per second (`publish_body_rate`); 0: no limit.
+    pub publish_body_rate: u32,
+    /// Most connections that have presented a key or token, at least 1.
+    pub max_connections: u32,
+    /// Most other connections, at least 1.
+    pub max_connections_without_key: u32,
+    /// Most silent ones of them of one address; 0: no limit.
+    pub max_connections_without_key_per_ip: u32,
     /// Longest `data` of an event, in bytes (`event_bytes`).
     pub event_bytes: u32,
     /// Log lines that were dropped, for `/metrics`. The writer of the log counts them.
@@ -74,6 +85,10 @@ pub struct Parts {
     pub ingress: Arc<IngressMetrics>,
     /// What `/readyz` answers.
     pub health: Arc<Health>,
+    /// The room for the bodies of the admin listener; see [`body_room`].
+    pub bodies: Arc<BodyRoom>,
+    /// The room for the bodies of the public listeners, for `/metrics`.
+    pub public_bodies: Arc<BodyRoom>,
     /// The gateway's clock, started with the gateway.
     pub clock: Clock,
 }
@@ -82,29 +97,52 @@ pub struct Parts {
 pub struct Admin {
     key: Option<AdminKey>,
     publish_body_bytes: u64,
+    publish_body_rate: u32,
     event_bytes: usize,
     log_lines_dropped: Arc<Counter>,
     parts: Parts,
     metrics: AdminMetrics,
-    // Kibibytes of request bodies that may be in memory at one time.
-    body_kib: Arc<Semaphore>,
+    // Connections that have presented a key or token, and all others.
+    with_key: Arc<Places>,
+    without_key: Arc<Places>,
 }
 
-/// Memory for request bodies that are read as a whole, in kibibytes.
-const BODY_KIB: usize = 256 * 1024;
+/// The room for the bodies of an admin listener with these settings: 256 MiB, or one body of the longest kind if that is
+/// more.
+#[must_use]
+pub fn body_room(settings: &Settings) -> Arc<BodyRoom> {
+    let bytes_max = body::BYTES_MAX.max(settings.publish_body_bytes);
+    Arc::new(BodyRoom::new(usize::try_from(bytes_max).unwrap_or(usize::MAX)))
+}
 
 impl Admin {
     /// Creates the API. [`Admin::serve`] serves it.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let with_key = Places::new(settings.max_connections, 0);
+        parts.health.watch_publishing({
+            let (bodies, with_key) = (Arc::clone(&parts.bodies), Arc::clone(&with_key));
+            move || {
+                if bodies.is_full() {
+                    Some("no_room_for_bodies")
+                } else {
+                    with_key.are_busy().then_some("too_many_connections")
+                }
+            }
+        });
         Arc::new(Self {
             key: settings.key,
             publish_body_bytes: settings.publish_body_bytes,
+            publish_body_rate: settings.publish_body_rate,
+            with_key,
+            without_key: Places::new(
+                settings.max_connections_without_key,
+                settings.max_connections_without_key_per_ip,
+            ),
             event_bytes: usize::try_from(settings.event_bytes).unwrap_or(usize::MAX),
             log_lines_dropped: settings.log_lines_dropped,
             parts,
             metrics: AdminMetrics::default(),
-            body_kib: Arc::new(Semaphore::new(BODY_KIB)),
         })
     }
 

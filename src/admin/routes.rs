@@ -109,7 +109,7 @@ pub(super) struct Route {
     /// The methods, as `Allow` lists them.
     methods: &'static str,
     /// The path. `{}` stands for one segment, which becomes [`Call::segment`].
-    path: &'static str,
+    pub(super) path: &'static str,
     pub(super) handler: Handler,
 }
 

@@ -117,10 +117,15 @@ impl Config {
     fn admin(&self) -> admin::Settings {
         let key = self.secrets.admin_key.as_ref();
         let key = key.and_then(|key| std::str::from_utf8(key.expose()).ok());
+        let admin = &self.sections.admin;
         admin::Settings {
             listen: self.sections.server.admin_listen.clone(),
             key: key.and_then(admin::AdminKey::new),
             publish_body_bytes: self.sections.limits.publish_body_bytes,
+            publish_body_rate: self.sections.limits.publish_body_rate,
+            max_connections: admin.max_connections,
+            max_connections_without_key: admin.max_connections_without_key,
+            max_connections_without_key_per_ip: admin.max_connections_without_key_per_ip,
             log_lines_dropped: Arc::default(),
             event_bytes: self.sections.limits.event_bytes,
         }

@@ -5,9 +5,6 @@ use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::{Algorithm, Key, Mode, Secret};
 
-/// A shorter admin key causes a warning, in bytes.
-const ADMIN_KEY_BYTES_MIN: usize = 16;
-
 /// Keys that were made for one run.
 pub struct RunKeys {
     /// The admin key. `None`: an admin key is configured.
@@ -67,14 +64,6 @@ impl Config {
                  server.trusted_proxies trusts what its peers say about the client's address"
                     .to_owned(),
             );
-        }
-        if admin_key
-            .as_ref()
-            .is_some_and(|key| key.expose().len() < ADMIN_KEY_BYTES_MIN)
-        {
-            warnings.push(format!(
-                "the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a good one"
-            ));
         }
         warnings
     }

@@ -9,6 +9,9 @@ use super::sections::{DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key, Sections};
 use super::source::Environment;
 use crate::auth::{self, Secret};
 
+/// The shortest admin key, in bytes, unless `admin.allow_short_key` is set.
+const ADMIN_KEY_BYTES_MIN: usize = 16;
+
 /// The secrets that a configuration names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Secrets {
@@ -100,12 +103,21 @@ impl Search<'_, '_> {
             .map(|_| DEFAULT_ADMIN_KEY_ENV);
         let variable = admin.key_env.as_deref().or(default);
         let (key, name) = self.either(variable, admin.key_file.as_deref(), "admin.key")?;
-        if key.expose().iter().all(u8::is_ascii_graphic) {
-            return Some(key);
+        let from = from_variable(variable);
+        if !key.expose().iter().all(u8::is_ascii_graphic) {
+            let message = "the admin key must be visible ASCII: it travels in the Authorization header";
+            self.check.refuse(&name, format!("{message}{from}"));
+            return None;
         }
-        let message = "the admin key must be visible ASCII: it travels in the Authorization header";
-        self.check.refuse(&name, message);
-        None
+        if key.expose().len() < ADMIN_KEY_BYTES_MIN && !admin.allow_short_key {
+            let message = format!(
+                "the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a \
+                 good one (admin.allow_short_key = true accepts any, for tests){from}"
+            );
+            self.check.refuse(&name, message);
+            return None;
+        }
+        Some(key)
     }
 
     /// A password, which must be text.

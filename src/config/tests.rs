@@ -1,4 +1,5 @@
 mod documentation;
+mod secrets;
 mod warnings;
 
 use std::fmt::Write as _;
@@ -112,12 +113,12 @@ fn every_key_is_accepted() {
 fn the_line_end_of_a_variable_is_not_part_of_its_value() {
     let mut environment = environment();
     environment.set("TICKGATE_JWT_SECRET", "a secret of thirty-two bytes ....\r\n");
-    environment.set("TICKGATE_ADMIN_KEY", "the-admin-key\n");
+    environment.set("TICKGATE_ADMIN_KEY", "the-admin-key-of-16-bytes\n");
     environment.set("TICKGATE_AUTH__ISSUER", "https://issuer.example\n");
     let config = load("", &environment).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(
         config.secrets.admin_key.as_ref().map(Secret::expose),
-        Some(&b"the-admin-key"[..])
+        Some(&b"the-admin-key-of-16-bytes"[..])
     );
     assert_eq!(config.sections.auth.issuer.as_deref(), Some("https://issuer.example"));
     let grant = crate::auth::Grant {
@@ -326,7 +327,7 @@ fn an_endpoint_has_its_own_types_timestamps_and_automatic_subscriptions() {
 fn the_default_variables_are_used_as_keys_if_they_are_set() {
     let variables = Environment::of([
         ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
-        ("TICKGATE_ADMIN_KEY", "admin-key"),
+        ("TICKGATE_ADMIN_KEY", "0123456789abcdef"),
     ]);
     let config = Config::load(None, &variables).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.secrets.keys.len(), 1);
@@ -362,23 +363,6 @@ fn a_secret_file_that_every_user_can_read_causes_a_warning() {
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
     let warning = format!("{} can be read by every user of this machine", file.display());
     assert_eq!(config.warnings(&Environment::default()), [warning]);
-}
-
-#[test]
-fn an_admin_api_without_a_key_or_with_a_short_one_causes_a_warning() {
-    let warnings = |toml: &str, admin_key: Option<&str>| {
-        let environment = match admin_key {
-            Some(key) => Environment::of([("TICKGATE_ADMIN_KEY", key)]),
-            None => Environment::default(),
-        };
-        let config = load(toml, &environment).unwrap_or_else(|problems| panic!("{problems}"));
-        config.warnings(&environment).join("\n")
-    };
-    const OFF: &str = "[auth]\nmode = \"off\"\n";
-    assert!(warnings(OFF, None).starts_with("no admin key and no key for tokens is configured"));
-    assert_eq!(warnings(OFF, Some("0123456789abcdef")), "");
-    assert_eq!(warnings("", None), "", "the run makes its own keys");
-    assert!(warnings("", Some("hunter2")).starts_with("the admin key is shorter than 16 bytes"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::backend::{commands, feeds};
 use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::Ingress;
-use crate::ingress::http::{Health, Inherited, ListenAddress, LocalAddress};
+use crate::ingress::http::{BodyRoom, Health, Inherited, ListenAddress, LocalAddress};
 use crate::metrics::IngressMetrics;
 use crate::time::Clock;
 use crate::{admin, auth, hub, ingress, shard};
@@ -198,6 +198,7 @@ impl Gateway {
             SelfReport::new(&settings.node, Arc::clone(&statistics), watch, status)
         };
         let self_report = self_report.map_err(|_| Error::Node(settings.node.clone()));
+        let public_bodies = Arc::new(BodyRoom::new(ingress::BODY_BYTES_MAX));
         let ingress = Ingress::new(
             settings.ingress,
             ingress::Parts {
@@ -205,9 +206,11 @@ impl Gateway {
                 shards: components.shards.clone(),
                 health: Arc::clone(&health),
                 metrics: Arc::clone(&ingress_metrics),
+                bodies: Arc::clone(&public_bodies),
                 clock: components.clock,
             },
         );
+        let bodies = admin::body_room(&settings.admin);
         let admin = Admin::new(
             settings.admin,
             admin::Parts {
@@ -224,6 +227,8 @@ impl Gateway {
                 feeds: components.feeds,
                 ingress: ingress_metrics,
                 health: Arc::clone(&health),
+                bodies,
+                public_bodies,
                 clock: components.clock,
             },
         );

@@ -150,6 +150,16 @@ impl AdmissionControl {
         })
     }
 
+    /// The client that a trusted proxy names in a request's headers; `None` within it if the proxy names none. `None` if the
+    /// last hop is not a trusted proxy.
+    pub(super) fn proxied_client(&self, hop: Option<IpAddr>, headers: &HeaderMap) -> Option<Option<IpAddr>> {
+        let trusted = &self.trusted_proxies;
+        trusted.trusts(hop).then(|| {
+            let client = forwarded::client_address(trusted, hop, headers);
+            client.filter(|_| !trusted.trusts(client))
+        })
+    }
+
     fn permit(&self, hop: Option<IpAddr>, headers: &HeaderMap) -> Result<(Option<IpAddr>, Permit), Refusal> {
         let address = forwarded::client_address(&self.trusted_proxies, hop, headers);
         let permit = self.limits.admit(address, self.clock.now().mono_ms)?;

@@ -1,34 +1,22 @@
 //! Reads the bodies of POST requests.
 //!
-//! Invariant: all bodies in memory together hold at most [`BYTES_MAX`], not counting the first [`BYTES_FREE`] of each.
+//! Invariant: a body takes room as it arrives, and gives it back when it is dropped ([`BodyRoom`]).
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::http::{BodyRoom, BodyShare, NoRoom};
 
 /// Most bytes of all bodies in memory: as many as a shard lets incomplete messages have.
-pub(super) const BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// The first bytes of each body, which do not count. So short bodies are served while long ones take all memory.
-const BYTES_FREE: usize = 4096;
-
-/// The memory for bodies: one permit per byte.
-#[derive(Debug)]
-pub(super) struct BodyMemory(pub(super) Semaphore);
-
-impl BodyMemory {
-    pub(super) fn new() -> Self {
-        Self(Semaphore::new(BYTES_MAX))
-    }
-}
+pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A complete body.
 #[derive(Debug)]
-pub(super) struct PostBody<'m> {
+pub(super) struct PostBody<'r> {
     pub(super) bytes: Bytes,
-    // Its share of the memory.
-    _permit: Option<SemaphorePermit<'m>>,
+    // Its share of the room.
+    _share: BodyShare<'r>,
 }
 
 /// Why a body was not read.
@@ -38,8 +26,14 @@ pub(super) enum BodyError {
     Incomplete,
     /// It is longer than its limit.
     TooLong,
-    /// There is no memory for it at present.
-    NoMemory,
+    /// There is no room for it at present.
+    NoRoom,
+}
+
+impl From<NoRoom> for BodyError {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::NoRoom
+    }
 }
 
 /// Reads a body of at most `limit` bytes.
@@ -50,9 +44,9 @@ pub(super) enum BodyError {
 /// # Errors
 ///
 /// [`BodyError::TooLong`] as soon as the length is known to exceed the limit: from `Content-Length` before anything is
-/// read, else from the chunks. [`BodyError::NoMemory`] when `memory` is taken, [`BodyError::Incomplete`] when the
+/// read, else from the chunks. [`BodyError::NoRoom`] when other bodies hold the room, [`BodyError::Incomplete`] when the
 /// connection fails.
-pub(super) async fn read<B>(mut body: B, limit: usize, memory: &BodyMemory) -> Result<PostBody<'_>, BodyError>
+pub(super) async fn read<B>(mut body: B, limit: usize, room: &BodyRoom) -> Result<PostBody<'_>, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -60,7 +54,7 @@ where
         return Err(BodyError::TooLong);
     }
     let mut bytes = Vec::new();
-    let mut permit = None;
+    let mut share = room.share();
     while let Some(frame) = body.frame().await {
         // Trailers are ignored.
         let Ok(data) = frame.map_err(|_| BodyError::Incomplete)?.into_data() else {
@@ -69,35 +63,13 @@ where
         if data.len() > limit - bytes.len() {
             return Err(BodyError::TooLong);
         }
-        reserve(&mut permit, bytes.len() + data.len(), memory)?;
+        share.try_resize(bytes.len() + data.len())?;
         bytes.extend_from_slice(&data);
     }
     Ok(PostBody {
         bytes: bytes.into(),
-        _permit: permit,
+        _share: share,
     })
-}
-
-/// Extends the permit of a body to its new length.
-fn reserve<'m>(
-    permit: &mut Option<SemaphorePermit<'m>>,
-    length: usize,
-    memory: &'m BodyMemory,
-) -> Result<(), BodyError> {
-    let wanted = length.saturating_sub(BYTES_FREE);
-    let more = wanted - permit.as_ref().map_or(0, SemaphorePermit::num_permits);
-    if more == 0 {
-        return Ok(());
-    }
-    let more = u32::try_from(more)
-        .ok()
-        .and_then(|more| memory.0.try_acquire_many(more).ok())
-        .ok_or(BodyError::NoMemory)?;
-    match permit {
-        Some(permit) => permit.merge(more),
-        None => *permit = Some(more),
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -110,6 +82,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::ingress::http::BYTES_FREE;
 
     /// A body in chunks of one byte. It records how many chunks the reader keeps.
     struct ByteChunks {
@@ -152,50 +125,43 @@ mod tests {
         }
     }
 
-    fn memory(bytes: usize) -> BodyMemory {
-        BodyMemory(Semaphore::new(bytes))
-    }
-
     #[tokio::test]
     async fn a_body_in_chunks_of_one_byte_is_read_up_to_its_limit() {
-        let memory = memory(0);
+        let room = BodyRoom::new(0);
         let mut body = ByteChunks::new(1000);
-        let whole = read(&mut body, 1000, &memory).await.expect("short");
+        let whole = read(&mut body, 1000, &room).await.expect("short");
         assert_eq!(whole.bytes, vec![b'x'; 1000]);
         assert_eq!(body.kept_most, 0, "no chunk is kept when the next one is read");
         let mut body = ByteChunks::new(1000);
-        assert_eq!(read(&mut body, 10, &memory).await.err(), Some(BodyError::TooLong));
+        assert_eq!(read(&mut body, 10, &room).await.err(), Some(BodyError::TooLong));
         assert_eq!(body.left, 1000 - 11, "one byte above the limit is enough");
     }
 
     #[tokio::test]
     async fn a_body_whose_content_length_is_too_long_is_not_read() {
-        let memory = memory(0);
+        let room = BodyRoom::new(0);
         let mut body = http_body_util::Full::new(Bytes::from_static(b"four"));
-        assert_eq!(read(&mut body, 3, &memory).await.err(), Some(BodyError::TooLong));
+        assert_eq!(read(&mut body, 3, &room).await.err(), Some(BodyError::TooLong));
         assert_eq!(body.size_hint().exact(), Some(4));
-        assert_eq!(read(&mut body, 4, &memory).await.expect("short").bytes, "four");
+        assert_eq!(read(&mut body, 4, &room).await.expect("short").bytes, "four");
     }
 
     #[tokio::test]
-    async fn a_body_takes_memory_as_it_arrives_and_gives_it_back() {
-        let memory = memory(10);
-        let whole = read(ByteChunks::new(BYTES_FREE + 7), usize::MAX, &memory)
+    async fn a_body_takes_room_as_it_arrives_and_gives_it_back() {
+        let room = BodyRoom::new(10);
+        let whole = read(ByteChunks::new(BYTES_FREE + 7), usize::MAX, &room)
             .await
-            .expect("memory");
-        assert_eq!(memory.0.available_permits(), 3);
+            .expect("room");
+        assert_eq!(room.held(), 7);
         let mut body = ByteChunks::new(BYTES_FREE + 100);
-        assert_eq!(
-            read(&mut body, usize::MAX, &memory).await.err(),
-            Some(BodyError::NoMemory)
-        );
-        assert_eq!(body.left, 100 - 4, "no more is read than there is memory for");
-        assert_eq!(memory.0.available_permits(), 3, "a failed body gives its memory back");
+        assert_eq!(read(&mut body, usize::MAX, &room).await.err(), Some(BodyError::NoRoom));
+        assert_eq!(body.left, 100 - 4, "no more is read than there is room for");
+        assert_eq!(room.held(), 7, "a failed body gives its room back");
         assert!(
-            read(ByteChunks::new(BYTES_FREE), usize::MAX, &memory).await.is_ok(),
-            "a short body takes no memory"
+            read(ByteChunks::new(BYTES_FREE), usize::MAX, &room).await.is_ok(),
+            "a short body takes no room"
         );
         drop(whole);
-        assert_eq!(memory.0.available_permits(), 10);
+        assert_eq!(room.held(), 0);
     }
 }

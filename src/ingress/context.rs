@@ -7,8 +7,7 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
 use super::admission::AdmissionControl;
-use super::body::BodyMemory;
-use super::http::Health;
+use super::http::{BodyRoom, Health};
 use super::http_connection::PollingConnections;
 use super::pending::PendingConnections;
 use super::settings::Endpoint;
@@ -23,7 +22,8 @@ pub(super) struct Context {
     pub(super) metrics: Arc<IngressMetrics>,
     pub(super) pending: Arc<PendingConnections>,
     pub(super) polling: Arc<PollingConnections>,
-    pub(super) body_memory: BodyMemory,
+    /// The room for the bodies of POST requests.
+    pub(super) bodies: Arc<BodyRoom>,
     /// The headers that a page of another origin may set, as `Access-Control-Allow-Headers` lists them.
     pub(super) cors_headers: HeaderValue,
     pub(super) http: http1::Builder,

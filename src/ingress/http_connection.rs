@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::http::response::HttpResponse;
-use super::http::{EndOfInput, Socket};
+use super::http::{EndOfInput, Loss, Socket};
 use super::pending::{PendingConnections, PendingSlot};
 use super::session_request::PollGuard;
 
@@ -46,6 +46,7 @@ pub(super) struct HttpConnection {
     end_of_input: Arc<EndOfInput>,
     head_timeout: Duration,
     pending: Arc<PendingConnections>,
+    loss: Arc<Loss>,
     polling: Arc<PollingConnections>,
     state: Mutex<State>,
 }
@@ -55,6 +56,8 @@ struct State {
     phase: Phase,
     admission: Option<Admission>,
     slot: Option<PendingSlot>,
+    // The address that the slot counts for.
+    address: Option<IpAddr>,
     // Requests that wait for their session without a deadline.
     waiting: u32,
     // The poll whose response is being written.
@@ -74,13 +77,13 @@ enum Phase {
 
 impl HttpConnection {
     /// The first head must be complete within `head_timeout` of `accepted`, later ones within `head_timeout` of the
-    /// previous response.
+    /// previous response. `address` is the one that the slot counts for.
     pub(super) fn new(
         hop: Option<IpAddr>,
         accepted: Instant,
         head_timeout: Duration,
         socket: &Socket,
-        slot: PendingSlot,
+        (slot, address): (PendingSlot, Option<IpAddr>),
         pending: Arc<PendingConnections>,
         polling: Arc<PollingConnections>,
     ) -> Arc<Self> {
@@ -92,12 +95,14 @@ impl HttpConnection {
             end_of_input: socket.end_of_input(),
             head_timeout,
             pending,
+            loss: slot.place.loss(),
             polling,
             state: Mutex::new(State {
                 lifetime_start: accepted,
                 phase: Phase::Head(accepted),
                 admission: None,
                 slot: Some(slot),
+                address,
                 waiting: 0,
                 unwritten: None,
             }),
@@ -106,14 +111,25 @@ impl HttpConnection {
 
     /// A request has arrived. It implies that the client has the last response, or does not want it.
     ///
-    /// With `holds_end`, a client that ends its side behind the request still gets the response.
-    pub(super) fn begin_request(&self, holds_end: bool) {
+    /// With `holds_end`, a client that ends its side behind the request still gets the response. `client` is the client's
+    /// address if a trusted proxy may have named it in the request; `None` within it if the proxy named none.
+    pub(super) fn begin_request(&self, holds_end: bool, client: Option<Option<IpAddr>>) {
         self.requests.fetch_add(1, Relaxed);
         if holds_end {
             self.end_of_input.hold();
         }
         let mut state = self.state.lock();
         state.phase = Phase::Request(Instant::now());
+        if let Some(client) = client {
+            state.address = client;
+        }
+        let address = state.address;
+        if let Some(slot) = &mut state.slot {
+            slot.place.set_silent(false);
+            if client.is_some() {
+                slot.place.set_address(address);
+            }
+        }
         if let Some(poll) = state.unwritten.take() {
             poll.finish();
         }
@@ -135,7 +151,8 @@ impl HttpConnection {
 
     /// When the connection must have made progress. It moves on while a request waits for its session.
     ///
-    /// Must be called after each poll of the connection, so that it notices when a response has been written.
+    /// Must be called after each poll of the connection, so that it notices when a response has been written and when the
+    /// client is silent.
     pub(super) fn deadline(&self) -> Instant {
         let mut state = self.state.lock();
         if state.waiting > 0 {
@@ -143,6 +160,10 @@ impl HttpConnection {
         }
         if matches!(state.phase, Phase::Response(_)) && self.is_flushed() {
             state.phase = Phase::Head(Instant::now());
+        }
+        let waits_for_client = !matches!(state.phase, Phase::Request(_));
+        if let Some(slot) = &mut state.slot {
+            slot.place.set_silent(waits_for_client);
         }
         match state.phase {
             Phase::Head(since) => since + self.head_timeout,
@@ -158,6 +179,18 @@ impl HttpConnection {
     /// Remembers what the upgrade was granted for, until [`finish`](Self::finish).
     pub(super) fn admit(&self, admission: Admission) {
         self.state.lock().admission = Some(admission);
+    }
+
+    /// Tells when the connection loses its slot to a newer one.
+    pub(super) fn loss(&self) -> Arc<Loss> {
+        Arc::clone(&self.loss)
+    }
+
+    /// From now on the gateway only waits for the client to read its last response.
+    pub(super) fn begin_linger(&self) {
+        if let Some(slot) = &mut self.state.lock().slot {
+            slot.place.set_silent(true);
+        }
     }
 
     /// The connection has stopped speaking HTTP. Returns what its upgrade was granted for, if it had one.
@@ -227,7 +260,8 @@ pub(super) struct Waiting(Arc<HttpConnection>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let slot = self.0.pending.try_take();
+        let address = self.0.state.lock().address;
+        let slot = self.0.pending.try_take(address, &self.0.loss);
         let mut state = self.0.state.lock();
         // A response is about to be written.
         self.0.flushed.store(false, Relaxed);

@@ -3,13 +3,14 @@
 //! Invariant: every count belongs to a [`Permit`], which gives it back once, when it is dropped.
 
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use super::http::network;
 use super::settings::Settings;
 use crate::session::limits::TokenBucket;
 use crate::shard::mailbox::ConnectionPermit;
@@ -210,15 +211,6 @@ impl<K: Eq + Hash> Counts<K> {
                 counts.remove(key);
             }
         }
-    }
-}
-
-/// What counts as one address: an IPv4 address, or an IPv6 network of 64 bits, the least that a provider assigns to one
-/// customer.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX))),
     }
 }
 

@@ -2,7 +2,8 @@
 //! shard.
 //!
 //! Invariant: from its admission until its permit is dropped, a connection counts against the connection limits. Before
-//! that it takes one of a bounded number of pending slots, for a bounded time. Every byte that a client sends reaches its
+//! that it takes one of a bounded number of pending slots, for a bounded time and until a newer connection needs the slot
+//! more. Every byte that a client sends reaches its
 //! shard.
 //!
 //! # Where to look
@@ -63,15 +64,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub use body::BYTES_MAX as BODY_BYTES_MAX;
 pub use forwarded::{TrustedProxies, TrustedProxyError, client_address};
 pub use http::{AddressError, ListenAddress};
 pub use origin::{AllowedOrigins, OriginError};
 pub use settings::{Endpoint, Settings, TokenRefusal};
 
 use admission::AdmissionControl;
-use body::BodyMemory;
 use context::Context;
-use http::{Health, Listener, Verify};
+use http::{BodyRoom, Health, Listener, Verify};
 use http_connection::PollingConnections;
 use limits::ConnectionLimits;
 use pending::PendingConnections;
@@ -90,6 +91,8 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// The ingress's counters.
     pub metrics: Arc<IngressMetrics>,
+    /// The room for the bodies of POST requests; see [`BODY_BYTES_MAX`].
+    pub bodies: Arc<BodyRoom>,
     /// The gateway's clock.
     pub clock: Clock,
 }
@@ -120,10 +123,14 @@ impl Ingress {
             endpoints: settings.endpoints,
             shards: parts.shards,
             health: parts.health,
-            pending: Arc::new(PendingConnections::new(Arc::clone(&parts.metrics))),
+            pending: Arc::new(PendingConnections::new(
+                settings.max_pending,
+                settings.max_pending_per_ip,
+                Arc::clone(&parts.metrics),
+            )),
             metrics: parts.metrics,
             polling: Arc::<PollingConnections>::default(),
-            body_memory: BodyMemory::new(),
+            bodies: parts.bodies,
             cors_headers: settings.cors_headers,
             http,
             handshake_timeout,
@@ -140,8 +147,8 @@ impl Ingress {
         let context = Arc::clone(&self.0);
         tokio::spawn(async move {
             let (pending, metrics) = (Arc::clone(&context.pending), Arc::clone(&context.metrics));
-            http::accept_forever(&listener, pending.slots(), &metrics.accept, |accepted, permit| {
-                handshakes.spawn(serve::connection(Arc::clone(&context), accepted, permit));
+            http::accept_forever(&listener, pending.places(), &metrics.accept, |accepted, place| {
+                handshakes.spawn(serve::connection(Arc::clone(&context), accepted, place));
             })
             .await;
         })

@@ -1,56 +1,54 @@
 //! The connections that speak HTTP and are not with a shard yet.
 //!
-//! Invariant: at most [`PENDING_MAX`] connections hold a [`PendingSlot`], and the gauge `pending` is their number.
+//! Invariant: every such connection holds a [`PendingSlot`] or waits for an Engine.IO session, and the gauge `pending` is
+//! the number of slots.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::http::{Loss, Place, Places};
 use crate::metrics::IngressMetrics;
-
-/// Most connections that may speak HTTP at a time. Each has a deadline, so a slot is free again within seconds. Further
-/// connections wait in the kernel's accept queue.
-const PENDING_MAX: usize = 16_384;
 
 /// The slots of pending connections.
 pub(super) struct PendingConnections {
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     metrics: Arc<IngressMetrics>,
 }
 
 impl PendingConnections {
-    pub(super) fn new(metrics: Arc<IngressMetrics>) -> Self {
+    /// At most `total_max` slots, and `per_address_max` silent connections of one address (0: no bound).
+    pub(super) fn new(total_max: u32, per_address_max: u32, metrics: Arc<IngressMetrics>) -> Self {
         Self {
-            slots: Arc::new(Semaphore::new(PENDING_MAX)),
+            places: Places::new(total_max, per_address_max),
             metrics,
         }
     }
 
-    /// The permits that the accept loop takes, one per connection.
-    pub(super) fn slots(&self) -> &Arc<Semaphore> {
-        &self.slots
+    /// The places that the accept loop takes, one per connection.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
-    /// Counts a connection that the accept loop took a permit for.
-    pub(super) fn count(&self, permit: OwnedSemaphorePermit) -> PendingSlot {
+    /// Counts a connection that the accept loop took a place for.
+    pub(super) fn count(&self, place: Place) -> PendingSlot {
         self.metrics.pending.add(1);
         PendingSlot {
             metrics: Arc::clone(&self.metrics),
-            _permit: permit,
+            place,
         }
     }
 
-    /// A slot for a connection that gave its own back; `None` when all are taken.
-    pub(super) fn try_take(&self) -> Option<PendingSlot> {
-        let permit = Arc::clone(&self.slots).try_acquire_owned().ok()?;
-        Some(self.count(permit))
+    /// A slot for a connection that gave its own back; `None` when all are taken by connections that are being served.
+    pub(super) fn try_take(&self, address: Option<IpAddr>, loss: &Arc<Loss>) -> Option<PendingSlot> {
+        let place = self.places.try_take(address, loss)?;
+        Some(self.count(place))
     }
 }
 
 /// Counts a connection as pending until it is dropped.
 pub(super) struct PendingSlot {
     metrics: Arc<IngressMetrics>,
-    _permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 impl Drop for PendingSlot {

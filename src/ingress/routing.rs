@@ -56,7 +56,11 @@ impl Service<Request<Incoming>> for HttpService {
         // The end of a body must be seen, because it may come too early. So must the end of a client whose session is
         // asked: the session ends with a client that has gone.
         let is_of_session = request.uri().query().is_some_and(|query| query.contains("sid="));
-        self.connection.begin_request(!has_body && !is_of_session);
+        let client = self
+            .context
+            .admission
+            .proxied_client(self.connection.hop, request.headers());
+        self.connection.begin_request(!has_body && !is_of_session, client);
         let endpoint = self.context.endpoint(request.uri().path());
         if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.session.dialect.is_engine_io()) {
             let settings = Arc::clone(&endpoint.session);

@@ -10,11 +10,10 @@ use bytes::{Buf, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::context::Context;
-use super::http::{self, Accepted, Socket};
+use super::http::{self, Accepted, Displaced, Place, Socket};
 use super::http_connection::HttpConnection;
 use super::pending::PendingSlot;
 use super::proxy_protocol::{self, ProxyHeader};
@@ -22,21 +21,34 @@ use super::routing::HttpService;
 use super::upgrade;
 use crate::metrics::RefusalReason;
 
-/// Serves one connection. `permit` is its slot among the pending ones.
-pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, permit: OwnedSemaphorePermit) {
-    let slot = context.pending.count(permit);
+/// Serves one connection. `place` is its place among the pending ones.
+pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, place: Place) {
+    let mut slot = context.pending.count(place);
     let mut socket = match accepted.open() {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "cannot serve a connection"),
     };
     let (accepted, peer) = (Instant::now(), socket.peer());
     if !context.admission.trusted_proxies.trusts(peer) {
+        slot.place.set_address(peer);
         return serve_http(context, peer, accepted, socket, slot).await;
     }
     // One deadline covers the PROXY header and the first request's head.
     let deadline = accepted + context.handshake_timeout;
-    match timeout_at(deadline, read_proxy_header(&mut socket)).await {
-        Ok(Ok(client)) => serve_http(context, client.or(peer), accepted, socket, slot).await,
+    let loss = slot.place.loss();
+    slot.place.set_silent(true);
+    let read = tokio::select! {
+        biased;
+        read = timeout_at(deadline, read_proxy_header(&mut socket)) => read,
+        why = loss.happened() => return context.metrics.refuse(reason(why)),
+    };
+    match read {
+        Ok(Ok(client)) => {
+            slot.place.set_silent(false);
+            slot.place
+                .set_address(client.filter(|_| !context.admission.trusted_proxies.trusts(client)));
+            serve_http(context, client.or(peer), accepted, socket, slot).await;
+        }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             context.metrics.refuse(RefusalReason::ProxyHeader);
             tracing::debug!(?peer, "a trusted proxy sent an invalid PROXY header");
@@ -72,24 +84,31 @@ async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
 async fn serve_http(context: Arc<Context>, hop: Option<IpAddr>, accepted: Instant, socket: Socket, slot: PendingSlot) {
     let (pending, polling) = (Arc::clone(&context.pending), Arc::clone(&context.polling));
     let head_timeout = context.handshake_timeout;
-    let connection = HttpConnection::new(hop, accepted, head_timeout, &socket, slot, pending, polling);
+    // A proxy's own connections are not those of one client.
+    let address = hop.filter(|_| !context.admission.trusted_proxies.trusts(hop));
+    let connection = HttpConnection::new(hop, accepted, head_timeout, &socket, (slot, address), pending, polling);
+    let loss = connection.loss();
+    let mut lost = pin!(loss.happened());
     let service = HttpService::new(Arc::clone(&context), Arc::clone(&connection));
     let mut http = context.http.serve_connection(TokioIo::new(socket), service);
     let mut late = pin!(sleep_until(connection.deadline()));
     // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
-            return Poll::Ready(Some(ended));
+            return Poll::Ready(Ended::Http(ended));
         }
         // The poll may have moved the deadline, in both directions.
         loop {
             let deadline = connection.deadline();
+            if let Poll::Ready(why) = lost.as_mut().poll(cx) {
+                return Poll::Ready(Ended::Displaced(why));
+            }
             if late.deadline() != deadline {
                 late.as_mut().reset(deadline);
             }
             ready!(late.as_mut().poll(cx));
             if connection.deadline() <= Instant::now() {
-                return Poll::Ready(None);
+                return Poll::Ready(Ended::Late);
             }
         }
     })
@@ -97,18 +116,45 @@ async fn serve_http(context: Arc<Context>, hop: Option<IpAddr>, accepted: Instan
     let http1::Parts { io, read_buf, .. } = http.into_parts();
     let admission = connection.finish();
     match ended {
-        Some(Ok(())) => match admission {
+        Ended::Http(Ok(())) => match admission {
             Some(admission) => upgrade::hand_over(&context, io.into_inner(), &read_buf, admission),
-            None => Box::pin(http::linger(io.into_inner())).await,
+            None => linger(&context, &connection, io.into_inner(), lost).await,
         },
         // hyper has answered with 400, 414 or 431.
-        Some(Err(error)) if error.is_parse() => {
+        Ended::Http(Err(error)) if error.is_parse() => {
             context.metrics.refuse(RefusalReason::Http);
-            Box::pin(http::linger(io.into_inner())).await;
+            linger(&context, &connection, io.into_inner(), lost).await;
         }
-        Some(Err(error)) => tracing::trace!(%error, ?hop, "the connection failed"),
+        Ended::Http(Err(error)) => tracing::trace!(%error, ?hop, "the connection failed"),
         // Between two requests a kept-alive connection may be silent. Without any request the handshake is missing.
-        None if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
-        None => {}
+        Ended::Late if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
+        Ended::Late => {}
+        Ended::Displaced(why) => context.metrics.refuse(reason(why)),
+    }
+}
+
+/// Why a connection does not speak HTTP any more.
+enum Ended {
+    /// hyper is done with it.
+    Http(hyper::Result<()>),
+    /// It missed its deadline.
+    Late,
+    /// It lost its slot to a newer connection.
+    Displaced(Displaced),
+}
+
+/// Closes a connection whose last response is written, at the latest when a newer connection needs its slot.
+async fn linger(context: &Context, connection: &HttpConnection, socket: Socket, lost: impl Future<Output = Displaced>) {
+    connection.begin_linger();
+    tokio::select! {
+        () = Box::pin(http::linger(socket)) => {}
+        why = lost => context.metrics.refuse(reason(why)),
+    }
+}
+
+const fn reason(why: Displaced) -> RefusalReason {
+    match why {
+        Displaced::Total => RefusalReason::Pending,
+        Displaced::PerAddress => RefusalReason::PendingPerAddress,
     }
 }

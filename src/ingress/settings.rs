@@ -34,6 +34,10 @@ pub struct Settings {
     pub max_connections_per_ip: u32,
     /// Most connections of one user; 0: no limit.
     pub max_connections_per_user: u32,
+    /// Most connections that speak HTTP at a time, at least 1.
+    pub max_pending: u32,
+    /// Most silent ones of them of one client address; 0: no limit.
+    pub max_pending_per_ip: u32,
     /// Most new connections per second, and at once; 0: no limit.
     pub connect_rate: u32,
     /// How long a request's head may take, in milliseconds: from accept for the first request of a connection, from

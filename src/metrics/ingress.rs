@@ -78,6 +78,11 @@ refusals! {
     ProxyHeader = "proxy_header";
     /// No complete request arrived in time. The connection is closed.
     Timeout = "timeout";
+    /// The client was silent for longer than every other one when a newer connection needed a place. The connection is
+    /// closed.
+    Pending = "pending";
+    /// The same among the connections of one address.
+    PendingPerAddress = "pending_per_address";
     /// 400, 414 or 431: hyper could not parse the request.
     Http = "http";
     /// 404.

@@ -35,6 +35,11 @@ impl Lines {
         self.buffer.extend_from_slice(data);
     }
 
+    /// The bytes in memory: those of an incomplete line, once [`next`](Self::next) has returned `None`.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Ends the stream. The rest of the buffer is the last line.
     pub(super) fn end(&mut self) {
         self.ended = true;

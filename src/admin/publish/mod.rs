@@ -7,15 +7,15 @@
 mod batch;
 mod lines;
 
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, StatusCode};
 
 use self::batch::{Batch, ItemError, ReplyError};
 use self::lines::Lines;
+use super::Admin;
 use super::access::{Caller, forbidden};
+use super::body::{self, BodyReader};
 use super::routes::Call;
-use super::{Admin, body};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -42,22 +42,18 @@ impl Admin {
             return response::retry_after(response, 1);
         }
         let mut batch = Batch::new(self, &caller);
-        if is_lines(request.headers()) {
-            return match body::plain(request) {
-                Ok(body) => self.publish_lines(batch, body).await,
-                Err(refused) => refused.response(),
-            };
-        }
-        // Held until the end: the body stays in memory as long as its items wait for the hub.
-        let Ok(_reserved) = self.reserve_body(&request).await else {
-            let message = "the gateway is shutting down";
-            return response::error(HttpErrorCode::Overloaded, message);
+        let is_lines = is_lines(request.headers());
+        let body = match self.body(request) {
+            Ok(body) if is_lines => return self.publish_lines(batch, body).await,
+            Ok(body) => body.whole(self.publish_body_bytes).await,
+            Err(refused) => Err(refused),
         };
-        let body = match body::whole(request, self.publish_body_bytes).await {
+        // Its room is held until the end: the body stays in memory as long as its items wait for the hub.
+        let body = match body {
             Ok(body) => body,
             Err(refused) => return refused.response(),
         };
-        let text = match body::text(&body) {
+        let text = match body::text(&body.bytes) {
             Ok(text) => text,
             Err(what) => return response::error(HttpErrorCode::InvalidJson, &format!("the body {what}")),
         };
@@ -102,17 +98,22 @@ impl Admin {
     }
 
     /// Publishes lines as they arrive. The body is read only as fast as the hub takes its events.
-    async fn publish_lines(&self, mut batch: Batch<'_>, mut body: Incoming) -> HttpResponse {
+    async fn publish_lines(&self, mut batch: Batch<'_>, mut body: BodyReader<'_>) -> HttpResponse {
         let mut lines = Lines::new(self.event_bytes + ENVELOPE_BYTES_MAX);
         let failed = loop {
-            let chunk = body::next(&mut body).await;
+            let chunk = match body.next().await {
+                Ok(Some(data)) => body.hold(lines.buffered() + data.len()).await.map(|()| Some(data)),
+                other => other,
+            };
             match &chunk {
                 Ok(Some(data)) => lines.push(data),
                 Ok(None) => lines.end(),
                 // The incomplete last line is not an item.
                 Err(_) => {}
             }
+            let mut is_same_line = true;
             while let Some(line) = lines.next() {
+                is_same_line = false;
                 batch.take_line(line);
                 if batch.len() >= LINES_PER_BATCH {
                     self.send(&mut batch).await;
@@ -120,7 +121,11 @@ impl Admin {
             }
             self.send(&mut batch).await;
             match chunk {
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => {
+                    body.keep(lines.buffered(), is_same_line);
+                    // What is given back needs no room.
+                    let _ = body.hold(lines.buffered()).await;
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }

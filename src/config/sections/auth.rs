@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
-use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_blank, positive};
+use crate::config::check::{Check, DAY, HOUR, at_least, ensure, no_longer_than, not_blank, positive};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
@@ -194,6 +194,16 @@ section! {
         value key_env: Option<String> = None, check not_blank;
         /// The file that holds the key.
         value key_file: Option<PathBuf> = None;
+        /// Accepts a key that is shorter than 16 bytes. For tests.
+        value allow_short_key: bool = false;
+        /// Connections to the admin listener that have sent a valid key or token, at least 1. When there are more, the one that
+        /// has been silent longest is closed; if all are being served, the request gets 503.
+        value max_connections: u32 = 4096, check |connections| at_least(*connections, 1);
+        /// Connections to the admin listener that have not, at least 1: probes, scrapes, and others. When there are more, the
+        /// one that has been silent longest is closed.
+        value max_connections_without_key: u32 = 1024, check |connections| at_least(*connections, 1);
+        /// How many of them may be silent of one address. One more closes the one that has been silent longest. 0: no limit.
+        value max_connections_without_key_per_ip: u32 = 256;
 
         refused "key" "a secret does not stand in the file: name it by key_env or key_file";
         rule one_key;

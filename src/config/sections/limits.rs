@@ -33,6 +33,10 @@ section! {
         value event_bytes: u32 = built_in().event_bytes, check |bytes| within(*bytes, 1, BYTES_MAX);
         /// The longest body of `POST /api/publish`, in bytes, at most 4 GiB.
         value publish_body_bytes: u64 = 16 * 1024 * 1024, check |bytes| within(*bytes, 1, 4 * u64::from(BYTES_MAX));
+        /// The slowest a body of `POST /api/publish`, or one line of a stream, may arrive, in bytes per second. A slower one is
+        /// ended with 408, 20 s after its head or its first byte at the earliest. 0: no limit, but a pause of 60 s ends any
+        /// body.
+        value publish_body_rate: u32 = 16 * 1024, check |rate| at_most(*rate, BYTES_MAX);
         /// Events that may wait for a slow client, 1 to 1,000,000.
         value outbox_frames: u32 = built_in().outbox_frames, check |frames| within(*frames, 1, FRAMES_MAX);
         /// Bytes of events that may wait for a slow client, at most 1 GiB.

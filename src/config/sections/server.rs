@@ -51,6 +51,13 @@ section! {
         value max_connections_per_ip: u32 = 0;
         /// Connections of one user. One more gets 429. 0: no limit.
         value max_connections_per_user: u32 = 0;
+        /// Connections that speak HTTP at one time: those whose handshake is not complete, and those between two requests.
+        /// When there are more, the one that has been silent longest is closed for the new one.
+        value max_pending: u32 = 16_384, check |connections| at_least(*connections, 1);
+        /// How many of them may be silent of one client address (IPv6: one network of 64 bits). One more closes the one that
+        /// has been silent longest. Behind a trusted proxy, the address is the one that the proxy names, as soon as it has
+        /// named it; before that, only `server.max_pending` counts. 0: no limit.
+        value max_pending_per_ip: u32 = 256;
         /// Handshakes per second in total, at most 1,000,000. One more gets 429 with `Retry-After`. 0: no limit.
         value connect_rate: u32 = 0, check |rate| at_most(*rate, 1_000_000);
         /// The time from accepting a connection to the end of the request's head, at most 1 h. A kept connection has the same time from a
@@ -179,6 +186,8 @@ impl Server {
             max_connections,
             max_connections_per_ip: self.max_connections_per_ip,
             max_connections_per_user: self.max_connections_per_user,
+            max_pending: self.max_pending,
+            max_pending_per_ip: self.max_pending_per_ip,
             connect_rate: self.connect_rate,
             handshake_timeout_ms: milliseconds(self.handshake_timeout),
         }

@@ -105,3 +105,19 @@ fn only_a_number_of_connections_that_was_chosen_deserves_a_warning() {
     assert!(!chooses(""));
     assert!(chooses("[server]\nmax_connections = 5\n"));
 }
+
+#[test]
+fn an_admin_api_without_a_key_causes_a_warning() {
+    let warnings = |toml: &str, admin_key: Option<&str>| {
+        let environment = match admin_key {
+            Some(key) => Environment::of([("TICKGATE_ADMIN_KEY", key)]),
+            None => Environment::default(),
+        };
+        let config = load(toml, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+        config.warnings(&environment).join("\n")
+    };
+    const OFF: &str = "[auth]\nmode = \"off\"\n";
+    assert!(warnings(OFF, None).starts_with("no admin key and no key for tokens is configured"));
+    assert_eq!(warnings(OFF, Some("0123456789abcdef")), "");
+    assert_eq!(warnings("", None), "", "the run makes its own keys");
+}

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::listen::Listener;
+use super::places::{Place, Places};
 use super::socket::{Accepted, Socket};
 use crate::metrics::AcceptMetrics;
 
@@ -28,21 +28,22 @@ const LINGER_BYTES_MAX: usize = 256 * 1024 * 1024;
 const LINGER_BUFFER: usize = 2048;
 const LINGER_BUFFER_MAX: usize = 64 * 1024;
 
-/// Accepts connections and passes each to `serve` with a permit of `slots`. `serve` must not block.
+/// Accepts connections and passes each to `serve` with one of `places`. `serve` must not block.
 ///
 /// The loop runs until its task is aborted. It ignores an error of one connection. When the process or the system is out
-/// of descriptors or memory, the loop pauses and tries again; it logs this once until it can accept again.
+/// of descriptors or memory, the loop pauses and tries again; it logs this once until it can accept again. While every
+/// place is taken by a connection that is being served, one accepted connection waits, and the others wait in the
+/// kernel's accept queue.
+///
+/// The address of a connection is not known yet: a proxy may name it.
 pub async fn accept_forever(
     listener: &Listener,
-    slots: &Arc<Semaphore>,
+    places: &Arc<Places>,
     metrics: &AcceptMetrics,
-    mut serve: impl FnMut(Accepted, OwnedSemaphorePermit),
+    mut serve: impl FnMut(Accepted, Place),
 ) {
     let mut pause_ms = 0;
     loop {
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok(socket) => {
                 if pause_ms > 0 {
@@ -50,7 +51,7 @@ pub async fn accept_forever(
                     pause_ms = 0;
                 }
                 metrics.accepted.add(1);
-                serve(socket, slot);
+                serve(socket, places.take(None).await);
             }
             Err(error) if concerns_one_connection(&error) => metrics.aborted.add(1),
             Err(error) => {

@@ -1,10 +1,11 @@
 //! Liveness and readiness, the same on both listeners.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderValue};
+use serde::Serialize;
 
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
@@ -14,6 +15,15 @@ use crate::broker::Broker;
 pub struct Health {
     broker: Arc<dyn Broker>,
     draining: AtomicBool,
+    publishing: OnceLock<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>,
+}
+
+/// The body of `/healthz` and of a ready `/readyz`.
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publishing: Option<&'static str>,
 }
 
 impl Health {
@@ -26,6 +36,7 @@ impl Health {
         Self {
             broker,
             draining: AtomicBool::new(false),
+            publishing: OnceLock::new(),
         }
     }
 
@@ -52,21 +63,44 @@ impl Health {
         }
     }
 
+    /// Sets how to find out why the admin listener cannot take events at present, once. The reason is one word for
+    /// `/readyz`.
+    pub fn watch_publishing(&self, why_not: impl Fn() -> Option<&'static str> + Send + Sync + 'static) {
+        let _ = self.publishing.set(Box::new(why_not));
+    }
+
+    /// Why the admin listener cannot take events of any size at present; `None` when it can.
+    #[must_use]
+    pub fn not_publishing(&self) -> Option<&'static str> {
+        if self.broker.is_ready() {
+            self.publishing.get().and_then(|why_not| why_not())
+        } else {
+            Some("broker_lost")
+        }
+    }
+
     /// The response to a request for `/healthz` or `/readyz` with one of the [`METHODS`](Self::METHODS); `None` for other
     /// paths. A trailing slash makes no difference.
     ///
     /// `/healthz` is 200 as long as the process serves requests. `/readyz` is 200 when the gateway should get new
-    /// clients, else 503 with the reason as its message.
+    /// clients, else 503 with the reason as its message. Its field `publishing` is `ok`, or says why events cannot be
+    /// published. That does not change the status: clients can be served all the same.
     #[must_use]
     pub fn response(&self, path: &str) -> Option<HttpResponse> {
-        let not_ready = match path.strip_suffix('/').unwrap_or(path) {
-            "/healthz" => None,
-            "/readyz" => self.not_ready(),
+        let status = "ok";
+        let mut response = match path.strip_suffix('/').unwrap_or(path) {
+            "/healthz" => {
+                let publishing = None;
+                response::json(StatusCode::OK, &Status { status, publishing })
+            }
+            "/readyz" => match self.not_ready() {
+                Some(reason) => response::error(HttpErrorCode::NotReady, reason),
+                None => {
+                    let publishing = Some(self.not_publishing().unwrap_or("ok"));
+                    response::json(StatusCode::OK, &Status { status, publishing })
+                }
+            },
             _ => return None,
-        };
-        let mut response = match not_ready {
-            None => response::with_body(StatusCode::OK, "application/json", r#"{"status":"ok"}"#),
-            Some(reason) => response::error(HttpErrorCode::NotReady, reason),
         };
         let allow = HeaderValue::from_static(Self::METHODS);
         response.headers_mut().insert(ALLOW, allow);

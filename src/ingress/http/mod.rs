@@ -1,5 +1,5 @@
-//! What the public and the admin listener share: listening sockets, the accept loop, HTTP/1 with its limits, health,
-//! responses and their error codes.
+//! What the public and the admin listener share: listening sockets, the accept loop, the places of connections, HTTP/1
+//! with its limits, the room for bodies, health, responses and their error codes.
 //!
 //! Invariant: no input of a peer ends a listener, and every wait for a peer has a deadline.
 
@@ -8,16 +8,20 @@ pub mod response;
 
 mod accept;
 mod address;
+mod bodies;
 mod error;
 mod health;
 mod listen;
+mod places;
 mod socket;
 
 pub use accept::{accept_forever, linger};
 pub use address::{AddressError, ListenAddress, LocalAddress};
+pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
 pub use health::Health;
 pub use listen::{Inherited, Listener, Passed};
+pub use places::{Displaced, Loss, Place, Places, network};
 pub use socket::{Accepted, EndOfInput, Socket};
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! Invariants:
 //!
 //! * A request changes a session only when it knows the session's secret.
-//! * A body is read only for an existing session, up to its limit, in bounded time, and while there is memory for it. A
+//! * A body is read only for an existing session, up to its limit, in bounded time, and while there is room for it. A
 //!   body with a `Content-Encoding` is refused unread.
 //! * When a client goes away before its response is written, its session hears of it
 //!   ([`PollGuard`]). A response that the kernel took and the network lost cannot be
@@ -238,7 +238,7 @@ impl Exchange<'_> {
         }
         let limit = self.settings.limits.message_bytes as usize;
         let waiting = self.connection.wait();
-        let read = body::read(request.into_body(), limit, &self.context.body_memory);
+        let read = body::read(request.into_body(), limit, &self.context.bodies);
         let body = match timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::Incomplete)) {
             Ok(body) => body,
             // Each of these ends the session; the first one because the guard is dropped.
@@ -247,7 +247,7 @@ impl Exchange<'_> {
                 guard.fail(Disconnect::TooBig);
                 return Err(EngineIoError::BodyTooLarge.into());
             }
-            Err(BodyError::NoMemory) => {
+            Err(BodyError::NoRoom) => {
                 guard.fail(Disconnect::Overload);
                 return Err(Refusal::no_memory_for_body());
             }

@@ -10,6 +10,7 @@ mod descriptors;
 mod hand_over;
 mod handshakes;
 mod limits;
+mod pending;
 mod polls;
 mod proxies;
 
@@ -50,6 +51,8 @@ pub(in crate::ingress) fn settings() -> Settings {
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
+        max_pending: 1000,
+        max_pending_per_ip: 0,
         connect_rate: 0,
         handshake_timeout_ms: 5000,
     }
@@ -140,6 +143,7 @@ fn fixture_on(
         shards,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
+        bodies: Arc::new(BodyRoom::new(BODY_BYTES_MAX)),
         clock: Clock::start(),
     };
     let ingress = Ingress::new(settings, parts);

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use hyper::header::HeaderValue;
 
 use super::*;
-use crate::ingress::body::BYTES_MAX;
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::mailbox::polling::{Poll, PollError, PollRequest};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES, Sid};
@@ -189,19 +188,21 @@ async fn a_body_that_does_not_arrive_in_time_ends_its_session() {
 async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     let mut fixture = with_socket_io();
     let context = Arc::clone(&fixture.ingress.0);
-    let memory = &context.body_memory.0;
-    let left = 10_000;
-    let others = u32::try_from(BYTES_MAX - left).expect("small");
-    let _others = memory.try_acquire_many(others).expect("no body is in memory");
+    let room = &context.bodies;
+    let others = BODY_BYTES_MAX - 10_000;
+    let mut other_bodies = room.share();
+    other_bodies
+        .try_resize(others + http::BYTES_FREE)
+        .expect("no body is in memory");
     let post = |bytes: usize| request("POST", &sid(), &format!("Content-Length: {bytes}\r\n"));
 
-    // All of the body but one byte. It holds memory for the bytes above 4096.
+    // All of the body but one byte. It holds room for the bytes above 4096.
     let mut long = fixture.connect().await;
     long.write_all(&[post(11_097), vec![b'x'; 11_096]].concat())
         .await
         .expect("sent");
     fixture.begin_post().await;
-    until("7000 bytes are held", || memory.available_permits() == left - 7000).await;
+    until("7000 bytes are held", || room.held() == others + 7000).await;
 
     let mut refused = fixture.connect().await;
     refused
@@ -232,7 +233,7 @@ async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     long.write_all(b"x").await.expect("sent");
     fixture.take_post(11_097).await;
     has(&answer(&mut long).await, 200, &[]);
-    until("nothing is held", || memory.available_permits() == left).await;
+    until("nothing is held", || room.held() == others).await;
 }
 
 /// A proxy that uses the other length would take the rest for the request of another client.

@@ -1,0 +1,175 @@
+//! The admin listener over real sockets in this process, with mailboxes in place of shards.
+
+mod admission;
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::auth::verifier;
+use crate::auth::{Algorithm, Key, KeySet};
+use crate::backend::commands::Router;
+use crate::backend::feeds::Runner;
+use crate::backend::{commands, feeds};
+use crate::broker::Embedded;
+use crate::ingress::http::LocalAddress;
+use crate::shard::mailbox::{Mailbox, mailbox};
+use tickgate_protocol::dialect;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const KEY: &str = "the-admin-key-of-these-tests-only";
+
+fn settings() -> Settings {
+    Settings {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        key: AdminKey::new(KEY),
+        publish_body_bytes: 16 * 1024 * 1024,
+        publish_body_rate: 1000,
+        max_connections: 100,
+        max_connections_without_key: 100,
+        max_connections_without_key_per_ip: 0,
+        event_bytes: 256 * 1024,
+        log_lines_dropped: Arc::default(),
+    }
+}
+
+struct Fixture {
+    admin: Arc<Admin>,
+    hub: Arc<Hub>,
+    address: std::net::SocketAddr,
+    _mailboxes: Vec<Mailbox>,
+}
+
+fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
+    let mut settings = settings();
+    change(&mut settings);
+    let clock = Clock::start();
+    let (hub, inboxes) = Hub::new(crate::hub::Settings::default(), 1, dialect::encode_event);
+    let broker: Arc<dyn Broker> = Arc::new(Embedded::new(Arc::clone(&hub), clock));
+    let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
+        .iter()
+        .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
+        .unzip();
+    let key = Key::hmac(Algorithm::Hs256, KEY.as_bytes(), false).expect("a good key");
+    let verifier = verifier::Settings::new(KeySet::new(vec![key]), crate::auth::Settings::default());
+    let verifier = Verifier::start(verifier, shards.clone()).expect("started");
+    let router = Router::new(
+        commands::Settings::default(),
+        Box::new(shards.clone()),
+        Arc::clone(&broker),
+        tokio::runtime::Handle::current(),
+    );
+    let (feeds, _) = Runner::new(feeds::Settings::default(), Arc::clone(&hub), Arc::clone(&broker), clock);
+    let bodies = body_room(&settings);
+    let parts = Parts {
+        node: "test".into(),
+        verifier: Arc::new(verifier),
+        health: Arc::new(Health::new(Arc::clone(&broker))),
+        broker,
+        hub: Arc::clone(&hub),
+        statistics: Arc::new(Statistics::new(Arc::clone(&hub), shards.clone(), clock.now())),
+        shards,
+        commands: Box::new(move || router.read()),
+        feeds,
+        ingress: Arc::default(),
+        bodies,
+        public_bodies: Arc::new(BodyRoom::new(1)),
+        clock,
+    };
+    let listener = Arc::new(Listener::bind(&settings.listen, 0o600, false).expect("bound"));
+    let LocalAddress::Tcp(address) = listener.address().clone() else {
+        panic!("a TCP listener")
+    };
+    let admin = Admin::new(settings, parts);
+    drop(admin.serve(listener));
+    Fixture {
+        admin,
+        hub,
+        address,
+        _mailboxes: mailboxes,
+    }
+}
+
+impl Fixture {
+    /// A new connection. It is accepted, and its task waits for input.
+    async fn connect(&self) -> TcpStream {
+        let before = self.admin.metrics.accept.accepted.get();
+        let stream = TcpStream::connect(self.address).await.expect("connected");
+        stream.set_nodelay(true).expect("set");
+        until("accepted", || self.admin.metrics.accept.accepted.get() > before).await;
+        tokio::task::yield_now().await;
+        stream
+    }
+
+    /// Sends a request on a new connection and reads the response.
+    async fn exchange(&self, request: &[u8]) -> String {
+        exchange(&mut self.connect().await, request).await
+    }
+
+    /// The value of a metric without labels.
+    async fn metric(&self, name: &str) -> u64 {
+        let page = self.exchange(&get("/metrics")).await;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect(name).parse().expect("a number")
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn exchange(stream: &mut TcpStream, request: &[u8]) -> String {
+    stream.write_all(request).await.expect("sent");
+    answer(stream).await
+}
+
+/// Reads one response: the head, and the body by its length. Empty when the connection ends instead.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            Err(_) => return String::new(),
+        }
+    }
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.split('\r').next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await.expect("the announced body");
+    answer.extend(body);
+    String::from_utf8(answer).expect("text")
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
+}
+
+/// The head of a publish request with the admin key, with these further headers.
+fn post(headers: &str) -> Vec<u8> {
+    format!("POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{headers}\r\n").into_bytes()
+}
+
+/// A whole publish request with the admin key.
+fn publish(body: &str) -> Vec<u8> {
+    [
+        post(&format!("Content-Length: {}\r\n", body.len())),
+        body.as_bytes().to_vec(),
+    ]
+    .concat()
+}
+
+fn has(answer: &str, status: u16, text: &str) {
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.to_lowercase().contains(&text.to_lowercase()),
+        "expected {status} and {text}: {answer}"
+    );
+}
