@@ -59,7 +59,8 @@ pub(super) fn object_members<'t>(
     fields.0.members().try_for_each(|(key, value)| each(key, value.raw))
 }
 
-/// The fields of an object, by name. A field that is `null` counts as absent, except in [`raw`](Self::raw).
+/// The fields of an object, by name. A field that is `null` counts as absent, except in [`raw`](Self::raw). So does an
+/// optional field whose text is empty or blank: it is what a form or a variable holds that nobody filled in.
 pub(crate) struct Fields<'s, 't>(Object<'s, 't>);
 
 impl<'s, 't> Fields<'s, 't> {
@@ -82,6 +83,13 @@ impl<'s, 't> Fields<'s, 't> {
 
     fn get(&self, name: &str) -> Option<Value<'t>> {
         self.0.get(name).filter(|value| value.kind != Kind::Null)
+    }
+
+    /// The value of an optional field.
+    fn given(&mut self, name: &str) -> Option<Value<'t>> {
+        let value = self.get(name)?;
+        let is_blank = self.0.text(value).is_some_and(|text| is_blank(&text));
+        (!is_blank).then_some(value)
     }
 
     /// The text of a required string.
@@ -116,6 +124,7 @@ impl<'s, 't> Fields<'s, 't> {
             };
         }
         match self.0.text(value) {
+            Some(text) if is_blank(&text) => Ok(None),
             Some(text) if text.len() <= ID_BYTES_MAX => Ok(Some(RequestId::Text(text.into()))),
             _ => Err(invalid()),
         }
@@ -140,8 +149,10 @@ impl<'s, 't> Fields<'s, 't> {
     }
 
     /// An optional non-negative integer of at most 64 bits.
-    pub(crate) fn unsigned(&self, name: &str) -> Result<Option<u64>, FieldError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+    pub(crate) fn unsigned(&mut self, name: &str) -> Result<Option<u64>, FieldError> {
+        let Some(value) = self.given(name) else {
+            return Ok(None);
+        };
         if value.kind != Kind::Integer {
             return Err(FieldError::invalid(name, "must be a non-negative integer"));
         }
@@ -152,17 +163,17 @@ impl<'s, 't> Fields<'s, 't> {
     }
 
     /// The raw text of an optional object.
-    pub(crate) fn optional_object(&self, name: &str) -> Result<Option<&'t str>, FieldError> {
-        match self.get(name) {
+    pub(crate) fn optional_object(&mut self, name: &str) -> Result<Option<&'t str>, FieldError> {
+        match self.given(name) {
             None => Ok(None),
             Some(value) if value.kind == Kind::Object => Ok(Some(value.raw)),
             Some(_) => Err(FieldError::invalid(name, "must be an object")),
         }
     }
 
-    /// Whether the field is present.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
+    /// Whether an optional field is given.
+    pub(crate) fn is_given(&mut self, name: &str) -> bool {
+        self.given(name).is_some()
     }
 
     /// The raw text of an object; `None` if the field is absent or has another kind.
@@ -203,4 +214,8 @@ impl<'s, 't> Fields<'s, 't> {
         });
         read.ok_or_else(invalid)?
     }
+}
+
+fn is_blank(text: &str) -> bool {
+    text.chars().all(char::is_whitespace)
 }

@@ -17,8 +17,7 @@ pub struct PublishItem<'a> {
     pub data: &'a str,
     /// Unix milliseconds; `None` if the gateway is to set the time.
     pub timestamp_ms: Option<u64>,
-    /// The publisher's id of the event, with the rules of a request's `id`. A text that is empty or blank is no id: it is
-    /// what an unset variable leaves, and two events that have it in common are not the same event.
+    /// The publisher's id of the event, with the rules of a request's `id`.
     pub id: Option<RequestId>,
 }
 
@@ -40,13 +39,9 @@ impl<'a> PublishItem<'a> {
             event: fields.event_name()?,
             data: fields.raw("data"),
             timestamp_ms: fields.unsigned("timestamp")?,
-            id: fields.id()?.filter(|id| !is_blank(id)),
+            id: fields.id()?,
         })
     }
-}
-
-fn is_blank(id: &RequestId) -> bool {
-    matches!(id, RequestId::Text(text) if text.trim().is_empty())
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ struct Channels;
 
 impl Select for Channels {
     fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
-        if !fields.has("channels") {
+        if !fields.is_given("channels") {
             return Ok(None);
         }
         Ok(Some(Selection {
@@ -232,7 +232,7 @@ fn range(fields: &mut Fields<'_, '_>) -> Result<HistoryRange, FieldError> {
     if since.is_some_and(|since| since > OFFSET_MAX) {
         return Err(FieldError::invalid("since", "must be at most 2^53-1"));
     }
-    let epoch = if fields.has("epoch") {
+    let epoch = if fields.is_given("epoch") {
         Some(Epoch::parse(&fields.text("epoch")?))
     } else {
         None

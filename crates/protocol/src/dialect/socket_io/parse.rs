@@ -88,15 +88,14 @@ pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<O
     }
     let mut fields = Fields::scan(packet.payload, scratch)
         .map_err(|_| EventError::Protocol("payload of CONNECT is not a JSON object"))?;
-    if !fields.has("token") {
+    if !fields.is_given("token") && !fields.is_duplicate("token") {
         return Ok(None);
     }
     let token = fields.text("token").and_then(|token| {
         fields.check_duplicates()?;
-        Ok(token)
+        Ok(Some(token))
     });
-    let given = token.map(|token| Some(token).filter(|token| !token.trim_ascii().is_empty()));
-    given.map_err(|error| {
+    token.map_err(|error| {
         EventError::Malformed(Malformed {
             code: ErrorCode::TokenInvalid,
             message: error.message,
@@ -207,7 +206,7 @@ enum Selects<'u> {
 impl Select for Selects<'_> {
     fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
         match *self {
-            Self::Channels if !fields.has("channels") => Ok(None),
+            Self::Channels if !fields.is_given("channels") => Ok(None),
             Self::Channels => Ok(Some(Selection {
                 patterns: fields.patterns()?,
                 members: format!(",\"channels\":{}", fields.raw("channels")).into(),
@@ -227,7 +226,9 @@ fn trading_selection(fields: &mut Fields<'_, '_>, user: Option<&str>) -> Result<
         return Err(FieldError::new(ErrorCode::Forbidden, message));
     };
     let mut types: Vec<&'static str> = Vec::new();
-    let given = ["types", "subscribeTypes"].into_iter().find(|name| fields.has(name));
+    let given = ["types", "subscribeTypes"]
+        .into_iter()
+        .find(|name| fields.is_given(name));
     if let Some(field) = given {
         fields.texts(field, |wanted| {
             let Some(known) = TRADING_TYPES.into_iter().find(|known| *known == wanted) else {

@@ -22,24 +22,24 @@ const SELECTION_FIELDS: [&str; 5] = ["subscription_type", "target", "symbol", "s
 impl Select for Settings {
     // The fields can be combined.
     fn select(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Selection>, FieldError> {
-        if !SELECTION_FIELDS.into_iter().any(|name| fields.has(name)) {
+        if !SELECTION_FIELDS.into_iter().any(|name| fields.is_given(name)) {
             return Ok(None);
         }
         let mut patterns = Vec::new();
         if let Some(pattern) = self.typed_pattern(fields)? {
             patterns.push(pattern);
         }
-        if fields.has("symbol") {
+        if fields.is_given("symbol") {
             let symbol = fields.text("symbol")?;
             patterns.push(fill_symbol(&symbol).map_err(|error| invalid("symbol", &symbol, error))?);
         }
-        if fields.has("symbols") {
+        if fields.is_given("symbols") {
             fields.texts("symbols", |symbol| {
                 patterns.push(fill_symbol(symbol).map_err(|error| invalid("symbol", symbol, error))?);
                 Ok(())
             })?;
         }
-        if fields.has("channels") {
+        if fields.is_given("channels") {
             patterns.append(&mut fields.patterns()?);
         }
         Ok(Some(Selection {
@@ -59,11 +59,11 @@ impl Select for Settings {
 impl Settings {
     /// The pattern for `subscription_type` and `target`.
     fn typed_pattern(&self, fields: &mut Fields<'_, '_>) -> Result<Option<Pattern>, FieldError> {
-        let has_target = fields.has("target");
-        if !has_target && !fields.has("subscription_type") {
+        let has_target = fields.is_given("target");
+        if !has_target && !fields.is_given("subscription_type") {
             return Ok(None);
         }
-        let name = if fields.has("subscription_type") {
+        let name = if fields.is_given("subscription_type") {
             fields.text("subscription_type")?
         } else {
             DEFAULT_TYPE.into()
@@ -76,7 +76,7 @@ impl Settings {
         // A type without a target is ignored if another field names subscriptions.
         let is_alone = !["symbol", "symbols", "channels"]
             .into_iter()
-            .any(|name| fields.has(name));
+            .any(|name| fields.is_given(name));
         if !has_target && !is_alone {
             return Ok(None);
         }
@@ -93,8 +93,12 @@ fn invalid(name: &str, text: &str, error: FillError) -> FieldError {
     FieldError::new(ErrorCode::InvalidChannel, message)
 }
 
-fn members(fields: &Fields<'_, '_>) -> Box<str> {
-    let given = SELECTION_FIELDS.into_iter().filter(|name| fields.has(name));
-    let members: String = given.map(|name| format!(",\"{name}\":{}", fields.raw(name))).collect();
+fn members(fields: &mut Fields<'_, '_>) -> Box<str> {
+    let mut members = String::new();
+    for name in SELECTION_FIELDS {
+        if fields.is_given(name) {
+            members += &format!(",\"{name}\":{}", fields.raw(name));
+        }
+    }
     members.into()
 }

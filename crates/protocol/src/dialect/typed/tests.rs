@@ -322,7 +322,7 @@ fn invalid_subscriptions_are_refused_with_the_name_of_the_field() {
         (r#""target":600519"#, InvalidMessage, "`target`"),
         (r#""target":"a.b""#, InvalidChannel, "target \"a.b\""),
         (r#""target":"*""#, InvalidChannel, "target \"*\""),
-        (r#""target":"""#, InvalidChannel, "target"),
+        (r#""target":"""#, InvalidMessage, "`target`"),
         (&long, InvalidChannel, "too long"),
         (r#""symbol":"A B""#, InvalidChannel, "symbol \"A B\""),
         (r#""symbol":["A"]"#, InvalidMessage, "`symbol`"),
