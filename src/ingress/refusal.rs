@@ -4,6 +4,8 @@
 //! [`HttpErrorCode`]. Those of the Engine.IO protocol are `{"code","message"}` with a number, as
 //! the reference implementation writes them.
 
+use std::borrow::Cow;
+
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_VERSION, UPGRADE};
 use serde::Serialize;
@@ -79,15 +81,6 @@ impl Refusal {
         let response = response::error(HttpErrorCode::Draining, "the gateway is restarting");
         Self::new(RefusalReason::Draining, response::retry_after(response, RETRY_AFTER_S))
     }
-
-    /// 503: the bodies of other POSTs hold all the memory that bodies may have.
-    pub(super) fn no_memory_for_body() -> Self {
-        let response = response::error(
-            HttpErrorCode::Overloaded,
-            "the bodies of other requests take all memory",
-        );
-        Self::new(RefusalReason::Memory, response::retry_after(response, RETRY_AFTER_S))
-    }
 }
 
 impl From<LimitReached> for Refusal {
@@ -141,14 +134,16 @@ pub(super) enum EngineIoError {
     UnknownSession,
     /// The method is not the one for this step: a GET opens a session.
     Method,
-    /// Any other error.
-    BadRequest,
+    /// Any other error. The text says what is wrong, in one clause.
+    BadRequest(&'static str),
     /// The page's origin may not connect.
     Forbidden,
     /// `EIO` is given and neither 3 nor 4.
     UnsupportedVersion,
-    /// The body of a POST is longer than a message may be.
-    BodyTooLarge,
+    /// The body of a POST is longer than a message may be, in bytes.
+    BodyTooLarge(u32),
+    /// The bodies of other POSTs hold all the memory that bodies may have.
+    NoRoomForBody,
     /// The body of a POST has a `Content-Encoding`.
     EncodedBody,
 }
@@ -158,24 +153,34 @@ impl From<EngineIoError> for Refusal {
         #[derive(Serialize)]
         struct Body {
             code: u8,
-            message: &'static str,
+            message: Cow<'static, str>,
         }
         use RefusalReason::EngineIo;
         let bad_request = StatusCode::BAD_REQUEST;
         let (reason, status, code, message) = match error {
-            EngineIoError::UnknownTransport => (EngineIo, bad_request, 0, "Transport unknown"),
-            EngineIoError::UnknownSession => (EngineIo, bad_request, 1, "Session ID unknown"),
-            EngineIoError::Method => (EngineIo, bad_request, 2, "Bad handshake method"),
-            EngineIoError::BadRequest => (EngineIo, bad_request, 3, "Bad request"),
-            EngineIoError::Forbidden => (RefusalReason::Origin, StatusCode::FORBIDDEN, 4, "Forbidden"),
-            EngineIoError::UnsupportedVersion => (EngineIo, bad_request, 5, "Unsupported protocol version"),
-            EngineIoError::BodyTooLarge => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                (RefusalReason::Body, status, 3, "Payload too large")
+            EngineIoError::UnknownTransport => (EngineIo, bad_request, 0, "Transport unknown".into()),
+            EngineIoError::UnknownSession => (EngineIo, bad_request, 1, "Session ID unknown".into()),
+            EngineIoError::Method => (EngineIo, bad_request, 2, "Bad handshake method".into()),
+            EngineIoError::BadRequest(why) => (EngineIo, bad_request, 3, format!("Bad request: {why}").into()),
+            EngineIoError::Forbidden => (RefusalReason::Origin, StatusCode::FORBIDDEN, 4, "Forbidden".into()),
+            EngineIoError::UnsupportedVersion => (EngineIo, bad_request, 5, "Unsupported protocol version".into()),
+            EngineIoError::BodyTooLarge(bytes_max) => {
+                let message = format!("Payload too large: a POST may have {bytes_max} bytes");
+                (RefusalReason::Body, StatusCode::PAYLOAD_TOO_LARGE, 3, message.into())
+            }
+            EngineIoError::NoRoomForBody => {
+                let message = "Overloaded: the bodies of other requests take all memory";
+                (
+                    RefusalReason::Memory,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    3,
+                    message.into(),
+                )
             }
             EngineIoError::EncodedBody => {
+                let message = "Content-Encoding is not supported";
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                (RefusalReason::Body, status, 3, "Content-Encoding is not supported")
+                (RefusalReason::Body, status, 3, message.into())
             }
         };
         let response = response::json(status, &Body { code, message });
@@ -183,6 +188,7 @@ impl From<EngineIoError> for Refusal {
             reason,
             match error {
                 EngineIoError::EncodedBody => response::accept_plain_bodies(response),
+                EngineIoError::NoRoomForBody => response::retry_after(response, RETRY_AFTER_S),
                 _ => response,
             },
         )

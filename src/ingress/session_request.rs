@@ -63,7 +63,7 @@ impl SessionRequest {
         let sent = self.send(request(reply));
         match outcome.await {
             Ok(Ok(value)) if sent => Ok(value),
-            Ok(Err(PollError::BadRequest)) => Err(EngineIoError::BadRequest),
+            Ok(Err(PollError::BadRequest(why))) => Err(EngineIoError::BadRequest(why)),
             Ok(_) | Err(_) => Err(EngineIoError::UnknownSession),
         }
     }

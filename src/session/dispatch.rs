@@ -65,6 +65,9 @@ impl Session {
 
     /// Ends the session because the client broke a rule, which the Close frame names.
     pub(super) fn end_because(&mut self, ending: Disconnect, rule: &'static str, out: &mut Outputs) {
+        if let Some(engine_io) = &mut self.engine_io {
+            engine_io.ending_reason = Some(rule);
+        }
         if !self.send_ending(ending, rule, out) && ending != Disconnect::Lost {
             out.frame(|bytes| encode::close_because(bytes, ending, rule));
         }

@@ -55,6 +55,8 @@ pub(super) struct EngineIo {
     pub(super) is_connected: bool,
     /// How many binary messages are still to come that belong to a packet.
     pub(super) attachments: u32,
+    /// Why the gateway has ended the session, in one clause.
+    pub(super) ending_reason: Option<&'static str>,
 }
 
 impl fmt::Debug for EngineIo {
@@ -64,6 +66,7 @@ impl fmt::Debug for EngineIo {
             .field("transport", &self.transport)
             .field("is_connected", &self.is_connected)
             .field("attachments", &self.attachments)
+            .field("ending_reason", &self.ending_reason)
             .finish_non_exhaustive()
     }
 }
@@ -116,6 +119,7 @@ impl Session {
             token: opening.token,
             is_connected: false,
             attachments: 0,
+            ending_reason: None,
         }));
         session
     }
@@ -215,6 +219,13 @@ impl Session {
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Why the gateway has ended this Engine.IO session, in one clause. For the answer to a POST, which is a client's only
+    /// way to learn it when the protocol forbids to poll on.
+    #[must_use]
+    pub fn ending_reason(&self) -> Option<&'static str> {
+        self.engine_io.as_ref().and_then(|engine_io| engine_io.ending_reason)
     }
 
     /// The revision of Engine.IO that the client speaks; `None`: the dialect does not use Engine.IO.

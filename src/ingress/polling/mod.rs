@@ -45,6 +45,9 @@ use tickgate_protocol::disconnect::Disconnect;
 /// How long a body may take after its head: as long as a WebSocket message may.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+const INCOMPLETE: &str = "the body did not arrive whole, or took more than 30 s";
+const NO_RANDOM: &str = "the gateway has no random numbers";
+
 /// The response to a request of an Engine.IO endpoint.
 pub(super) struct PollingResponse {
     pub(super) response: HttpResponse,
@@ -145,7 +148,7 @@ impl Exchange<'_> {
             settings: session.settings,
             opening: session.opening,
             address: session.address,
-            nonce: getrandom::u64().map_err(|_| EngineIoError::BadRequest)?,
+            nonce: getrandom::u64().map_err(|_| EngineIoError::BadRequest(NO_RANDOM))?,
             permit: Box::new(session.permit),
             number: next_number(),
             answer,
@@ -164,7 +167,7 @@ impl Exchange<'_> {
             return Err(Refusal::draining());
         }
         let mut secret = [0; SECRET_BYTES];
-        getrandom::fill(&mut secret).map_err(|_| EngineIoError::BadRequest)?;
+        getrandom::fill(&mut secret).map_err(|_| EngineIoError::BadRequest(NO_RANDOM))?;
         let opened_by = OpenedBy {
             revision: query.revision,
             by_poll,
@@ -181,11 +184,11 @@ impl Exchange<'_> {
         }
         let is_handshake = handshake::check(request.method(), request.version(), request.headers()).is_ok();
         if !is_handshake || !request.body().is_end_stream() {
-            return Err(EngineIoError::BadRequest.into());
+            return Err(EngineIoError::BadRequest("not a WebSocket handshake").into());
         }
         // Handing the socket over would lose the part of an earlier response that is not written yet.
         if !self.connection.is_flushed() {
-            return Err(EngineIoError::BadRequest.into());
+            return Err(EngineIoError::BadRequest("an earlier response is not written yet").into());
         }
         let endpoint = self.context.endpoint(request.uri().path());
         let deflate = endpoint.and_then(|endpoint| endpoint.deflation(request.headers()));
@@ -236,20 +239,20 @@ impl Exchange<'_> {
             guard.finish();
             return Err(error.into());
         }
-        let limit = self.settings.limits.message_bytes as usize;
+        let limit = self.settings.limits.message_bytes;
         let waiting = self.connection.wait();
-        let read = body::read(request.into_body(), limit, &self.context.bodies);
+        let read = body::read(request.into_body(), limit as usize, &self.context.bodies);
         let body = match timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::Incomplete)) {
             Ok(body) => body,
             // Each of these ends the session; the first one because the guard is dropped.
-            Err(BodyError::Incomplete) => return Err(EngineIoError::BadRequest.into()),
+            Err(BodyError::Incomplete) => return Err(EngineIoError::BadRequest(INCOMPLETE).into()),
             Err(BodyError::TooLong) => {
                 guard.fail(Disconnect::TooBig);
-                return Err(EngineIoError::BodyTooLarge.into());
+                return Err(EngineIoError::BodyTooLarge(limit).into());
             }
             Err(BodyError::NoRoom) => {
                 guard.fail(Disconnect::Overload);
-                return Err(Refusal::no_memory_for_body());
+                return Err(EngineIoError::NoRoomForBody.into());
             }
         };
         let bytes = body.bytes.clone();

@@ -13,6 +13,8 @@ pub(super) enum Transport {
     WebSocket,
 }
 
+const BAD_QUERY: &str = "a parameter occurs twice, or is not percent-encoded UTF-8";
+
 /// The parsed query. Unknown parameters (`t`, `b64`, those of the application) are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Query {
@@ -24,7 +26,7 @@ pub(super) struct Query {
 
 /// Parses a query and checks it in the order of the reference implementation.
 pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
-    let value = |name| query_value(query, name).map_err(|_| EngineIoError::BadRequest);
+    let value = |name| query_value(query, name).map_err(|_| EngineIoError::BadRequest(BAD_QUERY));
     let transport = match value("transport")?.as_deref() {
         Some("polling") => Transport::Polling,
         Some("websocket") => Transport::WebSocket,
@@ -37,9 +39,10 @@ pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
     };
     // A JSONP response is a script, which pages of every origin can read.
     if value("j")?.is_some() {
-        return Err(EngineIoError::BadRequest);
+        return Err(EngineIoError::BadRequest("JSONP is not offered"));
     }
-    let session = match value("sid")? {
+    // An empty `sid` is none, as in the reference implementation.
+    let session = match value("sid")?.filter(|text| !text.is_empty()) {
         None => None,
         Some(text) => Some(session_name(&text).ok_or(EngineIoError::UnknownSession)?),
     };
@@ -74,6 +77,11 @@ mod tests {
             parsed("token=x&transport=websocket&EIO=3"),
             Ok((Transport::WebSocket, Revision::Three, false))
         );
+        assert_eq!(
+            parsed("EIO=4&transport=polling&sid="),
+            Ok((Transport::Polling, Revision::Four, false)),
+            "an empty `sid` names no session"
+        );
         for (query, transport) in [
             ("transport=polling&b64=1", Transport::Polling),
             ("transport=websocket", Transport::WebSocket),
@@ -91,9 +99,11 @@ mod tests {
             ("EIO=abc&transport=polling", EngineIoError::UnsupportedVersion),
             ("EIO=5&transport=websocket", EngineIoError::UnsupportedVersion),
             ("EIO=4&transport=polling&sid=abc", EngineIoError::UnknownSession),
-            ("EIO=4&transport=polling&sid=", EngineIoError::UnknownSession),
-            ("EIO=3&transport=polling&j=0", EngineIoError::BadRequest),
-            ("EIO=4&EIO=3&transport=polling", EngineIoError::BadRequest),
+            (
+                "EIO=3&transport=polling&j=0",
+                EngineIoError::BadRequest("JSONP is not offered"),
+            ),
+            ("EIO=4&EIO=3&transport=polling", EngineIoError::BadRequest(BAD_QUERY)),
         ] {
             assert_eq!(parse(query).expect_err(query), error, "{query}");
         }

@@ -143,11 +143,12 @@ async fn a_refused_request_reaches_the_session_once() {
         let mut stream = fixture.connect().await;
         stream.write_all(&request(method, &sid(), "")).await.expect("sent");
         match fixture.polled().await.request {
-            PollRequest::Get(reply) => drop(reply.send(Err(PollError::BadRequest))),
-            PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::BadRequest))),
+            PollRequest::Get(reply) => drop(reply.send(Err(PollError::BadRequest("why not")))),
+            PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::BadRequest("why not")))),
             other => panic!("{other:?}"),
         }
-        has(&answer(&mut stream).await, 400, &[]);
+        let body = r#"{"code":3,"message":"Bad request: why not"}"#;
+        has(&answer(&mut stream).await, 400, &[body]);
         assert!(fixture.mailboxes[0].pop().is_none(), "{method}");
     }
 }
@@ -159,7 +160,8 @@ async fn a_post_whose_content_length_is_too_long_is_refused_at_once() {
     let post = request("POST", &sid(), "Content-Length: 1000000\r\n");
     stream.write_all(&post).await.expect("sent");
     fixture.begin_post().await;
-    has(&answer(&mut stream).await, 413, &[LAST]);
+    let body = r#"{"code":3,"message":"Payload too large: a POST may have 65536 bytes"}"#;
+    has(&answer(&mut stream).await, 413, &[LAST, body]);
     assert!(matches!(
         fixture.polled().await.request,
         PollRequest::PostFailed(Disconnect::TooBig)
@@ -213,7 +215,7 @@ async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     has(
         &answer(&mut refused).await,
         503,
-        &[LAST, "\r\nretry-after: 1\r\n", "OVERLOADED"],
+        &[LAST, "\r\nretry-after: 1\r\n", r#"{"code":3,"message":"Overloaded: "#],
     );
     assert!(matches!(
         fixture.polled().await.request,
@@ -276,8 +278,8 @@ async fn pages_of_other_origins_may_not_poll_or_read_the_refusal() {
             stream.write_all(&asked).await.expect("sent");
             if is_allowed && method != "OPTIONS" {
                 match fixture.polled().await.request {
-                    PollRequest::Get(reply) => drop(reply.send(Err(PollError::BadRequest))),
-                    PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::BadRequest))),
+                    PollRequest::Get(reply) => drop(reply.send(Err(PollError::UnknownSession))),
+                    PollRequest::PostHead(reply) => drop(reply.send(Err(PollError::UnknownSession))),
                     other => panic!("{other:?}"),
                 }
             }
@@ -419,4 +421,53 @@ async fn an_encoded_post_is_refused_and_its_session_goes_on() {
     fixture.begin_post().await;
     fixture.take_post(1).await;
     has(&answer(&mut stream).await, 200, &["ok"]);
+}
+
+#[tokio::test]
+async fn every_refused_post_says_what_is_wrong_in_the_form_of_engine_io() {
+    let mut fixture = with_socket_io();
+    let post = |target: &str| format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n3").into_bytes();
+    let put = |target: &str| format!("PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n3").into_bytes();
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let known = format!("{polling}{}", sid());
+    for (asked, body) in [
+        (post("/socket.io/"), r#"{"code":0,"message":"Transport unknown"}"#),
+        (
+            post(&format!("{polling}&sid=abc")),
+            r#"{"code":1,"message":"Session ID unknown"}"#,
+        ),
+        (post(polling), r#"{"code":2,"message":"Bad handshake method"}"#),
+        (put(&known), r#"{"code":2,"message":"Bad handshake method"}"#),
+        (
+            post(&format!("{known}&j=0")),
+            r#"{"code":3,"message":"Bad request: JSONP is not offered"}"#,
+        ),
+        (
+            post(&format!("{known}&sid=abc")),
+            r#"{"code":3,"message":"Bad request: a parameter occurs twice, or is not percent-encoded UTF-8"}"#,
+        ),
+        (
+            post("/socket.io/?EIO=5&transport=polling"),
+            r#"{"code":5,"message":"Unsupported protocol version"}"#,
+        ),
+    ] {
+        has(
+            &fixture.exchange(&asked).await,
+            400,
+            &["content-type: application/json", body],
+        );
+    }
+    assert!(fixture.mailboxes[0].pop().is_none(), "no session hears of them");
+
+    // The shard says why it ends a session.
+    let mut stream = fixture.connect().await;
+    stream.write_all(&post(&known)).await.expect("sent");
+    fixture.begin_post().await;
+    let PollRequest::PostBody(_, reply) = fixture.polled().await.request else {
+        panic!("no body")
+    };
+    let refused = reply.send(Err(PollError::BadRequest("not an Engine.IO packet")));
+    refused.expect("waited for");
+    let body = r#"{"code":3,"message":"Bad request: not an Engine.IO packet"}"#;
+    has(&answer(&mut stream).await, 400, &[body]);
 }

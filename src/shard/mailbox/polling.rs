@@ -70,8 +70,9 @@ pub enum PollRequest {
 pub enum PollError {
     /// There is no such session, or it has ended.
     UnknownSession,
-    /// The session does not accept this request now, or the body is not a valid payload.
-    BadRequest,
+    /// The session does not accept this request now, or the body is not a valid payload. The text says what is wrong, in
+    /// one clause.
+    BadRequest(&'static str),
 }
 
 /// A WebSocket that the ingress hands to a session, after the response 101 was sent. The `Debug` output leaves out the

@@ -25,10 +25,14 @@ use crate::time::Now;
 use tickgate_protocol::dialect::engine_io::Revision;
 use tickgate_protocol::dialect::engine_io::payload::{self, Item};
 use tickgate_protocol::disconnect::Disconnect;
-use tickgate_protocol::wire::Message;
+use tickgate_protocol::wire::{Error as WireError, Message};
 
 use body::Body;
 pub(super) use body::Polling;
+
+const NOT_POLLING: PollError = PollError::BadRequest("the session uses a WebSocket");
+const NO_UPGRADE: PollError = PollError::BadRequest("the session has a WebSocket already");
+const BAD_PAYLOAD: &str = "body is not a payload of Engine.IO packets";
 
 impl ShardCore {
     /// Opens a session. Its first GET waits for the `open` packet already.
@@ -77,7 +81,8 @@ impl ShardCore {
             (PollRequest::PostHead(reply), _, Some(slot)) => {
                 let transport = self.connections.cold_mut(slot).and_then(Cold::transport);
                 let admission = transport.map(|transport| transport.post(number));
-                let _ = reply.send(self.admit_poll(slot, admission, now));
+                let concurrent = "another POST of the session is under way";
+                let _ = reply.send(self.admit_poll(slot, admission, concurrent, now));
             }
             (PollRequest::PostBody(body, reply), _, Some(slot)) => self.posted(slot, number, body, reply, now),
             (PollRequest::MayUpgrade(reply), _, Some(slot)) => {
@@ -85,7 +90,7 @@ impl ShardCore {
                 let may_upgrade = transport
                     .copied()
                     .is_some_and(|mut transport| transport.add_candidate());
-                let _ = reply.send(accepted(may_upgrade));
+                let _ = reply.send(if may_upgrade { Ok(()) } else { Err(NO_UPGRADE) });
             }
             (PollRequest::PostFailed(ending), _, Some(slot)) => self.tell(slot, Input::End(ending), now),
             (PollRequest::Gone, Some(slot), _) => self.client_gone(slot, number, now),
@@ -112,21 +117,28 @@ impl ShardCore {
     }
 
     // Two polls of one kind at a time end the session: the client is confused, or two clients use it.
-    fn admit_poll(&mut self, slot: u32, admission: Option<PollAdmission>, now: Now) -> Result<(), PollError> {
+    fn admit_poll(
+        &mut self,
+        slot: u32,
+        admission: Option<PollAdmission>,
+        concurrent: &'static str,
+        now: Now,
+    ) -> Result<(), PollError> {
         match admission {
             Some(PollAdmission::Accepted) => Ok(()),
             Some(PollAdmission::Concurrent) => {
-                self.tell(slot, Input::End(Disconnect::Protocol), now);
-                Err(PollError::BadRequest)
+                self.tell(slot, Input::Malformed(WireError::Protocol(concurrent)), now);
+                Err(PollError::BadRequest(concurrent))
             }
-            Some(PollAdmission::NotPolling) | None => Err(PollError::BadRequest),
+            Some(PollAdmission::NotPolling) | None => Err(NOT_POLLING),
         }
     }
 
     fn get(&mut self, slot: u32, number: u64, now: Now) -> Result<oneshot::Receiver<Bytes>, PollError> {
         let transport = self.connections.cold_mut(slot).and_then(Cold::transport);
         let admission = transport.map(|transport| transport.get(number));
-        self.admit_poll(slot, admission, now)?;
+        let concurrent = "another GET of the session is waiting";
+        self.admit_poll(slot, admission, concurrent, now)?;
         let (answer, receiver) = oneshot::channel();
         self.attach_get(slot, answer);
         Ok(receiver)
@@ -154,7 +166,7 @@ impl ShardCore {
             return;
         };
         if !cold.transport().is_some_and(|transport| transport.is_posting(number)) {
-            let _ = answer.send(Err(PollError::BadRequest));
+            let _ = answer.send(Err(NOT_POLLING));
             return;
         }
         cold.polls_or_new().post = Some(Post {
@@ -186,7 +198,7 @@ impl ShardCore {
                 None => return finish_post(connection.cold),
                 Some(Ok(Item::Text(packet))) => Input::Frame(Message::Text(packet)),
                 Some(Ok(Item::Binary(data))) => Input::Frame(Message::Binary(data)),
-                Some(Err(payload::BadPayload)) => Input::End(Disconnect::Protocol),
+                Some(Err(payload::BadPayload)) => Input::Malformed(WireError::Protocol(BAD_PAYLOAD)),
             };
             self.metrics.messages_in.bump(1);
             self.sessions.handle(&mut connection, input, now);
@@ -281,7 +293,11 @@ impl ShardCore {
     /// The session of a polling connection has ended. Returns whether the connection is to be removed at once, since no
     /// GET is there or will come for the last packets.
     pub(super) fn end_polls(&mut self, slot: u32, ending: Disconnect) -> bool {
-        let Some(polls) = self.connections.cold_mut(slot).and_then(Cold::polls) else {
+        let Some(cold) = self.connections.cold_mut(slot) else {
+            return false;
+        };
+        let reason = cold.session.ending_reason().unwrap_or(ending.reason());
+        let Some(polls) = cold.polls() else {
             return false;
         };
         polls.ending = Some(ending);
@@ -290,7 +306,11 @@ impl ShardCore {
             // The POST is accepted if its packet ended the session in order, or if the client is still told why the
             // session ended. It is refused if it broke the protocol.
             let is_accepted = ending == Disconnect::Normal || awaits_final_poll(ending);
-            let _ = answer.send(accepted(is_accepted));
+            let _ = answer.send(if is_accepted {
+                Ok(())
+            } else {
+                Err(PollError::BadRequest(reason))
+            });
         }
         !waits && !awaits_final_poll(ending)
     }
@@ -302,13 +322,5 @@ fn finish_post(cold: &mut Cold) {
     }
     if let Some(post) = cold.polls().and_then(|polls| polls.post.take()) {
         let _ = post.answer.send(Ok(()));
-    }
-}
-
-const fn accepted(is_accepted: bool) -> Result<(), PollError> {
-    if is_accepted {
-        Ok(())
-    } else {
-        Err(PollError::BadRequest)
     }
 }

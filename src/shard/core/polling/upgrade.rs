@@ -11,9 +11,8 @@ use crate::shard::mailbox::polling::PollError;
 use crate::time::Now;
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::dialect::engine_io::payload;
-use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::encode;
-use tickgate_protocol::wire::{Decoder, Deflate, Message};
+use tickgate_protocol::wire::{Decoder, Deflate, Error as WireError, Message};
 
 /// The most bytes of a message on a candidate socket, which is `2probe` or `5`. That is too little to count against the
 /// budget of half-received messages.
@@ -21,6 +20,9 @@ const PROBE_BYTES_MAX: u32 = 16;
 
 /// A candidate that has not completed its probe after this time is dropped. The session goes on polling.
 const PROBE_MS: u64 = 10_000;
+
+/// The rule that a client breaks whose POST is not answered when it upgrades.
+const OVERTAKEN: &str = "upgrade before the answer to a POST";
 
 impl ShardCore {
     /// A socket for a session that polls. Its bytes go to [`ShardCore::on_bytes`] of the connection that is returned.
@@ -115,11 +117,11 @@ impl ShardCore {
         self.metrics.transports_upgraded.bump(1);
         self.connections.arm(slot);
         if let Some(Post { answer, .. }) = post {
-            let _ = answer.send(Err(PollError::BadRequest));
+            let _ = answer.send(Err(PollError::BadRequest(OVERTAKEN)));
         }
         if has_post && ending.is_none() {
             // What the POST brings, or has brought and was not read yet, would come behind what the socket brings.
-            self.tell(slot, Input::End(Disconnect::Protocol), now);
+            self.tell(slot, Input::Malformed(WireError::Protocol(OVERTAKEN)), now);
         }
     }
 

@@ -248,7 +248,8 @@ fn a_session_of_revision_3_is_polled_in_its_own_framing() {
         "version 1 of the client would read text that is not ASCII as bytes: {packet}"
     );
     let mut client = Client::open(Limits::default(), Revision::Three);
-    assert_eq!(client.post("1:22:42"), Err(PollError::BadRequest));
+    let payload = "body is not a payload of Engine.IO packets";
+    assert_eq!(client.post("2:2"), Err(PollError::BadRequest(payload)));
     assert!(client.is_gone());
 }
 
@@ -290,7 +291,8 @@ fn a_guessed_session_id_reaches_no_session() {
 fn two_polls_of_one_kind_end_the_session() {
     let mut client = Client::open(Limits::default(), Revision::Four);
     let mut first = client.get().expect("taken");
-    assert_eq!(client.get().err(), Some(PollError::BadRequest));
+    let concurrent = PollError::BadRequest("another GET of the session is waiting");
+    assert_eq!(client.get().err(), Some(concurrent));
     assert_eq!(text(&first.try_recv().expect("answered")), "1");
     assert!(client.is_gone());
     assert_eq!(client.get().err(), Some(PollError::UnknownSession));
@@ -298,7 +300,8 @@ fn two_polls_of_one_kind_end_the_session() {
 
     let mut client = Client::new(Limits::default());
     assert_eq!(client.begin_post(100), Ok(()));
-    assert_eq!(client.begin_post(101), Err(PollError::BadRequest));
+    let concurrent = PollError::BadRequest("another POST of the session is under way");
+    assert_eq!(client.begin_post(101), Err(concurrent));
     assert!(client.is_gone(), "no GET waits for its last packets");
     assert_eq!(client.post("3"), Err(PollError::UnknownSession));
 }
@@ -335,14 +338,26 @@ fn a_post_is_answered_when_the_session_has_taken_all_of_it() {
 
 #[test]
 fn an_invalid_payload_ends_the_session_at_once() {
-    for body in ["abc", "", "2", "4abc", "42{}", "3\u{1e}", "b!"] {
+    for (body, reason) in [
+        ("abc", "not an Engine.IO packet"),
+        ("", "not an Engine.IO packet"),
+        ("2", "ping packet: the server sends the pings"),
+        ("4abc", "not a Socket.IO packet"),
+        ("42{}", "payload of an event is not a JSON array"),
+        ("3\u{1e}", "not an Engine.IO packet"),
+        ("b!", "body is not a payload of Engine.IO packets"),
+        ("bAAAA", "binary messages are not supported"),
+    ] {
         let mut client = Client::new(Limits::default());
-        assert_eq!(client.post(body), Err(PollError::BadRequest), "{body:?}");
+        assert_eq!(client.post(body), Err(PollError::BadRequest(reason)), "{body:?}");
         assert!(client.is_gone(), "{body:?}");
     }
     let mut client = Client::new(Limits::default());
     let mut waiting = client.get().expect("taken");
-    assert_eq!(client.post("4abc"), Err(PollError::BadRequest));
+    assert_eq!(
+        client.post("4abc"),
+        Err(PollError::BadRequest("not a Socket.IO packet"))
+    );
     client.rig.core.serve_polls(client.rig.now);
     let told = text(&waiting.try_recv().expect("answered"));
     assert!(

@@ -24,8 +24,9 @@ fn a_probed_socket_takes_over_after_what_was_polled() {
     client.event("3");
     let written = client.written();
     assert_eq!(data(&written.join("\u{1e}")), [2, 3]);
-    assert_eq!(client.get().err(), Some(PollError::BadRequest), "and is left alone");
-    assert_eq!(client.post("3"), Err(PollError::BadRequest));
+    let refusal = PollError::BadRequest("the session uses a WebSocket");
+    assert_eq!(client.get().err(), Some(refusal), "and is left alone");
+    assert_eq!(client.post("3"), Err(refusal));
     client.say("42[\"get_status\"]");
     assert!(client.written()[0].starts_with("42[\"status\""));
     assert_eq!(client.rig.metrics.polling.get(), 0);
