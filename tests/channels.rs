@@ -166,11 +166,14 @@ fn repeated_ids_and_unchanged_values_are_reported() {
     // An id applies to its channel, and a number differs from a string. A repetition in one request is a duplicate as well.
     let many = r#"[{"channel":"grid.b.order","event":"e","id":"x1"},{"channel":"grid.a.order","event":"e","id":"x1"},
         {"channel":"x.y","event":"e","id":1},{"channel":"x.y","event":"e","id":"1"},{"channel":"x.y","event":"e","id":1}]"#;
-    assert_eq!(publish(many), json!({"published": 3, "duplicates": [1, 4]}));
+    assert_eq!(
+        publish(many),
+        json!({"published": 3, "without_subscriber": 3, "duplicates": [1, 4]})
+    );
 
     let value = r#"{"channel":"c.d","event":"e","data":{"a":1,"b":[1.0]}}"#;
     let same = r#"{"channel":"c.d","event":"e","data":{"b":[1],"a":1}}"#;
-    assert_eq!(publish(value), json!({"published": 1}));
+    assert_eq!(publish(value), json!({"published": 1, "without_subscriber": 1}));
     assert_eq!(publish(same), json!({"published": 0, "unchanged": true}));
     assert_eq!(
         publish(&format!("[{same},{value}]")),

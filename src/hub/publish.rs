@@ -27,6 +27,8 @@ pub struct Receipt {
     pub duplicate: bool,
     /// Whether the event was not sent because its value equals the channel's last value (`only_changed`).
     pub unchanged: bool,
+    /// Whether the event was published while no connection of this gateway held a pattern that matches its channel.
+    pub unwanted: bool,
 }
 
 impl Hub {
@@ -82,7 +84,11 @@ impl Hub {
             let shards = state.interest.lookup(event.channel.as_str());
             if shards == 0 {
                 state.unwanted += 1;
-                return (Receipt::default(), None);
+                let unwanted = Receipt {
+                    unwanted: true,
+                    ..Receipt::default()
+                };
+                return (unwanted, None);
             }
             let (payer, cost) = credit.into_debt();
             let meta = EventMeta {
@@ -151,7 +157,11 @@ impl Hub {
                     state.events += 1;
                     if shards == 0 {
                         state.unwanted += 1;
-                        return (receipt(event.version), None);
+                        let unwanted = Receipt {
+                            unwanted: true,
+                            ..receipt(event.version)
+                        };
+                        return (unwanted, None);
                     }
                     credit.take().map(Credit::into_debt);
                     self.post(&event, stripe, shards);

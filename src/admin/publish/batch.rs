@@ -24,6 +24,9 @@ pub(super) struct PublishReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<ReplyError>,
     published: usize,
+    // How many of them no connection of this gateway subscribed to.
+    #[serde(skip_serializing_if = "is_zero")]
+    without_subscriber: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,6 +175,7 @@ impl<'a> Batch<'a> {
             metrics.unchanged.add(1);
         } else {
             self.reply.published += 1;
+            self.reply.without_subscriber += usize::from(receipt.unwanted);
             metrics.published.add(1);
         }
     }
