@@ -160,6 +160,7 @@ fn settings() -> Settings {
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
+        refused_values: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     }
 }

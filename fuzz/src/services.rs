@@ -96,6 +96,7 @@ pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 3_000,
         heartbeat_interval_ms: 25_000,
+        refused_values: std::sync::Arc::default(),
         heartbeat_timeout_ms: 45_000,
     })
 }

@@ -19,6 +19,8 @@ impl Config {
     #[must_use]
     pub fn gateway(&self, descriptors_max: u64) -> gateway::Settings {
         let sections = &self.sections;
+        let feeds = self.feeds();
+        let refused_values = feeds.refused_values();
         gateway::Settings {
             node: node_name(),
             shards: sections.server.shards(),
@@ -30,7 +32,7 @@ impl Config {
                 sections
                     .endpoints
                     .iter()
-                    .filter_map(|endpoint| self.endpoint(endpoint))
+                    .filter_map(|endpoint| self.endpoint(endpoint, &refused_values))
                     .collect(),
                 sections.auth.refuse,
                 self.connections_max(descriptors_max),
@@ -45,7 +47,7 @@ impl Config {
             keys: self.keys(),
             auth: self.auth(),
             commands: self.commands(),
-            feeds: self.feeds(),
+            feeds,
         }
     }
 
@@ -90,7 +92,11 @@ impl Config {
     }
 
     /// `None` only for an endpoint that the check refuses.
-    fn endpoint(&self, endpoint: &Endpoint) -> Option<ingress::Endpoint> {
+    fn endpoint(
+        &self,
+        endpoint: &Endpoint,
+        refused_values: &Arc<[session::RefusedValue]>,
+    ) -> Option<ingress::Endpoint> {
         let auth = &self.sections.auth;
         let mut limits = self.sections.limits.connection();
         limits.message_bytes = endpoint.message_bytes.unwrap_or(limits.message_bytes);
@@ -102,6 +108,7 @@ impl Config {
             auth_mode: auth.endpoint_mode(endpoint.anonymous),
             anonymous: Arc::new(auth.settings().policy.anonymous_identity()),
             auto_subscribe: endpoint.auto_subscribe(),
+            refused_values: Arc::clone(refused_values),
             auth_timeout_ms: milliseconds(auth.timeout),
             expiry_warning_ms: milliseconds(auth.expiry_warning),
             heartbeat_interval_ms: milliseconds(interval),

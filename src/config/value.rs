@@ -8,9 +8,9 @@ use super::problem::Origin;
 use super::source::{Content, Node};
 use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
-use crate::backend::feeds::{ChannelTemplate, RedisAddress, RedisKey, UrlTemplate};
+use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
 use crate::ingress::ListenAddress;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{ChannelTemplate, Pattern};
 
 /// A type that a key can have.
 pub(super) trait Value: Sized {

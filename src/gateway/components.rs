@@ -48,6 +48,7 @@ impl Components {
         let snapshot = settings.snapshot.as_ref().map(open_snapshot).transpose()?;
         let hub_settings = hub::Settings {
             epoch: snapshot.as_ref().map(Snapshot::epoch),
+            classes: Arc::new(settings.feeds.classes(&settings.hub.classes)),
             ..settings.hub.clone()
         };
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);

@@ -404,6 +404,13 @@ impl Hub {
         page
     }
 
+    /// The event that a newcomer to the channel gets now; `None`: it gets nothing.
+    pub fn last(&self, channel: &Channel, now: Now) -> Option<Arc<Event>> {
+        let limit = PageLimit { events: 1, bytes: 0 };
+        let mut page = self.read(channel, Since::Newest { above: 0 }, limit, now, &mut |_| {});
+        page.events.pop()
+    }
+
     /// Extends the freshness of the channel's last value: newcomers get it for `fresh_ms` milliseconds from now. Has no
     /// effect if the value was published without [`fresh_ms`](crate::event::PublishOptions::fresh_ms).
     pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {

@@ -29,6 +29,7 @@ mod heartbeat;
 pub mod limits;
 mod metering;
 mod outputs;
+mod refused_value;
 mod requests;
 mod state;
 mod subscriptions;
@@ -51,6 +52,7 @@ use tickgate_protocol::event::Epoch;
 use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
 use tickgate_protocol::wire;
 
+pub use refused_value::RefusedValue;
 pub use state::Session;
 
 /// Commands that one connection may have in flight. One more is refused with `RATE_LIMITED`.
@@ -69,7 +71,7 @@ pub enum Input<'a> {
     Opened,
     /// A whole message or control frame arrived.
     Frame(wire::Message<'a>),
-    /// The client violated the framing of WebSocket. No more frames follow.
+    /// The client violated the framing of WebSocket, or the rules of long polling. No more frames follow.
     Malformed(wire::Error),
     /// The peer closed its side without a Close frame, or the socket failed.
     Lost,
@@ -317,6 +319,8 @@ pub struct Settings {
     /// Distinct patterns to which each client is subscribed as soon as it has an identity, as far as it may have them.
     /// They never count against the limit, not even if the client unsubscribes from one and subscribes to it again.
     pub auto_subscribe: Box<[Pattern]>,
+    /// Channels to which no client may subscribe, because their source cannot serve them.
+    pub refused_values: Arc<[RefusedValue]>,
     /// How long a client may take to authenticate in-band, in milliseconds.
     pub auth_timeout_ms: u64,
     /// How long before its token expires a client is warned, in milliseconds.

@@ -121,6 +121,10 @@ impl Session {
             if self.patterns.contains(pattern) || new.contains(pattern) {
                 continue;
             }
+            let mut refused = context.settings.refused_values.iter();
+            if let Some(problem) = refused.find_map(|refused| refused.problem(pattern)) {
+                return Err((ErrorCode::InvalidChannel, problem));
+            }
             let counts = !automatic.contains(pattern);
             if counts && counted >= limit {
                 let message = format!("channel \"{pattern}\" would exceed the limit of {limit} subscriptions");

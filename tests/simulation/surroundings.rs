@@ -176,6 +176,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
+        refused_values: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     })
 }

@@ -11,6 +11,7 @@ mod demo;
 mod drain;
 mod endings;
 mod fanout;
+mod feeds;
 mod half_close;
 mod harness;
 mod hostile;

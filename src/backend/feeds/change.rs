@@ -28,6 +28,27 @@ pub(super) enum LastResponse {
     Records(HashMap<Box<str>, Box<str>>),
 }
 
+impl LastResponse {
+    /// Takes the value that newcomers get from the hub for the last response, so that what they have is not published to
+    /// them again.
+    pub(super) fn from_kept(mode: &PublishMode, data: &str) -> Self {
+        match mode {
+            PublishMode::Everything => Self::None,
+            PublishMode::Changed => Self::Whole(data.trim_ascii().into()),
+            PublishMode::ChangedRecords(key) => {
+                let mut last = Self::None;
+                // What is kept may be a value of another form that a backend published.
+                let _ = records(&mut last, key, data, false, usize::MAX);
+                last
+            }
+        }
+    }
+
+    pub(super) const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
 /// The events to publish.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {

@@ -20,7 +20,7 @@ metrics! {
         records: Counter, "tickgate_feed_records_total",
             "Records in a feed's events. Data other than an array counts as one.";
         refused: Counter, "tickgate_feed_refused_total",
-            "Subscriptions that a feed does not serve because their value is not allowed in a Redis key.";
+            "Channels that a feed does not poll because their value is not allowed in a Redis key. Clients cannot subscribe to them; a push may name one.";
     }
 }
 

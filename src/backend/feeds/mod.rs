@@ -6,7 +6,7 @@
 //! # The life of a poll
 //!
 //! 1. A shard joins a pattern. The hub records it ([`crate::hub::InterestWatch`]), and the [`Runner`] finds the feeds that
-//!    it concerns. A channel with a placeholder (`template`) has one instance for each value.
+//!    it concerns. A channel with a placeholder has one instance for each value.
 //! 2. `schedule` decides when an instance is due: at once for a new subscriber, then once per interval with jitter, and
 //!    less often while polls fail. At most [`SLOTS`] polls of one feed are under way; the others wait in order.
 //! 3. `source` fetches one JSON text, by HTTP or from Redis.
@@ -20,26 +20,26 @@ mod attributes;
 mod change;
 mod failure;
 mod health;
+mod instance;
 mod metrics;
 mod poll;
 mod report;
 mod runner;
 mod schedule;
 mod source;
-mod template;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use tickgate_protocol::channel::Pattern;
+use crate::session::RefusedValue;
+use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern};
 
 pub use health::FeedState;
 pub use metrics::{FeedCounts, FeedSample};
 pub use runner::Runner;
 pub use source::{RedisAddress, RedisKey, SourceSettings, UrlTemplate};
-pub use template::{ChannelTemplate, TemplateError};
 
 use metrics::FeedMetrics;
 
@@ -72,6 +72,52 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The channels that no feed can poll, because their placeholder's value cannot stand in the source's key.
+    #[must_use]
+    pub fn refused_values(&self) -> Arc<[RefusedValue]> {
+        let refused = |feed: &FeedSettings| {
+            let others = self.feeds.iter().filter(|other| other.channel == feed.channel);
+            // Another feed of the channel may carry what this one cannot.
+            let characters = others
+                .map(|other| other.source.refused_characters())
+                .min_by_key(|text| text.len())?;
+            (!characters.is_empty() && feed.channel.fixed().is_none()).then(|| RefusedValue {
+                template: feed.channel.clone(),
+                characters,
+            })
+        };
+        self.feeds.iter().filter_map(refused).collect()
+    }
+
+    /// Adds to `classes` that the channels of feeds keep their last value, where no entry says what is kept. So a newcomer
+    /// gets the value from the hub, and the others do not get it again.
+    ///
+    /// A channel of several feeds is left out: its last event is that of one feed only.
+    #[must_use]
+    pub fn classes(&self, classes: &Classes) -> Classes {
+        let is_alone = |feed: &FeedSettings| {
+            let pattern = feed.channel.pattern();
+            let intersecting = self
+                .feeds
+                .iter()
+                .filter(|other| other.channel.pattern().intersects(&pattern));
+            intersecting.count() == 1
+        };
+        let alone = self.feeds.iter().filter(|feed| is_alone(feed));
+        let polled = alone.map(|feed| {
+            let class = Class {
+                cache_last: true,
+                overflow: Overflow::Conflate,
+                record_key: feed.publish.record_key().map(Into::into),
+                ..Class::default()
+            };
+            (feed.channel.clone(), class)
+        });
+        classes.clone().with_defaults(polled.collect())
+    }
+}
+
 /// One feed.
 #[derive(Clone, Debug)]
 pub struct FeedSettings {
@@ -98,6 +144,15 @@ pub enum PublishMode {
     Changed,
     /// The changed records of an array. The field named here is the key that identifies a record.
     ChangedRecords(Box<str>),
+}
+
+impl PublishMode {
+    fn record_key(&self) -> Option<&str> {
+        match self {
+            Self::ChangedRecords(key) => Some(key),
+            Self::Everything | Self::Changed => None,
+        }
+    }
 }
 
 /// The result of a push for one channel.

@@ -38,6 +38,8 @@ pub(super) struct PollStart {
     pub(super) channel: Channel,
     pub(super) value: Option<Box<str>>,
     pub(super) full: bool,
+    // Whether subscribers joined since the last good poll began.
+    pub(super) newcomers: bool,
     // Whether the channel has subscribers.
     pub(super) wanted: bool,
     pub(super) last: LastResponse,
@@ -47,7 +49,7 @@ pub(super) struct PollStart {
 /// The poll of one channel, as it ended.
 pub(super) struct PollEnd {
     pub(super) key: usize,
-    pub(super) full: bool,
+    pub(super) newcomers: bool,
     pub(super) last: LastResponse,
     pub(super) failure: Option<PollFailure>,
     /// Whether only an operator asked, for a value that the source does not have. This says nothing about the source.
@@ -112,7 +114,7 @@ impl Poller {
         }
         PollEnd {
             key: poll.key,
-            full: poll.full,
+            newcomers: poll.newcomers,
             last: poll.last,
             failure: result.err(),
             says_nothing,

@@ -13,16 +13,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::change::LastResponse;
 use super::failure::PollFailure;
 use super::health::{FeedState, Health};
+use super::instance::Instance;
 use super::metrics::{FeedCounters, FeedMetrics};
-use super::poll::{PollEnd, PollStart, Poller};
+use super::poll::{PollEnd, Poller};
 use super::report::Reports;
 use super::schedule::{Pace, Schedule};
 use super::source::Connections;
-use super::{FeedSettings, Feeds, PUSHES_MAX, Push, PushRefused, Pushed, SLOTS, Settings};
+use super::{FeedSettings, Feeds, PUSHES_MAX, Push, PushRefused, SLOTS, Settings};
 use crate::broker::Broker;
+use crate::event::Event;
 use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -43,7 +44,7 @@ struct Feed {
     health: Health,
     // The failure that the log told last, and when.
     told: Option<(PollFailure, u64)>,
-    // Whether the log told that a value is not allowed in a Redis key.
+    // Whether the log told that a value is not allowed in the source's key.
     told_refused: bool,
 }
 
@@ -51,28 +52,6 @@ impl Feed {
     fn counters(&self) -> &FeedCounters {
         &self.poller.metrics().counters
     }
-}
-
-/// One channel of one feed.
-struct Instance {
-    feed: usize,
-    channel: Channel,
-    // The value that fills the placeholder.
-    value: Option<Box<str>>,
-    // Whether the channel has subscribers.
-    wanted: bool,
-    running: bool,
-    // Whether the key is in the feed's `waiting`.
-    waiting: bool,
-    // Whether the next response is published in full.
-    full: bool,
-    schedule: Schedule,
-    // The stamp of the agenda's entry that is valid.
-    stamp: u64,
-    last: LastResponse,
-    // Whether the last poll succeeded.
-    succeeded: Option<bool>,
-    pushes: Vec<oneshot::Sender<Pushed>>,
 }
 
 /// Runs all feeds, by [`Runner::run`].
@@ -225,19 +204,23 @@ impl Runner {
                 return;
             };
             let instance = &mut self.instances[key];
-            if !instance.wanted {
+            let joined_others = instance.wanted;
+            if !joined_others {
                 instance.wanted = true;
                 self.feeds[feed].counters().channels.add(1);
             } else if !joined {
                 return;
             }
-            instance.full = true;
-            self.reschedule(key, |schedule, pace| schedule.subscriber_joined(pace, now_ms));
+            instance.newcomers = true;
+            // The newcomer has the value already if the hub keeps one. Then it waits for the next poll, as the others do.
+            if !joined_others || self.kept(key).is_none() {
+                self.reschedule(key, |schedule, pace| schedule.subscriber_joined(pace, now_ms));
+            }
         } else if let Some(&key) = self.feeds[feed].channels.get(channel)
             && std::mem::take(&mut self.instances[key].wanted)
         {
             self.feeds[feed].counters().channels.add(-1);
-            self.instances[key].last = LastResponse::default();
+            self.instances[key].forget_last();
             self.reschedule(key, |schedule, pace| schedule.last_subscriber_left(pace, now_ms));
         }
     }
@@ -249,10 +232,10 @@ impl Runner {
             return Some(*key);
         }
         let value = feed.poller.settings.channel.value(channel.as_str());
-        if !value.is_none_or(|value| feed.poller.source.accepts(value)) {
+        let refused = feed.poller.settings.source.refused_characters();
+        if value.is_some_and(|value| value.contains(|character| refused.contains(character))) {
             feed.counters().refused.add(1);
-            let message =
-                "not polled: the value of the placeholder has `:` or white space and would name another Redis key";
+            let message = "not polled: the value of the placeholder has `:` and would name another Redis key";
             if std::mem::replace(&mut feed.told_refused, true) {
                 tracing::debug!(%channel, "{message}");
             } else {
@@ -260,20 +243,8 @@ impl Runner {
             }
             return None;
         }
-        let instance = Instance {
-            feed: index,
-            channel: channel.clone(),
-            value: value.map(Into::into),
-            wanted: false,
-            running: false,
-            waiting: false,
-            full: true,
-            schedule: Schedule::new(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)),
-            stamp: 0,
-            last: LastResponse::default(),
-            succeeded: None,
-            pushes: Vec::new(),
-        };
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let instance = Instance::new(index, channel, value, now_ms);
         let key = self.instances.insert(instance);
         feed.channels.insert(channel.clone(), key);
         self.enter(key);
@@ -346,29 +317,35 @@ impl Runner {
 
     /// Starts a poll, or forgets the instance when it has neither subscribers nor pushes.
     fn start(&mut self, key: usize, now_ms: u64, reports: &Reports) {
-        let instance = &mut self.instances[key];
+        let instance = &self.instances[key];
         if !instance.wanted && instance.pushes.is_empty() {
             return self.forget(key, reports);
         }
+        let wants_kept = instance.wants_kept(&self.feeds[instance.feed].poller.settings.publish);
+        let kept = wants_kept.then(|| self.kept(key)).flatten();
+        let instance = &mut self.instances[key];
         let feed = &mut self.feeds[instance.feed];
         if instance.schedule.started(feed.pace, now_ms) {
             feed.counters().late.add(1);
         }
-        instance.running = true;
         feed.in_flight += 1;
         feed.counters().in_flight.add(1);
-        let pushes = std::mem::take(&mut instance.pushes);
-        let poll = PollStart {
-            key,
-            channel: instance.channel.clone(),
-            value: instance.value.clone(),
-            full: std::mem::take(&mut instance.full) || !pushes.is_empty(),
-            wanted: instance.wanted,
-            last: std::mem::take(&mut instance.last),
-            pushes,
-        };
+        let poll = instance.begin(key, &feed.poller.settings.publish, kept.as_deref());
         let (poller, broker) = (Arc::clone(&feed.poller), Arc::clone(&self.broker));
         self.polls.spawn(async move { poller.run(poll, &*broker).await });
+    }
+
+    /// The value that the hub gives to newcomers of the instance's channel, if it is one of this feed.
+    fn kept(&self, key: usize) -> Option<Arc<Event>> {
+        let instance = &self.instances[key];
+        let settings = &self.feeds[instance.feed].poller.settings;
+        // Without merging, the last event has only the records that changed last.
+        let class = self.hub.class_of(&instance.channel);
+        if class.record_key.as_deref() != settings.publish.record_key() && settings.publish.record_key().is_some() {
+            return None;
+        }
+        let last = self.hub.last(&instance.channel, self.clock.now())?;
+        (last.name == settings.event).then_some(last)
     }
 
     fn forget(&mut self, key: usize, reports: &Reports) {
@@ -424,11 +401,7 @@ impl Runner {
         }
         if instance.wanted {
             instance.last = end.last;
-            instance.full |= end.full && end.failure.is_some();
-            if instance.full {
-                // A subscriber joined during the poll, or a full one failed.
-                instance.schedule.subscriber_joined(pace, now_ms);
-            }
+            instance.newcomers |= end.newcomers && end.failure.is_some();
         } else {
             instance.schedule.last_subscriber_left(pace, now_ms);
         }
@@ -446,6 +419,12 @@ impl Runner {
             if last == Some(FeedState::Failing) {
                 self.source_recovered(index, now_ms);
             }
+        }
+        let instance = &self.instances[end.key];
+        if instance.wanted && instance.newcomers && self.kept(end.key).is_none() {
+            // A subscriber joined during the poll, or the poll failed.
+            let schedule = &mut self.instances[end.key].schedule;
+            schedule.subscriber_joined(pace, now_ms);
         }
         self.enter(end.key);
     }

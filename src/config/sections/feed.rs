@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
-use crate::backend::feeds::{
-    ChannelTemplate, FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate,
-};
+use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
 use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_blank, positive};
 use crate::config::declare::section;
+use tickgate_protocol::channel::ChannelTemplate;
 
 /// The shortest interval between two polls.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);

@@ -1,14 +1,14 @@
 //! Channel classes: which events of a channel are kept, and what happens when a client is too slow for them.
 //!
 //! Invariant: every channel has exactly one class, the first that matches it. The operator's entries come first, in their
-//! order, then the built-in table, then [`Class::default`]. A class that passed [`Class::check`] is consistent.
+//! order, then the built-in table, then the defaults of single channels, then [`Class::default`]. A class that passed [`Class::check`] is consistent.
 
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Channel, Pattern};
+use super::{Channel, ChannelTemplate, Pattern};
 
 /// The limit of [`History::size`], in events.
 pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
@@ -168,13 +168,15 @@ impl Class {
 }
 
 /// The classes of all channels, by pattern.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Classes {
     entries: Vec<(Pattern, Arc<Class>)>,
     /// For each first segment that an entry names: the indices of the entries that can match such a channel, in order.
     by_category: HashMap<Box<str>, Vec<usize>, RandomState>,
     /// The indices of the entries that can match any other channel, in order.
     any_category: Vec<usize>,
+    /// The classes of channels that no entry matches, by template.
+    defaults: Vec<(ChannelTemplate, Arc<Class>)>,
     default: Arc<Class>,
 }
 
@@ -213,8 +215,17 @@ impl Classes {
             entries,
             by_category,
             any_category,
+            defaults: Vec::new(),
             default: Arc::default(),
         }
+    }
+
+    /// Adds classes for channels that no entry matches, in their order.
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: Vec<(ChannelTemplate, Class)>) -> Self {
+        let shared = |(template, class)| (template, Arc::new(class));
+        self.defaults.extend(defaults.into_iter().map(shared));
+        self
     }
 
     /// The class of a channel. Does not allocate.
@@ -225,6 +236,14 @@ impl Classes {
         let indices = self.by_category.get(&name[..end]).unwrap_or(&self.any_category);
         let candidates = indices.iter().map(|index| &self.entries[*index]);
         let mut matching = candidates.filter(|(pattern, _)| pattern.matches(name));
+        match matching.next() {
+            Some((_, class)) => class,
+            None => self.default_of(name),
+        }
+    }
+
+    fn default_of(&self, name: &str) -> &Arc<Class> {
+        let mut matching = self.defaults.iter().filter(|(template, _)| template.matches(name));
         matching.next().map_or(&self.default, |(_, class)| class)
     }
 

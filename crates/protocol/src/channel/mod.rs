@@ -17,10 +17,12 @@ use std::sync::Arc;
 mod class;
 #[cfg(test)]
 pub(crate) mod generate;
+mod template;
 #[cfg(test)]
 mod tests;
 
 pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
+pub use template::{ChannelTemplate, TemplateError};
 
 /// The length limit of a channel or pattern, in bytes.
 pub const BYTES_MAX: usize = 255;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tickgate_protocol::channel::{Channel, ChannelError, Pattern, is_segment};
+use super::{Channel, ChannelError, Pattern, is_segment};
 
 /// A channel, one whole segment of which may be the placeholder `{name}`: `user.{id}.balance`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,8 @@ impl ChannelTemplate {
     }
 
     /// The value that fills the placeholder in this valid channel; `None` if the template does not match.
-    pub(super) fn value<'c>(&self, channel: &'c str) -> Option<&'c str> {
+    #[must_use]
+    pub fn value<'c>(&self, channel: &'c str) -> Option<&'c str> {
         let Kind::Placeholder { before, after, .. } = &self.0 else {
             return None;
         };
@@ -104,17 +105,44 @@ impl ChannelTemplate {
         is_segment(value).then_some(value)
     }
 
-    /// Whether a subscription to this pattern makes the feed poll: the pattern matches the channel or, with a placeholder,
-    /// is itself one filled channel.
-    pub(super) fn concerns(&self, pattern: &Pattern) -> bool {
+    /// Whether this valid channel is one of the template's.
+    #[must_use]
+    pub fn matches(&self, channel: &str) -> bool {
+        match &self.0 {
+            Kind::Fixed(fixed) => fixed.as_str() == channel,
+            Kind::Placeholder { .. } => self.value(channel).is_some(),
+        }
+    }
+
+    /// Whether the pattern names a channel of the template: it matches the fixed channel or, with a placeholder, is itself
+    /// one filled channel.
+    #[must_use]
+    pub fn concerns(&self, pattern: &Pattern) -> bool {
         match &self.0 {
             Kind::Fixed(channel) => pattern.matches(channel.as_str()),
             Kind::Placeholder { .. } => self.value(pattern.as_str()).is_some(),
         }
     }
 
+    /// The pattern of the filled channels: `*` in place of the placeholder. As the last segment it matches deeper channels,
+    /// too.
+    ///
+    /// # Panics
+    ///
+    /// Never: a template filled with one character is a valid channel, and `*` is as long.
+    #[must_use]
+    pub fn pattern(&self) -> Pattern {
+        match &self.0 {
+            Kind::Fixed(channel) => channel.clone().into(),
+            Kind::Placeholder { before, after, .. } => {
+                Pattern::parse(&format!("{before}*{after}")).expect("a template is a valid channel")
+            }
+        }
+    }
+
     /// Whether the pattern matches any filled channel.
-    pub(super) fn can_match(&self, pattern: &Pattern) -> bool {
+    #[must_use]
+    pub fn can_match(&self, pattern: &Pattern) -> bool {
         match &self.0 {
             Kind::Placeholder { before, after, .. } if !pattern.is_exact() => {
                 pattern.matches(&format!("{before}x{after}"))
@@ -177,7 +205,10 @@ mod tests {
             assert!(!balance.concerns(&pattern) && balance.can_match(&pattern), "{pattern}");
         }
         assert!(!last.concerns(&Pattern::parse("stock.*").expect("valid")));
+        assert_eq!(balance.pattern().as_str(), "user.*.balance");
+        assert_eq!(last.pattern().as_str(), "stock.*");
         let prices = template("strategy.a.prices");
+        assert_eq!(prices.pattern().as_str(), "strategy.a.prices");
         for (pattern, concerns) in [("strategy.*.prices", true), ("*", true), ("strategy.b.prices", false)] {
             let pattern = Pattern::parse(pattern).expect("valid");
             assert_eq!(prices.concerns(&pattern), concerns, "{pattern}");

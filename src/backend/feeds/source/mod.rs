@@ -35,6 +35,17 @@ pub enum SourceSettings {
     },
 }
 
+impl SourceSettings {
+    /// The characters that the value of a placeholder must not contain. A URL carries every value percent-encoded. A colon
+    /// separates the parts of a Redis key, so such a value would name another key.
+    pub(super) const fn refused_characters(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "",
+            Self::Redis { .. } => ":",
+        }
+    }
+}
+
 /// The connections that all feeds share.
 #[derive(Default)]
 pub(super) struct Connections {
@@ -67,15 +78,6 @@ impl Source {
                     .or_insert_with(|| Arc::new(Server::new(address, password.as_ref())));
                 Self::Redis(RedisSource::new(Arc::clone(server), key.clone()))
             }
-        }
-    }
-
-    /// Whether this value may fill the placeholder.
-    pub(super) fn accepts(&self, value: &str) -> bool {
-        match self {
-            Self::Http(_) => true,
-            // A colon separates the parts of a key, and keys contain no white space.
-            Self::Redis(_) => !value.contains(':') && !value.contains(char::is_whitespace),
         }
     }
 

@@ -83,6 +83,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 3_600_000,
+        refused_values: std::sync::Arc::default(),
         heartbeat_timeout_ms: 7_200_000,
     })
 }

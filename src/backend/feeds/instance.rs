@@ -1,0 +1,89 @@
+//! One channel of one feed, between its polls. Pure, apart from the operators that wait.
+
+use std::mem;
+
+use tokio::sync::oneshot;
+
+use super::change::LastResponse;
+use super::poll::PollStart;
+use super::schedule::Schedule;
+use super::{PublishMode, Pushed};
+use crate::event::Event;
+use tickgate_protocol::channel::Channel;
+
+/// One channel of one feed.
+pub(super) struct Instance {
+    pub(super) feed: usize,
+    pub(super) channel: Channel,
+    /// The value that fills the placeholder.
+    pub(super) value: Option<Box<str>>,
+    /// Whether the channel has subscribers.
+    pub(super) wanted: bool,
+    pub(super) running: bool,
+    /// Whether the key is in the feed's list of those that wait for a slot.
+    pub(super) waiting: bool,
+    /// Whether a subscriber joined since the last good poll began.
+    pub(super) newcomers: bool,
+    pub(super) schedule: Schedule,
+    /// The stamp of the agenda's entry that is valid.
+    pub(super) stamp: u64,
+    pub(super) last: LastResponse,
+    /// Whether the last poll succeeded.
+    pub(super) succeeded: Option<bool>,
+    pub(super) pushes: Vec<oneshot::Sender<Pushed>>,
+}
+
+impl Instance {
+    /// An instance that is due at once.
+    pub(super) fn new(feed: usize, channel: &Channel, value: Option<&str>, now_ms: u64) -> Self {
+        Self {
+            feed,
+            channel: channel.clone(),
+            value: value.map(Into::into),
+            wanted: false,
+            running: false,
+            waiting: false,
+            newcomers: false,
+            schedule: Schedule::new(now_ms),
+            stamp: 0,
+            last: LastResponse::default(),
+            succeeded: None,
+            pushes: Vec::new(),
+        }
+    }
+
+    /// Forgets the last response, because nobody needs to be told of changes.
+    pub(super) fn forget_last(&mut self) {
+        self.last = LastResponse::default();
+    }
+
+    /// Whether [`Instance::begin`] needs to know what the hub keeps.
+    pub(super) fn wants_kept(&self, mode: &PublishMode) -> bool {
+        self.newcomers || self.last.is_none() && *mode != PublishMode::Everything
+    }
+
+    /// Begins a poll. `kept` is the event that the hub gives to newcomers, if it is one of this feed.
+    pub(super) fn begin(&mut self, key: usize, mode: &PublishMode, kept: Option<&Event>) -> PollStart {
+        let mut last = mem::take(&mut self.last);
+        if last.is_none()
+            && let Some(kept) = kept
+            && let Ok(data) = str::from_utf8(&kept.data)
+        {
+            last = LastResponse::from_kept(mode, data);
+        }
+        let newcomers = mem::take(&mut self.newcomers);
+        let pushes = mem::take(&mut self.pushes);
+        self.running = true;
+        PollStart {
+            key,
+            channel: self.channel.clone(),
+            value: self.value.clone(),
+            // Without a kept value only a full response gives newcomers the state. The others get it again.
+            full: newcomers && kept.is_none() || !pushes.is_empty(),
+            newcomers,
+            wanted: self.wanted,
+            last,
+            pushes,
+        }
+    }
+}
