@@ -36,6 +36,9 @@ section! {
         /// For `typed` and `socket_io`. `utc`, the default: `2025-11-24T10:30:00Z`. `naive`: the same without the `Z`, for older
         /// clients whose parsers do not accept one.
         value timestamps: Option<typed_dialect::Timestamps> = None;
+        /// For `typed` and `socket_io`: the `message` of `connected`, 1 to 256 bytes, for applications that show it. If this is not
+        /// set: `WebSocket connected` or `Socket.IO connected`.
+        value connected_message: Option<String> = None, check is_message;
         /// For `typed`: the pattern for each `subscription_type`, with `{target}` exactly once, as a whole segment. If this is
         /// not set, the three types above apply.
         value subscription_types: Option<Templates> = None;
@@ -67,11 +70,23 @@ fn is_plain_path(path: &Option<String>) -> Result<(), String> {
     )
 }
 
+/// The longest `connected_message`, in bytes.
+const CONNECTED_MESSAGE_BYTES_MAX: usize = 256;
+
+fn is_message(message: &Option<String>) -> Result<(), String> {
+    let is_fine = |message: &String| !message.trim().is_empty() && message.len() <= CONNECTED_MESSAGE_BYTES_MAX;
+    ensure(
+        message.as_ref().is_none_or(is_fine),
+        format_args!("must have 1 to {CONNECTED_MESSAGE_BYTES_MAX} bytes and not be blank"),
+    )
+}
+
 fn keys_fit_the_dialect(endpoint: &Endpoint, check: &mut Check<'_>) {
     let Some(dialect) = endpoint.dialect else { return };
     if !matches!(dialect, DialectName::Typed | DialectName::SocketIo) {
         let message = "has a meaning only with dialect = \"typed\" or \"socket_io\"";
         check.require(endpoint.timestamps.is_none(), "timestamps", message);
+        check.require(endpoint.connected_message.is_none(), "connected_message", message);
     }
     if dialect != DialectName::Typed {
         let message = "has a meaning only with dialect = \"typed\"";
@@ -131,18 +146,27 @@ impl Endpoint {
         Some(match self.dialect? {
             DialectName::Native => Dialect::Native,
             DialectName::Echo => Dialect::Echo,
-            DialectName::SocketIo => Dialect::SocketIo(socket_io::Settings {
-                timestamps: self.timestamps.unwrap_or_default(),
-            }),
+            DialectName::SocketIo => {
+                let defaults = socket_io::Settings::default();
+                Dialect::SocketIo(socket_io::Settings {
+                    timestamps: self.timestamps.unwrap_or_default(),
+                    connected_message: self.connected_message(defaults.connected_message),
+                })
+            }
             DialectName::Typed => {
                 let defaults = typed_dialect::Settings::default();
                 let types = self.subscription_types.as_ref().map(|Templates(types)| types.clone());
                 Dialect::Typed(Arc::new(typed_dialect::Settings {
                     subscription_types: types.unwrap_or(defaults.subscription_types),
                     timestamps: self.timestamps.unwrap_or_default(),
+                    connected_message: self.connected_message(defaults.connected_message),
                 }))
             }
         })
+    }
+
+    fn connected_message(&self, default: Arc<str>) -> Arc<str> {
+        self.connected_message.as_deref().map_or(default, Into::into)
     }
 
     /// The patterns of `auto_subscribe`, each once.

@@ -6,9 +6,11 @@
 //! # comment
 //! % auth required|optional|off            settings and tokens, before `open`
 //! % dialect echo|typed|socket_io [naive]
+//! % connected <text>                       the `message` of `connected`, after `dialect`
 //! % engine_io 3|4 poll|websocket [token]   how the session is opened; `open` has no token then
 //! % types <name>=<template> ..             of the typed dialect, instead of the default types
 //! % auto <patterns>                        separated by commas
+//! % refused <template> <characters>        a feed whose placeholder must not contain these
 //! % limit <field of Limits> <number>
 //! % anonymous <channels> [commands] [publish]           lists are separated by commas, `-` is an empty list
 //! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..]
@@ -33,6 +35,7 @@
 //! All outputs follow the input that caused them, in order. With `BLESS=1` in the environment the test rewrites the
 //! files with the real outputs; read the changes before committing them.
 
+mod dialect;
 mod report;
 
 use std::fmt::Write as _;
@@ -44,10 +47,9 @@ use report::{difference, message_of};
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::session::{CommandOutcome, HistoryPage, Input, Opening, Settings};
+use crate::session::{CommandOutcome, HistoryPage, Input, Opening, RefusedValue, Settings};
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::engine_io::Revision;
-use tickgate_protocol::dialect::{Dialect, socket_io, typed};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, SubscribeOutcome};
 use tickgate_protocol::wire;
@@ -194,21 +196,7 @@ impl Runner {
                     other => panic!("{at}: {other}"),
                 }
             }
-            "dialect" => {
-                settings.dialect = match words[1..] {
-                    ["echo"] => Dialect::Echo,
-                    ["socket_io"] => Dialect::SocketIo(socket_io::Settings::default()),
-                    ["socket_io", "naive"] => Dialect::SocketIo(socket_io::Settings {
-                        timestamps: typed::Timestamps::Naive,
-                    }),
-                    ["typed"] => typed(typed::Settings::default()),
-                    ["typed", "naive"] => typed(typed::Settings {
-                        timestamps: typed::Timestamps::Naive,
-                        ..typed::Settings::default()
-                    }),
-                    _ => panic!("{at}: {rest}"),
-                }
-            }
+            "dialect" | "types" | "connected" => dialect::configure(&mut settings.dialect, &words, at),
             "engine_io" => {
                 // The configuration's defaults: 25 s between pings, 20 s for the answer.
                 (settings.heartbeat_interval_ms, settings.heartbeat_timeout_ms) = (25_000, 45_000);
@@ -219,19 +207,16 @@ impl Runner {
                     token: words.get(3).map(|&token| token.into()),
                 });
             }
-            "types" => {
-                let template = |word: &&str| {
-                    let (name, template) = word.split_once('=').expect("<name>=<template>");
-                    (name.into(), template.parse().expect("a template"))
-                };
-                settings.dialect = typed(typed::Settings {
-                    subscription_types: words[1..].iter().map(template).collect(),
-                    ..typed::Settings::default()
-                });
-            }
             "auto" => {
                 let patterns = words[1].split(',').map(|name| Pattern::parse(name).unwrap());
                 settings.auto_subscribe = patterns.collect();
+            }
+            "refused" => {
+                let refused = RefusedValue {
+                    template: words[1].parse().expect("a template"),
+                    characters: words[2].to_owned().leak(),
+                };
+                settings.refused_values = Arc::new([refused]);
             }
             "anonymous" => {
                 settings.anonymous = Arc::new(Identity::anonymous(permissions(list(1), list(2), list(3))));
@@ -260,10 +245,6 @@ impl Runner {
             other => panic!("{at}: {other}"),
         }
     }
-}
-
-fn typed(settings: typed::Settings) -> Dialect {
-    Dialect::Typed(Arc::new(settings))
 }
 
 fn identity(words: &[&str]) -> Identity {

@@ -68,6 +68,9 @@ pub(in crate::dialect) trait Style {
     /// Appends the value of `timestamp`.
     fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>);
 
+    /// The `message` of `connected`.
+    fn connected_message(&self) -> &str;
+
     /// Appends the subscriptions of a connection as a JSON array, as `status` shows them.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>);
 }
@@ -77,6 +80,11 @@ struct Native;
 impl Style for Native {
     fn push_time(&self, unix_ms: u64, out: &mut Vec<u8>) {
         push_u64(out, unix_ms);
+    }
+
+    // This dialect has no `connected`.
+    fn connected_message(&self) -> &'static str {
+        ""
     }
 
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
@@ -98,7 +106,8 @@ impl<S: Style> Writer<'_, S> {
                 self.begin_with("connected", None);
                 self.push(",\"client_id\":");
                 push_string(self.out, client_id);
-                self.push(",\"message\":\"WebSocket connected\"");
+                self.push(",\"message\":");
+                push_string(self.out, self.style.connected_message());
                 self.timestamp();
             }
             Reply::AuthAccepted {

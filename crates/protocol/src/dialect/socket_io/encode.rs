@@ -22,6 +22,10 @@ impl Style for Settings {
         self.timestamps.push(unix_ms, out);
     }
 
+    fn connected_message(&self) -> &str {
+        &self.connected_message
+    }
+
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
         out.push(b'[');
         for (index, pattern) in patterns.iter().enumerate() {
@@ -150,7 +154,8 @@ fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out:
                 Some(user) => push_user(user, out),
                 None => push(out, "null"),
             }
-            push(out, ",\"message\":\"Socket.IO connected\"");
+            push(out, ",\"message\":");
+            push_string(out, &settings.connected_message);
             timestamp(now_unix_ms, settings, out);
             push(out, "}");
         }

@@ -19,13 +19,27 @@ pub use packet::{ATTACHMENTS_MAX, Kind, Packet};
 pub(super) use parse::request_head;
 pub use parse::{EventError, connect_token, parse_event, refuse_binary};
 
+use std::sync::Arc;
+
 use super::typed::Timestamps;
 
 /// The settings of an endpoint with this dialect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The notation of times.
     pub timestamps: Timestamps,
+    /// The `message` of `connected`, for people.
+    pub connected_message: Arc<str>,
+}
+
+impl Default for Settings {
+    /// Times with a `Z`, and `Socket.IO connected`.
+    fn default() -> Self {
+        Self {
+            timestamps: Timestamps::Utc,
+            connected_message: "Socket.IO connected".into(),
+        }
+    }
 }
 
 /// The types of account data for `subscribe_trading`. Each is the channel `user.<sub>.<type>`.

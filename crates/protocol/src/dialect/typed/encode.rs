@@ -58,6 +58,10 @@ impl Style for Settings {
         Timestamps::push(self.timestamps, unix_ms, out);
     }
 
+    fn connected_message(&self) -> &str {
+        &self.connected_message
+    }
+
     // Each pattern is written in the words that subscribe to it: an object of type and target, else a symbol, else a channel.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>) {
         out.push(b'[');

@@ -12,6 +12,7 @@ mod template;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub(super) use encode::{encode_reply, write_reply};
 pub(super) use event::{encode_event, public_name, push_message, push_user};
@@ -28,6 +29,8 @@ pub struct Settings {
     pub subscription_types: BTreeMap<Box<str>, Template>,
     /// The notation of times.
     pub timestamps: Timestamps,
+    /// The `message` of `connected`, for people.
+    pub connected_message: Arc<str>,
 }
 
 /// The notation of times.
@@ -41,7 +44,7 @@ pub enum Timestamps {
 }
 
 impl Default for Settings {
-    /// The types `strategy`, `stock` and `market` (for boards), and times with a `Z`.
+    /// The types `strategy`, `stock` and `market` (for boards), times with a `Z`, and `WebSocket connected`.
     fn default() -> Self {
         Self {
             subscription_types: [
@@ -53,6 +56,7 @@ impl Default for Settings {
             .map(|(name, text)| (name.into(), text.parse().expect("a template")))
             .collect(),
             timestamps: Timestamps::Utc,
+            connected_message: "WebSocket connected".into(),
         }
     }
 }
