@@ -40,9 +40,11 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The response 401 when there is no valid key or token.
+    /// The response 401 when there is no valid key or token, or 400 when `Authorization` is given twice.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<HttpResponse>> {
-        let Some(token) = request::bearer(headers) else {
+        let token = request::bearer(headers)
+            .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
+        let Some(token) = token else {
             let text = "send the admin key or a token as `Authorization: Bearer`";
             return Err(response::error(HttpErrorCode::Unauthenticated, text).into());
         };
@@ -69,7 +71,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The response 401 as [`Admin::authenticate`], or 403 for any other caller.
+    /// The response 400 or 401 as [`Admin::authenticate`], or 403 for any other caller.
     pub(super) fn authenticate_operator(&self, headers: &HeaderMap) -> Result<Operator, Box<HttpResponse>> {
         match self.authenticate(headers)? {
             Caller::Operator(operator) => Ok(operator),

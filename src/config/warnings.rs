@@ -8,6 +8,8 @@ use tickgate_protocol::channel::Pattern;
 use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::Mode;
+use crate::backend::commands::BackendUrl;
+use crate::backend::feeds::UrlTemplate;
 use crate::ingress::ListenAddress;
 
 impl Config {
@@ -22,6 +24,7 @@ impl Config {
         warnings.extend(never_reached("command", commands));
         let channels = sections.channels.iter().map(|channel| channel.pattern.as_ref());
         warnings.extend(never_reached("channel", channels));
+        warnings.extend(hidden_queries(sections));
         warnings.extend(environment.names().filter_map(almost_a_key));
         warnings
     }
@@ -81,6 +84,26 @@ fn never_reached<'a>(key: &str, patterns: impl Iterator<Item = Option<&'a Patter
         }
     }
     warnings
+}
+
+/// URLs that were copied from the output of `check`, which does not show queries.
+fn hidden_queries(sections: &Sections) -> Vec<String> {
+    let commands = sections.commands.iter().map(|command| {
+        let url = command.http.as_ref();
+        ("command", url.is_some_and(BackendUrl::has_hidden_query))
+    });
+    let feeds = sections.feeds.iter().map(|feed| {
+        let url = feed.http.as_ref();
+        ("feed", url.is_some_and(UrlTemplate::has_hidden_query))
+    });
+    let hidden = commands
+        .enumerate()
+        .chain(feeds.enumerate())
+        .filter(|(_, (_, is_hidden))| *is_hidden);
+    let warning = |(index, (key, _))| {
+        format!("{key}[{index}].http has the query `hidden`, by which `check` hides a query: write the query itself")
+    };
+    hidden.map(warning).collect()
 }
 
 /// The warning about a variable that names a key but for the two underscores behind the section.

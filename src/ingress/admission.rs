@@ -86,7 +86,7 @@ impl AdmissionControl {
     ///
     /// # Errors
     ///
-    /// 400 for a malformed token parameter, 429 or 503 when a limit is reached, 401 for an invalid token (unless the
+    /// 400 for a malformed token parameter or two `Authorization` headers, 429 or 503 when a limit is reached, 401 for an invalid token (unless the
     /// connection is to be told after the upgrade).
     pub(super) fn websocket(
         &self,
@@ -127,7 +127,7 @@ impl AdmissionControl {
     ///
     /// # Errors
     ///
-    /// 400 for a malformed token parameter, 429 or 503 when a limit is reached.
+    /// 400 for a malformed token parameter or two `Authorization` headers, 429 or 503 when a limit is reached.
     pub(super) fn session(
         &self,
         hop: Option<IpAddr>,
@@ -192,7 +192,8 @@ pub(super) struct OpenedBy {
 ///
 /// An empty `token=` is no token: it is what a client without a login sends.
 fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> {
-    if let Some(token) = request::bearer(headers) {
+    let bearer = request::bearer(headers).map_err(|error| Refusal::bad_request(&error.to_string()))?;
+    if let Some(token) = bearer {
         return Ok(Some(token.into()));
     }
     match request::query_value(query, "token") {

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::context::Context;
 use super::handshake;
 use super::http::Health;
+use super::http::request::loggable_path;
 use super::http::response::HttpResponse;
 use super::http_connection::{HttpConnection, close_after};
 use super::polling::{self, PollingResponse};
@@ -144,8 +145,9 @@ impl HttpService {
 
     fn refuse(&self, refusal: Refusal, path: &str) -> HttpResponse {
         self.context.metrics.refuse(refusal.reason);
-        // The query is not logged: it may hold the token.
-        tracing::debug!(reason = refusal.reason.label(), path, hop = ?self.connection.hop, "request refused");
+        // The query is not logged: it may hold the token. So may the path, by mistake.
+        let path = loggable_path(path);
+        tracing::debug!(reason = refusal.reason.label(), %path, hop = ?self.connection.hop, "request refused");
         *refusal.response
     }
 }

@@ -75,6 +75,13 @@ fn each_route_checks_its_access_rule() {
         assert_eq!(answer.json()["error"]["message"], message, "{bearer}");
     }
 
+    // A proxy could check the one and the gateway the other.
+    for second in [ADMIN_KEY, "wrong"] {
+        let second = format!("Authorization: Bearer {second}\r\n");
+        let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", &second, EVENT.as_bytes());
+        assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_MESSAGE"));
+    }
+
     let open = start(|settings| settings.admin.key = None);
     assert_eq!(open.publish(EVENT).status, 401);
 }

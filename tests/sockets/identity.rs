@@ -228,7 +228,7 @@ async fn a_client_with_an_invalid_token_is_not_anonymous() {
         ("/ws", "Authorization: Bearer bad\r\n", 401),
         ("/ws", "authorization: bEARER\tbad\r\n", 401),
         ("/ws", "Authorization: Bearer é\r\n", 401),
-        ("/ws", "Authorization: Basic eDp5\r\nAuthorization: Bearer bad\r\n", 401),
+        ("/ws", "Authorization: Basic eDp5\r\nAuthorization: Bearer bad\r\n", 400),
         // The header takes precedence over the query, whichever of the two is valid.
         (&*query, "Authorization: Bearer bad\r\n", 401),
         ("/ws?token=bad", &*header, 101),

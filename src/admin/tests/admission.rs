@@ -41,11 +41,11 @@ async fn a_body_that_trickles_ends_although_it_never_pauses_for_long() {
     ] {
         let late = fixture.admin.metrics.late_bodies.get();
         let mut stream = fixture.connect().await;
+        let begun = tokio::time::Instant::now();
         stream.write_all(&post(headers)).await.expect("sent");
         until("the body is being read", || fixture.admin.in_flight() == 1).await;
         // From here on the clock jumps to the next deadline when all tasks wait.
         tokio::time::pause();
-        let begun = tokio::time::Instant::now();
         let mut told = Vec::new();
         while told.is_empty() && begun.elapsed() < Duration::from_secs(600) {
             stream.write_all(byte).await.expect("sent");

@@ -6,6 +6,7 @@
 //! `v1` is the lower-case hexadecimal HMAC-SHA256 with the shared secret over the decimal `t`, a full stop and the body's
 //! bytes. A backend computes it again over the bytes it received, and refuses a `t` that is too old.
 
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
@@ -47,8 +48,21 @@ pub struct HttpSettings {
 }
 
 /// A backend's address: `http://host[:port]/path[?query]`, without user and password.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// `Display` and `Debug` show `hidden` instead of the query, which may hold a token.
+#[derive(Clone, PartialEq, Eq)]
 pub struct BackendUrl(Uri);
+
+/// What stands for the query of a URL that is shown.
+pub(crate) const HIDDEN: &str = "hidden";
+
+/// A URL with [`HIDDEN`] as its query, if it has one.
+pub(crate) fn hide_query(url: &str) -> Cow<'_, str> {
+    match url.split_once('?') {
+        Some((before, _)) => format!("{before}?{HIDDEN}").into(),
+        None => url.into(),
+    }
+}
 
 impl BackendUrl {
     /// Parses a URL.
@@ -73,6 +87,11 @@ impl BackendUrl {
         Ok(Self(uri))
     }
 
+    /// Whether the query is [`HIDDEN`]: the URL was shown, and what was shown is taken for a URL.
+    pub(crate) fn has_hidden_query(&self) -> bool {
+        self.0.query() == Some(HIDDEN)
+    }
+
     /// The host and port.
     pub(crate) fn authority(&self) -> Option<&Authority> {
         self.0.authority()
@@ -81,7 +100,13 @@ impl BackendUrl {
 
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&hide_query(&self.0.to_string()))
+    }
+}
+
+impl fmt::Debug for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackendUrl({self})")
     }
 }
 

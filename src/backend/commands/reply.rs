@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{BackendReply, Failure, Request};
+use tickgate_protocol::json::check_value;
 use tickgate_protocol::message::RequestId;
 
 #[derive(Deserialize)]
@@ -38,9 +39,9 @@ pub(super) fn parse(body: &Bytes) -> Result<BackendReply, Failure> {
     let reply: Reply<'_> = serde_json::from_slice(json)
         .map_err(|_| Failure::BadReply("it must be a JSON object with the boolean field success".into()))?;
     if reply.success {
-        return Ok(BackendReply::Success(raw(body, reply.data)));
+        return Ok(BackendReply::Success(raw(body, "data", reply.data)?));
     }
-    let error = raw(body, reply.error);
+    let error = raw(body, "error", reply.error)?;
     match serde_json::from_slice::<ReplyError>(&error) {
         Ok(_) => Ok(BackendReply::Failure(error)),
         Err(_) => Err(Failure::BadReply(
@@ -49,10 +50,15 @@ pub(super) fn parse(body: &Bytes) -> Result<BackendReply, Failure> {
     }
 }
 
-fn raw(body: &Bytes, value: Option<&RawValue>) -> Bytes {
-    value.map_or(Bytes::from_static(b"null"), |value| {
-        body.slice_ref(value.get().as_bytes())
-    })
+/// A member's bytes. It may be nested as deep as a publisher's `data`, because it reaches clients in a message as well.
+fn raw(body: &Bytes, name: &str, value: Option<&RawValue>) -> Result<Bytes, Failure> {
+    let Some(value) = value else {
+        return Ok(Bytes::from_static(b"null"));
+    };
+    match check_value(value.get()) {
+        Ok(value) => Ok(body.slice_ref(value.as_bytes())),
+        Err(error) => Err(Failure::BadReply(format!("{name}: {error}").into())),
+    }
 }
 
 /// The body of the request to a backend: `{id, action, params, user, role, client_id, timestamp}`. It is written by hand
@@ -146,6 +152,27 @@ mod tests {
         }
         let not_utf8 = Bytes::from_static(b"{\"success\":true,\"data\":\"\xff\"}");
         assert!(matches!(parse(&not_utf8), Err(Failure::BadReply(_))));
+    }
+
+    #[test]
+    fn a_reply_is_nested_no_deeper_than_a_published_event() {
+        use tickgate_protocol::json::{MAX_DEPTH, Scratch};
+        use tickgate_protocol::message::PublishItem;
+        // The message that carries the value is the first level.
+        for (depth, is_accepted) in [(MAX_DEPTH as usize - 1, true), (MAX_DEPTH as usize, false)] {
+            let value = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let event = format!(r#"{{"channel":"a","event":"e","data":{value}}}"#);
+            assert_eq!(
+                PublishItem::parse(&event, &mut Scratch::default()).is_ok(),
+                is_accepted,
+                "{depth}"
+            );
+            let success = Bytes::from(format!(r#"{{"success":true,"data":{value}}}"#));
+            assert_eq!(parse(&success).is_ok(), is_accepted, "{depth}");
+            let error = format!(r#"{{"code":"C","message":"m","more":{}}}"#, &value[1..value.len() - 1]);
+            let failure = Bytes::from(format!(r#"{{"success":false,"error":{error}}}"#));
+            assert_eq!(parse(&failure).is_ok(), is_accepted, "{depth}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::audit::Audit;
 use super::backend::Backend;
-use super::http::{HttpBackend, Pool};
+use super::http::{BackendUrl, HttpBackend, Pool};
 use super::metrics::{CommandMetrics, CommandsSample};
 use super::{BackendReply, CommandSource, Handler, Request, Responder, RouteSettings, Settings, Target};
 use crate::broker::Broker;
@@ -80,16 +80,15 @@ impl Router {
             let _entered = runtime.enter();
             Pool::default()
         };
-        let mut backends: Vec<Arc<Backend>> = Vec::new();
+        let mut backends: Vec<(BackendId, Arc<Backend>)> = Vec::new();
         let routes = settings.routes.into_iter().map(|route| {
-            let (name, handler) = handler(&route, &pool, settings.reply_bytes_max);
-            let backend = match backends.iter().find(|backend| *backend.name() == *name) {
-                Some(backend) => Arc::clone(backend),
-                None => {
-                    backends.push(Arc::new(Backend::new(name)));
-                    Arc::clone(&backends[backends.len() - 1])
-                }
-            };
+            let (id, handler) = handler(&route, &pool, settings.reply_bytes_max);
+            let known = backends.iter().find(|(known, _)| *known == id);
+            let backend = known.map(|(_, backend)| Arc::clone(backend)).unwrap_or_else(|| {
+                let backend = Arc::new(Backend::new(id.name(&backends)));
+                backends.push((id, Arc::clone(&backend)));
+                backend
+            });
             Route {
                 pattern: route.pattern,
                 handler,
@@ -104,7 +103,7 @@ impl Router {
         let permits_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let shared = Shared {
             routes,
-            backends,
+            backends: backends.into_iter().map(|(_, backend)| backend).collect(),
             permits: Arc::new(Semaphore::new(permits_max as usize)),
             permits_max,
             per_connection_max: settings.in_flight_per_connection_max,
@@ -174,13 +173,36 @@ impl Shared {
     }
 }
 
-fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (Box<str>, Arc<dyn Handler>) {
+/// What tells one backend from another: routes with the same one share a circuit breaker.
+#[derive(PartialEq, Eq)]
+enum BackendId {
+    Url(BackendUrl),
+    Name(Box<str>),
+}
+
+impl BackendId {
+    /// The name in logs and metrics, different from those of `others`. It shows no query, so two URLs may look the same.
+    fn name(&self, others: &[(Self, Arc<Backend>)]) -> Box<str> {
+        let name = match self {
+            Self::Url(url) => url.to_string(),
+            Self::Name(name) => name.to_string(),
+        };
+        let is_free = |name: &str| others.iter().all(|(_, other)| other.name() != name);
+        let mut numbered = (2..).map(|number| format!("{name} ({number})"));
+        if is_free(&name) {
+            return name.into();
+        }
+        numbered.find(|name| is_free(name)).unwrap_or_default().into()
+    }
+}
+
+fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (BackendId, Arc<dyn Handler>) {
     match &route.target {
         Target::Http(http) => (
-            http.url.to_string().into(),
+            BackendId::Url(http.url.clone()),
             Arc::new(HttpBackend::new(pool, http, reply_bytes_max)),
         ),
-        Target::InProcess { name, handler } => (name.clone(), Arc::clone(handler)),
+        Target::InProcess { name, handler } => (BackendId::Name(name.clone()), Arc::clone(handler)),
     }
 }
 

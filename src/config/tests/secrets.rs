@@ -17,3 +17,28 @@ fn a_short_admin_key_is_refused_unless_it_is_allowed() {
         assert!(config.secrets.admin_key.is_some());
     }
 }
+
+#[test]
+fn the_query_of_a_backends_url_is_not_printed() {
+    let toml = "[[command]]\nmatch = \"*\"\nhttp = \"http://127.0.0.1:9/c?token=first-secret\"\n\
+                [[feed]]\nchannel = \"a.{id}\"\nevent = \"e\"\nhttp = \"http://127.0.0.1:9/f?id={id}&token=second-secret\"\n";
+    let environment = Environment::of([("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef")]);
+    let config = load(toml, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+    let printed = config.to_toml();
+    assert!(printed.contains("http = \"http://127.0.0.1:9/c?hidden\""), "{printed}");
+    let feed = "http = \"http://127.0.0.1:9/f?{id}&hidden\"";
+    assert!(printed.contains(feed), "{printed}");
+    let shown = format!("{printed}{:?}", config.gateway(1024));
+    assert!(
+        !shown.contains("first-secret") && !shown.contains("second-secret"),
+        "{shown}"
+    );
+    assert!(config.warnings(&environment).is_empty());
+    // What was printed is no configuration to use.
+    let again = load(&printed, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+    let warnings = again.warnings(&environment).join("\n");
+    for key in ["command[0]", "feed[0]"] {
+        let warning = format!("{key}.http has the query `hidden`");
+        assert!(warnings.contains(&warning), "{warnings}");
+    }
+}

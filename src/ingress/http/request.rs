@@ -39,22 +39,50 @@ pub fn decode(text: &str) -> Result<Cow<'_, str>, BadQuery> {
     percent_decode_str(text).decode_utf8().map_err(|_| BadQuery)
 }
 
+/// A request has more than one `Authorization` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request has more than one Authorization header: send one")]
+pub struct RepeatedAuthorization;
+
 /// The token of `Authorization: Bearer`; `None` without the header, when it has another scheme (such as the proxy's own
 /// password), or when no token follows the scheme, as a client without a token sends it.
 ///
 /// A token that is not ASCII gives the empty token, which no verifier accepts. A client that means to authenticate must
 /// not become anonymous by a broken header.
+///
+/// # Errors
+///
+/// [`RepeatedAuthorization`] when the header is given twice, because a proxy could check one value and the gateway the
+/// other.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, RepeatedAuthorization> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(RepeatedAuthorization);
+    }
+    let value = value.as_bytes().trim_ascii();
+    let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end);
+    let token = token.trim_ascii();
+    let is_given = scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty();
+    let text = || str::from_utf8(token).ok().filter(|token| token.is_ascii());
+    Ok(is_given.then(|| text().unwrap_or("")))
+}
+
+/// The longest segment of a path that is logged, in bytes. Tokens are longer, and admin keys should be.
+const LOGGED_SEGMENT_BYTES: usize = 15;
+
+/// A request's path for the log: `…` stands for each segment that may be a token or a key that was put there by mistake.
 #[must_use]
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get_all(AUTHORIZATION).iter().find_map(|value| {
-        let value = value.as_bytes().trim_ascii();
-        let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
-        let (scheme, token) = value.split_at(end);
-        let token = token.trim_ascii();
-        let is_given = scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty();
-        let text = || str::from_utf8(token).ok().filter(|token| token.is_ascii());
-        is_given.then(|| text().unwrap_or(""))
-    })
+pub fn loggable_path(path: &str) -> Cow<'_, str> {
+    let is_long = |segment: &str| segment.len() > LOGGED_SEGMENT_BYTES;
+    if !path.split('/').any(is_long) {
+        return path.into();
+    }
+    let shown = path
+        .split('/')
+        .map(|segment| if is_long(segment) { "…" } else { segment });
+    shown.collect::<Vec<_>>().join("/").into()
 }
 
 /// Whether a comma-separated header holds this token, ignoring case.
@@ -121,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn bearer_tokens_are_found_beside_other_schemes() {
+    fn a_bearer_token_is_found_in_the_only_authorization_header() {
         let bearer = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
@@ -130,25 +158,46 @@ mod tests {
                     HeaderValue::from_bytes(line.as_bytes()).expect("allowed"),
                 );
             }
-            super::bearer(&headers).map(str::to_owned)
+            super::bearer(&headers).map(|token| token.map(str::to_owned))
         };
-        assert_eq!(bearer(&["Bearer abc"]).as_deref(), Some("abc"));
-        assert_eq!(bearer(&["bearer  abc "]).as_deref(), Some("abc"));
-        assert_eq!(bearer(&["Basic eDp5", "Bearer abc"]).as_deref(), Some("abc"));
-        assert_eq!(bearer(&["Bearer\tabc"]).as_deref(), Some("abc"));
+        let token = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(bearer(&["Bearer abc"]), token("abc"));
+        assert_eq!(bearer(&["bearer  abc "]), token("abc"));
+        assert_eq!(bearer(&["Bearer\tabc"]), token("abc"));
         for empty in ["Bearer", "Bearer ", "BEARER\t", ""] {
-            assert_eq!(bearer(&[empty]), None, "{empty:?}");
-            assert_eq!(bearer(&[empty, "Bearer abc"]).as_deref(), Some("abc"), "{empty:?}");
+            assert_eq!(bearer(&[empty]), Ok(None), "{empty:?}");
         }
         for broken in ["Bearer é", "Bearer abc\u{a0}"] {
             assert_eq!(
-                bearer(&[broken]).as_deref(),
-                Some(""),
+                bearer(&[broken]),
+                token(""),
                 "{broken:?} must not count as a missing token"
             );
         }
-        assert_eq!(bearer(&["Basic eDp5"]), None);
-        assert_eq!(bearer(&[]), None);
+        assert_eq!(bearer(&["Basic eDp5"]), Ok(None));
+        assert_eq!(bearer(&[]), Ok(None));
+        for two in [
+            ["Bearer abc", "Bearer abc"],
+            ["Basic eDp5", "Bearer abc"],
+            ["", "Bearer abc"],
+            ["", ""],
+        ] {
+            assert_eq!(bearer(&two), Err(RepeatedAuthorization), "{two:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_a_path_is_not_shown() {
+        for (path, shown) in [
+            ("/ws/stock/prices", "/ws/stock/prices"),
+            ("/ws/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1In0.c2ln", "/ws/…"),
+            ("/ws;token=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1In0.c2ln/x", "/…/x"),
+            ("/0123456789abcdef/ws", "/…/ws"),
+            ("/", "/"),
+            ("", ""),
+        ] {
+            assert_eq!(loggable_path(path), shown, "{path}");
+        }
     }
 
     #[test]

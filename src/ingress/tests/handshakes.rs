@@ -132,6 +132,12 @@ async fn handshakes_get_the_expected_responses() {
             &["\r\ncontent-type: application/json\r\n", "TOKEN_EXPIRED"],
         ),
         ("/ws?token=user:u1", &["Authorization: Bearer bad"], 401, &[]),
+        (
+            "/ws",
+            &["Authorization: Bearer user:u1", "+Authorization: Bearer user:u2"],
+            400,
+            &["more than one Authorization header"],
+        ),
         // An empty token is none.
         ("/ws?token=", &[], 101, &[]),
         ("/ws", &["Authorization: Bearer"], 101, &[]),

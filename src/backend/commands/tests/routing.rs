@@ -19,6 +19,34 @@ async fn the_first_route_that_matches_answers() {
 }
 
 #[tokio::test]
+async fn urls_that_differ_in_their_hidden_query_are_two_backends() {
+    let to = |pattern: &str, url: &str| {
+        let url = BackendUrl::parse(url).expect("valid");
+        let hmac_secret = None;
+        route(pattern, Target::Http(HttpSettings { url, hmac_secret }))
+    };
+    let harness = Harness::new(Settings {
+        routes: vec![
+            to("a.*", "http://127.0.0.1:9/c?token=first-secret"),
+            to("b.*", "http://127.0.0.1:9/c?token=second-secret"),
+            to("c.*", "http://127.0.0.1:9/c?token=first-secret"),
+            to("d.*", "http://127.0.0.1:9/c"),
+        ],
+        ..Settings::default()
+    });
+    let backends = harness.router.read().backends;
+    let names: Vec<_> = backends.iter().map(|backend| &*backend.name).collect();
+    assert_eq!(
+        names,
+        [
+            "http://127.0.0.1:9/c?hidden",
+            "http://127.0.0.1:9/c?hidden (2)",
+            "http://127.0.0.1:9/c"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn an_action_without_a_route_is_unknown() {
     let mut harness = Harness::with_route(route("grid.*", in_process("a", says("1"))));
     assert_eq!(code(&harness.ask("strategy.start").await), "UNKNOWN_ACTION");

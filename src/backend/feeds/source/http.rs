@@ -1,5 +1,6 @@
 //! `http = "http://…"`: GET over pooled keep-alive connections. The body of a 2xx response is the feed's response.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,14 +10,15 @@ use hyper::Uri;
 use hyper::header::{ACCEPT, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::backend::commands::http::{BackendUrl, Pool, RequestError, encoded};
+use crate::backend::commands::http::{BackendUrl, HIDDEN, Pool, RequestError, encoded, hide_query};
 use crate::backend::feeds::failure::PollFailure;
 
 /// Every character that RFC 3986, section 2.3 does not call unreserved is encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A URL with at most one placeholder in its path or query.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A URL with at most one placeholder in its path or query. `Display` and `Debug` show `hidden` instead of the query,
+/// which may hold a token.
+#[derive(Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
     text: Box<str>,
     placeholder: Option<Box<str>>,
@@ -41,7 +43,13 @@ impl FromStr for UrlTemplate {
 
 impl fmt::Display for UrlTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.shown())
+    }
+}
+
+impl fmt::Debug for UrlTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UrlTemplate({self})")
     }
 }
 
@@ -50,6 +58,20 @@ impl UrlTemplate {
     #[must_use]
     pub fn placeholder(&self) -> Option<&str> {
         self.placeholder.as_deref()
+    }
+
+    /// Whether the query is `hidden`: the URL was shown, and what was shown is taken for a URL.
+    pub(crate) fn has_hidden_query(&self) -> bool {
+        self.text.contains('?') && *self.shown() == *self.text
+    }
+
+    /// The URL without its query, but with the placeholder if the query has it: a file with the URL is valid again.
+    fn shown(&self) -> Cow<'_, str> {
+        let in_query = self.text.split_once('?').zip(self.placeholder.as_deref());
+        match in_query.filter(|((_, query), placeholder)| query.contains(placeholder)) {
+            Some(((before, _), placeholder)) => format!("{before}?{placeholder}&{HIDDEN}").into(),
+            None => hide_query(&self.text),
+        }
     }
 
     fn fill(&self, value: Option<&str>) -> String {
@@ -107,13 +129,19 @@ mod tests {
 
     #[test]
     fn templates_are_checked() {
-        for good in [
-            "http://a:1/users/{id}/balance",
-            "http://a/?u={id}",
-            "http://a/{x}/{x}",
-            "http://a/all",
+        for (good, shown) in [
+            ("http://a:1/users/{id}/balance", "http://a:1/users/{id}/balance"),
+            ("http://a/?u={id}&token=secret", "http://a/?{id}&hidden"),
+            ("http://a/{x}?token=secret", "http://a/{x}?hidden"),
+            ("http://a/{x}/{x}", "http://a/{x}/{x}"),
+            ("http://a/all", "http://a/all"),
         ] {
-            assert_eq!(good.parse::<UrlTemplate>().expect(good).to_string(), good);
+            let url = good.parse::<UrlTemplate>().expect(good);
+            assert_eq!(
+                (url.to_string(), format!("{url:?}")),
+                (shown.to_owned(), format!("UrlTemplate({shown})"))
+            );
+            assert_eq!(url.fill(None), good);
         }
         for (bad, why) in [
             ("https://a/{id}", "https"),
