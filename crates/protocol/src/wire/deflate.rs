@@ -137,9 +137,13 @@ fn inflate_whole(
     if inflate_part(stream, compressed, bytes_max, message, &mut streams)? {
         return Ok(());
     }
-    // If a block is still open, the message is truncated, and the tail could be taken for the end of the block.
     let inflated_bytes = message.len();
-    inflate_part(stream, &TAIL, bytes_max, message, &mut streams)?;
+    // Some senders leave the tail on. A message whose tail was cut off never ends with it: it ends with the three bits of a
+    // block's head and with padding, all of them 0. So a message that ends with the tail needs no second one.
+    if !compressed.ends_with(&TAIL) {
+        inflate_part(stream, &TAIL, bytes_max, message, &mut streams)?;
+    }
+    // If a block is still open, the message is truncated, and the tail could be taken for the end of the block.
     if message.len() == inflated_bytes && is_between_blocks(stream) {
         Ok(())
     } else {
@@ -332,6 +336,37 @@ mod tests {
         let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         assert_eq!(inflater.inflate(&last, 5), Ok(&b"Hello"[..]));
         assert_eq!(inflater.inflate(&[], 0), Ok(&b""[..]));
+    }
+
+    #[test]
+    fn a_message_whose_tail_was_not_cut_off_is_complete() {
+        let mut inflater = Inflater::default();
+        let whole = |compressed: &[u8]| [compressed, &TAIL].concat();
+        let long = b"abcdefghij".repeat(if cfg!(miri) { 20 } else { 5_000 });
+        for payload in [&b"xxxxxxxxxx"[..], &long] {
+            let uncut = whole(&twin(payload).expect("shorter"));
+            assert_eq!(inflater.inflate(&uncut, payload.len()), Ok(payload));
+            assert_eq!(inflater.inflate(&uncut, payload.len() - 1), Err(Error::TooBig));
+            assert!(
+                inflater.inflate(&uncut[..uncut.len() - 1], payload.len()).is_err(),
+                "half a tail"
+            );
+            assert!(inflater.inflate(&whole(&uncut), payload.len()).is_err(), "two tails");
+        }
+        assert_eq!(inflater.inflate(&whole(&[0x00]), 0), Ok(&b""[..]), "an empty message");
+        let stored = [&[0x00, 0x05, 0x00, 0xfa, 0xff][..], b"Hello", &[0x00]].concat();
+        assert_eq!(
+            inflater.inflate(&whole(&stored), 5),
+            Ok(&b"Hello"[..]),
+            "a stored block"
+        );
+        // The four bytes are data here: of a block that is whole, of a final block, and of one that is cut off.
+        let data = |length: u8, is_last: u8| [&[is_last, length, 0x00, !length, 0xff][..], b"H", &TAIL].concat();
+        let text = [&b"H"[..], &TAIL].concat();
+        assert_eq!(inflater.inflate(&[data(5, 0), vec![0x00]].concat(), 5), Ok(&text[..]));
+        assert_eq!(inflater.inflate(&data(5, 1), 5), Ok(&text[..]));
+        let truncated = inflater.inflate(&data(6, 0), 9);
+        assert_eq!(truncated, Err(Error::Protocol("compressed message is truncated")));
     }
 
     #[test]
