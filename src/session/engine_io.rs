@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::transport::ends_with_close_packet;
 use super::{Context, Output, Outputs, Session};
 use crate::auth::{Identity, Mode, TokenError};
 use tickgate_protocol::dialect::engine_io::{Handshake, Packet, Revision, Sid, encode_open, encode_packet};
@@ -273,7 +274,7 @@ impl Session {
     }
 
     /// Tells an Engine.IO client that the gateway ends the session: an `error`, a DISCONNECT if the client must not
-    /// reconnect by itself, and the end of the transport. Returns `false` if this is not an Engine.IO session.
+    /// reconnect by itself, and the end of the transport. In a session that polls, a Close frame stands for a refused GET. Returns `false` if this is not an Engine.IO session.
     pub(super) fn send_ending(&self, ending: Disconnect, reason: &'static str, out: &mut Outputs) -> bool {
         let Some(engine_io) = &self.engine_io else { return false };
         if ending == Disconnect::Lost {
@@ -285,7 +286,7 @@ impl Session {
                 out.range(socket_io::encode_disconnect);
             }
         }
-        if engine_io.transport.is_polling() {
+        if engine_io.transport.is_polling() && ends_with_close_packet(ending) {
             out.frame(|bytes| encode_packet(bytes, Packet::Close));
         } else {
             out.frame(|bytes| encode::close_because(bytes, ending, reason));

@@ -12,7 +12,7 @@
 //! the client probes it waits for its GET to end, so no GET is kept waiting then: it gets the queued packets, or a
 //! NOOP.
 
-use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::disconnect::{Advice, Disconnect};
 
 /// The state of a session's transport. It performs no I/O; the shard acts on what the methods return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +216,13 @@ pub const fn awaits_final_poll(ending: Disconnect) -> bool {
             | Disconnect::TooBig
             | Disconnect::HeartbeatTimeout
     )
+}
+
+/// Whether a polling session ends with a `close` packet. Some libraries do not reconnect after one (`python-socketio`).
+/// So a session whose client should reconnect ends with a refused GET instead, as if it had never been.
+#[must_use]
+pub const fn ends_with_close_packet(ending: Disconnect) -> bool {
+    matches!(ending.advice(), Advice::Stay | Advice::ReconnectLater)
 }
 
 #[cfg(test)]

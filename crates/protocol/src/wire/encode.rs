@@ -118,6 +118,8 @@ pub fn finish(out: &mut [u8], begun: Begun, kind: Kind) -> Range<usize> {
 pub struct First<'f> {
     /// Whether the frame is an uncompressed text message.
     pub is_text: bool,
+    /// Whether it is a Close frame.
+    pub is_close: bool,
     /// The payload.
     pub payload: &'f [u8],
     /// The length of the frame in bytes, including the header.
@@ -139,6 +141,7 @@ pub fn first(frames: &[u8]) -> Option<First<'_>> {
     };
     Some(First {
         is_text: first == 0x80 | Kind::Text as u8,
+        is_close: first == 0x80 | Kind::Close as u8,
         payload: frames.get(header..)?.get(..payload)?,
         bytes: header + payload,
     })

@@ -17,6 +17,8 @@ const ANSWER_PACKETS_MAX: usize = 16;
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     packets: usize,
+    /// The session ends without another packet: the GET is refused.
+    pub(super) is_end: bool,
 }
 
 impl Body {
@@ -54,22 +56,23 @@ impl Polling {
             is_full: false,
         };
         while let Some(frame) = first(&self.frames[taken.bytes..]) {
-            // The `close` packet is sent alone. Official clients handle it at once and messages a moment later, so messages
-            // before it in the same answer would be lost.
-            let is_close = frame.payload == b"1";
+            // The end is an answer of its own. Official clients handle a `close` packet at once and messages a moment later,
+            // so messages before it in the same answer would be lost.
+            let is_end = frame.is_close || frame.payload == b"1";
             let is_beyond =
                 body.packets >= ANSWER_PACKETS_MAX || body.bytes.len() + frame.payload.len() > ANSWER_BYTES_MAX;
-            if body.packets > 0 && (is_close || is_beyond) {
+            if body.packets > 0 && (is_end || is_beyond) {
                 taken.is_full = true;
                 break;
             }
-            // Control frames are for sockets only.
+            // Other control frames are for sockets only.
             if frame.is_text
                 && let Ok(packet) = str::from_utf8(frame.payload)
             {
                 body.push(revision, packet);
             }
             taken.bytes += frame.bytes;
+            body.is_end |= frame.is_close;
         }
         taken
     }

@@ -252,6 +252,10 @@ impl ShardCore {
             return self.blocked(id, now);
         };
         let mut body = self.take_out(id, revision, now);
+        if body.is_end {
+            // Dropping `answer` refuses the GET.
+            return;
+        }
         if body.bytes.is_empty() {
             if !answers_at_once {
                 if let Some(polls) = self.connections.cold_mut(slot).and_then(Cold::polls) {

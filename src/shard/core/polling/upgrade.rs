@@ -3,7 +3,7 @@
 use super::super::connections::{Connection, decoder};
 use super::super::{Action, ShardCore};
 use crate::session::Input;
-use crate::session::transport::{CandidateAction, Transport};
+use crate::session::transport::{CandidateAction, Transport, ends_with_close_packet};
 use crate::shard::connection::{Cold, Flags, Polls, Post};
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
@@ -102,7 +102,8 @@ impl ShardCore {
             payload::append(revision, "6", &mut body);
             let _ = answer.send(body.into());
         }
-        if let Some(ending) = ending {
+        // Other endings have queued a Close frame.
+        if let Some(ending) = ending.filter(|ending| ends_with_close_packet(*ending)) {
             let mut close = Vec::new();
             encode::close(&mut close, ending);
             self.fanout.outgoing_mut().push_last(hot, Frame::reply(close.into()));

@@ -8,13 +8,12 @@
 /// | library | source | names |
 /// |---|---|---|
 /// | `socket.io-client` 1.7.4, 2.5.0 | `lib/socket.js` (`events`), `lib/manager.js` (`emitAll`) | `connect`, `connect_error`, `connect_timeout`, `connecting`, `disconnect`, `error`, `ping`, `pong`, `reconnect`, `reconnect_attempt`, `reconnect_error`, `reconnect_failed`, `reconnecting` |
-/// | `socket.io-client` 3.1.3, 4.8.1 | `build/socket.js` (`RESERVED_EVENTS`) | `connect`, `connect_error`, `disconnect`, `disconnecting`, `newListener`, `removeListener` |
-/// | `socket.io-client-java` 1.x | `Socket.java` (`events`) | those of `socket.io-client` 1 and 2 |
-/// | `socket.io-client-java` 2.x | `Socket.java` (`RESERVED_EVENTS`) | those of `socket.io-client` 3 and 4 |
-/// | `socket.io-client-swift` 2 to 16 | `SocketIOClientSpec.swift` (`SocketClientEvent`) | `connect`, `disconnect`, `error`, `ping`, `pong`, `reconnect`, `reconnectAttempt`, `statusChange`, `websocketUpgrade` |
-/// | `socket.io-client-swift` 17 | the same | also `connect_error`, `reconnect_error`, `reconnect_failed` |
+/// | `socket.io-client` 3.1.3, 4.8.4 | `build/socket.js` (`RESERVED_EVENTS`) | `connect`, `connect_error`, `disconnect`, `disconnecting`, `newListener`, `removeListener` |
+/// | `socket.io-client-java` 1.0.2 | `Socket.java` (`events`) | those of `socket.io-client` 1 and 2 |
+/// | `socket.io-client-java` 2.1.2 | `Socket.java` (`RESERVED_EVENTS`) | those of `socket.io-client` 3 and 4 |
+/// | `socket.io-client-swift` 2 to 16.1.1 | `SocketIOClientSpec.swift` (`SocketClientEvent`) | `connect`, `disconnect`, `error`, `ping`, `pong`, `reconnect`, `reconnectAttempt`, `statusChange`, `websocketUpgrade` |
 /// | `socket.io-client-dart` | `lib/src/socket.dart` (`EVENTS`, `onclose`) | those of `socket.io-client` 1 and 2, `disconnecting` |
-/// | `python-socketio` 4.6.1, 5.14.3 | `client.py` (`_trigger_event`), `base_client.py` (`reserved_events`) | `connect`, `connect_error`, `disconnect`, `__disconnect_final` |
+/// | `python-socketio` 4.6.1, 5.18.1 | `client.py` (`_trigger_event`), `base_client.py` (`reserved_events`) | `connect`, `connect_error`, `disconnect`, `__disconnect_final` |
 ///
 /// The clients for C++ and C# tell of their state by functions, not by names. `open`, `close` and `packet` are events of the
 /// JavaScript and Java managers, which get no events of publishers.

@@ -92,6 +92,27 @@ fn a_session_end_between_the_last_get_and_the_upgrade_is_reported_on_the_socket(
 }
 
 #[test]
+fn a_client_that_is_to_come_back_gets_a_close_frame_and_no_close_packet() {
+    let mut client = Client::new(Limits::default());
+    assert!(client.candidate().is_some());
+    client.say("2probe");
+    client.rig.message(ShardMessage::Drain { over_ms: 0 });
+    client.rig.pass(10);
+    client.say("5");
+    let told = client.written();
+    let [.., reason, close] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(reason.starts_with("42[\"error\""), "{told:?}");
+    assert!(
+        close.ends_with("gateway going away") || close.ends_with("gateway restarting"),
+        "a Close frame: {told:?}"
+    );
+    client.rig.core.on_end_of_input(client.id, client.rig.now);
+    assert!(client.is_gone());
+}
+
+#[test]
 fn a_session_end_before_the_probe_is_reported_wherever_the_client_continues() {
     // The probe is answered. The client learns of the end from its last GET, and completes the upgrade or not.
     for completes in [true, false] {
