@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all checks on a Debian or Ubuntu machine with Rust: installs missing programs, then checks format and lints, runs
 # every test, and tests the binary with real clients, directly and behind a real nginx.
-# Downloads come from package registries only (Debian, crates.io, npm). Takes under 15 minutes on two cores.
+# Downloads come from package registries only (Debian, crates.io, npm, PyPI). Takes under 15 minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,7 @@ need curl curl
 need node nodejs
 need npm npm
 need python3 python3
+need pip3 python3-pip
 need nginx nginx-light
 need openssl openssl
 need redis-server redis-server
@@ -62,8 +63,13 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 step "unit and integration tests"
 bounded 40 cargo test --workspace --locked
 
-step "clients from npm"
+step "clients from npm and PyPI"
 (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
+# Two versions of one package need a folder each.
+for client in 4/4.6.1 5/5.18.1; do
+    pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/${client%/*}" \
+        "python-socketio[client]==${client#*/}"
+done
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 
 step "all passed"

@@ -1,48 +1,13 @@
-// The official Socket.IO clients, unmodified: 4.x (Engine.IO 4) and 2.x (Engine.IO 3). Each runs with default options (long
-// polling, then the upgrade), with WebSocket only, and with long polling only.
+// The official Socket.IO clients, unmodified: 1.x and 2.x (Engine.IO 3), 3.x and 4.x (Engine.IO 4). Each runs with default
+// options (long polling, then the upgrade), with WebSocket only, and with long polling only.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { io as io4 } from 'socket.io-client';
-import io2 from 'socket.io-client-2';
 import { atEnd, directory, freePorts, gateway, token, until, within } from './harness.mjs';
+import { clients, connect, emit, named, next, transport, transports } from './socket_io_clients.mjs';
 
-const clients = [
-  ['4.x', io4, (jwt) => ({ auth: { token: jwt } })],
-  ['2.x', io2, (jwt) => ({ query: { token: jwt } })],
-];
-const transports = [
-  ['default options', {}, 'websocket'],
-  ['WebSocket only', { transports: ['websocket'] }, 'websocket'],
-  ['long polling only', { transports: ['polling'] }, 'polling'],
-];
-
-/** Connects. `received` collects the events in the order of arrival. */
-function connect(t, io, url, options) {
-  const socket = io(url, { forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 300, ...options });
-  atEnd(t, () => socket.disconnect());
-  const received = [];
-  for (const name of ['connected', 'subscribed', 'unsubscribed', 'error', 'response', 'auth_result', 'dropped', 'going_away',
-    'balance_update', 'orders_update', 'update']) {
-    socket.on(name, (message) => received.push({ name, ...message }));
-  }
-  const reasons = [];
-  socket.on('disconnect', (reason) => reasons.push(reason));
-  return { socket, received, reasons };
-}
-
-const named = (name) => (event) => event.name === name;
-
-/** Waits for the nth event with this name. */
-const next = (client, name, count = 1) => until(`${name} (${count})`, () => client.received.filter(named(name))[count - 1]);
-
-const emit = (client, ...args) => within(`the acknowledgement of ${args[0]}`,
-  new Promise((resolve) => { client.socket.emit(...args, resolve); }));
-
-const transport = (client) => client.socket.io.engine.transport.name;
-
-for (const [version, io, withToken] of clients) {
+for (const [version, io, withToken, revision] of clients) {
   for (const [name, options, carrier] of transports) {
     test(`${version}, ${name}: account data, acknowledgements, channels`, async (t) => {
       const server = await gateway(t);
@@ -53,7 +18,7 @@ for (const [version, io, withToken] of clients) {
       assert.match(client_id, /^client_[0-9a-f]{16}$/);
       assert.equal(user_id, 4);
       assert.match(timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
-      if (version === '4.x') assert.equal(client.socket.id, client_id);
+      if (revision === 4) assert.equal(client.socket.id, client_id);
 
       client.socket.emit('subscribe_trading', { types: ['balance', 'orders'] });
       assert.deepEqual((await next(client, 'subscribed')).types, ['balance', 'orders']);
@@ -101,13 +66,13 @@ for (const [version, io, withToken] of clients) {
       const { socket } = connect(t, io, url, { ...options, reconnection: false });
       return within('the refusal', new Promise((resolve) => {
         socket.on('connect_error', resolve);
-        // 2.x reports a refused connection as `error`.
+        // 1.x and 2.x report a refused connection as `error`.
         socket.on('error', resolve);
       }));
     };
     const bad = await refusal(withToken('no.such.token'));
     const missing = await refusal({});
-    if (version === '4.x') {
+    if (revision === 4) {
       assert.equal(bad.data.code, 'TOKEN_INVALID');
       assert.equal(missing.data.code, 'UNAUTHENTICATED');
       const namespace = io(`${url}/admin`, { forceNew: true, ...withToken('x'), reconnection: false });
@@ -125,7 +90,7 @@ for (const [version, io, withToken] of clients) {
     const [good, other] = await Promise.all([token(t, '--sub', '4'), token(t, '--sub', '5')]);
     const extraHeaders = { authorization: `Bearer ${good}` };
     for (const transports of [['polling'], ['websocket']]) {
-      const options = version === '4.x' || transports[0] === 'websocket'
+      const options = version !== '2.x' || transports[0] === 'websocket'
         ? { extraHeaders } : { transportOptions: { polling: { extraHeaders } } };
       const client = connect(t, io, `http://${server.publicAddress}`, { transports, query: { token: other }, ...options });
       assert.equal((await next(client, 'connected')).user_id, 4);
@@ -211,7 +176,7 @@ test('500 clients: each receives its own account data and no other', async (t) =
   const url = `http://${server.publicAddress}`;
   const tokens = await manyTokens(t, 500);
   const all = tokens.map((jwt, user) => {
-    const [, io, withToken] = clients[user % 5 === 0 ? 1 : 0];
+    const [, io, withToken] = clients[user % clients.length];
     const [, options] = transports[user % 3];
     const client = connect(t, io, url, { ...options, ...withToken(jwt) });
     client.socket.on('connected', () => client.socket.emit('subscribe_trading'));
