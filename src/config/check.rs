@@ -80,14 +80,21 @@ pub(super) fn ensure(fine: bool, message: impl Display) -> Result<(), String> {
     if fine { Ok(()) } else { Err(message.to_string()) }
 }
 
+/// Adds the reason to the message of a bound.
+pub(super) trait Because {
+    /// The message, followed by `why`.
+    fn because(self, why: &str) -> Self;
+}
+
+impl Because for Result<(), String> {
+    fn because(self, why: &str) -> Self {
+        self.map_err(|message| format!("{message}: {why}"))
+    }
+}
+
 /// Accepts values from `min` on.
 pub(super) fn at_least<T: PartialOrd + Display>(value: T, min: T) -> Result<(), String> {
     ensure(value >= min, format_args!("must be at least {min}"))
-}
-
-/// Accepts values from `min` to `max`.
-pub(super) fn within<T: PartialOrd + Display + Copy>(value: T, min: T, max: T) -> Result<(), String> {
-    at_least(value, min).and(at_most(value, max))
 }
 
 /// Accepts values up to `max`.
@@ -97,8 +104,7 @@ pub(super) fn at_most<T: PartialOrd + Display>(value: T, max: T) -> Result<(), S
 
 /// The longest duration of one request or step.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
-/// The longest time between two pings, polls or saves. Clients in JavaScript get some of these times, and their timers fire
-/// at once for more than 2^31 - 1 ms (24 days).
+/// The longest time between two pings, polls or saves.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Accepts durations up to `max`.
@@ -106,13 +112,8 @@ pub(super) fn no_longer_than(duration: &Duration, max: Duration) -> Result<(), S
     ensure(*duration <= max, format_args!("must be at most {}", duration_text(max)))
 }
 
-/// Accepts durations longer than zero and up to `max`.
-pub(super) fn positive(duration: &Duration, max: Duration) -> Result<(), String> {
-    not_zero(duration).and(no_longer_than(duration, max))
-}
-
 /// Accepts durations longer than zero.
-fn not_zero(duration: &Duration) -> Result<(), String> {
+pub(super) fn not_zero(duration: &Duration) -> Result<(), String> {
     ensure(!duration.is_zero(), "must be longer than 0s")
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::server::{connections_or_no_limit, some_connections};
 use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
-use crate::config::check::{Check, DAY, HOUR, at_least, ensure, no_longer_than, not_blank, positive};
+use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
@@ -28,12 +29,14 @@ section! {
         /// and close code 4001 or 4004. `auto`: `close` for browsers, which cannot read a 401, and `http` for other clients.
         value refuse: TokenRefusal = TokenRefusal::Auto;
         /// The time in which a client must send `auth`, at most 1 h. Then the connection is closed with 4002.
-        value timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
+        value timeout: Duration = Duration::from_secs(5),
+            check |time| not_zero(time).and(no_longer_than(time, HOUR).because("a client without a token is kept for this time"));
         /// How long before its token expires a client gets `auth_expiring`, at most 1 d.
-        value expiry_warning: Duration = Duration::from_secs(30), check |time| no_longer_than(time, DAY);
+        value expiry_warning: Duration = Duration::from_secs(30),
+            check |time| no_longer_than(time, DAY).because("clients whose tokens live shorter would always be warned");
         /// How much the clocks may differ when `exp` and `nbf` are checked, at most 1 h.
         value leeway: Duration = Duration::from_millis(Settings::default().leeway_ms),
-            check |time| no_longer_than(time, HOUR);
+            check |time| no_longer_than(time, HOUR).because("expired tokens are accepted for this time");
         /// The claim that names the user.
         value subject_claim: String = Settings::default().subject_claim.into(),
             check |claim| ensure(!claim.trim().is_empty(), "must not be empty");
@@ -196,14 +199,15 @@ section! {
         value key_file: Option<PathBuf> = None;
         /// Accepts a key that is shorter than 16 bytes. For tests.
         value allow_short_key: bool = false;
-        /// Connections to the admin listener that have sent a valid key or token, at least 1. When there are more, the one that
+        /// Connections to the admin listener that have sent a valid key or token, 1 to 67,108,864. When there are more, the one that
         /// has been silent longest is closed; if all are being served, the request gets 503.
-        value max_connections: u32 = 4096, check |connections| at_least(*connections, 1);
-        /// Connections to the admin listener that have not, at least 1: probes, scrapes, and others. When there are more, the
+        value max_connections: u32 = 4096, check some_connections;
+        /// Connections to the admin listener that have not, 1 to 67,108,864: probes, scrapes, and others. When there are more, the
         /// one that has been silent longest is closed.
-        value max_connections_without_key: u32 = 1024, check |connections| at_least(*connections, 1);
-        /// How many of them may be silent of one address. One more closes the one that has been silent longest. 0: no limit.
-        value max_connections_without_key_per_ip: u32 = 256;
+        value max_connections_without_key: u32 = 1024, check some_connections;
+        /// How many of them may be silent of one address. One more closes the one that has been silent longest. At
+        /// most 67,108,864. 0: no limit.
+        value max_connections_without_key_per_ip: u32 = 256, check connections_or_no_limit;
 
         refused "key" "a secret does not stand in the file: name it by key_env or key_file";
         rule one_key;

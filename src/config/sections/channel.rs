@@ -51,7 +51,10 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
     if channel.history.is_some_and(|history| history.ttl > TTL_MAX) {
-        check.refuse("history", "`history.ttl` must be at most 365d");
+        check.refuse(
+            "history",
+            "`history.ttl` must be at most 365d: every event is kept in memory for this time",
+        );
     }
     let Err(error) = channel.class().check() else { return };
     let keys = match error {

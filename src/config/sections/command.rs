@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use crate::config::check::{Check, HOUR, not_blank, positive, within};
+use crate::config::check::{Because, Check, HOUR, at_least, at_most, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::Pattern;
 
@@ -18,7 +18,8 @@ section! {
         value http: Option<BackendUrl> = None, required "is missing: the backend's URL";
         /// The time for the whole command, retries included, at most 1 h. Then the answer is `TIMEOUT`, and the outcome is unknown. It
         /// should be below the clients' own timeout of 30 s.
-        value timeout: Duration = Duration::from_secs(25), check |time| positive(time, HOUR);
+        value timeout: Duration = Duration::from_secs(25),
+            check |time| not_zero(time).and(no_longer_than(time, HOUR).because("no client waits for an answer as long"));
         /// The variable that holds the secret that signs requests.
         value hmac_secret_env: Option<String> = None, check not_blank;
         /// The file that holds the secret that signs requests.
@@ -28,7 +29,10 @@ section! {
         /// Each command writes a structured line to the log and publishes an event on `system.log`.
         value audit: bool = false;
         /// Commands that may be under way at one time, 1 to 1,000,000. One more is refused with `BACKEND_UNAVAILABLE`.
-        value max_in_flight: u32 = 1000, check |commands| within(*commands, 1, 1_000_000);
+        value max_in_flight: u32 = 1000,
+            check |commands| at_least(*commands, 1)
+                .because("every command would be refused")
+                .and(at_most(*commands, 1_000_000).because("each command under way is kept in memory"));
 
         refused "nats" "commands over NATS: not supported by this version";
         refused "hmac_secret" "a secret does not stand in the file: name it by hmac_secret_env or hmac_secret_file";

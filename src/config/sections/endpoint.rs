@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::limits::BYTES_MAX;
-use crate::config::check::{Check, ensure, within};
+use super::limits::message_size;
+use crate::config::check::{Check, ensure};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
@@ -25,7 +25,7 @@ section! {
         /// refused nevertheless.
         value anonymous: bool = false;
         /// Replaces `limits.message_bytes` for this endpoint, in the same range.
-        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| within(bytes, 1, BYTES_MAX));
+        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| message_size(&bytes));
         /// Replaces `compression.enabled` for this endpoint: `false` for clients whose stack offers permessage-deflate and does not
         /// bear it.
         value compression: Option<bool> = None;

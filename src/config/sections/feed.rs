@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
-use crate::config::check::{Check, DAY, HOUR, ensure, no_longer_than, not_blank, positive};
+use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::ChannelTemplate;
 
@@ -42,9 +42,12 @@ section! {
         value only_changed: bool = false;
         /// The time between two polls, 100 ms to 1 d, with jitter.
         value interval: Duration = Duration::from_secs(10),
-            check |interval| ensure(*interval >= INTERVAL_MIN, "must be at least 100ms").and(no_longer_than(interval, DAY));
+            check |interval| ensure(*interval >= INTERVAL_MIN, "must be at least 100ms")
+                .because("the source would be polled without a pause")
+                .and(no_longer_than(interval, DAY).because("what clients see would be as old"));
         /// The time that one poll may take, at most 1 h.
-        value timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
+        value timeout: Duration = Duration::from_secs(5),
+            check |time| not_zero(time).and(no_longer_than(time, HOUR).because("no other poll begins while one waits"));
 
         refused "password" "a password does not stand in the file: name it by password_env or password_file";
         rule source_fits_the_channel;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::check::{Check, DAY, at_least, at_most, no_longer_than, positive, within};
+use crate::config::check::{Because, Check, DAY, at_least, at_most, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::hub::DEFLATE_BYTES_MIN;
 use crate::session;
@@ -13,40 +13,67 @@ const RATE_MAX: u32 = 1_000_000;
 const REPLY_BYTES_MIN: u32 = 128 * 1024;
 
 /// The most bytes of one message or one queue.
-pub(super) const BYTES_MAX: u32 = 1 << 30;
+const BYTES_MAX: u32 = 1 << 30;
 /// The most events or replies of one queue.
 const FRAMES_MAX: u32 = 1_000_000;
+
+const WHY_RATE: &str = "a higher rate is no limit";
+const WHY_QUEUE: &str = "each client may use as much memory";
+
+/// Accepts the longest lengths of messages and events.
+pub(super) fn message_size(bytes: &u32) -> Result<(), String> {
+    at_least(*bytes, 1)
+        .because("nothing could be sent")
+        .and(at_most(*bytes, BYTES_MAX).because("a message is kept in memory as a whole"))
+}
 
 section! {
     /// `[limits]`.
     struct Limits {
         /// Messages from the client per second, 1 to 1,000,000. The burst is the same number.
         value messages_per_second: u32 = built_in().messages_per_second,
-            check |rate| at_least(*rate, 1).and(at_most(*rate, RATE_MAX));
+            check |rate| at_least(*rate, 1)
+                .because("nothing could be sent")
+                .and(at_most(*rate, RATE_MAX).because(WHY_RATE));
         /// Commands from the client per second, at most 1,000,000. The burst is the same number.
-        value commands_per_second: u32 = built_in().commands_per_second, check |rate| at_most(*rate, RATE_MAX);
+        value commands_per_second: u32 = built_in().commands_per_second,
+            check |rate| at_most(*rate, RATE_MAX).because(WHY_RATE);
         /// Distinct patterns that a connection may be subscribed to, at most 100,000.
-        value subscriptions: u32 = built_in().subscriptions, check |patterns| at_most(*patterns, 100_000);
+        value subscriptions: u32 = built_in().subscriptions,
+            check |patterns| at_most(*patterns, 100_000).because(WHY_QUEUE);
         /// The longest message from a client, in bytes, at most 1 GiB.
-        value message_bytes: u32 = built_in().message_bytes, check |bytes| within(*bytes, 1, BYTES_MAX);
+        value message_bytes: u32 = built_in().message_bytes, check message_size;
         /// The longest `data` of a published event, in bytes, at most 1 GiB.
-        value event_bytes: u32 = built_in().event_bytes, check |bytes| within(*bytes, 1, BYTES_MAX);
+        value event_bytes: u32 = built_in().event_bytes, check message_size;
         /// The longest body of `POST /api/publish`, in bytes, at most 4 GiB.
-        value publish_body_bytes: u64 = 16 * 1024 * 1024, check |bytes| within(*bytes, 1, 4 * u64::from(BYTES_MAX));
+        value publish_body_bytes: u64 = 16 * 1024 * 1024,
+            check |bytes| at_least(*bytes, 1)
+                .because("nothing could be published")
+                .and(at_most(*bytes, 4 * u64::from(BYTES_MAX)).because("a body is kept in memory as a whole"));
         /// The slowest a body of `POST /api/publish`, or one line of a stream, may arrive, in bytes per second. A slower one is
         /// ended with 408, 20 s after its head or its first byte at the earliest. 0: no limit, but a pause of 60 s ends any
         /// body.
-        value publish_body_rate: u32 = 16 * 1024, check |rate| at_most(*rate, BYTES_MAX);
+        value publish_body_rate: u32 = 16 * 1024,
+            check |rate| at_most(*rate, BYTES_MAX).because("no publisher is as fast (0: no limit)");
         /// Events that may wait for a slow client, 1 to 1,000,000.
-        value outbox_frames: u32 = built_in().outbox_frames, check |frames| within(*frames, 1, FRAMES_MAX);
+        value outbox_frames: u32 = built_in().outbox_frames,
+            check |frames| at_least(*frames, 1)
+                .because("no event could be sent")
+                .and(at_most(*frames, FRAMES_MAX).because(WHY_QUEUE));
         /// Bytes of events that may wait for a slow client, at most 1 GiB.
-        value outbox_bytes: u32 = built_in().outbox_bytes, check |bytes| at_most(*bytes, BYTES_MAX);
+        value outbox_bytes: u32 = built_in().outbox_bytes, check |bytes| at_most(*bytes, BYTES_MAX).because(WHY_QUEUE);
         /// Replies and control messages that may wait for a slow client, 8 to 1,000,000. They are never dropped; one more closes the
         /// connection with 4008. An echo endpoint reads on only after its client has read.
-        value reply_frames: u32 = built_in().reply_frames, check |frames| within(*frames, 8, FRAMES_MAX);
+        value reply_frames: u32 = built_in().reply_frames,
+            check |frames| at_least(*frames, 8)
+                .because("one message may cause several replies")
+                .and(at_most(*frames, FRAMES_MAX).because(WHY_QUEUE));
         /// Bytes of replies and control messages that may wait for a slow client, 131072 to 1 GiB. A reply longer than 64 KiB
         /// counts as 64 KiB.
-        value reply_bytes: u32 = built_in().reply_bytes, check |bytes| within(*bytes, REPLY_BYTES_MIN, BYTES_MAX);
+        value reply_bytes: u32 = built_in().reply_bytes,
+            check |bytes| at_least(*bytes, REPLY_BYTES_MIN)
+                .because("a long reply and others beside it must fit")
+                .and(at_most(*bytes, BYTES_MAX).because(WHY_QUEUE));
 
         rule an_event_fits;
     }
@@ -84,21 +111,28 @@ impl Limits {
     }
 }
 
+const WHY_SILENCE: &str = "a connection that is lost is noticed only after this time";
+const WHY_TIMER: &str =
+    "clients set a timer to it, and those of JavaScript fire at once when it is longer than 24 days";
+
 section! {
     /// `[heartbeat]`.
     struct Heartbeat {
         /// The time between two pings of the gateway, at most 1 d.
-        value interval: Duration = Duration::from_secs(30), check |time| positive(time, DAY);
+        value interval: Duration = Duration::from_secs(30), check |time| not_zero(time).and(no_longer_than(time, DAY).because(WHY_SILENCE));
         /// A connection from which no frame came for this time is closed with 4009. It must be longer than the
         /// interval and at most 2 d.
         /// nginx's `proxy_read_timeout` and `proxy_send_timeout` must be longer still.
-        value timeout: Duration = Duration::from_secs(60), check |time| no_longer_than(time, 2 * DAY);
+        value timeout: Duration = Duration::from_secs(60),
+            check |time| no_longer_than(time, 2 * DAY).because(WHY_SILENCE);
         /// The time between two pings of Engine.IO ([socket_io.md](socket_io.md)), at most 1 d. The client receives it as `pingInterval`.
-        value engine_io_interval: Duration = Duration::from_secs(25), check |time| positive(time, DAY);
+        value engine_io_interval: Duration = Duration::from_secs(25),
+            check |time| not_zero(time).and(no_longer_than(time, DAY).because(WHY_TIMER));
         /// How long the answer to a ping of Engine.IO may take, at most 1 d. The client receives it as `pingTimeout`. A session from which no
         /// packet came for both times together ends. Both must be shorter than nginx's `proxy_read_timeout`, or nginx cuts a
         /// waiting poll.
-        value engine_io_timeout: Duration = Duration::from_secs(20), check |time| positive(time, DAY);
+        value engine_io_timeout: Duration = Duration::from_secs(20),
+            check |time| not_zero(time).and(no_longer_than(time, DAY).because(WHY_TIMER));
 
         rule timeout_exceeds_interval;
     }
@@ -128,8 +162,9 @@ section! {
     struct Compression {
         /// Whether the gateway agrees on compression. An endpoint may say otherwise (`endpoint[].compression`).
         value enabled: bool = true;
-        /// Shorter messages are sent uncompressed, in bytes. A message that compression would not shorten is sent uncompressed
+        /// Shorter messages are sent uncompressed, in bytes, at most 1 GiB. A message that compression would not shorten is sent uncompressed
         /// as well.
-        value threshold: u32 = DEFLATE_BYTES_MIN as u32;
+        value threshold: u32 = DEFLATE_BYTES_MIN as u32,
+            check |bytes| at_most(*bytes, BYTES_MAX).because("no message is longer (enabled = false: no compression)");
     }
 }

@@ -5,15 +5,33 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::config::check::{Check, HOUR, at_least, at_most, ensure, no_longer_than, positive};
+use crate::config::check::{Because, Check, HOUR, at_least, at_most, ensure, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::config::source::Node;
 use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
 use crate::hub::SHARDS_MAX;
 use crate::ingress::{self, AllowedOrigins, ListenAddress, TokenRefusal, TrustedProxies};
 use crate::shard;
+use crate::shard::mailbox::ConnectionId;
 
 const _: () = assert!(SHARDS_MAX == 64, "the documentation and the message of shards say 64");
+
+/// The most connections of one kind. A shard numbers its own with 26 bits.
+pub(super) const CONNECTIONS_MAX: u32 = 1 << ConnectionId::SLOT_BITS;
+pub(super) const WHY_CONNECTIONS: &str = "the numbers of a shard's connections have 26 bits";
+const _: () = assert!(CONNECTIONS_MAX == 67_108_864, "the documentation says 67,108,864");
+
+/// Accepts numbers of connections of which there must be one.
+pub(super) fn some_connections(connections: &u32) -> Result<(), String> {
+    at_least(*connections, 1)
+        .because("nobody could connect")
+        .and(connections_or_no_limit(connections))
+}
+
+/// Accepts numbers of connections, and 0.
+pub(super) fn connections_or_no_limit(connections: &u32) -> Result<(), String> {
+    at_most(*connections, CONNECTIONS_MAX).because(WHY_CONNECTIONS)
+}
 
 section! {
     /// `[server]`.
@@ -29,7 +47,7 @@ section! {
         /// The listener of the API, statistics and metrics. It must not be a public listener.
         value admin_listen: ListenAddress = loopback(8081);
         /// Threads that own the connections, at most 64. 0: one for each core.
-        value shards: u16 = 0, check |shards| ensure(*shards <= SHARDS_MAX, "must be at most 64 (0: one per core)");
+        value shards: u16 = 0, check |shards| at_most(*shards, SHARDS_MAX).because("a set of shards has 64 bits (0: one shard for each core)");
         /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
         /// networks, or `unix`.
         value trusted_proxies: Vec<Proxy> = ["127.0.0.0/8", "::1", "unix"].map(|entry| Proxy(entry.to_owned())).to_vec();
@@ -43,32 +61,33 @@ section! {
         /// `extraHeaders` adds. The gateway itself reads `authorization`.
         value cors_headers: Vec<RequestHeader> =
             ["authorization", "content-type"].map(|name| RequestHeader(name.to_owned())).to_vec();
-        /// Connections in total. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
+        /// Connections in total, 1 to 67,108,864. One more gets 503. The gateway raises `RLIMIT_NOFILE` at start; if the limit stays too
         /// low, it accepts fewer connections and, if this key
         /// has another value than the default, logs a warning.
-        value max_connections: u32 = 1_000_000, check |connections| at_least(*connections, 1);
-        /// Connections of one client address. One more gets 429. 0: no limit.
-        value max_connections_per_ip: u32 = 0;
-        /// Connections of one user. One more gets 429. 0: no limit.
-        value max_connections_per_user: u32 = 0;
+        value max_connections: u32 = 1_000_000, check some_connections;
+        /// Connections of one client address, at most 67,108,864. One more gets 429. 0: no limit.
+        value max_connections_per_ip: u32 = 0, check connections_or_no_limit;
+        /// Connections of one user, at most 67,108,864. One more gets 429. 0: no limit.
+        value max_connections_per_user: u32 = 0, check connections_or_no_limit;
         /// Connections that speak HTTP at one time: those whose handshake is not complete, and those between two requests.
-        /// When there are more, the one that has been silent longest is closed for the new one.
-        value max_pending: u32 = 16_384, check |connections| at_least(*connections, 1);
+        /// 1 to 67,108,864. When there are more, the one that has been silent longest is closed for the new one.
+        value max_pending: u32 = 16_384, check some_connections;
         /// How many of them may be silent of one client address (IPv6: one network of 64 bits). One more closes the one that
         /// has been silent longest. Behind a trusted proxy, the address is the one that the proxy names, as soon as it has
-        /// named it; before that, only `server.max_pending` counts. 0: no limit.
-        value max_pending_per_ip: u32 = 256;
+        /// named it; before that, only `server.max_pending` counts. At most 67,108,864. 0: no limit.
+        value max_pending_per_ip: u32 = 256, check connections_or_no_limit;
         /// Handshakes per second in total, at most 1,000,000. One more gets 429 with `Retry-After`. 0: no limit.
-        value connect_rate: u32 = 0, check |rate| at_most(*rate, 1_000_000);
+        value connect_rate: u32 = 0, check |rate| at_most(*rate, 1_000_000).because("a higher rate is no limit (0: no limit)");
         /// The time from accepting a connection to the end of the request's head, at most 1 h. A kept connection has the same time from a
         /// response to the end of the next head; 60 s after accept, or after its last poll, it ends with `Connection: close` on
         /// its next response.
-        value handshake_timeout: Duration = Duration::from_secs(5), check |time| positive(time, HOUR);
+        value handshake_timeout: Duration = Duration::from_secs(5),
+            check |time| not_zero(time).and(no_longer_than(time, HOUR).because("a client that sends nothing is kept for this time"));
         /// The longest time over which connections are closed (code 1012) after SIGTERM, at most one hour. Each shard waits for
         /// 250 ms and then closes at least one connection in 10 ms, so few clients take moments. A connection whose command is not
         /// answered stays for up to four fifths of the time. The drain ends when no connection is left.
         value drain: Duration = Duration::from_secs(20),
-            check |drain| no_longer_than(drain, HOUR);
+            check |drain| no_longer_than(drain, HOUR).because("a restart waits for it");
         /// How frames are written to the sockets. `io_uring`: one system call for all connections of a tick; the gateway does
         /// not start if the kernel forbids it. `writev`: one system call for each connection. `auto`: each shard tests
         /// io_uring at start and uses `writev` if the kernel forbids it (containers often do) or it misbehaves. A ring that fails
@@ -79,7 +98,8 @@ section! {
         /// few events wait, as long as the last sending took, at most 8 ms. A duration, at most `"1s"`: a fixed time; `"0ms"`
         /// means not at all.
         value coalesce: Coalesce = Coalesce::Auto,
-            check |coalesce| ensure(coalesce.fixed() <= Some(Duration::from_secs(1)), "must be at most 1s");
+            check |coalesce| no_longer_than(&coalesce.fixed().unwrap_or_default(), Duration::from_secs(1))
+                .because("every event would be late by this time");
 
         rule listeners_are_distinct;
     }

@@ -3,13 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::check::{DAY, ensure, no_longer_than};
+use crate::config::check::{Because, DAY, at_least, at_most, ensure, no_longer_than};
 use crate::config::declare::section;
 use crate::config::value::milliseconds;
 use crate::hub::{STRIPES, StateSettings, snapshot};
 
 /// The smallest bound that holds a few events of the longest kind.
 const BYTES_MIN: u64 = 1 << 20;
+
+/// The largest bound, 1 TiB.
+const BYTES_MAX: u64 = 1 << 40;
+/// The most channels and names.
+const NAMES_MAX: u64 = 100_000_000;
 
 /// Each stripe holds at least one evicted name.
 const _: () = assert!(
@@ -20,29 +25,42 @@ const _: () = assert!(
 section! {
     /// `[state]`.
     struct State {
-        /// Channels of which something is kept, at least 1. Channels of the plain class (`system.log`, and names that no class
+        /// Channels of which something is kept, 1 to 100,000,000. Channels of the plain class (`system.log`, and names that no class
         /// matches) keep nothing and do not count.
         value channels: u64 = 100_000,
-            check |channels| ensure((1..=u64::from(u32::MAX)).contains(channels), "must be 1 to 4294967295");
-        /// Bytes of everything that is kept of channels, including the encoded frames of events, as an estimate. At least 1 MiB.
+            check |channels| at_least(*channels, 1)
+                .because("nothing could be kept")
+                .and(at_most(*channels, NAMES_MAX).because("each channel is kept in memory"));
+        /// Bytes of everything that is kept of channels, including the encoded frames of events, as an estimate. 1 MiB to 1 TiB.
         /// Ids of events have a bound of their own: at most 1,000,000, of 30 to 60 bytes each.
-        value bytes: u64 = 256 << 20, check |bytes| ensure(*bytes >= BYTES_MIN, "must be at least 1048576 (1 MiB)");
-        /// How many names of evicted channels with a history are remembered, at least 16. A client that comes back after its
+        value bytes: u64 = 256 << 20,
+            check |bytes| at_least(*bytes, BYTES_MIN)
+                .because("1 MiB holds a few events of the longest kind")
+                .and(at_most(*bytes, BYTES_MAX).because("1 TiB is more memory than a machine has"));
+        /// How many names of evicted channels with a history are remembered, 16 to 100,000,000. A client that comes back after its
         /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 151 bytes (measured,
         /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, in addition to `state.bytes`. The names
         /// are spread over 16 parts by the first two segments of the name; each part remembers a sixteenth of them.
         value evicted_names: u64 = 64 * 1024,
-            check |names| ensure((STRIPES as u64..=u64::from(u32::MAX)).contains(names), "must be 16 to 4294967295");
+            check |names| at_least(*names, STRIPES as u64)
+                .because("each of the 16 parts of the state keeps one")
+                .and(at_most(*names, NAMES_MAX).because("each name takes 151 bytes of memory or more"));
         /// The absolute path of the file that the state is written to, at intervals and at the end of a drain. With it, epoch,
         /// offsets, histories, last values and ids survive a restart. Its folder must exist, and the gateway's user must be
         /// allowed to write there.
         value snapshot: Option<PathBuf> = None,
             check is_in_a_folder;
         /// The time between two writes of the file, 1 s to 1 d. Only channels that changed are written.
-        value snapshot_interval: Duration = Duration::from_secs(30), check |time| at_least_a_second(time).and(no_longer_than(time, DAY));
+        value snapshot_interval: Duration = Duration::from_secs(30),
+            check |time| at_least_a_second(time)
+                .because("each time waits for the disk")
+                .and(no_longer_than(time, DAY).because("a crash loses what is newer"));
         /// How long the `id` of a published event is remembered, 1 s to 30 d. An id is forgotten earlier if 500,000 later ids were
         /// accepted, and may be remembered twice as long.
-        value dedup_window: Duration = Duration::from_secs(5 * 60), check |time| at_least_a_second(time).and(no_longer_than(time, 30 * DAY));
+        value dedup_window: Duration = Duration::from_secs(5 * 60),
+            check |time| at_least_a_second(time)
+                .because("a publisher that tries again would be too late")
+                .and(no_longer_than(time, 30 * DAY).because("every id is kept in memory"));
     }
 }
 

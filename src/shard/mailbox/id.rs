@@ -12,7 +12,8 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
-    const SLOT_BITS: u32 = 26;
+    /// The bits of a connection's number within its shard, in the public form.
+    pub const SLOT_BITS: u32 = 26;
 
     /// 64 bits that identify this connection and look random: 6 bits of the shard, 26 of the slot and 32 of the
     /// generation, scrambled. A hub has at most 64 shards. Larger numbers of shards or slots would not be unique.

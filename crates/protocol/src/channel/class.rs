@@ -91,10 +91,10 @@ pub enum ClassError {
     #[error("`record_key` needs `cache = \"last\"`, which keeps the merged records")]
     RecordKeyWithoutCache,
     /// The size of a history is out of range. A class without history has none.
-    #[error("`history.size` must be 1 to {HISTORY_SIZE_MAX}")]
+    #[error("`history.size` must be 1 to {HISTORY_SIZE_MAX}: every event is kept in memory")]
     HistorySize,
     /// With an age limit of zero no event would be kept.
-    #[error("`history.ttl` must not be zero")]
+    #[error("`history.ttl` must not be zero: no event would be kept")]
     HistoryTtl,
 }
 
