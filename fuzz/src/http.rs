@@ -90,7 +90,7 @@ impl Instance {
         let doorbell = Arc::<Doorbell>::default();
         let (shard, mailbox) = mailbox(Arc::clone(&doorbell), Arc::default());
         let (hub, _inboxes) = Hub::new(HubSettings::default(), 1, dialect::encode_event);
-        let health = Arc::new(Health::new(Arc::new(Embedded::new(hub, Clock::start()))));
+        let health = Arc::new(Health::new(Arc::new(Embedded::new(hub, Clock::start())), None));
         if drains {
             health.drain();
         }

@@ -9,6 +9,7 @@ use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
 use crate::hub::HubMetrics;
+use crate::hub::snapshot::SnapshotSample;
 use crate::metrics::{
     AcceptMetrics, AcceptSample, Counter, ENDINGS, Gauge, IngressSample, Labels, Metric, Page, REFUSALS, ShardSample,
     metrics,
@@ -222,6 +223,7 @@ impl Admin {
         page.add(REFUSALS, &ingress);
         page.add(TOKENS, parts.verifier.metrics());
         page.add(HUB, &now.hub);
+        page.add(SnapshotSample::METRICS, &parts.snapshot.read());
         page.add(CommandsSample::METRICS, &commands);
         let backends = commands.backends.iter();
         let backends: Vec<_> = backends

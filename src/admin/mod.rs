@@ -35,6 +35,7 @@ use crate::backend::commands::CommandsSample;
 use crate::backend::feeds::Feeds;
 use crate::broker::Broker;
 use crate::hub::Hub;
+use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Health, Listener, Places};
 use crate::metrics::{Counter, IngressMetrics};
 use crate::shard::mailbox::ShardHandle;
@@ -81,6 +82,8 @@ pub struct Parts {
     pub commands: Box<dyn Fn() -> CommandsSample + Send + Sync>,
     /// The feeds.
     pub feeds: Arc<Feeds>,
+    /// What the snapshot's thread counts; zeros without a snapshot.
+    pub snapshot: Arc<SnapshotMetrics>,
     /// The counters of the public listeners.
     pub ingress: Arc<IngressMetrics>,
     /// What `/readyz` answers.

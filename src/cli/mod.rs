@@ -5,6 +5,7 @@
 //! | 0 | success; for `serve` and `demo`: drained |
 //! | 1 | failed while running |
 //! | 2 | the command line or the configuration is wrong |
+//! | 3 | drained, but the snapshot could not be completed |
 //! | 128 + signal | a second signal ended a drain |
 
 use std::path::{Path, PathBuf};
@@ -17,12 +18,15 @@ mod demo;
 mod first_steps;
 mod logging;
 mod serve;
+mod snapshot;
 mod token;
 
 /// The exit code of a failure while running.
 const FAILED: u8 = 1;
 /// The exit code when the command line or the configuration is wrong and nothing was started. clap uses it, too.
 const MISCONFIGURED: u8 = 2;
+/// The exit code when a gateway drained and its last state could not be written.
+const NOT_SAVED: u8 = 3;
 
 /// A WebSocket edge gateway that fans out a trading platform's events and never loses or leaks any.
 #[derive(Parser)]
@@ -43,6 +47,9 @@ enum Command {
     Check(ConfigFile),
     /// Prints a token signed with the first HMAC key.
     Token(token::Arguments),
+    /// Looks at the file of state.snapshot, repairs it, or sets it aside. The gateway must not be running.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
 }
 
 /// The option that names the configuration.
@@ -82,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Check(file) => check(file.config.as_deref()),
         Command::Token(arguments) => token::print(&arguments),
+        Command::Snapshot(command) => snapshot::run(&command),
     };
     logging::flush();
     match outcome {

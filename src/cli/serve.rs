@@ -10,7 +10,7 @@ use tickgate::gateway::{self, Gateway, Handle};
 use tickgate::metrics::Counter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{FAILED, Failure, first_steps, load, logging, print_out};
+use super::{FAILED, Failure, NOT_SAVED, first_steps, load, logging, print_out};
 
 /// Runs the gateway until it has drained.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
@@ -64,7 +64,13 @@ impl Ready {
         self.signals
             .end(gateway.handle())
             .map_err(|error| Failure::running(&error))?;
-        gateway.wait().map_err(|error| Failure::running(&error))?;
+        gateway.wait().map_err(|error| Failure {
+            message: error.to_string(),
+            code: match error {
+                gateway::Error::SnapshotIncomplete { .. } => NOT_SAVED,
+                _ => FAILED,
+            },
+        })?;
         tracing::info!("drained");
         Ok(())
     }

@@ -108,6 +108,12 @@ impl Config {
         (self.sections.log.format, self.sections.log.level)
     }
 
+    /// The file of `state.snapshot`.
+    #[must_use]
+    pub fn snapshot_path(&self) -> Option<&Path> {
+        self.sections.state.snapshot.as_deref()
+    }
+
     /// The path of the first endpoint of the native dialect.
     #[must_use]
     pub fn native_path(&self) -> Option<&str> {

@@ -143,10 +143,7 @@ fn open_snapshot(settings: &snapshot::Settings) -> Result<Snapshot, Error> {
 fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<SnapshotWriter, Error> {
     let path = snapshot.path().to_owned();
     let is_new = snapshot.is_new();
-    let loaded = match snapshot.load(hub, clock.now()) {
-        Ok(loaded) => loaded,
-        Err(source) => return Err(Error::Snapshot { path, source }),
-    };
+    let loaded = snapshot.load(hub, clock.now());
     let (path, epoch) = (path.display(), hub.epoch());
     let (channels, events) = (loaded.channels, loaded.events);
     if is_new {

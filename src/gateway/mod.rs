@@ -120,6 +120,15 @@ pub enum Error {
         /// The cause.
         source: snapshot::Error,
     },
+    /// The gateway drained, but its state could not be written at the end.
+    #[error("the snapshot {path} (state.snapshot) could not be completed: {source}; the state since its last write is lost",
+        path = path.display())]
+    SnapshotIncomplete {
+        /// The snapshot's file.
+        path: PathBuf,
+        /// The cause.
+        source: snapshot::Error,
+    },
     /// The node's name is not a channel segment.
     #[error("the node's name {0:?} is not a valid channel segment")]
     Node(Box<str>),
@@ -147,6 +156,13 @@ fn snapshot_remedy(error: &snapshot::Error) -> &'static str {
     if error.is_forbidden() {
         "; the user that runs the gateway must be allowed to write to the file and its folder (with systemd, \
          StateDirectory=)"
+    } else if error.is_damage() {
+        "; the file is left as it is: `tickgate snapshot repair` keeps what can be read of it, `tickgate snapshot drop` \
+         sets it aside, so that the gateway begins empty"
+    } else if matches!(error, snapshot::Error::InUse) {
+        "; end that process, or name another file"
+    } else if matches!(error, snapshot::Error::Layout { .. }) {
+        "; run the version that wrote it, or set it aside with `tickgate snapshot drop`"
     } else {
         ""
     }
@@ -160,7 +176,8 @@ pub struct Gateway {
     admin: Arc<Admin>,
     ingress: Arc<Ingress>,
     shards: Vec<JoinHandle<()>>,
-    snapshot_writer: Option<SnapshotWriter>,
+    // With the path of the snapshot.
+    snapshot_writer: Option<(SnapshotWriter, PathBuf)>,
     // `None` once the gateway has ended.
     runtimes: Option<Runtimes>,
 }
@@ -183,8 +200,13 @@ impl Gateway {
         let entered = main.enter();
         let listeners = Listeners::open(&settings, passed)?;
         let components = Components::start(&settings, &main)?;
+        let snapshot_path = settings.snapshot.map(|snapshot| snapshot.path);
 
-        let health = Arc::new(Health::new(Arc::clone(&components.broker)));
+        let snapshot_metrics = components
+            .snapshot_writer
+            .as_ref()
+            .map(|writer| Arc::clone(writer.metrics()));
+        let health = Arc::new(Health::new(Arc::clone(&components.broker), snapshot_metrics.clone()));
         let ingress_metrics = Arc::<IngressMetrics>::default();
         let statistics = Arc::new(Statistics::new(
             Arc::clone(&components.hub),
@@ -225,6 +247,7 @@ impl Gateway {
                     Box::new(move || router.read())
                 },
                 feeds: components.feeds,
+                snapshot: snapshot_metrics.unwrap_or_default(),
                 ingress: ingress_metrics,
                 health: Arc::clone(&health),
                 bodies,
@@ -248,7 +271,7 @@ impl Gateway {
             admin,
             ingress: Arc::new(ingress),
             shards: components.shard_threads,
-            snapshot_writer: components.snapshot_writer,
+            snapshot_writer: components.snapshot_writer.zip(snapshot_path),
             runtimes: Some(runtimes),
         };
         let self_report = self_report?;
@@ -296,8 +319,8 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// When a task of the gateway panicked, which also stops the gateway. (A panic of a shard ends the process: see
-    /// [`shard::spawn`].)
+    /// When a task of the gateway panicked, which also stops the gateway (a panic of a shard ends the process: see
+    /// [`shard::spawn`]), and when the last write of the snapshot failed.
     pub fn wait(mut self) -> Result<(), Error> {
         self.end()
     }
@@ -325,14 +348,17 @@ impl Gateway {
         panicked = panicked.or(tasks.panicked);
         self.wait_for_requests(&runtimes, tasks);
         runtimes.ingress.shutdown_background();
-        if let Some(writer) = self.snapshot_writer.take() {
+        let mut written = Ok(());
+        if let Some((writer, path)) = self.snapshot_writer.take() {
             // Publications in flight have no client any more. They must end before the last snapshot is written.
             runtimes.main.shutdown_timeout(LAST_REQUESTS);
-            writer.end();
+            written = writer
+                .end()
+                .map_err(|source| Error::SnapshotIncomplete { path, source });
         } else {
             runtimes.main.shutdown_background();
         }
-        panicked.map_or(Ok(()), |what| Err(Error::Panicked(what)))
+        panicked.map_or(written, |what| Err(Error::Panicked(what)))
     }
 
     /// Waits for commands, admin requests and polls in flight, then ends the tasks.

@@ -21,4 +21,5 @@ mod newcomer;
 mod recovery;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
+mod snapshots;
 mod story;

@@ -66,7 +66,8 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
     let parts = Parts {
         node: "test".into(),
         verifier: Arc::new(verifier),
-        health: Arc::new(Health::new(Arc::clone(&broker))),
+        health: Arc::new(Health::new(Arc::clone(&broker), None)),
+        snapshot: Arc::default(),
         broker,
         hub: Arc::clone(&hub),
         statistics: Arc::new(Statistics::new(Arc::clone(&hub), shards.clone(), clock.now())),

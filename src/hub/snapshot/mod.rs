@@ -1,53 +1,50 @@
 //! The snapshot: the hub's state on disk, so that a restart continues where the last run ended.
 //!
-//! Invariant: an epoch continues only if the file has everything that happened in it. The file is marked as open before
+//! Invariants: an epoch continues only if the file has everything that happened in it. The file is marked as open before
 //! the first event, and as complete after the last one is written. If a file is open at start, the process was killed and
 //! events may be lost. Its content then gets a new epoch, and every floor is above zero, so that no position from the lost
 //! time is accepted.
 //!
-//! The file is a redb database, which provides transactions, checksums and a lock against a second process. Each save
-//! writes what changed since the last one, in one transaction. Each stripe is saved as of one instant.
+//! A file is used only if it is whole, and it is not changed before that is known: a start reads all of it in a view that
+//! keeps changes in memory. Every row has a checksum, every channel the sum of those of its rows, and a complete file a
+//! seal over all of them (`layout`). A panic of the storage library is a report of damage.
+//!
+//! The file is a redb database, which provides transactions. Each save writes what changed since the last one, in one
+//! transaction. Each stripe is saved as of one instant.
+//!
+//! Per file: `layout` (tables and checksums), `file` (the lock and the view), `content` (reading), `load` and `save`,
+//! `check` and `repair` with `salvage` (what the command line does), `writer` (the thread).
 
+mod check;
+mod content;
+mod file;
+mod layout;
 mod load;
+mod repair;
+mod salvage;
 mod save;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use std::borrow::Cow;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase};
 
-use crate::hub::{Epoch, Hub, STRIPES};
+use crate::hub::{Epoch, Hub};
 use crate::time::Now;
 
-pub use writer::SnapshotWriter;
+use content::Content;
+use file::Locked;
+use layout::{LAYOUT, LAYOUT_PLAIN, Meta, Sum};
 
-/// The version of the tables' layout. A file with another layout is refused.
-const FORMAT: u64 = 1;
-
-/// Keys: `format`, `epoch`, `open` (1 or 0), `stripes`.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// By stripe: the newest version, and the highest version of an evicted channel.
-const STRIPE: TableDefinition<'_, u8, (u64, u64)> = TableDefinition::new("stripe");
-/// Stripe, floor, newest version, until when newcomers get the last value (Unix milliseconds), and record key.
-type ChannelRow = (u8, u64, u64, Option<i64>, Option<&'static str>);
-const CHANNEL: TableDefinition<'_, &str, ChannelRow> = TableDefinition::new("channel");
-/// By stripe: the version up to which the names of evicted channels are forgotten. In a file without this table, that is
-/// the highest version of an evicted channel.
-const FORGOTTEN: TableDefinition<'_, u8, u64> = TableDefinition::new("forgotten");
-/// By evicted channel: stripe, version of the eviction, newest version of the channel.
-const TOMBSTONE: TableDefinition<'_, &str, (u8, u64, u64)> = TableDefinition::new("tombstone");
-/// When the event was accepted (Unix milliseconds), name, timestamp, data.
-type EventRow = (i64, &'static str, u64, &'static [u8]);
-const EVENT: TableDefinition<'_, (&str, u64), EventRow> = TableDefinition::new("event");
-/// By channel: the version of the last event, and its row.
-const LAST: TableDefinition<'_, &str, (u64, EventRow)> = TableDefinition::new("last");
-/// By channel and name: version, index in the order of the merged records, text.
-const RECORD: TableDefinition<'_, (&str, &str), (u64, u64, &'static str)> = TableDefinition::new("record");
-/// By stripe and id: the version of the event, and when the id was saved (Unix milliseconds).
-const ID: TableDefinition<'_, (u8, u128), (u64, u64)> = TableDefinition::new("id");
+pub use check::{Contents, Found, check};
+pub use repair::{Repaired, drop_file, repair};
+pub use writer::{SnapshotMetrics, SnapshotSample, SnapshotWriter};
 
 /// The settings of a snapshot (`state.snapshot` and `state.snapshot_interval` in the configuration).
 #[derive(Clone, Debug)]
@@ -63,39 +60,79 @@ pub struct Settings {
 /// Why a snapshot cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database failed.
+    /// The file cannot be read or written.
     #[error("{0}")]
-    Store(#[from] redb::Error),
+    Io(#[from] io::Error),
+    /// The database refuses to work.
+    #[error("{0}")]
+    Store(redb::Error),
+    /// There is no file under the path.
+    #[error("there is no such file")]
+    Missing,
+    /// Another process uses the file.
+    #[error("another process uses the file")]
+    InUse,
     /// The file has a layout that this version does not read.
-    #[error("the file has layout {found}, and this version reads layout {FORMAT}")]
-    Format {
+    #[error("the file has layout {found}, and this version reads the layouts {LAYOUT_PLAIN} and {LAYOUT}")]
+    Layout {
         /// The layout of the file.
         found: u64,
     },
-    /// The database failed before, and the file could not be opened again.
-    #[error("the file could not be opened again after an error")]
-    Closed,
+    /// The file was removed or replaced while it was in use.
+    #[error("the file was removed or replaced while the gateway used it")]
+    Replaced,
     /// The content of the file is invalid or contradicts itself.
     #[error("the file is damaged: {0}")]
-    Damaged(&'static str),
+    Damaged(Cow<'static, str>),
+    /// The file is damaged so much that nothing of it can be read.
+    #[error("nothing in the file can be repaired: {0}")]
+    Hopeless(Cow<'static, str>),
 }
 
 impl Error {
+    fn damaged(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::Damaged(what.into())
+    }
+
     /// Whether the operating system does not let this process write the file.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-        let Self::Store(redb::Error::Io(error)) = self else {
-            return false;
-        };
-        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, Self::Io(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem))
+    }
+
+    /// Whether the file is damaged.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Hopeless(_))
+    }
+}
+
+impl From<redb::Error> for Error {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            // The database reads behind the end of the file, or what it reads makes no sense.
+            redb::Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                Self::damaged(error.to_string())
+            }
+            redb::Error::Io(error) => Self::Io(error),
+            redb::Error::PreviousIo | redb::Error::DatabaseAlreadyOpen | redb::Error::TransactionInProgress => {
+                Self::Store(error)
+            }
+            error => Self::damaged(error.to_string()),
+        }
     }
 }
 
 macro_rules! store_errors {
     ($($type:ty),*) => { $(
         impl From<$type> for Error {
-            fn from(error: $type) -> Self { Self::Store(error.into()) }
+            fn from(error: $type) -> Self { redb::Error::from(error).into() }
         }
     )* };
 }
@@ -107,18 +144,38 @@ store_errors!(
     redb::CommitError
 );
 
+/// Calls the storage library. A panic of it becomes a report of damage.
+fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = (panic.downcast_ref::<String>().map(String::as_str)).or(panic.downcast_ref::<&str>().copied());
+        let message = message.unwrap_or("no message");
+        Err(Error::damaged(format!("the storage library failed on it ({message})")))
+    })
+}
+
 /// An open snapshot. The file is marked as open until [`Snapshot::close`].
 pub struct Snapshot {
     // `None` after a failed save: the database then refuses everything, and the file must be opened again.
-    database: Option<Database>,
+    store: Option<Store>,
     settings: Settings,
     epoch: Epoch,
+    // What the file had at start, until it is restored.
+    content: Content,
     // Whether there was no earlier state.
     is_new: bool,
     // Whether the file was open at start, so that its content gets a new epoch.
     was_open: bool,
-    // Whether the file lacks changes that the hub will not export again. The next save is complete then.
+    // Whether the file lacks changes that the hub will not export again, or has another layout. The next save is complete
+    // then.
     is_behind: bool,
+}
+
+/// The file while it is in use.
+struct Store {
+    database: Database,
+    file: Locked,
+    // The layout of its tables.
+    layout: u64,
 }
 
 /// What was restored from a snapshot.
@@ -140,28 +197,27 @@ impl Snapshot {
     /// If the file is damaged, has another layout, is in use by another process, or cannot be written. The file is not
     /// changed then.
     pub fn open(settings: Settings) -> Result<Self, Error> {
-        let database = Database::create(&settings.path)?;
-        let found = read_meta(&database)?;
-        let (epoch, was_open) = match &found {
-            None => (Epoch(rand::random()), false),
-            Some(meta) if meta.format != FORMAT => return Err(Error::Format { found: meta.format }),
-            Some(meta) if meta.stripes != STRIPES as u64 => {
-                return Err(Error::Damaged("it has another number of stripes"));
-            }
-            Some(meta) if meta.open => (Epoch(rand::random()), true),
+        let fresh = Epoch(rand::random());
+        let (store, found) = open(&settings.path, fresh)?;
+        let (meta, content) = found.unzip();
+        let (epoch, was_open) = match meta {
+            None => (fresh, false),
+            // An open file gets its new epoch here, but its versions are renumbered by the first save. If the process is
+            // killed before that, the file is still open and gets another epoch at the next start.
+            Some(meta) if meta.open => (fresh, true),
             Some(meta) => (meta.epoch, false),
         };
         let snapshot = Self {
-            database: Some(database),
             settings,
             epoch,
-            is_new: found.is_none(),
+            is_new: meta.is_none(),
             was_open,
-            is_behind: false,
+            // In a new epoch, all versions in the file are out of date.
+            is_behind: was_open || store.layout != LAYOUT,
+            content: content.unwrap_or_default(),
+            store: Some(store),
         };
-        // An open file gets its new epoch here, but its versions are renumbered by the first save. If the process is killed
-        // before that, the file is still open and gets another epoch at the next start.
-        snapshot.mark(true)?;
+        snapshot.mark(|layout| Meta::open(layout, epoch))?;
         Ok(snapshot)
     }
 
@@ -177,39 +233,45 @@ impl Snapshot {
         self.is_new
     }
 
-    /// Saves the last changes and marks the file as complete. Nothing may be published any more.
+    /// Saves the last changes, reads the file once more, seals it and marks it as complete. Nothing may be published any
+    /// more.
     ///
     /// # Errors
     ///
-    /// If the file cannot be written. It is still open at the next start then.
+    /// If the file cannot be written, or is damaged. It is open at the next start then, or refused.
     pub fn close(mut self, hub: &Hub, now: Now) -> Result<(), Error> {
         self.save(hub, now)?;
-        self.mark(false)
+        let (epoch, store) = (self.epoch, self.store()?);
+        let sum = guarded(|| Sum::of(&store.database.begin_read()?))?;
+        self.mark(|_| Meta::complete(epoch, sum))?;
+        let Some(Store { database, .. }) = self.store.take() else {
+            return Ok(());
+        };
+        guarded(|| Ok(database.close()?))
     }
 
-    fn database(&self) -> Result<&Database, Error> {
-        self.database.as_ref().ok_or(Error::Closed)
+    fn store(&self) -> Result<&Store, Error> {
+        self.store.as_ref().ok_or(Error::Replaced)
     }
 
     /// Opens the file again after a failure, and marks it as open, because it may be a new file by now.
     fn reopen(&mut self) -> Result<(), Error> {
-        // Close the old database first, because it holds the lock.
-        self.database = None;
-        self.database = Some(Database::create(&self.settings.path)?);
-        self.mark(true)
+        // The old file is closed first, because its lock excludes the new one.
+        self.store = None;
+        let epoch = self.epoch;
+        let (store, _) = open(&self.settings.path, epoch)?;
+        self.store = Some(store);
+        self.mark(|layout| Meta::open(layout, epoch))
     }
 
-    fn mark(&self, open: bool) -> Result<(), Error> {
-        let transaction = self.database()?.begin_write()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            meta.insert("format", FORMAT)?;
-            meta.insert("stripes", STRIPES as u64)?;
-            meta.insert("epoch", self.epoch.0)?;
-            meta.insert("open", u64::from(open))?;
-        }
-        transaction.commit()?;
-        Ok(())
+    /// Writes the table `meta`, for the layout of the other tables.
+    fn mark(&self, meta: impl FnOnce(u64) -> Meta) -> Result<(), Error> {
+        let store = self.store()?;
+        guarded(|| {
+            let transaction = store.database.begin_write()?;
+            meta(store.layout).write(&transaction)?;
+            Ok(transaction.commit()?)
+        })
     }
 
     /// The path of the file.
@@ -219,33 +281,52 @@ impl Snapshot {
     }
 }
 
-struct Meta {
-    format: u64,
-    stripes: u64,
-    epoch: Epoch,
-    open: bool,
+/// Opens the file, or creates it, marked as open in this epoch. Also returns the table `meta` and the content of a file that
+/// was there.
+fn open(path: &Path, epoch: Epoch) -> Result<(Store, Option<(Meta, Content)>), Error> {
+    // An attempt fails only if another process creates or removes the file at this moment.
+    for _ in 0..3 {
+        let Some(file) = Locked::open(path)? else {
+            let (layout, created) = (LAYOUT, Locked::create(path, |file| guarded(|| empty(file, epoch)))?);
+            if let Some((file, database)) = created {
+                return Ok((Store { database, file, layout }, None));
+            }
+            continue;
+        };
+        if !file.is_at(path) {
+            continue;
+        }
+        let found = view(&file)?;
+        let database = guarded(|| file.database())?;
+        let layout = found.0.layout;
+        return Ok((Store { database, file, layout }, Some(found)));
+    }
+    Err(Error::InUse)
 }
 
-/// Reads the table `meta`. Returns `None` if the file is new.
-fn read_meta(database: &Database) -> Result<Option<Meta>, Error> {
-    let transaction = database.begin_read()?;
-    let meta = match transaction.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let value = |key: &str| -> Result<u64, Error> {
-        let value = redb::ReadableTable::get(&meta, key)?;
-        value
-            .map(|value| value.value())
-            .ok_or(Error::Damaged("a key of the table `meta` is missing"))
-    };
-    Ok(Some(Meta {
-        format: value("format")?,
-        stripes: value("stripes")?,
-        epoch: Epoch(value("epoch")?),
-        open: value("open")? != 0,
-    }))
+/// Makes an empty database in a file.
+fn empty(file: &Locked, epoch: Epoch) -> Result<Database, Error> {
+    let database = file.database()?;
+    let transaction = database.begin_write()?;
+    Meta::open(LAYOUT, epoch).write(&transaction)?;
+    transaction.commit()?;
+    Ok(database)
+}
+
+/// Reads a whole file without changing it.
+fn view(file: &Locked) -> Result<(Meta, Content), Error> {
+    let database = guarded(|| file.view())?;
+    let found = guarded(|| {
+        let transaction = database.begin_read()?;
+        let meta = Meta::read(&transaction)?;
+        Ok((meta, Content::read(&transaction, meta)?))
+    });
+    // What the database writes at its end stays in memory.
+    guarded(|| {
+        drop(database);
+        Ok(())
+    })?;
+    found
 }
 
 fn unix_ms(now: Now) -> i64 {

@@ -10,10 +10,12 @@ use serde::Serialize;
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
 use crate::broker::Broker;
+use crate::hub::snapshot::SnapshotMetrics;
 
 /// Whether the gateway should get new clients. Both listeners and the drain share one.
 pub struct Health {
     broker: Arc<dyn Broker>,
+    snapshot: Option<Arc<SnapshotMetrics>>,
     draining: AtomicBool,
     publishing: OnceLock<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>,
 }
@@ -24,6 +26,8 @@ struct Status {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     publishing: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<&'static str>,
 }
 
 impl Health {
@@ -32,9 +36,10 @@ impl Health {
 
     /// A gateway that does not drain and is ready while its broker is.
     #[must_use]
-    pub fn new(broker: Arc<dyn Broker>) -> Self {
+    pub fn new(broker: Arc<dyn Broker>, snapshot: Option<Arc<SnapshotMetrics>>) -> Self {
         Self {
             broker,
+            snapshot,
             draining: AtomicBool::new(false),
             publishing: OnceLock::new(),
         }
@@ -84,20 +89,30 @@ impl Health {
     ///
     /// `/healthz` is 200 as long as the process serves requests. `/readyz` is 200 when the gateway should get new
     /// clients, else 503 with the reason as its message. Its field `publishing` is `ok`, or says why events cannot be
-    /// published. That does not change the status: clients can be served all the same.
+    /// published; with a snapshot, `snapshot` is `ok`, or `failing` while the last write of it failed. Neither changes the
+    /// status: clients can be served all the same.
     #[must_use]
     pub fn response(&self, path: &str) -> Option<HttpResponse> {
         let status = "ok";
         let mut response = match path.strip_suffix('/').unwrap_or(path) {
             "/healthz" => {
-                let publishing = None;
-                response::json(StatusCode::OK, &Status { status, publishing })
+                let body = Status {
+                    status,
+                    publishing: None,
+                    snapshot: None,
+                };
+                response::json(StatusCode::OK, &body)
             }
             "/readyz" => match self.not_ready() {
                 Some(reason) => response::error(HttpErrorCode::NotReady, reason),
                 None => {
-                    let publishing = Some(self.not_publishing().unwrap_or("ok"));
-                    response::json(StatusCode::OK, &Status { status, publishing })
+                    let is_failing = self.snapshot.as_ref().map(|snapshot| snapshot.is_failing());
+                    let body = Status {
+                        status,
+                        publishing: Some(self.not_publishing().unwrap_or("ok")),
+                        snapshot: is_failing.map(|is_failing| if is_failing { "failing" } else { "ok" }),
+                    };
+                    response::json(StatusCode::OK, &body)
                 }
             },
             _ => return None,

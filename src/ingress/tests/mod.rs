@@ -137,7 +137,7 @@ fn fixture_on(
     let mut settings = settings();
     change(&mut settings);
     let (shards, mailboxes) = (0..2).map(|_| mailbox(Arc::default(), Arc::default())).unzip();
-    let health = Arc::new(Health::new(Arc::new(NoBroker)));
+    let health = Arc::new(Health::new(Arc::new(NoBroker), None));
     let metrics = Arc::<IngressMetrics>::default();
     let parts = Parts {
         verify: Arc::new(verify),

@@ -1,6 +1,7 @@
 //! Saving and restoring the names of evicted channels.
 
 use super::*;
+use crate::hub::STRIPES;
 
 impl Run {
     /// Starts a run that keeps the state of a single channel and `tombstones` tombstones.
