@@ -4,6 +4,8 @@
 //! replay of any length, and the newest value of a channel whose events did not fit into a full outbox.
 //!
 //! Invariants:
+//! * A channel without history is only a member of a set ([`Values`]); a channel with history is an entry. Below, both
+//!   are meant.
 //! * While a channel is in here, its live events are not queued. They are read from the hub, or the client is told of the
 //!   loss.
 //! * Events of the channel that were queued earlier are removed when they reach the head of the outbox if the read will
@@ -23,18 +25,22 @@
 //!   whole is [dropped](DeferredDrop) in steps, too.
 
 mod leaving;
+mod values;
 
 use std::collections::VecDeque;
 use std::{mem, vec};
 
 use hashbrown::HashMap;
 
+use super::frame::FramedEvent;
+use super::numbers::Numbers;
 use super::outbox::precedes;
 use crate::event::Event;
 use tickgate_protocol::channel::{Channel, Pattern};
 
 pub(super) use leaving::DeferredDrop;
 use leaving::LeftOver;
+use values::Values;
 
 /// What has to be read of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +52,8 @@ pub(super) enum Need {
     },
     /// The whole value, for a client that has nothing.
     Whole {
-        /// The channel's version at the time of the subscribe request.
-        latest: u64,
+        /// The hub's newest version when the subscribe request began. A newer event is owed to the client.
+        since: u64,
     },
     /// Every event after this offset.
     After(u64),
@@ -78,7 +84,7 @@ pub(super) struct Progress {
     pub(super) evictions: u64,
 }
 
-/// One channel, or the channels of one subscribe request. They have consecutive positions among the queued frames.
+/// One channel with history, or those of one subscribe request. They have consecutive positions among the queued frames.
 #[derive(Debug)]
 struct Batch {
     names: Names,
@@ -118,12 +124,15 @@ impl Iterator for Names {
 /// The channels that one connection catches up with; see the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
+    // Channels without history.
+    values: Values,
+    // Channels with history, and those that were read a moment ago.
     channels: HashMap<Channel, State>,
     // In the order of their positions. No batch is empty.
     batches: VecDeque<Batch>,
     // The highest batch number so far.
     last_batch: u32,
-    // Channels that wait for the answer of their subscribe request, and the number of the batch that they will be.
+    // Channels with history that wait for the answer of their subscribe request, and the number of the batch that they will be.
     unscheduled: Vec<Channel>,
     unscheduled_batch: u32,
     // Patterns were given back since the last sweep: only channels that match the remaining patterns are owed.
@@ -143,7 +152,8 @@ pub(super) struct CatchUp {
 pub(super) struct Due {
     pub(super) channel: Channel,
     pub(super) need: Need,
-    /// Live events that were not queued because of the channel's state here.
+    /// Live events that were not queued because of the channel's state here. 0 for a channel without history: they are not
+    /// counted.
     pub(super) withheld: u32,
     /// The channel's position among the queued frames.
     pub(super) position: u32,
@@ -154,18 +164,23 @@ pub(super) struct Due {
 impl CatchUp {
     /// Whether there is neither a channel nor a subscribe request under way.
     pub(super) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.held_before.is_none()
+        self.channels.is_empty() && self.values.is_empty() && self.held_before.is_none()
     }
 
     /// How many channels are caught up with.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.channels.len()
+        self.channels.len() + self.values.len()
     }
 
     /// Takes in a channel that was just subscribed. It is read after [`CatchUp::schedule`] has given it a position.
-    pub(super) fn subscribe(&mut self, channel: Channel, need: Need) {
-        self.add_unscheduled(channel, need, 0);
+    pub(super) fn subscribe(&mut self, numbers: &mut Numbers, channel: Channel, need: Need) {
+        if matches!(need, Need::Whole { .. } | Need::Newest { .. }) {
+            self.channels.remove(&channel);
+            self.values.subscribe(numbers, &channel);
+        } else {
+            self.add_unscheduled(channel, need, 0);
+        }
     }
 
     /// Notes the hub's newest version at the beginning of the subscribe request.
@@ -173,8 +188,7 @@ impl CatchUp {
         self.began_at = version;
     }
 
-    // The channel may be in here already: given back, and set aside later for events that were still queued. Its earlier
-    // entry belongs to another batch, and is void now.
+    // The channel may be in here already. Its earlier entry belongs to another batch, and is void now.
     fn add_unscheduled(&mut self, channel: Channel, need: Need, withheld: u32) {
         let batch = self.unscheduled_batch;
         let state = State::Reading { need, withheld, batch };
@@ -208,20 +222,18 @@ impl CatchUp {
     /// An event of a [newly covered](CatchUp::is_newly_covered) channel was published after the subscribe request looked at
     /// the channel. The event is read after the answer. (If the hub keeps nothing of the channel, the subscription begins
     /// with the answer, and nothing before it is owed.) Returns whether the channel is caught up with because of it.
-    pub(super) fn owe(&mut self, event: &Event) -> bool {
+    pub(super) fn owe(&mut self, numbers: &mut Numbers, event: &Event) -> bool {
+        if event.class.history.is_none() {
+            self.channels.remove(&event.channel);
+            return event.class.cache_last && self.values.subscribe(numbers, &event.channel);
+        }
         if let Some(State::Reading { withheld, batch, .. }) = self.channels.get_mut(&event.channel)
             && *batch == self.unscheduled_batch
         {
             *withheld = withheld.saturating_add(1);
             return false;
         }
-        let above = before(event.version);
-        let need = match &event.class {
-            class if class.history.is_some() => Need::After(above),
-            class if class.cache_last => Need::Newest { above },
-            _ => return false,
-        };
-        self.add_unscheduled(event.channel.clone(), need, 1);
+        self.add_unscheduled(event.channel.clone(), Need::After(before(event.version)), 1);
         true
     }
 
@@ -229,24 +241,29 @@ impl CatchUp {
     /// under way. `take_sequences` is called with the number of positions that are needed and returns the first of them.
     /// Returns whether there was any channel.
     pub(super) fn schedule(&mut self, progress: Progress, take_sequences: impl FnOnce(u32) -> u32) -> bool {
-        if self.is_subscribing() || self.unscheduled.is_empty() {
+        let count = self.unscheduled.len() + self.values.unscheduled();
+        if self.is_subscribing() || count == 0 {
             return false;
         }
         // Taken with its memory, which would otherwise be kept until the last of many channels has caught up.
         let unscheduled = mem::take(&mut self.unscheduled);
-        let due = take_sequences(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
-        // What was published before the subscribe request began is not owed by the inbox.
-        let progress = Progress {
-            version: progress.version.max(self.began_at),
-            ..progress
-        };
-        self.batches.push_back(Batch {
-            names: Names::Many(unscheduled.into_iter()),
-            number: self.unscheduled_batch,
-            due,
-            progress,
-        });
-        self.unscheduled_batch = self.next_batch();
+        let due = take_sequences(u32::try_from(count).unwrap_or(u32::MAX));
+        let behind = due.wrapping_add(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
+        self.values.schedule(behind, self.began_at);
+        if !unscheduled.is_empty() {
+            // What was published before the subscribe request began is not owed by the inbox.
+            let progress = Progress {
+                version: progress.version.max(self.began_at),
+                ..progress
+            };
+            self.batches.push_back(Batch {
+                names: Names::Many(unscheduled.into_iter()),
+                number: self.unscheduled_batch,
+                due,
+                progress,
+            });
+            self.unscheduled_batch = self.next_batch();
+        }
         true
     }
 
@@ -268,30 +285,24 @@ impl CatchUp {
         number
     }
 
-    /// An event of this version does not fit into the outbox: the channel's newest event is read at the position `due`.
-    /// Returns `false` if the channel is to be read anyway.
-    pub(super) fn set_aside(&mut self, channel: &Channel, version: u64, due: u32) -> bool {
-        if self.is_newly_covered(channel) {
+    /// An event of this version does not fit into the outbox: the channel's newest event is read at the position `due`. Its
+    /// class keeps the newest event and no history. Returns `false` if the channel is to be read anyway.
+    pub(super) fn set_aside(&mut self, numbers: &mut Numbers, event: &FramedEvent, due: u32) -> bool {
+        if self.is_newly_covered(&event.channel) {
             // The channel was given back, and nothing of it is owed until it is subscribed again.
             return false;
         }
-        if let Some(State::Reading { withheld, .. }) = self.channels.get_mut(channel) {
-            *withheld = withheld.saturating_add(1);
-            return false;
-        }
-        // Only channels without offsets step aside, and for them the progress does not matter.
-        let batch = self.push_batch(channel, due, Progress::default());
-        let state = State::Reading {
-            need: Need::Newest { above: before(version) },
-            withheld: 1,
-            batch,
-        };
-        self.channels.insert(channel.clone(), state);
-        true
+        self.channels.remove(&event.channel);
+        let has_records = event.class.record_key.is_some();
+        (self.values).set_aside(numbers, (&event.channel, has_records), event.version, due)
     }
 
-    /// Whether a live event of the channel with this inbox index must not be queued.
-    pub(super) fn withholds(&mut self, channel: &Channel, index: u64) -> bool {
+    /// Whether a live event of the channel with this inbox index must not be queued. `number`: the channel's number, if it
+    /// has one.
+    pub(super) fn withholds(&mut self, number: Option<u32>, channel: &Channel, index: u64) -> bool {
+        if number.is_some_and(|number| self.values.contains(number)) {
+            return true;
+        }
         match self.channels.get_mut(channel) {
             None => false,
             Some(State::Reading { withheld, .. }) => {
@@ -307,30 +318,38 @@ impl CatchUp {
     }
 
     /// Whether a queued frame of the channel with this version is to be removed, since the read will give it.
-    pub(super) fn passes_over(&mut self, channel: &Channel, version: u64) -> bool {
+    pub(super) fn passes_over(&mut self, numbers: &Numbers, channel: &Channel, version: u64) -> bool {
+        // What was given back will not be read.
+        let is_left = |left: &Option<LeftOver>| left.as_ref().is_some_and(|left| !left.includes(channel));
+        if let Some(number) = numbers.get(channel)
+            && self.values.contains(number)
+        {
+            return !is_left(&self.left_over) && self.values.passes_over(number, version);
+        }
         match self.channels.get_mut(channel) {
-            // The channel was given back, so it will not be read.
-            Some(_) if self.left_over.as_ref().is_some_and(|left| !left.includes(channel)) => false,
-            Some(State::Reading { need, withheld, .. }) => {
-                match need {
-                    // The client has everything before the first event that it did not get.
-                    Need::Newest { above } => *above = before(version).min(*above),
-                    // The frame was queued before the channel was given back and subscribed again, and the read does not
-                    // give it. The last value may come twice then, as it would if it had been sent sooner.
-                    Need::Whole { latest: read } | Need::After(read) | Need::LastOrAfter(read) if version <= *read => {
-                        return false;
-                    }
-                    Need::Whole { .. } | Need::After(_) | Need::LastOrAfter(_) => {}
-                }
+            Some(_) if is_left(&self.left_over) => false,
+            Some(State::Reading {
+                need: Need::After(read) | Need::LastOrAfter(read),
+                withheld,
+                ..
+            }) if version > *read => {
                 *withheld = withheld.saturating_add(1);
                 true
             }
+            // The frame was queued before the channel was given back and subscribed again, and the read does not give it.
             _ => false,
         }
     }
 
     /// The position of the next channel among the queued frames.
     pub(super) fn next_due(&self) -> Option<u32> {
+        match (self.next_history(), self.values.next_due()) {
+            (Some(history), Some(value)) if precedes(value, history) => Some(value),
+            (history, value) => history.or(value),
+        }
+    }
+
+    fn next_history(&self) -> Option<u32> {
         let swept = self.left_over.as_ref().and_then(|left| left.swept.front());
         swept.or(self.batches.front()).map(|batch| batch.due)
     }
@@ -362,11 +381,22 @@ impl CatchUp {
     }
 
     /// Takes the next channel if its position has come. Returns `None` while channels are being swept out.
-    pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {
-        if self.left_over.as_ref().is_some_and(LeftOver::is_under_way) {
+    pub(super) fn take_due(&mut self, numbers: &mut Numbers, head: Option<u32>) -> Option<Due> {
+        if self.is_swept() {
             return None;
         }
         while self.is_due(head) {
+            if self.next_due() != self.next_history() {
+                let (channel, need, position) = self.values.take_next(numbers)?;
+                return Some(Due {
+                    channel,
+                    need,
+                    withheld: 0,
+                    position,
+                    // It matters only to channels with offsets.
+                    progress: Progress::default(),
+                });
+            }
             let next = self.batches.front_mut()?;
             let (channel, number, position, progress) = (next.names.next()?, next.number, next.due, next.progress);
             next.due = position.wrapping_add(1);
@@ -407,9 +437,7 @@ impl CatchUp {
             self.channels.remove(channel);
             return false;
         }
-        if let Some(state) = self.channels.get_mut(channel) {
-            *state = State::Settling { at };
-        }
+        self.channels.insert(channel.clone(), State::Settling { at });
         true
     }
 

@@ -7,7 +7,7 @@
 //!
 //! - `table`: the subscriptions.
 //! - `frame`, `outbox` and `pool`: the frames that wait to be written.
-//! - `catch_up`: the channels whose events are still to be read from the hub.
+//! - `catch_up` and `numbers`: the channels whose events are still to be read from the hub.
 //! - `timers`: the timer wheel.
 //! - `slots`: storage by slot number.
 //! - `connection`: the state of one connection.
@@ -22,6 +22,7 @@ pub mod core;
 mod flush;
 mod frame;
 pub mod mailbox;
+mod numbers;
 mod outbox;
 mod pool;
 mod reactor;

@@ -255,6 +255,25 @@ impl Gateway {
         stats
     }
 
+    /// The process's resident memory in KiB, and its peak since [`forget_peak`](Self::forget_peak).
+    pub(crate) fn memory_kb(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("readable");
+        let field = |name: &str| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .expect("a field");
+            let number = line.split_whitespace().next().expect("a number");
+            number.parse().expect("a number")
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    /// Begins to measure the peak of the process's memory anew (`proc_pid_clear_refs(5)`).
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("written");
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

@@ -17,6 +17,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod logs;
+mod memory;
 mod newcomer;
 mod recovery;
 #[path = "../support/redis_server.rs"]

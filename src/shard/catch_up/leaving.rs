@@ -9,8 +9,9 @@ use std::{mem, vec};
 
 use hashbrown::hash_map::IntoIter;
 
-use super::{Batch, CatchUp, Names, State};
+use super::{Batch, CatchUp, Names, State, Values};
 use crate::hub::PATTERNS_PER_STEP;
+use crate::shard::numbers::Numbers;
 use tickgate_protocol::channel::{Channel, Pattern};
 
 /// The remaining patterns after some were given back: only channels that they match are owed.
@@ -25,8 +26,7 @@ pub(super) struct LeftOver {
 }
 
 impl LeftOver {
-    /// Whether channels are being swept out.
-    pub(super) fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         !self.swept.is_empty() || !self.kept.is_empty()
     }
 
@@ -41,50 +41,69 @@ impl CatchUp {
     /// stays for now. It is forgotten when its position has come, or [swept out](CatchUp::sweep) before it could be
     /// subscribed again.
     pub(in crate::shard) fn leave(&mut self, held: Box<[Pattern]>) {
+        let is_swept = self.is_swept();
         let left_over = self.left_over.get_or_insert_default();
         left_over.held = held;
-        left_over.is_stale = left_over.is_under_way();
+        left_over.is_stale = is_swept;
+    }
+
+    /// Whether channels are being swept out.
+    pub(super) fn is_swept(&self) -> bool {
+        let of_histories = self.left_over.as_ref().is_some_and(LeftOver::is_under_way);
+        of_histories || self.values.is_swept()
     }
 
     /// Goes on forgetting the channels that are not owed any more, for about `most` steps. Returns how many steps it took,
     /// and whether it is done: only then may patterns be subscribed.
-    pub(in crate::shard) fn sweep(&mut self, most: usize) -> (usize, bool) {
+    pub(in crate::shard) fn sweep(&mut self, numbers: &mut Numbers, most: usize) -> (usize, bool) {
         let Some(left_over) = &mut self.left_over else {
             return (0, true);
         };
         let each = 1 + left_over.held.len() / PATTERNS_PER_STEP;
         let mut taken = 0;
-        while let Some(next) = self.batches.front_mut() {
-            if taken >= most {
-                return (taken, false);
-            }
-            taken += each;
-            let number = next.number;
-            let is_own = |state: &State| matches!(state, State::Reading { batch, .. } if *batch == number);
-            if let Some(channel) = next.names.next()
-                && self.channels.get(&channel).is_some_and(is_own)
-            {
-                if left_over.includes(&channel) {
-                    left_over.kept.push(channel);
-                } else {
-                    self.channels.remove(&channel);
+        // The channels without history come last: only they can be set aside meanwhile.
+        if !self.values.is_swept() {
+            while let Some(next) = self.batches.front_mut() {
+                if taken >= most {
+                    return (taken, false);
+                }
+                taken += each;
+                let number = next.number;
+                let is_own = |state: &State| matches!(state, State::Reading { batch, .. } if *batch == number);
+                if let Some(channel) = next.names.next()
+                    && self.channels.get(&channel).is_some_and(is_own)
+                {
+                    if left_over.includes(&channel) {
+                        left_over.kept.push(channel);
+                    } else {
+                        self.channels.remove(&channel);
+                    }
+                }
+                if next.names.is_empty()
+                    && let Some(batch) = self.batches.pop_front()
+                    && !left_over.kept.is_empty()
+                {
+                    let names = match left_over.kept.len() {
+                        1 => Names::One(left_over.kept.pop()),
+                        _ => Names::Many(mem::take(&mut left_over.kept).into_iter()),
+                    };
+                    // There are not more channels than before, so the positions suffice.
+                    left_over.swept.push_back(Batch { names, ..batch });
                 }
             }
-            if next.names.is_empty()
-                && let Some(batch) = self.batches.pop_front()
-                && !left_over.kept.is_empty()
-            {
-                let names = match left_over.kept.len() {
-                    1 => Names::One(left_over.kept.pop()),
-                    _ => Names::Many(mem::take(&mut left_over.kept).into_iter()),
-                };
-                // There are not more channels than before, so the positions suffice.
-                left_over.swept.push_back(Batch { names, ..batch });
-            }
+            self.batches = mem::take(&mut left_over.swept);
+            self.values.begin_sweep();
         }
-        self.batches = mem::take(&mut left_over.swept);
+        if taken >= most && !self.values.is_empty() {
+            return (taken, false);
+        }
+        let numbers_max = most.saturating_sub(taken).div_ceil(each).max(1);
+        taken += each * (self.values).sweep(numbers, numbers_max, |channel| left_over.includes(channel));
+        if self.values.is_swept() {
+            return (taken, false);
+        }
         // These are few: they belong to a request that was carried out at once and whose answer is not queued yet.
-        taken += self.unscheduled.len() * each;
+        taken += (self.unscheduled.len() + self.values.unscheduled()) * each;
         self.unscheduled.retain(|channel| {
             let is_owed = left_over.includes(channel);
             if !is_owed {
@@ -92,6 +111,7 @@ impl CatchUp {
             }
             is_owed
         });
+        (self.values).sweep_unscheduled(numbers, |channel| left_over.includes(channel));
         if !mem::take(&mut left_over.is_stale) {
             self.left_over = None;
         }
@@ -101,6 +121,7 @@ impl CatchUp {
     /// Takes the state apart, to be freed in steps.
     pub(in crate::shard) fn into_deferred_drop(self) -> DeferredDrop {
         let Self {
+            values,
             channels,
             mut batches,
             unscheduled,
@@ -110,6 +131,7 @@ impl CatchUp {
         let LeftOver { mut swept, kept, .. } = left_over.unwrap_or_default();
         batches.append(&mut swept);
         DeferredDrop {
+            values,
             channels: channels.into_iter(),
             batches,
             names: [unscheduled.into_iter(), kept.into_iter()],
@@ -121,6 +143,7 @@ impl CatchUp {
 /// for one turn.
 #[derive(Debug)]
 pub(in crate::shard) struct DeferredDrop {
+    values: Values,
     channels: IntoIter<Channel, State>,
     batches: VecDeque<Batch>,
     names: [vec::IntoIter<Channel>; 2],
@@ -128,19 +151,19 @@ pub(in crate::shard) struct DeferredDrop {
 
 impl DeferredDrop {
     /// Frees at most `most` names; returns how many. Fewer than `most`: nothing is left.
-    pub(in crate::shard) fn free(&mut self, most: usize) -> usize {
+    pub(in crate::shard) fn free(&mut self, numbers: &mut Numbers, most: usize) -> usize {
+        let mut freed = self.values.free(numbers, most);
         let channels = self.channels.by_ref().map(|(channel, _)| channel);
         let channels = channels.chain(self.names.iter_mut().flatten());
-        let freed = channels.take(most).count();
-        let mut freed_of_batches = 0;
-        while freed + freed_of_batches < most
+        freed += channels.take(most - freed).count();
+        while freed < most
             && let Some(batch) = self.batches.front_mut()
         {
-            freed_of_batches += batch.names.by_ref().take(most - freed - freed_of_batches).count();
+            freed += batch.names.by_ref().take(most - freed).count();
             if batch.names.is_empty() {
                 self.batches.pop_front();
             }
         }
-        freed + freed_of_batches
+        freed
     }
 }

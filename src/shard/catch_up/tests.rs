@@ -6,23 +6,27 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod alone;
+
+use alone::Alone;
+
 fn channel(name: &str) -> Channel {
     Channel::parse(name).expect("valid")
 }
 
 #[test]
 fn a_channel_is_read_where_it_was_set_aside() {
-    let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+    let (mut catch_up, a, b) = (Alone::default(), channel("a"), channel("b"));
     assert!(catch_up.set_aside(&a, 7, 10));
     assert!(catch_up.set_aside(&b, 8, 12));
     assert!(!catch_up.set_aside(&a, 9, 13), "it has a position already");
     assert_eq!(catch_up.take_due(Some(9)), None, "what was queued before goes before");
     let due = catch_up.take_due(Some(10)).expect("its position has come");
-    assert_eq!((due.channel, due.need, due.withheld), (a, Need::Newest { above: 6 }, 2));
+    assert_eq!((due.channel, due.need, due.withheld), (a, Need::Newest { above: 6 }, 0));
     assert_eq!(catch_up.take_due(Some(11)), None);
     assert_eq!(catch_up.take_due(None).expect("nothing is queued").channel, b);
     // Sequence numbers wrap.
-    let mut catch_up = CatchUp::default();
+    let mut catch_up = Alone::default();
     catch_up.set_aside(&b, 1, 2);
     assert_eq!(catch_up.take_due(Some(u32::MAX)), None);
     assert!(catch_up.take_due(Some(3)).is_some());
@@ -30,27 +34,35 @@ fn a_channel_is_read_where_it_was_set_aside() {
 
 #[test]
 fn a_frame_that_is_passed_over_is_owed() {
-    let (mut catch_up, a) = (CatchUp::default(), channel("a"));
-    assert!(!catch_up.passes_over(&a, 3));
-    catch_up.set_aside(&a, 9, 1);
-    assert!(catch_up.passes_over(&a, 5));
-    assert!(catch_up.passes_over(&a, 7));
-    let due = catch_up.take_due(None).expect("due");
-    assert_eq!((due.need, due.withheld), (Need::Newest { above: 4 }, 3));
-    // A value that is owed as a whole stays owed as a whole.
-    let mut catch_up = CatchUp::default();
-    catch_up.subscribe(a.clone(), Need::Whole { latest: 3 });
+    let a = channel("a");
+    // Of merged records, those that changed since are owed, too.
+    for (has_records, above) in [(false, 8), (true, 4)] {
+        let mut catch_up = Alone {
+            has_records,
+            ..Alone::default()
+        };
+        assert!(!catch_up.passes_over(&a, 3));
+        catch_up.set_aside(&a, 9, 1);
+        assert!(catch_up.passes_over(&a, 5));
+        assert!(catch_up.passes_over(&a, 7));
+        assert_eq!(catch_up.take_due(None).expect("due").need, Need::Newest { above });
+        assert_eq!(catch_up.numbers.len(), 0);
+    }
+    // A value that is owed as a whole is not read instead of an event of an earlier subscription.
+    let mut catch_up = Alone::default();
+    catch_up.note_began_at(3);
+    catch_up.subscribe(a.clone(), Need::Whole { since: 3 });
     assert_eq!(catch_up.take_due(None), None, "the answer goes first");
     schedule(&mut catch_up, 4);
-    assert!(catch_up.passes_over(&a, 5));
-    assert_eq!(catch_up.take_due(None).expect("due").need, Need::Whole { latest: 3 });
+    assert!(!catch_up.passes_over(&a, 2), "it is of an earlier subscription");
+    assert_eq!(catch_up.take_due(None).expect("due").need, Need::Whole { since: 3 });
 }
 
 #[test]
 fn a_frame_that_the_read_does_not_give_is_not_passed_over() {
     let a = channel("a");
-    for need in [Need::After(44), Need::LastOrAfter(44), Need::Whole { latest: 44 }] {
-        let mut catch_up = CatchUp::default();
+    for need in [Need::After(44), Need::LastOrAfter(44)] {
+        let mut catch_up = Alone::default();
         catch_up.subscribe(a.clone(), need);
         schedule(&mut catch_up, 1);
         let passed: Vec<u64> = (42..=45).filter(|version| catch_up.passes_over(&a, *version)).collect();
@@ -61,7 +73,7 @@ fn a_frame_that_the_read_does_not_give_is_not_passed_over() {
 
 #[test]
 fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
-    let (mut catch_up, a) = (CatchUp::default(), channel("a"));
+    let (mut catch_up, a) = (Alone::default(), channel("a"));
     catch_up.subscribe(a.clone(), Need::After(41));
     schedule(&mut catch_up, 1);
     assert!(catch_up.withholds(&a, 5));
@@ -87,7 +99,7 @@ fn held(patterns: &[&str]) -> Box<[Pattern]> {
     patterns.iter().map(valid).collect()
 }
 
-fn schedule(catch_up: &mut CatchUp, first: u32) {
+fn schedule(catch_up: &mut Alone, first: u32) {
     let mut taken = 0;
     catch_up.schedule(Progress::default(), |count| {
         taken = count;
@@ -97,14 +109,14 @@ fn schedule(catch_up: &mut CatchUp, first: u32) {
 }
 
 /// Every channel that is read, with its position.
-fn read_all(catch_up: &mut CatchUp) -> Vec<(String, u32)> {
+fn read_all(catch_up: &mut Alone) -> Vec<(String, u32)> {
     let due = std::iter::from_fn(|| catch_up.take_due(None));
     due.map(|due| (due.channel.as_str().to_owned(), due.position)).collect()
 }
 
 #[test]
 fn each_channel_of_a_request_has_its_own_position() {
-    let mut catch_up = CatchUp::default();
+    let mut catch_up = Alone::default();
     for name in ["a", "b", "c"] {
         catch_up.subscribe(channel(name), Need::After(3));
     }
@@ -134,7 +146,7 @@ fn each_channel_of_a_request_has_its_own_position() {
 #[test]
 fn a_channel_that_was_given_back_and_subscribed_again_has_a_new_position() {
     for shares in [1, 2, 100] {
-        let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+        let (mut catch_up, a, b) = (Alone::default(), channel("a"), channel("b"));
         catch_up.set_aside(&a, 1, 5);
         catch_up.set_aside(&b, 2, 6);
         catch_up.leave(held(&["b"]));
@@ -149,19 +161,19 @@ fn a_channel_that_was_given_back_and_subscribed_again_has_a_new_position() {
 
 #[test]
 fn the_old_entry_of_a_channel_that_is_subscribed_again_is_void() {
-    let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+    let (mut catch_up, a, b) = (Alone::default(), channel("a"), channel("b"));
     // An event that was still queued when the channel was given back, as the first of two.
     catch_up.set_aside(&a, 1, 5);
     catch_up.set_aside(&b, 2, 6);
-    catch_up.subscribe(a.clone(), Need::Whole { latest: 4 });
+    catch_up.subscribe(a.clone(), Need::Whole { since: 4 });
     schedule(&mut catch_up, 9);
     let read = read_all(&mut catch_up);
-    assert_eq!(read, [("b".to_owned(), 6), ("a".to_owned(), 9)]);
+    assert_eq!(read, [("b".to_owned(), 5), ("a".to_owned(), 9)]);
 }
 
 #[test]
 fn channels_that_were_given_back_cost_nothing_at_once_and_are_swept_out_in_steps() {
-    let mut catch_up = CatchUp::default();
+    let mut catch_up = Alone::default();
     for n in 0..1000 {
         catch_up.subscribe(channel(&format!("{}.s{n}", ["a", "b"][n % 2])), Need::After(3));
     }
@@ -203,7 +215,7 @@ fn channels_that_were_given_back_cost_nothing_at_once_and_are_swept_out_in_steps
 
 #[test]
 fn channels_given_back_before_they_had_a_position_are_swept_out() {
-    let (mut catch_up, a, b) = (CatchUp::default(), channel("a"), channel("b"));
+    let (mut catch_up, a, b) = (Alone::default(), channel("a"), channel("b"));
     catch_up.subscribe(a.clone(), Need::After(3));
     catch_up.subscribe(b, Need::After(3));
     catch_up.leave(held(&["b"]));
@@ -215,7 +227,7 @@ fn channels_given_back_before_they_had_a_position_are_swept_out() {
 
 #[test]
 fn the_state_of_a_removed_connection_is_freed_in_steps() {
-    let mut catch_up = CatchUp::default();
+    let mut catch_up = Alone::default();
     for n in 0..90 {
         catch_up.subscribe(channel(&format!("a.s{n}")), Need::After(3));
     }
@@ -226,10 +238,14 @@ fn the_state_of_a_removed_connection_is_freed_in_steps() {
     catch_up.leave(held(&["a.*"]));
     catch_up.sweep(20);
     catch_up.subscribe(channel("c"), Need::After(3));
-    // 101 channels, and as many names in batches.
+    // 10 channels without history, 91 with history, and the names of these in batches.
+    let Alone {
+        catch_up, mut numbers, ..
+    } = catch_up;
+    assert_eq!(numbers.len(), 10);
     let mut deferred = catch_up.into_deferred_drop();
-    let freed: Vec<usize> = (0..6).map(|_| deferred.free(50)).collect();
-    assert_eq!(freed, [50, 50, 50, 50, 2, 0]);
+    let freed: Vec<usize> = (0..6).map(|_| deferred.free(&mut numbers, 50)).collect();
+    assert_eq!((freed, numbers.len()), (vec![50, 50, 50, 42, 0, 0], 0));
 }
 
 /// A channel of numbered events, a shard's inbox, a small outbox, and a client that takes one frame at a time.
@@ -241,7 +257,7 @@ struct Rig {
     // (version, sequence); version 0: a frame that is not of this channel.
     outbox: VecDeque<(u64, u32)>,
     sequence: u32,
-    catch_up: CatchUp,
+    catch_up: Alone,
     got: Vec<u64>,
 }
 
@@ -277,7 +293,7 @@ impl Rig {
             popped: 0,
             outbox: VecDeque::new(),
             sequence: 0,
-            catch_up: CatchUp::default(),
+            catch_up: Alone::default(),
             got: Vec::new(),
         };
         if let Some(after) = after {

@@ -312,7 +312,7 @@ impl ShardCore {
 
     /// Goes on with the subscribe requests that waited for this turn.
     pub(super) fn resume_subscribes(&mut self, now: Now) {
-        self.recovery.begin_steps();
+        self.recovery.begin_steps(&mut self.fanout);
         let position = self.fanout.inbox().position();
         while let Some(step) = self
             .recovery

@@ -10,6 +10,7 @@ use crate::hub::{Inbox, Popped};
 use crate::metrics::ShardMetrics;
 use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::{Content, Frame, FramedEvent};
+use crate::shard::numbers::Numbers;
 use tickgate_protocol::event::WireFormat;
 use tickgate_protocol::wire::{Deflate, encode};
 
@@ -19,6 +20,8 @@ pub(in crate::shard::core) struct Frames<'e> {
     wrapped: [Option<Rc<Frame>>; WireFormat::COUNT],
     // How many connections took each.
     taken: [u64; WireFormat::COUNT],
+    // The number of the event's channel, once it has one.
+    number: Option<u32>,
 }
 
 impl<'e> Frames<'e> {
@@ -28,7 +31,17 @@ impl<'e> Frames<'e> {
             event,
             wrapped: [const { None }; WireFormat::COUNT],
             taken: [0; WireFormat::COUNT],
+            number: None,
         }
+    }
+
+    /// The number of the event's channel. Looked up once if there is one, which stays the channel's number as long as the
+    /// event is being delivered.
+    pub(super) fn number(&mut self, numbers: &Numbers) -> Option<u32> {
+        if self.number.is_none() {
+            self.number = numbers.get(&self.event.channel);
+        }
+        self.number
     }
 
     /// The frame for one connection of an endpoint. `format` is the endpoint's format.

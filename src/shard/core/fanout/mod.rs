@@ -21,6 +21,7 @@ use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot};
 use crate::shard::frame::Frame;
+use crate::shard::numbers::Numbers;
 use crate::shard::table::{NodeId, Table};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -199,8 +200,11 @@ impl Fanout {
                     continue;
                 }
                 for (popped, frames) in run.iter().zip(frames.each()) {
-                    if hot.flags.has(Flags::CATCH_UP) && is_withheld(cold[slot].as_mut(), popped, &self.metrics) {
-                        continue;
+                    if hot.flags.has(Flags::CATCH_UP) {
+                        let numbers = self.outgoing.numbers_mut();
+                        if is_withheld(cold[slot].as_mut(), popped, frames, numbers, &self.metrics) {
+                            continue;
+                        }
                     }
                     deliveries += 1;
                     let frame = frames.get(format, endpoint, &self.inbox);
@@ -315,16 +319,22 @@ impl Fanout {
 }
 
 // Whether an event must not be queued, since the connection reads its channel from the hub.
-fn is_withheld(cold: Option<&mut Cold>, popped: &Popped, metrics: &ShardMetrics) -> bool {
+fn is_withheld(
+    cold: Option<&mut Cold>,
+    popped: &Popped,
+    frames: &mut Frames<'_>,
+    numbers: &mut Numbers,
+    metrics: &ShardMetrics,
+) -> bool {
     let Some(catch_up) = cold.and_then(Cold::catch_up) else {
         return false;
     };
     let channel = &popped.event.channel;
     if catch_up.is_newly_covered(channel) {
-        metrics.catch_ups.bump(catch_up.owe(&popped.event).into());
+        metrics.catch_ups.bump(catch_up.owe(numbers, &popped.event).into());
         return true;
     }
-    catch_up.withholds(channel, popped.index)
+    catch_up.withholds(frames.number(numbers), channel, popped.index)
 }
 
 /// Whether the `dropped` message can be queued now: there is room among the replies, or the outbox is empty.

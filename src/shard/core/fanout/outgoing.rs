@@ -12,6 +12,7 @@ use crate::shard::connection::{Flags, Hot};
 use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
+use crate::shard::numbers::Numbers;
 use crate::shard::outbox::Bounds;
 use crate::shard::pool::Pool;
 
@@ -19,6 +20,8 @@ use crate::shard::pool::Pool;
 #[derive(Default)]
 pub(in crate::shard::core) struct Outgoing {
     pool: Pool,
+    // The channels whose values some connection has yet to read.
+    numbers: Numbers,
     // Connections to flush.
     dirty: VecDeque<u32>,
     // Connections to flush that are polled.
@@ -42,6 +45,16 @@ impl Outgoing {
     /// Forgets that an outbox was half full.
     pub(super) const fn reset_pressed(&mut self) {
         self.is_pressed = false;
+    }
+
+    /// The numbers of the channels whose values some connection has yet to read.
+    pub(in crate::shard::core) const fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// The same, to be changed.
+    pub(in crate::shard::core) const fn numbers_mut(&mut self) -> &mut Numbers {
+        &mut self.numbers
     }
 
     /// Frames in all outboxes, events and replies.
@@ -143,8 +156,9 @@ impl Outgoing {
     }
 
     /// The oldest event in an outbox of which nothing was sent.
-    pub(super) fn oldest_event(&mut self, hot: &mut Hot) -> Option<&Frame> {
-        hot.outbox.oldest_event(&mut self.pool)
+    pub(super) fn oldest_event(&mut self, hot: &mut Hot) -> Option<(&Frame, &Numbers)> {
+        let oldest = hot.outbox.oldest_event(&mut self.pool)?;
+        Some((oldest, &self.numbers))
     }
 
     /// Takes the oldest event of which nothing was sent out of an outbox, with its sequence number.
@@ -160,8 +174,10 @@ impl Outgoing {
         &mut self,
         hot: &mut Hot,
         limit: usize,
-        is_passed_over: impl FnMut(&Rc<Frame>) -> bool,
+        mut is_passed_over: impl FnMut(&Numbers, &Rc<Frame>) -> bool,
     ) -> u32 {
+        let numbers = &self.numbers;
+        let is_passed_over = |frame: &Rc<Frame>| is_passed_over(numbers, frame);
         let passed = hot.outbox.pass_over(&mut self.pool, limit, is_passed_over);
         self.event_frames -= u64::from(passed.event_frames);
         self.event_bytes -= u64::from(passed.event_bytes);

@@ -24,6 +24,7 @@ use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags, Gap, Hot};
 use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::{Frame, FramedEvent};
+use crate::shard::numbers::Numbers;
 use crate::shard::slots::Slots;
 use tickgate_protocol::channel::{Channel, Overflow};
 
@@ -91,7 +92,7 @@ impl FullOutbox<'_> {
         while !self.outgoing.push_event(self.hot, frame, &endpoint.bounds) {
             let oldest = self.outgoing.oldest_event(self.hot);
             // `Kept` also when a frame that is partly sent is the only one.
-            let fate = oldest.map_or(Fate::Kept, |oldest| fate(oldest, self.cold));
+            let fate = oldest.map_or(Fate::Kept, |(oldest, numbers)| fate(oldest, numbers, self.cold));
             if matches!(fate, Fate::Kept) {
                 if event.class.overflow == Overflow::Disconnect {
                     if self.clear_aside() {
@@ -122,16 +123,17 @@ impl FullOutbox<'_> {
     fn clear_aside(&mut self) -> bool {
         let mut aside: Vec<Rc<Frame>> = Vec::new();
         let catch_up = self.cold.catch_up_or_new();
-        let passed = self.outgoing.pass_over(self.hot, usize::MAX, |frame| {
+        let passed = self.outgoing.pass_over(self.hot, usize::MAX, |numbers, frame| {
             let Some(event) = frame.event() else { return false };
-            let is_aside = event.steps_aside() && !catch_up.passes_over(&event.channel, event.version);
+            let is_aside = event.steps_aside() && !catch_up.passes_over(numbers, &event.channel, event.version);
             if is_aside {
                 aside.push(frame.clone());
             }
             event.steps_aside()
         });
         for event in aside.iter().filter_map(|frame| frame.event()) {
-            if !self.cold.catch_up_or_new().passes_over(&event.channel, event.version) {
+            let numbers = self.outgoing.numbers();
+            if !(self.cold.catch_up_or_new()).passes_over(numbers, &event.channel, event.version) {
                 self.step_aside(event);
             }
         }
@@ -141,7 +143,7 @@ impl FullOutbox<'_> {
     fn step_aside(&mut self, event: &FramedEvent) {
         let due = self.hot.outbox.take_sequence();
         let catch_up = self.cold.catch_up_or_new();
-        if catch_up.set_aside(&event.channel, event.version, due) {
+        if catch_up.set_aside(self.outgoing.numbers_mut(), event, due) {
             self.metrics.catch_ups.bump(1);
         }
         self.metrics.conflated.bump(1);
@@ -153,12 +155,12 @@ impl FullOutbox<'_> {
     }
 }
 
-fn fate(oldest: &Frame, cold: &mut Cold) -> Fate {
+fn fate(oldest: &Frame, numbers: &Numbers, cold: &mut Cold) -> Fate {
     let Some(event) = oldest.event() else {
         return Fate::Kept;
     };
     let catch_up = cold.catch_up();
-    if catch_up.is_some_and(|catch_up| catch_up.passes_over(&event.channel, event.version)) {
+    if catch_up.is_some_and(|catch_up| catch_up.passes_over(numbers, &event.channel, event.version)) {
         return Fate::PassedOver;
     }
     match event.class.overflow {

@@ -39,9 +39,9 @@ impl CatchUps {
     }
 
     /// Frees the state of connections that do not need it any more, while there are steps left.
-    pub(super) fn free(&mut self, steps: &mut Steps) {
+    pub(super) fn free(&mut self, steps: &mut Steps, fanout: &mut Fanout) {
         while let (most @ 1.., Some(drop)) = (steps.left(), self.drops.front_mut()) {
-            let freed = drop.free(most);
+            let freed = drop.free(fanout.outgoing_mut().numbers_mut(), most);
             if freed < most {
                 self.drops.pop_front();
             }
@@ -62,8 +62,8 @@ impl CatchUps {
     ) {
         if let Some(Connection { hot, cold, .. }) = connections.get(slot) {
             let catch_up = cold.catch_up_or_new();
-            catch_up.subscribe(channel, need);
             catch_up.note_began_at(began_at);
+            catch_up.subscribe(fanout.outgoing_mut().numbers_mut(), channel, need);
             fanout.outgoing_mut().note_catching_up(hot, true);
             self.metrics.catch_ups.bump(1);
         }
@@ -95,7 +95,7 @@ impl CatchUps {
         let Some(catch_up) = connections.catch_up(slot) else {
             return true;
         };
-        let (taken, is_done) = catch_up.sweep(steps.first_share());
+        let (taken, is_done) = catch_up.sweep(fanout.outgoing_mut().numbers_mut(), steps.first_share());
         steps.spend(taken);
         self.shrink(slot, connections, fanout);
         is_done
@@ -117,7 +117,7 @@ impl CatchUps {
         let extra = cold.extra.as_mut();
         if let Some(catch_up) = extra.and_then(|extra| extra.catch_up.take()) {
             let mut drop = catch_up.into_deferred_drop();
-            if drop.free(FREED_AT_ONCE) == FREED_AT_ONCE {
+            if drop.free(fanout.outgoing_mut().numbers_mut(), FREED_AT_ONCE) == FREED_AT_ONCE {
                 self.drops.push_back(drop);
             }
         }

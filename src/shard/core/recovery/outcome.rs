@@ -122,8 +122,8 @@ impl Outcome {
             if key.is_some() {
                 self.tell_recovered(&seen.channel, false, true);
             }
-            let latest = seen.latest;
-            return seen.has_last.then_some((seen.channel, Need::Whole { latest }));
+            let since = self.began_at;
+            return seen.has_last.then_some((seen.channel, Need::Whole { since }));
         }
         // A client that returns to this store has no key for a channel that began since, and gets it from its beginning.
         // For a client that was never here, it is unknown what an earlier store had.

@@ -100,9 +100,9 @@ impl Reading {
             return None;
         }
         let catch_up = cold.catch_up()?;
-        fanout.outgoing_mut().pass_over(hot, limit, |frame| {
+        fanout.outgoing_mut().pass_over(hot, limit, |numbers, frame| {
             let event = frame.event();
-            event.is_some_and(|event| catch_up.passes_over(&event.channel, event.version))
+            event.is_some_and(|event| catch_up.passes_over(numbers, &event.channel, event.version))
         });
         let may_read = self.pages_left > 0 && !catch_up.has_read_in(self.turn);
         if may_read && self.read_page(slot, now, connections, fanout) {
@@ -130,8 +130,9 @@ impl Reading {
                 break;
             }
             let head = fanout.outgoing().first_sequence(connections.hot(slot));
+            let numbers = fanout.outgoing_mut().numbers_mut();
             let catch_up = connections.catch_up(slot);
-            let Some(due) = catch_up.and_then(|catch_up| catch_up.take_due(head)) else {
+            let Some(due) = catch_up.and_then(|catch_up| catch_up.take_due(numbers, head)) else {
                 break;
             };
             last = Some(due.position);
@@ -186,10 +187,9 @@ impl Reading {
             fanout.outgoing_mut().note_too_slow(id);
             return 0;
         }
-        if is_value && (page.overtaken || page.events.is_empty() && due.withheld > 0) {
+        if is_value && page.overtaken {
             // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
-            let count = due.withheld.max(1);
-            note_loss(hot, cold, &due.channel, count, due.position, &self.metrics);
+            note_loss(hot, cold, &due.channel, 1, due.position, &self.metrics);
             page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
         }
         let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
@@ -268,18 +268,25 @@ fn may_see(cold: &Cold, channel: &Channel) -> bool {
     !auth::is_admin_only(channel.as_str()) || cold.is_admin()
 }
 
+// Reads what is needed of a channel. `overtaken`: something that is owed is gone.
 fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now: Now) -> Page {
     let mut read = |since| inbox.read(channel, since, limit, now);
     let newest = match need {
-        Need::Newest { above } => return read(Since::Newest { above }),
-        Need::Whole { latest } => {
-            // Of records: the changes since the request may be forgotten already, and the value begun anew.
-            let news = read(Since::Newest { above: latest });
-            return if news.overtaken {
-                news
-            } else {
-                read(Since::Newest { above: 0 })
+        Need::Newest { above } => {
+            let mut page = read(Since::Newest { above });
+            page.overtaken |= page.events.is_empty();
+            return page;
+        }
+        Need::Whole { since } => {
+            let mut page = read(Since::Newest { above: 0 });
+            page.overtaken = match page.events.last() {
+                // Of records: the changes since the request may be forgotten already, and the value begun anew.
+                Some(value) if value.class.record_key.is_some() => read(Since::Newest { above: since }).overtaken,
+                Some(_) => false,
+                // The channel had a value and is gone, or an event came since and is not given to newcomers any more.
+                None => page.last == 0 || page.last > since,
             };
+            return page;
         }
         Need::After(offset) => return read(Since::After(offset)),
         Need::LastOrAfter(newest) => newest,

@@ -132,9 +132,9 @@ impl Recovery {
     }
 
     /// Begins the steps of a turn.
-    pub(in crate::shard::core) fn begin_steps(&mut self) {
+    pub(in crate::shard::core) fn begin_steps(&mut self, fanout: &mut Fanout) {
         self.steps.begin_turn();
-        self.catch_ups.free(&mut self.steps);
+        self.catch_ups.free(&mut self.steps, fanout);
     }
 
     /// Answers the next request that had to wait until the inbox had come to `position`.
@@ -476,7 +476,9 @@ impl Subscribe {
         let held = fanout.table().held(self.slot).filter(|held| !is_new(held)).cloned();
         let held = held.collect();
         if let Some(Connection { hot, cold, .. }) = connections.get(self.slot) {
-            cold.catch_up_or_new().begin_subscribe(held);
+            let catch_up = cold.catch_up_or_new();
+            catch_up.note_began_at(self.outcome.began_at());
+            catch_up.begin_subscribe(held);
             fanout.outgoing_mut().note_catching_up(hot, true);
         }
     }

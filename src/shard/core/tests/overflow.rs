@@ -119,6 +119,6 @@ fn a_value_that_the_hub_forgot_before_it_was_read_is_reported_as_dropped() {
     assert_eq!(told(&got), [json!(0), json!("dropped"), json!(3)]);
     assert_eq!(
         got[1].text()["data"],
-        json!({"count": 2, "channels": ["market.a.price"]})
+        json!({"count": 1, "channels": ["market.a.price"]})
     );
 }

@@ -136,8 +136,8 @@ fn unsubscribing_and_disconnecting_take_shares_of_turns_however_much_is_caught_u
     rig.turns();
     assert_eq!(owed(&mut rig), CHANNELS - 1);
     rig.core.on_socket_error(id, rig.now);
-    // The names are stored twice: by channel, and in the order of their positions.
-    assert_eq!(rig.turns() as usize, (2 * (CHANNELS - 1) - 256) / STEPS as usize + 1);
+    assert_eq!(rig.turns() as usize, (CHANNELS - 1 - 256) / STEPS as usize + 1);
+    assert_eq!(rig.core.fanout.outgoing().numbers().len(), 0, "nothing is left behind");
 }
 
 #[test]
