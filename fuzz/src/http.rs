@@ -18,7 +18,7 @@ use tickgate::broker::Embedded;
 use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
 use tickgate::ingress::http::{BodyRoom, Health, Listener};
 use tickgate::ingress::{
-    AllowedOrigins, BODY_BYTES_MAX, Endpoint, Ingress, Parts, Settings, TokenRefusal, TrustedProxies,
+    AllowedOrigins, BODY_BYTES_MAX, Endpoint, Ingress, Parts, Selector, Settings, TokenRefusal, TrustedProxies,
 };
 use tickgate::metrics::IngressMetrics;
 use tickgate::session;
@@ -232,6 +232,7 @@ fn polled(request: PollRequest) {
 fn settings(trusts: bool) -> Settings {
     let endpoint = |path: &str, dialect, auth_mode| Endpoint {
         path: path.into(),
+        selector: Selector::default(),
         session: session(dialect, auth_mode),
         deflate: true,
     };

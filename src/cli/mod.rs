@@ -125,6 +125,9 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     for warning in config.warnings(&environment) {
         print_error(&format!("warning: {warning}"));
     }
+    for open in config.open_to_anybody() {
+        print_error(&open);
+    }
     print_out(&format!("{}\n{}", config.to_toml(), Config::built_in_classes()));
     let name = file.map_or_else(|| "the default configuration".into(), Path::to_string_lossy);
     print_error(&format!("{name}: valid"));

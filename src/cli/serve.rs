@@ -43,6 +43,9 @@ impl Ready {
         for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }
+        for open in config.open_to_anybody() {
+            tracing::info!("{open}");
+        }
         Ok(Self {
             descriptors_max: raise_descriptors(&config),
             // The handlers come before the listeners, so that no signal is lost.

@@ -116,6 +116,7 @@ impl Config {
         };
         Some(ingress::Endpoint {
             path: endpoint.path.as_deref()?.into(),
+            selector: endpoint.selector(),
             session: Arc::new(settings),
             deflate: endpoint.compression.unwrap_or(self.sections.compression.enabled),
         })

@@ -281,11 +281,11 @@ fn without_endpoints_native_two_typed_and_socket_io_are_served() {
         served,
         [
             ("/ws", "native", Mode::Required, String::new()),
-            ("/ws/stock/prices", "typed", Mode::Optional, String::new()),
+            ("/ws/stock/prices", "typed", Mode::Required, String::new()),
             (
                 "/ws/market",
                 "typed",
-                Mode::Optional,
+                Mode::Required,
                 "market.* system.status".to_owned()
             ),
             ("/socket.io/", "socket_io", Mode::Required, String::new()),

@@ -9,7 +9,7 @@ use super::source::{Content, Node};
 use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
-use crate::ingress::ListenAddress;
+use crate::ingress::{HostPattern, ListenAddress, ListenerName};
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
 
 /// A type that a key can have.
@@ -218,18 +218,27 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
-impl Value for ListenAddress {
-    fn kind() -> String {
-        "address".to_owned()
-    }
-    fn read(node: &Node) -> Result<Self, Refusal> {
-        let text = text(node, "an address in quotes")?;
-        text.parse()
-            .map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
-    }
-    fn write(&self) -> Option<toml::Value> {
-        Some(self.to_string().into())
-    }
+/// Implements [`Value`] for types that are written as text and read by `FromStr`.
+macro_rules! texts {
+    ($($type:ty: $kind:literal, $wanted:literal;)*) => { $(
+        impl Value for $type {
+            fn kind() -> String {
+                $kind.to_owned()
+            }
+            fn read(node: &Node) -> Result<Self, Refusal> {
+                let text = text(node, $wanted)?;
+                text.parse().map_err(|error| Refusal::new(format!("\"{text}\" {error}")))
+            }
+            fn write(&self) -> Option<toml::Value> {
+                Some(self.to_string().into())
+            }
+        }
+    )* };
+}
+texts! {
+    ListenAddress: "address", "an address in quotes";
+    ListenerName: "address or name", "the address or name of a listener in quotes";
+    HostPattern: "host", "a host in quotes";
 }
 
 impl Value for Pattern {

@@ -5,6 +5,7 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use tickgate_protocol::channel::Pattern;
 
+use super::sections::{DialectName, Endpoint};
 use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::Mode;
@@ -27,6 +28,35 @@ impl Config {
         warnings.extend(hidden_queries(sections));
         warnings.extend(environment.names().filter_map(almost_a_key));
         warnings
+    }
+}
+
+impl Config {
+    /// The endpoints that accept connections without a token, and what these may do: one line for each endpoint.
+    #[must_use]
+    pub fn open_to_anybody(&self) -> Vec<String> {
+        let auth = &self.sections.auth;
+        let is_open = |endpoint: &&Endpoint| {
+            endpoint.dialect != Some(DialectName::Echo) && auth.endpoint_mode(endpoint.anonymous) != Mode::Required
+        };
+        let may = auth.settings().policy.anonymous;
+        let list = |patterns: &[Pattern]| {
+            let texts: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
+            if texts.is_empty() {
+                "nothing".to_owned()
+            } else {
+                texts.join(", ")
+            }
+        };
+        let (read, send, publish) = (list(&may.channels), list(&may.commands), list(&may.publish));
+        let describe = |endpoint: &Endpoint| {
+            let path = endpoint.path.as_deref().unwrap_or_default();
+            format!(
+                "{path} is open to anybody: without a token a client may subscribe to {read}; send as commands {send}; \
+                 publish to {publish}"
+            )
+        };
+        self.sections.endpoints.iter().filter(is_open).map(describe).collect()
     }
 }
 

@@ -33,8 +33,8 @@ use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
-use crate::ingress::Ingress;
 use crate::ingress::http::{BodyRoom, Health, Inherited, ListenAddress, LocalAddress};
+use crate::ingress::{Ingress, SelectionError, check_endpoints};
 use crate::metrics::IngressMetrics;
 use crate::time::Clock;
 use crate::{admin, auth, hub, ingress, shard};
@@ -129,6 +129,9 @@ pub enum Error {
         /// The cause.
         source: snapshot::Error,
     },
+    /// Endpoints and listeners do not go together.
+    #[error(transparent)]
+    Endpoint(#[from] SelectionError),
     /// The node's name is not a channel segment.
     #[error("the node's name {0:?} is not a valid channel segment")]
     Node(Box<str>),
@@ -199,6 +202,7 @@ impl Gateway {
         let main = runtimes.main.handle().clone();
         let entered = main.enter();
         let listeners = Listeners::open(&settings, passed)?;
+        check_endpoints(&settings.ingress.endpoints, &listeners.public)?;
         let components = Components::start(&settings, &main)?;
         let snapshot_path = settings.snapshot.map(|snapshot| snapshot.path);
 

@@ -16,6 +16,7 @@ use crate::shard::mailbox::ShardHandle;
 
 pub(super) struct Context {
     pub(super) admission: AdmissionControl,
+    /// The endpoints of all listeners.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) health: Arc<Health>,
@@ -31,11 +32,6 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// The endpoint of a path.
-    pub(super) fn endpoint(&self, path: &str) -> Option<&Endpoint> {
-        self.endpoints.iter().find(|endpoint| endpoint.serves(path))
-    }
-
     /// The shard that gets the next connection; `None` only without shards.
     pub(super) fn least_loaded_shard(&self) -> Option<&ShardHandle> {
         self.shards.iter().min_by_key(|shard| shard.load())

@@ -16,7 +16,7 @@
 //! | listening sockets, the accept loop, health, responses (shared with the admin listener) | [`http`] |
 //! | one connection from accept to its end | `serve` |
 //! | the PROXY header; `X-Forwarded-For` | [`proxy_protocol`], `forwarded` |
-//! | which request goes where | `routing` |
+//! | which request goes where | `routing`, `selector`, `endpoint_table` |
 //! | the checks of a handshake | [`handshake`] |
 //! | origin, limits and token | `admission`, `origin`, `limits` |
 //! | the 101, and the hand-over to a shard | `upgrade` |
@@ -30,7 +30,11 @@ mod forwarded;
 mod origin;
 pub mod proxy_protocol;
 
+mod selector;
+
 mod settings;
+
+mod endpoint_table;
 
 pub mod handshake;
 mod limits;
@@ -65,13 +69,16 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub use body::BYTES_MAX as BODY_BYTES_MAX;
+pub use endpoint_table::{SelectionError, check as check_endpoints};
 pub use forwarded::{TrustedProxies, TrustedProxyError, client_address};
-pub use http::{AddressError, ListenAddress};
+pub use http::{AddressError, ListenAddress, ListenerName, ListenerNameError};
 pub use origin::{AllowedOrigins, OriginError};
+pub use selector::{HostError, HostPattern, Selector};
 pub use settings::{Endpoint, Settings, TokenRefusal};
 
 use admission::AdmissionControl;
 use context::Context;
+use endpoint_table::EndpointTable;
 use http::{BodyRoom, Health, Listener, Verify};
 use http_connection::PollingConnections;
 use limits::ConnectionLimits;
@@ -145,10 +152,12 @@ impl Ingress {
     /// after 1, 3, 7, ... seconds.
     pub fn serve(&self, listener: Arc<Listener>, handshakes: Handle) -> JoinHandle<()> {
         let context = Arc::clone(&self.0);
+        let endpoints = Arc::new(EndpointTable::new(&context.endpoints, &listener));
         tokio::spawn(async move {
             let (pending, metrics) = (Arc::clone(&context.pending), Arc::clone(&context.metrics));
             http::accept_forever(&listener, pending.places(), &metrics.accept, |accepted, place| {
-                handshakes.spawn(serve::connection(Arc::clone(&context), accepted, place));
+                let (context, endpoints) = (Arc::clone(&context), Arc::clone(&endpoints));
+                handshakes.spawn(serve::connection(context, endpoints, accepted, place));
             })
             .await;
         })

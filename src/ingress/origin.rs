@@ -110,7 +110,7 @@ fn split(origin: &str) -> Option<(&str, &str)> {
 }
 
 /// The host name of an authority: without the port, with the brackets of an IPv6 address.
-fn host_name(authority: &str) -> &str {
+pub(super) fn host_name(authority: &str) -> &str {
     if authority.starts_with('[') {
         return authority.find(']').map_or("", |end| &authority[..=end]);
     }

@@ -44,6 +44,12 @@ impl Refusal {
         Self::new(RefusalReason::Path, response::not_found())
     }
 
+    /// 404: endpoints have the path, but none of them is for this listener, host and subprotocol.
+    pub(super) fn no_endpoint() -> Self {
+        let message = "no endpoint of this path serves this listener, Host and Sec-WebSocket-Protocol";
+        Self::with_code(RefusalReason::Path, HttpErrorCode::NotFound, message)
+    }
+
     /// 405, with the methods that the path has.
     pub(super) fn method(allow: &'static str) -> Self {
         Self::new(RefusalReason::Method, response::method_not_allowed(allow))

@@ -10,6 +10,7 @@ use hyper::{Method, Request};
 
 use super::admission::Admission;
 use super::context::Context;
+use super::endpoint_table::{EndpointTable, Selection};
 use super::handshake;
 use super::http::Health;
 use super::http::request::loggable_path;
@@ -17,13 +18,14 @@ use super::http::response::HttpResponse;
 use super::http_connection::{HttpConnection, close_after};
 use super::polling::{self, PollingResponse};
 use super::refusal::Refusal;
+use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
-use crate::session;
 
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
 #[derive(Clone)]
 pub(super) struct HttpService {
     context: Arc<Context>,
+    endpoints: Arc<EndpointTable>,
     connection: Arc<HttpConnection>,
 }
 
@@ -62,13 +64,16 @@ impl Service<Request<Incoming>> for HttpService {
             .admission
             .proxied_client(self.connection.hop, request.headers());
         self.connection.begin_request(!has_body && !is_of_session, client);
-        let endpoint = self.context.endpoint(request.uri().path());
-        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.session.dialect.is_engine_io()) {
-            let settings = Arc::clone(&endpoint.session);
-            let response = self.clone().poll_session(settings, request, has_body);
-            return ResponseFuture::Polling(Box::pin(response));
-        }
-        let response = self.respond(&mut request);
+        let endpoint = match self.endpoints.select(request.uri().path(), request.headers()) {
+            Selection::Endpoint(endpoint) if endpoint.session.dialect.is_engine_io() => {
+                let response = self.clone().poll_session(Arc::clone(endpoint), request, has_body);
+                return ResponseFuture::Polling(Box::pin(response));
+            }
+            Selection::Endpoint(endpoint) => Ok(Some(endpoint)),
+            Selection::UnknownPath => Ok(None),
+            Selection::Unfit => Err(Refusal::no_endpoint()),
+        };
+        let response = endpoint.and_then(|endpoint| self.respond(endpoint, &mut request));
         let response = response.unwrap_or_else(|refusal| self.refuse(refusal, request.uri().path()));
         let response = self.connection.count_request(response, has_body);
         self.connection.begin_response();
@@ -77,19 +82,22 @@ impl Service<Request<Incoming>> for HttpService {
 }
 
 impl HttpService {
-    pub(super) const fn new(context: Arc<Context>, connection: Arc<HttpConnection>) -> Self {
-        Self { context, connection }
+    pub(super) const fn new(
+        context: Arc<Context>,
+        endpoints: Arc<EndpointTable>,
+        connection: Arc<HttpConnection>,
+    ) -> Self {
+        Self {
+            context,
+            endpoints,
+            connection,
+        }
     }
 
     /// Serves a request of an Engine.IO endpoint.
-    async fn poll_session(
-        self,
-        settings: Arc<session::Settings>,
-        request: Request<Incoming>,
-        has_body: bool,
-    ) -> HttpResponse {
+    async fn poll_session(self, endpoint: Arc<Endpoint>, request: Request<Incoming>, has_body: bool) -> HttpResponse {
         let path: Box<str> = request.uri().path().into();
-        let response = match polling::serve(&self.context, &self.connection, &settings, request).await {
+        let response = match polling::serve(&self.context, &self.connection, &endpoint, request).await {
             Ok(PollingResponse { response, is_poll }) => {
                 let response = if is_poll {
                     response
@@ -109,11 +117,15 @@ impl HttpService {
         response
     }
 
-    /// Serves any other request.
-    fn respond(&self, request: &mut Request<Incoming>) -> Result<HttpResponse, Refusal> {
+    /// Serves any other request. Without an endpoint it is for a health check.
+    fn respond(
+        &self,
+        endpoint: Option<&Arc<Endpoint>>,
+        request: &mut Request<Incoming>,
+    ) -> Result<HttpResponse, Refusal> {
         let context = &*self.context;
-        let path = request.uri().path();
-        let Some(endpoint) = context.endpoint(path) else {
+        let Some(endpoint) = endpoint else {
+            let path = request.uri().path();
             let response = context.health.response(path).ok_or_else(Refusal::unknown_path)?;
             return match *request.method() {
                 Method::GET | Method::HEAD | Method::OPTIONS => Ok(response),
@@ -138,7 +150,7 @@ impl HttpService {
         }
         let hop = self.connection.hop;
         let connection = context.admission.websocket(hop, endpoint, &handshake, request)?;
-        let response = switching_protocols(&endpoint.session, connection.deflate, request)?;
+        let response = switching_protocols(endpoint, connection.deflate, request)?;
         self.connection.admit(Admission::Connection(connection));
         Ok(response)
     }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::context::Context;
+use super::endpoint_table::EndpointTable;
 use super::http::{self, Accepted, Displaced, Place, Socket};
 use super::http_connection::HttpConnection;
 use super::pending::PendingSlot;
@@ -22,7 +23,7 @@ use super::upgrade;
 use crate::metrics::RefusalReason;
 
 /// Serves one connection. `place` is its place among the pending ones.
-pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, place: Place) {
+pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTable>, accepted: Accepted, place: Place) {
     let mut slot = context.pending.count(place);
     let mut socket = match accepted.open() {
         Ok(socket) => socket,
@@ -31,7 +32,7 @@ pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, place:
     let (accepted, peer) = (Instant::now(), socket.peer());
     if !context.admission.trusted_proxies.trusts(peer) {
         slot.place.set_address(peer);
-        return serve_http(context, peer, accepted, socket, slot).await;
+        return serve_http(context, endpoints, peer, accepted, socket, slot).await;
     }
     // One deadline covers the PROXY header and the first request's head.
     let deadline = accepted + context.handshake_timeout;
@@ -47,7 +48,7 @@ pub(super) async fn connection(context: Arc<Context>, accepted: Accepted, place:
             slot.place.set_silent(false);
             slot.place
                 .set_address(client.filter(|_| !context.admission.trusted_proxies.trusts(client)));
-            serve_http(context, client.or(peer), accepted, socket, slot).await;
+            serve_http(context, endpoints, client.or(peer), accepted, socket, slot).await;
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             context.metrics.refuse(RefusalReason::ProxyHeader);
@@ -81,7 +82,14 @@ async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
 }
 
 /// Serves HTTP. `accepted` is when the connection was accepted.
-async fn serve_http(context: Arc<Context>, hop: Option<IpAddr>, accepted: Instant, socket: Socket, slot: PendingSlot) {
+async fn serve_http(
+    context: Arc<Context>,
+    endpoints: Arc<EndpointTable>,
+    hop: Option<IpAddr>,
+    accepted: Instant,
+    socket: Socket,
+    slot: PendingSlot,
+) {
     let (pending, polling) = (Arc::clone(&context.pending), Arc::clone(&context.polling));
     let head_timeout = context.handshake_timeout;
     // A proxy's own connections are not those of one client.
@@ -89,7 +97,7 @@ async fn serve_http(context: Arc<Context>, hop: Option<IpAddr>, accepted: Instan
     let connection = HttpConnection::new(hop, accepted, head_timeout, &socket, (slot, address), pending, polling);
     let loss = connection.loss();
     let mut lost = pin!(loss.happened());
-    let service = HttpService::new(Arc::clone(&context), Arc::clone(&connection));
+    let service = HttpService::new(Arc::clone(&context), endpoints, Arc::clone(&connection));
     let mut http = context.http.serve_connection(TokioIo::new(socket), service);
     let mut late = pin!(sleep_until(connection.deadline()));
     // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.

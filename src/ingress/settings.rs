@@ -7,6 +7,7 @@ use hyper::header::HeaderValue;
 
 use super::handshake;
 use super::http::ListenAddress;
+use super::selector::Selector;
 use super::{AllowedOrigins, TrustedProxies};
 use crate::session;
 use tickgate_protocol::wire::negotiate::Agreement;
@@ -24,7 +25,7 @@ pub struct Settings {
     pub allowed_origins: AllowedOrigins,
     /// The headers that a page of another origin may set on a poll, as `Access-Control-Allow-Headers` lists them.
     pub cors_headers: HeaderValue,
-    /// The endpoints. Their paths differ, also without a trailing slash.
+    /// The endpoints. No two of them fit a request equally well.
     pub endpoints: Vec<Endpoint>,
     /// How a handshake with an invalid token is refused.
     pub token_refusal: TokenRefusal,
@@ -50,6 +51,8 @@ pub struct Settings {
 pub struct Endpoint {
     /// Begins with `/` and has no query.
     pub path: Box<str>,
+    /// What else a request needs to be served by this endpoint.
+    pub selector: Selector,
     /// The settings that its sessions share.
     pub session: Arc<session::Settings>,
     /// Whether to agree on compression with clients that offer it.
@@ -60,6 +63,13 @@ impl Endpoint {
     /// The compression to agree on when a request with these headers becomes a WebSocket.
     pub(super) fn deflation(&self, headers: &HeaderMap) -> Option<Agreement> {
         handshake::deflate(headers).filter(|_| self.deflate)
+    }
+
+    /// The subprotocol for the 101: one that the endpoint asks for, else that of its dialect, if the client offers it.
+    pub(super) fn subprotocol(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let own = self.selector.subprotocol(headers);
+        own.and_then(|name| HeaderValue::from_str(name).ok())
+            .or_else(|| handshake::subprotocol(&self.session.dialect, headers))
     }
 
     /// Whether a request for `path` is for this endpoint. A trailing slash makes no difference.

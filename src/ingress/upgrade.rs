@@ -12,12 +12,11 @@ use hyper::header::{HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCO
 
 use super::admission::Admission;
 use super::context::Context;
-use super::handshake;
 use super::http::Socket;
 use super::http::response::HttpResponse;
 use super::refusal::Refusal;
+use super::settings::Endpoint;
 use crate::metrics::RefusalReason;
-use crate::session;
 use crate::shard::mailbox::polling::Upgrade;
 use crate::shard::mailbox::{Adopt, ShardMessage, UnclaimedSocket};
 use tickgate_protocol::wire::negotiate::Agreement;
@@ -28,11 +27,11 @@ use tickgate_protocol::wire::negotiate::Agreement;
 ///
 /// 400 when fastwebsockets finds a fault in the handshake.
 pub(super) fn switching_protocols(
-    settings: &session::Settings,
+    endpoint: &Endpoint,
     deflate: Option<Agreement>,
     request: &mut Request<Incoming>,
 ) -> Result<HttpResponse, Refusal> {
-    let subprotocol = handshake::subprotocol(&settings.dialect, request.headers());
+    let subprotocol = endpoint.subprotocol(request.headers());
     // The future of the upgraded connection is not used: the socket is taken from hyper's connection itself.
     let (response, _upgraded) =
         fastwebsockets::upgrade::upgrade(request).map_err(|error| Refusal::bad_request(&error.to_string()))?;

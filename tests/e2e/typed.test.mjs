@@ -104,8 +104,34 @@ timeout = "2s"
   assert.ok(authenticated.state.unknown.includes('going_away'));
 });
 
-test('anonymous clients of /ws/market receive only market data and the system status by default', async (t) => {
+// The default endpoints, open to anybody.
+const open = `
+[[endpoint]]
+path = "/ws/stock/prices"
+dialect = "typed"
+anonymous = true
+subscription_types = { strategy = "strategy.{target}.prices", stock = "stock.{target}.price", market = "board.{target}.prices" }
+[[endpoint]]
+path = "/ws/market"
+dialect = "typed"
+anonymous = true
+auto_subscribe = ["market.*", "system.status"]
+`;
+
+test('the default endpoints need a token', async (t) => {
   const server = await gateway(t);
+  for (const path of ['/ws', '/ws/market', '/ws/stock/prices']) {
+    const client = await Client.open(t, `ws://${server.publicAddress}${path}`);
+    // Nobody authenticates: the greeting comes, and nothing else is served.
+    client.send({ type: 'subscribe', channels: ['market.*'] });
+    let message;
+    do message = await client.next(); while (message.type === 'connected' || message.type === 'auth_required');
+    assert.deepEqual([message.type, message.error?.code], ['error', 'UNAUTHORIZED'], path);
+  }
+});
+
+test('anonymous clients of /ws/market receive only market data and the system status by default', async (t) => {
+  const server = await gateway(t, { rest: open });
   const client = await Client.open(t, `ws://${server.publicAddress}/ws/market`);
   const [greeting] = await types(client, 'connected');
   assert.deepEqual(Object.keys(greeting), ['type', 'client_id', 'message', 'timestamp']);
@@ -141,7 +167,7 @@ test('anonymous clients of /ws/market receive only market data and the system st
 });
 
 test('strategies, stocks and boards on /ws/stock/prices', async (t) => {
-  const server = await gateway(t);
+  const server = await gateway(t, { rest: open });
   const client = await Client.open(t, `ws://${server.publicAddress}/ws/stock/prices`);
   await types(client, 'connected');
   const requests = [
@@ -204,7 +230,7 @@ test('each user may see only its own account, and an operator reaches all', asyn
 });
 
 test('an anonymous endpoint refuses a bad token too', async (t) => {
-  const server = await gateway(t);
+  const server = await gateway(t, { rest: open });
   const url = `ws://${server.publicAddress}/ws/market?token=bad`;
   const program = new WebSocket(url);
   const [, response] = await within('the answer', once(program, 'unexpected-response'));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, Mode, mint};
 use tickgate::backend::{commands, feeds};
 use tickgate::gateway::{Gateway, Settings};
-use tickgate::ingress::{AllowedOrigins, Endpoint, TokenRefusal, TrustedProxies};
+use tickgate::ingress::{AllowedOrigins, Endpoint, Selector, TokenRefusal, TrustedProxies};
 use tickgate::session::limits::Limits;
 use tickgate::{admin, hub, ingress, session, shard, time};
 use tickgate_protocol::dialect::Dialect;
@@ -54,11 +54,13 @@ pub(crate) fn settings() -> Settings {
             endpoints: vec![
                 Endpoint {
                     path: "/ws".into(),
+                    selector: Selector::default(),
                     session: session(Dialect::Native, Mode::Required),
                     deflate: true,
                 },
                 Endpoint {
                     path: "/echo".into(),
+                    selector: Selector::default(),
                     session: session(Dialect::Echo, Mode::Off),
                     deflate: true,
                 },

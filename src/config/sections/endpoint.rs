@@ -1,13 +1,16 @@
 //! `[[endpoint]]`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use hyper::header::HeaderName;
 
 use super::limits::message_size;
 use crate::config::check::{Check, ensure};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
+use crate::ingress::{HostPattern, ListenAddress, ListenerName, Selector};
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::dialect::typed::Template;
 use tickgate_protocol::dialect::{Dialect, socket_io, typed as typed_dialect};
@@ -21,6 +24,16 @@ section! {
         /// `echo`, which returns every message unchanged and is meant for conformance suites and load tests.
         value dialect: Option<DialectName> = None,
             required "is missing: \"native\", \"typed\", \"socket_io\" or \"echo\"";
+        /// The listener that the endpoint serves: an address of `server.listen`, or `systemd:name` with the
+        /// `FileDescriptorName` of a socket that systemd passes. Not set: all public listeners.
+        value listen: Option<ListenerName> = None;
+        /// The hosts that the endpoint serves, by the request's `Host`: `ws.example.com`, `*.example.com` (any depth of
+        /// subdomain) or an IP address. Case, port and a final dot make no difference. Empty: all, and requests without
+        /// `Host`.
+        value hosts: Vec<HostPattern> = Vec::new();
+        /// Subprotocols of which the client must offer one in `Sec-WebSocket-Protocol`; the client's first one that stands here is
+        /// agreed on. Empty: none is needed.
+        value subprotocols: Vec<Subprotocol> = Vec::new();
         /// A connection without a token gets the permissions of `[auth.anonymous]`, whatever `auth.mode` says. A bad token is
         /// refused nevertheless.
         value anonymous: bool = false;
@@ -93,23 +106,44 @@ fn keys_fit_the_dialect(endpoint: &Endpoint, check: &mut Check<'_>) {
         check.require(endpoint.subscription_types.is_none(), "subscription_types", message);
     }
     check.require(
+        dialect != DialectName::SocketIo || endpoint.subprotocols.is_empty(),
+        "subprotocols",
+        "has no meaning with dialect = \"socket_io\", whose polls carry none",
+    );
+    check.require(
         dialect != DialectName::Echo || endpoint.auto_subscribe.is_empty(),
         "auto_subscribe",
         "has no meaning with dialect = \"echo\", which has no events",
     );
 }
 
-/// Refuses paths that the gateway or an earlier endpoint serves. `check` stands at the file as a whole.
-pub(super) fn check_paths(endpoints: &[Endpoint], check: &mut Check<'_>) {
-    let mut seen = HashSet::new();
+/// Refuses endpoints of which a request could fit two equally well, paths of the gateway itself, and listeners that do not
+/// exist. `check` stands at the file as a whole.
+pub(super) fn check_selection(endpoints: &[Endpoint], listeners: &[ListenAddress], check: &mut Check<'_>) {
+    // `/a` and `/a/` are the same path.
+    let served = |endpoint: &Endpoint| Some(endpoint.path.as_deref()?.trim_end_matches('/').to_owned());
     for (index, endpoint) in endpoints.iter().enumerate() {
+        if let Some(ListenerName::Address(address)) = &endpoint.listen {
+            let key = format!("endpoint[{index}].listen");
+            check.require(listeners.contains(address), &key, "must be an address of server.listen");
+        }
         let Some(path) = &endpoint.path else { continue };
         let key = format!("endpoint[{index}].path");
-        // `/a` and `/a/` are the same path.
-        let served = path.trim_end_matches('/');
-        if !seen.insert(served) {
-            check.refuse(&key, format!("\"{path}\" is served by an earlier endpoint"));
+        let is_twin = |(_, earlier): &(usize, &Endpoint)| {
+            served(earlier) == served(endpoint)
+                && earlier.listen == endpoint.listen
+                && earlier.selector().ties_with(&endpoint.selector())
+        };
+        if let Some((twin, _)) = endpoints[..index].iter().enumerate().find(is_twin) {
+            check.refuse(
+                &key,
+                format!(
+                    "\"{path}\" is served by endpoint[{twin}] too, equally well: let them differ in listen, hosts or \
+                     subprotocols"
+                ),
+            );
         }
+        let served = path.trim_end_matches('/');
         let is_free = !["/healthz", "/readyz"].contains(&served);
         check.require(is_free, &key, "is taken by the gateway's own health check");
     }
@@ -122,7 +156,6 @@ impl Endpoint {
         let endpoint = |path: &str, dialect| Self {
             path: Some(path.to_owned()),
             dialect: Some(dialect),
-            anonymous: dialect == DialectName::Typed,
             ..Self::default()
         };
         let market = ["market.*", "system.status"].map(|text| Pattern::parse(text).expect("a pattern"));
@@ -169,12 +202,44 @@ impl Endpoint {
         self.connected_message.as_deref().map_or(default, Into::into)
     }
 
+    /// What a request needs besides the path.
+    pub(in crate::config) fn selector(&self) -> Selector {
+        Selector {
+            listen: self.listen.clone(),
+            hosts: self.hosts.clone(),
+            subprotocols: self.subprotocols.iter().map(|name| name.0.as_str().into()).collect(),
+        }
+    }
+
     /// The patterns of `auto_subscribe`, each once.
     pub(in crate::config) fn auto_subscribe(&self) -> Box<[Pattern]> {
         let patterns = &self.auto_subscribe;
         let is_first = |index: &usize| !patterns[..*index].contains(&patterns[*index]);
         let first = (0..patterns.len()).filter(is_first);
         first.map(|index| patterns[index].clone()).collect()
+    }
+}
+
+/// An entry of `subprotocols`: a token (RFC 6455, section 4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Subprotocol(String);
+
+impl Value for Subprotocol {
+    fn kind() -> String {
+        "subprotocol".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let text = text(node, "the name of a subprotocol in quotes")?;
+        // A header's name is a token too (RFC 9110, section 5.6.2).
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(Refusal::new(format!(
+                "\"{text}\" is not the name of a subprotocol (letters, digits and -._ without spaces)"
+            ))),
+        }
+    }
+    fn write(&self) -> Option<toml::Value> {
+        Some(self.0.as_str().into())
     }
 }
 

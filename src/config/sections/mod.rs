@@ -62,7 +62,7 @@ section! {
 }
 
 fn elements_fit_each_other(sections: &Sections, check: &mut Check<'_>) {
-    endpoint::check_paths(&sections.endpoints, check);
+    endpoint::check_selection(&sections.endpoints, &sections.server.listen, check);
     channel::check_distinct(&sections.channels, check);
     feed::check_distinct(&sections.feeds, check);
     channel::check_feeds(&sections.feeds, &sections.classes(), check);

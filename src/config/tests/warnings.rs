@@ -121,3 +121,22 @@ fn an_admin_api_without_a_key_causes_a_warning() {
     assert_eq!(warnings(OFF, Some("0123456789abcdef")), "");
     assert_eq!(warnings("", None), "", "the run makes its own keys");
 }
+
+#[test]
+fn what_is_open_to_anybody_is_listed() {
+    let open = |toml: &str| load(toml, &with_keys()).expect("valid").open_to_anybody();
+    assert_eq!(open(""), [""; 0]);
+    let market = "[[endpoint]]\npath = \"/m\"\ndialect = \"typed\"\nanonymous = true\n";
+    let echo = "[[endpoint]]\npath = \"/echo\"\ndialect = \"echo\"\nanonymous = true\n";
+    let closed = "[[endpoint]]\npath = \"/ws\"\ndialect = \"native\"\n";
+    let rules = "[auth.anonymous]\nchannels = [\"market.*\", \"system.status\"]\n";
+    assert_eq!(
+        open(&[market, echo, closed, rules].concat()),
+        [
+            "/m is open to anybody: without a token a client may subscribe to market.*, system.status; send as commands \
+          nothing; publish to nothing"
+        ]
+    );
+    let off = "[auth]\nmode = \"off\"\n";
+    assert_eq!(open(&[closed, off].concat()).len(), 1);
+}

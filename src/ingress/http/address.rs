@@ -1,4 +1,4 @@
-//! The addresses of listeners.
+//! The addresses and names of listeners.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -78,6 +78,53 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+/// A listener by its name: the address of `server.listen`, or the name of a socket that systemd passed
+/// (`FileDescriptorName=`), written `systemd:name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerName {
+    /// The configured or the bound address.
+    Address(ListenAddress),
+    /// The name of a passed socket.
+    Systemd(Box<str>),
+}
+
+/// A text is neither an address nor `systemd:name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenerNameError {
+    /// The address is not valid.
+    #[error("{0}, or systemd:name")]
+    Address(#[from] AddressError),
+    /// `systemd:` without a name, or with one that systemd does not allow.
+    #[error("must have a name behind systemd:, without a colon or white space")]
+    Systemd,
+}
+
+impl FromStr for ListenerName {
+    type Err = ListenerNameError;
+
+    fn from_str(text: &str) -> Result<Self, ListenerNameError> {
+        let Some(name) = text.strip_prefix("systemd:") else {
+            return Ok(Self::Address(text.parse()?));
+        };
+        // systemd.socket(5): printable ASCII without a colon.
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+        if is_name {
+            Ok(Self::Systemd(name.into()))
+        } else {
+            Err(ListenerNameError::Systemd)
+        }
+    }
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +150,21 @@ mod tests {
             (long.as_str(), AddressError::Path),
         ] {
             assert_eq!(text.parse::<ListenAddress>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn listeners_have_an_address_or_a_name() {
+        for text in ["127.0.0.1:8080", "unix:/x", "systemd:market"] {
+            assert_eq!(text.parse::<ListenerName>().expect(text).to_string(), text);
+        }
+        for (text, error) in [
+            ("market", ListenerNameError::Address(AddressError::Syntax)),
+            ("systemd:", ListenerNameError::Systemd),
+            ("systemd:a b", ListenerNameError::Systemd),
+            ("systemd:a:b", ListenerNameError::Systemd),
+        ] {
+            assert_eq!(text.parse::<ListenerName>(), Err(error), "{text}");
         }
     }
 

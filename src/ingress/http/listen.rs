@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::address::{ListenAddress, LocalAddress};
+use super::address::{ListenAddress, ListenerName, LocalAddress};
 use super::socket::Accepted;
 
 /// How many connections may wait in the kernel for `accept`. The kernel lowers it to `net.core.somaxconn`.
@@ -20,7 +20,8 @@ const BACKLOG: i32 = 65_535;
 pub struct Listener {
     socket: Kind,
     address: LocalAddress,
-    inherited: bool,
+    // The configured address, or the name that systemd passed.
+    name: ListenerName,
     // Removes the socket's file when the listener is dropped.
     _file: Option<SocketFile>,
 }
@@ -55,7 +56,7 @@ impl Listener {
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
                 socket.listen(BACKLOG)?;
-                Self::from_tcp(socket.into(), false)
+                Self::from_tcp(socket.into(), ListenerName::Address(ListenAddress::Tcp(*address)))
             }
             ListenAddress::Unix(path) => {
                 remove_stale(path)?;
@@ -65,7 +66,8 @@ impl Listener {
                 let file = SocketFile::new(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
                 socket.listen(BACKLOG)?;
-                let mut listener = Self::from_unix(socket.into(), path.clone(), false)?;
+                let mut listener =
+                    Self::from_unix(socket.into(), path.clone(), ListenerName::Address(address.clone()))?;
                 listener._file = Some(file);
                 Ok(listener)
             }
@@ -78,20 +80,21 @@ impl Listener {
     ///
     /// When the socket cannot be registered with the runtime.
     pub fn inherit(passed: Passed) -> io::Result<Self> {
-        match passed {
-            Passed::Tcp(listener) => Self::from_tcp(listener, true),
-            Passed::Unix(listener) => {
+        let name = ListenerName::Systemd(passed.name);
+        match passed.socket {
+            PassedSocket::Tcp(listener) => Self::from_tcp(listener, name),
+            PassedSocket::Unix(listener) => {
                 let path = listener
                     .local_addr()?
                     .as_pathname()
                     .map(Path::to_owned)
                     .unwrap_or_default();
-                Self::from_unix(listener, path, true)
+                Self::from_unix(listener, path, name)
             }
         }
     }
 
-    fn from_tcp(listener: std::net::TcpListener, inherited: bool) -> io::Result<Self> {
+    fn from_tcp(listener: std::net::TcpListener, name: ListenerName) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Accepted sockets inherit the option. The gateway writes whole responses and, after the upgrade, all that a
         // shard has for a connection: Nagle's algorithm would only delay them.
@@ -100,18 +103,18 @@ impl Listener {
         Ok(Self {
             socket: Kind::Tcp(TcpListener::from_std(listener)?),
             address,
-            inherited,
+            name,
             _file: None,
         })
     }
 
-    fn from_unix(listener: StdUnixListener, path: PathBuf, inherited: bool) -> io::Result<Self> {
+    fn from_unix(listener: StdUnixListener, path: PathBuf, name: ListenerName) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = LocalAddress::Unix(path);
         Ok(Self {
             socket: Kind::Unix(UnixListener::from_std(listener)?),
             address,
-            inherited,
+            name,
             _file: None,
         })
     }
@@ -125,7 +128,20 @@ impl Listener {
     /// Whether the socket was passed to the process. Connections that are not accepted wait for the next process.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
-        self.inherited
+        matches!(self.name, ListenerName::Systemd(_))
+    }
+
+    /// Its configured address, or the name that systemd passed.
+    #[must_use]
+    pub fn name(&self) -> &ListenerName {
+        &self.name
+    }
+
+    /// Whether `name` names this listener: by its configured address, the address that it is bound to, or the name that
+    /// systemd passed.
+    #[must_use]
+    pub fn has_name(&self, name: &ListenerName) -> bool {
+        self.name == *name || matches!(name, ListenerName::Address(address) if *address == self.address)
     }
 
     /// Accepts the next connection, which may be served on another runtime.
@@ -211,7 +227,16 @@ pub struct Inherited {
 
 /// A listening socket that systemd passed.
 #[derive(Debug)]
-pub enum Passed {
+pub struct Passed {
+    /// Its name (`FileDescriptorName=`); systemd's default is the name of the socket unit.
+    pub name: Box<str>,
+    /// The socket.
+    pub socket: PassedSocket,
+}
+
+/// The socket of a [`Passed`].
+#[derive(Debug)]
+pub enum PassedSocket {
     /// A TCP socket.
     Tcp(std::net::TcpListener),
     /// A Unix stream socket.
@@ -233,16 +258,19 @@ impl Inherited {
         let mut descriptors = listenfd::ListenFd::from_env();
         let mut inherited = Self::default();
         for index in 0..descriptors.len() {
-            let passed = match descriptors.take_unix_listener(index) {
-                Ok(Some(listener)) => Passed::Unix(listener),
+            let name = names.next().unwrap_or_default().into();
+            let socket = match descriptors.take_unix_listener(index) {
+                Ok(Some(listener)) => PassedSocket::Unix(listener),
                 _ => match descriptors.take_tcp_listener(index)? {
-                    Some(listener) => Passed::Tcp(listener),
+                    Some(listener) => PassedSocket::Tcp(listener),
                     None => continue,
                 },
             };
-            match names.next() {
-                Some("admin") => inherited.admin = Some(passed),
-                _ => inherited.public.push(passed),
+            let passed = Passed { name, socket };
+            if *passed.name == *"admin" {
+                inherited.admin = Some(passed);
+            } else {
+                inherited.public.push(passed);
             }
         }
         Ok(inherited)

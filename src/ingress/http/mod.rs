@@ -16,11 +16,11 @@ mod places;
 mod socket;
 
 pub use accept::{accept_forever, linger};
-pub use address::{AddressError, ListenAddress, LocalAddress};
+pub use address::{AddressError, ListenAddress, ListenerName, ListenerNameError, LocalAddress};
 pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
 pub use health::Health;
-pub use listen::{Inherited, Listener, Passed};
+pub use listen::{Inherited, Listener, Passed, PassedSocket};
 pub use places::{Displaced, Loss, Place, Places, network};
 pub use socket::{Accepted, EndOfInput, Socket};
 

@@ -35,8 +35,8 @@ use super::http::response::{self, HttpResponse};
 use super::http_connection::HttpConnection;
 use super::refusal::{EngineIoError, Refusal};
 use super::session_request::{PollGuard, SessionName, SessionRequest, next_number};
+use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
-use crate::session::Settings;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::mailbox::polling::{Open, PollRequest};
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
@@ -63,7 +63,7 @@ pub(super) struct PollingResponse {
 pub(super) async fn serve(
     context: &Context,
     connection: &Arc<HttpConnection>,
-    settings: &Arc<Settings>,
+    endpoint: &Endpoint,
     request: Request<Incoming>,
 ) -> Result<PollingResponse, Refusal> {
     let has_origin = check_origin(context, &request)?;
@@ -71,7 +71,7 @@ pub(super) async fn serve(
     let exchange = Exchange {
         context,
         connection,
-        settings,
+        endpoint,
     };
     let mut outcome = if request.method() == Method::OPTIONS {
         let mut response = response::empty(StatusCode::NO_CONTENT);
@@ -118,7 +118,7 @@ fn check_origin(context: &Context, request: &Request<Incoming>) -> Result<bool, 
 struct Exchange<'a> {
     context: &'a Context,
     connection: &'a Arc<HttpConnection>,
-    settings: &'a Arc<Settings>,
+    endpoint: &'a Endpoint,
 }
 
 impl Exchange<'_> {
@@ -174,7 +174,7 @@ impl Exchange<'_> {
             secret,
         };
         let admission = &self.context.admission;
-        admission.session(self.connection.hop, self.settings, request, opened_by)
+        admission.session(self.connection.hop, &self.endpoint.session, request, opened_by)
     }
 
     /// Opens a WebSocket: for a session that polls, or with a new session.
@@ -190,8 +190,7 @@ impl Exchange<'_> {
         if !self.connection.is_flushed() {
             return Err(EngineIoError::BadRequest("an earlier response is not written yet").into());
         }
-        let endpoint = self.context.endpoint(request.uri().path());
-        let deflate = endpoint.and_then(|endpoint| endpoint.deflation(request.headers()));
+        let deflate = self.endpoint.deflation(request.headers());
         let admission = match query.session {
             Some(session) => {
                 self.request(session).ask(PollRequest::MayUpgrade).await?;
@@ -199,7 +198,7 @@ impl Exchange<'_> {
             }
             None => Admission::Connection(self.admit(query, false, &request)?.into_connection(deflate)),
         };
-        let response = switching_protocols(self.settings, deflate, &mut request)?;
+        let response = switching_protocols(self.endpoint, deflate, &mut request)?;
         self.connection.admit(admission);
         Ok(response)
     }
@@ -239,7 +238,7 @@ impl Exchange<'_> {
             guard.finish();
             return Err(error.into());
         }
-        let limit = self.settings.limits.message_bytes;
+        let limit = self.endpoint.session.limits.message_bytes;
         let waiting = self.connection.wait();
         let read = body::read(request.into_body(), limit as usize, &self.context.bodies);
         let body = match timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::Incomplete)) {

@@ -13,6 +13,7 @@ mod limits;
 mod pending;
 mod polls;
 mod proxies;
+mod selection;
 
 use super::*;
 use crate::auth::{Identity, Mode, Permissions, TokenError};
@@ -33,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(in crate::ingress) fn settings() -> Settings {
     let endpoint = |path: &str, dialect, auth_mode| Endpoint {
         path: path.into(),
+        selector: Selector::default(),
         session: session(dialect, auth_mode),
         deflate: true,
     };

@@ -16,6 +16,7 @@ fn with_socket_io() -> Fixture {
     fixture(|settings| {
         settings.endpoints.push(Endpoint {
             path: "/socket.io/".into(),
+            selector: Selector::default(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
             deflate: true,
         });
@@ -381,6 +382,7 @@ async fn a_preflight_lists_the_configured_headers() {
         settings.cors_headers = HeaderValue::from_static("authorization, x-request-id");
         settings.endpoints.push(Endpoint {
             path: "/socket.io/".into(),
+            selector: Selector::default(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
             deflate: true,
         });
