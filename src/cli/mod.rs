@@ -3,7 +3,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | success; for `serve` and `demo`: drained |
-//! | 1 | failed while running |
+//! | 1 | failed while running; for `health`: the gateway is not well |
 //! | 2 | the command line or the configuration is wrong |
 //! | 3 | drained, but the snapshot could not be completed |
 //! | 128 + signal | a second signal ended a drain |
@@ -16,6 +16,7 @@ use tickgate::config::{Config, Environment};
 
 mod demo;
 mod first_steps;
+mod health;
 mod logging;
 mod serve;
 mod snapshot;
@@ -50,6 +51,8 @@ enum Command {
     /// Looks at the file of state.snapshot, repairs it, or sets it aside. The gateway must not be running.
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    /// Asks the running gateway of this configuration how it is. The exit code is 0 if it is well, otherwise 1.
+    Health(health::Arguments),
 }
 
 /// The option that names the configuration.
@@ -90,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(file) => check(file.config.as_deref()),
         Command::Token(arguments) => token::print(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Health(arguments) => health::ask(&arguments),
     };
     logging::flush();
     match outcome {

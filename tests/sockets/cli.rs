@@ -1,5 +1,6 @@
 //! The command line: its output and exit codes.
 
+use std::io::{Read as _, Write as _};
 use std::process::Output;
 
 use crate::clients::Told;
@@ -161,4 +162,39 @@ async fn a_second_signal_ends_a_drain_at_once() {
         });
         assert!(matches!(end.await, Told::Lost | Told::Closed(..)));
     }
+}
+
+#[tokio::test]
+async fn health_asks_the_gateway_and_exits_with_1_when_it_is_not_well() {
+    let gateway = Gateway::start("", "").await;
+    let health = |admin: String, arguments: &[&str]| {
+        let arguments = [&["health", "--timeout", "20s"], arguments].concat();
+        let asked = output(&arguments, &[("TICKGATE_SERVER__ADMIN_LISTEN", &admin)]);
+        let told = text(&asked.stdout) + &text(&asked.stderr);
+        (asked.status.code(), told)
+    };
+    for (arguments, path) in [(&[][..], "/healthz"), (&["--ready"], "/readyz")] {
+        let well = format!("{path} of {}: 200\n", gateway.admin);
+        assert_eq!(health(gateway.admin.to_string(), arguments), (Some(0), well));
+    }
+
+    // A gateway that drains answers so.
+    let draining = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = draining.local_addr().expect("bound").to_string();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = draining.accept().expect("accepted");
+        let mut request = [0; 1024];
+        let length = stream.read(&mut request).expect("a request");
+        stream
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+            .expect("sent");
+        text(&request[..length])
+    });
+    let (code, told) = health(address.clone(), &["--ready"]);
+    assert_eq!((code, told), (Some(1), format!("/readyz of {address}: 503\n")));
+    assert!(answers.join().expect("joined").starts_with("GET /readyz HTTP/1.1\r\n"));
+    // Now nobody listens there.
+    let (code, told) = health(address, &[]);
+    assert!(code == Some(1) && told.contains("is the gateway running"), "{told}");
+    assert_eq!(output(&["health", "--timeout", "0s"], &[]).status.code(), Some(2));
 }
