@@ -3,7 +3,8 @@
 # core 1. Writes JSON, pages and text to target/measure.
 #
 # loadtest/measure.sh [seconds per measurement, default 10]   every scenario
-# loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event may be lost
+# loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event
+#                                                             may be lost; 1440 is a day
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure

@@ -23,6 +23,10 @@ pub(crate) use verdict::Effort;
 const VERSION: u32 = 1;
 const SCHEMA: &str = "tickgate-loadtest";
 
+/// Rows of a series in a file. A longer run has fewer rows than seconds, so that the report of a day is not larger than
+/// that of an hour.
+const ROWS_MAX: usize = 3600;
+
 /// All results of one run. docs/loadtest.md describes each member.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
@@ -51,7 +55,7 @@ pub(crate) struct Point {
     pub(crate) ms: f64,
 }
 
-/// The time series of the run, one row per second.
+/// The time series of the run, one row per second; in a file at most [`ROWS_MAX`] rows.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Series {
     /// Ends of the intervals, in seconds since the start.
@@ -66,6 +70,31 @@ pub(crate) struct Series {
 pub(crate) struct Mark {
     pub(crate) at_s: f64,
     pub(crate) label: String,
+}
+
+impl Series {
+    /// The series with at most `rows_max` rows, each of as many seconds. Losses are added up. Of everything else the worst
+    /// second stays: the lowest rate and number of clients, the largest latency, load and size.
+    fn bounded(&self, rows_max: usize) -> Self {
+        let seconds = self.at_s.len().div_ceil(rows_max).max(1);
+        let worst = |key: &str, values: &[Option<f64>]| {
+            let values = values.iter().flatten().copied();
+            match key {
+                "missing" => values.reduce(|sum, value| sum + value),
+                "deliveries_per_s" | "published_per_s" | "requests_per_s" | "clients_live" => values.reduce(f64::min),
+                _ => values.reduce(f64::max),
+            }
+        };
+        let column = |(key, values): (&String, &Vec<Option<f64>>)| {
+            let rows = values.chunks(seconds).map(|values| worst(key, values));
+            (key.clone(), rows.collect())
+        };
+        Self {
+            at_s: self.at_s.chunks(seconds).map(|row| row[row.len() - 1]).collect(),
+            columns: self.columns.iter().map(column).collect(),
+            marks: self.marks.clone(),
+        }
+    }
 }
 
 impl Report {
@@ -121,12 +150,16 @@ impl Report {
 
     /// Prints the text and writes the given files.
     pub(crate) fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<(), String> {
+        let bounded = Self {
+            series: self.series.bounded(ROWS_MAX),
+            ..self.clone()
+        };
         if let Some(path) = json {
-            let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
+            let body = serde_json::to_string(&bounded).map_err(|error| error.to_string())?;
             write_file(path, &(body + "\n"))?;
         }
         if let Some(path) = html {
-            write_file(path, &page::page(self))?;
+            write_file(path, &page::page(&bounded))?;
         }
         print(&text::text(self))
     }
@@ -228,6 +261,32 @@ pub(crate) mod tests {
         assert!(Report::read(&path).unwrap_err().contains("version 1"));
         std::fs::remove_file(&path).unwrap();
         assert!(Report::read(&path).is_err());
+    }
+
+    #[test]
+    fn the_series_of_a_long_run_keeps_its_worst_seconds_and_all_losses() {
+        let seconds = 10_000;
+        let mut series = Series {
+            at_s: (1..=seconds).map(f64::from).collect(),
+            ..Series::default()
+        };
+        let mut column = |key: &str, usual: f64, at: usize, value: Option<f64>| {
+            let mut values = vec![Some(usual); seconds as usize];
+            values[at] = value;
+            series.columns.insert(key.into(), values);
+        };
+        column("latency_ms_p99", 5.0, 7_001, Some(900.0));
+        column("deliveries_per_s", 1000.0, 4_444, Some(3.0));
+        column("missing", 1.0, 0, None);
+        let bounded = series.bounded(3600);
+        assert_eq!((bounded.at_s.len(), bounded.at_s.last()), (3334, Some(&10_000.0)));
+        assert!(bounded.columns.values().all(|values| values.len() == 3334));
+        let all = |key: &str| bounded.columns[key].iter().flatten().copied();
+        assert!(all("latency_ms_p99").any(|value| value == 900.0));
+        assert!(all("deliveries_per_s").any(|value| value == 3.0));
+        assert_eq!(all("missing").sum::<f64>(), 9_999.0);
+        // A short run keeps every second.
+        assert_eq!(series.bounded(10_000).columns, series.columns);
     }
 
     #[test]
