@@ -4,6 +4,7 @@
 #[path = "../support/gateway.rs"]
 mod gateway;
 mod metrics;
+mod monitoring;
 mod publish;
 
 use gateway::{ADMIN_KEY, Received, connect, start, until};

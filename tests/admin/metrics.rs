@@ -53,9 +53,8 @@ fn metrics_of(page: &str) -> Vec<(String, Metric)> {
     metrics
 }
 
-#[test]
-fn the_metrics_page_and_its_documentation_agree() {
-    // A command backend and a feed, so that every metric has a sample.
+/// The page of a gateway with a command backend and a feed, so that every metric has a sample.
+pub(crate) fn page() -> String {
     let gateway = start(|settings| {
         let url = BackendUrl::parse("http://127.0.0.1:9/commands").expect("a URL");
         let target = Target::Http(HttpSettings { url, hmac_secret: None });
@@ -75,7 +74,12 @@ fn the_metrics_page_and_its_documentation_agree() {
         "{}",
         page.head
     );
-    let metrics = metrics_of(&page.body);
+    page.body
+}
+
+#[test]
+fn the_metrics_page_and_its_documentation_agree() {
+    let metrics = metrics_of(&page());
     let mut names: Vec<_> = metrics.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     names.dedup();
