@@ -35,7 +35,7 @@ const FOREIGN: [&str; 1] = ["Result"];
 /// Every page, by its path in the repository.
 fn pages(root: &Path) -> Vec<(String, String)> {
     let read = |path: &str| fs::read_to_string(root.join(path)).expect("a page");
-    let mut names: Vec<String> = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
+    let mut names: Vec<String> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
         .map(str::to_owned)
         .into();
     for entry in fs::read_dir(root.join("docs")).expect("the folder of pages") {
