@@ -119,10 +119,12 @@ impl Admin {
         let _in_flight = InFlight::count(&self.metrics.in_flight);
         // Not the path of the request, which may hold a token by mistake.
         let route = routes::find(request.method(), request.uri().path()).map_or("", |(route, _)| route.path);
+        let method = request.method().clone();
         let response = self
             .dispatch(request, connection)
             .await
             .unwrap_or_else(|refused| *refused);
+        tracing::debug!(%method, route, status = response.status().as_u16(), "admin request");
         // A probe expects to be told that the gateway is not ready.
         if response.status().is_server_error() && route != "/readyz" {
             tracing::warn!(status = response.status().as_u16(), route, "an admin request failed");

@@ -73,8 +73,10 @@ impl Service<Request<Incoming>> for HttpService {
             Selection::UnknownPath => Ok(None),
             Selection::Unfit => Err(Refusal::no_endpoint()),
         };
-        let response = endpoint.and_then(|endpoint| self.respond(endpoint, &mut request));
-        let response = response.unwrap_or_else(|refusal| self.refuse(refusal, request.uri().path()));
+        let response = match endpoint.and_then(|endpoint| self.respond(endpoint, &mut request)) {
+            Ok(response) => self.log(response, request.method(), request.uri().path()),
+            Err(refusal) => self.refuse(refusal, request.method(), request.uri().path()),
+        };
         let response = self.connection.count_request(response, has_body);
         self.connection.begin_response();
         ResponseFuture::Ready(Some(response))
@@ -96,7 +98,7 @@ impl HttpService {
 
     /// Serves a request of an Engine.IO endpoint.
     async fn poll_session(self, endpoint: Arc<Endpoint>, request: Request<Incoming>, has_body: bool) -> HttpResponse {
-        let path: Box<str> = request.uri().path().into();
+        let (method, path) = (request.method().clone(), Box::<str>::from(request.uri().path()));
         let response = match polling::serve(&self.context, &self.connection, &endpoint, request).await {
             Ok(PollingResponse { response, is_poll }) => {
                 let response = if is_poll {
@@ -106,10 +108,10 @@ impl HttpService {
                 };
                 // In a drain the client reconnects, and so reaches another gateway.
                 let is_last = !self.connection.has_slot() || self.context.health.is_draining();
-                close_after(response, is_last)
+                close_after(self.log(response, &method, &path), is_last)
             }
             Err(refusal) => {
-                let response = self.refuse(refusal, &path);
+                let response = self.refuse(refusal, &method, &path);
                 self.connection.count_request(response, has_body)
             }
         };
@@ -155,11 +157,28 @@ impl HttpService {
         Ok(response)
     }
 
-    fn refuse(&self, refusal: Refusal, path: &str) -> HttpResponse {
+    // The lines do not have the query, which may hold the token. So may the path, by mistake.
+    fn refuse(&self, refusal: Refusal, method: &Method, path: &str) -> HttpResponse {
         self.context.metrics.refuse(refusal.reason);
-        // The query is not logged: it may hold the token. So may the path, by mistake.
-        let path = loggable_path(path);
-        tracing::debug!(reason = refusal.reason.label(), %path, hop = ?self.connection.hop, "request refused");
+        tracing::debug!(
+            %method,
+            path = %loggable_path(path),
+            status = refusal.response.status().as_u16(),
+            reason = refusal.reason.label(),
+            hop = self.connection.hop.map(tracing::field::display),
+            "request refused"
+        );
         *refusal.response
+    }
+
+    fn log(&self, response: HttpResponse, method: &Method, path: &str) -> HttpResponse {
+        tracing::debug!(
+            %method,
+            path = %loggable_path(path),
+            status = response.status().as_u16(),
+            hop = self.connection.hop.map(tracing::field::display),
+            "request served"
+        );
+        response
     }
 }

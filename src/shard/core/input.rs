@@ -2,6 +2,7 @@
 
 use super::connections::{Connection, Connections};
 use super::control::query;
+use super::journal::Journal;
 use super::recovery::{Request, Step, history};
 use super::{Action, ShardCore};
 use crate::auth::{Identity, TokenError};
@@ -245,6 +246,7 @@ impl ShardCore {
     fn carry_out_one(&mut self, slot: u32, output: Output, now: Now) {
         let id = self.connections.id(slot);
         let address = || self.connections.cold(slot).and_then(|cold| cold.address);
+        Journal::asked(&self.connections, slot, &output);
         match output {
             Output::Reply { .. } => {}
             Output::Verify { request, token } => self.services.verify(id, request, token.0),

@@ -18,6 +18,7 @@
 //! | `publishing` | the events of clients that wait for a credit |
 //! | `polling` | the bodies of answers for sessions without a socket |
 //! | `control` | the actions for the driver, and the drain |
+//! | `journal` | the log lines about connections |
 //!
 //! # How to drive it
 //!
@@ -46,6 +47,7 @@ mod connections;
 mod control;
 mod fanout;
 mod input;
+mod journal;
 mod output;
 mod polling;
 mod publishing;
@@ -72,6 +74,7 @@ use tickgate_protocol::wire::Deflate;
 use connections::Connections;
 use control::Control;
 use fanout::Fanout;
+use journal::Journal;
 pub use output::Sent;
 use polling::Polling;
 use publishing::Publishing;
@@ -129,6 +132,7 @@ pub struct ShardCore {
     publishing: Publishing,
     polling: Polling,
     control: Control,
+    journal: Journal,
 }
 
 impl ShardCore {
@@ -152,6 +156,7 @@ impl ShardCore {
             publishing: Publishing::new(settings.shard, broker),
             polling: Polling::default(),
             control: Control::default(),
+            journal: Journal::new(now),
             metrics,
         }
     }
@@ -161,6 +166,7 @@ impl ShardCore {
         self.control.add_entropy(arrival.nonce);
         let slot = self.connections.insert(arrival, self.fanout.inbox(), now);
         let id = self.connections.id(slot);
+        Journal::opened(&self.connections, slot);
         self.handle(slot, Input::Opened, now);
         self.carry_out(slot, now);
         self.drain_latecomer(slot, now);
@@ -170,6 +176,7 @@ impl ShardCore {
     /// Begins a turn. Connections that wait to read on from the hub, and subscribe requests that wait, get their share.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        self.journal.report(now);
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
         self.resume_subscribes(now);

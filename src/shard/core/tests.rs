@@ -7,6 +7,7 @@ mod delivery;
 mod evicted;
 mod history;
 mod input;
+mod journal;
 mod operator;
 mod overflow;
 mod polling;

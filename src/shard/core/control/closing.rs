@@ -66,6 +66,7 @@ impl ShardCore {
     /// The session has ended. Everything that is queued is still written; the Close frame is the last of it.
     pub(in crate::shard::core) fn begin_closing(&mut self, slot: u32, ending: Disconnect, now: Now) {
         self.metrics.ended(ending);
+        self.journal.ended(&self.connections, slot, ending, now);
         self.connections.forget_input(slot);
         // A loss is told before the Close frame, or not at all.
         if let Some(connection) = self.connections.get(slot) {

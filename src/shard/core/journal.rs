@@ -1,0 +1,139 @@
+//! Log lines about connections: when they open, what they ask for, and why they end.
+//!
+//! Invariant: of the endings that are somebody's fault, at most [`LINES_PER_SECOND`] a second are logged at level `info`.
+//! The rest is counted, and one line tells how many there were. All other lines have the level `debug`.
+
+use super::connections::Connections;
+use crate::session::Output;
+use crate::session::limits::TokenBucket;
+use crate::shard::connection::Cold;
+use crate::time::Now;
+use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::disconnect::{Blame, Disconnect};
+
+/// Most endings that one shard logs in a second. A storm, such as a network that fails, must not fill the log.
+const LINES_PER_SECOND: u32 = 20;
+
+/// The log lines of one shard.
+pub(super) struct Journal {
+    lines: TokenBucket,
+    // Endings that were not logged since the last line that told their number.
+    untold: u64,
+}
+
+impl Journal {
+    pub(super) const fn new(now: Now) -> Self {
+        Self {
+            lines: TokenBucket::full(LINES_PER_SECOND, now.mono_ms),
+            untold: 0,
+        }
+    }
+
+    /// A connection was taken in.
+    pub(super) fn opened(connections: &Connections, slot: u32) {
+        let Some(cold) = connections.cold(slot) else { return };
+        let settings = &connections.endpoint(slot).settings;
+        let transport = cold
+            .session
+            .transport()
+            .map_or("websocket", |transport| transport.name());
+        tracing::debug!(
+            client_id = cold.session.client_id(),
+            user = user(cold),
+            address = cold.address.map(tracing::field::display),
+            dialect = settings.dialect.name(),
+            transport,
+            "a connection opened"
+        );
+    }
+
+    /// A session asks for something.
+    pub(super) fn asked(connections: &Connections, slot: u32, output: &Output) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(cold) = connections.cold(slot) else { return };
+        let (client_id, user) = (cold.session.client_id(), user(cold));
+        match output {
+            Output::Subscribe { patterns, .. } => {
+                tracing::debug!(client_id, user, patterns = list(patterns), "a client subscribes");
+            }
+            Output::Unsubscribe { patterns } => {
+                tracing::debug!(client_id, user, patterns = list(patterns), "a client unsubscribes");
+            }
+            Output::Publish { event, .. } => {
+                tracing::debug!(client_id, user, channel = event.channel.as_str(), "a client publishes");
+            }
+            _ => {}
+        }
+    }
+
+    /// A session has ended; its connection is still there.
+    pub(super) fn ended(&mut self, connections: &Connections, slot: u32, ending: Disconnect, now: Now) {
+        self.report(now);
+        let Some(cold) = connections.cold(slot) else { return };
+        let (hot, session) = (connections.hot(slot), &cold.session);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    client_id = session.client_id(),
+                    user = user(cold),
+                    address = cold.address.map(tracing::field::display),
+                    dialect = connections.endpoint(slot).settings.dialect.name(),
+                    code = ending.code(),
+                    ending = ending.label(),
+                    blame = blame(ending),
+                    seconds = now.unix_ms.saturating_sub(session.connected_at_ms()) / 1000,
+                    messages_out = hot.delivered,
+                    dropped = hot.dropped,
+                    "a connection ended: {}",
+                    ending.reason()
+                )
+            };
+        }
+        if is_routine(ending) {
+            line!(debug);
+        } else if self.lines.take(LINES_PER_SECOND, now.mono_ms).is_ok() {
+            line!(info);
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// Tells how many endings were not logged, as soon as there may be a line again.
+    pub(super) fn report(&mut self, now: Now) {
+        if self.untold > 0 && self.lines.take(LINES_PER_SECOND, now.mono_ms).is_ok() {
+            let endings = std::mem::take(&mut self.untold);
+            tracing::info!(
+                endings,
+                "more connections ended than are logged; tickgate_endings_total counts them by their ending"
+            );
+        }
+    }
+}
+
+/// Whether an ending is neither a fault nor a decision about this client: it left, or all clients have to leave.
+const fn is_routine(ending: Disconnect) -> bool {
+    matches!(
+        ending,
+        Disconnect::Normal | Disconnect::Lost | Disconnect::Restart | Disconnect::DrainDeadline
+    )
+}
+
+const fn blame(ending: Disconnect) -> &'static str {
+    match ending.blame() {
+        Blame::Client => "client",
+        Blame::Gateway => "gateway",
+        Blame::Operator => "operator",
+    }
+}
+
+fn user(cold: &Cold) -> Option<&str> {
+    cold.session.identity()?.user.as_deref()
+}
+
+/// Patterns, separated by spaces.
+fn list(patterns: &[Pattern]) -> String {
+    let texts: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
+    texts.join(" ")
+}
