@@ -172,6 +172,7 @@ fn session(c: &mut Criterion) {
         ..Permissions::default()
     })));
     let context = Context {
+        resumed_ms: 0,
         now: NOW,
         settings: &settings,
         delivered: 0,

@@ -33,7 +33,7 @@
 //!
 //! | line | modules | may not |
 //! |---|---|---|
-//! | 1 | [`event`] [`metrics`] [`sync`] [`time`] | do I/O |
+//! | 1 | [`event`] [`metrics`] [`pause`] [`sync`] [`time`] | do I/O |
 //! | 2 | [`auth`] | do I/O |
 //! | 3 | [`session`] | do I/O, read a clock, see another connection |
 //! | 4 | [`hub`] | know sockets, wait under a lock |
@@ -55,6 +55,7 @@ pub mod gateway;
 pub mod hub;
 pub mod ingress;
 pub mod metrics;
+pub mod pause;
 pub mod session;
 pub mod shard;
 pub mod sync;

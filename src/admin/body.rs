@@ -11,13 +11,14 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Admin;
 use super::metrics::AdminMetrics;
 use crate::ingress::http::request::content_encoding;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{BodyShare, HttpErrorCode};
+use crate::pause::timeout;
 
 /// Room for the bodies that are in memory at one time, unless one body may be longer.
 pub(super) const BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -155,7 +156,10 @@ impl<'a> BodyReader<'a> {
                 }
             };
             if let Some(part) = &mut self.part {
-                part.waited += begun.elapsed();
+                // More than the time is a pause of the process.
+                part.waited += Some(begun.elapsed())
+                    .filter(|waited| *waited <= time)
+                    .unwrap_or_default();
             }
             // Trailers are ignored.
             if let Ok(data) = frame.into_data() {

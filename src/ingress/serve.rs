@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::endpoint_table::EndpointTable;
@@ -21,6 +21,7 @@ use super::proxy_protocol::{self, ProxyHeader};
 use super::routing::HttpService;
 use super::upgrade;
 use crate::metrics::RefusalReason;
+use crate::pause;
 
 /// Serves one connection. `place` is its place among the pending ones.
 pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTable>, accepted: Accepted, place: Place) {
@@ -35,12 +36,11 @@ pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTab
         return serve_http(context, endpoints, peer, accepted, socket, slot).await;
     }
     // One deadline covers the PROXY header and the first request's head.
-    let deadline = accepted + context.handshake_timeout;
     let loss = slot.place.loss();
     slot.place.set_silent(true);
     let read = tokio::select! {
         biased;
-        read = timeout_at(deadline, read_proxy_header(&mut socket)) => read,
+        read = pause::timeout(context.handshake_timeout, read_proxy_header(&mut socket)) => read,
         why = loss.happened() => return context.metrics.refuse(reason(why)),
     };
     match read {
@@ -99,7 +99,8 @@ async fn serve_http(
     let mut lost = pin!(loss.happened());
     let service = HttpService::new(Arc::clone(&context), endpoints, Arc::clone(&connection));
     let mut http = context.http.serve_connection(TokioIo::new(socket), service);
-    let mut late = pin!(sleep_until(connection.deadline()));
+    let mut deadline = connection.deadline();
+    let mut late = pause::Deadline::new(deadline.saturating_duration_since(Instant::now()));
     // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
@@ -107,14 +108,15 @@ async fn serve_http(
         }
         // The poll may have moved the deadline, in both directions.
         loop {
-            let deadline = connection.deadline();
             if let Poll::Ready(why) = lost.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Displaced(why));
             }
-            if late.deadline() != deadline {
-                late.as_mut().reset(deadline);
+            let next = connection.deadline();
+            if next != deadline {
+                deadline = next;
+                late.reset(deadline.saturating_duration_since(Instant::now()));
             }
-            ready!(late.as_mut().poll(cx));
+            ready!(late.poll(cx));
             if connection.deadline() <= Instant::now() {
                 return Poll::Ready(Ended::Late);
             }

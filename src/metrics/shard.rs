@@ -56,6 +56,10 @@ metrics! {
         sends: Counter, "tickgate_send_calls_total",
             "System calls that send: one per message with writev, one per submission of up to 1024 messages with io_uring.";
         turns: Counter, "tickgate_turns_total", "Passes of a shard's loop.";
+        pauses: Counter, "tickgate_pauses_total",
+            "Times that a shard did not run for half a second or longer: the process was stopped, or had no CPU.";
+        /// In microseconds.
+        paused_us: Counter as seconds, "tickgate_paused_seconds_total", "The length of these pauses, in all.";
         /// In microseconds.
         cpu_us: Counter as seconds, "tickgate_shard_cpu_seconds_total", "CPU time of a shard's thread.";
     }

@@ -93,7 +93,7 @@ impl Session {
             // The timer has not fired yet, but an expired token gives no rights.
             return self.end(Disconnect::TokenExpired, out);
         }
-        if self.auth_deadline_ms().is_some_and(|at| at <= context.now.mono_ms) {
+        if self.is_late_to_authenticate(context) {
             // Otherwise a token that follows a bad one would gain the time of its own verification.
             return self.end(Disconnect::AuthTimeout, out);
         }

@@ -12,10 +12,10 @@ impl Session {
         if self.has_expired(context) {
             return self.end(Disconnect::TokenExpired, out);
         }
-        if self.auth_deadline_ms().is_some_and(|at| at <= now_ms) {
+        if self.is_late_to_authenticate(context) {
             return self.end(Disconnect::AuthTimeout, out);
         }
-        if self.silence_deadline_ms(context).is_some_and(|at| at <= now_ms) {
+        if self.is_silent(context) {
             return self.end(Disconnect::HeartbeatTimeout, out);
         }
         self.warn_of_expiry(context, out);
@@ -49,7 +49,7 @@ impl Session {
         let deadlines = [
             self.expires_at_ms().map(on_mono),
             self.warning_at_ms(context).map(on_mono),
-            self.auth_deadline_ms(),
+            self.auth_deadline_ms(context),
             self.silence_deadline_ms(context),
             self.activity
                 .as_ref()
@@ -79,15 +79,42 @@ impl Session {
 
     /// When an unauthenticated connection is closed, in monotonic milliseconds. `None` while a token is being verified:
     /// a token that arrived in time may take any time to verify.
-    pub(super) fn auth_deadline_ms(&self) -> Option<u64> {
+    fn auth_deadline_ms(&self, context: &Context<'_>) -> Option<u64> {
         let activity = self.activity.as_ref()?;
-        activity.auth_deadline_ms.filter(|_| activity.verify.is_none())
+        let deadline_ms = activity.auth_deadline_ms.filter(|_| activity.verify.is_none())?;
+        Some(deadline_ms.max(context.resumed_ms + context.settings.auth_timeout_ms))
+    }
+
+    /// Whether the time in which the client must authenticate has passed.
+    pub(super) fn is_late_to_authenticate(&self, context: &Context<'_>) -> bool {
+        self.auth_deadline_ms(context)
+            .is_some_and(|at| at <= context.now.mono_ms)
     }
 
     // When the client has been silent for too long. `None` while the session takes no frames: the client may have sent
     // some.
+    //
+    // A client that was silent before a pause has the whole time again, in which it is pinged at least once. How much
+    // longer it has is random, so that not all of them are closed at one time.
     fn silence_deadline_ms(&self, context: &Context<'_>) -> Option<u64> {
-        self.wants_input()
-            .then(|| self.last_seen_ms + context.settings.heartbeat_timeout_ms)
+        let settings = context.settings;
+        let heard_ms = if self.last_seen_ms < context.resumed_ms {
+            context.resumed_ms + self.nonce % settings.heartbeat_interval_ms.max(1)
+        } else {
+            self.last_seen_ms
+        };
+        self.wants_input().then(|| heard_ms + settings.heartbeat_timeout_ms)
+    }
+
+    fn is_silent(&self, context: &Context<'_>) -> bool {
+        self.silence_deadline_ms(context)
+            .is_some_and(|at| at <= context.now.mono_ms)
+    }
+
+    /// Whether [`Input::Timer`](super::Input::Timer) would end the session because something did not come in time. The
+    /// driver reads from the socket first, where it may lie.
+    #[must_use]
+    pub fn misses_input(&self, context: &Context<'_>) -> bool {
+        self.is_late_to_authenticate(context) || self.is_silent(context)
     }
 }

@@ -297,6 +297,9 @@ pub struct Outputs {
 pub struct Context<'a> {
     /// The time, on both clocks.
     pub now: Now,
+    /// When the shard last went on after a pause in which it read nothing, in monotonic milliseconds; 0: never. Until then
+    /// nobody could be heard, so a client's time begins then at the earliest.
+    pub resumed_ms: u64,
     /// The endpoint's settings.
     pub settings: &'a Settings,
     /// Messages delivered to this client so far, for `get_status`.

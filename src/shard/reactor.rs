@@ -41,6 +41,13 @@ const TIMERS: usize = 512;
 const SENDS: usize = 4096;
 const POLL_EVENTS: usize = 1024;
 
+/// Reads from a connection that is about to end because something did not come in time.
+const SUSPECT_READS: usize = 16;
+
+/// A turn that begins this much later than it should is behind a pause. It is much longer than a turn, and much shorter
+/// than the time that a client has for anything.
+const PAUSE_MS: u64 = 500;
+
 /// How long the shard may wait without listening to the doorbell, in milliseconds.
 const AWAKE_MS_MAX: u64 = 2;
 
@@ -64,6 +71,8 @@ pub(super) struct Reactor {
     is_behind: bool,
     buffer: Box<[u8]>,
     cpu_due_ms: u64,
+    // When the next turn should begin at the latest, in monotonic milliseconds.
+    turn_due_ms: u64,
 }
 
 /// Creates the poll of a shard. Its creator calls this before it starts the thread, so that it gets the error.
@@ -108,6 +117,7 @@ impl Reactor {
             is_behind: false,
             buffer: vec![0; READ_BYTES].into(),
             cpu_due_ms: 0,
+            turn_due_ms: u64::MAX,
         })
     }
 
@@ -126,9 +136,15 @@ impl Reactor {
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        let is_interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
         match self.poll.poll(events, timeout) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            // The process was stopped and goes on, for example. What is ready by now is read before any timer runs.
+            Err(error) if is_interrupted(&error) => match self.poll.poll(events, Some(Duration::ZERO)) {
+                Ok(()) => {}
+                Err(error) if is_interrupted(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         }
         for event in &*events {
@@ -141,6 +157,7 @@ impl Reactor {
     fn turn(&mut self) -> Option<Duration> {
         self.doorbell.answer();
         let now = self.clock.now();
+        self.note_pause(now);
         self.metrics.turns.bump(1);
         self.core.begin_turn(now);
         self.take_messages(now);
@@ -148,11 +165,52 @@ impl Reactor {
         // Answers to probes are sent before anything else that is written in this turn.
         self.carry_out(now);
         self.core.retry_parked(now);
+        self.read_suspects(now);
         let more_timers = self.core.run_timers(TIMERS, now);
         self.tick(now);
         self.carry_out(now);
         self.update_gauges(now);
-        self.timeout(more_timers)
+        let timeout = self.timeout(more_timers);
+        self.turn_due_ms = timeout.map_or(u64::MAX, |timeout| {
+            now.mono_ms + u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+        });
+        timeout
+    }
+
+    /// Notices that the thread did not run for a while. Nothing was read meanwhile, so nobody is blamed for it.
+    fn note_pause(&mut self, now: Now) {
+        let paused_ms = now.mono_ms.saturating_sub(self.turn_due_ms);
+        if paused_ms < PAUSE_MS {
+            return;
+        }
+        self.core.end_pause(now);
+        self.metrics.pauses.bump(1);
+        self.metrics.paused_us.bump(paused_ms * 1000);
+        let shard = self.shard;
+        tracing::warn!(
+            shard,
+            paused_ms,
+            "the shard did not run: the process was stopped or had no CPU"
+        );
+    }
+
+    /// Reads from connections that are about to end because something did not come in time.
+    fn read_suspects(&mut self, now: Now) {
+        self.core.find_due(TIMERS, now);
+        let mut next = 0;
+        while let Some((id, index)) = self.core.next_suspect(next, now) {
+            next = index;
+            for _ in 0..SUSPECT_READS {
+                if !self.core.wants_input(id) {
+                    break;
+                }
+                self.read(id, now);
+                if !self.sockets.get_mut(id).is_some_and(|socket| socket.readable) {
+                    break;
+                }
+            }
+        }
+        self.carry_out(now);
     }
 
     fn timeout(&self, more_timers: bool) -> Option<Duration> {

@@ -19,6 +19,7 @@ mod identity;
 mod logs;
 mod memory;
 mod newcomer;
+mod pauses;
 mod recovery;
 #[path = "../support/redis_server.rs"]
 mod redis_server;

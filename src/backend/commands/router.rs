@@ -15,6 +15,7 @@ use super::http::{BackendUrl, HttpBackend, Pool};
 use super::metrics::{CommandMetrics, CommandsSample};
 use super::{BackendReply, CommandSource, Handler, Request, Responder, RouteSettings, Settings, Target};
 use crate::broker::Broker;
+use crate::pause;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -233,7 +234,7 @@ impl Pending {
         };
         let mut phase = shared.phase.subscribe();
         let outcome = tokio::select! {
-            result = tokio::time::timeout(route.timeout, route.carry_out(&shared, &self.request)) => match result {
+            result = pause::timeout(route.timeout, route.carry_out(&shared, &self.request)) => match result {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();

@@ -14,6 +14,7 @@ use super::source::{Connections, Source};
 use super::{FeedSettings, PushError, Pushed};
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
+use crate::pause;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 
@@ -127,7 +128,7 @@ impl Poller {
         let mode = &self.settings.publish;
         let bytes_max = self.event_bytes.saturating_mul(RESPONSE_EVENTS);
         let fetched = self.source.fetch(poll.value.as_deref(), mode, bytes_max);
-        let response = match tokio::time::timeout(self.settings.timeout, fetched).await {
+        let response = match pause::timeout(self.settings.timeout, fetched).await {
             Ok(response) => response?,
             Err(_) => {
                 self.source.timed_out();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use super::listen::Listener;
 use super::places::{Place, Places};
 use super::socket::{Accepted, Socket};
 use crate::metrics::AcceptMetrics;
+use crate::pause::timeout;
 
 /// Pause between two attempts while the process or the system is out of descriptors or memory. It doubles from the
 /// minimum to the maximum.

@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
 
 use crate::auth::{Identity, TokenError};
+use crate::pause::PauseTimer;
 
 /// Verifies a token on the calling thread.
 pub type Verify = dyn Fn(&str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
@@ -49,7 +49,7 @@ pub const HEADER_LINES_MAX: usize = 100;
 pub fn http1(head_timeout: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(PauseTimer)
         .header_read_timeout(head_timeout)
         .max_headers(HEADER_LINES_MAX)
         .max_header_size(HEAD_BYTES_MAX)

@@ -23,7 +23,6 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use self::query::{Query, Transport};
 use super::admission::{Admission, NewSession, OpenedBy};
@@ -37,6 +36,7 @@ use super::refusal::{EngineIoError, Refusal};
 use super::session_request::{PollGuard, SessionName, SessionRequest, next_number};
 use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
+use crate::pause::timeout;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::mailbox::polling::{Open, PollRequest};
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;

@@ -76,6 +76,7 @@ pub(super) struct Drive {
     pub(super) session: Session,
     pub(super) settings: Settings,
     pub(super) tokens: Tokens,
+    pub(super) resumed_ms: u64,
     pub(super) now: Now,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
@@ -133,6 +134,7 @@ impl Drive {
             settings,
             tokens,
             now: START,
+            resumed_ms: 0,
             delivered: 0,
             dropped: 0,
             verify: None,
@@ -151,6 +153,7 @@ impl Drive {
 
     pub(super) fn input(&mut self, input: Input<'_>) {
         let context = Context {
+            resumed_ms: self.resumed_ms,
             now: self.now,
             settings: &self.settings,
             delivered: self.delivered,

@@ -10,6 +10,7 @@ mod input;
 mod journal;
 mod operator;
 mod overflow;
+mod pauses;
 mod polling;
 mod runs;
 mod subscribe;

@@ -31,6 +31,11 @@ impl Assembly {
             duration_ms: settings.assembly_ms,
         }
     }
+
+    /// How long a message may take from its first byte to its last, in milliseconds.
+    pub(super) const fn duration_ms(&self) -> u32 {
+        self.duration_ms
+    }
 }
 
 impl Connections {

@@ -51,6 +51,8 @@ pub(super) struct Connections {
     assembly: Assembly,
     closing_ms: u32,
     closing_bytes: u32,
+    // When the shard last went on after a pause; 0: never.
+    resumed_ms: u64,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -60,6 +62,7 @@ pub(super) struct Connection<'c> {
     pub(super) hot: &'c mut Hot,
     pub(super) cold: &'c mut Cold,
     pub(super) endpoint: &'c Endpoint,
+    resumed_ms: u64,
 }
 
 /// A connection that gets an event. The cold record is looked up only when it is needed, since a delivery must not touch
@@ -87,6 +90,7 @@ impl Connections {
             assembly: Assembly::new(settings),
             closing_ms: settings.closing_ms,
             closing_bytes: settings.closing_bytes,
+            resumed_ms: 0,
             metrics,
         }
     }
@@ -233,6 +237,7 @@ impl Connections {
             endpoint: self.endpoints.get(hot.endpoint),
             hot,
             cold,
+            resumed_ms: self.resumed_ms,
         })
     }
 
@@ -366,6 +371,7 @@ impl<'c> Connection<'c> {
         let endpoint = self.endpoint;
         Context {
             now,
+            resumed_ms: self.resumed_ms,
             settings: &endpoint.settings,
             delivered: self.hot.delivered,
             dropped: self.hot.dropped.into(),

@@ -14,6 +14,7 @@ use super::super::{Action, ShardCore};
 use crate::session::Input;
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::core::connections::Deadline;
+use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -25,9 +26,27 @@ impl ShardCore {
         timers.into_iter().chain(self.next_drain_ms()).min()
     }
 
+    /// The driver goes on after a pause: it could not run, so that nothing was read until now. Nobody is blamed for it: the
+    /// times of all clients begin again.
+    pub const fn end_pause(&mut self, now: Now) {
+        self.connections.end_pause(now);
+    }
+
+    /// Finds what is due, for at most `limit` connections. [`ShardCore::run_timers`] does it.
+    pub fn find_due(&mut self, limit: usize, now: Now) {
+        self.connections.expire(limit, now);
+    }
+
+    /// A connection that [`ShardCore::run_timers`] would end because something did not come in time, and the index of the
+    /// next one; the first has the index 0. What it waits for may lie in the socket. So the driver reads from it before.
+    pub fn next_suspect(&mut self, index: usize, now: Now) -> Option<(ConnectionId, usize)> {
+        self.connections.next_suspect(index, now)
+    }
+
     /// Does what is due, for at most `limit` connections. Returns whether more is due.
     pub fn run_timers(&mut self, limit: usize, now: Now) -> bool {
-        let (due, has_more) = self.connections.expire(limit, now);
+        let has_more = self.connections.expire(limit, now);
+        let due = self.connections.take_due();
         for &slot in &due {
             self.expire(slot, now);
         }

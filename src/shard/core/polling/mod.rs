@@ -29,6 +29,7 @@ use tickgate_protocol::wire::{Error as WireError, Message};
 
 use body::Body;
 pub(super) use body::Polling;
+pub(super) use upgrade::PROBE_MS;
 
 const NOT_POLLING: PollError = PollError::BadRequest("the session uses a WebSocket");
 const NO_UPGRADE: PollError = PollError::BadRequest("the session has a WebSocket already");

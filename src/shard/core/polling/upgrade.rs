@@ -19,7 +19,7 @@ use tickgate_protocol::wire::{Decoder, Deflate, Error as WireError, Message};
 const PROBE_BYTES_MAX: u32 = 16;
 
 /// A candidate that has not completed its probe after this time is dropped. The session goes on polling.
-const PROBE_MS: u64 = 10_000;
+pub(in crate::shard::core) const PROBE_MS: u64 = 10_000;
 
 /// The rule that a client breaks whose POST is not answered when it upgrades.
 const OVERTAKEN: &str = "upgrade before the answer to a POST";

@@ -169,6 +169,7 @@ impl Reading {
             hot,
             cold,
             endpoint,
+            ..
         } = connection;
         // A channel that was given back may be in here still, or again, because of events that were queued. A subscribe
         // request under way that covers it does not change that.
