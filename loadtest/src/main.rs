@@ -46,7 +46,7 @@ use clap::Parser;
 fn main() -> std::process::ExitCode {
     let options = options::Options::parse();
     if let Err(error) = scenario::run(&options) {
-        eprintln!("tickgate-loadtest: {error}");
+        eprintln!("tickgate-loadtest: {}", tickgate_escape::lines(&error));
         return std::process::ExitCode::FAILURE;
     }
     std::process::ExitCode::SUCCESS

@@ -49,7 +49,7 @@ impl Shared {
         self.first_error
             .lock()
             .expect("no thread panics with it")
-            .get_or_insert(error);
+            .get_or_insert_with(|| tickgate_escape::line(&error).into_owned());
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: writing a log line never blocks the thread that logs. One thread writes the lines; a line that finds the
 //! queue full is dropped, counted and reported by a later line.
 
-mod escape;
+mod escaping;
 
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use self::escape::Escaping;
+use self::escaping::Escaping;
 
 /// Lines that wait for standard error. Most are shorter than 300 bytes.
 const LINES_MAX: usize = 8192;

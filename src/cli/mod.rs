@@ -111,14 +111,14 @@ fn load(file: Option<&Path>) -> Result<(Config, Environment), Failure> {
     Ok((config, environment))
 }
 
-/// Prints to standard output.
+/// Prints to standard output. Characters that act on a terminal are escaped, line breaks are not.
 fn print_out(text: &str) {
-    logging::write_bounded(std::io::stdout(), text.to_owned());
+    logging::write_bounded(std::io::stdout(), tickgate_escape::lines(text).into_owned());
 }
 
-/// Prints a line to standard error.
-fn print_error(line: &str) {
-    logging::write_bounded(std::io::stderr(), format!("{line}\n"));
+/// Prints a message to standard error, as [`print_out`] does. It may have several lines.
+fn print_error(message: &str) {
+    logging::write_bounded(std::io::stderr(), format!("{}\n", tickgate_escape::lines(message)));
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -127,13 +127,13 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
         .needs_run_keys(&environment)
         .map_err(|error| Failure::misconfigured(&error))?;
     for warning in config.warnings(&environment) {
-        print_error(&format!("warning: {warning}"));
+        print_error(&tickgate_escape::line(&format!("warning: {warning}")));
     }
     for open in config.open_to_anybody() {
         print_error(&open);
     }
     print_out(&format!("{}\n{}", config.to_toml(), Config::built_in_classes()));
     let name = file.map_or_else(|| "the default configuration".into(), Path::to_string_lossy);
-    print_error(&format!("{name}: valid"));
+    print_error(&tickgate_escape::line(&format!("{name}: valid")));
     Ok(())
 }

@@ -53,6 +53,7 @@ pub(super) fn print(arguments: &Arguments) -> Result<(), Failure> {
         && role != ADMIN_ROLE
         && !settings.policy.roles.contains_key(role)
     {
+        let role = tickgate_escape::line(role);
         print_error(&format!(
             "warning: role {role} is not configured: [auth.default] applies to this token"
         ));

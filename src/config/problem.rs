@@ -35,7 +35,7 @@ pub struct Problem {
     pub message: Box<str>,
 }
 
-/// All problems of a configuration. `Display` writes one line for each, in the order of the file.
+/// All problems of a configuration. `Display` writes one line for each, in the order of the file, with escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     file: Option<PathBuf>,
@@ -85,17 +85,20 @@ impl fmt::Display for Problems {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            match (&problem.origin, &self.file) {
-                (Origin::Line(line), Some(file)) => write!(f, "{}:{line}: ", file.display())?,
-                (Origin::Line(line), None) => write!(f, "line {line}: ")?,
-                (Origin::Variable(name), _) => write!(f, "variable {name}: ")?,
-                (Origin::Default, Some(file)) => write!(f, "{}: ", file.display())?,
-                (Origin::Default, None) => f.write_str("configuration: ")?,
-            }
-            if !problem.key.is_empty() {
-                write!(f, "{}: ", problem.key)?;
-            }
-            f.write_str(&problem.message)?;
+            let place = match (&problem.origin, &self.file) {
+                (Origin::Line(line), Some(file)) => format!("{}:{line}", file.display()),
+                (Origin::Line(line), None) => format!("line {line}"),
+                (Origin::Variable(name), _) => format!("variable {name}"),
+                (Origin::Default, Some(file)) => file.display().to_string(),
+                (Origin::Default, None) => "configuration".to_owned(),
+            };
+            let key = if problem.key.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", problem.key)
+            };
+            // Keys, values and names of variables may hold anything.
+            f.write_str(&tickgate_escape::line(&format!("{place}: {key}{}", problem.message)))?;
         }
         Ok(())
     }

@@ -145,7 +145,25 @@ impl Report {
         if value["schema"] != SCHEMA || value["version"] != VERSION {
             return Err(failed(format!("not a report of {SCHEMA}, version {VERSION}")));
         }
-        serde_json::from_value(value).map_err(|error| failed(error.to_string()))
+        let report: Self = serde_json::from_value(value).map_err(|error| failed(error.to_string()))?;
+        Ok(report.escaped())
+    }
+
+    /// The report with all its texts escaped, for people: a file, an option or a server may have named them.
+    fn escaped(mut self) -> Self {
+        let line = |text: &str| tickgate_escape::line(text).into_owned();
+        let mark = |mark: Mark| Mark {
+            label: line(&mark.label),
+            ..mark
+        };
+        self.scenario = line(&self.scenario);
+        self.name = line(&self.name);
+        self.adapter = line(&self.adapter);
+        self.setup = self.setup.into_iter().map(|(key, value)| (line(&key), value)).collect();
+        self.series.marks = self.series.marks.into_iter().map(mark).collect();
+        self.verdict = line(&self.verdict);
+        self.first_error = self.first_error.as_deref().map(line);
+        self
     }
 
     /// Prints the text and writes the given files.
@@ -158,10 +176,11 @@ impl Report {
             let body = serde_json::to_string(&bounded).map_err(|error| error.to_string())?;
             write_file(path, &(body + "\n"))?;
         }
+        let shown = bounded.escaped();
         if let Some(path) = html {
-            write_file(path, &page::page(&bounded))?;
+            write_file(path, &page::page(&shown))?;
         }
-        print(&text::text(self))
+        print(&text::text(&shown))
     }
 }
 
@@ -287,6 +306,28 @@ pub(crate) mod tests {
         assert_eq!(all("missing").sum::<f64>(), 9_999.0);
         // A short run keeps every second.
         assert_eq!(series.bounded(10_000).columns, series.columns);
+    }
+
+    #[test]
+    fn texts_from_elsewhere_act_on_neither_a_terminal_nor_a_page() {
+        let forged = "a\n  verdict forged\u{1b}[2J\u{202e}";
+        let path = std::env::temp_dir().join(format!("tickgate-loadtest-forged-{}.json", std::process::id()));
+        let mut report = Report {
+            adapter: forged.into(),
+            verdict: forged.into(),
+            first_error: Some(forged.into()),
+            ..example(forged, 1.0)
+        };
+        report.setup.insert(forged.into(), 1);
+        report.series.marks[0].label = forged.into();
+        report.write(Some(&path), None).unwrap();
+        let read = Report::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for shown in [text::text(&read), page::page(&read), text::text(&report.escaped())] {
+            let is_unsafe = |character: char| character != '\n' && tickgate_escape::is_unsafe(character);
+            assert!(!shown.contains(is_unsafe), "{shown:?}");
+            assert!(!shown.contains("\n  verdict forged"), "{shown}");
+        }
     }
 
     #[test]

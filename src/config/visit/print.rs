@@ -17,6 +17,42 @@ pub(in crate::config) fn print<S: Section>(mut section: S) -> String {
     printer.text
 }
 
+/// The value as TOML. Characters that act on a terminal or on the order of text are escaped.
+fn shown(value: &toml::Value) -> String {
+    let text = value.to_string();
+    if text.contains(tickgate_escape::is_unsafe) {
+        escaped(value)
+    } else {
+        text
+    }
+}
+
+fn escaped(value: &toml::Value) -> String {
+    let string = |text: &str| {
+        let mut out = String::from('"');
+        for character in text.chars() {
+            match character {
+                '"' | '\\' => out.extend(['\\', character]),
+                // These characters have at most 16 bits. Writing to a string cannot fail.
+                _ if tickgate_escape::is_unsafe(character) => {
+                    let _ = write!(out, "\\u{:04X}", u32::from(character));
+                }
+                _ => out.push(character),
+            }
+        }
+        out + "\""
+    };
+    match value {
+        toml::Value::String(text) => string(text),
+        toml::Value::Array(array) => format!("[{}]", array.iter().map(escaped).collect::<Vec<_>>().join(", ")),
+        toml::Value::Table(table) => {
+            let entry = |(name, value): (&String, &toml::Value)| format!("{} = {}", string(name), escaped(value));
+            format!("{{ {} }}", table.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 struct Printer {
     text: String,
     path: String,
@@ -35,7 +71,7 @@ impl Printer {
 impl Visitor for Printer {
     fn value<T: Value>(&mut self, key: &Key<T>, value: &mut T) {
         if let Some(value) = value.write() {
-            let _ = writeln!(self.text, "{} = {value}", key.name);
+            let _ = writeln!(self.text, "{} = {}", key.name, shown(&value));
         }
     }
 
@@ -57,10 +93,28 @@ impl Visitor for Printer {
             let name = if !name.is_empty() && name.bytes().all(is_bare) {
                 name.clone()
             } else {
-                toml::Value::String(name.clone()).to_string()
+                shown(&toml::Value::String(name.clone()))
             };
             let path = format!("{}.{name}", join(&self.path, key.name));
             self.inside(&format!("[{path}]"), path, section);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_acts_on_nothing_and_is_read_back() {
+        let text = "a\n[server]\u{202e}\u{9b}\u{1b}[2J\\\"'é";
+        let mut table = toml::Table::new();
+        table.insert(text.to_owned(), toml::Value::Array(vec![text.into(), 7.into()]));
+        for value in [text.into(), toml::Value::Table(table), "plain 'text'".into()] {
+            let printed = format!("key = {}", shown(&value));
+            assert!(!printed.contains(tickgate_escape::is_unsafe), "{printed:?}");
+            let read: toml::Table = printed.parse().unwrap_or_else(|error| panic!("{printed}: {error}"));
+            assert_eq!(read["key"], value);
         }
     }
 }
