@@ -50,6 +50,8 @@ struct StatsReply<'a> {
 #[derive(Serialize)]
 struct CommandsReply<'a> {
     audit_events_lost: u64,
+    audit_lines_lost: u64,
+    audit_waiting: u64,
     backends: Vec<BackendReply<'a>>,
     in_flight: i64,
     outcomes: BTreeMap<&'static str, u64>,
@@ -244,7 +246,9 @@ impl Admin {
 impl<'a> From<&'a CommandsSample> for CommandsReply<'a> {
     fn from(commands: &'a CommandsSample) -> Self {
         Self {
-            audit_events_lost: commands.audit_events_lost,
+            audit_events_lost: commands.audit.events_lost,
+            audit_lines_lost: commands.audit.lines_lost,
+            audit_waiting: commands.audit.waiting,
             backends: commands.backends.iter().map(BackendReply::from).collect(),
             in_flight: commands.in_flight,
             outcomes: commands.outcomes.into_iter().collect(),

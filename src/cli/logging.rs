@@ -2,7 +2,11 @@
 //!
 //! Invariant: writing a log line never blocks the thread that logs. One thread writes the lines; a line that finds the
 //! queue full is dropped, counted and reported by a later line.
+//!
+//! Audit lines go to a queue and a thread of their own if the audit trail must be complete. That queue is never full, because
+//! commands wait for room in it before they are carried out.
 
+mod complete;
 mod escaping;
 
 use std::io::{self, IsTerminal as _};
@@ -11,18 +15,24 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tickgate::backend::commands::audit::TARGET as AUDIT;
-use tickgate::config::{Format, Level};
+use tickgate::backend::commands::audit::{AuditRoom, TARGET as AUDIT};
+use tickgate::config::{AuditMode, Format, Level};
 use tickgate::metrics::Counter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing::Metadata;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::complete::Complete;
 use self::escaping::Escaping;
 
 /// Lines that wait for standard error. Most are shorter than 300 bytes.
 const LINES_MAX: usize = 8192;
+
+/// Audit lines that are not written yet, if the audit trail must be complete.
+const AUDIT_LINES_MAX: u32 = 1024;
 
 /// How often dropped lines are looked for.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,22 +40,71 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for standard error.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread that writes the lines of this process, as long as it runs.
-static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+/// How long the end of the process waits for a complete audit trail.
+pub(super) const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes the lines that are queued, for at most about a second. Later lines are lost.
-pub(super) fn flush() {
-    // Dropping the guard waits with a time limit of its own, of 1.1 s.
-    drop(WRITER.lock().take());
+/// The threads that write the lines of this process, as long as they run.
+static WRITERS: Mutex<Option<Writers>> = Mutex::new(None);
+
+struct Writers {
+    _log: WorkerGuard,
+    audit: Option<(WorkerGuard, AuditRoom)>,
 }
 
-/// Starts logging, and returns the number of lines that are dropped. Libraries log warnings and errors only, because
-/// their finer levels may quote headers.
+/// Writes the lines that are queued: audit lines of a complete trail for at most `audit_limit`, then others for about a
+/// second. Later lines are lost. Returns the number of lines that are missing in a complete audit trail.
+pub(super) fn flush(audit_limit: Duration) -> usize {
+    let writers = WRITERS.lock().take();
+    let room = writers.as_ref().and_then(|writers| writers.audit.as_ref());
+    // Dropping the guards waits with time limits of their own, of 1.1 s.
+    room.map_or(0, |(_, room)| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.map_or(0, |runtime| runtime.block_on(room.flush(audit_limit)))
+    })
+}
+
+/// What else needs to know of the log.
+pub(super) struct Started {
+    /// The number of lines that were dropped.
+    pub(super) lines_dropped: Arc<Counter>,
+    /// The room for audit lines, if the audit trail must be complete.
+    pub(super) audit_room: Option<AuditRoom>,
+}
+
+/// Chooses the queue of a line.
+struct Queues {
+    log: NonBlocking,
+    audit: Option<NonBlocking>,
+}
+
+impl<'a> MakeWriter<'a> for Queues {
+    type Writer = NonBlocking;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.log.clone()
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Self::Writer {
+        let audit = self.audit.as_ref().filter(|_| line.target() == AUDIT);
+        audit.unwrap_or(&self.log).clone()
+    }
+}
+
+/// A queue of lines, and the thread that writes them. A line that finds the queue full is dropped.
+fn queue(thread: &str, lines_max: usize, destination: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .thread_name(thread)
+        .buffered_lines_limit(lines_max)
+        .lossy(true)
+        .finish(destination)
+}
+
+/// Starts logging. Libraries log warnings and errors only, because their finer levels may quote headers.
 ///
 /// # Errors
 ///
 /// When a thread cannot be started.
-pub(super) fn start(format: Format, level: Level) -> io::Result<Arc<Counter>> {
+pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Result<Started> {
     let own = match level {
         Level::Off => LevelFilter::OFF,
         Level::Error => LevelFilter::ERROR,
@@ -67,18 +126,26 @@ pub(super) fn start(format: Format, level: Level) -> io::Result<Arc<Counter>> {
             },
         );
     let is_terminal = io::stderr().is_terminal();
-    let stderr = match format {
-        Format::Human => Escaping::human(io::stderr(), is_terminal),
-        Format::Json => Escaping::none(io::stderr()),
+    let (log, log_guard) = queue("log", LINES_MAX, escaping(format, is_terminal, io::stderr()));
+    let audit_room = match audit {
+        AuditMode::Bounded => None,
+        AuditMode::Lossless => Some(AuditRoom::new(AUDIT_LINES_MAX)),
     };
-    let (writer, guard) = NonBlockingBuilder::default()
-        .thread_name("log")
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .finish(stderr);
-    *WRITER.lock() = Some(guard);
-    let dropped: Arc<Counter> = Arc::default();
-    let mut report = Report::new(writer.error_counter(), Arc::clone(&dropped));
+    let (audit, audit_writer) = audit_room
+        .clone()
+        .map(|room| {
+            let destination = Complete::new(io::stderr(), room.clone());
+            let destination = escaping(format, is_terminal, destination);
+            let (audit, guard) = queue("audit-log", AUDIT_LINES_MAX as usize, destination);
+            (audit, (guard, room))
+        })
+        .unzip();
+    *WRITERS.lock() = Some(Writers {
+        _log: log_guard,
+        audit: audit_writer,
+    });
+    let lines_dropped: Arc<Counter> = Arc::default();
+    let mut report = Report::new(log.error_counter(), Arc::clone(&lines_dropped));
     std::thread::Builder::new()
         .name("log-report".to_owned())
         .spawn(move || {
@@ -88,13 +155,23 @@ pub(super) fn start(format: Format, level: Level) -> io::Result<Arc<Counter>> {
             }
         })?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Queues { log, audit });
     match format {
         Format::Human => registry.with(lines.with_ansi(is_terminal)).init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     log_panics();
-    Ok(dropped)
+    Ok(Started {
+        lines_dropped,
+        audit_room,
+    })
+}
+
+fn escaping<W: io::Write>(format: Format, is_terminal: bool, destination: W) -> Escaping<W> {
+    match format {
+        Format::Human => Escaping::human(destination, is_terminal),
+        Format::Json => Escaping::none(destination),
+    }
 }
 
 /// Lets panics write through the log. The standard hook writes to standard error itself, and would block its thread.

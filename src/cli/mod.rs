@@ -95,7 +95,14 @@ pub(crate) fn run() -> ExitCode {
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Health(arguments) => health::ask(&arguments),
     };
-    logging::flush();
+    let unwritten = logging::flush(logging::AUDIT_FLUSH_TIMEOUT);
+    let outcome = outcome.and_then(|()| match unwritten {
+        0 => Ok(()),
+        lines => Err(Failure {
+            message: format!("{lines} audit lines could not be written: standard error was not read"),
+            code: FAILED,
+        }),
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

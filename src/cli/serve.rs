@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::config::{Config, RunKeys};
 use tickgate::gateway::{self, Gateway, Handle};
-use tickgate::metrics::Counter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{FAILED, Failure, NOT_SAVED, first_steps, load, logging, print_out};
@@ -25,7 +25,7 @@ pub(super) struct Ready {
     pub(super) config: Config,
     /// The keys that were made for this run, if none is configured.
     pub(super) run_keys: Option<RunKeys>,
-    log_lines_dropped: Arc<Counter>,
+    log: logging::Started,
     descriptors_max: u64,
     signals: Signals,
 }
@@ -38,8 +38,8 @@ impl Ready {
             Ok(true) => Some(config.add_run_keys().map_err(|error| Failure::running(&error))?),
             Err(error) => return Err(Failure::misconfigured(&error)),
         };
-        let (format, level) = config.log();
-        let log_lines_dropped = logging::start(format, level).map_err(|error| Failure::running(&error))?;
+        let (format, level, audit) = config.log();
+        let log = logging::start(format, level, audit).map_err(|error| Failure::running(&error))?;
         for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }
@@ -50,7 +50,7 @@ impl Ready {
             descriptors_max: raise_descriptors(&config),
             // The handlers come before the listeners, so that no signal is lost.
             signals: Signals::new().map_err(|error| Failure::running(&error))?,
-            log_lines_dropped,
+            log,
             config,
             run_keys,
         })
@@ -58,7 +58,8 @@ impl Ready {
 
     pub(super) fn settings(&self) -> gateway::Settings {
         let mut settings = self.config.gateway(self.descriptors_max);
-        settings.admin.log_lines_dropped = Arc::clone(&self.log_lines_dropped);
+        settings.admin.log_lines_dropped = Arc::clone(&self.log.lines_dropped);
+        settings.commands.audit_room.clone_from(&self.log.audit_room);
         settings
     }
 
@@ -167,7 +168,7 @@ impl Signals {
             gateway.drain();
             let second = self.next();
             tracing::warn!(signal = second, "a second signal ends the process");
-            logging::flush();
+            logging::flush(Duration::ZERO);
             std::process::exit(second.map_or(i32::from(FAILED), |number| 128 + number));
         };
         std::thread::Builder::new()

@@ -39,7 +39,7 @@ use std::path::Path;
 
 pub use problem::{Origin, Problem, Problems};
 pub use run_keys::{NoKey, RunKeys};
-pub use sections::{Format, Level};
+pub use sections::{AuditMode, Format, Level};
 pub use source::Environment;
 pub use value::{duration_from_text, duration_text};
 pub use visit::{KeyDocumentation, SectionDocumentation};
@@ -104,8 +104,9 @@ impl Config {
 
     /// How to log.
     #[must_use]
-    pub fn log(&self) -> (Format, Level) {
-        (self.sections.log.format, self.sections.log.level)
+    pub fn log(&self) -> (Format, Level, AuditMode) {
+        let log = &self.sections.log;
+        (log.format, log.level, log.audit)
     }
 
     /// The file of `state.snapshot`.

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "`tests/recovery` and `tests/sockets` use a part of it each")]
 
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -119,9 +119,9 @@ impl Gateway {
     }
 
     /// Starts a gateway whose standard error is a pipe that is not read after the start.
-    pub(crate) async fn start_with_unread_log(server: &str, rest: &str) -> Self {
+    pub(crate) async fn start_with_unread_log(environment: &[(&str, &str)], server: &str, rest: &str) -> Self {
         let mut command = binary();
-        command.arg("serve");
+        command.arg("serve").envs(environment.iter().copied());
         let mut gateway = Self::spawn(command, server, rest, Some(Stdio::piped()));
         let mut stderr = gateway.child.stderr.take().expect("a pipe");
         let mut log = String::new();
@@ -134,6 +134,16 @@ impl Gateway {
         (gateway.public, gateway.admin) = Self::find_addresses(&log).expect("found");
         gateway.unread_log = Some(stderr);
         gateway
+    }
+
+    /// Reads the log from now on, which was not read until now. Returns the lines that come until the process has ended.
+    pub(crate) fn read_log(&mut self) -> std::thread::JoinHandle<Vec<String>> {
+        let stderr = self.unread_log.take().expect("a log that is not read");
+        std::thread::spawn(move || {
+            let lines = std::io::BufReader::new(stderr).lines();
+            // The first one is the rest of a line that was read.
+            lines.skip(1).map(|line| line.expect("text")).collect()
+        })
     }
 
     async fn launch(command: Command, server: &str, rest: &str) -> Self {

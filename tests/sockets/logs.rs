@@ -1,8 +1,20 @@
 //! The log of a gateway whose standard error is not read, and the lines that clients write into it.
 
-use serde_json::json;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::clients::Told;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::clients::{Client, Told};
 use super::harness::{Gateway, token, trader, until};
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -27,7 +39,7 @@ commands_per_second = 1000000
 
 #[tokio::test]
 async fn an_unread_log_stops_neither_clients_nor_the_drain() {
-    let mut gateway = Gateway::start_with_unread_log("drain = \"1s\"", AUDITED).await;
+    let mut gateway = Gateway::start_with_unread_log(&[], "drain = \"1s\"", AUDITED).await;
     let mut other = gateway.connect(&trader()).await;
     other.subscribe(&["grid.*"]).await;
     let mut client = gateway.connect(&token("u2", "reader", HOUR)).await;
@@ -60,4 +72,130 @@ async fn an_unread_log_stops_neither_clients_nor_the_drain() {
         matches!(other.rest().await.1, Told::Closed(1012, _)),
         "closed by the drain"
     );
+}
+
+/// A backend that carries out every command, and the number of those it has seen.
+async fn backend() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let counter = Arc::clone(&counter);
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let counter = Arc::clone(&counter);
+                async move {
+                    let _ = request.into_body().collect().await;
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    let body = Bytes::from_static(br#"{"success":true,"data":null}"#);
+                    Ok::<_, Infallible>(Response::new(Full::new(body)))
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    (address, seen)
+}
+
+/// A gateway with a complete audit trail that nobody reads.
+async fn with_complete_trail(backend: SocketAddr) -> Gateway {
+    let rest = format!(
+        r#"
+[auth.role.operator]
+channels = ["*"]
+commands = ["audited.*", "other.*"]
+
+[[command]]
+match = "audited.*"
+http = "http://{backend}/"
+audit = true
+timeout = "500ms"
+
+[[command]]
+match = "*"
+http = "http://{backend}/"
+
+[limits]
+messages_per_second = 1000000
+commands_per_second = 1000000
+"#
+    );
+    Gateway::start_with_unread_log(&[("TICKGATE_LOG__AUDIT", "lossless")], "drain = \"1s\"", &rest).await
+}
+
+/// Sends a command and returns the response.
+async fn ask(client: &mut Client, action: &str) -> Value {
+    let params = json!({"text": "x".repeat(900)});
+    client
+        .send(&json!({"type": "command", "id": "c", "action": action, "params": params}))
+        .await;
+    client.expect("response").await
+}
+
+/// Sends audited commands until one is refused, because nobody reads the log. Returns how many were carried out.
+async fn stall(client: &mut Client) -> usize {
+    for done in 0..COMMANDS {
+        let response = ask(client, "audited.x").await;
+        if response["success"] != true {
+            assert_eq!(response["error"]["code"], "BACKEND_UNAVAILABLE", "{response}");
+            return done;
+        }
+    }
+    panic!("no command was refused")
+}
+
+#[tokio::test]
+async fn a_complete_audit_trail_stalls_audited_commands_alone_and_loses_none() {
+    let (backend, seen) = backend().await;
+    let mut gateway = with_complete_trail(backend).await;
+    let mut client = gateway.connect(&token("u1", "operator", HOUR)).await;
+    let mut other = gateway.connect(&trader()).await;
+    other.subscribe(&["grid.*"]).await;
+    let mut carried_out = stall(&mut client).await;
+    assert_eq!(
+        seen.load(Ordering::SeqCst),
+        carried_out,
+        "a refused command is not carried out"
+    );
+    assert_eq!(ask(&mut client, "other.x").await["success"], true);
+    gateway
+        .publish(vec![json!({"channel": "grid.a.status", "event": "update", "data": 1})])
+        .await;
+    other.expect("event").await;
+    // Forbidden for this client. The line waits for room, and the client does not.
+    assert_eq!(ask(&mut other, "audited.x").await["error"]["code"], "FORBIDDEN");
+
+    let log = gateway.read_log();
+    let mut refused = 1;
+    while ask(&mut client, "audited.x").await["success"] != true {
+        refused += 1;
+    }
+    carried_out += 1;
+    gateway.signal("TERM");
+    let ended = gateway.ended().await;
+    assert!(ended.success(), "{ended}");
+    let lines: Vec<Value> = log
+        .join()
+        .expect("read")
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let count = |outcome: &str, code: Value| {
+        let is_wanted = |line: &&Value| line["target"] == "audit" && line["outcome"] == outcome && line["code"] == code;
+        lines.iter().filter(is_wanted).count()
+    };
+    assert_eq!(count("success", Value::Null), carried_out);
+    assert_eq!(count("refused", "BACKEND_UNAVAILABLE".into()), refused);
+    assert_eq!(count("refused", "FORBIDDEN".into()), 1);
+}
+
+#[tokio::test]
+async fn a_complete_audit_trail_that_nobody_reads_fails_the_end_of_the_process() {
+    let (backend, _) = backend().await;
+    let mut gateway = with_complete_trail(backend).await;
+    let mut client = gateway.connect(&token("u1", "operator", HOUR)).await;
+    stall(&mut client).await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(1));
 }

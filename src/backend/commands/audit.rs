@@ -2,6 +2,11 @@
 //!
 //! Invariant: the log line (tracing target [`TARGET`]) is written before the client has its answer, even if the event on
 //! `system.log` cannot be published. Such an event is counted and logged.
+//!
+//! With an [`AuditRoom`] the trail is complete: a command is carried out only after there is room for its line. The line of
+//! a command that was refused may be written later.
+
+mod trail;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use self::trail::Trail;
 use super::Request;
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
@@ -18,7 +25,10 @@ use crate::session::CommandOutcome;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::Channel;
 
-/// The tracing target of the log lines.
+pub use self::trail::AuditRoom;
+pub(super) use self::trail::{NoRoom, Reservation};
+
+/// The tracing target of the log lines. With an [`AuditRoom`], nothing else is logged under it.
 pub const TARGET: &str = "audit";
 /// The channel of the events.
 pub const CHANNEL: &str = "system.log";
@@ -53,11 +63,26 @@ struct ErrorObject {
 pub(super) struct Audit {
     queue: mpsc::Sender<NewEvent>,
     lost: Counter,
+    trail: Option<Trail>,
+    lines_lost: Counter,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What the trail has lost, and what waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditSample {
+    /// Audited commands whose event could not be published. Their log line was written.
+    pub events_lost: u64,
+    /// Refused commands without a log line: too many waited for room.
+    pub lines_lost: u64,
+    /// Commands, and lines of refused commands, that wait for room.
+    pub waiting: u64,
 }
 
 impl Audit {
-    /// Starts the publishing task. It ends when the router has been dropped and the queue is empty.
-    pub(super) fn start(broker: Arc<dyn Broker>, runtime: &tokio::runtime::Handle) -> Self {
+    /// Starts the publishing task. It ends when the router has been dropped and the queue is empty. With `room`, the trail is
+    /// complete.
+    pub(super) fn start(broker: Arc<dyn Broker>, runtime: &tokio::runtime::Handle, room: Option<AuditRoom>) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
         runtime.spawn(async move {
             while let Some(event) = events.recv().await {
@@ -67,21 +92,37 @@ impl Audit {
         Self {
             queue,
             lost: Counter::default(),
+            trail: room.map(Trail::new),
+            lines_lost: Counter::default(),
+            runtime: runtime.clone(),
         }
     }
 
-    /// The number of events that could not be published.
-    pub(super) fn events_lost(&self) -> u64 {
-        self.lost.get()
+    pub(super) fn read(&self) -> AuditSample {
+        AuditSample {
+            events_lost: self.lost.get(),
+            lines_lost: self.lines_lost.get(),
+            waiting: self.trail.as_ref().map_or(0, |trail| trail.waiting() as u64),
+        }
     }
 
-    /// Records the outcome of a command.
+    /// Room for the line of a command that is going to be carried out. Waits for it until `deadline`. `None`: no room is
+    /// needed.
+    pub(super) async fn reserve(&self, deadline: Instant) -> Result<Option<Reservation>, NoRoom> {
+        match &self.trail {
+            None => Ok(None),
+            Some(trail) => trail.reserve(deadline).await.map(Some),
+        }
+    }
+
+    /// Records the outcome of a command. A command that was carried out has a reservation, if the trail needs one.
     pub(super) fn record(
         &self,
         request: &Request,
         address: Option<IpAddr>,
         outcome: &CommandOutcome,
         duration_ms: u64,
+        reservation: Option<Reservation>,
     ) {
         let code = code(outcome);
         let (level, label) = match outcome {
@@ -89,21 +130,7 @@ impl Audit {
             CommandOutcome::Failure { .. } => ("warn", "failure"),
             CommandOutcome::Refused { .. } => ("warn", "refused"),
         };
-        let params = &request.params[..request.params.len().min(PARAMS_BYTES_MAX)];
-        tracing::info!(
-            target: TARGET,
-            action = request.action.as_str(),
-            user = request.user.as_deref(),
-            role = request.role.as_deref(),
-            client_id = &*request.client_id,
-            address = address.map(tracing::field::display),
-            params = %String::from_utf8_lossy(params),
-            outcome = label,
-            code = code.as_deref(),
-            received_at = request.timestamp_ms,
-            duration_ms,
-            "command",
-        );
+        self.write(request, address, label, code.as_deref(), duration_ms, reservation);
         let entry = Entry {
             level,
             source: "audit",
@@ -127,9 +154,73 @@ impl Audit {
         };
         if self.queue.try_send(event).is_err() {
             self.lost.add(1);
-            tracing::warn!(target: TARGET, action = request.action.as_str(), "an audit event could not be published");
+            tracing::warn!(
+                action = request.action.as_str(),
+                "an audit event could not be published"
+            );
         }
     }
+
+    /// Writes the line, or lets it wait for room.
+    fn write(
+        &self,
+        request: &Request,
+        address: Option<IpAddr>,
+        outcome: &'static str,
+        code: Option<&str>,
+        duration_ms: u64,
+        reservation: Option<Reservation>,
+    ) {
+        let Some(trail) = &self.trail else {
+            return write_line(request, address, outcome, code, duration_ms);
+        };
+        if let Some(reservation) = reservation.or_else(|| trail.try_reserve()) {
+            reservation.use_up();
+            return write_line(request, address, outcome, code, duration_ms);
+        }
+        let Some(room) = trail.wait() else {
+            self.lines_lost.add(1);
+            tracing::warn!(
+                action = request.action.as_str(),
+                outcome,
+                "a refused command left no audit line: the log is not read"
+            );
+            return;
+        };
+        let params = Bytes::copy_from_slice(shown(&request.params));
+        let request = Request {
+            params,
+            ..request.clone()
+        };
+        let code = code.map(str::to_owned);
+        self.runtime.spawn(async move {
+            let (reservation, _waits) = room.await;
+            reservation.use_up();
+            write_line(&request, address, outcome, code.as_deref(), duration_ms);
+        });
+    }
+}
+
+/// The part of `params` that the log line shows.
+fn shown(params: &Bytes) -> &[u8] {
+    &params[..params.len().min(PARAMS_BYTES_MAX)]
+}
+
+fn write_line(request: &Request, address: Option<IpAddr>, outcome: &str, code: Option<&str>, duration_ms: u64) {
+    tracing::info!(
+        target: TARGET,
+        action = request.action.as_str(),
+        user = request.user.as_deref(),
+        role = request.role.as_deref(),
+        client_id = &*request.client_id,
+        address = address.map(tracing::field::display),
+        params = %String::from_utf8_lossy(shown(&request.params)),
+        outcome,
+        code,
+        received_at = request.timestamp_ms,
+        duration_ms,
+        "command",
+    );
 }
 
 fn code(outcome: &CommandOutcome) -> Option<String> {

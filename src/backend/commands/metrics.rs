@@ -1,5 +1,6 @@
 //! What the router counts, and how the admin API and `/metrics` read it.
 
+use super::audit::AuditSample;
 use super::breaker::CircuitState;
 use crate::metrics::{Counter, Gauge, Metric};
 use crate::session::CommandOutcome;
@@ -37,7 +38,7 @@ impl CommandMetrics {
         counter.add(1);
     }
 
-    pub(super) fn read(&self, audit_events_lost: u64, backends: Vec<BackendSample>) -> CommandsSample {
+    pub(super) fn read(&self, audit: AuditSample, backends: Vec<BackendSample>) -> CommandsSample {
         CommandsSample {
             received: self.received.get(),
             in_flight: self.in_flight.get(),
@@ -51,7 +52,7 @@ impl CommandMetrics {
                 ("rate_limited", self.limited.get()),
                 ("internal", self.internal.get()),
             ],
-            audit_events_lost,
+            audit,
             backends,
         }
     }
@@ -68,8 +69,8 @@ pub struct CommandsSample {
     pub retries: u64,
     /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
     pub outcomes: [(&'static str, u64); 7],
-    /// Audited commands whose event could not be published. Their log line was written.
-    pub audit_events_lost: u64,
+    /// The audit trail.
+    pub audit: AuditSample,
     /// Every backend, in the order of the routes.
     pub backends: Vec<BackendSample>,
 }
@@ -104,7 +105,17 @@ impl CommandsSample {
         Metric::counter(
             "tickgate_audit_events_lost_total",
             "Audited commands whose event could not be published.",
-            |commands, samples| samples.value(commands.audit_events_lost),
+            |commands, samples| samples.value(commands.audit.events_lost),
+        ),
+        Metric::counter(
+            "tickgate_audit_lines_lost_total",
+            "Refused commands without an audit line, with log.audit = lossless: too many waited for room.",
+            |commands, samples| samples.value(commands.audit.lines_lost),
+        ),
+        Metric::gauge(
+            "tickgate_audit_waiting",
+            "Commands and audit lines that wait for room in the audit trail, with log.audit = lossless.",
+            |commands, samples| samples.value(commands.audit.waiting),
         ),
     ];
 }

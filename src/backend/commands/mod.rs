@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::audit::AuditRoom;
+
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Commands in flight of one connection. One more is refused with `RATE_LIMITED`.
     pub in_flight_per_connection_max: usize,
+    /// The room in the audit trail, if it must be complete: a command of an audited route then waits for room.
+    pub audit_room: Option<AuditRoom>,
     /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
     /// that one reply never makes its connection a slow consumer.
     pub reply_bytes_max: usize,
@@ -62,6 +66,7 @@ impl Default for Settings {
             routes: Vec::new(),
             in_flight_max: 10_000,
             in_flight_per_connection_max: 256,
+            audit_room: None,
             reply_bytes_max: 128 * 1024,
         }
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::audit::Audit;
+use super::audit::{Audit, NoRoom, Reservation};
 use super::backend::Backend;
 use super::http::{BackendUrl, HttpBackend, Pool};
 use super::metrics::{CommandMetrics, CommandsSample};
@@ -110,7 +110,7 @@ impl Router {
             per_connection_max: settings.in_flight_per_connection_max,
             per_connection: Mutex::new(HashMap::new()),
             responder,
-            audit: Audit::start(broker, &runtime),
+            audit: Audit::start(broker, &runtime, settings.audit_room),
             metrics: CommandMetrics::default(),
             phase: watch::Sender::new(Phase::Open),
         };
@@ -126,7 +126,7 @@ impl Router {
             let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
             self.shared
                 .audit
-                .record(&Request::new(client_id, command), address, &outcome, 0);
+                .record(&Request::new(client_id, command), address, &outcome, 0, None);
         }
     }
 
@@ -141,6 +141,7 @@ impl Router {
             address: source.address,
             request: Request::new(source.client_id, command),
             audit: false,
+            reservation: None,
             received: Instant::now(),
             answered: false,
         };
@@ -163,7 +164,7 @@ impl Router {
     #[must_use]
     pub fn read(&self) -> CommandsSample {
         let backends = self.shared.backends.iter().map(|backend| backend.read()).collect();
-        self.shared.metrics.read(self.shared.audit.events_lost(), backends)
+        self.shared.metrics.read(self.shared.audit.read(), backends)
     }
 }
 
@@ -215,6 +216,8 @@ struct Pending {
     address: Option<IpAddr>,
     request: Request,
     audit: bool,
+    // Room for the audit line, if the trail needs some.
+    reservation: Option<Reservation>,
     received: Instant,
     answered: bool,
 }
@@ -227,14 +230,27 @@ impl Pending {
             return self.answer(refused(ErrorCode::UnknownAction, message));
         };
         self.audit = route.audit;
+        let deadline = self.received + route.timeout;
+        // Before the command takes permits, so that commands of other routes find theirs however many wait here.
+        if route.audit {
+            match self.reserve(deadline).await {
+                Ok(reservation) => self.reservation = reservation,
+                Err(NoRoom) => {
+                    let message =
+                        "the audit trail cannot be written, so the command was not carried out; try again later";
+                    return self.answer(refused(ErrorCode::BackendUnavailable, message.to_owned()));
+                }
+            }
+        }
         // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
         let _permit = match InFlightPermit::new(&shared, route, self.to) {
             Ok(permit) => permit,
             Err(outcome) => return self.answer(outcome),
         };
+        let left = deadline.saturating_duration_since(Instant::now());
         let mut phase = shared.phase.subscribe();
         let outcome = tokio::select! {
-            result = pause::timeout(route.timeout, route.carry_out(&shared, &self.request)) => match result {
+            result = pause::timeout(left, route.carry_out(&shared, &self.request)) => match result {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
@@ -255,6 +271,16 @@ impl Pending {
         self.answer(outcome);
     }
 
+    /// Room for the audit line. Without room, the command is not carried out.
+    async fn reserve(&self, deadline: Instant) -> Result<Option<Reservation>, NoRoom> {
+        let mut phase = self.shared.phase.subscribe();
+        tokio::select! {
+            biased;
+            reservation = self.shared.audit.reserve(deadline) => reservation,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Err(NoRoom),
+        }
+    }
+
     fn answer(mut self, outcome: CommandOutcome) {
         self.finish(outcome);
     }
@@ -263,9 +289,10 @@ impl Pending {
         self.answered = true;
         if self.audit {
             let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let reservation = self.reservation.take();
             self.shared
                 .audit
-                .record(&self.request, self.address, &outcome, duration_ms);
+                .record(&self.request, self.address, &outcome, duration_ms, reservation);
         }
         self.shared.metrics.answered(&outcome);
         self.shared.metrics.in_flight.add(-1);

@@ -1,5 +1,6 @@
 //! The router under test, with in-process handlers. The harness collects its answers and events.
 
+mod complete_trail;
 mod failing;
 mod limits;
 mod over_http;

@@ -1,5 +1,6 @@
 //! `[broker]` and `[log]`.
 
+use crate::config::check::Check;
 use crate::config::declare::section;
 use crate::config::value::choices;
 
@@ -30,8 +31,37 @@ section! {
         value format: Format = Format::Human;
         /// The least important lines that are written.
         value level: Level = Level::Info;
+        /// What happens to audit lines (`command[].audit`) that standard error does not take. `bounded`: they wait in memory with
+        /// the other lines, and are dropped beyond 8192; nothing waits for them. `lossless`: none is dropped, and a command of
+        /// an audited route is sent to its backend only after there is room for its line (1024 may be unwritten). So while
+        /// nobody reads the log, these commands wait and, when their `timeout` is over, are refused with
+        /// `BACKEND_UNAVAILABLE`. Other commands, events and connections do not wait. Lines of refused commands wait too;
+        /// more than 8192 are counted and not written. The end of the process waits for unwritten lines for up to 10 s, and
+        /// fails if some are left.
+        value audit: AuditMode = AuditMode::Bounded;
+
+        rule a_lossless_trail_is_written;
     }
 }
+
+fn a_lossless_trail_is_written(log: &Log, check: &mut Check<'_>) {
+    if log.audit == AuditMode::Lossless && log.level == Level::Off {
+        let message =
+            "log.audit = \"lossless\" and log.level = \"off\" contradict each other: no audit line would be written";
+        check.contradiction(["audit", "level"], message);
+    }
+}
+
+/// `audit`: what happens to audit lines that cannot be written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditMode {
+    /// Too many are dropped.
+    Bounded,
+    /// Commands wait for them.
+    Lossless,
+}
+
+choices!(AuditMode { "bounded" => Self::Bounded, "lossless" => Self::Lossless });
 
 /// `format`: how log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
