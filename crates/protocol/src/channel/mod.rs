@@ -20,6 +20,8 @@ pub(crate) mod generate;
 mod template;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
 pub use template::{ChannelTemplate, TemplateError};
