@@ -90,6 +90,8 @@ pub struct Event {
     pub class: Arc<Class>,
     // Each is a complete WebSocket frame with its header, so that a delivery copies nothing.
     frames: [OnceLock<Bytes>; WireFormat::COUNT],
+    // The native frames, plain and compressed, that mark the event as a snapshot. Few events are sent so.
+    snapshots: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
     // Used by the hub only. It is here because a second allocation per event would cost more.
     transit: Transit,
 }
@@ -151,6 +153,7 @@ impl Event {
             version: meta.version,
             class: meta.class,
             frames: Default::default(),
+            snapshots: OnceLock::new(),
             transit,
         }
     }
@@ -168,6 +171,7 @@ impl Event {
             data: &self.data,
             timestamp_ms: self.timestamp_ms,
             offset: self.offset,
+            is_snapshot: false,
         }
     }
 
@@ -183,6 +187,21 @@ impl Event {
     /// one is dropped. (`get_or_init` was measured to wait up to 6.5 ms for another shard.)
     pub fn offer_frame(&self, format: WireFormat, frame: Bytes) -> &Bytes {
         let slot = &self.frames[format.index()];
+        let _ = slot.set(frame);
+        slot.get().expect("set just now, by this thread or another")
+    }
+
+    /// The finished native frame that marks the event as a snapshot, compressed or not, if it has been encoded.
+    #[must_use]
+    pub fn snapshot_frame(&self, deflated: bool) -> Option<&Bytes> {
+        self.snapshots.get()?[usize::from(deflated)].get()
+    }
+
+    /// Stores such a frame, as [`offer_frame`](Self::offer_frame) does.
+    pub fn offer_snapshot_frame(&self, deflated: bool, frame: Bytes) -> &Bytes {
+        let _ = self.snapshots.set(Box::default());
+        let slots = self.snapshots.get().expect("set just now, by this thread or another");
+        let slot = &slots[usize::from(deflated)];
         let _ = slot.set(frame);
         slot.get().expect("set just now, by this thread or another")
     }

@@ -195,6 +195,11 @@ impl Inbox {
         self.hub.frame(format, event)
     }
 
+    /// The finished frame of an event that is sent as a snapshot; see [`Hub::snapshot_frame`].
+    pub fn snapshot_frame<'e>(&self, format: WireFormat, event: &'e Event) -> &'e Bytes {
+        self.hub.snapshot_frame(format, event)
+    }
+
     /// See [`Hub::deflate_bytes_min`].
     #[must_use]
     pub fn deflate_bytes_min(&self) -> usize {

@@ -301,6 +301,25 @@ impl Hub {
         event.offer_frame(format, deflated.map_or_else(|| plain.clone(), Bytes::from))
     }
 
+    /// The finished frame of an event that is sent as a snapshot: the state that the gateway keeps. Only native frames
+    /// differ from those of live events.
+    pub fn snapshot_frame<'e>(&self, format: WireFormat, event: &'e Event) -> &'e Bytes {
+        if format.encoding != Encoding::Native {
+            return self.frame(format, event);
+        }
+        if let Some(frame) = event.snapshot_frame(format.deflated) {
+            return frame;
+        }
+        if !format.deflated {
+            let mut view = event.view();
+            view.is_snapshot = true;
+            return event.offer_snapshot_frame(false, (self.encode)(format.encoding, &view));
+        }
+        let plain = self.snapshot_frame(format.encoding.plain(), event);
+        let deflated = deflate::frame(plain, self.deflate_bytes_min());
+        event.offer_snapshot_frame(true, deflated.map_or_else(|| plain.clone(), Bytes::from))
+    }
+
     /// Events with a shorter message are not compressed, in bytes of payload.
     #[must_use]
     pub fn deflate_bytes_min(&self) -> usize {

@@ -60,6 +60,19 @@ pub(super) enum Need {
     /// Every event after this offset, or the event at this offset if there are none. That event is kept only as the
     /// channel's last value.
     LastOrAfter(u64),
+    /// The event at this offset, which was the channel's last value when the client subscribed, and every event after it.
+    LastAndAfter(u64),
+}
+
+impl Need {
+    /// Whether the read of a history gives the event with this version.
+    const fn gives(self, version: u64) -> bool {
+        match self {
+            Self::After(read) | Self::LastOrAfter(read) => version > read,
+            Self::LastAndAfter(last) => version >= last,
+            Self::Newest { .. } | Self::Whole { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -328,11 +341,7 @@ impl CatchUp {
         }
         match self.channels.get_mut(channel) {
             Some(_) if is_left(&self.left_over) => false,
-            Some(State::Reading {
-                need: Need::After(read) | Need::LastOrAfter(read),
-                withheld,
-                ..
-            }) if version > *read => {
+            Some(State::Reading { need, withheld, .. }) if need.gives(version) => {
                 *withheld = withheld.saturating_add(1);
                 true
             }

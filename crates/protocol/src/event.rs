@@ -114,4 +114,6 @@ pub struct EventView<'a> {
     pub timestamp_ms: u64,
     /// The offset in the channel's history; `None` if the channel keeps no history.
     pub offset: Option<u64>,
+    /// Whether the event is sent as the state that the gateway keeps. Only the native dialect says so.
+    pub is_snapshot: bool,
 }

@@ -363,6 +363,7 @@ impl Rig {
                     }
                     Need::Whole { .. } => unreachable!("no channel of this test needs a whole value"),
                     // A page of two events.
+                    Need::LastAndAfter(_) => unreachable!("no channel of this test has a last value and a history"),
                     Need::After(since) | Need::LastOrAfter(since) => {
                         let last = self.published.min(since + 2);
                         self.got.extend(since + 1..=last);

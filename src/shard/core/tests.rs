@@ -8,6 +8,7 @@ mod evicted;
 mod history;
 mod input;
 mod journal;
+mod marks;
 mod operator;
 mod overflow;
 mod pauses;

@@ -29,6 +29,7 @@ impl Sample {
             data: self.data.as_bytes(),
             timestamp_ms: self.timestamp_ms,
             offset: self.offset,
+            is_snapshot: false,
         }
     }
 }

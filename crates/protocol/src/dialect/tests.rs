@@ -45,6 +45,25 @@ fn an_event_is_encoded_as_the_protocol_shows_it() {
 }
 
 #[test]
+fn only_the_native_dialect_marks_a_snapshot() {
+    let event = event("filled", "1", Some(41));
+    let marked = EventView {
+        is_snapshot: true,
+        ..event.view()
+    };
+    assert_eq!(
+        payload(&encode_event(Encoding::Native, &marked)),
+        r#"{"type":"event","channel":"grid.grid_abc123.order","event":"filled","timestamp":1703836800000,"offset":41,"snapshot":true,"data":1}"#
+    );
+    for encoding in Encoding::ALL
+        .into_iter()
+        .filter(|encoding| *encoding != Encoding::Native)
+    {
+        assert_eq!(encode_event(encoding, &marked), encode_event(encoding, &event.view()));
+    }
+}
+
+#[test]
 fn every_request_with_a_valid_id_has_a_head() {
     let mut scratch = Scratch::default();
     let mut head = |text: &str| {

@@ -11,12 +11,13 @@ use crate::metrics::ShardMetrics;
 use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::{Content, Frame, FramedEvent};
 use crate::shard::numbers::Numbers;
-use tickgate_protocol::event::WireFormat;
+use tickgate_protocol::event::{Encoding, WireFormat};
 use tickgate_protocol::wire::{Deflate, encode};
 
 /// The frames of one event, one for each format.
 pub(in crate::shard::core) struct Frames<'e> {
     event: &'e Arc<Event>,
+    is_snapshot: bool,
     wrapped: [Option<Rc<Frame>>; WireFormat::COUNT],
     // How many connections took each.
     taken: [u64; WireFormat::COUNT],
@@ -29,6 +30,7 @@ impl<'e> Frames<'e> {
     pub(in crate::shard::core) const fn of(event: &'e Arc<Event>) -> Self {
         Self {
             event,
+            is_snapshot: false,
             wrapped: [const { None }; WireFormat::COUNT],
             taken: [0; WireFormat::COUNT],
             number: None,
@@ -44,11 +46,24 @@ impl<'e> Frames<'e> {
         self.number
     }
 
+    /// The event is sent as the state that the gateway keeps. No frame is made yet.
+    pub(in crate::shard::core) const fn of_snapshot(event: &'e Arc<Event>) -> Self {
+        let mut frames = Self::of(event);
+        frames.is_snapshot = true;
+        frames
+    }
+
     /// The frame for one connection of an endpoint. `format` is the endpoint's format.
     #[inline]
     pub(in crate::shard::core) fn get(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> &Rc<Frame> {
         let is_too_long = |deflate: Deflate| {
-            is_narrow(deflate) && !deflate.fits(encode::payload_bytes(inbox.frame(format.encoding.plain(), self.event)))
+            is_narrow(deflate)
+                && !deflate.fits(encode::payload_bytes(encoded(
+                    self.event,
+                    self.is_snapshot,
+                    format.encoding.plain(),
+                    inbox,
+                )))
         };
         let format = match endpoint.deflate {
             Some(deflate) if is_too_long(deflate) => format.encoding.plain(),
@@ -59,10 +74,10 @@ impl<'e> Frames<'e> {
     }
 
     fn wrap(&mut self, format: WireFormat, inbox: &Inbox) -> &Rc<Frame> {
-        let event = self.event;
+        let (event, is_snapshot) = (self.event, self.is_snapshot);
         self.wrapped[format.index()].get_or_insert_with(|| {
             Rc::new(Frame {
-                bytes: inbox.frame(format, event).clone(),
+                bytes: encoded(event, is_snapshot, format, inbox).clone(),
                 content: Content::Event(FramedEvent {
                     channel: event.channel.clone(),
                     class: event.class.clone(),
@@ -75,7 +90,11 @@ impl<'e> Frames<'e> {
     /// Counts the bytes that compression saved.
     pub(in crate::shard::core) fn count(&self, metrics: &ShardMetrics) {
         for format in WireFormat::all().filter(|format| format.deflated && self.taken[format.index()] > 0) {
-            let length = |format: WireFormat| self.event.frame(format).map_or(0, Bytes::len) as u64;
+            let frame = |format: WireFormat| match self.event.snapshot_frame(format.deflated) {
+                Some(frame) if self.is_snapshot && format.encoding == Encoding::Native => Some(frame),
+                _ => self.event.frame(format),
+            };
+            let length = |format: WireFormat| frame(format).map_or(0, Bytes::len) as u64;
             let saved = length(format.encoding.plain()).saturating_sub(length(format));
             if saved > 0 {
                 let taken = self.taken[format.index()];
@@ -141,6 +160,14 @@ impl<'e> RunFrames<'e> {
             }
             event.count(metrics);
         }
+    }
+}
+
+fn encoded<'e>(event: &'e Event, is_snapshot: bool, format: WireFormat, inbox: &Inbox) -> &'e Bytes {
+    if is_snapshot {
+        inbox.snapshot_frame(format, event)
+    } else {
+        inbox.frame(format, event)
     }
 }
 

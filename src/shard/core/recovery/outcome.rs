@@ -145,7 +145,7 @@ impl Outcome {
             None if !seen.has_last => (seen.head, None),
             // The last value is an ordinary event of the history. The position is before it, so that it is recovered if
             // the client disconnects before it gets the value.
-            None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::After(seen.latest - 1))),
+            None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::LastAndAfter(seen.latest))),
             None => (seen.latest, Some(Need::LastOrAfter(seen.latest))),
         };
         let epoch = self.epoch;

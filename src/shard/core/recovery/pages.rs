@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth;
+use crate::event::Event;
 use crate::hub::{Inbox, Page, PageLimit, Since};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::{Due, Need, Progress};
@@ -188,7 +189,8 @@ impl Reading {
             fanout.outgoing_mut().note_too_slow(id);
             return 0;
         }
-        if is_value && page.overtaken {
+        let is_lost = is_value && page.overtaken;
+        if is_lost {
             // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
             note_loss(hot, cold, &due.channel, 1, due.position, &self.metrics);
             page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
@@ -196,7 +198,11 @@ impl Reading {
         let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
         let mut bytes = 0;
         for event in &page.events {
-            let mut frames = Frames::of(event);
+            let mut frames = if is_snapshot(due.need, event, is_lost) {
+                Frames::of_snapshot(event)
+            } else {
+                Frames::of(event)
+            };
             let frame = frames.get(format, endpoint, fanout.inbox()).clone();
             frames.count(&self.metrics);
             bytes += frame.len() as usize;
@@ -265,6 +271,17 @@ fn hold_back(page: &mut Page, progress: Progress, evictions: u64) -> bool {
     is_held_back
 }
 
+/// Whether an event is sent as the state that the gateway keeps: the whole value of a channel, or the last event from
+/// before the subscription. Changed records and events that were missed are news.
+const fn is_snapshot(need: Need, event: &Event, is_read_again: bool) -> bool {
+    match need {
+        Need::Whole { .. } => true,
+        Need::LastOrAfter(last) | Need::LastAndAfter(last) => event.version <= last,
+        Need::Newest { .. } => is_read_again,
+        Need::After(_) => false,
+    }
+}
+
 fn may_see(cold: &Cold, channel: &Channel) -> bool {
     !auth::is_admin_only(channel.as_str()) || cold.is_admin()
 }
@@ -290,6 +307,7 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now:
             return page;
         }
         Need::After(offset) => return read(Since::After(offset)),
+        Need::LastAndAfter(newest) => return read(Since::After(newest - 1)),
         Need::LastOrAfter(newest) => newest,
     };
     let after = read(Since::After(newest));

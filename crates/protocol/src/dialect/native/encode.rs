@@ -28,7 +28,7 @@ pub(in crate::dialect) fn encode_reply(reply: &Reply<'_>, now_unix_ms: u64, out:
 /// Encodes an event as a frame.
 pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
     // An upper bound for the header, the keys, the punctuation and two long integers.
-    const OVERHEAD: usize = HEADER_BYTES_MAX + 120;
+    const OVERHEAD: usize = HEADER_BYTES_MAX + 136;
     let mut out = Vec::with_capacity(OVERHEAD + event.channel.as_str().len() + event.name.len() + event.data.len());
     let frame = encode::begin(&mut out);
     push(&mut out, "{\"type\":\"event\",\"channel\":");
@@ -40,6 +40,9 @@ pub(in crate::dialect) fn encode_event(event: &EventView<'_>) -> Bytes {
     if let Some(offset) = event.offset {
         push(&mut out, ",\"offset\":");
         push_u64(&mut out, offset);
+    }
+    if event.is_snapshot {
+        push(&mut out, ",\"snapshot\":true");
     }
     push(&mut out, ",\"data\":");
     out.extend_from_slice(event.data);
