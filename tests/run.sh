@@ -72,4 +72,11 @@ for client in 4/4.6.1 5/5.18.1; do
 done
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 
+step "the TypeScript client"
+for package in typescript react; do
+    (cd "clients/$package" && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build)
+done
+TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" \
+    bounded 10 node --test --test-concurrency=3 clients/typescript/test/*.test.mjs
+
 step "all passed"

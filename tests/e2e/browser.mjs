@@ -11,8 +11,9 @@ export class Tab {
   #waiting = new Map();
   problems = [];
 
-  static async open(t, url) {
-    const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${directory(t)}`];
+  /** Opens a page; `more` are further flags of the browser. */
+  static async open(t, url, more = []) {
+    const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0', `--user-data-dir=${directory(t)}`, ...more];
     // On SIGTERM the browser also ends its child processes.
     const browser = start(t, directory(t), chromium, [...flags, 'about:blank'], { signal: 'SIGTERM' });
     const failed = browser.ended.then(({ error }) => { throw error ?? new Error(`${chromium} ended: ${browser.err()}`); });

@@ -1,0 +1,44 @@
+// What is shipped: its size, its files, and the rules that it shares with the gateway.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+import { isPattern, matches } from '../dist/index.js';
+
+const here = fileURLToPath(new URL('..', import.meta.url));
+const manifest = JSON.parse(readFileSync(`${here}/package.json`, 'utf8'));
+
+/** The bytes of an entry point with everything it imports, minified and compressed. */
+async function size(entry) {
+  const { outputFiles } = await build({ entryPoints: [`${here}/${entry}`], bundle: true, minify: true, format: 'esm', target: 'es2022', write: false });
+  return gzipSync(outputFiles[0].contents, { level: 9 }).length;
+}
+
+test('the core has at most 12 KB, minified and compressed', async (t) => {
+  const bytes = await size('dist/index.js');
+  t.diagnostic(`${bytes} bytes; decimal: ${await size('dist/decimal.js')}`);
+  assert.ok(bytes <= 12_000, `${bytes} bytes`);
+});
+
+test('the package has the compiled files of each source, their types, and nothing else', () => {
+  const [{ files }] = JSON.parse(execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: here, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
+  const sources = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', 'src'], { cwd: here, encoding: 'utf8' }).trim().split('\n').map((path) => path.slice('src/'.length, -'.ts'.length));
+  const expected = ['LICENSE-APACHE', 'LICENSE-MIT', 'README.md', 'package.json', ...sources.flatMap((name) => [`dist/${name}.d.ts`, `dist/${name}.js`])];
+  assert.deepEqual(files.map(({ path }) => path).sort(), expected.sort());
+  for (const { types, default: code } of Object.values(manifest.exports)) {
+    for (const path of [types, code]) assert.ok(expected.includes(path.slice(2)), path);
+  }
+  assert.equal(manifest.dependencies, undefined, 'no runtime dependency');
+});
+
+test('patterns are read and matched as the gateway does it', () => {
+  const { grammar, matches: vectors, channels } = JSON.parse(readFileSync(`${here}/test/vectors/patterns.json`, 'utf8'));
+  for (const { text, pattern } of grammar) assert.equal(isPattern(text), pattern, JSON.stringify(text));
+  for (const { pattern, channels: matched } of vectors) {
+    assert.deepEqual(channels.filter((channel) => matches(pattern, channel)), matched, pattern);
+  }
+  assert.ok(vectors.length > 30 && channels.length > 30);
+});
