@@ -70,6 +70,7 @@ for client in 4/4.6.1 5/5.18.1; do
     pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/${client%/*}" \
         "python-socketio[client]==${client#*/}"
 done
+pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/websockets websockets==17.4
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 
 step "the TypeScript client"
