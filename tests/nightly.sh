@@ -3,7 +3,7 @@
 # long simulation, the model checkers, Miri, Autobahn, the packages, the monitoring, the dependencies' advisories and a
 # software bill of materials. A part that fails does not stop the others. The exit code is 1 if one has failed.
 #
-#   tests/nightly.sh                     everything; about a day and three hours, mostly for the soak
+#   tests/nightly.sh                     everything: some hours, and then a day for the soak
 #   tests/nightly.sh simulation fuzz     only these parts
 #   SOAK_MINUTES=20 tests/nightly.sh     any of the bounds below as a variable
 #   TICKGATE_BIN=FILE tests/nightly.sh   a binary of the profile dist that is built already
@@ -20,7 +20,9 @@ cd "$(dirname "$0")/.."
 : "${FUZZ_SECONDS:=900}"             # processor time of each fuzz target
 : "${SIMULATION_SEEDS:=20000}"       # runs of the simulation
 : "${INTERLEAVING_SEEDS:=20000}"     # runs of the model checkers
-: "${REPLAY_SEEDS:=100000}"          # variations of each input in the fuzz corpora
+: "${REPLAY_SEEDS:=10000}"           # variations of each input in the fuzz corpora
+: "${RECOVERY_CLIENTS:=300}"         # clients that are killed at random, for RECOVERY_SECONDS
+: "${RECOVERY_SECONDS:=600}"
 : "${AUTOBAHN_CASES:=*}"             # cases of Autobahn, separated by spaces
 : "${TEST_PROFILE:=release}"         # the profile of Cargo for tests; `dev` builds faster and runs slower
 : "${PART_MINUTES:=240}"             # a part other than the soak may take this long
@@ -89,8 +91,9 @@ part_interleavings() {
 }
 
 part_recovery() {
-    cargo test --profile "$TEST_PROFILE" --locked --test recovery || return 1
-    echo "clients and gateways that are killed at random lose nothing unreported"
+    TICKGATE_RECOVERY_CLIENTS=$RECOVERY_CLIENTS TICKGATE_RECOVERY_SECONDS=$RECOVERY_SECONDS \
+        cargo test --profile "$TEST_PROFILE" --locked --test recovery || return 1
+    echo "$RECOVERY_CLIENTS clients that are killed at random for $RECOVERY_SECONDS s, and gateways, lose nothing untold"
 }
 
 part_address_sanitizer() {
@@ -215,7 +218,7 @@ for part in "${parts[@]}"; do
     # In a process of its own, so that its variables and its end are its own.
     export -f needs needs_toolchain host binary "part_$part"
     export SOAK_MINUTES SOAK_GROWTH_MIB_PER_HOUR FUZZ_SECONDS SIMULATION_SEEDS INTERLEAVING_SEEDS REPLAY_SEEDS \
-        AUTOBAHN_CASES TEST_PROFILE out
+        RECOVERY_CLIENTS RECOVERY_SECONDS AUTOBAHN_CASES TEST_PROFILE out
     timeout --kill-after=60s "${minutes}m" bash -uo pipefail -c "part_$part" > "$out/$part.log" 2>&1 < /dev/null || code=$?
     case $code in
         0) outcome=passed ;;

@@ -51,6 +51,7 @@ BAD = [
     ({"rollout": {"reserveSeconds": 0}}, "reserveSeconds"),
     ({"image": {"digest": "latest"}}, "digest"),
     ({"existingSecret": ""}, "existingSecret"),
+    ({"ingress": {"paths": ["ws"]}}, "paths"),
     ({"persistence": {"enabled": True}, "replicas": 2}, "replicas must be 1"),
     ({"persistence": {"enabled": True}, "autoscaling": {"enabled": True}}, "autoscaling.enabled false"),
     ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas must be at most"),
@@ -88,6 +89,9 @@ def check_pod(objects, merged):
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
+    if merged["ingress"]["enabled"]:
+        rules = objects["Ingress", "edge-tickgate"]["spec"]["rules"]
+        assert [path["path"] for path in rules[0]["http"]["paths"]] == merged["ingress"]["paths"]
     selector = deployment["selector"]["matchLabels"]
     labels = deployment["template"]["metadata"]["labels"]
     for (kind, name), found in objects.items():
