@@ -219,8 +219,8 @@ impl Admin {
         response::json(StatusCode::OK, &reply)
     }
 
-    /// The patterns with the most subscribers over all shards, how many connections hold each, and the number of all
-    /// subscriptions.
+    /// What most connections subscribe to over all shards, in the words of their dialect, how many they are, and the
+    /// number of all subscriptions.
     async fn subscriptions(&self) -> Result<(BTreeMap<Box<str>, u64>, u64), HttpResponse> {
         let mut counts = BTreeMap::<Box<str>, u64>::new();
         let mut total = 0;
@@ -232,8 +232,8 @@ impl Admin {
             .await;
             let page = page.map_err(|timed_out| timed_out.0)?.unwrap_or_default();
             total += page.total;
-            for (pattern, holders) in page.patterns {
-                *counts.entry(pattern).or_default() += holders;
+            for (name, holders) in page.names {
+                *counts.entry(name).or_default() += holders;
             }
         }
         let mut largest: Vec<_> = counts.into_iter().collect();

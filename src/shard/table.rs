@@ -158,12 +158,10 @@ impl Table {
         self.node(node).map_or(&[], |node| &node.subscribers)
     }
 
-    /// Every pattern and how many connections hold it, in no particular order.
-    pub(super) fn patterns(&self) -> impl Iterator<Item = (&Pattern, usize)> {
-        self.nodes
-            .iter()
-            .flatten()
-            .map(|node| (&node.pattern, node.subscribers.len()))
+    /// Every pattern and the connections that hold it, in no particular order.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = (&Pattern, &[Subscriber])> {
+        let nodes = self.nodes.iter().flatten();
+        nodes.map(|node| (&node.pattern, &*node.subscribers))
     }
 
     /// The patterns that a connection holds, in no particular order.

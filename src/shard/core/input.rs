@@ -112,7 +112,9 @@ impl ShardCore {
                     now,
                 ));
             }
-            ShardMessage::Subscriptions { limit, reply } => reply(query::subscriptions(self.fanout.table(), limit)),
+            ShardMessage::Subscriptions { limit, reply } => {
+                reply(query::subscriptions(&self.connections, self.fanout.table(), limit));
+            }
             ShardMessage::Subscribers { channel, reply } => {
                 reply(self.fanout.count_subscribers(&mut self.connections, &channel));
             }

@@ -156,8 +156,10 @@ pub struct ClientsPage {
 /// A page of [`ShardMessage::Subscriptions`].
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionsPage {
-    /// Patterns and the number of their subscribers, largest number first.
-    pub patterns: Vec<(Box<str>, u64)>,
+    /// What clients subscribe to, in their own words ([`Dialect::subscription_name`]), and how many, largest number first.
+    ///
+    /// [`Dialect::subscription_name`]: tickgate_protocol::dialect::Dialect::subscription_name
+    pub names: Vec<(Box<str>, u64)>,
     /// The number of all subscriptions of the shard.
     pub total: u64,
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::channel::Pattern;
 use crate::event::{Encoding, EventView};
 use crate::json::Scratch;
 use crate::message::{ClientMessage, ErrorCode, Malformed, Reply, RequestHead, RequestRef};
@@ -60,6 +61,16 @@ impl Dialect {
                 typed::Timestamps::Naive => Encoding::SocketIoNaive,
             }),
             Self::Echo => None,
+        }
+    }
+
+    /// The text by which clients of this dialect name a pattern that they subscribe to, for statistics; `None` if they use
+    /// the pattern itself.
+    #[must_use]
+    pub fn subscription_name(&self, pattern: &Pattern) -> Option<String> {
+        match self {
+            Self::Typed(settings) => settings.subscription_name(pattern),
+            Self::Native | Self::SocketIo(_) | Self::Echo => None,
         }
     }
 

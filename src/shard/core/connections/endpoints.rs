@@ -8,6 +8,7 @@ use crate::hub::Inbox;
 use crate::metrics::ShardMetrics;
 use crate::session;
 use crate::shard::outbox::Bounds;
+use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::event::WireFormat;
 use tickgate_protocol::wire::{Deflate, deflate, encode};
 
@@ -65,6 +66,11 @@ impl Endpoint {
         self.format.is_none()
     }
 
+    /// The text by which clients of this endpoint name a pattern; `None` if they use the pattern itself.
+    pub(in crate::shard::core) fn subscription_name(&self, pattern: &Pattern) -> Option<String> {
+        self.settings.dialect.subscription_name(pattern)
+    }
+
     /// The frame of a reply or control message, compressed if the connections of this endpoint get it so.
     pub(in crate::shard::core) fn reply(&self, frame: &[u8], inbox: &Inbox, metrics: &ShardMetrics) -> Bytes {
         let fits = |deflate: Deflate| deflate.fits(encode::payload_bytes(frame));
@@ -87,7 +93,7 @@ impl Endpoints {
     }
 
     /// The endpoints that have connections.
-    pub(in crate::shard::core) fn in_use(&self) -> impl Iterator<Item = &Endpoint> {
+    pub(in crate::shard::core) fn in_use(&self) -> impl Iterator<Item = &Endpoint> + Clone {
         self.list.iter().filter(|endpoint| endpoint.connections > 0)
     }
 

@@ -1,10 +1,15 @@
 //! What operators ask of a shard.
 
+use std::cmp::Reverse;
+
+use hashbrown::HashMap;
+
 use crate::shard::connection::{Cold, Stage};
-use crate::shard::core::connections::Connections;
+use crate::shard::core::connections::{Connections, Endpoint};
 use crate::shard::mailbox::{ClientInfo, ClientsPage, SubscriptionsPage};
-use crate::shard::table::Table;
+use crate::shard::table::{Subscriber, Table};
 use crate::time::Now;
+use tickgate_protocol::channel::Pattern;
 
 /// A page of the connections from a slot on; `user`: only the connections of this user.
 pub(in crate::shard::core) fn clients(
@@ -54,20 +59,46 @@ fn client(connections: &Connections, table: &Table, slot: u32, cold: &Cold, now:
     }
 }
 
-/// The `limit` patterns with the most connections.
-pub(in crate::shard::core) fn subscriptions(table: &Table, limit: usize) -> SubscriptionsPage {
+/// The `limit` patterns with the most connections, by the names that their clients use.
+pub(in crate::shard::core) fn subscriptions(
+    connections: &Connections,
+    table: &Table,
+    limit: usize,
+) -> SubscriptionsPage {
     let mut patterns: Vec<_> = table.patterns().collect();
-    let largest_first = |left: &(_, usize), right: &(_, usize)| right.1.cmp(&left.1);
+    let holders = |(_, holders): &(&Pattern, &[Subscriber])| holders.len();
     if patterns.len() > limit {
-        patterns.select_nth_unstable_by(limit, largest_first);
+        patterns.select_nth_unstable_by_key(limit, |entry| Reverse(holders(entry)));
         patterns.truncate(limit);
     }
-    patterns.sort_unstable_by(|left, right| largest_first(left, right).then_with(|| left.0.cmp(right.0)));
+    let mut counts = HashMap::<Box<str>, u64>::new();
+    for (pattern, holders) in patterns {
+        // The holders are looked at only where endpoints have different names for the pattern.
+        let endpoints = connections.endpoints().in_use();
+        if endpoints
+            .clone()
+            .all(|endpoint| endpoint.subscription_name(pattern).is_none())
+        {
+            *counts.entry(pattern.as_str().into()).or_default() += holders.len() as u64;
+            continue;
+        }
+        let mut names = HashMap::<*const Endpoint, (Box<str>, u64)>::new();
+        for holder in holders {
+            let endpoint = connections.endpoint(holder.slot);
+            let named = names.entry(std::ptr::from_ref(endpoint)).or_insert_with(|| {
+                let name = endpoint.subscription_name(pattern);
+                (name.unwrap_or_else(|| pattern.as_str().to_owned()).into(), 0)
+            });
+            named.1 += 1;
+        }
+        for (name, count) in names.into_values() {
+            *counts.entry(name).or_default() += count;
+        }
+    }
+    let mut names: Vec<_> = counts.into_iter().collect();
+    names.sort_unstable_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
     SubscriptionsPage {
-        patterns: patterns
-            .into_iter()
-            .map(|(pattern, count)| (pattern.as_str().into(), count as u64))
-            .collect(),
+        names,
         total: table.subscriptions(),
     }
 }

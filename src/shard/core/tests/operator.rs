@@ -4,6 +4,7 @@ use super::*;
 use crate::event::{Event, PublishOptions};
 use crate::session::CommandOutcome;
 use crate::shard::mailbox::{ClientsPage, SubscriptionsPage};
+use tickgate_protocol::dialect::typed;
 
 fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> ClientsPage {
     let (send, receive) = mpsc::channel();
@@ -62,7 +63,53 @@ fn subscriptions_are_listed_largest_first() {
     let page = receive.recv().expect("answered");
     assert_eq!(page.total, 8);
     let expected = [("a.three".into(), 3), ("a.two".into(), 2), ("b.two".into(), 2)];
-    assert_eq!(page.patterns, expected);
+    assert_eq!(page.names, expected);
+}
+
+#[test]
+fn subscriptions_are_counted_by_the_names_that_clients_use() {
+    let mut rig = Rig::new();
+    let typed = |types: &[(&str, &str)]| {
+        let template = |(name, text): &(&str, &str)| ((*name).into(), text.parse().expect("a template"));
+        let settings = typed::Settings {
+            subscription_types: types.iter().map(template).collect(),
+            ..typed::Settings::default()
+        };
+        Arc::new(session::Settings {
+            dialect: Dialect::Typed(Arc::new(settings)),
+            ..(*session_settings(Mode::Off, Limits::default())).clone()
+        })
+    };
+    let stocks = typed(&[("stock", "stock.{target}.price")]);
+    let coins = typed(&[("coin", "market.{target}.*")]);
+    for (settings, patterns) in [
+        (&stocks, &["market.BTC/USDT.*", "stock.600519.price", "market.*"][..]),
+        (&stocks, &["market.BTC/USDT.*"]),
+        (&coins, &["market.BTC/USDT.*", "stock.600519.price"]),
+    ] {
+        let id = rig.connect_with(Arc::clone(settings), Ok(None), true);
+        patterns.iter().for_each(|pattern| rig.subscribe(id, pattern));
+    }
+    for _ in 0..3 {
+        let native = rig.connect();
+        rig.subscribe(native, "market.BTC/USDT.*");
+    }
+    let (send, receive) = mpsc::channel::<SubscriptionsPage>();
+    rig.message(ShardMessage::Subscriptions {
+        limit: 10,
+        reply: Box::new(move |page| send.send(page).expect("still waited for")),
+    });
+    let page = receive.recv().expect("answered");
+    let expected = [
+        ("market.BTC/USDT.*", 3),
+        ("BTC/USDT", 2),
+        ("coin:BTC/USDT", 1),
+        ("market.*", 1),
+        ("stock.600519.price", 1),
+        ("stock:600519", 1),
+    ];
+    assert_eq!(page.names, expected.map(|(name, count)| (name.into(), count)));
+    assert_eq!(page.total, 9);
 }
 
 #[test]

@@ -76,9 +76,23 @@ impl Style for Settings {
 }
 
 impl Settings {
-    fn push_subscription(&self, pattern: &Pattern, out: &mut Vec<u8>) {
+    /// The text by which clients of this endpoint name a pattern, `<subscription_type>:<target>` or the symbol; `None` if
+    /// they name it as a channel.
+    #[must_use]
+    pub fn subscription_name(&self, pattern: &Pattern) -> Option<String> {
+        match self.typed_target(pattern) {
+            Some((name, target)) => Some(format!("{name}:{target}")),
+            None => symbol(pattern).map(str::to_owned),
+        }
+    }
+
+    fn typed_target<'p>(&self, pattern: &'p Pattern) -> Option<(&str, &'p str)> {
         let mut types = self.subscription_types.iter();
-        if let Some((name, target)) = types.find_map(|(name, template)| Some((name, template.target(pattern)?))) {
+        types.find_map(|(name, template)| Some((&**name, template.target(pattern)?)))
+    }
+
+    fn push_subscription(&self, pattern: &Pattern, out: &mut Vec<u8>) {
+        if let Some((name, target)) = self.typed_target(pattern) {
             out.extend_from_slice(b"{\"subscription_type\":");
             push_string(out, name);
             out.extend_from_slice(b",\"target\":");
