@@ -18,7 +18,8 @@ use tickgate::broker::Embedded;
 use tickgate::hub::{Doorbell, Hub, Settings as HubSettings};
 use tickgate::ingress::http::{BodyRoom, Health, Listener};
 use tickgate::ingress::{
-    AllowedOrigins, BODY_BYTES_MAX, Endpoint, Ingress, Parts, Selector, Settings, TokenRefusal, TrustedProxies,
+    AllowedOrigins, BODY_BYTES_MAX, Endpoint, Ingress, Parts, PerUserOverflow, Selector, Settings, TokenRefusal,
+    TrustedProxies,
 };
 use tickgate::metrics::IngressMetrics;
 use tickgate::session;
@@ -257,6 +258,7 @@ fn settings(trusts: bool) -> Settings {
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
+        per_user_overflow: PerUserOverflow::Refuse,
         max_pending: 1000,
         max_pending_per_ip: 0,
         connect_rate: 0,

@@ -2,18 +2,18 @@
 //!
 //! Invariant: every count belongs to a [`Permit`], which gives it back once, when it is dropped.
 
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use super::counts::Counts;
 use super::http::network;
 use super::settings::Settings;
+use super::users::{Challenge, UserPlace, Users};
 use crate::session::limits::TokenBucket;
-use crate::shard::mailbox::ConnectionPermit;
+use crate::shard::mailbox::{ConnectionId, ConnectionPermit};
 
 /// After how many seconds a client may try again that was over a limit of connections.
 const RETRY_AFTER_S: u32 = 10;
@@ -23,12 +23,12 @@ const RETRY_AFTER_S: u32 = 10;
 pub(super) struct ConnectionLimits {
     total_max: u32,
     per_address_max: u32,
-    per_user_max: u32,
     // New connections per second, and the bucket's capacity.
     rate: u32,
     total: AtomicU32,
     addresses: Counts<IpAddr>,
-    users: Counts<Box<str>>,
+    // `None`: no limit.
+    users: Option<Users>,
     bucket: Mutex<TokenBucket>,
 }
 
@@ -63,15 +63,16 @@ impl LimitReached {
 }
 
 impl ConnectionLimits {
-    pub(super) fn new(settings: &Settings, now_mono_ms: u64) -> Arc<Self> {
+    /// `challenge` asks a connection for a sign of life.
+    pub(super) fn new(settings: &Settings, challenge: Box<Challenge>, now_mono_ms: u64) -> Arc<Self> {
+        let per_user_max = settings.max_connections_per_user;
         Arc::new(Self {
             total_max: settings.max_connections,
             per_address_max: settings.max_connections_per_ip,
-            per_user_max: settings.max_connections_per_user,
             rate: settings.connect_rate,
             total: AtomicU32::new(0),
             addresses: Counts::default(),
-            users: Counts::default(),
+            users: (per_user_max > 0).then(|| Users::new(per_user_max, settings.per_user_overflow, challenge)),
             bucket: Mutex::new(TokenBucket::full(settings.connect_rate, now_mono_ms)),
         })
     }
@@ -108,7 +109,7 @@ impl ConnectionLimits {
             }
             permit.held = Some(Box::new(Held {
                 network: Some(network),
-                user: None,
+                ..Held::default()
             }));
         }
         Ok(permit)
@@ -130,7 +131,9 @@ pub(super) struct Permit {
 #[derive(Debug, Default)]
 struct Held {
     network: Option<IpAddr>,
-    user: Option<Box<str>>,
+    user: Option<UserPlace>,
+    // Known as soon as a shard has the connection, and only if users may displace their connections.
+    id: Option<ConnectionId>,
 }
 
 impl Permit {
@@ -149,21 +152,40 @@ impl Permit {
 }
 
 impl ConnectionPermit for Permit {
-    fn authenticated(&mut self, user: &str) -> bool {
-        if self.limits.per_user_max == 0 {
-            return true;
-        }
+    fn adopted(&mut self, id: ConnectionId) {
+        let Some(users) = self.limits.users.as_ref().filter(|users| users.knows_places()) else {
+            return;
+        };
         let held = self.held.get_or_insert_default();
-        if held.user.as_deref() == Some(user) {
+        held.id = Some(id);
+        if let Some(place) = &held.user {
+            users.adopted(place, id);
+        }
+    }
+
+    fn authenticated(&mut self, user: &str) -> bool {
+        let Some(users) = &self.limits.users else {
+            return true;
+        };
+        let held = self.held.get_or_insert_default();
+        if held.user.as_ref().is_some_and(|place| place.is_of(user)) {
             return true;
         }
-        if !self.limits.users.take(user.into(), self.limits.per_user_max) {
+        let Some(place) = users.take(user, held.id) else {
             return false;
-        }
-        if let Some(before) = held.user.replace(user.into()) {
-            self.limits.users.give_back(&before);
+        };
+        if let Some(before) = held.user.replace(place) {
+            users.give_back(&before);
         }
         true
+    }
+
+    fn challenged(&mut self, has_answered: bool) -> bool {
+        let (Some(users), Some(held)) = (&self.limits.users, &mut self.held) else {
+            return false;
+        };
+        let is_taken = |place: &mut UserPlace| users.challenged(place, has_answered);
+        held.user.take_if(is_taken).is_some()
     }
 }
 
@@ -174,41 +196,8 @@ impl Drop for Permit {
             if let Some(network) = held.network {
                 self.limits.addresses.give_back(&network);
             }
-            if let Some(user) = held.user {
-                self.limits.users.give_back(&user);
-            }
-        }
-    }
-}
-
-/// The number of permits that hold each key. A key without permits is removed.
-#[derive(Debug)]
-struct Counts<K>(Mutex<HashMap<K, u32, foldhash::fast::RandomState>>);
-
-impl<K> Default for Counts<K> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Eq + Hash> Counts<K> {
-    fn take(&self, key: K, max: u32) -> bool {
-        let mut counts = self.0.lock();
-        let count = counts.entry(key).or_insert(0);
-        let is_below = *count < max;
-        if is_below {
-            *count += 1;
-        }
-        // `max` is at least 1, so a new key never stays at 0.
-        is_below
-    }
-
-    fn give_back(&self, key: &K) {
-        let mut counts = self.0.lock();
-        if let Some(count) = counts.get_mut(key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(key);
+            if let (Some(users), Some(place)) = (&self.limits.users, held.user) {
+                users.give_back(&place);
             }
         }
     }
@@ -226,7 +215,7 @@ mod tests {
             connect_rate: rate,
             ..super::super::tests::settings()
         };
-        ConnectionLimits::new(&settings, 0)
+        ConnectionLimits::new(&settings, Box::new(|_| {}), 0)
     }
 
     fn limit(refused: Result<Permit, LimitReached>) -> Limit {
@@ -274,7 +263,7 @@ mod tests {
         }
         drop(held);
         assert_eq!(limits.total(), 0);
-        assert!(limits.addresses.0.lock().is_empty());
+        assert!(limits.addresses.is_empty());
     }
 
     #[test]
@@ -298,7 +287,7 @@ mod tests {
         drop(first);
         assert!(second.authenticated("a"));
         drop(second);
-        assert!(limits.users.0.lock().is_empty());
+        assert!(limits.users.as_ref().is_some_and(Users::is_empty));
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | the PROXY header; `X-Forwarded-For` | [`proxy_protocol`], `forwarded` |
 //! | which request goes where | `routing`, `selector`, `endpoint_table` |
 //! | the checks of a handshake | [`handshake`] |
-//! | origin, limits and token | `admission`, `origin`, `limits` |
+//! | origin, limits and token | `admission`, `origin`, `limits` (with `users` and `counts`) |
 //! | the 101, and the hand-over to a shard | `upgrade` |
 //! | Engine.IO long polling | `polling`, `session_request`, `body` |
 //! | every refusal, with status, code and text | `refusal` |
@@ -35,6 +35,9 @@ mod selector;
 mod settings;
 
 mod endpoint_table;
+
+mod counts;
+mod users;
 
 pub mod handshake;
 mod limits;
@@ -74,7 +77,7 @@ pub use forwarded::{TrustedProxies, TrustedProxyError, client_address};
 pub use http::{AddressError, ListenAddress, ListenerName, ListenerNameError};
 pub use origin::{AllowedOrigins, OriginError};
 pub use selector::{HostError, HostPattern, Selector};
-pub use settings::{Endpoint, Settings, TokenRefusal};
+pub use settings::{Endpoint, PerUserOverflow, Settings, TokenRefusal};
 
 use admission::AdmissionControl;
 use context::Context;
@@ -85,7 +88,7 @@ use limits::ConnectionLimits;
 use pending::PendingConnections;
 
 use crate::metrics::IngressMetrics;
-use crate::shard::mailbox::ShardHandle;
+use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::Clock;
 
 /// The parts of the gateway that the ingress uses.
@@ -112,7 +115,14 @@ impl Ingress {
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let handshake_timeout = Duration::from_millis(settings.handshake_timeout_ms);
-        let limits = ConnectionLimits::new(&settings, parts.clock.now().mono_ms);
+        let shards = parts.shards.clone();
+        let challenge = move |id: ConnectionId| {
+            if let Some(shard) = shards.get(usize::from(id.shard)) {
+                // A shard that has ended has no connection to challenge.
+                let _ = shard.send(ShardMessage::Challenge { id });
+            }
+        };
+        let limits = ConnectionLimits::new(&settings, Box::new(challenge), parts.clock.now().mono_ms);
         let admission = AdmissionControl {
             trusted_proxies: settings.trusted_proxies,
             allowed_origins: settings.allowed_origins,

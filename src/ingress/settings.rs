@@ -35,6 +35,8 @@ pub struct Settings {
     pub max_connections_per_ip: u32,
     /// Most connections of one user; 0: no limit.
     pub max_connections_per_user: u32,
+    /// What happens to one more.
+    pub per_user_overflow: PerUserOverflow,
     /// Most connections that speak HTTP at a time, at least 1.
     pub max_pending: u32,
     /// Most silent ones of them of one client address; 0: no limit.
@@ -83,6 +85,16 @@ fn without_trailing_slash(path: &str) -> &str {
         Some("") | None => path,
         Some(plain) => plain,
     }
+}
+
+/// `server.per_user_overflow`: what happens when a user at the limit connects once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PerUserOverflow {
+    /// The new connection is refused.
+    #[default]
+    Refuse,
+    /// The new connection takes the place of a dead one or, if all are alive, of the oldest.
+    Oldest,
 }
 
 /// `[auth] refuse`: how a handshake with an invalid token is refused.

@@ -14,6 +14,8 @@ pub(super) struct Activity {
     pub(super) handshake_refusal: Option<TokenError>,
     /// When an unauthenticated connection is closed, in monotonic milliseconds.
     pub(super) auth_deadline_ms: Option<u64>,
+    /// When the client was asked for a sign of life, in monotonic milliseconds.
+    pub(super) challenged_ms: Option<u64>,
     /// The `auth` (or CONNECT) whose token is being verified.
     pub(super) verify: Option<PendingRequest>,
     /// The `publish` whose event waits for credit.
@@ -84,6 +86,7 @@ impl Activity {
     pub(super) fn is_idle(&self, now_mono_ms: u64) -> bool {
         self.handshake_refusal.is_none()
             && self.auth_deadline_ms.is_none()
+            && self.challenged_ms.is_none()
             && self.verify.is_none()
             && self.publish.is_none()
             && self.subscribe.is_none()

@@ -31,6 +31,7 @@ impl Session {
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
             Input::Responded { request, outcome } => self.on_response(request, outcome, context, out),
             Input::Timer => self.on_timer(context, out),
+            Input::Challenge => self.on_challenge(context, out),
             Input::End(ending) => self.end(ending, out),
             // Before CONNECT the client expects no message.
             Input::GoingAway { .. } if self.is_connecting() => {}

@@ -282,7 +282,10 @@ impl Session {
         }
         if engine_io.is_connected {
             out.range(|bytes| socket_io::encode_ending(ending, reason, bytes));
-            if matches!(ending, Disconnect::ByOperator | Disconnect::RateLimitAbuse) {
+            if matches!(
+                ending,
+                Disconnect::ByOperator | Disconnect::Displaced | Disconnect::RateLimitAbuse
+            ) {
                 out.range(socket_io::encode_disconnect);
             }
         }
@@ -292,14 +295,6 @@ impl Session {
             out.frame(|bytes| encode::close_because(bytes, ending, reason));
         }
         true
-    }
-
-    /// Sends the server's ping of Engine.IO revision 4. Returns `false` if this is not an Engine.IO session.
-    pub(super) fn ping_engine_io(&self, out: &mut Outputs) -> bool {
-        if self.engine_io.is_some() {
-            out.frame(|bytes| encode_packet(bytes, Packet::Ping("")));
-        }
-        self.engine_io.is_some()
     }
 }
 

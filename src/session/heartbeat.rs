@@ -3,7 +3,6 @@
 use super::{Context, Outputs, Session};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::Reply;
-use tickgate_protocol::wire::encode;
 
 impl Session {
     /// Does everything that is due.
@@ -20,15 +19,13 @@ impl Session {
         }
         self.warn_of_expiry(context, out);
         self.report_refusals(context, out);
+        self.report_challenge(context, out);
         if self.next_ping_ms <= now_ms {
             let interval_ms = context.settings.heartbeat_interval_ms.max(1);
             // A timer that is late by several intervals sends one ping and keeps the phase.
             let late = (now_ms - self.next_ping_ms) / interval_ms;
             self.next_ping_ms += (late + 1) * interval_ms;
-            if !self.ping_engine_io(out) {
-                out.frame(|bytes| encode::ping(bytes, &[]));
-                out.reply(&Reply::Ping, context);
-            }
+            self.ping(context, out);
         }
     }
 
@@ -51,6 +48,7 @@ impl Session {
             self.warning_at_ms(context).map(on_mono),
             self.auth_deadline_ms(context),
             self.silence_deadline_ms(context),
+            self.challenge_deadline_ms(context),
             self.activity
                 .as_ref()
                 .and_then(|activity| activity.refusals.report_due_ms()),
@@ -115,6 +113,6 @@ impl Session {
     /// driver reads from the socket first, where it may lie.
     #[must_use]
     pub fn misses_input(&self, context: &Context<'_>) -> bool {
-        self.is_late_to_authenticate(context) || self.is_silent(context)
+        self.is_late_to_authenticate(context) || self.is_silent(context) || self.misses_answer(context)
     }
 }

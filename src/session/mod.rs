@@ -23,6 +23,7 @@
 
 mod activity;
 mod authentication;
+mod challenge;
 mod dispatch;
 mod engine_io;
 mod heartbeat;
@@ -114,6 +115,8 @@ pub enum Input<'a> {
     },
     /// The time of [`Session::next_deadline_ms`] has passed.
     Timer,
+    /// Ask the client for a sign of life. Answered by [`Output::Challenged`].
+    Challenge,
     /// End the session: the outbox has too many replies, an operator disconnects the client, the token was revoked, ...
     End(Disconnect),
     /// The gateway drains: tell the client when its connection will be closed. The close itself comes as
@@ -229,6 +232,11 @@ pub enum Output {
     Forbidden {
         /// The refused command.
         command: Command,
+    },
+    /// The outcome of [`Input::Challenge`].
+    Challenged {
+        /// Whether the client gave a sign of life in time.
+        has_answered: bool,
     },
     /// The session has ended: write what is queued, shut the socket down, and discard input for a bounded time. If a
     /// Close frame is due, it is already among the replies. This is the last output and comes once.

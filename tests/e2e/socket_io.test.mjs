@@ -171,6 +171,26 @@ test('a client that an operator disconnects does not reconnect', async (t) => {
   await until('the end', async () => (await server.admin('GET', '/api/websocket/stats')).body.active_connections === 0);
 });
 
+test('a newer client of the user displaces an older one, which stays away', async (t) => {
+  const server = await gateway(t, { server: 'max_connections_per_user = 1\nper_user_overflow = "oldest"' });
+  const url = `http://${server.publicAddress}`;
+  const cases = clients.flatMap(([, io, withToken]) => transports.map(([, options]) => [io, withToken, options]));
+  await Promise.all(cases.map(async ([io, withToken, options], user) => {
+    const jwt = await token(t, '--sub', String(user));
+    const older = connect(t, io, url, { ...options, ...withToken(jwt) });
+    await next(older, 'connected');
+    const newer = connect(t, io, url, { ...options, ...withToken(jwt) });
+    await next(newer, 'connected');
+    assert.equal((await next(older, 'error')).code, 'DISPLACED');
+    await until('the disconnect', () => older.reasons.length > 0);
+    assert.deepEqual([older.reasons, newer.reasons], [['io server disconnect'], []]);
+  }));
+  const stats = async () => (await server.admin('GET', '/api/websocket/stats')).body;
+  await until('the older ones are gone', async () => (await stats()).active_connections === cases.length);
+  const { endings } = await stats();
+  assert.deepEqual([endings['4005'], endings['4009']], [cases.length, 0]);
+});
+
 test('500 clients: each receives its own account data and no other', async (t) => {
   const server = await gateway(t, { server: 'max_connections_per_user = 1' });
   const url = `http://${server.publicAddress}`;

@@ -69,6 +69,7 @@ pub(crate) fn settings() -> Settings {
             max_connections: 10_000,
             max_connections_per_ip: 0,
             max_connections_per_user: 0,
+            per_user_overflow: ingress::PerUserOverflow::Refuse,
             max_pending: 1000,
             max_pending_per_ip: 0,
             connect_rate: 0,
@@ -289,7 +290,8 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    fn frame(&mut self) -> Received {
+    /// The next frame.
+    pub(crate) fn frame(&mut self) -> Received {
         let mut head = [0; 2];
         if self.stream.read_exact(&mut head).is_err() {
             return Received::End;

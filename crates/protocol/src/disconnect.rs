@@ -91,6 +91,8 @@ endings! {
     ByOperator = 4003, "by_operator", "disconnected by an operator", Operator, Stay;
     /// The handshake had an invalid token.
     TokenInvalid = 4004, "token_invalid", "token invalid", Client, ReconnectWithNewToken;
+    /// A newer connection of the same user took this one's place.
+    Displaced = 4005, "displaced", "displaced by a newer connection of this user", Client, Stay;
     /// The client reads too slowly: its outbox or its queue of replies overflowed.
     SlowConsumer = 4008, "slow_consumer", "slow consumer", Client, Reconnect;
     /// The client sent nothing within the heartbeat timeout.

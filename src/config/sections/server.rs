@@ -67,8 +67,13 @@ section! {
         value max_connections: u32 = 1_000_000, check some_connections;
         /// Connections of one client address, at most 67,108,864. One more gets 429. 0: no limit.
         value max_connections_per_ip: u32 = 0, check connections_or_no_limit;
-        /// Connections of one user, at most 67,108,864. One more gets 429. 0: no limit.
+        /// Connections of one user, at most 67,108,864. What happens to one more, `server.per_user_overflow` says. 0: no limit.
         value max_connections_per_user: u32 = 0, check connections_or_no_limit;
+        /// What happens when a user who has `server.max_connections_per_user` connections opens one more. `refuse`: it gets
+        /// 429. `oldest`: it is served, and the user's others are asked for a sign of life. One that gives none within 5 s is
+        /// dead and ends (code 4009). If all give one, the oldest ends a second later (code 4005), and its client stays away.
+        /// Until then, a user may have twice as many connections.
+        value per_user_overflow: ingress::PerUserOverflow = ingress::PerUserOverflow::Refuse;
         /// Connections that speak HTTP at one time: those whose handshake is not complete, and those between two requests.
         /// 1 to 67,108,864. When there are more, the one that has been silent longest is closed for the new one.
         value max_pending: u32 = 16_384, check some_connections;
@@ -102,11 +107,22 @@ section! {
                 .because("every event would be late by this time");
 
         rule listeners_are_distinct;
+        rule overflow_has_a_limit;
     }
 }
 
 fn loopback(port: u16) -> ListenAddress {
     ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn overflow_has_a_limit(server: &Server, check: &mut Check<'_>) {
+    let has_effect =
+        server.max_connections_per_user > 0 || server.per_user_overflow == ingress::PerUserOverflow::Refuse;
+    check.require(
+        has_effect,
+        "per_user_overflow",
+        "has a meaning only with max_connections_per_user",
+    );
 }
 
 fn listeners_are_distinct(server: &Server, check: &mut Check<'_>) {
@@ -206,6 +222,7 @@ impl Server {
             max_connections,
             max_connections_per_ip: self.max_connections_per_ip,
             max_connections_per_user: self.max_connections_per_user,
+            per_user_overflow: self.per_user_overflow,
             max_pending: self.max_pending,
             max_pending_per_ip: self.max_pending_per_ip,
             connect_rate: self.connect_rate,
@@ -222,6 +239,7 @@ pub(in crate::config) enum Flush {
     Writev,
 }
 
+choices!(ingress::PerUserOverflow { "refuse" => Self::Refuse, "oldest" => Self::Oldest });
 choices!(Flush { "auto" => Self::Auto, "io_uring" => Self::IoUring, "writev" => Self::Writev });
 
 /// `socket_mode`: the permissions of a Unix socket.

@@ -53,6 +53,7 @@ pub(in crate::ingress) fn settings() -> Settings {
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
+        per_user_overflow: PerUserOverflow::Refuse,
         max_pending: 1000,
         max_pending_per_ip: 0,
         connect_rate: 0,

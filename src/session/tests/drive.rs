@@ -109,6 +109,7 @@ pub(super) enum Seen {
     Publish(String),
     Command(String),
     Forbidden(String),
+    Challenged(bool),
     Close(Disconnect),
 }
 
@@ -283,6 +284,7 @@ impl Drive {
                 let user = command.identity.user.as_deref().unwrap_or("-");
                 Seen::Forbidden(format!("{:?} {} for {user}", command.id, command.action))
             }
+            Output::Challenged { has_answered } => Seen::Challenged(has_answered),
             Output::Close(ending) => Seen::Close(ending),
         };
         assert!(

@@ -23,6 +23,7 @@
 //! + history complete|more|gap [<event> ..]
 //! + respond <id>|ack:<number>[:<id>] success|failure <json>   ... a command, too: or `refused <CODE> <message>`
 //! + event <channel> <name> <data>          another client publishes; delivered if a pattern held matches
+//! + challenge, + polled                    a sign of life is asked for, a GET arrives
 //! + delivered <n>, + dropped <n>, + end <ending>, + going_away <close in> <reconnect after>
 //! @+25s, @late+25s                        time passes (`ms`, `s`); late: without the timer
 //! ? listens, ? waits                      whether the session takes frames now
@@ -348,6 +349,8 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
         }
         "published" => drive.answer_publish(words.get(1).map(|_| number(1))),
         "event" => drive.publish_by_others(words[1], words[2], &words[3..].join(" ")),
+        "challenge" => drive.input(Input::Challenge),
+        "polled" => drive.session.polled(drive.now),
         "delivered" => drive.delivered = number(1),
         "dropped" => drive.dropped = number(1),
         "going_away" => drive.input(Input::GoingAway {
@@ -450,6 +453,9 @@ fn line(seen: &Seen) -> String {
         Seen::Publish(event) => format!("= publish {event}"),
         Seen::Command(command) => format!("= command {command}"),
         Seen::Forbidden(command) => format!("= forbidden {command}"),
+        Seen::Challenged(has_answered) => {
+            format!("= challenged {}", if *has_answered { "answered" } else { "silent" })
+        }
         Seen::Close(ending) => format!("! close {}", ending.label()),
     };
     line.trim_end().to_owned()

@@ -90,6 +90,11 @@ impl ShardCore {
                 }
                 reply(slot.is_some());
             }
+            ShardMessage::Challenge { id } => {
+                if let Some(slot) = self.connections.open_slot(id) {
+                    self.tell(slot, Input::Challenge, now);
+                }
+            }
             ShardMessage::DisconnectUser { user, ending, reply } => reply(self.disconnect_user(&user, ending, now)),
             ShardMessage::Broadcast { event, reply } => {
                 let count = self.fanout.broadcast(&mut self.connections, &event);
@@ -288,6 +293,17 @@ impl ShardCore {
                 self.services.command(id, &id.client_id(), address(), request, command);
             }
             Output::Forbidden { command } => self.services.forbidden(&id.client_id(), address(), command),
+            Output::Challenged { has_answered } => {
+                let cold = self.connections.cold_mut(slot);
+                if cold.is_some_and(|cold| cold.permit.challenged(has_answered)) {
+                    let ending = if has_answered {
+                        Disconnect::Displaced
+                    } else {
+                        Disconnect::HeartbeatTimeout
+                    };
+                    self.handle(slot, Input::End(ending), now);
+                }
+            }
             Output::Close(ending) => self.begin_closing(slot, ending, now),
         }
     }

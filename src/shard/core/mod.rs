@@ -167,6 +167,9 @@ impl ShardCore {
         let slot = self.connections.insert(arrival, self.fanout.inbox(), now);
         let id = self.connections.id(slot);
         Journal::opened(&self.connections, slot);
+        if let Some(cold) = self.connections.cold_mut(slot) {
+            cold.permit.adopted(id);
+        }
         self.handle(slot, Input::Opened, now);
         self.carry_out(slot, now);
         self.drain_latecomer(slot, now);

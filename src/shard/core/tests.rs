@@ -1,6 +1,7 @@
 //! The core, driven by hand, on virtual time.
 
 mod catch_up;
+mod challenge;
 mod closing;
 mod compression;
 mod delivery;
@@ -90,6 +91,10 @@ struct Permit {
 
 impl ConnectionPermit for Permit {
     fn authenticated(&mut self, _: &str) -> bool {
+        self.admits
+    }
+
+    fn challenged(&mut self, _: bool) -> bool {
         self.admits
     }
 }

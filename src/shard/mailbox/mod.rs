@@ -54,9 +54,21 @@ pub struct Adopt {
 /// A connection's permit in the ingress limits (total, for each address, for each user). Dropped when the connection
 /// ends.
 pub trait ConnectionPermit: Send + std::fmt::Debug {
+    /// Reports the connection's id, once, when a shard has taken it.
+    fn adopted(&mut self, id: ConnectionId) {
+        let _ = id;
+    }
+
     /// Reports that an in-band `auth` made this the connection of `user`. Returns `false` if the user has too many
     /// connections.
     fn authenticated(&mut self, user: &str) -> bool;
+
+    /// Reports the outcome of a [`ShardMessage::Challenge`]: whether the client gave a sign of life. Returns whether the
+    /// connection must end, to make room for a newer one of its user. It does not count for the user from then on.
+    fn challenged(&mut self, has_answered: bool) -> bool {
+        let _ = has_answered;
+        false
+    }
 }
 
 /// A message to a shard.
@@ -95,6 +107,12 @@ pub enum ShardMessage {
         ending: Disconnect,
         /// Gets whether the connection existed.
         reply: Box<dyn FnOnce(bool) + Send>,
+    },
+    /// Ask a connection for a sign of life, because a newer one of its user wants a place. The outcome is reported to
+    /// [`ConnectionPermit::challenged`].
+    Challenge {
+        /// The connection.
+        id: ConnectionId,
     },
     /// End all connections of one user. `reply` gets how many there were.
     DisconnectUser {

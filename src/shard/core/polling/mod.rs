@@ -140,6 +140,9 @@ impl ShardCore {
         let admission = transport.map(|transport| transport.get(number));
         let concurrent = "another GET of the session is waiting";
         self.admit_poll(slot, admission, concurrent, now)?;
+        if let Some(cold) = self.connections.cold_mut(slot) {
+            cold.session.polled(now);
+        }
         let (answer, receiver) = oneshot::channel();
         self.attach_get(slot, answer);
         Ok(receiver)

@@ -1,5 +1,6 @@
 //! Engine.IO sessions that are polled, probed and upgraded.
 
+mod challenge;
 mod upgrades;
 
 use bytes::Bytes;
