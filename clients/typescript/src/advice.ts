@@ -16,7 +16,7 @@ const CAP_MS = 30_000;
 /** The advice of the gateway's table of close codes. An unknown code is a failure of something in between. */
 export function adviceOf(code: number): Advice {
   switch (code) {
-    case 1002: case 1003: case 1007: case 1008: case 1009: case 4003: return "never";
+    case 1002: case 1003: case 1007: case 1008: case 1009: case 4003: case 4005: return "never";
     case 4001: case 4002: case 4004: return "token";
     case 4029: return "slowly";
     default: return "retry";
