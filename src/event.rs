@@ -27,8 +27,11 @@ pub struct NewEvent {
 }
 
 /// How an event is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishOptions {
+    /// Who publishes it: what the event adds to the state, and its rate, count for the quotas of this publisher. `None`: the
+    /// gateway itself or an operator, who have no quotas.
+    pub publisher: Option<Arc<str>>,
     /// The publisher's id for the event. An event with the same id within the deduplication window is a duplicate.
     pub id: Option<EventId>,
     /// Whether the event is sent even if its value is unchanged, on channels with `only_changed`.

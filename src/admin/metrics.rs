@@ -159,6 +159,11 @@ const HUB: &[Metric<HubMetrics>] = &[
         |hub, samples| samples.value(hub.evicted),
     ),
     Metric::counter(
+        "tickgate_state_evicted_by_quota_total",
+        "Those of them that were evicted first because their publisher had more than its quota.",
+        |hub, samples| samples.value(hub.evicted_by_quota),
+    ),
+    Metric::counter(
         "tickgate_state_trimmed_events_total",
         "Events that fell out of a full history.",
         |hub, samples| samples.value(hub.trimmed),
@@ -177,6 +182,11 @@ const HUB: &[Metric<HubMetrics>] = &[
         "tickgate_events_duplicate_total",
         "Events not published again because of their id.",
         |hub, samples| samples.value(hub.duplicates),
+    ),
+    Metric::counter(
+        "tickgate_events_limited_total",
+        "Events refused because their publisher published too fast.",
+        |hub, samples| samples.value(hub.limited),
     ),
     Metric::counter(
         "tickgate_events_unchanged_total",

@@ -17,7 +17,7 @@ pub(crate) mod tests;
 mod token;
 pub mod verifier;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};
@@ -58,7 +58,21 @@ impl Identity {
             token_id: None,
         }
     }
+
+    /// Whose quotas what the identity publishes counts for: the user's, or one for all anonymous connections, whose name is
+    /// empty. `None` for role admin, which has no quotas.
+    #[must_use]
+    pub fn publisher(&self) -> Option<Arc<str>> {
+        if self.permissions.admin {
+            return None;
+        }
+        let anonymous = || Arc::clone(&ANONYMOUS_PUBLISHER);
+        Some(self.user.clone().unwrap_or_else(anonymous))
+    }
 }
+
+/// No user has an empty name.
+static ANONYMOUS_PUBLISHER: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
 /// A token was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Broker;
+use super::rates::PublishRates;
 use crate::event::NewEvent;
 use crate::hub::{Hub, Receipt, Wakes};
 use crate::time::{Clock, Now};
@@ -18,13 +19,34 @@ const WAKE_EVERY: usize = 128;
 pub struct Embedded {
     hub: Arc<Hub>,
     clock: Clock,
+    rates: PublishRates,
 }
 
 impl Embedded {
     /// Makes a broker for this hub. `clock` must be the clock of the shards.
     #[must_use]
     pub fn new(hub: Arc<Hub>, clock: Clock) -> Self {
-        Self { hub, clock }
+        Self {
+            hub,
+            clock,
+            rates: PublishRates::default(),
+        }
+    }
+
+    /// Refuses the events of a publisher beyond `per_second` events per second; 0: none.
+    #[must_use]
+    pub fn limited(self, per_second: u32) -> Self {
+        let rates = PublishRates::new(per_second);
+        Self { rates, ..self }
+    }
+
+    /// Whether the event's publisher publishes too fast. Counts the event.
+    fn refuses(&self, event: &NewEvent, now: Now) -> bool {
+        let refuses = !self.rates.allow(event.options.publisher.as_ref(), now);
+        if refuses {
+            self.hub.count_limited();
+        }
+        refuses
     }
 
     async fn publish_all(&self, events: Vec<NewEvent>) -> Vec<Receipt> {
@@ -34,6 +56,10 @@ impl Embedded {
             if index > 0 && index % WAKE_EVERY == 0 {
                 self.hub.wake(std::mem::take(&mut wakes));
                 tokio::task::yield_now().await;
+            }
+            if self.refuses(&event, self.clock.now()) {
+                receipts.push(Receipt::of_limited());
+                continue;
             }
             let bytes = event.data.len();
             let credit = match self.hub.credit_now(bytes) {
@@ -59,6 +85,9 @@ impl Broker for Embedded {
         let Some(credit) = self.hub.try_credit(shard, event.data.len()) else {
             return Err(event);
         };
+        if self.refuses(&event, now) {
+            return Ok(Receipt::of_limited());
+        }
         let mut wakes = Wakes::default();
         let receipt = self.hub.publish(event, now, credit, &mut wakes);
         self.hub.wake(wakes);
@@ -123,6 +152,32 @@ mod tests {
         }
         assert_eq!(got, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
         assert_eq!(hub.metrics().credits_lent, 0);
+    }
+
+    #[test]
+    fn events_beyond_the_rate_of_their_publisher_are_refused_and_counted() {
+        let (broker, hub, _inboxes) = hub(16);
+        let broker = broker.limited(3);
+        let event = |publisher: Option<&str>| NewEvent {
+            options: PublishOptions {
+                publisher: publisher.map(Into::into),
+                ..PublishOptions::default()
+            },
+            ..event(0)
+        };
+        let now = Now::default();
+        let limited = |publisher| broker.try_publish(0, event(publisher), now).expect("a credit").limited;
+        let refused: Vec<_> = (0..5).map(|_| limited(Some("a"))).collect();
+        assert_eq!(refused, [false, false, false, true, true]);
+        assert!(!limited(Some("b")) && !limited(None));
+        let mut publish = broker.publish((0..5).map(|_| event(Some("c"))).collect());
+        let std::task::Poll::Ready(receipts) = publish.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("there are credits for all")
+        };
+        let refused: Vec<_> = receipts.iter().map(|receipt| receipt.limited).collect();
+        assert_eq!(refused[3..], [true, true]);
+        let metrics = hub.metrics();
+        assert_eq!((metrics.events, metrics.limited, metrics.credits_lent), (8, 4, 0));
     }
 
     #[test]

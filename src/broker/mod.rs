@@ -4,6 +4,7 @@
 //! directly into the hub of its own process.
 
 pub mod embedded;
+mod rates;
 
 use std::pin::Pin;
 

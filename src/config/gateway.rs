@@ -43,6 +43,7 @@ impl Config {
                 state: sections.state.hub(),
                 ..hub::Settings::default()
             },
+            publish_per_second: sections.limits.publish_per_second,
             snapshot: sections.state.snapshot(),
             keys: self.keys(),
             auth: self.auth(),

@@ -54,8 +54,8 @@ impl Components {
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
         let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
-        let embedded = Arc::new(Embedded::new(Arc::clone(&hub), clock));
-        let watch = Arc::new(HealthWatch::new(embedded, clock));
+        let embedded = Embedded::new(Arc::clone(&hub), clock).limited(settings.publish_per_second);
+        let watch = Arc::new(HealthWatch::new(Arc::new(embedded), clock));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
 
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes

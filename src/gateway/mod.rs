@@ -72,6 +72,8 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// The hub.
     pub hub: hub::Settings,
+    /// Events per second of one publisher; 0: no limit.
+    pub publish_per_second: u32,
     /// The snapshot that keeps the hub's state over a restart.
     pub snapshot: Option<snapshot::Settings>,
     /// Shorter messages are not compressed, in bytes.
@@ -398,12 +400,23 @@ impl Drop for Gateway {
     }
 }
 
-/// Lets the hub expire state in channels that are not used.
+/// Lets the hub expire state in channels that are not used, and reports publishers that lost state because of their quota.
 async fn expire(hub: Arc<Hub>, clock: Clock) {
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
+    let mut reported = 0;
     loop {
         interval.tick().await;
         hub.expire(clock.now());
+        let evicted = hub.metrics().evicted_by_quota;
+        if evicted > reported {
+            let publishers: Vec<_> = hub.over_quota().iter().map(|holding| holding.to_string()).collect();
+            tracing::warn!(
+                channels = evicted - reported,
+                publishers = publishers.join(", "),
+                "channels were evicted because their publisher has more state than its quota"
+            );
+            reported = evicted;
+        }
     }
 }
 

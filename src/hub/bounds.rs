@@ -4,13 +4,22 @@
 //! adds something afterwards evicts as much as exceeds the bounds. It does so without that lock, and from the stripe with
 //! the least recently used channel.
 
-use super::state::{Channels, Garbage};
+use super::publishers::{Claim, Publisher, Quota};
+use super::state::{Channels, Claimed, Garbage};
 use super::{Hub, StripeState};
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
 
 /// Most evictions by one caller at a time. If more are needed, the next caller continues.
 const EVICTIONS_MAX: usize = 256;
+
+/// How many channels of a publisher that were used since they were last looked at are spared before one is evicted all the
+/// same.
+const SECOND_CHANCES_MAX: u32 = 32;
+
+/// How many claims are looked at with one event when many are of channels that are gone. More than one, so that their
+/// number falls.
+const STALE_CLAIMS_PER_PUBLISH: usize = 4;
 
 /// Bounds on the state of all channels together (`[state]` in the configuration).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +28,8 @@ pub struct StateSettings {
     pub channels: usize,
     /// Most bytes of state, estimated. Ids are not included; they are bounded in number.
     pub bytes: usize,
+    /// The part of the state that one publisher may have while these bounds are exceeded.
+    pub per_publisher: Quota,
     /// Most evicted channels with a history whose names are remembered.
     pub tombstones: usize,
     /// How long the id of a published event is remembered at least, in milliseconds, unless 500,000 further ids are
@@ -31,6 +42,7 @@ impl Default for StateSettings {
         Self {
             channels: 100_000,
             bytes: 256 << 20,
+            per_publisher: Quota::default(),
             tombstones: 64 * 1024,
             dedup_window_ms: 5 * 60 * 1000,
         }
@@ -102,7 +114,14 @@ impl Hub {
     pub(super) fn enforce_bounds(&self) {
         for _ in 0..EVICTIONS_MAX {
             let (channels, bytes, _) = self.totals.read();
-            if channels <= self.limits.channels && bytes <= self.limits.bytes || !self.evict_one(channels == 1) {
+            if channels <= self.limits.channels && bytes <= self.limits.bytes {
+                break;
+            }
+            let of_publisher = self
+                .publishers
+                .over_quota()
+                .is_some_and(|publisher| self.evict_of(&publisher));
+            if !of_publisher && !self.evict_one(channels == 1) {
                 break;
             }
         }
@@ -132,6 +151,42 @@ impl Hub {
         }
         let mut garbage = Garbage::default();
         self.with_state(stripe, |state| state.channels.evict(only_trim, &mut garbage))
+    }
+
+    /// Evicts a channel of this publisher. Returns `false` if it has none.
+    fn evict_of(&self, publisher: &Publisher) -> bool {
+        let mut chances = SECOND_CHANCES_MAX;
+        while let Some(claim) = publisher.pop() {
+            match self.settle_claim(claim, true, chances == 0) {
+                Claimed::Evicted => return true,
+                Claimed::Gone => {}
+                Claimed::Kept(seen_ms) => {
+                    chances -= 1;
+                    publisher.push(Claim { seen_ms, ..claim });
+                }
+            }
+        }
+        false
+    }
+
+    /// Drops some claims of channels that are gone, if there are many. To be called without any lock.
+    pub(super) fn forget_stale_claims(&self, publisher: &Publisher) {
+        for _ in 0..STALE_CLAIMS_PER_PUBLISH {
+            if !publisher.has_stale_claims() {
+                return;
+            }
+            let Some(claim) = publisher.pop() else { return };
+            if self.settle_claim(claim, false, false) != Claimed::Gone {
+                publisher.push(claim);
+            }
+        }
+    }
+
+    fn settle_claim(&self, claim: Claim, evicts: bool, even_if_used: bool) -> Claimed {
+        let mut garbage = Garbage::default();
+        self.with_state(claim.stripe, |state| {
+            state.channels.settle_claim(claim, evicts, even_if_used, &mut garbage)
+        })
     }
 
     /// Drops events and ids that are too old. Channels that are read or published to drop their old events by themselves.

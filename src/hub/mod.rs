@@ -31,6 +31,7 @@
 //! | `state` | what is kept of channels |
 //! | `versions`, `generations` | the numbers of events and evictions, and how long ids are remembered |
 //! | `bounds` | the bounds on the state, and eviction |
+//! | `publishers` | how much of the state each publisher has |
 //! | `export`, `snapshot` | writing the state to disk and restoring it |
 
 mod bounds;
@@ -45,6 +46,7 @@ mod interest;
 mod interleavings;
 mod position;
 mod publish;
+mod publishers;
 #[cfg(test)]
 mod rig;
 mod scan;
@@ -76,6 +78,7 @@ pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, Popped};
 pub use position::JoinPosition;
 pub use publish::Receipt;
+pub use publishers::{Holding, Quota};
 pub use scan::{PATTERNS_PER_STEP, Scan};
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
@@ -88,6 +91,7 @@ use credits::Credits;
 use generations::Generations;
 use inbox::QueuedEvent;
 use interest::{Interest, Stripes, stripe_of};
+use publishers::Publishers;
 use state::Channels;
 use versions::Versions;
 
@@ -144,6 +148,9 @@ pub struct Hub {
     epoch: Epoch,
     limits: StateSettings,
     totals: Totals,
+    publishers: Publishers,
+    // Events that brokers refused because their publisher was too fast.
+    limited: AtomicU64,
     generations: Generations,
     versions: Arc<Versions>,
 }
@@ -207,10 +214,14 @@ pub struct HubMetrics {
     pub tombstones: usize,
     /// Channels that were evicted because the bounds were exceeded.
     pub evicted: u64,
+    /// Those of them that were evicted because their publisher was above its quota.
+    pub evicted_by_quota: u64,
     /// Events that were dropped from a history because it was full.
     pub trimmed: u64,
     /// Events that were dropped from a history because they were too old.
     pub expired: u64,
+    /// Events that were refused because their publisher was too fast.
+    pub limited: u64,
     /// Events that were not published because their ids had been accepted before.
     pub duplicates: u64,
     /// Events that were not sent because their values equalled the channel's last value.
@@ -240,9 +251,9 @@ impl Hub {
         let (inboxes, queues): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
         let versions = Arc::<Versions>::default();
         let tombstones_max = settings.state.tombstones / STRIPES;
-        let stripe = |_| Stripe::new(Channels::new(versions.clone(), tombstones_max));
+        let stripe = |number| Stripe::new(Channels::new(versions.clone(), tombstones_max, number));
         let hub = Arc::new(Self {
-            stripes: std::array::from_fn(stripe),
+            stripes: std::array::from_fn(|number| stripe(u8::try_from(number).expect("16 stripes"))),
             versions: versions.clone(),
             inboxes,
             doorbells,
@@ -253,6 +264,8 @@ impl Hub {
             watch: OnceLock::new(),
             classes: settings.classes,
             epoch: settings.epoch.unwrap_or_else(|| Epoch(rand::random())),
+            publishers: Publishers::new(settings.state.per_publisher),
+            limited: AtomicU64::new(0),
             limits: settings.state,
             totals: Totals::default(),
             generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),
@@ -370,6 +383,7 @@ impl Hub {
     pub fn metrics(&self) -> HubMetrics {
         let mut metrics = HubMetrics {
             credits: self.credits.total(),
+            limited: self.limited.load(Ordering::Relaxed),
             credits_lent: self.credits.total() - self.credits.free(),
             ..HubMetrics::default()
         };
@@ -380,6 +394,7 @@ impl Hub {
             metrics.tombstones += state.channels.tombstones.len();
             let counts = state.channels.counts;
             metrics.evicted += counts.evicted;
+            metrics.evicted_by_quota += counts.evicted_by_quota;
             metrics.trimmed += counts.trimmed;
             metrics.expired += counts.expired;
             metrics.duplicates += counts.duplicates;
@@ -388,6 +403,17 @@ impl Hub {
         }
         (metrics.channels, metrics.state_bytes, metrics.ids) = self.totals.read();
         metrics
+    }
+
+    /// Counts an event that a broker refused because its publisher was too fast.
+    pub fn count_limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The publishers that have more of the state than their quota.
+    #[must_use]
+    pub fn over_quota(&self) -> Vec<Holding> {
+        self.publishers.holdings_over_quota()
     }
 
     /// The epoch of the store. Offsets compare only within one epoch.

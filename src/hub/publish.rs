@@ -27,8 +27,21 @@ pub struct Receipt {
     pub duplicate: bool,
     /// Whether the event was not sent because its value equals the channel's last value (`only_changed`).
     pub unchanged: bool,
+    /// Whether the event was not published because its publisher publishes too fast.
+    pub limited: bool,
     /// Whether the event was published while no connection of this gateway held a pattern that matches its channel.
     pub unwanted: bool,
+}
+
+impl Receipt {
+    /// The receipt of an event that was refused because its publisher publishes too fast.
+    #[must_use]
+    pub fn of_limited() -> Self {
+        Self {
+            limited: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Hub {
@@ -42,7 +55,15 @@ impl Hub {
         }
         let class = self.classes.of(&event.channel);
         let published = if class.keeps_state() {
-            self.publish_stateful(Prepared::new(event, Arc::clone(class)), now, credit, wakes)
+            let publisher = event.options.publisher.as_ref();
+            let publisher = publisher.and_then(|name| self.publishers.get(name));
+            let mut prepared = Prepared::new(event, Arc::clone(class));
+            prepared.publisher.clone_from(&publisher);
+            let published = self.publish_stateful(prepared, now, credit, wakes);
+            if let Some(publisher) = publisher {
+                self.forget_stale_claims(&publisher);
+            }
+            published
         } else {
             self.publish_stateless(event, class, credit, wakes)
         };

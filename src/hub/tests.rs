@@ -2,6 +2,7 @@
 //! production code, and the tests must find them.
 
 mod ids;
+mod quotas;
 mod scan;
 mod storm;
 

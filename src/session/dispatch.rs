@@ -28,6 +28,7 @@ impl Session {
                 outcome,
             } => self.on_subscribed(request, patterns, &outcome, context, out),
             Input::Published { request, position } => self.on_published(request, position, context, out),
+            Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
             Input::Responded { request, outcome } => self.on_response(request, outcome, context, out),
             Input::Timer => self.on_timer(context, out),

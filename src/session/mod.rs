@@ -99,6 +99,11 @@ pub enum Input<'a> {
         /// The event's position in the channel's history; `None`: the channel keeps no history.
         position: Option<Position>,
     },
+    /// The other answer to [`Output::Publish`]: the event is refused, because its publisher is too fast.
+    PublishLimited {
+        /// The request's number.
+        request: u32,
+    },
     /// Answer to [`Output::History`].
     History {
         /// From the request.
@@ -204,7 +209,8 @@ pub enum Output {
         /// Patterns that were held.
         patterns: Vec<Pattern>,
     },
-    /// Publish an event; answered by [`Input::Published`]. Until the shard has the credit to do so, it reads nothing
+    /// Publish an event; answered by [`Input::Published`] or
+    /// [`Input::PublishLimited`]. Until the shard has the credit to do so, it reads nothing
     /// more from this connection.
     Publish {
         /// Number of the request.

@@ -8,6 +8,9 @@ use crate::event::{NewEvent, PublishOptions};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
 
+/// After how many milliseconds a publisher that was too fast may try again: its bucket is full then.
+const PUBLISH_RETRY_AFTER_MS: u32 = 1000;
+
 impl Session {
     pub(super) fn command(
         &mut self,
@@ -109,6 +112,7 @@ impl Session {
             let message = format!("`data` is longer than {limit} bytes");
             return out.error(&request_ref, ErrorCode::MessageTooLarge, &message, context);
         }
+        let publisher = identity.publisher();
         let request = self.next_request();
         self.activity().publish = Some(PendingRequest { request, request_ref });
         out.list.push(Output::Publish {
@@ -118,7 +122,10 @@ impl Session {
                 name: event.into(),
                 data: Bytes::copy_from_slice(data.as_bytes()),
                 timestamp_ms: context.now.unix_ms,
-                options: PublishOptions::default(),
+                options: PublishOptions {
+                    publisher,
+                    ..PublishOptions::default()
+                },
             },
         });
     }
@@ -138,6 +145,18 @@ impl Session {
         if request_ref.id.is_some() {
             let request_ref = &request_ref;
             out.reply(&Reply::Published { request_ref, position }, context);
+        }
+    }
+
+    pub(super) fn on_publish_limited(&mut self, request: u32, context: &Context<'_>, out: &mut Outputs) {
+        let Some(activity) = &mut self.activity else { return };
+        if let Some(pending) = activity.publish.take_if(|pending| pending.request == request) {
+            let reply = Reply::RateLimited {
+                request_ref: &pending.request_ref,
+                retry_after_ms: PUBLISH_RETRY_AFTER_MS,
+                refused: 1,
+            };
+            out.reply(&reply, context);
         }
     }
 

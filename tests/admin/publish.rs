@@ -4,6 +4,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use tickgate_protocol::channel::Pattern;
+
 use super::gateway::{ADMIN_KEY, answer, connect, start};
 
 #[test]
@@ -411,4 +413,79 @@ fn a_refused_request_that_expects_to_continue_is_answered_at_once() {
         // Not 100: the client does not send the body.
         assert_eq!(answer_of(&mut stream), status, "{target}");
     }
+}
+
+#[test]
+fn a_publisher_that_is_too_fast_is_told_over_http_and_websocket() {
+    let gateway = start(|settings| settings.publish_per_second = 3);
+    let token = gateway.token("p", |grant| {
+        grant.publish = Some(vec![Pattern::parse("x.*").expect("valid")])
+    });
+    const EVENT: &str = r#"{"channel":"x.a","event":"e"}"#;
+    let publish =
+        |headers: &str, body: &str| gateway.admin_as(Some(&token), "POST", "/api/publish", headers, body.as_bytes());
+    let answer = publish("", &format!("[{}]", [EVENT; 9].join(",")));
+    let reply = answer.json();
+    let (published, errors) = (reply["published"].as_u64(), reply["errors"].as_array().expect("errors"));
+    assert!((3..9).contains(&published.expect("a number")), "{reply}");
+    assert_eq!(Some(errors.len() as u64), published.map(|published| 9 - published));
+    assert!(errors.iter().all(|error| error["code"] == "RATE_LIMITED"), "{reply}");
+    // One request after the other cannot be so slow that none of them is refused.
+    let refused = (0..1000)
+        .map(|_| publish("", EVENT))
+        .find(|answer| answer.status != 200);
+    let refused = refused.expect("too fast");
+    assert_eq!((refused.status, refused.code().as_str()), (429, "RATE_LIMITED"));
+    assert!(
+        refused.head.to_lowercase().contains("\r\nretry-after: 1\r\n"),
+        "{refused:?}"
+    );
+    // The rate is that of the user, on whatever way the events come.
+    let mut client = gateway.client(&token);
+    for number in 0..20 {
+        client.send(&json!({"type": "publish", "id": number, "channel": "x.a", "event": "e"}).to_string());
+    }
+    let refused = (0..20)
+        .map(|_| client.json())
+        .filter(|answer| answer["type"] != "published");
+    let refused: Vec<_> = refused.collect();
+    assert!(refused.len() >= 10, "{refused:?}");
+    for answer in refused {
+        assert_eq!(
+            (&answer["type"], &answer["error"]["code"]),
+            (&json!("error"), &json!("RATE_LIMITED")),
+            "{answer}"
+        );
+    }
+    // An operator has no rate.
+    for _ in 0..20 {
+        assert_eq!(gateway.publish(EVENT).status, 200);
+    }
+}
+
+#[test]
+fn a_token_that_publishes_many_channels_evicts_no_state_of_others() {
+    let gateway = start(|settings| {
+        settings.hub.state.channels = 100;
+        settings.hub.state.per_publisher.channels = 10;
+    });
+    let token = gateway.token("p", |grant| {
+        grant.publish = Some(vec![Pattern::parse("market.*").expect("valid")])
+    });
+    let event = |name: &str, number: usize| json!({ "channel": format!("market.{name}{number}.price"), "event": "e" });
+    let events = |name: &str, count: usize| {
+        let events: Vec<_> = (0..count).map(|number| event(name, number)).collect();
+        serde_json::to_vec(&events).expect("JSON")
+    };
+    let published = |key: &str, body: &[u8]| gateway.admin_as(Some(key), "POST", "/api/publish", "", body).json();
+    assert_eq!(published(ADMIN_KEY, &events("operator", 50))["published"], 50);
+    assert_eq!(published(&token, &events("flood", 1000))["published"], 1000);
+    for number in 0..50 {
+        let kept = gateway
+            .admin("GET", &format!("/api/channels/market.operator{number}.price"), "")
+            .json();
+        assert!(!kept["last"].is_null(), "{number}: {kept}");
+    }
+    let stats = gateway.admin("GET", "/api/websocket/stats", "").json();
+    assert_eq!(stats["state"]["evicted_by_quota"], 950, "{stats}");
 }

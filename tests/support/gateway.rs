@@ -87,6 +87,7 @@ pub(crate) fn settings() -> Settings {
             event_bytes: 256 * 1024,
         },
         hub: hub::Settings::default(),
+        publish_per_second: 0,
         snapshot: None,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
         coalesce: shard::CoalescePolicy::Auto,

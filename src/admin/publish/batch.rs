@@ -1,5 +1,7 @@
 //! The items of one request, from text to events, and the reply about them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -98,6 +100,8 @@ fn is_zero(n: &usize) -> bool {
 pub(super) struct Batch<'a> {
     admin: &'a Admin,
     caller: &'a Caller,
+    // Whose quotas the events count for.
+    publisher: Option<Arc<str>>,
     scratch: Scratch,
     // The index of the next item.
     index: usize,
@@ -112,6 +116,10 @@ impl<'a> Batch<'a> {
         Self {
             admin,
             caller,
+            publisher: match caller {
+                Caller::Operator(_) => None,
+                Caller::User(identity) => identity.publisher(),
+            },
             scratch: Scratch::default(),
             index: 0,
             events: Vec::new(),
@@ -167,7 +175,10 @@ impl<'a> Batch<'a> {
     /// Counts an event by its receipt.
     pub(super) fn count(&mut self, index: usize, receipt: &Receipt) {
         let metrics = &self.admin.metrics;
-        if receipt.duplicate {
+        if receipt.limited {
+            let message = "this publisher publishes too many events; try again in a second";
+            self.fail(index, HttpErrorCode::RateLimited, message.into());
+        } else if receipt.duplicate {
             self.reply.list_duplicate(index);
             metrics.duplicates.add(1);
         } else if receipt.unchanged {
@@ -206,6 +217,7 @@ impl<'a> Batch<'a> {
             ));
         }
         let options = PublishOptions {
+            publisher: self.publisher.clone(),
             id: item.id.map(|id| EventId::of_request(&item.channel, &id)),
             ..PublishOptions::default()
         };

@@ -85,7 +85,7 @@ impl Admin {
         let receipt = self.send(&mut batch).await;
         let mut reply = batch.reply;
         if let Some(error) = reply.errors.pop() {
-            return response::error(error.code, &error.message);
+            return when_to_retry(error.code, response::error(error.code, &error.message));
         }
         reply.duplicate = reply.duplicates.pop().is_some();
         if let Some(receipt) = receipt {
@@ -140,8 +140,10 @@ impl Admin {
             return failed.finish(response::json(failed.code.status(), &reply));
         }
         reply.error = reply.nothing_taken();
-        let status = reply.error.as_ref().map_or(StatusCode::OK, |error| error.code.status());
-        response::json(status, &reply)
+        match reply.error.as_ref().map(|error| error.code) {
+            None => response::json(StatusCode::OK, &reply),
+            Some(code) => when_to_retry(code, response::json(code.status(), &reply)),
+        }
     }
 
     /// Publishes the events of the batch. A task of its own does it: when the client goes away and this future is dropped,
@@ -163,6 +165,14 @@ impl Admin {
                 None
             }
         }
+    }
+}
+
+/// Adds when to try again to the response to a publisher that is too fast: its bucket fills within a second.
+fn when_to_retry(code: HttpErrorCode, response: HttpResponse) -> HttpResponse {
+    match code {
+        HttpErrorCode::RateLimited => response::retry_after(response, 1),
+        _ => response,
     }
 }
 

@@ -153,7 +153,7 @@ impl Poller {
             name: self.settings.event.clone(),
             data,
             timestamp_ms,
-            options,
+            options: options.clone(),
         };
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {

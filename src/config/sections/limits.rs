@@ -45,6 +45,10 @@ section! {
         value message_bytes: u32 = built_in().message_bytes, check message_size;
         /// The longest `data` of a published event, in bytes, at most 1 GiB.
         value event_bytes: u32 = built_in().event_bytes, check message_size;
+        /// Events that one publisher may publish per second, over HTTP and WebSocket together, at most 1,000,000. The burst is
+        /// the same number. A publisher is a user, or all anonymous clients together; the admin key and the role `admin` have
+        /// no limit. One more event is refused with `RATE_LIMITED`. 0: no limit.
+        value publish_per_second: u32 = 0, check |rate| at_most(*rate, RATE_MAX).because(WHY_RATE);
         /// The longest body of `POST /api/publish`, in bytes, at most 4 GiB.
         value publish_body_bytes: u64 = 16 * 1024 * 1024,
             check |bytes| at_least(*bytes, 1)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::check::{Because, DAY, at_least, at_most, ensure, no_longer_than};
 use crate::config::declare::section;
 use crate::config::value::milliseconds;
-use crate::hub::{STRIPES, StateSettings, snapshot};
+use crate::hub::{Quota, STRIPES, StateSettings, snapshot};
 
 /// The smallest bound that holds a few events of the longest kind.
 const BYTES_MIN: u64 = 1 << 20;
@@ -37,6 +37,16 @@ section! {
             check |bytes| at_least(*bytes, BYTES_MIN)
                 .because("1 MiB holds a few events of the longest kind")
                 .and(at_most(*bytes, BYTES_MAX).because("1 TiB is more memory than a machine has"));
+        /// Channels with state that one publisher may have begun, at most 100,000,000. Above it, the publisher loses its own
+        /// channels, the least used first, before any other channel is evicted. That matters only while `state.channels` or
+        /// `state.bytes` is exceeded: while there is room, a publisher may have it all. A publisher is a user, or all anonymous
+        /// clients together; the admin key, the role `admin` and feeds have no quota. Not set: a tenth of `state.channels`. 0: no
+        /// quota.
+        value channels_per_publisher: Option<u64> = None,
+            check |channels| at_most(channels.unwrap_or(0), NAMES_MAX).because("each channel is kept in memory");
+        /// The same in bytes, at most 1 TiB. Not set: a tenth of `state.bytes`. 0: no quota.
+        value bytes_per_publisher: Option<u64> = None,
+            check |bytes| at_most(bytes.unwrap_or(0), BYTES_MAX).because("1 TiB is more memory than a machine has");
         /// How many names of evicted channels with a history are remembered, 16 to 100,000,000. A client that comes back after its
         /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 151 bytes (measured,
         /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, in addition to `state.bytes`. The names
@@ -89,6 +99,10 @@ impl State {
         StateSettings {
             channels: bound(self.channels),
             bytes: bound(self.bytes),
+            per_publisher: Quota {
+                channels: bound(self.channels_per_publisher.unwrap_or(self.channels.div_ceil(10))),
+                bytes: bound(self.bytes_per_publisher.unwrap_or(self.bytes / 10)),
+            },
             tombstones: bound(self.evicted_names),
             dedup_window_ms: milliseconds(self.dedup_window),
         }

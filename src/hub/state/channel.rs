@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::claims::Owner;
 use super::page::{Page, PageLimit, Since};
 use super::records::{NewRecord, Records};
 use crate::event::{Event, EventMeta, NewEvent, PublishOptions, Transit};
@@ -47,6 +48,8 @@ impl Entry {
 pub(super) struct ChannelState {
     pub(super) channel: Channel,
     pub(super) class: Arc<Class>,
+    /// The publisher whose quota the channel counts for.
+    pub(super) owner: Option<Owner>,
     /// Events with versions at or below the floor may be missing.
     pub(super) floor: u64,
     /// The version of the newest event; equal to `floor` before the first one.
@@ -94,6 +97,7 @@ impl ChannelState {
         Self {
             channel,
             class,
+            owner: None,
             floor,
             latest: floor,
             last: None,

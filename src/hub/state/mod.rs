@@ -11,6 +11,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `channel` | the state of one channel |
+//! | `claims` | the publishers that own channels |
 //! | `records` | merging records |
 //! | `ids` | finding duplicates |
 //! | `scan` | viewing channels, for joins |
@@ -19,6 +20,7 @@
 //! | `export` | handing the state to the snapshot and restoring it |
 
 mod channel;
+mod claims;
 mod export;
 mod ids;
 mod page;
@@ -38,6 +40,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::generations::Generations;
+use super::publishers::Publisher;
 use super::versions::Versions;
 use crate::event::{Event, EventId, EventMeta, NewEvent, Transit};
 use crate::time::Now;
@@ -51,6 +54,7 @@ pub use tombstones::Tombstone;
 
 use channel::ChannelState;
 pub(super) use channel::Garbage;
+pub(super) use claims::Claimed;
 use ids::Ids;
 use records::NewRecord;
 pub(super) use scan::Prefixes;
@@ -59,6 +63,8 @@ use tombstones::Tombstones;
 /// The state of one stripe.
 #[derive(Default)]
 pub(super) struct Channels {
+    // The number of the stripe.
+    stripe: u8,
     versions: Arc<Versions>,
     // The highest version of an evicted channel.
     evicted: u64,
@@ -89,6 +95,7 @@ pub(super) struct Channels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) evicted: u64,
+    pub(super) evicted_by_quota: u64,
     pub(super) trimmed: u64,
     pub(super) expired: u64,
     pub(super) duplicates: u64,
@@ -100,6 +107,8 @@ pub(super) struct Counts {
 pub(super) struct Prepared {
     pub(super) event: NewEvent,
     pub(super) class: Arc<Class>,
+    // Who owns the channel if the event begins it.
+    pub(super) publisher: Option<Arc<Publisher>>,
     records: Option<Vec<NewRecord>>,
     // For `only_changed`: one verdict per record, or one for the whole value.
     verdicts: Vec<Verdict>,
@@ -136,6 +145,7 @@ impl Prepared {
         Self {
             event,
             class,
+            publisher: None,
             records,
             verdicts: Vec::new(),
         }
@@ -179,9 +189,10 @@ fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
 }
 
 impl Channels {
-    /// Makes an empty stripe that draws from `versions` and keeps at most `tombstones_max` tombstones.
-    pub(super) fn new(versions: Arc<Versions>, tombstones_max: usize) -> Self {
+    /// Makes stripe `stripe`, empty. It draws from `versions` and keeps at most `tombstones_max` tombstones.
+    pub(super) fn new(versions: Arc<Versions>, tombstones_max: usize, stripe: u8) -> Self {
         Self {
+            stripe,
             versions,
             tombstones: Tombstones::new(tombstones_max),
             ..Self::default()
@@ -259,7 +270,11 @@ impl Channels {
             return Stored::Unchanged;
         }
         let version = self.versions.next();
+        let channels_before = self.slots.len();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
+        if let Some(publisher) = prepared.publisher.filter(|_| self.slots.len() > channels_before) {
+            self.claim(slot, version, publisher, now.mono_ms);
+        }
         let state = &mut self.slots[slot as usize];
         // All events of a channel share one allocation of its name.
         prepared.event.channel = state.channel.clone();
@@ -273,7 +288,7 @@ impl Channels {
         state.fresh_until_ms = fresh_ms.map(|fresh_ms| mono(now) + i64::from(fresh_ms));
         let before = state.bytes();
         self.counts.trimmed += state.store(&event, prepared.records, mono(now), formats, garbage);
-        self.bytes = self.bytes - before + state.bytes();
+        self.bytes = self.bytes - before + state.count_for_owner(before);
         self.touch(slot, now.mono_ms);
         if let Some(id) = id {
             self.note_id(id, event.version, generations);
@@ -339,7 +354,7 @@ impl Channels {
             expire(state, &mut self.bytes, &mut self.counts, now);
             let before = state.bytes();
             let page = state.read(since, limit, mono(now), formats);
-            self.bytes = self.bytes - before + state.bytes();
+            self.bytes = self.bytes - before + state.count_for_owner(before);
             self.touch(slot, now.mono_ms);
             page
         } else {
@@ -387,11 +402,18 @@ impl Channels {
             let before = state.bytes();
             state.trim_one(garbage);
             self.counts.trimmed += 1;
-            self.bytes = self.bytes - before + state.bytes();
+            self.bytes = self.bytes - before + state.count_for_owner(before);
             return true;
         }
+        self.remove(slot, garbage);
+        true
+    }
+
+    /// Removes a channel, as an eviction.
+    fn remove(&mut self, slot: u32, garbage: &mut Garbage) {
         self.unlink(slot);
-        let state = self.slots.remove(slot as usize);
+        let mut state = self.slots.remove(slot as usize);
+        state.leave_owner();
         self.by_name.remove(&state.channel);
         self.in_order.remove(&state.channel);
         self.evicted = self.evicted.max(state.latest);
@@ -406,7 +428,6 @@ impl Channels {
         }
         self.note_gone(state.channel.clone());
         garbage.channels.push(state);
-        true
     }
 
     fn find(&self, channel: &Channel) -> Option<&ChannelState> {
@@ -471,5 +492,5 @@ fn mono(now: Now) -> i64 {
 fn expire(state: &mut ChannelState, bytes: &mut usize, counts: &mut Counts, now: Now) {
     let before = state.bytes();
     counts.expired += state.expire(mono(now), &mut Garbage::default());
-    *bytes = *bytes - before + state.bytes();
+    *bytes = *bytes - before + state.count_for_owner(before);
 }

@@ -78,6 +78,9 @@ impl Publishing {
 }
 
 fn answer(request: u32, receipt: Receipt) -> Input<'static> {
+    if receipt.limited {
+        return Input::PublishLimited { request };
+    }
     let position = receipt.epoch.zip(receipt.offset);
     let position = position.map(|(epoch, offset)| Position { epoch, offset });
     Input::Published { request, position }

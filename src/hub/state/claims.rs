@@ -1,0 +1,82 @@
+//! The owners of channels: the publishers that began them.
+
+use std::sync::Arc;
+
+use super::Channels;
+use super::channel::{ChannelState, Garbage};
+use crate::hub::publishers::{Claim, Publisher};
+
+/// The owner of a channel.
+#[derive(Debug)]
+pub(super) struct Owner {
+    publisher: Arc<Publisher>,
+    // The same as in the claim.
+    id: u64,
+}
+
+/// What became of the channel of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::hub) enum Claimed {
+    /// It was evicted.
+    Evicted,
+    /// It is kept, and was used last at this time, in monotonic milliseconds.
+    Kept(u64),
+    /// It was gone before.
+    Gone,
+}
+
+impl Channels {
+    /// Gives a channel that was created for the event of this version to its publisher.
+    pub(super) fn claim(&mut self, slot: u32, id: u64, publisher: Arc<Publisher>, now_ms: u64) {
+        let stripe = self.stripe;
+        let state = &mut self.slots[slot as usize];
+        let claim = Claim {
+            stripe,
+            slot,
+            id,
+            seen_ms: now_ms,
+        };
+        publisher.add(claim, state.bytes());
+        state.owner = Some(Owner { publisher, id });
+    }
+
+    /// Looks at the channel of a claim. Evicts it if `evicts` and if it was not used since the claim was last looked at, or
+    /// anyway with `even_if_used`.
+    pub(in crate::hub) fn settle_claim(
+        &mut self,
+        claim: Claim,
+        evicts: bool,
+        even_if_used: bool,
+        garbage: &mut Garbage,
+    ) -> Claimed {
+        let state = self.slots.get(claim.slot as usize);
+        let Some(state) = state.filter(|state| state.owner.as_ref().is_some_and(|owner| owner.id == claim.id)) else {
+            return Claimed::Gone;
+        };
+        let used_ms = state.used_ms;
+        if !evicts || (used_ms > claim.seen_ms && !even_if_used) {
+            return Claimed::Kept(used_ms);
+        }
+        self.remove(claim.slot, garbage);
+        self.counts.evicted_by_quota += 1;
+        Claimed::Evicted
+    }
+}
+
+impl ChannelState {
+    /// Counts for the owner that the size of the channel changed from `before`, and returns the size.
+    pub(super) fn count_for_owner(&self, before: usize) -> usize {
+        let after = self.bytes();
+        if let Some(owner) = &self.owner {
+            owner.publisher.resize(before, after);
+        }
+        after
+    }
+
+    /// Counts for the owner that the channel is gone.
+    pub(super) fn leave_owner(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.publisher.remove(self.bytes());
+        }
+    }
+}
