@@ -36,25 +36,22 @@ pub struct Quota {
 }
 
 /// The publishers that own state.
-#[derive(Debug)]
 pub(super) struct Publishers {
     quota: Quota,
     known: Mutex<Known>,
     over: Arc<OverQuota>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Known {
     by_name: HashMap<Arc<str>, Arc<Publisher>, RandomState>,
     sweep_at: usize,
 }
 
 /// The publishers above their quota, and some that are not any more.
-#[derive(Debug, Default)]
 struct OverQuota(Mutex<Vec<Arc<Publisher>>>);
 
 /// One publisher.
-#[derive(Debug)]
 pub(super) struct Publisher {
     name: Arc<str>,
     quota: Quota,
@@ -105,8 +102,8 @@ impl Publishers {
     pub(super) fn new(quota: Quota) -> Self {
         Self {
             quota,
-            known: Mutex::default(),
-            over: Arc::default(),
+            known: Mutex::new(Known::default()),
+            over: Arc::new(OverQuota(Mutex::new(Vec::new()))),
         }
     }
 
@@ -131,7 +128,7 @@ impl Publishers {
             quota: self.quota,
             channels: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            claims: Mutex::default(),
+            claims: Mutex::new(VecDeque::new()),
             claimed: AtomicUsize::new(0),
             listed: AtomicU8::new(0),
             over: Arc::downgrade(&self.over),
@@ -154,6 +151,7 @@ impl Publishers {
     }
 
     #[cfg(test)]
+    #[cfg(not(shuttle))]
     pub(super) fn len(&self) -> usize {
         self.known.lock().by_name.len()
     }
@@ -166,8 +164,15 @@ impl Publishers {
     }
 }
 
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Publisher({})", self.holding())
+    }
+}
+
 impl Publisher {
-    fn holding(&self) -> Holding {
+    /// How much of the state the publisher has.
+    pub(super) fn holding(&self) -> Holding {
         Holding {
             publisher: Arc::clone(&self.name),
             channels: self.channels.load(Relaxed),

@@ -12,6 +12,7 @@ mod credits;
 mod doorbell;
 mod ids;
 mod joins;
+mod quotas;
 mod reads;
 mod watch;
 
