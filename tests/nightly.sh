@@ -23,6 +23,7 @@ cd "$(dirname "$0")/.."
 : "${REPLAY_SEEDS:=10000}"           # variations of each input in the fuzz corpora
 : "${RECOVERY_CLIENTS:=300}"         # clients that are killed at random, for RECOVERY_SECONDS
 : "${RECOVERY_SECONDS:=600}"
+: "${CLIENT_SEEDS:=20000}"          # runs of the TypeScript client's model
 : "${AUTOBAHN_CASES:=*}"             # cases of Autobahn, separated by spaces
 : "${TEST_PROFILE:=release}"         # the profile of Cargo for tests; `dev` builds faster and runs slower
 : "${PART_MINUTES:=240}"             # a part other than the soak may take this long
@@ -94,6 +95,19 @@ part_recovery() {
     TICKGATE_RECOVERY_CLIENTS=$RECOVERY_CLIENTS TICKGATE_RECOVERY_SECONDS=$RECOVERY_SECONDS \
         cargo test --profile "$TEST_PROFILE" --locked --test recovery || return 1
     echo "$RECOVERY_CLIENTS clients that are killed at random for $RECOVERY_SECONDS s, and gateways, lose nothing untold"
+}
+
+part_client() {
+    needs npm "your distribution's packages of Node.js and npm"
+    binary || return 1
+    local folder
+    for folder in tests/e2e clients/typescript clients/react; do
+        (cd "$folder" && npm ci --no-audit --no-fund --loglevel=error) || return 1
+    done
+    for folder in typescript react; do npm --prefix "clients/$folder" run --silent build || return 1; done
+    TICKGATE_BIN=$(realpath "$TICKGATE_BIN") TICKGATE_SEEDS=$CLIENT_SEEDS TICKGATE_OFFLINE_SECONDS=60 \
+        node --test --test-concurrency=3 clients/typescript/test/*.test.mjs || return 1
+    echo "$CLIENT_SEEDS seeds of the model hold, and the tests with a minute offline"
 }
 
 part_address_sanitizer() {
@@ -191,7 +205,7 @@ print(f"{len(listed)} components, each with its licence")
 PY
 }
 
-parts=(simulation interleavings replay recovery fuzz address_sanitizer miri autobahn container debian chart monitoring
+parts=(simulation interleavings replay recovery client fuzz address_sanitizer miri autobahn container debian chart monitoring
     advisories sbom soak)
 
 if [ "${1-}" = --list ]; then printf '%s\n' "${parts[@]}"; exit; fi

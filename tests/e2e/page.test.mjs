@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Tab } from './browser.mjs';
-import { binary, directory, start, until } from './harness.mjs';
+import { binary, directory, freePorts, start, until } from './harness.mjs';
 
 /** Starts the demo on free ports. Returns the URL of its page. */
 async function demo(t, ...args) {
@@ -50,4 +50,23 @@ test('the page shows the market, the stocks, a running grid bot, the account and
   await tab.evaluate("document.querySelector('#switch').click()");
   await tab.until('the kill switch', "document.querySelector('#switch').textContent === 'Release the kill switch'");
   assert.deepEqual(tab.problems, []);
+});
+
+test('the page comes back by itself when the demo is started again', async (t) => {
+  const [port, page] = await freePorts(2);
+  const env = { PATH: process.env.PATH, TICKGATE_SERVER__LISTEN: `["127.0.0.1:${port}"]`, TICKGATE_SERVER__ADMIN_LISTEN: '127.0.0.1:0' };
+  const run = () => start(t, directory(t), binary, ['demo', '--page', `127.0.0.1:${page}`, '--seed', '7'], { env });
+  const printed = (demo) => until("the demo's page", () => /page +(http:\S+)/.exec(demo.out())?.[1]);
+  const first = run();
+  const tab = await Tab.open(t, await printed(first));
+  await tab.until('the connection', "document.querySelector('#state')?.className === 'open'");
+  await tab.until('a running bot', "document.querySelector('#notice').textContent.endsWith('is running.')");
+  first.child.kill('SIGKILL');
+  await first.ended;
+  await tab.until('the loss', "document.querySelector('#state').className === ''");
+  // The keys of the second demo are new, so the page has to get a new token. Its bot is gone, which the page shows.
+  await printed(run());
+  await tab.until('the connection', "document.querySelector('#state').className === 'open'");
+  await tab.until('no bot', "document.querySelector('#stop').disabled");
+  await tab.until('prices that move again', "document.querySelectorAll('#prices tr').length === 5");
 });

@@ -119,7 +119,7 @@ export class Client {
 
   /**
    * Connects, and stays connected until {@link close} or a final refusal. Resolves when the connection is live for the
-   * first time. Rejects when it is closed before, with the code and reason of that, or when `signal` aborts; a signal that
+   * first time. While the client waits for its next try, it tries now. Rejects when it is closed before, with the code and reason of that, or when `signal` aborts; a signal that
    * aborts while nobody else waits closes the client.
    */
   connect({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
@@ -316,7 +316,7 @@ export class Client {
     const { signal } = controller;
     const resumed = (): void => this.#core.resumed();
     addEventListener("online", resumed, { signal });
-    addEventListener("offline", resumed, { signal });
+    addEventListener("offline", () => this.#core.probe(), { signal });
     addEventListener("pageshow", resumed, { signal });
     addEventListener("pagehide", () => void this.#saved?.flush(), { signal });
     page.addEventListener("visibilitychange", () => {

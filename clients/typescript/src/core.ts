@@ -109,9 +109,12 @@ export class Core implements Owner {
   // -- What the application does ------------------------------------------------------------------------------------
 
   connect(): void {
-    if (this.#phase !== "idle" && this.#phase !== "closed") return;
-    this.#failures = 0;
-    this.#begin();
+    if (this.#phase === "idle" || this.#phase === "closed") {
+      this.#failures = 0;
+      this.#begin();
+    } else if (this.#phase === "waiting") {
+      this.resumed();
+    }
   }
 
   /** Stays closed until `connect`. */
@@ -265,11 +268,15 @@ export class Core implements Owner {
     this.#live();
   }
 
-  /** The network or the page came back. */
+  /** The network or the page came back: connects now, unless the gateway asked to wait. */
   resumed(): void {
-    const now = this.#host.now();
-    if (this.#phase === "waiting" && now >= this.#notBefore) this.#begin();
-    else this.#heartbeat.probe(now);
+    if (this.#phase === "waiting" && this.#host.now() >= this.#notBefore) this.#begin();
+    this.probe();
+  }
+
+  /** The connection may be gone: asks for a sign of life now. */
+  probe(): void {
+    this.#heartbeat.probe(this.#host.now());
     this.#schedule();
   }
 

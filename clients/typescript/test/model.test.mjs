@@ -89,7 +89,7 @@ async function run(seed, fault) {
     () => { if (random() < 0.5) host.socket?.fail(random() < 0.3); },
     () => { if (random() < 0.1) gateway.restart(); },
     () => { if (random() < 0.2) pick([...gateway.sessions])?.close(pick([1012, 1011, 4008, 4009, 4001, 4029]), 'a close'); },
-    () => { if (random() < 0.3) host.isOnline = !host.isOnline; core.resumed(); },
+    () => { if (random() < 0.3) host.isOnline = !host.isOnline; if (host.isOnline) core.resumed(); else core.probe(); },
     () => { if (random() < 0.1) { users += 1; core.setToken(null); } },
     () => { if (random() < 0.1) core.setToken(`u${users}-good`); },
   ];

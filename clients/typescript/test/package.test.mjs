@@ -1,7 +1,9 @@
 // What is shipped: its size, its files, and the rules that it shares with the gateway.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
@@ -32,6 +34,14 @@ test('the package has the compiled files of each source, their types, and nothin
     for (const path of [types, code]) assert.ok(expected.includes(path.slice(2)), path);
   }
   assert.equal(manifest.dependencies, undefined, 'no runtime dependency');
+});
+
+test("the demo's copy is what the compiler makes of the sources", (t) => {
+  const file = join(mkdtempSync(join(tmpdir(), 'tickgate-')), 'client.js');
+  t.after(() => rmSync(dirname(file), { recursive: true }));
+  execFileSync('npm', ['run', '--silent', 'bundle', '--', `--outfile=${file}`], { cwd: here });
+  const made = readFileSync(file, 'utf8');
+  assert.ok(readFileSync(`${here}/../../crates/demo/src/client.js`, 'utf8') === made, 'run `npm run build && npm run bundle` in clients/typescript');
 });
 
 test('patterns are read and matched as the gateway does it', () => {

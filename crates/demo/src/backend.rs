@@ -34,6 +34,8 @@ use super::{Access, Settings, configuration};
 // The gateway's signature of a command.
 const SIGNATURE_HEADER: &str = "x-tickgate-signature";
 const PAGE: &str = include_str!("page.html");
+// The client of clients/typescript in one file. `npm run bundle` there writes it.
+const CLIENT: &str = include_str!("client.js");
 // Larger than the gateway's default limit of a message.
 const COMMAND_BYTES_MAX: usize = 128 * 1024;
 // The difference between the signature's time and now, in either direction.
@@ -315,9 +317,14 @@ impl Shared {
                 "text/html; charset=utf-8",
                 Bytes::from_static(PAGE.as_bytes()),
             ),
+            (&Method::GET, "/client.js") => reply(
+                StatusCode::OK,
+                "text/javascript; charset=utf-8",
+                Bytes::from_static(CLIENT.as_bytes()),
+            ),
             (&Method::GET, "/session.json") => self.session(),
             (&Method::GET, path) if path.starts_with("/users/") => self.account(path),
-            (_, "/commands" | "/" | "/session.json") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+            (_, "/commands" | "/" | "/client.js" | "/session.json") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
             _ => text(StatusCode::NOT_FOUND, "not found"),
         }
     }
