@@ -164,8 +164,9 @@ export class Subscription<T = unknown> {
 
   /** @internal Whoever added the first listener had time to add others: delivers what came before. */
   release(): void {
-    const held = this.#held ?? [];
+    const held = this.#held;
     this.#held = undefined;
+    if (!held) return;
     if (this.#overflowed) this.#emitter.emit("gap", { reason: "dropped", channels: [], complete: false });
     for (const tell of held) tell();
   }

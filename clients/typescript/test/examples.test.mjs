@@ -37,7 +37,7 @@ test('the plain page in Chromium, through nginx: prices, orders, a drain of the 
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
   const origin = await pages(t);
   const tab = await Tab.open(t, `${origin}/examples/page/index.html#${url}#${jwt}`, ['--ignore-certificate-errors']);
-  await tab.until('live', "document.querySelector('#state').textContent === 'live'");
+  await tab.until('live', "document.querySelector('#state')?.textContent === 'live'");
   await tab.until('the last value', "document.querySelector('#prices').textContent === 'market.BTC.price 1 (as of now)'");
   await publish(server, 'market.BTC.price', { price: 2 });
   await publish(server, 'grid.a.order', { n: 1 }, 'filled');
@@ -54,7 +54,7 @@ test('the plain page in Chromium comes back when the browser is online again', a
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
   const origin = await pages(t);
   const tab = await Tab.open(t, `${origin}/examples/page/index.html#${network.url.replace('127.0.0.1', 'localhost')}#${jwt}`);
-  await tab.until('live', "document.querySelector('#state').textContent === 'live'");
+  await tab.until('live', "document.querySelector('#state')?.textContent === 'live'");
   await publish(server, 'grid.a.order', 1);
   await tab.until('an order', "document.querySelector('#log').textContent.includes('e 1')");
   network.isRefusing = true;

@@ -44,6 +44,17 @@ test("the demo's copy is what the compiler makes of the sources", (t) => {
   assert.ok(readFileSync(`${here}/../../crates/demo/src/client.js`, 'utf8') === made, 'run `npm run build && npm run bundle` in clients/typescript');
 });
 
+test("an application's code compiles with the types of the package", () => {
+  execFileSync('npx', ['tsc', '--project', 'test'], { cwd: here, stdio: 'pipe', encoding: 'utf8' });
+});
+
+test('the API reference is generated without a warning', (t) => {
+  const out = mkdtempSync(join(tmpdir(), 'tickgate-'));
+  t.after(() => rmSync(out, { recursive: true }));
+  execFileSync('npm', ['run', '--silent', 'docs', '--', '--out', out], { cwd: here, stdio: 'pipe', encoding: 'utf8' });
+  assert.match(readFileSync(join(out, 'classes', 'index.Client.html'), 'utf8'), /subscribe/);
+});
+
 test('patterns are read and matched as the gateway does it', () => {
   const { grammar, matches: vectors, channels } = JSON.parse(readFileSync(`${here}/test/vectors/patterns.json`, 'utf8'));
   for (const { text, pattern } of grammar) assert.equal(isPattern(text), pattern, JSON.stringify(text));
