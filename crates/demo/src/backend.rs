@@ -324,7 +324,9 @@ impl Shared {
             ),
             (&Method::GET, "/session.json") => self.session(),
             (&Method::GET, path) if path.starts_with("/users/") => self.account(path),
-            (_, "/commands" | "/" | "/client.js" | "/session.json") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+            (_, "/commands" | "/" | "/client.js" | "/session.json") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+            }
             _ => text(StatusCode::NOT_FOUND, "not found"),
         }
     }
