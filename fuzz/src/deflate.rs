@@ -64,7 +64,11 @@ fn inflate_by_reference(compressed: &[u8]) -> Option<Vec<u8>> {
     let ends_the_stream = compressed.is_empty() || reference.feed(compressed)?;
     let message_bytes = reference.given;
     if !ends_the_stream {
-        reference.feed(&[0, 0, 0xff, 0xff])?;
+        // Some senders leave the tail on.
+        let tail = [0, 0, 0xff, 0xff];
+        if !compressed.ends_with(&tail) {
+            reference.feed(&tail)?;
+        }
         // An empty final block ends the stream only if no other block is open.
         let closed = reference.decompress(&[0x03, 0x00]) == (TINFLStatus::Done, 2, 0);
         if reference.given != message_bytes || !closed {
