@@ -145,6 +145,7 @@ impl World {
             60..=69 => self.answer_job(),
             70..=77 => self.client_changes_pace(),
             78..=79 => self.client_leaves(),
+            80 if self.rng.random_bool(0.5) => self.newer_connection_wants_place(),
             80 => self.operator_disconnects(),
             81 => self.client_floods()?,
             _ => self.pass_time(),
@@ -371,6 +372,14 @@ impl World {
             reply: Box::new(|_| {}),
         };
         self.core.on_message(message, self.now);
+    }
+
+    fn newer_connection_wants_place(&mut self) {
+        let Some(at) = self.random_client() else { return };
+        let client = &mut self.clients[at];
+        client.explained.extend([4005, 4009]);
+        self.core
+            .on_message(ShardMessage::Challenge { id: client.id }, self.now);
     }
 
     fn pass_time(&mut self) {
