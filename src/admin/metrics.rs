@@ -51,6 +51,8 @@ struct Gateway<'a> {
     ready: bool,
     log_lines_dropped: u64,
     publishing: bool,
+    // What all clients hold, and the most that they may hold.
+    memory_bytes: (u64, u64),
     // The room that bodies hold, by listener.
     body_bytes: [(&'static str, usize); 2],
 }
@@ -78,6 +80,16 @@ impl<'a> Gateway<'a> {
             "tickgate_publishing",
             "1 while the admin listener can take events of any size, otherwise 0.",
             |gateway, samples| samples.value(u8::from(gateway.publishing)),
+        ),
+        Metric::gauge(
+            "tickgate_memory_used_bytes",
+            "Memory that all clients hold, as the budget counts it.",
+            |gateway, samples| samples.value(gateway.memory_bytes.0),
+        ),
+        Metric::gauge(
+            "tickgate_memory_limit_bytes",
+            "The most memory that all clients may hold (limits.memory).",
+            |gateway, samples| samples.value(gateway.memory_bytes.1),
         ),
         Metric::gauge(
             "tickgate_body_bytes",
@@ -222,6 +234,7 @@ impl Admin {
             uptime_ms: now.uptime_ms,
             ready: parts.health.not_ready().is_none(),
             publishing: parts.health.not_publishing().is_none(),
+            memory_bytes: parts.health.memory_bytes(),
             body_bytes: [("public", parts.public_bodies.held()), ("admin", parts.bodies.held())],
             log_lines_dropped: self.log_lines_dropped.get(),
         };

@@ -25,6 +25,7 @@ impl Config {
             node: node_name(),
             shards: sections.server.shards(),
             coalesce: sections.server.coalesce(),
+            memory_bytes: sections.limits.memory,
             deflate_bytes_min: sections.compression.threshold as usize,
             flush: sections.server.flush(),
             drain_ms: milliseconds(sections.server.drain),

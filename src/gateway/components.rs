@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
 
-use super::{Error, Settings};
+use super::{Error, Settings, memory};
 use crate::admin::self_report::HealthWatch;
 use crate::auth::verifier::{self, Verifier};
 use crate::backend::commands::{CommandSource, Router};
@@ -16,6 +16,7 @@ use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
 use crate::ingress::http::Verify;
+use crate::memory::Budget;
 use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
 use crate::time::{Clock, unix_ms};
@@ -25,6 +26,7 @@ use tickgate_protocol::dialect;
 /// The started components.
 pub(super) struct Components {
     pub(super) clock: Clock,
+    pub(super) budget: Arc<Budget>,
     pub(super) hub: Arc<Hub>,
     pub(super) snapshot_writer: Option<SnapshotWriter>,
     pub(super) watch: Arc<HealthWatch>,
@@ -74,8 +76,13 @@ impl Components {
             runtime.clone(),
         );
         let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
+        let limit = match settings.memory_bytes {
+            0 => memory::default_budget(settings.hub.state.bytes as u64),
+            bytes => bytes,
+        };
         let mut components = Self {
             clock,
+            budget: Arc::new(Budget::new(limit, settings.shards)),
             hub,
             snapshot_writer,
             watch,
@@ -112,6 +119,7 @@ impl Components {
 
     fn start_shard(&self, settings: shard::Settings, inbox: Inbox, mailbox: Mailbox) -> io::Result<JoinHandle<()>> {
         let services = Arc::new(ShardServices {
+            budget: Arc::clone(&self.budget),
             verifier: Arc::clone(&self.verifier),
             router: Arc::clone(&self.router),
         });
@@ -162,6 +170,7 @@ fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Snaps
 
 /// The services that shards call.
 struct ShardServices {
+    budget: Arc<Budget>,
     verifier: Arc<Verifier>,
     router: Arc<Router>,
 }
@@ -183,5 +192,9 @@ impl Services for ShardServices {
 
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
         self.router.forbidden(client_id, address, command);
+    }
+
+    fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.budget)
     }
 }

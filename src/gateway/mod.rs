@@ -15,6 +15,7 @@
 mod components;
 mod handle;
 mod listeners;
+mod memory;
 
 use std::io;
 use std::path::PathBuf;
@@ -76,6 +77,9 @@ pub struct Settings {
     pub publish_per_second: u32,
     /// The snapshot that keeps the hub's state over a restart.
     pub snapshot: Option<snapshot::Settings>,
+    /// The most memory that all clients together may take, in bytes. 0: half of what the process may use beside the
+    /// hub's state.
+    pub memory_bytes: u64,
     /// Shorter messages are not compressed, in bytes.
     pub deflate_bytes_min: usize,
     /// How long a shard may hold an event back to send it together with others.
@@ -239,6 +243,15 @@ impl Gateway {
             },
         );
         let bodies = admin::body_room(&settings.admin);
+        health.watch_memory(Arc::clone(&components.budget));
+        components.budget.count_others({
+            let (router, polls) = (Arc::clone(&components.router), Arc::clone(&ingress_metrics));
+            let rooms = [Arc::clone(&bodies), Arc::clone(&public_bodies)];
+            move || {
+                let polls = u64::try_from(polls.poll_bytes.get()).unwrap_or(0);
+                rooms.iter().map(|room| room.held() as u64).sum::<u64>() + router.held_bytes() + polls
+            }
+        });
         let admin = Admin::new(
             settings.admin,
             admin::Parts {

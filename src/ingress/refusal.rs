@@ -82,6 +82,12 @@ impl Refusal {
         Self::with_code(RefusalReason::Token, error.code.into(), &error.message)
     }
 
+    /// 503: the memory of all clients is nearly used up.
+    pub(super) fn memory() -> Self {
+        let response = response::error(HttpErrorCode::Overloaded, "the gateway is short of memory");
+        Self::new(RefusalReason::Memory, response::retry_after(response, RETRY_AFTER_S))
+    }
+
     /// 503: new connections belong to another gateway.
     pub(super) fn draining() -> Self {
         let response = response::error(HttpErrorCode::Draining, "the gateway is restarting");

@@ -20,6 +20,7 @@ use super::polling::{self, PollingResponse};
 use super::refusal::Refusal;
 use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
+use crate::memory::Pressure;
 
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
 #[derive(Clone)]
@@ -140,6 +141,9 @@ impl HttpService {
         }
         if context.health.is_draining() {
             return Err(Refusal::draining());
+        }
+        if context.health.memory() >= Pressure::Joins {
+            return Err(Refusal::memory());
         }
         if let Some(origin) = handshake.origin
             && !context.admission.allowed_origins.allows(origin, handshake.host)

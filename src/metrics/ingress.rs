@@ -21,6 +21,7 @@ metrics! {
     pub struct IngressSample {
         pending: Gauge, "tickgate_handshakes_pending",
             "Connections of the public listeners that speak HTTP at present.";
+        poll_bytes: Gauge, "tickgate_poll_bytes", "Bytes of responses to polls that are not written yet.";
         upgraded: Counter, "tickgate_handshakes_total", "Connections upgraded and handed to a shard.";
     }
     besides {
@@ -107,7 +108,7 @@ refusals! {
     PerAddress = "per_address";
     /// 429: too many connections of one user.
     PerUser = "per_user";
-    /// 503: the bodies of other requests use all the memory set aside for them.
+    /// 503: memory is short (`limits.memory`), or the bodies of other requests use all that is set aside for them.
     Memory = "memory";
     /// 503: too many connections.
     Total = "total";

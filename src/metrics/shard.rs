@@ -49,6 +49,15 @@ metrics! {
             "Channels that could not be recovered completely. The clients are told.";
         pending_frames: Gauge, "tickgate_pending_frames", "Event frames waiting in outboxes.";
         pending_bytes: Gauge, "tickgate_pending_bytes", "Event bytes waiting in outboxes.";
+        outbox_memory: Gauge, "tickgate_outbox_memory_bytes",
+            "Memory of what waits in outboxes. A frame that several outboxes share counts once.";
+        catch_up_memory: Gauge, "tickgate_catch_up_memory_bytes", "Memory of what connections have yet to read, estimated.";
+        input_memory: Gauge, "tickgate_input_memory_bytes",
+            "Memory of half-received messages, and of events that wait to be published.";
+        overloaded_subscribes: Counter, "tickgate_subscribes_refused_total",
+            "Subscribe messages that were refused because memory was short.";
+        shed: Counter, "tickgate_connections_shed_total",
+            "Stalled connections that were closed because memory was short.";
         inbox: Gauge, "tickgate_inbox_events", "Events waiting in a shard's inbox.";
         /// The sum over shards is the number of shards that use io_uring.
         io_uring: Gauge, "tickgate_io_uring", "1 while a shard sends by io_uring, 0 by writev.";

@@ -27,6 +27,10 @@ impl Session {
                 patterns,
                 outcome,
             } => self.on_subscribed(request, patterns, &outcome, context, out),
+            Input::Overloaded {
+                request,
+                retry_after_ms,
+            } => self.on_overloaded(request, retry_after_ms, context, out),
             Input::Published { request, position } => self.on_published(request, position, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),

@@ -92,6 +92,13 @@ pub enum Input<'a> {
         /// The client's positions in the histories of the channels, and which channels were recovered.
         outcome: SubscribeOutcome,
     },
+    /// Answer to [`Output::Subscribe`], unless that is automatic: there is no memory for it now.
+    Overloaded {
+        /// The request's number.
+        request: u32,
+        /// When the client may try again, in milliseconds from now.
+        retry_after_ms: u32,
+    },
     /// Answer to [`Output::Publish`].
     Published {
         /// The request's number.
@@ -198,6 +205,8 @@ pub enum Output {
         /// The client's last positions in histories. These patterns cover each channel in it; the patterns held before
         /// cover none.
         recover: Option<Recover>,
+        /// Whether they are the endpoint's automatic subscriptions, for which no client waits.
+        is_automatic: bool,
     },
     /// Note that the client may not have these automatic subscriptions. They were left out.
     Skipped {

@@ -58,6 +58,7 @@ impl Session {
                     request,
                     patterns: new,
                     recover,
+                    is_automatic: false,
                 });
             }
         }
@@ -100,6 +101,7 @@ impl Session {
                 request,
                 patterns,
                 recover: None,
+                is_automatic: true,
             });
         }
     }
@@ -157,6 +159,28 @@ impl Session {
         }
         // A token that was accepted meanwhile may cover less.
         self.unsubscribe_forbidden(context, out);
+        self.resume_changes(context, out);
+    }
+
+    /// The shard has no memory for the subscribe request under way.
+    pub(super) fn on_overloaded(
+        &mut self,
+        request: u32,
+        retry_after_ms: u32,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(activity) = &mut self.activity else { return };
+        let Some(pending) = activity.subscribe.take_if(|pending| pending.request == request) else {
+            return;
+        };
+        if let Some(Subscribe { request_ref, .. }) = pending.client_request {
+            let reply = Reply::Overloaded {
+                request_ref: &request_ref,
+                retry_after_ms,
+            };
+            out.reply(&reply, context);
+        }
         self.resume_changes(context, out);
     }
 

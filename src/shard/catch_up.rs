@@ -24,6 +24,7 @@
 //!   the others are [swept out](CatchUp::sweep) in steps before the next subscribe request could cover them again. The
 //!   whole is [dropped](DeferredDrop) in steps, too.
 
+mod counting;
 mod leaving;
 mod values;
 
@@ -154,6 +155,9 @@ pub(super) struct CatchUp {
     began_at: u64,
     // While a subscribe request is under way: the patterns that were held before it, as far as they concern it.
     held_before: Option<Box<[Pattern]>>,
+    // The bytes for which the state was counted last, and the changes since.
+    counted_bytes: usize,
+    changes: usize,
     // The connection waits in the shard's list for the next turn.
     is_listed: bool,
     // The turn of the shard in which the connection read last.

@@ -1,5 +1,6 @@
 //! The content of outboxes: finished WebSocket frames. A shard makes each frame once, and the outboxes share it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,11 +48,37 @@ impl FramedEvent {
     }
 }
 
+thread_local! {
+    // The bytes of all frames of this thread. A shard has a thread of its own.
+    static HELD_BYTES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The bytes of all frames that this thread's outboxes hold, each counted once.
+pub(super) fn held_bytes() -> u64 {
+    HELD_BYTES.get()
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        HELD_BYTES.set(HELD_BYTES.get().wrapping_sub(self.held()));
+    }
+}
+
 impl Frame {
+    /// A frame, counted until it is dropped.
+    pub(super) fn new(bytes: Bytes, content: Content) -> Rc<Self> {
+        let frame = Self { bytes, content };
+        HELD_BYTES.set(HELD_BYTES.get().wrapping_add(frame.held()));
+        Rc::new(frame)
+    }
+
+    fn held(&self) -> u64 {
+        (size_of::<Self>() + self.bytes.len()) as u64
+    }
+
     /// The frame of a reply or control message.
     pub(super) fn reply(bytes: Bytes) -> Rc<Self> {
-        let content = Content::Reply;
-        Rc::new(Self { bytes, content })
+        Self::new(bytes, Content::Reply)
     }
 
     /// Joins the frames of several events, in their order. Their bytes exist twice then, once for all connections. If
@@ -61,10 +88,7 @@ impl Frame {
         for event in &events {
             bytes.extend_from_slice(&event.bytes);
         }
-        Rc::new(Self {
-            bytes: bytes.into(),
-            content: Content::Run(events),
-        })
+        Self::new(bytes.into(), Content::Run(events))
     }
 
     /// The length in bytes. It always fits: the limits of events and messages are far below 4 GiB.

@@ -29,6 +29,11 @@ struct Numbered {
 }
 
 impl Numbers {
+    /// The bytes of memory that they take. The text of a name belongs to the hub, as long as it keeps the channel.
+    pub(super) fn bytes(&self) -> usize {
+        self.by_channel.allocation_size() + self.numbered.capacity() * size_of::<(Numbered, usize)>()
+    }
+
     /// How many channels have a number.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

@@ -95,6 +95,14 @@ impl Outbox {
     pub(super) const fn reply_frames(&self) -> u32 {
         self.reply_frames
     }
+    /// The bytes of the first frame that were sent.
+    pub(super) const fn sent(&self) -> u32 {
+        self.sent
+    }
+    /// Bytes of all frames, as they are counted against the bounds.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.event_bytes) + u64::from(self.reply_bytes)
+    }
 
     /// Whether replies exceed half of one of their bounds.
     pub(super) const fn is_half_full_of_replies(&self, bounds: &Bounds) -> bool {

@@ -112,6 +112,11 @@ impl Pool {
         self.entry_mut(id).frame = Some(frame);
     }
 
+    /// The bytes of the chunks that have an entry in use, and of those kept.
+    pub(super) fn bytes(&self) -> usize {
+        (self.chunks.len() - self.vacant.len()) * CHUNK as usize * size_of::<Entry>()
+    }
+
     /// Entries in use.
     pub(super) const fn used(&self) -> usize {
         self.used

@@ -1,12 +1,12 @@
 //! What crowds of clients cost in resident memory.
 
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::clients::Bare;
-use crate::harness::{Gateway, until};
+use crate::harness::{ADMIN_KEY, Gateway, event, trader, until};
 
 /// Clients of `/ws/market` that arrive together, and the most that they may cost.
 #[derive(Clone, Copy, Debug)]
@@ -129,4 +129,81 @@ async fn a_crowd_costs_memory_by_what_its_clients_differ_in() {
             }
         }
     }
+}
+
+async fn memory_state(gateway: &Gateway) -> Value {
+    gateway.admin("GET", "/readyz", "").await.1["memory"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_memory_is_short_joins_are_refused_and_then_stalled_clients_closed() {
+    const CHANNELS: usize = 10_000;
+    let gateway = Gateway::start("shards = 1", "[limits]\nmemory = 16777216\n").await;
+    let all: Vec<Value> = (0..CHANNELS)
+        .map(|n| json!({"channel": format!("grid.g{n}.lifecycle"), "event": "started", "data": {"pad": "x".repeat(100)}}))
+        .collect();
+    gateway.publish(all).await;
+    let mut healthy = gateway.connect(&trader()).await;
+    healthy.subscribe(&["grid.healthy.status"]).await;
+    assert_eq!(memory_state(&gateway).await, "ok");
+    // Each of these owes more than a megabyte to a client that reads nothing.
+    let mut deaf = Vec::new();
+    let refused = loop {
+        let before = metric(&gateway, "tickgate_catch_up_memory_bytes").await;
+        match gateway.connect_to(&format!("/ws?token={}", trader())).await {
+            Ok(mut client) => {
+                client.send(&json!({"type": "subscribe", "channels": ["grid.*"]})).await;
+                deaf.push(client);
+            }
+            Err(refused) => break refused.to_string(),
+        }
+        assert!(deaf.len() < 100, "nothing is refused");
+        until("the subscription, or its refusal", async || {
+            let after = metric(&gateway, "tickgate_catch_up_memory_bytes").await;
+            let refused = metric(&gateway, "tickgate_subscribes_refused_total").await;
+            (after >= before + 500_000 || refused > 0).then_some(())
+        })
+        .await;
+    };
+    assert!(refused.contains("503"), "{refused}");
+    assert!(deaf.len() > 5, "{} clients", deaf.len());
+    assert_eq!(memory_state(&gateway).await, "refusing_joins");
+    assert_eq!(metric(&gateway, "tickgate_connections_shed_total").await, 0);
+    healthy
+        .send(&json!({"type": "subscribe", "channels": ["grid.other.status"], "id": 1}))
+        .await;
+    let answer = healthy.expect("error").await;
+    assert_eq!(answer["error"]["code"], "OVERLOADED");
+    assert!(answer["data"]["retry_after_ms"].as_u64() > Some(0), "{answer}");
+    // A body that is promised and does not end takes more than what is left.
+    let mut body = TcpStream::connect(gateway.admin).await.expect("connected");
+    let head = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nContent-Type: application/json\r\n\
+         Content-Length: 8000000\r\n\r\n"
+    );
+    body.write_all(head.as_bytes()).await.expect("sent");
+    body.write_all(&vec![b' '; 3_000_000]).await.expect("sent");
+    until("stalled clients are closed", async || {
+        (metric(&gateway, "tickgate_connections_shed_total").await > 0).then_some(())
+    })
+    .await;
+    drop(body);
+    gateway.publish(vec![event("grid.healthy.status", 1)]).await;
+    assert_eq!(
+        healthy.expect("event").await["data"]["n"],
+        1,
+        "the healthy client stays"
+    );
+    until("memory is enough again", async || {
+        (memory_state(&gateway).await == "ok").then_some(())
+    })
+    .await;
+    let closed = metric(&gateway, "tickgate_connections_shed_total").await;
+    assert!(closed < deaf.len() as u64, "{closed} of {}", deaf.len());
+    let (_, metrics) = gateway.metrics().await;
+    let line = format!("tickgate_endings_total{{code=\"1013\",reason=\"overload\"}} {closed}\n");
+    assert!(metrics.contains(&line), "{metrics}");
+    let mut newcomer = gateway.connect(&trader()).await;
+    newcomer.subscribe(&["grid.other.status"]).await;
+    assert!(gateway.log().contains("memory is short"));
 }

@@ -116,7 +116,7 @@ async fn a_snapshot_that_cannot_be_written_is_told_by_readyz_metrics_and_the_exi
     let mut gateway = Gateway::start("", &section(&path)).await;
     assert_eq!(
         gateway.admin("GET", "/readyz", "").await.1,
-        json!({"status": "ok", "publishing": "ok", "snapshot": "ok"})
+        json!({"status": "ok", "publishing": "ok", "snapshot": "ok", "memory": "ok"})
     );
     std::fs::remove_file(&path).expect("removed");
     std::fs::create_dir(&path).expect("in its place");

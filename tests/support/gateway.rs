@@ -89,6 +89,7 @@ pub(crate) fn settings() -> Settings {
         hub: hub::Settings::default(),
         publish_per_second: 0,
         snapshot: None,
+        memory_bytes: 0,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
         coalesce: shard::CoalescePolicy::Auto,
         flush: shard::FlushMethod::Auto,

@@ -11,6 +11,7 @@ use tickgate_protocol::message::ErrorCode;
 pub(super) struct CommandMetrics {
     pub(super) received: Counter,
     pub(super) in_flight: Gauge,
+    pub(super) bytes: Gauge,
     pub(super) retries: Counter,
     succeeded: Counter,
     failed: Counter,
@@ -42,6 +43,7 @@ impl CommandMetrics {
         CommandsSample {
             received: self.received.get(),
             in_flight: self.in_flight.get(),
+            bytes: self.bytes.get(),
             retries: self.retries.get(),
             outcomes: [
                 ("success", self.succeeded.get()),
@@ -65,6 +67,8 @@ pub struct CommandsSample {
     pub received: u64,
     /// Commands that are not answered yet.
     pub in_flight: i64,
+    /// Bytes of the parameters of these.
+    pub bytes: i64,
     /// Attempts beyond the first, of idempotent routes.
     pub retries: u64,
     /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
@@ -96,6 +100,11 @@ impl CommandsSample {
             "tickgate_commands_in_flight",
             "Commands not answered yet.",
             |commands, samples| samples.value(commands.in_flight),
+        ),
+        Metric::gauge(
+            "tickgate_commands_in_flight_bytes",
+            "Parameters of commands not answered yet, in bytes.",
+            |commands, samples| samples.value(commands.bytes),
         ),
         Metric::counter(
             "tickgate_command_retries_total",

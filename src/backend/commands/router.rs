@@ -134,6 +134,7 @@ impl Router {
     pub fn route(&self, source: CommandSource<'_>, command: Command) {
         self.shared.metrics.received.add(1);
         self.shared.metrics.in_flight.add(1);
+        self.shared.metrics.bytes.add(length(&command.params));
         let pending = Pending {
             shared: Arc::clone(&self.shared),
             to: source.connection,
@@ -158,6 +159,12 @@ impl Router {
         let all = self.shared.permits.acquire_many(self.shared.permits_max);
         let _ = tokio::time::timeout(deadline, all).await;
         self.shared.phase.send_replace(Phase::Stopped);
+    }
+
+    /// The bytes that commands in flight hold.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        u64::try_from(self.shared.metrics.bytes.get()).unwrap_or(0)
     }
 
     /// Reads the counters.
@@ -206,6 +213,10 @@ fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (Backe
         ),
         Target::InProcess { name, handler } => (BackendId::Name(name.clone()), Arc::clone(handler)),
     }
+}
+
+fn length(params: &[u8]) -> i64 {
+    i64::try_from(params.len()).unwrap_or(i64::MAX)
 }
 
 /// A command that is not answered yet. Dropping it answers it, so that a panic or the end of the runtime loses no command.
@@ -296,6 +307,7 @@ impl Pending {
         }
         self.shared.metrics.answered(&outcome);
         self.shared.metrics.in_flight.add(-1);
+        self.shared.metrics.bytes.add(-length(&self.request.params));
         self.shared.responder.respond(self.to, self.number, outcome);
     }
 }

@@ -17,6 +17,10 @@ const BYTES_MAX: u32 = 1 << 30;
 /// The most events or replies of one queue.
 const FRAMES_MAX: u32 = 1_000_000;
 
+/// The range of the memory of all clients.
+const MEMORY_MIN: u64 = 16 << 20;
+const MEMORY_MAX: u64 = 1 << 40;
+
 const WHY_RATE: &str = "a higher rate is no limit";
 const WHY_QUEUE: &str = "each client may use as much memory";
 
@@ -78,9 +82,25 @@ section! {
             check |bytes| at_least(*bytes, REPLY_BYTES_MIN)
                 .because("a long reply and others beside it must fit")
                 .and(at_most(*bytes, BYTES_MAX).because(WHY_QUEUE));
+        /// The memory that all clients together may take, in bytes, 16777216 (16 MiB) to 1 TiB: what waits in outboxes (a frame that
+        /// several clients share counts once for each shard), what clients have yet to read, half-received messages, bodies,
+        /// commands and responses to polls. `state.bytes` is not part of it. Above nine tenths, new connections get 503 and
+        /// new subscriptions `OVERLOADED`, both with a time to wait. Above the whole, the most expensive of the stalled
+        /// connections are closed with 1013. 0: half of the memory that the process may use (the smallest limit of its control
+        /// groups, else the machine's) after `state.bytes` is taken off, at least 64 MiB.
+        value memory: u64 = 0, check memory_size;
 
         rule an_event_fits;
     }
+}
+
+fn memory_size(bytes: &u64) -> Result<(), String> {
+    if *bytes == 0 {
+        return Ok(());
+    }
+    at_least(*bytes, MEMORY_MIN)
+        .because("a few hundred clients would exceed it (0: by the memory of the machine)")
+        .and(at_most(*bytes, MEMORY_MAX).because("no machine has as much (0: by the memory of the machine)"))
 }
 
 fn built_in() -> session::limits::Limits {

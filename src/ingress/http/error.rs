@@ -84,6 +84,7 @@ impl From<ErrorCode> for HttpErrorCode {
             ErrorCode::TokenExpired => Self::TokenExpired,
             ErrorCode::Forbidden => Self::Forbidden,
             ErrorCode::RateLimited => Self::RateLimited,
+            ErrorCode::Overloaded => Self::Overloaded,
             ErrorCode::MessageTooLarge => Self::MessageTooLarge,
             ErrorCode::Internal => Self::Internal,
             ErrorCode::BackendUnavailable => Self::BackendUnavailable,

@@ -11,6 +11,7 @@ use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
 use crate::broker::Broker;
 use crate::hub::snapshot::SnapshotMetrics;
+use crate::memory::{Budget, Pressure};
 
 /// Whether the gateway should get new clients. Both listeners and the drain share one.
 pub struct Health {
@@ -18,6 +19,7 @@ pub struct Health {
     snapshot: Option<Arc<SnapshotMetrics>>,
     draining: AtomicBool,
     publishing: OnceLock<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>,
+    budget: OnceLock<Arc<Budget>>,
 }
 
 /// The body of `/healthz` and of a ready `/readyz`.
@@ -28,6 +30,8 @@ struct Status {
     publishing: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<&'static str>,
 }
 
 impl Health {
@@ -42,6 +46,7 @@ impl Health {
             snapshot,
             draining: AtomicBool::new(false),
             publishing: OnceLock::new(),
+            budget: OnceLock::new(),
         }
     }
 
@@ -68,6 +73,24 @@ impl Health {
         }
     }
 
+    /// Sets the budget of memory, once.
+    pub fn watch_memory(&self, budget: Arc<Budget>) {
+        let _ = self.budget.set(budget);
+    }
+
+    /// Whether memory is short, and what is given up because of it.
+    #[must_use]
+    pub fn memory(&self) -> Pressure {
+        self.budget.get().map_or(Pressure::None, |budget| budget.pressure())
+    }
+
+    /// The bytes that all clients hold, and the most that they may hold.
+    #[must_use]
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        let read = |budget: &Arc<Budget>| (budget.used_bytes(), budget.limit_bytes());
+        self.budget.get().map_or((0, u64::MAX), read)
+    }
+
     /// Sets how to find out why the admin listener cannot take events at present, once. The reason is one word for
     /// `/readyz`.
     pub fn watch_publishing(&self, why_not: impl Fn() -> Option<&'static str> + Send + Sync + 'static) {
@@ -89,8 +112,9 @@ impl Health {
     ///
     /// `/healthz` is 200 as long as the process serves requests. `/readyz` is 200 when the gateway should get new
     /// clients, else 503 with the reason as its message. Its field `publishing` is `ok`, or says why events cannot be
-    /// published; with a snapshot, `snapshot` is `ok`, or `failing` while the last write of it failed. Neither changes the
-    /// status: clients can be served all the same.
+    /// published; with a snapshot, `snapshot` is `ok`, or `failing` while the last write of it failed; `memory` is `ok`,
+    /// `refusing_joins` or `closing_stalled` ([`Pressure`]). None of them changes the status: clients can be served all the
+    /// same.
     #[must_use]
     pub fn response(&self, path: &str) -> Option<HttpResponse> {
         let status = "ok";
@@ -100,6 +124,7 @@ impl Health {
                     status,
                     publishing: None,
                     snapshot: None,
+                    memory: None,
                 };
                 response::json(StatusCode::OK, &body)
             }
@@ -111,6 +136,7 @@ impl Health {
                         status,
                         publishing: Some(self.not_publishing().unwrap_or("ok")),
                         snapshot: is_failing.map(|is_failing| if is_failing { "failing" } else { "ok" }),
+                        memory: Some(self.memory().label()),
                     };
                     response::json(StatusCode::OK, &body)
                 }

@@ -36,6 +36,8 @@ use super::refusal::{EngineIoError, Refusal};
 use super::session_request::{PollGuard, SessionName, SessionRequest, next_number};
 use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
+use crate::memory::Pressure;
+use crate::metrics::IngressMetrics;
 use crate::pause::timeout;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::mailbox::polling::{Open, PollRequest};
@@ -53,6 +55,32 @@ pub(super) struct PollingResponse {
     pub(super) response: HttpResponse,
     /// Whether the request polls an existing session, which a connection may do without limit.
     pub(super) is_poll: bool,
+}
+
+/// A body that is counted while it is in memory.
+struct Counted {
+    body: Bytes,
+    metrics: Arc<IngressMetrics>,
+}
+
+impl Counted {
+    fn new(body: Bytes, metrics: Arc<IngressMetrics>) -> Self {
+        metrics.poll_bytes.add(i64::try_from(body.len()).unwrap_or(i64::MAX));
+        Self { body, metrics }
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let bytes = i64::try_from(self.body.len()).unwrap_or(i64::MAX);
+        self.metrics.poll_bytes.add(-bytes);
+    }
 }
 
 /// Serves one request of an Engine.IO endpoint.
@@ -159,12 +187,15 @@ impl Exchange<'_> {
         }
         // No guard is needed when the client goes away: a session that does not connect ends by itself.
         let body = body.await.map_err(|_| Refusal::draining())?;
-        Ok(payload(body))
+        Ok(payload(body, &self.context.metrics))
     }
 
     fn admit(&self, query: Query, by_poll: bool, request: &Request<Incoming>) -> Result<NewSession, Refusal> {
         if self.context.health.is_draining() {
             return Err(Refusal::draining());
+        }
+        if self.context.health.memory() >= Pressure::Joins {
+            return Err(Refusal::memory());
         }
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|_| EngineIoError::BadRequest(NO_RANDOM))?;
@@ -220,7 +251,7 @@ impl Exchange<'_> {
         drop(waiting);
         if let Ok(body) = body {
             self.connection.set_unwritten(guard);
-            Ok(payload(body))
+            Ok(payload(body, &self.context.metrics))
         } else {
             guard.finish();
             Err(EngineIoError::UnknownSession.into())
@@ -268,6 +299,8 @@ impl Exchange<'_> {
 }
 
 /// The response to a poll: packets.
-fn payload(body: Bytes) -> HttpResponse {
+// The memory of the body counts until it is written.
+fn payload(body: Bytes, metrics: &Arc<IngressMetrics>) -> HttpResponse {
+    let body = Bytes::from_owner(Counted::new(body, Arc::clone(metrics)));
     response::with_body(StatusCode::OK, "text/plain; charset=UTF-8", body)
 }

@@ -199,6 +199,14 @@ impl Drive {
         });
     }
 
+    pub(super) fn answer_overloaded(&mut self, retry_after_ms: u32) {
+        let (request, _) = self.subscribe.take().expect("a subscribe is pending");
+        self.input(Input::Overloaded {
+            request,
+            retry_after_ms,
+        });
+    }
+
     pub(super) fn answer_publish(&mut self, offset: Option<u64>) {
         let request = self.publish.take().expect("a publish is pending");
         let position = offset.map(|offset| Position { epoch: epoch(), offset });
@@ -247,6 +255,7 @@ impl Drive {
                 request,
                 patterns,
                 recover,
+                is_automatic: _,
             } => {
                 assert!(self.subscribe.replace((request, patterns.clone())).is_none());
                 Seen::Subscribe(patterns, recover)

@@ -337,6 +337,7 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
             drive.outcome = outcome(&words[1..]);
             drive.answer_subscribe();
         }
+        "overloaded" => drive.answer_overloaded(u32::try_from(number(1)).unwrap()),
         "history" => {
             let events = words[2..].iter().map(|text| text.to_string().into());
             drive.answer_history(HistoryPage {

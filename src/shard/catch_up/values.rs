@@ -269,8 +269,12 @@ impl Values {
         freed
     }
 
+    /// How many batches there are, which counting the bytes visits.
+    pub(super) fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
     /// The bytes of memory that the sets take, estimated.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let sets = self.batches.iter().map(|batch| &batch.numbers);
         let sets = sets.chain([&self.whole, &self.aside, &self.unscheduled]);
@@ -279,7 +283,6 @@ impl Values {
     }
 }
 
-#[cfg(test)]
 // The bytes that a set takes, estimated: 2 for each member where it is sparse, a bit where it is dense, and 4 for a run.
 fn set_bytes(set: &RoaringBitmap) -> usize {
     const CONTAINER: u32 = 40;

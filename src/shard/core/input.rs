@@ -261,7 +261,16 @@ impl ShardCore {
                 request,
                 patterns,
                 recover,
+                is_automatic,
             } => {
+                if let Some(retry_after_ms) = self.shedding.refuses_joins().filter(|_| !is_automatic) {
+                    self.metrics.overloaded_subscribes.bump(1);
+                    let answer = Input::Overloaded {
+                        request,
+                        retry_after_ms,
+                    };
+                    return self.handle(slot, answer, now);
+                }
                 let request = Request {
                     from: id,
                     number: request,

@@ -19,6 +19,7 @@
 //! | `polling` | the bodies of answers for sessions without a socket |
 //! | `control` | the actions for the driver, and the drain |
 //! | `journal` | the log lines about connections |
+//! | `shedding` | what is given up when all clients together hold too much memory |
 //!
 //! # How to drive it
 //!
@@ -53,6 +54,7 @@ mod polling;
 mod publishing;
 mod recovery;
 mod sessions;
+mod shedding;
 #[cfg(test)]
 mod tests;
 
@@ -80,6 +82,7 @@ use polling::Polling;
 use publishing::Publishing;
 use recovery::Recovery;
 use sessions::Sessions;
+use shedding::Shedding;
 
 /// A new connection without its socket; see [`Adopt`].
 #[derive(Debug)]
@@ -133,6 +136,7 @@ pub struct ShardCore {
     polling: Polling,
     control: Control,
     journal: Journal,
+    shedding: Shedding,
 }
 
 impl ShardCore {
@@ -146,8 +150,10 @@ impl ShardCore {
         metrics: Arc<ShardMetrics>,
         now: Now,
     ) -> Self {
+        let shedding = Shedding::new(services.budget());
         Self {
             services,
+            shedding,
             now,
             connections: Connections::new(&settings, metrics.clone(), now),
             sessions: Sessions::new(metrics.clone()),
@@ -182,6 +188,7 @@ impl ShardCore {
         self.journal.report(now);
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
+        self.keep_budget(now);
         self.resume_subscribes(now);
     }
 

@@ -18,6 +18,7 @@ pub(super) struct Publishing {
     shard: u16,
     broker: Arc<dyn Broker>,
     parked: VecDeque<Parked>,
+    parked_bytes: usize,
 }
 
 /// A publish that waits for a credit. It is published even if its connection is removed meanwhile.
@@ -33,7 +34,13 @@ impl Publishing {
             shard,
             broker,
             parked: VecDeque::new(),
+            parked_bytes: 0,
         }
+    }
+
+    /// The bytes of the events that wait.
+    pub(super) const fn parked_bytes(&self) -> usize {
+        self.parked_bytes
     }
 
     /// Whether no publish waits.
@@ -59,6 +66,7 @@ impl Publishing {
         } else {
             event
         };
+        self.parked_bytes += event.data.len();
         self.parked.push_back(Parked { from, request, event });
         None
     }
@@ -67,8 +75,12 @@ impl Publishing {
     /// session.
     pub(super) fn retry(&mut self, now: Now) -> Option<(ConnectionId, Input<'static>)> {
         let Parked { from, request, event } = self.parked.pop_front()?;
+        let bytes = event.data.len();
         match self.broker.try_publish(self.shard, event, now) {
-            Ok(receipt) => Some((from, answer(request, receipt))),
+            Ok(receipt) => {
+                self.parked_bytes -= bytes;
+                Some((from, answer(request, receipt)))
+            }
             Err(event) => {
                 self.parked.push_front(Parked { from, request, event });
                 None

@@ -15,6 +15,7 @@ mod overflow;
 mod pauses;
 mod polling;
 mod runs;
+mod shedding;
 mod subscribe;
 mod support;
 
@@ -28,6 +29,7 @@ use super::*;
 use crate::auth::{Mode, Permissions};
 use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
+use crate::memory::Budget;
 use crate::session::Command;
 use crate::session::limits::Limits;
 use crate::shard::mailbox::ShardMessage;
@@ -67,6 +69,7 @@ struct Asked {
     verify: Mutex<Vec<(ConnectionId, u32, Box<str>)>>,
     command: Mutex<Vec<(ConnectionId, String, u32, Command)>>,
     forbidden: Mutex<Vec<(String, Command)>>,
+    budget: Option<Arc<Budget>>,
 }
 
 impl Services for Asked {
@@ -80,6 +83,9 @@ impl Services for Asked {
     fn forbidden(&self, client_id: &str, _: Option<IpAddr>, command: Command) {
         let told = (client_id.to_owned(), command);
         self.forbidden.lock().expect("not poisoned").push(told);
+    }
+    fn budget(&self) -> Arc<Budget> {
+        self.budget.clone().unwrap_or_else(|| Arc::new(Budget::unlimited()))
     }
 }
 
@@ -193,12 +199,17 @@ impl Rig {
     }
 
     fn of(settings: Settings, hub_settings: hub::Settings) -> Self {
+        Self::asking(Asked::default(), settings, hub_settings)
+    }
+
+    /// A shard with these services.
+    fn asking(asked: Asked, settings: Settings, hub_settings: hub::Settings) -> Self {
         let (hub, mut inboxes) = Hub::new(hub_settings, 1, dialect::encode_event);
         let broker = Arc::new(Direct {
             hub: hub.clone(),
             refuses: AtomicBool::new(false),
         });
-        let (asked, metrics) = (Arc::new(Asked::default()), Arc::new(ShardMetrics::default()));
+        let (asked, metrics) = (Arc::new(asked), Arc::new(ShardMetrics::default()));
         let inbox = inboxes.remove(0);
         let core = ShardCore::new(settings, inbox, asked.clone(), broker.clone(), metrics.clone(), START);
         Self {

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::auth::{Identity, TokenError};
 use crate::event::Event;
 use crate::hub::Doorbell;
+use crate::memory::Budget;
 use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
 use tickgate_protocol::channel::Channel;
@@ -227,6 +228,10 @@ pub trait Services: Send + Sync {
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
     /// Records in the audit trail that a command was refused for lack of permission; not answered.
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
+    /// The budget of memory, which the shard asks for once.
+    fn budget(&self) -> Arc<Budget> {
+        Arc::new(Budget::unlimited())
+    }
 }
 
 /// The sending end of a shard's mailbox. Cheap to clone.

@@ -29,10 +29,7 @@ fn page_frame(byte: u8, length: usize) -> Rc<Frame> {
         class: Arc::default(),
         version: 1,
     };
-    Rc::new(Frame {
-        bytes,
-        content: Content::Event(origin),
-    })
+    Frame::new(bytes, Content::Event(origin))
 }
 
 fn written(outbox: &Outbox, pool: &Pool) -> Vec<u8> {

@@ -16,6 +16,7 @@ use crate::event::Epoch;
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
+pub(crate) use reply::OVERLOADED;
 pub use reply::{Reply, Status, SubscribeOutcome};
 
 macro_rules! codes {
@@ -56,6 +57,8 @@ codes! {
     SubscriptionLimit = "SUBSCRIPTION_LIMIT";
     /// The client sends faster than its rate limit.
     RateLimited = "RATE_LIMITED";
+    /// The gateway is short of memory and takes no new subscription for now.
+    Overloaded = "OVERLOADED";
     /// A published event is above the size limit.
     MessageTooLarge = "MESSAGE_TOO_LARGE";
     /// The gateway had an internal error.

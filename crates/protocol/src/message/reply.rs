@@ -135,6 +135,13 @@ pub enum Reply<'a> {
         /// The number of messages without an id refused since the last such reply. 1 if the reply answers a request.
         refused: u32,
     },
+    /// A `subscribe` was refused because the gateway is short of memory.
+    Overloaded {
+        /// The request that this message answers.
+        request_ref: &'a RequestRef,
+        /// The time after which the client may try again, in milliseconds.
+        retry_after_ms: u32,
+    },
     /// Events were dropped because the client reads too slowly.
     Dropped {
         /// The number of events.
@@ -150,6 +157,9 @@ pub enum Reply<'a> {
         reconnect_after_ms: u64,
     },
 }
+
+/// The text of [`Reply::Overloaded`].
+pub(crate) const OVERLOADED: &str = "the gateway is short of memory";
 
 /// The statistics of a connection.
 #[derive(Clone, Copy, Debug)]

@@ -91,7 +91,6 @@ impl Connections {
     }
 
     /// The bytes of all half-received messages.
-    #[cfg(test)]
     pub(in crate::shard::core) const fn assembly_bytes(&self) -> usize {
         self.assembly.bytes
     }

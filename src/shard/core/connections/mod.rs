@@ -278,6 +278,15 @@ impl Connections {
         catch_up.is_some_and(|catch_up| catch_up.next_due().is_some())
     }
 
+    /// The bytes that the connection in a slot holds: queued frames, which it may share with others, what it catches up
+    /// with, and half-received messages.
+    pub(super) fn held_bytes(&mut self, slot: u32) -> u64 {
+        let queued = self.hot[slot].outbox.bytes();
+        let input = self.cold[slot].as_ref().map_or(0, |cold| cold.input_bytes);
+        let catch_up = self.catch_up(slot).map_or(0, |catch_up| catch_up.counted_bytes());
+        queued + u64::from(input) + catch_up as u64
+    }
+
     /// The endpoint of the connection in a slot.
     pub(super) fn endpoint(&self, slot: u32) -> &Endpoint {
         self.endpoints.get(self.hot[slot].endpoint)

@@ -23,7 +23,8 @@ impl ShardCore {
     #[must_use]
     pub fn next_timer_ms(&self) -> Option<u64> {
         let timers = self.connections.next_timer_ms();
-        timers.into_iter().chain(self.next_drain_ms()).min()
+        let others = [self.next_drain_ms(), self.shedding.next_look_ms()];
+        timers.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// The driver goes on after a pause: it could not run, so that nothing was read until now. Nobody is blamed for it: the
@@ -45,6 +46,13 @@ impl ShardCore {
 
     /// Does what is due, for at most `limit` connections. Returns whether more is due.
     pub fn run_timers(&mut self, limit: usize, now: Now) -> bool {
+        if self
+            .shedding
+            .next_look_ms()
+            .is_some_and(|look_ms| look_ms <= now.mono_ms)
+        {
+            self.keep_budget(now);
+        }
         let has_more = self.connections.expire(limit, now);
         let due = self.connections.take_due();
         for &slot in &due {

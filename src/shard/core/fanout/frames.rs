@@ -76,14 +76,12 @@ impl<'e> Frames<'e> {
     fn wrap(&mut self, format: WireFormat, inbox: &Inbox) -> &Rc<Frame> {
         let (event, is_snapshot) = (self.event, self.is_snapshot);
         self.wrapped[format.index()].get_or_insert_with(|| {
-            Rc::new(Frame {
-                bytes: encoded(event, is_snapshot, format, inbox).clone(),
-                content: Content::Event(FramedEvent {
-                    channel: event.channel.clone(),
-                    class: event.class.clone(),
-                    version: event.version,
-                }),
-            })
+            let content = Content::Event(FramedEvent {
+                channel: event.channel.clone(),
+                class: event.class.clone(),
+                version: event.version,
+            });
+            Frame::new(encoded(event, is_snapshot, format, inbox).clone(), content)
         })
     }
 

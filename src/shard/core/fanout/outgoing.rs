@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::metrics::ShardMetrics;
 use crate::shard::connection::{Flags, Hot};
 use crate::shard::core::connections::Endpoint;
-use crate::shard::frame::Frame;
+use crate::shard::frame::{self, Frame};
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::numbers::Numbers;
 use crate::shard::outbox::Bounds;
@@ -32,6 +32,8 @@ pub(in crate::shard::core) struct Outgoing {
     event_bytes: u64,
     // Connections with `Flags::CATCH_UP`.
     catching_up: u64,
+    // The sum of what their catch-up states were counted for.
+    catch_up_bytes: u64,
     // An outbox that is not blocked is half full.
     is_pressed: bool,
 }
@@ -128,6 +130,21 @@ impl Outgoing {
             }
             _ => {}
         }
+    }
+
+    /// A catch-up state takes so many bytes more, or fewer if negative.
+    pub(in crate::shard::core) const fn count_catch_up(&mut self, change: i64) {
+        self.catch_up_bytes = self.catch_up_bytes.saturating_add_signed(change);
+    }
+
+    /// The bytes of all catch-up states, and of the names that they share.
+    pub(in crate::shard::core) fn catch_up_bytes(&self) -> u64 {
+        self.catch_up_bytes + self.numbers.bytes() as u64
+    }
+
+    /// The bytes of all that is queued.
+    pub(in crate::shard::core) fn outbox_bytes(&self) -> u64 {
+        frame::held_bytes() + self.pool.bytes() as u64
     }
 
     /// Queues an event, or a run of events, if it fits.

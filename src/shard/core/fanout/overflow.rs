@@ -145,6 +145,8 @@ impl FullOutbox<'_> {
         let catch_up = self.cold.catch_up_or_new();
         if catch_up.set_aside(self.outgoing.numbers_mut(), event, due) {
             self.metrics.catch_ups.bump(1);
+            let grown = catch_up.count_after(1);
+            self.outgoing.count_catch_up(grown);
         }
         self.metrics.conflated.bump(1);
         self.outgoing.note_catching_up(self.hot, true);

@@ -64,6 +64,7 @@ impl CatchUps {
             let catch_up = cold.catch_up_or_new();
             catch_up.note_began_at(began_at);
             catch_up.subscribe(fanout.outgoing_mut().numbers_mut(), channel, need);
+            fanout.outgoing_mut().count_catch_up(catch_up.count_after(1));
             fanout.outgoing_mut().note_catching_up(hot, true);
             self.metrics.catch_ups.bump(1);
         }
@@ -97,6 +98,7 @@ impl CatchUps {
         };
         let (taken, is_done) = catch_up.sweep(fanout.outgoing_mut().numbers_mut(), steps.first_share());
         steps.spend(taken);
+        fanout.outgoing_mut().count_catch_up(catch_up.count_after(taken));
         self.shrink(slot, connections, fanout);
         is_done
     }
@@ -116,6 +118,9 @@ impl CatchUps {
         fanout.outgoing_mut().note_catching_up(hot, false);
         let extra = cold.extra.as_mut();
         if let Some(catch_up) = extra.and_then(|extra| extra.catch_up.take()) {
+            fanout
+                .outgoing_mut()
+                .count_catch_up(-i64::try_from(catch_up.counted_bytes()).unwrap_or(i64::MAX));
             let mut drop = catch_up.into_deferred_drop();
             if drop.free(fanout.outgoing_mut().numbers_mut(), FREED_AT_ONCE) == FREED_AT_ONCE {
                 self.drops.push_back(drop);
@@ -135,6 +140,8 @@ pub(super) fn schedule(slot: u32, connections: &mut Connections, fanout: &mut Fa
         && let Some(catch_up) = cold.catch_up()
         && catch_up.schedule(progress, |count| hot.outbox.take_sequences(count))
     {
-        fanout.outgoing_mut().mark_dirty(slot, hot);
+        let outgoing = fanout.outgoing_mut();
+        outgoing.count_catch_up(catch_up.count());
+        outgoing.mark_dirty(slot, hot);
     }
 }

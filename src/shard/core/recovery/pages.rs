@@ -126,6 +126,7 @@ impl Reading {
     fn read_page(&mut self, slot: u32, now: Now, connections: &mut Connections, fanout: &mut Fanout) -> bool {
         let mut last = None;
         let mut bytes = 0;
+        let mut channels = 0;
         for _ in 0..PAGE_CHANNELS {
             if self.page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
                 break;
@@ -137,6 +138,7 @@ impl Reading {
                 break;
             };
             last = Some(due.position);
+            channels += 1;
             let limit = PageLimit {
                 events: PAGE_EVENTS - self.page.len(),
                 bytes: PAGE_BYTES - bytes,
@@ -151,6 +153,7 @@ impl Reading {
             fanout.outgoing_mut().push_page(hot, &mut self.page, last);
             if let Some(catch_up) = cold.catch_up() {
                 catch_up.note_read_in(self.turn);
+                fanout.outgoing_mut().count_catch_up(catch_up.count_after(channels));
             }
         }
         last.is_some()

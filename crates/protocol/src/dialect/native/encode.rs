@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::channel::{Channel, Pattern};
 use crate::event::{Epoch, EventView};
 use crate::json::{push_i128, push_string, push_u64};
-use crate::message::{ErrorCode, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
+use crate::message::{ErrorCode, OVERLOADED, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Appends the frame of a reply and returns its range; `None` if this dialect has no such message.
@@ -209,6 +209,16 @@ impl<S: Style> Writer<'_, S> {
                 retry_after_ms,
                 refused,
             } => self.rate_limited(request_ref, retry_after_ms, refused),
+            Reply::Overloaded {
+                request_ref,
+                retry_after_ms,
+            } => {
+                self.begin("error", request_ref);
+                self.error(ErrorCode::Overloaded, OVERLOADED);
+                self.push(",\"data\":{\"retry_after_ms\":");
+                push_u64(self.out, u64::from(retry_after_ms));
+                self.push("}");
+            }
             Reply::Dropped { count, channels } => {
                 self.begin_unrequested("dropped");
                 self.push(",\"data\":{\"count\":");

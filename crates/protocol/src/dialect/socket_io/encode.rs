@@ -14,7 +14,7 @@ use crate::dialect::typed::{Timestamps, public_name, push_message, push_user, wr
 use crate::disconnect::Disconnect;
 use crate::event::EventView;
 use crate::json::{push_string, push_u64};
-use crate::message::{ErrorCode, Reply, RequestId};
+use crate::message::{ErrorCode, OVERLOADED, Reply, RequestId};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 impl Style for Settings {
@@ -109,7 +109,7 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::History { .. } => "history",
         Reply::Ping | Reply::Pong { .. } => return None,
         Reply::Status(_) => "status",
-        Reply::Error { .. } | Reply::RateLimited { .. } => "error",
+        Reply::Error { .. } | Reply::RateLimited { .. } | Reply::Overloaded { .. } => "error",
         Reply::Dropped { .. } => "dropped",
         Reply::GoingAway { .. } => "going_away",
     })
@@ -126,7 +126,8 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         | Reply::History { request_ref, .. }
         | Reply::Pong { request_ref }
         | Reply::Error { request_ref, .. }
-        | Reply::RateLimited { request_ref, .. } => request_ref.id.as_ref(),
+        | Reply::RateLimited { request_ref, .. }
+        | Reply::Overloaded { request_ref, .. } => request_ref.id.as_ref(),
         Reply::Status(status) => status.request_ref.id.as_ref(),
         Reply::CommandSucceeded { id, .. } | Reply::CommandFailed { id, .. } | Reply::CommandRefused { id, .. } => {
             Some(*id)
@@ -174,6 +175,13 @@ fn write_argument(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out:
             push_u64(out, refused.into());
             push(out, "}}");
         }
+        Reply::Overloaded { retry_after_ms, .. } => {
+            push(out, "{\"code\":\"OVERLOADED\",\"message\":\"");
+            push(out, OVERLOADED);
+            push(out, "\",\"data\":{\"retry_after_ms\":");
+            push_u64(out, retry_after_ms.into());
+            push(out, "}}");
+        }
         _ => write_reply(
             &mut Writer {
                 out,
@@ -205,7 +213,7 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
             error(code, message, out);
             push(out, "}");
         }
-        Reply::RateLimited { .. } => {
+        Reply::RateLimited { .. } | Reply::Overloaded { .. } => {
             push(out, "{\"success\":false,\"error\":");
             write_argument(reply, now_unix_ms, settings, out);
             push(out, "}");

@@ -192,6 +192,10 @@ fn events_never_have_the_name_of_a_reply() {
             retry_after_ms: 1,
             refused: 1,
         },
+        Reply::Overloaded {
+            request_ref: &request_ref,
+            retry_after_ms: 1,
+        },
         Reply::Dropped {
             count: 1,
             channels: &[],
