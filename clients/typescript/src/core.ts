@@ -562,7 +562,7 @@ export class Core implements Owner {
         // Before the first event, so that a break right behind it can be recovered. Any channel of the pattern will do.
         this.#askEpoch(channels[0]!.replaceAll("*", "x"));
         this.#host.dirty();
-      } else if (["RATE_LIMITED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
+      } else if (["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
         this.#subscribeAt = this.#host.now() + (error.retryAfterMs ?? 1000);
         this.#registry.postponed();
       } else {

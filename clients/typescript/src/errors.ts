@@ -12,7 +12,7 @@ export class TickgateError extends Error {
 
 /** A request was surely not carried out. It is safe to make it again. */
 export class RequestRefused extends TickgateError {
-  /** With `RATE_LIMITED`: the time to wait, in milliseconds. */
+  /** With `RATE_LIMITED` and `OVERLOADED`: the time to wait, in milliseconds. */
   readonly retryAfterMs: number | undefined;
 
   constructor(code: string, message: string, retryAfterMs?: number) {
