@@ -218,7 +218,7 @@ page=$out/report.md
 cat > "$page" <<PAGE
 # The night of $(date --utc '+%Y-%m-%d %H:%M') UTC
 
-Commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with changes'), $(nproc) cores, Linux $(uname -r).
+Commit $(git describe --always --dirty=' with changes' 2>/dev/null || echo unknown), $(nproc) cores, Linux $(uname -r).
 
 | part | outcome | minutes | |
 |---|---|---|---|
