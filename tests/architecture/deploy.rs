@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::{Tree, load};
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -41,6 +43,28 @@ fn is_allowed(ignored: &str, path: &str) -> bool {
     allowed.next().is_some()
 }
 
+/// The files that a source includes outside of its tests.
+fn included(text: &str) -> Vec<&str> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let calls = ["include_str!(\"", "include_bytes!(\""];
+    let paths = calls.iter().flat_map(|call| code.split(call).skip(1));
+    paths.filter_map(|rest| rest.split('"').next()).collect()
+}
+
+/// The path from the root of what `file` names `path`.
+fn resolved(file: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = file.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
 #[test]
 fn the_image_is_built_from_what_exists_and_runs_as_a_user() {
     let dockerfile = read("deploy/docker/Dockerfile");
@@ -64,6 +88,18 @@ fn the_image_is_built_from_what_exists_and_runs_as_a_user() {
     }
     for file in ["Cargo.lock", "Cargo.toml", "benches"] {
         assert!(sources.contains(&file), "the Dockerfile does not copy {file}");
+    }
+
+    // What the code includes must be copied, too.
+    for folder in ["src", "crates"] {
+        let mut tree = Tree::new();
+        load(root(), folder, &mut tree);
+        for (file, text) in tree.iter().filter(|(file, _)| !file.contains("/tests")) {
+            for path in included(text).into_iter().map(|path| resolved(file, path)) {
+                let is_copied = sources.iter().any(|source| path.starts_with(&format!("{source}/")));
+                assert!(is_copied, "{file} includes {path}, which the Dockerfile does not copy");
+            }
+        }
     }
 
     let of = |wanted: &str| {
@@ -173,6 +209,9 @@ fn what_an_image_lacks_is_found() {
     let instructions = instructions(text);
     assert_eq!(copied(&instructions), ["one", "two/"]);
     assert_eq!(instructions.last(), Some(&("CMD", "[\"serve\"]")));
+    let source = "const A: &str = include_str!(\"../a.md\");\n#[cfg(test)]\nmod t { include_str!(\"b\") }\n";
+    assert_eq!(included(source), ["../a.md"]);
+    assert_eq!(resolved("src/deep/mod.rs", "../../a.md"), "a.md");
     let ignored = "*\n!src\n!deploy/docker/a.toml\n";
     assert!(is_allowed(ignored, "src") && is_allowed(ignored, "src/lib.rs"));
     assert!(!is_allowed(ignored, "srcs") && !is_allowed(ignored, "deploy/docker"));
