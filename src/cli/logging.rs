@@ -24,6 +24,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use self::complete::Complete;
 use self::escaping::Escaping;
@@ -69,6 +70,8 @@ pub(super) struct Started {
     pub(super) lines_dropped: Arc<Counter>,
     /// The room for audit lines, if the audit trail must be complete.
     pub(super) audit_room: Option<AuditRoom>,
+    /// Changes the level.
+    pub(super) level: LevelHandle,
 }
 
 /// Chooses the queue of a line.
@@ -99,12 +102,19 @@ fn queue(thread: &str, lines_max: usize, destination: impl io::Write + Send + 's
         .finish(destination)
 }
 
-/// Starts logging. Libraries log warnings and errors only, because their finer levels may quote headers.
-///
-/// # Errors
-///
-/// When a thread cannot be started.
-pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Result<Started> {
+/// Changes the level of the log while the process runs.
+#[derive(Clone)]
+pub(super) struct LevelHandle(reload::Handle<Targets, Registry>);
+
+impl LevelHandle {
+    pub(super) fn set(&self, level: Level) {
+        // It fails only when the log has ended.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
+/// Which lines are logged. Libraries log warnings and errors only, because their finer levels may quote headers.
+fn filter(level: Level) -> Targets {
     let own = match level {
         Level::Off => LevelFilter::OFF,
         Level::Error => LevelFilter::ERROR,
@@ -113,18 +123,25 @@ pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Resul
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let filter = Targets::new()
+    // The audit log stays on at every level except `off`.
+    let audit = if own == LevelFilter::OFF {
+        own
+    } else {
+        own.max(LevelFilter::INFO)
+    };
+    Targets::new()
         .with_default(own.min(LevelFilter::WARN))
         .with_target("tickgate", own)
-        // The audit log stays on at every level except `off`.
-        .with_target(
-            AUDIT,
-            if own == LevelFilter::OFF {
-                own
-            } else {
-                own.max(LevelFilter::INFO)
-            },
-        );
+        .with_target(AUDIT, audit)
+}
+
+/// Starts logging.
+///
+/// # Errors
+///
+/// When a thread cannot be started.
+pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Result<Started> {
+    let (filter, handle) = reload::Layer::new(filter(level));
     let is_terminal = io::stderr().is_terminal();
     let (log, log_guard) = queue("log", LINES_MAX, escaping(format, is_terminal, io::stderr()));
     let audit_room = match audit {
@@ -164,6 +181,7 @@ pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Resul
     Ok(Started {
         lines_dropped,
         audit_room,
+        level: LevelHandle(handle),
     })
 }
 

@@ -18,7 +18,9 @@ mod demo;
 mod first_steps;
 mod health;
 mod logging;
+mod reload;
 mod serve;
+mod signals;
 mod snapshot;
 mod token;
 

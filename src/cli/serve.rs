@@ -1,15 +1,14 @@
 //! `tickgate serve`: raises the limit of open files, starts the gateway, and drains it on a signal.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::config::{Config, RunKeys};
-use tickgate::gateway::{self, Gateway, Handle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tickgate::gateway::{self, Gateway};
 
+use super::reload::Reloader;
+use super::signals::Signals;
 use super::{FAILED, Failure, NOT_SAVED, first_steps, load, logging, print_out};
 
 /// Runs the gateway until it has drained.
@@ -17,7 +16,8 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let ready = Ready::new(file)?;
     let gateway = start(ready.settings())?;
     announce(&ready.config, &gateway, ready.run_keys.as_ref());
-    ready.wait(gateway)
+    let reloader = Reloader::new(file, &ready.config, ready.descriptors_max, ready.log.level.clone());
+    ready.wait(gateway, Some(reloader))
 }
 
 /// What a gateway needs before it starts: the configuration, keys for this run, the log, open files and signals.
@@ -63,10 +63,11 @@ impl Ready {
         settings
     }
 
-    /// Waits until the gateway has ended. The first signal drains it.
-    pub(super) fn wait(self, gateway: Gateway) -> Result<(), Failure> {
+    /// Waits until the gateway has ended. SIGHUP reloads the configuration if there is a reloader; the first of the other
+    /// signals drains the gateway.
+    pub(super) fn wait(self, gateway: Gateway, reloader: Option<Reloader>) -> Result<(), Failure> {
         self.signals
-            .end(gateway.handle())
+            .serve(gateway.handle(), reloader)
             .map_err(|error| Failure::running(&error))?;
         gateway.wait().map_err(|error| Failure {
             message: error.to_string(),
@@ -135,60 +136,5 @@ fn announce(config: &Config, gateway: &Gateway, run_keys: Option<&RunKeys>) {
             Ok(commands) => print_out(&commands),
             Err(error) => tracing::warn!(%error, "cannot sign a token for this run"),
         }
-    }
-}
-
-/// SIGTERM and SIGINT of this process.
-struct Signals {
-    runtime: tokio::runtime::Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let (terminate, interrupt) = {
-            let _inside = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-        };
-        Ok(Self {
-            runtime,
-            terminate,
-            interrupt,
-        })
-    }
-
-    /// Starts the thread that waits for signals. The first signal drains the gateway; a second one ends the process at
-    /// once.
-    fn end(mut self, gateway: Handle) -> io::Result<()> {
-        let wait = move || {
-            let first = self.next();
-            tracing::info!(signal = first, "draining; a second signal ends the process at once");
-            gateway.drain();
-            let second = self.next();
-            tracing::warn!(signal = second, "a second signal ends the process");
-            logging::flush(Duration::ZERO);
-            std::process::exit(second.map_or(i32::from(FAILED), |number| 128 + number));
-        };
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(wait)
-            .map(drop)
-    }
-
-    /// Waits for the next signal and returns its number.
-    fn next(&mut self) -> Option<i32> {
-        let Self {
-            runtime,
-            terminate,
-            interrupt,
-        } = self;
-        runtime.block_on(async {
-            tokio::select! {
-                got = terminate.recv() => got.map(|()| SignalKind::terminate().as_raw_value()),
-                got = interrupt.recv() => got.map(|()| SignalKind::interrupt().as_raw_value()),
-            }
-        })
     }
 }

@@ -17,6 +17,7 @@
 //! - `check`, `problem`: problems and where they are.
 //! - `secrets`: keys from variables and files.
 //! - `gateway`: the settings of the gateway as a whole.
+//! - `reload`: what a running gateway takes over from a changed configuration.
 //! - `run_keys`: keys for a run without configured keys.
 //! - `warnings`: settings that are valid but probably not intended.
 
@@ -24,6 +25,7 @@ mod check;
 mod declare;
 mod gateway;
 mod problem;
+mod reload;
 mod run_keys;
 mod secrets;
 mod sections;
@@ -38,6 +40,7 @@ mod tests;
 use std::path::Path;
 
 pub use problem::{Origin, Problem, Problems};
+pub use reload::Changes;
 pub use run_keys::{NoKey, RunKeys};
 pub use sections::{AuditMode, Format, Level};
 pub use source::Environment;

@@ -18,7 +18,7 @@ const BAD: &str = include_str!("testdata/bad.txt");
 // An Ed25519 public key (RFC 8410, section 10.1).
 const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
-fn load(toml: &str, environment: &Environment) -> Result<Config, Problems> {
+pub(super) fn load(toml: &str, environment: &Environment) -> Result<Config, Problems> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("tickgate.toml");
     std::fs::write(&file, toml).expect("written");

@@ -1,4 +1,4 @@
-//! The handle that ends a gateway, and the watch over its tasks.
+//! The handle that ends a gateway and replaces its settings, and the watch over its tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,14 @@ use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::LAST_REQUESTS;
+use super::reload::Reload;
+use super::{LAST_REQUESTS, Settings};
 use crate::backend::commands::Router;
+use crate::ingress::SelectionError;
 use crate::ingress::http::Health;
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 
-/// Ends a running gateway. It works from any thread, any number of times.
+/// Ends a running gateway or replaces its settings. It works from any thread, any number of times.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 
@@ -22,6 +24,7 @@ struct Shared {
     router: Arc<Router>,
     main: runtime::Handle,
     drain_ms: u64,
+    reload: Reload,
     // The accept loops of sockets that systemd passed. The next process accepts on them, too.
     inherited: Mutex<Vec<AbortHandle>>,
     tasks: Mutex<Tasks>,
@@ -45,6 +48,7 @@ impl Handle {
         router: Arc<Router>,
         main: runtime::Handle,
         drain_ms: u64,
+        reload: Reload,
     ) -> Self {
         Self(Arc::new(Shared {
             health,
@@ -52,6 +56,7 @@ impl Handle {
             router,
             main,
             drain_ms,
+            reload,
             inherited: Mutex::default(),
             tasks: Mutex::default(),
         }))
@@ -67,6 +72,16 @@ impl Handle {
     /// a drain that has begun.
     pub fn stop(&self) {
         self.end_over(0);
+    }
+
+    /// Replaces the keys and rules for tokens, the routes of commands, and the settings of endpoints and of the public side,
+    /// which hold for connections that are accepted from now on. All other settings are ignored.
+    ///
+    /// # Errors
+    ///
+    /// When the endpoints and the listeners do not go together. Nothing is replaced then.
+    pub fn reload(&self, settings: Settings) -> Result<(), SelectionError> {
+        self.0.reload.replace(settings)
     }
 
     fn end_over(&self, over_ms: u64) {

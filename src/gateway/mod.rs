@@ -16,6 +16,7 @@ mod components;
 mod handle;
 mod listeners;
 mod memory;
+mod reload;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,13 +29,14 @@ use tokio::runtime::{self, Runtime};
 
 use self::components::Components;
 use self::listeners::Listeners;
+use self::reload::Reload;
 use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
-use crate::ingress::http::{BodyRoom, Health, Inherited, ListenAddress, LocalAddress};
+use crate::ingress::http::{BodyRoom, Health, Inherited, ListenAddress, Listener, LocalAddress};
 use crate::ingress::{Ingress, SelectionError, check_endpoints};
 use crate::metrics::IngressMetrics;
 use crate::time::Clock;
@@ -208,7 +210,8 @@ impl Gateway {
         let main = runtimes.main.handle().clone();
         let entered = main.enter();
         let listeners = Listeners::open(&settings, passed)?;
-        check_endpoints(&settings.ingress.endpoints, &listeners.public)?;
+        let names: Vec<_> = listeners.public.iter().map(Listener::names).collect();
+        check_endpoints(&settings.ingress.endpoints, &names)?;
         let components = Components::start(&settings, &main)?;
         let snapshot_path = settings.snapshot.map(|snapshot| snapshot.path);
 
@@ -231,7 +234,7 @@ impl Gateway {
         };
         let self_report = self_report.map_err(|_| Error::Node(settings.node.clone()));
         let public_bodies = Arc::new(BodyRoom::new(ingress::BODY_BYTES_MAX));
-        let ingress = Ingress::new(
+        let ingress = Arc::new(Ingress::new(
             settings.ingress,
             ingress::Parts {
                 verify: components.verify(),
@@ -241,7 +244,7 @@ impl Gateway {
                 bodies: Arc::clone(&public_bodies),
                 clock: components.clock,
             },
-        );
+        ));
         let bodies = admin::body_room(&settings.admin);
         health.watch_memory(Arc::clone(&components.budget));
         components.budget.count_others({
@@ -274,12 +277,19 @@ impl Gateway {
                 clock: components.clock,
             },
         );
+        let reload = Reload {
+            listeners: names,
+            ingress: Arc::clone(&ingress),
+            verifier: components.verifier,
+            router: Arc::clone(&components.router),
+        };
         let handle = Handle::new(
             health,
             components.shards,
             components.router,
             main.clone(),
             settings.drain_ms,
+            reload,
         );
         drop(entered);
         // From here on, an early return drops the gateway, which stops what was started.
@@ -288,7 +298,7 @@ impl Gateway {
             addresses: listeners.public_addresses(),
             admin_address: listeners.admin.address().clone(),
             admin,
-            ingress: Arc::new(ingress),
+            ingress,
             shards: components.shard_threads,
             snapshot_writer: components.snapshot_writer.zip(snapshot_path),
             runtimes: Some(runtimes),

@@ -7,12 +7,14 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
 use super::admission::AdmissionControl;
-use super::http::{BodyRoom, Health};
+use super::http::{self, BodyRoom, Health, Verify};
 use super::http_connection::PollingConnections;
+use super::limits::ConnectionLimits;
 use super::pending::PendingConnections;
-use super::settings::Endpoint;
+use super::settings::{Endpoint, Settings};
 use crate::metrics::IngressMetrics;
 use crate::shard::mailbox::ShardHandle;
+use crate::time::Clock;
 
 pub(super) struct Context {
     pub(super) admission: AdmissionControl,
@@ -31,7 +33,63 @@ pub(super) struct Context {
     pub(super) handshake_timeout: Duration,
 }
 
+/// What stays when the settings are replaced.
+pub(super) struct SharedParts {
+    pub(super) limits: Arc<ConnectionLimits>,
+    pub(super) verify: Arc<Verify>,
+    pub(super) shards: Vec<ShardHandle>,
+    pub(super) health: Arc<Health>,
+    pub(super) pending: Arc<PendingConnections>,
+    pub(super) metrics: Arc<IngressMetrics>,
+    pub(super) polling: Arc<PollingConnections>,
+    pub(super) bodies: Arc<BodyRoom>,
+    pub(super) clock: Clock,
+}
+
 impl Context {
+    pub(super) fn new(settings: Settings, parts: SharedParts) -> Self {
+        let handshake_timeout = Duration::from_millis(settings.handshake_timeout_ms);
+        let mut http = http::http1(handshake_timeout);
+        // An `HttpConnection` has the deadlines: its first one begins at accept, before hyper sees the connection.
+        http.header_read_timeout(None);
+        Self {
+            admission: AdmissionControl {
+                trusted_proxies: settings.trusted_proxies,
+                allowed_origins: settings.allowed_origins,
+                limits: parts.limits,
+                token_refusal: settings.token_refusal,
+                verify: parts.verify,
+                metrics: Arc::clone(&parts.metrics),
+                clock: parts.clock,
+            },
+            endpoints: settings.endpoints,
+            shards: parts.shards,
+            health: parts.health,
+            pending: parts.pending,
+            metrics: parts.metrics,
+            polling: parts.polling,
+            bodies: parts.bodies,
+            cors_headers: settings.cors_headers,
+            http,
+            handshake_timeout,
+        }
+    }
+
+    /// What the next settings share with these.
+    pub(super) fn shared(&self) -> SharedParts {
+        SharedParts {
+            limits: Arc::clone(&self.admission.limits),
+            verify: Arc::clone(&self.admission.verify),
+            shards: self.shards.clone(),
+            health: Arc::clone(&self.health),
+            pending: Arc::clone(&self.pending),
+            metrics: Arc::clone(&self.metrics),
+            polling: Arc::clone(&self.polling),
+            bodies: Arc::clone(&self.bodies),
+            clock: self.admission.clock,
+        }
+    }
+
     /// The shard that gets the next connection; `None` only without shards.
     pub(super) fn least_loaded_shard(&self) -> Option<&ShardHandle> {
         self.shards.iter().min_by_key(|shard| shard.load())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hyper::HeaderMap;
 
-use super::http::{Listener, ListenerName};
+use super::http::{ListenerName, ListenerNames};
 use super::selector::host;
 use super::settings::Endpoint;
 
@@ -25,13 +25,13 @@ pub(super) enum Selection<'a> {
 
 impl EndpointTable {
     /// The endpoints that serve connections of `listener`.
-    pub(super) fn new(endpoints: &[Endpoint], listener: &Listener) -> Self {
+    pub(super) fn new(endpoints: &[Endpoint], listener: &ListenerNames) -> Self {
         let serves = |endpoint: &&Endpoint| {
             endpoint
                 .selector
                 .listen
                 .as_ref()
-                .is_none_or(|name| listener.has_name(name))
+                .is_none_or(|name| listener.include(name))
         };
         Self(endpoints.iter().filter(serves).cloned().map(Arc::new).collect())
     }
@@ -75,12 +75,15 @@ pub enum SelectionError {
 /// # Errors
 ///
 /// The first endpoint that does not fit.
-pub fn check(endpoints: &[Endpoint], listeners: &[Listener]) -> Result<(), SelectionError> {
+pub fn check(endpoints: &[Endpoint], listeners: &[ListenerNames]) -> Result<(), SelectionError> {
     for endpoint in endpoints {
         if let Some(listen) = &endpoint.selector.listen
-            && !listeners.iter().any(|listener| listener.has_name(listen))
+            && !listeners.iter().any(|listener| listener.include(listen))
         {
-            let names: Vec<_> = listeners.iter().map(|listener| listener.name().to_string()).collect();
+            let names: Vec<_> = listeners
+                .iter()
+                .map(|listener| listener.configured.to_string())
+                .collect();
             return Err(SelectionError::NoListener {
                 path: endpoint.path.clone(),
                 listen: listen.clone(),

@@ -21,10 +21,10 @@ const RETRY_AFTER_S: u32 = 10;
 /// The counts of one gateway. A limit of 0 is no limit, except the total's.
 #[derive(Debug)]
 pub(super) struct ConnectionLimits {
-    total_max: u32,
-    per_address_max: u32,
+    total_max: AtomicU32,
+    per_address_max: AtomicU32,
     // New connections per second, and the bucket's capacity.
-    rate: u32,
+    rate: AtomicU32,
     total: AtomicU32,
     addresses: Counts<IpAddr>,
     // `None`: no limit.
@@ -67,14 +67,22 @@ impl ConnectionLimits {
     pub(super) fn new(settings: &Settings, challenge: Box<Challenge>, now_mono_ms: u64) -> Arc<Self> {
         let per_user_max = settings.max_connections_per_user;
         Arc::new(Self {
-            total_max: settings.max_connections,
-            per_address_max: settings.max_connections_per_ip,
-            rate: settings.connect_rate,
+            total_max: settings.max_connections.into(),
+            per_address_max: settings.max_connections_per_ip.into(),
+            rate: settings.connect_rate.into(),
             total: AtomicU32::new(0),
             addresses: Counts::default(),
             users: (per_user_max > 0).then(|| Users::new(per_user_max, settings.per_user_overflow, challenge)),
             bucket: Mutex::new(TokenBucket::full(settings.connect_rate, now_mono_ms)),
         })
+    }
+
+    /// Replaces the limits, except for the one per user. Connections that are counted already stay. Those that were admitted
+    /// without a limit per address are not counted for a new one.
+    pub(super) fn replace(&self, settings: &Settings) {
+        self.total_max.store(settings.max_connections, Relaxed);
+        self.per_address_max.store(settings.max_connections_per_ip, Relaxed);
+        self.rate.store(settings.connect_rate, Relaxed);
     }
 
     /// Counts one more connection from this address; `None` is a Unix socket's peer, which has no limit per address.
@@ -83,15 +91,16 @@ impl ConnectionLimits {
     ///
     /// When a limit is reached. Only the connect rate keeps count of a refused connection.
     pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>, now_mono_ms: u64) -> Result<Permit, LimitReached> {
-        if self.rate > 0
-            && let Err(wait_ms) = self.bucket.lock().take(self.rate, now_mono_ms)
+        let rate = self.rate.load(Relaxed);
+        if rate > 0
+            && let Err(wait_ms) = self.bucket.lock().take(rate, now_mono_ms)
         {
             return Err(LimitReached {
                 limit: Limit::ConnectRate,
                 retry_after_s: wait_ms.div_ceil(1000).max(1),
             });
         }
-        let below = |total| (total < self.total_max).then_some(total + 1);
+        let below = |total| (total < self.total_max.load(Relaxed)).then_some(total + 1);
         if self.total.fetch_update(Relaxed, Relaxed, below).is_err() {
             return Err(LimitReached::connections(Limit::Total));
         }
@@ -100,11 +109,12 @@ impl ConnectionLimits {
             limits: Arc::clone(self),
             held: None,
         };
-        if self.per_address_max > 0
+        let per_address_max = self.per_address_max.load(Relaxed);
+        if per_address_max > 0
             && let Some(address) = address
         {
             let network = network(address);
-            if !self.addresses.take(network, self.per_address_max) {
+            if !self.addresses.take(network, per_address_max) {
                 return Err(LimitReached::connections(Limit::PerAddress));
             }
             permit.held = Some(Box::new(Held {

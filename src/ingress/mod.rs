@@ -66,8 +66,8 @@ mod serve;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -79,8 +79,7 @@ pub use origin::{AllowedOrigins, OriginError};
 pub use selector::{HostError, HostPattern, Selector};
 pub use settings::{Endpoint, PerUserOverflow, Settings, TokenRefusal};
 
-use admission::AdmissionControl;
-use context::Context;
+use context::{Context, SharedParts};
 use endpoint_table::EndpointTable;
 use http::{BodyRoom, Health, Listener, Verify};
 use http_connection::PollingConnections;
@@ -108,13 +107,12 @@ pub struct Parts {
 }
 
 /// The public side of a gateway.
-pub struct Ingress(Arc<Context>);
+pub struct Ingress(Arc<RwLock<Arc<Context>>>);
 
 impl Ingress {
     /// An ingress without listeners.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let handshake_timeout = Duration::from_millis(settings.handshake_timeout_ms);
         let shards = parts.shards.clone();
         let challenge = move |id: ConnectionId| {
             if let Some(shard) = shards.get(usize::from(id.shard)) {
@@ -122,22 +120,9 @@ impl Ingress {
                 let _ = shard.send(ShardMessage::Challenge { id });
             }
         };
-        let limits = ConnectionLimits::new(&settings, Box::new(challenge), parts.clock.now().mono_ms);
-        let admission = AdmissionControl {
-            trusted_proxies: settings.trusted_proxies,
-            allowed_origins: settings.allowed_origins,
-            limits,
-            token_refusal: settings.token_refusal,
+        let shared = SharedParts {
+            limits: ConnectionLimits::new(&settings, Box::new(challenge), parts.clock.now().mono_ms),
             verify: parts.verify,
-            metrics: Arc::clone(&parts.metrics),
-            clock: parts.clock,
-        };
-        let mut http = http::http1(handshake_timeout);
-        // An `HttpConnection` has the deadlines: its first one begins at accept, before hyper sees the connection.
-        http.header_read_timeout(None);
-        Self(Arc::new(Context {
-            admission,
-            endpoints: settings.endpoints,
             shards: parts.shards,
             health: parts.health,
             pending: Arc::new(PendingConnections::new(
@@ -148,10 +133,26 @@ impl Ingress {
             metrics: parts.metrics,
             polling: Arc::<PollingConnections>::default(),
             bodies: parts.bodies,
-            cors_headers: settings.cors_headers,
-            http,
-            handshake_timeout,
-        }))
+            clock: parts.clock,
+        };
+        let context = Arc::new(Context::new(settings, shared));
+        Self(Arc::new(RwLock::new(context)))
+    }
+
+    /// Replaces the settings for connections that are accepted from now on. The listeners, the permissions of Unix sockets
+    /// and the bounds of pending connections stay. Connections keep the settings that they were accepted with, except for
+    /// the connection limits, which hold for all.
+    ///
+    /// [`check_endpoints`] must have accepted the endpoints.
+    pub fn replace(&self, settings: Settings) {
+        let mut context = self.0.write();
+        context.admission.limits.replace(&settings);
+        let shared = context.shared();
+        *context = Arc::new(Context::new(settings, shared));
+    }
+
+    fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.0.read())
     }
 
     /// Serves a listener until the returned task is aborted.
@@ -161,11 +162,17 @@ impl Ingress {
     /// once. Otherwise the kernel's accept queue of a few thousand overflows, and TCP retries a dropped connection only
     /// after 1, 3, 7, ... seconds.
     pub fn serve(&self, listener: Arc<Listener>, handshakes: Handle) -> JoinHandle<()> {
-        let context = Arc::clone(&self.0);
-        let endpoints = Arc::new(EndpointTable::new(&context.endpoints, &listener));
+        let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
+            let mut context = Arc::clone(&shared.read());
+            let mut endpoints = Arc::new(EndpointTable::new(&context.endpoints, &listener.names()));
             let (pending, metrics) = (Arc::clone(&context.pending), Arc::clone(&context.metrics));
             http::accept_forever(&listener, pending.places(), &metrics.accept, |accepted, place| {
+                let current = Arc::clone(&shared.read());
+                if !Arc::ptr_eq(&current, &context) {
+                    endpoints = Arc::new(EndpointTable::new(&current.endpoints, &listener.names()));
+                    context = current;
+                }
                 let (context, endpoints) = (Arc::clone(&context), Arc::clone(&endpoints));
                 handshakes.spawn(serve::connection(context, endpoints, accepted, place));
             })
@@ -177,12 +184,12 @@ impl Ingress {
     /// session.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        self.0.polling.is_answering()
+        self.context().polling.is_answering()
     }
 
     /// The number of admitted connections that have not ended.
     #[must_use]
     pub fn connections(&self) -> u32 {
-        self.0.admission.limits.total()
+        self.context().admission.limits.total()
     }
 }

@@ -167,3 +167,38 @@ test('a broadcast reaches every authenticated client', async (t) => {
     });
   }
 });
+
+test('SIGHUP takes over keys, endpoints and limits, and refuses a wrong file as a whole', async (t) => {
+  const rest = (subscriptions, path) => `
+[[endpoint]]
+path = "/ws"
+dialect = "native"
+${path ? `[[endpoint]]\npath = "${path}"\ndialect = "native"\n` : ''}
+[limits]
+subscriptions = ${subscriptions}
+`;
+  const server = await gateway(t, { rest: rest(1) });
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const open = (path) => Client.open(t, `ws://${server.publicAddress}${path}?token=${jwt}`);
+  const refusal = async (client) => {
+    client.send({ type: 'subscribe', channels: ['grid.a', 'grid.b'] });
+    return (await client.next((message) => message.type !== 'connected')).error?.code;
+  };
+  const before = await open('/ws');
+  assert.equal(await refusal(before), 'SUBSCRIPTION_LIMIT');
+
+  server.reconfigure(rest(2, '/new'));
+  server.child.kill('SIGHUP');
+  await until('the reload', () => server.err().includes('the configuration is reloaded'));
+  for (const key of ['endpoint[1].path', 'limits.subscriptions']) assert.ok(server.err().includes(key), server.err());
+  assert.equal(await refusal(await open('/new')), undefined);
+  assert.equal(await refusal(before), 'SUBSCRIPTION_LIMIT', 'a connection keeps its limits');
+
+  server.reconfigure(rest(3, 'wrong'));
+  server.child.kill('SIGHUP');
+  await until('the refusal', () => server.err().includes('the configuration is not reloaded'));
+  assert.equal(await refusal(await open('/new')), undefined);
+
+  server.child.kill('SIGQUIT');
+  assert.equal((await within('the drain', before.closed)).code, 1012);
+});

@@ -115,7 +115,10 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
   const where = directory(t);
   const config = join(where, 'tickgate.toml');
   const log = '[log]\nformat = "json"\n';
-  writeFileSync(config, `[server]\nlisten = ${listen}\nadmin_listen = "127.0.0.1:0"\n${server}\n${rest}\n${log}`);
+  const reconfigure = (more) => {
+    writeFileSync(config, `[server]\nlisten = ${listen}\nadmin_listen = "127.0.0.1:0"\n${server}\n${more}\n${log}`);
+  };
+  reconfigure(rest);
   const env = { TICKGATE_JWT_SECRET: secret, TICKGATE_ADMIN_KEY: adminKey };
   const process = start(t, where, binary, ['serve', '--config', config], { env });
   const address = (message) => {
@@ -140,7 +143,7 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
     const text = await response.text();
     return { status: response.status, body: text ? JSON.parse(text) : undefined };
   };
-  return { ...process, where, publicAddress, adminAddress, admin, url: `ws://${publicAddress}/ws` };
+  return { ...process, reconfigure, where, publicAddress, adminAddress, admin, url: `ws://${publicAddress}/ws` };
 }
 
 /** A token from `tickgate token`. */

@@ -1,7 +1,7 @@
 //! A cache of verified tokens, by the digest of the token. Its size is bounded.
 //!
-//! Invariant: an identity is returned only for the token that it was stored for, and only until that token expires. The
-//! cache holds digests, so that a dump of the gateway's memory does not contain the tokens in it.
+//! Invariant: an identity is returned only for the token that it was stored for, only until that token expires, and only
+//! while the rules hold that it was verified by. The cache holds digests, so that a dump of the gateway's memory does not contain the tokens in it.
 
 use std::mem;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub(super) struct Cache {
 struct Generations {
     young: HashMap<Digest, Arc<Identity>>,
     old: HashMap<Digest, Arc<Identity>>,
+    /// The generation of the rules that the identities were verified by.
+    rules: u64,
 }
 
 impl Cache {
@@ -61,17 +63,31 @@ impl Cache {
         Some(identity)
     }
 
-    /// Stores the identity of a verified token and returns the shared instance: that of another thread if it was faster.
-    pub(super) fn put(&self, key: Digest, identity: Arc<Identity>) -> Arc<Identity> {
+    /// Stores the identity of a token that was verified by the rules of a generation, unless they were replaced since.
+    /// Returns the shared instance: that of another thread if it was faster.
+    pub(super) fn put(&self, key: Digest, identity: Arc<Identity>, rules: u64) -> Arc<Identity> {
         if self.tokens_max == 0 {
             return identity;
         }
         let mut stripe = self.stripe(&key).lock();
+        if stripe.rules != rules {
+            return identity;
+        }
         if let Some(earlier) = stripe.young.get(&key) {
             return Arc::clone(earlier);
         }
         self.insert(&mut stripe, key, Arc::clone(&identity));
         identity
+    }
+
+    /// Forgets all identities. From now on those of this generation of rules are stored.
+    pub(super) fn clear(&self, rules: u64) {
+        for stripe in &self.stripes {
+            *stripe.lock() = Generations {
+                rules,
+                ..Generations::default()
+            };
+        }
     }
 
     fn insert(&self, stripe: &mut Generations, key: Digest, identity: Arc<Identity>) {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::RwLock;
 
 use crate::auth::{self, Identity, KeySet, TOKEN_BYTES_MAX, TokenError};
 use crate::metrics::Counter;
@@ -82,13 +83,20 @@ pub struct Verifier {
 }
 
 struct Shared {
-    keys: KeySet,
-    settings: auth::Settings,
+    rules: RwLock<Arc<Rules>>,
     cache: Cache,
     metrics: VerifierMetrics,
     shards: Box<[ShardHandle]>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
+}
+
+/// What decides about a token.
+struct Rules {
+    keys: KeySet,
+    settings: auth::Settings,
+    /// How often the rules were replaced before.
+    generation: u64,
 }
 
 impl Verifier {
@@ -99,8 +107,11 @@ impl Verifier {
     /// When a thread cannot be started.
     pub fn start(settings: Settings, shards: Vec<ShardHandle>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            keys: settings.keys,
-            settings: settings.auth,
+            rules: RwLock::new(Arc::new(Rules {
+                keys: settings.keys,
+                settings: settings.auth,
+                generation: 0,
+            })),
             cache: Cache::new(settings.cache_tokens),
             metrics: VerifierMetrics::default(),
             shards: shards.into(),
@@ -152,6 +163,20 @@ impl Verifier {
         }
     }
 
+    /// Replaces the keys and the rules. Tokens that are verified from now on are verified by the new ones; those in the cache
+    /// are forgotten. Identities that were returned before stay as they are.
+    pub fn replace(&self, keys: KeySet, settings: auth::Settings) {
+        let mut rules = self.shared.rules.write();
+        let generation = rules.generation + 1;
+        *rules = Arc::new(Rules {
+            keys,
+            settings,
+            generation,
+        });
+        drop(rules);
+        self.shared.cache.clear(generation);
+    }
+
     /// The verifier's counters.
     #[must_use]
     pub fn metrics(&self) -> &VerifierMetrics {
@@ -173,10 +198,11 @@ impl Shared {
             self.metrics.cache_hits.add(1);
             return Ok(identity);
         }
-        match auth::verify(token, &self.keys, &self.settings, now_unix_ms) {
+        let rules = Arc::clone(&self.rules.read());
+        match auth::verify(token, &rules.keys, &rules.settings, now_unix_ms) {
             Ok(identity) => {
                 self.metrics.verified.add(1);
-                Ok(self.cache.put(key, Arc::new(identity)))
+                Ok(self.cache.put(key, Arc::new(identity), rules.generation))
             }
             Err(error) => {
                 let expired = error.code == ErrorCode::TokenExpired;

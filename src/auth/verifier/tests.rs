@@ -92,10 +92,10 @@ fn the_cache_is_bounded_and_keeps_used_tokens() {
             ..Identity::anonymous(Arc::new(Permissions::default()))
         })
     };
-    let kept = cache.put(key("kept"), identity());
+    let kept = cache.put(key("kept"), identity(), 0);
     for n in 0..5_000 {
         let name = format!("token {n}");
-        let put = cache.put(key(&name), identity());
+        let put = cache.put(key(&name), identity(), 0);
         let got = cache.get(&key(&name), 999).expect("just put");
         assert!(Arc::ptr_eq(&put, &got));
         assert!(Arc::ptr_eq(
@@ -106,7 +106,7 @@ fn the_cache_is_bounded_and_keeps_used_tokens() {
     }
     assert!(cache.get(&key("token 0"), 999).is_none(), "long unused");
     assert!(
-        Arc::ptr_eq(&kept, &cache.put(key("kept"), identity())),
+        Arc::ptr_eq(&kept, &cache.put(key("kept"), identity(), 0)),
         "the first instance stays shared"
     );
     assert!(
@@ -114,7 +114,7 @@ fn the_cache_is_bounded_and_keeps_used_tokens() {
         "it ended"
     );
     let none = Cache::new(0);
-    none.put(key("x"), identity());
+    none.put(key("x"), identity(), 0);
     assert!(none.get(&key("x"), 0).is_none() && none.len() == 0);
 }
 
@@ -227,4 +227,29 @@ fn requests_of_ended_and_unknown_shards_are_dropped() {
         std::thread::yield_now();
     }
     assert!(verifier.verify(&lasting(3), NOW_MS).is_ok());
+}
+
+#[test]
+fn replaced_rules_decide_about_the_next_token_and_forget_the_cache() {
+    let verifier = Verifier::start(settings(), Vec::new()).expect("started");
+    let token = token(42, NOW_MS / 1000 + 60);
+    verifier.verify(&token, NOW_MS).expect("a good token");
+    verifier.replace(KeySet::default(), auth::Settings::default());
+    assert!(
+        verifier.verify(&token, NOW_MS).is_err(),
+        "no key is left, and nothing is cached"
+    );
+    verifier.replace(hs256_keys(), auth::Settings::default());
+    verifier.verify(&token, NOW_MS).expect("good again");
+    verifier.verify(&token, NOW_MS).expect("cached");
+    assert_eq!(verifier.metrics().cache_hits.get(), 1);
+
+    // A verification that began by earlier rules stores nothing.
+    let cache = Cache::new(64);
+    cache.clear(1);
+    let identity = Arc::new(Identity::anonymous(Arc::new(Permissions::default())));
+    cache.put(key("late"), Arc::clone(&identity), 0);
+    assert!(cache.get(&key("late"), 0).is_none());
+    cache.put(key("new"), identity, 1);
+    assert!(cache.get(&key("new"), 0).is_some());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -32,8 +32,8 @@ pub struct Router {
 }
 
 struct Shared {
-    routes: Vec<Route>,
-    backends: Vec<Arc<Backend>>,
+    routes: RwLock<Arc<Routes>>,
+    pool: Pool,
     // One permit for each command in flight.
     permits: Arc<Semaphore>,
     permits_max: u32,
@@ -54,6 +54,13 @@ enum Phase {
     Draining,
     /// Commands still in flight are given up.
     Stopped,
+}
+
+/// The routes of one configuration, and their backends, each once.
+#[derive(Default)]
+struct Routes {
+    list: Vec<Route>,
+    backends: Vec<(BackendId, Arc<Backend>)>,
 }
 
 struct Route {
@@ -81,30 +88,11 @@ impl Router {
             let _entered = runtime.enter();
             Pool::default()
         };
-        let mut backends: Vec<(BackendId, Arc<Backend>)> = Vec::new();
-        let routes = settings.routes.into_iter().map(|route| {
-            let (id, handler) = handler(&route, &pool, settings.reply_bytes_max);
-            let known = backends.iter().find(|(known, _)| *known == id);
-            let backend = known.map(|(_, backend)| Arc::clone(backend)).unwrap_or_else(|| {
-                let backend = Arc::new(Backend::new(id.name(&backends)));
-                backends.push((id, Arc::clone(&backend)));
-                backend
-            });
-            Route {
-                pattern: route.pattern,
-                handler,
-                backend,
-                permits: Arc::new(Semaphore::new(route.in_flight_max.min(Semaphore::MAX_PERMITS))),
-                timeout: route.timeout,
-                idempotent: route.idempotent,
-                audit: route.audit,
-            }
-        });
-        let routes = routes.collect();
+        let routes = Routes::new(settings.routes, &pool, settings.reply_bytes_max, &Routes::default());
         let permits_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let shared = Shared {
-            routes,
-            backends: backends.into_iter().map(|(_, backend)| backend).collect(),
+            routes: RwLock::new(Arc::new(routes)),
+            pool,
             permits: Arc::new(Semaphore::new(permits_max as usize)),
             permits_max,
             per_connection_max: settings.in_flight_per_connection_max,
@@ -120,9 +108,17 @@ impl Router {
         }
     }
 
+    /// Replaces the routes. Commands in flight end on the route that they began on. A backend that the new routes name, too,
+    /// keeps its counters and its circuit breaker.
+    pub fn replace(&self, routes: Vec<RouteSettings>, reply_bytes_max: usize) {
+        let mut current = self.shared.routes.write();
+        *current = Arc::new(Routes::new(routes, &self.shared.pool, reply_bytes_max, &current));
+    }
+
     /// Records a command that the session refused, if its route is audited: an audit trail must show forbidden attempts.
     pub fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
-        if self.shared.route_of(&command.action).is_some_and(|route| route.audit) {
+        let routes = self.shared.routes();
+        if routes.of(&command.action).is_some_and(|route| route.audit) {
             let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
             self.shared
                 .audit
@@ -170,15 +166,60 @@ impl Router {
     /// Reads the counters.
     #[must_use]
     pub fn read(&self) -> CommandsSample {
-        let backends = self.shared.backends.iter().map(|backend| backend.read()).collect();
+        let routes = self.shared.routes();
+        let backends = routes.backends.iter().map(|(_, backend)| backend.read()).collect();
         self.shared.metrics.read(self.shared.audit.read(), backends)
     }
 }
 
 impl Shared {
+    fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.read())
+    }
+}
+
+impl Routes {
+    /// `before`: the routes that these replace, whose backends they share.
+    fn new(settings: Vec<RouteSettings>, pool: &Pool, reply_bytes_max: usize, before: &Self) -> Self {
+        let mut routes = Self::default();
+        for route in settings {
+            let (id, handler) = handler(&route, pool, reply_bytes_max);
+            let backend = routes.backend(id, before);
+            routes.list.push(Route {
+                pattern: route.pattern,
+                handler,
+                backend,
+                permits: Arc::new(Semaphore::new(route.in_flight_max.min(Semaphore::MAX_PERMITS))),
+                timeout: route.timeout,
+                idempotent: route.idempotent,
+                audit: route.audit,
+            });
+        }
+        routes
+    }
+
+    /// The backend with this id: one of these routes, one of the routes `before`, or a new one.
+    fn backend(&mut self, id: BackendId, before: &Self) -> Arc<Backend> {
+        let find = |backends: &[(BackendId, Arc<Backend>)]| {
+            let known = backends.iter().find(|(known, _)| *known == id);
+            known.map(|(_, backend)| Arc::clone(backend))
+        };
+        if let Some(backend) = find(&self.backends) {
+            return backend;
+        }
+        let backend = find(&before.backends).unwrap_or_else(|| {
+            let others = self.backends.iter().chain(&before.backends);
+            Arc::new(Backend::new(
+                id.name(|name| others.clone().any(|(_, other)| other.name() == name)),
+            ))
+        });
+        self.backends.push((id, Arc::clone(&backend)));
+        backend
+    }
+
     /// The first route that matches the action.
-    fn route_of(&self, action: &Channel) -> Option<&Route> {
-        self.routes.iter().find(|route| route.pattern.matches(action.as_str()))
+    fn of(&self, action: &Channel) -> Option<&Route> {
+        self.list.iter().find(|route| route.pattern.matches(action.as_str()))
     }
 }
 
@@ -190,18 +231,17 @@ enum BackendId {
 }
 
 impl BackendId {
-    /// The name in logs and metrics, different from those of `others`. It shows no query, so two URLs may look the same.
-    fn name(&self, others: &[(Self, Arc<Backend>)]) -> Box<str> {
+    /// The name in logs and metrics, one that is not taken. It shows no query, so two URLs may look the same.
+    fn name(&self, is_taken: impl Fn(&str) -> bool) -> Box<str> {
         let name = match self {
             Self::Url(url) => url.to_string(),
             Self::Name(name) => name.to_string(),
         };
-        let is_free = |name: &str| others.iter().all(|(_, other)| other.name() != name);
         let mut numbered = (2..).map(|number| format!("{name} ({number})"));
-        if is_free(&name) {
+        if !is_taken(&name) {
             return name.into();
         }
-        numbered.find(|name| is_free(name)).unwrap_or_default().into()
+        numbered.find(|name| !is_taken(name)).unwrap_or_default().into()
     }
 }
 
@@ -236,7 +276,8 @@ struct Pending {
 impl Pending {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let Some(route) = shared.route_of(&self.request.action) else {
+        let routes = shared.routes();
+        let Some(route) = routes.of(&self.request.action) else {
             let message = format!("no route for action {}", self.request.action);
             return self.answer(refused(ErrorCode::UnknownAction, message));
         };

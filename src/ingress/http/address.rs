@@ -88,6 +88,23 @@ pub enum ListenerName {
     Systemd(Box<str>),
 }
 
+/// What an endpoint may call a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerNames {
+    /// The configured address, or the name that systemd passed.
+    pub configured: ListenerName,
+    /// The address that it is bound to.
+    pub bound: LocalAddress,
+}
+
+impl ListenerNames {
+    /// Whether `name` is one of these.
+    #[must_use]
+    pub fn include(&self, name: &ListenerName) -> bool {
+        self.configured == *name || matches!(name, ListenerName::Address(address) if *address == self.bound)
+    }
+}
+
 /// A text is neither an address nor `systemd:name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenerNameError {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::address::{ListenAddress, ListenerName, LocalAddress};
+use super::address::{ListenAddress, ListenerName, ListenerNames, LocalAddress};
 use super::socket::Accepted;
 
 /// How many connections may wait in the kernel for `accept`. The kernel lowers it to `net.core.somaxconn`.
@@ -131,17 +131,13 @@ impl Listener {
         matches!(self.name, ListenerName::Systemd(_))
     }
 
-    /// Its configured address, or the name that systemd passed.
+    /// What an endpoint may call it.
     #[must_use]
-    pub fn name(&self) -> &ListenerName {
-        &self.name
-    }
-
-    /// Whether `name` names this listener: by its configured address, the address that it is bound to, or the name that
-    /// systemd passed.
-    #[must_use]
-    pub fn has_name(&self, name: &ListenerName) -> bool {
-        self.name == *name || matches!(name, ListenerName::Address(address) if *address == self.address)
+    pub fn names(&self) -> ListenerNames {
+        ListenerNames {
+            configured: self.name.clone(),
+            bound: self.address.clone(),
+        }
     }
 
     /// Accepts the next connection, which may be served on another runtime.

@@ -16,7 +16,7 @@ mod places;
 mod socket;
 
 pub use accept::{accept_forever, linger};
-pub use address::{AddressError, ListenAddress, ListenerName, ListenerNameError, LocalAddress};
+pub use address::{AddressError, ListenAddress, ListenerName, ListenerNameError, ListenerNames, LocalAddress};
 pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
 pub use health::Health;

@@ -1,7 +1,6 @@
 //! Which endpoint serves a request.
 
 use super::*;
-use crate::ingress::http::ListenerName;
 
 /// The endpoints of `/ws`, told apart by the length of a message.
 const ENDPOINTS: &[(u32, &str, &[&str], &[&str])] = &[
@@ -118,8 +117,8 @@ async fn a_request_that_fits_no_endpoint_gets_404() {
 #[tokio::test]
 async fn endpoints_and_listeners_that_do_not_go_together_are_refused() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address"), 0o600, false).expect("bound");
-    let bound = ListenerName::Address(listener.address().clone()).to_string();
-    let listeners = [listener];
+    let bound = listener.address().to_string();
+    let listeners = [listener.names()];
     let check = |rows: &[(&str, &[&str], &[&str])]| {
         let endpoints: Vec<_> = rows
             .iter()
@@ -148,4 +147,40 @@ async fn endpoints_and_listeners_that_do_not_go_together_are_refused() {
                 .to_owned()
         )
     );
+}
+
+#[tokio::test]
+async fn replaced_settings_hold_for_connections_that_come_later() {
+    let mut fixture = fixture(|settings| {
+        settings.endpoints = vec![endpoint(1, "", &[], &[])];
+        settings.max_connections_per_ip = 1;
+    });
+    let mut kept = fixture.connect().await;
+    has(
+        &exchange(&mut kept, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await,
+        200,
+        &[],
+    );
+    let mut new = settings();
+    new.endpoints = vec![
+        endpoint(2, "", &[], &[]),
+        Endpoint {
+            path: "/new".into(),
+            ..endpoint(3, "", &[], &[])
+        },
+    ];
+    new.max_connections_per_ip = 2;
+    fixture.ingress.replace(new);
+
+    has(&fixture.exchange(&handshake("/new", &[])).await, 101, &[]);
+    let first = fixture.adopted().await;
+    assert_eq!(first.settings.limits.message_bytes, 3);
+    // A connection that was accepted before has the endpoints of that time. The limits hold for all.
+    has(&exchange(&mut kept, &handshake("/ws", &[])).await, 101, &[]);
+    let second = fixture.adopted().await;
+    assert_eq!(second.settings.limits.message_bytes, 1);
+    has(&fixture.exchange(&handshake("/ws", &[])).await, 429, &[]);
+    drop(first);
+    has(&fixture.exchange(&handshake("/ws", &[])).await, 101, &[]);
+    assert_eq!(fixture.adopted().await.settings.limits.message_bytes, 2);
 }

@@ -1,6 +1,7 @@
 //! The choice of the route, the guarantee of an answer, and the audit trail.
 
 use super::*;
+use crate::backend::commands::breaker::FAILURES_IN_ROW;
 use tickgate_protocol::message::ErrorCode;
 
 #[tokio::test]
@@ -183,4 +184,31 @@ async fn an_audited_command_leaves_an_event_and_others_do_not() {
         )
     );
     assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn replaced_routes_serve_the_next_command_and_keep_the_breaker_of_their_backend() {
+    let fails = |_| -> Work { Box::pin(std::future::ready(Err(Failure::Status(500)))) };
+    let mut harness = Harness::with_route(route("a.*", in_process("one", fails)));
+    for _ in 0..FAILURES_IN_ROW {
+        harness.ask("a.x").await;
+    }
+    harness.router.replace(
+        vec![
+            route("a.*", in_process("one", says("1"))),
+            route("b.*", in_process("two", says("2"))),
+        ],
+        1024,
+    );
+    assert_eq!(code(&harness.ask("b.x").await), "success");
+    assert_eq!(
+        code(&harness.ask("a.x").await),
+        "BACKEND_UNAVAILABLE",
+        "the breaker is still open"
+    );
+    harness
+        .router
+        .replace(vec![route("b.*", in_process("two", says("2")))], 1024);
+    assert_eq!(code(&harness.ask("a.x").await), "UNKNOWN_ACTION");
+    assert_eq!(harness.router.read().backends.len(), 1);
 }
