@@ -62,9 +62,9 @@ test('the browser page connects, subscribes and shows published events', async (
   await once(web, 'listening');
   const [, token] = wscat.match(/token=([^']+)/);
   const tab = await Tab.open(t, `http://127.0.0.1:${web.address().port}/#${token}`);
-  await tab.until('the subscription', "document.querySelector('#log').textContent.includes('\"type\":\"subscribed\"')");
+  await tab.until('the subscription', "document.querySelector('#log')?.textContent.includes('\"type\":\"subscribed\"')");
   assert.deepEqual(await paste(t, curl).ended, { code: 0, signal: null });
-  await tab.until('the event', "document.querySelector('#log').textContent.includes('\"channel\":\"grid.abc.status\"')");
+  await tab.until('the event', "document.querySelector('#log')?.textContent.includes('\"channel\":\"grid.abc.status\"')");
 });
 
 test('every link within the documentation has a target', () => {

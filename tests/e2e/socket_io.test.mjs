@@ -174,11 +174,12 @@ test('a client that an operator disconnects does not reconnect', async (t) => {
 test('a newer client of the user displaces an older one, which stays away', async (t) => {
   const server = await gateway(t, { server: 'max_connections_per_user = 1\nper_user_overflow = "oldest"' });
   const url = `http://${server.publicAddress}`;
-  const cases = clients.flatMap(([, io, withToken]) => transports.map(([, options]) => [io, withToken, options]));
-  await Promise.all(cases.map(async ([io, withToken, options], user) => {
+  const cases = clients.flatMap(([, io, withToken]) => transports.map(([, options, carrier]) => [io, withToken, options, carrier]));
+  await Promise.all(cases.map(async ([io, withToken, options, carrier], user) => {
     const jwt = await token(t, '--sub', String(user));
     const older = connect(t, io, url, { ...options, ...withToken(jwt) });
     await next(older, 'connected');
+    await until('the transport', () => transport(older) === carrier);
     const newer = connect(t, io, url, { ...options, ...withToken(jwt) });
     await next(newer, 'connected');
     assert.equal((await next(older, 'error')).code, 'DISPLACED');
