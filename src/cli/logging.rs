@@ -104,17 +104,20 @@ fn queue(thread: &str, lines_max: usize, destination: impl io::Write + Send + 's
 
 /// Changes the level of the log while the process runs.
 #[derive(Clone)]
-pub(super) struct LevelHandle(reload::Handle<Targets, Registry>);
+pub(super) struct LevelHandle {
+    filter: reload::Handle<Targets, Registry>,
+    audit: AuditMode,
+}
 
 impl LevelHandle {
     pub(super) fn set(&self, level: Level) {
         // It fails only when the log has ended.
-        let _ = self.0.reload(filter(level));
+        let _ = self.filter.reload(filter(level, self.audit));
     }
 }
 
 /// Which lines are logged. Libraries log warnings and errors only, because their finer levels may quote headers.
-fn filter(level: Level) -> Targets {
+fn filter(level: Level, audit: AuditMode) -> Targets {
     let own = match level {
         Level::Off => LevelFilter::OFF,
         Level::Error => LevelFilter::ERROR,
@@ -123,8 +126,8 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // The audit log stays on at every level except `off`.
-    let audit = if own == LevelFilter::OFF {
+    // The audit log stays on at every level except `off`. A complete trail stays on as long as the process runs.
+    let audit = if own == LevelFilter::OFF && audit == AuditMode::Bounded {
         own
     } else {
         own.max(LevelFilter::INFO)
@@ -141,7 +144,8 @@ fn filter(level: Level) -> Targets {
 ///
 /// When a thread cannot be started.
 pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Result<Started> {
-    let (filter, handle) = reload::Layer::new(filter(level));
+    let (filter, handle) = reload::Layer::new(filter(level, audit));
+    let level = LevelHandle { filter: handle, audit };
     let is_terminal = io::stderr().is_terminal();
     let (log, log_guard) = queue("log", LINES_MAX, escaping(format, is_terminal, io::stderr()));
     let audit_room = match audit {
@@ -181,7 +185,7 @@ pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Resul
     Ok(Started {
         lines_dropped,
         audit_room,
-        level: LevelHandle(handle),
+        level,
     })
 }
 
@@ -300,6 +304,22 @@ mod tests {
         assert_eq!(report.dropped.get(), all as u64);
         drop(release);
         drop(guard);
+    }
+
+    #[test]
+    fn a_complete_audit_trail_stays_on_whatever_the_level_becomes() {
+        for (level, audit, is_on) in [
+            (Level::Off, AuditMode::Bounded, false),
+            (Level::Error, AuditMode::Bounded, true),
+            (Level::Off, AuditMode::Lossless, true),
+        ] {
+            let filter = filter(level, audit);
+            assert_eq!(
+                filter.would_enable(AUDIT, &tracing::Level::INFO),
+                is_on,
+                "{level:?} {audit:?}"
+            );
+        }
     }
 
     #[test]
