@@ -114,7 +114,10 @@ impl Inbox {
     /// Reads a page of a channel's state. [`Page::at`] says which live events the page already contains. Reading counts
     /// as a use of the channel.
     pub fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now) -> Page {
-        let formats = self.hub.formats_in_use();
+        let formats = match since {
+            Since::Newest { above: 0 } => self.hub.formats_in_use() + self.hub.snapshot_formats_in_use(),
+            Since::Newest { .. } | Since::After(_) => self.hub.formats_in_use(),
+        };
         let (mut page, at) = self.with_position(stripe_of(channel.as_str()), |state| {
             state.channels.read(channel, since, limit, now, formats)
         });

@@ -468,6 +468,14 @@ impl Hub {
         let is_used = |count: &&AtomicI64| count.load(Ordering::Relaxed) > 0;
         self.demand.iter().filter(is_used).count()
     }
+
+    /// In how many of them a snapshot has frames of its own; see [`Hub::snapshot_frame`].
+    fn snapshot_formats_in_use(&self) -> usize {
+        let is_used = |format: &WireFormat| {
+            format.encoding == Encoding::Native && self.demand[format.index()].load(Ordering::Relaxed) > 0
+        };
+        WireFormat::all().filter(is_used).count()
+    }
 }
 
 /// The indices of the bits that are set in a mask, in increasing order.

@@ -36,6 +36,15 @@ test('the package has the compiled files of each source, their types, and nothin
   assert.equal(manifest.dependencies, undefined, 'no runtime dependency');
 });
 
+test('the React package has the same kinds of files, and the client as a peer', () => {
+  const react = `${here}/../react`;
+  const [{ files }] = JSON.parse(execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: react, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
+  const expected = ['LICENSE-APACHE', 'LICENSE-MIT', 'README.md', 'dist/index.d.ts', 'dist/index.js', 'dist/store.d.ts', 'dist/store.js', 'package.json'];
+  assert.deepEqual(files.map(({ path }) => path).sort(), expected);
+  const { dependencies, peerDependencies } = JSON.parse(readFileSync(`${react}/package.json`, 'utf8'));
+  assert.deepEqual([dependencies, peerDependencies], [undefined, { '@tickgate/client': manifest.version, react: '>=18' }]);
+});
+
 test("the demo's copy is what the compiler makes of the sources", (t) => {
   const file = join(mkdtempSync(join(tmpdir(), 'tickgate-')), 'client.js');
   t.after(() => rmSync(dirname(file), { recursive: true }));

@@ -310,7 +310,11 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now:
             return page;
         }
         Need::After(offset) => return read(Since::After(offset)),
-        Need::LastAndAfter(newest) => return read(Since::After(newest - 1)),
+        Need::LastAndAfter(newest) => {
+            // The frame of the snapshot counts to the last value.
+            read(Since::Newest { above: 0 });
+            return read(Since::After(newest - 1));
+        }
         Need::LastOrAfter(newest) => newest,
     };
     let after = read(Since::After(newest));

@@ -61,3 +61,18 @@ fn kept_state_is_marked_as_a_snapshot_and_news_is_not() {
     rig.core.writable(id);
     assert_eq!(marked(&rig.read(id)).last(), Some(&(1999, false)));
 }
+
+#[test]
+fn the_frame_of_a_snapshot_counts_as_kept_state() {
+    let mut rig = Rig::new();
+    let id = rig.connect();
+    let data = format!("\"{}\"", "x".repeat(5000));
+    for channel in ["market.a.price", "grid.a.lifecycle"] {
+        rig.event(channel, &data);
+        let before = rig.hub.metrics().state_bytes;
+        rig.subscribe(id, channel);
+        assert_eq!(rig.read(id).last().expect("the last value").text()["snapshot"], true);
+        let grown = rig.hub.metrics().state_bytes - before;
+        assert!((data.len()..2 * data.len()).contains(&grown), "{channel}: {grown}");
+    }
+}
