@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::listen::Listener;
 use super::places::{Place, Places};
@@ -16,6 +17,9 @@ use crate::pause::timeout;
 /// minimum to the maximum.
 const PAUSE_MS_MIN: u64 = 5;
 const PAUSE_MS_MAX: u64 = 500;
+
+/// How often it is logged at most that connections cannot be accepted.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a client may still send after its last response. Many clients read the response only when they have sent
 /// their whole body.
@@ -31,7 +35,8 @@ const LINGER_BUFFER_MAX: usize = 64 * 1024;
 /// Accepts connections and passes each to `serve` with one of `places`. `serve` must not block.
 ///
 /// The loop runs until its task is aborted. It ignores an error of one connection. When the process or the system is out
-/// of descriptors or memory, the loop pauses and tries again; it logs this once until it can accept again. While every
+/// of descriptors or memory, the loop closes the connection that has been silent longest, pauses and tries again; it logs
+/// this once a minute at most. While every
 /// place is taken by a connection that is being served, one accepted connection waits, and the others wait in the
 /// kernel's accept queue.
 ///
@@ -43,12 +48,14 @@ pub async fn accept_forever(
     mut serve: impl FnMut(Accepted, Place),
 ) {
     let mut pause_ms = 0;
+    let mut reported: Option<Instant> = None;
+    let mut is_reported = false;
     loop {
         match listener.accept().await {
             Ok(socket) => {
-                if pause_ms > 0 {
+                pause_ms = 0;
+                if std::mem::take(&mut is_reported) {
                     tracing::info!(listener = %listener.address(), "accepting again");
-                    pause_ms = 0;
                 }
                 metrics.accepted.add(1);
                 serve(socket, places.take(None).await);
@@ -56,9 +63,12 @@ pub async fn accept_forever(
             Err(error) if concerns_one_connection(&error) => metrics.aborted.add(1),
             Err(error) => {
                 metrics.paused.add(1);
-                if pause_ms == 0 {
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
                     tracing::error!(listener = %listener.address(), %error, "cannot accept connections, retrying");
+                    (reported, is_reported) = (Some(Instant::now()), true);
                 }
+                // Its descriptor is of more use to a newer connection.
+                places.make_room();
                 pause_ms = (pause_ms * 2).clamp(PAUSE_MS_MIN, PAUSE_MS_MAX);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             }

@@ -132,6 +132,15 @@ impl Places {
         })
     }
 
+    /// Closes the connection that has been silent longest, if one is silent.
+    pub fn make_room(&self) {
+        let mut state = self.state.lock();
+        if let Some((_, oldest)) = state.silent.first_key_value() {
+            let oldest = *oldest;
+            state.displace(oldest, Displaced::Total);
+        }
+    }
+
     /// Whether every place is taken by a connection that is being served.
     #[must_use]
     pub fn are_busy(&self) -> bool {
@@ -295,6 +304,8 @@ mod tests {
         drop(displaced);
         assert!(places.are_busy());
         assert!(places.try_take(None, &Arc::default()).is_none(), "its place is taken");
+        places.make_room();
+        assert_eq!(lost(&held), None, "a connection that is being served keeps its place");
         drop(held);
         assert!(!places.are_busy());
         let state = places.state.lock();
