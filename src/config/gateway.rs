@@ -26,6 +26,7 @@ impl Config {
             shards: sections.server.shards(),
             coalesce: sections.server.coalesce(),
             memory_bytes: sections.limits.memory,
+            scan_budget: sections.limits.scan_budget(),
             deflate_bytes_min: sections.compression.threshold as usize,
             flush: sections.server.flush(),
             drain_ms: milliseconds(sections.server.drain),

@@ -102,6 +102,7 @@ impl Components {
         for (number, (inbox, mailbox)) in (0..settings.shards).zip(inboxes.into_iter().zip(mailboxes)) {
             let shard_settings = shard::Settings {
                 coalesce: settings.coalesce,
+                scan_budget: settings.scan_budget,
                 flush: settings.flush,
                 ..shard::Settings::new(number)
             };

@@ -86,6 +86,8 @@ pub struct Settings {
     pub deflate_bytes_min: usize,
     /// How long a shard may hold an event back to send it together with others.
     pub coalesce: shard::CoalescePolicy,
+    /// What the requests of a connection may cost.
+    pub scan_budget: shard::ScanBudget,
     /// How shards write frames to sockets.
     pub flush: shard::FlushMethod,
     /// The keys that verify tokens.

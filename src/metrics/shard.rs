@@ -43,6 +43,8 @@ metrics! {
         catching_up: Gauge, "tickgate_catching_up_connections", "Connections that are catching up with a channel.";
         waiting_subscribes: Gauge, "tickgate_waiting_subscribes",
             "Subscribe messages that wait: they match too many channels for one turn, or earlier events must go first.";
+        delayed_subscribes: Counter, "tickgate_subscribes_delayed_total",
+            "Subscribe messages delayed because their connection, user or address asked for more than limits.scan_rate.";
         recovered: Counter, "tickgate_recovered_channels_total",
             "Channels recovered completely for clients that came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",

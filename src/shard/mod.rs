@@ -53,6 +53,25 @@ pub enum CoalescePolicy {
     Fixed(u32),
 }
 
+/// What the requests of one connection may cost: steps, each of which is a channel that is looked at, or an event that is
+/// read from the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanBudget {
+    /// Steps in a second.
+    pub per_second: u32,
+    /// Steps at one time, after a pause.
+    pub burst: u32,
+}
+
+impl Default for ScanBudget {
+    fn default() -> Self {
+        Self {
+            per_second: 50_000,
+            burst: 250_000,
+        }
+    }
+}
+
 /// The settings of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -75,6 +94,8 @@ pub struct Settings {
     /// The bound on the work of subscribe requests in one turn, in steps. Looking at a channel is one step, and each
     /// four patterns that it is compared with are one more.
     pub subscribe_steps: u32,
+    /// `limits.scan_rate` and `limits.scan_burst`.
+    pub scan_budget: ScanBudget,
 }
 
 impl Settings {
@@ -91,6 +112,10 @@ impl Settings {
             closing_bytes: 1024 * 1024,
             // 5 to 10 ms of CPU time.
             subscribe_steps: 64 * 1024,
+            scan_budget: ScanBudget {
+                per_second: 50_000,
+                burst: 250_000,
+            },
         }
     }
 }

@@ -224,7 +224,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let now_ms = self.clock.now().mono_ms;
-        let mut until_ms = self.core.next_timer_ms();
+        let turn_ms = self.core.next_turn_ms();
+        let mut until_ms = self.core.next_timer_ms().into_iter().chain(turn_ms).min();
         let waiting = self.core.waiting_events();
         if waiting > 0 {
             // Events are being coalesced. The doorbell need not ring meanwhile; the short wait bounds the delay of

@@ -92,6 +92,7 @@ pub(crate) fn settings() -> Settings {
         memory_bytes: 0,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
         coalesce: shard::CoalescePolicy::Auto,
+        scan_budget: shard::ScanBudget::default(),
         flush: shard::FlushMethod::Auto,
         keys: KeySet::new(vec![key]),
         auth,

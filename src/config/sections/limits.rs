@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::check::{Because, Check, DAY, at_least, at_most, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::hub::DEFLATE_BYTES_MIN;
-use crate::session;
+use crate::{session, shard};
 
 /// Messages or commands in a second.
 const RATE_MAX: u32 = 1_000_000;
@@ -89,6 +89,13 @@ section! {
         /// connections are closed with 1013. 0: half of the memory that the process may use (the smallest limit of its control
         /// groups, else the machine's) after `state.bytes` is taken off, at least 64 MiB.
         value memory: u64 = 0, check memory_size;
+        /// What the requests of a connection may cost in a second, in steps, 1000 to 1,000,000,000. Looking at a channel that a
+        /// subscribed pattern might match is a step, and so is each event that is read for a connection, or 256 bytes of it. All
+        /// connections of a user in a shard together have eight times as much; without a user, those of an address. Requests above it are
+        /// not refused: they wait and are served in a small part of the shard's time.
+        value scan_rate: u32 = shard::ScanBudget::default().per_second, check is_scan_budget;
+        /// The steps that a connection may take at one time after a pause, 1000 to 1,000,000,000.
+        value scan_burst: u32 = shard::ScanBudget::default().burst, check is_scan_budget;
 
         rule an_event_fits;
     }
@@ -101,6 +108,12 @@ fn memory_size(bytes: &u64) -> Result<(), String> {
     at_least(*bytes, MEMORY_MIN)
         .because("a few hundred clients would exceed it (0: by the memory of the machine)")
         .and(at_most(*bytes, MEMORY_MAX).because("no machine has as much (0: by the memory of the machine)"))
+}
+
+fn is_scan_budget(steps: &u32) -> Result<(), String> {
+    at_least(*steps, 1000)
+        .because("an ordinary subscription would wait")
+        .and(at_most(*steps, 1_000_000_000).because("a higher rate is no limit"))
 }
 
 fn built_in() -> session::limits::Limits {
@@ -119,6 +132,14 @@ fn an_event_fits(limits: &Limits, check: &mut Check<'_>) {
 }
 
 impl Limits {
+    /// What the requests of a connection may cost.
+    pub(in crate::config) fn scan_budget(&self) -> shard::ScanBudget {
+        shard::ScanBudget {
+            per_second: self.scan_rate,
+            burst: self.scan_burst,
+        }
+    }
+
     /// The limits of a connection of any endpoint.
     pub(in crate::config) fn connection(&self) -> session::limits::Limits {
         session::limits::Limits {

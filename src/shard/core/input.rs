@@ -319,7 +319,10 @@ impl ShardCore {
 
     pub(super) fn history_page(&mut self, slot: u32, channel: &Channel, range: HistoryRange, now: Now) -> HistoryPage {
         let endpoint = self.connections.endpoint(slot);
-        history::page(slot, endpoint, &mut self.fanout, channel, range, now)
+        let page = history::page(slot, endpoint, &mut self.fanout, channel, range, now);
+        let bytes = page.events.iter().map(bytes::Bytes::len);
+        self.recovery.charge_events(slot, bytes, &self.connections, now);
+        page
     }
 
     fn handle_if_some(&mut self, slot: u32, answer: Option<Input<'_>>, now: Now) {
@@ -355,6 +358,9 @@ impl ShardCore {
             self.finish_step(step, now);
         }
         self.begin_subscribes(0, now);
+        while let Some(step) = (self.recovery).run_slow_lane(&mut self.connections, &mut self.fanout, now) {
+            self.finish_step(step, now);
+        }
     }
 
     fn begin_subscribes(&mut self, reserved: usize, now: Now) {

@@ -198,6 +198,13 @@ impl ShardCore {
         self.fanout.outgoing().has_too_slow() || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
     }
 
+    /// When the next turn has to begin for subscribe requests that wait because of their cost, in monotonic milliseconds;
+    /// `None`: there are none.
+    #[must_use]
+    pub fn next_turn_ms(&self) -> Option<u64> {
+        self.recovery.next_slow_ms()
+    }
+
     /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
     ///
     /// It takes fewer if they have very many subscribers, or if an outbox becomes half full that has yet to be offered to

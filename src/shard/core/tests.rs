@@ -15,6 +15,7 @@ mod overflow;
 mod pauses;
 mod polling;
 mod runs;
+mod shares;
 mod shedding;
 mod subscribe;
 mod support;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::budgets::SLICE;
 use super::steps::Steps;
 use crate::metrics::ShardMetrics;
 #[cfg(doc)]
@@ -38,14 +39,17 @@ impl CatchUps {
         !self.drops.is_empty()
     }
 
-    /// Frees the state of connections that do not need it any more, while there are steps left.
+    /// Frees the state of connections that do not need it any more, while there are steps left, and no more than a slice of
+    /// a turn.
     pub(super) fn free(&mut self, steps: &mut Steps, fanout: &mut Fanout) {
-        while let (most @ 1.., Some(drop)) = (steps.left(), self.drops.front_mut()) {
+        let mut slice = SLICE;
+        while let (most @ 1.., Some(drop)) = (steps.left().min(slice), self.drops.front_mut()) {
             let freed = drop.free(fanout.outgoing_mut().numbers_mut(), most);
             if freed < most {
                 self.drops.pop_front();
             }
             steps.spend(freed);
+            slice -= freed;
         }
     }
 

@@ -3,14 +3,20 @@
 //! Invariant: the work of one turn is bounded, whatever clients ask for. Subscribe requests take [`Steps`], and reading
 //! from the hub takes pages ([`Reading`]).
 //!
-//! Per file: `subscribe` (a subscribe request until its answer), `outcome` (what the answer says of each channel),
+//! What is looked at and read is charged to the connection and to its user or address; whoever has overdrawn an account
+//! waits in the slow lane ([`Budgets`]).
+//!
+//! Per file: `request` and `subscribe` (a subscribe request until its answer), `outcome` (what the answer says of each channel),
 //! `catch_ups` (the catch-up state of connections), `pages` (reading it from the hub), `history` (one page of a channel on
-//! request), `steps` (the bound on the work of one turn).
+//! request), `steps` (the bound on the work of one turn), `budgets` (who pays for it), `slow_lane` (requests that wait).
 
+mod budgets;
 mod catch_ups;
 pub(super) mod history;
 mod outcome;
 mod pages;
+mod request;
+mod slow_lane;
 mod steps;
 mod subscribe;
 
@@ -24,15 +30,19 @@ use crate::shard::Settings;
 use crate::time::Now;
 use tickgate_protocol::channel::Pattern;
 
+use budgets::Budgets;
 use catch_ups::CatchUps;
 use pages::Reading;
+pub(super) use request::Request;
+use slow_lane::SlowLane;
 use steps::Steps;
-pub(super) use subscribe::Request;
 use subscribe::Subscribes;
 
 /// Subscribing, catching up and history of all connections; see the module's docs.
 pub(super) struct Recovery {
     steps: Steps,
+    budgets: Budgets,
+    slow: SlowLane,
     subscribes: Subscribes,
     catch_ups: CatchUps,
     reading: Reading,
@@ -52,6 +62,8 @@ impl Recovery {
     pub(super) fn new(settings: &Settings, metrics: Arc<ShardMetrics>) -> Self {
         Self {
             steps: Steps::new(settings.subscribe_steps as usize),
+            budgets: Budgets::new(settings.scan_budget),
+            slow: SlowLane::default(),
             subscribes: Subscribes::default(),
             catch_ups: CatchUps::new(metrics.clone()),
             reading: Reading::new(metrics.clone()),
@@ -71,7 +83,26 @@ impl Recovery {
 
     /// Whether there are steps to take in the next turn, with the inbox at `position`.
     pub(super) fn has_requests(&self, position: u64) -> bool {
-        self.subscribes.has_work(position) || self.catch_ups.has_drops()
+        self.subscribes.has_work(position) || self.catch_ups.has_drops() || self.slow.is_ready()
+    }
+
+    /// Charges a connection for reading events of this many bytes.
+    pub(super) fn charge_events(
+        &mut self,
+        slot: u32,
+        bytes: impl Iterator<Item = usize>,
+        connections: &Connections,
+        now: Now,
+    ) {
+        let steps = bytes.map(budgets::event_steps).sum();
+        self.charge(slot, steps, connections, now);
+    }
+
+    fn charge(&mut self, slot: u32, steps: usize, connections: &Connections, now: Now) {
+        if steps > 0 {
+            let payers = self.budgets.payers(slot, connections);
+            self.budgets.charge(payers, steps, now);
+        }
     }
 
     /// Prepares the next `limit` frames of a connection that catches up: removes those that are read instead, and reads
@@ -84,7 +115,8 @@ impl Recovery {
         connections: &mut Connections,
         fanout: &mut Fanout,
     ) -> Option<u32> {
-        self.reading.read_due(slot, limit, now, connections, fanout)?;
+        let steps = self.reading.read_due(slot, limit, now, connections, fanout)?;
+        self.charge(slot, steps, connections, now);
         self.catch_ups.shrink(slot, connections, fanout);
         self.reading.next_due(slot, connections, fanout)
     }
@@ -109,7 +141,7 @@ impl Recovery {
 
     /// Writes the gauges that need not be exact within a turn.
     pub(super) fn update_gauges(&self) {
-        let waiting = i64::try_from(self.subscribes.len()).unwrap_or(i64::MAX);
+        let waiting = i64::try_from(self.subscribes.len() + self.slow.len()).unwrap_or(i64::MAX);
         self.metrics.waiting_subscribes.set(waiting);
     }
 

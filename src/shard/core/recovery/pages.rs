@@ -16,6 +16,7 @@ use crate::shard::catch_up::{Due, Need, Progress};
 use crate::shard::connection::{Cold, Hot, Stage};
 use crate::shard::core::connections::{Connection, Connections};
 use crate::shard::core::fanout::{Fanout, Frames, note_loss};
+use crate::shard::core::recovery::budgets::event_steps;
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
@@ -43,6 +44,8 @@ pub(super) struct Reading {
     settling: VecDeque<Settling>,
     // Reused for each page.
     page: Vec<Rc<Frame>>,
+    // The steps of the page that is being read.
+    steps: usize,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -61,6 +64,7 @@ impl Reading {
             waiting: VecDeque::new(),
             settling: VecDeque::new(),
             page: Vec::new(),
+            steps: 0,
             metrics,
         }
     }
@@ -87,7 +91,7 @@ impl Reading {
     }
 
     /// Removes queued events that are read instead, and reads a page of the channels whose positions have come. `None`: the
-    /// connection does not catch up with anything.
+    /// connection does not catch up with anything. Returns the steps that it took.
     pub(super) fn read_due(
         &mut self,
         slot: u32,
@@ -95,7 +99,7 @@ impl Reading {
         now: Now,
         connections: &mut Connections,
         fanout: &mut Fanout,
-    ) -> Option<()> {
+    ) -> Option<usize> {
         let Connection { hot, cold, .. } = connections.get(slot)?;
         if hot.stage != Stage::Open {
             return None;
@@ -109,7 +113,7 @@ impl Reading {
         if may_read && self.read_page(slot, now, connections, fanout) {
             self.pages_left -= 1;
         }
-        Some(())
+        Some(std::mem::take(&mut self.steps))
     }
 
     /// The position of the connection's next channel. If it has come, the connection waits for the next turn.
@@ -209,6 +213,7 @@ impl Reading {
             let frame = frames.get(format, endpoint, fanout.inbox()).clone();
             frames.count(&self.metrics);
             bytes += frame.len() as usize;
+            self.steps += event_steps(frame.len() as usize);
             self.page.push(frame);
         }
         self.metrics.caught_up.bump(page.events.len() as u64);

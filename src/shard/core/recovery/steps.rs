@@ -40,7 +40,6 @@ impl Steps {
     }
 
     /// The steps taken in this turn.
-    #[cfg(test)]
     pub(super) const fn taken(&self) -> usize {
         self.taken
     }

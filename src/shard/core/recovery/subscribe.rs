@@ -11,22 +11,20 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
-
-use super::outcome::{Outcome, Seen};
+use super::outcome::Seen;
+use super::request::{Request, Subscribe};
 use super::{Recovery, Step};
 use crate::hub::{ChannelView, JoinPosition, PATTERNS_PER_STEP, Scan, TombstoneScan};
 use crate::session::Input;
 #[cfg(doc)]
 use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags};
-use crate::shard::core::connections::{Connection, Connections};
+use crate::shard::core::connections::Connections;
 use crate::shard::core::fanout::Fanout;
 use crate::shard::mailbox::ConnectionId;
-use crate::shard::table::{Inserted, NodeId};
+use crate::shard::table::Inserted;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
-use tickgate_protocol::message::Recover;
 
 /// The steps that a pattern costs beside the channels that are looked at for it.
 const PATTERN_STEPS: usize = 16;
@@ -47,42 +45,17 @@ pub(super) struct Subscribes {
     seen: Vec<Seen>,
 }
 
-/// A subscribe request as its session makes it.
-pub(in crate::shard::core) struct Request {
-    /// The connection.
-    pub(in crate::shard::core) from: ConnectionId,
-    /// The session's number of the request.
-    pub(in crate::shard::core) number: u32,
-    /// Patterns that the connection does not hold.
-    pub(in crate::shard::core) patterns: Vec<Pattern>,
-    /// The client's positions in channels that these patterns newly cover.
-    pub(in crate::shard::core) recover: Option<Recover>,
-}
-
-/// One subscribe request while it is carried out.
-struct Subscribe {
-    request: Request,
-    slot: u32,
-    // Patterns that were held before and have channels in common with the requested ones.
-    held: Box<[Pattern]>,
-    // Channels that were requested by their exact names.
-    named: HashSet<Channel>,
-    // The shard's own instances of the requested patterns.
-    interned: Vec<Pattern>,
-    // The nodes of the scan's patterns.
-    nodes: Vec<NodeId>,
-    scan: Scan,
-    // Finds channels that were evicted before the scan came to them.
-    tombstones: TombstoneScan,
-    // The number of evictions before the request began.
-    evictions: u64,
-    outcome: Outcome,
-    // The connection's catch-up state knows that the request is under way.
-    is_announced: bool,
+/// Where a request is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lane {
+    /// Within the budget.
+    Fast,
+    /// Above the budget, with this many steps.
+    Slow(usize),
 }
 
 /// The result of taking a request further.
-enum Scanned {
+pub(super) enum Scanned {
     /// The steps did not suffice.
     Unfinished(Box<Subscribe>),
     /// The request is done, and answered unless it has to wait for the inbox or begins anew.
@@ -124,16 +97,18 @@ impl Recovery {
         fanout: &mut Fanout,
         now: Now,
     ) -> Option<Input<'static>> {
+        let request = self.delay_if_in_debt(request, connections, now)?;
         if self.steps.left() == 0 || !self.subscribes.waiting.is_empty() {
             self.subscribes.waiting.push_back(request);
             return None;
         }
-        self.begin_subscribe(request, connections, fanout, now)
+        self.begin_subscribe(request, Lane::Fast, connections, fanout, now)
     }
 
     /// Begins the steps of a turn.
     pub(in crate::shard::core) fn begin_steps(&mut self, fanout: &mut Fanout) {
         self.steps.begin_turn();
+        self.budgets.begin_turn();
         self.catch_ups.free(&mut self.steps, fanout);
     }
 
@@ -175,8 +150,10 @@ impl Recovery {
         while self.steps.left() > reserved
             && let Some(request) = self.subscribes.waiting.pop_front()
         {
-            if let Some(slot) = connections.open_slot(request.from) {
-                let answer = self.begin_subscribe(request, connections, fanout, now);
+            if let Some(slot) = connections.open_slot(request.from)
+                && let Some(request) = self.delay_if_in_debt(request, connections, now)
+            {
+                let answer = self.begin_subscribe(request, Lane::Fast, connections, fanout, now);
                 return Some(Step { slot, answer });
             }
         }
@@ -214,24 +191,32 @@ impl Recovery {
     ) {
         let is_under_way = connections.hot(slot).flags.has(Flags::CATCH_UP)
             && (connections.catch_up(slot)).is_some_and(|catch_up| catch_up.is_subscribing());
-        if is_under_way && let Some(subscribe) = self.subscribes.take_out(connections.id(slot)) {
+        let id = connections.id(slot);
+        if is_under_way && let Some(subscribe) = self.subscribes.take_out(id).or_else(|| self.slow.take_out(id)) {
             self.end_subscribe(slot, connections, fanout);
             self.begin_anew(slot, subscribe.request, connections, fanout);
         }
         self.give_back(slot, patterns, connections, fanout);
     }
 
-    fn begin_subscribe(
+    pub(super) fn begin_subscribe(
         &mut self,
         request: Request,
+        lane: Lane,
         connections: &mut Connections,
         fanout: &mut Fanout,
         now: Now,
     ) -> Option<Input<'static>> {
         let slot = request.from.slot;
-        if !self.catch_ups.sweep(slot, &mut self.steps, connections, fanout) {
+        let before = self.steps.taken();
+        let is_swept = self.catch_ups.sweep(slot, &mut self.steps, connections, fanout);
+        if !is_swept {
+            self.charge(slot, self.steps.taken() - before, connections, now);
             // Other requests may overtake it.
-            self.subscribes.waiting.push_back(request);
+            match lane {
+                Lane::Fast => self.subscribes.waiting.push_back(request),
+                Lane::Slow(_) => self.slow.delay(0, request),
+            }
             return None;
         }
         let mut subscribe = Box::new(Subscribe::new(request, connections, fanout));
@@ -242,9 +227,17 @@ impl Recovery {
         let known = (subscribe.outcome).known_versions(wide.clone(), subscribe.request.recover.as_ref());
         subscribe.tombstones = TombstoneScan::new(known);
         subscribe.scan = Scan::new(wide, subscribe.outcome.unused_channels());
-        match self.scan(subscribe, self.steps.first_share(), connections, fanout, now) {
+        self.charge(slot, self.steps.taken() - before, connections, now);
+        let share = match lane {
+            Lane::Fast => self.steps.first_share(),
+            Lane::Slow(share) => share,
+        };
+        match self.scan(subscribe, share, connections, fanout, now) {
             Scanned::Unfinished(subscribe) => {
-                self.subscribes.scanning.push_back(subscribe);
+                match lane {
+                    Lane::Fast => self.subscribes.scanning.push_back(subscribe),
+                    Lane::Slow(_) => self.slow.go_on(subscribe),
+                }
                 None
             }
             Scanned::Done(answer) => answer,
@@ -311,8 +304,8 @@ impl Recovery {
         }
     }
 
-    // Goes on with a request by about `share` steps.
-    fn scan(
+    /// Goes on with a request by about `share` steps.
+    pub(super) fn scan(
         &mut self,
         mut subscribe: Box<Subscribe>,
         share: usize,
@@ -320,6 +313,7 @@ impl Recovery {
         fanout: &mut Fanout,
         now: Now,
     ) -> Scanned {
+        let before = self.steps.taken();
         let mut left = share;
         let mut seen = std::mem::take(&mut self.subscribes.seen);
         while left > 0 && !subscribe.scan.is_complete() {
@@ -337,6 +331,7 @@ impl Recovery {
         seen.shrink_to(SEEN_KEPT);
         self.subscribes.seen = seen;
         let is_done = subscribe.scan.is_complete() && self.find_evicted(&mut subscribe, left, fanout);
+        self.charge(subscribe.slot, self.steps.taken() - before, connections, now);
         let waits_until = is_done.then(|| subscribe.waits_until(fanout));
         if waits_until == Some(None) {
             return Scanned::Done(self.finish(subscribe, connections, fanout));
@@ -429,57 +424,5 @@ impl Recovery {
         self.schedule(slot, connections, fanout);
         self.give_back(slot, &request.patterns, connections, fanout);
         self.subscribes.waiting.push_front(request);
-    }
-}
-
-impl Subscribe {
-    fn new(request: Request, connections: &Connections, fanout: &Fanout) -> Self {
-        let slot = request.from.slot;
-        let inbox = fanout.inbox();
-        // Read before anything else, so that no later eviction counts as an earlier one.
-        let evictions = inbox.evictions();
-        let began_at = inbox.newest_version();
-        let is_admin = connections.cold(slot).is_some_and(Cold::is_admin);
-        let concerns = |held: &&Pattern| request.patterns.iter().any(|pattern| held.intersects(pattern));
-        Self {
-            slot,
-            held: fanout.table().held(slot).filter(concerns).cloned().collect(),
-            named: HashSet::new(),
-            interned: Vec::with_capacity(request.patterns.len()),
-            nodes: Vec::new(),
-            scan: Scan::default(),
-            tombstones: TombstoneScan::new(Vec::new()),
-            evictions,
-            outcome: Outcome::new(request.recover.as_ref(), is_admin, inbox.epoch(), began_at),
-            is_announced: false,
-            request,
-        }
-    }
-
-    // Whether a channel was covered before the request, or was requested by its name.
-    fn covered_before(&self, channel: &Channel) -> bool {
-        let mut held = self.held.iter();
-        held.any(|pattern| pattern.matches(channel.as_str())) || self.named.contains(channel)
-    }
-
-    // The inbox index that the answer has to wait for. An answer's position in one channel covers all channels of the
-    // connection, so it must not overtake events of its older patterns whose channels have been evicted since.
-    fn waits_until(&self, fanout: &Fanout) -> Option<u64> {
-        let is_older = |held: &Pattern| !self.request.patterns.contains(held);
-        (fanout.overtakes_evicted(self.slot, is_older)).then(|| fanout.inbox().end())
-    }
-
-    // Tells the connection's catch-up state which patterns were held before the request. Everything else that matches comes
-    // by the request.
-    fn announce(&self, connections: &mut Connections, fanout: &mut Fanout) {
-        let is_new = |held: &&Pattern| self.request.patterns.contains(held);
-        let held = fanout.table().held(self.slot).filter(|held| !is_new(held)).cloned();
-        let held = held.collect();
-        if let Some(Connection { hot, cold, .. }) = connections.get(self.slot) {
-            let catch_up = cold.catch_up_or_new();
-            catch_up.note_began_at(self.outcome.began_at());
-            catch_up.begin_subscribe(held);
-            fanout.outgoing_mut().note_catching_up(hot, true);
-        }
     }
 }
