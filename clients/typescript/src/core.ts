@@ -1,49 +1,25 @@
 import { adviceOf, backOff, slowBackOff } from "./advice.js";
 import { Bucket } from "./bucket.js";
 import { Cache } from "./cache.js";
+import { Calls, type Answerer } from "./calls.js";
+import { Clock } from "./clock.js";
 import { Credentials } from "./credentials.js";
-import { CommandRefused, OutcomeUnknown, RequestRefused, TickgateError, TokenRefused } from "./errors.js";
+import { CommandRefused, RequestRefused, TickgateError, TokenRefused } from "./errors.js";
+import { Feed } from "./feed.js";
 import { Heartbeat, LATE_MS } from "./heartbeat.js";
-import type { Host, Saved } from "./host.js";
-import { isPattern, utf8Length } from "./pattern.js";
+import type { Host, Saved, Settings } from "./host.js";
+import { isPattern } from "./pattern.js";
 import { Positions } from "./positions.js";
 import { Registry } from "./registry.js";
-import { Requests, refusal, type Outcome } from "./requests.js";
+import { Requests, refusal } from "./requests.js";
 import { Subscription, type Owner } from "./subscription.js";
 import type { State, Stats, TickEvent } from "./types.js";
-
-/** The settings of a core; see `ClientOptions`. */
-export interface Settings {
-  canAsk: boolean;
-  token: string | null;
-  isStored: boolean;
-  maxPatterns: number;
-  messagesPerSecond: number;
-  maxMessageBytes: number;
-  cacheChannels: number;
-  recordKeys: string[];
-  pingInterval: number;
-  pongTimeout: number;
-  connectTimeout: number;
-}
-
-/** How a request of the application ends. */
-export interface Answerer {
-  resolve: (message: any) => void;
-  reject: (error: TickgateError) => void;
-}
 
 // `token`: a token is asked for; `restoring`: saved positions are read.
 type Phase = "idle" | "token" | "opening" | "auth" | "restoring" | "open" | "waiting" | "closed";
 
 /** A connection that lived this long was a success: the next back-off begins anew. */
 const STABLE_MS = 10_000;
-
-/** The most requests that wait for the send limit. */
-const QUEUE_MAX = 1000;
-
-/** Errors after which a command may have been carried out. */
-const UNKNOWN_OUTCOMES = ["TIMEOUT", "BACKEND_UNAVAILABLE", "INTERNAL"];
 
 /**
  * The client without its surroundings: inputs are method calls, outputs are calls of the {@link Host}. With a virtual
@@ -56,6 +32,7 @@ export class Core implements Owner {
   readonly #positions = new Positions();
   readonly #registry: Registry;
   readonly #requests = new Requests();
+  readonly #calls: Calls;
   readonly #bucket: Bucket;
   readonly #heartbeat: Heartbeat;
   readonly #credentials: Credentials;
@@ -71,20 +48,22 @@ export class Core implements Owner {
   #connections = 0;
   #wakeAt = Infinity;
   #looksAgain = false;
-  #subscribeAt = 0;
-  #user: string | undefined;
+  /** The user of the connection, or of the last one; empty: anonymous. */
+  user: string | undefined;
   #isRestored = false;
   #releasing: Subscription<any>[] = [];
-  // The gateway's clock minus this machine's.
-  #clockOffset: number | undefined;
-  #pings = new Map<string, number>();
-  readonly #stats: Omit<Stats, "reconnects" | "patterns"> = { roundTripMs: undefined, lagMs: undefined, dropped: 0, events: 0 };
+  readonly #clock: Clock;
+  readonly #feed: Feed;
 
   constructor(host: Host, settings: Settings) {
     this.#host = host;
     this.#settings = settings;
     this.#cache = new Cache(settings.cacheChannels, settings.recordKeys);
     this.#registry = new Registry(this.#positions, this.#cache, settings.maxPatterns, settings.maxMessageBytes);
+    this.#calls = new Calls(host, this.#requests, settings.maxMessageBytes);
+    this.#clock = new Clock(host);
+    const link = { connection: () => (this.#phase === "open" ? this.#connections : 0), drain: () => this.#drain() };
+    this.#feed = new Feed(host, link, this.#registry, this.#positions, this.#cache, this.#requests, this.#clock);
     this.#bucket = new Bucket(settings.messagesPerSecond);
     this.#heartbeat = new Heartbeat(settings.pingInterval, settings.pongTimeout);
     this.#credentials = new Credentials(host, settings.canAsk, settings.token);
@@ -98,12 +77,8 @@ export class Core implements Owner {
     }
   }
 
-  get user(): string | undefined {
-    return this.#user;
-  }
-
   get stats(): Stats {
-    return { ...this.#stats, reconnects: Math.max(0, this.#connections - 1), patterns: this.#registry.size };
+    return { ...this.#feed.stats, roundTripMs: this.#clock.roundTripMs, reconnects: Math.max(0, this.#connections - 1), patterns: this.#registry.size };
   }
 
   // -- What the application does ------------------------------------------------------------------------------------
@@ -196,7 +171,7 @@ export class Core implements Owner {
   }
 
   dropped(): void {
-    this.#stats.dropped += 1;
+    this.#feed.stats.dropped += 1;
   }
 
   saved(): Saved {
@@ -210,8 +185,8 @@ export class Core implements Owner {
     if (this.#phase === "token") {
       if (!counts && this.#credentials.isNeeded) this.#credentials.ask();
       else this.#open();
-    } else if (counts && this.#phase === "open") {
-      if (token !== null) this.#authenticate();
+    } else if (counts && this.#phase === "open" && token !== null) {
+      this.#authenticate();
     }
     this.#schedule();
   }
@@ -262,7 +237,7 @@ export class Core implements Owner {
   }
 
   restored(user: string, saved: Saved | null): void {
-    if (this.#phase !== "restoring" || user !== this.#user) return;
+    if (this.#phase !== "restoring" || user !== this.user) return;
     if (saved) this.#positions.restore(saved);
     this.#isRestored = true;
     this.#live();
@@ -295,7 +270,10 @@ export class Core implements Owner {
     }
     if (this.#phase === "open") {
       const beat = this.#heartbeat.look(now, dueAt);
-      if (beat === "ping") this.#ping(now);
+      if (beat === "ping") {
+        this.#bucket.take(now); // A ping does not wait; the limit has room for it.
+        this.#clock.ping();
+      }
       if (beat === "stalled") this.#stall(true);
       if (beat === "dead") this.ended(1006, "the gateway does not answer");
       if (now >= this.#credentials.refreshAt()) this.#credentials.ask();
@@ -307,7 +285,7 @@ export class Core implements Owner {
   /** A task of its own, soon after something was asked for: sends what came together. */
   turn(): void {
     for (const handle of this.#releasing.splice(0)) handle.release();
-    if (this.#phase === "open") this.#flush();
+    if (this.#phase === "open") this.#feed.flush();
     this.#drain();
     this.#schedule();
   }
@@ -324,12 +302,12 @@ export class Core implements Owner {
     this.#heartbeat.heard();
     if (this.#isStalled) this.#stall(false);
     switch (message?.type) {
-      case "event": this.#event(message); break;
-      case "dropped": this.#dropped(message.data); break;
-      case "unsubscribed": this.#unsubscribed(message); break;
+      case "event": this.#feed.event(message); break;
+      case "dropped": this.#feed.dropped(message.data); break;
+      case "unsubscribed": this.#feed.unsubscribed(message); break;
       case "auth_expiring": this.#credentials.ask(); break;
       case "going_away": this.#reconnectAfter = Number(message.data?.reconnect_after_ms ?? 0); break;
-      case "pong": this.#pong(message); break;
+      case "pong": this.#clock.pong(message); break;
       case "auth_result": this.#answer(message) || this.#authResult(message); break;
       case "error": case "subscribed": case "response": case "published": case "history": case "status": this.#answer(message); break;
       default: // Kinds that this client does not know; `ping` is answered by the WebSocket itself.
@@ -425,8 +403,8 @@ export class Core implements Owner {
 
   #changeUser(user: string): void {
     // Who was anonymous before keeps what it has.
-    if (this.#user && this.#user !== user) this.#forget();
-    this.#user = user;
+    if (this.user && this.user !== user) this.#forget();
+    this.user = user;
   }
 
   #live(): void {
@@ -448,8 +426,8 @@ export class Core implements Owner {
     this.#isStalled = false;
     this.#timer = Infinity;
     this.#reconnectAfter = undefined;
-    this.#subscribeAt = 0;
-    this.#pings.clear();
+    this.#feed.subscribeAt = 0;
+    this.#clock.forget();
     this.#heartbeat.stop();
     this.#registry.lost();
     this.#requests.lost();
@@ -474,7 +452,7 @@ export class Core implements Owner {
 
   #forget(): void {
     this.#registry.forget();
-    this.#user = undefined;
+    this.user = undefined;
     this.#isRestored = false;
     this.#host.dirty();
   }
@@ -488,98 +466,13 @@ export class Core implements Owner {
     this.#changed(undefined, isStalled ? "the gateway has not answered a ping" : "");
   }
 
-  #ping(now: number): void {
-    this.#bucket.take(now); // A ping does not wait; the limit has room for it.
-    const id = `g${now}`;
-    this.#pings.clear();
-    this.#pings.set(id, now);
-    this.#host.send(this.#host.stringify({ type: "ping", id }));
-  }
-
-  #pong({ id, timestamp }: any): void {
-    const sentAt = this.#pings.get(String(id));
-    if (sentAt === undefined) return;
-    const roundTrip = this.#host.now() - sentAt;
-    this.#stats.roundTripMs = roundTrip;
-    this.#clockOffset = Number(timestamp) + roundTrip / 2 - this.#host.wallNow();
-  }
-
   // -- Requests -----------------------------------------------------------------------------------------------------
 
-  #request(kind: string, body: any, timeout: number, { resolve, reject }: Answerer, Refused: typeof RequestRefused, hasEffect: boolean): () => void {
-    const refuse = (code: string, text: string): (() => void) => {
-      reject(new Refused(code, `${text}; nothing was sent`));
-      return () => {};
-    };
-    if (this.state !== "live") return refuse("NOT_CONNECTED", `the connection is ${this.state}`);
-    if (this.#requests.waiting >= QUEUE_MAX) return refuse("RATE_LIMITED", "too many requests wait to be sent");
-    let size = 0;
-    const write = (id: string): string => {
-      const text = this.#host.stringify({ ...body, id });
-      size = utf8Length(text);
-      return text;
-    };
-    const done = (outcome: Outcome): void => {
-      if (outcome.type === "answer") {
-        const error = refusal(outcome.message, Refused);
-        if (!error) resolve(outcome.message);
-        else if (hasEffect && UNKNOWN_OUTCOMES.includes(error.code)) reject(new OutcomeUnknown(error.code, error.message));
-        else reject(error);
-        return;
-      }
-      const [code, text] = {
-        lost: ["NOT_CONNECTED", "the connection was lost"],
-        late: ["TIMEOUT", `no answer within ${timeout} ms`],
-        aborted: ["ABORTED", "aborted by the application"],
-      }[outcome.type] as [string, string];
-      if (!outcome.wasSent) refuse(code, text);
-      else if (hasEffect) reject(new OutcomeUnknown(code, `${text}; the outcome is unknown`));
-      else reject(new RequestRefused(code, text));
-    };
-    const id = this.#requests.add(kind, write, this.#host.now() + timeout, done);
-    if (size > this.#settings.maxMessageBytes) {
-      this.#requests.answer(id, { error: { code: "MESSAGE_TOO_LARGE", message: `the message has ${size} bytes; the limit is ${this.#settings.maxMessageBytes}; nothing was sent` } });
-      return () => {};
-    }
+  #request(kind: string, body: object, timeout: number, answerer: Answerer, Refused: typeof RequestRefused, hasEffect: boolean): () => void {
+    const abort = this.#calls.make(kind, body, timeout, answerer, Refused, hasEffect, this.state);
     this.#drain();
     this.#schedule();
-    return () => this.#requests.abort(id);
-  }
-
-  #flush(): void {
-    const leaving = this.#registry.leave();
-    if (leaving) this.#unsubscribe(leaving.channels);
-    if (this.#host.now() < this.#subscribeAt) return;
-    const asking = this.#registry.ask();
-    if (!asking) return;
-    const { channels, recover } = asking;
-    const write = (id: string): string => this.#host.stringify({ type: "subscribe", channels, ...(recover && { recover }), id });
-    this.#requests.add("s", write, Infinity, (outcome) => {
-      if (outcome.type !== "answer") return;
-      const error = refusal(outcome.message);
-      if (!error) {
-        for (const handle of this.#registry.confirmed(outcome.message.data ?? {}, this.#connections)) handle.confirm();
-        // Before the first event, so that a break right behind it can be recovered. Any channel of the pattern will do.
-        this.#askEpoch(channels[0]!.replaceAll("*", "x"));
-        this.#host.dirty();
-      } else if (["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
-        this.#subscribeAt = this.#host.now() + (error.retryAfterMs ?? 1000);
-        this.#registry.postponed();
-      } else {
-        this.#registry.refused(error);
-      }
-      this.#host.soon();
-    });
-  }
-
-  #unsubscribe(channels: string[]): void {
-    this.#requests.add("u", (id) => this.#host.stringify({ type: "unsubscribe", channels, id }), Infinity, (outcome) => {
-      if (outcome.type !== "answer") return;
-      // The send limit makes this rare. The gateway still holds the patterns, so it is asked again.
-      if (refusal(outcome.message)) this.#unsubscribe(channels);
-      else this.#registry.left(channels);
-      this.#host.soon();
-    });
+    return abort;
   }
 
   // Sends what the limit permits.
@@ -597,64 +490,12 @@ export class Core implements Owner {
     let next = Math.min(this.#timer, this.#requests.nextAt());
     if (this.#phase === "open") {
       next = Math.min(next, this.#heartbeat.nextAt(), this.#credentials.refreshAt());
-      if (this.#subscribeAt > now) next = Math.min(next, this.#subscribeAt);
+      if (this.#feed.subscribeAt > now) next = Math.min(next, this.#feed.subscribeAt);
     }
     if (this.#requests.waiting > 0) next = Math.min(next, this.#bucket.nextAt(now));
     if (this.#looksAgain) next = Math.max(next, now + LATE_MS);
     if (next === this.#wakeAt) return;
     this.#wakeAt = next;
     this.#host.wake(next);
-  }
-
-  // -- Events -------------------------------------------------------------------------------------------------------
-
-  #event(message: any): void {
-    const { channel, event } = message;
-    const data = message.data ?? null;
-    const offset = message.offset === undefined ? undefined : Number(message.offset);
-    const timestamp = Number(message.timestamp);
-    const isSnapshot = message.snapshot === true;
-    this.#stats.events += 1;
-    const handles = this.#registry.route(channel);
-    if (handles.length === 0 || (offset !== undefined && !isSnapshot && this.#positions.isKnownEvent(channel, offset))) return;
-    if (!isSnapshot) this.#stats.lagMs = Math.max(0, this.#host.wallNow() + (this.#clockOffset ?? 0) - timestamp);
-    const tick: TickEvent<any> = { channel, event, data, timestamp, offset, isSnapshot };
-    this.#cache.put(tick, this.#connections);
-    const connection = this.#connections;
-    for (const handle of handles) handle.deliver(tick);
-    // A listener may have given the pattern back, or the connection.
-    const isHeld = this.#phase === "open" && this.#connections === connection && this.#registry.route(channel).length > 0;
-    if (offset === undefined || !isHeld) return;
-    this.#positions.advance(channel, offset);
-    this.#askEpoch(channel);
-    this.#host.dirty();
-  }
-
-  // An event does not name its epoch, which is that of the positions on this connection. If there were none, `history`
-  // tells it.
-  #askEpoch(channel: string): void {
-    if (!this.#positions.mustAskEpoch()) return;
-    this.#requests.add("e", (id) => this.#host.stringify({ type: "history", channel, limit: 1, id }), Infinity, (outcome) => {
-      const epoch = outcome.type === "answer" ? outcome.message.data?.epoch : undefined;
-      if (epoch) this.#positions.learn(String(epoch));
-      else this.#positions.unlearned();
-    });
-    this.#drain();
-  }
-
-  #dropped(data: any): void {
-    const channels: string[] = data?.channels ?? [];
-    const count = Number(data?.count ?? 0);
-    this.#stats.dropped += count;
-    // The gateway names up to 32 channels.
-    for (const handle of this.#registry.handles()) handle.gap("dropped", channels, channels.length < 32);
-  }
-
-  #unsubscribed(message: any): void {
-    if (message.id !== undefined && this.#requests.answer(message.id, message)) return;
-    for (const pattern of message.data?.channels ?? []) {
-      this.#registry.end(pattern, new RequestRefused("FORBIDDEN", `"${pattern}" was taken away: the new token does not allow it`));
-    }
-    this.#host.dirty();
   }
 }

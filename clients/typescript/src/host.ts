@@ -31,4 +31,19 @@ export interface Host {
   report(error: unknown): void;
 }
 
+/** The settings of a core; see `ClientOptions`. */
+export interface Settings {
+  canAsk: boolean;
+  token: string | null;
+  isStored: boolean;
+  maxPatterns: number;
+  messagesPerSecond: number;
+  maxMessageBytes: number;
+  cacheChannels: number;
+  recordKeys: string[];
+  pingInterval: number;
+  pongTimeout: number;
+  connectTimeout: number;
+}
+
 export type { Saved };

@@ -1,0 +1,130 @@
+import type { Cache } from "./cache.js";
+import type { Clock } from "./clock.js";
+import { RequestRefused } from "./errors.js";
+import type { Host } from "./host.js";
+import type { Positions } from "./positions.js";
+import type { Registry } from "./registry.js";
+import { refusal, type Requests } from "./requests.js";
+import type { Stats, TickEvent } from "./types.js";
+
+/** What a feed needs of the connection. */
+export interface Link {
+  /** The number of this connection, or of the last one; 0 while there is none. */
+  connection(): number;
+  /** Sends what the limit permits. */
+  drain(): void;
+}
+
+/** Subscribes for the {@link Registry}, and brings events to its subscribers. */
+export class Feed {
+  readonly #host: Host;
+  readonly #link: Link;
+  readonly #registry: Registry;
+  readonly #positions: Positions;
+  readonly #cache: Cache;
+  readonly #requests: Requests;
+  readonly #clock: Clock;
+  readonly stats: Pick<Stats, "lagMs" | "dropped" | "events"> = { lagMs: undefined, dropped: 0, events: 0 };
+  /** Nothing is asked for before this time, after the gateway postponed a request. */
+  subscribeAt = 0;
+
+  constructor(host: Host, link: Link, registry: Registry, positions: Positions, cache: Cache, requests: Requests, clock: Clock) {
+    this.#host = host;
+    this.#link = link;
+    this.#registry = registry;
+    this.#positions = positions;
+    this.#cache = cache;
+    this.#requests = requests;
+    this.#clock = clock;
+  }
+
+  /** Gives back and asks for what has changed. */
+  flush(): void {
+    const leaving = this.#registry.leave();
+    if (leaving) this.#unsubscribe(leaving.channels);
+    if (this.#host.now() < this.subscribeAt) return;
+    const asking = this.#registry.ask();
+    if (!asking) return;
+    const { channels, recover } = asking;
+    const write = (id: string): string => this.#host.stringify({ type: "subscribe", channels, ...(recover && { recover }), id });
+    this.#requests.add("s", write, Infinity, (outcome) => {
+      if (outcome.type !== "answer") return;
+      const error = refusal(outcome.message);
+      if (!error) {
+        for (const handle of this.#registry.confirmed(outcome.message.data ?? {}, this.#link.connection())) handle.confirm();
+        // Before the first event, so that a break right behind it can be recovered. Any channel of the pattern will do.
+        this.#askEpoch(channels[0]!.replaceAll("*", "x"));
+        this.#host.dirty();
+      } else if (["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
+        this.subscribeAt = this.#host.now() + (error.retryAfterMs ?? 1000);
+        this.#registry.postponed();
+      } else {
+        this.#registry.refused(error);
+      }
+      this.#host.soon();
+    });
+  }
+
+  #unsubscribe(channels: string[]): void {
+    this.#requests.add("u", (id) => this.#host.stringify({ type: "unsubscribe", channels, id }), Infinity, (outcome) => {
+      if (outcome.type !== "answer") return;
+      // The send limit makes this rare. The gateway still holds the patterns, so it is asked again.
+      if (refusal(outcome.message)) this.#unsubscribe(channels);
+      else this.#registry.left(channels);
+      this.#host.soon();
+    });
+  }
+
+  /** An event came. */
+  event(message: any): void {
+    const { channel, event } = message;
+    const data = message.data ?? null;
+    const offset = message.offset === undefined ? undefined : Number(message.offset);
+    const timestamp = Number(message.timestamp);
+    const isSnapshot = message.snapshot === true;
+    this.stats.events += 1;
+    const handles = this.#registry.route(channel);
+    if (handles.length === 0 || (offset !== undefined && !isSnapshot && this.#positions.isKnownEvent(channel, offset))) return;
+    if (!isSnapshot) this.stats.lagMs = this.#clock.ageOf(timestamp);
+    const tick: TickEvent<any> = { channel, event, data, timestamp, offset, isSnapshot };
+    this.#cache.put(tick, this.#link.connection());
+    const connection = this.#link.connection();
+    for (const handle of handles) handle.deliver(tick);
+    // A listener may have given the pattern back, or the connection.
+    const isHeld = this.#link.connection() === connection && this.#registry.route(channel).length > 0;
+    if (offset === undefined || !isHeld) return;
+    this.#positions.advance(channel, offset);
+    this.#askEpoch(channel);
+    this.#host.dirty();
+  }
+
+  // An event does not name its epoch, which is that of the positions on this connection. If there were none, `history`
+  // tells it.
+  #askEpoch(channel: string): void {
+    if (!this.#positions.mustAskEpoch()) return;
+    this.#requests.add("e", (id) => this.#host.stringify({ type: "history", channel, limit: 1, id }), Infinity, (outcome) => {
+      const epoch = outcome.type === "answer" ? outcome.message.data?.epoch : undefined;
+      if (epoch) this.#positions.learn(String(epoch));
+      else this.#positions.unlearned();
+    });
+    this.#link.drain();
+  }
+
+  /** The gateway dropped events, since this client read too slowly. */
+  dropped(data: any): void {
+    const channels: string[] = data?.channels ?? [];
+    const count = Number(data?.count ?? 0);
+    this.stats.dropped += count;
+    // The gateway names up to 32 channels.
+    for (const handle of this.#registry.handles()) handle.gap("dropped", channels, channels.length < 32);
+  }
+
+  /** Patterns were given back, or taken away. */
+  unsubscribed(message: any): void {
+    if (message.id !== undefined && this.#requests.answer(message.id, message)) return;
+    for (const pattern of message.data?.channels ?? []) {
+      this.#registry.end(pattern, new RequestRefused("FORBIDDEN", `"${pattern}" was taken away: the new token does not allow it`));
+    }
+    this.#host.dirty();
+  }
+}
