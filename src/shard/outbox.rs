@@ -240,6 +240,11 @@ impl Outbox {
             if precedes(sequence, behind_first) {
                 sequence = behind_first;
             }
+            // A page that was read while nothing was queued has the number of the next event, which must stay behind the
+            // reply.
+            if precedes(self.next_sequence, sequence) {
+                self.next_sequence = sequence;
+            }
         }
         self.reply_bytes = self.reply_bytes.saturating_add(counted(&frame));
         self.reply_frames += 1;

@@ -203,12 +203,33 @@ fn queued(model: &VecDeque<Queued>, kind: Kind) -> (usize, usize) {
     )
 }
 
-/// Splits the run at an index into entries of its events.
+/// Splits the run at an index into entries of its events. A reply whose position is within the run, where the run kept it
+/// back, goes before the event of that position.
 fn split(model: &mut VecDeque<Queued>, index: usize) {
     let run = model.remove(index).expect("an index of the queue");
-    for (number, bytes) in (0u32..).zip(run.parts).collect::<Vec<_>>().into_iter().rev() {
-        model.insert(index, Queued::one(run.kind, run.sequence.wrapping_add(number), bytes));
+    let mut at = index;
+    for (number, bytes) in (0u32..).zip(run.parts) {
+        let event = Queued::one(run.kind, run.sequence.wrapping_add(number), bytes);
+        let goes_before = |next: &Queued| next.kind == Kind::Reply && !precedes(event.sequence, next.sequence);
+        while model.get(at).is_some_and(goes_before) {
+            at += 1;
+        }
+        model.insert(at, event);
+        at += 1;
     }
+}
+
+#[test]
+fn a_loss_is_told_before_an_event_that_comes_after_a_partly_sent_page() {
+    let (mut pool, mut outbox) = (Pool::default(), Outbox::default());
+    let gap = outbox.take_sequence();
+    // The page is read while nothing is queued, so it has the number that the next event would get.
+    let next = outbox.next_sequence;
+    outbox.push_page(&mut pool, &mut vec![page_frame(b'p', 4)], next);
+    outbox.advance(&mut pool, 1);
+    outbox.push_at_gap(&mut pool, frame(b'!', 1), gap);
+    assert!(outbox.push_event(&mut pool, &frame(b'e', 1), &BOUNDS));
+    assert_eq!(written(&outbox, &pool), b"ppp!e");
 }
 
 proptest! {
@@ -276,9 +297,12 @@ proptest! {
                     outbox.push_at_gap(&mut pool, frame(byte, 3), gap);
                     // The frames of a page share one sequence number: after a part of the first is after all of them.
                     let behind = model.front().filter(|_| sent > 0).map_or(gap, |first| first.sequence.wrapping_add(1));
-                    let sequence = if precedes(gap, behind) { behind } else { gap };
-                    let index = model.iter().position(|queued| !precedes(queued.sequence, sequence)).unwrap_or(model.len());
-                    model.insert(index, Queued::one(Kind::Reply, sequence, vec![byte; 3]));
+                    let told = if precedes(gap, behind) { behind } else { gap };
+                    let index = model.iter().position(|queued| !precedes(queued.sequence, told)).unwrap_or(model.len());
+                    model.insert(index, Queued::one(Kind::Reply, told, vec![byte; 3]));
+                    if precedes(sequence, told) {
+                        sequence = told;
+                    }
                 },
                 Step::Page(lengths, before) => if sent == 0 && model.len() < PAGES_UP_TO {
                     let first = model.front().map_or(sequence, |queued| queued.sequence);
