@@ -4,8 +4,8 @@ import { once } from 'node:events';
 import { cpSync, readFileSync, symlinkSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join } from 'node:path';
-import { test } from 'node:test';
-import { build } from 'esbuild';
+import { after, test } from 'node:test';
+import { build, stop } from 'esbuild';
 import { Tab } from '../../../tests/e2e/browser.mjs';
 import { behindNginx } from '../../../tests/e2e/nginx.mjs';
 import { atEnd, directory, gateway, proxy, publish, root, start, token, until } from './support.mjs';
@@ -30,6 +30,9 @@ const subscriptions = async (server) => {
   const { body } = await server.admin('GET', '/api/websocket/clients');
   return body.clients.map((client) => client.subscriptions.sort().join());
 };
+
+// The bundler's process would keep this one alive.
+after(() => stop());
 
 test('the plain page in Chromium, through nginx: prices, orders, a drain of the gateway', async (t) => {
   const { server, url } = await behindNginx(t, { server: 'drain = "1s"' });
