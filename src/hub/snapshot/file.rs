@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,8 +97,15 @@ impl Locked {
         fill: impl FnOnce(&Self) -> Result<T, Error>,
     ) -> Result<(Unfinished<'_>, T), Error> {
         let name = beside(path, "new");
-        let open = |options: &mut OpenOptions| options.read(true).write(true).create(true).truncate(false).open(&name);
-        let file = open(&mut OpenOptions::new())?;
+        let mut options = OpenOptions::new();
+        // It holds what clients need a permission to read.
+        options.mode(0o600);
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&name)?;
         lock(&file)?;
         let file = Self(Arc::new(file));
         if !file.is_at(&name) {

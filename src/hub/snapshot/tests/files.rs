@@ -1,5 +1,7 @@
 //! The file itself: created, locked, replaced, checked, repaired and set aside.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 
 #[test]
@@ -12,6 +14,14 @@ fn a_new_file_appears_when_it_is_complete() {
     assert!(snapshot.is_new() && path.exists() && !file::beside(&path, "new").exists());
     drop(snapshot);
     assert!(!Snapshot::open(settings(&directory)).expect("there").is_new());
+}
+
+#[test]
+fn only_the_user_of_the_gateway_may_read_a_new_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let snapshot = Snapshot::open(settings(&directory)).expect("created");
+    let mode = std::fs::metadata(snapshot.path()).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
