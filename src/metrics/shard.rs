@@ -45,6 +45,8 @@ metrics! {
             "Subscribe messages that wait: they match too many channels for one turn, or earlier events must go first.";
         delayed_subscribes: Counter, "tickgate_subscribes_delayed_total",
             "Subscribe messages delayed because their connection, user or address asked for more than limits.scan_rate.";
+        refused_histories: Counter, "tickgate_histories_refused_total",
+            "Requests for a history refused because their connection, user or address asked for more than limits.scan_rate.";
         recovered: Counter, "tickgate_recovered_channels_total",
             "Channels recovered completely for clients that came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",

@@ -34,6 +34,10 @@ impl Session {
             Input::Published { request, position } => self.on_published(request, position, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
+            Input::HistoryLimited {
+                request_ref,
+                retry_after_ms,
+            } => Self::on_history_limited(&request_ref, retry_after_ms, context, out),
             Input::Responded { request, outcome } => self.on_response(request, outcome, context, out),
             Input::Timer => self.on_timer(context, out),
             Input::Challenge => self.on_challenge(context, out),

@@ -118,6 +118,13 @@ pub enum Input<'a> {
         /// The requested part of the history.
         page: HistoryPage,
     },
+    /// The other answer to [`Output::History`]: the client has asked for more than its share.
+    HistoryLimited {
+        /// From the request.
+        request_ref: RequestRef,
+        /// When the client may try again, in milliseconds from now.
+        retry_after_ms: u32,
+    },
     /// Answer to [`Output::Command`].
     Responded {
         /// The request's number.
@@ -227,7 +234,7 @@ pub enum Output {
         /// The event.
         event: NewEvent,
     },
-    /// Read a part of a channel's history; answered by [`Input::History`] at once.
+    /// Read a part of a channel's history; answered by [`Input::History`] or [`Input::HistoryLimited`] at once.
     History {
         /// To be handed back with the answer.
         request_ref: RequestRef,

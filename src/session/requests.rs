@@ -198,6 +198,20 @@ impl Session {
         out.reply(&reply, context);
     }
 
+    pub(super) fn on_history_limited(
+        request_ref: &RequestRef,
+        retry_after_ms: u32,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let reply = Reply::RateLimited {
+            request_ref,
+            retry_after_ms,
+            refused: 1,
+        };
+        out.reply(&reply, context);
+    }
+
     pub(super) fn status(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
         let status = Status {
             request_ref,

@@ -91,8 +91,8 @@ section! {
         value memory: u64 = 0, check memory_size;
         /// What the requests of a connection may cost in a second, in steps, 1000 to 1,000,000,000. Looking at a channel that a
         /// subscribed pattern might match is a step, and so is each event that is read for a connection, or 256 bytes of it. All
-        /// connections of a user in a shard together have eight times as much; without a user, those of an address. Requests above it are
-        /// not refused: they wait and are served in a small part of the shard's time.
+        /// connections of a user in a shard together have eight times as much; without a user, those of an address. Subscribe requests above it are
+        /// not refused: they wait and are served in a small part of the shard's time. A `history` request is refused with `RATE_LIMITED`.
         value scan_rate: u32 = shard::ScanBudget::default().per_second, check is_scan_budget;
         /// The steps that a connection may take at one time after a pause, 1000 to 1,000,000,000.
         value scan_burst: u32 = shard::ScanBudget::default().burst, check is_scan_budget;

@@ -287,8 +287,20 @@ impl ShardCore {
                 channel,
                 range,
             } => {
-                let page = self.history_page(slot, &channel, range, now);
-                self.handle(slot, Input::History { request_ref, page }, now);
+                let answer = match self.recovery.history_wait_ms(slot, &self.connections, now) {
+                    None => Input::History {
+                        request_ref,
+                        page: self.history_page(slot, &channel, range, now),
+                    },
+                    Some(retry_after_ms) => {
+                        self.metrics.refused_histories.bump(1);
+                        Input::HistoryLimited {
+                            request_ref,
+                            retry_after_ms,
+                        }
+                    }
+                };
+                self.handle(slot, answer, now);
             }
             Output::Skipped { patterns } => self.log_skipped(slot, &patterns),
             Output::Unsubscribe { patterns } => {

@@ -2,10 +2,10 @@
 //!
 //! Looking at channels and reading events from the hub is counted in steps. Each connection has an account of its own, and
 //! shares another one with the other connections of its user (without a user: of its address). An account fills at a
-//! constant rate up to a burst. Nothing is refused: whoever has overdrawn an account is served in the slow lane, which
+//! constant rate up to a burst. No subscribe request is refused: whoever has overdrawn an account is served in the slow lane, which
 //! takes short slices of the turns and a bounded part of the shard's time, those with the least debt first. So a client
 //! that asks for more than its share delays itself, and hardly anybody else; and a client that has asked for little is
-//! ahead of its neighbours behind the same address.
+//! ahead of its neighbours behind the same address. A request for a history is refused until the accounts are paid.
 //!
 //! Invariant: the slow lane takes at most [`SLICE`] steps of a turn and a page, and at most [`SLOW_PER_SECOND`] in a second
 //! and a burst.
@@ -155,6 +155,20 @@ impl Budgets {
             account.debt()
         });
         (own > 0 || shared > 0).then_some(own)
+    }
+
+    /// After how many milliseconds no account is overdrawn any more; `None`: none is.
+    pub(super) fn wait_ms(&mut self, payers: Payers, now: Now) -> Option<u32> {
+        self.debt(payers, now)?;
+        let own = self
+            .own
+            .get(&payers.connection)
+            .map(|account| (account.debt(), self.budget));
+        let shared = payers.shared.and_then(|shared| self.shared.get(&shared));
+        let shared = shared.map(|account| (account.debt(), self.budget.shared()));
+        let wait = |(debt, budget): (u64, ScanBudget)| (debt * 1000).div_ceil(budget.per_second.max(1).into());
+        let longest = own.into_iter().chain(shared).map(wait).max().unwrap_or(0);
+        Some(u32::try_from(longest).unwrap_or(u32::MAX).max(1))
     }
 
     /// Takes steps from the accounts.

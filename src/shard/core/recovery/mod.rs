@@ -86,6 +86,12 @@ impl Recovery {
         self.subscribes.has_work(position) || self.catch_ups.has_drops() || self.slow.is_ready()
     }
 
+    /// After how many milliseconds a connection may ask for a history again; `None`: at once.
+    pub(super) fn history_wait_ms(&mut self, slot: u32, connections: &Connections, now: Now) -> Option<u32> {
+        let payers = self.budgets.payers(slot, connections);
+        self.budgets.wait_ms(payers, now)
+    }
+
     /// Charges a connection for reading events of this many bytes.
     pub(super) fn charge_events(
         &mut self,

@@ -139,3 +139,35 @@ fn what_is_replayed_is_paid_for_as_well() {
     assert_eq!(rig.kinds(id), ["subscribed"]);
     assert_eq!(rig.core.next_turn_ms(), None);
 }
+
+#[test]
+fn a_client_that_has_overdrawn_its_budget_is_told_when_it_may_ask_for_a_history() {
+    let mut rig = crowded();
+    let (greedy, modest) = (rig.of_user("greedy"), rig.of_user("modest"));
+    let ask = r#"{"type":"history","channel":"grid.a.order","id":"h"}"#;
+    for _ in 0..2 {
+        rig.subscribe(greedy, "market.*");
+        rig.turns_for(10, |_| ());
+        rig.say(greedy, r#"{"type":"unsubscribe","channels":["market.*"]}"#);
+    }
+    rig.kinds(greedy);
+    rig.say(greedy, ask);
+    let refused = rig.read(greedy);
+    let error = refused
+        .iter()
+        .find(|frame| frame.kind() == "error")
+        .expect("a refusal")
+        .text();
+    assert_eq!(
+        (&error["id"], &error["error"]["code"]),
+        (&"h".into(), &"RATE_LIMITED".into())
+    );
+    let wait_ms = error["data"]["retry_after_ms"].as_u64().expect("a time");
+    assert_eq!(rig.metrics.refused_histories.get(), 1);
+    rig.say(modest, ask);
+    assert!(rig.kinds(modest).contains(&"history".to_owned()));
+
+    rig.pass(wait_ms);
+    rig.say(greedy, ask);
+    assert!(rig.kinds(greedy).contains(&"history".to_owned()), "after {wait_ms} ms");
+}
