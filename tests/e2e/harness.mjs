@@ -37,6 +37,7 @@ export function within(what, promise) {
 }
 
 const undoing = new WeakMap();
+let exits = false;
 
 /**
  * Adds a clean-up step for the test's end. The last step added runs first, and a failing step does not prevent the others.
@@ -44,6 +45,12 @@ const undoing = new WeakMap();
  * failure, and a process that is left keeps the test run from ending.
  */
 export function atEnd(t, undo) {
+  if (!exits) {
+    exits = true;
+    // Node 20 sometimes spins for ever when a process ends by itself: it waits for a request of a handle that it closes. A
+    // process that exits does not wait. The test runner has set the exit code by then.
+    process.on('exit', () => process.exit());
+  }
   if (undoing.has(t)) {
     undoing.get(t).push(undo);
     return;
@@ -66,8 +73,17 @@ export function atEnd(t, undo) {
 /** A directory that is removed when the test ends. */
 export function directory(t) {
   const path = mkdtempSync(join(tmpdir(), 'tickgate-'));
-  // The child processes of a browser write for a moment after it has ended.
-  atEnd(t, () => rmSync(path, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
+  // The child processes of a browser write for a moment after it has ended. `maxRetries` of `rmSync` does not look for files
+  // that are new.
+  atEnd(t, () => until('an empty directory', () => {
+    try {
+      rmSync(path, { recursive: true, force: true });
+      return true;
+    } catch (error) {
+      if (error.code !== 'ENOTEMPTY') throw error;
+      return false;
+    }
+  }));
   return path;
 }
 

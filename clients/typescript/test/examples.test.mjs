@@ -4,8 +4,8 @@ import { once } from 'node:events';
 import { cpSync, readFileSync, symlinkSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join } from 'node:path';
-import { after, test } from 'node:test';
-import { build, stop } from 'esbuild';
+import { test } from 'node:test';
+import { buildSync } from 'esbuild';
 import { Tab } from '../../../tests/e2e/browser.mjs';
 import { behindNginx } from '../../../tests/e2e/nginx.mjs';
 import { atEnd, directory, gateway, proxy, publish, root, start, token, until } from './support.mjs';
@@ -30,9 +30,6 @@ const subscriptions = async (server) => {
   const { body } = await server.admin('GET', '/api/websocket/clients');
   return body.clients.map((client) => client.subscriptions.sort().join());
 };
-
-// The bundler's process would keep this one alive.
-after(() => stop());
 
 test('the plain page in Chromium, through nginx: prices, orders, a drain of the gateway', async (t) => {
   const { server, url } = await behindNginx(t, { server: 'drain = "1s"' });
@@ -74,7 +71,7 @@ test('the React page under StrictMode: one subscription for a pattern, none for 
   const server = await gateway(t);
   await publish(server, 'market.BTC.price', { price: 1 });
   await publish(server, 'board.main.prices', [{ code: 'a', price: 1 }, { code: 'b', price: 2 }]);
-  const { outputFiles } = await build({
+  const { outputFiles } = buildSync({
     entryPoints: [join(root, 'clients/examples/react/main.jsx')], bundle: true, format: 'esm', write: false, jsx: 'automatic',
     define: { 'process.env.NODE_ENV': '"development"' }, // StrictMode acts in development only.
     nodePaths: [join(root, 'clients/react/node_modules')],
