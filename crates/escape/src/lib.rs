@@ -12,7 +12,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
-/// The text with its line breaks. Parts of it that come from elsewhere are escaped with [`line`] before.
+/// The text with its line breaks. Parts of it that come from elsewhere are escaped with [`line()`] before.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |character| character == '\n')
