@@ -97,16 +97,22 @@ async function restartable(t, rest) {
   return { start: () => gateway(t, options), url: `ws://127.0.0.1:${ports[0]}/ws` };
 }
 
-test('a kill of the gateway is a new epoch, and told so', async (t) => {
-  const { start, url } = await restartable(t);
-  const first = await start();
+/** A gateway, and a client that has received one event of it. */
+async function following(t, start, url) {
+  const server = await start();
   const tg = await client(t, url);
   const sub = tg.subscribe('grid.*');
   const seen = collect(sub);
   await within('live', tg.connect());
   await within('ready', sub.ready);
-  await publish(first, 'grid.a.order', 1);
+  await publish(server, 'grid.a.order', 1);
   await until('the event', () => seen.events.length === 1);
+  return { server, tg, seen };
+}
+
+test('a kill of the gateway is a new epoch, and told so', async (t) => {
+  const { start, url } = await restartable(t);
+  const { server: first, tg, seen } = await following(t, start, url);
   first.child.kill('SIGKILL');
   await first.ended;
   await reached(tg, 'waiting');
@@ -121,14 +127,7 @@ test('a kill of the gateway is a new epoch, and told so', async (t) => {
 
 test('a drain with a snapshot: the client comes back when it was told to, and misses nothing', async (t) => {
   const { start, url } = await restartable(t, (where) => `[state]\nsnapshot = "${join(where, 'snapshot')}"\n`);
-  const first = await start();
-  const tg = await client(t, url);
-  const sub = tg.subscribe('grid.*');
-  const seen = collect(sub);
-  await within('live', tg.connect());
-  await within('ready', sub.ready);
-  await publish(first, 'grid.a.order', 1);
-  await until('the event', () => seen.events.length === 1);
+  const { server: first, tg, seen } = await following(t, start, url);
   first.child.kill('SIGTERM');
   await within('the end', first.ended);
   await reached(tg, 'waiting');

@@ -13,14 +13,21 @@ fn pass(client: &mut Client, ms: u64) {
     client.rig.core.serve_polls(client.rig.now);
 }
 
+/// A client that polls and is connected to the namespace.
+fn connected(revision: Revision) -> Client {
+    let mut client = Client::open(Limits::default(), revision);
+    // With revision 3 the server connects it.
+    if revision == Revision::Four {
+        assert_eq!(client.post("40"), Ok(()));
+        client.poll();
+    }
+    client
+}
+
 #[test]
 fn a_client_that_polls_on_has_answered_and_is_told_to_stay_away() {
     for (revision, ping) in [(Revision::Four, "2"), (Revision::Three, "1:6")] {
-        let mut client = Client::open(Limits::default(), revision);
-        if revision == Revision::Four {
-            assert_eq!(client.post("40"), Ok(()));
-            client.poll();
-        }
+        let mut client = connected(revision);
         let mut waiting = client.get().expect("taken");
         challenge(&mut client);
         assert_eq!(text(&waiting.try_recv().expect("the poll ends")), ping);
@@ -45,11 +52,7 @@ fn a_client_that_polls_on_has_answered_and_is_told_to_stay_away() {
 #[test]
 fn a_client_that_stopped_polling_is_dead() {
     for revision in [Revision::Four, Revision::Three] {
-        let mut client = Client::open(Limits::default(), revision);
-        if revision == Revision::Four {
-            assert_eq!(client.post("40"), Ok(()));
-            client.poll();
-        }
+        let mut client = connected(revision);
         // Its last request still waits, as that of a client whose network is gone.
         let mut waiting = client.get().expect("taken");
         challenge(&mut client);
