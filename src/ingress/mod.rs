@@ -63,7 +63,7 @@ mod routing;
 mod serve;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

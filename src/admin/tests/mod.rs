@@ -2,7 +2,7 @@
 
 mod admission;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,10 +15,10 @@ use crate::backend::feeds::Runner;
 use crate::backend::{commands, feeds};
 use crate::broker::Embedded;
 use crate::ingress::http::LocalAddress;
+use crate::ingress::tests::{answer, exchange, until};
 use crate::shard::mailbox::{Mailbox, mailbox};
 use tickgate_protocol::dialect;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "the-admin-key-of-these-tests-only";
 
 fn settings() -> Settings {
@@ -115,39 +115,6 @@ impl Fixture {
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.expect(name).parse().expect("a number")
     }
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never came: {what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> String {
-    stream.write_all(request).await.expect("sent");
-    answer(stream).await
-}
-
-/// Reads one response: the head, and the body by its length. Empty when the connection ends instead.
-async fn answer(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => answer.push(byte),
-            Err(_) => return String::new(),
-        }
-    }
-    let head = String::from_utf8_lossy(&answer).to_lowercase();
-    let length = head
-        .split("content-length: ")
-        .nth(1)
-        .and_then(|rest| rest.split('\r').next()?.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    stream.read_exact(&mut body).await.expect("the announced body");
-    answer.extend(body);
-    String::from_utf8(answer).expect("text")
 }
 
 fn get(path: &str) -> Vec<u8> {

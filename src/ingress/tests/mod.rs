@@ -197,7 +197,7 @@ impl Fixture {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "never came: {what}");
@@ -205,13 +205,13 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> String {
+pub(crate) async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> String {
     stream.write_all(bytes).await.expect("sent");
     answer(stream).await
 }
 
 /// Reads one response: the head, and the body by its length.
-async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
+pub(crate) async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let read = async {
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
