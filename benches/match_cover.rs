@@ -26,7 +26,9 @@ fn matches(criterion: &mut Criterion) {
         "market.*",
     ] {
         let pattern = pattern(text);
-        group.bench_function(text, |bencher| bencher.iter(|| pattern.matches(black_box(channel))));
+        group.bench_function(text, |bencher| {
+            bencher.iter(|| pattern.matches_name(black_box(channel)))
+        });
     }
     group.finish();
 }
@@ -54,6 +56,7 @@ fn names(criterion: &mut Criterion) {
         bencher.iter(|| Channel::parse(black_box("grid.grid_abc123.status")))
     });
     let trader = Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: Some(Arc::from("42")),
         ..Identity::anonymous(Policy::default().of_role(Some("trader")))
     };

@@ -106,6 +106,7 @@ impl Rig {
             NOW,
         );
         let anonymous = Identity {
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             user: None,
             role: None,
             permissions: Arc::new(Permissions {
@@ -125,6 +126,7 @@ impl Rig {
             auth_mode: Mode::Off,
             anonymous: Arc::new(anonymous),
             auto_subscribe: Box::default(),
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,

@@ -276,6 +276,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         auth_mode,
         anonymous: identity(),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -286,6 +287,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
 
 fn identity() -> Arc<Identity> {
     Arc::new(Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: Some("u".into()),
         ..Identity::anonymous(Arc::default())
     })

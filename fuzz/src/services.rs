@@ -93,6 +93,7 @@ pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
         auth_mode,
         anonymous: identity(None, None),
         auto_subscribe: [pattern("system.status")].into(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 3_000,
         heartbeat_interval_ms: 25_000,
@@ -114,6 +115,7 @@ pub(crate) fn text_for(dialect: &Dialect, choice: u8) -> &'static str {
 fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
     let anything = || vec![pattern("*"), pattern("user.*")];
     Arc::new(Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: user.map(Into::into),
         role: None,
         permissions: Arc::new(Permissions {

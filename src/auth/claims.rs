@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-use tickgate_protocol::channel::{Pattern, is_segment};
+use tickgate_protocol::channel::{Pattern, Tenant, is_segment};
 
 use super::TokenError;
 
@@ -81,11 +81,13 @@ impl<'a> Claims<'a> {
         })
     }
 
-    /// A claim that is a list of patterns.
-    pub(super) fn patterns(&self, name: &str) -> Result<Option<Vec<Pattern>>, TokenError> {
+    /// A claim that is a list of patterns, as patterns of a tenant.
+    pub(super) fn patterns(&self, name: &str, tenant: Tenant) -> Result<Option<Vec<Pattern>>, TokenError> {
         let texts: Option<Vec<String>> = self.get(name, "an array of patterns")?;
         let parse = |(index, text): (usize, String)| {
-            Pattern::parse(&text).map_err(|why| TokenError::invalid(format!("claim {name}: item {index} {why}")))
+            let pattern = Pattern::parse(&text);
+            let pattern = pattern.map_err(|why| TokenError::invalid(format!("claim {name}: item {index} {why}")))?;
+            Ok(pattern.in_tenant(tenant))
         };
         texts
             .map(|texts| texts.into_iter().enumerate().map(parse).collect())

@@ -26,11 +26,15 @@ pub use policy::{ADMIN_ROLE, Policy, Settings};
 pub use secret::{Secret, same_secret};
 pub use token::{TOKEN_BYTES_MAX, verify};
 
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
 
 /// The identity of a connection: its user and permissions. Connections with the same token share one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// The tenant whose key signed the token, or whose endpoint an anonymous connection used. Nothing of another tenant is
+    /// allowed.
+    pub tenant: Tenant,
     /// The token's subject, one valid channel segment; `None` for anonymous connections.
     pub user: Option<Arc<str>>,
     /// The role that the token names.
@@ -46,10 +50,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of connections without a token. It never expires and owns no `user.…` channel.
+    /// The identity of connections without a token, in the default tenant. It never expires and owns no `user.…` channel.
     #[must_use]
     pub const fn anonymous(permissions: Arc<Permissions>) -> Self {
         Self {
+            tenant: Tenant::DEFAULT,
             user: None,
             role: None,
             permissions,

@@ -3,7 +3,8 @@
 //! Invariant: subscribing is monotone. An identity that may subscribe to a pattern may subscribe to every channel that
 //! the pattern matches. So a wide pattern never gives access that a narrow one would refuse.
 //!
-//! * Role admin may do everything.
+//! * Nothing of another tenant is allowed, to role admin neither.
+//! * Role admin may do everything else.
 //! * A pattern is allowed when *one* allowed pattern covers it. Several allowed patterns that cover it only together do
 //!   not count.
 //! * `user.<sub>.*` and everything below it is allowed to that user without any entry.
@@ -17,7 +18,7 @@
 //! * `system.gateway` and the channels below it, the gateway's own statistics, are for role admin only; see
 //!   [`is_admin_only`].
 
-use tickgate_protocol::channel::{Channel, Pattern, segments};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant, segments};
 
 use super::Identity;
 
@@ -34,6 +35,20 @@ pub struct Permissions {
     pub publish: Vec<Pattern>,
 }
 
+impl Permissions {
+    /// The same lists as patterns of a tenant.
+    #[must_use]
+    pub fn in_tenant(self, tenant: Tenant) -> Self {
+        let moved = |patterns: Vec<Pattern>| patterns.into_iter().map(|one| one.in_tenant(tenant)).collect();
+        Self {
+            admin: self.admin,
+            channels: moved(self.channels),
+            commands: moved(self.commands),
+            publish: moved(self.publish),
+        }
+    }
+}
+
 impl Identity {
     /// Whether the identity may subscribe to `pattern`, by the rules above.
     ///
@@ -42,6 +57,9 @@ impl Identity {
     #[must_use]
     pub fn may_subscribe(&self, pattern: &Pattern) -> bool {
         let allowed = &self.permissions.channels;
+        if pattern.tenant() != self.tenant {
+            return false;
+        }
         if self.permissions.admin {
             return true;
         }
@@ -65,7 +83,7 @@ impl Identity {
     #[must_use]
     pub fn may_command(&self, action: &Channel) -> bool {
         let Permissions { admin, commands, .. } = &*self.permissions;
-        *admin || commands.iter().any(|entry| entry.matches(action.as_str()))
+        action.tenant() == self.tenant && (*admin || commands.iter().any(|entry| entry.matches(action)))
     }
 
     /// Whether the identity may publish to `channel`: an allowed pattern matches it. When the channel begins with `user`,
@@ -73,9 +91,10 @@ impl Identity {
     #[must_use]
     pub fn may_publish(&self, channel: &Channel) -> bool {
         let Permissions { admin, publish, .. } = &*self.permissions;
-        let channel = channel.as_str();
-        let fits = |entry: &Pattern| !is_below_user(channel) || is_below_user(entry.as_str());
-        *admin || (!is_admin_only(channel) && publish.iter().any(|entry| fits(entry) && entry.matches(channel)))
+        let name = channel.as_str();
+        let fits = |entry: &Pattern| !is_below_user(name) || is_below_user(entry.as_str());
+        let is_granted = || publish.iter().any(|entry| fits(entry) && entry.matches(channel));
+        channel.tenant() == self.tenant && (*admin || (!is_admin_only(name) && is_granted()))
     }
 
     /// Whether all channels of a pattern are the user's own, and which of them.
@@ -114,11 +133,12 @@ fn is_below_user(pattern: &str) -> bool {
 
 /// The part of `pattern` that begins with `user.`, as a pattern; `user` for `user`; `None` when there is none.
 fn part_below_user(pattern: &Pattern) -> Option<Pattern> {
+    let in_tenant = |text: &str| Some(Pattern::parse(text).ok()?.in_tenant(pattern.tenant()));
     match pattern.as_str().split_once('.') {
         _ if is_below_user(pattern.as_str()) => Some(pattern.clone()),
-        None if pattern.as_str() == "*" => Pattern::parse("user.*").ok(),
+        None if pattern.as_str() == "*" => in_tenant("user.*"),
         // The result is three bytes longer. When it is too long for a pattern, it matches no channel.
-        Some(("*", rest)) => Pattern::parse(&format!("{USER}.{rest}")).ok(),
+        Some(("*", rest)) => in_tenant(&format!("{USER}.{rest}")),
         _ => None,
     }
 }

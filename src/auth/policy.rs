@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 
 use super::{Identity, Permissions};
 
@@ -13,6 +13,8 @@ pub const ADMIN_ROLE: &str = "admin";
 /// `[auth]`: how claims are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The tenant whose tokens these rules are for.
+    pub tenant: Tenant,
     /// The claim that names the user.
     pub subject_claim: Box<str>,
     /// How long after `exp`, and before `nbf`, a token is valid, in milliseconds.
@@ -28,6 +30,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            tenant: Tenant::DEFAULT,
             subject_claim: "sub".into(),
             leeway_ms: 5_000,
             issuer: None,
@@ -59,6 +62,19 @@ impl Policy {
             }),
             Some(role) => Arc::clone(self.roles.get(role).unwrap_or(&self.default)),
             None => Arc::clone(&self.default),
+        }
+    }
+
+    /// The same rules for a tenant: its own patterns of the same text.
+    #[must_use]
+    pub fn in_tenant(self, tenant: Tenant) -> Self {
+        let moved = |permissions: Arc<Permissions>| Arc::new(Arc::unwrap_or_clone(permissions).in_tenant(tenant));
+        Self {
+            roles: (self.roles.into_iter())
+                .map(|(role, permissions)| (role, moved(permissions)))
+                .collect(),
+            default: moved(self.default),
+            anonymous: moved(self.anonymous),
         }
     }
 

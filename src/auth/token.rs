@@ -97,6 +97,7 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
         .ok_or_else(|| TokenError::invalid("claim exp is missing"))?;
     let role = claims.text("role")?;
     Ok(Identity {
+        tenant: settings.tenant,
         user: Some(claims.subject(&settings.subject_claim)?.into()),
         permissions: permissions(claims, settings, role.as_deref())?,
         role: role.map(Arc::from),
@@ -109,10 +110,11 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
 /// The permissions of the role. A list in the token replaces the role's list.
 fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> Result<Arc<Permissions>, TokenError> {
     let mut permissions = settings.policy.of_role(role);
+    let tenant = settings.tenant;
     let lists = [
-        claims.patterns("channels")?,
-        claims.patterns("commands")?,
-        claims.patterns("publish")?,
+        claims.patterns("channels", tenant)?,
+        claims.patterns("commands", tenant)?,
+        claims.patterns("publish", tenant)?,
     ];
     // Tokens without lists share one instance per role.
     if lists.iter().any(Option::is_some) {

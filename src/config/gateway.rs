@@ -112,6 +112,7 @@ impl Config {
             anonymous: Arc::new(auth.settings().policy.anonymous_identity()),
             auto_subscribe: endpoint.auto_subscribe(),
             refused_values: Arc::clone(refused_values),
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             auth_timeout_ms: milliseconds(auth.timeout),
             expiry_warning_ms: milliseconds(auth.expiry_warning),
             heartbeat_interval_ms: milliseconds(interval),

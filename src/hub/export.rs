@@ -40,7 +40,7 @@ impl Hub {
     /// Restores the tombstone of a channel that was evicted with this version. To be called in the order of versions, and
     /// before channels are restored.
     pub fn restore_tombstone(&self, version: u64, tombstone: Tombstone) {
-        self.with_state(stripe_of(tombstone.channel.as_str()), |state| {
+        self.with_state(stripe_of(&tombstone.channel), |state| {
             state.channels.restore_tombstone(version, tombstone);
         });
     }
@@ -58,7 +58,7 @@ impl Hub {
     /// Restores a channel, as far as its current class keeps state, and returns its stripe. All versions in the export
     /// must be at or below the restored counters of that stripe.
     pub fn restore(&self, export: ChannelExport, now: Now) -> u8 {
-        let stripe = stripe_of(export.channel.as_str());
+        let stripe = stripe_of(&export.channel);
         let class = Arc::clone(self.classes.of(&export.channel));
         self.with_state(stripe, |state| state.channels.restore(export, &class, now));
         self.enforce_bounds();

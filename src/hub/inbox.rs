@@ -104,7 +104,7 @@ impl Inbox {
 
     /// Views one channel without joining it. `view` is called as by [`Inbox::join_and_view`].
     pub fn view(&self, channel: &Channel, now: Now, view: &mut dyn FnMut(ChannelView<'_>)) {
-        self.hub.with_state(stripe_of(channel.as_str()), |state| {
+        self.hub.with_state(stripe_of(channel), |state| {
             state
                 .channels
                 .view(channel, |channel| self.hub.class_of(channel), now, view);
@@ -118,7 +118,7 @@ impl Inbox {
             Since::Newest { above: 0 } => self.hub.formats_in_use() + self.hub.snapshot_formats_in_use(),
             Since::Newest { .. } | Since::After(_) => self.hub.formats_in_use(),
         };
-        let (mut page, at) = self.with_position(stripe_of(channel.as_str()), |state| {
+        let (mut page, at) = self.with_position(stripe_of(channel), |state| {
             state.channels.read(channel, since, limit, now, formats)
         });
         page.at = at;
@@ -142,7 +142,7 @@ impl Inbox {
     /// position.
     pub(super) fn join_viewing(&mut self, pattern: &Pattern, mut view: impl FnMut(&mut StripeState)) -> JoinPosition {
         let patterns = std::slice::from_ref(pattern);
-        let position = match Stripes::of(pattern.as_str()) {
+        let position = match Stripes::of(pattern) {
             Stripes::One(stripe) => {
                 let ((), from) = self.join_stripe(stripe, patterns, &mut view);
                 JoinPosition::in_one(stripe, from)
@@ -211,7 +211,7 @@ impl Inbox {
 
     /// Removes the shard's interest in a pattern. Events that were published before may still be popped.
     pub fn leave(&mut self, pattern: &Pattern) {
-        for stripe in Stripes::of(pattern.as_str()).iter() {
+        for stripe in Stripes::of(pattern).iter() {
             let mut state = self.hub.stripes[usize::from(stripe)].lock();
             state.interest.remove(pattern, 1 << self.shard);
         }

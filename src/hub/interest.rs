@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use memchr::memchr_iter;
 
 use super::STRIPES;
-use tickgate_protocol::channel::{Pattern, SEGMENTS_MAX, Shape, segments};
+use tickgate_protocol::channel::{Channel, Name, Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// The stripes of the channels that a pattern can match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,11 @@ pub(super) enum Stripes {
 }
 
 impl Stripes {
-    pub(super) fn of(pattern: &str) -> Self {
-        let mut segments = segments(pattern);
+    pub(super) fn of(pattern: &Pattern) -> Self {
+        let mut segments = segments(pattern.as_str());
         match (segments.next(), segments.next()) {
             (Some("*"), _) | (_, Some("*")) => Self::All,
-            _ => Self::One(stripe_of(pattern)),
+            _ => Self::One(stripe_of_name(pattern.as_str())),
         }
     }
 
@@ -44,11 +44,16 @@ impl Stripes {
     }
 }
 
-/// The stripe of a channel: a hash of its first two segments.
-pub(super) fn stripe_of(channel: &str) -> u8 {
-    let end = memchr_iter(b'.', channel.as_bytes()).nth(1).unwrap_or(channel.len());
+/// The stripe of a channel: a hash of its first two segments. It does not depend on the tenant, because a tenant may have
+/// another number after a restart.
+pub(super) fn stripe_of(channel: &Channel) -> u8 {
+    stripe_of_name(channel.as_str())
+}
+
+fn stripe_of_name(name: &str) -> u8 {
+    let end = memchr_iter(b'.', name.as_bytes()).nth(1).unwrap_or(name.len());
     // The seed is fixed because publishers and joins must agree. An attacker gains nothing from channels in one stripe.
-    let hash = FixedState::with_seed(0x7469_636b_6761_7465).hash_one(&channel.as_bytes()[..end]);
+    let hash = FixedState::with_seed(0x7469_636b_6761_7465).hash_one(&name.as_bytes()[..end]);
     u8::try_from(hash % STRIPES as u64).unwrap_or(0)
 }
 
@@ -129,8 +134,9 @@ impl Interest {
         self.shards.contains_key(pattern)
     }
 
-    /// The shards that hold a pattern matching the channel, as a bit mask. The channel's name must be valid.
-    pub(super) fn lookup(&mut self, channel: &str) -> u64 {
+    /// The shards that hold a pattern matching the channel, as a bit mask.
+    pub(super) fn lookup(&mut self, channel: &Channel) -> u64 {
+        let Name { tenant, text: channel } = channel.key();
         let dots = memchr_iter(b'.', channel.as_bytes()).count().min(SEGMENTS_MAX - 1);
         let mut shards = 0;
         for HeldShape { shape, .. } in &self.shapes[dots] {
@@ -140,7 +146,7 @@ impl Interest {
                 shape.write_candidate(channel, &mut self.candidate);
                 &self.candidate
             };
-            shards |= self.shards.get(text).copied().unwrap_or(0);
+            shards |= self.shards.get(&Name { tenant, text }).copied().unwrap_or(0);
         }
         shards
     }
@@ -157,18 +163,29 @@ impl Interest {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tickgate_protocol::channel::Tenant;
 
     fn segment() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec!["*", "*", "a", "b", "cc", "BTC/USDT"])
     }
 
     fn pattern() -> impl Strategy<Value = Pattern> {
-        prop::collection::vec(segment(), 1..=8).prop_map(|parts| Pattern::parse(&parts.join(".")).expect("valid"))
+        (prop::collection::vec(segment(), 1..=8), tenant()).prop_map(|(parts, tenant)| {
+            let pattern = Pattern::parse(&parts.join(".")).expect("valid");
+            pattern.in_tenant(tenant)
+        })
     }
 
-    fn channel() -> impl Strategy<Value = String> {
-        prop::collection::vec(prop::sample::select(vec!["a", "b", "cc", "BTC/USDT"]), 1..=8)
-            .prop_map(|parts| parts.join("."))
+    fn channel() -> impl Strategy<Value = Channel> {
+        let segments = prop::collection::vec(prop::sample::select(vec!["a", "b", "cc", "BTC/USDT"]), 1..=8);
+        (segments, tenant()).prop_map(|(parts, tenant)| {
+            let channel = Channel::parse(&parts.join(".")).expect("valid");
+            channel.in_tenant(tenant)
+        })
+    }
+
+    fn tenant() -> impl Strategy<Value = Tenant> {
+        (0usize..3).prop_map(|index| Tenant::new(index).expect("few"))
     }
 
     proptest! {
@@ -191,7 +208,7 @@ mod tests {
                 }
                 for channel in &channels {
                     let naive = model.iter().filter(|(held, _)| held.matches(channel)).fold(0, |mask, (_, by)| mask | 1u64 << by);
-                    prop_assert_eq!(interest.lookup(channel), naive, "{}", channel);
+                    prop_assert_eq!(interest.lookup(channel), naive, "{:?}", channel);
                 }
             }
             for (pattern, shard) in model {
@@ -203,18 +220,19 @@ mod tests {
         #[test]
         fn the_stripes_of_a_pattern_contain_the_stripe_of_every_channel_it_matches(pattern in pattern(), channel in channel()) {
             if pattern.matches(&channel) {
-                prop_assert!(Stripes::of(pattern.as_str()).iter().any(|stripe| stripe == stripe_of(&channel)));
+                prop_assert!(Stripes::of(&pattern).iter().any(|stripe| stripe == stripe_of(&channel)));
             }
         }
     }
 
     #[test]
     fn stripes_of_short_and_starred_patterns() {
+        let of = |text| Stripes::of(&Pattern::parse(text).expect("valid"));
         for all in ["*", "a.*", "a.*.c", "*.b", "*.*"] {
-            assert_eq!(Stripes::of(all), Stripes::All, "{all}");
+            assert_eq!(of(all), Stripes::All, "{all}");
         }
         for one in ["a", "a.b", "a.b.*", "a.b.*.d"] {
-            assert_eq!(Stripes::of(one).iter().count(), 1, "{one}");
+            assert_eq!(of(one).iter().count(), 1, "{one}");
         }
         assert_eq!(Stripes::All.iter().count(), STRIPES);
     }
@@ -226,7 +244,8 @@ mod tests {
             interest.add(&Pattern::parse(text).expect("valid"), 0b11);
         }
         assert_eq!(interest.remove_all(0b01).len(), 4);
-        assert_eq!(interest.lookup("a.b"), 0b10);
+        let channel = Channel::parse("a.b").expect("valid");
+        assert_eq!(interest.lookup(&channel), 0b10);
         assert_eq!(interest.remove_all(0b01), []);
         assert_eq!(interest.remove_all(0b10).len(), 4);
         assert!(interest.is_empty());

@@ -363,9 +363,9 @@ impl Hub {
         }
     }
 
-    /// Whether a shard holds a pattern that matches the channel. The channel's name must be valid.
+    /// Whether a shard holds a pattern that matches the channel.
     #[must_use]
-    pub fn is_wanted(&self, channel: &str) -> bool {
+    pub fn is_wanted(&self, channel: &Channel) -> bool {
         let mut state = self.stripes[usize::from(stripe_of(channel))].lock();
         state.interest.lookup(channel) != 0
     }
@@ -374,7 +374,7 @@ impl Hub {
     #[must_use]
     pub fn holds(&self, pattern: &Pattern) -> bool {
         // A pattern that concerns all stripes is joined and left in each of them, so one of them suffices.
-        let stripe = *Stripes::of(pattern.as_str()).iter().start();
+        let stripe = *Stripes::of(pattern).iter().start();
         self.stripes[usize::from(stripe)].lock().interest.holds(pattern)
     }
 
@@ -439,7 +439,7 @@ impl Hub {
         view: &mut dyn FnMut(ChannelView<'_>),
     ) -> Page {
         let formats = self.formats_in_use();
-        let page = self.with_state(stripe_of(channel.as_str()), |state| {
+        let page = self.with_state(stripe_of(channel), |state| {
             state
                 .channels
                 .view(channel, |channel| self.class_of(channel), now, view);
@@ -459,7 +459,7 @@ impl Hub {
     /// Extends the freshness of the channel's last value: newcomers get it for `fresh_ms` milliseconds from now. Has no
     /// effect if the value was published without [`fresh_ms`](crate::event::PublishOptions::fresh_ms).
     pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {
-        let mut state = self.stripes[usize::from(stripe_of(channel.as_str()))].lock();
+        let mut state = self.stripes[usize::from(stripe_of(channel))].lock();
         state.channels.confirm_last(channel, fresh_ms, now);
     }
 

@@ -122,7 +122,7 @@ impl ScanRanges {
 
     /// The newest version in the hub when the page that contains the channel's name was read; 0 if there is no such page.
     pub(super) fn newest_at(&self, channel: &Channel) -> u64 {
-        let ranges = &self.stripes[usize::from(stripe_of(channel.as_str()))];
+        let ranges = &self.stripes[usize::from(stripe_of(channel))];
         let range = ranges.get(ScanRange::index_of(ranges, channel));
         range.map_or(0, |range| range.newest)
     }

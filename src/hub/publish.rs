@@ -88,7 +88,7 @@ impl Hub {
         credit: Credit<'_>,
         wakes: &mut Wakes,
     ) -> (Receipt, Option<Arc<Event>>) {
-        let stripe = stripe_of(event.channel.as_str());
+        let stripe = stripe_of(&event.channel);
         let id = event.options.id;
         let publish = |state: &mut StripeState| {
             if state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
@@ -102,7 +102,7 @@ impl Hub {
                 state.channels.note_id(id, 0, &self.generations);
             }
             state.events += 1;
-            let shards = state.interest.lookup(event.channel.as_str());
+            let shards = state.interest.lookup(&event.channel);
             if shards == 0 {
                 state.unwanted += 1;
                 let unwanted = Receipt {
@@ -137,7 +137,7 @@ impl Hub {
         credit: Credit<'_>,
         wakes: &mut Wakes,
     ) -> (Receipt, Option<Arc<Event>>) {
-        let stripe = stripe_of(prepared.event.channel.as_str());
+        let stripe = stripe_of(&prepared.event.channel);
         if prepared.wants_comparison() {
             // Comparing can mean parsing both values, so it happens between two holds of the lock.
             let known = self.stripes[usize::from(stripe)].lock().channels.known(&prepared);
@@ -153,7 +153,7 @@ impl Hub {
         // Both are dropped at the end of the function, after the lock; the credit is dropped if it is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
         self.with_state(stripe, |state| {
-            let shards = state.interest.lookup(prepared.event.channel.as_str());
+            let shards = state.interest.lookup(&prepared.event.channel);
             let (payer, cost) = credit.as_ref().map(Credit::debt).unwrap_or_default();
             let transit = Transit::new(payer, cost, shards.count_ones());
             let stored = state

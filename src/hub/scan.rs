@@ -93,17 +93,13 @@ impl Scan {
     // Moves to the first stripe, from `first` on, that one of the patterns can match.
     fn enter(&mut self, first: usize) {
         for stripe in (0u8..).take(STRIPES).skip(first) {
-            let concerns = |pattern: &&Pattern| Stripes::of(pattern.as_str()).iter().contains(&stripe);
+            let concerns = |pattern: &&Pattern| Stripes::of(pattern).iter().contains(&stripe);
             let count = self.patterns.iter().filter(concerns).count();
             if count == 0 {
                 continue;
             }
             self.stripe = stripe;
-            let names = self
-                .names
-                .iter()
-                .filter(|name| stripe_of(name.as_str()) == stripe)
-                .cloned();
+            let names = self.names.iter().filter(|name| stripe_of(name) == stripe).cloned();
             // If all patterns concern both this stripe and the last one, only the names differ.
             match &mut self.current {
                 Some(current) if current.patterns.len() == count && count == self.patterns.len() => {

@@ -35,7 +35,7 @@ fn misses_and_duplicates(rule: Rule, joined: &str) -> (u64, u64) {
     let inbox = &mut inboxes[0];
     inbox.join(&pattern("a.b.*")); // of another connection, so that the inbox is not empty
     publish_now(&hub, "a.b.c", 1);
-    let stripe = stripe_of("a.b.c");
+    let stripe = stripe_of(&channel("a.b.c"));
     let publisher = Arc::clone(&hub);
     plant(inbox, rule, move |joined| {
         if joined == stripe {
@@ -44,7 +44,7 @@ fn misses_and_duplicates(rule: Rule, joined: &str) -> (u64, u64) {
     });
     // The number of events in the stripe stands for its state.
     let mut state = 0;
-    let mut stripes = Stripes::of(joined).iter();
+    let mut stripes = Stripes::of(&pattern(joined)).iter();
     let at = inbox.join_viewing(&pattern(joined), |seen| {
         if stripes.next() == Some(stripe) {
             state = seen.events;

@@ -43,7 +43,7 @@ impl TombstoneScan {
 
     // The patterns that can match channels of the current stripe.
     fn current_patterns(&self) -> impl Iterator<Item = &(Pattern, u64)> + Clone {
-        let concerns = |pattern: &Pattern| Stripes::of(pattern.as_str()).iter().contains(&self.stripe);
+        let concerns = |pattern: &Pattern| Stripes::of(pattern).iter().contains(&self.stripe);
         self.patterns.iter().filter(move |(pattern, _)| concerns(pattern))
     }
 }
@@ -84,7 +84,7 @@ impl Inbox {
             for (version, tombstone) in tombstones.after(after).take(channels_max) {
                 visited += 1;
                 reached = Some(version);
-                let name = tombstone.channel.as_str();
+                let name = &tombstone.channel;
                 let mut patterns = scan.current_patterns();
                 if patterns.any(|(pattern, known)| version > *known && pattern.matches(name)) {
                     found(&tombstone.channel);

@@ -65,9 +65,14 @@ mod tests {
 
     use super::*;
     use crate::hub::{Hub, Settings};
+    use tickgate_protocol::channel::Channel;
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).expect("valid")
+    }
+
+    fn channel(text: &str) -> Channel {
+        Channel::parse(text).expect("valid")
     }
 
     #[tokio::test]
@@ -84,19 +89,19 @@ mod tests {
         let all = HashMap::from([(pattern("a.b"), true), (pattern("a.*"), true)]);
         assert_eq!(watch.changed().await, all);
         assert!(hub.holds(&pattern("a.b")) && hub.holds(&pattern("a.*")) && hub.holds(&pattern("z")));
-        assert!(!hub.holds(&pattern("a.c")) && hub.is_wanted("a.c") && !hub.is_wanted("b.c"));
+        assert!(!hub.holds(&pattern("a.c")) && hub.is_wanted(&channel("a.c")) && !hub.is_wanted(&channel("b.c")));
 
         // A join by a further connection of the same shard is noted as well.
         inboxes[0].join(&pattern("a.b"));
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.b"), true)]));
         inboxes[0].leave(&pattern("a.b"));
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.b"), false)]));
-        assert!(!hub.holds(&pattern("a.b")) && hub.is_wanted("a.b"));
+        assert!(!hub.holds(&pattern("a.b")) && hub.is_wanted(&channel("a.b")));
 
         // A shard that ends loses its interest.
         drop(inboxes);
         assert_eq!(watch.changed().await, HashMap::from([(pattern("a.*"), false)]));
-        assert!(!hub.is_wanted("a.b"));
+        assert!(!hub.is_wanted(&channel("a.b")));
     }
 
     #[tokio::test]

@@ -210,6 +210,7 @@ impl Session {
     }
 
     pub(super) fn on_message(&mut self, message: ClientMessage<'_>, context: &Context<'_>, out: &mut Outputs) {
+        let message = message.in_tenant(context.settings.tenant);
         if self.identity.is_none() && !needs_no_identity(Some(message.message_type())) {
             return match message {
                 ClientMessage::Command { id, .. } => {

@@ -46,7 +46,7 @@ use bytes::Bytes;
 use crate::auth::{Identity, TokenError};
 use crate::event::NewEvent;
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
@@ -354,6 +354,8 @@ pub struct Settings {
     pub auto_subscribe: Box<[Pattern]>,
     /// Channels to which no client may subscribe, because their source cannot serve them.
     pub refused_values: Arc<[RefusedValue]>,
+    /// The endpoint's tenant. Every name that a client sends is one of this tenant.
+    pub tenant: Tenant,
     /// How long a client may take to authenticate in-band, in milliseconds.
     pub auth_timeout_ms: u64,
     /// How long before its token expires a client is warned, in milliseconds.

@@ -68,7 +68,7 @@ impl Session {
     // distinct patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
     fn check_recover(&self, recover: Option<&Recover>, new: &[Pattern]) -> Result<(), (ErrorCode, String)> {
         for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
-            let matches = |pattern: &Pattern| pattern.matches(channel.as_str());
+            let matches = |pattern: &Pattern| pattern.matches(channel);
             let wrong = if self.patterns.iter().any(matches) {
                 "it is being received already"
             } else if !new.iter().any(matches) {

@@ -233,7 +233,7 @@ impl CatchUp {
     /// requested.
     pub(super) fn is_newly_covered(&self, channel: &Channel) -> bool {
         let held = self.held_before.as_ref();
-        held.is_some_and(|held| !held.iter().any(|pattern| pattern.matches(channel.as_str())))
+        held.is_some_and(|held| !held.iter().any(|pattern| pattern.matches(channel)))
     }
 
     /// An event of a [newly covered](CatchUp::is_newly_covered) channel was published after the subscribe request looked at

@@ -19,7 +19,7 @@ use hashbrown::hash_map::Entry;
 
 use super::slots::Slots;
 use crate::hub::JoinPosition;
-use tickgate_protocol::channel::{Channel, Pattern, SEGMENTS_MAX, Shape, segments};
+use tickgate_protocol::channel::{Channel, Name, Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// The number of a pattern's node, valid while a connection holds the pattern.
 pub(super) type NodeId = u32;
@@ -90,7 +90,7 @@ impl Unsettled {
     fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let is_included = |removed: &RemovedPattern| {
             removed.at.as_ref().is_none_or(|at| at.includes(channel, stripe, index))
-                && removed.patterns.iter().all(|pattern| pattern.matches(channel.as_str()))
+                && removed.patterns.iter().all(|pattern| pattern.matches(channel))
         };
         self.at.includes(channel, stripe, index) || self.earlier.iter().any(is_included)
     }
@@ -305,7 +305,7 @@ impl Table {
             return;
         }
         let first = nodes.len();
-        self.look_up(channel.as_str(), nodes);
+        self.look_up(channel.key(), nodes);
         if self.cache.len() >= CACHED_CHANNELS {
             self.cache = HashMap::new();
         }
@@ -316,7 +316,7 @@ impl Table {
         self.cache.insert(channel.clone(), resolved);
     }
 
-    fn look_up(&mut self, channel: &str, nodes: &mut Vec<NodeId>) {
+    fn look_up(&mut self, Name { tenant, text: channel }: Name<'_>, nodes: &mut Vec<NodeId>) {
         let length = segments(channel).count();
         for shape in &self.shapes {
             let wanted = usize::from(shape.segments);
@@ -324,7 +324,11 @@ impl Table {
                 continue;
             }
             shape.write_candidate(channel, &mut self.text);
-            if let Some(&node) = self.by_pattern.get(self.text.as_str()) {
+            let candidate = Name {
+                tenant,
+                text: &self.text,
+            };
+            if let Some(&node) = self.by_pattern.get(&candidate) {
                 nodes.push(node);
             }
         }

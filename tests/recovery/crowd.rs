@@ -233,7 +233,7 @@ impl Member {
         all.iter()
             // Its only event was published before the clients connected.
             .filter(|(channel, _)| *channel != FIRST)
-            .filter(move |(channel, _)| patterns.iter().any(|pattern| pattern.matches(channel)))
+            .filter(move |(channel, _)| patterns.iter().any(|pattern| pattern.matches_name(channel)))
     }
 }
 

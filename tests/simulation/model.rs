@@ -255,7 +255,7 @@ impl Model {
         if message["channel"] != channel.as_str() {
             return Err("a channel other than the published one".into());
         }
-        if !self.held.iter().any(|held| held.matches(channel)) {
+        if !self.held.iter().any(|held| held.matches_name(channel)) {
             return Err(format!("event {number} matches no held pattern {:?}", self.held));
         }
         if is_admin_only(channel) && !self.may_admin {
@@ -269,7 +269,7 @@ impl Model {
         if !self
             .spans
             .iter()
-            .any(|span| span.pattern.matches(channel) && covers(span))
+            .any(|span| span.pattern.matches_name(channel) && covers(span))
         {
             return Err(format!("event {number} was published before the subscription"));
         }
@@ -296,14 +296,14 @@ impl Model {
             && self
                 .spans
                 .iter()
-                .any(|span| span.pattern.matches(channel) && covers(span))
+                .any(|span| span.pattern.matches_name(channel) && covers(span))
     }
 
     fn is_allowed(&self, number: usize, channel: &str) -> bool {
         let covers = |span: &Span| span.from_may <= number && span.to.is_none_or(|to| number < to.may);
         self.spans
             .iter()
-            .any(|span| span.pattern.matches(channel) && covers(span))
+            .any(|span| span.pattern.matches_name(channel) && covers(span))
     }
 
     fn check_reported(&self) -> Result<(), String> {
@@ -357,7 +357,7 @@ impl Model {
     /// An event from before a subscription, as a join without an inbox position would deliver it.
     pub(crate) fn event_before(&self, subscribed: &Value, log: &Log) -> Option<Value> {
         let joined = patterns(subscribed).ok()?;
-        let matches = |channel: &str| joined.iter().any(|pattern| pattern.matches(channel));
+        let matches = |channel: &str| joined.iter().any(|pattern| pattern.matches_name(channel));
         let (id, number) = (log.by_id.iter())
             .filter(|(_, number)| matches(&log.channels[**number]) && !is_admin_only(&log.channels[**number]))
             .max_by_key(|(_, number)| **number)?;

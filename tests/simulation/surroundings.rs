@@ -177,6 +177,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
         auth_mode: Mode::Required,
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -250,6 +251,7 @@ pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenErro
         .filter(|ttl| *ttl > 0)
         .map(|ttl: u64| now.unix_ms + ttl);
     Ok(Arc::new(Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: Some(user.into()),
         role: Some(role.into()),
         permissions: Arc::new(permissions),

@@ -33,6 +33,7 @@ pub(crate) fn settings() -> Settings {
             auth_mode,
             anonymous: Arc::clone(&anonymous),
             auto_subscribe: Box::default(),
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,

@@ -88,6 +88,7 @@ fn the_cache_is_bounded_and_keeps_used_tokens() {
     let cache = Cache::new(320);
     let identity = || {
         Arc::new(Identity {
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             expires_at_ms: Some(1_000),
             ..Identity::anonymous(Arc::new(Permissions::default()))
         })

@@ -219,7 +219,7 @@ impl Routes {
 
     /// The first route that matches the action.
     fn of(&self, action: &Channel) -> Option<&Route> {
-        self.list.iter().find(|route| route.pattern.matches(action.as_str()))
+        self.list.iter().find(|route| route.pattern.matches(action))
     }
 }
 

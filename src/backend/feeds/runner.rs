@@ -182,13 +182,13 @@ impl Runner {
                 let channel = match template.fixed() {
                     Some(channel) => channel.clone(),
                     // A pattern that fills a template is a channel.
-                    None => match Channel::parse(pattern.as_str()) {
-                        Ok(channel) => channel,
-                        Err(_) => continue,
+                    None => match pattern.to_channel() {
+                        Some(channel) => channel,
+                        None => continue,
                     },
                 };
                 let wanted = if template.fixed().is_some() {
-                    self.hub.is_wanted(channel.as_str())
+                    self.hub.is_wanted(&channel)
                 } else {
                     self.hub.holds(&pattern)
                 };
@@ -263,7 +263,7 @@ impl Runner {
             known = true;
             let channels = match (template.fixed(), push.channels.is_exact()) {
                 (Some(channel), _) => vec![channel.clone()],
-                (None, true) => Channel::parse(push.channels.as_str()).into_iter().collect(),
+                (None, true) => push.channels.to_channel().into_iter().collect(),
                 (None, false) => {
                     let live = self.feeds[index].channels.iter();
                     let live = live.filter(|(_, key)| self.instances[**key].wanted);

@@ -11,7 +11,7 @@ use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, no
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 
 /// Holds the HMAC secret if no `[[auth.key]]` is given and it is set.
 pub(in crate::config) const DEFAULT_SECRET_ENV: &str = "TICKGATE_JWT_SECRET";
@@ -87,6 +87,7 @@ impl Auth {
     pub(in crate::config) fn settings(&self) -> Settings {
         let roles = self.roles.iter();
         Settings {
+            tenant: Tenant::DEFAULT,
             subject_claim: self.subject_claim.as_str().into(),
             leeway_ms: milliseconds(self.leeway),
             issuer: self.issuer.as_deref().map(Into::into),

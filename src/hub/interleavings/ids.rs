@@ -25,7 +25,7 @@ enum Noted {
 
 fn publish_once(hub: &Hub, mut event: NewEvent, noted: Noted) -> Receipt {
     let id = EventId([7; 16]);
-    let (stripe, generations) = (stripe_of(event.channel.as_str()), &hub.generations);
+    let (stripe, generations) = (stripe_of(&event.channel), &hub.generations);
     let duplicate = Receipt {
         duplicate: true,
         ..Receipt::default()

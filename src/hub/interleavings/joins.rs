@@ -20,8 +20,8 @@ struct Subscription {
 impl Subscription {
     /// Joins. The subscriber starts from the state as it was under the lock.
     fn new(inbox: &mut Inbox, joined: &str) -> Self {
-        let stripe = stripe_of("kept.a.b");
-        let mut stripes = Stripes::of(joined).iter();
+        let stripe = stripe_of(&channel("kept.a.b"));
+        let mut stripes = Stripes::of(&pattern(joined)).iter();
         let mut last = 0;
         let at = inbox.join_viewing(&pattern(joined), |seen| {
             if stripes.next() == Some(stripe) {

@@ -34,7 +34,7 @@ fn watches(noted: Noted) {
             if noted == Noted::BeforeTheChange {
                 hub.note(&pattern("a.b"), true);
                 let add = |state: &mut StripeState| state.interest.add(&pattern("a.b"), 1);
-                hub.with_state(stripe_of("a.b"), add);
+                hub.with_state(stripe_of(&channel("a.b")), add);
             } else {
                 inbox.join(&pattern("a.b"));
             }
@@ -49,7 +49,7 @@ fn watches(noted: Noted) {
         }
     }
     drop(shard.join().expect("no panic"));
-    assert!(!hub.is_wanted("a.b"), "a shard that ended still has interest");
+    assert!(!hub.is_wanted(&channel("a.b")), "a shard that ended still has interest");
 }
 
 #[test]

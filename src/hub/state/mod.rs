@@ -44,7 +44,7 @@ use super::publishers::Publisher;
 use super::versions::Versions;
 use crate::event::{Event, EventId, EventMeta, NewEvent, Transit};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Class};
+use tickgate_protocol::channel::{Channel, Class, Tenant};
 use tickgate_protocol::json::is_same_value;
 
 pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
@@ -71,8 +71,8 @@ pub(super) struct Channels {
     pub(super) tombstones: Tombstones,
     slots: Slab<ChannelState>,
     by_name: HashMap<Channel, u32, RandomState>,
-    // For patterns: the channels with a given literal prefix are one range.
-    in_order: BTreeMap<Channel, u32>,
+    // For patterns: the channels of a tenant with a given literal prefix are one range.
+    in_order: BTreeMap<(Tenant, Arc<str>), u32>,
     // The ends of the list in the order of use.
     oldest: Option<u32>,
     newest: Option<u32>,
@@ -415,7 +415,7 @@ impl Channels {
         let mut state = self.slots.remove(slot as usize);
         state.leave_owner();
         self.by_name.remove(&state.channel);
-        self.in_order.remove(&state.channel);
+        self.in_order.remove(&place(&state.channel));
         self.evicted = self.evicted.max(state.latest);
         self.bytes -= state.bytes();
         self.counts.evicted += 1;
@@ -447,7 +447,7 @@ impl Channels {
         self.bytes += state.bytes();
         let slot = u32::try_from(self.slots.insert(state)).expect("fewer than 2^32 channels");
         self.by_name.insert(channel.clone(), slot);
-        self.in_order.insert(channel.clone(), slot);
+        self.in_order.insert(place(channel), slot);
         self.link(slot);
         slot
     }
@@ -483,6 +483,11 @@ impl Channels {
             None => self.newest = older,
         }
     }
+}
+
+/// A channel's place in the order of names.
+fn place(channel: &Channel) -> (Tenant, Arc<str>) {
+    (channel.tenant(), Arc::clone(channel.shared_name()))
 }
 
 fn mono(now: Now) -> i64 {

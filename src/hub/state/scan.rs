@@ -7,23 +7,27 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{ChannelState, Channels, expire, mono};
+use super::{ChannelState, Channels, expire, mono, place};
 use crate::hub::ChannelView;
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Class, Pattern};
+use tickgate_protocol::channel::{Channel, Class, Pattern, Tenant};
 
-/// The literal prefixes of some patterns, sorted. None is a prefix of another, so a channel has at most one of them.
+/// The literal prefixes of some patterns with their tenants, sorted. None is a prefix of another one of its tenant, so a
+/// channel has at most one of them.
 #[derive(Debug, Default)]
-pub(in crate::hub) struct Prefixes(Vec<Box<str>>);
+pub(in crate::hub) struct Prefixes(Vec<(Tenant, Box<str>)>);
 
 impl Prefixes {
     pub(in crate::hub) fn of<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Self {
-        let literal = |pattern: &'p Pattern| pattern.as_str().split('*').next().unwrap_or_default();
-        let mut all: Vec<&str> = patterns.map(literal).collect();
+        let literal = |pattern: &'p Pattern| {
+            let text = pattern.as_str().split('*').next().unwrap_or_default();
+            (pattern.tenant(), text)
+        };
+        let mut all: Vec<(Tenant, &str)> = patterns.map(literal).collect();
         all.sort_unstable();
         // In sorted order, the strings with a given prefix directly follow it.
-        all.dedup_by(|next, kept| next.starts_with(*kept));
-        Self(all.into_iter().map(Into::into).collect())
+        all.dedup_by(|next, kept| next.0 == kept.0 && next.1.starts_with(kept.1));
+        Self(all.into_iter().map(|(tenant, text)| (tenant, text.into())).collect())
     }
 }
 
@@ -47,28 +51,30 @@ impl Channels {
         now: Now,
         view: &mut dyn FnMut(ChannelView<'_>),
     ) -> ScannedPage {
-        let after = after.map_or("", Channel::as_str);
         let mut channels = 0;
-        for prefix in &prefixes.0 {
-            let from = if after < &**prefix {
-                Bound::Included(&**prefix)
-            } else if after.starts_with(&**prefix) {
-                Bound::Excluded(after)
-            } else {
-                continue;
+        for (tenant, prefix) in &prefixes.0 {
+            let from = match after {
+                Some(after) if (after.tenant(), after.as_str()) >= (*tenant, prefix) => {
+                    if after.tenant() != *tenant || !after.as_str().starts_with(&**prefix) {
+                        continue;
+                    }
+                    Bound::Excluded(place(after))
+                }
+                _ => Bound::Included((*tenant, Arc::from(&**prefix))),
             };
-            for (channel, slot) in self.in_order.range::<str, _>((from, Bound::Unbounded)) {
-                if !channel.as_str().starts_with(&**prefix) {
+            for ((of, name), slot) in self.in_order.range((from, Bound::Unbounded)) {
+                if of != tenant || !name.starts_with(&**prefix) {
                     break;
                 }
                 channels += 1;
-                if patterns.iter().any(|pattern| pattern.matches(channel.as_str())) {
+                let matches = |pattern: &Pattern| pattern.tenant() == *of && pattern.matches_name(name);
+                if patterns.iter().any(matches) {
                     let state = &mut self.slots[*slot as usize];
                     expire(state, &mut self.bytes, &mut self.counts, now);
                     view(state.view(self.versions.newest(), now));
                 }
                 if channels >= channels_max {
-                    let last = Some(channel.clone());
+                    let last = Some(self.slots[*slot as usize].channel.clone());
                     return ScannedPage { channels, last };
                 }
             }

@@ -103,7 +103,7 @@ fn misses_and_duplicates(seed: u64, rule: PageRule) -> (usize, usize) {
     let of = |event: &Event| (event.channel.to_string(), event.version);
     let delivered: BTreeSet<(String, u64)> = delivered.iter().map(|(popped, _)| of(&popped.event)).collect();
     let is_seen = |(name, version): &(String, u64)| seen.get(name).is_some_and(|latest| version <= latest);
-    let is_owed = |event: &&(String, u64)| patterns.iter().any(|pattern| pattern.matches(&event.0));
+    let is_owed = |event: &&(String, u64)| patterns.iter().any(|pattern| pattern.matches_name(&event.0));
     let others = others.lock();
     let owed: Vec<_> = others.log.iter().filter(is_owed).collect();
     let misses = owed

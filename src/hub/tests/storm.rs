@@ -12,7 +12,7 @@ fn channels() -> Vec<String> {
         let candidates = (0..).map(|n| format!("c{n}.x.y"));
         candidates
             .into_iter()
-            .find(|name| usize::from(stripe_of(name)) == stripe)
+            .find(|name| usize::from(stripe_of(&channel(name))) == stripe)
     };
     (0..STRIPES).filter_map(of_stripe).collect()
 }
@@ -48,7 +48,7 @@ impl Joiner {
             return;
         }
         let mut last = [0; STRIPES];
-        let mut stripes = Stripes::of(pattern.as_str()).iter();
+        let mut stripes = Stripes::of(pattern).iter();
         let at = self.inbox.join_viewing(pattern, |seen| {
             let stripe = stripes.next().expect("each stripe is viewed once");
             last[usize::from(stripe)] = seen.events;
@@ -66,7 +66,7 @@ impl Joiner {
         for held in &mut self.held {
             let channel = &popped.event.channel;
             let includes = held.at.includes(channel, popped.stripe, popped.index);
-            if includes && held.pattern.matches(channel.as_str()) {
+            if includes && held.pattern.matches(channel) {
                 let last = &mut held.last[usize::from(popped.stripe)];
                 self.found.deliveries += 1;
                 self.found.gaps += u64::from(number > *last + 1);
@@ -94,8 +94,8 @@ impl Joiner {
             }
         }
         for held in &self.held {
-            for channel in channels().iter().filter(|channel| held.pattern.matches(channel)) {
-                self.found.gaps += u64::from(held.last[usize::from(stripe_of(channel))] != total);
+            for name in channels().iter().filter(|name| held.pattern.matches_name(name)) {
+                self.found.gaps += u64::from(held.last[usize::from(stripe_of(&channel(name)))] != total);
             }
         }
         self.found

@@ -63,6 +63,7 @@ pub(in crate::ingress) fn settings() -> Settings {
 
 fn identity(user: &str) -> Arc<Identity> {
     Arc::new(Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: Some(user.into()),
         role: None,
         permissions: Arc::new(Permissions::default()),
@@ -79,6 +80,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         auth_mode,
         anonymous: identity("nobody"),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

@@ -49,6 +49,7 @@ pub(super) fn settings() -> Settings {
         auth_mode: Mode::Required,
         anonymous: Arc::new(Identity::anonymous(permissions("market.*", "", ""))),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -60,6 +61,7 @@ pub(super) fn settings() -> Settings {
 /// A user whose token expires in an hour.
 pub(super) fn user(name: &str, permissions: Arc<Permissions>) -> Identity {
     Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: Some(name.into()),
         role: Some("trader".into()),
         permissions,
@@ -227,7 +229,12 @@ impl Drive {
     /// Delivers an event as the shard does: encoded once, and only if the session holds a matching pattern.
     pub(super) fn publish_by_others(&mut self, channel: &str, name: &str, data: &str) {
         let encoding = self.settings.dialect.encoding().expect("a dialect with events");
-        if !self.session.patterns().iter().any(|pattern| pattern.matches(channel)) {
+        if !self
+            .session
+            .patterns()
+            .iter()
+            .any(|pattern| pattern.matches_name(channel))
+        {
             return;
         }
         let new = NewEvent {

@@ -32,7 +32,7 @@ impl LeftOver {
 
     /// Whether a channel is still owed.
     pub(super) fn includes(&self, channel: &Channel) -> bool {
-        self.held.iter().any(|pattern| pattern.matches(channel.as_str()))
+        self.held.iter().any(|pattern| pattern.matches(channel))
     }
 }
 

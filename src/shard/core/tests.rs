@@ -162,6 +162,7 @@ fn identity(user: Option<&str>) -> Arc<Identity> {
 
 fn identity_with(user: Option<&str>, permissions: Permissions) -> Arc<Identity> {
     Arc::new(Identity {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: user.map(Into::into),
         role: None,
         permissions: Arc::new(permissions),
@@ -178,6 +179,7 @@ fn session_settings(auth_mode: Mode, limits: Limits) -> Arc<session::Settings> {
         auth_mode,
         anonymous: identity(None),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

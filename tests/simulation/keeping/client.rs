@@ -108,8 +108,8 @@ impl Client {
         now: Now,
         mut inject_fault: impl FnMut(&mut (String, u64)),
     ) -> Value {
-        let is_wanted = |name: &str| self.wanted.iter().any(|held| held.matches(name));
-        let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
+        let is_wanted = |name: &str| self.wanted.iter().any(|held| held.matches_name(name));
+        let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches_name(name));
         let new: Vec<_> = (CHANNELS.iter())
             .filter(|(name, _)| is_asked(name) && !is_wanted(name))
             .collect();
@@ -209,7 +209,7 @@ impl Client {
                         self.held.retain(|held| !patterns.contains(held));
                         let (held, had) = (&self.held, &mut self.had);
                         self.watches.retain(|name, _| {
-                            let is_held = held.iter().any(|pattern| pattern.matches(name));
+                            let is_held = held.iter().any(|pattern| pattern.matches_name(name));
                             if !is_held {
                                 had.remove(name);
                             }

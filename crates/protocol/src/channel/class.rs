@@ -167,7 +167,7 @@ impl Class {
     }
 }
 
-/// The classes of all channels, by pattern.
+/// The classes of all channels of a tenant, by pattern. Those of the default tenant hold those of all others.
 #[derive(Clone, Debug)]
 pub struct Classes {
     entries: Vec<(Pattern, Arc<Class>)>,
@@ -178,6 +178,8 @@ pub struct Classes {
     /// The classes of channels that no entry matches, by template.
     defaults: Vec<(ChannelTemplate, Arc<Class>)>,
     default: Arc<Class>,
+    /// The classes of the other tenants, by number: the first are those of tenant 1.
+    tenants: Vec<Classes>,
 }
 
 impl Default for Classes {
@@ -217,25 +219,45 @@ impl Classes {
             any_category,
             defaults: Vec::new(),
             default: Arc::default(),
+            tenants: Vec::new(),
         }
     }
 
-    /// Adds classes for channels that no entry matches, in their order.
+    /// Adds the classes of the other tenants: the first are those of tenant 1.
+    #[must_use]
+    pub fn with_tenants(self, tenants: Vec<Self>) -> Self {
+        Self { tenants, ..self }
+    }
+
+    /// Adds classes for channels that no entry of their tenant matches, in their order.
     #[must_use]
     pub fn with_defaults(mut self, defaults: Vec<(ChannelTemplate, Class)>) -> Self {
-        let shared = |(template, class)| (template, Arc::new(class));
-        self.defaults.extend(defaults.into_iter().map(shared));
+        for (template, class) in defaults {
+            let classes = match template.tenant().index().checked_sub(1) {
+                None => &mut self,
+                Some(index) => match self.tenants.get_mut(index) {
+                    Some(classes) => classes,
+                    None => continue,
+                },
+            };
+            classes.defaults.push((template, Arc::new(class)));
+        }
         self
     }
 
-    /// The class of a channel. Does not allocate.
+    /// The class of a channel. Does not allocate. A tenant without classes of its own has those of the default tenant.
     #[must_use]
     pub fn of(&self, channel: &Channel) -> &Arc<Class> {
-        let name = channel.as_str();
+        let tenant = channel.tenant().index().checked_sub(1);
+        let classes = tenant.and_then(|index| self.tenants.get(index));
+        classes.unwrap_or(self).of_name(channel.as_str())
+    }
+
+    fn of_name(&self, name: &str) -> &Arc<Class> {
         let end = memchr::memchr(b'.', name.as_bytes()).unwrap_or(name.len());
         let indices = self.by_category.get(&name[..end]).unwrap_or(&self.any_category);
         let candidates = indices.iter().map(|index| &self.entries[*index]);
-        let mut matching = candidates.filter(|(pattern, _)| pattern.matches(name));
+        let mut matching = candidates.filter(|(pattern, _)| pattern.matches_name(name));
         match matching.next() {
             Some((_, class)) => class,
             None => self.default_of(name),
@@ -453,7 +475,7 @@ mod tests {
                 ..Class::default()
             };
             let entries: Vec<_> = patterns.into_iter().enumerate().map(|(index, pattern)| (pattern, class(index))).collect();
-            let naive = entries.iter().find(|(pattern, _)| pattern.matches(channel.as_str())).map(|(_, class)| class.clone());
+            let naive = entries.iter().find(|(pattern, _)| pattern.matches(&channel)).map(|(_, class)| class.clone());
             let built_in = Classes::default();
             let naive = naive.unwrap_or_else(|| (**built_in.of(&channel)).clone());
             let classes = Classes::new(entries);

@@ -1,7 +1,7 @@
 //! Channel names and patterns: the grammar, matching, and which pattern covers which.
 //!
 //! Invariant: every [`Channel`] and [`Pattern`] is valid, because only its parser creates one. No later code checks it
-//! again.
+//! again. Each belongs to one [`Tenant`].
 //!
 //! The bounds of 8 segments and 255 bytes are part of the grammar, so they also limit what a pattern can match:
 //!
@@ -12,12 +12,14 @@
 //!   may agree only on names that are too long to be channels.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 mod class;
 #[cfg(test)]
 pub(crate) mod generate;
 mod template;
+mod tenant;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod vectors;
 
 pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
 pub use template::{ChannelTemplate, TemplateError};
+pub use tenant::{Name, Tenant};
 
 /// The length limit of a channel or pattern, in bytes.
 pub const BYTES_MAX: usize = 255;
@@ -32,16 +35,22 @@ pub const BYTES_MAX: usize = 255;
 /// The limit on segments in a channel or pattern.
 pub const SEGMENTS_MAX: usize = 8;
 
-/// A valid channel name: 1 to 8 segments joined by `.`, at most 255 bytes. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Channel(Arc<str>);
+/// A channel of a tenant, with a valid name: 1 to 8 segments joined by `.`, at most 255 bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Channel {
+    tenant: Tenant,
+    name: Arc<str>,
+}
 
 /// A valid pattern: a channel name in which whole segments may be `*`. Cheap to clone.
 ///
 /// A `*` in the last segment matches one or more segments. Any other `*` matches exactly one. The pattern `*` matches every
-/// channel.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Pattern(Arc<str>);
+/// channel of its tenant.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pattern {
+    tenant: Tenant,
+    name: Arc<str>,
+}
 
 /// The number of segments of a pattern and which of them are `*`.
 ///
@@ -110,62 +119,117 @@ pub enum ChannelError {
 }
 
 impl Channel {
-    /// Checks and copies `text`.
+    /// Checks and copies `text`. The channel is one of the default tenant.
     ///
     /// # Errors
     ///
     /// `text` breaks the grammar of channel names.
     pub fn parse(text: &str) -> Result<Self, ChannelError> {
         check(text, false)?;
-        Ok(Self(text.into()))
+        Ok(Self {
+            tenant: Tenant::DEFAULT,
+            name: text.into(),
+        })
+    }
+    /// The channel of this name in another tenant.
+    #[must_use]
+    pub fn in_tenant(self, tenant: Tenant) -> Self {
+        Self { tenant, ..self }
+    }
+    /// The channel's tenant.
+    #[must_use]
+    pub const fn tenant(&self) -> Tenant {
+        self.tenant
     }
     /// The channel name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+    /// The channel name, to share its text.
+    #[must_use]
+    pub const fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+    /// The tenant and the name.
+    #[must_use]
+    pub fn key(&self) -> Name<'_> {
+        Name {
+            tenant: self.tenant,
+            text: &self.name,
+        }
     }
 }
 
 impl Pattern {
-    /// Checks and copies `text`.
+    /// Checks and copies `text`. The pattern is one of the default tenant.
     ///
     /// # Errors
     ///
     /// `text` breaks the grammar of patterns.
     pub fn parse(text: &str) -> Result<Self, ChannelError> {
         check(text, true)?;
-        Ok(Self(text.into()))
+        Ok(Self {
+            tenant: Tenant::DEFAULT,
+            name: text.into(),
+        })
+    }
+    /// The pattern of this text in another tenant.
+    #[must_use]
+    pub fn in_tenant(self, tenant: Tenant) -> Self {
+        Self { tenant, ..self }
+    }
+    /// The pattern's tenant.
+    #[must_use]
+    pub const fn tenant(&self) -> Tenant {
+        self.tenant
     }
     /// The pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+    /// The tenant and the text.
+    #[must_use]
+    pub fn key(&self) -> Name<'_> {
+        Name {
+            tenant: self.tenant,
+            text: &self.name,
+        }
     }
     /// Whether the pattern has no `*`. Then it matches only the channel of the same name.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        memchr::memchr(b'*', self.0.as_bytes()).is_none()
+        memchr::memchr(b'*', self.name.as_bytes()).is_none()
     }
     /// The channel that an exact pattern matches; `None` if the pattern has a `*`.
     #[must_use]
     pub fn to_channel(&self) -> Option<Channel> {
-        self.is_exact().then(|| Channel(Arc::clone(&self.0)))
+        self.is_exact().then(|| Channel {
+            tenant: self.tenant,
+            name: Arc::clone(&self.name),
+        })
     }
     /// The number of segments and the positions of the `*`.
     #[must_use]
     pub fn shape(&self) -> Shape {
         let (mut segments, mut stars) = (1, 0);
-        for &byte in self.0.as_bytes() {
+        for &byte in self.name.as_bytes() {
             // In a valid pattern a `*` is always a whole segment.
             stars |= u8::from(byte == b'*') << (segments - 1);
             segments += u8::from(byte == b'.');
         }
         Shape { segments, stars }
     }
-    /// Whether the pattern matches `channel`, which must be a valid channel name. Does not allocate.
+    /// Whether the pattern matches `channel`. Does not allocate.
     #[must_use]
-    pub fn matches(&self, channel: &str) -> bool {
-        let (mut pattern, mut channel) = (self.0.as_bytes(), channel.as_bytes());
+    pub fn matches(&self, channel: &Channel) -> bool {
+        self.tenant == channel.tenant && self.matches_name(&channel.name)
+    }
+    /// Whether the pattern matches a channel of its own tenant with this name, which must be valid. Does not allocate.
+    #[must_use]
+    pub fn matches_name(&self, channel: &str) -> bool {
+        let (mut pattern, mut channel) = (self.name.as_bytes(), channel.as_bytes());
         loop {
             // One comparison covers everything up to the next `*`, dots included.
             let literal = memchr::memchr(b'*', pattern).unwrap_or(pattern.len());
@@ -187,6 +251,9 @@ impl Pattern {
     /// Whether this pattern matches every channel that `other` matches. Does not allocate.
     #[must_use]
     pub fn covers(&self, other: &Pattern) -> bool {
+        if self.tenant != other.tenant {
+            return false;
+        }
         let mut others = Segments::of(other);
         for mine in Segments::of(self) {
             match (mine, others.next()) {
@@ -202,6 +269,9 @@ impl Pattern {
     /// Whether at least one channel is matched by both patterns. Does not allocate.
     #[must_use]
     pub fn intersects(&self, other: &Pattern) -> bool {
+        if self.tenant != other.tenant {
+            return false;
+        }
         let (mut a, mut b) = (Segments::of(self), Segments::of(other));
         let (mut open_a, mut open_b) = (false, false);
         // The length of the shortest name that both match, plus one for an extra dot.
@@ -226,7 +296,10 @@ impl Pattern {
 impl From<Channel> for Pattern {
     /// The pattern that matches only this channel. It shares the channel's text.
     fn from(channel: Channel) -> Self {
-        Self(channel.0)
+        Self {
+            tenant: channel.tenant,
+            name: channel.name,
+        }
     }
 }
 
@@ -260,7 +333,9 @@ struct Segments<'a> {
 
 impl<'a> Segments<'a> {
     fn of(pattern: &'a Pattern) -> Self {
-        Self { left: Some(&pattern.0) }
+        Self {
+            left: Some(&pattern.name),
+        }
     }
 
     /// The next segment. Sets `open` if it is a final `*`.
@@ -356,14 +431,18 @@ fn is_forbidden(c: char) -> bool {
 macro_rules! text_like {
     ($($type:ty),*) => { $(
         impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) }
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.name) }
         }
         impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Debug::fmt(&self.0, f) }
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                if !self.tenant.is_default() {
+                    write!(f, "{}:", self.tenant.index())?;
+                }
+                fmt::Debug::fmt(&self.name, f)
+            }
         }
-        // The derived `Hash` is that of the text, so maps with these keys can be searched by `&str`.
-        impl std::borrow::Borrow<str> for $type {
-            fn borrow(&self) -> &str { &self.0 }
+        impl Hash for $type {
+            fn hash<H: Hasher>(&self, state: &mut H) { self.key().hash(state); }
         }
     )* };
 }

@@ -6,11 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Channel, ChannelError, Pattern, is_segment};
+use super::{Channel, ChannelError, Pattern, Tenant, is_segment};
 
-/// A channel, one whole segment of which may be the placeholder `{name}`: `user.{id}.balance`.
+/// A channel of a tenant, one whole segment of which may be the placeholder `{name}`: `user.{id}.balance`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChannelTemplate(Kind);
+pub struct ChannelTemplate {
+    tenant: Tenant,
+    kind: Kind,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -46,7 +49,7 @@ impl FromStr for ChannelTemplate {
                 return Err(TemplateError::Placeholder);
             }
             return Channel::parse(text)
-                .map(|channel| Self(Kind::Fixed(channel)))
+                .map(|channel| Self::of_default(Kind::Fixed(channel)))
                 .map_err(TemplateError::Channel);
         };
         let (name, after) = rest.split_once('}').ok_or(TemplateError::Placeholder)?;
@@ -59,7 +62,7 @@ impl FromStr for ChannelTemplate {
         }
         // Filled with the shortest value.
         Channel::parse(&format!("{before}x{after}")).map_err(TemplateError::Channel)?;
-        Ok(Self(Kind::Placeholder {
+        Ok(Self::of_default(Kind::Placeholder {
             before: before.into(),
             name: name.into(),
             after: after.into(),
@@ -69,7 +72,7 @@ impl FromStr for ChannelTemplate {
 
 impl fmt::Display for ChannelTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Fixed(channel) => channel.fmt(f),
             Kind::Placeholder { before, name, after } => write!(f, "{before}{{{name}}}{after}"),
         }
@@ -77,10 +80,33 @@ impl fmt::Display for ChannelTemplate {
 }
 
 impl ChannelTemplate {
+    fn of_default(kind: Kind) -> Self {
+        Self {
+            tenant: Tenant::DEFAULT,
+            kind,
+        }
+    }
+
+    /// The template of this text in another tenant. A parsed template is one of the default tenant.
+    #[must_use]
+    pub fn in_tenant(self, tenant: Tenant) -> Self {
+        let kind = match self.kind {
+            Kind::Fixed(channel) => Kind::Fixed(channel.in_tenant(tenant)),
+            placeholder @ Kind::Placeholder { .. } => placeholder,
+        };
+        Self { tenant, kind }
+    }
+
+    /// The template's tenant.
+    #[must_use]
+    pub const fn tenant(&self) -> Tenant {
+        self.tenant
+    }
+
     /// The channel of a template without a placeholder.
     #[must_use]
     pub fn fixed(&self) -> Option<&Channel> {
-        match &self.0 {
+        match &self.kind {
             Kind::Fixed(channel) => Some(channel),
             Kind::Placeholder { .. } => None,
         }
@@ -89,26 +115,26 @@ impl ChannelTemplate {
     /// The placeholder with its braces: `{id}`.
     #[must_use]
     pub fn placeholder(&self) -> Option<String> {
-        match &self.0 {
+        match &self.kind {
             Kind::Fixed(_) => None,
             Kind::Placeholder { name, .. } => Some(format!("{{{name}}}")),
         }
     }
 
-    /// The value that fills the placeholder in this valid channel; `None` if the template does not match.
+    /// The value that fills the placeholder in this valid channel name; `None` if the template does not match.
     #[must_use]
     pub fn value<'c>(&self, channel: &'c str) -> Option<&'c str> {
-        let Kind::Placeholder { before, after, .. } = &self.0 else {
+        let Kind::Placeholder { before, after, .. } = &self.kind else {
             return None;
         };
         let value = channel.strip_prefix(&**before)?.strip_suffix(&**after)?;
         is_segment(value).then_some(value)
     }
 
-    /// Whether this valid channel is one of the template's.
+    /// Whether a channel of the template's tenant with this valid name is one of the template's.
     #[must_use]
     pub fn matches(&self, channel: &str) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Fixed(fixed) => fixed.as_str() == channel,
             Kind::Placeholder { .. } => self.value(channel).is_some(),
         }
@@ -118,9 +144,9 @@ impl ChannelTemplate {
     /// one filled channel.
     #[must_use]
     pub fn concerns(&self, pattern: &Pattern) -> bool {
-        match &self.0 {
-            Kind::Fixed(channel) => pattern.matches(channel.as_str()),
-            Kind::Placeholder { .. } => self.value(pattern.as_str()).is_some(),
+        match &self.kind {
+            Kind::Fixed(channel) => pattern.matches(channel),
+            Kind::Placeholder { .. } => pattern.tenant() == self.tenant && self.value(pattern.as_str()).is_some(),
         }
     }
 
@@ -132,10 +158,11 @@ impl ChannelTemplate {
     /// Never: a template filled with one character is a valid channel, and `*` is as long.
     #[must_use]
     pub fn pattern(&self) -> Pattern {
-        match &self.0 {
+        match &self.kind {
             Kind::Fixed(channel) => channel.clone().into(),
             Kind::Placeholder { before, after, .. } => {
-                Pattern::parse(&format!("{before}*{after}")).expect("a template is a valid channel")
+                let pattern = Pattern::parse(&format!("{before}*{after}")).expect("a template is a valid channel");
+                pattern.in_tenant(self.tenant)
             }
         }
     }
@@ -143,9 +170,9 @@ impl ChannelTemplate {
     /// Whether the pattern matches any filled channel.
     #[must_use]
     pub fn can_match(&self, pattern: &Pattern) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Placeholder { before, after, .. } if !pattern.is_exact() => {
-                pattern.matches(&format!("{before}x{after}"))
+                pattern.tenant() == self.tenant && pattern.matches_name(&format!("{before}x{after}"))
             }
             _ => self.concerns(pattern),
         }

@@ -69,13 +69,13 @@ fn patterns_match_as_the_protocol_says() {
         let pattern = p(pattern);
         for channel in yes {
             assert!(
-                pattern.matches(channel) && model(&pattern, channel),
+                pattern.matches_name(channel) && model(&pattern, channel),
                 "{pattern} {channel}"
             );
         }
         for channel in no {
             assert!(
-                !pattern.matches(channel) && !model(&pattern, channel),
+                !pattern.matches_name(channel) && !model(&pattern, channel),
                 "{pattern} {channel}"
             );
         }
@@ -202,7 +202,7 @@ fn patterns_that_agree_only_on_too_long_names_do_not_intersect() {
 #[test]
 fn a_channel_is_the_pattern_that_matches_only_itself() {
     let pattern = Pattern::from(Channel::parse("a.b").expect("valid"));
-    assert!(pattern.is_exact() && pattern.matches("a.b") && !pattern.matches("a.b.c"));
+    assert!(pattern.is_exact() && pattern.matches_name("a.b") && !pattern.matches_name("a.b.c"));
     assert!(!p("a.*").is_exact());
 }
 
@@ -248,13 +248,13 @@ static CHANNELS: LazyLock<Vec<String>> = LazyLock::new(|| all_channels(&["a", "b
 proptest! {
     #[test]
     fn matches_agrees_with_the_model(pattern in pattern(), channel in channel()) {
-        prop_assert_eq!(pattern.matches(channel.as_str()), model(&pattern, channel.as_str()));
+        prop_assert_eq!(pattern.matches(&channel), model(&pattern, channel.as_str()));
     }
 
     #[test]
     fn a_parsed_name_matches_itself_and_is_covered_by_the_widest_pattern(text in "[a*>. \u{3000}é]{0,12}") {
         if let Ok(channel) = Channel::parse(&text) {
-            prop_assert!(p(&text).is_exact() && p(&text).matches(channel.as_str()) && p("*").matches(&text));
+            prop_assert!(p(&text).is_exact() && p(&text).matches(&channel) && p("*").matches_name(&text));
         }
         if let Ok(pattern) = Pattern::parse(&text) {
             prop_assert!(pattern.covers(&pattern) && pattern.intersects(&pattern) && p("*").covers(&pattern));
@@ -301,4 +301,73 @@ fn a_shape_is_a_length_and_the_positions_of_stars() {
     }
     .write_candidate("a.b.c.d", &mut text);
     assert_eq!(text, "a.*.*");
+}
+
+#[test]
+fn tenants_with_the_same_names_have_nothing_in_common() {
+    let other = Tenant::new(1).expect("a tenant");
+    let channel = Channel::parse("a.b").expect("valid");
+    let moved = channel.clone().in_tenant(other);
+    assert_ne!(channel, moved);
+    assert_ne!(p("a.b"), p("a.b").in_tenant(other));
+    for pattern in ["*", "a.*", "*.b", "a.b"] {
+        let (ours, theirs) = (p(pattern), p(pattern).in_tenant(other));
+        assert!(ours.matches(&channel) && theirs.matches(&moved), "{pattern}");
+        assert!(!ours.matches(&moved) && !theirs.matches(&channel), "{pattern}");
+        assert!(!ours.covers(&theirs) && !theirs.covers(&ours), "{pattern}");
+        assert!(!ours.intersects(&theirs) && !theirs.intersects(&ours), "{pattern}");
+    }
+    let pattern = p("a.b").in_tenant(other);
+    assert_eq!(pattern.to_channel().as_ref(), Some(&moved));
+    assert_eq!(Pattern::from(moved), pattern);
+    let template: ChannelTemplate = "a.{x}".parse().expect("a template");
+    let theirs = template.clone().in_tenant(other);
+    assert!(theirs.concerns(&pattern) && !template.concerns(&pattern));
+    assert!(theirs.can_match(&pattern) && !template.can_match(&pattern));
+    assert_eq!(theirs.pattern(), p("a.*").in_tenant(other));
+}
+
+#[test]
+fn a_borrowed_name_finds_the_entry_of_its_tenant() {
+    let tenant = |index| Tenant::new(index).expect("few");
+    let map: hashbrown::HashMap<Channel, usize> = [0, 1, 2]
+        .map(|index| (Channel::parse("a.b").expect("valid").in_tenant(tenant(index)), index))
+        .into();
+    for index in 0..3 {
+        let name = Name {
+            tenant: tenant(index),
+            text: "a.b",
+        };
+        assert_eq!(map.get(&name), Some(&index));
+    }
+    assert_eq!(
+        (
+            Tenant::new(Tenant::MAX).map(Tenant::index),
+            Tenant::new(Tenant::MAX + 1)
+        ),
+        (Some(100), None)
+    );
+}
+
+#[test]
+fn each_tenant_has_its_own_entries_and_defaults() {
+    let class = |size| Class {
+        history: Some(History { size, ttl_ms: 1 }),
+        ..Class::default()
+    };
+    let tenant = |index| Tenant::new(index).expect("few");
+    let template = |text: &str, index| text.parse::<ChannelTemplate>().expect("valid").in_tenant(tenant(index));
+    let entries = |size| Classes::new(vec![(p("grid.*.order"), class(size))]);
+    let classes = entries(1).with_tenants(vec![entries(2), Classes::default()]);
+    let classes = classes.with_defaults(vec![
+        (template("x.{id}", 0), class(7)),
+        (template("x.{id}", 1), class(8)),
+    ]);
+    let size = |name: &str, index| {
+        let class = classes.of(&Channel::parse(name).expect("valid").in_tenant(tenant(index)));
+        class.history.map(|history| history.size)
+    };
+    assert_eq!([0, 1].map(|tenant| size("grid.a.order", tenant)), [Some(1), Some(2)]);
+    assert_eq!(size("grid.a.order", 2), Some(History::BUILT_IN.size), "built in");
+    assert_eq!([0, 1, 2].map(|tenant| size("x.y", tenant)), [Some(7), Some(8), None]);
 }

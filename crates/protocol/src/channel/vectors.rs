@@ -77,7 +77,7 @@ fn vectors() -> String {
             let pattern = Pattern::parse(&text.replace('S', "*")).expect("valid");
             let matched: Vec<String> = channels
                 .iter()
-                .filter(|c| pattern.matches(c))
+                .filter(|c| pattern.matches_name(c))
                 .map(|c| quoted(c))
                 .collect();
             let mut line = String::new();

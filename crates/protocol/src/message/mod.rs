@@ -10,7 +10,7 @@ mod reply;
 
 use std::borrow::Cow;
 
-use crate::channel::{Channel, Pattern};
+use crate::channel::{Channel, Pattern, Tenant};
 use crate::event::Epoch;
 
 pub(crate) use fields::{FieldError, Fields, shorten};
@@ -257,6 +257,56 @@ pub struct HistoryRange {
 }
 
 impl ClientMessage<'_> {
+    /// The same message with names of a tenant. Parsed names are those of the default tenant.
+    #[must_use]
+    pub fn in_tenant(mut self, tenant: Tenant) -> Self {
+        if tenant.is_default() {
+            return self;
+        }
+        let move_pattern = |pattern: &mut Pattern| *pattern = pattern.clone().in_tenant(tenant);
+        let move_channel = |channel: &mut Channel| *channel = channel.clone().in_tenant(tenant);
+        // Every field is listed, so that a new one that holds a name is not forgotten.
+        match &mut self {
+            Self::Subscribe {
+                request_ref: _,
+                patterns,
+                recover,
+            } => {
+                patterns.iter_mut().for_each(move_pattern);
+                let channels = recover.iter_mut().flat_map(|recover| &mut recover.0);
+                channels.for_each(|(channel, _)| move_channel(channel));
+            }
+            Self::Unsubscribe {
+                request_ref: _,
+                patterns,
+            } => patterns.iter_mut().for_each(move_pattern),
+            Self::Command {
+                id: _,
+                action,
+                params: _,
+            } => move_channel(action),
+            Self::Publish {
+                request_ref: _,
+                channel,
+                event: _,
+                data: _,
+            }
+            | Self::History {
+                request_ref: _,
+                channel,
+                range: _,
+            } => move_channel(channel),
+            Self::Auth {
+                request_ref: _,
+                token: _,
+            }
+            | Self::Ping { request_ref: _ }
+            | Self::Pong
+            | Self::GetStatus { request_ref: _ } => {}
+        }
+        self
+    }
+
     /// The type of this message.
     #[must_use]
     pub const fn message_type(&self) -> MessageType {

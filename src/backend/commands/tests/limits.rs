@@ -110,6 +110,7 @@ async fn a_drain_waits_refuses_new_commands_and_then_gives_up() {
             action: Channel::parse("a.late").expect("valid"),
             params: Bytes::from_static(b"{}"),
             identity: Arc::new(Identity {
+                tenant: tickgate_protocol::channel::Tenant::DEFAULT,
                 user: None,
                 role: None,
                 permissions: Arc::new(Permissions::default()),

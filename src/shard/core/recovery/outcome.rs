@@ -200,7 +200,7 @@ impl Outcome {
             if !self.recovers {
                 return self.began_at;
             }
-            let covered = keys.clone().filter(|(channel, _)| pattern.matches(channel.as_str()));
+            let covered = keys.clone().filter(|(channel, _)| pattern.matches(channel));
             let covered = covered.map(|(_, reached)| reached.offset).max();
             covered.or(newest).unwrap_or(0)
         };

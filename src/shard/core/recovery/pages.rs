@@ -181,7 +181,7 @@ impl Reading {
         } = connection;
         // A channel that was given back may be in here still, or again, because of events that were queued. A subscribe
         // request under way that covers it does not change that.
-        let matches = |pattern: &Pattern| pattern.matches(due.channel.as_str());
+        let matches = |pattern: &Pattern| pattern.matches(&due.channel);
         let is_held =
             !cold.catch_up_or_new().is_newly_covered(&due.channel) && fanout.table().held(id.slot).any(matches);
         let Some(format) = endpoint.format.filter(|_| is_held && may_see(cold, &due.channel)) else {

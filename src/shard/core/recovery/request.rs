@@ -78,7 +78,7 @@ impl Subscribe {
     /// Whether a channel was covered before the request, or was requested by its name.
     pub(super) fn covered_before(&self, channel: &Channel) -> bool {
         let mut held = self.held.iter();
-        held.any(|pattern| pattern.matches(channel.as_str())) || self.named.contains(channel)
+        held.any(|pattern| pattern.matches(channel)) || self.named.contains(channel)
     }
 
     /// The inbox index that the answer has to wait for. An answer's position in one channel covers all channels of the

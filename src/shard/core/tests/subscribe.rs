@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::support::{epoch, recover, told};
 use super::*;
-use tickgate_protocol::channel::{Class, History};
+use tickgate_protocol::channel::{Channel, Class, History};
 
 /// A shard whose subscribe requests get this many steps of a turn.
 fn rig(subscribe_steps: u32) -> Rig {
@@ -234,7 +234,8 @@ fn a_subscribe_under_way_begins_anew_when_a_pattern_is_lost() {
     assert_eq!(told(&got), [json!("subscribed"), json!(4)]);
     assert_eq!(got[0].text()["data"]["active_subscriptions"], 1);
     rig.core.on_socket_error(id, rig.now);
-    assert!(!rig.hub.is_wanted("grid.b.order") && !rig.hub.is_wanted("grid.x.order"));
+    let is_wanted = |name: &str| rig.hub.is_wanted(&Channel::parse(name).expect("valid"));
+    assert!(!is_wanted("grid.b.order") && !is_wanted("grid.x.order"));
 }
 
 #[test]
@@ -252,7 +253,8 @@ fn a_connection_removed_during_its_subscribe_leaves_nothing_behind() {
     rig.turns();
     assert_eq!(rig.read(other)[0].kind(), "subscribed");
     rig.core.on_socket_error(other, rig.now);
-    assert!((0..40).all(|n| !rig.hub.is_wanted(&format!("grid.g{n}.order"))));
+    let channel = |n| Channel::parse(&format!("grid.g{n}.order")).expect("valid");
+    assert!((0..40).all(|n| !rig.hub.is_wanted(&channel(n))));
     assert_eq!(rig.core.fanout.table().subscriptions(), 0);
     rig.core.update_gauges();
     assert_eq!(rig.metrics.read().catching_up, 0);

@@ -67,6 +67,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
         limits,
         auth_mode: Mode::Off,
         anonymous: Arc::new(Identity {
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             user: None,
             role: None,
             permissions: Arc::new(Permissions {
@@ -80,6 +81,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
             token_id: None,
         }),
         auto_subscribe: Box::default(),
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 3_600_000,
