@@ -58,6 +58,7 @@ pub(super) use claims::Claimed;
 use ids::Ids;
 use records::NewRecord;
 pub(super) use scan::Prefixes;
+use scan::place;
 use tombstones::Tombstones;
 
 /// The state of one stripe.
@@ -483,11 +484,6 @@ impl Channels {
             None => self.newest = older,
         }
     }
-}
-
-/// A channel's place in the order of names.
-fn place(channel: &Channel) -> (Tenant, Arc<str>) {
-    (channel.tenant(), Arc::clone(channel.shared_name()))
 }
 
 fn mono(now: Now) -> i64 {

@@ -7,7 +7,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{ChannelState, Channels, expire, mono, place};
+use super::{ChannelState, Channels, expire, mono};
 use crate::hub::ChannelView;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Pattern, Tenant};
@@ -38,6 +38,11 @@ pub(in crate::hub) struct ScannedPage {
     pub(in crate::hub) channels: usize,
     /// The last channel, if there may be more after it.
     pub(in crate::hub) last: Option<Channel>,
+}
+
+/// A channel's place in the order of names.
+pub(super) fn place(channel: &Channel) -> (Tenant, Arc<str>) {
+    (channel.tenant(), Arc::clone(channel.shared_name()))
 }
 
 impl Channels {
