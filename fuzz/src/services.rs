@@ -120,6 +120,7 @@ fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
         role: None,
         permissions: Arc::new(Permissions {
             admin: false,
+            gateway: false,
             channels: anything(),
             commands: anything(),
             publish: anything(),

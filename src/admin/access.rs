@@ -1,17 +1,23 @@
-//! Authentication: the admin key or a token.
+//! Authentication: the admin key, the viewer key, a token, or the session of the console.
+//!
+//! Invariant: a request that changes something and is authenticated by a cookie comes from a page of this listener. A page
+//! of another origin can make a browser send the cookie, but not the `Origin` of this listener.
 
 use std::sync::Arc;
 
-use hyper::HeaderMap;
+use hyper::header::HeaderMap;
+use hyper::{Method, Request};
 
 use super::Admin;
-use crate::auth::{Identity, Secret, same_secret};
+use super::console::{Credential, is_own_origin, session_token};
+use crate::auth::{Identity, Permissions, Secret, same_secret};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
+use tickgate_protocol::channel::Pattern;
 
-/// The admin key. `Debug` does not show it.
+/// A key of `[admin]`. `Debug` does not show it.
 #[derive(Clone, Debug)]
 pub struct AdminKey(Secret);
 
@@ -21,42 +27,119 @@ impl AdminKey {
     pub fn new(key: &str) -> Option<Self> {
         (!key.is_empty()).then(|| Self(Secret::new(key.as_bytes())))
     }
+
+    pub(super) fn is(&self, given: &str) -> bool {
+        same_secret(given.as_bytes(), self.0.expose())
+    }
 }
 
-/// Proof that the caller presented the admin key or a token with the role admin. Only this module creates it.
+/// What a caller may do on the admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// May look.
+    Viewer,
+    /// May look and act.
+    Operator,
+}
+
+impl Role {
+    /// `viewer` or `operator`.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Proof that the caller may look and act. Only this module creates it.
 #[derive(Debug)]
-pub(super) struct Operator(());
+pub(super) struct Operator(Box<str>);
+
+/// Proof that the caller may look. Only this module creates it.
+#[derive(Debug)]
+pub(super) struct Viewer(Role);
+
+impl Operator {
+    /// Who acts, for the audit log: the user of a token, or which key was presented.
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Viewer {
+    pub(super) const fn role(&self) -> Role {
+        self.0
+    }
+}
 
 /// An authenticated caller.
 pub(super) enum Caller {
     /// May do everything.
     Operator(Operator),
+    /// May look.
+    Viewer(Viewer),
     /// Presented any other valid token. May publish to the channels that its `publish` covers.
     User(Arc<Identity>),
 }
 
 impl Admin {
-    /// Authenticates the caller.
+    /// Authenticates the caller, by `Authorization` or else by the cookie of the console.
     ///
     /// # Errors
     ///
-    /// The response 401 when there is no valid key or token, or 400 when `Authorization` is given twice.
-    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<HttpResponse>> {
+    /// The response 401 when there is no valid key, token or session, 400 when `Authorization` is given twice, or 403 when a
+    /// page of another origin acts with the cookie.
+    pub(super) fn authenticate<B>(&self, request: &Request<B>) -> Result<Caller, Box<HttpResponse>> {
+        let headers = request.headers();
         let token = request::bearer(headers)
             .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
-        let Some(token) = token else {
+        if let Some(token) = token {
+            return self.present(token);
+        }
+        let Some(credential) = self.session(headers) else {
             let text = "send the admin key or a token as `Authorization: Bearer`";
             return Err(response::error(HttpErrorCode::Unauthenticated, text).into());
         };
-        if self
-            .key
-            .as_ref()
-            .is_some_and(|key| same_secret(token.as_bytes(), key.0.expose()))
-        {
-            return Ok(Caller::Operator(Operator(())));
+        if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_own_origin(headers) {
+            return Err(forbidden("a page of another origin may not act with the session of the console").into());
+        }
+        self.accept(&credential)
+    }
+
+    /// The credential of the console's session that a request names.
+    pub(super) fn session(&self, headers: &HeaderMap) -> Option<Credential> {
+        let token = session_token(headers)?;
+        self.sessions.find(token, self.parts.clock.now().mono_ms)
+    }
+
+    /// The caller that signed in with this credential. A token may have expired meanwhile, or its key may be gone.
+    fn accept(&self, credential: &Credential) -> Result<Caller, Box<HttpResponse>> {
+        match credential {
+            Credential::Key(Role::Operator) => Ok(Caller::Operator(Operator("admin key".into()))),
+            Credential::Key(Role::Viewer) => Ok(Caller::Viewer(Viewer(Role::Viewer))),
+            Credential::Token(token) => self.present(token),
+        }
+    }
+
+    /// The caller that presents a key or token.
+    ///
+    /// # Errors
+    ///
+    /// The response 401 when it is neither.
+    pub(super) fn present(&self, token: &str) -> Result<Caller, Box<HttpResponse>> {
+        let is = |key: &Option<AdminKey>| key.as_ref().is_some_and(|key| key.is(token));
+        if is(&self.key) {
+            return Ok(Caller::Operator(Operator("admin key".into())));
+        }
+        if is(&self.viewer_key) {
+            return Ok(Caller::Viewer(Viewer(Role::Viewer)));
         }
         match self.parts.verifier.verify(token, unix_ms()) {
-            Ok(identity) if identity.permissions.admin => Ok(Caller::Operator(Operator(()))),
+            Ok(identity) if identity.permissions.admin => {
+                let user = identity.user.as_deref().unwrap_or("admin token");
+                Ok(Caller::Operator(Operator(user.into())))
+            }
             Ok(identity) => Ok(Caller::User(identity)),
             // Usually a mistyped admin key or the key of another gateway. A message about tokens alone would mislead.
             Err(error) if !token.contains('.') => {
@@ -71,12 +154,66 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The response 400 or 401 as [`Admin::authenticate`], or 403 for any other caller.
-    pub(super) fn authenticate_operator(&self, headers: &HeaderMap) -> Result<Operator, Box<HttpResponse>> {
-        match self.authenticate(headers)? {
+    /// As [`Admin::authenticate`], or 403 for any other caller.
+    pub(super) fn authenticate_operator<B>(&self, request: &Request<B>) -> Result<Operator, Box<HttpResponse>> {
+        match self.authenticate(request)? {
             Caller::Operator(operator) => Ok(operator),
+            Caller::Viewer(_) => Err(forbidden("the viewer key may look, but not do this").into()),
             Caller::User(_) => Err(forbidden("this needs the admin key or a token with the role admin").into()),
         }
+    }
+
+    /// Authenticates the caller and requires a viewer or an operator.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::authenticate`], or 403 for any other caller.
+    pub(super) fn authenticate_viewer<B>(&self, request: &Request<B>) -> Result<Viewer, Box<HttpResponse>> {
+        viewer(self.authenticate(request)?)
+    }
+
+    /// The identity that a console's connection has.
+    pub(super) fn console_identity(&self, credential: &Credential, ends_unix_ms: u64) -> Option<Arc<Identity>> {
+        let (role, permissions) = match credential {
+            Credential::Token(token) => {
+                let identity = self.parts.verifier.verify(token, unix_ms()).ok()?;
+                return identity.permissions.admin.then_some(identity);
+            }
+            Credential::Key(Role::Operator) => (
+                "admin",
+                Permissions {
+                    admin: true,
+                    ..Permissions::default()
+                },
+            ),
+            Credential::Key(Role::Viewer) => (
+                "viewer",
+                Permissions {
+                    gateway: true,
+                    channels: vec![Pattern::parse("system.health").ok()?],
+                    ..Permissions::default()
+                },
+            ),
+        };
+        Some(Arc::new(Identity {
+            role: Some(role.into()),
+            expires_at_ms: Some(ends_unix_ms),
+            exp_ms: Some(ends_unix_ms),
+            ..Identity::anonymous(Arc::new(permissions))
+        }))
+    }
+}
+
+/// Requires a viewer or an operator.
+///
+/// # Errors
+///
+/// The response 403.
+pub(super) fn viewer(caller: Caller) -> Result<Viewer, Box<HttpResponse>> {
+    match caller {
+        Caller::Operator(_) => Ok(Viewer(Role::Operator)),
+        Caller::Viewer(viewer) => Ok(viewer),
+        Caller::User(_) => Err(forbidden("this needs the admin key or a token with the role admin").into()),
     }
 }
 

@@ -9,14 +9,14 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::access::Operator;
+use super::access::{Operator, Viewer};
 use super::query::Query;
 use super::routes::Call;
 use super::{Admin, body};
 use crate::event::{Event, NewEvent, PublishOptions};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::shard::mailbox::{ClientInfo, ConnectionId, ShardHandle, ShardMessage};
+use crate::shard::mailbox::{ClientInfo, ClientOrder, ConnectionId, ShardHandle, ShardMessage};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::{Scratch, push_string};
@@ -41,6 +41,7 @@ struct ClientsReply {
 struct Client {
     client_id: Box<str>,
     user: Option<Box<str>>,
+    role: Option<Box<str>>,
     address: Option<IpAddr>,
     dialect: &'static str,
     transport: &'static str,
@@ -52,7 +53,11 @@ struct Client {
     subscriptions: Vec<Box<str>>,
     message_count: u64,
     pending: u64,
+    pending_bytes: u64,
+    waiting_seconds: Option<f64>,
     dropped: u64,
+    rate_limited: u64,
+    rate_limited_at: Option<f64>,
     is_alive: bool,
 }
 
@@ -61,6 +66,7 @@ impl From<ClientInfo> for Client {
         Self {
             client_id: info.client_id,
             user: info.user.as_deref().map(Box::from),
+            role: info.role.as_deref().map(Box::from),
             address: info.address,
             dialect: info.dialect,
             transport: info.transport,
@@ -71,7 +77,11 @@ impl From<ClientInfo> for Client {
             subscriptions: info.subscriptions,
             message_count: info.message_count,
             pending: info.pending,
+            pending_bytes: info.pending_bytes,
+            waiting_seconds: info.waiting_ms.map(seconds),
             dropped: info.dropped,
+            rate_limited: info.rate_limited,
+            rate_limited_at: info.rate_limited_at_ms.map(seconds),
             is_alive: info.is_alive,
         }
     }
@@ -86,7 +96,7 @@ struct BroadcastReply {
     clippy::cast_precision_loss,
     reason = "milliseconds since 1970 have 41 bits, a double holds 53"
 )]
-fn seconds(ms: u64) -> f64 {
+pub(super) fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
@@ -118,16 +128,20 @@ pub(super) async fn ask<T: Send + 'static>(
 }
 
 impl Admin {
-    /// `GET /api/websocket/clients?limit&cursor&user`
-    pub(super) async fn clients(&self, _: Operator, call: Call) -> HttpResponse {
+    /// `GET /api/websocket/clients?limit&cursor&user&sort`
+    pub(super) async fn clients(&self, _: Viewer, call: Call) -> HttpResponse {
         let PageQuery {
             limit,
             mut cursor,
             user,
+            sort,
         } = match PageQuery::read(&call.query()) {
             Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
+        if let Some(by) = sort {
+            return self.worst_clients(by, limit).await;
+        }
         let shards = &self.parts.shards;
         let mut clients = Vec::new();
         while let (missing @ 1.., Some(shard)) = (limit - clients.len(), shards.get(usize::from(cursor.0))) {
@@ -148,6 +162,29 @@ impl Admin {
         }
         let more = usize::from(cursor.0) < shards.len();
         let next_cursor = more.then(|| format!("{}-{}", cursor.0, cursor.1));
+        response::json(StatusCode::OK, &ClientsReply { clients, next_cursor })
+    }
+
+    /// The connections with the most of something, over all shards.
+    async fn worst_clients(&self, by: ClientOrder, limit: usize) -> HttpResponse {
+        let mut found = Vec::new();
+        for shard in &self.parts.shards {
+            match ask(shard, |reply| ShardMessage::WorstClients { by, limit, reply }).await {
+                Ok(clients) => found.extend(clients.unwrap_or_default()),
+                Err(timed_out) => return timed_out.0,
+            }
+        }
+        found.sort_by_key(|client: &ClientInfo| {
+            std::cmp::Reverse(match by {
+                ClientOrder::PendingBytes => client.pending_bytes,
+                ClientOrder::Waiting => client.waiting_ms.unwrap_or(0),
+                ClientOrder::Dropped => client.dropped,
+                ClientOrder::RateLimited => client.rate_limited,
+            })
+        });
+        found.truncate(limit);
+        let clients = found.into_iter().map(Client::from).collect();
+        let next_cursor = None;
         response::json(StatusCode::OK, &ClientsReply { clients, next_cursor })
     }
 
@@ -228,6 +265,8 @@ struct PageQuery {
     /// Shard and slot of the first connection of the page.
     cursor: (u16, u32),
     user: Option<Box<str>>,
+    /// The connections with the most of this instead of a page of all.
+    sort: Option<ClientOrder>,
 }
 
 impl PageQuery {
@@ -248,7 +287,23 @@ impl PageQuery {
                 .ok_or("`cursor` must be the `next_cursor` of another page")?,
         };
         let user = query.get("user")?.map(|user| user.into_owned().into());
-        Ok(Self { limit, cursor, user })
+        let sort = match query.get("sort")?.as_deref() {
+            None => None,
+            Some("pending") => Some(ClientOrder::PendingBytes),
+            Some("waiting") => Some(ClientOrder::Waiting),
+            Some("dropped") => Some(ClientOrder::Dropped),
+            Some("rate_limited") => Some(ClientOrder::RateLimited),
+            Some(_) => return Err("`sort` must be pending, waiting, dropped or rate_limited".to_owned()),
+        };
+        if sort.is_some() && (cursor != (0, 0) || user.is_some()) {
+            return Err("`sort` goes with `limit` only".to_owned());
+        }
+        Ok(Self {
+            limit,
+            cursor,
+            user,
+            sort,
+        })
     }
 }
 
@@ -282,6 +337,7 @@ mod tests {
                 limit,
                 cursor,
                 user: user.map(Into::into),
+                sort: None,
             })
         };
         let read = |query| PageQuery::read(&Query::of(query));
@@ -296,6 +352,8 @@ mod tests {
             "cursor=1",
             "cursor=1-x",
             "cursor=99999-1",
+            "sort=-dropped",
+            "sort=dropped&user=u",
         ] {
             assert!(read(query).is_err(), "{query}");
         }

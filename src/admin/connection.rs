@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Admin;
+use crate::auth::Identity;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{HttpErrorCode, Loss, Place};
 
@@ -27,6 +28,8 @@ struct State {
     has_key: bool,
     // A request is being served.
     is_served: bool,
+    // The last request was the handshake of a WebSocket, for a client with this identity.
+    upgrade: Option<Arc<Identity>>,
 }
 
 impl Connection {
@@ -40,6 +43,7 @@ impl Connection {
                 place,
                 has_key: false,
                 is_served: false,
+                upgrade: None,
             }),
         })
     }
@@ -66,6 +70,16 @@ impl Connection {
         let mut state = self.state.lock();
         let is_silent = !state.is_served;
         state.place.set_silent(is_silent);
+    }
+
+    /// The request is the handshake of a WebSocket, which is about to be accepted.
+    pub(super) fn upgrade(&self, identity: Arc<Identity>) {
+        self.state.lock().upgrade = Some(identity);
+    }
+
+    /// The identity of the WebSocket's client, if HTTP ended with its handshake.
+    pub(super) fn take_upgrade(&self) -> Option<Arc<Identity>> {
+        self.state.lock().upgrade.take()
     }
 
     /// A request has presented a valid key or token.

@@ -9,7 +9,11 @@ mod body;
 mod channels;
 mod clients;
 mod connection;
+mod console;
+mod endings;
+mod load;
 mod metrics;
+mod overview;
 mod publish;
 mod push;
 mod query;
@@ -28,6 +32,7 @@ use tokio::task::JoinHandle;
 pub use crate::ingress::http::ListenAddress;
 pub use access::AdminKey;
 
+use self::console::Sessions;
 use self::metrics::AdminMetrics;
 use self::statistics::Statistics;
 use crate::auth::verifier::Verifier;
@@ -38,6 +43,7 @@ use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Health, Listener, Places};
 use crate::metrics::{Counter, IngressMetrics};
+use crate::session;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
 
@@ -48,6 +54,8 @@ pub struct Settings {
     pub listen: ListenAddress,
     /// The admin key. Without one, only tokens with the role admin are accepted.
     pub key: Option<AdminKey>,
+    /// The key of those who may look and not act.
+    pub viewer_key: Option<AdminKey>,
     /// Longest body of `POST /api/publish`, in bytes (`publish_body_bytes`). A stream of lines may be longer.
     pub publish_body_bytes: u64,
     /// The slowest a body may arrive, in bytes per second (`publish_body_rate`); 0: no limit.
@@ -99,6 +107,9 @@ pub struct Parts {
 /// The admin API of a gateway.
 pub struct Admin {
     key: Option<AdminKey>,
+    viewer_key: Option<AdminKey>,
+    sessions: Sessions,
+    console_settings: Arc<session::Settings>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
     event_bytes: usize,
@@ -135,6 +146,9 @@ impl Admin {
         });
         Arc::new(Self {
             key: settings.key,
+            viewer_key: settings.viewer_key,
+            sessions: Sessions::default(),
+            console_settings: console::socket::settings(settings.event_bytes),
             publish_body_bytes: settings.publish_body_bytes,
             publish_body_rate: settings.publish_body_rate,
             with_key,

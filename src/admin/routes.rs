@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::Admin;
-use super::access::{Caller, Operator};
+use super::access::{Caller, Operator, Viewer};
 use super::query::Query;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -36,6 +36,52 @@ pub(super) const ROUTES: &[Route] = &[
         handler: Handler::Public(|admin, _| response::with_body(StatusCode::OK, CONTENT_TYPE, admin.metrics_page())),
     },
     Route {
+        methods: GET,
+        path: "",
+        handler: Handler::Public(Admin::console_page),
+    },
+    Route {
+        methods: GET,
+        path: "/console",
+        handler: Handler::Public(Admin::console_page),
+    },
+    Route {
+        methods: "GET",
+        path: "/console/ws",
+        handler: Handler::Socket,
+    },
+    Route {
+        methods: GET,
+        path: "/console/{}",
+        handler: Handler::Public(Admin::console_page),
+    },
+    Route {
+        methods: "GET, HEAD, POST, DELETE",
+        path: "/api/session",
+        handler: Handler::Session,
+    },
+    Route {
+        methods: GET,
+        path: "/api/overview",
+        handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |_| Box::pin(admin.overview(viewer)))),
+    },
+    Route {
+        methods: GET,
+        path: "/api/load",
+        handler: Handler::Viewer(|admin, viewer, call| {
+            call.with(&["since"], |call| Box::pin(admin.load(viewer, call)))
+        }),
+    },
+    Route {
+        methods: GET,
+        path: "/api/endings",
+        handler: Handler::Viewer(|admin, viewer, call| {
+            call.with(&["limit", "user", "code", "blame"], |call| {
+                Box::pin(admin.endings(viewer, call))
+            })
+        }),
+    },
+    Route {
         methods: POST,
         path: "/api/publish",
         handler: Handler::Caller(|admin, caller, call| call.with(&[], |call| Box::pin(admin.publish(caller, call)))),
@@ -43,14 +89,14 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         methods: GET,
         path: "/api/websocket/stats",
-        handler: Handler::Operator(|admin, operator, call| call.with(&[], |_| Box::pin(admin.stats(operator)))),
+        handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |_| Box::pin(admin.stats(viewer)))),
     },
     Route {
         methods: GET,
         path: "/api/websocket/clients",
-        handler: Handler::Operator(|admin, operator, call| {
-            call.with(&["limit", "cursor", "user"], |call| {
-                Box::pin(admin.clients(operator, call))
+        handler: Handler::Viewer(|admin, viewer, call| {
+            call.with(&["limit", "cursor", "user", "sort"], |call| {
+                Box::pin(admin.clients(viewer, call))
             })
         }),
     },
@@ -119,6 +165,12 @@ pub(super) enum Handler {
     Public(fn(&Admin, &str) -> HttpResponse),
     /// Open to every valid key or token. The handler decides what the caller may do.
     Caller(for<'a> fn(&'a Admin, Caller, Call) -> PendingResponse<'a>),
+    /// `/api/session`: the caller signs in, or is authenticated by the handler.
+    Session,
+    /// The WebSocket of the console: open to a session of the console, from the console's own page.
+    Socket,
+    /// Open to viewers and operators.
+    Viewer(for<'a> fn(&'a Admin, Viewer, Call) -> PendingResponse<'a>),
     /// Open to operators.
     Operator(for<'a> fn(&'a Admin, Operator, Call) -> PendingResponse<'a>),
 }
@@ -247,8 +299,10 @@ mod tests {
             ("/api/websocket/push/orders", None),
             ("/api/publish/x", None),
             ("/api", None),
-            ("/", None),
-            ("", None),
+            ("/", Some(("", ""))),
+            ("/console/", Some(("/console", ""))),
+            ("/console/app.js", Some(("/console/{}", "app.js"))),
+            ("/console/a/b", None),
             ("//metrics", None),
         ] {
             let route = route.map(|(pattern, segment)| (pattern, Cow::from(segment)));

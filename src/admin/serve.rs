@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 
 use super::Admin;
 use super::connection::Connection;
+use super::console;
 use super::routes::{self, Call, Handler, NoRoute};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{self, HttpErrorCode, Socket};
@@ -74,6 +75,10 @@ async fn serve(connection: Arc<Connection>, http: hyper::server::conn::http1::Bu
         lost.as_mut().poll(cx).map(|_| None)
     })
     .await;
+    if let (Some(Ok(())), Some(identity)) = (&ended, connection.take_upgrade()) {
+        let parts = http.into_parts();
+        return console::socket::hand_over(&connection, identity, parts.io.into_inner(), &parts.read_buf);
+    }
     let answered = match &ended {
         Some(Ok(())) => true,
         Some(Err(error)) => error.is_parse(),
@@ -147,13 +152,20 @@ impl Admin {
         let call = |request| Call { segment, request };
         Ok(match route.handler {
             Handler::Public(handler) => handler(self, path),
+            Handler::Session => self.session_route(call(request)).await,
+            Handler::Socket => self.console_socket(request, connection)?,
             Handler::Caller(handler) => {
-                let caller = self.authenticate(request.headers())?;
+                let caller = self.authenticate(&request)?;
                 connection.has_key()?;
                 handler(self, caller, call(request)).await
             }
+            Handler::Viewer(handler) => {
+                let viewer = self.authenticate_viewer(&request)?;
+                connection.has_key()?;
+                handler(self, viewer, call(request)).await
+            }
             Handler::Operator(handler) => {
-                let operator = self.authenticate_operator(request.headers())?;
+                let operator = self.authenticate_operator(&request)?;
                 connection.has_key()?;
                 handler(self, operator, call(request)).await
             }

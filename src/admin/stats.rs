@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::Admin;
-use super::access::Operator;
+use super::access::Viewer;
 use super::clients::ask;
 use super::statistics::Rates;
 use crate::backend::commands::{BackendSample, CommandsSample};
@@ -152,7 +152,7 @@ struct StateReply {
 
 impl Admin {
     /// `GET /api/websocket/stats`
-    pub(super) async fn stats(&self, _: Operator) -> HttpResponse {
+    pub(super) async fn stats(&self, _: Viewer) -> HttpResponse {
         let (subscriptions, subscriptions_total) = match self.subscriptions().await {
             Ok(subscriptions) => subscriptions,
             Err(timed_out) => return timed_out,

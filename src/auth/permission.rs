@@ -15,8 +15,8 @@
 //! * Publishing has no own channels. Every channel below `user` needs an entry that begins with literally `user`.
 //!   Otherwise a client with `publish = ["*"]` could invent the balances of other users.
 //! * Actions have no owner, because ids are in `params`. So for commands `*` allows every action, also `user.…`.
-//! * `system.gateway` and the channels below it, the gateway's own statistics, are for role admin only; see
-//!   [`is_admin_only`].
+//! * `system.gateway` and the channels below it, the gateway's own statistics, are for role admin and for the viewers of
+//!   the console only; see [`is_admin_only`].
 
 use tickgate_protocol::channel::{Channel, Pattern, Tenant, segments};
 
@@ -27,6 +27,8 @@ use super::Identity;
 pub struct Permissions {
     /// Role admin: everything is allowed.
     pub admin: bool,
+    /// Everything below `system.gateway`, the gateway's own statistics, may be read as well. Part of `admin`.
+    pub gateway: bool,
     /// Patterns that it may subscribe to.
     pub channels: Vec<Pattern>,
     /// Actions that it may send. They have the grammar of channels.
@@ -42,6 +44,7 @@ impl Permissions {
         let moved = |patterns: Vec<Pattern>| patterns.into_iter().map(|one| one.in_tenant(tenant)).collect();
         Self {
             admin: self.admin,
+            gateway: self.gateway,
             channels: moved(self.channels),
             commands: moved(self.commands),
             publish: moved(self.publish),
@@ -64,7 +67,7 @@ impl Identity {
             return true;
         }
         if is_admin_only(pattern.as_str()) {
-            return false;
+            return self.permissions.gateway;
         }
         if self.owns(pattern.as_str()) == Some(Own::Below) {
             return true;
@@ -77,6 +80,12 @@ impl Identity {
             self.owns(part.as_str()).is_some()
                 || (allowed.iter()).any(|entry| is_below_user(entry.as_str()) && (has_no_owner || entry.covers(&part)))
         })
+    }
+
+    /// Whether the identity gets the events of the gateway's own statistics ([`is_admin_only`]).
+    #[must_use]
+    pub fn sees_gateway(&self) -> bool {
+        self.permissions.admin || self.permissions.gateway
     }
 
     /// Whether the identity may send `action`: an allowed pattern matches it.

@@ -139,6 +139,7 @@ fn permissions(channels: &[&str], commands: &[&str]) -> Arc<Permissions> {
     };
     Arc::new(Permissions {
         admin: false,
+        gateway: false,
         channels: patterns(channels),
         commands: patterns(commands),
         publish: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Config;
 use super::sections::{Endpoint, Server};
 use super::value::milliseconds;
-use crate::auth::KeySet;
+use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
 use crate::{admin, auth, gateway, hub, ingress, session};
 use tickgate_protocol::channel::is_segment;
@@ -127,12 +127,15 @@ impl Config {
     }
 
     fn admin(&self) -> admin::Settings {
-        let key = self.secrets.admin_key.as_ref();
-        let key = key.and_then(|key| std::str::from_utf8(key.expose()).ok());
+        let key = |secret: &Option<Secret>| {
+            let text = secret.as_ref().and_then(|key| std::str::from_utf8(key.expose()).ok());
+            text.and_then(admin::AdminKey::new)
+        };
         let admin = &self.sections.admin;
         admin::Settings {
             listen: self.sections.server.admin_listen.clone(),
-            key: key.and_then(admin::AdminKey::new),
+            key: key(&self.secrets.admin_key),
+            viewer_key: key(&self.secrets.viewer_key),
             publish_body_bytes: self.sections.limits.publish_body_bytes,
             publish_body_rate: self.sections.limits.publish_body_rate,
             max_connections: admin.max_connections,

@@ -18,6 +18,7 @@ pub(super) struct Secrets {
     /// The keys of `[[auth.key]]`, in order.
     pub(super) keys: Vec<auth::Key>,
     pub(super) admin_key: Option<Secret>,
+    pub(super) viewer_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
@@ -59,9 +60,15 @@ pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mu
     });
     let feeds = feeds.collect();
     let admin_key = search.admin_key(sections);
+    let viewer_key = search.viewer_key(sections);
+    if viewer_key.is_some() && viewer_key == admin_key {
+        let message = "the viewer key is the admin key: whoever may look could act as well";
+        search.check.refuse("admin.viewer_key", message);
+    }
     Secrets {
         keys,
         admin_key,
+        viewer_key,
         commands,
         feeds,
         exposed_files: search.exposed_files,
@@ -102,16 +109,38 @@ impl Search<'_, '_> {
             .filter(|_| admin.key_file.is_none())
             .map(|_| DEFAULT_ADMIN_KEY_ENV);
         let variable = admin.key_env.as_deref().or(default);
-        let (key, name) = self.either(variable, admin.key_file.as_deref(), "admin.key")?;
+        self.presented_key("admin key", variable, admin.key_file.as_deref(), admin.allow_short_key)
+    }
+
+    fn viewer_key(&mut self, sections: &Sections) -> Option<Secret> {
+        let admin = &sections.admin;
+        let (variable, file) = (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref());
+        self.presented_key("viewer key", variable, file, admin.allow_short_key)
+    }
+
+    /// A key that callers of the admin listener present.
+    fn presented_key(
+        &mut self,
+        what: &str,
+        variable: Option<&str>,
+        file: Option<&Path>,
+        allow_short: bool,
+    ) -> Option<Secret> {
+        let name = if what == "admin key" {
+            "admin.key"
+        } else {
+            "admin.viewer_key"
+        };
+        let (key, name) = self.either(variable, file, name)?;
         let from = from_variable(variable);
         if !key.expose().iter().all(u8::is_ascii_graphic) {
-            let message = "the admin key must be visible ASCII: it travels in the Authorization header";
+            let message = format!("the {what} must be visible ASCII: it travels in the Authorization header");
             self.check.refuse(&name, format!("{message}{from}"));
             return None;
         }
-        if key.expose().len() < ADMIN_KEY_BYTES_MIN && !admin.allow_short_key {
+        if key.expose().len() < ADMIN_KEY_BYTES_MIN && !allow_short {
             let message = format!(
-                "the admin key is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a \
+                "the {what} is shorter than {ADMIN_KEY_BYTES_MIN} bytes and could be guessed: openssl rand -hex 32 makes a \
                  good one (admin.allow_short_key = true accepts any, for tests){from}"
             );
             self.check.refuse(&name, message);

@@ -38,6 +38,7 @@ fn all_keys(directory: &Path) -> String {
     for (name, text) in [
         ("hs512", "short\n"),
         ("admin", "admin-key\r\n"),
+        ("viewer", "viewer-key\n"),
         ("hmac", "hmac"),
         ("redis", "redis-password"),
         ("ed25519.pem", ED25519),
@@ -89,8 +90,8 @@ fn every_key_is_accepted() {
     let written = names(&toml);
     let catalogue = Config::catalogue();
     for key in catalogue.iter().flat_map(|section| &section.keys) {
-        // The file gives `admin.key_file`, which excludes it.
-        let is_excluded = key.name == "admin.key_env";
+        // The file gives `admin.key_file` and `admin.viewer_key_file`, which exclude them.
+        let is_excluded = matches!(&*key.name, "admin.key_env" | "admin.viewer_key_env");
         assert!(
             is_excluded || written.contains(&key.name),
             "{} is not in the file with all keys",
@@ -101,6 +102,10 @@ fn every_key_is_accepted() {
         config.secrets.admin_key.as_ref().map(Secret::expose),
         Some(&b"admin-key"[..]),
         "the newline at the end is not part of the key"
+    );
+    assert_eq!(
+        config.secrets.viewer_key.as_ref().map(Secret::expose),
+        Some(&b"viewer-key"[..])
     );
     assert_eq!(config.secrets.keys.len(), 3);
     let warnings = config.warnings(&environment());

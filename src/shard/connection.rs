@@ -238,7 +238,7 @@ impl Cold {
     /// Whether the client may see channels for admins.
     pub(super) fn is_admin(&self) -> bool {
         let identity = self.session.identity();
-        identity.is_some_and(|identity| identity.permissions.admin)
+        identity.is_some_and(|identity| identity.sees_gateway())
     }
 
     /// Whether the client has authenticated as this user.

@@ -99,6 +99,14 @@ impl Outbox {
     pub(super) const fn sent(&self) -> u32 {
         self.sent
     }
+    /// The sequence number of the next frame that is queued.
+    pub(super) const fn next_sequence(&self) -> u32 {
+        self.next_sequence
+    }
+    /// Whether the first queued frame was queued before the frame with this sequence number.
+    pub(super) fn begins_before(&self, sequence: u32, pool: &Pool) -> bool {
+        !self.is_empty() && precedes(pool.entry(self.first(pool)).sequence, sequence)
+    }
     /// Bytes of all frames, as they are counted against the bounds.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.event_bytes) + u64::from(self.reply_bytes)

@@ -1,13 +1,14 @@
 //! The admin API of a real gateway, over real sockets: access, clients and statistics. The other modules test publishing and
 //! the metrics.
 
+mod console;
 #[path = "../support/gateway.rs"]
 mod gateway;
 mod metrics;
 mod monitoring;
 mod publish;
 
-use gateway::{ADMIN_KEY, Received, connect, start, until};
+use gateway::{ADMIN_KEY, Received, VIEWER_KEY, connect, start, until};
 use serde_json::{Value, json};
 use tickgate_protocol::channel::Pattern;
 
@@ -29,7 +30,9 @@ fn each_route_checks_its_access_rule() {
         (Some(admin.as_str()), 200, 200, ""),
         (Some(publisher.as_str()), 200, 403, "FORBIDDEN"),
         (Some(trader.as_str()), 403, 403, "FORBIDDEN"),
+        (Some(VIEWER_KEY), 403, 200, ""),
     ] {
+        let acts = stats == 200 && bearer != Some(VIEWER_KEY);
         let answer = gateway.admin_as(bearer, "POST", "/api/publish", "", EVENT.as_bytes());
         assert_eq!(answer.status, publish, "{bearer:?}");
         let answer = gateway.admin_as(bearer, "GET", "/api/websocket/stats", "", b"");
@@ -41,16 +44,21 @@ fn each_route_checks_its_access_rule() {
                 stats == 401
             );
         }
-        for (method, target) in [
-            ("GET", "/api/websocket/clients"),
-            ("DELETE", "/api/websocket/clients/x"),
-            ("DELETE", "/api/users/u1/connections"),
-            ("POST", "/api/websocket/broadcast/test"),
+        for (method, target, needs_operator) in [
+            ("GET", "/api/websocket/clients", false),
+            ("GET", "/api/overview", false),
+            ("GET", "/api/load", false),
+            ("GET", "/api/endings", false),
+            ("GET", "/api/session", false),
+            ("GET", "/api/channels/a/history", true),
+            ("DELETE", "/api/websocket/clients/x", true),
+            ("DELETE", "/api/users/u1/connections", true),
+            ("POST", "/api/websocket/broadcast/test", true),
         ] {
             let answer = gateway.admin_as(bearer, method, target, "", b"");
             assert_eq!(
                 answer.status < 300 || answer.status == 404,
-                stats == 200,
+                if needs_operator { acts } else { stats == 200 },
                 "{bearer:?} {target}: {answer:?}"
             );
         }
@@ -91,7 +99,6 @@ fn each_route_checks_its_access_rule() {
 fn wrong_paths_methods_and_queries_are_refused() {
     let gateway = start(|_| {});
     for (method, target, status, allow) in [
-        ("GET", "/", 404, ""),
         ("GET", "/api/nothing", 404, ""),
         ("GET", "/ws", 404, ""),
         ("GET", "/api/publish", 405, "POST"),
@@ -141,10 +148,10 @@ fn wrong_paths_methods_and_queries_are_refused() {
 #[test]
 fn an_unknown_query_parameter_is_named_with_the_known_ones() {
     let gateway = start(|_| {});
-    let answer = gateway.admin("GET", "/api/websocket/clients?limit=5&sort=-dropped", "");
+    let answer = gateway.admin("GET", "/api/websocket/clients?limit=5&order=-dropped", "");
     assert_eq!(
         answer.json()["error"]["message"],
-        "unknown query parameter `sort` (known here: limit, cursor, user)"
+        "unknown query parameter `order` (known here: limit, cursor, user, sort)"
     );
 }
 

@@ -1,9 +1,15 @@
 // A tab of a headless Chromium, driven over the DevTools protocol.
 import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
 import WebSocket from 'ws';
 import { atEnd, directory, start, until, within } from './harness.mjs';
 
 const chromium = process.env.CHROMIUM_BIN ?? 'chromium';
+
+// The source of axe-core, which runs in the page.
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 /** A tab. `evaluate` runs an expression in it; `problems` collects its exceptions and console errors. */
 export class Tab {
@@ -59,6 +65,28 @@ export class Tab {
   /** Waits until an expression is true in the page. */
   until(what, expression) {
     return until(what, () => this.evaluate(`Boolean(${expression})`));
+  }
+
+  /** Gives the page a size, and a preference for a dark or light theme. */
+  async look({ width = 1280, height = 900, dark = false } = {}) {
+    await this.send('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 });
+    await this.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }] });
+  }
+
+  /** The serious faults that axe-core finds, one line each. */
+  async faults() {
+    await this.evaluate(`${axe}; 0`);
+    return this.evaluate(`axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations
+      .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+      .map(({ id, nodes }) => id + ': ' + nodes.map(({ target, any }) => target + ' ' + (any[0]?.message ?? '')).join(', ')))`);
+  }
+
+  /** Writes a picture of the page to `<TICKGATE_PICTURES>/<name>.png`, if that variable names a folder. */
+  async picture(name) {
+    const folder = process.env.TICKGATE_PICTURES;
+    if (!folder) return;
+    const { data } = await this.send('Page.captureScreenshot', { captureBeyondViewport: true });
+    writeFileSync(join(folder, `${name}.png`), Buffer.from(data, 'base64'));
   }
 
   text(selector) {

@@ -236,6 +236,7 @@ pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenErro
         },
         "wide" => Permissions {
             admin: false,
+            gateway: false,
             channels: list(&["*", "user.*"]),
             commands: list(&["*"]),
             publish: list(&["*", "user.*"]),

@@ -17,6 +17,7 @@ use tickgate::{admin, hub, ingress, session, shard, time};
 use tickgate_protocol::dialect::Dialect;
 
 pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
+pub(crate) const VIEWER_KEY: &str = "the-viewer-key-of-the-tests";
 
 /// The longest wait. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,6 +80,7 @@ pub(crate) fn settings() -> Settings {
         admin: admin::Settings {
             listen: loopback,
             key: admin::AdminKey::new(ADMIN_KEY),
+            viewer_key: admin::AdminKey::new(VIEWER_KEY),
             publish_body_bytes: 16 * 1024 * 1024,
             publish_body_rate: 16 * 1024,
             max_connections: 4096,

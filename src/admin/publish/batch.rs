@@ -117,7 +117,7 @@ impl<'a> Batch<'a> {
             admin,
             caller,
             publisher: match caller {
-                Caller::Operator(_) => None,
+                Caller::Operator(_) | Caller::Viewer(_) => None,
                 Caller::User(identity) => identity.publisher(),
             },
             scratch: Scratch::default(),

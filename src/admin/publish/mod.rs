@@ -32,10 +32,12 @@ impl Admin {
     /// `POST /api/publish`
     pub(super) async fn publish(&self, caller: Caller, call: Call) -> HttpResponse {
         let request = call.request;
-        if let Caller::User(identity) = &caller
-            && identity.permissions.publish.is_empty()
-        {
-            return forbidden("this token may not publish");
+        match &caller {
+            Caller::Viewer(_) => return forbidden("the viewer key may not publish"),
+            Caller::User(identity) if identity.permissions.publish.is_empty() => {
+                return forbidden("this token may not publish");
+            }
+            Caller::User(_) | Caller::Operator(_) => {}
         }
         if !self.parts.broker.is_ready() {
             let response = response::error(HttpErrorCode::BrokerUnavailable, "the broker is not connected");

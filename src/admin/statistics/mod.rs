@@ -5,6 +5,7 @@
 //!
 //! The self-report ends a window every five seconds. The admin API and `/metrics` read at any time.
 
+mod history;
 mod process;
 
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use crate::metrics::ShardSample;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Now;
 
+pub use history::Point;
 pub use process::Process;
+
+use history::History;
 
 /// Reads the statistics of one gateway.
 pub struct Statistics {
@@ -30,6 +34,7 @@ struct Window {
     begins: Totals,
     rates: Rates,
     shard_rates: Vec<Rates>,
+    history: History,
 }
 
 /// One reading of every counter.
@@ -96,6 +101,7 @@ impl Statistics {
                 begins: Totals::default(),
                 rates: Rates::default(),
                 shard_rates: Vec::new(),
+                history: History::default(),
             }),
         };
         let begins = statistics.totals(now, Process::read());
@@ -110,6 +116,12 @@ impl Statistics {
         self.tick_with(now, Process::read());
     }
 
+    /// What happened in the windows behind a time of the last hour, in Unix milliseconds; oldest first.
+    #[must_use]
+    pub fn history(&self, since_unix_ms: u64) -> Vec<Point> {
+        self.window.lock().history.since(since_unix_ms)
+    }
+
     fn tick_with(&self, now: Now, process: Process) {
         let ends = self.totals(now, process);
         let mut window = self.window.lock();
@@ -122,7 +134,10 @@ impl Statistics {
         rates.events = per_second(begins.hub.events, ends.hub.events, elapsed_ms);
         rates.cpu = per_second(begins.process.cpu_us, ends.process.cpu_us, elapsed_ms) / 1e6;
         let pairs = begins.shards.iter().zip(&ends.shards);
-        window.shard_rates = pairs.map(|(from, to)| Rates::between(from, to, elapsed_ms)).collect();
+        let shard_rates: Vec<_> = pairs.map(|(from, to)| Rates::between(from, to, elapsed_ms)).collect();
+        let point = Point::between(begins, &ends, rates, &shard_rates, now.unix_ms);
+        window.history.push(point);
+        window.shard_rates = shard_rates;
         window.rates = rates;
         window.begins = ends;
     }

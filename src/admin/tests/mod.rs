@@ -25,6 +25,7 @@ fn settings() -> Settings {
     Settings {
         listen: "127.0.0.1:0".parse().expect("an address"),
         key: AdminKey::new(KEY),
+        viewer_key: None,
         publish_body_bytes: 16 * 1024 * 1024,
         publish_body_rate: 1000,
         max_connections: 100,

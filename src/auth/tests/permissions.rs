@@ -18,6 +18,7 @@ fn patterns(texts: &[&str]) -> Vec<Pattern> {
 pub(super) fn user(allowed: &[&str]) -> Identity {
     let permissions = Permissions {
         admin: false,
+        gateway: false,
         channels: patterns(allowed),
         commands: patterns(allowed),
         publish: patterns(allowed),

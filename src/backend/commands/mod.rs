@@ -40,6 +40,7 @@ mod router;
 #[cfg(test)]
 mod tests;
 
+pub use breaker::CircuitState;
 pub use http::{BackendUrl, HttpSettings};
 pub use metrics::{BackendSample, CommandsSample};
 pub use router::Router;

@@ -183,6 +183,7 @@ impl Role {
     fn permissions(&self) -> Arc<Permissions> {
         Arc::new(Permissions {
             admin: false,
+            gateway: false,
             channels: self.channels.clone(),
             commands: self.commands.clone(),
             publish: self.publish.clone(),
@@ -198,6 +199,10 @@ section! {
         value key_env: Option<String> = None, check not_blank;
         /// The file that holds the key.
         value key_file: Option<PathBuf> = None;
+        /// The variable that holds a second key, for people who may look at the console and its API but not act.
+        value viewer_key_env: Option<String> = None, check not_blank;
+        /// The file that holds that second key.
+        value viewer_key_file: Option<PathBuf> = None;
         /// Accepts a key that is shorter than 16 bytes. For tests.
         value allow_short_key: bool = false;
         /// Connections to the admin listener that have sent a valid key or token, 1 to 67,108,864. When there are more, the one that
@@ -218,5 +223,11 @@ section! {
 fn one_key(admin: &Admin, check: &mut Check<'_>) {
     if admin.key_env.is_some() && admin.key_file.is_some() {
         check.refuse("key_file", "key_env and key_file exclude each other");
+    }
+    if admin.viewer_key_env.is_some() && admin.viewer_key_file.is_some() {
+        check.refuse(
+            "viewer_key_file",
+            "viewer_key_env and viewer_key_file exclude each other",
+        );
     }
 }

@@ -19,6 +19,27 @@ fn a_short_admin_key_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
+fn a_viewer_key_that_opens_more_than_it_should_is_refused() {
+    let environment = Environment::of([
+        ("TICKGATE_ADMIN_KEY", "0123456789abcdef"),
+        ("SAME", "0123456789abcdef"),
+        ("SHORT", "0123456789"),
+        ("OTHER", "fedcba9876543210"),
+    ]);
+    let load = |variable: &str| load(&format!("[admin]\nviewer_key_env = \"{variable}\"\n"), &environment);
+    let config = load("OTHER").unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.secrets.viewer_key.is_some());
+    for (variable, reason) in [
+        ("SAME", "the viewer key is the admin key"),
+        ("SHORT", "the viewer key is shorter than 16 bytes"),
+        ("NONE", "admin.viewer_key_env"),
+    ] {
+        let refused = load(variable).expect_err(variable).to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[test]
 fn the_query_of_a_backends_url_is_not_printed() {
     let toml = "[[command]]\nmatch = \"*\"\nhttp = \"http://127.0.0.1:9/c?token=first-secret\"\n\
                 [[feed]]\nchannel = \"a.{id}\"\nevent = \"e\"\nhttp = \"http://127.0.0.1:9/f?id={id}&token=second-secret\"\n";

@@ -84,6 +84,12 @@ impl Health {
         self.budget.get().map_or(Pressure::None, |budget| budget.pressure())
     }
 
+    /// Whether the last write of the snapshot failed; `None` without a snapshot.
+    #[must_use]
+    pub fn snapshot_failing(&self) -> Option<bool> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.is_failing())
+    }
+
     /// The bytes that all clients hold, and the most that they may hold.
     #[must_use]
     pub fn memory_bytes(&self) -> (u64, u64) {
@@ -131,7 +137,7 @@ impl Health {
             "/readyz" => match self.not_ready() {
                 Some(reason) => response::error(HttpErrorCode::NotReady, reason),
                 None => {
-                    let is_failing = self.snapshot.as_ref().map(|snapshot| snapshot.is_failing());
+                    let is_failing = self.snapshot_failing();
                     let body = Status {
                         status,
                         publishing: Some(self.not_publishing().unwrap_or("ok")),

@@ -36,6 +36,7 @@ pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<
     };
     Arc::new(Permissions {
         admin: false,
+        gateway: false,
         channels: patterns(channels),
         commands: patterns(commands),
         publish: patterns(publish),

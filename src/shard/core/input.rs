@@ -107,16 +107,10 @@ impl ShardCore {
                 user,
                 reply,
             } => {
-                let table = self.fanout.table();
-                reply(query::clients(
-                    &self.connections,
-                    table,
-                    from_slot,
-                    limit,
-                    user.as_deref(),
-                    now,
-                ));
+                reply(self.clients().page(from_slot, limit, user.as_deref(), now));
             }
+            ShardMessage::WorstClients { by, limit, reply } => reply(self.clients().worst(by, limit, now)),
+            ShardMessage::Endings { limit, reply } => reply(self.troubles.endings(limit)),
             ShardMessage::Subscriptions { limit, reply } => {
                 reply(query::subscriptions(&self.connections, self.fanout.table(), limit));
             }
@@ -238,7 +232,10 @@ impl ShardCore {
             }
         }
         self.recovery.schedule(slot, &mut self.connections, &mut self.fanout);
-        self.sessions.clear_outputs();
+        let refused = self.sessions.clear_outputs();
+        if refused > 0 && self.connections.is_open(slot) {
+            self.troubles.refused(slot, refused, now);
+        }
         self.connections.arm(slot);
     }
 

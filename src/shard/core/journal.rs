@@ -113,7 +113,7 @@ impl Journal {
 }
 
 /// Whether an ending is neither a fault nor a decision about this client: it left, or all clients have to leave.
-const fn is_routine(ending: Disconnect) -> bool {
+pub(super) const fn is_routine(ending: Disconnect) -> bool {
     matches!(
         ending,
         Disconnect::Normal | Disconnect::Lost | Disconnect::Restart | Disconnect::DrainDeadline

@@ -20,6 +20,7 @@
 //! | `control` | the actions for the driver, and the drain |
 //! | `journal` | the log lines about connections |
 //! | `shedding` | what is given up when all clients together hold too much memory |
+//! | `troubles` | who reads too slowly or sends too fast, and why clients left, for operators |
 //!
 //! # How to drive it
 //!
@@ -57,6 +58,7 @@ mod sessions;
 mod shedding;
 #[cfg(test)]
 mod tests;
+mod troubles;
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -83,6 +85,7 @@ use publishing::Publishing;
 use recovery::Recovery;
 use sessions::Sessions;
 use shedding::Shedding;
+use troubles::Troubles;
 
 /// A new connection without its socket; see [`Adopt`].
 #[derive(Debug)]
@@ -137,6 +140,7 @@ pub struct ShardCore {
     control: Control,
     journal: Journal,
     shedding: Shedding,
+    troubles: Troubles,
 }
 
 impl ShardCore {
@@ -163,6 +167,7 @@ impl ShardCore {
             polling: Polling::default(),
             control: Control::default(),
             journal: Journal::new(now),
+            troubles: Troubles::default(),
             metrics,
         }
     }

@@ -115,7 +115,10 @@ impl ShardCore {
     /// replies pending than it may have is ended as a slow consumer.
     pub fn blocked(&mut self, id: ConnectionId, now: Now) {
         let Some(slot) = self.connections.slot(id) else { return };
-        self.connections.hot_mut(slot).flags.set(Flags::BLOCKED);
+        let hot = self.connections.hot_mut(slot);
+        hot.flags.set(Flags::BLOCKED);
+        self.troubles
+            .blocked(slot, &hot.outbox, self.fanout.outgoing().pool(), now);
         if self.connections.has_too_many_replies(slot) {
             self.tell(slot, Input::End(Disconnect::SlowConsumer), now);
         } else {

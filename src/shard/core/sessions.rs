@@ -135,13 +135,14 @@ impl Sessions {
         &self.outputs.bytes[range]
     }
 
-    /// All outputs have been carried out.
-    pub(super) fn clear_outputs(&mut self) {
+    /// All outputs have been carried out. Returns how many messages were refused because they came too fast.
+    pub(super) fn clear_outputs(&mut self) -> u64 {
         self.outputs.bytes.clear();
         // The memory for one long reply is not kept for ever.
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
         let refused = mem::take(&mut self.outputs.refused_messages);
         self.metrics.rate_limited.bump(refused);
+        refused
     }
 }
 

@@ -153,6 +153,7 @@ fn identity(user: Option<&str>) -> Arc<Identity> {
     let everything = vec![Pattern::parse("*").expect("valid")];
     let permissions = Permissions {
         admin: true,
+        gateway: false,
         channels: everything.clone(),
         commands: everything.clone(),
         publish: everything,

@@ -142,6 +142,22 @@ pub enum ShardMessage {
         /// Gets the page.
         reply: Box<dyn FnOnce(ClientsPage) + Send>,
     },
+    /// List the connections with the most of something.
+    WorstClients {
+        /// Of what.
+        by: ClientOrder,
+        /// The maximum number of connections.
+        limit: usize,
+        /// Gets the connections, largest first.
+        reply: Box<dyn FnOnce(Vec<ClientInfo>) + Send>,
+    },
+    /// List connections that have ended.
+    Endings {
+        /// The maximum number of endings.
+        limit: usize,
+        /// Gets the endings, newest first.
+        reply: Box<dyn FnOnce(Vec<EndedClient>) + Send>,
+    },
     /// List the patterns with the most subscribers.
     Subscriptions {
         /// The maximum number of patterns.
@@ -183,6 +199,42 @@ pub struct SubscriptionsPage {
     pub total: u64,
 }
 
+/// By what [`ShardMessage::WorstClients`] orders connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientOrder {
+    /// Bytes in the outbox.
+    PendingBytes,
+    /// How long the socket has not taken everything.
+    Waiting,
+    /// Events dropped.
+    Dropped,
+    /// Messages refused because they came too fast.
+    RateLimited,
+}
+
+/// A connection that has ended.
+#[derive(Clone, Debug)]
+pub struct EndedClient {
+    /// Its public name.
+    pub client_id: Box<str>,
+    /// The user; `None`: anonymous or not authenticated.
+    pub user: Option<Arc<str>>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// The name of the dialect.
+    pub dialect: &'static str,
+    /// How it ended.
+    pub ending: Disconnect,
+    /// When the connection was adopted, in Unix milliseconds.
+    pub connected_at_ms: u64,
+    /// When it ended, in Unix milliseconds.
+    pub ended_at_ms: u64,
+    /// Messages delivered to the client.
+    pub message_count: u64,
+    /// Events dropped for the client.
+    pub dropped: u64,
+}
+
 /// What the admin API shows of one connection.
 #[derive(Clone, Debug)]
 pub struct ClientInfo {
@@ -192,6 +244,8 @@ pub struct ClientInfo {
     pub client_id: Box<str>,
     /// The user; `None`: anonymous or not authenticated.
     pub user: Option<Arc<str>>,
+    /// The role that the client's token names.
+    pub role: Option<Arc<str>>,
     /// The client's address.
     pub address: Option<IpAddr>,
     /// The name of the dialect: `native`, ...
@@ -212,8 +266,16 @@ pub struct ClientInfo {
     pub message_count: u64,
     /// Frames in the outbox.
     pub pending: u64,
+    /// Bytes in the outbox.
+    pub pending_bytes: u64,
+    /// How long the socket has not taken everything, in milliseconds; `None`: nothing waits for it.
+    pub waiting_ms: Option<u64>,
     /// Events dropped for the client.
     pub dropped: u64,
+    /// Messages refused because they came too fast.
+    pub rate_limited: u64,
+    /// When the last one was refused, in Unix milliseconds.
+    pub rate_limited_at_ms: Option<u64>,
     /// Whether the connection is open; `false`: it is closing.
     pub is_alive: bool,
 }

@@ -94,6 +94,7 @@ impl ShardCore {
     pub(in crate::shard::core) fn begin_closing(&mut self, slot: u32, ending: Disconnect, now: Now) {
         self.metrics.ended(ending);
         self.journal.ended(&self.connections, slot, ending, now);
+        self.troubles.ended(&self.connections, slot, ending, now);
         self.connections.forget_input(slot);
         // A loss is told before the Close frame, or not at all.
         if let Some(connection) = self.connections.get(slot) {
@@ -130,6 +131,7 @@ impl ShardCore {
         let id = self.connections.id(slot);
         self.fanout.outgoing_mut().clear(self.connections.hot_mut(slot));
         self.connections.remove(slot, self.fanout.inbox());
+        self.troubles.forget(slot);
         self.control.act(Action::Remove(id));
     }
 }

@@ -5,57 +5,114 @@ use std::cmp::Reverse;
 use hashbrown::HashMap;
 
 use crate::shard::connection::{Cold, Stage};
+use crate::shard::core::ShardCore;
 use crate::shard::core::connections::{Connections, Endpoint};
-use crate::shard::mailbox::{ClientInfo, ClientsPage, SubscriptionsPage};
+use crate::shard::core::troubles::Troubles;
+use crate::shard::mailbox::{ClientInfo, ClientOrder, ClientsPage, SubscriptionsPage};
 use crate::shard::table::{Subscriber, Table};
 use crate::time::Now;
 use tickgate_protocol::channel::Pattern;
 
-/// A page of the connections from a slot on; `user`: only the connections of this user.
-pub(in crate::shard::core) fn clients(
-    connections: &Connections,
-    table: &Table,
-    from_slot: u32,
-    limit: usize,
-    user: Option<&str>,
-    now: Now,
-) -> ClientsPage {
-    let mut page = ClientsPage::default();
-    for slot in from_slot..connections.slots().end {
-        let Some(cold) = connections.cold(slot) else { continue };
-        if user.is_some_and(|user| !cold.is_user(user)) {
-            continue;
-        }
-        if page.clients.len() >= limit {
-            page.next_slot = Some(slot);
-            break;
-        }
-        page.clients.push(client(connections, table, slot, cold, now));
-    }
-    page
+/// What a shard tells of its connections.
+pub(in crate::shard::core) struct Clients<'a> {
+    connections: &'a Connections,
+    table: &'a Table,
+    troubles: &'a Troubles,
 }
 
-fn client(connections: &Connections, table: &Table, slot: u32, cold: &Cold, now: Now) -> ClientInfo {
-    let hot = connections.hot(slot);
-    let endpoint = connections.endpoint(slot);
-    let session = &cold.session;
-    let settings = &endpoint.settings;
-    ClientInfo {
-        id: connections.id(slot),
-        client_id: session.client_id().into(),
-        user: session.identity().and_then(|identity| identity.user.clone()),
-        address: cold.address,
-        dialect: settings.dialect.name(),
-        transport: session.transport().map_or("websocket", |transport| transport.name()),
-        deflate: endpoint.deflate,
-        connected_at_ms: session.connected_at_ms(),
-        last_ping_ms: session.last_ping_ms(now, settings),
-        last_pong_ms: session.last_pong_ms(now),
-        subscriptions: table.held(slot).map(|pattern| pattern.as_str().into()).collect(),
-        message_count: hot.delivered,
-        pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),
-        dropped: hot.dropped.into(),
-        is_alive: hot.stage == Stage::Open,
+impl ShardCore {
+    pub(in crate::shard::core) fn clients(&self) -> Clients<'_> {
+        Clients {
+            connections: &self.connections,
+            table: self.fanout.table(),
+            troubles: &self.troubles,
+        }
+    }
+}
+
+impl Clients<'_> {
+    /// A page of the connections from a slot on; `user`: only the connections of this user.
+    pub(in crate::shard::core) fn page(
+        &self,
+        from_slot: u32,
+        limit: usize,
+        user: Option<&str>,
+        now: Now,
+    ) -> ClientsPage {
+        let mut page = ClientsPage::default();
+        for slot in from_slot..self.connections.slots().end {
+            let Some(cold) = self.connections.cold(slot) else {
+                continue;
+            };
+            if user.is_some_and(|user| !cold.is_user(user)) {
+                continue;
+            }
+            if page.clients.len() >= limit {
+                page.next_slot = Some(slot);
+                break;
+            }
+            page.clients.push(self.client(slot, cold, now));
+        }
+        page
+    }
+
+    /// The `limit` connections with the most of something, largest first. Connections with nothing of it are left out.
+    pub(in crate::shard::core) fn worst(&self, by: ClientOrder, limit: usize, now: Now) -> Vec<ClientInfo> {
+        let amount = |slot: u32| {
+            let hot = self.connections.hot(slot);
+            match by {
+                ClientOrder::PendingBytes => hot.outbox.bytes(),
+                ClientOrder::Waiting => self.troubles.waiting_ms(slot, hot, now).unwrap_or(0),
+                ClientOrder::Dropped => hot.dropped.into(),
+                ClientOrder::RateLimited => self.troubles.refusals(slot).0,
+            }
+        };
+        let slots = self
+            .connections
+            .slots()
+            .filter(|slot| self.connections.cold(*slot).is_some());
+        let mut worst: Vec<_> = slots
+            .map(|slot| (amount(slot), slot))
+            .filter(|(amount, _)| *amount > 0)
+            .collect();
+        let largest_first = |entry: &(u64, u32)| (Reverse(entry.0), entry.1);
+        if worst.len() > limit {
+            worst.select_nth_unstable_by_key(limit, largest_first);
+            worst.truncate(limit);
+        }
+        worst.sort_unstable_by_key(largest_first);
+        let client = |(_, slot): (u64, u32)| Some(self.client(slot, self.connections.cold(slot)?, now));
+        worst.into_iter().filter_map(client).collect()
+    }
+
+    fn client(&self, slot: u32, cold: &Cold, now: Now) -> ClientInfo {
+        let hot = self.connections.hot(slot);
+        let endpoint = self.connections.endpoint(slot);
+        let session = &cold.session;
+        let settings = &endpoint.settings;
+        let (rate_limited, rate_limited_at_ms) = self.troubles.refusals(slot);
+        ClientInfo {
+            id: self.connections.id(slot),
+            client_id: session.client_id().into(),
+            user: session.identity().and_then(|identity| identity.user.clone()),
+            role: session.identity().and_then(|identity| identity.role.clone()),
+            address: cold.address,
+            dialect: settings.dialect.name(),
+            transport: session.transport().map_or("websocket", |transport| transport.name()),
+            deflate: endpoint.deflate,
+            connected_at_ms: session.connected_at_ms(),
+            last_ping_ms: session.last_ping_ms(now, settings),
+            last_pong_ms: session.last_pong_ms(now),
+            subscriptions: self.table.held(slot).map(|pattern| pattern.as_str().into()).collect(),
+            message_count: hot.delivered,
+            pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),
+            pending_bytes: hot.outbox.bytes(),
+            waiting_ms: self.troubles.waiting_ms(slot, hot, now),
+            dropped: hot.dropped.into(),
+            rate_limited,
+            rate_limited_at_ms,
+            is_alive: hot.stage == Stage::Open,
+        }
     }
 }
 

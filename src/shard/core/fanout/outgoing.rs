@@ -64,6 +64,11 @@ impl Outgoing {
         self.pool.used()
     }
 
+    /// The entries of all outboxes.
+    pub(in crate::shard::core) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Frames that the pool has memory for.
     #[cfg(test)]
     pub(in crate::shard::core) fn capacity(&self) -> usize {

@@ -72,6 +72,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
             role: None,
             permissions: Arc::new(Permissions {
                 admin: true,
+                gateway: false,
                 channels: everything.clone(),
                 commands: Vec::new(),
                 publish: everything,

@@ -1,0 +1,22 @@
+// What a view is.
+
+import type { Session } from "./api.js";
+import type { Live } from "./live.js";
+
+/** What the page gives to a view. */
+export interface Context {
+  session: Session;
+  live: Live;
+  /** The rest of the address behind the view's name. */
+  argument: string;
+  /** Shows a message for a while. */
+  tell(text: string, tone?: "ok" | "bad"): void;
+}
+
+/** A view that is open. */
+export interface View {
+  element: HTMLElement;
+  /** Called every five seconds, and at once. It may fail with an `ApiError`, which the page shows. */
+  refresh?(): Promise<void>;
+  close?(): void;
+}

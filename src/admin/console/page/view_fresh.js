@@ -1,0 +1,38 @@
+import { get } from "./api.js";
+import { h, section, Table } from "./dom.js";
+import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
+export const WORDS = { ok: "fine", warn: "look", bad: "wrong" };
+const LATE_MS = 15_000;
+export function freshness(at, now, status) {
+    if (now - at > LATE_MS)
+        return "bad";
+    return status === "ok" ? "ok" : "warn";
+}
+export function open({ live }) {
+    const checks = new Table("Checks of this gateway", [
+        { title: "State", text: ({ status }) => WORDS[status], tone: ({ status }) => `state ${status}` },
+        { title: "What", text: ({ name }) => name, tone: () => "name" },
+        { title: "Says", text: ({ detail }) => detail, tone: () => "wide" },
+    ], ({ name }) => name, "no checks yet");
+    const fresh = ({ at, report }) => freshness(at, Date.now(), report.status);
+    const gateways = new Table("Gateways that report", [
+        { title: "State", text: (row) => (fresh(row) === "bad" ? "silent" : row.report.status), tone: (row) => `state ${fresh(row)}` },
+        { title: "Gateway", text: ({ report }) => report.node, tone: () => "name" },
+        { title: "Last report", numeric: true, text: ({ at }) => ago(at / 1000, Date.now()) },
+        { title: "Connections", numeric: true, text: ({ report }) => number(report.total.connections) },
+        { title: "Events in", numeric: true, text: ({ report }) => perSecond(report.events_per_s) },
+        { title: "Deliveries", numeric: true, text: ({ report }) => perSecond(report.total.deliveries_per_s) },
+        { title: "CPU", numeric: true, text: ({ report }) => cores(report.cpu) },
+        { title: "Memory", numeric: true, text: ({ report }) => bytes(report.rss_bytes) },
+        { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
+        { title: "Version", text: ({ report }) => report.version },
+    ], ({ report }) => report.node, "the first report comes within five seconds");
+    const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element));
+    return {
+        element,
+        async refresh() {
+            gateways.update([...live.reports.values()].sort((a, b) => (a.report.node < b.report.node ? -1 : 1)));
+            checks.update((await get("overview")).checks);
+        },
+    };
+}

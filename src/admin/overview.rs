@@ -1,0 +1,343 @@
+//! `GET /api/overview`: whether everything is fresh, in one answer: a list of checks, the worst first.
+//!
+//! Invariant: every check that is not `ok` says in one sentence what is wrong and what to do or where to look.
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::Admin;
+use super::access::Viewer;
+use super::statistics::{GatewaySample, Point};
+use crate::backend::commands::{BackendSample, CircuitState};
+use crate::backend::feeds::{FeedSample, FeedState};
+use crate::ingress::http::response::{self, HttpResponse};
+use crate::memory::Pressure;
+
+/// Losses of this time count as present.
+const RECENT_MS: u64 = 60_000;
+
+/// A shard or the process above this part of a core is at its end.
+const BUSY_CORES: f64 = 0.9;
+
+/// Publishers wait when more of the credits is lent.
+const LENT_MAX: f64 = 0.9;
+
+#[derive(Serialize)]
+struct OverviewReply<'a> {
+    node: &'a str,
+    version: &'static str,
+    status: Status,
+    uptime_seconds: u64,
+    /// Unix milliseconds.
+    time: u64,
+    checks: Vec<Check>,
+}
+
+/// How bad a check is, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Bad,
+    Warn,
+    Ok,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    name: String,
+    status: Status,
+    detail: String,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, status: Status, detail: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            status,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// What the checks look at.
+struct Facts<'a> {
+    not_ready: Option<&'static str>,
+    not_publishing: Option<&'static str>,
+    pressure: Pressure,
+    snapshot_failing: Option<bool>,
+    sample: &'a GatewaySample,
+    recent: &'a [Point],
+    feeds: &'a [FeedSample],
+    backends: &'a [BackendSample],
+}
+
+impl Admin {
+    /// `GET /api/overview`
+    #[expect(clippy::unused_async, reason = "the form of a handler")]
+    pub(super) async fn overview(&self, _: Viewer) -> HttpResponse {
+        let parts = &self.parts;
+        let now = parts.clock.now();
+        let sample = parts.statistics.read(now);
+        let recent = parts.statistics.history(now.unix_ms.saturating_sub(RECENT_MS));
+        let (commands, feeds) = ((parts.commands)(), parts.feeds.read());
+        let mut checks = checks(&Facts {
+            not_ready: parts.health.not_ready(),
+            not_publishing: parts.health.not_publishing(),
+            pressure: parts.health.memory(),
+            snapshot_failing: parts.health.snapshot_failing(),
+            sample: &sample,
+            recent: &recent,
+            feeds: &feeds,
+            backends: &commands.backends,
+        });
+        checks.sort_by_key(|check| check.status);
+        let reply = OverviewReply {
+            node: &parts.node,
+            version: env!("CARGO_PKG_VERSION"),
+            status: checks.first().map_or(Status::Ok, |check| check.status),
+            uptime_seconds: sample.uptime_ms / 1000,
+            time: now.unix_ms,
+            checks,
+        };
+        response::json(StatusCode::OK, &reply)
+    }
+}
+
+fn checks(facts: &Facts<'_>) -> Vec<Check> {
+    let mut checks = vec![
+        match facts.not_ready {
+            None => Check::new("gateway", Status::Ok, "accepts connections"),
+            Some("draining") => Check::new(
+                "gateway",
+                Status::Warn,
+                "drains: clients are told to connect to another gateway, and new ones are refused",
+            ),
+            Some(_) => Check::new("gateway", Status::Bad, "is not ready, because its broker is lost"),
+        },
+        match facts.not_publishing {
+            None => Check::new("publishing", Status::Ok, "takes events"),
+            Some("no_room_for_bodies") => Check::new(
+                "publishing",
+                Status::Bad,
+                "the bodies of requests hold all room: publish in smaller requests, or look for a publisher that stalls",
+            ),
+            Some("too_many_connections") => Check::new(
+                "publishing",
+                Status::Bad,
+                "every connection of the admin listener is taken: raise admin.max_connections, or reuse connections",
+            ),
+            Some(_) => Check::new(
+                "publishing",
+                Status::Bad,
+                "the broker is lost, so no event can be published",
+            ),
+        },
+        match facts.pressure {
+            Pressure::None => Check::new("memory", Status::Ok, "clients hold less than limits.memory"),
+            Pressure::Joins => Check::new(
+                "memory",
+                Status::Warn,
+                "clients hold nearly limits.memory: new connections and subscriptions are refused",
+            ),
+            Pressure::Connections => Check::new(
+                "memory",
+                Status::Bad,
+                "clients hold more than limits.memory: stalled connections are closed with 1013",
+            ),
+        },
+    ];
+    if let Some(is_failing) = facts.snapshot_failing {
+        checks.push(if is_failing {
+            let detail =
+                "the last write failed: a restart would lose what changed since; look for the error in the log";
+            Check::new("snapshot", Status::Bad, detail)
+        } else {
+            Check::new("snapshot", Status::Ok, "the last write succeeded")
+        });
+    }
+    checks.push(shards(facts.sample));
+    checks.push(queues(facts.sample));
+    checks.push(losses(facts.recent));
+    checks.extend(facts.feeds.iter().map(feed));
+    checks.extend(facts.backends.iter().map(backend));
+    checks
+}
+
+fn shards(sample: &GatewaySample) -> Check {
+    let busy = |(index, rates): (usize, &super::statistics::Rates)| {
+        (rates.cpu > BUSY_CORES).then(|| format!("shard {index} uses {:.0} % of its core", rates.cpu * 100.0))
+    };
+    let busy: Vec<_> = sample.shard_rates.iter().enumerate().filter_map(busy).collect();
+    if busy.is_empty() {
+        return Check::new("shards", Status::Ok, "no core is used up");
+    }
+    let detail = format!("{}: add shards, cores or gateways", busy.join(", "));
+    Check::new("shards", Status::Warn, detail)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a part of a whole needs no more")]
+fn queues(sample: &GatewaySample) -> Check {
+    let lent = sample.hub.credits_lent as f64 / sample.hub.credits.max(1) as f64;
+    if lent > LENT_MAX {
+        let detail = format!(
+            "publishers wait: {:.0} % of the hub's credits are lent, because the shards do not keep up",
+            lent * 100.0
+        );
+        return Check::new("queues", Status::Warn, detail);
+    }
+    Check::new("queues", Status::Ok, "shards keep up with publishers")
+}
+
+fn losses(recent: &[Point]) -> Check {
+    let dropping = recent.iter().filter(|point| point.rates.dropped > 0.0).count();
+    if dropping == 0 {
+        return Check::new("deliveries", Status::Ok, "no event was dropped in the last minute");
+    }
+    let detail = "events were dropped from full outboxes in the last minute: see which clients read too slowly";
+    Check::new("deliveries", Status::Warn, detail)
+}
+
+fn feed(feed: &FeedSample) -> Check {
+    let name = format!("feed {}", feed.channel);
+    let counts = &feed.counts;
+    match feed.state {
+        FeedState::Good if counts.channels == 0 => Check::new(name, Status::Ok, "nobody subscribes: not polled"),
+        FeedState::Good => Check::new(name, Status::Ok, format!("{} channels are fresh", counts.channels)),
+        FeedState::Unknown => Check::new(name, Status::Ok, "not polled yet: nobody subscribes"),
+        FeedState::Partly => Check::new(
+            name,
+            Status::Warn,
+            format!(
+                "some of {} channels failed in their last poll: see the log",
+                counts.channels
+            ),
+        ),
+        FeedState::Failing => Check::new(
+            name,
+            Status::Bad,
+            "every channel failed in its last poll: is the source reachable? The log has the reason",
+        ),
+    }
+}
+
+fn backend(backend: &BackendSample) -> Check {
+    let name = format!("backend {}", backend.name);
+    match backend.circuit {
+        CircuitState::Closed => {
+            let detail = format!("{} commands answered, {} failed", backend.attempts, backend.failures);
+            Check::new(name, Status::Ok, detail)
+        }
+        CircuitState::HalfOpen => Check::new(name, Status::Warn, "was failing; one command probes it"),
+        CircuitState::Open => Check::new(
+            name,
+            Status::Bad,
+            "failed too often: commands are refused with BACKEND_UNAVAILABLE until it answers a probe",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::statistics::Rates;
+
+    fn statuses(change: impl FnOnce(&mut Facts<'_>)) -> Vec<(String, Status)> {
+        let sample = GatewaySample::default();
+        let mut facts = Facts {
+            not_ready: None,
+            not_publishing: None,
+            pressure: Pressure::None,
+            snapshot_failing: None,
+            sample: &sample,
+            recent: &[],
+            feeds: &[],
+            backends: &[],
+        };
+        change(&mut facts);
+        let checks = checks(&facts).into_iter();
+        checks.map(|check| (check.name, check.status)).collect()
+    }
+
+    fn of(change: impl FnOnce(&mut Facts<'_>), name: &str) -> Status {
+        let found = statuses(change).into_iter().find(|(found, _)| found == name);
+        found.expect(name).1
+    }
+
+    #[test]
+    fn a_healthy_gateway_is_green() {
+        assert!(statuses(|_| {}).iter().all(|(_, status)| *status == Status::Ok));
+        assert!(Status::Bad < Status::Warn && Status::Warn < Status::Ok);
+    }
+
+    #[test]
+    fn each_fault_turns_its_own_check() {
+        assert_eq!(of(|facts| facts.not_ready = Some("draining"), "gateway"), Status::Warn);
+        assert_eq!(
+            of(|facts| facts.not_ready = Some("broker_lost"), "gateway"),
+            Status::Bad
+        );
+        let full = |facts: &mut Facts<'_>| facts.not_publishing = Some("no_room_for_bodies");
+        assert_eq!(of(full, "publishing"), Status::Bad);
+        assert_eq!(of(|facts| facts.pressure = Pressure::Joins, "memory"), Status::Warn);
+        assert_eq!(of(|facts| facts.snapshot_failing = Some(true), "snapshot"), Status::Bad);
+        assert_eq!(of(|facts| facts.snapshot_failing = Some(false), "snapshot"), Status::Ok);
+
+        let mut busy = GatewaySample {
+            shard_rates: vec![Rates {
+                cpu: 0.97,
+                ..Rates::default()
+            }],
+            ..GatewaySample::default()
+        };
+        (busy.hub.credits, busy.hub.credits_lent) = (100, 95);
+        let check = checks(&Facts {
+            not_ready: None,
+            not_publishing: None,
+            pressure: Pressure::None,
+            snapshot_failing: None,
+            sample: &busy,
+            recent: &[],
+            feeds: &[],
+            backends: &[],
+        });
+        let warned: Vec<_> = check.iter().filter(|check| check.status == Status::Warn).collect();
+        assert_eq!(
+            warned[0].detail,
+            "shard 0 uses 97 % of its core: add shards, cores or gateways"
+        );
+        assert_eq!((warned.len(), warned[1].name.as_str()), (2, "queues"));
+
+        let dropping = Point {
+            rates: Rates {
+                dropped: 0.2,
+                ..Rates::default()
+            },
+            ..Point::default()
+        };
+        assert_eq!(losses(&[Point::default(), dropping]).status, Status::Warn);
+        let sample = |state, circuit| {
+            let feed = FeedSample {
+                channel: "a".into(),
+                state,
+                counts: Default::default(),
+            };
+            let backend = BackendSample {
+                name: "b".into(),
+                circuit,
+                opened_total: 1,
+                in_flight: 0,
+                attempts: 1,
+                failures: 1,
+                refused: 0,
+            };
+            (super::feed(&feed).status, super::backend(&backend).status)
+        };
+        for (state, circuit, status) in [
+            (FeedState::Good, CircuitState::Closed, Status::Ok),
+            (FeedState::Partly, CircuitState::HalfOpen, Status::Warn),
+            (FeedState::Failing, CircuitState::Open, Status::Bad),
+        ] {
+            assert_eq!(sample(state, circuit), (status, status));
+        }
+    }
+}
