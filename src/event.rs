@@ -40,6 +40,32 @@ pub struct PublishOptions {
     pub fresh_ms: Option<u32>,
 }
 
+/// Why an event was not published, or may not have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The event was not published: the broker cannot be reached. It can be published again.
+    Unavailable,
+    /// The event may have been published: the broker did not confirm it in time. Publishing it again with the same id is
+    /// safe.
+    Unknown,
+    /// The event was not published: the broker refuses it, because its storage is full or by its own limits.
+    Rejected,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unavailable => "the broker cannot be reached; nothing was published, try again",
+            Self::Unknown => {
+                "the broker did not confirm the event, so it may have been published; repeat it with the same id"
+            }
+            Self::Rejected => "the broker refuses the event; its storage or its limits do not allow it",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
 /// The id of an event within its channel: the first 16 bytes of a SHA-256. So all ids have the same size, and a publisher
 /// cannot construct two names with the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

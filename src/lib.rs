@@ -37,8 +37,8 @@
 //! | 2 | [`auth`] | do I/O |
 //! | 3 | [`session`] | do I/O, read a clock, see another connection |
 //! | 4 | [`hub`] | know sockets, wait under a lock |
-//! | 5 | [`broker`] [`hub::snapshot`] | |
-//! | 6 | [`shard::mailbox`] | know sessions |
+//! | 5 | [`hub::snapshot`] [`shard::mailbox`] | know sessions |
+//! | 6 | [`broker`] | know sessions |
 //! | 7 | [`shard`] | await; lock except in publish, subscribe, read and leave; allocate per delivery |
 //! | 8 | [`auth::verifier`] [`backend`] | reach a shard except by mailbox |
 //! | 9 | [`ingress`] | touch a session |

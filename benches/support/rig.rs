@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tickgate::auth::{Identity, Mode, Permissions};
-use tickgate::broker::Broker;
+use tickgate::broker::{Broker, Origin, Outcomes, Submitted};
 use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Receipt, Wakes};
 use tickgate::metrics::ShardMetrics;
@@ -55,14 +55,11 @@ impl Services for NoServices {
 
 impl Broker for NoServices {
     /// Publishes to no channel. The rig publishes through the hub.
-    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
-    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
-        Err(event)
-    }
-    fn is_ready(&self) -> bool {
-        true
+    fn try_publish(&self, _: Origin, event: NewEvent, _: Now) -> Submitted {
+        Submitted::NoRoom(event)
     }
 }
 

@@ -14,9 +14,8 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::statistics::{GatewaySample, Rates, Statistics};
-use crate::broker::Broker;
+use crate::broker::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
-use crate::hub::Receipt;
 use crate::metrics::ShardSample;
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, ChannelError};
@@ -62,18 +61,22 @@ impl HealthWatch {
 }
 
 impl Broker for HealthWatch {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         events.iter().for_each(|event| self.note(event));
         self.broker.publish(events)
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
         self.note(&event);
-        self.broker.try_publish(shard, event, now)
+        self.broker.try_publish(from, event, now)
     }
 
-    fn is_ready(&self) -> bool {
-        self.broker.is_ready()
+    fn prepare(&self, version: u64) -> Readiness {
+        self.broker.prepare(version)
+    }
+
+    fn link(&self) -> Link {
+        self.broker.link()
     }
 }
 
@@ -303,6 +306,7 @@ mod tests {
     use crate::broker::Embedded;
     use crate::hub::{Hub, Inbox, Settings};
     use crate::metrics::ShardMetrics;
+    use crate::shard::mailbox::ConnectionId;
     use crate::shard::mailbox::mailbox;
     use tickgate_protocol::channel::Pattern;
 
@@ -406,7 +410,16 @@ mod tests {
             .expect("a runtime");
         runtime.block_on(watch.broker.publish(vec![backend_health()]));
         assert_eq!(watch.last_seen_ms(), None);
-        assert!(watch.try_publish(0, backend_health(), Now::default()).is_ok());
+        let from = Origin {
+            connection: ConnectionId {
+                shard: 0,
+                slot: 0,
+                generation: 0,
+            },
+            request: 0,
+        };
+        let submitted = watch.try_publish(from, backend_health(), Now::default());
+        assert!(matches!(submitted, Submitted::Done(_)));
         assert!(watch.last_seen_ms().is_some());
         watch.seen.store(0, Relaxed);
         runtime.block_on(watch.publish(vec![backend_health()]));

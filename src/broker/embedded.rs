@@ -5,8 +5,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::Broker;
 use super::rates::PublishRates;
+use super::{Broker, Origin, Outcomes, Submitted};
 use crate::event::NewEvent;
 use crate::hub::{Hub, Receipt, Wakes};
 use crate::time::{Clock, Now};
@@ -49,7 +49,7 @@ impl Embedded {
         refuses
     }
 
-    async fn publish_all(&self, events: Vec<NewEvent>) -> Vec<Receipt> {
+    async fn publish_all(&self, events: Vec<NewEvent>) -> Outcomes {
         let mut receipts = Vec::with_capacity(events.len());
         let mut wakes = Wakes::default();
         for (index, event) in events.into_iter().enumerate() {
@@ -58,7 +58,7 @@ impl Embedded {
                 tokio::task::yield_now().await;
             }
             if self.refuses(&event, self.clock.now()) {
-                receipts.push(Receipt::of_limited());
+                receipts.push(Ok(Receipt::of_limited()));
                 continue;
             }
             let bytes = event.data.len();
@@ -69,7 +69,7 @@ impl Embedded {
                     self.hub.credit(bytes).await
                 }
             };
-            receipts.push(self.hub.publish(event, self.clock.now(), credit, &mut wakes));
+            receipts.push(Ok(self.hub.publish(event, self.clock.now(), credit, &mut wakes)));
         }
         self.hub.wake(wakes);
         receipts
@@ -77,25 +77,21 @@ impl Embedded {
 }
 
 impl Broker for Embedded {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(self.publish_all(events))
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
-        let Some(credit) = self.hub.try_credit(shard, event.data.len()) else {
-            return Err(event);
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
+        let Some(credit) = self.hub.try_credit(from.connection.shard, event.data.len()) else {
+            return Submitted::NoRoom(event);
         };
         if self.refuses(&event, now) {
-            return Ok(Receipt::of_limited());
+            return Submitted::Done(Receipt::of_limited());
         }
         let mut wakes = Wakes::default();
         let receipt = self.hub.publish(event, now, credit, &mut wakes);
         self.hub.wake(wakes);
-        Ok(receipt)
-    }
-
-    fn is_ready(&self) -> bool {
-        true
+        Submitted::Done(receipt)
     }
 }
 
@@ -108,6 +104,7 @@ mod tests {
     use super::*;
     use crate::event::PublishOptions;
     use crate::hub::{Inbox, Settings};
+    use crate::shard::mailbox::ConnectionId;
     use tickgate_protocol::channel::{Channel, Pattern};
 
     fn hub(credits: u32) -> (Embedded, Arc<Hub>, Vec<Inbox>) {
@@ -121,6 +118,15 @@ mod tests {
         );
         (Embedded::new(hub.clone(), Clock::start()), hub, inboxes)
     }
+
+    const ORIGIN: Origin = Origin {
+        connection: ConnectionId {
+            shard: 0,
+            slot: 0,
+            generation: 0,
+        },
+        request: 0,
+    };
 
     fn event(number: usize) -> NewEvent {
         NewEvent {
@@ -166,7 +172,10 @@ mod tests {
             ..event(0)
         };
         let now = Now::default();
-        let limited = |publisher| broker.try_publish(0, event(publisher), now).expect("a credit").limited;
+        let limited = |publisher| match broker.try_publish(ORIGIN, event(publisher), now) {
+            Submitted::Done(receipt) => receipt.limited,
+            other => panic!("there is a credit: {other:?}"),
+        };
         let refused: Vec<_> = (0..5).map(|_| limited(Some("a"))).collect();
         assert_eq!(refused, [false, false, false, true, true]);
         assert!(!limited(Some("b")) && !limited(None));
@@ -174,7 +183,10 @@ mod tests {
         let std::task::Poll::Ready(receipts) = publish.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
             panic!("there are credits for all")
         };
-        let refused: Vec<_> = receipts.iter().map(|receipt| receipt.limited).collect();
+        let refused: Vec<_> = receipts
+            .iter()
+            .map(|outcome| outcome.is_ok_and(|receipt| receipt.limited))
+            .collect();
         assert_eq!(refused[3..], [true, true]);
         let metrics = hub.metrics();
         assert_eq!((metrics.events, metrics.limited, metrics.credits_lent), (8, 4, 0));
@@ -185,13 +197,14 @@ mod tests {
         let (broker, _, mut inboxes) = hub(2);
         let inbox = &mut inboxes[0];
         inbox.join(&Pattern::parse("a.b").expect("valid"));
-        assert!(broker.try_publish(0, event(1), Now::default()).is_ok());
+        let publish = |event| broker.try_publish(ORIGIN, event, Now::default());
+        assert!(matches!(publish(event(1)), Submitted::Done(_)));
         inbox.doorbell().answer();
-        let refused = broker
-            .try_publish(0, event(2), Now::default())
-            .expect_err("the only credit is lent");
+        let Submitted::NoRoom(refused) = publish(event(2)) else {
+            panic!("the only credit is lent");
+        };
         assert!(inbox.pop().is_some());
         assert!(!inbox.doorbell().fall_asleep(), "the credit is back");
-        assert!(broker.try_publish(0, refused, Now::default()).is_ok());
+        assert!(matches!(publish(refused), Submitted::Done(_)));
     }
 }

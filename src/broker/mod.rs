@@ -1,34 +1,105 @@
 //! Brokers: they carry events from publishers to the hub.
 //!
-//! The gateway publishes only through the [`Broker`] trait. [`Embedded`] is the only implementation: it publishes
-//! directly into the hub of its own process.
+//! The gateway publishes only through the [`Broker`] trait. [`Embedded`] publishes directly into the hub of its own process,
+//! for a single gateway.
+//!
+//! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
+//! have been published all the same.
 
 pub mod embedded;
 mod rates;
 
+use std::fmt;
 use std::pin::Pin;
 
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Refusal};
 use crate::hub::Receipt;
+use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 pub use embedded::Embedded;
 
-/// Publishes events. Shared by the admin API, the feeds, the command router and the shards.
+/// What became of each event, in their order.
+pub type Outcomes = Vec<Result<Receipt, Refusal>>;
+
+/// Publishes events, and tells how current the hub is. Shared by the admin API, the feeds, the command router and the
+/// shards.
 pub trait Broker: Send + Sync {
-    /// Publishes the events in order, and resolves when each of them is stored and in the inbox of every interested
-    /// shard. The receipts are in the order of the events. If the future is dropped earlier, only a first part of the
-    /// events is published.
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>>;
+    /// Publishes the events in order, and resolves when the outcome of each is known: an event with a receipt is stored and
+    /// in the inbox of every interested shard. If the future is dropped earlier, only a first part of the events may be
+    /// published.
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>>;
 
     /// Publishes one event from the thread of a shard, without waiting.
-    ///
-    /// # Errors
-    ///
-    /// Returns the event if the shard has no credit for it. The shard's doorbell rings when it can try again.
-    #[expect(clippy::result_large_err, reason = "a refused event is handed back as it came")]
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent>;
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted;
 
-    /// Whether the broker can be reached. `/readyz` reports it.
-    fn is_ready(&self) -> bool;
+    /// Whether the hub is current enough for a client that joins now and has been given versions up to `version`
+    /// elsewhere. A join that is not [`Readiness::Ready`] has to wait. The hub of a gateway that stands alone always is.
+    fn prepare(&self, version: u64) -> Readiness {
+        let _ = version;
+        Readiness::Ready
+    }
+
+    /// The state of the connection to the other gateways. A gateway that stands alone needs none.
+    fn link(&self) -> Link {
+        Link::Up
+    }
+
+    /// Whether events can be published now. `/readyz` reports it.
+    fn is_ready(&self) -> bool {
+        self.link() == Link::Up
+    }
+}
+
+/// Who publishes from the thread of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The session's number of the request.
+    pub request: u32,
+}
+
+/// The immediate outcome of [`Broker::try_publish`].
+#[derive(Debug)]
+pub enum Submitted {
+    /// The event is published.
+    Done(Receipt),
+    /// The event is on its way. Exactly one [`ShardMessage::Published`](crate::shard::mailbox::ShardMessage::Published)
+    /// tells the outcome.
+    Pending,
+    /// There is no room for the event at present. The shard's doorbell rings when it can try again.
+    NoRoom(NewEvent),
+    /// The event is not published.
+    Refused(Refusal),
+}
+
+/// Whether the hub is current enough for a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// The join can be carried out.
+    Ready,
+    /// The hub has yet to apply what the client has already seen elsewhere.
+    Behind,
+    /// The gateway has no connection to the other gateways, so nobody knows how current the hub is.
+    Unavailable,
+}
+
+/// The state of the connection to the other gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// Events are published and received.
+    Up,
+    /// There is no connection, or it was not heard of for too long. Nothing is published.
+    #[default]
+    Down,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        })
+    }
 }

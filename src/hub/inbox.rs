@@ -132,6 +132,12 @@ impl Inbox {
         self.hub.epoch()
     }
 
+    /// See [`Hub::locate`].
+    #[must_use]
+    pub fn locate(&self, position: u64) -> Option<u64> {
+        self.hub.locate(position)
+    }
+
     /// The class of a channel.
     #[must_use]
     pub fn class_of(&self, channel: &Channel) -> &Arc<Class> {

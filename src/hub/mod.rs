@@ -29,6 +29,7 @@
 //! | `tombstone_scan` | finding channels that were evicted while a client was away |
 //! | `doorbell` | waking shards |
 //! | `state` | what is kept of channels |
+//! | `log` | what follows from a log that numbers the events |
 //! | `versions`, `generations` | the numbers of events and evictions, and how long ids are remembered |
 //! | `bounds` | the bounds on the state, and eviction |
 //! | `publishers` | how much of the state each publisher has |
@@ -44,6 +45,7 @@ mod interest;
 #[cfg(test)]
 #[cfg(shuttle)]
 mod interleavings;
+mod log;
 mod position;
 mod publish;
 mod publishers;
@@ -77,13 +79,14 @@ pub use doorbell::Doorbell;
 pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, Popped};
 pub use position::JoinPosition;
-pub use publish::Receipt;
+pub use publish::{Receipt, Stamp};
 pub use publishers::{Holding, Quota};
 pub use scan::{PATTERNS_PER_STEP, Scan};
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
 };
 pub use tombstone_scan::TombstoneScan;
+pub use versions::{LOG_STEP, Numbering};
 pub use watch::{InterestWatch, PatternFilter};
 
 use bounds::Totals;
@@ -91,6 +94,7 @@ use credits::Credits;
 use generations::Generations;
 use inbox::QueuedEvent;
 use interest::{Interest, Stripes, stripe_of};
+use log::Terms;
 use publishers::Publishers;
 use state::Channels;
 use versions::Versions;
@@ -116,6 +120,8 @@ pub struct Settings {
     pub state: StateSettings,
     /// The epoch of the state that is going to be restored; `None` for a new, random one.
     pub epoch: Option<Epoch>,
+    /// Who numbers the events.
+    pub numbering: Numbering,
 }
 
 impl Default for Settings {
@@ -125,6 +131,7 @@ impl Default for Settings {
             classes: Arc::default(),
             state: StateSettings::default(),
             epoch: None,
+            numbering: Numbering::Own,
         }
     }
 }
@@ -145,7 +152,7 @@ pub struct Hub {
     deflate_bytes_min: AtomicUsize,
     watch: OnceLock<Arc<InterestWatch>>,
     classes: Arc<Classes>,
-    epoch: Epoch,
+    terms: Terms,
     limits: StateSettings,
     totals: Totals,
     publishers: Publishers,
@@ -249,7 +256,7 @@ impl Hub {
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
         let credits = Credits::new(settings.credits, &doorbells);
         let (inboxes, queues): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
-        let versions = Arc::<Versions>::default();
+        let versions = Arc::new(Versions::new(settings.numbering));
         let tombstones_max = settings.state.tombstones / STRIPES;
         let stripe = |number| Stripe::new(Channels::new(versions.clone(), tombstones_max, number));
         let hub = Arc::new(Self {
@@ -263,7 +270,7 @@ impl Hub {
             deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
             classes: settings.classes,
-            epoch: settings.epoch.unwrap_or_else(|| Epoch(rand::random())),
+            terms: Terms::new(settings.epoch.unwrap_or_else(|| Epoch(rand::random()))),
             publishers: Publishers::new(settings.state.per_publisher),
             limited: AtomicU64::new(0),
             limits: settings.state,
@@ -419,7 +426,7 @@ impl Hub {
     /// The epoch of the store. Offsets compare only within one epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.terms.epoch()
     }
 
     /// The class of a channel.

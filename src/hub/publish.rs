@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::inbox::QueuedEvent;
 use super::interest::stripe_of;
-use super::state::{Epoch, Garbage, Prepared, Stored};
+use super::state::{Epoch, Garbage, Given, Prepared, Stored};
 use super::{Credit, Hub, StripeState, Wakes, bits};
 use crate::event::{Event, EventMeta, NewEvent, Transit};
 use crate::sync::Ordering;
@@ -44,12 +44,50 @@ impl Receipt {
     }
 }
 
+/// What a log that numbers events says about one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The event's version. It must be above those of all events that were applied before. It is ignored if the channel's
+    /// class keeps no state.
+    pub version: u64,
+    /// How long ago the log stored the event, in milliseconds.
+    pub age_ms: u64,
+    /// Whether the event is read back from the log, which may not contain earlier events of the channel any more.
+    pub is_replayed: bool,
+}
+
 impl Hub {
+    /// Applies one event of a log that numbers events. It is published as by [`Hub::publish`], under the version that the
+    /// log gave it. Its id is remembered, but duplicates are the log's business: every event of the log is applied.
+    ///
+    /// One thread applies the events of a hub, in the order of the log, and nothing else publishes to it: the hub must
+    /// have [`Numbering::Log`](super::Numbering::Log).
+    pub fn apply(&self, event: NewEvent, stamp: Stamp, now: Now, credit: Credit<'_>, wakes: &mut Wakes) -> Receipt {
+        let given = Given {
+            version: stamp.version,
+            age_ms: stamp.age_ms,
+            is_replayed: stamp.is_replayed,
+        };
+        self.publish_as(Some(given), event, now, credit, wakes)
+    }
+
     /// Publishes one event: gives it a version and stores it as its channel's class says, puts it into the inbox of every
     /// interested shard, and encodes it in every wire format in use.
     ///
     /// Adds the shards to be woken to `wakes`. The caller passes them to [`Hub::wake`] once per batch.
     pub fn publish(&self, event: NewEvent, now: Now, credit: Credit<'_>, wakes: &mut Wakes) -> Receipt {
+        self.publish_as(None, event, now, credit, wakes)
+    }
+
+    #[inline]
+    fn publish_as(
+        &self,
+        given: Option<Given>,
+        event: NewEvent,
+        now: Now,
+        credit: Credit<'_>,
+        wakes: &mut Wakes,
+    ) -> Receipt {
         if event.options.id.is_some() {
             self.rotate_ids(now);
         }
@@ -59,13 +97,13 @@ impl Hub {
             let publisher = publisher.and_then(|name| self.publishers.get(name));
             let mut prepared = Prepared::new(event, Arc::clone(class));
             prepared.publisher.clone_from(&publisher);
-            let published = self.publish_stateful(prepared, now, credit, wakes);
+            let published = self.publish_stateful(prepared, given, now, credit, wakes);
             if let Some(publisher) = publisher {
                 self.forget_stale_claims(&publisher);
             }
             published
         } else {
-            self.publish_stateless(event, class, credit, wakes)
+            self.publish_stateless(event, class, given.is_some(), credit, wakes)
         };
         if let Some(event) = &published.1 {
             // After the lock, so that no publisher waits for the encoding. Before the shards are woken, so that they rarely
@@ -85,13 +123,14 @@ impl Hub {
         &self,
         event: NewEvent,
         class: &Arc<Class>,
+        is_given: bool,
         credit: Credit<'_>,
         wakes: &mut Wakes,
     ) -> (Receipt, Option<Arc<Event>>) {
         let stripe = stripe_of(&event.channel);
         let id = event.options.id;
         let publish = |state: &mut StripeState| {
-            if state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
+            if !is_given && state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
                 let duplicate = Receipt {
                     duplicate: true,
                     ..Receipt::default()
@@ -133,6 +172,7 @@ impl Hub {
     fn publish_stateful(
         &self,
         mut prepared: Prepared,
+        given: Option<Given>,
         now: Now,
         credit: Credit<'_>,
         wakes: &mut Wakes,
@@ -146,19 +186,23 @@ impl Hub {
         let has_history = prepared.class.history.is_some();
         let receipt = |version: u64| Receipt {
             offset: has_history.then_some(version),
-            epoch: has_history.then_some(self.epoch),
+            epoch: has_history.then(|| self.epoch()),
             ..Receipt::default()
         };
         let formats = self.formats_in_use();
         // Both are dropped at the end of the function, after the lock; the credit is dropped if it is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
         self.with_state(stripe, |state| {
-            let shards = state.interest.lookup(&prepared.event.channel);
+            // What is read back from the log is older than any subscription.
+            let shards = if given.is_some_and(|given| given.is_replayed) {
+                0
+            } else {
+                state.interest.lookup(&prepared.event.channel)
+            };
             let (payer, cost) = credit.as_ref().map(Credit::debt).unwrap_or_default();
             let transit = Transit::new(payer, cost, shards.count_ones());
-            let stored = state
-                .channels
-                .store(prepared, transit, (now, &self.generations), formats, &mut garbage);
+            let when = (now, given, &self.generations);
+            let stored = state.channels.store(prepared, transit, when, formats, &mut garbage);
             match stored {
                 Stored::Duplicate(version) => {
                     let duplicate = Receipt {

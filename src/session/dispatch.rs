@@ -32,6 +32,8 @@ impl Session {
                 retry_after_ms,
             } => self.on_overloaded(request, retry_after_ms, context, out),
             Input::Published { request, position } => self.on_published(request, position, context, out),
+            Input::SubscribeRefused { request } => self.on_subscribe_refused(request, context, out),
+            Input::PublishRefused { request, refusal } => self.on_publish_refused(request, refusal, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
             Input::HistoryLimited {

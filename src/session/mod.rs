@@ -44,7 +44,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::{Identity, TokenError};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Refusal};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
@@ -99,6 +99,11 @@ pub enum Input<'a> {
         /// When the client may try again, in milliseconds from now.
         retry_after_ms: u32,
     },
+    /// The third answer to [`Output::Subscribe`]: the gateway has no connection to the other gateways.
+    SubscribeRefused {
+        /// The request's number.
+        request: u32,
+    },
     /// Answer to [`Output::Publish`].
     Published {
         /// The request's number.
@@ -110,6 +115,13 @@ pub enum Input<'a> {
     PublishLimited {
         /// The request's number.
         request: u32,
+    },
+    /// The third answer to [`Output::Publish`]: the event is not published, or may not be.
+    PublishRefused {
+        /// The request's number.
+        request: u32,
+        /// Why.
+        refusal: Refusal,
     },
     /// Answer to [`Output::History`].
     History {

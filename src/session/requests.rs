@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::activity::PendingRequest;
 use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs, Session};
-use crate::event::{NewEvent, PublishOptions};
+use crate::event::{NewEvent, PublishOptions, Refusal};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
 
@@ -157,6 +157,24 @@ impl Session {
                 refused: 1,
             };
             out.reply(&reply, context);
+        }
+    }
+
+    /// The event is not published, or may not be.
+    pub(super) fn on_publish_refused(
+        &mut self,
+        request: u32,
+        refusal: Refusal,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(activity) = &mut self.activity else { return };
+        if let Some(pending) = activity.publish.take_if(|pending| pending.request == request) {
+            let code = match refusal {
+                Refusal::Unavailable | Refusal::Rejected => ErrorCode::BrokerUnavailable,
+                Refusal::Unknown => ErrorCode::OutcomeUnknown,
+            };
+            out.error(&pending.request_ref, code, &refusal.to_string(), context);
         }
     }
 

@@ -4,6 +4,7 @@
 use super::activity::{PendingSubscribe, Subscribe, SubscriptionChange};
 use super::{Context, Output, Outputs, Session};
 use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, Recover, Reply, RequestRef, SubscribeOutcome};
 
 impl Session {
@@ -180,6 +181,23 @@ impl Session {
                 retry_after_ms,
             };
             out.reply(&reply, context);
+        }
+        self.resume_changes(context, out);
+    }
+
+    /// The gateway has no connection to the other gateways, so nobody knows what the channels contain.
+    pub(super) fn on_subscribe_refused(&mut self, request: u32, context: &Context<'_>, out: &mut Outputs) {
+        let Some(activity) = &mut self.activity else { return };
+        let Some(pending) = activity.subscribe.take_if(|pending| pending.request == request) else {
+            return;
+        };
+        match pending.client_request {
+            Some(Subscribe { request_ref, .. }) => {
+                let message = "the gateway has no connection to the other gateways; subscribe again later";
+                out.error(&request_ref, ErrorCode::BrokerUnavailable, message, context);
+            }
+            // Nobody would repeat the automatic subscriptions.
+            None => self.end(Disconnect::Overload, out),
         }
         self.resume_changes(context, out);
     }

@@ -11,10 +11,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tickgate::auth::{Identity, Mode, Permissions, TokenError};
-use tickgate::broker::Broker;
 use tickgate::broker::Embedded;
+use tickgate::broker::{Broker, Origin, Outcomes, Submitted};
 use tickgate::event::NewEvent;
-use tickgate::hub::{Hub, Receipt};
+use tickgate::hub::Hub;
 use tickgate::session::limits::Limits;
 use tickgate::session::{self, Command};
 use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
@@ -99,22 +99,18 @@ impl Recorder {
 }
 
 impl Broker for Recorder {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         self.embedded.publish(events)
     }
 
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
         let (channel, data) = (event.channel.clone(), event.data.clone());
-        let published = self.embedded.try_publish(shard, event, now);
+        let published = self.embedded.try_publish(from, event, now);
         match &published {
-            Ok(_) => self.log.lock().push(channel.as_str(), &data),
-            Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
+            Submitted::Done(_) => self.log.lock().push(channel.as_str(), &data),
+            _ => drop(self.refused.fetch_add(1, Relaxed)),
         }
         published
-    }
-
-    fn is_ready(&self) -> bool {
-        self.embedded.is_ready()
     }
 }
 

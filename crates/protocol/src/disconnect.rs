@@ -97,6 +97,8 @@ endings! {
     SlowConsumer = 4008, "slow_consumer", "slow consumer", Client, Reconnect;
     /// The client sent nothing within the heartbeat timeout.
     HeartbeatTimeout = 4009, "heartbeat_timeout", "heartbeat timeout", Client, Reconnect;
+    /// Events may be missing from what the client got, because the gateway has lost its place among the other gateways.
+    Resync = 4010, "resync", "events may be missing: reconnect and recover", Gateway, Reconnect;
     /// The client kept exceeding its rate limit.
     RateLimitAbuse = 4029, "rate_limit_abuse", "rate limit abuse", Client, ReconnectLater;
 }

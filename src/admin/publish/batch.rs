@@ -10,7 +10,7 @@ use super::lines::Line;
 use crate::admin::Admin;
 use crate::admin::access::Caller;
 use crate::admin::body;
-use crate::event::{EventId, NewEvent, PublishOptions};
+use crate::event::{EventId, NewEvent, PublishOptions, Refusal};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
 use tickgate_protocol::json::Scratch;
@@ -172,8 +172,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Counts an event by its receipt.
-    pub(super) fn count(&mut self, index: usize, receipt: &Receipt) {
+    /// Counts an event by its outcome.
+    pub(super) fn count(&mut self, index: usize, outcome: &Result<Receipt, Refusal>) {
+        let receipt = match outcome {
+            Ok(receipt) => receipt,
+            Err(refusal) => return self.fail(index, (*refusal).into(), refusal.to_string().into()),
+        };
         let metrics = &self.admin.metrics;
         if receipt.limited {
             let message = "this publisher publishes too many events; try again in a second";

@@ -155,11 +155,11 @@ impl Admin {
         let count = events.len();
         let broker = self.parts.broker.clone();
         match tokio::spawn(async move { broker.publish(events).await }).await {
-            Ok(receipts) => {
-                for (index, receipt) in indices.into_iter().zip(&receipts) {
-                    batch.count(index, receipt);
+            Ok(outcomes) => {
+                for (index, outcome) in indices.into_iter().zip(&outcomes) {
+                    batch.count(index, outcome);
                 }
-                receipts.first().copied()
+                outcomes.first().copied()?.ok()
             }
             Err(error) => {
                 tracing::error!(%error, "publishing failed");
@@ -170,10 +170,13 @@ impl Admin {
     }
 }
 
-/// Adds when to try again to the response to a publisher that is too fast: its bucket fills within a second.
+/// Adds when to try again to the response to a publisher that is too fast, whose bucket fills within a second, or whose
+/// event the broker did not take.
 fn when_to_retry(code: HttpErrorCode, response: HttpResponse) -> HttpResponse {
     match code {
-        HttpErrorCode::RateLimited => response::retry_after(response, 1),
+        HttpErrorCode::RateLimited | HttpErrorCode::BrokerUnavailable | HttpErrorCode::OutcomeUnknown => {
+            response::retry_after(response, 1)
+        }
         _ => response,
     }
 }

@@ -62,7 +62,7 @@ struct ErrorObject {
 /// Writes log lines and queues events. One task publishes the events in order.
 pub(super) struct Audit {
     queue: mpsc::Sender<NewEvent>,
-    lost: Counter,
+    lost: Arc<Counter>,
     trail: Option<Trail>,
     lines_lost: Counter,
     runtime: tokio::runtime::Handle,
@@ -84,14 +84,19 @@ impl Audit {
     /// complete.
     pub(super) fn start(broker: Arc<dyn Broker>, runtime: &tokio::runtime::Handle, room: Option<AuditRoom>) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
+        let lost = Arc::<Counter>::default();
+        let lost_events = Arc::clone(&lost);
         runtime.spawn(async move {
             while let Some(event) = events.recv().await {
-                broker.publish(vec![event]).await;
+                if broker.publish(vec![event]).await.iter().any(Result::is_err) {
+                    lost_events.add(1);
+                    tracing::warn!("an audit event could not be published");
+                }
             }
         });
         Self {
             queue,
-            lost: Counter::default(),
+            lost,
             trail: room.map(Trail::new),
             lines_lost: Counter::default(),
             runtime: runtime.clone(),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::auth::{Identity, Permissions};
-use crate::broker::Broker;
+use crate::broker::{Broker, Origin, Outcomes, Submitted};
 use crate::event::NewEvent;
 use crate::hub::Receipt;
 use crate::session::Command;
@@ -35,17 +35,14 @@ impl Responder for Answers {
 struct Log(Mutex<Vec<NewEvent>>);
 
 impl Broker for Log {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        let receipts = vec![Receipt::default(); events.len()];
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        let receipts = vec![Ok(Receipt::default()); events.len()];
         self.0.lock().extend(events);
         Box::pin(std::future::ready(receipts))
     }
-    fn try_publish(&self, _: u16, event: NewEvent, _: Now) -> Result<Receipt, NewEvent> {
+    fn try_publish(&self, _: Origin, event: NewEvent, _: Now) -> Submitted {
         self.0.lock().push(event);
-        Ok(Receipt::default())
-    }
-    fn is_ready(&self) -> bool {
-        true
+        Submitted::Done(Receipt::default())
     }
 }
 

@@ -157,7 +157,12 @@ impl Poller {
         };
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {
-            let published = broker.publish(events).await.len();
+            let outcomes = broker.publish(events).await;
+            let published = outcomes.iter().flatten().count();
+            if published < outcomes.len() {
+                // The next poll publishes the whole value again.
+                poll.last = LastResponse::default();
+            }
             let counters = &self.metrics().counters;
             counters.events.add(published as u64);
             counters.records.add(changes.records as u64);

@@ -30,7 +30,9 @@ impl Reports {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                broker.publish(vec![event]).await;
+                if let Some(Err(refusal)) = broker.publish(vec![event]).await.first() {
+                    tracing::warn!(%refusal, "a change of state could not be published on system.log");
+                }
             }
         });
         Self { queue }

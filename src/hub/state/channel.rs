@@ -130,12 +130,12 @@ impl ChannelState {
         self.ring.iter()
     }
 
-    /// Stores an event, and returns how many older events were dropped for it.
+    /// Stores an event that was accepted at `at_ms`, and returns how many older events were dropped for it.
     pub(super) fn store(
         &mut self,
         event: &Arc<Event>,
         records: Option<Vec<NewRecord>>,
-        now_ms: i64,
+        (at_ms, now_ms): (i64, i64),
         formats: usize,
         garbage: &mut Garbage,
     ) -> u64 {
@@ -178,7 +178,7 @@ impl ChannelState {
         }
         // The same event is also in the ring, and is counted there.
         self.last_bytes = 0;
-        self.push(Arc::clone(event), now_ms, bytes);
+        self.push(Arc::clone(event), at_ms, bytes);
         self.shed(now_ms, garbage)
     }
 

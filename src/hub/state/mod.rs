@@ -14,6 +14,7 @@
 //! | `claims` | the publishers that own channels |
 //! | `records` | merging records |
 //! | `ids` | finding duplicates |
+//! | `order` | the order in which channels were used, and forgetting all of them |
 //! | `scan` | viewing channels, for joins |
 //! | `tombstones` | the names of evicted channels |
 //! | `page` | what joins and reads get |
@@ -23,6 +24,7 @@ mod channel;
 mod claims;
 mod export;
 mod ids;
+mod order;
 mod page;
 mod records;
 mod scan;
@@ -127,6 +129,14 @@ pub(super) enum Known {
     Nothing,
     Whole { last: Arc<Event> },
     Records(Vec<Option<(Arc<str>, u64)>>),
+}
+
+/// What a log that numbers events gave one of them; see [`Stamp`](super::Stamp).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given {
+    pub(super) version: u64,
+    pub(super) age_ms: u64,
+    pub(super) is_replayed: bool,
 }
 
 /// The outcome of storing an event.
@@ -249,17 +259,21 @@ impl Channels {
         self.ids.begin(generations.current());
     }
 
-    /// Stores an event of a class with state under a new version, unless it is a duplicate or unchanged.
+    /// Stores an event of a class with state under a new version, unless it is a duplicate or unchanged. An event that a
+    /// log has given its version is no duplicate.
     pub(super) fn store(
         &mut self,
         mut prepared: Prepared,
         transit: Transit,
-        (now, generations): (Now, &Generations),
+        (now, given, generations): (Now, Option<Given>, &Generations),
         formats: usize,
         garbage: &mut Garbage,
     ) -> Stored {
         let id = prepared.event.options.id;
-        if let Some(version) = self.duplicate(id.as_ref(), generations) {
+        if let Some(given) = given {
+            // Also if the event changes nothing: the versions say how much of the log is applied.
+            self.versions.advance(given.version);
+        } else if let Some(version) = self.duplicate(id.as_ref(), generations) {
             return Stored::Duplicate(version);
         }
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
@@ -270,13 +284,19 @@ impl Channels {
             }
             return Stored::Unchanged;
         }
-        let version = self.versions.next();
+        let version = given.map_or_else(|| self.versions.next(), |given| given.version);
         let channels_before = self.slots.len();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
-        if let Some(publisher) = prepared.publisher.filter(|_| self.slots.len() > channels_before) {
+        let is_new = self.slots.len() > channels_before;
+        if let Some(publisher) = prepared.publisher.filter(|_| is_new) {
             self.claim(slot, version, publisher, now.mono_ms);
         }
         let state = &mut self.slots[slot as usize];
+        if is_new && given.is_some_and(|given| given.is_replayed) && state.class.only_changed {
+            // Earlier events may have left the log although fewer than the history's size are read back, because some of
+            // those changed nothing.
+            state.floor = state.floor.max(version - 1);
+        }
         // All events of a channel share one allocation of its name.
         prepared.event.channel = state.channel.clone();
         let fresh_ms = prepared.event.options.fresh_ms;
@@ -286,9 +306,10 @@ impl Channels {
             class: Arc::clone(&state.class),
         };
         let event = Arc::new(Event::in_transit(prepared.event, meta, transit));
-        state.fresh_until_ms = fresh_ms.map(|fresh_ms| mono(now) + i64::from(fresh_ms));
+        let at_ms = given.map_or_else(|| mono(now), |given| mono(now).saturating_sub_unsigned(given.age_ms));
+        state.fresh_until_ms = fresh_ms.map(|fresh_ms| at_ms + i64::from(fresh_ms));
         let before = state.bytes();
-        self.counts.trimmed += state.store(&event, prepared.records, mono(now), formats, garbage);
+        self.counts.trimmed += state.store(&event, prepared.records, (at_ms, mono(now)), formats, garbage);
         self.bytes = self.bytes - before + state.count_for_owner(before);
         self.touch(slot, now.mono_ms);
         if let Some(id) = id {
@@ -425,7 +446,11 @@ impl Channels {
                 channel: state.channel.clone(),
                 latest: state.latest,
             };
-            self.tombstones.note(self.versions.next_of_eviction(), tombstone);
+            match self.versions.next_of_eviction() {
+                Some(version) => self.tombstones.note(version, tombstone),
+                // There is no number for this eviction before the next event.
+                None => self.tombstones.forget_up_to(self.versions.newest()),
+            }
         }
         self.note_gone(state.channel.clone());
         garbage.channels.push(state);
@@ -451,38 +476,6 @@ impl Channels {
         self.in_order.insert(place(channel), slot);
         self.link(slot);
         slot
-    }
-
-    /// Marks the channel as the most recently used one.
-    fn touch(&mut self, slot: u32, now_ms: u64) {
-        self.slots[slot as usize].used_ms = now_ms;
-        if self.newest != Some(slot) {
-            self.unlink(slot);
-            self.link(slot);
-        }
-    }
-
-    fn link(&mut self, slot: u32) {
-        let older = self.newest.replace(slot);
-        let state = &mut self.slots[slot as usize];
-        (state.older, state.newer) = (older, None);
-        match older {
-            Some(older) => self.slots[older as usize].newer = Some(slot),
-            None => self.oldest = Some(slot),
-        }
-    }
-
-    fn unlink(&mut self, slot: u32) {
-        let state = &mut self.slots[slot as usize];
-        let (older, newer) = (state.older.take(), state.newer.take());
-        match older {
-            Some(older) => self.slots[older as usize].newer = newer,
-            None => self.oldest = newer,
-        }
-        match newer {
-            Some(newer) => self.slots[newer as usize].older = older,
-            None => self.newest = older,
-        }
     }
 }
 

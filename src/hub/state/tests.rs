@@ -72,7 +72,7 @@ fn publish_in(channels: &mut Channels, event: NewEvent, class: &Class, now: Now,
         prepared.compare(&known);
     }
     generations.rotate(now.mono_ms);
-    let times = (now, generations);
+    let times = (now, None, generations);
     let stored = channels.store(prepared, Transit::default(), times, 1, &mut Garbage::default());
     assert_eq!(
         channels.bytes(),

@@ -49,6 +49,10 @@ impl Tombstones {
         }
     }
 
+    pub(in crate::hub) const fn max(&self) -> usize {
+        self.max
+    }
+
     pub(in crate::hub) fn len(&self) -> usize {
         self.by_version.len()
     }

@@ -7,6 +7,8 @@ use hyper::StatusCode;
 use serde::{Serialize, Serializer};
 use tickgate_protocol::message::ErrorCode;
 
+use crate::event::Refusal;
+
 macro_rules! http_error_codes {
     ($($(#[$doc:meta])* $name:ident = $status:ident, $text:literal;)*) => {
         /// The code of an HTTP error response. It decides the status.
@@ -64,7 +66,9 @@ http_error_codes! {
     /// A backend could not be reached or failed.
     BackendUnavailable = BAD_GATEWAY, "BACKEND_UNAVAILABLE";
     /// The broker, which carries events between gateways, cannot be reached.
-    BrokerUnavailable = SERVICE_UNAVAILABLE, "BACKEND_UNAVAILABLE";
+    BrokerUnavailable = SERVICE_UNAVAILABLE, "BROKER_UNAVAILABLE";
+    /// The broker did not confirm an event in time, so it may have been published.
+    OutcomeUnknown = GATEWAY_TIMEOUT, "OUTCOME_UNKNOWN";
     /// The gateway is at one of its limits, or is shutting down.
     Overloaded = SERVICE_UNAVAILABLE, "OVERLOADED";
     /// The gateway is draining: new connections belong to another gateway.
@@ -88,6 +92,8 @@ impl From<ErrorCode> for HttpErrorCode {
             ErrorCode::MessageTooLarge => Self::MessageTooLarge,
             ErrorCode::Internal => Self::Internal,
             ErrorCode::BackendUnavailable => Self::BackendUnavailable,
+            ErrorCode::BrokerUnavailable => Self::BrokerUnavailable,
+            ErrorCode::OutcomeUnknown => Self::OutcomeUnknown,
             ErrorCode::Timeout => Self::Timeout,
             ErrorCode::InvalidMessage
             | ErrorCode::UnknownType
@@ -95,6 +101,15 @@ impl From<ErrorCode> for HttpErrorCode {
             | ErrorCode::SubscriptionLimit
             | ErrorCode::UnknownAction
             | ErrorCode::DuplicateId => Self::InvalidMessage,
+        }
+    }
+}
+
+impl From<Refusal> for HttpErrorCode {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unavailable | Refusal::Rejected => Self::BrokerUnavailable,
+            Refusal::Unknown => Self::OutcomeUnknown,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Mode, Permissions, TokenError};
-use crate::event::{Event, NewEvent, PublishOptions};
+use crate::event::{Event, NewEvent, PublishOptions, Refusal};
 use crate::session::limits::Limits;
 use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings, Token};
 use crate::time::Now;
@@ -208,6 +208,16 @@ impl Drive {
             request,
             retry_after_ms,
         });
+    }
+
+    pub(super) fn refuse_subscribe(&mut self) {
+        let (request, _) = self.subscribe.take().expect("a subscribe is pending");
+        self.input(Input::SubscribeRefused { request });
+    }
+
+    pub(super) fn refuse_publish(&mut self, refusal: Refusal) {
+        let request = self.publish.take().expect("a publish is pending");
+        self.input(Input::PublishRefused { request, refusal });
     }
 
     pub(super) fn answer_publish(&mut self, offset: Option<u64>) {

@@ -48,6 +48,7 @@ use report::{difference, message_of};
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, TokenError};
+use crate::event::Refusal;
 use crate::session::{CommandOutcome, HistoryPage, Input, Opening, RefusedValue, Settings};
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::engine_io::Revision;
@@ -338,6 +339,9 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
             drive.answer_subscribe();
         }
         "overloaded" => drive.answer_overloaded(u32::try_from(number(1)).unwrap()),
+        "subscribe_refused" => drive.refuse_subscribe(),
+        "unavailable" => drive.refuse_publish(Refusal::Unavailable),
+        "unknown" => drive.refuse_publish(Refusal::Unknown),
         "history" => {
             let events = words[2..].iter().map(|text| text.to_string().into());
             drive.answer_history(HistoryPage {

@@ -2,6 +2,7 @@
 
 use super::connections::{Connection, Connections};
 use super::control::query;
+use super::joins::Admitted;
 use super::journal::Journal;
 use super::recovery::{Request, Step, history};
 use super::{Action, ShardCore};
@@ -83,6 +84,13 @@ impl ShardCore {
                     self.tell(slot, Input::Responded { request, outcome }, now);
                 }
             }
+            ShardMessage::Published { to, request, outcome } => {
+                let answer = self.publishing.finish(request, outcome);
+                if let Some(slot) = self.connections.open_slot(to) {
+                    self.tell(slot, answer, now);
+                }
+            }
+            ShardMessage::Resync => self.resync(now),
             ShardMessage::Disconnect { id, ending, reply } => {
                 let slot = self.connections.open_slot(id);
                 if let Some(slot) = slot {
@@ -133,6 +141,16 @@ impl ShardCore {
                 self.tell(slot, answer, now);
             }
         }
+    }
+
+    /// Ends all sessions, and forgets how far the shard has come with the events of its hub.
+    fn resync(&mut self, now: Now) {
+        for slot in self.connections.slots() {
+            if self.connections.is_open(slot) {
+                self.tell(slot, Input::End(Disconnect::Resync), now);
+            }
+        }
+        self.fanout.forget_progress();
     }
 
     fn disconnect_user(&mut self, user: &str, ending: Disconnect, now: Now) -> usize {
@@ -274,10 +292,12 @@ impl ShardCore {
                     patterns,
                     recover,
                 };
-                let answer = self
-                    .recovery
-                    .subscribe(request, &mut self.connections, &mut self.fanout, now);
-                self.handle_if_some(slot, answer, now);
+                if let Some(request) = self.joins.admit(request, self.fanout.inbox(), now) {
+                    let answer = self
+                        .recovery
+                        .subscribe(request, &mut self.connections, &mut self.fanout, now);
+                    self.handle_if_some(slot, answer, now);
+                }
             }
             Output::History {
                 request_ref,
@@ -354,6 +374,9 @@ impl ShardCore {
     /// Goes on with the subscribe requests that waited for this turn.
     pub(super) fn resume_subscribes(&mut self, now: Now) {
         self.recovery.begin_steps(&mut self.fanout);
+        for admitted in self.joins.take_admitted(self.fanout.inbox(), now) {
+            self.resume_join(admitted, now);
+        }
         let position = self.fanout.inbox().position();
         while let Some(step) = self
             .recovery
@@ -370,6 +393,22 @@ impl ShardCore {
         while let Some(step) = (self.recovery).run_slow_lane(&mut self.connections, &mut self.fanout, now) {
             self.finish_step(step, now);
         }
+    }
+
+    fn resume_join(&mut self, admitted: Admitted, now: Now) {
+        let (Admitted::Begin(Request { from, .. }) | Admitted::Refuse(Request { from, .. })) = &admitted;
+        let Some(slot) = self.connections.open_slot(*from) else {
+            return;
+        };
+        let answer = match admitted {
+            Admitted::Begin(request) => {
+                (self.recovery).subscribe(request, &mut self.connections, &mut self.fanout, now)
+            }
+            Admitted::Refuse(request) => Some(Input::SubscribeRefused {
+                request: request.number,
+            }),
+        };
+        self.finish_step(Step { slot, answer }, now);
     }
 
     fn begin_subscribes(&mut self, reserved: usize, now: Now) {

@@ -15,7 +15,8 @@
 //! | `sessions` | the memory that sessions share while they handle an input |
 //! | `fanout` | the inbox, the subscription table, runs and frames of events, and what outboxes share |
 //! | `recovery` | subscribe requests, what connections catch up with, and pages of history |
-//! | `publishing` | the events of clients that wait for a credit |
+//! | `joins` | subscribe requests that wait until the hub is current |
+//! | `publishing` | the events of clients that are on their way, or wait for room |
 //! | `polling` | the bodies of answers for sessions without a socket |
 //! | `control` | the actions for the driver, and the drain |
 //! | `journal` | the log lines about connections |
@@ -49,6 +50,7 @@ mod connections;
 mod control;
 mod fanout;
 mod input;
+mod joins;
 mod journal;
 mod output;
 mod polling;
@@ -78,6 +80,7 @@ use tickgate_protocol::wire::Deflate;
 use connections::Connections;
 use control::Control;
 use fanout::Fanout;
+use joins::Joins;
 use journal::Journal;
 pub use output::Sent;
 use polling::Polling;
@@ -135,6 +138,7 @@ pub struct ShardCore {
     sessions: Sessions,
     fanout: Fanout,
     recovery: Recovery,
+    joins: Joins,
     publishing: Publishing,
     polling: Polling,
     control: Control,
@@ -163,7 +167,8 @@ impl ShardCore {
             sessions: Sessions::new(metrics.clone()),
             fanout: Fanout::new(inbox, metrics.clone()),
             recovery: Recovery::new(&settings, metrics.clone()),
-            publishing: Publishing::new(settings.shard, broker),
+            joins: Joins::new(Arc::clone(&broker)),
+            publishing: Publishing::new(broker),
             polling: Polling::default(),
             control: Control::default(),
             journal: Journal::new(now),
@@ -203,11 +208,15 @@ impl ShardCore {
         self.fanout.outgoing().has_too_slow() || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
     }
 
-    /// When the next turn has to begin for subscribe requests that wait because of their cost, in monotonic milliseconds;
-    /// `None`: there are none.
+    /// When the next turn has to begin for subscribe requests that wait because of their cost, or for the hub to be
+    /// current, in monotonic milliseconds; `None`: there are none.
     #[must_use]
     pub fn next_turn_ms(&self) -> Option<u64> {
-        self.recovery.next_slow_ms()
+        self.recovery
+            .next_slow_ms()
+            .into_iter()
+            .chain(self.joins.next_ms())
+            .min()
     }
 
     /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.

@@ -1,5 +1,6 @@
 //! The core, driven by hand, on virtual time.
 
+mod broker;
 mod catch_up;
 mod challenge;
 mod closing;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::auth::{Mode, Permissions};
+use crate::broker::{Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
 use crate::memory::Budget;
@@ -43,25 +45,35 @@ const START: Now = Now {
     unix_ms: 1_703_836_800_000,
 };
 
-/// A broker that can be told to refuse publishes, as if there were no credit.
+/// A broker that can be told to refuse publishes, as if there were no credit; what becomes of the next one; and how current
+/// its hub is.
 struct Direct {
     hub: Arc<Hub>,
     refuses: AtomicBool,
+    outcome: Mutex<Option<Submitted>>,
+    is_current_to: Mutex<Option<u64>>,
 }
 
 impl Broker for Direct {
-    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
-        Box::pin(async move { events.into_iter().map(|_| Receipt::default()).collect() })
+    fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(async move { events.into_iter().map(|_| Ok(Receipt::default())).collect() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
-        let credit = self.hub.try_credit(shard, event.data.len());
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
+        if let Some(outcome) = self.outcome.lock().expect("not poisoned").take() {
+            return outcome;
+        }
+        let credit = self.hub.try_credit(from.connection.shard, event.data.len());
         match credit.filter(|_| !self.refuses.load(Ordering::Relaxed)) {
-            Some(credit) => Ok(self.hub.publish(event, now, credit, &mut Wakes::default())),
-            None => Err(event),
+            Some(credit) => Submitted::Done(self.hub.publish(event, now, credit, &mut Wakes::default())),
+            None => Submitted::NoRoom(event),
         }
     }
-    fn is_ready(&self) -> bool {
-        true
+    fn prepare(&self, version: u64) -> Readiness {
+        match *self.is_current_to.lock().expect("not poisoned") {
+            None => Readiness::Unavailable,
+            Some(current) if current < version => Readiness::Behind,
+            Some(_) => Readiness::Ready,
+        }
     }
 }
 
@@ -212,6 +224,8 @@ impl Rig {
         let broker = Arc::new(Direct {
             hub: hub.clone(),
             refuses: AtomicBool::new(false),
+            outcome: Mutex::default(),
+            is_current_to: Mutex::new(Some(u64::MAX)),
         });
         let (asked, metrics) = (Arc::new(asked), Arc::new(ShardMetrics::default()));
         let inbox = inboxes.remove(0);

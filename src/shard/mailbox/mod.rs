@@ -14,8 +14,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::auth::{Identity, TokenError};
-use crate::event::Event;
-use crate::hub::Doorbell;
+use crate::event::{Event, Refusal};
+use crate::hub::{Doorbell, Receipt};
 use crate::memory::Budget;
 use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
@@ -100,6 +100,17 @@ pub enum ShardMessage {
         /// The answer.
         outcome: CommandOutcome,
     },
+    /// The outcome of an event that a client published.
+    Published {
+        /// The connection that made the request.
+        to: ConnectionId,
+        /// The request's number.
+        request: u32,
+        /// What became of the event.
+        outcome: Result<Receipt, Refusal>,
+    },
+    /// Events may be missing from what connections have got: end all of them, so that they come back and recover.
+    Resync,
     /// End one connection. `reply` gets whether it existed.
     Disconnect {
         /// The connection.

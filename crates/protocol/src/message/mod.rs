@@ -69,6 +69,10 @@ codes! {
     DuplicateId = "DUPLICATE_ID";
     /// The backend failed or could not be reached.
     BackendUnavailable = "BACKEND_UNAVAILABLE";
+    /// The gateway has lost its connection to the other gateways. Nothing was done.
+    BrokerUnavailable = "BROKER_UNAVAILABLE";
+    /// The other gateways did not confirm a published event in time. It may have been published.
+    OutcomeUnknown = "OUTCOME_UNKNOWN";
     /// The backend did not answer in time, so the outcome is unknown.
     Timeout = "TIMEOUT";
 }

@@ -113,6 +113,11 @@ impl Fanout {
         self.progress
     }
 
+    /// Forgets how far the shard has come: the hub begins anew.
+    pub(super) fn forget_progress(&mut self) {
+        self.progress = Progress::default();
+    }
+
     /// Begins to take at most `limit` events out of the inbox.
     pub(super) fn begin(&mut self, connections: &Connections, limit: usize) -> Delivery {
         self.outgoing.reset_pressed();

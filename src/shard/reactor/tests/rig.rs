@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use super::super::*;
 use crate::auth::{Identity, Mode, Permissions};
+use crate::broker::{Origin, Outcomes, Submitted};
 use crate::event::{NewEvent, PublishOptions};
-use crate::hub::{self, Hub, Receipt, Wakes};
+use crate::hub::{self, Hub, Wakes};
 use crate::session::limits::Limits;
 use crate::session::{self, Command};
 use crate::shard::FlushMethod;
@@ -26,20 +27,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 struct Direct(Arc<Hub>);
 
 impl Broker for Direct {
-    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Vec<Receipt>> + Send + '_>> {
+    fn publish(&self, _: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
-    fn try_publish(&self, shard: u16, event: NewEvent, now: Now) -> Result<Receipt, NewEvent> {
-        let Some(credit) = self.0.try_credit(shard, event.data.len()) else {
-            return Err(event);
+    fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
+        let Some(credit) = self.0.try_credit(from.connection.shard, event.data.len()) else {
+            return Submitted::NoRoom(event);
         };
         let mut wakes = Wakes::default();
         let receipt = self.0.publish(event, now, credit, &mut wakes);
         self.0.wake(wakes);
-        Ok(receipt)
-    }
-    fn is_ready(&self) -> bool {
-        true
+        Submitted::Done(receipt)
     }
 }
 
