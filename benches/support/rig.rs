@@ -19,6 +19,7 @@ use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
+use tickgate_protocol::message::CommandKey;
 use tickgate_protocol::wire::Deflate;
 
 /// The constant time of all operations.
@@ -50,6 +51,7 @@ struct NoServices;
 impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+    fn command_status(&self, _: ConnectionId, _: u32, _: &Identity, _: &CommandKey) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
 }
 

@@ -234,7 +234,7 @@ fn event(text: &str, packet: &socket_io::Packet<'_>, user: Option<&str>, scratch
         "{text:?} is accepted and is not an array"
     );
     match message {
-        ClientMessage::Command { id, .. } if packet.kind == Kind::Event => {
+        ClientMessage::Command { id, .. } | ClientMessage::CommandStatus { id, .. } if packet.kind == Kind::Event => {
             assert_eq!(head.map(|head| head.id), Some(id));
         }
         _ if matches!(packet.kind, Kind::Event | Kind::BinaryEvent) => {

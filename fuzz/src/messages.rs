@@ -30,8 +30,8 @@ pub fn check_input(data: &[u8]) {
 
 /// Checks that a request which is refused unread would be answered by the same id, and as the same kind of request.
 fn check_head(head: Option<RequestHead>, message: &ClientMessage<'_>) {
-    let is_command = |head: &RequestHead| head.message_type == Some(MessageType::Command);
-    if matches!(message, ClientMessage::Command { .. }) {
+    let is_command = |head: &RequestHead| head.message_type.is_some_and(MessageType::has_response);
+    if message.message_type().has_response() {
         assert!(head.as_ref().is_some_and(is_command), "{message:?}");
     } else {
         assert!(!head.as_ref().is_some_and(is_command), "{message:?}");
@@ -41,7 +41,7 @@ fn check_head(head: Option<RequestHead>, message: &ClientMessage<'_>) {
 
 fn id<'m>(message: &'m ClientMessage<'_>) -> Option<&'m RequestId> {
     match message {
-        ClientMessage::Command { id, .. } => Some(id),
+        ClientMessage::Command { id, .. } | ClientMessage::CommandStatus { id, .. } => Some(id),
         ClientMessage::Auth { request_ref, .. }
         | ClientMessage::Subscribe { request_ref, .. }
         | ClientMessage::Unsubscribe { request_ref, .. }

@@ -12,7 +12,7 @@ use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services, ShardMe
 use tickgate::time::Now;
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::dialect::{Dialect, socket_io, typed};
-use tickgate_protocol::message::ErrorCode;
+use tickgate_protocol::message::{CommandKey, ErrorCode};
 
 /// Small limits, so that inputs reach them.
 const LIMITS: Limits = Limits {
@@ -188,6 +188,12 @@ impl Services for FakeServices {
         self.0.lock().expect("not poisoned").push(Pending::Token(from, request));
     }
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .push(Pending::Command(from, request));
+    }
+    fn command_status(&self, from: ConnectionId, request: u32, _: &Identity, _: &CommandKey) {
         self.0
             .lock()
             .expect("not poisoned")

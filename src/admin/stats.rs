@@ -54,8 +54,10 @@ struct CommandsReply<'a> {
     audit_waiting: u64,
     backends: Vec<BackendReply<'a>>,
     in_flight: i64,
+    keys: u64,
     outcomes: BTreeMap<&'static str, u64>,
     received: u64,
+    repeats: u64,
     retries: u64,
 }
 
@@ -253,8 +255,10 @@ impl<'a> From<&'a CommandsSample> for CommandsReply<'a> {
             audit_waiting: commands.audit.waiting,
             backends: commands.backends.iter().map(BackendReply::from).collect(),
             in_flight: commands.in_flight,
+            keys: commands.keys,
             outcomes: commands.outcomes.into_iter().collect(),
             received: commands.received,
+            repeats: commands.repeats,
             retries: commands.retries,
         }
     }

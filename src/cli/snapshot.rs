@@ -134,9 +134,10 @@ fn contents(contents: &Contents) -> String {
         records,
         evicted_names,
         ids,
+        command_keys,
     } = contents;
     format!(
         "{channels} channels with {events} events in histories, {lasts} last values and {records} records; \
-         {evicted_names} names of evicted channels; {ids} ids"
+         {evicted_names} names of evicted channels; {ids} ids; {command_keys} keys of commands"
     )
 }

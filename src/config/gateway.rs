@@ -162,6 +162,7 @@ impl Config {
             routes: commands
                 .filter_map(|(command, secret)| command.route(secret.clone()))
                 .collect(),
+            keys: self.sections.limits.command_keys(),
             reply_bytes_max: self.sections.limits.reply_bytes as usize / 2,
             ..commands::Settings::default()
         }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::{Error, Settings, memory};
 use crate::admin::self_report::HealthWatch;
+use crate::auth::Identity;
 use crate::auth::verifier::{self, Verifier};
 use crate::backend::commands::{CommandSource, Router};
 use crate::backend::feeds::{Feeds, Runner};
@@ -22,6 +23,7 @@ use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardM
 use crate::time::{Clock, unix_ms};
 use crate::{hub, shard};
 use tickgate_protocol::dialect;
+use tickgate_protocol::message::CommandKey;
 
 /// The started components.
 pub(super) struct Components {
@@ -54,6 +56,8 @@ impl Components {
             ..settings.hub.clone()
         };
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
+        let mut snapshot = snapshot;
+        let command_keys = snapshot.as_mut().map(Snapshot::take_commands).unwrap_or_default();
         let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
         let embedded = Embedded::new(Arc::clone(&hub), clock).limited(settings.publish_per_second);
@@ -75,6 +79,13 @@ impl Components {
             Arc::clone(&broker),
             runtime.clone(),
         );
+        let forgotten = router.restore_keys(command_keys);
+        if forgotten > 0 {
+            tracing::warn!(
+                keys = forgotten,
+                "keys of commands found no room and are forgotten (limits.command_keys, limits.command_key_bytes)"
+            );
+        }
         let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
         let limit = match settings.memory_bytes {
             0 => memory::default_budget(settings.hub.state.bytes as u64),
@@ -189,6 +200,10 @@ impl Services for ShardServices {
             address,
         };
         self.router.route(source, command);
+    }
+
+    fn command_status(&self, from: ConnectionId, request: u32, identity: &Identity, key: &CommandKey) {
+        self.router.status(from, request, identity, key);
     }
 
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {

@@ -384,7 +384,7 @@ impl Gateway {
             // Publications in flight have no client any more. They must end before the last snapshot is written.
             runtimes.main.shutdown_timeout(LAST_REQUESTS);
             written = writer
-                .end()
+                .end(self.handle.router().export_keys())
                 .map_err(|source| Error::SnapshotIncomplete { path, source });
         } else {
             runtimes.main.shutdown_background();

@@ -215,7 +215,7 @@ impl Session {
         let message = message.in_tenant(context.settings.tenant);
         if self.identity.is_none() && !needs_no_identity(Some(message.message_type())) {
             return match message {
-                ClientMessage::Command { id, .. } => {
+                ClientMessage::Command { id, .. } | ClientMessage::CommandStatus { id, .. } => {
                     out.refuse_command(&id, ErrorCode::Unauthenticated, NOT_AUTHENTICATED, context);
                 }
                 ClientMessage::Subscribe { request_ref, .. }
@@ -254,7 +254,13 @@ impl Session {
                 context,
                 out,
             ),
-            ClientMessage::Command { id, action, params } => self.command(id, action, params, context, out),
+            ClientMessage::Command {
+                id,
+                action,
+                params,
+                key,
+            } => self.command(id, action, params, key, context, out),
+            ClientMessage::CommandStatus { id, key } => self.command_status(id, key, context, out),
             ClientMessage::Publish {
                 request_ref,
                 channel,
@@ -294,7 +300,7 @@ impl Session {
             (*code, &**message)
         };
         match (&request_ref.id, message_type) {
-            (Some(id), Some(MessageType::Command)) => {
+            (Some(id), Some(message_type)) if message_type.has_response() => {
                 if unauthenticated || self.take_command_token(id, context, out) {
                     out.refuse_command(id, code, message, context);
                 }

@@ -50,7 +50,9 @@ use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
-use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
+use tickgate_protocol::message::{
+    CommandKey, ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome,
+};
 use tickgate_protocol::wire;
 
 pub use refused_value::RefusedValue;
@@ -137,7 +139,7 @@ pub enum Input<'a> {
         /// When the client may try again, in milliseconds from now.
         retry_after_ms: u32,
     },
-    /// Answer to [`Output::Command`].
+    /// Answer to [`Output::Command`] or [`Output::CommandStatus`].
     Responded {
         /// The request's number.
         request: u32,
@@ -262,6 +264,15 @@ pub enum Output {
         /// The command.
         command: Command,
     },
+    /// Tell how the command with a key ended; always answered by exactly one [`Input::Responded`].
+    CommandStatus {
+        /// Number of the request.
+        request: u32,
+        /// The client's identity, which has a user.
+        identity: Arc<Identity>,
+        /// The key.
+        key: CommandKey,
+    },
     /// Record in the audit trail that a command was refused for lack of permission. The client already has its answer.
     Forbidden {
         /// The refused command.
@@ -319,6 +330,8 @@ pub struct Command {
     pub action: Channel,
     /// One JSON value, byte for byte as the client sent it.
     pub params: Bytes,
+    /// The idempotency key. The identity has a user then.
+    pub key: Option<CommandKey>,
     /// The client's identity.
     pub identity: Arc<Identity>,
 }

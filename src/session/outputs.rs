@@ -63,7 +63,9 @@ impl Outputs {
             ..RequestRef::default()
         };
         let reply = match message_type {
-            Some(MessageType::Command) => return self.rate_limited_command(&id, wait_ms, context),
+            Some(message_type) if message_type.has_response() => {
+                return self.rate_limited_command(&id, wait_ms, context);
+            }
             // Every answer to `auth` is an `auth_result`.
             Some(MessageType::Auth) => {
                 return self.reply(

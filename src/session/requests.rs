@@ -6,7 +6,10 @@ use super::activity::PendingRequest;
 use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs, Session};
 use crate::event::{NewEvent, PublishOptions, Refusal};
 use tickgate_protocol::channel::Channel;
-use tickgate_protocol::message::{ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
+use tickgate_protocol::message::{CommandKey, ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
+
+/// Why an anonymous client gets no key: another one could read its outcome.
+const KEY_WITHOUT_USER: &str = "a `key` needs a user: send `auth` with a token first, or leave the key out";
 
 /// After how many milliseconds a publisher that was too fast may try again: its bucket is full then.
 const PUBLISH_RETRY_AFTER_MS: u32 = 1000;
@@ -17,6 +20,7 @@ impl Session {
         id: RequestId,
         action: Channel,
         params: &str,
+        key: Option<CommandKey>,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
@@ -24,28 +28,26 @@ impl Session {
             return;
         }
         let Some(identity) = self.identity.clone() else { return };
-        let activity = self.activity();
-        let refusal = if activity.in_flight().any(|(_, in_flight)| *in_flight == id) {
-            let message = "a command with this id is still in flight on this connection".to_owned();
-            Some((ErrorCode::DuplicateId, message))
-        } else if !identity.may_command(&action) {
+        let is_duplicate = self.activity().in_flight().any(|(_, in_flight)| *in_flight == id);
+        let is_forbidden = !is_duplicate && !identity.may_command(&action);
+        let refusal = if is_forbidden {
             let message = format!("action \"{action}\" is not allowed for this user");
             Some((ErrorCode::Forbidden, message))
-        } else if activity.in_flight().count() >= COMMANDS_IN_FLIGHT_MAX {
-            let message = format!("{COMMANDS_IN_FLIGHT_MAX} commands are in flight on this connection");
-            Some((ErrorCode::RateLimited, message))
+        } else if key.is_some() && identity.user.is_none() {
+            Some((ErrorCode::Forbidden, KEY_WITHOUT_USER.to_owned()))
         } else {
-            None
+            self.in_flight_refusal(is_duplicate)
         };
         let command = Command {
             id,
             action,
             params: Bytes::copy_from_slice(params.as_bytes()),
+            key,
             identity,
         };
         if let Some((code, message)) = refusal {
             out.refuse_command(&command.id, code, &message, context);
-            if code == ErrorCode::Forbidden {
+            if is_forbidden {
                 out.list.push(Output::Forbidden { command });
             }
             return;
@@ -53,6 +55,38 @@ impl Session {
         let request = self.next_request();
         self.activity().commands.push((request, command.id.clone()));
         out.list.push(Output::Command { request, command });
+    }
+
+    pub(super) fn command_status(&mut self, id: RequestId, key: CommandKey, context: &Context<'_>, out: &mut Outputs) {
+        if !self.take_command_token(&id, context, out) {
+            return;
+        }
+        let Some(identity) = self.identity.clone() else { return };
+        let is_duplicate = self.activity().in_flight().any(|(_, in_flight)| *in_flight == id);
+        let refusal = if identity.user.is_none() {
+            Some((ErrorCode::Forbidden, KEY_WITHOUT_USER.to_owned()))
+        } else {
+            self.in_flight_refusal(is_duplicate)
+        };
+        if let Some((code, message)) = refusal {
+            return out.refuse_command(&id, code, &message, context);
+        }
+        let request = self.next_request();
+        self.activity().commands.push((request, id));
+        out.list.push(Output::CommandStatus { request, identity, key });
+    }
+
+    /// Why no further command may be in flight.
+    fn in_flight_refusal(&mut self, is_duplicate: bool) -> Option<(ErrorCode, String)> {
+        if is_duplicate {
+            let message = "a command with this id is still in flight on this connection".to_owned();
+            return Some((ErrorCode::DuplicateId, message));
+        }
+        let is_full = self.activity().in_flight().count() >= COMMANDS_IN_FLIGHT_MAX;
+        is_full.then(|| {
+            let message = format!("{COMMANDS_IN_FLIGHT_MAX} commands are in flight on this connection");
+            (ErrorCode::RateLimited, message)
+        })
     }
 
     /// Takes a token from the commands' bucket. Without one, answers the command and returns `false`. Malformed

@@ -22,6 +22,7 @@ use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::CommandKey;
 
 use crate::model::Log;
 
@@ -134,6 +135,9 @@ impl Services for FakeServices {
         self.0.lock().push(Job::Verify(from, request, token.into()));
     }
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
+        self.0.lock().push(Job::Command(from, request));
+    }
+    fn command_status(&self, from: ConnectionId, request: u32, _: &Identity, _: &CommandKey) {
         self.0.lock().push(Job::Command(from, request));
     }
     fn forbidden(&self, _: &str, _: Option<IpAddr>, _: Command) {}

@@ -6,6 +6,7 @@
 mod backends;
 mod cli;
 mod clients;
+mod command_keys;
 mod commands;
 mod demo;
 mod drain;

@@ -13,8 +13,9 @@ export interface Answerer {
 /** The most requests that wait for the send limit. */
 const QUEUE_MAX = 1000;
 
-/** Errors after which a command may have been carried out. */
+/** Errors after which a command may have been carried out. With a key, the gateway tells by `UNKNOWN` alone. */
 const UNKNOWN_OUTCOMES = ["TIMEOUT", "BACKEND_UNAVAILABLE", "INTERNAL"];
+const UNKNOWN_OUTCOMES_WITH_KEY = ["UNKNOWN"];
 
 /** The requests that the application makes: commands, events to publish, and pages of histories. */
 export class Calls {
@@ -45,11 +46,12 @@ export class Calls {
       size = utf8Length(text);
       return text;
     };
+    const unknownOutcomes = body.key === undefined ? UNKNOWN_OUTCOMES : UNKNOWN_OUTCOMES_WITH_KEY;
     const done = (outcome: Outcome): void => {
       if (outcome.type === "answer") {
         const error = refusal(outcome.message, Refused);
         if (!error) resolve(outcome.message);
-        else if (hasEffect && UNKNOWN_OUTCOMES.includes(error.code)) reject(new OutcomeUnknown(error.code, error.message));
+        else if (hasEffect && unknownOutcomes.includes(error.code)) reject(new OutcomeUnknown(error.code, error.message));
         else reject(error);
         return;
       }

@@ -4,7 +4,7 @@ import { TickgateError } from "./errors.js";
 import { SavedPositions } from "./saved.js";
 import type { Subscription } from "./subscription.js";
 import type {
-  ClientOptions, CommandOptions, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, TickEvent, WebSocketClass,
+  ClientOptions, CommandOptions, CommandStatus, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, TickEvent, WebSocketClass,
 } from "./types.js";
 
 /** What a client may tell. */
@@ -162,11 +162,12 @@ export class Client {
   }
 
   /**
-   * Sends a command and waits for its answer. It is sent once or not at all, and only while the connection is live.
+   * Sends a command and waits for its answer. It is sent once or not at all, and only while the connection is live. With a
+   * `key`, the call may be made again: the gateway carries the command out once.
    *
    * @throws {@link CommandRefused} if it was surely not carried out; {@link OutcomeUnknown} if nobody knows.
    */
-  command<R = any>(action: string, params?: unknown, { timeout = 30_000, signal }: CommandOptions = {}): Promise<R> {
+  command<R = any>(action: string, params?: unknown, { key, timeout = 30_000, signal }: CommandOptions = {}): Promise<R> {
     if (signal?.aborted) return Promise.reject(signal.reason);
     return new Promise<any>((resolve, reject) => {
       let abort = (): void => {};
@@ -174,8 +175,20 @@ export class Client {
         signal?.removeEventListener("abort", abort);
         settle(value);
       };
-      abort = this.#core.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) });
+      abort = this.#core.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) }, key);
       signal?.addEventListener("abort", abort);
+    });
+  }
+
+  /**
+   * Asks how the command with a key ended, without sending it again.
+   *
+   * @throws {@link RequestRefused}, with `UNKNOWN_KEY` if the gateway has forgotten the key or never saw it. The command may
+   * have been carried out all the same.
+   */
+  commandStatus<R = any>(key: string, { timeout = 30_000 }: { timeout?: number } = {}): Promise<CommandStatus<R>> {
+    return new Promise((resolve, reject) => {
+      this.#core.commandStatus(key, timeout, { resolve: ({ data }: any) => resolve(data), reject });
     });
   }
 

@@ -140,8 +140,12 @@ export class Core implements Owner {
   }
 
   /** Sends a command, once or not at all. Returns how to abort it. */
-  command(action: string, params: unknown, timeout: number, answerer: Answerer): () => void {
-    return this.#request("c", { type: "command", action, params }, timeout, answerer, CommandRefused, true);
+  command(action: string, params: unknown, timeout: number, answerer: Answerer, key?: string): () => void {
+    return this.#request("c", { type: "command", action, params, key }, timeout, answerer, CommandRefused, true);
+  }
+
+  commandStatus(key: string, timeout: number, answerer: Answerer): void {
+    this.#request("k", { type: "command_status", key }, timeout, answerer, RequestRefused, false);
   }
 
   publish(channel: string, event: string, data: unknown, timeout: number, answerer: Answerer): void {

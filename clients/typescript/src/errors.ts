@@ -26,7 +26,8 @@ export class CommandRefused extends RequestRefused {}
 
 /**
  * A command or a published event may or may not have been carried out: the connection ended or nobody answered in time.
- * Ask for the state instead of sending it again.
+ * Ask for the state instead of sending it again. A command with a `key` may be sent again with the same key, unless the code
+ * is `UNKNOWN`: then the gateway does not know either.
  */
 export class OutcomeUnknown extends TickgateError {}
 

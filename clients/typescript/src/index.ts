@@ -10,5 +10,5 @@ export { isPattern, matches } from "./pattern.js";
 export { Subscription, type SubscriptionEvents } from "./subscription.js";
 export type { Records } from "./cache.js";
 export type {
-  ClientOptions, CommandOptions, Gap, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, Storage, TickEvent, WebSocketClass,
+  ClientOptions, CommandOptions, CommandStatus, Gap, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, Storage, TickEvent, WebSocketClass,
 } from "./types.js";

@@ -108,11 +108,22 @@ export interface ClientOptions {
 
 /** How {@link Client.command} waits. */
 export interface CommandOptions {
+  /**
+   * An idempotency key: 1 to 128 visible ASCII characters, such as a UUID. The gateway carries out a command with a key once.
+   * After an {@link OutcomeUnknown} of this client (`NOT_CONNECTED`, `TIMEOUT`, `ABORTED`), make the same call with the same
+   * key again, and get the recorded outcome.
+   */
+  key?: string;
   /** Milliseconds to wait for the answer; 30,000 by default. */
   timeout?: number;
   /** Gives up waiting. What was sent is not called back. */
   signal?: AbortSignal;
 }
+
+/** What the gateway knows of a key. */
+export type CommandStatus<R = any> =
+  | { state: "running" }
+  | { state: "done"; response: { success: true; data: R } | { success: false; error: { code: string; message: string } } };
 
 /** What {@link Client.history} reads. */
 export interface HistoryOptions {

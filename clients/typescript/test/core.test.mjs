@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { adviceOf, backOff } from '../dist/advice.js';
 import { Core } from '../dist/core.js';
-import { CommandRefused, OutcomeUnknown, TokenRefused } from '../dist/errors.js';
+import { CommandRefused, OutcomeUnknown, RequestRefused, TokenRefused } from '../dist/errors.js';
 import { Heartbeat } from '../dist/heartbeat.js';
 import { Positions } from '../dist/positions.js';
 import { EventBuffer } from '../dist/iterate.js';
@@ -319,6 +319,30 @@ test('a command is sent once or not at all, and its end says which', async () =>
   self.live();
   self.pass(10_000);
   assert.equal(self.count('command'), sent, 'nothing is sent later');
+});
+
+test('a command with a key may be sent again, and only UNKNOWN leaves its outcome open', () => {
+  const self = rig();
+  self.core.connect();
+  self.live();
+  const call = (send) => {
+    const call = {};
+    send({ resolve: (message) => { call.end = message.data; }, reject: (error) => { call.end = error; } });
+    return call;
+  };
+  const commands = Array.from({ length: 3 }, () => call((answerer) => self.core.command('a.b', 1, 30_000, answerer, 'k')));
+  const status = call((answerer) => self.core.commandStatus('k', 30_000, answerer));
+  const sent = self.sent.filter(({ type }) => type.startsWith('command'));
+  assert.deepEqual(sent.map(({ type, key }) => [type, key]), [['command', 'k'], ['command', 'k'], ['command', 'k'], ['command_status', 'k']]);
+  self.gets({ type: 'response', id: sent[0].id, success: false, error: { code: 'UNKNOWN', message: 'nobody knows' } });
+  self.gets({ type: 'response', id: sent[1].id, success: false, error: { code: 'BACKEND_UNAVAILABLE', message: 'not reached' } });
+  self.gets({ type: 'response', id: sent[3].id, success: false, error: { code: 'UNKNOWN_KEY', message: 'forgotten' } });
+  self.core.ended(1006, '');
+  const is = ({ end }, Class, code) => assert.ok(end instanceof Class && end.code === code, `${end}`);
+  is(commands[0], OutcomeUnknown, 'UNKNOWN');
+  is(commands[1], CommandRefused, 'BACKEND_UNAVAILABLE');
+  is(commands[2], OutcomeUnknown, 'NOT_CONNECTED');
+  is(status, RequestRefused, 'UNKNOWN_KEY');
 });
 
 test('the send limit is kept, over any second', () => {

@@ -166,6 +166,41 @@ test('commands are promises: an answer, a refusal, or an unknown outcome', async
   assert.equal(seen.filter((action) => action === 'grid.hang').length, 3, 'no command is sent twice');
 });
 
+test('a command with a key is carried out once, over two connections', async (t) => {
+  const { createServer } = await import('node:http');
+  const { once } = await import('node:events');
+  const seen = [];
+  const waiting = [];
+  const backend = createServer(async (request, response) => {
+    let body = '';
+    for await (const chunk of request) body += chunk;
+    const command = JSON.parse(body);
+    seen.push(command.key);
+    waiting.push(() => response.setHeader('content-type', 'application/json').end(JSON.stringify({ success: true, data: seen.length })));
+  }).listen(0, '127.0.0.1');
+  await once(backend, 'listening');
+  t.after(() => { backend.closeAllConnections(); backend.close(); });
+  const server = await gateway(t, { rest: `[[command]]\nmatch = "grid.*"\nhttp = "http://127.0.0.1:${backend.address().port}/"\n` });
+  const tg = await client(t, server.url);
+  await within('live', tg.connect());
+  const key = 'order:7';
+  const lost = tg.command('grid.start', { n: 1 }, { key });
+  await until('it reached the backend', () => waiting.length === 1);
+  const broken = assert.rejects(within('lost', lost), (error) => error instanceof OutcomeUnknown && error.code === 'NOT_CONNECTED');
+  await tg.close();
+  await broken;
+  await within('live again', tg.connect());
+  assert.deepEqual(await within('the status', tg.commandStatus(key)), { state: 'running' });
+  const again = tg.command('grid.start', { n: 1 }, { key });
+  await assert.rejects(within('the refusal', tg.command('grid.start', { n: 2 }, { key })), (error) => error instanceof CommandRefused && error.code === 'KEY_REUSED');
+  waiting[0]();
+  assert.equal(await within('the outcome', again), 1);
+  assert.deepEqual(await within('the status', tg.commandStatus(key)), { state: 'done', response: { success: true, data: 1 } });
+  await assert.rejects(within('the refusal', tg.commandStatus('never')), (error) => error.code === 'UNKNOWN_KEY');
+  assert.equal(seen.length, 1);
+  assert.match(seen[0], / order:7$/);
+});
+
 test('numbers keep their digits with the decimal parser, in both directions', async (t) => {
   const { stringifyDecimals } = await import('../dist/decimal.js');
   const server = await gateway(t);

@@ -13,12 +13,16 @@ pub(super) struct CommandMetrics {
     pub(super) in_flight: Gauge,
     pub(super) bytes: Gauge,
     pub(super) retries: Counter,
+    pub(super) repeats: Counter,
     succeeded: Counter,
     failed: Counter,
     unknown_action: Counter,
     unavailable: Counter,
     timed_out: Counter,
     limited: Counter,
+    overloaded: Counter,
+    key_reused: Counter,
+    unknown: Counter,
     internal: Counter,
 }
 
@@ -33,18 +37,29 @@ impl CommandMetrics {
                 ErrorCode::BackendUnavailable => &self.unavailable,
                 ErrorCode::Timeout => &self.timed_out,
                 ErrorCode::RateLimited => &self.limited,
+                ErrorCode::Overloaded => &self.overloaded,
+                ErrorCode::KeyReused => &self.key_reused,
+                ErrorCode::Unknown => &self.unknown,
                 _ => &self.internal,
             },
         };
         counter.add(1);
     }
 
-    pub(super) fn read(&self, audit: AuditSample, backends: Vec<BackendSample>) -> CommandsSample {
+    pub(super) fn read(
+        &self,
+        audit: AuditSample,
+        (keys, key_bytes): (usize, usize),
+        backends: Vec<BackendSample>,
+    ) -> CommandsSample {
         CommandsSample {
             received: self.received.get(),
             in_flight: self.in_flight.get(),
             bytes: self.bytes.get(),
             retries: self.retries.get(),
+            repeats: self.repeats.get(),
+            keys: keys as u64,
+            key_bytes: key_bytes as u64,
             outcomes: [
                 ("success", self.succeeded.get()),
                 ("failure", self.failed.get()),
@@ -52,6 +67,9 @@ impl CommandMetrics {
                 ("backend_unavailable", self.unavailable.get()),
                 ("timeout", self.timed_out.get()),
                 ("rate_limited", self.limited.get()),
+                ("overloaded", self.overloaded.get()),
+                ("key_reused", self.key_reused.get()),
+                ("unknown", self.unknown.get()),
                 ("internal", self.internal.get()),
             ],
             audit,
@@ -71,8 +89,14 @@ pub struct CommandsSample {
     pub bytes: i64,
     /// Attempts beyond the first, of idempotent routes.
     pub retries: u64,
+    /// Commands that were not carried out, because their key stood for one that was.
+    pub repeats: u64,
+    /// Live keys.
+    pub keys: u64,
+    /// Bytes of their outcomes.
+    pub key_bytes: u64,
     /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
-    pub outcomes: [(&'static str, u64); 7],
+    pub outcomes: [(&'static str, u64); 10],
     /// The audit trail.
     pub audit: AuditSample,
     /// Every backend, in the order of the routes.
@@ -110,6 +134,23 @@ impl CommandsSample {
             "tickgate_command_retries_total",
             "Repeated attempts on idempotent routes.",
             |commands, samples| samples.value(commands.retries),
+        ),
+        Metric::counter(
+            "tickgate_command_repeats_total",
+            "Commands answered with the outcome of an earlier one with their key.",
+            |commands, samples| samples.value(commands.repeats),
+        ),
+        Metric::gauge(
+            "tickgate_command_keys",
+            "Live keys of commands.",
+            |commands, samples| {
+                samples.value(commands.keys);
+            },
+        ),
+        Metric::gauge(
+            "tickgate_command_key_bytes",
+            "Outcomes of commands with a key, in bytes.",
+            |commands, samples| samples.value(commands.key_bytes),
         ),
         Metric::counter(
             "tickgate_audit_events_lost_total",

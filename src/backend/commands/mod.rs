@@ -7,7 +7,7 @@
 //! The first [`RouteSettings`] whose pattern matches the action decides. A [`Handler`] carries the command out: an HTTP
 //! backend ([`http`]) or code in this process. Another transport, such as request and reply over a message broker, would
 //! be one more implementation. The router applies the rest to all handlers alike: the limits in flight, the deadline, the
-//! circuit breaker ([`breaker`]), the retries of idempotent routes, and the audit trail ([`audit`]).
+//! circuit breaker ([`breaker`]), the retries of idempotent routes, the keys ([`keys`]) and the audit trail ([`audit`]).
 //!
 //! Everything runs on the tokio runtime that the router is given. Deadlines are tokio timers, with a resolution of one
 //! millisecond.
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use self::audit::AuditRoom;
 
@@ -28,13 +29,15 @@ use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
 use tickgate_protocol::channel::{Channel, Pattern};
-use tickgate_protocol::message::RequestId;
+use tickgate_protocol::message::{CommandKey, RequestId};
 
 pub mod audit;
 mod backend;
 pub mod breaker;
 pub mod http;
+pub mod keys;
 mod metrics;
+mod pending;
 mod reply;
 mod router;
 #[cfg(test)]
@@ -54,6 +57,8 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Commands in flight of one connection. One more is refused with `RATE_LIMITED`.
     pub in_flight_per_connection_max: usize,
+    /// The bounds of the table of keys.
+    pub keys: keys::Settings,
     /// The room in the audit trail, if it must be complete: a command of an audited route then waits for room.
     pub audit_room: Option<AuditRoom>,
     /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
@@ -67,6 +72,7 @@ impl Default for Settings {
             routes: Vec::new(),
             in_flight_max: 10_000,
             in_flight_per_connection_max: 256,
+            keys: keys::Settings::default(),
             audit_room: None,
             reply_bytes_max: 128 * 1024,
         }
@@ -137,6 +143,8 @@ pub struct Request {
     pub action: Channel,
     /// One JSON value, byte for byte as the client sent it.
     pub params: Bytes,
+    /// The idempotency key.
+    pub key: Option<CommandKey>,
     /// The user: the token's subject.
     pub user: Option<Arc<str>>,
     /// The token's role.
@@ -153,11 +161,22 @@ impl Request {
             id: command.id,
             action: command.action,
             params: command.params,
+            key: command.key,
             user: command.identity.user.clone(),
             role: command.identity.role.clone(),
             client_id: client_id.into(),
             timestamp_ms: unix_ms(),
         }
+    }
+
+    /// A hash that tells commands apart which differ in their action or in the bytes of their params.
+    fn fingerprint(&self) -> u128 {
+        let mut hash = Xxh3::new();
+        hash.update(self.action.as_str().as_bytes());
+        // No action has this byte.
+        hash.update(b" ");
+        hash.update(&self.params);
+        hash.digest128()
     }
 }
 

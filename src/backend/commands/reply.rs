@@ -7,7 +7,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::keys::Status;
 use super::{BackendReply, Failure, Request};
+use crate::session::CommandOutcome;
 use tickgate_protocol::json::check_value;
 use tickgate_protocol::message::RequestId;
 
@@ -61,7 +63,7 @@ fn raw(body: &Bytes, name: &str, value: Option<&RawValue>) -> Result<Bytes, Fail
     }
 }
 
-/// The body of the request to a backend: `{id, action, params, user, role, client_id, timestamp}`. It is written by hand
+/// The body of the request to a backend: `{id, action, params, key, user, role, client_id, timestamp}`. It is written by hand
 /// because `params` is copied without being parsed again.
 pub(super) fn request_body(request: &Request) -> Bytes {
     let mut body = Vec::with_capacity(request.params.len() + 256);
@@ -76,6 +78,11 @@ pub(super) fn request_body(request: &Request) -> Bytes {
     string(&mut body, Some(request.action.as_str()));
     body.extend_from_slice(b",\"params\":");
     body.extend_from_slice(&request.params);
+    if let (Some(key), Some(user)) = (&request.key, request.user.as_deref()) {
+        // A key has no space, so no two pairs of user and key give the same text.
+        body.extend_from_slice(b",\"key\":");
+        string(&mut body, Some(&format!("{user} {key}")));
+    }
     body.extend_from_slice(b",\"user\":");
     string(&mut body, request.user.as_deref());
     body.extend_from_slice(b",\"role\":");
@@ -88,6 +95,33 @@ pub(super) fn request_body(request: &Request) -> Bytes {
     Bytes::from(body)
 }
 
+/// What a client is told of the status of a key: `{state, response}`, where `response` is `{success, data | error}`.
+pub(super) fn status(status: &Status) -> Bytes {
+    let Status::Done(outcome) = status else {
+        return Bytes::from_static(br#"{"state":"running"}"#);
+    };
+    let mut data = br#"{"state":"done","response":{"success":"#.to_vec();
+    match outcome {
+        CommandOutcome::Success { data: success } => {
+            data.extend_from_slice(b"true,\"data\":");
+            data.extend_from_slice(success);
+        }
+        CommandOutcome::Failure { error } => {
+            data.extend_from_slice(b"false,\"error\":");
+            data.extend_from_slice(error);
+        }
+        CommandOutcome::Refused { code, message } => {
+            data.extend_from_slice(b"false,\"error\":{\"code\":");
+            string(&mut data, Some(code.as_str()));
+            data.extend_from_slice(b",\"message\":");
+            string(&mut data, Some(message));
+            data.push(b'}');
+        }
+    }
+    data.extend_from_slice(b"}}");
+    Bytes::from(data)
+}
+
 fn string(body: &mut Vec<u8>, text: Option<&str>) {
     serde_json::to_writer(body, &text).expect("writing a string into memory cannot fail");
 }
@@ -96,6 +130,7 @@ fn string(body: &mut Vec<u8>, text: Option<&str>) {
 mod tests {
     use super::*;
     use tickgate_protocol::channel::Channel;
+    use tickgate_protocol::message::CommandKey;
 
     fn parsed(text: &'static str) -> Result<BackendReply, Failure> {
         parse(&Bytes::from_static(text.as_bytes()))
@@ -181,6 +216,7 @@ mod tests {
             id: RequestId::Text("a\"b".into()),
             action: Channel::parse("grid.start").expect("valid"),
             params: Bytes::from_static(b"{\"x\" : 1.50}"),
+            key: None,
             user: Some("u42".into()),
             role: None,
             client_id: "c1".into(),
@@ -189,6 +225,14 @@ mod tests {
         assert_eq!(
             std::str::from_utf8(&request_body(&request)).expect("UTF-8"),
             r#"{"id":"a\"b","action":"grid.start","params":{"x" : 1.50},"user":"u42","role":null,"client_id":"c1","timestamp":17}"#
+        );
+        let request = Request {
+            key: CommandKey::parse("order:7"),
+            ..request
+        };
+        assert_eq!(
+            std::str::from_utf8(&request_body(&request)).expect("UTF-8"),
+            r#"{"id":"a\"b","action":"grid.start","params":{"x" : 1.50},"key":"u42 order:7","user":"u42","role":null,"client_id":"c1","timestamp":17}"#
         );
     }
 }

@@ -2,24 +2,31 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::audit::{Audit, NoRoom, Reservation};
+use super::audit::Audit;
 use super::backend::Backend;
 use super::http::{BackendUrl, HttpBackend, Pool};
+use super::keys::{Keys, Scope};
 use super::metrics::{CommandMetrics, CommandsSample};
-use super::{BackendReply, CommandSource, Handler, Request, Responder, RouteSettings, Settings, Target};
+use super::pending::Pending;
+use super::{
+    BackendReply, CommandSource, Failure, Handler, Request, Responder, RouteSettings, Settings, Target, reply,
+};
+use crate::auth::Identity;
 use crate::broker::Broker;
-use crate::pause;
+use crate::hub::snapshot::CommandRecord;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
+use crate::time::unix_ms;
 use tickgate_protocol::channel::{Channel, Pattern};
-use tickgate_protocol::message::ErrorCode;
+use tickgate_protocol::message::{CommandKey, ErrorCode};
 
 // Attempts of an idempotent command in all, and the wait before the second one. The wait doubles each time.
 const ATTEMPTS_MAX: u32 = 3;
@@ -31,23 +38,27 @@ pub struct Router {
     runtime: tokio::runtime::Handle,
 }
 
-struct Shared {
+pub(super) struct Shared {
     routes: RwLock<Arc<Routes>>,
     pool: Pool,
     // One permit for each command in flight.
-    permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     permits_max: u32,
-    per_connection_max: usize,
-    per_connection: Mutex<HashMap<ConnectionId, usize>>,
-    responder: Box<dyn Responder>,
-    audit: Audit,
-    metrics: CommandMetrics,
-    phase: watch::Sender<Phase>,
+    pub(super) per_connection_max: usize,
+    pub(super) per_connection: Mutex<HashMap<ConnectionId, usize>>,
+    pub(super) responder: Box<dyn Responder>,
+    pub(super) audit: Audit,
+    pub(super) keys: Mutex<Keys<Pending>>,
+    pub(super) metrics: CommandMetrics,
+    pub(super) phase: watch::Sender<Phase>,
+    reply_bytes_max: AtomicUsize,
+    // The origin of the keys' time. It is tokio's, so that tests can pause it.
+    started: Instant,
 }
 
 /// The phases of a router's life.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Commands are accepted.
     Open,
     /// New commands are refused; those in flight continue.
@@ -58,20 +69,20 @@ enum Phase {
 
 /// The routes of one configuration, and their backends, each once.
 #[derive(Default)]
-struct Routes {
+pub(super) struct Routes {
     list: Vec<Route>,
     backends: Vec<(BackendId, Arc<Backend>)>,
 }
 
-struct Route {
+pub(super) struct Route {
     pattern: Pattern,
     handler: Arc<dyn Handler>,
-    backend: Arc<Backend>,
+    pub(super) backend: Arc<Backend>,
     // One permit for each command in flight on this route.
-    permits: Arc<Semaphore>,
-    timeout: Duration,
-    idempotent: bool,
-    audit: bool,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) timeout: Duration,
+    pub(super) idempotent: bool,
+    pub(super) audit: bool,
 }
 
 impl Router {
@@ -99,8 +110,11 @@ impl Router {
             per_connection: Mutex::new(HashMap::new()),
             responder,
             audit: Audit::start(broker, &runtime, settings.audit_room),
+            keys: Mutex::new(Keys::new(settings.keys)),
             metrics: CommandMetrics::default(),
             phase: watch::Sender::new(Phase::Open),
+            reply_bytes_max: AtomicUsize::new(settings.reply_bytes_max),
+            started: Instant::now(),
         };
         Self {
             shared: Arc::new(shared),
@@ -111,6 +125,7 @@ impl Router {
     /// Replaces the routes. Commands in flight end on the route that they began on. A backend that the new routes name, too,
     /// keeps its counters and its circuit breaker.
     pub fn replace(&self, routes: Vec<RouteSettings>, reply_bytes_max: usize) {
+        self.shared.reply_bytes_max.store(reply_bytes_max, Relaxed);
         let mut current = self.shared.routes.write();
         *current = Arc::new(Routes::new(routes, &self.shared.pool, reply_bytes_max, &current));
     }
@@ -128,22 +143,46 @@ impl Router {
 
     /// Accepts a command and returns at once. The answer comes through the [`Responder`], exactly once.
     pub fn route(&self, source: CommandSource<'_>, command: Command) {
-        self.shared.metrics.received.add(1);
-        self.shared.metrics.in_flight.add(1);
-        self.shared.metrics.bytes.add(length(&command.params));
-        let pending = Pending {
-            shared: Arc::clone(&self.shared),
-            to: source.connection,
-            number: source.request,
-            address: source.address,
-            request: Request::new(source.client_id, command),
-            audit: false,
-            reservation: None,
-            received: Instant::now(),
-            answered: false,
+        let scope = command.key.as_ref().and_then(|_| Scope::of(&command.identity));
+        let mut pending = Some(Pending::new(&self.shared, source, command));
+        if let Some(scope) = scope {
+            pending = pending.and_then(|command| command.begin(scope));
+        }
+        if let Some(pending) = pending {
+            // A runtime that has shut down drops the task, and dropping `pending` answers the command.
+            self.runtime.spawn(pending.run());
+        }
+    }
+
+    /// Answers request `request` of `to` with what is known of a key of the identity's user.
+    pub fn status(&self, to: ConnectionId, request: u32, identity: &Identity, key: &CommandKey) {
+        let shared = &*self.shared;
+        let scope = Scope::of(identity);
+        let status = scope.and_then(|scope| shared.keys.lock().status(&scope, key, shared.now_ms()));
+        let outcome = match status {
+            Some(status) => CommandOutcome::Success {
+                data: reply::status(&status),
+            },
+            None => refused(
+                ErrorCode::UnknownKey,
+                "the key was never seen or is forgotten; the command may have been carried out all the same".to_owned(),
+            ),
         };
-        // A runtime that has shut down drops the task, and dropping `pending` answers the command.
-        self.runtime.spawn(pending.run());
+        shared.responder.respond(to, request, outcome);
+    }
+
+    /// The keys with an outcome, for the snapshot. To be called after the last command has ended.
+    #[must_use]
+    pub fn export_keys(&self) -> Vec<CommandRecord> {
+        self.shared.keys.lock().export(self.shared.now_ms(), unix_ms())
+    }
+
+    /// Restores the keys of a snapshot. Returns how many found no room.
+    pub fn restore_keys(&self, records: Vec<CommandRecord>) -> usize {
+        self.shared
+            .keys
+            .lock()
+            .restore(records, self.shared.now_ms(), unix_ms())
     }
 
     /// Waits up to `deadline` for the commands in flight, then answers the rest with `TIMEOUT`.
@@ -157,10 +196,11 @@ impl Router {
         self.shared.phase.send_replace(Phase::Stopped);
     }
 
-    /// The bytes that commands in flight hold.
+    /// The bytes that commands in flight and the outcomes of keys hold.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        u64::try_from(self.shared.metrics.bytes.get()).unwrap_or(0)
+        let in_flight = u64::try_from(self.shared.metrics.bytes.get()).unwrap_or(0);
+        in_flight + self.shared.keys.lock().kept_bytes() as u64
     }
 
     /// Reads the counters.
@@ -168,13 +208,28 @@ impl Router {
     pub fn read(&self) -> CommandsSample {
         let routes = self.shared.routes();
         let backends = routes.backends.iter().map(|(_, backend)| backend.read()).collect();
-        self.shared.metrics.read(self.shared.audit.read(), backends)
+        let keys = {
+            let mut keys = self.shared.keys.lock();
+            keys.expire(self.shared.now_ms());
+            (keys.len(), keys.kept_bytes())
+        };
+        self.shared.metrics.read(self.shared.audit.read(), keys, backends)
     }
 }
 
 impl Shared {
-    fn routes(&self) -> Arc<Routes> {
+    pub(super) fn routes(&self) -> Arc<Routes> {
         Arc::clone(&self.routes.read())
+    }
+
+    /// Milliseconds since the router was created.
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The length of the longest outcome of a command.
+    pub(super) fn reply_bytes_max(&self) -> usize {
+        self.reply_bytes_max.load(Relaxed)
     }
 }
 
@@ -218,7 +273,7 @@ impl Routes {
     }
 
     /// The first route that matches the action.
-    fn of(&self, action: &Channel) -> Option<&Route> {
+    pub(super) fn of(&self, action: &Channel) -> Option<&Route> {
         self.list.iter().find(|route| route.pattern.matches(action))
     }
 }
@@ -255,177 +310,25 @@ fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (Backe
     }
 }
 
-fn length(params: &[u8]) -> i64 {
+pub(super) fn length(params: &[u8]) -> i64 {
     i64::try_from(params.len()).unwrap_or(i64::MAX)
 }
 
-/// A command that is not answered yet. Dropping it answers it, so that a panic or the end of the runtime loses no command.
-struct Pending {
-    shared: Arc<Shared>,
-    to: ConnectionId,
-    number: u32,
-    address: Option<IpAddr>,
-    request: Request,
-    audit: bool,
-    // Room for the audit line, if the trail needs some.
-    reservation: Option<Reservation>,
-    received: Instant,
-    answered: bool,
-}
-
-impl Pending {
-    async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let routes = shared.routes();
-        let Some(route) = routes.of(&self.request.action) else {
-            let message = format!("no route for action {}", self.request.action);
-            return self.answer(refused(ErrorCode::UnknownAction, message));
-        };
-        self.audit = route.audit;
-        let deadline = self.received + route.timeout;
-        // Before the command takes permits, so that commands of other routes find theirs however many wait here.
-        if route.audit {
-            match self.reserve(deadline).await {
-                Ok(reservation) => self.reservation = reservation,
-                Err(NoRoom) => {
-                    let message =
-                        "the audit trail cannot be written, so the command was not carried out; try again later";
-                    return self.answer(refused(ErrorCode::BackendUnavailable, message.to_owned()));
-                }
-            }
-        }
-        // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
-        let _permit = match InFlightPermit::new(&shared, route, self.to) {
-            Ok(permit) => permit,
-            Err(outcome) => return self.answer(outcome),
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut phase = shared.phase.subscribe();
-        let outcome = tokio::select! {
-            result = pause::timeout(left, route.carry_out(&shared, &self.request)) => match result {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    let ms = route.timeout.as_millis();
-                    tracing::warn!(
-                        backend = route.backend.name(),
-                        action = self.request.action.as_str(),
-                        timeout_ms = ms,
-                        "no reply in time"
-                    );
-                    refused(ErrorCode::Timeout, format!("no reply within {ms} ms; the outcome is unknown"))
-                }
-            },
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
-                let message = "the gateway restarted before the reply; the outcome is unknown";
-                refused(ErrorCode::Timeout, message.to_owned())
-            }
-        };
-        self.answer(outcome);
-    }
-
-    /// Room for the audit line. Without room, the command is not carried out.
-    async fn reserve(&self, deadline: Instant) -> Result<Option<Reservation>, NoRoom> {
-        let mut phase = self.shared.phase.subscribe();
-        tokio::select! {
-            biased;
-            reservation = self.shared.audit.reserve(deadline) => reservation,
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Err(NoRoom),
-        }
-    }
-
-    fn answer(mut self, outcome: CommandOutcome) {
-        self.finish(outcome);
-    }
-
-    fn finish(&mut self, outcome: CommandOutcome) {
-        self.answered = true;
-        if self.audit {
-            let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let reservation = self.reservation.take();
-            self.shared
-                .audit
-                .record(&self.request, self.address, &outcome, duration_ms, reservation);
-        }
-        self.shared.metrics.answered(&outcome);
-        self.shared.metrics.in_flight.add(-1);
-        self.shared.metrics.bytes.add(-length(&self.request.params));
-        self.shared.responder.respond(self.to, self.number, outcome);
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if !self.answered {
-            let message = "the gateway failed before the reply; the outcome is unknown";
-            self.finish(refused(ErrorCode::Internal, message.to_owned()));
-        }
-    }
-}
-
-/// A command's permits of the three limits in flight: in all, of its route, and of its connection.
-struct InFlightPermit<'a> {
-    shared: &'a Shared,
-    connection: ConnectionId,
-    _in_all: OwnedSemaphorePermit,
-    _of_route: OwnedSemaphorePermit,
-}
-
-impl<'a> InFlightPermit<'a> {
-    /// Takes the permits. The error is the answer to the command. Only the limit of one connection is the client's own
-    /// doing, so only that one is `RATE_LIMITED`.
-    fn new(shared: &'a Shared, route: &Route, connection: ConnectionId) -> Result<Self, CommandOutcome> {
-        let full = || {
-            refused(
-                ErrorCode::BackendUnavailable,
-                "too many commands in flight; try again".to_owned(),
-            )
-        };
-        if *shared.phase.borrow() != Phase::Open {
-            return Err(refused(
-                ErrorCode::BackendUnavailable,
-                "the gateway is restarting; the command was not carried out".to_owned(),
-            ));
-        }
-        let in_all = Arc::clone(&shared.permits).try_acquire_owned().map_err(|_| full())?;
-        let of_route = Arc::clone(&route.permits).try_acquire_owned().map_err(|_| full())?;
-        let mut per_connection = shared.per_connection.lock();
-        let in_flight = per_connection.get(&connection).copied().unwrap_or(0);
-        if in_flight >= shared.per_connection_max {
-            let message = format!("{in_flight} commands of this connection are in flight already");
-            return Err(refused(ErrorCode::RateLimited, message));
-        }
-        per_connection.insert(connection, in_flight + 1);
-        drop(per_connection);
-        Ok(Self {
-            shared,
-            connection,
-            _in_all: in_all,
-            _of_route: of_route,
-        })
-    }
-}
-
-impl Drop for InFlightPermit<'_> {
-    fn drop(&mut self) {
-        let mut per_connection = self.shared.per_connection.lock();
-        if let hashbrown::hash_map::Entry::Occupied(mut entry) = per_connection.entry(self.connection) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
 impl Route {
-    async fn carry_out(&self, shared: &Shared, request: &Request) -> CommandOutcome {
+    /// `may_be_sent` tells at any time whether the backend may have seen the command, also if the future is dropped.
+    pub(super) async fn carry_out(&self, shared: &Shared, request: &Request, may_be_sent: &mut bool) -> CommandOutcome {
         let mut back_off = BACK_OFF;
         for attempt in 1.. {
+            let was_sent = std::mem::replace(may_be_sent, true);
             let failure = match self.backend.attempt(&*self.handler, request).await {
                 Ok(Ok(BackendReply::Success(data))) => return CommandOutcome::Success { data },
                 Ok(Ok(BackendReply::Failure(error))) => return CommandOutcome::Failure { error },
-                Ok(Err(failure)) => failure,
+                Ok(Err(failure)) => {
+                    *may_be_sent = was_sent || !matches!(failure, Failure::Unreachable(_));
+                    failure
+                }
                 Err(retry_after_ms) => {
+                    *may_be_sent = was_sent;
                     let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
                     return refused(ErrorCode::BackendUnavailable, message);
                 }
@@ -448,7 +351,7 @@ impl Route {
     }
 }
 
-fn refused(code: ErrorCode, message: String) -> CommandOutcome {
+pub(super) fn refused(code: ErrorCode, message: String) -> CommandOutcome {
     CommandOutcome::Refused {
         code,
         message: message.into(),

@@ -2,6 +2,8 @@
 
 mod complete_trail;
 mod failing;
+mod key_storm;
+mod keys;
 mod limits;
 mod over_http;
 mod routing;
@@ -114,6 +116,7 @@ fn command(number: u32, action: &str, params: &str) -> Command {
         id: RequestId::Text(format!("cmd_{number}").into()),
         action: Channel::parse(action).expect("a valid action"),
         params: Bytes::copy_from_slice(params.as_bytes()),
+        key: None,
         identity: Arc::new(Identity {
             tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             user: Some("u42".into()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backend::commands::keys;
 use crate::config::check::{Because, Check, DAY, at_least, at_most, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::hub::DEFLATE_BYTES_MIN;
@@ -97,7 +98,21 @@ section! {
         /// The steps that a connection may take at one time after a pause, 1000 to 1,000,000,000.
         value scan_burst: u32 = shard::ScanBudget::default().burst, check is_scan_budget;
 
+        /// The keys of commands that are remembered with their outcomes, 16 to 10,000,000. A key is remembered for 10 min after its
+        /// outcome and is never forgotten earlier. Above the limit, a command with a new key is refused with `OVERLOADED`. One user
+        /// may have a tenth of them; above it, the answer is `RATE_LIMITED`.
+        value command_keys: u32 = 100_000,
+            check |keys| at_least(*keys, 16)
+                .because("a user may have a tenth of them")
+                .and(at_most(*keys, 10_000_000).because("each key is kept in memory"));
+        /// The bytes of these outcomes, at most 1 TiB and at least 20 times `limits.reply_bytes`. A command in flight takes half of
+        /// `limits.reply_bytes` in advance, so that its outcome finds room. One user may have a tenth of them. Not set: 128 MiB, or
+        /// 20 times `limits.reply_bytes` if that is more.
+        value command_key_bytes: Option<u64> = None,
+            check |bytes| at_most(bytes.unwrap_or(0), MEMORY_MAX).because("no machine has as much memory");
+
         rule an_event_fits;
+        rule an_outcome_fits;
     }
 }
 
@@ -131,7 +146,36 @@ fn an_event_fits(limits: &Limits, check: &mut Check<'_>) {
     }
 }
 
+fn an_outcome_fits(limits: &Limits, check: &mut Check<'_>) {
+    if limits
+        .command_key_bytes
+        .is_some_and(|bytes| bytes < limits.command_key_bytes_min())
+    {
+        let message = "limits.command_key_bytes must be at least 20 times limits.reply_bytes: a user has a tenth of it, \
+                       and each command in flight takes half of limits.reply_bytes";
+        check.contradiction(["command_key_bytes", "reply_bytes"], message);
+    }
+}
+
 impl Limits {
+    /// The bounds of the table of keys.
+    pub(in crate::config) fn command_keys(&self) -> keys::Settings {
+        let built_in = keys::Settings::default();
+        let bytes = self
+            .command_key_bytes
+            .unwrap_or_else(|| self.command_key_bytes_min().max(built_in.bytes_max as u64));
+        keys::Settings {
+            keys_max: self.command_keys as usize,
+            bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+            ..built_in
+        }
+    }
+
+    /// A user has a tenth of the table: room for three commands in flight at least.
+    fn command_key_bytes_min(&self) -> u64 {
+        20 * u64::from(self.reply_bytes)
+    }
+
     /// What the requests of a connection may cost.
     pub(in crate::config) fn scan_budget(&self) -> shard::ScanBudget {
         shard::ScanBudget {

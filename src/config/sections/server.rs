@@ -90,7 +90,7 @@ section! {
             check |time| not_zero(time).and(no_longer_than(time, HOUR).because("a client that sends nothing is kept for this time"));
         /// The longest time over which connections are closed (code 1012) after SIGTERM, at most one hour. Each shard waits for
         /// 250 ms and then closes at least one connection in 10 ms, so few clients take moments. A connection whose command is not
-        /// answered stays for up to four fifths of the time. The drain ends when no connection is left.
+        /// answered stays until half a second before the end. The drain ends when no connection is left.
         value drain: Duration = Duration::from_secs(20),
             check |drain| no_longer_than(drain, HOUR).because("a restart waits for it");
         /// How frames are written to the sockets. `io_uring`: one system call for all connections of a tick; the gateway does

@@ -36,6 +36,8 @@ pub struct Contents {
     pub evicted_names: u64,
     /// Ids of events.
     pub ids: u64,
+    /// Keys of commands with their outcomes.
+    pub command_keys: u64,
 }
 
 /// Reads a whole file and checks everything in it. The file is not changed.

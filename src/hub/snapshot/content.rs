@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use redb::ReadTransaction;
 
+use super::commands::{self, CommandRecord};
 use super::layout::{
     CHANNEL, ChannelRow, EVENT, EventRow, FORGOTTEN, ID, LAST, LAYOUT_PLAIN, Meta, PLAIN_CHANNEL, PlainChannelRow,
     RECORD, STRIPE, Sum, TOMBSTONE,
@@ -27,6 +28,8 @@ pub(super) struct Content {
     /// By name.
     pub(super) channels: BTreeMap<Box<str>, Stored>,
     pub(super) ids: Vec<StoredId>,
+    /// Keys of commands.
+    pub(super) commands: Vec<CommandRecord>,
 }
 
 /// A channel.
@@ -116,6 +119,7 @@ impl Content {
         })?;
         ID.read(transaction, layout, rows, |_, key, row| this.add_id(key, row))?;
         meta.check(sum)?;
+        content.commands = commands::read(transaction, layout)?;
         if layout != LAYOUT_PLAIN && !content.channels.values().all(Stored::is_whole) {
             return Err(Error::damaged("rows of a channel are missing"));
         }
@@ -233,6 +237,7 @@ impl Content {
             records: sum(|stored| stored.records.len()),
             evicted_names: self.tombstones.len() as u64,
             ids: self.ids.len() as u64,
+            command_keys: self.commands.len() as u64,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | a row | the value | a checksum over table, key and value, and the value |
 //! | a channel | | has the sum of the checksums of its events, its last value and its records |
 //! | a complete file | | has the number of all rows, and a seal over their checksums, the epoch and the layout |
+//! | keys of commands | | rows with checksums, outside the seal |
 //!
 //! Files are written in layout 2. A file in layout 1 is read, and the first save converts it.
 
@@ -26,6 +27,10 @@ pub(super) type PlainChannelRow = (u8, u64, u64, Option<i64>, Option<&'static st
 /// As [`PlainChannelRow`], with the sum of the checksums of the channel's events, last value and records.
 pub(super) type ChannelRow = (u8, u64, u64, Option<i64>, Option<&'static str>, u64);
 
+/// When the key of a command is forgotten (Unix milliseconds), a hash of the command, the kind of its outcome, and the text
+/// of the outcome.
+pub(super) type CommandRow = (u64, u128, u8, &'static [u8]);
+
 /// Keys: `format`, `epoch`, `open` (1 or 0), `stripes`; in a complete file of layout 2 also `rows` and `seal`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// By stripe: the newest version, and the highest version of an evicted channel.
@@ -45,6 +50,8 @@ pub(super) const EVENT: Rows<(&str, u64), EventRow> = Rows::new("event");
 pub(super) const LAST: Rows<&str, (u64, EventRow)> = Rows::new("last");
 /// By channel and name: version, index in the order of the merged records, text.
 pub(super) const RECORD: Rows<(&str, &str), (u64, u64, &str)> = Rows::new("record");
+/// By tenant (empty: none), user and key of a command.
+pub(super) const COMMAND: Rows<(&str, &str, &str), CommandRow> = Rows::new("command");
 /// By stripe and id: the version of the event, and when the id was saved (Unix milliseconds).
 pub(super) const ID: Rows<(u8, u128), (u64, u64)> = Rows::new("id");
 

@@ -16,6 +16,7 @@
 //! `check` and `repair` with `salvage` (what the command line does), `writer` (the thread).
 
 mod check;
+mod commands;
 mod content;
 mod file;
 mod layout;
@@ -43,6 +44,7 @@ use file::Locked;
 use layout::{LAYOUT, LAYOUT_PLAIN, Meta, Sum};
 
 pub use check::{Contents, Found, check};
+pub use commands::{CommandRecord, RecordedOutcome};
 pub use repair::{Repaired, drop_file, repair};
 pub use writer::{SnapshotMetrics, SnapshotSample, SnapshotWriter};
 
@@ -161,6 +163,8 @@ pub struct Snapshot {
     epoch: Epoch,
     // What the file had at start, until it is restored.
     content: Content,
+    // What is written when the file is completed.
+    commands: Vec<CommandRecord>,
     // Whether there was no earlier state.
     is_new: bool,
     // Whether the file was open at start, so that its content gets a new epoch.
@@ -215,6 +219,7 @@ impl Snapshot {
             // In a new epoch, all versions in the file are out of date.
             is_behind: was_open || store.layout != LAYOUT,
             content: content.unwrap_or_default(),
+            commands: Vec::new(),
             store: Some(store),
         };
         snapshot.mark(|layout| Meta::open(layout, epoch))?;
@@ -233,8 +238,8 @@ impl Snapshot {
         self.is_new
     }
 
-    /// Saves the last changes, reads the file once more, seals it and marks it as complete. Nothing may be published any
-    /// more.
+    /// Saves the last changes and the keys of commands, reads the file once more, seals it and marks it as complete. Nothing
+    /// may be published any more.
     ///
     /// # Errors
     ///
@@ -242,6 +247,11 @@ impl Snapshot {
     pub fn close(mut self, hub: &Hub, now: Now) -> Result<(), Error> {
         self.save(hub, now)?;
         let (epoch, store) = (self.epoch, self.store()?);
+        guarded(|| {
+            let transaction = store.database.begin_write()?;
+            commands::write(&transaction, &self.commands)?;
+            Ok(transaction.commit()?)
+        })?;
         let sum = guarded(|| Sum::of(&store.database.begin_read()?))?;
         self.mark(|_| Meta::complete(epoch, sum))?;
         let Some(Store { database, .. }) = self.store.take() else {
@@ -272,6 +282,16 @@ impl Snapshot {
             meta(store.layout).write(&transaction)?;
             Ok(transaction.commit()?)
         })
+    }
+
+    /// The keys of commands that [`Snapshot::close`] is to write.
+    pub fn keep_commands(&mut self, commands: Vec<CommandRecord>) {
+        self.commands = commands;
+    }
+
+    /// Takes out the keys of commands that the file had at start. To be called before [`Snapshot::load`].
+    pub fn take_commands(&mut self) -> Vec<CommandRecord> {
+        std::mem::take(&mut self.content.commands)
     }
 
     /// The path of the file.

@@ -100,7 +100,10 @@ impl From<ErrorCode> for HttpErrorCode {
             | ErrorCode::AuthSubjectMismatch
             | ErrorCode::SubscriptionLimit
             | ErrorCode::UnknownAction
-            | ErrorCode::DuplicateId => Self::InvalidMessage,
+            | ErrorCode::DuplicateId
+            | ErrorCode::KeyReused
+            | ErrorCode::Unknown
+            | ErrorCode::UnknownKey => Self::InvalidMessage,
         }
     }
 }

@@ -303,8 +303,20 @@ impl Drive {
             Output::Command { request, command } => {
                 let params = String::from_utf8(command.params.to_vec()).unwrap();
                 let user = command.identity.user.as_deref().unwrap_or("-").to_owned();
-                let seen = format!("{:?} {} {params} for {user}", command.id, command.action);
+                let key = command.key.map_or(String::new(), |key| format!(" key {key}"));
+                let seen = format!("{:?} {} {params} for {user}{key}", command.id, command.action);
                 self.commands.push((request, command.id));
+                Seen::Command(seen)
+            }
+            Output::CommandStatus { request, identity, key } => {
+                let user = identity.user.as_deref().unwrap_or("-").to_owned();
+                let mut in_flight = self.session.activity.iter().flat_map(|activity| &activity.commands);
+                let (_, id) = in_flight
+                    .find(|(number, _)| *number == request)
+                    .expect("in flight")
+                    .clone();
+                let seen = format!("{id:?} status of {key} for {user}");
+                self.commands.push((request, id));
                 Seen::Command(seen)
             }
             Output::Forbidden { command } => {

@@ -330,6 +330,9 @@ impl ShardCore {
             Output::Command { request, command } => {
                 self.services.command(id, &id.client_id(), address(), request, command);
             }
+            Output::CommandStatus { request, identity, key } => {
+                self.services.command_status(id, request, &identity, &key);
+            }
             Output::Forbidden { command } => self.services.forbidden(&id.client_id(), address(), command),
             Output::Challenged { has_answered } => {
                 let cold = self.connections.cold_mut(slot);

@@ -28,7 +28,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
-use crate::auth::{Mode, Permissions};
+use crate::auth::{Identity, Mode, Permissions};
 use crate::broker::{Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::hub::{self, Hub, Receipt, Wakes};
@@ -39,6 +39,7 @@ use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
 use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::CommandKey;
 
 const START: Now = Now {
     mono_ms: 1_000_000,
@@ -81,6 +82,7 @@ impl Broker for Direct {
 struct Asked {
     verify: Mutex<Vec<(ConnectionId, u32, Box<str>)>>,
     command: Mutex<Vec<(ConnectionId, String, u32, Command)>>,
+    status: Mutex<Vec<(ConnectionId, u32, CommandKey)>>,
     forbidden: Mutex<Vec<(String, Command)>>,
     budget: Option<Arc<Budget>>,
 }
@@ -92,6 +94,12 @@ impl Services for Asked {
     fn command(&self, from: ConnectionId, client_id: &str, _: Option<IpAddr>, request: u32, command: Command) {
         let asked = (from, client_id.to_owned(), request, command);
         self.command.lock().expect("not poisoned").push(asked);
+    }
+    fn command_status(&self, from: ConnectionId, request: u32, _: &Identity, key: &CommandKey) {
+        self.status
+            .lock()
+            .expect("not poisoned")
+            .push((from, request, key.clone()));
     }
     fn forbidden(&self, client_id: &str, _: Option<IpAddr>, command: Command) {
         let told = (client_id.to_owned(), command);

@@ -21,6 +21,7 @@ use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::CommandKey;
 use tickgate_protocol::wire::Deflate;
 
 pub use id::ConnectionId;
@@ -91,7 +92,7 @@ pub enum ShardMessage {
         /// The client's identity, or why the token was refused.
         outcome: Result<Arc<Identity>, TokenError>,
     },
-    /// Answer to a command.
+    /// Answer to a command or a question for its status.
     Responded {
         /// The connection that made the request.
         to: ConnectionId,
@@ -299,6 +300,8 @@ pub trait Services: Send + Sync {
     /// Routes a command; answered by [`ShardMessage::Responded`]. `client_id`, the connection's public name, and
     /// `address` ([`Adopt::address`]) are for the audit trail.
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);
+    /// Tells how the command with a key of the identity's user ended; answered by [`ShardMessage::Responded`].
+    fn command_status(&self, from: ConnectionId, request: u32, identity: &Identity, key: &CommandKey);
     /// Records in the audit trail that a command was refused for lack of permission; not answered.
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
     /// The budget of memory, which the shard asks for once.

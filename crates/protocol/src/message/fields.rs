@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{CHANNELS_PER_REQUEST_MAX, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_MAX, RequestId};
+use super::{CHANNELS_PER_REQUEST_MAX, CommandKey, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_MAX, RequestId};
 use crate::channel::{Channel, Pattern};
 use crate::json::{self, Kind, Object, Scratch, Value};
 
@@ -130,6 +130,17 @@ impl<'s, 't> Fields<'s, 't> {
         }
     }
 
+    /// The required `key` of a command.
+    pub(crate) fn command_key(&mut self) -> Result<CommandKey, FieldError> {
+        let text = self.text("key")?;
+        CommandKey::parse(&text).ok_or_else(|| {
+            FieldError::invalid(
+                "key",
+                "must be a string of 1 to 128 visible ASCII characters without spaces",
+            )
+        })
+    }
+
     /// A required channel name. A name that breaks the grammar is reported as `code`.
     pub(crate) fn channel(&mut self, name: &str, code: ErrorCode) -> Result<Channel, FieldError> {
         let text = self.text(name)?;
@@ -169,6 +180,11 @@ impl<'s, 't> Fields<'s, 't> {
             Some(value) if value.kind == Kind::Object => Ok(Some(value.raw)),
             Some(_) => Err(FieldError::invalid(name, "must be an object")),
         }
+    }
+
+    /// Whether a field is absent or `null`.
+    pub(crate) fn is_null(&self, name: &str) -> bool {
+        self.get(name).is_none()
     }
 
     /// Whether an optional field is given.

@@ -4,6 +4,7 @@
 //! checked here; the session decides what a client may do. A [`Reply`] is data, which a dialect encodes.
 
 mod fields;
+mod key;
 mod publish;
 mod recover;
 mod reply;
@@ -14,6 +15,7 @@ use crate::channel::{Channel, Pattern, Tenant};
 use crate::event::Epoch;
 
 pub(crate) use fields::{FieldError, Fields, shorten};
+pub use key::{CommandKey, KEY_BYTES_MAX};
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
 pub(crate) use reply::OVERLOADED;
@@ -75,6 +77,12 @@ codes! {
     OutcomeUnknown = "OUTCOME_UNKNOWN";
     /// The backend did not answer in time, so the outcome is unknown.
     Timeout = "TIMEOUT";
+    /// The key belongs to a command with another action or other params.
+    KeyReused = "KEY_REUSED";
+    /// The command with this key may or may not have been carried out.
+    Unknown = "UNKNOWN";
+    /// The key was never seen, or is forgotten.
+    UnknownKey = "UNKNOWN_KEY";
 }
 
 /// The length limit of a request's `id` that is a string, in bytes.
@@ -153,7 +161,8 @@ impl RequestRef {
 pub struct RequestHead {
     /// The `id` of the request, or of its acknowledgement.
     pub id: RequestId,
-    /// The type of the message if its answer has a form of its own: a command, or an `auth` of the JSON dialects.
+    /// The type of the message if its answer has a form of its own: a command, a `command_status`, or an `auth` of the JSON
+    /// dialects.
     pub message_type: Option<MessageType>,
 }
 
@@ -168,6 +177,8 @@ pub enum MessageType {
     Unsubscribe,
     /// `command`
     Command,
+    /// `command_status`
+    CommandStatus,
     /// `publish`
     Publish,
     /// `ping`
@@ -178,6 +189,14 @@ pub enum MessageType {
     GetStatus,
     /// `history`
     History,
+}
+
+impl MessageType {
+    /// Whether the answer is a `response`, also if the message is refused.
+    #[must_use]
+    pub const fn has_response(self) -> bool {
+        matches!(self, Self::Command | Self::CommandStatus)
+    }
 }
 
 /// One message from a client. It borrows from the buffer of the reader.
@@ -214,6 +233,15 @@ pub enum ClientMessage<'a> {
         action: Channel,
         /// One JSON value as sent; `null` if absent.
         params: &'a str,
+        /// The idempotency key; `None`: every such command is carried out.
+        key: Option<CommandKey>,
+    },
+    /// Asks how the command with a key ended.
+    CommandStatus {
+        /// Identifies the request among the connection's commands in progress.
+        id: RequestId,
+        /// The key.
+        key: CommandKey,
     },
     /// Publishes an event.
     Publish {
@@ -288,6 +316,7 @@ impl ClientMessage<'_> {
                 id: _,
                 action,
                 params: _,
+                key: _,
             } => move_channel(action),
             Self::Publish {
                 request_ref: _,
@@ -304,6 +333,7 @@ impl ClientMessage<'_> {
                 request_ref: _,
                 token: _,
             }
+            | Self::CommandStatus { id: _, key: _ }
             | Self::Ping { request_ref: _ }
             | Self::Pong
             | Self::GetStatus { request_ref: _ } => {}
@@ -319,6 +349,7 @@ impl ClientMessage<'_> {
             Self::Subscribe { .. } => MessageType::Subscribe,
             Self::Unsubscribe { .. } => MessageType::Unsubscribe,
             Self::Command { .. } => MessageType::Command,
+            Self::CommandStatus { .. } => MessageType::CommandStatus,
             Self::Publish { .. } => MessageType::Publish,
             Self::Ping { .. } => MessageType::Ping,
             Self::Pong => MessageType::Pong,
@@ -335,7 +366,7 @@ pub struct Malformed {
     pub code: ErrorCode,
     /// The text for the client. It names the field.
     pub message: Box<str>,
-    /// The request's `id`, if it could be read. A command with an `id` is answered by a `response`.
+    /// The request's `id`, if it could be read. A command or `command_status` with an `id` is answered by a `response`.
     pub request_ref: RequestRef,
     /// The type of the message; `None` if it could not be read or is unknown.
     pub message_type: Option<MessageType>,

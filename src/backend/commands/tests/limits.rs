@@ -109,6 +109,7 @@ async fn a_drain_waits_refuses_new_commands_and_then_gives_up() {
             id: RequestId::Number(1),
             action: Channel::parse("a.late").expect("valid"),
             params: Bytes::from_static(b"{}"),
+            key: None,
             identity: Arc::new(Identity {
                 tenant: tickgate_protocol::channel::Tenant::DEFAULT,
                 user: None,

@@ -2,7 +2,7 @@
 //! time. Few connections are closed within moments; one whose command is not answered yet waits for the answer.
 //!
 //! Invariant: a client is told when its connection will be closed, and it is not closed before that time. The last fifth of
-//! the time is for clients that are slow to take what is queued for them.
+//! the time is for clients that are slow to take what is queued for them, and for commands whose backends are slow.
 
 use super::super::ShardCore;
 use crate::session::Input;
@@ -22,6 +22,10 @@ const GRACE_MS: u64 = 250;
 
 /// How often connections that wait for answers are looked at.
 const POSTPONED_INTERVAL_MS: u64 = 20;
+
+/// How long before the deadline connections are closed whose commands are not answered: a twentieth of the time, and at most
+/// this.
+const UNANSWERED_MS: u64 = 500;
 
 /// How long a connection that is open at the deadline has to take its last frames.
 const LAST_FRAMES_MS: u64 = 1_000;
@@ -71,7 +75,7 @@ impl Drain {
             start_ms: now.mono_ms,
             spread_ms: spread_max_ms.min(GRACE_MS + PACE_MS.saturating_mul(connections as u64)),
             grace_ms: spread_max_ms.min(GRACE_MS),
-            patient_until_ms: now.mono_ms + spread_max_ms,
+            patient_until_ms: now.mono_ms + over_ms - (over_ms / 20).min(UNANSWERED_MS),
             deadline_ms: now.mono_ms + over_ms,
             slots,
             announced: 0,

@@ -21,6 +21,7 @@ use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
 use tickgate_protocol::disconnect::Disconnect;
+use tickgate_protocol::message::CommandKey;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -46,6 +47,7 @@ struct NoServices;
 impl Services for NoServices {
     fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
+    fn command_status(&self, _: ConnectionId, _: u32, _: &Identity, _: &CommandKey) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
 }
 

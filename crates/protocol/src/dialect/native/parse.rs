@@ -145,7 +145,7 @@ pub(in crate::dialect) fn request_head(text: &str, scratch: &mut Scratch) -> Opt
     let id = unambiguous_id(&mut fields).ok()??;
     let message_type = match message_type(&mut fields) {
         Ok(MessageType::Pong) => return None,
-        Ok(message_type @ (MessageType::Command | MessageType::Auth)) => Some(message_type),
+        Ok(message_type) if message_type.has_response() || message_type == MessageType::Auth => Some(message_type),
         // Without a known type, the answer is an `error` as well.
         Ok(_) | Err(_) => None,
     };
@@ -169,6 +169,7 @@ fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> 
         "subscribe" => MessageType::Subscribe,
         "unsubscribe" => MessageType::Unsubscribe,
         "command" => MessageType::Command,
+        "command_status" => MessageType::CommandStatus,
         "publish" => MessageType::Publish,
         "ping" => MessageType::Ping,
         "pong" => MessageType::Pong,
@@ -198,15 +199,24 @@ fn message<'t>(
             Some(selection) => subscription(message_type, selection, request_ref),
             None => return Ok(None),
         },
-        MessageType::Command => {
+        MessageType::Command | MessageType::CommandStatus => {
             let Some(id) = request_ref.id else {
                 return Err(FieldError::new(ErrorCode::InvalidMessage, "`id` is missing"));
             };
+            if message_type == MessageType::CommandStatus {
+                let key = fields.command_key()?;
+                return Ok(Some(ClientMessage::CommandStatus { id, key }));
+            }
             ClientMessage::Command {
                 id,
                 // An action is not a channel, and `INVALID_CHANNEL` is not among the codes of a `response`.
                 action: fields.channel("action", ErrorCode::InvalidMessage)?,
                 params: fields.raw("params"),
+                key: if fields.is_null("key") {
+                    None
+                } else {
+                    Some(fields.command_key()?)
+                },
             }
         }
         MessageType::Publish => ClientMessage::Publish {

@@ -122,8 +122,8 @@ pub(in crate::dialect) fn request_head(text: &str, scratch: &mut Scratch) -> Opt
         return None;
     };
     let packet = Packet::parse(data).filter(|packet| matches!(packet.kind, Kind::Event | Kind::BinaryEvent))?;
-    if let Some(id) = command_id(&packet, scratch) {
-        let message_type = Some(MessageType::Command);
+    if let Some((id, message_type)) = command_id(&packet, scratch) {
+        let message_type = Some(message_type);
         return Some(RequestHead { id, message_type });
     }
     // Every other event is answered by an id only if it asks for an acknowledgement.
@@ -133,8 +133,8 @@ pub(in crate::dialect) fn request_head(text: &str, scratch: &mut Scratch) -> Opt
     })
 }
 
-/// The id of a command that has one; `None` for any other packet.
-fn command_id(packet: &Packet<'_>, scratch: &mut Scratch) -> Option<RequestId> {
+/// The id of a command or `command_status` that has one; `None` for any other packet.
+fn command_id(packet: &Packet<'_>, scratch: &mut Scratch) -> Option<(RequestId, MessageType)> {
     if packet.kind != Kind::Event {
         return None;
     }
@@ -145,14 +145,19 @@ fn command_id(packet: &Packet<'_>, scratch: &mut Scratch) -> Option<RequestId> {
         return None;
     }
     let arguments = split_array(packet.payload, ARGUMENTS_MAX).ok()?;
-    if event_name(&arguments)? != "command" {
-        return None;
-    }
+    let message_type = match &*event_name(&arguments)? {
+        "command" => MessageType::Command,
+        "command_status" => MessageType::CommandStatus,
+        _ => return None,
+    };
     let envelope = Envelope {
-        message_type: MessageType::Command,
+        message_type,
         acknowledgement: packet.acknowledgement,
     };
-    envelope.id(readable_id(arguments.get(1).copied(), scratch))
+    Some((
+        envelope.id(readable_id(arguments.get(1).copied(), scratch))?,
+        message_type,
+    ))
 }
 
 /// The `id` among the fields of a command, if it can be read.
@@ -185,6 +190,7 @@ fn interpret<'u>(name: &str, user: Option<&'u str>) -> Option<(MessageType, Sele
         "subscribe" | "subscribe_trading" => MessageType::Subscribe,
         "unsubscribe" | "unsubscribe_trading" => MessageType::Unsubscribe,
         "command" => MessageType::Command,
+        "command_status" => MessageType::CommandStatus,
         "get_status" => MessageType::GetStatus,
         _ => return None,
     };

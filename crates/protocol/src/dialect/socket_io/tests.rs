@@ -134,7 +134,13 @@ fn events_are_parsed_into_client_messages() {
         r#"27["command",{"action":"grid.start","params":{"a":1.0}}]"#,
         &mut scratch,
     );
-    let Ok(ClientMessage::Command { id, action, params }) = command else {
+    let Ok(ClientMessage::Command {
+        id,
+        action,
+        params,
+        key: None,
+    }) = command
+    else {
         panic!("{command:?}");
     };
     assert_eq!(id, RequestId::Acknowledgement { number: 7, id: None });

@@ -1,0 +1,259 @@
+//! A command from its arrival to its one answer, and its permits of the limits in flight.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::audit::{NoRoom, Reservation};
+use super::keys::{Begun, Record, Scope, Ticket};
+use super::router::{Phase, Route, Shared, length, refused};
+use super::{CommandSource, Request};
+use crate::pause;
+use crate::session::{Command, CommandOutcome};
+use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::message::ErrorCode;
+
+/// A command that is not answered yet. Dropping it answers it, so that a panic or the end of the runtime loses no command.
+pub(super) struct Pending {
+    shared: Arc<Shared>,
+    to: ConnectionId,
+    number: u32,
+    address: Option<IpAddr>,
+    request: Request,
+    audit: bool,
+    // Room for the audit line, if the trail needs some.
+    reservation: Option<Reservation>,
+    // Of a command with a key, while it is carried out.
+    ticket: Option<Ticket>,
+    // The backend may have seen the command.
+    may_be_sent: bool,
+    // Its route repeats commands whose outcome is unknown.
+    may_repeat: bool,
+    received: Instant,
+    answered: bool,
+}
+
+impl Pending {
+    pub(super) fn new(shared: &Arc<Shared>, source: CommandSource<'_>, command: Command) -> Self {
+        shared.metrics.received.add(1);
+        shared.metrics.in_flight.add(1);
+        shared.metrics.bytes.add(length(&command.params));
+        Self {
+            shared: Arc::clone(shared),
+            to: source.connection,
+            number: source.request,
+            address: source.address,
+            request: Request::new(source.client_id, command),
+            audit: false,
+            reservation: None,
+            ticket: None,
+            may_be_sent: false,
+            may_repeat: false,
+            received: Instant::now(),
+            answered: false,
+        }
+    }
+
+    /// Begins the key of a command that has one. Returns the command if it is to be carried out. Otherwise it is answered, now
+    /// or with the one in flight.
+    ///
+    /// This happens before the client's next message is read, so that a question for the key's status finds the key.
+    pub(super) fn begin(self, scope: Scope) -> Option<Self> {
+        let Some(key) = self.request.key.clone() else {
+            return Some(self);
+        };
+        let shared = Arc::clone(&self.shared);
+        let fingerprint = self.request.fingerprint();
+        let now_ms = shared.now_ms();
+        let reserve = shared.reply_bytes_max();
+        // The lock is free before a command is answered.
+        let begun = shared
+            .keys
+            .lock()
+            .begin((scope, key), fingerprint, reserve, self, now_ms);
+        match begun {
+            Begun::Run(mut command, ticket) => {
+                command.ticket = Some(ticket);
+                return Some(command);
+            }
+            Begun::Waits => shared.metrics.repeats.add(1),
+            Begun::Repeat(command, outcome) => {
+                shared.metrics.repeats.add(1);
+                command.answer(outcome);
+            }
+            Begun::Refused(command, refusal) => command.answer(refusal),
+        }
+        None
+    }
+
+    pub(super) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let routes = shared.routes();
+        let Some(route) = routes.of(&self.request.action) else {
+            let message = format!("no route for action {}", self.request.action);
+            return self.answer(refused(ErrorCode::UnknownAction, message));
+        };
+        self.audit = route.audit;
+        self.may_repeat = route.idempotent;
+        let deadline = self.received + route.timeout;
+        // Before the command takes permits, so that commands of other routes find theirs however many wait here.
+        if route.audit {
+            match self.reserve(deadline).await {
+                Ok(reservation) => self.reservation = reservation,
+                Err(NoRoom) => {
+                    let message =
+                        "the audit trail cannot be written, so the command was not carried out; try again later";
+                    return self.answer(refused(ErrorCode::BackendUnavailable, message.to_owned()));
+                }
+            }
+        }
+        // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
+        let _permit = match InFlightPermit::new(&shared, route, self.to) {
+            Ok(permit) => permit,
+            Err(outcome) => return self.answer(outcome),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut phase = shared.phase.subscribe();
+        let outcome = tokio::select! {
+            result = pause::timeout(left, route.carry_out(&shared, &self.request, &mut self.may_be_sent)) => match result {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let ms = route.timeout.as_millis();
+                    tracing::warn!(
+                        backend = route.backend.name(),
+                        action = self.request.action.as_str(),
+                        timeout_ms = ms,
+                        "no reply in time"
+                    );
+                    refused(ErrorCode::Timeout, format!("no reply within {ms} ms; the outcome is unknown"))
+                }
+            },
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
+                let message = "the gateway restarted before the reply; the outcome is unknown";
+                refused(ErrorCode::Timeout, message.to_owned())
+            }
+        };
+        self.answer(outcome);
+    }
+
+    /// Room for the audit line. Without room, the command is not carried out.
+    async fn reserve(&self, deadline: Instant) -> Result<Option<Reservation>, NoRoom> {
+        let mut phase = self.shared.phase.subscribe();
+        tokio::select! {
+            biased;
+            reservation = self.shared.audit.reserve(deadline) => reservation,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Err(NoRoom),
+        }
+    }
+
+    fn answer(mut self, outcome: CommandOutcome) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: CommandOutcome) {
+        self.answered = true;
+        if self.audit {
+            let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let reservation = self.reservation.take();
+            self.shared
+                .audit
+                .record(&self.request, self.address, &outcome, duration_ms, reservation);
+        }
+        self.shared.metrics.answered(&outcome);
+        self.shared.metrics.in_flight.add(-1);
+        self.shared.metrics.bytes.add(-length(&self.request.params));
+        let outcome = match self.ticket.take() {
+            Some(ticket) => self.end_key(&ticket, outcome),
+            None => outcome,
+        };
+        self.shared.responder.respond(self.to, self.number, outcome);
+    }
+
+    /// Records the outcome for the key, and answers the commands that waited for it. Returns what the client is told.
+    fn end_key(&self, ticket: &Ticket, outcome: CommandOutcome) -> CommandOutcome {
+        let (outcome, is_recorded) = match outcome {
+            CommandOutcome::Refused { message, .. } if self.may_be_sent => {
+                let code = ErrorCode::Unknown;
+                (CommandOutcome::Refused { code, message }, true)
+            }
+            // The command was surely not sent, so the key is free.
+            refusal @ CommandOutcome::Refused { .. } => (refusal, false),
+            outcome => (outcome, true),
+        };
+        let record = is_recorded.then(|| Record {
+            may_repeat: self.may_repeat && matches!(outcome, CommandOutcome::Refused { .. }),
+            outcome: outcome.clone(),
+        });
+        let waiters = self.shared.keys.lock().end(ticket, record, self.shared.now_ms());
+        for waiter in waiters {
+            waiter.answer(outcome.clone());
+        }
+        outcome
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.answered {
+            let message = "the gateway failed before the reply; the outcome is unknown";
+            self.finish(refused(ErrorCode::Internal, message.to_owned()));
+        }
+    }
+}
+
+/// A command's permits of the three limits in flight: in all, of its route, and of its connection.
+struct InFlightPermit<'a> {
+    shared: &'a Shared,
+    connection: ConnectionId,
+    _in_all: OwnedSemaphorePermit,
+    _of_route: OwnedSemaphorePermit,
+}
+
+impl<'a> InFlightPermit<'a> {
+    /// Takes the permits. The error is the answer to the command. Only the limit of one connection is the client's own
+    /// doing, so only that one is `RATE_LIMITED`.
+    fn new(shared: &'a Shared, route: &Route, connection: ConnectionId) -> Result<Self, CommandOutcome> {
+        let full = || {
+            refused(
+                ErrorCode::BackendUnavailable,
+                "too many commands in flight; try again".to_owned(),
+            )
+        };
+        if *shared.phase.borrow() != Phase::Open {
+            return Err(refused(
+                ErrorCode::BackendUnavailable,
+                "the gateway is restarting; the command was not carried out".to_owned(),
+            ));
+        }
+        let in_all = Arc::clone(&shared.permits).try_acquire_owned().map_err(|_| full())?;
+        let of_route = Arc::clone(&route.permits).try_acquire_owned().map_err(|_| full())?;
+        let mut per_connection = shared.per_connection.lock();
+        let in_flight = per_connection.get(&connection).copied().unwrap_or(0);
+        if in_flight >= shared.per_connection_max {
+            let message = format!("{in_flight} commands of this connection are in flight already");
+            return Err(refused(ErrorCode::RateLimited, message));
+        }
+        per_connection.insert(connection, in_flight + 1);
+        drop(per_connection);
+        Ok(Self {
+            shared,
+            connection,
+            _in_all: in_all,
+            _of_route: of_route,
+        })
+    }
+}
+
+impl Drop for InFlightPermit<'_> {
+    fn drop(&mut self) {
+        let mut per_connection = self.shared.per_connection.lock();
+        if let hashbrown::hash_map::Entry::Occupied(mut entry) = per_connection.entry(self.connection) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
