@@ -26,6 +26,7 @@ mod stats;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -41,7 +42,7 @@ use crate::backend::feeds::Feeds;
 use crate::broker::Broker;
 use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
-use crate::ingress::http::{BodyRoom, Health, Listener, Places};
+use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
 use crate::metrics::{Counter, IngressMetrics};
 use crate::session;
 use crate::shard::mailbox::ShardHandle;
@@ -119,6 +120,7 @@ pub struct Admin {
     // Connections that have presented a key or token, and all others.
     with_key: Arc<Places>,
     without_key: Arc<Places>,
+    gate: Gate,
 }
 
 /// The room for the bodies of an admin listener with these settings: 256 MiB, or one body of the longest kind if that is
@@ -160,12 +162,23 @@ impl Admin {
             log_lines_dropped: settings.log_lines_dropped,
             parts,
             metrics: AdminMetrics::default(),
+            gate: Gate::default(),
         })
     }
 
-    /// Serves a listener until the task is aborted. Must be called within a tokio runtime.
+    /// Serves a listener until [`Admin::stop_accepting`] or until the task is aborted. Must be called within a tokio runtime.
     pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
         tokio::spawn(serve::listener(Arc::clone(self), listener))
+    }
+
+    /// Accepts no further connection, and waits until every connection has ended. While the gateway drains, each ends with
+    /// the response to its next request.
+    pub async fn stop_accepting(&self) {
+        self.gate.close(Closed::All);
+        self.gate.loops_ended().await;
+        while self.with_key.taken() + self.without_key.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// The number of requests that are not answered yet.

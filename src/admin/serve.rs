@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
@@ -22,15 +23,16 @@ use crate::metrics::Gauge;
 /// The time for the head of a request. It also limits the pause between two requests, since backends keep connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Accepts connections until the task is aborted. Accepted connections live on in their own tasks.
+/// Accepts connections until the gate is closed. Accepted connections live on in their own tasks.
 pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
     let mut http = http::http1(HEAD_TIMEOUT);
     // A client may end its side behind its last request.
     http.half_close(true);
-    http::accept_forever(
+    http::accept_until_closed(
         &listener,
         &admin.without_key,
         &admin.metrics.accept,
+        admin.gate.enter(),
         |socket, mut place| {
             let (admin, http) = (Arc::clone(&admin), http.clone());
             tokio::spawn(async move {
@@ -59,7 +61,13 @@ async fn serve(connection: Arc<Connection>, http: hyper::server::conn::http1::Bu
                 let connection = Arc::clone(&connection);
                 tokio::spawn(async move { connection.admin.handle(request, &connection).await })
             };
-            let response = handler.await.unwrap_or_else(|_| failed());
+            let mut response = handler.await.unwrap_or_else(|_| failed());
+            if connection.admin.parts.health.is_draining() {
+                // The next request of the client goes to another gateway, or to the next process.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             connection.end_request();
             Ok::<_, Infallible>(response)
         })

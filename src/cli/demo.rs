@@ -69,7 +69,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     print_out(&access.banner(page));
     // The backend answers and publishes during the drain as well. It ends after the gateway.
     let _backend = backend.start(access).map_err(|error| Failure::running(&error))?;
-    ready.wait(gateway, None)
+    ready.wait(gateway, None).map(drop)
 }
 
 /// The settings of a `[[command]]` of the demo, whose own data is valid.

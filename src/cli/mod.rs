@@ -19,6 +19,7 @@ mod first_steps;
 mod health;
 mod logging;
 mod reload;
+mod restart;
 mod serve;
 mod signals;
 mod snapshot;

@@ -5,19 +5,27 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::config::{Config, RunKeys};
-use tickgate::gateway::{self, Gateway};
+use tickgate::gateway::{self, Gateway, Handover};
 
 use super::reload::Reloader;
-use super::signals::Signals;
+use super::restart::Successor;
+use super::signals::{Operator, Signals};
 use super::{FAILED, Failure, NOT_SAVED, first_steps, load, logging, print_out};
 
-/// Runs the gateway until it has drained.
+/// Runs the gateway until it has drained. After a restart in place another program runs in this process.
 pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let ready = Ready::new(file)?;
     let gateway = start(ready.settings())?;
     announce(&ready.config, &gateway, ready.run_keys.as_ref());
-    let reloader = Reloader::new(file, &ready.config, ready.descriptors_max, ready.log.level.clone());
-    ready.wait(gateway, Some(reloader))
+    let operator = Operator {
+        reloader: Reloader::new(file, &ready.config, ready.descriptors_max, ready.log.level.clone()),
+        successor: Successor::new(file, ready.run_keys.is_some()),
+    };
+    let handle = gateway.handle();
+    match ready.wait(gateway, Some(operator))? {
+        None => Ok(()),
+        Some(handover) => Successor::replace(&handle, &handover),
+    }
 }
 
 /// What a gateway needs before it starts: the configuration, keys for this run, the log, open files and signals.
@@ -63,13 +71,13 @@ impl Ready {
         settings
     }
 
-    /// Waits until the gateway has ended. SIGHUP reloads the configuration if there is a reloader; the first of the other
-    /// signals drains the gateway.
-    pub(super) fn wait(self, gateway: Gateway, reloader: Option<Reloader>) -> Result<(), Failure> {
+    /// Waits until the gateway has ended. SIGHUP and SIGUSR2 reload the configuration and restart in place if there is an
+    /// operator; the first of the other signals drains the gateway. Returns the listening sockets after a restart in place.
+    pub(super) fn wait(self, gateway: Gateway, operator: Option<Operator>) -> Result<Option<Handover>, Failure> {
         self.signals
-            .serve(gateway.handle(), reloader)
+            .serve(gateway.handle(), operator)
             .map_err(|error| Failure::running(&error))?;
-        gateway.wait().map_err(|error| Failure {
+        let handover = gateway.wait().map_err(|error| Failure {
             message: error.to_string(),
             code: match error {
                 gateway::Error::SnapshotIncomplete { .. } => NOT_SAVED,
@@ -77,7 +85,7 @@ impl Ready {
             },
         })?;
         tracing::info!("drained");
-        Ok(())
+        Ok(handover)
     }
 }
 

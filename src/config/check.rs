@@ -102,6 +102,8 @@ pub(super) fn at_most<T: PartialOrd + Display>(value: T, max: T) -> Result<(), S
     ensure(value <= max, format_args!("must be at most {max}"))
 }
 
+/// The longest time for which new connections wait.
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// The longest duration of one request or step.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// The longest time between two pings, polls or saves.

@@ -30,6 +30,7 @@ impl Config {
             deflate_bytes_min: sections.compression.threshold as usize,
             flush: sections.server.flush(),
             drain_ms: milliseconds(sections.server.drain),
+            restart_drain_ms: milliseconds(sections.server.restart_drain),
             ingress: sections.server.ingress(
                 sections
                     .endpoints

@@ -1,6 +1,6 @@
 //! The handle that ends a gateway and replaces its settings, and the watch over its tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,8 +11,11 @@ use super::reload::Reload;
 use super::{LAST_REQUESTS, Settings};
 use crate::backend::commands::Router;
 use crate::ingress::SelectionError;
-use crate::ingress::http::Health;
+use crate::ingress::http::{Closed, Health, monotonic};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
+
+/// How long a restart waits for connections that were accepted and are not with a shard yet. Silent ones do not end.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// Ends a running gateway or replaces its settings. It works from any thread, any number of times.
 #[derive(Clone)]
@@ -25,8 +28,9 @@ struct Shared {
     main: runtime::Handle,
     drain_ms: u64,
     reload: Reload,
-    // The accept loops of sockets that systemd passed. The next process accepts on them, too.
-    inherited: Mutex<Vec<AbortHandle>>,
+    restart_drain_ms: u64,
+    // Since when nobody accepts, if the gateway restarts: a reading of `monotonic`.
+    waiting_since: OnceLock<Duration>,
     tasks: Mutex<Tasks>,
 }
 
@@ -47,7 +51,7 @@ impl Handle {
         shards: Vec<ShardHandle>,
         router: Arc<Router>,
         main: runtime::Handle,
-        drain_ms: u64,
+        (drain_ms, restart_drain_ms): (u64, u64),
         reload: Reload,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -57,7 +61,8 @@ impl Handle {
             main,
             drain_ms,
             reload,
-            inherited: Mutex::default(),
+            restart_drain_ms,
+            waiting_since: OnceLock::new(),
             tasks: Mutex::default(),
         }))
     }
@@ -84,15 +89,57 @@ impl Handle {
         self.0.reload.replace(settings)
     }
 
+    /// Ends the gateway so that another program can take its place: [`Gateway::wait`](super::Gateway::wait) returns the
+    /// listening sockets. New connections wait in the kernel's queues meanwhile. Those that are accepted are served, then all
+    /// are closed with 1012 over `restart_drain_ms`. A [`drain`](Self::drain) after it ends the gateway for good.
+    ///
+    /// It has no effect on a drain that has begun.
+    pub fn restart(&self) {
+        let shared = &*self.0;
+        if !shared.health.restart() {
+            return;
+        }
+        let over_ms = shared.restart_drain_ms;
+        tracing::info!(over_ms, "restarting: new connections wait until the gateway is back");
+        let _ = shared.waiting_since.set(monotonic());
+        shared.reload.ingress.stop_accepting(Closed::All);
+        let handle = self.clone();
+        shared.main.spawn(async move {
+            // The shards take these connections.
+            let handshakes = handle.0.reload.ingress.handshakes_ended();
+            let _ = tokio::time::timeout(LAST_HANDSHAKES, handshakes).await;
+            handle.drain_shards(over_ms);
+        });
+    }
+
+    /// Whether a restart has begun, and nothing has ended the gateway for good.
+    #[must_use]
+    pub fn is_restarting(&self) -> bool {
+        self.0.health.is_restarting()
+    }
+
+    /// Since when nobody accepts; `None`: the gateway does not restart.
+    pub(super) fn waiting_since(&self) -> Option<Duration> {
+        let since = self.0.waiting_since.get().copied();
+        since.filter(|_| self.is_restarting())
+    }
+
     fn end_over(&self, over_ms: u64) {
         let shared = &*self.0;
+        let was_restarting = self.is_restarting();
         if !shared.health.drain() {
+            if was_restarting {
+                tracing::info!("the gateway ends instead of restarting");
+            }
             return;
         }
         tracing::info!(over_ms, "draining");
-        for accept_loop in shared.inherited.lock().drain(..) {
-            accept_loop.abort();
-        }
+        shared.reload.ingress.stop_accepting(Closed::Inherited);
+        self.drain_shards(over_ms);
+    }
+
+    fn drain_shards(&self, over_ms: u64) {
+        let shared = &*self.0;
         shared.tasks.lock().commands_wait = Duration::from_millis(over_ms).min(LAST_REQUESTS);
         for shard in &shared.shards {
             // Sending fails only to a shard that has ended.
@@ -100,8 +147,8 @@ impl Handle {
         }
     }
 
-    /// Watches over a task that runs until the gateway ends. A panic of the task stops the gateway.
-    pub(super) fn watch(&self, what: &'static str, task: JoinHandle<()>) -> AbortHandle {
+    /// Watches over a task of the gateway. A panic of the task stops the gateway.
+    pub(super) fn watch(&self, what: &'static str, task: JoinHandle<()>) {
         let abort = task.abort_handle();
         let handle = self.clone();
         let watch = self.0.main.spawn(async move {
@@ -111,17 +158,7 @@ impl Handle {
                 handle.stop();
             }
         });
-        self.0.tasks.lock().endless.push((abort.clone(), watch));
-        abort
-    }
-
-    /// Watches over the accept loop of a public listener. When `is_inherited`, a drain ends the loop at once, so that
-    /// connections wait for the next process.
-    pub(super) fn watch_listener(&self, accept_loop: JoinHandle<()>, is_inherited: bool) {
-        let abort = self.watch("a public listener", accept_loop);
-        if is_inherited {
-            self.0.inherited.lock().push(abort);
-        }
+        self.0.tasks.lock().endless.push((abort, watch));
     }
 
     pub(super) fn take_tasks(&self) -> Tasks {

@@ -9,16 +9,17 @@
 //! 2. Meanwhile the public listeners stay open and answer handshakes with 503, so that a proxy in front chooses another
 //!    gateway at once. Sockets that systemd passed are no longer accepted on: connections in their queue are for the next
 //!    process.
+//!    [`Handle::restart`] does so with all public listeners, and drains faster.
 //! 3. After the last connection the shards end. Commands and admin requests in flight get their responses.
-//! 4. [`Gateway::wait`] returns.
+//! 4. [`Gateway::wait`] returns, after a restart with the listening sockets.
 
 mod components;
+mod error;
 mod handle;
 mod listeners;
 mod memory;
 mod reload;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -36,13 +37,15 @@ use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds};
 use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
-use crate::ingress::http::{BodyRoom, Health, Inherited, ListenAddress, Listener, LocalAddress};
-use crate::ingress::{Ingress, SelectionError, check_endpoints};
+use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
+use crate::ingress::{Ingress, check_endpoints};
 use crate::metrics::IngressMetrics;
 use crate::time::Clock;
 use crate::{admin, auth, hub, ingress, shard};
 
+pub use self::error::Error;
 pub use self::handle::Handle;
+pub use crate::ingress::http::Handover;
 
 /// Threads for handshakes and polls. After a restart all clients connect at once, ten thousand and more.
 const INGRESS_THREADS: usize = 2;
@@ -57,6 +60,9 @@ const MAIN_THREADS: usize = 2;
 /// How often the hub is asked to expire channels that are not used.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long a restart waits for the requests of connections to the admin listener that are accepted.
+const LAST_CONNECTIONS: Duration = Duration::from_millis(250);
+
 /// How long requests in flight may take after the last connection has ended.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
@@ -69,6 +75,8 @@ pub struct Settings {
     pub shards: u16,
     /// The time over which a drain spreads its closes, in milliseconds.
     pub drain_ms: u64,
+    /// The same for a restart, while new connections wait.
+    pub restart_drain_ms: u64,
     /// The public listeners and endpoints.
     pub ingress: ingress::Settings,
     /// The admin listener.
@@ -100,90 +108,11 @@ pub struct Settings {
     pub feeds: feeds::Settings,
 }
 
-/// Why a gateway did not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A listener could not be opened.
-    #[error("cannot listen on {address}: {source}{remedy}", remedy = listen_remedy(source, key))]
-    Listen {
-        /// The key of the configuration that names the address.
-        key: &'static str,
-        /// The address of the listener.
-        address: ListenAddress,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A thread or a runtime could not be started.
-    #[error("cannot start {what}: {source}")]
-    Start {
-        /// What could not be started.
-        what: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The snapshot cannot be used.
-    #[error("cannot use the snapshot {path} (state.snapshot): {source}{remedy}", path = path.display(),
-        remedy = snapshot_remedy(source))]
-    Snapshot {
-        /// The snapshot's file.
-        path: PathBuf,
-        /// The cause.
-        source: snapshot::Error,
-    },
-    /// The gateway drained, but its state could not be written at the end.
-    #[error("the snapshot {path} (state.snapshot) could not be completed: {source}; the state since its last write is lost",
-        path = path.display())]
-    SnapshotIncomplete {
-        /// The snapshot's file.
-        path: PathBuf,
-        /// The cause.
-        source: snapshot::Error,
-    },
-    /// Endpoints and listeners do not go together.
-    #[error(transparent)]
-    Endpoint(#[from] SelectionError),
-    /// The node's name is not a channel segment.
-    #[error("the node's name {0:?} is not a valid channel segment")]
-    Node(Box<str>),
-    /// A task or thread of the gateway panicked.
-    #[error("{0} panicked")]
-    Panicked(&'static str),
-}
-
-/// What to do when a listener could not be opened, as the end of a message.
-fn listen_remedy(error: &io::Error, key: &str) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there: end it, or choose another address with",
-        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address: choose another one with",
-        io::ErrorKind::PermissionDenied => {
-            "this user may not use the port (below 1024) or the folder of the socket: choose another address with"
-        }
-        io::ErrorKind::NotFound => "the folder of the socket does not exist: create it, or choose another address with",
-        _ => return String::new(),
-    };
-    format!("; {remedy} {key}")
-}
-
-/// What to do when a snapshot cannot be used, as the end of a message.
-fn snapshot_remedy(error: &snapshot::Error) -> &'static str {
-    if error.is_forbidden() {
-        "; the user that runs the gateway must be allowed to write to the file and its folder (with systemd, \
-         StateDirectory=)"
-    } else if error.is_damage() {
-        "; the file is left as it is: `tickgate snapshot repair` keeps what can be read of it, `tickgate snapshot drop` \
-         sets it aside, so that the gateway begins empty"
-    } else if matches!(error, snapshot::Error::InUse) {
-        "; end that process, or name another file"
-    } else if matches!(error, snapshot::Error::Layout { .. }) {
-        "; run the version that wrote it, or set it aside with `tickgate snapshot drop`"
-    } else {
-        ""
-    }
-}
-
 /// A running gateway. Dropping it stops it at once.
 pub struct Gateway {
     handle: Handle,
+    // Empty once the gateway has ended.
+    listeners: Option<Listeners>,
     addresses: Vec<LocalAddress>,
     admin_address: LocalAddress,
     admin: Arc<Admin>,
@@ -211,8 +140,9 @@ impl Gateway {
         let runtimes = Runtimes::start()?;
         let main = runtimes.main.handle().clone();
         let entered = main.enter();
+        let waiting_since = passed.waiting_since;
         let listeners = Listeners::open(&settings, passed)?;
-        let names: Vec<_> = listeners.public.iter().map(Listener::names).collect();
+        let names: Vec<_> = listeners.public.iter().map(|listener| listener.names()).collect();
         check_endpoints(&settings.ingress.endpoints, &names)?;
         let components = Components::start(&settings, &main)?;
         let snapshot_path = settings.snapshot.map(|snapshot| snapshot.path);
@@ -290,7 +220,7 @@ impl Gateway {
             components.shards,
             components.router,
             main.clone(),
-            settings.drain_ms,
+            (settings.drain_ms, settings.restart_drain_ms),
             reload,
         );
         drop(entered);
@@ -299,6 +229,7 @@ impl Gateway {
             handle,
             addresses: listeners.public_addresses(),
             admin_address: listeners.admin.address().clone(),
+            listeners: Some(listeners),
             admin,
             ingress,
             shards: components.shard_threads,
@@ -308,23 +239,32 @@ impl Gateway {
         let self_report = self_report?;
 
         let handle = &gateway.handle;
-        gateway.serve(listeners);
+        gateway.serve();
+        if let Some(since) = waiting_since {
+            let paused = monotonic().saturating_sub(since);
+            gateway.ingress.count_restart(paused);
+            tracing::info!(
+                paused_ms = paused.as_millis(),
+                "restarted: connections that waited are accepted"
+            );
+        }
         handle.watch("the feeds", main.spawn(components.feed_runner.run()));
         handle.watch("the expiry", main.spawn(expire(components.hub, components.clock)));
         handle.watch("the self-report", main.spawn(self_report.run()));
         Ok(gateway)
     }
 
-    fn serve(&self, listeners: Listeners) {
-        let Some(runtimes) = &self.runtimes else { return };
+    fn serve(&self) {
+        let (Some(runtimes), Some(listeners)) = (&self.runtimes, &self.listeners) else {
+            return;
+        };
         let _entered = runtimes.main.enter();
-        for listener in listeners.public {
-            let is_inherited = listener.is_inherited();
+        for listener in &listeners.public {
             let handshakes = runtimes.ingress.handle().clone();
-            let accept_loop = self.ingress.serve(Arc::new(listener), handshakes);
-            self.handle.watch_listener(accept_loop, is_inherited);
+            let accept_loop = self.ingress.serve(Arc::clone(listener), handshakes);
+            self.handle.watch("a public listener", accept_loop);
         }
-        let accept_loop = self.admin.serve(Arc::new(listeners.admin));
+        let accept_loop = self.admin.serve(Arc::clone(&listeners.admin));
         self.handle.watch("the admin listener", accept_loop);
     }
 
@@ -346,13 +286,15 @@ impl Gateway {
         self.handle.clone()
     }
 
-    /// Blocks until the gateway has ended, after a drain or a stop.
+    /// Blocks until the gateway has ended, after a drain, a stop or a restart. After a restart it returns the listening
+    /// sockets for the program that takes this one's place.
     ///
     /// # Errors
     ///
     /// When a task of the gateway panicked, which also stops the gateway (a panic of a shard ends the process: see
-    /// [`shard::spawn`]), and when the last write of the snapshot failed.
-    pub fn wait(mut self) -> Result<(), Error> {
+    /// [`shard::spawn`]), and when the last write of the snapshot failed. A restart goes on without it: the next program
+    /// begins a new epoch then.
+    pub fn wait(mut self) -> Result<Option<Handover>, Error> {
         self.end()
     }
 
@@ -363,13 +305,13 @@ impl Gateway {
     /// As [`Gateway::wait`].
     pub fn stop(self) -> Result<(), Error> {
         self.handle.stop();
-        self.wait()
+        self.wait().map(drop)
     }
 
     /// Waits for the shards, then ends the rest. It blocks, and may be called within another runtime.
-    fn end(&mut self) -> Result<(), Error> {
-        let Some(runtimes) = self.runtimes.take() else {
-            return Ok(());
+    fn end(&mut self) -> Result<Option<Handover>, Error> {
+        let (Some(runtimes), Some(listeners)) = (self.runtimes.take(), self.listeners.take()) else {
+            return Ok(None);
         };
         let mut panicked = None;
         for thread in self.shards.drain(..) {
@@ -378,6 +320,10 @@ impl Gateway {
         let tasks = self.handle.take_tasks();
         panicked = panicked.or(tasks.panicked);
         self.wait_for_requests(&runtimes, tasks);
+        let hand_over = |since| listeners.hand_over(since).map_err(|source| Error::HandOver { source });
+        let handover = self.handle.waiting_since().map(hand_over);
+        // Here the listeners are closed and the files of their sockets removed.
+        drop(listeners);
         runtimes.ingress.shutdown_background();
         let mut written = Ok(());
         if let Some((writer, path)) = self.snapshot_writer.take() {
@@ -389,18 +335,30 @@ impl Gateway {
         } else {
             runtimes.main.shutdown_background();
         }
-        panicked.map_or(written, |what| Err(Error::Panicked(what)))
+        if let Some(what) = panicked {
+            return Err(Error::Panicked(what));
+        }
+        match handover {
+            // The snapshot's thread has logged a failure.
+            Some(handover) => handover.map(Some),
+            None => written.map(|()| None),
+        }
     }
 
     /// Waits for commands, admin requests and polls in flight, then ends the tasks.
     fn wait_for_requests(&self, runtimes: &Runtimes, tasks: handle::Tasks) {
         let (admin, ingress) = (Arc::clone(&self.admin), Arc::clone(&self.ingress));
         let router = self.handle.router();
+        let is_restarting = self.handle.waiting_since().is_some();
         let (ended, wait) = mpsc::channel::<()>();
         runtimes.main.spawn(async move {
             // Commands were taken until the last connection closed. Those in flight go on, because their backends do.
             router.drain(tasks.commands_wait()).await;
             let responses = async {
+                if is_restarting {
+                    // Clients that have just connected send their request, the others wait for the next program.
+                    let _ = tokio::time::timeout(LAST_CONNECTIONS, admin.stop_accepting()).await;
+                }
                 while admin.in_flight() > 0 || ingress.is_answering() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }

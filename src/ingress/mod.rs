@@ -66,6 +66,7 @@ mod serve;
 pub(crate) mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
@@ -81,7 +82,7 @@ pub use settings::{Endpoint, PerUserOverflow, Settings, TokenRefusal};
 
 use context::{Context, SharedParts};
 use endpoint_table::EndpointTable;
-use http::{BodyRoom, Health, Listener, Verify};
+use http::{BodyRoom, Closed, Gate, Health, Listener, Verify};
 use http_connection::PollingConnections;
 use limits::ConnectionLimits;
 use pending::PendingConnections;
@@ -89,6 +90,9 @@ use pending::PendingConnections;
 use crate::metrics::IngressMetrics;
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::Clock;
+
+/// How often it is looked whether handshakes have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The parts of the gateway that the ingress uses.
 pub struct Parts {
@@ -107,7 +111,10 @@ pub struct Parts {
 }
 
 /// The public side of a gateway.
-pub struct Ingress(Arc<RwLock<Arc<Context>>>);
+pub struct Ingress {
+    context: Arc<RwLock<Arc<Context>>>,
+    gate: Gate,
+}
 
 impl Ingress {
     /// An ingress without listeners.
@@ -136,7 +143,10 @@ impl Ingress {
             clock: parts.clock,
         };
         let context = Arc::new(Context::new(settings, shared));
-        Self(Arc::new(RwLock::new(context)))
+        Self {
+            context: Arc::new(RwLock::new(context)),
+            gate: Gate::default(),
+        }
     }
 
     /// Replaces the settings for connections that are accepted from now on. The listeners, the permissions of Unix sockets
@@ -145,29 +155,29 @@ impl Ingress {
     ///
     /// [`check_endpoints`] must have accepted the endpoints.
     pub fn replace(&self, settings: Settings) {
-        let mut context = self.0.write();
+        let mut context = self.context.write();
         context.admission.limits.replace(&settings);
         let shared = context.shared();
         *context = Arc::new(Context::new(settings, shared));
     }
 
     fn context(&self) -> Arc<Context> {
-        Arc::clone(&self.0.read())
+        Arc::clone(&self.context.read())
     }
 
-    /// Serves a listener until the returned task is aborted.
+    /// Serves a listener until accepting on it is [stopped](Self::stop_accepting) or the returned task is aborted.
     ///
     /// It accepts on the current runtime, which must be the one that the listener was opened on, and serves connections on
     /// `handshakes`. The runtimes are apart because accepting must not queue behind handshakes when many clients connect at
     /// once. Otherwise the kernel's accept queue of a few thousand overflows, and TCP retries a dropped connection only
     /// after 1, 3, 7, ... seconds.
     pub fn serve(&self, listener: Arc<Listener>, handshakes: Handle) -> JoinHandle<()> {
-        let shared = Arc::clone(&self.0);
+        let (shared, gate) = (Arc::clone(&self.context), self.gate.enter());
         tokio::spawn(async move {
             let mut context = Arc::clone(&shared.read());
             let mut endpoints = Arc::new(EndpointTable::new(&context.endpoints, &listener.names()));
             let (pending, metrics) = (Arc::clone(&context.pending), Arc::clone(&context.metrics));
-            http::accept_forever(&listener, pending.places(), &metrics.accept, |accepted, place| {
+            http::accept_until_closed(&listener, pending.places(), &metrics.accept, gate, |accepted, place| {
                 let current = Arc::clone(&shared.read());
                 if !Arc::ptr_eq(&current, &context) {
                     endpoints = Arc::new(EndpointTable::new(&current.endpoints, &listener.names()));
@@ -178,6 +188,26 @@ impl Ingress {
             })
             .await;
         })
+    }
+
+    /// Accepts no further connection on these listeners. Connections that are accepted are served.
+    pub fn stop_accepting(&self, listeners: Closed) {
+        self.gate.close(listeners);
+    }
+
+    /// Counts how long nobody accepted because of the restart that began this process.
+    pub fn count_restart(&self, paused: Duration) {
+        let us = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
+        self.context().metrics.restart_paused_us.add(us);
+    }
+
+    /// Waits until every accept loop has ended, and every accepted connection is with a shard or closed.
+    pub async fn handshakes_ended(&self) {
+        self.gate.loops_ended().await;
+        let metrics = Arc::clone(&self.context().metrics);
+        while metrics.pending.get() > 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Whether the response to a poll has yet to be written. A drain waits for it, because it holds the last words of a

@@ -139,7 +139,7 @@ impl HttpService {
         if !request.body().is_end_stream() {
             return Err(Refusal::handshake_body());
         }
-        if context.health.is_draining() {
+        if context.health.refuses_clients() {
             return Err(Refusal::draining());
         }
         if context.health.memory() >= Pressure::Joins {

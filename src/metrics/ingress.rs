@@ -23,6 +23,9 @@ metrics! {
             "Connections of the public listeners that speak HTTP at present.";
         poll_bytes: Gauge, "tickgate_poll_bytes", "Bytes of responses to polls that are not written yet.";
         upgraded: Counter, "tickgate_handshakes_total", "Connections upgraded and handed to a shard.";
+        /// In microseconds.
+        restart_paused_us: Counter as seconds, "tickgate_restart_paused_seconds_total",
+            "How long new connections waited because of the restart in place that began this process.";
     }
     besides {
         /// The accept loops.

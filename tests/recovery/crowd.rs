@@ -31,7 +31,7 @@ const LIFE_EVENTS: u64 = 200;
 const LIFE_BYTES: u64 = 25_000;
 const AWAY_EVENTS: u64 = 100;
 
-fn variable(name: &str, default: u64) -> u64 {
+pub(crate) fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 

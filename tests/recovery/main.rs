@@ -3,12 +3,13 @@
 //!
 //! `crowd` kills clients, for a few seconds in every test run. `TICKGATE_RECOVERY_CLIENTS` and `TICKGATE_RECOVERY_SECONDS`
 //! make it larger and longer (the nightly command is in the documentation). Every run prints its seed, and `TICKGATE_SEED`
-//! runs that seed again, although the timing then differs. `restart` drains and kills gateways.
+//! runs that seed again, although the timing then differs. `restart` drains and kills gateways, `in_place` restarts them by SIGUSR2.
 
 #[path = "../sockets/clients.rs"]
 mod clients;
 mod crowd;
 #[path = "../sockets/harness.rs"]
 mod harness;
+mod in_place;
 mod listener;
 mod restart;

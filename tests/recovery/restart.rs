@@ -82,7 +82,7 @@ async fn drain(gateway: &mut Gateway) {
 }
 
 /// A `[state]` table with a snapshot in this directory. The interval is so long that only a drain saves it during a test.
-fn snapshot(directory: &tempfile::TempDir) -> String {
+pub(crate) fn snapshot(directory: &tempfile::TempDir) -> String {
     let path = directory.path().join("state.redb");
     format!("[state]\nsnapshot = \"{}\"\nsnapshot_interval = \"1h\"", path.display())
 }

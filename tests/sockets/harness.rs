@@ -184,6 +184,11 @@ impl Gateway {
         }
     }
 
+    /// Replaces the configuration file. The process does not read it by itself.
+    pub(crate) fn configure(&self, toml: &str) {
+        std::fs::write(self.directory.path().join("tickgate.toml"), toml).expect("written");
+    }
+
     /// The log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).expect("readable")

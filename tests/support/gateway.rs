@@ -47,6 +47,7 @@ pub(crate) fn settings() -> Settings {
         node: "test".into(),
         shards: 2,
         drain_ms: 500,
+        restart_drain_ms: 500,
         ingress: ingress::Settings {
             listen: vec![loopback.clone()],
             socket_mode: 0o660,

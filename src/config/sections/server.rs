@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::config::check::{Because, Check, HOUR, at_least, at_most, ensure, no_longer_than, not_zero};
+use crate::config::check::{Because, Check, HOUR, MINUTE, at_least, at_most, ensure, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::config::source::Node;
 use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
@@ -93,6 +93,9 @@ section! {
         /// answered stays until half a second before the end. The drain ends when no connection is left.
         value drain: Duration = Duration::from_secs(20),
             check |drain| no_longer_than(drain, HOUR).because("a restart waits for it");
+        /// The same for a restart in place (SIGUSR2), at most one minute. New connections wait for so long, and a little longer.
+        value restart_drain: Duration = Duration::from_secs(2),
+            check |drain| no_longer_than(drain, MINUTE).because("new connections wait meanwhile");
         /// How frames are written to the sockets. `io_uring`: one system call for all connections of a tick; the gateway does
         /// not start if the kernel forbids it. `writev`: one system call for each connection. `auto`: each shard tests
         /// io_uring at start and uses `writev` if the kernel forbids it (containers often do) or it misbehaves. A ring that fails

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::gate::Passage;
 use super::listen::Listener;
 use super::places::{Place, Places};
 use super::socket::{Accepted, Socket};
@@ -34,24 +35,30 @@ const LINGER_BUFFER_MAX: usize = 64 * 1024;
 
 /// Accepts connections and passes each to `serve` with one of `places`. `serve` must not block.
 ///
-/// The loop runs until its task is aborted. It ignores an error of one connection. When the process or the system is out
+/// The loop runs until its gate is closed, and serves every connection that it has accepted. It ignores an error of one connection. When the process or the system is out
 /// of descriptors or memory, the loop closes the connection that has been silent longest, pauses and tries again; it logs
 /// this once a minute at most. While every
 /// place is taken by a connection that is being served, one accepted connection waits, and the others wait in the
 /// kernel's accept queue.
 ///
 /// The address of a connection is not known yet: a proxy may name it.
-pub async fn accept_forever(
+pub async fn accept_until_closed(
     listener: &Listener,
     places: &Arc<Places>,
     metrics: &AcceptMetrics,
+    mut gate: Passage,
     mut serve: impl FnMut(Accepted, Place),
 ) {
     let mut pause_ms = 0;
     let mut reported: Option<Instant> = None;
     let mut is_reported = false;
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = gate.closed(listener.is_inherited()) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok(socket) => {
                 pause_ms = 0;
                 if std::mem::take(&mut is_reported) {

@@ -1,6 +1,6 @@
 //! Liveness and readiness, the same on both listeners.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use hyper::StatusCode;
@@ -17,10 +17,15 @@ use crate::memory::{Budget, Pressure};
 pub struct Health {
     broker: Arc<dyn Broker>,
     snapshot: Option<Arc<SnapshotMetrics>>,
-    draining: AtomicBool,
+    phase: AtomicU8,
     publishing: OnceLock<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>,
     budget: OnceLock<Arc<Budget>>,
 }
+
+/// The phases of a gateway: it serves, it ends its connections for the program that takes its place, or for good.
+const SERVING: u8 = 0;
+const RESTARTING: u8 = 1;
+const DRAINING: u8 = 2;
 
 /// The body of `/healthz` and of a ready `/readyz`.
 #[derive(Serialize)]
@@ -44,21 +49,41 @@ impl Health {
         Self {
             broker,
             snapshot,
-            draining: AtomicBool::new(false),
+            phase: AtomicU8::new(SERVING),
             publishing: OnceLock::new(),
             budget: OnceLock::new(),
         }
     }
 
-    /// Begins a drain: the gateway is not ready from now on. Returns `false` when the drain had begun before.
+    /// Begins a drain: the gateway is not ready from now on. Returns `false` when a drain had begun before. One that began
+    /// as a restart ends the gateway for good now.
     pub fn drain(&self) -> bool {
-        !self.draining.swap(true, Relaxed)
+        self.phase.swap(DRAINING, Relaxed) == SERVING
+    }
+
+    /// Begins a drain after which another program takes this one's place. Returns `false` when a drain had begun before.
+    pub fn restart(&self) -> bool {
+        self.phase
+            .compare_exchange(SERVING, RESTARTING, Relaxed, Relaxed)
+            .is_ok()
     }
 
     /// Whether a drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.phase.load(Relaxed) != SERVING
+    }
+
+    /// Whether another program takes this one's place after the drain. Connections that were accepted before are served.
+    #[must_use]
+    pub fn is_restarting(&self) -> bool {
+        self.phase.load(Relaxed) == RESTARTING
+    }
+
+    /// Whether clients are refused because the gateway drains.
+    #[must_use]
+    pub fn refuses_clients(&self) -> bool {
+        self.phase.load(Relaxed) == DRAINING
     }
 
     /// Why the gateway is not ready: `draining` or `broker_lost`; `None` when it is ready.

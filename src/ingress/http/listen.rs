@@ -1,15 +1,18 @@
-//! Listening sockets: bound by the gateway, or passed by systemd.
+//! Listening sockets: bound by the gateway, or passed to it.
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::address::{ListenAddress, ListenerName, ListenerNames, LocalAddress};
+use super::inherit::{Kept, Passed, PassedSocket};
 use super::socket::Accepted;
 
 /// How many connections may wait in the kernel for `accept`. The kernel lowers it to `net.core.somaxconn`.
@@ -23,7 +26,7 @@ pub struct Listener {
     // The configured address, or the name that systemd passed.
     name: ListenerName,
     // Removes the socket's file when the listener is dropped.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Listener {
                 socket.listen(BACKLOG)?;
                 let mut listener =
                     Self::from_unix(socket.into(), path.clone(), ListenerName::Address(address.clone()))?;
-                listener._file = Some(file);
+                listener.file = Some(file);
                 Ok(listener)
             }
         }
@@ -94,6 +97,27 @@ impl Listener {
         }
     }
 
+    /// Takes over a socket that the gateway bound before it restarted. A Unix socket's file gets the permissions `mode`. Must
+    /// be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be registered with the runtime, or its file is gone.
+    pub fn keep(kept: Kept, mode: u32) -> io::Result<Self> {
+        let name = ListenerName::Address(kept.address.clone());
+        match (kept.socket, kept.address) {
+            (PassedSocket::Unix(listener), ListenAddress::Unix(path)) => {
+                let file = SocketFile::new(&path)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+                let mut listener = Self::from_unix(listener, path, name)?;
+                listener.file = Some(file);
+                Ok(listener)
+            }
+            (PassedSocket::Tcp(listener), ListenAddress::Tcp(_)) => Self::from_tcp(listener, name),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
     fn from_tcp(listener: std::net::TcpListener, name: ListenerName) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Accepted sockets inherit the option. The gateway writes whole responses and, after the upgrade, all that a
@@ -104,7 +128,7 @@ impl Listener {
             socket: Kind::Tcp(TcpListener::from_std(listener)?),
             address,
             name,
-            _file: None,
+            file: None,
         })
     }
 
@@ -115,7 +139,7 @@ impl Listener {
             socket: Kind::Unix(UnixListener::from_std(listener)?),
             address,
             name,
-            _file: None,
+            file: None,
         })
     }
 
@@ -140,11 +164,29 @@ impl Listener {
         }
     }
 
+    /// The name of the listener, and the socket for the program that takes this one's place. The file of a Unix socket is
+    /// not removed any more.
+    ///
+    /// # Errors
+    ///
+    /// When the process is out of descriptors.
+    pub fn hand_over(&self) -> io::Result<(ListenerName, OwnedFd)> {
+        let socket = match &self.socket {
+            Kind::Tcp(listener) => listener.as_fd(),
+            Kind::Unix(listener) => listener.as_fd(),
+        };
+        let socket = socket.try_clone_to_owned()?;
+        if let Some(file) = &self.file {
+            file.is_kept.store(true, Relaxed);
+        }
+        Ok((self.name.clone(), socket))
+    }
+
     /// Accepts the next connection, which may be served on another runtime.
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)`. [`accept_forever`](super::accept_forever) tells which of them pass.
+    /// Those of `accept(2)`. [`accept_until_closed`](super::accept_until_closed) tells which of them pass.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Kind::Tcp(listener) => {
@@ -183,12 +225,14 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A socket file that this process made. Dropping it removes the file, unless another file has taken its path.
+/// A socket file that this process made. Dropping it removes the file, unless another file has taken its path or the
+/// socket was handed over.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    is_kept: AtomicBool,
 }
 
 impl SocketFile {
@@ -198,6 +242,7 @@ impl SocketFile {
             path: path.to_owned(),
             device: file.dev(),
             inode: file.ino(),
+            is_kept: AtomicBool::new(false),
         })
     }
 }
@@ -206,70 +251,9 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|file| file.dev() == self.device && file.ino() == self.inode);
-        if ours {
+        if ours && !self.is_kept.load(Relaxed) {
             let _ = fs::remove_file(&self.path);
         }
-    }
-}
-
-/// The listening sockets that systemd passed (`LISTEN_FDS`, see `sd_listen_fds(3)`).
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// The sockets for clients: all that are not named `admin`.
-    pub public: Vec<Passed>,
-    /// The socket named `admin` (`FileDescriptorName=admin`).
-    pub admin: Option<Passed>,
-}
-
-/// A listening socket that systemd passed.
-#[derive(Debug)]
-pub struct Passed {
-    /// Its name (`FileDescriptorName=`); systemd's default is the name of the socket unit.
-    pub name: Box<str>,
-    /// The socket.
-    pub socket: PassedSocket,
-}
-
-/// The socket of a [`Passed`].
-#[derive(Debug)]
-pub enum PassedSocket {
-    /// A TCP socket.
-    Tcp(std::net::TcpListener),
-    /// A Unix stream socket.
-    Unix(StdUnixListener),
-}
-
-impl Inherited {
-    /// Takes the sockets over, once per process.
-    ///
-    /// It removes the variables from the environment, so that child processes do not take the sockets for theirs. So it
-    /// must be called before threads are started.
-    ///
-    /// # Errors
-    ///
-    /// When a passed descriptor is not a listening stream socket.
-    pub fn from_env() -> io::Result<Self> {
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let mut names = names.split(':');
-        let mut descriptors = listenfd::ListenFd::from_env();
-        let mut inherited = Self::default();
-        for index in 0..descriptors.len() {
-            let name = names.next().unwrap_or_default().into();
-            let socket = match descriptors.take_unix_listener(index) {
-                Ok(Some(listener)) => PassedSocket::Unix(listener),
-                _ => match descriptors.take_tcp_listener(index)? {
-                    Some(listener) => PassedSocket::Tcp(listener),
-                    None => continue,
-                },
-            };
-            let passed = Passed { name, socket };
-            if *passed.name == *"admin" {
-                inherited.admin = Some(passed);
-            } else {
-                inherited.public.push(passed);
-            }
-        }
-        Ok(inherited)
     }
 }
 

@@ -10,17 +10,21 @@ mod accept;
 mod address;
 mod bodies;
 mod error;
+mod gate;
 mod health;
+mod inherit;
 mod listen;
 mod places;
 mod socket;
 
-pub use accept::{accept_forever, linger};
+pub use accept::{accept_until_closed, linger};
 pub use address::{AddressError, ListenAddress, ListenerName, ListenerNameError, ListenerNames, LocalAddress};
 pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
+pub use gate::{Closed, Gate};
 pub use health::Health;
-pub use listen::{Inherited, Listener, Passed, PassedSocket};
+pub use inherit::{HandedOver, Handover, Inherited, Kept, Passed, PassedSocket, monotonic};
+pub use listen::Listener;
 pub use places::{Displaced, Loss, Place, Places, network};
 pub use socket::{Accepted, EndOfInput, Socket};
 

@@ -141,6 +141,12 @@ impl Places {
         }
     }
 
+    /// The number of places that are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.state.lock().seats.len()
+    }
+
     /// Whether every place is taken by a connection that is being served.
     #[must_use]
     pub fn are_busy(&self) -> bool {

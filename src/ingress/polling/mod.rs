@@ -191,7 +191,7 @@ impl Exchange<'_> {
     }
 
     fn admit(&self, query: Query, by_poll: bool, request: &Request<Incoming>) -> Result<NewSession, Refusal> {
-        if self.context.health.is_draining() {
+        if self.context.health.refuses_clients() {
             return Err(Refusal::draining());
         }
         if self.context.health.memory() >= Pressure::Joins {

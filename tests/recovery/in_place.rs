@@ -1,0 +1,184 @@
+//! SIGUSR2: the gateway restarts in place under clients, publications and new connections. No connection fails, no
+//! publication is lost, and every client gets every event of its channel.
+//!
+//! `TICKGATE_RESTART_CLIENTS` and `TICKGATE_RESTART_CONNECTS` (a second) make the crowd larger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clients::{Bare, Told};
+use crate::crowd::{history, variable};
+use crate::harness::{Gateway, event, trader, until, within};
+use crate::listener::Listener;
+use crate::restart::snapshot;
+
+const CHANNEL: &str = "grid.g.order";
+
+/// A client that reads, and connects again 300 ms after its connection ended, until it has the event that is the last one.
+async fn stay(
+    gateway: Arc<Gateway>,
+    mut listener: Listener,
+    last: Arc<AtomicUsize>,
+    connected: Arc<AtomicUsize>,
+) -> Listener {
+    let has_last = |listener: &Listener| {
+        let last = last.load(Relaxed);
+        last > 0 && listener.last_number(CHANNEL) == Some(last as u64)
+    };
+    loop {
+        let mut connection = listener.connect(gateway.public).await;
+        connected.fetch_add(1, Relaxed);
+        loop {
+            match within("a message", connection.next()).await {
+                Told::Message(message) => listener.take(&message, &mut connection).await,
+                Told::Closed(code, reason) => {
+                    assert_eq!((code, reason.as_str()), (1012, "gateway restarting"));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+            if has_last(&listener) {
+                return listener;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Opens connections at this pace until the end. Each must be upgraded. Returns their number and the longest handshake.
+async fn connect_steadily(gateway: Arc<Gateway>, per_second: u64, is_over: Arc<AtomicBool>) -> (usize, Duration) {
+    let target = Arc::new(format!("/ws?token={}", trader()));
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / u32::try_from(per_second).expect("few"));
+    let mut attempts = Vec::new();
+    while !is_over.load(Relaxed) {
+        pace.tick().await;
+        let (address, target) = (gateway.public, Arc::clone(&target));
+        attempts.push(tokio::spawn(async move {
+            let start = Instant::now();
+            // It panics when it is refused or cut off.
+            drop(Bare::upgraded(address, &target).await);
+            start.elapsed()
+        }));
+    }
+    let (mut longest, count) = (Duration::ZERO, attempts.len());
+    for attempt in attempts {
+        longest = longest.max(attempt.await.expect("every handshake succeeds"));
+    }
+    (count, longest)
+}
+
+/// Publishes until the end, each event on a connection of its own. Each must be accepted. Returns their number.
+async fn publish_steadily(gateway: Arc<Gateway>, is_over: Arc<AtomicBool>) -> usize {
+    let mut number = 1;
+    while !is_over.load(Relaxed) {
+        gateway.publish(vec![event(CHANNEL, number)]).await;
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    number
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
+    let clients = usize::try_from(variable("TICKGATE_RESTART_CLIENTS", 60)).expect("fits");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let server = "shards = 2\nrestart_drain = \"1s\"";
+    let gateway = Gateway::start(server, &snapshot(&directory)).await;
+    gateway.publish(vec![event(CHANNEL, 0)]).await;
+    let gateway = Arc::new(gateway);
+    let (last, connected) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let staying: Vec<_> = (0..clients)
+        .map(|_| {
+            let listener = Listener::new(vec![CHANNEL.to_owned()]);
+            tokio::spawn(stay(
+                Arc::clone(&gateway),
+                listener,
+                Arc::clone(&last),
+                Arc::clone(&connected),
+            ))
+        })
+        .collect();
+    until("all clients", async || {
+        (connected.load(Relaxed) == clients).then_some(())
+    })
+    .await;
+    let is_over = Arc::<AtomicBool>::default();
+    let per_second = variable("TICKGATE_RESTART_CONNECTS", 100);
+    let connecting = tokio::spawn(connect_steadily(Arc::clone(&gateway), per_second, Arc::clone(&is_over)));
+    let publishing = tokio::spawn(publish_steadily(Arc::clone(&gateway), Arc::clone(&is_over)));
+
+    gateway.signal("USR2");
+    let restarted = "restarted: connections that waited are accepted";
+    until("the restart", async || gateway.log().contains(restarted).then_some(())).await;
+    until("all clients again", async || {
+        (connected.load(Relaxed) >= 2 * clients).then_some(())
+    })
+    .await;
+    is_over.store(true, Relaxed);
+    let (handshakes, longest) = connecting.await.expect("no handshake failed");
+    let published = publishing.await.expect("no publication failed");
+    println!("{handshakes} handshakes, the longest took {longest:?}; {published} events");
+    // The clients that wait for the last event learn its number, and it comes once more than that.
+    last.store(published, Relaxed);
+    gateway.publish(vec![event(CHANNEL, published)]).await;
+
+    let history = history(&gateway, CHANNEL).await;
+    assert_eq!(history.len(), published + 1, "every event that was accepted is kept");
+    for listener in staying {
+        let listener = listener.await.expect("the client got everything");
+        assert_eq!(listener.recovered[CHANNEL], true);
+        listener.assert_received_all(CHANNEL, &history);
+    }
+    let (_, metrics) = gateway.metrics().await;
+    let paused = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tickgate_restart_paused_seconds_total "));
+    let paused: f64 = paused.expect("measured").parse().expect("a number");
+    assert!(paused > 0.1 && paused <= longest.as_secs_f64() + 1.0, "{paused} s");
+    let mut gateway = Arc::into_inner(gateway).expect("the last owner");
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_be_replaced_goes_on() {
+    let mut gateway = Gateway::start("", "").await;
+    let mut client = gateway.connect(&trader()).await;
+    gateway.configure("[server]\nshards = 1000\n");
+    gateway.signal("USR2");
+    until("the refusal", async || {
+        let log = gateway.log();
+        (log.contains("the gateway does not restart") && log.contains("server.shards")).then_some(())
+    })
+    .await;
+    client.subscribe(&[CHANNEL]).await;
+    gateway.publish(vec![event(CHANNEL, 1)]).await;
+    assert_eq!(gateway.admin("GET", "/readyz", "").await.0, 200);
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_gateway_that_restarts() {
+    let mut gateway = Gateway::start("restart_drain = \"1m\"", "").await;
+    // It reads nothing, so the drain takes its time.
+    let mut client = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
+    gateway.signal("USR2");
+    until("the restart", async || {
+        gateway.log().contains("restarting: new connections wait").then_some(())
+    })
+    .await;
+    gateway.signal("TERM");
+    let (_, end) = client.rest().await;
+    assert_eq!(end, Told::Closed(1012, "gateway restarting".to_owned()));
+    drop(client);
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(
+        gateway.log().contains("the gateway ends instead of restarting"),
+        "{}",
+        gateway.log()
+    );
+}
