@@ -5,6 +5,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// One reading of the monotonic and of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
@@ -47,6 +49,16 @@ impl Clock {
             unix_ms: unix_ms(),
         }
     }
+}
+
+/// Reads the monotonic clock in microseconds, modulo 2^32: 71 minutes.
+#[must_use]
+pub fn monotonic_us() -> u32 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Both parts wrap alike.
+    (now.tv_sec as u32)
+        .wrapping_mul(1_000_000)
+        .wrapping_add(now.tv_nsec as u32 / 1_000)
 }
 
 /// Reads the wall clock, in milliseconds since 1970-01-01T00:00:00Z; 0 if it is set to an earlier time.

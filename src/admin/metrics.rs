@@ -11,8 +11,8 @@ use crate::backend::feeds::{FeedCounts, FeedSample};
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
 use crate::metrics::{
-    AcceptMetrics, AcceptSample, Counter, ENDINGS, Gauge, IngressSample, Labels, Metric, Page, REFUSALS, ShardSample,
-    metrics,
+    AcceptMetrics, AcceptSample, Counter, ENDINGS, Gauge, IngressSample, LATENCY, Labels, Metric, Page, REFUSALS,
+    Readable as _, ShardSample, metrics,
 };
 
 metrics! {
@@ -108,21 +108,28 @@ impl<'a> Gateway<'a> {
     ];
 }
 
-const TOKENS: &[Metric<VerifierMetrics>] = &[Metric::counter(
-    "tickgate_tokens_total",
-    "Tokens presented in handshakes, in messages and to the admin listener, by outcome.",
-    |verifier, samples| {
-        for (outcome, count) in [
-            ("cached", &verifier.cache_hits),
-            ("verified", &verifier.verified),
-            ("expired", &verifier.expired),
-            ("invalid", &verifier.invalid),
-            ("overloaded", &verifier.overloaded),
-        ] {
-            samples.labelled(&[("outcome", &outcome)], count.get());
-        }
-    },
-)];
+const TOKENS: &[Metric<VerifierMetrics>] = &[
+    Metric::counter(
+        "tickgate_tokens_total",
+        "Tokens presented in handshakes, in messages and to the admin listener, by outcome.",
+        |verifier, samples| {
+            for (outcome, count) in [
+                ("cached", &verifier.cache_hits),
+                ("verified", &verifier.verified),
+                ("expired", &verifier.expired),
+                ("invalid", &verifier.invalid),
+                ("overloaded", &verifier.overloaded),
+            ] {
+                samples.labelled(&[("outcome", &outcome)], count.get());
+            }
+        },
+    ),
+    Metric::histogram(
+        "tickgate_token_verification_seconds",
+        "How long it took to verify tokens that were not in the cache.",
+        |verifier, samples| samples.histogram(&verifier.duration.read()),
+    ),
+];
 
 const HUB: &[Metric<HubMetrics>] = &[
     Metric::counter(
@@ -241,6 +248,7 @@ impl Admin {
         page.add(Gateway::METRICS, &gateway);
         page.add_each(ShardSample::METRICS, &numbered("shard", &now.shards));
         page.add(ENDINGS, &now.total);
+        page.add(LATENCY, &now.total);
         page.add(AcceptSample::METRICS, &ingress.accept);
         page.add(IngressSample::METRICS, &ingress);
         page.add(REFUSALS, &ingress);

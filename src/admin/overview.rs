@@ -329,6 +329,7 @@ mod tests {
                 attempts: 1,
                 failures: 1,
                 refused: 0,
+                duration: Default::default(),
             };
             (super::feed(&feed).status, super::backend(&backend).status)
         };

@@ -11,6 +11,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// A distribution of durations, in buckets.
+    Histogram,
 }
 
 impl fmt::Display for Kind {
@@ -18,6 +20,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         })
     }
 }
@@ -41,6 +44,17 @@ impl<S> Metric<S> {
         Self {
             name,
             kind: Kind::Counter,
+            help,
+            write,
+        }
+    }
+
+    /// Declares a histogram.
+    #[must_use]
+    pub const fn histogram(name: &'static str, help: &'static str, write: fn(&S, &mut Samples<'_>)) -> Self {
+        Self {
+            name,
+            kind: Kind::Histogram,
             help,
             write,
         }

@@ -1,4 +1,4 @@
-//! Counters and gauges: how the gateway counts, and how a metric is declared.
+//! Counters, gauges and histograms: how the gateway counts, and how a metric is declared.
 //!
 //! Invariant: each metric has one declaration. It states the Prometheus name, the type, the help text and where the value
 //! comes from. `/metrics` is printed from these declarations, and a test compares `docs/metrics.md` with that page.
@@ -14,6 +14,7 @@
 //! A reader sees the exact value of every counter, but not the values of all counters at one instant.
 
 mod declare;
+mod histogram;
 mod ingress;
 mod instrument;
 mod page;
@@ -21,7 +22,8 @@ mod shard;
 
 pub(crate) use declare::metrics;
 pub use declare::{Kind, Metric};
+pub use histogram::{BOUNDS_US, Histogram, HistogramSample};
 pub use ingress::{AcceptMetrics, AcceptSample, IngressMetrics, IngressSample, REFUSALS, RefusalReason};
 pub use instrument::{Counter, Gauge, Instrument, Readable};
 pub use page::{CONTENT_TYPE, Labels, Page, Samples};
-pub use shard::{ENDINGS, ShardMetrics, ShardSample};
+pub use shard::{ENDINGS, LATENCY, ShardMetrics, ShardSample};

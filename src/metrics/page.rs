@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use super::Metric;
+use super::{BOUNDS_US, HistogramSample, Metric};
 
 /// The `Content-Type` of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -81,9 +81,27 @@ impl Samples<'_> {
         self.value(Duration::from_micros(us).as_secs_f64());
     }
 
+    /// Writes a histogram: the number of durations up to each bound, in seconds, then their sum and number.
+    pub fn histogram(&mut self, histogram: &HistogramSample) {
+        let mut count = 0;
+        for (bound, bucket) in BOUNDS_US.iter().zip(&histogram.buckets) {
+            count += bucket;
+            let bound = Duration::from_micros(*bound).as_secs_f64();
+            self.suffixed("_bucket", &[("le", &bound)], count);
+        }
+        self.suffixed("_bucket", &[("le", &"+Inf")], histogram.count());
+        self.suffixed("_sum", &[], Duration::from_micros(histogram.sum_us).as_secs_f64());
+        self.suffixed("_count", &[], histogram.count());
+    }
+
     /// Writes one value with labels of the metric's own.
     pub fn labelled(&mut self, labels: &[(&'static str, &dyn Display)], value: impl Display) {
+        self.suffixed("", labels, value);
+    }
+
+    fn suffixed(&mut self, suffix: &str, labels: &[(&'static str, &dyn Display)], value: impl Display) {
         self.text.push_str(self.name);
+        self.text.push_str(suffix);
         let common = self.labels.iter().map(|(label, text)| (*label, text as &dyn Display));
         let mut separator = '{';
         for (label, text) in common.chain(labels.iter().copied()) {
@@ -105,6 +123,31 @@ impl Samples<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_histogram_is_cumulative() {
+        let mut sample = HistogramSample {
+            sum_us: 1_500_000,
+            ..HistogramSample::default()
+        };
+        (sample.buckets[0], sample.buckets[1], sample.buckets[16]) = (2, 1, 4);
+        let metric = Metric::<HistogramSample>::histogram("h", "An h.", |sample, samples| samples.histogram(sample));
+        let mut page = Page::new();
+        page.add_each(&[metric], &[(vec![("x", "y".to_owned())], &sample)]);
+        let page = page.finish();
+        for line in [
+            "# TYPE h histogram",
+            "h_bucket{x=\"y\",le=\"0.0001\"} 2",
+            "h_bucket{x=\"y\",le=\"0.00025\"} 3",
+            "h_bucket{x=\"y\",le=\"10\"} 3",
+            "h_bucket{x=\"y\",le=\"+Inf\"} 7",
+            "h_sum{x=\"y\"} 1.5",
+            "h_count{x=\"y\"} 7",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert_eq!(page.lines().count(), 2 + 17 + 2);
+    }
 
     #[test]
     fn labels_are_escaped_and_common_ones_come_first() {

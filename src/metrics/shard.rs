@@ -2,7 +2,7 @@
 
 use tickgate_protocol::disconnect::Disconnect;
 
-use super::{Counter, Gauge, Metric, Readable, metrics};
+use super::{Counter, Gauge, Histogram, Metric, Readable, metrics};
 
 metrics! {
     /// What one shard counts. Only the shard's thread writes, by [`Counter::bump`]; the admin API and the self-report read.
@@ -79,6 +79,8 @@ metrics! {
     besides {
         /// Connections ended, by [`Disconnect`] in the order of [`Disconnect::ALL`].
         endings: [Counter; Disconnect::ALL.len()];
+        /// From the publication of an event to the end of the turn that wrote it to sockets. Sampled.
+        latency: Histogram;
     }
 }
 
@@ -91,6 +93,13 @@ pub const ENDINGS: &[Metric<ShardSample>] = &[Metric::counter(
             samples.labelled(&[("code", &ending.code()), ("reason", &ending.label())], count);
         }
     },
+)];
+
+/// The metric that is printed from the sum over all shards.
+pub const LATENCY: &[Metric<ShardSample>] = &[Metric::histogram(
+    "tickgate_publish_to_flush_seconds",
+    "From the publication of an event until a shard has written it to the sockets that take it. One event in 32 counts.",
+    |sample, samples| samples.histogram(&sample.latency),
 )];
 
 impl ShardMetrics {

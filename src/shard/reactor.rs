@@ -29,7 +29,7 @@ use crate::hub::{Doorbell, Inbox};
 use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::polling::Upgrade;
 use crate::shard::mailbox::{Adopt, ConnectionId, Mailbox, Services, ShardMessage};
-use crate::time::{Clock, Now};
+use crate::time::{Clock, Now, monotonic_us};
 use sockets::{Sockets, prepare, token};
 
 // The bounds of one turn. Together they allow about 10 ms of CPU time.
@@ -372,6 +372,10 @@ impl Reactor {
         };
         self.flusher
             .flush(&mut self.core, &mut self.sockets, SENDS, &self.metrics, now);
+        if let Some(published_us) = self.core.take_measured_us() {
+            let age_us = monotonic_us().wrapping_sub(published_us);
+            self.metrics.latency.bump(Duration::from_micros(age_us.into()));
+        }
         self.core.serve_polls(now);
         self.is_behind = self.core.has_dirty();
         // If the bound on events was reached, the rest follows without a wait.

@@ -40,7 +40,11 @@ fn metrics_of(page: &str) -> Vec<(String, Metric)> {
         let (sample, value) = line.rsplit_once(' ').expect("a value");
         value.parse::<f64>().unwrap_or_else(|_| panic!("not a number: {line}"));
         let (of, labels) = sample.split_once('{').unwrap_or((sample, ""));
-        assert_eq!(of, name, "{line}");
+        let suffixes: &[&str] = match metric.kind.as_str() {
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        assert!(suffixes.iter().any(|suffix| *of == format!("{name}{suffix}")), "{line}");
         // Label values of this test contain neither commas nor quotes.
         let labels = labels
             .trim_end_matches('}')
@@ -108,4 +112,28 @@ fn the_metrics_page_and_its_documentation_agree() {
     }
     wrong.extend(rows.map(|row| format!("no such metric: {row}")));
     assert!(wrong.is_empty(), "docs/metrics.md:\n{}", wrong.join("\n"));
+}
+
+/// The value of a sample without labels.
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.expect(name).parse().expect("a number")
+}
+
+#[test]
+fn deliveries_and_verifications_are_measured() {
+    let gateway = start(|_| {});
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    // One event in 32 of each of the two threads that publish is measured, and counted before the next one is sent.
+    for _ in 0..96 {
+        gateway.publish(r#"{"channel":"grid.a","event":"e","data":1}"#);
+        client.json();
+    }
+    let page = gateway.admin_as(None, "GET", "/metrics", "", b"").body;
+    let measured = value(&page, "tickgate_publish_to_flush_seconds_count");
+    assert!((1.0..=3.0).contains(&measured), "{measured}");
+    let mean = value(&page, "tickgate_publish_to_flush_seconds_sum") / measured;
+    assert!(mean > 0.0 && mean < 60.0, "{mean} s");
+    assert!(value(&page, "tickgate_token_verification_seconds_count") >= 1.0);
 }

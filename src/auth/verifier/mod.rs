@@ -15,12 +15,13 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 
 use crate::auth::{self, Identity, KeySet, TOKEN_BYTES_MAX, TokenError};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Histogram};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
 use tickgate_protocol::message::ErrorCode;
@@ -73,6 +74,8 @@ pub struct VerifierMetrics {
     pub invalid: Counter,
     /// Requests refused because too many waited.
     pub overloaded: Counter,
+    /// How long it took to verify tokens that were not in the cache.
+    pub duration: Histogram,
 }
 
 /// Verifies tokens. A gateway has one. Dropping it ends its threads after they have replied to the waiting requests.
@@ -199,7 +202,10 @@ impl Shared {
             return Ok(identity);
         }
         let rules = Arc::clone(&self.rules.read());
-        match auth::verify(token, &rules.keys, &rules.settings, now_unix_ms) {
+        let start = Instant::now();
+        let verified = auth::verify(token, &rules.keys, &rules.settings, now_unix_ms);
+        self.metrics.duration.add(start.elapsed());
+        match verified {
             Ok(identity) => {
                 self.metrics.verified.add(1);
                 Ok(self.cache.put(key, Arc::new(identity), rules.generation))

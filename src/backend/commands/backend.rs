@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::breaker::{AttemptPermit, Breaker, CircuitState};
 use super::metrics::BackendSample;
 use super::{Failure, Handler, HandlerResult, Request};
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::{Counter, Gauge, Histogram, Readable as _};
 use crate::time::Now;
 
 /// The state that the routes of one backend share.
@@ -21,6 +21,7 @@ pub(super) struct Backend {
     attempts: Counter,
     failures: Counter,
     refused: Counter,
+    duration: Histogram,
 }
 
 impl Backend {
@@ -33,6 +34,7 @@ impl Backend {
             attempts: Counter::default(),
             failures: Counter::default(),
             refused: Counter::default(),
+            duration: Histogram::default(),
         }
     }
 
@@ -68,6 +70,7 @@ impl Backend {
             attempts: self.attempts.get(),
             failures: self.failures.get(),
             refused: self.refused.get(),
+            duration: self.duration.read(),
         }
     }
 
@@ -81,6 +84,7 @@ impl Backend {
 struct Attempt<'a> {
     backend: &'a Backend,
     permit: AttemptPermit,
+    started: Instant,
     healthy: bool,
     failed: bool,
 }
@@ -92,6 +96,7 @@ impl<'a> Attempt<'a> {
         Self {
             backend,
             permit,
+            started: Instant::now(),
             healthy: false,
             failed: true,
         }
@@ -102,6 +107,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let backend = self.backend;
         backend.in_flight.add(-1);
+        backend.duration.add(self.started.elapsed());
         backend.failures.add(u64::from(self.failed));
         let (before, after) = {
             let mut breaker = backend.breaker.lock();

@@ -2,7 +2,7 @@
 
 use super::audit::AuditSample;
 use super::breaker::CircuitState;
-use crate::metrics::{Counter, Gauge, Metric};
+use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readable as _};
 use crate::session::CommandOutcome;
 use tickgate_protocol::message::ErrorCode;
 
@@ -14,6 +14,8 @@ pub(super) struct CommandMetrics {
     pub(super) bytes: Gauge,
     pub(super) retries: Counter,
     pub(super) repeats: Counter,
+    /// From the arrival of a command to its answer.
+    pub(super) duration: Histogram,
     succeeded: Counter,
     failed: Counter,
     unknown_action: Counter,
@@ -60,6 +62,7 @@ impl CommandMetrics {
             repeats: self.repeats.get(),
             keys: keys as u64,
             key_bytes: key_bytes as u64,
+            duration: self.duration.read(),
             outcomes: [
                 ("success", self.succeeded.get()),
                 ("failure", self.failed.get()),
@@ -95,6 +98,8 @@ pub struct CommandsSample {
     pub keys: u64,
     /// Bytes of their outcomes.
     pub key_bytes: u64,
+    /// How long commands took, from their arrival to their answer.
+    pub duration: HistogramSample,
     /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
     pub outcomes: [(&'static str, u64); 10],
     /// The audit trail.
@@ -134,6 +139,11 @@ impl CommandsSample {
             "tickgate_command_retries_total",
             "Repeated attempts on idempotent routes.",
             |commands, samples| samples.value(commands.retries),
+        ),
+        Metric::histogram(
+            "tickgate_command_seconds",
+            "How long commands took, from their arrival to their answer.",
+            |commands, samples| samples.histogram(&commands.duration),
         ),
         Metric::counter(
             "tickgate_command_repeats_total",
@@ -187,6 +197,8 @@ pub struct BackendSample {
     pub failures: u64,
     /// Commands refused without an attempt, because the breaker was open.
     pub refused: u64,
+    /// How long attempts took.
+    pub duration: HistogramSample,
 }
 
 impl BackendSample {
@@ -211,6 +223,11 @@ impl BackendSample {
             "tickgate_backend_failures_total",
             "Attempts without a usable reply.",
             |backend, samples| samples.value(backend.failures),
+        ),
+        Metric::histogram(
+            "tickgate_backend_seconds",
+            "How long attempts took, with or without a usable reply.",
+            |backend, samples| samples.histogram(&backend.duration),
         ),
     ];
 }

@@ -154,6 +154,7 @@ impl Pending {
 
     fn finish(&mut self, outcome: CommandOutcome) {
         self.answered = true;
+        self.shared.metrics.duration.add(self.received.elapsed());
         if self.audit {
             let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
             let reservation = self.reservation.take();

@@ -238,6 +238,12 @@ impl ShardCore {
         count
     }
 
+    /// When the first measured event was published of those that were delivered since the last call, by
+    /// [`monotonic_us`](crate::time::monotonic_us).
+    pub fn take_measured_us(&mut self) -> Option<u32> {
+        self.fanout.take_measured_us()
+    }
+
     /// Whether the last [`ShardCore::deliver`] stopped because what it queued must be written first.
     #[must_use]
     pub const fn is_pressed(&self) -> bool {

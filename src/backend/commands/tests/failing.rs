@@ -54,6 +54,10 @@ async fn the_breaker_opens_lets_one_probe_through_and_closes() {
         (backend.circuit, backend.opened_total, backend.refused),
         (CircuitState::Closed, 1, 2)
     );
+    // Each attempt took 10 ms. Commands that were refused at once count as commands, not as attempts.
+    assert_eq!(backend.duration.count(), u64::from(FAILURES_IN_ROW) + 2);
+    assert!(backend.duration.sum_us >= backend.duration.count() * 10_000);
+    assert_eq!(harness.router.read().duration.count(), u64::from(FAILURES_IN_ROW) + 4);
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ pub(super) struct Fanout {
     nodes: Vec<NodeId>,
     // Reused by `take_run`.
     next_nodes: Vec<NodeId>,
+    // When the first measured event of this turn was published; 0: there is none.
+    measured_us: u32,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -74,6 +76,7 @@ impl Fanout {
             run: Vec::new(),
             nodes: Vec::new(),
             next_nodes: Vec::new(),
+            measured_us: 0,
             metrics,
         }
     }
@@ -154,8 +157,18 @@ impl Fanout {
         self.progress.version = self.progress.version.max(self.run.first().map_or(0, version));
         delivery.deliveries += self.queue_run(connections);
         self.progress.version = self.run.iter().map(version).fold(self.progress.version, u64::max);
+        if self.measured_us == 0 {
+            let mut published = self.run.iter().map(|popped| popped.event.published_us());
+            self.measured_us = published.find(|us| *us != 0).unwrap_or(0);
+        }
         delivery.count += self.run.len();
         self.run.clear();
+    }
+
+    /// When the first measured event was published that was delivered since the last call, by
+    /// [`monotonic_us`](crate::time::monotonic_us).
+    pub(super) fn take_measured_us(&mut self) -> Option<u32> {
+        Some(std::mem::take(&mut self.measured_us)).filter(|us| *us != 0)
     }
 
     /// Ends a delivery; returns how many events were taken out of the inbox.

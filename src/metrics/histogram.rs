@@ -1,0 +1,94 @@
+//! A distribution of durations.
+
+use std::time::Duration;
+
+use super::{Counter, Readable};
+
+/// The upper bounds of the buckets, in microseconds. Durations above the last one are in one more bucket.
+pub const BOUNDS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
+];
+
+/// Counts durations by their length.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BOUNDS_US.len() + 1],
+    sum_us: Counter,
+}
+
+impl Histogram {
+    /// Counts one duration. Any number of threads may call it.
+    pub fn add(&self, duration: Duration) {
+        let us = microseconds(duration);
+        self.buckets[bucket(us)].add(1);
+        self.sum_us.add(us);
+    }
+
+    /// Counts one duration without a locked instruction. Correct only if a single thread writes this histogram.
+    pub fn bump(&self, duration: Duration) {
+        let us = microseconds(duration);
+        self.buckets[bucket(us)].bump(1);
+        self.sum_us.bump(us);
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The bucket of a duration, whose bound is the first one that is not below it.
+fn bucket(us: u64) -> usize {
+    BOUNDS_US.partition_point(|bound| *bound < us)
+}
+
+/// One reading of a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistogramSample {
+    /// The durations in each bucket.
+    pub buckets: [u64; BOUNDS_US.len() + 1],
+    /// The sum of all durations, in microseconds.
+    pub sum_us: u64,
+}
+
+impl HistogramSample {
+    /// The number of durations.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+impl Readable for Histogram {
+    type Reading = HistogramSample;
+
+    fn read(&self) -> HistogramSample {
+        HistogramSample {
+            buckets: self.buckets.read(),
+            sum_us: self.sum_us.read(),
+        }
+    }
+
+    fn sum(total: &mut HistogramSample, other: &HistogramSample) {
+        <[Counter; BOUNDS_US.len() + 1]>::sum(&mut total.buckets, &other.buckets);
+        Counter::sum(&mut total.sum_us, &other.sum_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_in_the_bucket_of_the_first_bound_that_is_not_below_it() {
+        let histogram = Histogram::default();
+        for us in [0, 100, 101, 10_000_000, 10_000_001] {
+            histogram.add(Duration::from_micros(us));
+        }
+        histogram.bump(Duration::MAX);
+        let sample = histogram.read();
+        assert_eq!((sample.buckets[0], sample.buckets[1]), (2, 1));
+        assert_eq!((sample.buckets[15], sample.buckets[16]), (1, 2));
+        assert_eq!(sample.count(), 6);
+    }
+}
