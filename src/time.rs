@@ -3,9 +3,8 @@
 //! A [`Now`] is one reading of both clocks. Deadlines are in monotonic milliseconds; clients see Unix milliseconds.
 //! Milliseconds are precise enough, because the finest limit is 100 messages a second.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-use rustix::time::{ClockId, clock_gettime};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One reading of the monotonic and of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,14 +50,29 @@ impl Clock {
     }
 }
 
-/// Reads the monotonic clock in microseconds, modulo 2^32: 71 minutes.
+/// Reads the monotonic clock, in microseconds since the first call, modulo 2^32: 71 minutes.
 #[must_use]
 pub fn monotonic_us() -> u32 {
-    let now = clock_gettime(ClockId::Monotonic);
-    // Both parts wrap alike.
-    (now.tv_sec as u32)
-        .wrapping_mul(1_000_000)
-        .wrapping_add(now.tv_nsec as u32 / 1_000)
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_micros() as u32
+}
+
+/// Measures how long something takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Begins to measure.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the start.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// Reads the wall clock, in milliseconds since 1970-01-01T00:00:00Z; 0 if it is set to an earlier time.

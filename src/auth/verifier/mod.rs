@@ -15,7 +15,6 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
@@ -23,7 +22,7 @@ use parking_lot::RwLock;
 use crate::auth::{self, Identity, KeySet, TOKEN_BYTES_MAX, TokenError};
 use crate::metrics::{Counter, Histogram};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
-use crate::time::unix_ms;
+use crate::time::{Stopwatch, unix_ms};
 use tickgate_protocol::message::ErrorCode;
 
 use cache::Cache;
@@ -202,9 +201,9 @@ impl Shared {
             return Ok(identity);
         }
         let rules = Arc::clone(&self.rules.read());
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         let verified = auth::verify(token, &rules.keys, &rules.settings, now_unix_ms);
-        self.metrics.duration.add(start.elapsed());
+        self.metrics.duration.add(watch.elapsed());
         match verified {
             Ok(identity) => {
                 self.metrics.verified.add(1);
