@@ -26,6 +26,7 @@ mod stats;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -113,7 +114,7 @@ pub struct Admin {
     console_settings: Arc<session::Settings>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
-    event_bytes: usize,
+    event_bytes: AtomicUsize,
     log_lines_dropped: Arc<Counter>,
     parts: Parts,
     metrics: AdminMetrics,
@@ -158,12 +159,22 @@ impl Admin {
                 settings.max_connections_without_key,
                 settings.max_connections_without_key_per_ip,
             ),
-            event_bytes: usize::try_from(settings.event_bytes).unwrap_or(usize::MAX),
+            event_bytes: AtomicUsize::new(settings.event_bytes as usize),
             log_lines_dropped: settings.log_lines_dropped,
             parts,
             metrics: AdminMetrics::default(),
             gate: Gate::default(),
         })
+    }
+
+    /// Replaces [`Settings::event_bytes`] here and for the feeds.
+    pub fn set_event_bytes(&self, bytes: u32) {
+        self.event_bytes.store(bytes as usize, Relaxed);
+        self.parts.feeds.set_event_bytes(bytes as usize);
+    }
+
+    fn event_bytes(&self) -> usize {
+        self.event_bytes.load(Relaxed)
     }
 
     /// Serves a listener until [`Admin::stop_accepting`] or until the task is aborted. Must be called within a tokio runtime.

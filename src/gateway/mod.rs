@@ -212,6 +212,7 @@ impl Gateway {
         let reload = Reload {
             listeners: names,
             ingress: Arc::clone(&ingress),
+            admin: Arc::clone(&admin),
             verifier: components.verifier,
             router: Arc::clone(&components.router),
         };

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Settings;
+use crate::admin::Admin;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::ingress::http::ListenerNames;
@@ -14,13 +15,14 @@ use crate::ingress::{Ingress, SelectionError, check_endpoints};
 pub(super) struct Reload {
     pub(super) listeners: Vec<ListenerNames>,
     pub(super) ingress: Arc<Ingress>,
+    pub(super) admin: Arc<Admin>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) router: Arc<Router>,
 }
 
 impl Reload {
-    /// Replaces the keys and rules for tokens, the routes of commands, and the settings of the public side, which hold for
-    /// connections that are accepted from now on.
+    /// Replaces the keys and rules for tokens, the routes of commands, the longest event, and the settings of the public
+    /// side, which hold for connections that are accepted from now on.
     ///
     /// # Errors
     ///
@@ -30,6 +32,7 @@ impl Reload {
         self.verifier.replace(settings.keys, settings.auth);
         self.router
             .replace(settings.commands.routes, settings.commands.reply_bytes_max);
+        self.admin.set_event_bytes(settings.admin.event_bytes);
         self.ingress.replace(settings.ingress);
         Ok(())
     }

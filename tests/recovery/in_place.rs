@@ -147,7 +147,7 @@ async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
 async fn a_gateway_that_cannot_be_replaced_goes_on() {
     let mut gateway = Gateway::start("", "").await;
     let mut client = gateway.connect(&trader()).await;
-    gateway.configure("[server]\nshards = 1000\n");
+    gateway.configure("shards = 1000", "");
     gateway.signal("USR2");
     until("the refusal", async || {
         let log = gateway.log();

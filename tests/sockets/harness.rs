@@ -166,11 +166,8 @@ impl Gateway {
     /// Starts the process. Its standard error is `log`, or the file that [`log`](Self::log) reads.
     fn spawn(mut command: Command, server: &str, rest: &str, log: Option<Stdio>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let toml = format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
-        );
         let file = directory.path().join("tickgate.toml");
-        std::fs::write(&file, toml).expect("written");
+        std::fs::write(&file, configuration(server, rest)).expect("written");
         let log_file = std::fs::File::create(directory.path().join("log")).expect("created");
         let log = log.unwrap_or_else(|| log_file.into());
         let out = std::fs::File::create(directory.path().join("out")).expect("created");
@@ -184,9 +181,10 @@ impl Gateway {
         }
     }
 
-    /// Replaces the configuration file. The process does not read it by itself.
-    pub(crate) fn configure(&self, toml: &str) {
-        std::fs::write(self.directory.path().join("tickgate.toml"), toml).expect("written");
+    /// Replaces the configuration file by that of [`start`](Self::start). The process does not read it by itself.
+    pub(crate) fn configure(&self, server: &str, rest: &str) {
+        let file = self.directory.path().join("tickgate.toml");
+        std::fs::write(file, configuration(server, rest)).expect("written");
     }
 
     /// The log so far.
@@ -313,6 +311,12 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's log\n{}", self.log());
         }
     }
+}
+
+fn configuration(server: &str, rest: &str) -> String {
+    format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n{server}\n{rest}\n[log]\nformat = \"json\"\n"
+    )
 }
 
 /// The binary with its secrets, and without the environment of the test process.

@@ -22,6 +22,7 @@ mod memory;
 mod newcomer;
 mod pauses;
 mod recovery;
+mod reload;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 mod snapshots;

@@ -155,7 +155,7 @@ impl<'a> Batch<'a> {
     pub(super) fn take_line(&mut self, line: Line) {
         match line {
             Line::TooLong => {
-                let line_bytes_max = self.admin.event_bytes + ENVELOPE_BYTES_MAX;
+                let line_bytes_max = self.admin.event_bytes() + ENVELOPE_BYTES_MAX;
                 let message = format!("the line is longer than {line_bytes_max} bytes");
                 self.fail(self.index, HttpErrorCode::MessageTooLarge, message.into());
                 self.index += 1;
@@ -208,8 +208,8 @@ impl<'a> Batch<'a> {
     /// The event of an item.
     fn parse(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
         let item = PublishItem::parse(text, &mut self.scratch).map_err(|(code, message)| (code.into(), message))?;
-        if item.data.len() > self.admin.event_bytes {
-            let message = format!("`data` is longer than {} bytes", self.admin.event_bytes);
+        if item.data.len() > self.admin.event_bytes() {
+            let message = format!("`data` is longer than {} bytes", self.admin.event_bytes());
             return Err((HttpErrorCode::MessageTooLarge, message.into()));
         }
         if let Caller::User(identity) = self.caller

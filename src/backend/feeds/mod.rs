@@ -29,6 +29,7 @@ mod schedule;
 mod source;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -194,9 +195,15 @@ pub enum PushRefused {
 pub struct Feeds {
     pushes: mpsc::Sender<Push>,
     metrics: Arc<[FeedMetrics]>,
+    event_bytes: Arc<AtomicUsize>,
 }
 
 impl Feeds {
+    /// Replaces [`Settings::event_bytes`], for polls that begin from now on.
+    pub fn set_event_bytes(&self, bytes: usize) {
+        self.event_bytes.store(bytes, Relaxed);
+    }
+
     /// Polls every channel of a feed that the pattern matches now, with or without subscribers, and publishes the whole
     /// response. An exact pattern fills placeholders. For any other pattern, a feed with a placeholder is polled only for
     /// its channels with subscribers.

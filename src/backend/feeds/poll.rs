@@ -4,6 +4,7 @@
 //! gets a result.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::oneshot;
 
@@ -28,7 +29,8 @@ const FRESH_INTERVALS: u32 = 3;
 pub(super) struct Poller {
     pub(super) settings: FeedSettings,
     pub(super) source: Source,
-    event_bytes: usize,
+    // It may change while the gateway runs.
+    event_bytes: Arc<AtomicUsize>,
     // The metrics of all feeds, and the index of this feed.
     metrics: (Arc<[FeedMetrics]>, usize),
 }
@@ -66,7 +68,7 @@ struct Published {
 impl Poller {
     pub(super) fn new(
         settings: FeedSettings,
-        event_bytes: usize,
+        event_bytes: Arc<AtomicUsize>,
         connections: &mut Connections,
         metrics: (Arc<[FeedMetrics]>, usize),
     ) -> Self {
@@ -126,7 +128,7 @@ impl Poller {
     /// subscriber waits for.
     async fn publish_changes(&self, poll: &mut PollStart, broker: &dyn Broker) -> Result<Published, PollFailure> {
         let mode = &self.settings.publish;
-        let bytes_max = self.event_bytes.saturating_mul(RESPONSE_EVENTS);
+        let bytes_max = self.event_bytes.load(Relaxed).saturating_mul(RESPONSE_EVENTS);
         let fetched = self.source.fetch(poll.value.as_deref(), mode, bytes_max);
         let response = match pause::timeout(self.settings.timeout, fetched).await {
             Ok(response) => response?,
@@ -141,7 +143,7 @@ impl Poller {
         }
         // A byte order mark is not JSON (RFC 8259, section 8.1).
         let response = response.text.strip_prefix('\u{feff}').unwrap_or(&response.text);
-        let changes = change::changes(&mut poll.last, mode, response, poll.full, self.event_bytes)?;
+        let changes = change::changes(&mut poll.last, mode, response, poll.full, self.event_bytes.load(Relaxed))?;
         let timestamp_ms = unix_ms();
         let options = PublishOptions {
             even_if_unchanged: poll.full,

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use slab::Slab;
@@ -89,12 +90,12 @@ impl Runner {
             .map(|feed| FeedMetrics::new(&feed.channel.to_string()))
             .collect();
         let mut connections = Connections::default();
-        let event_bytes = settings.event_bytes;
+        let event_bytes = Arc::new(AtomicUsize::new(settings.event_bytes));
         let feed = |(index, settings): (usize, FeedSettings)| Feed {
             pace: Pace::new(settings.interval),
             poller: Arc::new(Poller::new(
                 settings,
-                event_bytes,
+                Arc::clone(&event_bytes),
                 &mut connections,
                 (Arc::clone(&metrics), index),
             )),
@@ -123,6 +124,7 @@ impl Runner {
         let handle = Feeds {
             pushes: sender,
             metrics,
+            event_bytes,
         };
         (Arc::new(handle), runner)
     }
