@@ -33,7 +33,7 @@
 //!
 //! | line | modules | may not |
 //! |---|---|---|
-//! | 1 | [`event`] [`memory`] [`metrics`] [`pause`] [`sync`] [`time`] | do I/O |
+//! | 1 | [`event`] [`log_level`] [`memory`] [`metrics`] [`pause`] [`sync`] [`time`] | do I/O |
 //! | 2 | [`auth`] | do I/O |
 //! | 3 | [`session`] | do I/O, read a clock, see another connection |
 //! | 4 | [`hub`] | know sockets, wait under a lock |
@@ -54,6 +54,7 @@ pub mod event;
 pub mod gateway;
 pub mod hub;
 pub mod ingress;
+pub mod log_level;
 pub mod memory;
 pub mod metrics;
 pub mod pause;

@@ -12,6 +12,7 @@ mod connection;
 mod console;
 mod endings;
 mod load;
+mod log;
 mod metrics;
 mod overview;
 mod publish;
@@ -44,6 +45,7 @@ use crate::broker::Broker;
 use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
+use crate::log_level::LevelControl;
 use crate::metrics::{Counter, IngressMetrics};
 use crate::session;
 use crate::shard::mailbox::ShardHandle;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub event_bytes: u32,
     /// Log lines that were dropped, for `/metrics`. The writer of the log counts them.
     pub log_lines_dropped: Arc<Counter>,
+    /// Changes the level of the log; `None` if the process has no log of its own.
+    pub log_control: Option<Arc<dyn LevelControl>>,
 }
 
 /// The parts of the gateway that the admin API works with.
@@ -116,6 +120,8 @@ pub struct Admin {
     publish_body_rate: u32,
     event_bytes: AtomicUsize,
     log_lines_dropped: Arc<Counter>,
+    log_control: Option<Arc<dyn LevelControl>>,
+    log_reversion: log::Reversion,
     parts: Parts,
     metrics: AdminMetrics,
     // Connections that have presented a key or token, and all others.
@@ -161,6 +167,8 @@ impl Admin {
             ),
             event_bytes: AtomicUsize::new(settings.event_bytes as usize),
             log_lines_dropped: settings.log_lines_dropped,
+            log_control: settings.log_control,
+            log_reversion: log::Reversion::default(),
             parts,
             metrics: AdminMetrics::default(),
             gate: Gate::default(),

@@ -129,6 +129,13 @@ pub(super) const ROUTES: &[Route] = &[
         }),
     },
     Route {
+        methods: "GET, HEAD, PUT",
+        path: "/api/log",
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.log_level(operator, call)))
+        }),
+    },
+    Route {
         methods: GET,
         path: "/api/channels/{}",
         handler: Handler::Operator(|admin, operator, call| {

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tickgate::backend::commands::audit::{AuditRoom, TARGET as AUDIT};
-use tickgate::config::{AuditMode, Format, Level};
+use tickgate::config::{AuditMode, Format};
+use tickgate::log_level::{Level, LevelControl, Levels};
 use tickgate::metrics::Counter;
 use tracing::Metadata;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -102,39 +103,71 @@ fn queue(thread: &str, lines_max: usize, destination: impl io::Write + Send + 's
         .finish(destination)
 }
 
-/// Changes the level of the log while the process runs.
-#[derive(Clone)]
+/// Changes the levels of the log while the process runs.
+#[derive(Clone, Debug)]
 pub(super) struct LevelHandle {
     filter: reload::Handle<Targets, Registry>,
     audit: AuditMode,
+    levels: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    present: Levels,
+    configured: Levels,
 }
 
 impl LevelHandle {
-    pub(super) fn set(&self, level: Level) {
-        // It fails only when the log has ended.
-        let _ = self.filter.reload(filter(level, self.audit));
+    /// Takes over the levels of a configuration.
+    pub(super) fn configure(&self, levels: Levels) {
+        self.levels.lock().configured = levels.clone();
+        self.set_levels(&levels);
     }
 }
 
-/// Which lines are logged. Libraries log warnings and errors only, because their finer levels may quote headers.
-fn filter(level: Level, audit: AuditMode) -> Targets {
-    let own = match level {
+impl LevelControl for LevelHandle {
+    fn levels(&self) -> Levels {
+        self.levels.lock().present.clone()
+    }
+
+    fn configured(&self) -> Levels {
+        self.levels.lock().configured.clone()
+    }
+
+    fn set_levels(&self, levels: &Levels) {
+        let mut state = self.levels.lock();
+        state.present = levels.clone();
+        // It fails only when the log has ended.
+        let _ = self.filter.reload(filter(levels, self.audit));
+    }
+}
+
+const fn level_filter(level: Level) -> LevelFilter {
+    match level {
         Level::Off => LevelFilter::OFF,
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
-    };
+    }
+}
+
+/// Which lines are logged. Libraries log warnings and errors only, because their finer levels may quote headers.
+fn filter(levels: &Levels, audit: AuditMode) -> Targets {
+    let own = level_filter(levels.all);
     // The audit log stays on at every level except `off`. A complete trail stays on as long as the process runs.
     let audit = if own == LevelFilter::OFF && audit == AuditMode::Bounded {
         own
     } else {
         own.max(LevelFilter::INFO)
     };
+    let modules = levels.modules.iter();
+    let modules = modules.map(|(module, level)| (format!("tickgate::{module}"), level_filter(*level)));
     Targets::new()
         .with_default(own.min(LevelFilter::WARN))
         .with_target("tickgate", own)
+        .with_targets(modules)
         .with_target(AUDIT, audit)
 }
 
@@ -143,9 +176,16 @@ fn filter(level: Level, audit: AuditMode) -> Targets {
 /// # Errors
 ///
 /// When a thread cannot be started.
-pub(super) fn start(format: Format, level: Level, audit: AuditMode) -> io::Result<Started> {
-    let (filter, handle) = reload::Layer::new(filter(level, audit));
-    let level = LevelHandle { filter: handle, audit };
+pub(super) fn start(format: Format, levels: Levels, audit: AuditMode) -> io::Result<Started> {
+    let (filter, handle) = reload::Layer::new(filter(&levels, audit));
+    let level = LevelHandle {
+        filter: handle,
+        audit,
+        levels: Arc::new(Mutex::new(State {
+            present: levels.clone(),
+            configured: levels,
+        })),
+    };
     let is_terminal = io::stderr().is_terminal();
     let (log, log_guard) = queue("log", LINES_MAX, escaping(format, is_terminal, io::stderr()));
     let audit_room = match audit {
@@ -313,12 +353,28 @@ mod tests {
             (Level::Error, AuditMode::Bounded, true),
             (Level::Off, AuditMode::Lossless, true),
         ] {
-            let filter = filter(level, audit);
+            let filter = filter(&Levels::of(level), audit);
             assert_eq!(
                 filter.would_enable(AUDIT, &tracing::Level::INFO),
                 is_on,
                 "{level:?} {audit:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_module_has_a_level_of_its_own() {
+        let levels = "warn,hub=debug,hub::snapshot=off".parse().expect("levels");
+        let filter = filter(&levels, AuditMode::Bounded);
+        for (target, level, is_on) in [
+            ("tickgate::shard", tracing::Level::INFO, false),
+            ("tickgate::shard", tracing::Level::WARN, true),
+            ("tickgate::hub::state", tracing::Level::DEBUG, true),
+            ("tickgate::hub::snapshot", tracing::Level::ERROR, false),
+            ("hyper", tracing::Level::INFO, false),
+            (AUDIT, tracing::Level::INFO, true),
+        ] {
+            assert_eq!(filter.would_enable(target, &level), is_on, "{target} {level}");
         }
     }
 

@@ -49,7 +49,7 @@ impl Reloader {
         }
         let settings = config.gateway(self.descriptors_max);
         gateway.reload(settings).map_err(|error| error.to_string())?;
-        self.level.set(config.log().1);
+        self.level.configure(config.log().1);
         for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }

@@ -46,8 +46,8 @@ impl Ready {
             Ok(true) => Some(config.add_run_keys().map_err(|error| Failure::running(&error))?),
             Err(error) => return Err(Failure::misconfigured(&error)),
         };
-        let (format, level, audit) = config.log();
-        let log = logging::start(format, level, audit).map_err(|error| Failure::running(&error))?;
+        let (format, levels, audit) = config.log();
+        let log = logging::start(format, levels, audit).map_err(|error| Failure::running(&error))?;
         for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }
@@ -67,6 +67,7 @@ impl Ready {
     pub(super) fn settings(&self) -> gateway::Settings {
         let mut settings = self.config.gateway(self.descriptors_max);
         settings.admin.log_lines_dropped = Arc::clone(&self.log.lines_dropped);
+        settings.admin.log_control = Some(Arc::new(self.log.level.clone()));
         settings.commands.audit_room.clone_from(&self.log.audit_room);
         settings
     }

@@ -42,11 +42,12 @@ use std::path::Path;
 pub use problem::{Origin, Problem, Problems};
 pub use reload::Changes;
 pub use run_keys::{NoKey, RunKeys};
-pub use sections::{AuditMode, Format, Level};
+pub use sections::{AuditMode, Format};
 pub use source::Environment;
 pub use value::{duration_from_text, duration_text};
 pub use visit::{KeyDocumentation, SectionDocumentation};
 
+use crate::log_level::Levels;
 use check::Check;
 use secrets::Secrets;
 use sections::{DialectName, Endpoint, Sections};
@@ -107,9 +108,9 @@ impl Config {
 
     /// How to log.
     #[must_use]
-    pub fn log(&self) -> (Format, Level, AuditMode) {
+    pub fn log(&self) -> (Format, Levels, AuditMode) {
         let log = &self.sections.log;
-        (log.format, log.level, log.audit)
+        (log.format, log.level.clone(), log.audit)
     }
 
     /// The file of `state.snapshot`.

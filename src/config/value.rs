@@ -10,6 +10,7 @@ use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
 use crate::ingress::{HostPattern, ListenAddress, ListenerName};
+use crate::log_level::Levels;
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
 
 /// A type that a key can have.
@@ -300,6 +301,7 @@ parsed!(
     ChannelTemplate, "channel", "a channel in quotes";
     UrlTemplate, "URL", "a URL in quotes";
     RedisKey, "Redis key", "a Redis key in quotes";
+    Levels, "level", "a level in quotes";
     RedisAddress, "URL", "an address in quotes"
 );
 

@@ -54,6 +54,7 @@ fn each_route_checks_its_access_rule() {
             ("DELETE", "/api/websocket/clients/x", true),
             ("DELETE", "/api/users/u1/connections", true),
             ("POST", "/api/websocket/broadcast/test", true),
+            ("GET", "/api/log", true),
         ] {
             let answer = gateway.admin_as(bearer, method, target, "", b"");
             assert_eq!(
@@ -104,6 +105,8 @@ fn wrong_paths_methods_and_queries_are_refused() {
         ("GET", "/api/publish", 405, "POST"),
         ("POST", "/api/websocket/stats", 405, "GET, HEAD"),
         ("POST", "/metrics", 405, "GET, HEAD"),
+        ("DELETE", "/api/log", 405, "GET, HEAD, PUT"),
+        ("GET", "/api/log?level=debug", 400, ""),
         ("DELETE", "/healthz", 405, "GET, HEAD, OPTIONS"),
         ("GET", "/api/websocket/clients/x", 405, "DELETE"),
         ("GET", "/api/users/u1/connections", 405, "DELETE"),

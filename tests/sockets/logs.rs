@@ -199,3 +199,51 @@ async fn a_complete_audit_trail_that_nobody_reads_fails_the_end_of_the_process()
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(1));
 }
+
+#[tokio::test]
+async fn the_level_is_changed_while_the_gateway_runs_and_goes_back() {
+    let gateway = Gateway::start("", "").await;
+    let put = async |body: Value| gateway.admin("PUT", "/api/log", body.to_string()).await;
+    for body in [
+        json!({}),
+        json!({"level": "loud"}),
+        json!({"level": "info,hubs=debug"}),
+        json!({"level": "info", "for_seconds": 0}),
+        json!({"level": "info", "seconds": 1}),
+    ] {
+        let (status, answer) = put(body.clone()).await;
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!("INVALID_MESSAGE")),
+            "{body}"
+        );
+    }
+    let (_, answer) = gateway.admin("GET", "/api/log", "").await;
+    assert_eq!(answer, json!({"configured": "info", "level": "info"}));
+    assert!(!gateway.log().contains("admin request"));
+
+    let (status, answer) = put(json!({"level": "warn,admin=debug"})).await;
+    assert_eq!(
+        (status, answer),
+        (200, json!({"configured": "info", "level": "warn,admin=debug"}))
+    );
+    gateway.admin("GET", "/healthz", "").await;
+    until("the line of a request", async || {
+        gateway.log().contains("admin request").then_some(())
+    })
+    .await;
+    assert!(
+        gateway.log().contains("the level of the log is changed"),
+        "{}",
+        gateway.log()
+    );
+
+    let (_, answer) = put(json!({"level": "debug", "for_seconds": 1})).await;
+    assert_eq!(answer["level"], "debug");
+    assert!(answer["seconds_left"].as_u64() <= Some(2), "{answer}");
+    until("the configured level", async || {
+        let (_, answer) = gateway.admin("GET", "/api/log", "").await;
+        (answer == json!({"configured": "info", "level": "info"})).then_some(())
+    })
+    .await;
+}

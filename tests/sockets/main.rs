@@ -22,8 +22,8 @@ mod memory;
 mod newcomer;
 mod pauses;
 mod recovery;
-mod reload;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
+mod reload;
 mod snapshots;
 mod story;

@@ -33,6 +33,7 @@ fn settings() -> Settings {
         max_connections_without_key_per_ip: 0,
         event_bytes: 256 * 1024,
         log_lines_dropped: Arc::default(),
+        log_control: None,
     }
 }
 

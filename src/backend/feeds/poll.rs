@@ -143,7 +143,13 @@ impl Poller {
         }
         // A byte order mark is not JSON (RFC 8259, section 8.1).
         let response = response.text.strip_prefix('\u{feff}').unwrap_or(&response.text);
-        let changes = change::changes(&mut poll.last, mode, response, poll.full, self.event_bytes.load(Relaxed))?;
+        let changes = change::changes(
+            &mut poll.last,
+            mode,
+            response,
+            poll.full,
+            self.event_bytes.load(Relaxed),
+        )?;
         let timestamp_ms = unix_ms();
         let options = PublishOptions {
             even_if_unchanged: poll.full,

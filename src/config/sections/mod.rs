@@ -21,7 +21,7 @@ pub(super) use command::Command;
 pub(super) use endpoint::{DialectName, Endpoint};
 pub(super) use feed::Feed;
 pub(super) use limits::{Compression, Heartbeat, Limits};
-pub use process::{AuditMode, Format, Level};
+pub use process::{AuditMode, Format};
 pub(super) use process::{Broker, Log};
 pub(super) use server::Server;
 pub(super) use state::State;

@@ -3,6 +3,7 @@
 use crate::config::check::Check;
 use crate::config::declare::section;
 use crate::config::value::choices;
+use crate::log_level::{Level, Levels};
 
 section! {
     /// `[broker]`.
@@ -29,8 +30,10 @@ section! {
     struct Log {
         /// `human`: lines for people. `json`: one object per line.
         value format: Format = Format::Human;
-        /// The least important lines that are written.
-        value level: Level = Level::Info;
+        /// The least important lines that are written: `off`, `error`, `warn`, `info`, `debug` or `trace`. Single modules may have
+        /// another level, with the modules in them: `"info,hub=debug,backend::commands=trace"`. `PUT /api/log` changes it for a
+        /// while.
+        value level: Levels = Levels::of(Level::Info);
         /// What happens to audit lines (`command[].audit`) that standard error does not take. `bounded`: they wait in memory with
         /// the other lines, and are dropped beyond 8192; nothing waits for them. `lossless`: none is dropped, and a command of
         /// an audited route is sent to its backend only after there is room for its line (1024 may be unwritten). So while
@@ -45,7 +48,7 @@ section! {
 }
 
 fn a_lossless_trail_is_written(log: &Log, check: &mut Check<'_>) {
-    if log.audit == AuditMode::Lossless && log.level == Level::Off {
+    if log.audit == AuditMode::Lossless && log.level.all == Level::Off {
         let message =
             "log.audit = \"lossless\" and log.level = \"off\" contradict each other: no audit line would be written";
         check.contradiction(["audit", "level"], message);
@@ -73,25 +76,3 @@ pub enum Format {
 }
 
 choices!(Format { "human" => Self::Human, "json" => Self::Json });
-
-/// `level`: the least important lines that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// No lines.
-    Off,
-    /// Failures.
-    Error,
-    /// Also what an operator should look at.
-    Warn,
-    /// Also normal events that an operator wants to have on record.
-    Info,
-    /// Also details that help to find a fault.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-choices!(Level {
-    "off" => Self::Off, "error" => Self::Error, "warn" => Self::Warn,
-    "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace,
-});
