@@ -40,6 +40,38 @@ pub struct PublishOptions {
     pub even_if_unchanged: bool,
     /// For how many milliseconds newcomers get the event as the channel's last value; `None`: without limit.
     pub fresh_ms: Option<u32>,
+    /// The event tells that what is kept of its channel is deleted, and what is meant. See [`NewEvent::deletion`].
+    pub deletes: Option<Deletion>,
+}
+
+/// What the deletion of a channel removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// Everything that is kept: last value, records and history.
+    Everything,
+    /// The last value, if it has ended by now (`last_ttl`). The history stays.
+    EndedLast,
+}
+
+/// The name of the event that tells of a deletion. Its `data` is `null`.
+pub const DELETED_EVENT: &str = "deleted";
+
+impl NewEvent {
+    /// The event that deletes what is kept of a channel, and tells its subscribers. It is published like any other. If there
+    /// is nothing to delete, its receipt says "unchanged".
+    #[must_use]
+    pub fn deletion(channel: Channel, deletion: Deletion, timestamp_ms: u64) -> Self {
+        Self {
+            channel,
+            name: DELETED_EVENT.into(),
+            data: Bytes::from_static(b"null"),
+            timestamp_ms,
+            options: PublishOptions {
+                deletes: Some(deletion),
+                ..PublishOptions::default()
+            },
+        }
+    }
 }
 
 /// Why an event was not published, or may not have been.

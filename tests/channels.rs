@@ -184,3 +184,73 @@ fn repeated_ids_and_unchanged_values_are_reported() {
     assert_eq!(stats["events"]["unchanged"], 3);
     assert_eq!(stats["state"]["channels"], 3, "plain channels have no state");
 }
+
+#[test]
+fn deleted_channels_are_told_and_are_gone_for_newcomers() {
+    let gateway = start(|_| {});
+    let publish = |channel: &str, data: &str| {
+        let event = format!(r#"{{"channel":"{channel}","event":"update","data":{data}}}"#);
+        assert_eq!(gateway.publish(&event).json()["published"], 1);
+    };
+    for channel in ["market.a.price", "market.b.price", "grid.a.status", "grid.a.order"] {
+        publish(channel, "1");
+    }
+    let mut native = gateway.client(&gateway.trader("u1"));
+    native.subscribe(&["grid.*"]);
+    assert_eq!(native.json()["data"], 1);
+    let mut prices = gateway.client(&gateway.trader("u1"));
+    prices.subscribe(&["market.*.price"]);
+    for _ in 0..2 {
+        assert_eq!(prices.json()["data"], 1);
+    }
+
+    let delete = |pattern: &str| gateway.admin("DELETE", &format!("/api/channels/{pattern}"), "");
+    assert_eq!(delete("market.*.price").json(), json!({"deleted": 2}));
+    for channel in ["market.a.price", "market.b.price"] {
+        let event = prices.json();
+        let told = (&event["event"], &event["channel"], &event["data"]);
+        assert_eq!(told, (&json!("deleted"), &json!(channel), &Value::Null));
+    }
+    assert_eq!(delete("grid.a.*").json(), json!({"deleted": 2}));
+    for _ in 0..2 {
+        let event = native.json();
+        assert_eq!((&event["event"], &event["data"]), (&json!("deleted"), &Value::Null));
+        assert_eq!(event["offset"].is_u64(), event["channel"] == "grid.a.order", "{event}");
+    }
+    assert_eq!(delete("*").json(), json!({"deleted": 0}), "nothing is left");
+    assert_eq!(delete("grid..a").json()["error"]["code"], "INVALID_CHANNEL");
+    let of_trader = gateway.admin_as(
+        Some(&gateway.trader("u1")),
+        "DELETE",
+        "/api/channels/grid.a.status",
+        "",
+        b"",
+    );
+    assert_eq!(of_trader.status, 403);
+
+    assert_eq!(get(&gateway, "/api/channels/grid.a.status").json()["last"], Value::Null);
+    let mut newcomer = gateway.client(&gateway.trader("u2"));
+    newcomer.subscribe(&["market.*.price", "grid.a.status"]);
+    publish("market.a.price", "2");
+    assert_eq!(newcomer.json()["data"], 2, "the first that a newcomer gets");
+}
+
+#[test]
+fn a_last_value_that_nobody_renews_ends_and_its_subscribers_are_told() {
+    let gateway = start(|settings| {
+        let ending = Class {
+            cache_last: true,
+            overflow: Overflow::Conflate,
+            last_ttl_ms: Some(100),
+            ..Class::default()
+        };
+        settings.hub.classes = Arc::new(Classes::new(vec![class("bot.*", ending)]));
+    });
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["bot.*"]);
+    gateway.publish(r#"{"channel":"bot.a","event":"update","data":1}"#);
+    assert_eq!(client.json()["data"], 1);
+    let end = client.json();
+    assert_eq!((&end["event"], &end["data"]), (&json!("deleted"), &Value::Null));
+    assert_eq!(get(&gateway, "/api/channels/bot.a").json()["last"], Value::Null);
+}

@@ -10,6 +10,7 @@ mod channels;
 mod clients;
 mod connection;
 mod console;
+mod deletion;
 mod endings;
 mod load;
 mod log;

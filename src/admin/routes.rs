@@ -136,10 +136,13 @@ pub(super) const ROUTES: &[Route] = &[
         }),
     },
     Route {
-        methods: GET,
+        methods: "GET, HEAD, DELETE",
         path: "/api/channels/{}",
         handler: Handler::Operator(|admin, operator, call| {
-            call.with(&[], |call| Box::pin(admin.channel(operator, call)))
+            call.with(&[], |call| match *call.request.method() {
+                Method::DELETE => Box::pin(admin.delete(operator, call)),
+                _ => Box::pin(admin.channel(operator, call)),
+            })
         }),
     },
     Route {

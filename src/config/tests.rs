@@ -58,7 +58,10 @@ fn names(toml: &str) -> Vec<String> {
                 table.values().for_each(|value| walk("auth.role.<name>", value, names));
             }
             // A value that is itself a table.
-            toml::Value::Table(_) if path.ends_with(".subscription_types") || path == "channel[].history" => {
+            toml::Value::Table(_)
+                if path.ends_with(".subscription_types")
+                    || ["channel[].history", "channel[].record_delete"].contains(&path) =>
+            {
                 names.push(path.to_owned());
             }
             toml::Value::Table(table) => {
@@ -420,7 +423,7 @@ fn feeds_are_built_from_their_keys() {
                 SourceSettings::Redis { address, password, key } => format!("{address} {} {key}", password.is_some()),
             };
             let publish = match &feed.publish {
-                PublishMode::ChangedRecords(key) => key,
+                PublishMode::ChangedRecords(key) => &key.to_string(),
                 PublishMode::Changed => "changed",
                 PublishMode::Everything => "everything",
             };

@@ -19,6 +19,7 @@ mod handle;
 mod listeners;
 mod memory;
 mod reload;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,12 +36,10 @@ use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds};
-use crate::hub::Hub;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
 use crate::ingress::{Ingress, check_endpoints};
 use crate::metrics::IngressMetrics;
-use crate::time::Clock;
 use crate::{admin, auth, hub, ingress, shard};
 
 pub use self::error::Error;
@@ -56,9 +55,6 @@ const INGRESS_THREADS: usize = 2;
 /// the kernel's accept queue overflowed 703 times, and the response to a publication took up to 0.3 s. Apart, the queue
 /// did not overflow, and the response took 12 to 40 ms.
 const MAIN_THREADS: usize = 2;
-
-/// How often the hub is asked to expire channels that are not used.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a restart waits for the requests of connections to the admin listener that are accepted.
 const LAST_CONNECTIONS: Duration = Duration::from_millis(250);
@@ -250,7 +246,12 @@ impl Gateway {
             );
         }
         handle.watch("the feeds", main.spawn(components.feed_runner.run()));
-        handle.watch("the expiry", main.spawn(expire(components.hub, components.clock)));
+        let (hub, broker, clock) = (components.hub, components.broker, components.clock);
+        handle.watch("the expiry", main.spawn(upkeep::expire(Arc::clone(&hub), clock)));
+        handle.watch(
+            "the ends of last values",
+            main.spawn(upkeep::end_last_values(hub, broker, clock)),
+        );
         handle.watch("the self-report", main.spawn(self_report.run()));
         Ok(gateway)
     }
@@ -380,26 +381,6 @@ impl Drop for Gateway {
             if let Err(error) = self.end() {
                 tracing::error!(%error, "the gateway did not end well");
             }
-        }
-    }
-}
-
-/// Lets the hub expire state in channels that are not used, and reports publishers that lost state because of their quota.
-async fn expire(hub: Arc<Hub>, clock: Clock) {
-    let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
-    let mut reported = 0;
-    loop {
-        interval.tick().await;
-        hub.expire(clock.now());
-        let evicted = hub.metrics().evicted_by_quota;
-        if evicted > reported {
-            let publishers: Vec<_> = hub.over_quota().iter().map(|holding| holding.to_string()).collect();
-            tracing::warn!(
-                channels = evicted - reported,
-                publishers = publishers.join(", "),
-                "channels were evicted because their publisher has more state than its quota"
-            );
-            reported = evicted;
         }
     }
 }

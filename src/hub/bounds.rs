@@ -4,11 +4,14 @@
 //! adds something afterwards evicts as much as exceeds the bounds. It does so without that lock, and from the stripe with
 //! the least recently used channel.
 
+use super::interest::Stripes;
 use super::publishers::{Claim, Publisher, Quota};
-use super::state::{Channels, Claimed, Garbage};
-use super::{Hub, StripeState};
+use super::scan::PAGE_STEPS;
+use super::state::{Channels, Claimed, Garbage, Prefixes};
+use super::{ChannelView, Hub, StripeState};
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// Most evictions by one caller at a time. If more are needed, the next caller continues.
 const EVICTIONS_MAX: usize = 256;
@@ -196,5 +199,48 @@ impl Hub {
         for stripe in (0u8..).take(self.stripes.len()) {
             self.with_state(stripe, |state| state.channels.expire_all(now));
         }
+    }
+
+    /// Removes what is left of channels that were deleted a while ago. Returns the channels whose last values have ended
+    /// (`last_ttl`): their [deletions](crate::event::NewEvent::deletion) are to be published. To be called about once a
+    /// second.
+    #[must_use]
+    pub fn pass_time(&self, now: Now) -> Vec<Channel> {
+        let mut ended = Vec::new();
+        for stripe in (0u8..).take(self.stripes.len()) {
+            let mut pass = || {
+                let mut garbage = Garbage::default();
+                self.with_state(stripe, |state| state.channels.pass(now, &mut ended, &mut garbage))
+            };
+            while pass() {}
+        }
+        ended
+    }
+
+    /// The channels with state that a pattern matches, without those that were deleted.
+    #[must_use]
+    pub fn kept(&self, pattern: &Pattern, now: Now) -> Vec<Channel> {
+        let patterns = std::slice::from_ref(pattern);
+        let prefixes = Prefixes::of(patterns.iter());
+        let mut kept = Vec::new();
+        for stripe in Stripes::of(pattern).iter() {
+            let mut after = None;
+            loop {
+                let matching = (&prefixes, patterns);
+                let mut view = |view: ChannelView<'_>| {
+                    if !view.is_deleted {
+                        kept.push(view.channel.clone());
+                    }
+                };
+                let page = self.with_state(stripe, |state| {
+                    (state.channels).scan(matching, after.as_ref(), PAGE_STEPS, now, &mut view)
+                });
+                match page.last {
+                    Some(last) => after = Some(last),
+                    None => break,
+                }
+            }
+        }
+        kept
     }
 }

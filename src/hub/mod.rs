@@ -463,11 +463,12 @@ impl Hub {
         page.events.pop()
     }
 
-    /// Extends the freshness of the channel's last value: newcomers get it for `fresh_ms` milliseconds from now. Has no
-    /// effect if the value was published without [`fresh_ms`](crate::event::PublishOptions::fresh_ms).
+    /// Confirms the channel's last value without an event, which is then kept for its `last_ttl` from now. If it was
+    /// published with [`fresh_ms`](crate::event::PublishOptions::fresh_ms), newcomers get it for `fresh_ms` milliseconds
+    /// from now.
     pub fn confirm_last(&self, channel: &Channel, fresh_ms: u32, now: Now) {
         let mut state = self.stripes[usize::from(stripe_of(channel))].lock();
-        state.channels.confirm_last(channel, fresh_ms, now);
+        state.channels.renew(channel, Some(fresh_ms), now);
     }
 
     /// In how many wire formats events may be encoded now.

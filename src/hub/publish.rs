@@ -92,6 +92,12 @@ impl Hub {
             self.rotate_ids(now);
         }
         let class = self.classes.of(&event.channel);
+        if event.options.deletes.is_some() && !class.keeps_state() {
+            return Receipt {
+                unchanged: true,
+                ..Receipt::default()
+            };
+        }
         let published = if class.keeps_state() {
             let publisher = event.options.publisher.as_ref();
             let publisher = publisher.and_then(|name| self.publishers.get(name));

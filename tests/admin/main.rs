@@ -126,6 +126,8 @@ fn wrong_paths_methods_and_queries_are_refused() {
         ("DELETE", "/api/users/nobody/connections?x=1", 400, ""),
         ("GET", "/api/channels/a?history=1", 400, ""),
         ("GET", "/api/channels/a/history?from=1", 400, ""),
+        ("DELETE", "/api/channels/a?x=1", 400, ""),
+        ("POST", "/api/channels/a", 405, "GET, HEAD, DELETE"),
         // Probes may add parameters.
         ("GET", "/healthz?x=1", 200, ""),
         ("GET", "/metrics?x=1", 200, ""),

@@ -1,4 +1,5 @@
 import { matches } from "./pattern.js";
+import { merge, nameOf, type RecordRule } from "./records.js";
 import type { TickEvent } from "./types.js";
 
 /** The records of a channel or of several, by key. */
@@ -10,7 +11,7 @@ interface Kept {
   connection: number;
   // A last value of this channel was received.
   hadSnapshot: boolean;
-  // Merged records, by the name of the key.
+  // Merged records, by the name of the rule.
   records: Map<string, Map<string, any>>;
 }
 
@@ -21,31 +22,33 @@ const VALUES_WITH_HISTORY = ["*.*.lifecycle", "system.kill_switch"];
 export class Cache {
   readonly #kept = new Map<string, Kept>();
   readonly #limit: number;
-  readonly #keys: Set<string>;
+  readonly #rules = new Map<string, RecordRule>();
   /** A channel had to make room, since the connection began. */
   evicted = false;
 
   constructor(limit: number, keys: string[]) {
     this.#limit = limit;
-    this.#keys = new Set(keys);
+    for (const key of keys) this.mergeBy({ key });
   }
 
-  /** Merges records by this field, too, from now on. */
-  mergeBy(key: string): void {
-    if (this.#keys.has(key)) return;
-    this.#keys.add(key);
-    for (const kept of this.#kept.values()) merge(kept, kept.event, key);
+  /** Merges records by this rule, too, from now on. */
+  mergeBy(rule: RecordRule): void {
+    const name = nameOf(rule);
+    if (this.#rules.has(name)) return;
+    this.#rules.set(name, rule);
+    for (const kept of this.#kept.values()) update(kept, kept.event, name, rule);
   }
 
   put(event: TickEvent<any>, connection: number): void {
     const { channel, data } = event;
     let kept = this.#kept.get(channel);
     if (kept) this.#kept.delete(channel);
+    if (isDeletion(event)) return;
     else kept = { event, connection, hadSnapshot: false, records: new Map() };
     kept.event = event;
     kept.connection = connection;
     kept.hadSnapshot ||= event.isSnapshot;
-    if (Array.isArray(data)) for (const key of this.#keys) merge(kept, event, key);
+    if (Array.isArray(data)) for (const [name, rule] of this.#rules) update(kept, event, name, rule);
     this.#kept.set(channel, kept);
     if (this.#kept.size > this.#limit) {
       this.#kept.delete(this.#kept.keys().next().value!);
@@ -57,8 +60,9 @@ export class Cache {
     return this.#kept.get(channel)?.event;
   }
 
-  /** The records of all channels that a pattern matches, merged by `key`. */
-  records(pattern: string, key: string): Map<string, any> {
+  /** The records of all channels that a pattern matches, merged by a rule. */
+  records(pattern: string, rule: RecordRule): Map<string, any> {
+    const key = nameOf(rule);
     const all = new Map<string, any>();
     for (const [channel, kept] of this.#kept) {
       if (matches(pattern, channel)) for (const [name, record] of kept.records.get(key) ?? []) all.set(name, record);
@@ -71,10 +75,17 @@ export class Cache {
     const found: TickEvent<any>[] = [];
     for (const [channel, kept] of this.#kept) {
       if (!isValue(kept) || kept.connection !== connection || !matches(pattern, channel)) continue;
-      const records = Array.isArray(kept.event.data) ? largest(kept.records) : undefined;
-      found.push({ ...kept.event, isSnapshot: true, data: records ? [...records.values()] : kept.event.data });
+      const records = Array.isArray(kept.event.data) ? this.#best(kept.records) : undefined;
+      const data = records ? [...records.values()] : kept.event.data;
+      found.push({ ...kept.event, isSnapshot: true, data });
     }
     return found;
+  }
+
+  // A rule that knows which records are deleted is better than one that does not; otherwise the one that merges the most is.
+  #best(all: Map<string, Map<string, any>>): Map<string, any> | undefined {
+    const rank = ([name, records]: [string, Map<string, any>]): number[] => [this.#rules.get(name)?.deleted ? 1 : 0, records.size];
+    return [...all].map((one) => [rank(one), one[1]] as const).sort(([a], [b]) => b[0]! - a[0]! || b[1]! - a[1]!)[0]?.[1];
   }
 
   /** Channels of a pattern of which the gateway seems to keep nothing. */
@@ -101,13 +112,13 @@ function isValue({ event, hadSnapshot }: Kept): boolean {
   return hadSnapshot || event.offset === undefined || VALUES_WITH_HISTORY.some((pattern) => matches(pattern, event.channel));
 }
 
-function merge(kept: Kept, { data, isSnapshot }: TickEvent<any>, key: string): void {
-  if (!Array.isArray(data) || !data.every((record) => record?.[key] != null)) return;
-  let records = kept.records.get(key);
-  if (!records || isSnapshot) kept.records.set(key, (records = new Map()));
-  for (const record of data) records.set(String(record[key]), record);
+/** Whether the event tells that the gateway keeps nothing of its channel any more. */
+export function isDeletion({ event, data }: TickEvent<any>): boolean {
+  return event === "deleted" && data === null;
 }
 
-function largest(all: Map<string, Map<string, any>>): Map<string, any> | undefined {
-  return [...all.values()].sort((a, b) => b.size - a.size)[0];
+function update(kept: Kept, { data, isSnapshot }: TickEvent<any>, name: string, rule: RecordRule): void {
+  let records = kept.records.get(name);
+  if (!records || isSnapshot) kept.records.set(name, (records = new Map()));
+  merge(records, data, rule);
 }

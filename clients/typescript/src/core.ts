@@ -10,6 +10,7 @@ import { Heartbeat, LATE_MS } from "./heartbeat.js";
 import type { Host, Saved, Settings } from "./host.js";
 import { isPattern } from "./pattern.js";
 import { Positions } from "./positions.js";
+import type { RecordRule } from "./records.js";
 import { Registry } from "./registry.js";
 import { Requests, refusal } from "./requests.js";
 import { Subscription, type Owner } from "./subscription.js";
@@ -160,9 +161,9 @@ export class Core implements Owner {
     return this.#cache.last(channel);
   }
 
-  records(pattern: string, key: string): Map<string, any> {
-    this.#cache.mergeBy(key);
-    return this.#cache.records(pattern, key);
+  records(pattern: string, rule: RecordRule): Map<string, any> {
+    this.#cache.mergeBy(rule);
+    return this.#cache.records(pattern, rule);
   }
 
   release(handle: Subscription<any>): void {

@@ -9,6 +9,7 @@ export type { BufferOptions } from "./iterate.js";
 export { isPattern, matches } from "./pattern.js";
 export { Subscription, type SubscriptionEvents } from "./subscription.js";
 export type { Records } from "./cache.js";
+export type { RecordDelete, RecordKey } from "./records.js";
 export type {
   ClientOptions, CommandOptions, CommandStatus, Gap, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, Storage, TickEvent, WebSocketClass,
 } from "./types.js";

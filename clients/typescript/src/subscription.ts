@@ -1,8 +1,9 @@
-import type { Records } from "./cache.js";
+import { isDeletion, type Records } from "./cache.js";
 import { Emitter } from "./emitter.js";
 import type { TickgateError } from "./errors.js";
 import { EventBuffer, type BufferOptions } from "./iterate.js";
 import { matches } from "./pattern.js";
+import { merge, nameOf, type RecordDelete, type RecordKey, type RecordRule } from "./records.js";
 import type { Gap, TickEvent } from "./types.js";
 
 /** What a subscription may tell. */
@@ -21,7 +22,7 @@ export interface SubscriptionEvents<T> {
 /** What a subscription needs of its client. */
 export interface Owner {
   last(channel: string): TickEvent<any> | undefined;
-  records(pattern: string, key: string): Map<string, any>;
+  records(pattern: string, rule: RecordRule): Map<string, any>;
   leave(handle: Subscription<any>): void;
   /** Calls the handle's `release` a little later. */
   release(handle: Subscription<any>): void;
@@ -43,7 +44,7 @@ export class Subscription<T = unknown> {
   readonly #owner: Owner;
   readonly #emitter: Emitter<SubscriptionEvents<T>>;
   readonly #buffers = new Set<EventBuffer<T>>();
-  readonly #views = new Map<string, Map<string, any>>();
+  readonly #views = new Map<string, { rule: RecordRule; records: Map<string, any> }>();
   #ready: Promise<void>;
   #settle: Settle | undefined;
   /** @internal The gateway has confirmed it once. */
@@ -103,14 +104,17 @@ export class Subscription<T = unknown> {
   }
 
   /**
-   * The records of all channels that the pattern matches, merged by the field `key`. The map is kept up to date; it is the
-   * same object on every call. Name fields other than `code` in {@link ClientOptions.recordKeys}, or call this before the
-   * first event.
+   * The records of all channels that the pattern matches, merged by the field `key`, or by several fields: a record's name
+   * is then a JSON array of their texts. `deleted` says which records are gone, as `record_delete` of the gateway does. The
+   * map is kept up to date; it is the same object on every call. Name fields other than `code` in
+   * {@link ClientOptions.recordKeys}, or call this before the first event.
    */
-  records<R = any>(key: string): Records<R> {
-    let view = this.#views.get(key);
-    if (!view) this.#views.set(key, (view = this.#owner.records(this.pattern, key)));
-    return view;
+  records<R = any>(key: RecordKey, options: { deleted?: RecordDelete } = {}): Records<R> {
+    const rule = { key, deleted: options.deleted };
+    const name = nameOf(rule);
+    let view = this.#views.get(name);
+    if (!view) this.#views.set(name, (view = { rule, records: this.#owner.records(this.pattern, rule) }));
+    return view.records;
   }
 
   /** Ends this subscription. The last one of a pattern gives the pattern back to the gateway. */
@@ -120,7 +124,7 @@ export class Subscription<T = unknown> {
 
   /** @internal */
   deliver(event: TickEvent<any>): void {
-    for (const [key, view] of this.#views) this.#refresh(event, key, view);
+    for (const view of this.#views.values()) this.#refresh(event, view.rule, view.records);
     if (this.#held) this.#hold(() => this.#deliver(event));
     else this.#deliver(event);
   }
@@ -137,14 +141,13 @@ export class Subscription<T = unknown> {
     this.#emitter.emit("event", event);
   }
 
-  #refresh({ data, isSnapshot }: TickEvent<any>, key: string, view: Map<string, any>): void {
-    if (!Array.isArray(data)) return;
-    if (isSnapshot) {
+  #refresh(event: TickEvent<any>, rule: RecordRule, view: Map<string, any>): void {
+    if (event.isSnapshot || isDeletion(event)) {
       // Records that are gone go from the view; those of other channels stay.
-      const all = this.#owner.records(this.pattern, key);
+      const all = this.#owner.records(this.pattern, rule);
       for (const name of view.keys()) if (!all.has(name)) view.delete(name);
     }
-    for (const record of data) if (record?.[key] != null) view.set(String(record[key]), record);
+    merge(view, event.data, rule);
   }
 
   /** @internal */

@@ -5,14 +5,15 @@
 //! string, so that a code made of digits does not turn into a number.
 
 use super::failure::PollFailure;
-use tickgate_protocol::json::{Scratch, check_value, push_string};
+use tickgate_protocol::json::{RecordKey, Scratch, check_value, push_string};
 
 /// The fields and values of one hash.
 pub(super) type Hash = Vec<(String, String)>;
 
-/// A hash as one object, with its fields in order. `name` is the field that names a record.
-pub(super) fn object(mut hash: Hash, name: Option<&str>) -> String {
+/// A hash as one object, with its fields in order. `key` are the fields that name a record.
+pub(super) fn object(mut hash: Hash, key: Option<&RecordKey>) -> String {
     hash.sort_unstable();
+    let names_record = |field: &str| key.is_some_and(|key| key.fields().iter().any(|name| **name == *field));
     let mut out = Vec::from(b"{");
     for (index, (field, value)) in hash.iter().enumerate() {
         if index > 0 {
@@ -21,7 +22,7 @@ pub(super) fn object(mut hash: Hash, name: Option<&str>) -> String {
         push_string(&mut out, field);
         out.push(b':');
         match check_value(value) {
-            Ok(json) if name != Some(field) && !json.starts_with('"') => out.extend(json.as_bytes()),
+            Ok(json) if !names_record(field) && !json.starts_with('"') => out.extend(json.as_bytes()),
             _ => push_string(&mut out, value),
         }
     }
@@ -29,13 +30,13 @@ pub(super) fn object(mut hash: Hash, name: Option<&str>) -> String {
     text(out)
 }
 
-/// A hash whose values are JSON records, as an array in the order of the fields. A record without the member `name` gets
-/// it, with the field's name as its value.
+/// A hash whose values are JSON records, as an array in the order of the fields. If one field names a record, a record
+/// without it gets it, with the name of the hash's field as its value.
 ///
 /// # Errors
 ///
 /// [`PollFailure::BadResponse`] when a value is not a JSON object.
-pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, PollFailure> {
+pub(super) fn records(mut hash: Hash, key: &RecordKey) -> Result<String, PollFailure> {
     hash.sort_unstable();
     let mut out = Vec::from(b"[");
     let mut scratch = Scratch::default();
@@ -46,10 +47,13 @@ pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, PollFailure>
         let object = scratch.object(record).map_err(|error| {
             PollFailure::BadResponse(format!("the value of field {field:?} is not a record: {error}"))
         })?;
-        if object.get(name).is_some() {
-            out.extend(record.trim_ascii().as_bytes());
-            continue;
-        }
+        let name = match key.fields() {
+            [name] if object.get(name).is_none() => name,
+            _ => {
+                out.extend(record.trim_ascii().as_bytes());
+                continue;
+            }
+        };
         out.push(b'{');
         push_string(&mut out, name);
         out.push(b':');
@@ -65,9 +69,9 @@ pub(super) fn records(mut hash: Hash, name: &str) -> Result<String, PollFailure>
 }
 
 /// Hashes as an array of objects. Empty hashes, which stand for missing keys, are skipped.
-pub(super) fn array(hashes: Vec<Hash>, name: Option<&str>) -> String {
+pub(super) fn array(hashes: Vec<Hash>, key: Option<&RecordKey>) -> String {
     let hashes = hashes.into_iter().filter(|hash| !hash.is_empty());
-    let objects: Vec<String> = hashes.map(|hash| object(hash, name)).collect();
+    let objects: Vec<String> = hashes.map(|hash| object(hash, key)).collect();
     format!("[{}]", objects.join(","))
 }
 
@@ -100,25 +104,32 @@ mod tests {
             ("empty", ""),
         ]);
         assert_eq!(
-            object(fields, Some("code")),
+            object(fields, Some(&"code".into())),
             r#"{"code":"600519","empty":"","name":"贵州\"茅台","nan":"nan","old_code":"000001","on":true,"price":1850.50,"quoted":"\"x\"","tags":[1]}"#
         );
         assert_eq!(object(hash(&[("code", "600519")]), None), r#"{"code":600519}"#);
         assert_eq!(object(Hash::new(), None), "{}");
         let hashes = vec![hash(&[("code", "1")]), Hash::new(), hash(&[("code", "2")])];
-        assert_eq!(array(hashes, Some("code")), r#"[{"code":"1"},{"code":"2"}]"#);
+        assert_eq!(array(hashes, Some(&"code".into())), r#"[{"code":"1"},{"code":"2"}]"#);
     }
 
     #[test]
     fn a_hash_of_records_becomes_an_array_and_fields_name_unnamed_records() {
         let fields = hash(&[("b", r#" {"code":"B","p":1} "#), ("a", r#"{"p":2.50}"#), ("c", "{ }")]);
         assert_eq!(
-            records(fields, "code").expect("records"),
+            records(fields, &"code".into()).expect("records"),
             r#"[{"code":"a","p":2.50},{"code":"B","p":1},{"code":"c"}]"#
         );
-        assert_eq!(records(Hash::new(), "code").expect("none"), "[]");
+        let both = RecordKey::new(vec!["code".to_owned(), "side".to_owned()]).expect("a key");
+        let fields = hash(&[("a", r#"{"p":2.50}"#)]);
+        assert_eq!(records(fields, &both).expect("records"), r#"[{"p":2.50}]"#);
+        assert_eq!(
+            object(hash(&[("code", "1"), ("side", "2"), ("p", "3")]), Some(&both)),
+            r#"{"code":"1","p":3,"side":"2"}"#
+        );
+        assert_eq!(records(Hash::new(), &"code".into()).expect("none"), "[]");
         for bad in ["1", "", "[]", "{\"p\":}"] {
-            let failure = records(hash(&[("a", bad)]), "code").expect_err(bad).to_string();
+            let failure = records(hash(&[("a", bad)]), &"code".into()).expect_err(bad).to_string();
             assert!(failure.contains("not a record"), "{bad}: {failure}");
         }
     }

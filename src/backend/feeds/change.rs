@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::PublishMode;
 use super::failure::PollFailure;
 use tickgate_protocol::json::{
-    RecordError, Scratch, check_value, count_items, is_same_value, record_name, split_array,
+    RecordError, RecordKey, Scratch, check_value, count_items, is_same_value, read_record, split_array,
 };
 
 /// Most records of one response.
@@ -100,7 +100,7 @@ fn whole(response: &str, event_bytes: usize) -> Result<Changes, PollFailure> {
 
 fn records(
     last: &mut LastResponse,
-    key: &str,
+    key: &RecordKey,
     response: &str,
     full: bool,
     event_bytes: usize,
@@ -116,7 +116,8 @@ fn records(
     let (mut now, mut changed) = (HashMap::with_capacity(items.len()), Vec::new());
     let mut scratch = Scratch::default();
     for (index, record) in items.into_iter().enumerate() {
-        let name = record_name(&mut scratch, record, key).map_err(|error| bad_record(index, key, error))?;
+        let read = read_record(&mut scratch, record, key, None);
+        let name = read.map_err(|(field, error)| bad_record(index, field, error))?.name;
         if record.len() + 2 > event_bytes {
             return Err(bad(format!("a record is longer than an event's {event_bytes} bytes")));
         }

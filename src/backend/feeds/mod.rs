@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::session::RefusedValue;
 use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern};
+use tickgate_protocol::json::RecordKey;
 
 pub use health::FeedState;
 pub use metrics::{FeedCounts, FeedSample};
@@ -110,7 +111,7 @@ impl Settings {
             let class = Class {
                 cache_last: true,
                 overflow: Overflow::Conflate,
-                record_key: feed.publish.record_key().map(Into::into),
+                record_key: feed.publish.record_key().cloned(),
                 ..Class::default()
             };
             (feed.channel.clone(), class)
@@ -143,12 +144,12 @@ pub enum PublishMode {
     Everything,
     /// A response that differs from the last one.
     Changed,
-    /// The changed records of an array. The field named here is the key that identifies a record.
-    ChangedRecords(Box<str>),
+    /// The changed records of an array, which this key identifies.
+    ChangedRecords(RecordKey),
 }
 
 impl PublishMode {
-    fn record_key(&self) -> Option<&str> {
+    fn record_key(&self) -> Option<&RecordKey> {
         match self {
             Self::ChangedRecords(key) => Some(key),
             Self::Everything | Self::Changed => None,

@@ -343,7 +343,7 @@ impl Runner {
         let settings = &self.feeds[instance.feed].poller.settings;
         // Without merging, the last event has only the records that changed last.
         let class = self.hub.class_of(&instance.channel);
-        if class.record_key.as_deref() != settings.publish.record_key() && settings.publish.record_key().is_some() {
+        if class.record_key.as_ref() != settings.publish.record_key() && settings.publish.record_key().is_some() {
             return None;
         }
         let last = self.hub.last(&instance.channel, self.clock.now())?;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::feed::Feed;
-use crate::config::check::{Check, not_blank};
+use crate::config::check::{Because, Check, ensure, no_longer_than};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
 use crate::config::visit;
 use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
+use tickgate_protocol::json::{RecordDelete, RecordKey};
 
 section! {
     /// `[[channel]]`.
@@ -20,9 +21,17 @@ section! {
         value history: Option<HistoryKeys> = None;
         /// `last`: a new subscriber gets the latest event.
         value cache: Option<Cache> = None;
-        /// The `data` of an event is an array of changed records that differ in this field (a string or a number); the
-        /// gateway keeps the merged records. Other `data` replaces the whole value. Needs `cache`.
-        value record_key: Option<String> = None, check not_blank;
+        /// How long after its last publication the latest event is kept, 1 s to 365 d. Then it is removed, and subscribers get
+        /// the event `deleted`. An unchanged value that is published again (`only_changed`, or by a feed) counts. Needs `cache`.
+        value last_ttl: Option<Duration> = None, check last_ttl_fits;
+        /// The `data` of an event is an array of changed records that differ in this field (a string or a number), or in these
+        /// fields (an array of names, at most 8); the gateway keeps the merged records. Other `data` replaces the whole value.
+        /// Needs `cache`.
+        value record_key: Option<RecordKey> = None;
+        /// `{ field, values }`: a record whose `field` has one of these `values` (strings, integers, booleans) is deleted: it is
+        /// sent to those who have it, and newcomers do not get it. Numbers compare as exact decimals, also if the record has them as strings.
+        /// Without `values`, any value but `false` and `null` deletes. Needs `record_key`.
+        value record_delete: Option<RecordDelete> = None;
         /// An event whose name and value equal the last one's is not sent. With `record_key`, only the records that changed are
         /// sent.
         value only_changed: bool = false;
@@ -49,6 +58,13 @@ choices!(Overflow {
 /// The longest time that an event is kept.
 const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
+fn last_ttl_fits(ttl: &Option<Duration>) -> Result<(), String> {
+    let Some(ttl) = ttl else { return Ok(()) };
+    ensure(*ttl >= Duration::from_secs(1), "must be at least 1s")
+        .because("ends are looked for once a second")
+        .and(no_longer_than(ttl, TTL_MAX).because("the value is kept in memory for this time"))
+}
+
 fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
     if channel.history.is_some_and(|history| history.ttl > TTL_MAX) {
         check.refuse(
@@ -62,6 +78,9 @@ fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
         ClassError::ConflateWithHistory => ["overflow", "history"],
         ClassError::CacheWithoutHistory => ["overflow", "history"],
         ClassError::RecordKeyWithoutCache => ["record_key", "cache"],
+        ClassError::DeleteWithoutRecordKey => ["record_delete", "record_key"],
+        ClassError::TtlWithoutCache => ["last_ttl", "cache"],
+        ClassError::LastTtl => ["last_ttl", "last_ttl"],
         ClassError::HistorySize | ClassError::HistoryTtl => ["history", "history"],
     };
     check.contradiction(keys, error.to_string());
@@ -92,7 +111,7 @@ pub(super) fn check_feeds(feeds: &[Feed], classes: &Classes, check: &mut Check<'
             continue;
         };
         let class = classes.of(&channel);
-        if class.cache_last && class.record_key.as_deref() != feed.record_key.as_deref() && feed.record_key.is_some() {
+        if class.cache_last && class.record_key != feed.record_key && feed.record_key.is_some() {
             let message = "its channel keeps the last event for newcomers, which would be only a part of the records: \
                            give it a [[channel]] with cache = \"last\" and the same record_key";
             check.refuse(&format!("feed[{index}].record_key"), message);
@@ -129,7 +148,9 @@ impl ChannelClass {
                 ttl: Duration::from_millis(history.ttl_ms),
             }),
             cache: class.cache_last.then_some(Cache::Last),
-            record_key: class.record_key.as_deref().map(str::to_owned),
+            last_ttl: class.last_ttl_ms.map(Duration::from_millis),
+            record_key: class.record_key.clone(),
+            record_delete: class.record_delete.clone(),
             only_changed: class.only_changed,
             overflow: Some(class.overflow),
         }
@@ -146,7 +167,9 @@ impl ChannelClass {
             overflow: self
                 .overflow
                 .unwrap_or_else(|| Class::default_overflow(cache_last, has_history)),
-            record_key: self.record_key.as_deref().map(Into::into),
+            last_ttl_ms: self.last_ttl.map(milliseconds),
+            record_key: self.record_key.clone(),
+            record_delete: self.record_delete.clone(),
             only_changed: self.only_changed,
         }
     }

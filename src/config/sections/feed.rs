@@ -8,6 +8,7 @@ use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, RedisKey, S
 use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::ChannelTemplate;
+use tickgate_protocol::json::RecordKey;
 
 /// The shortest interval between two polls.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -34,10 +35,10 @@ section! {
         value password_env: Option<String> = None, check not_blank;
         /// The file that holds the Redis password.
         value password_file: Option<PathBuf> = None;
-        /// The answer is an array of records that differ in this field, and only changed records are sent. Includes
+        /// The answer is an array of records that differ in this field, or in these fields, and only changed records are sent. Includes
         /// `only_changed`. A channel that keeps its last event needs a `[[channel]]` with the same `record_key`; the built-in
         /// classes of price lists have `code`.
-        value record_key: Option<String> = None, check not_blank;
+        value record_key: Option<RecordKey> = None;
         /// An answer that equals the last one is not sent.
         value only_changed: bool = false;
         /// The time between two polls, 100 ms to 1 d, with jitter.
@@ -131,7 +132,7 @@ impl Feed {
             event: self.event.as_deref()?.into(),
             source,
             publish: match &self.record_key {
-                Some(key) => PublishMode::ChangedRecords(key.as_str().into()),
+                Some(key) => PublishMode::ChangedRecords(key.clone()),
                 None if self.only_changed => PublishMode::Changed,
                 None => PublishMode::Everything,
             },

@@ -12,6 +12,7 @@ mod endpoint;
 mod feed;
 mod limits;
 mod process;
+mod record;
 mod server;
 mod state;
 

@@ -86,6 +86,9 @@ fn export(stored: Stored, class: &Arc<Class>, shift: u64, now: Now) -> ChannelEx
         records,
         ..
     } = stored;
+    let age_ms = |at_unix_ms: i64| unix_ms(now).saturating_sub(at_unix_ms);
+    // 0: the last value did not end by itself when it was written.
+    let last_at_ms = last.as_ref().map(|last| last.at_unix_ms).filter(|at_ms| *at_ms != 0);
     let event = |stored: StoredEvent| {
         let new = NewEvent {
             channel: channel.clone(),
@@ -112,10 +115,11 @@ fn export(stored: Stored, class: &Arc<Class>, shift: u64, now: Now) -> ChannelEx
         floor: floor + shift,
         latest: latest + shift,
         last: last.map(event),
+        last_age_ms: last_at_ms.map(age_ms),
         fresh_ms: fresh_until_ms.map(|until_ms| until_ms.saturating_sub(unix_ms(now))),
         events: (events.into_iter())
             .map(|stored| {
-                let age_ms = unix_ms(now).saturating_sub(stored.at_unix_ms);
+                let age_ms = age_ms(stored.at_unix_ms);
                 (event(stored), age_ms)
             })
             .collect(),

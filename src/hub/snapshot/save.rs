@@ -201,7 +201,12 @@ impl<'t> Tables<'t> {
             sum.replace(EVENT.insert(&mut self.events, (name, event.version), row)?);
         }
         match &export.last {
-            Some(last) => sum.replace(LAST.insert(&mut self.lasts, name, (last.version, row(last, 0)))?),
+            Some(last) => {
+                let at_unix_ms = export
+                    .last_age_ms
+                    .map_or(0, |age_ms| unix_ms(now).saturating_sub(age_ms));
+                sum.replace(LAST.insert(&mut self.lasts, name, (last.version, row(last, at_unix_ms)))?);
+            }
             None => {
                 if let Some(removed) = self.lasts.remove(name)? {
                     sum.subtract(removed.value().0);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::claims::Owner;
 use super::page::{Page, PageLimit, Since};
-use super::records::{NewRecord, Records};
+use super::records::{Merged, NewRecord, Records};
 use crate::event::{Event, EventMeta, NewEvent, PublishOptions, Transit};
 use tickgate_protocol::channel::{Channel, Class};
 
@@ -57,6 +57,13 @@ pub(super) struct ChannelState {
     pub(super) last: Option<Arc<Event>>,
     /// Until when newcomers get `last`, in monotonic milliseconds; `None`: without limit.
     pub(super) fresh_until_ms: Option<i64>,
+    /// When `last` ends (`last_ttl`), in monotonic milliseconds; `None`: never.
+    pub(super) last_until_ms: Option<i64>,
+    /// When the channel was deleted, in monotonic milliseconds, if it was and nothing was published since. `last` is the
+    /// event that tells of it then.
+    pub(super) deleted_at_ms: Option<i64>,
+    /// The channel's entry among the deadlines of its stripe.
+    pub(super) deadline_ms: Option<u64>,
     pub(super) records: Option<Records>,
     // The last event before `records` began, if it replaced the whole value. A client that still has records from before
     // that event must get it first.
@@ -102,6 +109,9 @@ impl ChannelState {
             latest: floor,
             last: None,
             fresh_until_ms: None,
+            last_until_ms: None,
+            deleted_at_ms: None,
+            deadline_ms: None,
             records: None,
             whole: None,
             whole_bytes: 0,
@@ -150,7 +160,7 @@ impl ChannelState {
                         self.whole_bytes = self.whole.as_ref().map_or(0, |whole| event_bytes(whole, formats));
                     }
                     let merge = self.records.get_or_insert_default();
-                    let (replaced, forgotten) = merge.merge(new, event.version);
+                    let Merged { replaced, forgotten } = merge.merge(new, event.version);
                     garbage.texts.extend(replaced);
                     self.restarted |= forgotten.is_some();
                     // Clients whose position is before the forgotten records must be told. A channel with a history has
@@ -247,8 +257,9 @@ impl ChannelState {
 
     /// Whether a newcomer gets a last value.
     pub(super) fn has_last(&self, now_ms: i64) -> bool {
-        let is_fresh = self.fresh_until_ms.is_none_or(|until| now_ms < until);
-        self.class.cache_last && self.last.is_some() && is_fresh
+        let is_before = |until: Option<i64>| until.is_none_or(|until| now_ms < until);
+        let is_given = self.deleted_at_ms.is_none() && is_before(self.fresh_until_ms) && is_before(self.last_until_ms);
+        self.class.cache_last && self.last.is_some() && is_given
     }
 
     /// Reads what `since` asks for. The caller fills in [`Page::at`].
@@ -265,6 +276,10 @@ impl ChannelState {
             ..Page::default()
         };
         let is_newcomer = above == 0;
+        let nothing = Page {
+            deleted: self.deleted_at_ms.is_some(),
+            ..nothing
+        };
         if is_newcomer && !self.has_last(now_ms) || above >= self.latest {
             return nothing;
         }

@@ -57,7 +57,7 @@ impl Channels {
         if !evicts || (used_ms > claim.seen_ms && !even_if_used) {
             return Claimed::Kept(used_ms);
         }
-        self.remove(claim.slot, garbage);
+        self.evict_slot(claim.slot, garbage);
         self.counts.evicted_by_quota += 1;
         Claimed::Evicted
     }

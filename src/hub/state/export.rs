@@ -12,6 +12,7 @@ use crate::event::{Event, EventId};
 use crate::hub::generations::Generations;
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class};
+use tickgate_protocol::json::{Scratch, read_record};
 
 /// The counters of a stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,11 +72,13 @@ pub struct ChannelExport {
     /// For how many more milliseconds newcomers get the last value, negative if they do not any more; `None`: without
     /// limit.
     pub fresh_ms: Option<i64>,
+    /// The age of the last value in milliseconds, if it ends by itself; `None`: unknown.
+    pub last_age_ms: Option<i64>,
     /// The events of the history, oldest first, with their ages in milliseconds.
     pub events: Vec<(Arc<Event>, i64)>,
     /// The records, in the order in which they are merged.
     pub records: Vec<RecordExport>,
-    /// The field that identifies a record.
+    /// The fields that identify a record, as [`RecordKey`](tickgate_protocol::json::RecordKey) writes them.
     pub record_key: Option<Box<str>>,
     /// Whether the records of earlier exports are void.
     pub restarted: bool,
@@ -193,6 +196,7 @@ impl Channels {
         let before = state.bytes();
         state.restore(export, mono(now));
         self.bytes = self.bytes - before + state.bytes();
+        self.plan(slot);
     }
 }
 
@@ -215,8 +219,10 @@ impl ChannelState {
                 self.latest
             },
             latest: self.latest,
-            last: self.last.clone(),
+            // The event that tells of a deletion is no value.
+            last: self.last.clone().filter(|_| self.deleted_at_ms.is_none()),
             fresh_ms: self.fresh_until_ms.map(|until_ms| until_ms - now_ms),
+            last_age_ms: self.last_age_ms(now_ms),
             events,
             records: records
                 .map(|(index, (name, raw, version))| RecordExport {
@@ -226,7 +232,7 @@ impl ChannelState {
                     index,
                 })
                 .collect(),
-            record_key: self.class.record_key.clone(),
+            record_key: merge_text(&self.class),
             restarted,
         };
         (self.unsaved, self.restarted, self.saved) = (false, false, self.latest);
@@ -237,18 +243,13 @@ impl ChannelState {
         self.latest = export.latest;
         self.floor = export.floor;
         // Records that were merged by another field must not be restored: a part would be taken for the whole value.
-        let has_same_key = self.class.record_key == export.record_key;
+        let has_same_key = merge_text(&self.class) == export.record_key;
         // The snapshot contains the channel as it is. But if records are not restored, they must be removed from it, or they
         // would be merged with later ones.
         (self.unsaved, self.restarted) = (!has_same_key, !has_same_key);
         self.saved = export.latest;
         if has_same_key && !export.records.is_empty() {
-            let merge = self.records.get_or_insert_default();
-            for record in export.records {
-                let name = (*record.name).into();
-                let raw = record.raw;
-                merge.merge(vec![NewRecord { name, raw }], record.version);
-            }
+            self.restore_records(export.records);
         }
         let has_history = self.class.history.is_some();
         for (event, age_ms) in export.events {
@@ -260,6 +261,7 @@ impl ChannelState {
         if has_same_key && (self.class.cache_last || self.class.only_changed) {
             self.fresh_until_ms = export.fresh_ms.map(|fresh_ms| now_ms + fresh_ms);
             self.set_last(export.last);
+            self.restore_last(export.last_age_ms, now_ms);
         }
         if !has_history {
             return;
@@ -270,4 +272,31 @@ impl ChannelState {
         }
         self.shed(now_ms, &mut Garbage::default());
     }
+
+    // What was deleted when the records were exported is not restored, and leaves the snapshot with the next save. Which
+    // records are deleted is a matter of the class as it is now.
+    fn restore_records(&mut self, records: Vec<RecordExport>) {
+        let class = Arc::clone(&self.class);
+        let Some(key) = &class.record_key else { return };
+        let mut scratch = Scratch::default();
+        let merge = self.records.get_or_insert_default();
+        for RecordExport { name, raw, version, .. } in records {
+            let read = read_record(&mut scratch, &raw, key, class.record_delete.as_ref());
+            if read.is_ok_and(|record| record.is_deleted) {
+                (self.unsaved, self.restarted) = (true, true);
+                continue;
+            }
+            let record = NewRecord {
+                name: (*name).into(),
+                raw,
+                is_deleted: false,
+            };
+            merge.merge(vec![record], version);
+        }
+    }
+}
+
+// Tells by which rule values are merged, so that a snapshot is not read by another one.
+fn merge_text(class: &Class) -> Option<Box<str>> {
+    class.record_key.as_ref().map(|key| key.to_string().into())
 }

@@ -12,6 +12,8 @@
 //! |---|---|
 //! | `channel` | the state of one channel |
 //! | `claims` | the publishers that own channels |
+//! | `prepared` | events before they are stored, and `only_changed` |
+//! | `passing` | deletion, and what ends by itself as time passes |
 //! | `records` | merging records |
 //! | `ids` | finding duplicates |
 //! | `order` | the order in which channels were used, and forgetting all of them |
@@ -26,6 +28,8 @@ mod export;
 mod ids;
 mod order;
 mod page;
+mod passing;
+mod prepared;
 mod records;
 mod scan;
 #[cfg(test)]
@@ -33,21 +37,18 @@ mod scan;
 mod tests;
 mod tombstones;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::generations::Generations;
-use super::publishers::Publisher;
 use super::versions::Versions;
-use crate::event::{Event, EventId, EventMeta, NewEvent, Transit};
+use crate::event::{Event, EventId, EventMeta, Transit};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Tenant};
-use tickgate_protocol::json::is_same_value;
 
 pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
 pub use page::{ChannelView, Page, PageLimit, Since};
@@ -58,7 +59,7 @@ use channel::ChannelState;
 pub(super) use channel::Garbage;
 pub(super) use claims::Claimed;
 use ids::Ids;
-use records::NewRecord;
+pub(super) use prepared::Prepared;
 pub(super) use scan::Prefixes;
 use scan::place;
 use tombstones::Tombstones;
@@ -80,6 +81,9 @@ pub(super) struct Channels {
     oldest: Option<u32>,
     newest: Option<u32>,
     bytes: usize,
+    // When something of a channel ends, in monotonic milliseconds, and its slot. A channel has at most one entry, which may
+    // be too early.
+    deadlines: BTreeSet<(u64, u32)>,
     ids: Ids,
     // Whether changes are noted for exports.
     tracks: bool,
@@ -106,31 +110,6 @@ pub(super) struct Counts {
     pub(super) overtaken: u64,
 }
 
-/// An event that is about to be stored, with everything that can be computed without the lock.
-pub(super) struct Prepared {
-    pub(super) event: NewEvent,
-    pub(super) class: Arc<Class>,
-    // Who owns the channel if the event begins it.
-    pub(super) publisher: Option<Arc<Publisher>>,
-    records: Option<Vec<NewRecord>>,
-    // For `only_changed`: one verdict per record, or one for the whole value.
-    verdicts: Vec<Verdict>,
-}
-
-/// Whether a value equals the one with the version `against`.
-#[derive(Clone, Copy)]
-struct Verdict {
-    against: u64,
-    is_same: bool,
-}
-
-/// The values to compare an event with, taken out under the lock.
-pub(super) enum Known {
-    Nothing,
-    Whole { last: Arc<Event> },
-    Records(Vec<Option<(Arc<str>, u64)>>),
-}
-
 /// What a log that numbers events gave one of them; see [`Stamp`](super::Stamp).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given {
@@ -147,56 +126,6 @@ pub(super) enum Stored {
     Unchanged,
     /// The event has a version and is stored.
     Event(Arc<Event>),
-}
-
-impl Prepared {
-    pub(super) fn new(event: NewEvent, class: Arc<Class>) -> Self {
-        let key = class.record_key.as_deref();
-        let records = key.and_then(|key| records::read(&event.data, key));
-        Self {
-            event,
-            class,
-            publisher: None,
-            records,
-            verdicts: Vec::new(),
-        }
-    }
-
-    /// Whether the event has to be compared before it is stored.
-    pub(super) fn wants_comparison(&self) -> bool {
-        self.class.only_changed && !self.event.options.even_if_unchanged
-    }
-
-    /// Compares the event with the known values, as JSON values. To be called without any lock, because it may parse both.
-    pub(super) fn compare(&mut self, known: &Known) {
-        self.verdicts = match (known, &self.records) {
-            (Known::Whole { last }, None) => vec![Verdict {
-                against: last.version,
-                is_same: last.name == self.event.name && same_bytes(&last.data, &self.event.data),
-            }],
-            (Known::Records(known), Some(new)) => {
-                let verdict = |(known, new): (&Option<(Arc<str>, u64)>, &NewRecord)| match known {
-                    Some((raw, version)) => Verdict {
-                        against: *version,
-                        is_same: is_same_value(raw, &new.raw),
-                    },
-                    None => Verdict {
-                        against: 0,
-                        is_same: false,
-                    },
-                };
-                known.iter().zip(new).map(verdict).collect()
-            }
-            _ => Vec::new(),
-        };
-    }
-}
-
-fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
-    match (std::str::from_utf8(a), std::str::from_utf8(b)) {
-        (Ok(a), Ok(b)) => is_same_value(a.trim_ascii(), b.trim_ascii()),
-        _ => a == b,
-    }
 }
 
 impl Channels {
@@ -221,21 +150,6 @@ impl Channels {
     /// When the least recently used channel was used, in monotonic milliseconds.
     pub(super) fn oldest_use_ms(&self) -> Option<u64> {
         self.oldest.map(|slot| self.slots[slot as usize].used_ms)
-    }
-
-    /// The values to compare an event with.
-    pub(super) fn known(&self, prepared: &Prepared) -> Known {
-        let Some(state) = self.find(&prepared.event.channel) else {
-            return Known::Nothing;
-        };
-        match (&state.records, &prepared.records, &state.last) {
-            (Some(merge), Some(new), _) => {
-                let known = |new: &NewRecord| merge.get(&new.name).map(|(raw, version)| (Arc::clone(raw), version));
-                Known::Records(new.iter().map(known).collect())
-            }
-            (None, None, Some(last)) => Known::Whole { last: Arc::clone(last) },
-            _ => Known::Nothing,
-        }
     }
 
     /// The version of the event that was accepted with this id. Counts a duplicate if there is one.
@@ -276,8 +190,13 @@ impl Channels {
         } else if let Some(version) = self.duplicate(id.as_ref(), generations) {
             return Stored::Duplicate(version);
         }
+        let deletes = prepared.event.options.deletes;
+        if deletes.is_some_and(|deletion| !self.may_delete(&prepared.event.channel, deletion, now)) {
+            return Stored::Unchanged;
+        }
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
             self.counts.unchanged += 1;
+            self.renew(&prepared.event.channel, None, now);
             if let Some(id) = id {
                 let latest = self.find(&prepared.event.channel).map_or(0, |state| state.latest);
                 self.note_id(id, latest, generations);
@@ -310,56 +229,17 @@ impl Channels {
         state.fresh_until_ms = fresh_ms.map(|fresh_ms| at_ms + i64::from(fresh_ms));
         let before = state.bytes();
         self.counts.trimmed += state.store(&event, prepared.records, (at_ms, mono(now)), formats, garbage);
+        match deletes {
+            None => state.begin_last(at_ms),
+            Some(deletion) => state.delete(deletion, mono(now), garbage),
+        }
         self.bytes = self.bytes - before + state.count_for_owner(before);
         self.touch(slot, now.mono_ms);
+        self.plan(slot);
         if let Some(id) = id {
             self.note_id(id, event.version, generations);
         }
         Stored::Event(event)
-    }
-
-    /// Removes the unchanged records from the event. Returns `false` if nothing of the event is left.
-    fn keep_changes(&self, prepared: &mut Prepared) -> bool {
-        let Some(state) = self.find(&prepared.event.channel) else {
-            return true;
-        };
-        let Some(last) = state.last.as_ref().filter(|last| last.name == prepared.event.name) else {
-            return true;
-        };
-        // A verdict that was found without the lock counts only if its version is still the newest. Otherwise the bytes are
-        // compared.
-        let is_same = |index: usize, version: u64, bytes: &dyn Fn() -> bool| match prepared.verdicts.get(index) {
-            Some(verdict) if verdict.against == version => verdict.is_same,
-            _ => bytes(),
-        };
-        let (Some(merge), Some(new)) = (&state.records, &prepared.records) else {
-            let whole = state.records.is_none() && prepared.records.is_none();
-            return !(whole && is_same(0, last.version, &|| last.data == prepared.event.data));
-        };
-        let is_new = |index: usize, new: &NewRecord| match merge.get(&new.name) {
-            Some((raw, version)) => !is_same(index, version, &|| *raw == new.raw),
-            None => true,
-        };
-        let changed: Vec<NewRecord> = new
-            .iter()
-            .enumerate()
-            .filter(|(index, new)| is_new(*index, new))
-            .map(|(_, new)| new.clone())
-            .collect();
-        if changed.is_empty() {
-            return false;
-        }
-        if changed.len() < new.len() {
-            let mut data = Vec::with_capacity(prepared.event.data.len());
-            for record in &changed {
-                data.push(if data.is_empty() { b'[' } else { b',' });
-                data.extend_from_slice(record.raw.as_bytes());
-            }
-            data.push(b']');
-            prepared.event.data = data.into();
-            prepared.records = Some(changed);
-        }
-        true
     }
 
     /// Reads a page of a channel. The caller fills in [`Page::at`].
@@ -399,15 +279,6 @@ impl Channels {
         }
     }
 
-    /// Extends the freshness of the channel's last value to `fresh_ms` from now, if its publisher limited it.
-    pub(super) fn confirm_last(&mut self, channel: &Channel, fresh_ms: u32, now: Now) {
-        if let Some(slot) = self.by_name.get(channel)
-            && let Some(until_ms) = &mut self.slots[*slot as usize].fresh_until_ms
-        {
-            *until_ms = mono(now) + i64::from(fresh_ms);
-        }
-    }
-
     /// Drops the events that are too old from the histories of all channels.
     pub(super) fn expire_all(&mut self, now: Now) {
         for (_, state) in &mut self.slots {
@@ -427,11 +298,16 @@ impl Channels {
             self.bytes = self.bytes - before + state.count_for_owner(before);
             return true;
         }
-        self.remove(slot, garbage);
+        self.evict_slot(slot, garbage);
         true
     }
 
-    /// Removes a channel, as an eviction.
+    fn evict_slot(&mut self, slot: u32, garbage: &mut Garbage) {
+        self.counts.evicted += 1;
+        self.remove(slot, garbage);
+    }
+
+    /// Removes a channel, as if it were evicted.
     fn remove(&mut self, slot: u32, garbage: &mut Garbage) {
         self.unlink(slot);
         let mut state = self.slots.remove(slot as usize);
@@ -440,7 +316,9 @@ impl Channels {
         self.in_order.remove(&place(&state.channel));
         self.evicted = self.evicted.max(state.latest);
         self.bytes -= state.bytes();
-        self.counts.evicted += 1;
+        if let Some(deadline_ms) = state.deadline_ms {
+            self.deadlines.remove(&(deadline_ms, slot));
+        }
         if state.class.history.is_some() {
             let tombstone = Tombstone {
                 channel: state.channel.clone(),

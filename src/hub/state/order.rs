@@ -46,6 +46,7 @@ impl Channels {
         }
         self.by_name.clear();
         self.in_order.clear();
+        self.deadlines.clear();
         (self.oldest, self.newest, self.bytes) = (None, None, 0);
         (self.evicted, self.tombstones) = (newest, tombstones);
         self.tombstones.forget_up_to(newest);

@@ -21,6 +21,8 @@ pub struct ChannelView<'a> {
     pub head: u64,
     /// Whether the channel has state.
     pub is_kept: bool,
+    /// Whether the channel was deleted, and nothing was published since.
+    pub is_deleted: bool,
     /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
 }
@@ -73,4 +75,6 @@ pub struct Page {
     pub more: bool,
     /// Whether events that were asked for are gone: trimmed, expired or evicted. `events` is empty then.
     pub overtaken: bool,
+    /// Whether the channel was deleted, so that a newcomer gets no value.
+    pub deleted: bool,
 }

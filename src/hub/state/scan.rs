@@ -121,6 +121,7 @@ impl Channels {
                 floor: self.tombstones.floor(channel),
                 head,
                 is_kept: false,
+                is_deleted: false,
                 has_last: false,
             });
         }
@@ -136,6 +137,7 @@ impl ChannelState {
             floor: self.floor,
             head,
             is_kept: true,
+            is_deleted: self.deleted_at_ms.is_some(),
             has_last: self.has_last(mono(now)),
         }
     }

@@ -1,6 +1,7 @@
 //! The state of one stripe, compared with simple models.
 
 mod ids;
+mod passing;
 mod records;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 
 use super::channel::FRAME_OVERHEAD;
 use super::*;
-use crate::event::PublishOptions;
+use crate::event::{NewEvent, PublishOptions};
 use tickgate_protocol::channel::{Classes, History, Overflow};
 
 const WINDOW_MS: u64 = 300_000;

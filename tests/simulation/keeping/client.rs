@@ -7,7 +7,7 @@ use tickgate::shard::mailbox::ConnectionId;
 use tickgate::time::Now;
 use tickgate_protocol::channel::Pattern;
 
-use super::store::{CHANNELS, Kind, Store, Truth, numbers};
+use super::store::{CHANNELS, Kind, Store, Truth, deleted, numbers};
 use crate::wire::{Reader, Received};
 
 /// A request, with the state at the time it was sent.
@@ -299,26 +299,56 @@ impl Client {
     fn event(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
         let name = message["channel"].as_str().ok_or("no channel")?;
         let watch = self.watches.get_mut(name).ok_or("no held pattern covers it")?;
-        let values = numbers(&message["data"]);
-        let newest = values.values().copied().max().ok_or("no number")?;
+        let is_deletion = message["event"] == "deleted";
+        let is_snapshot = message["snapshot"] == true;
+        let values = if is_deletion {
+            BTreeMap::new()
+        } else {
+            numbers(&message["data"])
+        };
+        if watch.kind == Kind::Records && is_snapshot {
+            watch.values.clear();
+            if values.is_empty() {
+                return Ok(()); // all records are deleted
+            }
+        }
+        let of_event = if is_deletion {
+            message["timestamp"].as_u64()
+        } else {
+            values.values().copied().max()
+        };
+        let newest = of_event.ok_or("no number")?;
         let facts = truth.of(name);
         let index = facts.iter().rposition(|fact| fact.number == newest);
         let index = index.ok_or("an event that was never published")?;
         match watch.kind {
             Kind::Last | Kind::Records => {
-                if index + 1 < watch.began {
+                // The newest events may have deleted records only, which a newcomer does not get.
+                let is_merged = watch.kind == Kind::Records && is_snapshot;
+                if index + 1 < watch.began && !is_merged {
                     return Err(format!(
                         "older than the newest at the beginning, {index} of {}",
                         watch.began
                     ));
                 }
                 let is_again = facts[..index].iter().any(|fact| fact.number == newest);
-                if newest <= watch.newest && !is_again {
+                if newest <= watch.newest && !is_again && !is_merged {
                     return Err(format!("{newest} arrived again or late, after {}", watch.newest));
                 }
-                watch.newest = newest;
+                watch.newest = watch.newest.max(newest);
+                if is_deletion {
+                    watch.values.clear();
+                }
+                let gone = deleted(&message["data"]);
+                if is_snapshot && !gone.is_empty() {
+                    return Err(format!("a newcomer got deleted records, {gone:?}"));
+                }
                 for (code, number) in values {
-                    let held = watch.values.insert(code, number);
+                    let held = if gone.contains(&code) {
+                        watch.values.remove(&code)
+                    } else {
+                        watch.values.insert(code, number)
+                    };
                     if held.is_some_and(|held| held > number) {
                         return Err(format!("a record that is older than what is held, {held:?}"));
                     }
@@ -402,6 +432,14 @@ impl Client {
         for (name, watch) in watches {
             let since = watch.since;
             match watch.kind {
+                Kind::Last if store.truth.is_deleted(name) => {
+                    if !watch.values.is_empty() {
+                        return Err(format!(
+                            "the value of {name} was deleted, and {:?} is held",
+                            watch.values
+                        ));
+                    }
+                }
                 Kind::Last => {
                     let news = store
                         .truth
@@ -417,12 +455,21 @@ impl Client {
                 }
                 Kind::Records => {
                     let mut owed = store.value(name, now).unwrap_or_default();
-                    let news = store.truth.records(name, since);
-                    owed.extend(news.into_iter().map(|(code, number)| (code.to_owned(), number)));
+                    for (code, number) in store.truth.records(name, since) {
+                        match number {
+                            Some(number) => owed.insert(code.to_owned(), number),
+                            None => owed.remove(code),
+                        };
+                    }
                     for (code, number) in owed {
                         let held = watch.values.get(&code);
                         if held != Some(&number) {
                             return Err(format!("the record {code} of {name} is {number}, not {held:?}"));
+                        }
+                    }
+                    for (code, number) in store.truth.records(name, 0) {
+                        if number.is_none() && watch.values.contains_key(code) {
+                            return Err(format!("the record {code} of {name} was deleted and is held"));
                         }
                     }
                 }

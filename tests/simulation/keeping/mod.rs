@@ -34,6 +34,10 @@ pub(crate) enum Fault {
     ClaimsRecovery,
     /// A position is too new: events before it were never sent.
     MovesPosition,
+    /// A deleted record comes back.
+    RevivesRecord,
+    /// The deletion of a channel is not told.
+    HidesDeletion,
     /// Losses are not reported.
     HidesDropped,
     /// Channels that began and were evicted while the client was away are not reported.
@@ -74,6 +78,16 @@ fn a_lost_record_is_found() {
 #[test]
 fn a_stale_value_is_found() {
     assert_found(Fault::KeepsOldValue, &["the value"]);
+}
+
+#[test]
+fn a_deleted_record_that_comes_back_is_found() {
+    assert_found(Fault::RevivesRecord, &["was deleted and is held"]);
+}
+
+#[test]
+fn a_hidden_deletion_is_found() {
+    assert_found(Fault::HidesDeletion, &["was deleted", "a gap", "missing"]);
 }
 
 #[test]

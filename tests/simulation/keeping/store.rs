@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use tickgate::broker::Embedded;
-use tickgate::event::{NewEvent, PublishOptions};
+use tickgate::event::{Deletion, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, PageLimit, Since, StateSettings, Wakes};
 use tickgate::metrics::ShardMetrics;
 use tickgate::shard::Settings;
@@ -16,6 +16,7 @@ use tickgate::shard::core::ShardCore;
 use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
+use tickgate_protocol::json::RecordDelete;
 
 use crate::surroundings::FakeServices;
 
@@ -55,7 +56,12 @@ impl Kind {
                 Self::Trades | Self::Log => Overflow::DropOldest,
             },
             record_key: (self == Self::Records).then(|| "code".into()),
+            record_delete: (self == Self::Records).then(|| RecordDelete {
+                field: "gone".into(),
+                values: [].into(),
+            }),
             only_changed: self == Self::Last,
+            ..Class::default()
         }
     }
 }
@@ -83,8 +89,10 @@ pub(crate) struct Fact {
     /// Its number, counted over all channels.
     pub(crate) number: u64,
     pub(crate) offset: Option<u64>,
-    /// The codes of its records, if it has any.
-    pub(crate) codes: Vec<String>,
+    /// The codes of its records, if it has any, and whether they are deleted.
+    pub(crate) codes: Vec<(String, bool)>,
+    /// Whether it tells that the channel was deleted.
+    pub(crate) deletes: bool,
 }
 
 /// What was published since the store began.
@@ -104,11 +112,23 @@ impl Truth {
             .count()
     }
 
-    /// The newest number of each record, in events from index `from` on.
-    pub(crate) fn records(&self, channel: &str, from: usize) -> BTreeMap<&str, u64> {
-        let facts = self.of(channel).iter().skip(from);
-        let records = facts.flat_map(|fact| fact.codes.iter().map(|code| (&**code, fact.number)));
-        records.collect()
+    /// The newest number of each record, in events from index `from` on; `None`: it was deleted then.
+    pub(crate) fn records(&self, channel: &str, from: usize) -> BTreeMap<&str, Option<u64>> {
+        let mut records = BTreeMap::new();
+        for fact in self.of(channel).iter().skip(from) {
+            if fact.deletes {
+                records.values_mut().for_each(|number| *number = None);
+            }
+            for (code, is_deleted) in &fact.codes {
+                records.insert(&**code, (!is_deleted).then_some(fact.number));
+            }
+        }
+        records
+    }
+
+    /// Whether the newest event of a channel deleted it.
+    pub(crate) fn is_deleted(&self, channel: &str) -> bool {
+        self.of(channel).last().is_some_and(|fact| fact.deletes)
     }
 }
 
@@ -183,24 +203,29 @@ impl Store {
 
     /// Publishes the next event to a channel, if a credit is available.
     pub(crate) fn publish(&mut self, channel: &'static str, kind: Kind, number: u64, now: Now, rng: &mut StdRng) {
+        if rng.random_bool(0.03) {
+            return self.delete(channel, number, now);
+        }
         let mut codes = Vec::new();
         let data = match kind {
             Kind::Records => {
                 let all = ["u", "v", "w", "x", "y"];
                 for code in all {
                     if rng.random_bool(0.3) {
-                        codes.push(code.to_owned());
+                        codes.push((code.to_owned(), rng.random_bool(0.3)));
                     }
                 }
                 if codes.is_empty() {
-                    codes.push("u".to_owned());
+                    codes.push(("u".to_owned(), false));
                 }
-                let records = codes.iter().map(|code| json!({"code": code, "n": number}));
+                let records = codes
+                    .iter()
+                    .map(|(code, is_deleted)| json!({"code": code, "n": number, "gone": is_deleted}));
                 Value::Array(records.collect())
             }
             // Sometimes an unchanged value, which is not sent.
             Kind::Last if rng.random_bool(0.2) => {
-                let last = self.truth.of(channel).last();
+                let last = self.truth.of(channel).last().filter(|fact| !fact.deletes);
                 json!({"n": last.map_or(number, |fact| fact.number)})
             }
             _ => json!({"n": number, "pad": crate::client::padding(rng)}),
@@ -221,15 +246,32 @@ impl Store {
         let is_again = published["n"].as_u64().is_some_and(|published| published != number);
         if !receipt.unchanged && !is_again {
             let offset = receipt.offset;
-            self.truth
-                .0
-                .entry(channel)
-                .or_default()
-                .push(Fact { number, offset, codes });
+            self.truth.0.entry(channel).or_default().push(Fact {
+                number,
+                offset,
+                codes,
+                deletes: false,
+            });
         } else if !receipt.unchanged {
             // The hub had forgotten the value, so it counts as changed although the number is the same.
             let again = self.truth.of(channel).last().cloned().expect("it was published before");
             self.truth.0.entry(channel).or_default().push(again);
+        }
+    }
+
+    // Deletes a channel. The event has its number as its timestamp, since it has no data.
+    fn delete(&mut self, channel: &'static str, number: u64, now: Now) {
+        let Some(credit) = self.hub.credit_now(4) else { return };
+        let name = Channel::parse(channel).expect("valid");
+        let event = NewEvent::deletion(name, Deletion::Everything, number);
+        let receipt = self.hub.publish(event, now, credit, &mut Wakes::default());
+        if !receipt.unchanged {
+            self.truth.0.entry(channel).or_default().push(Fact {
+                number,
+                offset: receipt.offset,
+                codes: Vec::new(),
+                deletes: true,
+            });
         }
     }
 
@@ -269,4 +311,13 @@ pub(crate) fn numbers(data: &Value) -> BTreeMap<String, u64> {
             .map(|record| (record["code"].as_str().unwrap_or("?").to_owned(), number(record)))
             .collect(),
     }
+}
+
+/// The codes of the deleted records in an event's data.
+pub(crate) fn deleted(data: &Value) -> Vec<String> {
+    let records = data.as_array().into_iter().flatten();
+    let gone = records.filter(|record| record["gone"] == true);
+    gone.filter_map(|record| record["code"].as_str())
+        .map(str::to_owned)
+        .collect()
 }

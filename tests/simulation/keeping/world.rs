@@ -428,6 +428,12 @@ impl World {
                     records.remove(0);
                 }
             }
+            Fault::RevivesRecord => {
+                for record in message["data"].as_array_mut().into_iter().flatten() {
+                    record["gone"] = false.into();
+                }
+            }
+            Fault::HidesDeletion if message["event"] == "deleted" => return Vec::new(),
             Fault::KeepsOldValue if message["channel"] == "price.a" && self.rng.random_bool(0.3) => return Vec::new(),
             Fault::ClaimsRecovery => {
                 if let Some(recovered) = message["data"]["recovered"].as_object_mut() {

@@ -3,12 +3,16 @@
 //! Invariant: every channel has exactly one class, the first that matches it. The operator's entries come first, in their
 //! order, then the built-in table, then the defaults of single channels, then [`Class::default`]. A class that passed [`Class::check`] is consistent.
 
+mod built_in;
+
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::{Channel, ChannelTemplate, Pattern};
+use crate::json::{RecordDelete, RecordKey};
+use built_in::built_in;
 
 /// The limit of [`History::size`], in events.
 pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
@@ -65,8 +69,12 @@ pub struct Class {
     pub history: Option<History>,
     /// What happens when an outbox is full.
     pub overflow: Overflow,
-    /// If set, an event's `data` is an array of records, and updates those with the same value of this field.
-    pub record_key: Option<Box<str>>,
+    /// For how long after its last publication a last value is kept, in milliseconds; `None`: without limit.
+    pub last_ttl_ms: Option<u64>,
+    /// If set, an event's `data` is an array of records, and updates those with the same values of these fields.
+    pub record_key: Option<RecordKey>,
+    /// Which records of an event are deleted by it. Without it, none is.
+    pub record_delete: Option<RecordDelete>,
     /// An event whose value equals the previous one is not sent.
     pub only_changed: bool,
 }
@@ -90,6 +98,15 @@ pub enum ClassError {
     /// A record key has no effect unless the merged records are kept.
     #[error("`record_key` needs `cache = \"last\"`, which keeps the merged records")]
     RecordKeyWithoutCache,
+    /// Only records can be deleted.
+    #[error("`record_delete` needs `record_key`, which says what a record is")]
+    DeleteWithoutRecordKey,
+    /// Only a last value can end.
+    #[error("`last_ttl` needs `cache = \"last\"`: it says when the last value ends")]
+    TtlWithoutCache,
+    /// A last value that ends at once is never given to anybody.
+    #[error("`last_ttl` must be at least 1 ms")]
+    LastTtl,
     /// The size of a history is out of range. A class without history has none.
     #[error("`history.size` must be 1 to {HISTORY_SIZE_MAX}: every event is kept in memory")]
     HistorySize,
@@ -135,34 +152,18 @@ impl Class {
         if self.record_key.is_some() && !self.cache_last {
             return Err(ClassError::RecordKeyWithoutCache);
         }
+        if self.record_delete.is_some() && self.record_key.is_none() {
+            return Err(ClassError::DeleteWithoutRecordKey);
+        }
+        match self.last_ttl_ms {
+            Some(_) if !self.cache_last => return Err(ClassError::TtlWithoutCache),
+            Some(0) => return Err(ClassError::LastTtl),
+            _ => {}
+        }
         match self.history {
             Some(History { size, .. }) if !(1..=HISTORY_SIZE_MAX).contains(&size) => Err(ClassError::HistorySize),
             Some(History { ttl_ms: 0, .. }) => Err(ClassError::HistoryTtl),
             _ => Ok(()),
-        }
-    }
-
-    fn last() -> Self {
-        Self {
-            cache_last: true,
-            overflow: Overflow::Conflate,
-            ..Self::default()
-        }
-    }
-
-    fn records(key: &str) -> Self {
-        Self {
-            record_key: Some(key.into()),
-            ..Self::last()
-        }
-    }
-
-    fn history(cache_last: bool, overflow: Overflow) -> Self {
-        Self {
-            cache_last,
-            history: Some(History::BUILT_IN),
-            overflow,
-            ..Self::default()
         }
     }
 }
@@ -276,49 +277,6 @@ impl Classes {
     }
 }
 
-/// The built-in table (docs/protocol.md).
-fn built_in() -> Vec<(Pattern, Arc<Class>)> {
-    let last = Arc::new(Class::last());
-    let records = Arc::new(Class::records("code"));
-    let last_and_history = Arc::new(Class::history(true, Overflow::Disconnect));
-    let history = Arc::new(Class::history(false, Overflow::Disconnect));
-    let trades = Arc::new(Class::history(false, Overflow::DropOldest));
-    let rows: [(&[&str], &Arc<Class>); 5] = [
-        (
-            &[
-                "market.*.price",
-                "market.*.orderbook",
-                "*.*.status",
-                "*.*.pnl",
-                "backtest.*.progress",
-                "system.health",
-                "system.status",
-                "user.*",
-            ],
-            &last,
-        ),
-        (&["stock.*.price", "strategy.*.prices", "board.*.prices"], &records),
-        (&["*.*.lifecycle", "system.kill_switch"], &last_and_history),
-        (
-            &[
-                "grid.*.order",
-                "grid.*.trade",
-                "grid.*.risk",
-                "strategy.*.signal",
-                "system.exchange",
-            ],
-            &history,
-        ),
-        (&["market.*.trade"], &trades),
-    ];
-    let rows = rows.into_iter();
-    rows.flat_map(|(patterns, class)| {
-        let pattern = |text: &&str| Pattern::parse(text).expect("a test checks the built-in patterns");
-        patterns.iter().map(move |text| (pattern(text), Arc::clone(class)))
-    })
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -332,67 +290,6 @@ mod tests {
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).expect("valid")
-    }
-
-    // The rows of the table in docs/protocol.md.
-    #[test]
-    fn the_built_in_classes_are_those_of_the_documentation() {
-        let classes = Classes::default();
-        for (names, cache_last, history, overflow, key) in [
-            (
-                "market.BTC/USDT.price market.x.orderbook grid.g.status strategy.s.status grid.g.pnl backtest.b.progress \
-                 system.health system.status user.7.balance user.7 user.7.pnl user.7.lifecycle user.7.a.b",
-                true,
-                false,
-                Overflow::Conflate,
-                None,
-            ),
-            (
-                "stock.600519.price strategy.volume_wave.prices board.b.prices",
-                true,
-                false,
-                Overflow::Conflate,
-                Some("code"),
-            ),
-            (
-                "grid.g.lifecycle backtest.b.lifecycle strategy.s.lifecycle system.kill_switch",
-                true,
-                true,
-                Overflow::Disconnect,
-                None,
-            ),
-            (
-                "grid.g.order grid.g.trade grid.g.risk strategy.s.signal system.exchange",
-                false,
-                true,
-                Overflow::Disconnect,
-                None,
-            ),
-            ("market.BTC/USDT.trade", false, true, Overflow::DropOldest, None),
-            (
-                "system.log system.gateway.n1 grid.g grid.g.order.x status a.status market.x.y.price anything",
-                false,
-                false,
-                Overflow::DropOldest,
-                None,
-            ),
-        ] {
-            for name in names.split_whitespace() {
-                let class = classes.of(&channel(name));
-                let expected = Class {
-                    cache_last,
-                    history: history.then_some(History::BUILT_IN),
-                    overflow,
-                    record_key: key.map(Into::into),
-                    only_changed: false,
-                };
-                assert_eq!(**class, expected, "{name}");
-                assert_eq!(class.keeps_state(), cache_last || history, "{name}");
-            }
-        }
-        for (pattern, class) in classes.entries() {
-            assert_eq!(class.check(), Ok(()), "{pattern}");
-        }
     }
 
     #[test]
@@ -435,6 +332,24 @@ mod tests {
             with(|class| class.record_key = Some("k".into())),
             Err(ClassError::RecordKeyWithoutCache)
         );
+        assert_eq!(
+            with(|class| {
+                class.record_delete = Some(RecordDelete {
+                    field: "gone".into(),
+                    values: [].into(),
+                });
+            }),
+            Err(ClassError::DeleteWithoutRecordKey)
+        );
+        assert_eq!(
+            with(|class| class.last_ttl_ms = Some(1)),
+            Err(ClassError::TtlWithoutCache)
+        );
+        let ends_at_once = Class {
+            last_ttl_ms: Some(0),
+            ..Class::last()
+        };
+        assert_eq!(ends_at_once.check(), Err(ClassError::LastTtl));
         for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
             let mut class = Class {
                 overflow,

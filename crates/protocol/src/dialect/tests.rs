@@ -44,6 +44,20 @@ fn an_event_is_encoded_as_the_protocol_shows_it() {
     );
 }
 
+// docs/protocol.md, docs/typed.md and docs/socket_io.md show these messages.
+#[test]
+fn a_deletion_is_an_event_in_every_dialect() {
+    let event = Sample::new("grid.a.status", "deleted", "null", 1_703_836_800_000, None);
+    let sent = |encoding| payload(&encode_event(encoding, &event.view()));
+    assert_eq!(
+        sent(Encoding::Native),
+        r#"{"type":"event","channel":"grid.a.status","event":"deleted","timestamp":1703836800000,"data":null}"#
+    );
+    let typed = r#"{"type":"deleted","channel":"grid.a.status","data":null,"timestamp":"2023-12-29T08:00:00.000Z"}"#;
+    assert_eq!(sent(Encoding::Typed), typed);
+    assert_eq!(sent(Encoding::SocketIo), format!(r#"42["deleted",{typed}]"#));
+}
+
 #[test]
 fn only_the_native_dialect_marks_a_snapshot() {
     let event = event("filled", "1", Some(41));

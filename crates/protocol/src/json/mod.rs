@@ -7,6 +7,7 @@
 //! single strings, or of arrays of strings, that a dialect reads by name.
 
 mod count;
+mod decimal;
 mod decode;
 mod members;
 mod record;
@@ -17,8 +18,9 @@ mod tests;
 mod write;
 
 pub use count::count_items;
+pub use decimal::Decimal;
 pub use members::{Object, Scratch, Value};
-pub use record::{RecordError, record_name};
+pub use record::{Deleted, Record, RecordDelete, RecordError, RecordKey, RecordKeyError, read_record};
 pub use same::is_same_value;
 pub use scan::{Error, Kind, check_value, split_array};
 pub use write::push_string;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::Decimal;
+
 /// Whether two valid JSON texts have the same value. The texts must have no white space around them.
 ///
 /// If a key occurs more than once, its last value counts.
@@ -27,7 +29,7 @@ pub fn is_same_value(a: &str, b: &str) -> bool {
         // Strings with an unpaired surrogate cannot be decoded. They are the same only if their texts are equal.
         (Some(b'"'), Some(b'"')) => both::<String>(a, b).is_some_and(|(a, b)| a == b),
         (Some(b'-' | b'0'..=b'9'), Some(b'-' | b'0'..=b'9')) => {
-            matches!((Decimal::of(a), Decimal::of(b)), (Some(a), Some(b)) if a == b)
+            matches!((Decimal::parse(a), Decimal::parse(b)), (Some(a), Some(b)) if a == b)
         }
         _ => false,
     }
@@ -35,47 +37,6 @@ pub fn is_same_value(a: &str, b: &str) -> bool {
 
 fn both<'t, T: serde::Deserialize<'t>>(a: &'t str, b: &'t str) -> Option<(T, T)> {
     Some((serde_json::from_str(a).ok()?, serde_json::from_str(b).ok()?))
-}
-
-/// A number as sign, digits without leading and trailing zeros, and a power of ten.
-#[derive(PartialEq, Eq)]
-struct Decimal {
-    negative: bool,
-    digits: String,
-    exponent: i64,
-}
-
-impl Decimal {
-    /// `None` if the exponent does not fit into an `i64`.
-    fn of(number: &str) -> Option<Self> {
-        let (negative, number) = match number.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, number),
-        };
-        let (mantissa, exponent) = match number.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
-            None => (number, 0),
-        };
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits = format!("{whole}{fraction}");
-        let significant = digits.trim_start_matches('0').trim_end_matches('0');
-        if significant.is_empty() {
-            return Some(Self {
-                negative: false,
-                digits: String::new(),
-                exponent: 0,
-            });
-        }
-        let zeros = digits.len() - digits.trim_end_matches('0').len();
-        let exponent = exponent
-            .checked_sub(i64::try_from(fraction.len()).ok()?)?
-            .checked_add(i64::try_from(zeros).ok()?)?;
-        Some(Self {
-            negative,
-            digits: significant.to_owned(),
-            exponent,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -215,8 +215,8 @@ impl RedisSource {
     ) -> Result<Response, PollFailure> {
         let mut connection = self.server.connection().await?;
         let key = self.key.fill(value);
-        let name = match mode {
-            PublishMode::ChangedRecords(name) => Some(&**name),
+        let record_key = match mode {
+            PublishMode::ChangedRecords(key) => Some(key),
             PublishMode::Changed | PublishMode::Everything => None,
         };
         let failed = |error| self.server.failure(&error);
@@ -228,8 +228,8 @@ impl RedisSource {
             Kind::Hash => {
                 let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
                 let is_missing = hash.is_empty();
-                let text = match name {
-                    Some(name) => attributes::records(hash, name)?,
+                let text = match record_key {
+                    Some(key) => attributes::records(hash, key)?,
                     None => attributes::object(hash, None),
                 };
                 (text, is_missing)
@@ -238,12 +238,12 @@ impl RedisSource {
                 let hashes = list(&mut connection, &key).await.map_err(failed)?;
                 let is_missing = hashes.is_empty();
                 let hashes = hashes.into_iter().map(texts).collect::<Result<_, _>>()?;
-                (attributes::array(hashes, name), is_missing)
+                (attributes::array(hashes, record_key), is_missing)
             }
             Kind::Record => {
                 let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
                 let is_missing = hash.is_empty();
-                (attributes::array(vec![hash], name), is_missing)
+                (attributes::array(vec![hash], record_key), is_missing)
             }
         };
         if text.len() > bytes_max {

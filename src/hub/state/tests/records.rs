@@ -1,7 +1,8 @@
 //! Merged records.
 
-use super::super::records::RECORDS_MAX;
+use super::super::records::{DELETED_MIN, RECORDS_MAX};
 use super::*;
+use tickgate_protocol::json::{Deleted, RecordDelete, RecordKey};
 
 #[test]
 fn data_that_is_not_an_array_of_records_replaces_the_whole_value() {
@@ -101,4 +102,93 @@ fn a_read_from_before_forgotten_records_is_overtaken() {
     }
     let newcomer = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
     assert!(!newcomer.overtaken && newcomer.events.len() == 1);
+}
+
+fn by_symbol_and_side() -> Class {
+    Class {
+        record_key: RecordKey::new(vec!["s".to_owned(), "side".to_owned()]).ok(),
+        record_delete: Some(RecordDelete {
+            field: "size".into(),
+            values: [Deleted::Number(0.into())].into(),
+        }),
+        ..last()
+    }
+}
+
+fn level(symbol: &str, side: &str, size: &str) -> String {
+    format!(r#"[{{"s":"{symbol}","side":"{side}","size":{size}}}]"#)
+}
+
+#[test]
+fn a_deleted_record_reaches_those_who_are_behind_and_no_newcomer() {
+    let mut channels = Channels::default();
+    let class = by_symbol_and_side();
+    let publish = |channels: &mut Channels, data: &str| publish(channels, new("a.b", data), &class, at(0));
+    publish(&mut channels, &level("x", "buy", "1"));
+    publish(&mut channels, &level("x", "sell", "2"));
+    publish(&mut channels, &level("x", "buy", "0.00"));
+    let records = |channels: &mut Channels, above| {
+        let page = channels.ask("a.b", Since::Newest { above }, at(0));
+        assert!(!page.overtaken);
+        texts(&page).concat()
+    };
+    let (sell, gone) = (level("x", "sell", "2"), level("x", "buy", "0.00"));
+    assert_eq!(records(&mut channels, 0), sell, "a newcomer");
+    assert_eq!(records(&mut channels, 2), gone);
+    // The order is that in which the records were first seen.
+    assert_eq!(
+        records(&mut channels, 1),
+        format!("{},{}", gone.trim_end_matches(']'), &sell[1..])
+    );
+    publish(&mut channels, &level("x", "buy", "3"));
+    assert_eq!(records(&mut channels, 2), level("x", "buy", "3"), "it came back");
+    for data in [level("x", "buy", "0"), level("x", "sell", "0")] {
+        publish(&mut channels, &data);
+    }
+    assert_eq!(records(&mut channels, 0), "[]");
+}
+
+#[test]
+fn what_does_not_exist_cannot_be_deleted() {
+    let mut channels = Channels::default();
+    let class = Class {
+        only_changed: true,
+        ..by_symbol_and_side()
+    };
+    let mut is_sent = |data: &str| {
+        let stored = publish(&mut channels, new("a.b", data), &class, at(0));
+        matches!(stored, Stored::Event(_))
+    };
+    assert!(is_sent(&level("x", "buy", "1")));
+    assert!(!is_sent(&level("x", "sell", "0")), "it was never there");
+    assert!(is_sent(&level("x", "buy", "0")));
+    assert!(!is_sent(&level("x", "buy", "0.0")), "it is gone already");
+    assert!(is_sent(&level("x", "buy", "1")));
+}
+
+#[test]
+fn deleted_records_are_bounded_and_who_missed_forgotten_ones_is_told() {
+    let mut channels = Channels::default();
+    let class = by_symbol_and_side();
+    publish(&mut channels, new("a.b", &level("kept", "buy", "1")), &class, at(0));
+    let mut deletions = Vec::new();
+    for number in 0..=DELETED_MIN {
+        for size in ["1", "0"] {
+            let data = level(&number.to_string(), "buy", size);
+            let Stored::Event(event) = publish(&mut channels, new("a.b", &data), &class, at(0)) else {
+                panic!("stored")
+            };
+            deletions.push(event.version);
+        }
+    }
+    // The bound was exceeded by the last one: the oldest of them, and a quarter more, are forgotten.
+    let forgotten = 1 + DELETED_MIN / 4;
+    let last_forgotten = deletions[2 * forgotten - 1];
+    let mut ask = |above| channels.ask("a.b", Since::Newest { above }, at(0));
+    assert!(ask(last_forgotten - 1).overtaken);
+    let page = ask(last_forgotten);
+    assert!(!page.overtaken);
+    let kept = DELETED_MIN + 1 - forgotten;
+    assert_eq!(texts(&page).concat().matches("\"size\":0").count(), kept);
+    assert_eq!(texts(&ask(0)), [level("kept", "buy", "1")]);
 }

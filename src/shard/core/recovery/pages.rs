@@ -309,6 +309,8 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now:
                 // Of records: the changes since the request may be forgotten already, and the value begun anew.
                 Some(value) if value.class.record_key.is_some() => read(Since::Newest { above: since }).overtaken,
                 Some(_) => false,
+                // The value was deleted, so there is none to have.
+                None if page.deleted => false,
                 // The channel had a value and is gone, or an event came since and is not given to newcomers any more.
                 None => page.last == 0 || page.last > since,
             };
