@@ -244,13 +244,16 @@ fn a_last_value_that_nobody_renews_ends_and_its_subscribers_are_told() {
             last_ttl_ms: Some(100),
             ..Class::default()
         };
-        settings.hub.classes = Arc::new(Classes::new(vec![class("bot.*", ending)]));
+        settings.hub.classes = Arc::new(Classes::new(vec![class("grid.*.status", ending)]));
     });
     let mut client = gateway.client(&gateway.trader("u1"));
-    client.subscribe(&["bot.*"]);
-    gateway.publish(r#"{"channel":"bot.a","event":"update","data":1}"#);
+    client.subscribe(&["grid.*"]);
+    gateway.publish(r#"{"channel":"grid.bot.status","event":"update","data":1}"#);
     assert_eq!(client.json()["data"], 1);
     let end = client.json();
     assert_eq!((&end["event"], &end["data"]), (&json!("deleted"), &Value::Null));
-    assert_eq!(get(&gateway, "/api/channels/bot.a").json()["last"], Value::Null);
+    assert_eq!(
+        get(&gateway, "/api/channels/grid.bot.status").json()["last"],
+        Value::Null
+    );
 }

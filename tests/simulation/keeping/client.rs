@@ -432,15 +432,14 @@ impl Client {
         for (name, watch) in watches {
             let since = watch.since;
             match watch.kind {
-                Kind::Last if store.truth.is_deleted(name) => {
-                    if !watch.values.is_empty() {
-                        return Err(format!(
-                            "the value of {name} was deleted, and {:?} is held",
-                            watch.values
-                        ));
-                    }
-                }
                 Kind::Last => {
+                    if store.truth.is_deleted(name) {
+                        if watch.values.is_empty() {
+                            continue;
+                        }
+                        let held = &watch.values;
+                        return Err(format!("the value of {name} was deleted, and {held:?} is held"));
+                    }
                     let news = store
                         .truth
                         .of(name)
