@@ -55,7 +55,7 @@ impl Admin {
             "channels were deleted by an operator"
         );
         if let Some(refusal) = refused {
-            let (code, _) = refusal.into();
+            let code: HttpErrorCode = refusal.into();
             let message = format!("{deleted} channels were deleted, others may be left: {refusal}");
             return response::error(code, &message);
         }

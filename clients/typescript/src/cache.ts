@@ -42,9 +42,9 @@ export class Cache {
   put(event: TickEvent<any>, connection: number): void {
     const { channel, data } = event;
     let kept = this.#kept.get(channel);
-    if (kept) this.#kept.delete(channel);
+    this.#kept.delete(channel);
     if (isDeletion(event)) return;
-    else kept = { event, connection, hadSnapshot: false, records: new Map() };
+    kept ??= { event, connection, hadSnapshot: false, records: new Map() };
     kept.event = event;
     kept.connection = connection;
     kept.hadSnapshot ||= event.isSnapshot;
