@@ -1,5 +1,6 @@
 mod bounds;
 mod documentation;
+mod migration;
 mod secrets;
 mod warnings;
 
