@@ -162,6 +162,7 @@ fn settings() -> Settings {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     }
 }

@@ -281,6 +281,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     })
 }

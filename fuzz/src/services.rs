@@ -98,6 +98,7 @@ pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
         expiry_warning_ms: 3_000,
         heartbeat_interval_ms: 25_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 45_000,
     })
 }
@@ -124,6 +125,7 @@ fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
             channels: anything(),
             commands: anything(),
             publish: anything(),
+            max_rate: None,
         }),
         expires_at_ms,
         exp_ms: expires_at_ms,

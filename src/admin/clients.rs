@@ -1,5 +1,6 @@
 //! Connections: listing them, closing them, and the test broadcast. The shards answer all of it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,8 @@ struct Client {
     last_ping: Option<f64>,
     last_pong: Option<f64>,
     subscriptions: Vec<Box<str>>,
+    /// The patterns whose rate is limited, in updates per second and channel.
+    max_rates: BTreeMap<Box<str>, serde_json::Number>,
     message_count: u64,
     pending: u64,
     pending_bytes: u64,
@@ -75,6 +78,9 @@ impl From<ClientInfo> for Client {
             last_ping: info.last_ping_ms.map(seconds),
             last_pong: info.last_pong_ms.map(seconds),
             subscriptions: info.subscriptions,
+            max_rates: (info.max_rates.into_iter())
+                .filter_map(|(pattern, rate)| Some((pattern, serde_json::from_str(rate.as_str()).ok()?)))
+                .collect(),
             message_count: info.message_count,
             pending: info.pending,
             pending_bytes: info.pending_bytes,

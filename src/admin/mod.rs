@@ -158,7 +158,7 @@ impl Admin {
             key: settings.key,
             viewer_key: settings.viewer_key,
             sessions: Sessions::default(),
-            console_settings: console::socket::settings(settings.event_bytes),
+            console_settings: console::socket::settings(settings.event_bytes, Arc::clone(parts.hub.classes())),
             publish_body_bytes: settings.publish_body_bytes,
             publish_body_rate: settings.publish_body_rate,
             with_key,

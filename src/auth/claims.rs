@@ -10,6 +10,7 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 use tickgate_protocol::channel::{Pattern, Tenant, is_segment};
+use tickgate_protocol::rate::Rate;
 
 use super::TokenError;
 
@@ -69,6 +70,16 @@ impl<'a> Claims<'a> {
         )]
         let to_ms = |seconds: f64| ((seconds * 1000.0).round() as u64).min(TIME_MS_MAX);
         Ok(seconds.map(to_ms))
+    }
+
+    /// A claim that is a rate: a number, rounded down to a rate that there is.
+    pub(super) fn rate(&self, name: &str) -> Result<Option<Rate>, TokenError> {
+        let per_second: Option<f64> = self.get(name, "a number of updates per second")?;
+        let rate = |per_second| {
+            let problem = || format!("claim {name} must be at least {} updates per second", Rate::ALL[0]);
+            Rate::at_most(per_second).ok_or_else(|| TokenError::invalid(problem()))
+        };
+        per_second.map(rate).transpose()
     }
 
     /// Whether `aud` is or contains `audience`.

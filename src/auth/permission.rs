@@ -19,10 +19,11 @@
 //!   the console only; see [`is_admin_only`].
 
 use tickgate_protocol::channel::{Channel, Pattern, Tenant, segments};
+use tickgate_protocol::rate::Rate;
 
 use super::Identity;
 
-/// What an identity may do: three lists of patterns.
+/// What an identity may do: three lists of patterns, and a rate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// Role admin: everything is allowed.
@@ -35,6 +36,8 @@ pub struct Permissions {
     pub commands: Vec<Pattern>,
     /// Channels that it may publish to.
     pub publish: Vec<Pattern>,
+    /// The most updates of a conflating channel that it gets; `None`: no limit.
+    pub max_rate: Option<Rate>,
 }
 
 impl Permissions {
@@ -48,6 +51,7 @@ impl Permissions {
             channels: moved(self.channels),
             commands: moved(self.commands),
             publish: moved(self.publish),
+            max_rate: self.max_rate,
         }
     }
 }

@@ -143,5 +143,6 @@ fn permissions(channels: &[&str], commands: &[&str]) -> Arc<Permissions> {
         channels: patterns(channels),
         commands: patterns(commands),
         publish: Vec::new(),
+        max_rate: None,
     })
 }

@@ -107,7 +107,7 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
     })
 }
 
-/// The permissions of the role. A list in the token replaces the role's list.
+/// The permissions of the role. A list or rate in the token replaces the role's.
 fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> Result<Arc<Permissions>, TokenError> {
     let mut permissions = settings.policy.of_role(role);
     let tenant = settings.tenant;
@@ -116,6 +116,10 @@ fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> 
         claims.patterns("commands", tenant)?,
         claims.patterns("publish", tenant)?,
     ];
+    let max_rate = claims.rate("max_rate")?;
+    if max_rate.is_some() && max_rate != permissions.max_rate {
+        Arc::make_mut(&mut permissions).max_rate = max_rate;
+    }
     // Tokens without lists share one instance per role.
     if lists.iter().any(Option::is_some) {
         let own = Arc::make_mut(&mut permissions);

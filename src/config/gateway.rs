@@ -8,7 +8,7 @@ use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
 use crate::{admin, auth, gateway, hub, ingress, session};
-use tickgate_protocol::channel::is_segment;
+use tickgate_protocol::channel::{Classes, is_segment};
 
 /// File descriptors that a gateway needs apart from those of its connections: listeners, doorbells, backends, admin
 /// requests, logs.
@@ -21,6 +21,8 @@ impl Config {
         let sections = &self.sections;
         let feeds = self.feeds();
         let refused_values = feeds.refused_values();
+        let classes = Arc::new(sections.classes());
+        let channel_classes = Arc::new(feeds.classes(&classes));
         gateway::Settings {
             node: node_name(),
             shards: sections.server.shards(),
@@ -35,14 +37,14 @@ impl Config {
                 sections
                     .endpoints
                     .iter()
-                    .filter_map(|endpoint| self.endpoint(endpoint, &refused_values))
+                    .filter_map(|endpoint| self.endpoint(endpoint, &refused_values, &channel_classes))
                     .collect(),
                 sections.auth.refuse,
                 self.connections_max(descriptors_max),
             ),
             admin: self.admin(),
             hub: hub::Settings {
-                classes: Arc::new(sections.classes()),
+                classes,
                 state: sections.state.hub(),
                 ..hub::Settings::default()
             },
@@ -100,6 +102,7 @@ impl Config {
         &self,
         endpoint: &Endpoint,
         refused_values: &Arc<[session::RefusedValue]>,
+        classes: &Arc<Classes>,
     ) -> Option<ingress::Endpoint> {
         let auth = &self.sections.auth;
         let mut limits = self.sections.limits.connection();
@@ -113,6 +116,7 @@ impl Config {
             anonymous: Arc::new(auth.settings().policy.anonymous_identity()),
             auto_subscribe: endpoint.auto_subscribe(),
             refused_values: Arc::clone(refused_values),
+            classes: Arc::clone(classes),
             tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             auth_timeout_ms: milliseconds(auth.timeout),
             expiry_warning_ms: milliseconds(auth.expiry_warning),

@@ -25,10 +25,11 @@ pub(super) struct Node {
 pub(super) enum Content {
     Text(String),
     Integer(i64),
+    Float(f64),
     Boolean(bool),
     List(Vec<Node>),
     Table(Table),
-    /// A type that no key has, such as a float.
+    /// A type that no key has, such as a date.
     Other(&'static str),
     /// A value from the environment: the text, and the text read as TOML if it is TOML. A key that wants a text takes the
     /// text, so a variable needs no quotes inside the shell's quotes.
@@ -89,6 +90,7 @@ impl Content {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "an array",
             Self::Table(_) => "a table",
@@ -157,7 +159,7 @@ fn content(from: &DeValue<'_>, lines: &Lines) -> Content {
     match from {
         DeValue::String(text) => Content::Text(text.clone().into_owned()),
         DeValue::Integer(integer) => parse_integer(integer),
-        DeValue::Float(_) => Content::Other("a float"),
+        DeValue::Float(float) => Content::Float(float.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(truth) => Content::Boolean(*truth),
         DeValue::Datetime(_) => Content::Other("a date or time"),
         DeValue::Array(list) => Content::List(

@@ -12,6 +12,7 @@ use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
 use crate::ingress::{HostPattern, ListenAddress, ListenerName};
 use crate::log_level::Levels;
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
+use tickgate_protocol::rate::Rate;
 
 /// A type that a key can have.
 pub(super) trait Value: Sized {
@@ -252,6 +253,26 @@ impl Value for Pattern {
     }
     fn write(&self) -> Option<toml::Value> {
         Some(self.as_str().into())
+    }
+}
+
+impl Value for Rate {
+    fn kind() -> String {
+        "number".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        let number = match typed(node).content {
+            #[expect(clippy::cast_precision_loss, reason = "rates are small")]
+            Content::Integer(n) => n as f64,
+            Content::Float(n) => n,
+            _ => return Err(Refusal::wanted("a number", node)),
+        };
+        Self::at_most(number).ok_or_else(|| Refusal::new(format!("must be at least {}", Self::ALL[0])))
+    }
+    fn write(&self) -> Option<toml::Value> {
+        let text = self.as_str();
+        let integer = text.parse().ok().map(toml::Value::Integer);
+        integer.or_else(|| text.parse().ok().map(toml::Value::Float))
     }
 }
 

@@ -57,6 +57,12 @@ pub struct Stamp {
 }
 
 impl Hub {
+    /// The classes of all channels.
+    #[must_use]
+    pub fn classes(&self) -> &Arc<tickgate_protocol::channel::Classes> {
+        &self.classes
+    }
+
     /// Applies one event of a log that numbers events. It is published as by [`Hub::publish`], under the version that the
     /// log gave it. Its id is remembered, but duplicates are the log's business: every event of the log is applied.
     ///

@@ -36,6 +36,11 @@ metrics! {
         dropped: Counter, "tickgate_events_dropped_total", "Events dropped from full outboxes. The clients are told.";
         conflated: Counter, "tickgate_events_conflated_total",
             "Events that did not fit into an outbox. The client gets their channel's newest event instead.";
+        rate_offered: Counter, "tickgate_rate_offered_total",
+            "Events of conflating channels for subscriptions with a rate.";
+        rate_sent: Counter, "tickgate_rate_sent_total", "Events put into the outboxes of subscriptions with a rate.";
+        rate_conflated: Counter, "tickgate_rate_conflated_total",
+            "Events that a newer one of their channel replaced before the period of a rate ended.";
         catch_ups: Counter, "tickgate_catch_ups_total",
             "Channels that connections began to catch up with: last values, replays, conflated events.";
         caught_up: Counter, "tickgate_caught_up_events_total",

@@ -6,6 +6,7 @@ use super::metering::{CommandMeter, Refusals};
 use crate::auth::TokenError;
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::message::{Recover, RequestId, RequestRef};
+use tickgate_protocol::rate::Rate;
 
 /// Deadlines, requests and meters of a session that is not idle.
 #[derive(Debug, Default)]
@@ -46,6 +47,8 @@ pub(super) struct PendingRequest {
 #[derive(Debug)]
 pub(super) struct PendingSubscribe {
     pub(super) request: u32,
+    /// The limit of the identity that was applied to the request.
+    pub(super) limit: Option<Rate>,
     /// `None`: these are the automatic subscriptions, which are not answered.
     pub(super) client_request: Option<Subscribe>,
 }
@@ -56,6 +59,7 @@ pub(super) struct Subscribe {
     pub(super) request_ref: RequestRef,
     /// The patterns that the client named, including those that it held already.
     pub(super) patterns: Vec<Pattern>,
+    pub(super) max_rate: Option<Rate>,
 }
 
 /// A client's `subscribe` or `unsubscribe`.
@@ -66,6 +70,7 @@ pub(super) struct SubscriptionChange {
     pub(super) request_ref: RequestRef,
     pub(super) patterns: Vec<Pattern>,
     pub(super) recover: Option<Recover>,
+    pub(super) max_rate: Option<Rate>,
 }
 
 impl Activity {

@@ -97,11 +97,13 @@ impl Session {
             }
             Ok(new) => {
                 let is_first = self.identity.is_none();
+                let limit = self.granted(None);
                 self.identity = Some(new);
                 self.activity().auth_deadline_ms = None;
                 self.expiry_warned = false;
                 self.reply_auth_accepted(&request_ref, context, out);
                 self.unsubscribe_forbidden(context, out);
+                self.apply_limit(0, limit, out);
                 self.warn_of_expiry(context, out);
                 if is_first {
                     self.subscribe_automatically(context, out);

@@ -234,12 +234,14 @@ impl Session {
                 request_ref,
                 patterns,
                 recover,
+                max_rate,
             } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
                     request_ref,
                     patterns,
                     recover,
+                    max_rate,
                 },
                 context,
                 out,
@@ -250,6 +252,7 @@ impl Session {
                     request_ref,
                     patterns,
                     recover: None,
+                    max_rate: None,
                 },
                 context,
                 out,

@@ -263,6 +263,7 @@ impl Session {
         activity.orphaned_commands.extend(before.commands);
         activity.auth_deadline_ms = Some(context.now.mono_ms + context.settings.auth_timeout_ms);
         let patterns = std::mem::take(&mut self.patterns);
+        self.wishes.clear();
         if !patterns.is_empty() {
             out.list.push(Output::Unsubscribe { patterns });
         }

@@ -30,6 +30,7 @@ mod heartbeat;
 pub mod limits;
 mod metering;
 mod outputs;
+mod rates;
 mod refused_value;
 mod requests;
 mod state;
@@ -46,13 +47,14 @@ use bytes::Bytes;
 use crate::auth::{Identity, TokenError};
 use crate::event::{NewEvent, Refusal};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern, Tenant};
+use tickgate_protocol::channel::{Channel, Classes, Pattern, Tenant};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::message::{
     CommandKey, ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome,
 };
+use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire;
 
 pub use refused_value::RefusedValue;
@@ -226,8 +228,17 @@ pub enum Output {
         /// The client's last positions in histories. These patterns cover each channel in it; the patterns held before
         /// cover none.
         recover: Option<Recover>,
+        /// The rate that is granted; `None`: no limit.
+        max_rate: Option<Rate>,
         /// Whether they are the endpoint's automatic subscriptions, for which no client waits.
         is_automatic: bool,
+    },
+    /// Give patterns another rate.
+    SetRate {
+        /// Patterns that are held.
+        patterns: Vec<Pattern>,
+        /// The rate; `None`: no limit.
+        max_rate: Option<Rate>,
     },
     /// Note that the client may not have these automatic subscriptions. They were left out.
     Skipped {
@@ -377,6 +388,8 @@ pub struct Settings {
     /// Distinct patterns to which each client is subscribed as soon as it has an identity, as far as it may have them.
     /// They never count against the limit, not even if the client unsubscribes from one and subscribes to it again.
     pub auto_subscribe: Box<[Pattern]>,
+    /// The classes of channels, which say where a rate has an effect.
+    pub classes: Arc<Classes>,
     /// Channels to which no client may subscribe, because their source cannot serve them.
     pub refused_values: Arc<[RefusedValue]>,
     /// The endpoint's tenant. Every name that a client sends is one of this tenant.

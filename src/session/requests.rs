@@ -265,10 +265,12 @@ impl Session {
     }
 
     pub(super) fn status(&self, request_ref: &RequestRef, context: &Context<'_>, out: &mut Outputs) {
+        let max_rates = self.max_rates(context.settings);
         let status = Status {
             request_ref,
             connected_at_ms: self.connected_unix_ms,
             subscriptions: &self.patterns,
+            max_rates: &max_rates,
             message_count: context.delivered,
             client_id: &self.client_id(),
             user: self.identity.as_ref().and_then(|identity| identity.user.as_deref()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::activity::Activity;
 use super::limits::TokenBucket;
+use super::rates::Wishes;
 use super::transport::Transport;
 use super::{CONTROL_FRAMES_PER_SECOND, DEFERRED_MAX, Opening, Settings};
 use crate::auth::{Identity, Mode, TokenError};
@@ -27,6 +28,7 @@ pub struct Session {
     pub(super) engine_io: Option<Box<EngineIo>>,
     /// The distinct patterns held, in the order of their subscription.
     pub(super) patterns: Vec<Pattern>,
+    pub(super) wishes: Wishes,
     pub(super) nonce: u64,
     pub(super) connected_unix_ms: u64,
     /// When [`Input::Timer`](super::Input::Timer) is due.
@@ -131,6 +133,7 @@ impl Session {
             activity: None,
             engine_io: None,
             patterns: Vec::new(),
+            wishes: Wishes::default(),
             nonce,
             connected_unix_ms: now.unix_ms,
             deadline_ms: now.mono_ms,

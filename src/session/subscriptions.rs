@@ -22,7 +22,19 @@ impl Session {
             return;
         }
         if change.subscribe {
-            self.subscribe(change.request_ref, change.patterns, change.recover, context, out);
+            let SubscriptionChange {
+                request_ref,
+                patterns,
+                recover,
+                max_rate,
+                ..
+            } = change;
+            let client_request = Subscribe {
+                request_ref,
+                patterns,
+                max_rate,
+            };
+            self.subscribe(client_request, recover, context, out);
         } else {
             self.unsubscribe(&change.request_ref, &change.patterns, context, out);
         }
@@ -30,35 +42,41 @@ impl Session {
 
     fn subscribe(
         &mut self,
-        request_ref: RequestRef,
-        patterns: Vec<Pattern>,
+        client_request: Subscribe,
         recover: Option<Recover>,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let new = self.new_patterns(&patterns, context).and_then(|new| {
+        let Subscribe { patterns, max_rate, .. } = &client_request;
+        let new = self.new_patterns(patterns, context).and_then(|new| {
             self.check_recover(recover.as_ref(), &new)?;
+            Self::check_wish(*max_rate, patterns, context.settings)?;
             Ok(new)
         });
         match new {
-            Err((code, message)) => out.error(&request_ref, code, &message, context),
+            Err((code, message)) => out.error(&client_request.request_ref, code, &message, context),
             Ok(new) if new.is_empty() => {
+                self.change_wishes(patterns, *max_rate, out);
                 let outcome = SubscribeOutcome {
                     recovered: recover.map(|_| Vec::new()),
                     ..SubscribeOutcome::default()
                 };
-                self.reply_subscribed(&request_ref, &patterns, &outcome, context, out);
+                self.reply_subscribed(&client_request, &outcome, context, out);
             }
             Ok(new) => {
                 let request = self.next_request();
+                let max_rate = self.granted(*max_rate);
+                let limit = self.granted(None);
                 self.activity().subscribe = Some(PendingSubscribe {
                     request,
-                    client_request: Some(Subscribe { request_ref, patterns }),
+                    limit,
+                    client_request: Some(client_request),
                 });
                 out.list.push(Output::Subscribe {
                     request,
                     patterns: new,
                     recover,
+                    max_rate,
                     is_automatic: false,
                 });
             }
@@ -94,14 +112,17 @@ impl Session {
         }
         if !patterns.is_empty() {
             let request = self.next_request();
+            let limit = self.granted(None);
             self.activity().subscribe = Some(PendingSubscribe {
                 request,
+                limit,
                 client_request: None,
             });
             out.list.push(Output::Subscribe {
                 request,
                 patterns,
                 recover: None,
+                max_rate: limit,
                 is_automatic: true,
             });
         }
@@ -148,16 +169,23 @@ impl Session {
         out: &mut Outputs,
     ) {
         let Some(activity) = &mut self.activity else { return };
-        let Some(PendingSubscribe { client_request, .. }) =
-            activity.subscribe.take_if(|pending| pending.request == request)
+        let Some(PendingSubscribe {
+            client_request, limit, ..
+        }) = activity.subscribe.take_if(|pending| pending.request == request)
         else {
             return;
         };
-        self.patterns.reserve_exact(interned.len());
+        let (held, new) = (self.patterns.len(), interned.len());
+        self.patterns.reserve_exact(new);
         self.patterns.extend(interned);
-        if let Some(Subscribe { request_ref, patterns }) = client_request {
-            self.reply_subscribed(&request_ref, &patterns, outcome, context, out);
+        if let Some(client_request) = &client_request {
+            let Subscribe { patterns, max_rate, .. } = client_request;
+            self.note_wish(new, *max_rate);
+            self.change_wishes(patterns, *max_rate, out);
+            self.reply_subscribed(client_request, outcome, context, out);
         }
+        // A token that was accepted meanwhile may have another limit.
+        self.apply_limit(held, limit, out);
         // A token that was accepted meanwhile may cover less.
         self.unsubscribe_forbidden(context, out);
         self.resume_changes(context, out);
@@ -214,8 +242,11 @@ impl Session {
 
     fn reply_subscribed(
         &self,
-        request_ref: &RequestRef,
-        patterns: &[Pattern],
+        Subscribe {
+            request_ref,
+            patterns,
+            max_rate,
+        }: &Subscribe,
         outcome: &SubscribeOutcome,
         context: &Context<'_>,
         out: &mut Outputs,
@@ -225,6 +256,7 @@ impl Session {
             patterns,
             active: self.patterns.len(),
             outcome,
+            max_rate: self.told_rate(patterns, *max_rate, context.settings),
         };
         out.reply(&reply, context);
     }
@@ -267,6 +299,13 @@ impl Session {
     }
 
     fn take_patterns(&mut self, mut leaves: impl FnMut(&Pattern) -> bool) -> Vec<Pattern> {
-        self.patterns.extract_if(.., |held| leaves(held)).collect()
+        let mut leaving = Vec::new();
+        let taken = self.patterns.extract_if(.., |held| {
+            leaving.push(leaves(held));
+            leaving.last() == Some(&true)
+        });
+        let taken = taken.collect();
+        self.wishes.remove(|index| leaving[index]);
+        taken
     }
 }

@@ -443,15 +443,16 @@ impl CatchUp {
         }
     }
 
-    /// The last page was read while the inbox ended at `at`; the inbox is at `position`. Returns whether the channel has to
-    /// be [settled](CatchUp::settle) later.
-    pub(super) fn finish(&mut self, channel: &Channel, at: u64, position: u64) -> bool {
-        if at <= position {
+    /// The last page was read while the inbox ended at `at`; the inbox is at `position`. `is_awaited`: the channel's value
+    /// waits for the end of a period, so the channel stays until then. Returns whether the channel has to be
+    /// [settled](CatchUp::settle) later.
+    pub(super) fn finish(&mut self, channel: &Channel, at: u64, position: u64, is_awaited: bool) -> bool {
+        if at <= position && !is_awaited {
             self.channels.remove(channel);
             return false;
         }
         self.channels.insert(channel.clone(), State::Settling { at });
-        true
+        at > position
     }
 
     /// The inbox is at `position`: forgets the channel if its live events are new from here on.

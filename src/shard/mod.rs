@@ -24,6 +24,8 @@ mod frame;
 pub mod mailbox;
 mod numbers;
 mod outbox;
+mod pace;
+mod paced;
 mod pool;
 mod reactor;
 mod slots;

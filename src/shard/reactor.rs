@@ -365,7 +365,9 @@ impl Reactor {
     /// Takes and delivers events if the coalescer allows it, and writes dirty connections.
     fn tick(&mut self, now: Now) {
         let began = Instant::now();
-        let delivered = if !self.is_behind && self.coalescer.is_due(now.mono_ms, self.core.waiting_events()) {
+        let is_due = self.coalescer.is_due(now.mono_ms, self.core.waiting_events());
+        // When values are due, connections are flushed anyway, so the events that wait go with them.
+        let delivered = if !self.is_behind && (is_due || self.core.has_due_values(now)) {
             self.core.deliver(EVENTS)
         } else {
             0

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - For each held pattern `h` in the list of a slot, `nodes[h.node].subscribers[h.position]` names that slot and the
 //!   index of `h` in its list. This back reference makes removing a subscription O(1).
-//! - A pattern has a node exactly while a connection holds it.
+//! - A pattern has one node for each pace at which a connection holds it, and no other.
 //! - Only a new node makes a cached match outdated. A removed node has no subscribers, so a match that names it is
 //!   harmless.
 //!
@@ -11,14 +11,19 @@
 //! At most one pattern of a given shape matches a channel: the channel's name with those segments replaced by `*`. So a
 //! match takes one map lookup for each shape in use, of which there are at most 510 and usually a few. The result is
 //! cached by channel.
+//!
+//! Per file: `settling` (which events of a new subscription count), `paced` (subscriptions with a rate).
+
+mod paced;
+mod settling;
 
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 
+use super::pace::{Group, Groups, Pace};
 use super::slots::Slots;
-use crate::hub::JoinPosition;
+use settling::Unsettled;
 use tickgate_protocol::channel::{Channel, Name, Pattern, SEGMENTS_MAX, Shape, segments};
 
 /// The number of a pattern's node, valid while a connection holds the pattern.
@@ -32,11 +37,17 @@ const CACHED_CHANNELS: usize = 65_536;
 pub(super) struct Subscriber {
     /// The connection's slot.
     pub(super) slot: u32,
-    // The index in the connection's list; the highest bit is set while the subscription is not settled.
+    // The index in the connection's list, and the marks.
     back: u32,
 }
 
+/// The subscription is not settled: [`Table::includes`] decides about each event.
 const UNSETTLED: u32 = 1 << 31;
+/// The subscription has a pace and is in its first period: [`Table::includes`] decides about each value.
+const FRESH: u32 = 1 << 30;
+/// Another pattern of the connection is faster and has channels in common with this one.
+const OUTDONE: u32 = 1 << 29;
+const MARKS: u32 = UNSETTLED | FRESH | OUTDONE;
 
 impl Subscriber {
     /// Whether [`Table::includes`] decides about each event.
@@ -44,7 +55,7 @@ impl Subscriber {
         self.back & UNSETTLED != 0
     }
     const fn index(self) -> usize {
-        (self.back & !UNSETTLED) as usize
+        (self.back & !MARKS) as usize
     }
 }
 
@@ -57,43 +68,25 @@ struct HeldPattern {
 #[derive(Debug)]
 struct Node {
     pattern: Pattern,
+    pace: Pace,
+    // The next node of the same pattern.
+    next: Option<NodeId>,
     subscribers: Vec<Subscriber>,
-    // How many of the subscribers are not settled.
+    // How many of the subscribers are not settled, and how many have any mark.
     unsettled: u32,
+    marked: u32,
 }
 
 #[derive(Debug)]
 struct Resolved {
     epoch: u64,
+    // In this order: those that are live, those without a rate of their own, those with a rate.
     nodes: Box<[NodeId]>,
-}
-
-/// A subscription whose start position in the inbox was not reached yet.
-#[derive(Debug)]
-struct Unsettled {
-    at: JoinPosition,
-    // Patterns held before this one that were removed since. Their channels were covered all the time, so their events
-    // before `at` must be delivered too.
-    earlier: Vec<RemovedPattern>,
-}
-
-/// A removed pattern, together with the later removed patterns that inherited its events. A channel counts if all of
-/// them match it.
-#[derive(Clone, Debug)]
-struct RemovedPattern {
-    patterns: Vec<Pattern>,
-    // Where its subscription started; `None`: it was settled.
-    at: Option<JoinPosition>,
-}
-
-impl Unsettled {
-    fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
-        let is_included = |removed: &RemovedPattern| {
-            removed.at.as_ref().is_none_or(|at| at.includes(channel, stripe, index))
-                && removed.patterns.iter().all(|pattern| pattern.matches(channel))
-        };
-        self.at.includes(channel, stripe, index) || self.earlier.iter().any(is_included)
-    }
+    live: u32,
+    without_rate: u32,
+    // The groups of the nodes with a rate; and of those with a pace but without a rate, as if they had the fastest.
+    groups: Groups,
+    without_rate_groups: Groups,
 }
 
 /// The result of [`Table::insert`].
@@ -111,6 +104,7 @@ pub(super) enum Inserted {
 pub(super) struct Table {
     nodes: Vec<Option<Node>>,
     vacant: Vec<NodeId>,
+    // The first node of each pattern.
     by_pattern: HashMap<Pattern, NodeId>,
     // How many nodes have each shape, by [`shape_index`], and the shapes that occur.
     shape_counts: Box<[u32]>,
@@ -122,6 +116,10 @@ pub(super) struct Table {
     unsettled: HashMap<(u32, NodeId), Unsettled>,
     // In the order of subscribing, so the front settles first.
     settling: VecDeque<(u32, NodeId)>,
+    // The subscriptions with a pace that are in their first period, by group.
+    fresh: Box<[Vec<(u32, NodeId)>; Group::COUNT]>,
+    // How many nodes have a pace.
+    timed_nodes: usize,
     text: String,
 }
 
@@ -139,6 +137,8 @@ impl Table {
             epoch: 0,
             unsettled: HashMap::new(),
             settling: VecDeque::new(),
+            fresh: Box::default(),
+            timed_nodes: 0,
             text: String::new(),
         }
     }
@@ -158,7 +158,7 @@ impl Table {
         self.node(node).map_or(&[], |node| &node.subscribers)
     }
 
-    /// Every pattern and the connections that hold it, in no particular order.
+    /// Every node's pattern and the connections that hold it, in no particular order. A pattern has a node for each pace.
     pub(super) fn patterns(&self) -> impl Iterator<Item = (&Pattern, &[Subscriber])> {
         let nodes = self.nodes.iter().flatten();
         nodes.map(|node| (&node.pattern, &*node.subscribers))
@@ -171,15 +171,50 @@ impl Table {
     }
 
     /// Subscribes a connection to a pattern. It gets every event from now on, unless [`Table::unsettle`] is called.
-    pub(super) fn insert(&mut self, slot: u32, pattern: &Pattern) -> Inserted {
+    pub(super) fn insert(&mut self, slot: u32, pattern: &Pattern, pace: Pace) -> Inserted {
         self.held.reserve(slot);
-        let known = self.by_pattern.get(pattern).copied();
-        if let Some(node) = known
-            && self.held[slot].iter().any(|held| held.node == node)
-        {
+        let first = self.by_pattern.get(pattern).copied();
+        if self.find_held(slot, first).is_some() {
             return Inserted::Held;
         }
-        let node = known.unwrap_or_else(|| self.new_node(pattern));
+        let node = self.node_with(pattern, pace, first);
+        self.add(slot, node);
+        if first.is_some() {
+            Inserted::Joined(node)
+        } else {
+            Inserted::First(node)
+        }
+    }
+
+    // The index in the connection's list of the node, among those of one pattern, that it holds.
+    fn find_held(&self, slot: u32, first: Option<NodeId>) -> Option<usize> {
+        let held = self.held.get(slot).map_or(&[][..], |held| held);
+        let mut index = None;
+        let mut next = first;
+        while let Some(node) = next
+            && index.is_none()
+        {
+            index = held.iter().position(|held| held.node == node);
+            next = self.node(node).and_then(|node| node.next);
+        }
+        index
+    }
+
+    // The node of a pattern with this pace; a new one if there is none.
+    fn node_with(&mut self, pattern: &Pattern, pace: Pace, first: Option<NodeId>) -> NodeId {
+        let mut next = first;
+        while let Some(id) = next
+            && let Some(node) = self.node(id)
+        {
+            if node.pace == pace {
+                return id;
+            }
+            next = node.next;
+        }
+        self.new_node(pattern, pace, first)
+    }
+
+    fn add(&mut self, slot: u32, node: NodeId) {
         let held = &mut self.held[slot];
         let back = narrow(held.len());
         if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
@@ -190,102 +225,29 @@ impl Table {
             target.subscribers.push(Subscriber { slot, back });
             self.subscriptions += 1;
         }
-        if known.is_some() {
-            Inserted::Joined(node)
-        } else {
-            Inserted::First(node)
-        }
-    }
-
-    /// Restricts a subscription to the events that `at` includes. While `at` is not whole, this is called again
-    /// whenever it grows.
-    pub(super) fn unsettle(&mut self, slot: u32, node: NodeId, at: JoinPosition) {
-        if !self.mark(slot, node, UNSETTLED) {
-            return;
-        }
-        if at.is_complete() {
-            self.settling.push_back((slot, node));
-        }
-        match self.unsettled.entry((slot, node)) {
-            Entry::Occupied(mut known) => known.get_mut().at = at,
-            Entry::Vacant(vacant) => {
-                let earlier = Vec::new();
-                vacant.insert(Unsettled { at, earlier });
-            }
-        }
-    }
-
-    /// Whether an unsettled subscription gets the event of `channel` that was popped from `stripe` at position `index`.
-    pub(super) fn includes(&self, slot: u32, node: NodeId, channel: &Channel, stripe: u8, index: u64) -> bool {
-        self.unsettled
-            .get(&(slot, node))
-            .is_none_or(|unsettled| unsettled.includes(channel, stripe, index))
-    }
-
-    /// How many subscriptions a node has; `None`: some of them are not settled.
-    pub(super) fn settled_subscribers(&self, node: NodeId) -> Option<usize> {
-        let node = self.node(node)?;
-        (node.unsettled == 0).then_some(node.subscribers.len())
-    }
-
-    /// Settles the subscriptions that include every event from position `index` on.
-    pub(super) fn settle(&mut self, index: u64) {
-        while let Some(&key) = self.settling.front() {
-            // A subscription that was removed and made again settles at its later position. Until then `includes`
-            // decides, so it misses no event.
-            match self.unsettled.get(&key) {
-                Some(unsettled) if !unsettled.at.is_settled(index) => return,
-                Some(_) => {
-                    self.unsettled.remove(&key);
-                    self.mark(key.0, key.1, 0);
-                }
-                None => {}
-            }
-            self.settling.pop_front();
-        }
     }
 
     /// Unsubscribes a connection from a pattern. Returns whether it was the pattern's last subscriber in the shard;
     /// `None`: the connection did not hold the pattern.
     pub(super) fn remove(&mut self, slot: u32, pattern: &Pattern) -> Option<bool> {
-        let node = *self.by_pattern.get(pattern)?;
-        let index = self.held.get(slot)?.iter().position(|held| held.node == node)?;
+        let first = *self.by_pattern.get(pattern)?;
+        let index = self.find_held(slot, Some(first))?;
         if !self.unsettled.is_empty() {
+            let node = self.held[slot][index].node;
             self.remember(slot, node, pattern);
         }
-        self.remove_at(slot, index);
-        Some(self.retire(node).is_some())
-    }
-
-    // Lets the connection's other unsettled patterns that intersect this one inherit the events it has yet to get.
-    fn remember(&mut self, slot: u32, node: NodeId, pattern: &Pattern) {
-        let own = self.unsettled.get(&(slot, node));
-        let mut removed = vec![RemovedPattern {
-            patterns: vec![pattern.clone()],
-            at: own.map(|own| own.at.clone()),
-        }];
-        removed.extend(own.iter().flat_map(|own| &own.earlier).cloned().map(|mut earlier| {
-            earlier.patterns.push(pattern.clone());
-            earlier
-        }));
-        let held = self.held.get(slot).map_or(&[][..], |held| held);
-        for other in held.iter().filter(|held| held.node != node) {
-            let is_covered = self.nodes[other.node as usize]
-                .as_ref()
-                .is_some_and(|other| other.pattern.intersects(pattern));
-            if let Some(unsettled) = self.unsettled.get_mut(&(slot, other.node))
-                && is_covered
-            {
-                unsettled.earlier.extend(removed.iter().cloned());
-            }
-        }
+        let node = self.remove_at(slot, index);
+        self.retire(node);
+        Some(!self.by_pattern.contains_key(pattern))
     }
 
     /// Unsubscribes a connection from all patterns. Calls `gone` with each pattern that has no subscriber left.
     pub(super) fn remove_all(&mut self, slot: u32, mut gone: impl FnMut(&Pattern)) {
         while let Some(last) = self.held.get(slot).and_then(|held| held.len().checked_sub(1)) {
             let node = self.remove_at(slot, last);
-            if let Some(pattern) = self.retire(node) {
+            if let Some(pattern) = self.retire(node)
+                && !self.by_pattern.contains_key(&pattern)
+            {
                 gone(&pattern);
             }
         }
@@ -298,22 +260,24 @@ impl Table {
 
     /// Appends the nodes of all patterns that match `channel` to `nodes`.
     pub(super) fn resolve(&mut self, channel: &Channel, nodes: &mut Vec<NodeId>) {
+        self.resolved(channel, |resolved| nodes.extend_from_slice(&resolved.nodes));
+    }
+
+    fn resolved<R>(&mut self, channel: &Channel, view: impl FnOnce(&Resolved) -> R) -> R {
         if let Some(known) = self.cache.get(channel)
             && known.epoch == self.epoch
         {
-            nodes.extend_from_slice(&known.nodes);
-            return;
+            return view(known);
         }
-        let first = nodes.len();
-        self.look_up(channel.key(), nodes);
+        let mut nodes = Vec::new();
+        self.look_up(channel.key(), &mut nodes);
+        let resolved = self.sort(nodes);
+        let result = view(&resolved);
         if self.cache.len() >= CACHED_CHANNELS {
             self.cache = HashMap::new();
         }
-        let resolved = Resolved {
-            epoch: self.epoch,
-            nodes: nodes[first..].into(),
-        };
         self.cache.insert(channel.clone(), resolved);
+        result
     }
 
     fn look_up(&mut self, Name { tenant, text: channel }: Name<'_>, nodes: &mut Vec<NodeId>) {
@@ -328,8 +292,14 @@ impl Table {
                 tenant,
                 text: &self.text,
             };
-            if let Some(&node) = self.by_pattern.get(&candidate) {
-                nodes.push(node);
+            let mut next = self.by_pattern.get(&candidate).copied();
+            while let Some(id) = next {
+                nodes.push(id);
+                next = self
+                    .nodes
+                    .get(id as usize)
+                    .and_then(Option::as_ref)
+                    .and_then(|node| node.next);
             }
         }
     }
@@ -338,12 +308,19 @@ impl Table {
         self.nodes.get(node as usize).and_then(Option::as_ref)
     }
 
-    fn new_node(&mut self, pattern: &Pattern) -> NodeId {
+    // `first`: the first node of the pattern.
+    fn new_node(&mut self, pattern: &Pattern, pace: Pace, first: Option<NodeId>) -> NodeId {
+        let known = first.and_then(|first| self.node(first));
         let node = Some(Node {
-            pattern: pattern.clone(),
+            // The instance that connections share.
+            pattern: known.map_or(pattern, |known| &known.pattern).clone(),
+            pace,
+            next: known.and_then(|known| known.next),
             subscribers: Vec::new(),
             unsettled: 0,
+            marked: 0,
         });
+        self.timed_nodes += usize::from(pace != Pace::Live);
         let id = if let Some(id) = self.vacant.pop() {
             self.nodes[id as usize] = node;
             id
@@ -351,6 +328,11 @@ impl Table {
             self.nodes.push(node);
             narrow(self.nodes.len() - 1)
         };
+        self.epoch += 1;
+        if let Some(Some(first)) = first.and_then(|first| self.nodes.get_mut(first as usize)) {
+            first.next = Some(id);
+            return id;
+        }
         self.by_pattern.insert(pattern.clone(), id);
         let shape = pattern.shape();
         let count = &mut self.shape_counts[shape_index(shape)];
@@ -358,7 +340,6 @@ impl Table {
         if *count == 1 {
             self.shapes.push(shape);
         }
-        self.epoch += 1;
         id
     }
 
@@ -369,8 +350,11 @@ impl Table {
             return None;
         }
         let node = vacated.take()?;
-        self.by_pattern.remove(&node.pattern);
         self.vacant.push(id);
+        self.timed_nodes -= usize::from(node.pace != Pace::Live);
+        if !self.unlink(id, &node) {
+            return Some(node.pattern);
+        }
         let shape = node.pattern.shape();
         let count = &mut self.shape_counts[shape_index(shape)];
         *count -= 1;
@@ -378,6 +362,34 @@ impl Table {
             self.shapes.retain(|known| *known != shape);
         }
         Some(node.pattern)
+    }
+
+    // Takes a removed node out of the list of its pattern's nodes; returns whether it was the last.
+    fn unlink(&mut self, id: NodeId, removed: &Node) -> bool {
+        let Some(&first) = self.by_pattern.get(&removed.pattern) else {
+            return false;
+        };
+        if first == id {
+            match removed.next {
+                None => {
+                    self.by_pattern.remove(&removed.pattern);
+                    return true;
+                }
+                Some(next) => {
+                    self.by_pattern.insert(removed.pattern.clone(), next);
+                }
+            }
+            return false;
+        }
+        let mut before = Some(first);
+        while let Some(Some(node)) = before.and_then(|id| self.nodes.get_mut(id as usize)) {
+            if node.next == Some(id) {
+                node.next = removed.next;
+                break;
+            }
+            before = node.next;
+        }
+        false
     }
 
     // Two swap-removes. Each moves one entry, whose counterpart gets the new index.
@@ -388,7 +400,7 @@ impl Table {
             && let Some(Some(target)) = self.nodes.get_mut(moved.node as usize)
         {
             let back = &mut target.subscribers[moved.position as usize].back;
-            *back = *back & UNSETTLED | narrow(index);
+            *back = *back & MARKS | narrow(index);
         }
         if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
             let removed = target.subscribers.swap_remove(position as usize);
@@ -399,8 +411,9 @@ impl Table {
                 let half = target.subscribers.capacity() / 2;
                 target.subscribers.shrink_to(half);
             }
-            if removed.is_unsettled() {
-                target.unsettled -= 1;
+            if removed.back & MARKS != 0 {
+                target.marked -= 1;
+                target.unsettled -= u32::from(removed.is_unsettled());
                 self.unsettled.remove(&(slot, node));
             }
             self.subscriptions -= 1;
@@ -408,18 +421,18 @@ impl Table {
         node
     }
 
-    fn mark(&mut self, slot: u32, node: NodeId, flag: u32) -> bool {
+    // Sets or clears a mark; returns `None` if the connection does not hold the node, otherwise the marks that it has then.
+    fn mark(&mut self, slot: u32, node: NodeId, mark: u32, is_set: bool) -> Option<u32> {
         let held = self.held.get(slot).map_or(&[][..], |held| held);
-        let Some(held) = held.iter().find(|held| held.node == node) else {
-            return false;
-        };
-        if let Some(Some(target)) = self.nodes.get_mut(node as usize) {
-            let subscriber = &mut target.subscribers[held.position as usize];
-            target.unsettled -= u32::from(subscriber.is_unsettled());
-            subscriber.back = subscriber.back & !UNSETTLED | flag;
-            target.unsettled += u32::from(subscriber.is_unsettled());
-        }
-        true
+        let held = held.iter().find(|held| held.node == node)?;
+        let target = self.nodes.get_mut(node as usize)?.as_mut()?;
+        let subscriber = &mut target.subscribers[held.position as usize];
+        target.unsettled -= u32::from(subscriber.is_unsettled());
+        target.marked -= u32::from(subscriber.back & MARKS != 0);
+        subscriber.back = subscriber.back & !mark | if is_set { mark } else { 0 };
+        target.unsettled += u32::from(subscriber.is_unsettled());
+        target.marked += u32::from(subscriber.back & MARKS != 0);
+        Some(subscriber.back & MARKS)
     }
 }
 
@@ -428,12 +441,12 @@ fn shape_index(shape: Shape) -> usize {
     usize::from(shape.segments) * 256 + usize::from(shape.stars)
 }
 
-// Indices are 31 bits: 2^31 subscriptions do not fit into the memory of any machine.
+// Indices are 29 bits, which is far more subscriptions than a connection may have, or a pattern connections in a shard.
 fn narrow(index: usize) -> u32 {
     u32::try_from(index)
         .ok()
-        .filter(|index| index & UNSETTLED == 0)
-        .expect("fewer than 2^31 subscriptions")
+        .filter(|index| index & MARKS == 0)
+        .expect("fewer than 2^29 subscriptions")
 }
 
 #[cfg(test)]

@@ -182,6 +182,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     })
 }
@@ -240,6 +241,7 @@ pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenErro
             channels: list(&["*", "user.*"]),
             commands: list(&["*"]),
             publish: list(&["*", "user.*"]),
+            max_rate: None,
         },
         _ => Permissions {
             channels: list(&["market.*"]),

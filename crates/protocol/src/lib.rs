@@ -7,6 +7,7 @@
 //!
 //! A module imports only from modules above it:
 //!
+//! - [`rate`]: the rates at which a client can have values.
 //! - [`channel`]: the grammar of channel names and patterns, matching, and the classes of channels.
 //! - [`disconnect`]: every reason for the end of a connection, with its close code.
 //! - [`json`]: reads JSON without building a tree, and writes it.
@@ -25,4 +26,5 @@ pub mod disconnect;
 pub mod event;
 pub mod json;
 pub mod message;
+pub mod rate;
 pub mod wire;

@@ -22,14 +22,14 @@ use crate::ingress::http::{HttpErrorCode, Socket};
 use crate::session::{self, limits::Limits};
 use crate::shard::mailbox::{Adopt, ConnectionPermit, ShardMessage, UnclaimedSocket};
 use crate::time::unix_ms;
-use tickgate_protocol::channel::Tenant;
+use tickgate_protocol::channel::{Classes, Tenant};
 use tickgate_protocol::dialect::Dialect;
 
 /// Patterns that one page may hold. A page tails several channels at a time.
 const SUBSCRIPTIONS_MAX: u32 = 100;
 
 /// The settings of the console's connections.
-pub(in crate::admin) fn settings(event_bytes: u32) -> Arc<session::Settings> {
+pub(in crate::admin) fn settings(event_bytes: u32, classes: Arc<Classes>) -> Arc<session::Settings> {
     Arc::new(session::Settings {
         dialect: Dialect::Native,
         tenant: Tenant::DEFAULT,
@@ -42,6 +42,7 @@ pub(in crate::admin) fn settings(event_bytes: u32) -> Arc<session::Settings> {
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
         refused_values: Arc::default(),
+        classes,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 60_000,
         heartbeat_interval_ms: 30_000,

@@ -22,6 +22,7 @@ pub(super) fn user(allowed: &[&str]) -> Identity {
         channels: patterns(allowed),
         commands: patterns(allowed),
         publish: patterns(allowed),
+        max_rate: None,
     };
     Identity {
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,

@@ -12,6 +12,7 @@ use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
 use tickgate_protocol::channel::{Pattern, Tenant};
+use tickgate_protocol::rate::Rate;
 
 /// Holds the HMAC secret if no `[[auth.key]]` is given and it is set.
 pub(in crate::config) const DEFAULT_SECRET_ENV: &str = "TICKGATE_JWT_SECRET";
@@ -168,6 +169,9 @@ section! {
         value commands: Vec<Pattern> = Vec::new();
         /// Channels that may be published to.
         value publish: Vec<Pattern> = Vec::new();
+        /// The most updates per second that a client gets of a channel whose class conflates; in between, a newer value
+        /// replaces an older one. 0.1, 0.2, 0.5, 1, 2, 5, 10 or 20; other numbers are rounded down. If it is not set: no limit.
+        value max_rate: Option<Rate> = None;
     }
 }
 
@@ -177,6 +181,7 @@ impl Role {
             channels: permissions.channels.clone(),
             commands: permissions.commands.clone(),
             publish: permissions.publish.clone(),
+            max_rate: permissions.max_rate,
         }
     }
 
@@ -187,6 +192,7 @@ impl Role {
             channels: self.channels.clone(),
             commands: self.commands.clone(),
             publish: self.publish.clone(),
+            max_rate: self.max_rate,
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
 use crate::config::visit;
 use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
 use tickgate_protocol::json::{RecordDelete, RecordKey};
+use tickgate_protocol::rate::Rate;
 
 section! {
     /// `[[channel]]`.
@@ -39,6 +40,9 @@ section! {
         /// `disconnect` need `history` if there is `cache`. If this is not set: `disconnect` with `history`, `conflate` with
         /// only `cache`, otherwise `drop_oldest`.
         value overflow: Option<Overflow> = None;
+        /// The most updates per second that a client gets of a channel; in between, a newer value replaces an older one. 0.1,
+        /// 0.2, 0.5, 1, 2, 5, 10 or 20; other numbers are rounded down. Needs `conflate`. If it is not set: no limit.
+        value max_rate: Option<Rate> = None;
 
         rule keys_fit_each_other;
     }
@@ -81,6 +85,7 @@ fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
         ClassError::DeleteWithoutRecordKey => ["record_delete", "record_key"],
         ClassError::TtlWithoutCache => ["last_ttl", "cache"],
         ClassError::LastTtl => ["last_ttl", "last_ttl"],
+        ClassError::MaxRateWithoutConflate => ["max_rate", "overflow"],
         ClassError::HistorySize | ClassError::HistoryTtl => ["history", "history"],
     };
     check.contradiction(keys, error.to_string());
@@ -153,6 +158,7 @@ impl ChannelClass {
             record_delete: class.record_delete.clone(),
             only_changed: class.only_changed,
             overflow: Some(class.overflow),
+            max_rate: class.max_rate,
         }
     }
 
@@ -171,6 +177,7 @@ impl ChannelClass {
             record_key: self.record_key.clone(),
             record_delete: self.record_delete.clone(),
             only_changed: self.only_changed,
+            max_rate: self.max_rate,
         }
     }
 }

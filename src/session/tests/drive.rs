@@ -14,6 +14,7 @@ use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
+use tickgate_protocol::rate::Rate;
 
 /// When every test begins: 2023-12-29T08:00:00Z, some time after the start of the machine.
 pub(super) const START: Now = Now {
@@ -40,6 +41,7 @@ pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<
         channels: patterns(channels),
         commands: patterns(commands),
         publish: patterns(publish),
+        max_rate: None,
     })
 }
 
@@ -55,6 +57,7 @@ pub(super) fn settings() -> Settings {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     }
 }
@@ -105,7 +108,8 @@ pub(super) enum Seen {
     Pong(Vec<u8>),
     CloseFrame(Option<(u16, String)>),
     Verify(String),
-    Subscribe(Vec<Pattern>, Option<Recover>),
+    Subscribe(Vec<Pattern>, Option<Recover>, Option<Rate>),
+    SetRate(Vec<Pattern>, Option<Rate>),
     History(String),
     Skipped(Vec<Pattern>),
     Unsubscribe(Vec<Pattern>),
@@ -273,11 +277,13 @@ impl Drive {
                 request,
                 patterns,
                 recover,
+                max_rate,
                 is_automatic: _,
             } => {
                 assert!(self.subscribe.replace((request, patterns.clone())).is_none());
-                Seen::Subscribe(patterns, recover)
+                Seen::Subscribe(patterns, recover, max_rate)
             }
+            Output::SetRate { patterns, max_rate } => Seen::SetRate(patterns, max_rate),
             Output::History {
                 request_ref,
                 channel,

@@ -13,7 +13,7 @@
 //! % refused <template> <characters>        a feed whose placeholder must not contain these
 //! % limit <field of Limits> <number>
 //! % anonymous <channels> [commands] [publish]           lists are separated by commas, `-` is an empty list
-//! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..]
+//! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..] [max_rate=..]
 //! % token <text> TOKEN_EXPIRED <message>
 //! open [token]                            the connection opens, perhaps with a handshake token
 //! > text                                  the client sends a text message; `>*3 text`: three times, `$n` counts from 1
@@ -29,7 +29,7 @@
 //! ? listens, ? waits                      whether the session takes frames now
 //! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
 //! << ping|pong|close|binary [..]          the server sends another frame
-//! = verify|subscribe|skip|unsubscribe|publish|command ..  the session's request to its shard
+//! = verify|subscribe|set_rate|skip|unsubscribe|publish|command ..  the session's request to its shard
 //! ! close <ending>                        the session ends
 //! ```
 //!
@@ -47,13 +47,14 @@ use std::sync::Arc;
 use report::{difference, message_of};
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
-use crate::auth::{Identity, Mode, TokenError};
+use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::event::Refusal;
 use crate::session::{CommandOutcome, HistoryPage, Input, Opening, RefusedValue, Settings};
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::engine_io::Revision;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, SubscribeOutcome};
+use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire;
 
 fn folder() -> PathBuf {
@@ -254,7 +255,10 @@ fn identity(words: &[&str]) -> Identity {
     let list = |key| value(key).unwrap_or("");
     let mut identity = user(
         value("user").expect("a user"),
-        permissions(list("channels"), list("commands"), list("publish")),
+        Arc::new(Permissions {
+            max_rate: value("max_rate").and_then(|rate| Rate::at_most(rate.parse().unwrap())),
+            ..(*permissions(list("channels"), list("commands"), list("publish"))).clone()
+        }),
     );
     identity.role = value("role").map(Into::into);
     if let Some(seconds) = value("exp") {
@@ -433,6 +437,10 @@ fn write_all(seen: &[Seen], got: &mut String) {
     }
 }
 
+fn at_rate(rate: Option<Rate>) -> String {
+    rate.map_or(String::new(), |rate| format!(" at {rate}"))
+}
+
 fn line(seen: &Seen) -> String {
     let bytes = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let names = |patterns: &[Pattern]| patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(" ");
@@ -444,14 +452,16 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(None) => "<< close".to_owned(),
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
-        Seen::Subscribe(patterns, None) => format!("= subscribe {}", names(patterns)),
-        Seen::Subscribe(patterns, Some(Recover(keys))) => {
+        Seen::Subscribe(patterns, None, rate) => format!("= subscribe {}{}", names(patterns), at_rate(*rate)),
+        Seen::Subscribe(patterns, Some(Recover(keys)), _) => {
             let keys = keys.iter().map(|(channel, reached)| {
                 let epoch = reached.epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
                 format!(" {channel}={epoch}/{}", reached.offset)
             });
             format!("= subscribe {} recover{}", names(patterns), keys.collect::<String>())
         }
+        Seen::SetRate(patterns, None) => format!("= set_rate {} unlimited", names(patterns)),
+        Seen::SetRate(patterns, rate) => format!("= set_rate {}{}", names(patterns), at_rate(*rate)),
         Seen::History(request) => format!("= history {request}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Unsubscribe(patterns) => format!("= unsubscribe {}", names(patterns)),

@@ -78,19 +78,19 @@ fn live_events_are_held_back_up_to_the_position_of_the_last_read() {
     schedule(&mut catch_up, 1);
     assert!(catch_up.withholds(&a, 5));
     catch_up.take_due(None).expect("due");
-    assert!(catch_up.finish(&a, 8, 6));
+    assert!(catch_up.finish(&a, 8, 6, false));
     assert!(catch_up.withholds(&a, 7));
     assert!(!catch_up.withholds(&a, 8));
     assert!(catch_up.is_empty());
     // If no event comes after the last read, the position alone settles the channel.
     catch_up.subscribe(a.clone(), Need::After(41));
-    assert!(catch_up.finish(&a, 8, 6));
+    assert!(catch_up.finish(&a, 8, 6, false));
     catch_up.settle(&a, 7);
     assert_eq!(catch_up.len(), 1);
     catch_up.settle(&a, 8);
     assert!(catch_up.is_empty());
     catch_up.subscribe(a.clone(), Need::After(41));
-    assert!(!catch_up.finish(&a, 8, 8), "the inbox was empty");
+    assert!(!catch_up.finish(&a, 8, 8, false), "the inbox was empty");
     assert!(catch_up.is_empty());
 }
 
@@ -378,7 +378,7 @@ impl Rig {
                 } else if fault == Fault::IgnoresPosition {
                     self.catch_up.forget(&due.channel);
                 } else {
-                    self.catch_up.finish(&due.channel, at, self.popped);
+                    self.catch_up.finish(&due.channel, at, self.popped, false);
                 }
             }
         }

@@ -276,6 +276,7 @@ impl ShardCore {
                 request,
                 patterns,
                 recover,
+                max_rate,
                 is_automatic,
             } => {
                 if let Some(retry_after_ms) = self.shedding.refuses_joins().filter(|_| !is_automatic) {
@@ -291,6 +292,7 @@ impl ShardCore {
                     number: request,
                     patterns,
                     recover,
+                    max_rate,
                 };
                 if let Some(request) = self.joins.admit(request, self.fanout.inbox(), now) {
                     let answer = self
@@ -318,6 +320,9 @@ impl ShardCore {
                     }
                 };
                 self.handle(slot, answer, now);
+            }
+            Output::SetRate { patterns, max_rate } => {
+                (self.recovery).set_rate(slot, &patterns, max_rate, &mut self.connections, &mut self.fanout, now);
             }
             Output::Skipped { patterns } => self.log_skipped(slot, &patterns),
             Output::Unsubscribe { patterns } => {

@@ -55,8 +55,25 @@ impl Journal {
         let Some(cold) = connections.cold(slot) else { return };
         let (client_id, user) = (cold.session.client_id(), user(cold));
         match output {
-            Output::Subscribe { patterns, .. } => {
-                tracing::debug!(client_id, user, patterns = list(patterns), "a client subscribes");
+            Output::Subscribe { patterns, max_rate, .. } => {
+                let max_rate = max_rate.map(tracing::field::display);
+                tracing::debug!(
+                    client_id,
+                    user,
+                    patterns = list(patterns),
+                    max_rate,
+                    "a client subscribes"
+                );
+            }
+            Output::SetRate { patterns, max_rate } => {
+                let max_rate = max_rate.map(tracing::field::display);
+                tracing::debug!(
+                    client_id,
+                    user,
+                    patterns = list(patterns),
+                    max_rate,
+                    "a client's rate changes"
+                );
             }
             Output::Unsubscribe { patterns } => {
                 tracing::debug!(client_id, user, patterns = list(patterns), "a client unsubscribes");

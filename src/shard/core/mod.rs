@@ -165,7 +165,7 @@ impl ShardCore {
             now,
             connections: Connections::new(&settings, metrics.clone(), now),
             sessions: Sessions::new(metrics.clone()),
-            fanout: Fanout::new(inbox, metrics.clone()),
+            fanout: Fanout::new(inbox, metrics.clone(), now),
             recovery: Recovery::new(&settings, metrics.clone()),
             joins: Joins::new(Arc::clone(&broker)),
             publishing: Publishing::new(broker),
@@ -195,6 +195,7 @@ impl ShardCore {
     /// Begins a turn. Connections that wait to read on from the hub, and subscribe requests that wait, get their share.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        self.fanout.begin_turn(now);
         self.journal.report(now);
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
@@ -205,27 +206,39 @@ impl ShardCore {
     /// Whether [`ShardCore::begin_turn`] has something to do.
     #[must_use]
     pub fn has_turn_to_begin(&self) -> bool {
-        self.fanout.outgoing().has_too_slow() || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
+        self.fanout.outgoing().has_too_slow()
+            || self.fanout.has_due_values()
+            || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
     }
 
-    /// When the next turn has to begin for subscribe requests that wait because of their cost, or for the hub to be
-    /// current, in monotonic milliseconds; `None`: there are none.
+    /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, or
+    /// for values that wait because of a rate, in monotonic milliseconds; `None`: there are none.
     #[must_use]
     pub fn next_turn_ms(&self) -> Option<u64> {
-        self.recovery
-            .next_slow_ms()
-            .into_iter()
-            .chain(self.joins.next_ms())
-            .min()
+        let times = [
+            self.recovery.next_slow_ms(),
+            self.joins.next_ms(),
+            self.fanout.next_period_end_ms(),
+        ];
+        times.into_iter().flatten().min()
     }
 
-    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many.
+    /// Whether values are due that have waited because of a rate.
+    #[must_use]
+    pub fn has_due_values(&self, now: Now) -> bool {
+        let end_ms = self.fanout.next_period_end_ms();
+        self.fanout.has_due_values() || end_ms.is_some_and(|end_ms| end_ms <= now.mono_ms)
+    }
+
+    /// Takes at most `limit` events out of the inbox into the outboxes of their subscribers; returns how many. Before that,
+    /// it queues the values that were due when the turn began.
     ///
     /// It takes fewer if they have very many subscribers, or if an outbox becomes half full that has yet to be offered to
     /// its socket ([`ShardCore::is_pressed`]). So a burst waits in the inbox, where it slows its publishers down, instead of
     /// overflowing the outbox of a client that reads.
     pub fn deliver(&mut self, limit: usize) -> usize {
         let mut delivery = self.fanout.begin(&self.connections, limit);
+        self.fanout.end_periods(&mut delivery, &mut self.connections);
         while let Some(index) = self.fanout.take_run(&delivery, &self.connections) {
             self.recovery.settle(index, &mut self.connections, &mut self.fanout);
             self.fanout.deliver_run(&mut delivery, &mut self.connections);

@@ -15,6 +15,7 @@ mod operator;
 mod overflow;
 mod pauses;
 mod polling;
+mod rates;
 mod runs;
 mod shares;
 mod shedding;
@@ -177,6 +178,7 @@ fn identity(user: Option<&str>) -> Arc<Identity> {
         channels: everything.clone(),
         commands: everything.clone(),
         publish: everything,
+        max_rate: None,
     };
     identity_with(user, permissions)
 }
@@ -205,6 +207,7 @@ fn session_settings(auth_mode: Mode, limits: Limits) -> Arc<session::Settings> {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 60_000,
     })
 }

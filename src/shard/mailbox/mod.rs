@@ -22,6 +22,7 @@ use crate::session::{Command, CommandOutcome, Opening, Settings};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::CommandKey;
+use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire::Deflate;
 
 pub use id::ConnectionId;
@@ -274,6 +275,8 @@ pub struct ClientInfo {
     pub last_pong_ms: Option<u64>,
     /// The patterns that the client is subscribed to.
     pub subscriptions: Vec<Box<str>>,
+    /// The patterns whose rate is limited.
+    pub max_rates: Vec<(Box<str>, Rate)>,
     /// Messages delivered to the client.
     pub message_count: u64,
     /// Frames in the outbox.

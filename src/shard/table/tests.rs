@@ -49,7 +49,10 @@ fn the_examples_of_the_protocol() {
         .enumerate()
     {
         let slot = u32::try_from(slot).expect("small");
-        assert!(matches!(table.insert(slot, &pattern(text)), Inserted::First(_)));
+        assert!(matches!(
+            table.insert(slot, &pattern(text), Pace::Live),
+            Inserted::First(_)
+        ));
     }
     assert_eq!(receivers(&mut table, "grid.abc.status"), [0, 1, 2, 3, 4]);
     assert_eq!(receivers(&mut table, "grid.abc"), [1, 4]);
@@ -63,10 +66,10 @@ fn the_examples_of_the_protocol() {
 #[test]
 fn a_reused_node_number_delivers_no_event_of_its_former_pattern() {
     let mut table = Table::new();
-    table.insert(1, &pattern("a.b"));
+    table.insert(1, &pattern("a.b"), Pace::Live);
     assert_eq!(receivers(&mut table, "a.b"), [1]);
     assert_eq!(table.remove(1, &pattern("a.b")), Some(true));
-    table.insert(2, &pattern("c.d"));
+    table.insert(2, &pattern("c.d"), Pace::Live);
     assert_eq!(receivers(&mut table, "a.b"), [0_u32; 0]);
     assert_eq!(receivers(&mut table, "c.d"), [2]);
 }
@@ -124,7 +127,7 @@ proptest! {
                     let (slot, text) = (slots(slot), &patterns[text % patterns.len()]);
                     let others = held_by(&model, text);
                     let new = model.entry(slot).or_default().insert(text.clone());
-                    match table.insert(slot, &pattern(text)) {
+                    match table.insert(slot, &pattern(text), Pace::Live) {
                         Inserted::Held => prop_assert!(!new),
                         Inserted::Joined(node) => {
                             prop_assert!(new && others > 0);

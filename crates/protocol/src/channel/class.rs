@@ -10,8 +10,9 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Channel, ChannelTemplate, Pattern};
+use super::{Channel, ChannelTemplate, Pattern, Tenant};
 use crate::json::{RecordDelete, RecordKey};
+use crate::rate::{Rate, faster};
 use built_in::built_in;
 
 /// The limit of [`History::size`], in events.
@@ -77,6 +78,9 @@ pub struct Class {
     pub record_delete: Option<RecordDelete>,
     /// An event whose value equals the previous one is not sent.
     pub only_changed: bool,
+    /// The most updates that a client gets of a channel; `None`: as many as there are. Only a class that conflates has a
+    /// limit.
+    pub max_rate: Option<Rate>,
 }
 
 /// A contradiction in a class.
@@ -110,6 +114,9 @@ pub enum ClassError {
     /// The size of a history is out of range. A class without history has none.
     #[error("`history.size` must be 1 to {HISTORY_SIZE_MAX}: every event is kept in memory")]
     HistorySize,
+    /// Only the newest value of a channel may come late. A class that keeps other events for clients sends all of them.
+    #[error("`max_rate` needs `overflow = \"conflate\"`: of other classes a client gets every event")]
+    MaxRateWithoutConflate,
     /// With an age limit of zero no event would be kept.
     #[error("`history.ttl` must not be zero: no event would be kept")]
     HistoryTtl,
@@ -151,6 +158,9 @@ impl Class {
         }
         if self.record_key.is_some() && !self.cache_last {
             return Err(ClassError::RecordKeyWithoutCache);
+        }
+        if self.max_rate.is_some() && self.overflow != Overflow::Conflate {
+            return Err(ClassError::MaxRateWithoutConflate);
         }
         if self.record_delete.is_some() && self.record_key.is_none() {
             return Err(ClassError::DeleteWithoutRecordKey);
@@ -249,9 +259,12 @@ impl Classes {
     /// The class of a channel. Does not allocate. A tenant without classes of its own has those of the default tenant.
     #[must_use]
     pub fn of(&self, channel: &Channel) -> &Arc<Class> {
-        let tenant = channel.tenant().index().checked_sub(1);
-        let classes = tenant.and_then(|index| self.tenants.get(index));
-        classes.unwrap_or(self).of_name(channel.as_str())
+        self.of_tenant(channel.tenant()).of_name(channel.as_str())
+    }
+
+    fn of_tenant(&self, tenant: Tenant) -> &Self {
+        let index = tenant.index().checked_sub(1);
+        index.and_then(|index| self.tenants.get(index)).unwrap_or(self)
     }
 
     fn of_name(&self, name: &str) -> &Arc<Class> {
@@ -270,6 +283,43 @@ impl Classes {
         matching.next().map_or(&self.default, |(_, class)| class)
     }
 
+    /// The most updates that a client can get of a channel that the pattern matches and whose class conflates. `None`: there
+    /// is no such channel. `Some(None)`: as many as there are.
+    #[must_use]
+    pub fn conflated_rate(&self, pattern: &Pattern) -> Option<Option<Rate>> {
+        let mut fastest: Option<Option<Rate>> = None;
+        let mut add = |class: &Class| {
+            if class.overflow == Overflow::Conflate {
+                fastest = Some(fastest.map_or(class.max_rate, |known| faster(known, class.max_rate)));
+            }
+        };
+        let own = self.of_tenant(pattern.tenant());
+        // The patterns of entries stand for those of every tenant.
+        let pattern = pattern.clone().in_tenant(Tenant::DEFAULT);
+        for (entry, class) in &own.entries {
+            if entry.intersects(&pattern) {
+                add(class);
+            }
+            if entry.covers(&pattern) {
+                return fastest;
+            }
+        }
+        for (template, class) in &own.defaults {
+            if template.can_match(&pattern.clone().in_tenant(template.tenant())) {
+                add(class);
+            }
+        }
+        fastest
+    }
+
+    /// Whether some class limits the rate of its channels.
+    #[must_use]
+    pub fn have_max_rates(&self) -> bool {
+        let entries = self.entries.iter().map(|(_, class)| class);
+        let defaults = self.defaults.iter().map(|(_, class)| class);
+        entries.chain(defaults).any(|class| class.max_rate.is_some()) || self.tenants.iter().any(Self::have_max_rates)
+    }
+
     /// All entries in order: the operator's, then the built-in ones.
     #[must_use]
     pub fn entries(&self) -> &[(Pattern, Arc<Class>)] {
@@ -278,123 +328,4 @@ impl Classes {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::channel::generate;
-
-    fn channel(name: &str) -> Channel {
-        Channel::parse(name).expect("valid")
-    }
-
-    fn pattern(text: &str) -> Pattern {
-        Pattern::parse(text).expect("valid")
-    }
-
-    #[test]
-    fn entries_of_the_operator_come_first_in_their_order() {
-        let plain = Class::default();
-        let changed = Class {
-            only_changed: true,
-            ..Class::default()
-        };
-        let classes = Classes::new(vec![
-            (pattern("grid.vip.order"), changed.clone()),
-            (pattern("grid.*.order"), plain.clone()),
-            (pattern("*.vip.trade"), changed.clone()),
-        ]);
-        for (name, class) in [
-            ("grid.vip.order", &changed),
-            ("grid.abc.order", &plain),
-            ("grid.vip.trade", &changed),
-            ("other.vip.trade", &changed),
-        ] {
-            assert_eq!(**classes.of(&channel(name)), *class, "{name}");
-        }
-        assert!(classes.of(&channel("grid.abc.trade")).history.is_some(), "built in");
-    }
-
-    #[test]
-    fn contradictory_classes_are_refused() {
-        let history = |size, ttl_ms| Some(History { size, ttl_ms });
-        let with = |change: fn(&mut Class)| {
-            let mut class = Class::default();
-            change(&mut class);
-            class.check()
-        };
-        assert_eq!(with(|_| {}), Ok(()));
-        assert_eq!(
-            with(|class| class.overflow = Overflow::Conflate),
-            Err(ClassError::ConflateWithoutCache)
-        );
-        assert_eq!(
-            with(|class| class.record_key = Some("k".into())),
-            Err(ClassError::RecordKeyWithoutCache)
-        );
-        assert_eq!(
-            with(|class| {
-                class.record_delete = Some(RecordDelete {
-                    field: "gone".into(),
-                    values: [].into(),
-                });
-            }),
-            Err(ClassError::DeleteWithoutRecordKey)
-        );
-        assert_eq!(
-            with(|class| class.last_ttl_ms = Some(1)),
-            Err(ClassError::TtlWithoutCache)
-        );
-        let ends_at_once = Class {
-            last_ttl_ms: Some(0),
-            ..Class::last()
-        };
-        assert_eq!(ends_at_once.check(), Err(ClassError::LastTtl));
-        for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
-            let mut class = Class {
-                overflow,
-                ..Class::last()
-            };
-            assert_eq!(class.check(), Err(ClassError::CacheWithoutHistory));
-            class.history = history(1, 1);
-            assert_eq!(class.check(), Ok(()));
-        }
-        for (size, ttl_ms, error) in [
-            (0, 1, Some(ClassError::HistorySize)),
-            (HISTORY_SIZE_MAX + 1, 1, Some(ClassError::HistorySize)),
-            (1, 0, Some(ClassError::HistoryTtl)),
-            (HISTORY_SIZE_MAX, 1, None),
-        ] {
-            let class = Class {
-                history: history(size, ttl_ms),
-                ..Class::default()
-            };
-            assert_eq!(class.check().err(), error);
-        }
-        let both = Class {
-            history: history(1, 1),
-            ..Class::last()
-        };
-        assert_eq!(both.check(), Err(ClassError::ConflateWithHistory));
-    }
-
-    proptest! {
-        // The naive model takes the first entry of a list that matches.
-        #[test]
-        fn the_first_matching_entry_decides(
-            patterns in prop::collection::vec(generate::pattern(), 0..12),
-            channel in generate::channel(),
-        ) {
-            let class = |index: usize| Class {
-                history: Some(History { size: u32::try_from(index).expect("few") + 1, ttl_ms: 7 }),
-                ..Class::default()
-            };
-            let entries: Vec<_> = patterns.into_iter().enumerate().map(|(index, pattern)| (pattern, class(index))).collect();
-            let naive = entries.iter().find(|(pattern, _)| pattern.matches(&channel)).map(|(_, class)| class.clone());
-            let built_in = Classes::default();
-            let naive = naive.unwrap_or_else(|| (**built_in.of(&channel)).clone());
-            let classes = Classes::new(entries);
-            prop_assert_eq!(&**classes.of(&channel), &naive);
-        }
-    }
-}
+mod tests;

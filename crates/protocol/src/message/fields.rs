@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{CHANNELS_PER_REQUEST_MAX, CommandKey, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_MAX, RequestId};
 use crate::channel::{Channel, Pattern};
 use crate::json::{self, Kind, Object, Scratch, Value};
+use crate::rate::Rate;
 
 /// The reason why a field was refused, as an error code and a text for the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -171,6 +172,24 @@ impl<'s, 't> Fields<'s, 't> {
         parsed
             .map(Some)
             .map_err(|_| FieldError::invalid(name, "must be a non-negative integer of at most 64 bits"))
+    }
+
+    /// The optional `max_rate` of a subscription, rounded down to a rate that there is.
+    pub(crate) fn max_rate(&mut self) -> Result<Option<Rate>, FieldError> {
+        const NAME: &str = "max_rate";
+        let Some(value) = self.given(NAME) else {
+            return Ok(None);
+        };
+        let number = match value.kind {
+            Kind::Integer | Kind::Number => value.raw.parse::<f64>().ok(),
+            _ => None,
+        };
+        let number = number.ok_or_else(|| FieldError::invalid(NAME, "must be a number of updates per second"))?;
+        let rate = Rate::at_most(number);
+        rate.map(Some).ok_or_else(|| {
+            let rule = format!("must be at least {} updates per second", Rate::ALL[0]);
+            FieldError::invalid(NAME, &rule)
+        })
     }
 
     /// The raw text of an optional object.

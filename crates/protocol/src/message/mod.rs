@@ -13,6 +13,7 @@ use std::borrow::Cow;
 
 use crate::channel::{Channel, Pattern, Tenant};
 use crate::event::Epoch;
+use crate::rate::Rate;
 
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use key::{CommandKey, KEY_BYTES_MAX};
@@ -217,6 +218,8 @@ pub enum ClientMessage<'a> {
         patterns: Vec<Pattern>,
         /// The positions up to which the client has events from an earlier connection; `None` if it does not recover.
         recover: Option<Recover>,
+        /// The most updates of a channel that the client wants; `None` if it wants all.
+        max_rate: Option<Rate>,
     },
     /// Ends the subscriptions to the patterns.
     Unsubscribe {
@@ -303,6 +306,7 @@ impl ClientMessage<'_> {
                 request_ref: _,
                 patterns,
                 recover,
+                max_rate: _,
             } => {
                 patterns.iter_mut().for_each(move_pattern);
                 let channels = recover.iter_mut().flat_map(|recover| &mut recover.0);

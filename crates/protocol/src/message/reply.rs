@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{ErrorCode, Position, RequestId, RequestRef};
 use crate::channel::{Channel, Pattern};
 use crate::event::Epoch;
+use crate::rate::Rate;
 
 /// One message to one client. Times are Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,8 @@ pub enum Reply<'a> {
         active: usize,
         /// The positions in the histories of the channels that the client newly gets.
         outcome: &'a SubscribeOutcome,
+        /// The rate that was granted; `None` if there is no limit.
+        max_rate: Option<Rate>,
     },
     /// The subscriptions to the patterns have ended.
     Unsubscribed {
@@ -170,6 +173,8 @@ pub struct Status<'a> {
     pub connected_at_ms: u64,
     /// The patterns of the connection.
     pub subscriptions: &'a [Pattern],
+    /// Those of the patterns whose rate is limited.
+    pub max_rates: &'a [(&'a Pattern, Rate)],
     /// The number of messages delivered to the client.
     pub message_count: u64,
     /// The public id of the connection.

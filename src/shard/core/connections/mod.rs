@@ -22,9 +22,11 @@ use crate::shard::Settings;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags, Hot, Stage};
 use crate::shard::mailbox::{ConnectionId, scramble};
+use crate::shard::pace::Pace;
 use crate::shard::slots::Slots;
 use crate::shard::timers::Timers;
 use crate::time::Now;
+use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire::{Decoder, Deflate};
 
 use assembly::Assembly;
@@ -290,6 +292,12 @@ impl Connections {
     /// The endpoint of the connection in a slot.
     pub(super) fn endpoint(&self, slot: u32) -> &Endpoint {
         self.endpoints.get(self.hot[slot].endpoint)
+    }
+
+    /// The pace of the subscriptions of the connection in a slot that have this rate.
+    pub(super) fn pace(&self, slot: u32, max_rate: Option<Rate>) -> Pace {
+        let classes = &self.endpoint(slot).settings.classes;
+        Pace::new(max_rate, classes.have_max_rates(), slot)
     }
 
     /// The endpoints.

@@ -104,6 +104,9 @@ impl Clients<'_> {
             last_ping_ms: session.last_ping_ms(now, settings),
             last_pong_ms: session.last_pong_ms(now),
             subscriptions: self.table.held(slot).map(|pattern| pattern.as_str().into()).collect(),
+            max_rates: (session.max_rates(settings).into_iter())
+                .map(|(pattern, rate)| (pattern.as_str().into(), rate))
+                .collect(),
             message_count: hot.delivered,
             pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),
             pending_bytes: hot.outbox.bytes(),

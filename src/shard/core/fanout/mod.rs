@@ -4,11 +4,12 @@
 //! claims that an event has left the inbox that is still in it.
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
-//! together), `frames` (the bytes of an event, made once per shard).
+//! together), `frames` (the bytes of an event, made once per shard), `paced` (subscriptions with a rate).
 
 mod frames;
 mod outgoing;
 mod overflow;
+mod paced;
 mod runs;
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot};
 use crate::shard::frame::Frame;
 use crate::shard::numbers::Numbers;
+use crate::shard::pace::Groups;
+use crate::shard::paced::Paced;
 use crate::shard::table::{NodeId, Table};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -50,6 +53,10 @@ pub(super) struct Fanout {
     next_nodes: Vec<NodeId>,
     // When the first measured event of this turn was published; 0: there is none.
     measured_us: u32,
+    paced: Paced,
+    // Events of the run, by index, that these groups get at once.
+    at_once: Vec<(usize, Groups)>,
+    now: Now,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -67,7 +74,7 @@ pub(super) struct Delivery {
 
 impl Fanout {
     /// A shard without subscriptions.
-    pub(super) fn new(inbox: Inbox, metrics: Arc<ShardMetrics>) -> Self {
+    pub(super) fn new(inbox: Inbox, metrics: Arc<ShardMetrics>, now: Now) -> Self {
         Self {
             inbox,
             table: Table::new(),
@@ -77,6 +84,9 @@ impl Fanout {
             nodes: Vec::new(),
             next_nodes: Vec::new(),
             measured_us: 0,
+            paced: Paced::default(),
+            at_once: Vec::new(),
+            now,
             metrics,
         }
     }
@@ -156,6 +166,9 @@ impl Fanout {
         // run is queued behind it.
         self.progress.version = self.progress.version.max(self.run.first().map_or(0, version));
         delivery.deliveries += self.queue_run(connections);
+        if !self.at_once.is_empty() {
+            delivery.deliveries += self.queue_at_once(connections);
+        }
         self.progress.version = self.run.iter().map(version).fold(self.progress.version, u64::max);
         if self.measured_us == 0 {
             let mut published = self.run.iter().map(|popped| popped.event.published_us());
@@ -202,36 +215,19 @@ impl Fanout {
                 {
                     continue;
                 }
-                let Some(Recipient { hot, endpoint, cold }) = connections.stamp(slot, stamp) else {
+                let Some(recipient) = connections.stamp(slot, stamp) else {
                     continue;
                 };
-                if admins_only && !cold[slot].as_ref().is_some_and(Cold::is_admin) {
+                if admins_only && !recipient.cold[slot].as_ref().is_some_and(Cold::is_admin) {
                     continue;
                 }
-                let Some(format) = endpoint.format else { continue };
-                if !hot.flags.has(Flags::CATCH_UP)
-                    && let Some(whole) = frames.whole(format, endpoint, &self.inbox)
-                    && self.outgoing.queue_fitting(slot, hot, whole, endpoint)
-                {
-                    frames.note_whole(format);
-                    deliveries += run.len() as u64;
-                    continue;
-                }
-                for (popped, frames) in run.iter().zip(frames.each()) {
-                    if hot.flags.has(Flags::CATCH_UP) {
-                        let numbers = self.outgoing.numbers_mut();
-                        if is_withheld(cold[slot].as_mut(), popped, frames, numbers, &self.metrics) {
-                            continue;
-                        }
-                    }
-                    deliveries += 1;
-                    let frame = frames.get(format, endpoint, &self.inbox);
-                    let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.metrics);
-                    if queued == Queued::TooSlow {
-                        self.outgoing.note_too_slow(hot.id(self.inbox.shard(), slot));
-                        break;
-                    }
-                }
+                let target = Target {
+                    outgoing: &mut self.outgoing,
+                    inbox: &self.inbox,
+                    metrics: &self.metrics,
+                    position: None,
+                };
+                deliveries += queue_to(target, slot, recipient, run, &mut frames);
             }
         }
         frames.count(&self.metrics);
@@ -336,13 +332,71 @@ impl Fanout {
     }
 }
 
-// Whether an event must not be queued, since the connection reads its channel from the hub.
+/// Where an event goes.
+struct Target<'f> {
+    outgoing: &'f mut Outgoing,
+    inbox: &'f Inbox,
+    metrics: &'f ShardMetrics,
+    /// For a value that has waited: the position of the inbox.
+    position: Option<u64>,
+}
+
+/// Queues all events of a run to one connection; returns how many were not withheld.
+#[inline]
+fn queue_to(
+    target: Target<'_>,
+    slot: u32,
+    Recipient { hot, endpoint, cold }: Recipient<'_>,
+    run: &[Popped],
+    frames: &mut RunFrames<'_>,
+) -> u64 {
+    let Some(format) = endpoint.format else { return 0 };
+    let Target {
+        outgoing,
+        inbox,
+        metrics,
+        position,
+    } = target;
+    if !hot.flags.has(Flags::CATCH_UP)
+        && let Some(whole) = frames.whole(format, endpoint, inbox)
+        && outgoing.queue_fitting(slot, hot, whole, endpoint)
+    {
+        frames.note_whole(format);
+        return run.len() as u64;
+    }
+    let mut deliveries = 0;
+    for (popped, frames) in run.iter().zip(frames.each()) {
+        if hot.flags.has(Flags::CATCH_UP)
+            && is_withheld(
+                cold[slot].as_mut(),
+                popped,
+                frames,
+                outgoing.numbers_mut(),
+                metrics,
+                position,
+            )
+        {
+            continue;
+        }
+        deliveries += 1;
+        let frame = frames.get(format, endpoint, inbox);
+        if queue_event(outgoing, slot, hot, cold, frame, endpoint, metrics) == Queued::TooSlow {
+            outgoing.note_too_slow(hot.id(inbox.shard(), slot));
+            break;
+        }
+    }
+    deliveries
+}
+
+// Whether an event must not be queued, since the connection reads its channel from the hub. `position`: the event is a value
+// that has waited, with the inbox at this position now.
 fn is_withheld(
     cold: Option<&mut Cold>,
     popped: &Popped,
     frames: &mut Frames<'_>,
     numbers: &mut Numbers,
     metrics: &ShardMetrics,
+    position: Option<u64>,
 ) -> bool {
     let Some(catch_up) = cold.and_then(Cold::catch_up) else {
         return false;
@@ -352,7 +406,12 @@ fn is_withheld(
         metrics.catch_ups.bump(catch_up.owe(numbers, &popped.event).into());
         return true;
     }
-    catch_up.withholds(frames.number(numbers), channel, popped.index)
+    let withholds = catch_up.withholds(frames.number(numbers), channel, popped.index);
+    if withholds && let Some(position) = position {
+        // The channel may have been kept for this value.
+        catch_up.settle(channel, position);
+    }
+    withholds
 }
 
 /// Whether the `dropped` message can be queued now: there is room among the replies, or the outbox is empty.

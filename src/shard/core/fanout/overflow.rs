@@ -22,7 +22,7 @@ use crate::metrics::ShardMetrics;
 #[cfg(doc)]
 use crate::shard::catch_up::CatchUp;
 use crate::shard::connection::{Cold, Flags, Gap, Hot};
-use crate::shard::core::connections::Endpoint;
+use crate::shard::core::connections::{Endpoint, Recipient};
 use crate::shard::frame::{Frame, FramedEvent};
 use crate::shard::numbers::Numbers;
 use crate::shard::slots::Slots;
@@ -70,6 +70,25 @@ pub(super) fn queue_event(
     let queued = full.overflow(frame, endpoint);
     outgoing.mark_dirty(slot, hot);
     queued
+}
+
+/// Lets a connection read the channel of an event from the hub, as if the event had not fitted.
+pub(super) fn set_aside(
+    outgoing: &mut Outgoing,
+    slot: u32,
+    Recipient { hot, cold, .. }: Recipient<'_>,
+    event: &FramedEvent,
+    metrics: &ShardMetrics,
+) {
+    let Some(cold) = &mut cold[slot] else { return };
+    let mut full = FullOutbox {
+        outgoing,
+        hot,
+        cold,
+        metrics,
+    };
+    full.step_aside(event);
+    outgoing.mark_dirty(slot, hot);
 }
 
 /// An outbox that has no room for the next event.

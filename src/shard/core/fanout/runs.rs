@@ -20,15 +20,15 @@ const EVENTS: usize = 64;
 
 /// The most bytes of a run's `data`. A frame that is partly sent cannot be dropped any more, so a client that stalls there
 /// keeps at most this much of what should have been dropped.
-const DATA_BYTES: usize = 16 * 1024;
+pub(super) const DATA_BYTES: usize = 16 * 1024;
 
 /// The least subscribers for a run. With a single one, copying the bytes together does not pay.
-const SUBSCRIBERS_MIN: usize = 2;
+pub(super) const SUBSCRIBERS_MIN: usize = 2;
 
 /// The most events and bytes of a run, for the endpoints that are in use.
 pub(super) struct RunBounds {
-    events: usize,
-    bytes: usize,
+    pub(super) events: usize,
+    pub(super) bytes: usize,
 }
 
 impl RunBounds {
@@ -52,10 +52,11 @@ impl Fanout {
         let index = first.index;
         self.table.settle(index);
         self.nodes.clear();
-        self.table.resolve(&first.event.channel, &mut self.nodes);
+        let groups = (self.table).resolve_event(&first.event.channel, &first.event.class, &mut self.nodes);
         let most = self.events_max(&first, bounds).min(limit);
         let (mut data_bytes, mut frame_bytes) = (first.event.data.len(), longest_frame(&first.event, endpoints));
         self.run.push(first);
+        self.note_paced(groups);
         while self.run.len() < most
             && let Some(next) = self.inbox.peek()
         {
@@ -65,11 +66,12 @@ impl Fanout {
                 break;
             }
             self.next_nodes.clear();
-            self.table.resolve(&next.channel, &mut self.next_nodes);
+            let groups = (self.table).resolve_event(&next.channel, &next.class, &mut self.next_nodes);
             if self.next_nodes != self.nodes {
                 break;
             }
             self.run.extend(self.inbox.pop());
+            self.note_paced(groups);
         }
         Some(index)
     }
@@ -90,7 +92,7 @@ impl Fanout {
 
 // The length of an event's longest frame, over the formats in use. As a rule all of them were made when the event was
 // published; the others are estimated.
-fn longest_frame(event: &Event, endpoints: &Endpoints) -> usize {
+pub(super) fn longest_frame(event: &Event, endpoints: &Endpoints) -> usize {
     let formats = endpoints.in_use().filter_map(|endpoint: &Endpoint| endpoint.format);
     let longest = || event.data.len() + ENVELOPE_BYTES_MAX as usize;
     let lengths = formats.map(|format| event.frame(format).map_or_else(longest, Bytes::len));

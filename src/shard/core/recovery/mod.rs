@@ -29,6 +29,7 @@ use crate::session::Input;
 use crate::shard::Settings;
 use crate::time::Now;
 use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::rate::Rate;
 
 use budgets::Budgets;
 use catch_ups::CatchUps;
@@ -129,7 +130,7 @@ impl Recovery {
 
     /// The inbox is at `position`: the channels that were read up to there get their live events again.
     pub(super) fn settle(&mut self, position: u64, connections: &mut Connections, fanout: &mut Fanout) {
-        while let Some(slot) = self.reading.settle_next(position, connections) {
+        while let Some(slot) = self.reading.settle_next(position, connections, fanout) {
             self.catch_ups.shrink(slot, connections, fanout);
         }
     }
@@ -157,9 +158,31 @@ impl Recovery {
         self.steps.taken()
     }
 
+    /// Gives patterns of a connection another rate; `None`: no limit. What waits for the connection is queued before.
+    pub(super) fn set_rate(
+        &mut self,
+        slot: u32,
+        patterns: &[Pattern],
+        max_rate: Option<Rate>,
+        connections: &mut Connections,
+        fanout: &mut Fanout,
+        now: Now,
+    ) {
+        let steps = fanout.release(slot, connections);
+        fanout.set_paces(slot, patterns, connections.pace(slot, max_rate));
+        self.charge(slot, steps, connections, now);
+    }
+
     // Takes patterns from a connection, and from what it catches up with.
     fn give_back(&mut self, slot: u32, patterns: &[Pattern], connections: &mut Connections, fanout: &mut Fanout) {
+        let is_left = |held: &Pattern| !patterns.contains(held) && patterns.iter().any(|left| left.intersects(held));
+        if fanout.table().is_paced(slot) && fanout.table().held(slot).any(is_left) {
+            fanout.release(slot, connections);
+        }
         fanout.unsubscribe(slot, patterns);
+        if fanout.table().is_paced(slot) {
+            fanout.table_mut().compare_paces(slot);
+        }
         self.catch_ups.leave(slot, connections, fanout);
     }
 }

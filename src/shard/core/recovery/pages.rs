@@ -225,7 +225,12 @@ impl Reading {
         if is_value && page.events.is_empty() {
             // The hub has nothing of the channel. What is in the inbox is live.
             cold.catch_up_or_new().forget(&due.channel);
-        } else if (cold.catch_up_or_new()).finish(&due.channel, page.at, fanout.inbox().position()) {
+        } else if (cold.catch_up_or_new()).finish(
+            &due.channel,
+            page.at,
+            fanout.inbox().position(),
+            is_value && fanout.awaits_value(id.slot, &due.channel),
+        ) {
             self.settling.push_back(Settling {
                 at: page.at,
                 id,
@@ -236,12 +241,14 @@ impl Reading {
     }
 
     /// The inbox is at `position`: settles the next channel that was read up to there; returns its connection's slot.
-    pub(super) fn settle_next(&mut self, position: u64, connections: &mut Connections) -> Option<u32> {
+    pub(super) fn settle_next(&mut self, position: u64, connections: &mut Connections, fanout: &Fanout) -> Option<u32> {
         while self.settling.front().is_some_and(|next| next.at <= position)
             && let Some(next) = self.settling.pop_front()
         {
             if let Some(Connection { id, cold, .. }) = connections.find_open(next.id) {
-                if let Some(catch_up) = cold.catch_up() {
+                if let Some(catch_up) = cold.catch_up()
+                    && !fanout.awaits_value(id.slot, &next.channel)
+                {
                     catch_up.settle(&next.channel, position);
                 }
                 return Some(id.slot);

@@ -11,6 +11,7 @@ use crate::shard::mailbox::ConnectionId;
 use crate::shard::table::NodeId;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::message::Recover;
+use tickgate_protocol::rate::Rate;
 
 /// A subscribe request as its session makes it.
 pub(in crate::shard::core) struct Request {
@@ -22,6 +23,8 @@ pub(in crate::shard::core) struct Request {
     pub(in crate::shard::core) patterns: Vec<Pattern>,
     /// The client's positions in channels that these patterns newly cover.
     pub(in crate::shard::core) recover: Option<Recover>,
+    /// The rate of the patterns; `None`: no limit.
+    pub(in crate::shard::core) max_rate: Option<Rate>,
 }
 
 /// One subscribe request while it is carried out.

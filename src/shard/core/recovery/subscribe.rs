@@ -254,9 +254,14 @@ impl Recovery {
     ) -> Vec<Pattern> {
         let slot = subscribe.slot;
         let patterns = std::mem::take(&mut subscribe.request.patterns);
+        let pace = connections.pace(slot, subscribe.request.max_rate);
+        if !subscribe.held.is_empty() {
+            self.steps.spend(fanout.release(slot, connections));
+        }
         let mut wide = Vec::new();
         for pattern in &patterns {
-            let (Inserted::Joined(node) | Inserted::First(node)) = fanout.table_mut().insert(slot, pattern) else {
+            let (Inserted::Joined(node) | Inserted::First(node)) = fanout.table_mut().insert(slot, pattern, pace)
+            else {
                 subscribe.interned.push(pattern.clone());
                 continue;
             };
@@ -271,9 +276,10 @@ impl Recovery {
                 }
                 _ => fanout.inbox_mut().join(pattern),
             };
-            if !at.is_settled(fanout.inbox().position()) {
-                fanout.table_mut().unsettle(slot, node, at);
-            }
+            fanout.start(slot, node, at);
+        }
+        if fanout.table().is_paced(slot) {
+            fanout.table_mut().compare_paces(slot);
         }
         subscribe.request.patterns = patterns;
         wide
@@ -398,9 +404,12 @@ impl Recovery {
             }
         }
         let position = fanout.inbox().position();
-        if subscribe.is_announced || !at.is_settled(position) {
+        if subscribe.is_announced || !at.is_settled(position) || fanout.table().has_pace() {
             for node in &subscribe.nodes {
-                fanout.table_mut().unsettle(slot, *node, at.clone());
+                if subscribe.is_announced {
+                    fanout.table_mut().unsettle(slot, *node, at.clone());
+                }
+                fanout.start(slot, *node, at.clone());
             }
             fanout.table_mut().settle(position);
         }

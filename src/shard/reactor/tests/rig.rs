@@ -76,6 +76,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
                 channels: everything.clone(),
                 commands: Vec::new(),
                 publish: everything,
+                max_rate: None,
             }),
             expires_at_ms: None,
             exp_ms: None,
@@ -87,6 +88,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 3_600_000,
         refused_values: std::sync::Arc::default(),
+        classes: std::sync::Arc::default(),
         heartbeat_timeout_ms: 7_200_000,
     })
 }

@@ -1,5 +1,6 @@
 //! Encodes replies and events as frames.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use crate::channel::{Channel, Pattern};
 use crate::event::{Epoch, EventView};
 use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{ErrorCode, OVERLOADED, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
+use crate::rate::Rate;
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Appends the frame of a reply and returns its range; `None` if this dialect has no such message.
@@ -76,6 +78,11 @@ pub(in crate::dialect) trait Style {
 
     /// Appends the subscriptions of a connection as a JSON array, as `status` shows them.
     fn push_subscriptions(&self, patterns: &[Pattern], out: &mut Vec<u8>);
+
+    /// The text that names a subscription where it is a key.
+    fn subscription_text<'p>(&self, pattern: &'p Pattern) -> Cow<'p, str> {
+        pattern.as_str().into()
+    }
 }
 
 struct Native;
@@ -139,9 +146,11 @@ impl<S: Style> Writer<'_, S> {
                 patterns,
                 active,
                 outcome,
+                max_rate,
             } => {
                 self.begin("subscribed", request_ref);
                 self.subscriptions(patterns, active);
+                self.max_rate(max_rate);
                 self.outcome(outcome);
                 self.push("}");
             }
@@ -349,6 +358,14 @@ impl<S: Style> Writer<'_, S> {
         self.push("}");
     }
 
+    /// Appends the granted rate, if there is a limit.
+    pub(in crate::dialect) fn max_rate(&mut self, max_rate: Option<Rate>) {
+        if let Some(rate) = max_rate {
+            self.push(",\"max_rate\":");
+            self.push(rate.as_str());
+        }
+    }
+
     /// Appends the members of `subscribed` about histories. Appends nothing if there are none.
     pub(in crate::dialect) fn outcome(&mut self, outcome: &SubscribeOutcome) {
         if !outcome.positions.is_empty() {
@@ -405,6 +422,15 @@ impl<S: Style> Writer<'_, S> {
         }
         self.push(",\"subscriptions\":");
         self.style.push_subscriptions(status.subscriptions, self.out);
+        for (index, (pattern, rate)) in status.max_rates.iter().enumerate() {
+            self.push(if index == 0 { ",\"max_rates\":{" } else { "," });
+            push_string(self.out, &self.style.subscription_text(pattern));
+            self.push(":");
+            self.push(rate.as_str());
+        }
+        if !status.max_rates.is_empty() {
+            self.push("}");
+        }
         self.push(",\"message_count\":");
         push_u64(self.out, status.message_count);
         self.push(",\"client_id\":");

@@ -7,6 +7,7 @@ use crate::message::{
     ClientMessage, ErrorCode, FieldError, Fields, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, HistoryRange, Malformed,
     MessageType, Recover, RequestHead, RequestId, RequestRef, shorten,
 };
+use crate::rate::Rate;
 
 /// The patterns of a `subscribe` or `unsubscribe`.
 pub(in crate::dialect) struct Selection {
@@ -109,28 +110,53 @@ pub(in crate::dialect) fn parse_with<'t>(
         return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
-    let recover = fields.optional_object("recover");
+    let options = Options::read(&mut fields);
     let read = match message(message_type, &mut fields, id.clone(), select) {
-        Ok(Some(message)) => Ok((message, recover)),
-        Ok(None) => nested(message_type, data, recover, scratch, id.clone(), select),
+        Ok(Some(message)) => Ok((message, options)),
+        Ok(None) => nested(message_type, data, options, scratch, id.clone(), select),
         Err(error) => Err(error),
     };
-    let read = read.and_then(|(message, recover)| with_recover(message, recover, scratch));
+    let read = read.and_then(|(message, options)| options.add_to(message, scratch));
     read.map_err(|error| malformed(error, id, Some(message_type)))
 }
 
-/// Adds the content of `recover` to a `subscribe`. Other messages ignore the field.
-fn with_recover<'t>(
-    mut message: ClientMessage<'t>,
-    text: Result<Option<&'t str>, FieldError>,
-    scratch: &mut Scratch,
-) -> Result<ClientMessage<'t>, FieldError> {
-    if let ClientMessage::Subscribe { recover, .. } = &mut message
-        && let Some(text) = text?
-    {
-        *recover = Some(Recover::read(text, scratch)?);
+/// The optional fields of a `subscribe`. Other messages ignore them, whatever they hold.
+struct Options<'t> {
+    recover: Result<Option<&'t str>, FieldError>,
+    max_rate: Result<Option<Rate>, FieldError>,
+}
+
+impl<'t> Options<'t> {
+    fn read(fields: &mut Fields<'_, 't>) -> Self {
+        Self {
+            recover: fields.optional_object("recover"),
+            max_rate: fields.max_rate(),
+        }
     }
-    Ok(message)
+
+    /// Takes what is not given here from `nested`.
+    fn or(self, nested: Self) -> Self {
+        Self {
+            recover: match self.recover {
+                Ok(None) => nested.recover,
+                given => given,
+            },
+            max_rate: match self.max_rate {
+                Ok(None) => nested.max_rate,
+                given => given,
+            },
+        }
+    }
+
+    fn add_to(self, mut message: ClientMessage<'t>, scratch: &mut Scratch) -> Result<ClientMessage<'t>, FieldError> {
+        if let ClientMessage::Subscribe { recover, max_rate, .. } = &mut message {
+            *max_rate = self.max_rate?;
+            if let Some(text) = self.recover? {
+                *recover = Some(Recover::read(text, scratch)?);
+            }
+        }
+        Ok(message)
+    }
 }
 
 /// See [`super::super::Dialect::request_head`].
@@ -256,25 +282,20 @@ fn range(fields: &mut Fields<'_, '_>) -> Result<HistoryRange, FieldError> {
     Ok(HistoryRange { since, epoch, limit })
 }
 
-type Recoverable<'t> = (ClientMessage<'t>, Result<Option<&'t str>, FieldError>);
-
-/// Reads the patterns of a subscription from `data`, and `recover` too if it is not at the top level.
+/// Reads the patterns of a subscription from `data`, and the options too that are not at the top level.
 fn nested<'t>(
     message_type: MessageType,
     data: Option<&'t str>,
-    recover: Result<Option<&'t str>, FieldError>,
+    options: Options<'t>,
     scratch: &mut Scratch,
     id: Option<RequestId>,
     select: &dyn Select,
-) -> Result<Recoverable<'t>, FieldError> {
+) -> Result<(ClientMessage<'t>, Options<'t>), FieldError> {
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
     fields.check_duplicates()?;
     let selection = select.select(&mut fields)?.ok_or_else(|| select.missing())?;
-    let recover = match recover {
-        Ok(None) => fields.optional_object("recover"),
-        given => given,
-    };
-    Ok((subscription(message_type, selection, RequestRef::of_id(id)), recover))
+    let options = options.or(Options::read(&mut fields));
+    Ok((subscription(message_type, selection, RequestRef::of_id(id)), options))
 }
 
 fn subscription<'t>(message_type: MessageType, selection: Selection, request_ref: RequestRef) -> ClientMessage<'t> {
@@ -285,6 +306,7 @@ fn subscription<'t>(message_type: MessageType, selection: Selection, request_ref
             request_ref,
             patterns,
             recover: None,
+            max_rate: None,
         }
     } else {
         ClientMessage::Unsubscribe { request_ref, patterns }

@@ -221,6 +221,13 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
         Reply::Subscribed { request_ref, .. } | Reply::Unsubscribed { request_ref, .. } => {
             push(out, "{\"success\":true");
             push(out, &request_ref.members);
+            if let Reply::Subscribed {
+                max_rate: Some(rate), ..
+            } = reply
+            {
+                push(out, ",\"max_rate\":");
+                push(out, rate.as_str());
+            }
             timestamp(now_unix_ms, settings, out);
             push(out, "}");
         }

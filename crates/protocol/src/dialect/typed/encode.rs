@@ -1,5 +1,6 @@
 //! Encodes replies as frames. They differ from the native ones in timestamps and in the names of subscriptions.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::template::symbol;
@@ -8,6 +9,7 @@ use crate::channel::Pattern;
 use crate::dialect::native::{Style, Writer};
 use crate::json::push_string;
 use crate::message::{Reply, RequestRef, SubscribeOutcome};
+use crate::rate::Rate;
 use crate::wire::encode::{self, Kind};
 
 /// Appends the frame of a reply and returns its range.
@@ -31,11 +33,14 @@ pub(in crate::dialect) fn encode_reply(
 pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, reply: &Reply<'_>) {
     match *reply {
         Reply::Subscribed {
-            request_ref, outcome, ..
+            request_ref,
+            outcome,
+            max_rate,
+            ..
         } => {
             // Positions are keyed by channel, so only clients that use `channels` get them.
             let outcome = Some(outcome).filter(|_| request_ref.members.contains(",\"channels\":"));
-            changed(writer, "subscribed", request_ref, outcome, None);
+            changed(writer, "subscribed", request_ref, max_rate, outcome, None);
         }
         Reply::Unsubscribed {
             request_ref,
@@ -46,6 +51,7 @@ pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, repl
             writer,
             "unsubscribed",
             request_ref,
+            None,
             None,
             lost_permission.then_some(patterns),
         ),
@@ -72,6 +78,11 @@ impl Style for Settings {
             self.push_subscription(pattern, out);
         }
         out.push(b']');
+    }
+
+    fn subscription_text<'p>(&self, pattern: &'p Pattern) -> Cow<'p, str> {
+        let name = self.subscription_name(pattern);
+        name.map_or_else(|| pattern.as_str().into(), Into::into)
     }
 }
 
@@ -112,11 +123,13 @@ fn changed<S: Style>(
     writer: &mut Writer<'_, S>,
     message_type: &str,
     request_ref: &RequestRef,
+    max_rate: Option<Rate>,
     outcome: Option<&SubscribeOutcome>,
     lost: Option<&[Pattern]>,
 ) {
     writer.begin_with(message_type, request_ref.id.as_ref());
     writer.push(&request_ref.members);
+    writer.max_rate(max_rate);
     if let Some(outcome) = outcome {
         writer.outcome(outcome);
     }

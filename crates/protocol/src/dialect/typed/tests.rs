@@ -158,6 +158,7 @@ fn events_never_have_the_name_of_a_reply() {
             patterns: &[],
             active: 0,
             outcome: &crate::message::SubscribeOutcome::default(),
+            max_rate: None,
         },
         Reply::Unsubscribed {
             request_ref: &request_ref,
