@@ -38,7 +38,7 @@ fn tokens(criterion: &mut Criterion) {
         if algorithm == Algorithm::Rs256 {
             let verifier = Verifier::start(Settings::new(keys, settings.clone()), Vec::new()).expect("started");
             group.bench_function("cached", |bencher| {
-                bencher.iter(|| verifier.verify(black_box(&token), NOW_MS))
+                bencher.iter(|| verifier.verify(tickgate_protocol::channel::Tenant::DEFAULT, black_box(&token), NOW_MS))
             });
         }
     }

@@ -51,7 +51,9 @@ fn pattern(text: &str) -> Pattern {
 }
 
 fn publish_one(hub: &Hub, event: NewEvent) -> Receipt {
-    let credit = hub.credit_now(event.data.len()).expect("free");
+    let credit = hub
+        .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+        .expect("free");
     hub.publish(event, Now::default(), credit, &mut Wakes::default())
 }
 
@@ -65,7 +67,9 @@ fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], event: impl Fn(u64) -> NewEve
         let start = Instant::now();
         let mut wakes = Wakes::default();
         for event in events {
-            let credit = hub.credit_now(event.data.len()).expect("more than a batch");
+            let credit = hub
+                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+                .expect("more than a batch");
             hub.publish(event, Now::default(), credit, &mut wakes);
         }
         hub.wake(wakes);
@@ -128,7 +132,7 @@ fn identify(c: &mut Criterion) {
     let next = |_| {
         ids.set(ids.get() + 1);
         let mut event = event(&to);
-        event.options.id = Some(EventId::new(&to, &ids.get().to_be_bytes()));
+        event.options.id = Some(EventId::new(None, &to, &ids.get().to_be_bytes()));
         event
     };
     c.bench_function("publish with an id", |b| {

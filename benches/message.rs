@@ -158,6 +158,7 @@ fn settings() -> Settings {
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

@@ -107,12 +107,18 @@ pub struct EventId(pub(crate) [u8; 16]);
 
 impl EventId {
     /// Makes the id of an event from the name that its publisher gives it. The bytes of the name must differ between kinds
-    /// of names, such as strings and numbers.
+    /// of names, such as strings and numbers. `tenant` is the name of the channel's tenant; `None` for the default one. Its
+    /// number would not do, because ids outlive a restart.
     #[must_use]
-    pub fn new(channel: &Channel, name: &[u8]) -> Self {
+    pub fn new(tenant: Option<&str>, channel: &Channel, name: &[u8]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
+        // Names of tenants and channels contain no control characters, so the separators are unambiguous.
+        if let Some(tenant) = tenant {
+            hash.update(b"\x01");
+            hash.update(tenant.as_bytes());
+            hash.update(b"\x01");
+        }
         hash.update(channel.as_str().as_bytes());
-        // A channel's name contains no control characters, so the separator is unambiguous.
         hash.update(b"\0");
         hash.update(name);
         let mut id = [0; 16];
@@ -122,8 +128,8 @@ impl EventId {
 
     /// Makes the id of an event whose publisher named it by the `id` of a request.
     #[must_use]
-    pub fn of_request(channel: &Channel, id: &RequestId) -> Self {
-        Self::new(channel, id.event_name().as_bytes())
+    pub fn of_request(tenant: Option<&str>, channel: &Channel, id: &RequestId) -> Self {
+        Self::new(tenant, channel, id.event_name().as_bytes())
     }
 }
 

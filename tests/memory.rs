@@ -52,7 +52,7 @@ fn held(tombstones: usize) -> (usize, usize) {
         let event = event(&format!("grid.g{n:08}.order"));
         let now = Now { mono_ms: n, unix_ms: n };
         let credit = hub
-            .credit_now(1)
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 1)
             .expect("the event is unwanted, so its credit is free again");
         hub.publish(event, now, credit, &mut Wakes::default());
     }

@@ -49,7 +49,7 @@ pub(crate) const MESSAGES: [(&str, [&str; 2]); 4] = [
 struct NoServices;
 
 impl Services for NoServices {
-    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
+    fn verify(&self, _: ConnectionId, _: u32, _: tickgate_protocol::channel::Tenant, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
     fn command_status(&self, _: ConnectionId, _: u32, _: &Identity, _: &CommandKey) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
@@ -126,6 +126,7 @@ impl Rig {
             anonymous: Arc::new(anonymous),
             auto_subscribe: Box::default(),
             tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+            tenant_name: None,
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,
@@ -169,7 +170,10 @@ impl Rig {
 
     /// Publishes to the inbox, and to the state that the channel's class keeps.
     pub(crate) fn publish(&self, event: NewEvent) -> Receipt {
-        let credit = self.hub.credit_now(event.data.len()).expect("a credit is available");
+        let credit = self
+            .hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+            .expect("a credit is available");
         self.hub.publish(event, NOW, credit, &mut Wakes::default())
     }
 

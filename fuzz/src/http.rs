@@ -97,7 +97,7 @@ impl Instance {
         }
         let stats = Arc::<IngressMetrics>::default();
         let parts = Parts {
-            verify: Arc::new(verify),
+            verify: Arc::new(|_, token| verify(token)),
             shards: vec![shard],
             health,
             metrics: Arc::clone(&stats),
@@ -236,6 +236,7 @@ fn settings(trusts: bool) -> Settings {
         selector: Selector::default(),
         session: session(dialect, auth_mode),
         deflate: true,
+        token_refusal: TokenRefusal::Auto,
     };
     let trusted: &[&str] = if trusts { &["unix"] } else { &[] };
     Settings {
@@ -254,7 +255,7 @@ fn settings(trusts: bool) -> Settings {
                 Mode::Optional,
             ),
         ],
-        token_refusal: TokenRefusal::Auto,
+        tenants: Vec::new(),
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
@@ -277,6 +278,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         anonymous: identity(),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

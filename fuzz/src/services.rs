@@ -94,6 +94,7 @@ pub(crate) fn endpoint(choice: u8) -> Arc<Settings> {
         anonymous: identity(None, None),
         auto_subscribe: [pattern("system.status")].into(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 3_000,
         heartbeat_interval_ms: 25_000,
@@ -186,7 +187,7 @@ impl FakeServices {
 }
 
 impl Services for FakeServices {
-    fn verify(&self, from: ConnectionId, request: u32, _: Box<str>) {
+    fn verify(&self, from: ConnectionId, request: u32, _: tickgate_protocol::channel::Tenant, _: Box<str>) {
         self.0.lock().expect("not poisoned").push(Pending::Token(from, request));
     }
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {

@@ -239,7 +239,10 @@ impl World {
             }
             Operation::Publish { channel } => {
                 let event = event(channel);
-                if let Some(credit) = self.hub.credit_now(event.data.len()) {
+                if let Some(credit) = self
+                    .hub
+                    .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+                {
                     self.hub.publish(event, self.now, credit, &mut Wakes::default());
                 }
             }
@@ -365,6 +368,7 @@ impl World {
         let Some(client) = self.client(client) else { return };
         let Some((number, _)) = client.polls else { return };
         let poll = Poll {
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             to: client.id,
             secret: SECRET,
             number,
@@ -377,7 +381,10 @@ impl World {
         let deflate = window_bits.map(|window_bits| Deflate { window_bits });
         let now = self.now;
         let Some(id) = self.id(client) else { return };
-        if self.core.adopt_candidate(id, &SECRET, deflate, now).is_some()
+        if self
+            .core
+            .adopt_candidate((id, tickgate_protocol::channel::Tenant::DEFAULT), &SECRET, deflate, now)
+            .is_some()
             && let Some(client) = self.client(client)
         {
             client.has_socket = true;
@@ -388,6 +395,7 @@ impl World {
         let ending = Disconnect::ByOperator;
         if whole_user {
             return self.tell(ShardMessage::DisconnectUser {
+                tenant: tickgate_protocol::channel::Tenant::DEFAULT,
                 user: "4".into(),
                 ending,
                 reply: Box::new(drop),
@@ -395,6 +403,7 @@ impl World {
         }
         if let Some(id) = self.id(client) {
             self.tell(ShardMessage::Disconnect {
+                tenant: None,
                 id,
                 ending,
                 reply: Box::new(drop),
@@ -457,6 +466,7 @@ impl World {
                 self.core.on_socket_error(id, self.now);
             }
             self.tell(ShardMessage::Disconnect {
+                tenant: None,
                 id,
                 ending: Disconnect::ByOperator,
                 reply: Box::new(drop),

@@ -2,6 +2,9 @@
 //!
 //! Invariant: a request that changes something and is authenticated by a cookie comes from a page of this listener. A page
 //! of another origin can make a browser send the cookie, but not the `Origin` of this listener.
+//!
+//! Invariant: a request is about one tenant, or about all. Only whoever has a key of `[admin]` chooses it. Anybody else is
+//! bound to the tenant whose key they presented, or whose key signed their token.
 
 use std::sync::Arc;
 
@@ -10,12 +13,16 @@ use hyper::{Method, Request};
 
 use super::Admin;
 use super::console::{Credential, is_own_origin, session_token};
+use super::query::Query;
 use crate::auth::{Identity, Permissions, Secret, same_secret};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
+
+/// The parameter by which the operator of all tenants chooses one.
+pub(super) const TENANT: &str = "tenant";
 
 /// A key of `[admin]`. `Debug` does not show it.
 #[derive(Clone, Debug)]
@@ -52,24 +59,97 @@ impl Role {
     }
 }
 
+/// The tenants that a caller may look at, and the one that the request is about.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    tenant: Tenant,
+    // Whether the caller has a key of `[admin]`.
+    is_of_all: bool,
+    // Whether the request names the tenant.
+    is_chosen: bool,
+}
+
+impl Scope {
+    const ALL: Self = Self {
+        tenant: Tenant::DEFAULT,
+        is_of_all: true,
+        is_chosen: false,
+    };
+
+    const fn tenant(self) -> Option<Tenant> {
+        if self.is_of_all && !self.is_chosen {
+            None
+        } else {
+            Some(self.tenant)
+        }
+    }
+}
+
 /// Proof that the caller may look and act. Only this module creates it.
 #[derive(Debug)]
-pub(super) struct Operator(Box<str>);
+pub(super) struct Operator {
+    name: Box<str>,
+    scope: Scope,
+}
 
 /// Proof that the caller may look. Only this module creates it.
 #[derive(Debug)]
-pub(super) struct Viewer(Role);
+pub(super) struct Viewer {
+    role: Role,
+    scope: Scope,
+}
 
 impl Operator {
     /// Who acts, for the audit log: the user of a token, or which key was presented.
     pub(super) fn name(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The tenant that the request is about.
+    pub(super) const fn tenant(&self) -> Tenant {
+        self.scope.tenant
+    }
+
+    /// The tenant whose connections the caller sees; `None`: those of all.
+    pub(super) const fn scope(&self) -> Option<Tenant> {
+        self.scope.tenant()
+    }
+
+    /// Requires that the caller may act for all tenants.
+    ///
+    /// # Errors
+    ///
+    /// The response 403.
+    pub(super) fn acts_for_all(&self) -> Result<(), Box<HttpResponse>> {
+        if self.scope.is_of_all {
+            Ok(())
+        } else {
+            Err(forbidden("this is about all tenants: it needs a key of [admin]").into())
+        }
     }
 }
 
 impl Viewer {
     pub(super) const fn role(&self) -> Role {
-        self.0
+        self.role
+    }
+
+    /// The tenant whose connections and statistics the caller sees; `None`: those of all.
+    pub(super) const fn scope(&self) -> Option<Tenant> {
+        self.scope.tenant()
+    }
+
+    /// Requires that the caller may see all tenants.
+    ///
+    /// # Errors
+    ///
+    /// The response 403.
+    pub(super) fn sees_all(&self) -> Result<(), Box<HttpResponse>> {
+        if self.scope.is_of_all {
+            Ok(())
+        } else {
+            Err(forbidden("this shows all tenants: it needs a key of [admin]").into())
+        }
     }
 }
 
@@ -83,14 +163,59 @@ pub(super) enum Caller {
     User(Arc<Identity>),
 }
 
+impl Caller {
+    /// The tenant that the request is about.
+    pub(super) fn tenant(&self) -> Tenant {
+        match self {
+            Self::Operator(operator) => operator.scope.tenant,
+            Self::Viewer(viewer) => viewer.scope.tenant,
+            Self::User(identity) => identity.tenant,
+        }
+    }
+
+    /// Whether the caller may see all tenants.
+    pub(super) const fn sees_all(&self) -> bool {
+        match self {
+            Self::Operator(operator) => operator.scope.is_of_all,
+            Self::Viewer(viewer) => viewer.scope.is_of_all,
+            Self::User(_) => false,
+        }
+    }
+}
+
 impl Admin {
-    /// Authenticates the caller, by `Authorization` or else by the cookie of the console.
+    /// Authenticates the caller, by `Authorization` or else by the cookie of the console, and finds the tenant that the
+    /// request is about.
     ///
     /// # Errors
     ///
     /// The response 401 when there is no valid key, token or session, 400 when `Authorization` is given twice, or 403 when a
-    /// page of another origin acts with the cookie.
+    /// page of another origin acts with the cookie or the query names a tenant that the caller may not choose. 404 when it
+    /// names none that exists.
     pub(super) fn authenticate<B>(&self, request: &Request<B>) -> Result<Caller, Box<HttpResponse>> {
+        let mut caller = self.caller(request)?;
+        let query = Query::of(request.uri().query().unwrap_or_default());
+        let named = query
+            .get(TENANT)
+            .map_err(|message| response::error(HttpErrorCode::InvalidMessage, &message))?;
+        let Some(name) = named else { return Ok(caller) };
+        let found = self.tenants.find(&name);
+        let own = caller.tenant();
+        let scope = match &mut caller {
+            Caller::Operator(Operator { scope, .. }) | Caller::Viewer(Viewer { scope, .. }) if scope.is_of_all => scope,
+            _ if found == Some(own) => return Ok(caller),
+            _ => return Err(forbidden("this key or token is for another tenant").into()),
+        };
+        let Some(tenant) = found else {
+            let text = format!("there is no tenant {name:?}");
+            return Err(response::error(HttpErrorCode::NotFound, &text).into());
+        };
+        scope.tenant = tenant;
+        scope.is_chosen = !self.tenants.is_empty();
+        Ok(caller)
+    }
+
+    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Box<HttpResponse>> {
         let headers = request.headers();
         let token = request::bearer(headers)
             .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
@@ -116,8 +241,8 @@ impl Admin {
     /// The caller that signed in with this credential. A token may have expired meanwhile, or its key may be gone.
     fn accept(&self, credential: &Credential) -> Result<Caller, Box<HttpResponse>> {
         match credential {
-            Credential::Key(Role::Operator) => Ok(Caller::Operator(Operator("admin key".into()))),
-            Credential::Key(Role::Viewer) => Ok(Caller::Viewer(Viewer(Role::Viewer))),
+            Credential::Key(Role::Operator) => Ok(operator_of_all()),
+            Credential::Key(Role::Viewer) => Ok(viewer_of_all()),
             Credential::Token(token) => self.present(token),
         }
     }
@@ -130,15 +255,32 @@ impl Admin {
     pub(super) fn present(&self, token: &str) -> Result<Caller, Box<HttpResponse>> {
         let is = |key: &Option<AdminKey>| key.as_ref().is_some_and(|key| key.is(token));
         if is(&self.key) {
-            return Ok(Caller::Operator(Operator("admin key".into())));
+            return Ok(operator_of_all());
         }
         if is(&self.viewer_key) {
-            return Ok(Caller::Viewer(Viewer(Role::Viewer)));
+            return Ok(viewer_of_all());
         }
-        match self.parts.verifier.verify(token, unix_ms()) {
+        if let Some(tenant) = (self.tenant_keys.iter().position(is)).and_then(|index| Tenant::new(index + 1)) {
+            return Ok(Caller::Operator(Operator {
+                name: format!("admin key of {}", self.tenants.label(tenant)).into(),
+                scope: Scope {
+                    tenant,
+                    is_of_all: false,
+                    is_chosen: false,
+                },
+            }));
+        }
+        match self.parts.verifier.verify_any(token, unix_ms()) {
             Ok(identity) if identity.permissions.admin => {
                 let user = identity.user.as_deref().unwrap_or("admin token");
-                Ok(Caller::Operator(Operator(user.into())))
+                Ok(Caller::Operator(Operator {
+                    name: user.into(),
+                    scope: Scope {
+                        tenant: identity.tenant,
+                        is_of_all: self.tenants.is_empty(),
+                        is_chosen: false,
+                    },
+                }))
             }
             Ok(identity) => Ok(Caller::User(identity)),
             // Usually a mistyped admin key or the key of another gateway. A message about tokens alone would mislead.
@@ -176,7 +318,10 @@ impl Admin {
     pub(super) fn console_identity(&self, credential: &Credential, ends_unix_ms: u64) -> Option<Arc<Identity>> {
         let (role, permissions) = match credential {
             Credential::Token(token) => {
-                let identity = self.parts.verifier.verify(token, unix_ms()).ok()?;
+                // With tenants, a token is for one of them, and the console shows all.
+                let tokens_are_for_all = self.tenants.is_empty();
+                let identity = self.parts.verifier.verify_any(token, unix_ms()).ok()?;
+                let identity = tokens_are_for_all.then_some(identity)?;
                 return identity.permissions.admin.then_some(identity);
             }
             Credential::Key(Role::Operator) => (
@@ -204,6 +349,20 @@ impl Admin {
     }
 }
 
+fn operator_of_all() -> Caller {
+    Caller::Operator(Operator {
+        name: "admin key".into(),
+        scope: Scope::ALL,
+    })
+}
+
+fn viewer_of_all() -> Caller {
+    Caller::Viewer(Viewer {
+        role: Role::Viewer,
+        scope: Scope::ALL,
+    })
+}
+
 /// Requires a viewer or an operator.
 ///
 /// # Errors
@@ -211,7 +370,10 @@ impl Admin {
 /// The response 403.
 pub(super) fn viewer(caller: Caller) -> Result<Viewer, Box<HttpResponse>> {
     match caller {
-        Caller::Operator(_) => Ok(Viewer(Role::Operator)),
+        Caller::Operator(Operator { scope, .. }) => Ok(Viewer {
+            role: Role::Operator,
+            scope,
+        }),
         Caller::Viewer(viewer) => Ok(viewer),
         Caller::User(_) => Err(forbidden("this needs the admin key or a token with the role admin").into()),
     }

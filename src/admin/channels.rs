@@ -86,8 +86,8 @@ struct Offsets {
 
 impl Admin {
     /// `GET /api/channels/{channel}`
-    pub(super) async fn channel(&self, _: Operator, call: Call) -> HttpResponse {
-        let channel = match parse(&call.segment) {
+    pub(super) async fn channel(&self, operator: Operator, call: Call) -> HttpResponse {
+        let channel = match parse(&operator, &call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
@@ -117,8 +117,8 @@ impl Admin {
     }
 
     /// `GET /api/channels/{channel}/history?since&epoch&limit`
-    pub(super) async fn history(&self, _: Operator, call: Call) -> HttpResponse {
-        let channel = match parse(&call.segment) {
+    pub(super) async fn history(&self, operator: Operator, call: Call) -> HttpResponse {
+        let channel = match parse(&operator, &call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
@@ -209,11 +209,14 @@ fn offset(text: &str) -> Option<u64> {
     text.parse().ok().filter(|offset| is_plain && *offset < 1 << 53)
 }
 
-fn parse(name: &str) -> Result<Channel, Box<HttpResponse>> {
-    Channel::parse(name).map_err(|error| {
-        let message = format!("channel {name:?} {error}");
-        response::error(HttpErrorCode::InvalidChannel, &message).into()
-    })
+fn parse(operator: &Operator, name: &str) -> Result<Channel, Box<HttpResponse>> {
+    match Channel::parse(name) {
+        Ok(channel) => Ok(channel.in_tenant(operator.tenant())),
+        Err(error) => {
+            let message = format!("channel {name:?} {error}");
+            Err(response::error(HttpErrorCode::InvalidChannel, &message).into())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::event::{Event, NewEvent, PublishOptions};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::{ClientInfo, ClientOrder, ConnectionId, ShardHandle, ShardMessage};
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, Tenant, TenantNames};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::{Scratch, push_string};
 
@@ -41,6 +41,9 @@ struct ClientsReply {
 #[derive(Serialize)]
 struct Client {
     client_id: Box<str>,
+    /// Absent in a gateway without tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Box<str>>,
     user: Option<Box<str>>,
     role: Option<Box<str>>,
     address: Option<IpAddr>,
@@ -64,9 +67,10 @@ struct Client {
     is_alive: bool,
 }
 
-impl From<ClientInfo> for Client {
-    fn from(info: ClientInfo) -> Self {
+impl Client {
+    fn of(info: ClientInfo, tenants: &TenantNames) -> Self {
         Self {
+            tenant: (!tenants.is_empty()).then(|| tenants.label(info.tenant).into()),
             client_id: info.client_id,
             user: info.user.as_deref().map(Box::from),
             role: info.role.as_deref().map(Box::from),
@@ -135,7 +139,7 @@ pub(super) async fn ask<T: Send + 'static>(
 
 impl Admin {
     /// `GET /api/websocket/clients?limit&cursor&user&sort`
-    pub(super) async fn clients(&self, _: Viewer, call: Call) -> HttpResponse {
+    pub(super) async fn clients(&self, viewer: Viewer, call: Call) -> HttpResponse {
         let PageQuery {
             limit,
             mut cursor,
@@ -146,7 +150,7 @@ impl Admin {
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
         if let Some(by) = sort {
-            return self.worst_clients(by, limit).await;
+            return self.worst_clients(by, limit, viewer.scope()).await;
         }
         let shards = &self.parts.shards;
         let mut clients = Vec::new();
@@ -155,6 +159,7 @@ impl Admin {
             let page = match ask(shard, |reply| ShardMessage::Clients {
                 from_slot,
                 limit: missing,
+                tenant: viewer.scope(),
                 user,
                 reply,
             })
@@ -163,7 +168,8 @@ impl Admin {
                 Ok(page) => page.unwrap_or_default(),
                 Err(timed_out) => return timed_out.0,
             };
-            clients.extend(page.clients.into_iter().take(missing).map(Client::from));
+            let taken = page.clients.into_iter().take(missing);
+            clients.extend(taken.map(|info| Client::of(info, &self.tenants)));
             cursor = page.next_slot.map_or((cursor.0 + 1, 0), |slot| (cursor.0, slot));
         }
         let more = usize::from(cursor.0) < shards.len();
@@ -172,10 +178,16 @@ impl Admin {
     }
 
     /// The connections with the most of something, over all shards.
-    async fn worst_clients(&self, by: ClientOrder, limit: usize) -> HttpResponse {
+    async fn worst_clients(&self, by: ClientOrder, limit: usize, tenant: Option<Tenant>) -> HttpResponse {
         let mut found = Vec::new();
         for shard in &self.parts.shards {
-            match ask(shard, |reply| ShardMessage::WorstClients { by, limit, reply }).await {
+            let question = |reply| ShardMessage::WorstClients {
+                by,
+                limit,
+                tenant,
+                reply,
+            };
+            match ask(shard, question).await {
                 Ok(clients) => found.extend(clients.unwrap_or_default()),
                 Err(timed_out) => return timed_out.0,
             }
@@ -189,19 +201,27 @@ impl Admin {
             })
         });
         found.truncate(limit);
-        let clients = found.into_iter().map(Client::from).collect();
+        let clients = (found.into_iter())
+            .map(|info| Client::of(info, &self.tenants))
+            .collect();
         let next_cursor = None;
         response::json(StatusCode::OK, &ClientsReply { clients, next_cursor })
     }
 
     /// `DELETE /api/websocket/clients/{id}`
-    pub(super) async fn disconnect(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn disconnect(&self, operator: Operator, call: Call) -> HttpResponse {
         let shard_of = |id: ConnectionId| Some((id, self.parts.shards.get(usize::from(id.shard))?));
         let found = match ConnectionId::from_client_id(&call.segment).and_then(shard_of) {
             None => Ok(None),
             Some((id, shard)) => {
-                let ending = Disconnect::ByOperator;
-                ask(shard, |reply| ShardMessage::Disconnect { id, ending, reply }).await
+                let (tenant, ending) = (operator.scope(), Disconnect::ByOperator);
+                ask(shard, |reply| ShardMessage::Disconnect {
+                    id,
+                    tenant,
+                    ending,
+                    reply,
+                })
+                .await
             }
         };
         match found {
@@ -212,11 +232,18 @@ impl Admin {
     }
 
     /// `DELETE /api/users/{sub}/connections`
-    pub(super) async fn disconnect_user(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn disconnect_user(&self, operator: Operator, call: Call) -> HttpResponse {
         let mut ended = 0;
         for shard in &self.parts.shards {
             let (user, ending) = (call.segment.as_str().into(), Disconnect::ByOperator);
-            match ask(shard, |reply| ShardMessage::DisconnectUser { user, ending, reply }).await {
+            let tenant = operator.tenant();
+            let question = |reply| ShardMessage::DisconnectUser {
+                tenant,
+                user,
+                ending,
+                reply,
+            };
+            match ask(shard, question).await {
                 Ok(count) => ended += count.unwrap_or(0),
                 Err(timed_out) => return timed_out.0,
             }
@@ -228,7 +255,7 @@ impl Admin {
     }
 
     /// `POST /api/websocket/broadcast/test` with `{"message"?}`
-    pub(super) async fn broadcast_test(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn broadcast_test(&self, operator: Operator, call: Call) -> HttpResponse {
         let body = match self.body(call.request) {
             Ok(body) => body.whole(TEST_BYTES_MAX).await,
             Err(refused) => Err(refused),
@@ -245,7 +272,7 @@ impl Admin {
             return response::empty(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let new = NewEvent {
-            channel,
+            channel: channel.in_tenant(operator.tenant()),
             name: "test".into(),
             data: data.into(),
             timestamp_ms: self.parts.clock.now().unix_ms,

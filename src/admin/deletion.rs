@@ -25,9 +25,9 @@ struct DeletionReply {
 
 impl Admin {
     /// `DELETE /api/channels/{pattern}`
-    pub(super) async fn delete(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn delete(&self, operator: Operator, call: Call) -> HttpResponse {
         let pattern = match Pattern::parse(&call.segment) {
-            Ok(pattern) => pattern,
+            Ok(pattern) => pattern.in_tenant(operator.tenant()),
             Err(error) => {
                 let message = format!("pattern {:?} {error}", call.segment);
                 return response::error(HttpErrorCode::InvalidChannel, &message);
@@ -50,6 +50,7 @@ impl Admin {
             }
         }
         tracing::info!(
+            tenant = self.tenants.of(operator.tenant()),
             pattern = pattern.as_str(),
             deleted,
             "channels were deleted by an operator"

@@ -91,7 +91,10 @@ const fn advice(ending: Disconnect) -> &'static str {
 
 impl Admin {
     /// `GET /api/endings?limit&user&code&blame`
-    pub(super) async fn endings(&self, _: Viewer, call: Call) -> HttpResponse {
+    pub(super) async fn endings(&self, viewer: Viewer, call: Call) -> HttpResponse {
+        if let Err(refused) = viewer.sees_all() {
+            return *refused;
+        }
         let query = match EndingsQuery::read(&call.query()) {
             Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),

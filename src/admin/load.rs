@@ -74,7 +74,10 @@ fn rounded(value: f64) -> f64 {
 impl Admin {
     /// `GET /api/load?since`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
-    pub(super) async fn load(&self, _: Viewer, call: Call) -> HttpResponse {
+    pub(super) async fn load(&self, viewer: Viewer, call: Call) -> HttpResponse {
+        if let Err(refused) = viewer.sees_all() {
+            return *refused;
+        }
         let since = match since(&call.query()) {
             Ok(since) => since,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),

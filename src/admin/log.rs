@@ -59,7 +59,10 @@ impl Reversion {
 
 impl Admin {
     /// `GET /api/log`, and `PUT /api/log` with `{"level", "for_seconds"?}`
-    pub(super) async fn log_level(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn log_level(&self, operator: Operator, call: Call) -> HttpResponse {
+        if let Err(refused) = operator.acts_for_all() {
+            return *refused;
+        }
         let Some(control) = &self.log_control else {
             return no_log();
         };

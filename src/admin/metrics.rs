@@ -5,6 +5,7 @@
 
 use super::Admin;
 use super::statistics::Process;
+use super::tenant::TenantSample;
 use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
@@ -14,6 +15,7 @@ use crate::metrics::{
     AcceptMetrics, AcceptSample, Counter, ENDINGS, Gauge, IngressSample, LATENCY, Labels, Metric, Page, REFUSALS,
     Readable as _, ShardSample, metrics,
 };
+use tickgate_protocol::channel::Tenant;
 
 metrics! {
     /// What the admin listener counts.
@@ -264,10 +266,24 @@ impl Admin {
         let mut feeds = numbered("feed", &feeds);
         for (labels, feed) in &mut feeds {
             labels.push(("channel", feed.channel.to_string()));
+            if let Some(tenant) = &feed.tenant_name {
+                labels.push(("tenant", tenant.to_string()));
+            }
         }
         page.add_each(FeedSample::METRICS, &feeds);
         let counts: Vec<_> = feeds.into_iter().map(|(labels, feed)| (labels, &feed.counts)).collect();
         page.add_each(FeedCounts::METRICS, &counts);
+        if !self.tenants.is_empty() {
+            let all = std::iter::once(Tenant::DEFAULT).chain(self.tenants.iter().map(|(tenant, _)| tenant));
+            let tenants: Vec<_> = all
+                .map(|tenant| (tenant, TenantSample::of(tenant, &now, &ingress)))
+                .collect();
+            let labelled = tenants.iter().map(|(tenant, sample)| {
+                let name = self.tenants.label(*tenant).to_owned();
+                (vec![("tenant", name)], sample)
+            });
+            page.add_each(TenantSample::METRICS, &labelled.collect::<Vec<_>>());
+        }
         page.add(AdminSample::METRICS, &self.metrics.read());
         page.add(PROCESS, &now.process);
         page.finish()

@@ -24,6 +24,7 @@ pub mod self_report;
 mod serve;
 pub mod statistics;
 mod stats;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -51,16 +52,19 @@ use crate::metrics::{Counter, IngressMetrics};
 use crate::session;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
+use tickgate_protocol::channel::{Tenant, TenantNames};
 
 /// `[admin]`, `admin_listen` and the limits of publishing.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The address of the admin listener.
     pub listen: ListenAddress,
-    /// The admin key. Without one, only tokens with the role admin are accepted.
+    /// The operator's admin key. Without one, only tokens with the role admin are accepted.
     pub key: Option<AdminKey>,
     /// The key of those who may look and not act.
     pub viewer_key: Option<AdminKey>,
+    /// The tenants beside the default one, in the order of their numbers.
+    pub tenants: Vec<TenantAccess>,
     /// Longest body of `POST /api/publish`, in bytes (`publish_body_bytes`). A stream of lines may be longer.
     pub publish_body_bytes: u64,
     /// The slowest a body may arrive, in bytes per second (`publish_body_rate`); 0: no limit.
@@ -77,6 +81,17 @@ pub struct Settings {
     pub log_lines_dropped: Arc<Counter>,
     /// Changes the level of the log; `None` if the process has no log of its own.
     pub log_control: Option<Arc<dyn LevelControl>>,
+}
+
+/// How a tenant uses the admin API.
+#[derive(Clone, Debug)]
+pub struct TenantAccess {
+    /// The tenant's name.
+    pub name: Box<str>,
+    /// The key that administers this tenant only.
+    pub key: Option<AdminKey>,
+    /// Longest `data` of an event, in bytes.
+    pub event_bytes: u32,
 }
 
 /// The parts of the gateway that the admin API works with.
@@ -114,12 +129,16 @@ pub struct Parts {
 /// The admin API of a gateway.
 pub struct Admin {
     key: Option<AdminKey>,
+    // By the number of the tenant, without the default one.
+    tenant_keys: Vec<Option<AdminKey>>,
+    tenants: TenantNames,
     viewer_key: Option<AdminKey>,
     sessions: Sessions,
     console_settings: Arc<session::Settings>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
-    event_bytes: AtomicUsize,
+    // By the number of the tenant.
+    event_bytes: Vec<AtomicUsize>,
     log_lines_dropped: Arc<Counter>,
     log_control: Option<Arc<dyn LevelControl>>,
     log_reversion: log::Reversion,
@@ -139,6 +158,12 @@ pub fn body_room(settings: &Settings) -> Arc<BodyRoom> {
     Arc::new(BodyRoom::new(usize::try_from(bytes_max).unwrap_or(usize::MAX)))
 }
 
+/// The longest `data` of an event, in bytes, by the number of the tenant.
+fn event_bytes(bytes: u32, tenants: &[TenantAccess]) -> impl Iterator<Item = usize> {
+    let of_all = std::iter::once(bytes).chain(tenants.iter().map(|tenant| tenant.event_bytes));
+    of_all.map(|bytes| bytes as usize)
+}
+
 impl Admin {
     /// Creates the API. [`Admin::serve`] serves it.
     #[must_use]
@@ -154,7 +179,13 @@ impl Admin {
                 }
             }
         });
+        let tenants = settings.tenants;
         Arc::new(Self {
+            event_bytes: event_bytes(settings.event_bytes, &tenants)
+                .map(AtomicUsize::new)
+                .collect(),
+            tenants: TenantNames::new(tenants.iter().map(|tenant| tenant.name.clone()).collect()),
+            tenant_keys: tenants.into_iter().map(|tenant| tenant.key).collect(),
             key: settings.key,
             viewer_key: settings.viewer_key,
             sessions: Sessions::default(),
@@ -166,7 +197,6 @@ impl Admin {
                 settings.max_connections_without_key,
                 settings.max_connections_without_key_per_ip,
             ),
-            event_bytes: AtomicUsize::new(settings.event_bytes as usize),
             log_lines_dropped: settings.log_lines_dropped,
             log_control: settings.log_control,
             log_reversion: log::Reversion::default(),
@@ -176,14 +206,19 @@ impl Admin {
         })
     }
 
-    /// Replaces [`Settings::event_bytes`] here and for the feeds.
-    pub fn set_event_bytes(&self, bytes: u32) {
-        self.event_bytes.store(bytes as usize, Relaxed);
+    /// Replaces [`Settings::event_bytes`] here and for the feeds, and [`TenantAccess::event_bytes`].
+    pub fn set_event_bytes(&self, bytes: u32, tenants: &[TenantAccess]) {
+        for (held, bytes) in self.event_bytes.iter().zip(event_bytes(bytes, tenants)) {
+            held.store(bytes, Relaxed);
+        }
         self.parts.feeds.set_event_bytes(bytes as usize);
     }
 
-    fn event_bytes(&self) -> usize {
-        self.event_bytes.load(Relaxed)
+    /// The longest `data` of an event of a tenant, in bytes.
+    fn event_bytes(&self, tenant: Tenant) -> usize {
+        self.event_bytes
+            .get(tenant.index())
+            .map_or(0, |bytes| bytes.load(Relaxed))
     }
 
     /// Serves a listener until [`Admin::stop_accepting`] or until the task is aborted. Must be called within a tokio runtime.

@@ -74,7 +74,10 @@ struct Facts<'a> {
 impl Admin {
     /// `GET /api/overview`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
-    pub(super) async fn overview(&self, _: Viewer) -> HttpResponse {
+    pub(super) async fn overview(&self, viewer: Viewer) -> HttpResponse {
+        if let Err(refused) = viewer.sees_all() {
+            return *refused;
+        }
         let parts = &self.parts;
         let now = parts.clock.now();
         let sample = parts.statistics.read(now);
@@ -317,6 +320,8 @@ mod tests {
         assert_eq!(losses(&[Point::default(), dropping]).status, Status::Warn);
         let sample = |state, circuit| {
             let feed = FeedSample {
+                tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+                tenant_name: None,
                 channel: "a".into(),
                 state,
                 counts: Default::default(),

@@ -28,9 +28,9 @@ struct FeedError {
 }
 
 impl Admin {
-    pub(super) async fn push_prices(&self, _: Operator, call: Call) -> HttpResponse {
+    pub(super) async fn push_prices(&self, operator: Operator, call: Call) -> HttpResponse {
         let channels = match price_channels(&call.query()) {
-            Ok(channels) => channels,
+            Ok(channels) => channels.in_tenant(operator.tenant()),
             Err((code, message)) => return response::error(code, &message),
         };
         let pushed = match self.parts.feeds.push(channels).await {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no route lacks an access rule, because [`Handler`] has no variant without one. A function that needs an
 //! [`Operator`] fits only into [`Handler::Operator`], and only `access` creates that proof. A handler of the API declares
-//! its query parameters by [`Call::with`]; any other parameter is refused.
+//! its query parameters by [`Call::with`]; any other parameter is refused, but `tenant`, which `access` reads.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::Admin;
-use super::access::{Caller, Operator, Viewer};
+use super::access::{Caller, Operator, TENANT, Viewer};
 use super::query::Query;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -203,7 +203,8 @@ impl Call {
 
     /// Calls the handler if the query has no parameters but the known ones, each at most once.
     fn with<'a>(self, known: &[&str], handler: impl FnOnce(Self) -> PendingResponse<'a>) -> PendingResponse<'a> {
-        match self.query().check(known) {
+        let known: Vec<&str> = known.iter().copied().chain([TENANT]).collect();
+        match self.query().check(&known) {
             Ok(()) => handler(self),
             Err(message) => {
                 let refused = response::error(HttpErrorCode::InvalidMessage, &message);

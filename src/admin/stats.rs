@@ -17,6 +17,7 @@ use crate::backend::feeds::FeedSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{RefusalReason, ShardSample};
 use crate::shard::mailbox::ShardMessage;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::disconnect::Disconnect;
 
 /// The patterns with the most subscribers that are listed.
@@ -81,7 +82,7 @@ struct EventsReply {
 }
 
 #[derive(Serialize)]
-struct FeedReply<'a> {
+pub(super) struct FeedReply<'a> {
     channel: &'a str,
     channels: i64,
     events: u64,
@@ -154,8 +155,11 @@ struct StateReply {
 
 impl Admin {
     /// `GET /api/websocket/stats`
-    pub(super) async fn stats(&self, _: Viewer) -> HttpResponse {
-        let (subscriptions, subscriptions_total) = match self.subscriptions().await {
+    pub(super) async fn stats(&self, viewer: Viewer) -> HttpResponse {
+        if let Some(tenant) = viewer.scope() {
+            return self.tenant_stats(tenant).await;
+        }
+        let (subscriptions, subscriptions_total) = match self.subscriptions(None).await {
             Ok(subscriptions) => subscriptions,
             Err(timed_out) => return timed_out,
         };
@@ -223,14 +227,18 @@ impl Admin {
         response::json(StatusCode::OK, &reply)
     }
 
-    /// What most connections subscribe to over all shards, in the words of their dialect, how many they are, and the
+    /// What most connections, of a tenant if one is given, subscribe to over all shards, in the words of their dialect, how many they are, and the
     /// number of all subscriptions.
-    async fn subscriptions(&self) -> Result<(BTreeMap<Box<str>, u64>, u64), HttpResponse> {
+    pub(super) async fn subscriptions(
+        &self,
+        tenant: Option<Tenant>,
+    ) -> Result<(BTreeMap<Box<str>, u64>, u64), HttpResponse> {
         let mut counts = BTreeMap::<Box<str>, u64>::new();
         let mut total = 0;
         for shard in &self.parts.shards {
             let page = ask(shard, |reply| ShardMessage::Subscriptions {
                 limit: PATTERNS_MAX,
+                tenant,
                 reply,
             })
             .await;

@@ -40,6 +40,17 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The identity of a connection without a token.
+    #[must_use]
+    pub fn anonymous_identity(&self) -> Identity {
+        Identity {
+            tenant: self.tenant,
+            ..Identity::anonymous(Arc::clone(&self.policy.anonymous))
+        }
+    }
+}
+
 /// `[auth.role.*]`, `[auth.default]` and `[auth.anonymous]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -76,12 +87,6 @@ impl Policy {
             default: moved(self.default),
             anonymous: moved(self.anonymous),
         }
-    }
-
-    /// The identity of a connection without a token.
-    #[must_use]
-    pub fn anonymous_identity(&self) -> Identity {
-        Identity::anonymous(Arc::clone(&self.anonymous))
     }
 }
 

@@ -33,16 +33,16 @@ impl Embedded {
         }
     }
 
-    /// Refuses the events of a publisher beyond `per_second` events per second; 0: none.
+    /// Refuses the events of a publisher beyond so many events per second, by the number of its tenant; 0: none.
     #[must_use]
-    pub fn limited(self, per_second: u32) -> Self {
+    pub fn limited(self, per_second: Vec<u32>) -> Self {
         let rates = PublishRates::new(per_second);
         Self { rates, ..self }
     }
 
     /// Whether the event's publisher publishes too fast. Counts the event.
     fn refuses(&self, event: &NewEvent, now: Now) -> bool {
-        let refuses = !self.rates.allow(event.options.publisher.as_ref(), now);
+        let refuses = !(self.rates).allow(event.channel.tenant(), event.options.publisher.as_ref(), now);
         if refuses {
             self.hub.count_limited();
         }
@@ -61,12 +61,12 @@ impl Embedded {
                 receipts.push(Ok(Receipt::of_limited()));
                 continue;
             }
-            let bytes = event.data.len();
-            let credit = match self.hub.credit_now(bytes) {
+            let (tenant, bytes) = (event.channel.tenant(), event.data.len());
+            let credit = match self.hub.credit_now(tenant, bytes) {
                 Some(credit) => credit,
                 None => {
                     self.hub.wake(std::mem::take(&mut wakes));
-                    self.hub.credit(bytes).await
+                    self.hub.credit(tenant, bytes).await
                 }
             };
             receipts.push(Ok(self.hub.publish(event, self.clock.now(), credit, &mut wakes)));
@@ -82,7 +82,10 @@ impl Broker for Embedded {
     }
 
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
-        let Some(credit) = self.hub.try_credit(from.connection.shard, event.data.len()) else {
+        let Some(credit) = self
+            .hub
+            .try_credit(from.connection.shard, event.channel.tenant(), event.data.len())
+        else {
             return Submitted::NoRoom(event);
         };
         if self.refuses(&event, now) {
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn events_beyond_the_rate_of_their_publisher_are_refused_and_counted() {
         let (broker, hub, _inboxes) = hub(16);
-        let broker = broker.limited(3);
+        let broker = broker.limited(vec![3]);
         let event = |publisher: Option<&str>| NewEvent {
             options: PublishOptions {
                 publisher: publisher.map(Into::into),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::Config;
-use super::sections::{Endpoint, Server};
+use super::secrets::OwnSecrets;
+use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
 use crate::{admin, auth, gateway, hub, ingress, session};
-use tickgate_protocol::channel::{Classes, is_segment};
+use tickgate_protocol::channel::{Classes, Tenant, TenantNames, is_segment};
 
 /// File descriptors that a gateway needs apart from those of its connections: listeners, doorbells, backends, admin
 /// requests, logs.
@@ -23,6 +24,11 @@ impl Config {
         let refused_values = feeds.refused_values();
         let classes = Arc::new(sections.classes());
         let channel_classes = Arc::new(feeds.classes(&classes));
+        let spaces = sections.spaces();
+        let endpoints = spaces.iter().flat_map(|space| {
+            let endpoints = space.endpoints.iter();
+            endpoints.filter_map(|endpoint| self.endpoint(space, endpoint, &refused_values, &channel_classes))
+        });
         gateway::Settings {
             node: node_name(),
             shards: sections.server.shards(),
@@ -34,20 +40,18 @@ impl Config {
             drain_ms: milliseconds(sections.server.drain),
             restart_drain_ms: milliseconds(sections.server.restart_drain),
             ingress: sections.server.ingress(
-                sections
-                    .endpoints
-                    .iter()
-                    .filter_map(|endpoint| self.endpoint(endpoint, &refused_values, &channel_classes))
-                    .collect(),
-                sections.auth.refuse,
+                endpoints.collect(),
+                self.tenant_connections(),
                 self.connections_max(descriptors_max),
             ),
             admin: self.admin(),
             hub: hub::Settings {
                 classes,
                 state: sections.state.hub(),
+                tenants: sections.tenants.iter().map(|tenant| tenant.limits.state()).collect(),
                 ..hub::Settings::default()
             },
+            tenants: self.tenants(),
             publish_per_second: sections.limits.publish_per_second,
             snapshot: sections.state.snapshot(),
             keys: self.keys(),
@@ -82,13 +86,40 @@ impl Config {
     /// The keys that sign and verify tokens.
     #[must_use]
     pub fn keys(&self) -> KeySet {
-        KeySet::new(self.secrets.keys.clone())
+        KeySet::new(self.secrets.own.keys.clone())
     }
 
     /// How tokens are read.
     #[must_use]
     pub fn auth(&self) -> auth::Settings {
-        self.sections.auth.settings()
+        self.sections.auth.settings(Tenant::DEFAULT)
+    }
+
+    /// The tenants beside the default one, in the order of their numbers.
+    fn tenants(&self) -> Vec<gateway::TenantSettings> {
+        let tenants = self.sections.tenants.iter().zip(&self.secrets.tenants);
+        let settings = |(space, (tenant, secrets)): (Space<'_>, (&sections::Tenant, &OwnSecrets))| {
+            Some(gateway::TenantSettings {
+                name: tenant.name.as_deref()?.into(),
+                keys: KeySet::new(secrets.keys.clone()),
+                auth: space.auth.settings(space.tenant),
+                admin_key: admin_key(secrets.admin_key.as_ref()),
+                event_bytes: space.limits.event_bytes,
+                publish_per_second: space.limits.publish_per_second,
+            })
+        };
+        let spaces = self.sections.spaces().into_iter().skip(1);
+        spaces.zip(tenants).filter_map(settings).collect()
+    }
+
+    fn tenant_connections(&self) -> Vec<ingress::TenantLimits> {
+        let tenants = self.sections.tenants.iter();
+        let limits = tenants.map(|tenant| ingress::TenantLimits {
+            max_connections: tenant.limits.connections,
+            max_connections_per_user: (tenant.limits.connections_per_user)
+                .unwrap_or(self.sections.server.max_connections_per_user),
+        });
+        limits.collect()
     }
 
     /// Whether `auth.mode` is `off`: no connection needs a token, and tokens are ignored.
@@ -100,12 +131,13 @@ impl Config {
     /// `None` only for an endpoint that the check refuses.
     fn endpoint(
         &self,
+        space: &Space<'_>,
         endpoint: &Endpoint,
         refused_values: &Arc<[session::RefusedValue]>,
         classes: &Arc<Classes>,
     ) -> Option<ingress::Endpoint> {
-        let auth = &self.sections.auth;
-        let mut limits = self.sections.limits.connection();
+        let (auth, tenant) = (space.auth, space.tenant);
+        let mut limits = space.limits.connection();
         limits.message_bytes = endpoint.message_bytes.unwrap_or(limits.message_bytes);
         let dialect = endpoint.dialect()?;
         let (interval, silence) = self.sections.heartbeat.times(dialect.is_engine_io());
@@ -113,11 +145,12 @@ impl Config {
             dialect,
             limits,
             auth_mode: auth.endpoint_mode(endpoint.anonymous),
-            anonymous: Arc::new(auth.settings().policy.anonymous_identity()),
-            auto_subscribe: endpoint.auto_subscribe(),
+            anonymous: Arc::new(auth.settings(tenant).anonymous_identity()),
+            auto_subscribe: endpoint.auto_subscribe(tenant),
             refused_values: Arc::clone(refused_values),
             classes: Arc::clone(classes),
-            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+            tenant,
+            tenant_name: space.name.map(Into::into),
             auth_timeout_ms: milliseconds(auth.timeout),
             expiry_warning_ms: milliseconds(auth.expiry_warning),
             heartbeat_interval_ms: milliseconds(interval),
@@ -127,20 +160,19 @@ impl Config {
             path: endpoint.path.as_deref()?.into(),
             selector: endpoint.selector(),
             session: Arc::new(settings),
+            token_refusal: auth.refuse,
             deflate: endpoint.compression.unwrap_or(self.sections.compression.enabled),
         })
     }
 
     fn admin(&self) -> admin::Settings {
-        let key = |secret: &Option<Secret>| {
-            let text = secret.as_ref().and_then(|key| std::str::from_utf8(key.expose()).ok());
-            text.and_then(admin::AdminKey::new)
-        };
         let admin = &self.sections.admin;
         admin::Settings {
             listen: self.sections.server.admin_listen.clone(),
-            key: key(&self.secrets.admin_key),
-            viewer_key: key(&self.secrets.viewer_key),
+            key: admin_key(self.secrets.own.admin_key.as_ref()),
+            viewer_key: admin_key(self.secrets.viewer_key.as_ref()),
+            // The gateway fills them in.
+            tenants: Vec::new(),
             publish_body_bytes: self.sections.limits.publish_body_bytes,
             publish_body_rate: self.sections.limits.publish_body_rate,
             max_connections: admin.max_connections,
@@ -153,26 +185,36 @@ impl Config {
     }
 
     fn feeds(&self) -> feeds::Settings {
-        let feeds = self.sections.feeds.iter().zip(&self.secrets.feeds);
+        let spaces = self.sections.spaces().into_iter().zip(self.secrets.spaces());
+        let feeds = spaces.flat_map(|(space, secrets)| {
+            let feeds = space.feeds.iter().zip(&secrets.feeds);
+            feeds.filter_map(move |(feed, password)| feed.settings(space.tenant, password.clone()))
+        });
         feeds::Settings {
-            feeds: feeds
-                .filter_map(|(feed, password)| feed.settings(password.clone()))
-                .collect(),
+            feeds: feeds.collect(),
+            tenants: TenantNames::default(),
             event_bytes: self.sections.limits.event_bytes as usize,
         }
     }
 
     fn commands(&self) -> commands::Settings {
-        let commands = self.sections.commands.iter().zip(&self.secrets.commands);
+        let spaces = self.sections.spaces().into_iter().zip(self.secrets.spaces());
+        let routes = spaces.flat_map(|(space, secrets)| {
+            let commands = space.commands.iter().zip(&secrets.commands);
+            commands.filter_map(move |(command, secret)| command.route(space.tenant, secret.clone()))
+        });
         commands::Settings {
-            routes: commands
-                .filter_map(|(command, secret)| command.route(secret.clone()))
-                .collect(),
+            routes: routes.collect(),
             keys: self.sections.limits.command_keys(),
             reply_bytes_max: self.sections.limits.reply_bytes as usize / 2,
             ..commands::Settings::default()
         }
     }
+}
+
+fn admin_key(secret: Option<&Secret>) -> Option<admin::AdminKey> {
+    let key = std::str::from_utf8(secret?.expose()).ok()?;
+    admin::AdminKey::new(key)
 }
 
 /// The first part of the host's name, if it is a valid channel segment.

@@ -78,6 +78,10 @@ impl Config {
         if !problems.is_empty() {
             return Err(problems);
         }
+        if !config.sections.tenants.is_empty() && !given.contains_key("endpoint") {
+            // The built-in endpoints are for a file without tenants: their paths are those of applications.
+            config.sections.endpoints.clear();
+        }
         secrets::add_default_key(&mut config.sections, environment);
         let mut check = Check::new(&given, &mut problems);
         visit::validate(&mut config.sections, &mut check);

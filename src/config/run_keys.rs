@@ -1,6 +1,6 @@
 //! Keys that are made for one run because none are configured, and warnings about keys.
 
-use super::secrets::Secrets;
+use super::secrets::{OwnSecrets, Secrets};
 use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::{Algorithm, Key, Mode, Secret};
@@ -27,10 +27,19 @@ impl Config {
     ///
     /// [`NoKey`] if other machines could reach a listener. Sockets that systemd passes count as such.
     pub fn needs_run_keys(&self, environment: &Environment) -> Result<bool, NoKey> {
-        let Sections { auth, server, .. } = &self.sections;
+        let Sections {
+            auth,
+            server,
+            endpoints,
+            tenants,
+            ..
+        } = &self.sections;
         // With tokens off, the admin API still needs its key.
         let is_open = auth.mode == Mode::Off;
-        if !self.secrets.keys.is_empty() || (is_open && self.secrets.admin_key.is_some()) {
+        // Without endpoints, the default tenant has no clients. The tenants have keys of their own.
+        let has_clients = !endpoints.is_empty() || tenants.is_empty();
+        let own = &self.secrets.own;
+        if !own.keys.is_empty() || !has_clients || (is_open && own.admin_key.is_some()) {
             return Ok(false);
         }
         let mut listeners = server.listen.iter().chain([&server.admin_listen]);
@@ -45,15 +54,18 @@ impl Config {
     /// Settings of keys that are valid but probably not intended.
     pub(super) fn key_warnings(&self) -> Vec<String> {
         let Secrets {
-            keys,
-            admin_key,
+            own: OwnSecrets { keys, admin_key, .. },
             exposed_files,
+            shared_secrets,
             ..
         } = &self.secrets;
         let mut warnings: Vec<String> = exposed_files
             .iter()
             .map(|file| format!("{} can be read by every user of this machine", file.display()))
             .collect();
+        warnings.extend(shared_secrets.iter().map(|[one, other]| {
+            format!("{one} and {other} are the same secret: a token of either tenant is accepted by both")
+        }));
         if self.sections.auth.mode == Mode::Off && keys.is_empty() && admin_key.is_none() {
             let warning = "no admin key and no key for tokens is configured: publishing and the admin API are refused";
             warnings.push(warning.to_owned());
@@ -76,12 +88,12 @@ impl Config {
     pub fn add_run_keys(&mut self) -> Result<RunKeys, getrandom::Error> {
         let secret = random_hex()?;
         let key = Key::hmac(Algorithm::Hs256, secret.as_bytes(), false).map_err(|_| getrandom::Error::UNEXPECTED)?;
-        self.secrets.keys.push(key);
-        if self.secrets.admin_key.is_some() {
+        self.secrets.own.keys.push(key);
+        if self.secrets.own.admin_key.is_some() {
             return Ok(RunKeys { admin_key: None });
         }
         let admin_key = random_hex()?;
-        self.secrets.admin_key = Some(Secret::new(admin_key.as_bytes()));
+        self.secrets.own.admin_key = Some(Secret::new(admin_key.as_bytes()));
         Ok(RunKeys {
             admin_key: Some(admin_key),
         })

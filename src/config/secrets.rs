@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::check::Check;
-use super::sections::{DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key, Sections};
+use super::sections::{DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key, Sections, Space, TenantAdmin};
 use super::source::Environment;
 use crate::auth::{self, Secret};
+use tickgate_protocol::channel::Tenant;
 
 /// The shortest admin key, in bytes, unless `admin.allow_short_key` is set.
 const ADMIN_KEY_BYTES_MIN: usize = 16;
@@ -15,16 +16,34 @@ const ADMIN_KEY_BYTES_MIN: usize = 16;
 /// The secrets that a configuration names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Secrets {
+    /// Those of the default tenant.
+    pub(super) own: OwnSecrets,
+    /// Those of each `[[tenant]]`, in order.
+    pub(super) tenants: Vec<OwnSecrets>,
+    pub(super) viewer_key: Option<Secret>,
+    /// Files with secrets that every user of the machine can read.
+    pub(super) exposed_files: Vec<PathBuf>,
+    /// The keys of pairs of tenants with the same secret for tokens.
+    pub(super) shared_secrets: Vec<[String; 2]>,
+}
+
+/// The secrets of one tenant.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnSecrets {
     /// The keys of `[[auth.key]]`, in order.
     pub(super) keys: Vec<auth::Key>,
     pub(super) admin_key: Option<Secret>,
-    pub(super) viewer_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
     pub(super) feeds: Vec<Option<Secret>>,
-    /// Files with secrets that every user of the machine can read.
-    pub(super) exposed_files: Vec<PathBuf>,
+}
+
+impl Secrets {
+    /// Those of all tenants, in the order of [`Sections::spaces`].
+    pub(super) fn spaces(&self) -> impl Iterator<Item = &OwnSecrets> {
+        std::iter::once(&self.own).chain(&self.tenants)
+    }
 }
 
 /// Adds a key for [`DEFAULT_SECRET_ENV`] if no `[[auth.key]]` is given and the variable is set.
@@ -41,37 +60,63 @@ pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mu
         environment,
         check,
         exposed_files: Vec::new(),
+        token_secrets: Vec::new(),
+        shared_secrets: Vec::new(),
     };
-    let keys = sections.auth.keys.iter().enumerate().filter_map(|(index, key)| {
-        let name = format!("auth.key[{index}]");
-        search.key(key, &name, sections.auth.allow_short_secret)
-    });
-    let keys = keys.collect();
-    let commands = sections.commands.iter().enumerate().map(|(index, command)| {
-        let name = format!("command[{index}].hmac_secret");
-        let (variable, file) = (&command.hmac_secret_env, &command.hmac_secret_file);
-        let found = search.either(variable.as_deref(), file.as_deref(), &name);
-        found.map(|(secret, _)| secret)
-    });
-    let commands = commands.collect();
-    let feeds = sections.feeds.iter().enumerate().map(|(index, feed)| {
-        let name = format!("feed[{index}].password");
-        search.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &name)
-    });
-    let feeds = feeds.collect();
-    let admin_key = search.admin_key(sections);
-    let viewer_key = search.viewer_key(sections);
-    if viewer_key.is_some() && viewer_key == admin_key {
+    let mut all: Vec<OwnSecrets> = sections.spaces().iter().map(|space| search.own(space)).collect();
+    let default = search.environment.get(DEFAULT_ADMIN_KEY_ENV);
+    let default = default
+        .filter(|_| sections.admin.key_file.is_none())
+        .map(|_| DEFAULT_ADMIN_KEY_ENV);
+    let admin = &sections.admin;
+    let variable = admin.key_env.as_deref().or(default);
+    let operator = search.presented_key(
+        "admin key",
+        variable,
+        admin.key_file.as_deref(),
+        admin.allow_short_key,
+        "admin.key",
+    );
+    let (variable, file) = (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref());
+    let viewer_key = search.presented_key("viewer key", variable, file, admin.allow_short_key, "admin.viewer_key");
+    if viewer_key.is_some() && viewer_key == operator {
         let message = "the viewer key is the admin key: whoever may look could act as well";
         search.check.refuse("admin.viewer_key", message);
     }
+    let mut admin_keys = vec![operator];
+    for (
+        index,
+        TenantAdmin {
+            key_env,
+            key_file,
+            allow_short_key,
+        },
+    ) in sections.tenants.iter().map(|tenant| &tenant.admin).enumerate()
+    {
+        let prefix = format!("tenant[{index}].");
+        let name = format!("{prefix}admin.key");
+        let (variable, file) = (key_env.as_deref(), key_file.as_deref());
+        let key = search.presented_key("admin key", variable, file, *allow_short_key, &name);
+        let is_same = |other: &Option<Secret>| match (other, &key) {
+            (Some(other), Some(key)) => other.expose() == key.expose(),
+            _ => false,
+        };
+        if admin_keys.iter().any(is_same) || is_same(&viewer_key) {
+            let message = "another tenant, or the operator, has the same key: a key administers one tenant";
+            search.check.refuse(&format!("{prefix}admin"), message);
+        }
+        admin_keys.push(key);
+    }
+    for (own, admin_key) in all.iter_mut().zip(admin_keys) {
+        own.admin_key = admin_key;
+    }
+    let mut all = all.into_iter();
     Secrets {
-        keys,
-        admin_key,
+        own: all.next().unwrap_or_default(),
+        tenants: all.collect(),
         viewer_key,
-        commands,
-        feeds,
         exposed_files: search.exposed_files,
+        shared_secrets: search.shared_secrets,
     }
 }
 
@@ -80,10 +125,40 @@ struct Search<'a, 'b> {
     environment: &'a Environment,
     check: &'a mut Check<'b>,
     exposed_files: Vec<PathBuf>,
+    // The secrets for tokens found so far, each with its tenant and the name of its key.
+    token_secrets: Vec<(Tenant, String, Secret)>,
+    shared_secrets: Vec<[String; 2]>,
 }
 
 impl Search<'_, '_> {
-    fn key(&mut self, key: &Key, name: &str, allow_short: bool) -> Option<auth::Key> {
+    /// The secrets of a tenant, except its admin key.
+    fn own(&mut self, space: &Space<'_>) -> OwnSecrets {
+        let prefix = space.prefix();
+        let keys = space.auth.keys.iter().enumerate().filter_map(|(index, key)| {
+            let name = format!("{prefix}auth.key[{index}]");
+            self.key(key, &name, space)
+        });
+        let keys = keys.collect();
+        let commands = space.commands.iter().enumerate().map(|(index, command)| {
+            let name = format!("{prefix}command[{index}].hmac_secret");
+            let (variable, file) = (&command.hmac_secret_env, &command.hmac_secret_file);
+            let found = self.either(variable.as_deref(), file.as_deref(), &name);
+            found.map(|(secret, _)| secret)
+        });
+        let commands = commands.collect();
+        let feeds = space.feeds.iter().enumerate().map(|(index, feed)| {
+            let name = format!("{prefix}feed[{index}].password");
+            self.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &name)
+        });
+        OwnSecrets {
+            keys,
+            admin_key: None,
+            commands,
+            feeds: feeds.collect(),
+        }
+    }
+
+    fn key(&mut self, key: &Key, name: &str, space: &Space<'_>) -> Option<auth::Key> {
         let algorithm = key.algorithm?;
         let (made, name) = match &key.public_key_file {
             Some(path) => {
@@ -94,7 +169,10 @@ impl Search<'_, '_> {
             None => {
                 let (variable, file) = (key.secret_env.as_deref(), key.secret_file.as_deref());
                 let (secret, name) = self.either(variable, file, &format!("{name}.secret"))?;
-                (auth::Key::hmac(algorithm, secret.expose(), allow_short), name)
+                let allow_short = space.auth.allow_short_secret;
+                let made = auth::Key::hmac(algorithm, secret.expose(), allow_short);
+                self.note_token_secret(space.tenant, &name, secret);
+                (made, name)
             }
         };
         let from = from_variable(key.secret_env.as_deref());
@@ -102,20 +180,14 @@ impl Search<'_, '_> {
         made.map_err(refused).ok()
     }
 
-    fn admin_key(&mut self, sections: &Sections) -> Option<Secret> {
-        let admin = &sections.admin;
-        let default = self.environment.get(DEFAULT_ADMIN_KEY_ENV);
-        let default = default
-            .filter(|_| admin.key_file.is_none())
-            .map(|_| DEFAULT_ADMIN_KEY_ENV);
-        let variable = admin.key_env.as_deref().or(default);
-        self.presented_key("admin key", variable, admin.key_file.as_deref(), admin.allow_short_key)
-    }
-
-    fn viewer_key(&mut self, sections: &Sections) -> Option<Secret> {
-        let admin = &sections.admin;
-        let (variable, file) = (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref());
-        self.presented_key("viewer key", variable, file, admin.allow_short_key)
+    /// Notes the secret of a key for tokens. Two tenants with the same one accept each other's tokens.
+    fn note_token_secret(&mut self, tenant: Tenant, name: &str, secret: Secret) {
+        for (other, other_name, other_secret) in &self.token_secrets {
+            if *other != tenant && other_secret.expose() == secret.expose() {
+                self.shared_secrets.push([other_name.clone(), name.to_owned()]);
+            }
+        }
+        self.token_secrets.push((tenant, name.to_owned(), secret));
     }
 
     /// A key that callers of the admin listener present.
@@ -125,12 +197,8 @@ impl Search<'_, '_> {
         variable: Option<&str>,
         file: Option<&Path>,
         allow_short: bool,
+        name: &str,
     ) -> Option<Secret> {
-        let name = if what == "admin key" {
-            "admin.key"
-        } else {
-            "admin.viewer_key"
-        };
         let (key, name) = self.either(variable, file, name)?;
         let from = from_variable(variable);
         if !key.expose().iter().all(u8::is_ascii_graphic) {

@@ -2,6 +2,7 @@ mod bounds;
 mod documentation;
 mod migration;
 mod secrets;
+mod tenants;
 mod warnings;
 
 use std::fmt::Write as _;
@@ -30,6 +31,8 @@ fn environment() -> Environment {
     Environment::of([
         ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
         ("GRID_HMAC", "grid"),
+        ("MARKET_JWT_SECRET", "a tenant's secret of thirty-two bytes"),
+        ("MARKET_ADMIN_KEY", "market-key"),
         ("REDIS_PASSWORD", "redis-password"),
     ])
 }
@@ -94,16 +97,21 @@ fn every_key_is_accepted() {
     let written = names(&toml);
     let catalogue = Config::catalogue();
     for key in catalogue.iter().flat_map(|section| &section.keys) {
-        // The file gives `admin.key_file` and `admin.viewer_key_file`, which exclude them.
-        let is_excluded = matches!(&*key.name, "admin.key_env" | "admin.viewer_key_env");
+        // The file gives the other ones, which exclude them.
+        let is_excluded = ["admin.key_env", "admin.viewer_key_env", "tenant[].admin.key_file"].contains(&&*key.name);
+        // What may stand at the top level and under a tenant is one key of the tenant.
+        let is_within = |name: &String| {
+            let rest = name.strip_prefix(&key.name).unwrap_or_default();
+            rest.starts_with('.') || rest.starts_with("[]")
+        };
         assert!(
-            is_excluded || written.contains(&key.name),
+            is_excluded || written.contains(&key.name) || written.iter().any(is_within),
             "{} is not in the file with all keys",
             key.name
         );
     }
     assert_eq!(
-        config.secrets.admin_key.as_ref().map(Secret::expose),
+        config.secrets.own.admin_key.as_ref().map(Secret::expose),
         Some(&b"admin-key"[..]),
         "the newline at the end is not part of the key"
     );
@@ -111,7 +119,7 @@ fn every_key_is_accepted() {
         config.secrets.viewer_key.as_ref().map(Secret::expose),
         Some(&b"viewer-key"[..])
     );
-    assert_eq!(config.secrets.keys.len(), 3);
+    assert_eq!(config.secrets.own.keys.len(), 3);
     let warnings = config.warnings(&environment());
     assert!(
         warnings.iter().all(|warning| !warning.contains("read by every user")),
@@ -127,7 +135,7 @@ fn the_line_end_of_a_variable_is_not_part_of_its_value() {
     environment.set("TICKGATE_AUTH__ISSUER", "https://issuer.example\n");
     let config = load("", &environment).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(
-        config.secrets.admin_key.as_ref().map(Secret::expose),
+        config.secrets.own.admin_key.as_ref().map(Secret::expose),
         Some(&b"the-admin-key-of-16-bytes"[..])
     );
     assert_eq!(config.sections.auth.issuer.as_deref(), Some("https://issuer.example"));
@@ -340,8 +348,8 @@ fn the_default_variables_are_used_as_keys_if_they_are_set() {
         ("TICKGATE_ADMIN_KEY", "0123456789abcdef"),
     ]);
     let config = Config::load(None, &variables).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.secrets.keys.len(), 1);
-    assert!(config.secrets.admin_key.is_some());
+    assert_eq!(config.secrets.own.keys.len(), 1);
+    assert!(config.secrets.own.admin_key.is_some());
     assert!(config.to_toml().contains("secret_env = \"TICKGATE_JWT_SECRET\""));
 }
 
@@ -441,6 +449,7 @@ fn feeds_are_built_from_their_keys() {
             "strategy.volume_wave.prices price_update redis://127.0.0.1:6380/2 true hash:prices:volume_wave code 30s 2s",
             "stock.{code}.price price_update redis://127.0.0.1:6379 true record:stock:{code} code 10s 5s",
             "user.{id}.balance balance_update http://127.0.0.1:9000/users/{id}/balance everything 10s 5s",
+            "user.{id}.balance balance_update http://127.0.0.1:9001/users/{id}/balance everything 10s 5s",
         ]
     );
 }
@@ -457,7 +466,7 @@ fn the_deployed_file_is_accepted() {
         .replace("/var/lib/tickgate", &path);
     let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(
-        (config.secrets.keys.len(), config.secrets.admin_key.is_some()),
+        (config.secrets.own.keys.len(), config.secrets.own.admin_key.is_some()),
         (1, true)
     );
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use tickgate_protocol::channel::Pattern;
 
-use super::sections::{DialectName, Endpoint};
+use super::sections::{DialectName, Endpoint, Space};
 use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::Mode;
@@ -21,11 +21,14 @@ impl Config {
         let mut warnings = self.key_warnings();
         warnings.extend(open_to_everyone(sections));
         warnings.extend(folders(sections));
-        let commands = sections.commands.iter().map(|command| command.pattern.as_ref());
-        warnings.extend(never_reached("command", commands));
-        let channels = sections.channels.iter().map(|channel| channel.pattern.as_ref());
-        warnings.extend(never_reached("channel", channels));
-        warnings.extend(hidden_queries(sections));
+        for space in sections.spaces() {
+            let prefix = space.prefix();
+            let commands = space.commands.iter().map(|command| command.pattern.as_ref());
+            warnings.extend(never_reached(&format!("{prefix}command"), commands));
+            let channels = space.channels.iter().map(|channel| channel.pattern.as_ref());
+            warnings.extend(never_reached(&format!("{prefix}channel"), channels));
+            warnings.extend(hidden_queries(&space));
+        }
         warnings.extend(environment.names().filter_map(almost_a_key));
         warnings
     }
@@ -35,11 +38,20 @@ impl Config {
     /// The endpoints that accept connections without a token, and what these may do: one line for each endpoint.
     #[must_use]
     pub fn open_to_anybody(&self) -> Vec<String> {
-        let auth = &self.sections.auth;
+        let spaces = self.sections.spaces().into_iter();
+        spaces.flat_map(|space| Self::open_endpoints(&space)).collect()
+    }
+
+    fn open_endpoints(space: &Space<'_>) -> Vec<String> {
+        let auth = space.auth;
         let is_open = |endpoint: &&Endpoint| {
             endpoint.dialect != Some(DialectName::Echo) && auth.endpoint_mode(endpoint.anonymous) != Mode::Required
         };
-        let may = auth.settings().policy.anonymous;
+        let may = auth.settings(space.tenant).policy.anonymous;
+        let of_tenant = match space.name {
+            Some(name) => format!(" of tenant {name}"),
+            None => String::new(),
+        };
         let list = |patterns: &[Pattern]| {
             let texts: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
             if texts.is_empty() {
@@ -52,22 +64,23 @@ impl Config {
         let describe = |endpoint: &Endpoint| {
             let path = endpoint.path.as_deref().unwrap_or_default();
             format!(
-                "{path} is open to anybody: without a token a client may subscribe to {read}; send as commands {send}; \
+                "{path}{of_tenant} is open to anybody: without a token a client may subscribe to {read}; send as commands {send}; \
                  publish to {publish}"
             )
         };
-        self.sections.endpoints.iter().filter(is_open).map(describe).collect()
+        space.endpoints.iter().filter(is_open).map(describe).collect()
     }
 }
 
 /// Without tokens, every machine that reaches a public listener has the permissions of `[auth.anonymous]`.
 fn open_to_everyone(sections: &Sections) -> Option<String> {
-    if sections.auth.mode != Mode::Off {
-        return None;
-    }
+    let spaces = sections.spaces();
+    let open = spaces.iter().find(|space| space.auth.mode == Mode::Off)?;
     let public = sections.server.listen.iter().find(|address| !address.is_local())?;
+    let prefix = open.prefix();
     Some(format!(
-        "auth.mode is \"off\", and other machines can reach {public}: all of them have the permissions of [auth.anonymous]"
+        "{prefix}auth.mode is \"off\", and other machines can reach {public}: all of them have the permissions of \
+         [{prefix}auth.anonymous]"
     ))
 }
 
@@ -117,12 +130,13 @@ fn never_reached<'a>(key: &str, patterns: impl Iterator<Item = Option<&'a Patter
 }
 
 /// URLs that were copied from the output of `check`, which does not show queries.
-fn hidden_queries(sections: &Sections) -> Vec<String> {
-    let commands = sections.commands.iter().map(|command| {
+fn hidden_queries(space: &Space<'_>) -> Vec<String> {
+    let prefix = space.prefix();
+    let commands = space.commands.iter().map(|command| {
         let url = command.http.as_ref();
         ("command", url.is_some_and(BackendUrl::has_hidden_query))
     });
-    let feeds = sections.feeds.iter().map(|feed| {
+    let feeds = space.feeds.iter().map(|feed| {
         let url = feed.http.as_ref();
         ("feed", url.is_some_and(UrlTemplate::has_hidden_query))
     });
@@ -131,7 +145,9 @@ fn hidden_queries(sections: &Sections) -> Vec<String> {
         .chain(feeds.enumerate())
         .filter(|(_, (_, is_hidden))| *is_hidden);
     let warning = |(index, (key, _))| {
-        format!("{key}[{index}].http has the query `hidden`, by which `check` hides a query: write the query itself")
+        format!(
+            "{prefix}{key}[{index}].http has the query `hidden`, by which `check` hides a query: write the query itself"
+        )
     };
     hidden.map(warning).collect()
 }

@@ -11,8 +11,8 @@ use super::{Error, Settings, memory};
 use crate::admin::self_report::HealthWatch;
 use crate::auth::Identity;
 use crate::auth::verifier::{self, Verifier};
-use crate::backend::commands::{CommandSource, Router};
-use crate::backend::feeds::{Feeds, Runner};
+use crate::backend::commands::{self, CommandSource, Router};
+use crate::backend::feeds::{self, Feeds, Runner};
 use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
@@ -22,6 +22,7 @@ use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
 use crate::time::{Clock, unix_ms};
 use crate::{hub, shard};
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect;
 use tickgate_protocol::message::CommandKey;
 
@@ -49,7 +50,13 @@ impl Components {
     /// When the snapshot cannot be used or a thread cannot be started. No shard is left running then.
     pub(super) fn start(settings: &Settings, runtime: &Handle) -> Result<Self, Error> {
         let clock = Clock::start();
-        let snapshot = settings.snapshot.as_ref().map(open_snapshot).transpose()?;
+        let open = |snapshot: &snapshot::Settings| {
+            open_snapshot(&snapshot::Settings {
+                tenants: settings.tenant_names(),
+                ..snapshot.clone()
+            })
+        };
+        let snapshot = settings.snapshot.as_ref().map(open).transpose()?;
         let hub_settings = hub::Settings {
             epoch: snapshot.as_ref().map(Snapshot::epoch),
             classes: Arc::new(settings.feeds.classes(&settings.hub.classes)),
@@ -60,7 +67,9 @@ impl Components {
         let command_keys = snapshot.as_mut().map(Snapshot::take_commands).unwrap_or_default();
         let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
-        let embedded = Embedded::new(Arc::clone(&hub), clock).limited(settings.publish_per_second);
+        let rates = std::iter::once(settings.publish_per_second)
+            .chain(settings.tenants.iter().map(|tenant| tenant.publish_per_second));
+        let embedded = Embedded::new(Arc::clone(&hub), clock).limited(rates.collect());
         let watch = Arc::new(HealthWatch::new(Arc::new(embedded), clock));
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
 
@@ -68,13 +77,19 @@ impl Components {
             .iter()
             .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
             .unzip();
-        let verifier_settings = verifier::Settings::new(settings.keys.clone(), settings.auth.clone());
+        let verifier_settings = verifier::Settings {
+            tenants: settings.token_rules(),
+            ..verifier::Settings::new(settings.keys.clone(), settings.auth.clone())
+        };
         let verifier = Verifier::start(verifier_settings, shards.clone()).map_err(|source| Error::Start {
             what: "the verifier's threads",
             source,
         })?;
         let router = Router::new(
-            settings.commands.clone(),
+            commands::Settings {
+                tenants: settings.tenant_names(),
+                ..settings.commands.clone()
+            },
             Box::new(shards.clone()),
             Arc::clone(&broker),
             runtime.clone(),
@@ -86,7 +101,11 @@ impl Components {
                 "keys of commands found no room and are forgotten (limits.command_keys, limits.command_key_bytes)"
             );
         }
-        let (feeds, feed_runner) = Runner::new(settings.feeds.clone(), Arc::clone(&hub), Arc::clone(&broker), clock);
+        let feed_settings = feeds::Settings {
+            tenants: settings.tenant_names(),
+            ..settings.feeds.clone()
+        };
+        let (feeds, feed_runner) = Runner::new(feed_settings, Arc::clone(&hub), Arc::clone(&broker), clock);
         let limit = match settings.memory_bytes {
             0 => memory::default_budget(settings.hub.state.bytes as u64),
             bytes => bytes,
@@ -148,7 +167,7 @@ impl Components {
     /// The verifier, for the ingress.
     pub(super) fn verify(&self) -> Arc<Verify> {
         let verifier = Arc::clone(&self.verifier);
-        Arc::new(move |token| verifier.verify(token, unix_ms()))
+        Arc::new(move |tenant, token| verifier.verify(tenant, token, unix_ms()))
     }
 }
 
@@ -174,6 +193,10 @@ fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Snaps
     } else {
         tracing::info!(%path, %epoch, channels, events, "the state of the last run is restored");
     }
+    for (tenant, channels) in &loaded.unknown_tenants {
+        tracing::warn!(%path, tenant, channels,
+            "the snapshot has channels of a tenant that is not configured any more: they are dropped");
+    }
     SnapshotWriter::start(snapshot, Arc::clone(hub), clock).map_err(|source| Error::Start {
         what: "the snapshot's thread",
         source,
@@ -188,8 +211,8 @@ struct ShardServices {
 }
 
 impl Services for ShardServices {
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
-        self.verifier.request(from, request, token);
+    fn verify(&self, from: ConnectionId, request: u32, tenant: Tenant, token: Box<str>) {
+        self.verifier.request(from, request, tenant, token);
     }
 
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command) {

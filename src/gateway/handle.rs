@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::ReloadError;
 use super::reload::Reload;
 use super::{LAST_REQUESTS, Settings};
 use crate::backend::commands::Router;
-use crate::ingress::SelectionError;
 use crate::ingress::http::{Closed, Health, monotonic};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 
@@ -85,7 +85,7 @@ impl Handle {
     /// # Errors
     ///
     /// When the endpoints and the listeners do not go together. Nothing is replaced then.
-    pub fn reload(&self, settings: Settings) -> Result<(), SelectionError> {
+    pub fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         self.0.reload.replace(settings)
     }
 

@@ -19,6 +19,7 @@ mod handle;
 mod listeners;
 mod memory;
 mod reload;
+mod tenants;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ use crate::{admin, auth, hub, ingress, shard};
 
 pub use self::error::Error;
 pub use self::handle::Handle;
+pub use self::reload::ReloadError;
+pub use self::tenants::TenantSettings;
 pub use crate::ingress::http::Handover;
 
 /// Threads for handshakes and polls. After a restart all clients connect at once, ten thousand and more.
@@ -94,6 +97,8 @@ pub struct Settings {
     pub scan_budget: shard::ScanBudget,
     /// How shards write frames to sockets.
     pub flush: shard::FlushMethod,
+    /// The tenants beside the default one, in the order of their numbers.
+    pub tenants: Vec<TenantSettings>,
     /// The keys that verify tokens.
     pub keys: auth::KeySet,
     /// How tokens are read, and what roles may do.
@@ -127,7 +132,7 @@ impl Gateway {
     ///
     /// When a listener cannot be opened, a thread cannot be started, the snapshot cannot be used, or the node's name is
     /// not valid. Nothing is left running then.
-    pub fn start(settings: Settings) -> Result<Self, Error> {
+    pub fn start(mut settings: Settings) -> Result<Self, Error> {
         // This changes the environment, so it comes before the first thread.
         let passed = Inherited::from_env().map_err(|source| Error::Start {
             what: "systemd's sockets",
@@ -140,7 +145,9 @@ impl Gateway {
         let listeners = Listeners::open(&settings, passed)?;
         let names: Vec<_> = listeners.public.iter().map(|listener| listener.names()).collect();
         check_endpoints(&settings.ingress.endpoints, &names)?;
+        settings.admin.tenants = settings.tenant_access();
         let components = Components::start(&settings, &main)?;
+        let tenants = settings.tenant_names();
         let snapshot_path = settings.snapshot.map(|snapshot| snapshot.path);
 
         let snapshot_metrics = components
@@ -206,6 +213,7 @@ impl Gateway {
             },
         );
         let reload = Reload {
+            tenants,
             listeners: names,
             ingress: Arc::clone(&ingress),
             admin: Arc::clone(&admin),

@@ -1,8 +1,8 @@
 //! Bounds on the whole state, and eviction when they are exceeded.
 //!
 //! Invariant: the size of the state is counted where it changes, under the lock of the stripe that changes. A thread that
-//! adds something afterwards evicts as much as exceeds the bounds. It does so without that lock, and from the stripe with
-//! the least recently used channel.
+//! adds something afterwards evicts as much as exceeds the bounds, and as much as exceeds what its tenant may have. It does
+//! so without that lock, and from the stripe with the least recently used channel.
 
 use super::interest::Stripes;
 use super::publishers::{Claim, Publisher, Quota};
@@ -115,6 +115,14 @@ impl Hub {
 
     /// Evicts what exceeds the bounds. To be called without any lock, after something was added.
     pub(super) fn enforce_bounds(&self) {
+        for _ in 0..EVICTIONS_MAX {
+            let Some(tenant) = self.publishers.tenant_over_quota() else {
+                break;
+            };
+            if !self.evict_of(&tenant) {
+                break;
+            }
+        }
         for _ in 0..EVICTIONS_MAX {
             let (channels, bytes, _) = self.totals.read();
             if channels <= self.limits.channels && bytes <= self.limits.bytes {

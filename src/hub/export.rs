@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::generations::IDS_MAX;
 use super::interest::stripe_of;
+use super::state::Owners;
 use super::{ChannelExport, Hub, STRIPES, StripeCounters, StripeExport, Tombstone};
 use crate::event::EventId;
 use crate::time::Now;
@@ -60,7 +61,12 @@ impl Hub {
     pub fn restore(&self, export: ChannelExport, now: Now) -> u8 {
         let stripe = stripe_of(&export.channel);
         let class = Arc::clone(self.classes.of(&export.channel));
-        self.with_state(stripe, |state| state.channels.restore(export, &class, now));
+        // Who published it is not known any more.
+        let owners = Owners {
+            publisher: None,
+            tenant: self.publishers.of_tenant(export.channel.tenant()).cloned(),
+        };
+        self.with_state(stripe, |state| state.channels.restore(export, &class, owners, now));
         self.enforce_bounds();
         stripe
     }

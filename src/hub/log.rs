@@ -117,7 +117,9 @@ mod tests {
     }
 
     fn apply(hub: &Hub, name: &str, number: u64, stamp: Stamp, at: Now) -> super::super::Receipt {
-        let credit = hub.credit_now(8).expect("a credit");
+        let credit = hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 8)
+            .expect("a credit");
         hub.apply(rig::event(name, number), stamp, at, credit, &mut Wakes::default())
     }
 
@@ -201,8 +203,10 @@ mod tests {
         inboxes[0].join(&rig::pattern("kept.*"));
         for number in 1..=2 {
             let mut event = rig::event("kept.a", number);
-            event.options.id = Some(EventId::new(&event.channel, b"same"));
-            let credit = hub.credit_now(8).expect("a credit");
+            event.options.id = Some(EventId::new(None, &event.channel, b"same"));
+            let credit = hub
+                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 8)
+                .expect("a credit");
             let receipt = hub.apply(event, stamp(number), now(0), credit, &mut Wakes::default());
             assert!(!receipt.duplicate);
         }

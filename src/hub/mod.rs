@@ -33,6 +33,7 @@
 //! | `versions`, `generations` | the numbers of events and evictions, and how long ids are remembered |
 //! | `bounds` | the bounds on the state, and eviction |
 //! | `publishers` | how much of the state each publisher has |
+//! | `metrics` | what the hub counts |
 //! | `export`, `snapshot` | writing the state to disk and restoring it |
 
 mod bounds;
@@ -46,6 +47,7 @@ mod interest;
 #[cfg(shuttle)]
 mod interleavings;
 mod log;
+mod metrics;
 mod position;
 mod publish;
 mod publishers;
@@ -69,7 +71,7 @@ use bytes::Bytes;
 use crate::event::Event;
 use crate::sync::{self, AtomicI64, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Sender};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Class, Classes, Pattern};
+use tickgate_protocol::channel::{Channel, Class, Classes, Pattern, Tenant};
 use tickgate_protocol::event::{Encoding, EventView, WireFormat};
 use tickgate_protocol::wire::deflate;
 
@@ -78,6 +80,7 @@ pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, Popped};
+pub use metrics::HubMetrics;
 pub use position::JoinPosition;
 pub use publish::{Receipt, Stamp};
 pub use publishers::{Holding, Quota};
@@ -118,6 +121,8 @@ pub struct Settings {
     pub classes: Arc<Classes>,
     /// The bounds on the state.
     pub state: StateSettings,
+    /// What each tenant but the default one may have of the state, in the order of their numbers; 0: as much as there is.
+    pub tenants: Vec<Quota>,
     /// The epoch of the state that is going to be restored; `None` for a new, random one.
     pub epoch: Option<Epoch>,
     /// Who numbers the events.
@@ -130,6 +135,7 @@ impl Default for Settings {
             credits: 16 * 1024,
             classes: Arc::default(),
             state: StateSettings::default(),
+            tenants: Vec::new(),
             epoch: None,
             numbering: Numbering::Own,
         }
@@ -177,6 +183,8 @@ struct StripeState {
     channels: Channels,
     events: u64,
     unwanted: u64,
+    // By the number of the tenant, without those of the default one.
+    tenant_events: [u64; Tenant::COUNT],
 }
 
 impl Stripe {
@@ -200,43 +208,6 @@ impl Stripe {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wakes(pub u64);
 
-/// Counters and sizes of the hub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HubMetrics {
-    /// Events published, whether a shard wanted them or not. Duplicates and unchanged events are not counted.
-    pub events: u64,
-    /// Published events that no shard wanted.
-    pub unwanted: u64,
-    /// Credits that are lent: their events are in inboxes or about to be.
-    pub credits_lent: usize,
-    /// Credits of all pools together.
-    pub credits: usize,
-    /// Channels that have state.
-    pub channels: usize,
-    /// The estimated size of their state, in bytes.
-    pub state_bytes: usize,
-    /// Ids of publishers that are remembered.
-    pub ids: usize,
-    /// Names of evicted channels with a history that are remembered.
-    pub tombstones: usize,
-    /// Channels that were evicted because the bounds were exceeded.
-    pub evicted: u64,
-    /// Those of them that were evicted because their publisher was above its quota.
-    pub evicted_by_quota: u64,
-    /// Events that were dropped from a history because it was full.
-    pub trimmed: u64,
-    /// Events that were dropped from a history because they were too old.
-    pub expired: u64,
-    /// Events that were refused because their publisher was too fast.
-    pub limited: u64,
-    /// Events that were not published because their ids had been accepted before.
-    pub duplicates: u64,
-    /// Events that were not sent because their values equalled the channel's last value.
-    pub unchanged: u64,
-    /// Reads that asked for events that are gone.
-    pub overtaken: u64,
-}
-
 impl Hub {
     /// Makes a hub and the inboxes of its shards, in the order of the shards' numbers.
     ///
@@ -254,7 +225,7 @@ impl Hub {
             "1 to {SHARDS_MAX} shards, not {shards}"
         );
         let doorbells: Vec<Arc<Doorbell>> = (0..shards).map(|_| Arc::default()).collect();
-        let credits = Credits::new(settings.credits, &doorbells);
+        let credits = Credits::new(settings.credits, &doorbells, settings.tenants.len() + 1);
         let (inboxes, queues): (Vec<_>, Vec<_>) = (0..shards).map(|_| sync::bounded(credits.total())).unzip();
         let versions = Arc::new(Versions::new(settings.numbering));
         let tombstones_max = settings.state.tombstones / STRIPES;
@@ -271,7 +242,7 @@ impl Hub {
             watch: OnceLock::new(),
             classes: settings.classes,
             terms: Terms::new(settings.epoch.unwrap_or_else(|| Epoch(rand::random()))),
-            publishers: Publishers::new(settings.state.per_publisher),
+            publishers: Publishers::new(settings.state.per_publisher, &settings.tenants),
             limited: AtomicU64::new(0),
             limits: settings.state,
             totals: Totals::default(),
@@ -282,23 +253,23 @@ impl Hub {
         (hub, inboxes)
     }
 
-    /// Waits, in order of arrival, for a credit for an event with `bytes` of data. A caller that holds [`Wakes`] must wake
+    /// Waits, in order of arrival, for a credit for an event of a tenant with `bytes` of data. A caller that holds [`Wakes`] must wake
     /// these shards first: the credits may be in events that they have not popped.
-    pub async fn credit(&self, bytes: usize) -> Credit<'_> {
-        self.credits.publisher(bytes).await
+    pub async fn credit(&self, tenant: Tenant, bytes: usize) -> Credit<'_> {
+        self.credits.publisher(tenant, bytes).await
     }
 
     /// A credit from the same pool as [`Hub::credit`], if one is free and no publisher waits.
     #[must_use]
-    pub fn credit_now(&self, bytes: usize) -> Option<Credit<'_>> {
-        self.credits.publisher_now(bytes)
+    pub fn credit_now(&self, tenant: Tenant, bytes: usize) -> Option<Credit<'_>> {
+        self.credits.publisher_now(tenant, bytes)
     }
 
-    /// A credit from the pool of a shard, for an event with `bytes` of data. After `None`, the shard's doorbell rings when
+    /// A credit from the pool of a shard, for an event of a tenant with `bytes` of data. After `None`, the shard's doorbell rings when
     /// enough credits are free.
     #[must_use]
-    pub fn try_credit(&self, shard: u16, bytes: usize) -> Option<Credit<'_>> {
-        self.credits.shard(shard, bytes)
+    pub fn try_credit(&self, shard: u16, tenant: Tenant, bytes: usize) -> Option<Credit<'_>> {
+        self.credits.shard(shard, tenant, bytes)
     }
 
     /// Rings the doorbells of these shards.
@@ -383,33 +354,6 @@ impl Hub {
         // A pattern that concerns all stripes is joined and left in each of them, so one of them suffices.
         let stripe = *Stripes::of(pattern).iter().start();
         self.stripes[usize::from(stripe)].lock().interest.holds(pattern)
-    }
-
-    /// Reads the counters and sizes. Each stripe is read at its own instant.
-    #[must_use]
-    pub fn metrics(&self) -> HubMetrics {
-        let mut metrics = HubMetrics {
-            credits: self.credits.total(),
-            limited: self.limited.load(Ordering::Relaxed),
-            credits_lent: self.credits.total() - self.credits.free(),
-            ..HubMetrics::default()
-        };
-        for stripe in &self.stripes {
-            let state = stripe.lock();
-            metrics.events += state.events;
-            metrics.unwanted += state.unwanted;
-            metrics.tombstones += state.channels.tombstones.len();
-            let counts = state.channels.counts;
-            metrics.evicted += counts.evicted;
-            metrics.evicted_by_quota += counts.evicted_by_quota;
-            metrics.trimmed += counts.trimmed;
-            metrics.expired += counts.expired;
-            metrics.duplicates += counts.duplicates;
-            metrics.unchanged += counts.unchanged;
-            metrics.overtaken += counts.overtaken;
-        }
-        (metrics.channels, metrics.state_bytes, metrics.ids) = self.totals.read();
-        metrics
     }
 
     /// Counts an event that a broker refused because its publisher was too fast.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::inbox::QueuedEvent;
 use super::interest::stripe_of;
-use super::state::{Epoch, Garbage, Given, Prepared, Stored};
+use super::state::{Epoch, Garbage, Given, Owners, Prepared, Stored};
 use super::{Credit, Hub, StripeState, Wakes, bits};
 use crate::event::{Event, EventMeta, NewEvent, Transit};
 use crate::sync::Ordering;
@@ -105,13 +105,16 @@ impl Hub {
             };
         }
         let published = if class.keeps_state() {
-            let publisher = event.options.publisher.as_ref();
-            let publisher = publisher.and_then(|name| self.publishers.get(name));
+            let (tenant, publisher) = (event.channel.tenant(), event.options.publisher.as_ref());
+            let owners = Owners {
+                publisher: publisher.and_then(|name| self.publishers.get(tenant, name)),
+                tenant: self.publishers.of_tenant(tenant).cloned(),
+            };
             let mut prepared = Prepared::new(event, Arc::clone(class));
-            prepared.publisher.clone_from(&publisher);
+            prepared.owners = owners.clone();
             let published = self.publish_stateful(prepared, given, now, credit, wakes);
-            if let Some(publisher) = publisher {
-                self.forget_stale_claims(&publisher);
+            for owner in owners.iter() {
+                self.forget_stale_claims(owner);
             }
             published
         } else {
@@ -152,7 +155,7 @@ impl Hub {
             if let Some(id) = id {
                 state.channels.note_id(id, 0, &self.generations);
             }
-            state.events += 1;
+            state.count_event(event.channel.tenant());
             let shards = state.interest.lookup(&event.channel);
             if shards == 0 {
                 state.unwanted += 1;
@@ -231,7 +234,7 @@ impl Hub {
                     (unchanged, None)
                 }
                 Stored::Event(event) => {
-                    state.events += 1;
+                    state.count_event(event.channel.tenant());
                     if shards == 0 {
                         state.unwanted += 1;
                         let unwanted = Receipt {

@@ -8,6 +8,8 @@
 //! channels' beginning, and a channel that was used since its claim was looked at goes to the end of the queue. So
 //! publishing to a channel that has state costs no more than counting its size.
 //!
+//! All publishers of a tenant together may have a quota as well. It holds also while there is room.
+//!
 //! Invariant: a publisher's counts are those of the channels that it owns. They change under the lock of the channel's
 //! stripe. No stripe is locked while a publisher's claims are.
 
@@ -19,6 +21,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, Ordering::Relaxed};
+use tickgate_protocol::channel::Tenant;
 
 /// The publishers are looked through for unused ones when there are this many more than after the last time.
 const SWEEP_EVERY: usize = 1024;
@@ -40,16 +43,35 @@ pub(super) struct Publishers {
     quota: Quota,
     known: Mutex<Known>,
     over: Arc<OverQuota>,
+    // What each tenant has, as if it were one publisher, by its number. `None`: it may have as much as there is.
+    tenants: Vec<Option<Arc<Publisher>>>,
+    tenants_over: Arc<OverQuota>,
 }
 
 #[derive(Default)]
 struct Known {
-    by_name: HashMap<Arc<str>, Arc<Publisher>, RandomState>,
+    by_name: HashMap<(Tenant, Arc<str>), Arc<Publisher>, RandomState>,
     sweep_at: usize,
 }
 
 /// The publishers above their quota, and some that are not any more.
+#[derive(Default)]
 struct OverQuota(Mutex<Vec<Arc<Publisher>>>);
+
+impl OverQuota {
+    /// One that is above its quota. Forgets those that are not any more.
+    fn find(&self) -> Option<Arc<Publisher>> {
+        let mut over = self.0.lock();
+        while let Some(publisher) = over.last() {
+            if publisher.exceeds_quota() {
+                return Some(Arc::clone(publisher));
+            }
+            publisher.listed.store(0, Relaxed);
+            over.pop();
+        }
+        None
+    }
+}
 
 /// One publisher.
 pub(super) struct Publisher {
@@ -99,21 +121,43 @@ impl fmt::Display for Holding {
 }
 
 impl Publishers {
-    pub(super) fn new(quota: Quota) -> Self {
+    /// `tenants`: the quotas of all tenants but the default one, which has none.
+    pub(super) fn new(quota: Quota, tenants: &[Quota]) -> Self {
+        let tenants_over = Arc::<OverQuota>::default();
+        let of_tenant = |quota: &Quota| {
+            let name = Arc::from("all publishers of a tenant");
+            (*quota != Quota::default()).then(|| Publisher::new(name, *quota, &tenants_over))
+        };
         Self {
             quota,
             known: Mutex::new(Known::default()),
-            over: Arc::new(OverQuota(Mutex::new(Vec::new()))),
+            over: Arc::default(),
+            tenants: std::iter::once(None).chain(tenants.iter().map(of_tenant)).collect(),
+            tenants_over,
         }
     }
 
-    /// The publisher of this name; `None` when there are no quotas.
-    pub(super) fn get(&self, name: &Arc<str>) -> Option<Arc<Publisher>> {
+    /// All publishers of a tenant together; `None` when the tenant has no quota.
+    pub(super) fn of_tenant(&self, tenant: Tenant) -> Option<&Arc<Publisher>> {
+        self.tenants.get(tenant.index())?.as_ref()
+    }
+
+    /// A tenant above its quota.
+    pub(super) fn tenant_over_quota(&self) -> Option<Arc<Publisher>> {
+        if self.tenants.len() == 1 {
+            return None;
+        }
+        self.tenants_over.find()
+    }
+
+    /// The publisher of this name in a tenant; `None` when there are no quotas.
+    pub(super) fn get(&self, tenant: Tenant, name: &Arc<str>) -> Option<Arc<Publisher>> {
         if self.quota == Quota::default() {
             return None;
         }
         let mut known = self.known.lock();
-        if let Some(publisher) = known.by_name.get(name) {
+        let key = (tenant, Arc::clone(name));
+        if let Some(publisher) = known.by_name.get(&key) {
             return Some(Arc::clone(publisher));
         }
         if known.by_name.len() >= known.sweep_at {
@@ -123,31 +167,14 @@ impl Publishers {
                 .retain(|_, publisher| publisher.channels.load(Relaxed) > 0 || Arc::strong_count(publisher) > 1);
             known.sweep_at = known.by_name.len() + SWEEP_EVERY;
         }
-        let publisher = Arc::new(Publisher {
-            name: Arc::clone(name),
-            quota: self.quota,
-            channels: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            claims: Mutex::new(VecDeque::new()),
-            claimed: AtomicUsize::new(0),
-            listed: AtomicU8::new(0),
-            over: Arc::downgrade(&self.over),
-        });
-        known.by_name.insert(Arc::clone(name), Arc::clone(&publisher));
+        let publisher = Publisher::new(Arc::clone(name), self.quota, &self.over);
+        known.by_name.insert(key, Arc::clone(&publisher));
         Some(publisher)
     }
 
     /// A publisher above its quota.
     pub(super) fn over_quota(&self) -> Option<Arc<Publisher>> {
-        let mut over = self.over.0.lock();
-        while let Some(publisher) = over.last() {
-            if publisher.exceeds_quota() {
-                return Some(Arc::clone(publisher));
-            }
-            publisher.listed.store(0, Relaxed);
-            over.pop();
-        }
-        None
+        self.over.find()
     }
 
     #[cfg(test)]
@@ -171,6 +198,19 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
+    fn new(name: Arc<str>, quota: Quota, over: &Arc<OverQuota>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            quota,
+            channels: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            claims: Mutex::new(VecDeque::new()),
+            claimed: AtomicUsize::new(0),
+            listed: AtomicU8::new(0),
+            over: Arc::downgrade(over),
+        })
+    }
+
     /// How much of the state the publisher has.
     pub(super) fn holding(&self) -> Holding {
         Holding {

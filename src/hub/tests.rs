@@ -5,6 +5,7 @@ mod ids;
 mod quotas;
 mod scan;
 mod storm;
+mod tenants;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, Waker};
@@ -24,7 +25,9 @@ fn number_of(event: &Event) -> u64 {
 }
 
 fn publish_now(hub: &Hub, channel: &str, number: u64) {
-    let credit = hub.credit_now(0).expect("free");
+    let credit = hub
+        .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+        .expect("free");
     hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
 }
 
@@ -131,7 +134,7 @@ fn all_shards_see_the_events_of_two_publishers_in_the_same_order() {
                     .build()
                     .expect("a runtime");
                 for n in 0..2_000 {
-                    let credit = runtime.block_on(hub.credit(0));
+                    let credit = runtime.block_on(hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, 0));
                     hub.publish(
                         event("a.b", n * 2 + publisher),
                         Now::default(),
@@ -176,12 +179,12 @@ fn an_inbox_has_room_for_exactly_all_credits() {
     let (hub, mut inboxes) = hub(50, 3, NO_FRAME);
     inboxes[0].join(&pattern("*"));
     let mut published = 0;
-    while let Some(credit) = hub.credit_now(0) {
+    while let Some(credit) = hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0) {
         hub.publish(event("a.b", published), Now::default(), credit, &mut Wakes::default());
         published += 1;
     }
     for shard in 0..3 {
-        while let Some(credit) = hub.try_credit(shard, 0) {
+        while let Some(credit) = hub.try_credit(shard, tickgate_protocol::channel::Tenant::DEFAULT, 0) {
             hub.publish(event("a.b", published), Now::default(), credit, &mut Wakes::default());
             published += 1;
         }
@@ -199,10 +202,10 @@ fn an_inbox_has_room_for_exactly_all_credits() {
 fn a_waiting_publisher_holds_no_lock() {
     let (hub, mut inboxes) = hub(4, 1, NO_FRAME);
     inboxes[0].join(&pattern("a.b"));
-    while let Some(credit) = hub.credit_now(0) {
+    while let Some(credit) = hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0) {
         hub.publish(event("a.b", 0), Now::default(), credit, &mut Wakes::default());
     }
-    let mut waiting = std::pin::pin!(hub.credit(0));
+    let mut waiting = std::pin::pin!(hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, 0));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(&mut cx).is_pending());
     assert!(hub.stripes.iter().all(|stripe| stripe.state.try_lock().is_some()));
@@ -218,9 +221,11 @@ fn an_event_that_costs_more_than_all_credits_is_published() {
     for _ in 0..3 {
         let mut large = event("a.b", 1);
         large.data = vec![b'1'; 256 * 1024].into();
-        let credit = hub.credit_now(large.data.len()).expect("the whole pool");
+        let credit = hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, large.data.len())
+            .expect("the whole pool");
         hub.publish(large, Now::default(), credit, &mut Wakes::default());
-        assert!(hub.credit_now(0).is_none());
+        assert!(hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0).is_none());
         assert!(inboxes[0].pop().is_some());
     }
 }
@@ -235,7 +240,8 @@ fn a_dropped_inbox_leaves_no_lent_credit_and_no_interest() {
     hub.publish(
         event("a.b", 1),
         Now::default(),
-        hub.credit_now(0).expect("free"),
+        hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+            .expect("free"),
         &mut wakes,
     );
     assert_eq!(wakes, Wakes(0b11));
@@ -247,7 +253,8 @@ fn a_dropped_inbox_leaves_no_lent_credit_and_no_interest() {
     hub.publish(
         event("a.b", 2),
         Now::default(),
-        hub.credit_now(0).expect("free"),
+        hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+            .expect("free"),
         &mut wakes,
     );
     assert_eq!(wakes, Wakes(0b01));
@@ -323,14 +330,14 @@ fn publishers_and_shards_do_not_starve_each_other() {
                     .build()
                     .expect("a runtime");
                 while !stop.load(Ordering::Relaxed) {
-                    let credit = runtime.block_on(hub.credit(0));
+                    let credit = runtime.block_on(hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, 0));
                     hub.publish(event("b.c", 0), Now::default(), credit, &mut Wakes::default());
                 }
                 running.fetch_sub(1, Ordering::Release);
             });
         }
         while own < 500 || others < 500 {
-            if let Some(credit) = hub.try_credit(0, 0) {
+            if let Some(credit) = hub.try_credit(0, tickgate_protocol::channel::Tenant::DEFAULT, 0) {
                 hub.publish(event("a.b", 1), Now::default(), credit, &mut Wakes::default());
             }
             if let Some(popped) = inbox.pop() {

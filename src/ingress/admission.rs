@@ -21,6 +21,7 @@ use crate::auth::{Identity, Mode, TokenError};
 use crate::metrics::{IngressMetrics, RefusalReason};
 use crate::session;
 use crate::time::Clock;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::wire::negotiate::Agreement;
@@ -75,7 +76,6 @@ pub(super) struct AdmissionControl {
     pub(super) trusted_proxies: TrustedProxies,
     pub(super) allowed_origins: AllowedOrigins,
     pub(super) limits: Arc<ConnectionLimits>,
-    pub(super) token_refusal: TokenRefusal,
     pub(super) verify: Arc<Verify>,
     pub(super) metrics: Arc<IngressMetrics>,
     pub(super) clock: Clock,
@@ -99,8 +99,9 @@ impl AdmissionControl {
             Mode::Off => None,
             Mode::Required | Mode::Optional => token(request.headers(), request.uri().query().unwrap_or_default())?,
         };
-        let (address, mut permit) = self.permit(hop, request.headers())?;
-        let identity = token.map(|token| (self.verify)(&token)).transpose();
+        let tenant = endpoint.session.tenant;
+        let (address, mut permit) = self.permit(tenant, hop, request.headers())?;
+        let identity = token.map(|token| (self.verify)(tenant, &token)).transpose();
         match &identity {
             Ok(Some(identity)) => {
                 if let Some(user) = &identity.user {
@@ -108,7 +109,7 @@ impl AdmissionControl {
                 }
             }
             Ok(None) => {}
-            Err(error) if self.refuses_by_http(endpoint, handshake.origin.is_some()) => {
+            Err(error) if Self::refuses_by_http(endpoint, handshake.origin.is_some()) => {
                 return Err(Refusal::token(error));
             }
             Err(_) => self.metrics.refuse(RefusalReason::Token),
@@ -136,7 +137,7 @@ impl AdmissionControl {
         opened_by: OpenedBy,
     ) -> Result<NewSession, Refusal> {
         let token = token(request.headers(), request.uri().query().unwrap_or_default())?;
-        let (address, permit) = self.permit(hop, request.headers())?;
+        let (address, permit) = self.permit(settings.tenant, hop, request.headers())?;
         Ok(NewSession {
             settings: Arc::clone(settings),
             opening: session::Opening {
@@ -160,19 +161,24 @@ impl AdmissionControl {
         })
     }
 
-    fn permit(&self, hop: Option<IpAddr>, headers: &HeaderMap) -> Result<(Option<IpAddr>, Permit), Refusal> {
+    fn permit(
+        &self,
+        tenant: Tenant,
+        hop: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) -> Result<(Option<IpAddr>, Permit), Refusal> {
         let address = forwarded::client_address(&self.trusted_proxies, hop, headers);
-        let permit = self.limits.admit(address, self.clock.now().mono_ms)?;
+        let permit = self.limits.admit(tenant, address, self.clock.now().mono_ms)?;
         Ok((address, permit))
     }
 
     /// Whether an invalid token is answered with a 401. Otherwise the connection is told after the upgrade.
-    fn refuses_by_http(&self, endpoint: &Endpoint, is_browser: bool) -> bool {
+    fn refuses_by_http(endpoint: &Endpoint, is_browser: bool) -> bool {
         // The echo dialect has no message for it.
         if endpoint.session.dialect == Dialect::Echo {
             return true;
         }
-        match self.token_refusal {
+        match endpoint.token_refusal {
             TokenRefusal::Auto => !is_browser,
             TokenRefusal::Http => true,
             TokenRefusal::Close => false,

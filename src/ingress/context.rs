@@ -57,7 +57,6 @@ impl Context {
                 trusted_proxies: settings.trusted_proxies,
                 allowed_origins: settings.allowed_origins,
                 limits: parts.limits,
-                token_refusal: settings.token_refusal,
                 verify: parts.verify,
                 metrics: Arc::clone(&parts.metrics),
                 clock: parts.clock,

@@ -10,6 +10,7 @@ use hyper::HeaderMap;
 use super::http::{ListenerName, ListenerNames};
 use super::selector::host;
 use super::settings::Endpoint;
+use crate::session;
 
 /// The endpoints of one listener.
 pub(super) struct EndpointTable(Vec<Arc<Endpoint>>);
@@ -46,6 +47,20 @@ impl EndpointTable {
         let fits = of_path.filter_map(|endpoint| Some((endpoint.selector.fit(host.as_deref(), headers)?, endpoint)));
         fits.max_by_key(|(fit, _)| *fit)
             .map_or(Selection::Unfit, |(_, endpoint)| Selection::Endpoint(endpoint))
+    }
+}
+
+/// The session settings of the endpoint that serves a request which came over `listener`. For checks of the selection.
+#[must_use]
+pub fn selected(
+    endpoints: &[Endpoint],
+    listener: &ListenerNames,
+    path: &str,
+    headers: &HeaderMap,
+) -> Option<Arc<session::Settings>> {
+    match EndpointTable::new(endpoints, listener).select(path, headers) {
+        Selection::Endpoint(endpoint) => Some(Arc::clone(&endpoint.session)),
+        Selection::Unfit | Selection::UnknownPath => None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! The connection limits: in all, per address, per user, and new ones per second.
+//! The connection limits: in all, per tenant, per address, per user, and new ones per second. Addresses and users count
+//! within their tenant.
 //!
 //! Invariant: every count belongs to a [`Permit`], which gives it back once, when it is dropped.
 
@@ -10,10 +11,11 @@ use parking_lot::Mutex;
 
 use super::counts::Counts;
 use super::http::network;
-use super::settings::Settings;
+use super::settings::{Settings, TenantLimits};
 use super::users::{Challenge, UserPlace, Users};
 use crate::session::limits::TokenBucket;
 use crate::shard::mailbox::{ConnectionId, ConnectionPermit};
+use tickgate_protocol::channel::Tenant;
 
 /// After how many seconds a client may try again that was over a limit of connections.
 const RETRY_AFTER_S: u32 = 10;
@@ -26,10 +28,20 @@ pub(super) struct ConnectionLimits {
     // New connections per second, and the bucket's capacity.
     rate: AtomicU32,
     total: AtomicU32,
-    addresses: Counts<IpAddr>,
-    // `None`: no limit.
+    addresses: Counts<(Tenant, IpAddr)>,
+    // Of each tenant but the default one.
+    tenants: Vec<TenantCount>,
+    // `None`: no limit for any tenant.
     users: Option<Users>,
     bucket: Mutex<TokenBucket>,
+}
+
+/// The connections of one tenant.
+#[derive(Debug)]
+struct TenantCount {
+    // 0: no limit.
+    max: AtomicU32,
+    count: AtomicU32,
 }
 
 /// One of the limits.
@@ -37,6 +49,8 @@ pub(super) struct ConnectionLimits {
 pub(super) enum Limit {
     /// All connections.
     Total,
+    /// Connections of one tenant.
+    Tenant,
     /// Connections of one address.
     PerAddress,
     /// Connections of one user.
@@ -65,14 +79,23 @@ impl LimitReached {
 impl ConnectionLimits {
     /// `challenge` asks a connection for a sign of life.
     pub(super) fn new(settings: &Settings, challenge: Box<Challenge>, now_mono_ms: u64) -> Arc<Self> {
-        let per_user_max = settings.max_connections_per_user;
+        let of_tenants = settings.tenants.iter().map(|tenant| tenant.max_connections_per_user);
+        let per_user_max: Vec<u32> = std::iter::once(settings.max_connections_per_user)
+            .chain(of_tenants)
+            .collect();
+        let has_users = per_user_max.iter().any(|max| *max > 0);
+        let tenant = |limits: &TenantLimits| TenantCount {
+            max: limits.max_connections.into(),
+            count: AtomicU32::new(0),
+        };
         Arc::new(Self {
+            tenants: settings.tenants.iter().map(tenant).collect(),
             total_max: settings.max_connections.into(),
             per_address_max: settings.max_connections_per_ip.into(),
             rate: settings.connect_rate.into(),
             total: AtomicU32::new(0),
             addresses: Counts::default(),
-            users: (per_user_max > 0).then(|| Users::new(per_user_max, settings.per_user_overflow, challenge)),
+            users: has_users.then(|| Users::new(per_user_max, settings.per_user_overflow, challenge)),
             bucket: Mutex::new(TokenBucket::full(settings.connect_rate, now_mono_ms)),
         })
     }
@@ -83,14 +106,26 @@ impl ConnectionLimits {
         self.total_max.store(settings.max_connections, Relaxed);
         self.per_address_max.store(settings.max_connections_per_ip, Relaxed);
         self.rate.store(settings.connect_rate, Relaxed);
+        for (tenant, limits) in self.tenants.iter().zip(&settings.tenants) {
+            tenant.max.store(limits.max_connections, Relaxed);
+        }
     }
 
-    /// Counts one more connection from this address; `None` is a Unix socket's peer, which has no limit per address.
+    fn of_tenant(&self, tenant: Tenant) -> Option<&TenantCount> {
+        self.tenants.get(tenant.index().checked_sub(1)?)
+    }
+
+    /// Counts one more connection of a tenant from this address; `None` is a Unix socket's peer, which has no limit per address.
     ///
     /// # Errors
     ///
     /// When a limit is reached. Only the connect rate keeps count of a refused connection.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>, now_mono_ms: u64) -> Result<Permit, LimitReached> {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        tenant: Tenant,
+        address: Option<IpAddr>,
+        now_mono_ms: u64,
+    ) -> Result<Permit, LimitReached> {
         let rate = self.rate.load(Relaxed);
         if rate > 0
             && let Err(wait_ms) = self.bucket.lock().take(rate, now_mono_ms)
@@ -100,13 +135,23 @@ impl ConnectionLimits {
                 retry_after_s: wait_ms.div_ceil(1000).max(1),
             });
         }
-        let below = |total| (total < self.total_max.load(Relaxed)).then_some(total + 1);
-        if self.total.fetch_update(Relaxed, Relaxed, below).is_err() {
+        if !take_one(&self.total, self.total_max.load(Relaxed)) {
             return Err(LimitReached::connections(Limit::Total));
+        }
+        if let Some(TenantCount { max, count }) = self.of_tenant(tenant) {
+            let max = match max.load(Relaxed) {
+                0 => u32::MAX,
+                max => max,
+            };
+            if !take_one(count, max) {
+                self.total.fetch_sub(1, Relaxed);
+                return Err(LimitReached::connections(Limit::Tenant));
+            }
         }
         // From here on dropping the permit gives back what it holds.
         let mut permit = Permit {
             limits: Arc::clone(self),
+            tenant,
             held: None,
         };
         let per_address_max = self.per_address_max.load(Relaxed);
@@ -114,7 +159,7 @@ impl ConnectionLimits {
             && let Some(address) = address
         {
             let network = network(address);
-            if !self.addresses.take(network, per_address_max) {
+            if !self.addresses.take((tenant, network), per_address_max) {
                 return Err(LimitReached::connections(Limit::PerAddress));
             }
             permit.held = Some(Box::new(Held {
@@ -131,10 +176,17 @@ impl ConnectionLimits {
     }
 }
 
+/// Counts one more, unless there are `max`.
+fn take_one(count: &AtomicU32, max: u32) -> bool {
+    let below = |count| (count < max).then_some(count + 1);
+    count.fetch_update(Relaxed, Relaxed, below).is_ok()
+}
+
 /// One counted connection. It is small, because there is one per connection: a box holds what only some limits need.
 #[derive(Debug)]
 pub(super) struct Permit {
     limits: Arc<ConnectionLimits>,
+    tenant: Tenant,
     held: Option<Box<Held>>,
 }
 
@@ -163,7 +215,8 @@ impl Permit {
 
 impl ConnectionPermit for Permit {
     fn adopted(&mut self, id: ConnectionId) {
-        let Some(users) = self.limits.users.as_ref().filter(|users| users.knows_places()) else {
+        let users = self.limits.users.as_ref();
+        let Some(users) = users.filter(|users| users.knows_places() && users.max_in(self.tenant) > 0) else {
             return;
         };
         let held = self.held.get_or_insert_default();
@@ -174,14 +227,15 @@ impl ConnectionPermit for Permit {
     }
 
     fn authenticated(&mut self, user: &str) -> bool {
-        let Some(users) = &self.limits.users else {
+        let limited = self.limits.users.as_ref();
+        let Some(users) = limited.filter(|users| users.max_in(self.tenant) > 0) else {
             return true;
         };
         let held = self.held.get_or_insert_default();
         if held.user.as_ref().is_some_and(|place| place.is_of(user)) {
             return true;
         }
-        let Some(place) = users.take(user, held.id) else {
+        let Some(place) = users.take(self.tenant, user, held.id) else {
             return false;
         };
         if let Some(before) = held.user.replace(place) {
@@ -202,9 +256,12 @@ impl ConnectionPermit for Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limits.total.fetch_sub(1, Relaxed);
+        if let Some(tenant) = self.limits.of_tenant(self.tenant) {
+            tenant.count.fetch_sub(1, Relaxed);
+        }
         if let Some(held) = self.held.take() {
             if let Some(network) = held.network {
-                self.limits.addresses.give_back(&network);
+                self.limits.addresses.give_back(&(self.tenant, network));
             }
             if let (Some(users), Some(place)) = (&self.limits.users, held.user) {
                 users.give_back(&place);
@@ -236,40 +293,91 @@ mod tests {
     fn dropped_permits_are_given_back() {
         let limits = limits(2, 0, 0, 0);
         let (a, _b) = (
-            limits.admit(None, 0).expect("below the limits"),
-            limits.admit(None, 0).expect("below the limits"),
+            limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits"),
+            limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits"),
         );
-        assert_eq!(limit(limits.admit(None, 0)), Limit::Total);
+        assert_eq!(limit(limits.admit(Tenant::DEFAULT, None, 0)), Limit::Total);
         assert_eq!(limits.total(), 2);
         drop(a);
-        limits.admit(None, 0).expect("below the limits again");
+        limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits again");
     }
 
     #[test]
     fn addresses_have_their_own_limit_and_ipv6_counts_by_network() {
         let limits = limits(10, 1, 0, 0);
         let address = |text: &str| text.parse().ok();
-        let first = limits.admit(address("192.0.2.1"), 0).expect("below the limits");
-        assert_eq!(limit(limits.admit(address("192.0.2.1"), 0)), Limit::PerAddress);
-        let _other = limits.admit(address("192.0.2.2"), 0).expect("another address");
-        let _v6 = limits.admit(address("2001:db8::1"), 0).expect("below the limits");
-        assert_eq!(limit(limits.admit(address("2001:db8::2"), 0)), Limit::PerAddress);
-        let _v6_other = limits.admit(address("2001:db8:0:1::1"), 0).expect("another network");
+        let first = limits
+            .admit(Tenant::DEFAULT, address("192.0.2.1"), 0)
+            .expect("below the limits");
+        assert_eq!(
+            limit(limits.admit(Tenant::DEFAULT, address("192.0.2.1"), 0)),
+            Limit::PerAddress
+        );
+        let _other = limits
+            .admit(Tenant::DEFAULT, address("192.0.2.2"), 0)
+            .expect("another address");
+        let _v6 = limits
+            .admit(Tenant::DEFAULT, address("2001:db8::1"), 0)
+            .expect("below the limits");
+        assert_eq!(
+            limit(limits.admit(Tenant::DEFAULT, address("2001:db8::2"), 0)),
+            Limit::PerAddress
+        );
+        let _v6_other = limits
+            .admit(Tenant::DEFAULT, address("2001:db8:0:1::1"), 0)
+            .expect("another network");
         let _unix = (
-            limits.admit(None, 0).expect("below the limits"),
-            limits.admit(None, 0).expect("no address, no limit"),
+            limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits"),
+            limits.admit(Tenant::DEFAULT, None, 0).expect("no address, no limit"),
         );
         drop(first);
-        limits.admit(address("192.0.2.1"), 0).expect("below the limits again");
+        limits
+            .admit(Tenant::DEFAULT, address("192.0.2.1"), 0)
+            .expect("below the limits again");
+    }
+
+    #[test]
+    fn a_tenant_has_its_own_total_and_its_own_addresses_and_users() {
+        let settings = Settings {
+            max_connections: 10,
+            max_connections_per_ip: 2,
+            max_connections_per_user: 1,
+            tenants: vec![
+                TenantLimits {
+                    max_connections: 2,
+                    max_connections_per_user: 2,
+                },
+                TenantLimits::default(),
+            ],
+            ..super::super::tests::settings()
+        };
+        let limits = ConnectionLimits::new(&settings, Box::new(|_| {}), 0);
+        let tenant = |index| Tenant::new(index).expect("few");
+        let address = "192.0.2.1".parse().ok();
+        let mut one: Vec<_> = (0..2)
+            .map(|_| limits.admit(tenant(1), address, 0).expect("two"))
+            .collect();
+        assert_eq!(limit(limits.admit(tenant(1), None, 0)), Limit::Tenant);
+        let mut two = limits.admit(tenant(2), address, 0).expect("another tenant's address");
+        let mut own = limits.admit(Tenant::DEFAULT, address, 0).expect("the default tenant's");
+        assert_eq!(limits.total(), 4, "a refused connection is not counted");
+        // The same user may have two connections, none, and one.
+        assert!(one.iter_mut().all(|permit| permit.authenticated("u")));
+        assert!(two.authenticated("u") && own.authenticated("u"));
+        let mut second = limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits");
+        assert!(!second.authenticated("u"));
+        drop((one, two, own));
+        assert!(second.authenticated("u"));
+        limits.admit(tenant(1), None, 0).expect("below the total again");
     }
 
     #[test]
     fn a_refused_connection_is_not_counted() {
         let limits = limits(10, 1, 0, 0);
         let address = "192.0.2.1".parse().ok();
-        let held = limits.admit(address, 0).expect("below the limits");
+        let held = limits.admit(Tenant::DEFAULT, address, 0).expect("below the limits");
         for _ in 0..100 {
-            assert_eq!(limit(limits.admit(address, 0)), Limit::PerAddress);
+            assert_eq!(limit(limits.admit(Tenant::DEFAULT, address, 0)), Limit::PerAddress);
         }
         drop(held);
         assert_eq!(limits.total(), 0);
@@ -279,8 +387,8 @@ mod tests {
     #[test]
     fn users_are_counted_once_per_connection_also_when_they_authenticate_later() {
         let limits = limits(10, 0, 1, 0);
-        let mut first = limits.admit(None, 0).expect("below the limits");
-        let mut second = limits.admit(None, 0).expect("below the limits");
+        let mut first = limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits");
+        let mut second = limits.admit(Tenant::DEFAULT, None, 0).expect("below the limits");
         assert!(
             first.authenticated("a") && first.authenticated("a"),
             "a token refresh is not a second connection"
@@ -304,15 +412,15 @@ mod tests {
     fn the_connect_rate_tells_when_to_retry() {
         let limits = limits(100, 0, 0, 2);
         for _ in 0..2 {
-            limits.admit(None, 0).expect("within the burst");
+            limits.admit(Tenant::DEFAULT, None, 0).expect("within the burst");
         }
         assert_eq!(
-            limits.admit(None, 0).expect_err("too fast"),
+            limits.admit(Tenant::DEFAULT, None, 0).expect_err("too fast"),
             LimitReached {
                 limit: Limit::ConnectRate,
                 retry_after_s: 1
             }
         );
-        limits.admit(None, 500).expect("half a second later");
+        limits.admit(Tenant::DEFAULT, None, 500).expect("half a second later");
     }
 }

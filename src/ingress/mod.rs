@@ -73,12 +73,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub use body::BYTES_MAX as BODY_BYTES_MAX;
-pub use endpoint_table::{SelectionError, check as check_endpoints};
+pub use endpoint_table::{SelectionError, check as check_endpoints, selected};
 pub use forwarded::{TrustedProxies, TrustedProxyError, client_address};
 pub use http::{AddressError, ListenAddress, ListenerName, ListenerNameError};
 pub use origin::{AllowedOrigins, OriginError};
 pub use selector::{HostError, HostPattern, Selector};
-pub use settings::{Endpoint, PerUserOverflow, Settings, TokenRefusal};
+pub use settings::{Endpoint, PerUserOverflow, Settings, TenantLimits, TokenRefusal};
 
 use context::{Context, SharedParts};
 use endpoint_table::EndpointTable;

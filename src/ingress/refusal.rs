@@ -100,6 +100,7 @@ impl From<LimitReached> for Refusal {
         use HttpErrorCode::{Overloaded, RateLimited};
         let (reason, code, message) = match reached.limit {
             Limit::Total => (RefusalReason::Total, Overloaded, "too many connections"),
+            Limit::Tenant => (RefusalReason::Tenant, Overloaded, "too many connections"),
             Limit::PerAddress => {
                 let message = "too many connections from this address";
                 (RefusalReason::PerAddress, RateLimited, message)

@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
 use crate::memory::Pressure;
+use tickgate_protocol::channel::Tenant;
 
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
 #[derive(Clone)]
@@ -65,7 +66,12 @@ impl Service<Request<Incoming>> for HttpService {
             .admission
             .proxied_client(self.connection.hop, request.headers());
         self.connection.begin_request(!has_body && !is_of_session, client);
-        let endpoint = match self.endpoints.select(request.uri().path(), request.headers()) {
+        let selection = self.endpoints.select(request.uri().path(), request.headers());
+        let tenant = match &selection {
+            Selection::Endpoint(endpoint) => Some(endpoint.session.tenant),
+            Selection::UnknownPath | Selection::Unfit => None,
+        };
+        let endpoint = match selection {
             Selection::Endpoint(endpoint) if endpoint.session.dialect.is_engine_io() => {
                 let response = self.clone().poll_session(Arc::clone(endpoint), request, has_body);
                 return ResponseFuture::Polling(Box::pin(response));
@@ -76,7 +82,7 @@ impl Service<Request<Incoming>> for HttpService {
         };
         let response = match endpoint.and_then(|endpoint| self.respond(endpoint, &mut request)) {
             Ok(response) => self.log(response, request.method(), request.uri().path()),
-            Err(refusal) => self.refuse(refusal, request.method(), request.uri().path()),
+            Err(refusal) => self.refuse(tenant, refusal, request.method(), request.uri().path()),
         };
         let response = self.connection.count_request(response, has_body);
         self.connection.begin_response();
@@ -112,7 +118,7 @@ impl HttpService {
                 close_after(self.log(response, &method, &path), is_last)
             }
             Err(refusal) => {
-                let response = self.refuse(refusal, &method, &path);
+                let response = self.refuse(Some(endpoint.session.tenant), refusal, &method, &path);
                 self.connection.count_request(response, has_body)
             }
         };
@@ -162,8 +168,11 @@ impl HttpService {
     }
 
     // The lines do not have the query, which may hold the token. So may the path, by mistake.
-    fn refuse(&self, refusal: Refusal, method: &Method, path: &str) -> HttpResponse {
+    fn refuse(&self, tenant: Option<Tenant>, refusal: Refusal, method: &Method, path: &str) -> HttpResponse {
         self.context.metrics.refuse(refusal.reason);
+        if let Some(tenant) = tenant {
+            self.context.metrics.tenant_refused[tenant.index()].add(1);
+        }
         tracing::debug!(
             %method,
             path = %loggable_path(path),

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::refusal::EngineIoError;
 use crate::shard::mailbox::polling::{Poll, PollError, PollRequest};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -17,6 +18,8 @@ use tickgate_protocol::disconnect::Disconnect;
 pub(super) struct SessionName {
     pub(super) to: ConnectionId,
     pub(super) secret: [u8; SECRET_BYTES],
+    /// The tenant of the endpoint that the request came to.
+    pub(super) tenant: Tenant,
 }
 
 impl std::fmt::Debug for SessionName {
@@ -71,6 +74,7 @@ impl SessionRequest {
     fn send(&self, request: PollRequest) -> bool {
         let poll = Poll {
             to: self.session.to,
+            tenant: self.session.tenant,
             secret: self.session.secret,
             number: self.number,
             request,

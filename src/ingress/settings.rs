@@ -12,7 +12,7 @@ use super::{AllowedOrigins, TrustedProxies};
 use crate::session;
 use tickgate_protocol::wire::negotiate::Agreement;
 
-/// The public side of a gateway: `[server]`, `[[endpoint]]` and `[auth] refuse`.
+/// The public side of a gateway: `[server]` and `[[endpoint]]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The public listeners. Sockets that systemd passed replace them.
@@ -27,13 +27,13 @@ pub struct Settings {
     pub cors_headers: HeaderValue,
     /// The endpoints. No two of them fit a request equally well.
     pub endpoints: Vec<Endpoint>,
-    /// How a handshake with an invalid token is refused.
-    pub token_refusal: TokenRefusal,
+    /// The limits of each tenant but the default one, in the order of their numbers.
+    pub tenants: Vec<TenantLimits>,
     /// Most connections: WebSockets and polling sessions.
     pub max_connections: u32,
     /// Most connections of one client address; 0: no limit.
     pub max_connections_per_ip: u32,
-    /// Most connections of one user; 0: no limit.
+    /// Most connections of one user of the default tenant; 0: no limit.
     pub max_connections_per_user: u32,
     /// What happens to one more.
     pub per_user_overflow: PerUserOverflow,
@@ -59,6 +59,17 @@ pub struct Endpoint {
     pub session: Arc<session::Settings>,
     /// Whether to agree on compression with clients that offer it.
     pub deflate: bool,
+    /// How a handshake with an invalid token is refused.
+    pub token_refusal: TokenRefusal,
+}
+
+/// The limits of a tenant's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantLimits {
+    /// Most connections; 0: no limit beside that of all tenants.
+    pub max_connections: u32,
+    /// Most connections of one user; 0: no limit.
+    pub max_connections_per_user: u32,
 }
 
 impl Endpoint {

@@ -74,6 +74,7 @@ pub(super) fn hand_over(context: &Context, socket: Socket, read_buf: &Bytes, adm
         Admission::Transport { session, deflate } => {
             let upgrade = Upgrade {
                 to: session.to,
+                tenant: session.tenant,
                 secret: session.secret,
                 deflate: deflate.map(|agreement| agreement.deflate),
                 socket,

@@ -1,4 +1,4 @@
-//! The places of each user, of which there is a limited number.
+//! The places of each user of a tenant, of which there is a limited number.
 //!
 //! [`PerUserOverflow::Oldest`] lets a user at the limit connect nevertheless. Then the user's other connections are
 //! challenged: each is asked for a sign of life. One that gives none in time is dead and makes room. If all give one, the
@@ -15,26 +15,31 @@ use parking_lot::Mutex;
 use super::counts::Counts;
 use super::settings::PerUserOverflow;
 use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::Tenant;
 
 /// Asks a connection for a sign of life. Its shard reports the outcome to the connection's permit.
 pub(super) type Challenge = dyn Fn(ConnectionId) + Send + Sync;
 
 /// The places of all users.
 pub(super) struct Users {
-    max: u32,
+    // By the number of the tenant. 0: no limit.
+    max: Vec<u32>,
     taken: Taken,
     challenge: Box<Challenge>,
 }
 
 enum Taken {
     /// One more connection is refused, so only the number counts.
-    Counts(Counts<Box<str>>),
+    Counts(Counts<User>),
     /// The places of each user, in the order in which they were taken.
     Places {
-        by_user: Mutex<HashMap<Box<str>, Vec<Place>, foldhash::fast::RandomState>>,
+        by_user: Mutex<HashMap<User, Vec<Place>, foldhash::fast::RandomState>>,
         numbers: AtomicU64,
     },
 }
+
+/// A user of a tenant.
+type User = (Tenant, Box<str>);
 
 /// One connection of a user.
 struct Place {
@@ -48,14 +53,14 @@ struct Place {
 /// A place that a permit holds.
 #[derive(Debug)]
 pub(super) struct UserPlace {
-    user: Box<str>,
+    user: User,
     number: u64,
 }
 
 impl UserPlace {
-    /// Whether it is a place of this user.
-    pub(super) fn is_of(&self, user: &str) -> bool {
-        *self.user == *user
+    /// Whether it is a place of the user of this name.
+    pub(super) fn is_of(&self, name: &str) -> bool {
+        *self.user.1 == *name
     }
 }
 
@@ -66,8 +71,8 @@ impl fmt::Debug for Users {
 }
 
 impl Users {
-    /// `max` is at least 1.
-    pub(super) fn new(max: u32, overflow: PerUserOverflow, challenge: Box<Challenge>) -> Self {
+    /// `max` is the limit in each tenant; 0: none.
+    pub(super) fn new(max: Vec<u32>, overflow: PerUserOverflow, challenge: Box<Challenge>) -> Self {
         let taken = match overflow {
             PerUserOverflow::Refuse => Taken::Counts(Counts::default()),
             PerUserOverflow::Oldest => Taken::Places {
@@ -83,15 +88,22 @@ impl Users {
         matches!(self.taken, Taken::Places { .. })
     }
 
-    /// Takes a place for a connection, which a shard has already if there is an `id`. `None`: the user has too many.
-    pub(super) fn take(&self, user: &str, id: Option<ConnectionId>) -> Option<UserPlace> {
+    /// How many places a user of this tenant may have; 0: no limit.
+    pub(super) fn max_in(&self, tenant: Tenant) -> u32 {
+        self.max.get(tenant.index()).copied().unwrap_or(0)
+    }
+
+    /// Takes a place for a connection of a user of a tenant with a limit. A shard has the connection already if there is an
+    /// `id`. `None`: the user has too many.
+    pub(super) fn take(&self, tenant: Tenant, name: &str, id: Option<ConnectionId>) -> Option<UserPlace> {
+        let (user, max): (User, u32) = ((tenant, name.into()), self.max_in(tenant));
         let number = match &self.taken {
-            Taken::Counts(counts) => counts.take(user.into(), self.max).then_some(0)?,
+            Taken::Counts(counts) => counts.take(user.clone(), max).then_some(0)?,
             Taken::Places { by_user, numbers } => {
                 let number = numbers.fetch_add(1, Relaxed);
                 let mut by_user = by_user.lock();
-                let places = by_user.entry(user.into()).or_default();
-                if places.len() >= 2 * self.max as usize {
+                let places = by_user.entry(user.clone()).or_default();
+                if places.len() >= 2 * max as usize {
                     return None;
                 }
                 places.push(Place {
@@ -99,21 +111,21 @@ impl Users {
                     id,
                     is_challenged: false,
                 });
-                let due = self.due(places);
+                let due = Self::due(places, max);
                 drop(by_user);
                 self.challenge_all(&due);
                 number
             }
         };
-        let user = user.into();
         Some(UserPlace { user, number })
     }
 
     /// A shard has the connection of a place.
     pub(super) fn adopted(&self, place: &UserPlace, id: ConnectionId) {
+        let max = self.max_in(place.user.0);
         let due = self.with_places(place, |places, index| {
             places[index].id = Some(id);
-            self.due(places)
+            Self::due(places, max)
         });
         self.challenge_all(&due.unwrap_or_default());
     }
@@ -123,8 +135,9 @@ impl Users {
     /// A silent connection must end as long as the user has too many. One that answers must end only if it is among the
     /// oldest that are too many.
     pub(super) fn challenged(&self, place: &UserPlace, has_answered: bool) -> bool {
+        let max = self.max_in(place.user.0) as usize;
         let must_end = self.with_places(place, |places, index| {
-            let excess = places.len().saturating_sub(self.max as usize);
+            let excess = places.len().saturating_sub(max);
             let must_end = excess > 0 && (!has_answered || index < excess);
             if must_end {
                 places.remove(index);
@@ -164,8 +177,8 @@ impl Users {
     }
 
     /// The connections to be challenged now, because the user has too many: all but the newest.
-    fn due(&self, places: &mut [Place]) -> Vec<ConnectionId> {
-        if places.len() <= self.max as usize {
+    fn due(places: &mut [Place], max: u32) -> Vec<ConnectionId> {
+        if places.len() <= max as usize {
             return Vec::new();
         }
         let Some((_, older)) = places.split_last_mut() else {
@@ -218,16 +231,16 @@ mod tests {
         let challenged = Arc::<Mutex<Vec<u32>>>::default();
         let noted = Arc::clone(&challenged);
         let challenge = Box::new(move |id: ConnectionId| noted.lock().push(id.slot));
-        let users = Users::new(max, PerUserOverflow::Oldest, challenge);
+        let users = Users::new(vec![max], PerUserOverflow::Oldest, challenge);
         (users, move || std::mem::take(&mut *challenged.lock()))
     }
 
     #[test]
     fn below_the_limit_nobody_is_challenged() {
         let (users, challenged) = users(2);
-        let first = users.take("a", Some(id(1))).expect("a place");
-        let second = users.take("a", Some(id(2))).expect("a place");
-        let other = users.take("b", Some(id(3))).expect("a place");
+        let first = users.take(Tenant::DEFAULT, "a", Some(id(1))).expect("a place");
+        let second = users.take(Tenant::DEFAULT, "a", Some(id(2))).expect("a place");
+        let other = users.take(Tenant::DEFAULT, "b", Some(id(3))).expect("a place");
         assert!(challenged().is_empty());
         assert!(!users.challenged(&first, false), "an outcome nobody asked for");
         for place in [&first, &second, &other] {
@@ -239,14 +252,14 @@ mod tests {
     #[test]
     fn a_silent_connection_makes_room_and_the_oldest_stays() {
         let (users, challenged) = users(2);
-        let oldest = users.take("a", Some(id(1))).expect("a place");
-        let dead = users.take("a", Some(id(2))).expect("a place");
-        let newest = users.take("a", Some(id(3))).expect("a place for now");
+        let oldest = users.take(Tenant::DEFAULT, "a", Some(id(1))).expect("a place");
+        let dead = users.take(Tenant::DEFAULT, "a", Some(id(2))).expect("a place");
+        let newest = users.take(Tenant::DEFAULT, "a", Some(id(3))).expect("a place for now");
         assert_eq!(challenged(), [1, 2]);
         assert!(users.challenged(&dead, false));
         assert!(!users.challenged(&oldest, true), "there is room now");
         // Both may be challenged again. The newest of now is the oldest but one then.
-        let next = users.take("a", Some(id(4))).expect("a place for now");
+        let next = users.take(Tenant::DEFAULT, "a", Some(id(4))).expect("a place for now");
         assert_eq!(challenged(), [1, 3]);
         assert!(!users.challenged(&newest, true) && users.challenged(&oldest, true));
         users.give_back(&newest);
@@ -257,10 +270,13 @@ mod tests {
     #[test]
     fn the_oldest_ends_when_all_answer() {
         let (users, challenged) = users(1);
-        let first = users.take("a", Some(id(1))).expect("a place");
-        let second = users.take("a", Some(id(2))).expect("a place for now");
+        let first = users.take(Tenant::DEFAULT, "a", Some(id(1))).expect("a place");
+        let second = users.take(Tenant::DEFAULT, "a", Some(id(2))).expect("a place for now");
         assert_eq!(challenged(), [1], "the newest is not asked");
-        assert!(users.take("a", Some(id(3))).is_none(), "twice the limit");
+        assert!(
+            users.take(Tenant::DEFAULT, "a", Some(id(3))).is_none(),
+            "twice the limit"
+        );
         assert!(challenged().is_empty());
         assert!(users.challenged(&first, true));
         assert!(!users.challenged(&second, false), "alone");
@@ -270,7 +286,7 @@ mod tests {
     fn only_as_many_silent_connections_end_as_are_too_many() {
         let (users, _) = users(2);
         let places: Vec<_> = (1..=3)
-            .map(|slot| users.take("a", Some(id(slot))).expect("a place"))
+            .map(|slot| users.take(Tenant::DEFAULT, "a", Some(id(slot))).expect("a place"))
             .collect();
         assert!(users.challenged(&places[0], false));
         assert!(!users.challenged(&places[1], false), "its heartbeat decides");
@@ -279,8 +295,8 @@ mod tests {
     #[test]
     fn a_connection_that_no_shard_has_yet_is_challenged_when_one_has_it() {
         let (users, challenged) = users(1);
-        let early = users.take("a", None).expect("a place");
-        let late = users.take("a", None).expect("a place for now");
+        let early = users.take(Tenant::DEFAULT, "a", None).expect("a place");
+        let late = users.take(Tenant::DEFAULT, "a", None).expect("a place for now");
         assert!(challenged().is_empty());
         users.adopted(&late, id(2));
         assert!(challenged().is_empty(), "the newest");

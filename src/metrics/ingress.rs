@@ -1,6 +1,7 @@
 //! What the listeners count.
 
 use super::{Counter, Gauge, Metric, metrics};
+use tickgate_protocol::channel::Tenant;
 
 metrics! {
     /// What one accept loop counts. The public listeners share one; the admin listener has its own.
@@ -32,6 +33,8 @@ metrics! {
         accept: AcceptMetrics;
         /// Refusals, by [`RefusalReason`] in the order of [`RefusalReason::ALL`].
         refused: [Counter; RefusalReason::ALL.len()];
+        /// Refusals by an endpoint, by the number of its tenant.
+        tenant_refused: [Counter; Tenant::COUNT];
     }
 }
 
@@ -115,6 +118,8 @@ refusals! {
     Memory = "memory";
     /// 503: too many connections.
     Total = "total";
+    /// 503: too many connections of the endpoint's tenant.
+    Tenant = "tenant";
     /// 503: the gateway is draining, or the shard has ended.
     Draining = "draining";
 }

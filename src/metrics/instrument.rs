@@ -98,7 +98,22 @@ impl Instrument for Gauge {
     const KIND: Kind = Kind::Gauge;
 }
 
-/// One counter for each variant of an enum.
+/// One gauge for each tenant.
+impl<const N: usize> Readable for [Gauge; N] {
+    type Reading = [i64; N];
+
+    fn read(&self) -> [i64; N] {
+        std::array::from_fn(|index| self[index].get())
+    }
+
+    fn sum(total: &mut [i64; N], other: &[i64; N]) {
+        for (total, other) in total.iter_mut().zip(other) {
+            *total = total.wrapping_add(*other);
+        }
+    }
+}
+
+/// One counter for each variant of an enum, or for each tenant.
 impl<const N: usize> Readable for [Counter; N] {
     type Reading = [u64; N];
 

@@ -1,5 +1,6 @@
 //! What one shard counts.
 
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::disconnect::Disconnect;
 
 use super::{Counter, Gauge, Histogram, Metric, Readable, metrics};
@@ -86,6 +87,10 @@ metrics! {
         endings: [Counter; Disconnect::ALL.len()];
         /// From the publication of an event to the end of the turn that wrote it to sockets. Sampled.
         latency: Histogram;
+        /// Connections, by the number of their tenant.
+        tenant_connections: [Gauge; Tenant::COUNT];
+        /// Events put into outboxes, by the number of their tenant. Those of the default tenant are not counted here.
+        tenant_deliveries: [Counter; Tenant::COUNT];
     }
 }
 

@@ -13,7 +13,7 @@ use super::outbox::Outbox;
 use crate::session::{Session, transport::Transport};
 use crate::shard::mailbox::ConnectionPermit;
 use crate::shard::mailbox::polling::PollError;
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::dialect::engine_io::Revision;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::{Decoder, Deflate};
@@ -241,9 +241,9 @@ impl Cold {
         identity.is_some_and(|identity| identity.sees_gateway())
     }
 
-    /// Whether the client has authenticated as this user.
-    pub(super) fn is_user(&self, user: &str) -> bool {
+    /// Whether the client has authenticated as this user of this tenant.
+    pub(super) fn is_user(&self, tenant: Tenant, user: &str) -> bool {
         let identity = self.session.identity();
-        identity.is_some_and(|identity| identity.user.as_deref() == Some(user))
+        identity.is_some_and(|identity| identity.tenant == tenant && identity.user.as_deref() == Some(user))
     }
 }

@@ -261,7 +261,7 @@ impl Reactor {
         // A socket that the session does not want is dropped, which closes it.
         if let Some(id) = self
             .core
-            .adopt_candidate(upgrade.to, &upgrade.secret, upgrade.deflate, now)
+            .adopt_candidate((upgrade.to, upgrade.tenant), &upgrade.secret, upgrade.deflate, now)
         {
             self.watch(id, upgrade.socket, &upgrade.unread, now);
         }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tickgate::auth::{self, KeySet};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::gateway::TenantSettings;
 use tickgate_protocol::channel::Pattern;
 
 use super::gateway::start;
@@ -60,6 +62,14 @@ fn metrics_of(page: &str) -> Vec<(String, Metric)> {
 /// The page of a gateway with a command backend and a feed, so that every metric has a sample.
 pub(crate) fn page() -> String {
     let gateway = start(|settings| {
+        settings.tenants.push(TenantSettings {
+            name: "one".into(),
+            keys: KeySet::default(),
+            auth: auth::Settings::default(),
+            admin_key: None,
+            event_bytes: 1024,
+            publish_per_second: 0,
+        });
         let url = BackendUrl::parse("http://127.0.0.1:9/commands").expect("a URL");
         let target = Target::Http(HttpSettings { url, hmac_secret: None });
         settings.commands.routes = vec![RouteSettings::new(Pattern::parse("*").expect("valid"), target)];

@@ -28,6 +28,8 @@ mod patterns;
 #[path = "../../benches/support/rig.rs"]
 #[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
 mod rig;
+#[path = "../../fuzz/src/selection.rs"]
+mod selection;
 #[path = "../../fuzz/src/services.rs"]
 mod services;
 #[path = "../../fuzz/src/shard.rs"]
@@ -122,6 +124,11 @@ fn the_ingress_holds() {
 #[test]
 fn http_holds() {
     replay("http", http::check_input);
+}
+
+#[test]
+fn the_selection_of_endpoints_holds() {
+    replay("selection", selection::check_input);
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl World {
         let page: Arc<Mutex<ClientsPage>> = Arc::default();
         let reply = page.clone();
         let message = ShardMessage::Clients {
+            tenant: None,
             from_slot: 0,
             limit: usize::MAX,
             user: None,
@@ -189,7 +190,10 @@ impl World {
                 timestamp_ms: 0,
                 options: PublishOptions::default(),
             };
-            let credit = self.hub.credit_now(0).ok_or("no credit")?;
+            let credit = self
+                .hub
+                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+                .ok_or("no credit")?;
             self.hub.publish(event, self.now, credit, &mut Wakes::default());
         }
         let unwanted = self.hub.metrics().unwanted - before.unwanted;

@@ -131,7 +131,7 @@ impl FakeServices {
 }
 
 impl Services for FakeServices {
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
+    fn verify(&self, from: ConnectionId, request: u32, _: tickgate_protocol::channel::Tenant, token: Box<str>) {
         self.0.lock().push(Job::Verify(from, request, token.into()));
     }
     fn command(&self, from: ConnectionId, _: &str, _: Option<IpAddr>, request: u32, _: Command) {
@@ -178,6 +178,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,

@@ -367,6 +367,7 @@ impl World {
         let client = &mut self.clients[at];
         client.explained.push(4003);
         let message = ShardMessage::Disconnect {
+            tenant: None,
             id: client.id,
             ending: Disconnect::ByOperator,
             reply: Box::new(|_| {}),

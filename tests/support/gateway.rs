@@ -26,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn settings() -> Settings {
     let key = Key::hmac(Algorithm::Hs256, b"the-secret-of-the-tests-32-bytes", false).expect("a good key");
     let auth = auth::Settings::default();
-    let anonymous = Arc::new(auth.policy.anonymous_identity());
+    let anonymous = Arc::new(auth.anonymous_identity());
     let session = |dialect, auth_mode| {
         Arc::new(session::Settings {
             dialect,
@@ -35,6 +35,7 @@ pub(crate) fn settings() -> Settings {
             anonymous: Arc::clone(&anonymous),
             auto_subscribe: Box::default(),
             tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+            tenant_name: None,
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
             heartbeat_interval_ms: 30_000,
@@ -61,15 +62,17 @@ pub(crate) fn settings() -> Settings {
                     selector: Selector::default(),
                     session: session(Dialect::Native, Mode::Required),
                     deflate: true,
+                    token_refusal: TokenRefusal::Auto,
                 },
                 Endpoint {
                     path: "/echo".into(),
                     selector: Selector::default(),
                     session: session(Dialect::Echo, Mode::Off),
                     deflate: true,
+                    token_refusal: TokenRefusal::Auto,
                 },
             ],
-            token_refusal: TokenRefusal::Auto,
+            tenants: Vec::new(),
             max_connections: 10_000,
             max_connections_per_ip: 0,
             max_connections_per_user: 0,
@@ -91,7 +94,9 @@ pub(crate) fn settings() -> Settings {
             log_lines_dropped: Arc::default(),
             log_control: None,
             event_bytes: 256 * 1024,
+            tenants: Vec::new(),
         },
+        tenants: Vec::new(),
         hub: hub::Settings::default(),
         publish_per_second: 0,
         snapshot: None,

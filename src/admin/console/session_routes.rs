@@ -84,6 +84,10 @@ impl Admin {
         };
         let key = key.trim();
         let caller = self.present(key)?;
+        if !caller.sees_all() && matches!(caller, Caller::Operator(_)) {
+            let text = "the console shows all tenants: sign in with a key of [admin]";
+            return Err(forbidden(text).into());
+        }
         let credential = match &caller {
             Caller::Operator(_) if self.key.as_ref().is_some_and(|own| own.is(key)) => Credential::Key(Role::Operator),
             Caller::Operator(_) => Credential::Token(key.into()),

@@ -42,6 +42,7 @@ pub(in crate::admin) fn settings(event_bytes: u32, classes: Arc<Classes>) -> Arc
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
         refused_values: Arc::default(),
+        tenant_name: None,
         classes,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 60_000,

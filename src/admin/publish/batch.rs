@@ -128,6 +128,11 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The longest `data` of an event, in bytes.
+    pub(super) fn event_bytes(&self) -> usize {
+        self.admin.event_bytes(self.caller.tenant())
+    }
+
     /// The number of events that wait to be published.
     pub(super) fn len(&self) -> usize {
         self.events.len()
@@ -155,7 +160,7 @@ impl<'a> Batch<'a> {
     pub(super) fn take_line(&mut self, line: Line) {
         match line {
             Line::TooLong => {
-                let line_bytes_max = self.admin.event_bytes() + ENVELOPE_BYTES_MAX;
+                let line_bytes_max = self.event_bytes() + ENVELOPE_BYTES_MAX;
                 let message = format!("the line is longer than {line_bytes_max} bytes");
                 self.fail(self.index, HttpErrorCode::MessageTooLarge, message.into());
                 self.index += 1;
@@ -208,26 +213,29 @@ impl<'a> Batch<'a> {
     /// The event of an item.
     fn parse(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
         let item = PublishItem::parse(text, &mut self.scratch).map_err(|(code, message)| (code.into(), message))?;
-        if item.data.len() > self.admin.event_bytes() {
-            let message = format!("`data` is longer than {} bytes", self.admin.event_bytes());
+        let event_bytes = self.event_bytes();
+        if item.data.len() > event_bytes {
+            let message = format!("`data` is longer than {event_bytes} bytes");
             return Err((HttpErrorCode::MessageTooLarge, message.into()));
         }
+        let tenant = self.caller.tenant();
+        let channel = item.channel.in_tenant(tenant);
         if let Caller::User(identity) = self.caller
-            && !identity.may_publish(&item.channel)
+            && !identity.may_publish(&channel)
         {
             return Err((
                 HttpErrorCode::Forbidden,
-                format!("this token may not publish to `{}`", item.channel).into(),
+                format!("this token may not publish to `{channel}`").into(),
             ));
         }
         let options = PublishOptions {
             publisher: self.publisher.clone(),
-            id: item.id.map(|id| EventId::of_request(&item.channel, &id)),
+            id: (item.id).map(|id| EventId::of_request(self.admin.tenants.of(tenant), &channel, &id)),
             ..PublishOptions::default()
         };
         let clock = self.admin.parts.clock;
         Ok(NewEvent {
-            channel: item.channel,
+            channel,
             name: item.event.into(),
             // Copied, since a slice would keep the whole body in memory as long as one of its events waits or is kept.
             data: Bytes::copy_from_slice(item.data.as_bytes()),

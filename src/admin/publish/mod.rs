@@ -101,7 +101,7 @@ impl Admin {
 
     /// Publishes lines as they arrive. The body is read only as fast as the hub takes its events.
     async fn publish_lines(&self, mut batch: Batch<'_>, mut body: BodyReader<'_>) -> HttpResponse {
-        let mut lines = Lines::new(self.event_bytes() + ENVELOPE_BYTES_MAX);
+        let mut lines = Lines::new(batch.event_bytes() + ENVELOPE_BYTES_MAX);
         let failed = loop {
             let chunk = match body.next().await {
                 Ok(Some(data)) => body.hold(lines.buffered() + data.len()).await.map(|()| Some(data)),

@@ -252,7 +252,8 @@ mod tests {
             hub.publish(
                 event,
                 Now::default(),
-                hub.credit_now(0).expect("free"),
+                hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+                    .expect("free"),
                 &mut Wakes::default(),
             );
         }

@@ -32,6 +32,7 @@ fn settings() -> Settings {
         max_connections_without_key: 100,
         max_connections_without_key_per_ip: 0,
         event_bytes: 256 * 1024,
+        tenants: Vec::new(),
         log_lines_dropped: Arc::default(),
         log_control: None,
     }

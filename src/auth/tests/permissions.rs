@@ -195,7 +195,7 @@ fn the_default_policy() {
             "{role:?}"
         );
     }
-    let anonymous = policy.anonymous_identity();
+    let anonymous = Identity::anonymous(Arc::clone(&policy.anonymous));
     assert!(may_subscribe(&anonymous, "stock.600519.price") && !may_subscribe(&anonymous, "stock.*"));
     assert_eq!((anonymous.user, anonymous.expires_at_ms), (None, None));
 }

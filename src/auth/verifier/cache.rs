@@ -1,16 +1,17 @@
 //! A cache of verified tokens, by the digest of the token. Its size is bounded.
 //!
-//! Invariant: an identity is returned only for the token that it was stored for, only until that token expires, and only
+//! Invariant: an identity is returned only for the token and the tenant that it was stored for, only until that token expires, and only
 //! while the rules hold that it was verified by. The cache holds digests, so that a dump of the gateway's memory does not contain the tokens in it.
 
 use std::mem;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::auth::Identity;
+use tickgate_protocol::channel::Tenant;
 
 /// The number of locks. Threads of the ingress and of the verifier seldom contend for one of them.
 const STRIPES: usize = 16;
@@ -111,8 +112,10 @@ impl Cache {
     }
 }
 
-/// The digest of a token.
-pub(super) fn key(token: &str) -> Digest {
-    let digest = digest(&SHA256, token.as_bytes());
-    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+/// The digest of a token that is presented to a tenant.
+pub(super) fn key(tenant: Tenant, token: &str) -> Digest {
+    let mut hash = Context::new(&SHA256);
+    hash.update(&tenant.index().to_le_bytes());
+    hash.update(token.as_bytes());
+    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

@@ -23,6 +23,7 @@ use crate::auth::{self, Identity, KeySet, TOKEN_BYTES_MAX, TokenError};
 use crate::metrics::{Counter, Histogram};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::{Stopwatch, unix_ms};
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
 
 use cache::Cache;
@@ -30,10 +31,8 @@ use cache::Cache;
 /// The settings of a [`Verifier`].
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The keys.
-    pub keys: KeySet,
-    /// How claims are read.
-    pub auth: auth::Settings,
+    /// The rules of each tenant, by its number; the first are those of the default tenant.
+    pub tenants: Vec<TokenRules>,
     /// The number of threads that serve requests of shards, at least 1.
     pub threads: usize,
     /// Most requests that may wait, over all threads.
@@ -45,19 +44,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings with these keys and rules, and defaults for the rest: two threads, and queues that hold the requests of
+    /// Settings with these keys and rules for the default tenant, and defaults for the rest: two threads, and queues that hold the requests of
     /// all clients of a gateway at once.
     #[must_use]
-    pub const fn new(keys: KeySet, auth: auth::Settings) -> Self {
+    pub fn new(keys: KeySet, settings: auth::Settings) -> Self {
         Self {
-            keys,
-            auth,
+            tenants: vec![TokenRules { keys, settings }],
             threads: 2,
             queue_requests: 64 * 1024,
             queue_bytes: 64 * 1024 * 1024,
             cache_tokens: 100_000,
         }
     }
+}
+
+/// What decides about the tokens of a tenant.
+#[derive(Clone, Debug)]
+pub struct TokenRules {
+    /// The keys.
+    pub keys: KeySet,
+    /// How claims are read.
+    pub settings: auth::Settings,
 }
 
 /// The counters of a verifier.
@@ -93,10 +100,10 @@ struct Shared {
     queue_bytes_max: usize,
 }
 
-/// What decides about a token.
+/// What decides about tokens.
 struct Rules {
-    keys: KeySet,
-    settings: auth::Settings,
+    /// By the number of the tenant.
+    tenants: Vec<TokenRules>,
     /// How often the rules were replaced before.
     generation: u64,
 }
@@ -110,8 +117,7 @@ impl Verifier {
     pub fn start(settings: Settings, shards: Vec<ShardHandle>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             rules: RwLock::new(Arc::new(Rules {
-                keys: settings.keys,
-                settings: settings.auth,
+                tenants: settings.tenants,
                 generation: 0,
             })),
             cache: Cache::new(settings.cache_tokens),
@@ -133,18 +139,29 @@ impl Verifier {
         Ok(Self { shared, queues })
     }
 
-    /// Verifies a token on the calling thread.
+    /// Verifies a token of a tenant on the calling thread.
     ///
     /// # Errors
     ///
     /// As [`auth::verify`].
-    pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
-        self.shared.verify(token, now_unix_ms)
+    pub fn verify(&self, tenant: Tenant, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
+        self.shared.verify(&[tenant], token, now_unix_ms)
+    }
+
+    /// Verifies a token of any tenant on the calling thread: the first tenant whose keys verify it is that of the identity.
+    ///
+    /// # Errors
+    ///
+    /// As [`auth::verify`]. A token that has expired is told from one that no tenant's key has signed.
+    pub fn verify_any(&self, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
+        let count = self.shared.rules.read().tenants.len();
+        let tenants: Vec<Tenant> = (0..count).filter_map(Tenant::new).collect();
+        self.shared.verify(&tenants, token, now_unix_ms)
     }
 
     /// Verifies a token for a shard, without waiting. The reply is one [`ShardMessage::Verified`]. This implements
     /// [`Services::verify`](crate::shard::mailbox::Services::verify).
-    pub fn request(&self, from: ConnectionId, request: u32, token: Box<str>) {
+    pub fn request(&self, from: ConnectionId, request: u32, tenant: Tenant, token: Box<str>) {
         let shared = Arc::clone(&self.shared);
         let waiting = shared.queued_bytes.fetch_add(token.len(), Relaxed);
         let too_long = (token.len() > TOKEN_BYTES_MAX).then(|| {
@@ -155,6 +172,7 @@ impl Verifier {
             shared,
             from,
             request,
+            tenant,
             token,
             outcome: too_long,
         };
@@ -167,14 +185,10 @@ impl Verifier {
 
     /// Replaces the keys and the rules. Tokens that are verified from now on are verified by the new ones; those in the cache
     /// are forgotten. Identities that were returned before stay as they are.
-    pub fn replace(&self, keys: KeySet, settings: auth::Settings) {
+    pub fn replace(&self, tenants: Vec<TokenRules>) {
         let mut rules = self.shared.rules.write();
         let generation = rules.generation + 1;
-        *rules = Arc::new(Rules {
-            keys,
-            settings,
-            generation,
-        });
+        *rules = Arc::new(Rules { tenants, generation });
         drop(rules);
         self.shared.cache.clear(generation);
     }
@@ -189,24 +203,27 @@ impl Verifier {
 /// The loop of one thread. It ends when the verifier is dropped.
 fn serve(requests: &Receiver<Request>) {
     for mut request in requests {
-        request.outcome = Some(request.shared.verify(&request.token, unix_ms()));
+        request.outcome = Some((request.shared).verify(&[request.tenant], &request.token, unix_ms()));
     }
 }
 
 impl Shared {
-    fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
-        let key = cache::key(token);
-        if let Some(identity) = self.cache.get(&key, now_unix_ms) {
-            self.metrics.cache_hits.add(1);
-            return Ok(identity);
+    /// Verifies a token of one of these tenants.
+    fn verify(&self, tenants: &[Tenant], token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
+        for tenant in tenants {
+            if let Some(identity) = self.cache.get(&cache::key(*tenant, token), now_unix_ms) {
+                self.metrics.cache_hits.add(1);
+                return Ok(identity);
+            }
         }
         let rules = Arc::clone(&self.rules.read());
         let watch = Stopwatch::start();
-        let verified = auth::verify(token, &rules.keys, &rules.settings, now_unix_ms);
+        let verified = rules.verify(tenants, token, now_unix_ms);
         self.metrics.duration.add(watch.elapsed());
         match verified {
             Ok(identity) => {
                 self.metrics.verified.add(1);
+                let key = cache::key(identity.tenant, token);
                 Ok(self.cache.put(key, Arc::new(identity), rules.generation))
             }
             Err(error) => {
@@ -223,11 +240,29 @@ impl Shared {
     }
 }
 
+impl Rules {
+    /// The identity by the first of these tenants whose rules accept the token. Of several errors, that of an expired token
+    /// says the most.
+    fn verify(&self, tenants: &[Tenant], token: &str, now_unix_ms: u64) -> Result<Identity, TokenError> {
+        let mut refused = None;
+        let rules = tenants.iter().filter_map(|tenant| self.tenants.get(tenant.index()));
+        for TokenRules { keys, settings } in rules {
+            match auth::verify(token, keys, settings, now_unix_ms) {
+                Ok(identity) => return Ok(identity),
+                Err(error) if error.code == ErrorCode::TokenExpired => refused = Some(error),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| TokenError::invalid("the token's tenant does not exist any more")))
+    }
+}
+
 /// A waiting request. Dropping it sends its reply.
 struct Request {
     shared: Arc<Shared>,
     from: ConnectionId,
     request: u32,
+    tenant: Tenant,
     token: Box<str>,
     outcome: Option<Result<Arc<Identity>, TokenError>>,
 }

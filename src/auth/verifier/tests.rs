@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::cache::key;
 use super::*;
-use crate::auth::Permissions;
 use crate::auth::tests::sign::{hs256, hs256_keys};
+use crate::auth::{Algorithm, Key, Permissions};
 use crate::shard::mailbox::{Mailbox, mailbox};
 
 const NOW_MS: u64 = 1_703_846_400_000;
@@ -50,6 +49,15 @@ fn answers(mailbox: &mut Mailbox, count: usize) -> Vec<Answer> {
     all
 }
 
+fn rules(keys: KeySet) -> Vec<TokenRules> {
+    let settings = auth::Settings::default();
+    vec![TokenRules { keys, settings }]
+}
+
+fn key(token: &str) -> [u8; 32] {
+    cache::key(Tenant::DEFAULT, token)
+}
+
 fn user(outcome: &Result<Arc<Identity>, TokenError>) -> Option<&str> {
     outcome.as_ref().ok().and_then(|identity| identity.user.as_deref())
 }
@@ -58,17 +66,19 @@ fn user(outcome: &Result<Arc<Identity>, TokenError>) -> Option<&str> {
 fn a_verified_token_is_remembered_until_it_ends() {
     let verifier = Verifier::start(settings(), Vec::new()).expect("started");
     let token = token(42, NOW_MS / 1000 + 60);
-    let first = verifier.verify(&token, NOW_MS).expect("good");
+    let first = verifier.verify(Tenant::DEFAULT, &token, NOW_MS).expect("good");
     let second = verifier
-        .verify(&token, NOW_MS + 64_999)
+        .verify(Tenant::DEFAULT, &token, NOW_MS + 64_999)
         .expect("good, within the leeway");
     assert!(Arc::ptr_eq(&first, &second));
-    let expired = verifier.verify(&token, NOW_MS + 65_000).expect_err("expired");
+    let expired = verifier
+        .verify(Tenant::DEFAULT, &token, NOW_MS + 65_000)
+        .expect_err("expired");
     assert_eq!(expired.code, ErrorCode::TokenExpired);
     assert_eq!(verifier.shared.cache.len(), 0, "an expired token is forgotten");
     let other = format!("{token}x");
     assert_eq!(
-        verifier.verify(&other, NOW_MS).expect_err("bad").code,
+        verifier.verify(Tenant::DEFAULT, &other, NOW_MS).expect_err("bad").code,
         ErrorCode::TokenInvalid
     );
     assert_eq!(verifier.shared.cache.len(), 0, "a bad token is not remembered");
@@ -129,7 +139,7 @@ fn every_request_is_answered_once_in_order_and_to_its_shard() {
             1 => "nonsense".to_owned(),
             _ => lasting(n as usize),
         };
-        verifier.request(connection((n % 2) as u16, n % 10 / 2), n, token.into());
+        verifier.request(connection((n % 2) as u16, n % 10 / 2), n, Tenant::DEFAULT, token.into());
     }
     for (shard, mailbox) in mailboxes.iter_mut().enumerate() {
         let mut last: BTreeMap<u32, u32> = BTreeMap::new();
@@ -162,7 +172,7 @@ fn requests_beyond_the_queue_are_answered_at_once() {
     let mut asked = 0;
     // The thread takes some out while this one asks; in the end it is behind.
     while verifier.metrics().overloaded.get() == 0 {
-        verifier.request(connection(0, 0), asked, token.as_str().into());
+        verifier.request(connection(0, 0), asked, Tenant::DEFAULT, token.as_str().into());
         asked += 1;
     }
     let answers = answers(&mut mailbox, asked as usize);
@@ -184,7 +194,7 @@ fn waiting_bytes_are_bounded_too() {
         ..settings()
     };
     let verifier = Verifier::start(settings, vec![handle]).expect("started");
-    verifier.request(connection(0, 0), 1, lasting(42).into());
+    verifier.request(connection(0, 0), 1, Tenant::DEFAULT, lasting(42).into());
     let (_, _, outcome) = answers(&mut mailbox, 1).remove(0);
     assert_eq!(outcome.expect_err("no room").code, ErrorCode::Internal);
     assert_eq!(verifier.shared.queued_bytes.load(Relaxed), 0);
@@ -194,7 +204,12 @@ fn waiting_bytes_are_bounded_too() {
 fn a_token_that_is_too_long_does_not_wait() {
     let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
     let verifier = Verifier::start(settings(), vec![handle]).expect("started");
-    verifier.request(connection(0, 0), 1, "x".repeat(TOKEN_BYTES_MAX + 1).into());
+    verifier.request(
+        connection(0, 0),
+        1,
+        Tenant::DEFAULT,
+        "x".repeat(TOKEN_BYTES_MAX + 1).into(),
+    );
     assert_eq!(mailbox.len(), 1, "answered before `request` returned");
     let (_, _, outcome) = answers(&mut mailbox, 1).remove(0);
     assert_eq!(outcome.expect_err("too long"), TokenError::too_long());
@@ -205,7 +220,7 @@ fn a_dropped_verifier_replies_to_waiting_requests() {
     let (handle, mut mailbox) = mailbox(Arc::default(), Arc::default());
     let verifier = Verifier::start(settings(), vec![handle]).expect("started");
     for n in 0..200 {
-        verifier.request(connection(0, n), n, lasting(n as usize).into());
+        verifier.request(connection(0, n), n, Tenant::DEFAULT, lasting(n as usize).into());
     }
     drop(verifier);
     assert!(
@@ -220,29 +235,29 @@ fn requests_of_ended_and_unknown_shards_are_dropped() {
     let (handle, mailbox) = mailbox(Arc::default(), Arc::default());
     drop(mailbox);
     let verifier = Verifier::start(settings(), vec![handle]).expect("started");
-    verifier.request(connection(0, 0), 1, lasting(1).into());
-    verifier.request(connection(9, 0), 2, lasting(2).into());
+    verifier.request(connection(0, 0), 1, Tenant::DEFAULT, lasting(1).into());
+    verifier.request(connection(9, 0), 2, Tenant::DEFAULT, lasting(2).into());
     let deadline = Instant::now() + Duration::from_secs(20);
     while verifier.shared.queued_bytes.load(Relaxed) > 0 {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
-    assert!(verifier.verify(&lasting(3), NOW_MS).is_ok());
+    assert!(verifier.verify(Tenant::DEFAULT, &lasting(3), NOW_MS).is_ok());
 }
 
 #[test]
 fn replaced_rules_decide_about_the_next_token_and_forget_the_cache() {
     let verifier = Verifier::start(settings(), Vec::new()).expect("started");
     let token = token(42, NOW_MS / 1000 + 60);
-    verifier.verify(&token, NOW_MS).expect("a good token");
-    verifier.replace(KeySet::default(), auth::Settings::default());
+    verifier.verify(Tenant::DEFAULT, &token, NOW_MS).expect("a good token");
+    verifier.replace(rules(KeySet::default()));
     assert!(
-        verifier.verify(&token, NOW_MS).is_err(),
+        verifier.verify(Tenant::DEFAULT, &token, NOW_MS).is_err(),
         "no key is left, and nothing is cached"
     );
-    verifier.replace(hs256_keys(), auth::Settings::default());
-    verifier.verify(&token, NOW_MS).expect("good again");
-    verifier.verify(&token, NOW_MS).expect("cached");
+    verifier.replace(rules(hs256_keys()));
+    verifier.verify(Tenant::DEFAULT, &token, NOW_MS).expect("good again");
+    verifier.verify(Tenant::DEFAULT, &token, NOW_MS).expect("cached");
     assert_eq!(verifier.metrics().cache_hits.get(), 1);
 
     // A verification that began by earlier rules stores nothing.
@@ -253,4 +268,40 @@ fn replaced_rules_decide_about_the_next_token_and_forget_the_cache() {
     assert!(cache.get(&key("late"), 0).is_none());
     cache.put(key("new"), identity, 1);
     assert!(cache.get(&key("new"), 0).is_some());
+}
+
+#[test]
+fn each_tenant_accepts_the_tokens_of_its_own_keys() {
+    let other = Tenant::new(1).expect("a tenant");
+    let mut settings = settings();
+    settings.tenants.push(TokenRules {
+        keys: KeySet::new(vec![
+            Key::hmac(Algorithm::Hs256, b"another secret of thirty-two bytes", false).expect("a good key"),
+        ]),
+        settings: auth::Settings {
+            tenant: other,
+            ..auth::Settings::default()
+        },
+    });
+    let verifier = Verifier::start(settings, Vec::new()).expect("started");
+    let token = lasting(4);
+    // Twice, because the second answer may come from the cache.
+    for _ in 0..2 {
+        let identity = verifier.verify(Tenant::DEFAULT, &token, NOW_MS).expect("its own");
+        assert_eq!(identity.tenant, Tenant::DEFAULT);
+        let refused = verifier.verify(other, &token, NOW_MS).expect_err("another tenant's");
+        assert_eq!(refused.code, ErrorCode::TokenInvalid);
+    }
+    assert_eq!(
+        verifier.verify_any(&token, NOW_MS).expect("somebody's").tenant,
+        Tenant::DEFAULT
+    );
+    let expired = verifier
+        .verify_any(&super::tests::token(4, 1), NOW_MS)
+        .expect_err("too old");
+    assert_eq!(
+        expired.code,
+        ErrorCode::TokenExpired,
+        "that another tenant's key does not fit says less"
+    );
 }

@@ -151,7 +151,8 @@ impl Audit {
             duration_ms,
         };
         let event = NewEvent {
-            channel: Channel::parse(CHANNEL).expect("a valid name"),
+            // The tenant's own channel: its administrators see it, and nobody else.
+            channel: (Channel::parse(CHANNEL).expect("a valid name")).in_tenant(request.action.tenant()),
             name: level.into(),
             data: Bytes::from(serde_json::to_vec(&entry).expect("strings and numbers")),
             timestamp_ms: unix_ms(),
@@ -214,6 +215,7 @@ fn shown(params: &Bytes) -> &[u8] {
 fn write_line(request: &Request, address: Option<IpAddr>, outcome: &str, code: Option<&str>, duration_ms: u64) {
     tracing::info!(
         target: TARGET,
+        tenant = request.tenant.as_deref(),
         action = request.action.as_str(),
         user = request.user.as_deref(),
         role = request.role.as_deref(),

@@ -28,7 +28,7 @@ use self::audit::AuditRoom;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, TenantNames};
 use tickgate_protocol::message::{CommandKey, RequestId};
 
 pub mod audit;
@@ -61,6 +61,8 @@ pub struct Settings {
     pub keys: keys::Settings,
     /// The room in the audit trail, if it must be complete: a command of an audited route then waits for room.
     pub audit_room: Option<AuditRoom>,
+    /// The names of the tenants beside the default one. The commands in flight are shared equally among all.
+    pub tenants: TenantNames,
     /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
     /// that one reply never makes its connection a slow consumer.
     pub reply_bytes_max: usize,
@@ -74,6 +76,7 @@ impl Default for Settings {
             in_flight_per_connection_max: 256,
             keys: keys::Settings::default(),
             audit_room: None,
+            tenants: TenantNames::default(),
             reply_bytes_max: 128 * 1024,
         }
     }
@@ -137,6 +140,8 @@ impl fmt::Debug for Target {
 /// A command as a backend sees it.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The name of the client's tenant; `None` for the default one.
+    pub tenant: Option<Box<str>>,
     /// The client's `id`, unique among the commands in flight of one `client_id`.
     pub id: RequestId,
     /// The action, such as `grid.start`.
@@ -156,8 +161,9 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(client_id: &str, command: Command) -> Self {
+    fn new(tenants: &TenantNames, client_id: &str, command: Command) -> Self {
         Self {
+            tenant: tenants.of(command.identity.tenant).map(Into::into),
             id: command.id,
             action: command.action,
             params: command.params,

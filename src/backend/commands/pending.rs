@@ -13,6 +13,7 @@ use super::{CommandSource, Request};
 use crate::pause;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
 
 /// A command that is not answered yet. Dropping it answers it, so that a panic or the end of the runtime loses no command.
@@ -45,7 +46,7 @@ impl Pending {
             to: source.connection,
             number: source.request,
             address: source.address,
-            request: Request::new(source.client_id, command),
+            request: shared.request(source.client_id, command),
             audit: false,
             reservation: None,
             ticket: None,
@@ -110,7 +111,8 @@ impl Pending {
             }
         }
         // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
-        let _permit = match InFlightPermit::new(&shared, route, self.to) {
+        let tenant = self.request.action.tenant();
+        let _permit = match InFlightPermit::new(&shared, route, tenant, self.to) {
             Ok(permit) => permit,
             Err(outcome) => return self.answer(outcome),
         };
@@ -204,18 +206,23 @@ impl Drop for Pending {
     }
 }
 
-/// A command's permits of the three limits in flight: in all, of its route, and of its connection.
+/// A command's permits of the three limits in flight: of its tenant, of its route, and of its connection.
 struct InFlightPermit<'a> {
     shared: &'a Shared,
     connection: ConnectionId,
-    _in_all: OwnedSemaphorePermit,
+    _of_tenant: OwnedSemaphorePermit,
     _of_route: OwnedSemaphorePermit,
 }
 
 impl<'a> InFlightPermit<'a> {
     /// Takes the permits. The error is the answer to the command. Only the limit of one connection is the client's own
     /// doing, so only that one is `RATE_LIMITED`.
-    fn new(shared: &'a Shared, route: &Route, connection: ConnectionId) -> Result<Self, CommandOutcome> {
+    fn new(
+        shared: &'a Shared,
+        route: &Route,
+        tenant: Tenant,
+        connection: ConnectionId,
+    ) -> Result<Self, CommandOutcome> {
         let full = || {
             refused(
                 ErrorCode::BackendUnavailable,
@@ -228,7 +235,8 @@ impl<'a> InFlightPermit<'a> {
                 "the gateway is restarting; the command was not carried out".to_owned(),
             ));
         }
-        let in_all = Arc::clone(&shared.permits).try_acquire_owned().map_err(|_| full())?;
+        let of_tenant = shared.permits.get(tenant.index()).ok_or_else(full)?;
+        let of_tenant = Arc::clone(of_tenant).try_acquire_owned().map_err(|_| full())?;
         let of_route = Arc::clone(&route.permits).try_acquire_owned().map_err(|_| full())?;
         let mut per_connection = shared.per_connection.lock();
         let in_flight = per_connection.get(&connection).copied().unwrap_or(0);
@@ -241,7 +249,7 @@ impl<'a> InFlightPermit<'a> {
         Ok(Self {
             shared,
             connection,
-            _in_all: in_all,
+            _of_tenant: of_tenant,
             _of_route: of_route,
         })
     }

@@ -63,8 +63,8 @@ fn raw(body: &Bytes, name: &str, value: Option<&RawValue>) -> Result<Bytes, Fail
     }
 }
 
-/// The body of the request to a backend: `{id, action, params, key, user, role, client_id, timestamp}`. It is written by hand
-/// because `params` is copied without being parsed again.
+/// The body of the request to a backend: `{id, action, params, key, user, role, client_id, timestamp}`, and `tenant` if there
+/// is one. It is written by hand because `params` is copied without being parsed again.
 pub(super) fn request_body(request: &Request) -> Bytes {
     let mut body = Vec::with_capacity(request.params.len() + 256);
     body.extend_from_slice(b"{\"id\":");
@@ -91,6 +91,10 @@ pub(super) fn request_body(request: &Request) -> Bytes {
     string(&mut body, Some(&request.client_id));
     body.extend_from_slice(b",\"timestamp\":");
     body.extend_from_slice(request.timestamp_ms.to_string().as_bytes());
+    if let Some(tenant) = &request.tenant {
+        body.extend_from_slice(b",\"tenant\":");
+        string(&mut body, Some(tenant));
+    }
     body.push(b'}');
     Bytes::from(body)
 }
@@ -213,6 +217,7 @@ mod tests {
     #[test]
     fn the_request_holds_the_params_byte_for_byte() {
         let request = Request {
+            tenant: None,
             id: RequestId::Text("a\"b".into()),
             action: Channel::parse("grid.start").expect("valid"),
             params: Bytes::from_static(b"{\"x\" : 1.50}"),

@@ -25,7 +25,7 @@ use crate::hub::snapshot::CommandRecord;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
 use crate::time::unix_ms;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant, TenantNames};
 use tickgate_protocol::message::{CommandKey, ErrorCode};
 
 // Attempts of an idempotent command in all, and the wait before the second one. The wait doubles each time.
@@ -41,9 +41,11 @@ pub struct Router {
 pub(super) struct Shared {
     routes: RwLock<Arc<Routes>>,
     pool: Pool,
-    // One permit for each command in flight.
-    pub(super) permits: Arc<Semaphore>,
+    // One permit for each command in flight, by the number of its tenant. Each tenant has an equal share, so that none can
+    // use up those of another.
+    pub(super) permits: Box<[Arc<Semaphore>]>,
     permits_max: u32,
+    tenants: TenantNames,
     pub(super) per_connection_max: usize,
     pub(super) per_connection: Mutex<HashMap<ConnectionId, usize>>,
     pub(super) responder: Box<dyn Responder>,
@@ -100,12 +102,17 @@ impl Router {
             Pool::default()
         };
         let routes = Routes::new(settings.routes, &pool, settings.reply_bytes_max, &Routes::default());
-        let permits_max = u32::try_from(settings.in_flight_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let tables = settings.tenants.tables();
+        let share = (settings.in_flight_max / tables).clamp(1, Semaphore::MAX_PERMITS);
+        let permits_max = u32::try_from(share).unwrap_or(u32::MAX);
         let shared = Shared {
             routes: RwLock::new(Arc::new(routes)),
             pool,
-            permits: Arc::new(Semaphore::new(permits_max as usize)),
+            permits: (0..tables)
+                .map(|_| Arc::new(Semaphore::new(permits_max as usize)))
+                .collect(),
             permits_max,
+            tenants: settings.tenants,
             per_connection_max: settings.in_flight_per_connection_max,
             per_connection: Mutex::new(HashMap::new()),
             responder,
@@ -137,7 +144,7 @@ impl Router {
             let outcome = refused(ErrorCode::Forbidden, "not allowed for this user".to_owned());
             self.shared
                 .audit
-                .record(&Request::new(client_id, command), address, &outcome, 0, None);
+                .record(&self.shared.request(client_id, command), address, &outcome, 0, None);
         }
     }
 
@@ -191,7 +198,11 @@ impl Router {
     /// in flight then belong to clients that are gone, but are still carried out and audited.
     pub async fn drain(&self, deadline: Duration) {
         self.shared.phase.send_replace(Phase::Draining);
-        let all = self.shared.permits.acquire_many(self.shared.permits_max);
+        let all = async {
+            for permits in &self.shared.permits {
+                let _ = permits.acquire_many(self.shared.permits_max).await;
+            }
+        };
         let _ = tokio::time::timeout(deadline, all).await;
         self.shared.phase.send_replace(Phase::Stopped);
     }
@@ -230,6 +241,10 @@ impl Shared {
     /// The length of the longest outcome of a command.
     pub(super) fn reply_bytes_max(&self) -> usize {
         self.reply_bytes_max.load(Relaxed)
+    }
+
+    pub(super) fn request(&self, client_id: &str, command: Command) -> Request {
+        Request::new(&self.tenants, client_id, command)
     }
 }
 
@@ -280,7 +295,14 @@ impl Routes {
 
 /// What tells one backend from another: routes with the same one share a circuit breaker.
 #[derive(PartialEq, Eq)]
-enum BackendId {
+struct BackendId {
+    // A backend that fails one tenant's commands must not be refused to another.
+    tenant: Tenant,
+    target: TargetId,
+}
+
+#[derive(PartialEq, Eq)]
+enum TargetId {
     Url(BackendUrl),
     Name(Box<str>),
 }
@@ -288,9 +310,9 @@ enum BackendId {
 impl BackendId {
     /// The name in logs and metrics, one that is not taken. It shows no query, so two URLs may look the same.
     fn name(&self, is_taken: impl Fn(&str) -> bool) -> Box<str> {
-        let name = match self {
-            Self::Url(url) => url.to_string(),
-            Self::Name(name) => name.to_string(),
+        let name = match &self.target {
+            TargetId::Url(url) => url.to_string(),
+            TargetId::Name(name) => name.to_string(),
         };
         let mut numbered = (2..).map(|number| format!("{name} ({number})"));
         if !is_taken(&name) {
@@ -301,13 +323,15 @@ impl BackendId {
 }
 
 fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (BackendId, Arc<dyn Handler>) {
-    match &route.target {
+    let (target, handler): (_, Arc<dyn Handler>) = match &route.target {
         Target::Http(http) => (
-            BackendId::Url(http.url.clone()),
+            TargetId::Url(http.url.clone()),
             Arc::new(HttpBackend::new(pool, http, reply_bytes_max)),
         ),
-        Target::InProcess { name, handler } => (BackendId::Name(name.clone()), Arc::clone(handler)),
-    }
+        Target::InProcess { name, handler } => (TargetId::Name(name.clone()), Arc::clone(handler)),
+    };
+    let tenant = route.pattern.tenant();
+    (BackendId { tenant, target }, handler)
 }
 
 pub(super) fn length(params: &[u8]) -> i64 {

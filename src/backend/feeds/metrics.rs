@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use super::health::FeedState;
 use crate::metrics::{Counter, Gauge, Metric, metrics};
+use tickgate_protocol::channel::{ChannelTemplate, Tenant, TenantNames};
 
 metrics! {
     /// The counters of one feed. The runner and its polls write, by [`Counter::add`].
@@ -27,6 +28,9 @@ metrics! {
 /// The counters and the state of one feed.
 #[derive(Debug, Default)]
 pub(super) struct FeedMetrics {
+    pub(super) tenant: Tenant,
+    /// The name of the tenant.
+    pub(super) tenant_name: Option<Box<str>>,
     pub(super) channel: Box<str>,
     pub(super) counters: FeedCounters,
     // The index in `FeedState::ALL`.
@@ -34,9 +38,11 @@ pub(super) struct FeedMetrics {
 }
 
 impl FeedMetrics {
-    pub(super) fn new(channel: &str) -> Self {
+    pub(super) fn new(channel: &ChannelTemplate, tenants: &TenantNames) -> Self {
         Self {
-            channel: channel.into(),
+            tenant: channel.tenant(),
+            tenant_name: tenants.of(channel.tenant()).map(Into::into),
+            channel: channel.to_string().into(),
             ..Self::default()
         }
     }
@@ -47,6 +53,8 @@ impl FeedMetrics {
 
     pub(super) fn read(&self) -> FeedSample {
         FeedSample {
+            tenant: self.tenant,
+            tenant_name: self.tenant_name.clone(),
             channel: self.channel.clone(),
             state: FeedState::ALL[usize::from(self.state.load(Relaxed)) % FeedState::ALL.len()],
             counts: self.counters.read(),
@@ -57,6 +65,10 @@ impl FeedMetrics {
 /// One reading of a feed's counters and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedSample {
+    /// The tenant that it is polled for.
+    pub tenant: Tenant,
+    /// The tenant's name; `None` for the default one.
+    pub tenant_name: Option<Box<str>>,
     /// The channel, as configured.
     pub channel: Box<str>,
     /// The state of the source.

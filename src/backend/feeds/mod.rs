@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::session::RefusedValue;
-use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern};
+use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern, TenantNames};
 use tickgate_protocol::json::RecordKey;
 
 pub use health::FeedState;
@@ -61,6 +61,8 @@ const PUSHES_MAX: usize = 64;
 pub struct Settings {
     /// The feeds, in the order of the configuration.
     pub feeds: Vec<FeedSettings>,
+    /// The names of the tenants beside the default one, for logs and metrics.
+    pub tenants: TenantNames,
     /// Longest `data` of an event, in bytes (`limits.event_bytes`). A source's response may be 16 times as long.
     pub event_bytes: usize,
 }
@@ -69,6 +71,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             feeds: Vec::new(),
+            tenants: TenantNames::default(),
             event_bytes: 256 * 1024,
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::failure::PollFailure;
 use super::health::{FeedState, Health};
+use super::metrics::FeedMetrics;
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::time::unix_ms;
@@ -38,15 +39,16 @@ impl Reports {
         Self { queue }
     }
 
-    /// Reports that the state of `feed` changed from `last`. The poll of `channel` changed it, by `failure` if it failed.
+    /// Reports on the `system.log` of the feed's tenant that the state of the feed changed from `last`. The poll of `channel` changed it, by `failure` if it failed.
     pub(super) fn changed(
         &self,
-        feed: &str,
+        metrics: &FeedMetrics,
         last: FeedState,
         health: &Health,
         channel: &str,
         failure: Option<&PollFailure>,
     ) {
+        let (feed, tenant) = (&*metrics.channel, metrics.tenant_name.as_deref());
         let state = health.state();
         let (failing, polled) = health.counts();
         let why = failure.map_or_else(String::new, |failure| format!(": {}", failure.class()));
@@ -60,8 +62,8 @@ impl Reports {
             FeedState::Good | FeedState::Unknown => return,
         };
         match failure {
-            Some(failure) => tracing::warn!(feed, channel, state = state.as_str(), %failure, "{message}"),
-            None => tracing::info!(feed, state = state.as_str(), "{message}"),
+            Some(failure) => tracing::warn!(tenant, feed, channel, state = state.as_str(), %failure, "{message}"),
+            None => tracing::info!(tenant, feed, state = state.as_str(), "{message}"),
         }
         let data = json!({
             "level": level, "source": "feed", "message": message,
@@ -71,14 +73,14 @@ impl Reports {
             return;
         };
         let event = NewEvent {
-            channel,
+            channel: channel.in_tenant(metrics.tenant),
             name: level.into(),
             data: data.to_string().into(),
             timestamp_ms: unix_ms(),
             options: PublishOptions::default(),
         };
         if self.queue.try_send(event).is_err() {
-            tracing::warn!(feed, "a change of state could not be published on system.log");
+            tracing::warn!(tenant, feed, "a change of state could not be published on system.log");
         }
     }
 }

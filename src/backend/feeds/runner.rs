@@ -87,7 +87,7 @@ impl Runner {
         let metrics: Arc<[FeedMetrics]> = settings
             .feeds
             .iter()
-            .map(|feed| FeedMetrics::new(&feed.channel.to_string()))
+            .map(|feed| FeedMetrics::new(&feed.channel, &settings.tenants))
             .collect();
         let mut connections = Connections::default();
         let event_bytes = Arc::new(AtomicUsize::new(settings.event_bytes));
@@ -371,7 +371,7 @@ impl Runner {
         let last = feed.health.change(before, now)?;
         let metrics = feed.poller.metrics();
         metrics.set_state(feed.health.state());
-        reports.changed(&metrics.channel, last, &feed.health, channel.as_str(), failure);
+        reports.changed(metrics, last, &feed.health, channel.as_str(), failure);
         Some(last)
     }
 

@@ -84,22 +84,23 @@ fn roles_have_names(auth: &Auth, check: &mut Check<'_>) {
 }
 
 impl Auth {
-    /// How tokens are read.
-    pub(in crate::config) fn settings(&self) -> Settings {
+    /// How tokens of a tenant are read.
+    pub(in crate::config) fn settings(&self, tenant: Tenant) -> Settings {
         let roles = self.roles.iter();
+        let policy = Policy {
+            roles: roles
+                .map(|(name, role)| (name.as_str().into(), role.permissions()))
+                .collect(),
+            default: self.default.permissions(),
+            anonymous: self.anonymous.permissions(),
+        };
         Settings {
-            tenant: Tenant::DEFAULT,
+            tenant,
             subject_claim: self.subject_claim.as_str().into(),
             leeway_ms: milliseconds(self.leeway),
             issuer: self.issuer.as_deref().map(Into::into),
             audience: self.audience.as_deref().map(Into::into),
-            policy: Policy {
-                roles: roles
-                    .map(|(name, role)| (name.as_str().into(), role.permissions()))
-                    .collect(),
-                default: self.default.permissions(),
-                anonymous: self.anonymous.permissions(),
-            },
+            policy: policy.in_tenant(tenant),
         }
     }
 

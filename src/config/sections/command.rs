@@ -7,7 +7,7 @@ use crate::auth::Secret;
 use crate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use crate::config::check::{Because, Check, HOUR, at_least, at_most, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 
 section! {
     /// `[[command]]`.
@@ -48,8 +48,8 @@ fn one_secret(command: &Command, check: &mut Check<'_>) {
 }
 
 impl Command {
-    /// The settings of the route. `None` only for a command that the check refuses.
-    pub(in crate::config) fn route(&self, hmac_secret: Option<Secret>) -> Option<RouteSettings> {
+    /// The settings of the route of a tenant. `None` only for a command that the check refuses.
+    pub(in crate::config) fn route(&self, tenant: Tenant, hmac_secret: Option<Secret>) -> Option<RouteSettings> {
         let target = Target::Http(HttpSettings {
             url: self.http.clone()?,
             hmac_secret,
@@ -59,7 +59,7 @@ impl Command {
             idempotent: self.idempotent,
             audit: self.audit,
             in_flight_max: self.max_in_flight as usize,
-            ..RouteSettings::new(self.pattern.clone()?, target)
+            ..RouteSettings::new(self.pattern.clone()?.in_tenant(tenant), target)
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
 use crate::ingress::{HostPattern, ListenAddress, ListenerName, Selector};
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 use tickgate_protocol::dialect::typed::Template;
 use tickgate_protocol::dialect::{Dialect, socket_io, typed as typed_dialect};
 
@@ -119,26 +119,27 @@ fn keys_fit_the_dialect(endpoint: &Endpoint, check: &mut Check<'_>) {
 
 /// Refuses endpoints of which a request could fit two equally well, paths of the gateway itself, and listeners that do not
 /// exist. `check` stands at the file as a whole.
-pub(super) fn check_selection(endpoints: &[Endpoint], listeners: &[ListenAddress], check: &mut Check<'_>) {
+/// Each endpoint comes with its name.
+pub(super) fn check_selection(endpoints: &[(String, &Endpoint)], listeners: &[ListenAddress], check: &mut Check<'_>) {
     // `/a` and `/a/` are the same path.
     let served = |endpoint: &Endpoint| Some(endpoint.path.as_deref()?.trim_end_matches('/').to_owned());
-    for (index, endpoint) in endpoints.iter().enumerate() {
+    for (index, (name, endpoint)) in endpoints.iter().enumerate() {
         if let Some(ListenerName::Address(address)) = &endpoint.listen {
-            let key = format!("endpoint[{index}].listen");
+            let key = format!("{name}.listen");
             check.require(listeners.contains(address), &key, "must be an address of server.listen");
         }
         let Some(path) = &endpoint.path else { continue };
-        let key = format!("endpoint[{index}].path");
-        let is_twin = |(_, earlier): &(usize, &Endpoint)| {
+        let key = format!("{name}.path");
+        let is_twin = |(_, earlier): &&(String, &Endpoint)| {
             served(earlier) == served(endpoint)
                 && earlier.listen == endpoint.listen
                 && earlier.selector().ties_with(&endpoint.selector())
         };
-        if let Some((twin, _)) = endpoints[..index].iter().enumerate().find(is_twin) {
+        if let Some((twin, _)) = endpoints[..index].iter().find(is_twin) {
             check.refuse(
                 &key,
                 format!(
-                    "\"{path}\" is served by endpoint[{twin}] too, equally well: let them differ in listen, hosts or \
+                    "\"{path}\" is served by {twin} too, equally well: let them differ in listen, hosts or \
                      subprotocols"
                 ),
             );
@@ -211,12 +212,12 @@ impl Endpoint {
         }
     }
 
-    /// The patterns of `auto_subscribe`, each once.
-    pub(in crate::config) fn auto_subscribe(&self) -> Box<[Pattern]> {
+    /// The patterns of `auto_subscribe`, each once, as those of a tenant.
+    pub(in crate::config) fn auto_subscribe(&self, tenant: Tenant) -> Box<[Pattern]> {
         let patterns = &self.auto_subscribe;
         let is_first = |index: &usize| !patterns[..*index].contains(&patterns[*index]);
         let first = (0..patterns.len()).filter(is_first);
-        first.map(|index| patterns[index].clone()).collect()
+        first.map(|index| patterns[index].clone().in_tenant(tenant)).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::auth::Secret;
 use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
 use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
-use tickgate_protocol::channel::ChannelTemplate;
+use tickgate_protocol::channel::{ChannelTemplate, Tenant};
 use tickgate_protocol::json::RecordKey;
 
 /// The shortest interval between two polls.
@@ -117,8 +117,8 @@ pub(super) fn check_distinct(feeds: &[Feed], check: &mut Check<'_>) {
 }
 
 impl Feed {
-    /// The settings of the feed. `None` only for a feed that the check refuses.
-    pub(in crate::config) fn settings(&self, password: Option<Secret>) -> Option<FeedSettings> {
+    /// The settings of the feed of a tenant. `None` only for a feed that the check refuses.
+    pub(in crate::config) fn settings(&self, tenant: Tenant, password: Option<Secret>) -> Option<FeedSettings> {
         let source = match (&self.http, &self.redis) {
             (Some(url), _) => SourceSettings::Http(url.clone()),
             (None, key) => SourceSettings::Redis {
@@ -128,7 +128,7 @@ impl Feed {
             },
         };
         Some(FeedSettings {
-            channel: self.channel.clone()?,
+            channel: self.channel.clone()?.in_tenant(tenant),
             event: self.event.as_deref()?.into(),
             source,
             publish: match &self.record_key {

@@ -1,9 +1,9 @@
 //! The sections of the configuration. A file holds the declarations of its keys, their rules, and the conversion into the
 //! settings of the modules that use them.
 
-use crate::config::check::{Check, ensure};
+use crate::config::check::Check;
 use crate::config::declare::section;
-use tickgate_protocol::channel::Classes;
+use tickgate_protocol::channel::{Classes, Tenant as Number};
 
 mod auth;
 mod channel;
@@ -15,6 +15,7 @@ mod process;
 mod record;
 mod server;
 mod state;
+mod tenant;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key};
 pub(super) use channel::{ChannelClass, built_in_classes};
@@ -26,6 +27,7 @@ pub use process::{AuditMode, Format};
 pub(super) use process::{Broker, Log};
 pub(super) use server::Server;
 pub(super) use state::State;
+pub(super) use tenant::{Tenant, TenantAdmin};
 
 section! {
     /// All keys of the file.
@@ -33,8 +35,7 @@ section! {
         /// Listeners, threads and bounds on connections.
         table server: Server = Server::default();
         /// Paths that accept connections.
-        tables endpoints as "endpoint": Vec<Endpoint> = Endpoint::defaults(),
-            check |endpoints| ensure(!endpoints.is_empty(), "at least one [[endpoint]] is needed");
+        tables endpoints as "endpoint": Vec<Endpoint> = Endpoint::defaults();
         /// How clients authenticate.
         table auth: Auth = Auth::default();
         /// The key of the admin listener.
@@ -57,21 +58,92 @@ section! {
         table broker: Broker = Broker::default();
         /// Log lines.
         table log: Log = Log::default();
+        /// Applications that share the gateway and see nothing of each other ([tenants.md](tenants.md)).
+        tables tenants as "tenant": Vec<Tenant> = Vec::new();
 
+        rule there_is_an_endpoint;
         rule elements_fit_each_other;
     }
 }
 
+fn there_is_an_endpoint(sections: &Sections, check: &mut Check<'_>) {
+    let is_served = !sections.endpoints.is_empty() || !sections.tenants.is_empty();
+    check.require(is_served, "endpoint", "at least one [[endpoint]] is needed");
+}
+
 fn elements_fit_each_other(sections: &Sections, check: &mut Check<'_>) {
-    endpoint::check_selection(&sections.endpoints, &sections.server.listen, check);
-    channel::check_distinct(&sections.channels, check);
-    feed::check_distinct(&sections.feeds, check);
-    channel::check_feeds(&sections.feeds, &sections.classes(), check);
+    let endpoints = sections.spaces().into_iter().flat_map(|space| {
+        let prefix = space.prefix();
+        let endpoints = space.endpoints.iter().enumerate();
+        endpoints.map(move |(index, endpoint)| (format!("{prefix}endpoint[{index}]"), endpoint))
+    });
+    endpoint::check_selection(&endpoints.collect::<Vec<_>>(), &sections.server.listen, check);
+    for space in sections.spaces() {
+        let prefix = space.prefix();
+        let section = prefix.strip_suffix('.').unwrap_or_default();
+        check.inside(section, |check| {
+            channel::check_distinct(space.channels, check);
+            feed::check_distinct(space.feeds, check);
+            channel::check_feeds(space.feeds, &channel::classes(space.channels), check);
+        });
+    }
+    tenant::check_all(&sections.tenants, &sections.limits, check);
+}
+
+/// What the default tenant and all others have: the sections that may stand at the top level and under `[[tenant]]`.
+pub(super) struct Space<'a> {
+    pub(super) tenant: Number,
+    /// `None`: the default tenant.
+    pub(super) name: Option<&'a str>,
+    pub(super) endpoints: &'a [Endpoint],
+    pub(super) auth: &'a Auth,
+    pub(super) limits: Limits,
+    pub(super) channels: &'a [ChannelClass],
+    pub(super) commands: &'a [Command],
+    pub(super) feeds: &'a [Feed],
+}
+
+impl Space<'_> {
+    /// What stands before the names of its keys: nothing, or `tenant[0].`.
+    pub(super) fn prefix(&self) -> String {
+        let index = self.tenant.index().checked_sub(1);
+        index.map(|index| format!("tenant[{index}].")).unwrap_or_default()
+    }
 }
 
 impl Sections {
+    /// The default tenant's sections, and those of all others.
+    pub(super) fn spaces(&self) -> Vec<Space<'_>> {
+        let default = Space {
+            tenant: Number::DEFAULT,
+            name: None,
+            endpoints: &self.endpoints,
+            auth: &self.auth,
+            limits: self.limits.clone(),
+            channels: &self.channels,
+            commands: &self.commands,
+            feeds: &self.feeds,
+        };
+        // A tenant without a number is one too many, which the check refuses.
+        let others = self.tenants.iter().enumerate().filter_map(|(index, tenant)| {
+            Some(Space {
+                tenant: Number::new(index + 1)?,
+                name: tenant.name.as_deref(),
+                endpoints: &tenant.endpoints,
+                auth: &tenant.auth,
+                limits: tenant.limits.over(&self.limits),
+                channels: &tenant.channels,
+                commands: &tenant.commands,
+                feeds: &tenant.feeds,
+            })
+        });
+        std::iter::once(default).chain(others).collect()
+    }
+
     /// The classes of all channels.
     pub(super) fn classes(&self) -> Classes {
+        let tenants = self.tenants.iter();
         channel::classes(&self.channels)
+            .with_tenants(tenants.map(|tenant| channel::classes(&tenant.channels)).collect())
     }
 }

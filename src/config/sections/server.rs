@@ -10,7 +10,7 @@ use crate::config::declare::section;
 use crate::config::source::Node;
 use crate::config::value::{Refusal, Value, choices, duration_from_text, milliseconds, text};
 use crate::hub::SHARDS_MAX;
-use crate::ingress::{self, AllowedOrigins, ListenAddress, TokenRefusal, TrustedProxies};
+use crate::ingress::{self, AllowedOrigins, ListenAddress, TrustedProxies};
 use crate::shard;
 use crate::shard::mailbox::ConnectionId;
 
@@ -207,7 +207,7 @@ impl Server {
     pub(in crate::config) fn ingress(
         &self,
         endpoints: Vec<ingress::Endpoint>,
-        token_refusal: TokenRefusal,
+        tenants: Vec<ingress::TenantLimits>,
         max_connections: u32,
     ) -> ingress::Settings {
         let proxies: Vec<&str> = self.trusted_proxies.iter().map(|entry| entry.0.as_str()).collect();
@@ -221,7 +221,7 @@ impl Server {
             allowed_origins: AllowedOrigins::parse(&origins).unwrap_or_default(),
             cors_headers: HeaderValue::from_str(&headers.join(", ")).unwrap_or(HeaderValue::from_static("")),
             endpoints,
-            token_refusal,
+            tenants,
             max_connections,
             max_connections_per_ip: self.max_connections_per_ip,
             max_connections_per_user: self.max_connections_per_user,
@@ -415,9 +415,7 @@ mod tests {
     /// A proxy that connects to `localhost` may use either address.
     #[test]
     fn the_proxies_of_this_machine_are_trusted_by_default() {
-        let trusted = Server::default()
-            .ingress(Vec::new(), TokenRefusal::Auto, 1)
-            .trusted_proxies;
+        let trusted = Server::default().ingress(Vec::new(), Vec::new(), 1).trusted_proxies;
         for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(trusted.trusts(Some(peer.parse().expect(peer))), "{peer}");
         }

@@ -7,14 +7,15 @@ use crate::config::check::{Because, DAY, at_least, at_most, ensure, no_longer_th
 use crate::config::declare::section;
 use crate::config::value::milliseconds;
 use crate::hub::{Quota, STRIPES, StateSettings, snapshot};
+use tickgate_protocol::channel::TenantNames;
 
 /// The smallest bound that holds a few events of the longest kind.
-const BYTES_MIN: u64 = 1 << 20;
+pub(super) const BYTES_MIN: u64 = 1 << 20;
 
 /// The largest bound, 1 TiB.
-const BYTES_MAX: u64 = 1 << 40;
+pub(super) const BYTES_MAX: u64 = 1 << 40;
 /// The most channels and names.
-const NAMES_MAX: u64 = 100_000_000;
+pub(super) const NAMES_MAX: u64 = 100_000_000;
 
 /// Each stripe holds at least one evicted name.
 const _: () = assert!(
@@ -114,6 +115,8 @@ impl State {
             path: self.snapshot.clone()?,
             interval: self.snapshot_interval,
             dedup_window_ms: milliseconds(self.dedup_window),
+            // The gateway fills them in.
+            tenants: TenantNames::default(),
         })
     }
 }

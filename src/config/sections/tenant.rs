@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::limits::message_size;
-use super::server::{WHY_CONNECTIONS, CONNECTIONS_MAX};
+use super::server::{CONNECTIONS_MAX, WHY_CONNECTIONS};
+use super::state::{BYTES_MAX, BYTES_MIN, NAMES_MAX};
 use super::{Auth, ChannelClass, Command, DialectName, Endpoint, Feed, Limits};
 use crate::auth::Mode;
 use crate::config::check::{Because, Check, at_most, ensure, not_blank};
 use crate::config::declare::section;
+use crate::config::visit;
 use crate::hub::Quota;
-use tickgate_protocol::channel::Tenant as TenantNumber;
+use tickgate_protocol::channel::{DEFAULT_TENANT, Tenant as TenantNumber};
 
 /// The longest name of a tenant, in bytes.
 const NAME_BYTES_MAX: usize = 32;
@@ -45,6 +46,10 @@ fn is_name(name: &Option<String>) -> Result<(), String> {
     ensure(
         name.as_ref().is_none_or(fine),
         "must have 1 to 32 characters: lower-case letters, digits, - and _",
+    )?;
+    ensure(
+        name.as_deref() != Some(DEFAULT_TENANT),
+        "is the name of the tenant that everything outside [[tenant]] belongs to",
     )
 }
 
@@ -68,9 +73,9 @@ section! {
         /// As `limits.subscriptions`. Not set: the same.
         value subscriptions: Option<u32> = None;
         /// As `limits.message_bytes`. Not set: the same.
-        value message_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| message_size(&bytes));
+        value message_bytes: Option<u32> = None;
         /// As `limits.event_bytes`. Not set: the same.
-        value event_bytes: Option<u32> = None, check |bytes| bytes.map_or(Ok(()), |bytes| message_size(&bytes));
+        value event_bytes: Option<u32> = None;
         /// As `limits.publish_per_second`, for each publisher of the tenant. Not set: the same.
         value publish_per_second: Option<u32> = None;
         /// As `limits.outbox_frames`. Not set: the same.
@@ -87,12 +92,16 @@ section! {
         /// As `server.max_connections_per_user`. Not set: the same.
         value connections_per_user: Option<u32> = None,
             check |connections| at_most(connections.unwrap_or(0), CONNECTIONS_MAX).because(WHY_CONNECTIONS);
-        /// Channels of the tenant of which something is kept. One more evicts the tenant's least used one. 0: as many as
+        /// Channels of the tenant of which something is kept, at most 100,000,000. One more evicts the tenant's least used one. 0: as many as
         /// `state.channels` leaves.
-        value state_channels: u64 = 0;
-        /// Bytes of everything that is kept of the tenant's channels. More evicts the tenant's least used channels. 0: as many
+        value state_channels: u64 = 0,
+            check |channels| at_most(*channels, NAMES_MAX).because("each channel is kept in memory");
+        /// Bytes of everything that is kept of the tenant's channels, 1 MiB to 1 TiB. More evicts the tenant's least used channels. 0: as many
         /// as `state.bytes` leaves.
-        value state_bytes: u64 = 0;
+        value state_bytes: u64 = 0,
+            check |bytes| ensure(*bytes == 0 || *bytes >= BYTES_MIN, "must be at least 1048576")
+                .because("1 MiB holds a few events of the longest kind (0: no limit)")
+                .and(at_most(*bytes, BYTES_MAX).because("1 TiB is more memory than a machine has"));
     }
 }
 
@@ -148,8 +157,8 @@ fn one_key(admin: &TenantAdmin, check: &mut Check<'_>) {
     }
 }
 
-/// Refuses too many tenants, and two of one name. `check` stands at the file as a whole.
-pub(super) fn check_distinct(tenants: &[Tenant], check: &mut Check<'_>) {
+/// Checks tenants against each other and against `[limits]`. `check` stands at the file as a whole.
+pub(super) fn check_all(tenants: &[Tenant], limits: &Limits, check: &mut Check<'_>) {
     if tenants.len() > TenantNumber::MAX {
         let message = format!("must be at most {} tenants", TenantNumber::MAX);
         check.refuse("tenant", message);
@@ -159,5 +168,10 @@ pub(super) fn check_distinct(tenants: &[Tenant], check: &mut Check<'_>) {
         if tenants[..index].iter().any(same) {
             check.refuse(&format!("tenant[{index}].name"), "another tenant has the same name");
         }
+        // The values that hold in the end have the ranges and rules of `[limits]`.
+        let mut limits = tenant.limits.over(limits);
+        check.inside(&format!("tenant[{index}].limits"), |check| {
+            visit::validate(&mut limits, check);
+        });
     }
 }

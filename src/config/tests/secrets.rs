@@ -14,7 +14,7 @@ fn a_short_admin_key_is_refused_unless_it_is_allowed() {
     assert!(!refused.contains("0123456789"), "{refused}");
     for (toml, key) in [("", "0123456789abcdef"), ("[admin]\nallow_short_key = true\n", "k")] {
         let config = load(toml, key).unwrap_or_else(|problems| panic!("{problems}"));
-        assert!(config.secrets.admin_key.is_some());
+        assert!(config.secrets.own.admin_key.is_some());
     }
 }
 

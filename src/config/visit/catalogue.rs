@@ -35,6 +35,7 @@ pub struct KeyDocumentation {
 /// The sections of `S`, in the order of the declaration.
 pub(in crate::config) fn catalogue<S: Section>() -> Vec<SectionDocumentation> {
     let mut catalogue = Catalogue {
+        top: Vec::new(),
         sections: Vec::new(),
         section: 0,
         path: String::new(),
@@ -44,6 +45,8 @@ pub(in crate::config) fn catalogue<S: Section>() -> Vec<SectionDocumentation> {
 }
 
 struct Catalogue {
+    /// The types of the sections at the top level, with their headers.
+    top: Vec<(&'static str, String)>,
     sections: Vec<SectionDocumentation>,
     /// The index of the section that is visited.
     section: usize,
@@ -52,6 +55,21 @@ struct Catalogue {
 
 impl Catalogue {
     fn inside<S: Section>(&mut self, header: String, documentation: &'static str, path: String, section: &mut S) {
+        let kind = std::any::type_name::<S>();
+        if self.path.is_empty() {
+            self.top.push((kind, header.clone()));
+        } else if let Some((_, same)) = self.top.iter().find(|(known, _)| *known == kind) {
+            // What may stand at the top level and within another section is listed once.
+            let name = path.strip_suffix("[]").unwrap_or(&path).to_owned();
+            self.sections[self.section].keys.push(KeyDocumentation {
+                name,
+                kind: format!("as `{same}`"),
+                required: false,
+                default: None,
+                documentation: documentation.trim(),
+            });
+            return;
+        }
         self.sections.push(SectionDocumentation {
             header,
             documentation: documentation.trim(),
@@ -77,7 +95,12 @@ impl Visitor for Catalogue {
 
     fn table<S: Section>(&mut self, key: &Key<S>, section: &mut S) {
         let path = join(&self.path, key.name);
-        self.inside(format!("[{path}]"), key.documentation, path, section);
+        self.inside(
+            format!("[{}]", path.replace("[]", "")),
+            key.documentation,
+            path,
+            section,
+        );
     }
 
     fn tables<S: Section>(&mut self, key: &Key<Vec<S>>, _: &mut Vec<S>) {

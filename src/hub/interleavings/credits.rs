@@ -22,7 +22,7 @@ enum Want {
 impl Want {
     fn credit(self, hub: &Hub, shard: u16) -> Option<Credit<'_>> {
         match self {
-            Self::BeforeTheSecondAttempt => hub.try_credit(shard, 0),
+            Self::BeforeTheSecondAttempt => hub.try_credit(shard, tickgate_protocol::channel::Tenant::DEFAULT, 0),
             Self::AfterTheSecondAttempt => hub.credits.shard_that_wants_late(shard, 0),
         }
     }
@@ -113,7 +113,7 @@ fn crowd(debt: Debt) {
     large.data = vec![b'1'; 4 * 1024].into();
     publish(&hub, large);
     if debt == Debt::Lost {
-        std::mem::forget(block_on(hub.credit(0)));
+        std::mem::forget(block_on(hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, 0)));
     }
     for thread in threads {
         thread.join().expect("no panic");

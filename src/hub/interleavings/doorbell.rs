@@ -27,7 +27,9 @@ const EVENTS_EACH: usize = 2;
 
 fn ring(hub: &Hub, how: Use) {
     for number in 0..EVENTS_EACH {
-        let credit = hub.credit_now(0).expect("there are more credits than events");
+        let credit = hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+            .expect("there are more credits than events");
         let mut wakes = Wakes::default();
         if how == Use::RungEarly {
             hub.wake(Wakes(1));

@@ -94,7 +94,7 @@ fn is_found(expected: &str, test: impl Fn() + Send + Sync + Copy + 'static) {
 
 /// Publishes as the admin API does: waits for a credit, publishes, and wakes the shards.
 fn publish(hub: &Hub, event: NewEvent) -> Receipt {
-    let credit = block_on(hub.credit(event.data.len()));
+    let credit = block_on(hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len()));
     let mut wakes = Wakes::default();
     let receipt = hub.publish(event, Now::default(), credit, &mut wakes);
     hub.wake(wakes);

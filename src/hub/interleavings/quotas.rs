@@ -51,7 +51,12 @@ fn the_counts_of_publishers_are_what_they_own_however_evictions_overlap() {
         for publisher in publishers {
             publisher.join().expect("no panic");
         }
-        let holdings = ["a", "b"].map(|name| hub.publishers.get(&name.into()).expect("a quota").holding());
+        let holdings = ["a", "b"].map(|name| {
+            hub.publishers
+                .get(tickgate_protocol::channel::Tenant::DEFAULT, &name.into())
+                .expect("a quota")
+                .holding()
+        });
         let metrics = hub.metrics();
         let sum = |count: fn(&crate::hub::Holding) -> usize| holdings.iter().map(count).sum::<usize>();
         assert_eq!(sum(|holding| holding.channels), metrics.channels);

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use redb::{ReadTransaction, WriteTransaction};
-use tickgate_protocol::channel::Tenant;
+use tickgate_protocol::channel::{Tenant, TenantNames};
 use tickgate_protocol::message::CommandKey;
 
 use super::Error;
@@ -68,35 +68,47 @@ impl RecordedOutcome {
 }
 
 /// Replaces the rows of the file.
-pub(super) fn write(transaction: &WriteTransaction, records: &[CommandRecord]) -> Result<(), Error> {
+pub(super) fn write(
+    transaction: &WriteTransaction,
+    records: &[CommandRecord],
+    tenants: &TenantNames,
+) -> Result<(), Error> {
     transaction.delete_table(COMMAND.checked())?;
     let mut table = transaction.open_table(COMMAND.checked())?;
-    for record in records.iter().filter(|record| record.tenant.is_default()) {
+    for record in records {
         let (kind, text) = record.outcome.row();
         let row = (record.until_unix_ms, record.fingerprint, kind, text);
-        COMMAND.insert(&mut table, ("", &*record.user, record.key.as_str()), row)?;
+        // The default tenant has no name.
+        let tenant = tenants.of(record.tenant).unwrap_or_default();
+        COMMAND.insert(&mut table, (tenant, &*record.user, record.key.as_str()), row)?;
     }
     Ok(())
 }
 
-/// Reads the rows of the file.
-pub(super) fn read(transaction: &ReadTransaction, layout: u64) -> Result<Vec<CommandRecord>, Error> {
+/// Reads the rows of the file, each with the name of its tenant, which is empty for the default one.
+pub(super) fn read(transaction: &ReadTransaction, layout: u64) -> Result<Vec<(Box<str>, CommandRecord)>, Error> {
     let mut records = Vec::new();
     if layout == LAYOUT_PLAIN {
         return Ok(records);
     }
-    COMMAND.read(transaction, LAYOUT, &mut Sum::default(), |_, (_, user, key), row| {
-        let (until_unix_ms, fingerprint, kind, text) = row;
-        let invalid = || Error::damaged("the outcome of a command is invalid");
-        records.push(CommandRecord {
-            tenant: Tenant::DEFAULT,
-            user: user.into(),
-            key: CommandKey::parse(key).ok_or_else(invalid)?,
-            fingerprint,
-            until_unix_ms,
-            outcome: RecordedOutcome::of_row(kind, text).ok_or_else(invalid)?,
-        });
-        Ok(())
-    })?;
+    COMMAND.read(
+        transaction,
+        LAYOUT,
+        &mut Sum::default(),
+        |_, (tenant, user, key), row| {
+            let (until_unix_ms, fingerprint, kind, text) = row;
+            let invalid = || Error::damaged("the outcome of a command is invalid");
+            let record = CommandRecord {
+                tenant: Tenant::DEFAULT,
+                user: user.into(),
+                key: CommandKey::parse(key).ok_or_else(invalid)?,
+                fingerprint,
+                until_unix_ms,
+                outcome: RecordedOutcome::of_row(kind, text).ok_or_else(invalid)?,
+            };
+            records.push((tenant.into(), record));
+            Ok(())
+        },
+    )?;
     Ok(records)
 }

@@ -10,9 +10,9 @@ use super::layout::{
     CHANNEL, ChannelRow, EVENT, EventRow, FORGOTTEN, ID, LAST, LAYOUT_PLAIN, Meta, PLAIN_CHANNEL, PlainChannelRow,
     RECORD, STRIPE, Sum, TOMBSTONE,
 };
+use super::names::StoredName;
 use super::{Contents, Error};
-use crate::hub::{STRIPES, StripeCounters, Tombstone};
-use tickgate_protocol::channel::Channel;
+use crate::hub::{STRIPES, StripeCounters};
 use tickgate_protocol::json::check_value;
 
 /// The values of a row.
@@ -24,18 +24,25 @@ pub(super) struct Content {
     /// By stripe.
     pub(super) counters: [StripeCounters; STRIPES],
     /// Each with the version of its eviction and the stripe that it was in.
-    pub(super) tombstones: Vec<(u64, u8, Tombstone)>,
+    pub(super) tombstones: Vec<(u64, u8, StoredTombstone)>,
     /// By name.
     pub(super) channels: BTreeMap<Box<str>, Stored>,
     pub(super) ids: Vec<StoredId>,
-    /// Keys of commands.
-    pub(super) commands: Vec<CommandRecord>,
+    /// Keys of commands, each with the name of its tenant, which is empty for the default one.
+    pub(super) commands: Vec<(Box<str>, CommandRecord)>,
+}
+
+/// An evicted channel.
+#[derive(Debug)]
+pub(super) struct StoredTombstone {
+    pub(super) name: StoredName,
+    pub(super) latest: u64,
 }
 
 /// A channel.
 #[derive(Debug)]
 pub(super) struct Stored {
-    pub(super) channel: Channel,
+    pub(super) name: StoredName,
     pub(super) stripe: u8,
     pub(super) floor: u64,
     pub(super) latest: u64,
@@ -148,8 +155,9 @@ impl Content {
 
     pub(super) fn add_tombstone(&mut self, name: &str, row: Row<'_, (u8, u64, u64)>) -> Result<(), Error> {
         let (stripe, version, latest) = row;
-        let channel = parse(name)?;
-        self.tombstones.push((version, stripe, Tombstone { channel, latest }));
+        let name = StoredName::parse(name)?;
+        self.tombstones
+            .push((version, stripe, StoredTombstone { name, latest }));
         Ok(())
     }
 
@@ -161,7 +169,7 @@ impl Content {
     pub(super) fn add_channel(&mut self, name: &str, row: Row<'_, ChannelRow>) -> Result<(), Error> {
         let (stripe, floor, latest, fresh_until_ms, record_key, expected) = row;
         let stored = Stored {
-            channel: parse(name)?,
+            name: StoredName::parse(name)?,
             stripe,
             floor,
             latest,
@@ -252,10 +260,6 @@ impl Stored {
     pub(super) const fn sum(&self) -> u64 {
         self.found
     }
-}
-
-fn parse(name: &str) -> Result<Channel, Error> {
-    Channel::parse(name).map_err(|_| Error::damaged("a channel name is invalid"))
 }
 
 fn stored_event(version: u64, row: Row<'_, EventRow>) -> Result<StoredEvent, Error> {

@@ -1,13 +1,14 @@
 //! Restoring the state from the file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::content::{Content, Stored, StoredEvent};
 use super::{Loaded, Snapshot, unix_ms};
 use crate::event::{Event, EventId, EventMeta, NewEvent, PublishOptions, Transit};
-use crate::hub::{ChannelExport, Hub, IDS_RESTORED_MAX, RecordExport, STRIPES, StripeCounters};
+use crate::hub::{ChannelExport, Hub, IDS_RESTORED_MAX, RecordExport, STRIPES, StripeCounters, Tombstone};
 use crate::time::Now;
-use tickgate_protocol::channel::Class;
+use tickgate_protocol::channel::{Channel, Class};
 
 impl Snapshot {
     /// Restores the file's content into the hub, and makes the hub note its changes from now on. The hub must be new and
@@ -20,10 +21,11 @@ impl Snapshot {
         let shift = u64::from(self.was_open);
         let content = std::mem::take(&mut self.content);
         let contents = content.count();
-        let loaded = Loaded {
+        let mut loaded = Loaded {
             channels: contents.channels,
             events: contents.events,
             was_open: self.was_open,
+            unknown_tenants: BTreeMap::new(),
         };
         let counters = content.counters.map(|counters| StripeCounters {
             newest: counters.newest + shift,
@@ -39,19 +41,37 @@ impl Snapshot {
             ..
         } = content;
         tombstones.sort_unstable_by_key(|(version, ..)| *version);
-        for (version, _, mut tombstone) in tombstones {
-            tombstone.latest += shift;
-            hub.restore_tombstone(version + shift, tombstone);
+        let tenants = &self.settings.tenants;
+        for (version, _, stored) in tombstones {
+            match stored.name.channel(tenants) {
+                Ok(channel) => {
+                    let latest = stored.latest + shift;
+                    hub.restore_tombstone(version + shift, Tombstone { channel, latest });
+                }
+                Err(tenant) => {
+                    loaded.unknown_tenants.entry(tenant).or_default();
+                }
+            }
         }
         let mut is_moved = false;
         for stored in channels.into_values() {
+            let channel = match stored.name.channel(tenants) {
+                Ok(channel) => channel,
+                Err(tenant) => {
+                    *loaded.unknown_tenants.entry(tenant).or_default() += 1;
+                    continue;
+                }
+            };
             let stripe = stored.stripe;
-            let class = Arc::clone(hub.class_of(&stored.channel));
-            is_moved |= hub.restore(export(stored, &class, shift, now), now) != stripe;
+            let class = Arc::clone(hub.class_of(&channel));
+            is_moved |= hub.restore(export(stored, channel, &class, shift, now), now) != stripe;
         }
-        if is_moved {
-            // The channels are distributed over the stripes in another way than when the file was written. So every counter
-            // must be at the maximum.
+        // What is dropped leaves the file with the next save, which must be complete for that.
+        self.is_behind |= !loaded.unknown_tenants.is_empty();
+        if is_moved || !loaded.unknown_tenants.is_empty() {
+            // The channels are distributed over the stripes in another way than when the file was written, or some are
+            // dropped, of which a client may have to be told when their tenant is back. So every counter must be at the
+            // maximum.
             let newest = counters.iter().map(|counters| counters.newest).max();
             restore_counters(hub, &[StripeCounters::at(newest.unwrap_or_default()); STRIPES]);
         }
@@ -74,9 +94,8 @@ fn restore_counters(hub: &Hub, all: &[StripeCounters; STRIPES]) {
     }
 }
 
-fn export(stored: Stored, class: &Arc<Class>, shift: u64, now: Now) -> ChannelExport {
+fn export(stored: Stored, channel: Channel, class: &Arc<Class>, shift: u64, now: Now) -> ChannelExport {
     let Stored {
-        channel,
         floor,
         latest,
         fresh_until_ms,

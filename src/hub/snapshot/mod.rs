@@ -12,7 +12,7 @@
 //! The file is a redb database, which provides transactions. Each save writes what changed since the last one, in one
 //! transaction. Each stripe is saved as of one instant.
 //!
-//! Per file: `layout` (tables and checksums), `file` (the lock and the view), `content` (reading), `load` and `save`,
+//! Per file: `layout` (tables and checksums), `names` (of channels), `file` (the lock and the view), `content` (reading), `load` and `save`,
 //! `check` and `repair` with `salvage` (what the command line does), `writer` (the thread).
 
 mod check;
@@ -21,6 +21,7 @@ mod content;
 mod file;
 mod layout;
 mod load;
+mod names;
 mod repair;
 mod salvage;
 mod save;
@@ -29,6 +30,7 @@ mod tests;
 mod writer;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use redb::{Database, ReadableDatabase};
 
 use crate::hub::{Epoch, Hub};
 use crate::time::Now;
+use tickgate_protocol::channel::{Tenant, TenantNames};
 
 use content::Content;
 use file::Locked;
@@ -57,6 +60,8 @@ pub struct Settings {
     pub interval: Duration,
     /// How long ids are remembered, in milliseconds.
     pub dedup_window_ms: u64,
+    /// The names of the tenants beside the default one.
+    pub tenants: TenantNames,
 }
 
 /// Why a snapshot cannot be read or written.
@@ -183,7 +188,7 @@ struct Store {
 }
 
 /// What was restored from a snapshot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// The number of channels.
     pub channels: u64,
@@ -191,6 +196,8 @@ pub struct Loaded {
     pub events: u64,
     /// Whether the last run ended without [`Snapshot::close`], for example because the process was killed.
     pub was_open: bool,
+    /// Tenants that do not exist any more, each with the number of its channels. They were dropped.
+    pub unknown_tenants: BTreeMap<Box<str>, u64>,
 }
 
 impl Snapshot {
@@ -249,7 +256,7 @@ impl Snapshot {
         let (epoch, store) = (self.epoch, self.store()?);
         guarded(|| {
             let transaction = store.database.begin_write()?;
-            commands::write(&transaction, &self.commands)?;
+            commands::write(&transaction, &self.commands, &self.settings.tenants)?;
             Ok(transaction.commit()?)
         })?;
         let sum = guarded(|| Sum::of(&store.database.begin_read()?))?;
@@ -289,9 +296,19 @@ impl Snapshot {
         self.commands = commands;
     }
 
-    /// Takes out the keys of commands that the file had at start. To be called before [`Snapshot::load`].
+    /// Takes out the keys of commands that the file had at start, without those of tenants that do not exist any more. To be
+    /// called before [`Snapshot::load`].
     pub fn take_commands(&mut self) -> Vec<CommandRecord> {
-        std::mem::take(&mut self.content.commands)
+        let commands = std::mem::take(&mut self.content.commands);
+        let of_tenant = |(name, record): (Box<str>, CommandRecord)| {
+            let tenant = if name.is_empty() {
+                Tenant::DEFAULT
+            } else {
+                self.settings.tenants.find(&name)?
+            };
+            Some(CommandRecord { tenant, ..record })
+        };
+        commands.into_iter().filter_map(of_tenant).collect()
     }
 
     /// The path of the file.

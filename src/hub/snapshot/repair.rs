@@ -210,7 +210,7 @@ fn write(database: &redb::Database, content: &Content) -> Result<(), Error> {
         }
         for (version, stripe, tombstone) in &content.tombstones {
             let row = (*stripe, *version, tombstone.latest);
-            TOMBSTONE.insert(&mut tables.tombstones, tombstone.channel.as_str(), row)?;
+            TOMBSTONE.insert(&mut tables.tombstones, &*tombstone.name.text(), row)?;
         }
         for stored in content.channels.values() {
             write_channel(&mut tables, stored)?;
@@ -223,7 +223,7 @@ fn write(database: &redb::Database, content: &Content) -> Result<(), Error> {
 }
 
 fn write_channel(tables: &mut Tables<'_>, stored: &Stored) -> Result<(), Error> {
-    let name = stored.channel.as_str();
+    let name = &*stored.name.text();
     if let Some(last) = &stored.last {
         LAST.insert(&mut tables.lasts, name, (last.version, row(last)))?;
     }

@@ -5,11 +5,10 @@ use redb::{ReadableTable as _, TableHandle as _, WriteTransaction};
 use super::layout::{
     CHANNEL, ChannelRow, Checked, EVENT, EventRow, FORGOTTEN, ID, LAST, LAYOUT, Meta, RECORD, STRIPE, TABLES, TOMBSTONE,
 };
-use super::{Error, Snapshot, guarded, unix_ms};
+use super::{Error, Snapshot, guarded, names, unix_ms};
 use crate::event::Event;
 use crate::hub::{ChannelExport, Hub, STRIPES};
 use crate::time::Now;
-use tickgate_protocol::channel::Channel;
 
 /// All tables, open in one transaction.
 pub(super) struct Tables<'t> {
@@ -67,6 +66,7 @@ impl Snapshot {
         if !store.file.is_at(self.path()) {
             return Err(Error::Replaced);
         }
+        let tenants = &self.settings.tenants;
         let transaction = store.database.begin_write()?;
         if all {
             clear(&transaction)?;
@@ -83,7 +83,8 @@ impl Snapshot {
                 STRIPE.insert(&mut tables.stripes, stripe, (counters.newest, counters.evicted))?;
                 for (version, tombstone) in &export.tombstones {
                     let row = (stripe, *version, tombstone.latest);
-                    TOMBSTONE.insert(&mut tables.tombstones, tombstone.channel.as_str(), row)?;
+                    let name = names::text(&tombstone.channel, tenants);
+                    TOMBSTONE.insert(&mut tables.tombstones, &*name, row)?;
                 }
                 let before = tables.forgotten.get(stripe)?.map(|row| row.value().1);
                 FORGOTTEN.insert(&mut tables.forgotten, stripe, counters.forgotten)?;
@@ -92,10 +93,10 @@ impl Snapshot {
                     tables.tombstones.retain(|_, (_, row)| is_kept(row))?;
                 }
                 for channel in &export.gone {
-                    tables.remove(channel)?;
+                    tables.remove(&names::text(channel, tenants))?;
                 }
                 for channel in &export.channels {
-                    tables.write(stripe, channel, now)?;
+                    tables.write(stripe, &names::text(&channel.channel, tenants), channel, now)?;
                 }
                 for (id, version) in export.ids {
                     let key = (stripe, u128::from_be_bytes(id.0));
@@ -157,8 +158,8 @@ impl<'t> Tables<'t> {
         })
     }
 
-    fn remove(&mut self, channel: &Channel) -> Result<(), Error> {
-        let (name, mut sum) = (channel.as_str(), RowSum(0));
+    fn remove(&mut self, name: &str) -> Result<(), Error> {
+        let mut sum = RowSum(0);
         self.channels.remove(name)?;
         self.lasts.remove(name)?;
         self.remove_events(name, u64::MAX, &mut sum)?;
@@ -190,8 +191,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn write(&mut self, stripe: u8, export: &ChannelExport, now: Now) -> Result<(), Error> {
-        let name = export.channel.as_str();
+    fn write(&mut self, stripe: u8, name: &str, export: &ChannelExport, now: Now) -> Result<(), Error> {
         let fresh_until_ms = export.fresh_ms.map(|fresh_ms| unix_ms(now).saturating_add(fresh_ms));
         let before = self.channels.get(name)?.map(|row| row.value().1.5);
         let mut sum = RowSum(before.unwrap_or_default());

@@ -3,6 +3,7 @@
 mod damage;
 mod earlier;
 mod files;
+mod tenants;
 mod tombstones;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ fn settings(directory: &tempfile::TempDir) -> Settings {
         path: directory.path().join("state"),
         interval: Duration::from_secs(1),
         dedup_window_ms: 300_000,
+        tenants: TenantNames::default(),
     }
 }
 
@@ -55,7 +57,11 @@ impl Run {
     }
 
     fn start_with(directory: &tempfile::TempDir, hub_settings: hub::Settings, now: Now) -> Self {
-        let mut snapshot = Snapshot::open(settings(directory)).expect("opened");
+        Self::start_for(settings(directory), hub_settings, now)
+    }
+
+    fn start_for(settings: Settings, hub_settings: hub::Settings, now: Now) -> Self {
+        let mut snapshot = Snapshot::open(settings).expect("opened");
         let hub_settings = hub::Settings {
             epoch: Some(snapshot.epoch()),
             ..hub_settings
@@ -71,23 +77,39 @@ impl Run {
     }
 
     fn publish(&self, name: &str, data: &str, id: Option<&str>, now: Now) -> Receipt {
+        self.publish_on(
+            channel(name),
+            data,
+            id.map(|id| EventId::new(None, &channel(name), id.as_bytes())),
+            now,
+        )
+    }
+
+    fn publish_on(&self, channel: Channel, data: &str, id: Option<EventId>, now: Now) -> Receipt {
         let new = NewEvent {
-            channel: channel(name),
+            channel,
             name: "n".into(),
             data: data.to_owned().into(),
             timestamp_ms: 7,
             options: PublishOptions {
-                id: id.map(|id| EventId::new(&channel(name), id.as_bytes())),
+                id,
                 ..PublishOptions::default()
             },
         };
-        let credit = self.hub.credit_now(0).expect("free");
+        let credit = self
+            .hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+            .expect("free");
         self.hub.publish(new, now, credit, &mut Wakes::default())
     }
 
     /// Reads a channel: data and offset of each event; `None` if the read is overtaken.
     fn read(&self, name: &str, since: Since, now: Now) -> Option<Vec<(String, Option<u64>)>> {
-        let page = self.hub.read(&channel(name), since, LIMIT, now, &mut |_| ());
+        self.read_of(&channel(name), since, now)
+    }
+
+    fn read_of(&self, channel: &Channel, since: Since, now: Now) -> Option<Vec<(String, Option<u64>)>> {
+        let page = self.hub.read(channel, since, LIMIT, now, &mut |_| ());
         let event =
             |event: &Arc<crate::event::Event>| (String::from_utf8_lossy(&event.data).into_owned(), event.offset);
         (!page.overtaken).then(|| page.events.iter().map(event).collect())
@@ -125,7 +147,7 @@ fn a_run_after_a_drain_continues_where_the_last_one_ended() {
         Loaded {
             channels: 3,
             events: 3,
-            was_open: false
+            ..Loaded::default()
         }
     );
     assert_eq!(second.hub.epoch(), epoch);
@@ -408,7 +430,7 @@ proptest! {
                     let new = NewEvent {
                         channel: self::channel(name), name: "n".into(), data: data.into(), timestamp_ms: 7, options: PublishOptions::default(),
                     };
-                    let credit = model.credit_now(0).expect("free");
+                    let credit = model.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0).expect("free");
                     let expected = model.publish(new, model_now, credit, &mut Wakes::default());
                     prop_assert_eq!(receipt.offset, expected.offset);
                 }

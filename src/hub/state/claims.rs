@@ -9,9 +9,24 @@ use crate::hub::publishers::{Claim, Publisher};
 /// The owner of a channel.
 #[derive(Debug)]
 pub(super) struct Owner {
-    publisher: Arc<Publisher>,
-    // The same as in the claim.
+    publishers: Owners,
+    // The same as in the claims.
     id: u64,
+}
+
+/// For whose quotas a channel counts.
+#[derive(Clone, Debug, Default)]
+pub(in crate::hub) struct Owners {
+    /// The publisher that began it.
+    pub(in crate::hub) publisher: Option<Arc<Publisher>>,
+    /// All publishers of its tenant.
+    pub(in crate::hub) tenant: Option<Arc<Publisher>>,
+}
+
+impl Owners {
+    pub(in crate::hub) fn iter(&self) -> impl Iterator<Item = &Arc<Publisher>> {
+        self.publisher.iter().chain(&self.tenant)
+    }
 }
 
 /// What became of the channel of a claim.
@@ -26,8 +41,11 @@ pub(in crate::hub) enum Claimed {
 }
 
 impl Channels {
-    /// Gives a channel that was created for the event of this version to its publisher.
-    pub(super) fn claim(&mut self, slot: u32, id: u64, publisher: Arc<Publisher>, now_ms: u64) {
+    /// Gives a channel that was created for the event of this version to its owners, if it has some.
+    pub(super) fn claim(&mut self, slot: u32, id: u64, publishers: Owners, now_ms: u64) {
+        if publishers.iter().next().is_none() {
+            return;
+        }
         let stripe = self.stripe;
         let state = &mut self.slots[slot as usize];
         let claim = Claim {
@@ -36,8 +54,10 @@ impl Channels {
             id,
             seen_ms: now_ms,
         };
-        publisher.add(claim, state.bytes());
-        state.owner = Some(Owner { publisher, id });
+        for publisher in publishers.iter() {
+            publisher.add(claim, state.bytes());
+        }
+        state.owner = Some(Owner { publishers, id });
     }
 
     /// Looks at the channel of a claim. Evicts it if `evicts` and if it was not used since the claim was last looked at, or
@@ -67,16 +87,16 @@ impl ChannelState {
     /// Counts for the owner that the size of the channel changed from `before`, and returns the size.
     pub(super) fn count_for_owner(&self, before: usize) -> usize {
         let after = self.bytes();
-        if let Some(owner) = &self.owner {
-            owner.publisher.resize(before, after);
+        for publisher in self.owner.iter().flat_map(|owner| owner.publishers.iter()) {
+            publisher.resize(before, after);
         }
         after
     }
 
     /// Counts for the owner that the channel is gone.
     pub(super) fn leave_owner(&mut self) {
-        if let Some(owner) = self.owner.take() {
-            owner.publisher.remove(self.bytes());
+        for publisher in self.owner.take().iter().flat_map(|owner| owner.publishers.iter()) {
+            publisher.remove(self.bytes());
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::channel::{ChannelState, Garbage, event_bytes};
 use super::records::{NewRecord, Records};
-use super::{Channels, Tombstone, mono};
+use super::{Channels, Owners, Tombstone, mono};
 use crate::event::{Event, EventId};
 use crate::hub::generations::Generations;
 use crate::time::Now;
@@ -183,7 +183,7 @@ impl Channels {
     }
 
     /// Restores a channel, as far as its current class keeps state.
-    pub(in crate::hub) fn restore(&mut self, export: ChannelExport, class: &Arc<Class>, now: Now) {
+    pub(in crate::hub) fn restore(&mut self, export: ChannelExport, class: &Arc<Class>, owners: Owners, now: Now) {
         if !class.keeps_state() {
             self.evicted = self.evicted.max(export.latest);
             self.tombstones.forget_up_to(export.latest);
@@ -192,10 +192,11 @@ impl Channels {
             return;
         }
         let slot = self.slot(&export.channel, class);
+        self.claim(slot, export.latest, owners, now.mono_ms);
         let state = &mut self.slots[slot as usize];
         let before = state.bytes();
         state.restore(export, mono(now));
-        self.bytes = self.bytes - before + state.bytes();
+        self.bytes = self.bytes - before + state.count_for_owner(before);
         self.plan(slot);
     }
 }

@@ -57,7 +57,7 @@ pub use tombstones::Tombstone;
 
 use channel::ChannelState;
 pub(super) use channel::Garbage;
-pub(super) use claims::Claimed;
+pub(super) use claims::{Claimed, Owners};
 use ids::Ids;
 pub(super) use prepared::Prepared;
 pub(super) use scan::Prefixes;
@@ -207,8 +207,8 @@ impl Channels {
         let channels_before = self.slots.len();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
         let is_new = self.slots.len() > channels_before;
-        if let Some(publisher) = prepared.publisher.filter(|_| is_new) {
-            self.claim(slot, version, publisher, now.mono_ms);
+        if is_new {
+            self.claim(slot, version, prepared.owners, now.mono_ms);
         }
         let state = &mut self.slots[slot as usize];
         if is_new && given.is_some_and(|given| given.is_replayed) && state.class.only_changed {

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Channels;
 use super::records::{self, NewRecord};
+use super::{Channels, Owners};
 use crate::event::{Event, NewEvent};
-use crate::hub::publishers::Publisher;
 use tickgate_protocol::channel::Class;
 use tickgate_protocol::json::is_same_value;
 
@@ -19,7 +18,7 @@ pub(in crate::hub) struct Prepared {
     pub(in crate::hub) event: NewEvent,
     pub(in crate::hub) class: Arc<Class>,
     // Who owns the channel if the event begins it.
-    pub(in crate::hub) publisher: Option<Arc<Publisher>>,
+    pub(in crate::hub) owners: Owners,
     pub(super) records: Option<Vec<NewRecord>>,
     // For `only_changed`: one verdict per record, or one for the whole value.
     verdicts: Vec<Verdict>,
@@ -48,7 +47,7 @@ impl Prepared {
         Self {
             event,
             class,
-            publisher: None,
+            owners: Owners::default(),
             records,
             verdicts: Vec::new(),
         }

@@ -12,8 +12,10 @@ const IDS_MAX: u32 = 8;
 /// Publishes the event with this number, and returns whether it is a duplicate. The numbers spread over the stripes.
 fn is_duplicate(hub: &Hub, number: u64, mono_ms: u64) -> bool {
     let mut event = event(&format!("a{number}.b"), number);
-    event.options.id = Some(EventId::new(&event.channel, b"id"));
-    let credit = hub.credit_now(0).expect("free");
+    event.options.id = Some(EventId::new(None, &event.channel, b"id"));
+    let credit = hub
+        .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+        .expect("free");
     let now = Now { mono_ms, unix_ms: 0 };
     hub.publish(event, now, credit, &mut Wakes::default()).duplicate
 }

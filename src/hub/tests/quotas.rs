@@ -41,7 +41,9 @@ fn publish(hub: &Hub, channel: &str, publisher: Option<&str>, now_ms: u64, data:
         mono_ms: now_ms,
         unix_ms: 0,
     };
-    let credit = hub.credit_now(data.len()).expect("free");
+    let credit = hub
+        .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, data.len())
+        .expect("free");
     hub.publish(event, now, credit, &mut Wakes::default());
 }
 
@@ -162,7 +164,10 @@ fn claims_of_channels_that_others_evicted_are_forgotten() {
     for number in 0..5000 {
         publish(&hub, &format!("market.a{number}"), Some(&publisher), number, "1");
     }
-    let publisher = hub.publishers.get(&publisher).expect("there are quotas");
+    let publisher = hub
+        .publishers
+        .get(tickgate_protocol::channel::Tenant::DEFAULT, &publisher)
+        .expect("there are quotas");
     let mut claims = 0;
     while publisher.pop().is_some() {
         claims += 1;

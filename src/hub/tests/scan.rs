@@ -33,7 +33,10 @@ impl Publishers {
         for _ in 0..self.rng.random_range(0..6) {
             // At most three stripes, with several channels in each.
             let name = format!("user.{}.c{}", self.rng.random_range(0..3), self.rng.random_range(0..12));
-            let credit = self.hub.credit_now(0).expect("free");
+            let credit = self
+                .hub
+                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 0)
+                .expect("free");
             let receipt = self
                 .hub
                 .publish(event(&name, 0), Now::default(), credit, &mut Wakes::default());

@@ -117,7 +117,7 @@ fn storm(rule: Rule, shards: usize, events_per_channel: u64) -> Vec<Found> {
                 runtime.block_on(async {
                     for number in 1..=events_per_channel {
                         for channel in own {
-                            let credit = hub.credit(0).await;
+                            let credit = hub.credit(tickgate_protocol::channel::Tenant::DEFAULT, 0).await;
                             hub.publish(event(channel, number), Now::default(), credit, &mut Wakes::default());
                         }
                     }

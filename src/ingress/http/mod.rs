@@ -35,9 +35,10 @@ use hyper::server::conn::http1;
 
 use crate::auth::{Identity, TokenError};
 use crate::pause::PauseTimer;
+use tickgate_protocol::channel::Tenant;
 
 /// Verifies a token on the calling thread.
-pub type Verify = dyn Fn(&str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
+pub type Verify = dyn Fn(Tenant, &str) -> Result<Arc<Identity>, TokenError> + Send + Sync;
 
 /// Longest head of a request, in bytes: the request line (with the token in its query) and the headers.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;

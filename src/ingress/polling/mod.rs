@@ -151,7 +151,8 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     async fn route(&self, request: Request<Incoming>) -> Result<PollingResponse, Refusal> {
-        let query = query::parse(request.uri().query().unwrap_or_default())?;
+        let tenant = self.endpoint.session.tenant;
+        let query = query::parse(request.uri().query().unwrap_or_default(), tenant)?;
         let is_poll = query.transport == Transport::Polling && query.session.is_some();
         let response = match (query.transport, query.session) {
             (Transport::WebSocket, _) => self.upgrade(query, request).await,

@@ -4,6 +4,7 @@ use crate::ingress::http::request::query_value;
 use crate::ingress::refusal::EngineIoError;
 use crate::ingress::session_request::SessionName;
 use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::engine_io::{Revision, Sid};
 
 /// The transport that a request uses.
@@ -24,8 +25,8 @@ pub(super) struct Query {
     pub(super) session: Option<SessionName>,
 }
 
-/// Parses a query and checks it in the order of the reference implementation.
-pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
+/// Parses a query for an endpoint of a tenant, and checks it in the order of the reference implementation.
+pub(super) fn parse(query: &str, tenant: Tenant) -> Result<Query, EngineIoError> {
     let value = |name| query_value(query, name).map_err(|_| EngineIoError::BadRequest(BAD_QUERY));
     let transport = match value("transport")?.as_deref() {
         Some("polling") => Transport::Polling,
@@ -44,7 +45,7 @@ pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
     // An empty `sid` is none, as in the reference implementation.
     let session = match value("sid")?.filter(|text| !text.is_empty()) {
         None => None,
-        Some(text) => Some(session_name(&text).ok_or(EngineIoError::UnknownSession)?),
+        Some(text) => Some(session_name(&text, tenant).ok_or(EngineIoError::UnknownSession)?),
     };
     Ok(Query {
         transport,
@@ -53,11 +54,12 @@ pub(super) fn parse(query: &str) -> Result<Query, EngineIoError> {
     })
 }
 
-fn session_name(text: &str) -> Option<SessionName> {
+fn session_name(text: &str, tenant: Tenant) -> Option<SessionName> {
     let sid = Sid::parse(text)?;
     Some(SessionName {
         to: ConnectionId::from_public_bits(sid.connection)?,
         secret: sid.secret,
+        tenant,
     })
 }
 
@@ -68,6 +70,7 @@ mod tests {
 
     #[test]
     fn queries_are_parsed_and_refused_like_the_reference_implementation() {
+        let parse = |query: &str| parse(query, Tenant::DEFAULT);
         let parsed = |query| parse(query).map(|query| (query.transport, query.revision, query.session.is_some()));
         assert_eq!(
             parsed("EIO=4&transport=polling&t=abc"),
@@ -121,7 +124,10 @@ mod tests {
             secret: [211; SECRET_BYTES],
         };
         let query = format!("EIO=4&transport=polling&sid={}", sid.to_text());
-        let session = parse(&query).expect("a query").session.expect("a session");
+        let session = parse(&query, Tenant::DEFAULT)
+            .expect("a query")
+            .session
+            .expect("a session");
         assert_eq!((session.to, session.secret), (to, [211; SECRET_BYTES]));
         let shown = format!("{session:?}");
         assert!(shown.contains("SessionName") && !shown.contains("211"), "{shown}");

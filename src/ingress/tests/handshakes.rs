@@ -252,7 +252,12 @@ async fn malformed_heads_are_answered() {
 #[tokio::test]
 async fn the_refusal_of_tokens_can_be_configured() {
     for (refuse, status) in [(TokenRefusal::Http, 401), (TokenRefusal::Close, 101)] {
-        let fixture = fixture(|settings| settings.token_refusal = refuse);
+        let fixture = fixture(|settings| {
+            settings
+                .endpoints
+                .iter_mut()
+                .for_each(|endpoint| endpoint.token_refusal = refuse)
+        });
         for changes in [&[][..], &["Origin: http://gateway.example"]] {
             has(
                 &fixture.exchange(&handshake("/ws?token=bad", changes)).await,

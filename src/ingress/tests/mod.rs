@@ -37,6 +37,7 @@ pub(in crate::ingress) fn settings() -> Settings {
         selector: Selector::default(),
         session: session(dialect, auth_mode),
         deflate: true,
+        token_refusal: TokenRefusal::Auto,
     };
     Settings {
         listen: Vec::new(),
@@ -49,7 +50,7 @@ pub(in crate::ingress) fn settings() -> Settings {
             endpoint("/open", Dialect::Native, Mode::Off),
             endpoint("/echo/", Dialect::Echo, Mode::Optional),
         ],
-        token_refusal: TokenRefusal::Auto,
+        tenants: Vec::new(),
         max_connections: 1000,
         max_connections_per_ip: 0,
         max_connections_per_user: 0,
@@ -81,6 +82,7 @@ fn session(dialect: Dialect, auth_mode: Mode) -> Arc<session::Settings> {
         anonymous: identity("nobody"),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -143,7 +145,7 @@ fn fixture_on(
     let health = Arc::new(Health::new(Arc::new(NoBroker), None));
     let metrics = Arc::<IngressMetrics>::default();
     let parts = Parts {
-        verify: Arc::new(verify),
+        verify: Arc::new(|_, token| verify(token)),
         shards,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),

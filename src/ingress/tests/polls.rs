@@ -19,6 +19,7 @@ fn with_socket_io() -> Fixture {
             selector: Selector::default(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
             deflate: true,
+            token_refusal: crate::ingress::TokenRefusal::Auto,
         });
     })
 }
@@ -385,6 +386,7 @@ async fn a_preflight_lists_the_configured_headers() {
             selector: Selector::default(),
             session: session(Dialect::SocketIo(socket_io::Settings::default()), Mode::Off),
             deflate: true,
+            token_refusal: crate::ingress::TokenRefusal::Auto,
         });
     });
     let preflight = request(

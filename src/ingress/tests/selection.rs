@@ -26,6 +26,7 @@ fn endpoint(number: u32, listen: &str, hosts: &[&str], subprotocols: &[&str]) ->
         },
         session: Arc::new(session),
         deflate: false,
+        token_refusal: crate::ingress::TokenRefusal::Auto,
     }
 }
 

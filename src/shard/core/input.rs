@@ -11,7 +11,7 @@ use crate::session::{HistoryPage, Input, Output};
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::mailbox::{Adopt, ConnectionId, ShardMessage};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, HistoryRange};
 
@@ -91,8 +91,17 @@ impl ShardCore {
                 }
             }
             ShardMessage::Resync => self.resync(now),
-            ShardMessage::Disconnect { id, ending, reply } => {
+            ShardMessage::Disconnect {
+                id,
+                tenant,
+                ending,
+                reply,
+            } => {
                 let slot = self.connections.open_slot(id);
+                let slot = slot.filter(|slot| {
+                    let own = self.connections.endpoint(*slot).settings.tenant;
+                    tenant.is_none_or(|tenant| tenant == own)
+                });
                 if let Some(slot) = slot {
                     self.tell(slot, Input::End(ending), now);
                 }
@@ -103,7 +112,12 @@ impl ShardCore {
                     self.tell(slot, Input::Challenge, now);
                 }
             }
-            ShardMessage::DisconnectUser { user, ending, reply } => reply(self.disconnect_user(&user, ending, now)),
+            ShardMessage::DisconnectUser {
+                tenant,
+                user,
+                ending,
+                reply,
+            } => reply(self.disconnect_user(tenant, &user, ending, now)),
             ShardMessage::Broadcast { event, reply } => {
                 let count = self.fanout.broadcast(&mut self.connections, &event);
                 self.end_too_slow();
@@ -112,15 +126,23 @@ impl ShardCore {
             ShardMessage::Clients {
                 from_slot,
                 limit,
+                tenant,
                 user,
                 reply,
             } => {
-                reply(self.clients().page(from_slot, limit, user.as_deref(), now));
+                let filter = (tenant, user.as_deref());
+                reply(self.clients().page((from_slot, limit), filter, now));
             }
-            ShardMessage::WorstClients { by, limit, reply } => reply(self.clients().worst(by, limit, now)),
+            ShardMessage::WorstClients {
+                by,
+                limit,
+                tenant,
+                reply,
+            } => reply(self.clients().worst(by, limit, tenant, now)),
             ShardMessage::Endings { limit, reply } => reply(self.troubles.endings(limit)),
-            ShardMessage::Subscriptions { limit, reply } => {
-                reply(query::subscriptions(&self.connections, self.fanout.table(), limit));
+            ShardMessage::Subscriptions { limit, tenant, reply } => {
+                let table = self.fanout.table();
+                reply(query::subscriptions(&self.connections, table, limit, tenant));
             }
             ShardMessage::Subscribers { channel, reply } => {
                 reply(self.fanout.count_subscribers(&mut self.connections, &channel));
@@ -153,10 +175,13 @@ impl ShardCore {
         self.fanout.forget_progress();
     }
 
-    fn disconnect_user(&mut self, user: &str, ending: Disconnect, now: Now) -> usize {
+    fn disconnect_user(&mut self, tenant: Tenant, user: &str, ending: Disconnect, now: Now) -> usize {
         let mut count = 0;
         for slot in self.connections.slots() {
-            let is_theirs = self.connections.cold(slot).is_some_and(|cold| cold.is_user(user));
+            let is_theirs = self
+                .connections
+                .cold(slot)
+                .is_some_and(|cold| cold.is_user(tenant, user));
             if is_theirs && self.connections.is_open(slot) {
                 self.tell(slot, Input::End(ending), now);
                 count += 1;
@@ -271,7 +296,10 @@ impl ShardCore {
         Journal::asked(&self.connections, slot, &output);
         match output {
             Output::Reply { .. } => {}
-            Output::Verify { request, token } => self.services.verify(id, request, token.0),
+            Output::Verify { request, token } => {
+                let tenant = self.connections.endpoint(slot).settings.tenant;
+                self.services.verify(id, request, tenant, token.0);
+            }
             Output::Subscribe {
                 request,
                 patterns,

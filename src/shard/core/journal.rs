@@ -39,6 +39,7 @@ impl Journal {
             .map_or("websocket", |transport| transport.name());
         tracing::debug!(
             client_id = cold.session.client_id(),
+            tenant = settings.tenant_name.as_deref(),
             user = user(cold),
             address = cold.address.map(tracing::field::display),
             dialect = settings.dialect.name(),
@@ -54,11 +55,13 @@ impl Journal {
         }
         let Some(cold) = connections.cold(slot) else { return };
         let (client_id, user) = (cold.session.client_id(), user(cold));
+        let tenant = connections.endpoint(slot).settings.tenant_name.as_deref();
         match output {
             Output::Subscribe { patterns, max_rate, .. } => {
                 let max_rate = max_rate.map(tracing::field::display);
                 tracing::debug!(
                     client_id,
+                    tenant,
                     user,
                     patterns = list(patterns),
                     max_rate,
@@ -69,6 +72,7 @@ impl Journal {
                 let max_rate = max_rate.map(tracing::field::display);
                 tracing::debug!(
                     client_id,
+                    tenant,
                     user,
                     patterns = list(patterns),
                     max_rate,
@@ -76,10 +80,22 @@ impl Journal {
                 );
             }
             Output::Unsubscribe { patterns } => {
-                tracing::debug!(client_id, user, patterns = list(patterns), "a client unsubscribes");
+                tracing::debug!(
+                    client_id,
+                    tenant,
+                    user,
+                    patterns = list(patterns),
+                    "a client unsubscribes"
+                );
             }
             Output::Publish { event, .. } => {
-                tracing::debug!(client_id, user, channel = event.channel.as_str(), "a client publishes");
+                tracing::debug!(
+                    client_id,
+                    tenant,
+                    user,
+                    channel = event.channel.as_str(),
+                    "a client publishes"
+                );
             }
             _ => {}
         }
@@ -94,6 +110,7 @@ impl Journal {
             ($level:ident) => {
                 tracing::$level!(
                     client_id = session.client_id(),
+                    tenant = connections.endpoint(slot).settings.tenant_name.as_deref(),
                     user = user(cold),
                     address = cold.address.map(tracing::field::display),
                     dialect = connections.endpoint(slot).settings.dialect.name(),

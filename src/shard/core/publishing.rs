@@ -1,7 +1,7 @@
 //! Publishing the events of clients, as far as the broker has room for them.
 //!
-//! Invariant: events are handed to the broker in the order in which their sessions ask for it, also when they have to wait.
-//! A session has one event under way at a time.
+//! Invariant: the events of a tenant are handed to the broker in the order in which their sessions ask for it, also when
+//! they have to wait. A session has one event under way at a time. Tenants do not wait for each other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,10 @@ use tickgate_protocol::message::Position;
 /// The publishes of a shard's clients.
 pub(super) struct Publishing {
     broker: Arc<dyn Broker>,
-    parked: VecDeque<Parked>,
+    // By the number of the tenant, as far as one of them had to wait.
+    parked: Vec<VecDeque<Parked>>,
+    // The tenant whose turn is next.
+    turn: usize,
     parked_bytes: usize,
     // Events whose outcome comes by the mailbox.
     pending: usize,
@@ -33,7 +36,8 @@ impl Publishing {
     pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
         Self {
             broker,
-            parked: VecDeque::new(),
+            parked: Vec::new(),
+            turn: 0,
             parked_bytes: 0,
             pending: 0,
         }
@@ -46,7 +50,7 @@ impl Publishing {
 
     /// Whether no publish waits for room or for its outcome.
     pub(super) fn is_empty(&self) -> bool {
-        self.parked.is_empty() && self.pending == 0
+        self.parked.iter().all(VecDeque::is_empty) && self.pending == 0
     }
 
     /// Publishes an event. Returns the answer for the session, unless the event has to wait. The session takes no input
@@ -59,8 +63,9 @@ impl Publishing {
         now: Now,
     ) -> Option<Input<'static>> {
         let from = Origin { connection, request };
-        // An event queues up behind those that wait, or small events would starve large ones.
-        if !self.parked.is_empty() {
+        // An event queues up behind those of its tenant that wait, or small events would starve large ones.
+        let waiting = self.parked.get(event.channel.tenant().index());
+        if waiting.is_some_and(|waiting| !waiting.is_empty()) {
             self.park(from, event);
             return None;
         }
@@ -80,17 +85,31 @@ impl Publishing {
 
     fn park(&mut self, from: Origin, event: NewEvent) {
         self.parked_bytes += event.data.len();
-        self.parked.push_back(Parked { from, event });
+        let tenant = event.channel.tenant().index();
+        if self.parked.len() <= tenant {
+            self.parked.resize_with(tenant + 1, VecDeque::new);
+        }
+        self.parked[tenant].push_back(Parked { from, event });
     }
 
-    /// Publishes the events that wait, as far as there is room. Returns the next connection with an answer for its
-    /// session.
+    /// Publishes the events that wait, as far as there is room: tenants take turns. Returns the next connection with an
+    /// answer for its session.
     pub(super) fn retry(&mut self, now: Now) -> Option<(ConnectionId, Input<'static>)> {
-        while let Some(Parked { from, event }) = self.parked.pop_front() {
+        for _ in 0..self.parked.len() {
+            self.turn = (self.turn + 1) % self.parked.len();
+            if let Some(answered) = self.retry_in(self.turn, now) {
+                return Some(answered);
+            }
+        }
+        None
+    }
+
+    fn retry_in(&mut self, tenant: usize, now: Now) -> Option<(ConnectionId, Input<'static>)> {
+        while let Some(Parked { from, event }) = self.parked.get_mut(tenant).and_then(VecDeque::pop_front) {
             let bytes = event.data.len();
             let outcome = match self.broker.try_publish(from, event, now) {
                 Submitted::NoRoom(event) => {
-                    self.parked.push_front(Parked { from, event });
+                    self.parked[tenant].push_front(Parked { from, event });
                     return None;
                 }
                 Submitted::Pending => None,

@@ -64,7 +64,11 @@ impl Broker for Direct {
         if let Some(outcome) = self.outcome.lock().expect("not poisoned").take() {
             return outcome;
         }
-        let credit = self.hub.try_credit(from.connection.shard, event.data.len());
+        let credit = self.hub.try_credit(
+            from.connection.shard,
+            tickgate_protocol::channel::Tenant::DEFAULT,
+            event.data.len(),
+        );
         match credit.filter(|_| !self.refuses.load(Ordering::Relaxed)) {
             Some(credit) => Submitted::Done(self.hub.publish(event, now, credit, &mut Wakes::default())),
             None => Submitted::NoRoom(event),
@@ -89,7 +93,7 @@ struct Asked {
 }
 
 impl Services for Asked {
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>) {
+    fn verify(&self, from: ConnectionId, request: u32, _: tickgate_protocol::channel::Tenant, token: Box<str>) {
         self.verify.lock().expect("not poisoned").push((from, request, token));
     }
     fn command(&self, from: ConnectionId, client_id: &str, _: Option<IpAddr>, request: u32, command: Command) {
@@ -203,6 +207,7 @@ fn session_settings(auth_mode: Mode, limits: Limits) -> Arc<session::Settings> {
         anonymous: identity(None),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 30_000,
@@ -301,7 +306,10 @@ impl Rig {
             timestamp_ms: START.unix_ms,
             options: PublishOptions::default(),
         };
-        let credit = self.hub.credit_now(event.data.len()).expect("room");
+        let credit = self
+            .hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+            .expect("room");
         self.hub.publish(event, self.now, credit, &mut Wakes::default());
     }
 

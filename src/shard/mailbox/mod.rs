@@ -19,7 +19,7 @@ use crate::hub::{Doorbell, Receipt};
 use crate::memory::Budget;
 use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::CommandKey;
 use tickgate_protocol::rate::Rate;
@@ -117,6 +117,8 @@ pub enum ShardMessage {
     Disconnect {
         /// The connection.
         id: ConnectionId,
+        /// The connection's tenant: a connection of another one does not exist. `None`: any.
+        tenant: Option<Tenant>,
         /// The ending that the client gets.
         ending: Disconnect,
         /// Gets whether the connection existed.
@@ -130,6 +132,8 @@ pub enum ShardMessage {
     },
     /// End all connections of one user. `reply` gets how many there were.
     DisconnectUser {
+        /// The user's tenant.
+        tenant: Tenant,
         /// The `sub` of the user's tokens.
         user: Box<str>,
         /// The ending that the clients get.
@@ -137,7 +141,7 @@ pub enum ShardMessage {
         /// Gets how many connections were ended.
         reply: Box<dyn FnOnce(usize) + Send>,
     },
-    /// Send an event to every authenticated connection, subscribed or not. `reply` gets how many there are.
+    /// Send an event to every authenticated connection of its channel's tenant, subscribed or not. `reply` gets how many there are.
     Broadcast {
         /// The event.
         event: Arc<Event>,
@@ -150,6 +154,8 @@ pub enum ShardMessage {
         from_slot: u32,
         /// The maximum number of connections.
         limit: usize,
+        /// List only the connections of this tenant; `None`: of all.
+        tenant: Option<Tenant>,
         /// List only the connections of this user.
         user: Option<Box<str>>,
         /// Gets the page.
@@ -161,6 +167,8 @@ pub enum ShardMessage {
         by: ClientOrder,
         /// The maximum number of connections.
         limit: usize,
+        /// List only the connections of this tenant; `None`: of all.
+        tenant: Option<Tenant>,
         /// Gets the connections, largest first.
         reply: Box<dyn FnOnce(Vec<ClientInfo>) + Send>,
     },
@@ -175,6 +183,8 @@ pub enum ShardMessage {
     Subscriptions {
         /// The maximum number of patterns.
         limit: usize,
+        /// List only the patterns of this tenant; `None`: of all.
+        tenant: Option<Tenant>,
         /// Gets the page.
         reply: Box<dyn FnOnce(SubscriptionsPage) + Send>,
     },
@@ -253,6 +263,8 @@ pub struct EndedClient {
 pub struct ClientInfo {
     /// Its id.
     pub id: ConnectionId,
+    /// Its tenant.
+    pub tenant: Tenant,
     /// Its public name, as in the client's `status`.
     pub client_id: Box<str>,
     /// The user; `None`: anonymous or not authenticated.
@@ -298,8 +310,8 @@ pub struct ClientInfo {
 /// Services that a shard requests from threads that may wait. Implementations return at once and answer by the mailbox,
 /// always exactly once.
 pub trait Services: Send + Sync {
-    /// Verifies a token; answered by [`ShardMessage::Verified`].
-    fn verify(&self, from: ConnectionId, request: u32, token: Box<str>);
+    /// Verifies a token of a tenant; answered by [`ShardMessage::Verified`].
+    fn verify(&self, from: ConnectionId, request: u32, tenant: Tenant, token: Box<str>);
     /// Routes a command; answered by [`ShardMessage::Responded`]. `client_id`, the connection's public name, and
     /// `address` ([`Adopt::address`]) are for the audit trail.
     fn command(&self, from: ConnectionId, client_id: &str, address: Option<IpAddr>, request: u32, command: Command);

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{ConnectionId, ConnectionPermit};
 use crate::session::{Opening, Settings};
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::wire::Deflate;
@@ -40,6 +41,8 @@ pub struct Open {
 pub struct Poll {
     /// The session that the request names.
     pub to: ConnectionId,
+    /// The tenant of the endpoint that the request came to. A session of another one does not exist for it.
+    pub tenant: Tenant,
     /// The random part of the session's id.
     pub secret: [u8; SECRET_BYTES],
     /// The number of the HTTP request, unique in the process. All messages about one POST have the same number.
@@ -80,6 +83,8 @@ pub enum PollError {
 pub struct Upgrade {
     /// The session.
     pub to: ConnectionId,
+    /// The tenant of the endpoint that the request came to. A session of another one does not exist for it.
+    pub tenant: Tenant,
     /// The random part of the session's id.
     pub secret: [u8; SECRET_BYTES],
     /// The negotiated compression; `None`: none.
@@ -146,6 +151,7 @@ mod tests {
         let posted = PollRequest::PostBody(Bytes::from_static(b"40{\"token\":\"hush\"}"), oneshot::channel().0);
         let poll = Poll {
             to,
+            tenant: Tenant::DEFAULT,
             secret: SECRET,
             number: 3,
             request: posted,
@@ -153,6 +159,7 @@ mod tests {
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let upgrade = Upgrade {
             to,
+            tenant: Tenant::DEFAULT,
             secret: SECRET,
             deflate: None,
             socket: socket.into(),

@@ -231,7 +231,10 @@ impl Store {
             _ => json!({"n": number, "pad": crate::client::padding(rng)}),
         };
         let data = data.to_string();
-        let Some(credit) = self.hub.credit_now(data.len()) else {
+        let Some(credit) = self
+            .hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, data.len())
+        else {
             return;
         };
         let event = NewEvent {
@@ -261,7 +264,9 @@ impl Store {
 
     // Deletes a channel. The event has its number as its timestamp, since it has no data.
     fn delete(&mut self, channel: &'static str, number: u64, now: Now) {
-        let Some(credit) = self.hub.credit_now(4) else { return };
+        let Some(credit) = self.hub.credit_now(tickgate_protocol::channel::Tenant::DEFAULT, 4) else {
+            return;
+        };
         let name = Channel::parse(channel).expect("valid");
         let event = NewEvent::deletion(name, Deletion::Everything, number);
         let receipt = self.hub.publish(event, now, credit, &mut Wakes::default());

@@ -27,7 +27,7 @@ mod vectors;
 
 pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
 pub use template::{ChannelTemplate, TemplateError};
-pub use tenant::{Name, Tenant};
+pub use tenant::{DEFAULT_TENANT, Name, Tenant, TenantNames};
 
 /// The length limit of a channel or pattern, in bytes.
 pub const BYTES_MAX: usize = 255;

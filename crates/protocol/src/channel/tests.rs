@@ -345,7 +345,7 @@ fn a_borrowed_name_finds_the_entry_of_its_tenant() {
             Tenant::new(Tenant::MAX).map(Tenant::index),
             Tenant::new(Tenant::MAX + 1)
         ),
-        (Some(100), None)
+        (Some(31), None)
     );
 }
 

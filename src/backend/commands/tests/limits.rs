@@ -3,20 +3,67 @@
 use tokio::sync::Semaphore;
 
 use super::*;
+use tickgate_protocol::channel::{Tenant, TenantNames};
+
+/// Work that succeeds when there is a permit.
+fn waits(open: &Arc<Semaphore>) -> impl Fn(Request) -> Work + use<> {
+    let open = Arc::clone(open);
+    move |_| {
+        let open = Arc::clone(&open);
+        Box::pin(async move {
+            open.acquire().await.expect("open").forget();
+            Ok(BackendReply::Success(Bytes::from_static(b"1")))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
+    let open = Arc::new(Semaphore::new(0));
+    let other = Tenant::new(1).expect("a tenant");
+    let mut of_other = route("*", in_process("b", waits(&open)));
+    of_other.pattern = of_other.pattern.in_tenant(other);
+    let mut harness = Harness::new(Settings {
+        routes: vec![route("*", in_process("a", waits(&open))), of_other],
+        tenants: TenantNames::new(["other".into()].into()),
+        in_flight_max: 4,
+        in_flight_per_connection_max: 100,
+        ..Settings::default()
+    });
+    let mut send = |tenant: Tenant| {
+        harness.requests += 1;
+        let mut command = command(harness.requests, "a.b", "{}");
+        command.action = command.action.in_tenant(tenant);
+        let source = CommandSource {
+            connection: connection(1),
+            request: harness.requests,
+            client_id: "client_1",
+            address: None,
+        };
+        harness.router.route(source, command);
+        harness.requests
+    };
+    // Each has two of the four. The third of the first tenant is refused, and both of the other tenant run.
+    let own = [0, 1, 2].map(|_| send(Tenant::DEFAULT));
+    let others = [0, 1].map(|_| send(other));
+    open.add_permits(4);
+    let mut outcomes = Vec::new();
+    for _ in 0..5 {
+        let (_, request, outcome) = harness.answers.recv().await.expect("an answer");
+        outcomes.push((request, code(&outcome)));
+    }
+    let refused: Vec<u32> = (outcomes.iter())
+        .filter(|(_, code)| *code == "BACKEND_UNAVAILABLE")
+        .map(|(request, _)| *request)
+        .collect();
+    assert_eq!(refused.len(), 1, "{outcomes:?}");
+    assert!(own.contains(&refused[0]), "{outcomes:?}");
+    assert!(!others.contains(&refused[0]), "{outcomes:?}");
+}
 
 #[tokio::test]
 async fn commands_in_flight_are_limited_in_all_by_route_and_by_connection() {
     let open = Arc::new(Semaphore::new(0));
-    let waits = |open: &Arc<Semaphore>| {
-        let open = Arc::clone(open);
-        move |_| -> Work {
-            let open = Arc::clone(&open);
-            Box::pin(async move {
-                open.acquire().await.expect("open").forget();
-                Ok(BackendReply::Success(Bytes::from_static(b"1")))
-            })
-        }
-    };
     let mut narrow = route("narrow.*", in_process("a", waits(&open)));
     narrow.in_flight_max = 2;
     let mut harness = Harness::new(Settings {

@@ -383,7 +383,7 @@ async fn failures_say_what_is_wrong() {
             panic!("an HTTP route")
         };
         let backend = http::HttpBackend::new(&http::Pool::default(), &settings, 1024);
-        let request = Request::new("client_1", command(1, "a.b", "{}"));
+        let request = Request::new(&TenantNames::default(), "client_1", command(1, "a.b", "{}"));
         let failure = backend.call(&request).await.expect_err("a failure");
         assert!(failure.to_string().contains(text), "{failure}");
         let found = failure.detail().unwrap_or_default();

@@ -34,7 +34,7 @@ fn a_file_of_layout_1_is_read_and_converted_by_the_first_save() {
     let loaded = Loaded {
         channels: 3,
         events: 3,
-        was_open: false,
+        ..Loaded::default()
     };
     assert_eq!(run.loaded, loaded);
     assert_is_as_written(&run, now);

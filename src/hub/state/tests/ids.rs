@@ -6,7 +6,7 @@ use super::*;
 fn an_id_is_a_duplicate_only_when_its_event_was_accepted() {
     let (mut channels, generations) = (Channels::default(), Generations::new(WINDOW_MS, IDS_MAX));
     let mut event = new("a.b", "1");
-    event.options.id = Some(EventId::new(&event.channel, b"x"));
+    event.options.id = Some(EventId::new(None, &event.channel, b"x"));
     let mut publish = |now| publish_in(&mut channels, event.clone(), &history(9, 9), at(now), &generations);
     let first = version(&publish(0));
     for (now, is_duplicate) in [(WINDOW_MS - 1, true), (WINDOW_MS, true), (2 * WINDOW_MS, false)] {
@@ -25,7 +25,7 @@ fn notes_for_exports_are_bounded_and_a_complete_export_makes_up_for_lost_ones() 
     channels.track();
     let identified = |channels: &mut Channels, n: u64| {
         let mut event = new("a.b", "1");
-        event.options.id = Some(EventId::new(&event.channel, &n.to_be_bytes()));
+        event.options.id = Some(EventId::new(None, &event.channel, &n.to_be_bytes()));
         publish_in(channels, event, &history(9, 9), at(n * WINDOW_MS), &generations);
         channels.unsaved_ids.len()
     };

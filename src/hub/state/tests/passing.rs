@@ -166,7 +166,7 @@ fn restored_values_have_their_age() {
     let mut restored = Channels::default();
     restored.restore_counters(export.counters);
     for channel in export.channels {
-        restored.restore(channel, &Arc::new(ending()), at(100_000));
+        restored.restore(channel, &Arc::new(ending()), Owners::default(), at(100_000));
     }
     let page = restored.ask("a.c", Since::Newest { above: 0 }, at(100_000));
     assert!(page.events.is_empty() && page.deleted);

@@ -141,7 +141,9 @@ impl Connections {
             deadline_ms: 0,
         });
         self.count += 1;
+        let tenant = settings.tenant;
         self.metrics.connections.add(1);
+        self.metrics.tenant_connections[tenant.index()].add(1);
         self.metrics.connections_total.bump(1);
         slot
     }
@@ -158,6 +160,7 @@ impl Connections {
 
     /// Removes a connection, whose outbox must be empty. Its slot stays taken until [`Connections::release`].
     pub(super) fn remove(&mut self, slot: u32, inbox: &Inbox) {
+        let tenant = self.endpoint(slot).settings.tenant;
         let hot = &mut self.hot[slot];
         hot.stage = Stage::Vacant;
         self.metrics.polling.add(-i64::from(hot.flags.has(Flags::POLLING)));
@@ -168,6 +171,7 @@ impl Connections {
         self.cold[slot] = None;
         self.count -= 1;
         self.metrics.connections.add(-1);
+        self.metrics.tenant_connections[tenant.index()].add(-1);
     }
 
     /// Lets the slot of a removed connection be taken again.

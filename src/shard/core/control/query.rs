@@ -11,7 +11,7 @@ use crate::shard::core::troubles::Troubles;
 use crate::shard::mailbox::{ClientInfo, ClientOrder, ClientsPage, SubscriptionsPage};
 use crate::shard::table::{Subscriber, Table};
 use crate::time::Now;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 
 /// What a shard tells of its connections.
 pub(in crate::shard::core) struct Clients<'a> {
@@ -31,12 +31,12 @@ impl ShardCore {
 }
 
 impl Clients<'_> {
-    /// A page of the connections from a slot on; `user`: only the connections of this user.
+    /// A page of at most `limit` connections from a slot on: those of a tenant, if one is given, and among them those of a
+    /// user, if one is given.
     pub(in crate::shard::core) fn page(
         &self,
-        from_slot: u32,
-        limit: usize,
-        user: Option<&str>,
+        (from_slot, limit): (u32, usize),
+        (tenant, user): (Option<Tenant>, Option<&str>),
         now: Now,
     ) -> ClientsPage {
         let mut page = ClientsPage::default();
@@ -44,7 +44,8 @@ impl Clients<'_> {
             let Some(cold) = self.connections.cold(slot) else {
                 continue;
             };
-            if user.is_some_and(|user| !cold.is_user(user)) {
+            let own = self.connections.endpoint(slot).settings.tenant;
+            if tenant.is_some_and(|tenant| tenant != own) || user.is_some_and(|user| !cold.is_user(own, user)) {
                 continue;
             }
             if page.clients.len() >= limit {
@@ -56,8 +57,14 @@ impl Clients<'_> {
         page
     }
 
-    /// The `limit` connections with the most of something, largest first. Connections with nothing of it are left out.
-    pub(in crate::shard::core) fn worst(&self, by: ClientOrder, limit: usize, now: Now) -> Vec<ClientInfo> {
+    /// The `limit` connections, of a tenant if one is given, with the most of something, largest first. Connections with nothing of it are left out.
+    pub(in crate::shard::core) fn worst(
+        &self,
+        by: ClientOrder,
+        limit: usize,
+        tenant: Option<Tenant>,
+        now: Now,
+    ) -> Vec<ClientInfo> {
         let amount = |slot: u32| {
             let hot = self.connections.hot(slot);
             match by {
@@ -70,7 +77,8 @@ impl Clients<'_> {
         let slots = self
             .connections
             .slots()
-            .filter(|slot| self.connections.cold(*slot).is_some());
+            .filter(|slot| self.connections.cold(*slot).is_some())
+            .filter(|slot| tenant.is_none_or(|tenant| self.connections.endpoint(*slot).settings.tenant == tenant));
         let mut worst: Vec<_> = slots
             .map(|slot| (amount(slot), slot))
             .filter(|(amount, _)| *amount > 0)
@@ -93,6 +101,7 @@ impl Clients<'_> {
         let (rate_limited, rate_limited_at_ms) = self.troubles.refusals(slot);
         ClientInfo {
             id: self.connections.id(slot),
+            tenant: settings.tenant,
             client_id: session.client_id().into(),
             user: session.identity().and_then(|identity| identity.user.clone()),
             role: session.identity().and_then(|identity| identity.role.clone()),
@@ -119,13 +128,20 @@ impl Clients<'_> {
     }
 }
 
-/// The `limit` patterns with the most connections, by the names that their clients use.
+/// The `limit` patterns with the most connections, by the names that their clients use: those of a tenant, if one is
+/// given.
 pub(in crate::shard::core) fn subscriptions(
     connections: &Connections,
     table: &Table,
     limit: usize,
+    tenant: Option<Tenant>,
 ) -> SubscriptionsPage {
-    let mut patterns: Vec<_> = table.patterns().collect();
+    let is_shown = |pattern: &Pattern| tenant.is_none_or(|tenant| pattern.tenant() == tenant);
+    let mut patterns: Vec<_> = table.patterns().filter(|(pattern, _)| is_shown(pattern)).collect();
+    let total = match tenant {
+        None => table.subscriptions(),
+        Some(_) => patterns.iter().map(|(_, holders)| holders.len() as u64).sum(),
+    };
     let holders = |(_, holders): &(&Pattern, &[Subscriber])| holders.len();
     if patterns.len() > limit {
         patterns.select_nth_unstable_by_key(limit, |entry| Reverse(holders(entry)));
@@ -157,8 +173,5 @@ pub(in crate::shard::core) fn subscriptions(
     }
     let mut names: Vec<_> = counts.into_iter().collect();
     names.sort_unstable_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
-    SubscriptionsPage {
-        names,
-        total: table.subscriptions(),
-    }
+    SubscriptionsPage { names, total }
 }

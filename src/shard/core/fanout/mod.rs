@@ -231,10 +231,19 @@ impl Fanout {
             }
         }
         frames.count(&self.metrics);
+        // All events of a run have the same patterns, and so the same tenant.
+        self.count_for_tenant(&first.event.channel, deliveries);
         deliveries
     }
 
-    /// Queues an event to every authenticated connection; returns their number.
+    fn count_for_tenant(&self, channel: &Channel, deliveries: u64) {
+        let tenant = channel.tenant();
+        if !tenant.is_default() {
+            self.metrics.tenant_deliveries[tenant.index()].bump(deliveries);
+        }
+    }
+
+    /// Queues an event to every authenticated connection of its channel's tenant; returns their number.
     pub(super) fn broadcast(&mut self, connections: &mut Connections, event: &Arc<Event>) -> usize {
         let mut frames = Frames::of(event);
         let mut count = 0;
@@ -243,6 +252,9 @@ impl Fanout {
                 continue;
             };
             let Some(format) = endpoint.format else { continue };
+            if endpoint.settings.tenant != event.channel.tenant() {
+                continue;
+            }
             count += 1;
             let frame = frames.get(format, endpoint, &self.inbox);
             let queued = queue_event(&mut self.outgoing, slot, hot, cold, frame, endpoint, &self.metrics);

@@ -202,6 +202,7 @@ impl Fanout {
         );
         frames.count(&self.metrics);
         self.metrics.rate_sent.bump(deliveries);
+        self.count_for_tenant(&first.event.channel, deliveries);
         (deliveries, owed)
     }
 
@@ -280,6 +281,7 @@ impl Fanout {
             frames.count(&self.metrics);
             self.metrics.rate_sent.bump(deliveries);
             self.metrics.deliveries.bump(deliveries);
+            self.count_for_tenant(&event.channel, deliveries);
         }
         for group in self.table.freshen_all(slot, self.inbox.position()).iter() {
             self.paced.begin(group, self.now.mono_ms);

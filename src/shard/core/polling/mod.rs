@@ -60,12 +60,14 @@ impl ShardCore {
     pub(super) fn on_poll(&mut self, poll: Poll, now: Now) {
         let Poll {
             to,
+            tenant,
             secret,
             number,
             request,
         } = poll;
         let is_named = |cold: &Cold| cold.session.has_secret(&secret);
         let mut slot = self.connections.slot(to);
+        slot = slot.filter(|slot| self.connections.endpoint(*slot).settings.tenant == tenant);
         slot = slot.filter(|&slot| self.connections.cold(slot).is_some_and(is_named));
         if let Some(overdue) = slot
             && self.connections.is_overdue(overdue, now)

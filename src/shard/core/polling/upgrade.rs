@@ -9,6 +9,7 @@ use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::mailbox::polling::PollError;
 use crate::time::Now;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::engine_io::SECRET_BYTES;
 use tickgate_protocol::dialect::engine_io::payload;
 use tickgate_protocol::wire::encode;
@@ -25,17 +26,18 @@ pub(in crate::shard::core) const PROBE_MS: u64 = 10_000;
 const OVERTAKEN: &str = "upgrade before the answer to a POST";
 
 impl ShardCore {
-    /// A socket for a session that polls. Its bytes go to [`ShardCore::on_bytes`] of the connection that is returned.
+    /// A socket for a session of a tenant that polls. Its bytes go to [`ShardCore::on_bytes`] of the connection that is returned.
     /// `None`: the socket is not wanted and must be closed.
     pub fn adopt_candidate(
         &mut self,
-        to: ConnectionId,
+        (to, tenant): (ConnectionId, Tenant),
         secret: &[u8; SECRET_BYTES],
         deflate: Option<Deflate>,
         now: Now,
     ) -> Option<ConnectionId> {
-        let Connection { cold, .. } = self.connections.find_open(to)?;
-        if !cold.session.has_secret(secret) || !cold.transport()?.add_candidate() {
+        let Connection { cold, endpoint, .. } = self.connections.find_open(to)?;
+        let is_named = endpoint.settings.tenant == tenant && cold.session.has_secret(secret);
+        if !is_named || !cold.transport()?.add_candidate() {
             return None;
         }
         cold.decoder = decoder(PROBE_BYTES_MAX, deflate);

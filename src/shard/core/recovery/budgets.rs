@@ -46,7 +46,7 @@ pub(super) const fn event_steps(bytes: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payers {
     connection: ConnectionId,
-    // The hash of the user or of the address; `None`: neither is known.
+    // The hash of the tenant and of the user or the address; `None`: neither is known.
     shared: Option<u64>,
 }
 
@@ -135,11 +135,12 @@ impl Budgets {
         let cold = connections.cold(slot);
         let user = cold.and_then(|cold| cold.session.identity()?.user.as_deref());
         let address = cold.and_then(|cold: &Cold| cold.address);
+        let tenant = connections.endpoint(slot).settings.tenant;
         Payers {
             connection: connections.id(slot),
             shared: user
-                .map(|user| self.hasher.hash_one(user))
-                .or_else(|| address.map(|address| self.hasher.hash_one(network(address)))),
+                .map(|user| self.hasher.hash_one((tenant, user)))
+                .or_else(|| address.map(|address| self.hasher.hash_one((tenant, network(address))))),
         }
     }
 

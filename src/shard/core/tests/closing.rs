@@ -132,7 +132,12 @@ fn held_back_input_is_discarded_when_the_session_ends() {
     assert!(!rig.core.wants_input(id));
     let reply = Box::new(|existed: bool| assert!(existed));
     let ending = Disconnect::ByOperator;
-    rig.message(ShardMessage::Disconnect { id, ending, reply });
+    rig.message(ShardMessage::Disconnect {
+        id,
+        tenant: None,
+        ending,
+        reply,
+    });
     assert!(rig.core.wants_input(id));
     assert_eq!(rig.actions(), [Action::Resume(id)]);
     assert_eq!(rig.read(id), [Received::Close(4003)]);

@@ -121,7 +121,9 @@ fn a_history_that_is_trimmed_while_it_is_read_is_never_empty() {
                 timestamp_ms: START.unix_ms,
                 options: PublishOptions::default(),
             };
-            let credit = hub.credit_now(event.data.len()).expect("room");
+            let credit = hub
+                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+                .expect("room");
             hub.publish(event, START, credit, &mut Wakes::default());
         }
     });

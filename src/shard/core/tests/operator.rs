@@ -11,6 +11,7 @@ fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> C
     rig.message(ShardMessage::Clients {
         from_slot,
         limit,
+        tenant: None,
         user: user.map(Into::into),
         reply: Box::new(move |page| send.send(page).expect("still waited for")),
     });
@@ -58,6 +59,7 @@ fn subscriptions_are_listed_largest_first() {
     let (send, receive) = mpsc::channel::<SubscriptionsPage>();
     rig.message(ShardMessage::Subscriptions {
         limit: 3,
+        tenant: None,
         reply: Box::new(move |page| send.send(page).expect("still waited for")),
     });
     let page = receive.recv().expect("answered");
@@ -97,6 +99,7 @@ fn subscriptions_are_counted_by_the_names_that_clients_use() {
     let (send, receive) = mpsc::channel::<SubscriptionsPage>();
     rig.message(ShardMessage::Subscriptions {
         limit: 10,
+        tenant: None,
         reply: Box::new(move |page| send.send(page).expect("still waited for")),
     });
     let page = receive.recv().expect("answered");
@@ -125,6 +128,7 @@ fn an_operator_disconnects_one_or_all_of_a_user() {
         let send = send.clone();
         rig.message(ShardMessage::Disconnect {
             id,
+            tenant: None,
             ending: Disconnect::ByOperator,
             reply: Box::new(move |existed| send.send(existed).expect("still waited for")),
         });
@@ -135,6 +139,7 @@ fn an_operator_disconnects_one_or_all_of_a_user() {
     assert_eq!(rig.read(ids[0]), [Received::Close(4003)]);
     let (send, receive) = mpsc::channel();
     rig.message(ShardMessage::DisconnectUser {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
         user: "u1".into(),
         ending: Disconnect::ByOperator,
         reply: Box::new(move |count| send.send(count).expect("still waited for")),

@@ -92,6 +92,7 @@ impl Client {
     fn tell_as(&mut self, secret: [u8; SECRET_BYTES], number: u64, request: PollRequest) {
         let poll = Poll {
             to: self.id,
+            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             secret,
             number,
             request,
@@ -141,9 +142,12 @@ impl Client {
     }
 
     fn candidate(&mut self) -> Option<ConnectionId> {
-        self.rig
-            .core
-            .adopt_candidate(self.id, &SECRET, self.deflate, self.rig.now)
+        self.rig.core.adopt_candidate(
+            (self.id, tickgate_protocol::channel::Tenant::DEFAULT),
+            &SECRET,
+            self.deflate,
+            self.rig.now,
+        )
     }
 
     fn say(&mut self, packet: &str) {
@@ -281,7 +285,13 @@ fn a_guessed_session_id_reaches_no_session() {
         client.tell_as(secret, newest, PollRequest::Gone);
         client.tell_as(secret, 100, PollRequest::PostFailed(Disconnect::TooBig));
         let (id, now) = (client.id, client.rig.now);
-        assert_eq!(client.rig.core.adopt_candidate(id, &secret, None, now), None);
+        assert_eq!(
+            client
+                .rig
+                .core
+                .adopt_candidate((id, tickgate_protocol::channel::Tenant::DEFAULT), &secret, None, now),
+            None
+        );
     }
     client.event("1");
     assert_eq!(data(&text(&waiting.try_recv().expect("still waited for"))), [1]);

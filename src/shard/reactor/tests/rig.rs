@@ -32,7 +32,11 @@ impl Broker for Direct {
         Box::pin(async { Vec::new() })
     }
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
-        let Some(credit) = self.0.try_credit(from.connection.shard, event.data.len()) else {
+        let Some(credit) = self.0.try_credit(
+            from.connection.shard,
+            tickgate_protocol::channel::Tenant::DEFAULT,
+            event.data.len(),
+        ) else {
             return Submitted::NoRoom(event);
         };
         let mut wakes = Wakes::default();
@@ -45,7 +49,7 @@ impl Broker for Direct {
 struct NoServices;
 
 impl Services for NoServices {
-    fn verify(&self, _: ConnectionId, _: u32, _: Box<str>) {}
+    fn verify(&self, _: ConnectionId, _: u32, _: tickgate_protocol::channel::Tenant, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
     fn command_status(&self, _: ConnectionId, _: u32, _: &Identity, _: &CommandKey) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
@@ -84,6 +88,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
         }),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tenant_name: None,
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 30_000,
         heartbeat_interval_ms: 3_600_000,
@@ -184,7 +189,10 @@ impl Shard {
 
     /// Publishes an event and rings the doorbell. Returns `false` if there is no credit.
     pub(super) fn try_publish(&self, channel: &str, data: &str) -> bool {
-        let Some(credit) = self.hub.credit_now(data.len()) else {
+        let Some(credit) = self
+            .hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, data.len())
+        else {
             return false;
         };
         let event = NewEvent {

@@ -62,6 +62,7 @@ fn ended(says: &[&str]) -> Client {
     let (reply, ended) = oneshot::channel();
     client.rig.message(ShardMessage::Disconnect {
         id: client.id,
+        tenant: None,
         ending: Disconnect::ByOperator,
         reply: Box::new(|was_there| reply.send(was_there).expect("heard")),
     });

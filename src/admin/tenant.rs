@@ -1,0 +1,122 @@
+//! What is counted of each tenant: for `/metrics`, and for the statistics that a tenant's administrators see.
+//!
+//! Invariant: the statistics of a tenant contain nothing of another tenant, and nothing of the process that all share.
+
+use std::collections::BTreeMap;
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::Admin;
+use super::statistics::GatewaySample;
+use super::stats::FeedReply;
+use crate::ingress::http::response::{self, HttpResponse};
+use crate::metrics::{IngressSample, Metric};
+use tickgate_protocol::channel::Tenant;
+
+/// One reading of what a tenant has.
+pub(super) struct TenantSample {
+    pub(super) connections: i64,
+    pub(super) deliveries: u64,
+    pub(super) events: u64,
+    pub(super) refused: u64,
+}
+
+impl TenantSample {
+    /// The metrics of a tenant. The label `tenant` is added.
+    pub(super) const METRICS: &'static [Metric<Self>] = &[
+        Metric::gauge(
+            "tickgate_tenant_connections",
+            "Connections of a tenant.",
+            |tenant, samples| {
+                samples.value(tenant.connections);
+            },
+        ),
+        Metric::counter(
+            "tickgate_tenant_events_total",
+            "Events that were published on channels of a tenant.",
+            |tenant, samples| samples.value(tenant.events),
+        ),
+        Metric::counter(
+            "tickgate_tenant_deliveries_total",
+            "Events of a tenant put into connections' outboxes.",
+            |tenant, samples| samples.value(tenant.deliveries),
+        ),
+        Metric::counter(
+            "tickgate_tenant_refused_total",
+            "Requests that the endpoints of a tenant refused.",
+            |tenant, samples| samples.value(tenant.refused),
+        ),
+    ];
+
+    /// What `tenant` has. Of deliveries and events, the default tenant has what no other one has.
+    pub(super) fn of(tenant: Tenant, gateway: &GatewaySample, ingress: &IngressSample) -> Self {
+        let index = tenant.index();
+        let (deliveries, events) = (&gateway.total.tenant_deliveries, &gateway.hub.tenant_events);
+        let rest = |total: u64, of_others: &[u64]| total.saturating_sub(of_others.iter().sum());
+        let (deliveries, events) = if tenant.is_default() {
+            (
+                rest(gateway.total.deliveries, deliveries),
+                rest(gateway.hub.events, events),
+            )
+        } else {
+            (deliveries[index], events[index])
+        };
+        Self {
+            connections: gateway.total.tenant_connections[index],
+            deliveries,
+            events,
+            refused: ingress.tenant_refused[index],
+        }
+    }
+}
+
+/// The statistics of a tenant. Its members are among those of the gateway's statistics, except `tenant`.
+#[derive(Serialize)]
+struct TenantReply<'a> {
+    active_connections: i64,
+    deliveries: u64,
+    events: EventsReply,
+    feeds: Vec<FeedReply<'a>>,
+    is_running: bool,
+    requests_refused: u64,
+    subscriptions: BTreeMap<Box<str>, u64>,
+    subscriptions_total: u64,
+    tenant: &'a str,
+    uptime_seconds: u64,
+}
+
+#[derive(Serialize)]
+struct EventsReply {
+    published: u64,
+}
+
+impl Admin {
+    /// The answer to `GET /api/websocket/stats` for one tenant.
+    pub(super) async fn tenant_stats(&self, tenant: Tenant) -> HttpResponse {
+        let (subscriptions, subscriptions_total) = match self.subscriptions(Some(tenant)).await {
+            Ok(subscriptions) => subscriptions,
+            Err(timed_out) => return timed_out,
+        };
+        let parts = &self.parts;
+        let now = parts.statistics.read(parts.clock.now());
+        let sample = TenantSample::of(tenant, &now, &parts.ingress.read());
+        let feeds = parts.feeds.read();
+        let own = feeds.iter().filter(|feed| feed.tenant == tenant);
+        let reply = TenantReply {
+            active_connections: sample.connections,
+            deliveries: sample.deliveries,
+            events: EventsReply {
+                published: sample.events,
+            },
+            feeds: own.map(FeedReply::from).collect(),
+            is_running: !parts.health.is_draining(),
+            requests_refused: sample.refused,
+            subscriptions,
+            subscriptions_total,
+            tenant: self.tenants.label(tenant),
+            uptime_seconds: now.uptime_ms / 1000,
+        };
+        response::json(StatusCode::OK, &reply)
+    }
+}

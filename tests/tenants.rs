@@ -1,0 +1,474 @@
+//! Two tenants with the same names, users and roles in one gateway: nothing of one is heard, seen or changed by the other,
+//! by any way in or out.
+
+#[path = "support/gateway.rs"]
+mod gateway;
+
+use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use gateway::{Answer, Client, Received, answer, connect, until};
+use serde_json::{Value, json};
+use std::io::Write as _;
+use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, mint};
+use tickgate::backend::commands::{BackendReply, Handler, HandlerResult, Request, RouteSettings, Target};
+use tickgate::config::{Config, Environment};
+use tickgate::gateway::Gateway;
+use tickgate::time::unix_ms;
+use tickgate_protocol::channel::{Pattern, Tenant};
+
+const OPERATOR: &str = "the-key-of-the-operator";
+
+/// The tenants, in the order of their numbers. The first is the default one.
+const NAMES: [&str; 3] = ["default", "one", "two"];
+const SECRETS: [&str; 3] = [
+    "the secret of the default tenant, 32",
+    "the secret of the first tenant, 32 b",
+    "the secret of the second tenant, 32 ",
+];
+const ADMIN_KEYS: [&str; 3] = [OPERATOR, "the-key-of-tenant-one", "the-key-of-tenant-two"];
+
+fn toml() -> String {
+    let space = |prefix: &str, name: &str, variable: &str| {
+        format!(
+            "[[{prefix}endpoint]]\npath = \"/{name}\"\ndialect = \"native\"\n\
+             [[{prefix}endpoint]]\npath = \"/{name}/socket.io\"\ndialect = \"socket_io\"\nanonymous = true\n\
+             [[{prefix}auth.key]]\nalgorithm = \"HS256\"\nsecret_env = \"{variable}\"\n\
+             [{prefix}auth.role.trader]\nchannels = [\"*\", \"user.*\"]\ncommands = [\"*\"]\npublish = [\"*\", \"user.*\"]\n"
+        )
+    };
+    let mut toml = "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\nshards = 2\n\
+                    max_connections_per_user = 2\n[admin]\nkey_env = \"KEY_0\"\n"
+        .to_owned();
+    toml += &space("", NAMES[0], "SECRET_0");
+    for index in [1, 2] {
+        toml += &format!(
+            "[[tenant]]\nname = \"{0}\"\n[tenant.admin]\nkey_env = \"KEY_{index}\"\n",
+            NAMES[index]
+        );
+        toml += &space("tenant.", NAMES[index], &format!("SECRET_{index}"));
+    }
+    toml
+}
+
+/// Answers every command with the tenant that the backend is told of.
+struct Echo;
+
+impl Handler for Echo {
+    fn call<'a>(&'a self, request: &'a Request) -> Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>> {
+        let tenant = json!(request.tenant).to_string();
+        Box::pin(async { Ok(BackendReply::Success(tenant.into())) })
+    }
+}
+
+struct World {
+    // Stops at its drop.
+    _gateway: Gateway,
+    public: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl World {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("tickgate.toml");
+        std::fs::write(&file, toml()).expect("written");
+        let environment = Environment::of([
+            ("SECRET_0", SECRETS[0]),
+            ("SECRET_1", SECRETS[1]),
+            ("SECRET_2", SECRETS[2]),
+            ("KEY_0", ADMIN_KEYS[0]),
+            ("KEY_1", ADMIN_KEYS[1]),
+            ("KEY_2", ADMIN_KEYS[2]),
+        ]);
+        let config = Config::load(Some(&file), &environment).unwrap_or_else(|error| panic!("{error}"));
+        let mut settings = config.gateway(10_000);
+        // An action of its own for each tenant, beside one that all have.
+        for index in [0, 1, 2] {
+            for action in ["same.action".to_owned(), format!("only.{}", NAMES[index])] {
+                let target = Target::InProcess {
+                    name: "echo".into(),
+                    handler: Arc::new(Echo),
+                };
+                let pattern = Pattern::parse(&action).expect("valid").in_tenant(tenant(index));
+                settings.commands.routes.push(RouteSettings {
+                    audit: true,
+                    ..RouteSettings::new(pattern, target)
+                });
+            }
+        }
+        let gateway = Gateway::start(settings).expect("started");
+        let public = gateway.addresses()[0].tcp().expect("a TCP listener");
+        let admin = gateway.admin_address().tcp().expect("a TCP listener");
+        Self {
+            _gateway: gateway,
+            public,
+            admin,
+        }
+    }
+
+    fn client(&self, index: usize, user: &str) -> Client<TcpStream> {
+        let target = format!("/{}?token={}", NAMES[index], token(index, user, "trader"));
+        let mut client = Client::open(connect(self.public), &target);
+        client.subscribe(&["*", "user.*", "grid.a.order"]);
+        client
+    }
+
+    fn admin_as(&self, bearer: &str, method: &str, target: &str, body: &str) -> Answer {
+        request(
+            self.admin,
+            method,
+            target,
+            &format!("Authorization: Bearer {bearer}\r\n"),
+            body,
+        )
+    }
+
+    /// As the administrator of a tenant.
+    fn admin(&self, index: usize, method: &str, target: &str, body: &str) -> Answer {
+        self.admin_as(ADMIN_KEYS[index], method, target, body)
+    }
+
+    fn publish(&self, index: usize, channel: &str, data: &str) -> Value {
+        let body = json!({ "channel": channel, "event": "e", "data": data, "id": "the same" });
+        let answer = self.admin(index, "POST", "/api/publish", &body.to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+}
+
+fn tenant(index: usize) -> Tenant {
+    Tenant::new(index).expect("few")
+}
+
+fn token(index: usize, user: &str, role: &str) -> String {
+    let key = Key::hmac(Algorithm::Hs256, SECRETS[index].as_bytes(), false).expect("a good key");
+    let grant = Grant {
+        subject: user.into(),
+        role: Some(role.into()),
+        ttl_ms: 3_600_000,
+        ..Grant::default()
+    };
+    mint(&grant, &KeySet::new(vec![key]), &auth::Settings::default(), unix_ms()).expect("a token")
+}
+
+fn request(address: SocketAddr, method: &str, target: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = connect(address);
+    let length = body.len();
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
+    answer(&mut stream)
+}
+
+/// Checks that a client has nothing to read before the answer to a ping.
+fn hears_nothing(client: &mut Client<TcpStream>, what: &str) {
+    client.send(r#"{"type":"ping","id":"silence"}"#);
+    let next = client.json();
+    assert_eq!(next["type"], "pong", "{what}: {next}");
+}
+
+fn data(client: &mut Client<TcpStream>) -> Value {
+    client.json()["data"].clone()
+}
+
+type Way = (&'static str, fn(&World));
+
+/// Each way in or out, with what it must not do.
+const WAYS: &[Way] = &[
+    ("publishing over HTTP", |world| {
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "1"));
+        for index in [0, 1, 2] {
+            // The channel and the id are the same, and nevertheless it is no duplicate.
+            let receipt = world.publish(index, "grid.a.order", NAMES[index]);
+            assert_eq!(
+                (&receipt["published"], &receipt["duplicate"]),
+                (&json!(1), &Value::Null),
+                "{receipt}"
+            );
+        }
+        for (index, client) in clients.iter_mut().enumerate() {
+            assert_eq!(data(client), NAMES[index]);
+            hears_nothing(client, NAMES[index]);
+        }
+    }),
+    ("publishing by a client", |world| {
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "4"));
+        clients[1].send(r#"{"type":"publish","channel":"user.4.balance","event":"e","data":"one"}"#);
+        assert_eq!(data(&mut clients[1]), "one");
+        for index in [0, 2] {
+            hears_nothing(&mut clients[index], NAMES[index]);
+        }
+    }),
+    ("a token of another tenant", |world| {
+        for (at, of) in [(0, 1), (1, 0), (1, 2), (2, 1)] {
+            let token = token(of, "4", "admin");
+            let target = format!("/{}?token={token}", NAMES[at]);
+            let headers = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                           Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+            let refused = request(world.public, "GET", &target, headers, "");
+            assert_eq!(
+                (refused.status, refused.code().as_str()),
+                (401, "TOKEN_INVALID"),
+                "{at} {of}"
+            );
+        }
+        // Nor does one help on an open connection.
+        let mut client = world.client(1, "2");
+        client.send(&json!({ "type": "auth", "token": token(2, "2", "admin") }).to_string());
+        let result = client.json();
+        assert_eq!(
+            (&result["type"], &result["success"]),
+            (&json!("auth_result"), &json!(false)),
+            "{result}"
+        );
+    }),
+    ("last values, histories and recovery", |world| {
+        let offsets =
+            [0, 1, 2].map(|index| world.publish(index, "grid.kept.lifecycle", NAMES[index])["offset"].clone());
+        for index in [0, 1, 2] {
+            let target = format!("/{}?token={}", NAMES[index], token(index, "5", "trader"));
+            let mut client = Client::open(connect(world.public), &target);
+            client.send(r#"{"type":"history","channel":"grid.kept.lifecycle","id":1}"#);
+            let page = client.json()["data"]["events"].clone();
+            assert_eq!(
+                (page.as_array().map(Vec::len), &page[0]["data"]),
+                (Some(1), &json!(NAMES[index])),
+                "{page}"
+            );
+            let epoch = world
+                .admin(index, "GET", "/api/channels/grid.kept.lifecycle", "")
+                .json()["epoch"]
+                .clone();
+            let recover = json!({ "grid.kept.lifecycle": { "epoch": epoch, "offset": 0 } });
+            client.send(&json!({ "type": "subscribe", "channels": ["grid.*"], "recover": recover }).to_string());
+            let subscribed = client.json();
+            assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
+            let event = client.json();
+            assert_eq!(
+                (&event["data"], &event["offset"]),
+                (&json!(NAMES[index]), &offsets[index]),
+                "{event}"
+            );
+            hears_nothing(&mut client, NAMES[index]);
+        }
+    }),
+    ("deleting channels", |world| {
+        for index in [0, 1, 2] {
+            world.publish(index, "grid.doomed.lifecycle", NAMES[index]);
+        }
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "10"));
+        let deleted = world.admin(1, "DELETE", "/api/channels/grid.doomed.*", "");
+        assert_eq!(deleted.json(), json!({ "deleted": 1 }), "{deleted:?}");
+        assert_eq!(clients[1].json()["channel"], "grid.doomed.lifecycle");
+        for index in [0, 2] {
+            hears_nothing(&mut clients[index], NAMES[index]);
+            let history = world.admin(index, "GET", "/api/channels/grid.doomed.lifecycle/history", "");
+            assert_eq!(history.json()["events"][0]["data"], NAMES[index], "{history:?}");
+        }
+    }),
+    ("the level of the log", |world| {
+        for bearer in [ADMIN_KEYS[1].to_owned(), token(0, "boss", "admin")] {
+            assert_eq!(world.admin_as(&bearer, "GET", "/api/log", "").status, 403, "{bearer}");
+            assert_eq!(
+                world.admin_as(&bearer, "PUT", "/api/log", r#"{"level":"off"}"#).status,
+                403
+            );
+        }
+    }),
+    ("commands", |world| {
+        for index in [0, 1, 2] {
+            let mut client = world.client(index, "3");
+            for (action, of) in [
+                ("same.action", index),
+                ("only.default", 0),
+                ("only.one", 1),
+                ("only.two", 2),
+            ] {
+                client.send(&json!({ "type": "command", "id": action, "action": action }).to_string());
+                // The audit trail is on the tenant's own `system.log`, which this client hears as well.
+                let response = loop {
+                    let next = client.json();
+                    if next["type"] == "response" {
+                        break next;
+                    }
+                    assert_eq!(next["channel"], "system.log", "{next}");
+                };
+                let name = (index > 0).then(|| NAMES[index]);
+                if of == index {
+                    assert_eq!(
+                        (&response["success"], &response["data"]),
+                        (&json!(true), &json!(name)),
+                        "{response}"
+                    );
+                } else {
+                    assert_eq!(response["error"]["code"], "UNKNOWN_ACTION", "{response}");
+                }
+            }
+        }
+        // Nobody else's trail was heard.
+        let mut quiet = world.client(2, "6");
+        let mut busy = world.client(1, "6");
+        busy.send(r#"{"type":"command","id":1,"action":"same.action"}"#);
+        let heard = [busy.json(), busy.json()].map(|message| message["type"].clone());
+        assert!(
+            heard.contains(&json!("event")) && heard.contains(&json!("response")),
+            "{heard:?}"
+        );
+        hears_nothing(&mut quiet, "the audit trail");
+    }),
+    ("keys of the admin API", |world| {
+        for (bearer, own) in [
+            (ADMIN_KEYS[1].to_owned(), 1),
+            (ADMIN_KEYS[2].to_owned(), 2),
+            (token(0, "boss", "admin"), 0),
+            (token(1, "boss", "admin"), 1),
+        ] {
+            for (index, name) in NAMES.iter().enumerate() {
+                let target = format!("/api/channels/grid.a?tenant={name}");
+                let status = world.admin_as(&bearer, "GET", &target, "").status;
+                assert_eq!(status, if index == own { 200 } else { 403 }, "{bearer} {name}");
+            }
+            assert_eq!(
+                world
+                    .admin_as(&bearer, "GET", "/api/channels/grid.a?tenant=none", "")
+                    .status,
+                403
+            );
+        }
+        for name in NAMES {
+            let target = format!("/api/channels/grid.a?tenant={name}");
+            assert_eq!(world.admin_as(OPERATOR, "GET", &target, "").status, 200);
+        }
+        assert_eq!(
+            world
+                .admin_as(OPERATOR, "GET", "/api/channels/grid.a?tenant=none", "")
+                .status,
+            404
+        );
+        // A publisher with a token publishes to its own tenant.
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "7"));
+        let body = r#"{"channel":"grid.t","event":"e","data":"by token"}"#;
+        let bearer = token(2, "publisher", "trader");
+        assert_eq!(world.admin_as(&bearer, "POST", "/api/publish", body).status, 200);
+        assert_eq!(
+            world.admin_as(&bearer, "POST", "/api/publish?tenant=one", body).status,
+            403
+        );
+        assert_eq!(data(&mut clients[2]), "by token");
+        // The operator names the tenant.
+        assert_eq!(
+            world.admin_as(OPERATOR, "POST", "/api/publish?tenant=one", body).status,
+            200
+        );
+        assert_eq!(data(&mut clients[1]), "by token");
+        for (index, client) in clients.iter_mut().enumerate() {
+            hears_nothing(client, NAMES[index]);
+        }
+    }),
+    ("lists, statistics and the end of connections", |world| {
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "8"));
+        let list = |bearer: &str, query: &str| {
+            let answer = world.admin_as(bearer, "GET", &format!("/api/websocket/clients?user=8{query}"), "");
+            answer.json()["clients"].as_array().expect("a list").clone()
+        };
+        for index in [1, 2] {
+            let own = list(ADMIN_KEYS[index], "");
+            assert_eq!((own.len(), &own[0]["tenant"]), (1, &json!(NAMES[index])));
+        }
+        assert_eq!(list(OPERATOR, "").len(), 3, "the operator sees all");
+        assert_eq!(list(OPERATOR, "&tenant=default").len(), 1);
+
+        let stats = |index: usize| world.admin(index, "GET", "/api/websocket/stats", "").json();
+        until("earlier clients are gone", || {
+            (1..3).all(|index| stats(index)["active_connections"] == 1)
+        });
+        for index in [1, 2] {
+            let stats = stats(index);
+            assert_eq!(
+                (&stats["tenant"], &stats["subscriptions_total"]),
+                (&json!(NAMES[index]), &json!(3)),
+                "{stats}"
+            );
+            assert!(
+                stats.get("process").is_none() && stats.get("shards").is_none(),
+                "{stats}"
+            );
+        }
+        let id = list(ADMIN_KEYS[2], "")[0]["client_id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        let target = format!("/api/websocket/clients/{id}");
+        assert_eq!(
+            world.admin(1, "DELETE", &target, "").status,
+            404,
+            "another tenant's connection"
+        );
+        let broadcast = world.admin(1, "POST", "/api/websocket/broadcast/test", "").json();
+        assert_eq!(broadcast["queued"], 1);
+        assert_eq!(clients[1].json()["channel"], "system.test");
+        assert_eq!(world.admin(1, "DELETE", "/api/users/8/connections", "").status, 204);
+        assert_eq!(clients[1].close_code(), Some(4003));
+        for index in [0, 2] {
+            hears_nothing(&mut clients[index], NAMES[index]);
+        }
+        assert_eq!(world.admin(2, "DELETE", &target, "").status, 204);
+        assert_eq!(clients[2].close_code(), Some(4003));
+    }),
+    ("limits per user", |world| {
+        let _clients = [0, 1, 2].map(|index| [world.client(index, "9"), world.client(index, "9")]);
+        let target = format!("/one?token={}", token(1, "9", "trader"));
+        let headers = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        assert_eq!(
+            request(world.public, "GET", &target, headers, "").status,
+            429,
+            "two of each tenant"
+        );
+    }),
+    ("Socket.IO sessions", |world| {
+        let open = request(world.public, "GET", "/one/socket.io?EIO=4&transport=polling", "", "");
+        let open: Value = serde_json::from_str(&open.body[1..]).expect("the open packet");
+        let poll = |name: &str| {
+            let sid = open["sid"].as_str().expect("an id");
+            let target = format!("/{name}/socket.io?EIO=4&transport=polling&sid={sid}");
+            request(world.public, "POST", &target, "", "40")
+        };
+        let stolen = poll("two");
+        assert_eq!(
+            (stolen.status, stolen.json()["message"].as_str()),
+            (400, Some("Session ID unknown"))
+        );
+        assert_eq!(poll("one").status, 200);
+    }),
+    ("metrics", |world| {
+        let page = request(world.admin, "GET", "/metrics", "", "").body;
+        for name in NAMES {
+            for metric in ["connections", "events_total", "deliveries_total", "refused_total"] {
+                let sample = format!("tickgate_tenant_{metric}{{tenant=\"{name}\"}} ");
+                assert!(page.contains(&sample), "{sample}: {page}");
+            }
+        }
+    }),
+];
+
+#[test]
+fn nothing_crosses_from_one_tenant_to_another_by_any_way() {
+    let world = World::start();
+    for (way, check) in WAYS {
+        println!("{way}");
+        check(&world);
+    }
+}
+
+#[test]
+fn a_silent_check_would_be_noticed() {
+    // The planted fault: two clients of one tenant, of which one hears what the other must not.
+    let world = World::start();
+    let (mut one, mut other) = (world.client(1, "a"), world.client(1, "b"));
+    one.send(r#"{"type":"publish","channel":"grid.x","event":"e","data":"1"}"#);
+    assert_eq!(data(&mut one), "1");
+    other.send(r#"{"type":"ping","id":"silence"}"#);
+    assert!(matches!(other.receive(), Received::Text(text) if text.contains("grid.x")));
+}
