@@ -171,7 +171,11 @@ impl Client {
                 self.request(Ask::Other("published"), message, rng);
             }
             8 => {
-                let message = json!({"type": "command", "action": "grid.start", "params": {}});
+                let message = match rng.random_range(0..4) {
+                    0 => json!({"type": "command", "action": "grid.start", "params": {}, "key": "k"}),
+                    1 => json!({"type": "command_status", "key": "k"}),
+                    _ => json!({"type": "command", "action": "grid.start", "params": {}}),
+                };
                 self.request(Ask::Other("response"), message, rng);
             }
             _ if rng.random_bool(0.5) => self.request(Ask::Other("status"), json!({"type": "get_status"}), rng),

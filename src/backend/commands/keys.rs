@@ -73,6 +73,8 @@ pub(super) struct Ticket {
     key: CommandKey,
     // A key that was freed may be begun again. The number tells the uses apart.
     number: u64,
+    /// The backend may have seen the command before, when it was sent with this key.
+    pub(super) is_repeat: bool,
 }
 
 /// The outcome of a command that may have been carried out.
@@ -158,39 +160,43 @@ impl<W> Keys<W> {
     ) -> Begun<W> {
         self.expire(now_ms);
         let found = self.users.get_mut(&scope).and_then(|user| user.entries.get_mut(&key));
+        // The outcome, if it is unknown and the command may be carried out again, and the bytes of the entry.
+        let mut again = None;
         match found.filter(|entry| entry.is_live(now_ms)) {
-            None => {}
+            // The time of an entry that is there all the same is over.
+            None => self.remove(&scope, &key),
             Some(entry) if entry.fingerprint != fingerprint => {
                 let text =
                     "the key belongs to a command with another action or other params; this one was not carried out";
                 return Begun::Refused(command, refused(ErrorCode::KeyReused, text.to_owned()));
             }
-            Some(Entry {
-                state: State::Running(waiters),
-                ..
-            }) => {
-                if waiters.len() == WAITERS_MAX {
+            Some(Entry { bytes, state, .. }) => match state {
+                State::Running(waiters) if waiters.len() == WAITERS_MAX => {
                     let text = format!("{WAITERS_MAX} commands wait for the outcome of this key already");
                     return Begun::Refused(command, refused(ErrorCode::RateLimited, text));
                 }
-                waiters.push(command);
-                return Begun::Waits;
-            }
-            Some(Entry {
-                state: State::Done { record, .. },
-                ..
-            }) if !record.may_repeat => return Begun::Repeat(command, record.outcome.clone()),
-            Some(_) => {}
+                State::Running(waiters) => {
+                    waiters.push(command);
+                    return Begun::Waits;
+                }
+                State::Done { record, .. } if record.may_repeat => again = Some((record.outcome.clone(), *bytes)),
+                State::Done { record, .. } => return Begun::Repeat(command, record.outcome.clone()),
+            },
+        }
+        let bytes = ENTRY_BYTES + 2 * key.as_str().len() + reserve;
+        let replaced = again.as_ref().map(|(_, bytes)| *bytes);
+        if let Err(refusal) = self.check_room(&scope, bytes, replaced) {
+            return match again {
+                Some((outcome, _)) => Begun::Repeat(command, outcome),
+                None => Begun::Refused(command, refusal),
+            };
         }
         self.remove(&scope, &key);
-        let bytes = ENTRY_BYTES + 2 * key.as_str().len() + reserve;
-        if let Err(refusal) = self.check_room(&scope, bytes) {
-            return Begun::Refused(command, refusal);
-        }
         let ticket = Ticket {
             scope,
             key,
             number: self.next_number(),
+            is_repeat: again.is_some(),
         };
         self.insert(&ticket, fingerprint, bytes, State::Running(Vec::new()));
         Begun::Run(command, ticket)
@@ -288,7 +294,7 @@ impl<W> Keys<W> {
             if left_ms == 0 {
                 continue;
             }
-            if self.check_room(&scope, bytes).is_err() {
+            if self.check_room(&scope, bytes, None).is_err() {
                 left_out += 1;
                 continue;
             }
@@ -297,6 +303,7 @@ impl<W> Keys<W> {
                 scope,
                 key: stored.key,
                 number,
+                is_repeat: false,
             };
             self.keep(ticket, stored.fingerprint, record, now_ms + left_ms);
         }
@@ -350,18 +357,22 @@ impl<W> Keys<W> {
             .filter(|entry| entry.number == ticket.number)
     }
 
-    /// Whether a new key with this many bytes fits. The error is the answer to its command.
-    fn check_room(&self, scope: &Scope, bytes: usize) -> Result<(), CommandOutcome> {
+    /// Whether a key with this many bytes fits, if it replaces one with `replaced` bytes. The error is the answer to its
+    /// command.
+    fn check_room(&self, scope: &Scope, bytes: usize, replaced: Option<usize>) -> Result<(), CommandOutcome> {
         let Settings {
             keys_max, bytes_max, ..
         } = self.settings;
-        if self.count >= keys_max || self.bytes + bytes > bytes_max {
+        let (fewer, less) = (usize::from(replaced.is_some()), replaced.unwrap_or(0));
+        if self.count - fewer >= keys_max || self.bytes - less + bytes > bytes_max {
             let text = "the gateway remembers as many keys as it may; the command was not carried out, try again later";
             return Err(refused(ErrorCode::Overloaded, text.to_owned()));
         }
-        // A user may have one key in any case.
         let is_over = self.users.get(scope).is_some_and(|user| {
-            user.entries.len() >= (keys_max / USER_SHARE).max(1) || user.bytes + bytes > bytes_max / USER_SHARE
+            let others = user.entries.len() - fewer;
+            let is_full = others >= keys_max / USER_SHARE || user.bytes - less + bytes > bytes_max / USER_SHARE;
+            // A user may have one key in any case.
+            others > 0 && is_full
         });
         if is_over {
             let text = "this user has as many keys as it may; the command was not carried out, try again later";

@@ -76,6 +76,7 @@ impl Pending {
             .begin((scope, key), fingerprint, reserve, self, now_ms);
         match begun {
             Begun::Run(mut command, ticket) => {
+                command.may_be_sent = ticket.is_repeat;
                 command.ticket = Some(ticket);
                 return Some(command);
             }

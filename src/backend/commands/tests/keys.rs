@@ -256,6 +256,31 @@ async fn a_first_attempt_that_may_have_arrived_keeps_the_outcome_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeat_that_is_not_sent_leaves_the_outcome_of_the_first_one_unknown() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let target = in_process("mixed", {
+        let calls = Arc::clone(&calls);
+        move |_| {
+            let failure = if calls.fetch_add(1, SeqCst) == 0 {
+                Failure::BadReply("planted".into())
+            } else {
+                Failure::Unreachable(String::new())
+            };
+            Box::pin(std::future::ready(Err(failure)))
+        }
+    });
+    let mut harness = Harness::with_route(RouteSettings {
+        idempotent: true,
+        ..route("a.*", target)
+    });
+    for attempts in [1, 4] {
+        assert_eq!(code(&harness.ask_keyed("a.b", "k").await), "UNKNOWN");
+        assert_eq!(calls.load(SeqCst), attempts);
+    }
+    assert_eq!(code(&harness.status("u42", "k").await), "success", "the key is known");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_belongs_to_one_user_and_one_command() {
     let calls = Arc::default();
     let mut harness = Harness::keyed(&calls, false);
@@ -371,6 +396,39 @@ async fn a_full_table_refuses_new_keys_and_forgets_none() {
         );
         assert_eq!(calls.load(SeqCst) as u64, harness.router.read().keys);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_finds_no_room_to_be_repeated_keeps_its_outcome() {
+    let calls = Arc::default();
+    // Room for the outcomes of two commands, and for one in flight.
+    let reserve = Settings::default().reply_bytes_max + 300;
+    let mut harness = Harness::new(Settings {
+        routes: vec![RouteSettings {
+            idempotent: true,
+            ..route("a.*", backend(&calls))
+        }],
+        keys: keys::Settings {
+            bytes_max: reserve + 700,
+            ..keys::Settings::default()
+        },
+        ..Settings::default()
+    });
+    assert_eq!(code(&harness.ask_keyed("a.garbled", "k").await), "UNKNOWN");
+    assert_eq!(code(&harness.ask_keyed("a.garbled", "k").await), "UNKNOWN");
+    assert_eq!(calls.load(SeqCst), 2, "it is repeated while there is room");
+    let running = harness.send_keyed(1, "u43", "a.works", "{}", "k");
+    assert_eq!(code(&harness.ask_keyed("a.garbled", "k").await), "UNKNOWN");
+    assert_eq!(
+        code(&harness.status("u42", "k").await),
+        "success",
+        "the key is not forgotten"
+    );
+    let (_, request, outcome) = harness.answers.recv().await.expect("an answer");
+    assert_eq!((request, outcome), (running, success("2")));
+    assert_eq!(calls.load(SeqCst), 3);
+    assert_eq!(code(&harness.ask_keyed("a.garbled", "k").await), "UNKNOWN");
+    assert_eq!(calls.load(SeqCst), 4);
 }
 
 #[tokio::test(start_paused = true)]
