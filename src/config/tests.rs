@@ -1,4 +1,5 @@
 mod bounds;
+mod deployed;
 mod documentation;
 mod migration;
 mod secrets;
@@ -451,23 +452,6 @@ fn feeds_are_built_from_their_keys() {
             "user.{id}.balance balance_update http://127.0.0.1:9000/users/{id}/balance everything 10s 5s",
             "user.{id}.balance balance_update http://127.0.0.1:9001/users/{id}/balance everything 10s 5s",
         ]
-    );
-}
-
-#[test]
-fn the_deployed_file_is_accepted() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().display().to_string();
-    for name in ["jwt-secret", "admin-key", "command-secret"] {
-        std::fs::write(directory.path().join(name), "0123456789abcdef0123456789abcdef\n").expect("written");
-    }
-    let toml = include_str!("../../deploy/tickgate.toml")
-        .replace("/etc/tickgate/secrets", &path)
-        .replace("/var/lib/tickgate", &path);
-    let config = load(&toml, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(
-        (config.secrets.own.keys.len(), config.secrets.own.admin_key.is_some()),
-        (1, true)
     );
 }
 
