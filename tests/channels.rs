@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gateway::{Answer, Running, start};
 use serde_json::{Value, json};
-use tickgate_protocol::channel::{Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::channel::{BookRules, Class, Classes, History, Overflow, Pattern};
 
 fn get(gateway: &Running, path: &str) -> Answer {
     gateway.admin("GET", path, "")
@@ -256,4 +256,81 @@ fn a_last_value_that_nobody_renews_ends_and_its_subscribers_are_told() {
         get(&gateway, "/api/channels/grid.bot.status").json()["last"],
         Value::Null
     );
+}
+
+#[test]
+fn subscribers_are_told_when_a_channel_is_silent_and_when_it_goes_on() {
+    let gateway = start(|settings| {
+        let fresh = Class {
+            fresh_within_ms: Some(300),
+            ..Class::default()
+        };
+        settings.hub.classes = Arc::new(Classes::new(vec![class("grid.*.status", fresh)]));
+    });
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["grid.*"]);
+    gateway.publish(r#"{"channel":"grid.a.status","event":"update","data":1}"#);
+    assert_eq!(client.json()["data"], 1);
+    let told = |message: Value| (message["type"].clone(), message["data"].clone());
+    let about = |kind: &str| (json!(kind), json!({"count": 1, "channels": ["grid.a.status"]}));
+    assert_eq!(told(client.json()), about("stale"));
+    // A newcomer is told, too.
+    let mut newcomer = gateway.client(&gateway.trader("u2"));
+    newcomer.subscribe(&["grid.a.*"]);
+    assert_eq!(told(newcomer.json()), about("stale"));
+    let keep_alive =
+        |bearer: &str, body: &str| gateway.admin_as(Some(bearer), "POST", "/api/keep_alive", "", body.as_bytes());
+    let all = r#"{"channels":["grid.*.status"]}"#;
+    assert_eq!(keep_alive(&gateway.trader("u1"), all).status, 403);
+    let publisher = gateway.token("p", |grant| {
+        grant.publish = Some(vec![Pattern::parse("grid.*").expect("valid")])
+    });
+    assert_eq!(keep_alive(&publisher, r#"{"channels":["*.*.status"]}"#).status, 403);
+    assert_eq!(
+        keep_alive(&publisher, r#"{"channels":["grid..a"]}"#).code(),
+        "INVALID_CHANNEL"
+    );
+    assert_eq!(keep_alive(&publisher, r#"{"channels":"a"}"#).code(), "INVALID_MESSAGE");
+    assert_eq!(keep_alive(&publisher, all).json(), json!({"channels": 1}));
+    for client in [&mut client, &mut newcomer] {
+        assert_eq!(told(client.json()), about("fresh"));
+    }
+    assert!(
+        get(&gateway, "/metrics")
+            .body
+            .contains("tickgate_probes_outstanding{shard=\"0\"}")
+    );
+}
+
+#[test]
+fn an_order_book_is_merged_and_what_is_none_is_refused() {
+    let gateway = start(|settings| {
+        let book = Class {
+            cache_last: true,
+            overflow: Overflow::Conflate,
+            book: Some(BookRules { depth: Some(1) }),
+            ..Class::default()
+        };
+        settings.hub.classes = Arc::new(Classes::new(vec![class("market.*.orderbook", book)]));
+    });
+    let publish = |data: &str| {
+        gateway.publish(&format!(
+            r#"{{"channel":"market.x.orderbook","event":"update","data":{data}}}"#
+        ))
+    };
+    let refused = publish(r#"{"bids":[["x",1]]}"#);
+    assert_eq!((refused.status, refused.code().as_str()), (400, "INVALID_MESSAGE"));
+    assert!(refused.body.contains("a price and a size"), "{refused:?}");
+    assert_eq!(
+        publish(r#"{"snapshot":true,"bids":[["2","1"],["1","1"]],"asks":[],"seq":1}"#).json()["published"],
+        1
+    );
+    let mut client = gateway.client(&gateway.trader("u1"));
+    client.subscribe(&["market.*.orderbook"]);
+    let whole = json!({"snapshot": true, "seq": 1, "bids": [["2", "1"]], "asks": []});
+    assert_eq!(client.json()["data"], whole);
+    assert_eq!(publish(r#"{"bids":[["1","9"]],"seq":2}"#).json()["unchanged"], true);
+    publish(r#"{"bids":[["2","0"]],"seq":3}"#);
+    let changes = json!({"prev_seq": 1, "seq": 3, "bids": [["2", "0"], ["1", "9"]], "asks": []});
+    assert_eq!(client.json()["data"], changes);
 }

@@ -200,6 +200,21 @@ const HUB: &[Metric<HubMetrics>] = &[
         |hub, samples| samples.value(hub.overtaken),
     ),
     Metric::counter(
+        "tickgate_stale_channels_total",
+        "Times that nothing was published to a channel for its fresh_within.",
+        |hub, samples| samples.value(hub.stale),
+    ),
+    Metric::counter(
+        "tickgate_book_gaps_total",
+        "Updates of order books before which others of their publisher are missing.",
+        |hub, samples| samples.value(hub.book_gaps),
+    ),
+    Metric::counter(
+        "tickgate_book_levels_dropped_total",
+        "Levels of order books that are not kept because a side has too many.",
+        |hub, samples| samples.value(hub.book_levels_dropped),
+    ),
+    Metric::counter(
         "tickgate_events_duplicate_total",
         "Events not published again because of their id.",
         |hub, samples| samples.value(hub.duplicates),

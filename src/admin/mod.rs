@@ -12,6 +12,7 @@ mod connection;
 mod console;
 mod deletion;
 mod endings;
+mod keep_alive;
 mod load;
 mod log;
 mod metrics;

@@ -87,6 +87,11 @@ pub(super) const ROUTES: &[Route] = &[
         handler: Handler::Caller(|admin, caller, call| call.with(&[], |call| Box::pin(admin.publish(caller, call)))),
     },
     Route {
+        methods: POST,
+        path: "/api/keep_alive",
+        handler: Handler::Caller(|admin, caller, call| call.with(&[], |call| Box::pin(admin.keep_alive(caller, call)))),
+    },
+    Route {
         methods: GET,
         path: "/api/websocket/stats",
         handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |_| Box::pin(admin.stats(viewer)))),

@@ -110,6 +110,16 @@ impl Identity {
         channel.tenant() == self.tenant && (*admin || (!is_admin_only(name) && is_granted()))
     }
 
+    /// Whether the identity may publish to every channel that `pattern` matches.
+    #[must_use]
+    pub fn may_publish_all(&self, pattern: &Pattern) -> bool {
+        let Permissions { admin, publish, .. } = &*self.permissions;
+        let text = pattern.as_str();
+        let fits = |entry: &Pattern| !is_below_user(text) || is_below_user(entry.as_str());
+        let is_granted = || publish.iter().any(|entry| fits(entry) && entry.covers(pattern));
+        pattern.tenant() == self.tenant && (*admin || (!is_admin_only(text) && is_granted()))
+    }
+
     /// Whether all channels of a pattern are the user's own, and which of them.
     fn owns(&self, pattern: &str) -> Option<Own> {
         let mut segments = segments(pattern);

@@ -220,6 +220,8 @@ impl Gateway {
             verifier: components.verifier,
             router: Arc::clone(&components.router),
         };
+        health.watch_hub(Arc::clone(&components.hub));
+        let shards = components.shards.clone();
         let handle = Handle::new(
             health,
             components.shards,
@@ -257,9 +259,10 @@ impl Gateway {
         let (hub, broker, clock) = (components.hub, components.broker, components.clock);
         handle.watch("the expiry", main.spawn(upkeep::expire(Arc::clone(&hub), clock)));
         handle.watch(
-            "the ends of last values",
-            main.spawn(upkeep::end_last_values(hub, broker, clock)),
+            "the passing of time",
+            main.spawn(upkeep::pass_time(Arc::clone(&hub), broker, shards.clone(), clock)),
         );
+        handle.watch("the probe", main.spawn(upkeep::probe(hub, shards)));
         handle.watch("the self-report", main.spawn(self_report.run()));
         Ok(gateway)
     }

@@ -4,10 +4,10 @@
 //! adds something afterwards evicts as much as exceeds the bounds, and as much as exceeds what its tenant may have. It does
 //! so without that lock, and from the stripe with the least recently used channel.
 
-use super::interest::Stripes;
+use super::interest::{Stripes, stripe_of};
 use super::publishers::{Claim, Publisher, Quota};
 use super::scan::PAGE_STEPS;
-use super::state::{Channels, Claimed, Garbage, Prefixes};
+use super::state::{Channels, Claimed, Garbage, Passed, Prefixes};
 use super::{ChannelView, Hub, StripeState};
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::time::Now;
@@ -210,19 +210,29 @@ impl Hub {
     }
 
     /// Removes what is left of channels that were deleted a while ago. Returns the channels whose last values have ended
-    /// (`last_ttl`): their [deletions](crate::event::NewEvent::deletion) are to be published. To be called about once a
-    /// second.
+    /// (`last_ttl`), whose [deletions](crate::event::NewEvent::deletion) are to be published, and those that became stale or
+    /// fresh. To be called about once a second.
     #[must_use]
-    pub fn pass_time(&self, now: Now) -> Vec<Channel> {
-        let mut ended = Vec::new();
+    pub fn pass_time(&self, now: Now) -> Passed {
+        let mut passed = Passed::default();
         for stripe in (0u8..).take(self.stripes.len()) {
             let mut pass = || {
                 let mut garbage = Garbage::default();
-                self.with_state(stripe, |state| state.channels.pass(now, &mut ended, &mut garbage))
+                self.with_state(stripe, |state| state.channels.pass(now, &mut passed, &mut garbage))
             };
             while pass() {}
         }
-        ended
+        passed
+    }
+
+    /// Confirms the last values of the channels that a pattern matches without an event, so that they neither end nor become
+    /// stale. Returns how many channels there are.
+    pub fn keep_alive(&self, pattern: &Pattern, now: Now) -> usize {
+        let kept = self.kept(pattern, now);
+        for channel in &kept {
+            self.with_state(stripe_of(channel), |state| state.channels.renew(channel, None, now));
+        }
+        kept.len()
     }
 
     /// The channels with state that a pattern matches, without those that were deleted.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::interest::{Stripes, stripe_of};
 use super::position::JoinPosition;
+use super::probe::PROBE_STRIPE;
 #[cfg(test)]
 use super::rig::PositionFault;
 use super::{ChannelView, Doorbell, Epoch, Hub, Page, PageLimit, STRIPES, Since, StripeState};
@@ -48,6 +49,14 @@ pub struct Popped {
     pub stripe: u8,
     /// The event.
     pub event: Arc<Event>,
+}
+
+impl Popped {
+    /// Whether it is the synthetic event of [`Hub::probe`], which nobody gets.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.stripe == PROBE_STRIPE
+    }
 }
 
 impl Inbox {
@@ -233,6 +242,9 @@ impl Inbox {
         if transit.popped() {
             self.hub.credits.give(transit.payer, transit.cost);
         }
+        if stripe == PROBE_STRIPE {
+            self.hub.probes.note_returned(self.shard, &event);
+        }
         Some(Popped { index, stripe, event })
     }
 
@@ -287,6 +299,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
+        self.hub.probes.note_gone(self.shard);
         for stripe in &self.hub.stripes {
             let left = stripe.lock().interest.remove_all(1 << self.shard);
             for pattern in left {

@@ -41,6 +41,12 @@ pub struct HubMetrics {
     pub unchanged: u64,
     /// Reads that asked for events that are gone.
     pub overtaken: u64,
+    /// Times that a channel became stale.
+    pub stale: u64,
+    /// Updates of books before which others of their publisher are missing.
+    pub book_gaps: u64,
+    /// Levels of books that are not kept because there are too many.
+    pub book_levels_dropped: u64,
 }
 
 impl StripeState {
@@ -79,6 +85,9 @@ impl Hub {
             metrics.duplicates += counts.duplicates;
             metrics.unchanged += counts.unchanged;
             metrics.overtaken += counts.overtaken;
+            metrics.book_gaps += counts.book_gaps;
+            metrics.stale += counts.stale;
+            metrics.book_levels_dropped += counts.book_levels_dropped;
         }
         (metrics.channels, metrics.state_bytes, metrics.ids) = self.totals.read();
         metrics

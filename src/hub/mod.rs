@@ -23,6 +23,8 @@
 //! | `interest` | which shards want which patterns |
 //! | `watch` | the notes about changes of interest |
 //! | `publish` | the path of an event into the state and the inboxes |
+//! | `probe` | the synthetic event that shows that events pass |
+//! | `metrics` | counters and sizes |
 //! | `credits` | the bound on events in inboxes |
 //! | `inbox`, `position` | a shard's end of the hub, and from where on the events of a join count |
 //! | `scan` | joining wide patterns in pages |
@@ -49,6 +51,7 @@ mod interleavings;
 mod log;
 mod metrics;
 mod position;
+mod probe;
 mod publish;
 mod publishers;
 #[cfg(test)]
@@ -85,6 +88,7 @@ pub use position::JoinPosition;
 pub use publish::{Receipt, Stamp};
 pub use publishers::{Holding, Quota};
 pub use scan::{PATTERNS_PER_STEP, Scan};
+pub use state::Passed;
 pub use state::{
     ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
 };
@@ -98,6 +102,7 @@ use generations::Generations;
 use inbox::QueuedEvent;
 use interest::{Interest, Stripes, stripe_of};
 use log::Terms;
+use probe::Probes;
 use publishers::Publishers;
 use state::Channels;
 use versions::Versions;
@@ -166,6 +171,7 @@ pub struct Hub {
     limited: AtomicU64,
     generations: Generations,
     versions: Arc<Versions>,
+    probes: Probes,
 }
 
 /// The channels whose first two segments have the same hash, behind one lock. Aligned so that stripes do not share cache
@@ -244,6 +250,7 @@ impl Hub {
             terms: Terms::new(settings.epoch.unwrap_or_else(|| Epoch(rand::random()))),
             publishers: Publishers::new(settings.state.per_publisher, &settings.tenants),
             limited: AtomicU64::new(0),
+            probes: Probes::new(shards),
             limits: settings.state,
             totals: Totals::default(),
             generations: Generations::new(settings.state.dedup_window_ms, ids_max / 2),

@@ -14,6 +14,7 @@ use crate::sync::Ordering;
 use crate::time::Now;
 use tickgate_protocol::channel::Class;
 use tickgate_protocol::event::WireFormat;
+use tickgate_protocol::json::BookError;
 
 /// The outcome of publishing one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Receipt {
     pub unchanged: bool,
     /// Whether the event was not published because its publisher publishes too fast.
     pub limited: bool,
+    /// Why the event was not published, if its channel has a book and it is no update of one.
+    pub malformed: Option<BookError>,
     /// Whether the event was published while no connection of this gateway held a pattern that matches its channel.
     pub unwanted: bool,
 }
@@ -110,7 +113,19 @@ impl Hub {
                 publisher: publisher.and_then(|name| self.publishers.get(tenant, name)),
                 tenant: self.publishers.of_tenant(tenant).cloned(),
             };
-            let mut prepared = Prepared::new(event, Arc::clone(class));
+            let mut prepared = match Prepared::new(event, Arc::clone(class)) {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    if let Some(given) = given {
+                        // The versions say how much of the log is applied.
+                        self.versions.advance(given.version);
+                    }
+                    return Receipt {
+                        malformed: Some(error),
+                        ..Receipt::default()
+                    };
+                }
+            };
             prepared.owners = owners.clone();
             let published = self.publish_stateful(prepared, given, now, credit, wakes);
             for owner in owners.iter() {
@@ -253,7 +268,7 @@ impl Hub {
     }
 
     /// Puts an event into the inboxes of these shards (a bit mask). To be called under the stripe's lock.
-    fn post(&self, event: &Arc<Event>, stripe: u8, shards: u64) {
+    pub(super) fn post(&self, event: &Arc<Event>, stripe: u8, shards: u64) {
         for shard in bits(shards) {
             let event = event.clone();
             // The event holds a credit, so there is room, and a shard that is gone has no interest. If that were ever

@@ -74,6 +74,9 @@ metrics! {
         submitted: Counter, "tickgate_io_uring_messages_total", "Messages (of one or more frames) sent by io_uring.";
         sends: Counter, "tickgate_send_calls_total",
             "System calls that send: one per message with writev, one per submission of up to 1024 messages with io_uring.";
+        /// Written by the task that sends the events.
+        probes_outstanding: Gauge, "tickgate_probes_outstanding",
+            "Synthetic events, sent once a second, that the shard has not taken out of its inbox.";
         turns: Counter, "tickgate_turns_total", "Passes of a shard's loop.";
         pauses: Counter, "tickgate_pauses_total",
             "Times that a shard did not run for half a second or longer: the process was stopped, or had no CPU.";

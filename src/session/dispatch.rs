@@ -35,6 +35,7 @@ impl Session {
             Input::SubscribeRefused { request } => self.on_subscribe_refused(request, context, out),
             Input::PublishRefused { request, refusal } => self.on_publish_refused(request, refusal, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
+            Input::PublishMalformed { request, error } => self.on_publish_malformed(request, error, context, out),
             Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
             Input::HistoryLimited {
                 request_ref,

@@ -51,6 +51,7 @@ use tickgate_protocol::channel::{Channel, Classes, Pattern, Tenant};
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
+use tickgate_protocol::json::BookError;
 use tickgate_protocol::message::{
     CommandKey, ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome,
 };
@@ -119,6 +120,13 @@ pub enum Input<'a> {
     PublishLimited {
         /// The request's number.
         request: u32,
+    },
+    /// The other answer to [`Output::Publish`]: the channel has an order book, and the event is no update of one.
+    PublishMalformed {
+        /// The request's number.
+        request: u32,
+        /// What is wrong with it.
+        error: BookError,
     },
     /// The third answer to [`Output::Publish`]: the event is not published, or may not be.
     PublishRefused {

@@ -6,6 +6,7 @@ use super::activity::PendingRequest;
 use super::{COMMANDS_IN_FLIGHT_MAX, Command, CommandOutcome, Context, HistoryPage, Output, Outputs, Session};
 use crate::event::{NewEvent, PublishOptions, Refusal};
 use tickgate_protocol::channel::Channel;
+use tickgate_protocol::json::BookError;
 use tickgate_protocol::message::{CommandKey, ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
 
 /// Why an anonymous client gets no key: another one could read its outcome.
@@ -209,6 +210,20 @@ impl Session {
                 Refusal::Unknown => ErrorCode::OutcomeUnknown,
             };
             out.error(&pending.request_ref, code, &refusal.to_string(), context);
+        }
+    }
+
+    pub(super) fn on_publish_malformed(
+        &mut self,
+        request: u32,
+        error: BookError,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
+        let Some(activity) = &mut self.activity else { return };
+        if let Some(pending) = activity.publish.take_if(|pending| pending.request == request) {
+            let message = error.describe();
+            out.error(&pending.request_ref, ErrorCode::InvalidMessage, &message, context);
         }
     }
 

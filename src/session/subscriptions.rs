@@ -184,6 +184,14 @@ impl Session {
             self.change_wishes(patterns, *max_rate, out);
             self.reply_subscribed(client_request, outcome, context, out);
         }
+        if outcome.stale.count > 0 {
+            let reply = Reply::Freshness {
+                is_stale: true,
+                count: outcome.stale.count,
+                channels: &outcome.stale.names,
+            };
+            out.reply(&reply, context);
+        }
         // A token that was accepted meanwhile may have another limit.
         self.apply_limit(held, limit, out);
         // A token that was accepted meanwhile may cover less.

@@ -310,7 +310,7 @@ impl CatchUp {
             return false;
         }
         self.channels.remove(&event.channel);
-        let has_records = event.class.record_key.is_some();
+        let has_records = event.class.merges();
         (self.values).set_aside(numbers, (&event.channel, has_records), event.version, due)
     }
 

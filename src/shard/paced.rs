@@ -113,7 +113,7 @@ impl Paced {
         let running = &mut self.channels[number as usize];
         running.newest = share(event);
         let mut waiting = groups.and(running.groups);
-        if event.event.class.record_key.is_some() {
+        if event.event.class.merges() {
             for group in waiting.iter() {
                 let merged = self.merged.entry((number, group)).or_default();
                 if event.index < merged.read_at {
@@ -159,7 +159,7 @@ impl Paced {
         };
         let running = &mut self.channels[number as usize];
         running.owed.insert(group);
-        if running.newest.event.class.record_key.is_some() {
+        if running.newest.event.class.merges() {
             let merged = self.merged.entry((number, group)).or_default();
             let above = running.newest.event.version.saturating_sub(1);
             merged.above.get_or_insert(above);

@@ -1,3 +1,4 @@
+import { BookState, type Book } from "./book.js";
 import { matches } from "./pattern.js";
 import { merge, nameOf, type RecordRule } from "./records.js";
 import type { TickEvent } from "./types.js";
@@ -13,6 +14,8 @@ interface Kept {
   hadSnapshot: boolean;
   // Merged records, by the name of the rule.
   records: Map<string, Map<string, any>>;
+  // From the first whole book on.
+  book?: BookState;
 }
 
 // Built-in channels with history and a last value. Other channels with a history are told by a snapshot.
@@ -49,6 +52,8 @@ export class Cache {
     kept.connection = connection;
     kept.hadSnapshot ||= event.isSnapshot;
     if (Array.isArray(data)) for (const [name, rule] of this.#rules) update(kept, event, name, rule);
+    if (BookState.isWhole(data)) kept.book ??= new BookState();
+    kept.book?.apply(data);
     this.#kept.set(channel, kept);
     if (this.#kept.size > this.#limit) {
       this.#kept.delete(this.#kept.keys().next().value!);
@@ -58,6 +63,10 @@ export class Cache {
 
   last(channel: string): TickEvent<any> | undefined {
     return this.#kept.get(channel)?.event;
+  }
+
+  book(channel: string): Book | undefined {
+    return this.#kept.get(channel)?.book;
   }
 
   /** The records of all channels that a pattern matches, merged by a rule. */
@@ -76,7 +85,7 @@ export class Cache {
     for (const [channel, kept] of this.#kept) {
       if (!isValue(kept) || kept.connection !== connection || !matches(pattern, channel)) continue;
       const records = Array.isArray(kept.event.data) ? this.#best(kept.records) : undefined;
-      const data = records ? [...records.values()] : kept.event.data;
+      const data = records ? [...records.values()] : kept.book?.data() ?? kept.event.data;
       found.push({ ...kept.event, isSnapshot: true, data });
     }
     return found;

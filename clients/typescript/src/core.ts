@@ -1,4 +1,5 @@
 import { adviceOf, backOff, slowBackOff } from "./advice.js";
+import type { Book } from "./book.js";
 import { Bucket } from "./bucket.js";
 import { Cache } from "./cache.js";
 import { Calls, type Answerer } from "./calls.js";
@@ -161,6 +162,10 @@ export class Core implements Owner {
     return this.#cache.last(channel);
   }
 
+  book(channel: string): Book | undefined {
+    return this.#cache.book(channel);
+  }
+
   records(pattern: string, rule: RecordRule): Map<string, any> {
     this.#cache.mergeBy(rule);
     return this.#cache.records(pattern, rule);
@@ -309,6 +314,7 @@ export class Core implements Owner {
     switch (message?.type) {
       case "event": this.#feed.event(message); break;
       case "dropped": this.#feed.dropped(message.data); break;
+      case "stale": case "fresh": this.#feed.freshness(message.type, message.data); break;
       case "unsubscribed": this.#feed.unsubscribed(message); break;
       case "auth_expiring": this.#credentials.ask(); break;
       case "going_away": this.#reconnectAfter = Number(message.data?.reconnect_after_ms ?? 0); break;

@@ -119,6 +119,12 @@ export class Feed {
     for (const handle of this.#registry.handles()) handle.gap("dropped", channels, channels.length < 32);
   }
 
+  /** Channels became silent, or go on. */
+  freshness(type: "stale" | "fresh", data: any): void {
+    const channels: string[] = data?.channels ?? [];
+    for (const handle of this.#registry.handles()) handle.freshness(type, channels, Number(data?.count) <= channels.length);
+  }
+
   /** Patterns were given back, or taken away. */
   unsubscribed(message: any): void {
     if (message.id !== undefined && this.#requests.answer(message.id, message)) return;

@@ -1,3 +1,4 @@
+import type { Book } from "./book.js";
 import { isDeletion, type Records } from "./cache.js";
 import { Emitter } from "./emitter.js";
 import type { TickgateError } from "./errors.js";
@@ -12,6 +13,10 @@ export interface SubscriptionEvents<T> {
   event: TickEvent<T>;
   /** Something is missing: reload. */
   gap: Gap;
+  /** Nothing was published to channels for the `fresh_within` of their class. */
+  stale: Silence;
+  /** Channels that were silent go on. */
+  fresh: Silence;
   /**
    * The subscription ended, and nothing comes any more: `undefined` after `unsubscribe`, otherwise why the gateway refused
    * it or took it away.
@@ -19,9 +24,18 @@ export interface SubscriptionEvents<T> {
   end: TickgateError | undefined;
 }
 
+/** Channels of a pattern that became silent, or go on. */
+export interface Silence {
+  /** The gateway names up to 32. */
+  channels: string[];
+  /** No other channel is concerned. */
+  complete: boolean;
+}
+
 /** What a subscription needs of its client. */
 export interface Owner {
   last(channel: string): TickEvent<any> | undefined;
+  book(channel: string): Book | undefined;
   records(pattern: string, rule: RecordRule): Map<string, any>;
   leave(handle: Subscription<any>): void;
   /** Calls the handle's `release` a little later. */
@@ -117,6 +131,14 @@ export class Subscription<T = unknown> {
     return view.records;
   }
 
+  /**
+   * The order book of a channel that the pattern matches and whose class has `merge = "book"`, once it has come. It is kept
+   * up to date, and is the same object until the channel is deleted or leaves the cache.
+   */
+  book(channel: string): Book | undefined {
+    return matches(this.pattern, channel) ? this.#owner.book(channel) : undefined;
+  }
+
   /** Ends this subscription. The last one of a pattern gives the pattern back to the gateway. */
   unsubscribe(): void {
     if (!this.#ended) this.#owner.leave(this);
@@ -157,6 +179,12 @@ export class Subscription<T = unknown> {
     const tell = (): void => this.#emitter.emit("gap", { reason, channels: own, complete });
     if (this.#held) this.#hold(tell);
     else tell();
+  }
+
+  /** @internal */
+  freshness(type: "stale" | "fresh", all: string[], complete: boolean): void {
+    const channels = all.filter((channel) => matches(this.pattern, channel));
+    if (channels.length > 0 || !complete) this.#emitter.emit(type, { channels, complete });
   }
 
   /** @internal The gateway confirmed. */

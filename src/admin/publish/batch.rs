@@ -187,6 +187,8 @@ impl<'a> Batch<'a> {
         if receipt.limited {
             let message = "this publisher publishes too many events; try again in a second";
             self.fail(index, HttpErrorCode::RateLimited, message.into());
+        } else if let Some(error) = receipt.malformed {
+            self.fail(index, HttpErrorCode::InvalidMessage, error.describe().into());
         } else if receipt.duplicate {
             self.reply.list_duplicate(index);
             metrics.duplicates.add(1);

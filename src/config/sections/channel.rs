@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::feed::Feed;
-use crate::config::check::{Because, Check, ensure, no_longer_than};
+use crate::config::check::{Because, Check, at_most, ensure, no_longer_than};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, milliseconds, typed};
 use crate::config::visit;
-use tickgate_protocol::channel::{Channel, Class, ClassError, Classes, History, Overflow, Pattern};
+use tickgate_protocol::channel::{
+    BookRules, Channel, Class, ClassError, Classes, DEPTH_MAX, History, Overflow, Pattern,
+};
 use tickgate_protocol::json::{RecordDelete, RecordKey};
 use tickgate_protocol::rate::Rate;
 
@@ -25,6 +27,9 @@ section! {
         /// How long after its last publication the latest event is kept, 1 s to 365 d. Then it is removed, and subscribers get
         /// the event `deleted`. An unchanged value that is published again (`only_changed`, or by a feed) counts. Needs `cache`.
         value last_ttl: Option<Duration> = None, check last_ttl_fits;
+        /// When nothing was published for so long, 1 s to 365 d, subscribers get the message `stale`, and `fresh` when it goes on. An
+        /// unchanged value that is published again counts, and so does a keep-alive (`POST /api/keep_alive`) or a poll of a feed.
+        value fresh_within: Option<Duration> = None, check fresh_within_fits;
         /// The `data` of an event is an array of changed records that differ in this field (a string or a number), or in these
         /// fields (an array of names, at most 8); the gateway keeps the merged records. Other `data` replaces the whole value.
         /// Needs `cache`.
@@ -33,6 +38,13 @@ section! {
         /// sent to those who have it, and newcomers do not get it. Numbers compare as exact decimals, also if the record has them as strings.
         /// Without `values`, any value but `false` and `null` deletes. Needs `record_key`.
         value record_delete: Option<RecordDelete> = None;
+        /// `book`: the `data` of an event has the levels of an order book that changed, `bids` and `asks`, each an array of
+        /// `[price, size]`; size 0 removes a level, and `"snapshot": true` replaces all. The gateway keeps the book. Needs `cache`,
+        /// and excludes `history`, `record_key` and `only_changed`.
+        value merge: Option<Merge> = None;
+        /// With `merge = "book"`: clients get so many of the best levels of each side, 1 to 1000. If this is not set, they get all.
+        value depth: Option<u32> = None,
+            check |depth| at_most(depth.unwrap_or(1), DEPTH_MAX).because("each update looks at all levels that clients see");
         /// An event whose name and value equal the last one's is not sent. With `record_key`, only the records that changed are
         /// sent.
         value only_changed: bool = false;
@@ -55,12 +67,26 @@ pub(in crate::config) enum Cache {
 }
 
 choices!(Cache { "last" => Self::Last });
+/// `merge`: how events are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Merge {
+    Book,
+}
+
+choices!(Merge { "book" => Self::Book });
 choices!(Overflow {
     "conflate" => Self::Conflate, "drop_oldest" => Self::DropOldest, "disconnect" => Self::Disconnect,
 });
 
 /// The longest time that an event is kept.
 const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn fresh_within_fits(time: &Option<Duration>) -> Result<(), String> {
+    let Some(time) = time else { return Ok(()) };
+    ensure(*time >= Duration::from_secs(1), "must be at least 1s")
+        .because("silence is looked for once a second")
+        .and(no_longer_than(time, TTL_MAX).because("nobody waits longer for news of a silence"))
+}
 
 fn last_ttl_fits(ttl: &Option<Duration>) -> Result<(), String> {
     let Some(ttl) = ttl else { return Ok(()) };
@@ -76,6 +102,11 @@ fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
             "`history.ttl` must be at most 365d: every event is kept in memory for this time",
         );
     }
+    check.require(
+        channel.depth.is_none() || channel.merge.is_some(),
+        "depth",
+        "needs merge = \"book\": only a book has a depth",
+    );
     let Err(error) = channel.class().check() else { return };
     let keys = match error {
         ClassError::ConflateWithoutCache => ["overflow", "cache"],
@@ -83,6 +114,8 @@ fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
         ClassError::CacheWithoutHistory => ["overflow", "history"],
         ClassError::RecordKeyWithoutCache => ["record_key", "cache"],
         ClassError::DeleteWithoutRecordKey => ["record_delete", "record_key"],
+        ClassError::Book => ["merge", "cache"],
+        ClassError::Depth => ["depth", "merge"],
         ClassError::TtlWithoutCache => ["last_ttl", "cache"],
         ClassError::LastTtl => ["last_ttl", "last_ttl"],
         ClassError::MaxRateWithoutConflate => ["max_rate", "overflow"],
@@ -116,6 +149,11 @@ pub(super) fn check_feeds(feeds: &[Feed], classes: &Classes, check: &mut Check<'
             continue;
         };
         let class = classes.of(&channel);
+        if class.book.is_some() {
+            let message = "its channel has an order book (merge = \"book\"), which takes changes; a feed sends whole answers: give \
+                           it a channel of another class";
+            check.refuse(&format!("feed[{index}].channel"), message);
+        }
         if class.cache_last && class.record_key != feed.record_key && feed.record_key.is_some() {
             let message = "its channel keeps the last event for newcomers, which would be only a part of the records: \
                            give it a [[channel]] with cache = \"last\" and the same record_key";
@@ -154,8 +192,11 @@ impl ChannelClass {
             }),
             cache: class.cache_last.then_some(Cache::Last),
             last_ttl: class.last_ttl_ms.map(Duration::from_millis),
+            fresh_within: class.fresh_within_ms.map(Duration::from_millis),
             record_key: class.record_key.clone(),
             record_delete: class.record_delete.clone(),
+            merge: class.book.map(|_| Merge::Book),
+            depth: class.book.and_then(|book| book.depth),
             only_changed: class.only_changed,
             overflow: Some(class.overflow),
             max_rate: class.max_rate,
@@ -174,8 +215,10 @@ impl ChannelClass {
                 .overflow
                 .unwrap_or_else(|| Class::default_overflow(cache_last, has_history)),
             last_ttl_ms: self.last_ttl.map(milliseconds),
+            fresh_within_ms: self.fresh_within.map(milliseconds),
             record_key: self.record_key.clone(),
             record_delete: self.record_delete.clone(),
+            book: self.merge.map(|Merge::Book| BookRules { depth: self.depth }),
             only_changed: self.only_changed,
             max_rate: self.max_rate,
         }

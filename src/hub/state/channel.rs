@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::book::{Applied, Book};
 use super::claims::Owner;
 use super::page::{Page, PageLimit, Since};
 use super::records::{Merged, NewRecord, Records};
 use crate::event::{Event, EventMeta, NewEvent, PublishOptions, Transit};
 use tickgate_protocol::channel::{Channel, Class};
+use tickgate_protocol::json::BookUpdate;
 
 /// The bytes of a channel beside its name, events and records: its slot and its entries in the two indices.
 const CHANNEL_OVERHEAD: usize = size_of::<ChannelState>() + 160;
@@ -59,12 +61,17 @@ pub(super) struct ChannelState {
     pub(super) fresh_until_ms: Option<i64>,
     /// When `last` ends (`last_ttl`), in monotonic milliseconds; `None`: never.
     pub(super) last_until_ms: Option<i64>,
+    /// When the channel was last heard of, in monotonic milliseconds: an event, or a confirmation.
+    pub(super) heard_at_ms: i64,
+    /// Subscribers were told that nothing was published (`fresh_within`).
+    pub(super) is_stale: bool,
     /// When the channel was deleted, in monotonic milliseconds, if it was and nothing was published since. `last` is the
     /// event that tells of it then.
     pub(super) deleted_at_ms: Option<i64>,
     /// The channel's entry among the deadlines of its stripe.
     pub(super) deadline_ms: Option<u64>,
     pub(super) records: Option<Records>,
+    pub(super) book: Option<Box<Book>>,
     // The last event before `records` began, if it replaced the whole value. A client that still has records from before
     // that event must get it first.
     whole: Option<Arc<Event>>,
@@ -110,9 +117,12 @@ impl ChannelState {
             last: None,
             fresh_until_ms: None,
             last_until_ms: None,
+            heard_at_ms: i64::MAX,
+            is_stale: false,
             deleted_at_ms: None,
             deadline_ms: None,
             records: None,
+            book: None,
             whole: None,
             whole_bytes: 0,
             merged: Vec::new(),
@@ -132,12 +142,24 @@ impl ChannelState {
     /// The size of the state, estimated.
     pub(super) fn bytes(&self) -> usize {
         let records = self.records.as_ref().map_or(0, Records::bytes);
-        let values = self.last_bytes + self.merged_bytes + self.whole_bytes;
+        let book = self.book.as_ref().map_or(0, |book| book.bytes());
+        let values = self.last_bytes + self.merged_bytes + self.whole_bytes + book;
         CHANNEL_OVERHEAD + self.channel.as_str().len() + self.ring_bytes + values + records
     }
 
     pub(super) fn ring(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.ring.iter()
+    }
+
+    /// Applies an update of version `version` to the book, before its event is made.
+    pub(super) fn update_book(&mut self, update: BookUpdate, version: u64, garbage: &mut Garbage) -> Applied {
+        let rules = self.class.book.unwrap_or_default();
+        let book = self.book.get_or_insert_with(|| Box::new(Book::new(rules, version)));
+        let applied = book.apply(update, version);
+        self.unsaved = true;
+        self.restarted |= applied.forgot;
+        self.forget_merged(garbage);
+        applied
     }
 
     /// Stores an event that was accepted at `at_ms`, and returns how many older events were dropped for it.
@@ -283,8 +305,8 @@ impl ChannelState {
         if is_newcomer && !self.has_last(now_ms) || above >= self.latest {
             return nothing;
         }
-        // Only merged records can be incomplete. For any other value, the newest event is all that counts.
-        if !is_newcomer && self.records.is_some() && above < self.floor {
+        // Only what is merged can be incomplete. For any other value, the newest event is all that counts.
+        if !is_newcomer && (self.records.is_some() || self.book.is_some()) && above < self.floor {
             return Page {
                 overtaken: true,
                 ..nothing
@@ -303,6 +325,7 @@ impl ChannelState {
             }
             None => (None, above),
         };
+        let above = self.book.as_ref().map_or(above, |book| book.known_from(above));
         let value = self.value(above, formats);
         Page {
             events: whole.into_iter().chain(value).collect(),
@@ -313,10 +336,10 @@ impl ChannelState {
     /// The value as one event: the last event or, if records are merged, an event with the records changed after `above`.
     pub(super) fn value(&mut self, above: u64, formats: usize) -> Option<Arc<Event>> {
         let last = Arc::clone(self.last.as_ref()?);
-        let Some(records) = &self.records else {
+        if self.records.is_none() && self.book.is_none() {
             self.recount_last(&last, formats);
             return Some(last);
-        };
+        }
         if let Some((_, event)) = self.merged.iter().find(|(begins, _)| *begins == above) {
             let event = Arc::clone(event);
             // More formats may be in use than when the event was made.
@@ -324,7 +347,12 @@ impl ChannelState {
             self.merged_bytes = self.merged_bytes.max(bytes);
             return Some(event);
         }
-        let event = Arc::new(merged(&last, records.changed_after(above).into()));
+        let data = match (&self.book, &self.records) {
+            (Some(book), _) => book.changes(above),
+            (None, Some(records)) => records.changed_after(above).into(),
+            (None, None) => last.data.clone(),
+        };
+        let event = Arc::new(merged(&last, data));
         if self.merged.len() < MERGED_MAX {
             self.merged_bytes += event_bytes(&event, formats);
             self.merged.push((above, Arc::clone(&event)));
@@ -392,5 +420,6 @@ pub(in crate::hub) struct Garbage {
     events: Vec<Arc<Event>>,
     texts: Vec<Arc<str>>,
     records: Vec<Records>,
+    pub(super) books: Vec<Book>,
     pub(super) channels: Vec<ChannelState>,
 }

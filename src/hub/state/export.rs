@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::book::Book;
 use super::channel::{ChannelState, Garbage, event_bytes};
 use super::records::{NewRecord, Records};
 use super::{Channels, Owners, Tombstone, mono};
@@ -211,6 +212,16 @@ impl ChannelState {
             .collect();
         let records = (0..).zip(self.records.iter().flat_map(Records::iter));
         let records = records.filter(|(_, (.., version))| restarted || *version > above);
+        let parts = self.book.iter().flat_map(|book| book.parts(self.latest));
+        let book = (0..)
+            .zip(parts)
+            .filter(|(_, (.., version))| restarted || *version > above);
+        let book = book.map(|(index, (name, raw, version))| RecordExport {
+            name,
+            raw,
+            version,
+            index,
+        });
         let export = ChannelExport {
             channel: self.channel.clone(),
             // Without a history, no earlier position is covered. Rows from a time when the class had one do not change that.
@@ -225,13 +236,13 @@ impl ChannelState {
             fresh_ms: self.fresh_until_ms.map(|until_ms| until_ms - now_ms),
             last_age_ms: self.last_age_ms(now_ms),
             events,
-            records: records
-                .map(|(index, (name, raw, version))| RecordExport {
+            records: book
+                .chain(records.map(|(index, (name, raw, version))| RecordExport {
                     name: Arc::clone(name),
                     raw: Arc::clone(raw),
                     version,
                     index,
-                })
+                }))
                 .collect(),
             record_key: merge_text(&self.class),
             restarted,
@@ -249,6 +260,8 @@ impl ChannelState {
         // would be merged with later ones.
         (self.unsaved, self.restarted) = (!has_same_key, !has_same_key);
         self.saved = export.latest;
+        // The silence of an earlier run does not count.
+        self.heard_at_ms = now_ms;
         if has_same_key && !export.records.is_empty() {
             self.restore_records(export.records);
         }
@@ -278,6 +291,14 @@ impl ChannelState {
     // records are deleted is a matter of the class as it is now.
     fn restore_records(&mut self, records: Vec<RecordExport>) {
         let class = Arc::clone(&self.class);
+        if let Some(rules) = class.book {
+            let parts = records.iter().map(|record| (&*record.name, &record.raw));
+            let (book, is_void) = Book::restore(rules, parts, self.latest);
+            self.book = Some(Box::new(book));
+            self.unsaved |= is_void;
+            self.restarted |= is_void;
+            return;
+        }
         let Some(key) = &class.record_key else { return };
         let mut scratch = Scratch::default();
         let merge = self.records.get_or_insert_default();
@@ -299,5 +320,7 @@ impl ChannelState {
 
 // Tells by which rule values are merged, so that a snapshot is not read by another one.
 fn merge_text(class: &Class) -> Option<Box<str>> {
-    class.record_key.as_ref().map(|key| key.to_string().into())
+    // The text of a key does not begin so.
+    let book = class.book.map(|_| "{book}".into());
+    book.or_else(|| class.record_key.as_ref().map(|key| key.to_string().into()))
 }

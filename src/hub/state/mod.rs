@@ -11,6 +11,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `channel` | the state of one channel |
+//! | `book` | order books |
 //! | `claims` | the publishers that own channels |
 //! | `prepared` | events before they are stored, and `only_changed` |
 //! | `passing` | deletion, and what ends by itself as time passes |
@@ -22,6 +23,7 @@
 //! | `page` | what joins and reads get |
 //! | `export` | handing the state to the snapshot and restoring it |
 
+mod book;
 mod channel;
 mod claims;
 mod export;
@@ -59,6 +61,7 @@ use channel::ChannelState;
 pub(super) use channel::Garbage;
 pub(super) use claims::{Claimed, Owners};
 use ids::Ids;
+pub use passing::Passed;
 pub(super) use prepared::Prepared;
 pub(super) use scan::Prefixes;
 use scan::place;
@@ -84,6 +87,8 @@ pub(super) struct Channels {
     // When something of a channel ends, in monotonic milliseconds, and its slot. A channel has at most one entry, which may
     // be too early.
     deadlines: BTreeSet<(u64, u32)>,
+    // The channels that are not stale any more, until their subscribers are told.
+    revived: Vec<Channel>,
     ids: Ids,
     // Whether changes are noted for exports.
     tracks: bool,
@@ -108,6 +113,9 @@ pub(super) struct Counts {
     pub(super) duplicates: u64,
     pub(super) unchanged: u64,
     pub(super) overtaken: u64,
+    pub(super) book_gaps: u64,
+    pub(super) book_levels_dropped: u64,
+    pub(super) stale: u64,
 }
 
 /// What a log that numbers events gave one of them; see [`Stamp`](super::Stamp).
@@ -216,6 +224,25 @@ impl Channels {
             // those changed nothing.
             state.floor = state.floor.max(version - 1);
         }
+        let before = state.bytes();
+        if let Some(update) = prepared.book.take() {
+            let applied = state.update_book(update, version, garbage);
+            self.counts.book_gaps += u64::from(applied.has_gap);
+            self.counts.book_levels_dropped += applied.dropped;
+            if applied.is_hidden {
+                self.counts.unchanged += 1;
+                self.bytes = self.bytes - before + state.count_for_owner(before);
+                self.renew(&prepared.event.channel, None, now);
+                self.touch(slot, now.mono_ms);
+                if let Some(id) = id {
+                    self.note_id(id, version, generations);
+                }
+                return Stored::Unchanged;
+            }
+            if let Some(data) = applied.data {
+                prepared.event.data = data;
+            }
+        }
         // All events of a channel share one allocation of its name.
         prepared.event.channel = state.channel.clone();
         let fresh_ms = prepared.event.options.fresh_ms;
@@ -230,7 +257,10 @@ impl Channels {
         let before = state.bytes();
         self.counts.trimmed += state.store(&event, prepared.records, (at_ms, mono(now)), formats, garbage);
         match deletes {
-            None => state.begin_last(at_ms),
+            None => {
+                state.begin_last(at_ms);
+                self.revived.extend(state.hear(mono(now)));
+            }
             Some(deletion) => state.delete(deletion, mono(now), garbage),
         }
         self.bytes = self.bytes - before + state.count_for_owner(before);

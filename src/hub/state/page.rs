@@ -23,6 +23,8 @@ pub struct ChannelView<'a> {
     pub is_kept: bool,
     /// Whether the channel was deleted, and nothing was published since.
     pub is_deleted: bool,
+    /// Whether nothing was published for too long (`fresh_within`).
+    pub is_stale: bool,
     /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
 }

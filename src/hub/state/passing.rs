@@ -3,6 +3,9 @@
 //! Invariant: a channel of which something ends has an entry among the deadlines of its stripe that is not later than that
 //! end. So publishing only moves the end; the entry is corrected when its time has come.
 //!
+//! A channel that nothing was published to for the `fresh_within` of its class is stale. Subscribers are told when a channel
+//! becomes stale, and when it is not any more.
+//!
 //! A deleted channel is kept as the event that tells of it, for clients that are behind. After [`DELETED_KEPT_MS`] it is
 //! removed as if it were evicted.
 
@@ -21,6 +24,17 @@ const REPORT_AGAIN_MS: u64 = 5_000;
 
 /// Most channels that are looked at under one lock.
 const CHANNELS_MAX: usize = 1024;
+
+/// What came to pass in the channels; see [`Hub::pass_time`](crate::hub::Hub::pass_time).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// The channels whose last values have ended.
+    pub ended: Vec<Channel>,
+    /// The channels that nothing was published to for too long.
+    pub stale: Vec<Channel>,
+    /// The channels that are not stale any more.
+    pub fresh: Vec<Channel>,
+}
 
 impl Channels {
     /// Whether there is something to delete.
@@ -45,6 +59,11 @@ impl Channels {
             // The snapshot has the age of the value.
             state.unsaved = true;
         }
+        if state.deleted_at_ms.is_none() {
+            self.revived.extend(state.hear(mono(now)));
+            let slot = *slot;
+            self.plan(slot);
+        }
     }
 
     /// Enters the time at which something of the channel ends.
@@ -65,9 +84,9 @@ impl Channels {
         self.deadlines.insert((at_ms, slot));
     }
 
-    /// Removes channels that were deleted a while ago, and adds to `ended` those whose last values have ended. Returns
-    /// whether there may be more.
-    pub(in crate::hub) fn pass(&mut self, now: Now, ended: &mut Vec<Channel>, garbage: &mut Garbage) -> bool {
+    /// Removes channels that were deleted a while ago, and reports what came to pass. Returns whether there may be more.
+    pub(in crate::hub) fn pass(&mut self, now: Now, passed: &mut Passed, garbage: &mut Garbage) -> bool {
+        passed.fresh.append(&mut self.revived);
         for _ in 0..CHANNELS_MAX {
             let Some((_, slot)) = self.deadlines.first().filter(|(at_ms, _)| *at_ms <= now.mono_ms) else {
                 return false;
@@ -84,8 +103,17 @@ impl Channels {
                 }
             }
             if state.deleted_at_ms.is_none() {
-                ended.push(state.channel.clone());
-                self.plan_at(slot, now.mono_ms + REPORT_AGAIN_MS);
+                if state.is_silent(mono(now)) {
+                    state.is_stale = true;
+                    self.counts.stale += 1;
+                    passed.stale.push(state.channel.clone());
+                }
+                if state.last_has_ended(mono(now)) {
+                    passed.ended.push(state.channel.clone());
+                    self.plan_at(slot, now.mono_ms + REPORT_AGAIN_MS);
+                } else {
+                    self.plan(slot);
+                }
             } else if state.ring().len() == 0 {
                 self.remove(slot, garbage);
             } else {
@@ -98,6 +126,22 @@ impl Channels {
 }
 
 impl ChannelState {
+    /// Something was published, or confirmed. Returns the channel if it was stale.
+    pub(super) fn hear(&mut self, now_ms: i64) -> Option<Channel> {
+        self.heard_at_ms = now_ms;
+        std::mem::take(&mut self.is_stale).then(|| self.channel.clone())
+    }
+
+    // When the silence of the channel is too long, in monotonic milliseconds.
+    fn fresh_until_ms(&self) -> Option<i64> {
+        let within_ms = self.class.fresh_within_ms.filter(|_| !self.is_stale)?;
+        Some(self.heard_at_ms.saturating_add_unsigned(within_ms))
+    }
+
+    fn is_silent(&self, now_ms: i64) -> bool {
+        self.fresh_until_ms().is_some_and(|until_ms| until_ms <= now_ms)
+    }
+
     /// The last value is new.
     pub(super) fn begin_last(&mut self, now_ms: i64) {
         self.deleted_at_ms = None;
@@ -112,8 +156,10 @@ impl ChannelState {
                 self.trim_one(garbage);
             }
         }
+        garbage.books.extend(self.book.take().map(|book| *book));
         self.deleted_at_ms = Some(now_ms);
         self.last_until_ms = None;
+        self.is_stale = false;
     }
 
     /// Restores how old the last value is. What was kept without a value was deleted.
@@ -139,7 +185,10 @@ impl ChannelState {
     fn end_ms(&self) -> Option<i64> {
         match self.deleted_at_ms {
             Some(at_ms) => Some(at_ms + DELETED_KEPT_MS),
-            None => self.last_until_ms,
+            None => match (self.last_until_ms, self.fresh_until_ms()) {
+                (Some(last_ms), Some(fresh_ms)) => Some(last_ms.min(fresh_ms)),
+                (last_ms, fresh_ms) => last_ms.or(fresh_ms),
+            },
         }
     }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::book;
 use super::records::{self, NewRecord};
 use super::{Channels, Owners};
 use crate::event::{Event, NewEvent};
 use tickgate_protocol::channel::Class;
-use tickgate_protocol::json::is_same_value;
+use tickgate_protocol::json::{BookError, BookUpdate, is_same_value};
 
 /// An event that is about to be stored, with everything that can be computed without the lock.
 pub(in crate::hub) struct Prepared {
@@ -20,6 +21,8 @@ pub(in crate::hub) struct Prepared {
     // Who owns the channel if the event begins it.
     pub(in crate::hub) owners: Owners,
     pub(super) records: Option<Vec<NewRecord>>,
+    // Of a book: the update, until it is stored.
+    pub(super) book: Option<BookUpdate>,
     // For `only_changed`: one verdict per record, or one for the whole value.
     verdicts: Vec<Verdict>,
 }
@@ -39,18 +42,28 @@ pub(in crate::hub) enum Known {
 }
 
 impl Prepared {
-    pub(in crate::hub) fn new(event: NewEvent, class: Arc<Class>) -> Self {
+    /// Reads what is merged.
+    ///
+    /// # Errors
+    ///
+    /// If the channel has a book and the event is no update of one.
+    pub(in crate::hub) fn new(event: NewEvent, class: Arc<Class>) -> Result<Self, BookError> {
         let records = match event.options.deletes {
             None => records::read(&event.data, &class),
             Some(_) => None,
         };
-        Self {
+        let book = match (class.book, event.options.deletes) {
+            (Some(_), None) => Some(book::read(&event.data)?),
+            _ => None,
+        };
+        Ok(Self {
             event,
             class,
             owners: Owners::default(),
             records,
+            book,
             verdicts: Vec::new(),
-        }
+        })
     }
 
     /// Whether the event has to be compared before it is stored.

@@ -122,6 +122,7 @@ impl Channels {
                 head,
                 is_kept: false,
                 is_deleted: false,
+                is_stale: false,
                 has_last: false,
             });
         }
@@ -138,6 +139,7 @@ impl ChannelState {
             head,
             is_kept: true,
             is_deleted: self.deleted_at_ms.is_some(),
+            is_stale: self.is_stale,
             has_last: self.has_last(mono(now)),
         }
     }

@@ -1,5 +1,6 @@
 //! The state of one stripe, compared with simple models.
 
+mod book;
 mod ids;
 mod passing;
 mod records;
@@ -67,7 +68,7 @@ fn publish(channels: &mut Channels, event: NewEvent, class: &Class, now: Now) ->
 }
 
 fn publish_in(channels: &mut Channels, event: NewEvent, class: &Class, now: Now, generations: &Generations) -> Stored {
-    let mut prepared = Prepared::new(event, Arc::new(class.clone()));
+    let mut prepared = Prepared::new(event, Arc::new(class.clone())).expect("well formed");
     if prepared.wants_comparison() {
         let known = channels.known(&prepared);
         prepared.compare(&known);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
 use crate::broker::Broker;
+use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::memory::{Budget, Pressure};
 
@@ -20,6 +21,7 @@ pub struct Health {
     phase: AtomicU8,
     publishing: OnceLock<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>,
     budget: OnceLock<Arc<Budget>>,
+    hub: OnceLock<Arc<Hub>>,
 }
 
 /// The phases of a gateway: it serves, it ends its connections for the program that takes its place, or for good.
@@ -52,6 +54,7 @@ impl Health {
             phase: AtomicU8::new(SERVING),
             publishing: OnceLock::new(),
             budget: OnceLock::new(),
+            hub: OnceLock::new(),
         }
     }
 
@@ -86,7 +89,8 @@ impl Health {
         self.phase.load(Relaxed) == DRAINING
     }
 
-    /// Why the gateway is not ready: `draining` or `broker_lost`; `None` when it is ready.
+    /// Why the gateway is not ready: `draining`, `broker_lost`, `publishing_stuck` or `shard_stuck` ([`Hub::stuck`]); `None`
+    /// when it is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<&'static str> {
         if self.is_draining() {
@@ -94,8 +98,13 @@ impl Health {
         } else if !self.broker.is_ready() {
             Some("broker_lost")
         } else {
-            None
+            self.hub.get().and_then(|hub| hub.stuck())
         }
+    }
+
+    /// Sets the hub whose synthetic event must pass, once.
+    pub fn watch_hub(&self, hub: Arc<Hub>) {
+        let _ = self.hub.set(hub);
     }
 
     /// Sets the budget of memory, once.

@@ -147,6 +147,11 @@ impl ShardCore {
             ShardMessage::Subscribers { channel, reply } => {
                 reply(self.fanout.count_subscribers(&mut self.connections, &channel));
             }
+            ShardMessage::Freshness { stale, fresh } => {
+                let connections = &mut self.connections;
+                self.fanout.tell_freshness(connections, &fresh, false, now);
+                self.fanout.tell_freshness(connections, &stale, true, now);
+            }
             ShardMessage::Drain { over_ms } => {
                 let (slots, connections) = (self.connections.slots().end, self.connections.len());
                 self.control.begin_drain(over_ms, slots, connections, now);

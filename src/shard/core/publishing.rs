@@ -138,6 +138,9 @@ fn answer(request: u32, outcome: Result<Receipt, Refusal>) -> Input<'static> {
         Ok(receipt) => receipt,
         Err(refusal) => return Input::PublishRefused { request, refusal },
     };
+    if let Some(error) = receipt.malformed {
+        return Input::PublishMalformed { request, error };
+    }
     let position = receipt.epoch.zip(receipt.offset);
     let position = position.map(|(epoch, offset)| Position { epoch, offset });
     Input::Published { request, position }

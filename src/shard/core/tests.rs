@@ -7,6 +7,7 @@ mod closing;
 mod compression;
 mod delivery;
 mod evicted;
+mod freshness;
 mod history;
 mod input;
 mod journal;

@@ -195,6 +195,13 @@ pub enum ShardMessage {
         /// Gets the number of connections.
         reply: Box<dyn FnOnce(u64) + Send>,
     },
+    /// Tell subscribers that nothing was published to channels for too long (`stale`), and that others go on (`fresh`).
+    Freshness {
+        /// The channels that became silent.
+        stale: Arc<[Channel]>,
+        /// The channels that go on.
+        fresh: Arc<[Channel]>,
+    },
     /// Close all connections with code 1012, spread over a time, then stop.
     Drain {
         /// The time in milliseconds.

@@ -300,31 +300,38 @@ impl Client {
         let name = message["channel"].as_str().ok_or("no channel")?;
         let watch = self.watches.get_mut(name).ok_or("no held pattern covers it")?;
         let is_deletion = message["event"] == "deleted";
-        let is_snapshot = message["snapshot"] == true;
+        let is_book = watch.kind == Kind::Book;
+        let data = &message["data"];
+        // A whole book says so itself, also to a client that was too far behind.
+        let is_snapshot = if is_book {
+            data["snapshot"] == true
+        } else {
+            message["snapshot"] == true
+        };
         let values = if is_deletion {
             BTreeMap::new()
         } else {
             numbers(&message["data"])
         };
-        if watch.kind == Kind::Records && is_snapshot {
+        if watch.kind.merges() && is_snapshot {
             watch.values.clear();
             if values.is_empty() {
                 return Ok(()); // all records are deleted
             }
         }
-        let of_event = if is_deletion {
-            message["timestamp"].as_u64()
-        } else {
-            values.values().copied().max()
+        let of_event = match watch.kind {
+            _ if is_deletion => message["timestamp"].as_u64(),
+            Kind::Book => data["n"].as_u64(),
+            _ => values.values().copied().max(),
         };
         let newest = of_event.ok_or("no number")?;
         let facts = truth.of(name);
         let index = facts.iter().rposition(|fact| fact.number == newest);
         let index = index.ok_or("an event that was never published")?;
         match watch.kind {
-            Kind::Last | Kind::Records => {
+            Kind::Last | Kind::Records | Kind::Book => {
                 // The newest events may have deleted records only, which a newcomer does not get.
-                let is_merged = watch.kind == Kind::Records && is_snapshot;
+                let is_merged = watch.kind.merges() && is_snapshot;
                 if index + 1 < watch.began && !is_merged {
                     return Err(format!(
                         "older than the newest at the beginning, {index} of {}",
@@ -343,12 +350,11 @@ impl Client {
                 if is_snapshot && !gone.is_empty() {
                     return Err(format!("a newcomer got deleted records, {gone:?}"));
                 }
-                for (code, number) in values {
-                    let held = if gone.contains(&code) {
-                        watch.values.remove(&code)
-                    } else {
-                        watch.values.insert(code, number)
-                    };
+                for code in &gone {
+                    watch.values.remove(code);
+                }
+                for (code, number) in values.into_iter().filter(|(code, _)| !gone.contains(code)) {
+                    let held = watch.values.insert(code, number);
                     if held.is_some_and(|held| held > number) {
                         return Err(format!("a record that is older than what is held, {held:?}"));
                     }
@@ -452,7 +458,7 @@ impl Client {
                         return Err(format!("the value of {name} is {owed:?}, not {:?}", watch.values));
                     }
                 }
-                Kind::Records => {
+                Kind::Records | Kind::Book => {
                     let mut owed = store.value(name, now).unwrap_or_default();
                     for (code, number) in store.truth.records(name, since) {
                         match number {

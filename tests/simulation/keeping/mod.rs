@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     ClaimsRecovery,
     /// A position is too new: events before it were never sent.
     MovesPosition,
+    /// A level of a merged book is lost.
+    LosesLevel,
     /// A deleted record comes back.
     RevivesRecord,
     /// The deletion of a channel is not told.
@@ -78,6 +80,11 @@ fn a_lost_record_is_found() {
 #[test]
 fn a_stale_value_is_found() {
     assert_found(Fault::KeepsOldValue, &["the value"]);
+}
+
+#[test]
+fn a_lost_level_is_found() {
+    assert_found(Fault::LosesLevel, &["the record"]);
 }
 
 #[test]

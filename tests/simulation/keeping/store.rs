@@ -14,7 +14,7 @@ use tickgate::metrics::ShardMetrics;
 use tickgate::shard::Settings;
 use tickgate::shard::core::ShardCore;
 use tickgate::time::{Clock, Now};
-use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::channel::{BookRules, Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
 
@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Last,
     /// Last value of each record by `code`, conflate.
     Records,
+    /// An order book, conflate. Its levels are as records: the price is the code, the size the number, 0 if deleted.
+    Book,
     /// History, disconnect.
     Orders,
     /// Last value, history, disconnect.
@@ -45,13 +47,18 @@ impl Kind {
         matches!(self, Self::Orders | Self::Life | Self::Trades)
     }
 
+    /// Whether the value is merged, of records or levels.
+    pub(crate) fn merges(self) -> bool {
+        matches!(self, Self::Records | Self::Book)
+    }
+
     fn class(self, size: u32) -> Class {
         let history = self.has_history().then_some(History { size, ttl_ms: 20_000 });
         Class {
-            cache_last: matches!(self, Self::Last | Self::Records | Self::Life),
+            cache_last: matches!(self, Self::Last | Self::Records | Self::Book | Self::Life),
             history,
             overflow: match self {
-                Self::Last | Self::Records => Overflow::Conflate,
+                Self::Last | Self::Records | Self::Book => Overflow::Conflate,
                 Self::Orders | Self::Life => Overflow::Disconnect,
                 Self::Trades | Self::Log => Overflow::DropOldest,
             },
@@ -60,6 +67,7 @@ impl Kind {
                 field: "gone".into(),
                 values: [].into(),
             }),
+            book: (self == Self::Book).then(BookRules::default),
             only_changed: self == Self::Last,
             ..Class::default()
         }
@@ -67,12 +75,14 @@ impl Kind {
 }
 
 /// The channels that are published and subscribed to.
-pub(crate) const CHANNELS: [(&str, Kind); 13] = [
+pub(crate) const CHANNELS: [(&str, Kind); 15] = [
     ("price.a", Kind::Last),
     ("price.b", Kind::Last),
     ("price.c.x", Kind::Last),
     ("board.a", Kind::Records),
     ("board.b", Kind::Records),
+    ("book.a", Kind::Book),
+    ("book.b", Kind::Book),
     ("order.a", Kind::Orders),
     ("order.b", Kind::Orders),
     ("order.c.x", Kind::Orders),
@@ -150,6 +160,7 @@ impl Store {
         let classes = [
             ("price.*", Kind::Last),
             ("board.*", Kind::Records),
+            ("book.*", Kind::Book),
             ("order.*", Kind::Orders),
             ("life.*", Kind::Life),
             ("trade.*", Kind::Trades),
@@ -208,20 +219,32 @@ impl Store {
         }
         let mut codes = Vec::new();
         let data = match kind {
-            Kind::Records => {
-                let all = ["u", "v", "w", "x", "y"];
+            Kind::Records | Kind::Book => {
+                let all = if kind == Kind::Book {
+                    ["1", "2", "3", "4", "5"]
+                } else {
+                    ["u", "v", "w", "x", "y"]
+                };
                 for code in all {
                     if rng.random_bool(0.3) {
                         codes.push((code.to_owned(), rng.random_bool(0.3)));
                     }
                 }
                 if codes.is_empty() {
-                    codes.push(("u".to_owned(), false));
+                    codes.push((all[0].to_owned(), false));
                 }
                 let records = codes
                     .iter()
                     .map(|(code, is_deleted)| json!({"code": code, "n": number, "gone": is_deleted}));
-                Value::Array(records.collect())
+                if kind == Kind::Book {
+                    let levels = codes.iter().map(|(price, is_removed)| {
+                        let size = if *is_removed { 0 } else { number };
+                        json!([price, size])
+                    });
+                    json!({"n": number, "bids": levels.collect::<Vec<_>>(), "asks": []})
+                } else {
+                    Value::Array(records.collect())
+                }
             }
             // Sometimes an unchanged value, which is not sent.
             Kind::Last if rng.random_bool(0.2) => {
@@ -309,6 +332,15 @@ impl Store {
 /// The numbers in an event's data, by record. Data without records has one number, with an empty key.
 pub(crate) fn numbers(data: &Value) -> BTreeMap<String, u64> {
     let number = |value: &Value| value["n"].as_u64().unwrap_or(0);
+    if let Some(levels) = data["bids"].as_array() {
+        let level = |level: &Value| {
+            (
+                level[0].as_str().unwrap_or("?").to_owned(),
+                level[1].as_u64().unwrap_or(0),
+            )
+        };
+        return levels.iter().map(level).filter(|(_, size)| *size > 0).collect();
+    }
     match data.as_array() {
         None => BTreeMap::from([(String::new(), number(data))]),
         Some(records) => records
@@ -322,7 +354,10 @@ pub(crate) fn numbers(data: &Value) -> BTreeMap<String, u64> {
 pub(crate) fn deleted(data: &Value) -> Vec<String> {
     let records = data.as_array().into_iter().flatten();
     let gone = records.filter(|record| record["gone"] == true);
-    gone.filter_map(|record| record["code"].as_str())
-        .map(str::to_owned)
-        .collect()
+    let gone = gone.filter_map(|record| record["code"].as_str());
+    let levels = data["bids"].as_array().into_iter().flatten();
+    let removed = levels
+        .filter(|level| level[1] == 0)
+        .filter_map(|level| level[0].as_str());
+    gone.chain(removed).map(str::to_owned).collect()
 }

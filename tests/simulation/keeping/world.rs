@@ -22,8 +22,8 @@ use super::store::{CHANNELS, SHARDS, Store};
 use crate::surroundings::{CALM, Permit, endpoint};
 use crate::wire::{self, Received};
 
-const PATTERNS: [&str; 11] = [
-    "*", "price.*", "board.*", "order.*", "life.*", "trade.*", "*.a", "*.b", "*.c.*", "order.a", "board.a",
+const PATTERNS: [&str; 12] = [
+    "*", "price.*", "board.*", "book.*", "order.*", "life.*", "trade.*", "*.a", "*.b", "*.c.*", "order.a", "board.a",
 ];
 
 /// Counts what happened, so that a simulation in which nothing happens is noticed.
@@ -426,6 +426,13 @@ impl World {
                     && records.len() > 2
                 {
                     records.remove(0);
+                }
+            }
+            Fault::LosesLevel => {
+                if let Some(levels) = message["data"]["bids"].as_array_mut()
+                    && levels.len() > 2
+                {
+                    levels.remove(0);
                 }
             }
             Fault::RevivesRecord => {

@@ -59,6 +59,16 @@ impl History {
     };
 }
 
+/// How order books are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BookRules {
+    /// Clients get so many of the best levels of each side, 1 to [`DEPTH_MAX`]; `None`: all.
+    pub depth: Option<u32>,
+}
+
+/// The limit of [`BookRules::depth`].
+pub const DEPTH_MAX: u32 = 1000;
+
 /// What is kept of a channel's events, and what a full outbox does with them.
 ///
 /// The default is the class of a channel without any entry: nothing is kept, and overflow drops the oldest event.
@@ -72,10 +82,14 @@ pub struct Class {
     pub overflow: Overflow,
     /// For how long after its last publication a last value is kept, in milliseconds; `None`: without limit.
     pub last_ttl_ms: Option<u64>,
+    /// Subscribers are told when nothing was published for so long, in milliseconds.
+    pub fresh_within_ms: Option<u64>,
     /// If set, an event's `data` is an array of records, and updates those with the same values of these fields.
     pub record_key: Option<RecordKey>,
     /// Which records of an event are deleted by it. Without it, none is.
     pub record_delete: Option<RecordDelete>,
+    /// If set, an event's `data` is an update of an order book.
+    pub book: Option<BookRules>,
     /// An event whose value equals the previous one is not sent.
     pub only_changed: bool,
     /// The most updates that a client gets of a channel; `None`: as many as there are. Only a class that conflates has a
@@ -105,6 +119,14 @@ pub enum ClassError {
     /// Only records can be deleted.
     #[error("`record_delete` needs `record_key`, which says what a record is")]
     DeleteWithoutRecordKey,
+    /// A book is a merged value that is kept; conflation is how it reaches slow clients.
+    #[error(
+        "`merge = \"book\"` needs `cache = \"last\"`, which keeps the book, and excludes `history`, `record_key` and `only_changed`"
+    )]
+    Book,
+    /// The depth of a book is out of range.
+    #[error("`depth` must be 1 to {DEPTH_MAX}: each update looks at all levels that clients see")]
+    Depth,
     /// Only a last value can end.
     #[error("`last_ttl` needs `cache = \"last\"`: it says when the last value ends")]
     TtlWithoutCache,
@@ -126,7 +148,13 @@ impl Class {
     /// Whether the hub keeps state for a channel of this class.
     #[must_use]
     pub const fn keeps_state(&self) -> bool {
-        self.cache_last || self.only_changed || self.history.is_some()
+        self.cache_last || self.only_changed || self.history.is_some() || self.fresh_within_ms.is_some()
+    }
+
+    /// Whether events are changes that are merged, so that a client that is behind needs those since its version.
+    #[must_use]
+    pub const fn merges(&self) -> bool {
+        self.record_key.is_some() || self.book.is_some()
     }
 
     /// The default overflow of a class: the one that loses the least of what is kept.
@@ -164,6 +192,14 @@ impl Class {
         }
         if self.record_delete.is_some() && self.record_key.is_none() {
             return Err(ClassError::DeleteWithoutRecordKey);
+        }
+        if let Some(BookRules { depth }) = self.book {
+            if !self.cache_last || self.history.is_some() || self.record_key.is_some() || self.only_changed {
+                return Err(ClassError::Book);
+            }
+            if depth.is_some_and(|depth| !(1..=DEPTH_MAX).contains(&depth)) {
+                return Err(ClassError::Depth);
+            }
         }
         match self.last_ttl_ms {
             Some(_) if !self.cache_last => return Err(ClassError::TtlWithoutCache),

@@ -25,7 +25,7 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
-pub use class::{Class, ClassError, Classes, HISTORY_SIZE_MAX, History, Overflow};
+pub use class::{BookRules, Class, ClassError, Classes, DEPTH_MAX, HISTORY_SIZE_MAX, History, Overflow};
 pub use template::{ChannelTemplate, TemplateError};
 pub use tenant::{DEFAULT_TENANT, Name, Tenant, TenantNames};
 

@@ -6,6 +6,7 @@
 //! simd-json modifies its input and refuses numbers beyond `u64` and numbers such as `1e400`. So it gets only copies of
 //! single strings, or of arrays of strings, that a dialect reads by name.
 
+mod book;
 mod count;
 mod decimal;
 mod decode;
@@ -17,6 +18,7 @@ mod scan;
 mod tests;
 mod write;
 
+pub use book::{BookError, BookLevel, BookUpdate, read_book, read_level, removed_level};
 pub use count::count_items;
 pub use decimal::Decimal;
 pub use members::{Object, Scratch, Value};

@@ -20,7 +20,7 @@ pub use key::{CommandKey, KEY_BYTES_MAX};
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
 pub(crate) use reply::OVERLOADED;
-pub use reply::{Reply, Status, SubscribeOutcome};
+pub use reply::{NamedChannels, Reply, Status, SubscribeOutcome};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {

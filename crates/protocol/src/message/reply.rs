@@ -152,6 +152,15 @@ pub enum Reply<'a> {
         /// The channels of the events. The list is cut if there are very many.
         channels: &'a [Channel],
     },
+    /// Nothing was published to channels for too long, or they go on.
+    Freshness {
+        /// Whether the channels are silent; `false`: they go on.
+        is_stale: bool,
+        /// The number of channels.
+        count: u64,
+        /// The channels. The list is cut if there are very many.
+        channels: &'a [Channel],
+    },
     /// The gateway will close this connection.
     GoingAway {
         /// The time until the connection is closed, in milliseconds.
@@ -195,4 +204,35 @@ pub struct SubscribeOutcome {
     /// For each channel of a recovery, whether the client gets every event that it missed; `None` if the client did not
     /// recover.
     pub recovered: Option<Vec<(Channel, bool)>>,
+    /// The channels to which nothing was published for too long.
+    pub stale: NamedChannels,
+}
+
+/// How many channels of a message are named.
+const NAMED_MAX: usize = 32;
+
+/// A number of channels, of which the first [`NAMED_MAX`] are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedChannels {
+    /// How many channels there are.
+    pub count: u64,
+    /// Some of them.
+    pub names: Vec<Channel>,
+}
+
+impl NamedChannels {
+    /// Adds a channel.
+    pub fn add(&mut self, channel: &Channel) {
+        self.count += 1;
+        if self.names.len() < NAMED_MAX {
+            self.names.push(channel.clone());
+        }
+    }
+
+    /// Adds the channels of another list.
+    pub fn add_all(&mut self, other: &Self) {
+        self.count += other.count;
+        let room = NAMED_MAX - self.names.len();
+        self.names.extend(other.names.iter().take(room).cloned());
+    }
 }

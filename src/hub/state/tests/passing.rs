@@ -15,10 +15,14 @@ fn delete(channels: &mut Channels, class: &Class, deletion: Deletion, now: Now) 
 }
 
 fn ended(channels: &mut Channels, now: Now) -> Vec<Channel> {
-    let mut ended = Vec::new();
-    while channels.pass(now, &mut ended, &mut Garbage::default()) {}
+    pass(channels, now).ended
+}
+
+fn pass(channels: &mut Channels, now: Now) -> Passed {
+    let mut passed = Passed::default();
+    while channels.pass(now, &mut passed, &mut Garbage::default()) {}
     assert_eq!(channels.bytes(), channels.recount());
-    ended
+    passed
 }
 
 fn names(page: &Page) -> Vec<&str> {
@@ -174,4 +178,62 @@ fn restored_values_have_their_age() {
     assert_eq!(ended(&mut restored, at(102_000)), [channel("a.b")]);
     ended(&mut restored, at(160_000));
     assert_eq!(restored.len(), 1, "what was deleted is forgotten");
+}
+
+#[test]
+fn a_silent_channel_is_stale_once_until_it_is_heard_of() {
+    let class = Class {
+        fresh_within_ms: Some(3_000),
+        only_changed: true,
+        ..last()
+    };
+    let mut channels = Channels::default();
+    let told = |channels: &mut Channels, now| {
+        let passed = pass(channels, now);
+        assert!(passed.ended.is_empty());
+        (passed.stale.len(), passed.fresh.len())
+    };
+    publish(&mut channels, new("a.b", "1"), &class, at(0));
+    assert_eq!(told(&mut channels, at(2_999)), (0, 0));
+    // The same value is not sent, but the channel is heard of.
+    publish(&mut channels, new("a.b", "1"), &class, at(2_999));
+    assert_eq!(told(&mut channels, at(5_998)), (0, 0));
+    assert_eq!(told(&mut channels, at(5_999)), (1, 0));
+    assert_eq!(told(&mut channels, at(60_000)), (0, 0), "told once");
+    channels.renew(&channel("a.b"), None, at(60_001));
+    assert_eq!(told(&mut channels, at(60_001)), (0, 1));
+    assert_eq!(told(&mut channels, at(63_001)), (1, 0));
+    publish(&mut channels, new("a.b", "1"), &class, at(63_002));
+    publish(&mut channels, new("a.b", "2"), &class, at(63_003));
+    assert_eq!(told(&mut channels, at(63_003)), (0, 1));
+    // Nobody waits for news of a deleted channel.
+    delete(&mut channels, &class, Deletion::Everything, at(63_004));
+    assert_eq!(told(&mut channels, at(100_000)), (0, 0));
+}
+
+#[test]
+fn a_channel_of_which_nothing_is_kept_can_be_stale() {
+    let class = Class {
+        fresh_within_ms: Some(3_000),
+        ..Class::default()
+    };
+    let mut channels = Channels::default();
+    publish(&mut channels, new("a.b", "1"), &class, at(0));
+    assert_eq!(pass(&mut channels, at(3_000)).stale, [channel("a.b")]);
+    let page = channels.ask("a.b", Since::Newest { above: 0 }, at(3_000));
+    assert!(page.events.is_empty());
+}
+
+#[test]
+fn a_last_value_may_be_stale_before_it_ends() {
+    let class = Class {
+        fresh_within_ms: Some(2_000),
+        ..ending()
+    };
+    let mut channels = Channels::default();
+    publish(&mut channels, new("a.b", "1"), &class, at(0));
+    let passed = pass(&mut channels, at(2_000));
+    assert_eq!((passed.stale.len(), passed.ended.len()), (1, 0));
+    let passed = pass(&mut channels, at(5_000));
+    assert_eq!((passed.stale.len(), passed.ended.len()), (0, 1));
 }

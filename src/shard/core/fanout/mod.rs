@@ -4,9 +4,11 @@
 //! claims that an event has left the inbox that is still in it.
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
-//! together), `frames` (the bytes of an event, made once per shard), `paced` (subscriptions with a rate).
+//! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `paced` (subscriptions
+//! with a rate).
 
 mod frames;
+mod freshness;
 mod outgoing;
 mod overflow;
 mod paced;

@@ -124,7 +124,7 @@ impl Fanout {
                 data_bytes += event.data.len();
                 frame_bytes += longest_frame(event, endpoints);
                 if is_for_all != due.is_for_all
-                    || event.class.record_key.is_some()
+                    || event.class.merges()
                     || data_bytes > DATA_BYTES
                     || frame_bytes > bounds.bytes
                     || auth::is_admin_only(event.channel.as_str())

@@ -14,6 +14,7 @@ use crate::auth;
 use crate::event::Event;
 use crate::hub::Popped;
 use crate::shard::core::connections::{ENVELOPE_BYTES_MAX, Endpoint, Endpoints};
+use crate::shard::pace::Groups;
 
 /// The most events of a run.
 const EVENTS: usize = 64;
@@ -52,7 +53,11 @@ impl Fanout {
         let index = first.index;
         self.table.settle(index);
         self.nodes.clear();
-        let groups = (self.table).resolve_event(&first.event.channel, &first.event.class, &mut self.nodes);
+        let groups = if first.is_probe() {
+            Groups::NONE
+        } else {
+            (self.table).resolve_event(&first.event.channel, &first.event.class, &mut self.nodes)
+        };
         let most = self.events_max(&first, bounds).min(limit);
         let (mut data_bytes, mut frame_bytes) = (first.event.data.len(), longest_frame(&first.event, endpoints));
         self.run.push(first);

@@ -24,6 +24,7 @@ pub(super) struct Seen {
     has_history: bool,
     is_kept: bool,
     has_last: bool,
+    is_stale: bool,
     latest: u64,
     floor: u64,
     head: u64,
@@ -36,6 +37,7 @@ impl Seen {
             has_history: view.class.history.is_some(),
             is_kept: view.is_kept,
             has_last: view.has_last,
+            is_stale: view.is_stale,
             latest: view.latest,
             floor: view.floor,
             head: view.head,
@@ -116,6 +118,9 @@ impl Outcome {
     pub(super) fn cover(&mut self, seen: Seen, metrics: &ShardMetrics) -> Option<(Channel, Need)> {
         if auth::is_admin_only(seen.channel.as_str()) && !self.is_admin {
             return None;
+        }
+        if seen.is_stale {
+            self.answer.stale.add(&seen.channel);
         }
         let key = self.keys.remove(&seen.channel);
         if !seen.has_history {

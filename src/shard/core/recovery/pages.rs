@@ -314,7 +314,7 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now:
             let mut page = read(Since::Newest { above: 0 });
             page.overtaken = match page.events.last() {
                 // Of records: the changes since the request may be forgotten already, and the value begun anew.
-                Some(value) if value.class.record_key.is_some() => read(Since::Newest { above: since }).overtaken,
+                Some(value) if value.class.merges() => read(Since::Newest { above: since }).overtaken,
                 Some(_) => false,
                 // The value was deleted, so there is none to have.
                 None if page.deleted => false,

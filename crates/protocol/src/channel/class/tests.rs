@@ -64,6 +64,27 @@ fn contradictory_classes_are_refused() {
         with(|class| class.last_ttl_ms = Some(1)),
         Err(ClassError::TtlWithoutCache)
     );
+    for change in [
+        |class: &mut Class| class.cache_last = false,
+        |class: &mut Class| class.record_key = Some("k".into()),
+        |class: &mut Class| class.only_changed = true,
+    ] {
+        let mut class = Class {
+            book: Some(BookRules::default()),
+            ..Class::last()
+        };
+        assert_eq!(class.check(), Ok(()));
+        change(&mut class);
+        class.overflow = Class::default_overflow(class.cache_last, false);
+        assert_eq!(class.check(), Err(ClassError::Book));
+    }
+    for (depth, error) in [(0, true), (1, false), (DEPTH_MAX, false), (DEPTH_MAX + 1, true)] {
+        let class = Class {
+            book: Some(BookRules { depth: Some(depth) }),
+            ..Class::last()
+        };
+        assert_eq!(class.check().err(), error.then_some(ClassError::Depth));
+    }
     let ends_at_once = Class {
         last_ttl_ms: Some(0),
         ..Class::last()

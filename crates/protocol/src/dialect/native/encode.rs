@@ -236,6 +236,18 @@ impl<S: Style> Writer<'_, S> {
                 push_names(channels.iter().map(Channel::as_str), self.out);
                 self.push("}");
             }
+            Reply::Freshness {
+                is_stale,
+                count,
+                channels,
+            } => {
+                self.begin_unrequested(if is_stale { "stale" } else { "fresh" });
+                self.push(",\"data\":{\"count\":");
+                push_u64(self.out, count);
+                self.push(",\"channels\":");
+                push_names(channels.iter().map(Channel::as_str), self.out);
+                self.push("}");
+            }
             Reply::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,

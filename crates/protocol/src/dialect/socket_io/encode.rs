@@ -111,6 +111,8 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::Status(_) => "status",
         Reply::Error { .. } | Reply::RateLimited { .. } | Reply::Overloaded { .. } => "error",
         Reply::Dropped { .. } => "dropped",
+        Reply::Freshness { is_stale: true, .. } => "stale",
+        Reply::Freshness { .. } => "fresh",
         Reply::GoingAway { .. } => "going_away",
     })
 }
@@ -136,6 +138,7 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         | Reply::AuthExpiring { .. }
         | Reply::Ping
         | Reply::Dropped { .. }
+        | Reply::Freshness { .. }
         | Reply::GoingAway { .. } => None,
     };
     match id? {

@@ -10,7 +10,7 @@ use crate::json::{count_items, push_string, push_u64};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Names of messages of the gateway, and names that client libraries reserve. Events with these names are renamed.
-const CONTROL_NAMES: [&str; 21] = [
+const CONTROL_NAMES: [&str; 23] = [
     "auth_expiring",
     "auth_result",
     "connect",
@@ -20,6 +20,7 @@ const CONTROL_NAMES: [&str; 21] = [
     "disconnecting",
     "dropped",
     "error",
+    "fresh",
     "going_away",
     "history",
     "newListener",
@@ -29,6 +30,7 @@ const CONTROL_NAMES: [&str; 21] = [
     "reconnect",
     "removeListener",
     "response",
+    "stale",
     "status",
     "subscribed",
     "unsubscribed",

@@ -126,7 +126,7 @@ fn events_with_control_names_are_renamed() {
     };
     const LISTED: &str = "connected subscribed unsubscribed error status ping pong dropped going_away auth_result \
                           response history connect connect_error disconnect disconnecting newListener removeListener \
-                          reconnect";
+                          reconnect stale fresh";
     for control in LISTED.split(' ').chain(["auth_expiring", "published"]) {
         assert_eq!(name("system.log", control), format!("system_{control}"));
     }
@@ -198,6 +198,16 @@ fn events_never_have_the_name_of_a_reply() {
             retry_after_ms: 1,
         },
         Reply::Dropped {
+            count: 1,
+            channels: &[],
+        },
+        Reply::Freshness {
+            is_stale: true,
+            count: 1,
+            channels: &[],
+        },
+        Reply::Freshness {
+            is_stale: false,
             count: 1,
             channels: &[],
         },
