@@ -25,12 +25,12 @@ export class BookState implements Book {
 
   /** Whether data is a whole book. */
   static isWhole(data: any): boolean {
-    return data?.snapshot === true && Array.isArray(data.bids) && Array.isArray(data.asks);
+    return data?.snapshot === true && !!(data.bids || data.asks);
   }
 
   apply(data: any): void {
     const { bids, asks, snapshot, stale, seq, prev_seq: _, ...members } = data ?? {};
-    if (snapshot === true) Object.assign(this, { bids: [], asks: [], seq: undefined, stale: false, members: {} });
+    if (snapshot === true) Object.assign(this, new BookState());
     for (const level of bids ?? []) put(this.bids, level, -1);
     for (const level of asks ?? []) put(this.asks, level, 1);
     this.seq = seq ?? this.seq;
@@ -40,10 +40,7 @@ export class BookState implements Book {
 
   /** The whole book as the gateway sends it. */
   data(): object {
-    return {
-      snapshot: true, ...this.members, ...(this.seq != null && { seq: this.seq }), ...(this.stale && { stale: true }),
-      bids: [...this.bids], asks: [...this.asks],
-    };
+    return { ...this.members, snapshot: true, seq: this.seq, stale: this.stale, bids: [...this.bids], asks: [...this.asks] };
   }
 }
 
@@ -66,10 +63,10 @@ function isZero(size: unknown): boolean {
   return !/[1-9]/.test(String(size).split(/e/i)[0]!);
 }
 
-// Compares numbers, or texts and objects with all their digits.
+// Compares numbers, texts and objects by all their digits. Fails if they are no numbers.
 function compare(a: any, b: any): number {
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  let [[x, p], [y, q]] = [scaled(a), scaled(b)];
+  let [x, p] = scaled(a);
+  let [y, q] = scaled(b);
   // No market has such prices.
   if (Math.abs(p - q) > 1000) return Number(a) - Number(b);
   x *= 10n ** BigInt(Math.max(q - p, 0));

@@ -15,7 +15,7 @@ interface Kept {
   // Merged records, by the name of the rule.
   records: Map<string, Map<string, any>>;
   // From the first whole book on.
-  book?: BookState;
+  book?: BookState | undefined;
 }
 
 // Built-in channels with history and a last value. Other channels with a history are told by a snapshot.
@@ -52,8 +52,13 @@ export class Cache {
     kept.connection = connection;
     kept.hadSnapshot ||= event.isSnapshot;
     if (Array.isArray(data)) for (const [name, rule] of this.#rules) update(kept, event, name, rule);
-    if (BookState.isWhole(data)) kept.book ??= new BookState();
-    kept.book?.apply(data);
+    try {
+      if (BookState.isWhole(data)) kept.book ??= new BookState();
+      kept.book?.apply(data);
+    } catch {
+      // The data only looks like a book.
+      kept.book = undefined;
+    }
     this.#kept.set(channel, kept);
     if (this.#kept.size > this.#limit) {
       this.#kept.delete(this.#kept.keys().next().value!);

@@ -55,3 +55,54 @@ test('a deleted channel goes from the views', async (t) => {
   assert.equal(sub.last('board.a.prices'), undefined);
   assert.equal(sub.last('board.b.prices').data[0].code, 'b');
 });
+
+test('an order book is kept up to date, also with texts and with all digits', async (t) => {
+  const server = await gateway(t, { rest: '[[channel]]\nmatch = "market.*.orderbook"\ncache = "last"\nmerge = "book"\n' });
+  const channel = 'market.x.orderbook';
+  const update = (data) => publish(server, channel, data);
+  for (const options of [{}, { parse: parseDecimals }]) {
+    await update({ snapshot: true, symbol: 'x', bids: [['9.5', '1'], [10, 2], ['0.000000000000000000001', 1]], asks: [[11, 3], ['1e1', 1]], seq: 1 });
+    const tg = await client(t, server.url, options);
+    const sub = tg.subscribe('market.*.orderbook');
+    const seen = collect(sub);
+    await within('live', tg.connect());
+    await until('the whole book', () => sub.book(channel));
+    const book = sub.book(channel);
+    const prices = () => [book.bids, book.asks].map((side) => side.map(([price]) => String(price)));
+    assert.deepEqual(prices(), [['10', '9.5', '0.000000000000000000001'], ['1e1', '11']]);
+    await update({ bids: [['10.00', 0], ['9.75', '4'], ['0.000000000000000000002', 1]], asks: [['11.0', '7']], seq: 2 });
+    await until('the update', () => Number(book.seq) === 2);
+    assert.deepEqual(prices(), [['9.75', '9.5', '0.000000000000000000002', '0.000000000000000000001'], ['1e1', '11.0']]);
+    assert.deepEqual([book.stale, book.members.symbol, String(book.asks[1][1])], [false, 'x', '7']);
+    const late = tg.subscribe('market.*.orderbook');
+    const whole = collect(late);
+    await until('what a late subscriber gets', () => whole.events.length === 1);
+    assert.deepEqual([whole.events[0].data.bids.length, whole.events[0].isSnapshot], [4, true]);
+    await update({ bids: [], asks: [], seq: 4 });
+    await until('the gap', () => book.stale);
+    await update({ snapshot: true, bids: [], asks: [], seq: 9 });
+    await until('the next book', () => !book.stale && book.bids.length === 0);
+    assert.equal(sub.book(channel), book);
+    assert.ok(seen.events.length >= 4);
+    await tg.close();
+  }
+});
+
+test('a silent channel is told, and when it goes on', async (t) => {
+  const server = await gateway(t, { rest: '[[channel]]\nmatch = "grid.*.status"\nfresh_within = "1s"\n' });
+  const tg = await client(t, server.url);
+  const sub = tg.subscribe('grid.*');
+  const other = tg.subscribe('market.*');
+  const told = [];
+  for (const type of ['stale', 'fresh']) {
+    sub.on(type, ({ channels, complete }) => told.push([type, channels, complete]));
+    other.on(type, () => told.push('of another pattern'));
+  }
+  await within('live', tg.connect());
+  await within('ready', sub.ready);
+  await publish(server, 'grid.a.status', 1);
+  await until('the silence', () => told.length === 1);
+  await publish(server, 'grid.a.status', 2);
+  await until('the news', () => told.length === 2);
+  assert.deepEqual(told, [['stale', ['grid.a.status'], true], ['fresh', ['grid.a.status'], true]]);
+});
