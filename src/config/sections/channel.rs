@@ -108,6 +108,10 @@ fn keys_fit_each_other(channel: &ChannelClass, check: &mut Check<'_>) {
         "needs merge = \"book\": only a book has a depth",
     );
     let Err(error) = channel.class().check() else { return };
+    if error == ClassError::Depth && channel.depth > Some(DEPTH_MAX) {
+        // The check of the key has said so.
+        return;
+    }
     let keys = match error {
         ClassError::ConflateWithoutCache => ["overflow", "cache"],
         ClassError::ConflateWithHistory => ["overflow", "history"],

@@ -171,10 +171,10 @@ impl Book {
         let Some(seq) = update.seq.filter(|_| !update.is_snapshot) else {
             return false;
         };
-        let before = update.prev_seq.unwrap_or(seq.wrapping_sub(1));
+        let before = update.prev_seq.unwrap_or(seq.saturating_sub(1));
         match self.seq {
             Some(last) => last != before || seq <= last,
-            None => self.full.is_unused() && (update.prev_seq.is_some() || seq > 1),
+            None => self.full.is_unused() && before > 0,
         }
     }
 

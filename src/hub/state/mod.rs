@@ -254,7 +254,6 @@ impl Channels {
         let event = Arc::new(Event::in_transit(prepared.event, meta, transit));
         let at_ms = given.map_or_else(|| mono(now), |given| mono(now).saturating_sub_unsigned(given.age_ms));
         state.fresh_until_ms = fresh_ms.map(|fresh_ms| at_ms + i64::from(fresh_ms));
-        let before = state.bytes();
         self.counts.trimmed += state.store(&event, prepared.records, (at_ms, mono(now)), formats, garbage);
         match deletes {
             None => {

@@ -285,7 +285,8 @@ fn a_first_update_that_follows_another_one_is_stale() {
         (r#"{"bids":[[1,1]]}"#, false),
         (r#"{"bids":[[1,1]],"seq":1}"#, false),
         (r#"{"bids":[[1,1]],"seq":2}"#, true),
-        (r#"{"bids":[[1,1]],"seq":1,"prev_seq":0}"#, true),
+        (r#"{"bids":[[1,1]],"seq":1,"prev_seq":0}"#, false),
+        (r#"{"bids":[[1,1]],"seq":9,"prev_seq":4}"#, true),
         (r#"{"snapshot":true,"bids":[[1,1]],"seq":7,"prev_seq":6}"#, false),
     ] {
         let mut channels = Channels::default();
