@@ -10,6 +10,7 @@ use crate::event::{Deletion, NewEvent};
 use crate::hub::{Hub, Passed};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 use crate::time::Clock;
+use tickgate_protocol::channel::Tenant;
 
 /// How often the hub is asked to expire channels that are not used.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -94,7 +95,7 @@ pub(super) async fn probe(hub: Arc<Hub>, shards: Vec<ShardHandle>) {
             }
             reported = stuck;
         }
-        match tokio::time::timeout(PROBE_PATIENCE, hub.credit(0)).await {
+        match tokio::time::timeout(PROBE_PATIENCE, hub.credit(Tenant::DEFAULT, 0)).await {
             Ok(credit) => hub.probe(credit),
             Err(_) => hub.note_probe_refused(),
         }

@@ -120,12 +120,13 @@ impl Hub {
 #[cfg(not(shuttle))]
 mod tests {
     use super::super::rig::{NO_FRAME, hub, pattern};
+    use tickgate_protocol::channel::Tenant;
 
     #[test]
     fn a_probe_that_does_not_come_back_is_noticed() {
         let (hub, mut inboxes) = hub(64, 2, NO_FRAME);
         inboxes[0].join(&pattern("*"));
-        let probe = || hub.probe(hub.credit_now(0).expect("a credit"));
+        let probe = || hub.probe(hub.credit_now(Tenant::DEFAULT, 0).expect("a credit"));
         for _ in 0..20 {
             probe();
             for inbox in &mut inboxes {

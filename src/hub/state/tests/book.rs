@@ -382,7 +382,7 @@ fn a_book_is_restored_from_its_export() {
         let (counters, saved) = save(&mut channels, false);
         let mut restored = Channels::default();
         restored.restore_counters(counters);
-        restored.restore(saved, &Arc::new(class.clone()), at(0));
+        restored.restore(saved, &Arc::new(class.clone()), Owners::default(), at(0));
         assert_eq!(restored.bytes(), restored.recount());
         let whole = |channels: &mut Channels| {
             let page = channels.ask("a.b", Since::Newest { above: 0 }, at(0));
