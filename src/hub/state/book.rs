@@ -285,10 +285,9 @@ impl Book {
             number("sent_seq", self.sent_seq),
             number("stale", self.is_stale.then_some(1)),
         ];
-        let checksum = self
-            .checksum
-            .as_ref()
-            .map(|checksum| ("checksum".into(), Arc::clone(checksum), latest));
+        // Also if there is none, so that it replaces an earlier one.
+        let checksum = self.checksum.clone().unwrap_or_else(|| "null".into());
+        let checksum = std::iter::once(("checksum".into(), checksum, latest));
         let others =
             (self.others.iter()).map(move |(key, value)| (format!("other {key}").into(), Arc::clone(value), latest));
         let levels = [0, 1].into_iter().flat_map(|side| {
@@ -325,7 +324,7 @@ impl Book {
                 None if name == "seq" => book.seq = text.parse().ok(),
                 None if name == "sent_seq" => book.sent_seq = text.parse().ok(),
                 None if name == "stale" => book.is_stale = true,
-                None if name == "checksum" => book.checksum = Some(Arc::clone(text)),
+                None if name == "checksum" => book.checksum = Some(Arc::clone(text)).filter(|text| &**text != "null"),
                 None => is_void = true,
             }
         }
