@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::support::few;
 use super::*;
 
 fn tell(rig: &mut Rig, stale: &[&str], fresh: &[&str]) {
@@ -69,9 +68,17 @@ fn no_more_than_32_channels_are_named_and_all_are_counted() {
 #[test]
 fn channels_for_admins_are_named_to_no_other_client() {
     let mut rig = Rig::new();
-    let id = rig.connect_with(few(8), Ok(None), true);
-    rig.subscribe(id, "*");
-    rig.read(id);
+    let trader = Permissions {
+        admin: false,
+        ..(*identity(None).permissions).clone()
+    };
+    let settings = session_settings(Mode::Optional, Limits::default());
+    let [admin, user] = [identity(Some("root")), identity_with(Some("u1"), trader)]
+        .map(|who| rig.connect_with(settings.clone(), Ok(Some(who)), true));
+    for id in [admin, user] {
+        rig.subscribe(id, "system.*");
+        rig.read(id);
+    }
     tell(&mut rig, &["system.gateway.n1"], &[]);
-    assert_eq!(told(&mut rig, id), []);
+    assert_eq!((told(&mut rig, admin).len(), told(&mut rig, user).len()), (1, 0));
 }
