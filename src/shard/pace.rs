@@ -117,19 +117,19 @@ pub(super) enum Pace {
     /// As they come.
     Live,
     /// At most at the rate, if there is one, and at the rate of the channel's class.
-    Timed { rate: Option<Rate>, phase: u8 },
+    Timed {
+        rate: Option<Rate>,
+        /// The slowest rate at which it gets any channel.
+        slowest: Rate,
+        phase: u8,
+    },
 }
 
 impl Pace {
-    /// The pace of a subscription of the connection in a slot. `may_be_limited`: classes have rates, too.
-    pub(super) fn new(rate: Option<Rate>, may_be_limited: bool, slot: u32) -> Self {
-        if rate.is_none() && !may_be_limited {
-            return Self::Live;
-        }
-        Self::Timed {
-            rate,
-            phase: phase(slot),
-        }
+    /// The pace of a subscription of the connection in a slot. `limit`: the slowest limit of a class.
+    pub(super) fn new(rate: Option<Rate>, limit: Option<Rate>, slot: u32) -> Self {
+        let phase = phase(slot);
+        slower(rate, limit).map_or(Self::Live, |slowest| Self::Timed { rate, slowest, phase })
     }
 
     /// The rate of the subscription; `None`: no limit.
@@ -145,7 +145,7 @@ impl Pace {
     pub(super) fn group(self, limit: Option<Rate>) -> Option<Group> {
         match self {
             Self::Live => None,
-            Self::Timed { rate, phase } => Some(Group::new(slower(rate, limit)?, phase)),
+            Self::Timed { rate, phase, .. } => Some(Group::new(slower(rate, limit)?, phase)),
         }
     }
 
@@ -153,8 +153,13 @@ impl Pace {
     pub(super) fn first_group(self) -> Option<Group> {
         match self {
             Self::Live => None,
-            Self::Timed { rate, phase } => Some(Group::new(rate.unwrap_or(Rate::ALL[0]), phase)),
+            Self::Timed { slowest, phase, .. } => Some(Group::new(slowest, phase)),
         }
+    }
+
+    /// Whether the subscription is in the same group for every class.
+    pub(super) fn has_one_group(self) -> bool {
+        matches!(self, Self::Timed { rate, slowest, .. } if rate == Some(slowest))
     }
 
     /// Whether a subscription with this pace is faster.
@@ -181,7 +186,7 @@ mod tests {
     fn the_periods_of_a_group_end_at_fixed_times_and_those_of_its_phases_apart() {
         for rate in Rate::ALL {
             let ends: Vec<u64> = (0..4)
-                .map(|slot| Pace::new(Some(rate), false, slot))
+                .map(|slot| Pace::new(Some(rate), None, slot))
                 .map(|pace| {
                     let group = pace.group(None).expect("a rate");
                     let end = group.period_end_ms(1_000_000);
@@ -199,13 +204,15 @@ mod tests {
     #[test]
     fn a_group_is_that_of_the_slower_limit() {
         let [slow, .., fast] = Rate::ALL;
-        let group = |rate, limit| Pace::new(rate, true, 6).group(limit);
+        let group = |rate, limit| Pace::new(rate, Some(slow), 6).group(limit);
         let of = |rate| Some(Group::new(rate, 2));
         assert_eq!(group(Some(slow), Some(fast)), of(slow));
         assert_eq!(group(None, Some(fast)), of(fast));
         assert_eq!(group(Some(fast), None), of(fast));
         assert_eq!(group(None, None), None);
-        assert_eq!(Pace::new(None, false, 6), Pace::Live);
+        assert_eq!(Pace::new(None, None, 6), Pace::Live);
+        let first = |rate| Pace::new(rate, Some(slow), 6).first_group();
+        assert_eq!((first(Some(fast)), first(None)), (of(slow), of(slow)));
         let all: Groups = Rate::ALL.into_iter().map(|rate| Group::new(rate, 2)).collect();
         assert_eq!(Groups::of_slot(6), all);
         assert_eq!(all.iter().count(), Rate::COUNT);

@@ -24,6 +24,7 @@ mod checks;
 mod client;
 mod keeping;
 mod model;
+mod rates;
 mod surroundings;
 mod wire;
 mod world;

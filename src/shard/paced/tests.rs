@@ -7,7 +7,7 @@ use crate::shard::pace::Pace;
 
 fn group(rate: &str) -> Group {
     let rate = Rate::at_most(rate.parse().expect("a number"));
-    Pace::new(rate, false, 0).group(None).expect("a rate")
+    Pace::new(rate, None, 0).group(None).expect("a rate")
 }
 
 fn groups(rates: &[&str]) -> Groups {

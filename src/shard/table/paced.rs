@@ -9,6 +9,9 @@ use crate::shard::table::settling::Unsettled;
 use tickgate_protocol::channel::{Channel, Class, Overflow, Pattern};
 use tickgate_protocol::rate::Rate;
 
+/// Memory for this many positions is kept when there are fewer.
+const UNSETTLED_KEPT: usize = 1024;
+
 impl Subscriber {
     /// Whether [`Table::gets_value`] decides about each value.
     pub(in crate::shard) const fn is_marked(self) -> bool {
@@ -164,11 +167,13 @@ impl Table {
     /// Begins the first period of a subscription that has a pace: it gets no value from before the inbox index `from`.
     /// Returns the group whose period it waits for.
     pub(in crate::shard) fn freshen(&mut self, slot: u32, node: NodeId, from: u64) -> Option<Group> {
-        let group = self.node(node)?.pace.first_group()?;
+        let pace = self.node(node)?.pace;
+        let (group, ends) = (pace.first_group()?, if pace.has_one_group() { 1 } else { 2 });
         self.mark(slot, node, FRESH, true)?;
         let key = (slot, node);
         let unsettled = self.unsettled.entry(key).or_insert_with(|| Unsettled::new(None, 0));
         unsettled.from = unsettled.from.max(from);
+        unsettled.ends_left = ends;
         self.fresh[group.index()].push(key);
         Some(group)
     }
@@ -180,12 +185,31 @@ impl Table {
         groups.collect()
     }
 
-    /// A period of the group ends: the subscriptions that began in it are fresh no longer.
-    pub(in crate::shard) fn end_period(&mut self, group: Group) {
-        let ended = std::mem::take(&mut self.fresh[group.index()]);
+    /// A period of the group ends: the subscriptions that began in it are fresh no longer. Those that are in faster groups,
+    /// too, stay fresh for another period, in which a period of each of these groups ends. Returns whether there are such.
+    pub(in crate::shard) fn end_period(&mut self, group: Group) -> bool {
+        let mut ended = std::mem::take(&mut self.fresh[group.index()]);
+        ended.sort_unstable();
+        ended.dedup();
         for key in ended {
-            self.unmark(key, FRESH);
+            // The number may be that of another node by now.
+            if self.pace(key.1).first_group() != Some(group) {
+                continue;
+            }
+            match self.unsettled.get_mut(&key) {
+                Some(unsettled) if unsettled.ends_left > 1 => {
+                    unsettled.ends_left -= 1;
+                    self.fresh[group.index()].push(key);
+                }
+                _ => self.unmark(key, FRESH),
+            }
         }
+        // Many subscriptions may have begun at once.
+        if self.unsettled.capacity() / 8 > self.unsettled.len().max(UNSETTLED_KEPT / 8) {
+            self.unsettled.shrink_to(UNSETTLED_KEPT.max(2 * self.unsettled.len()));
+            self.settling.shrink_to(UNSETTLED_KEPT);
+        }
+        !self.fresh[group.index()].is_empty()
     }
 
     /// Notes which patterns of a connection are outdone by a faster one. To be called when its patterns have changed.

@@ -13,6 +13,8 @@ pub(super) struct Unsettled {
     pub(super) at: Option<JoinPosition>,
     // Events with a lower inbox index were delivered already, or are not owed.
     pub(super) from: u64,
+    // How many ends of periods are left until the subscription is fresh no longer.
+    pub(super) ends_left: u8,
     // Patterns held before this one that were removed since. Their channels were covered all the time, so their events
     // before `at` must be delivered too.
     earlier: Vec<RemovedPattern>,
@@ -32,6 +34,7 @@ impl Unsettled {
         Self {
             at,
             from,
+            ends_left: 0,
             earlier: Vec::new(),
         }
     }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 
 use super::{Channel, ChannelTemplate, Pattern, Tenant};
 use crate::json::{RecordDelete, RecordKey};
-use crate::rate::{Rate, faster};
+use crate::rate::{Rate, faster, slower};
 use built_in::built_in;
 
 /// The limit of [`History::size`], in events.
@@ -348,12 +348,13 @@ impl Classes {
         fastest
     }
 
-    /// Whether some class limits the rate of its channels.
+    /// The slowest limit of a class; `None`: no class has one.
     #[must_use]
-    pub fn have_max_rates(&self) -> bool {
-        let entries = self.entries.iter().map(|(_, class)| class);
-        let defaults = self.defaults.iter().map(|(_, class)| class);
-        entries.chain(defaults).any(|class| class.max_rate.is_some()) || self.tenants.iter().any(Self::have_max_rates)
+    pub fn slowest_rate(&self) -> Option<Rate> {
+        let entries = self.entries.iter().map(|(_, class)| class.max_rate);
+        let defaults = self.defaults.iter().map(|(_, class)| class.max_rate);
+        let tenants = self.tenants.iter().map(Self::slowest_rate);
+        entries.chain(defaults).chain(tenants).fold(None, slower)
     }
 
     /// All entries in order: the operator's, then the built-in ones.

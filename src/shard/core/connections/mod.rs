@@ -301,7 +301,7 @@ impl Connections {
     /// The pace of the subscriptions of the connection in a slot that have this rate.
     pub(super) fn pace(&self, slot: u32, max_rate: Option<Rate>) -> Pace {
         let classes = &self.endpoint(slot).settings.classes;
-        Pace::new(max_rate, classes.have_max_rates(), slot)
+        Pace::new(max_rate, classes.slowest_rate(), slot)
     }
 
     /// The endpoints.

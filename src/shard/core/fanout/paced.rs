@@ -12,7 +12,7 @@ use crate::hub::{JoinPosition, PageLimit, Popped, Since};
 use crate::shard::connection::{Cold, Flags};
 use crate::shard::core::connections::{Connections, Recipient};
 use crate::shard::frame::FramedEvent;
-use crate::shard::pace::{Groups, Pace};
+use crate::shard::pace::{Group, Groups, Pace};
 use crate::shard::paced::{Due, Step};
 use crate::shard::table::{NodeId, Table};
 use crate::time::Now;
@@ -24,8 +24,8 @@ const MERGED: PageLimit = PageLimit { events: 1, bytes: 0 };
 /// Which subscribers of a group get a value, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Update {
-    /// All that are not in their first period. To the others it is owed.
-    AtOnce,
+    /// All, except those whose first period ends with that of the group. To these it is owed.
+    AtOnce(Group),
     /// All of them.
     ToAll,
     /// Those in their first period.
@@ -75,7 +75,7 @@ impl Fanout {
                 let (channel, class) = (&event.event.channel, &event.event.class);
                 self.nodes.clear();
                 self.table.resolve_group(channel, class, group, &mut self.nodes);
-                let (sent, owed) = self.queue_values(index..index + 1, Update::AtOnce, connections);
+                let (sent, owed) = self.queue_values(index..index + 1, Update::AtOnce(group), connections);
                 deliveries += sent;
                 if owed {
                     self.paced.owe(&self.run[index].event.channel, group);
@@ -93,7 +93,11 @@ impl Fanout {
             && let Some(step) = self.paced.next()
         {
             match step {
-                Step::Ended(group) => self.table.end_period(group),
+                Step::Ended(group) => {
+                    if self.table.end_period(group) {
+                        self.paced.begin(group, self.now.mono_ms);
+                    }
+                }
                 Step::Due(due) => delivery.deliveries += self.queue_due(due, &delivery.bounds, connections),
             }
         }
@@ -153,9 +157,11 @@ impl Fanout {
         let mut events = page.events.into_iter();
         let deliveries = match (events.next(), events.next()) {
             (Some(event), None) if is_whole => {
+                // What was read may hold events that are still in the inbox. Then those who began after the newest event
+                // that was taken out get it, too, with records that they have.
+                let is_newest = self.inbox.position() == page.at;
                 self.run.push(Popped {
-                    // Everything before this index is in the event.
-                    index: page.at.saturating_sub(1),
+                    index: if is_newest { due.newest.index } else { page.at - 1 },
                     stripe: due.newest.stripe,
                     event,
                 });
@@ -338,7 +344,10 @@ fn visit(
                     }
                     continue;
                 }
-                if update == Update::AtOnce && subscriber.is_fresh() {
+                if let Update::AtOnce(group) = update
+                    && subscriber.is_fresh()
+                    && table.pace(node).first_group() == Some(group)
+                {
                     is_owed = true;
                     continue;
                 }

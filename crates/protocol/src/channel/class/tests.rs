@@ -156,13 +156,13 @@ fn the_rate_of_a_pattern_is_that_of_its_fastest_class() {
     ] {
         assert_eq!(classes.conflated_rate(&pattern(text)), rate, "{text}");
     }
-    assert!(classes.have_max_rates());
+    assert_eq!(classes.slowest_rate(), slow);
     let classes = Classes::default().with_tenants(vec![classes]);
     let in_tenant = |tenant| pattern("books.a.fast").in_tenant(Tenant::new(tenant).expect("a tenant"));
     assert_eq!(classes.conflated_rate(&in_tenant(1)), Some(fast));
     assert_eq!(classes.conflated_rate(&in_tenant(0)), None);
-    assert!(classes.have_max_rates());
-    assert!(!Classes::default().have_max_rates());
+    assert_eq!(classes.slowest_rate(), slow);
+    assert_eq!(Classes::default().slowest_rate(), None);
 }
 
 proptest! {
