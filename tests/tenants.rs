@@ -5,10 +5,12 @@
 mod gateway;
 
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use gateway::{Answer, Client, Received, answer, connect, until};
+use gateway::{Answer, Client, answer, connect, until};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, mint};
@@ -17,6 +19,9 @@ use tickgate::config::{Config, Environment};
 use tickgate::gateway::Gateway;
 use tickgate::time::unix_ms;
 use tickgate_protocol::channel::{Pattern, Tenant};
+
+/// How long an event that must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(50);
 
 const OPERATOR: &str = "the-key-of-the-operator";
 
@@ -112,7 +117,17 @@ impl World {
         let target = format!("/{}?token={}", NAMES[index], token(index, user, "trader"));
         let mut client = Client::open(connect(self.public), &target);
         client.subscribe(&["*", "user.*", "grid.a.order"]);
-        client
+        // The last values of its own tenant come first.
+        client.send(r#"{"type":"ping","id":"begun"}"#);
+        loop {
+            let next = client.json();
+            if next["type"] == "pong" {
+                return client;
+            }
+            if next["channel"] == "grid.kept.lifecycle" {
+                assert_eq!(next["data"], NAMES[index], "{next}");
+            }
+        }
     }
 
     fn admin_as(&self, bearer: &str, method: &str, target: &str, body: &str) -> Answer {
@@ -163,6 +178,8 @@ fn request(address: SocketAddr, method: &str, target: &str, headers: &str, body:
 
 /// Checks that a client has nothing to read before the answer to a ping.
 fn hears_nothing(client: &mut Client<TcpStream>, what: &str) {
+    // An event may come by another shard.
+    std::thread::sleep(SILENCE);
     client.send(r#"{"type":"ping","id":"silence"}"#);
     let next = client.json();
     assert_eq!(next["type"], "pong", "{what}: {next}");
@@ -194,7 +211,7 @@ const WAYS: &[Way] = &[
     }),
     ("publishing by a client", |world| {
         let mut clients = [0, 1, 2].map(|index| world.client(index, "4"));
-        clients[1].send(r#"{"type":"publish","channel":"user.4.balance","event":"e","data":"one"}"#);
+        clients[1].send(r#"{"type":"publish","channel":"grid.x","event":"e","data":"one"}"#);
         assert_eq!(data(&mut clients[1]), "one");
         for index in [0, 2] {
             hears_nothing(&mut clients[index], NAMES[index]);
@@ -241,7 +258,7 @@ const WAYS: &[Way] = &[
                 .json()["epoch"]
                 .clone();
             let recover = json!({ "grid.kept.lifecycle": { "epoch": epoch, "offset": 0 } });
-            client.send(&json!({ "type": "subscribe", "channels": ["grid.*"], "recover": recover }).to_string());
+            client.send(&json!({ "type": "subscribe", "channels": ["grid.kept.*"], "recover": recover }).to_string());
             let subscribed = client.json();
             assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
             let event = client.json();
@@ -261,6 +278,10 @@ const WAYS: &[Way] = &[
         let deleted = world.admin(1, "DELETE", "/api/channels/grid.doomed.*", "");
         assert_eq!(deleted.json(), json!({ "deleted": 1 }), "{deleted:?}");
         assert_eq!(clients[1].json()["channel"], "grid.doomed.lifecycle");
+        for (index, confirmed) in [1, 0, 1].into_iter().enumerate() {
+            let answer = world.admin(index, "POST", "/api/keep_alive", r#"{"channels":["grid.doomed.*"]}"#);
+            assert_eq!(answer.json(), json!({ "channels": confirmed }), "{answer:?}");
+        }
         for index in [0, 2] {
             hears_nothing(&mut clients[index], NAMES[index]);
             let history = world.admin(index, "GET", "/api/channels/grid.doomed.lifecycle/history", "");
@@ -467,8 +488,10 @@ fn a_silent_check_would_be_noticed() {
     // The planted fault: two clients of one tenant, of which one hears what the other must not.
     let world = World::start();
     let (mut one, mut other) = (world.client(1, "a"), world.client(1, "b"));
-    one.send(r#"{"type":"publish","channel":"grid.x","event":"e","data":"1"}"#);
-    assert_eq!(data(&mut one), "1");
-    other.send(r#"{"type":"ping","id":"silence"}"#);
-    assert!(matches!(other.receive(), Received::Text(text) if text.contains("grid.x")));
+    // On a slow machine the event may come too late to be heard.
+    let is_heard = (0..20).any(|_| {
+        one.send(r#"{"type":"publish","channel":"grid.x","event":"e","data":"1"}"#);
+        catch_unwind(AssertUnwindSafe(|| hears_nothing(&mut other, "the other"))).is_err()
+    });
+    assert!(is_heard);
 }

@@ -42,11 +42,11 @@ impl Admin {
             Ok(patterns) => patterns,
             Err((code, message)) => return response::error(code, &message),
         };
-        let patterns: Vec<Pattern> = match &caller {
-            Caller::User(identity) => patterns.into_iter().map(|of| of.in_tenant(identity.tenant)).collect(),
-            Caller::Operator(_) => patterns,
-            Caller::Viewer(_) => return forbidden("the viewer key may not publish"),
-        };
+        if matches!(caller, Caller::Viewer(_)) {
+            return forbidden("the viewer key may not publish");
+        }
+        let tenant = caller.tenant();
+        let patterns: Vec<Pattern> = patterns.into_iter().map(|of| of.in_tenant(tenant)).collect();
         if let Caller::User(identity) = &caller
             && let Some(pattern) = patterns.iter().find(|pattern| !identity.may_publish_all(pattern))
         {
