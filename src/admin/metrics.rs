@@ -9,6 +9,7 @@ use super::tenant::TenantSample;
 use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
+use crate::broker::nats::NatsSample;
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
 use crate::metrics::{
@@ -271,6 +272,7 @@ impl Admin {
         page.add(REFUSALS, &ingress);
         page.add(TOKENS, parts.verifier.metrics());
         page.add(HUB, &now.hub);
+        page.add(NatsSample::METRICS, &(parts.nats)());
         page.add(SnapshotSample::METRICS, &parts.snapshot.read());
         page.add(CommandsSample::METRICS, &commands);
         let backends = commands.backends.iter();

@@ -45,6 +45,7 @@ use crate::auth::verifier::Verifier;
 use crate::backend::commands::CommandsSample;
 use crate::backend::feeds::Feeds;
 use crate::broker::Broker;
+use crate::broker::nats::NatsSample;
 use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
@@ -113,6 +114,8 @@ pub struct Parts {
     pub commands: Box<dyn Fn() -> CommandsSample + Send + Sync>,
     /// The feeds.
     pub feeds: Arc<Feeds>,
+    /// Reads the counters of the broker; zeros with the embedded one.
+    pub nats: Box<dyn Fn() -> NatsSample + Send + Sync>,
     /// What the snapshot's thread counts; zeros without a snapshot.
     pub snapshot: Arc<SnapshotMetrics>,
     /// The counters of the public listeners.

@@ -29,35 +29,54 @@ pub const BACKEND_HEALTH_MS: u64 = 3 * INTERVAL_MS;
 
 const HEALTH: &str = "system.health";
 
-/// Wraps a broker, and records when a backend last published `system.health`.
-pub struct HealthWatch {
-    broker: Arc<dyn Broker>,
+/// When somebody else last published `system.health`: a backend through this gateway, or anybody through another one.
+pub struct HealthSeen {
     clock: Clock,
     // Monotonic milliseconds plus 1; 0 means never.
-    seen: AtomicU64,
+    at: AtomicU64,
+}
+
+impl HealthSeen {
+    /// Nobody has yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Arc<Self> {
+        let at = AtomicU64::new(0);
+        Arc::new(Self { clock, at })
+    }
+
+    /// Notes an event that somebody else published.
+    pub fn note(&self, channel: &Channel) {
+        if channel.as_str() == HEALTH && channel.tenant().is_default() {
+            self.at.store(self.clock.now().mono_ms + 1, Relaxed);
+        }
+    }
+
+    /// In monotonic milliseconds.
+    fn last_ms(&self) -> Option<u64> {
+        self.at.load(Relaxed).checked_sub(1)
+    }
+}
+
+/// Wraps a broker, and notes what backends publish through it.
+pub struct HealthWatch {
+    broker: Arc<dyn Broker>,
+    seen: Arc<HealthSeen>,
 }
 
 impl HealthWatch {
     /// Wraps this broker. Backends must publish through the wrapper, and the gateway itself must not.
     #[must_use]
-    pub fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
-        Self {
-            broker,
-            clock,
-            seen: AtomicU64::new(0),
-        }
+    pub fn new(broker: Arc<dyn Broker>, seen: Arc<HealthSeen>) -> Self {
+        Self { broker, seen }
     }
 
     fn note(&self, event: &NewEvent) {
-        // Other tenants have a `system.health` of their own, on which the gateway publishes nothing.
-        if event.channel.tenant().is_default() && event.channel.as_str() == HEALTH {
-            self.seen.store(self.clock.now().mono_ms + 1, Relaxed);
-        }
+        self.seen.note(&event.channel);
     }
 
-    /// When a backend last published `system.health`, in monotonic milliseconds.
+    /// When somebody else last published `system.health`, in monotonic milliseconds.
     fn last_seen_ms(&self) -> Option<u64> {
-        self.seen.load(Relaxed).checked_sub(1)
+        self.seen.last_ms()
     }
 }
 
@@ -182,7 +201,7 @@ impl SelfReport {
         ticks.tick().await; // The first tick is immediate.
         loop {
             ticks.tick().await;
-            let events = self.report(self.watch.clock.now());
+            let events = self.report(self.watch.seen.clock.now());
             // Bypasses the watch, which takes every publisher of `system.health` for a backend.
             self.watch.broker.publish(events).await;
         }
@@ -333,7 +352,10 @@ mod tests {
         let clock = Clock::start();
         let now = clock.now();
         let statistics = Arc::new(Statistics::new(hub.clone(), vec![handle], now));
-        let watch = Arc::new(HealthWatch::new(Arc::new(Embedded::new(hub, clock)), clock));
+        let watch = Arc::new(HealthWatch::new(
+            Arc::new(Embedded::new(hub, clock)),
+            HealthSeen::new(clock),
+        ));
         let report = SelfReport::new("edge-1", statistics, watch.clone(), || "ok").expect("a segment");
         Rig {
             report,
@@ -395,7 +417,7 @@ mod tests {
     #[test]
     fn the_gateway_leaves_health_to_a_backend_that_publishes_it() {
         let Rig { report, watch, now, .. } = rig();
-        watch.seen.store(now.mono_ms + 1, Relaxed);
+        watch.seen.at.store(now.mono_ms + 1, Relaxed);
         for (later, own_only) in [(0, true), (BACKEND_HEALTH_MS - 1, true), (BACKEND_HEALTH_MS, false)] {
             let events = report.report(now.after_ms(later));
             assert_eq!(channels(&events) == ["system.gateway.edge-1"], own_only, "{later}");
@@ -422,7 +444,7 @@ mod tests {
         let submitted = watch.try_publish(from, backend_health(), Now::default());
         assert!(matches!(submitted, Submitted::Done(_)));
         assert!(watch.last_seen_ms().is_some());
-        watch.seen.store(0, Relaxed);
+        watch.seen.at.store(0, Relaxed);
         runtime.block_on(watch.publish(vec![backend_health()]));
         assert!(watch.last_seen_ms().is_some() && watch.is_ready());
         assert_eq!(inbox.len(), 3);

@@ -1,12 +1,13 @@
 //! Brokers: they carry events from publishers to the hub.
 //!
 //! The gateway publishes only through the [`Broker`] trait. [`Embedded`] publishes directly into the hub of its own process,
-//! for a single gateway.
+//! for a single gateway. [`nats::Nats`] connects several gateways.
 //!
 //! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
 //! have been published all the same.
 
 pub mod embedded;
+pub mod nats;
 mod rates;
 
 use std::fmt;

@@ -167,6 +167,8 @@ fn filter(levels: &Levels, audit: AuditMode) -> Targets {
     Targets::new()
         .with_default(own.min(LevelFilter::WARN))
         .with_target("tickgate", own)
+        // It says itself in its own words why the link is down; the client of NATS would say it again, and worse.
+        .with_target("async_nats", LevelFilter::OFF)
         .with_targets(modules)
         .with_target(AUDIT, audit)
 }

@@ -8,6 +8,7 @@ use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
+use crate::broker::nats;
 use crate::{admin, auth, gateway, hub, ingress, session};
 use tickgate_protocol::channel::{Classes, Tenant, TenantNames, is_segment};
 
@@ -30,7 +31,7 @@ impl Config {
             endpoints.filter_map(|endpoint| self.endpoint(space, endpoint, &refused_values, &channel_classes))
         });
         gateway::Settings {
-            node: node_name(),
+            node: self.node_name(),
             shards: sections.server.shards(),
             coalesce: sections.server.coalesce(),
             memory_bytes: sections.limits.memory,
@@ -53,6 +54,7 @@ impl Config {
             },
             tenants: self.tenants(),
             publish_per_second: sections.limits.publish_per_second,
+            nats: self.nats(),
             snapshot: sections.state.snapshot(),
             keys: self.keys(),
             auth: self.auth(),
@@ -165,6 +167,26 @@ impl Config {
         })
     }
 
+    fn node_name(&self) -> Box<str> {
+        let configured = self.sections.server.node.as_deref();
+        configured.map_or_else(host_name, Into::into)
+    }
+
+    fn nats(&self) -> Option<nats::Settings> {
+        let sections = &self.sections;
+        let classes = sections.classes();
+        Some(nats::Settings {
+            node: self.node_name(),
+            // One more than the largest history, so that a gateway that reads the log back sees that there were more.
+            events_per_channel: 1 + history_max(&classes),
+            classes: fingerprint(&classes),
+            duplicate_window: sections.state.dedup_window,
+            event_bytes: sections.limits.event_bytes as usize,
+            publish_per_second: sections.limits.publish_per_second,
+            ..sections.broker.nats(self.secrets.broker.clone())?
+        })
+    }
+
     fn admin(&self) -> admin::Settings {
         let admin = &self.sections.admin;
         admin::Settings {
@@ -217,8 +239,32 @@ fn admin_key(secret: Option<&Secret>) -> Option<admin::AdminKey> {
     admin::AdminKey::new(key)
 }
 
+/// The size of the largest history, and of those that the built-in classes have.
+fn history_max(classes: &Classes) -> u64 {
+    let sizes = classes.entries().iter().filter_map(|(_, class)| class.history);
+    sizes.map(|history| u64::from(history.size)).max().unwrap_or(0)
+}
+
+/// A hash of what the classes keep, which must be the same on all gateways that share a log.
+fn fingerprint(classes: &Classes) -> u64 {
+    let mut text = String::new();
+    for (pattern, class) in classes.entries() {
+        let history = class.history.map(|history| (history.size, history.ttl_ms));
+        let kept = (
+            class.cache_last,
+            history,
+            class.last_ttl_ms,
+            &class.record_key,
+            &class.record_delete,
+            class.only_changed,
+        );
+        text += &format!("{} {kept:?}\n", pattern.as_str());
+    }
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+}
+
 /// The first part of the host's name, if it is a valid channel segment.
-fn node_name() -> Box<str> {
+fn host_name() -> Box<str> {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
     let name = host.split('.').next().unwrap_or_default();

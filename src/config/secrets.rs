@@ -21,6 +21,8 @@ pub(super) struct Secrets {
     /// Those of each `[[tenant]]`, in order.
     pub(super) tenants: Vec<OwnSecrets>,
     pub(super) viewer_key: Option<Secret>,
+    /// The password or token of `[broker]`.
+    pub(super) broker: Option<Secret>,
     /// Files with secrets that every user of the machine can read.
     pub(super) exposed_files: Vec<PathBuf>,
     /// The keys of pairs of tenants with the same secret for tokens.
@@ -63,6 +65,8 @@ pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mu
         token_secrets: Vec::new(),
         shared_secrets: Vec::new(),
     };
+    let (broker, name) = (&sections.broker, "broker.password");
+    let broker = search.password(broker.password_env.as_deref(), broker.password_file.as_deref(), name);
     let mut all: Vec<OwnSecrets> = sections.spaces().iter().map(|space| search.own(space)).collect();
     let default = search.environment.get(DEFAULT_ADMIN_KEY_ENV);
     let default = default
@@ -114,6 +118,7 @@ pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mu
     Secrets {
         own: all.next().unwrap_or_default(),
         tenants: all.collect(),
+        broker,
         viewer_key,
         exposed_files: search.exposed_files,
         shared_secrets: search.shared_secrets,

@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 use super::{Error, Settings, memory};
-use crate::admin::self_report::HealthWatch;
+use crate::admin::self_report::{HealthSeen, HealthWatch};
 use crate::auth::Identity;
 use crate::auth::verifier::{self, Verifier};
 use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
+use crate::broker::nats::Nats;
 use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
@@ -22,7 +23,7 @@ use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
 use crate::time::{Clock, unix_ms};
 use crate::{hub, shard};
-use tickgate_protocol::channel::Tenant;
+use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::dialect;
 use tickgate_protocol::message::CommandKey;
 
@@ -34,6 +35,7 @@ pub(super) struct Components {
     pub(super) snapshot_writer: Option<SnapshotWriter>,
     pub(super) watch: Arc<HealthWatch>,
     pub(super) broker: Arc<dyn Broker>,
+    pub(super) nats: Option<Arc<Nats>>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) router: Arc<Router>,
     pub(super) feeds: Arc<Feeds>,
@@ -60,6 +62,10 @@ impl Components {
         let hub_settings = hub::Settings {
             epoch: snapshot.as_ref().map(Snapshot::epoch),
             classes: Arc::new(settings.feeds.classes(&settings.hub.classes)),
+            numbering: match settings.nats {
+                Some(_) => hub::Numbering::Log,
+                None => hub::Numbering::Own,
+            },
             ..settings.hub.clone()
         };
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
@@ -67,16 +73,28 @@ impl Components {
         let command_keys = snapshot.as_mut().map(Snapshot::take_commands).unwrap_or_default();
         let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
-        let rates = std::iter::once(settings.publish_per_second)
-            .chain(settings.tenants.iter().map(|tenant| tenant.publish_per_second));
-        let embedded = Embedded::new(Arc::clone(&hub), clock).limited(rates.collect());
-        let watch = Arc::new(HealthWatch::new(Arc::new(embedded), clock));
-        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
-
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
             .iter()
             .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
             .unzip();
+        let rates = std::iter::once(settings.publish_per_second)
+            .chain(settings.tenants.iter().map(|tenant| tenant.publish_per_second));
+        let seen = HealthSeen::new(clock);
+        let mut nats = None;
+        let carrier: Arc<dyn Broker> = match &settings.nats {
+            None => Arc::new(Embedded::new(Arc::clone(&hub), clock).limited(rates.collect())),
+            Some(nats_settings) => {
+                let parts = (Arc::clone(&hub), shards.clone());
+                let foreign = Arc::clone(&seen);
+                let foreign = Box::new(move |channel: &Channel| foreign.note(channel));
+                let started = Nats::start(nats_settings.clone(), parts, clock, runtime, foreign);
+                let started = Arc::new(started.map_err(Error::Broker)?);
+                nats = Some(Arc::clone(&started));
+                started
+            }
+        };
+        let watch = Arc::new(HealthWatch::new(carrier, seen));
+        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let verifier_settings = verifier::Settings {
             tenants: settings.token_rules(),
             ..verifier::Settings::new(settings.keys.clone(), settings.auth.clone())
@@ -117,6 +135,7 @@ impl Components {
             snapshot_writer,
             watch,
             broker,
+            nats,
             verifier: Arc::new(verifier),
             router: Arc::new(router),
             feeds,

@@ -37,6 +37,9 @@ pub enum Error {
         /// The cause.
         source: snapshot::Error,
     },
+    /// The broker cannot be used.
+    #[error("cannot use the broker (broker.kind = \"nats\"): {0}")]
+    Broker(String),
     /// The gateway drained, but its state could not be written at the end.
     #[error("the snapshot {path} (state.snapshot) could not be completed: {source}; the state since its last write is lost",
         path = path.display())]

@@ -37,6 +37,7 @@ use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds};
+use crate::broker::nats;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
 use crate::ingress::{Ingress, check_endpoints};
@@ -84,6 +85,8 @@ pub struct Settings {
     pub hub: hub::Settings,
     /// Events per second of one publisher; 0: no limit.
     pub publish_per_second: u32,
+    /// The broker that connects this gateway with others; `None`: it stands alone.
+    pub nats: Option<nats::Settings>,
     /// The snapshot that keeps the hub's state over a restart.
     pub snapshot: Option<snapshot::Settings>,
     /// The most memory that all clients together may take, in bytes. 0: half of what the process may use beside the
@@ -204,6 +207,10 @@ impl Gateway {
                     Box::new(move || router.read())
                 },
                 feeds: components.feeds,
+                nats: {
+                    let nats = components.nats.clone();
+                    Box::new(move || nats.as_ref().map(|nats| nats.sample()).unwrap_or_default())
+                },
                 snapshot: snapshot_metrics.unwrap_or_default(),
                 ingress: ingress_metrics,
                 health: Arc::clone(&health),

@@ -6,6 +6,8 @@
 #![allow(missing_docs)]
 #![allow(unreachable_pub, reason = "the checks are shared with the fuzz targets")]
 
+#[path = "../../fuzz/src/broker.rs"]
+mod broker;
 #[path = "../../fuzz/src/canary.rs"]
 mod canary;
 #[path = "../../fuzz/src/config.rs"]
@@ -109,6 +111,11 @@ fn the_round_trip_holds() {
 #[test]
 fn messages_hold() {
     replay("messages", messages::check_input);
+}
+
+#[test]
+fn the_messages_of_a_broker_hold() {
+    replay("broker", broker::check);
 }
 
 #[test]

@@ -99,6 +99,7 @@ pub(crate) fn settings() -> Settings {
         tenants: Vec::new(),
         hub: hub::Settings::default(),
         publish_per_second: 0,
+        nats: None,
         snapshot: None,
         memory_bytes: 0,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,

@@ -72,6 +72,7 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         health: Arc::new(Health::new(Arc::clone(&broker), None)),
         snapshot: Arc::default(),
         broker,
+        nats: Box::new(Default::default),
         hub: Arc::clone(&hub),
         statistics: Arc::new(Statistics::new(Arc::clone(&hub), shards.clone(), clock.now())),
         shards,

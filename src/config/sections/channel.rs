@@ -207,7 +207,7 @@ impl ChannelClass {
         }
     }
 
-    fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         let (cache_last, has_history) = (self.cache.is_some(), self.history.is_some());
         Class {
             cache_last,

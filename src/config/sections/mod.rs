@@ -6,6 +6,7 @@ use crate::config::declare::section;
 use tickgate_protocol::channel::{Classes, Tenant as Number};
 
 mod auth;
+mod broker;
 mod channel;
 mod command;
 mod endpoint;
@@ -18,13 +19,14 @@ mod state;
 mod tenant;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key};
+pub(super) use broker::Broker;
 pub(super) use channel::{ChannelClass, built_in_classes};
 pub(super) use command::Command;
 pub(super) use endpoint::{DialectName, Endpoint};
 pub(super) use feed::Feed;
 pub(super) use limits::{Compression, Heartbeat, Limits};
+pub(super) use process::Log;
 pub use process::{AuditMode, Format};
-pub(super) use process::{Broker, Log};
 pub(super) use server::Server;
 pub(super) use state::State;
 pub(super) use tenant::{Tenant, TenantAdmin};
@@ -88,6 +90,7 @@ fn elements_fit_each_other(sections: &Sections, check: &mut Check<'_>) {
         });
     }
     tenant::check_all(&sections.tenants, &sections.limits, check);
+    broker::check_shared(sections, check);
 }
 
 /// What the default tenant and all others have: the sections that may stand at the top level and under `[[tenant]]`.

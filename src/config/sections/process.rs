@@ -1,29 +1,9 @@
-//! `[broker]` and `[log]`.
+//! `[log]`.
 
 use crate::config::check::Check;
 use crate::config::declare::section;
 use crate::config::value::choices;
 use crate::log_level::{Level, Levels};
-
-section! {
-    /// `[broker]`.
-    struct Broker {
-        /// The connection between gateways. `embedded`: this gateway stands alone.
-        value kind: BrokerKind = BrokerKind::Embedded;
-
-        refused "url" "brokers other than the embedded one: not supported by this version";
-        refused "credentials_file" "brokers other than the embedded one: not supported by this version";
-        refused "prefix" "brokers other than the embedded one: not supported by this version";
-    }
-}
-
-/// `kind`: what carries events between gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum BrokerKind {
-    Embedded,
-}
-
-choices!(BrokerKind { "embedded" => Self::Embedded } not { "nats", "redis" });
 
 section! {
     /// `[log]`.

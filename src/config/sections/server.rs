@@ -13,6 +13,7 @@ use crate::hub::SHARDS_MAX;
 use crate::ingress::{self, AllowedOrigins, ListenAddress, TrustedProxies};
 use crate::shard;
 use crate::shard::mailbox::ConnectionId;
+use tickgate_protocol::channel::is_segment;
 
 const _: () = assert!(SHARDS_MAX == 64, "the documentation and the message of shards say 64");
 
@@ -46,6 +47,9 @@ section! {
         value socket_mode: SocketMode = SocketMode(0o660);
         /// The listener of the API, statistics and metrics. It must not be a public listener.
         value admin_listen: ListenAddress = loopback(8081);
+        /// The name of this gateway, one segment of a channel: `system.gateway.<node>`, statistics and metrics carry it. Several
+        /// gateways need different names. Not set: the first part of the host's name.
+        value node: Option<String> = None, check is_node;
         /// Threads that own the connections, at most 64. 0: one for each core.
         value shards: u16 = 0, check |shards| at_most(*shards, SHARDS_MAX).because("a set of shards has 64 bits (0: one shard for each core)");
         /// Peers whose `X-Forwarded-For`, `X-Real-IP` and PROXY protocol header (version 1 or 2) are trusted: addresses,
@@ -164,6 +168,14 @@ fn is_public(admin: &ListenAddress, public: &ListenAddress) -> bool {
     let port = |address: &ListenAddress| address.tcp().map(|address| address.port()).filter(|port| *port != 0);
     let same_port = port(admin).is_some() && port(admin) == port(public);
     overlap(admin, public) || (same_port && (is_wildcard(admin) || is_wildcard(public)))
+}
+
+fn is_node(node: &Option<String>) -> Result<(), String> {
+    let is_fine = node.as_ref().is_none_or(|node| is_segment(node) && node.len() <= 64);
+    ensure(
+        is_fine,
+        "must be one segment of a channel: at most 64 bytes, without dots, spaces, * and >",
+    )
 }
 
 impl Server {

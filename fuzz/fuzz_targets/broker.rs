@@ -1,0 +1,10 @@
+//! The properties are in `src/broker.rs`.
+//!
+//! `cargo +nightly fuzz run broker -- -max_total_time=600`
+
+#![no_main]
+
+#[path = "../src/broker.rs"]
+mod broker;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| broker::check(data));

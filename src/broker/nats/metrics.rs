@@ -1,0 +1,158 @@
+//! The counters of the broker.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::event::Refusal;
+use crate::hub::Receipt;
+use crate::metrics::{Counter, Gauge, Metric, Samples};
+
+/// The counters of the broker.
+#[derive(Debug, Default)]
+pub struct NatsMetrics {
+    pub(super) connects: Counter,
+    pub(super) applied_log: Counter,
+    pub(super) applied_plain: Counter,
+    pub(super) skipped: Counter,
+    pub(super) resyncs: Counter,
+    pub(super) terms_opened: Counter,
+    pub(super) pending_log: Gauge,
+    pub(super) pending_plain: Gauge,
+    pub(super) delay_ms: AtomicU64,
+    published: Counter,
+    unavailable: Counter,
+    unknown: Counter,
+    rejected: Counter,
+    latency_us: Counter,
+}
+
+/// The counters of the broker at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatsSample {
+    /// Whether the gateway is connected and current.
+    pub is_up: bool,
+    /// Connections that were made to the broker.
+    pub connects: u64,
+    /// Events of channels that keep state, and of all others, that were applied.
+    pub applied: [u64; 2],
+    /// Events that wait in the broker for this gateway, of channels that keep state and of all others.
+    pub behind: [u64; 2],
+    /// How long ago the broker stored the event that was applied last, when it was applied, in milliseconds.
+    pub delay_ms: u64,
+    /// Messages that were no events.
+    pub skipped: u64,
+    /// How often all connections were ended because events may have been missing.
+    pub resyncs: u64,
+    /// Terms that this gateway has opened.
+    pub terms_opened: u64,
+    /// Outcomes of publishes through this gateway: published, not published for want of a connection, unknown, and
+    /// rejected by the broker.
+    pub outcomes: [u64; 4],
+    /// The time that the published ones took together, in microseconds.
+    pub latency_us: u64,
+}
+
+impl NatsSample {
+    /// The metrics of the broker.
+    pub const METRICS: &[Metric<Self>] = &[
+        Metric::gauge(
+            "tickgate_broker_up",
+            "1 while the gateway is connected to the broker and current, otherwise 0; 0 with the embedded broker.",
+            |broker, samples| samples.value(u8::from(broker.is_up)),
+        ),
+        Metric::counter(
+            "tickgate_broker_connects_total",
+            "Connections that were made to the broker.",
+            |broker, samples| samples.value(broker.connects),
+        ),
+        Metric::counter(
+            "tickgate_broker_applied_total",
+            "Events of the broker's streams that were applied to the hub, by lane.",
+            |broker, samples| lanes(broker.applied, samples),
+        ),
+        Metric::gauge(
+            "tickgate_broker_behind",
+            "Events that wait in the broker's streams for this gateway, by lane.",
+            |broker, samples| lanes(broker.behind, samples),
+        ),
+        Metric::gauge(
+            "tickgate_broker_delay_seconds",
+            "How old the newest applied event of the log was when it was applied.",
+            |broker, samples| samples.seconds(broker.delay_ms * 1000),
+        ),
+        Metric::counter(
+            "tickgate_broker_skipped_total",
+            "Messages in the broker's streams that were no events.",
+            |broker, samples| samples.value(broker.skipped),
+        ),
+        Metric::counter(
+            "tickgate_broker_resyncs_total",
+            "How often all connections were ended because events may have been missing.",
+            |broker, samples| samples.value(broker.resyncs),
+        ),
+        Metric::counter(
+            "tickgate_broker_terms_total",
+            "Terms of the log that this gateway has opened.",
+            |broker, samples| samples.value(broker.terms_opened),
+        ),
+        Metric::counter(
+            "tickgate_broker_publishes_total",
+            "Events that were published through this gateway to the broker, by outcome.",
+            |broker, samples| {
+                let outcomes = ["published", "unavailable", "unknown", "rejected"];
+                for (outcome, count) in outcomes.iter().zip(broker.outcomes) {
+                    samples.labelled(&[("outcome", outcome)], count);
+                }
+            },
+        ),
+        Metric::counter(
+            "tickgate_broker_publish_seconds_total",
+            "The time from publishing to the receipt, of all published events together.",
+            |broker, samples| samples.seconds(broker.latency_us),
+        ),
+    ];
+}
+
+fn lanes(counts: [u64; 2], samples: &mut Samples<'_>) {
+    for (lane, count) in ["log", "plain"].iter().zip(counts) {
+        samples.labelled(&[("lane", lane)], count);
+    }
+}
+
+impl NatsMetrics {
+    pub(super) fn count_outcome(&self, outcome: &Result<Receipt, Refusal>, latency: Duration) {
+        match outcome {
+            Ok(_) => {
+                self.published.add(1);
+                self.latency_us
+                    .add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            }
+            Err(refusal) => self.count_refusal(*refusal),
+        }
+    }
+
+    pub(super) fn count_refusal(&self, refusal: Refusal) {
+        let counter = match refusal {
+            Refusal::Unavailable => &self.unavailable,
+            Refusal::Unknown => &self.unknown,
+            Refusal::Rejected => &self.rejected,
+        };
+        counter.add(1);
+    }
+
+    pub(super) fn sample(&self, is_up: bool) -> NatsSample {
+        let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        NatsSample {
+            is_up,
+            connects: self.connects.get(),
+            applied: [self.applied_log.get(), self.applied_plain.get()],
+            behind: [gauge(&self.pending_log), gauge(&self.pending_plain)],
+            delay_ms: self.delay_ms.load(Relaxed),
+            skipped: self.skipped.get(),
+            resyncs: self.resyncs.get(),
+            terms_opened: self.terms_opened.get(),
+            outcomes: [&self.published, &self.unavailable, &self.unknown, &self.rejected].map(Counter::get),
+            latency_us: self.latency_us.get(),
+        }
+    }
+}

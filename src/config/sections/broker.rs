@@ -1,0 +1,319 @@
+//! `[broker]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Sections;
+use crate::auth::Secret;
+use crate::broker::nats::{Login, Settings, Storage};
+use crate::config::check::{Because as _, Check, at_least, at_most, ensure, not_blank};
+use crate::config::declare::section;
+use crate::config::source::{Content, Node};
+use crate::config::value::{Refusal, Value, choices, text, typed};
+use tickgate_protocol::channel::{Class, is_segment};
+
+/// Notices that all gateways need stand in the log every second. A log that one second of events fills would lose them.
+const LOG_BYTES_MIN: u64 = 256 << 20;
+
+/// The most bytes of a stream: 64 TiB.
+const BYTES_MAX: u64 = 64 << 40;
+
+/// A stream with less could hold few large events.
+const PLAIN_BYTES_MIN: u64 = 16 << 20;
+
+section! {
+    /// `[broker]`.
+    struct Broker {
+        /// What carries events between gateways. `embedded`: this gateway stands alone. `nats`: several gateways share the
+        /// events of a NATS server or cluster with JetStream (2.9.10 or later; a cluster: 2.10.23 or later). See
+        /// [scaling.md](scaling.md).
+        value kind: BrokerKind = BrokerKind::Embedded;
+        /// One URL or several of one cluster: `nats://host:port` or `tls://host:port`. They are tried in turn. Secrets do not
+        /// stand in a URL.
+        value url: Urls = Urls(vec!["nats://127.0.0.1:4222".to_owned()]), check servers;
+        /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG` and `<prefix>_PLAIN`.
+        /// Gateways with the same prefix share everything.
+        value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
+        /// The file with the JWT and the seed of a NATS user.
+        value credentials_file: Option<PathBuf> = None;
+        /// The name of a NATS user with a password.
+        value user: Option<String> = None, check not_blank;
+        /// The variable that holds the user's password, or without `broker.user` a token.
+        value password_env: Option<String> = None, check not_blank;
+        /// The file that holds it.
+        value password_file: Option<PathBuf> = None;
+        /// The certificates of the authorities that sign the broker's, in PEM. Not set: those of the system.
+        value ca_file: Option<PathBuf> = None;
+        /// Where the streams are stored: in files, or in the memory of the broker. It counts when the streams are made.
+        value storage: StorageKind = StorageKind::File;
+        /// How many servers of a cluster store the streams, 1 to 5. It counts when the streams are made.
+        value replicas: u16 = 1, check |replicas| at_least(*replicas, 1).and(at_most(*replicas, 5)).because("JetStream has so many");
+        /// The most bytes of the stream with the events of channels that keep state, 256 MiB to 64 TiB. Beyond it, the oldest
+        /// events leave the log, whatever their channels keep: what a gateway does not remember itself is gone then.
+        value log_bytes: u64 = 4 << 30, check |bytes| at_least(*bytes, LOG_BYTES_MIN)
+                .because("it must hold the histories of all channels")
+                .and(at_most(*bytes, BYTES_MAX).because("a gateway reads the log when it starts"));
+        /// The same for all other events, 16 MiB to 64 TiB, which wait there for gateways that reconnect.
+        value plain_bytes: u64 = 256 << 20, check |bytes| at_least(*bytes, PLAIN_BYTES_MIN)
+                .because("a gateway that is away longer loses its connections")
+                .and(at_most(*bytes, BYTES_MAX).because("it only bridges the time in which a gateway reconnects"));
+
+        rule one_login;
+    }
+}
+
+/// `kind`: what carries events between gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum BrokerKind {
+    Embedded,
+    Nats,
+}
+
+choices!(BrokerKind { "embedded" => Self::Embedded, "nats" => Self::Nats } not { "redis" });
+
+/// `storage`: where streams are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum StorageKind {
+    File,
+    Memory,
+}
+
+choices!(StorageKind { "file" => Self::File, "memory" => Self::Memory });
+
+/// `url`: one or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Urls(pub(in crate::config) Vec<String>);
+
+impl Value for Urls {
+    fn kind() -> String {
+        "URL or array of URLs".to_owned()
+    }
+    fn read(node: &Node) -> Result<Self, Refusal> {
+        if let Content::List(_) = &typed(node).content {
+            return Vec::<String>::read(node).map(Self);
+        }
+        text(node, "a URL in quotes, or an array of them").map(|url| Self(vec![url.to_owned()]))
+    }
+    fn write(&self) -> Option<toml::Value> {
+        match &self.0[..] {
+            [one] => Some(one.as_str().into()),
+            several => several.to_vec().write(),
+        }
+    }
+}
+
+fn servers(urls: &Urls) -> Result<(), String> {
+    ensure(!urls.0.is_empty(), "must name a server")?;
+    for url in &urls.0 {
+        let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
+        let host = host.ok_or_else(|| format!("{url:?} must begin with nats:// or tls://"))?;
+        // The message does not repeat the text, which holds a secret.
+        ensure(
+            !host.contains('@'),
+            "must not contain a user or a secret: use broker.user and broker.password_env, or broker.credentials_file",
+        )?;
+        let is_host = |byte: u8| byte.is_ascii_graphic() && !b"/?#".contains(&byte);
+        ensure(
+            !host.is_empty() && host.bytes().all(is_host),
+            format_args!("{url:?} must be nats://host:port or tls://host:port"),
+        )?;
+    }
+    Ok(())
+}
+
+fn subject(prefix: &str) -> Result<(), String> {
+    let is_token = |token: &str| {
+        is_segment(token)
+            && token
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    ensure(
+        prefix.len() <= 64 && prefix.split('.').all(is_token),
+        "must be at most 64 letters, digits, - and _, in tokens separated by dots",
+    )
+}
+
+fn one_login(broker: &Broker, check: &mut Check<'_>) {
+    if broker.password_env.is_some() && broker.password_file.is_some() {
+        check.refuse("password_file", "password_env and password_file exclude each other");
+    }
+    let has_password = broker.password_env.is_some() || broker.password_file.is_some();
+    if broker.credentials_file.is_some() && (has_password || broker.user.is_some()) {
+        check.refuse(
+            "credentials_file",
+            "credentials_file excludes user and password: it holds both",
+        );
+    }
+    if broker.user.is_some() && !has_password {
+        check.refuse("user", "needs broker.password_env or broker.password_file");
+    }
+}
+
+/// Checks what other sections say that several gateways cannot share.
+pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
+    if sections.broker.kind != BrokerKind::Nats {
+        return;
+    }
+    if !sections.tenants.is_empty() {
+        check.refuse(
+            "tenant",
+            "is not supported with broker.kind = \"nats\": give each application gateways and a prefix of its own",
+        );
+    }
+    if sections.state.snapshot.is_some() {
+        check.refuse(
+            "state.snapshot",
+            "has no place with broker.kind = \"nats\": the log of the broker keeps the state over a restart",
+        );
+    }
+    if !sections.feeds.is_empty() {
+        check.refuse(
+            "feed",
+            "is not supported with broker.kind = \"nats\": every gateway would poll and publish; let a gateway of its own with \
+             the embedded broker poll, or publish from a backend",
+        );
+    }
+    let classes: Vec<Class> = sections.channels.iter().map(|channel| channel.class()).collect();
+    if classes
+        .iter()
+        .any(|class| class.history.is_some() && class.record_key.is_some())
+    {
+        check.refuse(
+            "channel",
+            "`record_key` with `history` is not supported with broker.kind = \"nats\": choose one of them for each class",
+        );
+    }
+    if classes
+        .iter()
+        .any(|class| class.book.is_some() || class.fresh_within_ms.is_some())
+    {
+        check.refuse(
+            "channel",
+            "order books (`merge`) and `fresh_within` are not supported with broker.kind = \"nats\"",
+        );
+    }
+}
+
+impl Broker {
+    /// The settings of the NATS broker without what other sections decide; `None`: the gateway stands alone.
+    pub(in crate::config) fn nats(&self, password: Option<Secret>) -> Option<Settings> {
+        if self.kind == BrokerKind::Embedded {
+            return None;
+        }
+        let login = match (&self.credentials_file, &self.user, password) {
+            (Some(path), ..) => Login::Credentials(path.clone()),
+            (None, Some(user), Some(password)) => Login::User(user.as_str().into(), password),
+            (None, None, Some(token)) => Login::Token(token),
+            (None, _, None) => Login::None,
+        };
+        Some(Settings {
+            urls: self.url.0.iter().map(|url| url.as_str().into()).collect(),
+            login,
+            ca_file: self.ca_file.clone(),
+            prefix: self.prefix.as_str().into(),
+            storage: match self.storage {
+                StorageKind::File => Storage::File,
+                StorageKind::Memory => Storage::Memory,
+            },
+            replicas: u8::try_from(self.replicas).unwrap_or(1),
+            log_bytes: self.log_bytes,
+            plain_bytes: self.plain_bytes,
+            duplicate_window: Duration::ZERO,
+            ..Settings::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Environment, Problems};
+
+    fn load(toml: &str) -> Result<Config, Problems> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("tickgate.toml");
+        std::fs::write(&file, toml).expect("written");
+        let environment = Environment::of([
+            ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+            ("NATS_PASSWORD", "hidden"),
+        ]);
+        Config::load(Some(&file), &environment)
+    }
+
+    #[test]
+    fn a_nats_broker_needs_no_more_than_its_kind() {
+        let config = load("[broker]\nkind = \"nats\"\n").unwrap_or_else(|problems| panic!("{problems}"));
+        let nats = config.gateway(1000).nats.expect("NATS");
+        assert_eq!(
+            (&*nats.prefix, &*nats.urls),
+            ("tickgate", &["nats://127.0.0.1:4222".into()][..])
+        );
+        assert_eq!((nats.events_per_channel, nats.replicas), (5001, 1));
+        assert!(
+            load("")
+                .unwrap_or_else(|problems| panic!("{problems}"))
+                .gateway(1000)
+                .nats
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn the_classes_decide_what_the_log_keeps_and_whom_a_gateway_goes_with() {
+        let of = |more: &str| {
+            let config =
+                load(&format!("[broker]\nkind = \"nats\"\n{more}")).unwrap_or_else(|problems| panic!("{problems}"));
+            config.gateway(1000).nats.expect("NATS")
+        };
+        let larger = of("[[channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }\n");
+        assert_eq!(larger.events_per_channel, 9001);
+        let overflow =
+            of("[[channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }\noverflow = \"drop_oldest\"\n");
+        assert_ne!(larger.classes, of("").classes);
+        assert_eq!(
+            larger.classes, overflow.classes,
+            "each gateway may treat its slow clients in its own way"
+        );
+    }
+
+    #[test]
+    fn what_gateways_cannot_share_is_refused_with_the_reason() {
+        let refused = |toml: &str| {
+            load(&format!("[broker]\nkind = \"nats\"\n{toml}"))
+                .err()
+                .map(|problems| problems.to_string())
+        };
+        for (toml, reason) in [
+            ("url = \"http://x\"\n", "must begin with nats:// or tls://"),
+            ("url = []\n", "must name a server"),
+            ("url = \"nats://u:p@x:4222\"\n", "must not contain a user or a secret"),
+            ("prefix = \"a..b\"\n", "in tokens separated by dots"),
+            ("prefix = \"a.*\"\n", "in tokens separated by dots"),
+            ("replicas = 6\n", "replicas"),
+            ("log_bytes = 1000\n", "log_bytes"),
+            ("user = \"u\"\n", "needs broker.password_env"),
+            (
+                "credentials_file = \"/x\"\npassword_env = \"NATS_PASSWORD\"\n",
+                "excludes user and password",
+            ),
+            (
+                "password_env = \"NATS_PASSWORD\"\npassword_file = \"/dev/null\"\n",
+                "exclude each other",
+            ),
+            ("[[tenant]]\nname = \"acme\"\n", "give each application gateways"),
+            ("[state]\nsnapshot = \"/tmp/state\"\n", "has no place with broker.kind"),
+            (
+                "[[feed]]\nchannel = \"a.b\"\nhttp = \"http://x/\"\n",
+                "every gateway would poll",
+            ),
+            (
+                "[[channel]]\nmatch = \"a.*\"\ncache = \"last\"\nrecord_key = \"id\"\nhistory = { size = 5, ttl = \"1h\" }\n",
+                "`record_key` with `history`",
+            ),
+        ] {
+            let told = refused(toml).unwrap_or_else(|| panic!("{toml} is accepted"));
+            assert!(told.contains(reason) && !told.contains("u:p@x"), "{toml}: {told}");
+        }
+        assert!(load("[broker]\nkind = \"redis\"\n").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! The conformance suite of brokers: what every broker promises, checked at the hubs of several gateways. The embedded
+//! broker is one gateway, NATS is three over a real server.
+
+#[path = "../support/gateway.rs"]
+mod gateway;
+#[path = "../support/nats_server.rs"]
+mod nats_server;
+
+mod faults;
+mod latency;
+mod node;
+mod storm;
+mod suite;

@@ -1,0 +1,315 @@
+//! One gateway without sockets: a hub, its broker, and a reader that joins patterns and takes events out of an inbox.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tickgate::broker::nats::{self, Nats};
+use tickgate::broker::{Broker, Embedded, Link, Readiness};
+use tickgate::event::{EventId, NewEvent, PublishOptions};
+use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
+use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
+use tickgate::time::Clock;
+use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::dialect;
+use tokio::runtime::Runtime;
+
+use crate::nats_server;
+
+/// The longest wait. A test that reaches it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const HISTORY_SIZE: u32 = 200;
+
+/// `kept.*` has a history and a last value, `last.*` a last value, `same.*` only sends changes, `rows.*` merges records,
+/// and all others keep nothing.
+pub(crate) fn classes() -> Classes {
+    let history = Class {
+        cache_last: true,
+        history: Some(History {
+            size: HISTORY_SIZE,
+            ttl_ms: 3_600_000,
+        }),
+        overflow: Overflow::Disconnect,
+        ..Class::default()
+    };
+    let last = Class {
+        cache_last: true,
+        overflow: Overflow::Conflate,
+        ..Class::default()
+    };
+    let same = Class {
+        only_changed: true,
+        ..last.clone()
+    };
+    let rows = Class {
+        record_key: Some("id".into()),
+        ..last.clone()
+    };
+    let entries = [
+        ("kept.*", history),
+        ("last.*", last),
+        ("same.*", same),
+        ("rows.*", rows),
+    ];
+    let pattern = |text| Pattern::parse(text).expect("valid");
+    Classes::new(entries.map(|(text, class)| (pattern(text), class)).into())
+}
+
+pub(crate) fn channel(name: &str) -> Channel {
+    Channel::parse(name).expect("valid")
+}
+
+pub(crate) fn event(name: &str, data: impl ToString) -> NewEvent {
+    NewEvent {
+        channel: channel(name),
+        name: "update".into(),
+        data: data.to_string().into(),
+        timestamp_ms: 1_703_836_800_000,
+        options: PublishOptions::default(),
+    }
+}
+
+pub(crate) fn with_id(name: &str, data: impl ToString, id: &str) -> NewEvent {
+    let mut event = event(name, data);
+    event.options.id = Some(EventId::new(None, &event.channel, id.as_bytes()));
+    event
+}
+
+/// An event that a reader got: its channel, version and data.
+pub(crate) type Got = (String, u64, String);
+
+/// One gateway; see the module's docs.
+pub(crate) struct Node {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) nats: Option<Arc<Nats>>,
+    inbox: Inbox,
+    mailbox: Mailbox,
+    clock: Clock,
+    runtime: Runtime,
+    /// How often all connections of the gateway would have been ended.
+    pub(crate) resyncs: usize,
+}
+
+impl Node {
+    fn of(numbering: Numbering) -> (Arc<Hub>, Inbox, Clock, Runtime) {
+        // Shown when the test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+        let settings = hub::Settings {
+            classes: Arc::new(classes()),
+            numbering,
+            ..hub::Settings::default()
+        };
+        let (hub, mut inboxes) = Hub::new(settings, 1, dialect::encode_event);
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(1).enable_all().build().expect("a runtime");
+        (hub, inboxes.remove(0), Clock::start(), runtime)
+    }
+
+    pub(crate) fn embedded() -> Self {
+        let (hub, inbox, clock, runtime) = Self::of(Numbering::Own);
+        let (_, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
+        Self {
+            broker: Arc::new(Embedded::new(Arc::clone(&hub), clock)),
+            nats: None,
+            hub,
+            inbox,
+            mailbox,
+            clock,
+            runtime,
+            resyncs: 0,
+        }
+    }
+
+    pub(crate) fn settings(url: String, name: &str) -> nats::Settings {
+        nats::Settings {
+            urls: vec![url.into()],
+            node: name.into(),
+            prefix: "suite.one".into(),
+            log_bytes: 64 << 20,
+            plain_bytes: 16 << 20,
+            events_per_channel: u64::from(HISTORY_SIZE) + 1,
+            ..nats::Settings::default()
+        }
+    }
+
+    pub(crate) fn nats(settings: nats::Settings) -> Self {
+        Self::try_nats(settings).expect("the streams fit")
+    }
+
+    pub(crate) fn try_nats(settings: nats::Settings) -> Result<Self, String> {
+        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
+        let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
+        let parts = (Arc::clone(&hub), vec![shard]);
+        let nats = Nats::start(settings, parts, clock, runtime.handle(), Box::new(|_| {}))?;
+        let nats = Arc::new(nats);
+        Ok(Self {
+            broker: Arc::clone(&nats) as Arc<dyn Broker>,
+            nats: Some(nats),
+            hub,
+            inbox,
+            mailbox,
+            clock,
+            runtime,
+            resyncs: 0,
+        })
+    }
+
+    /// Publishes events, in order.
+    pub(crate) fn publish(&self, events: Vec<NewEvent>) -> tickgate::broker::Outcomes {
+        self.runtime.block_on(self.broker.publish(events))
+    }
+
+    pub(crate) fn publish_one(&self, event: NewEvent) -> hub::Receipt {
+        self.publish(vec![event])[0].expect("published")
+    }
+
+    /// Waits for the link.
+    pub(crate) fn wait_for(&mut self, link: Link) {
+        let broker = Arc::clone(&self.broker);
+        until("the link", || broker.link() == link);
+        self.take_messages();
+    }
+
+    pub(crate) fn take_messages(&mut self) {
+        while let Some(message) = self.mailbox.pop() {
+            self.resyncs += usize::from(matches!(message, ShardMessage::Resync));
+        }
+    }
+
+    /// Joins a pattern.
+    pub(crate) fn join(&mut self, pattern: &str) {
+        self.inbox.join(&Pattern::parse(pattern).expect("valid"));
+    }
+
+    /// Takes out the events that have arrived.
+    pub(crate) fn take(&mut self, got: &mut Vec<Got>) {
+        while let Some(popped) = self.inbox.pop() {
+            let event = popped.event;
+            let data = String::from_utf8(event.data.to_vec()).expect("text");
+            got.push((event.channel.as_str().to_owned(), event.version, data));
+        }
+    }
+
+    /// Takes out events until there are as many.
+    pub(crate) fn take_until(&mut self, got: &mut Vec<Got>, count: usize) {
+        until_with("the events", || {
+            self.take(got);
+            if got.len() >= count {
+                Ok(())
+            } else {
+                Err(format!("{} of {count}", got.len()))
+            }
+        });
+    }
+
+    /// What a client gets that comes back with a position in this channel; `None`: it is told that something may be
+    /// missing.
+    pub(crate) fn recover(&mut self, name: &str, epoch: hub::Epoch, position: u64) -> Option<Vec<String>> {
+        if epoch != self.hub.epoch() {
+            return None;
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.broker.prepare(position) != Readiness::Ready && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let position = self.hub.locate(position)?;
+        let limit = PageLimit {
+            events: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let mut covers = false;
+        let view = &mut |view: hub::ChannelView<'_>| covers = view.covers(position);
+        let page = self
+            .hub
+            .read(&channel(name), Since::After(position), limit, self.clock.now(), view);
+        let data = |event: &Arc<tickgate::event::Event>| String::from_utf8(event.data.to_vec()).expect("text");
+        (covers && !page.overtaken).then(|| page.events.iter().map(data).collect())
+    }
+
+    pub(crate) fn last(&self, name: &str) -> Option<String> {
+        let last = self.hub.last(&channel(name), self.clock.now())?;
+        Some(String::from_utf8(last.data.to_vec()).expect("text"))
+    }
+}
+
+/// Several gateways with one broker.
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) server: Option<nats_server::Nats>,
+}
+
+impl World {
+    pub(crate) fn embedded() -> Self {
+        Self {
+            nodes: vec![Node::embedded()],
+            server: None,
+        }
+    }
+
+    pub(crate) fn nats(server: nats_server::Nats) -> Self {
+        let node = |index: usize| Node::nats(Node::settings(server.url(), &format!("n{index}")));
+        let mut nodes: Vec<Node> = (0..3).map(node).collect();
+        nodes.iter_mut().for_each(|node| node.wait_for(Link::Up));
+        Self {
+            nodes,
+            server: Some(server),
+        }
+    }
+
+    /// Every broker that the suite runs with, by name.
+    pub(crate) fn each(run: impl Fn(&str, Self)) {
+        run("embedded", Self::embedded());
+        for program in nats_server::servers() {
+            let server = nats_server::Nats::start_with(&program);
+            run(&program.display().to_string(), Self::nats(server));
+        }
+    }
+
+    /// Adds a gateway that knows nothing, as after a restart. The embedded broker has none.
+    pub(crate) fn add(&mut self) -> bool {
+        let Some(server) = &self.server else { return false };
+        let mut node = Node::nats(Node::settings(server.url(), &format!("n{}", self.nodes.len())));
+        node.wait_for(Link::Up);
+        self.nodes.push(node);
+        true
+    }
+}
+
+/// Polls until the condition holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    until_with(what, || if condition() { Ok(()) } else { Err(String::new()) });
+}
+
+pub(crate) fn until_with(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(so_far) = condition() {
+        assert!(Instant::now() < deadline, "timed out: {what}; {so_far}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Checks what a reader got: of each publisher's events on each channel, all from its first to its last, in order, once;
+/// and versions of kept channels that grow. The data of the events are `[publisher, number]`.
+pub(crate) fn check_order(got: &[Got]) -> Result<(), String> {
+    let (mut numbers, mut versions) = (HashMap::new(), HashMap::new());
+    for (channel, version, data) in got {
+        let (publisher, number): (u64, u64) = serde_json::from_str(data).map_err(|error| error.to_string())?;
+        let expected = numbers.entry((channel.clone(), publisher)).or_insert(number);
+        if *expected != number {
+            return Err(format!(
+                "{channel} of publisher {publisher}: {number} instead of {expected}"
+            ));
+        }
+        *expected += 1;
+        if *version > 0 {
+            let newest = versions.entry(channel.clone()).or_insert(0);
+            if *newest >= *version {
+                return Err(format!("{channel}: version {version} after {newest}"));
+            }
+            *newest = *version;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Random faults under load: three gateways, each with a publisher that repeats what was not confirmed, and with readers.
+//!
+//! A short run belongs to the tests. `TICKGATE_SECONDS=600 cargo test --test broker storm -- --nocapture` runs longer.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tickgate::broker::Link;
+
+use crate::nats_server::{Nats, Proxy};
+use crate::node::{Got, Node, check_order, until_with, with_id};
+
+const CHANNELS: [&str; 3] = ["kept.a", "kept.b", "kept.c"];
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_storm_of_faults_loses_and_doubles_nothing() {
+    let seed = variable("TICKGATE_SEED").unwrap_or(7);
+    let seconds = variable("TICKGATE_SECONDS").unwrap_or(15);
+    println!("TICKGATE_SEED={seed} TICKGATE_SECONDS={seconds}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut server = Nats::start();
+    let proxies: Vec<Proxy> = (0..3).map(|_| Proxy::start(server.port)).collect();
+    let (done, faults) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    // Everybody has joined before the first event.
+    let begin = Arc::new(Barrier::new(4));
+    let gateways: Vec<_> = proxies
+        .iter()
+        .enumerate()
+        .map(|(index, proxy)| {
+            let mut node = Node::nats(Node::settings(proxy.url(), &format!("n{index}")));
+            let (done, begin) = (Arc::clone(&done), Arc::clone(&begin));
+            std::thread::spawn(move || {
+                node.wait_for(Link::Up);
+                node.join("kept.*");
+                begin.wait();
+                let (mut number, mut repeats, mut got) = (0u64, 0u64, Vec::<Got>::new());
+                while !done.load(Ordering::Relaxed) {
+                    for name in CHANNELS {
+                        let event = || with_id(name, format!("[{index},{number}]"), &format!("{index}-{number}"));
+                        while node.publish(vec![event()])[0].is_err() {
+                            repeats += 1;
+                            node.take(&mut got);
+                            std::thread::sleep(Duration::from_millis(50));
+                        }
+                    }
+                    number += 1;
+                    node.take(&mut got);
+                }
+                (node, number, repeats, got)
+            })
+        })
+        .collect();
+    begin.wait();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        let proxy = &proxies[random.random_range(0..proxies.len())];
+        let pause = Duration::from_millis(random.random_range(100..1500));
+        match random.random_range(0..4) {
+            0 => {
+                server.freeze();
+                std::thread::sleep(3 * pause);
+                server.thaw();
+            }
+            1 => {
+                server.kill();
+                std::thread::sleep(pause);
+                server.restart();
+            }
+            2 => {
+                proxy.cut();
+                std::thread::sleep(pause);
+                proxy.mend();
+            }
+            _ => {
+                proxy.hold();
+                std::thread::sleep(2 * pause);
+                proxy.mend();
+            }
+        }
+        faults.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(random.random_range(200..2000)));
+    }
+    done.store(true, Ordering::Relaxed);
+    let mut ended: Vec<_> = gateways
+        .into_iter()
+        .map(|gateway| gateway.join().expect("no panic"))
+        .collect();
+    let published: u64 = ended.iter().map(|(_, number, ..)| number * CHANNELS.len() as u64).sum();
+    let repeats: u64 = ended.iter().map(|(_, _, repeats, _)| repeats).sum();
+    println!(
+        "{published} events, {repeats} repeats, {} faults",
+        faults.load(Ordering::Relaxed)
+    );
+    assert!(published > 100, "{published}");
+    for (node, _, _, got) in &mut ended {
+        node.wait_for(Link::Up);
+        until_with("all events", || {
+            node.take(got);
+            if got.len() as u64 >= published {
+                Ok(())
+            } else {
+                Err(format!("{} of {published}", got.len()))
+            }
+        });
+        assert_eq!(got.len() as u64, published, "nothing comes twice");
+        check_order(got).unwrap_or_else(|wrong| panic!("TICKGATE_SEED={seed}: {wrong}"));
+        assert_eq!(node.resyncs, 0, "every reader got everything");
+    }
+    let sequence = |got: &[Got]| got.iter().map(|(_, version, _)| *version).collect::<Vec<_>>();
+    for (.., got) in &ended[1..] {
+        assert_eq!(
+            sequence(got),
+            sequence(&ended[0].3),
+            "TICKGATE_SEED={seed}: the same versions everywhere"
+        );
+    }
+}

