@@ -9,6 +9,7 @@ use super::tenant::TenantSample;
 use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
+use crate::backend::jwks::JwksCounts;
 use crate::broker::nats::NatsSample;
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
@@ -121,6 +122,7 @@ const TOKENS: &[Metric<VerifierMetrics>] = &[
                 ("verified", &verifier.verified),
                 ("expired", &verifier.expired),
                 ("invalid", &verifier.invalid),
+                ("key_awaited", &verifier.key_awaited),
                 ("overloaded", &verifier.overloaded),
             ] {
                 samples.labelled(&[("outcome", &outcome)], count.get());
@@ -271,6 +273,12 @@ impl Admin {
         page.add(IngressSample::METRICS, &ingress);
         page.add(REFUSALS, &ingress);
         page.add(TOKENS, parts.verifier.metrics());
+        let sets = parts.key_sets.read();
+        let sets: Vec<_> = sets
+            .iter()
+            .map(|set| (vec![("set", set.set.clone())], &set.counts))
+            .collect();
+        page.add_each(JwksCounts::METRICS, &sets);
         page.add(HUB, &now.hub);
         page.add(NatsSample::METRICS, &(parts.nats)());
         page.add(SnapshotSample::METRICS, &parts.snapshot.read());

@@ -44,6 +44,7 @@ use self::statistics::Statistics;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::CommandsSample;
 use crate::backend::feeds::Feeds;
+use crate::backend::jwks::KeySets;
 use crate::broker::Broker;
 use crate::broker::nats::NatsSample;
 use crate::hub::Hub;
@@ -116,6 +117,8 @@ pub struct Parts {
     pub feeds: Arc<Feeds>,
     /// Reads the counters of the broker; zeros with the embedded one.
     pub nats: Box<dyn Fn() -> NatsSample + Send + Sync>,
+    /// The key sets.
+    pub key_sets: Arc<KeySets>,
     /// What the snapshot's thread counts; zeros without a snapshot.
     pub snapshot: Arc<SnapshotMetrics>,
     /// The counters of the public listeners.

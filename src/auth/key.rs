@@ -5,9 +5,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aws_lc_rs::signature as lc;
 use jsonwebtoken::{DecodingKey, EncodingKey};
+
+use super::source::KeySource;
 
 /// A signature algorithm (RFC 7518, section 3.1; EdDSA: RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -221,6 +224,57 @@ impl Key {
         })
     }
 
+    /// A public RSA key of 2048 to 8192 bits, from its big-endian modulus and exponent.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm is not an RSA one, or the numbers are not such a key.
+    pub(super) fn rsa(algorithm: Algorithm, modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let der = der_sequence(&[der_integer(modulus), der_integer(exponent)].concat());
+        let start = modulus.iter().position(|byte| *byte != 0).unwrap_or(modulus.len());
+        let bits = modulus[start..].len() * 8 - modulus.get(start).map_or(0, |byte| byte.leading_zeros() as usize);
+        let fits = algorithm.family() == Family::Rsa && (2048..=8192).contains(&bits);
+        Self::checked(algorithm, fits, &der, DecodingKey::from_rsa_der)
+    }
+
+    /// A public key on the curve of the algorithm, from its coordinates.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm has no curve, or there is no such point on it.
+    pub(super) fn ec(algorithm: Algorithm, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
+        // An uncompressed point (SEC 1, section 2.3.3).
+        let point = [&[4], x, y].concat();
+        let fits = algorithm.family() == Family::Ec && x.len() == y.len();
+        Self::checked(algorithm, fits, &point, DecodingKey::from_ec_der)
+    }
+
+    /// A public Ed25519 key of 32 bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not such a key.
+    pub(super) fn ed(bytes: &[u8]) -> Result<Self, KeyError> {
+        Self::checked(Algorithm::EdDsa, true, bytes, DecodingKey::from_ed_der)
+    }
+
+    fn checked(
+        algorithm: Algorithm,
+        fits: bool,
+        bytes: &[u8],
+        decoding: impl FnOnce(&[u8]) -> DecodingKey,
+    ) -> Result<Self, KeyError> {
+        let refused = KeyError::NotAPublicKey(algorithm);
+        let public = algorithm.public().filter(|_| fits).ok_or(refused)?;
+        lc::ParsedPublicKey::new(public, bytes).map_err(|_| refused)?;
+        Ok(Self {
+            id: None,
+            algorithm,
+            verifies: decoding(bytes),
+            signs: None,
+        })
+    }
+
     /// Sets the key's id. A token with a `kid` is verified by keys of that id, and by keys without an id.
     #[must_use]
     pub fn with_id(mut self, id: &str) -> Self {
@@ -248,6 +302,36 @@ impl Key {
     }
 }
 
+/// A DER INTEGER of a non-negative number in big-endian bytes.
+fn der_integer(bytes: &[u8]) -> Vec<u8> {
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    let mut content = bytes[start..].to_vec();
+    if content.first().is_none_or(|first| *first >= 0x80) {
+        content.insert(0, 0);
+    }
+    der(0x02, &content)
+}
+
+/// A DER SEQUENCE.
+fn der_sequence(content: &[u8]) -> Vec<u8> {
+    der(0x30, content)
+}
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut encoded = vec![tag];
+    match content.len() {
+        length @ 0..0x80 => encoded.push(length as u8),
+        length => {
+            let bytes = length.to_be_bytes();
+            let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
+            encoded.push(0x80 | (bytes.len() - start) as u8);
+            encoded.extend_from_slice(&bytes[start..]);
+        }
+    }
+    encoded.extend_from_slice(content);
+    encoded
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key")
@@ -257,41 +341,70 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys of a gateway, in the order of the configuration.
+/// The keys of a gateway: those of the configuration, in order, and those of sources.
 #[derive(Clone, Debug, Default)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet {
+    keys: Vec<Key>,
+    sources: Vec<Arc<KeySource>>,
+}
 
 impl KeySet {
     /// A set of any number of keys. Several may have one algorithm, for rotation. The empty set accepts no token.
     #[must_use]
     pub const fn new(keys: Vec<Key>) -> Self {
-        Self(keys)
+        Self {
+            keys,
+            sources: Vec::new(),
+        }
     }
 
-    /// Whether the set has no key.
+    /// Adds sources, whose keys may change.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Vec<Arc<KeySource>>) -> Self {
+        self.sources = sources;
+        self
+    }
+
+    /// Whether the set has neither a key nor a source.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty() && self.sources.is_empty()
     }
 
-    /// The keys, in order.
+    /// The keys of the configuration, in order.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
-        &self.0
+        &self.keys
+    }
+
+    /// Whether `test` is true for some key.
+    fn any(&self, test: impl Fn(&Key) -> bool) -> bool {
+        self.keys.iter().any(&test) || self.sources.iter().any(|source| source.keys().iter().any(&test))
     }
 
     /// Whether some key has this algorithm.
     pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
-        self.0.iter().any(|key| key.algorithm == algorithm)
+        self.any(|key| key.algorithm == algorithm)
     }
 
     /// Whether `signature` (in base64url) is a signature of `message` by a key of this algorithm whose id, if it has one,
     /// is `kid`.
     pub(super) fn verifies(&self, algorithm: Algorithm, kid: Option<&str>, message: &str, signature: &str) -> bool {
-        let fits = |key: &&Key| {
+        self.any(|key| {
             let id_fits = key.id().zip(kid).is_none_or(|(id, kid)| id == kid);
-            key.algorithm == algorithm && id_fits
+            key.algorithm == algorithm && id_fits && key.verifies(message, signature)
+        })
+    }
+
+    /// Whether the key that a token names is unknown, but may come. Asks for it then. A token that names none may have a key
+    /// of a source that has none yet.
+    pub(super) fn may_get(&self, kid: Option<&str>) -> bool {
+        let stale = |source: &&Arc<KeySource>| match kid {
+            Some(_) => source.ask(),
+            None => source.keys().is_empty() && source.ask(),
         };
-        self.0.iter().filter(fits).any(|key| key.verifies(message, signature))
+        let is_known = kid.is_some_and(|kid| self.any(|key| key.id() == Some(kid)));
+        // Every stale source is asked.
+        !is_known && self.sources.iter().filter(stale).count() > 0
     }
 }

@@ -7,11 +7,13 @@
 //! [`Identity::may_command`] and [`Identity::may_publish`] apply them.
 
 mod claims;
+mod jwks;
 mod key;
 mod mint;
 mod permission;
 mod policy;
 mod secret;
+mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 mod token;
@@ -19,11 +21,13 @@ pub mod verifier;
 
 use std::sync::{Arc, LazyLock};
 
+pub use jwks::{JWKS_BYTES_MAX, Jwks, JwksError};
 pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};
 pub use permission::{Permissions, is_admin_only};
 pub use policy::{ADMIN_ROLE, Policy, Settings};
 pub use secret::{Secret, same_secret};
+pub use source::KeySource;
 pub use token::{TOKEN_BYTES_MAX, verify};
 
 use tickgate_protocol::channel::Tenant;
@@ -113,6 +117,15 @@ impl TokenError {
     #[must_use]
     pub fn too_long() -> Self {
         Self::invalid(format!("the token is longer than {TOKEN_BYTES_MAX} bytes"))
+    }
+
+    /// The error for a token whose key may be among those that are being read.
+    #[must_use]
+    pub fn key_awaited() -> Self {
+        Self {
+            code: ErrorCode::Internal,
+            message: "the token's key is not known yet; try again in some seconds".into(),
+        }
     }
 
     /// The error for a token whose `exp` (in Unix milliseconds) plus leeway has passed.

@@ -63,13 +63,16 @@ fn verified_payload(token: &str, keys: &KeySet) -> Result<Vec<u8>, TokenError> {
     }
     // `none` is not a supported algorithm.
     let algorithm = header.alg.parse().ok().filter(|&algorithm| keys.accepts(algorithm));
-    let algorithm = algorithm.ok_or_else(|| TokenError::invalid("the token's algorithm is not accepted"))?;
-    if !keys.verifies(algorithm, header.kid.as_deref(), message, signature) {
-        return Err(TokenError::invalid(
-            "the token's signature does not verify with any accepted key",
-        ));
+    let kid = header.kid.as_deref();
+    let refused = match algorithm {
+        Some(algorithm) if keys.verifies(algorithm, kid, message, signature) => return Ok(payload),
+        Some(_) => "the token's signature does not verify with any accepted key",
+        None => "the token's algorithm is not accepted",
+    };
+    if keys.may_get(kid) {
+        return Err(TokenError::key_awaited());
     }
-    Ok(payload)
+    Err(TokenError::invalid(refused))
 }
 
 fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Result<Identity, TokenError> {

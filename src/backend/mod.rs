@@ -4,3 +4,4 @@
 
 pub mod commands;
 pub mod feeds;
+pub mod jwks;

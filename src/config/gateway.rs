@@ -57,6 +57,7 @@ impl Config {
             nats: self.nats(),
             snapshot: sections.state.snapshot(),
             keys: self.keys(),
+            key_sets: self.secrets.spaces().flat_map(|own| own.key_sets.clone()).collect(),
             auth: self.auth(),
             commands: self.commands(),
             feeds,
@@ -88,7 +89,7 @@ impl Config {
     /// The keys that sign and verify tokens.
     #[must_use]
     pub fn keys(&self) -> KeySet {
-        KeySet::new(self.secrets.own.keys.clone())
+        self.secrets.own.key_set()
     }
 
     /// How tokens are read.
@@ -103,7 +104,7 @@ impl Config {
         let settings = |(space, (tenant, secrets)): (Space<'_>, (&sections::Tenant, &OwnSecrets))| {
             Some(gateway::TenantSettings {
                 name: tenant.name.as_deref()?.into(),
-                keys: KeySet::new(secrets.keys.clone()),
+                keys: secrets.key_set(),
                 auth: space.auth.settings(space.tenant),
                 admin_key: admin_key(secrets.admin_key.as_ref()),
                 event_bytes: space.limits.event_bytes,

@@ -1,9 +1,10 @@
 //! Keys that are made for one run because none are configured, and warnings about keys.
 
-use super::secrets::{OwnSecrets, Secrets};
+use super::secrets::Secrets;
 use super::source::Environment;
 use super::{Config, Sections};
 use crate::auth::{Algorithm, Key, Mode, Secret};
+use crate::ingress::http::RESTART_VARIABLE;
 
 /// Keys that were made for one run.
 pub struct RunKeys {
@@ -39,11 +40,15 @@ impl Config {
         // Without endpoints, the default tenant has no clients. The tenants have keys of their own.
         let has_clients = !endpoints.is_empty() || tenants.is_empty();
         let own = &self.secrets.own;
-        if !own.keys.is_empty() || !has_clients || (is_open && own.admin_key.is_some()) {
+        if !own.key_set().is_empty() || !has_clients || (is_open && own.admin_key.is_some()) {
             return Ok(false);
         }
         let mut listeners = server.listen.iter().chain([&server.admin_listen]);
-        let passed = environment.get("LISTEN_FDS").is_some();
+        // After a restart in place, systemd's sockets are named in another variable.
+        let is_restarted = environment
+            .get(RESTART_VARIABLE)
+            .is_some_and(|text| text.contains("systemd"));
+        let passed = is_restarted || environment.get("LISTEN_FDS").is_some();
         if passed || !listeners.all(crate::ingress::ListenAddress::is_local) {
             if is_open { Ok(false) } else { Err(NoKey) }
         } else {
@@ -54,7 +59,7 @@ impl Config {
     /// Settings of keys that are valid but probably not intended.
     pub(super) fn key_warnings(&self) -> Vec<String> {
         let Secrets {
-            own: OwnSecrets { keys, admin_key, .. },
+            own,
             exposed_files,
             shared_secrets,
             ..
@@ -66,7 +71,7 @@ impl Config {
         warnings.extend(shared_secrets.iter().map(|[one, other]| {
             format!("{one} and {other} are the same secret: a token of either tenant is accepted by both")
         }));
-        if self.sections.auth.mode == Mode::Off && keys.is_empty() && admin_key.is_none() {
+        if self.sections.auth.mode == Mode::Off && own.key_set().is_empty() && own.admin_key.is_none() {
             let warning = "no admin key and no key for tokens is configured: publishing and the admin API are refused";
             warnings.push(warning.to_owned());
         }

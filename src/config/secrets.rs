@@ -3,11 +3,13 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check::Check;
 use super::sections::{DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key, Sections, Space, TenantAdmin};
 use super::source::Environment;
 use crate::auth::{self, Secret};
+use crate::backend::jwks::SetSettings;
 use tickgate_protocol::channel::Tenant;
 
 /// The shortest admin key, in bytes, unless `admin.allow_short_key` is set.
@@ -34,11 +36,21 @@ pub(super) struct Secrets {
 pub(super) struct OwnSecrets {
     /// The keys of `[[auth.key]]`, in order.
     pub(super) keys: Vec<auth::Key>,
+    /// The key sets of `[[auth.key]]`, in order.
+    pub(super) key_sets: Vec<SetSettings>,
     pub(super) admin_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
     pub(super) feeds: Vec<Option<Secret>>,
+}
+
+impl OwnSecrets {
+    /// The keys that verify tokens, with those of key sets.
+    pub(super) fn key_set(&self) -> auth::KeySet {
+        let sources = self.key_sets.iter().map(|set| Arc::clone(&set.keys));
+        auth::KeySet::new(self.keys.clone()).with_sources(sources.collect())
+    }
 }
 
 impl Secrets {
@@ -157,6 +169,7 @@ impl Search<'_, '_> {
         });
         OwnSecrets {
             keys,
+            key_sets: space.auth.keys.iter().filter_map(Key::set).collect(),
             admin_key: None,
             commands,
             feeds: feeds.collect(),
@@ -164,6 +177,12 @@ impl Search<'_, '_> {
     }
 
     fn key(&mut self, key: &Key, name: &str, space: &Space<'_>) -> Option<auth::Key> {
+        if key.set().is_some() {
+            if let Some(path) = &key.jwks_file {
+                self.check_key_set(path, &format!("{name}.jwks_file"), key.algorithm);
+            }
+            return None;
+        }
         let algorithm = key.algorithm?;
         let (made, name) = match &key.public_key_file {
             Some(path) => {
@@ -183,6 +202,15 @@ impl Search<'_, '_> {
         let from = from_variable(key.secret_env.as_deref());
         let refused = |error| self.check.refuse(&name, format!("{error}{from}"));
         made.map_err(refused).ok()
+    }
+
+    /// Reports a key set that cannot be used. The gateway reads it again.
+    fn check_key_set(&mut self, path: &Path, name: &str, algorithm: Option<auth::Algorithm>) {
+        let Some(text) = self.file(path, name) else { return };
+        if let Err(error) = auth::Jwks::parse(text.expose(), algorithm) {
+            let message = format!("{} cannot be used: {error}", path.display());
+            self.check.refuse(name, message);
+        }
     }
 
     /// Notes the secret of a key for tokens. Two tenants with the same one accept each other's tokens.

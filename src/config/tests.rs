@@ -20,6 +20,8 @@ const BAD: &str = include_str!("testdata/bad.txt");
 
 // An Ed25519 public key (RFC 8410, section 10.1).
 const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+const JWKS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"hkgS-Pr5XgNz0HpLK4PxgMe-t0jFSfoL48WsFImAN7M"}]}"#;
 
 pub(super) fn load(toml: &str, environment: &Environment) -> Result<Config, Problems> {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -47,6 +49,7 @@ fn all_keys(directory: &Path) -> String {
         ("hmac", "hmac"),
         ("redis", "redis-password"),
         ("ed25519.pem", ED25519),
+        ("jwks.json", JWKS),
     ] {
         let file = directory.join(name);
         std::fs::write(&file, text).expect("written");

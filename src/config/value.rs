@@ -9,6 +9,7 @@ use super::source::{Content, Node};
 use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
+use crate::backend::jwks::JwksUrl;
 use crate::ingress::{HostPattern, ListenAddress, ListenerName};
 use crate::log_level::Levels;
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
@@ -323,7 +324,8 @@ parsed!(
     UrlTemplate, "URL", "a URL in quotes";
     RedisKey, "Redis key", "a Redis key in quotes";
     Levels, "level", "a level in quotes";
-    RedisAddress, "URL", "an address in quotes"
+    RedisAddress, "URL", "an address in quotes";
+    JwksUrl, "URL", "a URL in quotes"
 );
 
 /// Implements [`Value`] for an enum whose variants stand for texts. Texts behind `not` are refused as unsupported.

@@ -13,6 +13,7 @@ use crate::auth::Identity;
 use crate::auth::verifier::{self, Verifier};
 use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
+use crate::backend::jwks::KeySets;
 use crate::broker::nats::Nats;
 use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
@@ -37,6 +38,7 @@ pub(super) struct Components {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) nats: Option<Arc<Nats>>,
     pub(super) verifier: Arc<Verifier>,
+    pub(super) key_sets: Arc<KeySets>,
     pub(super) router: Arc<Router>,
     pub(super) feeds: Arc<Feeds>,
     pub(super) feed_runner: Runner,
@@ -103,6 +105,8 @@ impl Components {
             what: "the verifier's threads",
             source,
         })?;
+        let verifier = Arc::new(verifier);
+        let key_sets = KeySets::start(settings.key_sets.clone(), Arc::clone(&verifier), runtime.clone());
         let router = Router::new(
             commands::Settings {
                 tenants: settings.tenant_names(),
@@ -136,7 +140,8 @@ impl Components {
             watch,
             broker,
             nats,
-            verifier: Arc::new(verifier),
+            verifier,
+            key_sets: Arc::new(key_sets),
             router: Arc::new(router),
             feeds,
             feed_runner,
@@ -144,6 +149,7 @@ impl Components {
             shard_threads: Vec::new(),
         };
         components.start_shards(settings, inboxes, mailboxes)?;
+        components.key_sets.wait_for_first();
         Ok(components)
     }
 

@@ -36,7 +36,7 @@ use self::reload::Reload;
 use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
-use crate::backend::{commands, feeds};
+use crate::backend::{commands, feeds, jwks};
 use crate::broker::nats;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
@@ -104,6 +104,8 @@ pub struct Settings {
     pub tenants: Vec<TenantSettings>,
     /// The keys that verify tokens.
     pub keys: auth::KeySet,
+    /// The key sets whose keys are among them.
+    pub key_sets: Vec<jwks::SetSettings>,
     /// How tokens are read, and what roles may do.
     pub auth: auth::Settings,
     /// The backends of commands.
@@ -211,6 +213,7 @@ impl Gateway {
                     let nats = components.nats.clone();
                     Box::new(move || nats.as_ref().map(|nats| nats.sample()).unwrap_or_default())
                 },
+                key_sets: Arc::clone(&components.key_sets),
                 snapshot: snapshot_metrics.unwrap_or_default(),
                 ingress: ingress_metrics,
                 health: Arc::clone(&health),
@@ -225,6 +228,7 @@ impl Gateway {
             ingress: Arc::clone(&ingress),
             admin: Arc::clone(&admin),
             verifier: components.verifier,
+            key_sets: components.key_sets,
             router: Arc::clone(&components.router),
         };
         health.watch_hub(Arc::clone(&components.hub));

@@ -8,6 +8,7 @@ use super::Settings;
 use crate::admin::Admin;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
+use crate::backend::jwks::KeySets;
 use crate::ingress::http::ListenerNames;
 use crate::ingress::{Ingress, SelectionError, check_endpoints};
 use tickgate_protocol::channel::TenantNames;
@@ -19,6 +20,7 @@ pub(super) struct Reload {
     pub(super) ingress: Arc<Ingress>,
     pub(super) admin: Arc<Admin>,
     pub(super) verifier: Arc<Verifier>,
+    pub(super) key_sets: Arc<KeySets>,
     pub(super) router: Arc<Router>,
 }
 
@@ -46,6 +48,7 @@ impl Reload {
             return Err(ReloadError::Tenants);
         }
         check_endpoints(&settings.ingress.endpoints, &self.listeners)?;
+        self.key_sets.replace(settings.key_sets.clone());
         self.admin
             .set_event_bytes(settings.admin.event_bytes, &settings.tenant_access());
         self.verifier.replace(settings.token_rules());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tickgate::auth::{self, KeySet};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::backend::jwks::{Location, SetSettings};
 use tickgate::gateway::TenantSettings;
 use tickgate_protocol::channel::Pattern;
 
@@ -70,6 +71,12 @@ pub(crate) fn page() -> String {
             event_bytes: 1024,
             publish_per_second: 0,
         });
+        settings.key_sets = vec![SetSettings {
+            location: Location::File("/nonexistent".into()),
+            algorithm: None,
+            refresh: Duration::from_secs(60),
+            keys: std::sync::Arc::default(),
+        }];
         let url = BackendUrl::parse("http://127.0.0.1:9/commands").expect("a URL");
         let target = Target::Http(HttpSettings { url, hmac_secret: None });
         settings.commands.routes = vec![RouteSettings::new(Pattern::parse("*").expect("valid"), target)];

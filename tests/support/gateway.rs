@@ -107,6 +107,7 @@ pub(crate) fn settings() -> Settings {
         scan_budget: shard::ScanBudget::default(),
         flush: shard::FlushMethod::Auto,
         keys: KeySet::new(vec![key]),
+        key_sets: Vec::new(),
         auth,
         commands: commands::Settings::default(),
         feeds: feeds::Settings::default(),

@@ -12,6 +12,7 @@ use crate::auth::verifier;
 use crate::auth::{Algorithm, Key, KeySet};
 use crate::backend::commands::Router;
 use crate::backend::feeds::Runner;
+use crate::backend::jwks::KeySets;
 use crate::backend::{commands, feeds};
 use crate::broker::Embedded;
 use crate::ingress::http::LocalAddress;
@@ -57,7 +58,8 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         .unzip();
     let key = Key::hmac(Algorithm::Hs256, KEY.as_bytes(), false).expect("a good key");
     let verifier = verifier::Settings::new(KeySet::new(vec![key]), crate::auth::Settings::default());
-    let verifier = Verifier::start(verifier, shards.clone()).expect("started");
+    let verifier = Arc::new(Verifier::start(verifier, shards.clone()).expect("started"));
+    let key_sets = KeySets::start(Vec::new(), Arc::clone(&verifier), tokio::runtime::Handle::current());
     let router = Router::new(
         commands::Settings::default(),
         Box::new(shards.clone()),
@@ -68,7 +70,7 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
     let bodies = body_room(&settings);
     let parts = Parts {
         node: "test".into(),
-        verifier: Arc::new(verifier),
+        verifier,
         health: Arc::new(Health::new(Arc::clone(&broker), None)),
         snapshot: Arc::default(),
         broker,
@@ -78,6 +80,7 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         shards,
         commands: Box::new(move || router.read()),
         feeds,
+        key_sets: Arc::new(key_sets),
         ingress: Arc::default(),
         bodies,
         public_bodies: Arc::new(BodyRoom::new(1)),

@@ -67,6 +67,30 @@ impl Signer {
         Some(pem("PUBLIC KEY", der.as_ref()))
     }
 
+    /// The public key as a JSON Web Key, without an id and an algorithm.
+    pub(crate) fn jwk(&self) -> serde_json::Value {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::Hmac(_) => panic!("a secret is no public key"),
+            Self::Rsa(pair, _) => {
+                // `RSAPublicKey` of PKCS #1: a sequence of two integers.
+                let (sequence, _) = der(pair.public_key().as_ref());
+                let (modulus, rest) = der(sequence);
+                let (exponent, _) = der(rest);
+                serde_json::json!({"kty": "RSA", "n": encode(&modulus[1..]), "e": encode(exponent)})
+            }
+            Self::Ec(pair) => {
+                let point = &pair.public_key().as_ref()[1..];
+                let (x, y) = point.split_at(point.len() / 2);
+                let curve = if x.len() == 32 { "P-256" } else { "P-384" };
+                serde_json::json!({"kty": "EC", "crv": curve, "x": encode(x), "y": encode(y)})
+            }
+            Self::Ed(pair) => {
+                serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref())})
+            }
+        }
+    }
+
     /// A token with this header and this payload.
     pub(crate) fn token(&self, header: &str, payload: &str) -> String {
         let message = format!("{}.{}", base64url(header), base64url(payload));
@@ -83,6 +107,22 @@ impl Signer {
         };
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
+}
+
+/// The content of the first value of DER, and what follows it.
+fn der(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (start, length) = match bytes[1] {
+        short @ 0..0x80 => (2, usize::from(short)),
+        long => {
+            let count = usize::from(long & 0x7f);
+            let digits = &bytes[2..2 + count];
+            (
+                2 + count,
+                digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)),
+            )
+        }
+    };
+    bytes[start..].split_at(length)
 }
 
 /// A token signed by [`SECRET`] with HS256.

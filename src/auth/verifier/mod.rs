@@ -80,6 +80,8 @@ pub struct VerifierMetrics {
     pub invalid: Counter,
     /// Requests refused because too many waited.
     pub overloaded: Counter,
+    /// Tokens refused for now, because their key may be among those that are being read.
+    pub key_awaited: Counter,
     /// How long it took to verify tokens that were not in the cache.
     pub duration: Histogram,
 }
@@ -193,6 +195,18 @@ impl Verifier {
         self.shared.cache.clear(generation);
     }
 
+    /// Forgets the tokens that were verified, because a source has other keys now.
+    pub fn forget(&self) {
+        let mut rules = self.shared.rules.write();
+        let generation = rules.generation + 1;
+        *rules = Arc::new(Rules {
+            tenants: rules.tenants.clone(),
+            generation,
+        });
+        drop(rules);
+        self.shared.cache.clear(generation);
+    }
+
     /// The verifier's counters.
     #[must_use]
     pub fn metrics(&self) -> &VerifierMetrics {
@@ -227,11 +241,10 @@ impl Shared {
                 Ok(self.cache.put(key, Arc::new(identity), rules.generation))
             }
             Err(error) => {
-                let expired = error.code == ErrorCode::TokenExpired;
-                let counter = if expired {
-                    &self.metrics.expired
-                } else {
-                    &self.metrics.invalid
+                let counter = match error.code {
+                    ErrorCode::TokenExpired => &self.metrics.expired,
+                    ErrorCode::Internal => &self.metrics.key_awaited,
+                    _ => &self.metrics.invalid,
                 };
                 counter.add(1);
                 Err(error)
@@ -241,15 +254,15 @@ impl Shared {
 }
 
 impl Rules {
-    /// The identity by the first of these tenants whose rules accept the token. Of several errors, that of an expired token
-    /// says the most.
+    /// The identity by the first of these tenants whose rules accept the token. Of several errors, that of an expired token,
+    /// or of one whose key may come, says the most.
     fn verify(&self, tenants: &[Tenant], token: &str, now_unix_ms: u64) -> Result<Identity, TokenError> {
         let mut refused = None;
         let rules = tenants.iter().filter_map(|tenant| self.tenants.get(tenant.index()));
         for TokenRules { keys, settings } in rules {
             match auth::verify(token, keys, settings, now_unix_ms) {
                 Ok(identity) => return Ok(identity),
-                Err(error) if error.code == ErrorCode::TokenExpired => refused = Some(error),
+                Err(error) if error.code != ErrorCode::TokenInvalid => refused = Some(error),
                 Err(error) => refused = refused.or(Some(error)),
             }
         }

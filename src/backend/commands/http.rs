@@ -20,7 +20,7 @@ use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, 
 use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::{Failure, Handler, HandlerResult, Request, reply};
@@ -112,8 +112,8 @@ impl fmt::Debug for BackendUrl {
 
 /// The connections of all HTTP backends.
 #[derive(Clone, Debug)]
-pub struct Pool {
-    client: Client<HttpConnector, Full<Bytes>>,
+pub struct Pool<C = HttpConnector> {
+    client: Client<C, Full<Bytes>>,
 }
 
 impl Default for Pool {
@@ -121,6 +121,13 @@ impl Default for Pool {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self::over(connector)
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Pool<C> {
+    /// Connections that this connector makes.
+    pub(crate) fn over(connector: C) -> Self {
         // The client's own retries are safe: it repeats a request only if the connection closed before the first byte was
         // written.
         let client = Client::builder(TokioExecutor::new())
@@ -147,7 +154,7 @@ pub(crate) enum RequestError {
     Status(u16, Option<String>),
 }
 
-impl Pool {
+impl<C: Connect + Clone + Send + Sync + 'static> Pool<C> {
     /// Sends one request and returns the body of the response. Adds the headers that all requests have.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::{connections_or_no_limit, some_connections};
-use crate::auth::{ADMIN_ROLE, Algorithm, Mode, Permissions, Policy, Settings};
+use crate::auth::{ADMIN_ROLE, Algorithm, KeySource, Mode, Permissions, Policy, Settings};
+use crate::backend::jwks::{ATTEMPT_INTERVAL, JwksUrl, Location, SetSettings};
 use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
@@ -118,30 +119,53 @@ section! {
     struct Key {
         /// `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `ES256`, `ES384` or `EdDSA`. A token that is signed with another
         /// algorithm is refused.
-        value algorithm: Option<Algorithm> = None, required "is missing, such as \"HS256\"";
+        /// A key set may leave it out: then each of its keys has the algorithm that the set names, or that of its kind (RSA:
+        /// RS256).
+        value algorithm: Option<Algorithm> = None;
         /// The variable that holds the HMAC secret.
         value secret_env: Option<String> = None, check not_blank;
         /// The file that holds the HMAC secret.
         value secret_file: Option<PathBuf> = None;
         /// The PEM file that holds the public key, for algorithms other than HMAC.
         value public_key_file: Option<PathBuf> = None;
+        /// A file with a JSON Web Key Set (RFC 7517). The `kid` of a token selects the key. Secrets in the set are not used.
+        value jwks_file: Option<PathBuf> = None;
+        /// The same by URL: `https://…`, or `http://…` of this machine. While it cannot be read, its last keys stay in use. The
+        /// certificates of the system are trusted (or those of the variable `SSL_CERT_FILE`).
+        value jwks_url: Option<JwksUrl> = None;
+        /// After how long a key set is read again, 10 s to 1 d. A token that names an unknown key has it read sooner, at most
+        /// once in 10 s.
+        value jwks_refresh: Duration = Duration::from_secs(300),
+            check |time| ensure(*time >= ATTEMPT_INTERVAL, "must be at least \"10s\"")
+                .and(no_longer_than(time, DAY).because("a key that left the set is accepted for this time"));
 
-        refused "jwks_file" "JWKS: not supported by this version";
-        refused "jwks_url" "JWKS: not supported by this version";
         refused "secret" "a secret does not stand in the file: name it by secret_env or secret_file";
         rule source_fits_the_algorithm;
     }
 }
 
 fn source_fits_the_algorithm(key: &Key, check: &mut Check<'_>) {
-    let Some(algorithm) = key.algorithm else { return };
+    let is_set = key.jwks_file.is_some() || key.jwks_url.is_some();
+    let Some(algorithm) = key.algorithm else {
+        return check.require(is_set, "algorithm", "is missing, such as \"HS256\"");
+    };
     let sources = [
         key.secret_env.is_some(),
         key.secret_file.is_some(),
         key.public_key_file.is_some(),
+        key.jwks_file.is_some(),
+        key.jwks_url.is_some(),
     ];
     if sources.into_iter().filter(|given| *given).count() != 1 {
-        return check.refuse("", "needs exactly one of secret_env, secret_file and public_key_file");
+        let message = "needs exactly one of secret_env, secret_file, public_key_file, jwks_file and jwks_url";
+        return check.refuse("", message);
+    }
+    if is_set {
+        return check.require(
+            !algorithm.is_hmac(),
+            "algorithm",
+            "a key set has public keys, and no HS algorithm",
+        );
     }
     check.require(
         algorithm.is_hmac() == key.public_key_file.is_none(),
@@ -151,6 +175,21 @@ fn source_fits_the_algorithm(key: &Key, check: &mut Check<'_>) {
 }
 
 impl Key {
+    /// The key set, if it is one.
+    pub(in crate::config) fn set(&self) -> Option<SetSettings> {
+        let location = match (&self.jwks_file, &self.jwks_url) {
+            (Some(path), _) => Location::File(path.clone()),
+            (None, Some(url)) => Location::Url(url.clone()),
+            (None, None) => return None,
+        };
+        Some(SetSettings {
+            location,
+            algorithm: self.algorithm,
+            refresh: self.jwks_refresh,
+            keys: Arc::<KeySource>::default(),
+        })
+    }
+
     /// The key that is used if the file names none and [`DEFAULT_SECRET_ENV`] is set.
     pub(in crate::config) fn default_of_environment() -> Self {
         Self {

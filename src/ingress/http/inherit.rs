@@ -1,7 +1,7 @@
 //! Listening sockets that were passed to the process: by systemd, or by the gateway that this process replaces.
 //!
 //! A gateway that restarts in place replaces its own program (`execve(2)`), so the process id stays and the sockets stay
-//! open. The variable [`VARIABLE`] tells the new program which descriptors they are.
+//! open. The variable [`RESTART_VARIABLE`] tells the new program which descriptors they are.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -18,7 +18,7 @@ use socket2::SockRef;
 use super::address::{ListenAddress, ListenerName};
 
 /// The variable that tells the program after a restart about its sockets. It does not name a key of the configuration.
-const VARIABLE: &str = "TICKGATE_RESTART";
+pub const RESTART_VARIABLE: &str = "TICKGATE_RESTART";
 
 /// The listening sockets that were passed to this process.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Inherited {
             };
             inherited.add_passed(Passed { name, socket });
         }
-        if let Ok(text) = std::env::var(VARIABLE) {
+        if let Ok(text) = std::env::var(RESTART_VARIABLE) {
             inherited.add_handed_over(&text)?;
         }
         Ok(inherited)
@@ -111,7 +111,7 @@ impl Inherited {
         }
     }
 
-    /// Takes over the sockets that the text of [`VARIABLE`] names, unless it is meant for another process.
+    /// Takes over the sockets that the text of [`RESTART_VARIABLE`] names, unless it is meant for another process.
     fn add_handed_over(&mut self, text: &str) -> io::Result<()> {
         let mut words = text.split(' ');
         if words.next().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
@@ -136,10 +136,10 @@ impl Inherited {
 }
 
 fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{VARIABLE} is malformed"))
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{RESTART_VARIABLE} is malformed"))
 }
 
-/// One socket in the text of [`VARIABLE`].
+/// One socket in the text of [`RESTART_VARIABLE`].
 struct Entry {
     descriptor: RawFd,
     is_admin: bool,
@@ -240,7 +240,7 @@ impl Handover {
             };
             text.push_str(&entry.write());
         }
-        command.env(VARIABLE, text);
+        command.env(RESTART_VARIABLE, text);
         Ok(())
     }
 }
