@@ -82,6 +82,6 @@ for package in typescript react; do
     (cd "clients/$package" && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build)
 done
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" \
-    bounded 10 node --test --test-concurrency=3 clients/typescript/test/*.test.mjs clients/console/test/*.test.mjs
+    bounded 10 node --test --test-concurrency=3 clients/typescript/test/*.test.mjs clients/{console,demo}/test/*.test.mjs
 
 step "all passed"

@@ -134,6 +134,11 @@ impl Viewer {
         self.role
     }
 
+    /// The tenant that the request is about.
+    pub(super) const fn tenant(&self) -> Tenant {
+        self.scope.tenant
+    }
+
     /// The tenant whose connections and statistics the caller sees; `None`: those of all.
     pub(super) const fn scope(&self) -> Option<Tenant> {
         self.scope.tenant()

@@ -10,16 +10,16 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::value::RawValue;
 
 use super::Admin;
-use super::access::Operator;
+use super::access::{Operator, Role, Viewer};
 use super::clients::ask;
 use super::query::Query;
 use super::routes::Call;
 use crate::event::Event;
-use crate::hub::{Epoch, Page, PageLimit, Since};
+use crate::hub::{Epoch, ListPlace, Page, PageLimit, Since};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::ShardMessage;
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, Class, Pattern, Tenant};
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1000;
@@ -34,6 +34,61 @@ struct ChannelReply<'a> {
     offset: Option<u64>,
     subscribers: u64,
     last: Option<EventReply<'a>>,
+    class: ClassReply,
+    /// Null when nothing is kept.
+    kept: Option<Kept>,
+}
+
+/// What the channel's class says.
+#[derive(Serialize)]
+struct ClassReply {
+    cache_last: bool,
+    history: Option<HistoryBounds>,
+    overflow: &'static str,
+    /// The field, or the fields as a JSON array.
+    record_key: Option<String>,
+    only_changed: bool,
+}
+
+#[derive(Serialize)]
+struct HistoryBounds {
+    length: u32,
+    ttl_seconds: u64,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Kept {
+    bytes: usize,
+    events: usize,
+}
+
+#[derive(Serialize)]
+struct ListReply {
+    channels: Vec<Listed>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    channel: String,
+    bytes: usize,
+    events: usize,
+    offset: Option<u64>,
+}
+
+impl From<&Class> for ClassReply {
+    fn from(class: &Class) -> Self {
+        Self {
+            cache_last: class.cache_last,
+            history: class.history.map(|history| HistoryBounds {
+                length: history.size,
+                ttl_seconds: history.ttl_ms / 1000,
+            }),
+            overflow: class.overflow.as_str(),
+            record_key: class.record_key.as_ref().map(ToString::to_string),
+            only_changed: class.only_changed,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,8 +107,9 @@ struct EventReply<'a> {
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
-    #[serde(serialize_with = "raw_json")]
-    data: &'a Bytes,
+    /// Left out for viewers.
+    #[serde(serialize_with = "raw_json", skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Bytes>,
 }
 
 impl<'a> From<&'a Event> for EventReply<'a> {
@@ -62,13 +118,16 @@ impl<'a> From<&'a Event> for EventReply<'a> {
             event: &event.name,
             timestamp: event.timestamp_ms,
             offset: event.offset,
-            data: &event.data,
+            data: Some(&event.data),
         }
     }
 }
 
 /// Writes JSON that was checked when it was published, byte for byte.
-fn raw_json<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+fn raw_json<S: Serializer>(data: &Option<&Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(data) = data else {
+        return serializer.serialize_none();
+    };
     let mut json = serde_json::Deserializer::from_slice(data);
     <&RawValue>::deserialize(&mut json)
         .map_err(S::Error::custom)?
@@ -82,12 +141,13 @@ struct Offsets {
     latest: u64,
     /// Events up to this one are gone.
     floor: u64,
+    kept: Option<Kept>,
 }
 
 impl Admin {
     /// `GET /api/channels/{channel}`
-    pub(super) async fn channel(&self, operator: Operator, call: Call) -> HttpResponse {
-        let channel = match parse(&operator, &call.segment) {
+    pub(super) async fn channel(&self, viewer: Viewer, call: Call) -> HttpResponse {
+        let channel = match parse(viewer.tenant(), &call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
@@ -111,14 +171,51 @@ impl Admin {
             epoch: hub.epoch().to_string(),
             offset: has_history.then_some(offsets.latest),
             subscribers,
-            last: page.events.first().map(|event| EventReply::from(&**event)),
+            last: page.events.first().map(|event| EventReply {
+                data: Some(&event.data).filter(|_| viewer.role() == Role::Operator),
+                ..EventReply::from(&**event)
+            }),
+            class: ClassReply::from(&**hub.class_of(&channel)),
+            kept: offsets.kept,
         };
         response::json(StatusCode::OK, &reply)
     }
 
+    /// `GET /api/channels?pattern&limit&cursor`
+    #[expect(clippy::unused_async, reason = "the form of a handler")]
+    pub(super) async fn channels(&self, viewer: Viewer, call: Call) -> HttpResponse {
+        let (pattern, place, limit) = match list_query(&call.query(), viewer.tenant()) {
+            Ok(query) => query,
+            Err((code, message)) => return response::error(code, &message),
+        };
+        let now = self.parts.clock.now();
+        let (channels, next) = self.parts.hub.list(&pattern, place, limit, now);
+        let listed = channels.into_iter().map(|listed| Listed {
+            channel: listed.channel.to_string(),
+            bytes: listed.bytes,
+            events: listed.events,
+            offset: listed.offset,
+        });
+        let next_cursor = next.map(|place| match place.after {
+            Some(channel) => format!("{}-{channel}", place.stripe),
+            None => place.stripe.to_string(),
+        });
+        let reply = ListReply {
+            channels: listed.collect(),
+            next_cursor,
+        };
+        response::json(StatusCode::OK, &reply)
+    }
+
+    /// The newest offset of a channel; `None`: it keeps no history.
+    pub(super) fn newest_offset(&self, channel: &Channel) -> Option<u64> {
+        self.parts.hub.class_of(channel).history?;
+        Some(self.read(channel, Since::Newest { above: 0 }, 1).0.latest)
+    }
+
     /// `GET /api/channels/{channel}/history?since&epoch&limit`
     pub(super) async fn history(&self, operator: Operator, call: Call) -> HttpResponse {
-        let channel = match parse(&operator, &call.segment) {
+        let channel = match parse(operator.tenant(), &call.segment) {
             Ok(channel) => channel,
             Err(refused) => return *refused,
         };
@@ -168,6 +265,10 @@ impl Admin {
             offsets = Offsets {
                 latest: view.latest,
                 floor: view.floor,
+                kept: view.is_kept.then_some(Kept {
+                    bytes: view.bytes,
+                    events: view.events,
+                }),
             };
         });
         (offsets, page)
@@ -204,14 +305,48 @@ impl HistoryQuery {
     }
 }
 
+/// The pattern, the beginning and the length of a page of channels. The error is the answer to the client.
+fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, ListPlace, usize), (HttpErrorCode, String)> {
+    let wrong = |message: &str| (HttpErrorCode::InvalidMessage, message.to_owned());
+    let get = |name| {
+        query
+            .get(name)
+            .map_err(|message| (HttpErrorCode::InvalidMessage, message))
+    };
+    let pattern = get("pattern")?.unwrap_or("*".into());
+    let pattern = Pattern::parse(&pattern).map_err(|error| {
+        let message = format!("pattern {pattern:?} {error}");
+        (HttpErrorCode::InvalidChannel, message)
+    })?;
+    let pattern = pattern.in_tenant(tenant);
+    let limit = match get("limit")? {
+        None => EVENTS_DEFAULT,
+        Some(limit) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=EVENTS_MAX).contains(limit))
+            .ok_or_else(|| wrong("`limit` must be 1 to 1000"))?,
+    };
+    let cursor = get("cursor")?;
+    let place = cursor.as_deref().map_or(Some(ListPlace::default()), |cursor| {
+        let (stripe, after) = cursor.split_once('-').unzip();
+        Some(ListPlace {
+            stripe: stripe.unwrap_or(cursor).parse().ok()?,
+            after: (after.map(Channel::parse).transpose().ok()?).map(|channel| channel.in_tenant(tenant)),
+        })
+    });
+    let place = place.ok_or_else(|| wrong("`cursor` must be the `next_cursor` of another page"))?;
+    Ok((pattern, place, limit))
+}
+
 fn offset(text: &str) -> Option<u64> {
     let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|offset| is_plain && *offset < 1 << 53)
 }
 
-fn parse(operator: &Operator, name: &str) -> Result<Channel, Box<HttpResponse>> {
+fn parse(tenant: Tenant, name: &str) -> Result<Channel, Box<HttpResponse>> {
     match Channel::parse(name) {
-        Ok(channel) => Ok(channel.in_tenant(operator.tenant())),
+        Ok(channel) => Ok(channel.in_tenant(tenant)),
         Err(error) => {
             let message = format!("channel {name:?} {error}");
             Err(response::error(HttpErrorCode::InvalidChannel, &message).into())
@@ -254,7 +389,7 @@ mod tests {
             event: "e",
             timestamp: 7,
             offset: None,
-            data: &data,
+            data: Some(&data),
         };
         assert_eq!(
             serde_json::to_string(&reply).expect("JSON"),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::access::{Operator, Viewer};
+use super::act::Reason;
 use super::query::Query;
 use super::routes::Call;
 use super::{Admin, body};
@@ -39,7 +40,7 @@ struct ClientsReply {
 
 /// One connection. Times are in Unix seconds.
 #[derive(Serialize)]
-struct Client {
+pub(super) struct Client {
     client_id: Box<str>,
     /// Absent in a gateway without tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,12 +69,12 @@ struct Client {
 }
 
 impl Client {
-    fn of(info: ClientInfo, tenants: &TenantNames) -> Self {
+    pub(super) fn of(info: ClientInfo, tenants: &TenantNames) -> Self {
         Self {
             tenant: (!tenants.is_empty()).then(|| tenants.label(info.tenant).into()),
             client_id: info.client_id,
-            user: info.user.as_deref().map(Box::from),
-            role: info.role.as_deref().map(Box::from),
+            user: name(info.identity.as_deref().and_then(|identity| identity.user.as_deref())),
+            role: name(info.identity.as_deref().and_then(|identity| identity.role.as_deref())),
             address: info.address,
             dialect: info.dialect,
             transport: info.transport,
@@ -95,6 +96,10 @@ impl Client {
             is_alive: info.is_alive,
         }
     }
+}
+
+fn name(text: Option<&str>) -> Option<Box<str>> {
+    text.map(Box::from)
 }
 
 #[derive(Serialize)]
@@ -208,50 +213,68 @@ impl Admin {
         response::json(StatusCode::OK, &ClientsReply { clients, next_cursor })
     }
 
-    /// `DELETE /api/websocket/clients/{id}`
+    /// `DELETE /api/websocket/clients/{id}?reason`
     pub(super) async fn disconnect(&self, operator: Operator, call: Call) -> HttpResponse {
-        let shard_of = |id: ConnectionId| Some((id, self.parts.shards.get(usize::from(id.shard))?));
-        let found = match ConnectionId::from_client_id(&call.segment).and_then(shard_of) {
-            None => Ok(None),
-            Some((id, shard)) => {
-                let (tenant, ending) = (operator.scope(), Disconnect::ByOperator);
-                ask(shard, |reply| ShardMessage::Disconnect {
-                    id,
-                    tenant,
-                    ending,
-                    reply,
-                })
-                .await
-            }
+        let query = call.query();
+        let reason = match Reason::of_query(&query, &call.segment) {
+            Ok(reason) => reason,
+            Err(refused) => return *refused,
         };
-        match found {
-            Ok(Some(true)) => response::empty(StatusCode::NO_CONTENT),
-            Ok(_) => response::error(HttpErrorCode::NotFound, "no such connection"),
-            Err(timed_out) => timed_out.0,
-        }
+        let id = ConnectionId::from_client_id(&call.segment);
+        self.operate("admin.disconnect", &operator, call.address, &reason, async {
+            let shard_of = |id: ConnectionId| Some((id, self.parts.shards.get(usize::from(id.shard))?));
+            let found = match id.and_then(shard_of) {
+                None => Ok(None),
+                Some((id, shard)) => {
+                    let (tenant, ending) = (operator.scope(), Disconnect::ByOperator);
+                    ask(shard, |reply| ShardMessage::Disconnect {
+                        id,
+                        tenant,
+                        ending,
+                        reply,
+                    })
+                    .await
+                }
+            };
+            match found {
+                Ok(Some(true)) => response::empty(StatusCode::NO_CONTENT),
+                Ok(_) => response::error(HttpErrorCode::NotFound, "no such connection"),
+                Err(timed_out) => timed_out.0,
+            }
+        })
+        .await
     }
 
-    /// `DELETE /api/users/{sub}/connections`
+    /// `DELETE /api/users/{sub}/connections?reason`
     pub(super) async fn disconnect_user(&self, operator: Operator, call: Call) -> HttpResponse {
-        let mut ended = 0;
-        for shard in &self.parts.shards {
-            let (user, ending) = (call.segment.as_str().into(), Disconnect::ByOperator);
-            let tenant = operator.tenant();
-            let question = |reply| ShardMessage::DisconnectUser {
-                tenant,
-                user,
-                ending,
-                reply,
-            };
-            match ask(shard, question).await {
-                Ok(count) => ended += count.unwrap_or(0),
-                Err(timed_out) => return timed_out.0,
+        let query = call.query();
+        let user = &*call.segment;
+        let reason = match Reason::of_query(&query, user) {
+            Ok(reason) => reason,
+            Err(refused) => return *refused,
+        };
+        self.operate("admin.disconnect_user", &operator, call.address, &reason, async {
+            let mut ended = 0;
+            for shard in &self.parts.shards {
+                let (user, ending) = (user.into(), Disconnect::ByOperator);
+                let tenant = operator.tenant();
+                let question = |reply| ShardMessage::DisconnectUser {
+                    tenant,
+                    user,
+                    ending,
+                    reply,
+                };
+                match ask(shard, question).await {
+                    Ok(count) => ended += count.unwrap_or(0),
+                    Err(timed_out) => return timed_out.0,
+                }
             }
-        }
-        match ended {
-            0 => response::error(HttpErrorCode::NotFound, "this user has no connections"),
-            _ => response::empty(StatusCode::NO_CONTENT),
-        }
+            match ended {
+                0 => response::error(HttpErrorCode::NotFound, "this user has no connections"),
+                _ => response::empty(StatusCode::NO_CONTENT),
+            }
+        })
+        .await
     }
 
     /// `POST /api/websocket/broadcast/test` with `{"message"?}`

@@ -4,6 +4,7 @@
 //! From then on it holds one among those with a key. A flood of strangers takes no place of a backend, and a flood of
 //! backends none of a probe.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ const RETRY_AFTER_S: u32 = 1;
 pub(super) struct Connection {
     pub(super) admin: Arc<Admin>,
     loss: Arc<Loss>,
+    address: Option<IpAddr>,
     state: Mutex<State>,
 }
 
@@ -28,17 +30,18 @@ struct State {
     has_key: bool,
     // A request is being served.
     is_served: bool,
-    // The last request was the handshake of a WebSocket, for a client with this identity.
-    upgrade: Option<Arc<Identity>>,
+    // The last request was the handshake of a WebSocket, for a client with this identity, if it has one already.
+    upgrade: Option<Option<Arc<Identity>>>,
 }
 
 impl Connection {
     /// A connection that holds `place` among those without a key.
-    pub(super) fn new(admin: Arc<Admin>, place: Place) -> Arc<Self> {
+    pub(super) fn new(admin: Arc<Admin>, place: Place, address: Option<IpAddr>) -> Arc<Self> {
         admin.metrics.connections.add(1);
         Arc::new(Self {
             admin,
             loss: place.loss(),
+            address,
             state: Mutex::new(State {
                 place,
                 has_key: false,
@@ -46,6 +49,11 @@ impl Connection {
                 upgrade: None,
             }),
         })
+    }
+
+    /// The address of the client; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Tells when the connection loses its place to a newer one.
@@ -73,12 +81,12 @@ impl Connection {
     }
 
     /// The request is the handshake of a WebSocket, which is about to be accepted.
-    pub(super) fn upgrade(&self, identity: Arc<Identity>) {
+    pub(super) fn upgrade(&self, identity: Option<Arc<Identity>>) {
         self.state.lock().upgrade = Some(identity);
     }
 
     /// The identity of the WebSocket's client, if HTTP ended with its handshake.
-    pub(super) fn take_upgrade(&self) -> Option<Arc<Identity>> {
+    pub(super) fn take_upgrade(&self) -> Option<Option<Arc<Identity>>> {
         self.state.lock().upgrade.take()
     }
 

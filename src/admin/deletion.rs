@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Admin;
 use super::access::Operator;
+use super::act::Reason;
 use super::routes::Call;
 use crate::event::{Deletion, NewEvent};
 use crate::ingress::http::HttpErrorCode;
@@ -24,7 +25,7 @@ struct DeletionReply {
 }
 
 impl Admin {
-    /// `DELETE /api/channels/{pattern}`
+    /// `DELETE /api/channels/{pattern}?reason`
     pub(super) async fn delete(&self, operator: Operator, call: Call) -> HttpResponse {
         let pattern = match Pattern::parse(&call.segment) {
             Ok(pattern) => pattern.in_tenant(operator.tenant()),
@@ -36,8 +37,19 @@ impl Admin {
         if !self.parts.broker.is_ready() {
             return response::error(HttpErrorCode::BrokerUnavailable, "the broker is not connected");
         }
+        let query = call.query();
+        let reason = match Reason::of_query(&query, pattern.as_str()) {
+            Ok(reason) => reason,
+            Err(refused) => return *refused,
+        };
+        let work = self.delete_kept(&pattern);
+        self.operate("admin.delete", &operator, call.address, &reason, work)
+            .await
+    }
+
+    async fn delete_kept(&self, pattern: &Pattern) -> HttpResponse {
         let now = self.parts.clock.now();
-        let kept = self.parts.hub.kept(&pattern, now);
+        let kept = self.parts.hub.kept(pattern, now);
         let (mut deleted, mut refused) = (0, None);
         for channels in kept.chunks(CHANNELS_PER_BATCH) {
             let deletion = |channel| NewEvent::deletion(channel, Deletion::Everything, now.unix_ms);
@@ -50,7 +62,7 @@ impl Admin {
             }
         }
         tracing::info!(
-            tenant = self.tenants.of(operator.tenant()),
+            tenant = self.tenants.of(pattern.tenant()),
             pattern = pattern.as_str(),
             deleted,
             "channels were deleted by an operator"

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Admin;
 use super::access::Viewer;
-use super::clients::{ask, seconds};
+use super::clients::{ShardTimedOut, ask, seconds};
 use super::query::Query;
 use super::routes::Call;
 use crate::ingress::http::HttpErrorCode;
@@ -37,7 +37,7 @@ struct Count {
 
 /// One connection that has ended. Times are in Unix seconds.
 #[derive(Serialize)]
-struct Ending {
+pub(super) struct Ending {
     client_id: Box<str>,
     user: Option<Box<str>>,
     address: Option<IpAddr>,
@@ -90,6 +90,18 @@ const fn advice(ending: Disconnect) -> &'static str {
 }
 
 impl Admin {
+    /// The endings that the shards remember, newest first.
+    pub(super) async fn ended_clients(&self) -> Result<Vec<EndedClient>, ShardTimedOut> {
+        let mut recent = Vec::new();
+        for shard in &self.parts.shards {
+            let limit = usize::MAX;
+            let endings = ask(shard, |reply| ShardMessage::Endings { limit, reply }).await?;
+            recent.extend(endings.unwrap_or_default());
+        }
+        recent.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at_ms));
+        Ok(recent)
+    }
+
     /// `GET /api/endings?limit&user&code&blame`
     pub(super) async fn endings(&self, viewer: Viewer, call: Call) -> HttpResponse {
         if let Err(refused) = viewer.sees_all() {
@@ -99,16 +111,11 @@ impl Admin {
             Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
-        let mut recent = Vec::new();
-        for shard in &self.parts.shards {
-            let limit = usize::MAX;
-            match ask(shard, |reply| ShardMessage::Endings { limit, reply }).await {
-                Ok(endings) => recent.extend(endings.unwrap_or_default()),
-                Err(timed_out) => return timed_out.0,
-            }
-        }
+        let mut recent = match self.ended_clients().await {
+            Ok(recent) => recent,
+            Err(timed_out) => return timed_out.0,
+        };
         recent.retain(|ended| query.wants(ended));
-        recent.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at_ms));
         recent.truncate(query.limit);
         let total = self.parts.statistics.read(self.parts.clock.now()).total;
         let counts = Disconnect::ALL.iter().zip(total.endings);

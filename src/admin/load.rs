@@ -12,7 +12,7 @@ use super::statistics::Point;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 
-/// Columns: the n-th value of each series belongs to the n-th time.
+/// Columns (a value that is not a number becomes null): the n-th value of each series belongs to the n-th time.
 #[derive(Serialize)]
 struct LoadReply {
     interval_ms: u64,
@@ -52,6 +52,8 @@ series! {
     pending_frames = |point| count(point.pending_frames),
     pending_bytes = |point| count(point.pending_bytes),
     credits_lent = |point| point.credits_lent,
+    latency_p50_ms = |point| point.latency_p50_ms.unwrap_or(f64::NAN),
+    latency_p99_ms = |point| point.latency_p99_ms.unwrap_or(f64::NAN),
     cpu = |point| point.rates.cpu,
     rss_bytes = |point| unsigned(point.rss_bytes),
 }

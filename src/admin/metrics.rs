@@ -253,7 +253,7 @@ impl Admin {
         let parts = &self.parts;
         let now = parts.statistics.read(parts.clock.now());
         let ingress = parts.ingress.read();
-        let commands = (parts.commands)();
+        let commands = parts.router.read();
         let feeds = parts.feeds.read();
         let mut page = Page::new();
         let gateway = Gateway {

@@ -5,9 +5,11 @@
 //! keeps its place for ever without being served.
 
 mod access;
+mod act;
 mod body;
 mod channels;
 mod clients;
+mod configuration;
 mod connection;
 mod console;
 mod deletion;
@@ -28,21 +30,26 @@ mod stats;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod traces;
+mod users;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 pub use crate::ingress::http::ListenAddress;
 pub use access::AdminKey;
+pub use configuration::ConfigurationKey;
 
+use self::configuration::Configuration;
 use self::console::Sessions;
 use self::metrics::AdminMetrics;
 use self::statistics::Statistics;
+use self::traces::Traces;
 use crate::auth::verifier::Verifier;
-use crate::backend::commands::CommandsSample;
+use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
 use crate::backend::jwks::KeySets;
 use crate::broker::Broker;
@@ -68,6 +75,10 @@ pub struct Settings {
     pub viewer_key: Option<AdminKey>,
     /// The tenants beside the default one, in the order of their numbers.
     pub tenants: Vec<TenantAccess>,
+    /// Members of JSON objects whose values a trace masks, besides `token`.
+    pub trace_masks: Vec<Box<str>>,
+    /// The effective configuration, for the console.
+    pub configuration: Vec<ConfigurationKey>,
     /// Longest body of `POST /api/publish`, in bytes (`publish_body_bytes`). A stream of lines may be longer.
     pub publish_body_bytes: u64,
     /// The slowest a body may arrive, in bytes per second (`publish_body_rate`); 0: no limit.
@@ -111,8 +122,8 @@ pub struct Parts {
     pub statistics: Arc<Statistics>,
     /// All shards, each at the index of its number.
     pub shards: Vec<ShardHandle>,
-    /// Reads the command router's counters.
-    pub commands: Box<dyn Fn() -> CommandsSample + Send + Sync>,
+    /// The command router, which has the audit trail.
+    pub router: Arc<Router>,
     /// The feeds.
     pub feeds: Arc<Feeds>,
     /// Reads the counters of the broker; zeros with the embedded one.
@@ -141,6 +152,11 @@ pub struct Admin {
     tenants: TenantNames,
     viewer_key: Option<AdminKey>,
     sessions: Sessions,
+    traces: Traces,
+    trace_masks: Vec<Box<str>>,
+    configuration: Configuration,
+    // Begins a drain.
+    drain: OnceLock<Box<dyn Fn() + Send + Sync>>,
     console_settings: Arc<session::Settings>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
@@ -196,6 +212,10 @@ impl Admin {
             key: settings.key,
             viewer_key: settings.viewer_key,
             sessions: Sessions::default(),
+            traces: Traces::default(),
+            trace_masks: settings.trace_masks,
+            configuration: Configuration::new(settings.configuration),
+            drain: OnceLock::new(),
             console_settings: console::socket::settings(settings.event_bytes, Arc::clone(parts.hub.classes())),
             publish_body_bytes: settings.publish_body_bytes,
             publish_body_rate: settings.publish_body_rate,
@@ -211,6 +231,11 @@ impl Admin {
             metrics: AdminMetrics::default(),
             gate: Gate::default(),
         })
+    }
+
+    /// Sets how to begin a drain, once.
+    pub fn set_drain(&self, drain: impl Fn() + Send + Sync + 'static) {
+        let _ = self.drain.set(Box::new(drain));
     }
 
     /// Replaces [`Settings::event_bytes`] here and for the feeds, and [`TenantAccess::event_bytes`].

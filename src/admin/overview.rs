@@ -82,7 +82,7 @@ impl Admin {
         let now = parts.clock.now();
         let sample = parts.statistics.read(now);
         let recent = parts.statistics.history(now.unix_ms.saturating_sub(RECENT_MS));
-        let (commands, feeds) = ((parts.commands)(), parts.feeds.read());
+        let (commands, feeds) = (parts.router.read(), parts.feeds.read());
         let mut checks = checks(&Facts {
             not_ready: parts.health.not_ready(),
             not_publishing: parts.health.not_publishing(),

@@ -5,6 +5,7 @@
 //! its query parameters by [`Call::with`]; any other parameter is refused, but `tenant`, which `access` reads.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use hyper::body::Incoming;
@@ -82,6 +83,63 @@ pub(super) const ROUTES: &[Route] = &[
         }),
     },
     Route {
+        methods: GET,
+        path: "/api/config",
+        handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |_| Box::pin(admin.configuration(viewer)))),
+    },
+    Route {
+        methods: GET,
+        path: "/api/users/{}",
+        handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |call| Box::pin(admin.user(viewer, call)))),
+    },
+    Route {
+        methods: GET,
+        path: "/api/users/{}/explain",
+        handler: Handler::Viewer(|admin, viewer, call| {
+            call.with(&["subscribe", "command", "publish"], |call| {
+                Box::pin(admin.explain(viewer, call))
+            })
+        }),
+    },
+    Route {
+        methods: POST,
+        path: "/api/traces",
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.begin_trace(operator, call)))
+        }),
+    },
+    Route {
+        methods: "GET, HEAD, DELETE",
+        path: "/api/traces/{}",
+        handler: Handler::Look {
+            look: |admin, viewer, call| call.with(&["from", "format"], |call| Box::pin(admin.trace(viewer, call))),
+            act: |admin, operator, call| call.with(&[], |call| Box::pin(admin.end_trace(operator, call))),
+        },
+    },
+    Route {
+        methods: POST,
+        path: "/api/drain",
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.drain(operator, call)))
+        }),
+    },
+    Route {
+        methods: GET,
+        path: "/api/channels",
+        handler: Handler::Viewer(|admin, viewer, call| {
+            call.with(&["pattern", "limit", "cursor"], |call| {
+                Box::pin(admin.channels(viewer, call))
+            })
+        }),
+    },
+    Route {
+        methods: POST,
+        path: "/api/channels/{}/test",
+        handler: Handler::Operator(|admin, operator, call| {
+            call.with(&[], |call| Box::pin(admin.publish_test(operator, call)))
+        }),
+    },
+    Route {
         methods: POST,
         path: "/api/publish",
         handler: Handler::Caller(|admin, caller, call| call.with(&[], |call| Box::pin(admin.publish(caller, call)))),
@@ -109,14 +167,14 @@ pub(super) const ROUTES: &[Route] = &[
         methods: DELETE,
         path: "/api/websocket/clients/{}",
         handler: Handler::Operator(|admin, operator, call| {
-            call.with(&[], |call| Box::pin(admin.disconnect(operator, call)))
+            call.with(&["reason"], |call| Box::pin(admin.disconnect(operator, call)))
         }),
     },
     Route {
         methods: DELETE,
         path: "/api/users/{}/connections",
         handler: Handler::Operator(|admin, operator, call| {
-            call.with(&[], |call| Box::pin(admin.disconnect_user(operator, call)))
+            call.with(&["reason"], |call| Box::pin(admin.disconnect_user(operator, call)))
         }),
     },
     Route {
@@ -143,12 +201,10 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         methods: "GET, HEAD, DELETE",
         path: "/api/channels/{}",
-        handler: Handler::Operator(|admin, operator, call| {
-            call.with(&[], |call| match *call.request.method() {
-                Method::DELETE => Box::pin(admin.delete(operator, call)),
-                _ => Box::pin(admin.channel(operator, call)),
-            })
-        }),
+        handler: Handler::Look {
+            look: |admin, viewer, call| call.with(&[], |call| Box::pin(admin.channel(viewer, call))),
+            act: |admin, operator, call| call.with(&["reason"], |call| Box::pin(admin.delete(operator, call))),
+        },
     },
     Route {
         methods: GET,
@@ -186,6 +242,11 @@ pub(super) enum Handler {
     Socket,
     /// Open to viewers and operators.
     Viewer(for<'a> fn(&'a Admin, Viewer, Call) -> PendingResponse<'a>),
+    /// Reading (GET, HEAD) is open to viewers and operators, acting to operators.
+    Look {
+        look: for<'a> fn(&'a Admin, Viewer, Call) -> PendingResponse<'a>,
+        act: for<'a> fn(&'a Admin, Operator, Call) -> PendingResponse<'a>,
+    },
     /// Open to operators.
     Operator(for<'a> fn(&'a Admin, Operator, Call) -> PendingResponse<'a>),
 }
@@ -198,6 +259,8 @@ pub(super) struct Call {
     /// The decoded segment that `{}` stands for; empty for a path without `{}`.
     pub(super) segment: String,
     pub(super) request: Request<Incoming>,
+    /// The address of the caller; `None` for a Unix socket.
+    pub(super) address: Option<IpAddr>,
 }
 
 impl Call {
@@ -294,7 +357,7 @@ mod tests {
             ),
             ("/api/channels/history", Some(("/api/channels/{}", "history"))),
             ("/api/channels/a/b", None),
-            ("/api/channels/", None),
+            ("/api/channels/", Some(("/api/channels", ""))),
             ("/api/channels//history", None),
             (
                 "/api/users/u%2F1/connections",
@@ -306,7 +369,9 @@ mod tests {
             ),
             ("/api/users/%ff/connections", None),
             ("/api/users//connections", None),
-            ("/api/users/u1", None),
+            ("/api/users/u1", Some(("/api/users/{}", "u1"))),
+            ("/api/users/u1/explain", Some(("/api/users/{}/explain", "u1"))),
+            ("/api/channels", Some(("/api/channels", ""))),
             (
                 "/api/websocket/broadcast/test",
                 Some(("/api/websocket/broadcast/test", "")),

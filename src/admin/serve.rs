@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 
 use super::Admin;
@@ -39,7 +39,7 @@ pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
                 match socket.open() {
                     Ok(socket) => {
                         place.set_address(socket.peer());
-                        let connection = Connection::new(admin, place);
+                        let connection = Connection::new(admin, place, socket.peer());
                         serve(connection, http, socket).await;
                     }
                     Err(error) => tracing::error!(%error, "cannot serve an admin connection"),
@@ -157,7 +157,12 @@ impl Admin {
             NoRoute::Method(allowed) => response::method_not_allowed(allowed),
         })?;
         let segment = segment.into_owned();
-        let call = |request| Call { segment, request };
+        let address = connection.address();
+        let call = |request| Call {
+            segment,
+            request,
+            address,
+        };
         Ok(match route.handler {
             Handler::Public(handler) => handler(self, path),
             Handler::Session => self.session_route(call(request)).await,
@@ -172,7 +177,12 @@ impl Admin {
                 connection.has_key()?;
                 handler(self, viewer, call(request)).await
             }
-            Handler::Operator(handler) => {
+            Handler::Look { look, .. } if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                let viewer = self.authenticate_viewer(&request)?;
+                connection.has_key()?;
+                look(self, viewer, call(request)).await
+            }
+            Handler::Look { act: handler, .. } | Handler::Operator(handler) => {
                 let operator = self.authenticate_operator(&request)?;
                 connection.has_key()?;
                 handler(self, operator, call(request)).await

@@ -165,7 +165,7 @@ impl Admin {
         };
         let parts = &self.parts;
         let now = parts.statistics.read(parts.clock.now());
-        let commands = (parts.commands)();
+        let commands = parts.router.read();
         let feeds = parts.feeds.read();
         let endings = Disconnect::ALL.iter().zip(now.total.endings);
         let refused = RefusalReason::ALL.iter();

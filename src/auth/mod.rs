@@ -7,6 +7,7 @@
 //! [`Identity::may_command`] and [`Identity::may_publish`] apply them.
 
 mod claims;
+mod explain;
 mod jwks;
 mod key;
 mod mint;
@@ -21,6 +22,7 @@ pub mod verifier;
 
 use std::sync::{Arc, LazyLock};
 
+pub use explain::Explanation;
 pub use jwks::{JWKS_BYTES_MAX, Jwks, JwksError};
 pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};

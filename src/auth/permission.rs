@@ -121,7 +121,7 @@ impl Identity {
     }
 
     /// Whether all channels of a pattern are the user's own, and which of them.
-    fn owns(&self, pattern: &str) -> Option<Own> {
+    pub(super) fn owns(&self, pattern: &str) -> Option<Own> {
         let mut segments = segments(pattern);
         let own = segments.next() == Some(USER) && segments.next() == Some(self.user.as_deref()?);
         own.then(|| segments.next().map_or(Own::Itself, |_| Own::Below))
@@ -140,22 +140,22 @@ pub fn is_admin_only(channel: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-const USER: &str = "user";
+pub(super) const USER: &str = "user";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Own {
+pub(super) enum Own {
     /// `user.<sub>`
     Itself,
     /// `user.<sub>.…`
     Below,
 }
 
-fn is_below_user(pattern: &str) -> bool {
+pub(super) fn is_below_user(pattern: &str) -> bool {
     segments(pattern).next() == Some(USER)
 }
 
 /// The part of `pattern` that begins with `user.`, as a pattern; `user` for `user`; `None` when there is none.
-fn part_below_user(pattern: &Pattern) -> Option<Pattern> {
+pub(super) fn part_below_user(pattern: &Pattern) -> Option<Pattern> {
     let in_tenant = |text: &str| Some(Pattern::parse(text).ok()?.in_tenant(pattern.tenant()));
     match pattern.as_str().split_once('.') {
         _ if is_below_user(pattern.as_str()) => Some(pattern.clone()),

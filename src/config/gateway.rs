@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::Config;
+use super::problem::Origin;
+use super::reload::is_reloaded;
 use super::secrets::OwnSecrets;
 use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
@@ -196,6 +198,8 @@ impl Config {
             viewer_key: admin_key(self.secrets.viewer_key.as_ref()),
             // The gateway fills them in.
             tenants: Vec::new(),
+            trace_masks: admin.trace_masks.iter().map(|name| name.as_str().into()).collect(),
+            configuration: self.configuration(),
             publish_body_bytes: self.sections.limits.publish_body_bytes,
             publish_body_rate: self.sections.limits.publish_body_rate,
             max_connections: admin.max_connections,
@@ -205,6 +209,20 @@ impl Config {
             log_control: None,
             event_bytes: self.sections.limits.event_bytes,
         }
+    }
+
+    fn configuration(&self) -> Vec<admin::ConfigurationKey> {
+        let shown = |key: super::EffectiveKey| admin::ConfigurationKey {
+            reloads: is_reloaded(&key.key),
+            origin: match key.origin {
+                Origin::Line(line) => format!("line {line}"),
+                Origin::Variable(name) => name.into(),
+                Origin::Default => "default".to_owned(),
+            },
+            value: key.value,
+            key: key.key,
+        };
+        self.effective().into_iter().map(shown).collect()
     }
 
     fn feeds(&self) -> feeds::Settings {

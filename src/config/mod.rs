@@ -45,10 +45,10 @@ pub use run_keys::{NoKey, RunKeys};
 pub use sections::{AuditMode, Format};
 pub use source::Environment;
 pub use value::{duration_from_text, duration_text};
-pub use visit::{KeyDocumentation, SectionDocumentation};
+pub use visit::{EffectiveKey, KeyDocumentation, SectionDocumentation};
 
 use crate::log_level::Levels;
-use check::Check;
+use check::{Check, Given};
 use secrets::Secrets;
 use sections::{DialectName, Endpoint, Sections};
 
@@ -58,6 +58,8 @@ pub struct Config {
     sections: Sections,
     /// The secrets that the sections name. They are never printed.
     secrets: Secrets,
+    /// Where the keys that are given were written.
+    given: Given,
 }
 
 impl Config {
@@ -88,7 +90,14 @@ impl Config {
         if check.is_fine() {
             config.secrets = secrets::resolve(&config.sections, environment, &mut check);
         }
+        config.given = given;
         if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// Every key with its value and where that was written. Secrets appear by the name of their variable or file only.
+    #[must_use]
+    pub fn effective(&self) -> Vec<EffectiveKey> {
+        visit::describe(self.sections.clone(), &self.given)
     }
 
     /// The effective configuration as TOML, from which [`Config::load`] reads the same configuration. Secrets appear by

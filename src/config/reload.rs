@@ -75,7 +75,7 @@ impl Config {
 }
 
 /// Whether a key takes effect without a restart.
-fn is_reloaded(name: &str) -> bool {
+pub(super) fn is_reloaded(name: &str) -> bool {
     // `endpoint[0].path` is a key of `endpoint`.
     let plain: String = name
         .split('.')

@@ -1,6 +1,6 @@
 //! The handle that ends a gateway and replaces its settings, and the watch over its tasks.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,7 +45,23 @@ pub(super) struct Tasks {
     pub(super) panicked: Option<&'static str>,
 }
 
+/// A handle that does not keep the gateway's parts alive.
+pub(super) struct WeakHandle(Weak<Shared>);
+
+impl WeakHandle {
+    /// As [`Handle::drain`], while the gateway runs.
+    pub(super) fn drain(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            Handle(shared).drain();
+        }
+    }
+}
+
 impl Handle {
+    pub(super) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
+    }
+
     pub(super) fn new(
         health: Arc<Health>,
         shards: Vec<ShardHandle>,

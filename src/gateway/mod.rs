@@ -204,10 +204,7 @@ impl Gateway {
                 hub: Arc::clone(&components.hub),
                 statistics,
                 shards: components.shards.clone(),
-                commands: {
-                    let router = Arc::clone(&components.router);
-                    Box::new(move || router.read())
-                },
+                router: Arc::clone(&components.router),
                 feeds: components.feeds,
                 nats: {
                     let nats = components.nats.clone();
@@ -241,6 +238,10 @@ impl Gateway {
             (settings.drain_ms, settings.restart_drain_ms),
             reload,
         );
+        admin.set_drain({
+            let handle = handle.downgrade();
+            move || handle.drain()
+        });
         drop(entered);
         // From here on, an early return drops the gateway, which stops what was started.
         let gateway = Self {

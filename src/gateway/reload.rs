@@ -55,6 +55,7 @@ impl Reload {
         self.router
             .replace(settings.commands.routes, settings.commands.reply_bytes_max);
         self.ingress.replace(settings.ingress);
+        self.admin.replace_configuration(settings.admin.configuration);
         Ok(())
     }
 }

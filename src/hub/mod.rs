@@ -48,6 +48,7 @@ mod interest;
 #[cfg(test)]
 #[cfg(shuttle)]
 mod interleavings;
+mod list;
 mod log;
 mod metrics;
 mod position;
@@ -83,6 +84,7 @@ pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use export::IDS_RESTORED_MAX;
 pub use inbox::{Inbox, Popped};
+pub use list::{ListPlace, ListedChannel};
 pub use metrics::HubMetrics;
 pub use position::JoinPosition;
 pub use publish::{Receipt, Stamp};

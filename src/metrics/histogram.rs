@@ -57,6 +57,27 @@ impl HistogramSample {
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
+
+    /// The duration that the given part of those counted since `earlier` do not exceed, in milliseconds, interpolated
+    /// within its bucket; `None` when none were counted.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a bucket is much wider than the rounding")]
+    pub fn quantile_ms(&self, earlier: &Self, part: f64) -> Option<f64> {
+        let counted = |index: usize| self.buckets[index].saturating_sub(earlier.buckets[index]);
+        let total: u64 = (0..self.buckets.len()).map(counted).sum();
+        let mut rank = total as f64 * part;
+        for index in 0..self.buckets.len() {
+            let count = counted(index) as f64;
+            if count > 0.0 && rank <= count {
+                let below = index.checked_sub(1).map_or(0, |below| BOUNDS_US[below]) as f64;
+                // The last bucket has no bound.
+                let bound = BOUNDS_US.get(index).map_or(below, |bound| *bound as f64);
+                return Some((below + (bound - below) * rank / count) / 1000.0);
+            }
+            rank -= count;
+        }
+        None
+    }
 }
 
 impl Readable for Histogram {
@@ -78,6 +99,30 @@ impl Readable for Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_lies_in_the_bucket_of_its_rank() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.read().quantile_ms(&HistogramSample::default(), 0.5), None);
+        for _ in 0..99 {
+            histogram.add(Duration::from_micros(700));
+        }
+        histogram.add(Duration::from_millis(80));
+        let first = histogram.read();
+        let of = |part| first.quantile_ms(&HistogramSample::default(), part).expect("counted");
+        assert!(
+            (0.5..1.0).contains(&of(0.5)) && (0.5..=1.0).contains(&of(0.99)),
+            "{}",
+            of(0.99)
+        );
+        assert!((50.0..=100.0).contains(&of(0.999)));
+        histogram.add(Duration::from_secs(60));
+        assert_eq!(
+            histogram.read().quantile_ms(&first, 0.5),
+            Some(10_000.0),
+            "the last bound"
+        );
+    }
 
     #[test]
     fn a_duration_is_in_the_bucket_of_the_first_bound_that_is_not_below_it() {

@@ -51,6 +51,8 @@ impl Flags {
     pub(super) const GAP: u8 = 1 << 4;
     /// The connection catches up with some channels: [`Extra::catch_up`].
     pub(super) const CATCH_UP: u8 = 1 << 5;
+    /// A trace follows the connection.
+    pub(super) const TRACED: u8 = 1 << 6;
     /// The connection has no socket to write to. Queued frames leave in answers to polls: [`Extra::polls`].
     pub(super) const POLLING: u8 = 1 << 7;
 

@@ -402,6 +402,27 @@ impl Outbox {
         }
     }
 
+    /// Calls `each` for every frame that is complete when the next `bytes` are sent, in order.
+    pub(super) fn completed(&self, pool: &Pool, bytes: usize, mut each: impl FnMut(&Frame)) {
+        let (mut event, mut reply) = (self.events.head, self.replies.head);
+        let mut left = bytes as u64 + u64::from(self.sent);
+        loop {
+            let is_event = takes_event(pool, event, reply);
+            let id = if is_event { event } else { reply };
+            if id == NONE {
+                return;
+            }
+            let entry = pool.entry(id);
+            let length = u64::from(entry.frame().len());
+            if length > left {
+                return;
+            }
+            left -= length;
+            each(entry.frame());
+            *(if is_event { &mut event } else { &mut reply }) = entry.next;
+        }
+    }
+
     /// Removes all frames.
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         for queue in [self.events, self.replies] {

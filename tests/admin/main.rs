@@ -6,6 +6,7 @@ mod console;
 mod gateway;
 mod metrics;
 mod monitoring;
+mod operate;
 mod publish;
 
 use gateway::{ADMIN_KEY, Received, VIEWER_KEY, connect, start, until};
@@ -50,6 +51,13 @@ fn each_route_checks_its_access_rule() {
             ("GET", "/api/load", false),
             ("GET", "/api/endings", false),
             ("GET", "/api/session", false),
+            ("GET", "/api/config", false),
+            ("GET", "/api/users/u1", false),
+            ("GET", "/api/channels", false),
+            ("GET", "/api/channels/a", false),
+            ("GET", "/api/traces/trace_9", false),
+            ("DELETE", "/api/traces/trace_9", true),
+            ("POST", "/api/channels/a/test", true),
             ("GET", "/api/channels/a/history", true),
             ("DELETE", "/api/websocket/clients/x", true),
             ("DELETE", "/api/users/u1/connections", true),
@@ -110,6 +118,15 @@ fn wrong_paths_methods_and_queries_are_refused() {
         ("DELETE", "/healthz", 405, "GET, HEAD, OPTIONS"),
         ("GET", "/api/websocket/clients/x", 405, "DELETE"),
         ("GET", "/api/users/u1/connections", 405, "DELETE"),
+        ("GET", "/api/users/nobody", 200, ""),
+        ("GET", "/api/users/nobody/explain", 400, ""),
+        ("GET", "/api/users/nobody/explain?subscribe=a", 404, ""),
+        ("GET", "/api/channels?limit=0", 400, ""),
+        ("GET", "/api/channels?pattern=a..b", 400, ""),
+        ("GET", "/api/channels?cursor=x", 400, ""),
+        ("GET", "/api/traces/trace_1", 404, ""),
+        ("POST", "/api/traces", 400, ""),
+        ("PUT", "/api/traces/trace_1", 405, "GET, HEAD, DELETE"),
         ("DELETE", "/api/websocket/clients/x", 404, ""),
         ("DELETE", "/api/websocket/clients/client_0123456789abcdef", 404, ""),
         ("DELETE", "/api/users/nobody/connections", 404, ""),

@@ -16,7 +16,8 @@ async function signIn(tab, key) {
 
 /** Looks at the open view in every size and theme: no serious fault, and nothing wider than the window. */
 async function look(tab, name) {
-  for (const size of LOOKS) {
+  // Each size and each theme once, unless somebody wants to see all pictures.
+  for (const size of process.env.TICKGATE_PICTURES ? LOOKS : [LOOKS[0], LOOKS[3]]) {
     await tab.look(size);
     const where = `${name}-${size.width}-${size.dark ? 'dark' : 'light'}`;
     assert.equal(await tab.evaluate('document.documentElement.scrollWidth > innerWidth'), false, `${where} is wider than the window`);
@@ -81,4 +82,86 @@ test('the line on top says what is wrong, and the page comes back after a restar
   child.kill('SIGKILL');
   await tab.until('the loss', "document.querySelector('.status.bad')?.textContent === 'the gateway does not answer'");
   await until('the state of the connection', () => tab.evaluate("!document.querySelector('.link.ok')"));
+});
+
+test('an operator looks at a user and a channel, follows them, acts, and tries a token', async (t) => {
+  const { publicAddress, adminAddress, admin } = await gateway(t);
+  const jwt = await token(t, '--sub', 'u1', '--role', 'trader');
+  const client = await Client.open(t, `ws://${publicAddress}/ws?token=${jwt}`);
+  await client.subscribe('grid.*');
+  await admin('POST', '/api/publish', { channel: 'grid.abc.order', event: 'filled', data: { level: 2 } });
+  const tab = await Tab.open(t, `http://${adminAddress}/console/#user/u1`);
+  await signIn(tab, adminKey);
+  const fill = (selector, value) => tab.evaluate(`{ const box = document.querySelector(${JSON.stringify(selector)}); box.value = ${JSON.stringify(value)}; box.dispatchEvent(new Event('input')); box.closest('form').requestSubmit(); }`);
+  const click = (text) => tab.evaluate(`[...document.querySelectorAll('button')].filter(({ textContent }) => textContent === ${JSON.stringify(text)}).at(-1).click()`);
+  const reason = async (text) => {
+    await tab.until('the question', "document.querySelector('dialog[open] input')");
+    await fill('dialog input', text);
+    await tab.until('the outcome', "!document.querySelector('dialog')");
+  };
+
+  await tab.until('the subscription and its rule', "document.querySelector('main').innerText.includes('the entry `grid.*` of `channels` covers it')");
+  await fill('input[placeholder="grid.*"]', 'market.*');
+  await tab.until('the explanation', "/^(Yes|No): /.test(document.querySelector('.told[role=status]').textContent)");
+  await fill('form.filters select ~ input, section:last-of-type input', 'a complaint');
+  await tab.until('the trace', "document.querySelector('ol.lines').textContent.includes('followed')");
+  client.send({ type: 'get_status' });
+  await tab.until('what the client sends', "document.querySelector('ol.lines').textContent.includes('get_status')");
+  await look(tab, 'user');
+
+  await tab.evaluate("location.hash = 'channel'");
+  await tab.until('the list', "document.querySelector('table a[href$=\"grid.abc.order\"]')");
+  await look(tab, 'channels');
+  await tab.evaluate("document.querySelector('table a[href$=\"grid.abc.order\"]').click()");
+  await tab.until('the last value', "document.querySelector('pre.data')?.textContent.includes('\"level\": 2')");
+  await click('Publish a test event');
+  await reason('does it arrive');
+  await tab.until('the event in the tail', "document.querySelector('ol.lines').textContent.includes('test')");
+  await look(tab, 'channel');
+
+  await tab.evaluate("location.hash = 'config'");
+  await tab.until('the keys', "document.querySelectorAll('tbody tr').length > 100");
+  await tab.evaluate("document.querySelector('input[type=checkbox]').click()");
+  await tab.until('a line of the file', "document.querySelector('tbody').innerText.includes('server.listen') && /line \\d/.test(document.querySelector('tbody').innerText)");
+  assert.ok(!(await tab.text('main')).includes(adminKey));
+  await look(tab, 'config');
+
+  await tab.evaluate("location.hash = 'develop'");
+  await tab.until('the form', "document.querySelector('textarea')");
+  await fill('textarea', jwt);
+  await tab.until('the connection of the app', "document.querySelector('main .link.ok')");
+  await fill('input[placeholder="grid.*"]', 'grid.*');
+  await tab.until('the answer', "document.querySelector('ol.lines').textContent.includes('subscribed')");
+  assert.ok(!(await tab.text('main')).includes(jwt.split('.')[2]), 'the token stands in no frame');
+  await look(tab, 'develop');
+
+  // The user is disconnected, with a reason that stands in the audit trail.
+  const auditor = await Client.open(t, `ws://${publicAddress}/ws?token=${await token(t, '--sub', 'boss', '--role', 'admin')}`);
+  await auditor.subscribe('system.log');
+  await tab.evaluate("location.hash = 'user/u1'");
+  await tab.until('the connection', "document.querySelector('main').innerText.includes('127.0.0.1')");
+  await click('Disconnect the user');
+  await look(tab, 'reason');
+  await reason('it was asked for');
+  assert.equal((await client.closed).code, 4003);
+  const { data } = await auditor.next((message) => message.data?.action === 'admin.disconnect_user');
+  assert.equal(data.outcome, 'success');
+  assert.deepEqual(tab.problems, []);
+});
+
+test('a viewer sees no payload and no way to act', async (t) => {
+  const viewerKey = 'end-to-end-viewer-key';
+  const { adminAddress, admin } = await gateway(t, { rest: '[admin]\nviewer_key_env = "VIEWER_KEY"', env: { VIEWER_KEY: viewerKey } });
+  await admin('POST', '/api/publish', { channel: 'grid.abc.order', event: 'filled', data: { hidden: 'payload' } });
+  const tab = await Tab.open(t, `http://${adminAddress}/console/#channel/grid.abc.order`);
+  await signIn(tab, viewerKey);
+  await tab.until('the channel', "document.querySelector('pre.data')?.textContent === 'Only operators see it.'");
+  await tab.until('the live connection', "document.querySelector('.link.ok')");
+  for (const view of ['fresh', 'clients', 'user/u1', 'channel/grid.abc.order', 'develop']) {
+    await tab.evaluate(`location.hash = ${JSON.stringify(view)}`);
+    await until('the view', () => tab.evaluate(`document.querySelector('nav a[aria-current]').hash.slice(1) === ${JSON.stringify(view.split('/')[0])}`));
+    assert.ok(!(await tab.text('main')).includes('payload'), view);
+    assert.equal(await tab.evaluate("document.querySelectorAll('main .danger').length"), 0, view);
+  }
+  assert.equal(await tab.evaluate("fetch('../api/drain', { method: 'POST' }).then(({ status }) => status)"), 403);
 });

@@ -35,12 +35,37 @@ test('the page shows the market, the stocks, a running grid bot, the account and
   await tab.until('a trade', "document.querySelector('#stream').textContent.includes('trade executed')");
   await tab.until('its status', `${fact('status', 'Total')} !== undefined`);
 
+  // The chart has candles, the bot's orders are on it, and the book has both sides.
+  await tab.until('candles', "Number(document.querySelector('#chart').dataset.candles) >= 2");
+  await tab.until("the bot's orders on the chart", "Number(document.querySelector('#chart').dataset.orders) >= 10");
+  for (const side of ['asks', 'bids']) await tab.until(side, `document.querySelectorAll('#${side} li').length >= 5`);
+
   // The account, polled over HTTP.
   for (const name of ['Total', 'Gains', 'Orders', 'Positions']) await tab.until(name, `${fact('account', name)} !== undefined`);
 
   // The gateway's self-report.
   await tab.until('its own connection', `${fact('gateway', 'Connections')} === '1'`);
   await tab.until('deliveries', `parseFloat(${fact('gateway', 'Deliveries')}) > 0`);
+
+  const looks = [{ width: 1280 }, { width: 390, height: 844, dark: true }, { width: 1280, dark: true }, { width: 390, height: 844 }];
+  for (const size of process.env.TICKGATE_PICTURES ? looks : looks.slice(0, 2)) {
+    await tab.look(size);
+    const where = `demo-${size.width}-${size.dark ? 'dark' : 'light'}`;
+    assert.equal(await tab.evaluate('document.documentElement.scrollWidth > innerWidth'), false, `${where} is wider than the window`);
+    await tab.picture(where);
+    assert.deepEqual(await tab.faults(), [], where);
+  }
+  await tab.look();
+
+  // A back-test shows its progress and its result.
+  await tab.evaluate("document.querySelector('#run').click()");
+  await tab.until('progress', "document.querySelector('#progress').value > 0 && document.querySelector('#progress').value < 1");
+  await tab.until('the result', `${fact('result', 'Return')} !== undefined`);
+
+  // The connection is cut: the client comes back by itself, and has what the bot did meanwhile.
+  await tab.evaluate("document.querySelector('#cut').click()");
+  await tab.until('the loss', "document.querySelector('#state').className === ''");
+  await tab.until('the recovery', "/^Back after [\\d.]+ s, with [1-9]\\d* events .* no order or trade is missing/.test(document.querySelector('#recovery').textContent)");
 
   // After a click on stop, no order is left and the page reports it.
   await tab.evaluate("document.querySelector('#stop').click()");

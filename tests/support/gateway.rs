@@ -86,6 +86,8 @@ pub(crate) fn settings() -> Settings {
             listen: loopback,
             key: admin::AdminKey::new(ADMIN_KEY),
             viewer_key: admin::AdminKey::new(VIEWER_KEY),
+            trace_masks: vec!["pin".into()],
+            configuration: Vec::new(),
             publish_body_bytes: 16 * 1024 * 1024,
             publish_body_rate: 16 * 1024,
             max_connections: 4096,

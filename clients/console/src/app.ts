@@ -4,14 +4,22 @@ import { ApiError, get, onSignedOut, post, remove, type Session } from "./api.js
 import { h, setText } from "./dom.js";
 import { connect, type Live } from "./live.js";
 import type { Context, View } from "./view.js";
+import * as channel from "./view_channel.js";
 import * as clients from "./view_clients.js";
+import * as config from "./view_config.js";
+import * as develop from "./view_develop.js";
 import * as fresh from "./view_fresh.js";
 import * as load from "./view_load.js";
+import * as user from "./view_user.js";
 
 const VIEWS: { id: string; title: string; open: (context: Context) => View }[] = [
   { id: "fresh", title: "Is everything fresh?", open: fresh.open },
   { id: "clients", title: "Who has trouble?", open: clients.open },
+  { id: "user", title: "One user", open: user.open },
+  { id: "channel", title: "One channel", open: channel.open },
   { id: "load", title: "Load", open: load.open },
+  { id: "config", title: "Configuration", open: config.open },
+  { id: "develop", title: "For developers", open: develop.open },
 ];
 
 /** Views are read again this often if no report arrives, because the connection may be lost. */
@@ -101,8 +109,9 @@ function start(session: Session): void {
     const chosen = VIEWS.find((candidate) => candidate.id === id) ?? VIEWS[0]!;
     view?.close?.();
     links.forEach((anchor, index) => {
-      if (VIEWS[index] === chosen) anchor.setAttribute("aria-current", "page");
-      else anchor.removeAttribute("aria-current");
+      if (VIEWS[index] !== chosen) return anchor.removeAttribute("aria-current");
+      anchor.setAttribute("aria-current", "page");
+      anchor.scrollIntoView({ block: "nearest", inline: "nearest" });
     });
     setText(title, chosen.title);
     document.title = `${chosen.title} · ${session.node} · tickgate`;

@@ -61,6 +61,11 @@ export function select(label: string, options: [string, string][], changed: (val
 
 export const who = (user: string | null): string => user ?? "anonymous";
 
+/** A link to the view of a user. */
+export function userLink(user: string | null): Node {
+  return user === null ? h("span", { class: "soft" }, who(user)) : h("a", { href: `#user/${encodeURIComponent(user)}` }, user);
+}
+
 const tone = ({ blame }: { blame: string }): string => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 
 export function open(): View {
@@ -68,7 +73,7 @@ export function open(): View {
   let blame = "";
   let user = "";
   const slow = new Table<Client>("Clients with trouble", [
-    { title: "User", text: (client) => who(client.user), tone: () => "name" },
+    { title: "User", make: (row) => userLink(row().user) },
     { title: "Client", text: (client) => client.client_id, tone: () => "code" },
     { title: "Address", text: (client) => client.address ?? "–" },
     { title: "Dialect", text: (client) => client.dialect },
@@ -91,7 +96,7 @@ export function open(): View {
     { title: "Code", text: ({ code }) => String(code) },
     { title: "Reason", text: ({ reason }) => reason, tone: () => "name" },
     { title: "Whose doing", text: (ending) => ending.blame, tone },
-    { title: "User", text: (ending) => who(ending.user) },
+    { title: "User", make: (row) => userLink(row().user) },
     { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
     { title: "Address", text: ({ address }) => address ?? "–" },
     { title: "Stayed", numeric: true, text: ({ connected_at, ended_at }) => duration(Math.max(0, ended_at - connected_at)) },

@@ -1,5 +1,6 @@
 // Is everything fresh? The checks of this gateway, and the last reports of all gateways.
 
+import { ask } from "./act.js";
 import { get } from "./api.js";
 import { h, section, Table } from "./dom.js";
 import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
@@ -32,7 +33,8 @@ export function freshness(at: number, now: number, status: string): Check["statu
   return status === "ok" ? "ok" : "warn";
 }
 
-export function open({ live }: Context): View {
+export function open(context: Context): View {
+  const { live, session } = context;
   const checks = new Table<Check>("Checks of this gateway", [
     { title: "State", text: ({ status }) => WORDS[status], tone: ({ status }) => `state ${status}` },
     { title: "What", text: ({ name }) => name, tone: () => "name" },
@@ -52,7 +54,11 @@ export function open({ live }: Context): View {
     { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
     { title: "Version", text: ({ report }) => report.version },
   ], ({ report }) => report.node, "the first report comes within five seconds");
-  const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element));
+  const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
+  const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element),
+    session.role === "operator" && section("Act",
+      h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."),
+      h("p", { class: "actions" }, drain)));
   return {
     element,
     async refresh() {

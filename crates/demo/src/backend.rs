@@ -27,15 +27,13 @@ use tokio::sync::oneshot;
 use super::accounts::Part;
 use super::actions::{ActionError, Caller, Reply};
 use super::event::Outgoing;
+use super::page;
 use super::platform::{Platform, STEP_MS};
 use super::prices::Prices;
 use super::{Access, Settings, configuration};
 
 // The gateway's signature of a command.
 const SIGNATURE_HEADER: &str = "x-tickgate-signature";
-const PAGE: &str = include_str!("page.html");
-// The client of clients/typescript in one file. `npm run bundle` there writes it.
-const CLIENT: &str = include_str!("client.js");
 // Larger than the gateway's default limit of a message.
 const COMMAND_BYTES_MAX: usize = 128 * 1024;
 // The difference between the signature's time and now, in either direction.
@@ -312,22 +310,15 @@ impl Shared {
             (&Method::GET, _) if !is_loopback(&request) => {
                 text(StatusCode::FORBIDDEN, "open it by its loopback address")
             }
-            (&Method::GET, "/") => reply(
-                StatusCode::OK,
-                "text/html; charset=utf-8",
-                Bytes::from_static(PAGE.as_bytes()),
-            ),
-            (&Method::GET, "/client.js") => reply(
-                StatusCode::OK,
-                "text/javascript; charset=utf-8",
-                Bytes::from_static(CLIENT.as_bytes()),
-            ),
             (&Method::GET, "/session.json") => self.session(),
             (&Method::GET, path) if path.starts_with("/users/") => self.account(path),
-            (_, "/commands" | "/" | "/client.js" | "/session.json") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
-            }
-            _ => text(StatusCode::NOT_FOUND, "not found"),
+            (method, path) => match page::file(path) {
+                Some((kind, file)) if *method == Method::GET => {
+                    reply(StatusCode::OK, kind, Bytes::from_static(file.as_bytes()))
+                }
+                None if !matches!(path, "/commands" | "/session.json") => text(StatusCode::NOT_FOUND, "not found"),
+                _ => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+            },
         }
     }
 

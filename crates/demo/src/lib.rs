@@ -27,6 +27,7 @@ pub mod exchange;
 pub mod grid;
 pub mod market;
 pub mod number;
+mod page;
 pub mod platform;
 pub mod position;
 pub mod prices;

@@ -32,6 +32,7 @@ macro_rules! assets {
 assets! {
     "icon.svg": ICON,
     "style.css": CSS,
+    "act.js": SCRIPT,
     "app.js": SCRIPT,
     "api.js": SCRIPT,
     "chart.js": SCRIPT,
@@ -39,9 +40,14 @@ assets! {
     "format.js": SCRIPT,
     "live.js": SCRIPT,
     "series.js": SCRIPT,
+    "trace.js": SCRIPT,
+    "view_channel.js": SCRIPT,
     "view_clients.js": SCRIPT,
+    "view_config.js": SCRIPT,
+    "view_develop.js": SCRIPT,
     "view_fresh.js": SCRIPT,
     "view_load.js": SCRIPT,
+    "view_user.js": SCRIPT,
 }
 
 const PAGE: &str = include_str!("page/index.html");
@@ -109,7 +115,7 @@ mod tests {
         for text in texts {
             for part in text.split("\"./").skip(1) {
                 let name = part.split('"').next().expect("a name");
-                if name == "ws" {
+                if name.starts_with("ws") {
                     continue;
                 }
                 assert!(asset(name).is_some(), "{name}");

@@ -80,6 +80,12 @@ impl Admin {
         let Some(identity) = session else {
             return Err(response::error(HttpErrorCode::Unauthenticated, "sign in to the console first").into());
         };
+        // A developer's view connects as an app does: the token of the app says who it is.
+        let is_app = request.uri().query() == Some("app");
+        if is_app && !identity.permissions.admin {
+            return Err(forbidden("only operators may connect as an app").into());
+        }
+        let identity = (!is_app).then_some(identity);
         connection.has_key()?;
         let (response, _upgraded) = fastwebsockets::upgrade::upgrade(&mut request)
             .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
@@ -91,7 +97,7 @@ impl Admin {
 /// Gives the socket of a page to the least loaded shard. `read_buf` is what was read behind the handshake.
 pub(in crate::admin) fn hand_over(
     connection: &Arc<Connection>,
-    identity: Arc<Identity>,
+    identity: Option<Arc<Identity>>,
     socket: Socket,
     read_buf: &Bytes,
 ) {
@@ -111,7 +117,7 @@ pub(in crate::admin) fn hand_over(
         unread: [&read_buf[..], &ahead[..]].concat().into(),
         settings: Arc::clone(&admin.console_settings),
         engine_io: None,
-        identity: Ok(Some(identity)),
+        identity: Ok(identity),
         address,
         nonce,
         deflate: None,

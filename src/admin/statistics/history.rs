@@ -32,6 +32,10 @@ pub struct Point {
     pub credits_lent: f64,
     /// Memory of the process, in bytes.
     pub rss_bytes: u64,
+    /// The median time from the publication of an event to its flush, in milliseconds; `None`: no event was sampled.
+    pub latency_p50_ms: Option<f64>,
+    /// The time that 99 % of them did not exceed.
+    pub latency_p99_ms: Option<f64>,
     /// CPU cores that each shard used.
     pub shard_cpu: Box<[f32]>,
 }
@@ -60,6 +64,7 @@ impl Point {
     #[expect(clippy::cast_possible_truncation, reason = "a number of cores needs no more")]
     pub(super) fn between(begins: &Totals, ends: &Totals, rates: Rates, shard_rates: &[Rates], unix_ms: u64) -> Self {
         let ended = |totals: &Totals| totals.total.endings.iter().sum::<u64>();
+        let latency = |part| ends.total.latency.quantile_ms(&begins.total.latency, part);
         Self {
             unix_ms,
             rates,
@@ -71,6 +76,8 @@ impl Point {
             pending_bytes: ends.total.pending_bytes,
             credits_lent: ends.hub.credits_lent as f64 / ends.hub.credits.max(1) as f64,
             rss_bytes: ends.process.rss_bytes,
+            latency_p50_ms: latency(0.5),
+            latency_p99_ms: latency(0.99),
             shard_cpu: shard_rates.iter().map(|rates| rates.cpu as f32).collect(),
         }
     }

@@ -230,7 +230,7 @@ fn write_line(request: &Request, address: Option<IpAddr>, outcome: &str, code: O
     );
 }
 
-fn code(outcome: &CommandOutcome) -> Option<String> {
+pub(super) fn code(outcome: &CommandOutcome) -> Option<String> {
     match outcome {
         CommandOutcome::Success { .. } => None,
         CommandOutcome::Failure { error } => serde_json::from_slice::<ErrorObject>(error)

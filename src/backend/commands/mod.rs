@@ -37,6 +37,7 @@ pub mod breaker;
 pub mod http;
 pub mod keys;
 mod metrics;
+mod operation;
 mod pending;
 mod reply;
 mod router;
@@ -46,6 +47,7 @@ mod tests;
 pub use breaker::CircuitState;
 pub use http::{BackendUrl, HttpSettings};
 pub use metrics::{BackendSample, CommandsSample};
+pub use operation::{AnsweredCommand, Operation, TrailFull};
 pub use router::Router;
 
 /// The router's settings (`[[command]]`).

@@ -158,8 +158,9 @@ impl Pending {
     fn finish(&mut self, outcome: CommandOutcome) {
         self.answered = true;
         self.shared.metrics.duration.add(self.received.elapsed());
+        let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared.answered.push(&self.request, &outcome, duration_ms);
         if self.audit {
-            let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
             let reservation = self.reservation.take();
             self.shared
                 .audit

@@ -15,6 +15,7 @@ use super::backend::Backend;
 use super::http::{BackendUrl, HttpBackend, Pool};
 use super::keys::{Keys, Scope};
 use super::metrics::{CommandMetrics, CommandsSample};
+use super::operation::{Answered, AnsweredCommand};
 use super::pending::Pending;
 use super::{
     BackendReply, CommandSource, Failure, Handler, Request, Responder, RouteSettings, Settings, Target, reply,
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) per_connection: Mutex<HashMap<ConnectionId, usize>>,
     pub(super) responder: Box<dyn Responder>,
     pub(super) audit: Audit,
+    pub(super) answered: Answered,
     pub(super) keys: Mutex<Keys<Pending>>,
     pub(super) metrics: CommandMetrics,
     pub(super) phase: watch::Sender<Phase>,
@@ -117,6 +119,7 @@ impl Router {
             per_connection: Mutex::new(HashMap::new()),
             responder,
             audit: Audit::start(broker, &runtime, settings.audit_room),
+            answered: Answered::default(),
             keys: Mutex::new(Keys::new(settings.keys)),
             metrics: CommandMetrics::default(),
             phase: watch::Sender::new(Phase::Open),
@@ -205,6 +208,16 @@ impl Router {
         };
         let _ = tokio::time::timeout(deadline, all).await;
         self.shared.phase.send_replace(Phase::Stopped);
+    }
+
+    /// The commands of a user that were answered last, newest first.
+    #[must_use]
+    pub fn answered(&self, user: &str, limit: usize) -> Vec<AnsweredCommand> {
+        self.shared.answered.of_user(user, limit)
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.shared.audit
     }
 
     /// The bytes that commands in flight and the outcomes of keys hold.

@@ -249,6 +249,8 @@ section! {
         value viewer_key_env: Option<String> = None, check not_blank;
         /// The file that holds that second key.
         value viewer_key_file: Option<PathBuf> = None;
+        /// Members of JSON objects whose values a trace does not show. `token` is never shown.
+        value trace_masks: Vec<String> = vec!["password".to_owned(), "secret".to_owned()];
         /// Accepts a key that is shorter than 16 bytes. For tests.
         value allow_short_key: bool = false;
         /// Connections to the admin listener that have sent a valid key or token, 1 to 67,108,864. When there are more, the one that

@@ -18,7 +18,7 @@ pub(in crate::config) fn print<S: Section>(mut section: S) -> String {
 }
 
 /// The value as TOML. Characters that act on a terminal or on the order of text are escaped.
-fn shown(value: &toml::Value) -> String {
+pub(super) fn shown(value: &toml::Value) -> String {
     let text = value.to_string();
     if text.contains(tickgate_escape::is_unsafe) {
         escaped(value)

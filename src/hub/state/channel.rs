@@ -162,6 +162,11 @@ impl ChannelState {
         applied
     }
 
+    /// Events that are kept: those of the history, and the last value if it is not one of them.
+    pub(super) fn events(&self) -> usize {
+        self.ring.len() + usize::from(self.ring.is_empty() && self.last.is_some())
+    }
+
     /// Stores an event that was accepted at `at_ms`, and returns how many older events were dropped for it.
     pub(super) fn store(
         &mut self,

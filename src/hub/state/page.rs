@@ -29,6 +29,10 @@ pub struct ChannelView<'a> {
     /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
     pub(super) state: Option<&'a ChannelState>,
+    /// The estimated size of what is kept of it, in bytes.
+    pub bytes: usize,
+    /// Events that are kept of it.
+    pub events: usize,
 }
 
 impl ChannelView<'_> {

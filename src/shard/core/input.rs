@@ -77,6 +77,9 @@ impl ShardCore {
                         Ok(identity)
                     });
                     self.tell(slot, Input::Verified { request, outcome }, now);
+                    if self.traces.is_active() {
+                        self.mark_traced(slot, now);
+                    }
                 }
             }
             ShardMessage::Responded { to, request, outcome } => {
@@ -139,6 +142,8 @@ impl ShardCore {
                 tenant,
                 reply,
             } => reply(self.clients().worst(by, limit, tenant, now)),
+            ShardMessage::BeginTrace(trace) => self.begin_trace(*trace, now),
+            ShardMessage::EndTrace { id } => self.end_trace(id),
             ShardMessage::Endings { limit, reply } => reply(self.troubles.endings(limit)),
             ShardMessage::Subscriptions { limit, tenant, reply } => {
                 let table = self.fanout.table();
@@ -223,8 +228,13 @@ impl ShardCore {
                 connection.hold(&input[feed.position..]);
                 break;
             }
-            if !self.sessions.feed(&mut connection, input, &mut feed, now) {
+            let is_traced = connection.hot.flags.has(Flags::TRACED);
+            if !self.sessions.feed(&mut connection, input, &mut feed, is_traced, now) {
                 break;
+            }
+            if is_traced {
+                let message = self.sessions.take_traced();
+                self.trace_received(slot, &message, now);
             }
             self.carry_out(slot, now);
         }
@@ -296,6 +306,9 @@ impl ShardCore {
     }
 
     fn carry_out_one(&mut self, slot: u32, output: Output, now: Now) {
+        if self.traces.has_channels() {
+            self.trace_asked(slot, &output, now);
+        }
         let id = self.connections.id(slot);
         let address = || self.connections.cold(slot).and_then(|cold| cold.address);
         Journal::asked(&self.connections, slot, &output);

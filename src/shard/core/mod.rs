@@ -21,6 +21,7 @@
 //! | `control` | the actions for the driver, and the drain |
 //! | `journal` | the log lines about connections |
 //! | `shedding` | what is given up when all clients together hold too much memory |
+//! | `traces` | what operators follow for a limited time |
 //! | `troubles` | who reads too slowly or sends too fast, and why clients left, for operators |
 //!
 //! # How to drive it
@@ -60,6 +61,7 @@ mod sessions;
 mod shedding;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod troubles;
 
 use std::net::IpAddr;
@@ -88,6 +90,7 @@ use publishing::Publishing;
 use recovery::Recovery;
 use sessions::Sessions;
 use shedding::Shedding;
+use traces::Traces;
 use troubles::Troubles;
 
 /// A new connection without its socket; see [`Adopt`].
@@ -145,6 +148,7 @@ pub struct ShardCore {
     journal: Journal,
     shedding: Shedding,
     troubles: Troubles,
+    traces: Traces,
 }
 
 impl ShardCore {
@@ -173,6 +177,7 @@ impl ShardCore {
             control: Control::default(),
             journal: Journal::new(now),
             troubles: Troubles::default(),
+            traces: Traces::default(),
             metrics,
         }
     }
@@ -189,6 +194,9 @@ impl ShardCore {
         self.handle(slot, Input::Opened, now);
         self.carry_out(slot, now);
         self.drain_latecomer(slot, now);
+        if self.traces.is_active() {
+            self.mark_traced(slot, now);
+        }
         id
     }
 
@@ -244,6 +252,9 @@ impl ShardCore {
         self.fanout.end_periods(&mut delivery, &mut self.connections);
         while let Some(index) = self.fanout.take_run(&delivery, &self.connections) {
             self.recovery.settle(index, &mut self.connections, &mut self.fanout);
+            if self.traces.has_channels() {
+                self.trace_run();
+            }
             self.fanout.deliver_run(&mut delivery, &mut self.connections);
             // Before the next run, a shorter event of which might fit into the outbox again.
             self.end_too_slow();

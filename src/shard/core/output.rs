@@ -90,6 +90,9 @@ impl ShardCore {
         let Some(slot) = self.connections.slot(id) else {
             return Sent::Drained;
         };
+        if self.connections.hot(slot).flags.has(Flags::TRACED) {
+            self.trace_sent(slot, bytes, self.now);
+        }
         let hot = self.connections.hot_mut(slot);
         self.fanout.advance(hot, bytes);
         let is_flushing = hot.stage == Stage::Flushing;

@@ -30,6 +30,8 @@ pub(super) struct Sessions {
     outputs: Outputs,
     // Reused for each batch of outputs.
     batch: Vec<Output>,
+    // The message that was read last, of a connection that is traced.
+    traced: Vec<u8>,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -50,6 +52,7 @@ impl Sessions {
             inflater: Inflater::default(),
             outputs: Outputs::default(),
             batch: Vec::new(),
+            traced: Vec::new(),
             metrics,
         }
     }
@@ -59,6 +62,11 @@ impl Sessions {
         let context = connection.context(now);
         let session = &mut connection.cold.session;
         session.handle(input, &context, &mut self.scratch, &mut self.outputs);
+    }
+
+    /// The message that [`Sessions::feed`] handed to a session that is traced; empty for a frame without text.
+    pub(super) fn take_traced(&mut self) -> Vec<u8> {
+        mem::take(&mut self.traced)
     }
 
     /// Begins to decode the input of one read.
@@ -76,6 +84,7 @@ impl Sessions {
         connection: &mut Connection<'_>,
         input: &mut [u8],
         feed: &mut Feed,
+        is_traced: bool,
         now: Now,
     ) -> bool {
         let context = connection.context(now);
@@ -89,6 +98,9 @@ impl Sessions {
                 let is_data = matches!(message, Message::Text(_) | Message::Binary(_));
                 self.metrics.messages_in.bump(is_data.into());
                 feed.is_new_message |= is_data;
+                if is_traced {
+                    self.traced = text_of(&message).to_vec();
+                }
                 Input::Frame(message)
             }
             Ok(None) => return false,
@@ -143,6 +155,14 @@ impl Sessions {
         let refused = mem::take(&mut self.outputs.refused_messages);
         self.metrics.rate_limited.bump(refused);
         refused
+    }
+}
+
+/// The text of a message, and nothing of other frames.
+fn text_of<'m>(message: &'m Message<'_>) -> &'m [u8] {
+    match message {
+        Message::Text(text) => text.as_ref(),
+        _ => &[],
     }
 }
 

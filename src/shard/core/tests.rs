@@ -23,6 +23,7 @@ mod shares;
 mod shedding;
 mod subscribe;
 mod support;
+mod troubles;
 
 use std::io::IoSlice;
 use std::net::IpAddr;

@@ -6,6 +6,7 @@
 mod id;
 pub mod polling;
 mod socket;
+mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tickgate_protocol::wire::Deflate;
 pub use id::ConnectionId;
 pub(super) use id::scramble;
 pub use socket::UnclaimedSocket;
+pub use trace::{Trace, TraceLine, TraceTarget};
 
 /// A connection that the ingress hands to a shard, after the response 101 was sent.
 #[derive(Debug)]
@@ -172,6 +174,13 @@ pub enum ShardMessage {
         /// Gets the connections, largest first.
         reply: Box<dyn FnOnce(Vec<ClientInfo>) + Send>,
     },
+    /// Begin a trace.
+    BeginTrace(Box<Trace>),
+    /// End a trace before its time.
+    EndTrace {
+        /// Its number.
+        id: u64,
+    },
     /// List connections that have ended.
     Endings {
         /// The maximum number of endings.
@@ -274,10 +283,8 @@ pub struct ClientInfo {
     pub tenant: Tenant,
     /// Its public name, as in the client's `status`.
     pub client_id: Box<str>,
-    /// The user; `None`: anonymous or not authenticated.
-    pub user: Option<Arc<str>>,
-    /// The role that the client's token names.
-    pub role: Option<Arc<str>>,
+    /// Who the client is and what it may do; `None`: it has not authenticated.
+    pub identity: Option<Arc<Identity>>,
     /// The client's address.
     pub address: Option<IpAddr>,
     /// The name of the dialect: `native`, ...

@@ -1,13 +1,21 @@
 import { ApiError, get, onSignedOut, post, remove } from "./api.js";
 import { h, setText } from "./dom.js";
 import { connect } from "./live.js";
+import * as channel from "./view_channel.js";
 import * as clients from "./view_clients.js";
+import * as config from "./view_config.js";
+import * as develop from "./view_develop.js";
 import * as fresh from "./view_fresh.js";
 import * as load from "./view_load.js";
+import * as user from "./view_user.js";
 const VIEWS = [
     { id: "fresh", title: "Is everything fresh?", open: fresh.open },
     { id: "clients", title: "Who has trouble?", open: clients.open },
+    { id: "user", title: "One user", open: user.open },
+    { id: "channel", title: "One channel", open: channel.open },
     { id: "load", title: "Load", open: load.open },
+    { id: "config", title: "Configuration", open: config.open },
+    { id: "develop", title: "For developers", open: develop.open },
 ];
 const PATIENCE_MS = 7_000;
 const root = document.getElementById("root");
@@ -92,10 +100,10 @@ function start(session) {
         const chosen = VIEWS.find((candidate) => candidate.id === id) ?? VIEWS[0];
         view?.close?.();
         links.forEach((anchor, index) => {
-            if (VIEWS[index] === chosen)
-                anchor.setAttribute("aria-current", "page");
-            else
-                anchor.removeAttribute("aria-current");
+            if (VIEWS[index] !== chosen)
+                return anchor.removeAttribute("aria-current");
+            anchor.setAttribute("aria-current", "page");
+            anchor.scrollIntoView({ block: "nearest", inline: "nearest" });
         });
         setText(title, chosen.title);
         document.title = `${chosen.title} · ${session.node} · tickgate`;

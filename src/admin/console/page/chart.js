@@ -72,7 +72,7 @@ export class Chart {
         const index = this.#at >= 0 ? this.#at : this.#times.length - 1;
         const texts = this.options.lines.map((_, line) => {
             const value = this.#values[line]?.[index];
-            return value === undefined ? "–" : this.options.format(value);
+            return value === undefined || value === null ? "–" : this.options.format(value);
         });
         texts.forEach((text, line) => setText(this.#legend[line], text));
         const time = this.#times[index];

@@ -10,13 +10,16 @@ export function select(label, options, changed) {
     return h("label", {}, label, box);
 }
 export const who = (user) => user ?? "anonymous";
+export function userLink(user) {
+    return user === null ? h("span", { class: "soft" }, who(user)) : h("a", { href: `#user/${encodeURIComponent(user)}` }, user);
+}
 const tone = ({ blame }) => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 export function open() {
     let sort = "waiting";
     let blame = "";
     let user = "";
     const slow = new Table("Clients with trouble", [
-        { title: "User", text: (client) => who(client.user), tone: () => "name" },
+        { title: "User", make: (row) => userLink(row().user) },
         { title: "Client", text: (client) => client.client_id, tone: () => "code" },
         { title: "Address", text: (client) => client.address ?? "–" },
         { title: "Dialect", text: (client) => client.dialect },
@@ -39,7 +42,7 @@ export function open() {
         { title: "Code", text: ({ code }) => String(code) },
         { title: "Reason", text: ({ reason }) => reason, tone: () => "name" },
         { title: "Whose doing", text: (ending) => ending.blame, tone },
-        { title: "User", text: (ending) => who(ending.user) },
+        { title: "User", make: (row) => userLink(row().user) },
         { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
         { title: "Address", text: ({ address }) => address ?? "–" },
         { title: "Stayed", numeric: true, text: ({ connected_at, ended_at }) => duration(Math.max(0, ended_at - connected_at)) },

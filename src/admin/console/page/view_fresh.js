@@ -1,3 +1,4 @@
+import { ask } from "./act.js";
 import { get } from "./api.js";
 import { h, section, Table } from "./dom.js";
 import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
@@ -8,7 +9,8 @@ export function freshness(at, now, status) {
         return "bad";
     return status === "ok" ? "ok" : "warn";
 }
-export function open({ live }) {
+export function open(context) {
+    const { live, session } = context;
     const checks = new Table("Checks of this gateway", [
         { title: "State", text: ({ status }) => WORDS[status], tone: ({ status }) => `state ${status}` },
         { title: "What", text: ({ name }) => name, tone: () => "name" },
@@ -27,7 +29,8 @@ export function open({ live }) {
         { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
         { title: "Version", text: ({ report }) => report.version },
     ], ({ report }) => report.node, "the first report comes within five seconds");
-    const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element));
+    const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
+    const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element), session.role === "operator" && section("Act", h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."), h("p", { class: "actions" }, drain)));
     return {
         element,
         async refresh() {

@@ -1,11 +1,12 @@
 import { get, withQuery } from "./api.js";
 import { Chart } from "./chart.js";
 import { h } from "./dom.js";
-import { bytes, bytesPerSecond, cores, number, percent, perSecond } from "./format.js";
+import { bytes, bytesPerSecond, cores, milliseconds, number, percent, perSecond } from "./format.js";
 const HOUR_MS = 3_600_000;
 const CHARTS = [
     { title: "Connections", lines: ["open"], of: ["connections"], format: number, atLeast: 10 },
     { title: "Events", lines: ["in", "delivered"], of: ["events_per_s", "deliveries_per_s"], format: perSecond, atLeast: 10 },
+    { title: "Latency", lines: ["p50", "p99"], of: ["latency_p50_ms", "latency_p99_ms"], format: milliseconds, atLeast: 2, about: "From the publication of an event to its flush, in the gateway. One event in 32 is measured." },
     { title: "Bytes", lines: ["sent", "received"], of: ["bytes_out_per_s", "bytes_in_per_s"], format: bytesPerSecond, isBytes: true, atLeast: 10_240 },
     { title: "Connects and endings", lines: ["connects per second", "ended in 5 s"], of: ["connects_per_s", "ended"], format: number, atLeast: 5 },
     { title: "Queues", lines: ["shards' inboxes", "clients' frames"], of: ["inbox", "pending_frames"], format: number, atLeast: 100 },

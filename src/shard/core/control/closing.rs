@@ -95,6 +95,9 @@ impl ShardCore {
         self.metrics.ended(ending);
         self.journal.ended(&self.connections, slot, ending, now);
         self.troubles.ended(&self.connections, slot, ending, now);
+        if self.connections.hot(slot).flags.has(Flags::TRACED) {
+            self.trace_ended(slot, ending, now);
+        }
         self.connections.forget_input(slot);
         // A loss is told before the Close frame, or not at all.
         if let Some(connection) = self.connections.get(slot) {

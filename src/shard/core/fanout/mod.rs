@@ -176,6 +176,11 @@ impl Fanout {
         )
     }
 
+    /// The run that was taken.
+    pub(super) fn run(&self) -> &[Popped] {
+        &self.run
+    }
+
     /// Queues the run that was taken to all subscribers.
     pub(super) fn deliver_run(&mut self, delivery: &mut Delivery, connections: &mut Connections) {
         let version = |popped: &Popped| popped.event.version;

@@ -35,7 +35,8 @@ fn clients_are_listed_in_pages_and_by_user() {
     assert_eq!((page.clients.len(), page.next_slot), (5, None));
     let client = &page.clients[0];
     assert_eq!(ConnectionId::from_client_id(&client.client_id), Some(client.id));
-    assert_eq!(client.user.as_deref(), Some("odd"));
+    let user = client.identity.as_ref().and_then(|identity| identity.user.as_deref());
+    assert_eq!(user, Some("odd"));
     assert_eq!(
         (&client.subscriptions[..], client.pending, client.is_alive),
         (&["a.*".into()][..], 1, true)

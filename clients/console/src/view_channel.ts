@@ -1,0 +1,166 @@
+// One channel: its class, what is kept of it, who subscribes, and a live tail.
+
+import { get, withQuery } from "./api.js";
+import { ask } from "./act.js";
+import { h, section, setText, Table } from "./dom.js";
+import { ago, bytes, clock, number } from "./format.js";
+import { traceForm } from "./trace.js";
+import type { Context, View } from "./view.js";
+
+interface Event {
+  event: string;
+  timestamp: number;
+  offset?: number;
+  data?: unknown;
+}
+
+interface Class {
+  cache_last: boolean;
+  history: { length: number; ttl_seconds: number | null } | null;
+  overflow: string;
+  [more: string]: unknown;
+}
+
+interface Channel {
+  channel: string;
+  epoch: string;
+  offset: number | null;
+  subscribers: number;
+  last: Event | null;
+  class: Class;
+  kept: { bytes: number; events: number } | null;
+}
+
+interface Listed {
+  channel: string;
+  bytes: number;
+  events: number;
+  offset: number | null;
+}
+
+const LINES_MAX = 500;
+
+export function open(context: Context): View {
+  const { argument } = context;
+  const box = h("input", { type: "search", value: argument, spellcheck: "false", autocomplete: "off", required: true, placeholder: "market.BTC-USDC.price" });
+  const search = h("form", {
+    class: "filters",
+    onsubmit: (event: globalThis.Event) => {
+      event.preventDefault();
+      location.hash = `channel/${encodeURIComponent(box.value.trim())}`;
+    },
+  }, h("label", {}, "Channel", box), h("button", {}, "Look"));
+  return argument ? one(context, search) : all(search);
+}
+
+function all(search: HTMLElement): View {
+  let wanted = "";
+  let cursor: string | undefined;
+  const filter = h("input", { type: "search", spellcheck: "false", autocomplete: "off", placeholder: "grid.*", oninput: () => { wanted = filter.value.trim(); cursor = undefined; void refresh().catch(() => {}); } });
+  const more = h("button", { class: "quiet", onclick: () => { cursor = next ?? undefined; void refresh().catch(() => {}); } }, "Next page");
+  const told = h("p", { class: "told bad", role: "status" });
+  let next: string | null = null;
+  const table = new Table<Listed>("Channels of which something is kept", [
+    { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+    { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
+    { title: "Bytes", numeric: true, text: (row) => bytes(row.bytes) },
+    { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
+  ], ({ channel }) => channel, "nothing is kept of any such channel");
+  const refresh = async (): Promise<void> => {
+    try {
+      const page = await get<{ channels: Listed[]; next_cursor: string | null }>(withQuery("channels", { pattern: wanted, limit: 100, cursor }));
+      table.update(page.channels);
+      next = page.next_cursor;
+      more.disabled = next === null;
+      setText(told, "");
+    } catch (error) {
+      setText(told, (error as Error).message);
+    }
+  };
+  return {
+    element: h("div", {}, section("Which channel?", search), section("Channels with state", h("div", { class: "filters" }, h("label", {}, "Pattern", filter), more), told, table.element)),
+    refresh,
+  };
+}
+
+function one(context: Context, search: HTMLElement): View {
+  const { argument, session, live } = context;
+  const path = `channels/${encodeURIComponent(argument)}`;
+  const facts = h("dl", { class: "facts" });
+  const last = h("pre", { class: "data", tabindex: 0 });
+  const history = new Table<Event>("History, newest last", [
+    { title: "Offset", numeric: true, text: ({ offset }) => String(offset ?? "–") },
+    { title: "When", numeric: true, text: ({ timestamp }) => clock(timestamp) },
+    { title: "Event", text: ({ event }) => event, tone: () => "name" },
+    { title: "Data", text: ({ data }) => JSON.stringify(data), tone: () => "code wide" },
+  ], ({ offset, timestamp }) => `${offset} ${timestamp}`, "no history");
+  const tail = tailOf(argument, live.client);
+  const trace = traceForm(context, { channel: argument });
+  const isOperator = session.role === "operator";
+  const publish = h("button", {
+    onclick: () => ask(context, `Publish a test event to ${argument}`, "POST", `${path}/test`),
+  }, "Publish a test event");
+  const forget = h("button", {
+    class: "danger",
+    onclick: () => ask(context, `Delete what is kept of ${argument}`, "DELETE", path),
+  }, "Delete what is kept");
+  const element = h("div", {},
+    section("Channel", search, facts, isOperator && h("p", { class: "actions" }, publish, " ", forget)),
+    section("Last value", last),
+    isOperator && section("Live", tail.element),
+    isOperator && section("History", history.element),
+    trace.element);
+  return {
+    element,
+    close: () => { tail.close(); trace.close(); },
+    async refresh() {
+      const channel = await get<Channel>(path);
+      const { class: rules } = channel;
+      show(facts, [
+        ["Subscribers", number(channel.subscribers)],
+        ["Kept", channel.kept ? `${number(channel.kept.events)} ${channel.kept.events === 1 ? "event" : "events"}, ${bytes(channel.kept.bytes)}` : "nothing"],
+        ["Newest offset", channel.offset === null ? "no history" : String(channel.offset)],
+        ["Last event", channel.last ? `${channel.last.event}, ${ago(channel.last.timestamp / 1000, Date.now())}` : "none"],
+        ["Class keeps", [rules.cache_last && "the last value", rules.history && `a history of ${rules.history.length}`].filter(Boolean).join(", ") || "nothing"],
+        ["For slow clients", rules.overflow.replaceAll("_", " ")],
+        ["Rate", tail.rate()],
+      ]);
+      const data = channel.last?.data;
+      setText(last, channel.last === null ? "There is none." : data === undefined ? "Only operators see it." : JSON.stringify(data, null, 2));
+      if (isOperator && channel.offset !== null) {
+        const since = Math.max(0, channel.offset - 50);
+        history.update((await get<{ events: Event[] }>(withQuery(`${path}/history`, { since, limit: 50 }))).events);
+      }
+      await trace.refresh();
+    },
+  };
+}
+
+/** Shows names and values. */
+export function show(list: HTMLElement, facts: [string, string][]): void {
+  if (list.childElementCount !== facts.length) {
+    list.replaceChildren(...facts.map(([name]) => h("div", {}, h("dt", {}, name), h("dd"))));
+  }
+  facts.forEach(([, value], index) => setText(list.children[index]!.lastElementChild!, value));
+}
+
+function tailOf(channel: string, client: Context["live"]["client"]): { element: HTMLElement; rate: () => string; close: () => void } {
+  const lines = h("ol", { class: "lines code", tabindex: 0, "aria-label": "Live events" });
+  const began = Date.now();
+  let count = 0;
+  let paused = false;
+  const pause = h("button", { class: "quiet", "aria-pressed": "false", onclick: () => { paused = !paused; pause.setAttribute("aria-pressed", String(paused)); setText(pause, paused ? "Continue" : "Pause"); } }, "Pause");
+  const subscription = client.subscribe(channel);
+  subscription.on("event", ({ event, data, timestamp, isSnapshot }) => {
+    if (!isSnapshot) count += 1;
+    if (paused) return;
+    lines.prepend(h("li", {}, `${clock(timestamp)}  ${event}${isSnapshot ? " (kept)" : ""}  ${JSON.stringify(data)}`));
+    if (lines.childElementCount > LINES_MAX) lines.lastElementChild?.remove();
+  });
+  subscription.on("end", (error) => lines.prepend(h("li", { class: "bad" }, error?.message ?? "ended")));
+  return {
+    element: h("div", {}, h("p", { class: "actions" }, pause), lines),
+    rate: () => `${number(count / Math.max(1, (Date.now() - began) / 1000))} events/s since you look`,
+    close: () => subscription.unsubscribe(),
+  };
+}

@@ -1,0 +1,270 @@
+//! What operators look at and do: one user, one channel, traces, and actions with a reason.
+
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+use tickgate_protocol::channel::Pattern;
+
+use super::gateway::{Client, Received, Running, VIEWER_KEY, start, until};
+
+fn get(gateway: &Running, path: &str) -> Value {
+    let answer = gateway.admin("GET", path, "");
+    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    answer.json()
+}
+
+fn subscribe(client: &mut Client<TcpStream>, pattern: &str) {
+    client.send(&json!({"type": "subscribe", "channels": [pattern]}).to_string());
+    while client.json()["type"] != "subscribed" {}
+}
+
+/// A client that sees the audit trail.
+fn auditor(gateway: &Running) -> Client<TcpStream> {
+    let mut client = gateway.client(&gateway.token("boss", |grant| grant.role = Some("admin".into())));
+    subscribe(&mut client, "system.log");
+    client
+}
+
+fn audited(client: &mut Client<TcpStream>, action: &str) -> Value {
+    loop {
+        let message = client.json();
+        if message["data"]["action"] == action {
+            return message["data"].clone();
+        }
+    }
+}
+
+#[test]
+fn a_user_is_shown_with_the_rules_that_allow_and_refuse() {
+    let gateway = start(|_| {});
+    let token = gateway.token("u1", |grant| {
+        grant.channels = Some(vec![Pattern::parse("grid.*").expect("valid")]);
+    });
+    let mut client = gateway.client(&token);
+    subscribe(&mut client, "grid.a.order");
+    subscribe(&mut client, "user.u1.*");
+    client.send(r#"{"type":"command","id":"1","action":"no.such.thing","params":{}}"#);
+    while client.json()["id"] != "1" {}
+    let user = get(&gateway, "/api/users/u1");
+    let connection = &user["connections"][0];
+    assert_eq!(connection["user"], "u1", "{user}");
+    assert_eq!(connection["permissions"]["channels"], json!(["grid.*"]));
+    let rule = |pattern: &str| {
+        let subscribed = connection["subscribed"].as_array().expect("a list");
+        let found = subscribed.iter().find(|entry| entry["pattern"] == pattern);
+        found.expect("subscribed")["rule"].as_str().expect("text").to_owned()
+    };
+    assert_eq!(rule("grid.a.order"), "the entry `grid.*` of `channels` covers it");
+    assert!(rule("user.u1.*").contains("the user's own"));
+    assert!(connection["expires_at"].as_f64() > Some(0.0));
+    for (question, allowed) in [
+        ("subscribe=grid.b", true),
+        ("subscribe=market.*", false),
+        ("subscribe=user.u2.*", false),
+        ("publish=grid.a", false),
+        ("command=grid.start", false),
+    ] {
+        let verdict = get(&gateway, &format!("/api/users/u1/explain?{question}"));
+        assert_eq!(verdict["allowed"], allowed, "{question}: {verdict}");
+    }
+    assert_eq!(get(&gateway, "/api/users/nobody")["connections"], json!([]));
+}
+
+#[test]
+fn a_channel_is_shown_with_its_class_and_found_in_pages_and_a_viewer_sees_no_payload() {
+    let gateway = start(|_| {});
+    for n in 0..25 {
+        let event = json!({"channel": format!("grid.g{n}.order"), "event": "filled", "data": {"n": n}});
+        assert_eq!(gateway.publish(&event.to_string()).status, 200);
+    }
+    let channel = get(&gateway, "/api/channels/grid.g7.order");
+    assert_eq!(channel["last"]["data"], json!({"n": 7}), "{channel}");
+    assert_eq!(channel["kept"]["events"], 1);
+    assert!(channel["kept"]["bytes"].as_u64() > Some(0) && channel["class"]["history"]["length"].as_u64() > Some(0));
+    let viewer = gateway
+        .admin_as(Some(VIEWER_KEY), "GET", "/api/channels/grid.g7.order", "", b"")
+        .json();
+    assert_eq!(
+        (&viewer["last"]["event"], &viewer["last"]["data"]),
+        (&json!("filled"), &Value::Null)
+    );
+
+    let (mut seen, mut cursor) = (Vec::new(), Some(String::new()));
+    while let Some(at) = cursor {
+        let page = get(&gateway, &format!("/api/channels?pattern=grid.*&limit=10&cursor={at}"));
+        let channels = page["channels"].as_array().expect("a list");
+        seen.extend(
+            channels
+                .iter()
+                .map(|listed| listed["channel"].as_str().expect("a name").to_owned()),
+        );
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+    }
+    seen.sort();
+    let mut expected: Vec<_> = (0..25).map(|n| format!("grid.g{n}.order")).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_trace_shows_what_happens_to_a_user_and_is_audited() {
+    let gateway = start(|_| {});
+    let mut auditor = auditor(&gateway);
+    let mut client = gateway.client(&gateway.trader("u1"));
+    subscribe(&mut client, "grid.*");
+    let body = json!({"user": "u1", "reason": "a complaint"}).to_string();
+    let answer = gateway.admin("POST", "/api/traces", &body);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+    let line = audited(&mut auditor, "admin.trace");
+    assert_eq!(
+        (&line["user"], &line["outcome"]),
+        (&json!("admin key"), &json!("success"))
+    );
+
+    client.send(r#"{"type":"subscribe","channels":["market.*"],"token":"very-secret","pin":1234}"#);
+    while client.json()["type"] != "subscribed" {}
+    gateway.publish(r#"{"channel":"grid.a","event":"filled","data":{"level":2}}"#);
+    while client.json()["channel"] != "grid.a" {}
+    // What happens to others is not shown.
+    drop(gateway.client(&gateway.trader("u2")));
+    gateway.admin("DELETE", "/api/users/u1/connections?reason=enough", "");
+    while !matches!(client.receive(), Received::Close(_) | Received::End) {}
+
+    let lines = || {
+        get(&gateway, &format!("/api/traces/{id}"))["lines"]
+            .as_array()
+            .expect("lines")
+            .clone()
+    };
+    until("the end of the connection", || {
+        lines().iter().any(|line| line["what"] == "ended")
+    });
+    let lines = lines();
+    assert!(lines.iter().all(|line| line["user"] == "u1"), "{lines:?}");
+    let find = |what: &str, text: &str| {
+        let found = lines
+            .iter()
+            .find(|line| line["what"] == what && line["text"].as_str().is_some_and(|all| all.contains(text)));
+        found
+            .unwrap_or_else(|| panic!("no {what} with {text}: {lines:#?}"))
+            .clone()
+    };
+    let asked = find("in", "market.*")["text"].as_str().expect("text").to_owned();
+    assert!(!asked.contains("very-secret") && !asked.contains("1234"), "{asked}");
+    assert_eq!(find("out", r#""level":2"#)["channel"], "grid.a");
+    let ended = lines.iter().find(|line| line["what"] == "ended").expect("ended");
+    assert_eq!(ended["detail"], "4003 disconnected by an operator");
+
+    // A viewer sees that something happened, and not what.
+    let viewer = gateway
+        .admin_as(Some(VIEWER_KEY), "GET", &format!("/api/traces/{id}"), "", b"")
+        .json();
+    assert!(
+        viewer["lines"]
+            .as_array()
+            .expect("lines")
+            .iter()
+            .all(|line| line["text"].is_null())
+    );
+    let stream = gateway
+        .admin("GET", &format!("/api/traces/{id}?format=ndjson"), "")
+        .body;
+    assert_eq!(stream.lines().count(), lines.len());
+    serde_json::from_str::<Value>(stream.lines().next().expect("a line")).expect("JSON");
+
+    assert_eq!(gateway.admin("DELETE", &format!("/api/traces/{id}"), "").status, 204);
+    let ended = get(&gateway, &format!("/api/traces/{id}?from={}", lines.len()));
+    assert_eq!(
+        (&ended["state"], &ended["why"]),
+        (&json!("ended"), &json!("an operator ended it"))
+    );
+    for wrong in [
+        r#"{}"#,
+        r#"{"user":"a","channel":"b"}"#,
+        r#"{"client_id":"x"}"#,
+        r#"{"channel":"a..b"}"#,
+        r#"{"user":"a","seconds":0}"#,
+        r#"{"user":"a","bytes":999999999}"#,
+        r#"{"user":"a","other":1}"#,
+    ] {
+        assert_eq!(gateway.admin("POST", "/api/traces", wrong).status, 400, "{wrong}");
+    }
+}
+
+#[test]
+fn a_trace_of_a_channel_shows_its_events_and_who_asks_for_it() {
+    let gateway = start(|_| {});
+    let body = json!({"channel": "grid.a"}).to_string();
+    let id = gateway.admin("POST", "/api/traces", &body).json()["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let mut client = gateway.client(&gateway.trader("u1"));
+    subscribe(&mut client, "grid.*");
+    for channel in ["grid.b", "grid.a"] {
+        gateway.publish(&json!({"channel": channel, "event": "filled", "data": 7}).to_string());
+        while client.json()["channel"] != channel {}
+    }
+    let lines = || {
+        get(&gateway, &format!("/api/traces/{id}"))["lines"]
+            .as_array()
+            .expect("lines")
+            .clone()
+    };
+    until("the event", || lines().iter().any(|line| line["what"] == "delivered"));
+    let lines = lines();
+    let of = |what: &str| {
+        lines
+            .iter()
+            .filter(|line| line["what"] == what)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let delivered = of("delivered");
+    assert_eq!(
+        (delivered.len(), &delivered[0]["channel"], &delivered[0]["text"]),
+        (1, &json!("grid.a"), &json!("7"))
+    );
+    assert_eq!(
+        (&of("subscribes")[0]["channel"], &of("subscribes")[0]["user"]),
+        (&json!("grid.*"), &json!("u1"))
+    );
+}
+
+#[test]
+fn what_operators_do_is_in_the_audit_trail_with_its_reason() {
+    let gateway = start(|_| {});
+    let mut auditor = auditor(&gateway);
+    let mut client = gateway.client(&gateway.trader("u1"));
+    subscribe(&mut client, "grid.*");
+    let answer = gateway.admin("POST", "/api/channels/grid.a/test", r#"{"reason":"is it heard"}"#);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let event = loop {
+        let message = client.json();
+        if message["channel"] == "grid.a" {
+            break message;
+        }
+    };
+    assert_eq!(
+        (&event["event"], &event["data"]["by"]),
+        (&json!("test"), &json!("admin key"))
+    );
+    assert_eq!(audited(&mut auditor, "admin.publish_test")["outcome"], "success");
+    gateway.publish(r#"{"channel":"grid.a.order","event":"filled","data":1}"#);
+    let deleted = gateway.admin("DELETE", "/api/channels/grid.a.order?reason=a%20test", "");
+    assert_eq!((deleted.status, &deleted.json()["deleted"]), (200, &json!(1)));
+    assert_eq!(audited(&mut auditor, "admin.delete")["outcome"], "success");
+    let missing = gateway.admin("DELETE", "/api/users/nobody/connections?reason=x", "");
+    assert_eq!(missing.status, 404);
+    let line = audited(&mut auditor, "admin.disconnect_user");
+    assert_eq!(
+        (&line["outcome"], &line["address"]),
+        (&json!("refused"), &json!("127.0.0.1"))
+    );
+
+    let answer = gateway.admin("POST", "/api/drain", r#"{"reason":"an update"}"#);
+    assert_eq!((answer.status, &answer.json()["draining"]), (202, &json!(true)));
+    while !matches!(client.receive(), Received::Close(1012) | Received::End) {}
+    gateway.gateway.wait().expect("drained");
+}
