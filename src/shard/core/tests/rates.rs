@@ -290,6 +290,8 @@ fn other_classes_are_delivered_in_full_and_a_class_can_limit_all() {
     assert_eq!(rig.subscribe_at(all, "market.*", ""), serde_json::Value::Null);
     assert_eq!(rig.subscribe_at(all, "market.*.depth", ""), 2, "the class's");
     assert_eq!(rig.subscribe_at(slow, "market.*", "0.1"), 0.1);
+    // Where a class has a limit, a subscription may be in several groups, and its first period ends with the second turn.
+    rig.at(5.0);
     rig.at(10.0);
     for value in ["1", "2", "3"] {
         rig.event("market.x.depth", value);
