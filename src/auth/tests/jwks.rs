@@ -96,7 +96,11 @@ fn keys_that_must_not_verify_are_left_out() {
         (json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"}), "a short key"),
         (json!("text"), "not an object"),
     ] {
-        assert_eq!(parse(&[key.clone()], None).expect_err(why), JwksError::NoKey, "{why}");
+        assert_eq!(
+            parse(std::slice::from_ref(&key), None).expect_err(why),
+            JwksError::NoKey,
+            "{why}"
+        );
         let jwks = parse(&[key, with("kid", "good".into())], None).expect("the other one is good");
         assert_eq!((jwks.keys.len(), jwks.left_out), (1, 1), "{why}");
     }
