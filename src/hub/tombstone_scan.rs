@@ -9,8 +9,7 @@
 use super::Inbox;
 use super::interest::Stripes;
 use super::scan::{PAGE_STEPS, PATTERNS_PER_STEP};
-use super::state::Tombstone;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Channel, Pattern};
 
 /// A scan over the tombstones of all stripes. [`Inbox::scan_tombstones`] continues it.
 #[derive(Debug)]
@@ -50,12 +49,6 @@ impl TombstoneScan {
 }
 
 impl Inbox {
-    /// A version up to which every event is kept, and in this inbox unless it was popped; see [`Hub::head`](super::Hub::head).
-    #[must_use]
-    pub fn head(&self) -> u64 {
-        self.hub().head()
-    }
-
     /// The newest version in the hub.
     #[must_use]
     pub fn newest_version(&self) -> u64 {
@@ -72,12 +65,12 @@ impl Inbox {
     /// Continues a scan by at most one page. Returns how many steps the page took, counted as by [`Inbox::scan`], or
     /// `None` if the scan is complete.
     ///
-    /// `found` is called under the stripe's lock for each evicted channel that is found, with the version of its eviction.
+    /// `found` is called under the stripe's lock, for each evicted channel that is found.
     pub fn scan_tombstones(
         &self,
         scan: &mut TombstoneScan,
         steps_max: usize,
-        found: &mut dyn FnMut(u64, &Tombstone),
+        found: &mut dyn FnMut(&Channel),
     ) -> Option<usize> {
         let stripe = self.hub().stripes.get(usize::from(scan.stripe))?;
         let (mut visited, mut reached, mut has_forgotten) = (0, None, false);
@@ -94,7 +87,7 @@ impl Inbox {
                 let name = &tombstone.channel;
                 let mut patterns = scan.current_patterns();
                 if patterns.any(|(pattern, known)| version > *known && pattern.matches(name)) {
-                    found(version, tombstone);
+                    found(&tombstone.channel);
                 }
             }
             reached = reached.filter(|_| visited >= channels_max);

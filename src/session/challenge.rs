@@ -79,8 +79,7 @@ impl Session {
         match &self.engine_io {
             None => {
                 out.frame(|bytes| encode::ping(bytes, &[]));
-                let cursor = self.cursor(context);
-                out.reply(&Reply::Ping { cursor }, context);
+                out.reply(&Reply::Ping, context);
             }
             Some(engine_io) => match engine_io.revision {
                 Revision::Four => out.frame(|bytes| encode_packet(bytes, Packet::Ping(""))),

@@ -36,7 +36,7 @@ impl Session {
             Input::PublishRefused { request, refusal } => self.on_publish_refused(request, refusal, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::PublishMalformed { request, error } => self.on_publish_malformed(request, error, context, out),
-            Input::History { request_ref, page } => self.on_history_page(&request_ref, &page, context, out),
+            Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
             Input::HistoryLimited {
                 request_ref,
                 retry_after_ms,
@@ -54,7 +54,6 @@ impl Session {
                 let reply = Reply::GoingAway {
                     close_in_ms,
                     reconnect_after_ms,
-                    cursor: self.cursor(context),
                 };
                 out.reply(&reply, context);
             }
@@ -235,14 +234,14 @@ impl Session {
             ClientMessage::Subscribe {
                 request_ref,
                 patterns,
-                resume,
+                recover,
                 max_rate,
             } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
                     request_ref,
                     patterns,
-                    resume,
+                    recover,
                     max_rate,
                 },
                 context,
@@ -253,7 +252,7 @@ impl Session {
                     subscribe: false,
                     request_ref,
                     patterns,
-                    resume: None,
+                    recover: None,
                     max_rate: None,
                 },
                 context,

@@ -10,7 +10,6 @@
 
 mod credits;
 mod doorbell;
-mod heads;
 mod ids;
 mod joins;
 mod quotas;

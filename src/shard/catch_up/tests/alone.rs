@@ -44,11 +44,7 @@ impl Alone {
     }
 
     pub(super) fn subscribe(&mut self, channel: Channel, need: Need) {
-        let next = match need {
-            Need::After(offset) => offset + 1,
-            _ => 0,
-        };
-        self.catch_up.subscribe(&mut self.numbers, channel, need, next);
+        self.catch_up.subscribe(&mut self.numbers, channel, need);
     }
 
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {

@@ -122,13 +122,7 @@ impl Recovery {
         connections: &mut Connections,
         fanout: &mut Fanout,
     ) -> Option<u32> {
-        let was_behind = connections.catch_up(slot).is_some_and(|catch_up| catch_up.is_behind());
         let steps = self.reading.read_due(slot, limit, now, connections, fanout)?;
-        if (connections.catch_up(slot)).is_some_and(|catch_up| catch_up.reports(was_behind, now.mono_ms))
-            && let Some(connection) = connections.get(slot)
-        {
-            fanout.tell_cursor(connection, now);
-        }
         self.charge(slot, steps, connections, now);
         self.catch_ups.shrink(slot, connections, fanout);
         self.reading.next_due(slot, connections, fanout)

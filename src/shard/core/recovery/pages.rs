@@ -155,10 +155,8 @@ impl Reading {
             && let Some(Connection { hot, cold, .. }) = connections.get(slot)
         {
             fanout.outgoing_mut().push_page(hot, &mut self.page, last);
-            let progress = fanout.progress();
             if let Some(catch_up) = cold.catch_up() {
                 catch_up.note_read_in(self.turn);
-                catch_up.postpone_replay(last, progress, || hot.outbox.take_sequence());
                 fanout.outgoing_mut().count_catch_up(catch_up.count_after(channels));
             }
         }
@@ -190,22 +188,19 @@ impl Reading {
             cold.catch_up_or_new().forget(&due.channel);
             return 0;
         };
-        let mut page = read(fanout.inbox_mut(), &due, due.need, limit, now);
+        let mut page = read(fanout.inbox_mut(), &due.channel, due.need, limit, now);
         let is_value = matches!(due.need, Need::Newest { .. } | Need::Whole { .. });
         if page.overtaken && !is_value {
             // A part of the replay is gone. A client must never be left with such a gap, so the connection ends. Until
-            // then the channel stays, and holds back its live events and the cursor.
+            // then the channel stays and holds back its live events.
             fanout.outgoing_mut().note_too_slow(id);
-            let left = (due.need, due.next);
-            let catch_up = cold.catch_up_or_new();
-            catch_up.read_on(due, left, fanout.progress(), || hot.outbox.take_sequence());
-            return PAGE_BYTES;
+            return 0;
         }
         let is_lost = is_value && page.overtaken;
         if is_lost {
             // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
             note_loss(hot, cold, &due.channel, 1, due.position, &self.metrics);
-            page = read(fanout.inbox_mut(), &due, Need::Newest { above: 0 }, limit, now);
+            page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
         }
         let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
         let mut bytes = 0;
@@ -265,12 +260,12 @@ impl Reading {
 
 // The rest of the channel is read later, behind everything that is queued by now.
 fn go_on(hot: &mut Hot, cold: &mut Cold, due: Due, page: &Page, progress: Progress) {
+    let position = hot.outbox.take_sequence();
     let left = match page.events.last() {
         Some(_) => Need::After(page.last),
         None => due.need,
     };
-    let catch_up = cold.catch_up_or_new();
-    catch_up.read_on(due, (left, page.next), progress, || hot.outbox.take_sequence());
+    cold.catch_up_or_new().read_on(due, left, position, progress);
 }
 
 /// Keeps back events that are newer than what is in the inbox or queued behind this page, if a channel of those may have
@@ -282,7 +277,6 @@ fn hold_back(page: &mut Page, progress: Progress, evictions: u64) -> bool {
     let end = page.events.partition_point(|event| event.version <= progress.version);
     let is_held_back = end < page.events.len();
     if is_held_back {
-        page.next = page.events[end].version;
         page.events.truncate(end);
         page.more = true;
         if let Some(last) = page.events.last() {
@@ -308,8 +302,8 @@ fn may_see(cold: &Cold, channel: &Channel) -> bool {
 }
 
 // Reads what is needed of a channel. `overtaken`: something that is owed is gone.
-fn read(inbox: &mut Inbox, due: &Due, need: Need, limit: PageLimit, now: Now) -> Page {
-    let mut read = |since| inbox.read(&due.channel, since, limit, now);
+fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now: Now) -> Page {
+    let mut read = |since| inbox.read(channel, since, limit, now);
     let newest = match need {
         Need::Newest { above } => {
             let mut page = read(Since::Newest { above });
@@ -329,10 +323,7 @@ fn read(inbox: &mut Inbox, due: &Due, need: Need, limit: PageLimit, now: Now) ->
             };
             return page;
         }
-        Need::After(after) => {
-            let below = due.below;
-            return read(Since::Between { after, below });
-        }
+        Need::After(offset) => return read(Since::After(offset)),
         Need::LastAndAfter(newest) => {
             // The frame of the snapshot counts to the last value.
             read(Since::Newest { above: 0 });
