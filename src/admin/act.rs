@@ -74,7 +74,10 @@ impl Admin {
     ) -> HttpResponse {
         let params = serde_json::to_vec(reason).unwrap_or_default().into();
         let router = &self.parts.router;
-        let operation = match router.begin_operation(action, operator.name(), params, address).await {
+        let operation = match router
+            .begin_operation(action, operator.name(), operator.tenant(), params, address)
+            .await
+        {
             Ok(operation) => operation,
             Err(full) => return response::error(HttpErrorCode::Overloaded, &full.to_string()),
         };

@@ -233,7 +233,9 @@ fn the_printed_configuration_reads_back_to_the_same() {
         let printed = config.to_toml();
         let again = load(&printed, &environment()).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
         assert_eq!(again.to_toml(), printed);
-        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        // Where the values stand in the file differs.
+        assert_eq!(format!("{:?}", again.sections), format!("{:?}", config.sections));
+        assert_eq!(format!("{:?}", again.secrets), format!("{:?}", config.secrets));
         for secret in ["0123456789abcdef", "admin-key", "redis-password"] {
             assert!(
                 !printed.contains(secret) && !format!("{config:?}").contains(secret),

@@ -45,17 +45,18 @@ impl Hub {
     ) -> (Vec<ListedChannel>, Option<ListPlace>) {
         let prefixes = Prefixes::of(std::iter::once(pattern));
         let patterns = std::slice::from_ref(pattern);
-        let (mut found, mut looked_at) = (Vec::new(), 0);
+        let (mut found, mut looked_at) = (Vec::<ListedChannel>::new(), 0);
         let ListPlace { mut stripe, mut after } = from;
         while usize::from(stripe) < STRIPES {
-            let mut full_at = None;
+            let before = found.len();
+            let mut is_full = false;
             let page = self.with_state(stripe, |state| {
                 state
                     .channels
                     .scan((&prefixes, patterns), after.as_ref(), PAGE_STEPS, now, &mut |view| {
                         if found.len() == limit {
                             // The next page begins behind the last channel that fits.
-                            full_at.get_or_insert(());
+                            is_full = true;
                             return;
                         }
                         found.push(ListedChannel {
@@ -66,8 +67,11 @@ impl Hub {
                         });
                     })
             });
-            if full_at.is_some() {
-                let after = found.last().map(|last: &ListedChannel| last.channel.clone());
+            if is_full {
+                // If nothing of this stripe fits, the last channel found is one of another stripe.
+                if let Some(last) = found[before..].last() {
+                    after = Some(last.channel.clone());
+                }
                 return (found, Some(ListPlace { stripe, after }));
             }
             looked_at += page.channels;

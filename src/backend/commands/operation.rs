@@ -16,7 +16,7 @@ use super::audit::{NoRoom, Reservation, code};
 use super::{Request, Router};
 use crate::session::CommandOutcome;
 use crate::time::unix_ms;
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::message::{ErrorCode, RequestId};
 
 /// How long an operation may wait for room in the audit trail.
@@ -52,6 +52,7 @@ impl Router {
         &self,
         action: &'static str,
         operator: &str,
+        tenant: Tenant,
         params: Bytes,
         address: Option<IpAddr>,
     ) -> Result<Operation, TrailFull> {
@@ -63,7 +64,7 @@ impl Router {
         let request = Request {
             tenant: None,
             id: RequestId::Number(0),
-            action: Channel::parse(action).expect("a valid name"),
+            action: (Channel::parse(action).expect("a valid name")).in_tenant(tenant),
             params,
             key: None,
             user: Some(operator.into()),

@@ -328,6 +328,10 @@ impl Client {
         let facts = truth.of(name);
         let index = facts.iter().rposition(|fact| fact.number == newest);
         let index = index.ok_or("an event that was never published")?;
+        if watch.kind.merges() && is_snapshot {
+            // It takes the place of all before it: the hub may have evicted the channel and begun anew.
+            watch.since = watch.since.max(index + 1);
+        }
         match watch.kind {
             Kind::Last | Kind::Records | Kind::Book => {
                 // The newest events may have deleted records only, which a newcomer does not get.
