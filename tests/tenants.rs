@@ -428,7 +428,10 @@ const WAYS: &[Way] = &[
         );
         let broadcast = world.admin(1, "POST", "/api/websocket/broadcast/test", "").json();
         assert_eq!(broadcast["queued"], 1);
-        assert_eq!(clients[1].json()["channel"], "system.test");
+        // The audit trail of the tenant's administrators is the tenant's own.
+        let is_audit = |next: &Value| next["channel"] == "system.log";
+        let next = std::iter::repeat_with(|| clients[1].json()).find(|next| !is_audit(next));
+        assert_eq!(next.expect("endless")["channel"], "system.test");
         assert_eq!(world.admin(1, "DELETE", "/api/users/8/connections", "").status, 204);
         assert_eq!(clients[1].close_code(), Some(4003));
         for index in [0, 2] {
