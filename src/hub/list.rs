@@ -88,6 +88,7 @@ impl Hub {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use std::collections::BTreeSet;
 

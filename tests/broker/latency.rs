@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::node::{Got, World, event};
 
 #[test]
-#[ignore = "measures; its figures are in docs/scaling.md"]
+#[ignore = "measures"]
 fn latencies() {
     World::each(|broker, mut world| {
         for node in &mut world.nodes {
