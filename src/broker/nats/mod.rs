@@ -5,7 +5,7 @@
 //! recover on any of them.
 //!
 //! * `LOG` has the events of all channels that keep state. Their sequence numbers become the versions of the events, by
-//!   the table of [`terms`].
+//!   the table of `terms`.
 //! * `PLAIN` has the events of all other channels. It is short: it bridges the time in which a gateway reconnects.
 //!
 //! Both are followed as a whole, whatever clients subscribe to. So a gateway needs no interest in the broker that would

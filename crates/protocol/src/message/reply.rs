@@ -211,7 +211,7 @@ pub struct SubscribeOutcome {
 /// How many channels of a message are named.
 const NAMED_MAX: usize = 32;
 
-/// A number of channels, of which the first [`NAMED_MAX`] are named.
+/// A number of channels, of which the first `NAMED_MAX` are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedChannels {
     /// How many channels there are.
