@@ -67,20 +67,22 @@ pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/pyth
 step "unit and integration tests"
 bounded 40 cargo test --workspace --locked
 
-step "clients from npm and PyPI"
-(cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error)
+step "packages from npm and PyPI"
+for folder in tests/e2e clients/typescript clients/react; do
+    (cd "$folder" && npm ci --no-audit --no-fund --loglevel=error)
+done
 # Two versions of one package need a folder each.
 for client in 4/4.6.1 5/5.18.1; do
     pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/${client%/*}" \
         "python-socketio[client]==${client#*/}"
 done
 pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/websockets websockets==17.4
+for package in typescript react; do npm --prefix "clients/$package" run --silent build; done
+
+step "clients from npm and PyPI"
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
 
 step "the TypeScript client"
-for package in typescript react; do
-    (cd "clients/$package" && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build)
-done
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" \
     bounded 10 node --test --test-concurrency=3 clients/typescript/test/*.test.mjs clients/{console,demo}/test/*.test.mjs
 

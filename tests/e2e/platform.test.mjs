@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -140,7 +140,7 @@ function typed(t, url) {
 }
 
 test('the five applications share a gateway, unmodified, and see nothing of each other', async (t) => {
-  const { ZigQuantWebSocket } = await import(zigquant());
+  const { ZigQuantWebSocket } = await import('../../clients/typescript/dist/zigquant.js');
   const { p8000, p5000, p8080, publish, seen } = await platform(t);
   const heard = {};
 
@@ -244,9 +244,3 @@ test('the five applications share a gateway, unmodified, and see nothing of each
   }
 });
 
-/** The class that zigquant's pages use. The client's own tests build it, too. */
-function zigquant() {
-  const built = join(root, 'clients', 'typescript', 'dist', 'zigquant.js');
-  if (!existsSync(built)) execFileSync('npm', ['--prefix', join(root, 'clients', 'typescript'), 'run', 'build'], { stdio: 'ignore' });
-  return built;
-}
