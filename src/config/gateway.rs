@@ -181,7 +181,7 @@ impl Config {
         Some(nats::Settings {
             node: self.node_name(),
             // One more than the largest history, so that a gateway that reads the log back sees that there were more.
-            events_per_channel: 1 + history_max(&classes),
+            events_per_channel: 1 + history_max(&classes).max(LOG_EVENTS_MIN),
             classes: fingerprint(&classes),
             duplicate_window: sections.state.dedup_window,
             event_bytes: sections.limits.event_bytes as usize,
@@ -257,6 +257,10 @@ fn admin_key(secret: Option<&Secret>) -> Option<admin::AdminKey> {
     let key = std::str::from_utf8(secret?.expose()).ok()?;
     admin::AdminKey::new(key)
 }
+
+/// The log keeps at least so many events of each channel, however short the histories are. A gateway that was away while a
+/// channel had more has to begin anew.
+const LOG_EVENTS_MIN: u64 = 5000;
 
 /// The size of the largest history, and of those that the built-in classes have.
 fn history_max(classes: &Classes) -> u64 {

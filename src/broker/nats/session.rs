@@ -31,11 +31,36 @@ const LATE_EVERY: Duration = Duration::from_millis(250);
 /// A link over which no notice came for this long is down.
 const DEAF: Duration = Duration::from_millis(3500);
 
-/// Reconnecting waits between these times, doubled each time, with full jitter.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// The longest random wait before the first attempt to connect again, and before each later one: doubled each time, up to
+/// the second value. A gateway that comes back late may find that the log has forgotten events that it missed, so the
+/// longest wait is short.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// How often a duplicate is looked for in the hub.
 const DUPLICATE_EVERY: Duration = Duration::from_millis(20);
+
+/// The longest wait after a session that ended. If events are missing in a stream, the broker itself is well, and a long
+/// wait would lose more of them.
+fn next_backoff(before: Duration, was_up: bool, end: &End) -> Duration {
+    if was_up || matches!(end, End::Gap(_)) {
+        BACKOFF.0
+    } else {
+        (2 * before).min(BACKOFF.1)
+    }
+}
+
+/// Waits until the connection is lost.
+async fn lost(events: &mut UnboundedReceiver<Event>) -> End {
+    let reason = loop {
+        match events.recv().await {
+            Some(Event::Disconnected) | None => break "the connection is lost",
+            Some(Event::Closed | Event::Draining) => break "the connection is closed",
+            Some(Event::LameDuckMode) => break "the server is about to stop",
+            Some(other) => tracing::debug!(%other, "the broker's client"),
+        }
+    };
+    End::Failed(reason.to_owned())
+}
 
 impl Shared {
     /// Connects again and again until the broker is dropped. `first` gets why the first session ended, or `None` as soon as
@@ -58,14 +83,10 @@ impl Shared {
                 end.reason().clone_into(&mut said);
                 tracing::warn!(reason = said, "the link to the broker is down; it is tried again");
             }
+            backoff = next_backoff(backoff, was_up, &end);
             let _ = first.send(Some(end));
-            backoff = if was_up {
-                BACKOFF.0
-            } else {
-                (2 * backoff).min(BACKOFF.1)
-            };
-            let wait = rand::rng().random_range(Duration::ZERO..=backoff);
             attempt += 1;
+            let wait = rand::rng().random_range(Duration::ZERO..=backoff);
             sleep(wait).await;
         }
     }
@@ -96,7 +117,10 @@ impl Shared {
                 client.max_payload()
             )));
         }
-        let attached = Arc::new(self.attach(&client).await?);
+        let attached = tokio::select! {
+            attached = self.attach(&client) => Arc::new(attached?),
+            lost = lost(&mut events) => return Err(lost),
+        };
         let inbox = client.new_inbox();
         let answers = client
             .subscribe(format!("{inbox}.*"))
@@ -115,12 +139,7 @@ impl Shared {
                 Some(ended) = tasks.join_next() => {
                     return Err(ended.unwrap_or_else(|error| End::Failed(error.to_string())));
                 }
-                event = events.recv() => match event {
-                    Some(Event::Disconnected) | None => return Err(End::Failed("the connection is lost".to_owned())),
-                    Some(Event::Closed | Event::Draining) => return Err(End::Failed("the connection is closed".to_owned())),
-                    Some(Event::LameDuckMode) => return Err(End::Failed("the server is about to stop".to_owned())),
-                    Some(other) => tracing::debug!(%other, "the broker's client"),
-                },
+                lost = lost(&mut events) => return Err(lost),
                 next = outgoing.recv() => match next {
                     Some(next) => self.send_one(&client, &inbox, next).await,
                     None => return Err(End::Failed("the gateway ends".to_owned())),
@@ -247,5 +266,22 @@ impl Shared {
                 return end;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_back_two_seconds_after_its_broker_and_begins_anew_without_delay() {
+        let failed = End::Failed(String::new());
+        let mut backoff = BACKOFF.0;
+        for _ in 0..20 {
+            backoff = next_backoff(backoff, false, &failed);
+        }
+        assert_eq!(backoff, Duration::from_secs(2));
+        assert_eq!(next_backoff(backoff, true, &failed), BACKOFF.0);
+        assert_eq!(next_backoff(backoff, false, &End::Gap(String::new())), BACKOFF.0);
     }
 }

@@ -265,6 +265,8 @@ mod tests {
                 load(&format!("[broker]\nkind = \"nats\"\n{more}")).unwrap_or_else(|problems| panic!("{problems}"));
             config.gateway(1000).nats.expect("NATS")
         };
+        let none = of("[[channel]]\nmatch = \"a.*\"\ncache = \"last\"\n");
+        assert_eq!(none.events_per_channel, 5001, "a gateway can be away for a while");
         let larger = of("[[channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }\n");
         assert_eq!(larger.events_per_channel, 9001);
         let overflow =
