@@ -25,7 +25,7 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn a_storm_of_faults_loses_and_doubles_nothing() {
     let seed = variable("TICKGATE_SEED").unwrap_or(7);
-    let seconds = variable("TICKGATE_SECONDS").unwrap_or(5);
+    let seconds = variable("TICKGATE_SECONDS").unwrap_or(4);
     println!("TICKGATE_SEED={seed} TICKGATE_SECONDS={seconds}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Nats::start();
