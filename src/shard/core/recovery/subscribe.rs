@@ -208,6 +208,9 @@ impl Recovery {
         now: Now,
     ) -> Option<Input<'static>> {
         let slot = request.from.slot;
+        // The connection's last request may have been answered a moment ago. What it has brought belongs behind that
+        // answer, and is owed since that request began.
+        self.schedule(slot, connections, fanout);
         let before = self.steps.taken();
         let is_swept = self.catch_ups.sweep(slot, &mut self.steps, connections, fanout);
         if !is_swept {

@@ -196,6 +196,26 @@ fn events_published_during_a_subscribe_come_once_and_after_its_answer() {
 }
 
 #[test]
+fn what_a_request_brings_does_not_wait_for_the_next_request_of_its_client() {
+    let mut rig = rig(8);
+    for n in 0..40 {
+        rig.event(&format!("grid.g{n}.order"), "1");
+    }
+    rig.event("board.a.prices", r#"[{"code":"x","n":1}]"#);
+    let id = rig.connect();
+    rig.subscribe(id, "board.*");
+    rig.subscribe(id, "grid.*");
+    let mut got = Vec::new();
+    while rig.core.recovery.has_requests(u64::MAX) {
+        got.extend(rig.read_now(id));
+        rig.core.begin_turn(rig.now);
+    }
+    got.extend(rig.read(id));
+    assert_eq!(kinds(&got)[..3], ["subscribed", "event", "subscribed"]);
+    assert_eq!(got[1].text()["channel"], "board.a.prices");
+}
+
+#[test]
 fn a_subscribe_under_way_begins_anew_when_a_pattern_is_lost() {
     let mut rig = rig(8);
     rig.event("grid.b.order", "1");
