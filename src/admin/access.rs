@@ -83,6 +83,19 @@ impl Scope {
             Some(self.tenant)
         }
     }
+
+    const fn bound(self) -> Option<Tenant> {
+        if self.is_of_all { None } else { Some(self.tenant) }
+    }
+
+    /// What the administrators of one tenant see.
+    const fn of(tenant: Tenant) -> Self {
+        Self {
+            tenant,
+            is_of_all: false,
+            is_chosen: false,
+        }
+    }
 }
 
 /// Proof that the caller may look and act. Only this module creates it.
@@ -115,6 +128,11 @@ impl Operator {
         self.scope.tenant()
     }
 
+    /// The only tenant that the caller administers; `None`: all.
+    pub(super) const fn bound(&self) -> Option<Tenant> {
+        self.scope.bound()
+    }
+
     /// Requires that the caller may act for all tenants.
     ///
     /// # Errors
@@ -144,17 +162,9 @@ impl Viewer {
         self.scope.tenant()
     }
 
-    /// Requires that the caller may see all tenants.
-    ///
-    /// # Errors
-    ///
-    /// The response 403.
-    pub(super) fn sees_all(&self) -> Result<(), Box<HttpResponse>> {
-        if self.scope.is_of_all {
-            Ok(())
-        } else {
-            Err(forbidden("this shows all tenants: it needs a key of [admin]").into())
-        }
+    /// The only tenant that the caller may see; `None`: all.
+    pub(super) const fn bound(&self) -> Option<Tenant> {
+        self.scope.bound()
     }
 }
 
@@ -178,12 +188,12 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may see all tenants.
-    pub(super) const fn sees_all(&self) -> bool {
+    /// The only tenant that the caller may see; `None`: all.
+    pub(super) fn bound(&self) -> Option<Tenant> {
         match self {
-            Self::Operator(operator) => operator.scope.is_of_all,
-            Self::Viewer(viewer) => viewer.scope.is_of_all,
-            Self::User(_) => false,
+            Self::Operator(operator) => operator.scope.bound(),
+            Self::Viewer(viewer) => viewer.scope.bound(),
+            Self::User(identity) => Some(identity.tenant),
         }
     }
 }
@@ -198,8 +208,16 @@ impl Admin {
     /// page of another origin acts with the cookie or the query names a tenant that the caller may not choose. 404 when it
     /// names none that exists.
     pub(super) fn authenticate<B>(&self, request: &Request<B>) -> Result<Caller, Box<HttpResponse>> {
-        let mut caller = self.caller(request)?;
-        let query = Query::of(request.uri().query().unwrap_or_default());
+        let caller = self.caller(request)?;
+        self.choose(caller, Query::of(request.uri().query().unwrap_or_default()))
+    }
+
+    /// The caller, about the tenant that the query names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::authenticate`].
+    fn choose(&self, mut caller: Caller, query: Query<'_>) -> Result<Caller, Box<HttpResponse>> {
         let named = query
             .get(TENANT)
             .map_err(|message| response::error(HttpErrorCode::InvalidMessage, &message))?;
@@ -238,7 +256,7 @@ impl Admin {
     }
 
     /// The credential of the console's session that a request names.
-    pub(super) fn session(&self, headers: &HeaderMap) -> Option<Credential> {
+    fn session(&self, headers: &HeaderMap) -> Option<Credential> {
         let token = session_token(headers)?;
         self.sessions.find(token, self.parts.clock.now().mono_ms)
     }
@@ -248,6 +266,7 @@ impl Admin {
         match credential {
             Credential::Key(Role::Operator) => Ok(operator_of_all()),
             Credential::Key(Role::Viewer) => Ok(viewer_of_all()),
+            Credential::TenantKey(tenant) => Ok(self.operator_of(*tenant)),
             Credential::Token(token) => self.present(token),
         }
     }
@@ -265,15 +284,8 @@ impl Admin {
         if is(&self.viewer_key) {
             return Ok(viewer_of_all());
         }
-        if let Some(tenant) = (self.tenant_keys.iter().position(is)).and_then(|index| Tenant::new(index + 1)) {
-            return Ok(Caller::Operator(Operator {
-                name: format!("admin key of {}", self.tenants.label(tenant)).into(),
-                scope: Scope {
-                    tenant,
-                    is_of_all: false,
-                    is_chosen: false,
-                },
-            }));
+        if let Some(tenant) = self.tenant_of_key(token) {
+            return Ok(self.operator_of(tenant));
         }
         match self.parts.verifier.verify_any(token, unix_ms()) {
             Ok(identity) if identity.permissions.admin => {
@@ -295,6 +307,19 @@ impl Admin {
             }
             Err(error) => Err(response::error(error.code.into(), &error.message).into()),
         }
+    }
+
+    /// The tenant that this key administers.
+    pub(super) fn tenant_of_key(&self, given: &str) -> Option<Tenant> {
+        let is = |key: &Option<AdminKey>| key.as_ref().is_some_and(|key| key.is(given));
+        Tenant::new(1 + self.tenant_keys.iter().position(is)?)
+    }
+
+    fn operator_of(&self, tenant: Tenant) -> Caller {
+        Caller::Operator(Operator {
+            name: format!("admin key of {}", self.tenants.label(tenant)).into(),
+            scope: Scope::of(tenant),
+        })
     }
 
     /// Authenticates the caller and requires an operator.
@@ -319,38 +344,56 @@ impl Admin {
         viewer(self.authenticate(request)?)
     }
 
-    /// The identity that a console's connection has.
-    pub(super) fn console_identity(&self, credential: &Credential, ends_unix_ms: u64) -> Option<Arc<Identity>> {
-        let (role, permissions) = match credential {
-            Credential::Token(token) => {
-                // With tenants, a token is for one of them, and the console shows all.
-                let tokens_are_for_all = self.tenants.is_empty();
-                let identity = self.parts.verifier.verify_any(token, unix_ms()).ok()?;
-                let identity = tokens_are_for_all.then_some(identity)?;
-                return identity.permissions.admin.then_some(identity);
-            }
-            Credential::Key(Role::Operator) => (
+    /// Whom a page of the console is, and for which tenant, by its session and the query. A token is verified again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::authenticate`].
+    pub(super) fn console_caller<B>(&self, request: &Request<B>) -> Result<(Tenant, Arc<Identity>), Box<HttpResponse>> {
+        let sign_in = || response::error(HttpErrorCode::Unauthenticated, "sign in to the console first");
+        let headers = request.headers();
+        let now_ms = self.parts.clock.now().mono_ms;
+        let token = session_token(headers).ok_or_else(sign_in)?;
+        let credential = self.sessions.find(token, now_ms).ok_or_else(sign_in)?;
+        let left_ms = self.sessions.left_ms(token, now_ms).ok_or_else(sign_in)?;
+        let query = Query::of(request.uri().query().unwrap_or_default());
+        let caller = self.choose(self.accept(&credential)?, query)?;
+        let tenant = caller.tenant();
+        let role = viewer(caller)?.role();
+        if let Credential::Token(token) = &credential {
+            // It is an admin's, and ends with the token.
+            let identity = self.parts.verifier.verify_any(token, unix_ms());
+            return identity
+                .map(|identity| (tenant, identity))
+                .map_err(|error| response::error(error.code.into(), &error.message).into());
+        }
+        let (role, permissions) = match role {
+            Role::Operator => (
                 "admin",
                 Permissions {
                     admin: true,
                     ..Permissions::default()
                 },
             ),
-            Credential::Key(Role::Viewer) => (
+            Role::Viewer => (
                 "viewer",
                 Permissions {
                     gateway: true,
-                    channels: vec![Pattern::parse("system.health").ok()?],
+                    channels: Pattern::parse("system.health").into_iter().collect(),
                     ..Permissions::default()
-                },
+                }
+                .in_tenant(tenant),
             ),
         };
-        Some(Arc::new(Identity {
+        let ends_ms = unix_ms().saturating_add(left_ms);
+        let identity = Identity {
+            tenant,
             role: Some(role.into()),
-            expires_at_ms: Some(ends_unix_ms),
-            exp_ms: Some(ends_unix_ms),
+            expires_at_ms: Some(ends_ms),
+            exp_ms: Some(ends_ms),
             ..Identity::anonymous(Arc::new(permissions))
-        }))
+        };
+        Ok((tenant, Arc::new(identity)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `GET /api/config`: the effective configuration, and where each value came from.
 //!
 //! Invariant: a value that waits for a restart is told as such, and never as the one that is in force. Secrets are named by
-//! their variable or file.
+//! their variable or file. Whoever administers one tenant sees what stands below its `[[tenant]]`, and the administrators of
+//! the default tenant see what may stand below one.
 
 use hyper::StatusCode;
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use super::Admin;
 use super::access::Viewer;
 use crate::ingress::http::response::{self, HttpResponse};
+use tickgate_protocol::channel::Tenant;
 
 /// One key of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,17 +87,45 @@ impl Admin {
     /// `GET /api/config`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn configuration(&self, viewer: Viewer) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
+        let mut keys = self.configuration.0.lock().clone();
+        if let Some(tenant) = viewer.scope() {
+            keys.retain(|shown| is_of(tenant, &shown.key));
         }
-        let keys = self.configuration.0.lock().clone();
         response::json(StatusCode::OK, &ConfigurationReply { keys })
+    }
+}
+
+/// The sections that may stand below a `[[tenant]]`. At the top level they are those of the default tenant.
+const OF_TENANT: [&str; 6] = ["auth", "channel", "command", "endpoint", "feed", "limits"];
+
+/// Whether a key concerns a tenant.
+fn is_of(tenant: Tenant, key: &str) -> bool {
+    let section = key.split(['.', '[']).next().unwrap_or_default();
+    match tenant.index().checked_sub(1) {
+        None => OF_TENANT.contains(&section),
+        Some(index) => key.starts_with(&format!("tenant[{index}].")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_tenant_sees_its_own_keys() {
+        let of = |index, key| is_of(Tenant::new(index).expect("few"), key);
+        for (key, seen) in [
+            ("tenant[0].name", [false, true, false]),
+            ("tenant[1].auth.key[0].secret_env", [false, false, true]),
+            ("tenant[10].name", [false, false, false]),
+            ("auth.key[0].secret_env", [true, false, false]),
+            ("channel[3].match", [true, false, false]),
+            ("admin.key_env", [false, false, false]),
+            ("server.listen", [false, false, false]),
+        ] {
+            assert_eq!([0, 1, 2].map(|index| of(index, key)), seen, "{key}");
+        }
+    }
 
     #[test]
     fn a_value_that_needs_a_restart_is_told_and_the_running_one_stays() {

@@ -13,6 +13,7 @@ use super::Admin;
 use crate::auth::Identity;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{HttpErrorCode, Loss, Place};
+use tickgate_protocol::channel::Tenant;
 
 /// After how many seconds a client may try again when all connections are being served.
 const RETRY_AFTER_S: u32 = 1;
@@ -30,8 +31,9 @@ struct State {
     has_key: bool,
     // A request is being served.
     is_served: bool,
-    // The last request was the handshake of a WebSocket, for a client with this identity, if it has one already.
-    upgrade: Option<Option<Arc<Identity>>>,
+    // The last request was the handshake of a WebSocket, for a client of this tenant with this identity, if it has one
+    // already.
+    upgrade: Option<(Tenant, Option<Arc<Identity>>)>,
 }
 
 impl Connection {
@@ -81,12 +83,12 @@ impl Connection {
     }
 
     /// The request is the handshake of a WebSocket, which is about to be accepted.
-    pub(super) fn upgrade(&self, identity: Option<Arc<Identity>>) {
-        self.state.lock().upgrade = Some(identity);
+    pub(super) fn upgrade(&self, tenant: Tenant, identity: Option<Arc<Identity>>) {
+        self.state.lock().upgrade = Some((tenant, identity));
     }
 
-    /// The identity of the WebSocket's client, if HTTP ended with its handshake.
-    pub(super) fn take_upgrade(&self) -> Option<Option<Arc<Identity>>> {
+    /// The tenant and the identity of the WebSocket's client, if HTTP ended with its handshake.
+    pub(super) fn take_upgrade(&self) -> Option<(Tenant, Option<Arc<Identity>>)> {
         self.state.lock().upgrade.take()
     }
 

@@ -8,9 +8,10 @@ use super::access::Viewer;
 use super::query::Query;
 use super::routes::Call;
 use super::self_report::INTERVAL_MS;
-use super::statistics::Point;
+use super::statistics::{Point, TenantPoint};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
+use tickgate_protocol::channel::Tenant;
 
 /// Columns (a value that is not a number becomes null): the n-th value of each series belongs to the n-th time.
 #[derive(Serialize)]
@@ -23,13 +24,36 @@ struct LoadReply {
     shards: Vec<Vec<f64>>,
 }
 
-macro_rules! series {
-    ($($name:ident = $value:expr,)*) => {
-        #[derive(Serialize)]
-        struct Series { $($name: Vec<f64>,)* }
+/// The load of one tenant, in the same form: without what all tenants share.
+#[derive(Serialize)]
+struct TenantLoadReply {
+    interval_ms: u64,
+    times: Vec<u64>,
+    series: TenantSeries,
+    shards: [(); 0],
+}
 
-        impl Series {
-            fn of(points: &[Point]) -> Self {
+impl TenantLoadReply {
+    fn of(tenant: Tenant, points: &[Point]) -> Self {
+        let own: Vec<TenantPoint> = (points.iter())
+            .map(|point| point.tenants.get(tenant.index()).copied().unwrap_or_default())
+            .collect();
+        Self {
+            interval_ms: INTERVAL_MS,
+            times: points.iter().map(|point| point.unix_ms).collect(),
+            series: TenantSeries::of(&own),
+            shards: [],
+        }
+    }
+}
+
+macro_rules! series {
+    ($series:ident of $point:ty; $($name:ident = $value:expr,)*) => {
+        #[derive(Serialize)]
+        struct $series { $($name: Vec<f64>,)* }
+
+        impl $series {
+            fn of(points: &[$point]) -> Self {
                 Self { $($name: points.iter().map($value).map(rounded).collect(),)* }
             }
         }
@@ -37,6 +61,14 @@ macro_rules! series {
 }
 
 series! {
+    TenantSeries of TenantPoint;
+    connections = |point| f64::from(point.connections),
+    events_per_s = |point| f64::from(point.events),
+    deliveries_per_s = |point| f64::from(point.deliveries),
+}
+
+series! {
+    Series of Point;
     connections = |point| count(point.connections),
     connects_per_s = |point| point.rates.connections,
     ended = |point| unsigned(point.ended),
@@ -77,14 +109,14 @@ impl Admin {
     /// `GET /api/load?since`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn load(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
-        }
         let since = match since(&call.query()) {
             Ok(since) => since,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
         let points = self.parts.statistics.history(since);
+        if let Some(tenant) = viewer.scope() {
+            return response::json(StatusCode::OK, &TenantLoadReply::of(tenant, &points));
+        }
         let shards = self.parts.shards.len();
         let reply = LoadReply {
             interval_ms: INTERVAL_MS,
@@ -123,6 +155,16 @@ mod tests {
         assert_eq!(Series::of(&points).connections, [3.0, 4.0]);
         assert_eq!(cpu_of(&points, 0), [0.25, 0.5]);
         assert_eq!(cpu_of(&points, 1), [0.0, 0.0]);
+        let part = |connections| TenantPoint {
+            connections,
+            ..TenantPoint::default()
+        };
+        let points = [Point {
+            tenants: [part(7), part(8)].into(),
+            ..Point::default()
+        }];
+        let of = |index| TenantLoadReply::of(Tenant::new(index).expect("few"), &points);
+        assert_eq!([0, 1, 2].map(|index| of(index).series.connections[0]), [7.0, 8.0, 0.0]);
         assert_eq!(since(&Query::of("since=17")), Ok(17));
         assert_eq!(since(&Query::of("")), Ok(0));
         assert!(since(&Query::of("since=-1")).is_err());

@@ -157,7 +157,8 @@ pub struct Admin {
     configuration: Configuration,
     // Begins a drain.
     drain: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    console_settings: Arc<session::Settings>,
+    // By the number of the tenant.
+    console_settings: Vec<Arc<session::Settings>>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
     // By the number of the tenant.
@@ -203,11 +204,20 @@ impl Admin {
             }
         });
         let tenants = settings.tenants;
+        let names = TenantNames::new(tenants.iter().map(|tenant| tenant.name.clone()).collect());
+        let classes = parts.hub.classes();
+        let of_default = ((Tenant::DEFAULT, None), settings.event_bytes);
+        let of_tenants =
+            (names.iter().zip(&tenants)).map(|((tenant, name), access)| ((tenant, Some(name)), access.event_bytes));
         Arc::new(Self {
+            console_settings: std::iter::once(of_default)
+                .chain(of_tenants)
+                .map(|(tenant, event_bytes)| console::socket::settings(tenant, event_bytes, classes))
+                .collect(),
             event_bytes: event_bytes(settings.event_bytes, &tenants)
                 .map(AtomicUsize::new)
                 .collect(),
-            tenants: TenantNames::new(tenants.iter().map(|tenant| tenant.name.clone()).collect()),
+            tenants: names,
             tenant_keys: tenants.into_iter().map(|tenant| tenant.key).collect(),
             key: settings.key,
             viewer_key: settings.viewer_key,
@@ -216,7 +226,6 @@ impl Admin {
             trace_masks: settings.trace_masks,
             configuration: Configuration::new(settings.configuration),
             drain: OnceLock::new(),
-            console_settings: console::socket::settings(settings.event_bytes, Arc::clone(parts.hub.classes())),
             publish_body_bytes: settings.publish_body_bytes,
             publish_body_rate: settings.publish_body_rate,
             with_key,

@@ -1,6 +1,8 @@
 //! `GET /api/overview`: whether everything is fresh, in one answer: a list of checks, the worst first.
 //!
 //! Invariant: every check that is not `ok` says in one sentence what is wrong and what to do or where to look.
+//!
+//! For one tenant there are its feeds and backends, and of what all tenants share only whether it works.
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -12,6 +14,7 @@ use crate::backend::commands::{BackendSample, CircuitState};
 use crate::backend::feeds::{FeedSample, FeedState};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::memory::Pressure;
+use tickgate_protocol::channel::TenantNames;
 
 /// Losses of this time count as present.
 const RECENT_MS: u64 = 60_000;
@@ -64,34 +67,45 @@ struct Facts<'a> {
     not_ready: Option<&'static str>,
     not_publishing: Option<&'static str>,
     pressure: Pressure,
+    /// What the operators of all tenants see besides.
+    process: Option<ProcessFacts<'a>>,
+    tenants: &'a TenantNames,
+    feeds: &'a [FeedSample],
+    backends: &'a [BackendSample],
+}
+
+/// What the checks of the process look at.
+struct ProcessFacts<'a> {
     snapshot_failing: Option<bool>,
     sample: &'a GatewaySample,
     recent: &'a [Point],
-    feeds: &'a [FeedSample],
-    backends: &'a [BackendSample],
 }
 
 impl Admin {
     /// `GET /api/overview`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn overview(&self, viewer: Viewer) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
-        }
         let parts = &self.parts;
         let now = parts.clock.now();
         let sample = parts.statistics.read(now);
         let recent = parts.statistics.history(now.unix_ms.saturating_sub(RECENT_MS));
-        let (commands, feeds) = (parts.router.read(), parts.feeds.read());
+        let (mut backends, mut feeds) = (parts.router.read().backends, parts.feeds.read());
+        if let Some(tenant) = viewer.scope() {
+            feeds.retain(|feed| feed.tenant == tenant);
+            backends.retain(|backend| backend.tenant == tenant);
+        }
         let mut checks = checks(&Facts {
             not_ready: parts.health.not_ready(),
             not_publishing: parts.health.not_publishing(),
             pressure: parts.health.memory(),
-            snapshot_failing: parts.health.snapshot_failing(),
-            sample: &sample,
-            recent: &recent,
+            process: viewer.scope().is_none().then_some(ProcessFacts {
+                snapshot_failing: parts.health.snapshot_failing(),
+                sample: &sample,
+                recent: &recent,
+            }),
+            tenants: &self.tenants,
             feeds: &feeds,
-            backends: &commands.backends,
+            backends: &backends,
         });
         checks.sort_by_key(|check| check.status);
         let reply = OverviewReply {
@@ -149,21 +163,30 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
             ),
         },
     ];
-    if let Some(is_failing) = facts.snapshot_failing {
-        checks.push(if is_failing {
-            let detail =
-                "the last write failed: a restart would lose what changed since; look for the error in the log";
-            Check::new("snapshot", Status::Bad, detail)
-        } else {
-            Check::new("snapshot", Status::Ok, "the last write succeeded")
-        });
+    if let Some(process) = &facts.process {
+        checks.extend(process.snapshot_failing.map(snapshot));
+        checks.push(shards(process.sample));
+        checks.push(queues(process.sample));
+        checks.push(losses(process.recent));
     }
-    checks.push(shards(facts.sample));
-    checks.push(queues(facts.sample));
-    checks.push(losses(facts.recent));
-    checks.extend(facts.feeds.iter().map(feed));
-    checks.extend(facts.backends.iter().map(backend));
+    // In a gateway with tenants, two of them may have a feed of the same name.
+    let of = |tenant| match facts.tenants.of(tenant) {
+        Some(name) => format!(" of {name}"),
+        None => String::new(),
+    };
+    let feeds = facts.feeds.iter().map(|sample| feed(sample, &of(sample.tenant)));
+    checks.extend(feeds);
+    let backends = facts.backends.iter();
+    checks.extend(backends.map(|sample| backend(sample, &of(sample.tenant))));
     checks
+}
+
+fn snapshot(is_failing: bool) -> Check {
+    if is_failing {
+        let detail = "the last write failed: a restart would lose what changed since; look for the error in the log";
+        return Check::new("snapshot", Status::Bad, detail);
+    }
+    Check::new("snapshot", Status::Ok, "the last write succeeded")
 }
 
 fn shards(sample: &GatewaySample) -> Check {
@@ -200,8 +223,8 @@ fn losses(recent: &[Point]) -> Check {
     Check::new("deliveries", Status::Warn, detail)
 }
 
-fn feed(feed: &FeedSample) -> Check {
-    let name = format!("feed {}", feed.channel);
+fn feed(feed: &FeedSample, of: &str) -> Check {
+    let name = format!("feed {}{of}", feed.channel);
     let counts = &feed.counts;
     match feed.state {
         FeedState::Good if counts.channels == 0 => Check::new(name, Status::Ok, "nobody subscribes: not polled"),
@@ -223,8 +246,8 @@ fn feed(feed: &FeedSample) -> Check {
     }
 }
 
-fn backend(backend: &BackendSample) -> Check {
-    let name = format!("backend {}", backend.name);
+fn backend(backend: &BackendSample, of: &str) -> Check {
+    let name = format!("backend {}{of}", backend.name);
     match backend.circuit {
         CircuitState::Closed => {
             let detail = format!("{} commands answered, {} failed", backend.attempts, backend.failures);
@@ -244,20 +267,27 @@ mod tests {
     use super::*;
     use crate::admin::statistics::Rates;
 
-    fn statuses(change: impl FnOnce(&mut Facts<'_>)) -> Vec<(String, Status)> {
-        let sample = GatewaySample::default();
+    fn checks_of(sample: &GatewaySample, change: impl FnOnce(&mut Facts<'_>)) -> Vec<Check> {
+        let tenants = TenantNames::new(vec!["one".into()]);
         let mut facts = Facts {
             not_ready: None,
             not_publishing: None,
             pressure: Pressure::None,
-            snapshot_failing: None,
-            sample: &sample,
-            recent: &[],
+            process: Some(ProcessFacts {
+                snapshot_failing: None,
+                sample,
+                recent: &[],
+            }),
+            tenants: &tenants,
             feeds: &[],
             backends: &[],
         };
         change(&mut facts);
-        let checks = checks(&facts).into_iter();
+        checks(&facts)
+    }
+
+    fn statuses(change: impl FnOnce(&mut Facts<'_>)) -> Vec<(String, Status)> {
+        let checks = checks_of(&GatewaySample::default(), change).into_iter();
         checks.map(|check| (check.name, check.status)).collect()
     }
 
@@ -282,8 +312,14 @@ mod tests {
         let full = |facts: &mut Facts<'_>| facts.not_publishing = Some("no_room_for_bodies");
         assert_eq!(of(full, "publishing"), Status::Bad);
         assert_eq!(of(|facts| facts.pressure = Pressure::Joins, "memory"), Status::Warn);
-        assert_eq!(of(|facts| facts.snapshot_failing = Some(true), "snapshot"), Status::Bad);
-        assert_eq!(of(|facts| facts.snapshot_failing = Some(false), "snapshot"), Status::Ok);
+        for (is_failing, status) in [(true, Status::Bad), (false, Status::Ok)] {
+            let change = |facts: &mut Facts<'_>| {
+                facts.process.as_mut().expect("an operator").snapshot_failing = Some(is_failing);
+            };
+            assert_eq!(of(change, "snapshot"), status);
+        }
+        // A tenant is told nothing of the process.
+        assert_eq!(statuses(|facts| facts.process = None).len(), 3);
 
         let mut busy = GatewaySample {
             shard_rates: vec![Rates {
@@ -293,16 +329,7 @@ mod tests {
             ..GatewaySample::default()
         };
         (busy.hub.credits, busy.hub.credits_lent) = (100, 95);
-        let check = checks(&Facts {
-            not_ready: None,
-            not_publishing: None,
-            pressure: Pressure::None,
-            snapshot_failing: None,
-            sample: &busy,
-            recent: &[],
-            feeds: &[],
-            backends: &[],
-        });
+        let check = checks_of(&busy, |_| {});
         let warned: Vec<_> = check.iter().filter(|check| check.status == Status::Warn).collect();
         assert_eq!(
             warned[0].detail,
@@ -327,6 +354,7 @@ mod tests {
                 counts: Default::default(),
             };
             let backend = BackendSample {
+                tenant: tickgate_protocol::channel::Tenant::DEFAULT,
                 name: "b".into(),
                 circuit,
                 opened_total: 1,
@@ -336,7 +364,7 @@ mod tests {
                 refused: 0,
                 duration: Default::default(),
             };
-            (super::feed(&feed).status, super::backend(&backend).status)
+            (super::feed(&feed, "").status, super::backend(&backend, "").status)
         };
         for (state, circuit, status) in [
             (FeedState::Good, CircuitState::Closed, Status::Ok),

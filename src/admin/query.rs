@@ -38,6 +38,11 @@ impl<'a> Query<'a> {
         Ok(())
     }
 
+    /// Whether a parameter is given, with a value or without.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(given, _)| *given == name)
+    }
+
     /// The decoded value of a parameter; `None` if it is not given, or is empty.
     ///
     /// # Errors

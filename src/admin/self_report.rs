@@ -2,6 +2,8 @@
 //!
 //! Invariant: the backends own `system.health`. The gateway publishes there only while no backend has done so within
 //! [`BACKEND_HEALTH_MS`]. Its statistics go to `system.gateway.<node>` in any case.
+//!
+//! Each tenant has a `system.health` of its own, with the figures of that tenant.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,8 +20,11 @@ use crate::broker::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::ShardSample;
 use crate::time::{Clock, Now};
-use tickgate_protocol::channel::{Channel, ChannelError};
+use tickgate_protocol::channel::{Channel, ChannelError, Tenant, TenantNames};
 use tickgate_protocol::disconnect::Disconnect;
+
+#[cfg(test)]
+mod tests;
 
 /// From one report to the next, in milliseconds.
 pub const INTERVAL_MS: u64 = 5_000;
@@ -29,31 +34,32 @@ pub const BACKEND_HEALTH_MS: u64 = 3 * INTERVAL_MS;
 
 const HEALTH: &str = "system.health";
 
-/// When somebody else last published `system.health`: a backend through this gateway, or anybody through another one.
+/// When somebody else last published `system.health` of a tenant: a backend through this gateway, or anybody through another
+/// one.
 pub struct HealthSeen {
     clock: Clock,
-    // Monotonic milliseconds plus 1; 0 means never.
-    at: AtomicU64,
+    // Monotonic milliseconds plus 1, by the number of the tenant; 0 means never.
+    at: [AtomicU64; Tenant::COUNT],
 }
 
 impl HealthSeen {
     /// Nobody has yet.
     #[must_use]
     pub fn new(clock: Clock) -> Arc<Self> {
-        let at = AtomicU64::new(0);
+        let at = std::array::from_fn(|_| AtomicU64::new(0));
         Arc::new(Self { clock, at })
     }
 
     /// Notes an event that somebody else published.
     pub fn note(&self, channel: &Channel) {
-        if channel.as_str() == HEALTH && channel.tenant().is_default() {
-            self.at.store(self.clock.now().mono_ms + 1, Relaxed);
+        if channel.as_str() == HEALTH {
+            self.at[channel.tenant().index()].store(self.clock.now().mono_ms + 1, Relaxed);
         }
     }
 
     /// In monotonic milliseconds.
-    fn last_ms(&self) -> Option<u64> {
-        self.at.load(Relaxed).checked_sub(1)
+    fn last_ms(&self, tenant: Tenant) -> Option<u64> {
+        self.at[tenant.index()].load(Relaxed).checked_sub(1)
     }
 }
 
@@ -74,9 +80,9 @@ impl HealthWatch {
         self.seen.note(&event.channel);
     }
 
-    /// When somebody else last published `system.health`, in monotonic milliseconds.
-    fn last_seen_ms(&self) -> Option<u64> {
-        self.seen.last_ms()
+    /// When somebody else last published `system.health` of a tenant, in monotonic milliseconds.
+    fn last_seen_ms(&self, tenant: Tenant) -> Option<u64> {
+        self.seen.last_ms(tenant)
     }
 }
 
@@ -104,7 +110,8 @@ impl Broker for HealthWatch {
 pub struct SelfReport {
     statistics: Arc<Statistics>,
     watch: Arc<HealthWatch>,
-    health: Channel,
+    // By the number of the tenant.
+    health: Vec<Channel>,
     own: Channel,
     node: Box<str>,
     status: Box<dyn Fn() -> &'static str + Send + Sync>,
@@ -116,7 +123,9 @@ struct Health {
     status: &'static str,
     uptime_s: u64,
     connections: i64,
-    subscriptions: i64,
+    /// Left out for a tenant: they are counted for all tenants together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriptions: Option<i64>,
     events_per_s: f64,
     deliveries_per_s: f64,
 }
@@ -170,13 +179,14 @@ struct Load {
 }
 
 impl SelfReport {
-    /// Creates the self-report of this node. `status` gives the status of `system.health`: `ok`, or a problem.
+    /// Creates the self-report of this node, which has these tenants. `status` gives the status of `system.health`: `ok`, or a problem.
     ///
     /// # Errors
     ///
     /// When the node's name is not one valid channel segment.
     pub fn new(
         node: &str,
+        tenants: &TenantNames,
         statistics: Arc<Statistics>,
         watch: Arc<HealthWatch>,
         status: impl Fn() -> &'static str + Send + Sync + 'static,
@@ -187,7 +197,11 @@ impl SelfReport {
         Ok(Self {
             statistics,
             watch,
-            health: Channel::parse(HEALTH)?,
+            health: {
+                let health = Channel::parse(HEALTH)?;
+                let of_tenants = tenants.iter().map(|(tenant, _)| health.clone().in_tenant(tenant));
+                std::iter::once(health.clone()).chain(of_tenants).collect()
+            },
             own: Channel::parse(&format!("system.gateway.{node}"))?,
             node: node.into(),
             status: Box::new(status),
@@ -221,10 +235,13 @@ impl SelfReport {
                 options: PublishOptions::default(),
             })
         };
-        let mut events = Vec::with_capacity(2);
+        let mut events = Vec::with_capacity(1 + self.health.len());
         let is_recent = |seen_ms: u64| now.mono_ms.saturating_sub(seen_ms) < BACKEND_HEALTH_MS;
-        if !self.watch.last_seen_ms().is_some_and(is_recent) {
-            events.extend(event(&self.health, json(&Health::of(&sample, status))));
+        for channel in &self.health {
+            let tenant = channel.tenant();
+            if !self.watch.last_seen_ms(tenant).is_some_and(is_recent) {
+                events.extend(event(channel, json(&Health::of(tenant, &sample, status))));
+            }
         }
         events.extend(event(&self.own, json(&Update::of(&self.node, &sample, status))));
         events
@@ -249,12 +266,24 @@ fn rounded_cores(cores: f64) -> f64 {
 }
 
 impl Health {
-    fn of(sample: &GatewaySample, status: &'static str) -> Self {
+    /// The health of a tenant: that of the default one, where it is the only one, has the figures of the whole gateway.
+    fn of(tenant: Tenant, sample: &GatewaySample, status: &'static str) -> Self {
+        let uptime_s = sample.uptime_ms / 1000;
+        if let Some(own) = sample.tenants.get(tenant.index()) {
+            return Self {
+                status,
+                uptime_s,
+                connections: own.connections.into(),
+                subscriptions: None,
+                events_per_s: rounded(own.events.into()),
+                deliveries_per_s: rounded(own.deliveries.into()),
+            };
+        }
         Self {
             status,
-            uptime_s: sample.uptime_ms / 1000,
+            uptime_s,
             connections: sample.total.connections,
-            subscriptions: sample.total.subscriptions,
+            subscriptions: Some(sample.total.subscriptions),
             events_per_s: rounded(sample.rates.events),
             deliveries_per_s: rounded(sample.rates.deliveries),
         }
@@ -314,167 +343,6 @@ impl Load {
             sends: shard.sends,
             turns: shard.turns,
             cpu: rounded_cores(rates.cpu),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-    use crate::broker::Embedded;
-    use crate::hub::{Hub, Inbox, Settings};
-    use crate::metrics::ShardMetrics;
-    use crate::shard::mailbox::ConnectionId;
-    use crate::shard::mailbox::mailbox;
-    use tickgate_protocol::channel::Pattern;
-
-    #[test]
-    fn the_load_of_an_idle_gateway_is_not_rounded_to_nothing() {
-        assert_eq!(rounded_cores(0.003_14), 0.0031);
-        assert_eq!(rounded_cores(1.999_99), 2.0);
-    }
-
-    struct Rig {
-        report: SelfReport,
-        watch: Arc<HealthWatch>,
-        metrics: Arc<ShardMetrics>,
-        inbox: Inbox,
-        now: Now,
-    }
-
-    fn rig() -> Rig {
-        let (hub, mut inboxes) = Hub::new(Settings::default(), 1, |_, _| Bytes::new());
-        let inbox = inboxes.remove(0);
-        let metrics: Arc<ShardMetrics> = Arc::default();
-        let handle = mailbox(inbox.doorbell().clone(), metrics.clone()).0;
-        let clock = Clock::start();
-        let now = clock.now();
-        let statistics = Arc::new(Statistics::new(hub.clone(), vec![handle], now));
-        let watch = Arc::new(HealthWatch::new(
-            Arc::new(Embedded::new(hub, clock)),
-            HealthSeen::new(clock),
-        ));
-        let report = SelfReport::new("edge-1", statistics, watch.clone(), || "ok").expect("a segment");
-        Rig {
-            report,
-            watch,
-            metrics,
-            inbox,
-            now,
-        }
-    }
-
-    fn backend_health() -> NewEvent {
-        NewEvent {
-            channel: Channel::parse(HEALTH).expect("valid"),
-            name: "update".into(),
-            data: Bytes::from_static(br#"{"status":"fine"}"#),
-            timestamp_ms: 0,
-            options: PublishOptions::default(),
-        }
-    }
-
-    fn channels(events: &[NewEvent]) -> Vec<&str> {
-        events.iter().map(|event| event.channel.as_str()).collect()
-    }
-
-    fn data(event: &NewEvent) -> Value {
-        serde_json::from_slice(&event.data).expect("JSON")
-    }
-
-    #[test]
-    fn a_report_has_the_health_and_the_statistics() {
-        let Rig {
-            report, metrics, now, ..
-        } = rig();
-        metrics.connections.add(3);
-        metrics.deliveries.bump(1_000);
-        metrics.ended(Disconnect::HeartbeatTimeout);
-        let events = report.report(now.after_ms(INTERVAL_MS));
-        assert_eq!(channels(&events), ["system.health", "system.gateway.edge-1"]);
-        assert!(
-            events
-                .iter()
-                .all(|event| &*event.name == "update" && event.timestamp_ms == now.unix_ms + INTERVAL_MS)
-        );
-        let health = data(&events[0]);
-        assert_eq!(
-            (&health["status"], &health["uptime_s"], &health["connections"]),
-            (&"ok".into(), &5.into(), &3.into())
-        );
-        let own = data(&events[1]);
-        assert_eq!(
-            (&own["node"], &own["total"]["deliveries_per_s"]),
-            (&"edge-1".into(), &200.0.into())
-        );
-        assert_eq!(own["shards"].as_array().map(Vec::len), Some(1));
-        assert_eq!(own["endings"], serde_json::json!({"4009": 1}));
-        assert!(own["rss_bytes"].as_u64() > Some(0));
-    }
-
-    #[test]
-    fn the_gateway_leaves_health_to_a_backend_that_publishes_it() {
-        let Rig { report, watch, now, .. } = rig();
-        watch.seen.at.store(now.mono_ms + 1, Relaxed);
-        for (later, own_only) in [(0, true), (BACKEND_HEALTH_MS - 1, true), (BACKEND_HEALTH_MS, false)] {
-            let events = report.report(now.after_ms(later));
-            assert_eq!(channels(&events) == ["system.gateway.edge-1"], own_only, "{later}");
-        }
-    }
-
-    #[test]
-    fn backends_are_noticed_by_both_ways_of_publishing_and_the_self_report_is_not() {
-        let Rig { watch, mut inbox, .. } = rig();
-        inbox.join(&Pattern::parse("system.*").expect("valid"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(watch.broker.publish(vec![backend_health()]));
-        assert_eq!(watch.last_seen_ms(), None);
-        let from = Origin {
-            connection: ConnectionId {
-                shard: 0,
-                slot: 0,
-                generation: 0,
-            },
-            request: 0,
-        };
-        let submitted = watch.try_publish(from, backend_health(), Now::default());
-        assert!(matches!(submitted, Submitted::Done(_)));
-        assert!(watch.last_seen_ms().is_some());
-        watch.seen.at.store(0, Relaxed);
-        runtime.block_on(watch.publish(vec![backend_health()]));
-        assert!(watch.last_seen_ms().is_some() && watch.is_ready());
-        assert_eq!(inbox.len(), 3);
-    }
-
-    #[test]
-    fn a_report_is_published_every_five_seconds() {
-        let Rig { report, mut inbox, .. } = rig();
-        inbox.join(&Pattern::parse("system.gateway.*").expect("valid"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let running = tokio::spawn(report.run());
-            tokio::time::sleep(Duration::from_millis(3 * INTERVAL_MS + 1)).await;
-            running.abort();
-        });
-        assert_eq!(inbox.len(), 3);
-    }
-
-    #[test]
-    fn a_node_name_must_be_one_segment() {
-        let Rig { watch, report, .. } = rig();
-        for bad in ["", "a.b", "*", "a b", ".x"] {
-            assert!(
-                SelfReport::new(bad, report.statistics.clone(), watch.clone(), || "ok").is_err(),
-                "{bad:?}"
-            );
         }
     }
 }

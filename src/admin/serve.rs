@@ -83,9 +83,9 @@ async fn serve(connection: Arc<Connection>, http: hyper::server::conn::http1::Bu
         lost.as_mut().poll(cx).map(|_| None)
     })
     .await;
-    if let (Some(Ok(())), Some(identity)) = (&ended, connection.take_upgrade()) {
+    if let (Some(Ok(())), Some(client)) = (&ended, connection.take_upgrade()) {
         let parts = http.into_parts();
-        return console::socket::hand_over(&connection, identity, parts.io.into_inner(), &parts.read_buf);
+        return console::socket::hand_over(&connection, client, parts.io.into_inner(), &parts.read_buf);
     }
     let answered = match &ended {
         Some(Ok(())) => true,

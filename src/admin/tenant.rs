@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::Admin;
-use super::statistics::GatewaySample;
+use super::statistics::{GatewaySample, TenantTotals};
 use super::stats::FeedReply;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{IngressSample, Metric};
@@ -49,24 +49,18 @@ impl TenantSample {
         ),
     ];
 
-    /// What `tenant` has. Of deliveries and events, the default tenant has what no other one has.
+    /// What `tenant` has.
     pub(super) fn of(tenant: Tenant, gateway: &GatewaySample, ingress: &IngressSample) -> Self {
-        let index = tenant.index();
-        let (deliveries, events) = (&gateway.total.tenant_deliveries, &gateway.hub.tenant_events);
-        let rest = |total: u64, of_others: &[u64]| total.saturating_sub(of_others.iter().sum());
-        let (deliveries, events) = if tenant.is_default() {
-            (
-                rest(gateway.total.deliveries, deliveries),
-                rest(gateway.hub.events, events),
-            )
-        } else {
-            (deliveries[index], events[index])
-        };
+        let TenantTotals {
+            connections,
+            events,
+            deliveries,
+        } = gateway.tenant(tenant);
         Self {
-            connections: gateway.total.tenant_connections[index],
+            connections,
             deliveries,
             events,
-            refused: ingress.tenant_refused[index],
+            refused: ingress.tenant_refused[tenant.index()],
         }
     }
 }

@@ -1,4 +1,6 @@
 //! `GET /api/users/{sub}`: one user, with permissions as resolved, and `/explain`: what the user may do, and by which rule.
+//!
+//! Invariant: a user is one of a tenant. The user of another tenant with the same name is somebody else.
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -14,7 +16,7 @@ use crate::backend::commands::AnsweredCommand;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::{ClientInfo, ShardMessage};
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 
 /// Connections that are shown of one user, in each shard.
 const CONNECTIONS_MAX: usize = 100;
@@ -99,11 +101,8 @@ impl From<&Identity> for PermissionsReply {
 impl Admin {
     /// `GET /api/users/{sub}`
     pub(super) async fn user(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
-        }
-        let user = &*call.segment;
-        let connections = match self.connections_of(&viewer, user).await {
+        let (tenant, user) = (viewer.tenant(), &*call.segment);
+        let connections = match self.connections_of(tenant, user).await {
             Ok(connections) => connections,
             Err(timed_out) => return timed_out.0,
         };
@@ -111,8 +110,9 @@ impl Admin {
             Ok(endings) => endings,
             Err(timed_out) => return timed_out.0,
         };
-        let endings = endings.into_iter().filter(|ended| ended.user.as_deref() == Some(user));
-        let commands = self.parts.router.answered(user, LAST_MAX);
+        let endings =
+            (endings.into_iter()).filter(|ended| ended.tenant == tenant && ended.user.as_deref() == Some(user));
+        let commands = self.parts.router.answered(tenant, user, LAST_MAX);
         let reply = UserReply {
             user,
             connections: connections.into_iter().map(|info| self.user_connection(info)).collect(),
@@ -124,14 +124,11 @@ impl Admin {
 
     /// `GET /api/users/{sub}/explain?subscribe|command|publish`
     pub(super) async fn explain(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
-        }
         let question = match Question::read(&call.query()) {
             Ok(question) => question,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
-        let connections = match self.connections_of(&viewer, &call.segment).await {
+        let connections = match self.connections_of(viewer.tenant(), &call.segment).await {
             Ok(connections) => connections,
             Err(timed_out) => return timed_out.0,
         };
@@ -146,10 +143,10 @@ impl Admin {
         response::json(StatusCode::OK, &Verdict { allowed, rule })
     }
 
-    async fn connections_of(&self, viewer: &Viewer, user: &str) -> Result<Vec<ClientInfo>, ShardTimedOut> {
+    async fn connections_of(&self, tenant: Tenant, user: &str) -> Result<Vec<ClientInfo>, ShardTimedOut> {
         let mut connections = Vec::new();
         for shard in &self.parts.shards {
-            let (user, tenant) = (Some(user.into()), viewer.scope());
+            let (tenant, user) = (Some(tenant), Some(user.into()));
             let page = ask(shard, |reply| ShardMessage::Clients {
                 from_slot: 0,
                 limit: CONNECTIONS_MAX,

@@ -164,13 +164,14 @@ impl Gateway {
         let statistics = Arc::new(Statistics::new(
             Arc::clone(&components.hub),
             components.shards.clone(),
+            &tenants,
             components.clock.now(),
         ));
         let self_report = {
             let health = Arc::clone(&health);
             let status = move || health.not_ready().unwrap_or("ok");
             let watch = Arc::clone(&components.watch);
-            SelfReport::new(&settings.node, Arc::clone(&statistics), watch, status)
+            SelfReport::new(&settings.node, &tenants, Arc::clone(&statistics), watch, status)
         };
         let self_report = self_report.map_err(|_| Error::Node(settings.node.clone()));
         let public_bodies = Arc::new(BodyRoom::new(ingress::BODY_BYTES_MAX));

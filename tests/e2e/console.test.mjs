@@ -165,3 +165,42 @@ test('a viewer sees no payload and no way to act', async (t) => {
   }
   assert.equal(await tab.evaluate("fetch('../api/drain', { method: 'POST' }).then(({ status }) => status)"), 403);
 });
+
+test('a key of a tenant opens the console for its part, and an operator chooses a tenant', async (t) => {
+  const keys = { one: 'end-to-end-key-of-tenant-one', two: 'end-to-end-key-of-tenant-two' };
+  const space = (name, secret) => `[[tenant]]\nname = "${name}"\n[[tenant.endpoint]]\npath = "/${name}"\ndialect = "native"\n`
+    + `[[tenant.auth.key]]\nalgorithm = "HS256"\nsecret_env = "${secret}"\n[tenant.admin]\nkey_env = "KEY_${name.toUpperCase()}"\n`;
+  const { adminAddress, admin } = await gateway(t, {
+    rest: `[admin]\nkey_env = "TICKGATE_ADMIN_KEY"\n${space('one', 'SECRET_ONE')}${space('two', 'SECRET_TWO')}`,
+    env: { KEY_ONE: keys.one, KEY_TWO: keys.two, SECRET_ONE: '1'.repeat(32), SECRET_TWO: '2'.repeat(32) },
+  });
+  for (const name of ['one', 'two']) await admin('POST', `/api/publish?tenant=${name}`, { channel: 'grid.abc.order', event: 'filled', data: { of: name } });
+  const tab = await Tab.open(t, `http://${adminAddress}/console/#channel/grid.abc.order`);
+  await signIn(tab, keys.one);
+  await tab.until('the channel', "document.querySelector('pre.data')?.textContent.includes('\"one\"')");
+  await tab.until('the live connection', "document.querySelector('.link.ok')?.textContent === 'live'");
+  assert.equal(await tab.text('.role'), 'operator of one');
+  await admin('POST', '/api/publish?tenant=two', { channel: 'grid.abc.order', event: 'filled', data: { of: 'two', nobody: 'hears' } });
+  await admin('POST', '/api/publish?tenant=one', { channel: 'grid.abc.order', event: 'filled', data: { of: 'one', now: true } });
+  await tab.until('the event in the tail', "document.querySelector('ol.lines').textContent.includes('now')");
+  assert.ok(!(await tab.text('main')).includes('hears'));
+  for (const [view, words] of [['fresh', 'accepts connections'], ['load', 'Connections'], ['config', 'tenant[0].endpoint[0].path'], ['clients', 'Why did they leave']]) {
+    await tab.evaluate(`location.hash = '${view}'`);
+    await tab.until(view, `document.querySelector('main').innerText.includes('${words}')`);
+    await tab.until('the status', "document.querySelector('.status.ok')");
+    const text = await tab.text('main');
+    assert.ok(!text.includes('tenant[1]') && !text.includes('server.listen') && !text.includes('Drain this gateway'), `${view}: ${text}`);
+    assert.equal(await tab.evaluate("document.querySelectorAll('select[aria-label=Tenant]').length"), 0);
+  }
+  await look(tab, 'tenant');
+  await tab.evaluate("[...document.querySelectorAll('button')].find(({ textContent }) => textContent === 'Sign out').click()");
+  await signIn(tab, adminKey);
+  await tab.until('the choice', "document.querySelectorAll('select[aria-label=Tenant] option').length === 4");
+  await tab.evaluate("location.hash = 'channel/grid.abc.order'");
+  await tab.until('the default tenant', "document.querySelector('pre.data')?.textContent === 'There is none.'");
+  await tab.evaluate("{ const box = document.querySelector('select[aria-label=Tenant]'); box.value = 'two'; box.dispatchEvent(new Event('change')); }");
+  await tab.until('its channel', "document.querySelector('pre.data')?.textContent.includes('\"two\"')");
+  await tab.until('its events', "document.querySelector('ol.lines').textContent.includes('hears')");
+  await look(tab, 'tenant-chosen');
+  assert.deepEqual(tab.problems, []);
+});

@@ -13,10 +13,32 @@ export interface Session {
   user: string | null;
   node: string;
   version: string;
+  /** The only tenant that the caller administers; null: all. */
+  tenant: string | null;
+  /** The tenants to choose from; empty without tenants. */
+  tenants: string[];
   expires_in_seconds: number | null;
 }
 
 let signedOut: () => void = () => {};
+let tenant = "";
+
+/** Chooses the tenant that all further requests are about; an empty text: the gateway as a whole. */
+export function choose(name: string): void {
+  tenant = name;
+}
+
+/** The address of the page's WebSocket, for the tenant that is chosen. */
+export function socketAddress(parameters = ""): string {
+  const address = new URL(`./ws${parameters}`, location.href);
+  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+  return about(address).href;
+}
+
+function about(address: URL): URL {
+  if (tenant) address.search += `${address.search ? "&" : ""}tenant=${encodeURIComponent(tenant)}`;
+  return address;
+}
 
 /** Sets what happens when the gateway does not know the session any more. */
 export function onSignedOut(listener: () => void): void {
@@ -29,7 +51,7 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<T>
   try {
     const init: RequestInit = { method, credentials: "same-origin", cache: "no-store" };
     if (body !== undefined) Object.assign(init, { body: JSON.stringify(body), headers: { "content-type": "application/json" } });
-    response = await fetch(new URL(`../api/${path}`, location.href), init);
+    response = await fetch(about(new URL(`../api/${path}`, location.href)), init);
     text = await response.text();
   } catch {
     throw new ApiError(0, "UNREACHABLE", "the gateway does not answer");

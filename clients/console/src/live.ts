@@ -1,5 +1,6 @@
 // The page's connection to the gateway: the reports of all gateways, by the TypeScript client.
 
+import { socketAddress } from "./api.js";
 import { createClient, type Client, type StateChange } from "./client.js";
 
 /** The part of a gateway's report that the page shows. */
@@ -23,9 +24,7 @@ export interface Live {
 
 /** Connects. `reported` is called after each report, `changed` when the state of the connection changes. */
 export function connect(reported: () => void, changed: (change: StateChange) => void): Live {
-  const address = new URL("./ws", location.href);
-  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-  const client = createClient({ url: address.href });
+  const client = createClient({ url: socketAddress() });
   const reports: Live["reports"] = new Map();
   client.on("state", changed);
   client.on("error", () => {});

@@ -6,6 +6,8 @@ import type { Live } from "./live.js";
 /** What the page gives to a view. */
 export interface Context {
   session: Session;
+  /** The tenant that the page is about; empty: the gateway as a whole. */
+  tenant: string;
   live: Live;
   /** The rest of the address behind the view's name. */
   argument: string;

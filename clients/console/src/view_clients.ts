@@ -3,7 +3,7 @@
 import { get, withQuery } from "./api.js";
 import { h, section, Table } from "./dom.js";
 import { ago, bytes, duration, number } from "./format.js";
-import type { View } from "./view.js";
+import type { Context, View } from "./view.js";
 
 interface Count {
   code: number;
@@ -68,7 +68,7 @@ export function userLink(user: string | null): Node {
 
 const tone = ({ blame }: { blame: string }): string => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 
-export function open(): View {
+export function open({ tenant }: Context): View {
   let sort = "waiting";
   let blame = "";
   let user = "";
@@ -84,7 +84,7 @@ export function open(): View {
     { title: "Too fast", numeric: true, text: (client) => number(client.rate_limited), tone: (client) => (client.rate_limited > 0 ? "warn" : "") },
     { title: "Connected", numeric: true, text: (client) => ago(client.connected_at, Date.now()) },
   ], (client) => client.client_id, "no client has this trouble");
-  const counts = new Table<Count>("Endings by close code since the start", [
+  const counts = new Table<Count>(tenant ? "Endings by close code, of those that are remembered" : "Endings by close code since the start", [
     { title: "Code", text: ({ code }) => String(code) },
     { title: "Reason", text: ({ reason }) => reason, tone: () => "name" },
     { title: "Whose doing", text: (count) => count.blame, tone },

@@ -1,5 +1,6 @@
 // A console for developers of apps: connect with a token, subscribe, filter, pause, send commands, and see frames.
 
+import { socketAddress } from "./api.js";
 import { createClient, type Client } from "./client.js";
 import { h, section, setText } from "./dom.js";
 import { clock } from "./format.js";
@@ -68,9 +69,7 @@ export function open(context: Context): View {
     onsubmit: (event: Event) => {
       event.preventDefault();
       close();
-      const address = new URL("./ws?app", location.href);
-      address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-      client = createClient({ url: address.href, token: token.value.trim(), WebSocket: observed(seen) });
+      client = createClient({ url: socketAddress("?app"), token: token.value.trim(), WebSocket: observed(seen) });
       client.on("state", ({ state: now, reason }) => {
         state.className = `link ${now === "live" ? "ok" : now === "connecting" ? "warn" : "bad"}`;
         setText(state, reason ? `${now}: ${reason}` : now);

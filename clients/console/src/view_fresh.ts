@@ -34,7 +34,7 @@ export function freshness(at: number, now: number, status: string): Check["statu
 }
 
 export function open(context: Context): View {
-  const { live, session } = context;
+  const { live, session, tenant } = context;
   const checks = new Table<Check>("Checks of this gateway", [
     { title: "State", text: ({ status }) => WORDS[status], tone: ({ status }) => `state ${status}` },
     { title: "What", text: ({ name }) => name, tone: () => "name" },
@@ -55,8 +55,9 @@ export function open(context: Context): View {
     { title: "Version", text: ({ report }) => report.version },
   ], ({ report }) => report.node, "the first report comes within five seconds");
   const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
-  const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element),
-    session.role === "operator" && section("Act",
+  // The reports and a drain concern all tenants.
+  const element = h("div", {}, section("Checks", checks.element), !tenant && section("Gateways", gateways.element),
+    session.role === "operator" && !tenant && section("Act",
       h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."),
       h("p", { class: "actions" }, drain)));
   return {

@@ -4,7 +4,7 @@ import { get, withQuery } from "./api.js";
 import { Chart, type ChartOptions } from "./chart.js";
 import { h } from "./dom.js";
 import { bytes, bytesPerSecond, cores, milliseconds, number, percent, perSecond } from "./format.js";
-import type { View } from "./view.js";
+import type { Context, View } from "./view.js";
 
 interface Load {
   interval_ms: number;
@@ -28,9 +28,13 @@ const CHARTS: (ChartOptions & { of: string[] })[] = [
   { title: "Memory", lines: ["resident"], of: ["rss_bytes"], format: bytes, isBytes: true, atLeast: 2 ** 25 },
 ];
 
-export function open(): View {
+/** What `GET /api/load` tells of one tenant. */
+const OF_TENANT = ["connections", "events_per_s", "deliveries_per_s"];
+
+export function open({ tenant }: Context): View {
   const load: Load = { interval_ms: 5000, times: [], series: {}, shards: [] };
-  const charts = CHARTS.map((options) => ({ chart: new Chart(options), of: options.of }));
+  const shown = CHARTS.filter(({ of }) => !tenant || of.every((name) => OF_TENANT.includes(name)));
+  const charts = shown.map((options) => ({ chart: new Chart(options), of: options.of }));
   const cpu = h("div");
   const element = h("div", { class: "charts" }, ...charts.map(({ chart }) => chart.element), cpu);
   let cpuChart: Chart | undefined;

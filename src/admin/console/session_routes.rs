@@ -10,6 +10,7 @@ use crate::admin::access::{Caller, Role, forbidden, viewer};
 use crate::admin::routes::Call;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
+use tickgate_protocol::channel::DEFAULT_TENANT;
 
 /// Longest body of a sign-in: a token, and the JSON around it.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -25,6 +26,10 @@ struct SessionReply<'a> {
     user: Option<&'a str>,
     node: &'a str,
     version: &'static str,
+    /// The only tenant that the caller sees; null: all.
+    tenant: Option<&'a str>,
+    /// The tenants that the caller may choose from; empty without tenants.
+    tenants: Vec<&'a str>,
     /// Null for a caller who presents a key or token with each request.
     expires_in_seconds: Option<u64>,
 }
@@ -53,11 +58,19 @@ impl Admin {
             Caller::Operator(operator) => Some(Box::<str>::from(operator.name())),
             Caller::Viewer(_) | Caller::User(_) => None,
         };
+        let bound = caller.bound();
+        let names = std::iter::once(DEFAULT_TENANT).chain(self.tenants.iter().map(|(_, name)| name));
         let reply = SessionReply {
             role: viewer(caller)?.role().as_str(),
             user: user.as_deref(),
             node: &self.parts.node,
             version: env!("CARGO_PKG_VERSION"),
+            tenant: bound.map(|tenant| self.tenants.label(tenant)),
+            tenants: if bound.is_some() || self.tenants.is_empty() {
+                Vec::new()
+            } else {
+                names.collect()
+            },
             expires_in_seconds: left_ms.map(|ms| ms / 1000),
         };
         Ok(response::json(StatusCode::OK, &reply))
@@ -79,18 +92,16 @@ impl Admin {
         let body = body.map_err(|refused| refused.response())?;
         let Ok(SignIn { key }) = serde_json::from_slice(&body.bytes) else {
             let text =
-                "the body must be {\"key\":\"…\"}, with the admin key, the viewer key or a token of the role admin";
+                "the body must be {\"key\":\"…\"}, with an admin key, the viewer key or a token of the role admin";
             return Err(response::error(HttpErrorCode::InvalidMessage, text).into());
         };
         let key = key.trim();
         let caller = self.present(key)?;
-        if !caller.sees_all() && matches!(caller, Caller::Operator(_)) {
-            let text = "the console shows all tenants: sign in with a key of [admin]";
-            return Err(forbidden(text).into());
-        }
         let credential = match &caller {
             Caller::Operator(_) if self.key.as_ref().is_some_and(|own| own.is(key)) => Credential::Key(Role::Operator),
-            Caller::Operator(_) => Credential::Token(key.into()),
+            Caller::Operator(_) => self
+                .tenant_of_key(key)
+                .map_or_else(|| Credential::Token(key.into()), Credential::TenantKey),
             Caller::Viewer(_) => Credential::Key(Role::Viewer),
             Caller::User(_) => return Err(forbidden("this token does not have the role admin").into()),
         };

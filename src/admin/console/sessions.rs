@@ -11,6 +11,7 @@ use hyper::header::{COOKIE, HOST, HeaderMap, ORIGIN};
 use parking_lot::Mutex;
 
 use crate::admin::access::Role;
+use tickgate_protocol::channel::Tenant;
 
 /// How long a session lives: one working day.
 pub(in crate::admin) const LIFETIME_MS: u64 = 12 * 3_600_000;
@@ -25,6 +26,8 @@ const COOKIE_PREFIX: &str = "tickgate_console";
 pub(in crate::admin) enum Credential {
     /// A key of `[admin]`.
     Key(Role),
+    /// The key of `[tenant.admin]`.
+    TenantKey(Tenant),
     /// A token with the role admin. It is verified at each use.
     Token(Box<str>),
 }
@@ -33,6 +36,7 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(role) => f.debug_tuple("Key").field(role).finish(),
+            Self::TenantKey(tenant) => f.debug_tuple("TenantKey").field(tenant).finish(),
             Self::Token(_) => f.write_str("Token(..)"),
         }
     }
@@ -81,7 +85,7 @@ impl Sessions {
     }
 
     /// Milliseconds until a session ends.
-    pub(super) fn left_ms(&self, token: &str, now_ms: u64) -> Option<u64> {
+    pub(in crate::admin) fn left_ms(&self, token: &str, now_ms: u64) -> Option<u64> {
         let sessions = self.0.lock();
         sessions
             .get(token)

@@ -1,5 +1,6 @@
 //! `/console/ws`: the WebSocket of the console's page. It is an ordinary connection of a shard, with the native dialect and
-//! the identity of the page's session.
+//! the identity of the page's session. It belongs to one tenant: the caller's own, or the one that an operator of all
+//! names.
 //!
 //! Invariant: only a page of this listener with a session gets a WebSocket. Its place among the admin listener's connections
 //! is held until the connection ends.
@@ -11,28 +12,32 @@ use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::sessions::{is_own_origin, session_token};
+use super::sessions::is_own_origin;
 use crate::admin::Admin;
-use crate::admin::access::forbidden;
+use crate::admin::access::{TENANT, forbidden};
 use crate::admin::connection::Connection;
+use crate::admin::query::Query;
 use crate::auth::{Identity, Mode};
 use crate::ingress::handshake::{self, HandshakeError};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{HttpErrorCode, Socket};
 use crate::session::{self, limits::Limits};
 use crate::shard::mailbox::{Adopt, ConnectionPermit, ShardMessage, UnclaimedSocket};
-use crate::time::unix_ms;
 use tickgate_protocol::channel::{Classes, Tenant};
 use tickgate_protocol::dialect::Dialect;
 
 /// Patterns that one page may hold. A page tails several channels at a time.
 const SUBSCRIPTIONS_MAX: u32 = 100;
 
-/// The settings of the console's connections.
-pub(in crate::admin) fn settings(event_bytes: u32, classes: Arc<Classes>) -> Arc<session::Settings> {
+/// The settings of the console's connections to one tenant.
+pub(in crate::admin) fn settings(
+    (tenant, name): (Tenant, Option<&str>),
+    event_bytes: u32,
+    classes: &Arc<Classes>,
+) -> Arc<session::Settings> {
     Arc::new(session::Settings {
         dialect: Dialect::Native,
-        tenant: Tenant::DEFAULT,
+        tenant,
         limits: Limits {
             subscriptions: SUBSCRIPTIONS_MAX,
             event_bytes,
@@ -42,8 +47,8 @@ pub(in crate::admin) fn settings(event_bytes: u32, classes: Arc<Classes>) -> Arc
         anonymous: Arc::new(Identity::anonymous(Arc::default())),
         auto_subscribe: Box::default(),
         refused_values: Arc::default(),
-        tenant_name: None,
-        classes,
+        tenant_name: name.map(Into::into),
+        classes: Arc::clone(classes),
         auth_timeout_ms: 5_000,
         expiry_warning_ms: 60_000,
         heartbeat_interval_ms: 30_000,
@@ -71,17 +76,13 @@ impl Admin {
         if !is_own_origin(headers) {
             return Err(forbidden("only the console's own page may connect").into());
         }
-        let now_ms = self.parts.clock.now().mono_ms;
-        let session = session_token(headers).and_then(|token| {
-            let credential = self.sessions.find(token, now_ms)?;
-            let left_ms = self.sessions.left_ms(token, now_ms)?;
-            self.console_identity(&credential, unix_ms().saturating_add(left_ms))
-        });
-        let Some(identity) = session else {
-            return Err(response::error(HttpErrorCode::Unauthenticated, "sign in to the console first").into());
-        };
+        let query = Query::of(request.uri().query().unwrap_or_default());
+        query
+            .check(&["app", TENANT])
+            .map_err(|message| response::error(HttpErrorCode::InvalidMessage, &message))?;
         // A developer's view connects as an app does: the token of the app says who it is.
-        let is_app = request.uri().query() == Some("app");
+        let is_app = query.has("app");
+        let (tenant, identity) = self.console_caller(&request)?;
         if is_app && !identity.permissions.admin {
             return Err(forbidden("only operators may connect as an app").into());
         }
@@ -89,7 +90,7 @@ impl Admin {
         connection.has_key()?;
         let (response, _upgraded) = fastwebsockets::upgrade::upgrade(&mut request)
             .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
-        connection.upgrade(identity);
+        connection.upgrade(tenant, identity);
         Ok(response.map(|_| Full::new(Bytes::new())))
     }
 }
@@ -97,11 +98,14 @@ impl Admin {
 /// Gives the socket of a page to the least loaded shard. `read_buf` is what was read behind the handshake.
 pub(in crate::admin) fn hand_over(
     connection: &Arc<Connection>,
-    identity: Option<Arc<Identity>>,
+    (tenant, identity): (Tenant, Option<Arc<Identity>>),
     socket: Socket,
     read_buf: &Bytes,
 ) {
     let admin = &connection.admin;
+    let Some(settings) = admin.console_settings.get(tenant.index()) else {
+        return;
+    };
     let address = socket.peer();
     let parts = socket
         .into_fd()
@@ -115,7 +119,7 @@ pub(in crate::admin) fn hand_over(
     let adopt = Adopt {
         socket: UnclaimedSocket::new(socket),
         unread: [&read_buf[..], &ahead[..]].concat().into(),
-        settings: Arc::clone(&admin.console_settings),
+        settings: Arc::clone(settings),
         engine_io: None,
         identity: Ok(identity),
         address,

@@ -1,6 +1,7 @@
 //! The load of the last hour: one point for each window of the statistics.
 //!
-//! Invariant: at most [`POINTS_MAX`] points are kept, so the memory is bounded, about half a megabyte with 64 shards.
+//! Invariant: at most [`POINTS_MAX`] points are kept, so the memory is bounded, about half a megabyte with 64 shards, and
+//! 300 KiB more with 31 tenants.
 
 use std::collections::VecDeque;
 
@@ -38,6 +39,19 @@ pub struct Point {
     pub latency_p99_ms: Option<f64>,
     /// CPU cores that each shard used.
     pub shard_cpu: Box<[f32]>,
+    /// Each tenant, by its number; empty without `[[tenant]]`.
+    pub tenants: Box<[TenantPoint]>,
+}
+
+/// What a tenant did in one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TenantPoint {
+    /// Connections at its end.
+    pub connections: u32,
+    /// Events published per second.
+    pub events: f32,
+    /// Events put into outboxes per second.
+    pub deliveries: f32,
 }
 
 /// The points, oldest first.
@@ -62,7 +76,13 @@ impl History {
 impl Point {
     #[expect(clippy::cast_precision_loss, reason = "a part of a whole needs no more")]
     #[expect(clippy::cast_possible_truncation, reason = "a number of cores needs no more")]
-    pub(super) fn between(begins: &Totals, ends: &Totals, rates: Rates, shard_rates: &[Rates], unix_ms: u64) -> Self {
+    pub(super) fn between(
+        begins: &Totals,
+        ends: &Totals,
+        (rates, shard_rates): (Rates, &[Rates]),
+        tenants: &[TenantPoint],
+        unix_ms: u64,
+    ) -> Self {
         let ended = |totals: &Totals| totals.total.endings.iter().sum::<u64>();
         let latency = |part| ends.total.latency.quantile_ms(&begins.total.latency, part);
         Self {
@@ -79,6 +99,7 @@ impl Point {
             latency_p50_ms: latency(0.5),
             latency_p99_ms: latency(0.99),
             shard_cpu: shard_rates.iter().map(|rates| rates.cpu as f32).collect(),
+            tenants: tenants.into(),
         }
     }
 }

@@ -16,8 +16,9 @@ use crate::hub::{Hub, HubMetrics};
 use crate::metrics::ShardSample;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Now;
+use tickgate_protocol::channel::{Tenant, TenantNames};
 
-pub use history::Point;
+pub use history::{Point, TenantPoint};
 pub use process::Process;
 
 use history::History;
@@ -26,6 +27,8 @@ use history::History;
 pub struct Statistics {
     hub: Arc<Hub>,
     shards: Vec<ShardHandle>,
+    // How many tenants have points of their own.
+    tenants: usize,
     started: Now,
     window: Mutex<Window>,
 }
@@ -34,6 +37,7 @@ struct Window {
     begins: Totals,
     rates: Rates,
     shard_rates: Vec<Rates>,
+    tenants: Vec<TenantPoint>,
     history: History,
 }
 
@@ -64,6 +68,45 @@ pub struct GatewaySample {
     pub rates: Rates,
     /// The rates of each shard. Their `events` are 0, since only the hub counts published events.
     pub shard_rates: Vec<Rates>,
+    /// The last whole window of each tenant, by its number; empty without `[[tenant]]`.
+    pub tenants: Vec<TenantPoint>,
+}
+
+/// What a tenant has had since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantTotals {
+    /// Connections now.
+    pub connections: i64,
+    /// Events published on its channels.
+    pub events: u64,
+    /// Its events put into outboxes.
+    pub deliveries: u64,
+}
+
+impl TenantTotals {
+    /// Of deliveries and events, the default tenant has what no other one has.
+    fn of(tenant: Tenant, hub: &HubMetrics, total: &ShardSample) -> Self {
+        let of = |all: u64, of_others: &[u64]| {
+            if tenant.is_default() {
+                all.saturating_sub(of_others.iter().sum())
+            } else {
+                of_others[tenant.index()]
+            }
+        };
+        Self {
+            connections: total.tenant_connections[tenant.index()],
+            events: of(hub.events, &hub.tenant_events),
+            deliveries: of(total.deliveries, &total.tenant_deliveries),
+        }
+    }
+}
+
+impl GatewaySample {
+    /// What a tenant has had since the start.
+    #[must_use]
+    pub fn tenant(&self, tenant: Tenant) -> TenantTotals {
+        TenantTotals::of(tenant, &self.hub, &self.total)
+    }
 }
 
 /// Rates per second over one window. They are 0 until the first window has passed.
@@ -90,23 +133,26 @@ pub struct Rates {
 }
 
 impl Statistics {
-    /// Creates the statistics of these shards and their hub. The first window begins at `now`.
+    /// Creates the statistics of these shards, their hub, and the tenants with these names. The first window begins at `now`.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, shards: Vec<ShardHandle>, now: Now) -> Self {
+    pub fn new(hub: Arc<Hub>, shards: Vec<ShardHandle>, tenants: &TenantNames, now: Now) -> Self {
         let mut statistics = Self {
             hub,
             shards,
+            tenants: if tenants.is_empty() { 0 } else { tenants.tables() },
             started: now,
             window: Mutex::new(Window {
                 begins: Totals::default(),
                 rates: Rates::default(),
                 shard_rates: Vec::new(),
+                tenants: Vec::new(),
                 history: History::default(),
             }),
         };
         let begins = statistics.totals(now, Process::read());
         let window = statistics.window.get_mut();
         window.shard_rates = vec![Rates::default(); begins.shards.len()];
+        window.tenants = vec![TenantPoint::default(); statistics.tenants];
         window.begins = begins;
         statistics
     }
@@ -135,9 +181,14 @@ impl Statistics {
         rates.cpu = per_second(begins.process.cpu_us, ends.process.cpu_us, elapsed_ms) / 1e6;
         let pairs = begins.shards.iter().zip(&ends.shards);
         let shard_rates: Vec<_> = pairs.map(|(from, to)| Rates::between(from, to, elapsed_ms)).collect();
-        let point = Point::between(begins, &ends, rates, &shard_rates, now.unix_ms);
+        let tenants = (0..self.tenants).filter_map(Tenant::new);
+        let tenants: Vec<_> = tenants
+            .map(|tenant| TenantPoint::between(tenant, begins, &ends, elapsed_ms))
+            .collect();
+        let point = Point::between(begins, &ends, (rates, &shard_rates), &tenants, now.unix_ms);
         window.history.push(point);
         window.shard_rates = shard_rates;
+        window.tenants = tenants;
         window.rates = rates;
         window.begins = ends;
     }
@@ -155,6 +206,7 @@ impl Statistics {
             shards: totals.shards,
             rates: window.rates,
             shard_rates: window.shard_rates.clone(),
+            tenants: window.tenants.clone(),
         }
     }
 
@@ -187,6 +239,19 @@ impl Rates {
             connections: rate(|shard| shard.connections_total),
             dropped: rate(|shard| shard.dropped),
             cpu: rate(|shard| shard.cpu_us) / 1e6,
+        }
+    }
+}
+
+impl TenantPoint {
+    #[expect(clippy::cast_possible_truncation, reason = "a chart needs no more")]
+    fn between(tenant: Tenant, begins: &Totals, ends: &Totals, elapsed_ms: u64) -> Self {
+        let of = |totals: &Totals| TenantTotals::of(tenant, &totals.hub, &totals.total);
+        let (from, to) = (of(begins), of(ends));
+        Self {
+            connections: u32::try_from(to.connections).unwrap_or(0),
+            events: per_second(from.events, to.events, elapsed_ms) as f32,
+            deliveries: per_second(from.deliveries, to.deliveries, elapsed_ms) as f32,
         }
     }
 }
@@ -232,7 +297,7 @@ mod tests {
             unix_ms: 1_703_836_800_000,
         };
         Rig {
-            statistics: Statistics::new(hub.clone(), handles, now),
+            statistics: Statistics::new(hub.clone(), handles, &TenantNames::new(vec!["one".into()]), now),
             hub,
             inboxes,
             shards,
@@ -299,6 +364,31 @@ mod tests {
             (sample.rates.events, sample.rates.deliveries, sample.rates.cpu),
             (0.0, 0.5, 0.0)
         );
+    }
+
+    #[test]
+    fn each_tenant_has_its_own_part_and_the_default_one_the_rest() {
+        let Rig {
+            statistics,
+            hub,
+            shards,
+            now,
+            ..
+        } = rig();
+        publish(&hub, 10);
+        shards[0].deliveries.bump(150);
+        shards[0].tenant_deliveries[1].bump(100);
+        shards[1].tenant_connections[1].add(7);
+        shards[1].tenant_connections[0].add(2);
+        statistics.tick(now.after_ms(5_000));
+        let part = |connections, events, deliveries| TenantPoint {
+            connections,
+            events,
+            deliveries,
+        };
+        let parts = [part(2, 2.0, 10.0), part(7, 0.0, 20.0)];
+        assert_eq!(statistics.read(now).tenants, parts);
+        assert_eq!(*statistics.history(0)[0].tenants, parts);
     }
 
     #[test]

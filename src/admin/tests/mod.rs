@@ -78,7 +78,12 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         broker,
         nats: Box::new(Default::default),
         hub: Arc::clone(&hub),
-        statistics: Arc::new(Statistics::new(Arc::clone(&hub), shards.clone(), clock.now())),
+        statistics: Arc::new(Statistics::new(
+            Arc::clone(&hub),
+            shards.clone(),
+            &TenantNames::default(),
+            clock.now(),
+        )),
         shards,
         router: Arc::new(router),
         feeds,

@@ -1,7 +1,9 @@
 //! `/api/traces`: everything that happens to a user, a connection or a channel, as lines, for a limited time.
 //!
-//! Invariant: a trace is bounded in time and in bytes, there are at most [`TRACES_MAX`], and each one that begins is in the
-//! audit trail. Payloads are for operators only, and the configured members in them are masked.
+//! Invariant: a trace is bounded in time and in bytes, there are at most [`TRACES_MAX`] of the operators of all tenants and
+//! [`TRACES_OF_TENANT_MAX`] of each tenant's administrators, and each one that begins is in the audit trail. Payloads are
+//! for operators only, and the configured members in them are masked. The administrators of a tenant follow nothing of
+//! another tenant, and see no trace but their own.
 
 mod mask;
 
@@ -24,8 +26,10 @@ use crate::shard::mailbox::{ConnectionId, ShardMessage, Trace, TraceLine, TraceT
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Tenant};
 
-/// Traces that run or are kept. Beginning one more ends the oldest.
+/// Traces of the operators of all tenants that run or are kept. Beginning one more ends the oldest.
 const TRACES_MAX: usize = 8;
+/// The same of the administrators of one tenant.
+const TRACES_OF_TENANT_MAX: usize = 2;
 /// How long a trace is kept after its end, in milliseconds.
 const KEPT_MS: u64 = 600_000;
 const SECONDS_DEFAULT: u64 = 60;
@@ -48,6 +52,8 @@ struct Store {
 #[derive(Debug)]
 struct Running {
     id: u64,
+    // The tenant whose administrators began it; `None`: an operator of all.
+    owner: Option<Tenant>,
     target: String,
     ends_ms: u64,
     bytes_max: u64,
@@ -148,14 +154,11 @@ impl Line {
 impl Admin {
     /// `POST /api/traces`
     pub(super) async fn begin_trace(&self, operator: Operator, call: Call) -> HttpResponse {
-        if let Err(refused) = operator.acts_for_all() {
-            return *refused;
-        }
         let (address, begin) = match self.small_body::<Begin>(call, &begin_help()).await {
             Ok(begin) => begin,
             Err(refused) => return *refused,
         };
-        let (target, shown) = match target(&begin, operator.tenant()) {
+        let (target, shown) = match target(&begin, (operator.tenant(), operator.scope())) {
             Ok(target) => target,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
@@ -172,7 +175,8 @@ impl Admin {
             let now = self.parts.clock.now();
             let ends_ms = now.mono_ms + seconds * 1000;
             let (sender, receiver) = unbounded_channel();
-            let id = self.traces.add(&shown, ends_ms, bytes_max, receiver, now);
+            let owner = operator.bound();
+            let id = self.traces.add((owner, &shown), ends_ms, bytes_max, receiver, now);
             for shard in &self.parts.shards {
                 let trace = Trace {
                     id,
@@ -185,7 +189,7 @@ impl Admin {
                 let _ = shard.send(ShardMessage::BeginTrace(Box::new(trace)));
             }
             drop(sender);
-            self.trace_page(id, 0, Role::Operator, false)
+            self.trace_page((id, owner), 0, Role::Operator, false)
         })
         .await
     }
@@ -193,15 +197,12 @@ impl Admin {
     /// `GET /api/traces/{id}?from&format`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn trace(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        if let Err(refused) = viewer.sees_all() {
-            return *refused;
-        }
         let (from, is_lines) = match read_query(&call.query()) {
             Ok(query) => query,
             Err(message) => return response::error(HttpErrorCode::InvalidMessage, &message),
         };
         match id_of(&call.segment) {
-            Some(id) => self.trace_page(id, from, viewer.role(), is_lines),
+            Some(id) => self.trace_page((id, viewer.bound()), from, viewer.role(), is_lines),
             None => no_trace(),
         }
     }
@@ -209,11 +210,9 @@ impl Admin {
     /// `DELETE /api/traces/{id}`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn end_trace(&self, operator: Operator, call: Call) -> HttpResponse {
-        if let Err(refused) = operator.acts_for_all() {
-            return *refused;
-        }
         let now = self.parts.clock.now();
-        let Some(id) = id_of(&call.segment).filter(|id| self.traces.end(*id, now)) else {
+        let found = |id: &u64| self.traces.end((*id, operator.bound()), now);
+        let Some(id) = id_of(&call.segment).filter(found) else {
             return no_trace();
         };
         for shard in &self.parts.shards {
@@ -222,10 +221,11 @@ impl Admin {
         response::empty(StatusCode::NO_CONTENT)
     }
 
-    fn trace_page(&self, id: u64, from: usize, role: Role, is_lines: bool) -> HttpResponse {
+    /// A page of a trace, for whoever administers the tenant `by`; `None`: all of them.
+    fn trace_page(&self, (id, by): (u64, Option<Tenant>), from: usize, role: Role, is_lines: bool) -> HttpResponse {
         let now = self.parts.clock.now();
         let mut store = self.traces.0.lock();
-        let Some(trace) = store.traces.iter_mut().find(|trace| trace.id == id) else {
+        let Some(trace) = store.of(id, by) else {
             return no_trace();
         };
         trace.take(now);
@@ -259,20 +259,43 @@ impl Admin {
     }
 }
 
+impl Store {
+    /// The trace with this number, if whoever administers the tenant `by` may see it; `None`: all tenants.
+    fn of(&mut self, id: u64, by: Option<Tenant>) -> Option<&mut Running> {
+        let mut traces = self.traces.iter_mut();
+        traces.find(|trace| trace.id == id && (by.is_none() || trace.owner == by))
+    }
+}
+
 impl Traces {
-    fn add(&self, target: &str, ends_ms: u64, bytes_max: u64, lines: UnboundedReceiver<TraceLine>, now: Now) -> u64 {
+    fn add(
+        &self,
+        (owner, target): (Option<Tenant>, &str),
+        ends_ms: u64,
+        bytes_max: u64,
+        lines: UnboundedReceiver<TraceLine>,
+        now: Now,
+    ) -> u64 {
         let mut store = self.0.lock();
         store.traces.iter_mut().for_each(|trace| trace.take(now));
         store
             .traces
             .retain(|trace| trace.receiver.is_some() || now.mono_ms < trace.ends_ms + KEPT_MS);
-        if store.traces.len() >= TRACES_MAX {
-            store.traces.remove(0);
+        let count_max = if owner.is_some() {
+            TRACES_OF_TENANT_MAX
+        } else {
+            TRACES_MAX
+        };
+        let is_own = |trace: &Running| trace.owner == owner;
+        if store.traces.iter().filter(|trace| is_own(trace)).count() >= count_max {
+            let oldest = store.traces.iter().position(is_own);
+            oldest.map(|oldest| store.traces.remove(oldest));
         }
         store.next += 1;
         let id = store.next;
         store.traces.push(Running {
             id,
+            owner,
             target: target.to_owned(),
             ends_ms,
             bytes_max,
@@ -285,9 +308,9 @@ impl Traces {
     }
 
     /// Returns whether there was such a trace.
-    fn end(&self, id: u64, now: Now) -> bool {
+    fn end(&self, (id, by): (u64, Option<Tenant>), now: Now) -> bool {
         let mut store = self.0.lock();
-        let Some(trace) = store.traces.iter_mut().find(|trace| trace.id == id) else {
+        let Some(trace) = store.of(id, by) else {
             return false;
         };
         trace.take(now);
@@ -303,14 +326,15 @@ fn begin_help() -> String {
     )
 }
 
-/// What a trace follows, and how it is shown. The error is the message for the client.
-fn target(begin: &Begin, tenant: Tenant) -> Result<(TraceTarget, String), String> {
+/// What a trace follows, and how it is shown: a user or a channel of the tenant, or a connection within the scope. The error
+/// is the message for the client.
+fn target(begin: &Begin, (tenant, scope): (Tenant, Option<Tenant>)) -> Result<(TraceTarget, String), String> {
     match (&begin.user, &begin.client_id, &begin.channel) {
         (Some(user), None, None) => Ok((TraceTarget::User(tenant, user.clone()), format!("user {user}"))),
         (None, Some(client), None) => {
             let id = ConnectionId::from_client_id(client)
                 .ok_or("`client_id` is not one, such as client_eea20ae900b6e11c")?;
-            Ok((TraceTarget::Connection(id), format!("connection {client}")))
+            Ok((TraceTarget::Connection(scope, id), format!("connection {client}")))
         }
         (None, None, Some(channel)) => {
             let parsed = Channel::parse(channel).map_err(|error| format!("channel {channel:?} {error}"))?;
@@ -368,7 +392,7 @@ mod tests {
         let traces = Traces::default();
         let begin = |ends_ms, bytes| {
             let (sender, receiver) = unbounded_channel();
-            (traces.add("user u", ends_ms, bytes, receiver, now(0)), sender)
+            (traces.add((None, "user u"), ends_ms, bytes, receiver, now(0)), sender)
         };
         let why = |id, at| {
             let mut store = traces.0.lock();
@@ -387,13 +411,30 @@ mod tests {
         }
         assert_eq!(why(short, 1), (2, Some("its bytes are used up")));
         let (ended, _sender) = begin(1_000, 1_000);
-        assert!(traces.end(ended, now(5)) && !traces.end(99, now(5)));
+        assert!(traces.end((ended, None), now(5)) && !traces.end((99, None), now(5)));
         assert_eq!(why(ended, 6), (0, Some("an operator ended it")));
         for _ in 0..TRACES_MAX {
             begin(1_000, 1_000);
         }
         assert!(!traces.0.lock().traces.iter().any(|trace| trace.id == timed));
         assert_eq!(traces.0.lock().traces.len(), TRACES_MAX);
+    }
+
+    #[test]
+    fn the_traces_of_a_tenant_are_its_own_and_displace_nobody_elses() {
+        let traces = Traces::default();
+        let begin = |owner| traces.add((owner, "user u"), 1_000, 1_000, unbounded_channel().1, now(0));
+        let (one, two) = (Tenant::new(1), Tenant::new(2));
+        let (of_all, of_one, of_two) = (begin(None), begin(one), begin(two));
+        let seen = |by| [of_all, of_one, of_two].map(|id| traces.0.lock().of(id, by).is_some());
+        assert_eq!(seen(None), [true, true, true]);
+        assert_eq!(seen(one), [false, true, false]);
+        assert!(!traces.end((of_two, one), now(5)) && !traces.end((of_all, one), now(5)));
+        for _ in 0..TRACES_OF_TENANT_MAX {
+            begin(one);
+        }
+        assert_eq!(seen(None), [true, false, true], "only its own oldest one made room");
+        assert_eq!(traces.0.lock().traces.len(), 2 + TRACES_OF_TENANT_MAX);
     }
 
     #[test]

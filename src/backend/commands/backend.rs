@@ -10,9 +10,11 @@ use super::metrics::BackendSample;
 use super::{Failure, Handler, HandlerResult, Request};
 use crate::metrics::{Counter, Gauge, Histogram, Readable as _};
 use crate::time::Now;
+use tickgate_protocol::channel::Tenant;
 
 /// The state that the routes of one backend share.
 pub(super) struct Backend {
+    tenant: Tenant,
     name: Box<str>,
     breaker: Mutex<Breaker>,
     // The origin of the breaker's time. It is tokio's, so that tests can pause it.
@@ -25,8 +27,9 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(name: Box<str>) -> Self {
+    pub(super) fn new(tenant: Tenant, name: Box<str>) -> Self {
         Self {
+            tenant,
             name,
             breaker: Mutex::new(Breaker::default()),
             started: Instant::now(),
@@ -63,6 +66,7 @@ impl Backend {
             (breaker.state(), breaker.opened_total())
         };
         BackendSample {
+            tenant: self.tenant,
             name: self.name.clone(),
             circuit,
             opened_total,

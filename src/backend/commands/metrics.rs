@@ -4,6 +4,7 @@ use super::audit::AuditSample;
 use super::breaker::CircuitState;
 use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readable as _};
 use crate::session::CommandOutcome;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
 
 /// Counters over all routes. Any thread writes.
@@ -183,6 +184,8 @@ impl CommandsSample {
 /// One reading of a backend's counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSample {
+    /// The tenant whose commands it answers.
+    pub tenant: Tenant,
     /// The URL, or the name of a backend in this process.
     pub name: Box<str>,
     /// The state of its circuit breaker.

@@ -148,13 +148,13 @@ impl Answered {
         commands.push_back(command);
     }
 
-    /// Those of a user, newest first.
-    pub(super) fn of_user(&self, user: &str, limit: usize) -> Vec<AnsweredCommand> {
+    /// Those of a tenant's user, newest first.
+    pub(super) fn of_user(&self, tenant: Tenant, user: &str, limit: usize) -> Vec<AnsweredCommand> {
         let commands = self.0.lock();
         let of_user = commands
             .iter()
             .rev()
-            .filter(|command| command.user.as_deref() == Some(user));
+            .filter(|command| command.action.tenant() == tenant && command.user.as_deref() == Some(user));
         of_user.take(limit).cloned().collect()
     }
 }

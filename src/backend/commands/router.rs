@@ -210,10 +210,10 @@ impl Router {
         self.shared.phase.send_replace(Phase::Stopped);
     }
 
-    /// The commands of a user that were answered last, newest first.
+    /// The commands of a tenant's user that were answered last, newest first.
     #[must_use]
-    pub fn answered(&self, user: &str, limit: usize) -> Vec<AnsweredCommand> {
-        self.shared.answered.of_user(user, limit)
+    pub fn answered(&self, tenant: Tenant, user: &str, limit: usize) -> Vec<AnsweredCommand> {
+        self.shared.answered.of_user(tenant, user, limit)
     }
 
     pub(super) fn audit(&self) -> &Audit {
@@ -293,6 +293,7 @@ impl Routes {
         let backend = find(&before.backends).unwrap_or_else(|| {
             let others = self.backends.iter().chain(&before.backends);
             Arc::new(Backend::new(
+                id.tenant,
                 id.name(|name| others.clone().any(|(_, other)| other.name() == name)),
             ))
         });

@@ -109,7 +109,10 @@ impl ShardCore {
                 .connections
                 .cold(slot)
                 .is_some_and(|cold| cold.is_user(*tenant, user)),
-            TraceTarget::Connection(id) => self.connections.id(slot) == *id,
+            TraceTarget::Connection(tenant, id) => {
+                let own = self.connections.endpoint(slot).settings.tenant;
+                self.connections.id(slot) == *id && tenant.is_none_or(|tenant| tenant == own)
+            }
             TraceTarget::Channel(_) => false,
         }
     }
@@ -122,11 +125,11 @@ impl ShardCore {
         let id = self.connections.id(slot);
         let identity = cold.session.identity();
         let user = identity.and_then(|identity| identity.user.clone());
-        let tenant = identity.map(|identity| identity.tenant);
+        let tenant = self.connections.endpoint(slot).settings.tenant;
         let client_id = cold.session.client_id();
         let wants = |target: &TraceTarget| match target {
-            TraceTarget::User(of, wanted) => Some(*of) == tenant && user.as_deref() == Some(&**wanted),
-            TraceTarget::Connection(wanted) => *wanted == id,
+            TraceTarget::User(of, wanted) => *of == tenant && user.as_deref() == Some(&**wanted),
+            TraceTarget::Connection(of, wanted) => *wanted == id && of.is_none_or(|of| of == tenant),
             TraceTarget::Channel(_) => false,
         };
         let line = || {
@@ -210,7 +213,7 @@ impl ShardCore {
         let client_id = cold.session.client_id();
         let name = |target: &TraceTarget| match target {
             TraceTarget::Channel(channel) => name(channel),
-            TraceTarget::User(..) | TraceTarget::Connection(_) => None,
+            TraceTarget::User(..) | TraceTarget::Connection(..) => None,
         };
         let targets: Vec<_> = self
             .traces

@@ -64,11 +64,13 @@ impl Troubles {
         if kept.len() == ENDINGS_MAX[class] {
             kept.pop_front();
         }
+        let settings = &connections.endpoint(slot).settings;
         kept.push_back(EndedClient {
+            tenant: settings.tenant,
             client_id: session.client_id().into(),
             user: session.identity().and_then(|identity| identity.user.clone()),
             address: cold.address,
-            dialect: connections.endpoint(slot).settings.dialect.name(),
+            dialect: settings.dialect.name(),
             ending,
             connected_at_ms: session.connected_at_ms(),
             ended_at_ms: now.unix_ms,

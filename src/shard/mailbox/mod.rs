@@ -254,6 +254,8 @@ pub enum ClientOrder {
 /// A connection that has ended.
 #[derive(Clone, Debug)]
 pub struct EndedClient {
+    /// Its tenant.
+    pub tenant: Tenant,
     /// Its public name.
     pub client_id: Box<str>,
     /// The user; `None`: anonymous or not authenticated.

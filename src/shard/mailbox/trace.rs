@@ -13,8 +13,8 @@ use tickgate_protocol::channel::{Channel, Tenant};
 pub enum TraceTarget {
     /// All connections of a tenant's user.
     User(Tenant, Box<str>),
-    /// One connection.
-    Connection(ConnectionId),
+    /// One connection. If a tenant is given, a connection of another one does not exist.
+    Connection(Option<Tenant>, ConnectionId),
     /// The events of a channel, and who subscribes and publishes to it.
     Channel(Channel),
 }

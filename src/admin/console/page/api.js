@@ -8,6 +8,20 @@ export class ApiError extends Error {
     }
 }
 let signedOut = () => { };
+let tenant = "";
+export function choose(name) {
+    tenant = name;
+}
+export function socketAddress(parameters = "") {
+    const address = new URL(`./ws${parameters}`, location.href);
+    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+    return about(address).href;
+}
+function about(address) {
+    if (tenant)
+        address.search += `${address.search ? "&" : ""}tenant=${encodeURIComponent(tenant)}`;
+    return address;
+}
 export function onSignedOut(listener) {
     signedOut = listener;
 }
@@ -18,7 +32,7 @@ async function call(method, path, body) {
         const init = { method, credentials: "same-origin", cache: "no-store" };
         if (body !== undefined)
             Object.assign(init, { body: JSON.stringify(body), headers: { "content-type": "application/json" } });
-        response = await fetch(new URL(`../api/${path}`, location.href), init);
+        response = await fetch(about(new URL(`../api/${path}`, location.href)), init);
         text = await response.text();
     }
     catch {

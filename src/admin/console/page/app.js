@@ -1,4 +1,4 @@
-import { ApiError, get, onSignedOut, post, remove } from "./api.js";
+import { ApiError, choose, get, onSignedOut, post, remove } from "./api.js";
 import { h, setText } from "./dom.js";
 import { connect } from "./live.js";
 import * as channel from "./view_channel.js";
@@ -60,6 +60,8 @@ function start(session) {
     const title = h("h1");
     const links = VIEWS.map(({ id, title }) => h("a", { href: `#${id}` }, title));
     const nav = h("nav", { "aria-label": "Views" }, ...links);
+    let tenant = session.tenant ?? "";
+    choose(session.tenants.includes(tenant) ? tenant : "");
     let view;
     let fading;
     let waiting;
@@ -91,10 +93,11 @@ function start(session) {
                 waiting = setTimeout(() => void refresh(), PATIENCE_MS);
         }
     };
-    const live = connect(() => void refresh(), ({ state, reason }) => {
+    const join = () => connect(() => void refresh(), ({ state, reason }) => {
         link.className = `link ${state === "live" ? "ok" : state === "closed" || state === "waiting" ? "bad" : "warn"}`;
         setText(link, state === "live" ? "live" : reason || state);
     });
+    let live = join();
     const show = () => {
         const [id = "", ...rest] = location.hash.slice(1).split("/");
         const chosen = VIEWS.find((candidate) => candidate.id === id) ?? VIEWS[0];
@@ -107,10 +110,23 @@ function start(session) {
         });
         setText(title, chosen.title);
         document.title = `${chosen.title} · ${session.node} · tickgate`;
-        view = chosen.open({ session, live, argument: decodeURIComponent(rest.join("/")), tell });
-        main.replaceChildren(title, view.element);
+        view = chosen.open({ session, tenant, live, argument: decodeURIComponent(rest.join("/")), tell });
+        const isOfDefault = session.tenants.length > 0 && !tenant && ["user", "channel", "develop"].includes(chosen.id);
+        main.replaceChildren(title, isOfDefault ? h("p", { class: "about" }, "This view is about one tenant: the default one, until another is chosen on top.") : "", view.element);
         void refresh();
     };
+    const tenants = h("select", {
+        "aria-label": "Tenant",
+        onchange: () => {
+            tenant = tenants.value;
+            choose(tenant);
+            view?.close?.();
+            view = undefined;
+            live.close();
+            live = join();
+            show();
+        },
+    }, h("option", { value: "" }, "all tenants"), ...session.tenants.map((name) => h("option", {}, name)));
     const end = (why) => {
         if (isOver)
             return;
@@ -122,7 +138,7 @@ function start(session) {
         signIn(why);
     };
     onSignedOut(() => end("The session has ended. Sign in again."));
-    root.replaceChildren(h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); main.focus(); } }, "Skip to the content"), h("header", {}, h("p", { class: "brand" }, h("strong", {}, "tickgate"), ` ${session.node}`), status, h("div", { class: "tools" }, link, h("span", { class: "role" }, session.role), h("button", { class: "quiet", onclick: toggleTheme }, "Theme"), h("button", { class: "quiet", onclick: () => void remove("session").catch(() => { }).then(() => end("")) }, "Sign out"))), nav, main, toast);
+    root.replaceChildren(h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); main.focus(); } }, "Skip to the content"), h("header", {}, h("p", { class: "brand" }, h("strong", {}, "tickgate"), ` ${session.node}`), status, h("div", { class: "tools" }, link, session.tenants.length > 0 && tenants, h("span", { class: "role" }, session.tenant === null ? session.role : `${session.role} of ${session.tenant}`), h("button", { class: "quiet", onclick: toggleTheme }, "Theme"), h("button", { class: "quiet", onclick: () => void remove("session").catch(() => { }).then(() => end("")) }, "Sign out"))), nav, main, toast);
     addEventListener("hashchange", show);
     show();
 }

@@ -1,8 +1,7 @@
+import { socketAddress } from "./api.js";
 import { createClient } from "./client.js";
 export function connect(reported, changed) {
-    const address = new URL("./ws", location.href);
-    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    const client = createClient({ url: address.href });
+    const client = createClient({ url: socketAddress() });
     const reports = new Map();
     client.on("state", changed);
     client.on("error", () => { });

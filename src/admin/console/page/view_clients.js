@@ -14,7 +14,7 @@ export function userLink(user) {
     return user === null ? h("span", { class: "soft" }, who(user)) : h("a", { href: `#user/${encodeURIComponent(user)}` }, user);
 }
 const tone = ({ blame }) => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
-export function open() {
+export function open({ tenant }) {
     let sort = "waiting";
     let blame = "";
     let user = "";
@@ -30,7 +30,7 @@ export function open() {
         { title: "Too fast", numeric: true, text: (client) => number(client.rate_limited), tone: (client) => (client.rate_limited > 0 ? "warn" : "") },
         { title: "Connected", numeric: true, text: (client) => ago(client.connected_at, Date.now()) },
     ], (client) => client.client_id, "no client has this trouble");
-    const counts = new Table("Endings by close code since the start", [
+    const counts = new Table(tenant ? "Endings by close code, of those that are remembered" : "Endings by close code since the start", [
         { title: "Code", text: ({ code }) => String(code) },
         { title: "Reason", text: ({ reason }) => reason, tone: () => "name" },
         { title: "Whose doing", text: (count) => count.blame, tone },

@@ -1,3 +1,4 @@
+import { socketAddress } from "./api.js";
 import { createClient } from "./client.js";
 import { h, section, setText } from "./dom.js";
 import { clock } from "./format.js";
@@ -55,9 +56,7 @@ export function open(context) {
         onsubmit: (event) => {
             event.preventDefault();
             close();
-            const address = new URL("./ws?app", location.href);
-            address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-            client = createClient({ url: address.href, token: token.value.trim(), WebSocket: observed(seen) });
+            client = createClient({ url: socketAddress("?app"), token: token.value.trim(), WebSocket: observed(seen) });
             client.on("state", ({ state: now, reason }) => {
                 state.className = `link ${now === "live" ? "ok" : now === "connecting" ? "warn" : "bad"}`;
                 setText(state, reason ? `${now}: ${reason}` : now);

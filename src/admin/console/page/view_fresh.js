@@ -10,7 +10,7 @@ export function freshness(at, now, status) {
     return status === "ok" ? "ok" : "warn";
 }
 export function open(context) {
-    const { live, session } = context;
+    const { live, session, tenant } = context;
     const checks = new Table("Checks of this gateway", [
         { title: "State", text: ({ status }) => WORDS[status], tone: ({ status }) => `state ${status}` },
         { title: "What", text: ({ name }) => name, tone: () => "name" },
@@ -30,7 +30,7 @@ export function open(context) {
         { title: "Version", text: ({ report }) => report.version },
     ], ({ report }) => report.node, "the first report comes within five seconds");
     const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
-    const element = h("div", {}, section("Checks", checks.element), section("Gateways", gateways.element), session.role === "operator" && section("Act", h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."), h("p", { class: "actions" }, drain)));
+    const element = h("div", {}, section("Checks", checks.element), !tenant && section("Gateways", gateways.element), session.role === "operator" && !tenant && section("Act", h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."), h("p", { class: "actions" }, drain)));
     return {
         element,
         async refresh() {

@@ -15,9 +15,11 @@ const CHARTS = [
     { title: "Credits lent", lines: ["of all"], of: ["credits_lent"], format: percent, atLeast: 1, about: "Near 100 %, publishers wait for the shards." },
     { title: "Memory", lines: ["resident"], of: ["rss_bytes"], format: bytes, isBytes: true, atLeast: 2 ** 25 },
 ];
-export function open() {
+const OF_TENANT = ["connections", "events_per_s", "deliveries_per_s"];
+export function open({ tenant }) {
     const load = { interval_ms: 5000, times: [], series: {}, shards: [] };
-    const charts = CHARTS.map((options) => ({ chart: new Chart(options), of: options.of }));
+    const shown = CHARTS.filter(({ of }) => !tenant || of.every((name) => OF_TENANT.includes(name)));
+    const charts = shown.map((options) => ({ chart: new Chart(options), of: options.of }));
     const cpu = h("div");
     const element = h("div", { class: "charts" }, ...charts.map(({ chart }) => chart.element), cpu);
     let cpuChart;

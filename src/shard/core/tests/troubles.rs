@@ -99,7 +99,7 @@ fn a_trace_ends_in_time_and_marks_only_whom_it_follows() {
     let ends_ms = rig.now.mono_ms + 1_000;
     rig.message(ShardMessage::BeginTrace(Box::new(Trace {
         id: 1,
-        target: TraceTarget::Connection(traced),
+        target: TraceTarget::Connection(None, traced),
         ends_ms,
         bytes_max: 1 << 20,
         lines,
