@@ -200,7 +200,9 @@ test('a key of a tenant opens the console for its part, and an operator chooses 
   await tab.until('the default tenant', "document.querySelector('pre.data')?.textContent === 'There is none.'");
   await tab.evaluate("{ const box = document.querySelector('select[aria-label=Tenant]'); box.value = 'two'; box.dispatchEvent(new Event('change')); }");
   await tab.until('its channel', "document.querySelector('pre.data')?.textContent.includes('\"two\"')");
-  await tab.until('its events', "document.querySelector('ol.lines').textContent.includes('hears')");
+  await tab.until('its subscription', "/Subscribers\\s+1\\b/.test(document.querySelector('dl.facts').innerText)");
+  await admin('POST', '/api/publish?tenant=two', { channel: 'grid.abc.order', event: 'filled', data: { of: 'two', and: 'arrives' } });
+  await tab.until('its events', "document.querySelector('ol.lines').textContent.includes('arrives')");
   await look(tab, 'tenant-chosen');
   assert.deepEqual(tab.problems, []);
 });
