@@ -80,7 +80,8 @@ pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/pyth
 for package in typescript react; do npm --prefix "clients/$package" run --silent build; done
 
 step "clients from npm and PyPI"
-TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test tests/e2e/*.test.mjs
+TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test --test-concurrency=2 \
+    tests/e2e/*.test.mjs
 
 step "the TypeScript client"
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" \

@@ -70,7 +70,10 @@ export class Tab {
   /** Gives the page a size, and a preference for a dark or light theme. */
   async look({ width = 1280, height = 900, dark = false } = {}) {
     await this.send('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 });
-    await this.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }] });
+    // Without motion, since a colour in the middle of a transition says nothing about the contrast.
+    await this.send('Emulation.setEmulatedMedia', {
+      features: [{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }, { name: 'prefers-reduced-motion', value: 'reduce' }],
+    });
   }
 
   /** The serious faults that axe-core finds, one line each. */
