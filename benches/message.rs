@@ -180,6 +180,7 @@ fn session(c: &mut Criterion) {
         settings: &settings,
         delivered: 0,
         dropped: 0,
+        cursor: None,
     };
     let new = || Session::new(7, Ok(Some(admin.clone())), NOW, &settings);
     let mut scratch = Scratch::default();

@@ -125,7 +125,7 @@ impl Inbox {
     pub fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now) -> Page {
         let formats = match since {
             Since::Newest { above: 0 } => self.hub.formats_in_use() + self.hub.snapshot_formats_in_use(),
-            Since::Newest { .. } | Since::After(_) => self.hub.formats_in_use(),
+            Since::Newest { .. } | Since::After(_) | Since::Between { .. } => self.hub.formats_in_use(),
         };
         let (mut page, at) = self.with_position(stripe_of(channel), |state| {
             state.channels.read(channel, since, limit, now, formats)

@@ -107,7 +107,7 @@ use log::Terms;
 use probe::Probes;
 use publishers::Publishers;
 use state::Channels;
-use versions::Versions;
+use versions::{InFlight, Versions};
 
 /// The number of stripes. More stripes would only shorten the time that publishers wait for wide scans.
 pub const STRIPES: usize = 16;
@@ -183,6 +183,7 @@ struct Stripe {
     state: Mutex<StripeState>,
     // When the stripe's least recently used channel was used, for evictions. Written under the lock.
     oldest_use_ms: AtomicU64,
+    in_flight: InFlight,
 }
 
 #[derive(Default)]
@@ -204,6 +205,7 @@ impl Stripe {
         Self {
             state: Mutex::new(state),
             oldest_use_ms: AtomicU64::new(u64::MAX),
+            in_flight: InFlight::default(),
         }
     }
 

@@ -223,6 +223,9 @@ impl Hub {
         // Both are dropped at the end of the function, after the lock; the credit is dropped if it is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
         self.with_state(stripe, |state| {
+            let in_flight = &self.stripes[usize::from(stripe)].in_flight;
+            // Until the event is in the inboxes.
+            let _publishing = in_flight.begin(state.channels.last_version());
             // What is read back from the log is older than any subscription.
             let shards = if given.is_some_and(|given| given.is_replayed) {
                 0

@@ -9,7 +9,8 @@
 use super::Inbox;
 use super::interest::Stripes;
 use super::scan::{PAGE_STEPS, PATTERNS_PER_STEP};
-use tickgate_protocol::channel::{Channel, Pattern};
+use super::state::Tombstone;
+use tickgate_protocol::channel::Pattern;
 
 /// A scan over the tombstones of all stripes. [`Inbox::scan_tombstones`] continues it.
 #[derive(Debug)]
@@ -49,6 +50,12 @@ impl TombstoneScan {
 }
 
 impl Inbox {
+    /// A version up to which every event is kept, and in this inbox unless it was popped; see [`Hub::head`](super::Hub::head).
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.hub().head()
+    }
+
     /// The newest version in the hub.
     #[must_use]
     pub fn newest_version(&self) -> u64 {
@@ -65,12 +72,12 @@ impl Inbox {
     /// Continues a scan by at most one page. Returns how many steps the page took, counted as by [`Inbox::scan`], or
     /// `None` if the scan is complete.
     ///
-    /// `found` is called under the stripe's lock, for each evicted channel that is found.
+    /// `found` is called under the stripe's lock for each evicted channel that is found, with the version of its eviction.
     pub fn scan_tombstones(
         &self,
         scan: &mut TombstoneScan,
         steps_max: usize,
-        found: &mut dyn FnMut(&Channel),
+        found: &mut dyn FnMut(u64, &Tombstone),
     ) -> Option<usize> {
         let stripe = self.hub().stripes.get(usize::from(scan.stripe))?;
         let (mut visited, mut reached, mut has_forgotten) = (0, None, false);
@@ -87,7 +94,7 @@ impl Inbox {
                 let name = &tombstone.channel;
                 let mut patterns = scan.current_patterns();
                 if patterns.any(|(pattern, known)| version > *known && pattern.matches(name)) {
-                    found(&tombstone.channel);
+                    found(version, tombstone);
                 }
             }
             reached = reached.filter(|_| visited >= channels_max);

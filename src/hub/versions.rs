@@ -6,7 +6,18 @@
 //!
 //! If a log numbers the events, their versions are multiples of [`LOG_STEP`]. The hub numbers its evictions in between, so
 //! that the hubs of all gateways that follow the log give the same events the same versions.
+//!
+//! Versions become visible stripe by stripe, not in their order. While a stripe publishes, it tells a version below which
+//! nothing of it is missing ([`InFlight`]). The *head* of the hub is the lowest of the newest version and of what the
+//! stripes tell.
+//!
+//! Invariant of the head: every event with a version up to the head is kept and in every interested inbox. A stripe tells
+//! its lower bound before it draws, and takes it back after the event is in the inboxes. A reader loads the newest version
+//! first. If that includes the draw, then the reader sees the bound, or something that the stripe told later; and by then the
+//! event was in the inboxes. The head may go back, because the bound is lower than the version that is drawn. What was
+//! true of a head stays true.
 
+use super::Hub;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The distance between the versions of two events that follow each other in a log.
@@ -28,6 +39,49 @@ pub(super) struct Versions {
     numbering: Numbering,
     newest: AtomicU64,
     evictions: AtomicU64,
+}
+
+/// The lower bound that a stripe tells while it publishes. Written under the stripe's lock.
+#[derive(Debug)]
+pub(super) struct InFlight(AtomicU64);
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+/// A stripe publishes an event until this is dropped.
+pub(super) struct Publishing<'s>(&'s InFlight);
+
+impl InFlight {
+    /// The stripe is about to draw a version. `last`: the version that it drew last, so that no shared counter is read.
+    pub(super) fn begin(&self, last: u64) -> Publishing<'_> {
+        // The draw, which comes later, publishes this store.
+        self.0.store(last + 1, Ordering::Relaxed);
+        Publishing(self)
+    }
+
+    /// The version up to which the stripe publishes nothing now.
+    pub(super) fn all_before(&self) -> u64 {
+        self.0.load(Ordering::Acquire) - 1
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(u64::MAX, Ordering::Release);
+    }
+}
+
+impl Hub {
+    /// A version up to which every event is kept and in every interested inbox; see the module's docs.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        let newest = self.versions.newest();
+        let stripes = self.stripes.iter();
+        stripes.fold(newest, |head, stripe| head.min(stripe.in_flight.all_before()))
+    }
 }
 
 impl Versions {

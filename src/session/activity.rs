@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::metering::{CommandMeter, Refusals};
 use crate::auth::TokenError;
-use tickgate_protocol::channel::Pattern;
-use tickgate_protocol::message::{Recover, RequestId, RequestRef};
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::message::{RequestId, RequestRef, Resume};
 use tickgate_protocol::rate::Rate;
 
 /// Deadlines, requests and meters of a session that is not idle.
@@ -60,6 +60,8 @@ pub(super) struct Subscribe {
     /// The patterns that the client named, including those that it held already.
     pub(super) patterns: Vec<Pattern>,
     pub(super) max_rate: Option<Rate>,
+    /// Channels of its `recover` of which the request makes no use.
+    pub(super) ignored: Vec<Channel>,
 }
 
 /// A client's `subscribe` or `unsubscribe`.
@@ -69,7 +71,7 @@ pub(super) struct SubscriptionChange {
     pub(super) subscribe: bool,
     pub(super) request_ref: RequestRef,
     pub(super) patterns: Vec<Pattern>,
-    pub(super) recover: Option<Recover>,
+    pub(super) resume: Option<Resume>,
     pub(super) max_rate: Option<Rate>,
 }
 
@@ -77,6 +79,11 @@ impl Activity {
     /// All commands that wait for their answers, including those from before a DISCONNECT.
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &(u32, RequestId)> {
         self.commands.iter().chain(&self.orphaned_commands)
+    }
+
+    /// Whether a subscribe request is under way or waits.
+    pub(super) fn is_subscribing(&self) -> bool {
+        self.subscribe.is_some() || self.deferred.iter().any(|change| change.subscribe)
     }
 
     /// Whether the request with this number waits for its answer.

@@ -79,7 +79,8 @@ impl Session {
         match &self.engine_io {
             None => {
                 out.frame(|bytes| encode::ping(bytes, &[]));
-                out.reply(&Reply::Ping, context);
+                let cursor = self.cursor(context);
+                out.reply(&Reply::Ping { cursor }, context);
             }
             Some(engine_io) => match engine_io.revision {
                 Revision::Four => out.frame(|bytes| encode_packet(bytes, Packet::Ping(""))),

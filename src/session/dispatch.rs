@@ -36,7 +36,7 @@ impl Session {
             Input::PublishRefused { request, refusal } => self.on_publish_refused(request, refusal, context, out),
             Input::PublishLimited { request } => self.on_publish_limited(request, context, out),
             Input::PublishMalformed { request, error } => self.on_publish_malformed(request, error, context, out),
-            Input::History { request_ref, page } => Self::on_history_page(&request_ref, &page, context, out),
+            Input::History { request_ref, page } => self.on_history_page(&request_ref, &page, context, out),
             Input::HistoryLimited {
                 request_ref,
                 retry_after_ms,
@@ -54,6 +54,7 @@ impl Session {
                 let reply = Reply::GoingAway {
                     close_in_ms,
                     reconnect_after_ms,
+                    cursor: self.cursor(context),
                 };
                 out.reply(&reply, context);
             }
@@ -234,14 +235,14 @@ impl Session {
             ClientMessage::Subscribe {
                 request_ref,
                 patterns,
-                recover,
+                resume,
                 max_rate,
             } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
                     request_ref,
                     patterns,
-                    recover,
+                    resume,
                     max_rate,
                 },
                 context,
@@ -252,7 +253,7 @@ impl Session {
                     subscribe: false,
                     request_ref,
                     patterns,
-                    recover: None,
+                    resume: None,
                     max_rate: None,
                 },
                 context,

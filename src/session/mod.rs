@@ -53,7 +53,7 @@ use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::BookError;
 use tickgate_protocol::message::{
-    CommandKey, ErrorCode, HistoryRange, Position, Recover, RequestId, RequestRef, SubscribeOutcome,
+    CommandKey, Cursor, ErrorCode, HistoryRange, Position, RequestId, RequestRef, Resume, SubscribeOutcome,
 };
 use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire;
@@ -233,9 +233,9 @@ pub enum Output {
         request: u32,
         /// Distinct patterns that the client may have, within its limit.
         patterns: Vec<Pattern>,
-        /// The client's last positions in histories. These patterns cover each channel in it; the patterns held before
-        /// cover none.
-        recover: Option<Recover>,
+        /// What the client has from an earlier connection. These patterns cover each channel that it names; the patterns
+        /// held before cover none.
+        resume: Option<Resume>,
         /// The rate that is granted; `None`: no limit.
         max_rate: Option<Rate>,
         /// Whether they are the endpoint's automatic subscriptions, for which no client waits.
@@ -380,6 +380,9 @@ pub struct Context<'a> {
     pub delivered: u64,
     /// Events dropped for this client so far, for `get_status`.
     pub dropped: u64,
+    /// Up to when the client had everything if it reads everything that is queued; `None`: that is unknown now. Its holder
+    /// is not set.
+    pub cursor: Option<Cursor>,
 }
 
 /// The settings that all sessions of one endpoint share.

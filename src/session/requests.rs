@@ -249,6 +249,7 @@ impl Session {
     }
 
     pub(super) fn on_history_page(
+        &self,
         request_ref: &RequestRef,
         page: &HistoryPage,
         context: &Context<'_>,
@@ -261,6 +262,7 @@ impl Session {
             complete: page.complete,
             offset: page.offset,
             more: page.more,
+            cursor: self.cursor(context),
         };
         out.reply(&reply, context);
     }

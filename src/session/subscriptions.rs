@@ -3,9 +3,9 @@
 
 use super::activity::{PendingSubscribe, Subscribe, SubscriptionChange};
 use super::{Context, Output, Outputs, Session};
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::disconnect::Disconnect;
-use tickgate_protocol::message::{ErrorCode, Recover, Reply, RequestRef, SubscribeOutcome};
+use tickgate_protocol::message::{Cursor, ErrorCode, Recover, Recovered, Reply, RequestRef, Resume, SubscribeOutcome};
 
 impl Session {
     /// Carries a change out, or keeps it until the changes before it are done.
@@ -25,7 +25,7 @@ impl Session {
             let SubscriptionChange {
                 request_ref,
                 patterns,
-                recover,
+                resume,
                 max_rate,
                 ..
             } = change;
@@ -33,8 +33,9 @@ impl Session {
                 request_ref,
                 patterns,
                 max_rate,
+                ignored: Vec::new(),
             };
-            self.subscribe(client_request, recover, context, out);
+            self.subscribe(client_request, resume, context, out);
         } else {
             self.unsubscribe(&change.request_ref, &change.patterns, context, out);
         }
@@ -42,63 +43,88 @@ impl Session {
 
     fn subscribe(
         &mut self,
-        client_request: Subscribe,
-        recover: Option<Recover>,
+        mut client_request: Subscribe,
+        resume: Option<Resume>,
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
         let Subscribe { patterns, max_rate, .. } = &client_request;
         let new = self.new_patterns(patterns, context).and_then(|new| {
-            self.check_recover(recover.as_ref(), &new)?;
             Self::check_wish(*max_rate, patterns, context.settings)?;
             Ok(new)
         });
-        match new {
-            Err((code, message)) => out.error(&client_request.request_ref, code, &message, context),
-            Ok(new) if new.is_empty() => {
-                self.change_wishes(patterns, *max_rate, out);
-                let outcome = SubscribeOutcome {
-                    recovered: recover.map(|_| Vec::new()),
-                    ..SubscribeOutcome::default()
-                };
-                self.reply_subscribed(&client_request, &outcome, context, out);
+        let new = match new {
+            Ok(new) => new,
+            Err((code, message)) => return out.error(&client_request.request_ref, code, &message, context),
+        };
+        let (resume, ignored) = self.take_usable(resume, &new);
+        client_request.ignored = ignored;
+        if new.is_empty() {
+            let Subscribe { patterns, max_rate, .. } = &client_request;
+            self.change_wishes(patterns, *max_rate, out);
+            let recovered = resume.map(|resume| match resume {
+                Resume::Keys(_) => Recovered::Each(Vec::new()),
+                Resume::Cursor { .. } => Recovered::Except(Vec::new()),
+            });
+            let outcome = SubscribeOutcome {
+                recovered,
+                ..SubscribeOutcome::default()
+            };
+            return self.reply_subscribed(&client_request, &outcome, context, out);
+        }
+        let request = self.next_request();
+        let max_rate = self.granted(client_request.max_rate);
+        let limit = self.granted(None);
+        self.activity().subscribe = Some(PendingSubscribe {
+            request,
+            limit,
+            client_request: Some(client_request),
+        });
+        out.list.push(Output::Subscribe {
+            request,
+            patterns: new,
+            resume,
+            max_rate,
+            is_automatic: false,
+        });
+    }
+
+    // What the client says of channels that no new pattern covers, or that it receives already, is of no use: it is left
+    // out, and the channels of `recover` are returned. A cursor of another user says nothing. The comparison is with the
+    // distinct patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
+    fn take_usable(&self, resume: Option<Resume>, new: &[Pattern]) -> (Option<Resume>, Vec<Channel>) {
+        let is_usable = |channel: &Channel| {
+            let matches = |pattern: &Pattern| pattern.matches(channel);
+            new.iter().any(matches) && !self.patterns.iter().any(matches)
+        };
+        match resume {
+            None => (None, Vec::new()),
+            Some(Resume::Keys(Recover(mut keys))) => {
+                let ignored = keys.extract_if(.., |(channel, _)| !is_usable(channel));
+                let ignored = ignored.map(|(channel, _)| channel).collect();
+                (Some(Resume::Keys(Recover(keys))), ignored)
             }
-            Ok(new) => {
-                let request = self.next_request();
-                let max_rate = self.granted(*max_rate);
-                let limit = self.granted(None);
-                self.activity().subscribe = Some(PendingSubscribe {
-                    request,
-                    limit,
-                    client_request: Some(client_request),
-                });
-                out.list.push(Output::Subscribe {
-                    request,
-                    patterns: new,
-                    recover,
-                    max_rate,
-                    is_automatic: false,
-                });
+            Some(Resume::Cursor { cursor, mut seen }) => {
+                seen.retain(|(channel, _)| is_usable(channel));
+                let cursor = cursor.filter(|cursor| cursor.holder == self.holder());
+                (Some(Resume::Cursor { cursor, seen }), Vec::new())
             }
         }
     }
 
-    // A channel to recover must be covered by a new pattern and by none that is held. The check compares with the
-    // distinct patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
-    fn check_recover(&self, recover: Option<&Recover>, new: &[Pattern]) -> Result<(), (ErrorCode, String)> {
-        for (channel, _) in recover.iter().flat_map(|recover| &recover.0) {
-            let matches = |pattern: &Pattern| pattern.matches(channel);
-            let wrong = if self.patterns.iter().any(matches) {
-                "it is being received already"
-            } else if !new.iter().any(matches) {
-                "no pattern in `channels` covers it"
-            } else {
-                continue;
-            };
-            let message = format!("`recover` of \"{channel}\" cannot be served: {wrong}");
-            return Err((ErrorCode::InvalidMessage, message));
-        }
-        Ok(())
+    fn holder(&self) -> u32 {
+        self.identity.as_ref().map_or(0, |identity| identity.holder())
+    }
+
+    /// Up to when the client has everything on its subscriptions; `None` if that is unknown now, or if it might lose
+    /// something by giving it back: while a subscribe request is under way or waits, the client may be returning with an
+    /// older cursor.
+    #[must_use]
+    pub fn cursor(&self, context: &Context<'_>) -> Option<Cursor> {
+        let is_subscribing = self.activity.as_ref().is_some_and(|activity| activity.is_subscribing());
+        let holder = self.holder();
+        let cursor = context.cursor.map(|cursor| Cursor { holder, ..cursor });
+        cursor.filter(|_| !self.patterns.is_empty() && !is_subscribing && self.engine_io.is_none())
     }
 
     /// Subscribes to those of the endpoint's automatic patterns that the client may have. To be called once, as soon as
@@ -121,7 +147,7 @@ impl Session {
             out.list.push(Output::Subscribe {
                 request,
                 patterns,
-                recover: None,
+                resume: None,
                 max_rate: limit,
                 is_automatic: true,
             });
@@ -254,6 +280,7 @@ impl Session {
             request_ref,
             patterns,
             max_rate,
+            ignored,
         }: &Subscribe,
         outcome: &SubscribeOutcome,
         context: &Context<'_>,
@@ -265,6 +292,8 @@ impl Session {
             active: self.patterns.len(),
             outcome,
             max_rate: self.told_rate(patterns, *max_rate, context.settings),
+            ignored,
+            cursor: self.cursor(context),
         };
         out.reply(&reply, context);
     }

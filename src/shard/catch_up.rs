@@ -11,8 +11,11 @@
 //! * Events of the channel that were queued earlier are removed when they reach the head of the outbox if the read will
 //!   give them again (except for a partly sent frame). Events of an earlier subscription, which the read will not give,
 //!   are sent. So no event of the channel is queued when it is read, and no search through the queue is needed.
-//! * A channel has a position among the queued frames (`due`), as a frame would have. Each further page of the channel
-//!   gets a new position behind everything queued by then. So neither a replay nor the live events starve the other.
+//! * A channel has a position among the queued frames (`due`), as a frame would have. The channels of a replay share one.
+//!   Each further page gets a new position behind everything queued by then. So neither a replay nor the live events starve
+//!   the other.
+//! * A replay comes in the order of versions over all its channels. So the next version of its first channel says how far it
+//!   is ([`CatchUp::has_up_to`]), and a connection that breaks off has made progress.
 //! * While a subscribe request is under way, nothing of the channels that it newly covers is queued or has a position.
 //!   They get their positions when the request has been answered, behind the answer. Events that are published meanwhile
 //!   are owed: their channels become entries like any other.
@@ -24,12 +27,15 @@
 //!   the others are [swept out](CatchUp::sweep) in steps before the next subscribe request could cover them again. The
 //!   whole is [dropped](DeferredDrop) in steps, too.
 
+mod batch;
 mod counting;
 mod leaving;
+mod replay;
+mod told;
 mod values;
 
 use std::collections::VecDeque;
-use std::{mem, vec};
+use std::mem;
 
 use hashbrown::HashMap;
 
@@ -39,8 +45,10 @@ use super::outbox::precedes;
 use crate::event::Event;
 use tickgate_protocol::channel::{Channel, Pattern};
 
+use batch::{Batch, Names};
 pub(super) use leaving::DeferredDrop;
 use leaving::LeftOver;
+use replay::Replay;
 use values::Values;
 
 /// What has to be read of a channel.
@@ -98,43 +106,6 @@ pub(super) struct Progress {
     pub(super) evictions: u64,
 }
 
-/// One channel with history, or those of one subscribe request. They have consecutive positions among the queued frames.
-#[derive(Debug)]
-struct Batch {
-    names: Names,
-    number: u32,
-    // The position of the next channel.
-    due: u32,
-    // The shard's progress when the batch got its positions.
-    progress: Progress,
-}
-
-#[derive(Debug)]
-enum Names {
-    One(Option<Channel>),
-    Many(vec::IntoIter<Channel>),
-}
-
-impl Names {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::One(name) => name.is_none(),
-            Self::Many(names) => names.as_slice().is_empty(),
-        }
-    }
-}
-
-impl Iterator for Names {
-    type Item = Channel;
-
-    fn next(&mut self) -> Option<Channel> {
-        match self {
-            Self::One(name) => name.take(),
-            Self::Many(names) => names.next(),
-        }
-    }
-}
-
 /// The channels that one connection catches up with; see the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
@@ -146,8 +117,10 @@ pub(super) struct CatchUp {
     batches: VecDeque<Batch>,
     // The highest batch number so far.
     last_batch: u32,
-    // Channels with history that wait for the answer of their subscribe request, and the number of the batch that they will be.
+    // Channels with history that wait for the answer of their subscribe request, and the number of the batches that they
+    // will be.
     unscheduled: Vec<Channel>,
+    unscheduled_missed: Replay,
     unscheduled_batch: u32,
     // Patterns were given back since the last sweep: only channels that match the remaining patterns are owed.
     left_over: Option<LeftOver>,
@@ -162,6 +135,8 @@ pub(super) struct CatchUp {
     is_listed: bool,
     // The turn of the shard in which the connection read last.
     read_in_turn: u32,
+    // The client returned with a cursor: the bytes that were read since it was told how far it is.
+    untold_bytes: Option<usize>,
 }
 
 /// A channel whose position has come.
@@ -174,6 +149,12 @@ pub(super) struct Due {
     pub(super) withheld: u32,
     /// The channel's position among the queued frames.
     pub(super) position: u32,
+    /// Of a replay: no event is missing before the version `next`, and only those below `below` are read now.
+    pub(super) next: u64,
+    pub(super) below: u64,
+    // The channel's batch; `None`: it is no channel of a replay.
+    batch: Option<u32>,
+    began_at: u64,
     /// The shard's progress when the channel got its position.
     pub(super) progress: Progress,
 }
@@ -191,12 +172,14 @@ impl CatchUp {
     }
 
     /// Takes in a channel that was just subscribed. It is read after [`CatchUp::schedule`] has given it a position.
-    pub(super) fn subscribe(&mut self, numbers: &mut Numbers, channel: Channel, need: Need) {
+    ///
+    /// `next`: no event of its history is missing before this version, if events were missed.
+    pub(super) fn subscribe(&mut self, numbers: &mut Numbers, channel: Channel, need: Need, next: u64) {
         if matches!(need, Need::Whole { .. } | Need::Newest { .. }) {
             self.channels.remove(&channel);
             self.values.subscribe(numbers, &channel);
         } else {
-            self.add_unscheduled(channel, need, 0);
+            self.add_unscheduled(channel, need, next, 0);
         }
     }
 
@@ -206,11 +189,14 @@ impl CatchUp {
     }
 
     // The channel may be in here already. Its earlier entry belongs to another batch, and is void now.
-    fn add_unscheduled(&mut self, channel: Channel, need: Need, withheld: u32) {
+    fn add_unscheduled(&mut self, channel: Channel, need: Need, next: u64, withheld: u32) {
         let batch = self.unscheduled_batch;
         let state = State::Reading { need, withheld, batch };
         self.channels.insert(channel.clone(), state);
-        self.unscheduled.push(channel);
+        match need {
+            Need::After(_) => self.unscheduled_missed.push(channel, next),
+            _ => self.unscheduled.push(channel),
+        }
     }
 
     /// A subscribe request takes more than one step. Nothing of the channels that it newly covers is queued before
@@ -250,7 +236,8 @@ impl CatchUp {
             *withheld = withheld.saturating_add(1);
             return false;
         }
-        self.add_unscheduled(event.channel.clone(), Need::After(before(event.version)), 1);
+        let need = Need::After(before(event.version));
+        self.add_unscheduled(event.channel.clone(), need, event.version, 1);
         true
     }
 
@@ -258,48 +245,43 @@ impl CatchUp {
     /// under way. `take_sequences` is called with the number of positions that are needed and returns the first of them.
     /// Returns whether there was any channel.
     pub(super) fn schedule(&mut self, progress: Progress, take_sequences: impl FnOnce(u32) -> u32) -> bool {
-        let count = self.unscheduled.len() + self.values.unscheduled();
+        let missed = usize::from(!self.unscheduled_missed.is_empty());
+        let count = self.unscheduled.len() + missed + self.values.unscheduled();
         if self.is_subscribing() || count == 0 {
             return false;
         }
-        // Taken with its memory, which would otherwise be kept until the last of many channels has caught up.
-        let unscheduled = mem::take(&mut self.unscheduled);
+        // Taken with their memory, which would otherwise be kept until the last of many channels has caught up.
+        let lasts = mem::take(&mut self.unscheduled);
+        let replay = mem::take(&mut self.unscheduled_missed);
         let due = take_sequences(u32::try_from(count).unwrap_or(u32::MAX));
-        let behind = due.wrapping_add(u32::try_from(unscheduled.len()).unwrap_or(u32::MAX));
-        self.values.schedule(behind, self.began_at);
-        if !unscheduled.is_empty() {
-            // What was published before the subscribe request began is not owed by the inbox.
-            let progress = Progress {
-                version: progress.version.max(self.began_at),
-                ..progress
-            };
-            self.batches.push_back(Batch {
-                names: Names::Many(unscheduled.into_iter()),
-                number: self.unscheduled_batch,
-                due,
-                progress,
-            });
-            self.unscheduled_batch = self.next_batch();
-        }
+        let of_replay = due.wrapping_add(u32::try_from(lasts.len()).unwrap_or(u32::MAX));
+        self.values
+            .schedule(of_replay.wrapping_add(u32::from(missed > 0)), self.began_at);
+        // What was published before the subscribe request began is not owed by the inbox.
+        let progress = Progress {
+            version: progress.version.max(self.began_at),
+            ..progress
+        };
+        let number = self.unscheduled_batch;
+        let batches = [
+            (Names::Lasts(lasts.into_iter()), due),
+            (Names::Missed(replay), of_replay),
+        ];
+        let batches = batches.into_iter().filter(|(names, _)| !names.is_empty());
+        self.batches.extend(batches.map(|(names, due)| Batch {
+            names,
+            number,
+            due,
+            progress,
+            began_at: self.began_at,
+        }));
+        self.unscheduled_batch = self.next_batch();
         true
     }
 
     fn next_batch(&mut self) -> u32 {
         self.last_batch = self.last_batch.wrapping_add(1);
         self.last_batch
-    }
-
-    // Adds a batch of one channel; returns its number.
-    fn push_batch(&mut self, channel: &Channel, due: u32, progress: Progress) -> u32 {
-        let number = self.next_batch();
-        let names = Names::One(Some(channel.clone()));
-        self.batches.push_back(Batch {
-            names,
-            number,
-            due,
-            progress,
-        });
-        number
     }
 
     /// An event of this version does not fit into the outbox: the channel's newest event is read at the position `due`. Its
@@ -406,14 +388,33 @@ impl CatchUp {
                     need,
                     withheld: 0,
                     position,
+                    next: 0,
+                    below: u64::MAX,
+                    batch: None,
+                    began_at: 0,
                     // It matters only to channels with offsets.
                     progress: Progress::default(),
                 });
             }
-            let next = self.batches.front_mut()?;
-            let (channel, number, position, progress) = (next.names.next()?, next.number, next.due, next.progress);
-            next.due = position.wrapping_add(1);
-            if next.names.is_empty() {
+            let front = self.batches.front_mut()?;
+            let Batch {
+                number,
+                due: position,
+                progress,
+                began_at,
+                ..
+            } = *front;
+            let (channel, next, below, of_replay) = match &mut front.names {
+                Names::Lasts(names) => {
+                    front.due = position.wrapping_add(1);
+                    (names.next()?, 0, u64::MAX, None)
+                }
+                Names::Missed(replay) => {
+                    let (next, channel) = (replay.next()?, replay.pop()?);
+                    (channel, next, replay.next().unwrap_or(u64::MAX), Some(number))
+                }
+            };
+            if front.names.is_empty() {
                 self.batches.pop_front();
             }
             if let Some(State::Reading { need, withheld, batch }) = self.channels.get(&channel)
@@ -424,23 +425,15 @@ impl CatchUp {
                     withheld: *withheld,
                     channel,
                     position,
+                    next,
+                    below,
+                    batch: of_replay,
+                    began_at,
                     progress,
                 });
             }
         }
         None
-    }
-
-    /// A page was read, and `left` is still needed, at the position `due`. `now`: the shard's progress now.
-    pub(super) fn read_on(&mut self, read: Due, left: Need, due: u32, now: Progress) {
-        let progress = Progress {
-            version: now.version.max(read.progress.version),
-            ..now
-        };
-        let number = self.push_batch(&read.channel, due, progress);
-        if let Some(State::Reading { need, batch, .. }) = self.channels.get_mut(&read.channel) {
-            (*need, *batch) = (left, number);
-        }
     }
 
     /// The last page was read while the inbox ended at `at`; the inbox is at `position`. `is_awaited`: the channel's value

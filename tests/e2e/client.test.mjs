@@ -13,7 +13,9 @@ test('connects without a subprotocol, subscribes, receives events, unsubscribes'
   client.send({ type: 'subscribe', channels: ['grid.grid_abc123.*', 'system.health'], id: 's1' });
   const subscribed = await client.next();
   assert.equal(typeof subscribed.timestamp, 'number');
+  assert.match(subscribed.cursor, /^[0-9a-f-]+$/);
   delete subscribed.timestamp;
+  delete subscribed.cursor;
   assert.deepEqual(subscribed, {
     type: 'subscribed',
     id: 's1',

@@ -178,8 +178,9 @@ test('strategies, stocks and boards on /ws/stock/prices', async (t) => {
   ];
   for (const request of requests) {
     client.send({ type: 'subscribe', ...request });
-    const { timestamp, ...answer } = await client.next();
+    const { timestamp, cursor, ...answer } = await client.next();
     assert.match(timestamp, iso);
+    assert.match(cursor, /^[0-9a-f-]+$/);
     assert.deepEqual(answer, { type: 'subscribed', ...request });
   }
   const data = [{ code: '600519', name: '贵州茅台', price: 1850.5, change_percent: 2.5, volume: 12345678 }, { code: '000001', price: 11.2 }];

@@ -10,6 +10,7 @@
 
 mod credits;
 mod doorbell;
+mod heads;
 mod ids;
 mod joins;
 mod quotas;

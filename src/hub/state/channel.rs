@@ -293,7 +293,8 @@ impl ChannelState {
     pub(super) fn read(&mut self, since: Since, limit: PageLimit, now_ms: i64, formats: usize) -> Page {
         match since {
             Since::Newest { above } => self.newest(above, now_ms, formats),
-            Since::After(since) => self.after(since, limit, formats),
+            Since::After(since) => self.after(since, u64::MAX, limit, formats),
+            Since::Between { after, below } => self.after(after, below, limit, formats),
         }
     }
 
@@ -373,7 +374,13 @@ impl ChannelState {
         }
     }
 
-    fn after(&mut self, since: u64, limit: PageLimit, formats: usize) -> Page {
+    /// The version of the first event of the history after `since`.
+    pub(super) fn first_after(&self, since: u64) -> Option<u64> {
+        let first = self.ring.partition_point(|entry| entry.event.version <= since);
+        self.ring.get(first).map(|entry| entry.event.version)
+    }
+
+    fn after(&mut self, since: u64, below: u64, limit: PageLimit, formats: usize) -> Page {
         let mut page = Page {
             last: since,
             // Without a history, only the newest event is available.
@@ -386,8 +393,10 @@ impl ChannelState {
         let begin = self.ring.partition_point(|entry| entry.event.version <= since);
         let mut bytes = 0;
         for entry in self.ring.range_mut(begin..) {
-            if page.events.len() >= limit.events.max(1) || !page.events.is_empty() && bytes >= limit.bytes {
+            let is_full = page.events.len() >= limit.events.max(1) || !page.events.is_empty() && bytes >= limit.bytes;
+            if is_full || entry.event.version >= below {
                 page.more = true;
+                page.next = entry.event.version;
                 break;
             }
             self.ring_bytes += entry.recount(formats);

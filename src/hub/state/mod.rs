@@ -73,6 +73,8 @@ pub(super) struct Channels {
     // The number of the stripe.
     stripe: u8,
     versions: Arc<Versions>,
+    // The version that an event of this stripe drew last.
+    last_version: u64,
     // The highest version of an evicted channel.
     evicted: u64,
     pub(super) tombstones: Tombstones,
@@ -155,6 +157,11 @@ impl Channels {
         self.bytes
     }
 
+    /// The version that an event of this stripe drew last; 0: none did since the start.
+    pub(super) const fn last_version(&self) -> u64 {
+        self.last_version
+    }
+
     /// When the least recently used channel was used, in monotonic milliseconds.
     pub(super) fn oldest_use_ms(&self) -> Option<u64> {
         self.oldest.map(|slot| self.slots[slot as usize].used_ms)
@@ -212,6 +219,7 @@ impl Channels {
             return Stored::Unchanged;
         }
         let version = given.map_or_else(|| self.versions.next(), |given| given.version);
+        self.last_version = version;
         let channels_before = self.slots.len();
         let slot = self.slot(&prepared.event.channel, &prepared.class);
         let is_new = self.slots.len() > channels_before;
@@ -273,7 +281,8 @@ impl Channels {
 
     /// Reads a page of a channel. The caller fills in [`Page::at`].
     pub(super) fn read(&mut self, channel: &Channel, since: Since, limit: PageLimit, now: Now, formats: usize) -> Page {
-        let (Since::Newest { above: position } | Since::After(position)) = since;
+        let (Since::Newest { above: position } | Since::After(position) | Since::Between { after: position, .. }) =
+            since;
         let page = if position > self.versions.newest() {
             Page {
                 last: position,
@@ -304,7 +313,7 @@ impl Channels {
     fn floor_of_absent(&self, channel: &Channel, since: Since) -> u64 {
         match since {
             Since::Newest { .. } => self.evicted,
-            Since::After(_) => self.tombstones.floor(channel),
+            Since::After(_) | Since::Between { .. } => self.tombstones.floor(channel),
         }
     }
 

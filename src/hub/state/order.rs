@@ -50,6 +50,7 @@ impl Channels {
         (self.oldest, self.newest, self.bytes) = (None, None, 0);
         (self.evicted, self.tombstones) = (newest, tombstones);
         self.tombstones.forget_up_to(newest);
+        self.last_version = newest;
         self.ids = Ids::default();
         self.unsaved_ids.clear();
     }

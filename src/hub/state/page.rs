@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::channel::ChannelState;
 use crate::event::Event;
 use tickgate_protocol::channel::{Channel, Class};
 
@@ -27,6 +28,7 @@ pub struct ChannelView<'a> {
     pub is_stale: bool,
     /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
+    pub(super) state: Option<&'a ChannelState>,
     /// The estimated size of what is kept of it, in bytes.
     pub bytes: usize,
     /// Events that are kept of it.
@@ -39,6 +41,12 @@ impl ChannelView<'_> {
     #[must_use]
     pub const fn covers(&self, since: u64) -> bool {
         self.floor <= since && since <= self.head
+    }
+
+    /// The version of the first event of the history after the version `since`; `None`: there is none.
+    #[must_use]
+    pub fn first_after(&self, since: u64) -> Option<u64> {
+        self.state?.first_after(since)
     }
 }
 
@@ -56,6 +64,13 @@ pub enum Since {
     },
     /// Every event of the history with a higher offset.
     After(u64),
+    /// Those of them with an offset below a bound. Later ones count as more.
+    Between {
+        /// The offset before the first event.
+        after: u64,
+        /// The offset behind the last event.
+        below: u64,
+    },
 }
 
 /// Bounds on one page.
@@ -79,6 +94,8 @@ pub struct Page {
     pub last: u64,
     /// Whether there are more events.
     pub more: bool,
+    /// If there are more: the version of the first of them.
+    pub next: u64,
     /// Whether events that were asked for are gone: trimmed, expired or evicted. `events` is empty then.
     pub overtaken: bool,
     /// Whether the channel was deleted, so that a newcomer gets no value.

@@ -124,6 +124,7 @@ impl Channels {
                 is_deleted: false,
                 is_stale: false,
                 has_last: false,
+                state: None,
                 bytes: 0,
                 events: 0,
             });
@@ -143,6 +144,7 @@ impl ChannelState {
             is_deleted: self.deleted_at_ms.is_some(),
             is_stale: self.is_stale,
             has_last: self.has_last(mono(now)),
+            state: Some(self),
             bytes: self.bytes(),
             events: self.events(),
         }

@@ -13,7 +13,7 @@ use tickgate_protocol::dialect::{Dialect, encode_event};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::Scratch;
-use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, RequestRef, SubscribeOutcome};
+use tickgate_protocol::message::{Cursor, ErrorCode, Position, RequestId, RequestRef, Resume, SubscribeOutcome};
 use tickgate_protocol::rate::Rate;
 
 /// When every test begins: 2023-12-29T08:00:00Z, some time after the start of the machine.
@@ -87,6 +87,7 @@ pub(super) struct Drive {
     pub(super) now: Now,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
+    pub(super) cursor: Option<Cursor>,
     pub(super) verify: Option<(u32, String)>,
     pub(super) subscribe: Option<(u32, Vec<Pattern>)>,
     /// The outcome of the next subscribe request.
@@ -109,7 +110,7 @@ pub(super) enum Seen {
     Pong(Vec<u8>),
     CloseFrame(Option<(u16, String)>),
     Verify(String),
-    Subscribe(Vec<Pattern>, Option<Recover>, Option<Rate>),
+    Subscribe(Vec<Pattern>, Option<Resume>, Option<Rate>),
     SetRate(Vec<Pattern>, Option<Rate>),
     History(String),
     Skipped(Vec<Pattern>),
@@ -146,6 +147,7 @@ impl Drive {
             resumed_ms: 0,
             delivered: 0,
             dropped: 0,
+            cursor: None,
             verify: None,
             subscribe: None,
             outcome: SubscribeOutcome::default(),
@@ -167,6 +169,7 @@ impl Drive {
             settings: &self.settings,
             delivered: self.delivered,
             dropped: self.dropped,
+            cursor: self.cursor,
         };
         self.outputs.clear();
         self.session
@@ -277,12 +280,12 @@ impl Drive {
             Output::Subscribe {
                 request,
                 patterns,
-                recover,
+                resume,
                 max_rate,
                 is_automatic: _,
             } => {
                 assert!(self.subscribe.replace((request, patterns.clone())).is_none());
-                Seen::Subscribe(patterns, recover, max_rate)
+                Seen::Subscribe(patterns, resume, max_rate)
             }
             Output::SetRate { patterns, max_rate } => Seen::SetRate(patterns, max_rate),
             Output::History {

@@ -37,6 +37,7 @@
 //! files with the real outputs; read the changes before committing them.
 
 mod dialect;
+mod outcome;
 mod report;
 
 use std::fmt::Write as _;
@@ -50,10 +51,10 @@ use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, use
 use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::event::Refusal;
 use crate::session::{CommandOutcome, HistoryPage, Input, Opening, RefusedValue, Settings};
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::dialect::engine_io::Revision;
 use tickgate_protocol::disconnect::Disconnect;
-use tickgate_protocol::message::{ErrorCode, Position, Recover, RequestId, SubscribeOutcome};
+use tickgate_protocol::message::{Cursor, ErrorCode, Recover, RequestId, Resume};
 use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire;
 
@@ -339,7 +340,7 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
     match words[0] {
         "verified" => drive.answer_verify(),
         "subscribed" => {
-            drive.outcome = outcome(&words[1..]);
+            drive.outcome = outcome::read(&words[1..]);
             drive.answer_subscribe();
         }
         "overloaded" => drive.answer_overloaded(u32::try_from(number(1)).unwrap()),
@@ -361,6 +362,14 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
         "challenge" => drive.input(Input::Challenge),
         "polled" => drive.session.polled(drive.now),
         "delivered" => drive.delivered = number(1),
+        "cursor" => {
+            drive.cursor = words.get(1).map(|version| Cursor {
+                epoch: epoch(),
+                holder: 0,
+                version: version.parse().unwrap(),
+                owes_values: words.get(2) == Some(&"owes_values"),
+            });
+        }
         "dropped" => drive.dropped = number(1),
         "going_away" => drive.input(Input::GoingAway {
             close_in_ms: number(1),
@@ -397,28 +406,6 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
     }
 }
 
-fn outcome(words: &[&str]) -> SubscribeOutcome {
-    let mut outcome = SubscribeOutcome::default();
-    for word in words {
-        let Some((channel, found)) = word.split_once('=') else {
-            outcome.cut = *word == "cut";
-            continue;
-        };
-        let channel = Channel::parse(channel).unwrap();
-        match found.parse() {
-            Ok(offset) => {
-                let epoch = epoch();
-                outcome.positions.push((channel, Position { epoch, offset }));
-            }
-            Err(_) => {
-                let recovered = outcome.recovered.get_or_insert_default();
-                recovered.push((channel, found == "true"));
-            }
-        }
-    }
-    outcome
-}
-
 fn acknowledgement(number: &str, id: Option<&str>) -> RequestId {
     RequestId::Acknowledgement {
         number: number.parse().unwrap(),
@@ -453,7 +440,15 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
         Seen::Subscribe(patterns, None, rate) => format!("= subscribe {}{}", names(patterns), at_rate(*rate)),
-        Seen::Subscribe(patterns, Some(Recover(keys)), _) => {
+        Seen::Subscribe(patterns, Some(Resume::Cursor { cursor, seen }), _) => {
+            let cursor = cursor.map_or("?".to_owned(), |cursor| cursor.to_string());
+            let seen: String = seen
+                .iter()
+                .map(|(channel, offset)| format!(" {channel}={offset}"))
+                .collect();
+            format!("= subscribe {} cursor {cursor}{seen}", names(patterns))
+        }
+        Seen::Subscribe(patterns, Some(Resume::Keys(Recover(keys))), _) => {
             let keys = keys.iter().map(|(channel, reached)| {
                 let epoch = reached.epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
                 format!(" {channel}={epoch}/{}", reached.offset)

@@ -36,6 +36,7 @@ impl CatchUp {
     fn bytes(&self) -> usize {
         let batches = self.batches.iter().map(|batch| batch.names.bytes());
         let names = batches.sum::<usize>() + self.unscheduled.capacity() * size_of::<Channel>();
+        let names = names + self.unscheduled_missed.bytes();
         size_of::<Self>() + self.values.bytes() + self.channels.allocation_size() + names
     }
 }
@@ -44,8 +45,8 @@ impl Names {
     fn bytes(&self) -> usize {
         size_of::<Batch>()
             + match self {
-                Self::One(_) => 0,
-                Self::Many(names) => size_of_val(names.as_slice()),
+                Self::Lasts(names) => size_of_val(names.as_slice()),
+                Self::Missed(replay) => replay.bytes(),
             }
     }
 }

@@ -9,7 +9,7 @@ use std::{mem, vec};
 
 use hashbrown::hash_map::IntoIter;
 
-use super::{Batch, CatchUp, Names, State, Values};
+use super::{Batch, CatchUp, Names, Progress, Replay, State, Values, before};
 use crate::hub::PATTERNS_PER_STEP;
 use crate::shard::numbers::Numbers;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -21,13 +21,33 @@ pub(super) struct LeftOver {
     // While channels are swept out: the batches that were swept, and the kept channels of the next one.
     pub(super) swept: VecDeque<Batch>,
     kept: Vec<Channel>,
+    kept_missed: Replay,
+    // From the batch that is being swept.
+    began_at: u64,
     // Patterns were given back since the sweep began.
     is_stale: bool,
 }
 
 impl LeftOver {
     fn is_under_way(&self) -> bool {
-        !self.swept.is_empty() || !self.kept.is_empty()
+        !self.swept.is_empty() || !self.kept.is_empty() || !self.kept_missed.is_empty()
+    }
+
+    /// What was swept.
+    pub(super) fn batches(&self) -> &VecDeque<Batch> {
+        &self.swept
+    }
+
+    /// The version up to which the client has every event of the channels that are kept, apart from last values; `None`:
+    /// nothing is missing.
+    pub(super) fn has_up_to(&self) -> Option<u64> {
+        let lasts = self.kept.first().map(|_| self.began_at);
+        lasts.into_iter().chain(self.kept_missed.next().map(before)).min()
+    }
+
+    /// Whether the last value of a channel with history is owed.
+    pub(super) fn owes_values(&self) -> bool {
+        !self.kept.is_empty() || self.swept.iter().any(Batch::owes_values)
     }
 
     /// Whether a channel is still owed.
@@ -69,26 +89,35 @@ impl CatchUp {
                 }
                 taken += each;
                 let number = next.number;
+                left_over.began_at = next.began_at;
                 let is_own = |state: &State| matches!(state, State::Reading { batch, .. } if *batch == number);
-                if let Some(channel) = next.names.next()
+                let (channel, missed) = match &mut next.names {
+                    Names::Lasts(names) => (names.next(), None),
+                    Names::Missed(replay) => {
+                        let missed = replay.next();
+                        (replay.pop(), missed)
+                    }
+                };
+                if let Some(channel) = channel
                     && self.channels.get(&channel).is_some_and(is_own)
                 {
-                    if left_over.includes(&channel) {
-                        left_over.kept.push(channel);
-                    } else {
-                        self.channels.remove(&channel);
+                    match missed {
+                        _ if !left_over.includes(&channel) => drop(self.channels.remove(&channel)),
+                        None => left_over.kept.push(channel),
+                        Some(missed) => left_over.kept_missed.push(channel, missed),
                     }
                 }
                 if next.names.is_empty()
                     && let Some(batch) = self.batches.pop_front()
-                    && !left_over.kept.is_empty()
                 {
-                    let names = match left_over.kept.len() {
-                        1 => Names::One(left_over.kept.pop()),
-                        _ => Names::Many(mem::take(&mut left_over.kept).into_iter()),
-                    };
                     // There are not more channels than before, so the positions suffice.
-                    left_over.swept.push_back(Batch { names, ..batch });
+                    let names = match batch.names {
+                        Names::Lasts(_) => Names::Lasts(mem::take(&mut left_over.kept).into_iter()),
+                        Names::Missed(_) => Names::Missed(mem::take(&mut left_over.kept_missed)),
+                    };
+                    if !names.is_empty() {
+                        left_over.swept.push_back(Batch { names, ..batch });
+                    }
                 }
             }
             self.batches = mem::take(&mut left_over.swept);
@@ -103,8 +132,15 @@ impl CatchUp {
             return (taken, false);
         }
         // These are few: they belong to a request that was carried out at once and whose answer is not queued yet.
-        taken += (self.unscheduled.len() + self.values.unscheduled()) * each;
+        taken += (self.unscheduled.len() + self.unscheduled_missed.len() + self.values.unscheduled()) * each;
         self.unscheduled.retain(|channel| {
+            let is_owed = left_over.includes(channel);
+            if !is_owed {
+                self.channels.remove(channel);
+            }
+            is_owed
+        });
+        self.unscheduled_missed.retain(|channel| {
             let is_owed = left_over.includes(channel);
             if !is_owed {
                 self.channels.remove(channel);
@@ -125,11 +161,24 @@ impl CatchUp {
             channels,
             mut batches,
             unscheduled,
+            unscheduled_missed,
             left_over,
             ..
         } = self;
-        let LeftOver { mut swept, kept, .. } = left_over.unwrap_or_default();
+        let LeftOver {
+            mut swept,
+            kept,
+            kept_missed,
+            ..
+        } = left_over.unwrap_or_default();
         batches.append(&mut swept);
+        batches.extend([unscheduled_missed, kept_missed].map(|replay| Batch {
+            names: Names::Missed(replay),
+            number: 0,
+            due: 0,
+            began_at: 0,
+            progress: Progress::default(),
+        }));
         DeferredDrop {
             values,
             channels: channels.into_iter(),
@@ -159,7 +208,10 @@ impl DeferredDrop {
         while freed < most
             && let Some(batch) = self.batches.front_mut()
         {
-            freed += batch.names.by_ref().take(most - freed).count();
+            freed += match &mut batch.names {
+                Names::Lasts(names) => names.by_ref().take(most - freed).count(),
+                Names::Missed(replay) => std::iter::from_fn(|| replay.pop()).take(most - freed).count(),
+            };
             if batch.names.is_empty() {
                 self.batches.pop_front();
             }

@@ -321,7 +321,7 @@ impl ShardCore {
             Output::Subscribe {
                 request,
                 patterns,
-                recover,
+                resume,
                 max_rate,
                 is_automatic,
             } => {
@@ -337,7 +337,7 @@ impl ShardCore {
                     from: id,
                     number: request,
                     patterns,
-                    recover,
+                    resume,
                     max_rate,
                 };
                 if let Some(request) = self.joins.admit(request, self.fanout.inbox(), now) {

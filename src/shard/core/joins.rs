@@ -9,6 +9,7 @@ use super::recovery::Request;
 use crate::broker::{Broker, Readiness};
 use crate::hub::Inbox;
 use crate::time::Now;
+use tickgate_protocol::message::{Cursor, Recover, Resume};
 
 /// How long a request waits at most, in milliseconds.
 pub(super) const WAIT_MS: u64 = 10_000;
@@ -86,20 +87,43 @@ impl Joins {
 /// The newest version that the client has been given in this epoch.
 fn reached(request: &Request, inbox: &Inbox) -> u64 {
     let epoch = inbox.epoch();
-    let keys = request.recover.iter().flat_map(|recover| &recover.0);
-    let ours = keys.filter(|(_, reached)| reached.epoch == Some(epoch));
-    ours.map(|(_, reached)| reached.offset).max().unwrap_or(0)
+    match &request.resume {
+        None => 0,
+        Some(Resume::Keys(Recover(keys))) => {
+            let ours = keys.iter().filter(|(_, reached)| reached.epoch == Some(epoch));
+            ours.map(|(_, reached)| reached.offset).max().unwrap_or(0)
+        }
+        Some(Resume::Cursor { cursor, seen }) => {
+            let ours = cursor.filter(|cursor| cursor.epoch == epoch);
+            let beyond = seen.iter().map(|(_, offset)| *offset).max().unwrap_or(0);
+            ours.map_or(0, |cursor| cursor.version.max(beyond))
+        }
+    }
 }
 
 /// Turns the client's positions into positions of this hub. A position that may stand for lost events is one of no epoch.
 fn locate(request: &mut Request, inbox: &Inbox) {
     let epoch = inbox.epoch();
-    for (_, reached) in request.recover.iter_mut().flat_map(|recover| &mut recover.0) {
-        if reached.epoch == Some(epoch) {
-            match inbox.locate(reached.offset) {
-                Some(offset) => reached.offset = offset,
-                None => reached.epoch = None,
+    match &mut request.resume {
+        None => {}
+        Some(Resume::Keys(Recover(keys))) => {
+            for (_, reached) in keys.iter_mut().filter(|(_, reached)| reached.epoch == Some(epoch)) {
+                match inbox.locate(reached.offset) {
+                    Some(offset) => reached.offset = offset,
+                    None => reached.epoch = None,
+                }
             }
+        }
+        Some(Resume::Cursor { cursor, seen }) => {
+            *cursor = cursor.filter(|cursor| cursor.epoch == epoch).and_then(|cursor| {
+                let version = inbox.locate(cursor.version)?;
+                Some(Cursor { version, ..cursor })
+            });
+            seen.retain_mut(|(_, offset)| {
+                let located = inbox.locate(*offset);
+                *offset = located.unwrap_or(*offset);
+                located.is_some()
+            });
         }
     }
 }

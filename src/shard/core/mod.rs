@@ -167,7 +167,7 @@ impl ShardCore {
             services,
             shedding,
             now,
-            connections: Connections::new(&settings, metrics.clone(), now),
+            connections: Connections::new(&settings, inbox.epoch(), metrics.clone(), now),
             sessions: Sessions::new(metrics.clone()),
             fanout: Fanout::new(inbox, metrics.clone(), now),
             recovery: Recovery::new(&settings, metrics.clone()),
@@ -205,6 +205,9 @@ impl ShardCore {
         self.now = now;
         self.fanout.begin_turn(now);
         self.journal.report(now);
+        self.fanout.read_head(now);
+        self.connections
+            .note_head(self.fanout.inbox().epoch(), self.fanout.head());
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
         self.keep_budget(now);
@@ -257,6 +260,8 @@ impl ShardCore {
             self.end_too_slow();
         }
         let count = self.fanout.finish(delivery);
+        self.connections
+            .note_head(self.fanout.inbox().epoch(), self.fanout.head());
         let position = self.fanout.inbox().position();
         self.recovery.settle(position, &mut self.connections, &mut self.fanout);
         count

@@ -53,7 +53,11 @@ impl ShardCore {
     }
 
     /// Prepares the next `limit` frames of a connection. Returns the position from which on nothing may be written yet.
+    ///
+    /// It does not list the connection: a driver that gathers what several connections have to write would gather the same
+    /// bytes a second time.
     pub(super) fn prepare(&mut self, slot: u32, limit: usize, now: Now) -> Option<u32> {
+        let is_listed = self.connections.hot(slot).flags.has(Flags::DIRTY);
         let mut until = None;
         if self.connections.hot(slot).flags.has(Flags::CATCH_UP) {
             until = self
@@ -65,6 +69,8 @@ impl ShardCore {
         {
             self.fanout.tell_gap(connection, now);
         }
+        let hot = self.connections.hot(slot);
+        debug_assert_eq!(hot.flags.has(Flags::DIRTY), is_listed, "listed while it is written");
         until
     }
 

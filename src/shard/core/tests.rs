@@ -5,6 +5,7 @@ mod catch_up;
 mod challenge;
 mod closing;
 mod compression;
+mod cursor;
 mod delivery;
 mod evicted;
 mod freshness;

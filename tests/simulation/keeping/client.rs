@@ -7,6 +7,12 @@ use tickgate::shard::mailbox::ConnectionId;
 use tickgate::time::Now;
 use tickgate_protocol::channel::Pattern;
 
+mod returning;
+mod watch;
+
+pub(super) use watch::Watch;
+
+use super::resume::{Resumes, Resumption};
 use super::store::{CHANNELS, Kind, Store, Truth, deleted, numbers};
 use crate::wire::{Reader, Received};
 
@@ -20,27 +26,12 @@ enum Ask {
         recover: Option<BTreeMap<&'static str, (u64, bool)>>,
         // Channels without a position that had events since the client last held them.
         missed: Vec<&'static str>,
+        // The client returns with a cursor.
+        resumes: Option<Resumes>,
         // The shard may need several passes, so the subscription may begin after it was requested.
         is_slow: bool,
     },
     Unsubscribe(Vec<Pattern>),
-}
-
-/// What the client has received of a channel since it is covered.
-struct Watch {
-    kind: Kind,
-    // Events before this index are accounted for. For values, the number of events at the beginning.
-    next: usize,
-    began: usize,
-    // The largest possible number of events at the beginning.
-    since: usize,
-    // Set if the server gave no position: the watch begins with the first event that arrives, at this index at the
-    // latest.
-    begins_by: Option<usize>,
-    // The numbers that the client holds, by record.
-    values: BTreeMap<String, u64>,
-    newest: u64,
-    missing: u64,
 }
 
 #[derive(Default)]
@@ -64,9 +55,23 @@ pub(crate) struct Client {
     /// previous one.
     had: BTreeMap<&'static str, usize>,
     was_subscribed: bool,
+    pub(super) resumption: Resumption,
 }
 
 impl Client {
+    /// A client that returns with cursors, or with the positions of channels.
+    pub(crate) fn new(uses_cursors: bool) -> Self {
+        let mut client = Self::default();
+        client.resumption.is_used = uses_cursors;
+        client
+    }
+
+    /// Whether a message answers a request with a cursor.
+    pub(crate) fn resumes(&self, answer: &Value) -> bool {
+        let ask = answer["id"].as_u64().and_then(|id| self.asks.get(&id));
+        matches!(ask, Some(Ask::Subscribe { resumes: Some(_), .. }))
+    }
+
     /// Begins a new connection.
     pub(crate) fn connected(&mut self, connection: ConnectionId) {
         let positions = std::mem::take(&mut self.positions);
@@ -74,7 +79,19 @@ impl Client {
         if self.was_subscribed {
             had.retain(|name, _| self.watches.contains_key(name));
         }
+        let mut resumption = std::mem::take(&mut self.resumption);
+        if self.was_subscribed {
+            resumption.carry(&self.held, std::mem::take(&mut self.watches));
+        }
+        // What was reported before the break stays reported.
+        let (reported, reported_channels) = match resumption.is_used {
+            true => (self.reported, std::mem::take(&mut self.reported_channels)),
+            false => Default::default(),
+        };
         *self = Self {
+            resumption,
+            reported,
+            reported_channels,
             had,
             connection: Some(connection),
             writable_bytes: usize::MAX,
@@ -87,6 +104,8 @@ impl Client {
     pub(crate) fn lose_store(&mut self) {
         self.connection = None;
         self.had.clear();
+        self.watches.clear();
+        self.resumption.lose_store();
     }
 
     /// Whether the request that this message answers gave no position for a channel.
@@ -153,6 +172,7 @@ impl Client {
             began,
             recover,
             missed,
+            resumes: None,
             is_slow: store.is_slow,
         };
         message["channels"] = patterns.iter().map(Pattern::as_str).collect();
@@ -186,6 +206,8 @@ impl Client {
                 }
                 self.message(&message, store, now)
                     .map_err(|wrong| format!("{wrong}: {message}"))?;
+                self.resumption.note(&message, &self.held);
+                self.check_values(&message, store, now)?;
             }
         }
         Ok(())
@@ -194,7 +216,7 @@ impl Client {
     fn message(&mut self, message: &Value, store: &Store, now: Now) -> Result<(), String> {
         match message["type"].as_str() {
             Some("event") => self.event(message, &store.truth),
-            Some("ping") => Ok(()),
+            Some("ping" | "cursor") => Ok(()),
             Some("dropped") => {
                 self.reported += message["data"]["count"].as_u64().ok_or("no count")?;
                 let names = message["data"]["channels"].as_array().ok_or("no channels")?;
@@ -222,6 +244,7 @@ impl Client {
                         began,
                         recover,
                         missed,
+                        resumes,
                         is_slow,
                     } => {
                         self.held.extend(patterns);
@@ -235,6 +258,14 @@ impl Client {
                         began.into_iter().try_for_each(|(name, began)| {
                             let latest = if is_slow { store.truth.of(name).len() } else { began };
                             let still = |offset| !is_slow || store.covers(name, offset, now) == Some(true);
+                            let kind = CHANNELS.iter().find(|(known, _)| *known == name).expect("known").1;
+                            if let Some(asked) = resumes.as_ref().filter(|_| kind.has_history()) {
+                                let (ours, began) = ((name, kind), (began, latest));
+                                let watch = self.resumption.watch(asked, ours, began, data, &still)?;
+                                self.watches.insert(name, watch);
+                                self.had.insert(name, latest);
+                                return Ok(());
+                            }
                             self.begin(name, (began, latest), recover.as_ref(), message, (&store.truth, &still))
                         })
                     }
@@ -242,58 +273,6 @@ impl Client {
             }
             _ => Err("an unexpected answer".into()),
         }
-    }
-
-    // Begins to watch a newly covered channel, from an index between `began` and `since`.
-    fn begin(
-        &mut self,
-        name: &'static str,
-        (began, since): (usize, usize),
-        recover: Option<&BTreeMap<&'static str, (u64, bool)>>,
-        message: &Value,
-        (truth, still_covers): (&Truth, &dyn Fn(u64) -> bool),
-    ) -> Result<(), String> {
-        let data = &message["data"];
-        let kind = CHANNELS.iter().find(|(known, _)| *known == name).expect("known").1;
-        let position = &data["positions"][name];
-        let mut next = began;
-        if let Some(offset) = position["offset"].as_u64() {
-            next = truth.up_to(name, offset);
-            // If the last value of a channel follows, its position is the one before that event.
-            let least = began.saturating_sub(usize::from(kind == Kind::Life));
-            let is_recovered = data["recovered"][name] == true;
-            if !is_recovered && !(least..=since).contains(&next) || next > since {
-                return Err(format!("the position of {name} is after event {next}, of {began}"));
-            }
-            let epoch = position["epoch"].as_str().ok_or("no epoch")?.to_owned();
-            self.positions.insert(name.to_owned(), (epoch, offset));
-        }
-        if let Some((offset, is_possible)) = recover.and_then(|recover| recover.get(name)) {
-            let told = &data["recovered"][name];
-            // The history may have been trimmed between the request and its execution.
-            let is_gone = told == false && !still_covers(*offset);
-            if told.as_bool() != Some(*is_possible) && !is_gone && !(*offset == 0 && told.is_null()) {
-                return Err(format!("{name} is recovered: {told}, not {is_possible}"));
-            }
-            if told == true && position["offset"] != *offset {
-                return Err(format!(
-                    "the position of {name} is not the one to recover from, {offset}"
-                ));
-            }
-        }
-        let watch = Watch {
-            kind,
-            next,
-            began,
-            since,
-            begins_by: (since > began && position.is_null()).then_some(since),
-            values: BTreeMap::new(),
-            newest: 0,
-            missing: 0,
-        };
-        self.watches.insert(name, watch);
-        self.had.insert(name, since);
-        Ok(())
     }
 
     fn event(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
@@ -370,8 +349,19 @@ impl Client {
                 }
                 // If the history has expired, the newest value is sent without it. Its position is then the event's
                 // own.
-                let is_value = watch.kind == Kind::Life && watch.newest == 0 && index + 1 == watch.next;
+                let is_value = watch.kind == Kind::Life
+                    && watch.newest == 0
+                    && index + 1 == watch.next
+                    && (watch.again_after.is_none() || message["snapshot"] == true);
                 watch.newest = newest;
+                watch.is_new = false;
+                if let Some(after) = watch.again_after
+                    && index < watch.next
+                    && facts[index].offset > Some(after)
+                {
+                    watch.again_after = facts[index].offset;
+                    return Ok(());
+                }
                 if index < watch.next && !is_value {
                     return Err(format!("event {index} arrived again, the next is {}", watch.next));
                 }

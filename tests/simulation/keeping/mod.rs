@@ -1,7 +1,7 @@
 //! No event is lost: channels of every class, and clients that come back, on two shards of one hub.
 //!
 //! Clients subscribe with overlapping patterns, stall, read partially, unsubscribe, hang up and are closed. They come
-//! back with the positions they hold, sometimes with those of another store or with older ones. The hub keeps little,
+//! back with the positions they hold, or with a cursor, sometimes with those of another store or with older ones. The hub keeps little,
 //! so histories are trimmed and expire. Whole channels are evicted, and the hub forgets their names as well. Sometimes
 //! a new hub replaces it, as after a restart. The truth is kept beside all this: what was published to each channel, in
 //! order.
@@ -13,6 +13,7 @@
 //! `TICKGATE_SEEDS` and `TICKGATE_SEED` work as in `main.rs`.
 
 mod client;
+mod resume;
 mod store;
 mod world;
 
@@ -40,6 +41,12 @@ pub(crate) enum Fault {
     RevivesRecord,
     /// The deletion of a channel is not told.
     HidesDeletion,
+    /// A cursor is too new: events before it were never sent.
+    MovesCursor,
+    /// A cursor hides that last values are owed.
+    HidesOwedValues,
+    /// A client with a cursor is told that everything is recovered.
+    ClaimsAll,
     /// Losses are not reported.
     HidesDropped,
     /// Channels that began and were evicted while the client was away are not reported.
@@ -105,6 +112,21 @@ fn a_false_recovery_is_found() {
 #[test]
 fn a_position_that_is_too_new_is_found() {
     assert_found(Fault::MovesPosition, &["position"]);
+}
+
+#[test]
+fn a_cursor_that_is_too_new_is_found() {
+    assert_found(Fault::MovesCursor, &["a gap", "are missing"]);
+}
+
+#[test]
+fn a_cursor_that_hides_what_is_owed_is_found() {
+    assert_found(Fault::HidesOwedValues, &["never came"]);
+}
+
+#[test]
+fn a_false_recovery_by_a_cursor_is_found() {
+    assert_found(Fault::ClaimsAll, &["recovered", "a gap", "are missing"]);
 }
 
 #[test]

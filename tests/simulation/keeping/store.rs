@@ -316,6 +316,14 @@ impl Store {
         covers
     }
 
+    /// Whether a new subscriber gets a last value.
+    pub(crate) fn has_last(&self, channel: &str, now: Now) -> bool {
+        let mut has_last = false;
+        let channel = Channel::parse(channel).expect("valid");
+        self.observer.view(&channel, now, &mut |view| has_last = view.has_last);
+        has_last
+    }
+
     /// A channel's value as a new subscriber would receive it: the numbers by record, or the one number.
     pub(crate) fn value(&mut self, channel: &str, now: Now) -> Option<BTreeMap<String, u64>> {
         let limit = PageLimit {

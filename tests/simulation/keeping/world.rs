@@ -1,12 +1,14 @@
 //! The random steps: which client does what, when, and how much of it arrives.
 
+mod faults;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tickgate::auth::{Identity, Mode, Permissions};
 use tickgate::session;
 use tickgate::session::limits::Limits;
@@ -20,7 +22,7 @@ use super::Fault;
 use super::client::Client;
 use super::store::{CHANNELS, SHARDS, Store};
 use crate::surroundings::{CALM, Permit, endpoint};
-use crate::wire::{self, Received};
+use crate::wire;
 
 const PATTERNS: [&str; 12] = [
     "*", "price.*", "board.*", "book.*", "order.*", "life.*", "trade.*", "*.a", "*.b", "*.c.*", "order.a", "board.a",
@@ -42,6 +44,9 @@ pub(crate) struct Summary {
     slow_subscribes: u64,
     // Answers that say that names are missing.
     incomplete: u64,
+    // Returns with a cursor, without and with losses.
+    resumed: u64,
+    resumed_in_part: u64,
 }
 
 impl Summary {
@@ -57,6 +62,8 @@ impl Summary {
         self.trimmed += other.trimmed;
         self.slow_subscribes += other.slow_subscribes;
         self.incomplete += other.incomplete;
+        self.resumed += other.resumed;
+        self.resumed_in_part += other.resumed_in_part;
     }
 
     pub(crate) fn assert_everything_happened(&self) {
@@ -72,6 +79,8 @@ impl Summary {
             self.trimmed,
             self.slow_subscribes,
             self.incomplete,
+            self.resumed,
+            self.resumed_in_part,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -114,9 +123,12 @@ impl World {
                 anonymous: anonymous(),
                 // The clients never answer pings, so the heartbeat is turned off.
                 heartbeat_timeout_ms: u64::MAX / 4,
+                heartbeat_interval_ms: 1_500,
                 ..(*endpoint(limits)).clone()
             }),
-            clients: (0..rng.random_range(2..6)).map(|_| Client::default()).collect(),
+            clients: (0..rng.random_range(2..6))
+                .map(|_| Client::new(rng.random_bool(0.6)))
+                .collect(),
             rng,
             number: 0,
             summary: Summary::default(),
@@ -181,6 +193,18 @@ impl World {
     }
 
     fn subscribe(&mut self, at: usize) -> Result<(), String> {
+        let (sends_seen, change) = (self.rng.random_bool(0.3), self.rng.random_range(0..40));
+        let message = self.clients[at].resume(&self.store, self.now, sends_seen, |cursor| match change {
+            0 => cursor.epoch.0 ^= 1,
+            1 => cursor.holder ^= 1,
+            // What the client has is more than such a cursor says.
+            2..=5 => cursor.version = cursor.version.saturating_sub(change),
+            6 => cursor.version += 1_000_000,
+            _ => {}
+        });
+        if let Some(message) = message {
+            self.send(at, &message)?;
+        }
         let all: Vec<&str> = PATTERNS.iter().copied().chain(CHANNELS.map(|(name, _)| name)).collect();
         let count = self.rng.random_range(1..=3);
         let patterns: Vec<Pattern> = (0..count)
@@ -249,6 +273,7 @@ impl World {
             core.begin_turn(self.now);
         }
         core.deliver(self.rng.random_range(0..20));
+        while core.run_timers(8, self.now) {}
         if self.rng.random_bool(0.8) {
             self.flush(shard)?;
         }
@@ -335,6 +360,13 @@ impl World {
     fn act(&mut self) -> Result<(), String> {
         for shard in 0..usize::from(SHARDS) {
             while let Some(action) = self.store.cores[shard].next_action() {
+                if let Action::Remove(id) = action {
+                    // It was closed and did not read in time, or it has hung up.
+                    let mut clients = self.clients.iter_mut();
+                    if let Some(client) = clients.find(|client| client.connection == Some(id)) {
+                        client.connection = None;
+                    }
+                }
                 let Action::ShutDown(id) = action else { continue };
                 let client = self.clients.iter_mut().find(|client| client.connection == Some(id));
                 if let Some(client) = client {
@@ -406,69 +438,6 @@ impl World {
             let is_trimmed = kind.has_history() && self.store.covers(name, 0, self.now) == Some(false);
             self.summary.trimmed += u64::from(is_trimmed);
         }
-    }
-
-    fn inject_fault(&mut self, at: usize, frame: Received) -> Vec<Received> {
-        let Received::Text(mut message) = frame else {
-            return vec![frame];
-        };
-        self.summary.incomplete += u64::from(message["data"]["positions_complete"] == false);
-        let is_history = message["offset"].is_u64();
-        self.histories += u64::from(is_history);
-        let strikes = self.histories.is_multiple_of(20);
-        match self.fault {
-            Fault::SkipsEvent if is_history && strikes => return Vec::new(),
-            Fault::DoublesEvent if is_history && strikes => {
-                return vec![Received::Text(message.clone()), Received::Text(message)];
-            }
-            Fault::LosesRecord => {
-                if let Some(records) = message["data"].as_array_mut()
-                    && records.len() > 2
-                {
-                    records.remove(0);
-                }
-            }
-            Fault::LosesLevel => {
-                if let Some(levels) = message["data"]["bids"].as_array_mut()
-                    && levels.len() > 2
-                {
-                    levels.remove(0);
-                }
-            }
-            Fault::RevivesRecord => {
-                for record in message["data"].as_array_mut().into_iter().flatten() {
-                    record["gone"] = false.into();
-                }
-            }
-            Fault::HidesDeletion if message["event"] == "deleted" => return Vec::new(),
-            Fault::KeepsOldValue if message["channel"] == "price.a" && self.rng.random_bool(0.3) => return Vec::new(),
-            Fault::ClaimsRecovery => {
-                if let Some(recovered) = message["data"]["recovered"].as_object_mut() {
-                    recovered.values_mut().for_each(|told| *told = true.into());
-                }
-            }
-            Fault::MovesPosition => {
-                if let Some(positions) = message["data"]["positions"].as_object_mut() {
-                    for position in positions.values_mut() {
-                        position["offset"] = json!(position["offset"].as_u64().unwrap_or(0) + 50);
-                    }
-                }
-            }
-            Fault::HidesEvicted if message["type"] == "subscribed" => {
-                let client = &self.clients[at];
-                let without_position: Vec<&str> = (CHANNELS.iter().map(|(name, _)| *name))
-                    .filter(|name| client.gave_no_position(&message, name))
-                    .collect();
-                let data = &mut message["data"];
-                data["positions_complete"].take();
-                if let Some(recovered) = data["recovered"].as_object_mut() {
-                    recovered.retain(|name, told| *told == true || !without_position.contains(&name.as_str()));
-                }
-            }
-            Fault::HidesDropped if message["type"] == "dropped" => return Vec::new(),
-            _ => {}
-        }
-        vec![Received::Text(message)]
     }
 }
 

@@ -121,7 +121,10 @@ fn every_request_with_a_valid_id_has_a_head() {
 #[test]
 fn an_echo_endpoint_has_no_messages() {
     let mut out = Vec::new();
-    assert_eq!(Dialect::Echo.encode_reply(&Reply::Ping, 0, &mut out), None);
+    assert_eq!(
+        Dialect::Echo.encode_reply(&Reply::Ping { cursor: None }, 0, &mut out),
+        None
+    );
     assert!(out.is_empty());
     assert_eq!(Dialect::Echo.encoding(), None);
     assert!(

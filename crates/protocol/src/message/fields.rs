@@ -192,6 +192,15 @@ impl<'s, 't> Fields<'s, 't> {
         })
     }
 
+    /// The text of an optional string.
+    pub(crate) fn optional_text(&mut self, name: &str) -> Result<Option<Cow<'t, str>>, FieldError> {
+        if self.is_given(name) {
+            self.text(name).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// The raw text of an optional object.
     pub(crate) fn optional_object(&mut self, name: &str) -> Result<Option<&'t str>, FieldError> {
         match self.given(name) {

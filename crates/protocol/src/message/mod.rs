@@ -3,6 +3,7 @@
 //! Invariant: the syntax of a [`ClientMessage`] is checked: its fields, their types and the channel grammar. Nothing else is
 //! checked here; the session decides what a client may do. A [`Reply`] is data, which a dialect encodes.
 
+mod cursor;
 mod fields;
 mod key;
 mod publish;
@@ -15,12 +16,14 @@ use crate::channel::{Channel, Pattern, Tenant};
 use crate::event::Epoch;
 use crate::rate::Rate;
 
+pub(crate) use cursor::ResumeFields;
+pub use cursor::{Cursor, Resume};
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use key::{CommandKey, KEY_BYTES_MAX};
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
 pub(crate) use reply::OVERLOADED;
-pub use reply::{NamedChannels, Reply, Status, SubscribeOutcome};
+pub use reply::{NamedChannels, Recovered, Reply, Status, SubscribeOutcome};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -216,8 +219,8 @@ pub enum ClientMessage<'a> {
         request_ref: RequestRef,
         /// The patterns in the order of the request.
         patterns: Vec<Pattern>,
-        /// The positions up to which the client has events from an earlier connection; `None` if it does not recover.
-        recover: Option<Recover>,
+        /// What the client has from an earlier connection; `None` if it does not return.
+        resume: Option<Resume>,
         /// The most updates of a channel that the client wants; `None` if it wants all.
         max_rate: Option<Rate>,
     },
@@ -305,12 +308,17 @@ impl ClientMessage<'_> {
             Self::Subscribe {
                 request_ref: _,
                 patterns,
-                recover,
+                resume,
                 max_rate: _,
             } => {
                 patterns.iter_mut().for_each(move_pattern);
-                let channels = recover.iter_mut().flat_map(|recover| &mut recover.0);
-                channels.for_each(|(channel, _)| move_channel(channel));
+                match resume {
+                    Some(Resume::Keys(Recover(keys))) => keys.iter_mut().for_each(|(channel, _)| move_channel(channel)),
+                    Some(Resume::Cursor { cursor: _, seen }) => {
+                        seen.iter_mut().for_each(|(channel, _)| move_channel(channel));
+                    }
+                    None => {}
+                }
             }
             Self::Unsubscribe {
                 request_ref: _,

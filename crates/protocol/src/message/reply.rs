@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ErrorCode, Position, RequestId, RequestRef};
+use super::{Cursor, ErrorCode, Position, RequestId, RequestRef};
 use crate::channel::{Channel, Pattern};
 use crate::event::Epoch;
 use crate::rate::Rate;
@@ -54,6 +54,10 @@ pub enum Reply<'a> {
         outcome: &'a SubscribeOutcome,
         /// The rate that was granted; `None` if there is no limit.
         max_rate: Option<Rate>,
+        /// The channels of the client's `recover` of which the request made no use.
+        ignored: &'a [Channel],
+        /// Up to when the client had everything.
+        cursor: Option<Cursor>,
     },
     /// The subscriptions to the patterns have ended.
     Unsubscribed {
@@ -110,9 +114,19 @@ pub enum Reply<'a> {
         offset: Option<u64>,
         /// Whether there are more events.
         more: bool,
+        /// Up to when the client had everything on its subscriptions.
+        cursor: Option<Cursor>,
     },
     /// A heartbeat of the gateway.
-    Ping,
+    Ping {
+        /// Up to when the client had everything.
+        cursor: Option<Cursor>,
+    },
+    /// How far a client has come that gets what it missed.
+    Progress {
+        /// Up to when the client had everything.
+        cursor: Cursor,
+    },
     /// The answer to a heartbeat of the client.
     Pong {
         /// The request that this message answers.
@@ -167,6 +181,8 @@ pub enum Reply<'a> {
         close_in_ms: u64,
         /// The time that the client should wait before it reconnects, in milliseconds.
         reconnect_after_ms: u64,
+        /// Up to when the client had everything.
+        cursor: Option<Cursor>,
     },
 }
 
@@ -201,11 +217,19 @@ pub struct SubscribeOutcome {
     pub positions: Vec<(Channel, Position)>,
     /// Whether `positions` is incomplete, because there are more channels.
     pub cut: bool,
-    /// For each channel of a recovery, whether the client gets every event that it missed; `None` if the client did not
-    /// recover.
-    pub recovered: Option<Vec<(Channel, bool)>>,
+    /// What the client gets of what it missed; `None` if it does not return.
+    pub recovered: Option<Recovered>,
     /// The channels to which nothing was published for too long.
     pub stale: NamedChannels,
+}
+
+/// What a client that returns gets of what it missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// For each channel, whether the client gets every event that it missed.
+    Each(Vec<(Channel, bool)>),
+    /// The channels of which it does not get every event that it missed. The list is cut if there are very many.
+    Except(Vec<Channel>),
 }
 
 /// How many channels of a message are named.

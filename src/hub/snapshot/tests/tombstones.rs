@@ -21,7 +21,7 @@ impl Run {
     fn evicted_since(&self, known: u64) -> (Vec<String>, bool) {
         let mut scan = hub::TombstoneScan::new(vec![(Pattern::parse("grid.*").expect("valid"), known)]);
         let mut names = Vec::new();
-        let found = &mut |channel: &Channel| names.push(channel.as_str().to_owned());
+        let found = &mut |_, tombstone: &hub::Tombstone| names.push(tombstone.channel.as_str().to_owned());
         while self.inbox.scan_tombstones(&mut scan, 1000, found).is_some() {}
         (names, scan.has_forgotten())
     }

@@ -44,7 +44,11 @@ impl Alone {
     }
 
     pub(super) fn subscribe(&mut self, channel: Channel, need: Need) {
-        self.catch_up.subscribe(&mut self.numbers, channel, need);
+        let next = match need {
+            Need::After(offset) => offset + 1,
+            _ => 0,
+        };
+        self.catch_up.subscribe(&mut self.numbers, channel, need, next);
     }
 
     pub(super) fn take_due(&mut self, head: Option<u32>) -> Option<Due> {

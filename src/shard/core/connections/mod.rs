@@ -26,6 +26,8 @@ use crate::shard::pace::Pace;
 use crate::shard::slots::Slots;
 use crate::shard::timers::Timers;
 use crate::time::Now;
+use tickgate_protocol::event::Epoch;
+use tickgate_protocol::message::Cursor;
 use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire::{Decoder, Deflate};
 
@@ -55,6 +57,9 @@ pub(super) struct Connections {
     closing_bytes: u32,
     // When the shard last went on after a pause; 0: never.
     resumed_ms: u64,
+    // The store, and the version up to which the shard has delivered everything.
+    epoch: Epoch,
+    head: u64,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -65,6 +70,8 @@ pub(super) struct Connection<'c> {
     pub(super) cold: &'c mut Cold,
     pub(super) endpoint: &'c Endpoint,
     resumed_ms: u64,
+    epoch: Epoch,
+    head: u64,
 }
 
 /// A connection that gets an event. The cold record is looked up only when it is needed, since a delivery must not touch
@@ -77,7 +84,7 @@ pub(super) struct Recipient<'c> {
 
 impl Connections {
     /// A shard without connections.
-    pub(super) fn new(settings: &Settings, metrics: Arc<ShardMetrics>, now: Now) -> Self {
+    pub(super) fn new(settings: &Settings, epoch: Epoch, metrics: Arc<ShardMetrics>, now: Now) -> Self {
         Self {
             shard: settings.shard,
             hot: Slots::new(),
@@ -93,6 +100,8 @@ impl Connections {
             closing_ms: settings.closing_ms,
             closing_bytes: settings.closing_bytes,
             resumed_ms: 0,
+            epoch,
+            head: 0,
             metrics,
         }
     }
@@ -244,6 +253,8 @@ impl Connections {
             hot,
             cold,
             resumed_ms: self.resumed_ms,
+            epoch: self.epoch,
+            head: self.head,
         })
     }
 
@@ -315,6 +326,11 @@ impl Connections {
         let hot = &self.hot[slot];
         let endpoint = self.endpoints.get(hot.endpoint);
         hot.stage == Stage::Open && !endpoint.is_echo() && hot.outbox.has_too_many_replies(&endpoint.bounds)
+    }
+
+    /// Notes the version up to which the shard has delivered everything.
+    pub(super) const fn note_head(&mut self, epoch: Epoch, head: u64) {
+        (self.epoch, self.head) = (epoch, head);
     }
 
     /// Notes that an automatic subscription was skipped on the connection's endpoint; returns whether it was the first.
@@ -396,7 +412,25 @@ impl<'c> Connection<'c> {
             settings: &endpoint.settings,
             delivered: self.hot.delivered,
             dropped: self.hot.dropped.into(),
+            cursor: self.cursor(),
         }
+    }
+
+    // Up to when everything was sent or is queued, or its loss was reported. `None`: a loss is still to be reported.
+    fn cursor(&self) -> Option<Cursor> {
+        let mut cursor = Cursor {
+            epoch: self.epoch,
+            holder: 0,
+            version: self.head,
+            owes_values: false,
+        };
+        if self.hot.flags.has(Flags::CATCH_UP)
+            && let Some(catch_up) = self.cold.extra.as_ref().and_then(|extra| extra.catch_up.as_ref())
+        {
+            cursor.version = catch_up.has_up_to().map_or(self.head, |up_to| up_to.min(self.head));
+            cursor.owes_values = catch_up.owes_values();
+        }
+        (!self.hot.flags.has(Flags::GAP)).then_some(cursor)
     }
 
     /// Whether the session takes input.

@@ -4,11 +4,12 @@
 //! claims that an event has left the inbox that is still in it.
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
-//! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `paced` (subscriptions
-//! with a rate).
+//! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `head` (up to which version
+//! the inbox has been popped), `paced` (subscriptions with a rate).
 
 mod frames;
 mod freshness;
+mod head;
 mod outgoing;
 mod overflow;
 mod paced;
@@ -34,6 +35,7 @@ use tickgate_protocol::message::Reply;
 
 pub(super) use frames::Frames;
 use frames::RunFrames;
+use head::Head;
 pub(super) use outgoing::Outgoing;
 pub(super) use overflow::note_loss;
 use overflow::{Queued, queue_event};
@@ -48,6 +50,7 @@ pub(super) struct Fanout {
     table: Table,
     outgoing: Outgoing,
     progress: Progress,
+    head: Head,
     // The run that is being delivered, and the nodes of its subscribers.
     run: Vec<Popped>,
     nodes: Vec<NodeId>,
@@ -82,6 +85,7 @@ impl Fanout {
             table: Table::new(),
             outgoing: Outgoing::default(),
             progress: Progress::default(),
+            head: Head::default(),
             run: Vec::new(),
             nodes: Vec::new(),
             next_nodes: Vec::new(),
@@ -131,6 +135,17 @@ impl Fanout {
     /// Forgets how far the shard has come: the hub begins anew.
     pub(super) fn forget_progress(&mut self) {
         self.progress = Progress::default();
+        self.head = Head::default();
+    }
+
+    /// The version up to which every event has left the inbox.
+    pub(super) const fn head(&self) -> u64 {
+        self.head.reached
+    }
+
+    /// Reads the hub's head, at most once in a millisecond.
+    pub(super) fn read_head(&mut self, now: Now) {
+        self.head.read(&self.inbox, now);
     }
 
     /// Begins to take at most `limit` events out of the inbox.
@@ -200,6 +215,7 @@ impl Fanout {
                 evictions: delivery.evictions,
             };
         }
+        self.head.pass(self.inbox.position());
         self.metrics.deliveries.bump(delivery.deliveries);
         delivery.count
     }
@@ -300,6 +316,22 @@ impl Fanout {
         if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
             self.outgoing.push_at_gap(hot, frame, gap.sequence);
+        }
+    }
+
+    /// Queues the `cursor` message of a connection that catches up behind a page that was read, if there is room. The
+    /// connection is being written, so it is not listed.
+    pub(super) fn tell_cursor(&mut self, connection: Connection<'_>, now: Now) {
+        let context = connection.context(now);
+        let Some(cursor) = connection.cold.session.cursor(&context) else {
+            return;
+        };
+        let Connection { hot, endpoint, .. } = connection;
+        let mut bytes = Vec::new();
+        let reply = Reply::Progress { cursor };
+        if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
+            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
+            self.outgoing.push_reply(hot, frame, endpoint);
         }
     }
 

@@ -229,6 +229,11 @@ impl Outgoing {
         true
     }
 
+    /// Puts a reply into an outbox if the bounds allow it, and does not list the connection.
+    pub(super) fn push_reply(&mut self, hot: &mut Hot, frame: Rc<Frame>, endpoint: &Endpoint) {
+        let _ = hot.outbox.push_reply(&mut self.pool, frame, &endpoint.bounds);
+    }
+
     /// Queues the last frame of a connection, whatever the bounds are.
     pub(in crate::shard::core) fn push_last(&mut self, hot: &mut Hot, frame: Rc<Frame>) {
         hot.outbox.push_last(&mut self.pool, frame);

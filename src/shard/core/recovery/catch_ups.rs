@@ -6,15 +6,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::budgets::SLICE;
+use super::outcome::{Outcome, Owed};
 use super::steps::Steps;
 use crate::metrics::ShardMetrics;
 #[cfg(doc)]
 use crate::shard::catch_up::CatchUp;
-use crate::shard::catch_up::{DeferredDrop, Need};
+use crate::shard::catch_up::DeferredDrop;
 use crate::shard::connection::Flags;
 use crate::shard::core::connections::{Connection, Connections};
 use crate::shard::core::fanout::Fanout;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::Pattern;
 
 /// Catch-up state with at most this many names is freed at once.
 const FREED_AT_ONCE: usize = 256;
@@ -53,21 +54,22 @@ impl CatchUps {
         }
     }
 
-    /// A connection has subscribed a channel, of which `need` has to be read. `began_at`: the hub's newest version when the
-    /// request began.
+    /// A connection has subscribed a channel, of which something has to be read.
     pub(super) fn subscribe(
         &mut self,
         slot: u32,
-        channel: Channel,
-        need: Need,
-        began_at: u64,
+        Owed { channel, need, next }: Owed,
+        of: &Outcome,
         connections: &mut Connections,
         fanout: &mut Fanout,
     ) {
         if let Some(Connection { hot, cold, .. }) = connections.get(slot) {
             let catch_up = cold.catch_up_or_new();
-            catch_up.note_began_at(began_at);
-            catch_up.subscribe(fanout.outgoing_mut().numbers_mut(), channel, need);
+            catch_up.note_began_at(of.began_at());
+            if of.has_cursor() {
+                catch_up.report();
+            }
+            catch_up.subscribe(fanout.outgoing_mut().numbers_mut(), channel, need, next);
             fanout.outgoing_mut().count_catch_up(catch_up.count_after(1));
             fanout.outgoing_mut().note_catching_up(hot, true);
             self.metrics.catch_ups.bump(1);

@@ -8,12 +8,12 @@
 use hashbrown::{HashMap, HashSet};
 
 use crate::auth;
-use crate::hub::ChannelView;
+use crate::hub::{ChannelView, Tombstone};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Need;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::event::Epoch;
-use tickgate_protocol::message::{Position, Reached, Recover, SubscribeOutcome};
+use tickgate_protocol::message::{Cursor, Position, Reached, Recover, Recovered, Resume, SubscribeOutcome};
 
 /// The most channels in `positions`, and in `recovered` beside those that the client asked for.
 const NAMED_MAX: usize = 1000;
@@ -28,22 +28,21 @@ pub(super) struct Seen {
     latest: u64,
     floor: u64,
     head: u64,
+    // What the client has of it. `None`: nothing, as far as is known.
+    reached: Option<u64>,
+    // The version of the first event that the client has not; `None`: there is none.
+    next: Option<u64>,
+}
+
+/// What a client has to read of a channel.
+pub(super) struct Owed {
+    pub(super) channel: Channel,
+    pub(super) need: Need,
+    /// No event of the history is missing before this version.
+    pub(super) next: u64,
 }
 
 impl Seen {
-    pub(super) fn of(view: &ChannelView<'_>) -> Self {
-        Self {
-            channel: view.channel.clone(),
-            has_history: view.class.history.is_some(),
-            is_kept: view.is_kept,
-            has_last: view.has_last,
-            is_stale: view.is_stale,
-            latest: view.latest,
-            floor: view.floor,
-            head: view.head,
-        }
-    }
-
     pub(super) const fn channel(&self) -> &Channel {
         &self.channel
     }
@@ -53,16 +52,30 @@ impl Seen {
     }
 }
 
+/// What a client has, as it says.
+enum Knowledge {
+    /// It comes for the first time.
+    Nothing,
+    /// Positions in channels that the request has not come to yet.
+    Keys {
+        keys: HashMap<Channel, Reached>,
+        // One of them is of this store. So a channel without a position began while the client was away.
+        knows_store: bool,
+    },
+    /// Everything up to a version.
+    Cursor {
+        // `None`: the cursor is not one of this store, or from its future.
+        cursor: Option<Cursor>,
+        // What the client has beyond it.
+        seen: HashMap<Channel, u64>,
+    },
+}
+
 /// The answer to a subscribe request while it is collected.
 pub(super) struct Outcome {
     epoch: Epoch,
     is_admin: bool,
-    // The client asked for recovery.
-    recovers: bool,
-    // The client has a position of this store. So a channel for which it has none began while it was away.
-    knows_store: bool,
-    // The client's positions in channels that the request has not come to yet.
-    keys: HashMap<Channel, Reached>,
+    knowledge: Knowledge,
     // The hub's newest version when the request began.
     began_at: u64,
     answer: SubscribeOutcome,
@@ -72,17 +85,31 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// The answer to a request of which nothing has been carried out.
-    pub(super) fn new(recover: Option<&Recover>, is_admin: bool, epoch: Epoch, began_at: u64) -> Self {
-        let keys: HashMap<_, _> = recover.iter().flat_map(|recover| &recover.0).cloned().collect();
+    pub(super) fn new(resume: Option<&Resume>, is_admin: bool, epoch: Epoch, began_at: u64) -> Self {
+        let (knowledge, recovered) = match resume {
+            None => (Knowledge::Nothing, None),
+            Some(Resume::Keys(Recover(keys))) => {
+                let keys: HashMap<_, _> = keys.iter().cloned().collect();
+                let knows_store = keys.values().any(|reached| reached.epoch == Some(epoch));
+                (Knowledge::Keys { keys, knows_store }, Some(Recovered::Each(Vec::new())))
+            }
+            Some(Resume::Cursor { cursor, seen }) => {
+                let is_ours = |cursor: &Cursor| cursor.epoch == epoch && cursor.version <= began_at;
+                let cursor = cursor.filter(is_ours);
+                let seen = seen.iter().cloned().collect();
+                (Knowledge::Cursor { cursor, seen }, Some(Recovered::Except(Vec::new())))
+            }
+        };
+        let is_foreign = matches!(knowledge, Knowledge::Cursor { cursor: None, .. });
         Self {
             epoch,
             is_admin,
-            recovers: recover.is_some(),
-            knows_store: keys.values().any(|reached| reached.epoch == Some(epoch)),
-            keys,
+            knowledge,
             began_at,
             answer: SubscribeOutcome {
-                recovered: recover.map(|_| Vec::new()),
+                recovered,
+                // Channels that the client knew may have no name here.
+                cut: is_foreign,
                 ..SubscribeOutcome::default()
             },
             named: None,
@@ -96,7 +123,12 @@ impl Outcome {
 
     /// Whether the client asked for recovery.
     pub(super) const fn recovers(&self) -> bool {
-        self.recovers
+        self.answer.recovered.is_some()
+    }
+
+    /// Whether the client returns with a cursor.
+    pub(super) const fn has_cursor(&self) -> bool {
+        matches!(self.knowledge, Knowledge::Cursor { .. })
     }
 
     /// The hub's newest version when the request began.
@@ -104,48 +136,92 @@ impl Outcome {
         self.began_at
     }
 
+    fn unused(&self) -> Option<&HashMap<Channel, Reached>> {
+        match &self.knowledge {
+            Knowledge::Keys { keys, .. } => Some(keys),
+            Knowledge::Nothing | Knowledge::Cursor { .. } => None,
+        }
+    }
+
     /// How many of the client's positions have not been used.
     pub(super) fn unused_keys(&self) -> usize {
-        self.keys.len()
+        self.unused().map_or(0, HashMap::len)
     }
 
     /// The channels of the client's positions that have not been used.
     pub(super) fn unused_channels(&self) -> Vec<Channel> {
-        self.keys.keys().cloned().collect()
+        self.unused().into_iter().flat_map(HashMap::keys).cloned().collect()
+    }
+
+    /// Looks at a channel under its stripe's lock.
+    pub(super) fn see(&self, view: &ChannelView<'_>) -> Seen {
+        let reached = self.reached(view.channel);
+        Seen {
+            channel: view.channel.clone(),
+            has_history: view.class.history.is_some(),
+            is_kept: view.is_kept,
+            has_last: view.has_last,
+            is_stale: view.is_stale,
+            latest: view.latest,
+            floor: view.floor,
+            head: view.head,
+            reached,
+            next: reached.and_then(|reached| view.first_after(reached)),
+        }
+    }
+
+    // Up to when the client has everything of a channel.
+    fn reached(&self, channel: &Channel) -> Option<u64> {
+        match &self.knowledge {
+            Knowledge::Nothing => None,
+            // A client that returns to this store has no key for a channel that began since, and gets it from its beginning.
+            // For a client that was never here, it is unknown what an earlier store had.
+            Knowledge::Keys { keys, knows_store } => match keys.get(channel) {
+                Some(Reached { epoch, offset }) => (*epoch == Some(self.epoch)).then_some(*offset),
+                None => knows_store.then_some(0),
+            },
+            Knowledge::Cursor { cursor, seen } => {
+                let beyond = seen.get(channel).copied().unwrap_or(0);
+                cursor.map(|cursor| cursor.version.max(beyond))
+            }
+        }
     }
 
     /// Notes a newly covered channel; returns what the client has to catch up with.
-    pub(super) fn cover(&mut self, seen: Seen, metrics: &ShardMetrics) -> Option<(Channel, Need)> {
+    pub(super) fn cover(&mut self, seen: Seen, metrics: &ShardMetrics) -> Option<Owed> {
         if auth::is_admin_only(seen.channel.as_str()) && !self.is_admin {
             return None;
         }
         if seen.is_stale {
             self.answer.stale.add(&seen.channel);
         }
-        let key = self.keys.remove(&seen.channel);
+        let (was_asked, owes_values) = match &mut self.knowledge {
+            Knowledge::Nothing => (false, false),
+            Knowledge::Keys { keys, .. } => (keys.remove(&seen.channel).is_some(), false),
+            Knowledge::Cursor { cursor, .. } => (false, cursor.is_some_and(|cursor| cursor.owes_values)),
+        };
         if !seen.has_history {
-            if key.is_some() {
+            if was_asked {
                 self.tell_recovered(&seen.channel, false, true);
             }
             let since = self.began_at;
-            return seen.has_last.then_some((seen.channel, Need::Whole { since }));
+            return seen.has_last.then_some(Owed {
+                channel: seen.channel,
+                need: Need::Whole { since },
+                next: 0,
+            });
         }
-        // A client that returns to this store has no key for a channel that began since, and gets it from its beginning.
-        // For a client that was never here, it is unknown what an earlier store had.
-        let reached = match key {
-            Some(Reached { epoch, offset }) => (epoch == Some(self.epoch)).then_some(offset),
-            None => self.knows_store.then_some(0),
-        };
-        let from = reached.filter(|offset| seen.covers(*offset));
-        if self.recovers {
+        let from = seen.reached.filter(|offset| seen.covers(*offset));
+        if self.recovers() {
             metrics.recovered.bump(from.is_some().into());
             metrics.not_recovered.bump(from.is_none().into());
-            self.tell_recovered(&seen.channel, from.is_some(), key.is_some());
+            self.tell_recovered(&seen.channel, from.is_some(), was_asked);
         }
         let (offset, need) = match from {
+            Some(offset) if seen.is_kept && offset < seen.latest => (offset, Some(Need::After(offset))),
             Some(offset) => {
-                let has_more = seen.is_kept && offset < seen.latest;
-                (offset, has_more.then_some(Need::After(offset)))
+                let is_owed = owes_values && seen.has_last;
+                (offset, is_owed.then_some(Need::LastOrAfter(seen.latest)))
             }
             None if !seen.has_last => (seen.head, None),
             // The last value is an ordinary event of the history. The position is before it, so that it is recovered if
@@ -153,13 +229,29 @@ impl Outcome {
             None if seen.floor < seen.latest => (seen.latest - 1, Some(Need::LastAndAfter(seen.latest))),
             None => (seen.latest, Some(Need::LastOrAfter(seen.latest))),
         };
-        let epoch = self.epoch;
-        self.tell_position(&seen.channel, Position { epoch, offset });
-        need.map(|need| (seen.channel, need))
+        if !self.has_cursor() {
+            let epoch = self.epoch;
+            self.tell_position(&seen.channel, Position { epoch, offset });
+        }
+        let next = seen.next.unwrap_or(offset + 1);
+        need.map(|need| Owed {
+            channel: seen.channel,
+            need,
+            next,
+        })
     }
 
-    /// Whether the answer says nothing yet of an evicted channel that the client may see.
-    pub(super) fn lacks(&mut self, channel: &Channel) -> bool {
+    /// Whether the answer has yet to name an evicted channel. `came_before`: it was evicted before the request came to it.
+    pub(super) fn lacks(&mut self, evicted: &Tombstone, came_before: bool) -> bool {
+        if self.has_cursor() {
+            // What the request saw of a channel, and what came later, is owed; its loss would be told otherwise.
+            let reached = self.reached(&evicted.channel);
+            let is_missed = reached.is_some_and(|reached| evicted.latest > reached);
+            if !is_missed || !came_before {
+                return false;
+            }
+        }
+        let channel = &evicted.channel;
         let is_hidden = auth::is_admin_only(channel.as_str()) && !self.is_admin;
         !is_hidden && !self.names(channel)
     }
@@ -168,12 +260,14 @@ impl Outcome {
     /// since it may not have got the channel to its end. A new client gets the position `offset`, from which this
     /// subscription can be recovered.
     pub(super) fn note_evicted(&mut self, channel: &Channel, offset: u64, metrics: &ShardMetrics) {
-        if self.recovers {
+        if self.recovers() {
             metrics.not_recovered.bump(1);
             self.tell_recovered(channel, false, false);
         }
-        let epoch = self.epoch;
-        self.tell_position(channel, Position { epoch, offset });
+        if !self.has_cursor() {
+            let epoch = self.epoch;
+            self.tell_position(channel, Position { epoch, offset });
+        }
     }
 
     /// Notes that the hub does not know all channels that were evicted.
@@ -184,9 +278,11 @@ impl Outcome {
     /// The answer, after the request has come to every channel: positions that were not used belong to channels without
     /// history.
     pub(super) fn finish(mut self, metrics: &ShardMetrics) -> SubscribeOutcome {
-        for (channel, _) in std::mem::take(&mut self.keys) {
-            metrics.not_recovered.bump(1);
-            self.tell_recovered(&channel, false, true);
+        if let Knowledge::Keys { keys, .. } = &mut self.knowledge {
+            for (channel, _) in std::mem::take(keys) {
+                metrics.not_recovered.bump(1);
+                self.tell_recovered(&channel, false, true);
+            }
         }
         self.answer
     }
@@ -195,14 +291,23 @@ impl Outcome {
     /// from before its request. A client that returns knows what was evicted up to the newest of its positions that the
     /// pattern matches. If there is none, the newest of all its positions counts, since the client may have held the
     /// pattern without getting a position.
-    pub(super) fn known_versions(&self, patterns: Vec<Pattern>, recover: Option<&Recover>) -> Vec<(Pattern, u64)> {
+    pub(super) fn known_versions(&self, patterns: Vec<Pattern>, resume: Option<&Resume>) -> Vec<(Pattern, u64)> {
+        if let Knowledge::Cursor { cursor, .. } = &self.knowledge {
+            // To a client with the cursor of another store everything was reported anyway.
+            let known = cursor.map_or(self.began_at, |cursor| cursor.version);
+            return patterns.into_iter().map(|pattern| (pattern, known)).collect();
+        }
+        let recover = match resume {
+            Some(Resume::Keys(recover)) => Some(recover),
+            Some(Resume::Cursor { .. }) | None => None,
+        };
         let is_ours = |reached: &Reached| reached.epoch == Some(self.epoch) && reached.offset <= self.began_at;
         // All positions count, including those of exact names, which have been used already.
         let keys = recover.into_iter().flat_map(|recover| &recover.0);
         let keys = keys.filter(|(_, reached)| is_ours(reached));
         let newest = keys.clone().map(|(_, reached)| reached.offset).max();
         let known = |pattern: &Pattern| {
-            if !self.recovers {
+            if !self.recovers() {
                 return self.began_at;
             }
             let covered = keys.clone().filter(|(channel, _)| pattern.matches(channel));
@@ -217,7 +322,15 @@ impl Outcome {
     fn names(&mut self, channel: &Channel) -> bool {
         let answer = &self.answer;
         let named = self.named.get_or_insert_with(|| {
-            let recovered = answer.recovered.iter().flatten().map(|(channel, _)| channel);
+            let each = match &answer.recovered {
+                Some(Recovered::Each(channels)) => &channels[..],
+                Some(Recovered::Except(_)) | None => &[],
+            };
+            let except = match &answer.recovered {
+                Some(Recovered::Except(channels)) => &channels[..],
+                Some(Recovered::Each(_)) | None => &[],
+            };
+            let recovered = each.iter().map(|(channel, _)| channel).chain(except);
             let positions = answer.positions.iter().map(|(channel, _)| channel);
             recovered.chain(positions).cloned().collect::<HashSet<_>>()
         });
@@ -234,13 +347,15 @@ impl Outcome {
 
     // A channel that the client asked for is always answered; their number was bounded when the request was read.
     fn tell_recovered(&mut self, channel: &Channel, is_whole: bool, was_asked: bool) {
-        let Some(recovered) = &mut self.answer.recovered else {
-            return;
-        };
-        if was_asked || recovered.len() < NAMED_MAX {
-            recovered.push((channel.clone(), is_whole));
-        } else {
-            self.answer.cut = true;
+        let answer = &mut self.answer;
+        match &mut answer.recovered {
+            Some(Recovered::Each(channels)) if was_asked || channels.len() < NAMED_MAX => {
+                channels.push((channel.clone(), is_whole));
+            }
+            Some(Recovered::Except(_)) if is_whole => {}
+            Some(Recovered::Except(channels)) if channels.len() < NAMED_MAX => channels.push(channel.clone()),
+            Some(Recovered::Each(_) | Recovered::Except(_)) => answer.cut = true,
+            None => {}
         }
     }
 }

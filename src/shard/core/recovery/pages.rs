@@ -151,16 +151,22 @@ impl Reading {
                 bytes += self.read_channel(connection, due, limit, now, fanout);
             }
         }
-        if let Some(last) = last
-            && let Some(Connection { hot, cold, .. }) = connections.get(slot)
-        {
-            fanout.outgoing_mut().push_page(hot, &mut self.page, last);
-            if let Some(catch_up) = cold.catch_up() {
-                catch_up.note_read_in(self.turn);
-                fanout.outgoing_mut().count_catch_up(catch_up.count_after(channels));
+        let Some(last) = last else { return false };
+        if let Some(connection) = connections.get(slot) {
+            fanout.outgoing_mut().push_page(connection.hot, &mut self.page, last);
+            // In front of the next page, so that the client has it before the rest of the replay is read.
+            if (connection.cold.catch_up()).is_some_and(|catch_up| catch_up.reports(bytes)) {
+                fanout.tell_cursor(connection, now);
             }
         }
-        last.is_some()
+        if let Some(Connection { hot, cold, .. }) = connections.get(slot)
+            && let Some(catch_up) = cold.catch_up()
+        {
+            catch_up.note_read_in(self.turn);
+            catch_up.postpone_replay(last, fanout.progress(), || hot.outbox.take_sequence());
+            fanout.outgoing_mut().count_catch_up(catch_up.count_after(channels));
+        }
+        true
     }
 
     // Reads one channel into the page and decides how to go on with it; returns how many bytes of frames it added.
@@ -188,19 +194,22 @@ impl Reading {
             cold.catch_up_or_new().forget(&due.channel);
             return 0;
         };
-        let mut page = read(fanout.inbox_mut(), &due.channel, due.need, limit, now);
+        let mut page = read(fanout.inbox_mut(), &due, due.need, limit, now);
         let is_value = matches!(due.need, Need::Newest { .. } | Need::Whole { .. });
         if page.overtaken && !is_value {
             // A part of the replay is gone. A client must never be left with such a gap, so the connection ends. Until
-            // then the channel stays and holds back its live events.
+            // then the channel stays, and holds back its live events and the cursor.
             fanout.outgoing_mut().note_too_slow(id);
-            return 0;
+            let left = (due.need, due.next);
+            let catch_up = cold.catch_up_or_new();
+            catch_up.read_on(due, left, fanout.progress(), || hot.outbox.take_sequence());
+            return PAGE_BYTES;
         }
         let is_lost = is_value && page.overtaken;
         if is_lost {
             // The hub has forgotten the events, so they are dropped after all. What the hub has now comes behind the loss.
             note_loss(hot, cold, &due.channel, 1, due.position, &self.metrics);
-            page = read(fanout.inbox_mut(), &due.channel, Need::Newest { above: 0 }, limit, now);
+            page = read(fanout.inbox_mut(), &due, Need::Newest { above: 0 }, limit, now);
         }
         let is_held_back = !is_value && hold_back(&mut page, due.progress, fanout.inbox().evictions());
         let mut bytes = 0;
@@ -260,12 +269,12 @@ impl Reading {
 
 // The rest of the channel is read later, behind everything that is queued by now.
 fn go_on(hot: &mut Hot, cold: &mut Cold, due: Due, page: &Page, progress: Progress) {
-    let position = hot.outbox.take_sequence();
     let left = match page.events.last() {
         Some(_) => Need::After(page.last),
         None => due.need,
     };
-    cold.catch_up_or_new().read_on(due, left, position, progress);
+    let catch_up = cold.catch_up_or_new();
+    catch_up.read_on(due, (left, page.next), progress, || hot.outbox.take_sequence());
 }
 
 /// Keeps back events that are newer than what is in the inbox or queued behind this page, if a channel of those may have
@@ -277,6 +286,7 @@ fn hold_back(page: &mut Page, progress: Progress, evictions: u64) -> bool {
     let end = page.events.partition_point(|event| event.version <= progress.version);
     let is_held_back = end < page.events.len();
     if is_held_back {
+        page.next = page.events[end].version;
         page.events.truncate(end);
         page.more = true;
         if let Some(last) = page.events.last() {
@@ -302,8 +312,8 @@ fn may_see(cold: &Cold, channel: &Channel) -> bool {
 }
 
 // Reads what is needed of a channel. `overtaken`: something that is owed is gone.
-fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now: Now) -> Page {
-    let mut read = |since| inbox.read(channel, since, limit, now);
+fn read(inbox: &mut Inbox, due: &Due, need: Need, limit: PageLimit, now: Now) -> Page {
+    let mut read = |since| inbox.read(&due.channel, since, limit, now);
     let newest = match need {
         Need::Newest { above } => {
             let mut page = read(Since::Newest { above });
@@ -323,7 +333,10 @@ fn read(inbox: &mut Inbox, channel: &Channel, need: Need, limit: PageLimit, now:
             };
             return page;
         }
-        Need::After(offset) => return read(Since::After(offset)),
+        Need::After(after) => {
+            let below = due.below;
+            return read(Since::Between { after, below });
+        }
         Need::LastAndAfter(newest) => {
             // The frame of the snapshot counts to the last value.
             read(Since::Newest { above: 0 });

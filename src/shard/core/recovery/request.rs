@@ -10,7 +10,7 @@ use crate::shard::core::fanout::Fanout;
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::table::NodeId;
 use tickgate_protocol::channel::{Channel, Pattern};
-use tickgate_protocol::message::Recover;
+use tickgate_protocol::message::Resume;
 use tickgate_protocol::rate::Rate;
 
 /// A subscribe request as its session makes it.
@@ -21,8 +21,8 @@ pub(in crate::shard::core) struct Request {
     pub(in crate::shard::core) number: u32,
     /// Patterns that the connection does not hold.
     pub(in crate::shard::core) patterns: Vec<Pattern>,
-    /// The client's positions in channels that these patterns newly cover.
-    pub(in crate::shard::core) recover: Option<Recover>,
+    /// What the client has from an earlier connection, of channels that these patterns newly cover.
+    pub(in crate::shard::core) resume: Option<Resume>,
     /// The rate of the patterns; `None`: no limit.
     pub(in crate::shard::core) max_rate: Option<Rate>,
 }
@@ -72,7 +72,7 @@ impl Subscribe {
             scan: Scan::default(),
             tombstones: TombstoneScan::new(Vec::new()),
             evictions,
-            outcome: Outcome::new(request.recover.as_ref(), is_admin, inbox.epoch(), began_at),
+            outcome: Outcome::new(request.resume.as_ref(), is_admin, inbox.epoch(), began_at),
             is_announced: false,
             request,
         }

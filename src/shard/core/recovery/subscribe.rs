@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use super::outcome::Seen;
 use super::request::{Request, Subscribe};
 use super::{Recovery, Step};
-use crate::hub::{ChannelView, JoinPosition, PATTERNS_PER_STEP, Scan, TombstoneScan};
+use crate::hub::{ChannelView, JoinPosition, PATTERNS_PER_STEP, Scan, Tombstone, TombstoneScan};
 use crate::session::Input;
 #[cfg(doc)]
 use crate::shard::catch_up::CatchUp;
@@ -227,7 +227,7 @@ impl Recovery {
         let wide = self.join(&mut subscribe, connections, fanout, now);
         let keys = subscribe.outcome.unused_keys();
         self.steps.spend(wide.len() * keys / PATTERNS_PER_STEP);
-        let known = (subscribe.outcome).known_versions(wide.clone(), subscribe.request.recover.as_ref());
+        let known = (subscribe.outcome).known_versions(wide.clone(), subscribe.request.resume.as_ref());
         subscribe.tombstones = TombstoneScan::new(known);
         subscribe.scan = Scan::new(wide, subscribe.outcome.unused_channels());
         self.charge(slot, self.steps.taken() - before, connections, now);
@@ -297,7 +297,9 @@ impl Recovery {
         now: Now,
     ) -> JoinPosition {
         let mut seen = None;
-        let at = (fanout.inbox_mut()).join_and_view(&channel, now, &mut |view| seen = Some(Seen::of(&view)));
+        let at = (fanout.inbox_mut()).join_and_view(&channel, now, &mut |view| {
+            seen = Some(subscribe.outcome.see(&view));
+        });
         subscribe.named.insert(channel);
         if let Some(seen) = seen {
             self.cover(subscribe, seen, connections, fanout);
@@ -307,9 +309,8 @@ impl Recovery {
 
     // Takes in a channel that the request newly covers.
     fn cover(&mut self, subscribe: &mut Subscribe, seen: Seen, connections: &mut Connections, fanout: &mut Fanout) {
-        if let Some((channel, need)) = subscribe.outcome.cover(seen, &self.metrics) {
-            let began_at = subscribe.outcome.began_at();
-            (self.catch_ups).subscribe(subscribe.slot, channel, need, began_at, connections, fanout);
+        if let Some(owed) = subscribe.outcome.cover(seen, &self.metrics) {
+            (self.catch_ups).subscribe(subscribe.slot, owed, &subscribe.outcome, connections, fanout);
         }
     }
 
@@ -326,8 +327,9 @@ impl Recovery {
         let mut left = share;
         let mut seen = std::mem::take(&mut self.subscribes.seen);
         while left > 0 && !subscribe.scan.is_complete() {
-            let each = &mut |view: ChannelView<'_>| seen.push(Seen::of(&view));
-            let mut steps = fanout.inbox_mut().scan(&mut subscribe.scan, left, now, each);
+            let Subscribe { scan, outcome, .. } = &mut *subscribe;
+            let each = &mut |view: ChannelView<'_>| seen.push(outcome.see(&view));
+            let mut steps = fanout.inbox_mut().scan(scan, left, now, each);
             steps += seen.len() * subscribe.held.len() / PATTERNS_PER_STEP;
             for seen in seen.drain(..) {
                 if !subscribe.covered_before(seen.channel()) {
@@ -367,7 +369,7 @@ impl Recovery {
         }
         let mut found = Vec::new();
         while left > 0 {
-            let each = &mut |channel: &Channel| found.push(channel.clone());
+            let each = &mut |version: u64, tombstone: &Tombstone| found.push((version, tombstone.clone()));
             let Some(steps) = fanout
                 .inbox_mut()
                 .scan_tombstones(&mut subscribe.tombstones, left, each)
@@ -377,10 +379,11 @@ impl Recovery {
                 }
                 return true;
             };
-            for channel in found.drain(..) {
-                if !subscribe.covered_before(&channel) && subscribe.outcome.lacks(&channel) {
-                    let offset = subscribe.scan.version_at(&channel);
-                    subscribe.outcome.note_evicted(&channel, offset, &self.metrics);
+            for (version, tombstone) in found.drain(..) {
+                let channel = &tombstone.channel;
+                let offset = subscribe.scan.version_at(channel);
+                if !subscribe.covered_before(channel) && subscribe.outcome.lacks(&tombstone, version <= offset) {
+                    subscribe.outcome.note_evicted(channel, offset, &self.metrics);
                 }
             }
             left = left.saturating_sub(steps);

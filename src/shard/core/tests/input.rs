@@ -315,7 +315,12 @@ fn every_cut_of_the_input_gives_the_same_answers() {
     ]
     .concat();
     let answers = |chunk: usize| {
-        let mut rig = Rig::new();
+        // An epoch stands in the cursor.
+        let settings = hub::Settings {
+            epoch: Some(hub::Epoch(7)),
+            ..hub::Settings::default()
+        };
+        let mut rig = Rig::of(Settings::new(0), settings);
         let id = rig.connect();
         for part in input.chunks(chunk) {
             rig.core.on_bytes(id, &mut part.to_vec(), rig.now);

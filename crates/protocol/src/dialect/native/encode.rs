@@ -8,7 +8,9 @@ use bytes::Bytes;
 use crate::channel::{Channel, Pattern};
 use crate::event::{Epoch, EventView};
 use crate::json::{push_i128, push_string, push_u64};
-use crate::message::{ErrorCode, OVERLOADED, Position, Reply, RequestId, RequestRef, Status, SubscribeOutcome};
+use crate::message::{
+    Cursor, ErrorCode, OVERLOADED, Position, Recovered, Reply, RequestId, RequestRef, Status, SubscribeOutcome,
+};
 use crate::rate::Rate;
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
@@ -146,12 +148,15 @@ impl<S: Style> Writer<'_, S> {
                 patterns,
                 active,
                 outcome,
+                ignored,
+                cursor,
                 max_rate,
             } => {
                 self.begin("subscribed", request_ref);
+                self.cursor(cursor);
                 self.subscriptions(patterns, active);
                 self.max_rate(max_rate);
-                self.outcome(outcome);
+                self.outcome(outcome, ignored);
                 self.push("}");
             }
             Reply::Unsubscribed {
@@ -189,8 +194,11 @@ impl<S: Style> Writer<'_, S> {
                 complete,
                 offset,
                 more,
+                cursor,
             } => {
-                self.history(request_ref, epoch, events);
+                self.begin("history", request_ref);
+                self.cursor(cursor);
+                self.history(epoch, events);
                 self.push(if complete {
                     ",\"complete\":true"
                 } else {
@@ -202,7 +210,14 @@ impl<S: Style> Writer<'_, S> {
                 }
                 self.push(if more { ",\"more\":true}" } else { ",\"more\":false}" });
             }
-            Reply::Ping => self.begin_unrequested("ping"),
+            Reply::Ping { cursor } => {
+                self.begin_unrequested("ping");
+                self.cursor(cursor);
+            }
+            Reply::Progress { cursor } => {
+                self.begin_unrequested("cursor");
+                self.cursor(Some(cursor));
+            }
             Reply::Pong { request_ref } => self.begin("pong", request_ref),
             Reply::Status(ref status) => self.status(status),
             Reply::Error {
@@ -251,8 +266,10 @@ impl<S: Style> Writer<'_, S> {
             Reply::GoingAway {
                 close_in_ms,
                 reconnect_after_ms,
+                cursor,
             } => {
                 self.begin_unrequested("going_away");
+                self.cursor(cursor);
                 self.push(",\"data\":{\"reason\":\"restart\",\"close_in_ms\":");
                 push_u64(self.out, close_in_ms);
                 self.push(",\"reconnect_after_ms\":");
@@ -379,7 +396,7 @@ impl<S: Style> Writer<'_, S> {
     }
 
     /// Appends the members of `subscribed` about histories. Appends nothing if there are none.
-    pub(in crate::dialect) fn outcome(&mut self, outcome: &SubscribeOutcome) {
+    pub(in crate::dialect) fn outcome(&mut self, outcome: &SubscribeOutcome, ignored: &[Channel]) {
         if !outcome.positions.is_empty() {
             self.push(",\"positions\":{");
             for (index, (channel, position)) in outcome.positions.iter().enumerate() {
@@ -391,13 +408,31 @@ impl<S: Style> Writer<'_, S> {
         if outcome.cut {
             self.push(",\"positions_complete\":false");
         }
-        if let Some(recovered) = &outcome.recovered {
-            self.push(",\"recovered\":{");
-            for (index, (channel, is_whole)) in recovered.iter().enumerate() {
-                self.key(index, channel);
-                self.push(if *is_whole { "true" } else { "false" });
-            }
-            self.push("}");
+        match &outcome.recovered {
+            None => {}
+            Some(Recovered::Except(names)) if names.is_empty() && !outcome.cut => self.push(",\"recovered\":true"),
+            Some(Recovered::Except(names)) => self.recovered(names.iter().map(|name| (name, false))),
+            Some(Recovered::Each(names)) => self.recovered(names.iter().map(|(name, is_whole)| (name, *is_whole))),
+        }
+        if !ignored.is_empty() {
+            self.push(",\"ignored\":");
+            push_names(ignored.iter().map(Channel::as_str), self.out);
+        }
+    }
+
+    fn recovered<'c>(&mut self, channels: impl Iterator<Item = (&'c Channel, bool)>) {
+        self.push(",\"recovered\":{");
+        for (index, (channel, is_whole)) in channels.enumerate() {
+            self.key(index, channel);
+            self.push(if is_whole { "true" } else { "false" });
+        }
+        self.push("}");
+    }
+
+    /// Appends the member `cursor`, if there is one.
+    pub(in crate::dialect) fn cursor(&mut self, cursor: Option<Cursor>) {
+        if let Some(cursor) = cursor {
+            self.push(&format!(",\"cursor\":\"{cursor}\""));
         }
     }
 
@@ -409,8 +444,7 @@ impl<S: Style> Writer<'_, S> {
         self.push(":");
     }
 
-    fn history(&mut self, request_ref: &RequestRef, epoch: Epoch, events: &[Bytes]) {
-        self.begin("history", request_ref);
+    fn history(&mut self, epoch: Epoch, events: &[Bytes]) {
         self.push(",\"data\":{\"epoch\":\"");
         self.push(&epoch.to_string());
         self.push("\",\"events\":[");

@@ -5,7 +5,7 @@ use crate::event::{Epoch, OFFSET_MAX};
 use crate::json::Scratch;
 use crate::message::{
     ClientMessage, ErrorCode, FieldError, Fields, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX, HistoryRange, Malformed,
-    MessageType, Recover, RequestHead, RequestId, RequestRef, shorten,
+    MessageType, RequestHead, RequestId, RequestRef, ResumeFields, shorten,
 };
 use crate::rate::Rate;
 
@@ -122,14 +122,14 @@ pub(in crate::dialect) fn parse_with<'t>(
 
 /// The optional fields of a `subscribe`. Other messages ignore them, whatever they hold.
 struct Options<'t> {
-    recover: Result<Option<&'t str>, FieldError>,
+    resume: Result<ResumeFields<'t>, FieldError>,
     max_rate: Result<Option<Rate>, FieldError>,
 }
 
 impl<'t> Options<'t> {
     fn read(fields: &mut Fields<'_, 't>) -> Self {
         Self {
-            recover: fields.optional_object("recover"),
+            resume: resume_fields(fields),
             max_rate: fields.max_rate(),
         }
     }
@@ -137,10 +137,14 @@ impl<'t> Options<'t> {
     /// Takes what is not given here from `nested`.
     fn or(self, nested: Self) -> Self {
         Self {
-            recover: match self.recover {
-                Ok(None) => nested.recover,
-                given => given,
-            },
+            resume: self.resume.and_then(|given| {
+                let nested = nested.resume?;
+                Ok(ResumeFields {
+                    recover: given.recover.or(nested.recover),
+                    cursor: given.cursor.or(nested.cursor),
+                    seen: given.seen.or(nested.seen),
+                })
+            }),
             max_rate: match self.max_rate {
                 Ok(None) => nested.max_rate,
                 given => given,
@@ -149,14 +153,21 @@ impl<'t> Options<'t> {
     }
 
     fn add_to(self, mut message: ClientMessage<'t>, scratch: &mut Scratch) -> Result<ClientMessage<'t>, FieldError> {
-        if let ClientMessage::Subscribe { recover, max_rate, .. } = &mut message {
+        if let ClientMessage::Subscribe { resume, max_rate, .. } = &mut message {
             *max_rate = self.max_rate?;
-            if let Some(text) = self.recover? {
-                *recover = Some(Recover::read(text, scratch)?);
-            }
+            *resume = self.resume?.read(scratch)?;
         }
         Ok(message)
     }
+}
+
+/// The members of a `subscribe` that say what the client has.
+fn resume_fields<'t>(fields: &mut Fields<'_, 't>) -> Result<ResumeFields<'t>, FieldError> {
+    Ok(ResumeFields {
+        recover: fields.optional_object("recover")?,
+        cursor: fields.optional_text("cursor")?.map(Into::into),
+        seen: fields.optional_object("seen")?,
+    })
 }
 
 /// See [`super::super::Dialect::request_head`].
@@ -305,7 +316,7 @@ fn subscription<'t>(message_type: MessageType, selection: Selection, request_ref
         ClientMessage::Subscribe {
             request_ref,
             patterns,
-            recover: None,
+            resume: None,
             max_rate: None,
         }
     } else {

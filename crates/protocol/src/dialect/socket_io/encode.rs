@@ -107,7 +107,7 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::CommandSucceeded { .. } | Reply::CommandFailed { .. } | Reply::CommandRefused { .. } => "response",
         Reply::Published { .. } => "published",
         Reply::History { .. } => "history",
-        Reply::Ping | Reply::Pong { .. } => return None,
+        Reply::Ping { .. } | Reply::Pong { .. } | Reply::Progress { .. } => return None,
         Reply::Status(_) => "status",
         Reply::Error { .. } | Reply::RateLimited { .. } | Reply::Overloaded { .. } => "error",
         Reply::Dropped { .. } => "dropped",
@@ -136,7 +136,8 @@ fn acknowledgement(reply: &Reply<'_>) -> Option<u64> {
         }
         Reply::Connected { .. }
         | Reply::AuthExpiring { .. }
-        | Reply::Ping
+        | Reply::Ping { .. }
+        | Reply::Progress { .. }
         | Reply::Dropped { .. }
         | Reply::Freshness { .. }
         | Reply::GoingAway { .. } => None,

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use super::template::symbol;
 use super::{Settings, Timestamps};
-use crate::channel::Pattern;
+use crate::channel::{Channel, Pattern};
 use crate::dialect::native::{Style, Writer};
 use crate::json::push_string;
-use crate::message::{Reply, RequestRef, SubscribeOutcome};
+use crate::message::{Cursor, Recovered, Reply, RequestRef, SubscribeOutcome};
 use crate::rate::Rate;
 use crate::wire::encode::{self, Kind};
 
@@ -35,12 +35,13 @@ pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, repl
         Reply::Subscribed {
             request_ref,
             outcome,
+            ignored,
             max_rate,
+            cursor,
             ..
         } => {
-            // Positions are keyed by channel, so only clients that use `channels` get them.
-            let outcome = Some(outcome).filter(|_| request_ref.members.contains(",\"channels\":"));
-            changed(writer, "subscribed", request_ref, max_rate, outcome, None);
+            let outcome = Some((outcome, ignored));
+            changed(writer, "subscribed", request_ref, max_rate, (outcome, cursor), None);
         }
         Reply::Unsubscribed {
             request_ref,
@@ -52,7 +53,7 @@ pub(in crate::dialect) fn write_reply<S: Style>(writer: &mut Writer<'_, S>, repl
             "unsubscribed",
             request_ref,
             None,
-            None,
+            (None, None),
             lost_permission.then_some(patterns),
         ),
         _ => writer.reply(reply),
@@ -117,22 +118,33 @@ impl Settings {
     }
 }
 
-/// Writes `subscribed` or `unsubscribed` with the fields of the request. `lost` has the patterns that a new token does not
+/// Writes `subscribed` or `unsubscribed` with the fields of the request. Positions are keyed by channel, so only clients that
+/// use `channels` get them; others are told whether everything was recovered. `lost` has the patterns that a new token does not
 /// permit.
 fn changed<S: Style>(
     writer: &mut Writer<'_, S>,
     message_type: &str,
     request_ref: &RequestRef,
     max_rate: Option<Rate>,
-    outcome: Option<&SubscribeOutcome>,
+    (outcome, cursor): (Option<(&SubscribeOutcome, &[Channel])>, Option<Cursor>),
     lost: Option<&[Pattern]>,
 ) {
     writer.begin_with(message_type, request_ref.id.as_ref());
     writer.push(&request_ref.members);
     writer.max_rate(max_rate);
-    if let Some(outcome) = outcome {
-        writer.outcome(outcome);
+    if let Some((outcome, ignored)) = outcome {
+        if request_ref.members.contains(",\"channels\":") {
+            writer.outcome(outcome, ignored);
+        } else if let Some(Recovered::Except(channels)) = &outcome.recovered {
+            let is_whole = channels.is_empty() && !outcome.cut;
+            writer.push(if is_whole {
+                ",\"recovered\":true"
+            } else {
+                ",\"recovered\":false"
+            });
+        }
     }
+    writer.cursor(cursor);
     if let Some(lost) = lost {
         writer.push(",\"subscriptions\":");
         writer.style.push_subscriptions(lost, writer.out);

@@ -159,6 +159,8 @@ fn events_never_have_the_name_of_a_reply() {
             active: 0,
             outcome: &crate::message::SubscribeOutcome::default(),
             max_rate: None,
+            ignored: &[],
+            cursor: None,
         },
         Reply::Unsubscribed {
             request_ref: &request_ref,
@@ -178,8 +180,9 @@ fn events_never_have_the_name_of_a_reply() {
             complete: true,
             offset: None,
             more: true,
+            cursor: None,
         },
-        Reply::Ping,
+        Reply::Ping { cursor: None },
         Reply::Pong {
             request_ref: &request_ref,
         },
@@ -214,6 +217,7 @@ fn events_never_have_the_name_of_a_reply() {
         Reply::GoingAway {
             close_in_ms: 1,
             reconnect_after_ms: 1,
+            cursor: None,
         },
     ] {
         let range = dialect().encode_reply(&reply, TIME_MS, &mut scratch).unwrap();
@@ -432,7 +436,7 @@ fn naive_replies_have_naive_times() {
     };
     let mut out = Vec::new();
     let range = Dialect::Typed(Arc::new(settings))
-        .encode_reply(&Reply::Ping, TIME_MS, &mut out)
+        .encode_reply(&Reply::Ping { cursor: None }, TIME_MS, &mut out)
         .unwrap();
     assert_eq!(
         payload(&out[range]),

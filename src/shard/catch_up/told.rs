@@ -1,0 +1,54 @@
+//! How far a connection is that catches up: what its cursor may say, and when it is told.
+//!
+//! Invariant: no event up to [`CatchUp::has_up_to`] is still to be read of a channel with history, apart from last values.
+
+use super::batch::Batch;
+use super::leaving::LeftOver;
+use super::{CatchUp, before};
+
+/// A client that catches up by a cursor is told how far it is after so many bytes of missed events, and at the end. A link
+/// that breaks off costs it no more than these bytes and a page, and a cursor is a two-hundredth of them.
+const REPORT_BYTES: usize = 16 * 1024;
+
+impl CatchUp {
+    /// The version up to which the client has every event of the channels with history here, apart from last values
+    /// ([`CatchUp::owes_values`]); `None`: nothing is missing.
+    pub(in crate::shard) fn has_up_to(&self) -> Option<u64> {
+        let swept = self.left_over.as_ref().map(LeftOver::batches);
+        let batches = swept.into_iter().flatten().chain(&self.batches);
+        let batches = batches.filter_map(Batch::has_up_to);
+        let lasts = (!self.unscheduled.is_empty()).then_some(self.began_at);
+        let kept = self.left_over.as_ref().and_then(LeftOver::has_up_to);
+        let unscheduled = self.unscheduled_missed.next().map(before);
+        batches.chain(lasts).chain(kept).chain(unscheduled).min()
+    }
+
+    /// Whether the client is still to get the last value of a channel with history.
+    pub(in crate::shard) fn owes_values(&self) -> bool {
+        !self.unscheduled.is_empty()
+            || self.batches.iter().any(Batch::owes_values)
+            || self.left_over.as_ref().is_some_and(LeftOver::owes_values)
+    }
+
+    /// The client returned with a cursor: from now on it is told from time to time how far it is, until it has caught up.
+    pub(in crate::shard) fn report(&mut self) {
+        self.untold_bytes.get_or_insert(0);
+    }
+
+    /// A page of this many bytes was queued. Returns whether the client is to be told now how far it is.
+    pub(in crate::shard) fn reports(&mut self, bytes: usize) -> bool {
+        let Some(untold_bytes) = &mut self.untold_bytes else {
+            return false;
+        };
+        *untold_bytes += bytes;
+        let is_long_ago = *untold_bytes >= REPORT_BYTES;
+        if is_long_ago {
+            *untold_bytes = 0;
+        }
+        let is_behind = self.has_up_to().is_some();
+        if !is_behind {
+            self.untold_bytes = None;
+        }
+        is_long_ago || !is_behind
+    }
+}

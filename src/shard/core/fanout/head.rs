@@ -1,0 +1,38 @@
+//! Up to which version a shard has popped everything: what the cursors of its connections are made of.
+//!
+//! Invariant: no event with a version up to `reached` is in the inbox, or comes into it later. The hub's head says so of
+//! what is in the inbox and what was popped ([`Inbox::head`]). So it is reached when the inbox has been popped up to where
+//! it ended after the head was read.
+
+use crate::hub::Inbox;
+use crate::time::Now;
+
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    /// The version up to which every event has been popped.
+    pub(super) reached: u64,
+    // A head of the hub, and the inbox index at which it is reached.
+    next: Option<(u64, u64)>,
+    read_ms: Option<u64>,
+}
+
+impl Head {
+    /// Reads the hub's head, unless the last one is not reached yet or was read in the same millisecond.
+    pub(super) fn read(&mut self, inbox: &Inbox, now: Now) {
+        if self.next.is_some() || self.read_ms == Some(now.mono_ms) {
+            return;
+        }
+        self.read_ms = Some(now.mono_ms);
+        // In this order: what the head covers is in the inbox by now.
+        let head = inbox.head();
+        self.next = Some((head, inbox.end()));
+        self.pass(inbox.position());
+    }
+
+    /// The inbox is at `position`.
+    pub(super) fn pass(&mut self, position: u64) {
+        if let Some((head, _)) = self.next.take_if(|(_, end)| *end <= position) {
+            self.reached = self.reached.max(head);
+        }
+    }
+}
