@@ -464,3 +464,66 @@ fn a_redis_password_is_used_and_never_published() {
         assert!(!event.to_string().contains("hunter"), "{event}");
     }
 }
+
+#[test]
+fn replaced_feeds_serve_those_who_are_subscribed_and_the_others_go_on() {
+    let source = HttpSource::start();
+    for (path, body) in [("/clock", "1"), ("/v1/7", "1"), ("/v2/7", "2"), ("/late/x", "3")] {
+        source.set(path, body);
+    }
+    let clock = || feed("system.clock", "tick", http(&source, "/clock"), PublishMode::Everything);
+    let balance = |path| {
+        feed(
+            "user.{id}.balance",
+            "balance",
+            http(&source, path),
+            PublishMode::Changed,
+        )
+    };
+    let gateway = gateway_with(vec![clock(), balance("/v1/{id}")]);
+    let reload = |feeds| {
+        let mut settings = gateway::settings();
+        settings.feeds.feeds = feeds;
+        let kept = gateway.gateway.handle().reload(settings).expect("taken over");
+        assert_eq!(kept, None);
+    };
+    let mut ticks = gateway.admin_client();
+    ticks.subscribe(&["system.clock"]);
+    let mut client = gateway.admin_client();
+    client.subscribe(&["user.7.balance", "late.x"]);
+    assert_eq!(client.data("user.7.balance"), json!(1));
+    gateway.wait_for_polls("system.clock", 3);
+    let ticked = gateway.feed_stats("system.clock")["polls"].as_u64();
+
+    // The source of one feed changes, one is new, and one changes its interval.
+    let slower = FeedSettings {
+        interval: 2 * INTERVAL,
+        ..clock()
+    };
+    let late = feed("late.{id}", "late", http(&source, "/late/{id}"), PublishMode::Changed);
+    reload(vec![late, balance("/v2/{id}"), slower.clone()]);
+    let mut seen = [client.event(), client.event()].map(|event| (event["channel"].to_string(), event["data"].clone()));
+    seen.sort_by(|one, other| one.0.cmp(&other.0));
+    let expected = [
+        ("\"late.x\"".to_owned(), json!(3)),
+        ("\"user.7.balance\"".to_owned(), json!(2)),
+    ];
+    assert_eq!(seen, expected);
+    let asked = source.asked("/v1/7");
+    gateway.wait_for_polls("system.clock", 4);
+    assert_eq!(source.asked("/v1/7"), asked, "the old source is left alone");
+    assert!(
+        gateway.feed_stats("system.clock")["polls"].as_u64() > ticked,
+        "its counters go on"
+    );
+    assert_eq!(gateway.feed_stats("user.{id}.balance")["channels"], 1);
+
+    reload(vec![slower]);
+    until("the feeds are gone", || {
+        let stats = gateway.admin("GET", "/api/websocket/stats", "").json();
+        stats["feeds"].as_array().is_some_and(|feeds| feeds.len() == 1)
+    });
+    let asked = source.asked("/v2/7");
+    gateway.wait_for_polls("system.clock", 4);
+    assert_eq!(source.asked("/v2/7"), asked, "a feed that is gone is not polled");
+}

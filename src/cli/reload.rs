@@ -13,6 +13,8 @@ pub(super) struct Reloader {
     // What the gateway was started with, and what it took over last.
     started: Config,
     current: Config,
+    // The one whose classes and feeds are in use.
+    channels: Config,
     descriptors_max: u64,
     level: logging::LevelHandle,
 }
@@ -23,6 +25,7 @@ impl Reloader {
             file: file.map(Path::to_owned),
             started: config.clone(),
             current: config.clone(),
+            channels: config.clone(),
             descriptors_max,
             level,
         }
@@ -31,7 +34,9 @@ impl Reloader {
     /// Takes over the configuration, or logs why the running one stays.
     pub(super) fn run(&mut self, gateway: &Handle) {
         match self.replace(gateway) {
-            Ok(Changes { reloaded, need_restart }) => {
+            Ok(Changes {
+                reloaded, need_restart, ..
+            }) => {
                 tracing::info!(changed = reloaded.join(" "), "the configuration is reloaded");
                 if !need_restart.is_empty() {
                     let keys = need_restart.join(" ");
@@ -48,15 +53,26 @@ impl Reloader {
             return Err("it has no key for tokens, and keys that are made for a run cannot be replaced".to_owned());
         }
         let settings = config.gateway(self.descriptors_max);
-        gateway.reload(settings).map_err(|error| error.to_string())?;
+        let kept = gateway.reload(settings).map_err(|error| error.to_string())?;
         self.level.configure(config.log().1);
         for warning in config.warnings(&environment) {
             tracing::warn!("{warning}");
         }
-        let changes = Changes {
+        let mut changes = Changes {
             reloaded: self.current.changes(&config).reloaded,
+            channels: self.channels.changes(&config).channels,
             need_restart: self.started.changes(&config).need_restart,
         };
+        match kept {
+            None => {
+                changes.reloaded.append(&mut changes.channels);
+                self.channels = config.clone();
+            }
+            Some(reason) => {
+                tracing::warn!("classes of channels and feeds stay as they are: {reason}");
+                changes.need_restart.append(&mut changes.channels);
+            }
+        }
         self.current = config;
         Ok(changes)
     }

@@ -42,11 +42,16 @@ const RELOADED: &[&str] = &[
     "tenant.limits.subscriptions",
 ];
 
+/// The sections that take effect without a restart if the hub can take them; see [`Changes::channels`].
+const CHANNELS: &[&str] = &["channel.", "feed.", "tenant.channel.", "tenant.feed."];
+
 /// The keys whose values differ between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Keys that take effect at once.
     pub reloaded: Vec<String>,
+    /// Keys of classes and feeds. They take effect at once, all or none of them.
+    pub channels: Vec<String>,
     /// Keys that need a restart.
     pub need_restart: Vec<String>,
 }
@@ -63,7 +68,9 @@ impl Config {
             if before.get(name) == after.get(name) {
                 continue;
             }
-            let list = if is_reloaded(name) {
+            let list = if is_among(name, CHANNELS) {
+                &mut changes.channels
+            } else if is_reloaded(name) {
                 &mut changes.reloaded
             } else {
                 &mut changes.need_restart
@@ -74,15 +81,19 @@ impl Config {
     }
 }
 
-/// Whether a key takes effect without a restart.
+/// Whether a key can take effect without a restart.
 pub(super) fn is_reloaded(name: &str) -> bool {
+    is_among(name, RELOADED) || is_among(name, CHANNELS)
+}
+
+fn is_among(name: &str, keys: &[&str]) -> bool {
     // `endpoint[0].path` is a key of `endpoint`.
     let plain: String = name
         .split('.')
         .map(|part| part.split('[').next().unwrap_or_default())
         .collect::<Vec<_>>()
         .join(".");
-    RELOADED.iter().any(|key| match key.strip_suffix('.') {
+    keys.iter().any(|key| match key.strip_suffix('.') {
         Some(section) => plain == section || plain.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
         None => plain == *key,
     })
@@ -144,12 +155,8 @@ mod tests {
         ] {
             assert!(changes.reloaded.iter().any(|name| name == key), "{key}: {changes:?}");
         }
-        for key in ["server.listen", "channel[0].cache"] {
-            assert!(
-                changes.need_restart.iter().any(|name| name == key),
-                "{key}: {changes:?}"
-            );
-        }
+        assert_eq!(changes.need_restart, ["server.listen"]);
+        assert!(changes.channels.iter().any(|name| name == "channel[0].cache"));
         assert!(
             !changes.need_restart.iter().any(|name| name.starts_with("endpoint")),
             "{changes:?}"
@@ -164,7 +171,7 @@ mod tests {
             .flat_map(|section| &section.keys)
             .map(|key| key.name.replace("[]", ""))
             .collect();
-        for key in RELOADED {
+        for key in RELOADED.iter().chain(CHANNELS) {
             let exists = names.iter().any(|name| match key.strip_suffix('.') {
                 // The sections of a tenant that are those of the top level are listed as one key.
                 Some(section) => name.starts_with(key) || name == section,

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::ReloadError;
 use super::reload::Reload;
+use super::{ChannelsKept, ReloadError};
 use super::{LAST_REQUESTS, Settings};
 use crate::backend::commands::Router;
 use crate::ingress::http::{Closed, Health, monotonic};
@@ -95,13 +95,14 @@ impl Handle {
         self.end_over(0);
     }
 
-    /// Replaces the keys and rules for tokens, the routes of commands, and the settings of endpoints and of the public side,
-    /// which hold for connections that are accepted from now on. All other settings are ignored.
+    /// Replaces the keys and rules for tokens, the routes of commands, the classes of channels, the feeds, and the settings
+    /// of endpoints and of the public side, which hold for connections that are accepted from now on. All other settings
+    /// are ignored. Returns why the classes and feeds stay, if they do.
     ///
     /// # Errors
     ///
     /// When the endpoints and the listeners do not go together. Nothing is replaced then.
-    pub fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
+    pub fn reload(&self, settings: Settings) -> Result<Option<ChannelsKept>, ReloadError> {
         self.0.reload.replace(settings)
     }
 

@@ -46,7 +46,7 @@ use crate::{admin, auth, hub, ingress, shard};
 
 pub use self::error::Error;
 pub use self::handle::Handle;
-pub use self::reload::ReloadError;
+pub use self::reload::{ChannelsKept, ReloadError};
 pub use self::tenants::TenantSettings;
 pub use crate::ingress::http::Handover;
 
@@ -206,7 +206,7 @@ impl Gateway {
                 statistics,
                 shards: components.shards.clone(),
                 router: Arc::clone(&components.router),
-                feeds: components.feeds,
+                feeds: Arc::clone(&components.feeds),
                 nats: {
                     let nats = components.nats.clone();
                     Box::new(move || nats.as_ref().map(|nats| nats.sample()).unwrap_or_default())
@@ -223,6 +223,10 @@ impl Gateway {
         let reload = Reload {
             tenants,
             listeners: names,
+            shared_classes: settings.nats.as_ref().map(|nats| nats.classes),
+            clock: components.clock,
+            hub: Arc::clone(&components.hub),
+            feeds: components.feeds,
             ingress: Arc::clone(&ingress),
             admin: Arc::clone(&admin),
             verifier: components.verifier,

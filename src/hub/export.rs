@@ -60,7 +60,7 @@ impl Hub {
     /// must be at or below the restored counters of that stripe.
     pub fn restore(&self, export: ChannelExport, now: Now) -> u8 {
         let stripe = stripe_of(&export.channel);
-        let class = Arc::clone(self.classes.of(&export.channel));
+        let class = Arc::clone(self.class_of(&export.channel));
         // Who published it is not known any more.
         let owners = Owners {
             publisher: None,

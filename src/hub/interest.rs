@@ -129,6 +129,11 @@ impl Interest {
         held
     }
 
+    /// The patterns that are held.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.shards.keys()
+    }
+
     /// Whether a shard holds exactly this pattern.
     pub(super) fn holds(&self, pattern: &Pattern) -> bool {
         self.shards.contains_key(pattern)

@@ -33,12 +33,14 @@
 //! | `state` | what is kept of channels |
 //! | `log` | what follows from a log that numbers the events |
 //! | `versions`, `generations` | the numbers of events and evictions, and how long ids are remembered |
+//! | `classes` | the classes of channels, and replacing them |
 //! | `bounds` | the bounds on the state, and eviction |
 //! | `publishers` | how much of the state each publisher has |
 //! | `metrics` | what the hub counts |
 //! | `export`, `snapshot` | writing the state to disk and restoring it |
 
 mod bounds;
+mod classes;
 mod credits;
 mod doorbell;
 mod export;
@@ -80,6 +82,7 @@ use tickgate_protocol::event::{Encoding, EventView, WireFormat};
 use tickgate_protocol::wire::deflate;
 
 pub use bounds::StateSettings;
+pub use classes::ClassesKept;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
 pub use export::IDS_RESTORED_MAX;
@@ -99,6 +102,7 @@ pub use versions::{LOG_STEP, Numbering};
 pub use watch::{InterestWatch, PatternFilter};
 
 use bounds::Totals;
+use classes::Tables;
 use credits::Credits;
 use generations::Generations;
 use inbox::QueuedEvent;
@@ -164,7 +168,7 @@ pub struct Hub {
     encode: Encode,
     deflate_bytes_min: AtomicUsize,
     watch: OnceLock<Arc<InterestWatch>>,
-    classes: Arc<Classes>,
+    classes: Tables,
     terms: Terms,
     limits: StateSettings,
     totals: Totals,
@@ -250,7 +254,7 @@ impl Hub {
             encode,
             deflate_bytes_min: AtomicUsize::new(DEFLATE_BYTES_MIN),
             watch: OnceLock::new(),
-            classes: settings.classes,
+            classes: Tables::new(settings.classes),
             terms: Terms::new(settings.epoch.unwrap_or_else(|| Epoch(rand::random()))),
             publishers: Publishers::new(settings.state.per_publisher, &settings.tenants),
             limited: AtomicU64::new(0),
@@ -352,6 +356,22 @@ impl Hub {
         }
     }
 
+    /// Notes the patterns that are held and relevant, as if they were left and joined by nobody. To be called after other
+    /// patterns became relevant.
+    pub fn note_held(&self) {
+        let Some(watch) = self.watch.get() else { return };
+        for stripe in &self.stripes {
+            let held: Vec<Pattern> = {
+                let state = stripe.lock();
+                let relevant = state.interest.patterns().filter(|pattern| watch.is_relevant(pattern));
+                relevant.cloned().collect()
+            };
+            for pattern in &held {
+                watch.note(pattern, false);
+            }
+        }
+    }
+
     /// Whether a shard holds a pattern that matches the channel.
     #[must_use]
     pub fn is_wanted(&self, channel: &Channel) -> bool {
@@ -387,7 +407,7 @@ impl Hub {
     /// The class of a channel.
     #[must_use]
     pub fn class_of(&self, channel: &Channel) -> &Arc<Class> {
-        self.classes.of(channel)
+        self.classes().of(channel)
     }
 
     /// Views a channel and reads a page of its state at the same instant, for callers that have no inbox. [`Page::at`] is

@@ -59,13 +59,13 @@ pub struct Stamp {
     pub is_replayed: bool,
 }
 
-impl Hub {
-    /// The classes of all channels.
-    #[must_use]
-    pub fn classes(&self) -> &Arc<tickgate_protocol::channel::Classes> {
-        &self.classes
-    }
+/// The receipt, and the event if a shard wants it.
+type Published = (Receipt, Option<Arc<Event>>);
 
+/// An event that is not published, because its class was replaced.
+type Outdated<'c> = Box<(NewEvent, Credit<'c>)>;
+
+impl Hub {
     /// Applies one event of a log that numbers events. It is published as by [`Hub::publish`], under the version that the
     /// log gave it. Its id is remembered, but duplicates are the log's business: every event of the log is applied.
     ///
@@ -92,20 +92,39 @@ impl Hub {
     fn publish_as(
         &self,
         given: Option<Given>,
-        event: NewEvent,
+        mut event: NewEvent,
         now: Now,
-        credit: Credit<'_>,
+        mut credit: Credit<'_>,
         wakes: &mut Wakes,
     ) -> Receipt {
         if event.options.id.is_some() {
             self.rotate_ids(now);
         }
-        let class = self.classes.of(&event.channel);
+        loop {
+            match self.try_publish(given, event, now, credit, wakes) {
+                Ok(receipt) => return receipt,
+                Err(again) => (event, credit) = *again,
+            }
+        }
+    }
+
+    /// Publishes an event, unless the classes are replaced meanwhile.
+    #[inline]
+    fn try_publish<'c>(
+        &self,
+        given: Option<Given>,
+        event: NewEvent,
+        now: Now,
+        credit: Credit<'c>,
+        wakes: &mut Wakes,
+    ) -> Result<Receipt, Outdated<'c>> {
+        let table = self.classes.newest();
+        let class = self.classes.table(table).of(&event.channel);
         if event.options.deletes.is_some() && !class.keeps_state() {
-            return Receipt {
+            return Ok(Receipt {
                 unchanged: true,
                 ..Receipt::default()
-            };
+            });
         }
         let published = if class.keeps_state() {
             let (tenant, publisher) = (event.channel.tenant(), event.options.publisher.as_ref());
@@ -120,20 +139,20 @@ impl Hub {
                         // The versions say how much of the log is applied.
                         self.versions.advance(given.version);
                     }
-                    return Receipt {
+                    return Ok(Receipt {
                         malformed: Some(error),
                         ..Receipt::default()
-                    };
+                    });
                 }
             };
             prepared.owners = owners.clone();
-            let published = self.publish_stateful(prepared, given, now, credit, wakes);
+            let published = self.publish_stateful(prepared, table, given, now, credit, wakes)?;
             for owner in owners.iter() {
                 self.forget_stale_claims(owner);
             }
             published
         } else {
-            self.publish_stateless(event, class, given.is_some(), credit, wakes)
+            self.publish_stateless(event, (class, table), given.is_some(), credit, wakes)?
         };
         if let Some(event) = &published.1 {
             // After the lock, so that no publisher waits for the encoding. Before the shards are woken, so that they rarely
@@ -145,27 +164,30 @@ impl Hub {
             }
         }
         self.enforce_bounds();
-        published.0
+        Ok(published.0)
     }
 
     /// Publishes an event of a class without state. Only its id is kept, if it has one.
-    fn publish_stateless(
+    fn publish_stateless<'c>(
         &self,
         event: NewEvent,
-        class: &Arc<Class>,
+        (class, table): (&Arc<Class>, usize),
         is_given: bool,
-        credit: Credit<'_>,
+        credit: Credit<'c>,
         wakes: &mut Wakes,
-    ) -> (Receipt, Option<Arc<Event>>) {
+    ) -> Result<Published, Outdated<'c>> {
         let stripe = stripe_of(&event.channel);
         let id = event.options.id;
         let publish = |state: &mut StripeState| {
+            if self.classes.newest() != table {
+                return Err(Box::new((event, credit)));
+            }
             if !is_given && state.channels.duplicate(id.as_ref(), &self.generations).is_some() {
                 let duplicate = Receipt {
                     duplicate: true,
                     ..Receipt::default()
                 };
-                return (duplicate, None);
+                return Ok((duplicate, None));
             }
             if let Some(id) = id {
                 state.channels.note_id(id, 0, &self.generations);
@@ -178,7 +200,7 @@ impl Hub {
                     unwanted: true,
                     ..Receipt::default()
                 };
-                return (unwanted, None);
+                return Ok((unwanted, None));
             }
             let (payer, cost) = credit.into_debt();
             let meta = EventMeta {
@@ -189,7 +211,7 @@ impl Hub {
             let event = Arc::new(event);
             self.post(&event, stripe, shards);
             wakes.0 |= shards;
-            (Receipt::default(), Some(event))
+            Ok((Receipt::default(), Some(event)))
         };
         if id.is_some() {
             self.with_state(stripe, publish)
@@ -198,15 +220,16 @@ impl Hub {
         }
     }
 
-    /// Publishes an event of a class with state.
-    fn publish_stateful(
+    /// Publishes an event of a class with state, which is one of the table `table`.
+    fn publish_stateful<'c>(
         &self,
         mut prepared: Prepared,
+        table: usize,
         given: Option<Given>,
         now: Now,
-        credit: Credit<'_>,
+        credit: Credit<'c>,
         wakes: &mut Wakes,
-    ) -> (Receipt, Option<Arc<Event>>) {
+    ) -> Result<Published, Outdated<'c>> {
         let stripe = stripe_of(&prepared.event.channel);
         if prepared.wants_comparison() {
             // Comparing can mean parsing both values, so it happens between two holds of the lock.
@@ -222,7 +245,10 @@ impl Hub {
         let formats = self.formats_in_use();
         // Both are dropped at the end of the function, after the lock; the credit is dropped if it is not used.
         let (mut garbage, mut credit) = (Garbage::default(), Some(credit));
-        self.with_state(stripe, |state| {
+        let published = self.with_state(stripe, |state| {
+            if self.classes.newest() != table {
+                return Err(Box::new(prepared.event));
+            }
             let in_flight = &self.stripes[usize::from(stripe)].in_flight;
             // Until the event is in the inboxes.
             let _publishing = in_flight.begin(state.channels.last_version());
@@ -242,14 +268,14 @@ impl Hub {
                         duplicate: true,
                         ..receipt(version)
                     };
-                    (duplicate, None)
+                    Ok((duplicate, None))
                 }
                 Stored::Unchanged => {
                     let unchanged = Receipt {
                         unchanged: true,
                         ..Receipt::default()
                     };
-                    (unchanged, None)
+                    Ok((unchanged, None))
                 }
                 Stored::Event(event) => {
                     state.count_event(event.channel.tenant());
@@ -259,14 +285,18 @@ impl Hub {
                             unwanted: true,
                             ..receipt(event.version)
                         };
-                        return (unwanted, None);
+                        return Ok((unwanted, None));
                     }
                     credit.take().map(Credit::into_debt);
                     self.post(&event, stripe, shards);
                     wakes.0 |= shards;
-                    (receipt(event.version), Some(event))
+                    Ok((receipt(event.version), Some(event)))
                 }
             }
+        });
+        published.map_err(|event| {
+            let credit = credit.expect("only an event that is posted takes the credit");
+            Box::new((*event, credit))
         })
     }
 

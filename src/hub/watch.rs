@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use crate::sync::{Mutex, Notify};
 use tickgate_protocol::channel::Pattern;
 
-/// Decides which patterns are noted. Shards call it at every join and leave, so it must be fast.
+/// Decides which patterns are noted. Shards call it at every join and leave, so it must be fast. The answers may change;
+/// [`Hub::note_held`](super::Hub::note_held) makes up for what was not noted before.
 pub type PatternFilter = dyn Fn(&Pattern) -> bool + Send + Sync;
 
 /// The patterns that shards have joined or left since the notes were last taken.
@@ -30,7 +31,7 @@ impl InterestWatch {
     }
 
     pub(super) fn note(&self, pattern: &Pattern, joined: bool) {
-        if !(self.relevant)(pattern) {
+        if !self.is_relevant(pattern) {
             return;
         }
         let is_first = {
@@ -42,6 +43,11 @@ impl InterestWatch {
         if is_first {
             self.is_changed.notify_one();
         }
+    }
+
+    /// Whether the pattern is noted.
+    pub(super) fn is_relevant(&self, pattern: &Pattern) -> bool {
+        (self.relevant)(pattern)
     }
 
     /// Waits until there is a note, and takes all notes. The value says whether the pattern was joined; this includes a

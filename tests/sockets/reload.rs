@@ -27,3 +27,35 @@ async fn a_limit_changes_for_publishers_and_a_bad_file_changes_nothing() {
     assert!(gateway.log().contains("server.shards"), "{}", gateway.log());
     assert_eq!(publish().await, 200);
 }
+
+#[tokio::test]
+async fn bounds_of_a_class_change_at_once_and_another_lane_is_told() {
+    let history = |size: u32| format!("[[channel]]\nmatch = \"fx.*\"\nhistory = {{ size = {size} }}");
+    let gateway = Gateway::start("", &history(100)).await;
+    let event = |number: u32| json!({"channel": "fx.eur", "event": "e", "data": number}).to_string();
+    let kept = async || {
+        let (_, reply) = gateway.admin("GET", "/api/channels/fx.eur", "").await;
+        (
+            reply["kept"]["events"].clone(),
+            reply["class"]["history"]["length"].clone(),
+        )
+    };
+    for number in 0..10 {
+        assert_eq!(gateway.admin("POST", "/api/publish", event(number)).await.0, 200);
+    }
+    assert_eq!(kept().await, (json!(10), json!(100)));
+
+    gateway.configure("", &history(4));
+    hang_up(&gateway, "the configuration is reloaded").await;
+    assert!(gateway.log().contains("channel[0].history"), "{}", gateway.log());
+    assert_eq!(kept().await, (json!(4), json!(4)));
+
+    gateway.configure(
+        "",
+        "[[channel]]\nmatch = \"fx.*\"\ncache = \"last\"\n[limits]\nsubscriptions = 7",
+    );
+    hang_up(&gateway, "take effect only after a restart").await;
+    let why = "`cache` changes for the channel fx.eur, of which something is kept";
+    assert!(gateway.log().contains(why), "{}", gateway.log());
+    assert_eq!(kept().await, (json!(4), json!(4)));
+}

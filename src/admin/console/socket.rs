@@ -56,6 +56,15 @@ pub(in crate::admin) fn settings(
     })
 }
 
+/// The settings with the newest classes.
+fn with_classes(settings: &Arc<session::Settings>, classes: &Arc<Classes>) -> Arc<session::Settings> {
+    let mut settings = Arc::clone(settings);
+    if !Arc::ptr_eq(&settings.classes, classes) {
+        Arc::make_mut(&mut settings).classes = Arc::clone(classes);
+    }
+    settings
+}
+
 impl Admin {
     /// Answers the handshake of the console's page. The error is the response to a refused one.
     pub(in crate::admin) fn console_socket(
@@ -119,7 +128,7 @@ pub(in crate::admin) fn hand_over(
     let adopt = Adopt {
         socket: UnclaimedSocket::new(socket),
         unread: [&read_buf[..], &ahead[..]].concat().into(),
-        settings: Arc::clone(settings),
+        settings: with_classes(settings, admin.parts.hub.classes()),
         engine_io: None,
         identity: Ok(identity),
         address,

@@ -3,6 +3,7 @@
 use std::mem;
 
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::change::LastResponse;
 use super::poll::PollStart;
@@ -31,6 +32,8 @@ pub(super) struct Instance {
     /// Whether the last poll succeeded.
     pub(super) succeeded: Option<bool>,
     pub(super) pushes: Vec<oneshot::Sender<Pushed>>,
+    /// The poll under way.
+    pub(super) poll: Option<AbortHandle>,
 }
 
 impl Instance {
@@ -49,6 +52,14 @@ impl Instance {
             last: LastResponse::default(),
             succeeded: None,
             pushes: Vec::new(),
+            poll: None,
+        }
+    }
+
+    /// Aborts the poll under way.
+    pub(super) fn abort(&mut self) {
+        if let Some(poll) = self.poll.take() {
+            poll.abort();
         }
     }
 
@@ -76,6 +87,7 @@ impl Instance {
         self.running = true;
         PollStart {
             key,
+            stamp: self.stamp,
             channel: self.channel.clone(),
             value: self.value.clone(),
             // Without a kept value only a full response gives newcomers the state. The others get it again.

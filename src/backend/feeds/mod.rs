@@ -32,7 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::session::RefusedValue;
 use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern, TenantNames};
@@ -124,7 +125,7 @@ impl Settings {
 }
 
 /// One feed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedSettings {
     /// The channel, with or without a placeholder.
     pub channel: ChannelTemplate,
@@ -138,6 +139,20 @@ pub struct FeedSettings {
     pub interval: Duration,
     /// The time limit of one poll as a whole.
     pub timeout: Duration,
+}
+
+impl FeedSettings {
+    /// Whether this feed and another one poll and publish the same.
+    fn has_source_of(&self, other: &Self) -> bool {
+        let paced = |feed: &Self| (feed.interval, feed.timeout);
+        let (interval, timeout) = paced(other);
+        let same = Self {
+            interval,
+            timeout,
+            ..self.clone()
+        };
+        same == *other
+    }
 }
 
 /// Which part of a source's response is published.
@@ -178,10 +193,13 @@ pub enum PushError {
     Failed(Box<str>),
 }
 
+/// Channels whose polls were requested, each with its result once it is there.
+type PushedLater = Vec<(Box<str>, oneshot::Receiver<Pushed>)>;
+
 /// A request to poll now.
 struct Push {
     channels: Pattern,
-    reply: oneshot::Sender<Result<Vec<oneshot::Receiver<Pushed>>, PushRefused>>,
+    reply: oneshot::Sender<Result<PushedLater, PushRefused>>,
 }
 
 /// Why a push was refused.
@@ -198,7 +216,8 @@ pub enum PushRefused {
 /// A handle to the running feeds.
 pub struct Feeds {
     pushes: mpsc::Sender<Push>,
-    metrics: Arc<[FeedMetrics]>,
+    wanted: watch::Sender<Vec<FeedSettings>>,
+    metrics: Arc<RwLock<Vec<Arc<FeedMetrics>>>>,
     event_bytes: Arc<AtomicUsize>,
 }
 
@@ -206,6 +225,21 @@ impl Feeds {
     /// Replaces [`Settings::event_bytes`], for polls that begin from now on.
     pub fn set_event_bytes(&self, bytes: usize) {
         self.event_bytes.store(bytes, Relaxed);
+    }
+
+    /// Replaces the feeds. Those that stay go on undisturbed; the polls of those that do not are aborted.
+    pub fn replace(&self, feeds: Vec<FeedSettings>) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_other = *wanted != feeds;
+            *wanted = feeds;
+            is_other
+        });
+    }
+
+    /// The feeds, in the order of the configuration.
+    #[must_use]
+    pub fn settings(&self) -> Vec<FeedSettings> {
+        self.wanted.borrow().clone()
     }
 
     /// Polls every channel of a feed that the pattern matches now, with or without subscribers, and publishes the whole
@@ -221,8 +255,15 @@ impl Feeds {
         self.pushes.send(push).await.map_err(|_| PushRefused::Ending)?;
         let polls = polls.await.map_err(|_| PushRefused::Ending)?;
         let mut pushed = Vec::new();
-        for poll in polls? {
-            pushed.push(poll.await.map_err(|_| PushRefused::Ending)?);
+        for (channel, poll) in polls? {
+            match poll.await {
+                Ok(result) => pushed.push(result),
+                Err(_) if self.pushes.is_closed() => return Err(PushRefused::Ending),
+                Err(_) => pushed.push(Pushed {
+                    channel,
+                    records: Err(PushError::Failed("the feed was replaced".into())),
+                }),
+            }
         }
         Ok(pushed)
     }
@@ -230,6 +271,6 @@ impl Feeds {
     /// Reads the counters of every feed, in the order of the settings.
     #[must_use]
     pub fn read(&self) -> Vec<FeedSample> {
-        self.metrics.iter().map(FeedMetrics::read).collect()
+        self.metrics.read().iter().map(|metrics| metrics.read()).collect()
     }
 }

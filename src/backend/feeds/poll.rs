@@ -28,16 +28,17 @@ const FRESH_INTERVALS: u32 = 3;
 /// What the polls of a feed share.
 pub(super) struct Poller {
     pub(super) settings: FeedSettings,
-    pub(super) source: Source,
+    source: Arc<Source>,
     // It may change while the gateway runs.
     event_bytes: Arc<AtomicUsize>,
-    // The metrics of all feeds, and the index of this feed.
-    metrics: (Arc<[FeedMetrics]>, usize),
+    metrics: Arc<FeedMetrics>,
 }
 
 /// The poll of one channel, as it begins.
 pub(super) struct PollStart {
     pub(super) key: usize,
+    // Tells the instance from a later one with the same key.
+    pub(super) stamp: u64,
     pub(super) channel: Channel,
     pub(super) value: Option<Box<str>>,
     pub(super) full: bool,
@@ -52,6 +53,7 @@ pub(super) struct PollStart {
 /// The poll of one channel, as it ended.
 pub(super) struct PollEnd {
     pub(super) key: usize,
+    pub(super) stamp: u64,
     pub(super) newcomers: bool,
     pub(super) last: LastResponse,
     pub(super) failure: Option<PollFailure>,
@@ -70,18 +72,28 @@ impl Poller {
         settings: FeedSettings,
         event_bytes: Arc<AtomicUsize>,
         connections: &mut Connections,
-        metrics: (Arc<[FeedMetrics]>, usize),
+        metrics: Arc<FeedMetrics>,
     ) -> Self {
         Self {
-            source: Source::new(&settings.source, connections),
+            source: Arc::new(Source::new(&settings.source, connections)),
             settings,
             event_bytes,
             metrics,
         }
     }
 
-    pub(super) fn metrics(&self) -> &FeedMetrics {
-        &self.metrics.0[self.metrics.1]
+    /// The same source with other settings of its polls.
+    pub(super) fn with_settings(&self, settings: FeedSettings) -> Self {
+        Self {
+            settings,
+            source: Arc::clone(&self.source),
+            event_bytes: Arc::clone(&self.event_bytes),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    pub(super) const fn metrics(&self) -> &Arc<FeedMetrics> {
+        &self.metrics
     }
 
     /// How long new subscribers get the value of a good response.
@@ -117,6 +129,7 @@ impl Poller {
         }
         PollEnd {
             key: poll.key,
+            stamp: poll.stamp,
             newcomers: poll.newcomers,
             last: poll.last,
             failure: result.err(),

@@ -3,14 +3,17 @@
 //! Invariant: a channel is polled when it is due and has subscribers or an operator waits for it, and never twice at a
 //! time. A channel without subscribers is forgotten as soon as a new subscriber could not cause a poll too early.
 
+mod replace;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,7 +30,7 @@ use crate::broker::Broker;
 use crate::event::Event;
 use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, ChannelTemplate, Pattern, TenantNames};
 
 /// The shortest time between two log lines about the reason of one feed's failure, in milliseconds. Channels that fail for
 /// different reasons must not fill the log.
@@ -67,6 +70,14 @@ pub struct Runner {
     stamps: u64,
     polls: JoinSet<PollEnd>,
     pushes: mpsc::Receiver<Push>,
+    wanted: watch::Receiver<Vec<FeedSettings>>,
+    // What the handle reads, in the order of the feeds.
+    metrics: Arc<RwLock<Vec<Arc<FeedMetrics>>>>,
+    // What the hub's notes are about.
+    templates: Arc<RwLock<Vec<ChannelTemplate>>>,
+    tenants: TenantNames,
+    connections: Connections,
+    event_bytes: Arc<AtomicUsize>,
     started: Instant,
     // The hub's clock.
     clock: Clock,
@@ -77,27 +88,55 @@ impl Runner {
     ///
     /// The runner watches the hub from now on, so it must be created before the first connection can subscribe.
     pub fn new(settings: Settings, hub: Arc<Hub>, broker: Arc<dyn Broker>, clock: Clock) -> (Arc<Feeds>, Self) {
-        let templates: Vec<_> = settings.feeds.iter().map(|feed| feed.channel.clone()).collect();
-        let concerns = move |pattern: &Pattern| templates.iter().any(|template| template.concerns(pattern));
-        let watch = if settings.feeds.is_empty() {
-            None
-        } else {
-            hub.watch(Box::new(concerns))
+        let templates = Arc::<RwLock<Vec<ChannelTemplate>>>::default();
+        let concerns = {
+            let templates = Arc::clone(&templates);
+            move |pattern: &Pattern| templates.read().iter().any(|template| template.concerns(pattern))
         };
-        let metrics: Arc<[FeedMetrics]> = settings
-            .feeds
-            .iter()
-            .map(|feed| FeedMetrics::new(&feed.channel, &settings.tenants))
-            .collect();
-        let mut connections = Connections::default();
+        let watch = hub.watch(Box::new(concerns));
+        let metrics = Arc::<RwLock<Vec<Arc<FeedMetrics>>>>::default();
         let event_bytes = Arc::new(AtomicUsize::new(settings.event_bytes));
-        let feed = |(index, settings): (usize, FeedSettings)| Feed {
+        let (sender, pushes) = mpsc::channel(PUSHES_MAX);
+        let (wanted_sender, wanted) = watch::channel(settings.feeds.clone());
+        let mut runner = Self {
+            hub,
+            watch,
+            broker,
+            feeds: Vec::new(),
+            instances: Slab::new(),
+            agenda: BinaryHeap::new(),
+            stamps: 0,
+            polls: JoinSet::new(),
+            pushes,
+            wanted,
+            metrics: Arc::clone(&metrics),
+            templates,
+            tenants: settings.tenants,
+            connections: Connections::default(),
+            event_bytes: Arc::clone(&event_bytes),
+            started: Instant::now(),
+            clock,
+        };
+        runner.replace(settings.feeds);
+        let handle = Feeds {
+            pushes: sender,
+            wanted: wanted_sender,
+            metrics,
+            event_bytes,
+        };
+        (Arc::new(handle), runner)
+    }
+
+    fn feed(&mut self, settings: FeedSettings) -> Feed {
+        let metrics = FeedMetrics::new(&settings.channel, &self.tenants);
+        let event_bytes = Arc::clone(&self.event_bytes);
+        Feed {
             pace: Pace::new(settings.interval),
             poller: Arc::new(Poller::new(
                 settings,
-                Arc::clone(&event_bytes),
-                &mut connections,
-                (Arc::clone(&metrics), index),
+                event_bytes,
+                &mut self.connections,
+                Arc::new(metrics),
             )),
             channels: HashMap::new(),
             in_flight: 0,
@@ -105,28 +144,7 @@ impl Runner {
             health: Health::default(),
             told: None,
             told_refused: false,
-        };
-        let feeds = settings.feeds.into_iter().enumerate().map(feed).collect();
-        let (sender, pushes) = mpsc::channel(PUSHES_MAX);
-        let runner = Self {
-            hub,
-            watch,
-            broker,
-            feeds,
-            instances: Slab::new(),
-            agenda: BinaryHeap::new(),
-            stamps: 0,
-            polls: JoinSet::new(),
-            pushes,
-            started: Instant::now(),
-            clock,
-        };
-        let handle = Feeds {
-            pushes: sender,
-            metrics,
-            event_bytes,
-        };
-        (Arc::new(handle), runner)
+        }
     }
 
     /// Runs until the task is aborted, which also aborts the polls under way.
@@ -138,6 +156,10 @@ impl Runner {
                 changed = interest_changed(self.watch.as_deref()) => self.update_interest(changed),
                 Some(end) = self.polls.join_next() => self.poll_ended(end, &reports),
                 Some(push) = self.pushes.recv() => self.push(push),
+                Ok(()) = self.wanted.changed() => {
+                    let wanted = self.wanted.borrow_and_update().clone();
+                    self.replace(wanted);
+                }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
             self.start_due(&reports);
@@ -278,7 +300,7 @@ impl Runner {
                     continue;
                 };
                 let (sender, result) = oneshot::channel();
-                polls.push(result);
+                polls.push((channel.as_str().into(), result));
                 self.instances[key].pushes.push(sender);
                 self.reschedule(key, |schedule, _| schedule.push_requested(now_ms));
             }
@@ -334,7 +356,7 @@ impl Runner {
         feed.counters().in_flight.add(1);
         let poll = instance.begin(key, &feed.poller.settings.publish, kept.as_deref());
         let (poller, broker) = (Arc::clone(&feed.poller), Arc::clone(&self.broker));
-        self.polls.spawn(async move { poller.run(poll, &*broker).await });
+        instance.poll = Some(self.polls.spawn(async move { poller.run(poll, &*broker).await }));
     }
 
     /// The value that the hub gives to newcomers of the instance's channel, if it is one of this feed.
@@ -384,9 +406,14 @@ impl Runner {
             Err(_) => return,
         };
         let now_ms = self.now_ms();
-        let instance = &mut self.instances[end.key];
+        let is_own = |instance: &&mut Instance| instance.stamp == end.stamp;
+        // A poll can end although it is aborted.
+        let Some(instance) = self.instances.get_mut(end.key).filter(is_own) else {
+            return;
+        };
         let feed = &mut self.feeds[instance.feed];
         instance.running = false;
+        instance.poll = None;
         feed.in_flight -= 1;
         feed.counters().in_flight.add(-1);
         let (pace, chance) = (feed.pace, rand::random::<f64>());

@@ -50,6 +50,11 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// The feed has another interval: the next poll is due within it.
+    pub(super) fn pace_changed(&mut self, pace: Pace, now_ms: u64) {
+        self.due_ms = self.due_ms.min(now_ms + pace.interval_ms);
+    }
+
     /// A channel that is due at once.
     pub(super) fn new(now_ms: u64) -> Self {
         Self {

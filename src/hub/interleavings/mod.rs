@@ -8,6 +8,7 @@
 //! `TICKGATE_SEEDS` sets the number of seeds, and `TICKGATE_SEED` runs a single one. Beside each property there are planted
 //! faults. The checker must find each of them, with the expected failure.
 
+mod classes;
 mod credits;
 mod doorbell;
 mod heads;

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `channel` | the state of one channel |
 //! | `book` | order books |
+//! | `adopt` | replacing the classes of channels |
 //! | `claims` | the publishers that own channels |
 //! | `prepared` | events before they are stored, and `only_changed` |
 //! | `passing` | deletion, and what ends by itself as time passes |
@@ -23,6 +24,7 @@
 //! | `page` | what joins and reads get |
 //! | `export` | handing the state to the snapshot and restoring it |
 
+mod adopt;
 mod book;
 mod channel;
 mod claims;

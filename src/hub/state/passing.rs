@@ -181,6 +181,18 @@ impl ChannelState {
         self.last_until_ms.is_some_and(|until_ms| until_ms <= now_ms)
     }
 
+    /// Whether there is a value that can end.
+    pub(super) fn has_value(&self) -> bool {
+        self.class.cache_last && self.last.is_some() && self.deleted_at_ms.is_none()
+    }
+
+    /// Whether subscribers were told of a silence that does not count any more.
+    pub(super) fn is_fresh_again(&mut self, now_ms: i64) -> bool {
+        let was_stale = std::mem::take(&mut self.is_stale);
+        self.is_stale = was_stale && self.is_silent(now_ms);
+        was_stale && !self.is_stale
+    }
+
     // When something ends, in monotonic milliseconds.
     fn end_ms(&self) -> Option<i64> {
         match self.deleted_at_ms {

@@ -4,6 +4,7 @@
 //! order, then the built-in table, then the defaults of single channels, then [`Class::default`]. A class that passed [`Class::check`] is consistent.
 
 mod built_in;
+mod replace;
 
 use std::sync::Arc;
 
@@ -215,7 +216,7 @@ impl Class {
 }
 
 /// The classes of all channels of a tenant, by pattern. Those of the default tenant hold those of all others.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes {
     entries: Vec<(Pattern, Arc<Class>)>,
     /// For each first segment that an entry names: the indices of the entries that can match such a channel, in order.

@@ -20,7 +20,7 @@ use crate::auth::Secret;
 use crate::backend::commands::http::Pool;
 
 /// The `http` or `redis` of a feed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSettings {
     /// Requested with GET. The body is the `data`.
     Http(UrlTemplate),
@@ -51,6 +51,13 @@ impl SourceSettings {
 pub(super) struct Connections {
     http: Pool,
     redis: HashMap<(RedisAddress, Option<Secret>), Arc<Server>>,
+}
+
+impl Connections {
+    /// Forgets the connections that no feed uses.
+    pub(super) fn forget_unused(&mut self) {
+        self.redis.retain(|_, server| Arc::strong_count(server) > 1);
+    }
 }
 
 /// What a source answered.

@@ -14,7 +14,7 @@ impl Class {
         }
     }
 
-    fn records(key: &str) -> Self {
+    pub(super) fn records(key: &str) -> Self {
         Self {
             record_key: Some(key.into()),
             ..Self::last()
