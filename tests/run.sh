@@ -77,6 +77,7 @@ for client in 4/4.6.1 5/5.18.1; do
         "python-socketio[client]==${client#*/}"
 done
 pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/websockets websockets==17.4
+pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/nats-py nats-py==2.16.0
 for package in typescript react; do npm --prefix "clients/$package" run --silent build; done
 
 step "clients from npm and PyPI"

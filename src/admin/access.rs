@@ -397,6 +397,18 @@ impl Admin {
     }
 }
 
+/// A backend that the broker lets publish to the subjects of a tenant. The permissions of the broker are its credentials.
+pub(super) fn backend_of(tenant: Tenant) -> Caller {
+    Caller::Operator(Operator {
+        name: "broker".into(),
+        scope: Scope {
+            tenant,
+            is_of_all: false,
+            is_chosen: false,
+        },
+    })
+}
+
 fn operator_of_all() -> Caller {
     Caller::Operator(Operator {
         name: "admin key".into(),

@@ -110,6 +110,7 @@ impl Components {
         let router = Router::new(
             commands::Settings {
                 tenants: settings.tenant_names(),
+                nats: nats.clone(),
                 ..settings.commands.clone()
             },
             Box::new(shards.clone()),

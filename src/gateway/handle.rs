@@ -157,6 +157,10 @@ impl Handle {
 
     fn drain_shards(&self, over_ms: u64) {
         let shared = &*self.0;
+        if let Some(nats) = &shared.reload.nats {
+            // Other gateways answer them from now on.
+            nats.stop_answering();
+        }
         shared.tasks.lock().commands_wait = Duration::from_millis(over_ms).min(LAST_REQUESTS);
         for shard in &shared.shards {
             // Sending fails only to a shard that has ended.

@@ -23,6 +23,7 @@ mod tenants;
 mod upkeep;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -220,7 +221,11 @@ impl Gateway {
                 clock: components.clock,
             },
         );
+        if let Some(nats) = &components.nats {
+            nats.answer(services(&admin));
+        }
         let reload = Reload {
+            nats: components.nats,
             tenants,
             listeners: names,
             shared_classes: settings.nats.as_ref().map(|nats| nats.classes),
@@ -411,6 +416,25 @@ impl Drop for Gateway {
             }
         }
     }
+}
+
+/// What the gateway answers over the broker.
+fn services(admin: &Arc<Admin>) -> Vec<nats::Service> {
+    let admin = Arc::downgrade(admin);
+    let publish = move |subject, body| -> Pin<Box<dyn Future<Output = nats::Reply> + Send>> {
+        let admin = admin.upgrade();
+        Box::pin(async move {
+            match admin {
+                Some(admin) => admin.publish_request(subject, body).await,
+                None => nats::Reply::default(),
+            }
+        })
+    };
+    vec![nats::Service {
+        subject: Admin::PUBLISH_SUBJECT,
+        is_shared: true,
+        answer: Box::new(publish),
+    }]
 }
 
 struct Runtimes {

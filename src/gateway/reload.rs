@@ -11,6 +11,7 @@ use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
 use crate::backend::jwks::KeySets;
+use crate::broker::nats::Nats;
 use crate::hub::{ClassesKept, Hub};
 use crate::ingress::http::ListenerNames;
 use crate::ingress::{Ingress, SelectionError, check_endpoints};
@@ -19,6 +20,7 @@ use tickgate_protocol::channel::TenantNames;
 
 /// The parts of a running gateway that take new settings.
 pub(super) struct Reload {
+    pub(super) nats: Option<Arc<Nats>>,
     pub(super) tenants: TenantNames,
     pub(super) listeners: Vec<ListenerNames>,
     /// The hash of the classes that all gateways of a broker must have.

@@ -9,5 +9,6 @@ mod nats_server;
 mod faults;
 mod latency;
 mod node;
+mod requests;
 mod storm;
 mod suite;

@@ -1,8 +1,10 @@
 // Two gateways and NATS with the files of deploy/scaling: only paths, addresses and secrets are changed.
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { test } from 'node:test';
 import { Client, adminKey, binary, directory, freePorts, root, secret, start, token, until } from './harness.mjs';
 
@@ -18,7 +20,11 @@ function deployed(where, name, changes) {
   return file;
 }
 
-const PASSWORDS = { NATS_GATEWAY_PASSWORD: 'of-the-gateways', NATS_PLATFORM_PASSWORD: 'of-the-platform' };
+const PASSWORDS = {
+  NATS_GATEWAY_PASSWORD: 'of-the-gateways',
+  NATS_BACKEND_PASSWORD: 'of-the-backends',
+  NATS_PLATFORM_PASSWORD: 'of-the-platform',
+};
 
 async function nats(t) {
   const where = directory(t);
@@ -34,7 +40,7 @@ async function nats(t) {
   return port;
 }
 
-async function gateway(t, node, natsPort) {
+async function gateway(t, node, natsPort, more = '') {
   const where = directory(t);
   const [listen, admin] = await freePorts(2);
   for (const [name, text] of [['jwt-secret', secret], ['admin-key', adminKey], ['nats-password', PASSWORDS.NATS_GATEWAY_PASSWORD]]) {
@@ -48,6 +54,7 @@ async function gateway(t, node, natsPort) {
     ['nats://nats-1:4222', `nats://127.0.0.1:${natsPort}`],
     ['url = ', 'log_bytes = 268435456\nplain_bytes = 16777216\nurl = '],
   ]);
+  appendFileSync(file, more);
   const run = start(t, where, binary, ['serve', '--config', file], { env: {}, signal: 'SIGKILL' });
   const request = async (method, path, body) => {
     const headers = { authorization: `Bearer ${adminKey}`, 'content-type': 'application/json' };
@@ -113,6 +120,60 @@ test('only gateways can write events, and nobody else can read them', async (t) 
   for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.terms', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
     assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
   }
+  for (const subject of ['tickgate.in.~.grid.a', 'tickgate.cmd.~.grid.start', 'tickgate.gateways.state']) {
+    assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
+  }
+  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.cmd.~.grid.start', 'tickgate.gateways.state']) {
+    assert.match(await publishAs(port, 'backend', PASSWORDS.NATS_BACKEND_PASSWORD, subject), /Permissions Violation/, subject);
+  }
+  assert.doesNotMatch(await publishAs(port, 'backend', PASSWORDS.NATS_BACKEND_PASSWORD, 'tickgate.in.~.grid.a'), /Permissions Violation/);
   assert.doesNotMatch(await publishAs(port, 'platform', platform, 'orders.new'), /Permissions Violation/);
   assert.doesNotMatch(await publishAs(port, 'gateway', gateways, 'tickgate.log.~.grid.a'), /Permissions Violation/);
+});
+
+/** The code blocks of docs/nats.md in a language, with the address and the user of the server. */
+function snippets(language, port) {
+  const page = readFileSync(join(root, 'docs', 'nats.md'), 'utf8');
+  const blocks = page.split('```').filter((block, index) => index % 2 === 1 && block.startsWith(`${language}\n`));
+  const login = { python: ', user="backend", password="of-the-backends"', js: ', user: "backend", pass: "of-the-backends"' };
+  return blocks.map((block) => block.slice(language.length)
+    .replace('"nats://127.0.0.1:4222"', `"nats://127.0.0.1:${port}"${login[language]}`));
+}
+
+test('every snippet of docs/nats.md publishes or answers commands', async (t) => {
+  const port = await nats(t);
+  const [route] = snippets('toml', port);
+  const one = await gateway(t, 'gateway-1', port, route);
+  const client = await Client.open(t, `${one.url}?token=${await token(t, '--sub', '4', '--role', 'admin')}`);
+  await client.subscribe('grid.abc.order');
+  const programs = { python: ['python3', '-c'], js: ['node', '-e'] };
+  const packages = { PYTHONPATH: join(root, 'tests/e2e/python/nats-py'), NODE_PATH: join(root, 'tests/e2e/node_modules') };
+  const where = { env: { ...process.env, ...packages } };
+  for (const [language, [program, option]] of Object.entries(programs)) {
+    const [publish, answer, ...others] = snippets(language, port);
+    assert.deepEqual(others, [], 'a snippet that no test runs');
+    // The gateway takes requests a moment after it is ready.
+    await until(`the publication from ${language}`, () => promisify(execFile)(program, [option, publish], where).then(
+      ({ stdout }) => assert.match(stdout, /published/) ?? true,
+      (error) => assert.match(error.stderr, /no ?responders/i) ?? false,
+    ));
+    assert.ok((await client.next((message) => message.type === 'event')).data.price >= 94000);
+    const backend = start(t, directory(t), program, [option, answer], where);
+    const command = (id, action) => {
+      client.send({ type: 'command', id, action, params: {} });
+      return client.next((message) => message.type === 'response' && message.id === id);
+    };
+    let id = 0;
+    let response;
+    // Until the backend subscribes, nobody is there.
+    await until(`the backend in ${language}`, async () => {
+      assert.equal(backend.child.exitCode, null, backend.err());
+      response = await command(`${language}-${id++}`, 'grid.start');
+      return response.success;
+    });
+    assert.deepEqual(response.data, { grid_id: 'grid_1', user: '4' });
+    assert.equal((await command(`${language}-${id++}`, 'grid.dance')).error.code, 'UNKNOWN_ACTION');
+    backend.child.kill('SIGKILL');
+    await backend.ended;
+  }
 });

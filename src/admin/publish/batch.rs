@@ -13,6 +13,7 @@ use crate::admin::body;
 use crate::event::{EventId, NewEvent, PublishOptions, Refusal};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
+use tickgate_protocol::channel::Channel;
 use tickgate_protocol::json::Scratch;
 use tickgate_protocol::message::PublishItem;
 
@@ -100,6 +101,8 @@ fn is_zero(n: &usize) -> bool {
 pub(super) struct Batch<'a> {
     admin: &'a Admin,
     caller: &'a Caller,
+    // The channel of all items, if it is named beside them.
+    channel: Option<Channel>,
     // Whose quotas the events count for.
     publisher: Option<Arc<str>>,
     scratch: Scratch,
@@ -116,6 +119,7 @@ impl<'a> Batch<'a> {
         Self {
             admin,
             caller,
+            channel: None,
             publisher: match caller {
                 Caller::Operator(_) | Caller::Viewer(_) => None,
                 Caller::User(identity) => identity.publisher(),
@@ -126,6 +130,12 @@ impl<'a> Batch<'a> {
             indices: Vec::new(),
             reply: PublishReply::default(),
         }
+    }
+
+    /// All items are for this channel, which they need not name.
+    pub(super) fn to(self, channel: Channel) -> Self {
+        let channel = Some(channel);
+        Self { channel, ..self }
     }
 
     /// The longest `data` of an event, in bytes.
@@ -214,7 +224,11 @@ impl<'a> Batch<'a> {
 
     /// The event of an item.
     fn parse(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
-        let item = PublishItem::parse(text, &mut self.scratch).map_err(|(code, message)| (code.into(), message))?;
+        let item = match &self.channel {
+            None => PublishItem::parse(text, &mut self.scratch),
+            Some(channel) => PublishItem::parse_in(channel, text, &mut self.scratch),
+        };
+        let item = item.map_err(|(code, message)| (code.into(), message))?;
         let event_bytes = self.event_bytes();
         if item.data.len() > event_bytes {
             let message = format!("`data` is longer than {event_bytes} bytes");

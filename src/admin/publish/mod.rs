@@ -1,4 +1,4 @@
-//! `POST /api/publish`: one event, an array of events, or a stream of lines.
+//! `POST /api/publish`: one event, an array of events, or a stream of lines. And the same by a request over the broker.
 //!
 //! Invariant: an event that the reply counts as published is kept as its channel's class says, and is in the inbox of
 //! every interested shard. A duplicate was published in the same sense before. A refused item is reported by its index and
@@ -6,11 +6,12 @@
 
 mod batch;
 mod lines;
+mod requests;
 
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, StatusCode};
 
-use self::batch::{Batch, ItemError, ReplyError};
+use self::batch::{Batch, PublishReply, ReplyError};
 use self::lines::Lines;
 use super::Admin;
 use super::access::{Caller, forbidden};
@@ -43,7 +44,7 @@ impl Admin {
             let response = response::error(HttpErrorCode::BrokerUnavailable, "the broker is not connected");
             return response::retry_after(response, 1);
         }
-        let mut batch = Batch::new(self, &caller);
+        let batch = Batch::new(self, &caller);
         let is_lines = is_lines(request.headers());
         let body = match self.body(request) {
             Ok(body) if is_lines => return self.publish_lines(batch, body).await,
@@ -59,35 +60,39 @@ impl Admin {
             Ok(text) => text,
             Err(what) => return response::error(HttpErrorCode::InvalidJson, &format!("the body {what}")),
         };
-        if !text.trim_ascii_start().starts_with('[') {
-            batch.take(text);
-            if let Some(ItemError {
-                code: HttpErrorCode::InvalidJson,
-                message,
-                ..
-            }) = batch.reply.errors.first_mut()
-                && text.trim_ascii().contains('\n')
-            {
-                *message = format!("{message} (items in lines need `Content-Type: application/x-ndjson`)").into();
+        match self.publish_text(batch, text).await {
+            Ok(reply) => response::json(StatusCode::OK, &reply),
+            Err((HttpErrorCode::InvalidJson, message)) if is_one_item(text) && text.trim_ascii().contains('\n') => {
+                let message = format!("{message} (items in lines need `Content-Type: application/x-ndjson`)");
+                response::error(HttpErrorCode::InvalidJson, &message)
             }
+            Err((code, message)) => when_to_retry(code, response::error(code, &message)),
+        }
+    }
+
+    /// Publishes one item or an array of items.
+    ///
+    /// # Errors
+    ///
+    /// Why the text is not an array, or why its only item is refused.
+    async fn publish_text(&self, mut batch: Batch<'_>, text: &str) -> Result<PublishReply, (HttpErrorCode, Box<str>)> {
+        if is_one_item(text) {
+            batch.take(text);
             return self.publish_one(batch).await;
         }
-        let items = match json::split_array(text, ITEMS_MAX) {
-            Ok(items) => items,
-            Err(error) => return response::error(code_of(&error), &error.to_string()),
-        };
+        let items = json::split_array(text, ITEMS_MAX).map_err(|error| (code_of(&error), error.to_string().into()))?;
         for item in items {
             batch.take(item);
         }
         self.send(&mut batch).await;
-        response::json(StatusCode::OK, &batch.reply)
+        Ok(batch.reply)
     }
 
-    async fn publish_one(&self, mut batch: Batch<'_>) -> HttpResponse {
+    async fn publish_one(&self, mut batch: Batch<'_>) -> Result<PublishReply, (HttpErrorCode, Box<str>)> {
         let receipt = self.send(&mut batch).await;
         let mut reply = batch.reply;
         if let Some(error) = reply.errors.pop() {
-            return when_to_retry(error.code, response::error(error.code, &error.message));
+            return Err((error.code, error.message));
         }
         reply.duplicate = reply.duplicates.pop().is_some();
         if let Some(receipt) = receipt {
@@ -96,7 +101,7 @@ impl Admin {
             reply.unchanged = receipt.unchanged;
             reply.unchanged_items = 0;
         }
-        response::json(StatusCode::OK, &reply)
+        Ok(reply)
     }
 
     /// Publishes lines as they arrive. The body is read only as fast as the hub takes its events.
@@ -179,6 +184,11 @@ fn when_to_retry(code: HttpErrorCode, response: HttpResponse) -> HttpResponse {
         }
         _ => response,
     }
+}
+
+/// Whether a body is one item and not an array.
+fn is_one_item(text: &str) -> bool {
+    !text.trim_ascii_start().starts_with('[')
 }
 
 fn is_lines(headers: &HeaderMap) -> bool {

@@ -300,7 +300,8 @@ impl Handler for HttpBackend {
     }
 }
 
-fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
+/// The value of the signature's header.
+pub(super) fn sign(key: &hmac::Key, timestamp_ms: u64, body: &[u8]) -> HeaderValue {
     let mut context = hmac::Context::with_key(key);
     context.update(timestamp_ms.to_string().as_bytes());
     context.update(b".");

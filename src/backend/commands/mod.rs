@@ -5,8 +5,7 @@
 //! cancel its command; the answer is then dropped, since its connection is gone.
 //!
 //! The first [`RouteSettings`] whose pattern matches the action decides. A [`Handler`] carries the command out: an HTTP
-//! backend ([`http`]) or code in this process. Another transport, such as request and reply over a message broker, would
-//! be one more implementation. The router applies the rest to all handlers alike: the limits in flight, the deadline, the
+//! backend ([`http`]), a backend that subscribes to the broker ([`nats`]), or code in this process. The router applies the rest to all handlers alike: the limits in flight, the deadline, the
 //! circuit breaker ([`breaker`]), the retries of idempotent routes, the keys ([`keys`]) and the audit trail ([`audit`]).
 //!
 //! Everything runs on the tokio runtime that the router is given. Deadlines are tokio timers, with a resolution of one
@@ -24,7 +23,8 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use self::audit::AuditRoom;
-
+use crate::auth::Secret;
+use crate::broker::nats::Nats;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
@@ -37,6 +37,7 @@ pub mod breaker;
 pub mod http;
 pub mod keys;
 mod metrics;
+pub mod nats;
 mod operation;
 mod pending;
 mod reply;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub keys: keys::Settings,
     /// The room in the audit trail, if it must be complete: a command of an audited route then waits for room.
     pub audit_room: Option<AuditRoom>,
+    /// The broker over which commands are sent.
+    pub nats: Option<Arc<Nats>>,
     /// The names of the tenants beside the default one. The commands in flight are shared equally among all.
     pub tenants: TenantNames,
     /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
@@ -78,6 +81,7 @@ impl Default for Settings {
             in_flight_per_connection_max: 256,
             keys: keys::Settings::default(),
             audit_room: None,
+            nats: None,
             tenants: TenantNames::default(),
             reply_bytes_max: 128 * 1024,
         }
@@ -89,7 +93,7 @@ impl Default for Settings {
 pub struct RouteSettings {
     /// `match`: the actions of the route.
     pub pattern: Pattern,
-    /// `http = ...`: what answers them.
+    /// `http = ...` or `nats = true`: what answers them.
     pub target: Target,
     /// `timeout`: the time for a command, retries included. After it the answer is `TIMEOUT`: the outcome is unknown.
     pub timeout: Duration,
@@ -121,6 +125,11 @@ impl RouteSettings {
 pub enum Target {
     /// An HTTP backend.
     Http(HttpSettings),
+    /// Whoever subscribes to the subjects of the actions at the broker.
+    Nats {
+        /// The secret that signs every request.
+        hmac_secret: Option<Secret>,
+    },
     /// Code in this process.
     InProcess {
         /// The name in statistics. Routes with the same name share a circuit breaker.
@@ -134,6 +143,7 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(settings) => settings.fmt(f),
+            Self::Nats { .. } => f.write_str("Nats"),
             Self::InProcess { name, .. } => write!(f, "InProcess({name})"),
         }
     }
@@ -210,10 +220,11 @@ pub enum Failure {
     #[error("the backend's reply was lost, the outcome is unknown")]
     Lost(String),
     /// An HTTP status other than 2xx.
-    #[error("the backend failed with HTTP status {0}")]
+    #[error("the backend failed with status {0}")]
     Status(u16),
-    /// An HTTP status other than 2xx, with what an operator should look at. Clients do not get the hint.
-    #[error("the backend failed with HTTP status {status}")]
+    /// An HTTP status other than 2xx, or the code of a NATS service's error, with what an operator should look at. Clients do
+    /// not get the hint.
+    #[error("the backend failed with status {status}")]
     StatusWithHint {
         /// The status.
         status: u16,

@@ -15,6 +15,7 @@ use super::backend::Backend;
 use super::http::{BackendUrl, HttpBackend, Pool};
 use super::keys::{Keys, Scope};
 use super::metrics::{CommandMetrics, CommandsSample};
+use super::nats::NatsBackend;
 use super::operation::{Answered, AnsweredCommand};
 use super::pending::Pending;
 use super::{
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::auth::Identity;
 use crate::broker::Broker;
+use crate::broker::nats::Nats;
 use crate::hub::snapshot::CommandRecord;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
@@ -41,7 +43,7 @@ pub struct Router {
 
 pub(super) struct Shared {
     routes: RwLock<Arc<Routes>>,
-    pool: Pool,
+    transports: Transports,
     // One permit for each command in flight, by the number of its tenant. Each tenant has an equal share, so that none can
     // use up those of another.
     pub(super) permits: Box<[Arc<Semaphore>]>,
@@ -71,6 +73,12 @@ pub(super) enum Phase {
     Stopped,
 }
 
+/// How commands reach backends.
+struct Transports {
+    pool: Pool,
+    nats: Option<Arc<Nats>>,
+}
+
 /// The routes of one configuration, and their backends, each once.
 #[derive(Default)]
 pub(super) struct Routes {
@@ -98,18 +106,24 @@ impl Router {
         broker: Arc<dyn Broker>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        let pool = {
+        let transports = {
             // The pool creates its timer within the runtime.
             let _entered = runtime.enter();
-            Pool::default()
+            let (pool, nats) = (Pool::default(), settings.nats);
+            Transports { pool, nats }
         };
-        let routes = Routes::new(settings.routes, &pool, settings.reply_bytes_max, &Routes::default());
+        let routes = Routes::new(
+            settings.routes,
+            &transports,
+            settings.reply_bytes_max,
+            &Routes::default(),
+        );
         let tables = settings.tenants.tables();
         let share = (settings.in_flight_max / tables).clamp(1, Semaphore::MAX_PERMITS);
         let permits_max = u32::try_from(share).unwrap_or(u32::MAX);
         let shared = Shared {
             routes: RwLock::new(Arc::new(routes)),
-            pool,
+            transports,
             permits: (0..tables)
                 .map(|_| Arc::new(Semaphore::new(permits_max as usize)))
                 .collect(),
@@ -137,7 +151,7 @@ impl Router {
     pub fn replace(&self, routes: Vec<RouteSettings>, reply_bytes_max: usize) {
         self.shared.reply_bytes_max.store(reply_bytes_max, Relaxed);
         let mut current = self.shared.routes.write();
-        *current = Arc::new(Routes::new(routes, &self.shared.pool, reply_bytes_max, &current));
+        *current = Arc::new(Routes::new(routes, &self.shared.transports, reply_bytes_max, &current));
     }
 
     /// Records a command that the session refused, if its route is audited: an audit trail must show forbidden attempts.
@@ -263,10 +277,10 @@ impl Shared {
 
 impl Routes {
     /// `before`: the routes that these replace, whose backends they share.
-    fn new(settings: Vec<RouteSettings>, pool: &Pool, reply_bytes_max: usize, before: &Self) -> Self {
+    fn new(settings: Vec<RouteSettings>, transports: &Transports, reply_bytes_max: usize, before: &Self) -> Self {
         let mut routes = Self::default();
         for route in settings {
-            let (id, handler) = handler(&route, pool, reply_bytes_max);
+            let (id, handler) = handler(&route, transports, reply_bytes_max);
             let backend = routes.backend(id, before);
             routes.list.push(Route {
                 pattern: route.pattern,
@@ -336,12 +350,21 @@ impl BackendId {
     }
 }
 
-fn handler(route: &RouteSettings, pool: &Pool, reply_bytes_max: usize) -> (BackendId, Arc<dyn Handler>) {
+fn handler(route: &RouteSettings, transports: &Transports, reply_bytes_max: usize) -> (BackendId, Arc<dyn Handler>) {
     let (target, handler): (_, Arc<dyn Handler>) = match &route.target {
         Target::Http(http) => (
             TargetId::Url(http.url.clone()),
-            Arc::new(HttpBackend::new(pool, http, reply_bytes_max)),
+            Arc::new(HttpBackend::new(&transports.pool, http, reply_bytes_max)),
         ),
+        Target::Nats { hmac_secret } => {
+            // A backend that has got stuck keeps the commands that it got, and another one may answer the next attempt.
+            let patience = route.idempotent.then(|| route.timeout / (ATTEMPTS_MAX + 1));
+            let nats = transports.nats.clone();
+            (
+                TargetId::Name(format!("nats {}", route.pattern.as_str()).into()),
+                Arc::new(NatsBackend::new(nats, hmac_secret.as_ref(), patience, reply_bytes_max)),
+            )
+        }
         Target::InProcess { name, handler } => (TargetId::Name(name.clone()), Arc::clone(handler)),
     };
     let tenant = route.pattern.tenant();

@@ -21,7 +21,7 @@ use tickgate_protocol::json;
 use tickgate_protocol::message::EVENT_NAME_BYTES_MAX;
 
 /// The name of the default tenant in subjects. No configured tenant can have it.
-const DEFAULT_TENANT: &str = "~";
+pub const DEFAULT_TENANT: &str = "~";
 
 /// The bytes that a message may have beside the data, the channel's name and the publisher's name.
 pub(super) const HEAD_BYTES_MAX: usize = 1024;

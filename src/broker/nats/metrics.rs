@@ -16,6 +16,9 @@ pub struct NatsMetrics {
     pub(super) skipped: Counter,
     pub(super) resyncs: Counter,
     pub(super) terms_opened: Counter,
+    pub(super) requests_taken: Counter,
+    pub(super) requests_refused: Counter,
+    pub(super) requests_sent: Counter,
     pub(super) pending_log: Gauge,
     pub(super) pending_plain: Gauge,
     pub(super) delay_ms: AtomicU64,
@@ -45,6 +48,8 @@ pub struct NatsSample {
     pub resyncs: u64,
     /// Terms that this gateway has opened.
     pub terms_opened: u64,
+    /// Requests that this gateway took, those of them that it refused for want of room, and those that it sent.
+    pub requests: [u64; 3],
     /// Outcomes of publishes through this gateway: published, not published for want of a connection, unknown, and
     /// rejected by the broker.
     pub outcomes: [u64; 4],
@@ -94,6 +99,15 @@ impl NatsSample {
             "tickgate_broker_terms_total",
             "Terms of the log that this gateway has opened.",
             |broker, samples| samples.value(broker.terms_opened),
+        ),
+        Metric::counter(
+            "tickgate_broker_requests_total",
+            "Requests over the broker: taken by this gateway, refused by it for want of room, and sent by it.",
+            |broker, samples| {
+                for (kind, count) in ["taken", "refused", "sent"].iter().zip(broker.requests) {
+                    samples.labelled(&[("kind", kind)], count);
+                }
+            },
         ),
         Metric::counter(
             "tickgate_broker_publishes_total",
@@ -151,6 +165,7 @@ impl NatsMetrics {
             skipped: self.skipped.get(),
             resyncs: self.resyncs.get(),
             terms_opened: self.terms_opened.get(),
+            requests: [&self.requests_taken, &self.requests_refused, &self.requests_sent].map(Counter::get),
             outcomes: [&self.published, &self.unavailable, &self.unknown, &self.rejected].map(Counter::get),
             latency_us: self.latency_us.get(),
         }

@@ -26,6 +26,7 @@
 //! | `message` | events as messages |
 //! | `streams` | the configuration of the streams |
 //! | `pending` | events that are on their way |
+//! | `requests` | requests that the gateway answers and sends |
 
 mod attach;
 mod connect;
@@ -33,6 +34,7 @@ mod follow;
 mod message;
 mod metrics;
 mod pending;
+mod requests;
 mod session;
 mod streams;
 mod terms;
@@ -57,11 +59,14 @@ use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
 pub use connect::Login;
+pub use message::DEFAULT_TENANT as SUBJECT_OF_DEFAULT_TENANT;
 pub use metrics::{NatsMetrics, NatsSample};
+pub use requests::{Answer, NoReply, Reply, Service};
 
 use follow::Position;
 use message::{Decoder, HEAD_BYTES_MAX, Source};
 use pending::{Pending, Waiter};
+use requests::Requests;
 use terms::{Notice, Table};
 
 /// How long the start waits to learn whether the broker's streams fit.
@@ -142,6 +147,14 @@ pub struct Nats {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nats")
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the tasks of the broker share.
 struct Shared {
     settings: Settings,
@@ -152,6 +165,7 @@ struct Shared {
     decoder: Decoder,
     rates: PublishRates,
     pending: Pending,
+    requests: Requests,
     outgoing: mpsc::UnboundedSender<Outgoing>,
     is_up: AtomicBool,
     // The largest message that the broker takes.
@@ -214,6 +228,7 @@ impl Nats {
             decoder: Decoder::new(&settings.prefix, &settings.tenants),
             rates: PublishRates::new(vec![settings.publish_per_second]),
             pending: Pending::new(shards, Arc::clone(&metrics)),
+            requests: Requests::default(),
             outgoing,
             is_up: AtomicBool::new(false),
             payload_max: AtomicUsize::new(settings.event_bytes + HEAD_BYTES_MAX),

@@ -13,6 +13,7 @@ use async_nats::{Client, Event, StatusCode, Subscriber};
 use futures_util::StreamExt as _;
 use rand::RngExt as _;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -56,6 +57,8 @@ async fn lost(events: &mut UnboundedReceiver<Event>) -> End {
             Some(Event::Disconnected) | None => break "the connection is lost",
             Some(Event::Closed | Event::Draining) => break "the connection is closed",
             Some(Event::LameDuckMode) => break "the server is about to stop",
+            // Such as a subject that this gateway has no permission for.
+            Some(Event::ServerError(error)) => tracing::warn!(%error, "the broker refuses something"),
             Some(other) => tracing::debug!(%other, "the broker's client"),
         }
     };
@@ -71,6 +74,7 @@ impl Shared {
         loop {
             let Err(end) = self.session(attempt, &mut outgoing, &first).await;
             let was_up = self.is_up.swap(false, Ordering::AcqRel);
+            self.requests.close();
             let now = Instant::now();
             while let Ok(unsent) = outgoing.try_recv() {
                 self.pending.finish(unsent.number, Err(Refusal::Unavailable), now);
@@ -128,12 +132,17 @@ impl Shared {
             .map_err(failed("no answers can be had"))?;
         // Aborted when the session ends.
         let mut tasks = JoinSet::new();
+        let (up, is_up) = watch::channel(false);
         let (shared, told) = (Arc::clone(self), first.clone());
-        let caught_up = move || shared.go_up(&told);
+        let caught_up = move || {
+            shared.go_up(&told);
+            let _ = up.send(true);
+        };
         tasks.spawn(Arc::clone(self).follow_log(Arc::clone(&attached), caught_up));
         tasks.spawn(Arc::clone(self).follow_plain(attached));
         tasks.spawn(Arc::clone(self).take_answers(answers, inbox.len() + 1));
         tasks.spawn(Arc::clone(self).write_notices(client.clone()));
+        tasks.spawn(Arc::clone(self).exchange(client.clone(), is_up));
         loop {
             tokio::select! {
                 Some(ended) = tasks.join_next() => {

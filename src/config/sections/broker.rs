@@ -153,6 +153,10 @@ fn one_login(broker: &Broker, check: &mut Check<'_>) {
 /// Checks what other sections say that several gateways cannot share.
 pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
     if sections.broker.kind != BrokerKind::Nats {
+        let tenants = sections.tenants.iter().flat_map(|tenant| &tenant.commands);
+        if sections.commands.iter().chain(tenants).any(|command| command.nats) {
+            check.refuse("command", "`nats = true` needs broker.kind = \"nats\"");
+        }
         return;
     }
     if !sections.tenants.is_empty() {

@@ -14,8 +14,11 @@ section! {
     struct Command {
         /// The pattern of the actions, such as `grid.*`.
         value pattern as "match": Option<Pattern> = None, required "is missing: the pattern of the actions";
-        /// The backend's URL. Commands are posted to it.
-        value http: Option<BackendUrl> = None, required "is missing: the backend's URL";
+        /// The backend's URL. Commands are posted to it. A command has this or `nats`.
+        value http: Option<BackendUrl> = None;
+        /// Commands are sent as requests to `<prefix>.cmd.<tenant>.<action>` at the broker, where backends subscribe, each group
+        /// of equal ones in a queue group. It needs `broker.kind = "nats"`. See [nats.md](nats.md#answer-commands).
+        value nats: bool = false;
         /// The time for the whole command, retries included, at most 1 h. Then the answer is `TIMEOUT`, and the outcome is unknown. It
         /// should be below the clients' own timeout of 30 s.
         value timeout: Duration = Duration::from_secs(25),
@@ -34,9 +37,17 @@ section! {
                 .because("every command would be refused")
                 .and(at_most(*commands, 1_000_000).because("each command under way is kept in memory"));
 
-        refused "nats" "commands over NATS: not supported by this version";
         refused "hmac_secret" "a secret does not stand in the file: name it by hmac_secret_env or hmac_secret_file";
+        rule one_target;
         rule one_secret;
+    }
+}
+
+fn one_target(command: &Command, check: &mut Check<'_>) {
+    match (&command.http, command.nats) {
+        (None, false) => check.refuse("http", "is missing: the backend's URL, or `nats = true`"),
+        (Some(_), true) => check.refuse("nats", "http and nats exclude each other"),
+        _ => {}
     }
 }
 
@@ -50,10 +61,13 @@ fn one_secret(command: &Command, check: &mut Check<'_>) {
 impl Command {
     /// The settings of the route of a tenant. `None` only for a command that the check refuses.
     pub(in crate::config) fn route(&self, tenant: Tenant, hmac_secret: Option<Secret>) -> Option<RouteSettings> {
-        let target = Target::Http(HttpSettings {
-            url: self.http.clone()?,
-            hmac_secret,
-        });
+        let target = match &self.http {
+            None if self.nats => Target::Nats { hmac_secret },
+            http => Target::Http(HttpSettings {
+                url: http.clone()?,
+                hmac_secret,
+            }),
+        };
         Some(RouteSettings {
             timeout: self.timeout,
             idempotent: self.idempotent,

@@ -28,14 +28,33 @@ impl<'a> PublishItem<'a> {
     ///
     /// `INVALID_JSON`, `INVALID_MESSAGE` or `INVALID_CHANNEL`, with a message that names the field.
     pub fn parse(text: &'a str, scratch: &mut Scratch) -> Result<Self, (ErrorCode, Box<str>)> {
-        Self::read(text, scratch).map_err(|error| (error.code, error.message))
+        Self::read(text, None, scratch).map_err(|error| (error.code, error.message))
     }
 
-    fn read(text: &'a str, scratch: &mut Scratch) -> Result<Self, FieldError> {
+    /// Parses one item of a channel that is named elsewhere. The item need not name it, and may not name another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`PublishItem::parse`].
+    pub fn parse_in(channel: &Channel, text: &'a str, scratch: &mut Scratch) -> Result<Self, (ErrorCode, Box<str>)> {
+        Self::read(text, Some(channel), scratch).map_err(|error| (error.code, error.message))
+    }
+
+    fn read(text: &'a str, named: Option<&Channel>, scratch: &mut Scratch) -> Result<Self, FieldError> {
         let mut fields = Fields::scan(text, scratch)?;
         fields.check_duplicates()?;
+        let channel = match named {
+            Some(channel) if !fields.is_given("channel") => channel.clone(),
+            _ => fields.channel("channel", ErrorCode::InvalidChannel)?,
+        };
+        if named.is_some_and(|named| *named != channel) {
+            return Err(FieldError::invalid(
+                "channel",
+                "differs from the channel of the subject",
+            ));
+        }
         Ok(Self {
-            channel: fields.channel("channel", ErrorCode::InvalidChannel)?,
+            channel,
             event: fields.event_name()?,
             data: fields.raw("data"),
             timestamp_ms: fields.unsigned("timestamp")?,
@@ -60,6 +79,19 @@ mod tests {
         assert_eq!(item.id, Some(RequestId::Text("a".into())));
         let bare = PublishItem::parse(r#"{"event":"e","channel":"a"}"#, &mut scratch).unwrap();
         assert_eq!((bare.data, bare.timestamp_ms, bare.id), ("null", None, None));
+    }
+
+    #[test]
+    fn the_channel_may_be_named_elsewhere() {
+        let (mut scratch, channel) = (Scratch::default(), Channel::parse("a.b").unwrap());
+        for text in [r#"{"event":"e"}"#, r#"{"event":"e","channel":"a.b"}"#] {
+            let item = PublishItem::parse_in(&channel, text, &mut scratch).expect("an item");
+            assert_eq!(item.channel, channel, "{text}");
+        }
+        let other = PublishItem::parse_in(&channel, r#"{"event":"e","channel":"a.c"}"#, &mut scratch);
+        let (code, message) = other.unwrap_err();
+        assert_eq!(code, ErrorCode::InvalidMessage);
+        assert!(message.contains("`channel`"), "{message}");
     }
 
     #[test]

@@ -354,22 +354,12 @@ async fn failures_say_what_is_wrong() {
         (
             false,
             "307 Temporary\r\nlocation: https://u:hush@elsewhere:8443/commands?hush",
-            "HTTP status 307",
+            "status 307",
             Some("it redirects to https://elsewhere:8443, and redirects are not followed"),
         ),
-        (
-            true,
-            "401 Unauthorized",
-            "HTTP status 401",
-            Some("the same HMAC secret"),
-        ),
-        (
-            false,
-            "403 Forbidden",
-            "HTTP status 403",
-            Some("requests are not signed"),
-        ),
-        (true, "404 Not Found", "HTTP status 404", None),
+        (true, "401 Unauthorized", "status 401", Some("the same HMAC secret")),
+        (false, "403 Forbidden", "status 403", Some("requests are not signed")),
+        (true, "404 Not Found", "status 404", None),
         (
             true,
             "200 OK\r\ncontent-encoding: identity, gzip",
