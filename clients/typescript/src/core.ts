@@ -64,8 +64,8 @@ export class Core implements Owner {
     this.#registry = new Registry(this.#positions, this.#cache, settings.maxPatterns, settings.maxMessageBytes);
     this.#calls = new Calls(host, this.#requests, settings.maxMessageBytes);
     this.#clock = new Clock(host);
-    const link = { connection: () => (this.#phase === "open" ? this.#connections : 0), drain: () => this.#drain() };
-    this.#feed = new Feed(host, link, this.#registry, this.#positions, this.#cache, this.#requests, this.#clock);
+    const connection = (): number => (this.#phase === "open" ? this.#connections : 0);
+    this.#feed = new Feed(host, connection, this.#registry, this.#positions, this.#cache, this.#requests, this.#clock);
     this.#bucket = new Bucket(settings.messagesPerSecond);
     this.#heartbeat = new Heartbeat(settings.pingInterval, settings.pongTimeout);
     this.#credentials = new Credentials(host, settings.canAsk, settings.token);
@@ -322,6 +322,11 @@ export class Core implements Owner {
       case "auth_result": this.#answer(message) || this.#authResult(message); break;
       case "error": case "subscribed": case "response": case "published": case "history": case "status": this.#answer(message); break;
       default: // Kinds that this client does not know; `ping` is answered by the WebSocket itself.
+    }
+    // The message may have ended the connection.
+    if (message?.cursor && this.#phase === "open") {
+      this.#registry.reached(String(message.cursor));
+      this.#host.dirty();
     }
     this.#schedule();
   }

@@ -7,18 +7,10 @@ import type { Registry } from "./registry.js";
 import { refusal, type Requests } from "./requests.js";
 import type { Stats, TickEvent } from "./types.js";
 
-/** What a feed needs of the connection. */
-export interface Link {
-  /** The number of this connection, or of the last one; 0 while there is none. */
-  connection(): number;
-  /** Sends what the limit permits. */
-  drain(): void;
-}
-
 /** Subscribes for the {@link Registry}, and brings events to its subscribers. */
 export class Feed {
   readonly #host: Host;
-  readonly #link: Link;
+  readonly #connection: () => number;
   readonly #registry: Registry;
   readonly #positions: Positions;
   readonly #cache: Cache;
@@ -28,9 +20,10 @@ export class Feed {
   /** Nothing is asked for before this time, after the gateway postponed a request. */
   subscribeAt = 0;
 
-  constructor(host: Host, link: Link, registry: Registry, positions: Positions, cache: Cache, requests: Requests, clock: Clock) {
+  /** `connection` tells the number of this connection; 0 while there is none. */
+  constructor(host: Host, connection: () => number, registry: Registry, positions: Positions, cache: Cache, requests: Requests, clock: Clock) {
     this.#host = host;
-    this.#link = link;
+    this.#connection = connection;
     this.#registry = registry;
     this.#positions = positions;
     this.#cache = cache;
@@ -45,16 +38,13 @@ export class Feed {
     if (this.#host.now() < this.subscribeAt) return;
     const asking = this.#registry.ask();
     if (!asking) return;
-    const { channels, recover } = asking;
-    const write = (id: string): string => this.#host.stringify({ type: "subscribe", channels, ...(recover && { recover }), id });
+    const { channels, cursor } = asking;
+    const write = (id: string): string => this.#host.stringify({ type: "subscribe", channels, cursor, id });
     this.#requests.add("s", write, Infinity, (outcome) => {
       if (outcome.type !== "answer") return;
       const error = refusal(outcome.message);
       if (!error) {
-        for (const handle of this.#registry.confirmed(outcome.message.data ?? {}, this.#link.connection())) handle.confirm();
-        // Before the first event, so that a break right behind it can be recovered. Any channel of the pattern will do.
-        this.#askEpoch(channels[0]!.replaceAll("*", "x"));
-        this.#host.dirty();
+        for (const handle of this.#registry.confirmed(outcome.message.data ?? {}, this.#connection())) handle.confirm();
       } else if (["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
         this.subscribeAt = this.#host.now() + (error.retryAfterMs ?? 1000);
         this.#registry.postponed();
@@ -84,30 +74,17 @@ export class Feed {
     const isSnapshot = message.snapshot === true;
     this.stats.events += 1;
     const handles = this.#registry.route(channel);
-    if (handles.length === 0 || (offset !== undefined && !isSnapshot && this.#positions.isKnownEvent(channel, offset))) return;
+    if (handles.length === 0 || (offset !== undefined && !isSnapshot && this.#positions.has(channel, offset))) return;
     if (!isSnapshot) this.stats.lagMs = this.#clock.ageOf(timestamp);
     const tick: TickEvent<any> = { channel, event, data, timestamp, offset, isSnapshot };
-    this.#cache.put(tick, this.#link.connection());
-    const connection = this.#link.connection();
+    this.#cache.put(tick, this.#connection());
+    const connection = this.#connection();
     for (const handle of handles) handle.deliver(tick);
     // A listener may have given the pattern back, or the connection.
-    const isHeld = this.#link.connection() === connection && this.#registry.route(channel).length > 0;
+    const isHeld = this.#connection() === connection && this.#registry.route(channel).length > 0;
     if (offset === undefined || !isHeld) return;
     this.#positions.advance(channel, offset);
-    this.#askEpoch(channel);
     this.#host.dirty();
-  }
-
-  // An event does not name its epoch, which is that of the positions on this connection. If there were none, `history`
-  // tells it.
-  #askEpoch(channel: string): void {
-    if (!this.#positions.mustAskEpoch()) return;
-    this.#requests.add("e", (id) => this.#host.stringify({ type: "history", channel, limit: 1, id }), Infinity, (outcome) => {
-      const epoch = outcome.type === "answer" ? outcome.message.data?.epoch : undefined;
-      if (epoch) this.#positions.learn(String(epoch));
-      else this.#positions.unlearned();
-    });
-    this.#link.drain();
   }
 
   /** The gateway dropped events, since this client read too slowly. */

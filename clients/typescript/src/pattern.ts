@@ -27,3 +27,12 @@ export function matches(pattern: string, channel: string): boolean {
   return (isOpen ? given.length >= wanted.length : given.length === wanted.length)
     && wanted.every((segment, index) => segment === "*" || segment === given[index]);
 }
+
+/** Whether two patterns have a channel in common. */
+export function intersects(one: string, other: string): boolean {
+  const [a, b] = [one.split("."), other.split(".")];
+  const length = Math.max(a.length, b.length);
+  const reaches = (segments: string[]): boolean => segments.length === length || segments.at(-1) === "*";
+  return reaches(a) && reaches(b)
+    && a.every((segment, index) => index >= b.length || segment === b[index] || segment === "*" || b[index] === "*");
+}

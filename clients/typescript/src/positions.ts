@@ -1,172 +1,93 @@
-import { matches, utf8Length } from "./pattern.js";
-
-/** A position in a channel's history. The epoch is empty until it is known. */
-export interface Position {
-  epoch: string;
-  offset: number;
-}
+import { matches } from "./pattern.js";
 
 /** What is kept over page reloads. */
 export interface Saved {
-  patterns: string[];
-  positions: Record<string, Position>;
+  /** The cursor of each pattern. */
+  cursors: Record<string, string>;
+  /** The newest offset of each channel with a history. */
+  offsets: Record<string, number>;
 }
-
-/** The keys of one `recover`, and the channels whose keys had no room. */
-export interface Keys {
-  recover: Record<string, Position>;
-  omitted: string[];
-}
-
-/** The gateway's limit on keys in one `recover`. */
-const KEYS_MAX = 1000;
 
 /**
- * Where this client is in the histories of its channels, over all connections.
+ * Up to when this client had everything, over all connections.
  *
- * Invariant: a position is kept only while a pattern covers it that was held without interruption. Without that, the
- * newest offset under a pattern would claim events that the client never got.
+ * Invariant: a pattern has a cursor only while it is held, or waits to come back, without interruption. Without that, the
+ * cursor would claim events that the client never got.
  */
 export class Positions {
-  readonly #at = new Map<string, Position>();
-  /** Patterns whose events were received up to the positions. */
-  readonly known = new Set<string>();
-  // The epoch of this connection; empty: asked for.
-  #epoch: string | undefined;
-  // Channels whose keys had no room: up to here, replayed events are known.
-  readonly #floors = new Map<string, number>();
+  readonly #cursors = new Map<string, string>();
+  // What came behind the message with the cursor comes again, so events up to here are dropped.
+  readonly #offsets = new Map<string, number>();
+  // Of patterns that were saved and have not come back.
+  readonly #saved = new Map<string, number>();
 
-  /** The connection ended. Returns channels whose epoch was never learned: what comes of them begins anew. */
-  lost(): string[] {
-    const unknown = [...this.#at].filter(([, position]) => position.epoch === "").map(([channel]) => channel);
-    for (const channel of unknown) this.#at.delete(channel);
-    this.#epoch = undefined;
-    this.#floors.clear();
-    return unknown;
+  /** The connection ended: channels without a cursor begin anew. */
+  lost(): void {
+    for (const channel of this.#offsets.keys()) if (!this.#isCovered(channel)) this.#offsets.delete(channel);
   }
 
   forget(): void {
-    this.lost();
-    this.#at.clear();
-    this.known.clear();
+    for (const map of [this.#cursors, this.#offsets, this.#saved]) map.clear();
+  }
+
+  /** The cursor that a pattern comes back with. */
+  cursorOf(pattern: string): string | undefined {
+    return this.#cursors.get(pattern);
+  }
+
+  /** A message told up to when the patterns had everything. */
+  reached(cursor: string, patterns: string[]): void {
+    for (const pattern of patterns) this.#cursors.set(pattern, cursor);
   }
 
   /** A pattern was given up, by this client or the gateway. */
   leave(pattern: string): void {
-    if (!this.known.delete(pattern)) return;
-    for (const channel of this.#at.keys()) {
-      if (matches(pattern, channel) && !this.#isKnown(channel)) this.#at.delete(channel);
+    if (this.#cursors.delete(pattern)) this.lost();
+  }
+
+  #isCovered(channel: string): boolean {
+    return [...this.#cursors.keys()].some((pattern) => matches(pattern, channel));
+  }
+
+  /** A pattern comes back. */
+  returns(pattern: string): void {
+    for (const [channel, offset] of this.#saved) {
+      if (matches(pattern, channel) && this.#saved.delete(channel)) this.advance(channel, offset);
     }
   }
 
-  #isKnown(channel: string): boolean {
-    for (const pattern of this.known) if (matches(pattern, channel)) return true;
-    return false;
+  /** Nothing is known of the channels of a pattern any more: their offsets may begin anew. */
+  beginAnew(pattern: string): void {
+    for (const channel of this.#offsets.keys()) if (matches(pattern, channel)) this.state(channel, 0);
   }
 
-  /** The positions of channels that the pattern covers and none of `held` does. */
-  keysOf(pattern: string, held: string[]): [string, Position][] {
-    return [...this.#at].filter(([channel]) => matches(pattern, channel) && !held.some((other) => matches(other, channel)));
-  }
-
-  /**
-   * The keys of one request, at most `bytes` long in JSON. Where there is no room for all, the newest are kept: they state
-   * up to when the client had everything.
-   */
-  take(keys: [string, Position][], bytes: number): Keys {
-    const recover: Record<string, Position> = {};
-    const omitted: string[] = [];
-    let count = 0;
-    for (const [channel, position] of [...keys].sort(([, a], [, b]) => b.offset - a.offset)) {
-      bytes -= keyBytes(channel, position);
-      if (++count > KEYS_MAX || bytes < 0) omitted.push(channel);
-      else recover[channel] = position;
-    }
-    return { recover, omitted };
-  }
-
-  /** Whether all keys have room in one request. */
-  fits(keys: [string, Position][], bytes: number): boolean {
-    return keys.length <= KEYS_MAX && keys.reduce((sum, [channel, position]) => sum + keyBytes(channel, position), 0) <= bytes;
-  }
-
-  /** The keys of these channels had no room, so what is replayed of them may be known already. */
-  skipTo(channels: string[]): void {
-    for (const channel of channels) {
-      const position = this.#at.get(channel);
-      if (position) this.#floors.set(channel, position.offset);
-    }
-  }
-
-  /** The gateway stated a position. */
-  state(channel: string, position: Position): void {
-    this.#epoch = position.epoch;
-    // Of a channel whose key had no room, the gateway replays what is known already.
-    const floor = this.#floors.get(channel);
-    if (floor === undefined || this.#at.get(channel)?.epoch !== position.epoch || floor <= position.offset) {
-      this.#floors.delete(channel);
-      this.#at.set(channel, position);
-    }
-  }
-
-  /** Whether a channel's position is of another epoch than the one that the gateway states now. */
-  isOfOtherEpoch(channel: string, epoch: string): boolean {
-    const position = this.#at.get(channel);
-    return position !== undefined && position.epoch !== epoch;
-  }
-
-  /** A channel could not be recovered, so nothing of it is known any more. */
-  unrecovered(channel: string): void {
-    this.#floors.delete(channel);
-    this.#at.delete(channel);
-  }
-
-  /** Whether an event was delivered before. */
-  isKnownEvent(channel: string, offset: number): boolean {
-    const floor = this.#floors.get(channel);
-    return floor !== undefined && offset <= floor;
+  /** The client is here in a channel, whatever it had before. */
+  state(channel: string, offset: number): void {
+    this.#offsets.set(channel, offset);
   }
 
   /** An event was handled. */
   advance(channel: string, offset: number): void {
-    const before = this.#at.get(channel);
-    const epoch = this.#epoch ?? "";
-    if (!before || before.epoch !== epoch || before.offset < offset) this.#at.set(channel, { epoch, offset });
+    if (!this.has(channel, offset)) this.state(channel, offset);
   }
 
-  /** Whether the epoch of this connection is unknown and has to be asked for; it counts as asked for then. */
-  mustAskEpoch(): boolean {
-    if (this.#epoch !== undefined) return false;
-    this.#epoch = "";
-    return true;
+  /** Whether an event was delivered before. */
+  has(channel: string, offset: number): boolean {
+    return offset <= (this.#offsets.get(channel) ?? -1);
   }
 
-  /** The epoch was learned from a `history` answer. */
-  learn(epoch: string): void {
-    this.#epoch = epoch;
-    for (const [channel, position] of this.#at) {
-      if (position.epoch === "") this.#at.set(channel, { epoch, offset: position.offset });
-    }
-  }
-
-  /** The epoch could not be learned; the next event or subscription asks again. */
-  unlearned(): void {
-    if (this.#epoch === "") this.#epoch = undefined;
+  /** Whether the channel is known to have a history. */
+  hasHistory(channel: string): boolean {
+    return this.#offsets.has(channel);
   }
 
   save(): Saved {
-    const complete = [...this.#at].filter(([, position]) => position.epoch !== "");
-    return { patterns: [...this.known], positions: Object.fromEntries(complete) };
+    const offsets = Object.fromEntries([...this.#saved, ...this.#offsets].filter(([channel]) => this.#isCovered(channel)));
+    return { cursors: Object.fromEntries(this.#cursors), offsets };
   }
 
-  restore(saved: Saved): void {
-    for (const pattern of saved.patterns) this.known.add(pattern);
-    for (const [channel, position] of Object.entries(saved.positions)) {
-      if (!this.#at.has(channel) && this.#isKnown(channel)) this.#at.set(channel, position);
-    }
+  restore({ cursors, offsets }: Saved): void {
+    for (const [pattern, cursor] of Object.entries(cursors)) if (!this.#cursors.has(pattern)) this.#cursors.set(pattern, cursor);
+    for (const [channel, offset] of Object.entries(offsets)) this.#saved.set(channel, offset);
   }
-}
-
-function keyBytes(channel: string, { epoch, offset }: Position): number {
-  return utf8Length(JSON.stringify(channel)) + epoch.length + String(offset).length + 29;
 }

@@ -1,7 +1,7 @@
 import type { Cache } from "./cache.js";
 import { RequestRefused, TickgateError } from "./errors.js";
-import { matches, utf8Length } from "./pattern.js";
-import type { Keys, Positions } from "./positions.js";
+import { intersects, matches, utf8Length } from "./pattern.js";
+import type { Positions } from "./positions.js";
 import type { Subscription } from "./subscription.js";
 
 type Handle = Subscription<any>;
@@ -13,24 +13,22 @@ interface Entry {
   status: "wanted" | "asked" | "held" | "leaving";
   // A request with several patterns failed, so this one is asked for alone.
   isAlone: boolean;
-  // The gateway did not take the positions.
-  withoutKeys: boolean;
 }
 
 /** A message to send. */
 export interface Plan {
   type: "subscribe" | "unsubscribe";
   channels: string[];
-  recover: Keys["recover"] | undefined;
+  cursor: string | undefined;
 }
 
-/** Bytes of a message beside its patterns and keys. */
-const ENVELOPE_BYTES = 200;
+/** Bytes of a message beside its patterns: a cursor has at most 256. */
+const ENVELOPE_BYTES = 500;
 
 /**
  * Which patterns are wanted and which the gateway holds. Identical patterns are asked for once.
  *
- * Invariant: one `subscribe` is under way at a time. So each key of `recover` is in the first request that covers it, and
+ * Invariant: one `subscribe` is under way at a time. So its answer tells up to when all held patterns had everything, and
  * what was wanted meanwhile becomes one request.
  */
 export class Registry {
@@ -42,8 +40,6 @@ export class Registry {
   // By channel; emptied by each change.
   readonly #routes = new Map<string, Handle[]>();
   #asked: Entry[] | undefined;
-  #recover: Keys["recover"] | undefined;
-  #beganAnew: string[] = [];
 
   constructor(positions: Positions, cache: Cache, maxPatterns: number, maxBytes: number) {
     this.#positions = positions;
@@ -65,7 +61,7 @@ export class Registry {
       if (used >= this.#maxPatterns) {
         throw new RequestRefused("SUBSCRIPTION_LIMIT", `"${pattern}" is more than the ${this.#maxPatterns} patterns that one connection may hold`);
       }
-      entry = { pattern, handles: new Set(), status: "wanted", isAlone: false, withoutKeys: false };
+      entry = { pattern, handles: new Set(), status: "wanted", isAlone: false };
       this.#entries.set(pattern, entry);
     }
     entry.handles.add(handle);
@@ -84,13 +80,13 @@ export class Registry {
     this.#prune();
   }
 
-  /** The subscribers of a channel whose patterns are held. */
+  /** The subscribers of a channel whose patterns are held, or come back: another pattern may bring what they missed. */
   route(channel: string): Handle[] {
     let handles = this.#routes.get(channel);
     if (!handles) {
       if (this.#routes.size >= 10_000) this.#routes.clear();
       handles = [...this.#entries.values()]
-        .filter(({ status, pattern }) => status === "held" && matches(pattern, channel))
+        .filter(({ status, pattern }) => (status === "held" || this.#positions.cursorOf(pattern)) && matches(pattern, channel))
         .flatMap((entry) => [...entry.handles]);
       this.#routes.set(channel, handles);
     }
@@ -101,14 +97,23 @@ export class Registry {
     return [...this.#entries.values()].flatMap((entry) => [...entry.handles]);
   }
 
+  /** A message told up to when the held patterns had everything. */
+  reached(cursor: string): void {
+    this.#positions.reached(cursor, this.#held());
+  }
+
+  #held(): string[] {
+    return [...this.#entries.values()].filter(({ status, handles }) => status === "held" && handles.size > 0).map(({ pattern }) => pattern);
+  }
+
   /** The connection is gone: everything is wanted again. */
   lost(): void {
     this.#asked = undefined;
     this.#routes.clear();
-    this.#beganAnew.push(...this.#positions.lost());
+    this.#positions.lost();
     for (const entry of [...this.#entries.values()]) {
       entry.status = "wanted";
-      entry.isAlone = entry.withoutKeys = false;
+      entry.isAlone = false;
       if (entry.handles.size === 0) this.#entries.delete(entry.pattern);
     }
   }
@@ -118,7 +123,7 @@ export class Registry {
     const leaving = [...this.#entries.values()].filter(({ status, handles }) => status === "held" && handles.size === 0);
     if (leaving.length === 0) return undefined;
     for (const entry of leaving) entry.status = "leaving";
-    return { type: "unsubscribe", channels: leaving.map(({ pattern }) => pattern), recover: undefined };
+    return { type: "unsubscribe", channels: leaving.map(({ pattern }) => pattern), cursor: undefined };
   }
 
   /** An `unsubscribe` was answered. */
@@ -135,97 +140,63 @@ export class Registry {
   ask(): Plan | undefined {
     if (this.#asked) return undefined;
     const wanted = [...this.#entries.values()].filter(({ status }) => status === "wanted");
-    // Patterns that come back and those that come for the first time go apart: only the former have `recover`.
-    const known = wanted.filter(({ pattern }) => this.#positions.known.has(pattern));
-    const candidates = known.length > 0 ? known : wanted;
-    const first = candidates[0];
+    const cursorOf = ({ pattern }: Entry): string | undefined => this.#positions.cursorOf(pattern);
+    // Patterns that come back go first, those with the same cursor together.
+    const first = wanted.find(cursorOf) ?? wanted[0];
     if (!first) return undefined;
-    const batch = first.isAlone ? [first] : candidates.filter(({ isAlone }) => !isAlone);
+    const cursor = cursorOf(first);
+    const batch = first.isAlone ? [first] : wanted.filter((entry) => !entry.isAlone && cursorOf(entry) === cursor);
     let room = this.#maxBytes - ENVELOPE_BYTES;
-    let recover: Keys["recover"] | undefined;
-    if (known.length > 0) {
-      recover = this.#takeKeys(batch, room);
-    } else {
-      const fitting = batch.findIndex(({ pattern }) => (room -= utf8Length(pattern) + 16) < 0);
-      if (fitting > 0) batch.length = fitting;
+    const fitting = batch.findIndex(({ pattern }) => (room -= utf8Length(pattern) + 16) < 0);
+    if (fitting > 0) batch.length = fitting;
+    for (const entry of batch) {
+      entry.status = "asked";
+      this.#positions.returns(entry.pattern);
     }
-    for (const entry of batch) entry.status = "asked";
     this.#asked = batch;
-    this.#recover = recover;
-    return { type: "subscribe", channels: batch.map(({ pattern }) => pattern), recover };
-  }
-
-  // Shortens the batch to the patterns whose keys have room. If the first pattern alone has too many, some keys stay out.
-  #takeKeys(batch: Entry[], room: number): Keys["recover"] {
-    const held = [...this.#entries.values()].filter(({ status }) => status === "held").map(({ pattern }) => pattern);
-    const keys: ReturnType<Positions["keysOf"]> = [];
-    let count = 0;
-    for (const { pattern, withoutKeys } of batch) {
-      const left = room - utf8Length(pattern) - 16;
-      const more = withoutKeys ? [] : this.#positions.keysOf(pattern, held);
-      if (count > 0 && (left < 0 || !this.#positions.fits([...keys, ...more], left))) break;
-      keys.push(...more);
-      held.push(pattern);
-      room = left;
-      count += 1;
-    }
-    batch.length = count;
-    const { recover, omitted } = this.#positions.take(keys, room);
-    this.#positions.skipTo(omitted);
-    return recover;
+    return { type: "subscribe", channels: batch.map(({ pattern }) => pattern), cursor };
   }
 
   /** `subscribed` came. Returns the subscribers that become ready. */
   confirmed(data: any, connection: number): Handle[] {
     const entries = this.#asked ?? [];
-    const recover = this.#recover;
+    const before = this.#held();
     this.#asked = undefined;
     this.#routes.clear();
-    const fresh = entries.filter(({ pattern }) => !this.#positions.known.has(pattern));
-    for (const entry of entries) {
-      entry.status = "held";
-      if (entry.handles.size > 0) this.#positions.known.add(entry.pattern);
+    for (const entry of entries) entry.status = "held";
+    const isComplete = data.positions_complete !== false;
+    if (data.recovered) {
+      const missing = Object.keys(data.recovered);
+      for (const channel of missing) this.#positions.state(channel, 0);
+      if (!isComplete) for (const { pattern } of entries) this.#positions.beginAnew(pattern);
+      this.#tellGaps(entries, missing, isComplete, before);
     }
-    const missing: string[] = [];
-    let isEpoch = false;
-    const positions: Record<string, any> = data.positions ?? {};
-    for (const [channel, isWhole] of Object.entries(data.recovered ?? {})) {
-      if (isWhole) continue;
-      missing.push(channel);
-      const epoch = positions[channel]?.epoch;
-      if (epoch !== undefined && this.#positions.isOfOtherEpoch(channel, epoch)) isEpoch = true;
-      this.#positions.unrecovered(channel);
-    }
-    for (const [channel, { epoch, offset }] of Object.entries(positions)) {
-      this.#positions.state(channel, { epoch: String(epoch), offset: Number(offset) });
-    }
-    if (recover) {
-      const beganAnew = this.#beganAnew.splice(0);
-      missing.push(...beganAnew);
-      for (const { handles } of this.#entries.values()) {
-        for (const handle of handles) if (!entries.some((entry) => entry.handles.has(handle))) handle.gap("unrecovered", beganAnew, true);
-      }
-      this.#tellGaps(entries, isEpoch, missing, data.positions_complete !== false, positions);
-    }
-    // Channels that another pattern covers already bring no last value from the gateway.
-    for (const { pattern, handles } of fresh) {
-      for (const handle of handles) {
-        // A subscriber from before a change of users begins anew.
-        if (handle.isReady) handle.gap("unrecovered", [], false);
-        this.welcome(handle, pattern, connection);
+    for (const [channel, { offset }] of Object.entries<any>(data.positions ?? {})) this.#positions.state(channel, Number(offset));
+    if (!data.recovered) {
+      // Channels that another pattern covers already bring no last value from the gateway.
+      for (const { pattern, handles } of entries) {
+        for (const handle of handles) {
+          // A subscriber from before a change of users begins anew.
+          if (handle.isReady) handle.gap("unrecovered", [], false);
+          this.welcome(handle, pattern, connection);
+        }
       }
     }
     return entries.flatMap(({ handles }) => [...handles]);
   }
 
-  #tellGaps(entries: Entry[], isEpoch: boolean, missing: string[], isComplete: boolean, positions: object): void {
+  #tellGaps(entries: Entry[], missing: string[], isComplete: boolean, before: string[]): void {
     for (const { pattern, handles } of entries) {
       // Nothing is kept of these, so the break itself lost what was published meanwhile.
       const unkept = this.#cache.unkept(pattern);
       const isExact = !pattern.includes("*");
-      if (isExact && !(pattern in positions) && !this.#cache.last(pattern)) unkept.push(pattern);
+      if (isExact && !this.#positions.hasHistory(pattern) && !this.#cache.last(pattern)) unkept.push(pattern);
       const channels = [...new Set([...missing, ...unkept])];
-      for (const handle of handles) handle.gap(isEpoch ? "epoch" : "unrecovered", channels, isComplete && !isEpoch);
+      // The gateway has sent what these channels missed already, when this subscriber was not there.
+      const isLate = before.some((other) => intersects(other, pattern));
+      for (const handle of handles) {
+        handle.gap(isComplete ? "unrecovered" : "epoch", channels, isComplete && (handle.isReady || !isLate));
+      }
     }
   }
 
@@ -236,8 +207,8 @@ export class Registry {
   }
 
   /**
-   * The request was refused. A request with several patterns is repeated one by one; a single one is repeated without its
-   * positions if it had any, or its subscribers end with the error.
+   * The request was refused. A request with several patterns is repeated one by one; the subscribers of a single one end
+   * with the error.
    */
   refused(error: TickgateError): void {
     const entries = this.#asked ?? [];
@@ -246,8 +217,6 @@ export class Registry {
       entry.status = "wanted";
       if (entries.length > 1) {
         entry.isAlone = true;
-      } else if (error.code === "INVALID_MESSAGE" && Object.keys(this.#recover ?? {}).length > 0) {
-        entry.withoutKeys = true;
       } else {
         this.end(entry.pattern, error);
       }
@@ -279,7 +248,6 @@ export class Registry {
   forget(): void {
     this.#positions.forget();
     this.#cache.clear();
-    this.#beganAnew = [];
   }
 
   #prune(): void {

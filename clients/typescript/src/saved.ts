@@ -82,9 +82,9 @@ export class SavedPositions {
 
 // Another program may have written under the key.
 function check(saved: any): Saved | null {
-  const isPosition = (value: any): boolean => typeof value?.epoch === "string" && Number.isSafeInteger(value.offset);
-  const isSaved = Array.isArray(saved?.patterns) && saved.patterns.every((pattern: unknown) => typeof pattern === "string")
-    && typeof saved.positions === "object" && Object.values(saved.positions ?? {}).every(isPosition);
+  const { cursors, offsets } = saved ?? {};
+  const isSaved = cursors && Object.values(cursors).every((cursor) => typeof cursor === "string")
+    && offsets && Object.values(offsets).every(Number.isSafeInteger);
   return isSaved ? saved : null;
 }
 

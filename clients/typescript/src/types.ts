@@ -40,7 +40,7 @@ export interface Gap {
   /**
    * - `dropped`: this client read too slowly.
    * - `unrecovered`: events were missed while the connection was lost.
-   * - `epoch`: the gateway's store began anew.
+   * - `epoch`: the gateway cannot tell what was missed, since its store began anew or too much is gone.
    */
   reason: "dropped" | "unrecovered" | "epoch";
   /** The channels that are known to miss events. */
@@ -82,7 +82,7 @@ export interface ClientOptions {
   parse?: (text: string) => any;
   /** Writes a message; `JSON.stringify` by default. */
   stringify?: (value: unknown) => string;
-  /** Keeps positions over page reloads. Off by default. */
+  /** Keeps cursors over page reloads, so that what was missed arrives. Off by default. */
   storage?: Storage;
   /** The name of this tab or process in `storage`. In browsers the default is an id that `sessionStorage` keeps. */
   tab?: string;

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { adviceOf, backOff } from '../dist/advice.js';
 import { Core } from '../dist/core.js';
+import { intersects, matches } from '../dist/pattern.js';
 import { CommandRefused, OutcomeUnknown, RequestRefused, TokenRefused } from '../dist/errors.js';
 import { Heartbeat } from '../dist/heartbeat.js';
-import { Positions } from '../dist/positions.js';
 import { EventBuffer } from '../dist/iterate.js';
 
 const defaults = {
@@ -42,17 +42,20 @@ function rig(settings = {}, { random = 0.5 } = {}) {
     last: (type) => self.sent.findLast((message) => message.type === type),
     count: (type) => self.sent.filter((message) => message.type === type).length,
     /** Opens, authenticates, and answers the subscription if there is one. */
-    live(data = {}, user = 'u1') {
+    live(data = {}, user = 'u1', cursor = 'c1') {
+      self.login(user);
+      self.confirm(data, cursor);
+    },
+    login(user = 'u1') {
       core.opened();
       if (self.last('auth')) self.gets({ type: 'auth_result', id: self.last('auth').id, success: true, data: { user, expires_at: self.now + 3_600_000 } });
       self.soon();
-      self.confirm(data);
     },
-    confirm(data = {}) {
+    confirm(data = {}, cursor = 'c1') {
       const request = self.last('subscribe');
       if (request && !request.isAnswered) {
         request.isAnswered = true;
-        self.gets({ type: 'subscribed', id: request.id, data });
+        self.gets({ type: 'subscribed', id: request.id, cursor, data });
       }
     },
     settled: async (promise) => Promise.race([promise.then((value) => ({ value }), (error) => ({ error })), new Promise((resolve) => setImmediate(resolve, undefined))]),
@@ -187,10 +190,28 @@ test('unsubscribe during connect and subscribe during close', () => {
   self.core.connect();
   self.live();
   self.confirm();
-  assert.deepEqual(self.sent.filter(({ type }) => type === 'subscribe').slice(1).map(({ channels, recover }) => [channels, recover]), [[['kept'], {}], [['new'], undefined]]);
+  assert.deepEqual(self.sent.filter(({ type }) => type === 'subscribe').slice(1).map(({ channels, cursor }) => [channels, cursor]), [[['kept'], 'c1'], [['new'], undefined]]);
 });
 
-test('a reconnect recovers what was held, with positions; what is new comes without', () => {
+test('patterns intersect if some channel matches both', () => {
+  const all = (letters, length) => (length === 0 ? [[]] : all(letters, length - 1).flatMap((head) => letters.map((letter) => [...head, letter])));
+  const texts = (letters, most) => Array.from({ length: most }, (_, n) => all(letters, n + 1)).flat().map((segments) => segments.join('.'));
+  const channels = texts(['a', 'b'], 4);
+  const patterns = texts(['a', 'b', '*'], 3);
+  for (const one of patterns) {
+    for (const other of patterns) {
+      const expected = channels.some((channel) => matches(one, channel) && matches(other, channel));
+      assert.equal(intersects(one, other), expected, `${one} ${other}`);
+    }
+  }
+});
+
+/** The patterns and the cursor of each `subscribe`. */
+const asked = (self) => self.sent.filter(({ type }) => type === 'subscribe').map(({ channels, cursor }) => [channels, cursor]);
+
+const event = (channel, offset) => ({ type: 'event', channel, event: 'e', offset, data: offset });
+
+test('a reconnect recovers what was held, with the newest cursor; what is new comes without', () => {
   const self = rig();
   const sub = self.core.subscribe('a.*');
   const [events, gaps] = [[], []];
@@ -198,56 +219,76 @@ test('a reconnect recovers what was held, with positions; what is new comes with
   sub.on('gap', (gap) => gaps.push(gap));
   self.core.connect();
   self.live({ positions: { 'a.x': position(4), 'a.y': position(5) } });
-  self.gets({ type: 'event', channel: 'a.x', event: 'e', offset: 7, data: 'x7' });
+  self.gets({ type: 'ping', cursor: 'c2' });
+  self.gets(event('a.x', 7));
   self.core.ended(1006, '');
   self.core.subscribe('b.*');
   self.pass(1000);
-  self.live({ positions: { 'a.x': position(7), 'a.y': position(9) }, recovered: { 'a.x': true, 'a.y': false } });
-  assert.deepEqual(self.sent.filter(({ type }) => type === 'subscribe')[1].recover, { 'a.x': position(7), 'a.y': position(5) });
-  assert.deepEqual([self.last('subscribe').channels, self.last('subscribe').recover], [['b.*'], undefined]);
+  self.live({ recovered: { 'a.y': false } });
+  assert.deepEqual(asked(self).slice(1), [[['a.*'], 'c2'], [['b.*'], undefined]]);
   assert.deepEqual(gaps, [{ reason: 'unrecovered', channels: ['a.y'], complete: true }]);
+  // What came behind the message with the cursor comes again.
+  for (const offset of [6, 7, 8]) self.gets(event('a.x', offset));
   self.core.ended(1006, '');
   self.pass(1000);
-  self.live({ positions: { 'a.x': position(2, 'e2') }, recovered: { 'a.x': false, 'a.y': false }, positions_complete: false });
+  self.live({ recovered: { 'a.x': false, 'a.y': false }, positions_complete: false });
   assert.deepEqual(gaps[1], { reason: 'epoch', channels: ['a.x', 'a.y'], complete: false });
-  assert.deepEqual(events, ['x7']);
+  self.gets(event('a.x', 1));
+  assert.deepEqual(events, [7, 8, 1], 'offsets begin anew');
 });
 
-test('positions of patterns that were given back are forgotten, so that no later recovery claims them', () => {
+test('a pattern comes back with the cursor of the time when it was held', () => {
+  const self = rig();
+  const subs = ['a.*', 'a.b.*'].map((pattern) => self.core.subscribe(pattern));
+  const events = subs.map((sub) => {
+    const got = [];
+    sub.on('event', ({ data }) => got.push(data));
+    return got;
+  });
+  self.core.connect();
+  self.live();
+  self.core.ended(1006, '');
+  self.pass(1000);
+  self.login();
+  // The request is refused as a whole, so the patterns come back alone.
+  self.gets({ type: 'error', id: self.last('subscribe').id, error: { code: 'FORBIDDEN', message: 'no' } });
+  self.soon();
+  self.gets({ type: 'subscribed', id: self.last('subscribe').id, cursor: 'c2', data: { recovered: true } });
+  // The first one covers this channel, so the gateway sends it once.
+  self.gets(event('a.b.x', 9));
+  self.core.ended(1006, '');
+  self.pass(1000);
+  self.live({ recovered: true });
+  self.confirm({ recovered: true });
+  assert.deepEqual(asked(self), [
+    [['a.*', 'a.b.*'], undefined], [['a.*', 'a.b.*'], 'c1'], [['a.*'], 'c1'], [['a.b.*'], 'c1'], [['a.*'], 'c2'], [['a.b.*'], 'c1'],
+  ]);
+  assert.deepEqual(events, [[9], [9]]);
+});
+
+test('what was subscribed without a cursor since begins anew, and says so', () => {
+  const self = rig();
+  const sub = self.core.subscribe('a.*');
+  const gaps = [];
+  sub.on('gap', (gap) => gaps.push(gap));
+  self.core.connect();
+  self.live({}, 'u1', null);
+  self.core.ended(1006, '');
+  self.pass(1000);
+  self.live();
+  assert.deepEqual([asked(self)[1], gaps], [[['a.*'], undefined], [{ reason: 'unrecovered', channels: [], complete: false }]]);
+});
+
+test('cursors of patterns that were given back are forgotten, so that no later recovery claims them', () => {
   const self = rig();
   const [wide, narrow] = [self.core.subscribe('a.*'), self.core.subscribe('a.x')];
   self.core.connect();
   self.live({ positions: { 'a.x': position(4), 'a.y': position(9) } });
   wide.unsubscribe();
   self.soon();
-  assert.deepEqual(self.core.saved(), { patterns: ['a.x'], positions: { 'a.x': position(4) } });
+  assert.deepEqual(self.core.saved(), { cursors: { 'a.x': 'c1' }, offsets: { 'a.x': 4 } });
   narrow.unsubscribe();
-  assert.deepEqual(self.core.saved(), { patterns: [], positions: {} });
-});
-
-test('a request holds at most 1000 keys and 64 KiB; the newest positions are kept, and a replay comes once', () => {
-  const self = rig();
-  const sub = self.core.subscribe('a.*');
-  const events = [];
-  sub.on('event', ({ channel, data }) => events.push([channel, data]));
-  self.core.connect();
-  const name = (n) => `a.${'long'.repeat(10)}.${n}`;
-  self.live({ positions: Object.fromEntries(Array.from({ length: 3000 }, (_, n) => [name(n), position(n + 1)])) });
-  self.core.ended(1006, '');
-  self.pass(1000);
-  self.core.opened();
-  self.gets({ type: 'auth_result', id: self.last('auth').id, success: true, data: { user: 'u1' } });
-  self.soon();
-  const request = self.last('subscribe');
-  const keys = Object.keys(request.recover);
-  assert.ok(keys.length > 400 && keys.length <= 1000 && JSON.stringify(request).length <= 65_536, `${keys.length}`);
-  assert.ok(name(2999) in request.recover && !(name(0) in request.recover));
-  // The gateway replays the channels without a key from their beginning.
-  self.confirm({ positions: { [name(0)]: position(0) }, recovered: { [name(0)]: true } });
-  self.gets({ type: 'event', channel: name(0), event: 'e', offset: 1, data: 'old' });
-  self.gets({ type: 'event', channel: name(0), event: 'e', offset: 4000, data: 'new' });
-  assert.deepEqual(events, [[name(0), 'new']]);
-  assert.ok(new Positions().fits([], 0));
+  assert.deepEqual(self.core.saved(), { cursors: {}, offsets: {} });
 });
 
 test('a half-open connection: a ping, stalled, then replaced; an answer in time makes it live again', () => {
@@ -403,9 +444,9 @@ test('setToken: an answer to an older question does not count; another user gets
   self.confirm({ positions: { 'a.x': position(4) } });
   self.core.setToken('of another user');
   self.gets({ type: 'auth_result', id: self.last('auth').id, success: false, error: { code: 'AUTH_SUBJECT_MISMATCH', message: 'other' } });
-  assert.deepEqual([self.opens, self.core.saved()], [2, { patterns: [], positions: {} }]);
+  assert.deepEqual([self.opens, self.core.saved()], [2, { cursors: {}, offsets: {} }]);
   self.live({}, 'u2');
-  assert.deepEqual([self.last('subscribe').recover, self.core.user], [undefined, 'u2']);
+  assert.deepEqual([self.last('subscribe').cursor, self.core.user], [undefined, 'u2']);
 });
 
 test('saved positions are read once the user is known, and before the first subscription', () => {
@@ -415,20 +456,29 @@ test('saved positions are read once the user is known, and before the first subs
   self.core.opened();
   self.gets({ type: 'auth_result', id: self.last('auth').id, success: true, data: { user: 'u1' } });
   assert.deepEqual([self.loads, self.count('subscribe'), self.core.state], [['u1'], 0, 'connecting']);
-  self.core.restored('u1', { patterns: ['a.*'], positions: { 'a.x': position(4), 'z.x': position(5) } });
+  self.core.restored('u1', { cursors: { 'a.*': 'c7', 'a.b.*': 'c7', 'z.*': 'c7' }, offsets: { 'a.x': 4, 'z.x': 5 } });
   self.soon();
-  assert.deepEqual(self.last('subscribe').recover, { 'a.x': position(4) });
+  assert.deepEqual([self.last('subscribe').channels, self.last('subscribe').cursor], [['a.*'], 'c7']);
+  self.confirm({ recovered: true });
+  // Patterns that come back later keep their cursors and offsets, and nothing is taken for known before.
+  assert.deepEqual(self.core.saved(), { cursors: { 'a.*': 'c1', 'a.b.*': 'c7', 'z.*': 'c7' }, offsets: { 'z.x': 5, 'a.x': 4 } });
+  const late = self.core.subscribe('a.b.*');
+  const gaps = [];
+  late.on('gap', (gap) => gaps.push(gap));
+  self.soon();
+  self.confirm({ recovered: true });
+  assert.deepEqual(gaps, [{ reason: 'unrecovered', channels: [], complete: false }], 'what it missed has come to another subscriber');
 });
 
 test('positions are saved after listeners have returned, also if one throws', () => {
   const self = rig();
   const sub = self.core.subscribe('a.*');
   let during;
-  sub.on('event', () => { during = self.core.saved().positions['a.x'].offset; throw new Error('a bug of the application'); });
+  sub.on('event', () => { during = self.core.saved().offsets['a.x']; throw new Error('a bug of the application'); });
   self.core.connect();
   self.live({ positions: { 'a.x': position(4) } });
   self.gets({ type: 'event', channel: 'a.x', event: 'e', offset: 5, data: 1 });
-  assert.deepEqual([during, self.core.saved().positions['a.x'].offset, self.errors.map(String)], [4, 5, ['Error: a bug of the application']]);
+  assert.deepEqual([during, self.core.saved().offsets['a.x'], self.errors.map(String)], [4, 5, ['Error: a bug of the application']]);
 });
 
 test('a cache that had to make room tells late subscribers', () => {

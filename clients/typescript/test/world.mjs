@@ -63,7 +63,7 @@ export class Gateway {
 
   channel(name) {
     let channel = this.channels.get(name);
-    if (!channel) this.channels.set(name, (channel = { count: 0, floor: this.version, kept: [], last: undefined, first: this.version }));
+    if (!channel) this.channels.set(name, (channel = { count: 0, floor: 0, kept: [], last: undefined }));
     return channel;
   }
 
@@ -83,14 +83,18 @@ export class Gateway {
       if (fault) this.fault = undefined;
       if (fault === 'skip') continue;
       session.send(message);
-      if (fault === 'repeat') session.send(message);
+      if (fault === 'repeat') session.send(message.offset ? { ...message, offset: message.offset + 0.5 } : message);
+      if (this.random() < 0.1) session.send({ type: 'ping', cursor: this.cursor(session) });
     }
   }
 
-  /** The store begins anew, and all connections end. */
+  cursor(session) { return `${this.epochName}-${session.user}-${this.version}`; }
+
+  /** The store and its offsets begin anew, and all connections end. */
   restart() {
     this.epoch += 1;
-    for (const channel of this.channels.values()) Object.assign(channel, { kept: [], last: undefined, floor: this.version, isGone: true });
+    this.version = 0;
+    for (const channel of this.channels.values()) Object.assign(channel, { kept: [], last: undefined, floor: 0, isGone: true });
     for (const session of [...this.sessions]) session.close(1012, 'restart');
   }
 
@@ -131,30 +135,33 @@ export class Gateway {
     }
   }
 
-  subscribe(session, { id, channels, recover }, error) {
+  subscribe(session, { id, channels, cursor }, error) {
     if (channels.some((pattern) => pattern.startsWith('f.'))) return error('FORBIDDEN');
     const covered = (name) => [...session.patterns].some((pattern) => matches(pattern, name));
-    for (const key of Object.keys(recover ?? {})) {
-      if (covered(key) || !channels.some((pattern) => matches(pattern, key))) return error('INVALID_MESSAGE');
-    }
-    const knowsStore = Object.values(recover ?? {}).some(({ epoch }) => epoch === this.epochName);
-    const [positions, recovered, after] = [{}, {}, []];
+    const [epoch, user, version] = (cursor ?? '').split('-');
+    const from = epoch === this.epochName && user === session.user && Number(version) <= this.version ? Number(version) : undefined;
+    const [positions, recovered, lasts, missed] = [{}, {}, [], []];
     for (const [name, channel] of this.channels) {
       if (covered(name) || !channels.some((pattern) => matches(pattern, name))) continue;
-      if (channel.last) after.push({ ...channel.last, snapshot: true });
+      if (channel.last) lasts.push({ ...channel.last, snapshot: true });
       // Before its first event in this store, the gateway does not know the channel.
-      if (!name.startsWith('h.') || (channel.kept.length === 0 && channel.isGone && !recover?.[name])) continue;
-      const key = recover?.[name];
-      const from = key ? (key.epoch === this.epochName ? key.offset : undefined) : knowsStore && channel.floor <= channel.first ? channel.first : undefined;
-      const whole = recover && from !== undefined && from >= channel.floor;
-      if (recover) recovered[name] = Boolean(whole);
-      positions[name] = { epoch: this.epochName, offset: whole ? from : this.version };
-      if (whole) after.push(...channel.kept.filter(({ offset }) => offset > from));
+      if (!name.startsWith('h.') || (channel.kept.length === 0 && channel.isGone)) continue;
+      if (!cursor) positions[name] = { epoch: this.epochName, offset: this.version };
+      else if (from >= channel.floor) missed.push(...channel.kept.filter(({ offset }) => offset > from));
+      else recovered[name] = false;
     }
     for (const pattern of channels) session.patterns.add(pattern);
     if (session.patterns.size > 50) this.complaints.push('the limit of patterns was hit');
-    session.send({ type: 'subscribed', id, data: { channels, ...(Object.keys(positions).length > 0 && { positions }), ...(recover && { recovered }) } });
-    for (const message of after) session.send(message);
+    const data = {
+      channels,
+      ...(Object.keys(positions).length > 0 && { positions }),
+      ...(cursor && { recovered: Object.keys(recovered).length > 0 ? recovered : true }),
+      ...(cursor && from === undefined && { positions_complete: false }),
+    };
+    const isBehind = missed.length > 0;
+    session.send({ type: 'subscribed', id, cursor: isBehind ? cursor : this.cursor(session), data });
+    for (const message of [...lasts, ...missed.sort((a, b) => a.offset - b.offset)]) session.send(message);
+    if (isBehind) session.send({ type: 'cursor', cursor: this.cursor(session) });
   }
 }
 
