@@ -247,3 +247,35 @@ async fn the_level_is_changed_while_the_gateway_runs_and_goes_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_log_tells_the_life_of_a_connection() {
+    let gateway = Gateway::start("", "").await;
+    gateway
+        .admin("PUT", "/api/log", json!({"level": "debug"}).to_string())
+        .await;
+    let mut client = gateway.connect(&trader()).await;
+    client.subscribe(&["grid.*"]).await;
+    let event = json!({"channel": "grid.a.status", "event": "update", "data": "x".repeat(1_000)});
+    gateway.publish(vec![event]).await;
+    client.expect("event").await;
+    drop(client);
+    for what in [
+        "a connection opened",
+        "a client subscribes",
+        "request served",
+        "admin request",
+        "a connection ended",
+    ] {
+        until(what, async || gateway.log().contains(what).then_some(())).await;
+    }
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains("a connection ended"));
+    let line: Value = serde_json::from_str(line.expect("found")).expect("JSON");
+    let known = ["user", "address", "code", "blame", "seconds"].map(|field| line[field].clone());
+    let expected = [json!("u1"), json!("127.0.0.1"), json!(1006), json!("client"), json!(0)];
+    assert_eq!(known, expected, "{line}");
+    let number = |field: &str| line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"));
+    assert!(number("messages_out") >= 2 && number("bytes_out") > 1_000, "{line}");
+    assert!((20..1_000).contains(&number("bytes_in")), "{line}");
+}

@@ -21,6 +21,7 @@ impl ShardCore {
     pub fn on_bytes(&mut self, id: ConnectionId, input: &mut [u8], now: Now) {
         self.metrics.bytes_in.bump(input.len() as u64);
         let Some(slot) = self.connections.slot(id) else { return };
+        self.connections.count_in(slot, input.len());
         self.on_input(slot, input, now);
     }
 

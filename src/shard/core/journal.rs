@@ -105,7 +105,7 @@ impl Journal {
     pub(super) fn ended(&mut self, connections: &Connections, slot: u32, ending: Disconnect, now: Now) {
         self.report(now);
         let Some(cold) = connections.cold(slot) else { return };
-        let (hot, session) = (connections.hot(slot), &cold.session);
+        let (hot, session, traffic) = (connections.hot(slot), &cold.session, connections.traffic(slot));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -119,6 +119,8 @@ impl Journal {
                     blame = blame(ending),
                     seconds = now.unix_ms.saturating_sub(session.connected_at_ms()) / 1000,
                     messages_out = hot.delivered,
+                    bytes_in = traffic.bytes_in,
+                    bytes_out = traffic.bytes_out,
                     dropped = hot.dropped,
                     "a connection ended: {}",
                     ending.reason()

@@ -96,6 +96,7 @@ impl ShardCore {
         let Some(slot) = self.connections.slot(id) else {
             return Sent::Drained;
         };
+        self.connections.count_out(slot, bytes);
         if self.connections.hot(slot).flags.has(Flags::TRACED) {
             self.trace_sent(slot, bytes, self.now);
         }

@@ -40,6 +40,8 @@ pub(super) struct Connections {
     shard: u16,
     hot: Slots<Hot>,
     cold: Slots<Option<Cold>>,
+    // Apart from the other records, because a flush touches nothing else of them.
+    traffic: Slots<Traffic>,
     // Slots that can be taken again.
     vacant: Vec<u32>,
     // The slots `0..slots` have been taken at least once.
@@ -61,6 +63,14 @@ pub(super) struct Connections {
     epoch: Epoch,
     head: u64,
     metrics: Arc<ShardMetrics>,
+}
+
+/// The bytes of frames, or of the bodies of polls, that a connection has read and written. Handshakes and HTTP heads are not
+/// among them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
 }
 
 /// One connection that is not removed, borrowed.
@@ -89,6 +99,7 @@ impl Connections {
             shard: settings.shard,
             hot: Slots::new(),
             cold: Slots::new(),
+            traffic: Slots::new(),
             vacant: Vec::new(),
             slots: 0,
             count: 0,
@@ -149,6 +160,7 @@ impl Connections {
             assembly_index: 0,
             deadline_ms: 0,
         });
+        self.traffic[slot] = Traffic::default();
         self.count += 1;
         let tenant = settings.tenant;
         self.metrics.connections.add(1);
@@ -163,6 +175,7 @@ impl Connections {
             self.slots += 1;
             self.hot.reserve(slot);
             self.cold.reserve(slot);
+            self.traffic.reserve(slot);
             slot
         })
     }
@@ -282,6 +295,21 @@ impl Connections {
     /// The cold record of the connection in a slot, to be changed.
     pub(super) fn cold_mut(&mut self, slot: u32) -> Option<&mut Cold> {
         self.cold[slot].as_mut()
+    }
+
+    /// What the connection in a slot has read and written.
+    pub(super) fn traffic(&self, slot: u32) -> Traffic {
+        self.traffic[slot]
+    }
+
+    /// Counts bytes that came from the connection in a slot.
+    pub(super) fn count_in(&mut self, slot: u32, bytes: usize) {
+        self.traffic[slot].bytes_in += bytes as u64;
+    }
+
+    /// Counts bytes that were written to the connection in a slot.
+    pub(super) fn count_out(&mut self, slot: u32, bytes: usize) {
+        self.traffic[slot].bytes_out += bytes as u64;
     }
 
     /// The channels that the connection in a slot catches up with.

@@ -168,6 +168,7 @@ impl ShardCore {
         now: Now,
     ) {
         self.metrics.bytes_in.bump(body.len() as u64);
+        self.connections.count_in(slot, body.len());
         let Some(cold) = self.connections.cold_mut(slot) else {
             return;
         };
