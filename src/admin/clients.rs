@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::access::{Operator, Viewer};
 use super::act::Reason;
+use super::gateways::Order;
 use super::query::Query;
 use super::routes::Call;
 use super::{Admin, body};
@@ -220,29 +221,44 @@ impl Admin {
             Ok(reason) => reason,
             Err(refused) => return *refused,
         };
-        let id = ConnectionId::from_client_id(&call.segment);
         self.operate("admin.disconnect", &operator, call.address, &reason, async {
-            let shard_of = |id: ConnectionId| Some((id, self.parts.shards.get(usize::from(id.shard))?));
-            let found = match id.and_then(shard_of) {
-                None => Ok(None),
-                Some((id, shard)) => {
-                    let (tenant, ending) = (operator.scope(), Disconnect::ByOperator);
-                    ask(shard, |reply| ShardMessage::Disconnect {
-                        id,
-                        tenant,
-                        ending,
-                        reply,
-                    })
-                    .await
-                }
-            };
-            match found {
-                Ok(Some(true)) => response::empty(StatusCode::NO_CONTENT),
-                Ok(_) => response::error(HttpErrorCode::NotFound, "no such connection"),
-                Err(timed_out) => timed_out.0,
+            match self.end_client(&call.segment, operator.scope()).await {
+                Ok(true) => return response::empty(StatusCode::NO_CONTENT),
+                Ok(false) => {}
+                Err(timed_out) => return timed_out.0,
+            }
+            let elsewhere = self.order_others(Order::Disconnect {
+                client_id: (*call.segment).into(),
+                tenant: operator.scope().map(|tenant| self.tenants.label(tenant).into()),
+            });
+            let elsewhere = elsewhere.await;
+            match elsewhere.ended {
+                0 => elsewhere
+                    .unless_all(0)
+                    .unwrap_or_else(|| response::error(HttpErrorCode::NotFound, "no such connection")),
+                _ => response::empty(StatusCode::NO_CONTENT),
             }
         })
         .await
+    }
+
+    /// Ends a connection of this gateway, of this tenant if there is one. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// When the shard does not answer.
+    pub(super) async fn end_client(&self, client_id: &str, tenant: Option<Tenant>) -> Result<bool, ShardTimedOut> {
+        let found = ConnectionId::from_client_id(client_id)
+            .and_then(|id| Some((id, self.parts.shards.get(usize::from(id.shard))?)));
+        let Some((id, shard)) = found else { return Ok(false) };
+        let ending = Disconnect::ByOperator;
+        let ended = ask(shard, |reply| ShardMessage::Disconnect {
+            id,
+            tenant,
+            ending,
+            reply,
+        });
+        Ok(ended.await?.unwrap_or(false))
     }
 
     /// `DELETE /api/users/{sub}/connections?reason`
@@ -254,27 +270,44 @@ impl Admin {
             Err(refused) => return *refused,
         };
         self.operate("admin.disconnect_user", &operator, call.address, &reason, async {
-            let mut ended = 0;
-            for shard in &self.parts.shards {
-                let (user, ending) = (user.into(), Disconnect::ByOperator);
-                let tenant = operator.tenant();
-                let question = |reply| ShardMessage::DisconnectUser {
-                    tenant,
-                    user,
-                    ending,
-                    reply,
-                };
-                match ask(shard, question).await {
-                    Ok(count) => ended += count.unwrap_or(0),
-                    Err(timed_out) => return timed_out.0,
-                }
+            let here = match self.end_user(user, operator.tenant()).await {
+                Ok(ended) => ended,
+                Err(timed_out) => return timed_out.0,
+            };
+            let elsewhere = self.order_others(Order::DisconnectUser {
+                user: user.into(),
+                tenant: self.tenants.label(operator.tenant()).into(),
+            });
+            let elsewhere = elsewhere.await;
+            if let Some(unknown) = elsewhere.unless_all(here) {
+                return unknown;
             }
-            match ended {
+            match here + elsewhere.ended {
                 0 => response::error(HttpErrorCode::NotFound, "this user has no connections"),
                 _ => response::empty(StatusCode::NO_CONTENT),
             }
         })
         .await
+    }
+
+    /// Ends all connections of a user at this gateway. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// When a shard does not answer.
+    pub(super) async fn end_user(&self, user: &str, tenant: Tenant) -> Result<usize, ShardTimedOut> {
+        let mut ended = 0;
+        for shard in &self.parts.shards {
+            let (user, ending) = (user.into(), Disconnect::ByOperator);
+            let question = |reply| ShardMessage::DisconnectUser {
+                tenant,
+                user,
+                ending,
+                reply,
+            };
+            ended += ask(shard, question).await?.unwrap_or(0);
+        }
+        Ok(ended)
     }
 
     /// `POST /api/websocket/broadcast/test` with `{"message"?}`

@@ -14,6 +14,7 @@ mod connection;
 mod console;
 mod deletion;
 mod endings;
+mod gateways;
 mod keep_alive;
 mod load;
 mod log;
@@ -46,6 +47,7 @@ pub use configuration::ConfigurationKey;
 
 use self::configuration::Configuration;
 use self::console::Sessions;
+use self::gateways::Gateways;
 use self::metrics::AdminMetrics;
 use self::statistics::Statistics;
 use self::traces::Traces;
@@ -168,6 +170,7 @@ pub struct Admin {
     log_lines_dropped: Arc<Counter>,
     log_control: Option<Arc<dyn LevelControl>>,
     log_reversion: log::Reversion,
+    gateways: Gateways,
     parts: Parts,
     metrics: AdminMetrics,
     // Connections that have presented a key or token, and all others.
@@ -242,6 +245,7 @@ impl Admin {
             log_lines_dropped: settings.log_lines_dropped,
             log_control: settings.log_control,
             log_reversion: log::Reversion::default(),
+            gateways: Gateways::default(),
             parts,
             metrics: AdminMetrics::default(),
             gate: Gate::default(),

@@ -39,21 +39,21 @@ struct OverviewReply<'a> {
 /// How bad a check is, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+pub(super) enum Status {
     Bad,
     Warn,
     Ok,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Check {
-    name: String,
-    status: Status,
-    detail: String,
+pub(super) struct Check {
+    pub(super) name: String,
+    pub(super) status: Status,
+    pub(super) detail: String,
 }
 
 impl Check {
-    fn new(name: impl Into<String>, status: Status, detail: impl Into<String>) -> Self {
+    pub(super) fn new(name: impl Into<String>, status: Status, detail: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             status,
@@ -107,6 +107,9 @@ impl Admin {
             feeds: &feeds,
             backends: &backends,
         });
+        if viewer.scope().is_none() {
+            checks.extend(self.check_gateways(sample.total.connections));
+        }
         checks.sort_by_key(|check| check.status);
         let reply = OverviewReply {
             node: &parts.node,

@@ -68,6 +68,11 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         methods: GET,
+        path: "/api/gateways",
+        handler: Handler::Viewer(|admin, viewer, call| call.with(&[], |_| Box::pin(admin.gateways(viewer)))),
+    },
+    Route {
+        methods: GET,
         path: "/api/load",
         handler: Handler::Viewer(|admin, viewer, call| {
             call.with(&["since"], |call| Box::pin(admin.load(viewer, call)))

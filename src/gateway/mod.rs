@@ -23,7 +23,6 @@ mod tenants;
 mod upkeep;
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -222,7 +221,7 @@ impl Gateway {
             },
         );
         if let Some(nats) = &components.nats {
-            nats.answer(services(&admin));
+            admin.join(Arc::clone(nats));
         }
         let reload = Reload {
             nats: components.nats,
@@ -285,6 +284,10 @@ impl Gateway {
             main.spawn(upkeep::pass_time(Arc::clone(&hub), broker, shards.clone(), clock)),
         );
         handle.watch("the probe", main.spawn(upkeep::probe(hub, shards)));
+        handle.watch(
+            "the report to other gateways",
+            main.spawn(Arc::clone(&gateway.admin).tell_others()),
+        );
         handle.watch("the self-report", main.spawn(self_report.run()));
         Ok(gateway)
     }
@@ -399,6 +402,7 @@ impl Gateway {
                 }
             };
             let _ = tokio::time::timeout(LAST_REQUESTS, responses).await;
+            admin.leave().await;
             tasks.abort().await;
             drop(ended);
         });
@@ -416,25 +420,6 @@ impl Drop for Gateway {
             }
         }
     }
-}
-
-/// What the gateway answers over the broker.
-fn services(admin: &Arc<Admin>) -> Vec<nats::Service> {
-    let admin = Arc::downgrade(admin);
-    let publish = move |subject, body| -> Pin<Box<dyn Future<Output = nats::Reply> + Send>> {
-        let admin = admin.upgrade();
-        Box::pin(async move {
-            match admin {
-                Some(admin) => admin.publish_request(subject, body).await,
-                None => nats::Reply::default(),
-            }
-        })
-    };
-    vec![nats::Service {
-        subject: Admin::PUBLISH_SUBJECT,
-        is_shared: true,
-        answer: Box::new(publish),
-    }]
 }
 
 struct Runtimes {

@@ -7,6 +7,7 @@ mod gateway;
 mod nats_server;
 
 mod faults;
+mod gateways;
 mod latency;
 mod node;
 mod requests;

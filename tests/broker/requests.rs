@@ -63,7 +63,7 @@ impl Backend {
     }
 }
 
-fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
+pub(crate) fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
     let running = gateway::start(|settings| {
         settings.node = node.into();
         settings.nats = Some(Node::settings(url, node));

@@ -72,14 +72,25 @@ pub enum NoReply {
 }
 
 /// The requests that a gateway answers and sends.
-#[derive(Default)]
 pub(super) struct Requests {
-    // What the gateway answers; `None` before the start and during a drain.
-    services: watch::Sender<Option<Arc<[Service]>>>,
+    // What the gateway answers, and whether that includes what another gateway can answer.
+    services: watch::Sender<(Arc<[Service]>, bool)>,
     // The connection, while the link is up.
     line: Mutex<Option<Line>>,
     waiting: Mutex<HashMap<u64, mpsc::UnboundedSender<Message>, RandomState>>,
     next: AtomicU64,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let none: Arc<[Service]> = Arc::new([]);
+        Self {
+            services: watch::Sender::new((none, true)),
+            line: Mutex::default(),
+            waiting: Mutex::default(),
+            next: AtomicU64::default(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -104,12 +115,26 @@ impl Drop for Waiting<'_> {
 impl Nats {
     /// Begins to answer requests. What was answered before is replaced.
     pub fn answer(&self, services: Vec<Service>) {
-        self.shared.requests.services.send_replace(Some(services.into()));
+        self.shared.requests.services.send_replace((services.into(), true));
     }
 
-    /// Takes no further requests. Those that were taken are answered.
+    /// Takes no further requests that another gateway can answer. Those that were taken are answered.
     pub fn stop_answering(&self) {
-        self.shared.requests.services.send_replace(None);
+        self.shared.requests.services.send_modify(|(_, all)| *all = false);
+    }
+
+    /// A number that no other gateway has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.shared.gateway
+    }
+
+    /// Waits until what was told is handed to the network.
+    pub async fn flush(&self) {
+        let line = self.shared.requests.line.lock().clone();
+        if let Some(line) = line {
+            let _ = line.client.flush().await;
+        }
     }
 
     /// The subject of something in this broker's prefix.
@@ -251,9 +276,8 @@ impl Shared {
         );
         *self.requests.line.lock() = Some(line);
         loop {
-            let services = changes.borrow_and_update().clone();
-            let services = services.unwrap_or_default();
-            let mut taken = self.subscribe(&client, &services).await?;
+            let (services, all) = changes.borrow_and_update().clone();
+            let mut taken = self.subscribe(&client, &services, all).await?;
             let mut is_open = true;
             // After a change, what the old subscriptions have received is still taken.
             while is_open || !taken.is_empty() {
@@ -277,9 +301,10 @@ impl Shared {
         }
     }
 
-    async fn subscribe(&self, client: &Client, services: &[Service]) -> Result<SelectAll<Numbered>, End> {
-        let mut all = Vec::with_capacity(services.len());
-        for (number, service) in services.iter().enumerate() {
+    async fn subscribe(&self, client: &Client, services: &[Service], all: bool) -> Result<SelectAll<Numbered>, End> {
+        let mut subscribers = Vec::with_capacity(services.len());
+        let wanted = services.iter().enumerate();
+        for (number, service) in wanted.filter(|(_, service)| all || !service.is_shared) {
             let subject = format!("{}.{}", self.settings.prefix, service.subject);
             let subscribed = if service.is_shared {
                 client.queue_subscribe(subject, "gateways".to_owned()).await
@@ -287,9 +312,9 @@ impl Shared {
                 client.subscribe(subject).await
             };
             let subscriber = subscribed.map_err(failed("requests cannot be had"))?;
-            all.push(Numbered { number, subscriber });
+            subscribers.push(Numbered { number, subscriber });
         }
-        Ok(select_all(all))
+        Ok(select_all(subscribers))
     }
 
     fn take_request(

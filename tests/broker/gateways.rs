@@ -1,0 +1,112 @@
+//! What gateways that share a broker know of each other, and do for each other.
+
+use serde_json::{Value, json};
+
+use crate::gateway::{self, Running};
+use crate::nats_server::{Nats, Proxy};
+use crate::requests::start;
+
+/// The names and states of the gateways that this one knows, sorted, and the connections of all.
+fn known(running: &Running) -> (Vec<(String, String)>, u64) {
+    let reply = running.admin("GET", "/api/gateways", "").json();
+    let gateways = reply["gateways"].as_array().expect("a list").iter();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut names: Vec<_> = gateways
+        .map(|gateway| (text(&gateway["node"]), text(&gateway["status"])))
+        .collect();
+    names.sort_unstable();
+    (names, reply["connections"].as_u64().expect("a number"))
+}
+
+fn until_known(running: &Running, expected: &[(&str, &str)], connections: u64) {
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(node, status)| ((*node).to_owned(), (*status).to_owned()))
+        .collect();
+    gateway::until("the gateways", || known(running) == (expected.clone(), connections));
+}
+
+fn check(running: &Running) -> (String, String) {
+    let overview = running.admin("GET", "/api/overview", "").json();
+    let checks = overview["checks"].as_array().expect("a list").iter();
+    let check = { checks }
+        .find(|check| check["name"] == "gateways")
+        .expect("a check")
+        .clone();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    (text(&check["status"]), text(&check["detail"]))
+}
+
+#[test]
+fn gateways_know_each_other_and_end_connections_for_each_other() {
+    let server = Nats::start();
+    let proxy = Proxy::start(server.port);
+    let one = start(server.url(), "one", |_| {});
+    assert_eq!(known(&one).0, [("one".to_owned(), "ok".to_owned())]);
+    let (two, three) = (start(proxy.url(), "two", |_| {}), start(server.url(), "three", |_| {}));
+    let user = |running: &Running, user: &str| running.client(&running.trader(user));
+    let (mut first, mut second, mut other) = (user(&one, "u1"), user(&two, "u1"), user(&three, "u2"));
+    for client in [&mut first, &mut second, &mut other] {
+        client.send(r#"{"type":"get_status"}"#);
+        client.text();
+    }
+    for running in [&one, &two, &three] {
+        until_known(running, &[("one", "ok"), ("three", "ok"), ("two", "ok")], 3);
+    }
+    let (status, detail) = check(&three);
+    assert_eq!(
+        (&*status, &*detail),
+        ("ok", "3 gateways share the broker, with 3 connections")
+    );
+    // A user is ended at all gateways, through any of them.
+    assert_eq!(three.admin("DELETE", "/api/users/u1/connections", "").status, 204);
+    assert_eq!((first.close_code(), second.close_code()), (Some(4003), Some(4003)));
+    assert_eq!(three.admin("DELETE", "/api/users/u1/connections", "").status, 404);
+    // And one connection.
+    other.send(r#"{"type":"get_status"}"#);
+    let status: Value = serde_json::from_str(&other.text()).expect("JSON");
+    let id = status["client_id"].as_str().expect("an id").to_owned();
+    let target = format!("/api/websocket/clients/{id}");
+    assert_eq!(one.admin("DELETE", &target, "").status, 204);
+    assert_eq!(other.close_code(), Some(4003));
+    assert_eq!(one.admin("DELETE", &target, "").status, 404);
+    // A gateway that does not answer is named.
+    proxy.hold();
+    let answer = one.admin("DELETE", "/api/users/u1/connections", "");
+    assert_eq!((answer.status, &*answer.code()), (504, "OUTCOME_UNKNOWN"));
+    assert!(
+        answer.json()["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("missing: two"))
+    );
+    until_known(&one, &[("one", "ok"), ("three", "ok"), ("two", "silent")], 0);
+    let (status, detail) = check(&one);
+    assert!(status == "warn" && detail.contains("\"two\" fell silent"), "{detail}");
+    proxy.mend();
+    until_known(&one, &[("one", "ok"), ("three", "ok"), ("two", "ok")], 0);
+    // One that ends says so.
+    three.gateway.handle().drain();
+    three.gateway.wait().expect("a good end");
+    until_known(&one, &[("one", "ok"), ("two", "ok")], 0);
+    assert_eq!(check(&one).0, "ok");
+    // A gateway that is cut off does its own part, and says that it cannot reach the others.
+    proxy.cut();
+    gateway::until("cut off", || two.admin("GET", "/readyz", "").status == 503);
+    let answer = two.admin("DELETE", "/api/users/u1/connections", "");
+    assert_eq!((answer.status, &*answer.code()), (504, "OUTCOME_UNKNOWN"));
+}
+
+#[test]
+fn a_gateway_that_stands_alone_lists_itself() {
+    let alone = gateway::start(|_| {});
+    let reply = alone.admin("GET", "/api/gateways", "").json();
+    assert_eq!(reply["gateways"].as_array().expect("a list").len(), 1);
+    let first = &reply["gateways"][0];
+    assert_eq!(
+        (&first["status"], &first["heard_seconds"]),
+        (&json!("ok"), &Value::Null)
+    );
+    let overview = alone.admin("GET", "/api/overview", "").json();
+    let checks = overview["checks"].as_array().expect("a list").iter();
+    assert_eq!({ checks }.filter(|check| check["name"] == "gateways").count(), 0);
+}
