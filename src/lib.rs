@@ -39,7 +39,7 @@
 //! | 4 | [`hub`] | know sockets, wait under a lock |
 //! | 5 | [`hub::snapshot`] [`shard::mailbox`] | know sessions |
 //! | 6 | [`broker`] | know sessions |
-//! | 7 | [`shard`] | await; lock except in publish, subscribe, read and leave; allocate per delivery |
+//! | 7 | [`shard`] | await; lock except in publish, subscribe, read, leave and to look up a revoked token; allocate per delivery |
 //! | 8 | [`auth::verifier`] [`backend`] | reach a shard except by mailbox |
 //! | 9 | [`ingress`] | touch a session |
 //! | 10 | [`admin`] | touch a session; read a shard except by query |

@@ -118,6 +118,7 @@ impl Rig {
             expires_at_ms: None,
             exp_ms: None,
             token_id: None,
+            issued_at_ms: None,
         };
         let settings = Arc::new(session::Settings {
             dialect: Dialect::Native,

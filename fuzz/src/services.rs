@@ -131,6 +131,7 @@ fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
         expires_at_ms,
         exp_ms: expires_at_ms,
         token_id: None,
+        issued_at_ms: None,
     })
 }
 

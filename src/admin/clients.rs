@@ -19,13 +19,13 @@ use super::{Admin, body};
 use crate::event::{Event, NewEvent, PublishOptions};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::shard::mailbox::{ClientInfo, ClientOrder, ConnectionId, ShardHandle, ShardMessage};
+use crate::shard::mailbox::{ClientFilter, ClientInfo, ClientOrder, ConnectionId, ShardHandle, ShardMessage};
 use tickgate_protocol::channel::{Channel, Tenant, TenantNames};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::json::{Scratch, push_string};
 
 /// How long a shard may take to answer. It answers between two turns.
-const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -144,12 +144,13 @@ pub(super) async fn ask<T: Send + 'static>(
 }
 
 impl Admin {
-    /// `GET /api/websocket/clients?limit&cursor&user&sort`
+    /// `GET /api/websocket/clients?limit&cursor&user&search&sort`
     pub(super) async fn clients(&self, viewer: Viewer, call: Call) -> HttpResponse {
         let PageQuery {
             limit,
             mut cursor,
             user,
+            search,
             sort,
         } = match PageQuery::read(&call.query()) {
             Ok(query) => query,
@@ -159,14 +160,18 @@ impl Admin {
             return self.worst_clients(by, limit, viewer.scope()).await;
         }
         let shards = &self.parts.shards;
+        let filter = ClientFilter {
+            tenant: viewer.scope(),
+            user,
+            search,
+        };
         let mut clients = Vec::new();
         while let (missing @ 1.., Some(shard)) = (limit - clients.len(), shards.get(usize::from(cursor.0))) {
-            let (from_slot, user) = (cursor.1, user.clone());
+            let (from_slot, filter) = (cursor.1, filter.clone());
             let page = match ask(shard, |reply| ShardMessage::Clients {
                 from_slot,
                 limit: missing,
-                tenant: viewer.scope(),
-                user,
+                filter,
                 reply,
             })
             .await
@@ -354,6 +359,8 @@ struct PageQuery {
     /// Shard and slot of the first connection of the page.
     cursor: (u16, u32),
     user: Option<Box<str>>,
+    /// A text in the name of the user or of the client, or in the address.
+    search: Option<Box<str>>,
     /// The connections with the most of this instead of a page of all.
     sort: Option<ClientOrder>,
 }
@@ -375,7 +382,8 @@ impl PageQuery {
                 .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
                 .ok_or("`cursor` must be the `next_cursor` of another page")?,
         };
-        let user = query.get("user")?.map(|user| user.into_owned().into());
+        let text = |name| Ok::<_, String>(query.get(name)?.map(|text| Box::from(&*text)));
+        let (user, search) = (text("user")?, text("search")?);
         let sort = match query.get("sort")?.as_deref() {
             None => None,
             Some("pending") => Some(ClientOrder::PendingBytes),
@@ -384,13 +392,14 @@ impl PageQuery {
             Some("rate_limited") => Some(ClientOrder::RateLimited),
             Some(_) => return Err("`sort` must be pending, waiting, dropped or rate_limited".to_owned()),
         };
-        if sort.is_some() && (cursor != (0, 0) || user.is_some()) {
+        if sort.is_some() && (cursor != (0, 0) || user.is_some() || search.is_some()) {
             return Err("`sort` goes with `limit` only".to_owned());
         }
         Ok(Self {
             limit,
             cursor,
             user,
+            search,
             sort,
         })
     }
@@ -426,6 +435,7 @@ mod tests {
                 limit,
                 cursor,
                 user: user.map(Into::into),
+                search: None,
                 sort: None,
             })
         };

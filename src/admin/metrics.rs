@@ -6,6 +6,7 @@
 use super::Admin;
 use super::statistics::Process;
 use super::tenant::TenantSample;
+use crate::auth::Revocations;
 use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
@@ -122,6 +123,7 @@ const TOKENS: &[Metric<VerifierMetrics>] = &[
                 ("verified", &verifier.verified),
                 ("expired", &verifier.expired),
                 ("invalid", &verifier.invalid),
+                ("revoked", &verifier.revoked),
                 ("key_awaited", &verifier.key_awaited),
                 ("overloaded", &verifier.overloaded),
             ] {
@@ -135,6 +137,12 @@ const TOKENS: &[Metric<VerifierMetrics>] = &[
         |verifier, samples| samples.histogram(&verifier.duration.read()),
     ),
 ];
+
+const REVOCATIONS: &[Metric<Revocations>] = &[Metric::gauge(
+    "tickgate_revocations",
+    "Revoked tokens and users that are remembered.",
+    |revocations, samples| samples.value(revocations.len()),
+)];
 
 const HUB: &[Metric<HubMetrics>] = &[
     Metric::counter(
@@ -273,6 +281,7 @@ impl Admin {
         page.add(IngressSample::METRICS, &ingress);
         page.add(REFUSALS, &ingress);
         page.add(TOKENS, parts.verifier.metrics());
+        page.add(REVOCATIONS, parts.verifier.revocations());
         let sets = parts.key_sets.read();
         let sets: Vec<_> = sets
             .iter()
@@ -285,7 +294,12 @@ impl Admin {
         page.add(CommandsSample::METRICS, &commands);
         let backends = commands.backends.iter();
         let backends: Vec<_> = backends
-            .map(|backend| (vec![("backend", backend.name.to_string())], backend))
+            .map(|backend| {
+                let mut labels = vec![("backend", backend.name.to_string())];
+                let tenant = self.tenants.of(backend.tenant);
+                labels.extend(tenant.map(|tenant| ("tenant", tenant.to_owned())));
+                (labels, backend)
+            })
             .collect();
         page.add_each(BackendSample::METRICS, &backends);
         let mut feeds = numbered("feed", &feeds);

@@ -23,6 +23,7 @@ mod overview;
 mod publish;
 mod push;
 mod query;
+mod revocations;
 mod routes;
 pub mod self_report;
 mod serve;

@@ -107,6 +107,18 @@ pub(super) const ROUTES: &[Route] = &[
         }),
     },
     Route {
+        methods: "GET, HEAD, POST",
+        path: "/api/revocations",
+        handler: Handler::Look {
+            look: |admin, viewer, call| {
+                call.with(&["search", "limit", "cursor"], |call| {
+                    Box::pin(admin.revocations(viewer, call))
+                })
+            },
+            act: |admin, operator, call| call.with(&[], |call| Box::pin(admin.revoke(operator, call))),
+        },
+    },
+    Route {
         methods: POST,
         path: "/api/traces",
         handler: Handler::Operator(|admin, operator, call| {
@@ -163,7 +175,7 @@ pub(super) const ROUTES: &[Route] = &[
         methods: GET,
         path: "/api/websocket/clients",
         handler: Handler::Viewer(|admin, viewer, call| {
-            call.with(&["limit", "cursor", "user", "sort"], |call| {
+            call.with(&["limit", "cursor", "user", "search", "sort"], |call| {
                 Box::pin(admin.clients(viewer, call))
             })
         }),

@@ -15,10 +15,10 @@ use crate::auth::{Explanation, Identity};
 use crate::backend::commands::AnsweredCommand;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::shard::mailbox::{ClientInfo, ShardMessage};
+use crate::shard::mailbox::{ClientFilter, ClientInfo, ShardMessage};
 use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 
-/// Connections that are shown of one user, in each shard.
+/// Connections that are shown of one user.
 const CONNECTIONS_MAX: usize = 100;
 /// Commands and endings that are shown.
 const LAST_MAX: usize = 50;
@@ -36,6 +36,9 @@ struct UserConnection {
     #[serde(flatten)]
     client: Client,
     expires_at: Option<f64>,
+    /// The token's `jti`, by which it can be revoked.
+    token_id: Option<Box<str>>,
+    issued_at: Option<f64>,
     permissions: Option<PermissionsReply>,
     subscribed: Vec<Subscribed>,
 }
@@ -146,15 +149,23 @@ impl Admin {
     async fn connections_of(&self, tenant: Tenant, user: &str) -> Result<Vec<ClientInfo>, ShardTimedOut> {
         let mut connections = Vec::new();
         for shard in &self.parts.shards {
-            let (tenant, user) = (Some(tenant), Some(user.into()));
-            let page = ask(shard, |reply| ShardMessage::Clients {
-                from_slot: 0,
-                limit: CONNECTIONS_MAX,
-                tenant,
-                user,
-                reply,
-            });
-            connections.extend(page.await?.unwrap_or_default().clients);
+            let mut next = Some(0);
+            while let Some(from_slot) = next.filter(|_| connections.len() < CONNECTIONS_MAX) {
+                let filter = ClientFilter {
+                    tenant: Some(tenant),
+                    user: Some(user.into()),
+                    search: None,
+                };
+                let page = ask(shard, |reply| ShardMessage::Clients {
+                    from_slot,
+                    limit: CONNECTIONS_MAX - connections.len(),
+                    filter,
+                    reply,
+                });
+                let page = page.await?.unwrap_or_default();
+                connections.extend(page.clients);
+                next = page.next_slot;
+            }
         }
         Ok(connections)
     }
@@ -176,6 +187,11 @@ impl Admin {
         UserConnection {
             subscribed: info.subscriptions.iter().filter_map(|text| subscribed(text)).collect(),
             expires_at: identity.as_ref().and_then(|identity| identity.exp_ms).map(seconds),
+            token_id: identity.as_ref().and_then(|identity| identity.token_id.clone()),
+            issued_at: identity
+                .as_ref()
+                .and_then(|identity| identity.issued_at_ms)
+                .map(seconds),
             permissions: identity.as_deref().map(PermissionsReply::from),
             client: Client::of(info, &self.tenants),
         }

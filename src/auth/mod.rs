@@ -13,6 +13,7 @@ mod key;
 mod mint;
 mod permission;
 mod policy;
+mod revocation;
 mod secret;
 mod source;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};
 pub use permission::{Permissions, is_admin_only};
 pub use policy::{ADMIN_ROLE, Policy, Settings};
+pub use revocation::{REVOCATIONS_MAX, Revocation, Revocations, RevocationsFull, RevokedTokens, TOKEN_ID_BYTES_MAX};
 pub use secret::{Secret, same_secret};
 pub use source::KeySource;
 pub use token::{TOKEN_BYTES_MAX, verify};
@@ -53,6 +55,8 @@ pub struct Identity {
     pub exp_ms: Option<u64>,
     /// The token's `jti`.
     pub token_id: Option<Box<str>>,
+    /// The token's `iat`, in Unix milliseconds.
+    pub issued_at_ms: Option<u64>,
 }
 
 impl Identity {
@@ -67,6 +71,7 @@ impl Identity {
             expires_at_ms: None,
             exp_ms: None,
             token_id: None,
+            issued_at_ms: None,
         }
     }
 
@@ -113,6 +118,12 @@ impl TokenError {
             code: ErrorCode::TokenInvalid,
             message: message.into(),
         }
+    }
+
+    /// The error for a token that was revoked.
+    #[must_use]
+    pub fn revoked() -> Self {
+        Self::invalid("the token was revoked: get a new one")
     }
 
     /// The error for a token above [`TOKEN_BYTES_MAX`].

@@ -23,6 +23,8 @@ pub struct Settings {
     pub issuer: Option<Box<str>>,
     /// When set, the token's `aud` must be or contain it. Otherwise any `aud` is accepted.
     pub audience: Option<Box<str>>,
+    /// How long a revocation is remembered that does not say it itself, in milliseconds.
+    pub revocation_ttl_ms: u64,
     /// What roles may do.
     pub policy: Policy,
 }
@@ -35,6 +37,7 @@ impl Default for Settings {
             leeway_ms: 5_000,
             issuer: None,
             audience: None,
+            revocation_ttl_ms: 30 * 86_400_000,
             policy: Policy::default(),
         }
     }

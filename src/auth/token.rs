@@ -94,7 +94,6 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
             iso(nbf)
         )));
     }
-    claims.time_ms("iat")?;
     let exp = claims
         .time_ms("exp")?
         .ok_or_else(|| TokenError::invalid("claim exp is missing"))?;
@@ -107,6 +106,7 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
         expires_at_ms: Some(exp.saturating_add(settings.leeway_ms)),
         exp_ms: Some(exp),
         token_id: claims.text("jti")?,
+        issued_at_ms: claims.time_ms("iat")?,
     })
 }
 

@@ -135,9 +135,10 @@ fn contents(contents: &Contents) -> String {
         evicted_names,
         ids,
         command_keys,
+        revocations,
     } = contents;
     format!(
         "{channels} channels with {events} events in histories, {lasts} last values and {records} records; \
-         {evicted_names} names of evicted channels; {ids} ids; {command_keys} keys of commands"
+         {evicted_names} names of evicted channels; {ids} ids; {command_keys} keys of commands; {revocations} revocations"
     )
 }

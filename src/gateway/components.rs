@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 
 use super::{Error, Settings, memory};
 use crate::admin::self_report::{HealthSeen, HealthWatch};
-use crate::auth::Identity;
 use crate::auth::verifier::{self, Verifier};
+use crate::auth::{Identity, Revocations};
 use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
 use crate::backend::jwks::KeySets;
@@ -73,6 +73,10 @@ impl Components {
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
         let mut snapshot = snapshot;
         let command_keys = snapshot.as_mut().map(Snapshot::take_commands).unwrap_or_default();
+        let revocations = Arc::<Revocations>::default();
+        if let Some(snapshot) = &mut snapshot {
+            snapshot.keep_revocations(Arc::clone(&revocations), clock.now());
+        }
         let snapshot_writer = snapshot.map(|snapshot| restore(snapshot, &hub, clock)).transpose()?;
         hub.set_deflate_bytes_min(settings.deflate_bytes_min);
         let (shards, mailboxes): (Vec<_>, Vec<_>) = inboxes
@@ -99,6 +103,7 @@ impl Components {
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let verifier_settings = verifier::Settings {
             tenants: settings.token_rules(),
+            revocations,
             ..verifier::Settings::new(settings.keys.clone(), settings.auth.clone())
         };
         let verifier = Verifier::start(verifier_settings, shards.clone()).map_err(|source| Error::Start {
@@ -257,6 +262,10 @@ impl Services for ShardServices {
 
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command) {
         self.router.forbidden(client_id, address, command);
+    }
+
+    fn is_revoked(&self, identity: &Identity) -> bool {
+        self.verifier.revocations().has(identity)
     }
 
     fn budget(&self) -> Arc<Budget> {

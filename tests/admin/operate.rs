@@ -1,11 +1,12 @@
 //! What operators look at and do: one user, one channel, traces, and actions with a reason.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
 use tickgate_protocol::channel::Pattern;
 
-use super::gateway::{Client, Received, Running, VIEWER_KEY, start, until};
+use super::gateway::{Client, Received, Running, VIEWER_KEY, answer, connect, start, until};
 
 fn get(gateway: &Running, path: &str) -> Value {
     let answer = gateway.admin("GET", path, "");
@@ -267,4 +268,71 @@ fn what_operators_do_is_in_the_audit_trail_with_its_reason() {
     assert_eq!((answer.status, &answer.json()["draining"]), (202, &json!(true)));
     while !matches!(client.receive(), Received::Close(1012) | Received::End) {}
     gateway.gateway.wait().expect("drained");
+}
+
+#[test]
+fn a_revoked_token_ends_its_connections_and_opens_nothing_any_more() {
+    let gateway = start(|_| {});
+    let mut auditor = auditor(&gateway);
+    let token = gateway.trader("u1");
+    let mut client = gateway.client(&token);
+    let mut other = gateway.client(&gateway.trader("u2"));
+    let body = r#"{"sub":"u1","reason":"a lost phone"}"#;
+    let revoked = gateway.admin("POST", "/api/revocations", body).json();
+    assert_eq!(
+        (&revoked["sub"], &revoked["ended"]),
+        (&json!("u1"), &json!(1)),
+        "{revoked}"
+    );
+    assert_eq!(client.close_code(), Some(4006));
+    let line = audited(&mut auditor, "admin.revoke");
+    assert_eq!(
+        (&line["outcome"], &line["params"]["target"], &line["params"]["reason"]),
+        (&json!("success"), &json!("tokens of user u1"), &json!("a lost phone")),
+        "{line}"
+    );
+    // The token opens no connection, and no request of the admin API.
+    let mut stream = connect(gateway.public);
+    let handshake = format!(
+        "GET /ws?token={token} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(handshake.as_bytes()).expect("sent");
+    let refused = answer(&mut stream);
+    assert_eq!((refused.status, refused.code().as_str()), (401, "TOKEN_INVALID"));
+    let publish = r#"{"channel":"grid.a","event":"e"}"#;
+    let refused = gateway.admin_as(Some(&token), "POST", "/api/publish", "", publish.as_bytes());
+    assert_eq!((refused.status, refused.code().as_str()), (401, "TOKEN_INVALID"));
+    let page = gateway.admin_as(None, "GET", "/metrics", "", b"").body;
+    for sample in [
+        "tickgate_revocations 1\n",
+        "tickgate_tokens_total{outcome=\"revoked\"} 2\n",
+    ] {
+        assert!(page.contains(sample), "{sample}: {page}");
+    }
+    let endings = get(&gateway, "/api/endings?user=u1");
+    assert_eq!(
+        (&endings["recent"][0]["code"], &endings["recent"][0]["blame"]),
+        (&json!(4006), &json!("operator"))
+    );
+    // Nobody else is concerned, and a token that is issued later is good.
+    other.send(r#"{"type":"ping"}"#);
+    while other.json()["type"] != "pong" {}
+    let body = json!({"sub": "u3", "issued_before": 1_000}).to_string();
+    assert_eq!(gateway.admin("POST", "/api/revocations", &body).status, 200);
+    drop(gateway.client(&gateway.trader("u3")));
+
+    let list = |query: &str| get(&gateway, &format!("/api/revocations{query}"));
+    assert_eq!(
+        (&list("")["total"], &list("?search=u3")["total"]),
+        (&json!(2), &json!(1))
+    );
+    let first = list("?limit=1");
+    let next = first["next_cursor"].as_str().expect("a page behind it");
+    let second = list(&format!("?limit=1&cursor={next}"));
+    assert_ne!(first["revocations"], second["revocations"]);
+    assert_eq!(second["next_cursor"], Value::Null);
+    let viewer = gateway.admin_as(Some(VIEWER_KEY), "POST", "/api/revocations", "", br#"{"jti":"a"}"#);
+    assert_eq!(viewer.status, 403);
+    assert_eq!(gateway.admin("POST", "/api/revocations", "{}").status, 400);
 }

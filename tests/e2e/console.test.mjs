@@ -135,6 +135,12 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   assert.ok(!(await tab.text('main')).includes(jwt.split('.')[2]), 'the token stands in no frame');
   await look(tab, 'develop');
 
+  // The list of connections is searched by the gateway.
+  await tab.evaluate("location.hash = 'user'");
+  await tab.until('the connections', "document.querySelectorAll('tbody tr').length >= 1");
+  await tab.evaluate("{ const box = [...document.querySelectorAll('input[type=search]')].at(-1); box.value = 'nobody'; box.dispatchEvent(new Event('input')); }");
+  await tab.until('no connection', "document.querySelectorAll('tbody tr').length === 0 && document.querySelector('main').innerText.includes('nobody is connected')");
+
   // The user is disconnected, with a reason that stands in the audit trail.
   const auditor = await Client.open(t, `ws://${publicAddress}/ws?token=${await token(t, '--sub', 'boss', '--role', 'admin')}`);
   await auditor.subscribe('system.log');
@@ -146,6 +152,18 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   assert.equal((await client.closed).code, 4003);
   const { data } = await auditor.next((message) => message.data?.action === 'admin.disconnect_user');
   assert.equal(data.outcome, 'success');
+
+  // Coming back does not help once the tokens are revoked.
+  const back = await Client.open(t, `ws://${publicAddress}/ws?token=${jwt}`);
+  await tab.evaluate("location.hash = 'revoked'");
+  await tab.until('the form', "document.querySelector('main form button.danger')");
+  await fill('main form input', 'u1');
+  await reason('a lost phone');
+  assert.equal((await back.closed).code, 4006);
+  await tab.until('the revocation', "document.querySelector('table tbody').innerText.includes('all of the user')");
+  await look(tab, 'revoked');
+  const revoked = await auditor.next((message) => message.data?.action === 'admin.revoke');
+  assert.deepEqual(revoked.data.params, { target: 'tokens of user u1', reason: 'a lost phone' });
   assert.deepEqual(tab.problems, []);
 });
 

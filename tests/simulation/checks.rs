@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tickgate::event::{NewEvent, PublishOptions};
 use tickgate::hub::Wakes;
 use tickgate::shard::core::Action;
-use tickgate::shard::mailbox::{ClientsPage, ConnectionId, ShardMessage};
+use tickgate::shard::mailbox::{ClientFilter, ClientsPage, ConnectionId, ShardMessage};
 use tickgate_protocol::channel::Channel;
 
 use crate::client::{CHANNELS, Client, Kind};
@@ -104,10 +104,9 @@ impl World {
         let page: Arc<Mutex<ClientsPage>> = Arc::default();
         let reply = page.clone();
         let message = ShardMessage::Clients {
-            tenant: None,
             from_slot: 0,
             limit: usize::MAX,
-            user: None,
+            filter: ClientFilter::default(),
             reply: Box::new(move |page| *reply.lock() = page),
         };
         self.core.on_message(message, self.now);

@@ -262,5 +262,6 @@ pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenErro
         expires_at_ms: end_ms,
         exp_ms: end_ms,
         token_id: None,
+        issued_at_ms: None,
     }))
 }

@@ -112,6 +112,25 @@ pub(super) const WAYS: &[Way] = &[
         assert!(load["series"].get("cpu").is_none(), "{load}");
         assert!(load["series"]["connections"].is_array(), "{load}");
     }),
+    ("revoked tokens", |world| {
+        let tokens = [0, 1, 2].map(|index| token(index, "25", "trader"));
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "25"));
+        let revoked = world.admin(1, "POST", "/api/revocations", r#"{"sub":"25"}"#).json();
+        assert_eq!(
+            (&revoked["tenant"], &revoked["ended"]),
+            (&json!("one"), &json!(1)),
+            "{revoked}"
+        );
+        assert_eq!(clients[1].close_code(), Some(4006));
+        for index in [0, 2] {
+            hears_nothing(&mut clients[index], NAMES[index]);
+            let body = r#"{"channel":"grid.r","event":"e"}"#;
+            assert_eq!(world.admin_as(&tokens[index], "POST", "/api/publish", body).status, 200);
+            let list = world.admin(index, "GET", "/api/revocations", "").json();
+            assert_eq!(list["total"], usize::from(index == 0), "the operator sees all: {list}");
+        }
+        assert_eq!(world.admin_as(&tokens[1], "POST", "/api/publish", "{}").status, 401);
+    }),
     ("a drain", |world| {
         for bearer in [ADMIN_KEYS[1].to_owned(), token(0, "boss", "admin")] {
             assert_eq!(

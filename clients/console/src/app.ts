@@ -10,6 +10,7 @@ import * as config from "./view_config.js";
 import * as develop from "./view_develop.js";
 import * as fresh from "./view_fresh.js";
 import * as load from "./view_load.js";
+import * as revoked from "./view_revoked.js";
 import * as user from "./view_user.js";
 
 const VIEWS: { id: string; title: string; open: (context: Context) => View }[] = [
@@ -17,6 +18,7 @@ const VIEWS: { id: string; title: string; open: (context: Context) => View }[] =
   { id: "clients", title: "Who has trouble?", open: clients.open },
   { id: "user", title: "One user", open: user.open },
   { id: "channel", title: "One channel", open: channel.open },
+  { id: "revoked", title: "Revoked tokens", open: revoked.open },
   { id: "load", title: "Load", open: load.open },
   { id: "config", title: "Configuration", open: config.open },
   { id: "develop", title: "For developers", open: develop.open },
@@ -119,7 +121,7 @@ function start(session: Session): void {
     setText(title, chosen.title);
     document.title = `${chosen.title} · ${session.node} · tickgate`;
     view = chosen.open({ session, tenant, live, argument: decodeURIComponent(rest.join("/")), tell });
-    const isOfDefault = session.tenants.length > 0 && !tenant && ["user", "channel", "develop"].includes(chosen.id);
+    const isOfDefault = session.tenants.length > 0 && !tenant && ["user", "channel", "revoked", "develop"].includes(chosen.id);
     main.replaceChildren(title, isOfDefault ? h("p", { class: "about" }, "This view is about one tenant: the default one, until another is chosen on top.") : "", view.element);
     void refresh();
   };

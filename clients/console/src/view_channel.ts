@@ -5,6 +5,7 @@ import { ask } from "./act.js";
 import { h, section, setText, Table } from "./dom.js";
 import { ago, bytes, clock, number } from "./format.js";
 import { traceForm } from "./trace.js";
+import { pages } from "./view_clients.js";
 import type { Context, View } from "./view.js";
 
 interface Event {
@@ -54,32 +55,20 @@ export function open(context: Context): View {
 }
 
 function all(search: HTMLElement): View {
-  let wanted = "";
-  let cursor: string | undefined;
-  const filter = h("input", { type: "search", spellcheck: "false", autocomplete: "off", placeholder: "grid.*", oninput: () => { wanted = filter.value.trim(); cursor = undefined; void refresh().catch(() => {}); } });
-  const more = h("button", { class: "quiet", onclick: () => { cursor = next ?? undefined; void refresh().catch(() => {}); } }, "Next page");
-  const told = h("p", { class: "told bad", role: "status" });
-  let next: string | null = null;
   const table = new Table<Listed>("Channels of which something is kept", [
     { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
     { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
     { title: "Bytes", numeric: true, text: (row) => bytes(row.bytes) },
     { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
   ], ({ channel }) => channel, "nothing is kept of any such channel");
-  const refresh = async (): Promise<void> => {
-    try {
-      const page = await get<{ channels: Listed[]; next_cursor: string | null }>(withQuery("channels", { pattern: wanted, limit: 100, cursor }));
-      table.update(page.channels);
-      next = page.next_cursor;
-      more.disabled = next === null;
-      setText(told, "");
-    } catch (error) {
-      setText(told, (error as Error).message);
-    }
-  };
+  const list = pages("Pattern", "grid.*", async (pattern, cursor) => {
+    const page = await get<{ channels: Listed[]; next_cursor: string | null }>(withQuery("channels", { pattern, limit: 100, cursor }));
+    table.update(page.channels);
+    return page.next_cursor;
+  });
   return {
-    element: h("div", {}, section("Which channel?", search), section("Channels with state", h("div", { class: "filters" }, h("label", {}, "Pattern", filter), more), told, table.element)),
-    refresh,
+    element: h("div", {}, section("Which channel?", search), section("Channels with state", list.element, table.element)),
+    refresh: list.refresh,
   };
 }
 

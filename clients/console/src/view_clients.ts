@@ -1,7 +1,7 @@
 // Who is slow, dropped or refused, and why did they leave?
 
 import { get, withQuery } from "./api.js";
-import { h, section, Table } from "./dom.js";
+import { h, section, setText, Table } from "./dom.js";
 import { ago, bytes, duration, number } from "./format.js";
 import type { Context, View } from "./view.js";
 
@@ -39,6 +39,7 @@ export interface Client {
   last_ping: number | null;
   last_pong: number | null;
   subscriptions: string[];
+  max_rates: Record<string, number>;
   message_count: number;
   pending: number;
   pending_bytes: number;
@@ -64,6 +65,31 @@ export const who = (user: string | null): string => user ?? "anonymous";
 /** A link to the view of a user. */
 export function userLink(user: string | null): Node {
   return user === null ? h("span", { class: "soft" }, who(user)) : h("a", { href: `#user/${encodeURIComponent(user)}` }, user);
+}
+
+/** A search box and the way to the next page, for a list that the gateway searches and cuts. `read` shows a page and returns where the next one begins. */
+export function pages(label: string, placeholder: string, read: (search: string, cursor: string | undefined) => Promise<string | null>): { element: HTMLElement; refresh: () => Promise<void> } {
+  let [search, cursor, next] = ["", undefined as string | undefined, null as string | null];
+  const told = h("p", { class: "told bad", role: "status" });
+  const go = (to: string | undefined): void => { cursor = to; void refresh(); };
+  const box = h("input", { type: "search", spellcheck: "false", autocomplete: "off", placeholder, oninput: () => { search = box.value.trim(); go(undefined); } });
+  const first = h("button", { type: "button", class: "quiet", onclick: () => go(undefined) }, "First page");
+  const more = h("button", { type: "button", class: "quiet", onclick: () => go(next ?? undefined) }, "Next page");
+  let asked = 0;
+  const refresh = async (): Promise<void> => {
+    const mine = ++asked;
+    try {
+      const found = await read(search, cursor);
+      if (mine !== asked) return;
+      next = found;
+      setText(told, "");
+    } catch (error) {
+      setText(told, (error as Error).message);
+    }
+    first.disabled = cursor === undefined;
+    more.disabled = next === null;
+  };
+  return { element: h("div", {}, h("div", { class: "filters" }, h("label", {}, label, box), first, more), told), refresh };
 }
 
 const tone = ({ blame }: { blame: string }): string => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;

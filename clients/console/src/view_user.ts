@@ -2,8 +2,9 @@
 
 import { get, withQuery } from "./api.js";
 import { h, section, setText, Table } from "./dom.js";
-import { ago, bytes, clock, duration, number } from "./format.js";
-import { userLink, who, type Client } from "./view_clients.js";
+import { ago, bytes, clock, duration, number, perSecond } from "./format.js";
+import { pages, userLink, who, type Client } from "./view_clients.js";
+import { revoke } from "./view_revoked.js";
 import { ask, buttons } from "./act.js";
 import { traceForm } from "./trace.js";
 import type { Context, View } from "./view.js";
@@ -17,6 +18,7 @@ interface Permissions {
 
 interface UserConnection extends Client {
   expires_at: number | null;
+  token_id: string | null;
   permissions: Permissions | null;
   subscribed: { pattern: string; rule: string; offset: number | null }[];
 }
@@ -66,6 +68,7 @@ export function open(context: Context): View {
   }
   const path = `users/${encodeURIComponent(argument)}`;
   const told = h("p", { class: "empty" });
+  const rates = new Rates();
   const connections = new Table<UserConnection>("Connections", [
     { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
     { title: "Role", text: ({ role }) => role ?? "–" },
@@ -74,14 +77,17 @@ export function open(context: Context): View {
     { title: "Since", numeric: true, text: ({ connected_at }) => ago(connected_at, Date.now()) },
     { title: "Token ends", numeric: true, text: ({ expires_at }) => (expires_at ? `in ${duration(Math.max(0, expires_at - Date.now() / 1000))}` : "never") },
     { title: "Messages", numeric: true, text: ({ message_count }) => number(message_count) },
+    { title: "Rate", numeric: true, text: ({ client_id }) => rates.text(client_id) },
     { title: "Queued", numeric: true, text: ({ pending_bytes }) => bytes(pending_bytes) },
     { title: "Dropped", numeric: true, text: ({ dropped }) => number(dropped), tone: ({ dropped }) => (dropped > 0 ? "bad" : "") },
     { title: "Too fast", numeric: true, text: ({ rate_limited }) => number(rate_limited), tone: ({ rate_limited }) => (rate_limited > 0 ? "warn" : "") },
     ...buttons<UserConnection>(session, "Disconnect", (row) => ask(context, `Disconnect ${row().client_id}`, "DELETE", `websocket/clients/${row().client_id}`)),
+    ...buttons<UserConnection>(session, "Revoke the token", (row) => revokeOf(context, argument, row().token_id)),
   ], ({ client_id }) => client_id, "this user has no connection now");
-  const subscriptions = new Table<{ client: string; pattern: string; rule: string; offset: number | null }>("Subscriptions", [
+  const subscriptions = new Table<{ client: string; pattern: string; rule: string; offset: number | null; rate: number | undefined }>("Subscriptions", [
     { title: "Pattern", text: ({ pattern }) => pattern, tone: () => "code" },
     { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
+    { title: "At most", numeric: true, text: ({ rate }) => (rate === undefined ? "every event" : `${number(rate)} per second`) },
     { title: "Allowed because", text: ({ rule }) => rule, tone: () => "wide" },
     { title: "Client", text: ({ client }) => client, tone: () => "code" },
   ], ({ client, pattern }) => `${client} ${pattern}`, "no subscription");
@@ -109,7 +115,8 @@ export function open(context: Context): View {
     section("User", search, told),
     section("Connections", connections.element,
       session.role === "operator" && h("p", { class: "actions" },
-        h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"))),
+        h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"), " ",
+        h("button", { class: "danger", onclick: () => revokeOf(context, argument, null) }, "Revoke all tokens"))),
     section("May this user …?", explainForm(path), permissions.element),
     section("Subscriptions", subscriptions.element),
     section("Last commands", commands.element),
@@ -121,8 +128,9 @@ export function open(context: Context): View {
     async refresh() {
       const user = await get<User>(path);
       setText(told, user.connections.length === 0 ? `${who(user.user)} is not connected to this gateway.` : "");
+      rates.note(user.connections, Date.now());
       connections.update(user.connections);
-      subscriptions.update(user.connections.flatMap(({ client_id, subscribed }) => subscribed.map((one) => ({ client: client_id, ...one }))));
+      subscriptions.update(user.connections.flatMap(({ client_id, subscribed, max_rates }) => subscribed.map((one) => ({ client: client_id, rate: max_rates[one.pattern], ...one }))));
       const may = user.connections.find((connection) => connection.permissions)?.permissions;
       const words = (entries: string[]): string => (may!.admin ? "everything: role admin" : entries.join("  ") || "nothing");
       permissions.update(may ? [
@@ -135,6 +143,31 @@ export function open(context: Context): View {
       await trace.refresh();
     },
   };
+}
+
+/** A token without a `jti` is revoked with all others of the user. */
+function revokeOf(context: Context, user: string, jti: string | null): void {
+  if (jti === null) revoke(context, `Revoke all tokens of ${user}`, { sub: user });
+  else revoke(context, `Revoke the token ${jti}`, { jti });
+}
+
+/** How many messages each connection got per second, between the last two looks. */
+export class Rates {
+  #seen = new Map<string, { count: number; at: number; rate: number | undefined }>();
+
+  note(connections: { client_id: string; message_count: number }[], now: number): void {
+    const before = this.#seen;
+    this.#seen = new Map(connections.map(({ client_id, message_count: count }) => {
+      const last = before.get(client_id);
+      const rate = last && now > last.at ? ((count - last.count) * 1000) / (now - last.at) : last?.rate;
+      return [client_id, { count, at: now, rate }];
+    }));
+  }
+
+  text(client: string): string {
+    const rate = this.#seen.get(client)?.rate;
+    return rate === undefined ? "–" : perSecond(rate);
+  }
 }
 
 function explainForm(path: string): HTMLElement {
@@ -158,7 +191,7 @@ function explainForm(path: string): HTMLElement {
 }
 
 function recentUsers(): { element: HTMLElement; refresh: () => Promise<void> } {
-  const table = new Table<Client>("Connections, 100 at most", [
+  const table = new Table<Client>("Connections", [
     { title: "User", make: (row) => userLink(row().user) },
     { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
     { title: "Role", text: ({ role }) => role ?? "–" },
@@ -167,8 +200,10 @@ function recentUsers(): { element: HTMLElement; refresh: () => Promise<void> } {
     { title: "Since", numeric: true, text: ({ connected_at }) => ago(connected_at, Date.now()) },
     { title: "Subscriptions", numeric: true, text: ({ subscriptions }) => number(subscriptions.length) },
   ], ({ client_id }) => client_id, "nobody is connected");
-  return {
-    element: table.element,
-    refresh: async () => table.update((await get<{ clients: Client[] }>("websocket/clients?limit=100")).clients),
-  };
+  const list = pages("Search", "a user, a client or an address", async (search, cursor) => {
+    const page = await get<{ clients: Client[]; next_cursor: string | null }>(withQuery("websocket/clients", { search, cursor, limit: 100 }));
+    table.update(page.clients);
+    return page.next_cursor;
+  });
+  return { element: h("div", {}, list.element, table.element), refresh: list.refresh };
 }

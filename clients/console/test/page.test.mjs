@@ -80,6 +80,19 @@ test('the load keeps an hour, and begins anew with another gateway', () => {
   assert.deepEqual([load.times, load.series.cpu], [[], []]);
 });
 
+const { Rates } = await import(join(built, 'view_user.js'));
+
+test('a rate is that between two looks, and a connection that is new has none', () => {
+  const rates = new Rates();
+  rates.note([{ client_id: 'a', message_count: 100 }], 1_000);
+  assert.equal(rates.text('a'), '–');
+  rates.note([{ client_id: 'a', message_count: 150 }, { client_id: 'b', message_count: 9 }], 6_000);
+  assert.deepEqual([rates.text('a'), rates.text('b'), rates.text('c')], ['10 /s', '–', '–']);
+  // Two looks at one time.
+  rates.note([{ client_id: 'a', message_count: 150 }], 6_000);
+  assert.equal(rates.text('a'), '10 /s');
+});
+
 const { freshness } = await import(join(built, 'view_fresh.js'));
 
 test('a gateway is fresh for three reports', () => {

@@ -17,7 +17,7 @@ const CAP_MS = 30_000;
 export function adviceOf(code: number): Advice {
   switch (code) {
     case 1002: case 1003: case 1007: case 1008: case 1009: case 4003: case 4005: return "never";
-    case 4001: case 4002: case 4004: return "token";
+    case 4001: case 4002: case 4004: case 4006: return "token";
     case 4029: return "slowly";
     default: return "retry";
   }

@@ -67,7 +67,7 @@ const position = (offset, epoch = 'e1') => ({ epoch, offset });
 
 test('each close code has the advice of the table', () => {
   for (const [advice, codes] of Object.entries({
-    never: [1002, 1003, 1007, 1008, 1009, 4003, 4005], token: [4001, 4002, 4004], slowly: [4029],
+    never: [1002, 1003, 1007, 1008, 1009, 4003, 4005], token: [4001, 4002, 4004, 4006], slowly: [4029],
     retry: [1000, 1001, 1005, 1006, 1011, 1012, 1013, 1015, 4008, 4009, 4999],
   })) for (const code of codes) assert.equal(adviceOf(code), advice, code);
 });

@@ -93,6 +93,8 @@ endings! {
     TokenInvalid = 4004, "token_invalid", "token invalid", Client, ReconnectWithNewToken;
     /// A newer connection of the same user took this one's place.
     Displaced = 4005, "displaced", "displaced by a newer connection of this user", Client, Stay;
+    /// An operator revoked the client's token through the admin API.
+    TokenRevoked = 4006, "token_revoked", "token revoked", Operator, ReconnectWithNewToken;
     /// The client reads too slowly: its outbox or its queue of replies overflowed.
     SlowConsumer = 4008, "slow_consumer", "slow consumer", Client, Reconnect;
     /// The client sent nothing within the heartbeat timeout.

@@ -47,6 +47,7 @@ assets! {
     "view_develop.js": SCRIPT,
     "view_fresh.js": SCRIPT,
     "view_load.js": SCRIPT,
+    "view_revoked.js": SCRIPT,
     "view_user.js": SCRIPT,
 }
 

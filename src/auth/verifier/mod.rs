@@ -4,6 +4,10 @@
 //! requests wait, the reply is `INTERNAL`, at once. Replies to one connection keep the order of its requests, except
 //! those that are refused at once.
 //!
+//! A token that was revoked is refused, whether it is in the cache or not. A revocation also ends the connections that have
+//! such a token: it is known here before a shard looks for them, and a shard asks again for each connection that it takes
+//! over later.
+//!
 //! The ingress verifies the tokens of handshakes on its own threads ([`Verifier::verify`]). A shard must not spend the 20
 //! to 50 µs that a public-key signature takes, so it sends a request. Both share the cache: a client that reconnects, or
 //! opens ten tabs, costs one verification.
@@ -19,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 
-use crate::auth::{self, Identity, KeySet, TOKEN_BYTES_MAX, TokenError};
+use crate::auth::{self, Identity, KeySet, Revocation, Revocations, RevocationsFull, TOKEN_BYTES_MAX, TokenError};
 use crate::metrics::{Counter, Histogram};
 use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::{Stopwatch, unix_ms};
@@ -41,6 +45,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// Most tokens in the cache. Each takes about 300 bytes.
     pub cache_tokens: usize,
+    /// The tokens that were revoked.
+    pub revocations: Arc<Revocations>,
 }
 
 impl Settings {
@@ -54,6 +60,7 @@ impl Settings {
             queue_requests: 64 * 1024,
             queue_bytes: 64 * 1024 * 1024,
             cache_tokens: 100_000,
+            revocations: Arc::default(),
         }
     }
 }
@@ -78,6 +85,8 @@ pub struct VerifierMetrics {
     pub expired: Counter,
     /// Tokens refused with `TOKEN_INVALID`.
     pub invalid: Counter,
+    /// Tokens refused because they were revoked.
+    pub revoked: Counter,
     /// Requests refused because too many waited.
     pub overloaded: Counter,
     /// Tokens refused for now, because their key may be among those that are being read.
@@ -96,6 +105,7 @@ pub struct Verifier {
 struct Shared {
     rules: RwLock<Arc<Rules>>,
     cache: Cache,
+    revocations: Arc<Revocations>,
     metrics: VerifierMetrics,
     shards: Box<[ShardHandle]>,
     queued_bytes: AtomicUsize,
@@ -123,6 +133,7 @@ impl Verifier {
                 generation: 0,
             })),
             cache: Cache::new(settings.cache_tokens),
+            revocations: settings.revocations,
             metrics: VerifierMetrics::default(),
             shards: shards.into(),
             queued_bytes: AtomicUsize::new(0),
@@ -207,6 +218,45 @@ impl Verifier {
         self.shared.cache.clear(generation);
     }
 
+    /// Revokes tokens: they are refused from now on, and the connections that have them end. `reply` makes for each shard
+    /// what is called with the number of its connections.
+    ///
+    /// # Errors
+    ///
+    /// When too many revocations of the tenant are in force. Nothing is revoked then.
+    pub fn revoke(
+        &self,
+        revocation: Revocation,
+        now_unix_ms: u64,
+        mut reply: impl FnMut() -> Box<dyn FnOnce(usize) + Send>,
+    ) -> Result<(), RevocationsFull> {
+        self.shared.revocations.add(revocation.clone(), now_unix_ms)?;
+        let revocation = Arc::new(revocation);
+        for shard in &self.shared.shards {
+            let (revocation, reply) = (Arc::clone(&revocation), reply());
+            // A shard that has ended has no connections.
+            let _ = shard.send(ShardMessage::Revoke { revocation, reply });
+        }
+        Ok(())
+    }
+
+    /// The tokens that were revoked.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.shared.revocations
+    }
+
+    /// When a revocation of a tenant's tokens can be forgotten, of which the last expires at `ends_unix_ms`, in Unix
+    /// milliseconds. `None`: that is not known.
+    #[must_use]
+    pub fn revocation_end_ms(&self, tenant: Tenant, ends_unix_ms: Option<u64>, now_unix_ms: u64) -> u64 {
+        let rules = Arc::clone(&self.shared.rules.read());
+        let settings = rules.tenants.get(tenant.index()).map(|rules| &rules.settings);
+        let (ttl_ms, leeway_ms) = settings.map_or((0, 0), |settings| (settings.revocation_ttl_ms, settings.leeway_ms));
+        let ends_unix_ms = ends_unix_ms.unwrap_or(now_unix_ms.saturating_add(ttl_ms));
+        ends_unix_ms.saturating_add(leeway_ms)
+    }
+
     /// The verifier's counters.
     #[must_use]
     pub fn metrics(&self) -> &VerifierMetrics {
@@ -224,10 +274,25 @@ fn serve(requests: &Receiver<Request>) {
 impl Shared {
     /// Verifies a token of one of these tenants.
     fn verify(&self, tenants: &[Tenant], token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
+        let (identity, counter) = self.verify_signed(tenants, token, now_unix_ms)?;
+        if self.revocations.has(&identity) {
+            self.metrics.revoked.add(1);
+            return Err(TokenError::revoked());
+        }
+        counter.add(1);
+        Ok(identity)
+    }
+
+    /// The identity, and what counts it unless the token is revoked.
+    fn verify_signed(
+        &self,
+        tenants: &[Tenant],
+        token: &str,
+        now_unix_ms: u64,
+    ) -> Result<(Arc<Identity>, &Counter), TokenError> {
         for tenant in tenants {
             if let Some(identity) = self.cache.get(&cache::key(*tenant, token), now_unix_ms) {
-                self.metrics.cache_hits.add(1);
-                return Ok(identity);
+                return Ok((identity, &self.metrics.cache_hits));
             }
         }
         let rules = Arc::clone(&self.rules.read());
@@ -236,9 +301,9 @@ impl Shared {
         self.metrics.duration.add(watch.elapsed());
         match verified {
             Ok(identity) => {
-                self.metrics.verified.add(1);
                 let key = cache::key(identity.tenant, token);
-                Ok(self.cache.put(key, Arc::new(identity), rules.generation))
+                let identity = self.cache.put(key, Arc::new(identity), rules.generation);
+                Ok((identity, &self.metrics.verified))
             }
             Err(error) => {
                 let counter = match error.code {

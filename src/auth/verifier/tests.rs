@@ -63,6 +63,59 @@ fn user(outcome: &Result<Arc<Identity>, TokenError>) -> Option<&str> {
 }
 
 #[test]
+fn a_revoked_token_is_refused_from_the_cache_too_and_its_connections_are_ended() {
+    let (hub, inboxes) = crate::hub::Hub::new(crate::hub::Settings::default(), 2, |_, _| bytes::Bytes::new());
+    let (shards, mut mailboxes): (Vec<_>, Vec<Mailbox>) = inboxes
+        .iter()
+        .map(|inbox| mailbox(Arc::clone(inbox.doorbell()), Arc::default()))
+        .unzip();
+    drop(hub);
+    let verifier = Verifier::start(settings(), shards).expect("started");
+    let issued = |seconds: u64| {
+        let exp = NOW_MS / 1000 + 60;
+        hs256(&format!(
+            r#"{{"sub":42,"iat":{seconds},"exp":{exp},"jti":"t-{seconds}"}}"#
+        ))
+    };
+    let (old, new) = (issued(NOW_MS / 1000 - 10), issued(NOW_MS / 1000));
+    let verify = |token: &str| verifier.verify(Tenant::DEFAULT, token, NOW_MS);
+    assert!(
+        verify(&old).is_ok() && verify(&new).is_ok(),
+        "both are in the cache now"
+    );
+    let of_user = Revocation {
+        tenant: Tenant::DEFAULT,
+        tokens: crate::auth::RevokedTokens::OfUser {
+            user: "42".into(),
+            issued_before_ms: NOW_MS,
+        },
+        until_unix_ms: NOW_MS + 60_000,
+    };
+    let ended = Arc::new(AtomicUsize::new(0));
+    let count = || -> Box<dyn FnOnce(usize) + Send> {
+        let ended = Arc::clone(&ended);
+        Box::new(move |count| {
+            ended.fetch_add(count, Relaxed);
+        })
+    };
+    verifier.revoke(of_user.clone(), NOW_MS, count).expect("room");
+    let refused = verify(&old).expect_err("revoked");
+    assert_eq!(refused.code, ErrorCode::TokenInvalid);
+    assert!(verify(&new).is_ok(), "issued later");
+    assert_eq!(verifier.metrics().revoked.get(), 1);
+    for mailbox in &mut mailboxes {
+        match mailbox.pop() {
+            Some(ShardMessage::Revoke { revocation, reply }) => {
+                assert_eq!(*revocation, of_user);
+                reply(2);
+            }
+            _ => panic!("a verifier tells each shard"),
+        }
+    }
+    assert_eq!(ended.load(Relaxed), 4);
+}
+
+#[test]
 fn a_verified_token_is_remembered_until_it_ends() {
     let verifier = Verifier::start(settings(), Vec::new()).expect("started");
     let token = token(42, NOW_MS / 1000 + 60);

@@ -125,6 +125,7 @@ fn command(number: u32, action: &str, params: &str) -> Command {
             expires_at_ms: None,
             exp_ms: None,
             token_id: None,
+            issued_at_ms: None,
         }),
     }
 }

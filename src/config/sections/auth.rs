@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::server::{connections_or_no_limit, some_connections};
 use crate::auth::{ADMIN_ROLE, Algorithm, KeySource, Mode, Permissions, Policy, Settings};
 use crate::backend::jwks::{ATTEMPT_INTERVAL, JwksUrl, Location, SetSettings};
-use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
+use crate::config::check::{Because, Check, DAY, HOUR, MINUTE, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use crate::config::value::{choices, milliseconds};
 use crate::ingress::TokenRefusal;
@@ -48,6 +48,11 @@ section! {
         value issuer: Option<String> = Settings::default().issuer.map(Into::into), check not_blank;
         /// If it is set, the `aud` of a token must equal or contain it.
         value audience: Option<String> = Settings::default().audience.map(Into::into), check not_blank;
+        /// How long a [revoked](http-api.md#revocations) token or user is remembered, unless the request says when the token ends;
+        /// 1 min to 400 d. It must be longer than any token lives, or a revoked token is accepted again.
+        value revocation_ttl: Duration = Duration::from_millis(Settings::default().revocation_ttl_ms),
+            check |time| ensure(*time >= MINUTE, "must be at least \"1m\"")
+                .and(no_longer_than(time, 400 * DAY).because("each revocation is kept in memory for this time"));
         /// Keys that verify tokens.
         tables keys as "key": Vec<Key> = Vec::new();
         /// What a role may do, unless the token's own claims say otherwise.
@@ -101,6 +106,7 @@ impl Auth {
             leeway_ms: milliseconds(self.leeway),
             issuer: self.issuer.as_deref().map(Into::into),
             audience: self.audience.as_deref().map(Into::into),
+            revocation_ttl_ms: milliseconds(self.revocation_ttl),
             policy: policy.in_tenant(tenant),
         }
     }

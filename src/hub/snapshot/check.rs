@@ -38,6 +38,8 @@ pub struct Contents {
     pub ids: u64,
     /// Keys of commands with their outcomes.
     pub command_keys: u64,
+    /// Revoked tokens and users.
+    pub revocations: u64,
 }
 
 /// Reads a whole file and checks everything in it. The file is not changed.

@@ -11,7 +11,7 @@ use super::layout::{
     RECORD, STRIPE, Sum, TOMBSTONE,
 };
 use super::names::StoredName;
-use super::{Contents, Error};
+use super::{Contents, Error, revocations};
 use crate::hub::{STRIPES, StripeCounters};
 use tickgate_protocol::json::check_value;
 
@@ -30,6 +30,7 @@ pub(super) struct Content {
     pub(super) ids: Vec<StoredId>,
     /// Keys of commands, each with the name of its tenant, which is empty for the default one.
     pub(super) commands: Vec<(Box<str>, CommandRecord)>,
+    pub(super) revocations: Vec<revocations::Stored>,
 }
 
 /// An evicted channel.
@@ -127,6 +128,7 @@ impl Content {
         ID.read(transaction, layout, rows, |_, key, row| this.add_id(key, row))?;
         meta.check(sum)?;
         content.commands = commands::read(transaction, layout)?;
+        content.revocations = revocations::read(transaction, layout)?;
         if layout != LAYOUT_PLAIN && !content.channels.values().all(Stored::is_whole) {
             return Err(Error::damaged("rows of a channel are missing"));
         }
@@ -246,6 +248,7 @@ impl Content {
             evicted_names: self.tombstones.len() as u64,
             ids: self.ids.len() as u64,
             command_keys: self.commands.len() as u64,
+            revocations: self.revocations.len() as u64,
         }
     }
 }

@@ -23,6 +23,7 @@ mod layout;
 mod load;
 mod names;
 mod repair;
+mod revocations;
 mod salvage;
 mod save;
 #[cfg(test)]
@@ -34,10 +35,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 
+use crate::auth::{Revocation, Revocations};
 use crate::hub::{Epoch, Hub};
 use crate::time::Now;
 use tickgate_protocol::channel::{Tenant, TenantNames};
@@ -170,6 +173,9 @@ pub struct Snapshot {
     content: Content,
     // What is written when the file is completed.
     commands: Vec<CommandRecord>,
+    // The tokens that were revoked, and their version in the file.
+    revocations: Arc<Revocations>,
+    revocations_saved: Option<u64>,
     // Whether there was no earlier state.
     is_new: bool,
     // Whether the file was open at start, so that its content gets a new epoch.
@@ -227,6 +233,8 @@ impl Snapshot {
             is_behind: was_open || store.layout != LAYOUT,
             content: content.unwrap_or_default(),
             commands: Vec::new(),
+            revocations: Arc::default(),
+            revocations_saved: Some(0),
             store: Some(store),
         };
         snapshot.mark(|layout| Meta::open(layout, epoch))?;
@@ -309,6 +317,24 @@ impl Snapshot {
             Some(CommandRecord { tenant, ..record })
         };
         commands.into_iter().filter_map(of_tenant).collect()
+    }
+
+    /// Restores the revoked tokens that the file had at start, without those of tenants that do not exist any more, and keeps
+    /// them in the file from now on. To be called before [`Snapshot::load`].
+    pub fn keep_revocations(&mut self, revocations: Arc<Revocations>, now: Now) {
+        let mut is_complete = true;
+        for (name, stored) in std::mem::take(&mut self.content.revocations) {
+            let tenant = if name.is_empty() {
+                Some(Tenant::DEFAULT)
+            } else {
+                self.settings.tenants.find(&name)
+            };
+            let added = tenant.map(|tenant| revocations.add(Revocation { tenant, ..stored }, now.unix_ms));
+            is_complete &= added == Some(Ok(()));
+        }
+        // The rows of a tenant that is gone leave the file with the next save.
+        self.revocations_saved = is_complete.then(|| revocations.version());
+        self.revocations = revocations;
     }
 
     /// The path of the file.

@@ -12,9 +12,11 @@ use redb::{Key, Value};
 use super::check::{Contents, Found, check};
 use super::content::{Content, Stored, StoredEvent};
 use super::file::{Locked, beside, sync_folder};
-use super::layout::{CHANNEL, EVENT, FORGOTTEN, ID, LAST, LAYOUT_PLAIN, Meta, RECORD, Rows, STRIPE, TOMBSTONE};
+use super::layout::{
+    CHANNEL, EVENT, FORGOTTEN, ID, LAST, LAYOUT_PLAIN, Meta, RECORD, REVOCATION, Rows, STRIPE, TOMBSTONE,
+};
 use super::save::Tables;
-use super::{Error, empty, guarded, view};
+use super::{Error, empty, guarded, revocations, view};
 use crate::hub::{Epoch, STRIPES, StripeCounters};
 
 /// What a repair did.
@@ -146,6 +148,10 @@ fn salvage(file: &Locked) -> Result<Salvage, Error> {
     salvage.add(&EVENT, file, |sum, key, row| owned(this.add_event(sum, key, row)?));
     salvage.add(&RECORD, file, |sum, key, row| owned(this.add_record(sum, key, row)));
     salvage.add(&ID, file, |_, key, row| this.add_id(key, row));
+    salvage.add(&REVOCATION, file, |_, key, row| {
+        this.revocations.push(revocations::of_row(key, row)?);
+        Ok(())
+    });
     let (whole, lost) = std::mem::take(&mut content.channels)
         .into_iter()
         .partition(|(_, stored)| stored.is_whole());
@@ -219,6 +225,8 @@ fn write(database: &redb::Database, content: &Content) -> Result<(), Error> {
             ID.insert(&mut tables.ids, (id.stripe, id.id), (id.version, id.noted_ms))?;
         }
     }
+    let rows = content.revocations.iter().map(|(tenant, one)| (&**tenant, one));
+    revocations::write(&transaction, rows)?;
     Ok(transaction.commit()?)
 }
 

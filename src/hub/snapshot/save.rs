@@ -5,7 +5,7 @@ use redb::{ReadableTable as _, TableHandle as _, WriteTransaction};
 use super::layout::{
     CHANNEL, ChannelRow, Checked, EVENT, EventRow, FORGOTTEN, ID, LAST, LAYOUT, Meta, RECORD, STRIPE, TABLES, TOMBSTONE,
 };
-use super::{Error, Snapshot, guarded, names, unix_ms};
+use super::{Error, Snapshot, guarded, names, revocations, unix_ms};
 use crate::event::Event;
 use crate::hub::{ChannelExport, Hub, STRIPES};
 use crate::time::Now;
@@ -34,12 +34,16 @@ impl Snapshot {
             self.reopen()?;
         }
         let all = std::mem::replace(&mut self.is_behind, true);
-        let written = guarded(|| match self.write(hub, all, now) {
-            Ok(false) => self.write(hub, true, now),
-            written => written,
+        let written = guarded(|| {
+            let revocations = self.write_revocations(all, now)?;
+            if !self.write(hub, all, now)? {
+                self.write(hub, true, now)?;
+            }
+            Ok(revocations)
         });
         match written {
-            Ok(_) => {
+            Ok(revocations) => {
+                self.revocations_saved = Some(revocations);
                 if let Some(store) = &mut self.store {
                     // A complete save has converted the file.
                     store.layout = LAYOUT;
@@ -58,6 +62,22 @@ impl Snapshot {
                 Err(error)
             }
         }
+    }
+
+    /// Writes the revocations if they changed, and returns their version.
+    fn write_revocations(&self, all: bool, now: Now) -> Result<u64, Error> {
+        // A change during the writing is written the next time.
+        let version = self.revocations.version();
+        if self.revocations_saved == Some(version) && !(all && version > 0) {
+            return Ok(version);
+        }
+        let list = self.revocations.list(None, now.unix_ms);
+        let tenants = &self.settings.tenants;
+        let rows = list.iter().map(|one| (revocations::name(tenants, one.tenant), one));
+        let transaction = self.store()?.database.begin_write()?;
+        revocations::write(&transaction, rows)?;
+        transaction.commit()?;
+        Ok(version)
     }
 
     /// Returns `false`, and writes nothing, if the hub could not note all changes since the last export.

@@ -71,6 +71,7 @@ fn identity(user: &str) -> Arc<Identity> {
         expires_at_ms: None,
         exp_ms: None,
         token_id: None,
+        issued_at_ms: None,
     })
 }
 

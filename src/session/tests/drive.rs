@@ -73,6 +73,7 @@ pub(super) fn user(name: &str, permissions: Arc<Permissions>) -> Identity {
         expires_at_ms: Some(START.unix_ms + 3_605_000),
         exp_ms: Some(START.unix_ms + 3_600_000),
         token_id: None,
+        issued_at_ms: None,
     }
 }
 

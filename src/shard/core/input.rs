@@ -8,10 +8,10 @@ use super::recovery::{Request, Step, history};
 use super::{Action, ShardCore};
 use crate::auth::{Identity, TokenError};
 use crate::session::{HistoryPage, Input, Output};
-use crate::shard::connection::{Flags, Stage};
+use crate::shard::connection::{Cold, Flags, Stage};
 use crate::shard::mailbox::{Adopt, ConnectionId, ShardMessage};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern, Tenant};
+use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::{ErrorCode, HistoryRange};
 
@@ -73,7 +73,11 @@ impl ShardCore {
             ShardMessage::Upgrade(_) => {}
             ShardMessage::Verified { to, request, outcome } => {
                 if let Some(slot) = self.connections.open_slot(to) {
+                    let is_revoked = |identity: &Identity| self.services.is_revoked(identity);
                     let outcome = outcome.and_then(|identity| {
+                        if is_revoked(&identity) {
+                            return Err(TokenError::revoked());
+                        }
                         admit(&mut self.connections, slot, &identity)?;
                         Ok(identity)
                     });
@@ -121,7 +125,14 @@ impl ShardCore {
                 user,
                 ending,
                 reply,
-            } => reply(self.disconnect_user(tenant, &user, ending, now)),
+            } => {
+                let is_theirs = |cold: &Cold| cold.is_user(tenant, &user);
+                reply(self.end_those(is_theirs, ending, now));
+            }
+            ShardMessage::Revoke { revocation, reply } => {
+                let is_revoked = |cold: &Cold| cold.session.identity().is_some_and(|one| revocation.names(one));
+                reply(self.end_those(is_revoked, Disconnect::TokenRevoked, now));
+            }
             ShardMessage::Broadcast { event, reply } => {
                 let count = self.fanout.broadcast(&mut self.connections, &event);
                 self.end_too_slow();
@@ -130,13 +141,9 @@ impl ShardCore {
             ShardMessage::Clients {
                 from_slot,
                 limit,
-                tenant,
-                user,
+                filter,
                 reply,
-            } => {
-                let filter = (tenant, user.as_deref());
-                reply(self.clients().page((from_slot, limit), filter, now));
-            }
+            } => reply(self.clients().page((from_slot, limit), &filter, now)),
             ShardMessage::WorstClients {
                 by,
                 limit,
@@ -186,14 +193,11 @@ impl ShardCore {
         self.fanout.forget_progress();
     }
 
-    fn disconnect_user(&mut self, tenant: Tenant, user: &str, ending: Disconnect, now: Now) -> usize {
+    /// Ends the connections that are meant, and counts them.
+    fn end_those(&mut self, is_meant: impl Fn(&Cold) -> bool, ending: Disconnect, now: Now) -> usize {
         let mut count = 0;
         for slot in self.connections.slots() {
-            let is_theirs = self
-                .connections
-                .cold(slot)
-                .is_some_and(|cold| cold.is_user(tenant, user));
-            if is_theirs && self.connections.is_open(slot) {
+            if self.connections.is_open(slot) && self.connections.cold(slot).is_some_and(&is_meant) {
                 self.tell(slot, Input::End(ending), now);
                 count += 1;
             }

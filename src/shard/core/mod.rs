@@ -183,8 +183,13 @@ impl ShardCore {
     }
 
     /// Takes in a connection. Bytes that came with it are its first [`ShardCore::on_bytes`].
-    pub fn adopt(&mut self, arrival: Arrival, now: Now) -> ConnectionId {
+    pub fn adopt(&mut self, mut arrival: Arrival, now: Now) -> ConnectionId {
         self.control.add_entropy(arrival.nonce);
+        if let Ok(Some(identity)) = &arrival.identity
+            && self.services.is_revoked(identity)
+        {
+            arrival.identity = Err(TokenError::revoked());
+        }
         let slot = self.connections.insert(arrival, self.fanout.inbox(), now);
         let id = self.connections.id(slot);
         Journal::opened(&self.connections, slot);

@@ -93,6 +93,7 @@ struct Asked {
     status: Mutex<Vec<(ConnectionId, u32, CommandKey)>>,
     forbidden: Mutex<Vec<(String, Command)>>,
     budget: Option<Arc<Budget>>,
+    revocations: crate::auth::Revocations,
 }
 
 impl Services for Asked {
@@ -112,6 +113,9 @@ impl Services for Asked {
     fn forbidden(&self, client_id: &str, _: Option<IpAddr>, command: Command) {
         let told = (client_id.to_owned(), command);
         self.forbidden.lock().expect("not poisoned").push(told);
+    }
+    fn is_revoked(&self, identity: &Identity) -> bool {
+        self.revocations.has(identity)
     }
     fn budget(&self) -> Arc<Budget> {
         self.budget.clone().unwrap_or_else(|| Arc::new(Budget::unlimited()))
@@ -199,6 +203,7 @@ fn identity_with(user: Option<&str>, permissions: Permissions) -> Arc<Identity> 
         expires_at_ms: None,
         exp_ms: None,
         token_id: None,
+        issued_at_ms: None,
     })
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::auth::{Identity, TokenError};
+use crate::auth::{Identity, Revocation, TokenError};
 use crate::event::{Event, Refusal};
 use crate::hub::{Doorbell, Receipt};
 use crate::memory::Budget;
@@ -143,6 +143,13 @@ pub enum ShardMessage {
         /// Gets how many connections were ended.
         reply: Box<dyn FnOnce(usize) + Send>,
     },
+    /// End the connections whose token is revoked. `reply` gets how many there were.
+    Revoke {
+        /// The tokens.
+        revocation: Arc<Revocation>,
+        /// Gets the number of connections.
+        reply: Box<dyn FnOnce(usize) + Send>,
+    },
     /// Send an event to every authenticated connection of its channel's tenant, subscribed or not. `reply` gets how many there are.
     Broadcast {
         /// The event.
@@ -150,16 +157,14 @@ pub enum ShardMessage {
         /// Gets for how many connections the event was queued.
         reply: Box<dyn FnOnce(usize) + Send>,
     },
-    /// List connections in slot order.
+    /// List connections in slot order. A page may have fewer than `limit` although others follow.
     Clients {
         /// The first slot of the page.
         from_slot: u32,
         /// The maximum number of connections.
         limit: usize,
-        /// List only the connections of this tenant; `None`: of all.
-        tenant: Option<Tenant>,
-        /// List only the connections of this user.
-        user: Option<Box<str>>,
+        /// Which connections.
+        filter: ClientFilter,
         /// Gets the page.
         reply: Box<dyn FnOnce(ClientsPage) + Send>,
     },
@@ -216,6 +221,17 @@ pub enum ShardMessage {
         /// The time in milliseconds.
         over_ms: u64,
     },
+}
+
+/// Which connections [`ShardMessage::Clients`] lists. The default: all.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFilter {
+    /// Only those of this tenant.
+    pub tenant: Option<Tenant>,
+    /// Only those of this user.
+    pub user: Option<Box<str>>,
+    /// Only those with this text in the name of the user or of the client, or in the address.
+    pub search: Option<Box<str>>,
 }
 
 /// A page of [`ShardMessage::Clients`].
@@ -335,6 +351,12 @@ pub trait Services: Send + Sync {
     fn command_status(&self, from: ConnectionId, request: u32, identity: &Identity, key: &CommandKey);
     /// Records in the audit trail that a command was refused for lack of permission; not answered.
     fn forbidden(&self, client_id: &str, address: Option<IpAddr>, command: Command);
+    /// Whether the token of an identity was revoked. A shard asks once for each connection that it takes over, and for each
+    /// token that was verified: a revocation may have come in between.
+    fn is_revoked(&self, identity: &Identity) -> bool {
+        let _ = identity;
+        false
+    }
     /// The budget of memory, which the shard asks for once.
     fn budget(&self) -> Arc<Budget> {
         Arc::new(Budget::unlimited())

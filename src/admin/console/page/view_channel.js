@@ -3,6 +3,7 @@ import { ask } from "./act.js";
 import { h, section, setText, Table } from "./dom.js";
 import { ago, bytes, clock, number } from "./format.js";
 import { traceForm } from "./trace.js";
+import { pages } from "./view_clients.js";
 const LINES_MAX = 500;
 export function open(context) {
     const { argument } = context;
@@ -17,33 +18,20 @@ export function open(context) {
     return argument ? one(context, search) : all(search);
 }
 function all(search) {
-    let wanted = "";
-    let cursor;
-    const filter = h("input", { type: "search", spellcheck: "false", autocomplete: "off", placeholder: "grid.*", oninput: () => { wanted = filter.value.trim(); cursor = undefined; void refresh().catch(() => { }); } });
-    const more = h("button", { class: "quiet", onclick: () => { cursor = next ?? undefined; void refresh().catch(() => { }); } }, "Next page");
-    const told = h("p", { class: "told bad", role: "status" });
-    let next = null;
     const table = new Table("Channels of which something is kept", [
         { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
         { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
         { title: "Bytes", numeric: true, text: (row) => bytes(row.bytes) },
         { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
     ], ({ channel }) => channel, "nothing is kept of any such channel");
-    const refresh = async () => {
-        try {
-            const page = await get(withQuery("channels", { pattern: wanted, limit: 100, cursor }));
-            table.update(page.channels);
-            next = page.next_cursor;
-            more.disabled = next === null;
-            setText(told, "");
-        }
-        catch (error) {
-            setText(told, error.message);
-        }
-    };
+    const list = pages("Pattern", "grid.*", async (pattern, cursor) => {
+        const page = await get(withQuery("channels", { pattern, limit: 100, cursor }));
+        table.update(page.channels);
+        return page.next_cursor;
+    });
     return {
-        element: h("div", {}, section("Which channel?", search), section("Channels with state", h("div", { class: "filters" }, h("label", {}, "Pattern", filter), more), told, table.element)),
-        refresh,
+        element: h("div", {}, section("Which channel?", search), section("Channels with state", list.element, table.element)),
+        refresh: list.refresh,
     };
 }
 function one(context, search) {

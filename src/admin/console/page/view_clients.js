@@ -1,5 +1,5 @@
 import { get, withQuery } from "./api.js";
-import { h, section, Table } from "./dom.js";
+import { h, section, setText, Table } from "./dom.js";
 import { ago, bytes, duration, number } from "./format.js";
 const ORDERS = [
     ["waiting", "longest wait"], ["pending", "most bytes queued"], ["dropped", "most events dropped"], ["rate_limited", "sent too fast"],
@@ -12,6 +12,31 @@ export function select(label, options, changed) {
 export const who = (user) => user ?? "anonymous";
 export function userLink(user) {
     return user === null ? h("span", { class: "soft" }, who(user)) : h("a", { href: `#user/${encodeURIComponent(user)}` }, user);
+}
+export function pages(label, placeholder, read) {
+    let [search, cursor, next] = ["", undefined, null];
+    const told = h("p", { class: "told bad", role: "status" });
+    const go = (to) => { cursor = to; void refresh(); };
+    const box = h("input", { type: "search", spellcheck: "false", autocomplete: "off", placeholder, oninput: () => { search = box.value.trim(); go(undefined); } });
+    const first = h("button", { type: "button", class: "quiet", onclick: () => go(undefined) }, "First page");
+    const more = h("button", { type: "button", class: "quiet", onclick: () => go(next ?? undefined) }, "Next page");
+    let asked = 0;
+    const refresh = async () => {
+        const mine = ++asked;
+        try {
+            const found = await read(search, cursor);
+            if (mine !== asked)
+                return;
+            next = found;
+            setText(told, "");
+        }
+        catch (error) {
+            setText(told, error.message);
+        }
+        first.disabled = cursor === undefined;
+        more.disabled = next === null;
+    };
+    return { element: h("div", {}, h("div", { class: "filters" }, h("label", {}, label, box), first, more), told), refresh };
 }
 const tone = ({ blame }) => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 export function open({ tenant }) {

@@ -1,7 +1,8 @@
 import { get, withQuery } from "./api.js";
 import { h, section, setText, Table } from "./dom.js";
-import { ago, bytes, clock, duration, number } from "./format.js";
-import { userLink, who } from "./view_clients.js";
+import { ago, bytes, clock, duration, number, perSecond } from "./format.js";
+import { pages, userLink, who } from "./view_clients.js";
+import { revoke } from "./view_revoked.js";
 import { ask, buttons } from "./act.js";
 import { traceForm } from "./trace.js";
 export function open(context) {
@@ -20,6 +21,7 @@ export function open(context) {
     }
     const path = `users/${encodeURIComponent(argument)}`;
     const told = h("p", { class: "empty" });
+    const rates = new Rates();
     const connections = new Table("Connections", [
         { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
         { title: "Role", text: ({ role }) => role ?? "–" },
@@ -28,14 +30,17 @@ export function open(context) {
         { title: "Since", numeric: true, text: ({ connected_at }) => ago(connected_at, Date.now()) },
         { title: "Token ends", numeric: true, text: ({ expires_at }) => (expires_at ? `in ${duration(Math.max(0, expires_at - Date.now() / 1000))}` : "never") },
         { title: "Messages", numeric: true, text: ({ message_count }) => number(message_count) },
+        { title: "Rate", numeric: true, text: ({ client_id }) => rates.text(client_id) },
         { title: "Queued", numeric: true, text: ({ pending_bytes }) => bytes(pending_bytes) },
         { title: "Dropped", numeric: true, text: ({ dropped }) => number(dropped), tone: ({ dropped }) => (dropped > 0 ? "bad" : "") },
         { title: "Too fast", numeric: true, text: ({ rate_limited }) => number(rate_limited), tone: ({ rate_limited }) => (rate_limited > 0 ? "warn" : "") },
         ...buttons(session, "Disconnect", (row) => ask(context, `Disconnect ${row().client_id}`, "DELETE", `websocket/clients/${row().client_id}`)),
+        ...buttons(session, "Revoke the token", (row) => revokeOf(context, argument, row().token_id)),
     ], ({ client_id }) => client_id, "this user has no connection now");
     const subscriptions = new Table("Subscriptions", [
         { title: "Pattern", text: ({ pattern }) => pattern, tone: () => "code" },
         { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
+        { title: "At most", numeric: true, text: ({ rate }) => (rate === undefined ? "every event" : `${number(rate)} per second`) },
         { title: "Allowed because", text: ({ rule }) => rule, tone: () => "wide" },
         { title: "Client", text: ({ client }) => client, tone: () => "code" },
     ], ({ client, pattern }) => `${client} ${pattern}`, "no subscription");
@@ -59,15 +64,16 @@ export function open(context) {
         { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
     ], ({ client_id, ended_at }) => `${client_id} ${ended_at}`, "no ending of this user is remembered");
     const trace = traceForm(context, { user: argument });
-    const element = h("div", {}, section("User", search, told), section("Connections", connections.element, session.role === "operator" && h("p", { class: "actions" }, h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"))), section("May this user …?", explainForm(path), permissions.element), section("Subscriptions", subscriptions.element), section("Last commands", commands.element), section("Last endings of this user", endings.element), trace.element);
+    const element = h("div", {}, section("User", search, told), section("Connections", connections.element, session.role === "operator" && h("p", { class: "actions" }, h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"), " ", h("button", { class: "danger", onclick: () => revokeOf(context, argument, null) }, "Revoke all tokens"))), section("May this user …?", explainForm(path), permissions.element), section("Subscriptions", subscriptions.element), section("Last commands", commands.element), section("Last endings of this user", endings.element), trace.element);
     return {
         element,
         close: trace.close,
         async refresh() {
             const user = await get(path);
             setText(told, user.connections.length === 0 ? `${who(user.user)} is not connected to this gateway.` : "");
+            rates.note(user.connections, Date.now());
             connections.update(user.connections);
-            subscriptions.update(user.connections.flatMap(({ client_id, subscribed }) => subscribed.map((one) => ({ client: client_id, ...one }))));
+            subscriptions.update(user.connections.flatMap(({ client_id, subscribed, max_rates }) => subscribed.map((one) => ({ client: client_id, rate: max_rates[one.pattern], ...one }))));
             const may = user.connections.find((connection) => connection.permissions)?.permissions;
             const words = (entries) => (may.admin ? "everything: role admin" : entries.join("  ") || "nothing");
             permissions.update(may ? [
@@ -80,6 +86,27 @@ export function open(context) {
             await trace.refresh();
         },
     };
+}
+function revokeOf(context, user, jti) {
+    if (jti === null)
+        revoke(context, `Revoke all tokens of ${user}`, { sub: user });
+    else
+        revoke(context, `Revoke the token ${jti}`, { jti });
+}
+export class Rates {
+    #seen = new Map();
+    note(connections, now) {
+        const before = this.#seen;
+        this.#seen = new Map(connections.map(({ client_id, message_count: count }) => {
+            const last = before.get(client_id);
+            const rate = last && now > last.at ? ((count - last.count) * 1000) / (now - last.at) : last?.rate;
+            return [client_id, { count, at: now, rate }];
+        }));
+    }
+    text(client) {
+        const rate = this.#seen.get(client)?.rate;
+        return rate === undefined ? "–" : perSecond(rate);
+    }
 }
 function explainForm(path) {
     const kind = h("select", {}, h("option", { value: "subscribe" }, "subscribe to"), h("option", { value: "command" }, "send the command"), h("option", { value: "publish" }, "publish to"));
@@ -102,7 +129,7 @@ function explainForm(path) {
     }, h("label", {}, "May", kind), h("label", {}, "Name", name), h("button", {}, "Explain"), verdict);
 }
 function recentUsers() {
-    const table = new Table("Connections, 100 at most", [
+    const table = new Table("Connections", [
         { title: "User", make: (row) => userLink(row().user) },
         { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
         { title: "Role", text: ({ role }) => role ?? "–" },
@@ -111,8 +138,10 @@ function recentUsers() {
         { title: "Since", numeric: true, text: ({ connected_at }) => ago(connected_at, Date.now()) },
         { title: "Subscriptions", numeric: true, text: ({ subscriptions }) => number(subscriptions.length) },
     ], ({ client_id }) => client_id, "nobody is connected");
-    return {
-        element: table.element,
-        refresh: async () => table.update((await get("websocket/clients?limit=100")).clients),
-    };
+    const list = pages("Search", "a user, a client or an address", async (search, cursor) => {
+        const page = await get(withQuery("websocket/clients", { search, cursor, limit: 100 }));
+        table.update(page.clients);
+        return page.next_cursor;
+    });
+    return { element: h("div", {}, list.element, table.element), refresh: list.refresh };
 }

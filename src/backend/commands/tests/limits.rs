@@ -170,6 +170,7 @@ async fn a_drain_waits_refuses_new_commands_and_then_gives_up() {
                 expires_at_ms: None,
                 exp_ms: None,
                 token_id: None,
+                issued_at_ms: None,
             }),
         },
     );

@@ -1,6 +1,7 @@
 //! The channels of tenants in the file.
 
 use super::*;
+use crate::auth::{Revocation, Revocations, RevokedTokens};
 use tickgate_protocol::channel::Tenant;
 
 const NAME: &str = "grid.g.order";
@@ -61,4 +62,55 @@ fn the_channels_of_a_renamed_tenant_are_told_dropped_and_given_to_nobody() {
     let run = start(&directory, &["old"]);
     assert!(run.loaded.unknown_tenants.is_empty());
     assert_eq!(kept(&run, 1, Since::After(first)), None, "the second event is missing");
+}
+
+fn revoked(index: usize, user: &str, issued_before_ms: u64) -> Revocation {
+    Revocation {
+        tenant: Tenant::new(index).expect("few"),
+        tokens: RevokedTokens::OfUser {
+            user: user.into(),
+            issued_before_ms,
+        },
+        until_unix_ms: 60_000,
+    }
+}
+
+/// Starts a run, and returns what was revoked in an earlier one.
+fn start_with_revocations(directory: &tempfile::TempDir, tenants: &[&str]) -> (Run, Arc<Revocations>) {
+    let mut run = start(directory, tenants);
+    // The content is taken out by the load, which a real start does behind this.
+    run.snapshot = {
+        drop(run.snapshot);
+        Snapshot::open(Settings {
+            tenants: TenantNames::new(tenants.iter().map(|&name| name.into()).collect()),
+            ..settings(directory)
+        })
+        .expect("opened")
+    };
+    let revocations = Arc::<Revocations>::default();
+    run.snapshot.keep_revocations(Arc::clone(&revocations), at(0, 1000));
+    (run, revocations)
+}
+
+#[test]
+fn revoked_tokens_survive_a_kill_by_the_names_of_their_tenants() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut run, revocations) = start_with_revocations(&directory, &["one", "two"]);
+    let all = [revoked(0, "4", 10), revoked(1, "4", 20), revoked(2, "4", 30)];
+    for revocation in &all {
+        revocations.add(revocation.clone(), 1000).expect("room");
+    }
+    run.snapshot.save(&run.hub, at(0, 1000)).expect("written");
+    // The process is killed: the file is not closed.
+    drop(run);
+    let found = check(&settings(&directory).path).expect("whole").contents.revocations;
+    assert_eq!(found, 3);
+    let (mut run, revocations) = start_with_revocations(&directory, &["two"]);
+    assert_eq!(revocations.list(None, 1000), [revoked(0, "4", 10), revoked(1, "4", 30)]);
+    // What is over, or of a tenant that is gone, leaves the file.
+    run.snapshot.save(&run.hub, at(0, 1000)).expect("written");
+    assert_eq!(revocations.list(None, 60_000), []);
+    run.snapshot.close(&run.hub, at(0, 60_000)).expect("closed");
+    let (_, revocations) = start_with_revocations(&directory, &["one", "two"]);
+    assert!(revocations.is_empty());
 }

@@ -8,7 +8,7 @@ use crate::shard::connection::{Cold, Stage};
 use crate::shard::core::ShardCore;
 use crate::shard::core::connections::{Connections, Endpoint};
 use crate::shard::core::troubles::Troubles;
-use crate::shard::mailbox::{ClientInfo, ClientOrder, ClientsPage, SubscriptionsPage};
+use crate::shard::mailbox::{ClientFilter, ClientInfo, ClientOrder, ClientsPage, SubscriptionsPage};
 use crate::shard::table::{Subscriber, Table};
 use crate::time::Now;
 use tickgate_protocol::channel::{Pattern, Tenant};
@@ -30,24 +30,27 @@ impl ShardCore {
     }
 }
 
+/// The most slots that a page looks at.
+const SLOTS_PER_PAGE: u32 = 4096;
+
 impl Clients<'_> {
-    /// A page of at most `limit` connections from a slot on: those of a tenant, if one is given, and among them those of a
-    /// user, if one is given.
+    /// A page of at most `limit` connections from a slot on. A page looks at a bounded number of slots, so that the shard
+    /// goes on soon where few connections fit.
     pub(in crate::shard::core) fn page(
         &self,
         (from_slot, limit): (u32, usize),
-        (tenant, user): (Option<Tenant>, Option<&str>),
+        filter: &ClientFilter,
         now: Now,
     ) -> ClientsPage {
         let mut page = ClientsPage::default();
         for slot in from_slot..self.connections.slots().end {
-            let Some(cold) = self.connections.cold(slot) else {
+            if slot - from_slot >= SLOTS_PER_PAGE {
+                page.next_slot = Some(slot);
+                break;
+            }
+            let Some(cold) = self.connections.cold(slot).filter(|cold| self.fits(slot, cold, filter)) else {
                 continue;
             };
-            let own = self.connections.endpoint(slot).settings.tenant;
-            if tenant.is_some_and(|tenant| tenant != own) || user.is_some_and(|user| !cold.is_user(own, user)) {
-                continue;
-            }
             if page.clients.len() >= limit {
                 page.next_slot = Some(slot);
                 break;
@@ -55,6 +58,19 @@ impl Clients<'_> {
             page.clients.push(self.client(slot, cold, now));
         }
         page
+    }
+
+    fn fits(&self, slot: u32, cold: &Cold, filter: &ClientFilter) -> bool {
+        let own = self.connections.endpoint(slot).settings.tenant;
+        let has = |text: &str| {
+            let user = cold.session.identity().and_then(|identity| identity.user.as_deref());
+            cold.session.client_id().contains(text)
+                || user.is_some_and(|user| user.contains(text))
+                || cold.address.is_some_and(|address| address.to_string().contains(text))
+        };
+        filter.tenant.is_none_or(|tenant| tenant == own)
+            && filter.user.as_ref().is_none_or(|user| cold.is_user(own, user))
+            && filter.search.as_ref().is_none_or(|text| has(text))
     }
 
     /// The `limit` connections, of a tenant if one is given, with the most of something, largest first. Connections with nothing of it are left out.

@@ -3,7 +3,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::event::{Event, PublishOptions};
 use crate::session::CommandOutcome;
-use crate::shard::mailbox::{ClientsPage, SubscriptionsPage};
+use crate::shard::mailbox::{ClientFilter, ClientsPage, SubscriptionsPage};
 use tickgate_protocol::dialect::typed;
 
 fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> ClientsPage {
@@ -11,8 +11,10 @@ fn clients(rig: &mut Rig, from_slot: u32, limit: usize, user: Option<&str>) -> C
     rig.message(ShardMessage::Clients {
         from_slot,
         limit,
-        tenant: None,
-        user: user.map(Into::into),
+        filter: ClientFilter {
+            user: user.map(Into::into),
+            ..ClientFilter::default()
+        },
         reply: Box::new(move |page| send.send(page).expect("still waited for")),
     });
     receive.recv().expect("answered")
@@ -46,6 +48,34 @@ fn clients_are_listed_in_pages_and_by_user() {
     let client = clients(&mut rig, 0, 1, None).clients.remove(0);
     let last_ping_ms = client.last_ping_ms.expect("one was sent");
     assert!((START.unix_ms + 1..=START.unix_ms + 30_000).contains(&last_ping_ms));
+}
+
+#[test]
+fn clients_are_found_by_a_part_of_a_name_and_a_page_looks_at_a_bounded_number_of_them() {
+    let mut rig = Rig::new();
+    let settings = session_settings(Mode::Required, Limits::default());
+    for number in 0..5_000 {
+        let user = format!("user-{number}");
+        rig.connect_with(settings.clone(), Ok(Some(identity(Some(&user)))), true);
+    }
+    let (mut found, mut pages, mut next) = (Vec::new(), 0, Some(0));
+    while let Some(from_slot) = next {
+        let (send, receive) = mpsc::channel();
+        rig.message(ShardMessage::Clients {
+            from_slot,
+            limit: 10,
+            filter: ClientFilter {
+                search: Some("-4999".into()),
+                ..ClientFilter::default()
+            },
+            reply: Box::new(move |page: ClientsPage| send.send(page).expect("still waited for")),
+        });
+        let page = receive.recv().expect("answered");
+        found.extend(page.clients);
+        (pages, next) = (pages + 1, page.next_slot);
+    }
+    let user = found[0].identity.as_ref().and_then(|identity| identity.user.as_deref());
+    assert_eq!((found.len(), pages, user), (1, 2, Some("user-4999")));
 }
 
 #[test]
@@ -147,6 +177,46 @@ fn an_operator_disconnects_one_or_all_of_a_user() {
     });
     assert_eq!(receive.recv(), Ok(1));
     assert!(rig.core.is_closing(ids[2]) && !rig.core.is_closing(ids[1]));
+}
+
+#[test]
+fn connections_with_a_revoked_token_end_and_none_with_one_begins() {
+    let mut rig = Rig::new();
+    let settings = session_settings(Mode::Required, Limits::default());
+    let with_token = |user: &str, id: &str| {
+        let mut identity = Arc::try_unwrap(identity(Some(user))).expect("new");
+        identity.token_id = Some(id.into());
+        Arc::new(identity)
+    };
+    let connect = |rig: &mut Rig, id: &str| rig.connect_with(settings.clone(), Ok(Some(with_token("u1", id))), true);
+    let (lost, other) = (connect(&mut rig, "t-1"), connect(&mut rig, "t-2"));
+    // Its token was verified before the revocation, and the answer comes behind it.
+    let late = rig.connect_with(settings.clone(), Ok(None), true);
+    rig.say(late, r#"{"type":"auth","token":"t-1"}"#);
+    let revocation = Arc::new(crate::auth::Revocation {
+        tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        tokens: crate::auth::RevokedTokens::WithId("t-1".into()),
+        until_unix_ms: u64::MAX,
+    });
+    rig.asked.revocations.add((*revocation).clone(), 0).expect("room");
+    let (send, receive) = mpsc::channel();
+    rig.message(ShardMessage::Revoke {
+        revocation,
+        reply: Box::new(move |count| send.send(count).expect("still waited for")),
+    });
+    assert_eq!(receive.recv(), Ok(1));
+    assert_eq!(rig.read(lost), [Received::Close(4006)]);
+    rig.message(ShardMessage::Verified {
+        to: late,
+        request: 1,
+        outcome: Ok(with_token("u1", "t-1")),
+    });
+    assert_eq!(rig.read(late)[0].text()["error"]["code"], "TOKEN_INVALID");
+    // So was that of a connection that comes only now.
+    let newcomer = connect(&mut rig, "t-1");
+    let told = rig.read(newcomer);
+    assert!(told.contains(&Received::Close(4004)), "{told:?}");
+    assert!(!rig.core.is_closing(other));
 }
 
 #[test]

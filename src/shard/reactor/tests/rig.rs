@@ -85,6 +85,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
             expires_at_ms: None,
             exp_ms: None,
             token_id: None,
+            issued_at_ms: None,
         }),
         auto_subscribe: Box::default(),
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,
