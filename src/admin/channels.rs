@@ -74,6 +74,7 @@ struct Listed {
     bytes: usize,
     events: usize,
     offset: Option<u64>,
+    stale: bool,
 }
 
 impl From<&Class> for ClassReply {
@@ -181,20 +182,21 @@ impl Admin {
         response::json(StatusCode::OK, &reply)
     }
 
-    /// `GET /api/channels?pattern&limit&cursor`
+    /// `GET /api/channels?pattern&stale&limit&cursor`
     #[expect(clippy::unused_async, reason = "the form of a handler")]
     pub(super) async fn channels(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        let (pattern, place, limit) = match list_query(&call.query(), viewer.tenant()) {
+        let (pattern, only_stale, place, limit) = match list_query(&call.query(), viewer.tenant()) {
             Ok(query) => query,
             Err((code, message)) => return response::error(code, &message),
         };
         let now = self.parts.clock.now();
-        let (channels, next) = self.parts.hub.list(&pattern, place, limit, now);
+        let (channels, next) = self.parts.hub.list((&pattern, only_stale), place, limit, now);
         let listed = channels.into_iter().map(|listed| Listed {
             channel: listed.channel.to_string(),
             bytes: listed.bytes,
             events: listed.events,
             offset: listed.offset,
+            stale: listed.is_stale,
         });
         let next_cursor = next.map(|place| match place.after {
             Some(channel) => format!("{}-{channel}", place.stripe),
@@ -305,8 +307,9 @@ impl HistoryQuery {
     }
 }
 
-/// The pattern, the beginning and the length of a page of channels. The error is the answer to the client.
-fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, ListPlace, usize), (HttpErrorCode, String)> {
+/// The pattern, whether only stale channels are wanted, and the beginning and the length of a page. The error is the answer
+/// to the client.
+fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, bool, ListPlace, usize), (HttpErrorCode, String)> {
     let wrong = |message: &str| (HttpErrorCode::InvalidMessage, message.to_owned());
     let get = |name| {
         query
@@ -319,6 +322,11 @@ fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, ListPlace, 
         (HttpErrorCode::InvalidChannel, message)
     })?;
     let pattern = pattern.in_tenant(tenant);
+    let only_stale = match get("stale")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(wrong("`stale` must be true or false")),
+    };
     let limit = match get("limit")? {
         None => EVENTS_DEFAULT,
         Some(limit) => limit
@@ -336,7 +344,7 @@ fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, ListPlace, 
         })
     });
     let place = place.ok_or_else(|| wrong("`cursor` must be the `next_cursor` of another page"))?;
-    Ok((pattern, place, limit))
+    Ok((pattern, only_stale, place, limit))
 }
 
 fn offset(text: &str) -> Option<u64> {

@@ -12,15 +12,23 @@ use super::access::Viewer;
 use super::statistics::{GatewaySample, Point};
 use crate::backend::commands::{BackendSample, CircuitState};
 use crate::backend::feeds::{FeedSample, FeedState};
+use crate::broker::nats::NatsSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::memory::Pressure;
-use tickgate_protocol::channel::TenantNames;
+use tickgate_protocol::channel::{Channel, TenantNames};
 
 /// Losses of this time count as present.
 const RECENT_MS: u64 = 60_000;
 
 /// A shard or the process above this part of a core is at its end.
 const BUSY_CORES: f64 = 0.9;
+
+/// An event that comes from the broker later than this is late, in milliseconds.
+const DELAY_WARN_MS: u64 = 1_000;
+const DELAY_BAD_MS: u64 = 10_000;
+
+/// Stale channels that are named.
+const STALE_NAMED: usize = 3;
 
 /// Publishers wait when more of the credits is lent.
 const LENT_MAX: f64 = 0.9;
@@ -67,6 +75,9 @@ struct Facts<'a> {
     not_ready: Option<&'static str>,
     not_publishing: Option<&'static str>,
     pressure: Pressure,
+    broker: &'a NatsSample,
+    /// How many channels are stale, and some of their names.
+    stale: (usize, Vec<Channel>),
     /// What the operators of all tenants see besides.
     process: Option<ProcessFacts<'a>>,
     tenants: &'a TenantNames,
@@ -98,6 +109,8 @@ impl Admin {
             not_ready: parts.health.not_ready(),
             not_publishing: parts.health.not_publishing(),
             pressure: parts.health.memory(),
+            broker: &(parts.nats)(),
+            stale: parts.hub.stale(viewer.scope(), STALE_NAMED),
             process: viewer.scope().is_none().then_some(ProcessFacts {
                 snapshot_failing: parts.health.snapshot_failing(),
                 sample: &sample,
@@ -166,6 +179,8 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
             ),
         },
     ];
+    checks.extend(broker(facts.broker));
+    checks.push(freshness(&facts.stale, facts.tenants));
     if let Some(process) = &facts.process {
         checks.extend(process.snapshot_failing.map(snapshot));
         checks.push(shards(process.sample));
@@ -182,6 +197,51 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
     let backends = facts.backends.iter();
     checks.extend(backends.map(|sample| backend(sample, &of(sample.tenant))));
     checks
+}
+
+/// Nothing for the embedded broker, which is never behind.
+fn broker(broker: &NatsSample) -> Option<Check> {
+    if !broker.is_up {
+        let detail =
+            "is not connected or not current: nothing can be published, and events of other gateways are missing";
+        return (broker.connects > 0).then(|| Check::new("broker", Status::Bad, detail));
+    }
+    let waiting: u64 = broker.behind.iter().sum();
+    // With nothing waiting, the delay is that of the last event, however long ago.
+    let delay_ms = if waiting > 0 { broker.delay_ms } else { 0 };
+    let status = match delay_ms {
+        DELAY_BAD_MS.. => Status::Bad,
+        DELAY_WARN_MS.. => Status::Warn,
+        _ => Status::Ok,
+    };
+    let detail = if waiting == 0 {
+        "no event waits for this gateway".to_owned()
+    } else {
+        format!("{waiting} events wait for this gateway; the newest applied one was {delay_ms} ms old")
+    };
+    Some(Check::new("broker", status, detail))
+}
+
+fn freshness((count, some): &(usize, Vec<Channel>), tenants: &TenantNames) -> Check {
+    if *count == 0 {
+        return Check::new("channels", Status::Ok, "none is stale");
+    }
+    let name = |channel: &Channel| match tenants.of(channel.tenant()) {
+        Some(tenant) => format!("`{channel}` of {tenant}"),
+        None => format!("`{channel}`"),
+    };
+    let names: Vec<_> = some.iter().map(name).collect();
+    let others = count - some.len();
+    let and = if others > 0 {
+        format!(" and {others} more")
+    } else {
+        String::new()
+    };
+    let detail = format!(
+        "{}{and} had no event within fresh_within: does the publisher run? It may say that they are only quiet (keep_alive)",
+        names.join(", ")
+    );
+    Check::new("channels", Status::Bad, detail)
 }
 
 fn snapshot(is_failing: bool) -> Check {
@@ -276,6 +336,8 @@ mod tests {
             not_ready: None,
             not_publishing: None,
             pressure: Pressure::None,
+            broker: &NatsSample::default(),
+            stale: (0, Vec::new()),
             process: Some(ProcessFacts {
                 snapshot_failing: None,
                 sample,
@@ -322,7 +384,7 @@ mod tests {
             assert_eq!(of(change, "snapshot"), status);
         }
         // A tenant is told nothing of the process.
-        assert_eq!(statuses(|facts| facts.process = None).len(), 3);
+        assert_eq!(statuses(|facts| facts.process = None).len(), 4);
 
         let mut busy = GatewaySample {
             shard_rates: vec![Rates {
@@ -339,6 +401,37 @@ mod tests {
             "shard 0 uses 97 % of its core: add shards, cores or gateways"
         );
         assert_eq!((warned.len(), warned[1].name.as_str()), (2, "queues"));
+
+        let channel = |name: &str| Channel::parse(name).expect("valid");
+        let named = vec![
+            channel("a.b"),
+            channel("a.c").in_tenant(tickgate_protocol::channel::Tenant::new(1).expect("few")),
+        ];
+        let stale = freshness(&(7, named), &TenantNames::new(vec!["one".into()]));
+        assert_eq!(stale.status, Status::Bad);
+        assert!(
+            stale.detail.starts_with("`a.b`, `a.c` of one and 5 more had no event"),
+            "{}",
+            stale.detail
+        );
+
+        let nats = |is_up, behind, delay_ms| NatsSample {
+            is_up,
+            connects: 1,
+            behind: [behind, 0],
+            delay_ms,
+            ..NatsSample::default()
+        };
+        for (sample, status) in [
+            (nats(true, 0, 60_000), Status::Ok),
+            (nats(true, 5, 999), Status::Ok),
+            (nats(true, 5, 1_000), Status::Warn),
+            (nats(true, 5, 10_000), Status::Bad),
+            (nats(false, 0, 0), Status::Bad),
+        ] {
+            assert_eq!(broker(&sample).map(|check| check.status), Some(status), "{sample:?}");
+        }
+        assert_eq!(broker(&NatsSample::default()), None, "the embedded broker");
 
         let dropping = Point {
             rates: Rates {

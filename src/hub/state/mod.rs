@@ -45,7 +45,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 use super::generations::Generations;
@@ -91,6 +91,8 @@ pub(super) struct Channels {
     // When something of a channel ends, in monotonic milliseconds, and its slot. A channel has at most one entry, which may
     // be too early.
     deadlines: BTreeSet<(u64, u32)>,
+    // The slots of channels that became stale. Some are not stale any more, or have another channel by now.
+    stale: HashSet<u32>,
     // The channels that are not stale any more, until their subscribers are told.
     revived: Vec<Channel>,
     ids: Ids,

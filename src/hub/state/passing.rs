@@ -105,6 +105,7 @@ impl Channels {
             if state.deleted_at_ms.is_none() {
                 if state.is_silent(mono(now)) {
                     state.is_stale = true;
+                    self.stale.insert(slot);
                     self.counts.stale += 1;
                     passed.stale.push(state.channel.clone());
                 }
@@ -122,6 +123,16 @@ impl Channels {
             }
         }
         true
+    }
+
+    /// The channels that are stale, in no particular order.
+    pub(in crate::hub) fn stale(&mut self) -> impl Iterator<Item = &Channel> {
+        let slots = &self.slots;
+        self.stale
+            .retain(|slot| slots.get(*slot as usize).is_some_and(|state| state.is_stale));
+        self.stale
+            .iter()
+            .filter_map(|slot| Some(&slots.get(*slot as usize)?.channel))
     }
 }
 

@@ -200,7 +200,9 @@ fn a_silent_channel_is_stale_once_until_it_is_heard_of() {
     assert_eq!(told(&mut channels, at(5_998)), (0, 0));
     assert_eq!(told(&mut channels, at(5_999)), (1, 0));
     assert_eq!(told(&mut channels, at(60_000)), (0, 0), "told once");
+    assert_eq!(channels.stale().collect::<Vec<_>>(), [&channel("a.b")]);
     channels.renew(&channel("a.b"), None, at(60_001));
+    assert_eq!(channels.stale().count(), 0);
     assert_eq!(told(&mut channels, at(60_001)), (0, 1));
     assert_eq!(told(&mut channels, at(63_001)), (1, 0));
     publish(&mut channels, new("a.b", "1"), &class, at(63_002));
@@ -208,6 +210,8 @@ fn a_silent_channel_is_stale_once_until_it_is_heard_of() {
     assert_eq!(told(&mut channels, at(63_003)), (0, 1));
     // Nobody waits for news of a deleted channel.
     delete(&mut channels, &class, Deletion::Everything, at(63_004));
+    assert_eq!(told(&mut channels, at(67_000)), (0, 0));
+    assert_eq!(channels.stale().count(), 0);
     assert_eq!(told(&mut channels, at(100_000)), (0, 0));
 }
 
