@@ -17,7 +17,7 @@ use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use rig::{MESSAGES, NOW, Rig, client_frame, event};
-use tickgate::event::Event;
+use tickgate::event::{Event, NewEvent};
 use tickgate::shard::mailbox::ConnectionId;
 use tickgate_protocol::dialect::encode_event;
 use tickgate_protocol::event::Encoding;
@@ -74,7 +74,7 @@ fn take_out(mut rig: Rig) -> Rig {
     rig
 }
 
-fn with_a_listener() -> (Rig, Vec<tickgate::event::NewEvent>) {
+fn with_a_listener() -> (Rig, Vec<NewEvent>) {
     let mut rig = Rig::new();
     rig.connect(&["bench.a.*".to_owned()]);
     rig.publish(event("bench.a.price"));
@@ -85,7 +85,101 @@ fn with_a_listener() -> (Rig, Vec<tickgate::event::NewEvent>) {
 
 #[library_benchmark]
 #[bench::of_100(setup = with_a_listener)]
-fn publish((rig, events): (Rig, Vec<tickgate::event::NewEvent>)) -> Rig {
+fn publish((rig, events): (Rig, Vec<NewEvent>)) -> Rig {
+    for event in events {
+        rig.publish(event);
+    }
+    rig
+}
+
+/// What five applications need in one gateway: five groups of listeners, and as many channels.
+#[derive(Clone, Copy, Debug)]
+enum Five {
+    /// One tenant whose channels begin differently.
+    Channels,
+    /// Five tenants with a channel of the same name. `benches/instructions.sh` refuses more than 3 % above the other way.
+    Tenants,
+}
+
+impl Five {
+    fn rig(self) -> Rig {
+        match self {
+            Self::Channels => Rig::new(),
+            Self::Tenants => Rig::with_tenants(5),
+        }
+    }
+
+    /// The tenant of a group, and the first segments of its channels.
+    fn group(self, index: usize) -> (usize, String) {
+        match self {
+            Self::Channels => (0, format!("bench.{}", ["a", "b", "c", "d", "e"][index])),
+            Self::Tenants => (index, "bench.a".to_owned()),
+        }
+    }
+
+    fn connect(self, rig: &mut Rig, group: usize) {
+        let (tenant, prefix) = self.group(group);
+        let message = format!(r#"{{"type":"subscribe","channels":["{prefix}.*"]}}"#);
+        rig.connect_of(tenant, &message);
+    }
+
+    /// Events of all groups in rotation.
+    fn events(self, count: usize) -> Vec<NewEvent> {
+        let event_of = |index: usize| {
+            let (tenant, prefix) = self.group(index % 5);
+            let event = event(&format!("{prefix}.price"));
+            NewEvent {
+                channel: event.channel.in_tenant(rig::tenant(tenant)),
+                ..event
+            }
+        };
+        (0..count).map(event_of).collect()
+    }
+}
+
+/// 1000 connections in five groups, and 40 events in the inbox: 8000 deliveries. Every path was used once before.
+fn crowd_of_five(five: Five) -> Rig {
+    let mut rig = five.rig();
+    for number in 0..1000 {
+        five.connect(&mut rig, number % 5);
+    }
+    rig.drain();
+    for _ in 0..2 {
+        rig.core.deliver(40);
+        rig.drain();
+        for event in five.events(40) {
+            rig.publish(event);
+        }
+    }
+    assert_eq!(rig.stats.deliveries.get(), 8_000, "every client received its first eight");
+    rig
+}
+
+#[library_benchmark]
+#[bench::of_8000_to_five_channels(args = (Five::Channels,), setup = crowd_of_five)]
+#[bench::of_8000_to_five_tenants(args = (Five::Tenants,), setup = crowd_of_five)]
+fn deliver_of_five(mut rig: Rig) -> Rig {
+    rig.core.deliver(40);
+    rig
+}
+
+fn listeners_of_five(five: Five) -> (Rig, Vec<NewEvent>) {
+    let mut rig = five.rig();
+    for group in 0..5 {
+        five.connect(&mut rig, group);
+    }
+    for event in five.events(5) {
+        rig.publish(event);
+    }
+    rig.core.deliver(5);
+    rig.drain();
+    (rig, five.events(100))
+}
+
+#[library_benchmark]
+#[bench::of_100_to_five_channels(args = (Five::Channels,), setup = listeners_of_five)]
+#[bench::of_100_to_five_tenants(args = (Five::Tenants,), setup = listeners_of_five)]
+fn publish_of_five((rig, events): (Rig, Vec<NewEvent>)) -> Rig {
     for event in events {
         rig.publish(event);
     }
@@ -151,6 +245,6 @@ fn inbound((mut rig, id, mut frames): (Rig, ConnectionId, Vec<Vec<u8>>)) -> Rig 
 
 library_benchmark_group!(
     name = paths,
-    benchmarks = [deliver, take_out, publish, encode, decode, inbound]
+    benchmarks = [deliver, deliver_of_five, take_out, publish, publish_of_five, encode, decode, inbound]
 );
 main!(library_benchmark_groups = paths);

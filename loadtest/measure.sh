@@ -3,6 +3,8 @@
 # core 1. Writes JSON, pages and text to target/measure.
 #
 # loadtest/measure.sh [seconds per measurement, default 10]   every scenario
+# loadtest/measure.sh tenants [seconds]                       the latency of a quiet tenant, alone and beside one that
+#                                                             publishes as fast as it can; fails if the p99 grows by half
 # loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event
 #                                                             may be lost; 1440 is a day
 set -euo pipefail
@@ -26,6 +28,31 @@ tool() {
 if [ "${1:-}" = soak ]; then
   start_tickgate
   tool soak tickgate soak --clients 1000 --rate 1000 --seconds $((60 * ${2:-20}))
+  exit
+fi
+
+if [ "${1:-}" = tenants ]; then
+  for name in QUIET LOUD; do
+    for part in SECRET KEY; do export "${name}_$part=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')"; done
+  done
+  start_tickgate loadtest/tenants.toml
+  # as NAME REPORT [more arguments]: a run with the clients and the publisher of a tenant.
+  as() {
+    local key=${1^^}_KEY tenant=$1 report=$2; shift 2
+    TICKGATE_ADMIN_KEY=${!key} taskset -c 1 target/dist/tickgate-loadtest fanout --url "ws://127.0.0.1:18080/$tenant" \
+      --secret-env "${tenant^^}_SECRET" --publish-url http://127.0.0.1:18081 --name "$report" --json "$out/$report.json" "$@" > "$out/$report.txt"
+  }
+  seconds=${2:-30}
+  as quiet tenants-alone --clients 200 --rate 100 --seconds "$seconds"
+  # A rate that the gateway cannot reach: the publisher sends the next event when it has the answer to the last one.
+  as loud tenants-loud --clients 1 --rate 1000000 --seconds $((seconds + 10)) & loud=$!
+  sleep 3
+  as quiet tenants-beside --clients 200 --rate 100 --seconds "$seconds"
+  wait "$loud" || true
+  stop
+  node -e 'const [alone, beside] = ["alone", "beside"].map((name) => JSON.parse(require("fs").readFileSync(`${process.argv[1]}/tenants-${name}.json`)).figures.latency_ms_p99);
+    console.log(`p99 of the quiet tenant: ${alone} ms alone, ${beside} ms beside a loud one (${(beside / alone).toFixed(2)} times)`);
+    process.exit(beside > 1.5 * alone ? 1 : 0)' "$out"
   exit
 fi
 

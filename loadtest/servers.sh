@@ -17,4 +17,5 @@ await() {
   done
   return 1
 }
-start_tickgate() { taskset -c 0 target/dist/tickgate serve --config loadtest/tickgate.toml & server=$!; await 18080; await 18081; }
+# start_tickgate [CONFIGURATION]
+start_tickgate() { taskset -c 0 target/dist/tickgate serve --config "${1:-loadtest/tickgate.toml}" & server=$!; await 18080; await 18081; }

@@ -17,7 +17,7 @@ use tickgate::shard;
 use tickgate::shard::core::{Arrival, Sent, ShardCore};
 use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::Now;
-use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 use tickgate_protocol::dialect::{self, Dialect};
 use tickgate_protocol::message::CommandKey;
 use tickgate_protocol::wire::Deflate;
@@ -49,7 +49,7 @@ pub(crate) const MESSAGES: [(&str, [&str; 2]); 4] = [
 struct NoServices;
 
 impl Services for NoServices {
-    fn verify(&self, _: ConnectionId, _: u32, _: tickgate_protocol::channel::Tenant, _: Box<str>) {}
+    fn verify(&self, _: ConnectionId, _: u32, _: Tenant, _: Box<str>) {}
     fn command(&self, _: ConnectionId, _: &str, _: Option<std::net::IpAddr>, _: u32, _: Command) {}
     fn command_status(&self, _: ConnectionId, _: u32, _: &Identity, _: &CommandKey) {}
     fn forbidden(&self, _: &str, _: Option<std::net::IpAddr>, _: Command) {}
@@ -82,14 +82,22 @@ pub(crate) struct Rig {
     /// The compression that further clients negotiate.
     pub(crate) deflate: Option<Deflate>,
     connections: u64,
-    settings: Arc<session::Settings>,
+    // By the number of the tenant.
+    settings: Vec<Arc<session::Settings>>,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::with_tenants(1)
+    }
+
+    /// A rig with so many tenants, the default one included.
+    #[allow(dead_code, reason = "not every benchmark has tenants")]
+    pub(crate) fn with_tenants(count: usize) -> Self {
         let (hub, mut inboxes) = Hub::new(
             hub::Settings {
                 credits: 4096,
+                tenants: vec![hub::Quota::default(); count - 1],
                 ..hub::Settings::default()
             },
             1,
@@ -104,14 +112,14 @@ impl Rig {
             stats.clone(),
             NOW,
         );
-        let anonymous = Identity {
-            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+        let anonymous = |tenant| Identity {
+            tenant,
             user: None,
             role: None,
             permissions: Arc::new(Permissions {
                 channels: vec![
-                    Pattern::parse("*").expect("valid"),
-                    Pattern::parse("user.*").expect("valid"),
+                    Pattern::parse("*").expect("valid").in_tenant(tenant),
+                    Pattern::parse("user.*").expect("valid").in_tenant(tenant),
                 ],
                 ..Permissions::default()
             }),
@@ -120,13 +128,13 @@ impl Rig {
             token_id: None,
             issued_at_ms: None,
         };
-        let settings = Arc::new(session::Settings {
+        let settings = |tenant| session::Settings {
             dialect: Dialect::Native,
             limits: Limits::default(),
             auth_mode: Mode::Off,
-            anonymous: Arc::new(anonymous),
+            anonymous: Arc::new(anonymous(tenant)),
             auto_subscribe: Box::default(),
-            tenant: tickgate_protocol::channel::Tenant::DEFAULT,
+            tenant,
             tenant_name: None,
             auth_timeout_ms: 5_000,
             expiry_warning_ms: 30_000,
@@ -134,14 +142,16 @@ impl Rig {
             refused_values: std::sync::Arc::default(),
             classes: std::sync::Arc::default(),
             heartbeat_timeout_ms: 60_000,
-        });
+        };
         Self {
             hub,
             core,
             stats,
             deflate: None,
             connections: 0,
-            settings,
+            settings: (0..count)
+                .map(|index| Arc::new(settings(tenant(index))))
+                .collect(),
         }
     }
 
@@ -153,8 +163,13 @@ impl Rig {
 
     /// Adds a client that begins with this message.
     pub(crate) fn connect_and_send(&mut self, message: &str) -> ConnectionId {
+        self.connect_of(0, message)
+    }
+
+    /// Adds a client of the tenant with this number that begins with this message.
+    pub(crate) fn connect_of(&mut self, tenant: usize, message: &str) -> ConnectionId {
         let arrival = Arrival {
-            settings: self.settings.clone(),
+            settings: Arc::clone(&self.settings[tenant]),
             engine_io: None,
             identity: Ok(None),
             address: None,
@@ -173,7 +188,7 @@ impl Rig {
     pub(crate) fn publish(&self, event: NewEvent) -> Receipt {
         let credit = self
             .hub
-            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+            .credit_now(event.channel.tenant(), event.data.len())
             .expect("a credit is available");
         self.hub.publish(event, NOW, credit, &mut Wakes::default())
     }
@@ -207,6 +222,11 @@ impl Rig {
             }
         }
     }
+}
+
+/// The tenant with this number.
+pub(crate) fn tenant(index: usize) -> Tenant {
+    Tenant::new(index).expect("few")
 }
 
 /// A client's text frame with a mask of zero.

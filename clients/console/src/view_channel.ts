@@ -32,7 +32,7 @@ interface Channel {
   kept: { bytes: number; events: number } | null;
 }
 
-interface Listed {
+export interface Listed {
   channel: string;
   bytes: number;
   events: number;

@@ -6,6 +6,7 @@ import { h, section, Table } from "./dom.js";
 import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
 import type { Report } from "./live.js";
 import type { Context, View } from "./view.js";
+import type { Listed } from "./view_channel.js";
 
 export interface Check {
   name: string;
@@ -54,9 +55,17 @@ export function open(context: Context): View {
     { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
     { title: "Version", text: ({ report }) => report.version },
   ], ({ report }) => report.node, "the first report comes within five seconds");
+  const stale = new Table<Listed>("Stale channels", [
+    { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+    { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
+    { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
+  ], ({ channel }) => channel, "none");
+  const silent = section("Stale channels",
+    h("p", { class: "about" }, "Nothing was published to them for their fresh_within; their subscribers were told. A hundred are shown at most."), stale.element);
+  silent.hidden = true;
   const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
   // The reports and a drain concern all tenants.
-  const element = h("div", {}, section("Checks", checks.element), !tenant && section("Gateways", gateways.element),
+  const element = h("div", {}, section("Checks", checks.element), silent, !tenant && section("Gateways", gateways.element),
     session.role === "operator" && !tenant && section("Act",
       h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."),
       h("p", { class: "actions" }, drain)));
@@ -64,7 +73,10 @@ export function open(context: Context): View {
     element,
     async refresh() {
       gateways.update([...live.reports.values()].sort((a, b) => (a.report.node < b.report.node ? -1 : 1)));
-      checks.update((await get<Overview>("overview")).checks);
+      const overview = await get<Overview>("overview");
+      checks.update(overview.checks);
+      silent.hidden = overview.checks.every(({ name, status }) => name !== "channels" || status === "ok");
+      if (!silent.hidden) stale.update((await get<{ channels: Listed[] }>("channels?stale=true&limit=100")).channels);
     },
   };
 }
