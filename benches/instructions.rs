@@ -151,7 +151,11 @@ fn crowd_of_five(five: Five) -> Rig {
             rig.publish(event);
         }
     }
-    assert_eq!(rig.stats.deliveries.get(), 8_000, "every client received its first eight");
+    assert_eq!(
+        rig.stats.deliveries.get(),
+        8_000,
+        "every client received its first eight"
+    );
     rig
 }
 
@@ -245,6 +249,15 @@ fn inbound((mut rig, id, mut frames): (Rig, ConnectionId, Vec<Vec<u8>>)) -> Rig 
 
 library_benchmark_group!(
     name = paths,
-    benchmarks = [deliver, deliver_of_five, take_out, publish, publish_of_five, encode, decode, inbound]
+    benchmarks = [
+        deliver,
+        deliver_of_five,
+        take_out,
+        publish,
+        publish_of_five,
+        encode,
+        decode,
+        inbound
+    ]
 );
 main!(library_benchmark_groups = paths);

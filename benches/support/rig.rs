@@ -149,9 +149,7 @@ impl Rig {
             stats,
             deflate: None,
             connections: 0,
-            settings: (0..count)
-                .map(|index| Arc::new(settings(tenant(index))))
-                .collect(),
+            settings: (0..count).map(|index| Arc::new(settings(tenant(index)))).collect(),
         }
     }
 

@@ -183,28 +183,6 @@ impl ShardCore {
         }
     }
 
-    /// Ends all sessions, and forgets how far the shard has come with the events of its hub.
-    fn resync(&mut self, now: Now) {
-        for slot in self.connections.slots() {
-            if self.connections.is_open(slot) {
-                self.tell(slot, Input::End(Disconnect::Resync), now);
-            }
-        }
-        self.fanout.forget_progress();
-    }
-
-    /// Ends the connections that are meant, and counts them.
-    fn end_those(&mut self, is_meant: impl Fn(&Cold) -> bool, ending: Disconnect, now: Now) -> usize {
-        let mut count = 0;
-        for slot in self.connections.slots() {
-            if self.connections.is_open(slot) && self.connections.cold(slot).is_some_and(&is_meant) {
-                self.tell(slot, Input::End(ending), now);
-                count += 1;
-            }
-        }
-        count
-    }
-
     /// Hands one input to an open session, carries out what it asks for, and goes on with input that was held back.
     pub(super) fn tell(&mut self, slot: u32, input: Input<'_>, now: Now) {
         self.handle(slot, input, now);

@@ -3,6 +3,7 @@
 //! Invariant: the shard takes messages out in the order in which they were sent. A message to a shard that has ended is
 //! handed back. The sender never waits.
 
+mod clients;
 mod id;
 pub mod polling;
 mod socket;
@@ -23,9 +24,9 @@ use crate::session::{Command, CommandOutcome, Opening, Settings};
 use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::CommandKey;
-use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire::Deflate;
 
+pub use clients::{ClientFilter, ClientInfo, ClientOrder, ClientsPage, EndedClient, SubscriptionsPage};
 pub use id::ConnectionId;
 pub(super) use id::scramble;
 pub use socket::UnclaimedSocket;
@@ -221,122 +222,6 @@ pub enum ShardMessage {
         /// The time in milliseconds.
         over_ms: u64,
     },
-}
-
-/// Which connections [`ShardMessage::Clients`] lists. The default: all.
-#[derive(Clone, Debug, Default)]
-pub struct ClientFilter {
-    /// Only those of this tenant.
-    pub tenant: Option<Tenant>,
-    /// Only those of this user.
-    pub user: Option<Box<str>>,
-    /// Only those with this text in the name of the user or of the client, or in the address.
-    pub search: Option<Box<str>>,
-}
-
-/// A page of [`ShardMessage::Clients`].
-#[derive(Clone, Debug, Default)]
-pub struct ClientsPage {
-    /// In slot order.
-    pub clients: Vec<ClientInfo>,
-    /// The first slot of the next page; `None`: this is the last page.
-    pub next_slot: Option<u32>,
-}
-
-/// A page of [`ShardMessage::Subscriptions`].
-#[derive(Clone, Debug, Default)]
-pub struct SubscriptionsPage {
-    /// What clients subscribe to, in their own words ([`Dialect::subscription_name`]), and how many, largest number first.
-    ///
-    /// [`Dialect::subscription_name`]: tickgate_protocol::dialect::Dialect::subscription_name
-    pub names: Vec<(Box<str>, u64)>,
-    /// The number of all subscriptions of the shard.
-    pub total: u64,
-}
-
-/// By what [`ShardMessage::WorstClients`] orders connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientOrder {
-    /// Bytes in the outbox.
-    PendingBytes,
-    /// How long the socket has not taken everything.
-    Waiting,
-    /// Events dropped.
-    Dropped,
-    /// Messages refused because they came too fast.
-    RateLimited,
-}
-
-/// A connection that has ended.
-#[derive(Clone, Debug)]
-pub struct EndedClient {
-    /// Its tenant.
-    pub tenant: Tenant,
-    /// Its public name.
-    pub client_id: Box<str>,
-    /// The user; `None`: anonymous or not authenticated.
-    pub user: Option<Arc<str>>,
-    /// The client's address.
-    pub address: Option<IpAddr>,
-    /// The name of the dialect.
-    pub dialect: &'static str,
-    /// How it ended.
-    pub ending: Disconnect,
-    /// When the connection was adopted, in Unix milliseconds.
-    pub connected_at_ms: u64,
-    /// When it ended, in Unix milliseconds.
-    pub ended_at_ms: u64,
-    /// Messages delivered to the client.
-    pub message_count: u64,
-    /// Events dropped for the client.
-    pub dropped: u64,
-}
-
-/// What the admin API shows of one connection.
-#[derive(Clone, Debug)]
-pub struct ClientInfo {
-    /// Its id.
-    pub id: ConnectionId,
-    /// Its tenant.
-    pub tenant: Tenant,
-    /// Its public name, as in the client's `status`.
-    pub client_id: Box<str>,
-    /// Who the client is and what it may do; `None`: it has not authenticated.
-    pub identity: Option<Arc<Identity>>,
-    /// The client's address.
-    pub address: Option<IpAddr>,
-    /// The name of the dialect: `native`, ...
-    pub dialect: &'static str,
-    /// The transport: `websocket` or `polling`.
-    pub transport: &'static str,
-    /// The negotiated compression; `None`: none.
-    pub deflate: Option<Deflate>,
-    /// When the connection was adopted, in Unix milliseconds.
-    pub connected_at_ms: u64,
-    /// When a ping was last sent to the client, in Unix milliseconds.
-    pub last_ping_ms: Option<u64>,
-    /// When a pong (frame, packet or message) last arrived, in Unix milliseconds.
-    pub last_pong_ms: Option<u64>,
-    /// The patterns that the client is subscribed to.
-    pub subscriptions: Vec<Box<str>>,
-    /// The patterns whose rate is limited.
-    pub max_rates: Vec<(Box<str>, Rate)>,
-    /// Messages delivered to the client.
-    pub message_count: u64,
-    /// Frames in the outbox.
-    pub pending: u64,
-    /// Bytes in the outbox.
-    pub pending_bytes: u64,
-    /// How long the socket has not taken everything, in milliseconds; `None`: nothing waits for it.
-    pub waiting_ms: Option<u64>,
-    /// Events dropped for the client.
-    pub dropped: u64,
-    /// Messages refused because they came too fast.
-    pub rate_limited: u64,
-    /// When the last one was refused, in Unix milliseconds.
-    pub rate_limited_at_ms: Option<u64>,
-    /// Whether the connection is open; `false`: it is closing.
-    pub is_alive: bool,
 }
 
 /// Services that a shard requests from threads that may wait. Implementations return at once and answer by the mailbox,

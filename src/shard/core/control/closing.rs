@@ -12,7 +12,7 @@
 
 use super::super::{Action, ShardCore};
 use crate::session::Input;
-use crate::shard::connection::{Flags, Stage};
+use crate::shard::connection::{Cold, Flags, Stage};
 use crate::shard::core::connections::Deadline;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
@@ -79,6 +79,33 @@ impl ShardCore {
         if self.connections.is_open(slot) {
             self.tell(slot, Input::End(ending), now);
         }
+    }
+
+    /// Ends all sessions, and forgets how far the shard has come with the events of its hub.
+    pub(in crate::shard::core) fn resync(&mut self, now: Now) {
+        for slot in self.connections.slots() {
+            if self.connections.is_open(slot) {
+                self.tell(slot, Input::End(Disconnect::Resync), now);
+            }
+        }
+        self.fanout.forget_progress();
+    }
+
+    /// Ends the connections that are meant, and counts them.
+    pub(in crate::shard::core) fn end_those(
+        &mut self,
+        is_meant: impl Fn(&Cold) -> bool,
+        ending: Disconnect,
+        now: Now,
+    ) -> usize {
+        let mut count = 0;
+        for slot in self.connections.slots() {
+            if self.connections.is_open(slot) && self.connections.cold(slot).is_some_and(&is_meant) {
+                self.tell(slot, Input::End(ending), now);
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Ends the connections that were noted as slow consumers.
