@@ -33,6 +33,7 @@ const RELOADED: &[&str] = &[
     "tenant.endpoint.",
     "tenant.limits.commands_per_second",
     "tenant.limits.connections",
+    "tenant.limits.event_bytes",
     "tenant.limits.message_bytes",
     "tenant.limits.messages_per_second",
     "tenant.limits.outbox_bytes",

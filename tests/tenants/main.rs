@@ -4,6 +4,7 @@
 mod administration;
 #[path = "../support/gateway.rs"]
 mod gateway;
+mod reload;
 
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,26 +71,14 @@ impl Handler for Echo {
 
 struct World {
     // Stops at its drop.
-    _gateway: Gateway,
+    gateway: Gateway,
     public: SocketAddr,
     admin: SocketAddr,
 }
 
 impl World {
     fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("tickgate.toml");
-        std::fs::write(&file, toml()).expect("written");
-        let environment = Environment::of([
-            ("SECRET_0", SECRETS[0]),
-            ("SECRET_1", SECRETS[1]),
-            ("SECRET_2", SECRETS[2]),
-            ("KEY_0", ADMIN_KEYS[0]),
-            ("KEY_1", ADMIN_KEYS[1]),
-            ("KEY_2", ADMIN_KEYS[2]),
-        ]);
-        let config = Config::load(Some(&file), &environment).unwrap_or_else(|error| panic!("{error}"));
-        let mut settings = config.gateway(10_000);
+        let mut settings = reload::load(&toml()).gateway(10_000);
         // An action of its own for each tenant, beside one that all have.
         for index in [0, 1, 2] {
             for action in ["same.action".to_owned(), format!("only.{}", NAMES[index])] {
@@ -107,11 +96,7 @@ impl World {
         let gateway = Gateway::start(settings).expect("started");
         let public = gateway.addresses()[0].tcp().expect("a TCP listener");
         let admin = gateway.admin_address().tcp().expect("a TCP listener");
-        Self {
-            _gateway: gateway,
-            public,
-            admin,
-        }
+        Self { gateway, public, admin }
     }
 
     fn client(&self, index: usize, user: &str) -> Client<TcpStream> {
@@ -160,6 +145,10 @@ fn tenant(index: usize) -> Tenant {
 
 fn token(index: usize, user: &str, role: &str) -> String {
     let key = Key::hmac(Algorithm::Hs256, SECRETS[index].as_bytes(), false).expect("a good key");
+    token_by(key, user, role)
+}
+
+fn token_by(key: Key, user: &str, role: &str) -> String {
     let grant = Grant {
         subject: user.into(),
         role: Some(role.into()),
