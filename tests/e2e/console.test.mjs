@@ -40,7 +40,7 @@ test('an operator signs in and sees whether all is fresh, who has trouble, and t
 
   await tab.until('the status', "document.querySelector('.status.ok')?.textContent === 'Everything is fine'");
   await tab.until('the live connection', "document.querySelector('.link.ok')?.textContent === 'live'");
-  await tab.until('the report of the gateway', "document.querySelectorAll('table')[1].tBodies[0].rows.length === 1");
+  await tab.until('the report of the gateway', "document.querySelectorAll('[aria-label=\"Gateways that report\"] tbody tr').length === 1");
   assert.match(await tab.text('main'), /gateway\s+accepts connections/);
   await look(tab, 'fresh');
 

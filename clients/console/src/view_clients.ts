@@ -88,6 +88,7 @@ export function pages(label: string, placeholder: string, read: (search: string,
     }
     first.disabled = cursor === undefined;
     more.disabled = next === null;
+    first.hidden = more.hidden = first.disabled && more.disabled;
   };
   return { element: h("div", {}, h("div", { class: "filters" }, h("label", {}, label, box), first, more), told), refresh };
 }

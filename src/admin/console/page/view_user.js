@@ -35,7 +35,7 @@ export function open(context) {
         { title: "Dropped", numeric: true, text: ({ dropped }) => number(dropped), tone: ({ dropped }) => (dropped > 0 ? "bad" : "") },
         { title: "Too fast", numeric: true, text: ({ rate_limited }) => number(rate_limited), tone: ({ rate_limited }) => (rate_limited > 0 ? "warn" : "") },
         ...buttons(session, "Disconnect", (row) => ask(context, `Disconnect ${row().client_id}`, "DELETE", `websocket/clients/${row().client_id}`)),
-        ...buttons(session, "Revoke the token", (row) => revokeOf(context, argument, row().token_id)),
+        ...buttons(session, "Revoke", (row) => revokeOf(context, argument, row().token_id)),
     ], ({ client_id }) => client_id, "this user has no connection now");
     const subscriptions = new Table("Subscriptions", [
         { title: "Pattern", text: ({ pattern }) => pattern, tone: () => "code" },
