@@ -4,6 +4,7 @@
 //! whatever the broker has lost before, no version is given twice. And the hub holds exactly what the log contains up to
 //! the position, or begins anew.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
@@ -201,6 +202,7 @@ impl Shared {
         let state = log.get_info().await.map_err(failed("the stream cannot be read"))?.state;
         let last = state.last_sequence;
         self.hub.set_lost(table.lost());
+        self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
         let mut position = self.position.lock();
         let continues = |before: &Table| table.continues(before, position.applied, last);
         if position.table.as_ref().is_some_and(continues) {

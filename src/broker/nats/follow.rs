@@ -211,6 +211,7 @@ impl Shared {
                 ));
             }
             self.hub.set_lost(table.lost());
+            self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
             position.table = Some(table);
         }
         Ok(())
@@ -302,7 +303,12 @@ impl Shared {
                 self.hub.credit(Tenant::DEFAULT, bytes).await
             }
         };
-        self.position.lock().plain = Some((arrived.sequence, Some(arrived.nanos)));
+        let (now, stored_ms) = (self.clock.now(), unix_ms(arrived.nanos));
+        let age_ms = {
+            let mut position = self.position.lock();
+            position.plain = Some((arrived.sequence, Some(arrived.nanos)));
+            position.age_ms(stored_ms, now)
+        };
         let is_kept = |channel| self.hub.class_of(channel).keeps_state();
         match decoded {
             Ok(Decoded { event, .. }) if is_kept(&event.channel) => self.skip(Problem::Lane, &message.subject),
@@ -310,8 +316,9 @@ impl Shared {
                 if source.gateway != self.gateway {
                     (self.foreign)(&event.channel);
                 }
-                let receipt = self.hub.apply(event, Stamp::default(), self.clock.now(), credit, wakes);
+                let receipt = self.hub.apply(event, Stamp::default(), now, credit, wakes);
                 self.metrics.applied_plain.add(1);
+                self.metrics.plain_delay_ms.store(age_ms, Ordering::Relaxed);
                 if source.gateway == self.gateway {
                     self.pending.finish(source.number, Ok(receipt), Instant::now());
                 }

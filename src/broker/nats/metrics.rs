@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::event::Refusal;
 use crate::hub::Receipt;
-use crate::metrics::{Counter, Gauge, Metric, Samples};
+use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readable as _, Samples};
 
 /// The counters of the broker.
 #[derive(Debug, Default)]
@@ -21,12 +21,14 @@ pub struct NatsMetrics {
     pub(super) requests_sent: Counter,
     pub(super) pending_log: Gauge,
     pub(super) pending_plain: Gauge,
+    pub(super) term_ms: AtomicU64,
     pub(super) delay_ms: AtomicU64,
+    pub(super) plain_delay_ms: AtomicU64,
     published: Counter,
     unavailable: Counter,
     unknown: Counter,
     rejected: Counter,
-    latency_us: Counter,
+    latency: Histogram,
 }
 
 /// The counters of the broker at one instant.
@@ -40,8 +42,12 @@ pub struct NatsSample {
     pub applied: [u64; 2],
     /// Events that wait in the broker for this gateway, of channels that keep state and of all others.
     pub behind: [u64; 2],
-    /// How long ago the broker stored the event that was applied last, when it was applied, in milliseconds.
+    /// How long ago the broker stored the event of the log that was applied last, when it was applied, in milliseconds.
     pub delay_ms: u64,
+    /// The same for channels without state.
+    pub plain_delay_ms: u64,
+    /// When the current term of the log began, in Unix milliseconds; 0: the gateway has never attached.
+    pub term_ms: u64,
     /// Messages that were no events.
     pub skipped: u64,
     /// How often all connections were ended because events may have been missing.
@@ -53,8 +59,8 @@ pub struct NatsSample {
     /// Outcomes of publishes through this gateway: published, not published for want of a connection, unknown, and
     /// rejected by the broker.
     pub outcomes: [u64; 4],
-    /// The time that the published ones took together, in microseconds.
-    pub latency_us: u64,
+    /// The times that the published ones took.
+    pub latency: HistogramSample,
 }
 
 impl NatsSample {
@@ -82,8 +88,12 @@ impl NatsSample {
         ),
         Metric::gauge(
             "tickgate_broker_delay_seconds",
-            "How old the newest applied event of the log was when it was applied.",
-            |broker, samples| samples.seconds(broker.delay_ms * 1000),
+            "How old the newest applied event was when it was applied, by lane.",
+            |broker, samples| {
+                for (lane, ms) in LANES.iter().zip([broker.delay_ms, broker.plain_delay_ms]) {
+                    samples.labelled(&[("lane", lane)], Duration::from_millis(ms).as_secs_f64());
+                }
+            },
         ),
         Metric::counter(
             "tickgate_broker_skipped_total",
@@ -94,6 +104,11 @@ impl NatsSample {
             "tickgate_broker_resyncs_total",
             "How often all connections were ended because events may have been missing.",
             |broker, samples| samples.value(broker.resyncs),
+        ),
+        Metric::gauge(
+            "tickgate_broker_term_start_seconds",
+            "When the current term of the log began, in Unix seconds; the same on all gateways.",
+            |broker, samples| samples.seconds(broker.term_ms * 1000),
         ),
         Metric::counter(
             "tickgate_broker_terms_total",
@@ -119,16 +134,18 @@ impl NatsSample {
                 }
             },
         ),
-        Metric::counter(
-            "tickgate_broker_publish_seconds_total",
-            "The time from publishing to the receipt, of all published events together.",
-            |broker, samples| samples.seconds(broker.latency_us),
+        Metric::histogram(
+            "tickgate_broker_publish_seconds",
+            "The time from publishing to the receipt, of published events.",
+            |broker, samples| samples.histogram(&broker.latency),
         ),
     ];
 }
 
+const LANES: [&str; 2] = ["log", "plain"];
+
 fn lanes(counts: [u64; 2], samples: &mut Samples<'_>) {
-    for (lane, count) in ["log", "plain"].iter().zip(counts) {
+    for (lane, count) in LANES.iter().zip(counts) {
         samples.labelled(&[("lane", lane)], count);
     }
 }
@@ -138,8 +155,7 @@ impl NatsMetrics {
         match outcome {
             Ok(_) => {
                 self.published.add(1);
-                self.latency_us
-                    .add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+                self.latency.add(latency);
             }
             Err(refusal) => self.count_refusal(*refusal),
         }
@@ -162,12 +178,14 @@ impl NatsMetrics {
             applied: [self.applied_log.get(), self.applied_plain.get()],
             behind: [gauge(&self.pending_log), gauge(&self.pending_plain)],
             delay_ms: self.delay_ms.load(Relaxed),
+            plain_delay_ms: self.plain_delay_ms.load(Relaxed),
+            term_ms: self.term_ms.load(Relaxed),
             skipped: self.skipped.get(),
             resyncs: self.resyncs.get(),
             terms_opened: self.terms_opened.get(),
             requests: [&self.requests_taken, &self.requests_refused, &self.requests_sent].map(Counter::get),
             outcomes: [&self.published, &self.unavailable, &self.unknown, &self.rejected].map(Counter::get),
-            latency_us: self.latency_us.get(),
+            latency: self.latency.read(),
         }
     }
 }

@@ -105,6 +105,11 @@ impl Table {
         is_valid.then_some(table)
     }
 
+    /// When the newest term began, in Unix milliseconds, by the broker's clock, or later.
+    pub(super) fn began_ms(&self) -> u64 {
+        BEGINNING_MS + (self.current().start >> SHIFT)
+    }
+
     /// The newest term.
     pub(super) fn current(&self) -> Term {
         *self.terms.last().expect("a table has a term")
@@ -178,6 +183,7 @@ mod tests {
     fn a_term_begins_at_the_time_of_its_notice_or_above_all_known_versions() {
         let first = Table::of(&notice(&[], Some(1), 0), 10, BEGINNING_MS + DAY_MS).expect("valid");
         assert_eq!(first.current().start, DAY_MS << SHIFT);
+        assert_eq!(first.began_ms(), BEGINNING_MS + DAY_MS);
         assert_eq!(first.version(9), None);
         assert_eq!(first.version(13), Some((DAY_MS << SHIFT) + 3 * LOG_STEP));
         // The clock stands still.
