@@ -177,15 +177,19 @@ impl Config {
 
     fn nats(&self) -> Option<nats::Settings> {
         let sections = &self.sections;
-        let classes = sections.classes();
+        let spaces = sections.spaces();
+        let names = spaces.iter().filter_map(|space| Some(space.name?.into()));
+        let histories = spaces.iter().map(|space| history_max(&space.classes()));
+        let event_bytes = spaces.iter().map(|space| space.limits.event_bytes).max();
         Some(nats::Settings {
             node: self.node_name(),
             // One more than the largest history, so that a gateway that reads the log back sees that there were more.
-            events_per_channel: 1 + history_max(&classes).max(LOG_EVENTS_MIN),
-            classes: fingerprint(&classes),
+            events_per_channel: 1 + histories.max().unwrap_or(0).max(LOG_EVENTS_MIN),
+            classes: fingerprint(&spaces),
             duplicate_window: sections.state.dedup_window,
-            event_bytes: sections.limits.event_bytes as usize,
-            publish_per_second: sections.limits.publish_per_second,
+            event_bytes: event_bytes.unwrap_or(0) as usize,
+            publish_per_second: spaces.iter().map(|space| space.limits.publish_per_second).collect(),
+            tenants: names.collect(),
             ..sections.broker.nats(self.secrets.broker.clone())?
         })
     }
@@ -268,8 +272,20 @@ fn history_max(classes: &Classes) -> u64 {
     sizes.map(|history| u64::from(history.size)).max().unwrap_or(0)
 }
 
-/// A hash of what the classes keep, which must be the same on all gateways that share a log.
-fn fingerprint(classes: &Classes) -> u64 {
+/// A hash of what the classes of all tenants keep, which must be the same on all gateways that share a log. The tenants may
+/// stand in any order.
+fn fingerprint(spaces: &[Space<'_>]) -> u64 {
+    let mut spaces: Vec<_> = spaces.iter().collect();
+    spaces.sort_by_key(|space| space.name);
+    let mut text = String::new();
+    for space in spaces {
+        text += &space.name.map(|name| format!("[{name}]\n")).unwrap_or_default();
+        text += &kept(&space.classes());
+    }
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+}
+
+fn kept(classes: &Classes) -> String {
     let mut text = String::new();
     for (pattern, class) in classes.entries() {
         let history = class.history.map(|history| (history.size, history.ttl_ms));
@@ -283,7 +299,7 @@ fn fingerprint(classes: &Classes) -> u64 {
         );
         text += &format!("{} {kept:?}\n", pattern.as_str());
     }
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    text
 }
 
 /// The first part of the host's name, if it is a valid channel segment.

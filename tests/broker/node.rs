@@ -180,7 +180,11 @@ impl Node {
 
     /// Joins a pattern.
     pub(crate) fn join(&mut self, pattern: &str) {
-        self.inbox.join(&Pattern::parse(pattern).expect("valid"));
+        self.join_pattern(&Pattern::parse(pattern).expect("valid"));
+    }
+
+    pub(crate) fn join_pattern(&mut self, pattern: &Pattern) {
+        self.inbox.join(pattern);
     }
 
     /// Takes out the events that have arrived.
@@ -189,6 +193,14 @@ impl Node {
             let event = popped.event;
             let data = String::from_utf8(event.data.to_vec()).expect("text");
             got.push((event.channel.as_str().to_owned(), event.version, data));
+        }
+    }
+
+    /// Takes out the events that have arrived, with the channels' tenants.
+    pub(crate) fn take_events(&mut self, got: &mut Vec<(Channel, String)>) {
+        while let Some(popped) = self.inbox.pop() {
+            let data = String::from_utf8(popped.event.data.to_vec()).expect("text");
+            got.push((popped.event.channel.clone(), data));
         }
     }
 
@@ -229,7 +241,11 @@ impl Node {
     }
 
     pub(crate) fn last(&self, name: &str) -> Option<String> {
-        let last = self.hub.last(&channel(name), self.clock.now())?;
+        self.last_of(&channel(name))
+    }
+
+    pub(crate) fn last_of(&self, channel: &Channel) -> Option<String> {
+        let last = self.hub.last(channel, self.clock.now())?;
         Some(String::from_utf8(last.data.to_vec()).expect("text"))
     }
 }

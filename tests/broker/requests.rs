@@ -231,3 +231,43 @@ fn commands_are_answered_by_whoever_subscribes_to_their_subjects() {
     let twice = command(6, "grid.twice");
     assert_eq!(twice["success"], json!(true), "{twice}");
 }
+
+#[test]
+fn a_tenant_is_published_to_by_its_name_and_sees_its_own_channels_only() {
+    let server = Nats::start();
+    let with_tenant = |settings: &mut tickgate::gateway::Settings| {
+        settings.nats.as_mut().expect("NATS").tenants = vec!["acme".into()];
+        settings.tenants.push(tickgate::gateway::TenantSettings {
+            name: "acme".into(),
+            keys: settings.keys.clone(),
+            auth: settings.auth.clone(),
+            admin_key: None,
+            event_bytes: 1000,
+            publish_per_second: 0,
+        });
+    };
+    let one = start(server.url(), "one", with_tenant);
+    let two = start(server.url(), "two", with_tenant);
+    let backend = Backend::connect(&server);
+    let (reply, error) = until_taken(
+        &backend,
+        "suite.one.in.acme.grid.a.order",
+        &json!({"event": "e", "data": "of acme"}),
+    );
+    assert_eq!((error, &reply["published"]), (None, &json!(1)), "{reply}");
+    let (_, error) = backend.request(
+        "suite.one.in.acme.grid.a.order",
+        json!({"event": "e", "data": "x".repeat(2000)}),
+    );
+    assert_eq!(error.as_deref(), Some("MESSAGE_TOO_LARGE"), "the limit of the tenant");
+    for running in [&one, &two] {
+        let history = |tenant: &str| {
+            let target = format!("/api/channels/grid.a.order/history?tenant={tenant}");
+            running.admin("GET", &target, "").json()["events"]
+                .as_array()
+                .map_or(0, Vec::len)
+        };
+        gateway::until("the event", || history("acme") == 1);
+        assert_eq!(history("default"), 0);
+    }
+}

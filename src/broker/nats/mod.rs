@@ -103,8 +103,9 @@ pub struct Settings {
     pub classes: u64,
     /// The names of the tenants, from number 1 on.
     pub tenants: Vec<Box<str>>,
-    /// Events per second of one publisher through this gateway; 0: no limit.
-    pub publish_per_second: u32,
+    /// Events per second of one publisher of each tenant through this gateway, the default tenant's first; 0 or missing: no
+    /// limit.
+    pub publish_per_second: Vec<u32>,
 }
 
 /// Where a stream is stored.
@@ -134,7 +135,7 @@ impl Default for Settings {
             node: "tickgate".into(),
             classes: 0,
             tenants: Vec::new(),
-            publish_per_second: 0,
+            publish_per_second: Vec::new(),
         }
     }
 }
@@ -226,7 +227,7 @@ impl Nats {
             clock,
             gateway: rand::random(),
             decoder: Decoder::new(&settings.prefix, &settings.tenants),
-            rates: PublishRates::new(vec![settings.publish_per_second]),
+            rates: PublishRates::new(settings.publish_per_second.clone()),
             pending: Pending::new(shards, Arc::clone(&metrics)),
             requests: Requests::default(),
             outgoing,

@@ -153,17 +153,15 @@ fn one_login(broker: &Broker, check: &mut Check<'_>) {
 /// Checks what other sections say that several gateways cannot share.
 pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
     if sections.broker.kind != BrokerKind::Nats {
-        let tenants = sections.tenants.iter().flat_map(|tenant| &tenant.commands);
-        if sections.commands.iter().chain(tenants).any(|command| command.nats) {
+        let spaces = sections.spaces();
+        if spaces
+            .iter()
+            .flat_map(|space| space.commands)
+            .any(|command| command.nats)
+        {
             check.refuse("command", "`nats = true` needs broker.kind = \"nats\"");
         }
         return;
-    }
-    if !sections.tenants.is_empty() {
-        check.refuse(
-            "tenant",
-            "is not supported with broker.kind = \"nats\": give each application gateways and a prefix of its own",
-        );
     }
     if sections.state.snapshot.is_some() {
         check.refuse(
@@ -171,14 +169,16 @@ pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
             "has no place with broker.kind = \"nats\": the log of the broker keeps the state over a restart",
         );
     }
-    if !sections.feeds.is_empty() {
+    let spaces = sections.spaces();
+    if spaces.iter().any(|space| !space.feeds.is_empty()) {
         check.refuse(
             "feed",
             "is not supported with broker.kind = \"nats\": every gateway would poll and publish; let a gateway of its own with \
              the embedded broker poll, or publish from a backend",
         );
     }
-    let classes: Vec<Class> = sections.channels.iter().map(|channel| channel.class()).collect();
+    let channels = spaces.iter().flat_map(|space| space.channels);
+    let classes: Vec<Class> = channels.map(|channel| channel.class()).collect();
     if classes
         .iter()
         .any(|class| class.history.is_some() && class.record_key.is_some())
@@ -240,6 +240,7 @@ mod tests {
         let environment = Environment::of([
             ("TICKGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
             ("NATS_PASSWORD", "hidden"),
+            ("SECRET", "fedcba9876543210fedcba9876543210"),
         ]);
         Config::load(Some(&file), &environment)
     }
@@ -283,6 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn gateways_share_the_classes_of_all_tenants_in_any_order() {
+        let of = |tenants: &[&str]| {
+            let mut toml = "[broker]\nkind = \"nats\"\n".to_owned();
+            for tenant in tenants {
+                toml += &format!(
+                    "[[tenant]]\nname = {tenant}\n[[tenant.auth.key]]\nalgorithm = \"HS256\"\nsecret_env = \"SECRET\"\n"
+                );
+            }
+            let config = load(&toml).unwrap_or_else(|problems| panic!("{problems}"));
+            config.gateway(1000).nats.expect("NATS")
+        };
+        let larger = "\"acme\"\n[[tenant.channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }";
+        let (one, other) = (of(&[larger, "\"beta\""]), of(&["\"beta\"", larger]));
+        assert_eq!((one.events_per_channel, one.classes), (9001, other.classes));
+        assert_eq!(one.tenants.concat(), "acmebeta");
+        assert_ne!(one.classes, of(&["\"acme\"", "\"beta\""]).classes);
+        assert_ne!(one.classes, of(&[larger]).classes);
+    }
+
+    #[test]
     fn what_gateways_cannot_share_is_refused_with_the_reason() {
         let refused = |toml: &str| {
             load(&format!("[broker]\nkind = \"nats\"\n{toml}"))
@@ -306,7 +327,6 @@ mod tests {
                 "password_env = \"NATS_PASSWORD\"\npassword_file = \"/dev/null\"\n",
                 "exclude each other",
             ),
-            ("[[tenant]]\nname = \"acme\"\n", "give each application gateways"),
             ("[state]\nsnapshot = \"/tmp/state\"\n", "has no place with broker.kind"),
             (
                 "[[feed]]\nchannel = \"a.b\"\nhttp = \"http://x/\"\n",

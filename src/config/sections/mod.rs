@@ -114,6 +114,13 @@ impl Space<'_> {
     }
 }
 
+impl Space<'_> {
+    /// The classes of the tenant's channels.
+    pub(super) fn classes(&self) -> Classes {
+        channel::classes(self.channels)
+    }
+}
+
 impl Sections {
     /// The default tenant's sections, and those of all others.
     pub(super) fn spaces(&self) -> Vec<Space<'_>> {
