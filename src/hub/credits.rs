@@ -17,6 +17,10 @@ use tickgate_protocol::channel::Tenant;
 /// the numbers below. A shard pays under the number of its pool.
 const PUBLISHERS: u16 = u16::MAX;
 
+/// The most credits of one pool in a gateway with several tenants. An inbox is one queue, so an event waits for what the
+/// other tenants have in it, however fair their shares are. A shard empties a shorter queue just as fast, and rings for more.
+const OF_TENANT_MAX: u32 = 256;
+
 pub(super) struct Credits {
     // By the number of the tenant.
     publishers: Vec<Semaphore>,
@@ -52,9 +56,10 @@ fn cost(bytes: usize, total: u32) -> u32 {
 
 impl Credits {
     /// Gives half of `total` to the publishers and splits the other half evenly among the shards; each part is split evenly
-    /// among `tenants`. Every pool has at least one credit.
+    /// among `tenants`. Every pool has at least one credit, and with several tenants at most [`OF_TENANT_MAX`].
     pub(super) fn new(total: u32, doorbells: &[Arc<Doorbell>], tenants: usize) -> Self {
         let half = total / 2 / u32::try_from(tenants.max(1)).unwrap_or(u32::MAX);
+        let half = if tenants > 1 { half.min(OF_TENANT_MAX) } else { half };
         let publishers_total = half.max(1);
         let shards = u32::try_from(doorbells.len()).unwrap_or(u32::MAX).max(1);
         let shard_total = (half / shards).max(1);
@@ -330,5 +335,15 @@ mod tests {
         );
         drop(held);
         assert_eq!(credits.free(), 48);
+    }
+
+    #[test]
+    fn with_several_tenants_little_of_one_is_in_the_way_of_the_others() {
+        for (tenants, publishers, shard) in [(1, 8192, 4096), (2, 256, 128), (31, 256, 128)] {
+            let credits = Credits::new(16 * 1024, &[Arc::default(), Arc::default()], tenants);
+            let lent: Vec<_> = std::iter::from_fn(|| credits.publisher_now(Tenant::DEFAULT, 1)).collect();
+            let of_shard: Vec<_> = std::iter::from_fn(|| credits.shard(0, Tenant::DEFAULT, 1)).collect();
+            assert_eq!((lent.len(), of_shard.len()), (publishers, shard), "{tenants}");
+        }
     }
 }
