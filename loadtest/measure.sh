@@ -5,6 +5,8 @@
 # loadtest/measure.sh [seconds per measurement, default 10]   every scenario
 # loadtest/measure.sh tenants [seconds]                       the latency of a quiet tenant, alone and beside one that
 #                                                             publishes as fast as it can; fails if the p99 grows by half
+# loadtest/measure.sh console [seconds]                       10,000 clients and channels, without and with the requests of
+#                                                             the console's page; fails if the p99 grows by a twentieth
 # loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event
 #                                                             may be lost; 1440 is a day
 set -euo pipefail
@@ -23,6 +25,15 @@ tool() {
   [ "$name" = naive ] && where=(--url ws://127.0.0.1:18100/ws --publish-url http://127.0.0.1:18100/api/publish)
   taskset -c 1 target/dist/tickgate-loadtest "$scenario" "${where[@]}" --name "$name" --pid "$server" \
     --json "$out/$name-$label.json" --html "$out/$name-$label.html" "$@" | tee "$out/$name-$label.txt"
+}
+
+# ratio NAME LIMIT: compares the p99 of two runs, NAME-alone and NAME-beside.
+ratio() {
+  node -e 'const [folder, name, limit] = process.argv.slice(1);
+    const p99 = (run) => JSON.parse(require("fs").readFileSync(`${folder}/${run}.json`)).figures.latency_ms_p99;
+    const [alone, beside] = [p99(`${name}-alone`), p99(`${name}-beside`)];
+    console.log(`${name}: p99 ${alone} ms alone, ${beside} ms beside it: ${(beside / alone).toFixed(2)} times, at most ${limit}`);
+    process.exit(beside > limit * alone ? 1 : 0)' "$out" "$1" "$2"
 }
 
 if [ "${1:-}" = soak ]; then
@@ -50,9 +61,26 @@ if [ "${1:-}" = tenants ]; then
   as quiet tenants-beside --clients 200 --rate 100 --seconds "$seconds"
   wait "$loud" || true
   stop
-  node -e 'const [alone, beside] = ["alone", "beside"].map((name) => JSON.parse(require("fs").readFileSync(`${process.argv[1]}/tenants-${name}.json`)).figures.latency_ms_p99);
-    console.log(`p99 of the quiet tenant: ${alone} ms alone, ${beside} ms beside a loud one (${(beside / alone).toFixed(2)} times)`);
-    process.exit(beside > 1.5 * alone ? 1 : 0)' "$out"
+  ratio tenants 1.5
+  exit
+fi
+
+if [ "${1:-}" = console ]; then
+  start_tickgate
+  api() { curl -sf -o /dev/null -H "Authorization: Bearer $TICKGATE_ADMIN_KEY" "http://127.0.0.1:18081/api/$1" "${@:2}"; }
+  seq 10000 | awk '{ printf "{\"channel\":\"grid.g%d.order\",\"event\":\"filled\"}\n", $1 }' | api publish -H 'Content-Type: application/x-ndjson' --data-binary @-
+  load=(--clients 10000 --channels 10000 --rate 5000 --seconds "${2:-30}")
+  tool fanout tickgate alone "${load[@]}" && mv "$out/tickgate-alone.json" "$out/console-alone.json"
+  # What the views ask for every five seconds, once a second and all of them.
+  while sleep 1; do
+    for path in overview endings load 'websocket/clients?limit=100' 'websocket/clients?search=load-9999' 'websocket/clients?sort=waiting&limit=50' 'channels?limit=100' 'users/load-9999'; do
+      api "$path" || echo "a request of the page failed: $path" >&2
+    done
+  done & page=$!
+  tool fanout tickgate beside "${load[@]}" && mv "$out/tickgate-beside.json" "$out/console-beside.json"
+  kill "$page"
+  stop
+  ratio console 1.05
   exit
 fi
 
