@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Measures the values behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency, with fixed waits of
-# 0, 1, 2 and 5 ms and with `auto`, at 50 to 5000 events/s to 1000 clients. Server on core 0, load tool on core 1. Prints a
-# Markdown table; the load tool's reports stay in target/coalesce.
+# Measures the values behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency, at once, with a fixed
+# wait of 2 ms and with `auto` and several `coalesce_max`, at 50 to 5000 events/s to 1000 clients; then the same of a market,
+# 2000 clients with 20 of 500 channels and 2000 events/s. Server on core 0, load tool on core 1. Prints Markdown tables; the
+# load tool's reports stay in target/coalesce.
 # Usage: benches/coalesce.sh [seconds per measurement, default 5] [rates...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,23 +15,33 @@ cargo build --profile dist --quiet -p tickgate-loadtest
 source loadtest/servers.sh
 figure() { grep -o "\"$2\":[0-9.e+-]*" "$1" | head -1 | cut -d: -f2; }
 
-echo "| events/s | wait | CPU per delivery | core | p50 / p99 | missing |"
-echo "|---|---|---|---|---|---|"
+# row LABEL WAIT SCENARIO [arguments]: one row of a table. WAIT is a fixed time, or `auto:` and the longest wait.
+row() {
+  local label=$1 wait=$2 scenario=$3; shift 3
+  local report=$out/$label-${wait/:/-}.json
+  rm -f "$report"
+  export TICKGATE_SERVER__COALESCE=${wait%%:*}
+  case $wait in auto:*) export TICKGATE_SERVER__COALESCE_MAX=${wait#auto:} ;; *) unset TICKGATE_SERVER__COALESCE_MAX ;; esac
+  start_tickgate 2>/dev/null
+  taskset -c 1 target/dist/tickgate-loadtest "$scenario" --url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET \
+    --publish-url http://127.0.0.1:18081 --name "$wait" --pid "$server" --seconds "$seconds" --json "$report" "$@" >/dev/null || true
+  stop
+  if [ -e "$report" ]; then
+    printf '| %s | %s | %.2f µs | %.0f %% | %.1f / %.1f ms | %.0f |\n' "$label" "$wait" "$(figure "$report" server_cpu_us_per_delivery)" \
+      "$(awk "BEGIN { print 100 * $(figure "$report" server_cores) }")" "$(figure "$report" latency_ms_p50)" \
+      "$(figure "$report" latency_ms_p99)" "$(figure "$report" missing)"
+  else
+    echo "| $label | $wait | fell behind | | | |"
+  fi
+}
+
+waits="0ms 2ms auto:2ms auto:4ms auto:8ms auto:16ms"
+head() { echo "| $1 | wait | CPU per delivery | core | p50 / p99 | missing |"; echo "|---|---|---|---|---|---|"; }
+head events/s
 for rate in $rates; do
-  for wait in 0ms 1ms 2ms 5ms auto; do
-    TICKGATE_SERVER__COALESCE=$wait start_tickgate 2>/dev/null
-    report=$out/$rate-$wait.json
-    rm -f "$report"
-    taskset -c 1 target/dist/tickgate-loadtest fanout --url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET \
-      --publish-url http://127.0.0.1:18081 --name "$wait" --pid "$server" --clients 1000 --rate "$rate" --seconds "$seconds" \
-      --json "$report" >/dev/null || true
-    stop
-    if [ -e "$report" ]; then
-      printf '| %d | %s | %.2f µs | %.0f %% | %.1f / %.1f ms | %.0f |\n' "$rate" "$wait" "$(figure "$report" server_cpu_us_per_delivery)" \
-        "$(awk "BEGIN { print 100 * $(figure "$report" server_cores) }")" "$(figure "$report" latency_ms_p50)" \
-        "$(figure "$report" latency_ms_p99)" "$(figure "$report" missing)"
-    else
-      echo "| $rate | $wait | fell behind | | | |"
-    fi
-  done
+  for wait in $waits; do row "$rate" "$wait" fanout --clients 1000 --rate "$rate"; done
+done
+echo; head market
+for wait in $waits; do
+  row market "$wait" market --adapter tickgate-market --clients 2000 --channels 500 --subscriptions 20 --rate 2000 --connect-window 16
 done

@@ -123,6 +123,49 @@ fn replay(criterion: &mut Criterion) {
     );
 }
 
+/// Half a second of a market: 2000 clients, each with 20 of 500 channels, and 1000 events in ticks of eight, in real time and
+/// with two updates a second.
+fn market(criterion: &mut Criterion) {
+    let (clients, channels, subscriptions, ticks) = (2_000, 500_usize, 20, 125);
+    let names: Vec<String> = (0..channels).map(|n| format!("market.s{n}.price")).collect();
+    let events: Vec<_> = names.iter().map(|name| event(name)).collect();
+    let mut group = criterion.benchmark_group("market");
+    group.throughput(Throughput::Elements(
+        (8 * ticks * clients * subscriptions / channels) as u64,
+    ));
+    for (label, rate) in [("real_time", ""), ("max_rate_2", ",\"max_rate\":2")] {
+        let mut rig = Rig::new();
+        for client in 0..clients {
+            // 61 and 500 have no common divisor, so these are different channels.
+            let own = (0..subscriptions).map(|n| &names[(client * 7 + n * 61) % channels]);
+            let own = serde_json::to_string(&own.collect::<Vec<_>>()).expect("texts");
+            rig.connect_and_send(&format!(r#"{{"type":"subscribe","channels":{own}{rate}}}"#));
+        }
+        rig.drain();
+        let (mut now, mut next) = (NOW, 0);
+        let mut tick = |rig: &mut Rig| {
+            for _ in 0..8 {
+                rig.publish(events[next % channels].clone());
+                next += 1;
+            }
+            now = now.after_ms(4);
+            rig.core.begin_turn(now);
+            rig.core.deliver(usize::MAX);
+            rig.drain();
+        };
+        (0..2 * ticks).for_each(|_| tick(&mut rig));
+        group.bench_function(label, |bencher| {
+            bencher.iter(|| (0..ticks).for_each(|_| tick(&mut rig)))
+        });
+        let stats = rig.stats.read();
+        println!(
+            "market/{label}: {} deliveries, {} replaced",
+            stats.deliveries, stats.rate_conflated
+        );
+    }
+    group.finish();
+}
+
 /// Delivers last values to 1000 clients whose outboxes are full and whose sockets accept nothing. The first event
 /// defers the channel; later ones stay in the hub.
 fn conflate(criterion: &mut Criterion) {
@@ -299,6 +342,6 @@ fn inbound(criterion: &mut Criterion) {
 }
 
 criterion_group!(
-    benches, deliver, compressed, replay, conflate, crowded, resolve, inbound
+    benches, deliver, compressed, replay, conflate, market, crowded, resolve, inbound
 );
 criterion_main!(benches);

@@ -9,6 +9,11 @@
 #                                                             the console's page; fails if the p99 grows by a twentieth
 # loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event
 #                                                             may be lost; 1440 is a day
+# loadtest/measure.sh market [seconds, default 10]            many channels, of which each client has some, in real time and
+#                                                             with rates. UWS="command of a server": also that one, which gets
+#                                                             a port as its argument and speaks the adapter `plain`
+# loadtest/measure.sh nginx [seconds, default 10]             nginx between the clients and the gateway, over TCP and over a
+#                                                             Unix socket, with small and large buffers: the CPU of both
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure
@@ -35,6 +40,99 @@ ratio() {
     console.log(`${name}: p99 ${alone} ms alone, ${beside} ms beside it: ${(beside / alone).toFixed(2)} times, at most ${limit}`);
     process.exit(beside > limit * alone ? 1 : 0)' "$out" "$1" "$2"
 }
+
+# figure REPORT NAME: a number of a report.
+figure() { grep -o "\"$2\":[0-9.e+-]*" "$1" | head -1 | cut -d: -f2; }
+
+start_uws() { taskset -c 0 $UWS 18100 >/dev/null & server=$!; await 18100; }
+# market SERVER LABEL [arguments]: one line of the table.
+market() {
+  local name=$1 label=$2; shift 2
+  "start_$name"
+  local where=(--url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET --publish-url http://127.0.0.1:18081 --adapter tickgate-market)
+  [ "$name" = uws ] && where=(--url ws://127.0.0.1:18100 --adapter plain)
+  local report=$out/market-$name-$label.json
+  rm -f "$report"
+  taskset -c 1 target/dist/tickgate-loadtest market "${where[@]}" --name "$name-$label" --pid "$server" --json "$report" \
+    --html "${report%.json}.html" --seconds "$seconds" --connect-window 16 "$@" >"${report%.json}.txt" || true
+  stop
+  if [ -e "$report" ]; then
+    printf '| %s %s | %.3f | %.1f / %.1f ms | %.0f | %.0f | %.0f |\n' "$name" "$label" "$(figure "$report" server_cores)" \
+      "$(figure "$report" latency_ms_p50)" "$(figure "$report" latency_ms_p99)" "$(figure "$report" deliveries_per_s)" \
+      "$(figure "$report" missing || true)" "$(figure "$report" bytes_per_connection)"
+  else
+    echo "| $name $label | failed: $(tail -1 "${report%.json}.txt") | | | | |"
+  fi
+}
+
+# start_nginx UPSTREAM BUFFER: one process on the gateway's core, without TLS, since the tool has none.
+start_nginx() {
+  cat >"$out/nginx.conf" <<END
+daemon off; master_process off; pid $PWD/$out/nginx.pid; worker_rlimit_nofile 8192; error_log stderr warn;
+events { worker_connections 4096; }
+http {
+  access_log off; client_body_temp_path $PWD/$out/b; proxy_temp_path $PWD/$out/p; fastcgi_temp_path $PWD/$out/f;
+  uwsgi_temp_path $PWD/$out/u; scgi_temp_path $PWD/$out/s;
+  server {
+    listen 127.0.0.1:18200 backlog=4096 sndbuf=64k;
+    proxy_http_version 1.1; proxy_set_header Upgrade \$http_upgrade; proxy_set_header Connection upgrade;
+    proxy_set_header X-Forwarded-For \$remote_addr; proxy_read_timeout 90s; proxy_buffer_size $2; proxy_buffers 4 $2;
+    location / { proxy_pass http://$1; }
+  }
+}
+END
+  taskset -c 0 nginx -c "$PWD/$out/nginx.conf" -p "$PWD/$out" -e stderr & proxy=$!
+  await 18200
+}
+
+if [ "${1:-}" = market ]; then
+  seconds=${2:-10}
+  echo "| server, rate | core | p50 / p99 | deliveries/s | missing | bytes per connection |"
+  echo "|---|---|---|---|---|---|"
+  many=(--clients 2000 --channels 500 --subscriptions 20 --rate 2000)
+  [ -z "${UWS:-}" ] || market uws 2000-clients "${many[@]}"
+  market tickgate 2000-clients "${many[@]}"
+  market tickgate 2000-clients-4 "${many[@]}" --max-rate 4
+  few=(--clients 1000 --channels 20 --subscriptions 20 --rate 2000)
+  market tickgate 1000-clients "${few[@]}"
+  market tickgate 1000-clients-2 "${few[@]}" --max-rate 2
+  market tickgate 10000-clients-1 --clients 10000 --channels 500 --subscriptions 20 --rate 2000 --max-rate 1
+  exit
+fi
+
+if [ "${1:-}" = nginx ]; then
+  seconds=${2:-10}
+  socket=$PWD/$out/public.sock
+  config=$out/tickgate.toml
+  sed "s|\"127.0.0.1:18080\"|\"127.0.0.1:18080\", \"unix:$socket\"|" loadtest/tickgate.toml >"$config"
+  echo "| events/s | between | buffer | gateway | nginx | both | p50 / p99 |"
+  echo "|---|---|---|---|---|---|---|"
+  for rate in 50 500; do
+    for between in none 127.0.0.1:18080 "unix:$socket"; do
+      for buffer in 4k 16k; do
+        [ "$between-$buffer" = none-16k ] && continue
+        start_tickgate "$config"
+        front=(--url ws://127.0.0.1:18080)
+        if [ "$between" != none ]; then
+          start_nginx "$between" "$buffer"
+          front=(--url ws://127.0.0.1:18200 --proxy-pid "$proxy")
+        fi
+        label=${between%%:*}
+        report=$out/nginx-$rate-$label-$buffer.json
+        rm -f "$report"
+        taskset -c 1 target/dist/tickgate-loadtest fanout "${front[@]}" --secret-env TICKGATE_JWT_SECRET \
+          --publish-url http://127.0.0.1:18081 --name "nginx-$label" --pid "$server" --clients 1000 --rate "$rate" \
+          --seconds "$seconds" --json "$report" >"${report%.json}.txt" || true
+        stop
+        [ -e "$report" ] || { echo "| $rate | $label | $buffer | failed: $(tail -1 "${report%.json}.txt") | | | |"; continue; }
+        own=$(figure "$report" server_cpu_us_per_delivery) its=$(figure "$report" proxy_cpu_us_per_delivery || echo 0)
+        printf '| %d | %s | %s | %.2f µs | %.2f µs | %.2f µs | %.1f / %.1f ms |\n' "$rate" "$label" "$buffer" "$own" "${its:-0}" \
+          "$(awk "BEGIN { print $own + ${its:-0} }")" "$(figure "$report" latency_ms_p50)" "$(figure "$report" latency_ms_p99)"
+      done
+    done
+  done
+  exit
+fi
 
 if [ "${1:-}" = soak ]; then
   start_tickgate

@@ -4,8 +4,12 @@ TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
 server=
-# Kills the server without a drain, since its clients have already ended.
-stop() { [ -z "$server" ] || { kill -KILL "$server" && wait "$server" || true; } 2>/dev/null; server=; }
+proxy=
+# Kills the server without a drain, since its clients have already ended, and the proxy in front of it.
+stop() {
+  for process in $proxy $server; do { kill -KILL "$process" && wait "$process" || true; } 2>/dev/null; done
+  server=; proxy=
+}
 trap stop EXIT
 
 # Waits until a port accepts connections; fails if the server has ended.

@@ -22,6 +22,9 @@ pub(crate) struct Adapter {
     pub(crate) open: Vec<Step>,
     /// Subscribe message; if empty, nothing is sent.
     pub(crate) subscribe: String,
+    /// What `{rate}` in `subscribe` stands for if clients ask for a rate; it contains `{rate}` itself, the updates per second.
+    #[serde(default)]
+    pub(crate) rate: String,
     /// A message that contains this confirms the subscription. If empty, the client counts as subscribed once it has
     /// asked.
     pub(crate) subscribed: String,
@@ -120,8 +123,9 @@ pub(crate) enum PublishBy {
 }
 
 /// The built-in adapters.
-pub(crate) const BUILT_IN: [(&str, &str); 5] = [
+pub(crate) const BUILT_IN: [(&str, &str); 6] = [
     ("tickgate", include_str!("../adapters/tickgate.toml")),
+    ("tickgate-market", include_str!("../adapters/tickgate-market.toml")),
     ("tickgate-typed", include_str!("../adapters/tickgate-typed.toml")),
     ("tickgate-socketio", include_str!("../adapters/tickgate-socketio.toml")),
     ("plain", include_str!("../adapters/plain.toml")),
@@ -159,6 +163,18 @@ impl Adapter {
         Err(problem.into())
     }
 
+    /// Puts the rate that clients ask for into the subscribe message.
+    pub(crate) fn set_rate(&mut self, per_second: Option<f64>) -> Result<(), String> {
+        if per_second.is_some() && (self.rate.is_empty() || !self.subscribe.contains("{rate}")) {
+            return Err(
+                "the adapter has no rates: remove --max-rate, or give it `rate` and {rate} in `subscribe`".into(),
+            );
+        }
+        let rate = per_second.map_or_else(String::new, |rate| self.rate.replace("{rate}", &rate.to_string()));
+        self.subscribe = self.subscribe.replace("{rate}", &rate);
+        Ok(())
+    }
+
     pub(crate) fn channel(&self, index: u64) -> String {
         self.channel.replace("{index}", &index.to_string())
     }
@@ -190,6 +206,19 @@ mod tests {
             assert!(!unsubscribed.contains(subscribed.as_str()), "{name}");
             assert_ne!(adapter.channel(0), adapter.channel(1));
         }
+    }
+
+    #[test]
+    fn a_rate_is_put_into_the_subscribe_message() {
+        let message = |name: &str, rate| {
+            let mut adapter = Adapter::load(name).unwrap();
+            adapter.set_rate(rate).map(|()| adapter.subscribe)
+        };
+        let plain = r#"{"type":"subscribe","channels":["{channel}"]}"#;
+        assert_eq!(message("tickgate-market", None).as_deref(), Ok(plain));
+        let limited = r#"{"type":"subscribe","channels":["{channel}"],"max_rate":0.5}"#;
+        assert_eq!(message("tickgate-market", Some(0.5)).as_deref(), Ok(limited));
+        assert!(message("plain", Some(4.0)).unwrap_err().contains("no rates"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) const EXTRA_CHANNELS: u64 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Samples {
     pub(crate) server: Option<Sample>,
+    pub(crate) proxy: Option<Sample>,
     pub(crate) tool: Sample,
 }
 
@@ -53,6 +54,7 @@ impl<'a> Fleet<'a> {
         if let Some(marker) = &server.ready_marker {
             adapter.subscribed.clone_from(marker);
         }
+        adapter.set_rate(server.max_rate)?;
         let adapter = Arc::new(adapter);
         let url = Url::parse(&server.url, &adapter.path)?;
         let tokens = tokens(server, &adapter, clients)?;
@@ -107,6 +109,7 @@ impl<'a> Fleet<'a> {
     pub(crate) fn samples(&self) -> Result<Samples, String> {
         Ok(Samples {
             server: self.server.pid.map(process::sample).transpose()?,
+            proxy: self.server.proxy_pid.map(process::sample).transpose()?,
             tool: process::sample(std::process::id())?,
         })
     }
@@ -228,7 +231,13 @@ impl<'a> Fleet<'a> {
         let before = self.view().counters.sum(|group| group.ready);
         let ramp = Duration::from_secs(self.server.ramp_seconds);
         let names: Vec<_> = (0..self.server.channels).map(|index| self.channel(index)).collect();
-        self.connect(group, count, ramp, |index| vec![names[index % names.len()].clone()])?;
+        let server = self.server;
+        let channels = |index| {
+            channels_of(server, index)
+                .into_iter()
+                .map(|channel| names[channel].clone())
+        };
+        self.connect(group, count, ramp, |index| channels(index).collect())?;
         self.await_live(before + count as u64, ramp + Duration::from_secs(120))
     }
 
@@ -321,6 +330,29 @@ impl<'a> Fleet<'a> {
     }
 }
 
+/// The indices of the channels that a client subscribes to. With one each, the channels are assigned in rotation.
+pub(crate) fn channels_of(server: &Server, client: usize) -> Vec<usize> {
+    let channels = usize::try_from(server.channels).unwrap_or(usize::MAX);
+    let count = usize::try_from(server.subscriptions)
+        .unwrap_or(usize::MAX)
+        .min(channels);
+    if count == 1 {
+        return vec![client % channels];
+    }
+    // The first of a shuffle, by Knuth's MMIX generator.
+    let mut random = (client as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut all: Vec<usize> = (0..channels).collect();
+    for index in 0..count {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let left = (channels - index) as u64;
+        all.swap(index, index + ((random >> 33) % left) as usize);
+    }
+    all.truncate(count);
+    all
+}
+
 fn tokens(server: &Server, adapter: &Adapter, clients: usize) -> Result<Tokens, String> {
     let Some(variable) = &server.secret_env else {
         return Ok(Tokens::one(server.token.as_deref()));
@@ -351,4 +383,30 @@ fn target(server: &Server, adapter: &Arc<Adapter>, clients: &Url, tokens: &Token
         key,
         adapter: Arc::clone(adapter),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::options::{Command, Options};
+
+    #[test]
+    fn each_client_has_channels_of_its_own_choice_and_all_are_chosen() {
+        let options = Options::parse_from(["tool", "fanout", "--channels", "50", "--subscriptions", "20"]);
+        let Command::Fanout(fanout) = options.command else {
+            panic!("fanout")
+        };
+        let mut counts = [0; 50];
+        for client in 0..500 {
+            let chosen = channels_of(&fanout.server, client);
+            assert_eq!(chosen, channels_of(&fanout.server, client));
+            assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 20);
+            chosen.iter().for_each(|channel| counts[*channel] += 1);
+        }
+        assert!(counts.iter().all(|count| (150..250).contains(count)), "{counts:?}");
+    }
 }

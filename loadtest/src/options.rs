@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Churn(Churn),
     /// Commands that the server passes to a backend inside the tool: latency and rate of the answers
     Commands(Commands),
+    /// `fanout` of a market: many channels, of which each client has some
+    Market(Market),
     /// Stalled readers among healthy ones: latency of the healthy ones, first without and then with stalled readers
     Slow(Slow),
     /// `fanout` for a long time: whether rates hold, memory stays flat and no event is lost
@@ -34,7 +36,7 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Print a built-in adapter, as a template for your own
     Adapter {
-        /// tickgate, tickgate-typed, tickgate-socketio, plain, centrifugo
+        /// tickgate, tickgate-market, tickgate-typed, tickgate-socketio, plain, centrifugo
         name: String,
     },
 }
@@ -45,7 +47,7 @@ pub(crate) struct Server {
     /// WebSocket URL of the server: ws://host:port/path; the default path is the adapter's
     #[arg(long, default_value = "ws://127.0.0.1:8080")]
     pub(crate) url: String,
-    /// The server's protocol: tickgate, tickgate-typed, tickgate-socketio, plain, centrifugo, or the path of a TOML
+    /// The server's protocol: tickgate, tickgate-market, tickgate-typed, tickgate-socketio, plain, centrifugo, or the path of a TOML
     /// file
     #[arg(long, default_value = "tickgate")]
     pub(crate) adapter: String,
@@ -82,12 +84,22 @@ pub(crate) struct Server {
     /// Number of channels; events go to them in rotation
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) channels: u64,
+    /// Number of channels that each client subscribes to, chosen at random, always the same in each run
+    #[arg(long, default_value_t = 1, conflicts_with = "pattern", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) subscriptions: u64,
+    /// Updates per second and channel that clients ask for, if the adapter has rates. Events that newer ones replace count as
+    /// conflated, not as missing
+    #[arg(long)]
+    pub(crate) max_rate: Option<f64>,
     /// Offer permessage-deflate without context takeover and decompress messages; the run fails if the server declines
     #[arg(long)]
     pub(crate) compression: bool,
     /// Process ID of the server, to measure its CPU and memory
     #[arg(long)]
     pub(crate) pid: Option<u32>,
+    /// Process ID of a proxy in front of the server, to measure its CPU
+    #[arg(long)]
+    pub(crate) proxy_pid: Option<u32>,
     /// Threads of the tool [default: one per available core]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -130,6 +142,39 @@ pub(crate) struct Fanout {
     /// Seconds to wait at the end for events in transit
     #[arg(long, default_value_t = 30)]
     pub(crate) drain_seconds: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Market {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Number of clients
+    #[arg(long, default_value_t = 2000)]
+    pub(crate) clients: usize,
+    /// Events per second, of all channels together
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: u64,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
+}
+
+impl Market {
+    /// The same as options of `fanout`, with the least numbers of a market.
+    pub(crate) fn fanout(&self) -> Fanout {
+        let mut server = self.server.clone();
+        if (server.channels, server.subscriptions) == (1, 1) {
+            (server.channels, server.subscriptions) = (500, 20);
+        }
+        Fanout {
+            server,
+            clients: self.clients,
+            rate: self.rate,
+            seconds: self.seconds,
+            warmup_seconds: 2,
+            drain_seconds: 30,
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -68,13 +68,14 @@ use Better::{Higher, Lower, Neither};
 use Unit::{Bytes, BytesPerHour, Count, Ms, PerSecond, Ratio, Share, Us};
 
 /// All figures except quantiles, in the order in which they are shown.
-pub(crate) const FIGURES: [Figure; 45] = [
+pub(crate) const FIGURES: [Figure; 49] = [
     figure("deliveries", "deliveries", "delivered", Count, Neither),
     figure("deliveries_expected", "deliveries", "expected", Count, Neither),
     figure("deliveries_per_s", "deliveries", "rate", PerSecond, Higher),
     figure("received_bytes", "deliveries", "received", Bytes, Lower),
     figure("bytes_per_delivery", "deliveries", "per delivery", Bytes, Lower),
     figure("missing", "deliveries", "missing", Count, Lower),
+    figure("conflated", "deliveries", "replaced by newer ones", Count, Neither),
     figure("out_of_order", "deliveries", "out of order or duplicate", Count, Lower),
     figure("told_dropped", "deliveries", "losses the server reported", Count, Lower),
     figure("stray", "deliveries", "after unsubscribing", Count, Lower),
@@ -127,6 +128,21 @@ pub(crate) const FIGURES: [Figure; 45] = [
         Neither,
     ),
     figure("server_cpu_us_per_delivery", "server", "CPU per delivery", Us, Lower),
+    figure(
+        "server_cpu_us_per_update",
+        "server",
+        "CPU per update of a subscription",
+        Us,
+        Lower,
+    ),
+    figure(
+        "proxy_cpu_us_per_delivery",
+        "server",
+        "CPU of the proxy per delivery",
+        Us,
+        Lower,
+    ),
+    figure("proxy_cores", "server", "CPU of the proxy", Share, Lower),
     figure("server_cpu_us_per_request", "server", "CPU per request", Us, Lower),
     figure(
         "server_cpu_us_per_connection",

@@ -1,8 +1,9 @@
-//! `fanout`: subscribed clients and events at a fixed rate. `soak`: the same for a long time.
+//! `fanout`: subscribed clients and events at a fixed rate. `soak`: the same for a long time. `market`: the same with many
+//! channels.
 
 use std::time::Duration;
 
-use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, report, set_deliveries};
+use super::{conclude, cpu_us_per, drain_deliveries, expected_deliveries, process_cpu_us_per, report, set_deliveries};
 use crate::fleet::{Fleet, Samples};
 use crate::measured::MEASURED;
 use crate::options::Fanout;
@@ -42,8 +43,13 @@ pub(super) fn run(scenario: &str, options: &Fanout) -> Result<Report, String> {
     ];
     let mut report = report(scenario, &fleet, &setup);
     report.set_latency("latency_ms", &latencies.events_us[MEASURED]);
-    let expected = expected_deliveries(&options.server, options.clients, events);
-    set_deliveries(&mut report, &counters, Some(expected));
+    let offered = expected_deliveries(&options.server, options.clients, events);
+    let has_rate = options.server.max_rate.is_some();
+    set_deliveries(&mut report, &counters, Some(offered).filter(|_| !has_rate));
+    if has_rate {
+        let replaced = report.figures.remove("missing");
+        report.set("conflated", replaced);
+    }
     let delivered = counters.groups[MEASURED].events;
     report.set("deliveries_per_s", delivered as f64 / options.seconds.max(1) as f64);
     let bytes = counters.groups[MEASURED].bytes;
@@ -56,6 +62,20 @@ pub(super) fn run(scenario: &str, options: &Fanout) -> Result<Report, String> {
         cpu_us_per(&before, &connected, options.clients as u64),
     );
     report.set("server_cpu_us_per_delivery", cpu_us_per(&start, &end, delivered));
+    let anonymous = |samples: &Samples| samples.server.as_ref().map(|sample| sample.anonymous_bytes as f64);
+    let grown = anonymous(&connected)
+        .zip(anonymous(&before))
+        .map(|(after, before)| after - before);
+    report.set(
+        "bytes_per_connection",
+        grown.map(|bytes| bytes / options.clients as f64),
+    );
+    report.set("server_cpu_us_per_update", cpu_us_per(&start, &end, offered));
+    let proxy = start.proxy.as_ref().zip(end.proxy.as_ref());
+    report.set(
+        "proxy_cpu_us_per_delivery",
+        proxy.and_then(|(start, end)| process_cpu_us_per(start, end, delivered)),
+    );
     report.set("rss_bytes", end.server.as_ref().map(|sample| sample.rss_bytes as f64));
     let mut report = conclude(report, fleet, (&start, &phase.due))?;
     set_course(&mut report, measured_from_s);

@@ -9,15 +9,17 @@ mod storm;
 
 use std::time::Duration;
 
-use crate::fleet::{Fleet, Samples};
+use crate::fleet::{Fleet, Samples, channels_of};
 use crate::measured::{Counters, MEASURED, OTHERS};
 use crate::options::{Command, Options, Server};
+use crate::process::Sample;
 use crate::report::{Effort, Report};
 
 /// Runs the command of the command line and writes the report.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let (report, server) = match &options.command {
         Command::Fanout(options) => (fanout::run("fanout", options)?, &options.server),
+        Command::Market(options) => (fanout::run("market", &options.fanout())?, &options.server),
         Command::Soak(options) => (fanout::run("soak", options)?, &options.server),
         Command::Idle(options) => (idle::run(options)?, &options.server),
         Command::Storm(options) => (storm::run(options)?, &options.server),
@@ -43,6 +45,7 @@ fn report(scenario: &str, fleet: &Fleet<'_>, setup: &[(&str, u64)]) -> Report {
     let mut report = Report::new(scenario, name, adapter, fleet.started_unix_ms, setup);
     let more = [
         ("channels", fleet.server.channels),
+        ("subscriptions", fleet.server.subscriptions),
         ("compression", u64::from(fleet.server.compression)),
         ("data_bytes", fleet.server.data_bytes as u64),
         ("users", fleet.users() as u64),
@@ -57,6 +60,8 @@ fn conclude(mut report: Report, fleet: Fleet<'_>, during: (&Samples, &Samples)) 
     let (start, end) = during;
     let server = start.server.as_ref().zip(end.server.as_ref());
     report.set("server_cores", server.map(|(start, end)| end.cores_since(start)));
+    let proxy = start.proxy.as_ref().zip(end.proxy.as_ref());
+    report.set("proxy_cores", proxy.map(|(start, end)| end.cores_since(start)));
     report.set("server_waited", server.map(|(start, end)| end.waited_since(start)));
     let effort = Effort {
         tool: (&start.tool, &end.tool),
@@ -89,20 +94,23 @@ fn set_deliveries(report: &mut Report, counters: &Counters, expected: Option<u64
 
 /// Server CPU between two moments, divided by `count`.
 fn cpu_us_per(start: &Samples, end: &Samples, count: u64) -> Option<f64> {
-    let (start, end) = start.server.as_ref().zip(end.server.as_ref())?;
+    process_cpu_us_per(start.server.as_ref()?, end.server.as_ref()?, count)
+}
+
+fn process_cpu_us_per(start: &Sample, end: &Sample, count: u64) -> Option<f64> {
     (count > 0).then(|| (end.cpu.saturating_sub(start.cpu)).as_secs_f64() * 1e6 / count as f64)
 }
 
-/// The number of deliveries when `clients` and `events` are distributed over the channels in rotation.
+/// The number of deliveries when each client gets all events of its channels, and `events` are distributed over the channels
+/// in rotation.
 fn expected_deliveries(server: &Server, clients: usize, events: u64) -> u64 {
     if server.pattern.is_some() {
         return events * clients as u64;
     }
-    let (clients, channels) = (clients as u64, server.channels);
-    let share = |total: u64, index: u64| total / channels + u64::from(index < total % channels);
-    (0..channels)
-        .map(|index| share(events, index) * share(clients, index))
-        .sum()
+    let channels = server.channels;
+    let events_of = |index: usize| events / channels + u64::from((index as u64) < events % channels);
+    let subscribed = (0..clients).flat_map(|client| channels_of(server, client));
+    subscribed.map(events_of).sum()
 }
 
 /// Waits until the measured clients have received `target` events in all, or no more arrive.
