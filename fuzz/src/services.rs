@@ -18,6 +18,7 @@ use tickgate_protocol::message::{CommandKey, ErrorCode};
 const LIMITS: Limits = Limits {
     messages_per_second: 12,
     commands_per_second: 3,
+    bytes_per_second: 0,
     subscriptions: 6,
     message_bytes: 2048,
     event_bytes: 1024,
@@ -127,6 +128,7 @@ fn identity(user: Option<&str>, expires_at_ms: Option<u64>) -> Arc<Identity> {
             commands: anything(),
             publish: anything(),
             max_rate: None,
+            bytes_per_second: None,
         }),
         expires_at_ms,
         exp_ms: expires_at_ms,

@@ -59,6 +59,8 @@ pub(super) struct Client {
     subscriptions: Vec<Box<str>>,
     /// The patterns whose rate is limited, in updates per second and channel.
     max_rates: BTreeMap<Box<str>, serde_json::Number>,
+    /// The bytes that the client is sent in a second; null: no limit.
+    bytes_per_second: Option<u32>,
     message_count: u64,
     pending: u64,
     pending_bytes: u64,
@@ -87,6 +89,7 @@ impl Client {
             max_rates: (info.max_rates.into_iter())
                 .filter_map(|(pattern, rate)| Some((pattern, serde_json::from_str(rate.as_str()).ok()?)))
                 .collect(),
+            bytes_per_second: Some(info.bytes_per_second).filter(|bytes| *bytes > 0),
             message_count: info.message_count,
             pending: info.pending,
             pending_bytes: info.pending_bytes,

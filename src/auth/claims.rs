@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tickgate_protocol::channel::{Pattern, Tenant, is_segment};
 use tickgate_protocol::rate::Rate;
 
-use super::TokenError;
+use super::{BYTES_PER_SECOND_MIN, TokenError};
 
 /// Later times count as the last millisecond of the year 9999. It can be formatted as a date, and sums with it do not
 /// overflow.
@@ -80,6 +80,16 @@ impl<'a> Claims<'a> {
             Rate::at_most(per_second).ok_or_else(|| TokenError::invalid(problem()))
         };
         per_second.map(rate).transpose()
+    }
+
+    /// A claim that is a number of bytes in a second; 0: no limit.
+    pub(super) fn bytes_per_second(&self, name: &str) -> Result<Option<u32>, TokenError> {
+        let bytes: Option<u32> = self.get(name, "a whole number of bytes per second, at most 4294967295")?;
+        if bytes.is_none_or(|bytes| bytes == 0 || bytes >= BYTES_PER_SECOND_MIN) {
+            return Ok(bytes);
+        }
+        let problem = format!("claim {name} must be 0 or at least {BYTES_PER_SECOND_MIN} bytes per second");
+        Err(TokenError::invalid(problem))
     }
 
     /// Whether `aud` is or contains `audience`.

@@ -27,7 +27,7 @@ pub use explain::Explanation;
 pub use jwks::{JWKS_BYTES_MAX, Jwks, JwksError};
 pub use key::{Algorithm, Key, KeyError, KeySet, UnknownAlgorithm};
 pub use mint::{Grant, MintError, mint};
-pub use permission::{Permissions, is_admin_only};
+pub use permission::{BYTES_PER_SECOND_MIN, Permissions, is_admin_only};
 pub use policy::{ADMIN_ROLE, Policy, Settings};
 pub use revocation::{REVOCATIONS_MAX, Revocation, Revocations, RevocationsFull, RevokedTokens, TOKEN_ID_BYTES_MAX};
 pub use secret::{Secret, same_secret};

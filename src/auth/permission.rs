@@ -23,7 +23,11 @@ use tickgate_protocol::rate::Rate;
 
 use super::Identity;
 
-/// What an identity may do: three lists of patterns, and a rate.
+/// The least number of bytes that a client is sent in a second, if that is limited. With less, replies and pings would come too
+/// late.
+pub const BYTES_PER_SECOND_MIN: u32 = 1024;
+
+/// What an identity may do: three lists of patterns, and two rates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// Role admin: everything is allowed.
@@ -38,6 +42,8 @@ pub struct Permissions {
     pub publish: Vec<Pattern>,
     /// The most updates of a conflating channel that it gets; `None`: no limit.
     pub max_rate: Option<Rate>,
+    /// The bytes that a connection is sent in a second, 0 for no limit; `None`: as `limits.bytes_per_second` says.
+    pub bytes_per_second: Option<u32>,
 }
 
 impl Permissions {
@@ -52,6 +58,7 @@ impl Permissions {
             commands: moved(self.commands),
             publish: moved(self.publish),
             max_rate: self.max_rate,
+            bytes_per_second: self.bytes_per_second,
         }
     }
 }

@@ -152,5 +152,6 @@ fn permissions(channels: &[&str], commands: &[&str]) -> Arc<Permissions> {
         commands: patterns(commands),
         publish: Vec::new(),
         max_rate: None,
+        bytes_per_second: None,
     })
 }

@@ -110,7 +110,7 @@ fn read_claims(claims: &Claims<'_>, settings: &Settings, now_unix_ms: u64) -> Re
     })
 }
 
-/// The permissions of the role. A list or rate in the token replaces the role's.
+/// The permissions of the role. A list, rate or limit in the token replaces the role's.
 fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> Result<Arc<Permissions>, TokenError> {
     let mut permissions = settings.policy.of_role(role);
     let tenant = settings.tenant;
@@ -122,6 +122,10 @@ fn permissions(claims: &Claims<'_>, settings: &Settings, role: Option<&str>) -> 
     let max_rate = claims.rate("max_rate")?;
     if max_rate.is_some() && max_rate != permissions.max_rate {
         Arc::make_mut(&mut permissions).max_rate = max_rate;
+    }
+    let bytes_per_second = claims.bytes_per_second("bytes_per_second")?;
+    if bytes_per_second.is_some() && bytes_per_second != permissions.bytes_per_second {
+        Arc::make_mut(&mut permissions).bytes_per_second = bytes_per_second;
     }
     // Tokens without lists share one instance per role.
     if lists.iter().any(Option::is_some) {

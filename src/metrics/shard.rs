@@ -42,6 +42,10 @@ metrics! {
         rate_sent: Counter, "tickgate_rate_sent_total", "Events put into the outboxes of subscriptions with a rate.";
         rate_conflated: Counter, "tickgate_rate_conflated_total",
             "Events that a newer one of their channel replaced before the period of a rate ended.";
+        throttles: Counter, "tickgate_throttles_total",
+            "Times that a connection had used up its bytes of a second (limits.bytes_per_second).";
+        throttled: Gauge, "tickgate_throttled_connections",
+            "Connections that wait because they have used up their bytes of a second.";
         catch_ups: Counter, "tickgate_catch_ups_total",
             "Channels that connections began to catch up with: last values, replays, conflated events.";
         caught_up: Counter, "tickgate_caught_up_events_total",

@@ -10,6 +10,7 @@ use tickgate_protocol::message::{ErrorCode, Reply, RequestRef};
 
 impl Session {
     pub(super) fn on_opened(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        self.limit_bytes(0, context.settings, out);
         if self.engine_io.is_some() {
             return self.open_engine_io(context, out);
         }
@@ -98,7 +99,9 @@ impl Session {
             Ok(new) => {
                 let is_first = self.identity.is_none();
                 let limit = self.granted(None);
+                let bytes_before = self.bytes_per_second(context.settings);
                 self.identity = Some(new);
+                self.limit_bytes(bytes_before, context.settings, out);
                 self.activity().auth_deadline_ms = None;
                 self.expiry_warned = false;
                 self.reply_auth_accepted(&request_ref, context, out);

@@ -230,7 +230,9 @@ impl Session {
             user: identity.user.as_deref(),
         };
         out.reply(&connected, context);
+        let bytes_before = self.bytes_per_second(context.settings);
         self.identity = Some(identity);
+        self.limit_bytes(bytes_before, context.settings, out);
         self.activity().auth_deadline_ms = None;
         self.expiry_warned = false;
         self.warn_of_expiry(context, out);
@@ -254,7 +256,9 @@ impl Session {
         if let Some(engine_io) = &mut self.engine_io {
             engine_io.is_connected = false;
         }
+        let bytes_before = self.bytes_per_second(context.settings);
         self.identity = None;
+        self.limit_bytes(bytes_before, context.settings, out);
         let before = self.activity.take().map(|activity| *activity).unwrap_or_default();
         let activity = self.activity();
         activity.command_meter = before.command_meter;

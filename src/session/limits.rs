@@ -7,6 +7,8 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Commands per second; the burst is the same number.
     pub commands_per_second: u32,
+    /// Bytes that the client is sent in a second, unless its identity says otherwise; 0: no limit.
+    pub bytes_per_second: u32,
     /// Distinct patterns that a client may hold.
     pub subscriptions: u32,
     /// The longest message that a client may send, in bytes, after reassembly and decompression.
@@ -28,6 +30,7 @@ impl Default for Limits {
         Self {
             messages_per_second: 100,
             commands_per_second: 10,
+            bytes_per_second: 0,
             subscriptions: 50,
             message_bytes: 64 * 1024,
             event_bytes: 256 * 1024,

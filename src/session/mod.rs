@@ -248,6 +248,11 @@ pub enum Output {
         /// The rate; `None`: no limit.
         max_rate: Option<Rate>,
     },
+    /// Send the client at most so many bytes in a second.
+    LimitBytes {
+        /// The bytes; 0: no limit.
+        per_second: u32,
+    },
     /// Note that the client may not have these automatic subscriptions. They were left out.
     Skipped {
         /// The patterns left out.

@@ -58,6 +58,24 @@ impl Wishes {
 }
 
 impl Session {
+    /// The bytes that the client is sent in a second; 0: no limit.
+    #[must_use]
+    pub fn bytes_per_second(&self, settings: &Settings) -> u32 {
+        let own = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.permissions.bytes_per_second);
+        own.unwrap_or(settings.limits.bytes_per_second)
+    }
+
+    /// The identity has changed, or is the first. `before`: [`Session::bytes_per_second`] until then.
+    pub(super) fn limit_bytes(&self, before: u32, settings: &Settings, out: &mut Outputs) {
+        let per_second = self.bytes_per_second(settings);
+        if per_second != before {
+            out.list.push(Output::LimitBytes { per_second });
+        }
+    }
+
     /// The rate that is granted to a client that asks for this one.
     pub(super) fn granted(&self, wish: Option<Rate>) -> Option<Rate> {
         let identity = self.identity.as_ref();

@@ -288,6 +288,7 @@ impl Session {
             connected_at_ms: self.connected_unix_ms,
             subscriptions: &self.patterns,
             max_rates: &max_rates,
+            bytes_per_second: Some(self.bytes_per_second(context.settings)).filter(|bytes| *bytes > 0),
             message_count: context.delivered,
             client_id: &self.client_id(),
             user: self.identity.as_ref().and_then(|identity| identity.user.as_deref()),

@@ -29,6 +29,7 @@
 
 mod batch;
 mod counting;
+mod later;
 mod leaving;
 mod replay;
 mod told;

@@ -46,6 +46,11 @@ impl FramedEvent {
     pub(super) fn steps_aside(&self) -> bool {
         self.class.overflow == Overflow::Conflate && self.class.cache_last && self.version > 0
     }
+
+    /// Whether the event is not dropped, and the hub keeps it in a history: it may be read from there later.
+    pub(super) fn may_be_read_later(&self) -> bool {
+        self.class.overflow == Overflow::Disconnect && self.class.history.is_some() && self.version > 0
+    }
 }
 
 thread_local! {

@@ -48,11 +48,19 @@ use reactor::Reactor;
 /// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while few events wait, as long as the tick
-    /// took, up to 8 ms.
-    Auto,
+    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while connections would get few frames, as long as
+    /// the tick took.
+    Auto {
+        /// The longest wait, in milliseconds.
+        max_ms: u32,
+    },
     /// Ticks are at least this many milliseconds apart; 0: every event is sent at once.
     Fixed(u32),
+}
+
+impl CoalescePolicy {
+    /// [`CoalescePolicy::Auto`] with the longest wait that is the default.
+    pub const AUTO: Self = Self::Auto { max_ms: 4 };
 }
 
 /// What the requests of one connection may cost: steps, each of which is a channel that is looked at, or an event that is
@@ -106,7 +114,7 @@ impl Settings {
     pub const fn new(shard: u16) -> Self {
         Self {
             shard,
-            coalesce: CoalescePolicy::Auto,
+            coalesce: CoalescePolicy::AUTO,
             flush: FlushMethod::Auto,
             assembly_bytes: 64 * 1024 * 1024,
             assembly_ms: 30_000,

@@ -21,7 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 use super::Settings;
-use super::coalesce::Coalescer;
+use super::coalesce::{Coalescer, Tick};
 use super::core::{Action, Arrival, PROBE_ANSWER, ShardCore};
 use super::flush::Flusher;
 use crate::broker::Broker;
@@ -372,6 +372,7 @@ impl Reactor {
         } else {
             0
         };
+        let connections = self.core.dirty_connections();
         self.flusher
             .flush(&mut self.core, &mut self.sockets, SENDS, &self.metrics, now);
         if let Some(published_us) = self.core.take_measured_us() {
@@ -382,8 +383,14 @@ impl Reactor {
         self.is_behind = self.core.has_dirty();
         // If the bound on events was reached, the rest follows without a wait.
         if delivered > 0 && !self.core.is_pressed() {
-            self.coalescer
-                .ticked(now.mono_ms, began.elapsed(), self.clock.now().mono_ms);
+            self.coalescer.ticked(Tick {
+                start_ms: now.mono_ms,
+                end_ms: self.clock.now().mono_ms,
+                cost: began.elapsed(),
+                events: delivered,
+                deliveries: self.core.last_deliveries(),
+                connections,
+            });
         }
     }
 

@@ -192,6 +192,7 @@ pub(crate) fn endpoint(limits: Limits) -> Arc<session::Settings> {
 pub(crate) const CALM: Limits = Limits {
     messages_per_second: 1_000,
     commands_per_second: 1_000,
+    bytes_per_second: 0,
     subscriptions: 12,
     message_bytes: 2_048,
     event_bytes: 1_024,
@@ -243,6 +244,7 @@ pub(crate) fn identity(token: &str, now: Now) -> Result<Arc<Identity>, TokenErro
             commands: list(&["*"]),
             publish: list(&["*", "user.*"]),
             max_rate: None,
+            bytes_per_second: None,
         },
         _ => Permissions {
             channels: list(&["market.*"]),

@@ -105,7 +105,7 @@ pub(crate) fn settings() -> Settings {
         snapshot: None,
         memory_bytes: 0,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,
-        coalesce: shard::CoalescePolicy::Auto,
+        coalesce: shard::CoalescePolicy::AUTO,
         scan_budget: shard::ScanBudget::default(),
         flush: shard::FlushMethod::Auto,
         keys: KeySet::new(vec![key]),

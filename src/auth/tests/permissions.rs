@@ -23,6 +23,7 @@ pub(super) fn user(allowed: &[&str]) -> Identity {
         commands: patterns(allowed),
         publish: patterns(allowed),
         max_rate: None,
+        bytes_per_second: None,
     };
     Identity {
         tenant: tickgate_protocol::channel::Tenant::DEFAULT,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::limits::bytes_per_second;
 use super::server::{connections_or_no_limit, some_connections};
 use crate::auth::{ADMIN_ROLE, Algorithm, KeySource, Mode, Permissions, Policy, Settings};
 use crate::backend::jwks::{ATTEMPT_INTERVAL, JwksUrl, Location, SetSettings};
@@ -218,6 +219,8 @@ section! {
         /// The most updates per second that a client gets of a channel whose class conflates; in between, a newer value
         /// replaces an older one. 0.1, 0.2, 0.5, 1, 2, 5, 10 or 20; other numbers are rounded down. If it is not set: no limit.
         value max_rate: Option<Rate> = None;
+        /// As `limits.bytes_per_second`, for the clients of this role. 0: no limit. Not set: the same.
+        value bytes_per_second: Option<u32> = None, check |bytes| bytes.as_ref().map_or(Ok(()), bytes_per_second);
     }
 }
 
@@ -228,6 +231,7 @@ impl Role {
             commands: permissions.commands.clone(),
             publish: permissions.publish.clone(),
             max_rate: permissions.max_rate,
+            bytes_per_second: permissions.bytes_per_second,
         }
     }
 
@@ -239,6 +243,7 @@ impl Role {
             commands: self.commands.clone(),
             publish: self.publish.clone(),
             max_rate: self.max_rate,
+            bytes_per_second: self.bytes_per_second,
         })
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::auth::BYTES_PER_SECOND_MIN;
 use crate::backend::commands::keys;
-use crate::config::check::{Because, Check, DAY, at_least, at_most, no_longer_than, not_zero};
+use crate::config::check::{Because, Check, DAY, at_least, at_most, ensure, no_longer_than, not_zero};
 use crate::config::declare::section;
 use crate::hub::DEFLATE_BYTES_MIN;
 use crate::{session, shard};
@@ -43,6 +44,12 @@ section! {
         /// Commands from the client per second, at most 1,000,000. The burst is the same number.
         value commands_per_second: u32 = built_in().commands_per_second,
             check |rate| at_most(*rate, RATE_MAX).because(WHY_RATE);
+        /// Bytes that a client is sent in a second, 1024 to 1 GiB, with everything that the gateway writes to its socket after
+        /// compression; TLS is not counted. The burst is the same number. Above it the connection is treated like that of a slow
+        /// client, with an outbox of one second: conflating channels conflate, `drop_oldest` drops and tells, and the histories of
+        /// class `disconnect` are read on as fast as the limit allows. A role (`auth.role.<name>.bytes_per_second`) or a claim of
+        /// the token may say otherwise. 0: no limit.
+        value bytes_per_second: u32 = 0, check bytes_per_second;
         /// Distinct patterns that a connection may be subscribed to, at most 100,000.
         value subscriptions: u32 = built_in().subscriptions,
             check |patterns| at_most(*patterns, 100_000).because(WHY_QUEUE);
@@ -125,6 +132,14 @@ fn memory_size(bytes: &u64) -> Result<(), String> {
         .and(at_most(*bytes, MEMORY_MAX).because("no machine has as much (0: by the memory of the machine)"))
 }
 
+/// Accepts a limit of the bytes that a client is sent in a second.
+pub(super) fn bytes_per_second(bytes: &u32) -> Result<(), String> {
+    let is_enough = *bytes == 0 || *bytes >= BYTES_PER_SECOND_MIN;
+    ensure(is_enough, format_args!("must be 0 or at least {BYTES_PER_SECOND_MIN}"))
+        .because("replies and pings would come too late (0: no limit)")
+        .and(at_most(*bytes, BYTES_MAX).because("a higher rate is no limit (0: no limit)"))
+}
+
 fn is_scan_budget(steps: &u32) -> Result<(), String> {
     at_least(*steps, 1000)
         .because("an ordinary subscription would wait")
@@ -189,6 +204,7 @@ impl Limits {
         session::limits::Limits {
             messages_per_second: self.messages_per_second,
             commands_per_second: self.commands_per_second,
+            bytes_per_second: self.bytes_per_second,
             subscriptions: self.subscriptions,
             message_bytes: self.message_bytes,
             event_bytes: self.event_bytes,

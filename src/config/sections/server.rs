@@ -107,19 +107,31 @@ section! {
         /// the statistics say which one is in use.
         value flush: Flush = Flush::Auto;
         /// How long events may wait so that several are sent together. `auto`: not at all when idle; under load 2 ms and, while
-        /// few events wait, as long as the last sending took, at most 8 ms. A duration, at most `"1s"`: a fixed time; `"0ms"`
-        /// means not at all.
+        /// a client would get few frames in one write, as long as the last sending took, at most `server.coalesce_max`. A duration,
+        /// at most `"1s"`: a fixed time; `"0ms"` means not at all.
         value coalesce: Coalesce = Coalesce::Auto,
             check |coalesce| no_longer_than(&coalesce.fixed().unwrap_or_default(), Duration::from_secs(1))
                 .because("every event would be late by this time");
+        /// The longest wait of `server.coalesce = "auto"`, at most `"1s"`. A longer one costs less CPU where each client gets few of
+        /// the events, and adds as much to their latency. Not set: 4 ms.
+        value coalesce_max: Option<Duration> = None,
+            check |time| no_longer_than(&time.unwrap_or_default(), Duration::from_secs(1))
+                .because("events would be late by this time");
 
         rule listeners_are_distinct;
+        rule only_auto_has_a_longest_wait;
         rule overflow_has_a_limit;
     }
 }
 
 fn loopback(port: u16) -> ListenAddress {
     ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn only_auto_has_a_longest_wait(server: &Server, check: &mut Check<'_>) {
+    if server.coalesce_max.is_some() && server.coalesce != Coalesce::Auto {
+        check.refuse("coalesce_max", "has a meaning only with coalesce = \"auto\"");
+    }
 }
 
 fn overflow_has_a_limit(server: &Server, check: &mut Check<'_>) {
@@ -192,10 +204,11 @@ impl Server {
 
     pub(in crate::config) fn coalesce(&self) -> shard::CoalescePolicy {
         match self.coalesce {
-            Coalesce::Auto => shard::CoalescePolicy::Auto,
-            Coalesce::Fixed(time) => {
-                shard::CoalescePolicy::Fixed(u32::try_from(milliseconds(time)).unwrap_or(u32::MAX))
-            }
+            Coalesce::Auto => match self.coalesce_max {
+                Some(time) => shard::CoalescePolicy::Auto { max_ms: whole_ms(time) },
+                None => shard::CoalescePolicy::AUTO,
+            },
+            Coalesce::Fixed(time) => shard::CoalescePolicy::Fixed(whole_ms(time)),
         }
     }
 
@@ -338,6 +351,10 @@ impl Value for RequestHeader {
     fn write(&self) -> Option<toml::Value> {
         Some(self.0.as_str().into())
     }
+}
+
+fn whole_ms(time: Duration) -> u32 {
+    u32::try_from(milliseconds(time)).unwrap_or(u32::MAX)
 }
 
 /// `coalesce`: the time between two ticks of a shard.

@@ -70,6 +70,8 @@ section! {
         value messages_per_second: Option<u32> = None;
         /// As `limits.commands_per_second`. Not set: the same.
         value commands_per_second: Option<u32> = None;
+        /// As `limits.bytes_per_second`. 0: no limit. Not set: the same.
+        value bytes_per_second: Option<u32> = None;
         /// As `limits.subscriptions`. Not set: the same.
         value subscriptions: Option<u32> = None;
         /// As `limits.message_bytes`. Not set: the same.
@@ -112,6 +114,7 @@ impl TenantLimits {
         for (own, limit) in [
             (self.messages_per_second, &mut limits.messages_per_second),
             (self.commands_per_second, &mut limits.commands_per_second),
+            (self.bytes_per_second, &mut limits.bytes_per_second),
             (self.subscriptions, &mut limits.subscriptions),
             (self.message_bytes, &mut limits.message_bytes),
             (self.event_bytes, &mut limits.event_bytes),

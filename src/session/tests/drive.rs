@@ -42,6 +42,7 @@ pub(super) fn permissions(channels: &str, commands: &str, publish: &str) -> Arc<
         commands: patterns(commands),
         publish: patterns(publish),
         max_rate: None,
+        bytes_per_second: None,
     })
 }
 
@@ -113,6 +114,7 @@ pub(super) enum Seen {
     Verify(String),
     Subscribe(Vec<Pattern>, Option<Resume>, Option<Rate>),
     SetRate(Vec<Pattern>, Option<Rate>),
+    LimitBytes(u32),
     History(String),
     Skipped(Vec<Pattern>),
     Unsubscribe(Vec<Pattern>),
@@ -289,6 +291,7 @@ impl Drive {
                 Seen::Subscribe(patterns, resume, max_rate)
             }
             Output::SetRate { patterns, max_rate } => Seen::SetRate(patterns, max_rate),
+            Output::LimitBytes { per_second } => Seen::LimitBytes(per_second),
             Output::History {
                 request_ref,
                 channel,

@@ -14,6 +14,7 @@
 //! % limit <field of Limits> <number>
 //! % anonymous <channels> [commands] [publish]           lists are separated by commas, `-` is an empty list
 //! % token <text> user=<sub> [role=..] [exp=<seconds>] [leeway=<seconds>] [channels=..] [commands=..] [publish=..] [max_rate=..]
+//!         [bytes_per_second=..]
 //! % token <text> TOKEN_EXPIRED <message>
 //! open [token]                            the connection opens, perhaps with a handshake token
 //! > text                                  the client sends a text message; `>*3 text`: three times, `$n` counts from 1
@@ -29,7 +30,7 @@
 //! ? listens, ? waits                      whether the session takes frames now
 //! < text                                  the server sends exactly this; `<*3 text`; `$t+5` is 5 ms after the start
 //! << ping|pong|close|binary [..]          the server sends another frame
-//! = verify|subscribe|set_rate|skip|unsubscribe|publish|command ..  the session's request to its shard
+//! = verify|subscribe|set_rate|limit_bytes|skip|unsubscribe|publish|command ..  the session's request to its shard
 //! ! close <ending>                        the session ends
 //! ```
 //!
@@ -45,7 +46,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use report::{difference, message_of};
+use report::{at_rate, difference, message_of};
 
 use super::drive::{Drive, START, Seen, Tokens, epoch, permissions, settings, user};
 use crate::auth::{Identity, Mode, Permissions, TokenError};
@@ -230,6 +231,7 @@ impl Runner {
                 let limits = &mut settings.limits;
                 *match words[1] {
                     "messages_per_second" => &mut limits.messages_per_second,
+                    "bytes_per_second" => &mut limits.bytes_per_second,
                     "commands_per_second" => &mut limits.commands_per_second,
                     "subscriptions" => &mut limits.subscriptions,
                     "event_bytes" => &mut limits.event_bytes,
@@ -258,6 +260,7 @@ fn identity(words: &[&str]) -> Identity {
         value("user").expect("a user"),
         Arc::new(Permissions {
             max_rate: value("max_rate").and_then(|rate| Rate::at_most(rate.parse().unwrap())),
+            bytes_per_second: value("bytes_per_second").map(|bytes| bytes.parse().unwrap()),
             ..(*permissions(list("channels"), list("commands"), list("publish"))).clone()
         }),
     );
@@ -424,10 +427,6 @@ fn write_all(seen: &[Seen], got: &mut String) {
     }
 }
 
-fn at_rate(rate: Option<Rate>) -> String {
-    rate.map_or(String::new(), |rate| format!(" at {rate}"))
-}
-
 fn line(seen: &Seen) -> String {
     let bytes = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let names = |patterns: &[Pattern]| patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(" ");
@@ -457,6 +456,7 @@ fn line(seen: &Seen) -> String {
         }
         Seen::SetRate(patterns, None) => format!("= set_rate {} unlimited", names(patterns)),
         Seen::SetRate(patterns, rate) => format!("= set_rate {}{}", names(patterns), at_rate(*rate)),
+        Seen::LimitBytes(per_second) => format!("= limit_bytes {per_second}"),
         Seen::History(request) => format!("= history {request}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
         Seen::Unsubscribe(patterns) => format!("= unsubscribe {}", names(patterns)),

@@ -353,6 +353,7 @@ impl ShardCore {
             Output::SetRate { patterns, max_rate } => {
                 (self.recovery).set_rate(slot, &patterns, max_rate, &mut self.connections, &mut self.fanout, now);
             }
+            Output::LimitBytes { per_second } => self.limit_bytes(slot, per_second, now),
             Output::Skipped { patterns } => self.log_skipped(slot, &patterns),
             Output::Unsubscribe { patterns } => {
                 (self.recovery).unsubscribe(slot, &patterns, &mut self.connections, &mut self.fanout);

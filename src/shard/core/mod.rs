@@ -21,6 +21,7 @@
 //! | `control` | the actions for the driver, and the drain |
 //! | `journal` | the log lines about connections |
 //! | `shedding` | what is given up when all clients together hold too much memory |
+//! | `bandwidth` | the limits of bytes in a second |
 //! | `traces` | what operators follow for a limited time |
 //! | `troubles` | who reads too slowly or sends too fast, and why clients left, for operators |
 //!
@@ -47,6 +48,7 @@
 //! When a call returns, everything that its input causes has happened, except for what the outputs say and for work that is
 //! bounded per turn. If there is such work, [`ShardCore::has_turn_to_begin`] returns `true`.
 
+mod bandwidth;
 mod connections;
 mod control;
 mod fanout;
@@ -79,6 +81,7 @@ use crate::shard::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
 use crate::time::Now;
 use tickgate_protocol::wire::Deflate;
 
+use bandwidth::Bandwidth;
 use connections::Connections;
 use control::Control;
 use fanout::Fanout;
@@ -148,6 +151,7 @@ pub struct ShardCore {
     journal: Journal,
     shedding: Shedding,
     troubles: Troubles,
+    bandwidth: Bandwidth,
     traces: Traces,
 }
 
@@ -177,6 +181,7 @@ impl ShardCore {
             control: Control::default(),
             journal: Journal::new(now),
             troubles: Troubles::default(),
+            bandwidth: Bandwidth::default(),
             traces: Traces::default(),
             metrics,
         }
@@ -213,6 +218,7 @@ impl ShardCore {
         self.fanout.read_head(now);
         self.connections
             .note_head(self.fanout.inbox().epoch(), self.fanout.head());
+        self.end_waits(now);
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
         self.keep_budget(now);
@@ -227,14 +233,16 @@ impl ShardCore {
             || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
     }
 
-    /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, or
-    /// for values that wait because of a rate, in monotonic milliseconds; `None`: there are none.
+    /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, for
+    /// values that wait because of a rate, or for connections that have used up their bytes, in monotonic milliseconds; `None`:
+    /// there are none.
     #[must_use]
     pub fn next_turn_ms(&self) -> Option<u64> {
         let times = [
             self.recovery.next_slow_ms(),
             self.joins.next_ms(),
             self.fanout.next_period_end_ms(),
+            self.bandwidth.next_ms(),
         ];
         times.into_iter().flatten().min()
     }
@@ -270,6 +278,12 @@ impl ShardCore {
         let position = self.fanout.inbox().position();
         self.recovery.settle(position, &mut self.connections, &mut self.fanout);
         count
+    }
+
+    /// How often the last [`ShardCore::deliver`] put an event into an outbox.
+    #[must_use]
+    pub const fn last_deliveries(&self) -> u64 {
+        self.fanout.last_deliveries()
     }
 
     /// When the first measured event was published of those that were delivered since the last call, by

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 
 use super::ShardCore;
+use super::bandwidth::within;
 use super::fanout::can_tell_gap;
 use crate::session::Input;
 use crate::shard::connection::{Flags, Stage};
@@ -38,6 +39,12 @@ impl ShardCore {
         self.fanout.outgoing().has_dirty()
     }
 
+    /// How many connections [`ShardCore::next_dirty`] may find at most.
+    #[must_use]
+    pub fn dirty_connections(&self) -> usize {
+        self.fanout.outgoing().dirty()
+    }
+
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
     ///
     /// The bytes stay where they are, unchanged, until [`ShardCore::sent`] for this connection or any other call that is
@@ -47,9 +54,18 @@ impl ShardCore {
         let Some(slot) = self.connections.slot(id) else {
             return 0;
         };
+        let allowed = self.allowed_bytes(slot, now);
+        if allowed == 0 {
+            return 0;
+        }
         let until = self.prepare(slot, slices.len(), now);
         let outgoing = self.fanout.outgoing();
-        outgoing.gather(self.connections.hot(slot), until, slices)
+        let filled = outgoing.gather(self.connections.hot(slot), until, slices);
+        if allowed == usize::MAX {
+            filled
+        } else {
+            within(&slices[..filled], allowed)
+        }
     }
 
     /// Prepares the next `limit` frames of a connection. Returns the position from which on nothing may be written yet.
@@ -100,6 +116,7 @@ impl ShardCore {
         if self.connections.hot(slot).flags.has(Flags::TRACED) {
             self.trace_sent(slot, bytes, self.now);
         }
+        self.spend_bytes(slot, bytes);
         let hot = self.connections.hot_mut(slot);
         self.fanout.advance(hot, bytes);
         let is_flushing = hot.stage == Stage::Flushing;
@@ -141,11 +158,12 @@ impl ShardCore {
         let Some(slot) = self.connections.slot(id) else {
             return false;
         };
-        let hot = self.connections.hot_mut(slot);
+        let hot = self.connections.hot(slot);
         // The frames of a polling session wait for a GET, not for its candidate socket.
-        if !hot.flags.has(Flags::BLOCKED) || hot.flags.has(Flags::POLLING) {
+        if !hot.flags.has(Flags::BLOCKED) || hot.flags.has(Flags::POLLING) || self.is_throttled(slot) {
             return false;
         }
+        let hot = self.connections.hot_mut(slot);
         hot.flags.clear(Flags::BLOCKED);
         self.fanout.outgoing_mut().mark_dirty(slot, hot);
         true

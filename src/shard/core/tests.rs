@@ -1,5 +1,6 @@
 //! The core, driven by hand, on virtual time.
 
+mod bandwidth;
 mod broker;
 mod catch_up;
 mod challenge;
@@ -190,6 +191,7 @@ fn identity(user: Option<&str>) -> Arc<Identity> {
         commands: everything.clone(),
         publish: everything,
         max_rate: None,
+        bytes_per_second: None,
     };
     identity_with(user, permissions)
 }

@@ -108,6 +108,8 @@ pub struct ClientInfo {
     pub subscriptions: Vec<Box<str>>,
     /// The patterns whose rate is limited.
     pub max_rates: Vec<(Box<str>, Rate)>,
+    /// The bytes that the client is sent in a second; 0: no limit.
+    pub bytes_per_second: u32,
     /// Messages delivered to the client.
     pub message_count: u64,
     /// Frames in the outbox.

@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(crate) closed: Option<u16>,
     /// Its position in each history, kept over all its connections: epoch and offset.
     positions: BTreeMap<String, (String, u64)>,
+    // The same when the connection began.
+    old_positions: BTreeMap<String, (String, u64)>,
     /// The number of events of each channel when its subscription was last confirmed, over this connection and the
     /// previous one.
     had: BTreeMap<&'static str, usize>,
@@ -95,6 +97,7 @@ impl Client {
             had,
             connection: Some(connection),
             writable_bytes: usize::MAX,
+            old_positions: positions.clone(),
             positions,
             ..Self::default()
         };
@@ -151,13 +154,17 @@ impl Client {
                 keys[*name] = json!({"epoch": epoch, "offset": offset});
                 expected.insert(*name, (offset, is_possible));
             }
+            // A position that grew on this connection says that what was evicted before is known. Nothing is promised of what
+            // the client did not hold meanwhile.
+            let is_old = |name: &String| self.positions.get(name) == self.old_positions.get(name);
+            let all_old = keys.as_object().into_iter().flatten().all(|(name, _)| is_old(name));
             // A channel without a position is recovered from its beginning, if another position shows that the client
             // knew this store.
             let knows_store = (keys.as_object().into_iter().flatten()).any(|(_, key)| key["epoch"] == store.epoch());
             message["recover"] = keys;
             for (name, _) in new.iter().filter(|(_, kind)| kind.has_history()) {
                 let count = store.truth.of(name).len();
-                if !expected.contains_key(name) && self.had.get(name).is_some_and(|had| *had < count) {
+                if all_old && !expected.contains_key(name) && self.had.get(name).is_some_and(|had| *had < count) {
                     missed.push(*name);
                 }
                 if !expected.contains_key(name) && count > 0 {

@@ -47,6 +47,8 @@ pub(crate) struct Summary {
     // Returns with a cursor, without and with losses.
     resumed: u64,
     resumed_in_part: u64,
+    // Connections that had used up their bytes of a second.
+    throttled: u64,
 }
 
 impl Summary {
@@ -64,6 +66,7 @@ impl Summary {
         self.incomplete += other.incomplete;
         self.resumed += other.resumed;
         self.resumed_in_part += other.resumed_in_part;
+        self.throttled += other.throttled;
     }
 
     pub(crate) fn assert_everything_happened(&self) {
@@ -81,6 +84,7 @@ impl Summary {
             self.incomplete,
             self.resumed,
             self.resumed_in_part,
+            self.throttled,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -108,6 +112,7 @@ impl World {
         };
         let limits = Limits {
             outbox_frames: [3, 8, 30].choose(&mut rng).copied().unwrap_or(8),
+            bytes_per_second: [0, 0, 1_500, 6_000].choose(&mut rng).copied().unwrap_or(0),
             subscriptions: 100,
             reply_frames: 1_000,
             reply_bytes: 1 << 20,
@@ -398,6 +403,11 @@ impl World {
                 self.flush(shard)?;
                 let core = &self.store.cores[shard];
                 is_idle &= core.waiting_events() == 0 && !core.has_dirty() && !core.has_turn_to_begin();
+                is_idle &= core.next_turn_ms().is_none();
+            }
+            if !is_idle {
+                // Clients that have used up their bytes get the next ones.
+                self.now = self.now.after_ms(20);
             }
             self.act()?;
             if is_idle {
@@ -431,6 +441,7 @@ impl World {
             self.summary.dropped += read.dropped;
             self.summary.recovered += read.recovered;
             self.summary.not_recovered += read.not_recovered;
+            self.summary.throttled += read.throttles;
             self.summary.too_slow += stats.endings(Disconnect::SlowConsumer);
         }
         for (name, kind) in CHANNELS {

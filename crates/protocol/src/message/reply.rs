@@ -200,6 +200,8 @@ pub struct Status<'a> {
     pub subscriptions: &'a [Pattern],
     /// Those of the patterns whose rate is limited.
     pub max_rates: &'a [(&'a Pattern, Rate)],
+    /// The bytes that the client is sent in a second; `None`: there is no limit.
+    pub bytes_per_second: Option<u32>,
     /// The number of messages delivered to the client.
     pub message_count: u64,
     /// The public id of the connection.

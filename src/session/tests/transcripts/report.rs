@@ -1,6 +1,13 @@
-//! How a transcript that fails is reported.
+//! Texts of transcripts, and how one that fails is reported.
 
 use std::any::Any;
+
+use tickgate_protocol::rate::Rate;
+
+/// A rate at the end of a line; nothing without one.
+pub(super) fn at_rate(rate: Option<Rate>) -> String {
+    rate.map_or(String::new(), |rate| format!(" at {rate}"))
+}
 
 /// The first line in which the transcript and the real run differ; `None`: they are equal.
 pub(super) fn difference(name: &str, wanted: &str, got: &str) -> Option<String> {

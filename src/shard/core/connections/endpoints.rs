@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Connections;
 use crate::hub::Inbox;
 use crate::metrics::ShardMetrics;
 use crate::session;
@@ -20,6 +21,9 @@ pub(in crate::shard::core) const ENVELOPE_BYTES_MAX: u32 = 2048;
 pub(in crate::shard::core) struct Endpoint {
     pub(in crate::shard::core) settings: Arc<session::Settings>,
     pub(in crate::shard::core) deflate: Option<Deflate>,
+    /// The connections are sent at most 2 to the power of this, and less than twice that, in bytes per second; `None`: they
+    /// have no limit. Each has its exact limit elsewhere.
+    pub(in crate::shard::core) limit: Option<u32>,
     pub(in crate::shard::core) bounds: Bounds,
     /// An outbox with more bytes of events than this may have no room for the next event.
     pub(in crate::shard::core) pressed_bytes: u32,
@@ -37,21 +41,26 @@ pub(in crate::shard::core) struct Endpoints {
 }
 
 impl Endpoint {
-    fn new(settings: &Arc<session::Settings>, deflate: Option<Deflate>) -> Self {
+    fn new(settings: &Arc<session::Settings>, deflate: Option<Deflate>, limit: Option<u32>) -> Self {
         let limits = &settings.limits;
+        let outbox_bytes = limit.map_or(limits.outbox_bytes, |log2| limits.outbox_bytes.min(1 << log2));
         Self {
             settings: settings.clone(),
             deflate,
+            limit,
             bounds: Bounds {
                 event_frames: limits.outbox_frames,
-                event_bytes: limits.outbox_bytes,
+                event_bytes: outbox_bytes,
                 reply_frames: limits.reply_frames,
                 reply_bytes: limits.reply_bytes,
             },
-            pressed_bytes: limits
-                .outbox_bytes
-                .saturating_sub(limits.event_bytes.saturating_add(ENVELOPE_BYTES_MAX))
-                .min(limits.outbox_bytes / 2),
+            pressed_bytes: match limit {
+                // What does not fit is not lost because it came too fast for the shard, but for the limit.
+                Some(_) => u32::MAX,
+                None => outbox_bytes
+                    .saturating_sub(limits.event_bytes.saturating_add(ENVELOPE_BYTES_MAX))
+                    .min(outbox_bytes / 2),
+            },
             format: settings.dialect.encoding().map(|encoding| WireFormat {
                 encoding,
                 deflated: deflate.is_some(),
@@ -64,6 +73,17 @@ impl Endpoint {
     /// Whether it is an echo endpoint: it has no events, and its replies are as long as the messages of its clients.
     pub(in crate::shard::core) const fn is_echo(&self) -> bool {
         self.format.is_none()
+    }
+
+    /// Whether connections of this endpoint are sent at most so many bytes in a second.
+    #[inline]
+    pub(in crate::shard::core) const fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Whether a client whose replies wait is not read from, instead of being closed when there are too many of them.
+    pub(in crate::shard::core) const fn waits_for_readers(&self) -> bool {
+        self.is_echo() || self.is_limited()
     }
 
     /// The text by which clients of this endpoint name a pattern; `None` if they use the pattern itself.
@@ -97,8 +117,8 @@ impl Endpoints {
         self.list.iter().filter(|endpoint| endpoint.connections > 0)
     }
 
-    /// Counts one more connection of an endpoint; returns the endpoint's index. There are at most eight of them for each
-    /// endpoint of the configuration: one without compression, and one for each window size.
+    /// Counts one more connection of an endpoint; returns the endpoint's index. For each endpoint of the configuration there
+    /// are at most eight for each magnitude of a limit: one without compression, and one for each window size.
     ///
     /// # Panics
     ///
@@ -107,12 +127,15 @@ impl Endpoints {
         &mut self,
         settings: &Arc<session::Settings>,
         deflate: Option<Deflate>,
+        limit: Option<u32>,
         inbox: &Inbox,
         metrics: &ShardMetrics,
     ) -> u16 {
-        let is_same = |endpoint: &Endpoint| Arc::ptr_eq(&endpoint.settings, settings) && endpoint.deflate == deflate;
+        let is_same = |endpoint: &Endpoint| {
+            Arc::ptr_eq(&endpoint.settings, settings) && endpoint.deflate == deflate && endpoint.limit == limit
+        };
         let index = self.list.iter().position(is_same).unwrap_or_else(|| {
-            let endpoint = Endpoint::new(settings, deflate);
+            let endpoint = Endpoint::new(settings, deflate, limit);
             if let Some(index) = self.list.iter().position(|known| known.connections == 0) {
                 self.list[index] = endpoint;
                 index
@@ -149,6 +172,27 @@ impl Endpoints {
     pub(super) fn note_skipped(&mut self, index: u16) -> bool {
         let endpoint = &mut self.list[usize::from(index)];
         !std::mem::replace(&mut endpoint.has_skipped, true)
+    }
+}
+
+impl Connections {
+    /// Moves a connection to the endpoint with the same settings and another compression.
+    pub(in crate::shard::core) fn change_deflate(&mut self, slot: u32, deflate: Option<Deflate>, inbox: &Inbox) {
+        let before = self.hot[slot].endpoint;
+        let Endpoint { settings, limit, .. } = self.endpoints.get(before);
+        let (settings, limit) = (settings.clone(), *limit);
+        self.hot[slot].endpoint = self.endpoints.enter(&settings, deflate, limit, inbox, &self.metrics);
+        self.endpoints.leave(before, inbox, &self.metrics);
+    }
+
+    /// Moves a connection to the endpoint with the same settings and the outboxes of connections that are sent so many bytes in
+    /// a second; 0: without a limit.
+    pub(in crate::shard::core) fn change_limit(&mut self, slot: u32, bytes_per_second: u32, inbox: &Inbox) {
+        let before = self.hot[slot].endpoint;
+        let Endpoint { settings, deflate, .. } = self.endpoints.get(before);
+        let (settings, deflate, limit) = (settings.clone(), *deflate, bytes_per_second.checked_ilog2());
+        self.hot[slot].endpoint = self.endpoints.enter(&settings, deflate, limit, inbox, &self.metrics);
+        self.endpoints.leave(before, inbox, &self.metrics);
     }
 }
 

@@ -129,7 +129,7 @@ impl Connections {
             permit,
         } = arrival;
         let slot = self.take_slot();
-        let endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.metrics);
+        let endpoint = self.endpoints.enter(&settings, deflate, None, inbox, &self.metrics);
         let hot = &mut self.hot[slot];
         if hot.generation == 0 {
             // Random, so that an id from before a restart of the gateway hardly ever fits a connection.
@@ -349,11 +349,11 @@ impl Connections {
     }
 
     /// Whether the connection in a slot, whose socket is blocked, has more replies pending than its bounds allow. The bounds
-    /// do not hold on an echo endpoint, and not for a session that has ended.
+    /// do not hold where the gateway waits for readers, and not for a session that has ended.
     pub(super) fn has_too_many_replies(&self, slot: u32) -> bool {
         let hot = &self.hot[slot];
         let endpoint = self.endpoints.get(hot.endpoint);
-        hot.stage == Stage::Open && !endpoint.is_echo() && hot.outbox.has_too_many_replies(&endpoint.bounds)
+        hot.stage == Stage::Open && !endpoint.waits_for_readers() && hot.outbox.has_too_many_replies(&endpoint.bounds)
     }
 
     /// Notes the version up to which the shard has delivered everything.
@@ -364,14 +364,6 @@ impl Connections {
     /// Notes that an automatic subscription was skipped on the connection's endpoint; returns whether it was the first.
     pub(super) fn note_skipped(&mut self, slot: u32) -> bool {
         self.endpoints.note_skipped(self.hot[slot].endpoint)
-    }
-
-    /// Moves a connection to the endpoint with the same settings and another compression.
-    pub(super) fn change_deflate(&mut self, slot: u32, deflate: Option<Deflate>, inbox: &Inbox) {
-        let before = self.hot[slot].endpoint;
-        let settings = self.endpoints.get(before).settings.clone();
-        self.hot[slot].endpoint = self.endpoints.enter(&settings, deflate, inbox, &self.metrics);
-        self.endpoints.leave(before, inbox, &self.metrics);
     }
 
     /// A stamp that no connection carries. Stamps wrap after 2^32 events; then the stamps of the previous round are
@@ -465,9 +457,10 @@ impl<'c> Connection<'c> {
     ///
     /// No message is taken while the replies to earlier messages fill half of their bounds: until they were offered to the
     /// socket, it is unknown whether the client reads them. Once the socket is blocked, a client that goes on asking
-    /// reaches the bound and is closed. An echo endpoint waits until the client has read instead.
+    /// reaches the bound and is closed. Echo endpoints and connections with a limit of bytes wait until the client has read
+    /// instead.
     pub(super) fn takes_input(&self) -> bool {
-        let waits = (self.endpoint.is_echo() || !self.hot.flags.has(Flags::BLOCKED))
+        let waits = (self.endpoint.waits_for_readers() || !self.hot.flags.has(Flags::BLOCKED))
             && self.hot.outbox.is_half_full_of_replies(&self.endpoint.bounds);
         !waits && self.cold.session.wants_input()
     }

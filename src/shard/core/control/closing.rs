@@ -132,6 +132,7 @@ impl ShardCore {
         }
         self.fanout.unsubscribe_all(slot);
         let was_paused = self.connections.begin_closing(slot, now);
+        self.end_limit(slot);
         // The client recovers what it has not caught up with when it returns.
         self.recovery.forget(slot, &mut self.connections, &mut self.fanout);
         if ending == Disconnect::Lost || self.end_polls(slot, ending) {

@@ -131,6 +131,7 @@ impl Clients<'_> {
             max_rates: (session.max_rates(settings).into_iter())
                 .map(|(pattern, rate)| (pattern.as_str().into(), rate))
                 .collect(),
+            bytes_per_second: session.bytes_per_second(settings),
             message_count: hot.delivered,
             pending: u64::from(hot.outbox.event_frames()) + u64::from(hot.outbox.reply_frames()),
             pending_bytes: hot.outbox.bytes(),

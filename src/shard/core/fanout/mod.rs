@@ -61,6 +61,8 @@ pub(super) struct Fanout {
     paced: Paced,
     // Events of the run, by index, that these groups get at once.
     at_once: Vec<(usize, Groups)>,
+    // How often the last `deliver` put an event into an outbox.
+    last_deliveries: u64,
     now: Now,
     metrics: Arc<ShardMetrics>,
 }
@@ -92,6 +94,7 @@ impl Fanout {
             measured_us: 0,
             paced: Paced::default(),
             at_once: Vec::new(),
+            last_deliveries: 0,
             now,
             metrics,
         }
@@ -217,7 +220,13 @@ impl Fanout {
         }
         self.head.pass(self.inbox.position());
         self.metrics.deliveries.bump(delivery.deliveries);
+        self.last_deliveries = delivery.deliveries;
         delivery.count
+    }
+
+    /// How often the last delivery put an event into an outbox.
+    pub(super) const fn last_deliveries(&self) -> u64 {
+        self.last_deliveries
     }
 
     // Visits every subscriber once with all events of the run.

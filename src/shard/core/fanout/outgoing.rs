@@ -92,6 +92,11 @@ impl Outgoing {
         self.dirty.pop_front()
     }
 
+    /// How many connections are listed.
+    pub(in crate::shard::core) fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Whether a connection is listed.
     pub(in crate::shard::core) fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -218,7 +223,7 @@ impl Outgoing {
         if is_last {
             hot.outbox.push_last(&mut self.pool, frame);
         } else if let Err(frame) = hot.outbox.push_reply(&mut self.pool, frame, &endpoint.bounds) {
-            if hot.flags.has(Flags::BLOCKED) && !endpoint.is_echo() {
+            if hot.flags.has(Flags::BLOCKED) && !endpoint.waits_for_readers() {
                 return false;
             }
             // The answers of backends can come many at once. The connection is ended when its socket turns out to be

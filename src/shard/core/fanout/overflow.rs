@@ -11,7 +11,10 @@
 //! | `drop_oldest` | it is dropped, and the client is told |
 //! | `disconnect` | it is never dropped: any other new event is dropped itself, and the client is told |
 //!
-//! Only a new event of class `disconnect` behind another one looks further. Every queued event that is or can be read from
+//! For a connection with a limit of bytes (`limits.bytes_per_second`), a new event of class `disconnect` with a history steps
+//! aside as well: it and what follows is read from the history as fast as the limit allows.
+//!
+//! Otherwise, only a new event of class `disconnect` behind another one looks further. Every queued event that is or can be read from
 //! the hub instead is removed; if there is none, the connection ends with 4008. So the promise of a class does not depend
 //! on the other subscriptions of a client.
 
@@ -108,6 +111,10 @@ impl FullOutbox<'_> {
             self.step_aside(event);
             return Queued::Settled;
         }
+        if endpoint.is_limited() && event.may_be_read_later() {
+            self.read_later(event);
+            return Queued::Settled;
+        }
         while !self.outgoing.push_event(self.hot, frame, &endpoint.bounds) {
             let oldest = self.outgoing.oldest_event(self.hot);
             // `Kept` also when a frame that is partly sent is the only one.
@@ -168,6 +175,17 @@ impl FullOutbox<'_> {
             self.outgoing.count_catch_up(grown);
         }
         self.metrics.conflated.bump(1);
+        self.outgoing.note_catching_up(self.hot, true);
+    }
+
+    fn read_later(&mut self, event: &FramedEvent) {
+        let outbox = &mut self.hot.outbox;
+        let catch_up = self.cold.catch_up_or_new();
+        if catch_up.read_later(event, outbox.next_sequence(), || outbox.take_sequence()) {
+            self.metrics.catch_ups.bump(1);
+            let grown = catch_up.count_after(1);
+            self.outgoing.count_catch_up(grown);
+        }
         self.outgoing.note_catching_up(self.hot, true);
     }
 

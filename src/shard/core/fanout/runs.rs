@@ -1,6 +1,7 @@
 //! Runs: consecutive events of the inbox that go to the same subscribers, delivered as one.
 //!
-//! Invariants: an outbox that is not [pressed](super::Outgoing::is_pressed) has room for any run, on every endpoint. Whether
+//! Invariants: an outbox that is not [pressed](super::Outgoing::is_pressed) has room for any run, on every endpoint without a
+//! limit of bytes. Whether
 //! a subscriber gets the events of a run depends on nothing but whether it catches up.
 //!
 //! Each event costs an entry in each outbox, its removal, and a slice for the kernel to gather; a run of sixteen events
@@ -33,14 +34,15 @@ pub(super) struct RunBounds {
 }
 
 impl RunBounds {
-    /// Half of the smallest outbox.
+    /// Half of the smallest outbox. Connections with a limit of bytes take the events of a run one by one if it does not fit.
     pub(super) fn of(endpoints: &Endpoints) -> Self {
-        let bounds = || endpoints.in_use().map(|endpoint| &endpoint.bounds);
+        let unlimited = || endpoints.in_use().filter(|endpoint| !endpoint.is_limited());
+        let bounds = || unlimited().map(|endpoint| &endpoint.bounds);
         let events = bounds().map(|bounds| bounds.event_frames / 2).min();
         let bytes = bounds().map(|bounds| bounds.event_bytes / 2).min();
         Self {
             events: events.map_or(EVENTS, |events| EVENTS.min(events as usize)),
-            bytes: bytes.unwrap_or_default() as usize,
+            bytes: bytes.map_or(DATA_BYTES, |bytes| bytes as usize),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::bandwidth::within;
 use super::connections::Connection;
 use super::{Arrival, Sent, ShardCore};
 use crate::session::Input;
@@ -289,9 +290,14 @@ impl ShardCore {
         let mut body = Body::default();
         while let Some(slot) = self.connections.slot(id) {
             let mut slices = [IoSlice::new(&[]); 64];
+            let allowed = self.allowed_bytes(slot, now);
+            if allowed == 0 {
+                break;
+            }
             let until = self.prepare(slot, slices.len(), now);
             let outgoing = self.fanout.outgoing();
             let filled = outgoing.gather(self.connections.hot(slot), until, &mut slices);
+            let filled = within(&slices[..filled], allowed);
             let taken = self.polling.append(revision, &slices[..filled], &mut body);
             if taken.bytes == 0 || self.sent(id, taken.bytes, now) == Sent::Drained || taken.is_full {
                 break;

@@ -131,8 +131,14 @@ impl Reading {
         let mut last = None;
         let mut bytes = 0;
         let mut channels = 0;
+        // With a limit of bytes, what is read early becomes old while it waits.
+        let endpoint = connections.endpoint(slot);
+        let page_bytes = match endpoint.is_limited() {
+            true => PAGE_BYTES.min(endpoint.bounds.event_bytes as usize),
+            false => PAGE_BYTES,
+        };
         for _ in 0..PAGE_CHANNELS {
-            if self.page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
+            if self.page.len() >= PAGE_EVENTS || bytes >= page_bytes {
                 break;
             }
             let head = fanout.outgoing().first_sequence(connections.hot(slot));
@@ -145,7 +151,7 @@ impl Reading {
             channels += 1;
             let limit = PageLimit {
                 events: PAGE_EVENTS - self.page.len(),
-                bytes: PAGE_BYTES - bytes,
+                bytes: page_bytes - bytes,
             };
             if let Some(connection) = connections.get(slot) {
                 bytes += self.read_channel(connection, due, limit, now, fanout);

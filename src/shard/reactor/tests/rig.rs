@@ -81,6 +81,7 @@ pub(super) fn settings(limits: Limits) -> Arc<session::Settings> {
                 commands: Vec::new(),
                 publish: everything,
                 max_rate: None,
+                bytes_per_second: None,
             }),
             expires_at_ms: None,
             exp_ms: None,

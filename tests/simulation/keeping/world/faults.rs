@@ -1,7 +1,7 @@
 //! What a planted fault does to a message on its way to a client.
 
 use rand::RngExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tickgate_protocol::message::Cursor;
 
 use super::World;
@@ -35,7 +35,7 @@ impl World {
                 }
             }
             Fault::LosesLevel => {
-                if let Some(levels) = message["data"]["bids"].as_array_mut()
+                if let Some(levels) = message.pointer_mut("/data/bids").and_then(Value::as_array_mut)
                     && levels.len() > 2
                 {
                     levels.remove(0);

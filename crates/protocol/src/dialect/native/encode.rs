@@ -1,5 +1,7 @@
 //! Encodes replies and events as frames.
 
+mod status;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -9,7 +11,7 @@ use crate::channel::{Channel, Pattern};
 use crate::event::{Epoch, EventView};
 use crate::json::{push_i128, push_string, push_u64};
 use crate::message::{
-    Cursor, ErrorCode, OVERLOADED, Position, Recovered, Reply, RequestId, RequestRef, Status, SubscribeOutcome,
+    Cursor, ErrorCode, OVERLOADED, Position, Recovered, Reply, RequestId, RequestRef, SubscribeOutcome,
 };
 use crate::rate::Rate;
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
@@ -455,36 +457,6 @@ impl<S: Style> Writer<'_, S> {
             self.out.extend_from_slice(event);
         }
         self.push("]");
-    }
-
-    fn status(&mut self, status: &Status<'_>) {
-        self.begin("status", status.request_ref);
-        self.push(",\"connected_at\":");
-        push_u64(self.out, status.connected_at_ms / 1000);
-        self.push(".");
-        let fraction = status.connected_at_ms % 1000;
-        for digit in [fraction / 100, fraction / 10 % 10, fraction % 10] {
-            push_u64(self.out, digit);
-        }
-        self.push(",\"subscriptions\":");
-        self.style.push_subscriptions(status.subscriptions, self.out);
-        for (index, (pattern, rate)) in status.max_rates.iter().enumerate() {
-            self.push(if index == 0 { ",\"max_rates\":{" } else { "," });
-            push_string(self.out, &self.style.subscription_text(pattern));
-            self.push(":");
-            self.push(rate.as_str());
-        }
-        if !status.max_rates.is_empty() {
-            self.push("}");
-        }
-        self.push(",\"message_count\":");
-        push_u64(self.out, status.message_count);
-        self.push(",\"client_id\":");
-        push_string(self.out, status.client_id);
-        self.push(",\"user\":");
-        self.text_or_null(status.user);
-        self.push(",\"dropped\":");
-        push_u64(self.out, status.dropped);
     }
 
     fn rate_limited(&mut self, request_ref: &RequestRef, retry_after_ms: u32, refused: u32) {
