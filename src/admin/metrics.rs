@@ -11,6 +11,7 @@ use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
 use crate::backend::jwks::JwksCounts;
+use crate::backend::spans::SpanCounts;
 use crate::broker::nats::NatsSample;
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
@@ -323,6 +324,7 @@ impl Admin {
             });
             page.add_each(TenantSample::METRICS, &labelled.collect::<Vec<_>>());
         }
+        page.add(SpanCounts::METRICS, &parts.tracer.read());
         page.add(AdminSample::METRICS, &self.metrics.read());
         page.add(PROCESS, &now.process);
         page.finish()

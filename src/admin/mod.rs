@@ -56,6 +56,7 @@ use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
 use crate::backend::jwks::KeySets;
+use crate::backend::spans::Tracer;
 use crate::broker::Broker;
 use crate::broker::nats::NatsSample;
 use crate::hub::Hub;
@@ -144,6 +145,8 @@ pub struct Parts {
     pub bodies: Arc<BodyRoom>,
     /// The room for the bodies of the public listeners, for `/metrics`.
     pub public_bodies: Arc<BodyRoom>,
+    /// Records spans of publications.
+    pub tracer: Tracer,
     /// The gateway's clock, started with the gateway.
     pub clock: Clock,
 }
@@ -276,6 +279,11 @@ impl Admin {
     /// Serves a listener until [`Admin::stop_accepting`] or until the task is aborted. Must be called within a tokio runtime.
     pub fn serve(self: &Arc<Self>, listener: Arc<Listener>) -> JoinHandle<()> {
         tokio::spawn(serve::listener(Arc::clone(self), listener))
+    }
+
+    /// Exports the spans that have ended, for at most `patience`.
+    pub async fn flush_spans(&self, patience: Duration) {
+        self.parts.tracer.flush(patience).await;
     }
 
     /// Accepts no further connection, and waits until every connection has ended. While the gateway drains, each ends with

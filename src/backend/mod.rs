@@ -5,3 +5,4 @@
 pub mod commands;
 pub mod feeds;
 pub mod jwks;
+pub mod spans;

@@ -63,6 +63,7 @@ impl Config {
             auth: self.auth(),
             commands: self.commands(),
             feeds,
+            otlp: sections.otlp.settings(),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::auth::Algorithm;
 use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{RedisAddress, RedisKey, UrlTemplate};
 use crate::backend::jwks::JwksUrl;
+use crate::backend::spans::CollectorUrl;
 use crate::ingress::{HostPattern, ListenAddress, ListenerName};
 use crate::log_level::Levels;
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
@@ -325,7 +326,8 @@ parsed!(
     RedisKey, "Redis key", "a Redis key in quotes";
     Levels, "level", "a level in quotes";
     RedisAddress, "URL", "an address in quotes";
-    JwksUrl, "URL", "a URL in quotes"
+    JwksUrl, "URL", "a URL in quotes";
+    CollectorUrl, "URL", "a URL in quotes"
 );
 
 /// Implements [`Value`] for an enum whose variants stand for texts. Texts behind `not` are refused as unsupported.

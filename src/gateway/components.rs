@@ -14,6 +14,7 @@ use crate::auth::{Identity, Revocations};
 use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
 use crate::backend::jwks::KeySets;
+use crate::backend::spans::Tracer;
 use crate::broker::nats::Nats;
 use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
@@ -41,6 +42,7 @@ pub(super) struct Components {
     pub(super) key_sets: Arc<KeySets>,
     pub(super) router: Arc<Router>,
     pub(super) feeds: Arc<Feeds>,
+    pub(super) tracer: Tracer,
     pub(super) feed_runner: Runner,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) shard_threads: Vec<JoinHandle<()>>,
@@ -112,8 +114,13 @@ impl Components {
         })?;
         let verifier = Arc::new(verifier);
         let key_sets = KeySets::start(settings.key_sets.clone(), Arc::clone(&verifier), runtime.clone());
+        let tracer = settings
+            .otlp
+            .as_ref()
+            .map_or_else(Tracer::default, |otlp| Tracer::start(otlp, &settings.node, runtime));
         let router = Router::new(
             commands::Settings {
+                tracer: tracer.clone(),
                 tenants: settings.tenant_names(),
                 nats: nats.clone(),
                 ..settings.commands.clone()
@@ -150,6 +157,7 @@ impl Components {
             key_sets: Arc::new(key_sets),
             router: Arc::new(router),
             feeds,
+            tracer,
             feed_runner,
             shards,
             shard_threads: Vec::new(),

@@ -36,7 +36,7 @@ use self::reload::Reload;
 use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
-use crate::backend::{commands, feeds, jwks};
+use crate::backend::{commands, feeds, jwks, spans};
 use crate::broker::nats;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
@@ -62,6 +62,9 @@ const MAIN_THREADS: usize = 2;
 
 /// How long a restart waits for the requests of connections to the admin listener that are accepted.
 const LAST_CONNECTIONS: Duration = Duration::from_millis(250);
+
+/// How long the spans of the last requests may take to the collector.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// How long requests in flight may take after the last connection has ended.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -112,6 +115,8 @@ pub struct Settings {
     pub commands: commands::Settings,
     /// The feeds that the gateway polls.
     pub feeds: feeds::Settings,
+    /// The collector of spans; `None`: no spans are recorded.
+    pub otlp: Option<spans::Settings>,
 }
 
 /// A running gateway. Dropping it stops it at once.
@@ -217,6 +222,7 @@ impl Gateway {
                 health: Arc::clone(&health),
                 bodies,
                 public_bodies,
+                tracer: components.tracer,
                 clock: components.clock,
             },
         );
@@ -403,6 +409,7 @@ impl Gateway {
             };
             let _ = tokio::time::timeout(LAST_REQUESTS, responses).await;
             admin.leave().await;
+            admin.flush_spans(LAST_SPANS).await;
             tasks.abort().await;
             drop(ended);
         });

@@ -264,7 +264,8 @@ impl Session {
                 action,
                 params,
                 key,
-            } => self.command(id, action, params, key, context, out),
+                trace,
+            } => self.command(id, action, params, (key, trace), context, out),
             ClientMessage::CommandStatus { id, key } => self.command_status(id, key, context, out),
             ClientMessage::Publish {
                 request_ref,

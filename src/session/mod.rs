@@ -56,6 +56,7 @@ use tickgate_protocol::message::{
     CommandKey, Cursor, ErrorCode, HistoryRange, Position, RequestId, RequestRef, Resume, SubscribeOutcome,
 };
 use tickgate_protocol::rate::Rate;
+use tickgate_protocol::trace_context::TraceParent;
 use tickgate_protocol::wire;
 
 pub use refused_value::RefusedValue;
@@ -356,6 +357,8 @@ pub struct Command {
     pub params: Bytes,
     /// The idempotency key. The identity has a user then.
     pub key: Option<CommandKey>,
+    /// The trace that the client says it belongs to.
+    pub trace: Option<TraceParent>,
     /// The client's identity.
     pub identity: Arc<Identity>,
 }

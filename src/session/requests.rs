@@ -8,6 +8,7 @@ use crate::event::{NewEvent, PublishOptions, Refusal};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::json::BookError;
 use tickgate_protocol::message::{CommandKey, ErrorCode, HistoryRange, Position, Reply, RequestId, RequestRef, Status};
+use tickgate_protocol::trace_context::TraceParent;
 
 /// Why an anonymous client gets no key: another one could read its outcome.
 const KEY_WITHOUT_USER: &str = "a `key` needs a user: send `auth` with a token first, or leave the key out";
@@ -21,7 +22,7 @@ impl Session {
         id: RequestId,
         action: Channel,
         params: &str,
-        key: Option<CommandKey>,
+        (key, trace): (Option<CommandKey>, Option<TraceParent>),
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
@@ -44,6 +45,7 @@ impl Session {
             action,
             params: Bytes::copy_from_slice(params.as_bytes()),
             key,
+            trace,
             identity,
         };
         if let Some((code, message)) = refusal {

@@ -26,4 +26,5 @@ mod recovery;
 mod redis_server;
 mod reload;
 mod snapshots;
+mod spans;
 mod story;

@@ -102,6 +102,7 @@ pub(crate) fn settings() -> Settings {
         hub: hub::Settings::default(),
         publish_per_second: 0,
         nats: None,
+        otlp: None,
         snapshot: None,
         memory_bytes: 0,
         deflate_bytes_min: hub::DEFLATE_BYTES_MIN,

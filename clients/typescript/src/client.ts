@@ -167,7 +167,7 @@ export class Client {
    *
    * @throws {@link CommandRefused} if it was surely not carried out; {@link OutcomeUnknown} if nobody knows.
    */
-  command<R = any>(action: string, params?: unknown, { key, timeout = 30_000, signal }: CommandOptions = {}): Promise<R> {
+  command<R = any>(action: string, params?: unknown, { key, traceparent, timeout = 30_000, signal }: CommandOptions = {}): Promise<R> {
     if (signal?.aborted) return Promise.reject(signal.reason);
     return new Promise<any>((resolve, reject) => {
       let abort = (): void => {};
@@ -175,7 +175,7 @@ export class Client {
         signal?.removeEventListener("abort", abort);
         settle(value);
       };
-      abort = this.#core.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) }, key);
+      abort = this.#core.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) }, key, traceparent);
       signal?.addEventListener("abort", abort);
     });
   }

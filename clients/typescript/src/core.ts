@@ -142,8 +142,8 @@ export class Core implements Owner {
   }
 
   /** Sends a command, once or not at all. Returns how to abort it. */
-  command(action: string, params: unknown, timeout: number, answerer: Answerer, key?: string): () => void {
-    return this.#request("c", { type: "command", action, params, key }, timeout, answerer, CommandRefused, true);
+  command(action: string, params: unknown, timeout: number, answerer: Answerer, key?: string, traceparent?: string): () => void {
+    return this.#request("c", { type: "command", action, params, key, traceparent }, timeout, answerer, CommandRefused, true);
   }
 
   commandStatus(key: string, timeout: number, answerer: Answerer): void {

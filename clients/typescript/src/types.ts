@@ -114,6 +114,8 @@ export interface CommandOptions {
    * key again, and get the recorded outcome.
    */
   key?: string;
+  /** The `traceparent` (W3C Trace Context) of the span that sends the command; the gateway passes its trace on to the backend. */
+  traceparent?: string;
   /** Milliseconds to wait for the answer; 30,000 by default. */
   timeout?: number;
   /** Gives up waiting. What was sent is not called back. */

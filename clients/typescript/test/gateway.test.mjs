@@ -130,11 +130,13 @@ test('commands are promises: an answer, a refusal, or an unknown outcome', async
   const { createServer } = await import('node:http');
   const { once } = await import('node:events');
   const seen = [];
+  const traces = [];
   const backend = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
     const { action, params } = JSON.parse(body);
     seen.push(action);
+    traces.push(request.headers.traceparent);
     if (action === 'grid.hang') return;
     const answer = action === 'grid.start' ? { success: true, data: { got: params } } : { success: false, error: { code: 'VALIDATION_ERROR', message: 'no' } };
     response.setHeader('content-type', 'application/json').end(JSON.stringify(answer));
@@ -145,7 +147,9 @@ test('commands are promises: an answer, a refusal, or an unknown outcome', async
   const tg = await client(t, server.url);
   await assert.rejects(tg.command('grid.start', {}), (error) => error instanceof CommandRefused && error.code === 'NOT_CONNECTED');
   await within('live', tg.connect());
-  assert.deepEqual(await within('the answer', tg.command('grid.start', { n: 1 })), { got: { n: 1 } });
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00';
+  assert.deepEqual(await within('the answer', tg.command('grid.start', { n: 1 }, { traceparent })), { got: { n: 1 } });
+  assert.deepEqual(traces, [traceparent]);
   await assert.rejects(within('the refusal', tg.command('grid.other')), (error) => error instanceof CommandRefused && error.code === 'VALIDATION_ERROR');
   await assert.rejects(within('the refusal', tg.command('backtest.run')), (error) => error instanceof CommandRefused && error.code === 'UNKNOWN_ACTION');
   await assert.rejects(within('too long', tg.command('grid.start', 'x'.repeat(70_000))), (error) => error instanceof CommandRefused && error.code === 'MESSAGE_TOO_LARGE');

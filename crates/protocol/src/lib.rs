@@ -12,6 +12,7 @@
 //! - [`disconnect`]: every reason for the end of a connection, with its close code.
 //! - [`json`]: reads JSON without building a tree, and writes it.
 //! - [`event`]: the position of an event (epoch, offset) and the formats it is encoded in.
+//! - [`trace_context`]: the `traceparent` that names a trace (W3C Trace Context).
 //! - [`wire`]: RFC 6455 frames and permessage-deflate (RFC 7692).
 //! - [`message`]: the requests of clients and the replies to them, independent of a dialect.
 //! - [`dialect`]: the encodings of those messages: native, typed, and Socket.IO over Engine.IO.
@@ -27,4 +28,5 @@ pub mod event;
 pub mod json;
 pub mod message;
 pub mod rate;
+pub mod trace_context;
 pub mod wire;

@@ -17,6 +17,8 @@ use super::Admin;
 use super::access::{Caller, forbidden};
 use super::body::{self, BodyReader};
 use super::routes::Call;
+use crate::backend::commands::http::TRACE_HEADER;
+use crate::backend::spans::Kind;
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -32,6 +34,18 @@ const LINES_PER_BATCH: usize = 512;
 impl Admin {
     /// `POST /api/publish`
     pub(super) async fn publish(&self, caller: Caller, call: Call) -> HttpResponse {
+        let trace = call.request.headers().get(TRACE_HEADER);
+        let trace = trace.and_then(|trace| trace.to_str().ok()?.parse().ok());
+        let mut span = self.parts.tracer.begin(Kind::Server, trace, || "publish".to_owned());
+        let response = self.publish_body(caller, call).await;
+        span.set("http.response.status_code", u64::from(response.status().as_u16()));
+        if !response.status().is_success() {
+            span.fail(response.status().canonical_reason().unwrap_or_default());
+        }
+        response
+    }
+
+    async fn publish_body(&self, caller: Caller, call: Call) -> HttpResponse {
         let request = call.request;
         match &caller {
             Caller::Viewer(_) => return forbidden("the viewer key may not publish"),

@@ -91,6 +91,7 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         ingress: Arc::default(),
         bodies,
         public_bodies: Arc::new(BodyRoom::new(1)),
+        tracer: crate::backend::spans::Tracer::default(),
         clock,
     };
     let listener = Arc::new(Listener::bind(&settings.listen, 0o600, false).expect("bound"));

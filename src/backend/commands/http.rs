@@ -30,6 +30,9 @@ use crate::time::unix_ms;
 /// The name of the signature's header.
 pub const SIGNATURE_HEADER: &str = "x-tickgate-signature";
 
+/// The name of the header of a trace.
+pub const TRACE_HEADER: &str = "traceparent";
+
 /// The `User-Agent` of all requests.
 const AGENT: &str = concat!("tickgate/", env!("CARGO_PKG_VERSION"));
 
@@ -273,6 +276,10 @@ impl HttpBackend {
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(key) = &self.key {
             post.headers_mut().insert(SIGNATURE_HEADER, sign(key, unix_ms(), &body));
+        }
+        if let Some(trace) = request.trace.map(|trace| HeaderValue::from_str(&trace.to_string())) {
+            post.headers_mut()
+                .insert(TRACE_HEADER, trace.expect("digits, letters and hyphens only"));
         }
         let reply = self.pool.request(post, self.reply_bytes_max).await;
         reply::parse(&reply.map_err(|error| self.failure(error))?)

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use self::audit::AuditRoom;
+use super::spans::Tracer;
 use crate::auth::Secret;
 use crate::broker::nats::Nats;
 use crate::session::{Command, CommandOutcome};
@@ -30,6 +31,7 @@ use crate::shard::mailbox::{ConnectionId, ShardHandle, ShardMessage};
 use crate::time::unix_ms;
 use tickgate_protocol::channel::{Channel, Pattern, TenantNames};
 use tickgate_protocol::message::{CommandKey, RequestId};
+use tickgate_protocol::trace_context::TraceParent;
 
 pub mod audit;
 mod backend;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub audit_room: Option<AuditRoom>,
     /// The broker over which commands are sent.
     pub nats: Option<Arc<Nats>>,
+    /// Records spans of commands.
+    pub tracer: Tracer,
     /// The names of the tenants beside the default one. The commands in flight are shared equally among all.
     pub tenants: TenantNames,
     /// Longest reply of a backend, in bytes. It is half of what a connection may have pending (`limits.reply_bytes`), so
@@ -81,6 +85,7 @@ impl Default for Settings {
             in_flight_per_connection_max: 256,
             keys: keys::Settings::default(),
             audit_room: None,
+            tracer: Tracer::default(),
             nats: None,
             tenants: TenantNames::default(),
             reply_bytes_max: 128 * 1024,
@@ -170,6 +175,8 @@ pub struct Request {
     pub client_id: Box<str>,
     /// When the gateway received the command, in Unix milliseconds.
     pub timestamp_ms: u64,
+    /// The trace that it belongs to, and the span of the attempt.
+    pub trace: Option<TraceParent>,
 }
 
 impl Request {
@@ -184,6 +191,7 @@ impl Request {
             role: command.identity.role.clone(),
             client_id: client_id.into(),
             timestamp_ms: unix_ms(),
+            trace: command.trace,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 
-use super::http::{SIGNATURE_HEADER, sign};
+use super::http::{SIGNATURE_HEADER, TRACE_HEADER, sign};
 use super::{Failure, Handler, HandlerResult, Request, reply};
 use crate::auth::Secret;
 use crate::broker::nats::{Nats, NoReply, SUBJECT_OF_DEFAULT_TENANT};
@@ -57,7 +57,7 @@ impl NatsBackend {
         let body = reply::request_body(request);
         let mut back_off = BACK_OFF;
         for attempt in 1.. {
-            match self.attempt(nats, &subject, &body).await {
+            match self.attempt(nats, &subject, request, &body).await {
                 Err(NoReply::NoResponders) if attempt < ATTEMPTS_MAX => {
                     tokio::time::sleep(back_off).await;
                     back_off *= 2;
@@ -77,15 +77,16 @@ impl NatsBackend {
         &self,
         nats: &Nats,
         subject: &str,
+        request: &Request,
         body: &Bytes,
     ) -> Result<Option<crate::broker::nats::Reply>, NoReply> {
         let signature = self.key.as_ref().map(|key| sign(key, unix_ms(), body));
         let signature = signature.as_ref().and_then(|signature| signature.to_str().ok());
-        let headers: &[_] = match &signature {
-            Some(signature) => &[(SIGNATURE_HEADER, *signature)],
-            None => &[],
-        };
-        let sent = nats.request(subject.to_owned(), headers, body.clone());
+        let trace = request.trace.map(|trace| trace.to_string());
+        let signature = signature.map(|signature| (SIGNATURE_HEADER, signature));
+        let trace = trace.as_deref().map(|trace| (TRACE_HEADER, trace));
+        let headers: Vec<_> = signature.into_iter().chain(trace).collect();
+        let sent = nats.request(subject.to_owned(), &headers, body.clone());
         match self.patience {
             // The router ends the wait.
             None => sent.await.map(Some),

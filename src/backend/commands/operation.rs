@@ -71,6 +71,7 @@ impl Router {
             role: Some("operator".into()),
             client_id: "admin API".into(),
             timestamp_ms: unix_ms(),
+            trace: None,
         };
         Ok(Operation {
             request,

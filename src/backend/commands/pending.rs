@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::audit::{NoRoom, Reservation};
+use super::audit::{NoRoom, Reservation, code};
 use super::keys::{Begun, Record, Scope, Ticket};
 use super::router::{Phase, Route, Shared, length, refused};
 use super::{CommandSource, Request};
+use crate::backend::spans::{Kind, Span};
 use crate::pause;
 use crate::session::{Command, CommandOutcome};
 use crate::shard::mailbox::ConnectionId;
@@ -32,6 +33,8 @@ pub(super) struct Pending {
     may_be_sent: bool,
     // Its route repeats commands whose outcome is unknown.
     may_repeat: bool,
+    // Ends after the answer.
+    span: Span,
     received: Instant,
     answered: bool,
 }
@@ -41,6 +44,7 @@ impl Pending {
         shared.metrics.received.add(1);
         shared.metrics.in_flight.add(1);
         shared.metrics.bytes.add(length(&command.params));
+        let span = (shared.tracer).begin(Kind::Server, command.trace, || format!("command {}", command.action));
         Self {
             shared: Arc::clone(shared),
             to: source.connection,
@@ -52,6 +56,7 @@ impl Pending {
             ticket: None,
             may_be_sent: false,
             may_repeat: false,
+            span,
             received: Instant::now(),
             answered: false,
         }
@@ -120,7 +125,7 @@ impl Pending {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut phase = shared.phase.subscribe();
         let outcome = tokio::select! {
-            result = pause::timeout(left, route.carry_out(&shared, &self.request, &mut self.may_be_sent)) => match result {
+            result = pause::timeout(left, route.carry_out(&shared, &self.request, &self.span, &mut self.may_be_sent)) => match result {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
@@ -158,6 +163,7 @@ impl Pending {
     fn finish(&mut self, outcome: CommandOutcome) {
         self.answered = true;
         self.shared.metrics.duration.add(self.received.elapsed());
+        self.describe(&outcome);
         let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.shared.answered.push(&self.request, &outcome, duration_ms);
         if self.audit {
@@ -174,6 +180,32 @@ impl Pending {
             None => outcome,
         };
         self.shared.responder.respond(self.to, self.number, outcome);
+    }
+
+    /// Gives the span what is known of the command.
+    fn describe(&mut self, outcome: &CommandOutcome) {
+        if !self.span.is_recorded() {
+            return;
+        }
+        let request = &self.request;
+        let texts = [
+            ("tickgate.client_id", Some(&*request.client_id)),
+            ("tickgate.tenant", request.tenant.as_deref()),
+            ("user.id", request.user.as_deref()),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                self.span.set(name, text.to_owned());
+            }
+        }
+        if let Some(code) = code(outcome) {
+            self.span.set("error.type", code);
+        }
+        match outcome {
+            CommandOutcome::Success { .. } => {}
+            CommandOutcome::Failure { .. } => self.span.fail("the backend refused the command"),
+            CommandOutcome::Refused { message, .. } => self.span.fail(message.clone()),
+        }
     }
 
     /// Records the outcome for the key, and answers the commands that waited for it. Returns what the client is told.

@@ -226,6 +226,7 @@ mod tests {
             role: None,
             client_id: "c1".into(),
             timestamp_ms: 17,
+            trace: None,
         };
         assert_eq!(
             std::str::from_utf8(&request_body(&request)).expect("UTF-8"),

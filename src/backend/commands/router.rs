@@ -22,6 +22,7 @@ use super::{
     BackendReply, CommandSource, Failure, Handler, Request, Responder, RouteSettings, Settings, Target, reply,
 };
 use crate::auth::Identity;
+use crate::backend::spans::{Kind, Span, Tracer};
 use crate::broker::Broker;
 use crate::broker::nats::Nats;
 use crate::hub::snapshot::CommandRecord;
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) per_connection: Mutex<HashMap<ConnectionId, usize>>,
     pub(super) responder: Box<dyn Responder>,
     pub(super) audit: Audit,
+    pub(super) tracer: Tracer,
     pub(super) answered: Answered,
     pub(super) keys: Mutex<Keys<Pending>>,
     pub(super) metrics: CommandMetrics,
@@ -133,6 +135,7 @@ impl Router {
             per_connection: Mutex::new(HashMap::new()),
             responder,
             audit: Audit::start(broker, &runtime, settings.audit_room),
+            tracer: settings.tracer,
             answered: Answered::default(),
             keys: Mutex::new(Keys::new(settings.keys)),
             metrics: CommandMetrics::default(),
@@ -376,11 +379,25 @@ pub(super) fn length(params: &[u8]) -> i64 {
 }
 
 impl Route {
-    /// `may_be_sent` tells at any time whether the backend may have seen the command, also if the future is dropped.
-    pub(super) async fn carry_out(&self, shared: &Shared, request: &Request, may_be_sent: &mut bool) -> CommandOutcome {
+    /// `may_be_sent` tells at any time whether the backend may have seen the command, also if the future is dropped. Each
+    /// attempt is a span within `span`.
+    pub(super) async fn carry_out(
+        &self,
+        shared: &Shared,
+        request: &Request,
+        span: &Span,
+        may_be_sent: &mut bool,
+    ) -> CommandOutcome {
         let mut back_off = BACK_OFF;
         for attempt in 1.. {
             let was_sent = std::mem::replace(may_be_sent, true);
+            let mut span = span.child(Kind::Client, || self.backend.name().to_owned());
+            span.set("tickgate.attempt", u64::from(attempt));
+            let traced = span.is_recorded().then(|| Request {
+                trace: span.trace_parent(),
+                ..request.clone()
+            });
+            let request = traced.as_ref().unwrap_or(request);
             let failure = match self.backend.attempt(&*self.handler, request).await {
                 Ok(Ok(BackendReply::Success(data))) => return CommandOutcome::Success { data },
                 Ok(Ok(BackendReply::Failure(error))) => return CommandOutcome::Failure { error },
@@ -390,10 +407,13 @@ impl Route {
                 }
                 Err(retry_after_ms) => {
                     *may_be_sent = was_sent;
+                    span.fail("the circuit breaker is open");
                     let message = format!("the backend has failed repeatedly; try again in {retry_after_ms} ms");
                     return refused(ErrorCode::BackendUnavailable, message);
                 }
             };
+            span.fail(failure.to_string());
+            drop(span);
             tracing::warn!(
                 backend = self.backend.name(),
                 action = request.action.as_str(),

@@ -117,6 +117,7 @@ fn command(number: u32, action: &str, params: &str) -> Command {
         action: Channel::parse(action).expect("a valid action"),
         params: Bytes::copy_from_slice(params.as_bytes()),
         key: None,
+        trace: None,
         identity: Arc::new(Identity {
             tenant: tickgate_protocol::channel::Tenant::DEFAULT,
             user: Some("u42".into()),

@@ -1,4 +1,4 @@
-//! The HTTPS client of key sets.
+//! The HTTPS client of key sets, which the exporter of spans uses, too.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -74,11 +74,11 @@ impl fmt::Debug for JwksUrl {
 
 /// Reads URLs.
 #[derive(Clone)]
-pub(super) struct Client(Pool<HttpsConnector<HttpConnector>>);
+pub(in crate::backend) struct Client(Pool<HttpsConnector<HttpConnector>>);
 
 impl Client {
     /// A client that trusts the certificates of the system.
-    pub(super) fn of_system() -> Self {
+    pub(in crate::backend) fn of_system() -> Self {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "a certificate of the system cannot be used");
@@ -89,6 +89,11 @@ impl Client {
             tracing::warn!("the system has no certificates (ca-certificates): no https:// URL can be read");
         }
         Self::with_roots(roots)
+    }
+
+    /// A client for `http://` URLs.
+    pub(in crate::backend) fn without_certificates() -> Self {
+        Self::with_roots(RootCertStore::empty())
     }
 
     /// A client that trusts these certificates.
@@ -106,6 +111,19 @@ impl Client {
             .enable_http1()
             .wrap_connector(http);
         Self(Pool::over(https))
+    }
+
+    /// Sends a request and returns the body of its answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. The body may have at most `bytes_max` bytes.
+    pub(in crate::backend) async fn request(
+        &self,
+        request: Request<Full<Bytes>>,
+        bytes_max: usize,
+    ) -> Result<Bytes, RequestError> {
+        self.0.request(request, bytes_max).await
     }
 
     /// Reads a URL. The error is a description for people.

@@ -26,7 +26,7 @@ use crate::auth::verifier::Verifier;
 use crate::auth::{Algorithm, JWKS_BYTES_MAX, Jwks, KeySource};
 use crate::time::unix_ms;
 
-use client::Client;
+pub(in crate::backend) use client::Client;
 pub use client::JwksUrl;
 use metrics::JwksMetrics;
 pub use metrics::{JwksCounts, JwksSample};

@@ -12,6 +12,7 @@ mod command;
 mod endpoint;
 mod feed;
 mod limits;
+mod otlp;
 mod process;
 mod record;
 mod server;
@@ -25,6 +26,7 @@ pub(super) use command::Command;
 pub(super) use endpoint::{DialectName, Endpoint};
 pub(super) use feed::Feed;
 pub(super) use limits::{Compression, Heartbeat, Limits};
+pub(super) use otlp::Otlp;
 pub(super) use process::Log;
 pub use process::{AuditMode, Format};
 pub(super) use server::Server;
@@ -60,6 +62,8 @@ section! {
         table broker: Broker = Broker::default();
         /// Log lines.
         table log: Log = Log::default();
+        /// Traces of publications and commands ([tracing.md](tracing.md)).
+        table otlp: Otlp = Otlp::default();
         /// Applications that share the gateway and see nothing of each other ([tenants.md](tenants.md)).
         tables tenants as "tenant": Vec<Tenant> = Vec::new();
 

@@ -318,7 +318,8 @@ impl Drive {
                 let params = String::from_utf8(command.params.to_vec()).unwrap();
                 let user = command.identity.user.as_deref().unwrap_or("-").to_owned();
                 let key = command.key.map_or(String::new(), |key| format!(" key {key}"));
-                let seen = format!("{:?} {} {params} for {user}{key}", command.id, command.action);
+                let trace = command.trace.map_or(String::new(), |trace| format!(" trace {trace}"));
+                let seen = format!("{:?} {} {params} for {user}{key}{trace}", command.id, command.action);
                 self.commands.push((request, command.id));
                 Seen::Command(seen)
             }

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use crate::channel::{Channel, Pattern, Tenant};
 use crate::event::Epoch;
 use crate::rate::Rate;
+use crate::trace_context::TraceParent;
 
 pub(crate) use cursor::ResumeFields;
 pub use cursor::{Cursor, Resume};
@@ -241,6 +242,8 @@ pub enum ClientMessage<'a> {
         params: &'a str,
         /// The idempotency key; `None`: every such command is carried out.
         key: Option<CommandKey>,
+        /// The trace that the command belongs to. One that cannot be read is left out.
+        trace: Option<TraceParent>,
     },
     /// Asks how the command with a key ended.
     CommandStatus {
@@ -329,6 +332,7 @@ impl ClientMessage<'_> {
                 action,
                 params: _,
                 key: _,
+                trace: _,
             } => move_channel(action),
             Self::Publish {
                 request_ref: _,

@@ -162,6 +162,7 @@ async fn a_drain_waits_refuses_new_commands_and_then_gives_up() {
             action: Channel::parse("a.late").expect("valid"),
             params: Bytes::from_static(b"{}"),
             key: None,
+            trace: None,
             identity: Arc::new(Identity {
                 tenant: tickgate_protocol::channel::Tenant::DEFAULT,
                 user: None,

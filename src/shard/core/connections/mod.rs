@@ -5,11 +5,12 @@
 //! the driver has closed the socket that was stored under its number. No hot record carries the stamp that
 //! [`Connections::next_stamp`] returns next.
 //!
-//! Per file: `endpoints` (what the connections of one endpoint share), `deadlines` (the timers), `assembly` (the budget).
+//! Per file: `endpoints` (what the connections of one endpoint share), `deadlines` (the timers), `assembly` (the budget), `traffic` (bytes).
 
 mod assembly;
 mod deadlines;
 mod endpoints;
+mod traffic;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tickgate_protocol::wire::{Decoder, Deflate};
 use assembly::Assembly;
 pub(super) use deadlines::Deadline;
 pub(super) use endpoints::{ENVELOPE_BYTES_MAX, Endpoint, Endpoints};
+use traffic::Traffic;
 
 /// All connections of a shard; see the module's docs.
 pub(super) struct Connections {
@@ -63,14 +65,6 @@ pub(super) struct Connections {
     epoch: Epoch,
     head: u64,
     metrics: Arc<ShardMetrics>,
-}
-
-/// The bytes of frames, or of the bodies of polls, that a connection has read and written. Handshakes and HTTP heads are not
-/// among them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traffic {
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
 }
 
 /// One connection that is not removed, borrowed.
@@ -295,21 +289,6 @@ impl Connections {
     /// The cold record of the connection in a slot, to be changed.
     pub(super) fn cold_mut(&mut self, slot: u32) -> Option<&mut Cold> {
         self.cold[slot].as_mut()
-    }
-
-    /// What the connection in a slot has read and written.
-    pub(super) fn traffic(&self, slot: u32) -> Traffic {
-        self.traffic[slot]
-    }
-
-    /// Counts bytes that came from the connection in a slot.
-    pub(super) fn count_in(&mut self, slot: u32, bytes: usize) {
-        self.traffic[slot].bytes_in += bytes as u64;
-    }
-
-    /// Counts bytes that were written to the connection in a slot.
-    pub(super) fn count_out(&mut self, slot: u32, bytes: usize) {
-        self.traffic[slot].bytes_out += bytes as u64;
     }
 
     /// The channels that the connection in a slot catches up with.

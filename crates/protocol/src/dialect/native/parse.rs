@@ -254,6 +254,8 @@ fn message<'t>(
                 } else {
                     Some(fields.command_key()?)
                 },
+                // W3C Trace Context wants a text that cannot be read to be ignored.
+                trace: (fields.optional_text("traceparent").ok().flatten()).and_then(|text| text.parse().ok()),
             }
         }
         MessageType::Publish => ClientMessage::Publish {

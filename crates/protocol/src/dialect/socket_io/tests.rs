@@ -139,6 +139,7 @@ fn events_are_parsed_into_client_messages() {
         action,
         params,
         key: None,
+        trace: None,
     }) = command
     else {
         panic!("{command:?}");
