@@ -10,7 +10,7 @@ function State() {
 }
 
 function Price({ symbol }) {
-  const { data, isReady, error } = useChannel(`market.${symbol}.price`);
+  const { data, isReady, error } = useChannel(`market.${symbol}.price`, { maxRate: 10 });
   if (error) return <p>{error.message}</p>;
   return <p id="price">{symbol}: {data ? data.price : isReady ? "no price yet" : "…"}</p>;
 }

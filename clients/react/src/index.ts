@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 import type { Client, Gap, Records, StateChange, TickEvent, TickgateError } from "@tickgate/client";
-import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore, type ReactElement, type ReactNode } from "react";
+import { createContext, createElement, useCallback, useContext, useEffect, useMemo, useSyncExternalStore, type ReactElement, type ReactNode } from "react";
 import { LatestStore, RecordsStore, type Store, type View } from "./store.js";
 
 const ClientContext = createContext<Client | undefined>(undefined);
@@ -35,14 +35,23 @@ export interface ChannelStatus {
   gap: Gap | undefined;
 }
 
+/** How a hook subscribes. */
+export interface ChannelOptions {
+  /**
+   * The most updates per second of each channel that conflates; by default every update comes. A change of it changes the
+   * rate without a new subscription.
+   */
+  maxRate?: number | undefined;
+}
+
 /**
  * Subscribes to a pattern while the component is mounted, and shows the newest event of the channels that it matches.
  * Events of one frame redraw once, so use `client.subscribe` where each event counts. `null`: no subscription.
  */
-export function useChannel<T = any>(pattern: string | null): ChannelStatus & { event: TickEvent<T> | undefined; data: T | undefined } {
+export function useChannel<T = any>(pattern: string | null, { maxRate }: ChannelOptions = {}): ChannelStatus & { event: TickEvent<T> | undefined; data: T | undefined } {
   const client = useTickgate();
   const store = useMemo(() => (pattern === null ? undefined : new LatestStore(client, pattern)), [client, pattern]);
-  const { value: event, ...status } = useView<TickEvent<any> | undefined>(store, undefined);
+  const { value: event, ...status } = useView<TickEvent<any> | undefined>(store, undefined, maxRate);
   return { ...status, event, data: event?.data };
 }
 
@@ -50,10 +59,10 @@ export function useChannel<T = any>(pattern: string | null): ChannelStatus & { e
  * Subscribes to a pattern while the component is mounted, and shows the records of its channels, merged by the field
  * `key`. The map is a new one after each change. `null`: no subscription.
  */
-export function useRecords<R = any>(pattern: string | null, key = "code"): ChannelStatus & { records: Records<R> } {
+export function useRecords<R = any>(pattern: string | null, key = "code", { maxRate }: ChannelOptions = {}): ChannelStatus & { records: Records<R> } {
   const client = useTickgate();
   const store = useMemo(() => (pattern === null ? undefined : new RecordsStore(client, pattern, key)), [client, pattern, key]);
-  const { value: records, ...status } = useView<Records<R>>(store, NO_RECORDS);
+  const { value: records, ...status } = useView<Records<R>>(store, NO_RECORDS, maxRate);
   return { ...status, records };
 }
 
@@ -68,7 +77,9 @@ export function useConnection(): StateChange {
 const NO_RECORDS: Records = new Map();
 const noSubscription = (): (() => void) => () => {};
 
-function useView<V>(store: Store<V> | undefined, none: V): View<V> {
+function useView<V>(store: Store<V> | undefined, none: V, maxRate: number | undefined): View<V> {
+  // Before the effect that subscribes, so that the first subscription has the rate.
+  useEffect(() => store?.setRate(maxRate), [store, maxRate]);
   const nothing = useMemo(() => ({ value: none, isReady: false, error: undefined, gap: undefined }), [none]);
   const read = store?.getSnapshot ?? ((): View<V> => nothing);
   return useSyncExternalStore(store?.subscribe ?? noSubscription, read, read);

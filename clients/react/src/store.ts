@@ -33,6 +33,8 @@ export abstract class Store<V> {
   #view: View<V>;
   #changes: Partial<View<V>> = {};
   #cancel: (() => void) | undefined;
+  #maxRate: number | undefined;
+  #subscription: Subscription<any> | undefined;
 
   constructor(client: Client, pattern: string, first: V) {
     this.#client = client;
@@ -45,8 +47,16 @@ export abstract class Store<V> {
 
   readonly getSnapshot = (): View<V> => this.#view;
 
+  /** Asks for this rate, now or with the next subscription. */
+  setRate(maxRate: number | undefined): void {
+    if (maxRate === this.#maxRate) return;
+    this.#maxRate = maxRate;
+    this.#subscription?.setRate(maxRate);
+  }
+
   readonly subscribe = (notify: () => void): (() => void) => {
-    const subscription = this.#client.subscribe(this.#pattern);
+    const subscription = this.#client.subscribe(this.#pattern, { maxRate: this.#maxRate });
+    this.#subscription = subscription;
     let newest: TickEvent<any> | undefined;
     const apply = (): void => {
       this.#cancel = undefined;
@@ -74,6 +84,7 @@ export abstract class Store<V> {
       this.#cancel?.();
       this.#cancel = undefined;
       this.#changes = {};
+      this.#subscription = undefined;
       subscription.unsubscribe();
     };
   };

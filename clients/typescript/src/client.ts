@@ -2,7 +2,7 @@ import { Core } from "./core.js";
 import { Emitter } from "./emitter.js";
 import { TickgateError } from "./errors.js";
 import { SavedPositions } from "./saved.js";
-import type { Subscription } from "./subscription.js";
+import type { SubscribeOptions, Subscription } from "./subscription.js";
 import type {
   ClientOptions, CommandOptions, CommandStatus, HistoryOptions, HistoryPage, Published, State, StateChange, Stats, TickEvent, WebSocketClass,
 } from "./types.js";
@@ -157,8 +157,8 @@ export class Client {
    * Subscribes to the channels that a pattern matches. Identical patterns share one subscription of the gateway; a late
    * subscriber gets last values and records from the client's cache, as snapshots.
    */
-  subscribe<T = any>(pattern: string): Subscription<T> {
-    return this.#core.subscribe<T>(pattern);
+  subscribe<T = any>(pattern: string, options: SubscribeOptions = {}): Subscription<T> {
+    return this.#core.subscribe<T>(pattern, options);
   }
 
   /**

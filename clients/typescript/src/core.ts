@@ -14,7 +14,7 @@ import { Positions } from "./positions.js";
 import type { RecordRule } from "./records.js";
 import { Registry } from "./registry.js";
 import { Requests, refusal } from "./requests.js";
-import { Subscription, type Owner } from "./subscription.js";
+import { Subscription, checkRate, type Owner, type SubscribeOptions } from "./subscription.js";
 import type { State, Stats, TickEvent } from "./types.js";
 
 // `token`: a token is asked for; `restoring`: saved positions are read.
@@ -119,10 +119,11 @@ export class Core implements Owner {
     }
   }
 
-  subscribe<T>(pattern: string): Subscription<T> {
-    const handle = new Subscription<T>(this, pattern);
+  subscribe<T>(pattern: string, options: SubscribeOptions = {}): Subscription<T> {
+    const handle = new Subscription<T>(this, pattern, options);
     try {
       if (!isPattern(pattern)) throw new RequestRefused("INVALID_CHANNEL", `"${pattern}" is not a pattern`);
+      checkRate(options.maxRate);
       if (this.#registry.add(handle)) {
         this.#registry.welcome(handle, pattern, this.#connections);
         handle.confirm();
@@ -132,6 +133,10 @@ export class Core implements Owner {
     }
     this.#host.soon();
     return handle;
+  }
+
+  paced(): void {
+    this.#host.soon();
   }
 
   leave(handle: Subscription<any>): void {

@@ -3,7 +3,7 @@ import type { Clock } from "./clock.js";
 import { RequestRefused } from "./errors.js";
 import type { Host } from "./host.js";
 import type { Positions } from "./positions.js";
-import type { Registry } from "./registry.js";
+import type { Plan, Registry } from "./registry.js";
 import { refusal, type Requests } from "./requests.js";
 import type { Stats, TickEvent } from "./types.js";
 
@@ -36,23 +36,42 @@ export class Feed {
     const leaving = this.#registry.leave();
     if (leaving) this.#unsubscribe(leaving.channels);
     if (this.#host.now() < this.subscribeAt) return;
+    for (const plan of this.#registry.paces()) this.#pace(plan);
     const asking = this.#registry.ask();
     if (!asking) return;
-    const { channels, cursor } = asking;
-    const write = (id: string): string => this.#host.stringify({ type: "subscribe", channels, cursor, id });
-    this.#requests.add("s", write, Infinity, (outcome) => {
-      if (outcome.type !== "answer") return;
-      const error = refusal(outcome.message);
+    this.#subscribe(asking, (message, error) => {
       if (!error) {
-        for (const handle of this.#registry.confirmed(outcome.message.data ?? {}, this.#connection())) handle.confirm();
-      } else if (["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(error.code)) {
-        this.subscribeAt = this.#host.now() + (error.retryAfterMs ?? 1000);
+        for (const handle of this.#registry.confirmed(message.data ?? {}, this.#connection())) handle.confirm();
+      } else if (this.#isPostponed(error)) {
         this.#registry.postponed();
       } else {
         this.#registry.refused(error);
       }
+    });
+  }
+
+  // Changes the rate of a pattern that is held. A refusal changes nothing.
+  #pace(plan: Plan): void {
+    this.#subscribe(plan, (_, error) => {
+      const outcome = !error ? "done" : this.#isPostponed(error) ? "again" : "refused";
+      this.#registry.paced(plan.channels[0]!, outcome);
+      if (outcome === "refused") this.#host.report(error);
+    });
+  }
+
+  #subscribe({ type, channels, cursor, rate }: Plan, answered: (message: any, error: RequestRefused | undefined) => void): void {
+    const write = (id: string): string => this.#host.stringify({ type, channels, cursor, max_rate: rate, id });
+    this.#requests.add("s", write, Infinity, (outcome) => {
+      if (outcome.type !== "answer") return;
+      answered(outcome.message, refusal(outcome.message));
       this.#host.soon();
     });
+  }
+
+  #isPostponed({ code, retryAfterMs = 1000 }: RequestRefused): boolean {
+    const isPostponed = ["RATE_LIMITED", "OVERLOADED", "UNAUTHENTICATED", "INTERNAL"].includes(code);
+    if (isPostponed) this.subscribeAt = this.#host.now() + retryAfterMs;
+    return isPostponed;
   }
 
   #unsubscribe(channels: string[]): void {

@@ -11,6 +11,9 @@ interface Entry {
   handles: Set<Handle>;
   // wanted: to be asked for; asked: in the request under way; held: confirmed; leaving: given back, not confirmed yet.
   status: "wanted" | "asked" | "held" | "leaving";
+  // The rate that was asked for last (null: it has to be asked for again), and the rate that the gateway has confirmed.
+  rate?: number | null | undefined;
+  granted?: number | null | undefined;
   // A request with several patterns failed, so this one is asked for alone.
   isAlone: boolean;
 }
@@ -19,7 +22,8 @@ interface Entry {
 export interface Plan {
   type: "subscribe" | "unsubscribe";
   channels: string[];
-  cursor: string | undefined;
+  cursor?: string | undefined;
+  rate?: number | undefined;
 }
 
 /** Bytes of a message beside its patterns: a cursor has at most 256. */
@@ -145,16 +149,37 @@ export class Registry {
     const first = wanted.find(cursorOf) ?? wanted[0];
     if (!first) return undefined;
     const cursor = cursorOf(first);
-    const batch = first.isAlone ? [first] : wanted.filter((entry) => !entry.isAlone && cursorOf(entry) === cursor);
+    const rate = rateOf(first);
+    const batch = first.isAlone ? [first] : wanted.filter((entry) => !entry.isAlone && cursorOf(entry) === cursor && rateOf(entry) === rate);
     let room = this.#maxBytes - ENVELOPE_BYTES;
     const fitting = batch.findIndex(({ pattern }) => (room -= utf8Length(pattern) + 16) < 0);
     if (fitting > 0) batch.length = fitting;
     for (const entry of batch) {
       entry.status = "asked";
+      entry.rate = rate;
       this.#positions.returns(entry.pattern);
     }
     this.#asked = batch;
-    return { type: "subscribe", channels: batch.map(({ pattern }) => pattern), cursor };
+    return { type: "subscribe", channels: batch.map(({ pattern }) => pattern), cursor, rate };
+  }
+
+  /** Patterns that are held and whose subscribers want another rate than was asked for. Each is a request of its own. */
+  paces(): Plan[] {
+    const changed = [...this.#entries.values()].filter((entry) => entry.status === "held" && entry.handles.size > 0 && rateOf(entry) !== entry.rate);
+    return changed.map((entry) => {
+      const rate = rateOf(entry);
+      entry.rate = rate;
+      return { type: "subscribe", channels: [entry.pattern], rate };
+    });
+  }
+
+  /** A change of a pattern's rate was answered: it is done, has to be asked for again, or was refused. */
+  paced(pattern: string, outcome: "done" | "again" | "refused"): void {
+    const entry = this.#entries.get(pattern);
+    if (!entry) return;
+    if (outcome === "done") entry.granted = entry.rate;
+    else if (outcome === "again") entry.rate = null;
+    else for (const handle of entry.handles) handle.maxRate = (entry.rate = entry.granted) ?? undefined;
   }
 
   /** `subscribed` came. Returns the subscribers that become ready. */
@@ -163,7 +188,10 @@ export class Registry {
     const before = this.#held();
     this.#asked = undefined;
     this.#routes.clear();
-    for (const entry of entries) entry.status = "held";
+    for (const entry of entries) {
+      entry.status = "held";
+      entry.granted = entry.rate;
+    }
     const isComplete = data.positions_complete !== false;
     if (data.recovered) {
       const missing = Object.keys(data.recovered);
@@ -186,6 +214,10 @@ export class Registry {
   }
 
   #tellGaps(entries: Entry[], missing: string[], isComplete: boolean, before: string[]): void {
+    // Other patterns have these channels in common, and come back with another rate.
+    for (const entry of this.#entries.values()) {
+      if (!entries.includes(entry)) for (const handle of entry.handles) if (handle.isReady) handle.gap("unrecovered", missing, true);
+    }
     for (const { pattern, handles } of entries) {
       // Nothing is kept of these, so the break itself lost what was published meanwhile.
       const unkept = this.#cache.unkept(pattern);
@@ -253,4 +285,10 @@ export class Registry {
   #prune(): void {
     this.#cache.prune([...this.#entries.values()].filter(({ handles }) => handles.size > 0).map(({ pattern }) => pattern));
   }
+}
+
+// The rate that a pattern's subscribers want together: the highest, or every update.
+function rateOf({ handles }: Entry): number | undefined {
+  const highest = Math.max(...[...handles].map(({ maxRate }) => maxRate ?? Infinity));
+  return highest === Infinity ? undefined : highest;
 }

@@ -1,7 +1,7 @@
 import type { Book } from "./book.js";
 import { isDeletion, type Records } from "./cache.js";
 import { Emitter } from "./emitter.js";
-import type { TickgateError } from "./errors.js";
+import { RequestRefused, type TickgateError } from "./errors.js";
 import { EventBuffer, type BufferOptions } from "./iterate.js";
 import { matches } from "./pattern.js";
 import { merge, nameOf, type RecordDelete, type RecordKey, type RecordRule } from "./records.js";
@@ -36,12 +36,19 @@ export interface Silence {
 export interface Owner {
   last(channel: string): TickEvent<any> | undefined;
   book(channel: string): Book | undefined;
+  /** The rate of a subscription has changed. */
+  paced(): void;
   records(pattern: string, rule: RecordRule): Map<string, any>;
   leave(handle: Subscription<any>): void;
   /** Calls the handle's `release` a little later. */
   release(handle: Subscription<any>): void;
   report(error: unknown): void;
   dropped(): void;
+}
+
+/** Fails if there is no such rate. */
+export function checkRate(maxRate: number | undefined): void {
+  if (maxRate !== undefined && !(maxRate >= 0.1)) throw new RequestRefused("INVALID_MESSAGE", `the rate ${maxRate} is not at least 0.1`);
 }
 
 /** How many events wait for the first listener. */
@@ -52,12 +59,24 @@ interface Settle {
   reject: (error: TickgateError) => void;
 }
 
+/** How {@link Client.subscribe} subscribes. */
+export interface SubscribeOptions {
+  /**
+   * How many updates per second of each channel are wanted at most, of channels that conflate. The gateway rounds it down:
+   * 20, 10, 5, 2, 1, 0.5, 0.2, 0.1. By default every update comes. The connection asks for the highest rate of a pattern's
+   * subscribers, and each of them gets what it brings.
+   */
+  maxRate?: number | undefined;
+}
+
 /** One subscriber of a pattern. Made by {@link Client.subscribe}. */
 export class Subscription<T = unknown> {
   readonly pattern: string;
   readonly #owner: Owner;
   readonly #emitter: Emitter<SubscriptionEvents<T>>;
   readonly #buffers = new Set<EventBuffer<T>>();
+  /** The rate that this subscriber asks for; `undefined`: every update. {@link setRate} changes it. */
+  maxRate: number | undefined;
   readonly #views = new Map<string, { rule: RecordRule; records: Map<string, any> }>();
   #ready: Promise<void>;
   #settle: Settle | undefined;
@@ -69,8 +88,9 @@ export class Subscription<T = unknown> {
   #overflowed = false;
 
   /** @internal */
-  constructor(owner: Owner, pattern: string) {
+  constructor(owner: Owner, pattern: string, { maxRate }: SubscribeOptions) {
     this.pattern = pattern;
+    this.maxRate = maxRate;
     this.#owner = owner;
     this.#emitter = new Emitter((error) => owner.report(error));
     this.#ready = this.#promise();
@@ -137,6 +157,18 @@ export class Subscription<T = unknown> {
    */
   book(channel: string): Book | undefined {
     return matches(this.pattern, channel) ? this.#owner.book(channel) : undefined;
+  }
+
+  /**
+   * Asks for another rate, or for every update. It changes while the subscription goes on, without a gap. If the gateway
+   * refuses it, the client's `error` event says so, and the rate stays as it was.
+   *
+   * @throws {@link RequestRefused} if it is not a number of at least 0.1.
+   */
+  setRate(maxRate?: number): void {
+    checkRate(maxRate);
+    this.maxRate = maxRate;
+    if (!this.#ended) this.#owner.paced();
   }
 
   /** Ends this subscription. The last one of a pattern gives the pattern back to the gateway. */

@@ -523,3 +523,78 @@ test('a loop with the overflow `error` fails after what it held is gone, and a s
   controller.abort();
   assert.deepEqual(await waiting, { done: true, value: undefined });
 });
+
+test('one pattern is asked for with the highest rate of its subscribers, and again when that changes', async () => {
+  const self = rig();
+  const slow = self.core.subscribe('a.*', { maxRate: 1 });
+  const fast = self.core.subscribe('a.*', { maxRate: 5 });
+  const other = self.core.subscribe('b.*', { maxRate: 5 });
+  const all = self.core.subscribe('c.*');
+  self.core.connect();
+  self.live();
+  self.confirm();
+  const asked = () => self.sent.filter(({ type }) => type === 'subscribe').map(({ channels, max_rate: rate }) => [channels, rate]);
+  // Patterns of one rate share a request.
+  assert.deepEqual(asked(), [[['a.*', 'b.*'], 5], [['c.*'], undefined]]);
+  await Promise.all([slow, fast, other, all].map(({ ready }) => ready));
+  // What is asked for from now on.
+  const news = () => {
+    const before = self.sent.length;
+    return () => {
+      self.soon();
+      self.confirm();
+      return self.sent.slice(before).filter(({ type }) => type === 'subscribe').map(({ channels, max_rate: rate, recover }) => [channels, rate, recover]);
+    };
+  };
+  let since = news();
+  fast.unsubscribe();
+  assert.deepEqual(since(), [[['a.*'], 1, undefined]]);
+  since = news();
+  slow.setRate(0.5);
+  other.setRate(5);
+  assert.deepEqual(since(), [[['a.*'], 0.5, undefined]]);
+  since = news();
+  const late = self.core.subscribe('a.*');
+  assert.deepEqual(since(), [[['a.*'], undefined, undefined]]);
+  since = news();
+  late.setRate(0.2);
+  assert.deepEqual(since(), [[['a.*'], 0.5, undefined]], 'the other one is faster');
+  // Events go on while a rate changes.
+  const seen = [];
+  slow.on('event', ({ data }) => seen.push(data));
+  slow.setRate(2);
+  self.soon();
+  self.gets({ type: 'event', channel: 'a.x', event: 'e', data: 1 });
+  assert.deepEqual(seen, [1]);
+  // After a break, the present rates are asked for.
+  self.confirm();
+  self.core.ended(1006, '');
+  self.pass(2000);
+  since = news();
+  self.live();
+  self.confirm();
+  assert.deepEqual(since().map(([channels, rate]) => [channels, rate]), [[['a.*'], 2], [['b.*'], 5], [['c.*'], undefined]]);
+});
+
+test('a rate that is refused leaves the old one, and one that is put off is asked for again', async () => {
+  const self = rig();
+  const sub = self.core.subscribe('a.*', { maxRate: 5 });
+  self.core.connect();
+  self.live();
+  await sub.ready;
+  const answer = (code, data) => {
+    const { id, max_rate: rate } = self.last('subscribe');
+    self.gets({ type: 'error', id, error: { code, message: code }, data });
+    return rate;
+  };
+  sub.setRate(1);
+  self.soon();
+  assert.equal(answer('OVERLOADED', { retry_after_ms: 500 }), 1);
+  assert.equal(self.count('subscribe'), 2);
+  self.pass(500);
+  assert.deepEqual([self.count('subscribe'), self.last('subscribe').max_rate], [3, 1]);
+  assert.equal(answer('INVALID_MESSAGE'), 1);
+  assert.deepEqual([self.errors.map(({ code }) => code), sub.maxRate, self.count('subscribe')], [['INVALID_MESSAGE'], 5, 3]);
+  for (const rate of [0, -1, NaN, 0.05]) assert.throws(() => sub.setRate(rate), { code: 'INVALID_MESSAGE' });
+  await assert.rejects(self.core.subscribe('a.*', { maxRate: 0 }).ready, { code: 'INVALID_MESSAGE' });
+});

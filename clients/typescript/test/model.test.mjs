@@ -9,6 +9,7 @@ import { matches } from '../dist/pattern.js';
 import { Clock, Gateway, VirtualHost, randomSource } from './world.mjs';
 
 const PATTERNS = ['h.*', 'h.a.*', 'h.b.x', 'v.*', 'v.a.x', 'n.*', 'n.a.x', '*', 'f.a'];
+const RATES = [undefined, 0.5, 1, 20];
 const CHANNELS = ['h.a.x', 'h.a.y', 'h.b.x', 'v.a.x', 'v.b.x', 'n.a.x'];
 
 export const settings = {
@@ -68,7 +69,8 @@ async function run(seed, fault) {
   let opensAllowed = 0;
   const pick = (list) => list[Math.floor(random() * list.length)];
   const actions = [
-    () => watchers.size < 30 && watchers.add(new Watcher(core.subscribe(pick(PATTERNS)), (what) => failures.push(what))),
+    () => watchers.size < 30 && watchers.add(new Watcher(core.subscribe(pick(PATTERNS), { maxRate: pick(RATES) }), (what) => failures.push(what))),
+    () => pick([...watchers])?.sub.setRate(pick(RATES)),
     () => { const watcher = pick([...watchers]); if (watcher) { watchers.delete(watcher); watcher.sub.unsubscribe(); } },
     () => { // Given back and taken again in one go, as pages do.
       const watcher = pick([...watchers]);
@@ -117,6 +119,11 @@ async function run(seed, fault) {
   const held = [...new Set([...watchers].filter(({ isOver }) => !isOver).map(({ sub }) => sub.pattern))].sort();
   if (gateway.sessions.size !== 1) failures.push(`${gateway.sessions.size} connections`);
   else if (JSON.stringify([...session.patterns].sort()) !== JSON.stringify(held)) failures.push(`the gateway has ${[...session.patterns]}, not ${held}`);
+  for (const pattern of held) {
+    const wishes = [...watchers].filter(({ sub }) => sub.pattern === pattern).map(({ sub }) => sub.maxRate ?? Infinity);
+    const [rate, wanted] = [session?.rates.get(pattern) ?? Infinity, Math.max(...wishes)];
+    if (rate !== wanted) failures.push(`${pattern} has the rate ${rate}, not ${wanted}`);
+  }
   for (const watcher of watchers) {
     if (watcher.isOver !== watcher.sub.pattern.startsWith('f.')) failures.push(`${watcher.sub.pattern} has ended: ${watcher.isOver}`);
     if (watcher.isOver) continue;

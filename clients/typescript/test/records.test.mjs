@@ -106,3 +106,34 @@ test('a silent channel is told, and when it goes on', async (t) => {
   await until('the news', () => told.length === 2);
   assert.deepEqual(told, [['stale', ['grid.a.status'], true], ['fresh', ['grid.a.status'], true]]);
 });
+
+test('a rate brings the newest value of each period, and all of them after it is given up', async (t) => {
+  const server = await gateway(t);
+  const tg = await client(t, server.url);
+  const sub = tg.subscribe('market.*.price', { maxRate: 5 });
+  const seen = collect(sub);
+  await within('live', tg.connect());
+  await within('ready', sub.ready);
+  const began = Date.now();
+  for (let n = 1; n <= 40; n++) {
+    await publish(server, 'market.x.price', n);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await until('the newest', () => seen.events.at(-1)?.data === 40);
+  const periods = Math.ceil((Date.now() - began) / 200);
+  assert.ok(seen.events.length <= periods + 1, `${seen.events.length} values in ${periods} periods`);
+  // A slower subscriber does not slow the others down.
+  const slow = tg.subscribe('market.*.price', { maxRate: 0.1 });
+  await within('ready', slow.ready);
+  sub.setRate();
+  await until('the change', () => seen.events.length > 0 && tg.stats().patterns === 1);
+  const others = collect(tg.subscribe('market.y.*'));
+  await until('a subscription behind the change', async () => {
+    await publish(server, 'market.y.status', 1);
+    return others.events.length > 0;
+  });
+  for (let n = 41; n <= 45; n++) await publish(server, 'market.x.price', n);
+  await until('all of them', () => seen.events.at(-1)?.data === 45);
+  assert.deepEqual(seen.events.slice(-5).map(({ data }) => data), [41, 42, 43, 44, 45]);
+  assert.deepEqual(tg.errors, []);
+});

@@ -135,7 +135,7 @@ export class Gateway {
     }
   }
 
-  subscribe(session, { id, channels, cursor }, error) {
+  subscribe(session, { id, channels, cursor, max_rate: rate }, error) {
     if (channels.some((pattern) => pattern.startsWith('f.'))) return error('FORBIDDEN');
     const covered = (name) => [...session.patterns].some((pattern) => matches(pattern, name));
     const [epoch, user, version] = (cursor ?? '').split('-');
@@ -150,7 +150,10 @@ export class Gateway {
       else if (from >= channel.floor) missed.push(...channel.kept.filter(({ offset }) => offset > from));
       else recovered[name] = false;
     }
-    for (const pattern of channels) session.patterns.add(pattern);
+    for (const pattern of channels) {
+      session.patterns.add(pattern);
+      session.rates.set(pattern, rate);
+    }
     if (session.patterns.size > 50) this.complaints.push('the limit of patterns was hit');
     const data = {
       channels,
@@ -216,7 +219,7 @@ export class VirtualHost {
   open() {
     this.opened += 1;
     const { clock, gateway, random } = this;
-    const socket = { patterns: new Set(), budget: 100, budgetAt: clock.now, isOpen: false, toClient: clock.now, toServer: clock.now };
+    const socket = { patterns: new Set(), rates: new Map(), budget: 100, budgetAt: clock.now, isOpen: false, toClient: clock.now, toServer: clock.now };
     this.#socket = socket;
     // Bytes keep their order in each direction.
     const arrive = (direction, run) => {
