@@ -45,6 +45,7 @@ use tokio::task::JoinHandle;
 pub use crate::ingress::http::ListenAddress;
 pub use access::AdminKey;
 pub use configuration::ConfigurationKey;
+pub use gateways::learn;
 
 use self::configuration::Configuration;
 use self::console::Sessions;

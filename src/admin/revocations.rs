@@ -111,33 +111,53 @@ impl Admin {
         };
         let reason = Reason::given(body.reason.as_deref(), &target);
         self.operate("admin.revoke", &operator, address, &reason, async {
-            let mut answers = Vec::new();
-            let revoked = verifier.revoke(revocation.clone(), now_ms, || {
-                let (reply, answer) = oneshot::channel();
-                answers.push(answer);
-                Box::new(move |count| {
-                    // The receiver is gone when the request was dropped meanwhile.
-                    let _ = reply.send(count);
-                })
-            });
-            if let Err(full) = revoked {
-                return response::error(HttpErrorCode::Overloaded, &full.to_string());
-            }
-            let mut ended = 0;
-            for answer in answers {
-                match timeout(SHARD_TIMEOUT, answer).await {
-                    // A shard that has ended has no connections.
-                    Ok(count) => ended += count.unwrap_or(0),
-                    Err(_) => {
-                        let text = "the tokens are revoked, but a shard does not answer: its connections end later";
-                        return response::error(HttpErrorCode::Overloaded, text);
-                    }
-                }
-            }
-            let revocation = Shown::of(revocation, &self.tenants);
-            response::json(StatusCode::OK, &RevokeReply { revocation, ended })
+            let ended = match self.revoke_here(revocation.clone()).await {
+                Ok(ended) => ended,
+                Err(refused) => return *refused,
+            };
+            let elsewhere = match self.revoke_elsewhere(&revocation, ended).await {
+                Ok(ended) => ended,
+                Err(unsure) => return *unsure,
+            };
+            let reply = RevokeReply {
+                revocation: Shown::of(revocation, &self.tenants),
+                ended: ended + elsewhere,
+            };
+            response::json(StatusCode::OK, &reply)
         })
         .await
+    }
+
+    /// Revokes tokens at this gateway. Returns how many connections were ended.
+    ///
+    /// # Errors
+    ///
+    /// The response when there are too many revocations, or a shard does not answer.
+    pub(super) async fn revoke_here(&self, revocation: Revocation) -> Result<usize, Box<HttpResponse>> {
+        let mut answers = Vec::new();
+        let revoked = self.parts.verifier.revoke(revocation, unix_ms(), || {
+            let (reply, answer) = oneshot::channel();
+            answers.push(answer);
+            Box::new(move |count| {
+                // The receiver is gone when the request was dropped meanwhile.
+                let _ = reply.send(count);
+            })
+        });
+        if let Err(full) = revoked {
+            return Err(response::error(HttpErrorCode::Overloaded, &full.to_string()).into());
+        }
+        let mut ended = 0;
+        for answer in answers {
+            match timeout(SHARD_TIMEOUT, answer).await {
+                // A shard that has ended has no connections.
+                Ok(count) => ended += count.unwrap_or(0),
+                Err(_) => {
+                    let text = "the tokens are revoked, but a shard does not answer: its connections end later";
+                    return Err(response::error(HttpErrorCode::Overloaded, text).into());
+                }
+            }
+        }
+        Ok(ended)
     }
 
     /// `GET /api/revocations?search&limit&cursor`

@@ -15,7 +15,7 @@ use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
-use crate::broker::nats::Nats;
+use crate::broker::nats::{Listeners, Nats};
 use crate::broker::{Broker, Embedded};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
@@ -24,7 +24,7 @@ use crate::memory::Budget;
 use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
 use crate::time::{Clock, unix_ms};
-use crate::{hub, shard};
+use crate::{admin, hub, shard};
 use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::dialect;
 use tickgate_protocol::message::CommandKey;
@@ -87,22 +87,6 @@ impl Components {
             .unzip();
         let rates = std::iter::once(settings.publish_per_second)
             .chain(settings.tenants.iter().map(|tenant| tenant.publish_per_second));
-        let seen = HealthSeen::new(clock);
-        let mut nats = None;
-        let carrier: Arc<dyn Broker> = match &settings.nats {
-            None => Arc::new(Embedded::new(Arc::clone(&hub), clock).limited(rates.collect())),
-            Some(nats_settings) => {
-                let parts = (Arc::clone(&hub), shards.clone());
-                let foreign = Arc::clone(&seen);
-                let foreign = Box::new(move |channel: &Channel| foreign.note(channel));
-                let started = Nats::start(nats_settings.clone(), parts, clock, runtime, foreign);
-                let started = Arc::new(started.map_err(Error::Broker)?);
-                nats = Some(Arc::clone(&started));
-                started
-            }
-        };
-        let watch = Arc::new(HealthWatch::new(carrier, seen));
-        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let verifier_settings = verifier::Settings {
             tenants: settings.token_rules(),
             revocations,
@@ -113,6 +97,26 @@ impl Components {
             source,
         })?;
         let verifier = Arc::new(verifier);
+        let seen = HealthSeen::new(clock);
+        let mut nats = None;
+        let carrier: Arc<dyn Broker> = match &settings.nats {
+            None => Arc::new(Embedded::new(Arc::clone(&hub), clock).limited(rates.collect())),
+            Some(nats_settings) => {
+                let parts = (Arc::clone(&hub), shards.clone());
+                let foreign = Arc::clone(&seen);
+                let (learner, tenants) = (Arc::clone(&verifier), settings.tenant_names());
+                let listeners = Listeners {
+                    foreign: Box::new(move |channel: &Channel| foreign.note(channel)),
+                    learn: Box::new(move |fact| admin::learn(&learner, &tenants, fact)),
+                };
+                let started = Nats::start(nats_settings.clone(), parts, clock, runtime, listeners);
+                let started = Arc::new(started.map_err(Error::Broker)?);
+                nats = Some(Arc::clone(&started));
+                started
+            }
+        };
+        let watch = Arc::new(HealthWatch::new(carrier, seen));
+        let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let key_sets = KeySets::start(settings.key_sets.clone(), Arc::clone(&verifier), runtime.clone());
         let tracer = settings
             .otlp

@@ -97,6 +97,51 @@ fn gateways_know_each_other_and_end_connections_for_each_other() {
 }
 
 #[test]
+fn a_revoked_token_is_refused_by_all_gateways_also_by_those_that_start_later() {
+    let server = Nats::start();
+    let proxy = Proxy::start(server.port);
+    let (one, two) = (start(server.url(), "one", |_| {}), start(proxy.url(), "two", |_| {}));
+    let is_let_in = |running: &Running, user: &str| {
+        let token = running.trader(user);
+        running.admin_as(Some(&token), "POST", "/api/publish", "", b"[]").status != 401
+    };
+    for running in [&one, &two] {
+        until_known(running, &[("one", "ok"), ("two", "ok")], 0);
+    }
+    let mut client = two.client(&two.trader("u1"));
+    client.subscribe(&["grid.a.order"]);
+    let revoke = |running: &Running, user: &str| {
+        let body = json!({"sub": user, "issued_before": soon()});
+        running.admin("POST", "/api/revocations", &body.to_string())
+    };
+    let answer = revoke(&one, "u1");
+    assert_eq!((answer.status, &answer.json()["ended"]), (200, &json!(1)), "{answer:?}");
+    assert!(client.close_code().is_some());
+    for running in [&one, &two] {
+        assert!(!is_let_in(running, "u1") && is_let_in(running, "u2"));
+    }
+    // A gateway that is cut off does not hear of it, and the operator is told. It learns of it when it is back.
+    let mut away = two.client(&two.trader("u3"));
+    proxy.hold();
+    let answer = revoke(&one, "u3");
+    assert_eq!((answer.status, &*answer.code()), (504, "OUTCOME_UNKNOWN"));
+    proxy.mend();
+    assert!(away.close_code().is_some());
+    // So does one that starts later, after all others have ended.
+    drop((one, two));
+    let three = start(server.url(), "three", |_| {});
+    assert!(!is_let_in(&three, "u1") && is_let_in(&three, "u2") && !is_let_in(&three, "u3"));
+    let list = three.admin("GET", "/api/revocations", "").json();
+    assert_eq!(list["total"], 2, "{list}");
+}
+
+/// An hour from now, in Unix seconds: after the time at which all tokens of the test are made.
+fn soon() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_secs() + 3600
+}
+
+#[test]
 fn a_gateway_that_stands_alone_lists_itself() {
     let alone = gateway::start(|_| {});
     let reply = alone.admin("GET", "/api/gateways", "").json();

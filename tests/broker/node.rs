@@ -142,7 +142,11 @@ impl Node {
         let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
         let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
         let parts = (Arc::clone(&hub), vec![shard]);
-        let nats = Nats::start(settings, parts, clock, runtime.handle(), Box::new(|_| {}))?;
+        let nobody = nats::Listeners {
+            foreign: Box::new(|_| {}),
+            learn: Box::new(|_| true),
+        };
+        let nats = Nats::start(settings, parts, clock, runtime.handle(), nobody)?;
         let nats = Arc::new(nats);
         Ok(Self {
             broker: Arc::clone(&nats) as Arc<dyn Broker>,

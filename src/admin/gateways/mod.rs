@@ -5,6 +5,7 @@
 
 mod members;
 mod orders;
+mod revoked;
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
@@ -23,6 +24,8 @@ use crate::broker::nats::{Nats, Reply, Service};
 use crate::ingress::http::response::{self, HttpResponse};
 
 pub(super) use orders::Order;
+pub(super) use revoked::Revoked;
+pub use revoked::learn;
 
 /// The subject on which gateways tell of themselves, behind the prefix, and the one of orders to all of them.
 const STATE: &str = "gateways.state";

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::members::FORMAT;
-use super::{Admin, ORDERS};
+use super::{Admin, ORDERS, Revoked};
+use crate::auth::Revocation;
 use crate::broker::nats::{NoReply, Reply};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
+use crate::time::unix_ms;
 
 /// How long the other gateways may take. It is shorter than that of operators' tools.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,6 +28,8 @@ pub(in crate::admin) enum Order {
     },
     /// End all connections of a user.
     DisconnectUser { user: Box<str>, tenant: Box<str> },
+    /// Revoke tokens.
+    Revoke(Revoked),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,6 +113,42 @@ impl Admin {
         Elsewhere { ended, missing }
     }
 
+    /// Revokes at all other gateways what is revoked here, and lets the broker remember it for those that are away. Returns how
+    /// many connections were ended there.
+    ///
+    /// # Errors
+    ///
+    /// The response if not all of that is sure.
+    pub(in crate::admin) async fn revoke_elsewhere(
+        &self,
+        revocation: &Revocation,
+        ended_here: usize,
+    ) -> Result<usize, Box<HttpResponse>> {
+        let Some(nats) = self.gateways.nats.get() else {
+            return Ok(0);
+        };
+        // Two revocations about the same are one, as long as the longer of them.
+        let own = Revoked::of(revocation, &self.tenants);
+        let in_force = self
+            .parts
+            .verifier
+            .revocations()
+            .list(Some(revocation.tenant), unix_ms());
+        let in_force = in_force.iter().map(|one| Revoked::of(one, &self.tenants));
+        let revoked = { in_force }.find(|one| one.name() == own.name()).unwrap_or(own);
+        let fact = serde_json::to_vec(&revoked).unwrap_or_default();
+        if let Err(refusal) = nats.remember(&revoked.name(), fact.into()).await {
+            let message = format!(
+                "the tokens are revoked at this gateway, but maybe not at others ({refusal}): repeat the request"
+            );
+            return Err(response::error(refusal.into(), &message).into());
+        }
+        let elsewhere = self.order_others(Order::Revoke(revoked)).await;
+        elsewhere
+            .unless_all(ended_here)
+            .map_or(Ok(elsewhere.ended), |unknown| Err(unknown.into()))
+    }
+
     /// Does what another gateway asks for.
     pub(super) async fn take_order(&self, payload: &Bytes) -> Reply {
         let id = self.gateways.nats.get().map_or(0, |nats| nats.id());
@@ -140,6 +180,10 @@ impl Admin {
             Order::DisconnectUser { user, tenant } => {
                 let tenant = self.tenants.find(&tenant)?;
                 self.end_user(&user, tenant).await.ok()
+            }
+            Order::Revoke(revoked) => {
+                let revocation = revoked.revocation(&self.tenants)?;
+                self.revoke_here(revocation).await.ok()
             }
         }
     }

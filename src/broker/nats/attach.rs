@@ -20,7 +20,7 @@ use super::{End, Shared};
 use crate::hub::{Epoch, LOG_STEP};
 
 /// How long the broker may take for one answer.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
 /// How often opening a term is tried while other gateways write notices.
 const ATTEMPTS: usize = 50;
@@ -83,6 +83,8 @@ impl Shared {
         let settings = &self.settings;
         let log = open(&context, Lane::Log, settings).await?;
         let plain = open(&context, Lane::Plain, settings).await?;
+        let control = open(&context, Lane::Control, settings).await?;
+        self.learn_all(&control).await?;
         // The id of a server is another one after each start. In a cluster it says nothing of the servers that store the
         // stream, so every connection counts as another broker there.
         let incarnation = match info.cluster {

@@ -84,15 +84,15 @@ impl Position {
 }
 
 /// What the broker says of a message.
-struct Arrived {
-    sequence: u64,
+pub(super) struct Arrived {
+    pub(super) sequence: u64,
     nanos: i128,
-    // Messages that wait behind it.
-    behind: u64,
+    /// Messages that wait behind it.
+    pub(super) behind: u64,
 }
 
 impl Arrived {
-    fn of(message: &Message) -> Result<Self, End> {
+    pub(super) fn of(message: &Message) -> Result<Self, End> {
         let info = message.info();
         let info = info.map_err(|error| End::Failed(format!("a message has no place in its stream: {error}")))?;
         Ok(Self {
@@ -104,7 +104,7 @@ impl Arrived {
 }
 
 /// Begins to read a stream behind a message.
-async fn pull(stream: &Stream, after: u64) -> Result<pull::Stream, End> {
+pub(super) async fn pull(stream: &Stream, after: u64) -> Result<pull::Stream, End> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence {
             start_sequence: after + 1,

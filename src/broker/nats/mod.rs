@@ -26,10 +26,12 @@
 //! | `message` | events as messages |
 //! | `streams` | the configuration of the streams |
 //! | `pending` | events that are on their way |
+//! | `control` | what gateways must not forget |
 //! | `requests` | requests that the gateway answers and sends |
 
 mod attach;
 mod connect;
+mod control;
 mod follow;
 mod message;
 mod metrics;
@@ -59,6 +61,7 @@ use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
 pub use connect::Login;
+pub use control::Learn;
 pub use message::DEFAULT_TENANT as SUBJECT_OF_DEFAULT_TENANT;
 pub use metrics::{NatsMetrics, NatsSample};
 pub use requests::{Answer, NoReply, Reply, Service};
@@ -143,6 +146,14 @@ impl Default for Settings {
 /// Is told the channel of every event that another gateway published.
 pub type Foreign = Box<dyn Fn(&Channel) + Send + Sync>;
 
+/// Who is told what comes from the broker.
+pub struct Listeners {
+    /// See [`Foreign`].
+    pub foreign: Foreign,
+    /// See [`Learn`].
+    pub learn: Learn,
+}
+
 /// The broker; see the module's docs.
 pub struct Nats {
     shared: Arc<Shared>,
@@ -174,6 +185,7 @@ struct Shared {
     position: Mutex<Position>,
     metrics: Arc<NatsMetrics>,
     foreign: Foreign,
+    learn: Learn,
 }
 
 /// An event that is to be sent.
@@ -207,7 +219,7 @@ impl End {
 
 impl Nats {
     /// Starts to connect to the broker, on `runtime`. `clock` must be the clock of the shards, and the hub must number by
-    /// the log. `foreign` is told of the events of other gateways.
+    /// the log.
     ///
     /// # Errors
     ///
@@ -218,7 +230,7 @@ impl Nats {
         (hub, shards): (Arc<Hub>, Vec<ShardHandle>),
         clock: Clock,
         runtime: &Handle,
-        foreign: Foreign,
+        Listeners { foreign, learn }: Listeners,
     ) -> Result<Self, String> {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let metrics = Arc::<NatsMetrics>::default();
@@ -236,6 +248,7 @@ impl Nats {
             position: Mutex::default(),
             metrics,
             foreign,
+            learn,
             settings,
         });
         let (first, is_first) = std::sync::mpsc::channel();

@@ -16,7 +16,12 @@ pub(super) enum Lane {
     Log,
     /// The events of all other channels.
     Plain,
+    /// What gateways must not forget.
+    Control,
 }
+
+/// The most bytes of the stream with what gateways must not forget.
+const CONTROL_BYTES: u64 = 64 << 20;
 
 impl Lane {
     /// The name of the stream.
@@ -24,6 +29,7 @@ impl Lane {
         let lane = match self {
             Self::Log => "LOG",
             Self::Plain => "PLAIN",
+            Self::Control => "CONTROL",
         };
         format!("{}_{lane}", prefix.replace('.', "_"))
     }
@@ -44,13 +50,18 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
             signed(settings.events_per_channel),
         ),
         Lane::Plain => (vec![format!("{prefix}.plain.>")], settings.plain_bytes, -1),
+        Lane::Control => (vec![format!("{prefix}.control.>")], CONTROL_BYTES, 1),
     };
     Config {
         name: lane.stream(prefix),
-        description: Some("events of tickgate gateways; only they may write".to_owned()),
+        description: Some("of tickgate gateways; only they may write".to_owned()),
         subjects,
         retention: RetentionPolicy::Limits,
-        discard: DiscardPolicy::Old,
+        discard: match lane {
+            // A full stream refuses rather than forgets.
+            Lane::Control => DiscardPolicy::New,
+            Lane::Log | Lane::Plain => DiscardPolicy::Old,
+        },
         max_bytes: signed(bytes),
         max_messages: -1,
         max_messages_per_subject: per_subject,
@@ -61,7 +72,8 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         },
         num_replicas: usize::from(settings.replicas),
         duplicate_window: settings.duplicate_window,
-        deny_delete: true,
+        // What is needed no longer is deleted by the gateways.
+        deny_delete: lane != Lane::Control,
         deny_purge: true,
         ..Config::default()
     }
