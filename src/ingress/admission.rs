@@ -10,17 +10,17 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 
+use super::context::SharedParts;
 use super::handshake::Handshake;
-use super::http::{Verify, request};
-use super::limits::{ConnectionLimits, Permit};
+use super::http::request;
+use super::limits::Permit;
 use super::refusal::Refusal;
 use super::session_request::SessionName;
 use super::settings::{Endpoint, TokenRefusal};
 use super::{AllowedOrigins, TrustedProxies, forwarded};
 use crate::auth::{Identity, Mode, TokenError};
-use crate::metrics::{IngressMetrics, RefusalReason};
+use crate::metrics::RefusalReason;
 use crate::session;
-use crate::time::Clock;
 use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::dialect::Dialect;
 use tickgate_protocol::dialect::engine_io::{Revision, SECRET_BYTES};
@@ -75,10 +75,7 @@ impl NewSession {
 pub(super) struct AdmissionControl {
     pub(super) trusted_proxies: TrustedProxies,
     pub(super) allowed_origins: AllowedOrigins,
-    pub(super) limits: Arc<ConnectionLimits>,
-    pub(super) verify: Arc<Verify>,
-    pub(super) metrics: Arc<IngressMetrics>,
-    pub(super) clock: Clock,
+    pub(super) shared: Arc<SharedParts>,
 }
 
 impl AdmissionControl {
@@ -101,7 +98,7 @@ impl AdmissionControl {
         };
         let tenant = endpoint.session.tenant;
         let (address, mut permit) = self.permit(tenant, hop, request.headers())?;
-        let identity = token.map(|token| (self.verify)(tenant, &token)).transpose();
+        let identity = token.map(|token| (self.shared.verify)(tenant, &token)).transpose();
         match &identity {
             Ok(Some(identity)) => {
                 if let Some(user) = &identity.user {
@@ -112,7 +109,7 @@ impl AdmissionControl {
             Err(error) if Self::refuses_by_http(endpoint, handshake.origin.is_some()) => {
                 return Err(Refusal::token(error));
             }
-            Err(_) => self.metrics.refuse(RefusalReason::Token),
+            Err(_) => self.shared.metrics.refuse(RefusalReason::Token),
         }
         Ok(NewConnection {
             settings: Arc::clone(&endpoint.session),
@@ -168,7 +165,10 @@ impl AdmissionControl {
         headers: &HeaderMap,
     ) -> Result<(Option<IpAddr>, Permit), Refusal> {
         let address = forwarded::client_address(&self.trusted_proxies, hop, headers);
-        let permit = self.limits.admit(tenant, address, self.clock.now().mono_ms)?;
+        let permit = self
+            .shared
+            .limits
+            .admit(tenant, address, self.shared.clock.now().mono_ms)?;
         Ok((address, permit))
     }
 

@@ -17,16 +17,10 @@ use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
 
 pub(super) struct Context {
+    pub(super) shared: Arc<SharedParts>,
     pub(super) admission: AdmissionControl,
     /// The endpoints of all listeners.
     pub(super) endpoints: Vec<Endpoint>,
-    pub(super) shards: Vec<ShardHandle>,
-    pub(super) health: Arc<Health>,
-    pub(super) metrics: Arc<IngressMetrics>,
-    pub(super) pending: Arc<PendingConnections>,
-    pub(super) polling: Arc<PollingConnections>,
-    /// The room for the bodies of POST requests.
-    pub(super) bodies: Arc<BodyRoom>,
     /// The headers that a page of another origin may set, as `Access-Control-Allow-Headers` lists them.
     pub(super) cors_headers: HeaderValue,
     pub(super) http: http1::Builder,
@@ -42,12 +36,13 @@ pub(super) struct SharedParts {
     pub(super) pending: Arc<PendingConnections>,
     pub(super) metrics: Arc<IngressMetrics>,
     pub(super) polling: Arc<PollingConnections>,
+    /// The room for the bodies of POST requests.
     pub(super) bodies: Arc<BodyRoom>,
     pub(super) clock: Clock,
 }
 
 impl Context {
-    pub(super) fn new(settings: Settings, parts: SharedParts) -> Self {
+    pub(super) fn new(settings: Settings, shared: Arc<SharedParts>) -> Self {
         let handshake_timeout = Duration::from_millis(settings.handshake_timeout_ms);
         let mut http = http::http1(handshake_timeout);
         // An `HttpConnection` has the deadlines: its first one begins at accept, before hyper sees the connection.
@@ -56,41 +51,18 @@ impl Context {
             admission: AdmissionControl {
                 trusted_proxies: settings.trusted_proxies,
                 allowed_origins: settings.allowed_origins,
-                limits: parts.limits,
-                verify: parts.verify,
-                metrics: Arc::clone(&parts.metrics),
-                clock: parts.clock,
+                shared: Arc::clone(&shared),
             },
+            shared,
             endpoints: settings.endpoints,
-            shards: parts.shards,
-            health: parts.health,
-            pending: parts.pending,
-            metrics: parts.metrics,
-            polling: parts.polling,
-            bodies: parts.bodies,
             cors_headers: settings.cors_headers,
             http,
             handshake_timeout,
         }
     }
 
-    /// What the next settings share with these.
-    pub(super) fn shared(&self) -> SharedParts {
-        SharedParts {
-            limits: Arc::clone(&self.admission.limits),
-            verify: Arc::clone(&self.admission.verify),
-            shards: self.shards.clone(),
-            health: Arc::clone(&self.health),
-            pending: Arc::clone(&self.pending),
-            metrics: Arc::clone(&self.metrics),
-            polling: Arc::clone(&self.polling),
-            bodies: Arc::clone(&self.bodies),
-            clock: self.admission.clock,
-        }
-    }
-
     /// The shard that gets the next connection; `None` only without shards.
     pub(super) fn least_loaded_shard(&self) -> Option<&ShardHandle> {
-        self.shards.iter().min_by_key(|shard| shard.load())
+        self.shared.shards.iter().min_by_key(|shard| shard.load())
     }
 }

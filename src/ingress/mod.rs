@@ -142,7 +142,7 @@ impl Ingress {
             bodies: parts.bodies,
             clock: parts.clock,
         };
-        let context = Arc::new(Context::new(settings, shared));
+        let context = Arc::new(Context::new(settings, Arc::new(shared)));
         Self {
             context: Arc::new(RwLock::new(context)),
             gate: Gate::default(),
@@ -156,8 +156,8 @@ impl Ingress {
     /// [`check_endpoints`] must have accepted the endpoints.
     pub fn replace(&self, settings: Settings) {
         let mut context = self.context.write();
-        context.admission.limits.replace(&settings);
-        let shared = context.shared();
+        context.shared.limits.replace(&settings);
+        let shared = Arc::clone(&context.shared);
         *context = Arc::new(Context::new(settings, shared));
     }
 
@@ -176,7 +176,7 @@ impl Ingress {
         tokio::spawn(async move {
             let mut context = Arc::clone(&shared.read());
             let mut endpoints = Arc::new(EndpointTable::new(&context.endpoints, &listener.names()));
-            let (pending, metrics) = (Arc::clone(&context.pending), Arc::clone(&context.metrics));
+            let (pending, metrics) = (Arc::clone(&context.shared.pending), Arc::clone(&context.shared.metrics));
             http::accept_until_closed(&listener, pending.places(), &metrics.accept, gate, |accepted, place| {
                 let current = Arc::clone(&shared.read());
                 if !Arc::ptr_eq(&current, &context) {
@@ -198,13 +198,13 @@ impl Ingress {
     /// Counts how long nobody accepted because of the restart that began this process.
     pub fn count_restart(&self, paused: Duration) {
         let us = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
-        self.context().metrics.restart_paused_us.add(us);
+        self.context().shared.metrics.restart_paused_us.add(us);
     }
 
     /// Waits until every accept loop has ended, and every accepted connection is with a shard or closed.
     pub async fn handshakes_ended(&self) {
         self.gate.loops_ended().await;
-        let metrics = Arc::clone(&self.context().metrics);
+        let metrics = Arc::clone(&self.context().shared.metrics);
         while metrics.pending.get() > 0 {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -214,12 +214,12 @@ impl Ingress {
     /// session.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        self.context().polling.is_answering()
+        self.context().shared.polling.is_answering()
     }
 
     /// The number of admitted connections that have not ended.
     #[must_use]
     pub fn connections(&self) -> u32 {
-        self.context().admission.limits.total()
+        self.context().shared.limits.total()
     }
 }

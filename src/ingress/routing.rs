@@ -114,7 +114,7 @@ impl HttpService {
                     self.connection.count_request(response, has_body)
                 };
                 // In a drain the client reconnects, and so reaches another gateway.
-                let is_last = !self.connection.has_slot() || self.context.health.is_draining();
+                let is_last = !self.connection.has_slot() || self.context.shared.health.is_draining();
                 close_after(self.log(response, &method, &path), is_last)
             }
             Err(refusal) => {
@@ -135,7 +135,7 @@ impl HttpService {
         let context = &*self.context;
         let Some(endpoint) = endpoint else {
             let path = request.uri().path();
-            let response = context.health.response(path).ok_or_else(Refusal::unknown_path)?;
+            let response = context.shared.health.response(path).ok_or_else(Refusal::unknown_path)?;
             return match *request.method() {
                 Method::GET | Method::HEAD | Method::OPTIONS => Ok(response),
                 _ => Err(Refusal::method(Health::METHODS)),
@@ -145,10 +145,10 @@ impl HttpService {
         if !request.body().is_end_stream() {
             return Err(Refusal::handshake_body());
         }
-        if context.health.refuses_clients() {
+        if context.shared.health.refuses_clients() {
             return Err(Refusal::draining());
         }
-        if context.health.memory() >= Pressure::Joins {
+        if context.shared.health.memory() >= Pressure::Joins {
             return Err(Refusal::memory());
         }
         if let Some(origin) = handshake.origin
@@ -169,9 +169,9 @@ impl HttpService {
 
     // The lines do not have the query, which may hold the token. So may the path, by mistake.
     fn refuse(&self, tenant: Option<Tenant>, refusal: Refusal, method: &Method, path: &str) -> HttpResponse {
-        self.context.metrics.refuse(refusal.reason);
+        self.context.shared.metrics.refuse(refusal.reason);
         if let Some(tenant) = tenant {
-            self.context.metrics.tenant_refused[tenant.index()].add(1);
+            self.context.shared.metrics.tenant_refused[tenant.index()].add(1);
         }
         tracing::debug!(
             %method,

@@ -25,7 +25,7 @@ use crate::pause;
 
 /// Serves one connection. `place` is its place among the pending ones.
 pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTable>, accepted: Accepted, place: Place) {
-    let mut slot = context.pending.count(place);
+    let mut slot = context.shared.pending.count(place);
     let mut socket = match accepted.open() {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "cannot serve a connection"),
@@ -41,7 +41,7 @@ pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTab
     let read = tokio::select! {
         biased;
         read = pause::timeout(context.handshake_timeout, read_proxy_header(&mut socket)) => read,
-        why = loss.happened() => return context.metrics.refuse(reason(why)),
+        why = loss.happened() => return context.shared.metrics.refuse(reason(why)),
     };
     match read {
         Ok(Ok(client)) => {
@@ -51,11 +51,11 @@ pub(super) async fn connection(context: Arc<Context>, endpoints: Arc<EndpointTab
             serve_http(context, endpoints, client.or(peer), accepted, socket, slot).await;
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-            context.metrics.refuse(RefusalReason::ProxyHeader);
+            context.shared.metrics.refuse(RefusalReason::ProxyHeader);
             tracing::debug!(?peer, "a trusted proxy sent an invalid PROXY header");
         }
         Ok(Err(_)) => {}
-        Err(_) => context.metrics.refuse(RefusalReason::Timeout),
+        Err(_) => context.shared.metrics.refuse(RefusalReason::Timeout),
     }
 }
 
@@ -90,7 +90,7 @@ async fn serve_http(
     socket: Socket,
     slot: PendingSlot,
 ) {
-    let (pending, polling) = (Arc::clone(&context.pending), Arc::clone(&context.polling));
+    let (pending, polling) = (Arc::clone(&context.shared.pending), Arc::clone(&context.shared.polling));
     let head_timeout = context.handshake_timeout;
     // A proxy's own connections are not those of one client.
     let address = hop.filter(|_| !context.admission.trusted_proxies.trusts(hop));
@@ -132,14 +132,14 @@ async fn serve_http(
         },
         // hyper has answered with 400, 414 or 431.
         Ended::Http(Err(error)) if error.is_parse() => {
-            context.metrics.refuse(RefusalReason::Http);
+            context.shared.metrics.refuse(RefusalReason::Http);
             linger(&context, &connection, io.into_inner(), lost).await;
         }
         Ended::Http(Err(error)) => tracing::trace!(%error, ?hop, "the connection failed"),
         // Between two requests a kept-alive connection may be silent. Without any request the handshake is missing.
-        Ended::Late if !connection.has_requests() => context.metrics.refuse(RefusalReason::Timeout),
+        Ended::Late if !connection.has_requests() => context.shared.metrics.refuse(RefusalReason::Timeout),
         Ended::Late => {}
-        Ended::Displaced(why) => context.metrics.refuse(reason(why)),
+        Ended::Displaced(why) => context.shared.metrics.refuse(reason(why)),
     }
 }
 
@@ -158,7 +158,7 @@ async fn linger(context: &Context, connection: &HttpConnection, socket: Socket, 
     connection.begin_linger();
     tokio::select! {
         () = Box::pin(http::linger(socket)) => {}
-        why = lost => context.metrics.refuse(reason(why)),
+        why = lost => context.shared.metrics.refuse(reason(why)),
     }
 }
 

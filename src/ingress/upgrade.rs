@@ -80,14 +80,14 @@ pub(super) fn hand_over(context: &Context, socket: Socket, read_buf: &Bytes, adm
                 socket,
                 unread,
             };
-            let shard = context.shards.get(usize::from(session.to.shard));
+            let shard = context.shared.shards.get(usize::from(session.to.shard));
             (shard, ShardMessage::Upgrade(Box::new(upgrade)))
         }
     };
     match shard.map(|shard| shard.send(message)) {
-        Some(Ok(())) => context.metrics.upgraded.add(1),
+        Some(Ok(())) => context.shared.metrics.upgraded.add(1),
         // In a drain the shards end first. The socket closes here with 1012, and the client reconnects to another gateway.
-        Some(Err(_)) | None => context.metrics.refuse(RefusalReason::Draining),
+        Some(Err(_)) | None => context.shared.metrics.refuse(RefusalReason::Draining),
     }
 }
 

@@ -183,7 +183,7 @@ impl Reactor {
         if paused_ms < PAUSE_MS {
             return;
         }
-        self.core.end_pause(now);
+        self.core.end_pause(paused_ms, now);
         self.metrics.pauses.bump(1);
         self.metrics.paused_us.bump(paused_ms * 1000);
         let shard = self.shard;

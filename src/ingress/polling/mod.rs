@@ -188,14 +188,14 @@ impl Exchange<'_> {
         }
         // No guard is needed when the client goes away: a session that does not connect ends by itself.
         let body = body.await.map_err(|_| Refusal::draining())?;
-        Ok(payload(body, &self.context.metrics))
+        Ok(payload(body, &self.context.shared.metrics))
     }
 
     fn admit(&self, query: Query, by_poll: bool, request: &Request<Incoming>) -> Result<NewSession, Refusal> {
-        if self.context.health.refuses_clients() {
+        if self.context.shared.health.refuses_clients() {
             return Err(Refusal::draining());
         }
-        if self.context.health.memory() >= Pressure::Joins {
+        if self.context.shared.health.memory() >= Pressure::Joins {
             return Err(Refusal::memory());
         }
         let mut secret = [0; SECRET_BYTES];
@@ -252,7 +252,7 @@ impl Exchange<'_> {
         drop(waiting);
         if let Ok(body) = body {
             self.connection.set_unwritten(guard);
-            Ok(payload(body, &self.context.metrics))
+            Ok(payload(body, &self.context.shared.metrics))
         } else {
             guard.finish();
             Err(EngineIoError::UnknownSession.into())
@@ -272,7 +272,7 @@ impl Exchange<'_> {
         }
         let limit = self.endpoint.session.limits.message_bytes;
         let waiting = self.connection.wait();
-        let read = body::read(request.into_body(), limit as usize, &self.context.bodies);
+        let read = body::read(request.into_body(), limit as usize, &self.context.shared.bodies);
         let body = match timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::Incomplete)) {
             Ok(body) => body,
             // Each of these ends the session; the first one because the guard is dropped.
@@ -295,7 +295,7 @@ impl Exchange<'_> {
     }
 
     fn request(&self, session: SessionName) -> SessionRequest {
-        SessionRequest::new(&self.context.shards, session)
+        SessionRequest::new(&self.context.shared.shards, session)
     }
 }
 

@@ -192,7 +192,7 @@ async fn a_body_that_does_not_arrive_in_time_ends_its_session() {
 async fn bodies_share_bounded_memory_and_short_ones_need_none_of_it() {
     let mut fixture = with_socket_io();
     let context = fixture.ingress.context();
-    let room = &context.bodies;
+    let room = &context.shared.bodies;
     let others = BODY_BYTES_MAX - 10_000;
     let mut other_bodies = room.share();
     other_bodies

@@ -27,10 +27,11 @@ impl ShardCore {
         timers.into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// The driver goes on after a pause: it could not run, so that nothing was read until now. Nobody is blamed for it: the
-    /// times of all clients begin again.
-    pub const fn end_pause(&mut self, now: Now) {
+    /// The driver goes on after a pause of `paused_ms`: it could not run, so that nothing was read until now. Nobody is
+    /// blamed for it: the times of all clients begin again, and a drain goes on where it was.
+    pub const fn end_pause(&mut self, paused_ms: u64, now: Now) {
         self.connections.end_pause(now);
+        self.control.delay_drain(paused_ms);
     }
 
     /// Finds what is due, for at most `limit` connections. [`ShardCore::run_timers`] does it.

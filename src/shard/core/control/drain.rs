@@ -86,6 +86,13 @@ impl Drain {
         }
     }
 
+    /// Everything happens so much later.
+    pub(super) const fn delay(&mut self, by_ms: u64) {
+        self.start_ms += by_ms;
+        self.patient_until_ms += by_ms;
+        self.deadline_ms += by_ms;
+    }
+
     // When the connection in a slot is closed. Slots that were taken after the drain began come last.
     fn close_at_ms(&self, slot: u32) -> u64 {
         let slot = u64::from(slot.min(self.slots));

@@ -53,6 +53,13 @@ impl Control {
             .get_or_insert_with(|| Drain::new(over_ms, slots, connections, now));
     }
 
+    /// The drain, if it has begun, ends later.
+    pub(in crate::shard::core) const fn delay_drain(&mut self, by_ms: u64) {
+        if let Some(drain) = &mut self.drain {
+            drain.delay(by_ms);
+        }
+    }
+
     /// The drain, if it has begun.
     pub(super) const fn drain(&self) -> Option<&Drain> {
         self.drain.as_ref()

@@ -69,7 +69,7 @@ fn a_pause_of_the_process_blames_nobody() {
         challenge(&mut rig, id);
     }
     rig.now = rig.now.after_ms(3_600_000);
-    rig.core.end_pause(rig.now);
+    rig.core.end_pause(3_600_000, rig.now);
     rig.pass(4_999);
     rig.say(alive, r#"{"type":"pong"}"#);
     for id in [alive, silent] {

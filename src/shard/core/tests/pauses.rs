@@ -3,6 +3,8 @@
 use super::*;
 
 const CLIENTS: usize = 40;
+/// The time before a drain closes the first one.
+const GRACE_MS: u64 = 250;
 /// Longer than any time that a client has for anything.
 const HOUR_MS: u64 = 3_600_000;
 
@@ -10,7 +12,7 @@ impl Rig {
     /// The process is stopped for an hour.
     fn stop(&mut self) {
         self.now = self.now.after_ms(HOUR_MS);
-        self.core.end_pause(self.now);
+        self.core.end_pause(HOUR_MS, self.now);
     }
 
     fn is_open(&self, id: ConnectionId) -> bool {
@@ -114,4 +116,28 @@ fn the_driver_is_told_from_whom_to_read_before_they_are_blamed() {
     }
     rig.settle_timers();
     assert!(!rig.is_open(clients[0]) && clients[1..].iter().all(|id| rig.is_open(*id)));
+}
+
+#[test]
+fn a_drain_goes_on_after_a_pause_and_closes_nobody_early() {
+    const OVER_MS: u64 = 20_000;
+    // With the planted fault, the shard does not learn of the pause.
+    for knows_of_pause in [true, false] {
+        let mut rig = Rig::new();
+        let clients = crowd(&mut rig);
+        rig.message(ShardMessage::Drain { over_ms: OVER_MS });
+        rig.settle_timers();
+        let open = |rig: &Rig| clients.iter().filter(|id| rig.is_open(**id)).count();
+        rig.pass(GRACE_MS);
+        assert!(open(&rig) > CLIENTS / 2);
+        if knows_of_pause {
+            rig.stop();
+        } else {
+            rig.now = rig.now.after_ms(HOUR_MS);
+        }
+        rig.settle_timers();
+        assert_eq!(open(&rig) > CLIENTS / 2, knows_of_pause);
+        rig.pass(OVER_MS);
+        assert_eq!(open(&rig), 0);
+    }
 }
