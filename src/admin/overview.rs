@@ -291,6 +291,7 @@ fn feed(feed: &FeedSample, of: &str) -> Check {
     let counts = &feed.counts;
     match feed.state {
         FeedState::Good if counts.channels == 0 => Check::new(name, Status::Ok, "nobody subscribes: not polled"),
+        FeedState::Good if counts.channels == 1 => Check::new(name, Status::Ok, "1 channel is fresh"),
         FeedState::Good => Check::new(name, Status::Ok, format!("{} channels are fresh", counts.channels)),
         FeedState::Unknown => Check::new(name, Status::Ok, "not polled yet: nobody subscribes"),
         FeedState::Partly => Check::new(
@@ -313,7 +314,7 @@ fn backend(backend: &BackendSample, of: &str) -> Check {
     let name = format!("backend {}{of}", backend.name);
     match backend.circuit {
         CircuitState::Closed => {
-            let detail = format!("{} commands answered, {} failed", backend.attempts, backend.failures);
+            let detail = format!("{} answered, {} failed", backend.attempts, backend.failures);
             Check::new(name, Status::Ok, detail)
         }
         CircuitState::HalfOpen => Check::new(name, Status::Warn, "was failing; one command probes it"),
