@@ -46,6 +46,8 @@ struct RevokeReply {
     revocation: Shown,
     /// Connections that were ended.
     ended: usize,
+    /// Whether a snapshot or NATS keeps it over a restart.
+    survives_restart: bool,
 }
 
 #[derive(Serialize)]
@@ -122,6 +124,7 @@ impl Admin {
             let reply = RevokeReply {
                 revocation: Shown::of(revocation, &self.tenants),
                 ended: ended + elsewhere,
+                survives_restart: self.parts.health.snapshot_failing().is_some() || self.is_one_of_several(),
             };
             response::json(StatusCode::OK, &reply)
         })

@@ -285,6 +285,7 @@ fn a_revoked_token_ends_its_connections_and_opens_nothing_any_more() {
         (&json!("u1"), &json!(1)),
         "{revoked}"
     );
+    assert_eq!(revoked["survives_restart"], false, "there is no snapshot: {revoked}");
     assert_eq!(client.close_code(), Some(4006));
     assert_eq!(audited(&mut auditor, "admin.revoke")["outcome"], "success");
     // The token opens no connection, and no request of the admin API.

@@ -17,8 +17,9 @@ interface Revocation {
 
 /** Asks for a reason, and revokes. */
 export function revoke(context: Context, what: string, target: { jti: string } | { sub: string }): void {
-  ask(context, what, "POST", "revocations", target, ({ ended }) => {
-    context.tell(`Revoked. ${number(ended)} ${ended === 1 ? "connection" : "connections"} ended.`);
+  ask(context, what, "POST", "revocations", target, ({ ended, survives_restart }) => {
+    const kept = survives_restart ? "" : " A restart forgets it, because this gateway has no snapshot (state.snapshot).";
+    context.tell(`Revoked. ${number(ended)} ${ended === 1 ? "connection" : "connections"} ended.${kept}`);
   });
 }
 

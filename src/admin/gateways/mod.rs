@@ -157,6 +157,11 @@ impl Admin {
         response::json(StatusCode::OK, &GatewaysReply { gateways, connections })
     }
 
+    /// Whether the gateway shares a broker with others.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        self.gateways.nats.get().is_some()
+    }
+
     /// What is to be said of the other gateways; `None`: this one stands alone.
     pub(super) fn check_gateways(&self, own_connections: i64) -> Option<Check> {
         self.gateways.nats.get()?;

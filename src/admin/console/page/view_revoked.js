@@ -4,8 +4,9 @@ import { h, section, setText, Table } from "./dom.js";
 import { clock, duration, number } from "./format.js";
 import { pages, select, userLink } from "./view_clients.js";
 export function revoke(context, what, target) {
-    ask(context, what, "POST", "revocations", target, ({ ended }) => {
-        context.tell(`Revoked. ${number(ended)} ${ended === 1 ? "connection" : "connections"} ended.`);
+    ask(context, what, "POST", "revocations", target, ({ ended, survives_restart }) => {
+        const kept = survives_restart ? "" : " A restart forgets it, because this gateway has no snapshot (state.snapshot).";
+        context.tell(`Revoked. ${number(ended)} ${ended === 1 ? "connection" : "connections"} ended.${kept}`);
     });
 }
 export function open(context) {
