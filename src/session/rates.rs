@@ -89,16 +89,22 @@ impl Session {
         settings: &Settings,
     ) -> Result<(), (ErrorCode, String)> {
         let is_pointless = |pattern: &&Pattern| settings.classes.conflated_rate(pattern).is_none();
-        match patterns.iter().find(is_pointless) {
-            Some(pattern) if wish.is_some() => {
+        match patterns.iter().find(|pattern| wish.is_some() && is_pointless(pattern)) {
+            Some(pattern) => {
                 let message = format!(
                     "`max_rate` has no effect on \"{pattern}\": no channel that it matches conflates, and of the others \
                      a client gets every event"
                 );
                 Err((ErrorCode::InvalidMessage, message))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
+    }
+
+    /// Whether no pattern has a rate if the client asks for this one. Most gateways and clients have none, and looking at
+    /// the classes of each pattern is much work.
+    fn is_unlimited(&self, wish: Option<Rate>, settings: &Settings) -> bool {
+        self.granted(wish).is_none() && !settings.classes.has_max_rate(settings.tenant)
     }
 
     /// The rate at which a client gets the values of the pattern's conflating channels if it asks for this one; `None`: there
@@ -109,6 +115,9 @@ impl Session {
 
     /// What a client that asks for this rate is told: the rate of the fastest of the patterns.
     pub(super) fn told_rate(&self, patterns: &[Pattern], wish: Option<Rate>, settings: &Settings) -> Option<Rate> {
+        if self.is_unlimited(wish, settings) {
+            return None;
+        }
         let conflating = patterns
             .iter()
             .filter(|pattern| settings.classes.conflated_rate(pattern).is_some());
@@ -119,6 +128,9 @@ impl Session {
     /// The patterns that have a rate.
     #[must_use]
     pub fn max_rates(&self, settings: &Settings) -> Vec<(&Pattern, Rate)> {
+        if self.wishes.0.is_none() && self.is_unlimited(None, settings) {
+            return Vec::new();
+        }
         let patterns = self.patterns.iter().enumerate();
         let limited = patterns.filter_map(|(index, pattern)| {
             let rate = self.rate_of(pattern, self.wishes.get(index), settings)?;

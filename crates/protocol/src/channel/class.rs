@@ -320,6 +320,14 @@ impl Classes {
         matching.next().map_or(&self.default, |(_, class)| class)
     }
 
+    /// Whether a class of this tenant has a `max_rate`.
+    #[must_use]
+    pub fn has_max_rate(&self, tenant: Tenant) -> bool {
+        let own = self.of_tenant(tenant);
+        let has_one = |class: &Arc<Class>| class.max_rate.is_some();
+        own.entries.iter().any(|(_, class)| has_one(class)) || own.defaults.iter().any(|(_, class)| has_one(class))
+    }
+
     /// The most updates that a client can get of a channel that the pattern matches and whose class conflates. `None`: there
     /// is no such channel. `Some(None)`: as many as there are.
     #[must_use]

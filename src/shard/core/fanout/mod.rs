@@ -402,7 +402,11 @@ struct Target<'f> {
 }
 
 /// Queues all events of a run to one connection; returns how many were not withheld.
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "the rule of the compiler is to call what has two callers: 40 instructions a visit"
+)]
+#[inline(always)]
 fn queue_to(
     target: Target<'_>,
     slot: u32,

@@ -110,7 +110,7 @@ pub(in crate::dialect) fn parse_with<'t>(
         return Err(malformed(error, id, Some(message_type)));
     }
     let data = fields.object("data");
-    let options = Options::read(&mut fields);
+    let options = Options::read(message_type, &mut fields);
     let read = match message(message_type, &mut fields, id.clone(), select) {
         Ok(Some(message)) => Ok((message, options)),
         Ok(None) => nested(message_type, data, options, scratch, id.clone(), select),
@@ -127,7 +127,13 @@ struct Options<'t> {
 }
 
 impl<'t> Options<'t> {
-    fn read(fields: &mut Fields<'_, 't>) -> Self {
+    fn read(message_type: MessageType, fields: &mut Fields<'_, 't>) -> Self {
+        if message_type != MessageType::Subscribe {
+            return Self {
+                resume: Ok(ResumeFields::default()),
+                max_rate: Ok(None),
+            };
+        }
         Self {
             resume: resume_fields(fields),
             max_rate: fields.max_rate(),
@@ -307,7 +313,7 @@ fn nested<'t>(
     let mut fields = Fields::scan(data.unwrap_or("{}"), scratch)?;
     fields.check_duplicates()?;
     let selection = select.select(&mut fields)?.ok_or_else(|| select.missing())?;
-    let options = options.or(Options::read(&mut fields));
+    let options = options.or(Options::read(message_type, &mut fields));
     Ok((subscription(message_type, selection, RequestRef::of_id(id)), options))
 }
 
