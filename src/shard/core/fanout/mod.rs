@@ -404,7 +404,7 @@ struct Target<'f> {
 /// Queues all events of a run to one connection; returns how many were not withheld.
 #[expect(
     clippy::inline_always,
-    reason = "the rule of the compiler is to call what has two callers: 40 instructions a visit"
+    reason = "what has more than one caller is not inlined otherwise: 40 instructions a visit"
 )]
 #[inline(always)]
 fn queue_to(
