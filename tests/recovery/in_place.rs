@@ -1,10 +1,11 @@
 //! SIGUSR2: the gateway restarts in place under clients, publications and new connections. No connection fails, no
 //! publication is lost, and every client gets every event of its channel.
 //!
-//! `TICKGATE_RESTART_CLIENTS` and `TICKGATE_RESTART_CONNECTS` (a second) make the crowd larger.
+//! `TICKGATE_RESTART_CLIENTS` and `TICKGATE_RESTART_CONNECTS` (a second) make the crowd larger. With `--nocapture` the first
+//! test prints what it measures.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,8 +15,48 @@ use crate::crowd::{history, variable};
 use crate::harness::{Gateway, event, trader, until, within};
 use crate::listener::Listener;
 use crate::restart::snapshot;
+use tickgate::time::unix_ms;
 
 const CHANNEL: &str = "grid.g.order";
+
+/// What the clients see of a restart.
+#[derive(Default)]
+struct Measured {
+    // When each of them was back.
+    back: Vec<Instant>,
+    // How old events were on arrival, before a client's connection was closed, in milliseconds.
+    delays_ms: Vec<u64>,
+}
+
+impl Measured {
+    /// The delay that this part of the events does not exceed, in milliseconds.
+    fn delay_ms(&mut self, part: f64) -> u64 {
+        self.delays_ms.sort_unstable();
+        let last = self.delays_ms.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "an index"
+        )]
+        let index = (last as f64 * part) as usize;
+        self.delays_ms.get(index).copied().unwrap_or_default()
+    }
+
+    /// How many clients came back in each tenth of a second after the first one.
+    fn spread(&self) -> Vec<usize> {
+        let Some(first) = self.back.iter().min() else {
+            return Vec::new();
+        };
+        let mut counts = Vec::new();
+        for back in &self.back {
+            let tenth = usize::try_from((*back - *first).as_millis() / 100).expect("soon");
+            counts.resize(counts.len().max(tenth + 1), 0);
+            counts[tenth] += 1;
+        }
+        counts
+    }
+}
 
 /// A client that reads, and connects again 300 ms after its connection ended, until it has the event that is the last one.
 async fn stay(
@@ -23,7 +64,9 @@ async fn stay(
     mut listener: Listener,
     last: Arc<AtomicUsize>,
     connected: Arc<AtomicUsize>,
+    measured: Arc<Mutex<Measured>>,
 ) -> Listener {
+    let mut is_back = false;
     let has_last = |listener: &Listener| {
         let last = last.load(Relaxed);
         last > 0 && listener.last_number(CHANNEL) == Some(last as u64)
@@ -31,9 +74,21 @@ async fn stay(
     loop {
         let mut connection = listener.connect(gateway.public).await;
         connected.fetch_add(1, Relaxed);
+        if is_back {
+            measured.lock().expect("not poisoned").back.push(Instant::now());
+        }
         loop {
             match within("a message", connection.next()).await {
-                Told::Message(message) => listener.take(&message, &mut connection).await,
+                Told::Message(message) => {
+                    if let Some(at_ms) = message["timestamp"]
+                        .as_u64()
+                        .filter(|_| !is_back && message["type"] == "event")
+                    {
+                        let delay_ms = unix_ms().saturating_sub(at_ms);
+                        measured.lock().expect("not poisoned").delays_ms.push(delay_ms);
+                    }
+                    listener.take(&message, &mut connection).await;
+                }
                 Told::Closed(code, reason) => {
                     assert_eq!((code, reason.as_str()), (1012, "gateway restarting"));
                     break;
@@ -44,6 +99,7 @@ async fn stay(
                 return listener;
             }
         }
+        is_back = true;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -90,6 +146,7 @@ async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
     gateway.publish(vec![event(CHANNEL, 0)]).await;
     let gateway = Arc::new(gateway);
     let (last, connected) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let measured = Arc::<Mutex<Measured>>::default();
     let staying: Vec<_> = (0..clients)
         .map(|_| {
             let listener = Listener::new(vec![CHANNEL.to_owned()]);
@@ -98,6 +155,7 @@ async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
                 listener,
                 Arc::clone(&last),
                 Arc::clone(&connected),
+                Arc::clone(&measured),
             ))
         })
         .collect();
@@ -121,6 +179,13 @@ async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
     let (handshakes, longest) = connecting.await.expect("no handshake failed");
     let published = publishing.await.expect("no publication failed");
     println!("{handshakes} handshakes, the longest took {longest:?}; {published} events");
+    {
+        let mut measured = measured.lock().expect("not poisoned");
+        let (p50, p99) = (measured.delay_ms(0.5), measured.delay_ms(0.99));
+        println!("events of those who were not closed yet: p50 {p50} ms, p99 {p99} ms");
+        println!("clients that came back, by tenths of a second: {:?}", measured.spread());
+        assert!(measured.spread().len() >= 2, "the closes are spread");
+    }
     // The clients that wait for the last event learn its number, and it comes once more than that.
     last.store(published, Relaxed);
     gateway.publish(vec![event(CHANNEL, published)]).await;
