@@ -37,7 +37,7 @@
 //! | 2 | [`auth`] | do I/O |
 //! | 3 | [`session`] | do I/O, read a clock, see another connection |
 //! | 4 | [`hub`] | know sockets, wait under a lock |
-//! | 5 | [`hub::snapshot`] [`shard::mailbox`] | know sessions |
+//! | 5 | [`hub::snapshot`] [`shard::mailbox`] [`suspended`] | know sessions |
 //! | 6 | [`broker`] | know sessions |
 //! | 7 | [`shard`] | await; lock except in publish, subscribe, read, leave and to look up a revoked token; allocate per delivery |
 //! | 8 | [`auth::verifier`] [`backend`] | reach a shard except by mailbox |
@@ -60,6 +60,7 @@ pub mod metrics;
 pub mod pause;
 pub mod session;
 pub mod shard;
+pub mod suspended;
 pub mod sync;
 pub mod time;
 

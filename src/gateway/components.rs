@@ -23,6 +23,7 @@ use crate::ingress::http::Verify;
 use crate::memory::Budget;
 use crate::session::Command;
 use crate::shard::mailbox::{ConnectionId, Mailbox, Services, ShardHandle, ShardMessage, mailbox};
+use crate::suspended::SuspendedSessions;
 use crate::time::{Clock, unix_ms};
 use crate::{admin, hub, shard};
 use tickgate_protocol::channel::{Channel, Tenant};
@@ -33,6 +34,8 @@ use tickgate_protocol::message::CommandKey;
 pub(super) struct Components {
     pub(super) clock: Clock,
     pub(super) budget: Arc<Budget>,
+    /// What Socket.IO sessions had that ended.
+    pub(super) suspended: Arc<SuspendedSessions>,
     pub(super) hub: Arc<Hub>,
     pub(super) snapshot_writer: Option<SnapshotWriter>,
     pub(super) watch: Arc<HealthWatch>,
@@ -152,6 +155,7 @@ impl Components {
         let mut components = Self {
             clock,
             budget: Arc::new(Budget::new(limit, settings.shards)),
+            suspended: Arc::default(),
             hub,
             snapshot_writer,
             watch,
@@ -194,6 +198,7 @@ impl Components {
     fn start_shard(&self, settings: shard::Settings, inbox: Inbox, mailbox: Mailbox) -> io::Result<JoinHandle<()>> {
         let services = Arc::new(ShardServices {
             budget: Arc::clone(&self.budget),
+            suspended: Arc::clone(&self.suspended),
             verifier: Arc::clone(&self.verifier),
             router: Arc::clone(&self.router),
         });
@@ -249,6 +254,7 @@ fn restore(mut snapshot: Snapshot, hub: &Arc<Hub>, clock: Clock) -> Result<Snaps
 /// The services that shards call.
 struct ShardServices {
     budget: Arc<Budget>,
+    suspended: Arc<SuspendedSessions>,
     verifier: Arc<Verifier>,
     router: Arc<Router>,
 }
@@ -282,5 +288,9 @@ impl Services for ShardServices {
 
     fn budget(&self) -> Arc<Budget> {
         Arc::clone(&self.budget)
+    }
+
+    fn suspended(&self) -> Arc<SuspendedSessions> {
+        Arc::clone(&self.suspended)
     }
 }

@@ -195,10 +195,14 @@ impl Gateway {
         health.watch_memory(Arc::clone(&components.budget));
         components.budget.count_others({
             let (router, polls) = (Arc::clone(&components.router), Arc::clone(&ingress_metrics));
+            let suspended = Arc::clone(&components.suspended);
             let rooms = [Arc::clone(&bodies), Arc::clone(&public_bodies)];
             move || {
                 let polls = u64::try_from(polls.poll_bytes.get()).unwrap_or(0);
-                rooms.iter().map(|room| room.held() as u64).sum::<u64>() + router.held_bytes() + polls
+                rooms.iter().map(|room| room.held() as u64).sum::<u64>()
+                    + router.held_bytes()
+                    + polls
+                    + suspended.bytes() as u64
             }
         });
         let admin = Admin::new(
@@ -284,7 +288,10 @@ impl Gateway {
         }
         handle.watch("the feeds", main.spawn(components.feed_runner.run()));
         let (hub, broker, clock) = (components.hub, components.broker, components.clock);
-        handle.watch("the expiry", main.spawn(upkeep::expire(Arc::clone(&hub), clock)));
+        handle.watch(
+            "the expiry",
+            main.spawn(upkeep::expire(Arc::clone(&hub), components.suspended, clock)),
+        );
         handle.watch(
             "the passing of time",
             main.spawn(upkeep::pass_time(Arc::clone(&hub), broker, shards.clone(), clock)),

@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 use crate::event::{Deletion, NewEvent};
 use crate::hub::{Hub, Passed};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
+use crate::suspended::SuspendedSessions;
 use crate::time::Clock;
 use tickgate_protocol::channel::Tenant;
 
@@ -25,12 +26,14 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Lets the hub expire state in channels that are not used, and reports publishers that lost state because of their quota.
-pub(super) async fn expire(hub: Arc<Hub>, clock: Clock) {
+/// Forgets sessions whose clients did not come back.
+pub(super) async fn expire(hub: Arc<Hub>, suspended: Arc<SuspendedSessions>, clock: Clock) {
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     let mut reported = 0;
     loop {
         interval.tick().await;
         hub.expire(clock.now());
+        suspended.expire(clock.now());
         let evicted = hub.metrics().evicted_by_quota;
         if evicted > reported {
             let publishers: Vec<_> = hub.over_quota().iter().map(|holding| holding.to_string()).collect();

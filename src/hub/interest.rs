@@ -46,7 +46,8 @@ impl Stripes {
 
 /// The stripe of a channel: a hash of its first two segments. It does not depend on the tenant, because a tenant may have
 /// another number after a restart.
-pub(super) fn stripe_of(channel: &Channel) -> u8 {
+#[must_use]
+pub fn stripe_of(channel: &Channel) -> u8 {
     stripe_of_name(channel.as_str())
 }
 

@@ -61,6 +61,10 @@ metrics! {
             "Channels recovered completely for clients that came back.";
         not_recovered: Counter, "tickgate_unrecovered_channels_total",
             "Channels that could not be recovered completely. The clients are told.";
+        sessions_recovered: Counter, "tickgate_sessions_recovered_total",
+            "Socket.IO clients that came back and got their sessions back.";
+        sessions_unrecovered: Counter, "tickgate_sessions_unrecovered_total",
+            "Socket.IO clients that came back and began anew: their session was not there, or not complete.";
         pending_frames: Gauge, "tickgate_pending_frames", "Event frames waiting in outboxes.";
         pending_bytes: Gauge, "tickgate_pending_bytes", "Event bytes waiting in outboxes.";
         outbox_memory: Gauge, "tickgate_outbox_memory_bytes",

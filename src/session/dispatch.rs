@@ -31,6 +31,7 @@ impl Session {
                 request,
                 retry_after_ms,
             } => self.on_overloaded(request, retry_after_ms, context, out),
+            Input::TakenBack { request, suspended } => self.on_taken_back(request, suspended, context, out),
             Input::Published { request, position } => self.on_published(request, position, context, out),
             Input::SubscribeRefused { request } => self.on_subscribe_refused(request, context, out),
             Input::PublishRefused { request, refusal } => self.on_publish_refused(request, refusal, context, out),
@@ -92,6 +93,9 @@ impl Session {
     pub(super) fn close(&mut self, ending: Disconnect, out: &mut Outputs) {
         self.closed = true;
         self.activity = None;
+        if self.engine_io.is_some() {
+            out.list.extend(self.suspend(ending));
+        }
         out.list.push(Output::Close(ending));
     }
 

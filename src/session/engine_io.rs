@@ -4,8 +4,10 @@
 //! other namespaces are answered; exactly as many binary messages are accepted (and discarded) as a packet announces.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::returning::Return;
 use super::transport::ends_with_close_packet;
 use super::{Context, Output, Outputs, Session};
 use crate::auth::{Identity, Mode, TokenError};
@@ -159,6 +161,13 @@ impl Session {
         if engine_io.is_connected {
             return self.breaks("CONNECT while connected", out);
         }
+        let back = engine_io
+            .window_ms
+            .and_then(|_| socket_io::connect_return(packet, scratch));
+        let back = back.map(|(pid, offset)| Box::new(Return { pid, offset }));
+        if let Some(engine_io) = &mut self.engine_io {
+            engine_io.back = back;
+        }
         match socket_io::connect_token(packet, scratch) {
             Ok(token) => self.connect(token, context, out),
             Err(EventError::Malformed(Malformed { code, message, .. })) => self.refuse_connect(code, &message, out),
@@ -219,12 +228,27 @@ impl Session {
         self.end_because(Disconnect::Overload, reason, out);
     }
 
-    fn accept_connect(&mut self, identity: Arc<Identity>, context: &Context<'_>, out: &mut Outputs) {
+    /// Answers CONNECT. `pid`: the client has its session back.
+    pub(super) fn connected(
+        &mut self,
+        identity: Arc<Identity>,
+        pid: Option<Box<str>>,
+        context: &Context<'_>,
+        out: &mut Outputs,
+    ) {
         let client_id = self.client_id();
+        let is_returned = pid.is_some();
+        // A client that leaves the namespace and connects again gets another one.
+        let number = self.next_request();
         let Some(engine_io) = &mut self.engine_io else { return };
         engine_io.is_connected = true;
-        let revision = engine_io.revision;
-        out.range(|bytes| socket_io::encode_connect(revision, &client_id, bytes));
+        engine_io.pid = match (engine_io.window_ms, pid) {
+            (None, _) => None,
+            (Some(_), Some(pid)) => Some(pid),
+            (Some(_), None) => Some(new_pid(&engine_io.secret, number)),
+        };
+        let (revision, pid) = (engine_io.revision, engine_io.pid.as_deref());
+        out.range(|bytes| socket_io::encode_connect(revision, &client_id, pid, bytes));
         let connected = Reply::Connected {
             client_id: &client_id,
             user: identity.user.as_deref(),
@@ -236,7 +260,9 @@ impl Session {
         self.activity().auth_deadline_ms = None;
         self.expiry_warned = false;
         self.warn_of_expiry(context, out);
-        self.subscribe_automatically(context, out);
+        if !is_returned {
+            self.subscribe_automatically(context, out);
+        }
     }
 
     // The session stays open: the client may send CONNECT again until the authentication time is over.
@@ -249,6 +275,10 @@ impl Session {
     // Handles DISCONNECT. Only the used parts of the client's limits are kept, and the session waits for CONNECT as a
     // new session does.
     fn leave_namespace(&mut self, context: &Context<'_>, out: &mut Outputs) {
+        // What it has now is not taken back.
+        if let Some(engine_io) = &mut self.engine_io {
+            engine_io.pid = None;
+        }
         if self.activity().subscribe.is_some() {
             // Its answer would reach the next connection of this client.
             return self.end(Disconnect::Normal, out);
@@ -301,6 +331,16 @@ impl Session {
         }
         true
     }
+}
+
+// The name under which a client may get its session back: as secret as the session's id, which only the client has.
+fn new_pid(secret: &[u8], number: u32) -> Box<str> {
+    let mut pid = String::new();
+    for byte in secret {
+        let _ = write!(pid, "{byte:02x}");
+    }
+    let _ = write!(pid, "-{number:x}");
+    pid.into()
 }
 
 /// The reason of the Close frame if a token was refused with this code for a reason that will pass; `None` if the client needs

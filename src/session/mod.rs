@@ -33,6 +33,7 @@ mod outputs;
 mod rates;
 mod refused_value;
 mod requests;
+mod returning;
 mod state;
 mod subscriptions;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use tickgate_protocol::trace_context::TraceParent;
 use tickgate_protocol::wire;
 
 pub use refused_value::RefusedValue;
+pub use returning::Suspended;
 pub use state::Session;
 
 /// Commands that one connection may have in flight. One more is refused with `RATE_LIMITED`.
@@ -109,6 +111,13 @@ pub enum Input<'a> {
     SubscribeRefused {
         /// The request's number.
         request: u32,
+    },
+    /// Answer to [`Output::TakeBack`].
+    TakenBack {
+        /// The request's number.
+        request: u32,
+        /// What was suspended, with the epoch of the hub's store then; `None`: nothing is there for this client.
+        suspended: Option<(Suspended, Epoch)>,
     },
     /// Answer to [`Output::Publish`].
     Published {
@@ -242,6 +251,23 @@ pub enum Output {
         /// Whether they are the endpoint's automatic subscriptions, for which no client waits.
         is_automatic: bool,
     },
+    /// Take back what was suspended under this name, for a client of the endpoint's tenant; answered by
+    /// [`Input::TakenBack`].
+    TakeBack {
+        /// Number of the request.
+        request: u32,
+        /// The name.
+        pid: Box<str>,
+        /// The client's user.
+        user: Option<Box<str>>,
+    },
+    /// Keep what the session had, until its client takes it back. [`Output::Close`] follows.
+    Suspend {
+        /// The name, which only the client knows.
+        pid: Box<str>,
+        /// What the session had.
+        suspended: Suspended,
+    },
     /// Give patterns another rate.
     SetRate {
         /// Patterns that are held.
@@ -372,6 +398,10 @@ pub struct Outputs {
     pub bytes: Vec<u8>,
     /// How many messages were refused because they came too fast.
     pub refused_messages: u64,
+    /// How many clients got their sessions back.
+    pub sessions_recovered: u64,
+    /// How many clients came back and did not.
+    pub sessions_unrecovered: u64,
 }
 
 /// What a session may read while it handles an input.

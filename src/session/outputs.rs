@@ -11,6 +11,8 @@ impl Outputs {
         self.list.clear();
         self.bytes.clear();
         self.refused_messages = 0;
+        self.sessions_recovered = 0;
+        self.sessions_unrecovered = 0;
     }
 
     /// Queues a reply, if the dialect has this reply, and its acknowledgement, if the client asked for one.

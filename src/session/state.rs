@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::activity::Activity;
 use super::limits::TokenBucket;
 use super::rates::Wishes;
+use super::returning::{Return, Returning};
 use super::transport::Transport;
 use super::{CONTROL_FRAMES_PER_SECOND, DEFERRED_MAX, Opening, Settings};
 use crate::auth::{Identity, Mode, TokenError};
@@ -59,6 +60,14 @@ pub(super) struct EngineIo {
     pub(super) attachments: u32,
     /// Why the gateway has ended the session, in one clause.
     pub(super) ending_reason: Option<&'static str>,
+    /// How long the client may be away and get its session back; `None`: it does not.
+    pub(super) window_ms: Option<u64>,
+    /// The name under which it does, while it is connected.
+    pub(super) pid: Option<Box<str>>,
+    /// What the client said in CONNECT of the session that it had.
+    pub(super) back: Option<Box<Return>>,
+    /// That session is being taken back.
+    pub(super) returning: Option<Box<Returning>>,
 }
 
 impl fmt::Debug for EngineIo {
@@ -122,6 +131,13 @@ impl Session {
             is_connected: false,
             attachments: 0,
             ending_reason: None,
+            window_ms: settings
+                .dialect
+                .recovery_window_ms()
+                .filter(|_| opening.revision == Revision::Four),
+            pid: None,
+            back: None,
+            returning: None,
         }));
         session
     }

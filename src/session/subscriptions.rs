@@ -104,15 +104,19 @@ impl Session {
                 let ignored = ignored.map(|(channel, _)| channel).collect();
                 (Some(Resume::Keys(Recover(keys))), ignored)
             }
-            Some(Resume::Cursor { cursor, mut seen }) => {
+            Some(Resume::Cursor {
+                cursor,
+                newest,
+                mut seen,
+            }) => {
                 seen.retain(|(channel, _)| is_usable(channel));
                 let cursor = cursor.filter(|cursor| cursor.holder == self.holder());
-                (Some(Resume::Cursor { cursor, seen }), Vec::new())
+                (Some(Resume::Cursor { cursor, newest, seen }), Vec::new())
             }
         }
     }
 
-    fn holder(&self) -> u32 {
+    pub(super) fn holder(&self) -> u32 {
         self.identity.as_ref().map_or(0, |identity| identity.holder())
     }
 
@@ -124,7 +128,8 @@ impl Session {
         let is_subscribing = self.activity.as_ref().is_some_and(|activity| activity.is_subscribing());
         let holder = self.holder();
         let cursor = context.cursor.map(|cursor| Cursor { holder, ..cursor });
-        cursor.filter(|_| !self.patterns.is_empty() && !is_subscribing && self.engine_io.is_none())
+        let is_used = (self.engine_io.as_ref()).is_none_or(|engine_io| engine_io.pid.is_some());
+        cursor.filter(|_| !self.patterns.is_empty() && !is_subscribing && is_used)
     }
 
     /// Subscribes to those of the endpoint's automatic patterns that the client may have. To be called once, as soon as
@@ -155,7 +160,11 @@ impl Session {
     }
 
     // The distinct patterns among these that are not held yet; an error if one of them is not allowed.
-    fn new_patterns(&self, patterns: &[Pattern], context: &Context<'_>) -> Result<Vec<Pattern>, (ErrorCode, String)> {
+    pub(super) fn new_patterns(
+        &self,
+        patterns: &[Pattern],
+        context: &Context<'_>,
+    ) -> Result<Vec<Pattern>, (ErrorCode, String)> {
         let limit = context.settings.limits.subscriptions as usize;
         let automatic = &context.settings.auto_subscribe;
         let mut counted = self.patterns.iter().filter(|held| !automatic.contains(held)).count();
@@ -201,6 +210,9 @@ impl Session {
         else {
             return;
         };
+        if self.on_returned(&interned, outcome, context, out) {
+            return self.resume_changes(context, out);
+        }
         let (held, new) = (self.patterns.len(), interned.len());
         self.patterns.reserve_exact(new);
         self.patterns.extend(interned);

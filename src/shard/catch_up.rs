@@ -105,6 +105,8 @@ enum State {
 pub(super) struct Progress {
     pub(super) version: u64,
     pub(super) evictions: u64,
+    /// Every event up to this version was queued before.
+    pub(super) head: u64,
 }
 
 /// The channels that one connection catches up with; see the module's docs.
@@ -138,6 +140,8 @@ pub(super) struct CatchUp {
     read_in_turn: u32,
     // The client returned with a cursor: the bytes that were read since it was told how far it is.
     untold_bytes: Option<usize>,
+    // A Socket.IO client returned: what it has beyond its offset, of stripes.
+    newest: Vec<(u8, u64)>,
 }
 
 /// A channel whose position has come.
@@ -154,7 +158,7 @@ pub(super) struct Due {
     pub(super) next: u64,
     pub(super) below: u64,
     // The channel's batch; `None`: it is no channel of a replay.
-    batch: Option<u32>,
+    pub(super) batch: Option<u32>,
     began_at: u64,
     /// The shard's progress when the channel got its position.
     pub(super) progress: Progress,

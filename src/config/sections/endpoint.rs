@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::HeaderName;
 
@@ -9,7 +10,7 @@ use super::limits::message_size;
 use crate::config::check::{Check, ensure};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
-use crate::config::value::{Refusal, Value, choices, text, typed};
+use crate::config::value::{Refusal, Value, choices, milliseconds, text, typed};
 use crate::ingress::{HostPattern, ListenAddress, ListenerName, Selector};
 use tickgate_protocol::channel::{Pattern, Tenant};
 use tickgate_protocol::dialect::typed::Template;
@@ -52,6 +53,12 @@ section! {
         /// For `typed` and `socket_io`: the `message` of `connected`, 1 to 256 bytes, for applications that show it. If this is not
         /// set: `WebSocket connected` or `Socket.IO connected`.
         value connected_message: Option<String> = None, check is_message;
+        /// For `socket_io`: clients get their sessions back when they come back in time (connection state recovery,
+        /// [socket_io.md](socket_io.md#connection-state-recovery)). Events get an offset as a second argument, which clients
+        /// older than `socket.io-client` 4.6 and handlers of other libraries may not expect.
+        value recovery: bool = false;
+        /// For `socket_io` with `recovery`: how long a client may be away. From one second to one hour.
+        value recovery_window: Duration = Duration::from_secs(120), check window_fits;
         /// For `typed`: the pattern for each `subscription_type`, with `{target}` exactly once, as a whole segment. If this is
         /// not set, the three types above apply.
         value subscription_types: Option<Templates> = None;
@@ -83,6 +90,14 @@ fn is_plain_path(path: &Option<String>) -> Result<(), String> {
     )
 }
 
+fn window_fits(window: &Duration) -> Result<(), String> {
+    ensure(*window >= Duration::from_secs(1), "must be at least 1s")?;
+    ensure(
+        *window <= Duration::from_secs(3600),
+        "must be at most 1h: what a session had lies in memory until then",
+    )
+}
+
 /// The longest `connected_message`, in bytes.
 const CONNECTED_MESSAGE_BYTES_MAX: usize = 256;
 
@@ -105,6 +120,11 @@ fn keys_fit_the_dialect(endpoint: &Endpoint, check: &mut Check<'_>) {
         let message = "has a meaning only with dialect = \"typed\"";
         check.require(endpoint.subscription_types.is_none(), "subscription_types", message);
     }
+    check.require(
+        dialect == DialectName::SocketIo || !endpoint.recovery,
+        "recovery",
+        "has a meaning only with dialect = \"socket_io\"; clients of the other dialects recover by their cursor",
+    );
     check.require(
         dialect != DialectName::SocketIo || endpoint.subprotocols.is_empty(),
         "subprotocols",
@@ -185,6 +205,7 @@ impl Endpoint {
                 Dialect::SocketIo(socket_io::Settings {
                     timestamps: self.timestamps.unwrap_or_default(),
                     connected_message: self.connected_message(defaults.connected_message),
+                    recovery_window_ms: self.recovery.then(|| milliseconds(self.recovery_window)),
                 })
             }
             DialectName::Typed => {

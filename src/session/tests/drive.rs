@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::auth::{Identity, Mode, Permissions, TokenError};
 use crate::event::{Event, NewEvent, PublishOptions, Refusal};
 use crate::session::limits::Limits;
-use crate::session::{CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings, Token};
+use crate::session::{
+    CommandOutcome, Context, HistoryPage, Input, Opening, Output, Outputs, Session, Settings, Suspended, Token,
+};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{Dialect, encode_event};
@@ -92,6 +94,9 @@ pub(super) struct Drive {
     pub(super) cursor: Option<Cursor>,
     pub(super) verify: Option<(u32, String)>,
     pub(super) subscribe: Option<(u32, Vec<Pattern>)>,
+    pub(super) take_back: Option<u32>,
+    /// What the session has left to be taken back.
+    pub(super) suspended: Option<Suspended>,
     /// The outcome of the next subscribe request.
     pub(super) outcome: SubscribeOutcome,
     pub(super) history: Option<RequestRef>,
@@ -117,6 +122,8 @@ pub(super) enum Seen {
     LimitBytes(u32),
     History(String),
     Skipped(Vec<Pattern>),
+    TakeBack(String),
+    Suspend(String),
     Unsubscribe(Vec<Pattern>),
     Publish(String),
     Command(String),
@@ -153,6 +160,8 @@ impl Drive {
             cursor: None,
             verify: None,
             subscribe: None,
+            take_back: None,
+            suspended: None,
             outcome: SubscribeOutcome::default(),
             history: None,
             publish: None,
@@ -224,6 +233,13 @@ impl Drive {
     pub(super) fn refuse_subscribe(&mut self) {
         let (request, _) = self.subscribe.take().expect("a subscribe is pending");
         self.input(Input::SubscribeRefused { request });
+    }
+
+    /// Answers a session that takes back what another one had.
+    pub(super) fn answer_take_back(&mut self, suspended: Option<Suspended>) {
+        let request = self.take_back.take().expect("a session is taken back");
+        let suspended = suspended.map(|suspended| (suspended, epoch()));
+        self.input(Input::TakenBack { request, suspended });
     }
 
     pub(super) fn refuse_publish(&mut self, refusal: Refusal) {
@@ -307,6 +323,16 @@ impl Drive {
                 Seen::History(format!("{channel}{since}{epoch} limit {}", range.limit))
             }
             Output::Skipped { patterns } => Seen::Skipped(patterns),
+            Output::TakeBack { request, pid, user } => {
+                self.take_back = Some(request);
+                Seen::TakeBack(format!("{pid} for {}", user.as_deref().unwrap_or("-")))
+            }
+            Output::Suspend { pid, suspended } => {
+                let patterns = suspended.patterns.iter().map(|(pattern, _)| pattern.as_str());
+                let seen = format!("{pid} {}", patterns.collect::<Vec<_>>().join(" "));
+                self.suspended = Some(suspended);
+                Seen::Suspend(seen)
+            }
             Output::Unsubscribe { patterns } => Seen::Unsubscribe(patterns),
             Output::Publish { request, event } => {
                 assert!(self.publish.replace(request).is_none());

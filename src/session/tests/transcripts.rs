@@ -346,6 +346,7 @@ fn shard_says(drive: &mut Drive, rest: &str, at: &str) {
             drive.outcome = outcome::read(&words[1..]);
             drive.answer_subscribe();
         }
+        "taken_back" => drive.answer_take_back(outcome::suspended(&words[1..])),
         "overloaded" => drive.answer_overloaded(u32::try_from(number(1)).unwrap()),
         "subscribe_refused" => drive.refuse_subscribe(),
         "unavailable" => drive.refuse_publish(Refusal::Unavailable),
@@ -439,13 +440,16 @@ fn line(seen: &Seen) -> String {
         Seen::CloseFrame(Some((code, reason))) => format!("<< close {code} {reason}"),
         Seen::Verify(token) => format!("= verify {token}"),
         Seen::Subscribe(patterns, None, rate) => format!("= subscribe {}{}", names(patterns), at_rate(*rate)),
-        Seen::Subscribe(patterns, Some(Resume::Cursor { cursor, seen }), _) => {
-            let cursor = cursor.map_or("?".to_owned(), |cursor| cursor.to_string());
-            let seen: String = seen
-                .iter()
-                .map(|(channel, offset)| format!(" {channel}={offset}"))
-                .collect();
-            format!("= subscribe {} cursor {cursor}{seen}", names(patterns))
+        Seen::Subscribe(
+            patterns,
+            Some(Resume::Cursor {
+                cursor,
+                newest: _,
+                seen,
+            }),
+            _,
+        ) => {
+            format!("= subscribe {}{}", names(patterns), outcome::cursor(*cursor, seen))
         }
         Seen::Subscribe(patterns, Some(Resume::Keys(Recover(keys))), _) => {
             let keys = keys.iter().map(|(channel, reached)| {
@@ -459,6 +463,8 @@ fn line(seen: &Seen) -> String {
         Seen::LimitBytes(per_second) => format!("= limit_bytes {per_second}"),
         Seen::History(request) => format!("= history {request}"),
         Seen::Skipped(patterns) => format!("= skip {}", names(patterns)),
+        Seen::TakeBack(what) => format!("= take_back {what}"),
+        Seen::Suspend(what) => format!("= suspend {what}"),
         Seen::Unsubscribe(patterns) => format!("= unsubscribe {}", names(patterns)),
         Seen::Publish(event) => format!("= publish {event}"),
         Seen::Command(command) => format!("= command {command}"),

@@ -4,7 +4,9 @@
 
 use super::batch::Batch;
 use super::leaving::LeftOver;
-use super::{CatchUp, before};
+use super::{CatchUp, Due, before};
+use tickgate_protocol::event::Epoch;
+use tickgate_protocol::message::Offset;
 
 /// A client that catches up by a cursor is told how far it is after so many bytes of missed events, and at the end. A link
 /// that breaks off costs it no more than these bytes and a page, and a cursor is a two-hundredth of them.
@@ -31,8 +33,22 @@ impl CatchUp {
     }
 
     /// The client returned with a cursor: from now on it is told from time to time how far it is, until it has caught up.
-    pub(in crate::shard) fn report(&mut self) {
+    pub(in crate::shard) fn report(&mut self, newest: &[(u8, u64)]) {
         self.untold_bytes.get_or_insert(0);
+        if self.newest.is_empty() {
+            self.newest = newest.to_vec();
+        }
+    }
+
+    /// Up to when a Socket.IO client has everything with an event of a replay, which was taken out with `due`.
+    pub(in crate::shard) fn offset(&self, epoch: Epoch, due: &Due, version: u64) -> Offset {
+        // Nothing of other channels is missing before this version, and nothing older is queued behind the page.
+        let others = self.has_up_to().unwrap_or(u64::MAX).min(due.progress.head);
+        let version = version.min(others);
+        let newest = self.newest.iter().filter(|(_, newest)| *newest > version);
+        let mut offset = Offset::new(epoch, version, newest.copied().collect());
+        offset.owes_values = self.owes_values();
+        offset
     }
 
     /// A page of this many bytes was queued. Returns whether the client is to be told now how far it is.

@@ -354,6 +354,16 @@ impl ShardCore {
                 (self.recovery).set_rate(slot, &patterns, max_rate, &mut self.connections, &mut self.fanout, now);
             }
             Output::LimitBytes { per_second } => self.limit_bytes(slot, per_second, now),
+            Output::TakeBack { request, pid, user } => {
+                let tenant = self.connections.endpoint(slot).settings.tenant;
+                let suspended = self.suspended.take(&pid, tenant, user.as_deref(), now);
+                self.handle(slot, Input::TakenBack { request, suspended }, now);
+            }
+            Output::Suspend { pid, suspended } => {
+                let tenant = self.connections.endpoint(slot).settings.tenant;
+                let epoch = self.fanout.inbox().epoch();
+                self.suspended.suspend(pid, tenant, epoch, suspended, now);
+            }
             Output::Skipped { patterns } => self.log_skipped(slot, &patterns),
             Output::Unsubscribe { patterns } => {
                 (self.recovery).unsubscribe(slot, &patterns, &mut self.connections, &mut self.fanout);

@@ -93,9 +93,13 @@ fn reached(request: &Request, inbox: &Inbox) -> u64 {
             let ours = keys.iter().filter(|(_, reached)| reached.epoch == Some(epoch));
             ours.map(|(_, reached)| reached.offset).max().unwrap_or(0)
         }
-        Some(Resume::Cursor { cursor, seen }) => {
+        Some(Resume::Cursor { cursor, newest, seen }) => {
             let ours = cursor.filter(|cursor| cursor.epoch == epoch);
-            let beyond = seen.iter().map(|(_, offset)| *offset).max().unwrap_or(0);
+            let seen = seen.iter().map(|(_, offset)| *offset);
+            let beyond = seen
+                .chain(newest.iter().map(|(_, version)| *version))
+                .max()
+                .unwrap_or(0);
             ours.map_or(0, |cursor| cursor.version.max(beyond))
         }
     }
@@ -114,7 +118,12 @@ fn locate(request: &mut Request, inbox: &Inbox) {
                 }
             }
         }
-        Some(Resume::Cursor { cursor, seen }) => {
+        Some(Resume::Cursor { cursor, newest, seen }) => {
+            newest.retain_mut(|(_, version)| {
+                let located = inbox.locate(*version);
+                *version = located.unwrap_or(*version);
+                located.is_some()
+            });
             *cursor = cursor.filter(|cursor| cursor.epoch == epoch).and_then(|cursor| {
                 let version = inbox.locate(cursor.version)?;
                 Some(Cursor { version, ..cursor })

@@ -78,6 +78,7 @@ use crate::hub::Inbox;
 use crate::metrics::ShardMetrics;
 use crate::session::{self, Input};
 use crate::shard::mailbox::{Adopt, ConnectionId, ConnectionPermit, Services};
+use crate::suspended::SuspendedSessions;
 use crate::time::Now;
 use tickgate_protocol::wire::Deflate;
 
@@ -153,6 +154,7 @@ pub struct ShardCore {
     troubles: Troubles,
     bandwidth: Bandwidth,
     traces: Traces,
+    suspended: Arc<SuspendedSessions>,
 }
 
 impl ShardCore {
@@ -168,7 +170,6 @@ impl ShardCore {
     ) -> Self {
         let shedding = Shedding::new(services.budget());
         Self {
-            services,
             shedding,
             now,
             connections: Connections::new(&settings, inbox.epoch(), metrics.clone(), now),
@@ -183,6 +184,8 @@ impl ShardCore {
             troubles: Troubles::default(),
             bandwidth: Bandwidth::default(),
             traces: Traces::default(),
+            suspended: services.suspended(),
+            services,
             metrics,
         }
     }

@@ -154,6 +154,10 @@ impl Sessions {
         self.outputs.bytes.shrink_to(OUTPUT_BYTES_KEPT);
         let refused = mem::take(&mut self.outputs.refused_messages);
         self.metrics.rate_limited.bump(refused);
+        let recovered = mem::take(&mut self.outputs.sessions_recovered);
+        let unrecovered = mem::take(&mut self.outputs.sessions_unrecovered);
+        self.metrics.sessions_recovered.bump(recovered);
+        self.metrics.sessions_unrecovered.bump(unrecovered);
         refused
     }
 }

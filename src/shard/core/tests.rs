@@ -19,6 +19,7 @@ mod overflow;
 mod pauses;
 mod polling;
 mod rates;
+mod returning;
 mod runs;
 mod shares;
 mod shedding;

@@ -21,6 +21,7 @@ use crate::hub::{Doorbell, Receipt};
 use crate::memory::Budget;
 use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
+use crate::suspended::SuspendedSessions;
 use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::CommandKey;
@@ -245,6 +246,10 @@ pub trait Services: Send + Sync {
     /// The budget of memory, which the shard asks for once.
     fn budget(&self) -> Arc<Budget> {
         Arc::new(Budget::unlimited())
+    }
+    /// What sessions had that ended, which the shards share. The shard asks for it once.
+    fn suspended(&self) -> Arc<SuspendedSessions> {
+        Arc::default()
     }
 }
 

@@ -80,6 +80,15 @@ impl Dialect {
         matches!(self, Self::SocketIo(_))
     }
 
+    /// How long a client may be away and get its session back, in milliseconds; `None`: it does not.
+    #[must_use]
+    pub const fn recovery_window_ms(&self) -> Option<u64> {
+        match self {
+            Self::SocketIo(settings) => settings.recovery_window_ms,
+            Self::Native | Self::Typed(_) | Self::Echo => None,
+        }
+    }
+
     /// Parses one text message of a client.
     ///
     /// Messages of Engine.IO sessions are always refused here. Their packets are read in two steps, by [`engine_io`] and then

@@ -74,6 +74,8 @@ pub enum Resume {
     Cursor {
         /// `None` if the text is not a cursor of a tickgate gateway, or not one of this user.
         cursor: Option<Cursor>,
+        /// Of a Socket.IO client: stripes of the hub, and the versions of their newest events that the client has.
+        newest: Vec<(u8, u64)>,
         /// The offsets of the newest events that the client has beyond the cursor. Their channels are distinct.
         seen: Vec<(Channel, u64)>,
     },
@@ -105,6 +107,7 @@ impl ResumeFields<'_> {
             )),
             (None, Some(text)) => Ok(Some(Resume::Cursor {
                 cursor: Cursor::parse(&text),
+                newest: Vec::new(),
                 seen: seen.map_or(Ok(Vec::new()), |seen| read_seen(seen, scratch))?,
             })),
             _ if seen.is_some() => Err(FieldError::invalid("seen", "needs a `cursor`")),
@@ -196,7 +199,11 @@ mod tests {
         let seen = vec![(Channel::parse("a.b").expect("valid"), 7)];
         assert_eq!(
             read(None, Some("of another gateway"), Some(r#"{"a.b":7}"#)),
-            Ok(Some(Resume::Cursor { cursor: None, seen }))
+            Ok(Some(Resume::Cursor {
+                cursor: None,
+                newest: Vec::new(),
+                seen
+            }))
         );
         let long = "x".repeat(257);
         for (recover, cursor, seen, names) in [

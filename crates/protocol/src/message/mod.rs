@@ -6,6 +6,7 @@
 mod cursor;
 mod fields;
 mod key;
+mod offset;
 mod publish;
 mod recover;
 mod reply;
@@ -21,6 +22,7 @@ pub(crate) use cursor::ResumeFields;
 pub use cursor::{Cursor, Resume};
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use key::{CommandKey, KEY_BYTES_MAX};
+pub use offset::Offset;
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
 pub(crate) use reply::OVERLOADED;
@@ -317,7 +319,11 @@ impl ClientMessage<'_> {
                 patterns.iter_mut().for_each(move_pattern);
                 match resume {
                     Some(Resume::Keys(Recover(keys))) => keys.iter_mut().for_each(|(channel, _)| move_channel(channel)),
-                    Some(Resume::Cursor { cursor: _, seen }) => {
+                    Some(Resume::Cursor {
+                        cursor: _,
+                        newest: _,
+                        seen,
+                    }) => {
                         seen.iter_mut().for_each(|(channel, _)| move_channel(channel));
                     }
                     None => {}

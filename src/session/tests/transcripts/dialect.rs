@@ -13,6 +13,10 @@ pub(super) fn configure(dialect: &mut Dialect, words: &[&str], at: &str) {
             timestamps: typed::Timestamps::Naive,
             ..socket_io::Settings::default()
         }),
+        ["dialect", "socket_io", "recovery"] => Dialect::SocketIo(socket_io::Settings {
+            recovery_window_ms: Some(120_000),
+            ..socket_io::Settings::default()
+        }),
         ["dialect", "typed"] => typed(typed::Settings::default()),
         ["dialect", "typed", "naive"] => typed(typed::Settings {
             timestamps: typed::Timestamps::Naive,

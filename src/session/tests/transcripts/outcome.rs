@@ -1,8 +1,9 @@
 //! What the shard says about a subscribe request, as transcripts write it.
 
+use crate::session::Suspended;
 use crate::session::tests::drive::epoch;
-use tickgate_protocol::channel::Channel;
-use tickgate_protocol::message::{Position, Recovered, SubscribeOutcome};
+use tickgate_protocol::channel::{Channel, Pattern};
+use tickgate_protocol::message::{Cursor, Position, Recovered, SubscribeOutcome};
 
 pub(super) fn read(words: &[&str]) -> SubscribeOutcome {
     let mut outcome = SubscribeOutcome::default();
@@ -31,4 +32,21 @@ pub(super) fn read(words: &[&str]) -> SubscribeOutcome {
         }
     }
     outcome
+}
+
+/// What was suspended, by its patterns; `None` without any.
+pub(super) fn suspended(patterns: &[&str]) -> Option<Suspended> {
+    let pattern = |name: &&str| (Pattern::parse(name).expect("a pattern"), None);
+    (!patterns.is_empty()).then(|| Suspended {
+        user: Some("4".into()),
+        patterns: patterns.iter().map(pattern).collect(),
+        window_ms: 120_000,
+    })
+}
+
+/// What a client says that returns with a cursor.
+pub(super) fn cursor(cursor: Option<Cursor>, seen: &[(Channel, u64)]) -> String {
+    let cursor = cursor.map_or("?".to_owned(), |cursor| cursor.to_string());
+    let seen = seen.iter().map(|(channel, offset)| format!(" {channel}={offset}"));
+    format!(" cursor {cursor}{}", seen.collect::<String>())
 }

@@ -29,6 +29,8 @@ pub(in crate::shard::core) struct Endpoint {
     pub(in crate::shard::core) pressed_bytes: u32,
     /// The format of events; `None`: these connections get no events.
     pub(in crate::shard::core) format: Option<WireFormat>,
+    /// Whether clients may get their sessions back, for which events have offsets.
+    pub(in crate::shard::core) recovers: bool,
     connections: u32,
     // A skipped automatic subscription has been logged as a warning.
     has_skipped: bool,
@@ -65,6 +67,7 @@ impl Endpoint {
                 encoding,
                 deflated: deflate.is_some(),
             }),
+            recovers: settings.dialect.recovery_window_ms().is_some(),
             connections: 0,
             has_skipped: false,
         }

@@ -11,7 +11,9 @@ use crate::metrics::ShardMetrics;
 use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::{Content, Frame, FramedEvent};
 use crate::shard::numbers::Numbers;
+use tickgate_protocol::dialect::socket_io;
 use tickgate_protocol::event::{Encoding, WireFormat};
+use tickgate_protocol::message::Offset;
 use tickgate_protocol::wire::{Deflate, encode};
 
 /// The frames of one event, one for each format.
@@ -23,7 +25,13 @@ pub(in crate::shard::core) struct Frames<'e> {
     taken: [u64; WireFormat::COUNT],
     // The number of the event's channel, once it has one.
     number: Option<u32>,
+    // For clients that may get their sessions back; `None`: no offset can be told.
+    offset: Option<Offset>,
+    told: Told,
 }
+
+/// Frames with an offset, of the two encodings of Socket.IO. They are not compressed.
+type Told = [Option<Rc<Frame>>; 2];
 
 impl<'e> Frames<'e> {
     /// No frame is made yet.
@@ -34,6 +42,16 @@ impl<'e> Frames<'e> {
             wrapped: [const { None }; WireFormat::COUNT],
             taken: [0; WireFormat::COUNT],
             number: None,
+            offset: None,
+            told: [const { None }; 2],
+        }
+    }
+
+    /// The frames of an event that is delivered when the shard has come to `offset`. No frame is made yet.
+    fn live(popped: &'e Popped, offset: Option<Offset>) -> Self {
+        Self {
+            offset,
+            ..Self::of(&popped.event)
         }
     }
 
@@ -51,6 +69,14 @@ impl<'e> Frames<'e> {
         let mut frames = Self::of(event);
         frames.is_snapshot = true;
         frames
+    }
+
+    /// The frames of a missed event, for one client that has everything up to `offset` with it. No frame is made yet.
+    pub(in crate::shard::core) fn missed(event: &'e Arc<Event>, offset: Option<Offset>) -> Self {
+        Self {
+            offset,
+            ..Self::of(event)
+        }
     }
 
     /// The frame for one connection of an endpoint. `format` is the endpoint's format.
@@ -85,6 +111,33 @@ impl<'e> Frames<'e> {
         })
     }
 
+    /// As [`Frames::get`], with the offset of the event if there is one, for a connection that has everything up to it.
+    pub(in crate::shard::core) fn get_told(
+        &mut self,
+        format: WireFormat,
+        endpoint: &Endpoint,
+        inbox: &Inbox,
+    ) -> &Rc<Frame> {
+        match told_index(format) {
+            Some(index) if endpoint.recovers && self.offset.is_some() => self.tell(index, format, inbox),
+            _ => self.get(format, endpoint, inbox),
+        }
+    }
+
+    fn tell(&mut self, index: usize, format: WireFormat, inbox: &Inbox) -> &Rc<Frame> {
+        let (event, offset) = (self.event, self.offset.as_ref());
+        self.told[index].get_or_insert_with(|| {
+            let plain = inbox.frame(format.encoding.plain(), event);
+            let content = Content::Event(FramedEvent {
+                channel: event.channel.clone(),
+                class: event.class.clone(),
+                version: event.version,
+            });
+            let bytes = offset.map_or_else(|| plain.clone(), |offset| socket_io::with_offset(plain, offset));
+            Frame::new(bytes, content)
+        })
+    }
+
     /// Counts the bytes that compression saved.
     pub(in crate::shard::core) fn count(&self, metrics: &ShardMetrics) {
         for format in WireFormat::all().filter(|format| format.deflated && self.taken[format.index()] > 0) {
@@ -109,15 +162,43 @@ pub(super) struct RunFrames<'e> {
     joined: [Option<Rc<Frame>>; WireFormat::COUNT],
     // How many connections took each frame of the whole run.
     taken: [u64; WireFormat::COUNT],
+    told: Told,
 }
 
 impl<'e> RunFrames<'e> {
     pub(super) fn of(run: &'e [Popped]) -> Self {
+        Self::live(run, |_| None)
+    }
+
+    /// `offset_of` is called for each event in order, for what its frames tell.
+    pub(super) fn live(run: &'e [Popped], mut offset_of: impl FnMut(&Popped) -> Option<Offset>) -> Self {
         Self {
-            each: run.iter().map(|popped| Frames::of(&popped.event)).collect(),
+            each: run
+                .iter()
+                .map(|popped| Frames::live(popped, offset_of(popped)))
+                .collect(),
             joined: [const { None }; WireFormat::COUNT],
             taken: [0; WireFormat::COUNT],
+            told: [const { None }; 2],
         }
+    }
+
+    /// As [`RunFrames::whole`], with the offsets of the events, for a connection that has everything up to them.
+    pub(super) fn whole_told(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> Option<&Rc<Frame>> {
+        let (Some(index), true) = (told_index(format), self.each.iter().all(|event| event.offset.is_some())) else {
+            return self.whole(format, endpoint, inbox);
+        };
+        let each = &mut self.each;
+        let told = self.told[index].get_or_insert_with(|| match &mut each[..] {
+            [lone] => lone.tell(index, format, inbox).clone(),
+            events => Frame::run(
+                events
+                    .iter_mut()
+                    .map(|event| event.tell(index, format, inbox).clone())
+                    .collect(),
+            ),
+        });
+        Some(told)
     }
 
     /// The whole run as one frame, for a connection of an endpoint. `format` is the endpoint's format. `None`: each event
@@ -162,6 +243,14 @@ impl<'e> RunFrames<'e> {
             }
             event.count(metrics);
         }
+    }
+}
+
+const fn told_index(format: WireFormat) -> Option<usize> {
+    match format.encoding {
+        Encoding::SocketIo => Some(0),
+        Encoding::SocketIoNaive => Some(1),
+        Encoding::Native | Encoding::Typed | Encoding::TypedNaive => None,
     }
 }
 

@@ -4,8 +4,10 @@
 //! what is in the inbox and what was popped ([`Inbox::head`]). So it is reached when the inbox has been popped up to where
 //! it ended after the head was read.
 
-use crate::hub::Inbox;
+use crate::hub::{Inbox, Popped, STRIPES};
 use crate::time::Now;
+use tickgate_protocol::event::Epoch;
+use tickgate_protocol::message::Offset;
 
 #[derive(Debug, Default)]
 pub(super) struct Head {
@@ -14,6 +16,8 @@ pub(super) struct Head {
     // A head of the hub, and the inbox index at which it is reached.
     next: Option<(u64, u64)>,
     read_ms: Option<u64>,
+    // The newest version of each stripe that was popped, as far as offsets were asked for.
+    newest: [u64; STRIPES],
 }
 
 impl Head {
@@ -27,6 +31,15 @@ impl Head {
         let head = inbox.head();
         self.next = Some((head, inbox.end()));
         self.pass(inbox.position());
+    }
+
+    /// What the shard has delivered with this event, which was just popped. Within a stripe, events are popped in the order of
+    /// their versions.
+    pub(super) fn offset(&mut self, epoch: Epoch, popped: &Popped) -> Offset {
+        let newest = &mut self.newest[usize::from(popped.stripe) % STRIPES];
+        *newest = popped.event.version.max(*newest);
+        let newest = (0..).zip(self.newest).filter(|(_, version)| *version > self.reached);
+        Offset::new(epoch, self.reached, newest.collect())
     }
 
     /// The inbox is at `position`.

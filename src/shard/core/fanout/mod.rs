@@ -17,7 +17,7 @@ mod runs;
 
 use std::sync::Arc;
 
-use super::connections::{Connection, Connections, Endpoint, Recipient};
+use super::connections::{Connection, Connections, Recipient};
 use crate::auth;
 use crate::event::Event;
 use crate::hub::{Inbox, Popped};
@@ -37,8 +37,8 @@ pub(super) use frames::Frames;
 use frames::RunFrames;
 use head::Head;
 pub(super) use outgoing::Outgoing;
-pub(super) use overflow::note_loss;
 use overflow::{Queued, queue_event};
+pub(super) use overflow::{can_tell_gap, note_loss};
 use runs::RunBounds;
 
 /// After this many deliveries no further run is begun. They take some milliseconds, like the other bounds of a turn.
@@ -77,6 +77,8 @@ pub(super) struct Delivery {
     // As they were before the first event was taken.
     evictions: u64,
     newest: u64,
+    // Some connection needs frames with offsets, which are made for each shard.
+    tells_offsets: bool,
 }
 
 impl Fanout {
@@ -132,7 +134,10 @@ impl Fanout {
 
     /// How far the shard has come with its inbox.
     pub(super) const fn progress(&self) -> Progress {
-        self.progress
+        Progress {
+            head: self.head.reached,
+            ..self.progress
+        }
     }
 
     /// Forgets how far the shard has come: the hub begins anew.
@@ -161,6 +166,7 @@ impl Fanout {
             deliveries: 0,
             evictions: self.inbox.evictions(),
             newest: self.inbox.newest_version(),
+            tells_offsets: connections.endpoints().in_use().any(|endpoint| endpoint.recovers),
         }
     }
 
@@ -190,7 +196,7 @@ impl Fanout {
         // Until the run is queued only its first event counts: when an event in its middle steps aside, the rest of the
         // run is queued behind it.
         self.progress.version = self.progress.version.max(self.run.first().map_or(0, version));
-        delivery.deliveries += self.queue_run(connections);
+        delivery.deliveries += self.queue_run(delivery.tells_offsets, connections);
         if !self.at_once.is_empty() {
             delivery.deliveries += self.queue_at_once(connections);
         }
@@ -216,6 +222,7 @@ impl Fanout {
             self.progress = Progress {
                 version: self.progress.version.max(delivery.newest),
                 evictions: delivery.evictions,
+                head: 0,
             };
         }
         self.head.pass(self.inbox.position());
@@ -230,11 +237,12 @@ impl Fanout {
     }
 
     // Visits every subscriber once with all events of the run.
-    fn queue_run(&mut self, connections: &mut Connections) -> u64 {
+    fn queue_run(&mut self, tells_offsets: bool, connections: &mut Connections) -> u64 {
         let run = &self.run[..];
         let Some(first) = run.first() else { return 0 };
         let stamp = connections.next_stamp();
-        let mut frames = RunFrames::of(run);
+        let (head, epoch) = (&mut self.head, self.inbox.epoch());
+        let mut frames = RunFrames::live(run, |popped| tells_offsets.then(|| head.offset(epoch, popped)));
         let mut deliveries = 0;
         // Any client may hold a wide pattern that matches `system.*`. The events of such a channel are for admins only.
         let admins_only = auth::is_admin_only(first.event.channel.as_str());
@@ -421,12 +429,22 @@ fn queue_to(
         metrics,
         position,
     } = target;
-    if !hot.flags.has(Flags::CATCH_UP)
-        && let Some(whole) = frames.whole(format, endpoint, inbox)
-        && outgoing.queue_fitting(slot, hot, whole, endpoint)
-    {
-        frames.note_whole(format);
-        return run.len() as u64;
+    // Of a connection that is behind, an offset would claim too much.
+    let tells = endpoint.recovers && !hot.flags.has(Flags::CATCH_UP | Flags::GAP);
+    if !hot.flags.has(Flags::CATCH_UP) {
+        let whole = if tells {
+            frames.whole_told(format, endpoint, inbox)
+        } else {
+            frames.whole(format, endpoint, inbox)
+        };
+        if let Some(whole) = whole
+            && outgoing.queue_fitting(slot, hot, whole, endpoint)
+        {
+            if !tells {
+                frames.note_whole(format);
+            }
+            return run.len() as u64;
+        }
     }
     let mut deliveries = 0;
     for (popped, frames) in run.iter().zip(frames.each()) {
@@ -443,7 +461,11 @@ fn queue_to(
             continue;
         }
         deliveries += 1;
-        let frame = frames.get(format, endpoint, inbox);
+        let frame = if hot.flags.has(Flags::CATCH_UP | Flags::GAP) {
+            frames.get(format, endpoint, inbox)
+        } else {
+            frames.get_told(format, endpoint, inbox)
+        };
         if queue_event(outgoing, slot, hot, cold, frame, endpoint, metrics) == Queued::TooSlow {
             outgoing.note_too_slow(hot.id(inbox.shard(), slot));
             break;
@@ -476,10 +498,4 @@ fn is_withheld(
         catch_up.settle(channel, position);
     }
     withholds
-}
-
-/// Whether the `dropped` message can be queued now: there is room among the replies, or the outbox is empty.
-pub(super) fn can_tell_gap(hot: &Hot, endpoint: &Endpoint) -> bool {
-    let has_room = hot.outbox.reply_frames() < endpoint.bounds.reply_frames;
-    hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty())
 }

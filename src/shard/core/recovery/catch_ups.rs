@@ -66,8 +66,8 @@ impl CatchUps {
         if let Some(Connection { hot, cold, .. }) = connections.get(slot) {
             let catch_up = cold.catch_up_or_new();
             catch_up.note_began_at(of.began_at());
-            if of.has_cursor() {
-                catch_up.report();
+            if let Some(newest) = of.newest() {
+                catch_up.report(newest);
             }
             catch_up.subscribe(fanout.outgoing_mut().numbers_mut(), channel, need, next);
             fanout.outgoing_mut().count_catch_up(catch_up.count_after(1));

@@ -8,7 +8,7 @@
 use hashbrown::{HashMap, HashSet};
 
 use crate::auth;
-use crate::hub::{ChannelView, Tombstone};
+use crate::hub::{ChannelView, Tombstone, stripe_of};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Need;
 use tickgate_protocol::channel::{Channel, Pattern};
@@ -66,7 +66,8 @@ enum Knowledge {
     Cursor {
         // `None`: the cursor is not one of this store, or from its future.
         cursor: Option<Cursor>,
-        // What the client has beyond it.
+        // What the client has beyond it: of a stripe, and of channels.
+        newest: Vec<(u8, u64)>,
         seen: HashMap<Channel, u64>,
     },
 }
@@ -93,11 +94,13 @@ impl Outcome {
                 let knows_store = keys.values().any(|reached| reached.epoch == Some(epoch));
                 (Knowledge::Keys { keys, knows_store }, Some(Recovered::Each(Vec::new())))
             }
-            Some(Resume::Cursor { cursor, seen }) => {
+            Some(Resume::Cursor { cursor, newest, seen }) => {
                 let is_ours = |cursor: &Cursor| cursor.epoch == epoch && cursor.version <= began_at;
                 let cursor = cursor.filter(is_ours);
                 let seen = seen.iter().cloned().collect();
-                (Knowledge::Cursor { cursor, seen }, Some(Recovered::Except(Vec::new())))
+                let newest = newest.clone();
+                let knowledge = Knowledge::Cursor { cursor, newest, seen };
+                (knowledge, Some(Recovered::Except(Vec::new())))
             }
         };
         let is_foreign = matches!(knowledge, Knowledge::Cursor { cursor: None, .. });
@@ -129,6 +132,14 @@ impl Outcome {
     /// Whether the client returns with a cursor.
     pub(super) const fn has_cursor(&self) -> bool {
         matches!(self.knowledge, Knowledge::Cursor { .. })
+    }
+
+    /// What a client has beyond its cursor, of stripes; `None`: it does not return with a cursor.
+    pub(super) fn newest(&self) -> Option<&[(u8, u64)]> {
+        match &self.knowledge {
+            Knowledge::Cursor { newest, .. } => Some(newest),
+            Knowledge::Nothing | Knowledge::Keys { .. } => None,
+        }
     }
 
     /// The hub's newest version when the request began.
@@ -180,8 +191,13 @@ impl Outcome {
                 Some(Reached { epoch, offset }) => (*epoch == Some(self.epoch)).then_some(*offset),
                 None => knows_store.then_some(0),
             },
-            Knowledge::Cursor { cursor, seen } => {
-                let beyond = seen.get(channel).copied().unwrap_or(0);
+            Knowledge::Cursor { cursor, newest, seen } => {
+                let mut beyond = seen.get(channel).copied().unwrap_or(0);
+                if !newest.is_empty() {
+                    let stripe = stripe_of(channel);
+                    let newest = newest.iter().filter(|(of, _)| *of == stripe);
+                    beyond = newest.map(|(_, version)| *version).fold(beyond, u64::max);
+                }
                 cursor.map(|cursor| cursor.version.max(beyond))
             }
         }

@@ -223,9 +223,15 @@ impl Reading {
             let mut frames = if is_snapshot(due.need, event, is_lost) {
                 Frames::of_snapshot(event)
             } else {
-                Frames::of(event)
+                let tells = endpoint.recovers && due.batch.is_some();
+                let catch_up = cold.catch_up().filter(|_| tells);
+                let epoch = fanout.inbox().epoch();
+                Frames::missed(
+                    event,
+                    catch_up.map(|catch_up| catch_up.offset(epoch, &due, event.version)),
+                )
             };
-            let frame = frames.get(format, endpoint, fanout.inbox()).clone();
+            let frame = frames.get_told(format, endpoint, fanout.inbox()).clone();
             frames.count(&self.metrics);
             bytes += frame.len() as usize;
             self.steps += event_steps(frame.len() as usize);

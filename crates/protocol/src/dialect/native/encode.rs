@@ -87,6 +87,11 @@ pub(in crate::dialect) trait Style {
     fn subscription_text<'p>(&self, pattern: &'p Pattern) -> Cow<'p, str> {
         pattern.as_str().into()
     }
+
+    /// Whether messages have a member `cursor`.
+    fn has_cursors(&self) -> bool {
+        true
+    }
 }
 
 struct Native;
@@ -433,7 +438,7 @@ impl<S: Style> Writer<'_, S> {
 
     /// Appends the member `cursor`, if there is one.
     pub(in crate::dialect) fn cursor(&mut self, cursor: Option<Cursor>) {
-        if let Some(cursor) = cursor {
+        if let Some(cursor) = cursor.filter(|_| self.style.has_cursors()) {
             self.push(&format!(",\"cursor\":\"{cursor}\""));
         }
     }

@@ -14,7 +14,7 @@ use crate::dialect::typed::{Timestamps, public_name, push_message, push_user, wr
 use crate::disconnect::Disconnect;
 use crate::event::EventView;
 use crate::json::{push_string, push_u64};
-use crate::message::{ErrorCode, OVERLOADED, Reply, RequestId};
+use crate::message::{Cursor, ErrorCode, OVERLOADED, Offset, Reply, RequestId};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 impl Style for Settings {
@@ -35,6 +35,11 @@ impl Style for Settings {
             push_string(out, pattern.as_str());
         }
         out.push(b']');
+    }
+
+    // The cursor is an argument of its own.
+    fn has_cursors(&self) -> bool {
+        false
     }
 }
 
@@ -75,6 +80,11 @@ pub(in crate::dialect) fn encode_reply(
     push(out, name);
     push(out, "\",");
     write_argument(reply, now_unix_ms, settings, out);
+    if settings.recovery_window_ms.is_some()
+        && let Some(cursor) = cursor(reply)
+    {
+        push(out, &format!(",\"{}\"", Offset::from(cursor)));
+    }
     push(out, "]");
     Some(encode::finish(out, frame, Kind::Text))
 }
@@ -107,7 +117,8 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::CommandSucceeded { .. } | Reply::CommandFailed { .. } | Reply::CommandRefused { .. } => "response",
         Reply::Published { .. } => "published",
         Reply::History { .. } => "history",
-        Reply::Ping { .. } | Reply::Pong { .. } | Reply::Progress { .. } => return None,
+        Reply::Ping { .. } | Reply::Pong { .. } => return None,
+        Reply::Progress { .. } => "cursor",
         Reply::Status(_) => "status",
         Reply::Error { .. } | Reply::RateLimited { .. } | Reply::Overloaded { .. } => "error",
         Reply::Dropped { .. } => "dropped",
@@ -115,6 +126,27 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
         Reply::Freshness { .. } => "fresh",
         Reply::GoingAway { .. } => "going_away",
     })
+}
+
+/// The cursor that a reply carries.
+const fn cursor(reply: &Reply<'_>) -> Option<Cursor> {
+    match reply {
+        Reply::Subscribed { cursor, .. } | Reply::GoingAway { cursor, .. } => *cursor,
+        Reply::Progress { cursor } => Some(*cursor),
+        _ => None,
+    }
+}
+
+/// The frame of an event with an offset as its last argument. `frame` is as [`encode_event`] makes it.
+#[must_use]
+pub fn with_offset(frame: &[u8], offset: &Offset) -> Bytes {
+    let payload = &frame[frame.len() - encode::payload_bytes(frame)..];
+    let mut out = Vec::with_capacity(frame.len() + HEADER_BYTES_MAX + 40);
+    let begun = encode::begin(&mut out);
+    out.extend_from_slice(payload.strip_suffix(b"]").unwrap_or(payload));
+    push(&mut out, &format!(",\"{offset}\"]"));
+    let range = encode::finish(&mut out, begun, Kind::Text);
+    Bytes::from(out).slice(range)
 }
 
 /// The id of the acknowledgement that the request of this reply asked for.
@@ -240,13 +272,17 @@ fn write_outcome(reply: &Reply<'_>, now_unix_ms: u64, settings: &Settings, out: 
 }
 
 /// Appends the CONNECT packet that accepts a client, and returns its range. Revision 5 has the client's public id, revision 4
-/// has no payload.
-pub fn encode_connect(revision: Revision, client_id: &str, out: &mut Vec<u8>) -> Range<usize> {
+/// has no payload. `pid`: the name under which the client may get its session back.
+pub fn encode_connect(revision: Revision, client_id: &str, pid: Option<&str>, out: &mut Vec<u8>) -> Range<usize> {
     let frame = encode::begin(out);
     push(out, "40");
     if revision == Revision::Four {
         push(out, "{\"sid\":");
         push_string(out, client_id);
+        if let Some(pid) = pid {
+            push(out, ",\"pid\":");
+            push_string(out, pid);
+        }
         push(out, "}");
     }
     encode::finish(out, frame, Kind::Text)

@@ -14,10 +14,12 @@ mod parse;
 mod tests;
 
 pub(super) use encode::{encode_acknowledgement, encode_event, encode_reply};
-pub use encode::{encode_connect, encode_connect_error, encode_disconnect, encode_ending, encode_invalid_namespace};
+pub use encode::{
+    encode_connect, encode_connect_error, encode_disconnect, encode_ending, encode_invalid_namespace, with_offset,
+};
 pub use packet::{ATTACHMENTS_MAX, Kind, Packet};
 pub(super) use parse::request_head;
-pub use parse::{EventError, connect_token, parse_event, refuse_binary};
+pub use parse::{EventError, connect_return, connect_token, parse_event, refuse_binary};
 
 use std::sync::Arc;
 
@@ -30,6 +32,9 @@ pub struct Settings {
     pub timestamps: Timestamps,
     /// The `message` of `connected`, for people.
     pub connected_message: Arc<str>,
+    /// How long a client may be away and get its session back, in milliseconds; `None`: there is no connection state
+    /// recovery.
+    pub recovery_window_ms: Option<u64>,
 }
 
 impl Default for Settings {
@@ -38,6 +43,7 @@ impl Default for Settings {
         Self {
             timestamps: Timestamps::Utc,
             connected_message: "Socket.IO connected".into(),
+            recovery_window_ms: None,
         }
     }
 }

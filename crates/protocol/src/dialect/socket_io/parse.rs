@@ -9,11 +9,15 @@ use crate::dialect::engine_io;
 use crate::dialect::native::{Envelope, Select, Selection, parse_with};
 use crate::json::{self, Scratch, split_array};
 use crate::message::{
-    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, RequestHead, RequestId, RequestRef, shorten,
+    ClientMessage, ErrorCode, FieldError, Fields, Malformed, MessageType, Offset, RequestHead, RequestId, RequestRef,
+    shorten,
 };
 
 /// The limit on the items of an event's array: its name and its arguments. Only the first argument is read.
 const ARGUMENTS_MAX: usize = 64;
+
+/// The length limit of a `pid`, in bytes. The gateway's own are shorter.
+const PID_BYTES_MAX: usize = 64;
 
 /// Event names that the protocol reserves. An event with such a name is a protocol error.
 const RESERVED: [&str; 6] = [
@@ -103,6 +107,19 @@ pub fn connect_token<'t>(packet: &Packet<'t>, scratch: &mut Scratch) -> Result<O
             message_type: Some(MessageType::Auth),
         })
     })
+}
+
+/// The `pid` and the `offset` of a CONNECT packet's payload, of a client that had a session before; `None`: it has none, or
+/// they are malformed, which is the same to the client.
+#[must_use]
+pub fn connect_return(packet: &Packet<'_>, scratch: &mut Scratch) -> Option<(Box<str>, Offset)> {
+    let mut fields = Fields::scan(packet.payload, scratch).ok()?;
+    if !fields.is_given("pid") || !fields.is_given("offset") {
+        return None;
+    }
+    let (pid, offset) = (fields.text("pid").ok()?, fields.text("offset").ok()?);
+    let offset = Offset::parse(&offset)?;
+    (pid.len() <= PID_BYTES_MAX).then(|| (pid.into_owned().into(), offset))
 }
 
 /// The error reply to a binary event.

@@ -10,12 +10,13 @@ use crate::json::{count_items, push_string, push_u64};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 /// Names of messages of the gateway, and names that client libraries reserve. Events with these names are renamed.
-const CONTROL_NAMES: [&str; 23] = [
+const CONTROL_NAMES: [&str; 24] = [
     "auth_expiring",
     "auth_result",
     "connect",
     "connect_error",
     "connected",
+    "cursor",
     "disconnect",
     "disconnecting",
     "dropped",
