@@ -10,8 +10,9 @@ use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
 use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
 use tickgate::time::Clock;
-use tickgate_protocol::channel::{Channel, Class, Classes, History, Overflow, Pattern};
+use tickgate_protocol::channel::{BookRules, Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
+use tickgate_protocol::json::RecordDelete;
 use tokio::runtime::Runtime;
 
 use crate::nats_server;
@@ -22,7 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HISTORY_SIZE: u32 = 200;
 
 /// `kept.*` has a history and a last value, `last.*` a last value, `same.*` only sends changes, `rows.*` merges records,
-/// and all others keep nothing.
+/// `gone.*` as well, with a
+/// member that deletes them, `book.*` are order books, and all others keep nothing.
 pub(crate) fn classes() -> Classes {
     let history = Class {
         cache_last: true,
@@ -46,7 +48,20 @@ pub(crate) fn classes() -> Classes {
         record_key: Some("id".into()),
         ..last.clone()
     };
+    let gone = Class {
+        record_delete: Some(RecordDelete {
+            field: "gone".into(),
+            values: [].into(),
+        }),
+        ..rows.clone()
+    };
+    let book = Class {
+        book: Some(BookRules::default()),
+        ..last.clone()
+    };
     let entries = [
+        ("gone.*", gone),
+        ("book.*", book),
         ("kept.*", history),
         ("last.*", last),
         ("same.*", same),

@@ -1,7 +1,10 @@
 //! What every broker promises.
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
 use tickgate::event::{Deletion, NewEvent};
 use tickgate::hub::LOG_STEP;
 
@@ -182,6 +185,68 @@ fn a_gateway_that_starts_later_has_the_same_state() {
                 .is_some_and(|missed| missed.len() == 99)
         );
     });
+}
+
+/// Records and levels that come and go, published through all gateways by turns, beside a model.
+#[test]
+fn deleted_records_and_books_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
+    World::each(|broker, mut world| {
+        let mut random = random();
+        let mut records = BTreeMap::new();
+        let mut levels = BTreeMap::new();
+        for number in 1..=300u64 {
+            let node = &world.nodes[random.random_range(0..world.nodes.len())];
+            let (key, goes) = (random.random_range(0..6u64), random.random_bool(0.4));
+            node.publish_one(event(
+                "gone.a",
+                format!(r#"[{{"id":{key},"n":{number},"gone":{goes}}}]"#),
+            ));
+            let size = if goes { 0 } else { number };
+            let seq = format!(r#""prev_seq":{},"seq":{number}"#, number - 1);
+            node.publish_one(event(
+                "book.a",
+                format!(r#"{{{seq},"bids":[[{key},{size}]],"asks":[]}}"#),
+            ));
+            if goes {
+                records.remove(&key);
+                levels.remove(&key);
+            } else {
+                records.insert(key, number);
+                levels.insert(key, number);
+            }
+        }
+        world.add();
+        for node in &world.nodes {
+            until_with("the records", || {
+                let last: Vec<Value> = node.last("gone.a").map_or_else(Vec::new, |last| json(&last));
+                let got: BTreeMap<u64, u64> = last.iter().map(|row| (number(&row["id"]), number(&row["n"]))).collect();
+                (got == records)
+                    .then_some(())
+                    .ok_or_else(|| format!("{broker}: {got:?}, not {records:?}"))
+            });
+            until_with("the book", || {
+                let last: Value = node.last("book.a").map_or(Value::Null, |last| json(&last));
+                let bids = last["bids"].as_array().cloned().unwrap_or_default();
+                let got: BTreeMap<u64, u64> = bids
+                    .iter()
+                    .map(|level| (number(&level[0]), number(&level[1])))
+                    .collect();
+                let is_best_first = bids.is_sorted_by(|a, b| number(&a[0]) > number(&b[0]));
+                let is_fine = got == levels && is_best_first && last["seq"] == 300 && last["stale"].is_null();
+                is_fine
+                    .then_some(())
+                    .ok_or_else(|| format!("{broker}: {last}, not {levels:?}"))
+            });
+        }
+    });
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).expect("JSON")
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
 }
 
 #[test]

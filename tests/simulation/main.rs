@@ -1,6 +1,6 @@
 //! Simulates a whole shard with its clients in one thread, on virtual time, from a seed.
 //!
-//! There are two simulations. The one in this folder has clients with arbitrary behaviour, on channels without kept
+//! There are several simulations. The one in this folder has clients with arbitrary behaviour, on channels without kept
 //! state. The one in `keeping/` has channels of every class, and clients that stall, leave and come back.
 //!
 //! Decoders, sessions, the subscription table, outboxes, timers and the hub are the real ones. Sockets, backends and
@@ -26,6 +26,7 @@ mod keeping;
 mod model;
 mod rates;
 mod surroundings;
+mod tenants;
 mod wire;
 mod world;
 

@@ -1,7 +1,9 @@
 //! Subscriptions with a rate.
 
 use super::*;
-use tickgate_protocol::channel::{Class, Classes, Overflow};
+use crate::event::Deletion;
+use tickgate_protocol::channel::{BookRules, Class, Classes, Overflow, Tenant};
+use tickgate_protocol::json::RecordDelete;
 use tickgate_protocol::rate::Rate;
 
 impl Rig {
@@ -311,4 +313,127 @@ fn other_classes_are_delivered_in_full_and_a_class_can_limit_all() {
     );
     let refusal = quiet(rig.read(slow));
     assert_eq!(refusal[0].text()["error"]["code"], "INVALID_MESSAGE", "a history");
+}
+
+/// A rig with these classes, and a client that gets at most one update a second of `market.*`, in its first period's end.
+fn of_class(class: Class) -> (Rig, ConnectionId) {
+    let entry = (Pattern::parse("market.*").expect("valid"), class);
+    let classes = Arc::new(Classes::new(vec![entry]));
+    let hub_settings = hub::Settings {
+        credits: 16_384,
+        classes: Arc::clone(&classes),
+        ..hub::Settings::default()
+    };
+    let mut rig = Rig::of(Settings::new(0), hub_settings);
+    let settings = session::Settings {
+        classes,
+        ..(*session_settings(Mode::Off, Limits::default())).clone()
+    };
+    let id = rig.connect_with(Arc::new(settings), Ok(None), true);
+    rig.at(0.0);
+    rig.subscribe_at(id, "market.*", "1");
+    rig.at(1.0);
+    (rig, id)
+}
+
+fn last() -> Class {
+    Class {
+        cache_last: true,
+        overflow: Overflow::Conflate,
+        ..Class::default()
+    }
+}
+
+#[test]
+fn changes_of_a_book_are_merged_over_the_period() {
+    let (mut rig, id) = of_class(Class {
+        book: Some(BookRules::default()),
+        ..last()
+    });
+    let update = |rig: &mut Rig, data: &str| rig.event("market.x.book", data);
+    update(
+        &mut rig,
+        r#"{"snapshot":true,"bids":[[10,1],[9,2]],"asks":[[11,5]],"seq":1}"#,
+    );
+    let whole = rig.values(id);
+    assert_eq!(whole.len(), 1, "the first one comes at once");
+    for (number, data) in [
+        r#""bids":[[10,0]],"asks":[]"#,
+        r#""bids":[[10,7]],"asks":[[12,1]]"#,
+        r#""bids":[[9,0]],"asks":[[12,0]]"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (before, seq) = (number + 1, number + 2);
+        update(&mut rig, &format!(r#"{{"prev_seq":{before},"seq":{seq},{data}}}"#));
+    }
+    assert_eq!(rig.values(id), [""; 0]);
+    rig.at(2.0);
+    let merged = rig.values(id);
+    let merged: Vec<serde_json::Value> = merged
+        .iter()
+        .map(|text| serde_json::from_str(text).expect("JSON"))
+        .collect();
+    assert_eq!(merged.len(), 1);
+    let sides = serde_json::json!({"bids": [[10, 7], [9, 0]], "asks": [[12, 0]]});
+    assert_eq!(
+        (&merged[0]["bids"], &merged[0]["asks"]),
+        (&sides["bids"], &sides["asks"])
+    );
+    assert_eq!((&merged[0]["prev_seq"], &merged[0]["seq"]), (&1.into(), &4.into()));
+}
+
+#[test]
+fn a_record_that_is_deleted_within_a_period_is_told_at_its_end() {
+    let (mut rig, id) = of_class(Class {
+        record_key: Some("code".into()),
+        record_delete: Some(RecordDelete {
+            field: "gone".into(),
+            values: [].into(),
+        }),
+        ..last()
+    });
+    rig.event("market.x.orders", r#"[{"code":"a"},{"code":"b"}]"#);
+    assert_eq!(rig.values(id).len(), 1);
+    rig.event("market.x.orders", r#"[{"code":"a","gone":true}]"#);
+    rig.event("market.x.orders", r#"[{"code":"c"}]"#);
+    rig.at(2.0);
+    assert_eq!(rig.values(id), [r#"[{"code":"a","gone":true},{"code":"c"}]"#]);
+    // A record that comes again is there again.
+    rig.event("market.x.orders", r#"[{"code":"c","gone":true}]"#);
+    rig.event("market.x.orders", r#"[{"code":"a"}]"#);
+    rig.event("market.x.orders", r#"[{"code":"c","n":2}]"#);
+    rig.at(3.0);
+    let values = rig.values(id);
+    let [values] = &values[..] else { panic!("{values:?}") };
+    let mut records: Vec<serde_json::Value> = serde_json::from_str(values).expect("JSON");
+    records.sort_by_key(|record| record["code"].to_string());
+    assert_eq!(
+        records,
+        [
+            serde_json::json!({"code": "a"}),
+            serde_json::json!({"code": "c", "n": 2})
+        ]
+    );
+}
+
+#[test]
+fn the_deletion_of_a_channel_comes_at_the_end_of_the_period_and_only_once() {
+    let (mut rig, id) = of_class(last());
+    rig.event("market.x.price", "1");
+    assert_eq!(rig.values(id), ["1"]);
+    rig.event("market.x.price", "2");
+    let channel = Channel::parse("market.x.price").expect("valid");
+    let deletion = NewEvent::deletion(channel, Deletion::Everything, START.unix_ms);
+    let credit = rig.hub.credit_now(Tenant::DEFAULT, 4).expect("room");
+    rig.hub.publish(deletion, rig.now, credit, &mut Wakes::default());
+    rig.core.deliver(usize::MAX);
+    assert_eq!(rig.values(id), [""; 0]);
+    rig.at(2.0);
+    assert_eq!(rig.values(id), ["null"]);
+    rig.at(3.0);
+    assert_eq!(rig.values(id), [""; 0]);
+    rig.event("market.x.price", "3");
+    assert_eq!(rig.values(id), ["3"], "the channel was quiet for a period");
 }
