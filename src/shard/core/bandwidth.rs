@@ -55,6 +55,11 @@ impl Bucket {
 }
 
 impl Bandwidth {
+    /// Whether no connection of the shard has a limit. This is all that the others pay.
+    fn is_unused(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
     /// Gives a connection a limit, or another one. 0: it has none.
     fn set(&mut self, slot: u32, per_second: u32, now: Now) {
         let per_second = i64::from(per_second);
@@ -169,7 +174,15 @@ impl ShardCore {
     }
 
     /// How many bytes a connection may be sent now. 0: it is blocked until its limit grants something again.
+    #[inline]
     pub(super) fn allowed_bytes(&mut self, slot: u32, now: Now) -> usize {
+        if self.bandwidth.is_unused() {
+            return usize::MAX;
+        }
+        self.allowed_by_limit(slot, now)
+    }
+
+    fn allowed_by_limit(&mut self, slot: u32, now: Now) -> usize {
         let hot = self.connections.hot(slot);
         if hot.stage != Stage::Open || !self.connections.endpoint(slot).is_limited() {
             return usize::MAX;
@@ -182,8 +195,9 @@ impl ShardCore {
     }
 
     /// A connection was sent this many bytes.
+    #[inline]
     pub(super) fn spend_bytes(&mut self, slot: u32, bytes: usize) {
-        if self.connections.endpoint(slot).is_limited() {
+        if !self.bandwidth.is_unused() && self.connections.endpoint(slot).is_limited() {
             self.bandwidth.spend(slot, bytes);
         }
     }
