@@ -201,12 +201,6 @@ fn deleted_records_and_books_are_the_same_on_every_gateway_and_on_one_that_start
                 "gone.a",
                 format!(r#"[{{"id":{key},"n":{number},"gone":{goes}}}]"#),
             ));
-            let size = if goes { 0 } else { number };
-            let seq = format!(r#""prev_seq":{},"seq":{number}"#, number - 1);
-            node.publish_one(event(
-                "book.a",
-                format!(r#"{{{seq},"bids":[[{key},{size}]],"asks":[]}}"#),
-            ));
             if goes {
                 records.remove(&key);
                 levels.remove(&key);
@@ -214,6 +208,15 @@ fn deleted_records_and_books_are_the_same_on_every_gateway_and_on_one_that_start
                 records.insert(key, number);
                 levels.insert(key, number);
             }
+            // The log does not keep all updates, so the publisher sends the whole book now and then.
+            let seq = format!(r#""prev_seq":{},"seq":{number}"#, number - 1);
+            let bids = if number % 100 == 0 {
+                let all: Vec<String> = levels.iter().map(|(price, size)| format!("[{price},{size}]")).collect();
+                format!(r#""snapshot":true,"bids":[{}]"#, all.join(","))
+            } else {
+                format!(r#""bids":[[{key},{}]]"#, if goes { 0 } else { number })
+            };
+            node.publish_one(event("book.a", format!(r#"{{{seq},{bids},"asks":[]}}"#)));
         }
         world.add();
         for node in &world.nodes {
