@@ -472,6 +472,7 @@ fn nothing_crosses_from_one_tenant_to_another_by_any_way() {
     let world = World::start();
     for (way, check) in WAYS.iter().chain(administration::WAYS) {
         println!("{way}");
+        world.publish_health();
         check(&world);
     }
 }
@@ -480,6 +481,7 @@ fn nothing_crosses_from_one_tenant_to_another_by_any_way() {
 fn a_silent_check_would_be_noticed() {
     // The planted fault: two clients of one tenant, of which one hears what the other must not.
     let world = World::start();
+    world.publish_health();
     let (mut one, mut other) = (world.client(1, "a"), world.client(1, "b"));
     let is_heard = (0..20).any(|_| {
         one.send(r#"{"type":"publish","channel":"grid.x","event":"e","data":"1"}"#);

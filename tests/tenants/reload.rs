@@ -31,6 +31,7 @@ fn status(world: &World, path: &str, token: &str) -> u16 {
 #[test]
 fn a_reload_changes_one_tenant_and_leaves_the_others() {
     let world = World::start();
+    world.publish_health();
     let handle = world.gateway.handle();
     let before = load(&toml());
     let (one, two) = (token(1, "4", "trader"), token(2, "4", "trader"));
