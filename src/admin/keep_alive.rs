@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::access::{Caller, forbidden};
+use super::gateways::Order;
 use super::routes::Call;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -52,10 +53,22 @@ impl Admin {
         {
             return forbidden(&format!("this token may not publish to `{pattern}`"));
         }
+        let channels = self.keep_alive_here(&patterns);
+        let elsewhere = self.order_others(Order::KeepAlive {
+            tenant: self.tenants.label(tenant).into(),
+            channels: patterns.iter().map(|pattern| pattern.as_str().into()).collect(),
+        });
+        match elsewhere.await.unless_all(0) {
+            Some(unknown) => unknown,
+            None => response::json(StatusCode::OK, &KeepAliveReply { channels }),
+        }
+    }
+
+    /// Confirms channels at this gateway. Returns how many.
+    pub(super) fn keep_alive_here(&self, patterns: &[Pattern]) -> usize {
         let now = self.parts.clock.now();
         let confirm = |pattern| self.parts.hub.keep_alive(pattern, now);
-        let channels = patterns.iter().map(confirm).sum();
-        response::json(StatusCode::OK, &KeepAliveReply { channels })
+        patterns.iter().map(confirm).sum()
     }
 }
 

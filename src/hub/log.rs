@@ -104,9 +104,17 @@ mod tests {
             overflow: tickgate_protocol::channel::Overflow::Disconnect,
             ..Class::default()
         };
+        let fresh = Class {
+            cache_last: true,
+            fresh_within_ms: Some(10_000),
+            ..Class::default()
+        };
         let settings = Settings {
             numbering: Numbering::Log,
-            classes: Arc::new(Classes::new(vec![(rig::pattern("kept.*"), history)])),
+            classes: Arc::new(Classes::new(vec![
+                (rig::pattern("kept.*"), history),
+                (rig::pattern("fresh.*"), fresh),
+            ])),
             state: StateSettings {
                 channels,
                 ..StateSettings::default()
@@ -195,6 +203,21 @@ mod tests {
             offsets(&hub, "kept.a", TERM + LOG_STEP, now(15_000)).map(|all| all.len()),
             Some(1)
         );
+    }
+
+    #[test]
+    fn a_channel_is_silent_since_the_log_took_its_last_event() {
+        let (hub, _inboxes) = follower(1000);
+        let old = Stamp {
+            age_ms: 50_000,
+            is_replayed: true,
+            ..stamp(1)
+        };
+        apply(&hub, "fresh.old", 1, old, now(60_000));
+        apply(&hub, "fresh.new", 2, stamp(2), now(60_000));
+        let stale = |mono_ms| hub.pass_time(now(mono_ms)).stale;
+        assert_eq!(stale(60_000), [channel("fresh.old")]);
+        assert_eq!(stale(70_000), [channel("fresh.new")]);
     }
 
     #[test]

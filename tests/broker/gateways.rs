@@ -1,6 +1,9 @@
 //! What gateways that share a broker know of each other, and do for each other.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use tickgate_protocol::channel::{Class, Classes, Pattern};
 
 use crate::gateway::{self, Running};
 use crate::nats_server::{Nats, Proxy};
@@ -133,6 +136,49 @@ fn a_revoked_token_is_refused_by_all_gateways_also_by_those_that_start_later() {
     assert!(!is_let_in(&three, "u1") && is_let_in(&three, "u2") && !is_let_in(&three, "u3"));
     let list = three.admin("GET", "/api/revocations", "").json();
     assert_eq!(list["total"], 2, "{list}");
+}
+
+#[test]
+fn a_channel_is_stale_or_alive_at_all_gateways() {
+    let server = Nats::start();
+    let with_class = |settings: &mut tickgate::gateway::Settings| {
+        let class = Class {
+            cache_last: true,
+            fresh_within_ms: Some(1500),
+            ..Class::default()
+        };
+        let pattern = Pattern::parse("quiet.*").expect("valid");
+        settings.hub.classes = std::sync::Arc::new(Classes::new(vec![(pattern, class)]));
+    };
+    let (one, two) = (
+        start(server.url(), "one", with_class),
+        start(server.url(), "two", with_class),
+    );
+    for running in [&one, &two] {
+        until_known(running, &[("one", "ok"), ("two", "ok")], 0);
+    }
+    let published = one.publish(r#"{"channel":"quiet.a","event":"e","data":1}"#);
+    assert_eq!(published.status, 200, "{published:?}");
+    let names = |running: &Running| -> Vec<Value> {
+        let list = running.admin("GET", "/api/channels?stale=true", "").json();
+        list["channels"].as_array().expect("a list").clone()
+    };
+    // Twice as long as the channel may be silent. Requests that are slow themselves prove nothing.
+    let (began, mut last) = (Instant::now(), Instant::now());
+    while began.elapsed() < Duration::from_secs(3) {
+        let answer = one.admin("POST", "/api/keep_alive", r#"{"channels":["quiet.*"]}"#);
+        assert_eq!(
+            (answer.status, &answer.json()["channels"]),
+            (200, &json!(1)),
+            "{answer:?}"
+        );
+        let (stale, elapsed) = (names(&one).len() + names(&two).len(), last.elapsed());
+        assert!(stale == 0 || elapsed > Duration::from_secs(1), "after {elapsed:?}");
+        last = Instant::now();
+    }
+    for running in [&one, &two] {
+        gateway::until("the silence", || names(running).len() == 1);
+    }
 }
 
 /// An hour from now, in Unix seconds: after the time at which all tokens of the test are made.

@@ -13,6 +13,7 @@ use crate::broker::nats::{NoReply, Reply};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
+use tickgate_protocol::channel::Pattern;
 
 /// How long the other gateways may take. It is shorter than that of operators' tools.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -28,6 +29,8 @@ pub(in crate::admin) enum Order {
     },
     /// End all connections of a user.
     DisconnectUser { user: Box<str>, tenant: Box<str> },
+    /// Say that channels are alive.
+    KeepAlive { channels: Vec<Box<str>>, tenant: Box<str> },
     /// Revoke tokens.
     Revoke(Revoked),
 }
@@ -63,11 +66,13 @@ impl Elsewhere {
         if self.missing.is_empty() {
             return None;
         }
-        let message = format!(
-            "{} connections ended, but not all gateways have answered (missing: {}): repeat the request",
-            ended_here + self.ended,
-            self.missing.join(", ")
-        );
+        let missing = self.missing.join(", ");
+        let message = match ended_here + self.ended {
+            0 => format!("not all gateways have answered (missing: {missing}): repeat the request"),
+            ended => format!(
+                "{ended} connections ended, but not all gateways have answered (missing: {missing}): repeat the request"
+            ),
+        };
         Some(response::error(HttpErrorCode::OutcomeUnknown, &message))
     }
 }
@@ -155,7 +160,10 @@ impl Admin {
         let ended = match serde_json::from_slice::<Message>(payload) {
             Ok(Message { v: FORMAT, from, .. }) if from == id => Some(0),
             Ok(Message { v: FORMAT, order, .. }) => {
-                tracing::info!(?order, "another gateway asks for this");
+                // Publishers confirm channels all the time.
+                if !matches!(order, Order::KeepAlive { .. }) {
+                    tracing::info!(?order, "another gateway asks for this");
+                }
                 self.carry_out(order).await
             }
             // Of a newer version.
@@ -180,6 +188,13 @@ impl Admin {
             Order::DisconnectUser { user, tenant } => {
                 let tenant = self.tenants.find(&tenant)?;
                 self.end_user(&user, tenant).await.ok()
+            }
+            Order::KeepAlive { channels, tenant } => {
+                let tenant = self.tenants.find(&tenant)?;
+                let parse = |text: &str| Some(Pattern::parse(text).ok()?.in_tenant(tenant));
+                let patterns: Vec<Pattern> = channels.iter().map(|text| parse(text)).collect::<Option<_>>()?;
+                self.keep_alive_here(&patterns);
+                Some(0)
             }
             Order::Revoke(revoked) => {
                 let revocation = revoked.revocation(&self.tenants)?;

@@ -188,13 +188,10 @@ pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
             "`record_key` with `history` is not supported with broker.kind = \"nats\": choose one of them for each class",
         );
     }
-    if classes
-        .iter()
-        .any(|class| class.book.is_some() || class.fresh_within_ms.is_some())
-    {
+    if classes.iter().any(|class| class.book.is_some()) {
         check.refuse(
             "channel",
-            "order books (`merge`) and `fresh_within` are not supported with broker.kind = \"nats\"",
+            "order books (`merge`) are not supported with broker.kind = \"nats\"",
         );
     }
 }

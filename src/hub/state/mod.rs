@@ -270,7 +270,8 @@ impl Channels {
         match deletes {
             None => {
                 state.begin_last(at_ms);
-                self.revived.extend(state.hear(mono(now)));
+                // An event that comes late was heard when the log took it.
+                self.revived.extend(state.hear(at_ms));
             }
             Some(deletion) => state.delete(deletion, mono(now), garbage),
         }
