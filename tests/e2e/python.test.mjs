@@ -70,3 +70,17 @@ for (const version of ['5', '4']) {
     });
   }
 }
+
+test('python-socketio 5 with connection state recovery: events have an offset as their second argument', async (t) => {
+  const rest = '[[endpoint]]\npath = "/socket.io/"\ndialect = "socket_io"\nrecovery = true\n';
+  const server = await gateway(t, { rest });
+  const { heard, next } = client(t, '5', server, await token(t, '--sub', '4', '--role', 'trader'), ['websocket']);
+  await next('subscribed');
+  const [subscribed, first] = heard('subscribed')[0];
+  assert.deepEqual(subscribed.channels, ['grid.*']);
+  assert.match(first, /^[0-9a-f.-]+$/);
+  await server.admin('POST', '/api/publish', [{ channel: 'grid.a.order', event: 'update', data: 1 }]);
+  await next('update');
+  const [message, offset] = heard('update')[0];
+  assert.deepEqual([message.data, typeof offset], [1, 'string']);
+});

@@ -23,7 +23,8 @@ def tell(name, argument):
 
 
 def hear(name):
-    client.on(name, lambda argument: tell(name, argument))
+    # With connection state recovery, an event has an offset as its second argument.
+    client.on(name, lambda argument, *offset: tell(name, [argument, *offset] if offset else argument))
 
 
 for event in ["subscribed", "update", "many", "error", "grid_connect", "grid___disconnect_final"]:

@@ -124,6 +124,32 @@ fn a_join_waits_for_the_hub_to_come_to_what_its_client_knows() {
 }
 
 #[test]
+fn a_cursor_waits_for_the_hub_as_positions_do() {
+    let mut rig = with_history();
+    for number in 1..=2 {
+        rig.event("kept.a", &number.to_string());
+    }
+    rig.turn(20);
+    let first = rig.connect();
+    rig.subscribe(first, "kept.a");
+    let frames = quiet(rig.read(first));
+    let cursor = frames[0].text()["cursor"].as_str().expect("a cursor").to_owned();
+    rig.event("kept.a", "3");
+    // Another gateway, which has not come so far.
+    rig.current_to(Some(1));
+    let second = rig.connect();
+    let message = json!({"type": "subscribe", "channels": ["kept.a"], "cursor": cursor});
+    rig.say(second, &message.to_string());
+    rig.turn(20);
+    assert_eq!(quiet(rig.read(second)), []);
+    rig.current_to(Some(2));
+    rig.turn(20);
+    let frames = quiet(rig.read(second));
+    assert_eq!(frames[0].text()["data"]["recovered"], true);
+    assert_eq!(frames[1].text()["data"], 3);
+}
+
+#[test]
 fn a_position_that_the_hub_never_comes_to_is_not_recovered() {
     let mut rig = with_history();
     let id = rig.connect();
