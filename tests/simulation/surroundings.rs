@@ -70,7 +70,12 @@ impl Summary {
     pub(crate) fn assert_everything_happened(&self) {
         assert!(self.received > 0 && self.dropped > 0 && self.parked > 0, "{self:?}");
         // The simulation does not cause these failures of the gateway.
-        let unseen = [Disconnect::Internal, Disconnect::Overload, Disconnect::Resync];
+        let unseen = [
+            Disconnect::Internal,
+            Disconnect::Overload,
+            Disconnect::Resync,
+            Disconnect::TokenRevoked,
+        ];
         for ending in Disconnect::ALL.iter().filter(|ending| !unseen.contains(ending)) {
             assert!(self.endings[*ending as usize] > 0, "no {ending:?}: {self:?}");
         }
