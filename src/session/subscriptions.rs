@@ -58,16 +58,19 @@ impl Session {
             Err((code, message)) => return out.error(&client_request.request_ref, code, &message, context),
         };
         let (resume, ignored) = self.take_usable(resume, &new);
+        let resume = self.without_automatic(resume, patterns, context);
         client_request.ignored = ignored;
         if new.is_empty() {
             let Subscribe { patterns, max_rate, .. } = &client_request;
             self.change_wishes(patterns, *max_rate, out);
+            let says_nothing = matches!(resume, Some(Resume::Cursor { cursor: None, .. }));
             let recovered = resume.map(|resume| match resume {
                 Resume::Keys(_) => Recovered::Each(Vec::new()),
                 Resume::Cursor { .. } => Recovered::Except(Vec::new()),
             });
             let outcome = SubscribeOutcome {
                 recovered,
+                cut: says_nothing,
                 ..SubscribeOutcome::default()
             };
             return self.reply_subscribed(&client_request, &outcome, context, out);
@@ -113,6 +116,21 @@ impl Session {
                 let cursor = cursor.filter(|cursor| cursor.holder == self.holder());
                 (Some(Resume::Cursor { cursor, newest, seen }), Vec::new())
             }
+        }
+    }
+
+    // The automatic subscriptions began before the client could send its cursor, so nothing was recovered of their channels.
+    fn without_automatic(&self, resume: Option<Resume>, patterns: &[Pattern], context: &Context<'_>) -> Option<Resume> {
+        let automatic = &context.settings.auto_subscribe;
+        let mut held = self.patterns.iter().filter(|held| automatic.contains(held));
+        let is_late = held.any(|held| patterns.iter().any(|pattern| pattern.intersects(held)));
+        match resume {
+            Some(Resume::Cursor { newest, seen, .. }) if is_late => Some(Resume::Cursor {
+                cursor: None,
+                newest,
+                seen,
+            }),
+            other => other,
         }
     }
 
