@@ -46,9 +46,25 @@ impl fmt::Display for Level {
 }
 
 /// The modules that may have a level of their own, with all modules in them.
-const MODULES: [&str; 17] = [
-    "admin", "auth", "backend", "broker", "cli", "config", "event", "gateway", "hub", "ingress", "memory", "metrics",
-    "pause", "session", "shard", "sync", "time",
+const MODULES: [&str; 18] = [
+    "admin",
+    "auth",
+    "backend",
+    "broker",
+    "cli",
+    "config",
+    "event",
+    "gateway",
+    "hub",
+    "ingress",
+    "memory",
+    "metrics",
+    "pause",
+    "session",
+    "shard",
+    "suspended",
+    "sync",
+    "time",
 ];
 
 /// The level of all modules, and those of single ones.
