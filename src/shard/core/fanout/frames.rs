@@ -111,15 +111,16 @@ impl<'e> Frames<'e> {
         })
     }
 
-    /// As [`Frames::get`], with the offset of the event if there is one, for a connection that has everything up to it.
+    /// As [`Frames::get`], with the offset of the event if there is one and the connection has everything up to it (`tells`).
     pub(in crate::shard::core) fn get_told(
         &mut self,
+        tells: bool,
         format: WireFormat,
         endpoint: &Endpoint,
         inbox: &Inbox,
     ) -> &Rc<Frame> {
         match told_index(format) {
-            Some(index) if endpoint.recovers && self.offset.is_some() => self.tell(index, format, inbox),
+            Some(index) if tells && endpoint.recovers && self.offset.is_some() => self.tell(index, format, inbox),
             _ => self.get(format, endpoint, inbox),
         }
     }

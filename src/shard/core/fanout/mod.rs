@@ -461,11 +461,8 @@ fn queue_to(
             continue;
         }
         deliveries += 1;
-        let frame = if hot.flags.has(Flags::CATCH_UP | Flags::GAP) {
-            frames.get(format, endpoint, inbox)
-        } else {
-            frames.get_told(format, endpoint, inbox)
-        };
+        let tells = !hot.flags.has(Flags::CATCH_UP | Flags::GAP);
+        let frame = frames.get_told(tells, format, endpoint, inbox);
         if queue_event(outgoing, slot, hot, cold, frame, endpoint, metrics) == Queued::TooSlow {
             outgoing.note_too_slow(hot.id(inbox.shard(), slot));
             break;

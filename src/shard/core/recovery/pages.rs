@@ -231,7 +231,7 @@ impl Reading {
                     catch_up.map(|catch_up| catch_up.offset(epoch, &due, event.version)),
                 )
             };
-            let frame = frames.get_told(format, endpoint, fanout.inbox()).clone();
+            let frame = frames.get_told(true, format, endpoint, fanout.inbox()).clone();
             frames.count(&self.metrics);
             bytes += frame.len() as usize;
             self.steps += event_steps(frame.len() as usize);
