@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use rig::{NOW, Rig, event};
+use tickgate::event::{Deletion, NewEvent};
 use tickgate::hub::{Hub, Settings, StateSettings, Wakes};
 use tickgate::time::Now;
 
@@ -101,9 +102,41 @@ fn a_channel_to_catch_up_with() {
     }
 }
 
-// One test for both, because each measures the memory of the whole process.
+/// What a flood of channels took is free again when they are gone, though one channel stays.
+fn a_flood_of_channels() {
+    const CHANNELS: u64 = 20_000;
+    let (hub, _inboxes) = Hub::new(Settings::default(), 1, |_, _| Bytes::new());
+    let publish = |event: NewEvent, mono_ms| {
+        let now = Now {
+            mono_ms,
+            unix_ms: mono_ms,
+        };
+        let credit = hub
+            .credit_now(event.channel.tenant(), 1)
+            .expect("the event is unwanted");
+        hub.publish(event, now, credit, &mut Wakes::default());
+    };
+    publish(event("market.stays.price"), 1);
+    let before = HELD.load(Relaxed);
+    let names = || (0..CHANNELS).map(|n| event(&format!("market.s{n:08}.price")));
+    names().for_each(|event| publish(event, 1));
+    let flooded = HELD.load(Relaxed) - before;
+    names().for_each(|event| publish(NewEvent::deletion(event.channel, Deletion::Everything, 2), 2));
+    let later = Now {
+        mono_ms: 120_000,
+        unix_ms: 120_000,
+    };
+    let _ = hub.pass_time(later);
+    assert_eq!(hub.metrics().channels, 1);
+    let left = HELD.load(Relaxed).saturating_sub(before);
+    println!("{CHANNELS} channels took {flooded} bytes and left {left}");
+    assert!(left * 5 < flooded, "{left} of {flooded} bytes");
+}
+
+// One test for all, because each measures the memory of the whole process.
 #[test]
 fn state_takes_the_memory_that_the_documentation_says() {
     a_remembered_name();
     a_channel_to_catch_up_with();
+    a_flood_of_channels();
 }

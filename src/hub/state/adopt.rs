@@ -16,11 +16,10 @@ const CHANNELS_MAX: usize = 1024;
 impl Channels {
     /// The first channel that would leave its lane, and the key by which.
     pub(in crate::hub) fn leaving_lane(&self, classes: &Classes) -> Option<(Channel, &'static str)> {
-        let leaving = |(_, state): (usize, &ChannelState)| {
+        self.slots.iter().find_map(|(_, state)| {
             let key = state.class.lane_key(classes.of(&state.channel))?;
             Some((state.channel.clone(), key))
-        };
-        self.slots.iter().find_map(leaving)
+        })
     }
 
     /// Gives the channels from slot `from` on their classes. Returns where to continue.

@@ -435,5 +435,6 @@ pub(in crate::hub) struct Garbage {
     texts: Vec<Arc<str>>,
     records: Vec<Records>,
     pub(super) books: Vec<Book>,
-    pub(super) channels: Vec<ChannelState>,
+    #[expect(clippy::vec_box, reason = "they come out of their boxes' places")]
+    pub(super) channels: Vec<Box<ChannelState>>,
 }

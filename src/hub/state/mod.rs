@@ -80,7 +80,8 @@ pub(super) struct Channels {
     // The highest version of an evicted channel.
     evicted: u64,
     pub(super) tombstones: Tombstones,
-    slots: Slab<ChannelState>,
+    // Each in an allocation of its own: a slab keeps its room after a flood of channels.
+    slots: Slab<Box<ChannelState>>,
     by_name: HashMap<Channel, u32, RandomState>,
     // For patterns: the channels of a tenant with a given literal prefix are one range.
     in_order: BTreeMap<(Tenant, Arc<str>), u32>,
@@ -392,7 +393,7 @@ impl Channels {
         };
         let state = ChannelState::new(channel.clone(), Arc::clone(class), floor);
         self.bytes += state.bytes();
-        let slot = u32::try_from(self.slots.insert(state)).expect("fewer than 2^32 channels");
+        let slot = u32::try_from(self.slots.insert(Box::new(state))).expect("fewer than 2^32 channels");
         self.by_name.insert(channel.clone(), slot);
         self.in_order.insert(place(channel), slot);
         self.link(slot);
