@@ -110,10 +110,20 @@ async fn a_trace_goes_on_through_the_gateway_to_the_backend() {
     let told: Vec<_> = backend.requests().into_iter().map(|(trace, _)| trace).collect();
     assert_eq!(told[2..], [Some(format!("00-{TRACE}-{SPAN}-00")), None]);
 
+    let spans = until("the command and its attempts", async || {
+        let spans = collector.spans();
+        (spans.len() == 3).then_some(spans)
+    })
+    .await;
+    // What has just ended is sent before the process ends.
+    let last = json!({"type": "command", "id": "c4", "action": "grid.stop", "params": {},
+        "traceparent": format!("00-{TRACE}-{SPAN}-01")});
+    client.send(&last).await;
+    client.expect("response").await;
     drop(client);
     gateway.signal("TERM");
     assert!(gateway.ended().await.success());
-    let spans = collector.spans();
+    assert_eq!(named(&collector.spans(), "command grid.stop").len(), 1);
     let [command] = named(&spans, "command grid.start")[..] else {
         panic!("one recorded command: {spans:?}")
     };
