@@ -46,7 +46,8 @@ impl Snapshot {
             match stored.name.channel(tenants) {
                 Ok(channel) => {
                     let latest = stored.latest + shift;
-                    hub.restore_tombstone(version + shift, Tombstone { channel, latest });
+                    let floor = 0;
+                    hub.restore_tombstone(version + shift, Tombstone { channel, latest, floor });
                 }
                 Err(tenant) => {
                     loaded.unknown_tenants.entry(tenant).or_default();

@@ -367,6 +367,7 @@ impl Channels {
             let tombstone = Tombstone {
                 channel: state.channel.clone(),
                 latest: state.latest,
+                floor: state.floor,
             };
             match self.versions.next_of_eviction() {
                 Some(version) => self.tombstones.note(version, tombstone),

@@ -30,6 +30,9 @@ pub struct Tombstone {
     pub channel: Channel,
     /// The version of its newest event.
     pub latest: u64,
+    /// Events up to this version were gone before this eviction: trimmed, or evicted with an earlier state of the channel. 0
+    /// for an eviction from before the start.
+    pub floor: u64,
 }
 
 impl Default for Tombstones {
@@ -117,6 +120,7 @@ mod tests {
         Tombstone {
             channel: Channel::parse(name).expect("valid"),
             latest,
+            floor: 0,
         }
     }
 

@@ -260,10 +260,10 @@ impl Outcome {
     /// Whether the answer has yet to name an evicted channel. `came_before`: it was evicted before the request came to it.
     pub(super) fn lacks(&mut self, evicted: &Tombstone, came_before: bool) -> bool {
         if self.has_cursor() {
-            // What the request saw of a channel, and what came later, is owed; its loss would be told otherwise.
-            let reached = self.reached(&evicted.channel);
-            let is_missed = reached.is_some_and(|reached| evicted.latest > reached);
-            if !is_missed || !came_before {
+            // What the request saw of a channel, and what came later, is owed; its loss would be told otherwise. But a channel
+            // that began again behind the request was not seen: what was evicted of it before is missed.
+            let lost = if came_before { evicted.latest } else { evicted.floor };
+            if self.reached(&evicted.channel).is_none_or(|reached| lost <= reached) {
                 return false;
             }
         }
