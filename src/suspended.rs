@@ -1,7 +1,7 @@
 //! What Socket.IO sessions had that ended, until their clients take it back.
 //!
 //! Invariants: what is suspended is given out once, within its window, and to a client of the same tenant and user. All of it
-//! together takes at most [`BYTES_MAX`]; the oldest of the tenant that has the most goes first.
+//! together takes at most `BYTES_MAX`; the oldest of the tenant that has the most goes first.
 //!
 //! It lies in the memory of the process. So a client that comes to another gateway, or after a restart, finds nothing and
 //! begins anew.

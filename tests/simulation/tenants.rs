@@ -312,7 +312,7 @@ impl World {
         let mut recovers = false;
         let is_new = |name: &&str| {
             let covers = |text: &&str| pattern(text).matches_name(name);
-            covers(&text) && !self.clients[at].wanted.iter().any(|text| covers(text))
+            covers(&text) && !self.clients[at].wanted.iter().any(covers)
         };
         if is_new(&"order.a") && self.rng.random_bool(0.5) {
             // Sometimes the position that a client of another tenant has in its channel of this name.

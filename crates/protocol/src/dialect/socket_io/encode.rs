@@ -137,7 +137,7 @@ const fn cursor(reply: &Reply<'_>) -> Option<Cursor> {
     }
 }
 
-/// The frame of an event with an offset as its last argument. `frame` is as [`encode_event`] makes it.
+/// The frame of an event with an offset as its last argument. `frame` is as `encode_event` makes it.
 #[must_use]
 pub fn with_offset(frame: &[u8], offset: &Offset) -> Bytes {
     let payload = &frame[frame.len() - encode::payload_bytes(frame)..];
