@@ -194,6 +194,16 @@ fn an_evicted_channel_leaves_a_floor_and_its_offsets_continue() {
         assert_eq!((!page.overtaken).then(|| texts(&page)), expected, "{since}");
     }
     assert_eq!(channels.counts.evicted, 1);
+    // The next eviction tells what was gone before it.
+    assert!(channels.evict(false, &mut Garbage::default()));
+    let tombstones: Vec<_> = channels.tombstones.after(0).map(|(_, tombstone)| tombstone).collect();
+    assert_eq!(
+        tombstones
+            .iter()
+            .map(|last| (last.floor, last.latest))
+            .collect::<Vec<_>>(),
+        [(2, 4)]
+    );
 }
 
 #[test]

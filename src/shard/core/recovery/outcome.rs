@@ -375,3 +375,35 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_began_again_behind_the_request_is_named_if_something_was_evicted_before() {
+        let epoch = Epoch(1);
+        let lacks = |version, latest, floor, came_before| {
+            let cursor = Cursor {
+                epoch,
+                holder: 0,
+                version,
+                owes_values: false,
+            };
+            let resume = Resume::Cursor {
+                cursor: Some(cursor),
+                newest: Vec::new(),
+                seen: Vec::new(),
+            };
+            let channel = Channel::parse("grid.a.order").expect("valid");
+            let evicted = Tombstone { channel, latest, floor };
+            Outcome::new(Some(&resume), false, epoch, 100).lacks(&evicted, came_before)
+        };
+        // Evicted before the request came by: what counts is its newest event.
+        assert!(lacks(5, 6, 0, true));
+        assert!(!lacks(6, 6, 0, true));
+        // Evicted later: the request saw it, or it began again behind the request.
+        assert!(!lacks(5, 120, 5, false));
+        assert!(lacks(5, 120, 6, false));
+    }
+}

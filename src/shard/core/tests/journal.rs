@@ -1,10 +1,11 @@
 //! The log lines about connections.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tracing::Dispatch;
 
 use super::*;
 
@@ -23,8 +24,16 @@ impl io::Write for Log {
     }
 }
 
+// While there is only one log in the process, the threads of other tests, which have none, decide that nobody wants the lines
+// that they come to first.
+static OTHER_LOGS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
+    let other = || Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish());
+    [other(), other()]
+});
+
 /// The lines that `work` logs at `level` and above, as (level, message, line).
 fn logged(level: tracing::Level, work: impl FnOnce()) -> Vec<(String, String, Value)> {
+    LazyLock::force(&OTHER_LOGS);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
