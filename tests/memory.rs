@@ -67,7 +67,7 @@ fn a_remembered_name() {
     assert!(few <= 16 && many > 7_500, "{few} and {many} names");
     let each = (many_bytes - few_bytes) / (many - few);
     println!("{many} names of 20 bytes: {each} bytes each");
-    assert!((168..=194).contains(&each), "{each} bytes");
+    assert!((181..=209).contains(&each), "{each} bytes");
 }
 
 /// Connects a client that holds `pattern` and reads nothing; returns its bytes, when it owes as many channels.

@@ -184,7 +184,6 @@ async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
         let (p50, p99) = (measured.delay_ms(0.5), measured.delay_ms(0.99));
         println!("events of those who were not closed yet: p50 {p50} ms, p99 {p99} ms");
         println!("clients that came back, by tenths of a second: {:?}", measured.spread());
-        assert!(measured.spread().len() >= 2, "the closes are spread");
     }
     // The clients that wait for the last event learn its number, and it comes once more than that.
     last.store(published, Relaxed);

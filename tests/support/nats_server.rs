@@ -69,6 +69,17 @@ impl Nats {
     /// The server does not run, but its sockets stay open.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
+        // A thread that runs on another core goes on for a moment.
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.expect("a thread").path().join("status"));
+            status.is_ok_and(|status| status.contains("State:\tT"))
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !std::fs::read_dir(&tasks).expect("a process").all(is_stopped) {
+            assert!(Instant::now() < deadline, "the server was not stopped");
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn thaw(&self) {

@@ -49,13 +49,13 @@ section! {
         value bytes_per_publisher: Option<u64> = None,
             check |bytes| at_most(bytes.unwrap_or(0), BYTES_MAX).because("1 TiB is more memory than a machine has");
         /// How many names of evicted channels with a history are remembered, 16 to 100,000,000. A client that comes back after its
-        /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 181 bytes (measured,
+        /// channel's name was forgotten is told only `"positions_complete":false`. A name of 20 bytes costs 195 bytes (measured,
         /// `cargo test --test memory -- --nocapture`) and a longer one accordingly more, in addition to `state.bytes`. The names
         /// are spread over 16 parts by the first two segments of the name; each part remembers a sixteenth of them.
         value evicted_names: u64 = 64 * 1024,
             check |names| at_least(*names, STRIPES as u64)
                 .because("each of the 16 parts of the state keeps one")
-                .and(at_most(*names, NAMES_MAX).because("each name takes 181 bytes of memory or more"));
+                .and(at_most(*names, NAMES_MAX).because("each name takes 195 bytes of memory or more"));
         /// The absolute path of the file that the state is written to, at intervals and at the end of a drain. With it, epoch,
         /// offsets, histories, last values and ids survive a restart. Its folder must exist, and the gateway's user must be
         /// allowed to write there.
