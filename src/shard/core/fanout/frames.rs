@@ -185,6 +185,7 @@ impl<'e> RunFrames<'e> {
     }
 
     /// As [`RunFrames::whole`], with the offsets of the events, for a connection that has everything up to them.
+    #[inline(never)]
     pub(super) fn whole_told(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> Option<&Rc<Frame>> {
         let (Some(index), true) = (told_index(format), self.each.iter().all(|event| event.offset.is_some())) else {
             return self.whole(format, endpoint, inbox);
@@ -204,17 +205,21 @@ impl<'e> RunFrames<'e> {
 
     /// The whole run as one frame, for a connection of an endpoint. `format` is the endpoint's format. `None`: each event
     /// must be queued by itself.
-    #[expect(
-        clippy::inline_always,
-        reason = "see `queue_to`: with more than one caller it costs 33 instructions a visit"
-    )]
-    #[inline(always)]
+    #[inline]
     pub(super) fn whole(&mut self, format: WireFormat, endpoint: &Endpoint, inbox: &Inbox) -> Option<&Rc<Frame>> {
         if endpoint.deflate.is_some_and(is_narrow) {
             return None;
         }
-        let each = &mut self.each;
-        let joined = self.joined[format.index()].get_or_insert_with(|| match &mut each[..] {
+        if self.joined[format.index()].is_none() {
+            self.join(format, inbox);
+        }
+        self.joined[format.index()].as_ref()
+    }
+
+    // Called once for a run and format, while `whole` is called for each connection.
+    #[cold]
+    fn join(&mut self, format: WireFormat, inbox: &Inbox) {
+        let joined = match &mut self.each[..] {
             [lone] => lone.wrap(format, inbox).clone(),
             events => Frame::run(
                 events
@@ -222,8 +227,8 @@ impl<'e> RunFrames<'e> {
                     .map(|event| event.wrap(format, inbox).clone())
                     .collect(),
             ),
-        });
-        Some(joined)
+        };
+        self.joined[format.index()] = Some(joined);
     }
 
     /// Counts a connection that took the whole run.
