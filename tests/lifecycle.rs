@@ -217,6 +217,9 @@ fn clients_of_a_passed_socket_wait_for_the_next_process() {
 
     let mut first = with_passed_socket(&listener, &config);
     let mut old = Client::open(connect(address), "/ws");
+    // A shard has the connection from here on. One that no shard has taken yet is closed without `going_away`.
+    old.send(r#"{"type":"ping"}"#);
+    assert_eq!(old.json()["type"], "pong");
     let pid = rustix::process::Pid::from_child(&first);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
     assert_eq!(old.json()["type"], "going_away");

@@ -326,6 +326,8 @@ async fn a_client_that_leaves_does_not_cancel_its_command() {
 async fn commands_are_answered_until_a_drain_closes_their_connection() {
     let mut setup = setup_with("drain = \"1h\"").await;
     let mut client = connect(&setup.gateway, "u1").await;
+    // The answer shows that a shard has the connection; one that none has taken yet is closed without `going_away`.
+    client.subscribe(&["user.u1.*"]).await;
     setup.gateway.signal("TERM");
     client.expect("going_away").await;
     client.send(&command("late", "test.answer", &json!({"n": 1}))).await;
