@@ -9,6 +9,7 @@ mod act;
 mod body;
 mod channels;
 mod clients;
+mod completed;
 mod configuration;
 mod connection;
 mod console;

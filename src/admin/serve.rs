@@ -13,6 +13,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 
 use super::Admin;
+use super::completed::{Completed, Panicked};
 use super::connection::Connection;
 use super::console;
 use super::routes::{self, Call, Handler, NoRoute};
@@ -54,17 +55,16 @@ pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
 }
 
 async fn serve(connection: Arc<Connection>, http: hyper::server::conn::http1::Builder, socket: Socket) {
-    // A task of its own lets the handler finish even if the connection fails meanwhile: what a backend has sent as a
-    // whole is published.
+    // The handler finishes even if the connection fails meanwhile: what a backend has sent as a whole is published.
     let service = service_fn(|request| {
         connection.begin_request();
         let connection = Arc::clone(&connection);
         Box::pin(async move {
             let handler = {
                 let connection = Arc::clone(&connection);
-                tokio::spawn(async move { connection.admin.handle(request, &connection).await })
+                Completed::new(async move { connection.admin.handle(request, &connection).await })
             };
-            let mut response = handler.await.unwrap_or_else(|_| failed());
+            let mut response = handler.await.unwrap_or_else(|Panicked| failed());
             if connection.admin.parts.health.is_draining() {
                 // The next request of the client goes to another gateway, or to the next process.
                 response

@@ -212,16 +212,6 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Reports that the last `count` events could not be published.
-    pub(super) fn fail_all(&mut self, count: usize) {
-        self.reply.errors_omitted += count - 1;
-        self.fail(
-            self.index.saturating_sub(1),
-            HttpErrorCode::Internal,
-            "publishing failed".into(),
-        );
-    }
-
     /// The event of an item.
     fn parse(&mut self, text: &str) -> Result<NewEvent, (HttpErrorCode, Box<str>)> {
         let item = match &self.channel {

@@ -167,25 +167,14 @@ impl Admin {
         }
     }
 
-    /// Publishes the events of the batch. A task of its own does it: when the client goes away and this future is dropped,
-    /// the batch is still published whole.
+    /// Publishes the events of the batch.
     async fn send(&self, batch: &mut Batch<'_>) -> Option<Receipt> {
         let (indices, events) = batch.take_events()?;
-        let count = events.len();
-        let broker = self.parts.broker.clone();
-        match tokio::spawn(async move { broker.publish(events).await }).await {
-            Ok(outcomes) => {
-                for (index, outcome) in indices.into_iter().zip(&outcomes) {
-                    batch.count(index, outcome);
-                }
-                outcomes.first().copied()?.ok()
-            }
-            Err(error) => {
-                tracing::error!(%error, "publishing failed");
-                batch.fail_all(count);
-                None
-            }
+        let outcomes = self.parts.broker.publish(events).await;
+        for (index, outcome) in indices.into_iter().zip(&outcomes) {
+            batch.count(index, outcome);
         }
+        outcomes.first().copied()?.ok()
     }
 }
 
