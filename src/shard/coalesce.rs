@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_connection_count_and_not_events() {
-        let mut coalescer = Coalescer::new(CoalescePolicy::AUTO);
+        let mut coalescer = Coalescer::new(CoalescePolicy::Auto { max_ms: 4 });
         // Each connection has 20 of 500 channels: of 26 events it gets one.
         let market = Tick {
             events: 26,
