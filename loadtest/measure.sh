@@ -54,7 +54,7 @@ market() {
   local report=$out/market-$name-$label.json
   rm -f "$report"
   taskset -c 1 target/dist/tickgate-loadtest market "${where[@]}" --name "$name-$label" --pid "$server" --json "$report" \
-    --html "${report%.json}.html" --seconds "$seconds" --connect-window 16 "$@" >"${report%.json}.txt" || true
+    --html "${report%.json}.html" --seconds "$seconds" --connect-window 16 --publish-every-ms 2 "$@" >"${report%.json}.txt" || true
   stop
   if [ -e "$report" ]; then
     printf '| %s %s | %.3f | %.1f / %.1f ms | %.0f | %.0f | %.0f |\n' "$name" "$label" "$(figure "$report" server_cores)" \

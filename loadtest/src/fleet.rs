@@ -382,6 +382,7 @@ fn target(server: &Server, adapter: &Arc<Adapter>, clients: &Url, tokens: &Token
         url,
         key,
         adapter: Arc::clone(adapter),
+        every: Duration::from_millis(server.publish_every_ms),
     })
 }
 

@@ -72,6 +72,9 @@ pub(crate) struct Server {
     /// The publisher's key or token
     #[arg(long, env = "TICKGATE_ADMIN_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
+    /// Publish what becomes due within this many milliseconds together, as a busy backend does; 0: each event at once
+    #[arg(long, default_value_t = 0)]
+    pub(crate) publish_every_ms: u64,
     /// Subscribe message, instead of the adapter's; `{channel}` is replaced; if empty, nothing is sent
     #[arg(long)]
     pub(crate) subscribe_frame: Option<String>,

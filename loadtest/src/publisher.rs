@@ -33,6 +33,13 @@ impl Schedule {
     fn due(&self, index: u64) -> Instant {
         self.start + Duration::from_nanos(self.interval_ns * index)
     }
+
+    /// When the event is sent, if all events that become due within `every` are sent together at its end.
+    fn sent_at(&self, index: u64, every: Duration) -> Instant {
+        let due_ns = self.interval_ns * index;
+        let every_ns = (every.as_nanos() as u64).max(1);
+        self.start + Duration::from_nanos(due_ns.next_multiple_of(every_ns))
+    }
 }
 
 /// Approximate maximum size of one request or frame, below the limits of servers.
@@ -44,6 +51,8 @@ pub(crate) struct Target {
     pub(crate) url: Url,
     pub(crate) key: Option<String>,
     pub(crate) adapter: Arc<Adapter>,
+    /// The events that become due within this time are sent together, at its end. 0: each when it is due.
+    pub(crate) every: Duration,
 }
 
 pub(crate) struct Publisher {
@@ -104,18 +113,30 @@ impl Publisher {
     /// When the next event is due, unless a request is in progress.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let schedule = self.schedule.filter(|_| !self.is_waiting)?;
-        (self.sent < schedule.events).then(|| schedule.due(self.sent))
+        (self.sent < schedule.events).then(|| self.sent_at(&schedule))
+    }
+
+    /// When the next event is sent.
+    fn sent_at(&self, schedule: &Schedule) -> Instant {
+        schedule.sent_at(self.sent, self.target.every)
     }
 
     /// Sends what is due, unless a request is in progress.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), String> {
+        let is_http = self.target.adapter.publish.by == PublishBy::Http;
         while let Some(schedule) = self.schedule.filter(|_| !self.is_waiting) {
-            if self.sent == schedule.events || schedule.due(self.sent) > now {
+            if self.sent == schedule.events || self.sent_at(&schedule) > now {
                 break;
             }
-            let late = now.duration_since(schedule.due(self.sent)).as_nanos();
+            let late = now.duration_since(self.sent_at(&schedule)).as_nanos();
             self.late_ns_max = self.late_ns_max.max(u64::try_from(late).unwrap_or(u64::MAX));
-            self.compose(&schedule, now);
+            // All frames that are due share a write.
+            while self.sent < schedule.events && self.sent_at(&schedule) <= now && self.request.len() < REQUEST_BYTES {
+                self.compose(&schedule, now);
+                if is_http {
+                    break;
+                }
+            }
             self.is_waiting = true;
             self.writable()?;
         }
@@ -140,11 +161,12 @@ impl Publisher {
             body.push_str(&item.replacen("{data}", &data, 1));
         }
         body.push_str(&publish.suffix);
-        self.request = match publish.by {
-            PublishBy::Http => self.http_request(&body),
-            PublishBy::Frame => protocol::client_frame(protocol::TEXT, body.as_bytes()),
-        };
-        self.written = 0;
+        match publish.by {
+            PublishBy::Http => self.request = self.http_request(&body),
+            PublishBy::Frame => self
+                .request
+                .extend(protocol::client_frame(protocol::TEXT, body.as_bytes())),
+        }
         self.published += self.sent - first;
     }
 
@@ -191,6 +213,8 @@ impl Publisher {
                 Err(error) => return Err(format!("publisher: {error}")),
             }
         }
+        self.request.clear();
+        self.written = 0;
         // A frame has no response: it is done once it is written.
         self.is_waiting &= self.target.adapter.publish.by == PublishBy::Http;
         Ok(())
@@ -318,6 +342,23 @@ fn whole_response(bytes: &[u8], refused: &[String]) -> Result<Option<usize>, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_sent_together_at_the_end_of_the_time_that_they_share() {
+        let start = Instant::now();
+        let schedule = Schedule {
+            start,
+            interval_ns: 500_000,
+            events: 100,
+            data_bytes: 64,
+            first_channel: 0,
+            channels: 1,
+        };
+        let sent_at = |every_ms, index| schedule.sent_at(index, Duration::from_millis(every_ms)) - start;
+        let micros = |every_ms| [0, 1, 4, 5].map(|index| sent_at(every_ms, index).as_micros());
+        assert_eq!(micros(2), [0, 2_000, 2_000, 4_000]);
+        assert_eq!(micros(0), [0, 500, 2_000, 2_500]);
+    }
 
     #[test]
     fn only_a_complete_success_response_allows_the_next_request() {
