@@ -180,8 +180,25 @@ fn the_limit_per_user_holds_for_both_ways_to_authenticate() {
     assert_eq!(third.json()["success"], true);
 }
 
+/// A process that ends with the test, also when the test fails.
+struct Process(Child);
+
+impl Process {
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts the binary with a listening socket, passed as systemd does.
-fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path) -> Child {
+fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path) -> Process {
     let socket = OwnedFd::from(listener.try_clone().expect("cloned"));
     let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"";
     let mut child = Command::new("/bin/sh")
@@ -202,8 +219,9 @@ fn with_passed_socket(listener: &std::net::TcpListener, config: &std::path::Path
             }
         }
     });
+    let process = Process(child);
     wait.recv_timeout(PATIENCE).expect("the gateway is up");
-    child
+    process
 }
 
 #[test]
@@ -220,8 +238,7 @@ fn clients_of_a_passed_socket_wait_for_the_next_process() {
     // A shard has the connection from here on. One that no shard has taken yet is closed without `going_away`.
     old.send(r#"{"type":"ping"}"#);
     assert_eq!(old.json()["type"], "pong");
-    let pid = rustix::process::Pid::from_child(&first);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    first.terminate();
     assert_eq!(old.json()["type"], "going_away");
     // During the drain, a new client waits for the next process instead of being refused.
     let waiting = std::thread::spawn(move || {
@@ -231,12 +248,11 @@ fn clients_of_a_passed_socket_wait_for_the_next_process() {
     });
     assert_eq!(old.close_code(), Some(1012));
     drop(old);
-    assert!(first.wait().expect("ended").success());
+    assert!(first.0.wait().expect("ended").success());
     assert!(!waiting.is_finished(), "no process has answered it");
 
     let mut second = with_passed_socket(&listener, &config);
     assert_eq!(waiting.join().expect("served")["type"], "pong");
-    let pid = rustix::process::Pid::from_child(&second);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
-    assert!(second.wait().expect("ended").success());
+    second.terminate();
+    assert!(second.0.wait().expect("ended").success());
 }
