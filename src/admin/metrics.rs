@@ -12,7 +12,7 @@ use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
 use crate::backend::jwks::JwksCounts;
 use crate::backend::spans::SpanCounts;
-use crate::broker::nats::NatsSample;
+use crate::broker::BrokerSample;
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
 use crate::metrics::{
@@ -290,7 +290,7 @@ impl Admin {
             .collect();
         page.add_each(JwksCounts::METRICS, &sets);
         page.add(HUB, &now.hub);
-        page.add(NatsSample::METRICS, &(parts.nats)());
+        page.add(BrokerSample::METRICS, &(parts.broker_sample)());
         page.add(SnapshotSample::METRICS, &parts.snapshot.read());
         page.add(CommandsSample::METRICS, &commands);
         let backends = commands.backends.iter();

@@ -59,8 +59,7 @@ use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
-use crate::broker::Broker;
-use crate::broker::nats::NatsSample;
+use crate::broker::{Broker, BrokerSample};
 use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
@@ -134,7 +133,7 @@ pub struct Parts {
     /// The feeds.
     pub feeds: Arc<Feeds>,
     /// Reads the counters of the broker; zeros with the embedded one.
-    pub nats: Box<dyn Fn() -> NatsSample + Send + Sync>,
+    pub broker_sample: Box<dyn Fn() -> BrokerSample + Send + Sync>,
     /// The key sets.
     pub key_sets: Arc<KeySets>,
     /// What the snapshot's thread counts; zeros without a snapshot.

@@ -12,7 +12,7 @@ use super::access::Viewer;
 use super::statistics::{GatewaySample, Point};
 use crate::backend::commands::{BackendSample, CircuitState};
 use crate::backend::feeds::{FeedSample, FeedState};
-use crate::broker::nats::NatsSample;
+use crate::broker::BrokerSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::memory::Pressure;
 use tickgate_protocol::channel::{Channel, TenantNames};
@@ -75,7 +75,7 @@ struct Facts<'a> {
     not_ready: Option<&'static str>,
     not_publishing: Option<&'static str>,
     pressure: Pressure,
-    broker: &'a NatsSample,
+    broker: &'a BrokerSample,
     /// How many channels are stale, and some of their names.
     stale: (usize, Vec<Channel>),
     /// What the operators of all tenants see besides.
@@ -109,7 +109,7 @@ impl Admin {
             not_ready: parts.health.not_ready(),
             not_publishing: parts.health.not_publishing(),
             pressure: parts.health.memory(),
-            broker: &(parts.nats)(),
+            broker: &(parts.broker_sample)(),
             stale: parts.hub.stale(viewer.scope(), STALE_NAMED),
             process: viewer.scope().is_none().then_some(ProcessFacts {
                 snapshot_failing: parts.health.snapshot_failing(),
@@ -200,7 +200,7 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
 }
 
 /// Nothing for the embedded broker, which is never behind.
-fn broker(broker: &NatsSample) -> Option<Check> {
+fn broker(broker: &BrokerSample) -> Option<Check> {
     if !broker.is_up {
         let detail =
             "is not connected or not current: nothing can be published, and events of other gateways are missing";
@@ -337,7 +337,7 @@ mod tests {
             not_ready: None,
             not_publishing: None,
             pressure: Pressure::None,
-            broker: &NatsSample::default(),
+            broker: &BrokerSample::default(),
             stale: (0, Vec::new()),
             process: Some(ProcessFacts {
                 snapshot_failing: None,
@@ -416,12 +416,12 @@ mod tests {
             stale.detail
         );
 
-        let nats = |is_up, behind, delay_ms| NatsSample {
+        let nats = |is_up, behind, delay_ms| BrokerSample {
             is_up,
             connects: 1,
             behind: [behind, 0],
             delay_ms,
-            ..NatsSample::default()
+            ..BrokerSample::default()
         };
         for (sample, status) in [
             (nats(true, 0, 60_000), Status::Ok),
@@ -432,7 +432,7 @@ mod tests {
         ] {
             assert_eq!(broker(&sample).map(|check| check.status), Some(status), "{sample:?}");
         }
-        assert_eq!(broker(&NatsSample::default()), None, "the embedded broker");
+        assert_eq!(broker(&BrokerSample::default()), None, "the embedded broker");
 
         let dropping = Point {
             rates: Rates {

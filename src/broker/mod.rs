@@ -1,14 +1,21 @@
 //! Brokers: they carry events from publishers to the hub.
 //!
 //! The gateway publishes only through the [`Broker`] trait. [`Embedded`] publishes directly into the hub of its own process,
-//! for a single gateway. [`nats::Nats`] connects several gateways.
+//! for a single gateway. [`nats::Nats`] connects several gateways: their hubs follow one log, as `replica` says.
 //!
 //! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
 //! have been published all the same.
 
 pub mod embedded;
+mod link;
+mod message;
+mod metrics;
 pub mod nats;
+mod pending;
 mod rates;
+mod replica;
+mod requests;
+mod terms;
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,9 +26,30 @@ use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
 pub use embedded::Embedded;
+pub use message::DEFAULT_TENANT as NAME_OF_DEFAULT_TENANT;
+pub use metrics::BrokerSample;
+pub use replica::{Foreign, Listeners};
+pub use requests::{Answer, Doing, Learn, NoReply, Peers, Reply, Service};
 
 /// What became of each event, in their order.
 pub type Outcomes = Vec<Result<Receipt, Refusal>>;
+
+/// The settings of a broker that connects several gateways.
+#[derive(Clone, Debug)]
+pub enum SharedSettings {
+    /// Over NATS.
+    Nats(nats::Settings),
+}
+
+impl SharedSettings {
+    /// A hash of the classes of channels, which must be the same on all gateways.
+    #[must_use]
+    pub fn classes(&self) -> u64 {
+        match self {
+            Self::Nats(settings) => settings.classes,
+        }
+    }
+}
 
 /// Publishes events, and tells how current the hub is. Shared by the admin API, the feeds, the command router and the
 /// shards.

@@ -10,7 +10,7 @@ use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
-use crate::broker::nats;
+use crate::broker::{SharedSettings, nats};
 use crate::{admin, auth, gateway, hub, ingress, session};
 use tickgate_protocol::channel::{Classes, Tenant, TenantNames, is_segment};
 
@@ -56,7 +56,7 @@ impl Config {
             },
             tenants: self.tenants(),
             publish_per_second: sections.limits.publish_per_second,
-            nats: self.nats(),
+            shared: self.shared(),
             snapshot: sections.state.snapshot(),
             keys: self.keys(),
             key_sets: self.secrets.spaces().flat_map(|own| own.key_sets.clone()).collect(),
@@ -176,13 +176,13 @@ impl Config {
         configured.map_or_else(host_name, Into::into)
     }
 
-    fn nats(&self) -> Option<nats::Settings> {
+    fn shared(&self) -> Option<SharedSettings> {
         let sections = &self.sections;
         let spaces = sections.spaces();
         let names = spaces.iter().filter_map(|space| Some(space.name?.into()));
         let histories = spaces.iter().map(|space| history_max(&space.classes()));
         let event_bytes = spaces.iter().map(|space| space.limits.event_bytes).max();
-        Some(nats::Settings {
+        Some(SharedSettings::Nats(nats::Settings {
             node: self.node_name(),
             // One more than the largest history, so that a gateway that reads the log back sees that there were more.
             events_per_channel: 1 + histories.max().unwrap_or(0).max(LOG_EVENTS_MIN),
@@ -192,7 +192,7 @@ impl Config {
             publish_per_second: spaces.iter().map(|space| space.limits.publish_per_second).collect(),
             tenants: names.collect(),
             ..sections.broker.nats(self.secrets.broker.clone())?
-        })
+        }))
     }
 
     fn admin(&self) -> admin::Settings {

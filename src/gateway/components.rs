@@ -15,8 +15,8 @@ use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
-use crate::broker::nats::{Listeners, Nats};
-use crate::broker::{Broker, Embedded};
+use crate::broker::nats::Nats;
+use crate::broker::{Broker, BrokerSample, Embedded, Listeners, Peers, SharedSettings};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
 use crate::ingress::http::Verify;
@@ -30,6 +30,13 @@ use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::dialect;
 use tickgate_protocol::message::CommandKey;
 
+/// A broker, as publishers, as the other gateways, and as its counters are read.
+type Carrier = (
+    Arc<dyn Broker>,
+    Option<Arc<dyn Peers>>,
+    Box<dyn Fn() -> BrokerSample + Send + Sync>,
+);
+
 /// The started components.
 pub(super) struct Components {
     pub(super) clock: Clock,
@@ -40,7 +47,9 @@ pub(super) struct Components {
     pub(super) snapshot_writer: Option<SnapshotWriter>,
     pub(super) watch: Arc<HealthWatch>,
     pub(super) broker: Arc<dyn Broker>,
-    pub(super) nats: Option<Arc<Nats>>,
+    /// The other gateways, if there may be some.
+    pub(super) peers: Option<Arc<dyn Peers>>,
+    pub(super) broker_sample: Box<dyn Fn() -> BrokerSample + Send + Sync>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) key_sets: Arc<KeySets>,
     pub(super) router: Arc<Router>,
@@ -69,7 +78,7 @@ impl Components {
         let hub_settings = hub::Settings {
             epoch: snapshot.as_ref().map(Snapshot::epoch),
             classes: Arc::new(settings.feeds.classes(&settings.hub.classes)),
-            numbering: match settings.nats {
+            numbering: match settings.shared {
                 Some(_) => hub::Numbering::Log,
                 None => hub::Numbering::Own,
             },
@@ -101,21 +110,26 @@ impl Components {
         })?;
         let verifier = Arc::new(verifier);
         let seen = HealthSeen::new(clock);
+        let listeners = || {
+            let (foreign, learner, tenants) = (Arc::clone(&seen), Arc::clone(&verifier), settings.tenant_names());
+            Listeners {
+                foreign: Box::new(move |channel: &Channel| foreign.note(channel)),
+                learn: Box::new(move |fact| admin::learn(&learner, &tenants, fact)),
+            }
+        };
+        let parts = || (Arc::clone(&hub), shards.clone());
         let mut nats = None;
-        let carrier: Arc<dyn Broker> = match &settings.nats {
-            None => Arc::new(Embedded::new(Arc::clone(&hub), clock).limited(rates.collect())),
-            Some(nats_settings) => {
-                let parts = (Arc::clone(&hub), shards.clone());
-                let foreign = Arc::clone(&seen);
-                let (learner, tenants) = (Arc::clone(&verifier), settings.tenant_names());
-                let listeners = Listeners {
-                    foreign: Box::new(move |channel: &Channel| foreign.note(channel)),
-                    learn: Box::new(move |fact| admin::learn(&learner, &tenants, fact)),
-                };
-                let started = Nats::start(nats_settings.clone(), parts, clock, runtime, listeners);
+        let (carrier, peers, broker_sample): Carrier = match &settings.shared {
+            None => {
+                let embedded = Embedded::new(Arc::clone(&hub), clock).limited(rates.collect());
+                (Arc::new(embedded), None, Box::new(BrokerSample::default))
+            }
+            Some(SharedSettings::Nats(shared)) => {
+                let started = Nats::start(shared.clone(), parts(), clock, runtime, listeners());
                 let started = Arc::new(started.map_err(Error::Broker)?);
                 nats = Some(Arc::clone(&started));
-                started
+                let sampled = Arc::clone(&started);
+                (started.clone(), Some(started), Box::new(move || sampled.sample()))
             }
         };
         let watch = Arc::new(HealthWatch::new(carrier, seen));
@@ -129,7 +143,7 @@ impl Components {
             commands::Settings {
                 tracer: tracer.clone(),
                 tenants: settings.tenant_names(),
-                nats: nats.clone(),
+                nats,
                 ..settings.commands.clone()
             },
             Box::new(shards.clone()),
@@ -160,7 +174,8 @@ impl Components {
             snapshot_writer,
             watch,
             broker,
-            nats,
+            peers,
+            broker_sample,
             verifier,
             key_sets: Arc::new(key_sets),
             router: Arc::new(router),

@@ -38,7 +38,7 @@ pub enum Error {
         source: snapshot::Error,
     },
     /// The broker cannot be used.
-    #[error("cannot use the broker (broker.kind = \"nats\"): {0}")]
+    #[error("cannot use the broker ([broker]): {0}")]
     Broker(String),
     /// The gateway drained, but its state could not be written at the end.
     #[error("the snapshot {path} (state.snapshot) could not be completed: {source}; the state since its last write is lost",

@@ -157,9 +157,9 @@ impl Handle {
 
     fn drain_shards(&self, over_ms: u64) {
         let shared = &*self.0;
-        if let Some(nats) = &shared.reload.nats {
+        if let Some(peers) = &shared.reload.peers {
             // Other gateways answer them from now on.
-            nats.stop_answering();
+            peers.stop_answering();
         }
         shared.tasks.lock().commands_wait = Duration::from_millis(over_ms).min(LAST_REQUESTS);
         for shard in &shared.shards {

@@ -37,7 +37,7 @@ use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds, jwks, spans};
-use crate::broker::nats;
+use crate::broker::SharedSettings;
 use crate::hub::snapshot::{self, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
 use crate::ingress::{Ingress, check_endpoints};
@@ -89,7 +89,7 @@ pub struct Settings {
     /// Events per second of one publisher; 0: no limit.
     pub publish_per_second: u32,
     /// The broker that connects this gateway with others; `None`: it stands alone.
-    pub nats: Option<nats::Settings>,
+    pub shared: Option<SharedSettings>,
     /// The snapshot that keeps the hub's state over a restart.
     pub snapshot: Option<snapshot::Settings>,
     /// The most memory that all clients together may take, in bytes. 0: half of what the process may use beside the
@@ -216,10 +216,7 @@ impl Gateway {
                 shards: components.shards.clone(),
                 router: Arc::clone(&components.router),
                 feeds: Arc::clone(&components.feeds),
-                nats: {
-                    let nats = components.nats.clone();
-                    Box::new(move || nats.as_ref().map(|nats| nats.sample()).unwrap_or_default())
-                },
+                broker_sample: components.broker_sample,
                 key_sets: Arc::clone(&components.key_sets),
                 snapshot: snapshot_metrics.unwrap_or_default(),
                 ingress: ingress_metrics,
@@ -230,14 +227,14 @@ impl Gateway {
                 clock: components.clock,
             },
         );
-        if let Some(nats) = &components.nats {
-            admin.join(Arc::clone(nats));
+        if let Some(peers) = &components.peers {
+            admin.join(Arc::clone(peers));
         }
         let reload = Reload {
-            nats: components.nats,
+            peers: components.peers,
             tenants,
             listeners: names,
-            shared_classes: settings.nats.as_ref().map(|nats| nats.classes),
+            shared_classes: settings.shared.as_ref().map(SharedSettings::classes),
             clock: components.clock,
             hub: Arc::clone(&components.hub),
             feeds: components.feeds,

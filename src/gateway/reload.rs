@@ -11,7 +11,7 @@ use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
 use crate::backend::jwks::KeySets;
-use crate::broker::nats::Nats;
+use crate::broker::{Peers, SharedSettings};
 use crate::hub::{ClassesKept, Hub};
 use crate::ingress::http::ListenerNames;
 use crate::ingress::{Ingress, SelectionError, check_endpoints};
@@ -20,7 +20,7 @@ use tickgate_protocol::channel::TenantNames;
 
 /// The parts of a running gateway that take new settings.
 pub(super) struct Reload {
-    pub(super) nats: Option<Arc<Nats>>,
+    pub(super) peers: Option<Arc<dyn Peers>>,
     pub(super) tenants: TenantNames,
     pub(super) listeners: Vec<ListenerNames>,
     /// The hash of the classes that all gateways of a broker must have.
@@ -94,7 +94,7 @@ impl Reload {
 
     // A feed needs the class of its channels, so both are replaced or none.
     fn replace_channels(&self, settings: &Settings) -> Result<(), ChannelsKept> {
-        let shared = settings.nats.as_ref().map(|nats| nats.classes);
+        let shared = settings.shared.as_ref().map(SharedSettings::classes);
         if self.shared_classes.is_some() && shared != self.shared_classes {
             return Err(ChannelsKept::Shared);
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tickgate::broker::{Link, Readiness};
+use tickgate::broker::{Link, Readiness, SharedSettings};
 use tickgate::event::Refusal;
 
 use crate::gateway;
@@ -255,7 +255,7 @@ fn two_gateways_are_one_for_their_clients() {
     let start = |url: String, node: &str| {
         gateway::start(|settings| {
             settings.node = node.into();
-            settings.nats = Some(Node::settings(url, node));
+            settings.shared = Some(SharedSettings::Nats(Node::settings(url, node)));
         })
     };
     let (one, two) = (start(proxy.url(), "one"), start(server.url(), "two"));

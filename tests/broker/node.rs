@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tickgate::broker::nats::{self, Nats};
-use tickgate::broker::{Broker, Embedded, Link, Readiness};
+use tickgate::broker::{Broker, Embedded, Link, Listeners, Readiness};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
 use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
@@ -157,7 +157,7 @@ impl Node {
         let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
         let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
         let parts = (Arc::clone(&hub), vec![shard]);
-        let nobody = nats::Listeners {
+        let nobody = Listeners {
             foreign: Box::new(|_| {}),
             learn: Box::new(|_| true),
         };

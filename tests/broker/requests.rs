@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tickgate::backend::commands::{RouteSettings, Target};
+use tickgate::broker::SharedSettings;
 use tickgate_protocol::channel::Pattern;
 use tokio::runtime::Runtime;
 
@@ -66,7 +67,7 @@ impl Backend {
 pub(crate) fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
     let running = gateway::start(|settings| {
         settings.node = node.into();
-        settings.nats = Some(Node::settings(url, node));
+        settings.shared = Some(SharedSettings::Nats(Node::settings(url, node)));
         change(settings);
     });
     gateway::until("ready", || running.admin("GET", "/readyz", "").status == 200);
@@ -236,7 +237,9 @@ fn commands_are_answered_by_whoever_subscribes_to_their_subjects() {
 fn a_tenant_is_published_to_by_its_name_and_sees_its_own_channels_only() {
     let server = Nats::start();
     let with_tenant = |settings: &mut tickgate::gateway::Settings| {
-        settings.nats.as_mut().expect("NATS").tenants = vec!["acme".into()];
+        if let Some(SharedSettings::Nats(nats)) = &mut settings.shared {
+            nats.tenants = vec!["acme".into()];
+        }
         settings.tenants.push(tickgate::gateway::TenantSettings {
             name: "acme".into(),
             keys: settings.keys.clone(),

@@ -101,7 +101,7 @@ pub(crate) fn settings() -> Settings {
         tenants: Vec::new(),
         hub: hub::Settings::default(),
         publish_per_second: 0,
-        nats: None,
+        shared: None,
         otlp: None,
         snapshot: None,
         memory_bytes: 0,

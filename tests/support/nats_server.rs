@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+#[path = "process.rs"]
+mod process;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -42,7 +45,7 @@ impl Nats {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Another process may take the port before the server does. Then the next attempt uses another port.
         for _ in 0..10 {
-            let port = free_port();
+            let port = process::free_port();
             let mut process = spawn(program, port, &directory);
             if came_up(port, &mut process) {
                 return Self {
@@ -60,30 +63,13 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");
-    }
-
     /// The server does not run, but its sockets stay open.
     pub(crate) fn freeze(&self) {
-        self.signal("STOP");
-        // A thread that runs on another core goes on for a moment.
-        let tasks = format!("/proc/{}/task", self.process.id());
-        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
-            let status = std::fs::read_to_string(task.expect("a thread").path().join("status"));
-            status.is_ok_and(|status| status.contains("State:\tT"))
-        };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !std::fs::read_dir(&tasks).expect("a process").all(is_stopped) {
-            assert!(Instant::now() < deadline, "the server was not stopped");
-            std::thread::yield_now();
-        }
+        process::freeze(&self.process);
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal("CONT");
+        process::thaw(&self.process);
     }
 
     pub(crate) fn kill(&mut self) {
@@ -114,11 +100,6 @@ impl Drop for Nats {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("bound");
-    free.local_addr().expect("an address").port()
 }
 
 fn spawn(program: &std::path::Path, port: u16, directory: &tempfile::TempDir) -> Child {

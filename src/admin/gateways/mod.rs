@@ -20,7 +20,7 @@ use self::members::{FORMAT, Member, Members, TELL_MS};
 use super::Admin;
 use super::access::{Viewer, forbidden};
 use super::overview::{Check, Status};
-use crate::broker::nats::{Nats, Reply, Service};
+use crate::broker::{Peers, Reply, Service};
 use crate::ingress::http::response::{self, HttpResponse};
 
 pub(super) use orders::Order;
@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// The gateways that share the broker of this one.
 #[derive(Default)]
 pub(super) struct Gateways {
-    nats: OnceLock<Arc<Nats>>,
+    peers: OnceLock<Arc<dyn Peers>>,
     others: Mutex<Members>,
 }
 
@@ -74,40 +74,40 @@ impl Gateway {
 
 impl Admin {
     /// Joins the gateways that share this broker, once.
-    pub fn join(self: &Arc<Self>, nats: Arc<Nats>) {
+    pub fn join(self: &Arc<Self>, peers: Arc<dyn Peers>) {
         let admin = Arc::downgrade(self);
-        nats.answer(services(&admin));
-        let _ = self.gateways.nats.set(nats);
+        peers.answer(services(&admin));
+        let _ = self.gateways.peers.set(peers);
     }
 
     /// Tells the other gateways of this one, as long as it runs.
     pub async fn tell_others(self: Arc<Self>) {
-        let Some(nats) = self.gateways.nats.get() else { return };
+        let Some(peers) = self.gateways.peers.get() else { return };
         let mut ticks = tokio::time::interval(Duration::from_millis(TELL_MS));
         loop {
             ticks.tick().await;
-            self.tell_state(nats, false).await;
+            self.tell_state(&**peers, false).await;
         }
     }
 
     /// Tells the other gateways that this one ends.
     pub async fn leave(&self) {
-        if let Some(nats) = self.gateways.nats.get() {
+        if let Some(peers) = self.gateways.peers.get() {
             let farewell = async {
-                self.tell_state(nats, true).await;
-                nats.flush().await;
+                self.tell_state(&**peers, true).await;
+                peers.flush().await;
             };
             let _ = tokio::time::timeout(FAREWELL, farewell).await;
         }
     }
 
-    async fn tell_state(&self, nats: &Nats, leaves: bool) {
+    async fn tell_state(&self, peers: &dyn Peers, leaves: bool) {
         let member = Member {
             leaves,
-            ..self.as_member(nats.id())
+            ..self.as_member(peers.id())
         };
         let text = serde_json::to_vec(&member).unwrap_or_default();
-        nats.tell(nats.subject(STATE), text.into()).await;
+        peers.tell(STATE, text.into()).await;
     }
 
     fn as_member(&self, id: u64) -> Member {
@@ -128,7 +128,7 @@ impl Admin {
         let Ok(member) = serde_json::from_slice::<Member>(payload) else {
             return tracing::debug!("what another gateway tells of itself cannot be read");
         };
-        let is_other = self.gateways.nats.get().is_some_and(|nats| nats.id() != member.id);
+        let is_other = self.gateways.peers.get().is_some_and(|peers| peers.id() != member.id);
         if member.v == FORMAT && is_other {
             let now_ms = self.parts.clock.now().mono_ms;
             self.gateways.others.lock().note(member, now_ms);
@@ -159,12 +159,12 @@ impl Admin {
 
     /// Whether the gateway shares a broker with others.
     pub(super) fn is_one_of_several(&self) -> bool {
-        self.gateways.nats.get().is_some()
+        self.gateways.peers.get().is_some()
     }
 
     /// What is to be said of the other gateways; `None`: this one stands alone.
     pub(super) fn check_gateways(&self, own_connections: i64) -> Option<Check> {
-        self.gateways.nats.get()?;
+        self.gateways.peers.get()?;
         let now_ms = self.parts.clock.now().mono_ms;
         Some(check(
             &self.gateways.others.lock(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::members::FORMAT;
 use super::{Admin, ORDERS, Revoked};
 use crate::auth::Revocation;
-use crate::broker::nats::{NoReply, Reply};
+use crate::broker::{NoReply, Reply};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::time::unix_ms;
@@ -80,7 +80,7 @@ impl Elsewhere {
 impl Admin {
     /// Lets all other gateways do something.
     pub(in crate::admin) async fn order_others(&self, order: Order) -> Elsewhere {
-        let Some(nats) = self.gateways.nats.get() else {
+        let Some(peers) = self.gateways.peers.get() else {
             return Elsewhere::default();
         };
         let now_ms = self.parts.clock.now().mono_ms;
@@ -91,7 +91,7 @@ impl Admin {
         };
         let message = Message {
             v: FORMAT,
-            from: nats.id(),
+            from: peers.id(),
             order,
         };
         let payload = serde_json::to_vec(&message).unwrap_or_default();
@@ -107,7 +107,7 @@ impl Admin {
             // The own reply is among them, so that there is one if this gateway is alone.
             missing.is_empty()
         };
-        let asked = tokio::time::timeout(PATIENCE, nats.request_all(nats.subject(ORDERS), payload.into(), take)).await;
+        let asked = tokio::time::timeout(PATIENCE, peers.request_all(ORDERS, payload.into(), Box::new(take))).await;
         let mut missing: Vec<_> = missing.into_values().chain(failed).collect();
         if let Ok(Err(error @ (NoReply::NotSent(_) | NoReply::Lost))) = asked
             && missing.is_empty()
@@ -129,7 +129,7 @@ impl Admin {
         revocation: &Revocation,
         ended_here: usize,
     ) -> Result<usize, Box<HttpResponse>> {
-        let Some(nats) = self.gateways.nats.get() else {
+        let Some(peers) = self.gateways.peers.get() else {
             return Ok(0);
         };
         // Two revocations about the same are one, as long as the longer of them.
@@ -142,7 +142,7 @@ impl Admin {
         let in_force = in_force.iter().map(|one| Revoked::of(one, &self.tenants));
         let revoked = { in_force }.find(|one| one.name() == own.name()).unwrap_or(own);
         let fact = serde_json::to_vec(&revoked).unwrap_or_default();
-        if let Err(refusal) = nats.remember(&revoked.name(), fact.into()).await {
+        if let Err(refusal) = peers.remember(&revoked.name(), fact.into()).await {
             let message = format!(
                 "the tokens are revoked at this gateway, but maybe not at others ({refusal}): repeat the request"
             );
@@ -156,7 +156,7 @@ impl Admin {
 
     /// Does what another gateway asks for.
     pub(super) async fn take_order(&self, payload: &Bytes) -> Reply {
-        let id = self.gateways.nats.get().map_or(0, |nats| nats.id());
+        let id = self.gateways.peers.get().map_or(0, |peers| peers.id());
         let ended = match serde_json::from_slice::<Message>(payload) {
             Ok(Message { v: FORMAT, from, .. }) if from == id => Some(0),
             Ok(Message { v: FORMAT, order, .. }) => {

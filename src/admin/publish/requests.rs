@@ -9,7 +9,7 @@ use super::batch::Batch;
 use crate::admin::Admin;
 use crate::admin::access::backend_of;
 use crate::admin::body;
-use crate::broker::nats::{Reply, SUBJECT_OF_DEFAULT_TENANT};
+use crate::broker::{NAME_OF_DEFAULT_TENANT, Reply};
 use crate::ingress::http::HttpErrorCode;
 use tickgate_protocol::channel::{Channel, Tenant};
 
@@ -49,7 +49,7 @@ impl Admin {
         let named = subject.strip_prefix("in.").and_then(|rest| rest.split_once('.'));
         let (tenant, channel) = named.unwrap_or_default();
         let found = match tenant {
-            SUBJECT_OF_DEFAULT_TENANT => Some(Tenant::DEFAULT),
+            NAME_OF_DEFAULT_TENANT => Some(Tenant::DEFAULT),
             name => self
                 .tenants
                 .iter()
@@ -57,7 +57,7 @@ impl Admin {
                 .map(|(tenant, _)| tenant),
         };
         let tenant = found.ok_or_else(|| {
-            let message = format!("there is no tenant {tenant:?}; the default one is {SUBJECT_OF_DEFAULT_TENANT}");
+            let message = format!("there is no tenant {tenant:?}; the default one is {NAME_OF_DEFAULT_TENANT}");
             (HttpErrorCode::NotFound, message.into())
         })?;
         let channel = Channel::parse(channel).map_err(|error| {

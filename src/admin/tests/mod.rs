@@ -76,7 +76,7 @@ fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         health: Arc::new(Health::new(Arc::clone(&broker), None)),
         snapshot: Arc::default(),
         broker,
-        nats: Box::new(Default::default),
+        broker_sample: Box::new(Default::default),
         hub: Arc::clone(&hub),
         statistics: Arc::new(Statistics::new(
             Arc::clone(&hub),

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use super::http::{SIGNATURE_HEADER, TRACE_HEADER, sign};
 use super::{Failure, Handler, HandlerResult, Request, reply};
 use crate::auth::Secret;
-use crate::broker::nats::{Nats, NoReply, SUBJECT_OF_DEFAULT_TENANT};
+use crate::broker::nats::Nats;
+use crate::broker::{NAME_OF_DEFAULT_TENANT, NoReply, Reply};
 use crate::time::unix_ms;
 
 /// How often a request is sent if nobody subscribes to its subject, and the wait before the second time, which doubles. A
@@ -52,7 +53,7 @@ impl NatsBackend {
         let Some(nats) = &self.nats else {
             return unreachable("the gateway has no broker".to_owned());
         };
-        let tenant = request.tenant.as_deref().unwrap_or(SUBJECT_OF_DEFAULT_TENANT);
+        let tenant = request.tenant.as_deref().unwrap_or(NAME_OF_DEFAULT_TENANT);
         let subject = nats.subject(&format!("cmd.{tenant}.{}", request.action.as_str()));
         let body = reply::request_body(request);
         let mut back_off = BACK_OFF;
@@ -79,7 +80,7 @@ impl NatsBackend {
         subject: &str,
         request: &Request,
         body: &Bytes,
-    ) -> Result<Option<crate::broker::nats::Reply>, NoReply> {
+    ) -> Result<Option<Reply>, NoReply> {
         let signature = self.key.as_ref().map(|key| sign(key, unix_ms(), body));
         let signature = signature.as_ref().and_then(|signature| signature.to_str().ok());
         let trace = request.trace.map(|trace| trace.to_string());
@@ -94,7 +95,7 @@ impl NatsBackend {
         }
     }
 
-    fn read(&self, reply: crate::broker::nats::Reply) -> HandlerResult {
+    fn read(&self, reply: Reply) -> HandlerResult {
         match reply.error {
             Some((status, word)) => Err(Failure::StatusWithHint {
                 status,

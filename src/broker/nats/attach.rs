@@ -1,11 +1,4 @@
 //! From a connection to the right place in both streams.
-//!
-//! Invariant: when a gateway has attached, the newest notice of the log names the broker that it is connected to. So
-//! whatever the broker has lost before, no version is given twice. And the hub holds exactly what the log contains up to
-//! the position, or begins anew.
-
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use async_nats::jetstream;
@@ -13,20 +6,11 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::{Client, Request};
 use serde::Deserialize;
 
-use super::connect::chain;
+use super::Shared;
 use super::streams::{Lane, open, terms_subject};
-use super::terms::{FORMAT, Notice, Table};
-use super::{End, Shared};
-use crate::hub::{Epoch, LOG_STEP};
-
-/// How long the broker may take for one answer.
-pub(super) const ANSWER: Duration = Duration::from_secs(3);
-
-/// How often opening a term is tried while other gateways write notices.
-const ATTEMPTS: usize = 50;
-
-/// If another gateway with other classes has not been heard of for this long, this gateway's classes count from now on.
-const OTHERS_GONE: Duration = Duration::from_secs(4);
+use crate::broker::link::{ANSWER, ATTEMPTS, End, OTHERS_GONE, chain, failed};
+use crate::broker::replica::{Extent, Newest, Place, Replica};
+use crate::broker::terms::{Notice, Table};
 
 /// Where to follow the streams.
 pub(super) struct Attached {
@@ -92,12 +76,13 @@ impl Shared {
             None => info.server_id.clone(),
         };
         let table = self.take_terms(client, &log, &incarnation).await?;
-        let (log_target, replay_to) = self.place_log(&log, table).await?;
+        let extent = extent(&log).await?;
+        let replay_to = self.place(table, extent);
         self.place_plain(&plain).await?;
         Ok(Attached {
             log,
             plain,
-            log_target,
+            log_target: extent.last,
             replay_to,
         })
     }
@@ -107,46 +92,20 @@ impl Shared {
         let mut waited = false;
         for _ in 0..ATTEMPTS {
             let newest = newest_notice(log, &self.settings.prefix).await?;
-            if let Some((_, notice, _)) = &newest
-                && notice.classes != self.settings.classes
+            let sequence = newest.as_ref().map_or(0, |newest| newest.sequence);
+            if let Some(Newest { notice, .. }) = &newest
+                && self.differs(notice)
                 && !waited
             {
                 tokio::time::sleep(OTHERS_GONE).await;
                 let later = newest_notice(log, &self.settings.prefix).await?;
-                if later.is_some_and(|(sequence, ..)| newest.as_ref().is_none_or(|(before, ..)| sequence > *before)) {
-                    return Err(End::Unfit(format!(
-                        "the classes of channels differ from those of the gateway {:?}: compare the [[channel]] entries",
-                        notice.node
-                    )));
+                if later.is_some_and(|later| later.sequence > sequence) {
+                    return Err(Replica::other_classes(notice));
                 }
                 waited = true;
                 continue;
             }
-            let state = log.get_info().await.map_err(failed("the stream cannot be read"))?.state;
-            let sequence = newest.as_ref().map_or(0, |(sequence, ..)| *sequence);
-            let is_current = newest
-                .as_ref()
-                .is_some_and(|(_, notice, _)| notice.incarnation == incarnation);
-            let mut table = newest.map(|(.., table)| table);
-            if let Some(table) = &mut table {
-                table.forget_before(state.first_sequence);
-            }
-            let head = |table: &Table, at: u64| table.version(at).unwrap_or(0) + LOG_STEP;
-            let above = {
-                let position = self.position.lock();
-                let own = position.table.as_ref().map_or(0, |own| head(own, position.applied));
-                own.max(table.as_ref().map_or(0, |table| head(table, state.last_sequence)))
-            };
-            let notice = Notice {
-                v: FORMAT,
-                node: self.settings.node.to_string(),
-                classes: self.settings.classes,
-                incarnation: incarnation.to_owned(),
-                epoch: table.as_ref().map_or_else(rand::random, |table| table.epoch),
-                terms: table.map_or(Vec::new(), |table| table.terms),
-                opens: (!is_current).then(rand::random),
-                above,
-            };
+            let notice = self.notice_at_attach(newest, extent(log).await?, incarnation);
             let Written::At(sequence) = self.write_notice(client, &notice, sequence).await? else {
                 continue;
             };
@@ -155,22 +114,12 @@ impl Shared {
                 .get_raw_message(sequence)
                 .await
                 .map_err(failed("the notice cannot be read back"))?;
-            let stored_ms = unix_ms(stored.time.unix_timestamp_nanos());
-            let table = Table::of(&notice, sequence, stored_ms);
-            let table = table.ok_or_else(|| End::Failed("the terms in the log contradict each other".to_owned()))?;
-            let mut position = self.position.lock();
-            position.note_time(stored_ms, self.clock.now());
-            position.notice = sequence;
-            incarnation.clone_into(&mut position.incarnation);
-            if notice.opens.is_some() {
-                self.metrics.terms_opened.add(1);
-                tracing::info!(
-                    terms = table.terms.len(),
-                    start = table.current().start,
-                    "a new term of the log begins"
-                );
-            }
-            return Ok(table);
+            let place = Place {
+                sequence,
+                stored_ms: unix_ms(stored.time.unix_timestamp_nanos()),
+                is_replayed: false,
+            };
+            return self.attached_by(&notice, place);
         }
         Err(End::Failed("other gateways write into the log all the time".to_owned()))
     }
@@ -199,39 +148,6 @@ impl Shared {
         }
     }
 
-    /// Goes on where the hub is, if the log still has that place. Otherwise the hub begins anew.
-    async fn place_log(&self, log: &Stream, table: Table) -> Result<(u64, u64), End> {
-        let state = log.get_info().await.map_err(failed("the stream cannot be read"))?.state;
-        let last = state.last_sequence;
-        self.hub.set_lost(table.lost());
-        self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
-        let mut position = self.position.lock();
-        let continues = |before: &Table| table.continues(before, position.applied, last);
-        if position.table.as_ref().is_some_and(continues) {
-            position.table = Some(table);
-            // The last session may have ended while it read the log back.
-            return Ok((last, position.replay_to));
-        }
-        let had_clients = position.was_up;
-        let first = table
-            .terms
-            .first()
-            .map_or(0, |term| term.first)
-            .max(state.first_sequence)
-            .max(1);
-        let newest = table.version(first).unwrap_or(0).saturating_sub(1);
-        self.hub.reset(Epoch(table.epoch), newest);
-        position.applied = first - 1;
-        position.replay_to = last;
-        position.table = Some(table);
-        position.was_up = false;
-        drop(position);
-        if had_clients {
-            self.end_connections("the log is not the one that this gateway has followed");
-        }
-        Ok((last, last))
-    }
-
     /// Goes on in the other stream, if it still has the message that was read last.
     async fn place_plain(&self, plain: &Stream) -> Result<(), End> {
         let state = plain
@@ -239,8 +155,9 @@ impl Shared {
             .await
             .map_err(failed("the stream cannot be read"))?
             .state;
-        let Some((sequence, nanos)) = self.position.lock().plain else {
-            self.position.lock().plain = Some((state.last_sequence, None));
+        let known = *self.plain.lock();
+        let Some((sequence, nanos)) = known else {
+            *self.plain.lock() = Some((state.last_sequence, None));
             return Ok(());
         };
         let is_there = match nanos {
@@ -253,15 +170,24 @@ impl Shared {
             },
         };
         if !is_there {
-            self.position.lock().plain = Some((state.last_sequence, None));
+            *self.plain.lock() = Some((state.last_sequence, None));
             self.end_connections("events of channels without state may be lost");
         }
         Ok(())
     }
 }
 
-/// The newest notice in the log, with its number and the table that it gives.
-async fn newest_notice(log: &Stream, prefix: &str) -> Result<Option<(u64, Notice, Table)>, End> {
+/// Where the log begins and ends.
+async fn extent(log: &Stream) -> Result<Extent, End> {
+    let info = log.get_info().await.map_err(failed("the stream cannot be read"))?;
+    Ok(Extent {
+        first: info.state.first_sequence,
+        last: info.state.last_sequence,
+    })
+}
+
+/// The newest notice in the log.
+async fn newest_notice(log: &Stream, prefix: &str) -> Result<Option<Newest>, End> {
     let message = match log.get_last_raw_message_by_subject(&terms_subject(prefix)).await {
         Ok(message) => message,
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
@@ -272,20 +198,15 @@ async fn newest_notice(log: &Stream, prefix: &str) -> Result<Option<(u64, Notice
             )));
         }
     };
-    let notice = Notice::parse(&message.payload);
-    let of = |notice: &Notice| Table::of(notice, message.sequence, unix_ms(message.time.unix_timestamp_nanos()));
-    match notice.and_then(|notice| Some((message.sequence, of(&notice)?, notice))) {
-        Some((sequence, table, notice)) => Ok(Some((sequence, notice, table))),
-        None => Err(End::Unfit(format!(
-            "the newest message of {} is not a notice of this version of tickgate",
-            terms_subject(prefix)
-        ))),
-    }
-}
-
-/// Turns a client library's error into the end of the session.
-pub(super) fn failed<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> End {
-    move |error| End::Failed(format!("{what}: {}", chain(&error)))
+    let stored_ms = unix_ms(message.time.unix_timestamp_nanos());
+    Newest::of(message.sequence, stored_ms, &message.payload)
+        .map(Some)
+        .ok_or_else(|| {
+            End::Unfit(format!(
+                "the newest message of {} is not a notice of this version of tickgate",
+                terms_subject(prefix)
+            ))
+        })
 }
 
 /// Milliseconds of a time in nanoseconds.

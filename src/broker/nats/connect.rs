@@ -12,8 +12,9 @@ use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
 use nkeys::KeyPair;
 use tokio::sync::mpsc;
 
-use super::{End, Settings};
+use super::Settings;
 use crate::auth::Secret;
+use crate::broker::link::{End, chain};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -76,20 +77,6 @@ pub(super) async fn connect(
     let client = options.connect(&**url).await;
     let client = client.map_err(|error| End::Failed(format!("no connection to {url}: {}", chain(&error))))?;
     Ok((client, received))
-}
-
-/// The messages of an error and its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 // A login that was read.

@@ -10,26 +10,19 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::attach::{ANSWER, Ack, failed};
+use super::attach::Ack;
 use super::follow::{Arrived, pull};
-use super::requests::NoReply;
-use super::{End, Nats, Shared};
+use super::{Nats, Shared};
+use crate::broker::link::{ANSWER, End, failed};
+use crate::broker::requests::NoReply;
 use crate::event::Refusal;
 
 /// How long storing a fact may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Is told a fact. Returns whether it is still needed.
-pub type Learn = Box<dyn Fn(&Bytes) -> bool + Send + Sync>;
-
 impl Nats {
-    /// Stores a fact, in the place of an earlier one with the same name: a token of a subject, with dots between several.
-    /// Other gateways learn it when they connect again; those that are connected have to be told.
-    ///
-    /// # Errors
-    ///
-    /// When it is not stored, or maybe not.
-    pub async fn remember(&self, name: &str, fact: Bytes) -> Result<(), Refusal> {
+    /// See [`Peers::remember`](crate::broker::requests::Peers::remember).
+    pub(super) async fn store_fact(&self, name: &str, fact: Bytes) -> Result<(), Refusal> {
         let request = self.request(self.subject(&format!("control.{name}")), &[], fact);
         let reply = match timeout(PATIENCE, request).await {
             Ok(Ok(reply)) => reply,

@@ -22,10 +22,7 @@
 //! | `session` | one connection: publishing, outcomes, and what ends it |
 //! | `attach` | from a connection to the right place in both streams |
 //! | `follow` | reading a stream into the hub |
-//! | `terms` | the versions of events |
-//! | `message` | events as messages |
-//! | `streams` | the configuration of the streams |
-//! | `pending` | events that are on their way |
+//! | `streams`, `subjects` | the configuration of the streams, and what they hold |
 //! | `control` | what gateways must not forget |
 //! | `requests` | requests that the gateway answers and sends |
 
@@ -33,47 +30,39 @@ mod attach;
 mod connect;
 mod control;
 mod follow;
-mod message;
-mod metrics;
-mod pending;
 mod requests;
 mod session;
 mod streams;
-mod terms;
+mod subjects;
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::rates::PublishRates;
+use super::link::{End, PROBE};
+use super::message::{Decoder, HEAD_BYTES_MAX, Source};
+use super::metrics::BrokerSample;
+use super::pending::Waiter;
+use super::replica::{Listeners, Membership, Replica};
+use super::terms::{Notice, Table};
 use super::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
-use crate::event::{EventId, NewEvent, PublishOptions, Refusal};
-use crate::hub::{Hub, LOG_STEP, Receipt};
+use crate::event::{EventId, NewEvent};
+use crate::hub::Hub;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
 pub use connect::Login;
-pub use control::Learn;
-pub use message::DEFAULT_TENANT as SUBJECT_OF_DEFAULT_TENANT;
-pub use metrics::{NatsMetrics, NatsSample};
-pub use requests::{Answer, NoReply, Reply, Service};
 
-use follow::Position;
-use message::{Decoder, HEAD_BYTES_MAX, Source};
-use pending::{Pending, Waiter};
 use requests::Requests;
-use terms::{Notice, Table};
-
-/// How long the start waits to learn whether the broker's streams fit.
-const PROBE: Duration = Duration::from_secs(4);
+use subjects::Subjects;
 
 /// The settings of the broker.
 #[derive(Clone, Debug)]
@@ -143,17 +132,6 @@ impl Default for Settings {
     }
 }
 
-/// Is told the channel of every event that another gateway published.
-pub type Foreign = Box<dyn Fn(&Channel) + Send + Sync>;
-
-/// Who is told what comes from the broker.
-pub struct Listeners {
-    /// See [`Foreign`].
-    pub foreign: Foreign,
-    /// See [`Learn`].
-    pub learn: Learn,
-}
-
 /// The broker; see the module's docs.
 pub struct Nats {
     shared: Arc<Shared>,
@@ -169,23 +147,24 @@ impl std::fmt::Debug for Nats {
 
 /// What the tasks of the broker share.
 struct Shared {
+    replica: Arc<Replica>,
     settings: Settings,
-    hub: Arc<Hub>,
-    clock: Clock,
-    // Tells this gateway's events from those of others, and of an earlier run.
-    gateway: u64,
-    decoder: Decoder,
-    rates: PublishRates,
-    pending: Pending,
+    subjects: Subjects,
     requests: Requests,
     outgoing: mpsc::UnboundedSender<Outgoing>,
-    is_up: AtomicBool,
     // The largest message that the broker takes.
     payload_max: AtomicUsize,
-    position: Mutex<Position>,
-    metrics: Arc<NatsMetrics>,
-    foreign: Foreign,
-    learn: Learn,
+    // The last message of the stream of channels without state that was applied: its number and when it was stored, in
+    // nanoseconds. The time is missing if no message was read.
+    plain: Mutex<Option<(u64, Option<i128>)>>,
+}
+
+impl Deref for Shared {
+    type Target = Replica;
+
+    fn deref(&self) -> &Replica {
+        &self.replica
+    }
 }
 
 /// An event that is to be sent.
@@ -198,25 +177,6 @@ struct Outgoing {
     after: Option<u64>,
 }
 
-/// Why a session with the broker ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
-    /// The connection is lost or cannot be made, or the broker does not do what it is asked for. It is tried again.
-    Failed(String),
-    /// The broker's streams do not fit to the configuration, or other gateways have another one. At the start this is an
-    /// error, later it is tried again.
-    Unfit(String),
-    /// Events are missing in a stream: the gateway begins anew.
-    Gap(String),
-}
-
-impl End {
-    fn reason(&self) -> &str {
-        let (Self::Failed(reason) | Self::Unfit(reason) | Self::Gap(reason)) = self;
-        reason
-    }
-}
-
 impl Nats {
     /// Starts to connect to the broker, on `runtime`. `clock` must be the clock of the shards, and the hub must number by
     /// the log.
@@ -227,33 +187,30 @@ impl Nats {
     /// be reached is no error: it is tried again.
     pub fn start(
         settings: Settings,
-        (hub, shards): (Arc<Hub>, Vec<ShardHandle>),
+        parts: (Arc<Hub>, Vec<ShardHandle>),
         clock: Clock,
         runtime: &Handle,
-        Listeners { foreign, learn }: Listeners,
+        listeners: Listeners,
     ) -> Result<Self, String> {
         let (outgoing, receiver) = mpsc::unbounded_channel();
-        let metrics = Arc::<NatsMetrics>::default();
+        let membership = Membership {
+            node: settings.node.clone(),
+            classes: settings.classes,
+            tenants: settings.tenants.clone(),
+            publish_per_second: settings.publish_per_second.clone(),
+        };
         let shared = Arc::new(Shared {
-            hub,
-            clock,
-            gateway: rand::random(),
-            decoder: Decoder::new(&settings.prefix, &settings.tenants),
-            rates: PublishRates::new(settings.publish_per_second.clone()),
-            pending: Pending::new(shards, Arc::clone(&metrics)),
+            replica: Arc::new(Replica::new(membership, parts, clock, listeners)),
+            subjects: Subjects::new(&settings.prefix),
             requests: Requests::default(),
             outgoing,
-            is_up: AtomicBool::new(false),
             payload_max: AtomicUsize::new(settings.event_bytes + HEAD_BYTES_MAX),
-            position: Mutex::default(),
-            metrics,
-            foreign,
-            learn,
+            plain: Mutex::default(),
             settings,
         });
         let (first, is_first) = std::sync::mpsc::channel();
         let task = Arc::clone(&shared);
-        runtime.spawn(Arc::clone(&shared).give_up_late());
+        runtime.spawn(Arc::clone(&shared.replica).give_up_late());
         runtime.spawn(async move { task.run(receiver, first).await });
         match is_first.recv_timeout(PROBE) {
             Ok(Some(End::Unfit(reason))) => Err(reason),
@@ -263,73 +220,38 @@ impl Nats {
 
     /// The counters of the broker.
     #[must_use]
-    pub fn sample(&self) -> NatsSample {
+    pub fn sample(&self) -> BrokerSample {
         self.shared.metrics.sample(self.shared.is_up())
-    }
-
-    async fn publish_all(&self, events: Vec<NewEvent>) -> Outcomes {
-        let mut waiting = Vec::with_capacity(events.len());
-        for event in events {
-            waiting.push(match self.shared.check(&event, self.shared.clock.now()) {
-                Err(outcome) => Err(outcome),
-                Ok(()) => {
-                    let permit = self.shared.pending.room().await;
-                    let (sender, receiver) = oneshot::channel();
-                    self.shared.send(event, Waiter::Task(sender, permit));
-                    Ok(receiver)
-                }
-            });
-        }
-        let mut outcomes = Vec::with_capacity(waiting.len());
-        for outcome in waiting {
-            outcomes.push(match outcome {
-                Err(outcome) => outcome,
-                // Each event has an outcome within a bounded time; see `pending`.
-                Ok(receiver) => receiver.await.unwrap_or(Err(Refusal::Unknown)),
-            });
-        }
-        outcomes
     }
 }
 
 impl Broker for Nats {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
-        Box::pin(self.publish_all(events))
+        let shared = &self.shared;
+        let send = |event, waiter| shared.send(event, waiter);
+        Box::pin(shared.publish_all(events, shared.data_bytes_max(), send))
     }
 
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
-        if self.shared.is_up() && !self.shared.pending.has_room(from.connection.shard) {
-            return Submitted::NoRoom(event);
-        }
-        match self.shared.check(&event, now) {
-            Err(Ok(receipt)) => Submitted::Done(receipt),
-            Err(Err(refusal)) => Submitted::Refused(refusal),
-            Ok(()) => {
-                self.shared.send(event, Waiter::Client(from));
-                Submitted::Pending
-            }
-        }
+        let shared = &self.shared;
+        let send = |event, waiter| shared.send(event, waiter);
+        shared.try_publish(from, event, shared.data_bytes_max(), now, send)
     }
 
     fn prepare(&self, version: u64) -> Readiness {
-        if !self.shared.is_up() {
-            Readiness::Unavailable
-        } else if version / LOG_STEP <= self.shared.hub.newest_version() / LOG_STEP {
-            Readiness::Ready
-        } else {
-            Readiness::Behind
-        }
+        self.shared.prepare(version)
     }
 
     fn link(&self) -> Link {
-        if self.shared.is_up() { Link::Up } else { Link::Down }
+        self.shared.link()
     }
 }
 
 /// Reads a message of a stream as a gateway without configured tenants does; `None`: it is skipped. For checks.
 #[must_use]
 pub fn read_message(prefix: &str, subject: &str, payload: &Bytes) -> Option<NewEvent> {
-    let decoded = Decoder::new(prefix, &[]).decode(subject, payload).ok()?;
+    let name = Subjects::new(prefix).name(subject).to_owned();
+    let decoded = Decoder::new(&[]).decode(&name, payload).ok()?;
     Some(decoded.event)
 }
 
@@ -337,7 +259,7 @@ pub fn read_message(prefix: &str, subject: &str, payload: &Bytes) -> Option<NewE
 #[must_use]
 pub fn write_message(prefix: &str, event: &NewEvent) -> (String, Bytes) {
     let source = Source { gateway: 0, number: 0 };
-    let subject = Decoder::new(prefix, &[]).subject(&event.channel, true);
+    let subject = Decoder::new(&[]).name(Subjects::new(prefix).before(true), &event.channel);
     (subject, Decoder::encode(event, source, false))
 }
 
@@ -350,76 +272,30 @@ pub fn read_notice(payload: &[u8], sequence: u64, stored_ms: u64) -> Option<Vec<
 }
 
 impl Shared {
-    fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Acquire)
-    }
-
-    /// Whether an event can be sent; otherwise its outcome.
-    fn check(&self, event: &NewEvent, now: Now) -> Result<(), Result<Receipt, Refusal>> {
-        let refusal = if !self.is_up() {
-            Refusal::Unavailable
-        } else if !self.decoder.knows(&event.channel)
-            || event.data.len() + HEAD_BYTES_MAX > self.payload_max.load(Ordering::Relaxed)
-        {
-            Refusal::Rejected
-        } else if self
-            .rates
-            .allow(event.channel.tenant(), event.options.publisher.as_ref(), now)
-        {
-            return Ok(());
-        } else {
-            self.hub.count_limited();
-            return Err(Ok(Receipt::of_limited()));
-        };
-        self.metrics.count_refusal(refusal);
-        Err(Err(refusal))
+    /// The longest data of an event.
+    fn data_bytes_max(&self) -> usize {
+        let payload_max = self.payload_max.load(Ordering::Relaxed);
+        payload_max.saturating_sub(HEAD_BYTES_MAX)
     }
 
     /// Hands an event to the session.
     fn send(&self, event: NewEvent, waiter: Waiter) {
-        let now = Instant::now();
-        let is_kept = self.hub.class_of(&event.channel).keeps_state();
-        let subject = self.decoder.subject(&event.channel, is_kept);
-        let id = event.options.id;
-        let duplicate = id.map(|id| (event.channel.clone(), id));
-        let number = self.pending.add(waiter, duplicate, now);
-        let source = Source {
-            gateway: self.gateway,
-            number,
-        };
+        let (source, is_kept) = self.add_pending(&event, waiter);
         let outgoing = Outgoing {
-            number,
-            subject,
+            number: source.number,
+            subject: self.decoder.name(self.subjects.before(is_kept), &event.channel),
             payload: Decoder::encode(&event, source, false),
-            id,
+            id: event.options.id,
             after: None,
         };
         if self.outgoing.send(outgoing).is_err() {
-            self.pending.finish(number, Err(Refusal::Unavailable), now);
+            self.not_sent(source.number);
         }
     }
 
-    /// Writes the merged records of a channel into the log, unless an event came after the one with this number. A gateway
-    /// that reads the log back has all records then, even if the log has not kept the events that brought them.
+    /// Writes the merged records of a channel into the log, unless an event came after the one with this number.
     fn write_whole(&self, channel: &Channel, sequence: u64) {
-        let Some(last) = self.hub.last(channel, self.clock.now()) else {
-            return;
-        };
-        let event = NewEvent {
-            channel: channel.clone(),
-            name: last.name.clone(),
-            data: last.data.clone(),
-            timestamp_ms: last.timestamp_ms,
-            options: PublishOptions {
-                even_if_unchanged: true,
-                ..PublishOptions::default()
-            },
-        };
-        let source = Source {
-            gateway: self.gateway,
-            number: 0,
-        };
-        let payload = Decoder::encode(&event, source, true);
+        let Some(payload) = self.whole(channel) else { return };
         if payload.len() > self.payload_max.load(Ordering::Relaxed) {
             tracing::debug!(
                 channel = channel.as_str(),
@@ -429,7 +305,7 @@ impl Shared {
         }
         let outgoing = Outgoing {
             number: 0,
-            subject: self.decoder.subject(channel, true),
+            subject: self.decoder.name(self.subjects.before(true), channel),
             payload,
             id: None,
             after: Some(sequence),

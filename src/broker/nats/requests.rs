@@ -22,8 +22,10 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::attach::failed;
-use super::{End, Nats, Shared};
+use super::{Nats, Shared};
+use crate::broker::link::{End, failed};
+use crate::broker::requests::{Doing, NoReply, Peers, Reply, Service};
+use crate::event::Refusal;
 
 /// The bytes of all requests that are being answered. A request counts [`REQUEST_BYTES`] more than its payload.
 const ROOM_BYTES: usize = 64 << 20;
@@ -34,42 +36,6 @@ const REQUEST_BYTES: usize = 1024;
 /// The headers of a reply that is an error, as NATS services have them: the code as a number, and as a word.
 const ERROR_CODE: &str = "Nats-Service-Error-Code";
 const ERROR: &str = "Nats-Service-Error";
-
-/// Requests of one kind that the gateway answers.
-pub struct Service {
-    /// The subjects, behind the prefix and its dot. It may have wildcards.
-    pub subject: &'static str,
-    /// Whether one gateway answers each request. Otherwise all do.
-    pub is_shared: bool,
-    /// Answers a request.
-    pub answer: Answer,
-}
-
-/// Answers a request to a subject, which is given without the prefix.
-pub type Answer = Box<dyn Fn(String, Bytes) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
-
-/// The reply to a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
-    /// The body. An error has one as well.
-    pub payload: Bytes,
-    /// The code of an error as a number, such as an HTTP status, and as a word.
-    pub error: Option<(u16, Box<str>)>,
-}
-
-/// Why a request has no reply.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoReply {
-    /// The link is down or the request is too long, so nothing was sent.
-    #[error("{0}")]
-    NotSent(&'static str),
-    /// Nobody subscribes to the subject, so nobody has seen the request.
-    #[error("nobody subscribes to the subject")]
-    NoResponders,
-    /// The link went down before the reply came.
-    #[error("the link to the broker went down")]
-    Lost,
-}
 
 /// The requests that a gateway answers and sends.
 pub(super) struct Requests {
@@ -113,30 +79,6 @@ impl Drop for Waiting<'_> {
 }
 
 impl Nats {
-    /// Begins to answer requests. What was answered before is replaced.
-    pub fn answer(&self, services: Vec<Service>) {
-        self.shared.requests.services.send_replace((services.into(), true));
-    }
-
-    /// Takes no further requests that another gateway can answer. Those that were taken are answered.
-    pub fn stop_answering(&self) {
-        self.shared.requests.services.send_modify(|(_, all)| *all = false);
-    }
-
-    /// A number that no other gateway has.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.shared.gateway
-    }
-
-    /// Waits until what was told is handed to the network.
-    pub async fn flush(&self) {
-        let line = self.shared.requests.line.lock().clone();
-        if let Some(line) = line {
-            let _ = line.client.flush().await;
-        }
-    }
-
     /// The subject of something in this broker's prefix.
     #[must_use]
     pub fn subject(&self, rest: &str) -> String {
@@ -154,56 +96,79 @@ impl Nats {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(NoReply::NoResponders);
         }
-        Ok(Reply::of(message))
-    }
-
-    /// Sends a request to all gateways, and gives each reply to `take` until it returns true or the future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// See [`NoReply`].
-    pub async fn request_all(
-        &self,
-        subject: String,
-        payload: Bytes,
-        mut take: impl FnMut(Reply) -> bool,
-    ) -> Result<(), NoReply> {
-        let mut waiting = self.shared.send_request(subject, &[], payload).await?;
-        loop {
-            let message = waiting.replies.recv().await.ok_or(NoReply::Lost)?;
-            if message.status == Some(StatusCode::NO_RESPONDERS) {
-                return Err(NoReply::NoResponders);
-            }
-            if take(Reply::of(message)) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends a message that has no reply, if the link is up. It may be lost.
-    pub async fn tell(&self, subject: String, payload: Bytes) {
-        let line = self.shared.requests.line.lock().clone();
-        if let Some(line) = line.filter(|_| self.shared.fits(payload.len())) {
-            let _ = line.client.publish(subject, payload).await;
-        }
+        Ok(reply_of(message))
     }
 }
 
-impl Reply {
-    fn of(message: Message) -> Self {
-        let header = |name| {
-            message
-                .headers
-                .as_ref()?
-                .get(name)
-                .map(|value| value.as_str().to_owned())
-        };
-        let error = header(ERROR_CODE)
-            .and_then(|code| Some((code.trim().parse().ok()?, header(ERROR).unwrap_or_default().into())));
-        Self {
-            error,
-            payload: message.payload,
-        }
+impl Peers for Nats {
+    fn id(&self) -> u64 {
+        self.shared.gateway
+    }
+
+    fn answer(&self, services: Vec<Service>) {
+        self.shared.requests.services.send_replace((services.into(), true));
+    }
+
+    fn stop_answering(&self) {
+        self.shared.requests.services.send_modify(|(_, all)| *all = false);
+    }
+
+    fn tell(&self, subject: &'static str, payload: Bytes) -> Doing<'_, ()> {
+        Box::pin(async move {
+            let line = self.shared.requests.line.lock().clone();
+            if let Some(line) = line.filter(|_| self.shared.fits(payload.len())) {
+                let _ = line.client.publish(self.subject(subject), payload).await;
+            }
+        })
+    }
+
+    fn flush(&self) -> Doing<'_, ()> {
+        Box::pin(async move {
+            let line = self.shared.requests.line.lock().clone();
+            if let Some(line) = line {
+                let _ = line.client.flush().await;
+            }
+        })
+    }
+
+    fn request_all<'a>(
+        &'a self,
+        subject: &'static str,
+        payload: Bytes,
+        mut take: Box<dyn FnMut(Reply) -> bool + Send + 'a>,
+    ) -> Doing<'a, Result<(), NoReply>> {
+        Box::pin(async move {
+            let mut waiting = self.shared.send_request(self.subject(subject), &[], payload).await?;
+            loop {
+                let message = waiting.replies.recv().await.ok_or(NoReply::Lost)?;
+                if message.status == Some(StatusCode::NO_RESPONDERS) {
+                    return Err(NoReply::NoResponders);
+                }
+                if take(reply_of(message)) {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn remember<'a>(&'a self, name: &'a str, fact: Bytes) -> Doing<'a, Result<(), Refusal>> {
+        Box::pin(self.store_fact(name, fact))
+    }
+}
+
+fn reply_of(message: Message) -> Reply {
+    let header = |name| {
+        message
+            .headers
+            .as_ref()?
+            .get(name)
+            .map(|value| value.as_str().to_owned())
+    };
+    let error =
+        header(ERROR_CODE).and_then(|code| Some((code.trim().parse().ok()?, header(ERROR).unwrap_or_default().into())));
+    Reply {
+        error,
+        payload: message.payload,
     }
 }
 

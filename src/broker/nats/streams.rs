@@ -7,7 +7,7 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 
 use super::{Settings, Storage};
-use crate::broker::nats::End;
+use crate::broker::link::End;
 
 /// Which stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -228,6 +228,8 @@ impl Broker {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::broker::SharedSettings;
     use crate::config::{Config, Environment, Problems};
 
     fn load(toml: &str) -> Result<Config, Problems> {
@@ -242,10 +244,17 @@ mod tests {
         Config::load(Some(&file), &environment)
     }
 
+    fn nats(config: &Config) -> Settings {
+        match config.gateway(1000).shared {
+            Some(SharedSettings::Nats(nats)) => nats,
+            None => panic!("the gateway stands alone"),
+        }
+    }
+
     #[test]
     fn a_nats_broker_needs_no_more_than_its_kind() {
         let config = load("[broker]\nkind = \"nats\"\n").unwrap_or_else(|problems| panic!("{problems}"));
-        let nats = config.gateway(1000).nats.expect("NATS");
+        let nats = nats(&config);
         assert_eq!(
             (&*nats.prefix, &*nats.urls),
             ("tickgate", &["nats://127.0.0.1:4222".into()][..])
@@ -255,7 +264,7 @@ mod tests {
             load("")
                 .unwrap_or_else(|problems| panic!("{problems}"))
                 .gateway(1000)
-                .nats
+                .shared
                 .is_none()
         );
     }
@@ -265,7 +274,7 @@ mod tests {
         let of = |more: &str| {
             let config =
                 load(&format!("[broker]\nkind = \"nats\"\n{more}")).unwrap_or_else(|problems| panic!("{problems}"));
-            config.gateway(1000).nats.expect("NATS")
+            nats(&config)
         };
         let none = of("[[channel]]\nmatch = \"a.*\"\ncache = \"last\"\n");
         assert_eq!(none.events_per_channel, 5001, "a gateway can be away for a while");
@@ -290,7 +299,7 @@ mod tests {
                 );
             }
             let config = load(&toml).unwrap_or_else(|problems| panic!("{problems}"));
-            config.gateway(1000).nats.expect("NATS")
+            nats(&config)
         };
         let larger = "\"acme\"\n[[tenant.channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }";
         let (one, other) = (of(&[larger, "\"beta\""]), of(&["\"beta\"", larger]));

@@ -12,8 +12,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::metrics::NatsMetrics;
-use crate::broker::Origin;
+use super::Origin;
+use super::metrics::BrokerMetrics;
 use crate::event::{EventId, Refusal};
 use crate::hub::Receipt;
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
@@ -49,11 +49,11 @@ pub(super) struct Pending {
     room: Arc<Semaphore>,
     per_shard: Vec<AtomicU64>,
     shards: Vec<ShardHandle>,
-    metrics: Arc<NatsMetrics>,
+    metrics: Arc<BrokerMetrics>,
 }
 
 impl Pending {
-    pub(super) fn new(shards: Vec<ShardHandle>, metrics: Arc<NatsMetrics>) -> Self {
+    pub(super) fn new(shards: Vec<ShardHandle>, metrics: Arc<BrokerMetrics>) -> Self {
         Self {
             entries: Mutex::default(),
             next: AtomicU64::new(1),

@@ -1,7 +1,7 @@
-//! Events as messages of the broker: a line of JSON with everything but the data, and then the data as it was published.
+//! Events as messages of a broker: a line of JSON with everything but the data, and then the data as it was published.
 //!
 //! ```text
-//! subject   <prefix>.log.<tenant>.<channel>   or   <prefix>.plain.<tenant>.<channel>
+//! name      <tenant>.<channel>
 //! payload   {"v":1,"name":"filled","ts":1703836800000,"from":"9f86d081884c7d65","n":41}
 //!           {"price":1.5}
 //! ```
@@ -95,8 +95,8 @@ pub(super) struct Source {
 /// Why a message is not an event. It is counted, logged and skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
-    #[error("the subject names no channel of a configured tenant")]
-    Subject,
+    #[error("it names no channel of a configured tenant")]
+    Name,
     #[error("the first line is not the head of an event")]
     Head,
     #[error("the event is of a newer version of tickgate")]
@@ -112,20 +112,15 @@ pub(super) enum Problem {
 /// Reads and writes messages.
 #[derive(Debug)]
 pub(super) struct Decoder {
-    /// The subject of everything in a lane, up to and including its last dot.
-    log: Box<str>,
-    plain: Box<str>,
     // By number; the first is the default tenant.
     tenants: Vec<Box<str>>,
 }
 
 impl Decoder {
     /// `tenants` are the names of the configured tenants, from number 1 on.
-    pub(super) fn new(prefix: &str, tenants: &[Box<str>]) -> Self {
+    pub(super) fn new(tenants: &[Box<str>]) -> Self {
         let default: Box<str> = DEFAULT_TENANT.into();
         Self {
-            log: format!("{prefix}.log.").into(),
-            plain: format!("{prefix}.plain.").into(),
             tenants: std::iter::once(default).chain(tenants.iter().cloned()).collect(),
         }
     }
@@ -135,11 +130,10 @@ impl Decoder {
         channel.tenant().index() < self.tenants.len()
     }
 
-    /// The subject of a channel, whose tenant must be known.
-    pub(super) fn subject(&self, channel: &Channel, is_kept: bool) -> String {
-        let lane = if is_kept { &self.log } else { &self.plain };
+    /// The name of a channel, whose tenant must be known, behind `before`.
+    pub(super) fn name(&self, before: &str, channel: &Channel) -> String {
         let tenant = self.tenants.get(channel.tenant().index()).map_or("", |name| name);
-        format!("{lane}{tenant}.{}", channel.as_str())
+        format!("{before}{tenant}.{}", channel.as_str())
     }
 
     /// The payload of an event.
@@ -166,8 +160,8 @@ impl Decoder {
     }
 
     /// Reads an event.
-    pub(super) fn decode(&self, subject: &str, payload: &Bytes) -> Result<Decoded, Problem> {
-        let channel = self.channel(subject).ok_or(Problem::Subject)?;
+    pub(super) fn decode(&self, name: &str, payload: &Bytes) -> Result<Decoded, Problem> {
+        let channel = self.channel(name).ok_or(Problem::Name)?;
         let end = memchr::memchr(b'\n', payload).ok_or(Problem::Head)?;
         let head: Head<'_> = serde_json::from_slice(&payload[..end]).map_err(|_| Problem::Head)?;
         if head.v != FORMAT {
@@ -205,10 +199,7 @@ impl Decoder {
         })
     }
 
-    fn channel(&self, subject: &str) -> Option<Channel> {
-        let name = subject
-            .strip_prefix(&*self.log)
-            .or_else(|| subject.strip_prefix(&*self.plain))?;
+    fn channel(&self, name: &str) -> Option<Channel> {
         let (tenant, name) = name.split_once('.')?;
         let tenant = self.tenants.iter().position(|known| **known == *tenant)?;
         Some(Channel::parse(name).ok()?.in_tenant(Tenant::new(tenant)?))
@@ -220,7 +211,7 @@ mod tests {
     use super::*;
 
     fn decoder() -> Decoder {
-        Decoder::new("t.one", &["acme".into(), "beta".into()])
+        Decoder::new(&["acme".into(), "beta".into()])
     }
 
     fn event(tenant: usize) -> NewEvent {
@@ -249,19 +240,15 @@ mod tests {
     fn events_survive_the_way_with_everything_that_belongs_to_them() {
         let decoder = decoder();
         for tenant in 0..3 {
-            for is_kept in [false, true] {
+            for is_whole in [false, true] {
                 let event = event(tenant);
-                let subject = decoder.subject(&event.channel, is_kept);
-                let lane = if is_kept { "log" } else { "plain" };
-                let name = ["~", "acme", "beta"][tenant];
-                assert!(
-                    subject.starts_with(&format!("t.one.{lane}.{name}.market.BTC/USDT.")),
-                    "{subject}"
-                );
+                let name = decoder.name("", &event.channel);
+                let of = ["~", "acme", "beta"][tenant];
+                assert!(name.starts_with(&format!("{of}.market.BTC/USDT.")), "{name}");
                 let decoded = decoder
-                    .decode(&subject, &Decoder::encode(&event, SOURCE, is_kept))
+                    .decode(&name, &Decoder::encode(&event, SOURCE, is_whole))
                     .expect("valid");
-                assert_eq!((decoded.source, decoded.is_whole), (SOURCE, is_kept));
+                assert_eq!((decoded.source, decoded.is_whole), (SOURCE, is_whole));
                 let back = decoded.event;
                 assert_eq!(
                     (&back.channel, &back.name, &back.data),
@@ -289,28 +276,17 @@ mod tests {
     fn what_is_no_event_is_refused_with_its_problem() {
         let decoder = decoder();
         let good = r#"{"v":1,"name":"n","ts":1,"from":7,"n":8}"#;
-        let subject = "t.one.log.~.a.b";
-        let problem = |subject: &str, payload: String| decoder.decode(subject, &payload.into()).err();
-        assert_eq!(problem(subject, format!("{good}\n{{}}")), None);
-        for other in [
-            "t.two.log.~.a.b",
-            "t.one.log.a.b",
-            "t.one.log.~",
-            "t.one.log.gamma.a",
-            "t.one.log.~.a..b",
-            "x",
-        ] {
-            assert_eq!(problem(other, format!("{good}\n1")), Some(Problem::Subject), "{other}");
+        let name = "~.a.b";
+        let problem = |name: &str, payload: String| decoder.decode(name, &payload.into()).err();
+        assert_eq!(problem(name, format!("{good}\n{{}}")), None);
+        for other in ["a.b", "~", "gamma.a", "~.a..b", "x"] {
+            assert_eq!(problem(other, format!("{good}\n1")), Some(Problem::Name), "{other}");
         }
         for data in ["", "1 2", "{", "nul", "\u{1}"] {
-            assert_eq!(
-                problem(subject, format!("{good}\n{data}")),
-                Some(Problem::Data),
-                "{data}"
-            );
+            assert_eq!(problem(name, format!("{good}\n{data}")), Some(Problem::Data), "{data}");
         }
         assert_eq!(
-            problem(subject, good.replace("\"v\":1", "\"v\":2") + "\n1"),
+            problem(name, good.replace("\"v\":1", "\"v\":2") + "\n1"),
             Some(Problem::Format)
         );
         for head in [
@@ -320,11 +296,11 @@ mod tests {
             r#"{"v":1,"name":"","ts":1,"from":7,"n":8}"#,
             r#"{"v":1,"name":"\u0007","ts":1,"from":7,"n":8}"#,
         ] {
-            assert_eq!(problem(subject, format!("{head}\n1")), Some(Problem::Head), "{head}");
+            assert_eq!(problem(name, format!("{head}\n1")), Some(Problem::Head), "{head}");
         }
-        assert_eq!(problem(subject, good.to_owned()), Some(Problem::Head));
+        assert_eq!(problem(name, good.to_owned()), Some(Problem::Head));
         let mut bytes = format!("{good}\n\"").into_bytes();
         bytes.extend([0xff, b'"']);
-        assert_eq!(decoder.decode(subject, &bytes.into()).err(), Some(Problem::Data));
+        assert_eq!(decoder.decode(name, &bytes.into()).err(), Some(Problem::Data));
     }
 }

@@ -9,7 +9,7 @@ use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readabl
 
 /// The counters of the broker.
 #[derive(Debug, Default)]
-pub struct NatsMetrics {
+pub(super) struct BrokerMetrics {
     pub(super) connects: Counter,
     pub(super) applied_log: Counter,
     pub(super) applied_plain: Counter,
@@ -33,7 +33,7 @@ pub struct NatsMetrics {
 
 /// The counters of the broker at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NatsSample {
+pub struct BrokerSample {
     /// Whether the gateway is connected and current.
     pub is_up: bool,
     /// Connections that were made to the broker.
@@ -63,7 +63,7 @@ pub struct NatsSample {
     pub latency: HistogramSample,
 }
 
-impl NatsSample {
+impl BrokerSample {
     /// The metrics of the broker.
     pub const METRICS: &[Metric<Self>] = &[
         Metric::gauge(
@@ -150,7 +150,7 @@ fn lanes(counts: [u64; 2], samples: &mut Samples<'_>) {
     }
 }
 
-impl NatsMetrics {
+impl BrokerMetrics {
     pub(super) fn count_outcome(&self, outcome: &Result<Receipt, Refusal>, latency: Duration) {
         match outcome {
             Ok(_) => {
@@ -170,9 +170,9 @@ impl NatsMetrics {
         counter.add(1);
     }
 
-    pub(super) fn sample(&self, is_up: bool) -> NatsSample {
+    pub(super) fn sample(&self, is_up: bool) -> BrokerSample {
         let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
-        NatsSample {
+        BrokerSample {
             is_up,
             connects: self.connects.get(),
             applied: [self.applied_log.get(), self.applied_plain.get()],

@@ -1,0 +1,135 @@
+//! From the log into the hub.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Position, Replica};
+use crate::broker::message::{Decoded, Problem};
+use crate::hub::{Credit, Stamp, Wakes};
+use tickgate_protocol::channel::{Channel, Tenant};
+
+/// On average, so many events of channels with merged records bring the records as a whole into the log. The log keeps
+/// thousands of events of each channel, so that there is always one among them.
+const WHOLE_EVERY: u32 = 64;
+
+/// A message that was no event is logged at most once in this time.
+const SKIPPED_LOGGED: Duration = Duration::from_secs(60);
+
+/// The place of a message in the log.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Place {
+    /// Its number.
+    pub(in crate::broker) sequence: u64,
+    /// When the broker stored it, in Unix milliseconds.
+    pub(in crate::broker) stored_ms: u64,
+    /// Whether the log is read back into a hub that began empty.
+    pub(in crate::broker) is_replayed: bool,
+}
+
+impl Replica {
+    async fn credit(&self, bytes: usize, wakes: &mut Wakes) -> Credit<'_> {
+        match self.hub.credit_now(Tenant::DEFAULT, bytes) {
+            Some(credit) => credit,
+            None => {
+                self.hub.wake(std::mem::take(wakes));
+                self.hub.credit(Tenant::DEFAULT, bytes).await
+            }
+        }
+    }
+
+    /// Applies an event of a channel that keeps state. `write_whole` writes the merged records of a channel into the log,
+    /// if it is due.
+    pub(in crate::broker) async fn apply_kept(
+        &self,
+        place: Place,
+        (name, payload): (&str, &Bytes),
+        wakes: &mut Wakes,
+        write_whole: impl FnOnce(&Channel, u64),
+    ) {
+        let decoded = self.decoder.decode(name, payload);
+        let credit = self.credit(payload.len(), wakes).await;
+        let now = self.clock.now();
+        let mut position = self.position.lock();
+        position.applied = place.sequence;
+        let version = position.table.as_ref().and_then(|table| table.version(place.sequence));
+        let age_ms = position.age_ms(place.stored_ms, now);
+        drop(position);
+        let is_replayed = place.is_replayed;
+        match (decoded, version) {
+            // The hub has merged the records itself.
+            (Ok(Decoded { is_whole: true, .. }), _) if !is_replayed => {}
+            (Ok(Decoded { event, source, .. }), Some(version)) => {
+                let is_own = source.gateway == self.gateway;
+                let merges = is_own && !is_replayed && self.hub.class_of(&event.channel).record_key.is_some();
+                let merged = merges.then(|| event.channel.clone());
+                let stamp = Stamp {
+                    version,
+                    age_ms,
+                    is_replayed,
+                };
+                if !is_own && !is_replayed {
+                    (self.foreign)(&event.channel);
+                }
+                let receipt = self.hub.apply(event, stamp, now, credit, wakes);
+                self.metrics.applied_log.add(1);
+                self.metrics.delay_ms.store(age_ms, Ordering::Relaxed);
+                if is_own {
+                    self.pending.finish(source.number, Ok(receipt), Instant::now());
+                }
+                if let Some(channel) = merged.filter(|_| rand::random_ratio(1, WHOLE_EVERY)) {
+                    write_whole(&channel, place.sequence);
+                }
+            }
+            (Err(problem), _) => self.skip(problem, name),
+            // Older than all terms: no client can have a position there.
+            (Ok(_), None) => {}
+        }
+    }
+
+    /// Applies an event of a channel that keeps no state. `note` moves the position of its stream.
+    pub(in crate::broker) async fn apply_plain(
+        &self,
+        stored_ms: u64,
+        (name, payload): (&str, &Bytes),
+        wakes: &mut Wakes,
+        note: impl FnOnce(&mut Position),
+    ) {
+        let decoded = self.decoder.decode(name, payload);
+        let credit = self.credit(payload.len(), wakes).await;
+        let now = self.clock.now();
+        let age_ms = {
+            let mut position = self.position.lock();
+            note(&mut position);
+            position.age_ms(stored_ms, now)
+        };
+        let is_kept = |channel| self.hub.class_of(channel).keeps_state();
+        match decoded {
+            Ok(Decoded { event, .. }) if is_kept(&event.channel) => self.skip(Problem::Lane, name),
+            Ok(Decoded { event, source, .. }) => {
+                if source.gateway != self.gateway {
+                    (self.foreign)(&event.channel);
+                }
+                let receipt = self.hub.apply(event, Stamp::default(), now, credit, wakes);
+                self.metrics.applied_plain.add(1);
+                self.metrics.plain_delay_ms.store(age_ms, Ordering::Relaxed);
+                if source.gateway == self.gateway {
+                    self.pending.finish(source.number, Ok(receipt), Instant::now());
+                }
+            }
+            Err(problem) => self.skip(problem, name),
+        }
+    }
+
+    pub(in crate::broker) fn skip(&self, problem: Problem, name: &str) {
+        self.metrics.skipped.add(1);
+        let mut position = self.position.lock();
+        let now = Instant::now();
+        let is_due = |logged: Instant| now.saturating_duration_since(logged) >= SKIPPED_LOGGED;
+        if position.skipped_logged.is_none_or(is_due) {
+            position.skipped_logged = Some(now);
+            tracing::warn!(name, %problem, "a message of the broker is skipped (said once a minute)");
+        }
+    }
+}

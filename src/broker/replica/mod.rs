@@ -1,0 +1,207 @@
+//! The hub of a gateway that follows a log, as one of several: what all brokers of several gateways have in common.
+//!
+//! Invariants: an event is applied once, in the order of the log, and the position moves with it without a wait in between.
+//! So a session can end at any time, and the next one goes on behind the last event that was applied. The publisher gets its
+//! receipt when this gateway has applied the event.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `publish` | from a publisher to the session, and duplicates |
+//! | `attach` | notices, and the place of the hub in the log |
+//! | `apply` | from the log into the hub |
+
+mod apply;
+mod attach;
+mod publish;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::link::End;
+use super::message::Decoder;
+use super::metrics::BrokerMetrics;
+use super::pending::Pending;
+use super::rates::PublishRates;
+use super::requests::Learn;
+use super::terms::Table;
+use super::{Link, Readiness};
+use crate::hub::{Hub, LOG_STEP};
+use crate::shard::mailbox::ShardHandle;
+use crate::time::{Clock, Now};
+use tickgate_protocol::channel::Channel;
+
+pub(super) use apply::Place;
+pub(super) use attach::{Extent, Newest};
+
+/// Is told the channel of every event that another gateway published.
+pub type Foreign = Box<dyn Fn(&Channel) + Send + Sync>;
+
+/// Who is told what comes from the broker.
+pub struct Listeners {
+    /// See [`Foreign`].
+    pub foreign: Foreign,
+    /// See [`Learn`].
+    pub learn: Learn,
+}
+
+/// What a gateway is to the others.
+#[derive(Clone, Debug)]
+pub(in crate::broker) struct Membership {
+    /// The name of this gateway.
+    pub(in crate::broker) node: Box<str>,
+    /// A hash of the classes of channels, which must be the same on all gateways.
+    pub(in crate::broker) classes: u64,
+    /// The names of the tenants, from number 1 on.
+    pub(in crate::broker) tenants: Vec<Box<str>>,
+    /// Events per second of one publisher of each tenant through this gateway, the default tenant's first; 0 or missing: no
+    /// limit.
+    pub(in crate::broker) publish_per_second: Vec<u32>,
+}
+
+/// See the module's docs.
+pub(in crate::broker) struct Replica {
+    pub(in crate::broker) hub: Arc<Hub>,
+    pub(in crate::broker) clock: Clock,
+    // Tells this gateway's events from those of others, and of an earlier run.
+    pub(in crate::broker) gateway: u64,
+    membership: Membership,
+    pub(in crate::broker) decoder: Decoder,
+    rates: PublishRates,
+    pub(in crate::broker) pending: Pending,
+    pub(in crate::broker) is_up: AtomicBool,
+    pub(in crate::broker) position: Mutex<Position>,
+    pub(in crate::broker) metrics: Arc<BrokerMetrics>,
+    foreign: Foreign,
+    pub(in crate::broker) learn: Learn,
+}
+
+/// How far the gateway has come.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Position {
+    /// The terms of the log; `None`: the gateway has never attached, or begins anew.
+    pub(in crate::broker) table: Option<Table>,
+    /// The number of the last message of the log that was applied.
+    pub(in crate::broker) applied: u64,
+    /// The broker that the gateway is connected to; see [`Notice::incarnation`].
+    pub(in crate::broker) incarnation: String,
+    /// The number of the newest notice that was seen.
+    pub(in crate::broker) notice: u64,
+    /// When a notice was read last.
+    pub(in crate::broker) heard: Option<Instant>,
+    /// Up to here the log is read back into a hub that began empty.
+    pub(in crate::broker) replay_to: u64,
+    /// Whether clients may have got events since the hub began anew.
+    was_up: bool,
+    // The same instant on the broker's clock, in Unix milliseconds, and on the gateway's, in monotonic ones.
+    time: Option<(u64, u64)>,
+    skipped_logged: Option<Instant>,
+}
+
+impl Position {
+    /// The broker has just stored something at `stored_ms`.
+    pub(in crate::broker) fn note_time(&mut self, stored_ms: u64, now: Now) {
+        self.time = Some((stored_ms, now.mono_ms));
+    }
+
+    /// How long ago the broker stored something, by its own clock.
+    pub(in crate::broker) fn age_ms(&self, stored_ms: u64, now: Now) -> u64 {
+        self.time.map_or(0, |(broker_ms, mono_ms)| {
+            let broker_now_ms = broker_ms + now.mono_ms.saturating_sub(mono_ms);
+            broker_now_ms.saturating_sub(stored_ms)
+        })
+    }
+}
+
+impl Replica {
+    pub(in crate::broker) fn new(
+        membership: Membership,
+        (hub, shards): (Arc<Hub>, Vec<ShardHandle>),
+        clock: Clock,
+        Listeners { foreign, learn }: Listeners,
+    ) -> Self {
+        let metrics = Arc::<BrokerMetrics>::default();
+        Self {
+            hub,
+            clock,
+            gateway: rand::random(),
+            decoder: Decoder::new(&membership.tenants),
+            rates: PublishRates::new(membership.publish_per_second.clone()),
+            membership,
+            pending: Pending::new(shards, Arc::clone(&metrics)),
+            is_up: AtomicBool::new(false),
+            position: Mutex::default(),
+            metrics,
+            foreign,
+            learn,
+        }
+    }
+
+    pub(in crate::broker) fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Acquire)
+    }
+
+    pub(in crate::broker) fn link(&self) -> Link {
+        if self.is_up() { Link::Up } else { Link::Down }
+    }
+
+    /// See [`super::Broker::prepare`].
+    pub(in crate::broker) fn prepare(&self, version: u64) -> Readiness {
+        if !self.is_up() {
+            Readiness::Unavailable
+        } else if version / LOG_STEP <= self.hub.newest_version() / LOG_STEP {
+            Readiness::Ready
+        } else {
+            Readiness::Behind
+        }
+    }
+
+    /// The hub holds what the log had when the gateway attached.
+    pub(in crate::broker) fn go_up(&self) {
+        let mut position = self.position.lock();
+        position.was_up = true;
+        position.heard = Some(Instant::now());
+        let applied = position.applied;
+        drop(position);
+        if !self.is_up.swap(true, Ordering::AcqRel) {
+            tracing::info!(applied, epoch = %self.hub.epoch(), "the link to the broker is up");
+        }
+    }
+
+    /// The session has ended. Returns whether the link was up.
+    pub(in crate::broker) fn go_down(&self, end: &End) -> bool {
+        if let End::Gap(_) = end {
+            // The next session reads the log from its beginning.
+            self.position.lock().table = None;
+        }
+        self.is_up.swap(false, Ordering::AcqRel)
+    }
+
+    /// Ends all connections of this gateway, since events may be missing from what they got.
+    pub(in crate::broker) fn end_connections(&self, reason: &str) {
+        self.metrics.resyncs.add(1);
+        tracing::warn!(
+            reason,
+            "all connections end, so that their clients come back and recover"
+        );
+        self.pending.resync();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_those_of_the_broker_s_clock() {
+        let now = |mono_ms| Now { mono_ms, unix_ms: 0 };
+        let mut position = Position::default();
+        assert_eq!(position.age_ms(5, now(100)), 0);
+        position.note_time(1_000_000, now(100));
+        assert_eq!(position.age_ms(999_000, now(100)), 1000);
+        assert_eq!(position.age_ms(999_000, now(350)), 1250);
+        assert_eq!(position.age_ms(1_000_600, now(350)), 0, "in the future");
+    }
+}
