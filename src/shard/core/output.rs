@@ -4,10 +4,10 @@ use std::io::IoSlice;
 
 use super::ShardCore;
 use super::bandwidth::within;
-use super::fanout::can_tell_gap;
 use crate::session::Input;
 use crate::shard::connection::{Flags, Stage};
 use crate::shard::mailbox::ConnectionId;
+use crate::shard::outbox::precedes;
 use crate::time::Now;
 use tickgate_protocol::disconnect::Disconnect;
 
@@ -80,10 +80,11 @@ impl ShardCore {
                 .recovery
                 .read_ahead(slot, limit, self.now, &mut self.connections, &mut self.fanout);
         }
-        if can_tell_gap(self.connections.hot(slot), self.connections.endpoint(slot))
+        if self.connections.hot(slot).flags.has(Flags::GAP)
             && let Some(connection) = self.connections.get(slot)
+            && let Some(gap) = self.fanout.tell_gap_in_time(connection, now)
         {
-            self.fanout.tell_gap(connection, now);
+            until = Some(until.map_or(gap, |until| earlier(until, gap)));
         }
         let hot = self.connections.hot(slot);
         debug_assert_eq!(hot.flags.has(Flags::DIRTY), is_listed, "listed while it is written");
@@ -176,4 +177,9 @@ impl ShardCore {
             self.fanout.outgoing_mut().mark_dirty(slot, hot);
         }
     }
+}
+
+// The earlier of two positions among the queued frames.
+const fn earlier(left: u32, right: u32) -> u32 {
+    if precedes(right, left) { right } else { left }
 }

@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
-use super::{Connection, Connections, Fanout};
+use super::{Connections, Fanout};
 use crate::auth;
 use crate::shard::connection::Cold;
+use crate::shard::core::connections::Connection;
 use crate::shard::frame::Frame;
 use crate::shard::table::NodeId;
 use crate::time::Now;

@@ -5,7 +5,7 @@
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
 //! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `head` (up to which version
-//! the inbox has been popped), `paced` (subscriptions with a rate).
+//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event).
 
 mod frames;
 mod freshness;
@@ -13,32 +13,31 @@ mod head;
 mod outgoing;
 mod overflow;
 mod paced;
+mod replies;
 mod runs;
 
 use std::sync::Arc;
 
-use super::connections::{Connection, Connections, Recipient};
+use super::connections::{Connections, Recipient};
 use crate::auth;
 use crate::event::Event;
 use crate::hub::{Inbox, Popped};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot};
-use crate::shard::frame::Frame;
 use crate::shard::numbers::Numbers;
 use crate::shard::pace::Groups;
 use crate::shard::paced::Paced;
 use crate::shard::table::{NodeId, Table};
 use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
-use tickgate_protocol::message::Reply;
 
 pub(super) use frames::Frames;
 use frames::RunFrames;
 use head::Head;
 pub(super) use outgoing::Outgoing;
+pub(super) use overflow::note_loss;
 use overflow::{Queued, queue_event};
-pub(super) use overflow::{can_tell_gap, note_loss};
 use runs::RunBounds;
 
 /// After this many deliveries no further run is begun. They take some milliseconds, like the other bounds of a turn.
@@ -305,51 +304,6 @@ impl Fanout {
         frames.count(&self.metrics);
         self.metrics.deliveries.bump(count as u64);
         count
-    }
-
-    /// Queues a reply or control message; returns whether the bounds allow it. `is_last`: it is queued in any case, since
-    /// the session ends with it.
-    pub(super) fn queue_reply(&mut self, connection: &mut Connection<'_>, bytes: &[u8], is_last: bool) -> bool {
-        let Connection { id, hot, endpoint, .. } = connection;
-        let frame = Frame::reply(endpoint.reply(bytes, &self.inbox, &self.metrics));
-        self.outgoing.queue_reply(id.slot, hot, frame, endpoint, is_last)
-    }
-
-    /// Queues the `dropped` message at the position of the first missing event.
-    pub(super) fn tell_gap(&mut self, connection: Connection<'_>, now: Now) {
-        let Connection {
-            hot, cold, endpoint, ..
-        } = connection;
-        hot.flags.clear(Flags::GAP);
-        let extra = cold.extra.as_mut();
-        let Some(gap) = extra.and_then(|extra| extra.gap.take()) else {
-            return;
-        };
-        let reply = Reply::Dropped {
-            count: gap.count,
-            channels: &gap.channels,
-        };
-        let mut bytes = Vec::new();
-        if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
-            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
-            self.outgoing.push_at_gap(hot, frame, gap.sequence);
-        }
-    }
-
-    /// Queues the `cursor` message of a connection that catches up behind a page that was read, if there is room. The
-    /// connection is being written, so it is not listed.
-    pub(super) fn tell_cursor(&mut self, connection: Connection<'_>, now: Now) {
-        let context = connection.context(now);
-        let Some(cursor) = connection.cold.session.cursor(&context) else {
-            return;
-        };
-        let Connection { hot, endpoint, .. } = connection;
-        let mut bytes = Vec::new();
-        let reply = Reply::Progress { cursor };
-        if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
-            let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
-            self.outgoing.push_reply(hot, frame, endpoint);
-        }
     }
 
     /// Takes out what was written to a connection's socket: `bytes` from the front of its outbox.

@@ -228,9 +228,3 @@ pub(in crate::shard::core) fn note_loss(
     });
     gap.add(count, channel);
 }
-
-/// Whether the `dropped` message can be queued now: there is room among the replies, or the outbox is empty.
-pub(in crate::shard::core) fn can_tell_gap(hot: &Hot, endpoint: &Endpoint) -> bool {
-    let has_room = hot.outbox.reply_frames() < endpoint.bounds.reply_frames;
-    hot.flags.has(Flags::GAP) && (has_room || hot.outbox.is_empty())
-}

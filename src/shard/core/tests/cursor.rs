@@ -243,6 +243,46 @@ fn no_cursor_is_given_before_a_loss_is_reported() {
 }
 
 #[test]
+fn a_cursor_does_not_overtake_a_loss_that_finds_no_room_among_the_replies() {
+    let limits = Limits {
+        outbox_frames: 4,
+        reply_frames: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::new();
+    rig.next_turn();
+    let id = rig.connect_with(session_settings(Mode::Off, limits), Ok(None), true);
+    rig.subscribe(id, "market.*");
+    rig.read(id);
+    rig.stall(id);
+    for n in 1..=4 {
+        rig.event("market.a.trade", &n.to_string());
+    }
+    rig.next_turn();
+    // Its cursor covers all four events. None of them is lost yet.
+    rig.say(id, r#"{"type":"history","channel":"market.a.trade","limit":1,"id":1}"#);
+    rig.say(id, r#"{"type":"ping"}"#);
+    rig.event("market.a.trade", "5");
+    rig.core.writable(id);
+    let got = rig.read(id);
+    let expected = ["dropped", "event", "event", "event", "history", "pong", "event"];
+    assert_eq!(kinds(&got), expected);
+    assert_eq!(version(&last_cursor(&got).expect("a cursor")), 4);
+
+    // What is queued before the loss leaves before it is told.
+    rig.stall(id);
+    for _ in 0..2 {
+        rig.say(id, r#"{"type":"ping"}"#);
+    }
+    for n in 6..=10 {
+        rig.event("market.a.trade", &n.to_string());
+    }
+    rig.core.writable(id);
+    let expected = ["pong", "pong", "dropped", "event", "event", "event", "event"];
+    assert_eq!(kinds(&rig.read(id)), expected);
+}
+
+#[test]
 fn a_ping_before_the_answer_has_no_cursor_and_later_ones_do() {
     let mut rig = Rig::with(Settings {
         subscribe_steps: 2,
