@@ -75,14 +75,15 @@ impl Identity {
         }
     }
 
-    /// A mark of tenant and user, for cursors. Different users may have the same one, but hardly ever do.
+    /// A mark of tenant and user, for cursors. Different users may have the same one, but hardly ever do. The tenant counts by
+    /// its name, which is `None` for the default tenant: its number may differ on another gateway.
     #[must_use]
-    pub fn holder(&self) -> u32 {
+    pub fn holder(&self, tenant: Option<&str>) -> u32 {
         // FNV-1a: the same in every process, since a cursor outlives the one that made it.
-        let user = self.user.as_deref().unwrap_or_default();
         let add = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        let tenant = u32::try_from(self.tenant.index()).unwrap_or(0);
-        user.bytes().fold(0x811c_9dc5 ^ tenant, add)
+        let tenant = tenant.into_iter().flat_map(|name| name.bytes().chain([b'\n']));
+        let user = self.user.as_deref().unwrap_or_default();
+        tenant.chain(user.bytes()).fold(0x811c_9dc5, add)
     }
 
     /// Whose quotas what the identity publishes counts for: the user's, or one for all anonymous connections, whose name is

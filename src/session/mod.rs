@@ -443,7 +443,7 @@ pub struct Settings {
     pub refused_values: Arc<[RefusedValue]>,
     /// The endpoint's tenant. Every name that a client sends is one of this tenant.
     pub tenant: Tenant,
-    /// The tenant's name, for log lines; `None` for the default one.
+    /// The tenant's name, for log lines and cursors; `None` for the default one.
     pub tenant_name: Option<Box<str>>,
     /// How long a client may take to authenticate in-band, in milliseconds.
     pub auth_timeout_ms: u64,

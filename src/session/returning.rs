@@ -108,7 +108,7 @@ impl Session {
         });
         let cursor = Cursor {
             epoch,
-            holder: self.holder(),
+            holder: self.holder(context),
             version: offset.version,
             owes_values: offset.owes_values,
         };

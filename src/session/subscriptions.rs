@@ -57,7 +57,7 @@ impl Session {
             Ok(new) => new,
             Err((code, message)) => return out.error(&client_request.request_ref, code, &message, context),
         };
-        let (resume, ignored) = self.take_usable(resume, &new);
+        let (resume, ignored) = self.take_usable(resume, &new, context);
         let resume = self.without_automatic(resume, patterns, context);
         client_request.ignored = ignored;
         if new.is_empty() {
@@ -95,7 +95,12 @@ impl Session {
     // What the client says of channels that no new pattern covers, or that it receives already, is of no use: it is left
     // out, and the channels of `recover` are returned. A cursor of another user says nothing. The comparison is with the
     // distinct patterns only, whose number is bounded by the limit, so patterns repeated in the message cost nothing.
-    fn take_usable(&self, resume: Option<Resume>, new: &[Pattern]) -> (Option<Resume>, Vec<Channel>) {
+    fn take_usable(
+        &self,
+        resume: Option<Resume>,
+        new: &[Pattern],
+        context: &Context<'_>,
+    ) -> (Option<Resume>, Vec<Channel>) {
         let is_usable = |channel: &Channel| {
             let matches = |pattern: &Pattern| pattern.matches(channel);
             new.iter().any(matches) && !self.patterns.iter().any(matches)
@@ -113,7 +118,7 @@ impl Session {
                 mut seen,
             }) => {
                 seen.retain(|(channel, _)| is_usable(channel));
-                let cursor = cursor.filter(|cursor| cursor.holder == self.holder());
+                let cursor = cursor.filter(|cursor| cursor.holder == self.holder(context));
                 (Some(Resume::Cursor { cursor, newest, seen }), Vec::new())
             }
         }
@@ -134,8 +139,9 @@ impl Session {
         }
     }
 
-    pub(super) fn holder(&self) -> u32 {
-        self.identity.as_ref().map_or(0, |identity| identity.holder())
+    pub(super) fn holder(&self, context: &Context<'_>) -> u32 {
+        let tenant = context.settings.tenant_name.as_deref();
+        self.identity.as_ref().map_or(0, |identity| identity.holder(tenant))
     }
 
     /// Up to when the client has everything on its subscriptions; `None` if that is unknown now, or if it might lose
@@ -144,7 +150,7 @@ impl Session {
     #[must_use]
     pub fn cursor(&self, context: &Context<'_>) -> Option<Cursor> {
         let is_subscribing = self.activity.as_ref().is_some_and(|activity| activity.is_subscribing());
-        let holder = self.holder();
+        let holder = self.holder(context);
         let cursor = context.cursor.map(|cursor| Cursor { holder, ..cursor });
         let is_used = (self.engine_io.as_ref()).is_none_or(|engine_io| engine_io.pid.is_some());
         cursor.filter(|_| !self.patterns.is_empty() && !is_subscribing && is_used)

@@ -8,7 +8,7 @@ use super::sign::{SECRET, Signer, base64url, hs256, hs256_keys, noise};
 use crate::auth::{
     Algorithm, Grant, Identity, Key, KeySet, MintError, Settings, TOKEN_BYTES_MAX, TokenError, mint, verify,
 };
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 use tickgate_protocol::message::ErrorCode;
 
 /// 2023-12-29T10:40:00Z
@@ -428,4 +428,25 @@ proptest! {
         let changed = String::from_utf8(bytes).expect("ASCII");
         prop_assert_eq!(verify(&changed, &hs256_keys(), &Settings::default(), NOW_MS).is_ok(), changed == good);
     }
+}
+
+#[test]
+fn the_mark_of_a_cursor_is_that_of_a_user_of_a_tenant_whatever_its_number() {
+    let mark = |number: usize, tenant: Option<&str>, user: &str| {
+        let identity = Identity {
+            tenant: Tenant::new(number).expect("in range"),
+            user: Some(user.into()),
+            ..Identity::anonymous(Arc::default())
+        };
+        identity.holder(tenant)
+    };
+    assert_eq!(mark(1, Some("acme"), "u1"), mark(2, Some("acme"), "u1"));
+    let others = [
+        mark(0, None, "u1"),
+        mark(1, Some("beta"), "u1"),
+        mark(1, Some("acme"), "u2"),
+        mark(1, Some("acmeu"), "1"),
+        mark(0, None, "acmeu1"),
+    ];
+    assert!(!others.contains(&mark(1, Some("acme"), "u1")), "{others:?}");
 }
