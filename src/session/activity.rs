@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::metering::{CommandMeter, Refusals};
+use super::parts::Parts;
 use crate::auth::TokenError;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::message::{RequestId, RequestRef, Resume};
@@ -25,6 +26,8 @@ pub(super) struct Activity {
     pub(super) subscribe: Option<PendingSubscribe>,
     /// Subscription changes that wait for the subscribe request under way, oldest first.
     pub(super) deferred: VecDeque<SubscriptionChange>,
+    /// The messages of a `subscribe` that the last one completes.
+    pub(super) parts: Option<Parts>,
     /// Commands in flight: the number of the request, and the client's id.
     pub(super) commands: Vec<(u32, RequestId)>,
     /// Commands in flight from before a Socket.IO DISCONNECT. Their answers are discarded, but until then they count
@@ -73,6 +76,8 @@ pub(super) struct SubscriptionChange {
     pub(super) patterns: Vec<Pattern>,
     pub(super) resume: Option<Resume>,
     pub(super) max_rate: Option<Rate>,
+    /// Another message has more of its `recover`.
+    pub(super) more: bool,
 }
 
 impl Activity {
@@ -83,7 +88,7 @@ impl Activity {
 
     /// Whether a subscribe request is under way or waits.
     pub(super) fn is_subscribing(&self) -> bool {
-        self.subscribe.is_some() || self.deferred.iter().any(|change| change.subscribe)
+        self.subscribe.is_some() || self.parts.is_some() || self.deferred.iter().any(|change| change.subscribe)
     }
 
     /// Whether the request with this number waits for its answer.
@@ -103,6 +108,7 @@ impl Activity {
             && self.publish.is_none()
             && self.subscribe.is_none()
             && self.deferred.is_empty()
+            && self.parts.is_none()
             && self.commands.is_empty()
             && self.orphaned_commands.is_empty()
             && self.command_meter.is_full(now_mono_ms)

@@ -176,6 +176,8 @@ impl Session {
         scratch: &mut Scratch,
         out: &mut Outputs,
     ) {
+        // It may have been one of them.
+        self.take_parts();
         match context.settings.dialect.request_head(text, scratch) {
             Some(head) => {
                 let abuse = self.activity().refusals.count(context.now.mono_ms);
@@ -241,6 +243,7 @@ impl Session {
                 patterns,
                 resume,
                 max_rate,
+                more,
             } => self.change_subscriptions(
                 SubscriptionChange {
                     subscribe: true,
@@ -248,6 +251,7 @@ impl Session {
                     patterns,
                     resume,
                     max_rate,
+                    more,
                 },
                 context,
                 out,
@@ -259,6 +263,7 @@ impl Session {
                     patterns,
                     resume: None,
                     max_rate: None,
+                    more: false,
                 },
                 context,
                 out,
@@ -300,6 +305,9 @@ impl Session {
             request_ref,
             message_type,
         } = malformed;
+        if matches!(message_type, Some(MessageType::Subscribe) | None) {
+            self.take_parts();
+        }
         // A message without a type gets the error about the missing type. A message whose type needs authentication
         // gets the error about authentication, whatever else is wrong with it.
         let names_a_type = message_type.is_some() || *code == ErrorCode::UnknownType;

@@ -1,5 +1,6 @@
 //! What the timer does: pings, expiry warnings, reports of refused messages, and timeouts.
 
+use super::parts::Parts;
 use super::{Context, Outputs, Session};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::Reply;
@@ -19,6 +20,7 @@ impl Session {
         }
         self.warn_of_expiry(context, out);
         self.report_refusals(context, out);
+        self.expire_parts(context, out);
         self.report_challenge(context, out);
         if self.next_ping_ms <= now_ms {
             let interval_ms = context.settings.heartbeat_interval_ms.max(1);
@@ -52,6 +54,9 @@ impl Session {
             self.activity
                 .as_ref()
                 .and_then(|activity| activity.refusals.report_due_ms()),
+            self.activity
+                .as_ref()
+                .and_then(|activity| activity.parts.as_ref().map(Parts::due_ms)),
         ];
         self.deadline_ms = deadlines.into_iter().flatten().fold(self.next_ping_ms, u64::min);
     }

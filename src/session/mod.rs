@@ -30,6 +30,7 @@ mod heartbeat;
 pub mod limits;
 mod metering;
 mod outputs;
+mod parts;
 mod rates;
 mod refused_value;
 mod requests;

@@ -2,6 +2,7 @@
 //! and one subscribe request is under way at a time.
 
 use super::activity::{PendingSubscribe, Subscribe, SubscriptionChange};
+use super::parts::Checked;
 use super::{Context, Output, Outputs, Session};
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::disconnect::Disconnect;
@@ -27,6 +28,7 @@ impl Session {
                 patterns,
                 resume,
                 max_rate,
+                more,
                 ..
             } = change;
             let client_request = Subscribe {
@@ -35,7 +37,7 @@ impl Session {
                 max_rate,
                 ignored: Vec::new(),
             };
-            self.subscribe(client_request, resume, context, out);
+            self.subscribe(client_request, (resume, more), context, out);
         } else {
             self.unsubscribe(&change.request_ref, &change.patterns, context, out);
         }
@@ -44,22 +46,25 @@ impl Session {
     fn subscribe(
         &mut self,
         mut client_request: Subscribe,
-        resume: Option<Resume>,
+        (resume, more): (Option<Resume>, bool),
         context: &Context<'_>,
         out: &mut Outputs,
     ) {
-        let Subscribe { patterns, max_rate, .. } = &client_request;
-        let new = self.new_patterns(patterns, context).and_then(|new| {
-            Self::check_wish(*max_rate, patterns, context.settings)?;
-            Ok(new)
-        });
-        let new = match new {
-            Ok(new) => new,
+        // A message that is refused ends what earlier ones began.
+        let parts = self.take_parts();
+        let checked = self.check_subscribe(&mut client_request, resume, context);
+        let checked = checked.and_then(|checked| self.join_parts((parts, more), checked, &mut client_request, context));
+        let (resume, new) = match checked {
+            Ok(Some(whole)) => whole,
+            Ok(None) => {
+                let outcome = SubscribeOutcome {
+                    more: true,
+                    ..SubscribeOutcome::default()
+                };
+                return self.reply_subscribed(&client_request, &outcome, context, out);
+            }
             Err((code, message)) => return out.error(&client_request.request_ref, code, &message, context),
         };
-        let (resume, ignored) = self.take_usable(resume, &new, context);
-        let resume = self.without_automatic(resume, patterns, context);
-        client_request.ignored = ignored;
         if new.is_empty() {
             let Subscribe { patterns, max_rate, .. } = &client_request;
             self.change_wishes(patterns, *max_rate, out);
@@ -90,6 +95,22 @@ impl Session {
             max_rate,
             is_automatic: false,
         });
+    }
+
+    // What a message asks for. Leaves out what is of no use.
+    fn check_subscribe(
+        &self,
+        client_request: &mut Subscribe,
+        resume: Option<Resume>,
+        context: &Context<'_>,
+    ) -> Result<Checked, (ErrorCode, String)> {
+        let Subscribe { patterns, max_rate, .. } = &*client_request;
+        let new = self.new_patterns(patterns, context)?;
+        Self::check_wish(*max_rate, patterns, context.settings)?;
+        let (resume, ignored) = self.take_usable(resume, &new, context);
+        let resume = self.without_automatic(resume, patterns, context);
+        client_request.ignored = ignored;
+        Ok((resume, new))
     }
 
     // What the client says of channels that no new pattern covers, or that it receives already, is of no use: it is left

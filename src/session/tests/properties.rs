@@ -49,9 +49,9 @@ fn message() -> impl Strategy<Value = String> {
         2 => "(good|another|less|bad)".prop_map(|token| format!(r#"{{"type":"auth","token":"{token}","id":"a"}}"#)),
         1 => Just(r#"{"type":"get_status","id":1}"#.to_owned()),
         1 => channel().prop_map(|c| format!(r#"{{"type":"publish","channel":"{c}","event":"e","id":"p"}}"#)),
-        2 => (channels(), channel(), 0u64..9).prop_map(|(c, key, offset)| {
+        2 => (channels(), channel(), 0u64..9, any::<bool>()).prop_map(|(c, key, offset, more)| {
             let key = format!(r#""{key}":{{"epoch":"e","offset":{offset}}}"#);
-            format!(r#"{{"type":"subscribe","channels":{c},"recover":{{{key}}},"id":"r"}}"#)
+            format!(r#"{{"type":"subscribe","channels":{c},"recover":{{{key}}},"more":{more},"id":"r"}}"#)
         }),
         1 => channel().prop_map(|c| format!(r#"{{"type":"history","channel":"{c}","since":1,"id":"h"}}"#)),
         1 => Just(r#"{"type":"ping","id":2}"#.to_owned()),

@@ -90,12 +90,22 @@ pub(crate) struct ResumeFields<'t> {
     pub(crate) cursor: Option<Box<str>>,
     /// An object.
     pub(crate) seen: Option<&'t str>,
+    /// Whether another message has more of `recover`.
+    pub(crate) more: bool,
 }
 
 impl ResumeFields<'_> {
     /// Reads the members; `None` if the client does not return.
     pub(crate) fn read(self, scratch: &mut Scratch) -> Result<Option<Resume>, FieldError> {
-        let Self { recover, cursor, seen } = self;
+        let Self {
+            recover,
+            cursor,
+            seen,
+            more,
+        } = self;
+        if more && recover.is_none() {
+            return Err(FieldError::invalid("more", "needs a `recover`"));
+        }
         match (recover, cursor) {
             (Some(_), Some(_)) => Err(FieldError::invalid(
                 "cursor",
@@ -192,7 +202,13 @@ mod tests {
     fn a_client_returns_in_one_way() {
         let read = |recover, cursor: Option<&str>, seen| {
             let cursor = cursor.map(Into::into);
-            ResumeFields { recover, cursor, seen }.read(&mut Scratch::default())
+            let fields = ResumeFields {
+                recover,
+                cursor,
+                seen,
+                more: false,
+            };
+            fields.read(&mut Scratch::default())
         };
         assert_eq!(read(None, None, None), Ok(None));
         assert_eq!(read(Some("{}"), None, None), Ok(Some(Resume::Keys(Recover::default()))));

@@ -192,6 +192,15 @@ impl<'s, 't> Fields<'s, 't> {
         })
     }
 
+    /// An optional `true` or `false`; `false` if it is absent.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<bool, FieldError> {
+        match self.given(name) {
+            None => Ok(false),
+            Some(value) if value.kind == Kind::Bool => Ok(value.raw == "true"),
+            Some(_) => Err(FieldError::invalid(name, "must be true or false")),
+        }
+    }
+
     /// The text of an optional string.
     pub(crate) fn optional_text(&mut self, name: &str) -> Result<Option<Cow<'t, str>>, FieldError> {
         if self.is_given(name) {

@@ -107,6 +107,9 @@ pub const HISTORY_EVENTS_DEFAULT: u32 = 100;
 /// The limit on channels in one request. It bounds the cost of one message; a client can send several.
 pub const CHANNELS_PER_REQUEST_MAX: usize = 1000;
 
+/// The limit on channels in the `recover` of all messages that share it.
+pub const RECOVER_CHANNELS_MAX: usize = 10_000;
+
 /// The `id` of a request, which the reply repeats: a string of at most [`ID_BYTES_MAX`] bytes or an integer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RequestId {
@@ -226,6 +229,8 @@ pub enum ClientMessage<'a> {
         resume: Option<Resume>,
         /// The most updates of a channel that the client wants; `None` if it wants all.
         max_rate: Option<Rate>,
+        /// Whether another message has more of what the client has: nothing is subscribed yet.
+        more: bool,
     },
     /// Ends the subscriptions to the patterns.
     Unsubscribe {
@@ -315,6 +320,7 @@ impl ClientMessage<'_> {
                 patterns,
                 resume,
                 max_rate: _,
+                more: _,
             } => {
                 patterns.iter_mut().for_each(move_pattern);
                 match resume {

@@ -223,6 +223,8 @@ pub struct SubscribeOutcome {
     pub recovered: Option<Recovered>,
     /// The channels to which nothing was published for too long.
     pub stale: NamedChannels,
+    /// Nothing is subscribed yet: another message has more of what the client has.
+    pub more: bool,
 }
 
 /// What a client that returns gets of what it missed.

@@ -425,6 +425,9 @@ impl<S: Style> Writer<'_, S> {
             self.push(",\"ignored\":");
             push_names(ignored.iter().map(Channel::as_str), self.out);
         }
+        if outcome.more {
+            self.push(",\"more\":true");
+        }
     }
 
     fn recovered<'c>(&mut self, channels: impl Iterator<Item = (&'c Channel, bool)>) {

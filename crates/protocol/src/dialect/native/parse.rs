@@ -149,6 +149,7 @@ impl<'t> Options<'t> {
                     recover: given.recover.or(nested.recover),
                     cursor: given.cursor.or(nested.cursor),
                     seen: given.seen.or(nested.seen),
+                    more: given.more || nested.more,
                 })
             }),
             max_rate: match self.max_rate {
@@ -159,9 +160,14 @@ impl<'t> Options<'t> {
     }
 
     fn add_to(self, mut message: ClientMessage<'t>, scratch: &mut Scratch) -> Result<ClientMessage<'t>, FieldError> {
-        if let ClientMessage::Subscribe { resume, max_rate, .. } = &mut message {
+        if let ClientMessage::Subscribe {
+            resume, max_rate, more, ..
+        } = &mut message
+        {
+            let fields = self.resume?;
             *max_rate = self.max_rate?;
-            *resume = self.resume?.read(scratch)?;
+            *more = fields.more;
+            *resume = fields.read(scratch)?;
         }
         Ok(message)
     }
@@ -173,6 +179,7 @@ fn resume_fields<'t>(fields: &mut Fields<'_, 't>) -> Result<ResumeFields<'t>, Fi
         recover: fields.optional_object("recover")?,
         cursor: fields.optional_text("cursor")?.map(Into::into),
         seen: fields.optional_object("seen")?,
+        more: fields.flag("more")?,
     })
 }
 
@@ -326,6 +333,7 @@ fn subscription<'t>(message_type: MessageType, selection: Selection, request_ref
             patterns,
             resume: None,
             max_rate: None,
+            more: false,
         }
     } else {
         ClientMessage::Unsubscribe { request_ref, patterns }
