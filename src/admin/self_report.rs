@@ -19,6 +19,7 @@ use crate::admin::statistics::{GatewaySample, Rates, Statistics};
 use crate::broker::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::ShardSample;
+use crate::suspended::{Claim, Record};
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::{Channel, ChannelError, Tenant, TenantNames};
 use tickgate_protocol::disconnect::Disconnect;
@@ -99,6 +100,14 @@ impl Broker for HealthWatch {
 
     fn prepare(&self, version: u64) -> Readiness {
         self.broker.prepare(version)
+    }
+
+    fn keep_session(&self, session: Record) -> Result<(), Record> {
+        self.broker.keep_session(session)
+    }
+
+    fn take_session(&self, from: Origin, claim: Claim) -> bool {
+        self.broker.take_session(from, claim)
     }
 
     fn link(&self) -> Link {

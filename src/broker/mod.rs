@@ -23,6 +23,7 @@ use std::pin::Pin;
 use crate::event::{NewEvent, Refusal};
 use crate::hub::Receipt;
 use crate::shard::mailbox::ConnectionId;
+use crate::suspended::{Claim, Record};
 use crate::time::Now;
 
 pub use embedded::Embedded;
@@ -67,6 +68,24 @@ pub trait Broker: Send + Sync {
     fn prepare(&self, version: u64) -> Readiness {
         let _ = version;
         Readiness::Ready
+    }
+
+    /// Keeps what a Socket.IO session had until its client takes it back, at any gateway.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not keep it now, or keeps no sessions. It is handed back, and stays in the memory of this gateway.
+    fn keep_session(&self, session: Record) -> Result<(), Record> {
+        Err(session)
+    }
+
+    /// Takes out a session that any gateway has given to [`Broker::keep_session`], so that nobody else gets it. Returns
+    /// `false` if the broker keeps no sessions. Otherwise exactly one
+    /// [`ShardMessage::TakenBack`](crate::shard::mailbox::ShardMessage::TakenBack) tells whether there was one for this
+    /// client, within a few seconds.
+    fn take_session(&self, from: Origin, claim: Claim) -> bool {
+        let _ = (from, claim);
+        false
     }
 
     /// The state of the connection to the other gateways. A gateway that stands alone needs none.

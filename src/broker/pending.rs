@@ -120,11 +120,15 @@ impl Pending {
                     request: origin.request,
                     outcome,
                 };
-                if let Some(shard) = self.shards.get(usize::from(origin.connection.shard)) {
-                    // A shard that has ended has no client to tell.
-                    let _ = shard.send(message);
-                }
+                self.send(origin.connection.shard, message);
             }
+        }
+    }
+
+    /// Sends a message to a shard. One that has ended has no client to tell.
+    pub(super) fn send(&self, shard: u16, message: ShardMessage) {
+        if let Some(shard) = self.shards.get(usize::from(shard)) {
+            let _ = shard.send(message);
         }
     }
 

@@ -135,10 +135,12 @@ fn contents(contents: &Contents) -> String {
         evicted_names,
         ids,
         command_keys,
+        sessions,
         revocations,
     } = contents;
     format!(
         "{channels} channels with {events} events in histories, {lasts} last values and {records} records; \
-         {evicted_names} names of evicted channels; {ids} ids; {command_keys} keys of commands; {revocations} revocations"
+         {evicted_names} names of evicted channels; {ids} ids; {command_keys} keys of commands; \
+         {sessions} sessions of Socket.IO; {revocations} revocations"
     )
 }

@@ -87,6 +87,9 @@ impl Components {
         let (hub, inboxes) = Hub::new(hub_settings, settings.shards.into(), dialect::encode_event);
         let mut snapshot = snapshot;
         let command_keys = snapshot.as_mut().map(Snapshot::take_commands).unwrap_or_default();
+        let suspended = Arc::<SuspendedSessions>::default();
+        let sessions = snapshot.as_mut().map(Snapshot::take_sessions).unwrap_or_default();
+        suspended.restore(sessions, hub.epoch(), clock.now());
         let revocations = Arc::<Revocations>::default();
         if let Some(snapshot) = &mut snapshot {
             snapshot.keep_revocations(Arc::clone(&revocations), clock.now());
@@ -169,7 +172,7 @@ impl Components {
         let mut components = Self {
             clock,
             budget: Arc::new(Budget::new(limit, settings.shards)),
-            suspended: Arc::default(),
+            suspended,
             hub,
             snapshot_writer,
             watch,

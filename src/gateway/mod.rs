@@ -38,10 +38,12 @@ use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
 use crate::backend::{commands, feeds, jwks, spans};
 use crate::broker::SharedSettings;
-use crate::hub::snapshot::{self, SnapshotWriter};
+use crate::hub::snapshot::{self, LastRecords, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
 use crate::ingress::{Ingress, check_endpoints};
 use crate::metrics::IngressMetrics;
+use crate::suspended::SuspendedSessions;
+use crate::time::Clock;
 use crate::{admin, auth, hub, ingress, shard};
 
 pub use self::error::Error;
@@ -131,6 +133,8 @@ pub struct Gateway {
     shards: Vec<JoinHandle<()>>,
     // With the path of the snapshot.
     snapshot_writer: Option<(SnapshotWriter, PathBuf)>,
+    suspended: Arc<SuspendedSessions>,
+    clock: Clock,
     // `None` once the gateway has ended.
     runtimes: Option<Runtimes>,
 }
@@ -269,6 +273,8 @@ impl Gateway {
             ingress,
             shards: components.shard_threads,
             snapshot_writer: components.snapshot_writer.zip(snapshot_path),
+            suspended: Arc::clone(&components.suspended),
+            clock: components.clock,
             runtimes: Some(runtimes),
         };
         let self_report = self_report?;
@@ -377,8 +383,12 @@ impl Gateway {
         if let Some((writer, path)) = self.snapshot_writer.take() {
             // Publications in flight have no client any more. They must end before the last snapshot is written.
             runtimes.main.shutdown_timeout(LAST_REQUESTS);
+            let last = LastRecords {
+                commands: self.handle.router().export_keys(),
+                sessions: self.suspended.export(self.clock.now()),
+            };
             written = writer
-                .end(self.handle.router().export_keys())
+                .end(last)
                 .map_err(|source| Error::SnapshotIncomplete { path, source });
         } else {
             runtimes.main.shutdown_background();

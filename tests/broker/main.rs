@@ -11,5 +11,6 @@ mod gateways;
 mod latency;
 mod node;
 mod requests;
+mod sessions;
 mod storm;
 mod suite;

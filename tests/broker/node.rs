@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tickgate::broker::nats::{self, Nats};
-use tickgate::broker::{Broker, Embedded, Link, Listeners, Readiness};
+use tickgate::broker::{Broker, Embedded, Link, Listeners, Origin, Readiness};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
-use tickgate::shard::mailbox::{Mailbox, ShardMessage, mailbox};
-use tickgate::time::Clock;
+use tickgate::shard::mailbox::{ConnectionId, Mailbox, ShardMessage, mailbox};
+use tickgate::suspended::{Claim, Record};
+use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::{BookRules, Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
@@ -195,6 +196,39 @@ impl Node {
         while let Some(message) = self.mailbox.pop() {
             self.resyncs += usize::from(matches!(message, ShardMessage::Resync));
         }
+    }
+
+    /// Asks the broker for a session, and waits for its answer.
+    pub(crate) fn take_session(&mut self, claim: Claim) -> Option<Record> {
+        self.ask_for_session(claim);
+        self.session_answer()
+    }
+
+    pub(crate) fn ask_for_session(&self, claim: Claim) {
+        let connection = ConnectionId {
+            shard: 0,
+            slot: 0,
+            generation: 1,
+        };
+        let from = Origin { connection, request: 1 };
+        assert!(self.broker.take_session(from, claim), "the broker keeps sessions");
+    }
+
+    pub(crate) fn session_answer(&mut self) -> Option<Record> {
+        let mut answer = None;
+        until("the answer", || {
+            while let Some(message) = self.mailbox.pop() {
+                if let ShardMessage::TakenBack { found, .. } = message {
+                    answer = Some(found);
+                }
+            }
+            answer.is_some()
+        });
+        answer.flatten().map(|found| *found)
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
     }
 
     /// Joins a pattern.

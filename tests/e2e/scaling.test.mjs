@@ -6,7 +6,9 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { test } from 'node:test';
-import { Client, adminKey, binary, directory, freePorts, root, secret, start, token, until } from './harness.mjs';
+import WebSocket from 'ws';
+import { Client, adminKey, atEnd, binary, directory, freePorts, root, secret, start, token, until, within } from './harness.mjs';
+import { cutter, recovering, subscriber } from './socket_io_clients.mjs';
 
 /** A file of deploy/scaling, with texts replaced that must exist. */
 function deployed(where, name, changes) {
@@ -65,7 +67,7 @@ async function gateway(t, node, natsPort, more = '') {
     assert.equal(run.child.exitCode, null, run.err());
     return false;
   }));
-  return { run, request, url: `ws://127.0.0.1:${listen}/ws` };
+  return { run, request, address: `127.0.0.1:${listen}`, url: `ws://127.0.0.1:${listen}/ws` };
 }
 
 /** What a NATS server says to a user who publishes. */
@@ -114,10 +116,74 @@ test('two gateways with the deployed files are one; a client of a killed one rec
   assert.match(metrics, /tickgate_info\{[^}]*node="gateway-2"/);
 });
 
+const endpoints = `
+[[endpoint]]
+path = "/ws"
+dialect = "native"
+
+[[endpoint]]
+path = "/socket.io/"
+dialect = "socket_io"
+recovery = true
+`;
+
+test('clients that leave one gateway come back to the other: by a cursor, the TypeScript client, and Socket.IO', async (t) => {
+  const { createClient } = await import('../../clients/typescript/dist/index.js');
+  const port = await nats(t);
+  const [one, two] = [await gateway(t, 'gateway-1', port, endpoints), await gateway(t, 'gateway-2', port, endpoints)];
+  const jwt = await token(t, '--sub', '4', '--role', 'trader');
+  const publish = async (data) => {
+    const { status, text } = await two.request('POST', '/api/publish', { channel: 'grid.a.order', event: 'filled', data });
+    assert.equal(status, 200, text);
+  };
+  const [, io] = recovering.at(-1);
+  const proxy = await cutter(t, one.address);
+  const socketIo = await subscriber(t, io, proxy.url, { auth: { token: jwt } }, ['grid.a.*']);
+  const typescript = createClient({ url: `${proxy.url.replace('http', 'ws')}/ws`, WebSocket, token: jwt });
+  atEnd(t, () => typescript.close());
+  const events = [];
+  const subscription = typescript.subscribe('grid.a.*');
+  subscription.on('event', ({ data }) => events.push(data));
+  subscription.on('gap', (gap) => events.push(gap));
+  await within('the TypeScript client', typescript.connect());
+  await within('its subscription', subscription.ready);
+  const native = await Client.open(t, `${one.url}?token=${jwt}`);
+  const { cursor } = await native.subscribe('grid.a.*');
+  await publish(0);
+  await native.next((message) => message.type === 'event');
+  await until('the first event', () => events.length === 1 && socketIo.numbers.get('grid.a.order')?.length === 1);
+
+  // All of them are away, miss something, and come back to the other gateway.
+  proxy.refuses = true;
+  proxy.cut();
+  native.socket.terminate();
+  proxy.to = two.address;
+  await publish(1);
+  const moved = await Client.open(t, `${two.url}?token=${jwt}`);
+  moved.send({ type: 'subscribe', channels: ['grid.a.*'], cursor });
+  assert.equal((await moved.next((message) => message.type === 'subscribed')).data.recovered, true);
+  const isEvent = (message) => message.type === 'event';
+  assert.deepEqual([(await moved.next(isEvent)).data, (await moved.next(isEvent)).data], [0, 1], 'all behind its cursor');
+  proxy.refuses = false;
+  await until('the TypeScript client is back', () => events.length >= 2);
+  await until('Socket.IO is back', () => socketIo.recovered.length === 2);
+  await publish(2);
+  assert.equal((await moved.next(isEvent)).data, 2);
+  await until('the last event', () => events.at(-1) === 2 && socketIo.numbers.get('grid.a.order').at(-1) === 2);
+  assert.deepEqual(events, [0, 1, 2]);
+  assert.deepEqual([socketIo.recovered, socketIo.numbers.get('grid.a.order')], [[false, true], [0, 1, 2]]);
+
+  // A gateway that is killed leaves no record of its open sessions. The first gateway says so.
+  proxy.to = one.address;
+  two.run.child.kill('SIGKILL');
+  await until('Socket.IO is new', () => socketIo.recovered.length === 3);
+  assert.equal(socketIo.recovered[2], false);
+});
+
 test('only gateways can write events, and nobody else can read them', async (t) => {
   const port = await nats(t);
   const { NATS_PLATFORM_PASSWORD: platform, NATS_GATEWAY_PASSWORD: gateways } = PASSWORDS;
-  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
+  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', 'tickgate.sessions.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
     assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
   }
   for (const subject of ['tickgate.in.~.grid.a', 'tickgate.cmd.~.grid.start', 'tickgate.gateways.state']) {

@@ -1,55 +1,16 @@
 // Connection state recovery with the official clients that speak it, over links that are cut at random moments.
 import assert from 'node:assert/strict';
-import { connect as dial, createServer } from 'node:net';
-import { once } from 'node:events';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { io as io48 } from 'socket.io-client';
-import { io as io46 } from 'socket.io-client-46';
-import { atEnd, gateway, token, until } from './harness.mjs';
-import { connect, next, transports } from './socket_io_clients.mjs';
+import { Client, directory, freePorts, gateway, token, until } from './harness.mjs';
+import { cutter, next, recovering, subscriber, transports } from './socket_io_clients.mjs';
 
 const recovery = (more = '') => `[[endpoint]]\npath = "/socket.io/"\ndialect = "socket_io"\nrecovery = true\n${more}`;
-
-/** A proxy whose links are cut on request. While `refuses`, nothing gets through. */
-async function cutter(t, address) {
-  const [host, port] = address.split(':');
-  const links = new Set();
-  const proxy = { refuses: false, cut: () => [...links].forEach((end) => end()) };
-  const server = createServer((client) => {
-    if (proxy.refuses) return client.destroy();
-    const upstream = dial(Number(port), host);
-    const end = () => { client.destroy(); upstream.destroy(); links.delete(end); };
-    links.add(end);
-    client.pipe(upstream);
-    upstream.pipe(client);
-    for (const socket of [client, upstream]) socket.on('error', end).on('close', end);
-  }).listen(0, '127.0.0.1');
-  atEnd(t, () => { proxy.cut(); server.close(); });
-  await once(server, 'listening');
-  return Object.assign(proxy, { url: `http://127.0.0.1:${server.address().port}` });
-}
-
-/** A client that subscribes when its session is new, as an application does, and what it got. */
-async function subscriber(t, io, url, options, patterns) {
-  const client = connect(t, io, url, { reconnectionDelay: 30, reconnectionDelayMax: 60, ...options });
-  Object.assign(client, { numbers: new Map(), recovered: [], args: [] });
-  client.socket.on('filled', (message, ...more) => {
-    client.args.push(more);
-    const numbers = client.numbers.get(message.channel) ?? [];
-    client.numbers.set(message.channel, [...numbers, message.data]);
-  });
-  client.socket.on('connect', () => client.recovered.push(Boolean(client.socket.recovered)));
-  client.socket.on('connected', () => {
-    if (!client.socket.recovered) client.socket.emit('subscribe', { channels: patterns });
-  });
-  await next(client, 'subscribed');
-  return client;
-}
 
 const publisher = (server) => async (...events) => assert.equal((await server.admin('POST', '/api/publish', events)).status, 200);
 const filled = (channel, data) => ({ channel, event: 'filled', data });
 
-for (const [version, io] of [['4.6', io46], ['4.8', io48]]) {
+for (const [version, io] of recovering) {
   for (const [name, options, carrier] of transports) {
     test(`${version}, ${name}: a client that comes back has its subscriptions, and each event once`, async (t) => {
       const server = await gateway(t, { rest: recovery() });
@@ -80,12 +41,14 @@ for (const [version, io] of [['4.6', io46], ['4.8', io48]]) {
   }
 }
 
+const [, newest] = recovering.at(-1);
+
 test('a client of another user, or after the window, or after an operator has ended it, begins anew', async (t) => {
   const server = await gateway(t, { rest: recovery('recovery_window = "1s"\n') });
   const proxy = await cutter(t, server.publicAddress);
   const [jwt, other] = [await token(t, '--sub', '4', '--role', 'trader'), await token(t, '--sub', '5', '--role', 'trader')];
   let auth = { token: jwt };
-  const client = await subscriber(t, io48, proxy.url, { transports: ['websocket'], auth: (give) => give(auth) }, ['grid.a.*']);
+  const client = await subscriber(t, newest, proxy.url, { transports: ['websocket'], auth: (give) => give(auth) }, ['grid.a.*']);
   const publish = publisher(server);
   const returns = async (count) => {
     await until(`return ${count}`, () => client.recovered.length > count && client.socket.connected);
@@ -120,7 +83,7 @@ test('without the key no event has an offset, and nothing is recovered', async (
   const server = await gateway(t);
   const proxy = await cutter(t, server.publicAddress);
   const jwt = await token(t, '--sub', '4', '--role', 'trader');
-  const client = await subscriber(t, io48, proxy.url, { auth: { token: jwt } }, ['grid.a.*']);
+  const client = await subscriber(t, newest, proxy.url, { auth: { token: jwt } }, ['grid.a.*']);
   await publisher(server)(filled('grid.a.order', 0));
   await until('the event', () => client.args.length === 1);
   assert.deepEqual(client.args, [[]]);
@@ -128,3 +91,56 @@ test('without the key no event has an offset, and nothing is recovered', async (
   await until('the return', () => client.recovered.length === 2);
   assert.deepEqual(client.recovered, [false, false]);
 });
+
+/** Publishes over a connection of its own, as soon as a gateway listens. */
+async function publishTo(t, url, channel, data) {
+  const jwt = await token(t, '--sub', 'publisher', '--role', 'admin');
+  const client = await until('a gateway', () => Client.open(t, `${url}?token=${jwt}`).catch(() => undefined));
+  client.send({ type: 'publish', channel, event: 'filled', data, id: 1 });
+  await client.next((message) => message.type === 'published');
+  client.socket.close();
+}
+
+const bothEndpoints = `${recovery()}\n[[endpoint]]\npath = "/ws"\ndialect = "native"\n`;
+
+for (const [version, library] of recovering) {
+  test(`${version}: a session outlives a restart in place and a drain with a snapshot`, async (t) => {
+    const [port] = await freePorts(1);
+    const options = {
+      listen: `["127.0.0.1:${port}"]`,
+      server: 'drain = "1s"\nrestart_drain = "1s"',
+      rest: `${bothEndpoints}[state]\nsnapshot = "${join(directory(t), 'state')}"\n`,
+    };
+    let server = await gateway(t, options);
+    const proxy = await cutter(t, `127.0.0.1:${port}`);
+    const jwt = await token(t, '--sub', '4', '--role', 'trader');
+    const client = await subscriber(t, library, proxy.url, { auth: { token: jwt } }, ['grid.a.*']);
+    await publishTo(t, server.url, 'grid.a.order', 0);
+    await until('the event', () => client.numbers.get('grid.a.order')?.length === 1);
+    for (const [number, restart] of [
+      [1, () => server.child.kill('SIGUSR2')],
+      [2, async () => {
+        server.child.kill('SIGTERM');
+        await server.ended;
+        server = await gateway(t, options);
+      }],
+    ]) {
+      proxy.refuses = true;
+      await restart();
+      await until(`the end of session ${number}`, () => client.reasons.length === number);
+      // The client is away, and this is missed.
+      await publishTo(t, server.url, 'grid.a.order', number);
+      proxy.refuses = false;
+      await until(`return ${number}`, () => client.recovered.length === number + 1);
+      await until(`event ${number}`, () => client.numbers.get('grid.a.order').includes(number) || !client.recovered[number]);
+    }
+    assert.deepEqual(client.recovered, [false, true, true]);
+    assert.deepEqual(client.numbers.get('grid.a.order'), [0, 1, 2]);
+    // A gateway that is killed leaves no record.
+    server.child.kill('SIGKILL');
+    await server.ended;
+    await gateway(t, options);
+    await until('return 3', () => client.recovered.length === 4);
+    assert.equal(client.recovered[3], false);
+  });
+}

@@ -68,6 +68,7 @@ impl Shared {
         let log = open(&context, Lane::Log, settings).await?;
         let plain = open(&context, Lane::Plain, settings).await?;
         let control = open(&context, Lane::Control, settings).await?;
+        open(&context, Lane::Sessions, settings).await?;
         self.learn_all(&control).await?;
         // The id of a server is another one after each start. In a cluster it says nothing of the servers that store the
         // stream, so every connection counts as another broker there.

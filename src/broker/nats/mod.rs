@@ -25,6 +25,7 @@
 //! | `streams`, `subjects` | the configuration of the streams, and what they hold |
 //! | `control` | what gateways must not forget |
 //! | `requests` | requests that the gateway answers and sends |
+//! | `sessions` | Socket.IO sessions that ended |
 
 mod attach;
 mod connect;
@@ -32,6 +33,7 @@ mod control;
 mod follow;
 mod requests;
 mod session;
+mod sessions;
 mod streams;
 mod subjects;
 
@@ -56,6 +58,7 @@ use super::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{EventId, NewEvent};
 use crate::hub::Hub;
 use crate::shard::mailbox::ShardHandle;
+use crate::suspended::{Claim, Record};
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
@@ -135,6 +138,7 @@ impl Default for Settings {
 /// The broker; see the module's docs.
 pub struct Nats {
     shared: Arc<Shared>,
+    runtime: Handle,
 }
 
 impl std::fmt::Debug for Nats {
@@ -214,7 +218,10 @@ impl Nats {
         runtime.spawn(async move { task.run(receiver, first).await });
         match is_first.recv_timeout(PROBE) {
             Ok(Some(End::Unfit(reason))) => Err(reason),
-            _ => Ok(Self { shared }),
+            _ => Ok(Self {
+                shared,
+                runtime: runtime.clone(),
+            }),
         }
     }
 
@@ -240,6 +247,15 @@ impl Broker for Nats {
 
     fn prepare(&self, version: u64) -> Readiness {
         self.shared.prepare(version)
+    }
+
+    fn keep_session(&self, session: Record) -> Result<(), Record> {
+        self.keep(session)
+    }
+
+    fn take_session(&self, from: Origin, claim: Claim) -> bool {
+        self.take(from, claim);
+        true
     }
 
     fn link(&self) -> Link {

@@ -66,10 +66,10 @@ struct Line {
 }
 
 /// Waits for replies, and forgets its request when it is dropped.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     requests: &'a Requests,
     number: u64,
-    replies: mpsc::UnboundedReceiver<Message>,
+    pub(super) replies: mpsc::UnboundedReceiver<Message>,
 }
 
 impl Drop for Waiting<'_> {
@@ -177,7 +177,7 @@ impl Shared {
         bytes + REQUEST_BYTES <= self.payload_max.load(Relaxed)
     }
 
-    async fn send_request(
+    pub(super) async fn send_request(
         &self,
         subject: String,
         headers: &[(&str, &str)],

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a stream is never changed so that it keeps less than before.
 
+use std::time::Duration;
+
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
@@ -18,10 +20,16 @@ pub(super) enum Lane {
     Plain,
     /// What gateways must not forget.
     Control,
+    /// Socket.IO sessions that ended.
+    Sessions,
 }
 
 /// The most bytes of the stream with what gateways must not forget.
 const CONTROL_BYTES: u64 = 64 << 20;
+
+/// The most bytes of the stream with Socket.IO sessions, and how long they may be kept: the longest `recovery_window`.
+const SESSIONS_BYTES: u64 = 64 << 20;
+const SESSIONS_AGE: Duration = Duration::from_secs(3600);
 
 impl Lane {
     /// The name of the stream.
@@ -30,6 +38,7 @@ impl Lane {
             Self::Log => "LOG",
             Self::Plain => "PLAIN",
             Self::Control => "CONTROL",
+            Self::Sessions => "SESSIONS",
         };
         format!("{}_{lane}", prefix.replace('.', "_"))
     }
@@ -51,6 +60,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         ),
         Lane::Plain => (vec![format!("{prefix}.plain.>")], settings.plain_bytes, -1),
         Lane::Control => (vec![format!("{prefix}.control.>")], CONTROL_BYTES, 1),
+        Lane::Sessions => (vec![format!("{prefix}.sessions.*")], SESSIONS_BYTES, 1),
     };
     Config {
         name: lane.stream(prefix),
@@ -60,7 +70,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         discard: match lane {
             // A full stream refuses rather than forgets.
             Lane::Control => DiscardPolicy::New,
-            Lane::Log | Lane::Plain => DiscardPolicy::Old,
+            Lane::Log | Lane::Plain | Lane::Sessions => DiscardPolicy::Old,
         },
         max_bytes: signed(bytes),
         max_messages: -1,
@@ -71,9 +81,17 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
             Storage::Memory => StorageType::Memory,
         },
         num_replicas: usize::from(settings.replicas),
-        duplicate_window: settings.duplicate_window,
+        duplicate_window: match lane {
+            // Sessions have no ids, and the window must not be longer than their age.
+            Lane::Sessions => Duration::from_secs(1),
+            Lane::Log | Lane::Plain | Lane::Control => settings.duplicate_window,
+        },
+        max_age: match lane {
+            Lane::Sessions => SESSIONS_AGE,
+            Lane::Log | Lane::Plain | Lane::Control => Duration::ZERO,
+        },
         // What is needed no longer is deleted by the gateways.
-        deny_delete: lane != Lane::Control,
+        deny_delete: matches!(lane, Lane::Log | Lane::Plain),
         deny_purge: true,
         ..Config::default()
     }

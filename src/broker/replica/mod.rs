@@ -31,7 +31,7 @@ use super::{Link, Readiness};
 use crate::hub::{Hub, LOG_STEP};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::{Clock, Now};
-use tickgate_protocol::channel::Channel;
+use tickgate_protocol::channel::{Channel, TenantNames};
 
 pub(super) use apply::Place;
 pub(super) use attach::{Extent, Newest};
@@ -69,6 +69,7 @@ pub(in crate::broker) struct Replica {
     pub(in crate::broker) gateway: u64,
     membership: Membership,
     pub(in crate::broker) decoder: Decoder,
+    pub(in crate::broker) tenants: TenantNames,
     rates: PublishRates,
     pub(in crate::broker) pending: Pending,
     pub(in crate::broker) is_up: AtomicBool,
@@ -128,6 +129,7 @@ impl Replica {
             clock,
             gateway: rand::random(),
             decoder: Decoder::new(&membership.tenants),
+            tenants: TenantNames::new(membership.tenants.clone()),
             rates: PublishRates::new(membership.publish_per_second.clone()),
             membership,
             pending: Pending::new(shards, Arc::clone(&metrics)),

@@ -31,8 +31,8 @@ section! {
         /// One URL or several of one cluster: `nats://host:port` or `tls://host:port`. They are tried in turn. Secrets do not
         /// stand in a URL.
         value url: Urls = Urls(vec!["nats://127.0.0.1:4222".to_owned()]), check servers;
-        /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`, `<prefix>_PLAIN`
-        /// and `<prefix>_CONTROL`. Gateways with the same prefix share everything.
+        /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`, `<prefix>_PLAIN`,
+        /// `<prefix>_CONTROL` and `<prefix>_SESSIONS`. Gateways with the same prefix share everything.
         value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
         /// The file with the JWT and the seed of a NATS user.
         value credentials_file: Option<PathBuf> = None;

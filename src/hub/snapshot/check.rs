@@ -38,6 +38,8 @@ pub struct Contents {
     pub ids: u64,
     /// Keys of commands with their outcomes.
     pub command_keys: u64,
+    /// Socket.IO sessions that ended, and that their clients may take back.
+    pub sessions: u64,
     /// Revoked tokens and users.
     pub revocations: u64,
 }

@@ -11,7 +11,7 @@ use super::layout::{
     RECORD, STRIPE, Sum, TOMBSTONE,
 };
 use super::names::StoredName;
-use super::{Contents, Error, revocations};
+use super::{Contents, Error, revocations, sessions};
 use crate::hub::{STRIPES, StripeCounters};
 use tickgate_protocol::json::check_value;
 
@@ -30,6 +30,8 @@ pub(super) struct Content {
     pub(super) ids: Vec<StoredId>,
     /// Keys of commands, each with the name of its tenant, which is empty for the default one.
     pub(super) commands: Vec<(Box<str>, CommandRecord)>,
+    /// Socket.IO sessions that ended, encoded.
+    pub(super) sessions: Vec<Box<[u8]>>,
     pub(super) revocations: Vec<revocations::Stored>,
 }
 
@@ -128,6 +130,7 @@ impl Content {
         ID.read(transaction, layout, rows, |_, key, row| this.add_id(key, row))?;
         meta.check(sum)?;
         content.commands = commands::read(transaction, layout)?;
+        content.sessions = sessions::read(transaction, layout)?;
         content.revocations = revocations::read(transaction, layout)?;
         if layout != LAYOUT_PLAIN && !content.channels.values().all(Stored::is_whole) {
             return Err(Error::damaged("rows of a channel are missing"));
@@ -248,6 +251,7 @@ impl Content {
             evicted_names: self.tombstones.len() as u64,
             ids: self.ids.len() as u64,
             command_keys: self.commands.len() as u64,
+            sessions: self.sessions.len() as u64,
             revocations: self.revocations.len() as u64,
         }
     }

@@ -5,7 +5,7 @@
 //! | a row | the value | a checksum over table, key and value, and the value |
 //! | a channel | | has the sum of the checksums of its events, its last value and its records |
 //! | a complete file | | has the number of all rows, and a seal over their checksums, the epoch and the layout |
-//! | keys of commands, revocations | | rows with checksums, outside the seal |
+//! | keys of commands, sessions, revocations | | rows with checksums, outside the seal |
 //!
 //! Files are written in layout 2. A file in layout 1 is read, and the first save converts it.
 
@@ -52,6 +52,8 @@ pub(super) const LAST: Rows<&str, (u64, EventRow)> = Rows::new("last");
 pub(super) const RECORD: Rows<(&str, &str), (u64, u64, &str)> = Rows::new("record");
 /// By tenant (empty: none), user and key of a command.
 pub(super) const COMMAND: Rows<(&str, &str, &str), CommandRow> = Rows::new("command");
+/// By the name of a Socket.IO session that ended: what it had, as [`Record::encode`](crate::suspended::Record::encode) writes it.
+pub(super) const SESSION: Rows<&str, &[u8]> = Rows::new("session");
 /// By tenant (empty: none), kind (0: a `jti`, 1: a user) and name: when the revocation is forgotten, and before when the
 /// user's tokens were issued (Unix milliseconds).
 pub(super) const REVOCATION: Rows<(&str, u8, &str), (u64, u64)> = Rows::new("revocation");

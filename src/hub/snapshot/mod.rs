@@ -13,7 +13,7 @@
 //! transaction. Each stripe is saved as of one instant.
 //!
 //! Per file: `layout` (tables and checksums), `names` (of channels), `file` (the lock and the view), `content` (reading), `load` and `save`,
-//! `check` and `repair` with `salvage` (what the command line does), `writer` (the thread).
+//! `commands`, `sessions` and `revocations` (what is no state of channels), `check` and `repair` with `salvage` (what the command line does), `writer` (the thread).
 
 mod check;
 mod commands;
@@ -26,6 +26,7 @@ mod repair;
 mod revocations;
 mod salvage;
 mod save;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -42,6 +43,7 @@ use redb::{Database, ReadableDatabase};
 
 use crate::auth::{Revocation, Revocations};
 use crate::hub::{Epoch, Hub};
+use crate::suspended::Record;
 use crate::time::Now;
 use tickgate_protocol::channel::{Tenant, TenantNames};
 
@@ -65,6 +67,15 @@ pub struct Settings {
     pub dedup_window_ms: u64,
     /// The names of the tenants beside the default one.
     pub tenants: TenantNames,
+}
+
+/// What is written when the file is completed, and only then.
+#[derive(Clone, Debug, Default)]
+pub struct LastRecords {
+    /// The keys of commands.
+    pub commands: Vec<CommandRecord>,
+    /// The Socket.IO sessions that ended.
+    pub sessions: Vec<Record>,
 }
 
 /// Why a snapshot cannot be read or written.
@@ -172,7 +183,7 @@ pub struct Snapshot {
     // What the file had at start, until it is restored.
     content: Content,
     // What is written when the file is completed.
-    commands: Vec<CommandRecord>,
+    last: LastRecords,
     // The tokens that were revoked, and their version in the file.
     revocations: Arc<Revocations>,
     revocations_saved: Option<u64>,
@@ -232,7 +243,7 @@ impl Snapshot {
             // In a new epoch, all versions in the file are out of date.
             is_behind: was_open || store.layout != LAYOUT,
             content: content.unwrap_or_default(),
-            commands: Vec::new(),
+            last: LastRecords::default(),
             revocations: Arc::default(),
             revocations_saved: Some(0),
             store: Some(store),
@@ -253,7 +264,7 @@ impl Snapshot {
         self.is_new
     }
 
-    /// Saves the last changes and the keys of commands, reads the file once more, seals it and marks it as complete. Nothing
+    /// Saves the last changes and the [`LastRecords`], reads the file once more, seals it and marks it as complete. Nothing
     /// may be published any more.
     ///
     /// # Errors
@@ -264,7 +275,8 @@ impl Snapshot {
         let (epoch, store) = (self.epoch, self.store()?);
         guarded(|| {
             let transaction = store.database.begin_write()?;
-            commands::write(&transaction, &self.commands, &self.settings.tenants)?;
+            commands::write(&transaction, &self.last.commands, &self.settings.tenants)?;
+            sessions::write(&transaction, &self.last.sessions, &self.settings.tenants)?;
             Ok(transaction.commit()?)
         })?;
         let sum = guarded(|| Sum::of(&store.database.begin_read()?))?;
@@ -299,9 +311,9 @@ impl Snapshot {
         })
     }
 
-    /// The keys of commands that [`Snapshot::close`] is to write.
-    pub fn keep_commands(&mut self, commands: Vec<CommandRecord>) {
-        self.commands = commands;
+    /// What [`Snapshot::close`] is to write.
+    pub fn keep_last(&mut self, last: LastRecords) {
+        self.last = last;
     }
 
     /// Takes out the keys of commands that the file had at start, without those of tenants that do not exist any more. To be
@@ -317,6 +329,15 @@ impl Snapshot {
             Some(CommandRecord { tenant, ..record })
         };
         commands.into_iter().filter_map(of_tenant).collect()
+    }
+
+    /// Takes out the Socket.IO sessions that the file had at start, without those of tenants that do not exist any more, and
+    /// those that this version cannot read. To be called before [`Snapshot::load`].
+    pub fn take_sessions(&mut self) -> Vec<Record> {
+        let sessions = std::mem::take(&mut self.content.sessions);
+        let sessions = sessions.iter().map(|row| &**row);
+        let decode = |row: &[u8]| Record::decode(row, &self.settings.tenants);
+        sessions.filter_map(decode).collect()
     }
 
     /// Restores the revoked tokens that the file had at start, without those of tenants that do not exist any more, and keeps

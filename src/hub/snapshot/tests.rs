@@ -3,6 +3,7 @@
 mod damage;
 mod earlier;
 mod files;
+mod sessions;
 mod tenants;
 mod tombstones;
 

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use std::{io, thread};
 
-use super::{CommandRecord, Error, Snapshot};
+use super::{Error, LastRecords, Snapshot};
 use crate::hub::Hub;
 use crate::metrics::{Counter, Gauge, metrics};
 use crate::time::Clock;
@@ -48,7 +48,7 @@ impl SnapshotMetrics {
 /// The handle of the thread that saves the snapshot. Dropping it ends the thread without completing the file, as a crash
 /// would.
 pub struct SnapshotWriter {
-    end: Sender<Vec<CommandRecord>>,
+    end: Sender<LastRecords>,
     thread: JoinHandle<Result<(), Error>>,
     metrics: Arc<SnapshotMetrics>,
 }
@@ -60,7 +60,7 @@ impl SnapshotWriter {
     ///
     /// If the thread cannot be started.
     pub fn start(mut snapshot: Snapshot, hub: Arc<Hub>, clock: Clock) -> io::Result<Self> {
-        let (end, ended) = mpsc::channel::<Vec<CommandRecord>>();
+        let (end, ended) = mpsc::channel::<LastRecords>();
         let interval = snapshot.settings.interval;
         let metrics = Arc::<SnapshotMetrics>::default();
         let counts = Arc::clone(&metrics);
@@ -68,8 +68,8 @@ impl SnapshotWriter {
             loop {
                 match ended.recv_timeout(interval) {
                     Err(RecvTimeoutError::Timeout) => {}
-                    Ok(commands) => {
-                        snapshot.keep_commands(commands);
+                    Ok(last) => {
+                        snapshot.keep_last(last);
                         return close(snapshot, &hub, clock, &counts);
                     }
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -91,14 +91,14 @@ impl SnapshotWriter {
         &self.metrics
     }
 
-    /// Saves the last changes and the keys of commands, marks the file as complete, and waits until that is done. To be called
-    /// when nothing can be published and no command can end any more.
+    /// Saves the last changes and `last`, marks the file as complete, and waits until that is done. To be called when nothing
+    /// can be published, and no command and no session can end any more.
     ///
     /// # Errors
     ///
     /// If the file could not be completed.
-    pub fn end(self, commands: Vec<CommandRecord>) -> Result<(), Error> {
-        let _ = self.end.send(commands);
+    pub fn end(self, last: LastRecords) -> Result<(), Error> {
+        let _ = self.end.send(last);
         let panicked = |_| Err(Error::damaged("the thread that writes it panicked"));
         self.thread.join().unwrap_or_else(panicked)
     }

@@ -7,6 +7,7 @@ use super::journal::Journal;
 use super::recovery::{Request, Step, history};
 use super::{Action, ShardCore};
 use crate::auth::{Identity, TokenError};
+use crate::broker::Origin;
 use crate::session::{HistoryPage, Input, Output};
 use crate::shard::connection::{Cold, Flags, Stage};
 use crate::shard::mailbox::{Adopt, ConnectionId, ShardMessage};
@@ -97,6 +98,10 @@ impl ShardCore {
                 if let Some(slot) = self.connections.open_slot(to) {
                     self.tell(slot, answer, now);
                 }
+            }
+            ShardMessage::TakenBack { to, request, found } => {
+                let connection = to;
+                self.taken_back(Origin { connection, request }, found.map(|found| *found), now);
             }
             ShardMessage::Resync => self.resync(now),
             ShardMessage::Disconnect {
@@ -354,16 +359,8 @@ impl ShardCore {
                 (self.recovery).set_rate(slot, &patterns, max_rate, &mut self.connections, &mut self.fanout, now);
             }
             Output::LimitBytes { per_second } => self.limit_bytes(slot, per_second, now),
-            Output::TakeBack { request, pid, user } => {
-                let tenant = self.connections.endpoint(slot).settings.tenant;
-                let suspended = self.suspended.take(&pid, tenant, user.as_deref(), now);
-                self.handle(slot, Input::TakenBack { request, suspended }, now);
-            }
-            Output::Suspend { pid, suspended } => {
-                let tenant = self.connections.endpoint(slot).settings.tenant;
-                let epoch = self.fanout.inbox().epoch();
-                self.suspended.suspend(pid, tenant, epoch, suspended, now);
-            }
+            Output::TakeBack { request, pid, user } => self.take_back(slot, request, pid, user, now),
+            Output::Suspend { pid, suspended } => self.suspend(slot, pid, suspended, now),
             Output::Skipped { patterns } => self.log_skipped(slot, &patterns),
             Output::Unsubscribe { patterns } => {
                 (self.recovery).unsubscribe(slot, &patterns, &mut self.connections, &mut self.fanout);

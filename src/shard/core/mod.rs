@@ -61,6 +61,7 @@ mod publishing;
 mod recovery;
 mod sessions;
 mod shedding;
+mod suspending;
 #[cfg(test)]
 mod tests;
 mod traces;
@@ -155,6 +156,7 @@ pub struct ShardCore {
     bandwidth: Bandwidth,
     traces: Traces,
     suspended: Arc<SuspendedSessions>,
+    broker: Arc<dyn Broker>,
 }
 
 impl ShardCore {
@@ -177,7 +179,8 @@ impl ShardCore {
             fanout: Fanout::new(inbox, metrics.clone(), now),
             recovery: Recovery::new(&settings, metrics.clone()),
             joins: Joins::new(Arc::clone(&broker)),
-            publishing: Publishing::new(broker),
+            publishing: Publishing::new(Arc::clone(&broker)),
+            broker,
             polling: Polling::default(),
             control: Control::default(),
             journal: Journal::new(now),

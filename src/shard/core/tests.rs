@@ -42,6 +42,7 @@ use crate::memory::Budget;
 use crate::session::Command;
 use crate::session::limits::Limits;
 use crate::shard::mailbox::ShardMessage;
+use crate::suspended::{Claim, Record};
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::dialect::{self, Dialect};
 use tickgate_protocol::disconnect::Disconnect;
@@ -52,13 +53,15 @@ const START: Now = Now {
     unix_ms: 1_703_836_800_000,
 };
 
-/// A broker that can be told to refuse publishes, as if there were no credit; what becomes of the next one; and how current
-/// its hub is.
+/// A broker that can be told to refuse publishes, as if there were no credit; what becomes of the next one; how current its
+/// hub is; and to keep sessions, whose claims the test answers.
 struct Direct {
     hub: Arc<Hub>,
     refuses: AtomicBool,
     outcome: Mutex<Option<Submitted>>,
     is_current_to: Mutex<Option<u64>>,
+    kept: Mutex<Option<Vec<Record>>>,
+    claims: Mutex<Vec<(Origin, Claim)>>,
 }
 
 impl Broker for Direct {
@@ -85,6 +88,17 @@ impl Broker for Direct {
             Some(current) if current < version => Readiness::Behind,
             Some(_) => Readiness::Ready,
         }
+    }
+    fn keep_session(&self, session: Record) -> Result<(), Record> {
+        match &mut *self.kept.lock().expect("not poisoned") {
+            Some(kept) => kept.push(session),
+            None => return Err(session),
+        }
+        Ok(())
+    }
+    fn take_session(&self, from: Origin, claim: Claim) -> bool {
+        self.claims.lock().expect("not poisoned").push((from, claim));
+        self.kept.lock().expect("not poisoned").is_some()
     }
 }
 
@@ -253,6 +267,8 @@ impl Rig {
             refuses: AtomicBool::new(false),
             outcome: Mutex::default(),
             is_current_to: Mutex::new(Some(u64::MAX)),
+            kept: Mutex::default(),
+            claims: Mutex::default(),
         });
         let (asked, metrics) = (Arc::new(asked), Arc::new(ShardMetrics::default()));
         let inbox = inboxes.remove(0);

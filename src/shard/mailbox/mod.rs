@@ -21,7 +21,7 @@ use crate::hub::{Doorbell, Receipt};
 use crate::memory::Budget;
 use crate::metrics::{Gauge, ShardMetrics};
 use crate::session::{Command, CommandOutcome, Opening, Settings};
-use crate::suspended::SuspendedSessions;
+use crate::suspended::{Record, SuspendedSessions};
 use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::message::CommandKey;
@@ -114,6 +114,15 @@ pub enum ShardMessage {
         request: u32,
         /// What became of the event.
         outcome: Result<Receipt, Refusal>,
+    },
+    /// Answer to [`Broker::take_session`](crate::broker::Broker::take_session).
+    TakenBack {
+        /// The connection that made the request.
+        to: ConnectionId,
+        /// The request's number.
+        request: u32,
+        /// The session; `None`: there is none for this client.
+        found: Option<Box<Record>>,
     },
     /// Events may be missing from what connections have got: end all of them, so that they come back and recover.
     Resync,

@@ -69,7 +69,7 @@ fn the_thread_counts_failing_writes_and_its_end_tells_of_the_last_one() {
     let writer = SnapshotWriter::start(run.snapshot, run.hub, crate::time::Clock::start()).expect("started");
     let metrics = Arc::clone(writer.metrics());
     assert!(!metrics.is_failing());
-    assert!(writer.end(Vec::new()).is_err());
+    assert!(writer.end(LastRecords::default()).is_err());
     assert!(metrics.is_failing());
     let sample = metrics.read();
     assert_eq!((sample.failures, sample.writes), (1, 0));
@@ -78,7 +78,7 @@ fn the_thread_counts_failing_writes_and_its_end_tells_of_the_last_one() {
     let run = Run::start(&directory, Classes::default(), at(0, 1000));
     let writer = SnapshotWriter::start(run.snapshot, run.hub, crate::time::Clock::start()).expect("started");
     let metrics = Arc::clone(writer.metrics());
-    writer.end(Vec::new()).expect("complete");
+    writer.end(LastRecords::default()).expect("complete");
     let sample = metrics.read();
     assert!(!metrics.is_failing() && sample.writes == 1 && sample.written > 0);
 }

@@ -350,3 +350,66 @@ fn a_session_is_given_back_once_and_only_if_everything_is_there() {
     assert_eq!(rig.metrics.sessions_recovered.get(), 1);
     assert_eq!(rig.metrics.sessions_unrecovered.get(), 3);
 }
+
+#[test]
+fn a_session_that_the_broker_keeps_is_kept_again_if_its_client_is_gone_when_it_comes() {
+    let mut rig = Rig::new();
+    *rig.broker.kept.lock().expect("not poisoned") = Some(Vec::new());
+    let settings = settings(Mode::Off);
+    let mut client = Client::default();
+    let mut id = rig.open_socket_io(&settings);
+    rig.say(id, "40");
+    rig.say(id, r#"42["subscribe",{"channels":["grid.*"]}]"#);
+    rig.event("grid.a.order", "0");
+    rig.receive(id, &mut client);
+    // The second return is cut off before the broker has answered.
+    for (number, answers) in [(1, false), (2, true)] {
+        rig.core.on_socket_error(id, rig.now);
+        rig.event("grid.a.order", &number.to_string());
+        id = rig.open_socket_io(&settings);
+        let connect = client.connect_packet();
+        rig.say(id, &connect);
+        rig.receive(id, &mut client);
+        assert_eq!(client.recovered, [false], "CONNECT waits for the broker");
+        let (from, claim) = rig.broker.claims.lock().expect("not poisoned").pop().expect("asked");
+        let kept = rig
+            .broker
+            .kept
+            .lock()
+            .expect("not poisoned")
+            .as_mut()
+            .and_then(Vec::pop);
+        let found = kept.filter(|record| record.is_for(&claim, rig.now.unix_ms));
+        if !answers {
+            rig.core.on_socket_error(id, rig.now);
+        }
+        rig.message(ShardMessage::TakenBack {
+            to: from.connection,
+            request: from.request,
+            found: found.map(Box::new),
+        });
+    }
+    rig.receive(id, &mut client);
+    assert_eq!(client.recovered, [false, true]);
+    assert_eq!(client.numbers["grid.a.order"], [0, 1, 2]);
+    // A broker that does not have it, and one that keeps nothing now: then it lies here.
+    for has_link in [true, false] {
+        *rig.broker.kept.lock().expect("not poisoned") = has_link.then(Vec::new);
+        rig.core.on_socket_error(id, rig.now);
+        id = rig.open_socket_io(&settings);
+        let connect = client.connect_packet();
+        rig.say(id, &connect);
+        if has_link {
+            let (from, _) = rig.broker.claims.lock().expect("not poisoned").pop().expect("asked");
+            let (to, request) = (from.connection, from.request);
+            rig.message(ShardMessage::TakenBack {
+                to,
+                request,
+                found: None,
+            });
+            rig.say(id, r#"42["subscribe",{"channels":["grid.*"]}]"#);
+        }
+        rig.receive(id, &mut client);
+    }
+    assert_eq!(client.recovered, [false, true, false, true]);
+}
